@@ -1,0 +1,64 @@
+#include "collectives/exact_sum.hpp"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <bit>
+#include <cmath>
+
+#include "collectives/errors.hpp"
+
+namespace bipo {
+namespace {
+
+// Bits of an int64 that a sum may fill; one more keeps the sign, one the rounding of each term.
+constexpr int kSumBits = 62;
+
+int bits_for(std::int64_t count) {
+  return count <= 1 ? 0 : static_cast<int>(std::bit_width(static_cast<std::uint64_t>(count - 1)));
+}
+
+// Exponent e of the power-of-two scale 2^e under which `count` terms of magnitude up to `largest`
+// add up to less than 2^62.
+int scale_exponent(double largest, std::int64_t count) {
+  int exponent = 0;
+  std::frexp(largest, &exponent);  // largest < 2^exponent
+  return kSumBits - bits_for(count) - exponent;
+}
+
+}  // namespace
+
+at::Tensor exact_sum(const std::vector<at::Tensor>& contributions, std::int64_t n,
+                     at::Device device, std::int64_t total_contributions, Communicator& group) {
+  const auto doubles = at::TensorOptions().dtype(at::kDouble).device(device);
+  // {largest magnitude, 1 if something is not finite}
+  const at::Tensor extent = at::zeros({2}, doubles);
+  for (const at::Tensor& term : contributions) {
+    if (term.dim() != 1 || term.numel() != n) {
+      throw BugError(
+          fmt::format("exact_sum: contribution of {} elements, expected {}", term.numel(), n));
+    }
+    const at::Tensor magnitude = term.abs().max().to(at::kDouble);
+    const at::Tensor finite = at::isfinite(magnitude);
+    extent[0].copy_(at::maximum(extent[0], at::where(finite, magnitude, 0.0)));
+    extent[1].copy_(at::maximum(extent[1], at::where(finite, 0.0, 1.0).to(at::kDouble)));
+  }
+  group.all_reduce(extent, ReduceOp::kMax);
+  const at::Tensor agreed = extent.cpu();
+  if (agreed[1].item<double>() != 0) {
+    throw EnvironmentError("a gradient is not finite (overflow or NaN)");
+  }
+  const double largest = agreed[0].item<double>();
+  if (largest == 0) {
+    return at::zeros({n}, at::kDouble);
+  }
+  const int exponent = scale_exponent(largest, total_contributions);
+  const at::Tensor sum = at::zeros({n}, at::TensorOptions().dtype(at::kLong).device(device));
+  for (const at::Tensor& term : contributions) {
+    sum.add_(at::round(term.to(at::kDouble) * std::ldexp(1.0, exponent)).to(at::kLong));
+  }
+  group.all_reduce(sum, ReduceOp::kSum);
+  return sum.cpu().to(at::kDouble) * std::ldexp(1.0, -exponent);
+}
+
+}  // namespace bipo

@@ -1,0 +1,26 @@
+// Sums of floating-point vectors that do not depend on order, algorithm or the number of ranks.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "collectives/communicator.hpp"
+
+namespace bipo {
+
+// The sum over all ranks of `group` of all their `contributions`, as float64 on the CPU.
+//
+// Each contribution is converted by itself to int64 fixed point, with one power-of-two scale taken
+// from the largest magnitude among all elements of all ranks; integers are added locally and then
+// across the group, so that any order gives the same bits.  An element is rounded to a multiple of
+// 2^-(61 - ceil(log2(total_contributions))) of the largest one, far below float32's own 2^-24.
+//
+// contributions: any number (none, too), each [n], float32 or float64, in the memory that `group`
+// moves. total_contributions: their number over the whole group, the same on every rank. Throws
+// EnvironmentError on every rank when any element is not finite. Collective over: group
+at::Tensor exact_sum(const std::vector<at::Tensor>& contributions, std::int64_t n,
+                     at::Device device, std::int64_t total_contributions, Communicator& group);
+
+}  // namespace bipo

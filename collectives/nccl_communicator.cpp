@@ -1,0 +1,267 @@
+#include "collectives/nccl_communicator.hpp"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/zeros.h>
+#include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime_api.h>
+#include <fmt/format.h>
+#include <nccl.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstring>
+#include <exception>
+#include <string>
+#include <thread>
+
+#include "collectives/errors.hpp"
+
+namespace bipo {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// As torch's default for its NCCL process group.
+constexpr std::chrono::minutes kDeadline{10};
+
+void check_nccl(ncclResult_t result, ncclComm_t communicator, const char* call) {
+  if (result != ncclSuccess && result != ncclInProgress) {
+    throw EnvironmentError(fmt::format("NCCL: {} failed: {} ({})", call, ncclGetErrorString(result),
+                                       ncclGetLastError(communicator)));
+  }
+}
+
+ncclDataType_t nccl_type(at::ScalarType type) {
+  switch (type) {
+    case at::kFloat:
+      return ncclFloat32;
+    case at::kDouble:
+      return ncclFloat64;
+    case at::kLong:
+      return ncclInt64;
+    case at::kByte:
+      return ncclUint8;
+    default:
+      throw BugError(fmt::format("NCCL communicator: no type for {}", c10::toString(type)));
+  }
+}
+
+ncclRedOp_t nccl_op(ReduceOp op) {
+  switch (op) {
+    case ReduceOp::kSum:
+      return ncclSum;
+    case ReduceOp::kMax:
+      return ncclMax;
+    case ReduceOp::kMin:
+      return ncclMin;
+  }
+  throw BugError("NCCL communicator: unknown reduction");
+}
+
+class NcclCommunicator final : public Communicator {
+ public:
+  // Local: returns when NCCL reports the communicator ready.
+  NcclCommunicator(const ncclUniqueId& id, int rank, int size) : rank_(rank), size_(size) {
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    try {
+      check_nccl(ncclCommInitRankConfig(&communicator_, size, id, rank, &config), communicator_,
+                 "ncclCommInitRankConfig");
+      wait_until_accepted("ncclCommInitRankConfig");
+    } catch (...) {
+      abandon();
+      throw;
+    }
+  }
+
+  ~NcclCommunicator() override {
+    if (communicator_ == nullptr) {
+      return;
+    }
+    if (std::uncaught_exceptions() > 0) {
+      abandon();  // finalising is collective; the other ranks may not come
+      return;
+    }
+    try {
+      check_nccl(ncclCommFinalize(communicator_), communicator_, "ncclCommFinalize");
+      wait_until_accepted("ncclCommFinalize");
+      ncclCommDestroy(communicator_);
+    } catch (const EnvironmentError&) {
+      abandon();
+    }
+  }
+
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+  std::string_view backend() const override { return "nccl"; }
+
+  void barrier() override {
+    const at::Tensor token =
+        at::zeros({1}, at::TensorOptions().dtype(at::kFloat).device(at::kCUDA));
+    do_all_reduce(token, ReduceOp::kSum);
+  }
+
+ protected:
+  void do_all_reduce(const at::Tensor& tensor, ReduceOp op) override {
+    const auto stream = c10::cuda::getCurrentCUDAStream();
+    check_nccl(ncclAllReduce(tensor.data_ptr(), tensor.data_ptr(), count(tensor),
+                             nccl_type(tensor.scalar_type()), nccl_op(op), communicator_, stream),
+               communicator_, "ncclAllReduce");
+    wait("ncclAllReduce", stream);
+  }
+
+  void do_broadcast(const at::Tensor& tensor, int root) override {
+    const auto stream = c10::cuda::getCurrentCUDAStream();
+    check_nccl(ncclBroadcast(tensor.data_ptr(), tensor.data_ptr(), count(tensor),
+                             nccl_type(tensor.scalar_type()), root, communicator_, stream),
+               communicator_, "ncclBroadcast");
+    wait("ncclBroadcast", stream);
+  }
+
+  void do_all_gather(const at::Tensor& tensor, const at::Tensor& gathered) override {
+    const auto stream = c10::cuda::getCurrentCUDAStream();
+    check_nccl(ncclAllGather(tensor.data_ptr(), gathered.data_ptr(), count(tensor),
+                             nccl_type(tensor.scalar_type()), communicator_, stream),
+               communicator_, "ncclAllGather");
+    wait("ncclAllGather", stream);
+  }
+
+  bool moves_memory_of(const at::Device& device) const override { return device.is_cuda(); }
+
+ private:
+  static std::size_t count(const at::Tensor& tensor) {
+    return static_cast<std::size_t>(tensor.numel());
+  }
+
+  // A non-blocking communicator returns before the work is on the stream: only then may more
+  // follow.
+  void wait_until_accepted(const char* call) {
+    const auto begin = Clock::now();
+    for (;;) {
+      ncclResult_t state = ncclSuccess;
+      check_nccl(ncclCommGetAsyncError(communicator_, &state), communicator_,
+                 "ncclCommGetAsyncError");
+      if (state == ncclSuccess) {
+        return;
+      }
+      check_nccl(state, communicator_, call);
+      give_up_after_deadline(begin, call);
+      std::this_thread::yield();
+    }
+  }
+
+  // Waiting here, by polling, keeps a lost peer from hanging this rank in a later synchronisation
+  // that cannot be interrupted.
+  void wait(const char* call, cudaStream_t stream) {
+    wait_until_accepted(call);
+    const auto begin = Clock::now();
+    for (;;) {
+      const cudaError_t progress = cudaStreamQuery(stream);
+      if (progress == cudaSuccess) {
+        return;
+      }
+      if (progress != cudaErrorNotReady) {
+        throw EnvironmentError(
+            fmt::format("CUDA: {} while waiting for {}", cudaGetErrorString(progress), call));
+      }
+      ncclResult_t state = ncclSuccess;
+      check_nccl(ncclCommGetAsyncError(communicator_, &state), communicator_,
+                 "ncclCommGetAsyncError");
+      check_nccl(state, communicator_, call);
+      give_up_after_deadline(begin, call);
+      std::this_thread::yield();
+    }
+  }
+
+  void give_up_after_deadline(Clock::time_point begin, const char* call) const {
+    if (Clock::now() - begin > kDeadline) {
+      throw EnvironmentError(fmt::format("NCCL: {} did not end within {} minutes on rank {} of {}",
+                                         call, kDeadline.count(), rank_, size_));
+    }
+  }
+
+  void abandon() noexcept {
+    if (communicator_ != nullptr) {
+      ncclCommAbort(communicator_);
+      communicator_ = nullptr;
+    }
+  }
+
+  ncclComm_t communicator_ = nullptr;
+  int rank_;
+  int size_;
+};
+
+// Host and PCI address of the selected device.
+at::Tensor device_identity() {
+  char text[64 + 32] = {};
+  char host[64] = {};
+  gethostname(host, sizeof(host) - 1);
+  char bus[32] = {};
+  cudaDeviceGetPCIBusId(bus, sizeof(bus), c10::cuda::current_device());
+  const std::string identity = fmt::format("{} {}", host, bus);
+  std::strncpy(text, identity.c_str(), sizeof(text) - 1);
+  at::Tensor bytes = at::empty({static_cast<std::int64_t>(sizeof(text))}, at::kByte);
+  std::memcpy(bytes.data_ptr(), text, sizeof(text));
+  return bytes;
+}
+
+// NCCL can hang when two ranks of a communicator share a device.
+void refuse_shared_devices(Communicator& host_group) {
+  const at::Tensor all = host_group.all_gather(device_identity());
+  for (int a = 0; a < host_group.size(); ++a) {
+    for (int b = a + 1; b < host_group.size(); ++b) {
+      if (all[a].equal(all[b])) {
+        throw UserError(
+            fmt::format("ranks {} and {} of a group are on the same CUDA device ({}); start one "
+                        "rank per device",
+                        a, b, reinterpret_cast<const char*>(all[a].data_ptr())));
+      }
+    }
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<Communicator> make_nccl_communicator(Communicator& host_group) {
+  int linked = 0;
+  ncclGetVersion(&linked);
+  if (linked != NCCL_VERSION_CODE) {
+    throw EnvironmentError(
+        fmt::format("NCCL: built for version code {}, running with {}", NCCL_VERSION_CODE, linked));
+  }
+  refuse_shared_devices(host_group);
+
+  ncclUniqueId id{};
+  std::string failure;
+  if (host_group.rank() == 0) {
+    const ncclResult_t result = ncclGetUniqueId(&id);
+    if (result != ncclSuccess) {
+      failure = fmt::format("NCCL: ncclGetUniqueId failed: {}", ncclGetErrorString(result));
+    }
+  }
+  at::Tensor id_bytes = at::empty({static_cast<std::int64_t>(sizeof(id))}, at::kByte);
+  std::memcpy(id_bytes.data_ptr(), &id, sizeof(id));
+  host_group.broadcast(id_bytes, 0);
+  std::memcpy(&id, id_bytes.data_ptr(), sizeof(id));
+
+  std::unique_ptr<NcclCommunicator> communicator;
+  try {
+    if (failure.empty()) {
+      communicator = std::make_unique<NcclCommunicator>(id, host_group.rank(), host_group.size());
+    }
+  } catch (const EnvironmentError& error) {
+    failure = error.what();
+  }
+  const at::Tensor failed = at::full({1}, failure.empty() ? 0 : 1, at::kLong);
+  host_group.all_reduce(failed, ReduceOp::kMax);
+  if (failed.item<std::int64_t>() != 0) {
+    throw EnvironmentError(failure.empty() ? "NCCL: another rank could not join the communicator"
+                                           : failure);
+  }
+  return communicator;
+}
+
+}  // namespace bipo

@@ -1,0 +1,16 @@
+// Collectives over NCCL, in CUDA memory; a build without CUDA has the same function, which refuses.
+#pragma once
+
+#include <memory>
+
+#include "collectives/communicator.hpp"
+
+namespace bipo {
+
+// A NCCL communicator over the ranks of `host_group`, which carries the NCCL id and the verdict on
+// the initialisation.  One rank per CUDA device; the current device must have been selected.  NCCL
+// runs non-blocking: every wait polls its asynchronous error and gives up after a deadline. Throws
+// EnvironmentError on every rank when any rank fails. Collective over: host_group
+std::unique_ptr<Communicator> make_nccl_communicator(Communicator& host_group);
+
+}  // namespace bipo

@@ -1,0 +1,11 @@
+#include "collectives/errors.hpp"
+#include "collectives/nccl_communicator.hpp"
+
+namespace bipo {
+
+std::unique_ptr<Communicator> make_nccl_communicator(Communicator&) {
+  throw EnvironmentError(
+      "this program was built without CUDA and NCCL; configure with -DBIPO_CUDA=ON");
+}
+
+}  // namespace bipo

@@ -1,0 +1,186 @@
+#include "collectives/session.hpp"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <fmt/format.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+
+#include "collectives/errors.hpp"
+#include "collectives/mpi_communicator.hpp"
+#include "collectives/nccl_communicator.hpp"
+#include "collectives/self_communicator.hpp"
+
+namespace bipo {
+namespace {
+
+int allowed_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+}
+
+void yield_when_oversubscribed() {
+  const char* local_size = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
+  if (local_size != nullptr && std::atoi(local_size) > allowed_cores()) {
+    setenv("OMPI_MCA_mpi_yield_when_idle", "1", /*overwrite=*/0);
+  }
+}
+
+std::unique_ptr<Communicator> split(MPI_Comm world, int color, int key) {
+  MPI_Comm group = MPI_COMM_NULL;
+  BIPO_MPI(MPI_Comm_split(world, color, key, &group));
+  auto communicator = std::make_unique<MpiCommunicator>(group);
+  if (communicator->size() == 1) {
+    return std::make_unique<SelfCommunicator>();
+  }
+  return communicator;
+}
+
+std::string processor_name() {
+  char name[MPI_MAX_PROCESSOR_NAME] = {};
+  int length = 0;
+  BIPO_MPI(MPI_Get_processor_name(name, &length));
+  return {name, name + length};
+}
+
+at::Tensor to_tensor(const std::string& text) {
+  at::Tensor bytes = at::empty({static_cast<std::int64_t>(text.size())}, at::kByte);
+  std::copy(text.begin(), text.end(), bytes.data_ptr<std::uint8_t>());
+  return bytes;
+}
+
+std::string to_string(const at::Tensor& bytes) {
+  const auto* data = bytes.data_ptr<std::uint8_t>();
+  return {data, data + bytes.numel()};
+}
+
+std::string broadcast_text(Communicator& group, std::string text, int root) {
+  const at::Tensor length = at::full({1}, static_cast<std::int64_t>(text.size()), at::kLong);
+  group.broadcast(length, root);
+  text.resize(static_cast<std::size_t>(length.item<std::int64_t>()));
+  const at::Tensor bytes = to_tensor(text);
+  group.broadcast(bytes, root);
+  return to_string(bytes);
+}
+
+}  // namespace
+
+struct Session::Impl {
+  std::unique_ptr<MpiCommunicator> world;
+  MPI_Comm world_handle = MPI_COMM_NULL;
+  int local_rank = 0;
+  int local_size = 1;
+  std::string host;
+  std::vector<std::string> hosts;
+};
+
+Session::Session() : impl_(std::make_unique<Impl>()) {
+  yield_when_oversubscribed();
+  int provided = MPI_THREAD_SINGLE;
+  BIPO_MPI(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided));
+  if (provided < MPI_THREAD_FUNNELED) {
+    throw EnvironmentError("MPI: this installation does not provide MPI_THREAD_FUNNELED");
+  }
+  BIPO_MPI(MPI_Comm_dup(MPI_COMM_WORLD, &impl_->world_handle));
+  impl_->world = std::make_unique<MpiCommunicator>(impl_->world_handle);
+
+  MPI_Comm node = MPI_COMM_NULL;
+  BIPO_MPI(
+      MPI_Comm_split_type(impl_->world_handle, MPI_COMM_TYPE_SHARED, rank(), MPI_INFO_NULL, &node));
+  BIPO_MPI(MPI_Comm_rank(node, &impl_->local_rank));
+  BIPO_MPI(MPI_Comm_size(node, &impl_->local_size));
+  BIPO_MPI(MPI_Comm_free(&node));
+
+  impl_->host = processor_name();
+  for (int root = 0; root < size(); ++root) {
+    const std::string name = broadcast_text(*impl_->world, impl_->host, root);
+    if (std::find(impl_->hosts.begin(), impl_->hosts.end(), name) == impl_->hosts.end()) {
+      impl_->hosts.push_back(name);
+    }
+  }
+}
+
+Session::~Session() {
+  if (std::uncaught_exceptions() > 0) {
+    return;
+  }
+  impl_->world.reset();
+  MPI_Finalize();
+}
+
+int Session::rank() const {
+  return impl_->world->rank();
+}
+
+int Session::size() const {
+  return impl_->world->size();
+}
+
+int Session::local_rank() const {
+  return impl_->local_rank;
+}
+
+int Session::local_size() const {
+  return impl_->local_size;
+}
+
+const std::vector<std::string>& Session::hosts() const {
+  return impl_->hosts;
+}
+
+void Session::together(const std::function<void()>& work) {
+  std::string failure;
+  int exit_code = kExitDone;
+  try {
+    work();
+  } catch (const UserError& error) {
+    failure = error.what();
+    exit_code = kExitBadInput;
+  } catch (const BugError& error) {
+    failure = fmt::format("internal error: {}", error.what());
+    exit_code = kExitFailure;
+  } catch (const std::exception& error) {
+    failure = error.what();
+    exit_code = kExitFailure;
+  }
+  const bool failed = exit_code != kExitDone;
+  const at::Tensor first = at::full({1}, failed ? rank() : size(), at::kLong);
+  impl_->world->all_reduce(first, ReduceOp::kMin);
+  const int speaker = static_cast<int>(first.item<std::int64_t>());
+  if (speaker == size()) {
+    return;
+  }
+  if (rank() == speaker && speaker != 0) {
+    failure = fmt::format("rank {} on {}: {}", speaker, impl_->host, failure);
+  }
+  failure = broadcast_text(*impl_->world, failure, speaker);
+  const at::Tensor code = at::full({1}, exit_code, at::kLong);
+  impl_->world->broadcast(code, speaker);
+  throw AgreedFailure(failure, static_cast<int>(code.item<std::int64_t>()));
+}
+
+Ranks Session::make_ranks(const Topology& topology, bool cuda) {
+  Ranks ranks{topology, split(impl_->world_handle, 0, rank()),
+              split(impl_->world_handle, topology.dp_color(), rank()),
+              split(impl_->world_handle, topology.tp_color(), rank())};
+  if (cuda) {
+    for (auto* group : {&ranks.dp, &ranks.tp}) {
+      if ((*group)->size() > 1) {
+        *group = make_nccl_communicator(**group);
+      }
+    }
+  }
+  return ranks;
+}
+
+void Session::abort(int exit_code) {
+  MPI_Abort(impl_->world_handle, exit_code);
+  std::abort();  // MPI_Abort does not return
+}
+
+}  // namespace bipo

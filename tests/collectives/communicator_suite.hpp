@@ -1,0 +1,156 @@
+// What every communicator must do, whatever carries it: inputs are small integers that differ by
+// rank, so that each result is known exactly.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#include "collectives/communicator.hpp"
+#include "collectives/errors.hpp"
+#include "collectives/exact_sum.hpp"
+#include "collectives/tensor_parallel.hpp"
+
+namespace bipo::testing {
+
+inline at::TensorOptions on(at::Device device, at::ScalarType type) {
+  return at::TensorOptions().dtype(type).device(device);
+}
+
+inline void expect_all_reduce(Communicator& group, at::Device device) {
+  const std::int64_t n = group.size();
+  for (const at::ScalarType type : {at::kFloat, at::kDouble, at::kLong}) {
+    for (const std::int64_t count : {0, 1, 7, 1000}) {
+      const auto input = [&] {
+        return (at::arange(count, on(device, type)) + 1) * (group.rank() + 1);
+      };
+      const at::Tensor base = at::arange(count, on(device, type)) + 1;
+      const at::Tensor sum = input();
+      group.all_reduce(sum, ReduceOp::kSum);
+      EXPECT_TRUE(sum.equal(base * (n * (n + 1) / 2)));
+      const at::Tensor largest = input();
+      group.all_reduce(largest, ReduceOp::kMax);
+      EXPECT_TRUE(largest.equal(base * n));
+      const at::Tensor least = input();
+      group.all_reduce(least, ReduceOp::kMin);
+      EXPECT_TRUE(least.equal(base));
+    }
+  }
+}
+
+inline void expect_broadcast_and_gather(Communicator& group, at::Device device) {
+  for (int root = 0; root < group.size(); ++root) {
+    const at::Tensor value = at::full({5}, group.rank() * 10, on(device, at::kLong));
+    group.broadcast(value, root);
+    EXPECT_TRUE(value.eq(root * 10).all().item<bool>());
+  }
+  const at::Tensor gathered =
+      group.all_gather(at::full({2, 3}, group.rank() + 1, on(device, at::kFloat)));
+  ASSERT_EQ(gathered.sizes(), (std::vector<std::int64_t>{group.size(), 2, 3}));
+  for (int rank = 0; rank < group.size(); ++rank) {
+    EXPECT_TRUE(gathered[rank].eq(rank + 1).all().item<bool>());
+  }
+  group.barrier();
+}
+
+inline void expect_refusals(Communicator& group, at::Device device) {
+  const at::Tensor strided = at::zeros({4, 4}, on(device, at::kFloat)).t().narrow(0, 0, 2);
+  EXPECT_THROW(group.all_reduce(strided, ReduceOp::kSum), BugError);
+  EXPECT_THROW(group.all_reduce(at::zeros({2}, on(device, at::kHalf)), ReduceOp::kSum), BugError);
+  EXPECT_THROW(group.broadcast(at::zeros({2}, on(device, at::kFloat)), group.size()), BugError);
+}
+
+// f is the identity forward and sums gradients backward; g sums forward and is the identity
+// backward.
+inline void expect_tensor_parallel_pair(Communicator& group, at::Device device) {
+  const double ranks_sum = group.size() * (group.size() + 1) / 2.0;
+  const at::Tensor x = at::tensor({2.0, 3.0}, on(device, at::kDouble)).set_requires_grad(true);
+  const at::Tensor y = copy_to_tensor_parallel(x, group);
+  EXPECT_TRUE(y.equal(x));
+  (y * (group.rank() + 1)).sum().backward();
+  EXPECT_TRUE(x.grad().eq(ranks_sum).all().item<bool>());
+
+  const at::Tensor part = at::tensor({1.0, 10.0}, on(device, at::kDouble)) * (group.rank() + 1);
+  const at::Tensor leaf = part.clone().set_requires_grad(true);
+  const at::Tensor sum = reduce_from_tensor_parallel(leaf, group);
+  EXPECT_TRUE(sum.equal(at::tensor({1.0, 10.0}, on(device, at::kDouble)) * ranks_sum));
+  EXPECT_TRUE(leaf.detach().equal(part));
+  (sum * 5).sum().backward();
+  EXPECT_TRUE(leaf.grad().eq(5).all().item<bool>());
+}
+
+// 24 contributions whose scales spread over e^(+-9), the same set however many ranks share it.
+inline std::vector<at::Tensor> contributions_of(int rank, int size, std::int64_t n,
+                                                at::Device device) {
+  std::vector<at::Tensor> mine;
+  for (int i = 0; i < 24; ++i) {
+    if (i % size == rank) {
+      const at::Tensor angle = at::arange(n, at::kDouble) * (i + 1) * 0.37;
+      mine.push_back((angle.sin() * std::exp(i * 0.75 - 9)).to(at::kFloat).to(device));
+    }
+  }
+  return mine;
+}
+
+// Equal, to the bit, to the sum by one rank, and to the real sum within the fixed point's step.
+inline void expect_exact_sum(Communicator& group, at::Device device) {
+  constexpr std::int64_t kLength = 101;
+  const auto all = contributions_of(0, 1, kLength, at::kCPU);
+  at::Tensor truth = at::zeros({kLength}, at::kDouble);
+  double largest = 0;
+  for (const at::Tensor& term : all) {
+    truth += term.to(at::kDouble);
+    largest = std::max(largest, term.abs().max().item<double>());
+  }
+  const at::Tensor sum = exact_sum(contributions_of(group.rank(), group.size(), kLength, device),
+                                   kLength, device, 24, group);
+  EXPECT_LT((sum - truth).abs().max().item<double>(), 24 * largest * std::ldexp(1.0, -50));
+  // Integers below 2^62 leave no room for an order to show: recompute them in another way.
+  int exponent = 0;
+  std::frexp(largest, &exponent);
+  const int shift = 62 - 5 - exponent;
+  for (std::int64_t i = 0; i < kLength; ++i) {
+    std::int64_t total = 0;
+    for (auto term = all.rbegin(); term != all.rend(); ++term) {
+      total += std::llrint(std::ldexp(static_cast<double>((*term)[i].item<float>()), shift));
+    }
+    EXPECT_EQ(sum[i].item<double>(), std::ldexp(static_cast<double>(total), -shift)) << i;
+  }
+}
+
+inline void expect_exact_sum_edges(Communicator& group, at::Device device) {
+  EXPECT_TRUE(exact_sum({}, 3, device, 1, group).equal(at::zeros({3}, at::kDouble)));
+  // The largest magnitudes that headroom must hold, all of one sign.
+  const at::Tensor big = at::full({2}, std::numeric_limits<float>::max(), on(device, at::kFloat));
+  const at::Tensor sum = exact_sum({big, big}, 2, device, 2 * group.size(), group);
+  const double expected =
+      2.0 * group.size() * static_cast<double>(std::numeric_limits<float>::max());
+  EXPECT_EQ(sum[0].item<double>(), expected);
+  // One rank's NaN is everyone's error.
+  const double bad =
+      group.rank() == group.size() - 1 ? std::numeric_limits<double>::quiet_NaN() : 1.0;
+  EXPECT_THROW(
+      exact_sum({at::full({2}, bad, on(device, at::kFloat))}, 2, device, group.size(), group),
+      EnvironmentError);
+  const double infinite = group.rank() == 0 ? std::numeric_limits<double>::infinity() : 1.0;
+  EXPECT_THROW(
+      exact_sum({at::full({2}, infinite, on(device, at::kFloat))}, 2, device, group.size(), group),
+      EnvironmentError);
+}
+
+inline void expect_communicator(Communicator& group, at::Device device) {
+  expect_all_reduce(group, device);
+  expect_broadcast_and_gather(group, device);
+  expect_refusals(group, device);
+  expect_tensor_parallel_pair(group, device);
+  expect_exact_sum(group, device);
+  expect_exact_sum_edges(group, device);
+}
+
+}  // namespace bipo::testing

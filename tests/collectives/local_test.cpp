@@ -1,0 +1,75 @@
+// The communicators of one process, and the arrangement of ranks.
+#include <gtest/gtest.h>
+
+#include "collectives/self_communicator.hpp"
+#include "collectives/thread_communicator.hpp"
+#include "collectives/topology.hpp"
+#include "tests/collectives/communicator_suite.hpp"
+
+namespace bipo {
+namespace {
+
+TEST(SelfCommunicator, PassesTheSuite) {
+  SelfCommunicator self;
+  EXPECT_EQ(self.size(), 1);
+  testing::expect_communicator(self, at::kCPU);
+}
+
+class ThreadCommunicators : public ::testing::TestWithParam<int> {};
+
+TEST_P(ThreadCommunicators, PassTheSuite) {
+  run_as_threads(GetParam(),
+                 [](Communicator& group) { testing::expect_communicator(group, at::kCPU); });
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, ThreadCommunicators, ::testing::Values(1, 2, 3, 4, 8));
+
+TEST(ThreadCommunicators, AFailingRankReleasesTheOthers) {
+  EXPECT_THROW(run_as_threads(3,
+                              [](Communicator& group) {
+                                if (group.rank() == 1) {
+                                  throw UserError("rank 1");
+                                }
+                                group.barrier();
+                              }),
+               UserError);
+}
+
+TEST(Topology, PlacesTpRanksSideBySide) {
+  const Topology topology(12, 7, 2, std::nullopt, 2);  // 2 cells x 3 dp x 2 tp
+  EXPECT_EQ(topology.dp(), 3);
+  EXPECT_EQ(topology.cell(), 1);
+  EXPECT_EQ(topology.dp_rank(), 0);
+  EXPECT_EQ(topology.tp_rank(), 1);
+  EXPECT_EQ(topology.to_string(), "12 ranks = 2 cells x 3 dp x 2 tp");
+}
+
+TEST(Topology, GroupsPartitionTheWorld) {
+  for (const int tp : {1, 2, 4}) {
+    for (int a = 0; a < 8; ++a) {
+      for (int b = 0; b < 8; ++b) {
+        const Topology first(8, a, tp, std::nullopt);
+        const Topology second(8, b, tp, std::nullopt);
+        EXPECT_EQ(first.tp_color() == second.tp_color(), first.dp_rank() == second.dp_rank());
+        EXPECT_EQ(first.dp_color() == second.dp_color(), first.tp_rank() == second.tp_rank());
+      }
+    }
+  }
+}
+
+TEST(Topology, RefusesWithTheWholeEquation) {
+  EXPECT_THROW(Topology(6, 0, 4, std::nullopt), UserError);
+  EXPECT_THROW(Topology(4, 0, 0, std::nullopt), UserError);
+  try {
+    Topology(8, 0, 2, 3);
+    FAIL() << "8 = 1 x 3 x 2 was accepted";
+  } catch (const UserError& error) {
+    EXPECT_NE(
+        std::string(error.what()).find("world = cells x dp x tp asks for 1 x 3 x 2 = 6, but 8"),
+        std::string::npos)
+        << error.what();
+  }
+}
+
+}  // namespace
+}  // namespace bipo

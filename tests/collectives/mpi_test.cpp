@@ -1,0 +1,91 @@
+// The communicator suite over MPI (and over NCCL on one rank where a GPU is), under mpirun with
+// exactly the world size that the first argument asks for.
+#include <ATen/detail/CUDAHooksInterface.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <iostream>
+#include <memory>
+
+#include "collectives/nccl_communicator.hpp"
+#include "collectives/self_communicator.hpp"
+#include "collectives/session.hpp"
+#include "tests/collectives/communicator_suite.hpp"
+
+namespace bipo {
+namespace {
+
+Session* session = nullptr;
+
+TEST(MpiCommunicator, WorldPassesTheSuite) {
+  const Ranks ranks =
+      session->make_ranks(Topology(session->size(), session->rank(), 1, std::nullopt), false);
+  ASSERT_EQ(ranks.world->backend(), session->size() == 1 ? "self" : "mpi");
+  testing::expect_communicator(*ranks.world, at::kCPU);
+  testing::expect_communicator(*ranks.dp, at::kCPU);
+}
+
+TEST(MpiCommunicator, GroupsOfTwoPassTheSuite) {
+  if (session->size() % 2 != 0) {
+    return;  // groups of two need an even world; sizes 2 and 4 run this
+  }
+  const Ranks ranks =
+      session->make_ranks(Topology(session->size(), session->rank(), 2, std::nullopt), false);
+  EXPECT_EQ(ranks.tp->size(), 2);
+  EXPECT_EQ(ranks.tp->rank(), session->rank() % 2);
+  EXPECT_EQ(ranks.dp->size(), session->size() / 2);
+  testing::expect_communicator(*ranks.tp, at::kCPU);
+  testing::expect_communicator(*ranks.dp, at::kCPU);
+}
+
+TEST(Session, OneRanksFailureIsEveryonesOnce) {
+  const int culprit = session->size() - 1;
+  try {
+    session->together([&] {
+      if (session->rank() == culprit) {
+        throw UserError("the file is missing");
+      }
+    });
+    FAIL() << "rank " << session->rank() << " did not hear of it";
+  } catch (const AgreedFailure& failure) {
+    EXPECT_EQ(failure.exit_code(), kExitBadInput);
+    EXPECT_NE(std::string(failure.what()).find("the file is missing"), std::string::npos);
+  }
+  session->together([] {});
+}
+
+TEST(Session, KnowsItsNode) {
+  EXPECT_EQ(session->local_size(), session->size());
+  EXPECT_EQ(session->local_rank(), session->rank());
+  EXPECT_EQ(session->hosts().size(), 1U);
+}
+
+TEST(NcclCommunicator, OneRankPassesTheSuiteOnTheGpu) {
+  if (at::detail::getCUDAHooks().deviceCount() == 0) {
+    FAIL() << "no CUDA device: this case must only be run where one is (label gpu)";
+  }
+  SelfCommunicator self;
+  const auto nccl = make_nccl_communicator(self);
+  EXPECT_EQ(nccl->backend(), "nccl");
+  testing::expect_communicator(*nccl, at::Device(at::kCUDA, 0));
+}
+
+}  // namespace
+}  // namespace bipo
+
+int main(int argc, char** argv) {
+  ::testing::InitGoogleTest(&argc, argv);
+  bipo::Session session;
+  bipo::session = &session;
+  if (argc != 2 || std::atoi(argv[1]) != session.size()) {
+    std::cerr << "world of " << session.size() << ", asked for "
+              << (argc > 1 ? argv[1] : "(nothing)") << "\n";
+    return 1;
+  }
+  const int mine = RUN_ALL_TESTS();
+  const at::Tensor worst = at::full({1}, mine, at::kLong);
+  const bipo::Ranks ranks =
+      session.make_ranks(bipo::Topology(session.size(), session.rank(), 1, std::nullopt), false);
+  ranks.world->all_reduce(worst, bipo::ReduceOp::kMax);
+  return static_cast<int>(worst.item<std::int64_t>());
+}
