@@ -1,0 +1,12 @@
+// Reads a whole file of JSON, or says why it cannot be read.
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+namespace bipo {
+
+// Throws UserError naming the file when it is missing, unreadable or not JSON.
+nlohmann::json read_json_file(const std::filesystem::path& path);
+
+}  // namespace bipo

@@ -1,0 +1,42 @@
+// Reads preference pairs from CSV and JSONL files, as text.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace bipo {
+
+// One turn of a conversation.  `role` is "system", "user" or "assistant".
+struct Message {
+  std::string role;
+  std::string content;
+};
+
+// One row of a data file.  `prompt` ends with the user turn that is to be answered.
+struct PreferencePair {
+  std::vector<Message> prompt;
+  std::string chosen;
+  std::string rejected;
+  std::string where;  // "train.csv:17": the line on which the row begins, for messages
+};
+
+// What a caller wants done with rows that are no valid pair.
+enum class BadRows { kRefuse, kSkip };
+
+struct PairFile {
+  std::vector<PreferencePair> pairs;
+  std::vector<std::string> skipped;  // one message per row left out (BadRows::kSkip)
+  std::uint64_t content_hash = 0;    // of the file's bytes
+};
+
+// Reads `path`: RFC 4180 CSV with the columns question, matching, not_matching (in any order, further
+// columns ignored), or JSON Lines with prompt/chosen/rejected (strings or arrays of {role, content}) or
+// prompt_arr/chosen_arr/rejected_arr.  Where `prompt` is absent and chosen and rejected are whole
+// conversations, the turns they share are the prompt.  The suffix decides: .csv, or .jsonl/.ndjson/.json.
+// Throws UserError with file:line and the rule that was broken; bad rows are collected instead when
+// `bad_rows` is kSkip.  A file that yields no pair at all is an error either way.
+PairFile read_preference_pairs(const std::filesystem::path& path, BadRows bad_rows);
+
+}  // namespace bipo

@@ -1,0 +1,54 @@
+// Renders conversations from stdin, one JSON object per line, with the chat template of a model
+// directory.
+#include <nlohmann/json.hpp>
+
+#include <iostream>
+#include <string>
+
+#include "collectives/errors.hpp"
+#include "datasets/chat_template.hpp"
+
+namespace {
+
+using Json = nlohmann::json;
+
+// {"messages": [...]} asks for a prompt, {"answer": "..."} for an answer's text.
+Json respond(const bipo::ChatTemplate& chat_template, const Json& request) {
+  if (request.contains("answer")) {
+    return {{"text", chat_template.render_answer(request["answer"].get<std::string>())}};
+  }
+  std::vector<bipo::Message> messages;
+  for (const Json& turn : request["messages"]) {
+    messages.push_back({turn["role"].get<std::string>(), turn["content"].get<std::string>()});
+  }
+  return {{"text", chat_template.render_prompt(messages)}};
+}
+
+}  // namespace
+
+// Arguments: model directory, optionally the name of a format.  The first line of the output
+// describes the template, or is the error that refused it; one line follows per request.
+int main(int argc, char** argv) {
+  if (argc < 2) {
+    std::cerr << "usage: render_chat MODEL_DIRECTORY [FORMAT] < requests.jsonl\n";
+    return 2;
+  }
+  try {
+    const auto chat_template =
+        bipo::ChatTemplate::from_model_directory(argv[1], argc > 2 ? argv[2] : "auto");
+    std::cout << Json{{"name", chat_template.name()},
+                      {"takes_system_turn", chat_template.takes_system_turn()},
+                      {"implied_system_text", chat_template.implied_system_text()}}
+              << '\n';
+    for (std::string line; std::getline(std::cin, line);) {
+      try {
+        std::cout << respond(chat_template, Json::parse(line)) << '\n';
+      } catch (const bipo::UserError& error) {
+        std::cout << Json{{"error", error.what()}} << '\n';
+      }
+    }
+  } catch (const bipo::UserError& error) {
+    std::cout << Json{{"error", error.what()}} << '\n';
+  }
+  return 0;
+}
