@@ -1,0 +1,282 @@
+// The decoder against a naive float64 implementation, sequence by sequence, and its shards against
+// the whole.
+#include "trainer/model/graph.hpp"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "collectives/errors.hpp"
+#include "collectives/self_communicator.hpp"
+#include "collectives/thread_communicator.hpp"
+#include "tests/support/tiny_model.hpp"
+#include "trainer/pair_scores.hpp"
+
+namespace bipo {
+namespace {
+
+using testing::RandomWeights;
+using testing::tiny_config;
+using testing::tiny_pairs;
+
+constexpr std::int64_t kLayer = 0;
+
+at::Tensor naive_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon) {
+  return x / at::sqrt((x * x).mean(-1, true) + epsilon) * weight;
+}
+
+// Rotates pair (i, i + K/2) of each head by position * theta^(-2i/K), as complex numbers.
+at::Tensor naive_rotary(const at::Tensor& x, double theta) {
+  at::Tensor result = x.clone();
+  const auto half = x.size(2) / 2;
+  for (std::int64_t t = 0; t < x.size(0); ++t) {
+    for (std::int64_t i = 0; i < half; ++i) {
+      // The decoder's angles are float32, as transformers' are.
+      const double angle = static_cast<float>(t) *
+                           static_cast<float>(1 / std::pow(static_cast<float>(theta),
+                                                           2.0F * static_cast<float>(i) /
+                                                               static_cast<float>(x.size(2))));
+      const double c = std::cos(static_cast<float>(angle));
+      const double s = std::sin(static_cast<float>(angle));
+      for (std::int64_t h = 0; h < x.size(1); ++h) {
+        const double a = x[t][h][i].item<double>();
+        const double b = x[t][h][i + half].item<double>();
+        result[t][h][i] = a * c - b * s;
+        result[t][h][i + half] = b * c + a * s;
+      }
+    }
+  }
+  return result;
+}
+
+// log-probabilities of each token of one unpacked sequence given those before it, with `added` put
+// on the output of block kLayer at every position.
+at::Tensor naive_log_probs(const ModelConfig& config, const RandomWeights& weights,
+                           const std::vector<std::int64_t>& ids, const at::Tensor& added) {
+  const auto length = static_cast<std::int64_t>(ids.size());
+  at::Tensor h = weights.whole(Role::kEmbedding).index_select(0, at::tensor(ids, at::kLong));
+  for (std::int64_t b = 0; b < config.blocks; ++b) {
+    const at::Tensor x = naive_norm(h, weights.whole(Role::kAttentionNorm, b), config.norm_epsilon);
+    const auto heads = [&](Role role, std::int64_t count) {
+      return at::matmul(x, weights.whole(role, b).t()).view({length, count, config.head_size});
+    };
+    const at::Tensor q = naive_rotary(heads(Role::kQuery, config.heads), config.rope_theta);
+    const at::Tensor k = naive_rotary(heads(Role::kKey, config.kv_heads), config.rope_theta);
+    const at::Tensor v = heads(Role::kValue, config.kv_heads);
+    at::Tensor mixed = at::zeros({length, config.heads, config.head_size}, at::kDouble);
+    for (std::int64_t head = 0; head < config.heads; ++head) {
+      const std::int64_t kv = head / (config.heads / config.kv_heads);
+      for (std::int64_t t = 0; t < length; ++t) {
+        const at::Tensor scores = at::matmul(k.select(1, kv).narrow(0, 0, t + 1), q[t][head]) /
+                                  std::sqrt(static_cast<double>(config.head_size));
+        mixed[t][head] = at::matmul(at::softmax(scores, 0), v.select(1, kv).narrow(0, 0, t + 1));
+      }
+    }
+    h = h + at::matmul(mixed.flatten(1), weights.whole(Role::kAttentionOutput, b).t());
+    const at::Tensor y = naive_norm(h, weights.whole(Role::kMlpNorm, b), config.norm_epsilon);
+    const at::Tensor gate = at::matmul(y, weights.whole(Role::kGate, b).t());
+    const at::Tensor up = at::matmul(y, weights.whole(Role::kUp, b).t());
+    h = h + at::matmul(gate / (1 + at::exp(-gate)) * up, weights.whole(Role::kDown, b).t());
+    if (b == kLayer) {
+      h = h + added;
+    }
+  }
+  const at::Tensor logits =
+      at::matmul(naive_norm(h, weights.whole(Role::kFinalNorm), config.norm_epsilon),
+                 weights.whole(config.tied_head ? Role::kEmbedding : Role::kHead).t());
+  return at::log_softmax(logits, -1);
+}
+
+double naive_answer(const ModelConfig& config, const RandomWeights& weights, const TokenPair& pair,
+                    const std::vector<TokenId>& answer, const at::Tensor& added) {
+  std::vector<std::int64_t> ids(pair.prompt.begin(), pair.prompt.end());
+  ids.insert(ids.end(), answer.begin(), answer.end());
+  const at::Tensor log_probs = naive_log_probs(config, weights, ids, added);
+  double sum = 0;
+  for (std::size_t i = pair.prompt.size(); i < ids.size(); ++i) {
+    sum += log_probs[static_cast<std::int64_t>(i) - 1][ids[i]].item<double>();
+  }
+  return sum;
+}
+
+struct Result {
+  std::vector<AnswerLogProbs> answers;
+  at::Tensor gradient;  // of sum_p weight_p (chosen_p - 2 rejected_p)
+};
+
+// All tiny pairs in one packed batch, through this rank's shard.
+Result run_packed(const ModelConfig& config, const RandomWeights& weights, const at::Tensor& vector,
+                  const std::vector<double>& signs, Communicator& tp,
+                  at::ScalarType type = at::kDouble) {
+  const Decoder decoder(config, weights, type, at::kCPU, tp);
+  const auto pairs = tiny_pairs();
+  const PackedPairs packed = pack_pairs(pairs, {0, 1, 2, 3}, decoder);
+  std::vector<double> coefficients;
+  for (const std::int64_t pair : packed.pair_of_token) {
+    coefficients.push_back(signs[static_cast<std::size_t>(pair)]);
+  }
+  const at::Tensor leaf = vector.to(decoder.residual_type()).clone().set_requires_grad(true);
+  const Steering steering{kLayer, at::tensor(coefficients, at::kDouble).to(decoder.residual_type()),
+                          leaf};
+  const PairScores scores =
+      score_pairs(decoder, packed, run_prefix(decoder, packed, kLayer), steering);
+  std::vector<double> upstream;
+  for (const std::int64_t answer : packed.answer_of_row) {
+    upstream.push_back((1 + static_cast<double>(answer / 2)) * (answer % 2 == 0 ? 1.0 : -2.0));
+  }
+  scores.row_log_probs.backward(at::tensor(upstream, at::kDouble).to(decoder.residual_type()));
+  return {scores.answers, leaf.grad().to(at::kDouble)};
+}
+
+double objective(const std::vector<AnswerLogProbs>& answers) {
+  double sum = 0;
+  for (std::size_t p = 0; p < answers.size(); ++p) {
+    sum += (1 + static_cast<double>(p)) * (answers[p].chosen - 2 * answers[p].rejected);
+  }
+  return sum;
+}
+
+at::Tensor probe_vector(const ModelConfig& config) {
+  at::manual_seed(3);
+  return at::randn({config.hidden}, at::kDouble) * 0.3;
+}
+
+TEST(Decoder, PackedPairsEqualSeparateSequences) {
+  for (const bool tied : {false, true}) {
+    ModelConfig config = tiny_config();
+    config.tied_head = tied;
+    const RandomWeights weights(config);
+    const at::Tensor v = probe_vector(config);
+    const std::vector<double> signs = {1, -1, 0.5, 0};
+    SelfCommunicator self;
+    const Result packed = run_packed(config, weights, v, signs, self);
+    const auto pairs = tiny_pairs();
+    for (std::size_t p = 0; p < pairs.size(); ++p) {
+      const at::Tensor added = v * signs[p];
+      EXPECT_NEAR(packed.answers[p].chosen,
+                  naive_answer(config, weights, pairs[p], pairs[p].chosen, added), 1e-6)
+          << p;
+      EXPECT_NEAR(packed.answers[p].rejected,
+                  naive_answer(config, weights, pairs[p], pairs[p].rejected, added), 1e-6)
+          << p;
+    }
+  }
+}
+
+TEST(Decoder, GradientEqualsCentralDifferences) {
+  const ModelConfig config = tiny_config();
+  const RandomWeights weights(config);
+  const at::Tensor v = probe_vector(config);
+  const std::vector<double> signs = {1, -1, -1, 1};
+  SelfCommunicator self;
+  const at::Tensor gradient = run_packed(config, weights, v, signs, self).gradient;
+  constexpr double kStep = 1e-5;
+  for (std::int64_t i = 0; i < config.hidden; ++i) {
+    at::Tensor up = v.clone();
+    at::Tensor down = v.clone();
+    up[i] += kStep;
+    down[i] -= kStep;
+    const double slope = (objective(run_packed(config, weights, up, signs, self).answers) -
+                          objective(run_packed(config, weights, down, signs, self).answers)) /
+                         (2 * kStep);
+    EXPECT_NEAR(gradient[i].item<double>(), slope, 1e-6 * std::max(1.0, std::abs(slope))) << i;
+  }
+}
+
+TEST(Decoder, ShardsOfAnySizeEqualTheWhole) {
+  const ModelConfig config = tiny_config();
+  const RandomWeights weights(config);
+  const at::Tensor v = probe_vector(config);
+  const std::vector<double> signs = {1, -1, -1, 1};
+  SelfCommunicator self;
+  const Result whole = run_packed(config, weights, v, signs, self);
+  for (const int tp : {2, 3, 4, 5, 6}) {
+    run_as_threads(tp, [&](Communicator& group) {
+      const Result shard = run_packed(config, weights, v, signs, group);
+      for (std::size_t p = 0; p < whole.answers.size(); ++p) {
+        EXPECT_NEAR(shard.answers[p].chosen, whole.answers[p].chosen, 1e-11) << "tp " << tp;
+        EXPECT_NEAR(shard.answers[p].rejected, whole.answers[p].rejected, 1e-11) << "tp " << tp;
+      }
+      // Complete on every rank, not a part of it.
+      EXPECT_LT((shard.gradient - whole.gradient).abs().max().item<double>(), 1e-10) << "tp " << tp;
+    });
+  }
+}
+
+TEST(Decoder, Float32StaysWithinItsRoundingOfFloat64) {
+  const ModelConfig config = tiny_config();
+  const RandomWeights weights(config);
+  const at::Tensor v = probe_vector(config);
+  const std::vector<double> signs = {1, -1, -1, 1};
+  SelfCommunicator self;
+  const Result exact = run_packed(config, weights, v, signs, self);
+  const Result single = run_packed(config, weights, v, signs, self, at::kFloat);
+  // Sums of length ~20 over 3 blocks: some tens of float32 epsilons relative.
+  constexpr double kRelative = 100 * 1.2e-7;
+  for (std::size_t p = 0; p < exact.answers.size(); ++p) {
+    EXPECT_NEAR(single.answers[p].chosen, exact.answers[p].chosen,
+                kRelative * std::abs(exact.answers[p].chosen));
+  }
+  EXPECT_LT((single.gradient - exact.gradient).norm().item<double>(),
+            kRelative * exact.gradient.norm().item<double>());
+}
+
+TEST(Decoder, BFloat16ProductsStayWithinTheirs) {
+  const ModelConfig config = tiny_config();
+  const RandomWeights weights(config);
+  const at::Tensor v = probe_vector(config);
+  SelfCommunicator self;
+  const Result exact = run_packed(config, weights, v, {1, -1, -1, 1}, self);
+  const Result half = run_packed(config, weights, v, {1, -1, -1, 1}, self, at::kBFloat16);
+  // bfloat16 keeps 8 bits; some ten roundings in a row, of both signs.
+  EXPECT_LT((half.gradient - exact.gradient).norm().item<double>(),
+            10 * std::ldexp(1.0, -8) * exact.gradient.norm().item<double>());
+}
+
+TEST(Decoder, Llama3ScalingChangesLongWavelengthsOnly) {
+  ModelConfig config = tiny_config();
+  config.head_size = 4;  // wavelengths 2 pi and 2 pi * 10 at theta 100
+  config.rope_scaling = Llama3RopeScaling{8, 1, 4, 32};
+  const RandomWeights weights(config);
+  SelfCommunicator self;
+  const Decoder decoder(config, weights, at::kDouble, at::kCPU, self);
+  const SequenceLayout layout = decoder.layout({0, 3}, {{{0, 2}, {}}});
+  // 2 pi < 32 / 4: kept.  20 pi > 32 / 1: divided by 8.
+  EXPECT_NEAR(layout.cos[1][0][0].item<double>(), std::cos(3.0), 1e-6);
+  EXPECT_NEAR(layout.cos[1][0][1].item<double>(), std::cos(3.0 / 10 / 8), 1e-6);
+  config.rope_scaling = Llama3RopeScaling{8, 1, 4, 100};
+  const Decoder between(config, weights, at::kDouble, at::kCPU, self);
+  // 100 / (20 pi) = 1.5915 lies between 1 and 4: blend (1.5915 - 1) / 3.
+  const double blend = (100 / (20 * M_PI) - 1) / 3;
+  EXPECT_NEAR(between.layout({0, 3}, {{{0, 2}, {}}}).cos[1][0][1].item<double>(),
+              std::cos(3.0 / 10 * ((1 - blend) / 8 + blend)), 1e-6);
+}
+
+TEST(Sharding, RangesTileAndKvHeadsCoverTheirQueries) {
+  const ModelConfig config = tiny_config();
+  for (std::int64_t tp = 1; tp <= config.heads; ++tp) {
+    std::int64_t next_head = 0;
+    std::int64_t next_column = 0;
+    std::int64_t next_row = 0;
+    for (std::int64_t rank = 0; rank < tp; ++rank) {
+      const ShardPlan plan = plan_shard(config, tp, rank);
+      EXPECT_EQ(plan.heads.begin, next_head);
+      EXPECT_EQ(plan.intermediate.begin, next_column);
+      EXPECT_EQ(plan.vocabulary.begin, next_row);
+      EXPECT_EQ(plan.kv_heads.begin, plan.heads.begin / 3);
+      EXPECT_EQ(plan.kv_heads.end, (plan.heads.end + 2) / 3);
+      next_head = plan.heads.end;
+      next_column = plan.intermediate.end;
+      next_row = plan.vocabulary.end;
+    }
+    EXPECT_EQ(next_head, config.heads);
+    EXPECT_EQ(next_column, config.intermediate);
+    EXPECT_EQ(next_row, config.vocabulary);
+  }
+  EXPECT_THROW(plan_shard(config, config.heads + 1, 0), UserError);
+}
+
+}  // namespace
+}  // namespace bipo

@@ -1,0 +1,224 @@
+#include "trainer/model/safetensors.hpp"
+
+#include <ATen/ops/empty.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+
+#include "collectives/errors.hpp"
+
+namespace bipo {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr std::uint64_t kLengthBytes = 8;
+constexpr std::uint64_t kLargestHeader = 100'000'000;
+
+struct TypeInfo {
+  const char* name;
+  at::ScalarType type;
+  std::uint64_t width;
+};
+
+constexpr TypeInfo kTypes[] = {{"F64", at::kDouble, 8}, {"F32", at::kFloat, 4},
+                               {"F16", at::kHalf, 2},   {"BF16", at::kBFloat16, 2},
+                               {"I64", at::kLong, 8},   {"I32", at::kInt, 4},
+                               {"I16", at::kShort, 2},  {"I8", at::kChar, 1},
+                               {"U8", at::kByte, 1},    {"BOOL", at::kBool, 1}};
+
+const TypeInfo* find_type(const std::string& name) {
+  const auto* found = std::find_if(std::begin(kTypes), std::end(kTypes),
+                                   [&](const TypeInfo& info) { return name == info.name; });
+  return found == std::end(kTypes) ? nullptr : found;
+}
+
+// nlohmann keeps the last of duplicate keys silently; a header that has one is ambiguous.
+Json parse_header(const std::string& text, const std::string& file) {
+  std::vector<std::set<std::string>> keys;
+  const auto refuse_duplicates = [&](int, Json::parse_event_t event, Json& parsed) {
+    if (event == Json::parse_event_t::object_start) {
+      keys.emplace_back();
+    } else if (event == Json::parse_event_t::object_end) {
+      keys.pop_back();
+    } else if (event == Json::parse_event_t::key &&
+               !keys.back().insert(parsed.get<std::string>()).second) {
+      throw UserError(
+          fmt::format("{}: header: key \"{}\" appears twice", file, parsed.get<std::string>()));
+    }
+    return true;
+  };
+  try {
+    return Json::parse(text, refuse_duplicates);
+  } catch (const Json::exception& error) {
+    throw UserError(fmt::format("{}: header is not valid JSON: {}", file, error.what()));
+  }
+}
+
+std::optional<std::uint64_t> checked_product(std::uint64_t a, std::uint64_t b) {
+  std::uint64_t product = 0;
+  if (__builtin_mul_overflow(a, b, &product)) {
+    return std::nullopt;
+  }
+  return product;
+}
+
+SafetensorsFile::Entry parse_entry(const std::string& name, const Json& json,
+                                   std::uint64_t data_size, const std::string& file) {
+  const auto refuse = [&](const std::string& what) {
+    throw UserError(fmt::format(
+        "{}: tensor {}: {}; the file is damaged or was cut short, get it again", file, name, what));
+  };
+  if (!json.is_object() || !json.contains("dtype") || !json["dtype"].is_string() ||
+      !json.contains("shape") || !json["shape"].is_array() || !json.contains("data_offsets") ||
+      !json["data_offsets"].is_array() || json["data_offsets"].size() != 2) {
+    refuse("needs dtype, shape and two data_offsets");
+  }
+  const TypeInfo* type = find_type(json["dtype"].get<std::string>());
+  if (type == nullptr) {
+    refuse(fmt::format("type {} is unknown", json["dtype"].dump()));
+  }
+  SafetensorsFile::Entry entry;
+  entry.type = type->type;
+  std::optional<std::uint64_t> bytes = type->width;
+  for (const Json& extent : json["shape"]) {
+    if (!extent.is_number_unsigned()) {
+      refuse(fmt::format("shape {} is not made of sizes", json["shape"].dump()));
+    }
+    bytes = bytes ? checked_product(*bytes, extent.get<std::uint64_t>()) : bytes;
+    entry.shape.push_back(static_cast<std::int64_t>(extent.get<std::uint64_t>()));
+  }
+  for (const Json& offset : json["data_offsets"]) {
+    if (!offset.is_number_unsigned()) {
+      refuse(fmt::format("data_offsets {} are not offsets", json["data_offsets"].dump()));
+    }
+  }
+  entry.begin = json["data_offsets"][0].get<std::uint64_t>();
+  entry.end = json["data_offsets"][1].get<std::uint64_t>();
+  if (entry.begin > entry.end || entry.end > data_size) {
+    refuse(fmt::format("data_offsets [{}, {}] lie outside the file's {} bytes of data", entry.begin,
+                       entry.end, data_size));
+  }
+  if (!bytes || *bytes != entry.end - entry.begin) {
+    refuse(fmt::format("{} {} does not fit its {} bytes", json["dtype"].get<std::string>(),
+                       json["shape"].dump(), entry.end - entry.begin));
+  }
+  return entry;
+}
+
+void check_tiling(const std::map<std::string, SafetensorsFile::Entry>& entries,
+                  std::uint64_t data_size, const std::string& file) {
+  std::vector<std::pair<std::uint64_t, std::pair<std::uint64_t, std::string>>> spans;
+  for (const auto& [name, entry] : entries) {
+    spans.push_back({entry.begin, {entry.end, name}});
+  }
+  std::sort(spans.begin(), spans.end());
+  std::uint64_t covered = 0;
+  for (const auto& [begin, rest] : spans) {
+    if (begin != covered) {
+      throw UserError(fmt::format(
+          "{}: tensor {} begins at byte {} of the data, but the tensors before it end at {}: {}; "
+          "refusing a malformed file",
+          file, rest.second, begin, covered, begin < covered ? "they overlap" : "there is a hole"));
+    }
+    covered = rest.first;
+  }
+  if (covered != data_size) {
+    throw UserError(
+        fmt::format("{}: the tensors end at byte {} of {} bytes of data; refusing a malformed file",
+                    file, covered, data_size));
+  }
+}
+
+}  // namespace
+
+SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : path_(path) {
+  const std::string file = path.string();
+  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) {
+    throw UserError(fmt::format("{}: cannot be opened: {}", file, std::strerror(errno)));
+  }
+  struct stat status {};
+  if (fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
+    close(descriptor);
+    throw UserError(fmt::format("{}: is not a regular file", file));
+  }
+  size_ = static_cast<std::uint64_t>(status.st_size);
+  if (size_ < kLengthBytes) {
+    close(descriptor);
+    throw UserError(fmt::format("{}: {} bytes are too few for a safetensors file", file, size_));
+  }
+  void* mapping = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor, 0);
+  close(descriptor);
+  if (mapping == MAP_FAILED) {
+    throw EnvironmentError(fmt::format("{}: mmap failed: {}", file, std::strerror(errno)));
+  }
+  mapping_ = static_cast<const std::byte*>(mapping);
+
+  try {
+    std::uint64_t header_size = 0;
+    std::memcpy(&header_size, mapping_, kLengthBytes);  // little-endian, as this machine is
+    if (header_size > kLargestHeader || header_size > size_ - kLengthBytes) {
+      throw UserError(fmt::format(
+          "{}: the header claims {} bytes, but the file has {} (limit {}): it is damaged, cut "
+          "short, or no safetensors file",
+          file, header_size, size_ - kLengthBytes, kLargestHeader));
+    }
+    data_begin_ = kLengthBytes + header_size;
+    const std::uint64_t data_size = size_ - data_begin_;
+    const Json header = parse_header(
+        std::string(reinterpret_cast<const char*>(mapping_ + kLengthBytes), header_size), file);
+    if (!header.is_object()) {
+      throw UserError(fmt::format("{}: header is not a JSON object", file));
+    }
+    for (const auto& [name, json] : header.items()) {
+      if (name != "__metadata__") {
+        entries_.emplace(name, parse_entry(name, json, data_size, file));
+      }
+    }
+    check_tiling(entries_, data_size, file);
+  } catch (...) {
+    munmap(mapping, size_);
+    throw;
+  }
+}
+
+SafetensorsFile::~SafetensorsFile() {
+  munmap(const_cast<std::byte*>(mapping_), size_);
+}
+
+at::Tensor SafetensorsFile::read(const std::string& name, const Slice& slice) const {
+  const Entry& entry = entries_.at(name);
+  const bool matrix = entry.shape.size() == 2;
+  const std::int64_t row_length = matrix ? entry.shape[1] : 1;
+  const Range columns = matrix ? slice.columns : Range{0, 1};
+  const auto options = at::TensorOptions().dtype(entry.type);
+  const at::Tensor result = matrix ? at::empty({slice.rows.size(), columns.size()}, options)
+                                   : at::empty({slice.rows.size()}, options);
+  const auto width = static_cast<std::int64_t>(result.element_size());
+  const std::byte* source = mapping_ + data_begin_ + entry.begin;
+  auto* target = static_cast<std::byte*>(result.data_ptr());
+  const std::int64_t run = columns.size() * width;
+  if (columns.size() == row_length) {
+    std::memcpy(target, source + slice.rows.begin * row_length * width,
+                static_cast<std::size_t>(slice.rows.size() * run));
+    return result;
+  }
+  for (std::int64_t row = 0; row < slice.rows.size(); ++row) {
+    std::memcpy(target + row * run,
+                source + ((slice.rows.begin + row) * row_length + columns.begin) * width,
+                static_cast<std::size_t>(run));
+  }
+  return result;
+}
+
+}  // namespace bipo

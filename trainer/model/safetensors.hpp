@@ -1,0 +1,50 @@
+// Reads safetensors files, which are not trusted: every header is checked before a byte of data is
+// used.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "trainer/model/sharding.hpp"
+
+namespace bipo {
+
+// One memory-mapped file; pages are read when touched.
+class SafetensorsFile {
+ public:
+  struct Entry {
+    at::ScalarType type = at::kFloat;
+    std::vector<std::int64_t> shape;
+    std::uint64_t begin = 0;  // bytes, from the start of the data
+    std::uint64_t end = 0;
+  };
+
+  // Throws UserError, naming the file and the rule, unless the header lies within the file and
+  // within 100 MB, is an object without duplicate keys, knows every type, and describes tensors
+  // whose sizes follow from type and shape and which fill the data without holes or overlaps.
+  explicit SafetensorsFile(const std::filesystem::path& path);
+  ~SafetensorsFile();
+  SafetensorsFile(const SafetensorsFile&) = delete;
+  SafetensorsFile& operator=(const SafetensorsFile&) = delete;
+
+  const std::filesystem::path& path() const { return path_; }
+  const std::map<std::string, Entry>& entries() const { return entries_; }
+
+  // A copy of the rows and columns asked for (columns empty: a 1-D tensor), in the file's type.
+  at::Tensor read(const std::string& name, const Slice& slice) const;
+
+ private:
+  std::filesystem::path path_;
+  std::map<std::string, Entry> entries_;
+  const std::byte* mapping_ = nullptr;
+  std::uint64_t size_ = 0;
+  std::uint64_t data_begin_ = 0;
+};
+
+}  // namespace bipo
