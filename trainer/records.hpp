@@ -1,0 +1,66 @@
+// What a training run leaves behind: its log rows, vectors and checkpoint, as plain data.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace bipo {
+
+// D: hidden size.
+
+enum class RunStatus { kRunning, kComplete, kInterrupted };
+
+// One optimiser step.  `loss` is taken before the update, `grad_norm` before clipping,
+// `vector_norm` after the update.
+struct StepRow {
+  std::int64_t step = 0;   // from 0
+  std::int32_t epoch = 0;  // from 0
+  double lr = 0;
+  double loss = 0;       // nats, mean over the batch
+  double margin = 0;     // mean of d * beta * delta
+  double accuracy = 0;   // share of pairs with d * delta > 0
+  std::int8_t sign = 0;  // d; 0 where the step has no single sign
+  double grad_norm = 0;
+  double vector_norm = 0;
+  double tokens = 0;   // rows of the packed micro-batches that went through the suffix
+  double seconds = 0;  // wall time of the step on the writing rank
+};
+
+// The held-out pairs at one multiplier.
+struct EvalRow {
+  std::int64_t step = 0;   // updates done
+  std::int32_t epoch = 0;  // epoch that had just ended (or was under way), from 0
+  double multiplier = 0;
+  double pairs = 0;
+  double loss = 0;           // mean of -log sigmoid(beta * delta_m), nats
+  double margin = 0;         // mean of beta * delta_m
+  double accuracy = 0;       // share of pairs with log pi_m(chosen) > log pi_m(rejected)
+  double chosen_logp = 0;    // mean over pairs, nats
+  double rejected_logp = 0;  // mean over pairs, nats
+};
+
+struct SavedVector {
+  std::vector<float> value;  // [D]
+  std::int64_t step = 0;     // updates done
+  std::int32_t epoch = 0;
+};
+
+// Everything needed to continue: with the settings, the step is all the sampler needs, because
+// every random choice is a function of (seed, epoch, index).
+struct Checkpoint {
+  std::vector<float> vector;      // [D]
+  std::vector<float> exp_avg;     // [D] AdamW first moment
+  std::vector<float> exp_avg_sq;  // [D] AdamW second moment
+  std::int64_t step = 0;          // updates done
+  std::uint64_t seed = 0;
+};
+
+// The run so far.
+struct TrainingRecord {
+  std::vector<StepRow> steps;
+  std::vector<EvalRow> evals;
+  std::vector<SavedVector> vectors;
+  Checkpoint checkpoint;
+};
+
+}  // namespace bipo

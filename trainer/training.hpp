@@ -1,0 +1,55 @@
+// The training loop: from cached activations to a vector.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "collectives/session.hpp"
+#include "datasets/batch_plan.hpp"
+#include "trainer/activation_cache.hpp"
+#include "trainer/optimizer.hpp"
+#include "trainer/records.hpp"
+
+namespace bipo {
+
+struct TrainingSettings {
+  PlanSettings plan;
+  double lr = 5e-4;  // absolute: what `--lr-unit residual` multiplies is multiplied already
+  double beta = 0.1;
+  AdamW optimizer;
+  double max_grad_norm = 1;
+  std::int64_t warmup_steps = 100;
+  std::vector<double> multipliers = {-1, 0, 1};
+  std::int64_t eval_every = 1;  // epochs; 0: never
+  double save_every = 30;       // seconds
+};
+
+// What the loop tells and asks of whoever runs it.
+class TrainingObserver {
+ public:
+  virtual ~TrainingObserver() = default;
+
+  // Called on every rank, with the same rows (durations aside).
+  virtual void on_step(const StepRow& row) = 0;
+  virtual void on_evaluation(const std::vector<EvalRow>& rows) = 0;
+
+  // Called on world rank 0 only.  The record's last vector is the checkpoint's.
+  virtual void save(const TrainingRecord& record, RunStatus status) = 0;
+
+  // Polled on every rank after each step; one rank's yes stops all at the same step.
+  virtual bool stop_requested() const = 0;
+};
+
+// Throws BugError unless, at v = 0, the path that training takes gives the reference
+// log-probabilities within the rounding error of float32 sums (of bfloat16 products: of the same
+// products in the same micro-batches, hence the same bound). Collective over: dp x tp
+void check_zero_vector(const Decoder& decoder, const ActivationCache& cache, const Ranks& ranks);
+
+// Trains from `record.checkpoint` (a vector of zeros at step 0, or a saved state) to the end of the
+// plan or to a stop; appends to `record`, which ends the same on every rank.  `held_out` may be
+// null. Returns kComplete or kInterrupted. Collective over: world
+RunStatus train(const Decoder& decoder, const ActivationCache& cache,
+                const ActivationCache* held_out, const TrainingSettings& settings,
+                const Ranks& ranks, TrainingRecord& record, TrainingObserver& observer);
+
+}  // namespace bipo
