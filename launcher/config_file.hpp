@@ -1,0 +1,24 @@
+// Reads the INI file that --config names into its keys and values, each with its line.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace bipo {
+
+struct ConfigEntry {
+  std::string section;  // empty before the first [section]
+  std::string key;
+  std::string value;  // as written, without the blanks around it
+  int line = 0;       // from 1
+};
+
+// `key = value` lines, `[section]` lines, empty lines, and comments: lines whose first character is
+// '#' or
+// ';'.  Everything after the first '=' is the value, '#' and quotes included (Boost's own reader
+// cuts a value at '#', and a system prompt may well hold one).  Throws UserError, with file and
+// line.
+std::vector<ConfigEntry> read_config_file(const std::filesystem::path& path);
+
+}  // namespace bipo

@@ -1,0 +1,81 @@
+// The program: parses the command line, runs the command, and turns exceptions into exit codes.
+#include <exception>
+#include <iostream>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "collectives/errors.hpp"
+#include "collectives/session.hpp"
+#include "launcher/inspect_command.hpp"
+#include "launcher/options.hpp"
+#include "launcher/train_command.hpp"
+
+namespace {
+
+using namespace bipo;
+
+void complain(const std::string& message) {
+  // One write, so that lines of several ranks do not mix.
+  std::cerr << "bipo-dist: " + message + "\n" << std::flush;
+}
+
+// Commands of one process, which need no MPI (a login node may not have it working).
+std::optional<int> run_locally(const Command& command) {
+  if (const auto* print = std::get_if<PrintAndExit>(&command)) {
+    std::cout << print->text << std::flush;
+    return kExitDone;
+  }
+  if (const auto* inspect = std::get_if<InspectOptions>(&command)) {
+    return run_inspect_command(*inspect);
+  }
+  return std::nullopt;
+}
+
+int run_with_ranks(const std::vector<std::string>& arguments) {
+  Session session;
+  try {
+    Command command;
+    session.together([&] { command = parse_command_line(arguments); });
+    return run_train_command(std::get<TrainOptions>(command), session);
+  } catch (const AgreedFailure& failure) {
+    if (session.rank() == 0) {
+      complain(failure.what());
+    }
+    return failure.exit_code();
+  } catch (const std::exception& error) {
+    // This rank alone knows; the others may be waiting for it in a collective.
+    complain(session.size() == 1 ? error.what()
+                                 : "rank " + std::to_string(session.rank()) + ": " + error.what());
+    if (session.size() == 1) {
+      return kExitFailure;
+    }
+    session.abort(kExitFailure);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::vector<std::string> arguments(argv + 1, argv + argc);
+  std::optional<Command> command;
+  try {
+    command = parse_command_line(arguments);
+  } catch (const UserError&) {
+    // Told once for all ranks, below.
+  }
+  try {
+    if (command) {
+      if (const auto code = run_locally(*command)) {
+        return *code;
+      }
+    }
+    return run_with_ranks(arguments);
+  } catch (const UserError& error) {
+    complain(error.what());
+    return kExitBadInput;
+  } catch (const std::exception& error) {
+    complain(error.what());
+    return kExitFailure;
+  }
+}

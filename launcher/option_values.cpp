@@ -1,0 +1,139 @@
+// Turns the text of one option's value into a number, a list or a name, or says which rule it
+// breaks.
+#include "launcher/option_values.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cctype>
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <optional>
+
+#include "collectives/errors.hpp"
+
+namespace bipo {
+namespace {
+
+template <typename Number>
+std::optional<Number> to_number(std::string_view text) {
+  const bool explicit_plus = text.size() > 1 && text[0] == '+' && text[1] != '-';
+  if (explicit_plus) {
+    text.remove_prefix(1);
+  }
+  Number value{};
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value);
+  if (error != std::errc() || stop != end) {
+    return std::nullopt;
+  }
+  return value;
+}
+
+bool in_range(double value, Range range) {
+  switch (range) {
+    case Range::kPositive:
+      return value > 0;
+    case Range::kNonNegative:
+      return value >= 0;
+    case Range::kAny:
+      break;
+  }
+  return true;
+}
+
+std::string real_rule(Range range) {
+  switch (range) {
+    case Range::kPositive:
+      return "must be a finite number above 0";
+    case Range::kNonNegative:
+      return "must be a finite number, 0 or above";
+    case Range::kAny:
+      break;
+  }
+  return "must be a finite number";
+}
+
+std::vector<std::string_view> split_at_commas(std::string_view text) {
+  std::vector<std::string_view> parts;
+  while (true) {
+    const auto comma = text.find(',');
+    parts.push_back(text.substr(0, comma));
+    if (comma == std::string_view::npos) {
+      return parts;
+    }
+    text.remove_prefix(comma + 1);
+  }
+}
+
+// The power of two that a unit's letter stands for; 0 for any other character.
+int unit_shift(char letter) {
+  constexpr std::string_view kUnits = "KMGT";
+  const char upper = static_cast<char>(std::toupper(static_cast<unsigned char>(letter)));
+  const auto position = kUnits.find(upper);
+  return position == std::string_view::npos ? 0 : 10 * (static_cast<int>(position) + 1);
+}
+
+}  // namespace
+
+std::int64_t parse_integer(std::string_view text, std::int64_t minimum) {
+  const auto value = to_number<std::int64_t>(text);
+  if (!value || *value < minimum) {
+    throw UserError(fmt::format("must be a whole number from {} to 2^63 - 1", minimum));
+  }
+  return *value;
+}
+
+std::uint64_t parse_unsigned(std::string_view text) {
+  const auto value = to_number<std::uint64_t>(text);
+  if (!value) {
+    throw UserError("must be a whole number from 0 to 2^64 - 1");
+  }
+  return *value;
+}
+
+double parse_real(std::string_view text, Range range) {
+  const auto value = to_number<double>(text);
+  if (!value || !std::isfinite(*value) || !in_range(*value, range)) {
+    throw UserError(real_rule(range));
+  }
+  return *value;
+}
+
+std::vector<double> parse_real_list(std::string_view text) {
+  constexpr const char* kRule =
+      "must be different finite numbers separated by commas, without blanks";
+  std::vector<double> values;
+  for (const std::string_view part : split_at_commas(text)) {
+    const auto value = to_number<double>(part);
+    if (!value || !std::isfinite(*value)) {
+      throw UserError(fmt::format("{}; '{}' is no finite number", kRule, part));
+    }
+    if (std::find(values.begin(), values.end(), *value) != values.end()) {
+      throw UserError(fmt::format("{}; {} comes twice", kRule, *value));
+    }
+    values.push_back(*value);
+  }
+  return values;
+}
+
+std::uint64_t parse_bytes(std::string_view text) {
+  const int shift = text.empty() ? 0 : unit_shift(text.back());
+  const auto count = to_number<std::uint64_t>(text.substr(0, text.size() - (shift > 0)));
+  if (!count || *count > (std::numeric_limits<std::uint64_t>::max() >> shift)) {
+    throw UserError(
+        "must be a whole number of bytes, or one with K, M, G or T after it (powers of 1024)");
+  }
+  return *count << shift;
+}
+
+std::string parse_name(std::string_view text, const std::vector<std::string>& names) {
+  if (std::find(names.begin(), names.end(), text) == names.end()) {
+    throw UserError(fmt::format("must be one of {}", fmt::join(names, ", ")));
+  }
+  return std::string(text);
+}
+
+}  // namespace bipo

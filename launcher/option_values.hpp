@@ -1,0 +1,34 @@
+// Turns the text of one option's value into a number, a list or a name, or says which rule it
+// breaks.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace bipo {
+
+// All of them read the whole text (no trailing characters, no blanks; one leading '+' is allowed)
+// and throw UserError whose text is the rule alone, as in "must be a finite number"; the
+// caller says which option and which value.
+
+std::int64_t parse_integer(std::string_view text, std::int64_t minimum);
+
+std::uint64_t parse_unsigned(std::string_view text);
+
+enum class Range { kAny, kNonNegative, kPositive };
+
+// Finite, in decimal or scientific notation.
+double parse_real(std::string_view text, Range range);
+
+// Comma separated, at least one, all different.
+std::vector<double> parse_real_list(std::string_view text);
+
+// A count of bytes, with K, M, G or T (either case) for powers of 1024.
+std::uint64_t parse_bytes(std::string_view text);
+
+// One of `names`.
+std::string parse_name(std::string_view text, const std::vector<std::string>& names);
+
+}  // namespace bipo

@@ -1,0 +1,44 @@
+// Connects the training loop to the terminal, the run file and the stop signals.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+#include "experiments/run_file.hpp"
+#include "launcher/progress.hpp"
+#include "trainer/training.hpp"
+
+namespace bipo {
+
+class RunObserver final : public TrainingObserver {
+ public:
+  struct Context {
+    std::filesystem::path out;
+    RunAttributes attributes;
+    std::int64_t total_steps = 0;
+    std::int64_t steps_per_epoch = 0;
+    std::int64_t epochs = 0;
+    std::int64_t batch_size = 0;
+    std::int64_t train_pairs = 0;
+    double residual_norm = 0;  // median, for the vector's share of it
+  };
+
+  // `display` is null on ranks that stay silent; it must outlive the observer.
+  RunObserver(Context context, ProgressDisplay* display);
+
+  void on_step(const StepRow& row) override;
+  void on_evaluation(const std::vector<EvalRow>& rows) override;
+  // A save that fails in mid-run is reported and the run goes on with the old file; the last one
+  // throws.
+  void save(const TrainingRecord& record, RunStatus status) override;
+  bool stop_requested() const override;
+
+ private:
+  std::int64_t pairs_in_step(std::int64_t step) const;
+
+  Context context_;
+  ProgressDisplay* display_;
+};
+
+}  // namespace bipo

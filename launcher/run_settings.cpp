@@ -1,0 +1,188 @@
+#include "launcher/run_settings.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "collectives/errors.hpp"
+
+namespace bipo {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Settings that may differ between a run and its continuation: they place the work or name files,
+// but do not shape the result.
+constexpr const char* kPlacement[] = {"model",   "train",      "test",         "out",       "dp",
+                                      "threads", "save_every", "cache_budget", "world_size"};
+
+bool is_placement(const std::string& name) {
+  return std::find(std::begin(kPlacement), std::end(kPlacement), name) != std::end(kPlacement);
+}
+
+std::string absolute_text(const std::filesystem::path& path) {
+  return path.empty() ? "" : std::filesystem::absolute(path).lexically_normal().string();
+}
+
+std::string yes_no(bool value) {
+  return value ? "yes" : "no";
+}
+
+std::string bytes_text(std::uint64_t bytes) {
+  constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
+  return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / kGiB);
+}
+
+}  // namespace
+
+std::string settings_to_json(const RunSettings& settings, const TrainingInputs& inputs,
+                             const Topology& topology) {
+  const TrainOptions& options = settings.options;
+  Json json;
+  json["model"] = absolute_text(options.model);
+  json["model_fingerprint"] = fmt::format("{:016x}", inputs.weights->fingerprint());
+  json["train"] = absolute_text(options.train);
+  json["train_pairs"] = inputs.train.size();
+  json["test"] = absolute_text(options.test);
+  json["test_pairs"] = inputs.test.size();
+  json["tokens_hash"] = fmt::format("{:016x}", inputs.tokens_hash);
+  json["layer"] = options.layer;
+  json["out"] = absolute_text(options.out);
+  json["epochs"] = options.epochs;
+  json["max_steps"] = options.max_steps;
+  json["batch_size"] = options.batch_size;
+  json["micro_batch"] = settings.micro_batch;
+  json["lr"] = options.lr;
+  json["lr_unit"] = options.lr_unit;
+  json["beta"] = options.beta;
+  json["weight_decay"] = options.weight_decay;
+  json["max_grad_norm"] = options.max_grad_norm;
+  json["warmup_steps"] = options.warmup_steps;
+  json["sign"] = options.sign;
+  json["shuffle"] = options.shuffle;
+  json["seed"] = options.seed;
+  json["multipliers"] = options.multipliers;
+  json["eval_every"] = options.eval_every;
+  json["save_every"] = options.save_every;
+  json["dtype"] = settings.dtype;
+  json["device"] = settings.device;
+  json["world_size"] = topology.world();
+  json["tp"] = topology.tp();
+  json["dp"] = topology.dp();
+  json["threads"] = settings.threads.threads;
+  json["deterministic"] = options.deterministic;
+  json["system_prompt"] = options.system_prompt;
+  json["chat_template"] = inputs.chat_template;
+  json["no_eos"] = options.no_eos;
+  json["no_bos"] = options.no_bos;
+  json["max_length"] = inputs.max_length;
+  json["skip_bad"] = options.skip_bad;
+  json["cache_budget"] = settings.cache_budget;
+  return json.dump();
+}
+
+std::vector<SettingGroup> settings_table(const RunSettings& settings, const TrainingInputs& inputs,
+                                         const Topology& topology) {
+  const TrainOptions& o = settings.options;
+  const ModelConfig& c = inputs.config;
+  std::string system_prompt = o.system_prompt.empty() ? "(none)" : o.system_prompt;
+  if (!inputs.implied_system_text.empty()) {
+    system_prompt =
+        fmt::format("(none sent; the template puts \"{}\")", inputs.implied_system_text);
+  }
+  return {
+      {"model",
+       {{"directory", o.model.string()},
+        {"architecture",
+         fmt::format(
+             "{}, {} blocks, hidden {}, {} query and {} key/value heads of {}, vocabulary {}",
+             c.architecture, c.blocks, c.hidden, c.heads, c.kv_heads, c.head_size, c.vocabulary)},
+        {"layer", fmt::format("{} (output of block {} of 0..{})", o.layer, o.layer, c.blocks - 1)},
+        {"dtype", fmt::format("{} products, fp32 residual stream and vector", settings.dtype)}}},
+      {"data",
+       {{"train", fmt::format("{} ({} pairs)", o.train.string(), inputs.train.size())},
+        {"test", o.test.empty()
+                     ? "(none)"
+                     : fmt::format("{} ({} pairs)", o.test.string(), inputs.test.size())},
+        {"chat template", inputs.chat_template},
+        {"system prompt", system_prompt},
+        {"eos / bos", fmt::format("{} / {}", o.no_eos ? "none added" : "one after each answer",
+                                  o.no_bos ? "none added" : "where the tokenizer has one")},
+        {"max length", fmt::format("{} tokens", inputs.max_length)},
+        {"skip bad rows", yes_no(o.skip_bad)}}},
+      {"training",
+       {{"epochs", fmt::format("{}", o.epochs)},
+        {"max steps", o.max_steps == 0 ? "no limit" : fmt::format("{}", o.max_steps)},
+        {"batch",
+         fmt::format("{} pairs in micro-batches of {}", o.batch_size, settings.micro_batch)},
+        {"learning rate",
+         fmt::format("{} ({}), {} warm-up steps, cosine to 0", o.lr, o.lr_unit, o.warmup_steps)},
+        {"AdamW", fmt::format("betas 0.9 0.999, eps 1e-8, weight decay {}", o.weight_decay)},
+        {"max grad norm",
+         o.max_grad_norm == 0 ? "no clipping" : fmt::format("{}", o.max_grad_norm)},
+        {"beta", fmt::format("{}", o.beta)},
+        {"sign", o.sign},
+        {"shuffle", o.shuffle ? "on" : "off"},
+        {"seed", fmt::format("{}", o.seed)},
+        {"deterministic", yes_no(o.deterministic)}}},
+      {"evaluation and output",
+       {{"multipliers", fmt::format("{}", fmt::join(o.multipliers, ", "))},
+        {"eval every", o.eval_every == 0 ? "never" : fmt::format("{} epochs", o.eval_every)},
+        {"save every", fmt::format("{} s", o.save_every)},
+        {"out", o.out.string()}}},
+      {"machine",
+       {{"ranks", topology.to_string()},
+        {"device", fmt::format("{}, collectives: {}", settings.device, settings.backend)},
+        {"threads per rank",
+         fmt::format("{} ({})", settings.threads.threads, settings.threads.reason)},
+        {"cache budget", fmt::format("{} per rank", bytes_text(settings.cache_budget))}}},
+  };
+}
+
+std::int64_t stored_integer(const std::string& config, const std::string& name) {
+  const Json json = Json::parse(config, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object() || !json.contains(name) || !json[name].is_number_integer()) {
+    throw UserError(fmt::format("the run file's config has no integer \"{}\"", name));
+  }
+  return json[name].get<std::int64_t>();
+}
+
+void check_same_settings(const std::string& stored, const std::string& now,
+                         const std::string& file) {
+  const Json before = Json::parse(stored, nullptr, /*allow_exceptions=*/false);
+  const Json after = Json::parse(now);
+  if (!before.is_object()) {
+    throw UserError(fmt::format(
+        "{}: its config is not a JSON object; it was not written by this program", file));
+  }
+  std::vector<std::string> differences;
+  for (const auto& [name, value] : after.items()) {
+    const Json old = before.value(name, Json());
+    if (!is_placement(name) && old != value) {
+      differences.push_back(fmt::format("{} was {}, now {}", name, old.dump(), value.dump()));
+    }
+  }
+  if (!differences.empty()) {
+    throw UserError(fmt::format(
+        "--resume: {} was made with other settings ({}); use the same ones, or another --out, or "
+        "--overwrite",
+        file, fmt::join(differences, "; ")));
+  }
+}
+
+std::vector<std::string> harmless_differences(const std::string& stored, const std::string& now) {
+  const Json before = Json::parse(stored, nullptr, /*allow_exceptions=*/false);
+  const Json after = Json::parse(now);
+  std::vector<std::string> warnings;
+  if (before.value("threads", Json()) != after["threads"]) {
+    warnings.push_back(fmt::format(
+        "threads per rank were {}, now {}: the result may differ in its last bits from an "
+        "uninterrupted run's",
+        before.value("threads", Json()).dump(), after["threads"].dump()));
+  }
+  return warnings;
+}
+
+}  // namespace bipo

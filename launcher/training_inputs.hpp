@@ -1,0 +1,32 @@
+// Everything a training run reads before it starts: model configuration, weights' headers, token
+// pairs.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "datasets/token_pairs.hpp"
+#include "launcher/options.hpp"
+#include "trainer/model/config.hpp"
+#include "trainer/model/weights.hpp"
+
+namespace bipo {
+
+struct TrainingInputs {
+  ModelConfig config;
+  std::unique_ptr<WeightSource> weights;
+  std::string chat_template;        // name of the family
+  std::string implied_system_text;  // what the template adds where no system prompt is sent
+  std::int64_t max_length = 0;      // tokens, effective
+  std::vector<TokenPair> train;
+  std::vector<TokenPair> test;        // empty where there is no --test
+  std::uint64_t tokens_hash = 0;      // of both sets' ids
+  std::vector<std::string> warnings;  // rows left out, a system prompt that had to move
+};
+
+// Reads and checks all of it; nothing heavy is loaded.  Throws UserError.
+TrainingInputs read_training_inputs(const TrainOptions& options);
+
+}  // namespace bipo
