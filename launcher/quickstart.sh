@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# Sets everything up on Debian 12, then trains a steering vector on the sample data under mpirun.
+set -euo pipefail
+# shellcheck source=launcher/setup.sh
+. "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+usage() {
+  cat <<'TEXT'
+Usage: launcher/quickstart.sh [--cuda] [--ranks N]
+
+Installs what is missing, builds bipo-dist, converts SmolLM2-135M-Instruct and trains a steering vector
+on datasets/sample under mpirun. Run it again at any time: what is there is kept, and each run writes a
+new file runs/quickstart-NNN.h5.
+
+  --cuda     build the CUDA and NCCL program (the default where nvidia-smi finds a GPU)
+  --ranks N  MPI ranks; default: two, or fewer where there are fewer cores (GPUs, if it runs on them)
+  --help     this text
+
+Downloads and environments are kept in $BIPO_CACHE (default ~/.cache/bipo-dist).
+TEXT
+}
+
+usage_error() {
+  printf 'quickstart.sh: %s\n\n' "$1" >&2
+  usage >&2
+  exit 2
+}
+
+cuda=false
+ranks=
+while (($#)); do
+  case $1 in
+    --cuda) cuda=true ;;
+    --ranks)
+      [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || usage_error "--ranks needs a number from 1, not '${2:-}'"
+      ranks=$2
+      shift
+      ;;
+    --help)
+      usage
+      exit 0
+      ;;
+    *) usage_error "unknown option '$1'" ;;
+  esac
+  shift
+done
+
+default_ranks() {
+  if has_gpu; then
+    smaller 2 "$(nvidia-smi -L | wc -l)"
+  else
+    smaller 2 "$(nproc)"
+  fi
+}
+
+next_run_file() {
+  local number=1
+  while [[ -e $(printf 'runs/quickstart-%03d.h5' "$number") ]]; do
+    number=$((number + 1))
+  done
+  printf 'runs/quickstart-%03d.h5' "$number"
+}
+
+# Few cores: ranks that spin or are bound to one core would starve each other.
+prepare_mpi() {
+  export OMPI_MCA_mpi_yield_when_idle=1
+  # After a stop signal the ranks still write their checkpoint.
+  export OMPI_MCA_odls_base_sigkill_timeout=60
+  if ((EUID == 0)); then
+    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+  fi
+}
+
+cd "$BIPO_SOURCE"
+install_packages "${BUILD_PACKAGES[@]}"
+ensure_venv cpu
+ensure_model
+if $cuda || has_gpu; then
+  build="build-cuda"
+  ensure_venv full
+  configure_cuda
+else
+  build="build"
+  configure_release
+fi
+build_targets "$build" bipo-dist
+
+prepare_mpi
+ranks=${ranks:-$(default_ranks)}
+mpi_options=(-np "$ranks" --bind-to none)
+if ((ranks > $(nproc))); then
+  mpi_options+=(--oversubscribe)
+fi
+mkdir -p runs
+out=$(next_run_file)
+command=(mpirun "${mpi_options[@]}" "$build/bipo-dist" train --model "$BIPO_MODEL"
+  --train datasets/sample/train.csv --test datasets/sample/test.csv --layer 15
+  --lr-unit residual --lr 3e-3 --warmup-steps 10 --epochs 3 --batch-size 4 --out "$out")
+say "${command[*]}"
+status=0
+"${command[@]}" || status=$?
+
+if [[ -e $out ]]; then
+  cat <<TEXT
+
+The run file is $out. To look at it:
+  $build/bipo-dist inspect $out
+  python3 -c 'import h5py, pandas; print(pandas.DataFrame(h5py.File("$out")["evals"][:]))'
+TEXT
+fi
+exit "$status"

@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# Sets up, builds and runs every test, or those of the release build that its arguments select by ctest.
+set -euo pipefail
+# shellcheck source=launcher/setup.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../launcher/setup.sh"
+
+if [[ ${1:-} == --help ]]; then
+  cat <<'TEXT'
+Usage: tests/run.sh [CTEST-ARGUMENT...]
+
+Without arguments: format check, all tests of the release build but the long ones, the GPU tests where
+there is a GPU, and the unit tests under the address and undefined-behaviour sanitizers.
+With arguments: only the release build's tests that ctest selects by them, for example
+  tests/run.sh -R tokenizer      by name
+  tests/run.sh -L long           by label: unit, mpi, failure, reference, long
+TEXT
+  exit 0
+fi
+
+REFERENCE=$BIPO_CACHE/reference/reference.h5
+GPU_TESTS=test_mpi
+PYTHON=$BIPO_CACHE/venv-full/bin/python
+summary=()
+failed=false
+
+# check NAME COMMAND...: runs a part and notes how it went; the parts after it run all the same.
+check() {
+  local name=$1
+  shift
+  say "$name"
+  if "$@"; then
+    summary+=("$name: passed")
+  else
+    summary+=("$name: FAILED")
+    failed=true
+  fi
+}
+
+# The key covers all that the data depends on: the scripts, the converted model, the pairs, the versions.
+reference_key() {
+  sha256sum tests/reference/{make_reference,pair_tokens,plain_bipo}.py datasets/sample/test.csv \
+    launcher/requirements-full.txt "$BIPO_MODEL/conversion.json"
+}
+
+ensure_reference() {
+  if [[ -e $REFERENCE && $(cat "$REFERENCE.key" 2>/dev/null) == "$(reference_key)" ]]; then
+    say "reference data: up to date"
+    return
+  fi
+  say "reference data: made by plain PyTorch, takes some minutes"
+  mkdir -p "$(dirname "$REFERENCE")"
+  rm -f "$REFERENCE.key"
+  "$PYTHON" tests/reference/make_reference.py --model "$BIPO_MODEL" \
+    --pairs datasets/sample/test.csv --out "$REFERENCE"
+  reference_key >"$REFERENCE.key"
+}
+
+check_format() {
+  git ls-files -z '*.cpp' '*.hpp' | xargs -0 -r clang-format --dry-run -Werror --ferror-limit=1
+}
+
+# run_ctest DIR ARGUMENT...
+run_ctest() {
+  ctest --test-dir "$1" --output-on-failure --no-tests=error -j2 "${@:2}"
+}
+
+test_cuda_build() {
+  configure_cuda && build_targets build-cuda bipo-dist "$GPU_TESTS"
+}
+
+test_sanitized_units() {
+  ensure_configured asan-ubsan build-asan cpu -DBIPO_TEST_CACHE="$BIPO_CACHE" \
+    && build_targets build-asan all && run_ctest build-asan -L unit
+}
+
+report() {
+  printf '\nSummary\n'
+  printf '  %s\n' "${summary[@]}"
+  if $failed; then
+    exit 1
+  fi
+}
+
+cd "$BIPO_SOURCE"
+install_packages "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
+ensure_venv cpu
+ensure_venv full
+ensure_model
+ensure_reference
+configure_release
+build_targets build all
+
+if (($#)); then
+  check "selected tests of build/" run_ctest build "$@"
+  summary+=("format, GPU and sanitizer tests: not run (tests were selected)")
+  report
+  exit 0
+fi
+
+check "format" check_format
+check "tests of build/" run_ctest build -LE '^(long|gpu)$'
+check "build of build-cuda/" test_cuda_build
+if ! has_gpu; then
+  summary+=("gpu tests: not run (no GPU)")
+elif [[ -e build-cuda/bipo-dist ]]; then
+  check "gpu tests of build-cuda/" run_ctest build-cuda -L '^gpu$'
+fi
+check "unit tests of build-asan/ (sanitizers)" test_sanitized_units
+report
