@@ -1,0 +1,422 @@
+// Command lines and INI files against the structs and the messages that the design asks for.
+#include "launcher/options.hpp"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+#include <limits>
+
+#include "collectives/errors.hpp"
+#include "launcher/suggest.hpp"
+#include "launcher/version.hpp"
+
+namespace bipo {
+namespace {
+
+using Words = std::vector<std::string>;
+
+Words train_words(const Words& extra) {
+  Words words = {"train", "--model", "m", "--train", "t.csv", "--layer", "3", "--out", "run.h5"};
+  words.insert(words.end(), extra.begin(), extra.end());
+  return words;
+}
+
+TrainOptions parsed(const Words& extra) {
+  return std::get<TrainOptions>(parse_command_line(train_words(extra)));
+}
+
+std::string printed(const Words& words) {
+  return std::get<PrintAndExit>(parse_command_line(words)).text;
+}
+
+// The message of the UserError that the words must raise.
+std::string error_of(const Words& words) {
+  try {
+    parse_command_line(words);
+  } catch (const UserError& error) {
+    return error.what();
+  }
+  ADD_FAILURE() << "no UserError";
+  return "";
+}
+
+std::string train_error(const Words& extra) {
+  return error_of(train_words(extra));
+}
+
+void expect_parts(const std::string& message, const Words& parts) {
+  for (const std::string& part : parts) {
+    EXPECT_NE(message.find(part), std::string::npos) << "'" << part << "' not in: " << message;
+  }
+}
+
+// An INI file that is gone with the object.
+class IniFile {
+ public:
+  explicit IniFile(const std::string& text)
+      : path_(testing::TempDir() + "options_test_" + std::to_string(getpid()) + ".ini") {
+    std::ofstream(path_) << text;
+  }
+  IniFile(const IniFile&) = delete;
+  IniFile& operator=(const IniFile&) = delete;
+  ~IniFile() { std::filesystem::remove(path_); }
+
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+TEST(TrainOptions, RequiredOnesAloneLeaveThePapersDefaults) {
+  const TrainOptions options = parsed({});
+  EXPECT_EQ(options.model, "m");
+  EXPECT_EQ(options.train, "t.csv");
+  EXPECT_EQ(options.layer, 3);
+  EXPECT_EQ(options.out, "run.h5");
+  EXPECT_TRUE(options.test.empty());
+  EXPECT_EQ(options.epochs, 20);
+  EXPECT_EQ(options.max_steps, 0);
+  EXPECT_EQ(options.batch_size, 4);
+  EXPECT_FALSE(options.micro_batch);
+  EXPECT_EQ(options.lr, 5e-4);
+  EXPECT_EQ(options.lr_unit, "absolute");
+  EXPECT_EQ(options.beta, 0.1);
+  EXPECT_EQ(options.weight_decay, 0);
+  EXPECT_EQ(options.max_grad_norm, 1);
+  EXPECT_EQ(options.warmup_steps, 100);
+  EXPECT_EQ(options.sign, "batch");
+  EXPECT_TRUE(options.shuffle);
+  EXPECT_EQ(options.seed, 11U);
+  EXPECT_EQ(options.multipliers, (std::vector<double>{-1, 0, 1}));
+  EXPECT_EQ(options.save_every, 30);
+  EXPECT_EQ(options.system_prompt, "You are a helpful, honest and concise assistant.");
+  EXPECT_FALSE(options.resume || options.overwrite || options.deterministic || options.no_eos ||
+               options.no_bos || options.skip_bad);
+}
+
+TEST(TrainOptions, EveryOptionReachesItsField) {
+  const TrainOptions options = parsed({"--test",
+                                       "held.jsonl",
+                                       "--overwrite",
+                                       "--epochs",
+                                       "2",
+                                       "--max-steps",
+                                       "7",
+                                       "--batch-size",
+                                       "8",
+                                       "--micro-batch",
+                                       "3",
+                                       "--lr",
+                                       "0.01",
+                                       "--lr-unit",
+                                       "residual",
+                                       "--beta",
+                                       "0.2",
+                                       "--weight-decay",
+                                       "0.05",
+                                       "--max-grad-norm",
+                                       "0",
+                                       "--warmup-steps",
+                                       "9",
+                                       "--sign",
+                                       "pair",
+                                       "--shuffle",
+                                       "off",
+                                       "--seed",
+                                       "18446744073709551615",
+                                       "--multipliers",
+                                       "2,-0.5",
+                                       "--eval-every",
+                                       "0",
+                                       "--save-every",
+                                       "1.5",
+                                       "--dtype",
+                                       "bf16",
+                                       "--device",
+                                       "cuda",
+                                       "--tp",
+                                       "4",
+                                       "--dp",
+                                       "6",
+                                       "--threads",
+                                       "5",
+                                       "--deterministic",
+                                       "--system-prompt",
+                                       "Be brief.",
+                                       "--chat-template",
+                                       "chatml",
+                                       "--no-eos",
+                                       "--no-bos",
+                                       "--max-length",
+                                       "512",
+                                       "--skip-bad",
+                                       "--cache-budget",
+                                       "3M"});
+  EXPECT_EQ(options.test, "held.jsonl");
+  EXPECT_TRUE(options.overwrite && !options.resume);
+  EXPECT_EQ(options.epochs, 2);
+  EXPECT_EQ(options.max_steps, 7);
+  EXPECT_EQ(options.batch_size, 8);
+  EXPECT_EQ(options.micro_batch, 3);
+  EXPECT_EQ(options.lr, 0.01);
+  EXPECT_EQ(options.lr_unit, "residual");
+  EXPECT_EQ(options.beta, 0.2);
+  EXPECT_EQ(options.weight_decay, 0.05);
+  EXPECT_EQ(options.max_grad_norm, 0);
+  EXPECT_EQ(options.warmup_steps, 9);
+  EXPECT_EQ(options.sign, "pair");
+  EXPECT_FALSE(options.shuffle);
+  EXPECT_EQ(options.seed, std::numeric_limits<std::uint64_t>::max());
+  EXPECT_EQ(options.multipliers, (std::vector<double>{2, -0.5}));
+  EXPECT_EQ(options.eval_every, 0);
+  EXPECT_EQ(options.save_every, 1.5);
+  EXPECT_EQ(options.dtype, "bf16");
+  EXPECT_EQ(options.device, "cuda");
+  EXPECT_EQ(options.tp, 4);
+  EXPECT_EQ(options.dp, 6);
+  EXPECT_EQ(options.threads, 5);
+  EXPECT_TRUE(options.deterministic && options.no_eos && options.no_bos && options.skip_bad);
+  EXPECT_EQ(options.system_prompt, "Be brief.");
+  EXPECT_EQ(options.chat_template, "chatml");
+  EXPECT_EQ(options.max_length, 512);
+  EXPECT_EQ(options.cache_budget, 3U * 1024 * 1024);
+}
+
+TEST(TrainOptions, AutoMeansNothingFixed) {
+  const TrainOptions options =
+      parsed({"--micro-batch=auto", "--dp=auto", "--threads=auto", "--cache-budget=auto"});
+  EXPECT_FALSE(options.micro_batch || options.dp || options.threads || options.cache_budget);
+}
+
+TEST(CommandLine, ValuesMayBeginWithADashOrStandBehindAnEqualsSign) {
+  EXPECT_EQ(parsed({"--multipliers", "-2,-1,0"}).multipliers, (std::vector<double>{-2, -1, 0}));
+  EXPECT_EQ(parsed({"--multipliers=-2,+1e-1"}).multipliers, (std::vector<double>{-2, 0.1}));
+  EXPECT_EQ(parsed({"--lr=1e-3"}).lr, 1e-3);
+  EXPECT_EQ(parsed({"--lr", "1e-3"}).lr, 1e-3);
+  EXPECT_EQ(parsed({"--system-prompt=--a = b # c"}).system_prompt, "--a = b # c");
+}
+
+TEST(CommandLine, SystemPromptMayBeEmpty) {
+  EXPECT_EQ(parsed({"--system-prompt", ""}).system_prompt, "");
+  EXPECT_EQ(parsed({"--system-prompt="}).system_prompt, "");
+}
+
+TEST(CommandLine, CacheBudgetTakesBinaryUnits) {
+  EXPECT_EQ(parsed({"--cache-budget", "12"}).cache_budget, 12U);
+  EXPECT_EQ(parsed({"--cache-budget", "2k"}).cache_budget, 2048U);
+  EXPECT_EQ(parsed({"--cache-budget", "5G"}).cache_budget, 5368709120U);
+  expect_parts(train_error({"--cache-budget", "17179869184G"}), {"--cache-budget", "17179869184G"});
+}
+
+TEST(CommandLine, MissingRequiredOptionsAreListedAtOnce) {
+  expect_parts(error_of({"train"}), {"--model", "--train", "--layer", "--out"});
+  const std::string message = error_of({"train", "--layer", "1", "--model", "m"});
+  expect_parts(message, {"--train", "--out"});
+  EXPECT_EQ(message.find("--layer"), std::string::npos);
+}
+
+TEST(CommandLine, UnknownOptionsNameTheNearest) {
+  expect_parts(train_error({"--lrr", "1"}), {"--lrr", "nearest is --lr;"});
+  expect_parts(train_error({"--beat=1"}), {"--beat;", "nearest is --beta;"});
+  expect_parts(train_error({"--multi", "1"}), {"--multi;", "nearest is --multipliers;"});
+  expect_parts(train_error({"-lr", "1"}), {"-lr;", "nearest is --lr;"});
+  expect_parts(train_error({"--save_every", "1"}), {"nearest is --save-every;"});
+}
+
+TEST(CommandLine, AbbreviationsAreNotGuessed) {
+  expect_parts(train_error({"--epoch", "1"}), {"unknown option --epoch;", "--epochs"});
+}
+
+TEST(CommandLine, WordsThatBelongToNoOptionAreErrors) {
+  expect_parts(train_error({"more.csv"}), {"'more.csv'"});
+  expect_parts(train_error({"--resume", "run.h5"}), {"'run.h5'"});
+  expect_parts(train_error({"--", "more.csv"}), {"'more.csv'"});
+}
+
+TEST(CommandLine, FlagsTakeNoValue) {
+  expect_parts(train_error({"--resume=yes"}), {"--resume"});
+}
+
+TEST(CommandLine, AnOptionIsNoValueOfAnother) {
+  expect_parts(train_error({"--test", "--skip-bad"}), {"--test", "--skip-bad", "needs a value"});
+  expect_parts(train_error({"--test"}), {"--test"});
+}
+
+TEST(CommandLine, RepetitionIsAnError) {
+  expect_parts(train_error({"--lr", "1", "--lr", "1"}), {"lr", "second time"});
+  expect_parts(train_error({"--skip-bad", "--skip-bad"}), {"--skip-bad", "second time"});
+}
+
+TEST(CommandLine, ResumeAndOverwriteExcludeEachOther) {
+  expect_parts(train_error({"--resume", "--overwrite"}), {"--resume", "--overwrite"});
+}
+
+TEST(CommandLine, MicroBatchIsPartOfTheBatch) {
+  EXPECT_EQ(parsed({"--micro-batch", "4"}).micro_batch, 4);
+  expect_parts(train_error({"--micro-batch", "5"}), {"--micro-batch 5", "--batch-size 4"});
+}
+
+struct BadValue {
+  const char* option;
+  const char* value;
+  const char* rule;
+};
+
+constexpr BadValue kBadValues[] = {{"model", "", "path"},
+                                   {"layer", "-1", "from 0"},
+                                   {"layer", "1.5", "whole number"},
+                                   {"layer", " 1", "whole number"},
+                                   {"epochs", "0", "from 1"},
+                                   {"epochs", "3x", "whole number"},
+                                   {"epochs", "9223372036854775808", "2^63 - 1"},
+                                   {"max-steps", "-1", "from 0"},
+                                   {"batch-size", "0", "from 1"},
+                                   {"micro-batch", "0", "from 1"},
+                                   {"micro-batch", "all", "or auto"},
+                                   {"lr", "0", "above 0"},
+                                   {"lr", "-1", "above 0"},
+                                   {"lr", "inf", "finite"},
+                                   {"lr", "nan", "finite"},
+                                   {"lr", "1e999", "finite"},
+                                   {"lr", "1e-3,", "finite"},
+                                   {"lr", "", "finite"},
+                                   {"beta", "0", "above 0"},
+                                   {"weight-decay", "-0.1", "0 or above"},
+                                   {"max-grad-norm", "-1", "0 or above"},
+                                   {"warmup-steps", "-1", "from 0"},
+                                   {"sign", "Plus", "batch, pair, both, plus, minus"},
+                                   {"lr-unit", "rms", "absolute, residual"},
+                                   {"shuffle", "yes", "on, off"},
+                                   {"seed", "-1", "from 0"},
+                                   {"seed", "18446744073709551616", "2^64 - 1"},
+                                   {"multipliers", "", "finite"},
+                                   {"multipliers", "1,,2", "finite"},
+                                   {"multipliers", "1,nan", "finite"},
+                                   {"multipliers", "1,2,1.0", "twice"},
+                                   {"multipliers", "0,-0", "twice"},
+                                   {"eval-every", "-1", "from 0"},
+                                   {"save-every", "-1", "0 or above"},
+                                   {"dtype", "fp16", "auto, fp32, bf16"},
+                                   {"device", "gpu", "auto, cpu, cuda"},
+                                   {"tp", "0", "from 1"},
+                                   {"dp", "0", "from 1"},
+                                   {"threads", "0", "or auto"},
+                                   {"max-length", "-1", "from 0"},
+                                   {"cache-budget", "G", "bytes"},
+                                   {"cache-budget", "-1", "bytes"},
+                                   {"cache-budget", "1.5G", "bytes"},
+                                   {"chat-template", "", "empty"}};
+
+// The required options, but with `bad` in the place of its own.
+Words words_with(const BadValue& bad) {
+  const std::string option = std::string("--") + bad.option;
+  Words words = train_words({option + "=" + bad.value});
+  const auto given = std::find(words.begin(), words.end(), option);
+  if (given != words.end()) {
+    words.erase(given, given + 2);
+  }
+  return words;
+}
+
+TEST(BadValues, NameOptionValueAndRule) {
+  for (const BadValue& bad : kBadValues) {
+    SCOPED_TRACE(std::string(bad.option) + " = " + bad.value);
+    expect_parts(error_of(words_with(bad)),
+                 {bad.option, std::string("'") + bad.value + "'", bad.rule});
+  }
+}
+
+TEST(ConfigFile, GivesWhatTheCommandLineDoesNot) {
+  const IniFile file(
+      "# a comment\n; another\n\n[train]\nmodel = dir with blanks\r\ntrain=t\nlayer\t= 7\nout = "
+      "o.h5\n"
+      "lr = 0.5\nresume = true\nno-eos = false\n");
+  const auto options = std::get<TrainOptions>(
+      parse_command_line({"train", "--lr", "0.25", "--config", file.path()}));
+  EXPECT_EQ(options.model, "dir with blanks");
+  EXPECT_EQ(options.layer, 7);
+  EXPECT_EQ(options.lr, 0.25);
+  EXPECT_TRUE(options.resume);
+  EXPECT_FALSE(options.no_eos);
+}
+
+TEST(ConfigFile, ValuesSurviveAsWritten) {
+  const IniFile file("system-prompt =  Say \"#1\" = best; then stop # really \n");
+  EXPECT_EQ(parsed({"--config", file.path()}).system_prompt,
+            "Say \"#1\" = best; then stop # really");
+}
+
+TEST(ConfigFile, MistakesNameFileAndLine) {
+  const auto error_in = [](const std::string& text) {
+    const IniFile file(text);
+    std::string message = train_error({"--config", file.path()});
+    expect_parts(message, {file.path()});
+    return message;
+  };
+  expect_parts(error_in("lr = 1\n\nlearning-rate = 1\n"), {":3", "'learning-rate'", "nearest is"});
+  expect_parts(error_in("warmup_steps = 1\n"), {":1", "nearest is warmup-steps;"});
+  expect_parts(error_in("lr = 0\n"), {":1: lr = '0'", "above 0"});
+  expect_parts(error_in("\nlr\n"), {":2", "option = value"});
+  expect_parts(error_in("lr = 1\nlr = 2\n"), {":2", "second time"});
+  expect_parts(error_in("resume = yes\n"), {":1", "true, false"});
+  expect_parts(error_in("[sweep]\nlr = 1\n"), {":2", "[sweep]"});
+  expect_parts(error_in("config = other.ini\n"), {":1", "command line only"});
+}
+
+TEST(ConfigFile, MissingFileIsAnError) {
+  expect_parts(train_error({"--config", "/nonexistent.ini"}), {"/nonexistent.ini"});
+  expect_parts(train_error({"--config", "/"}), {"--config /"});
+}
+
+TEST(Commands, InspectTakesOneFile) {
+  const auto options = std::get<InspectOptions>(parse_command_line({"inspect", "run.h5"}));
+  EXPECT_EQ(options.run_file, "run.h5");
+  expect_parts(error_of({"inspect"}), {"one run file"});
+  expect_parts(error_of({"inspect", "a", "b"}), {"one run file"});
+  expect_parts(error_of({"inspect", "--hepl"}), {"--hepl", "--help"});
+}
+
+TEST(Commands, UnknownOnesNameTheNearest) {
+  expect_parts(error_of({"trian"}), {"'trian'", "nearest is train;"});
+  expect_parts(error_of({"inpsect", "x"}), {"nearest is inspect;"});
+  expect_parts(error_of({}), {"--help"});
+}
+
+TEST(Commands, VersionComesFromTheBuild) {
+  expect_parts(printed({"--version"}), {"bipo-dist", kProgramVersion, kGitCommit});
+}
+
+TEST(Help, ListsEveryOptionOfTheDesignOnALineOfItsOwn) {
+  const std::string help = printed({"train", "--help"});
+  for (
+      const char* name :
+      {"model",         "train",  "test",         "layer",         "out",           "resume",
+       "overwrite",     "epochs", "max-steps",    "batch-size",    "micro-batch",   "lr",
+       "lr-unit",       "beta",   "weight-decay", "max-grad-norm", "warmup-steps",  "sign",
+       "shuffle",       "seed",   "multipliers",  "eval-every",    "save-every",    "dtype",
+       "device",        "tp",     "dp",           "threads",       "deterministic", "system-prompt",
+       "chat-template", "no-eos", "no-bos",       "max-length",    "skip-bad",      "cache-budget",
+       "config",        "help"}) {
+    const std::string start = std::string("\n  --") + name + " ";
+    EXPECT_NE(help.find(start), std::string::npos) << name;
+  }
+  expect_parts(help, {"Exit codes", "75", "Example", "(default 20)", "(default -1,0,1)"});
+}
+
+TEST(Help, IsGivenWhateverElseIsWrong) {
+  EXPECT_EQ(printed({"train", "--nonsense", "--help"}), printed({"train", "-h"}));
+  expect_parts(printed({"inspect", "--help"}), {"bipo-dist inspect"});
+  expect_parts(printed({"--help"}), {"train", "inspect", "--version"});
+}
+
+TEST(NearestName, CountsEditsWithSwapsAndPrefersWhatTheWordBegins) {
+  EXPECT_EQ(nearest_name("abdc", {"abxx", "abcd"}), "abcd");
+  EXPECT_EQ(nearest_name("kitten", {"mitt", "sitting"}), "mitt");  // 3 edits each: the first
+  EXPECT_EQ(nearest_name("LR", {"tp", "lr"}), "lr");
+  EXPECT_EQ(nearest_name("mu", {"mo", "multipliers"}), "multipliers");
+}
+
+}  // namespace
+}  // namespace bipo
