@@ -208,22 +208,31 @@ at::Tensor device_identity() {
   return bytes;
 }
 
-// NCCL can hang when two ranks of a communicator share a device.
-void refuse_shared_devices(Communicator& host_group) {
-  const at::Tensor all = host_group.all_gather(device_identity());
-  for (int a = 0; a < host_group.size(); ++a) {
-    for (int b = a + 1; b < host_group.size(); ++b) {
-      if (all[a].equal(all[b])) {
-        throw UserError(
-            fmt::format("ranks {} and {} of a group are on the same CUDA device ({}); start one "
-                        "rank per device",
-                        a, b, reinterpret_cast<const char*>(all[a].data_ptr())));
-      }
-    }
+// Throws on every rank of the group when any has a `failure`.
+void require_success_everywhere(Communicator& host_group, const std::string& failure) {
+  const at::Tensor failed = at::full({1}, failure.empty() ? 0 : 1, at::kLong);
+  host_group.all_reduce(failed, ReduceOp::kMax);
+  if (failed.item<std::int64_t>() != 0) {
+    throw EnvironmentError(failure.empty() ? "NCCL: another rank could not join the communicator"
+                                           : failure);
   }
 }
 
 }  // namespace
+
+std::string find_shared_device(Communicator& world) {
+  const at::Tensor all = world.all_gather(device_identity());
+  for (int a = 0; a < world.size(); ++a) {
+    for (int b = a + 1; b < world.size(); ++b) {
+      if (all[a].equal(all[b])) {
+        return fmt::format(
+            "ranks {} and {} are on the same CUDA device ({}); start one rank per device", a, b,
+            reinterpret_cast<const char*>(all[a].data_ptr()));
+      }
+    }
+  }
+  return "";
+}
 
 std::unique_ptr<Communicator> make_nccl_communicator(Communicator& host_group) {
   int linked = 0;
@@ -232,8 +241,6 @@ std::unique_ptr<Communicator> make_nccl_communicator(Communicator& host_group) {
     throw EnvironmentError(
         fmt::format("NCCL: built for version code {}, running with {}", NCCL_VERSION_CODE, linked));
   }
-  refuse_shared_devices(host_group);
-
   ncclUniqueId id{};
   std::string failure;
   if (host_group.rank() == 0) {
@@ -242,6 +249,7 @@ std::unique_ptr<Communicator> make_nccl_communicator(Communicator& host_group) {
       failure = fmt::format("NCCL: ncclGetUniqueId failed: {}", ncclGetErrorString(result));
     }
   }
+  require_success_everywhere(host_group, failure);
   at::Tensor id_bytes = at::empty({static_cast<std::int64_t>(sizeof(id))}, at::kByte);
   std::memcpy(id_bytes.data_ptr(), &id, sizeof(id));
   host_group.broadcast(id_bytes, 0);
@@ -249,18 +257,11 @@ std::unique_ptr<Communicator> make_nccl_communicator(Communicator& host_group) {
 
   std::unique_ptr<NcclCommunicator> communicator;
   try {
-    if (failure.empty()) {
-      communicator = std::make_unique<NcclCommunicator>(id, host_group.rank(), host_group.size());
-    }
+    communicator = std::make_unique<NcclCommunicator>(id, host_group.rank(), host_group.size());
   } catch (const EnvironmentError& error) {
     failure = error.what();
   }
-  const at::Tensor failed = at::full({1}, failure.empty() ? 0 : 1, at::kLong);
-  host_group.all_reduce(failed, ReduceOp::kMax);
-  if (failed.item<std::int64_t>() != 0) {
-    throw EnvironmentError(failure.empty() ? "NCCL: another rank could not join the communicator"
-                                           : failure);
-  }
+  require_success_everywhere(host_group, failure);
   return communicator;
 }
 

@@ -2,10 +2,15 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "collectives/communicator.hpp"
 
 namespace bipo {
+
+// NCCL can hang when two ranks of a communicator share a device: says which two ranks of `world` do
+// (the same on every rank), or "". Collective over: world
+std::string find_shared_device(Communicator& world);
 
 // A NCCL communicator over the ranks of `host_group`, which carries the NCCL id and the verdict on
 // the initialisation.  One rank per CUDA device; the current device must have been selected.  NCCL

@@ -3,6 +3,10 @@
 
 namespace bipo {
 
+std::string find_shared_device(Communicator&) {
+  return "";
+}
+
 std::unique_ptr<Communicator> make_nccl_communicator(Communicator&) {
   throw EnvironmentError(
       "this program was built without CUDA and NCCL; configure with -DBIPO_CUDA=ON");

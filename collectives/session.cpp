@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
+#include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <sched.h>
 
@@ -18,15 +19,19 @@
 namespace bipo {
 namespace {
 
-int allowed_cores() {
+cpu_set_t allowed_cores() {
   cpu_set_t set;
   CPU_ZERO(&set);
-  return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) {
+    CPU_SET(0, &set);
+  }
+  return set;
 }
 
 void yield_when_oversubscribed() {
   const char* local_size = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
-  if (local_size != nullptr && std::atoi(local_size) > allowed_cores()) {
+  const cpu_set_t cores = allowed_cores();
+  if (local_size != nullptr && std::atoi(local_size) > CPU_COUNT(&cores)) {
     setenv("OMPI_MCA_mpi_yield_when_idle", "1", /*overwrite=*/0);
   }
 }
@@ -75,6 +80,7 @@ struct Session::Impl {
   MPI_Comm world_handle = MPI_COMM_NULL;
   int local_rank = 0;
   int local_size = 1;
+  int node_cores = 1;
   std::string host;
   std::vector<std::string> hosts;
 };
@@ -94,6 +100,9 @@ Session::Session() : impl_(std::make_unique<Impl>()) {
       MPI_Comm_split_type(impl_->world_handle, MPI_COMM_TYPE_SHARED, rank(), MPI_INFO_NULL, &node));
   BIPO_MPI(MPI_Comm_rank(node, &impl_->local_rank));
   BIPO_MPI(MPI_Comm_size(node, &impl_->local_size));
+  cpu_set_t cores = allowed_cores();
+  BIPO_MPI(MPI_Allreduce(MPI_IN_PLACE, &cores, sizeof(cores), MPI_BYTE, MPI_BOR, node));
+  impl_->node_cores = CPU_COUNT(&cores);
   BIPO_MPI(MPI_Comm_free(&node));
 
   impl_->host = processor_name();
@@ -129,6 +138,10 @@ int Session::local_size() const {
   return impl_->local_size;
 }
 
+int Session::node_cores() const {
+  return impl_->node_cores;
+}
+
 const std::vector<std::string>& Session::hosts() const {
   return impl_->hosts;
 }
@@ -143,6 +156,9 @@ void Session::together(const std::function<void()>& work) {
     exit_code = kExitBadInput;
   } catch (const BugError& error) {
     failure = fmt::format("internal error: {}", error.what());
+    exit_code = kExitFailure;
+  } catch (const c10::Error& error) {
+    failure = error.what_without_backtrace();
     exit_code = kExitFailure;
   } catch (const std::exception& error) {
     failure = error.what();
@@ -164,11 +180,30 @@ void Session::together(const std::function<void()>& work) {
   throw AgreedFailure(failure, static_cast<int>(code.item<std::int64_t>()));
 }
 
+void Session::expect_same(std::uint64_t value, const std::string& what) {
+  const at::Tensor mine = at::full({1}, static_cast<std::int64_t>(value), at::kLong);
+  const at::Tensor all = impl_->world->all_gather(mine);
+  for (int other = 1; other < size(); ++other) {
+    if (!all[other].equal(all[0])) {
+      throw AgreedFailure(fmt::format("ranks 0 and {} do not agree on {}; see that all nodes see "
+                                      "the same files and devices",
+                                      other, what),
+                          kExitBadInput);
+    }
+  }
+}
+
 Ranks Session::make_ranks(const Topology& topology, bool cuda) {
   Ranks ranks{topology, split(impl_->world_handle, 0, rank()),
               split(impl_->world_handle, topology.dp_color(), rank()),
               split(impl_->world_handle, topology.tp_color(), rank())};
   if (cuda) {
+    const std::string shared = find_shared_device(*ranks.world);
+    together([&] {
+      if (!shared.empty()) {
+        throw UserError(shared);
+      }
+    });
     for (auto* group : {&ranks.dp, &ranks.tp}) {
       if ((*group)->size() > 1) {
         *group = make_nccl_communicator(**group);

@@ -2,6 +2,7 @@
 // them.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <stdexcept>
@@ -57,12 +58,17 @@ class Session {
   int size() const;
   int local_rank() const;  // among the ranks of this node
   int local_size() const;
+  int node_cores() const;                         // that any rank of this node may run on
   const std::vector<std::string>& hosts() const;  // distinct, in rank order
 
   // Runs `work` on every rank; when it throws on any of them, every rank throws AgreedFailure with
   // the message of the lowest such rank (2 for a UserError, else 1).  `work` must not communicate.
   // Collective over: world
   void together(const std::function<void()>& work);
+
+  // Throws AgreedFailure (2) on every rank unless all pass the same `value`; `what` says what
+  // differs. Collective over: world
+  void expect_same(std::uint64_t value, const std::string& what);
 
   // Communicators for `topology`, moving CUDA memory for dp and tp when `cuda` (the device must
   // have been selected).  Collective over: world

@@ -31,10 +31,10 @@ struct StepPlan {
   std::int64_t step = 0;
   std::int32_t epoch = 0;
   bool ends_epoch = false;
-  std::int64_t pairs = 0;                               // real size of this batch
+  std::int64_t pairs = 0;                                // real size of this batch
   std::vector<std::vector<std::int64_t>> micro_batches;  // indices into the training set
-  // The passes each micro-batch makes: for every pass one sign per pair of the batch (in batch order).
-  // One pass, except for kBoth, which makes two (+1, then -1).
+  // The passes each micro-batch makes: for every pass one sign per pair of the batch (in batch
+  // order). One pass, except for kBoth, which makes two (+1, then -1).
   std::vector<std::vector<std::int8_t>> passes;
   std::int8_t logged_sign = 0;  // d of the step; 0 where it is not one number (pair, both)
 };
@@ -45,7 +45,7 @@ class BatchPlan {
 
   const PlanSettings& settings() const { return settings_; }
   std::int64_t steps_per_epoch() const;  // the last, short batch of an epoch is kept
-  std::int64_t total_steps() const;      // epochs * steps_per_epoch(), or max_steps where that is less
+  std::int64_t total_steps() const;  // epochs * steps_per_epoch(), or max_steps where that is less
   StepPlan step(std::int64_t index) const;
 
  private:
@@ -54,6 +54,7 @@ class BatchPlan {
 
 // Consecutive groups of `group_size` out of `count` items: the fixed micro-batches of the prefix,
 // reference and evaluation passes.
-std::vector<std::vector<std::int64_t>> consecutive_groups(std::int64_t count, std::int64_t group_size);
+std::vector<std::vector<std::int64_t>> consecutive_groups(std::int64_t count,
+                                                          std::int64_t group_size);
 
 }  // namespace bipo

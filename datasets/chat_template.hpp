@@ -15,9 +15,9 @@ namespace bipo {
 class ChatTemplate {
  public:
   // `name` is "auto" (recognise the template of the model directory: chat_template.jinja, else the
-  // `chat_template` of tokenizer_config.json), or one of names().  Throws UserError when there is no
-  // template, when it is not one of the known families, or when `name` is unknown; the message names
-  // the known ones and --chat-template.
+  // `chat_template` of tokenizer_config.json), or one of names().  Throws UserError when there is
+  // no template, when it is not one of the known families, or when `name` is unknown; the message
+  // names the known ones and --chat-template.
   static ChatTemplate from_model_directory(const std::filesystem::path& directory,
                                            const std::string& name = "auto");
   static std::vector<std::string> names();  // "chatml", "llama-2", "llama-3"

@@ -1,5 +1,5 @@
-// Counter-based random numbers: Philox4x32-10 (Salmon et al., SC'11, "Parallel random numbers: as easy
-// as 1, 2, 3", section 4.3 and table 2).
+// Counter-based random numbers: Philox4x32-10 (Salmon et al., SC'11, "Parallel random numbers: as
+// easy as 1, 2, 3", section 4.3 and table 2).
 #pragma once
 
 #include <array>

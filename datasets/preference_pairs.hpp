@@ -31,12 +31,13 @@ struct PairFile {
   std::uint64_t content_hash = 0;    // of the file's bytes
 };
 
-// Reads `path`: RFC 4180 CSV with the columns question, matching, not_matching (in any order, further
-// columns ignored), or JSON Lines with prompt/chosen/rejected (strings or arrays of {role, content}) or
-// prompt_arr/chosen_arr/rejected_arr.  Where `prompt` is absent and chosen and rejected are whole
-// conversations, the turns they share are the prompt.  The suffix decides: .csv, or .jsonl/.ndjson/.json.
-// Throws UserError with file:line and the rule that was broken; bad rows are collected instead when
-// `bad_rows` is kSkip.  A file that yields no pair at all is an error either way.
+// Reads `path`: RFC 4180 CSV with the columns question, matching, not_matching (in any order,
+// further columns ignored), or JSON Lines with prompt/chosen/rejected (strings or arrays of {role,
+// content}) or prompt_arr/chosen_arr/rejected_arr.  Where `prompt` is absent and chosen and
+// rejected are whole conversations, the turns they share are the prompt.  The suffix decides: .csv,
+// or .jsonl/.ndjson/.json. Throws UserError with file:line and the rule that was broken; bad rows
+// are collected instead when `bad_rows` is kSkip.  A file that yields no pair at all is an error
+// either way.
 PairFile read_preference_pairs(const std::filesystem::path& path, BadRows bad_rows);
 
 }  // namespace bipo

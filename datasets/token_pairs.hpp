@@ -22,12 +22,13 @@ struct TokenPair {
 };
 
 struct TokenizeOptions {
-  // Put before the conversation unless it brings a system turn of its own; "" sends none.  Where the
-  // template refuses system turns it goes, with a blank line, before the first user turn.
+  // Put before the conversation unless it brings a system turn of its own; "" sends none.  Where
+  // the template refuses system turns it goes, with a blank line, before the first user turn.
   std::string system_prompt;
-  bool add_bos = true;         // only where the tokenizer has one and the prompt does not begin with it
-  bool add_eos = true;         // exactly one after each answer
-  std::int64_t max_length = 0;  // tokens of prompt + longer answer; must be > 0 (the model's context)
+  bool add_bos = true;  // only where the tokenizer has one and the prompt does not begin with it
+  bool add_eos = true;  // exactly one after each answer
+  std::int64_t max_length =
+      0;  // tokens of prompt + longer answer; must be > 0 (the model's context)
   BadRows bad_rows = BadRows::kRefuse;
 };
 
@@ -36,11 +37,11 @@ struct TokenPairs {
   std::vector<std::string> skipped;  // one message per pair left out (BadRows::kSkip)
 };
 
-// Renders and tokenises every pair, prompt and answer jointly.  Throws UserError naming the row when a
-// pair is longer than max_length or an answer has no token of its own, or when EOS is asked for and the
-// model names none.
-TokenPairs tokenize_pairs(const std::vector<PreferencePair>& pairs, const ChatTemplate& chat_template,
-                          const Tokenizer& tokenizer, const SpecialTokens& special,
-                          const TokenizeOptions& options);
+// Renders and tokenises every pair, prompt and answer jointly.  Throws UserError naming the row
+// when a pair is longer than max_length or an answer has no token of its own, or when EOS is asked
+// for and the model names none.
+TokenPairs tokenize_pairs(const std::vector<PreferencePair>& pairs,
+                          const ChatTemplate& chat_template, const Tokenizer& tokenizer,
+                          const SpecialTokens& special, const TokenizeOptions& options);
 
 }  // namespace bipo

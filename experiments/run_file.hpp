@@ -1,8 +1,8 @@
 // The run file: log, checkpoint and result of one training run in one HDF5 file.
 //
-// Every save writes a whole new file beside the old one, fsyncs it and renames it over the old, so that
-// a reader (h5py, h5dump, pandas) finds a closed, complete file at any moment and after any kill.
-// Written by one rank; nothing here communicates.
+// Every save writes a whole new file beside the old one, fsyncs it and renames it over the old, so
+// that a reader (h5py, h5dump, pandas) finds a closed, complete file at any moment and after any
+// kill. Written by one rank; nothing here communicates.
 #pragma once
 
 #include <cstdint>
@@ -40,20 +40,21 @@ struct RunRecord : TrainingRecord {
 // schema_version this program writes, and the newest it reads.
 inline constexpr std::int64_t kRunFileSchema = 1;
 
-// Writes `record` to `path` atomically: temp file in the same directory (named after host and pid), fsync,
-// rename, fsync of the directory.  Throws EnvironmentError when any of it fails; the old file is then
-// left as it was and the temp file is removed.
+// Writes `record` to `path` atomically: temp file in the same directory (named after host and pid),
+// fsync, rename, fsync of the directory.  Throws EnvironmentError when any of it fails; the old
+// file is then left as it was and the temp file is removed.
 void write_run_file(const std::filesystem::path& path, const RunRecord& record);
 
-// Throws UserError for a file that is missing, is no run file, is damaged or has a newer schema (naming
-// it and what to do).
+// Throws UserError for a file that is missing, is no run file, is damaged or has a newer schema
+// (naming it and what to do).
 RunRecord read_run_file(const std::filesystem::path& path);
 
-// Throws UserError unless `path` can be created or replaced: its directory exists and takes a new file
-// (tried with a temp file, which is removed again), and `path` itself is no directory.
+// Throws UserError unless `path` can be created or replaced: its directory exists and takes a new
+// file (tried with a temp file, which is removed again), and `path` itself is no directory.
 void check_writable(const std::filesystem::path& path);
 
-// Removes temp files that killed writers left beside `path`: those of this host whose process is gone.
+// Removes temp files that killed writers left beside `path`: those of this host whose process is
+// gone.
 void remove_stale_temp_files(const std::filesystem::path& path);
 
 }  // namespace bipo

@@ -1,5 +1,6 @@
 #include "launcher/machine.hpp"
 
+#include <ATen/Context.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
@@ -11,7 +12,9 @@
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
+#include <limits>
 #include <string>
 
 #include "collectives/errors.hpp"
@@ -36,7 +39,7 @@ std::optional<std::int64_t> omp_num_threads() {
   return error == std::errc() && value >= 1 ? std::optional(value) : std::nullopt;
 }
 
-std::uint64_t available_host_memory() {
+std::uint64_t available_by_kernel() {
   std::ifstream file("/proc/meminfo");
   std::string key;
   std::uint64_t kibibytes = 0;
@@ -47,26 +50,77 @@ std::uint64_t available_host_memory() {
       return kibibytes * 1024;
     }
   }
-  throw EnvironmentError("/proc/meminfo: no MemAvailable; give --cache-budget");
+  throw EnvironmentError("/proc/meminfo: no MemAvailable");
+}
+
+// Nothing for "max" and for a missing file.
+std::optional<std::uint64_t> read_number(const std::filesystem::path& path) {
+  std::ifstream file(path);
+  std::uint64_t value = 0;
+  return file >> value ? std::optional(value) : std::nullopt;
+}
+
+// What the groups from `group` up to `root` leave of their limits.
+std::uint64_t left_by_groups(const std::filesystem::path& root, std::filesystem::path group,
+                             const char* limit_name, const char* usage_name) {
+  std::uint64_t left = std::numeric_limits<std::uint64_t>::max();
+  for (;; group = group.parent_path()) {
+    const auto limit = read_number(root / group.relative_path() / limit_name);
+    const auto usage = read_number(root / group.relative_path() / usage_name);
+    if (limit && usage) {
+      left = std::min(left, *limit > *usage ? *limit - *usage : 0);
+    }
+    if (!group.has_relative_path()) {
+      return left;
+    }
+  }
+}
+
+// Slurm and containers limit memory by control groups, which /proc/meminfo does not know of.  Lines
+// of /proc/self/cgroup read "0::/path" (version 2) or "4:memory:/path" (version 1).
+std::uint64_t left_by_control_groups() {
+  std::uint64_t left = std::numeric_limits<std::uint64_t>::max();
+  std::ifstream file("/proc/self/cgroup");
+  for (std::string line; std::getline(file, line);) {
+    const auto first = line.find(':');
+    const auto second = line.find(':', first + 1);
+    if (second == std::string::npos) {
+      continue;
+    }
+    const std::string controllers = line.substr(first + 1, second - first - 1);
+    const std::string path = line.substr(second + 1);
+    if (controllers.empty()) {
+      left = std::min(left, left_by_groups("/sys/fs/cgroup", path, "memory.max", "memory.current"));
+    } else if (controllers == "memory") {
+      left = std::min(left, left_by_groups("/sys/fs/cgroup/memory", path, "memory.limit_in_bytes",
+                                           "memory.usage_in_bytes"));
+    }
+  }
+  return left;
+}
+
+std::uint64_t available_host_memory() {
+  return std::min(available_by_kernel(), left_by_control_groups());
 }
 
 }  // namespace
 
-ThreadChoice choose_threads(std::optional<std::int64_t> requested, int local_ranks) {
+ThreadChoice choose_threads(std::optional<std::int64_t> requested, int local_ranks,
+                            int node_cores) {
   if (requested) {
     return {*requested, "--threads"};
   }
   if (const auto from_environment = omp_num_threads()) {
     return {*from_environment, "OMP_NUM_THREADS"};
   }
-  const std::int64_t cores = sysconf(_SC_NPROCESSORS_ONLN);
-  const std::int64_t share = std::max<std::int64_t>(1, cores / local_ranks);
-  const std::int64_t bound = bound_cores();
-  if (bound < share) {
+  const std::int64_t share = std::max(1, node_cores / local_ranks);
+  const std::int64_t bound = std::min(share, bound_cores());
+  const std::int64_t online = sysconf(_SC_NPROCESSORS_ONLN);
+  if (bound < online / local_ranks) {
     return {bound, fmt::format("bound to {} of {} cores; mpirun --bind-to none frees the others",
-                               bound, cores)};
+                               bound_cores(), online)};
   }
-  return {share, fmt::format("{} cores / {} rank{} on this node", cores, local_ranks,
+  return {bound, fmt::format("{} cores / {} rank{} on this node", node_cores, local_ranks,
                              local_ranks == 1 ? "" : "s")};
 }
 
@@ -96,6 +150,7 @@ c10::Device choose_device(const std::string& name, int local_rank, int local_ran
 
 void select_device(c10::Device device) {
   if (device.is_cuda()) {
+    at::globalContext().lazyInitDevice(device.type());
     c10::impl::VirtualGuardImpl(device.type()).setDevice(device);
   }
 }

@@ -14,9 +14,9 @@ struct ThreadChoice {
   std::string reason;  // "--threads", "OMP_NUM_THREADS", "2 cores / 1 rank", ...
 };
 
-// --threads, else OMP_NUM_THREADS, else the node's cores shared by its `local_ranks`; never more
-// than the cores this process is bound to.
-ThreadChoice choose_threads(std::optional<std::int64_t> requested, int local_ranks);
+// --threads, else OMP_NUM_THREADS, else a share of the `node_cores` that the node's `local_ranks`
+// may run on, and never more than the cores this process is bound to.
+ThreadChoice choose_threads(std::optional<std::int64_t> requested, int local_ranks, int node_cores);
 
 // The device named by --device (auto: CUDA where the build and the machine have it); with CUDA,
 // that of `local_rank`.  Throws UserError when CUDA is asked for and not there, or has fewer
@@ -26,8 +26,8 @@ c10::Device choose_device(const std::string& name, int local_rank, int local_ran
 // Makes `device` the one that CUDA calls of this thread go to.
 void select_device(c10::Device device);
 
-// Bytes free for one of `local_ranks` ranks: of the node's memory, or of the rank's own CUDA
-// device.
+// Bytes free for one of `local_ranks` ranks: of the node's memory, within the limits of this
+// process's control groups, or of the rank's own CUDA device.
 std::uint64_t memory_per_rank(c10::Device device, int local_ranks);
 
 }  // namespace bipo

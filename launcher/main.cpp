@@ -1,4 +1,6 @@
 // The program: parses the command line, runs the command, and turns exceptions into exit codes.
+#include <c10/util/Exception.h>
+
 #include <exception>
 #include <iostream>
 #include <optional>
@@ -32,6 +34,16 @@ std::optional<int> run_locally(const Command& command) {
   return std::nullopt;
 }
 
+// What this rank alone knows: the others may be waiting for it in a collective.
+int fail_alone(Session& session, const std::string& message, int exit_code) {
+  if (session.size() == 1) {
+    complain(message);
+    return exit_code;
+  }
+  complain("rank " + std::to_string(session.rank()) + ": " + message);
+  session.abort(exit_code);
+}
+
 int run_with_ranks(const std::vector<std::string>& arguments) {
   Session session;
   try {
@@ -43,14 +55,12 @@ int run_with_ranks(const std::vector<std::string>& arguments) {
       complain(failure.what());
     }
     return failure.exit_code();
+  } catch (const UserError& error) {
+    return fail_alone(session, error.what(), kExitBadInput);
+  } catch (const c10::Error& error) {
+    return fail_alone(session, error.what_without_backtrace(), kExitFailure);
   } catch (const std::exception& error) {
-    // This rank alone knows; the others may be waiting for it in a collective.
-    complain(session.size() == 1 ? error.what()
-                                 : "rank " + std::to_string(session.rank()) + ": " + error.what());
-    if (session.size() == 1) {
-      return kExitFailure;
-    }
-    session.abort(kExitFailure);
+    return fail_alone(session, error.what(), kExitFailure);
   }
 }
 

@@ -75,7 +75,7 @@ Setter automatic_or_positive(std::optional<std::int64_t> TrainOptions::*member) 
   };
 }
 
-Setter real(double TrainOptions::*member, Range range) {
+Setter real(double TrainOptions::*member, RealRange range) {
   return [=](TrainOptions& options, const std::string& text) {
     options.*member = parse_real(text, range);
   };
@@ -169,20 +169,20 @@ std::vector<OptionGroup> train_option_groups() {
          with_default("pairs per pass through the model", "auto: batch / dp"),
          automatic_or_positive(&T::micro_batch)},
         {"lr", "X", with_default("peak learning rate", fmt::to_string(defaults.lr)),
-         real(&T::lr, Range::kPositive)},
+         real(&T::lr, RealRange::kPositive)},
         {"lr-unit", "NAME",
          with_default("absolute, or residual: times the layer's median RMS", defaults.lr_unit),
          one_of(&T::lr_unit, {"absolute", "residual"})},
         {"beta", "X",
          with_default("sharpness of the preference loss", fmt::to_string(defaults.beta)),
-         real(&T::beta, Range::kPositive)},
+         real(&T::beta, RealRange::kPositive)},
         {"weight-decay", "X",
          with_default("decoupled weight decay", fmt::to_string(defaults.weight_decay)),
-         real(&T::weight_decay, Range::kNonNegative)},
+         real(&T::weight_decay, RealRange::kNonNegative)},
         {"max-grad-norm", "X",
          with_default("clip the gradient's norm here; 0: never",
                       fmt::to_string(defaults.max_grad_norm)),
-         real(&T::max_grad_norm, Range::kNonNegative)},
+         real(&T::max_grad_norm, RealRange::kNonNegative)},
         {"warmup-steps", "N",
          with_default("steps of linear warm-up before the cosine",
                       fmt::to_string(defaults.warmup_steps)),
@@ -204,7 +204,7 @@ std::vector<OptionGroup> train_option_groups() {
          integer(&T::eval_every, 0)},
         {"save-every", "S",
          with_default("seconds between saves within an epoch", fmt::to_string(defaults.save_every)),
-         real(&T::save_every, Range::kNonNegative)}}},
+         real(&T::save_every, RealRange::kNonNegative)}}},
       {"Machine",
        {{"dtype", "NAME", with_default("of weights and products: auto, fp32, bf16", defaults.dtype),
          one_of(&T::dtype, {"auto", "fp32", "bf16"})},

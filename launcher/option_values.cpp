@@ -32,25 +32,25 @@ std::optional<Number> to_number(std::string_view text) {
   return value;
 }
 
-bool in_range(double value, Range range) {
+bool in_range(double value, RealRange range) {
   switch (range) {
-    case Range::kPositive:
+    case RealRange::kPositive:
       return value > 0;
-    case Range::kNonNegative:
+    case RealRange::kNonNegative:
       return value >= 0;
-    case Range::kAny:
+    case RealRange::kAny:
       break;
   }
   return true;
 }
 
-std::string real_rule(Range range) {
+std::string real_rule(RealRange range) {
   switch (range) {
-    case Range::kPositive:
+    case RealRange::kPositive:
       return "must be a finite number above 0";
-    case Range::kNonNegative:
+    case RealRange::kNonNegative:
       return "must be a finite number, 0 or above";
-    case Range::kAny:
+    case RealRange::kAny:
       break;
   }
   return "must be a finite number";
@@ -94,7 +94,7 @@ std::uint64_t parse_unsigned(std::string_view text) {
   return *value;
 }
 
-double parse_real(std::string_view text, Range range) {
+double parse_real(std::string_view text, RealRange range) {
   const auto value = to_number<double>(text);
   if (!value || !std::isfinite(*value) || !in_range(*value, range)) {
     throw UserError(real_rule(range));

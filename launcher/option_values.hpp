@@ -17,10 +17,10 @@ std::int64_t parse_integer(std::string_view text, std::int64_t minimum);
 
 std::uint64_t parse_unsigned(std::string_view text);
 
-enum class Range { kAny, kNonNegative, kPositive };
+enum class RealRange { kAny, kNonNegative, kPositive };
 
 // Finite, in decimal or scientific notation.
-double parse_real(std::string_view text, Range range);
+double parse_real(std::string_view text, RealRange range);
 
 // Comma separated, at least one, all different.
 std::vector<double> parse_real_list(std::string_view text);

@@ -1,4 +1,5 @@
-// The commands' options: declared once, parsed into plain structs, help text from the same declaration.
+// The commands' options: declared once, parsed into plain structs, help text from the same
+// declaration.
 #pragma once
 
 #include <cstdint>
@@ -65,9 +66,10 @@ struct PrintAndExit {
 
 using Command = std::variant<TrainOptions, InspectOptions, PrintAndExit>;
 
-// Parses the command line (without the program's name) and the INI file it may name by --config (the same
-// option names; the command line wins).  Values are checked for what can be known without looking at
-// any file: ranges, names.  Throws UserError; an unknown option or command names the nearest known one.
+// Parses the command line (without the program's name) and the INI file it may name by --config
+// (the same option names; the command line wins).  Values are checked for what can be known without
+// looking at any file: ranges, names.  Throws UserError; an unknown option or command names the
+// nearest known one.
 Command parse_command_line(const std::vector<std::string>& arguments);
 
 }  // namespace bipo

@@ -42,7 +42,7 @@ std::string settings_to_json(const RunSettings& settings, const TrainingInputs& 
   const TrainOptions& options = settings.options;
   Json json;
   json["model"] = absolute_text(options.model);
-  json["model_fingerprint"] = fmt::format("{:016x}", inputs.weights->fingerprint());
+  json["model_fingerprint"] = fmt::format("{:016x}", inputs.model_fingerprint);
   json["train"] = absolute_text(options.train);
   json["train_pairs"] = inputs.train.size();
   json["test"] = absolute_text(options.test);
@@ -147,6 +147,17 @@ std::int64_t stored_integer(const std::string& config, const std::string& name) 
     throw UserError(fmt::format("the run file's config has no integer \"{}\"", name));
   }
   return json[name].get<std::int64_t>();
+}
+
+std::string result_settings(const std::string& config) {
+  const Json all = Json::parse(config);
+  Json shaping = Json::object();
+  for (const auto& [name, value] : all.items()) {
+    if (!is_placement(name)) {
+      shaping[name] = value;
+    }
+  }
+  return shaping.dump();
 }
 
 void check_same_settings(const std::string& stored, const std::string& now,

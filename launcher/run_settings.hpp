@@ -35,6 +35,9 @@ std::vector<SettingGroup> settings_table(const RunSettings& settings, const Trai
 // The value of an integer setting in a stored configuration.
 std::int64_t stored_integer(const std::string& config, const std::string& name);
 
+// The settings in `config` that shape the result, as text: equal texts, equal results.
+std::string result_settings(const std::string& config);
+
 // Throws UserError, listing each difference, unless every setting that shapes the result is the
 // same in both configurations.
 void check_same_settings(const std::string& stored, const std::string& now,

@@ -1,6 +1,5 @@
 #include "launcher/train_command.hpp"
 
-#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/full.h>
 #include <fmt/format.h>
@@ -9,18 +8,16 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstdlib>
 #include <iostream>
 #include <optional>
 
 #include "collectives/errors.hpp"
 #include "experiments/run_file.hpp"
-#include "launcher/machine.hpp"
 #include "launcher/progress.hpp"
 #include "launcher/run_observer.hpp"
+#include "launcher/run_preparation.hpp"
 #include "launcher/run_settings.hpp"
 #include "launcher/stop_signals.hpp"
-#include "launcher/training_inputs.hpp"
 #include "launcher/version.hpp"
 #include "trainer/activation_cache.hpp"
 #include "trainer/model/graph.hpp"
@@ -36,141 +33,6 @@ std::string now_utc() {
   char text[32] = {};
   std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &utc);
   return text;
-}
-
-// The record an existing --out leads to: nothing, or the run to continue.
-std::optional<RunRecord> find_previous(const TrainOptions& options) {
-  if (!std::filesystem::exists(options.out)) {
-    return std::nullopt;
-  }
-  if (options.resume) {
-    return read_run_file(options.out);
-  }
-  if (!options.overwrite) {
-    throw UserError(fmt::format(
-        "--out {}: exists already; continue it with --resume, replace it with --overwrite, or "
-        "name another file",
-        options.out.string()));
-  }
-  return std::nullopt;
-}
-
-std::int64_t choose_micro_batch(const TrainOptions& options, const Topology& topology,
-                                const std::optional<RunRecord>& previous) {
-  if (options.micro_batch) {
-    return *options.micro_batch;
-  }
-  if (previous) {
-    return stored_integer(previous->attributes.config, "micro_batch");
-  }
-  return std::max<std::int64_t>(1, options.batch_size / topology.dp());
-}
-
-PlanSettings plan_settings(const RunSettings& settings, const TrainingInputs& inputs) {
-  const TrainOptions& options = settings.options;
-  PlanSettings plan;
-  plan.pairs = static_cast<std::int64_t>(inputs.train.size());
-  plan.batch_size = options.batch_size;
-  plan.micro_batch = settings.micro_batch;
-  plan.epochs = options.epochs;
-  plan.max_steps = options.max_steps;
-  plan.seed = options.seed;
-  plan.shuffle = options.shuffle;
-  plan.sign = parse_sign_rule(options.sign);
-  return plan;
-}
-
-void check_memory(const TrainingInputs& inputs, const Topology& topology,
-                  at::ScalarType product_type, std::uint64_t available) {
-  const std::uint64_t needed =
-      Decoder::weight_bytes(inputs.config, topology.tp(), topology.tp_rank(), product_type);
-  if (needed > available) {
-    throw UserError(fmt::format(
-        "the model's weights take {:.1f} GiB per rank at --tp {} in this --dtype, but {:.1f} GiB "
-        "are free for each rank; raise --tp, use --dtype bf16, or start fewer ranks per node",
-        static_cast<double>(needed) / (1 << 30), topology.tp(),
-        static_cast<double>(available) / (1 << 30)));
-  }
-}
-
-// Everything known before the ranks begin to work together.
-struct Preparation {
-  TrainingInputs inputs;
-  RunSettings settings;
-  std::optional<Topology> topology;
-  c10::Device device{c10::kCPU};
-  at::ScalarType product_type = at::kFloat;
-  std::optional<RunRecord> previous;
-  std::string config;
-  std::vector<std::string> warnings;
-};
-
-Preparation prepare(const TrainOptions& options, const Session& session) {
-  Preparation result;
-  RunSettings& settings = result.settings;
-  settings.options = options;
-  const auto dp = options.dp ? std::optional(static_cast<int>(*options.dp)) : std::nullopt;
-  result.topology.emplace(session.size(), session.rank(), static_cast<int>(options.tp), dp);
-  result.previous = find_previous(options);
-  if (session.rank() == 0) {
-    check_writable(options.out);
-  }
-  result.inputs = read_training_inputs(options);
-  plan_shard(result.inputs.config, options.tp, result.topology->tp_rank());
-
-  result.device = choose_device(options.device, session.local_rank(), session.local_size());
-  settings.device = result.device.is_cuda() ? "cuda" : "cpu";
-  settings.dtype = options.dtype != "auto"   ? options.dtype
-                   : result.device.is_cuda() ? "bf16"
-                                             : "fp32";
-  settings.backend = session.size() == 1 ? "self" : result.device.is_cuda() ? "nccl" : "mpi";
-  result.product_type = settings.dtype == "bf16" ? at::kBFloat16 : at::kFloat;
-  settings.threads = choose_threads(options.threads, session.local_size());
-  settings.micro_batch = choose_micro_batch(options, *result.topology, result.previous);
-  const std::uint64_t available = memory_per_rank(result.device, session.local_size());
-  check_memory(result.inputs, *result.topology, result.product_type, available);
-  settings.cache_budget = options.cache_budget.value_or(available / 2);
-
-  result.config = settings_to_json(settings, result.inputs, *result.topology);
-  if (result.previous) {
-    const std::string& stored = result.previous->attributes.config;
-    check_same_settings(stored, result.config, options.out.string());
-    result.warnings = harmless_differences(stored, result.config);
-  }
-  return result;
-}
-
-// Settings that hold for the whole process.
-void configure_process(const Preparation& preparation) {
-  if (preparation.settings.options.deterministic) {
-    setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
-    at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
-  }
-  at::set_num_threads(static_cast<int>(preparation.settings.threads.threads));
-  select_device(preparation.device);
-  install_stop_signals();
-}
-
-void collect_warnings(Preparation& preparation, const BatchPlan& plan) {
-  const RunSettings& settings = preparation.settings;
-  auto& warnings = preparation.warnings;
-  warnings.insert(warnings.end(), preparation.inputs.warnings.begin(),
-                  preparation.inputs.warnings.end());
-  if (settings.options.warmup_steps >= plan.total_steps()) {
-    warnings.push_back(fmt::format(
-        "the warm-up of {} steps is as long as the run or longer ({} steps): the learning rate "
-        "never reaches --lr; lower --warmup-steps",
-        settings.options.warmup_steps, plan.total_steps()));
-  }
-  const std::int64_t micro_batches =
-      (settings.options.batch_size + settings.micro_batch - 1) / settings.micro_batch;
-  if (micro_batches < preparation.topology->dp()) {
-    warnings.push_back(fmt::format(
-        "{} of {} replicas idle: a batch of {} in micro-batches of {} gives work to {}; lower "
-        "--micro-batch, raise --batch-size, or use --tp",
-        preparation.topology->dp() - micro_batches, preparation.topology->dp(),
-        settings.options.batch_size, settings.micro_batch, micro_batches));
-  }
 }
 
 // The smallest value of any rank.  Collective over: world
@@ -249,7 +111,7 @@ void print_result(const TrainingRecord& record, RunStatus status,
   std::fflush(stdout);
 }
 
-int run_prepared(Preparation& preparation, Session& session) {
+int run_prepared(const Preparation& preparation, Session& session) {
   const RunSettings& settings = preparation.settings;
   const TrainOptions& options = settings.options;
   const bool speaks = session.rank() == 0;
@@ -260,10 +122,9 @@ int run_prepared(Preparation& preparation, Session& session) {
     }
     return kExitDone;
   }
-  configure_process(preparation);
-  const PlanSettings plan_of_run = plan_settings(settings, preparation.inputs);
-  const BatchPlan plan(plan_of_run);
-  collect_warnings(preparation, plan);
+  at::set_num_threads(static_cast<int>(settings.threads.threads));
+  install_stop_signals();
+  const BatchPlan plan(preparation.plan);
 
   std::optional<ProgressDisplay> display;
   if (speaks) {
@@ -324,12 +185,12 @@ int run_prepared(Preparation& preparation, Session& session) {
   }
   RunObserver observer(
       {options.out, attributes_of(preparation, session), plan.total_steps(), plan.steps_per_epoch(),
-       options.epochs, options.batch_size, plan_of_run.pairs, residual_norm},
+       options.epochs, options.batch_size, preparation.plan.pairs, residual_norm},
       display ? &*display : nullptr);
   TrainingRecord record = starting_record(preparation);
-  const RunStatus status =
-      train(*decoder, cache, held_out ? &*held_out : nullptr,
-            training_settings(settings, plan_of_run, cache.median_rms()), ranks, record, observer);
+  const RunStatus status = train(*decoder, cache, held_out ? &*held_out : nullptr,
+                                 training_settings(settings, preparation.plan, cache.median_rms()),
+                                 ranks, record, observer);
   if (display) {
     display->finish();
     print_result(record, status, options.out);
@@ -341,7 +202,8 @@ int run_prepared(Preparation& preparation, Session& session) {
 
 int run_train_command(const TrainOptions& options, Session& session) {
   std::optional<Preparation> preparation;
-  session.together([&] { preparation = prepare(options, session); });
+  session.together([&] { preparation = prepare_run(options, session); });
+  session.expect_same(preparation->agreement, "the run to make");
   return run_prepared(*preparation, session);
 }
 

@@ -3,6 +3,10 @@
 #include <fmt/format.h>
 
 #include <filesystem>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <system_error>
 
 #include "collectives/errors.hpp"
 #include "datasets/chat_template.hpp"
@@ -38,6 +42,12 @@ void check_ids(const std::vector<TokenPair>& pairs, std::int64_t vocabulary) {
   }
 }
 
+std::uint64_t content_hash(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  const std::string content{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  return std::hash<std::string>{}(content);
+}
+
 // FNV-1a over ids and part boundaries.
 void mix(std::uint64_t& hash, const std::vector<TokenPair>& pairs) {
   const auto add = [&](std::uint64_t value) { hash = (hash ^ value) * 1099511628211ULL; };
@@ -56,7 +66,8 @@ void mix(std::uint64_t& hash, const std::vector<TokenPair>& pairs) {
 
 TrainingInputs read_training_inputs(const TrainOptions& options) {
   TrainingInputs inputs;
-  if (!std::filesystem::is_directory(options.model)) {
+  std::error_code unreachable;
+  if (!std::filesystem::is_directory(options.model, unreachable)) {
     throw UserError(fmt::format(
         "--model {}: no such directory; it takes a Hugging Face model directory (config.json, "
         "tokenizer.json, *.safetensors)",
@@ -73,6 +84,8 @@ TrainingInputs read_training_inputs(const TrainOptions& options) {
   }
   inputs.max_length = options.max_length == 0 ? inputs.config.context : options.max_length;
   inputs.weights = open_safetensors(options.model, inputs.config);
+  inputs.model_fingerprint =
+      inputs.weights->fingerprint() ^ content_hash(options.model / "config.json");
 
   const Tokenizer tokenizer = Tokenizer::from_file(options.model / "tokenizer.json");
   const SpecialTokens special = read_special_tokens(options.model, tokenizer);

@@ -17,9 +17,10 @@ namespace bipo {
 struct TrainingInputs {
   ModelConfig config;
   std::unique_ptr<WeightSource> weights;
-  std::string chat_template;        // name of the family
-  std::string implied_system_text;  // what the template adds where no system prompt is sent
-  std::int64_t max_length = 0;      // tokens, effective
+  std::uint64_t model_fingerprint = 0;  // of configuration and weights
+  std::string chat_template;            // name of the family
+  std::string implied_system_text;      // what the template adds where no system prompt is sent
+  std::int64_t max_length = 0;          // tokens, effective
   std::vector<TokenPair> train;
   std::vector<TokenPair> test;        // empty where there is no --test
   std::uint64_t tokens_hash = 0;      // of both sets' ids

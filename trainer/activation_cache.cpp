@@ -75,7 +75,7 @@ void ActivationCache::run_pass(const Ranks& ranks, const Progress& progress) {
   for (std::int64_t g = ranks.topology.dp_rank(); g < count; g += replicas) {
     const auto& group = groups_[static_cast<std::size_t>(g)];
     const PackedPairs packed = pack_pairs(pairs_, group, decoder_);
-    const at::Tensor hidden = run_prefix(decoder_, packed, layer_);
+    const at::Tensor hidden = run_prefix(group);
     const Range tokens = token_range(group);
     if (activations_.defined()) {
       activations_.narrow(0, tokens.begin, tokens.size()).copy_(hidden);
@@ -102,6 +102,9 @@ void ActivationCache::share(const Ranks& ranks, const at::Tensor& log_probs,
   // Every element is non-zero on one replica only: the sums are exact in any order.
   ranks.dp->all_reduce(log_probs, ReduceOp::kSum);
   ranks.dp->all_reduce(token_rms, ReduceOp::kSum);
+  // The tp ranks' values may differ in the last bits; what is derived from them must not.
+  ranks.tp->broadcast(log_probs, 0);
+  ranks.tp->broadcast(token_rms, 0);
   if (activations_.defined() && ranks.dp->size() > 1) {
     for (std::size_t g = 0; g < groups_.size(); ++g) {
       const Range tokens = token_range(groups_[g]);
@@ -126,10 +129,17 @@ void ActivationCache::share(const Ranks& ranks, const at::Tensor& log_probs,
   median_rms_ = median({rms, rms + rms_on_host.numel()});
 }
 
-at::Tensor ActivationCache::activations(const std::vector<std::int64_t>& indices,
-                                        const PackedPairs& packed) const {
+at::Tensor ActivationCache::run_prefix(const std::vector<std::int64_t>& indices) const {
+  std::vector<at::Tensor> parts;
+  for (const std::int64_t index : indices) {
+    parts.push_back(bipo::run_prefix(decoder_, pack_pairs(pairs_, {index}, decoder_), layer_));
+  }
+  return at::cat(parts);
+}
+
+at::Tensor ActivationCache::activations(const std::vector<std::int64_t>& indices) const {
   if (!activations_.defined()) {
-    return run_prefix(decoder_, packed, layer_);
+    return run_prefix(indices);
   }
   std::vector<at::Tensor> parts;
   for (const std::int64_t index : indices) {

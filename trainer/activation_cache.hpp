@@ -19,8 +19,9 @@ namespace bipo {
 
 // P pairs, T packed tokens of all pairs, D hidden.
 //
-// The pass works on fixed groups of consecutive pairs, so that nothing it yields depends on how
-// many replicas share it.  Replicas take groups in turn and exchange the results.
+// The prefix runs pair by pair and the reference pass on fixed groups of consecutive pairs, so that
+// nothing they yield depends on how many replicas share the work, nor on whether activations are
+// kept or computed anew.  Replicas take groups in turn and exchange the results.
 class ActivationCache {
  public:
   using Progress = std::function<void(std::int64_t done, std::int64_t total)>;
@@ -40,9 +41,9 @@ class ActivationCache {
   std::int64_t layer() const { return layer_; }
   const std::vector<std::vector<std::int64_t>>& groups() const { return groups_; }
 
-  // Output of block `layer` [tokens, D] for `packed`, which packs the pairs `indices`.
+  // Output of block `layer` [tokens, D] for the packed tokens of the pairs `indices`.
   // Collective over: tp (where activations are not kept)
-  at::Tensor activations(const std::vector<std::int64_t>& indices, const PackedPairs& packed) const;
+  at::Tensor activations(const std::vector<std::int64_t>& indices) const;
 
   // [P] log-probabilities at v = 0.
   const std::vector<AnswerLogProbs>& reference() const { return reference_; }
@@ -52,6 +53,7 @@ class ActivationCache {
   double median_rms() const { return median_rms_; }
 
  private:
+  at::Tensor run_prefix(const std::vector<std::int64_t>& indices) const;
   void run_pass(const Ranks& ranks, const Progress& progress);
   void share(const Ranks& ranks, const at::Tensor& log_probs, const at::Tensor& token_rms);
   Range token_range(const std::vector<std::int64_t>& consecutive_pairs) const;

@@ -21,8 +21,7 @@ std::vector<AnswerLogProbs> score_all(const Decoder& decoder, const ActivationCa
     const PackedPairs packed = pack_pairs(cache.pairs(), groups[g], decoder);
     const Steering steering{cache.layer(),
                             at::full({packed.tokens()}, coefficient, vector.options()), vector};
-    const PairScores scores =
-        score_pairs(decoder, packed, cache.activations(groups[g], packed), steering);
+    const PairScores scores = score_pairs(decoder, packed, cache.activations(groups[g]), steering);
     std::vector<double> values;
     for (const AnswerLogProbs& answer : scores.answers) {
       values.insert(values.end(), {answer.chosen, answer.rejected});

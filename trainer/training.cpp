@@ -112,7 +112,7 @@ class Trainer {
       if (static_cast<int>(m % static_cast<std::size_t>(ranks_.topology.dp())) ==
           ranks_.topology.dp_rank()) {
         const PackedPairs packed = pack_pairs(cache_.pairs(), indices, decoder_);
-        const at::Tensor hidden = cache_.activations(indices, packed);
+        const at::Tensor hidden = cache_.activations(indices);
         for (std::int64_t pass = 0; pass < passes; ++pass) {
           const std::int8_t* signs =
               step.passes[static_cast<std::size_t>(pass)].data() + first_pair;
@@ -306,8 +306,7 @@ void check_zero_vector(const Decoder& decoder, const ActivationCache& cache, con
   const auto residual = at::TensorOptions().dtype(decoder.residual_type()).device(decoder.device());
   const at::Tensor zero = at::zeros({decoder.config().hidden}, residual).set_requires_grad(true);
   const Steering steering{cache.layer(), at::ones({packed.tokens()}, residual), zero};
-  const PairScores scores =
-      score_pairs(decoder, packed, cache.activations(group, packed), steering);
+  const PairScores scores = score_pairs(decoder, packed, cache.activations(group), steering);
   // Rounding errors of one float32 product of length D, summed as a random walk over the blocks,
   // relative to the log-probability and to logits of the order of ten per token.
   const double relative =

@@ -179,7 +179,7 @@ def test_help_and_version():
     for command in ("train", "inspect"):
         assert command in overview.stdout
     details = program.run_successfully(["train", "--help"])
-    for text in ("--multipliers", "--resume", "5e-4", "75"):
+    for text in ("--multipliers", "--resume", "0.0005", "75"):
         assert text in details.stdout, details
     version = program.run_successfully(["--version"])
     assert "bipo-dist 0." in version.stdout

@@ -36,6 +36,12 @@ at::Tensor inverse_frequencies(const ModelConfig& config) {
                    at::where(wavelengths > shortest_scaled, scaled, between));
 }
 
+// Log-softmax needs logits better than bfloat16; on the CPU, a product that returns them wants a
+// float32 head.
+at::ScalarType head_type(at::ScalarType product_type, at::Device device) {
+  return product_type == at::kBFloat16 && device.is_cpu() ? at::kFloat : product_type;
+}
+
 }  // namespace
 
 Decoder::Decoder(const ModelConfig& config, const WeightSource& source, at::ScalarType product_type,
@@ -54,11 +60,8 @@ Decoder::Decoder(const ModelConfig& config, const WeightSource& source, at::Scal
     return source.read(role, block, slice_of(config, shard_, role))
         .to(at::TensorOptions().dtype(type).device(device));
   };
-  // Log-softmax needs logits better than bfloat16; on the CPU, a product that returns them wants a
-  // float32 head.
-  const bool widen_head = product_type == at::kBFloat16 && device.is_cpu();
-  head_ = read(config.tied_head ? Role::kEmbedding : Role::kHead, 0,
-               widen_head ? at::kFloat : product_type);
+  head_ =
+      read(config.tied_head ? Role::kEmbedding : Role::kHead, 0, head_type(product_type, device));
   embedding_ = config.tied_head ? head_ : read(Role::kEmbedding, 0, product_type);
   final_norm_ = read(Role::kFinalNorm, 0, residual_type());
   for (std::int64_t i = 0; i < config.blocks; ++i) {
@@ -75,20 +78,24 @@ Decoder::Decoder(const ModelConfig& config, const WeightSource& source, at::Scal
 }
 
 std::uint64_t Decoder::weight_bytes(const ModelConfig& config, std::int64_t tp,
-                                    std::int64_t tp_rank, at::ScalarType product_type) {
+                                    std::int64_t tp_rank, at::ScalarType product_type,
+                                    at::Device device) {
   const ShardPlan shard = plan_shard(config, tp, tp_rank);
   const auto elements = [&](Role role) {
     const Slice slice = slice_of(config, shard, role);
     return static_cast<std::uint64_t>(slice.rows.size() *
                                       std::max<std::int64_t>(1, slice.columns.size()));
   };
-  std::uint64_t total = elements(Role::kEmbedding) * (config.tied_head ? 1 : 2);
+  std::uint64_t in_blocks = 0;
   for (const Role role :
        {Role::kQuery, Role::kKey, Role::kValue, Role::kAttentionOutput, Role::kGate, Role::kUp,
         Role::kDown, Role::kAttentionNorm, Role::kMlpNorm}) {
-    total += elements(role) * static_cast<std::uint64_t>(config.blocks);
+    in_blocks += elements(role);
   }
-  return total * c10::elementSize(product_type);
+  const std::uint64_t embedding = config.tied_head ? 0 : elements(Role::kEmbedding);
+  const auto blocks = static_cast<std::uint64_t>(config.blocks);
+  return (in_blocks * blocks + embedding) * c10::elementSize(product_type) +
+         elements(Role::kHead) * c10::elementSize(head_type(product_type, device));
 }
 
 at::ScalarType Decoder::residual_type() const {

@@ -29,7 +29,8 @@ class Decoder {
   // Bytes of the weights that a rank of a tensor-parallel group holds while loading is complete and
   // nothing has been released.
   static std::uint64_t weight_bytes(const ModelConfig& config, std::int64_t tp,
-                                    std::int64_t tp_rank, at::ScalarType product_type);
+                                    std::int64_t tp_rank, at::ScalarType product_type,
+                                    at::Device device);
 
   const ModelConfig& config() const { return config_; }
   at::Device device() const { return device_; }

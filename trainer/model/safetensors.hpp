@@ -36,6 +36,9 @@ class SafetensorsFile {
   const std::filesystem::path& path() const { return path_; }
   const std::map<std::string, Entry>& entries() const { return entries_; }
 
+  // Hash of the first and last bytes of a tensor's data.
+  std::uint64_t sample_hash(const std::string& name) const;
+
   // A copy of the rows and columns asked for (columns empty: a 1-D tensor), in the file's type.
   at::Tensor read(const std::string& name, const Slice& slice) const;
 

@@ -56,7 +56,7 @@ class SafetensorsSource final : public WeightSource {
   }
 
   std::uint64_t fingerprint() const override {
-    std::uint64_t hash = 14695981039346656037ULL;  // FNV-1a over names, types, places and shapes
+    std::uint64_t hash = 14695981039346656037ULL;  // FNV-1a
     const auto mix = [&](const std::string& text) {
       for (const char c : text) {
         hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ULL;
@@ -64,8 +64,9 @@ class SafetensorsSource final : public WeightSource {
     };
     for (const auto& [name, file] : where_) {
       const auto& entry = file->entries().at(name);
-      mix(fmt::format("{} {} {} {}-{};", name, c10::toString(entry.type),
-                      fmt::join(entry.shape, "x"), entry.begin, entry.end));
+      mix(fmt::format("{} {} {} {}-{} {};", name, c10::toString(entry.type),
+                      fmt::join(entry.shape, "x"), entry.begin, entry.end,
+                      file->sample_hash(name)));
     }
     return hash;
   }

@@ -20,7 +20,7 @@ class WeightSource {
   // in.
   virtual at::Tensor read(Role role, std::int64_t block, const Slice& slice) const = 0;
 
-  // Identifies the weights without reading them all: equal for equal files.
+  // Identifies the weights by names, types, shapes and samples of the data: equal for equal files.
   virtual std::uint64_t fingerprint() const = 0;
 };
 
