@@ -3,20 +3,20 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
+#include <hdf5.h>
 
 #include <cmath>
 #include <memory>
+#include <stdexcept>
+#include <string>
 
 #include "collectives/self_communicator.hpp"
 #include "collectives/thread_communicator.hpp"
-#include "experiments/hdf5.hpp"
 #include "trainer/model/graph.hpp"
 #include "trainer/pair_scores.hpp"
 
 namespace bipo {
 namespace {
-
-using hdf5::Scalar;
 
 const std::string kCache = BIPO_TEST_CACHE;
 
@@ -26,11 +26,52 @@ constexpr double kLogProbTolerance = 1e-3;
 // Relative, of the gradient vector; the same comparison gives 2.4e-5.
 constexpr double kGradientTolerance = 1e-4;
 
+// A file that h5py wrote; whatever is missing fails the test.
+class ReferenceFile {
+ public:
+  explicit ReferenceFile(const std::string& path)
+      : id_(H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT)) {
+    if (id_ < 0) {
+      throw std::runtime_error(path + " is missing: tests/run.sh makes it");
+    }
+  }
+  ~ReferenceFile() { H5Fclose(id_); }
+  ReferenceFile(const ReferenceFile&) = delete;
+  ReferenceFile& operator=(const ReferenceFile&) = delete;
+
+  template <typename T>
+  std::vector<T> read(const std::string& name, hid_t type) const {
+    const hid_t dataset = H5Dopen2(id_, name.c_str(), H5P_DEFAULT);
+    const hid_t space = H5Dget_space(dataset);
+    std::vector<T> values(static_cast<std::size_t>(H5Sget_simple_extent_npoints(space)));
+    const herr_t status = H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data());
+    H5Sclose(space);
+    H5Dclose(dataset);
+    if (status < 0) {
+      throw std::runtime_error("cannot read " + name);
+    }
+    return values;
+  }
+
+  std::int64_t attribute(const char* name) const {
+    std::int64_t value = 0;
+    const hid_t attribute = H5Aopen(id_, name, H5P_DEFAULT);
+    const herr_t status = H5Aread(attribute, H5T_NATIVE_INT64, &value);
+    H5Aclose(attribute);
+    if (status < 0) {
+      throw std::runtime_error(std::string("cannot read attribute ") + name);
+    }
+    return value;
+  }
+
+ private:
+  hid_t id_;
+};
+
 class Reference : public ::testing::Test {
  protected:
   void SetUp() override {
-    file_ = hdf5::open_file(kCache + "/reference/reference.h5");
-    layer_ = hdf5::read_integer_attribute(file_, "layer");
+    layer_ = file_.attribute("layer");
     const auto prompts = tokens("prompt");
     const auto chosen = tokens("chosen");
     const auto rejected = tokens("rejected");
@@ -43,19 +84,16 @@ class Reference : public ::testing::Test {
   }
 
   std::vector<double> doubles(const std::string& name) const {
-    return hdf5::read_array<double>(file_, name, Scalar::kFloat64, 1).values;
+    return file_.read<double>(name, H5T_NATIVE_DOUBLE);
   }
 
   at::Tensor floats(const std::string& name) const {
-    return at::tensor(hdf5::read_array<float>(file_, name, Scalar::kFloat32, 1).values, at::kFloat);
+    return at::tensor(file_.read<float>(name, H5T_NATIVE_FLOAT), at::kFloat);
   }
 
   std::vector<std::vector<TokenId>> tokens(const std::string& part) const {
-    const auto ids =
-        hdf5::read_array<std::int32_t>(file_, "tokens/" + part + "_ids", Scalar::kInt32, 1).values;
-    const auto offsets =
-        hdf5::read_array<std::int64_t>(file_, "tokens/" + part + "_offsets", Scalar::kInt64, 1)
-            .values;
+    const auto ids = file_.read<std::int32_t>("tokens/" + part + "_ids", H5T_NATIVE_INT32);
+    const auto offsets = file_.read<std::int64_t>("tokens/" + part + "_offsets", H5T_NATIVE_INT64);
     std::vector<std::vector<TokenId>> result;
     for (std::size_t i = 0; i + 1 < offsets.size(); ++i) {
       result.emplace_back(ids.begin() + offsets[i], ids.begin() + offsets[i + 1]);
@@ -108,15 +146,14 @@ class Reference : public ::testing::Test {
     }
     scores.row_log_probs.backward(at::tensor(upstream, at::kFloat));
 
-    const auto expected_loss =
-        hdf5::read_array<double>(file_, group + "/loss", Scalar::kFloat64, 0).values.at(0);
+    const auto expected_loss = file_.read<double>(group + "/loss", H5T_NATIVE_DOUBLE).at(0);
     EXPECT_NEAR(loss, expected_loss, 1e-5);
     const at::Tensor expected = floats(group + "/grad");
     const double error = (vector.grad() - expected).norm().item<double>();
     EXPECT_LT(error, kGradientTolerance * expected.norm().item<double>());
   }
 
-  hdf5::Handle file_;
+  ReferenceFile file_{kCache + "/reference/reference.h5"};
   std::int64_t layer_ = 0;
   std::vector<TokenPair> pairs_;
   ModelConfig config_;
