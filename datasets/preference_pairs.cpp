@@ -44,16 +44,6 @@ std::string read_bytes(const std::filesystem::path& path) {
   return bytes;
 }
 
-// FNV-1a, 64 bits.
-std::uint64_t hash_bytes(std::string_view bytes) {
-  std::uint64_t hash = 0xcbf29ce484222325ULL;
-  for (const char byte : bytes) {
-    hash ^= static_cast<unsigned char>(byte);
-    hash *= 0x100000001b3ULL;
-  }
-  return hash;
-}
-
 // Length of the UTF-8 sequence that begins `text`, 0 where it is not one (Unicode 15, table 3-7).
 std::size_t utf8_sequence_length(std::string_view text) {
   const auto byte = [&](std::size_t index) { return static_cast<unsigned char>(text[index]); };
@@ -437,7 +427,6 @@ PairFile read_preference_pairs(const std::filesystem::path& path, BadRows bad_ro
   const std::string name = path.string();
   const std::string bytes = read_bytes(path);
   PairFile file;
-  file.content_hash = hash_bytes(bytes);
   std::string_view text = bytes;
   if (text.starts_with(kByteOrderMark)) {
     text.remove_prefix(kByteOrderMark.size());

@@ -1,7 +1,6 @@
 // Reads preference pairs from CSV and JSONL files, as text.
 #pragma once
 
-#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -28,7 +27,6 @@ enum class BadRows { kRefuse, kSkip };
 struct PairFile {
   std::vector<PreferencePair> pairs;
   std::vector<std::string> skipped;  // one message per row left out (BadRows::kSkip)
-  std::uint64_t content_hash = 0;    // of the file's bytes
 };
 
 // Reads `path`: RFC 4180 CSV with the columns question, matching, not_matching (in any order,

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <system_error>
 
+#include "collectives/content_hash.hpp"
 #include "collectives/errors.hpp"
 #include "launcher/machine.hpp"
 #include "trainer/model/graph.hpp"
@@ -161,8 +162,9 @@ Preparation prepare_run(const TrainOptions& options, const Session& session) {
   collect_warnings(run);
   const std::int64_t steps_done = run.previous ? run.previous->checkpoint.step : -1;
   const bool complete = run.previous && run.previous->attributes.status == RunStatus::kComplete;
-  run.agreement = std::hash<std::string>{}(
-      fmt::format("{} {} {}", result_settings(run.config), steps_done, complete));
+  ContentHash agreement;
+  agreement.add(fmt::format("{} {} {}", result_settings(run.config), steps_done, complete));
+  run.agreement = agreement.value();
   return run;
 }
 

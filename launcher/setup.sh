@@ -4,7 +4,8 @@
 BIPO_SOURCE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 BIPO_CACHE=${BIPO_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/bipo-dist}
 BIPO_MODEL=$BIPO_CACHE/models/smollm2-135m-instruct
-export CCACHE_DIR=$BIPO_CACHE/ccache
+# A clone at another path finds the same objects.
+export CCACHE_DIR=$BIPO_CACHE/ccache CCACHE_BASEDIR=$BIPO_SOURCE CCACHE_NOHASHDIR=1
 
 BUILD_PACKAGES=(
   g++ cmake ninja-build git python3-venv pkg-config ccache libopenmpi-dev openmpi-bin libhdf5-dev

@@ -4,10 +4,10 @@
 
 #include <filesystem>
 #include <fstream>
-#include <functional>
 #include <iterator>
 #include <system_error>
 
+#include "collectives/content_hash.hpp"
 #include "collectives/errors.hpp"
 #include "datasets/chat_template.hpp"
 #include "datasets/preference_pairs.hpp"
@@ -42,24 +42,20 @@ void check_ids(const std::vector<TokenPair>& pairs, std::int64_t vocabulary) {
   }
 }
 
-std::uint64_t content_hash(const std::filesystem::path& path) {
+void add_file(ContentHash& hash, const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
   const std::string content{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  return std::hash<std::string>{}(content);
+  hash.add(content);
 }
 
-// FNV-1a over ids and part boundaries.
-void mix(std::uint64_t& hash, const std::vector<TokenPair>& pairs) {
-  const auto add = [&](std::uint64_t value) { hash = (hash ^ value) * 1099511628211ULL; };
+void add_pairs(ContentHash& hash, const std::vector<TokenPair>& pairs) {
+  hash.add(std::uint64_t{pairs.size()});
   for (const TokenPair& pair : pairs) {
     for (const auto* part : {&pair.prompt, &pair.chosen, &pair.rejected}) {
-      add(part->size());
-      for (const TokenId id : *part) {
-        add(static_cast<std::uint64_t>(id));
-      }
+      hash.add(std::uint64_t{part->size()});
+      hash.add_bytes(part->data(), part->size() * sizeof(TokenId));
     }
   }
-  add(pairs.size());
 }
 
 }  // namespace
@@ -84,8 +80,10 @@ TrainingInputs read_training_inputs(const TrainOptions& options) {
   }
   inputs.max_length = options.max_length == 0 ? inputs.config.context : options.max_length;
   inputs.weights = open_safetensors(options.model, inputs.config);
-  inputs.model_fingerprint =
-      inputs.weights->fingerprint() ^ content_hash(options.model / "config.json");
+  ContentHash model_hash;
+  model_hash.add(inputs.weights->fingerprint());
+  add_file(model_hash, options.model / "config.json");
+  inputs.model_fingerprint = model_hash.value();
 
   const Tokenizer tokenizer = Tokenizer::from_file(options.model / "tokenizer.json");
   const SpecialTokens special = read_special_tokens(options.model, tokenizer);
@@ -116,9 +114,10 @@ TrainingInputs read_training_inputs(const TrainOptions& options) {
   if (!options.test.empty()) {
     inputs.test = read(options.test);
   }
-  inputs.tokens_hash = 14695981039346656037ULL;
-  mix(inputs.tokens_hash, inputs.train);
-  mix(inputs.tokens_hash, inputs.test);
+  ContentHash tokens_hash;
+  add_pairs(tokens_hash, inputs.train);
+  add_pairs(tokens_hash, inputs.test);
+  inputs.tokens_hash = tokens_hash.value();
   return inputs;
 }
 

@@ -7,9 +7,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
+#include "collectives/content_hash.hpp"
 #include "collectives/errors.hpp"
 #include "collectives/exact_sum.hpp"
 #include "trainer/evaluation.hpp"
@@ -260,13 +260,10 @@ class Trainer {
 
   // A vector that drifted apart between ranks would be saved as if it were right.
   void check_same_vector() {
-    std::uint64_t hash = 14695981039346656037ULL;  // FNV-1a
-    for (const float value : record_.checkpoint.vector) {
-      std::uint32_t bits = 0;
-      std::memcpy(&bits, &value, sizeof(bits));
-      hash = (hash ^ bits) * 1099511628211ULL;
-    }
-    const at::Tensor mine = at::full({1}, static_cast<std::int64_t>(hash), at::kLong);
+    const std::vector<float>& vector = record_.checkpoint.vector;
+    ContentHash hash;
+    hash.add_bytes(vector.data(), vector.size() * sizeof(float));
+    const at::Tensor mine = at::full({1}, static_cast<std::int64_t>(hash.value()), at::kLong);
     const at::Tensor all = ranks_.world->all_gather(mine);
     if (!all.eq(mine).all().item<bool>()) {
       throw BugError(fmt::format("rank {}: the ranks' vectors differ after step {}",

@@ -1,6 +1,7 @@
 // The communicators of one process, and the arrangement of ranks.
 #include <gtest/gtest.h>
 
+#include "collectives/content_hash.hpp"
 #include "collectives/self_communicator.hpp"
 #include "collectives/thread_communicator.hpp"
 #include "collectives/topology.hpp"
@@ -33,6 +34,14 @@ TEST(ThreadCommunicators, AFailingRankReleasesTheOthers) {
                                 group.barrier();
                               }),
                UserError);
+}
+
+// The published 64-bit FNV-1a values of "" and "foobar".
+TEST(ContentHash, IsFnv1a) {
+  ContentHash hash;
+  EXPECT_EQ(hash.value(), 0xcbf29ce484222325ULL);
+  hash.add(std::string_view("foobar"));
+  EXPECT_EQ(hash.value(), 0x85944171f73967e8ULL);
 }
 
 TEST(Topology, PlacesTpRanksSideBySide) {

@@ -169,12 +169,6 @@ TEST_F(PreferencePairs, MissingFilesAndDirectoriesAreRefused) {
                  {"directory"});
 }
 
-// The value comes from a Python script that also reproduces FNV-1a's published hash of "foobar".
-TEST_F(PreferencePairs, ContentHashIsFnv1aOfTheBytes) {
-  const PairFile file = read("a.csv", "\xEF\xBB\xBF" + kHeader + "q,a,b\r\n");
-  EXPECT_EQ(file.content_hash, 0x746a7476e3a94a7fULL);
-}
-
 TEST_F(PreferencePairs, JsonLinesTakeStrings) {
   const PairFile file = read("a.jsonl",
                              "\xEF\xBB\xBF{\"prompt\": \" q\\n\", \"chosen\": \"\\u00e4\", "

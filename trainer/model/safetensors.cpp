@@ -196,19 +196,14 @@ SafetensorsFile::~SafetensorsFile() {
   munmap(const_cast<std::byte*>(mapping_), size_);
 }
 
-std::uint64_t SafetensorsFile::sample_hash(const std::string& name) const {
+void SafetensorsFile::add_sample(const std::string& name, ContentHash& hash) const {
   constexpr std::uint64_t kSample = 1024;
   const Entry& entry = entries_.at(name);
-  const std::byte* data = mapping_ + data_begin_;
-  std::uint64_t hash = 14695981039346656037ULL;  // FNV-1a
-  const auto mix = [&](std::uint64_t begin, std::uint64_t end) {
-    for (std::uint64_t i = begin; i < end; ++i) {
-      hash = (hash ^ static_cast<std::uint64_t>(data[i])) * 1099511628211ULL;
-    }
-  };
-  mix(entry.begin, std::min(entry.end, entry.begin + kSample));
-  mix(std::max(entry.begin, entry.end - std::min(entry.end, kSample)), entry.end);
-  return hash;
+  const std::byte* data = mapping_ + data_begin_ + entry.begin;
+  const std::uint64_t size = entry.end - entry.begin;
+  const std::uint64_t count = std::min(size, kSample);
+  hash.add_bytes(data, count);
+  hash.add_bytes(data + size - count, count);
 }
 
 at::Tensor SafetensorsFile::read(const std::string& name, const Slice& slice) const {

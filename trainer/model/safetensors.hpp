@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "collectives/content_hash.hpp"
 #include "trainer/model/sharding.hpp"
 
 namespace bipo {
@@ -36,8 +37,8 @@ class SafetensorsFile {
   const std::filesystem::path& path() const { return path_; }
   const std::map<std::string, Entry>& entries() const { return entries_; }
 
-  // Hash of the first and last bytes of a tensor's data.
-  std::uint64_t sample_hash(const std::string& name) const;
+  // Adds the first and last bytes of a tensor's data to `hash`.
+  void add_sample(const std::string& name, ContentHash& hash) const;
 
   // A copy of the rows and columns asked for (columns empty: a 1-D tensor), in the file's type.
   at::Tensor read(const std::string& name, const Slice& slice) const;

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "collectives/content_hash.hpp"
 #include "collectives/errors.hpp"
 #include "trainer/model/names.hpp"
 #include "trainer/model/safetensors.hpp"
@@ -56,19 +57,14 @@ class SafetensorsSource final : public WeightSource {
   }
 
   std::uint64_t fingerprint() const override {
-    std::uint64_t hash = 14695981039346656037ULL;  // FNV-1a
-    const auto mix = [&](const std::string& text) {
-      for (const char c : text) {
-        hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ULL;
-      }
-    };
+    ContentHash hash;
     for (const auto& [name, file] : where_) {
       const auto& entry = file->entries().at(name);
-      mix(fmt::format("{} {} {} {}-{} {};", name, c10::toString(entry.type),
-                      fmt::join(entry.shape, "x"), entry.begin, entry.end,
-                      file->sample_hash(name)));
+      hash.add(
+          fmt::format("{} {} {};", name, c10::toString(entry.type), fmt::join(entry.shape, "x")));
+      file->add_sample(name, hash);
     }
-    return hash;
+    return hash.value();
   }
 
  private:
