@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "collectives/errors.hpp"
+#include "collectives/profile.hpp"
 
 namespace bipo {
 
@@ -21,6 +22,7 @@ void Communicator::check(const at::Tensor& tensor, std::string_view operation) c
 void Communicator::all_reduce(const at::Tensor& tensor, ReduceOp op) {
   check(tensor, "all_reduce");
   if (tensor.numel() > 0) {
+    const WorkTimer timer(Work::kCollectives);
     do_all_reduce(tensor, op);
   }
 }
@@ -31,6 +33,7 @@ void Communicator::broadcast(const at::Tensor& tensor, int root) {
     throw BugError(fmt::format("broadcast over {}: root {} of {}", backend(), root, size()));
   }
   if (tensor.numel() > 0) {
+    const WorkTimer timer(Work::kCollectives);
     do_broadcast(tensor, root);
   }
 }
@@ -41,6 +44,7 @@ at::Tensor Communicator::all_gather(const at::Tensor& tensor) {
   shape.insert(shape.begin(), size());
   at::Tensor gathered = at::empty(shape, tensor.options());
   if (tensor.numel() > 0) {
+    const WorkTimer timer(Work::kCollectives);
     do_all_gather(tensor, gathered);
   }
   return gathered;

@@ -36,14 +36,25 @@ void yield_when_oversubscribed() {
   }
 }
 
-std::unique_ptr<Communicator> split(MPI_Comm world, int color, int key) {
-  MPI_Comm group = MPI_COMM_NULL;
-  BIPO_MPI(MPI_Comm_split(world, color, key, &group));
+// Takes ownership of `group`.
+std::unique_ptr<Communicator> wrap(MPI_Comm group) {
   auto communicator = std::make_unique<MpiCommunicator>(group);
   if (communicator->size() == 1) {
     return std::make_unique<SelfCommunicator>();
   }
   return communicator;
+}
+
+std::unique_ptr<Communicator> split(MPI_Comm world, int color, int key) {
+  MPI_Comm group = MPI_COMM_NULL;
+  BIPO_MPI(MPI_Comm_split(world, color, key, &group));
+  return wrap(group);
+}
+
+std::unique_ptr<Communicator> split_by_node(MPI_Comm world) {
+  MPI_Comm group = MPI_COMM_NULL;
+  BIPO_MPI(MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &group));
+  return wrap(group);
 }
 
 std::string processor_name() {
@@ -194,7 +205,7 @@ void Session::expect_same(std::uint64_t value, const std::string& what) {
 }
 
 Ranks Session::make_ranks(const Topology& topology, bool cuda) {
-  Ranks ranks{topology, split(impl_->world_handle, 0, rank()),
+  Ranks ranks{topology, split(impl_->world_handle, 0, rank()), split_by_node(impl_->world_handle),
               split(impl_->world_handle, topology.dp_color(), rank()),
               split(impl_->world_handle, topology.tp_color(), rank())};
   if (cuda) {

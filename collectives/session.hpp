@@ -32,11 +32,13 @@ inline constexpr int kExitFailure = 1;
 inline constexpr int kExitBadInput = 2;
 inline constexpr int kExitInterrupted = 75;
 
-// The communicators of one rank.  `world` moves host memory; `dp` and `tp` move the memory the
-// model lives in.  Declared world first: groups are freed before it.
+// The communicators of one rank.  `world` and `node` (the ranks of this rank's host) move host
+// memory; `dp` and `tp` move the memory the model lives in.  Declared world first: groups are freed
+// before it.
 struct Ranks {
   Topology topology;
   std::unique_ptr<Communicator> world;
+  std::unique_ptr<Communicator> node;
   std::unique_ptr<Communicator> dp;
   std::unique_ptr<Communicator> tp;
 };

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <numeric>
 #include <utility>
 
 #include "collectives/errors.hpp"
@@ -116,12 +117,16 @@ std::string to_string(SignRule rule) {
   throw BugError(fmt::format("sign rule {} has no name", static_cast<int>(rule)));
 }
 
-BatchPlan::BatchPlan(PlanSettings settings) : settings_(settings) {
+BatchPlan::BatchPlan(PlanSettings settings) : settings_(std::move(settings)) {
   require_at_least(settings_.pairs, 1, "the number of training pairs");
   require_at_least(settings_.batch_size, 1, "--batch-size");
   require_at_least(settings_.micro_batch, 1, "--micro-batch");
   require_at_least(settings_.epochs, 1, "--epochs");
   require_at_least(settings_.max_steps, 0, "--max-steps");
+  if (!settings_.costs.empty() &&
+      settings_.costs.size() != static_cast<std::size_t>(settings_.pairs)) {
+    throw BugError(fmt::format("{} costs for {} pairs", settings_.costs.size(), settings_.pairs));
+  }
   constexpr std::int64_t kMostEpochs = std::numeric_limits<std::int32_t>::max();
   if (settings_.epochs > kMostEpochs) {
     throw UserError(
@@ -138,6 +143,14 @@ std::int64_t BatchPlan::total_steps() const {
   return settings_.max_steps > 0 ? std::min(settings_.max_steps, whole) : whole;
 }
 
+const std::vector<std::int64_t>& BatchPlan::order_of(std::int32_t epoch) const {
+  if (epoch != ordered_epoch_) {
+    order_ = epoch_order(settings_, epoch);
+    ordered_epoch_ = epoch;
+  }
+  return order_;
+}
+
 StepPlan BatchPlan::step(std::int64_t index) const {
   if (index < 0 || index >= total_steps()) {
     throw BugError(fmt::format("step {} asked of a plan of {} steps", index, total_steps()));
@@ -152,18 +165,58 @@ StepPlan BatchPlan::step(std::int64_t index) const {
   plan.ends_epoch = step_in_epoch == steps_per_epoch() - 1;
   plan.pairs = size;
 
-  const std::vector<std::int64_t> order = epoch_order(settings_, plan.epoch);
-  const std::vector<std::int64_t> batch(order.begin() + begin, order.begin() + begin + size);
-  plan.micro_batches = consecutive_groups(size, settings_.micro_batch);
+  const std::vector<std::int64_t>& order = order_of(plan.epoch);
+  const std::vector<std::int64_t> drawn(order.begin() + begin, order.begin() + begin + size);
+  std::vector<std::int64_t> costs;
+  for (const std::int64_t pair : drawn) {
+    costs.push_back(settings_.costs.empty() ? 1 : settings_.costs[static_cast<std::size_t>(pair)]);
+  }
+  plan.micro_batches = balanced_groups(costs, settings_.micro_batch);
+  std::vector<std::int64_t> batch;
   for (auto& micro_batch : plan.micro_batches) {
     for (std::int64_t& pair : micro_batch) {
-      pair = batch[static_cast<std::size_t>(pair)];
+      pair = drawn[static_cast<std::size_t>(pair)];
+      batch.push_back(pair);
     }
   }
 
   plan.logged_sign = step_sign(settings_, plan.epoch, step_in_epoch);
   plan.passes = signs_of_passes(settings_, plan, batch);
   return plan;
+}
+
+std::vector<std::vector<std::int64_t>> balanced_groups(const std::vector<std::int64_t>& costs,
+                                                       std::int64_t group_size) {
+  auto groups = consecutive_groups(static_cast<std::int64_t>(costs.size()), group_size);
+  const auto [least, most] = std::minmax_element(costs.begin(), costs.end());
+  if (groups.size() < 2 || *least == *most) {
+    return groups;
+  }
+  std::vector<std::int64_t> dearest_first(costs.size());
+  std::iota(dearest_first.begin(), dearest_first.end(), 0);
+  const auto cost_of = [&](std::int64_t item) { return costs[static_cast<std::size_t>(item)]; };
+  std::stable_sort(dearest_first.begin(), dearest_first.end(),
+                   [&](std::int64_t a, std::int64_t b) { return cost_of(a) > cost_of(b); });
+  std::vector<std::size_t> room;
+  for (auto& group : groups) {
+    room.push_back(group.size());
+    group.clear();
+  }
+  std::vector<std::int64_t> spent(groups.size(), 0);
+  for (const std::int64_t item : dearest_first) {
+    std::size_t cheapest = groups.size();
+    for (std::size_t g = 0; g < groups.size(); ++g) {
+      if (groups[g].size() < room[g] && (cheapest == groups.size() || spent[g] < spent[cheapest])) {
+        cheapest = g;
+      }
+    }
+    groups[cheapest].push_back(item);
+    spent[cheapest] += cost_of(item);
+  }
+  for (auto& group : groups) {
+    std::sort(group.begin(), group.end());
+  }
+  return groups;
 }
 
 std::vector<std::vector<std::int64_t>> consecutive_groups(std::int64_t count,

@@ -24,9 +24,11 @@ struct PlanSettings {
   std::uint64_t seed = 11;
   bool shuffle = true;
   SignRule sign = SignRule::kBatch;
+  // [P] what a pair costs, so that a step's micro-batches cost about the same; empty: all the same.
+  std::vector<std::int64_t> costs;
 };
 
-// One optimiser step: its pairs in order, cut into micro-batches.
+// One optimiser step: its pairs, dealt to micro-batches by cost.
 struct StepPlan {
   std::int64_t step = 0;
   std::int32_t epoch = 0;
@@ -49,8 +51,19 @@ class BatchPlan {
   StepPlan step(std::int64_t index) const;
 
  private:
+  const std::vector<std::int64_t>& order_of(std::int32_t epoch) const;
+
   PlanSettings settings_;
+  // Of the epoch that was asked for last: a sort per epoch, not per step.
+  mutable std::int32_t ordered_epoch_ = -1;
+  mutable std::vector<std::int64_t> order_;
 };
+
+// Deals items of given costs to micro-batches of the sizes that consecutive_groups() gives, each
+// next costliest item to the micro-batch that costs least so far and has room; in each, items keep
+// their order.  A function of the costs alone, so that replicas end together whatever their number.
+std::vector<std::vector<std::int64_t>> balanced_groups(const std::vector<std::int64_t>& costs,
+                                                       std::int64_t group_size);
 
 // Consecutive groups of `group_size` out of `count` items: the fixed micro-batches of the prefix,
 // reference and evaluation passes.

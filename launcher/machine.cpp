@@ -5,6 +5,7 @@
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <fmt/format.h>
+#include <malloc.h>
 #include <sched.h>
 #include <unistd.h>
 
@@ -160,6 +161,13 @@ std::uint64_t memory_per_rank(c10::Device device, int local_ranks) {
     return c10::getDeviceAllocator(device.type())->getMemoryInfo(device.index()).first;
   }
   return available_host_memory() / static_cast<std::uint64_t>(local_ranks);
+}
+
+void keep_freed_memory() {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_MAX, 0);
+  mallopt(M_TRIM_THRESHOLD, -1);
+#endif
 }
 
 }  // namespace bipo

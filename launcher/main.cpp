@@ -9,8 +9,10 @@
 
 #include "collectives/errors.hpp"
 #include "collectives/session.hpp"
+#include "launcher/bench_command.hpp"
 #include "launcher/inspect_command.hpp"
 #include "launcher/options.hpp"
+#include "launcher/plan_command.hpp"
 #include "launcher/train_command.hpp"
 
 namespace {
@@ -31,6 +33,9 @@ std::optional<int> run_locally(const Command& command) {
   if (const auto* inspect = std::get_if<InspectOptions>(&command)) {
     return run_inspect_command(*inspect);
   }
+  if (const auto* plan = std::get_if<PlanOptions>(&command)) {
+    return run_plan_command(*plan);
+  }
   return std::nullopt;
 }
 
@@ -49,6 +54,9 @@ int run_with_ranks(const std::vector<std::string>& arguments) {
   try {
     Command command;
     session.together([&] { command = parse_command_line(arguments); });
+    if (const auto* bench = std::get_if<BenchOptions>(&command)) {
+      return run_bench_command(*bench, session);
+    }
     return run_train_command(std::get<TrainOptions>(command), session);
   } catch (const AgreedFailure& failure) {
     if (session.rank() == 0) {

@@ -1,5 +1,4 @@
-// The options of `train`, declared once: name, help and how the text of a value is checked and
-// stored.
+// A command's options as a table: name, help, and where the text of a value goes.
 #pragma once
 
 #include <boost/program_options/options_description.hpp>
@@ -7,12 +6,11 @@
 #include <string>
 #include <vector>
 
-#include "launcher/options.hpp"
-
 namespace bipo {
 
-// Throws UserError with the rule that `text` breaks.
-using Setter = std::function<void(TrainOptions&, const std::string& text)>;
+// Checks the text of a value and stores it in the options that the table was made for.  Throws
+// UserError with the rule that the text breaks.
+using Setter = std::function<void(const std::string& text)>;
 
 struct OptionSpec {
   std::string name;
@@ -20,21 +18,27 @@ struct OptionSpec {
   std::string description;
   Setter set;
   bool required = false;
+  std::string other_name = {};  // accepted too, not listed by itself
 
   bool is_flag() const { return value_name.empty(); }
 };
 
+// In the order of the help.
 struct OptionGroup {
   std::string title;
   std::vector<OptionSpec> options;
 };
 
-// In the order of the help.
-std::vector<OptionGroup> train_option_groups();
+struct CommandTable {
+  std::string command;
+  std::string usage;
+  std::vector<OptionGroup> groups;
+  std::string notes;  // below the options
+};
 
-// For parsing and for the help.
+// With every name that is accepted, for parsing.
 boost::program_options::options_description to_description(const std::vector<OptionGroup>& groups);
 
-std::string train_help(const std::vector<OptionGroup>& groups);
+std::string help_text(const CommandTable& table);
 
 }  // namespace bipo

@@ -56,16 +56,62 @@ std::string real_rule(RealRange range) {
   return "must be a finite number";
 }
 
-std::vector<std::string_view> split_at_commas(std::string_view text) {
+std::vector<std::string_view> split(std::string_view text, char separator) {
   std::vector<std::string_view> parts;
   while (true) {
-    const auto comma = text.find(',');
-    parts.push_back(text.substr(0, comma));
-    if (comma == std::string_view::npos) {
+    const auto end = text.find(separator);
+    parts.push_back(text.substr(0, end));
+    if (end == std::string_view::npos) {
       return parts;
     }
-    text.remove_prefix(comma + 1);
+    text.remove_prefix(end + 1);
   }
+}
+
+// The values of a comma separated list, each read by `parse_one`, whose rule an error carries.
+template <typename Parse>
+auto parse_different(std::string_view text, Parse parse_one) {
+  std::vector<decltype(parse_one(text))> values;
+  for (const std::string_view part : split(text, ',')) {
+    try {
+      values.push_back(parse_one(part));
+    } catch (const UserError& rule) {
+      throw UserError(
+          fmt::format("must be different values separated by commas, without blanks; '{}' {}", part,
+                      rule.what()));
+    }
+    if (std::count(values.begin(), values.end(), values.back()) > 1) {
+      throw UserError(fmt::format("must be different values; {} comes twice", values.back()));
+    }
+  }
+  return values;
+}
+
+LayerRange parse_layer_range(std::string_view text) {
+  constexpr const char* kRule =
+      "must be layers, from 0, separated by commas without blanks (N, FIRST:LAST or "
+      "FIRST:LAST:STEP, both ends included), or all";
+  const std::vector<std::string_view> parts = split(text, ':');
+  std::vector<std::int64_t> numbers;
+  for (const std::string_view part : parts) {
+    const auto number = to_number<std::int64_t>(part);
+    if (!number || *number < 0) {
+      throw UserError(fmt::format("{}; '{}' is no layer", kRule, part));
+    }
+    numbers.push_back(*number);
+  }
+  if (numbers.size() > 3) {
+    throw UserError(fmt::format("{}; '{}' has {} parts", kRule, text, numbers.size()));
+  }
+  const LayerRange range{numbers.front(), numbers[numbers.size() > 1 ? 1 : 0],
+                         numbers.size() > 2 ? numbers[2] : 1};
+  if (range.last < range.first) {
+    throw UserError(fmt::format("{}; '{}' ends before it begins", kRule, text));
+  }
+  if (range.step == 0) {
+    throw UserError(fmt::format("{}; the step of '{}' is 0", kRule, text));
+  }
+  return range;
 }
 
 // The power of two that a unit's letter stands for; 0 for any other character.
@@ -106,7 +152,7 @@ std::vector<double> parse_real_list(std::string_view text) {
   constexpr const char* kRule =
       "must be different finite numbers separated by commas, without blanks";
   std::vector<double> values;
-  for (const std::string_view part : split_at_commas(text)) {
+  for (const std::string_view part : split(text, ',')) {
     const auto value = to_number<double>(part);
     if (!value || !std::isfinite(*value)) {
       throw UserError(fmt::format("{}; '{}' is no finite number", kRule, part));
@@ -134,6 +180,30 @@ std::string parse_name(std::string_view text, const std::vector<std::string>& na
     throw UserError(fmt::format("must be one of {}", fmt::join(names, ", ")));
   }
   return std::string(text);
+}
+
+std::vector<double> parse_positive_real_list(std::string_view text) {
+  return parse_different(
+      text, [](std::string_view part) { return parse_real(part, RealRange::kPositive); });
+}
+
+std::vector<std::uint64_t> parse_unsigned_list(std::string_view text) {
+  return parse_different(text, parse_unsigned);
+}
+
+std::vector<std::string> parse_name_list(std::string_view text,
+                                         const std::vector<std::string>& names) {
+  return parse_different(text, [&](std::string_view part) { return parse_name(part, names); });
+}
+
+std::vector<LayerRange> parse_layer_ranges(std::string_view text) {
+  std::vector<LayerRange> ranges;
+  if (text != "all") {
+    for (const std::string_view part : split(text, ',')) {
+      ranges.push_back(parse_layer_range(part));
+    }
+  }
+  return ranges;
 }
 
 }  // namespace bipo

@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "experiments/sweep_plan.hpp"
+
 namespace bipo {
 
 // All of them read the whole text (no trailing characters, no blanks; one leading '+' is allowed)
@@ -30,5 +32,15 @@ std::uint64_t parse_bytes(std::string_view text);
 
 // One of `names`.
 std::string parse_name(std::string_view text, const std::vector<std::string>& names);
+
+// Comma separated, at least one, all different, each as the function of one value reads it.
+std::vector<double> parse_positive_real_list(std::string_view text);
+std::vector<std::uint64_t> parse_unsigned_list(std::string_view text);
+std::vector<std::string> parse_name_list(std::string_view text,
+                                         const std::vector<std::string>& names);
+
+// Comma separated N, FIRST:LAST or FIRST:LAST:STEP, both ends included; or `all`, which is no range
+// at all.
+std::vector<LayerRange> parse_layer_ranges(std::string_view text);
 
 }  // namespace bipo

@@ -11,6 +11,7 @@
 #include <set>
 
 #include "collectives/errors.hpp"
+#include "launcher/command_tables.hpp"
 #include "launcher/config_file.hpp"
 #include "launcher/option_table.hpp"
 #include "launcher/suggest.hpp"
@@ -33,31 +34,40 @@ const char* const kHelp =
     "\n"
     "Commands\n"
     "  train      train a steering vector\n"
+    "  sweep      train one for every combination of layers, seeds, learning rates, betas, signs\n"
     "  inspect    print what a run file holds\n"
+    "  bench      measure the speed of training on this machine\n"
+    "  plan       memory, time and the best topology of a run, before it is made\n"
     "\n"
     "  bipo-dist COMMAND --help    a command's options and an example\n"
     "  bipo-dist --version         version, commit and what it was built with\n"
     "\n"
     "Exit codes: 0 done, 2 usage or bad input, 75 interrupted with a checkpoint, 1 anything else\n";
 
-using OptionTable = std::map<std::string, OptionSpec>;
+// By every name that is accepted.
+using SpecByName = std::map<std::string, OptionSpec>;
 
-OptionTable to_table(const std::vector<OptionGroup>& groups) {
-  OptionTable table;
+SpecByName by_name(const std::vector<OptionGroup>& groups) {
+  SpecByName specs;
   for (const OptionGroup& group : groups) {
     for (const OptionSpec& option : group.options) {
-      table.emplace(option.name, option);
+      specs.emplace(option.name, option);
+      if (!option.other_name.empty()) {
+        specs.emplace(option.other_name, option);
+      }
     }
   }
-  return table;
+  return specs;
 }
 
 // One option as given, from either source.
 struct GivenOption {
-  std::string name;
+  std::string name;  // the one listed in the help
   std::string value;
   std::string shown;  // how an error names it
 };
+
+using Names = std::set<std::string>;
 
 bool is_long_option(const std::string& word) {
   return word.size() > 2 && word.starts_with("--");
@@ -69,16 +79,15 @@ std::string option_word(const std::string& word) {
 }
 
 [[noreturn]] void throw_unknown(const std::string& shown, const std::string& word,
-                                const std::vector<std::string>& known,
-                                const std::string& command = "train") {
+                                const std::vector<std::string>& known, const std::string& command) {
   throw UserError(
       fmt::format("unknown option {}; the nearest is {}; `bipo-dist {} --help` lists all", shown,
                   nearest_name(word, known), command));
 }
 
-std::vector<std::string> names(const OptionTable& table, const std::string& prefix) {
+std::vector<std::string> names(const SpecByName& specs, const std::string& prefix) {
   std::vector<std::string> all;
-  for (const auto& [name, option] : table) {
+  for (const auto& [name, option] : specs) {
     all.push_back(prefix + name);
   }
   return all;
@@ -98,21 +107,23 @@ std::vector<std::string> split_empty_values(const std::vector<std::string>& word
   return result;
 }
 
-GivenOption to_given(const po::option& parsed, const OptionTable& table) {
+GivenOption to_given(const po::option& parsed, const std::string& command,
+                     const SpecByName& specs) {
   const std::string& word = parsed.original_tokens.front();
   const bool is_positional = parsed.position_key >= 0;
   const bool has_one_dash = is_positional && word.size() > 1 && word.front() == '-';
   if (parsed.unregistered || has_one_dash) {
-    throw_unknown(option_word(word), option_word(word), names(table, "--"));
+    throw_unknown(option_word(word), option_word(word), names(specs, "--"), command);
   }
   if (is_positional) {
     throw UserError(
-        fmt::format("'{}' belongs to no option; train takes only options, each beginning with "
+        fmt::format("'{}' belongs to no option; {} takes only options, each beginning with "
                     "two dashes (quote a value that contains blanks)",
-                    word));
+                    word, command));
   }
-  if (table.at(parsed.string_key).is_flag()) {
-    return {parsed.string_key, "true", option_word(word)};
+  const OptionSpec& spec = specs.at(parsed.string_key);
+  if (spec.is_flag()) {
+    return {spec.name, "true", option_word(word)};
   }
   const std::string& value = parsed.value.at(0);
   const bool next_word_is_option = parsed.original_tokens.size() > 1 && is_long_option(value);
@@ -122,13 +133,13 @@ GivenOption to_given(const po::option& parsed, const OptionTable& table) {
                     "dashes is written {}={}",
                     word, value, word, value));
   }
-  return {parsed.string_key, value, fmt::format("--{} '{}'", parsed.string_key, value)};
+  return {spec.name, value, fmt::format("--{} '{}'", parsed.string_key, value)};
 }
 
 std::vector<po::option> split_words(const std::vector<std::string>& words,
-                                    const std::vector<OptionGroup>& groups) {
+                                    const CommandTable& table) {
   using namespace po::command_line_style;
-  const po::options_description description = to_description(groups);
+  const po::options_description description = to_description(table.groups);
   try {
     return po::command_line_parser(split_empty_values(words))
         .options(description)
@@ -137,36 +148,38 @@ std::vector<po::option> split_words(const std::vector<std::string>& words,
         .run()
         .options;
   } catch (const po::error& error) {
-    throw UserError(
-        fmt::format("{}; `bipo-dist train --help` describes the options", error.what()));
+    throw UserError(fmt::format("{}; `bipo-dist {} --help` describes the options", error.what(),
+                                table.command));
   }
 }
 
-std::vector<GivenOption> read_config(const std::string& file, const OptionTable& table) {
+std::vector<GivenOption> read_config(const std::string& file, const std::string& command,
+                                     const SpecByName& specs) {
   std::vector<GivenOption> given;
   for (const ConfigEntry& entry : read_config_file(file)) {
     const std::string where = fmt::format("{}:{}", file, entry.line);
-    if (!entry.section.empty() && entry.section != "train") {
+    if (!entry.section.empty() && entry.section != command) {
       throw UserError(
-          fmt::format("{}: section [{}] is unknown; options stand under [train] or under no "
+          fmt::format("{}: section [{}] is unknown; options stand under [{}] or under no "
                       "section",
-                      where, entry.section));
+                      where, entry.section, command));
     }
     if (entry.key == "config" || entry.key == "help") {
       throw UserError(fmt::format("{}: '{}' works on the command line only; remove the line", where,
                                   entry.key));
     }
-    if (!table.contains(entry.key)) {
-      throw_unknown(fmt::format("'{}' in {}", entry.key, where), entry.key, names(table, ""));
+    if (!specs.contains(entry.key)) {
+      throw_unknown(fmt::format("'{}' in {}", entry.key, where), entry.key, names(specs, ""),
+                    command);
     }
-    given.push_back(
-        {entry.key, entry.value, fmt::format("{}: {} = '{}'", where, entry.key, entry.value)});
+    given.push_back({specs.at(entry.key).name, entry.value,
+                     fmt::format("{}: {} = '{}'", where, entry.key, entry.value)});
   }
   return given;
 }
 
 void require_no_repetition(const std::vector<GivenOption>& given) {
-  std::set<std::string> seen;
+  Names seen;
   for (const GivenOption& option : given) {
     if (!seen.insert(option.name).second) {
       throw UserError(
@@ -175,19 +188,19 @@ void require_no_repetition(const std::vector<GivenOption>& given) {
   }
 }
 
-void apply(const std::vector<GivenOption>& given, const OptionTable& table, TrainOptions& options) {
+void apply(const std::vector<GivenOption>& given, const SpecByName& specs) {
   for (const GivenOption& option : given) {
     try {
-      table.at(option.name).set(options, option.value);
+      specs.at(option.name).set(option.value);
     } catch (const UserError& rule) {
       throw UserError(fmt::format("{}: {}", option.shown, rule.what()));
     }
   }
 }
 
-void require_required(const std::vector<OptionGroup>& groups, const std::set<std::string>& given) {
+void require_required(const CommandTable& table, const Names& given) {
   std::vector<std::string> missing;
-  for (const OptionGroup& group : groups) {
+  for (const OptionGroup& group : table.groups) {
     for (const OptionSpec& option : group.options) {
       if (option.required && !given.contains(option.name)) {
         missing.push_back(fmt::format("--{}", option.name));
@@ -195,39 +208,17 @@ void require_required(const std::vector<OptionGroup>& groups, const std::set<std
     }
   }
   if (!missing.empty()) {
-    throw UserError(fmt::format("train needs {}; `bipo-dist train --help` describes the options",
-                                fmt::join(missing, ", ")));
+    throw UserError(fmt::format("{} needs {}; `bipo-dist {} --help` describes the options",
+                                table.command, fmt::join(missing, ", "), table.command));
   }
 }
 
-void require_consistent(const TrainOptions& options) {
-  if (options.resume && options.overwrite) {
-    throw UserError(
-        "--resume and --overwrite exclude each other: --resume continues the run file, "
-        "--overwrite replaces it; give one");
-  }
-  if (options.micro_batch && *options.micro_batch > options.batch_size) {
-    throw UserError(
-        fmt::format("--micro-batch {} is larger than --batch-size {}; a micro-batch is a part of "
-                    "a batch, give at most {}",
-                    *options.micro_batch, options.batch_size, options.batch_size));
-  }
-}
-
-bool asks_for_help(const std::vector<std::string>& words) {
-  return std::any_of(words.begin(), words.end(),
-                     [](const std::string& word) { return word == "--help" || word == "-h"; });
-}
-
-Command parse_train(const std::vector<std::string>& words) {
-  const std::vector<OptionGroup> groups = train_option_groups();
-  if (asks_for_help(words)) {
-    return PrintAndExit{train_help(groups)};
-  }
-  const OptionTable table = to_table(groups);
+// Sets the options that `table` was made for; returns the names of those that were given.
+Names read_options(const CommandTable& table, const std::vector<std::string>& words) {
+  const SpecByName specs = by_name(table.groups);
   std::vector<GivenOption> from_command_line;
-  for (const po::option& parsed : split_words(words, groups)) {
-    from_command_line.push_back(to_given(parsed, table));
+  for (const po::option& parsed : split_words(words, table)) {
+    from_command_line.push_back(to_given(parsed, table.command, specs));
   }
   require_no_repetition(from_command_line);
 
@@ -236,20 +227,101 @@ Command parse_train(const std::vector<std::string>& words) {
       std::find_if(from_command_line.begin(), from_command_line.end(),
                    [](const GivenOption& option) { return option.name == "config"; });
   if (config != from_command_line.end()) {
-    from_file = read_config(config->value, table);
+    from_file = read_config(config->value, table.command, specs);
     require_no_repetition(from_file);
   }
 
-  TrainOptions options;
-  std::set<std::string> given;
+  Names given;
   for (const auto* source : {&from_file, &from_command_line}) {
-    apply(*source, table, options);
+    apply(*source, specs);
     for (const GivenOption& option : *source) {
       given.insert(option.name);
     }
   }
-  require_required(groups, given);
-  require_consistent(options);
+  require_required(table, given);
+  return given;
+}
+
+void require_part_of_batch(const std::optional<std::int64_t>& micro_batch,
+                           std::int64_t batch_size) {
+  if (micro_batch && *micro_batch > batch_size) {
+    throw UserError(
+        fmt::format("--micro-batch {} is larger than --batch-size {}; a micro-batch is a part of "
+                    "a batch, give at most {}",
+                    *micro_batch, batch_size, batch_size));
+  }
+}
+
+void require_consistent(const TrainOptions& options, const Names&) {
+  if (options.resume && options.overwrite) {
+    throw UserError(
+        "--resume and --overwrite exclude each other: --resume continues the run file, "
+        "--overwrite replaces it; give one");
+  }
+  require_part_of_batch(options.micro_batch, options.batch_size);
+}
+
+void require_consistent(const SweepOptions& options, const Names&) {
+  require_part_of_batch(options.micro_batch, options.batch_size);
+}
+
+// The rules of what bench and plan work on.
+template <typename Options>
+void require_one_model_and_pairs(const Options& options, const Names& given) {
+  if (given.contains("model") == given.contains("shape")) {
+    throw UserError("give one of --model (a model directory) and --shape (a name or config.json)");
+  }
+  if (given.contains("train")) {
+    if (!given.contains("model")) {
+      throw UserError(
+          "--train needs --model, whose tokenizer reads it; with --shape give --prompt-length and "
+          "--answer-length");
+    }
+    for (const char* length : {"prompt-length", "answer-length", "common-prefix"}) {
+      if (given.contains(length)) {
+        throw UserError(fmt::format(
+            "--{} and --train exclude each other: the file's pairs have lengths of their own",
+            length));
+      }
+    }
+  }
+  if (options.lengths.common_prefix > options.lengths.prompt_length) {
+    throw UserError(fmt::format("--common-prefix {} is longer than --prompt-length {}",
+                                options.lengths.common_prefix, options.lengths.prompt_length));
+  }
+  require_part_of_batch(options.micro_batch, options.batch_size);
+}
+
+void require_consistent(const BenchOptions& options, const Names& given) {
+  require_one_model_and_pairs(options, given);
+}
+
+void require_consistent(const PlanOptions& options, const Names& given) {
+  require_one_model_and_pairs(options, given);
+  if (given.contains("machine") && given.contains("measured")) {
+    throw UserError(
+        "--machine and --measured exclude each other: both say what the machine can do");
+  }
+  if (options.tp && options.devices % *options.tp != 0) {
+    throw UserError(
+        fmt::format("--devices {} is no multiple of --tp {}", options.devices, *options.tp));
+  }
+}
+
+bool asks_for_help(const std::vector<std::string>& words) {
+  return std::any_of(words.begin(), words.end(),
+                     [](const std::string& word) { return word == "--help" || word == "-h"; });
+}
+
+template <typename Options>
+Command parse_with(CommandTable (*make_table)(Options&), const std::vector<std::string>& words) {
+  Options options;
+  const CommandTable table = make_table(options);
+  if (asks_for_help(words)) {
+    return PrintAndExit{help_text(table)};
+  }
+  const Names given = read_options(table, words);
+  require_consistent(options, given);
   return options;
 }
 
@@ -281,7 +353,16 @@ Command parse_command_line(const std::vector<std::string>& arguments) {
   const std::string& command = arguments.front();
   const std::vector<std::string> rest(arguments.begin() + 1, arguments.end());
   if (command == "train") {
-    return parse_train(rest);
+    return parse_with(train_table, rest);
+  }
+  if (command == "sweep") {
+    return parse_with(sweep_table, rest);
+  }
+  if (command == "bench") {
+    return parse_with(bench_table, rest);
+  }
+  if (command == "plan") {
+    return parse_with(plan_table, rest);
   }
   if (command == "inspect") {
     return parse_inspect(rest);
@@ -292,9 +373,11 @@ Command parse_command_line(const std::vector<std::string>& arguments) {
   if (command == "--version") {
     return PrintAndExit{version_text()};
   }
+  const std::string nearest =
+      nearest_name(command, {"train", "sweep", "inspect", "bench", "plan", "--help", "--version"});
   throw UserError(
       fmt::format("unknown command '{}'; the nearest is {}; `bipo-dist --help` lists the commands",
-                  command, nearest_name(command, {"train", "inspect", "--help", "--version"})));
+                  command, nearest));
 }
 
 }  // namespace bipo

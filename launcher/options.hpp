@@ -9,50 +9,124 @@
 #include <variant>
 #include <vector>
 
+#include "experiments/sweep_plan.hpp"
+
 namespace bipo {
 
 // `auto` on the command line is std::nullopt here.
-struct TrainOptions {
-  std::filesystem::path model;
-  std::filesystem::path train;
-  std::filesystem::path test;  // empty: no held-out pairs
-  std::int64_t layer = -1;
-  std::filesystem::path out;
-  bool resume = false;
-  bool overwrite = false;
 
-  std::int64_t epochs = 20;
-  std::int64_t max_steps = 0;
-  std::int64_t batch_size = 4;
-  std::optional<std::int64_t> micro_batch;
-  double lr = 5e-4;
-  std::string lr_unit = "absolute";
-  double beta = 0.1;
-  double weight_decay = 0;
-  double max_grad_norm = 1;
-  std::int64_t warmup_steps = 100;
-  std::string sign = "batch";
-  bool shuffle = true;
-  std::uint64_t seed = 11;
-
-  std::vector<double> multipliers = {-1, 0, 1};
-  std::int64_t eval_every = 1;  // epochs; 0: never
-  double save_every = 30;       // seconds
-
-  std::string dtype = "auto";   // auto, fp32, bf16
-  std::string device = "auto";  // auto, cpu, cuda
-  std::int64_t tp = 1;
-  std::optional<std::int64_t> dp;
-  std::optional<std::int64_t> threads;
-  bool deterministic = false;
-
+// How a conversation becomes tokens.
+struct TextOptions {
   std::string system_prompt = "You are a helpful, honest and concise assistant.";
   std::string chat_template = "auto";
   bool no_eos = false;
   bool no_bos = false;
   std::int64_t max_length = 0;  // 0: the model's context
   bool skip_bad = false;
-  std::optional<std::uint64_t> cache_budget;  // bytes per rank
+};
+
+// Where the ranks compute and in which types.
+struct MachineOptions {
+  std::string dtype = "auto";   // auto, fp32, bf16
+  std::string device = "auto";  // auto, cpu, cuda
+  std::int64_t tp = 1;
+  std::optional<std::int64_t> dp;
+  std::optional<std::int64_t> threads;
+  bool deterministic = false;
+};
+
+// The kept activations of blocks 0..L.
+struct CacheOptions {
+  std::optional<std::uint64_t> cache_budget;  // bytes per node
+  std::string cache_dtype = "auto";           // auto, fp32, bf16
+  std::filesystem::path cache_dir;            // empty: anonymous shared memory
+};
+
+// What the cells of a sweep share, which is all of a training run but its place in the sweep.
+struct TrainingOptions : TextOptions, MachineOptions, CacheOptions {
+  std::filesystem::path model;
+  std::filesystem::path train;
+  std::filesystem::path test;  // empty: no held-out pairs
+
+  std::int64_t epochs = 20;
+  std::int64_t max_steps = 0;
+  std::int64_t batch_size = 4;
+  std::optional<std::int64_t> micro_batch;
+  std::string lr_unit = "absolute";
+  double weight_decay = 0;
+  double max_grad_norm = 1;
+  std::int64_t warmup_steps = 100;
+  bool shuffle = true;
+
+  std::vector<double> multipliers = {-1, 0, 1};
+  std::int64_t eval_every = 1;  // epochs; 0: never
+  double save_every = 30;       // seconds
+};
+
+struct TrainOptions : TrainingOptions {
+  std::int64_t layer = -1;
+  std::filesystem::path out;
+  bool resume = false;
+  bool overwrite = false;
+  double lr = 5e-4;
+  double beta = 0.1;
+  std::string sign = "batch";
+  std::uint64_t seed = 11;
+};
+
+struct SweepOptions : TrainingOptions {
+  SweepAxes axes{{}, {11}, {5e-4}, {0.1}, {"batch"}};  // no layers: all of the model
+  std::filesystem::path out;                           // a directory
+  std::optional<std::int64_t> vectors_per_pass;        // 1: one after the other
+  bool dry_run = false;
+};
+
+// A model directory, or a named shape or config.json without weights; one of the two is set.
+struct ModelChoice {
+  std::filesystem::path model;
+  std::string shape;
+};
+
+// Pairs of made-up tokens, all of the same lengths, where no file gives real ones.
+struct PairLengths {
+  std::int64_t prompt_length = 80;
+  std::int64_t answer_length = 12;
+  std::int64_t common_prefix = 18;  // leading prompt tokens that all pairs share
+};
+
+struct BenchOptions : TextOptions, MachineOptions, CacheOptions {
+  ModelChoice source;
+  std::filesystem::path train;  // empty: pairs of the lengths below
+  PairLengths lengths;
+  std::optional<std::int64_t> pairs;
+  std::int64_t layer = -1;
+  std::int64_t batch_size = 4;
+  std::optional<std::int64_t> micro_batch;
+  std::int64_t steps = 10;
+  std::int64_t warmup = 2;  // steps before the counted ones
+  bool json = false;
+};
+
+struct PlanOptions : TextOptions {
+  ModelChoice source;
+  std::filesystem::path train;  // empty: pairs of the lengths below
+  PairLengths lengths;
+  std::optional<std::int64_t> pairs;
+  std::int64_t test_pairs = 0;
+  std::int64_t layer = -1;
+  std::int64_t batch_size = 4;
+  std::optional<std::int64_t> micro_batch;
+  std::int64_t epochs = 20;
+  std::vector<double> multipliers = {-1, 0, 1};
+  std::int64_t eval_every = 1;  // epochs; 0: never
+  std::string dtype = "auto";
+  std::string cache_dtype = "auto";
+  std::string machine;             // a name of the machine table; empty: see `measured`
+  std::filesystem::path measured;  // output of `bench --json`; both empty: this machine is measured
+  std::int64_t devices = 1;
+  std::optional<std::int64_t> tp;
+  std::int64_t cells = 1;
+  bool json = false;
 };
 
 struct InspectOptions {
@@ -64,7 +138,8 @@ struct PrintAndExit {
   std::string text;
 };
 
-using Command = std::variant<TrainOptions, InspectOptions, PrintAndExit>;
+using Command = std::variant<TrainOptions, SweepOptions, BenchOptions, PlanOptions, InspectOptions,
+                             PrintAndExit>;
 
 // Parses the command line (without the program's name) and the INI file it may name by --config
 // (the same option names; the command line wins).  Values are checked for what can be known without

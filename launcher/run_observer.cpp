@@ -58,6 +58,7 @@ void RunObserver::save(const TrainingRecord& record, RunStatus status) {
   run.attributes.status = status;
   try {
     write_run_file(context_.out, run);
+    saved_step_ = record.checkpoint.step;
   } catch (const EnvironmentError& error) {
     if (status != RunStatus::kRunning) {
       throw;

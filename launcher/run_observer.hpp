@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "experiments/run_file.hpp"
@@ -34,11 +35,15 @@ class RunObserver final : public TrainingObserver {
   void save(const TrainingRecord& record, RunStatus status) override;
   bool stop_requested() const override;
 
+  // Of the file as it stands; none before the first save of this process.
+  std::optional<std::int64_t> saved_step() const { return saved_step_; }
+
  private:
   std::int64_t pairs_in_step(std::int64_t step) const;
 
   Context context_;
   ProgressDisplay* display_;
+  std::optional<std::int64_t> saved_step_;
 };
 
 }  // namespace bipo

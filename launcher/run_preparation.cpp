@@ -11,7 +11,10 @@
 #include "collectives/content_hash.hpp"
 #include "collectives/errors.hpp"
 #include "launcher/machine.hpp"
+#include "trainer/activation_cache.hpp"
 #include "trainer/model/graph.hpp"
+#include "trainer/model/operators.hpp"
+#include "trainer/packing.hpp"
 
 namespace bipo {
 namespace {
@@ -50,33 +53,18 @@ std::optional<RunRecord> find_previous(const TrainOptions& options) {
   return std::nullopt;
 }
 
-std::int64_t choose_micro_batch(const TrainOptions& options, std::int64_t pairs,
-                                const Topology& topology,
-                                const std::optional<RunRecord>& previous) {
-  if (options.micro_batch) {
-    return *options.micro_batch;
+// Made where it is missing, so that a mistyped parent is an error before any work.
+void check_directory(const std::filesystem::path& directory) {
+  std::error_code error;
+  std::filesystem::create_directory(directory, error);
+  if (!std::filesystem::is_directory(directory)) {
+    throw UserError(fmt::format("--cache-dir {}: not a directory, and cannot be made: {}",
+                                directory.string(), error.message()));
   }
-  if (previous) {
-    return stored_integer(previous->attributes.config, "micro_batch");
-  }
-  return std::max<std::int64_t>(1, std::min(options.batch_size, pairs) / topology.dp());
+  check_writable(directory / "cache");
 }
 
-PlanSettings plan_settings(const RunSettings& settings, std::size_t pairs) {
-  const TrainOptions& options = settings.options;
-  PlanSettings plan;
-  plan.pairs = static_cast<std::int64_t>(pairs);
-  plan.batch_size = options.batch_size;
-  plan.micro_batch = settings.micro_batch;
-  plan.epochs = options.epochs;
-  plan.max_steps = options.max_steps;
-  plan.seed = options.seed;
-  plan.shuffle = options.shuffle;
-  plan.sign = parse_sign_rule(options.sign);
-  return plan;
-}
-
-void choose_device_and_types(Preparation& run, const Session& session) {
+void choose_device_and_types(JobPreparation& run, const Session& session) {
   const TrainOptions& options = run.settings.options;
   if (options.deterministic) {
     setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
@@ -89,31 +77,14 @@ void choose_device_and_types(Preparation& run, const Session& session) {
   run.settings.dtype = options.dtype != "auto" ? options.dtype : cuda ? "bf16" : "fp32";
   run.settings.backend = session.size() == 1 ? "self" : cuda ? "nccl" : "mpi";
   run.product_type = run.settings.dtype == "bf16" ? c10::kBFloat16 : c10::kFloat;
-}
-
-// What is free beside the weights, half of it for cached activations unless the user says
-// otherwise.
-std::uint64_t choose_cache_budget(const Preparation& run, const Session& session) {
-  const std::uint64_t available = memory_per_rank(run.device, session.local_size());
-  const Topology& topology = *run.topology;
-  const std::uint64_t weights = Decoder::weight_bytes(
-      run.inputs.config, topology.tp(), topology.tp_rank(), run.product_type, run.device);
-  if (weights > available) {
-    throw UserError(fmt::format(
-        "the model's weights take {:.2f} GiB per rank at --tp {} in this --dtype, but "
-        "{:.2f} GiB are free for each rank; raise --tp, use --dtype bf16, or start "
-        "fewer ranks per node",
-        static_cast<double>(weights) / kGiB, topology.tp(), static_cast<double>(available) / kGiB));
-  }
-  const std::uint64_t free = available - weights;
-  return std::min(run.settings.options.cache_budget.value_or(free / 2), free);
+  run.settings.emulated = run.product_type == c10::kBFloat16 && emulates_bfloat16(run.device);
+  run.settings.cache_dtype = options.cache_dtype == "auto" ? "fp32" : options.cache_dtype;
 }
 
 void collect_warnings(Preparation& run) {
   const BatchPlan plan(run.plan);
-  auto& warnings = run.warnings;
-  warnings.insert(warnings.end(), run.inputs.warnings.begin(), run.inputs.warnings.end());
-  const std::int64_t warmup_steps = run.settings.options.warmup_steps;
+  auto& warnings = run.job.warnings;
+  const std::int64_t warmup_steps = run.job.settings.options.warmup_steps;
   if (warmup_steps >= plan.total_steps()) {
     warnings.push_back(fmt::format(
         "the warm-up of {} steps is as long as the run or longer ({} steps): the learning rate "
@@ -122,42 +93,125 @@ void collect_warnings(Preparation& run) {
   }
   const StepPlan first = plan.step(0);
   const auto busy = static_cast<std::int64_t>(first.micro_batches.size());
-  const std::int64_t dp = run.topology->dp();
+  const std::int64_t dp = run.job.topology->dp();
   if (busy < dp) {
     warnings.push_back(fmt::format(
         "{} of {} replicas idle: a batch of {} in micro-batches of {} gives work to {}; lower "
         "--micro-batch, raise --batch-size, or use --tp",
-        dp - busy, dp, first.pairs, run.settings.micro_batch, busy));
+        dp - busy, dp, first.pairs, run.job.settings.micro_batch, busy));
   }
 }
 
 }  // namespace
 
-Preparation prepare_run(const TrainOptions& options, const Session& session) {
-  Preparation run;
-  run.settings.options = options;
+JobPreparation prepare_job(const TrainOptions& options, std::optional<std::int64_t> micro_batch,
+                           const Session& session) {
+  JobPreparation job;
+  job.settings.options = options;
   check_counts(options);
   const auto dp = options.dp ? std::optional(static_cast<int>(*options.dp)) : std::nullopt;
-  run.topology.emplace(session.size(), session.rank(), static_cast<int>(options.tp), dp);
+  job.topology.emplace(session.size(), session.rank(), static_cast<int>(options.tp), dp);
+  job.inputs = read_training_inputs(options);
+  job.warnings = job.inputs.warnings;
+  plan_shard(job.inputs.config, options.tp, job.topology->tp_rank());
+  choose_device_and_types(job, session);
+  job.settings.threads =
+      choose_threads(options.threads, session.local_size(), session.node_cores());
+  const auto pairs = static_cast<std::int64_t>(job.inputs.train.size());
+  const std::int64_t dealt =
+      std::max<std::int64_t>(1, std::min(options.batch_size, pairs) / job.topology->dp());
+  job.settings.micro_batch =
+      options.micro_batch ? *options.micro_batch : micro_batch.value_or(dealt);
+  if (session.local_rank() == 0 && !options.cache_dir.empty()) {
+    check_directory(options.cache_dir);
+  }
+  return job;
+}
+
+void check_layer(std::int64_t layer, const ModelConfig& config) {
+  if (layer >= config.blocks) {
+    throw UserError(fmt::format("--layer {}: the model has {} blocks, so layers go from 0 to {}",
+                                layer, config.blocks, config.blocks - 1));
+  }
+}
+
+// Weights come first; of what they leave of the node's memory, caches take half unless the user
+// says otherwise.  Where the caches do not fit, every block stays.
+void choose_cache_budget(JobPreparation& job, const std::vector<std::int64_t>& layers,
+                         const Session& session) {
+  const ModelConfig& config = job.inputs.config;
+  const Topology& topology = *job.topology;
+  const auto local_ranks = static_cast<std::uint64_t>(session.local_size());
+  const std::uint64_t available = memory_per_rank(job.device, session.local_size());
+  const auto weights = [&](std::int64_t blocks) {
+    return Decoder::weight_bytes(config, topology.tp(), topology.tp_rank(), job.product_type,
+                                 job.device, blocks, /*embedding=*/true);
+  };
+  const auto require = [&](std::uint64_t bytes, const char* what) {
+    if (bytes > available) {
+      throw UserError(fmt::format(
+          "{} take {:.2f} GiB per rank at --tp {} in this --dtype, but {:.2f} GiB are free for "
+          "each rank; raise --tp, use --dtype bf16, or start fewer ranks per node",
+          what, static_cast<double>(bytes) / kGiB, topology.tp(),
+          static_cast<double>(available) / kGiB));
+    }
+  };
+  // One block of the prefix at a time, beside the suffix.
+  const std::uint64_t resident = weights(std::min(config.blocks, config.blocks - layers.front()));
+  require(resident, "the weights of the blocks after --layer, with the head,");
+  const std::uint64_t host = memory_per_rank(c10::Device(c10::kCPU), 1);
+  const std::uint64_t on_host = job.device.is_cpu() ? resident * local_ranks : 0;
+  const std::uint64_t free = host - std::min(host, on_host);
+  job.settings.cache_budget = std::min(job.settings.options.cache_budget.value_or(free / 2), free);
+
+  const auto type = job.settings.cache_dtype == "bf16" ? c10::kBFloat16 : c10::kFloat;
+  const std::uint64_t needed =
+      ActivationCache::bytes_needed(config.hidden, job.inputs.train, type) *
+      static_cast<std::uint64_t>(layers.size());
+  if (needed > job.settings.cache_budget) {
+    require(weights(config.blocks),
+            "the activations do not fit into the cache, and the model's weights");
+  }
+}
+
+PlanSettings plan_settings(const RunSettings& settings, const std::vector<TokenPair>& pairs) {
+  const TrainOptions& options = settings.options;
+  PlanSettings plan;
+  plan.pairs = static_cast<std::int64_t>(pairs.size());
+  plan.batch_size = options.batch_size;
+  plan.micro_batch = settings.micro_batch;
+  plan.epochs = options.epochs;
+  plan.max_steps = options.max_steps;
+  plan.seed = options.seed;
+  plan.shuffle = options.shuffle;
+  plan.sign = parse_sign_rule(options.sign);
+  for (const TokenPair& pair : pairs) {
+    plan.costs.push_back(packed_size(pair));
+  }
+  return plan;
+}
+
+Preparation prepare_run(const TrainOptions& options, const Session& session) {
+  Preparation run;
   run.previous = find_previous(options);
   if (session.rank() == 0) {
     check_writable(options.out);
   }
-  run.inputs = read_training_inputs(options);
-  plan_shard(run.inputs.config, options.tp, run.topology->tp_rank());
-  choose_device_and_types(run, session);
-  run.settings.threads =
-      choose_threads(options.threads, session.local_size(), session.node_cores());
-  run.settings.micro_batch = choose_micro_batch(
-      options, static_cast<std::int64_t>(run.inputs.train.size()), *run.topology, run.previous);
-  run.plan = plan_settings(run.settings, run.inputs.train.size());
-  run.settings.cache_budget = choose_cache_budget(run, session);
+  const auto micro_batch =
+      run.previous ? std::optional(stored_integer(run.previous->attributes.config, "micro_batch"))
+                   : std::nullopt;
+  run.job = prepare_job(options, micro_batch, session);
+  check_layer(options.layer, run.job.inputs.config);
+  choose_cache_budget(run.job, {options.layer}, session);
+  run.plan = plan_settings(run.job.settings, run.job.inputs.train);
 
-  run.config = settings_to_json(run.settings, run.inputs, *run.topology);
+  run.config = settings_to_json(run.job.settings, run.job.inputs, *run.job.topology);
   if (run.previous) {
     const std::string& stored = run.previous->attributes.config;
     check_same_settings(stored, run.config, options.out.string());
-    run.warnings = harmless_differences(stored, run.config);
+    for (std::string& warning : harmless_differences(stored, run.config)) {
+      run.job.warnings.push_back(std::move(warning));
+    }
   }
   collect_warnings(run);
   const std::int64_t steps_done = run.previous ? run.previous->checkpoint.step : -1;

@@ -18,22 +18,42 @@
 
 namespace bipo {
 
-struct Preparation {
+// What the cells of a sweep have in common, and a single run has too.
+struct JobPreparation {
   TrainingInputs inputs;
   RunSettings settings;
   std::optional<Topology> topology;  // always set
-  PlanSettings plan;
-  c10::Device device{c10::kCPU};  // selected
+  c10::Device device{c10::kCPU};     // selected
   c10::ScalarType product_type = c10::kFloat;
+  std::vector<std::string> warnings;
+};
+
+struct Preparation {
+  JobPreparation job;
+  PlanSettings plan;
   std::optional<RunRecord> previous;  // the run that --resume continues
   std::string config;                 // settings_to_json()
-  std::vector<std::string> warnings;
   std::uint64_t agreement =
       0;  // equal on ranks that are about to make the same run from the same state
 };
 
-// Reads and checks everything, without communicating and before anything heavy is loaded.  Throws
-// UserError.
+// Reads and checks everything but the places of results, without communicating and before anything
+// heavy is loaded.  `micro_batch` is used where the options leave it open; without it, too, the
+// batch is dealt to the replicas.  The layer of `options` is not looked at.  Throws UserError.
+JobPreparation prepare_job(const TrainOptions& options, std::optional<std::int64_t> micro_batch,
+                           const Session& session);
+
+// Throws UserError unless the model has the layer.
+void check_layer(std::int64_t layer, const ModelConfig& config);
+
+// Decides how much may be cached for training at `layers` (ascending), and checks that weights and
+// the rest fit.  Throws UserError.
+void choose_cache_budget(JobPreparation& job, const std::vector<std::int64_t>& layers,
+                         const Session& session);
+
+PlanSettings plan_settings(const RunSettings& settings, const std::vector<TokenPair>& pairs);
+
+// All of the above for one run.  Throws UserError.
 Preparation prepare_run(const TrainOptions& options, const Session& session);
 
 }  // namespace bipo

@@ -15,8 +15,9 @@ using Json = nlohmann::ordered_json;
 
 // Settings that may differ between a run and its continuation: they place the work or name files,
 // but do not shape the result.
-constexpr const char* kPlacement[] = {"model",   "train",      "test",         "out",       "dp",
-                                      "threads", "save_every", "cache_budget", "world_size"};
+constexpr const char* kPlacement[] = {"model",     "train",     "test",       "out",
+                                      "dp",        "threads",   "save_every", "cache_budget",
+                                      "cache_dir", "world_size"};
 
 bool is_placement(const std::string& name) {
   return std::find(std::begin(kPlacement), std::end(kPlacement), name) != std::end(kPlacement);
@@ -45,9 +46,10 @@ std::string settings_to_json(const RunSettings& settings, const TrainingInputs& 
   json["model_fingerprint"] = fmt::format("{:016x}", inputs.model_fingerprint);
   json["train"] = absolute_text(options.train);
   json["train_pairs"] = inputs.train.size();
+  json["train_tokens_hash"] = fmt::format("{:016x}", inputs.train_hash);
   json["test"] = absolute_text(options.test);
   json["test_pairs"] = inputs.test.size();
-  json["tokens_hash"] = fmt::format("{:016x}", inputs.tokens_hash);
+  json["test_tokens_hash"] = fmt::format("{:016x}", inputs.test_hash);
   json["layer"] = options.layer;
   json["out"] = absolute_text(options.out);
   json["epochs"] = options.epochs;
@@ -79,7 +81,9 @@ std::string settings_to_json(const RunSettings& settings, const TrainingInputs& 
   json["no_bos"] = options.no_bos;
   json["max_length"] = inputs.max_length;
   json["skip_bad"] = options.skip_bad;
+  json["cache_dtype"] = settings.cache_dtype;
   json["cache_budget"] = settings.cache_budget;
+  json["cache_dir"] = absolute_text(options.cache_dir);
   return json.dump();
 }
 
@@ -100,7 +104,10 @@ std::vector<SettingGroup> settings_table(const RunSettings& settings, const Trai
              "{}, {} blocks, hidden {}, {} query and {} key/value heads of {}, vocabulary {}",
              c.architecture, c.blocks, c.hidden, c.heads, c.kv_heads, c.head_size, c.vocabulary)},
         {"layer", fmt::format("{} (output of block {} of 0..{})", o.layer, o.layer, c.blocks - 1)},
-        {"dtype", fmt::format("{} products, fp32 residual stream and vector", settings.dtype)}}},
+        {"dtype", fmt::format("{} products{}, fp32 residual stream and vector", settings.dtype,
+                              settings.emulated
+                                  ? " (computed in fp32: this processor has no bf16 instructions)"
+                                  : "")}}},
       {"data",
        {{"train", fmt::format("{} ({} pairs)", o.train.string(), inputs.train.size())},
         {"test", o.test.empty()
@@ -137,7 +144,9 @@ std::vector<SettingGroup> settings_table(const RunSettings& settings, const Trai
         {"device", fmt::format("{}, collectives: {}", settings.device, settings.backend)},
         {"threads per rank",
          fmt::format("{} ({})", settings.threads.threads, settings.threads.reason)},
-        {"cache budget", fmt::format("{} per rank", bytes_text(settings.cache_budget))}}},
+        {"activation cache", fmt::format("up to {} per node, {}, in {}",
+                                         bytes_text(settings.cache_budget), settings.cache_dtype,
+                                         o.cache_dir.empty() ? "memory" : o.cache_dir.string())}}},
   };
 }
 

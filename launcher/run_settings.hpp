@@ -18,11 +18,13 @@ namespace bipo {
 struct RunSettings {
   TrainOptions options;  // as given
   std::int64_t micro_batch = 1;
-  std::string dtype;    // "fp32", "bf16"
-  std::string device;   // "cpu", "cuda"
-  std::string backend;  // of the collectives: "self", "mpi", "nccl"
+  std::string dtype;      // "fp32", "bf16"
+  bool emulated = false;  // bf16 products are computed in fp32
+  std::string device;     // "cpu", "cuda"
+  std::string backend;    // of the collectives: "self", "mpi", "nccl"
   ThreadChoice threads;
-  std::uint64_t cache_budget = 0;  // bytes per rank
+  std::string cache_dtype;         // "fp32", "bf16"
+  std::uint64_t cache_budget = 0;  // bytes per node
 };
 
 // A JSON object, in the order of the help: what `config` in the run file holds.

@@ -48,7 +48,8 @@ void add_file(ContentHash& hash, const std::filesystem::path& path) {
   hash.add(content);
 }
 
-void add_pairs(ContentHash& hash, const std::vector<TokenPair>& pairs) {
+std::uint64_t hash_of(const std::vector<TokenPair>& pairs) {
+  ContentHash hash;
   hash.add(std::uint64_t{pairs.size()});
   for (const TokenPair& pair : pairs) {
     for (const auto* part : {&pair.prompt, &pair.chosen, &pair.rejected}) {
@@ -56,11 +57,12 @@ void add_pairs(ContentHash& hash, const std::vector<TokenPair>& pairs) {
       hash.add_bytes(part->data(), part->size() * sizeof(TokenId));
     }
   }
+  return hash.value();
 }
 
 }  // namespace
 
-TrainingInputs read_training_inputs(const TrainOptions& options) {
+TrainingInputs read_training_inputs(const TrainingOptions& options) {
   TrainingInputs inputs;
   std::error_code unreachable;
   if (!std::filesystem::is_directory(options.model, unreachable)) {
@@ -70,10 +72,6 @@ TrainingInputs read_training_inputs(const TrainOptions& options) {
         options.model.string()));
   }
   inputs.config = read_model_config(options.model);
-  if (options.layer >= inputs.config.blocks) {
-    throw UserError(fmt::format("--layer {}: the model has {} blocks, so layers go from 0 to {}",
-                                options.layer, inputs.config.blocks, inputs.config.blocks - 1));
-  }
   if (options.max_length > inputs.config.context) {
     throw UserError(fmt::format("--max-length {}: the model's context is {} tokens",
                                 options.max_length, inputs.config.context));
@@ -114,10 +112,8 @@ TrainingInputs read_training_inputs(const TrainOptions& options) {
   if (!options.test.empty()) {
     inputs.test = read(options.test);
   }
-  ContentHash tokens_hash;
-  add_pairs(tokens_hash, inputs.train);
-  add_pairs(tokens_hash, inputs.test);
-  inputs.tokens_hash = tokens_hash.value();
+  inputs.train_hash = hash_of(inputs.train);
+  inputs.test_hash = hash_of(inputs.test);
   return inputs;
 }
 

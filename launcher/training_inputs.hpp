@@ -22,12 +22,13 @@ struct TrainingInputs {
   std::string implied_system_text;      // what the template adds where no system prompt is sent
   std::int64_t max_length = 0;          // tokens, effective
   std::vector<TokenPair> train;
-  std::vector<TokenPair> test;        // empty where there is no --test
-  std::uint64_t tokens_hash = 0;      // of both sets' ids
+  std::vector<TokenPair> test;   // empty where there is no --test
+  std::uint64_t train_hash = 0;  // of the ids
+  std::uint64_t test_hash = 0;
   std::vector<std::string> warnings;  // rows left out, a system prompt that had to move
 };
 
 // Reads and checks all of it; nothing heavy is loaded.  Throws UserError.
-TrainingInputs read_training_inputs(const TrainOptions& options);
+TrainingInputs read_training_inputs(const TrainingOptions& options);
 
 }  // namespace bipo

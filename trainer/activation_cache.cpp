@@ -6,10 +6,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <utility>
 
+#include "collectives/content_hash.hpp"
 #include "collectives/errors.hpp"
 #include "datasets/batch_plan.hpp"
-#include "trainer/pair_scores.hpp"
 
 namespace bipo {
 namespace {
@@ -27,126 +29,352 @@ double median(std::vector<double> values) {
          2;
 }
 
-}  // namespace
-
-std::uint64_t ActivationCache::bytes_needed(const Decoder& decoder,
-                                            const std::vector<TokenPair>& pairs) {
-  std::uint64_t tokens = 0;
-  for (const TokenPair& pair : pairs) {
-    tokens += static_cast<std::uint64_t>(packed_size(pair));
-  }
-  return tokens * static_cast<std::uint64_t>(decoder.config().hidden) *
-         c10::elementSize(decoder.residual_type());
+std::uint64_t layer_key(const CacheSettings& settings, std::int64_t layer) {
+  ContentHash hash;
+  hash.add(settings.key);
+  hash.add(static_cast<std::uint64_t>(layer));
+  hash.add(static_cast<std::uint64_t>(settings.type));
+  hash.add(static_cast<std::uint64_t>(settings.group_size));
+  return hash.value();
 }
 
-ActivationCache::ActivationCache(const Decoder& decoder, std::int64_t layer,
-                                 const std::vector<TokenPair>& pairs, std::int64_t group_size,
-                                 std::uint64_t budget, const Ranks& ranks, const Progress& progress)
-    : decoder_(decoder),
-      layer_(layer),
-      pairs_(pairs),
-      groups_(consecutive_groups(static_cast<std::int64_t>(pairs.size()), group_size)),
-      first_token_{0},
-      reference_(pairs.size()) {
-  for (const TokenPair& pair : pairs) {
-    first_token_.push_back(first_token_.back() + packed_size(pair));
-  }
-  if (bytes_needed(decoder, pairs) <= budget) {
-    activations_ =
-        at::zeros({first_token_.back(), decoder.config().hidden},
-                  at::TensorOptions().dtype(decoder.residual_type()).device(decoder.device()));
-  }
-  run_pass(ranks, progress);
+bool agreed(bool mine, Communicator& world) {
+  const at::Tensor all = at::full({1}, mine ? 1 : 0, at::kLong);
+  world.all_reduce(all, ReduceOp::kMin);
+  return all.item<std::int64_t>() != 0;
 }
 
-Range ActivationCache::token_range(const std::vector<std::int64_t>& consecutive_pairs) const {
-  return {first_token_[static_cast<std::size_t>(consecutive_pairs.front())],
-          first_token_[static_cast<std::size_t>(consecutive_pairs.back()) + 1]};
-}
-
-void ActivationCache::run_pass(const Ranks& ranks, const Progress& progress) {
-  const at::NoGradGuard no_grad;
-  const auto count = static_cast<std::int64_t>(groups_.size());
-  const std::int64_t replicas = ranks.topology.dp();
-  const auto doubles = at::TensorOptions().dtype(at::kDouble).device(decoder_.device());
-  const at::Tensor log_probs = at::zeros({static_cast<std::int64_t>(pairs_.size()), 2}, doubles);
-  const at::Tensor token_rms = at::zeros({first_token_.back()}, doubles);
-  const auto residual = doubles.dtype(decoder_.residual_type());
-  for (std::int64_t g = ranks.topology.dp_rank(); g < count; g += replicas) {
-    const auto& group = groups_[static_cast<std::size_t>(g)];
-    const PackedPairs packed = pack_pairs(pairs_, group, decoder_);
-    const at::Tensor hidden = run_prefix(group);
-    const Range tokens = token_range(group);
-    if (activations_.defined()) {
-      activations_.narrow(0, tokens.begin, tokens.size()).copy_(hidden);
-    }
-    token_rms.narrow(0, tokens.begin, tokens.size())
-        .copy_(hidden.to(at::kDouble).square().mean(-1).sqrt());
-    // The very path that training takes, at v = 0.
-    const Steering unsteered{layer_, at::zeros({packed.tokens()}, residual),
-                             at::zeros({decoder_.config().hidden}, residual)};
-    const PairScores scores = score_pairs(decoder_, packed, hidden, unsteered);
-    std::vector<double> values;
-    for (const AnswerLogProbs& answer : scores.answers) {
-      values.insert(values.end(), {answer.chosen, answer.rejected});
-    }
-    log_probs.narrow(0, group.front(), packed.pairs)
-        .copy_(at::tensor(values, at::kDouble).view({packed.pairs, 2}));
-    progress(std::min(count, g + replicas), count);
-  }
-  share(ranks, log_probs, token_rms);
-}
-
-void ActivationCache::share(const Ranks& ranks, const at::Tensor& log_probs,
-                            const at::Tensor& token_rms) {
-  // Every element is non-zero on one replica only: the sums are exact in any order.
-  ranks.dp->all_reduce(log_probs, ReduceOp::kSum);
-  ranks.dp->all_reduce(token_rms, ReduceOp::kSum);
-  // The tp ranks' values may differ in the last bits; what is derived from them must not.
-  ranks.tp->broadcast(log_probs, 0);
-  ranks.tp->broadcast(token_rms, 0);
-  if (activations_.defined() && ranks.dp->size() > 1) {
-    for (std::size_t g = 0; g < groups_.size(); ++g) {
-      const Range tokens = token_range(groups_[g]);
-      ranks.dp->broadcast(activations_.narrow(0, tokens.begin, tokens.size()),
-                          static_cast<int>(g) % ranks.topology.dp());
-    }
-  }
-  const at::Tensor log_probs_on_host = log_probs.cpu();
-  const auto values = log_probs_on_host.accessor<double, 2>();
-  for (std::size_t p = 0; p < pairs_.size(); ++p) {
-    const auto row = static_cast<std::int64_t>(p);
-    reference_[p] = {values[row][0], values[row][1]};
-    if (!std::isfinite(reference_[p].chosen) || !std::isfinite(reference_[p].rejected)) {
+void require_finite(const std::vector<TokenPair>& pairs,
+                    const std::vector<AnswerLogProbs>& reference) {
+  for (std::size_t p = 0; p < pairs.size(); ++p) {
+    if (!std::isfinite(reference[p].chosen) || !std::isfinite(reference[p].rejected)) {
       throw EnvironmentError(
           fmt::format("{}: the model's own log-probability is not finite (chosen {}, rejected {}); "
                       "if the model overflows, try --dtype fp32",
-                      pairs_[p].where, reference_[p].chosen, reference_[p].rejected));
+                      pairs[p].where, reference[p].chosen, reference[p].rejected));
     }
   }
-  const at::Tensor rms_on_host = token_rms.cpu();
-  const double* rms = rms_on_host.const_data_ptr<double>();
-  median_rms_ = median({rms, rms + rms_on_host.numel()});
 }
 
-at::Tensor ActivationCache::run_prefix(const std::vector<std::int64_t>& indices) const {
-  std::vector<at::Tensor> parts;
-  for (const std::int64_t index : indices) {
-    parts.push_back(bipo::run_prefix(decoder_, pack_pairs(pairs_, {index}, decoder_), layer_));
+}  // namespace
+
+ActivationCache::ActivationCache(const Decoder& decoder, const std::vector<TokenPair>& pairs,
+                                 const CacheSettings& settings, const Ranks& ranks)
+    : pairs_(pairs),
+      settings_(settings),
+      groups_(consecutive_groups(static_cast<std::int64_t>(pairs.size()), settings.group_size)),
+      first_token_{0} {
+  for (const TokenPair& pair : pairs) {
+    first_token_.push_back(first_token_.back() + packed_size(pair));
   }
-  return at::cat(parts);
+  const StoreShape shape{first_token_.back(), decoder.config().hidden,
+                         static_cast<std::int64_t>(pairs.size()), settings.type};
+  for (const std::int64_t layer : settings.layers) {
+    Layer entry;
+    entry.layer = layer;
+    if (settings.keep && settings.directory.empty()) {
+      entry.store.emplace(shape, *ranks.node);
+    } else if (settings.keep) {
+      entry.store.emplace(shape, settings.directory, layer_key(settings, layer));
+      entry.filled = agreed(entry.store->is_complete(), *ranks.world);
+      if (entry.filled) {
+        read_back(entry);
+      } else {
+        entry.store->begin(*ranks.node);
+      }
+    }
+    layers_.push_back(std::move(entry));
+  }
 }
 
-at::Tensor ActivationCache::activations(const std::vector<std::int64_t>& indices) const {
-  if (!activations_.defined()) {
-    return run_prefix(indices);
+std::uint64_t ActivationCache::bytes_needed(std::int64_t hidden,
+                                            const std::vector<TokenPair>& pairs,
+                                            at::ScalarType type) {
+  StoreShape shape{0, hidden, static_cast<std::int64_t>(pairs.size()), type};
+  for (const TokenPair& pair : pairs) {
+    shape.tokens += packed_size(pair);
   }
+  return shape.bytes();
+}
+
+bool ActivationCache::is_filled() const {
+  return std::all_of(layers_.begin(), layers_.end(),
+                     [](const Layer& layer) { return layer.filled; });
+}
+
+const ActivationCache::Layer& ActivationCache::at(std::int64_t layer) const {
+  const auto found = std::find_if(layers_.begin(), layers_.end(),
+                                  [&](const Layer& entry) { return entry.layer == layer; });
+  if (found == layers_.end()) {
+    throw BugError(fmt::format("layer {} is not in the activation cache", layer));
+  }
+  return *found;
+}
+
+const std::vector<AnswerLogProbs>& ActivationCache::reference(std::int64_t layer) const {
+  return at(layer).reference;
+}
+
+double ActivationCache::median_rms(std::int64_t layer) const {
+  return at(layer).median_rms;
+}
+
+Range ActivationCache::rows_of(std::int64_t pair) const {
+  const auto index = static_cast<std::size_t>(pair);
+  return {first_token_[index], first_token_[index + 1]};
+}
+
+void ActivationCache::read_back(Layer& layer) {
+  const double* values = layer.store->log_probs().const_data_ptr<double>();
+  for (std::size_t p = 0; p < pairs_.size(); ++p) {
+    layer.reference.push_back({values[2 * p], values[2 * p + 1]});
+  }
+  layer.median_rms = *layer.store->median_rms().const_data_ptr<double>();
+}
+
+at::Tensor ActivationCache::activations(const Decoder& decoder, const PackedPairs& packed,
+                                        std::int64_t layer) const {
+  std::vector<std::int64_t> rows(packed.pair_of_token.size());
+  const auto residual = at::TensorOptions().dtype(decoder.residual_type()).device(decoder.device());
+  if (settings_.keep) {
+    for (std::size_t t = 0; t < rows.size(); ++t) {
+      rows[t] = rows_of(packed.pair_of_token[t]).begin + packed.offset_of_token[t];
+    }
+    return at(layer).store->activations().index_select(0, at::tensor(rows, at::kLong)).to(residual);
+  }
+  std::map<std::int64_t, std::int64_t> first_row;  // of each pair among the rows computed here
   std::vector<at::Tensor> parts;
-  for (const std::int64_t index : indices) {
-    const Range tokens = token_range({index});
-    parts.push_back(activations_.narrow(0, tokens.begin, tokens.size()));
+  std::int64_t next = 0;
+  for (std::size_t t = 0; t < rows.size(); ++t) {
+    const std::int64_t pair = packed.pair_of_token[t];
+    const auto [place, is_new] = first_row.try_emplace(pair, next);
+    if (is_new) {
+      parts.push_back(run_prefix(decoder, pack_alike(pairs_, {pair}, decoder), layer));
+      next += parts.back().size(0);
+    }
+    rows[t] = place->second + packed.offset_of_token[t];
   }
-  return at::cat(parts);
+  return at::cat(parts).index_select(0, at::tensor(rows, at::kLong).to(decoder.device()));
+}
+
+// One pass over the data of several caches that were asked for the same layers.
+class PrefixPass {
+ public:
+  PrefixPass(Decoder& decoder, const std::vector<ActivationCache*>& caches, const Ranks& ranks,
+             const PassProgress& progress)
+      : decoder_(decoder), caches_(caches), ranks_(ranks), progress_(progress) {}
+
+  void run() {
+    const at::NoGradGuard no_grad;
+    const std::vector<std::int64_t>& layers = caches_.front()->settings_.layers;
+    const std::int64_t blocks = decoder_.config().blocks;
+    const bool keeps_all = std::all_of(caches_.begin(), caches_.end(), [](const auto* cache) {
+      return cache->keeps_activations();
+    });
+    decoder_.load_embedding();
+    if (!keeps_all) {
+      decoder_.load_blocks({0, blocks});
+    }
+    std::vector<ActivationCache*> empty;
+    for (ActivationCache* cache : caches_) {
+      if (!cache->is_filled()) {
+        empty.push_back(cache);
+      }
+    }
+    stream(empty, layers, keeps_all);
+    if (keeps_all) {
+      decoder_.release_embedding();
+    }
+    decoder_.load_blocks({layers.front() + 1, blocks});
+    for (ActivationCache* cache : empty) {
+      find_references(*cache);
+      finish(*cache);
+    }
+  }
+
+ private:
+  // A pair that this replica computes.
+  struct Passenger {
+    ActivationCache* cache;
+    std::int64_t pair;
+    PackedPairs packed;
+    at::Tensor hidden;
+  };
+
+  std::vector<Passenger> board(const std::vector<ActivationCache*>& caches) {
+    std::vector<Passenger> passengers;
+    for (ActivationCache* cache : caches) {
+      for (std::size_t g = 0; g < cache->groups_.size(); ++g) {
+        if (!is_mine(g)) {
+          continue;
+        }
+        for (const std::int64_t pair : cache->groups_[g]) {
+          PackedPairs packed = pack_alike(cache->pairs_, {pair}, decoder_);
+          at::Tensor hidden = decoder_.embed(packed.ids);
+          passengers.push_back({cache, pair, std::move(packed), std::move(hidden)});
+        }
+      }
+    }
+    return passengers;
+  }
+
+  bool is_mine(std::size_t group) const {
+    return static_cast<int>(group % static_cast<std::size_t>(ranks_.topology.dp())) ==
+           ranks_.topology.dp_rank();
+  }
+
+  // Every pair through block after block, leaving its output at the layers asked for.
+  void stream(const std::vector<ActivationCache*>& caches, const std::vector<std::int64_t>& layers,
+              bool releases) {
+    if (caches.empty()) {
+      return;
+    }
+    std::vector<Passenger> passengers = board(caches);
+    std::map<const ActivationCache*, std::vector<double>> rms;
+    for (std::int64_t block = 0; block <= layers.back(); ++block) {
+      progress_("prefix, block", block + 1, layers.back() + 1);
+      decoder_.load_blocks({block, block + 1});
+      const bool asked = std::binary_search(layers.begin(), layers.end(), block);
+      for (ActivationCache* cache : caches) {
+        rms[cache].assign(static_cast<std::size_t>(cache->first_token_.back()), 0.0);
+      }
+      for (Passenger& passenger : passengers) {
+        passenger.hidden =
+            decoder_.run_blocks(passenger.hidden, {block, block + 1}, passenger.packed.layout);
+        if (asked) {
+          leave(passenger, block, rms[passenger.cache]);
+        }
+      }
+      if (releases && block <= layers.front()) {
+        decoder_.release_blocks({block, block + 1});
+      }
+      if (asked) {
+        for (ActivationCache* cache : caches) {
+          share(*cache, block, rms[cache]);
+        }
+      }
+    }
+  }
+
+  void leave(const Passenger& passenger, std::int64_t layer, std::vector<double>& rms) {
+    ActivationCache& cache = *passenger.cache;
+    const Range rows = cache.rows_of(passenger.pair);
+    const at::Tensor of_tokens =
+        passenger.hidden.to(at::kDouble).square().mean(-1).sqrt().to(at::kCPU);
+    std::copy_n(of_tokens.const_data_ptr<double>(), rows.size(), rms.begin() + rows.begin);
+    if (cache.settings_.keep && !cache.at(layer).filled && ranks_.topology.tp_rank() == 0) {
+      cache.at(layer)
+          .store->activations()
+          .narrow(0, rows.begin, rows.size())
+          .copy_(passenger.hidden);
+    }
+  }
+
+  // Exchanges what the replicas computed, and brings it to nodes that no rank computed it on.
+  void share(ActivationCache& cache, std::int64_t layer, const std::vector<double>& rms) {
+    ActivationCache::Layer& entry = entry_of(cache, layer);
+    if (entry.filled) {
+      return;
+    }
+    const at::Tensor all = at::tensor(rms, at::kDouble).to(decoder_.device());
+    // Every element is non-zero on one replica only: the sum is exact in any order.
+    ranks_.dp->all_reduce(all, ReduceOp::kSum);
+    ranks_.tp->broadcast(all, 0);
+    const at::Tensor on_host = all.cpu();
+    const double* values = on_host.const_data_ptr<double>();
+    entry.median_rms = median({values, values + on_host.numel()});
+    if (!cache.settings_.keep) {
+      return;
+    }
+    ranks_.node->barrier();
+    if (ranks_.node->size() == ranks_.world->size()) {
+      return;
+    }
+    for (std::size_t g = 0; g < cache.groups_.size(); ++g) {
+      exchange(cache, entry, g);
+    }
+    ranks_.node->barrier();
+  }
+
+  // A group's rows from its replica to the others; on each node one rank writes them.
+  void exchange(ActivationCache& cache, ActivationCache::Layer& entry, std::size_t group) {
+    const Range rows{cache.rows_of(cache.groups_[group].front()).begin,
+                     cache.rows_of(cache.groups_[group].back()).end};
+    const at::Tensor here = entry.store->activations().narrow(0, rows.begin, rows.size());
+    const at::Tensor moved =
+        here.to(at::TensorOptions().dtype(decoder_.residual_type()).device(decoder_.device()),
+                /*non_blocking=*/false, /*copy=*/true);
+    ranks_.dp->broadcast(moved,
+                         static_cast<int>(group % static_cast<std::size_t>(ranks_.topology.dp())));
+    if (ranks_.node->rank() == 0 && !is_mine(group)) {
+      here.copy_(moved);
+    }
+  }
+
+  // Products in bfloat16 turn last bits into differences as large as a young vector's effect: there
+  // every layer gets the reference of its own suffix.  In float32 one serves all.
+  void find_references(ActivationCache& cache) {
+    const bool exact = decoder_.product_type() != at::kBFloat16 &&
+                       (!cache.settings_.keep || cache.settings_.type != at::kBFloat16);
+    const std::vector<AnswerLogProbs>* shared = nullptr;
+    for (auto entry = cache.layers_.rbegin(); entry != cache.layers_.rend(); ++entry) {
+      if (entry->filled) {
+        continue;
+      }
+      if (shared == nullptr || !exact) {
+        entry->reference = find_reference(cache, entry->layer);
+        require_finite(cache.pairs_, entry->reference);
+        shared = &entry->reference;
+      } else {
+        entry->reference = *shared;
+      }
+    }
+  }
+
+  // The very path that training takes, at v = 0.
+  std::vector<AnswerLogProbs> find_reference(const ActivationCache& cache, std::int64_t layer) {
+    const at::Tensor zero =
+        at::zeros({decoder_.config().hidden},
+                  at::TensorOptions().dtype(decoder_.residual_type()).device(decoder_.device()));
+    const auto hidden = [&](const PackedPairs& packed) {
+      return cache.activations(decoder_, packed, layer);
+    };
+    const std::string what = fmt::format("reference of {} pairs, group", cache.pairs_.size());
+    return score_groups(
+        decoder_, {cache.pairs_, cache.groups_, hidden}, layer, zero, 0, ranks_,
+        [&](std::int64_t done, std::int64_t total) { progress_(what, done, total); });
+  }
+
+  void finish(ActivationCache& cache) {
+    for (ActivationCache::Layer& entry : cache.layers_) {
+      if (std::exchange(entry.filled, true) || !cache.settings_.keep) {
+        continue;
+      }
+      if (ranks_.node->rank() == 0) {
+        double* values = entry.store->log_probs().mutable_data_ptr<double>();
+        for (const AnswerLogProbs& pair : entry.reference) {
+          *values++ = pair.chosen;
+          *values++ = pair.rejected;
+        }
+        *entry.store->median_rms().mutable_data_ptr<double>() = entry.median_rms;
+      }
+      entry.store->commit(*ranks_.node);
+    }
+  }
+
+  static ActivationCache::Layer& entry_of(ActivationCache& cache, std::int64_t layer) {
+    return cache.layers_[static_cast<std::size_t>(&cache.at(layer) - cache.layers_.data())];
+  }
+
+  Decoder& decoder_;
+  const std::vector<ActivationCache*>& caches_;
+  const Ranks& ranks_;
+  const PassProgress& progress_;
+};
+
+void fill_caches(Decoder& decoder, const std::vector<ActivationCache*>& caches, const Ranks& ranks,
+                 const PassProgress& progress) {
+  PrefixPass(decoder, caches, ranks, progress).run();
 }
 
 }  // namespace bipo

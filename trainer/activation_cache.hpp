@@ -1,71 +1,102 @@
-// What of a data set does not depend on the vector: the prefix's activations and the reference
-// log-probabilities, computed in one pass.
+// What of a data set does not depend on the vector: the prefix's activations at every layer asked
+// for and the reference log-probabilities, computed in one pass.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "collectives/session.hpp"
 #include "datasets/token_pairs.hpp"
+#include "trainer/activation_store.hpp"
 #include "trainer/model/graph.hpp"
 #include "trainer/objective.hpp"
 #include "trainer/packing.hpp"
+#include "trainer/pair_scores.hpp"
 
 namespace bipo {
 
 // P pairs, T packed tokens of all pairs, D hidden.
-//
+
+struct CacheSettings {
+  std::vector<std::int64_t> layers;  // ascending, no layer twice
+  std::int64_t group_size = 4;       // pairs that the reference pass scores together
+  bool keep = true;                  // else every use runs the prefix again
+  at::ScalarType type = at::kFloat;  // of the kept activations
+  std::filesystem::path directory;   // of files that the next run opens; empty: in memory
+  std::uint64_t key = 0;             // of everything that shapes the values, layer and type aside
+};
+
 // The prefix runs pair by pair and the reference pass on fixed groups of consecutive pairs, so that
 // nothing they yield depends on how many replicas share the work, nor on whether activations are
 // kept or computed anew.  Replicas take groups in turn and exchange the results.
 class ActivationCache {
  public:
-  using Progress = std::function<void(std::int64_t done, std::int64_t total)>;
+  // Makes room, or opens what an earlier run kept.  `pairs` must outlive the cache.
+  // Collective over: world
+  ActivationCache(const Decoder& decoder, const std::vector<TokenPair>& pairs,
+                  const CacheSettings& settings, const Ranks& ranks);
 
-  // `pairs` and `decoder` must outlive the cache.  Activations are kept when they fit into `budget`
-  // bytes (the same on every rank), else every use runs the prefix again. Throws EnvironmentError
-  // when a reference log-probability is not finite. Collective over: dp x tp
-  ActivationCache(const Decoder& decoder, std::int64_t layer, const std::vector<TokenPair>& pairs,
-                  std::int64_t group_size, std::uint64_t budget, const Ranks& ranks,
-                  const Progress& progress);
+  // Bytes that the activations of `pairs` at one layer take on each node.
+  static std::uint64_t bytes_needed(std::int64_t hidden, const std::vector<TokenPair>& pairs,
+                                    at::ScalarType type);
 
-  // Bytes that the activations of `pairs` take on each rank.
-  static std::uint64_t bytes_needed(const Decoder& decoder, const std::vector<TokenPair>& pairs);
-
-  bool keeps_activations() const { return activations_.defined(); }
+  // Whether the values are there: at once when an earlier run kept them, else after fill_caches().
+  bool is_filled() const;
+  bool keeps_activations() const { return settings_.keep; }
+  const CacheSettings& settings() const { return settings_; }
   const std::vector<TokenPair>& pairs() const { return pairs_; }
-  std::int64_t layer() const { return layer_; }
   const std::vector<std::vector<std::int64_t>>& groups() const { return groups_; }
 
-  // Output of block `layer` [tokens, D] for the packed tokens of the pairs `indices`.
-  // Collective over: tp (where activations are not kept)
-  at::Tensor activations(const std::vector<std::int64_t>& indices) const;
+  // Output of block `layer` [tokens, D] for packed pairs, in the residual type on the decoder's
+  // device. Collective over: tp (where activations are not kept)
+  at::Tensor activations(const Decoder& decoder, const PackedPairs& packed,
+                         std::int64_t layer) const;
 
-  // [P] log-probabilities at v = 0.
-  const std::vector<AnswerLogProbs>& reference() const { return reference_; }
+  // [P] log-probabilities at v = 0, as the suffix after `layer` gives them.
+  const std::vector<AnswerLogProbs>& reference(std::int64_t layer) const;
 
   // Median over all packed tokens of the root mean square of the residual stream after block
   // `layer`.
-  double median_rms() const { return median_rms_; }
+  double median_rms(std::int64_t layer) const;
 
  private:
-  at::Tensor run_prefix(const std::vector<std::int64_t>& indices) const;
-  void run_pass(const Ranks& ranks, const Progress& progress);
-  void share(const Ranks& ranks, const at::Tensor& log_probs, const at::Tensor& token_rms);
-  Range token_range(const std::vector<std::int64_t>& consecutive_pairs) const;
+  friend class PrefixPass;
 
-  const Decoder& decoder_;
-  std::int64_t layer_;
+  struct Layer {
+    std::int64_t layer = 0;
+    std::optional<ActivationStore> store;
+    std::vector<AnswerLogProbs> reference;
+    double median_rms = 0;
+    bool filled = false;
+  };
+
+  const Layer& at(std::int64_t layer) const;
+  void read_back(Layer& layer);
+  Range rows_of(std::int64_t pair) const;
+
   const std::vector<TokenPair>& pairs_;
+  CacheSettings settings_;
   std::vector<std::vector<std::int64_t>> groups_;
   std::vector<std::int64_t> first_token_;  // [P + 1] of each pair among all packed tokens
-  at::Tensor activations_;                 // [T, D], undefined where they are not kept
-  std::vector<AnswerLogProbs> reference_;
-  double median_rms_ = 0;
+  std::vector<Layer> layers_;
 };
+
+// Called with the name of what is going on, how much is done and how much there is.
+using PassProgress =
+    std::function<void(const std::string& what, std::int64_t done, std::int64_t total)>;
+
+// Fills the caches that are not filled, all of the same layers.  Block by block: all pairs go
+// through a block before the next is loaded, and blocks up to the lowest layer are released after
+// use (where activations are kept).  Afterwards the suffix of the lowest layer is loaded, and
+// everything else only if a cache does not keep activations. Throws EnvironmentError when a
+// reference log-probability is not finite. Collective over: world
+void fill_caches(Decoder& decoder, const std::vector<ActivationCache*>& caches, const Ranks& ranks,
+                 const PassProgress& progress);
 
 }  // namespace bipo

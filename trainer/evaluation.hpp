@@ -10,11 +10,11 @@
 
 namespace bipo {
 
-// Scores every pair of `cache` at each multiplier m (h + m v after the cache's layer); one row per
+// Scores every pair of `cache` at each multiplier m (h + m v after `layer`); one row per
 // multiplier, with `step` and `epoch` left at 0.  Groups are dealt to replicas; the rows are the
 // same on every rank and for any number of replicas. Collective over: dp x tp
 std::vector<EvalRow> evaluate_pairs(const Decoder& decoder, const ActivationCache& cache,
-                                    const std::vector<float>& vector,
+                                    std::int64_t layer, const std::vector<float>& vector,
                                     const std::vector<double>& multipliers, double beta,
                                     const Ranks& ranks);
 

@@ -12,28 +12,43 @@
 
 namespace bipo {
 
-// P pairs, T packed tokens, R predicting rows.
-//
-// A pair is [prompt | chosen | rejected]: both answers attend to the prompt and to themselves, and
-// their positions continue at the prompt's end.  The last token of an answer predicts nothing and
-// is left out.
+// P packed items, T packed tokens, U rows that predict, R answer tokens.
+
+// A pair under one way of steering.  Items with the same `steering` number are steered alike.
+struct PackItem {
+  std::int64_t pair = 0;
+  std::int64_t steering = 0;
+};
+
+// A pair by itself is [prompt | chosen | rejected]: both answers attend to the prompt and to
+// themselves, and their positions continue at the prompt's end.  The last token of an answer
+// predicts nothing and is left out.  Items that are steered alike share the tokens that all their
+// prompts begin with (the system prompt): the batch is a forest, one tree [shared | rest of prompt,
+// chosen, rejected | rest of prompt, ...] per way of steering.
 struct PackedPairs {
   at::Tensor ids;  // [T] int64
   SequenceLayout layout;
-  at::Tensor rows;     // [R] int64: the row before each answer token
-  at::Tensor targets;  // [R] int64: that answer token
+  at::Tensor row_of_target;  // [R] int64: among the U predicting rows, the one before the token
+  at::Tensor targets;        // [R] int64: the answer tokens
   std::vector<std::int64_t>
-      answer_of_row;  // [R] 2 p for pair p's chosen answer, 2 p + 1 for its rejected one
-  std::vector<std::int64_t> pair_of_token;  // [T]
-  std::int64_t pairs = 0;                   // P
+      answer_of_target;  // [R] 2 p for item p's chosen answer, 2 p + 1 for its rejected one
+  std::vector<std::int64_t> steering_of_token;  // [T]
+  // Where a token stands in the packing of one of its pairs by itself.
+  std::vector<std::int64_t> pair_of_token;    // [T]
+  std::vector<std::int64_t> offset_of_token;  // [T]
+  std::int64_t items = 0;                     // P
 
   std::int64_t tokens() const { return static_cast<std::int64_t>(pair_of_token.size()); }
 };
 
-// Tokens that packing a pair takes.
+// Tokens that packing a pair by itself takes.
 std::int64_t packed_size(const TokenPair& pair);
 
-PackedPairs pack_pairs(const std::vector<TokenPair>& pairs,
+PackedPairs pack_pairs(const std::vector<TokenPair>& pairs, const std::vector<PackItem>& items,
+                       const Decoder& decoder);
+
+// The pairs `indices`, all steered alike.
+PackedPairs pack_alike(const std::vector<TokenPair>& pairs,
                        const std::vector<std::int64_t>& indices, const Decoder& decoder);
 
 }  // namespace bipo

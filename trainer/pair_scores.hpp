@@ -4,24 +4,27 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
+#include "collectives/session.hpp"
 #include "trainer/model/graph.hpp"
 #include "trainer/objective.hpp"
 #include "trainer/packing.hpp"
 
 namespace bipo {
 
-// A vector at a site: added to the output of block `layer` with one coefficient per packed token.
+// M vectors at one site: added to the output of block `layer` with one coefficient per vector and
+// packed token.
 struct Steering {
   std::int64_t layer = 0;
-  at::Tensor coefficients;  // [T], of the residual type
-  at::Tensor vector;        // [D], of the residual type
+  at::Tensor coefficients;  // [M, T], of the residual type
+  at::Tensor vectors;       // [M, D], of the residual type
 };
 
 struct PairScores {
-  at::Tensor row_log_probs;  // [R], part of the autograd graph where the vector asks for a gradient
-  std::vector<AnswerLogProbs> answers;  // [P], sums over an answer's rows in row order, float64
+  at::Tensor target_log_probs;  // [R], in the autograd graph where the vectors ask for a gradient
+  std::vector<AnswerLogProbs> answers;  // [P], sums over an answer's tokens in order, float64
 };
 
 // Runs blocks layer+1.. and the head on `hidden` [T, D], the output of block `layer`.
@@ -31,5 +34,23 @@ PairScores score_pairs(const Decoder& decoder, const PackedPairs& packed, const 
 
 // The output of block `layer` for the packed tokens, without gradient.  Collective over: tp
 at::Tensor run_prefix(const Decoder& decoder, const PackedPairs& packed, std::int64_t layer);
+
+// A data set cut into groups that are scored together.
+struct PairGroups {
+  const std::vector<TokenPair>& pairs;
+  const std::vector<std::vector<std::int64_t>>& groups;  // indices of pairs; each pair once
+  // Output of the steered block for packed pairs.
+  std::function<at::Tensor(const PackedPairs&)> hidden;
+};
+
+// Called with groups done and their number.
+using Progress = std::function<void(std::int64_t done, std::int64_t total)>;
+
+// Log-probabilities of all pairs with `coefficient` times `vector` [D] added after block `layer`;
+// the same on every rank.  Groups are dealt to replicas in turn. Collective over: dp x tp
+std::vector<AnswerLogProbs> score_groups(const Decoder& decoder, const PairGroups& set,
+                                         std::int64_t layer, const at::Tensor& vector,
+                                         double coefficient, const Ranks& ranks,
+                                         const Progress& progress);
 
 }  // namespace bipo

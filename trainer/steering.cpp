@@ -11,21 +11,21 @@ using torch::autograd::variable_list;
 
 struct Steer : torch::autograd::Function<Steer> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& h,
-                            const at::Tensor& coefficients, const at::Tensor& vector) {
+                            const at::Tensor& coefficients, const at::Tensor& vectors) {
     context->save_for_backward({coefficients});
-    return at::addcmul(h, coefficients.unsqueeze(1), vector.unsqueeze(0));
+    return at::addmm(h, coefficients.t(), vectors);
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const at::Tensor coefficients = context->get_saved_variables()[0];
-    return {at::Tensor(), at::Tensor(), at::mv(gradients[0].t(), coefficients)};
+    return {at::Tensor(), at::Tensor(), at::mm(coefficients, gradients[0])};
   }
 };
 
 }  // namespace
 
-at::Tensor steer(const at::Tensor& h, const at::Tensor& coefficients, const at::Tensor& vector) {
-  return Steer::apply(h, coefficients, vector);
+at::Tensor steer(const at::Tensor& h, const at::Tensor& coefficients, const at::Tensor& vectors) {
+  return Steer::apply(h, coefficients, vectors);
 }
 
 }  // namespace bipo

@@ -43,13 +43,26 @@ class TrainingObserver {
 // Throws BugError unless, at v = 0, the path that training takes gives the reference
 // log-probabilities within the rounding error of float32 sums (of bfloat16 products: of the same
 // products in the same micro-batches, hence the same bound). Collective over: dp x tp
-void check_zero_vector(const Decoder& decoder, const ActivationCache& cache, const Ranks& ranks);
+void check_zero_vector(const Decoder& decoder, const ActivationCache& cache, std::int64_t layer,
+                       const Ranks& ranks);
 
-// Trains from `record.checkpoint` (a vector of zeros at step 0, or a saved state) to the end of the
-// plan or to a stop; appends to `record`, which ends the same on every rank.  `held_out` may be
-// null. Returns kComplete or kInterrupted. Collective over: world
+// One vector of a pack: its settings, what it has become, and who is told.  The record starts from
+// `record.checkpoint` (a vector of zeros at step 0, or a saved state), and ends the same on every
+// rank.
+struct TrainingMember {
+  TrainingSettings settings;
+  TrainingRecord& record;
+  TrainingObserver& observer;
+};
+
+// Trains the members' vectors at one layer together, to the end of the plan or to a stop: each with
+// its own pairs, signs, optimiser and log, their micro-batches packed into the same passes through
+// the model.  Members may differ in seed, shuffle, sign, lr, beta and optimiser; the numbers of
+// pairs, epochs, steps and the batch sizes are the same, and so is the step they start from.  What
+// a member becomes depends on the others in the last bits only.  `held_out` may be null. Returns
+// kComplete or kInterrupted. Collective over: world
 RunStatus train(const Decoder& decoder, const ActivationCache& cache,
-                const ActivationCache* held_out, const TrainingSettings& settings,
-                const Ranks& ranks, TrainingRecord& record, TrainingObserver& observer);
+                const ActivationCache* held_out, std::int64_t layer,
+                const std::vector<TrainingMember>& members, const Ranks& ranks);
 
 }  // namespace bipo

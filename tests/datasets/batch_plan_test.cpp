@@ -279,5 +279,40 @@ TEST(SignRule, NamesRoundTripAndOthersAreRefused) {
   EXPECT_THROW(parse_sign_rule(""), UserError);
 }
 
+TEST(BalancedGroups, DearestGoWhereLeastIsSpent) {
+  // 9 and 8 open the groups, 7 joins 8, 3 joins 9, the rest where there is room.
+  EXPECT_EQ(balanced_groups({3, 9, 1, 8, 7, 1}, 3),
+            (std::vector<std::vector<std::int64_t>>{{0, 1, 2}, {3, 4, 5}}));
+  EXPECT_EQ(balanced_groups({1, 1, 10, 10}, 2),
+            (std::vector<std::vector<std::int64_t>>{{0, 2}, {1, 3}}));
+  EXPECT_EQ(balanced_groups({5, 5, 5}, 2), (std::vector<std::vector<std::int64_t>>{{0, 1}, {2}}));
+  EXPECT_EQ(balanced_groups({4, 2, 9}, 5), (std::vector<std::vector<std::int64_t>>{{0, 1, 2}}));
+}
+
+TEST(BatchPlan, CostsDealTheSamePairsDifferently) {
+  PlanSettings settings;
+  settings.pairs = 8;
+  settings.batch_size = 8;
+  settings.micro_batch = 4;
+  settings.epochs = 1;
+  settings.shuffle = false;
+  settings.sign = SignRule::kPair;
+  const StepPlan plain = BatchPlan(settings).step(0);
+  settings.costs = {90, 80, 70, 60, 1, 1, 1, 1};
+  const StepPlan dealt = BatchPlan(settings).step(0);
+  EXPECT_EQ(plain.micro_batches,
+            (std::vector<std::vector<std::int64_t>>{{0, 1, 2, 3}, {4, 5, 6, 7}}));
+  // 90 + 60 against 80 + 70, then two small ones each.
+  EXPECT_EQ(dealt.micro_batches,
+            (std::vector<std::vector<std::int64_t>>{{0, 3, 4, 6}, {1, 2, 5, 7}}));
+  // A pair keeps its sign, wherever it goes.
+  const std::vector<std::int64_t> order = {0, 3, 4, 6, 1, 2, 5, 7};
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    EXPECT_EQ(dealt.passes[0][i], plain.passes[0][static_cast<std::size_t>(order[i])]);
+  }
+  settings.costs = {1, 2};
+  EXPECT_THROW(BatchPlan{settings}, BugError);
+}
+
 }  // namespace
 }  // namespace bipo

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <fstream>
 #include <limits>
 
@@ -188,6 +189,164 @@ TEST(TrainOptions, AutoMeansNothingFixed) {
   const TrainOptions options =
       parsed({"--micro-batch=auto", "--dp=auto", "--threads=auto", "--cache-budget=auto"});
   EXPECT_FALSE(options.micro_batch || options.dp || options.threads || options.cache_budget);
+}
+
+TEST(TrainOptions, CachesOfActivationsHaveATypeAndADirectory) {
+  EXPECT_EQ(parsed({}).cache_dtype, "auto");
+  EXPECT_TRUE(parsed({}).cache_dir.empty());
+  const TrainOptions options = parsed({"--cache-dtype", "bf16", "--cache-dir", "kept"});
+  EXPECT_EQ(options.cache_dtype, "bf16");
+  EXPECT_EQ(options.cache_dir, "kept");
+  expect_parts(train_error({"--cache-dtype", "fp16"}), {"cache-dtype", "auto, fp32, bf16"});
+}
+
+SweepOptions parsed_sweep(const Words& extra) {
+  Words words = {"sweep", "--model", "m", "--train", "t.csv", "--out", "dir"};
+  words.insert(words.end(), extra.begin(), extra.end());
+  return std::get<SweepOptions>(parse_command_line(words));
+}
+
+std::string sweep_error(const Words& extra) {
+  Words words = {"sweep", "--model", "m", "--train", "t.csv", "--out", "dir"};
+  words.insert(words.end(), extra.begin(), extra.end());
+  return error_of(words);
+}
+
+using Triple = std::array<std::int64_t, 3>;
+
+std::vector<Triple> layers_of(const SweepOptions& options) {
+  std::vector<Triple> layers;
+  for (const LayerRange& range : options.axes.layers) {
+    layers.push_back({range.first, range.last, range.step});
+  }
+  return layers;
+}
+
+TEST(SweepOptions, AxesDefaultToThePapersValues) {
+  const SweepOptions options = parsed_sweep({"--layers", "15"});
+  EXPECT_EQ(layers_of(options), (std::vector<Triple>{{15, 15, 1}}));
+  EXPECT_EQ(options.axes.seeds, (std::vector<std::uint64_t>{11}));
+  EXPECT_EQ(options.axes.lrs, (std::vector<double>{5e-4}));
+  EXPECT_EQ(options.axes.betas, (std::vector<double>{0.1}));
+  EXPECT_EQ(options.axes.signs, (Words{"batch"}));
+  EXPECT_EQ(options.out, "dir");
+  EXPECT_EQ(options.epochs, 20);
+  EXPECT_FALSE(options.vectors_per_pass);
+  EXPECT_FALSE(options.dry_run);
+}
+
+TEST(SweepOptions, AxesTakeLists) {
+  const SweepOptions options = parsed_sweep(
+      {"--layers", "1,5:25:5,7:9", "--seeds", "1,2", "--lrs", "1e-3,2e-3", "--betas", "0.1,1",
+       "--signs", "plus,minus", "--vectors-per-pass", "1", "--dry-run", "--tp", "2"});
+  EXPECT_EQ(layers_of(options), (std::vector<Triple>{{1, 1, 1}, {5, 25, 5}, {7, 9, 1}}));
+  EXPECT_EQ(options.axes.seeds, (std::vector<std::uint64_t>{1, 2}));
+  EXPECT_EQ(options.axes.lrs, (std::vector<double>{1e-3, 2e-3}));
+  EXPECT_EQ(options.axes.betas, (std::vector<double>{0.1, 1}));
+  EXPECT_EQ(options.axes.signs, (Words{"plus", "minus"}));
+  EXPECT_EQ(options.vectors_per_pass, 1);
+  EXPECT_TRUE(options.dry_run);
+  EXPECT_EQ(options.tp, 2);
+}
+
+TEST(SweepOptions, TrainsNamesMeanListsOfOne) {
+  const SweepOptions options = parsed_sweep(
+      {"--layer", "3", "--seed", "4", "--lr", "0.5", "--beta", "0.25", "--sign", "both"});
+  EXPECT_EQ(layers_of(options), (std::vector<Triple>{{3, 3, 1}}));
+  EXPECT_EQ(options.axes.seeds, (std::vector<std::uint64_t>{4}));
+  EXPECT_EQ(options.axes.lrs, (std::vector<double>{0.5}));
+  EXPECT_EQ(options.axes.betas, (std::vector<double>{0.25}));
+  EXPECT_EQ(options.axes.signs, (Words{"both"}));
+  expect_parts(sweep_error({"--layer", "3", "--seed", "1", "--seeds", "2"}),
+               {"--seeds '2'", "second time"});
+}
+
+TEST(SweepOptions, AllLayersAreNoRange) {
+  EXPECT_TRUE(parsed_sweep({"--layers", "all"}).axes.layers.empty());
+  expect_parts(sweep_error({}), {"sweep needs --layers;"});
+}
+
+TEST(SweepOptions, BadListsNameTheValueAndTheRule) {
+  expect_parts(sweep_error({"--layers", "5:1"}), {"'5:1'", "ends before"});
+  expect_parts(sweep_error({"--layers", "1:5:0"}), {"'1:5:0'", "step"});
+  expect_parts(sweep_error({"--layers", "1:5:1:2"}), {"4 parts"});
+  expect_parts(sweep_error({"--layers", "1,,2"}), {"'' is no layer"});
+  expect_parts(sweep_error({"--layers=-1"}), {"'-1' is no layer"});
+  expect_parts(sweep_error({"--layers", "1", "--seeds", "1,-2"}), {"'-2'", "from 0"});
+  expect_parts(sweep_error({"--layers", "1", "--seeds", "1,1"}), {"1 comes twice"});
+  expect_parts(sweep_error({"--layers", "1", "--lrs", "0.1,0"}), {"'0'", "above 0"});
+  expect_parts(sweep_error({"--layers", "1", "--signs", "plus,up"}), {"'up'", "batch, pair"});
+  expect_parts(sweep_error({"--layers", "1", "--vectors-per-pass", "0"}), {"or auto"});
+  expect_parts(sweep_error({"--layers", "1", "--resume"}), {"--resume", "sweep --help"});
+}
+
+TEST(SweepOptions, ConfigFileHasASectionOfItsOwn) {
+  const IniFile file("[sweep]\nlayer = 2\nseeds = 5,6\n");
+  const SweepOptions options = parsed_sweep({"--config", file.path()});
+  EXPECT_EQ(layers_of(options), (std::vector<Triple>{{2, 2, 1}}));
+  EXPECT_EQ(options.axes.seeds, (std::vector<std::uint64_t>{5, 6}));
+  const IniFile other("[train]\nlayer = 2\n");
+  expect_parts(sweep_error({"--config", other.path()}), {"[train] is unknown", "[sweep]"});
+}
+
+TEST(BenchOptions, TakeAShapeOrAModel) {
+  const auto shape = std::get<BenchOptions>(parse_command_line(
+      {"bench", "--shape", "llama-2-7b", "--layer", "15", "--dtype", "bf16", "--json"}));
+  EXPECT_EQ(shape.source.shape, "llama-2-7b");
+  EXPECT_EQ(shape.layer, 15);
+  EXPECT_EQ(shape.lengths.prompt_length, 80);
+  EXPECT_EQ(shape.lengths.answer_length, 12);
+  EXPECT_EQ(shape.lengths.common_prefix, 18);
+  EXPECT_FALSE(shape.pairs);
+  EXPECT_EQ(shape.batch_size, 4);
+  EXPECT_EQ(shape.steps, 10);
+  EXPECT_EQ(shape.warmup, 2);
+  EXPECT_EQ(shape.dtype, "bf16");
+  EXPECT_TRUE(shape.json);
+  const auto model = std::get<BenchOptions>(parse_command_line(
+      {"bench", "--model", "m", "--train", "t.csv", "--layer", "1", "--pairs", "8", "--no-eos"}));
+  EXPECT_EQ(model.source.model, "m");
+  EXPECT_EQ(model.train, "t.csv");
+  EXPECT_EQ(model.pairs, 8);
+  EXPECT_TRUE(model.no_eos);
+}
+
+TEST(BenchOptions, ContradictionsAreErrors) {
+  const auto bench_error = [](const Words& extra) {
+    Words words = {"bench", "--layer", "1"};
+    words.insert(words.end(), extra.begin(), extra.end());
+    return error_of(words);
+  };
+  expect_parts(bench_error({}), {"--model", "--shape"});
+  expect_parts(bench_error({"--model", "m", "--shape", "s"}), {"--model", "--shape"});
+  expect_parts(bench_error({"--shape", "s", "--train", "t"}), {"--train needs --model"});
+  expect_parts(bench_error({"--model", "m", "--train", "t", "--answer-length", "3"}),
+               {"--answer-length", "--train"});
+  expect_parts(bench_error({"--shape", "s", "--prompt-length", "10"}),
+               {"--common-prefix 18", "--prompt-length 10"});
+  expect_parts(bench_error({"--shape", "s", "--micro-batch", "5"}), {"--micro-batch 5"});
+  expect_parts(bench_error({"--shape", "s", "--step", "5"}), {"nearest is --steps;", "bench"});
+  expect_parts(error_of({"bench", "--shape", "s"}), {"bench needs --layer;"});
+}
+
+TEST(PlanOptions, NameAMachineOrAMeasurement) {
+  const auto options = std::get<PlanOptions>(
+      parse_command_line({"plan", "--shape", "llama-3.1-70b", "--layer", "40", "--machine", "h100",
+                          "--devices", "8", "--tp", "4", "--cells", "12", "--test-pairs", "7"}));
+  EXPECT_EQ(options.machine, "h100");
+  EXPECT_EQ(options.devices, 8);
+  EXPECT_EQ(options.tp, 4);
+  EXPECT_EQ(options.cells, 12);
+  EXPECT_EQ(options.test_pairs, 7);
+  EXPECT_EQ(options.epochs, 20);
+  const auto plan_error = [](const Words& extra) {
+    Words words = {"plan", "--shape", "s", "--layer", "1"};
+    words.insert(words.end(), extra.begin(), extra.end());
+    return error_of(words);
+  };
+  expect_parts(plan_error({"--machine", "h10"}), {"'h10'", "a100-80, h100, h200"});
+  expect_parts(plan_error({"--machine", "h100", "--measured", "f"}), {"--machine", "--measured"});
+  expect_parts(plan_error({"--devices", "6", "--tp", "4"}), {"--devices 6", "--tp 4"});
 }
 
 TEST(CommandLine, ValuesMayBeginWithADashOrStandBehindAnEqualsSign) {
@@ -381,6 +540,7 @@ TEST(Commands, InspectTakesOneFile) {
 TEST(Commands, UnknownOnesNameTheNearest) {
   expect_parts(error_of({"trian"}), {"'trian'", "nearest is train;"});
   expect_parts(error_of({"inpsect", "x"}), {"nearest is inspect;"});
+  expect_parts(error_of({"swep"}), {"nearest is sweep;"});
   expect_parts(error_of({}), {"--help"});
 }
 
@@ -390,15 +550,46 @@ TEST(Commands, VersionComesFromTheBuild) {
 
 TEST(Help, ListsEveryOptionOfTheDesignOnALineOfItsOwn) {
   const std::string help = printed({"train", "--help"});
-  for (
-      const char* name :
-      {"model",         "train",  "test",         "layer",         "out",           "resume",
-       "overwrite",     "epochs", "max-steps",    "batch-size",    "micro-batch",   "lr",
-       "lr-unit",       "beta",   "weight-decay", "max-grad-norm", "warmup-steps",  "sign",
-       "shuffle",       "seed",   "multipliers",  "eval-every",    "save-every",    "dtype",
-       "device",        "tp",     "dp",           "threads",       "deterministic", "system-prompt",
-       "chat-template", "no-eos", "no-bos",       "max-length",    "skip-bad",      "cache-budget",
-       "config",        "help"}) {
+  for (const char* name : {"model",
+                           "train",
+                           "test",
+                           "layer",
+                           "out",
+                           "resume",
+                           "overwrite",
+                           "epochs",
+                           "max-steps",
+                           "batch-size",
+                           "micro-batch",
+                           "lr",
+                           "lr-unit",
+                           "beta",
+                           "weight-decay",
+                           "max-grad-norm",
+                           "warmup-steps",
+                           "sign",
+                           "shuffle",
+                           "seed",
+                           "multipliers",
+                           "eval-every",
+                           "save-every",
+                           "dtype",
+                           "device",
+                           "tp",
+                           "dp",
+                           "threads",
+                           "deterministic",
+                           "system-prompt",
+                           "chat-template",
+                           "no-eos",
+                           "no-bos",
+                           "max-length",
+                           "skip-bad",
+                           "cache-budget",
+                           "cache-dtype",
+                           "cache-dir",
+                           "config",
+                           "help"}) {
     const std::string start = std::string("\n  --") + name + " ";
     EXPECT_NE(help.find(start), std::string::npos) << name;
   }
@@ -408,7 +599,10 @@ TEST(Help, ListsEveryOptionOfTheDesignOnALineOfItsOwn) {
 TEST(Help, IsGivenWhateverElseIsWrong) {
   EXPECT_EQ(printed({"train", "--nonsense", "--help"}), printed({"train", "-h"}));
   expect_parts(printed({"inspect", "--help"}), {"bipo-dist inspect"});
-  expect_parts(printed({"--help"}), {"train", "inspect", "--version"});
+  for (const char* command : {"sweep", "bench", "plan"}) {
+    expect_parts(printed({command, "--help"}), {std::string("bipo-dist ") + command, "Example"});
+  }
+  expect_parts(printed({"--help"}), {"train", "sweep", "inspect", "bench", "plan", "--version"});
 }
 
 TEST(NearestName, CountsEditsWithSwapsAndPrefersWhatTheWordBegins) {

@@ -6,6 +6,7 @@
 #include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "collectives/errors.hpp"
@@ -106,28 +107,41 @@ struct Result {
   at::Tensor gradient;  // of sum_p weight_p (chosen_p - 2 rejected_p)
 };
 
+// The tiny pairs; those with equal signs are steered alike and may share what they begin with.
+std::vector<PackItem> steered_alike(const std::vector<double>& signs) {
+  std::vector<PackItem> items;
+  for (std::size_t pair = 0; pair < signs.size(); ++pair) {
+    const auto first = std::find(signs.begin(), signs.end(), signs[pair]) - signs.begin();
+    items.push_back({static_cast<std::int64_t>(pair), first});
+  }
+  return items;
+}
+
 // All tiny pairs in one packed batch, through this rank's shard.
 Result run_packed(const ModelConfig& config, const RandomWeights& weights, const at::Tensor& vector,
                   const std::vector<double>& signs, Communicator& tp,
                   at::ScalarType type = at::kDouble) {
-  const Decoder decoder(config, weights, type, at::kCPU, tp);
+  Decoder decoder(config, weights, type, at::kCPU, tp);
+  decoder.load_embedding();
+  decoder.load_blocks({0, config.blocks});
   const auto pairs = tiny_pairs();
-  const PackedPairs packed = pack_pairs(pairs, {0, 1, 2, 3}, decoder);
+  const PackedPairs packed = pack_pairs(pairs, steered_alike(signs), decoder);
   std::vector<double> coefficients;
   for (const std::int64_t pair : packed.pair_of_token) {
     coefficients.push_back(signs[static_cast<std::size_t>(pair)]);
   }
-  const at::Tensor leaf = vector.to(decoder.residual_type()).clone().set_requires_grad(true);
-  const Steering steering{kLayer, at::tensor(coefficients, at::kDouble).to(decoder.residual_type()),
-                          leaf};
+  const at::Tensor leaf =
+      vector.to(decoder.residual_type()).unsqueeze(0).clone().set_requires_grad(true);
+  const Steering steering{
+      kLayer, at::tensor(coefficients, at::kDouble).to(decoder.residual_type()).unsqueeze(0), leaf};
   const PairScores scores =
       score_pairs(decoder, packed, run_prefix(decoder, packed, kLayer), steering);
   std::vector<double> upstream;
-  for (const std::int64_t answer : packed.answer_of_row) {
+  for (const std::int64_t answer : packed.answer_of_target) {
     upstream.push_back((1 + static_cast<double>(answer / 2)) * (answer % 2 == 0 ? 1.0 : -2.0));
   }
-  scores.row_log_probs.backward(at::tensor(upstream, at::kDouble).to(decoder.residual_type()));
-  return {scores.answers, leaf.grad().to(at::kDouble)};
+  scores.target_log_probs.backward(at::tensor(upstream, at::kDouble).to(decoder.residual_type()));
+  return {scores.answers, leaf.grad().to(at::kDouble).squeeze(0)};
 }
 
 double objective(const std::vector<AnswerLogProbs>& answers) {
@@ -149,20 +163,36 @@ TEST(Decoder, PackedPairsEqualSeparateSequences) {
     config.tied_head = tied;
     const RandomWeights weights(config);
     const at::Tensor v = probe_vector(config);
-    const std::vector<double> signs = {1, -1, 0.5, 0};
-    SelfCommunicator self;
-    const Result packed = run_packed(config, weights, v, signs, self);
-    const auto pairs = tiny_pairs();
-    for (std::size_t p = 0; p < pairs.size(); ++p) {
-      const at::Tensor added = v * signs[p];
-      EXPECT_NEAR(packed.answers[p].chosen,
-                  naive_answer(config, weights, pairs[p], pairs[p].chosen, added), 1e-6)
-          << p;
-      EXPECT_NEAR(packed.answers[p].rejected,
-                  naive_answer(config, weights, pairs[p], pairs[p].rejected, added), 1e-6)
-          << p;
+    // Each by itself; in two trees of shared prompts.
+    for (const std::vector<double>& signs :
+         {std::vector<double>{1, -1, 0.5, 0}, std::vector<double>{1, -1, -1, 1}}) {
+      SelfCommunicator self;
+      const Result packed = run_packed(config, weights, v, signs, self);
+      const auto pairs = tiny_pairs();
+      for (std::size_t p = 0; p < pairs.size(); ++p) {
+        const at::Tensor added = v * signs[p];
+        EXPECT_NEAR(packed.answers[p].chosen,
+                    naive_answer(config, weights, pairs[p], pairs[p].chosen, added), 1e-6)
+            << p;
+        EXPECT_NEAR(packed.answers[p].rejected,
+                    naive_answer(config, weights, pairs[p], pairs[p].rejected, added), 1e-6)
+            << p;
+      }
     }
   }
+}
+
+TEST(Decoder, SharedPromptsArePackedOnce) {
+  const ModelConfig config = tiny_config();
+  const RandomWeights weights(config);
+  SelfCommunicator self;
+  const Decoder decoder(config, weights, at::kDouble, at::kCPU, self);
+  // By themselves the pairs take 7, 6, 8 and 8 tokens; prompts of 4 and 2 are shared.
+  const auto rows = [&](const std::vector<PackItem>& items) {
+    return pack_pairs(tiny_pairs(), items, decoder).tokens();
+  };
+  EXPECT_EQ(rows({{0, 0}, {1, 1}, {2, 2}, {3, 3}}), 29);
+  EXPECT_EQ(rows({{0, 5}, {1, 2}, {2, 2}, {3, 5}}), 29 - 4 - 2);
 }
 
 TEST(Decoder, GradientEqualsCentralDifferences) {
@@ -223,6 +253,64 @@ TEST(Decoder, Float32StaysWithinItsRoundingOfFloat64) {
             kRelative * exact.gradient.norm().item<double>());
 }
 
+TEST(Decoder, FusedLoopsEqualTensorOperations) {
+  ModelConfig config = tiny_config();
+  config.head_size = 16;
+  const RandomWeights weights(config);
+  SelfCommunicator self;
+  Decoder fused(config, weights, at::kFloat, at::kCPU, self);
+  Decoder composed(config, weights, at::kDouble, at::kCPU, self);
+  // A prompt longer than the rows that attention works on at one time.
+  TokenPair pair{{}, {3, 4, 5}, {6, 7}, "long:1"};
+  for (int i = 0; i < 300; ++i) {
+    pair.prompt.push_back(i * 7 % 37);
+  }
+  std::vector<Result> results;
+  for (Decoder* decoder : {&composed, &fused}) {
+    decoder->load_embedding();
+    decoder->load_blocks({0, config.blocks});
+    const PackedPairs packed = pack_alike({pair}, {0}, *decoder);
+    const at::Tensor leaf = (probe_vector(config) * 0.1)
+                                .to(decoder->residual_type())
+                                .unsqueeze(0)
+                                .set_requires_grad(true);
+    const at::Tensor ones = at::ones({1, packed.tokens()}, leaf.options().requires_grad(false));
+    const PairScores scores =
+        score_pairs(*decoder, packed, run_prefix(*decoder, packed, kLayer), {kLayer, ones, leaf});
+    scores.target_log_probs.sum().backward();
+    results.push_back({scores.answers, leaf.grad().to(at::kDouble)});
+  }
+  // Sums of up to 305 terms over 3 blocks in float32.
+  EXPECT_NEAR(results[1].answers[0].chosen, results[0].answers[0].chosen, 1e-4);
+  EXPECT_NEAR(results[1].answers[0].rejected, results[0].answers[0].rejected, 1e-4);
+  EXPECT_LT((results[1].gradient - results[0].gradient).norm().item<double>(),
+            1e-4 * results[0].gradient.norm().item<double>());
+}
+
+TEST(Decoder, HoldsOnlyWhatIsLoaded) {
+  for (const bool tied : {false, true}) {
+    ModelConfig config = tiny_config();
+    config.tied_head = tied;
+    const RandomWeights weights(config);
+    SelfCommunicator self;
+    Decoder decoder(config, weights, at::kFloat, at::kCPU, self);
+    const auto expected = [&](std::int64_t blocks, bool embedding) {
+      return Decoder::weight_bytes(config, 1, 0, at::kFloat, at::kCPU, blocks, embedding) +
+             20 * sizeof(float);  // the final norm
+    };
+    EXPECT_EQ(decoder.loaded_bytes(), expected(0, false));
+    decoder.load_embedding();
+    decoder.load_blocks({1, 3});
+    EXPECT_EQ(decoder.loaded_bytes(), expected(2, true));
+    decoder.release_embedding();
+    decoder.release_blocks({0, 2});
+    EXPECT_EQ(decoder.loaded_bytes(), expected(1, false));
+    // 37 x 20 head; 2 norms of 20, (24 + 2 * 8) x 20 and 20 x 24 in attention, 3 of 23 x 20.
+    EXPECT_EQ(expected(1, false), 4U * (37 * 20 + 20 + 2 * 20 + 40 * 20 + 20 * 24 + 3 * 23 * 20));
+    EXPECT_THROW(run_prefix(decoder, pack_alike(tiny_pairs(), {0}, decoder), 0), BugError);
+  }
+}
+
 TEST(Decoder, BFloat16ProductsStayWithinTheirs) {
   const ModelConfig config = tiny_config();
   const RandomWeights weights(config);
@@ -242,15 +330,15 @@ TEST(Decoder, Llama3ScalingChangesLongWavelengthsOnly) {
   const RandomWeights weights(config);
   SelfCommunicator self;
   const Decoder decoder(config, weights, at::kDouble, at::kCPU, self);
-  const SequenceLayout layout = decoder.layout({0, 3}, {{{0, 2}, {}}});
+  const SequenceLayout layout = decoder.layout({0, 3}, {{{0, 2}, {}}}, {1});
   // 2 pi < 32 / 4: kept.  20 pi > 32 / 1: divided by 8.
-  EXPECT_NEAR(layout.cos[1][0][0].item<double>(), std::cos(3.0), 1e-6);
-  EXPECT_NEAR(layout.cos[1][0][1].item<double>(), std::cos(3.0 / 10 / 8), 1e-6);
+  EXPECT_NEAR(layout.all.cos[1][0].item<double>(), std::cos(3.0), 1e-6);
+  EXPECT_NEAR(layout.all.cos[1][1].item<double>(), std::cos(3.0 / 10 / 8), 1e-6);
   config.rope_scaling = Llama3RopeScaling{8, 1, 4, 100};
   const Decoder between(config, weights, at::kDouble, at::kCPU, self);
   // 100 / (20 pi) = 1.5915 lies between 1 and 4: blend (1.5915 - 1) / 3.
   const double blend = (100 / (20 * M_PI) - 1) / 3;
-  EXPECT_NEAR(between.layout({0, 3}, {{{0, 2}, {}}}).cos[1][0][1].item<double>(),
+  EXPECT_NEAR(between.layout({0, 3}, {{{0, 2}, {}}}, {1}).all.cos[1][1].item<double>(),
               std::cos(3.0 / 10 * ((1 - blend) / 8 + blend)), 1e-6);
 }
 

@@ -101,6 +101,11 @@ class Reference : public ::testing::Test {
     return result;
   }
 
+  void load_all(Decoder& decoder) const {
+    decoder.load_embedding();
+    decoder.load_blocks({0, config_.blocks});
+  }
+
   // Pairs in micro-batches of four, all tokens steered by `vector`.
   void expect_log_probs(const Decoder& decoder, const at::Tensor& vector, const std::string& group,
                         std::size_t count) const {
@@ -110,9 +115,9 @@ class Reference : public ::testing::Test {
     ASSERT_EQ(chosen.size(), count);
     for (std::size_t first = 0; first < count; first += 4) {
       const auto b = static_cast<std::int64_t>(first);
-      const PackedPairs packed = pack_pairs(pairs_, {b, b + 1, b + 2, b + 3}, decoder);
+      const PackedPairs packed = pack_alike(pairs_, {b, b + 1, b + 2, b + 3}, decoder);
       const PairScores scores = score_pairs(decoder, packed, run_prefix(decoder, packed, layer_),
-                                            {layer_, at::ones({packed.tokens()}), vector});
+                                            {layer_, at::ones({1, packed.tokens()}), vector.unsqueeze(0)});
       for (std::size_t p = 0; p < 4; ++p) {
         EXPECT_NEAR(scores.answers[p].chosen, chosen[first + p], kLogProbTolerance) << first + p;
         EXPECT_NEAR(scores.answers[p].rejected, rejected[first + p], kLogProbTolerance)
@@ -123,9 +128,9 @@ class Reference : public ::testing::Test {
 
   // Loss and dL/dv of pairs 0..3 at the probe vector.
   void expect_gradient(const Decoder& decoder, double direction, const std::string& group) const {
-    const PackedPairs packed = pack_pairs(pairs_, {0, 1, 2, 3}, decoder);
-    const at::Tensor vector = floats("probe/vector").set_requires_grad(true);
-    const at::Tensor signs = at::full({packed.tokens()}, direction, at::kFloat);
+    const PackedPairs packed = pack_alike(pairs_, {0, 1, 2, 3}, decoder);
+    const at::Tensor vector = floats("probe/vector").unsqueeze(0).set_requires_grad(true);
+    const at::Tensor signs = at::full({1, packed.tokens()}, direction, at::kFloat);
     const PairScores scores =
         score_pairs(decoder, packed, run_prefix(decoder, packed, layer_), {layer_, signs, vector});
     const auto chosen = doubles("zero/chosen_logp");
@@ -140,16 +145,16 @@ class Reference : public ::testing::Test {
       loss += objective.loss / 4;
       loss_by_delta.push_back(objective.loss_by_delta / 4);
     }
-    for (const std::int64_t answer : packed.answer_of_row) {
+    for (const std::int64_t answer : packed.answer_of_target) {
       const double by_delta = loss_by_delta[static_cast<std::size_t>(answer / 2)];
       upstream.push_back(static_cast<float>(answer % 2 == 0 ? by_delta : -by_delta));
     }
-    scores.row_log_probs.backward(at::tensor(upstream, at::kFloat));
+    scores.target_log_probs.backward(at::tensor(upstream, at::kFloat));
 
     const auto expected_loss = file_.read<double>(group + "/loss", H5T_NATIVE_DOUBLE).at(0);
     EXPECT_NEAR(loss, expected_loss, 1e-5);
     const at::Tensor expected = floats(group + "/grad");
-    const double error = (vector.grad() - expected).norm().item<double>();
+    const double error = (vector.grad().squeeze(0) - expected).norm().item<double>();
     EXPECT_LT(error, kGradientTolerance * expected.norm().item<double>());
   }
 
@@ -162,7 +167,8 @@ class Reference : public ::testing::Test {
 
 TEST_F(Reference, LogProbsAndGradientsOfOneRank) {
   SelfCommunicator self;
-  const Decoder decoder(config_, *weights_, at::kFloat, at::kCPU, self);
+  Decoder decoder(config_, *weights_, at::kFloat, at::kCPU, self);
+  load_all(decoder);
   expect_log_probs(decoder, at::zeros({config_.hidden}), "zero", pairs_.size());
   expect_log_probs(decoder, floats("probe/vector"), "probe/plus", pairs_.size());
   expect_log_probs(decoder, -floats("probe/vector"), "probe/minus", 4);
@@ -172,7 +178,8 @@ TEST_F(Reference, LogProbsAndGradientsOfOneRank) {
 
 TEST_F(Reference, GradientsOfUnevenShards) {
   run_as_threads(2, [&](Communicator& tp) {
-    const Decoder decoder(config_, *weights_, at::kFloat, at::kCPU, tp);
+    Decoder decoder(config_, *weights_, at::kFloat, at::kCPU, tp);
+    load_all(decoder);
     expect_gradient(decoder, 1, "probe/plus");
     expect_gradient(decoder, -1, "probe/minus");
   });

@@ -71,12 +71,13 @@ class RandomWeights final : public WeightSource {
   std::map<std::pair<Role, std::int64_t>, at::Tensor> tensors_;
 };
 
-// Pairs of different lengths; one answer has a single token.
+// Pairs of different lengths; one answer has a single token; the first and the last have the same
+// prompt, that of the third begins with all of the second.
 inline std::vector<TokenPair> tiny_pairs() {
   return {{{1, 5, 9, 3}, {7, 8, 2}, {11, 2}, "a:1"},
           {{4, 4}, {20}, {21, 22, 23, 24, 36}, "a:2"},
-          {{30, 31, 32, 33, 34}, {6, 5}, {0, 1, 2}, "a:3"},
-          {{2}, {3, 4, 5}, {3, 4, 6}, "a:4"}};
+          {{4, 4, 32, 33, 34}, {6, 5}, {0, 1, 2}, "a:3"},
+          {{1, 5, 9, 3}, {3, 4, 5}, {3, 4, 6}, "a:4"}};
 }
 
 }  // namespace bipo::testing

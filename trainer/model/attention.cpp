@@ -3,8 +3,11 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <cmath>
-#include <limits>
+#include <utility>
+
+#include "collectives/profile.hpp"
+#include "trainer/model/cpu_attention.hpp"
+#include "trainer/model/operators.hpp"
 
 namespace bipo {
 namespace {
@@ -12,135 +15,136 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// x [H, T, K]: the rows that `span` attends to, in order: its context, then itself.
-at::Tensor visible_rows(const at::Tensor& x, const AttentionSpan& span) {
-  if (span.context.empty()) {
-    return x.narrow(1, span.rows.begin, span.rows.size());
-  }
-  std::vector<at::Tensor> parts;
-  for (const Range& range : span.context) {
-    parts.push_back(x.narrow(1, range.begin, range.size()));
-  }
-  parts.push_back(x.narrow(1, span.rows.begin, span.rows.size()));
-  return at::cat(parts, 1);
+// x [n, heads, K] turned by the angles of its rows.
+at::Tensor rotated(const at::Tensor& x, const QuerySet& rows) {
+  const auto halves = x.chunk(2, -1);
+  const at::Tensor cos = rows.cos.unsqueeze(1);
+  const at::Tensor sin = rows.sin.unsqueeze(1);
+  return at::cat({halves[0] * cos - halves[1] * sin, halves[1] * cos + halves[0] * sin}, -1);
 }
 
-// Adds `update` [H, visible rows, K] to the rows of x [H, T, K] it belongs to.
-void add_to_visible_rows(const at::Tensor& x, const AttentionSpan& span, const at::Tensor& update) {
-  std::int64_t offset = 0;
-  const auto add = [&](const Range& range) {
-    x.narrow(1, range.begin, range.size()).add_(update.narrow(1, offset, range.size()));
-    offset += range.size();
+// Composed of tensor operations that autograd knows, for any device and type.
+at::Tensor padded_attention(const at::Tensor& q, const at::Tensor& kv, const AttentionHeads& heads,
+                            const QuerySet& queries, const QuerySet& keys) {
+  const WorkTimer timer(Work::kAttention);
+  const PaddedSpans& padded = *queries.padded;
+  const std::int64_t spans = padded.mask.size(0);
+  const auto by_head = [&](const at::Tensor& x, std::int64_t count) {
+    return x.reshape({x.size(0), count, heads.head_size});
   };
-  for (const Range& range : span.context) {
-    add(range);
+  const at::Tensor head_index = at::tensor(heads.kv_head_of_query, at::kLong).to(q.device());
+  const auto in_slots = [&](const at::Tensor& x, const at::Tensor& row_of_slot) {
+    return x.index_select(0, row_of_slot)
+        .view({spans, -1, heads.query_heads(), heads.head_size})
+        .transpose(1, 2);
+  };
+  const std::int64_t width = heads.kv_heads * heads.head_size;
+  const at::Tensor all_queries = rotated(by_head(q, heads.query_heads()), queries);
+  const at::Tensor all_keys =
+      rotated(by_head(kv.narrow(1, 0, width), heads.kv_heads), keys).index_select(1, head_index);
+  const at::Tensor all_values =
+      by_head(kv.narrow(1, width, width), heads.kv_heads).index_select(1, head_index);
+  const at::Tensor result = at::scaled_dot_product_attention(
+      in_slots(all_queries, padded.query_of_slot), in_slots(all_keys, padded.key_of_slot),
+      in_slots(all_values, padded.key_of_slot), padded.mask);
+  return result.transpose(1, 2)
+      .reshape({-1, heads.query_heads() * heads.head_size})
+      .index_select(0, padded.slot_of_query);
+}
+
+Columns columns_of(const at::Tensor& x, std::int64_t first) {
+  return {x.mutable_data_ptr<float>() + first, x.size(1)};
+}
+
+// What both fused operators do, whose operands differ only in where the columns of q and kv lie.
+struct Fused {
+  const AttentionHeads* heads;
+  const QuerySet* queries;
+  const QuerySet* keys;
+
+  at::Tensor forward(AutogradContext* context, Columns q, Columns kv,
+                     variable_list operands) const {
+    const WorkTimer timer(Work::kAttention);
+    const AttentionMemory memory = attend(q, kv, *heads, *queries, *keys);
+    operands.insert(operands.end(), {memory.queries, memory.keys, memory.log_sums});
+    context->save_for_backward(std::move(operands));
+    context->saved_data["heads"] = reinterpret_cast<std::int64_t>(heads);
+    context->saved_data["queries"] = reinterpret_cast<std::int64_t>(queries);
+    context->saved_data["keys"] = reinterpret_cast<std::int64_t>(keys);
+    return memory.result;
   }
-  add(span.rows);
-}
 
-// [H, n, visible] attention weights of one span; q is scaled.
-at::Tensor span_weights(const at::Tensor& q, const at::Tensor& keys, const SequenceLayout& layout) {
-  const auto rows = q.size(1);
-  const at::Tensor scores = at::bmm(q, keys.transpose(1, 2));
-  scores.narrow(2, keys.size(1) - rows, rows)
-      .masked_fill_(layout.causal_mask.narrow(0, 0, rows).narrow(1, 0, rows),
-                    -std::numeric_limits<double>::infinity());
-  return at::softmax(scores, -1);
-}
-
-// Sums the query heads of each key/value head: [H, T, K] -> [T, Hkv, K].
-at::Tensor sum_over_queries(const at::Tensor& x, const std::vector<std::int64_t>& kv_head_of_query,
-                            std::int64_t kv_heads) {
-  const at::Tensor sum = at::empty({x.size(1), kv_heads, x.size(2)}, x.options());
-  std::int64_t first = 0;
-  for (std::int64_t kv = 0; kv < kv_heads; ++kv) {
-    std::int64_t end = first;
-    while (end < x.size(0) && kv_head_of_query[static_cast<std::size_t>(end)] == kv) {
-      ++end;
-    }
-    sum.select(1, kv).copy_(x.narrow(0, first, end - first).sum(0));
-    first = end;
+  // Of what forward() kept; `saved` ends with the memory's three tensors.
+  static void backward(AutogradContext* context, const variable_list& saved,
+                       const at::Tensor& d_result, Columns kv, Columns d_q, Columns d_kv) {
+    const WorkTimer timer(Work::kAttention);
+    const auto at_address = [&](const char* name) { return context->saved_data.at(name).toInt(); };
+    const std::size_t first = saved.size() - 3;
+    const AttentionMemory memory{at::Tensor(), saved[first], saved[first + 1], saved[first + 2]};
+    attend_backward(memory, kv, d_result.contiguous(),
+                    *reinterpret_cast<const AttentionHeads*>(at_address("heads")),
+                    *reinterpret_cast<const QuerySet*>(at_address("queries")),
+                    *reinterpret_cast<const QuerySet*>(at_address("keys")), d_q, d_kv);
   }
-  return sum;
+};
+
+std::int64_t query_columns(const AttentionHeads& heads) {
+  return heads.query_heads() * heads.head_size;
 }
 
-struct PackedAttention : torch::autograd::Function<PackedAttention> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& k,
-                            const at::Tensor& v, const std::vector<std::int64_t>& kv_head_of_query,
-                            const SequenceLayout* layout, bool keep) {
-    const double scale = 1 / std::sqrt(static_cast<double>(q.size(2)));
-    const at::Tensor heads =
-        at::tensor(kv_head_of_query, at::TensorOptions().dtype(at::kLong).device(q.device()));
-    const at::Tensor queries = (q.transpose(0, 1) * scale).contiguous();  // [H, T, K]
-    const at::Tensor keys = k.transpose(0, 1).index_select(0, heads);     // [H, T, K]
-    const at::Tensor values = v.transpose(0, 1).index_select(0, heads);   // [H, T, K]
-    const at::Tensor result = at::empty({q.size(0), q.size(1), q.size(2)}, q.options());
-    variable_list saved{queries, keys, values};
-    for (const AttentionSpan& span : layout->spans) {
-      const at::Tensor weights = span_weights(queries.narrow(1, span.rows.begin, span.rows.size()),
-                                              visible_rows(keys, span), *layout);
-      result.narrow(0, span.rows.begin, span.rows.size())
-          .copy_(at::bmm(weights, visible_rows(values, span)).transpose(0, 1));
-      if (keep) {
-        saved.push_back(weights);
-      }
-    }
-    if (keep) {
-      context->save_for_backward(std::move(saved));
-      context->saved_data["layout"] = reinterpret_cast<std::int64_t>(layout);
-      context->saved_data["kv_head_of_query"] = kv_head_of_query;
-      context->saved_data["kv_heads"] = k.size(1);
-      context->saved_data["scale"] = scale;
-    }
-    return result.flatten(1);
+struct FusedSelfAttention : torch::autograd::Function<FusedSelfAttention> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& qkv,
+                            const AttentionHeads* heads, const QuerySet* rows) {
+    context->saved_data["query_columns"] = query_columns(*heads);
+    return Fused{heads, rows, rows}.forward(context, columns_of(qkv, 0),
+                                            columns_of(qkv, query_columns(*heads)), {qkv});
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const auto saved = context->get_saved_variables();
-    const auto& layout =
-        *reinterpret_cast<const SequenceLayout*>(context->saved_data.at("layout").toInt());
-    const at::Tensor& queries = saved[0];
-    const at::Tensor& keys = saved[1];
-    const at::Tensor& values = saved[2];
-    const at::Tensor d_result = gradients[0]
-                                    .view({queries.size(1), queries.size(0), queries.size(2)})
-                                    .transpose(0, 1)
-                                    .contiguous();
-    const at::Tensor d_queries = at::empty_like(queries);
-    const at::Tensor d_keys = at::zeros_like(keys);
-    const at::Tensor d_values = at::zeros_like(values);
-    for (std::size_t i = 0; i < layout.spans.size(); ++i) {
-      const AttentionSpan& span = layout.spans[i];
-      const at::Tensor& weights = saved[3 + i];
-      const at::Tensor d_rows = d_result.narrow(1, span.rows.begin, span.rows.size());
-      const at::Tensor span_queries = queries.narrow(1, span.rows.begin, span.rows.size());
-      add_to_visible_rows(d_values, span, at::bmm(weights.transpose(1, 2), d_rows));
-      const at::Tensor d_weights = at::bmm(d_rows, visible_rows(values, span).transpose(1, 2));
-      const at::Tensor d_scores =
-          at::_softmax_backward_data(d_weights, weights, -1, weights.scalar_type());
-      d_queries.narrow(1, span.rows.begin, span.rows.size())
-          .copy_(at::bmm(d_scores, visible_rows(keys, span)));
-      add_to_visible_rows(d_keys, span, at::bmm(d_scores.transpose(1, 2), span_queries));
-    }
-    const auto kv_head_of_query = context->saved_data.at("kv_head_of_query").toIntVector();
-    const auto kv_heads = context->saved_data.at("kv_heads").toInt();
-    return {d_queries.mul_(context->saved_data.at("scale").toDouble()).transpose(0, 1),
-            sum_over_queries(d_keys, kv_head_of_query, kv_heads),
-            sum_over_queries(d_values, kv_head_of_query, kv_heads),
-            at::Tensor(),
-            at::Tensor(),
-            at::Tensor()};
+    const std::int64_t first_kv = context->saved_data.at("query_columns").toInt();
+    const at::Tensor d_qkv = at::empty_like(saved[0]);
+    Fused::backward(context, saved, gradients[0], columns_of(saved[0], first_kv),
+                    columns_of(d_qkv, 0), columns_of(d_qkv, first_kv));
+    return {d_qkv, at::Tensor(), at::Tensor()};
+  }
+};
+
+struct FusedAnswerAttention : torch::autograd::Function<FusedAnswerAttention> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& kv,
+                            const AttentionHeads* heads, const SequenceLayout* layout) {
+    return Fused{heads, &layout->answers, &layout->all}.forward(context, columns_of(q, 0),
+                                                                columns_of(kv, 0), {q, kv});
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const auto saved = context->get_saved_variables();
+    const at::Tensor d_q = at::empty_like(saved[0]);
+    const at::Tensor d_kv = at::empty_like(saved[1]);
+    Fused::backward(context, saved, gradients[0], columns_of(saved[1], 0), columns_of(d_q, 0),
+                    columns_of(d_kv, 0));
+    return {d_q, d_kv, at::Tensor(), at::Tensor()};
   }
 };
 
 }  // namespace
 
-at::Tensor packed_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            const std::vector<std::int64_t>& kv_head_of_query,
+at::Tensor self_attention(const at::Tensor& qkv, const AttentionHeads& heads,
+                          const SequenceLayout& layout) {
+  if (runs_fused(qkv)) {
+    return FusedSelfAttention::apply(qkv, &heads, &layout.all);
+  }
+  const std::int64_t width = query_columns(heads);
+  return padded_attention(qkv.narrow(1, 0, width), qkv.narrow(1, width, qkv.size(1) - width), heads,
+                          layout.all, layout.all);
+}
+
+at::Tensor answer_attention(const at::Tensor& q, const at::Tensor& kv, const AttentionHeads& heads,
                             const SequenceLayout& layout) {
-  const bool keep =
-      at::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad());
-  return PackedAttention::apply(q, k, v, kv_head_of_query, &layout, keep);
+  if (runs_fused(q) && runs_fused(kv)) {
+    return FusedAnswerAttention::apply(q, kv, &heads, &layout);
+  }
+  return padded_attention(q, kv, heads, layout.answers, layout.all);
 }
 
 }  // namespace bipo

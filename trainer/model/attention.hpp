@@ -10,13 +10,24 @@
 
 namespace bipo {
 
-// softmax(q k^T / sqrt(K)) v for each span of `layout` against its context and itself.
-//
-// q [T, H, K]; k, v [T, Hkv, K]; H and Hkv are this rank's heads.  kv_head_of_query[h] is the
-// key/value head that query head h attends to; it does not decrease.  Returns [T, H K].  `layout`
-// must outlive the backward pass.
-at::Tensor packed_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            const std::vector<std::int64_t>& kv_head_of_query,
+// The heads of this rank: H query heads over Hkv key/value heads of size K.
+struct AttentionHeads {
+  std::int64_t head_size = 0;                  // K
+  std::vector<std::int64_t> kv_head_of_query;  // [H], does not decrease
+  std::int64_t kv_heads = 0;                   // Hkv
+
+  std::int64_t query_heads() const { return static_cast<std::int64_t>(kv_head_of_query.size()); }
+};
+
+// softmax(rot(q) rot(k)^T / sqrt(K)) v for every row, where qkv [T, (H + 2 Hkv) K] holds queries,
+// keys and values before rotation (rotary position embedding of Su et al., arXiv 2104.09864,
+// section 3.2, in the half-split order of Hugging Face checkpoints).  Returns [T, H K].  `heads`
+// and `layout` must outlive the backward pass.
+at::Tensor self_attention(const at::Tensor& qkv, const AttentionHeads& heads,
+                          const SequenceLayout& layout);
+
+// The same for the rows that predict answer tokens only: q [U, H K], kv [T, 2 Hkv K] -> [U, H K].
+at::Tensor answer_attention(const at::Tensor& q, const at::Tensor& kv, const AttentionHeads& heads,
                             const SequenceLayout& layout);
 
 }  // namespace bipo

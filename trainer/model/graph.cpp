@@ -1,11 +1,13 @@
 #include "trainer/model/graph.hpp"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
 #include <numbers>
 
+#include "collectives/errors.hpp"
 #include "collectives/tensor_parallel.hpp"
 #include "trainer/model/attention.hpp"
 #include "trainer/model/log_probs.hpp"
@@ -42,60 +44,127 @@ at::ScalarType head_type(at::ScalarType product_type, at::Device device) {
   return product_type == at::kBFloat16 && device.is_cpu() ? at::kFloat : product_type;
 }
 
+// The type that the weights of the blocks are held in.
+at::ScalarType block_type(at::ScalarType product_type, at::Device device) {
+  return product_type == at::kBFloat16 && emulates_bfloat16(device) ? at::kFloat : product_type;
+}
+
 }  // namespace
 
 Decoder::Decoder(const ModelConfig& config, const WeightSource& source, at::ScalarType product_type,
                  at::Device device, Communicator& tp)
     : config_(config),
+      source_(source),
       product_type_(product_type),
       device_(device),
       tp_(tp),
       shard_(plan_shard(config, tp.size(), tp.rank())),
-      inverse_frequencies_(inverse_frequencies(config).to(device)) {
+      inverse_frequencies_(inverse_frequencies(config).to(device)),
+      blocks_(static_cast<std::size_t>(config.blocks)) {
+  heads_.head_size = config.head_size;
+  heads_.kv_heads = shard_.kv_heads.size();
   const std::int64_t group = config.heads / config.kv_heads;
   for (std::int64_t head = shard_.heads.begin; head < shard_.heads.end; ++head) {
-    kv_head_of_query_.push_back(head / group - shard_.kv_heads.begin);
+    heads_.kv_head_of_query.push_back(head / group - shard_.kv_heads.begin);
   }
-  const auto read = [&](Role role, std::int64_t block, at::ScalarType type) {
-    return source.read(role, block, slice_of(config, shard_, role))
-        .to(at::TensorOptions().dtype(type).device(device));
+  head_ = read(config.tied_head ? Role::kEmbedding : Role::kHead, 0)
+              .to(at::TensorOptions().dtype(head_type(product_type, device)).device(device));
+  final_norm_ =
+      read(Role::kFinalNorm, 0).to(at::TensorOptions().dtype(residual_type()).device(device));
+}
+
+at::Tensor Decoder::read(Role role, std::int64_t block) const {
+  return source_.read(role, block, slice_of(config_, shard_, role));
+}
+
+Decoder::Block Decoder::read_block(std::int64_t index) const {
+  const auto norm = [&](Role role) {
+    return read(role, index).to(at::TensorOptions().dtype(residual_type()).device(device_));
   };
-  head_ =
-      read(config.tied_head ? Role::kEmbedding : Role::kHead, 0, head_type(product_type, device));
-  embedding_ = config.tied_head ? head_ : read(Role::kEmbedding, 0, product_type);
-  final_norm_ = read(Role::kFinalNorm, 0, residual_type());
-  for (std::int64_t i = 0; i < config.blocks; ++i) {
-    Block block;
-    block.attention_norm = read(Role::kAttentionNorm, i, residual_type());
-    block.qkv = at::cat({read(Role::kQuery, i, product_type), read(Role::kKey, i, product_type),
-                         read(Role::kValue, i, product_type)});
-    block.attention_output = read(Role::kAttentionOutput, i, product_type);
-    block.mlp_norm = read(Role::kMlpNorm, i, residual_type());
-    block.gate_up = at::cat({read(Role::kGate, i, product_type), read(Role::kUp, i, product_type)});
-    block.down = read(Role::kDown, i, product_type);
-    blocks_.push_back(std::move(block));
+  const auto weight = [&](const at::Tensor& matrix) {
+    return make_frozen_weight(matrix, product_type_, device_);
+  };
+  return {norm(Role::kAttentionNorm),
+          weight(at::cat(
+              {read(Role::kQuery, index), read(Role::kKey, index), read(Role::kValue, index)})),
+          weight(read(Role::kAttentionOutput, index)),
+          norm(Role::kMlpNorm),
+          weight(at::cat({read(Role::kGate, index), read(Role::kUp, index)})),
+          weight(read(Role::kDown, index))};
+}
+
+void Decoder::load_blocks(Range blocks) {
+  for (std::int64_t i = blocks.begin; i < blocks.end; ++i) {
+    auto& block = blocks_[static_cast<std::size_t>(i)];
+    if (!block) {
+      block = read_block(i);
+    }
   }
+}
+
+void Decoder::load_embedding() {
+  if (!embedding_.defined()) {
+    embedding_ = config_.tied_head
+                     ? head_
+                     : read(Role::kEmbedding, 0)
+                           .to(at::TensorOptions().dtype(product_type_).device(device_));
+  }
+}
+
+void Decoder::release_blocks(Range blocks) {
+  for (std::int64_t i = blocks.begin; i < blocks.end; ++i) {
+    blocks_[static_cast<std::size_t>(i)].reset();
+  }
+}
+
+void Decoder::release_embedding() {
+  embedding_ = at::Tensor();
+}
+
+const Decoder::Block& Decoder::block(std::int64_t index) const {
+  const auto& block = blocks_.at(static_cast<std::size_t>(index));
+  if (!block) {
+    throw BugError(fmt::format("block {} is used but not loaded", index));
+  }
+  return *block;
 }
 
 std::uint64_t Decoder::weight_bytes(const ModelConfig& config, std::int64_t tp,
                                     std::int64_t tp_rank, at::ScalarType product_type,
-                                    at::Device device) {
+                                    at::Device device, std::int64_t blocks, bool embedding) {
   const ShardPlan shard = plan_shard(config, tp, tp_rank);
   const auto elements = [&](Role role) {
     const Slice slice = slice_of(config, shard, role);
     return static_cast<std::uint64_t>(slice.rows.size() *
                                       std::max<std::int64_t>(1, slice.columns.size()));
   };
-  std::uint64_t in_blocks = 0;
-  for (const Role role :
-       {Role::kQuery, Role::kKey, Role::kValue, Role::kAttentionOutput, Role::kGate, Role::kUp,
-        Role::kDown, Role::kAttentionNorm, Role::kMlpNorm}) {
-    in_blocks += elements(role);
+  std::uint64_t in_block = 0;
+  for (const Role role : {Role::kQuery, Role::kKey, Role::kValue, Role::kAttentionOutput,
+                          Role::kGate, Role::kUp, Role::kDown}) {
+    in_block += elements(role) * c10::elementSize(block_type(product_type, device));
   }
-  const std::uint64_t embedding = config.tied_head ? 0 : elements(Role::kEmbedding);
-  const auto blocks = static_cast<std::uint64_t>(config.blocks);
-  return (in_blocks * blocks + embedding) * c10::elementSize(product_type) +
-         elements(Role::kHead) * c10::elementSize(head_type(product_type, device));
+  in_block += (elements(Role::kAttentionNorm) + elements(Role::kMlpNorm)) * sizeof(float);
+  std::uint64_t bytes = in_block * static_cast<std::uint64_t>(blocks) +
+                        elements(Role::kHead) * c10::elementSize(head_type(product_type, device));
+  if (embedding && !config.tied_head) {
+    bytes += elements(Role::kEmbedding) * c10::elementSize(product_type);
+  }
+  return bytes;
+}
+
+std::uint64_t Decoder::loaded_bytes() const {
+  std::uint64_t bytes = head_.nbytes() + final_norm_.nbytes();
+  if (embedding_.defined() && !config_.tied_head) {
+    bytes += embedding_.nbytes();
+  }
+  for (const auto& block : blocks_) {
+    if (block) {
+      bytes += block->attention_norm.nbytes() + block->qkv.matrix.nbytes() +
+               block->attention_output.matrix.nbytes() + block->mlp_norm.nbytes() +
+               block->gate_up.matrix.nbytes() + block->down.matrix.nbytes();
+    }
+  }
+  return bytes;
 }
 
 at::ScalarType Decoder::residual_type() const {
@@ -103,24 +172,29 @@ at::ScalarType Decoder::residual_type() const {
 }
 
 SequenceLayout Decoder::layout(const std::vector<std::int64_t>& positions,
-                               std::vector<AttentionSpan> spans) const {
+                               const std::vector<SequencePart>& parts,
+                               const std::vector<std::int64_t>& answer_rows) const {
   SequenceLayout result;
   const at::Tensor places = at::tensor(positions, at::kLong).to(device_).to(at::kFloat);
   const at::Tensor angles = at::outer(places, inverse_frequencies_);
-  const at::Tensor both_halves = at::cat({angles, angles}, -1).unsqueeze(1);
-  result.cos = both_halves.cos().to(residual_type());
-  result.sin = both_halves.sin().to(residual_type());
-  std::int64_t longest = 0;
-  for (const AttentionSpan& span : spans) {
-    longest = std::max(longest, span.rows.size());
+  result.answer_rows = at::tensor(answer_rows, at::kLong).to(device_);
+  result.all.spans = query_spans(parts, nullptr);
+  result.all.cos = angles.cos().to(residual_type());
+  result.all.sin = angles.sin().to(residual_type());
+  result.answers.spans = query_spans(parts, &answer_rows);
+  result.answers.cos = result.all.cos.index_select(0, result.answer_rows);
+  result.answers.sin = result.all.sin.index_select(0, result.answer_rows);
+  if (!runs_fused(result.all.cos)) {
+    result.all.padded = pad_spans(result.all.spans, device_);
+    result.answers.padded = pad_spans(result.answers.spans, device_);
   }
-  result.causal_mask =
-      at::ones({longest, longest}, at::TensorOptions().dtype(at::kBool).device(device_)).triu(1);
-  result.spans = std::move(spans);
   return result;
 }
 
 at::Tensor Decoder::embed(const at::Tensor& ids) const {
+  if (!embedding_.defined()) {
+    throw BugError("the embedding is used but not loaded");
+  }
   const Range rows = shard_.vocabulary;
   const at::Tensor is_local = ids.ge(rows.begin).logical_and_(ids.lt(rows.end));
   const at::Tensor local = at::where(is_local, ids - rows.begin, 0);
@@ -128,53 +202,63 @@ at::Tensor Decoder::embed(const at::Tensor& ids) const {
   return reduce_from_tensor_parallel(at::where(is_local.unsqueeze(1), vectors, 0.0), tp_);
 }
 
+at::Tensor Decoder::normed(const at::Tensor& h, const at::Tensor& weight) const {
+  return copy_to_tensor_parallel(rms_norm(h, weight, config_.norm_epsilon), tp_);
+}
+
+at::Tensor Decoder::project_onto(const at::Tensor& residual, const at::Tensor& x,
+                                 const FrozenWeight& weight) const {
+  if (tp_.size() == 1) {
+    return frozen_linear_onto(residual, x, weight);
+  }
+  return residual + reduce_from_tensor_parallel(frozen_linear(x, weight), tp_);
+}
+
 at::Tensor Decoder::attention(const Block& block, const at::Tensor& h,
                               const SequenceLayout& layout) const {
-  const std::int64_t head_size = config_.head_size;
-  const std::int64_t heads = shard_.heads.size();
-  const std::int64_t kv_heads = shard_.kv_heads.size();
-  const at::Tensor x =
-      copy_to_tensor_parallel(rms_norm(h, block.attention_norm, config_.norm_epsilon), tp_);
-  const at::Tensor qkv =
-      frozen_linear(x, block.qkv).view({h.size(0), heads + 2 * kv_heads, head_size});
-  const at::Tensor rotated = rotary(qkv.narrow(1, 0, heads + kv_heads), layout.cos, layout.sin);
-  const at::Tensor result =
-      packed_attention(rotated.narrow(1, 0, heads), rotated.narrow(1, heads, kv_heads),
-                       qkv.narrow(1, heads + kv_heads, kv_heads), kv_head_of_query_, layout);
-  return reduce_from_tensor_parallel(frozen_linear(result, block.attention_output), tp_);
+  const at::Tensor qkv = frozen_linear(normed(h, block.attention_norm), block.qkv);
+  return project_onto(h, self_attention(qkv, heads_, layout), block.attention_output);
+}
+
+at::Tensor Decoder::answer_attention_onto(const Block& block, const at::Tensor& h,
+                                          const SequenceLayout& layout) const {
+  const at::Tensor x = normed(h, block.attention_norm);
+  const std::int64_t width = heads_.query_heads() * heads_.head_size;
+  const at::Tensor& matrix = block.qkv.matrix;
+  const FrozenWeight query{matrix.narrow(0, 0, width), block.qkv.rounds_inputs};
+  const FrozenWeight key_value{matrix.narrow(0, width, matrix.size(0) - width),
+                               block.qkv.rounds_inputs};
+  const at::Tensor q = frozen_linear(x.index_select(0, layout.answer_rows), query);
+  const at::Tensor result = answer_attention(q, frozen_linear(x, key_value), heads_, layout);
+  return project_onto(h.index_select(0, layout.answer_rows), result, block.attention_output);
 }
 
 at::Tensor Decoder::mlp(const Block& block, const at::Tensor& h) const {
-  const at::Tensor x =
-      copy_to_tensor_parallel(rms_norm(h, block.mlp_norm, config_.norm_epsilon), tp_);
-  return reduce_from_tensor_parallel(
-      frozen_linear(swiglu(frozen_linear(x, block.gate_up)), block.down), tp_);
+  const at::Tensor gate_up = frozen_linear(normed(h, block.mlp_norm), block.gate_up);
+  return project_onto(h, swiglu(gate_up), block.down);
 }
 
 at::Tensor Decoder::run_blocks(at::Tensor h, Range blocks, const SequenceLayout& layout) const {
   for (std::int64_t i = blocks.begin; i < blocks.end; ++i) {
-    const Block& block = blocks_[static_cast<std::size_t>(i)];
-    h = h + attention(block, h, layout);
-    h = h + mlp(block, h);
+    h = mlp(block(i), attention(block(i), h, layout));
   }
   return h;
 }
 
-at::Tensor Decoder::next_token_log_probs(const at::Tensor& h, const at::Tensor& rows,
-                                         const at::Tensor& targets) const {
-  const at::Tensor normed = rms_norm(h.index_select(0, rows), final_norm_, config_.norm_epsilon);
-  return token_log_probs(copy_to_tensor_parallel(normed, tp_), head_, targets, shard_.vocabulary,
-                         tp_);
-}
-
-void Decoder::release_blocks(Range blocks) {
-  for (std::int64_t i = blocks.begin; i < blocks.end; ++i) {
-    blocks_[static_cast<std::size_t>(i)] = Block{};
+at::Tensor Decoder::run_to_answers(at::Tensor h, std::int64_t first_block,
+                                   const SequenceLayout& layout) const {
+  const std::int64_t last = config_.blocks - 1;
+  if (first_block > last) {
+    return h.index_select(0, layout.answer_rows);
   }
+  h = run_blocks(h, {first_block, last}, layout);
+  return mlp(block(last), answer_attention_onto(block(last), h, layout));
 }
 
-void Decoder::release_embedding() {
-  embedding_ = at::Tensor();
+at::Tensor Decoder::next_token_log_probs(const at::Tensor& h, const at::Tensor& row_of_target,
+                                         const at::Tensor& targets) const {
+  return token_log_probs(normed(h, final_norm_), head_, row_of_target, targets, shard_.vocabulary,
+                         tp_);
 }
 
 }  // namespace bipo

@@ -4,41 +4,57 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "collectives/communicator.hpp"
+#include "trainer/model/attention.hpp"
 #include "trainer/model/config.hpp"
+#include "trainer/model/operators.hpp"
 #include "trainer/model/sequence_layout.hpp"
 #include "trainer/model/sharding.hpp"
 #include "trainer/model/weights.hpp"
 
 namespace bipo {
 
-// T tokens of a packed batch, R rows that predict an answer token, D hidden.
+// T tokens of a packed batch, U rows that predict an answer token, R answer tokens, D hidden.
 //
 // The residual stream is float32 (float64 in a float64 model) whatever type the products are in.
 // The model knows nothing of steering: callers run it up to a block, change what comes out, and run
-// on.
+// on.  Blocks and the embedding are loaded and released by the caller, so that only those in use
+// take memory; head and final norm are there always.
 class Decoder {
  public:
-  // Reads this rank's slices.  `product_type` is the type of the matrix products: float32, bfloat16
-  // or float64.  `tp` must outlive the decoder.  Local: communicates with no one.
+  // Reads this rank's slices of head and final norm.  `product_type` is the type of the matrix
+  // products: float32, bfloat16 or float64.  `source` and `tp` must outlive the decoder.  Local:
+  // communicates with no one.
   Decoder(const ModelConfig& config, const WeightSource& source, at::ScalarType product_type,
           at::Device device, Communicator& tp);
 
-  // Bytes of the weights that a rank of a tensor-parallel group holds while loading is complete and
-  // nothing has been released.
+  // Read what is not loaded yet of this rank's slices; free what will not be used for now.
+  void load_blocks(Range blocks);
+  void load_embedding();
+  void release_blocks(Range blocks);
+  void release_embedding();
+
+  // Bytes of the weights that a rank of a tensor-parallel group holds with `blocks` blocks loaded.
   static std::uint64_t weight_bytes(const ModelConfig& config, std::int64_t tp,
                                     std::int64_t tp_rank, at::ScalarType product_type,
-                                    at::Device device);
+                                    at::Device device, std::int64_t blocks, bool embedding);
+
+  // Bytes of the weights that are loaded now.
+  std::uint64_t loaded_bytes() const;
 
   const ModelConfig& config() const { return config_; }
   at::Device device() const { return device_; }
   at::ScalarType residual_type() const;
+  at::ScalarType product_type() const { return product_type_; }
 
-  // The layout of a packed batch: positions[t] is the place of row t in its sequence.
+  // The layout of a packed batch: positions[t] is the place of row t in its sequence; `parts` cover
+  // the rows in order; `answer_rows` (ascending) are those that predict.
   SequenceLayout layout(const std::vector<std::int64_t>& positions,
-                        std::vector<AttentionSpan> spans) const;
+                        const std::vector<SequencePart>& parts,
+                        const std::vector<std::int64_t>& answer_rows) const;
 
   // ids [T] int64 -> [T, D].  Collective over: tp
   at::Tensor embed(const at::Tensor& ids) const;
@@ -47,37 +63,49 @@ class Decoder {
   // Collective over: tp, here and in the backward pass
   at::Tensor run_blocks(at::Tensor h, Range blocks, const SequenceLayout& layout) const;
 
-  // log-probabilities [R] of `targets` as the tokens after `rows`; h [T, D] is the last block's
-  // output. Collective over: tp, here and in the backward pass
-  at::Tensor next_token_log_probs(const at::Tensor& h, const at::Tensor& rows,
-                                  const at::Tensor& targets) const;
+  // The same up to the last block's output, for the rows that predict only, [U, D]: in the last
+  // block no other row does more than be attended to. Collective over: tp, here and in the backward
+  // pass
+  at::Tensor run_to_answers(at::Tensor h, std::int64_t first_block,
+                            const SequenceLayout& layout) const;
 
-  // Frees weights that will not be used again.
-  void release_blocks(Range blocks);
-  void release_embedding();
+  // log-probabilities [R] of `targets` as the tokens after the rows `row_of_target` of h [U, D],
+  // the last block's output. Collective over: tp, here and in the backward pass
+  at::Tensor next_token_log_probs(const at::Tensor& h, const at::Tensor& row_of_target,
+                                  const at::Tensor& targets) const;
 
  private:
   struct Block {
-    at::Tensor attention_norm;    // [D]
-    at::Tensor qkv;               // [(H + 2 Hkv) K, D] of this rank's heads
-    at::Tensor attention_output;  // [D, H K]
-    at::Tensor mlp_norm;          // [D]
-    at::Tensor gate_up;           // [2 I, D] of this rank's columns
-    at::Tensor down;              // [D, I]
+    at::Tensor attention_norm;      // [D]
+    FrozenWeight qkv;               // [(H + 2 Hkv) K, D] of this rank's heads
+    FrozenWeight attention_output;  // [D, H K]
+    at::Tensor mlp_norm;            // [D]
+    FrozenWeight gate_up;           // [2 I, D] of this rank's columns
+    FrozenWeight down;              // [D, I]
   };
 
+  at::Tensor read(Role role, std::int64_t block) const;
+  Block read_block(std::int64_t index) const;
+  const Block& block(std::int64_t index) const;
   at::Tensor attention(const Block& block, const at::Tensor& h, const SequenceLayout& layout) const;
+  at::Tensor answer_attention_onto(const Block& block, const at::Tensor& h,
+                                   const SequenceLayout& layout) const;
   at::Tensor mlp(const Block& block, const at::Tensor& h) const;
+  at::Tensor normed(const at::Tensor& h, const at::Tensor& weight) const;
+  // residual + x W^T, summed over the tp group's parts.
+  at::Tensor project_onto(const at::Tensor& residual, const at::Tensor& x,
+                          const FrozenWeight& weight) const;
 
   ModelConfig config_;
+  const WeightSource& source_;
   at::ScalarType product_type_;
   at::Device device_;
   Communicator& tp_;
   ShardPlan shard_;
-  std::vector<std::int64_t> kv_head_of_query_;  // of this rank's heads
-  at::Tensor inverse_frequencies_;              // [K / 2] float32
-  at::Tensor embedding_;                        // [V, D] of this rank's rows
-  std::vector<Block> blocks_;
+  AttentionHeads heads_;            // this rank's
+  at::Tensor inverse_frequencies_;  // [K / 2] float32
+  at::Tensor embedding_;            // [V, D] of this rank's rows
+  std::vector<std::optional<Block>> blocks_;
   at::Tensor final_norm_;  // [D]
   at::Tensor head_;        // [V, D] of this rank's rows
 };

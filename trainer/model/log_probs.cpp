@@ -1,9 +1,15 @@
 #include "trainer/model/log_probs.hpp"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <limits>
+
+#include "trainer/model/cpu_kernels.hpp"
+#include "trainer/model/operators.hpp"
+#include "collectives/profile.hpp"
 
 namespace bipo {
 namespace {
@@ -11,74 +17,133 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Rows whose logits exist at one time.
-constexpr std::int64_t kChunk = 256;
-
-// Logits in h's type: a bfloat16 product on CUDA accumulates into and returns float32.
-at::Tensor logits_of(const at::Tensor& h, const at::Tensor& head) {
-  if (head.scalar_type() == h.scalar_type()) {
-    return at::mm(h, head.t());
-  }
-  return at::mm(h.to(head.scalar_type()), head.t(), h.scalar_type());
+// Vocabulary rows whose logits exist at one time: on a CPU few enough for them and their part of
+// the head to stay in the last-level cache until the way back, on a device enough to fill it.
+std::int64_t block_size(const at::Tensor& head) {
+  constexpr std::int64_t kCachedElements = 1 << 21;
+  constexpr std::int64_t kDeviceBlock = 1 << 15;
+  return head.is_cpu() ? std::max<std::int64_t>(1024, kCachedElements / head.size(1))
+                       : kDeviceBlock;
 }
+
+// x y in x's type: a bfloat16 product on CUDA accumulates into and returns float32.
+at::Tensor product(const at::Tensor& x, const at::Tensor& y) {
+  if (x.scalar_type() == y.scalar_type()) {
+    return at::mm(x, y);
+  }
+  return at::mm(x.to(y.scalar_type()), y, x.scalar_type());
+}
+
+// Softmax over the blocks of the vocabulary seen so far.
+struct OnlineSoftmax {
+  at::Tensor largest;  // [U]
+  at::Tensor sum;      // [U] of exp(logit - largest)
+  at::Tensor mean;     // [U, D] sum of exp(logit - largest) times the head's row, where kept
+
+  // Turns `logits` [U, n] of the next block into exponentials, and scales the mean accordingly.
+  void add(const at::Tensor& logits) {
+    const at::Tensor shrink = at::empty_like(largest);
+    if (runs_fused(logits)) {
+      const std::int64_t columns = logits.size(1);
+      constexpr std::int64_t kGrain = 4;
+      at::parallel_for(0, logits.size(0), kGrain, [&](std::int64_t begin, std::int64_t end) {
+        kernels::online_softmax_block(
+            logits.mutable_data_ptr<float>() + begin * columns, end - begin, columns,
+            largest.mutable_data_ptr<float>() + begin, sum.mutable_data_ptr<float>() + begin,
+            shrink.mutable_data_ptr<float>() + begin);
+      });
+    } else {
+      const at::Tensor now = at::maximum(largest, logits.amax(1));
+      shrink.copy_((largest - now).exp_());
+      logits.sub_(now.unsqueeze(1)).exp_();
+      sum.mul_(shrink).add_(logits.sum(1));
+      largest.copy_(now);
+    }
+    if (mean.defined()) {
+      mean.mul_(shrink.unsqueeze(1));
+    }
+  }
+};
 
 struct TokenLogProbs : torch::autograd::Function<TokenLogProbs> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& h, const at::Tensor& head,
-                            const at::Tensor& targets, Range vocabulary, Communicator* tp,
-                            bool keep) {
-    const std::int64_t rows = h.size(0);
-    const at::Tensor log_probs = at::empty({rows}, h.options());
-    const at::Tensor slope = keep ? at::empty_like(h) : at::Tensor();
-    for (std::int64_t begin = 0; begin < rows; begin += kChunk) {
-      const std::int64_t count = std::min(kChunk, rows - begin);
-      const at::Tensor chunk_targets = targets.narrow(0, begin, count);
-      const at::Tensor is_local =
-          chunk_targets.ge(vocabulary.begin).logical_and_(chunk_targets.lt(vocabulary.end));
-      const at::Tensor local_target = at::where(is_local, chunk_targets - vocabulary.begin, 0);
-
-      at::Tensor logits = logits_of(h.narrow(0, begin, count), head);
-      const at::Tensor largest = logits.amax(1);
-      tp->all_reduce(largest, ReduceOp::kMax);
-      const at::Tensor shifted = logits.sub_(largest.unsqueeze(1));
-      const at::Tensor sums = at::empty({2, count}, h.options());
-      sums[0].copy_(
-          at::where(is_local, shifted.gather(1, local_target.unsqueeze(1)).squeeze(1), 0.0));
-      const at::Tensor exponentials = shifted.exp_();
-      sums[1].copy_(exponentials.sum(1));
-      tp->all_reduce(sums, ReduceOp::kSum);
-      log_probs.narrow(0, begin, count).copy_(sums[0] - sums[1].log());
-
+                            const at::Tensor& row_of_target, const at::Tensor& targets,
+                            Range vocabulary, Communicator* tp, bool keep) {
+    const WorkTimer timer(Work::kHead);
+    OnlineSoftmax softmax{
+        at::full({h.size(0)}, -std::numeric_limits<double>::infinity(), h.options()),
+        at::zeros({h.size(0)}, h.options()), keep ? at::zeros_like(h) : at::Tensor()};
+    const std::int64_t block = block_size(head);
+    for (std::int64_t begin = 0; begin < head.size(0); begin += block) {
+      const at::Tensor rows = head.narrow(0, begin, std::min(block, head.size(0) - begin));
+      const at::Tensor logits = product(h, rows.t());
+      softmax.add(logits);
       if (keep) {
-        // d logp / d logits = onehot(target) - softmax
-        const at::Tensor d_logits = exponentials.div_(sums[1].unsqueeze(1)).neg_();
-        d_logits.scatter_add_(1, local_target.unsqueeze(1),
-                              is_local.to(d_logits.scalar_type()).unsqueeze(1));
-        slope.narrow(0, begin, count).copy_(at::mm(d_logits.to(head.scalar_type()), head));
+        add_product(softmax.mean, logits, rows);
       }
     }
+
+    const at::Tensor largest = softmax.largest.clone();
+    tp->all_reduce(largest, ReduceOp::kMax);
+    const at::Tensor shrink = (softmax.largest - largest).exp_();
+    const at::Tensor sum = softmax.sum * shrink;
+    tp->all_reduce(sum, ReduceOp::kSum);
+
+    const at::Tensor is_local =
+        targets.ge(vocabulary.begin).logical_and_(targets.lt(vocabulary.end)).to(h.scalar_type());
+    const at::Tensor local_target =
+        at::where(is_local.ne(0), targets - vocabulary.begin, at::zeros_like(targets));
+    const at::Tensor asked =
+        h.to(head.scalar_type()).to(h.scalar_type()).index_select(0, row_of_target);
+    const at::Tensor logit = (asked * target_rows(head, local_target, h)).sum(1) * is_local;
+    tp->all_reduce(logit, ReduceOp::kSum);
+
     if (keep) {
-      context->save_for_backward({slope});
+      context->save_for_backward({softmax.mean.mul_((shrink / sum).unsqueeze(1)), head,
+                                  row_of_target, local_target, is_local});
     }
-    return log_probs;
+    return logit - (largest + sum.log()).index_select(0, row_of_target);
   }
 
+  // d logp_r / d h_u = head[target_r] - softmax-weighted mean of the head's rows.
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    const at::Tensor slope = context->get_saved_variables()[0];
-    return {slope * gradients[0].unsqueeze(1),
-            at::Tensor(),
-            at::Tensor(),
-            at::Tensor(),
-            at::Tensor(),
-            at::Tensor()};
+    const WorkTimer timer(Work::kHead);
+    const auto saved = context->get_saved_variables();
+    const at::Tensor& mean = saved[0];
+    const at::Tensor& row_of_target = saved[2];
+    const at::Tensor& gradient = gradients[0];
+    const at::Tensor of_row =
+        at::zeros({mean.size(0)}, mean.options()).index_add_(0, row_of_target, gradient);
+    const at::Tensor at_targets =
+        target_rows(saved[1], saved[3], mean) * (gradient * saved[4]).unsqueeze(1);
+    const at::Tensor d_h =
+        (mean * of_row.neg().unsqueeze(1)).index_add_(0, row_of_target, at_targets);
+    return {d_h,          at::Tensor(), at::Tensor(), at::Tensor(),
+            at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+
+  static void add_product(const at::Tensor& sum, const at::Tensor& x, const at::Tensor& y) {
+    if (x.scalar_type() == y.scalar_type()) {
+      sum.addmm_(x, y);
+    } else {
+      sum.add_(product(x, y));
+    }
+  }
+
+  // The head's rows [R, D] of the targets, in the type of `like`.
+  static at::Tensor target_rows(const at::Tensor& head, const at::Tensor& local_target,
+                                const at::Tensor& like) {
+    return head.index_select(0, local_target).to(like.scalar_type());
   }
 };
 
 }  // namespace
 
-at::Tensor token_log_probs(const at::Tensor& h, const at::Tensor& head, const at::Tensor& targets,
+at::Tensor token_log_probs(const at::Tensor& h, const at::Tensor& head,
+                           const at::Tensor& row_of_target, const at::Tensor& targets,
                            Range vocabulary, Communicator& tp) {
   const bool keep = at::GradMode::is_enabled() && h.requires_grad();
-  return TokenLogProbs::apply(h, head, targets, vocabulary, &tp, keep);
+  return TokenLogProbs::apply(h, head, row_of_target, targets, vocabulary, &tp, keep);
 }
 
 }  // namespace bipo

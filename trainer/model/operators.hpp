@@ -6,21 +6,40 @@
 
 namespace bipo {
 
-// T tokens, D hidden, H heads, K head size, I MLP columns.  Activations are in the residual
-// stream's type (float32; float64 in double-precision models) on both sides of every operator.
+// T tokens, D hidden, I MLP columns.  Activations are in the residual stream's type (float32;
+// float64 in double-precision models) on both sides of every operator.  In float32 on the CPU each
+// runs as one pass over memory; elsewhere it is composed of tensor operations.
 
-// y = x W^T for x [T, in], weight [out, in].  The product is computed in the weight's type.
-at::Tensor frozen_linear(const at::Tensor& x, const at::Tensor& weight);
+// The weight [out, in] of a product.  The product is computed in its type, except where the
+// processor has no bfloat16 instructions: there it holds bfloat16 values as float32, and what it is
+// multiplied with is rounded to bfloat16 too, so that the numbers are those of a bfloat16 product
+// with a float32 accumulator, at the speed of float32.
+struct FrozenWeight {
+  at::Tensor matrix;
+  bool rounds_inputs = false;
+};
 
-// x / sqrt(mean(x^2) + epsilon) * weight over the last dimension (Zhang and Sennrich, arXiv
-// 1910.07467, equation 4).
+// `matrix` as the weight of products in `type` on `device`.
+FrozenWeight make_frozen_weight(const at::Tensor& matrix, at::ScalarType type, at::Device device);
+
+// Whether products in bfloat16 are computed in float32 (see FrozenWeight).
+bool emulates_bfloat16(at::Device device);
+
+// x W^T for x [T, in].
+at::Tensor frozen_linear(const at::Tensor& x, const FrozenWeight& weight);
+
+// residual + x W^T for residual [T, out].
+at::Tensor frozen_linear_onto(const at::Tensor& residual, const at::Tensor& x,
+                              const FrozenWeight& weight);
+
+// x / sqrt(mean(x^2) + epsilon) * weight over the last dimension of x [T, D] (Zhang and Sennrich,
+// arXiv 1910.07467, equation 4).
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon);
-
-// Rotary position embedding of x [T, H, K], rotating (x_i, x_{i+K/2}) (Su et al., arXiv 2104.09864,
-// section 3.2, in the half-split order of Hugging Face checkpoints).  cos, sin: [T, 1, K].
-at::Tensor rotary(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin);
 
 // silu(gate) * up for gate_up [T, 2 I], gate first (Shazeer, arXiv 2002.05202, equation 6).
 at::Tensor swiglu(const at::Tensor& gate_up);
+
+// Whether the one-pass float32 loops for the CPU serve these tensors.
+bool runs_fused(const at::Tensor& x);
 
 }  // namespace bipo

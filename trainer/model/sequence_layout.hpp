@@ -3,27 +3,59 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "trainer/model/range.hpp"
 
 namespace bipo {
 
-// T: tokens of the packed batch, K: head size.
+// T: tokens of the packed batch, U: rows that predict an answer token, K: head size.
 
-// Rows that follow one another in a sequence.  Each attends to all rows of `context` (earlier parts
-// of its sequence), to itself and to the rows of the span before it.
-struct AttentionSpan {
+// Rows that follow one another in a sequence, after all rows of `context` (earlier parts of it).
+struct SequencePart {
   Range rows;
   std::vector<Range> context;
 };
 
-// Spans cover [0, T) without gaps, in order.  Made by Decoder::layout().
-struct SequenceLayout {
-  std::vector<AttentionSpan> spans;
-  at::Tensor cos;          // [T, 1, K] rotary factors at each row's position
-  at::Tensor sin;          // [T, 1, K]
-  at::Tensor causal_mask;  // [n, n] bool, n the longest span: true where a row must not look
+// Queries i = 0, 1, ... of `queries` attend to all rows of `context` and to the first `visible` + i
+// rows of `own`.
+struct QuerySpan {
+  Range queries;
+  Range own;
+  std::int64_t visible = 1;
+  std::vector<Range> context;
 };
+
+// The spans padded to the longest of the S spans (q queries, k keys): index tables for attention
+// composed of tensor operations.
+struct PaddedSpans {
+  at::Tensor query_of_slot;  // [S q] int64
+  at::Tensor key_of_slot;    // [S k] int64
+  at::Tensor mask;           // [S, 1, q, k] bool: true where a query sees a key
+  at::Tensor slot_of_query;  // [queries] int64
+};
+
+struct QuerySet {
+  std::vector<QuerySpan> spans;  // their queries cover [0, n) in order
+  at::Tensor cos;                // [n, K / 2] rotary factors at each query's position
+  at::Tensor sin;                // [n, K / 2]
+  std::optional<PaddedSpans> padded;
+};
+
+// Made by Decoder::layout().
+struct SequenceLayout {
+  QuerySet all;            // every row asks: n = T
+  QuerySet answers;        // only the rows that predict ask: n = U
+  at::Tensor answer_rows;  // [U] int64, ascending: those rows
+};
+
+// What the rows `answer_rows` (ascending) ask, of spans made of `parts`, which cover [0, T) in
+// order; all rows ask where it is null.
+std::vector<QuerySpan> query_spans(const std::vector<SequencePart>& parts,
+                                   const std::vector<std::int64_t>* answer_rows);
+
+PaddedSpans pad_spans(const std::vector<QuerySpan>& spans, at::Device device);
 
 }  // namespace bipo

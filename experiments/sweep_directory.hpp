@@ -1,0 +1,43 @@
+// The directory of a sweep: its plan, the run files of its cells, and how far each pack has come.
+//
+//   plan.json           written once, at the first start
+//   <cell>.h5           run file of a cell
+//   <pack>.checkpoint   of a pack of several cells, while it is under way
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "experiments/run_file.hpp"
+#include "experiments/sweep_plan.hpp"
+
+namespace bipo {
+
+// M members of a pack.
+
+std::filesystem::path run_file_path(const std::filesystem::path& directory, const Cell& cell);
+std::filesystem::path pack_checkpoint_path(const std::filesystem::path& directory,
+                                           const Pack& pack);
+
+// Throws UserError unless a sweep with this text of its plan can begin in `directory` (there is
+// none, or it is empty) or go on (it holds the same plan).  Changes nothing.
+void check_sweep_directory(const std::filesystem::path& directory, const std::string& plan);
+
+// Makes the directory and its plan where they are missing.  Throws EnvironmentError.
+void begin_sweep_directory(const std::filesystem::path& directory, const std::string& plan);
+
+struct PackProgress {
+  bool is_complete = false;
+  std::vector<RunRecord> members;  // [M] to continue from, of one step; none: from the beginning
+};
+
+// What the pack's files hold: those of a pack under way are taken back to the step that all its
+// members share.  Throws UserError for files that cannot be read or do not belong together.
+PackProgress read_pack_progress(const std::filesystem::path& directory, const Pack& pack);
+
+// Removes what killed writers of the pack's files left beside them.
+void remove_stale_temps(const std::filesystem::path& directory, const Pack& pack);
+
+}  // namespace bipo

@@ -1,0 +1,389 @@
+// The plan of a sweep: its cells, the packs in which they train, and both as JSON and as text.
+#include "experiments/sweep_plan.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <iterator>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <set>
+#include <string_view>
+
+#include "collectives/content_hash.hpp"
+#include "collectives/errors.hpp"
+
+namespace bipo {
+namespace {
+
+using Json = nlohmann::json;
+using OrderedJson = nlohmann::ordered_json;
+
+std::string range_text(const LayerRange& range) {
+  if (range.first == range.last) {
+    return fmt::format("{}", range.first);
+  }
+  return fmt::format("{}:{}:{}", range.first, range.last, range.step);
+}
+
+// Appends the layers of `range` that a model of `blocks` blocks has to `layers`, and to `missing`,
+// as text, those it has not.  A mistyped range may hold more layers than there is memory for, so
+// missing ones stay a range.
+void append_layers(const LayerRange& range, std::int64_t blocks, std::vector<std::int64_t>& layers,
+                   std::vector<std::string>& missing) {
+  if (range.first < 0) {
+    missing.push_back(range_text(range));
+    return;
+  }
+  const std::int64_t steps = (range.last - range.first) / range.step;
+  for (std::int64_t i = 0; i <= steps; ++i) {
+    const std::int64_t layer = range.first + i * range.step;
+    if (layer >= blocks) {
+      const std::int64_t last = range.first + steps * range.step;
+      missing.push_back(range_text({layer, last, range.step}));
+      return;
+    }
+    layers.push_back(layer);
+  }
+}
+
+std::vector<std::int64_t> list_layers(const std::vector<LayerRange>& ranges, std::int64_t blocks,
+                                      std::vector<std::string>& problems) {
+  std::vector<std::int64_t> layers;
+  if (ranges.empty()) {
+    layers.resize(static_cast<std::size_t>(blocks));
+    std::iota(layers.begin(), layers.end(), 0);
+    return layers;
+  }
+  std::vector<std::string> missing;
+  for (const LayerRange& range : ranges) {
+    if (range.step < 1 || range.last < range.first) {
+      problems.push_back(fmt::format(
+          "--layers {}:{}:{}: a range is first:last:step, with first up to last and a step of at "
+          "least 1",
+          range.first, range.last, range.step));
+      continue;
+    }
+    append_layers(range, blocks, layers, missing);
+  }
+  if (!missing.empty()) {
+    problems.push_back(
+        fmt::format("--layers: {}: the model has {} blocks, so layers go from 0 to {}",
+                    fmt::join(missing, ", "), blocks, blocks - 1));
+  }
+  return layers;
+}
+
+template <typename Value>
+std::vector<Value> sort_values(std::string_view option, std::vector<Value> values,
+                               std::vector<std::string>& problems) {
+  std::sort(values.begin(), values.end());
+  std::set<Value> repeated;
+  for (std::size_t i = 1; i < values.size(); ++i) {
+    if (values[i] == values[i - 1]) {
+      repeated.insert(values[i]);
+    }
+  }
+  if (!repeated.empty()) {
+    problems.push_back(fmt::format("{}: {} given more than once; give each value once", option,
+                                   fmt::join(repeated, ", ")));
+  }
+  return values;
+}
+
+template <typename Value>
+std::vector<Value> sort_axis(std::string_view option, const std::vector<Value>& values,
+                             std::vector<std::string>& problems) {
+  if (values.empty()) {
+    problems.push_back(fmt::format("{}: no value; give at least one", option));
+  }
+  return sort_values(option, values, problems);
+}
+
+std::string cell_name(const Cell& cell) {
+  return fmt::format("layer{}-seed{}-lr{}-beta{}-sign{}", cell.layer, cell.seed, cell.lr, cell.beta,
+                     cell.sign);
+}
+
+std::string pack_name(const std::vector<Cell>& members) {
+  if (members.size() == 1) {
+    return members.front().name;
+  }
+  ContentHash hash;
+  for (const Cell& cell : members) {
+    hash.add(cell.name);
+    hash.add("\n");
+  }
+  return fmt::format("layer{}-{}cells-{:016x}", members.front().layer, members.size(),
+                     hash.value());
+}
+
+// Parts whose sizes differ by one at most: a last pack of few vectors would waste its passes.
+void append_equal_packs(const std::vector<Cell>& cells, std::size_t most,
+                        std::vector<Pack>& packs) {
+  const std::size_t parts = (cells.size() + most - 1) / most;
+  for (std::size_t part = 0; part < parts; ++part) {
+    const auto begin = static_cast<std::ptrdiff_t>(part * cells.size() / parts);
+    const auto end = static_cast<std::ptrdiff_t>((part + 1) * cells.size() / parts);
+    Pack pack;
+    pack.members.assign(cells.begin() + begin, cells.begin() + end);
+    pack.name = pack_name(pack.members);
+    packs.push_back(std::move(pack));
+  }
+}
+
+double pack_cost(const Pack& pack, const StepCost& cost) {
+  double sum = 0;
+  for (const Cell& cell : pack.members) {
+    sum += relative_cost(cell, cost);
+  }
+  return sum;
+}
+
+OrderedJson cell_to_json(const Cell& cell) {
+  return {{"name", cell.name}, {"layer", cell.layer}, {"seed", cell.seed},
+          {"lr", cell.lr},     {"beta", cell.beta},   {"sign", cell.sign}};
+}
+
+OrderedJson pack_to_json(const Pack& pack) {
+  OrderedJson members = OrderedJson::array();
+  for (const Cell& cell : pack.members) {
+    members.push_back(cell.name);
+  }
+  return {{"name", pack.name}, {"members", members}};
+}
+
+bool has_integer(const Json& json, const char* key) {
+  return json.contains(key) && json[key].is_number_integer();
+}
+
+bool has_plan_parts(const Json& plan) {
+  return plan.contains("settings") && plan["settings"].is_object() && plan.contains("cells") &&
+         plan["cells"].is_array() && has_integer(plan, "vectors_per_pass");
+}
+
+Json parse_stored_plan(const std::string& text, const std::string& path) {
+  Json plan = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const bool has_schema = has_integer(plan, "schema_version");
+  if (has_schema && plan["schema_version"] > kSweepPlanSchema) {
+    throw UserError(
+        fmt::format("{}: a newer bipo-dist wrote this plan (schema {}; this one knows {}); "
+                    "continue the sweep with that version, or give another --out",
+                    path, plan["schema_version"].dump(), kSweepPlanSchema));
+  }
+  if (!has_schema || plan["schema_version"] != kSweepPlanSchema || !has_plan_parts(plan)) {
+    throw UserError(
+        fmt::format("{}: not the plan of a sweep, or damaged; bipo-dist writes it once and never "
+                    "changes it: restore it, or give another --out",
+                    path));
+  }
+  return plan;
+}
+
+std::string value_text(const Json& settings, const std::string& name) {
+  return settings.contains(name) ? settings[name].dump() : "absent";
+}
+
+std::vector<std::string> setting_differences(const Json& before, const Json& after) {
+  std::set<std::string> names;
+  for (const Json* settings : {&before, &after}) {
+    for (const auto& [name, value] : settings->items()) {
+      names.insert(name);
+    }
+  }
+  std::vector<std::string> differences;
+  for (const std::string& name : names) {
+    const std::string old_text = value_text(before, name);
+    const std::string new_text = value_text(after, name);
+    if (old_text != new_text) {
+      differences.push_back(fmt::format("{} was {}, now {}", name, old_text, new_text));
+    }
+  }
+  return differences;
+}
+
+std::set<std::string> cell_names(const Json& plan) {
+  std::set<std::string> names;
+  for (const Json& cell : plan["cells"]) {
+    const bool is_named = cell.contains("name") && cell["name"].is_string();
+    names.insert(is_named ? cell["name"].get<std::string>() : cell.dump());
+  }
+  return names;
+}
+
+// "2 cells less: a, b", or nothing where `some` has no name that `others` lacks.
+void append_surplus(const std::set<std::string>& some, const std::set<std::string>& others,
+                    std::string_view direction, std::vector<std::string>& differences) {
+  constexpr std::size_t kShown = 5;
+  std::vector<std::string> surplus;
+  std::set_difference(some.begin(), some.end(), others.begin(), others.end(),
+                      std::back_inserter(surplus));
+  if (surplus.empty()) {
+    return;
+  }
+  const std::size_t count = surplus.size();
+  if (count > kShown) {
+    surplus.resize(kShown);
+    surplus.push_back("...");
+  }
+  differences.push_back(fmt::format("{} {} {}: {}", count, count == 1 ? "cell" : "cells", direction,
+                                    fmt::join(surplus, ", ")));
+}
+
+std::vector<std::string> plan_differences(const Json& before, const Json& after) {
+  auto differences = setting_differences(before["settings"], after["settings"]);
+  if (before["vectors_per_pass"] != after["vectors_per_pass"]) {
+    differences.push_back(fmt::format("vectors_per_pass was {}, now {}",
+                                      before["vectors_per_pass"].dump(),
+                                      after["vectors_per_pass"].dump()));
+  }
+  const auto cells_before = cell_names(before);
+  const auto cells_after = cell_names(after);
+  append_surplus(cells_before, cells_after, "less", differences);
+  append_surplus(cells_after, cells_before, "more", differences);
+  if (differences.empty() && before != after) {
+    differences.push_back("the same cells stand in another order or in other packs");
+  }
+  return differences;
+}
+
+std::string bytes_text(std::uint64_t bytes) {
+  constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+  auto value = static_cast<double>(bytes);
+  std::size_t unit = 0;
+  while (value >= 1024 && unit + 1 < std::size(kUnits)) {
+    value /= 1024;
+    ++unit;
+  }
+  return fmt::format("{:.{}f} {}", value, unit == 0 ? 0 : 1, kUnits[unit]);
+}
+
+std::string plan_line(const std::string& order, double share, std::uint64_t bytes,
+                      const std::string& name) {
+  return fmt::format("{:>7}  {:>6.2f}%  {:>10}  {}\n", order, 100 * share, bytes_text(bytes), name);
+}
+
+std::string plural(std::size_t count, std::string_view noun) {
+  return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
+}
+
+}  // namespace
+
+std::vector<Cell> expand(const SweepAxes& axes, std::int64_t blocks) {
+  std::vector<std::string> problems;
+  const auto layers = sort_values("--layers", list_layers(axes.layers, blocks, problems), problems);
+  const auto seeds = sort_axis("--seeds", axes.seeds, problems);
+  const auto lrs = sort_axis("--lrs", axes.lrs, problems);
+  const auto betas = sort_axis("--betas", axes.betas, problems);
+  const auto signs = sort_axis("--signs", axes.signs, problems);
+  if (!problems.empty()) {
+    throw UserError(fmt::format("{}", fmt::join(problems, "; ")));
+  }
+  std::vector<Cell> cells;
+  for (const std::int64_t layer : layers) {
+    for (const std::uint64_t seed : seeds) {
+      for (const double lr : lrs) {
+        for (const double beta : betas) {
+          for (const std::string& sign : signs) {
+            Cell cell{layer, seed, lr, beta, sign, /*name=*/""};
+            cell.name = cell_name(cell);
+            cells.push_back(std::move(cell));
+          }
+        }
+      }
+    }
+  }
+  return cells;
+}
+
+double relative_cost(const Cell& cell, const StepCost& cost) {
+  const double passes = cell.sign == "both" ? 2 : 1;
+  return passes * (static_cast<double>(cost.blocks - 1 - cell.layer) + cost.head);
+}
+
+std::vector<Pack> make_packs(const std::vector<Cell>& cells, std::int64_t vectors_per_pass,
+                             const StepCost& cost) {
+  if (vectors_per_pass < 1) {
+    throw BugError(fmt::format("make_packs: {} vectors per pass", vectors_per_pass));
+  }
+  std::map<std::int64_t, std::vector<Cell>> by_layer;
+  for (const Cell& cell : cells) {
+    by_layer[cell.layer].push_back(cell);
+  }
+  std::vector<Pack> packs;
+  for (const auto& [layer, members] : by_layer) {
+    const std::size_t most = std::min(members.size(), static_cast<std::size_t>(vectors_per_pass));
+    append_equal_packs(members, most, packs);
+  }
+  std::stable_sort(packs.begin(), packs.end(), [&](const Pack& a, const Pack& b) {
+    return pack_cost(a, cost) > pack_cost(b, cost);
+  });
+  return packs;
+}
+
+std::int64_t choose_vectors_per_pass(std::int64_t micro_batch_tokens, std::int64_t wanted_tokens) {
+  if (micro_batch_tokens < 1) {
+    throw BugError(
+        fmt::format("choose_vectors_per_pass: micro-batches of {} tokens", micro_batch_tokens));
+  }
+  const bool has_remainder = wanted_tokens % micro_batch_tokens > 0;
+  return std::max<std::int64_t>(1, wanted_tokens / micro_batch_tokens + (has_remainder ? 1 : 0));
+}
+
+std::string plan_to_json(const SweepPlan& plan) {
+  OrderedJson json;
+  json["schema_version"] = kSweepPlanSchema;
+  json["settings"] = OrderedJson::parse(plan.settings);
+  json["vectors_per_pass"] = plan.vectors_per_pass;
+  json["cells"] = OrderedJson::array();
+  for (const Cell& cell : plan.cells) {
+    json["cells"].push_back(cell_to_json(cell));
+  }
+  json["packs"] = OrderedJson::array();
+  for (const Pack& pack : plan.packs) {
+    json["packs"].push_back(pack_to_json(pack));
+  }
+  return json.dump(2) + '\n';
+}
+
+void check_same_plan(const std::string& stored, const std::string& now, const std::string& path) {
+  const Json before = parse_stored_plan(stored, path);
+  const auto differences = plan_differences(before, Json::parse(now));
+  if (!differences.empty()) {
+    throw UserError(fmt::format(
+        "{}: the sweep in this directory has another plan ({}); a plan is fixed when its sweep "
+        "first starts, and cells are not added later: give the settings of that time, or another "
+        "--out",
+        path, fmt::join(differences, "; ")));
+  }
+}
+
+std::string describe_plan(const SweepPlan& plan, const StepCost& cost,
+                          std::uint64_t bytes_per_cell) {
+  double total = 0;
+  for (const Cell& cell : plan.cells) {
+    total += relative_cost(cell, cost);
+  }
+  std::string text =
+      fmt::format("{} in {} of at most {}, {} of run files\n\n", plural(plan.cells.size(), "cell"),
+                  plural(plan.packs.size(), "pack"),
+                  plural(static_cast<std::size_t>(plan.vectors_per_pass), "vector"),
+                  bytes_text(plan.cells.size() * bytes_per_cell));
+  text += fmt::format("{:>7}  {:>7}  {:>10}  {}\n", "order", "cost", "disk", "pack and its cells");
+  for (std::size_t order = 0; order < plan.packs.size(); ++order) {
+    const Pack& pack = plan.packs[order];
+    text += plan_line(fmt::format("{}", order + 1), pack_cost(pack, cost) / total,
+                      pack.members.size() * bytes_per_cell, pack.name);
+    if (pack.members.size() == 1) {
+      continue;  // the pack's line is the cell's
+    }
+    for (const Cell& cell : pack.members) {
+      text += plan_line("", relative_cost(cell, cost) / total, bytes_per_cell, "  " + cell.name);
+    }
+  }
+  return text;
+}
+
+}  // namespace bipo

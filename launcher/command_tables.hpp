@@ -1,0 +1,16 @@
+// The options of every command, declared once.
+#pragma once
+
+#include "launcher/option_table.hpp"
+#include "launcher/options.hpp"
+
+namespace bipo {
+
+// The help shows the values that `options` holds now as the defaults; `options` must outlive the
+// table.
+CommandTable train_table(TrainOptions& options);
+CommandTable sweep_table(SweepOptions& options);
+CommandTable bench_table(BenchOptions& options);
+CommandTable plan_table(PlanOptions& options);
+
+}  // namespace bipo

@@ -1,0 +1,91 @@
+#include "launcher/prepared_model.hpp"
+
+#include <ATen/ops/full.h>
+#include <fmt/format.h>
+
+#include <string>
+
+#include "collectives/content_hash.hpp"
+#include "launcher/version.hpp"
+#include "trainer/training.hpp"
+
+namespace bipo {
+namespace {
+
+constexpr double kGiB = 1 << 30;
+
+// The smallest value of any rank.  Collective over: world
+std::uint64_t smallest(std::uint64_t value, Communicator& world) {
+  const at::Tensor least = at::full({1}, static_cast<std::int64_t>(value), at::kLong);
+  world.all_reduce(least, ReduceOp::kMin);
+  return static_cast<std::uint64_t>(least.item<std::int64_t>());
+}
+
+// Of everything that activations and reference log-probabilities depend on to the last bit, layer
+// and type of the cache aside.
+std::uint64_t cache_key(const TrainingInputs& inputs, const RunSettings& settings,
+                        std::uint64_t tokens_hash, const Topology& topology) {
+  ContentHash key;
+  key.add(fmt::format("{:016x} {:016x} tp {} {} {} threads {} deterministic {} {} {}",
+                      inputs.model_fingerprint, tokens_hash, topology.tp(), settings.dtype,
+                      settings.device, settings.threads.threads, settings.options.deterministic,
+                      kProgramVersion, kGitCommit));
+  return key.value();
+}
+
+}  // namespace
+
+PreparedModel prepare_model(const TrainingInputs& inputs, const RunSettings& settings,
+                            const ModelRequest& request, const Ranks& ranks, Session& session,
+                            ProgressDisplay* display) {
+  PreparedModel model;
+  session.together([&] {
+    model.decoder = std::make_unique<Decoder>(inputs.config, *inputs.weights, request.product_type,
+                                              request.device, *ranks.tp);
+  });
+
+  std::uint64_t budget = smallest(settings.cache_budget, *ranks.world);
+  const auto make_cache = [&](const std::vector<TokenPair>& pairs, std::uint64_t tokens_hash,
+                              const char* name) {
+    CacheSettings cache;
+    cache.layers = request.layers;
+    cache.group_size = settings.micro_batch;
+    cache.type = settings.cache_dtype == "bf16" ? at::kBFloat16 : at::kFloat;
+    cache.directory = settings.options.cache_dir;
+    cache.key = cache_key(inputs, settings, tokens_hash, ranks.topology);
+    const std::uint64_t bytes =
+        ActivationCache::bytes_needed(inputs.config.hidden, pairs, cache.type) *
+        static_cast<std::uint64_t>(request.layers.size());
+    cache.keep = bytes <= budget;
+    if (cache.keep) {
+      budget -= bytes;
+    } else if (display != nullptr) {
+      display->message(fmt::format(
+          "warning: the activations of the {} take {:.2f} GiB per node, more than the cache budget "
+          "leaves: blocks 0..{} run again in every step; raise --cache-budget",
+          name, static_cast<double>(bytes) / kGiB, request.layers.back()));
+    }
+    return std::make_unique<ActivationCache>(*model.decoder, pairs, cache, ranks);
+  };
+  model.train = make_cache(inputs.train, inputs.train_hash, "training pairs");
+  std::vector<ActivationCache*> caches{model.train.get()};
+  if (!inputs.test.empty() && request.evaluates) {
+    model.held_out = make_cache(inputs.test, inputs.test_hash, "held-out pairs");
+    caches.push_back(model.held_out.get());
+  }
+  fill_caches(*model.decoder, caches, ranks,
+              [&](const std::string& what, std::int64_t done, std::int64_t total) {
+                if (display != nullptr) {
+                  display->phase(what, done, total);
+                }
+              });
+  for (const std::int64_t layer : request.layers) {
+    check_zero_vector(*model.decoder, *model.train, layer, ranks);
+  }
+  if (display != nullptr) {
+    display->finish();
+  }
+  return model;
+}
+
+}  // namespace bipo

@@ -1,0 +1,30 @@
+// What a run starts with: its file's attributes, its loop's settings, its first record.
+#pragma once
+
+#include <string>
+
+#include "collectives/session.hpp"
+#include "datasets/batch_plan.hpp"
+#include "experiments/run_file.hpp"
+#include "launcher/run_settings.hpp"
+#include "launcher/training_inputs.hpp"
+#include "trainer/training.hpp"
+
+namespace bipo {
+
+// The time as the run file writes it, e.g. 2026-01-31T12:00:00Z.
+std::string now_utc();
+
+RunAttributes run_attributes(const RunSettings& settings, const TrainingInputs& inputs,
+                             const Topology& topology, const Session& session,
+                             const std::string& config, const std::string& created_utc);
+
+// `residual_rms`: the typical size of an element of the residual stream at the layer, the unit of
+// --lr-unit residual.
+TrainingSettings training_settings(const RunSettings& settings, const PlanSettings& plan,
+                                   double residual_rms);
+
+// A vector of zeros before the first step.
+TrainingRecord starting_record(std::int64_t hidden, std::uint64_t seed);
+
+}  // namespace bipo

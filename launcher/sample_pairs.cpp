@@ -1,0 +1,89 @@
+// The model and the pairs that `bench` and `plan` work on: a file's, or made-up ones of given
+// lengths.
+#include "launcher/sample_pairs.hpp"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "collectives/errors.hpp"
+#include "datasets/chat_template.hpp"
+#include "datasets/philox.hpp"
+#include "datasets/preference_pairs.hpp"
+#include "datasets/tokenizer.hpp"
+#include "trainer/model/shapes.hpp"
+
+namespace bipo {
+namespace {
+
+// `length` tokens of stream `part` of pair `pair`.  The first is `pair` itself, so that neighbours
+// differ there; vocabularies are larger than any data set made here needs.
+std::vector<TokenId> make_tokens(std::int64_t pair, std::uint32_t part, std::int64_t length,
+                                 std::int64_t vocabulary) {
+  std::vector<TokenId> tokens;
+  for (std::int64_t i = 0; i < length; ++i) {
+    const auto random = philox4x32(
+        {static_cast<std::uint32_t>(pair), part, static_cast<std::uint32_t>(i), 0}, {0, 0});
+    const std::int64_t id = i == 0 ? 2 * pair + part : random[0];
+    tokens.push_back(static_cast<TokenId>(id % vocabulary));
+  }
+  return tokens;
+}
+
+}  // namespace
+
+ModelConfig read_chosen_config(const ModelChoice& choice, std::int64_t layer) {
+  const ModelConfig config =
+      choice.shape.empty() ? read_model_config(choice.model) : read_shape(choice.shape);
+  if (layer >= config.blocks) {
+    throw UserError(fmt::format("--layer {}: the model has {} blocks, so layers go from 0 to {}",
+                                layer, config.blocks, config.blocks - 1));
+  }
+  return config;
+}
+
+std::vector<TokenPair> read_pairs(const std::filesystem::path& file,
+                                  const std::filesystem::path& model, const ModelConfig& config,
+                                  const TextOptions& options) {
+  const Tokenizer tokenizer = Tokenizer::from_file(model / "tokenizer.json");
+  const SpecialTokens special = read_special_tokens(model, tokenizer);
+  const ChatTemplate chat_template =
+      ChatTemplate::from_model_directory(model, options.chat_template);
+  const BadRows bad_rows = options.skip_bad ? BadRows::kSkip : BadRows::kRefuse;
+  const TokenizeOptions tokenize{options.system_prompt, !options.no_bos, !options.no_eos,
+                                 options.max_length == 0 ? config.context : options.max_length,
+                                 bad_rows};
+  TokenPairs tokens = tokenize_pairs(read_preference_pairs(file, bad_rows).pairs, chat_template,
+                                     tokenizer, special, tokenize);
+  return std::move(tokens.pairs);
+}
+
+std::vector<TokenPair> make_pairs(const PairLengths& lengths, std::int64_t count,
+                                  const ModelConfig& config) {
+  const std::int64_t longest = lengths.prompt_length + lengths.answer_length;
+  if (longest > config.context) {
+    throw UserError(
+        fmt::format("--prompt-length {} and --answer-length {}: the model's context is "
+                    "{} tokens",
+                    lengths.prompt_length, lengths.answer_length, config.context));
+  }
+  constexpr std::uint32_t kPrompt = 0;
+  constexpr std::uint32_t kChosen = 1;
+  constexpr std::uint32_t kRejected = 2;
+  constexpr std::uint32_t kShared = 3;
+  std::vector<TokenPair> pairs;
+  for (std::int64_t i = 0; i < count; ++i) {
+    TokenPair pair;
+    pair.prompt = make_tokens(0, kShared, lengths.common_prefix, config.vocabulary);
+    const std::vector<TokenId> rest =
+        make_tokens(i, kPrompt, lengths.prompt_length - lengths.common_prefix, config.vocabulary);
+    pair.prompt.insert(pair.prompt.end(), rest.begin(), rest.end());
+    pair.chosen = make_tokens(i, kChosen, lengths.answer_length, config.vocabulary);
+    pair.rejected = make_tokens(i, kRejected, lengths.answer_length, config.vocabulary);
+    pair.where = fmt::format("made-up pair {}", i + 1);
+    pairs.push_back(std::move(pair));
+  }
+  return pairs;
+}
+
+}  // namespace bipo

@@ -1,0 +1,65 @@
+// Ranks, pairs and an observer for training the tiny model inside a test.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "collectives/self_communicator.hpp"
+#include "collectives/session.hpp"
+#include "tests/support/tiny_model.hpp"
+#include "trainer/training.hpp"
+
+namespace bipo::testing {
+
+// One rank by itself.
+inline Ranks lone_ranks() {
+  return {Topology(1, 0, 1, std::nullopt), std::make_unique<SelfCommunicator>(),
+          std::make_unique<SelfCommunicator>(), std::make_unique<SelfCommunicator>(),
+          std::make_unique<SelfCommunicator>()};
+}
+
+// Pairs of many lengths that begin alike.
+inline std::vector<TokenPair> varied_pairs(int count) {
+  std::vector<TokenPair> pairs;
+  for (int p = 0; p < count; ++p) {
+    TokenPair pair{{1, 5, 9}, {}, {}, "varied:" + std::to_string(p + 1)};
+    for (int i = 0; i < 1 + p * 5 % 7; ++i) {
+      pair.prompt.push_back((p * 11 + i * 3) % 37);
+    }
+    for (int i = 0; i < 1 + p % 4; ++i) {
+      pair.chosen.push_back((p * 7 + i * 5 + 1) % 37);
+    }
+    for (int i = 0; i < 1 + p * 3 % 5; ++i) {
+      pair.rejected.push_back((p * 13 + i * 2 + 4) % 37);
+    }
+    pairs.push_back(pair);
+  }
+  return pairs;
+}
+
+// Listens, and stops the training after `last_step` steps where that is not negative.
+class QuietObserver final : public TrainingObserver {
+ public:
+  explicit QuietObserver(std::int64_t last_step = -1) : last_step_(last_step) {}
+
+  void on_step(const StepRow& row) override { steps_ = row.step + 1; }
+  void on_evaluation(const std::vector<EvalRow>&) override {}
+  void save(const TrainingRecord&, RunStatus) override {}
+  bool stop_requested() const override { return steps_ == last_step_; }
+
+ private:
+  std::int64_t last_step_;
+  std::int64_t steps_ = 0;
+};
+
+inline TrainingRecord fresh_record(std::int64_t hidden, std::uint64_t seed) {
+  TrainingRecord record;
+  const auto size = static_cast<std::size_t>(hidden);
+  record.checkpoint.vector.assign(size, 0.0F);
+  record.checkpoint.exp_avg.assign(size, 0.0F);
+  record.checkpoint.exp_avg_sq.assign(size, 0.0F);
+  record.checkpoint.seed = seed;
+  return record;
+}
+
+}  // namespace bipo::testing

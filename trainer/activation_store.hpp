@@ -1,0 +1,74 @@
+// Where cached activations lie: in the memory of a node, or in a file that the next run opens.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+#include "collectives/communicator.hpp"
+
+namespace bipo {
+
+// T packed tokens of a data set, D hidden, P pairs.
+struct StoreShape {
+  std::int64_t tokens = 0;
+  std::int64_t hidden = 0;
+  std::int64_t pairs = 0;
+  at::ScalarType type = at::kFloat;  // of the activations: float32, bfloat16 or float64
+
+  std::uint64_t bytes() const;
+};
+
+// One copy for all ranks of a node, which map the same memory.  The ranks write different rows and
+// see each other's after a barrier.
+class ActivationStore {
+ public:
+  // In memory that is gone with the processes.  Throws EnvironmentError where it cannot be had.
+  // Collective over: node
+  ActivationStore(const StoreShape& shape, Communicator& node);
+
+  // In the file `directory`/`key`.activations.  An existing, whole one of this key and shape is
+  // opened for reading (is_complete() on this rank; ranks may disagree while another job writes);
+  // else nothing is there until begin().
+  ActivationStore(const StoreShape& shape, const std::filesystem::path& directory,
+                  std::uint64_t key);
+
+  ~ActivationStore();
+  ActivationStore(ActivationStore&&) noexcept;
+  ActivationStore& operator=(ActivationStore&&) = delete;
+
+  bool is_complete() const { return complete_; }
+
+  // Makes room for writing, in a temporary file where there is a directory.  Collective over: node
+  void begin(Communicator& node);
+
+  // Declares everything written; a file gets its final name, and is whole whenever it has it.
+  // Collective over: node
+  void commit(Communicator& node);
+
+  const at::Tensor& activations() const { return activations_; }  // [T, D]
+  const at::Tensor& log_probs() const { return log_probs_; }      // [P, 2] float64: at v = 0
+  const at::Tensor& median_rms() const { return median_rms_; }    // [1] float64
+
+ private:
+  void map(int file, bool writable);
+  void map_new_file(const std::filesystem::path& path, Communicator& node, bool keep_name);
+  void set_views(std::byte* begin);
+
+  StoreShape shape_;
+  std::filesystem::path final_path_;  // empty: memory only
+  std::filesystem::path temporary_path_;
+  std::uint64_t key_ = 0;
+  bool complete_ = false;
+  bool removes_temporary_ = false;
+  std::byte* mapped_ = nullptr;
+  at::Tensor owned_;  // the memory where no other process needs it
+  at::Tensor activations_;
+  at::Tensor log_probs_;
+  at::Tensor median_rms_;
+};
+
+}  // namespace bipo
