@@ -86,8 +86,8 @@ std::vector<std::string> read_names(const Handle& file) {
 void read_state_part(const Handle& file, const StatePart& part, std::vector<Checkpoint>& members) {
   const auto array = hdf5::read_array<float>(file, part.name, Scalar::kFloat32, 2);
   if (array.dims[0] != members.size()) {
-    throw UserError(fmt::format("'{}' has {} rows for {} members", part.name, array.dims[0],
-                                members.size()));
+    throw UserError(
+        fmt::format("'{}' has {} rows for {} members", part.name, array.dims[0], members.size()));
   }
   const auto hidden = static_cast<std::ptrdiff_t>(array.dims[1]);
   auto row = array.values.begin();
@@ -141,8 +141,8 @@ void write_pack_checkpoint(const std::filesystem::path& path, const PackCheckpoi
   const Handle file = hdf5::create_memory_file();
   hdf5::write_attribute(file, "schema_version", kPackCheckpointSchema);
   hdf5::write_attribute(file, "members", nlohmann::json(checkpoint.names).dump());
-  const Handle step = hdf5::write_array(file, "step", Scalar::kInt64, {},
-                                        &checkpoint.members.front().step);
+  const Handle step =
+      hdf5::write_array(file, "step", Scalar::kInt64, {}, &checkpoint.members.front().step);
   hdf5::write_attribute(step, "units", "optimiser steps done");
   std::vector<std::uint64_t> seeds;
   for (const Checkpoint& member : checkpoint.members) {

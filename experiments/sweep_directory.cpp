@@ -59,14 +59,13 @@ bool is_complete(const std::optional<RunRecord>& record) {
 
 PackCheckpoint read_checkpoint_of(const Pack& pack, const fs::path& path) {
   PackCheckpoint checkpoint = read_pack_checkpoint(path);
-  const bool is_same =
-      std::equal(pack.members.begin(), pack.members.end(), checkpoint.names.begin(),
-                 checkpoint.names.end(),
-                 [](const Cell& cell, const std::string& name) { return cell.name == name; });
+  const bool is_same = std::equal(
+      pack.members.begin(), pack.members.end(), checkpoint.names.begin(), checkpoint.names.end(),
+      [](const Cell& cell, const std::string& name) { return cell.name == name; });
   if (!is_same) {
-    throw UserError(fmt::format(
-        "{}: the checkpoint of other cells; remove it, and the pack's cells begin anew",
-        path.string()));
+    throw UserError(
+        fmt::format("{}: the checkpoint of other cells; remove it, and the pack's cells begin anew",
+                    path.string()));
   }
   return checkpoint;
 }
@@ -87,8 +86,8 @@ std::vector<RunRecord> continued(const fs::path& directory, const Pack& pack,
           "{}: {}, but {} continues from step {}; put the run file back, or remove the "
           "checkpoint, and the pack's cells begin anew",
           run_file_path(directory, pack.members[i]).string(),
-          record ? fmt::format("holds {} steps of a vector of {} elements",
-                               record->checkpoint.step, record->checkpoint.vector.size())
+          record ? fmt::format("holds {} steps of a vector of {} elements", record->checkpoint.step,
+                               record->checkpoint.vector.size())
                  : "missing",
           path.string(), state.step));
     }

@@ -10,9 +10,11 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <iostream>
 #include <memory>
 #include <optional>
+#include <system_error>
 
 #include "collectives/content_hash.hpp"
 #include "collectives/errors.hpp"
@@ -96,6 +98,15 @@ void choose_device_and_type(BenchSetup& setup, const Session& session) {
   setup.product_type = bf16 ? c10::kBFloat16 : c10::kFloat;
 }
 
+void require_directory(const std::filesystem::path& directory) {
+  std::error_code error;
+  std::filesystem::create_directory(directory, error);
+  if (!std::filesystem::is_directory(directory)) {
+    throw UserError(fmt::format("--cache-dir {}: not a directory, and cannot be made: {}",
+                                directory.string(), error.message()));
+  }
+}
+
 BenchSetup prepare(const BenchOptions& options, const Session& session) {
   BenchSetup setup;
   setup.options = options;
@@ -112,6 +123,9 @@ BenchSetup prepare(const BenchOptions& options, const Session& session) {
       choose_threads(options.threads, session.local_size(), session.node_cores()).threads;
   setup.micro_batch = options.micro_batch.value_or(
       std::max<std::int64_t>(1, options.batch_size / setup.topology->dp()));
+  if (!options.cache_dir.empty()) {
+    require_directory(options.cache_dir);
+  }
   const std::uint64_t free = memory_per_rank(c10::Device(c10::kCPU), 1);
   setup.cache_budget = std::min(options.cache_budget.value_or(free / 2), free);
   return setup;

@@ -145,7 +145,14 @@ std::string bench_json(const BenchReport& r) {
 }
 
 MeasuredMachine measured_machine(const std::string& text, const std::string& path) {
+  const auto refuse = [&](const std::string& reason) -> UserError {
+    return UserError(fmt::format("--measured {}: is not what `bipo-dist bench --json` prints ({})",
+                                 path, reason));
+  };
   const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) {
+    throw refuse("it is no JSON object");
+  }
   MeasuredMachine machine;
   try {
     for (const auto& [name, value] : fields_of(machine.speed)) {
@@ -155,8 +162,7 @@ MeasuredMachine measured_machine(const std::string& text, const std::string& pat
     machine.device = json.at("device").get<std::string>();
     machine.dtype = json.at("dtype").get<std::string>();
   } catch (const Json::exception& error) {
-    throw UserError(fmt::format("--measured {}: is not what `bipo-dist bench --json` prints ({})",
-                                path, error.what()));
+    throw refuse(error.what());
   }
   if (!(machine.speed.operations > 0) || !(machine.speed.copy_bytes > 0)) {
     throw UserError(fmt::format("--measured {}: its speeds are not positive numbers", path));

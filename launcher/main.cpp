@@ -13,6 +13,7 @@
 #include "launcher/inspect_command.hpp"
 #include "launcher/options.hpp"
 #include "launcher/plan_command.hpp"
+#include "launcher/sweep_command.hpp"
 #include "launcher/train_command.hpp"
 
 namespace {
@@ -56,6 +57,9 @@ int run_with_ranks(const std::vector<std::string>& arguments) {
     session.together([&] { command = parse_command_line(arguments); });
     if (const auto* bench = std::get_if<BenchOptions>(&command)) {
       return run_bench_command(*bench, session);
+    }
+    if (const auto* sweep = std::get_if<SweepOptions>(&command)) {
+      return run_sweep_command(*sweep, session);
     }
     return run_train_command(std::get<TrainOptions>(command), session);
   } catch (const AgreedFailure& failure) {

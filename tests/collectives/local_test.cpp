@@ -1,7 +1,11 @@
 // The communicators of one process, and the arrangement of ranks.
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <thread>
+
 #include "collectives/content_hash.hpp"
+#include "collectives/profile.hpp"
 #include "collectives/self_communicator.hpp"
 #include "collectives/thread_communicator.hpp"
 #include "collectives/topology.hpp"
@@ -78,6 +82,34 @@ TEST(Topology, RefusesWithTheWholeEquation) {
         std::string::npos)
         << error.what();
   }
+}
+
+TEST(Profile, CountsNestedWorkOnceAndOnlyWhileItIsTaken) {
+  const auto wait = [](int milliseconds) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
+  };
+  const auto work = [&] {
+    const WorkTimer head(Work::kHead);
+    wait(20);
+    {
+      const WorkTimer inner(Work::kCollectives);
+      wait(40);
+    }
+    wait(20);
+  };
+  take_profile(true);
+  const auto begin = std::chrono::steady_clock::now();
+  work();
+  const std::chrono::duration<double> duration = std::chrono::steady_clock::now() - begin;
+  wait(30);  // nobody's
+  take_profile(false);
+  work();
+  const double head = profiled_seconds()[static_cast<std::size_t>(Work::kHead)];
+  const double collectives = profiled_seconds()[static_cast<std::size_t>(Work::kCollectives)];
+  EXPECT_GE(head, 0.04);
+  EXPECT_GE(collectives, 0.04);
+  EXPECT_LE(head + collectives, duration.count());
+  EXPECT_EQ(profiled_seconds()[static_cast<std::size_t>(Work::kProducts)], 0);
 }
 
 }  // namespace

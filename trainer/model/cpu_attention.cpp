@@ -18,8 +18,9 @@ extern "C" void sgemm_(const char* transpose_a, const char* transpose_b, const i
 namespace bipo {
 namespace {
 
-// Queries whose scores exist at one time, per thread.
-constexpr std::int64_t kQueryChunk = 128;
+// Tokens whose queries are worked on together: enough for efficient products, few enough for their
+// scores to stay in a core's cache and not to compute many that causality hides.
+constexpr std::int64_t kQueryChunk = 96;
 
 struct Matrix {
   const float* first;
@@ -71,118 +72,184 @@ std::vector<Chunk> make_chunks(const std::vector<QuerySpan>& spans) {
   return chunks;
 }
 
-std::int64_t most_scores(const std::vector<Chunk>& chunks) {
-  std::int64_t most = 0;
-  for (const Chunk& chunk : chunks) {
-    most = std::max(most, chunk.queries.size() * chunk.key_count);
-  }
-  return most;
-}
+// Below, `rows` are the chunk's queries of all heads that share a key/value head, head after head.
 
-// scores [queries, keys] = x y^T over the chunk's keys, y being rows of K numbers.
-void scores_against(const Chunk& chunk, Matrix x, Matrix y, std::int64_t head_size, float* scores) {
+// scores [rows, keys] = x y^T over the chunk's keys, y being rows of K numbers.
+void scores_against(const Chunk& chunk, std::int64_t rows, Matrix x, Matrix y,
+                    std::int64_t head_size, float* scores) {
   std::int64_t column = 0;
   for (const Range& range : chunk.keys) {
-    multiply(chunk.queries.size(), range.size(), head_size, x, Transposed::kNo,
+    multiply(rows, range.size(), head_size, x, Transposed::kNo,
              {y.first + range.begin * y.stride, y.stride}, Transposed::kYes, 0, scores + column,
              chunk.key_count);
     column += range.size();
   }
 }
 
-// out [queries, K] = weights [queries, keys] y.
-void weighted_sum(const Chunk& chunk, const float* weights, Matrix y, std::int64_t head_size,
-                  float* out, std::int64_t out_stride) {
+// out [rows, K] = weights [rows, keys] y.
+void weighted_sum(const Chunk& chunk, std::int64_t rows, const float* weights, Matrix y,
+                  std::int64_t head_size, float* out) {
   std::int64_t column = 0;
   for (const Range& range : chunk.keys) {
-    multiply(chunk.queries.size(), head_size, range.size(), {weights + column, chunk.key_count},
-             Transposed::kNo, {y.first + range.begin * y.stride, y.stride}, Transposed::kNo,
-             column == 0 ? 0.0F : 1.0F, out, out_stride);
+    multiply(rows, head_size, range.size(), {weights + column, chunk.key_count}, Transposed::kNo,
+             {y.first + range.begin * y.stride, y.stride}, Transposed::kNo,
+             column == 0 ? 0.0F : 1.0F, out, head_size);
     column += range.size();
   }
 }
 
 // out [keys, K] += weights^T x.
-void add_transposed(const Chunk& chunk, const float* weights, Matrix x, std::int64_t head_size,
-                    float* out) {
+void add_transposed(const Chunk& chunk, std::int64_t rows, const float* weights, Matrix x,
+                    std::int64_t head_size, float* out) {
   std::int64_t column = 0;
   for (const Range& range : chunk.keys) {
-    multiply(range.size(), head_size, chunk.queries.size(), {weights + column, chunk.key_count},
-             Transposed::kYes, x, Transposed::kNo, 1, out + range.begin * head_size, head_size);
+    multiply(range.size(), head_size, rows, {weights + column, chunk.key_count}, Transposed::kYes,
+             x, Transposed::kNo, 1, out + range.begin * head_size, head_size);
     column += range.size();
   }
 }
 
-// [heads, n, K] <- `heads` heads side by side in the columns of n rows, rotated.
-at::Tensor rotate_heads(Columns x, std::int64_t heads, std::int64_t head_size, const QuerySet& rows,
-                        float factor) {
+// The query heads that share a key/value head, and what they work on.
+class HeadGroup {
+ public:
+  HeadGroup(const AttentionHeads& heads, std::int64_t kv_head)
+      : size_(heads.head_size), factor_(1 / std::sqrt(static_cast<float>(heads.head_size))) {
+    const auto& of_query = heads.kv_head_of_query;
+    const auto [begin, end] = std::equal_range(of_query.begin(), of_query.end(), kv_head);
+    first_ = begin - of_query.begin();
+    count_ = end - begin;
+  }
+
+  std::int64_t rows(const Chunk& chunk) const { return count_ * chunk.queries.size(); }
+
+  // The first of the chunk's rows among the H n rows of all groups and chunks.
+  std::int64_t first_row(const Chunk& chunk, std::int64_t asked) const {
+    return first_ * asked + chunk.queries.begin * count_;
+  }
+
+  // rows [rows, K] <- the heads' columns of x, rotated and scaled.
+  void rotate_in(const Chunk& chunk, Columns x, const QuerySet& queries, float* rows) const {
+    for_each_head(chunk, [&](std::int64_t head, std::int64_t row) {
+      kernels::rotate(at(x, chunk, head), x.stride, cos(queries, chunk), sin(queries, chunk), 1,
+                      factor_, chunk.queries.size(), size_, rows + row * size_, size_);
+    });
+  }
+
+  // The way back: x <- rows.
+  void rotate_out(const Chunk& chunk, const float* rows, const QuerySet& queries, Columns x) const {
+    for_each_head(chunk, [&](std::int64_t head, std::int64_t row) {
+      kernels::rotate(rows + row * size_, size_, cos(queries, chunk), sin(queries, chunk), -1,
+                      factor_, chunk.queries.size(), size_, at(x, chunk, head), x.stride);
+    });
+  }
+
+  void copy_in(const Chunk& chunk, Columns x, float* rows) const {
+    for_each_head(chunk, [&](std::int64_t head, std::int64_t row) {
+      for (std::int64_t i = 0; i < chunk.queries.size(); ++i) {
+        std::copy_n(at(x, chunk, head) + i * x.stride, size_, rows + (row + i) * size_);
+      }
+    });
+  }
+
+  void copy_out(const Chunk& chunk, const float* rows, Columns x) const {
+    for_each_head(chunk, [&](std::int64_t head, std::int64_t row) {
+      for (std::int64_t i = 0; i < chunk.queries.size(); ++i) {
+        std::copy_n(rows + (row + i) * size_, size_, at(x, chunk, head) + i * x.stride);
+      }
+    });
+  }
+
+  // Calls work(head, first of its rows among the chunk's).
+  template <class Work>
+  void for_each_head(const Chunk& chunk, const Work& work) const {
+    for (std::int64_t i = 0; i < count_; ++i) {
+      work(first_ + i, i * chunk.queries.size());
+    }
+  }
+
+ private:
+  float* at(Columns x, const Chunk& chunk, std::int64_t head) const {
+    return x.first + chunk.queries.begin * x.stride + head * size_;
+  }
+  const float* cos(const QuerySet& queries, const Chunk& chunk) const {
+    return queries.cos.const_data_ptr<float>() + chunk.queries.begin * size_ / 2;
+  }
+  const float* sin(const QuerySet& queries, const Chunk& chunk) const {
+    return queries.sin.const_data_ptr<float>() + chunk.queries.begin * size_ / 2;
+  }
+
+  std::int64_t size_;
+  float factor_;
+  std::int64_t first_ = 0;
+  std::int64_t count_ = 0;
+};
+
+std::vector<HeadGroup> group_heads(const AttentionHeads& heads) {
+  std::vector<HeadGroup> groups;
+  for (std::int64_t kv_head = 0; kv_head < heads.kv_heads; ++kv_head) {
+    groups.emplace_back(heads, kv_head);
+  }
+  return groups;
+}
+
+// Elements that the scores, and the rows, of one chunk and group take at most.
+struct Most {
+  Most(const std::vector<Chunk>& chunks, const std::vector<HeadGroup>& groups, std::int64_t size) {
+    for (const Chunk& chunk : chunks) {
+      for (const HeadGroup& group : groups) {
+        scores = std::max(scores, group.rows(chunk) * chunk.key_count);
+        rows = std::max(rows, group.rows(chunk) * size);
+      }
+    }
+  }
+  std::int64_t scores = 0;
+  std::int64_t rows = 0;
+};
+
+// [Hkv, T, K] <- the keys' columns, rotated.
+at::Tensor rotate_keys(Columns keys, const AttentionHeads& heads, const QuerySet& rows) {
   const std::int64_t count = rows.cos.size(0);
-  const at::Tensor out = at::empty({heads, count, head_size}, rows.cos.options());
+  const std::int64_t size = heads.head_size;
+  const at::Tensor out = at::empty({heads.kv_heads, count, size}, rows.cos.options());
   float* to = out.mutable_data_ptr<float>();
-  at::parallel_for(0, heads, 1, [&](std::int64_t begin, std::int64_t end) {
+  at::parallel_for(0, heads.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t head = begin; head < end; ++head) {
-      kernels::rotate(x.first + head * head_size, x.stride, rows.cos.const_data_ptr<float>(),
-                      rows.sin.const_data_ptr<float>(), 1, factor, count, head_size,
-                      to + head * count * head_size, head_size);
+      kernels::rotate(keys.first + head * size, keys.stride, rows.cos.const_data_ptr<float>(),
+                      rows.sin.const_data_ptr<float>(), 1, 1, count, size, to + head * count * size,
+                      size);
     }
   });
   return out;
 }
 
-// Gradients of keys and values per query head, [H, T, K] each; of queries into d_queries [H, n, K].
-struct HeadGradients {
-  at::Tensor queries;
-  at::Tensor keys;
-  at::Tensor values;
-};
-
-HeadGradients gradients_by_head(const AttentionMemory& memory, Columns kv,
-                                const at::Tensor& d_result, const AttentionHeads& heads,
-                                const QuerySet& queries) {
+void write_key_gradients(const at::Tensor& d_keys, const at::Tensor& d_values,
+                         const AttentionHeads& heads, const QuerySet& rows, Columns d_kv) {
+  const std::int64_t count = rows.cos.size(0);
   const std::int64_t size = heads.head_size;
-  const std::int64_t asked = memory.queries.size(1);
-  const std::int64_t rows = memory.keys.size(1);
-  const HeadGradients gradients{
-      at::empty_like(memory.queries),
-      at::zeros({heads.query_heads(), rows, size}, memory.keys.options()),
-      at::zeros({heads.query_heads(), rows, size}, memory.keys.options())};
-  const std::vector<Chunk> chunks = make_chunks(queries.spans);
-  const std::int64_t most = most_scores(chunks);
-  const float* all_values = kv.first + heads.kv_heads * size;
-  const Matrix upstream{d_result.const_data_ptr<float>(), d_result.size(1)};
-  at::parallel_for(0, heads.query_heads(), 1, [&](std::int64_t begin, std::int64_t end) {
-    const at::Tensor scratch = at::empty({2, most}, d_result.options());
-    float* weights = scratch.mutable_data_ptr<float>();
-    float* slopes = weights + most;
+  at::parallel_for(0, heads.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t head = begin; head < end; ++head) {
-      const std::int64_t kv_head = heads.kv_head_of_query[static_cast<std::size_t>(head)];
-      const Matrix keys{memory.keys.const_data_ptr<float>() + kv_head * rows * size, size};
-      const Matrix values{all_values + kv_head * size, kv.stride};
-      float* d_keys = gradients.keys.mutable_data_ptr<float>() + head * rows * size;
-      float* d_values = gradients.values.mutable_data_ptr<float>() + head * rows * size;
-      for (const Chunk& chunk : chunks) {
-        const std::int64_t first = head * asked + chunk.queries.begin;
-        const Matrix q{memory.queries.const_data_ptr<float>() + first * size, size};
-        const Matrix d_out{upstream.first + chunk.queries.begin * upstream.stride + head * size,
-                           upstream.stride};
-        scores_against(chunk, q, keys, size, weights);
-        kernels::probabilities_again(weights, chunk.queries.size(), chunk.key_count,
-                                     chunk.first_visible,
-                                     memory.log_sums.const_data_ptr<float>() + first);
-        add_transposed(chunk, weights, d_out, size, d_values);
-        scores_against(chunk, d_out, values, size, slopes);
-        kernels::softmax_backward_rows(weights, chunk.queries.size(), chunk.key_count, slopes);
-        weighted_sum(chunk, slopes, keys, size,
-                     gradients.queries.mutable_data_ptr<float>() + first * size, size);
-        add_transposed(chunk, slopes, q, size, d_keys);
+      kernels::rotate(d_keys.const_data_ptr<float>() + head * count * size, size,
+                      rows.cos.const_data_ptr<float>(), rows.sin.const_data_ptr<float>(), -1, 1,
+                      count, size, d_kv.first + head * size, d_kv.stride);
+      const float* from = d_values.const_data_ptr<float>() + head * count * size;
+      float* to = d_kv.first + (heads.kv_heads + head) * size;
+      for (std::int64_t row = 0; row < count; ++row) {
+        std::copy_n(from + row * size, size, to + row * d_kv.stride);
       }
     }
   });
-  return gradients;
 }
 
-float score_factor(const AttentionHeads& heads) {
-  return 1 / std::sqrt(static_cast<float>(heads.head_size));
+// Where the [T, K] gradients of one part and head begin.
+std::int64_t task_offset(std::int64_t part, std::int64_t kv_head, const AttentionHeads& heads,
+                         std::int64_t key_rows) {
+  return (part * heads.kv_heads + kv_head) * key_rows * heads.head_size;
+}
+
+// Parts that each key/value head's chunks are dealt to, so that there is work for all threads.
+std::int64_t choose_parts(const AttentionHeads& heads, std::size_t chunks) {
+  const std::int64_t wanted = (2 * at::get_num_threads() - 1) / heads.kv_heads + 1;
+  return at::get_num_threads() == 1 ? 1 : std::min(wanted, static_cast<std::int64_t>(chunks));
 }
 
 }  // namespace
@@ -191,33 +258,39 @@ AttentionMemory attend(Columns q, Columns kv, const AttentionHeads& heads, const
                        const QuerySet& keys) {
   const std::int64_t size = heads.head_size;
   const std::int64_t asked = queries.cos.size(0);
-  const std::int64_t rows = keys.cos.size(0);
-  AttentionMemory memory;
-  memory.queries = rotate_heads(q, heads.query_heads(), size, queries, score_factor(heads));
-  memory.keys = rotate_heads(kv, heads.kv_heads, size, keys, 1);
-  memory.result = at::empty({asked, heads.query_heads() * size}, queries.cos.options());
-  memory.log_sums = at::empty({heads.query_heads(), asked}, queries.cos.options());
+  const std::int64_t key_rows = keys.cos.size(0);
+  const auto options = queries.cos.options();
+  AttentionMemory memory{at::empty({asked, heads.query_heads() * size}, options),
+                         at::empty({heads.query_heads() * asked, size}, options),
+                         rotate_keys(kv, heads, keys),
+                         at::empty({heads.query_heads() * asked}, options)};
   const std::vector<Chunk> chunks = make_chunks(queries.spans);
-  const std::int64_t most = most_scores(chunks);
-  const float* all_values = kv.first + heads.kv_heads * size;
+  const std::vector<HeadGroup> groups = group_heads(heads);
+  const Most most(chunks, groups, size);
   const auto count = static_cast<std::int64_t>(chunks.size());
-  at::parallel_for(0, heads.query_heads() * count, 1, [&](std::int64_t begin, std::int64_t end) {
-    const at::Tensor scratch = at::empty({most}, queries.cos.options());
+  at::parallel_for(0, heads.kv_heads * count, 1, [&](std::int64_t begin, std::int64_t end) {
+    const at::Tensor scratch = at::empty({most.scores + most.rows}, options);
     float* weights = scratch.mutable_data_ptr<float>();
+    float* sums = weights + most.scores;
     for (std::int64_t task = begin; task < end; ++task) {
-      const std::int64_t head = task / count;
+      const std::int64_t kv_head = task / count;
       const Chunk& chunk = chunks[static_cast<std::size_t>(task % count)];
-      const std::int64_t kv_head = heads.kv_head_of_query[static_cast<std::size_t>(head)];
-      const std::int64_t first = head * asked + chunk.queries.begin;
-      scores_against(chunk, {memory.queries.const_data_ptr<float>() + first * size, size},
-                     {memory.keys.const_data_ptr<float>() + kv_head * rows * size, size}, size,
+      const HeadGroup& group = groups[static_cast<std::size_t>(kv_head)];
+      const std::int64_t rows = group.rows(chunk);
+      const std::int64_t first = group.first_row(chunk, asked);
+      float* rotated = memory.queries.mutable_data_ptr<float>() + first * size;
+      group.rotate_in(chunk, q, queries, rotated);
+      scores_against(chunk, rows, {rotated, size},
+                     {memory.keys.const_data_ptr<float>() + kv_head * key_rows * size, size}, size,
                      weights);
-      kernels::softmax_rows(weights, chunk.queries.size(), chunk.key_count, chunk.first_visible,
-                            memory.log_sums.mutable_data_ptr<float>() + first);
-      weighted_sum(chunk, weights, {all_values + kv_head * size, kv.stride}, size,
-                   memory.result.mutable_data_ptr<float>() +
-                       chunk.queries.begin * memory.result.size(1) + head * size,
-                   memory.result.size(1));
+      group.for_each_head(chunk, [&](std::int64_t, std::int64_t row) {
+        kernels::softmax_rows(weights + row * chunk.key_count, chunk.queries.size(),
+                              chunk.key_count, chunk.first_visible,
+                              memory.log_sums.mutable_data_ptr<float>() + first + row);
+      });
+      const Matrix values{kv.first + (heads.kv_heads + kv_head) * size, kv.stride};
+      weighted_sum(chunk, rows, weights, values, size, sums);
+      group.copy_out(chunk, sums, {memory.result.mutable_data_ptr<float>(), memory.result.size(1)});
     }
   });
   return memory;
@@ -227,34 +300,56 @@ void attend_backward(const AttentionMemory& memory, Columns kv, const at::Tensor
                      const AttentionHeads& heads, const QuerySet& queries, const QuerySet& keys,
                      Columns d_q, Columns d_kv) {
   const std::int64_t size = heads.head_size;
-  const std::int64_t asked = memory.queries.size(1);
-  const std::int64_t rows = memory.keys.size(1);
-  const HeadGradients gradients = gradients_by_head(memory, kv, d_result, heads, queries);
-  at::parallel_for(0, heads.query_heads(), 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t head = begin; head < end; ++head) {
-      kernels::rotate(gradients.queries.const_data_ptr<float>() + head * asked * size, size,
-                      queries.cos.const_data_ptr<float>(), queries.sin.const_data_ptr<float>(), -1,
-                      score_factor(heads), asked, size, d_q.first + head * size, d_q.stride);
+  const std::int64_t asked = queries.cos.size(0);
+  const std::int64_t key_rows = keys.cos.size(0);
+  const auto options = d_result.options();
+  const std::vector<Chunk> chunks = make_chunks(queries.spans);
+  const std::vector<HeadGroup> groups = group_heads(heads);
+  const Most most(chunks, groups, size);
+  const std::int64_t parts = choose_parts(heads, chunks.size());
+  const at::Tensor d_keys = at::zeros({parts, heads.kv_heads, key_rows, size}, options);
+  const at::Tensor d_values = at::zeros_like(d_keys);
+  const Columns upstream{d_result.mutable_data_ptr<float>(), d_result.size(1)};
+  at::parallel_for(0, heads.kv_heads * parts, 1, [&](std::int64_t begin, std::int64_t end) {
+    const at::Tensor scratch = at::empty({2 * (most.scores + most.rows)}, options);
+    float* weights = scratch.mutable_data_ptr<float>();
+    float* slopes = weights + most.scores;
+    float* d_out = slopes + most.scores;
+    float* d_rotated = d_out + most.rows;
+    for (std::int64_t task = begin; task < end; ++task) {
+      const std::int64_t kv_head = task % heads.kv_heads;
+      const std::int64_t part = task / heads.kv_heads;
+      const HeadGroup& group = groups[static_cast<std::size_t>(kv_head)];
+      const Matrix rotated_keys{memory.keys.const_data_ptr<float>() + kv_head * key_rows * size,
+                                size};
+      const Matrix values{kv.first + (heads.kv_heads + kv_head) * size, kv.stride};
+      float* of_keys =
+          d_keys.mutable_data_ptr<float>() + task_offset(part, kv_head, heads, key_rows);
+      float* of_values =
+          d_values.mutable_data_ptr<float>() + task_offset(part, kv_head, heads, key_rows);
+      for (auto c = static_cast<std::size_t>(part); c < chunks.size();
+           c += static_cast<std::size_t>(parts)) {
+        const Chunk& chunk = chunks[c];
+        const std::int64_t rows = group.rows(chunk);
+        const std::int64_t first = group.first_row(chunk, asked);
+        const Matrix rotated{memory.queries.const_data_ptr<float>() + first * size, size};
+        scores_against(chunk, rows, rotated, rotated_keys, size, weights);
+        group.for_each_head(chunk, [&](std::int64_t, std::int64_t row) {
+          kernels::probabilities_again(weights + row * chunk.key_count, chunk.queries.size(),
+                                       chunk.key_count, chunk.first_visible,
+                                       memory.log_sums.const_data_ptr<float>() + first + row);
+        });
+        group.copy_in(chunk, upstream, d_out);
+        add_transposed(chunk, rows, weights, {d_out, size}, size, of_values);
+        scores_against(chunk, rows, {d_out, size}, values, size, slopes);
+        kernels::softmax_backward_rows(weights, rows, chunk.key_count, slopes);
+        weighted_sum(chunk, rows, slopes, rotated_keys, size, d_rotated);
+        group.rotate_out(chunk, d_rotated, queries, d_q);
+        add_transposed(chunk, rows, slopes, rotated, size, of_keys);
+      }
     }
   });
-  float* d_values = d_kv.first + heads.kv_heads * size;
-  for (std::int64_t kv_head = 0; kv_head < heads.kv_heads; ++kv_head) {
-    const auto begin =
-        std::lower_bound(heads.kv_head_of_query.begin(), heads.kv_head_of_query.end(), kv_head);
-    const auto end = std::upper_bound(begin, heads.kv_head_of_query.end(), kv_head);
-    const std::int64_t first = begin - heads.kv_head_of_query.begin();
-    const at::Tensor d_keys = gradients.keys.narrow(0, first, end - begin).sum(0);
-    at::parallel_for(0, rows, kQueryChunk, [&](std::int64_t from, std::int64_t to) {
-      const std::int64_t half = size / 2;
-      kernels::rotate(d_keys.const_data_ptr<float>() + from * size, size,
-                      keys.cos.const_data_ptr<float>() + from * half,
-                      keys.sin.const_data_ptr<float>() + from * half, -1, 1, to - from, size,
-                      d_kv.first + from * d_kv.stride + kv_head * size, d_kv.stride);
-    });
-    const at::Tensor target = at::from_blob(d_values + kv_head * size, {rows, size},
-                                            {d_kv.stride, 1}, d_result.options());
-    target.copy_(gradients.values.narrow(0, first, end - begin).sum(0));
-  }
+  write_key_gradients(d_keys.sum(0), d_values.sum(0), heads, keys, d_kv);
 }
 
 }  // namespace bipo

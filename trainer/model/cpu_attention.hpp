@@ -21,9 +21,9 @@ struct Columns {
 // computed again there.
 struct AttentionMemory {
   at::Tensor result;    // [n, H K]
-  at::Tensor queries;   // [H, n, K] rotated, divided by sqrt(K)
+  at::Tensor queries;   // [H n, K] rotated, divided by sqrt(K), in the order they are worked on
   at::Tensor keys;      // [Hkv, T, K] rotated
-  at::Tensor log_sums;  // [H, n] of the exponentials of a query's scores
+  at::Tensor log_sums;  // [H n] of the exponentials of a query's scores, in that order
 };
 
 // `q`: H K columns of n rows; `kv`: Hkv K columns of keys, then as many of values, of T rows.
