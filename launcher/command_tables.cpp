@@ -39,9 +39,9 @@ OptionSpec batch_size_option(std::int64_t& batch_size) {
           integer(batch_size, 1)};
 }
 
-OptionSpec micro_batch_option(std::optional<std::int64_t>& micro_batch) {
-  return {"micro-batch", "N|auto",
-          with_default("pairs per pass through the model", "auto: batch / dp"),
+OptionSpec micro_batch_option(std::optional<std::int64_t>& micro_batch,
+                              const char* automatic = "auto: batch / dp") {
+  return {"micro-batch", "N|auto", with_default("pairs per pass through the model", automatic),
           automatic_or_positive(micro_batch)};
 }
 
@@ -122,12 +122,12 @@ Options input_options(TrainingOptions& o) {
 }
 
 // Up to the micro-batch, and from the weight decay on: what a sweep varies stands in between.
-Options batch_options(TrainingOptions& o) {
+Options batch_options(TrainingOptions& o, const char* automatic_micro_batch) {
   return {epochs_option(o.epochs),
           {"max-steps", "N", with_default("optimiser steps to end after; 0: all", o.max_steps),
            integer(o.max_steps, 0)},
           batch_size_option(o.batch_size),
-          micro_batch_option(o.micro_batch)};
+          micro_batch_option(o.micro_batch, automatic_micro_batch)};
 }
 
 OptionSpec lr_unit_option(TrainingOptions& o) {
@@ -236,7 +236,7 @@ CommandTable train_table(TrainOptions& o) {
                 {"overwrite", "", "replace an existing --out", flag(o.overwrite)},
                 config_option()}},
        {"Training",
-        batch_options(o) +
+        batch_options(o, "auto: batch / dp") +
             Options{{"lr", "X", with_default("peak learning rate", o.lr),
                      real(o.lr, RealRange::kPositive)},
                     lr_unit_option(o),
@@ -293,8 +293,8 @@ CommandTable sweep_table(SweepOptions& o) {
           with_default("cells of a layer that train in the same products; 1: each by itself",
                        "auto"),
           automatic_or_positive(o.vectors_per_pass)}}},
-       {"Training", batch_options(o) + Options{lr_unit_option(o)} + optimizer_options(o) +
-                        Options{shuffle_option(o)}},
+       {"Training", batch_options(o, "auto: the batch") + Options{lr_unit_option(o)} +
+                        optimizer_options(o) + Options{shuffle_option(o)}},
        evaluation_and_saving_group(o),
        machine_group(o, o),
        text_group(o),

@@ -102,9 +102,10 @@ void collect_warnings(SweepPreparation& sweep) {
   const std::int64_t dp = job.topology->dp();
   if (busy < dp) {
     job.warnings.push_back(fmt::format(
-        "{} of {} replicas idle: a step has {} of micro-batches of {}, and a sweep does not cut "
-        "them by the number of replicas; lower --micro-batch, raise --batch-size, or use --tp",
-        dp - busy, dp, busy, job.settings.micro_batch));
+        "{} of {} replicas idle: a step is cut into micro-batches of {} pairs, which gives work to "
+        "{}, and the cut of a sweep does not follow the number of replicas; lower --micro-batch, "
+        "raise --batch-size, or use --tp",
+        dp - busy, dp, job.settings.micro_batch, busy));
   }
 }
 

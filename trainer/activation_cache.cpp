@@ -162,31 +162,37 @@ class PrefixPass {
  public:
   PrefixPass(Decoder& decoder, const std::vector<ActivationCache*>& caches, const Ranks& ranks,
              const PassProgress& progress)
-      : decoder_(decoder), caches_(caches), ranks_(ranks), progress_(progress) {}
+      : decoder_(decoder),
+        caches_(caches),
+        layers_(caches.front()->settings_.layers),
+        keeps_all_(std::all_of(caches.begin(), caches.end(),
+                               [](const auto* cache) { return cache->keeps_activations(); })),
+        ranks_(ranks),
+        progress_(progress) {}
 
   void run() {
     const at::NoGradGuard no_grad;
-    const std::vector<std::int64_t>& layers = caches_.front()->settings_.layers;
     const std::int64_t blocks = decoder_.config().blocks;
-    const bool keeps_all = std::all_of(caches_.begin(), caches_.end(), [](const auto* cache) {
-      return cache->keeps_activations();
-    });
     decoder_.load_embedding();
-    if (!keeps_all) {
+    if (!keeps_all_) {
       decoder_.load_blocks({0, blocks});
     }
     std::vector<ActivationCache*> empty;
     for (ActivationCache* cache : caches_) {
       if (!cache->is_filled()) {
         empty.push_back(cache);
+        found_[cache] = Found(*cache);
       }
     }
-    stream(empty, layers, keeps_all);
-    if (keeps_all) {
+    if (keeps_all_) {
+      stream(board(empty));
       decoder_.release_embedding();
+    } else {
+      stream_by_groups(empty);
     }
-    decoder_.load_blocks({layers.front() + 1, blocks});
+    decoder_.load_blocks({layers_.front() + 1, blocks});
     for (ActivationCache* cache : empty) {
+      share(*cache);
       find_references(*cache);
       finish(*cache);
     }
@@ -201,21 +207,36 @@ class PrefixPass {
     at::Tensor hidden;
   };
 
+  // What this replica found of a cache's pairs; 0 for those of other replicas.
+  struct Found {
+    Found() = default;
+    explicit Found(const ActivationCache& cache)
+        : rms(cache.settings_.layers.size(),
+              std::vector<double>(static_cast<std::size_t>(cache.first_token_.back()), 0.0)),
+          log_probs(2 * cache.pairs_.size(), 0.0) {}
+
+    std::vector<std::vector<double>> rms;  // per layer, per token
+    std::vector<double> log_probs;         // {chosen, rejected} per pair
+  };
+
   std::vector<Passenger> board(const std::vector<ActivationCache*>& caches) {
     std::vector<Passenger> passengers;
     for (ActivationCache* cache : caches) {
       for (std::size_t g = 0; g < cache->groups_.size(); ++g) {
-        if (!is_mine(g)) {
-          continue;
-        }
-        for (const std::int64_t pair : cache->groups_[g]) {
-          PackedPairs packed = pack_alike(cache->pairs_, {pair}, decoder_);
-          at::Tensor hidden = decoder_.embed(packed.ids);
-          passengers.push_back({cache, pair, std::move(packed), std::move(hidden)});
+        if (is_mine(g)) {
+          board_group(*cache, g, passengers);
         }
       }
     }
     return passengers;
+  }
+
+  void board_group(ActivationCache& cache, std::size_t group, std::vector<Passenger>& passengers) {
+    for (const std::int64_t pair : cache.groups_[group]) {
+      PackedPairs packed = pack_alike(cache.pairs_, {pair}, decoder_);
+      at::Tensor hidden = decoder_.embed(packed.ids);
+      passengers.push_back({&cache, pair, std::move(packed), std::move(hidden)});
+    }
   }
 
   bool is_mine(std::size_t group) const {
@@ -223,37 +244,58 @@ class PrefixPass {
            ranks_.topology.dp_rank();
   }
 
-  // Every pair through block after block, leaving its output at the layers asked for.
-  void stream(const std::vector<ActivationCache*>& caches, const std::vector<std::int64_t>& layers,
-              bool releases) {
-    if (caches.empty()) {
-      return;
-    }
-    std::vector<Passenger> passengers = board(caches);
-    std::map<const ActivationCache*, std::vector<double>> rms;
-    for (std::int64_t block = 0; block <= layers.back(); ++block) {
-      progress_("prefix, block", block + 1, layers.back() + 1);
-      decoder_.load_blocks({block, block + 1});
-      const bool asked = std::binary_search(layers.begin(), layers.end(), block);
-      for (ActivationCache* cache : caches) {
-        rms[cache].assign(static_cast<std::size_t>(cache->first_token_.back()), 0.0);
-      }
-      for (Passenger& passenger : passengers) {
-        passenger.hidden =
-            decoder_.run_blocks(passenger.hidden, {block, block + 1}, passenger.packed.layout);
-        if (asked) {
-          leave(passenger, block, rms[passenger.cache]);
+  // Where there is no room for all pairs' activations, there is none for them on their way either.
+  void stream_by_groups(const std::vector<ActivationCache*>& caches) {
+    for (ActivationCache* cache : caches) {
+      const std::string what = fmt::format("reference of {} pairs, group", cache->pairs_.size());
+      for (std::size_t g = 0; g < cache->groups_.size(); ++g) {
+        progress_(what, static_cast<std::int64_t>(g) + 1,
+                  static_cast<std::int64_t>(cache->groups_.size()));
+        if (is_mine(g)) {
+          std::vector<Passenger> passengers;
+          board_group(*cache, g, passengers);
+          stream(std::move(passengers));
         }
       }
-      if (releases && block <= layers.front()) {
+    }
+  }
+
+  // Every pair through block after block, leaving its output at the layers asked for, to the head.
+  void stream(std::vector<Passenger> passengers) {
+    const std::int64_t last = decoder_.config().blocks - 1;
+    for (std::int64_t block = 0; block <= last; ++block) {
+      if (keeps_all_) {
+        progress_("prefix and reference, block", block + 1, last + 1);
+        decoder_.load_blocks({block, block + 1});
+      }
+      const auto layer = std::find(layers_.begin(), layers_.end(), block);
+      for (Passenger& passenger : passengers) {
+        if (block == last) {
+          score(passenger);  // the last block's output is wanted at the predicting rows only
+        }
+        if (block < last || layer != layers_.end()) {
+          passenger.hidden =
+              decoder_.run_blocks(passenger.hidden, {block, block + 1}, passenger.packed.layout);
+        }
+        if (layer != layers_.end()) {
+          leave(passenger, block,
+                found_[passenger.cache].rms[static_cast<std::size_t>(layer - layers_.begin())]);
+        }
+      }
+      if (keeps_all_ && block <= layers_.front()) {
         decoder_.release_blocks({block, block + 1});
       }
-      if (asked) {
-        for (ActivationCache* cache : caches) {
-          share(*cache, block, rms[cache]);
-        }
-      }
     }
+  }
+
+  // From the output of the last block but one.
+  void score(const Passenger& passenger) {
+    const at::Tensor output = decoder_.run_to_answers(
+        passenger.hidden, decoder_.config().blocks - 1, passenger.packed.layout);
+    const AnswerLogProbs answers = score_output(decoder_, passenger.packed, output).answers.front();
+    std::vector<double>& log_probs = found_[passenger.cache].log_probs;
+    log_probs[2 * static_cast<std::size_t>(passenger.pair)] = answers.chosen;
+    log_probs[2 * static_cast<std::size_t>(passenger.pair) + 1] = answers.rejected;
   }
 
   void leave(const Passenger& passenger, std::int64_t layer, std::vector<double>& rms) {
@@ -271,21 +313,27 @@ class PrefixPass {
   }
 
   // Exchanges what the replicas computed, and brings it to nodes that no rank computed it on.
-  void share(ActivationCache& cache, std::int64_t layer, const std::vector<double>& rms) {
-    ActivationCache::Layer& entry = entry_of(cache, layer);
-    if (entry.filled) {
-      return;
+  void share(ActivationCache& cache) {
+    const Found& found = found_[&cache];
+    for (std::size_t i = 0; i < cache.layers_.size(); ++i) {
+      ActivationCache::Layer& entry = cache.layers_[i];
+      if (entry.filled) {
+        continue;
+      }
+      const at::Tensor all = at::tensor(found.rms[i], at::kDouble).to(decoder_.device());
+      // Every element is non-zero on one replica only: the sum is exact in any order.
+      ranks_.dp->all_reduce(all, ReduceOp::kSum);
+      ranks_.tp->broadcast(all, 0);
+      const at::Tensor on_host = all.cpu();
+      const double* values = on_host.const_data_ptr<double>();
+      entry.median_rms = median({values, values + on_host.numel()});
+      if (cache.settings_.keep) {
+        share_rows(cache, entry);
+      }
     }
-    const at::Tensor all = at::tensor(rms, at::kDouble).to(decoder_.device());
-    // Every element is non-zero on one replica only: the sum is exact in any order.
-    ranks_.dp->all_reduce(all, ReduceOp::kSum);
-    ranks_.tp->broadcast(all, 0);
-    const at::Tensor on_host = all.cpu();
-    const double* values = on_host.const_data_ptr<double>();
-    entry.median_rms = median({values, values + on_host.numel()});
-    if (!cache.settings_.keep) {
-      return;
-    }
+  }
+
+  void share_rows(ActivationCache& cache, ActivationCache::Layer& entry) {
     ranks_.node->barrier();
     if (ranks_.node->size() == ranks_.world->size()) {
       return;
@@ -311,22 +359,15 @@ class PrefixPass {
     }
   }
 
-  // Products in bfloat16 turn last bits into differences as large as a young vector's effect: there
-  // every layer gets the reference of its own suffix.  In float32 one serves all.
   void find_references(ActivationCache& cache) {
     const bool exact = decoder_.product_type() != at::kBFloat16 &&
                        (!cache.settings_.keep || cache.settings_.type != at::kBFloat16);
-    const std::vector<AnswerLogProbs>* shared = nullptr;
-    for (auto entry = cache.layers_.rbegin(); entry != cache.layers_.rend(); ++entry) {
-      if (entry->filled) {
-        continue;
-      }
-      if (shared == nullptr || !exact) {
-        entry->reference = find_reference(cache, entry->layer);
-        require_finite(cache.pairs_, entry->reference);
-        shared = &entry->reference;
-      } else {
-        entry->reference = *shared;
+    const std::vector<AnswerLogProbs> streamed =
+        gather_answers(found_[&cache].log_probs, decoder_.device(), ranks_);
+    for (ActivationCache::Layer& entry : cache.layers_) {
+      if (!entry.filled) {
+        entry.reference = exact ? streamed : find_reference(cache, entry.layer);
+        require_finite(cache.pairs_, entry.reference);
       }
     }
   }
@@ -362,14 +403,13 @@ class PrefixPass {
     }
   }
 
-  static ActivationCache::Layer& entry_of(ActivationCache& cache, std::int64_t layer) {
-    return cache.layers_[static_cast<std::size_t>(&cache.at(layer) - cache.layers_.data())];
-  }
-
   Decoder& decoder_;
   const std::vector<ActivationCache*>& caches_;
+  const std::vector<std::int64_t>& layers_;
+  bool keeps_all_;
   const Ranks& ranks_;
   const PassProgress& progress_;
+  std::map<const ActivationCache*, Found> found_;
 };
 
 void fill_caches(Decoder& decoder, const std::vector<ActivationCache*>& caches, const Ranks& ranks,

@@ -25,16 +25,18 @@ namespace bipo {
 
 struct CacheSettings {
   std::vector<std::int64_t> layers;  // ascending, no layer twice
-  std::int64_t group_size = 4;       // pairs that the reference pass scores together
+  std::int64_t group_size = 4;       // pairs that are scored together
   bool keep = true;                  // else every use runs the prefix again
   at::ScalarType type = at::kFloat;  // of the kept activations
   std::filesystem::path directory;   // of files that the next run opens; empty: in memory
   std::uint64_t key = 0;             // of everything that shapes the values, layer and type aside
 };
 
-// The prefix runs pair by pair and the reference pass on fixed groups of consecutive pairs, so that
-// nothing they yield depends on how many replicas share the work, nor on whether activations are
-// kept or computed anew.  Replicas take groups in turn and exchange the results.
+// The model runs pair by pair, so that nothing it yields depends on how many replicas share the
+// work, on the other layers asked for, nor on whether activations are kept or computed anew.  With
+// bfloat16 the reference of a layer is scored again, in fixed groups of consecutive pairs, by the
+// suffix that training uses: there last bits become differences as large as a young vector's
+// effect.  Replicas take groups in turn and exchange the results.
 class ActivationCache {
  public:
   // Makes room, or opens what an earlier run kept.  `pairs` must outlive the cache.
@@ -58,7 +60,7 @@ class ActivationCache {
   at::Tensor activations(const Decoder& decoder, const PackedPairs& packed,
                          std::int64_t layer) const;
 
-  // [P] log-probabilities at v = 0, as the suffix after `layer` gives them.
+  // [P] log-probabilities at v = 0.
   const std::vector<AnswerLogProbs>& reference(std::int64_t layer) const;
 
   // Median over all packed tokens of the root mean square of the residual stream after block
@@ -91,9 +93,9 @@ class ActivationCache {
 using PassProgress =
     std::function<void(const std::string& what, std::int64_t done, std::int64_t total)>;
 
-// Fills the caches that are not filled, all of the same layers.  Block by block: all pairs go
-// through a block before the next is loaded, and blocks up to the lowest layer are released after
-// use (where activations are kept).  Afterwards the suffix of the lowest layer is loaded, and
+// Fills the caches that are not filled, all of the same layers.  Where activations are kept, block
+// by block: all pairs go through a block before the next is loaded, and blocks up to the lowest
+// layer are released after use.  Afterwards the suffix of the lowest layer is loaded, and
 // everything else only if a cache does not keep activations. Throws EnvironmentError when a
 // reference log-probability is not finite. Collective over: world
 void fill_caches(Decoder& decoder, const std::vector<ActivationCache*>& caches, const Ranks& ranks,

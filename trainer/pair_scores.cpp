@@ -12,7 +12,12 @@ namespace bipo {
 PairScores score_pairs(const Decoder& decoder, const PackedPairs& packed, const at::Tensor& hidden,
                        const Steering& steering) {
   const at::Tensor steered = steer(hidden, steering.coefficients, steering.vectors);
-  const at::Tensor output = decoder.run_to_answers(steered, steering.layer + 1, packed.layout);
+  return score_output(decoder, packed,
+                      decoder.run_to_answers(steered, steering.layer + 1, packed.layout));
+}
+
+PairScores score_output(const Decoder& decoder, const PackedPairs& packed,
+                        const at::Tensor& output) {
   PairScores scores;
   scores.target_log_probs =
       decoder.next_token_log_probs(output, packed.row_of_target, packed.targets);
@@ -53,7 +58,12 @@ std::vector<AnswerLogProbs> score_groups(const Decoder& decoder, const PairGroup
     }
     progress(std::min(count, g + replicas), count);
   }
-  const at::Tensor table = at::tensor(values, at::kDouble).to(decoder.device());
+  return gather_answers(values, decoder.device(), ranks);
+}
+
+std::vector<AnswerLogProbs> gather_answers(const std::vector<double>& values, at::Device device,
+                                           const Ranks& ranks) {
+  const at::Tensor table = at::tensor(values, at::kDouble).to(device);
   // Every element is non-zero on one replica only: the sum is exact in any order.
   ranks.dp->all_reduce(table, ReduceOp::kSum);
   // The tp ranks' values may differ in the last bits; what is derived from them must not.
@@ -61,8 +71,8 @@ std::vector<AnswerLogProbs> score_groups(const Decoder& decoder, const PairGroup
   const at::Tensor on_host = table.cpu();
   const double* all = on_host.const_data_ptr<double>();
   std::vector<AnswerLogProbs> result;
-  for (std::size_t pair = 0; pair < set.pairs.size(); ++pair) {
-    result.push_back({all[2 * pair], all[2 * pair + 1]});
+  for (std::int64_t i = 0; i + 1 < on_host.numel(); i += 2) {
+    result.push_back({all[i], all[i + 1]});
   }
   return result;
 }

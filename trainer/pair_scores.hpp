@@ -32,6 +32,10 @@ struct PairScores {
 PairScores score_pairs(const Decoder& decoder, const PackedPairs& packed, const at::Tensor& hidden,
                        const Steering& steering);
 
+// The rest of that, from the last block's output [U, D] at the predicting rows. Collective over: tp
+PairScores score_output(const Decoder& decoder, const PackedPairs& packed,
+                        const at::Tensor& output);
+
 // The output of block `layer` for the packed tokens, without gradient.  Collective over: tp
 at::Tensor run_prefix(const Decoder& decoder, const PackedPairs& packed, std::int64_t layer);
 
@@ -45,6 +49,11 @@ struct PairGroups {
 
 // Called with groups done and their number.
 using Progress = std::function<void(std::int64_t done, std::int64_t total)>;
+
+// What replicas found of different pairs, each element filled by one of them and 0 on the others
+// ({chosen, rejected} per pair): all of it on every rank, to the bit. Collective over: dp x tp
+std::vector<AnswerLogProbs> gather_answers(const std::vector<double>& values, at::Device device,
+                                           const Ranks& ranks);
 
 // Log-probabilities of all pairs with `coefficient` times `vector` [D] added after block `layer`;
 // the same on every rank.  Groups are dealt to replicas in turn. Collective over: dp x tp

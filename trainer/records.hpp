@@ -22,7 +22,7 @@ struct StepRow {
   std::int8_t sign = 0;  // d; 0 where the step has no single sign
   double grad_norm = 0;
   double vector_norm = 0;
-  double tokens = 0;   // rows of the packed micro-batches that went through the suffix
+  double tokens = 0;   // of the batch's pairs, each packed by itself: a prompt once, both answers
   double seconds = 0;  // wall time of the step on the writing rank
 };
 

@@ -65,8 +65,8 @@ TEST(ActivationCache, OnePassServesEveryLayer) {
     EXPECT_TRUE(rows_of(all, layer).equal(rows_of(alone, layer))) << layer;
     EXPECT_EQ(all.cache.median_rms(layer), alone.cache.median_rms(layer));
     for (std::size_t p = 0; p < all.pairs.size(); ++p) {
-      EXPECT_NEAR(all.cache.reference(layer)[p].chosen, alone.cache.reference(layer)[p].chosen,
-                  1e-5);
+      EXPECT_EQ(all.cache.reference(layer)[p].chosen, alone.cache.reference(layer)[p].chosen);
+      EXPECT_EQ(all.cache.reference(layer)[p].rejected, alone.cache.reference(layer)[p].rejected);
     }
   }
 }
