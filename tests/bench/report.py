@@ -103,7 +103,7 @@ class StepResults:
         seconds = [second for run in runs for second in run.seconds]
         step = statistics.median(seconds)
         operations = self.model.floor_operations(self.case.layer, tokens, answers)
-        peak = statistics.median(sample[contestant.dtype] for sample in self.peaks[contestant.layout.cores])
+        peak = self.peak(contestant)
         return {
             "dtype": contestant.dtype, "ranks": contestant.layout.ranks, "threads": contestant.layout.threads,
             "tp": contestant.layout.tp, "batch": batch, "stand_in": contestant.stand_in_batch is not None,
@@ -116,6 +116,12 @@ class StepResults:
             "startup_seconds": spread([run.startup_seconds for run in runs]),
             "cores_of_others": spread([run.cores_of_others for run in runs]),
             "runs": [asdict(run) for run in runs], "profile": self.profiles.get(contestant.name)}
+
+    def peak(self, contestant: Contestant) -> float:
+        """For bf16 the better dtype's: without bf16 instructions, fp32 products are the machine's limit."""
+        dtypes = {"fp32", contestant.dtype}
+        samples = self.peaks[contestant.layout.cores]
+        return max(statistics.median(sample[dtype] for sample in samples) for dtype in dtypes)
 
     def baselines(self) -> list[Contestant]:
         plain = [contestant for contestant in self.case.contestants if contestant.trainer != "program"]

@@ -48,8 +48,8 @@ speed-up (against ...): ratio of tokens/s, from the medians of all counted steps
 tokens: each pair's prompt, chosen and rejected answer once, without padding, whatever a contestant computes.
 GFLOP/s: the floor's operations over the time of a step.  The floor, forward and backward and without attention:
   {report.FLOOR_FORMULA}.
-of peak: of what torch reaches on one block's products, forward and backward, in the same dtype, on this case's
-  tokens and as many threads as the contestant has in all.  Above 100 %: torch's own products are the slower ones.
+of peak: of what torch reaches on one block's products, forward and backward, on this case's tokens and as many
+  threads as the contestant has in all; in fp32, for bf16 in whichever of the two is faster here.
 peak GB: resident set of the largest process.
 others: cores that other processes, or other guests of the host, kept busy meanwhile (median over the rounds).
 start s: the whole process without its steps; for bipo-dist with its one pass over these few pairs through the
