@@ -183,7 +183,8 @@ class Bench:
                 results.cores_of_others.append(run.cores_of_others)
             if "bench" in self.commands:
                 profile = self.profile(data, case.layer, case.batch, START_STEPS, case.dtype, case.layout)
-                results.prefix.append(profile["prefix_seconds"])
+                # The profile takes as few pairs as its steps need.
+                results.prefix.append(profile["prefix_seconds"] * case.pairs / profile["pairs"])
         return results
 
     def pair_file(self, name: str, pairs: int, answers: str = "short") -> Path:
