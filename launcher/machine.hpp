@@ -30,8 +30,8 @@ void select_device(c10::Device device);
 // process's control groups, or of the rank's own CUDA device.
 std::uint64_t memory_per_rank(c10::Device device, int local_ranks);
 
-// Keeps freed memory for the next allocation: giving it back and taking it again, page by page, is a
-// noticeable part of a step on a CPU.
+// Keeps freed memory for the next allocation: giving it back and taking it again, page by page, is
+// a noticeable part of a step on a CPU.
 void keep_freed_memory();
 
 }  // namespace bipo
