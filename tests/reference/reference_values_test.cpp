@@ -116,8 +116,9 @@ class Reference : public ::testing::Test {
     for (std::size_t first = 0; first < count; first += 4) {
       const auto b = static_cast<std::int64_t>(first);
       const PackedPairs packed = pack_alike(pairs_, {b, b + 1, b + 2, b + 3}, decoder);
-      const PairScores scores = score_pairs(decoder, packed, run_prefix(decoder, packed, layer_),
-                                            {layer_, at::ones({1, packed.tokens()}), vector.unsqueeze(0)});
+      const PairScores scores =
+          score_pairs(decoder, packed, run_prefix(decoder, packed, layer_),
+                      {layer_, at::ones({1, packed.tokens()}), vector.unsqueeze(0)});
       for (std::size_t p = 0; p < 4; ++p) {
         EXPECT_NEAR(scores.answers[p].chosen, chosen[first + p], kLogProbTolerance) << first + p;
         EXPECT_NEAR(scores.answers[p].rejected, rejected[first + p], kLogProbTolerance)
