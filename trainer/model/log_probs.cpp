@@ -7,9 +7,9 @@
 #include <algorithm>
 #include <limits>
 
+#include "collectives/profile.hpp"
 #include "trainer/model/cpu_kernels.hpp"
 #include "trainer/model/operators.hpp"
-#include "collectives/profile.hpp"
 
 namespace bipo {
 namespace {

@@ -4,8 +4,8 @@
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include "trainer/model/cpu_kernels.hpp"
 #include "collectives/profile.hpp"
+#include "trainer/model/cpu_kernels.hpp"
 
 namespace bipo {
 namespace {
