@@ -173,10 +173,6 @@ class PrefixPass {
   void run() {
     const at::NoGradGuard no_grad;
     const std::int64_t blocks = decoder_.config().blocks;
-    decoder_.load_embedding();
-    if (!keeps_all_) {
-      decoder_.load_blocks({0, blocks});
-    }
     std::vector<ActivationCache*> empty;
     for (ActivationCache* cache : caches_) {
       if (!cache->is_filled()) {
@@ -184,11 +180,14 @@ class PrefixPass {
         found_[cache] = Found(*cache);
       }
     }
-    if (keeps_all_) {
+    if (!keeps_all_) {
+      decoder_.load_embedding();
+      decoder_.load_blocks({0, blocks});
+      stream_by_groups(empty);
+    } else if (!empty.empty()) {
+      decoder_.load_embedding();
       stream(board(empty));
       decoder_.release_embedding();
-    } else {
-      stream_by_groups(empty);
     }
     decoder_.load_blocks({layers_.front() + 1, blocks});
     for (ActivationCache* cache : empty) {

@@ -8,6 +8,8 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <set>
+#include <utility>
 
 #include "collectives/errors.hpp"
 #include "tests/support/training_world.hpp"
@@ -25,6 +27,23 @@ using testing::varied_pairs;
 void ignore_progress(const std::string&, std::int64_t, std::int64_t) {
 }
 
+// Random weights that remember what was read of them.
+class WatchedWeights final : public WeightSource {
+ public:
+  explicit WatchedWeights(const ModelConfig& config) : weights_(config) {}
+
+  at::Tensor read(Role role, std::int64_t block, const Slice& slice) const override {
+    reads.insert({role, block});
+    return weights_.read(role, block, slice);
+  }
+  std::uint64_t fingerprint() const override { return weights_.fingerprint(); }
+
+  mutable std::set<std::pair<Role, std::int64_t>> reads;
+
+ private:
+  RandomWeights weights_;
+};
+
 // A decoder with a filled cache for `layers`.
 struct World {
   explicit World(const CacheSettings& settings, at::ScalarType type = at::kFloat)
@@ -39,7 +58,7 @@ struct World {
   }
 
   ModelConfig config;
-  RandomWeights weights;
+  WatchedWeights weights;
   Ranks ranks;
   Decoder decoder;
   std::vector<TokenPair> pairs;
@@ -140,6 +159,20 @@ TEST_F(CacheFiles, TheNextRunOpensWhatTheFirstOneKept) {
   EXPECT_EQ(first.cache.reference(0)[5].chosen, second.cache.reference(0)[5].chosen);
   const World other(settings(4));
   EXPECT_FALSE(other.was_filled);
+}
+
+TEST_F(CacheFiles, WhatIsKeptSavesReadingThePrefix) {
+  const auto reads_block = [](const World& world, std::int64_t block) {
+    return world.weights.reads.count({Role::kQuery, block}) > 0;
+  };
+  const World first(settings(3));
+  EXPECT_TRUE(reads_block(first, 0));
+  EXPECT_TRUE(first.weights.reads.count({Role::kEmbedding, 0}) > 0);
+  const World second(settings(3));
+  EXPECT_FALSE(reads_block(second, 0));
+  EXPECT_TRUE(reads_block(second, 1));
+  EXPECT_TRUE(reads_block(second, 2));
+  EXPECT_FALSE(second.weights.reads.count({Role::kEmbedding, 0}) > 0);
 }
 
 TEST_F(CacheFiles, DamagedOnesAreMadeAgain) {
