@@ -124,9 +124,15 @@ TEST(MachinePeak, MemoryIsSeenAndForgotten) {
   reset_peak_memory(cpu);
   const std::uint64_t before = peak_memory_bytes(cpu);
   { const std::vector<char> large(kSize, 1); }
-  // The kernel counts pages in batches per thread.
   const auto grown = static_cast<double>(peak_memory_bytes(cpu) - before);
-  EXPECT_NEAR(grown, static_cast<double>(kSize), 0.1 * static_cast<double>(kSize));
+  // AddressSanitizer keeps a byte of its own for every eight.
+#if defined(__SANITIZE_ADDRESS__)
+  constexpr double kHeld = kSize * 9.0 / 8;
+#else
+  constexpr double kHeld = kSize;
+#endif
+  // The kernel counts pages in batches per thread.
+  EXPECT_NEAR(grown, kHeld, 0.1 * kHeld);
 }
 
 TEST(MachinePeak, RatesAreThoseOfAMachine) {
