@@ -209,14 +209,6 @@ TrainingSettings training_settings(const BenchSetup& setup) {
   return training;
 }
 
-TrainingRecord zero_vector(std::int64_t hidden) {
-  TrainingRecord record;
-  record.checkpoint.vector.assign(static_cast<std::size_t>(hidden), 0.0F);
-  record.checkpoint.exp_avg = record.checkpoint.vector;
-  record.checkpoint.exp_avg_sq = record.checkpoint.vector;
-  return record;
-}
-
 // Of all that the kept activations depend on.
 std::uint64_t cache_key(const BenchSetup& setup) {
   ContentHash hash;
@@ -264,10 +256,10 @@ void run_training(const BenchSetup& setup, const Ranks& ranks, ProgressDisplay* 
       ActivationCache::bytes_needed(setup.config.hidden, setup.pairs, settings.type);
   report.weight_bytes = decoder.loaded_bytes();
 
-  TrainingRecord record = zero_vector(setup.config.hidden);
+  const TrainingSettings training = training_settings(setup);
+  TrainingRecord record = starting_record(setup.config.hidden, training.plan.seed);
   TimingObserver observer(setup, display);
-  train(decoder, cache, nullptr, setup.options.layer,
-        {{training_settings(setup), record, observer}}, ranks);
+  train(decoder, cache, nullptr, setup.options.layer, {{training, record, observer}}, ranks);
   report.step_seconds = observer.step_seconds();
   report.breakdown = observer.breakdown(report.median_step_seconds());
 }

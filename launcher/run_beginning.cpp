@@ -55,14 +55,4 @@ TrainingSettings training_settings(const RunSettings& settings, const PlanSettin
   return training;
 }
 
-TrainingRecord starting_record(std::int64_t hidden, std::uint64_t seed) {
-  TrainingRecord record;
-  const auto size = static_cast<std::size_t>(hidden);
-  record.checkpoint.vector.assign(size, 0.0F);
-  record.checkpoint.exp_avg.assign(size, 0.0F);
-  record.checkpoint.exp_avg_sq.assign(size, 0.0F);
-  record.checkpoint.seed = seed;
-  return record;
-}
-
 }  // namespace bipo

@@ -1,4 +1,4 @@
-// What a run starts with: its file's attributes, its loop's settings, its first record.
+// What a run starts with: its file's attributes, its loop's settings.
 #pragma once
 
 #include <string>
@@ -23,8 +23,5 @@ RunAttributes run_attributes(const RunSettings& settings, const TrainingInputs& 
 // --lr-unit residual.
 TrainingSettings training_settings(const RunSettings& settings, const PlanSettings& plan,
                                    double residual_rms);
-
-// A vector of zeros before the first step.
-TrainingRecord starting_record(std::int64_t hidden, std::uint64_t seed);
 
 }  // namespace bipo

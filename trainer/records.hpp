@@ -63,4 +63,7 @@ struct TrainingRecord {
   Checkpoint checkpoint;
 };
 
+// The record before the first step: the vector [D] and its moments are zeros.
+TrainingRecord starting_record(std::int64_t hidden, std::uint64_t seed);
+
 }  // namespace bipo

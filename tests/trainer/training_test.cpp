@@ -17,7 +17,6 @@
 namespace bipo {
 namespace {
 
-using testing::fresh_record;
 using testing::lone_ranks;
 using testing::QuietObserver;
 using testing::RandomWeights;
@@ -227,7 +226,7 @@ std::vector<TrainingRecord> train_together(const World& world,
                                            std::vector<TrainingRecord> records = {}) {
   if (records.empty()) {
     for (const TrainingSettings& member : settings) {
-      records.push_back(fresh_record(world.config.hidden, member.plan.seed));
+      records.push_back(starting_record(world.config.hidden, member.plan.seed));
     }
   }
   std::vector<QuietObserver> observers(settings.size(), QuietObserver(last_step));
