@@ -1,7 +1,6 @@
 // The command `bench`: a few training steps, timed, next to what the machine can do at most.
 #include "launcher/bench_command.hpp"
 
-#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/tensor.h>
 #include <fmt/format.h>
@@ -9,17 +8,16 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
-#include <filesystem>
 #include <iostream>
 #include <memory>
 #include <optional>
-#include <system_error>
 
 #include "collectives/content_hash.hpp"
 #include "collectives/errors.hpp"
 #include "collectives/profile.hpp"
 #include "launcher/bench_report.hpp"
+#include "launcher/cache_files.hpp"
+#include "launcher/computation.hpp"
 #include "launcher/machine.hpp"
 #include "launcher/machine_peak.hpp"
 #include "launcher/progress.hpp"
@@ -51,15 +49,14 @@ struct BenchSetup {
   std::unique_ptr<WeightSource> weights;
   std::vector<TokenPair> pairs;
   std::optional<Topology> topology;  // always set
-  c10::Device device{c10::kCPU};     // selected
-  c10::ScalarType product_type = c10::kFloat;
+  Computation computation;
   std::int64_t threads = 1;
   std::int64_t micro_batch = 1;
   std::uint64_t cache_budget = 0;  // bytes per node
 
   std::int64_t profiled_steps() const { return std::min(options.steps, kMostProfiledSteps); }
   std::int64_t all_steps() const { return options.warmup + options.steps + profiled_steps(); }
-  bool is_bf16() const { return product_type == c10::kBFloat16; }
+  bool is_bf16() const { return computation.product_type == c10::kBFloat16; }
 };
 
 std::vector<TokenPair> available_pairs(const BenchOptions& options, const ModelConfig& config,
@@ -86,27 +83,6 @@ std::vector<TokenPair> pairs_to_use(const BenchOptions& options, const ModelConf
   return pairs;
 }
 
-void choose_device_and_type(BenchSetup& setup, const Session& session) {
-  const BenchOptions& options = setup.options;
-  if (options.deterministic) {
-    setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
-    at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
-  }
-  setup.device = choose_device(options.device, session.local_rank(), session.local_size());
-  select_device(setup.device);
-  const bool bf16 = options.dtype == "bf16" || (options.dtype == "auto" && setup.device.is_cuda());
-  setup.product_type = bf16 ? c10::kBFloat16 : c10::kFloat;
-}
-
-void require_directory(const std::filesystem::path& directory) {
-  std::error_code error;
-  std::filesystem::create_directory(directory, error);
-  if (!std::filesystem::is_directory(directory)) {
-    throw UserError(fmt::format("--cache-dir {}: not a directory, and cannot be made: {}",
-                                directory.string(), error.message()));
-  }
-}
-
 BenchSetup prepare(const BenchOptions& options, const Session& session) {
   BenchSetup setup;
   setup.options = options;
@@ -118,13 +94,13 @@ BenchSetup prepare(const BenchOptions& options, const Session& session) {
                       ? open_safetensors(options.source.model, setup.config)
                       : make_synthetic_weights(setup.config, kWeightSeed);
   setup.pairs = pairs_to_use(options, setup.config);
-  choose_device_and_type(setup, session);
+  setup.computation = choose_computation(options, *setup.topology, session);
   setup.threads =
       choose_threads(options.threads, session.local_size(), session.node_cores()).threads;
   setup.micro_batch = options.micro_batch.value_or(
       std::max<std::int64_t>(1, options.batch_size / setup.topology->dp()));
-  if (!options.cache_dir.empty()) {
-    require_directory(options.cache_dir);
+  if (session.local_rank() == 0 && !options.cache_dir.empty()) {
+    prepare_cache_directory(options.cache_dir);
   }
   const std::uint64_t free = memory_per_rank(c10::Device(c10::kCPU), 1);
   setup.cache_budget = std::min(options.cache_budget.value_or(free / 2), free);
@@ -213,7 +189,7 @@ TrainingSettings training_settings(const BenchSetup& setup) {
 std::uint64_t cache_key(const BenchSetup& setup) {
   ContentHash hash;
   hash.add(setup.weights->fingerprint());
-  hash.add(static_cast<std::uint64_t>(setup.product_type));
+  hash.add(static_cast<std::uint64_t>(setup.computation.product_type));
   for (const TokenPair& pair : setup.pairs) {
     for (const auto* part : {&pair.prompt, &pair.chosen, &pair.rejected}) {
       hash.add(std::uint64_t{part->size()});
@@ -240,7 +216,8 @@ CacheSettings cache_settings(const BenchSetup& setup, const Ranks& ranks) {
 // The pipeline of `train`, from weights to the last step.
 void run_training(const BenchSetup& setup, const Ranks& ranks, ProgressDisplay* display,
                   BenchReport& report) {
-  Decoder decoder(setup.config, *setup.weights, setup.product_type, setup.device, *ranks.tp);
+  Decoder decoder(setup.config, *setup.weights, setup.computation.product_type,
+                  setup.computation.device, *ranks.tp);
   const CacheSettings settings = cache_settings(setup, ranks);
   ActivationCache cache(decoder, setup.pairs, settings, ranks);
   const auto begin = Clock::now();
@@ -269,11 +246,11 @@ RunShape run_shape(const BenchSetup& setup) {
   run.layer = setup.options.layer;
   run.tp = setup.topology->tp();
   run.dp = setup.topology->dp();
-  run.cuda = setup.device.is_cuda();
+  run.cuda = setup.computation.device.is_cuda();
   run.pairs = static_cast<double>(setup.pairs.size());
   run.pair = mean_pair(setup.pairs);
   run.micro_pairs = static_cast<double>(setup.micro_batch);
-  run.bytes = element_bytes(setup.is_bf16(), run.cuda, emulates_bfloat16(setup.device),
+  run.bytes = element_bytes(setup.is_bf16(), run.cuda, emulates_bfloat16(setup.computation.device),
                             setup.options.cache_dtype == "bf16");
   return run;
 }
@@ -302,7 +279,7 @@ void add_plan(const BenchSetup& setup, double product_rate, double copy_rate, Be
                             of_micro_batch(report.breakdown, micro_batches_of_rank));
 }
 
-BenchReport described(const BenchSetup& setup, const Session& session) {
+BenchReport described(const BenchSetup& setup) {
   const BenchOptions& options = setup.options;
   const TokenCounts pair = mean_pair(setup.pairs);
   const auto batch = static_cast<double>(options.batch_size);
@@ -311,9 +288,9 @@ BenchReport described(const BenchSetup& setup, const Session& session) {
       options.source.shape.empty() ? options.source.model.string() : options.source.shape;
   report.blocks = setup.config.blocks;
   report.layer = options.layer;
-  report.dtype = setup.is_bf16() ? "bf16" : "fp32";
-  report.device = setup.device.is_cuda() ? "cuda" : "cpu";
-  report.backend = session.size() == 1 ? "self" : setup.device.is_cuda() ? "nccl" : "mpi";
+  report.dtype = setup.computation.dtype;
+  report.device = setup.computation.device_name;
+  report.backend = setup.computation.backend;
   report.world = setup.topology->world();
   report.dp = setup.topology->dp();
   report.tp = setup.topology->tp();
@@ -332,7 +309,7 @@ BenchReport described(const BenchSetup& setup, const Session& session) {
 // Collective over: world
 BenchReport measure(const BenchSetup& setup, const Session& session, const Ranks& ranks,
                     ProgressDisplay* display) {
-  BenchReport report = described(setup, session);
+  BenchReport report = described(setup);
   const auto tokens = static_cast<std::int64_t>(report.tokens_per_step /
                                                 static_cast<double>(setup.options.batch_size) *
                                                 static_cast<double>(setup.micro_batch));
@@ -340,19 +317,20 @@ BenchReport measure(const BenchSetup& setup, const Session& session, const Ranks
   const auto product_rate = [&] {
     ranks.world->barrier();
     return measure_product_rate(setup.config, setup.topology->tp(), setup.topology->tp_rank(),
-                                tokens, setup.product_type, setup.device);
+                                tokens, setup.computation.product_type, setup.computation.device);
   };
   const auto copy_rate = [&] {
     ranks.world->barrier();
-    return measure_copy_rate(setup.device);
+    return measure_copy_rate(setup.computation.device);
   };
   double product = product_rate();
   double copy = copy_rate();
-  report.free_memory_bytes = memory_per_rank(setup.device, session.local_size());
-  reset_peak_memory(setup.device);
+  report.free_memory_bytes = memory_per_rank(setup.computation.device, session.local_size());
+  reset_peak_memory(setup.computation.device);
   run_training(setup, ranks, display, report);
   report.peak_memory_bytes = static_cast<std::uint64_t>(
-      reduced(static_cast<double>(peak_memory_bytes(setup.device)), ReduceOp::kMax, *ranks.world));
+      reduced(static_cast<double>(peak_memory_bytes(setup.computation.device)), ReduceOp::kMax,
+              *ranks.world));
   report.weight_bytes = static_cast<std::uint64_t>(
       reduced(static_cast<double>(report.weight_bytes), ReduceOp::kMax, *ranks.world));
   // Neighbours on the machine may have slowed either measurement down.
@@ -370,7 +348,7 @@ int run_bench_command(const BenchOptions& options, Session& session) {
   std::optional<BenchSetup> setup;
   session.together([&] { setup.emplace(prepare(options, session)); });
   at::set_num_threads(static_cast<int>(setup->threads));
-  const Ranks ranks = session.make_ranks(*setup->topology, setup->device.is_cuda());
+  const Ranks ranks = session.make_ranks(*setup->topology, setup->computation.device.is_cuda());
   std::optional<ProgressDisplay> display;
   if (session.rank() == 0) {
     display.emplace(std::cerr, stderr_environment());

@@ -13,6 +13,7 @@
 #include "collectives/errors.hpp"
 #include "collectives/session.hpp"
 #include "launcher/bench_report.hpp"
+#include "launcher/computation.hpp"
 #include "launcher/machine.hpp"
 #include "launcher/machine_peak.hpp"
 #include "launcher/machine_table.hpp"
@@ -25,10 +26,6 @@ namespace bipo {
 namespace {
 
 constexpr std::int64_t kPairsWithoutFile = 1000;
-
-std::string chosen_dtype(const PlanOptions& options, bool cuda) {
-  return options.dtype != "auto" ? options.dtype : cuda ? "bf16" : "fp32";
-}
 
 void set_pairs(const PlanOptions& options, PlanRequest& request) {
   if (options.train.empty()) {
@@ -46,7 +43,7 @@ void set_pairs(const PlanOptions& options, PlanRequest& request) {
 
 void set_named_machine(const PlanOptions& options, PlanRequest& request) {
   const MachineEntry& entry = machine_entry(options.machine);
-  request.dtype = chosen_dtype(options, /*cuda=*/true);
+  request.dtype = effective_dtype(options.dtype, /*cuda=*/true);
   const double operations = request.dtype == "bf16" ? entry.bf16_flops : entry.fp32_flops;
   request.machine = {
       entry.name,
@@ -84,7 +81,7 @@ void set_this_machine(const PlanOptions& options, PlanRequest& request) {
   const ThreadChoice threads = choose_threads(std::nullopt, cuda ? 1 : ranks,
                                               static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN)));
   at::set_num_threads(static_cast<int>(threads.threads));
-  request.dtype = chosen_dtype(options, cuda);
+  request.dtype = effective_dtype(options.dtype, cuda);
   const auto type = request.dtype == "bf16" ? c10::kBFloat16 : c10::kFloat;
   const std::int64_t pairs = options.micro_batch.value_or(options.batch_size);
   const auto tokens =

@@ -1,15 +1,16 @@
 #include "launcher/run_preparation.hpp"
 
-#include <ATen/Context.h>
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <filesystem>
 #include <system_error>
+#include <utility>
 
 #include "collectives/content_hash.hpp"
 #include "collectives/errors.hpp"
+#include "launcher/cache_files.hpp"
+#include "launcher/computation.hpp"
 #include "launcher/machine.hpp"
 #include "trainer/activation_cache.hpp"
 #include "trainer/model/graph.hpp"
@@ -53,32 +54,16 @@ std::optional<RunRecord> find_previous(const TrainOptions& options) {
   return std::nullopt;
 }
 
-// Made where it is missing, so that a mistyped parent is an error before any work.
-void check_directory(const std::filesystem::path& directory) {
-  std::error_code error;
-  std::filesystem::create_directory(directory, error);
-  if (!std::filesystem::is_directory(directory)) {
-    throw UserError(fmt::format("--cache-dir {}: not a directory, and cannot be made: {}",
-                                directory.string(), error.message()));
-  }
-  check_writable(directory / "cache");
-}
-
-void choose_device_and_types(JobPreparation& run, const Session& session) {
-  const TrainOptions& options = run.settings.options;
-  if (options.deterministic) {
-    setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
-    at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
-  }
-  run.device = choose_device(options.device, session.local_rank(), session.local_size());
-  select_device(run.device);
-  const bool cuda = run.device.is_cuda();
-  run.settings.device = cuda ? "cuda" : "cpu";
-  run.settings.dtype = options.dtype != "auto" ? options.dtype : cuda ? "bf16" : "fp32";
-  run.settings.backend = session.size() == 1 ? "self" : cuda ? "nccl" : "mpi";
-  run.product_type = run.settings.dtype == "bf16" ? c10::kBFloat16 : c10::kFloat;
+void choose_types(JobPreparation& run, const Session& session) {
+  Computation computation = choose_computation(run.settings.options, *run.topology, session);
+  run.device = computation.device;
+  run.product_type = computation.product_type;
+  run.settings.device = std::move(computation.device_name);
+  run.settings.dtype = std::move(computation.dtype);
+  run.settings.backend = std::move(computation.backend);
   run.settings.emulated = run.product_type == c10::kBFloat16 && emulates_bfloat16(run.device);
-  run.settings.cache_dtype = options.cache_dtype == "auto" ? "fp32" : options.cache_dtype;
+  const std::string& cache_dtype = run.settings.options.cache_dtype;
+  run.settings.cache_dtype = cache_dtype == "auto" ? "fp32" : cache_dtype;
 }
 
 void collect_warnings(Preparation& run) {
@@ -114,7 +99,7 @@ JobPreparation prepare_job(const TrainOptions& options, std::optional<std::int64
   job.inputs = read_training_inputs(options);
   job.warnings = job.inputs.warnings;
   plan_shard(job.inputs.config, options.tp, job.topology->tp_rank());
-  choose_device_and_types(job, session);
+  choose_types(job, session);
   job.settings.threads =
       choose_threads(options.threads, session.local_size(), session.node_cores());
   const auto pairs = static_cast<std::int64_t>(job.inputs.train.size());
@@ -123,16 +108,9 @@ JobPreparation prepare_job(const TrainOptions& options, std::optional<std::int64
   job.settings.micro_batch =
       options.micro_batch ? *options.micro_batch : micro_batch.value_or(dealt);
   if (session.local_rank() == 0 && !options.cache_dir.empty()) {
-    check_directory(options.cache_dir);
+    prepare_cache_directory(options.cache_dir);
   }
   return job;
-}
-
-void check_layer(std::int64_t layer, const ModelConfig& config) {
-  if (layer >= config.blocks) {
-    throw UserError(fmt::format("--layer {}: the model has {} blocks, so layers go from 0 to {}",
-                                layer, config.blocks, config.blocks - 1));
-  }
 }
 
 // Weights come first; of what they leave of the node's memory, caches take half unless the user

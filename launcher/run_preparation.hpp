@@ -43,9 +43,6 @@ struct Preparation {
 JobPreparation prepare_job(const TrainOptions& options, std::optional<std::int64_t> micro_batch,
                            const Session& session);
 
-// Throws UserError unless the model has the layer.
-void check_layer(std::int64_t layer, const ModelConfig& config);
-
 // Decides how much may be cached for training at `layers` (ascending), and checks that weights and
 // the rest fit.  Throws UserError.
 void choose_cache_budget(JobPreparation& job, const std::vector<std::int64_t>& layers,

@@ -35,10 +35,7 @@ std::vector<TokenId> make_tokens(std::int64_t pair, std::uint32_t part, std::int
 ModelConfig read_chosen_config(const ModelChoice& choice, std::int64_t layer) {
   const ModelConfig config =
       choice.shape.empty() ? read_model_config(choice.model) : read_shape(choice.shape);
-  if (layer >= config.blocks) {
-    throw UserError(fmt::format("--layer {}: the model has {} blocks, so layers go from 0 to {}",
-                                layer, config.blocks, config.blocks - 1));
-  }
+  check_layer(layer, config);
   return config;
 }
 

@@ -206,4 +206,11 @@ ModelConfig read_model_config(const std::filesystem::path& directory) {
   return config;
 }
 
+void check_layer(std::int64_t layer, const ModelConfig& config) {
+  if (layer >= config.blocks) {
+    throw UserError(fmt::format("--layer {}: the model has {} blocks, so layers go from 0 to {}",
+                                layer, config.blocks, config.blocks - 1));
+  }
+}
+
 }  // namespace bipo

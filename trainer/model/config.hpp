@@ -38,4 +38,7 @@ struct ModelConfig {
 // way this program does not implement: nothing of that kind is ignored.
 ModelConfig read_model_config(const std::filesystem::path& directory);
 
+// Throws UserError unless the model has the block `layer`, which --layer names.
+void check_layer(std::int64_t layer, const ModelConfig& config);
+
 }  // namespace bipo
