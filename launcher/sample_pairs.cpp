@@ -7,10 +7,9 @@
 #include <utility>
 
 #include "collectives/errors.hpp"
-#include "datasets/chat_template.hpp"
+#include "datasets/pair_tokenizer.hpp"
 #include "datasets/philox.hpp"
-#include "datasets/preference_pairs.hpp"
-#include "datasets/tokenizer.hpp"
+#include "launcher/text_options.hpp"
 #include "trainer/model/shapes.hpp"
 
 namespace bipo {
@@ -42,17 +41,9 @@ ModelConfig read_chosen_config(const ModelChoice& choice, std::int64_t layer) {
 std::vector<TokenPair> read_pairs(const std::filesystem::path& file,
                                   const std::filesystem::path& model, const ModelConfig& config,
                                   const TextOptions& options) {
-  const Tokenizer tokenizer = Tokenizer::from_file(model / "tokenizer.json");
-  const SpecialTokens special = read_special_tokens(model, tokenizer);
-  const ChatTemplate chat_template =
-      ChatTemplate::from_model_directory(model, options.chat_template);
-  const BadRows bad_rows = options.skip_bad ? BadRows::kSkip : BadRows::kRefuse;
-  const TokenizeOptions tokenize{options.system_prompt, !options.no_bos, !options.no_eos,
-                                 options.max_length == 0 ? config.context : options.max_length,
-                                 bad_rows};
-  TokenPairs tokens = tokenize_pairs(read_preference_pairs(file, bad_rows).pairs, chat_template,
-                                     tokenizer, special, tokenize);
-  return std::move(tokens.pairs);
+  const PairTokenizer tokenizer(model, options.chat_template, config.vocabulary,
+                                tokenize_options(options, config.context));
+  return tokenizer.read(file).pairs;
 }
 
 std::vector<TokenPair> make_pairs(const PairLengths& lengths, std::int64_t count,

@@ -9,38 +9,11 @@
 
 #include "collectives/content_hash.hpp"
 #include "collectives/errors.hpp"
-#include "datasets/chat_template.hpp"
-#include "datasets/preference_pairs.hpp"
-#include "datasets/tokenizer.hpp"
+#include "datasets/pair_tokenizer.hpp"
+#include "launcher/text_options.hpp"
 
 namespace bipo {
 namespace {
-
-constexpr std::size_t kShownWarnings = 5;
-
-void add_warnings(std::vector<std::string>& warnings, const std::vector<std::string>& skipped) {
-  for (std::size_t i = 0; i < skipped.size() && i < kShownWarnings; ++i) {
-    warnings.push_back(fmt::format("left out: {}", skipped[i]));
-  }
-  if (skipped.size() > kShownWarnings) {
-    warnings.push_back(fmt::format("left out: {} rows more", skipped.size() - kShownWarnings));
-  }
-}
-
-void check_ids(const std::vector<TokenPair>& pairs, std::int64_t vocabulary) {
-  for (const TokenPair& pair : pairs) {
-    for (const auto* part : {&pair.prompt, &pair.chosen, &pair.rejected}) {
-      for (const TokenId id : *part) {
-        if (id < 0 || id >= vocabulary) {
-          throw UserError(fmt::format(
-              "{}: token id {} is outside the model's vocabulary of {}; tokenizer.json and "
-              "config.json do not belong together",
-              pair.where, id, vocabulary));
-        }
-      }
-    }
-  }
-}
 
 void add_file(ContentHash& hash, const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
@@ -72,41 +45,23 @@ TrainingInputs read_training_inputs(const TrainingOptions& options) {
         options.model.string()));
   }
   inputs.config = read_model_config(options.model);
-  if (options.max_length > inputs.config.context) {
-    throw UserError(fmt::format("--max-length {}: the model's context is {} tokens",
-                                options.max_length, inputs.config.context));
-  }
-  inputs.max_length = options.max_length == 0 ? inputs.config.context : options.max_length;
+  const TokenizeOptions tokenize = tokenize_options(options, inputs.config.context);
+  inputs.max_length = tokenize.max_length;
   inputs.weights = open_safetensors(options.model, inputs.config);
   ContentHash model_hash;
   model_hash.add(inputs.weights->fingerprint());
   add_file(model_hash, options.model / "config.json");
   inputs.model_fingerprint = model_hash.value();
 
-  const Tokenizer tokenizer = Tokenizer::from_file(options.model / "tokenizer.json");
-  const SpecialTokens special = read_special_tokens(options.model, tokenizer);
-  const ChatTemplate chat_template =
-      ChatTemplate::from_model_directory(options.model, options.chat_template);
-  inputs.chat_template = chat_template.name();
-  if (options.system_prompt.empty()) {
-    inputs.implied_system_text = chat_template.implied_system_text();
-  } else if (!chat_template.takes_system_turn()) {
-    inputs.warnings.push_back(
-        fmt::format("the chat template ({}) takes no system turn: the system prompt stands before "
-                    "the first user turn",
-                    inputs.chat_template));
-  }
-
-  const BadRows bad_rows = options.skip_bad ? BadRows::kSkip : BadRows::kRefuse;
-  const TokenizeOptions tokenize{options.system_prompt, !options.no_bos, !options.no_eos,
-                                 inputs.max_length, bad_rows};
+  const PairTokenizer tokenizer(options.model, options.chat_template, inputs.config.vocabulary,
+                                tokenize);
+  inputs.chat_template = tokenizer.template_name();
+  inputs.implied_system_text = tokenizer.implied_system_text();
+  inputs.warnings = tokenizer.warnings();
   const auto read = [&](const std::filesystem::path& path) {
-    const PairFile file = read_preference_pairs(path, bad_rows);
-    add_warnings(inputs.warnings, file.skipped);
-    TokenPairs tokens = tokenize_pairs(file.pairs, chat_template, tokenizer, special, tokenize);
-    add_warnings(inputs.warnings, tokens.skipped);
-    check_ids(tokens.pairs, inputs.config.vocabulary);
-    return std::move(tokens.pairs);
+    TokenizedFile file = tokenizer.read(path);
+    inputs.warnings.insert(inputs.warnings.end(), file.warnings.begin(), file.warnings.end());
+    return std::move(file.pairs);
   };
   inputs.train = read(options.train);
   if (!options.test.empty()) {

@@ -1,40 +1,25 @@
-// Token pairs against ids that a tokenizer with one token per ASCII character makes easy to write
-// down.
+// Token pairs against ids written down by hand.
 #include "datasets/token_pairs.hpp"
 
 #include <gtest/gtest.h>
 
-#include <fstream>
-#include <nlohmann/json.hpp>
+#include <filesystem>
 
+#include "character_model.hpp"
 #include "collectives/errors.hpp"
 
 namespace bipo {
 namespace {
 
-using Json = nlohmann::json;
+using testing::ids;
+using testing::kBos;
+using testing::kChatMl;
+using testing::kLineBreakThenA;
+using testing::kTurnBegin;
+using testing::kTurnEnd;
+using testing::without_system_turns;
+using testing::write_character_model;
 using Ids = std::vector<TokenId>;
-
-constexpr TokenId kLineBreakThenA = 200;  // the only merge
-constexpr TokenId kTurnBegin = 300;
-constexpr TokenId kTurnEnd = 301;
-constexpr TokenId kBos = 302;
-
-constexpr const char* kChatMl =
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
-
-// Ids are the ASCII codes; "<", ">" and "!" stand for the three special tokens.
-Ids ids(const std::string& text) {
-  Ids result;
-  for (const char character : text) {
-    result.push_back(character == '<'   ? kTurnBegin
-                     : character == '>' ? kTurnEnd
-                     : character == '!' ? kBos
-                                        : static_cast<TokenId>(character));
-  }
-  return result;
-}
 
 class TokenPairsTest : public ::testing::Test {
  protected:
@@ -42,60 +27,13 @@ class TokenPairsTest : public ::testing::Test {
     const std::string name = ::testing::UnitTest::GetInstance()->current_test_info()->name();
     directory_ = std::filesystem::path(::testing::TempDir()) / ("bipo_token_pairs_" + name);
     std::filesystem::create_directories(directory_);
-    write("tokenizer.json", tokenizer_json());
     set_template(kChatMl);
     options_.max_length = 1000;
   }
   void TearDown() override { std::filesystem::remove_all(directory_); }
 
-  static Json tokenizer_json() {
-    Json vocabulary;
-    for (char character = '!'; character <= '~'; ++character) {
-      vocabulary[std::string(1, character)] = static_cast<int>(character);
-    }
-    vocabulary["\u0120"] = 32;  // a space, in the byte-level alphabet
-    vocabulary["\u010a"] = 10;  // a line break
-    vocabulary["\u010aA"] = kLineBreakThenA;
-    vocabulary["<|im_start|>"] = kTurnBegin;
-    vocabulary["<|im_end|>"] = kTurnEnd;
-    vocabulary["<s>"] = kBos;
-    const auto added = [](TokenId id, const char* content) {
-      return Json{{"id", id},        {"content", content}, {"single_word", false},
-                  {"lstrip", false}, {"rstrip", false},    {"normalized", false},
-                  {"special", true}};
-    };
-    const Json byte_level = {{"type", "ByteLevel"},
-                             {"add_prefix_space", false},
-                             {"trim_offsets", true},
-                             {"use_regex", false}};
-    return {
-        {"version", "1.0"},
-        {"truncation", nullptr},
-        {"padding", nullptr},
-        {"added_tokens",
-         {added(kTurnBegin, "<|im_start|>"), added(kTurnEnd, "<|im_end|>"), added(kBos, "<s>")}},
-        {"normalizer", nullptr},
-        {"pre_tokenizer", byte_level},
-        {"post_processor", nullptr},
-        {"decoder", byte_level},
-        {"model",
-         {{"type", "BPE"},
-          {"dropout", nullptr},
-          {"unk_token", nullptr},
-          {"continuing_subword_prefix", nullptr},
-          {"end_of_word_suffix", nullptr},
-          {"fuse_unk", false},
-          {"byte_fallback", false},
-          {"vocab", vocabulary},
-          {"merges", {"\u010a A"}}}}};
-  }
-
-  void write(const std::string& name, const Json& content) const {
-    std::ofstream(directory_ / name, std::ios::binary) << content.dump();
-  }
-
   void set_template(const std::string& chat_template) const {
-    write("tokenizer_config.json", {{"chat_template", chat_template}, {"bos_token", "<s>"}});
+    write_character_model(directory_, chat_template);
   }
 
   TokenPairs tokenize(const std::vector<PreferencePair>& pairs) const {
@@ -149,9 +87,7 @@ TEST_F(TokenPairsTest, AConversationKeepsItsOwnSystemTurn) {
 }
 
 TEST_F(TokenPairsTest, WhereSystemTurnsAreRefusedTheTextGoesBeforeTheFirstUserTurn) {
-  set_template(
-      std::string("{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}") +
-      kChatMl);
+  set_template(without_system_turns());
   options_.system_prompt = "s";
   PreferencePair talk = pair("q", "y", "n");
   talk.prompt = {{"user", "a"}, {"assistant", "b"}, {"user", "c"}};

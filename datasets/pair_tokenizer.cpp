@@ -1,0 +1,77 @@
+#include "datasets/pair_tokenizer.hpp"
+
+#include <fmt/format.h>
+
+#include <cstddef>
+#include <utility>
+
+#include "collectives/errors.hpp"
+#include "datasets/preference_pairs.hpp"
+
+namespace bipo {
+namespace {
+
+constexpr std::size_t kShownWarnings = 5;
+
+void add_warnings(std::vector<std::string>& warnings, const std::vector<std::string>& skipped) {
+  for (std::size_t i = 0; i < skipped.size() && i < kShownWarnings; ++i) {
+    warnings.push_back(fmt::format("left out: {}", skipped[i]));
+  }
+  if (skipped.size() > kShownWarnings) {
+    warnings.push_back(fmt::format("left out: {} rows more", skipped.size() - kShownWarnings));
+  }
+}
+
+}  // namespace
+
+PairTokenizer::PairTokenizer(const std::filesystem::path& model_directory,
+                             const std::string& chat_template, std::int64_t vocabulary,
+                             const TokenizeOptions& options)
+    : tokenizer_(Tokenizer::from_file(model_directory / "tokenizer.json")),
+      special_(read_special_tokens(model_directory, tokenizer_)),
+      chat_template_(ChatTemplate::from_model_directory(model_directory, chat_template)),
+      vocabulary_(vocabulary),
+      options_(options) {
+}
+
+std::string PairTokenizer::implied_system_text() const {
+  return options_.system_prompt.empty() ? chat_template_.implied_system_text() : "";
+}
+
+std::vector<std::string> PairTokenizer::warnings() const {
+  if (options_.system_prompt.empty() || chat_template_.takes_system_turn()) {
+    return {};
+  }
+  return {
+      fmt::format("the chat template ({}) takes no system turn: the system prompt stands before "
+                  "the first user turn",
+                  template_name())};
+}
+
+TokenizedFile PairTokenizer::read(const std::filesystem::path& file) const {
+  TokenizedFile result;
+  const PairFile rows = read_preference_pairs(file, options_.bad_rows);
+  add_warnings(result.warnings, rows.skipped);
+  TokenPairs tokens = tokenize_pairs(rows.pairs, chat_template_, tokenizer_, special_, options_);
+  add_warnings(result.warnings, tokens.skipped);
+  check_ids(tokens.pairs);
+  result.pairs = std::move(tokens.pairs);
+  return result;
+}
+
+void PairTokenizer::check_ids(const std::vector<TokenPair>& pairs) const {
+  for (const TokenPair& pair : pairs) {
+    for (const auto* part : {&pair.prompt, &pair.chosen, &pair.rejected}) {
+      for (const TokenId id : *part) {
+        if (id < 0 || id >= vocabulary_) {
+          throw UserError(fmt::format(
+              "{}: token id {} is outside the model's vocabulary of {}; tokenizer.json and "
+              "config.json do not belong together",
+              pair.where, id, vocabulary_));
+        }
+      }
+    }
+  }
+}
+
+}  // namespace bipo

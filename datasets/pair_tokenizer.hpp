@@ -1,0 +1,51 @@
+// Reads files of preference pairs as the token pairs of one model.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "datasets/chat_template.hpp"
+#include "datasets/token_pairs.hpp"
+#include "datasets/tokenizer.hpp"
+
+namespace bipo {
+
+struct TokenizedFile {
+  std::vector<TokenPair> pairs;
+  std::vector<std::string> warnings;  // the first rows and pairs left out, and how many more
+};
+
+// A model directory's tokenizer, special tokens and chat template, with the settings of their use.
+class PairTokenizer {
+ public:
+  // `chat_template` as ChatTemplate::from_model_directory() takes it; `vocabulary` is the model's:
+  // ids are below it.  Throws UserError for a directory that lacks any of the three, or holds one
+  // that is not implemented.
+  PairTokenizer(const std::filesystem::path& model_directory, const std::string& chat_template,
+                std::int64_t vocabulary, const TokenizeOptions& options);
+
+  const std::string& template_name() const { return chat_template_.name(); }
+
+  // What the template itself puts where the settings send no system prompt; "" where they send one.
+  std::string implied_system_text() const;
+
+  // What the template does otherwise than the settings ask for: a system prompt that has to move.
+  std::vector<std::string> warnings() const;
+
+  // Throws UserError as read_preference_pairs() and tokenize_pairs() do, and for an id that the
+  // model does not know.
+  TokenizedFile read(const std::filesystem::path& file) const;
+
+ private:
+  void check_ids(const std::vector<TokenPair>& pairs) const;
+
+  Tokenizer tokenizer_;
+  SpecialTokens special_;
+  ChatTemplate chat_template_;
+  std::int64_t vocabulary_;
+  TokenizeOptions options_;
+};
+
+}  // namespace bipo

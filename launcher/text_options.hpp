@@ -1,0 +1,15 @@
+// What the text options mean for a model with a given context.
+#pragma once
+
+#include <cstdint>
+
+#include "datasets/token_pairs.hpp"
+#include "launcher/options.hpp"
+
+namespace bipo {
+
+// `context`: the model's longest sequence in tokens, which is the limit where --max-length sets
+// none.  Throws UserError for a --max-length beyond it.
+TokenizeOptions tokenize_options(const TextOptions& options, std::int64_t context);
+
+}  // namespace bipo
