@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <utility>
 
+#include "collectives/content_hash.hpp"
 #include "collectives/errors.hpp"
 
 namespace bipo {
@@ -116,6 +117,18 @@ TokenPair tokenize_pair(const PreferencePair& pair, const ChatTemplate& chat_tem
 }
 
 }  // namespace
+
+std::uint64_t tokens_hash(const std::vector<TokenPair>& pairs) {
+  ContentHash hash;
+  hash.add(std::uint64_t{pairs.size()});
+  for (const TokenPair& pair : pairs) {
+    for (const Tokens* part : {&pair.prompt, &pair.chosen, &pair.rejected}) {
+      hash.add(std::uint64_t{part->size()});
+      hash.add_bytes(part->data(), part->size() * sizeof(TokenId));
+    }
+  }
+  return hash.value();
+}
 
 TokenPairs tokenize_pairs(const std::vector<PreferencePair>& pairs,
                           const ChatTemplate& chat_template, const Tokenizer& tokenizer,

@@ -21,6 +21,9 @@ struct TokenPair {
   std::string where;  // file:line of the row
 };
 
+// Of the ids alone: equal for equal pairs in equal order, wherever they were read.
+std::uint64_t tokens_hash(const std::vector<TokenPair>& pairs);
+
 struct TokenizeOptions {
   // Put before the conversation unless it brings a system turn of its own; "" sends none.  Where
   // the template refuses system turns it goes, with a blank line, before the first user turn.

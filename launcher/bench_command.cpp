@@ -12,7 +12,6 @@
 #include <memory>
 #include <optional>
 
-#include "collectives/content_hash.hpp"
 #include "collectives/errors.hpp"
 #include "collectives/profile.hpp"
 #include "launcher/bench_report.hpp"
@@ -22,6 +21,7 @@
 #include "launcher/machine_peak.hpp"
 #include "launcher/progress.hpp"
 #include "launcher/sample_pairs.hpp"
+#include "launcher/training_inputs.hpp"
 #include "trainer/activation_cache.hpp"
 #include "trainer/model/graph.hpp"
 #include "trainer/model/operators.hpp"
@@ -185,18 +185,18 @@ TrainingSettings training_settings(const BenchSetup& setup) {
   return training;
 }
 
-// Of all that the kept activations depend on.
-std::uint64_t cache_key(const BenchSetup& setup) {
-  ContentHash hash;
-  hash.add(setup.weights->fingerprint());
-  hash.add(static_cast<std::uint64_t>(setup.computation.product_type));
-  for (const TokenPair& pair : setup.pairs) {
-    for (const auto* part : {&pair.prompt, &pair.chosen, &pair.rejected}) {
-      hash.add(std::uint64_t{part->size()});
-      hash.add_bytes(part->data(), part->size() * sizeof(TokenId));
-    }
-  }
-  return hash.value();
+CacheOrigin cache_origin(const BenchSetup& setup) {
+  const ModelChoice& source = setup.options.source;
+  CacheOrigin origin;
+  origin.model_fingerprint = source.shape.empty() ? model_fingerprint(*setup.weights, source.model)
+                                                  : setup.weights->fingerprint();
+  origin.tokens_hash = tokens_hash(setup.pairs);
+  origin.tp = setup.topology->tp();
+  origin.dtype = setup.computation.dtype;
+  origin.device = setup.computation.device_name;
+  origin.threads = setup.threads;
+  origin.deterministic = setup.options.deterministic;
+  return origin;
 }
 
 CacheSettings cache_settings(const BenchSetup& setup, const Ranks& ranks) {
@@ -205,7 +205,7 @@ CacheSettings cache_settings(const BenchSetup& setup, const Ranks& ranks) {
   cache.group_size = setup.micro_batch;
   cache.type = setup.options.cache_dtype == "bf16" ? c10::kBFloat16 : c10::kFloat;
   cache.directory = setup.options.cache_dir;
-  cache.key = cache_key(setup);
+  cache.key = cache_key(cache_origin(setup));
   const auto budget = static_cast<std::uint64_t>(
       reduced(static_cast<double>(setup.cache_budget), ReduceOp::kMin, *ranks.world));
   cache.keep =

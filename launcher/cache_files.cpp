@@ -4,8 +4,10 @@
 
 #include <system_error>
 
+#include "collectives/content_hash.hpp"
 #include "collectives/errors.hpp"
 #include "experiments/run_file.hpp"
+#include "launcher/version.hpp"
 
 namespace bipo {
 
@@ -17,6 +19,15 @@ void prepare_cache_directory(const std::filesystem::path& directory) {
                                 directory.string(), error.message()));
   }
   check_writable(directory / "cache");
+}
+
+std::uint64_t cache_key(const CacheOrigin& origin) {
+  ContentHash key;
+  key.add(fmt::format("{:016x} {:016x} tp {} {} {} threads {} deterministic {} {} {}",
+                      origin.model_fingerprint, origin.tokens_hash, origin.tp, origin.dtype,
+                      origin.device, origin.threads, origin.deterministic, kProgramVersion,
+                      kGitCommit));
+  return key.value();
 }
 
 }  // namespace bipo

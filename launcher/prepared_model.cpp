@@ -5,8 +5,7 @@
 
 #include <string>
 
-#include "collectives/content_hash.hpp"
-#include "launcher/version.hpp"
+#include "launcher/cache_files.hpp"
 #include "trainer/training.hpp"
 
 namespace bipo {
@@ -19,18 +18,6 @@ std::uint64_t smallest(std::uint64_t value, Communicator& world) {
   const at::Tensor least = at::full({1}, static_cast<std::int64_t>(value), at::kLong);
   world.all_reduce(least, ReduceOp::kMin);
   return static_cast<std::uint64_t>(least.item<std::int64_t>());
-}
-
-// Of everything that activations and reference log-probabilities depend on to the last bit, layer
-// and type of the cache aside.
-std::uint64_t cache_key(const TrainingInputs& inputs, const RunSettings& settings,
-                        std::uint64_t tokens_hash, const Topology& topology) {
-  ContentHash key;
-  key.add(fmt::format("{:016x} {:016x} tp {} {} {} threads {} deterministic {} {} {}",
-                      inputs.model_fingerprint, tokens_hash, topology.tp(), settings.dtype,
-                      settings.device, settings.threads.threads, settings.options.deterministic,
-                      kProgramVersion, kGitCommit));
-  return key.value();
 }
 
 }  // namespace
@@ -52,7 +39,9 @@ PreparedModel prepare_model(const TrainingInputs& inputs, const RunSettings& set
     cache.group_size = settings.micro_batch;
     cache.type = settings.cache_dtype == "bf16" ? at::kBFloat16 : at::kFloat;
     cache.directory = settings.options.cache_dir;
-    cache.key = cache_key(inputs, settings, tokens_hash, ranks.topology);
+    cache.key =
+        cache_key({inputs.model_fingerprint, tokens_hash, ranks.topology.tp(), settings.dtype,
+                   settings.device, settings.threads.threads, settings.options.deterministic});
     const std::uint64_t bytes =
         ActivationCache::bytes_needed(inputs.config.hidden, pairs, cache.type) *
         static_cast<std::uint64_t>(request.layers.size());

@@ -15,25 +15,20 @@
 namespace bipo {
 namespace {
 
-void add_file(ContentHash& hash, const std::filesystem::path& path) {
+std::string content_of(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
-  const std::string content{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  hash.add(content);
-}
-
-std::uint64_t hash_of(const std::vector<TokenPair>& pairs) {
-  ContentHash hash;
-  hash.add(std::uint64_t{pairs.size()});
-  for (const TokenPair& pair : pairs) {
-    for (const auto* part : {&pair.prompt, &pair.chosen, &pair.rejected}) {
-      hash.add(std::uint64_t{part->size()});
-      hash.add_bytes(part->data(), part->size() * sizeof(TokenId));
-    }
-  }
-  return hash.value();
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
 
 }  // namespace
+
+std::uint64_t model_fingerprint(const WeightSource& weights,
+                                const std::filesystem::path& directory) {
+  ContentHash hash;
+  hash.add(weights.fingerprint());
+  hash.add(content_of(directory / "config.json"));
+  return hash.value();
+}
 
 TrainingInputs read_training_inputs(const TrainingOptions& options) {
   TrainingInputs inputs;
@@ -48,10 +43,7 @@ TrainingInputs read_training_inputs(const TrainingOptions& options) {
   const TokenizeOptions tokenize = tokenize_options(options, inputs.config.context);
   inputs.max_length = tokenize.max_length;
   inputs.weights = open_safetensors(options.model, inputs.config);
-  ContentHash model_hash;
-  model_hash.add(inputs.weights->fingerprint());
-  add_file(model_hash, options.model / "config.json");
-  inputs.model_fingerprint = model_hash.value();
+  inputs.model_fingerprint = model_fingerprint(*inputs.weights, options.model);
 
   const PairTokenizer tokenizer(options.model, options.chat_template, inputs.config.vocabulary,
                                 tokenize);
@@ -67,8 +59,8 @@ TrainingInputs read_training_inputs(const TrainingOptions& options) {
   if (!options.test.empty()) {
     inputs.test = read(options.test);
   }
-  inputs.train_hash = hash_of(inputs.train);
-  inputs.test_hash = hash_of(inputs.test);
+  inputs.train_hash = tokens_hash(inputs.train);
+  inputs.test_hash = tokens_hash(inputs.test);
   return inputs;
 }
 

@@ -174,6 +174,17 @@ TEST_F(TokenPairsTest, SkippedPairsAreCountedAndOneMustRemain) {
   EXPECT_NE(complaint({pair("q", "yes yes", "n")}).find("every pair"), std::string::npos);
 }
 
+TEST(TokensHash, ComparesIdsAndWhereTheyStand) {
+  const TokenPair first{{1, 2}, {3}, {4}, "a.csv:2"};
+  const TokenPair second{{5}, {6, 7}, {8}, "a.csv:3"};
+  const std::uint64_t hash = tokens_hash({first, second});
+  EXPECT_EQ(tokens_hash({{{1, 2}, {3}, {4}, "b.jsonl:1"}, {{5}, {6, 7}, {8}, "b.jsonl:2"}}), hash);
+  EXPECT_NE(tokens_hash({second, first}), hash);
+  EXPECT_NE(tokens_hash({first}), hash);
+  EXPECT_NE(tokens_hash({first, {{5}, {6}, {7, 8}, "a.csv:3"}}), hash);
+  EXPECT_NE(tokens_hash({first, {{5}, {6, 9}, {8}, "a.csv:3"}}), hash);
+}
+
 TEST_F(TokenPairsTest, ALimitOfZeroIsABug) {
   options_.max_length = 0;
   EXPECT_THROW(tokenize(pair("q", "y", "n")), BugError);

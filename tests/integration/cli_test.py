@@ -163,6 +163,24 @@ def test_configuration_file_and_command_line(job):
     assert run_files.read(without.out).steps["tokens"][0] > run_files.read(from_file.out).steps["tokens"][0]
 
 
+def test_train_and_bench_share_kept_activations(job):
+    """Whichever comes first makes the file; other pairs are another file."""
+    cache = job.folder / "cache"
+
+    def kept_after(arguments):
+        program.run_successfully([*arguments, *program.options({
+            "model": job.settings["model"], "train": job.settings["train"], "layer": 1, "batch_size": 2,
+            "threads": 1, "cache_dir": cache})])
+        return {path.name: path.stat().st_mtime_ns for path in cache.iterdir()}
+
+    bench = ["bench", *program.options({"steps": 1, "warmup": 0})]
+    of_train = kept_after(["train", "--out", job.out, "--max-steps", "1"])
+    assert len(of_train) == 1, of_train
+    assert kept_after([*bench, "--pairs", "22"]) == of_train
+    of_both = kept_after([*bench, "--pairs", "20"])
+    assert len(of_both) == 2 and of_train.items() <= of_both.items(), of_both
+
+
 def test_inspect_says_what_a_run_file_holds(finished_run):
     job, _ = finished_run
     finished = program.run_successfully(["inspect", job.out])
