@@ -175,9 +175,7 @@ TrainingSettings training_settings(const BenchSetup& setup) {
   plan.epochs = setup.all_steps();  // the limit of steps comes first
   plan.max_steps = setup.all_steps();
   plan.shuffle = false;
-  for (const TokenPair& pair : setup.pairs) {
-    plan.costs.push_back(packed_size(pair));
-  }
+  plan.costs = packed_sizes(setup.pairs);
   plan.sign = SignRule::kPlus;
   training.warmup_steps = 0;
   training.eval_every = 0;

@@ -163,9 +163,7 @@ PlanSettings plan_settings(const RunSettings& settings, const std::vector<TokenP
   plan.seed = options.seed;
   plan.shuffle = options.shuffle;
   plan.sign = parse_sign_rule(options.sign);
-  for (const TokenPair& pair : pairs) {
-    plan.costs.push_back(packed_size(pair));
-  }
+  plan.costs = packed_sizes(pairs);
   return plan;
 }
 

@@ -141,6 +141,12 @@ std::int64_t packed_size(const TokenPair& pair) {
          2;
 }
 
+std::vector<std::int64_t> packed_sizes(const std::vector<TokenPair>& pairs) {
+  std::vector<std::int64_t> sizes(pairs.size());
+  std::transform(pairs.begin(), pairs.end(), sizes.begin(), packed_size);
+  return sizes;
+}
+
 PackedPairs pack_pairs(const std::vector<TokenPair>& pairs, const std::vector<PackItem>& items,
                        const Decoder& decoder) {
   std::map<std::int64_t, std::vector<std::size_t>> trees;

@@ -44,6 +44,9 @@ struct PackedPairs {
 // Tokens that packing a pair by itself takes.
 std::int64_t packed_size(const TokenPair& pair);
 
+// The same for each of `pairs`: what they cost in a batch plan.
+std::vector<std::int64_t> packed_sizes(const std::vector<TokenPair>& pairs);
+
 PackedPairs pack_pairs(const std::vector<TokenPair>& pairs, const std::vector<PackItem>& items,
                        const Decoder& decoder);
 

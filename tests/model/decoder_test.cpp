@@ -287,6 +287,20 @@ TEST(Decoder, FusedLoopsEqualTensorOperations) {
             1e-4 * results[0].gradient.norm().item<double>());
 }
 
+TEST(PackedSizes, AreThoseOfThePairsPackedAlone) {
+  const std::vector<TokenPair> pairs = tiny_pairs();
+  // Prompt and both answers, without the answers' last tokens.
+  EXPECT_EQ(packed_sizes(pairs), (std::vector<std::int64_t>{7, 6, 8, 8}));
+  const ModelConfig config = tiny_config();
+  const RandomWeights weights(config);
+  SelfCommunicator self;
+  const Decoder decoder(config, weights, at::kFloat, at::kCPU, self);
+  for (std::size_t p = 0; p < pairs.size(); ++p) {
+    const PackedPairs packed = pack_alike(pairs, {static_cast<std::int64_t>(p)}, decoder);
+    EXPECT_EQ(packed.tokens(), packed_size(pairs[p]));
+  }
+}
+
 TEST(Decoder, HoldsOnlyWhatIsLoaded) {
   for (const bool tied : {false, true}) {
     ModelConfig config = tiny_config();
