@@ -19,6 +19,7 @@
 #include "launcher/computation.hpp"
 #include "launcher/machine.hpp"
 #include "launcher/machine_peak.hpp"
+#include "launcher/prefix_pass.hpp"
 #include "launcher/progress.hpp"
 #include "launcher/sample_pairs.hpp"
 #include "launcher/training_inputs.hpp"
@@ -219,12 +220,7 @@ void run_training(const BenchSetup& setup, const Ranks& ranks, ProgressDisplay* 
   const CacheSettings settings = cache_settings(setup, ranks);
   ActivationCache cache(decoder, setup.pairs, settings, ranks);
   const auto begin = Clock::now();
-  fill_caches(decoder, {&cache}, ranks,
-              [&](const std::string& what, std::int64_t done, std::int64_t total) {
-                if (display != nullptr) {
-                  display->phase(what, done, total);
-                }
-              });
+  run_prefix_pass(decoder, {&cache}, ranks, display);
   report.prefix_seconds = seconds_since(begin);
   report.cache_kept = settings.keep;
   report.cache_bytes =

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "launcher/cache_files.hpp"
+#include "launcher/prefix_pass.hpp"
 #include "trainer/training.hpp"
 
 namespace bipo {
@@ -62,12 +63,7 @@ PreparedModel prepare_model(const TrainingInputs& inputs, const RunSettings& set
     model.held_out = make_cache(inputs.test, inputs.test_hash, "held-out pairs");
     caches.push_back(model.held_out.get());
   }
-  fill_caches(*model.decoder, caches, ranks,
-              [&](const std::string& what, std::int64_t done, std::int64_t total) {
-                if (display != nullptr) {
-                  display->phase(what, done, total);
-                }
-              });
+  run_prefix_pass(*model.decoder, caches, ranks, display);
   for (const std::int64_t layer : request.layers) {
     check_zero_vector(*model.decoder, *model.train, layer, ranks);
   }

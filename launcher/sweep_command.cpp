@@ -11,7 +11,6 @@
 #include <optional>
 #include <utility>
 
-#include "launcher/machine.hpp"
 #include "launcher/pack_observer.hpp"
 #include "launcher/prepared_model.hpp"
 #include "launcher/progress.hpp"
@@ -200,7 +199,6 @@ RunStatus run_cells(SweepPreparation& sweep, Session& session, ProgressDisplay* 
       prepare_model(job.inputs, job.settings,
                     {layers, job.product_type, job.device, sweep.options.eval_every > 0}, ranks,
                     session, display);
-  keep_freed_memory();
   return SweepRun(sweep, std::move(model), ranks, session, display).train_packs();
 }
 

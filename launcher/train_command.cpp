@@ -8,7 +8,6 @@
 #include <optional>
 
 #include "experiments/run_file.hpp"
-#include "launcher/machine.hpp"
 #include "launcher/prepared_model.hpp"
 #include "launcher/progress.hpp"
 #include "launcher/run_beginning.hpp"
@@ -71,8 +70,6 @@ int run_prepared(const Preparation& preparation, Session& session) {
   const PreparedModel model = prepare_model(
       job.inputs, settings, {{options.layer}, job.product_type, job.device, options.eval_every > 0},
       ranks, session, display ? &*display : nullptr);
-
-  keep_freed_memory();
 
   const double residual_rms = model.train->median_rms(options.layer);
   const double residual_norm =
