@@ -12,6 +12,7 @@
 #include "launcher/cache_files.hpp"
 #include "launcher/computation.hpp"
 #include "launcher/machine.hpp"
+#include "launcher/plan_warnings.hpp"
 #include "trainer/activation_cache.hpp"
 #include "trainer/model/graph.hpp"
 #include "trainer/model/operators.hpp"
@@ -66,24 +67,12 @@ void choose_types(JobPreparation& run, const Session& session) {
   run.settings.cache_dtype = cache_dtype == "auto" ? "fp32" : cache_dtype;
 }
 
-void collect_warnings(Preparation& run) {
-  const BatchPlan plan(run.plan);
-  auto& warnings = run.job.warnings;
-  const std::int64_t warmup_steps = run.job.settings.options.warmup_steps;
-  if (warmup_steps >= plan.total_steps()) {
-    warnings.push_back(fmt::format(
-        "the warm-up of {} steps is as long as the run or longer ({} steps): the learning rate "
-        "never reaches --lr; lower --warmup-steps",
-        warmup_steps, plan.total_steps()));
-  }
-  const StepPlan first = plan.step(0);
-  const auto busy = static_cast<std::int64_t>(first.micro_batches.size());
-  const std::int64_t dp = run.job.topology->dp();
-  if (busy < dp) {
-    warnings.push_back(fmt::format(
-        "{} of {} replicas idle: a batch of {} in micro-batches of {} gives work to {}; lower "
-        "--micro-batch, raise --batch-size, or use --tp",
-        dp - busy, dp, first.pairs, run.job.settings.micro_batch, busy));
+void add_plan_warnings(Preparation& run) {
+  const RunSettings& settings = run.job.settings;
+  for (std::string& warning :
+       plan_warnings(BatchPlan(run.plan), settings.options.warmup_steps, settings.micro_batch,
+                     run.job.topology->dp(), {"the run", "--lr", ""})) {
+    run.job.warnings.push_back(std::move(warning));
   }
 }
 
@@ -189,7 +178,7 @@ Preparation prepare_run(const TrainOptions& options, const Session& session) {
       run.job.warnings.push_back(std::move(warning));
     }
   }
-  collect_warnings(run);
+  add_plan_warnings(run);
   const std::int64_t steps_done = run.previous ? run.previous->checkpoint.step : -1;
   const bool complete = run.previous && run.previous->attributes.status == RunStatus::kComplete;
   ContentHash agreement;

@@ -7,9 +7,11 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <utility>
 
 #include "collectives/content_hash.hpp"
 #include "collectives/errors.hpp"
+#include "launcher/plan_warnings.hpp"
 #include "trainer/cost.hpp"
 
 namespace bipo {
@@ -91,21 +93,12 @@ void collect_warnings(SweepPreparation& sweep) {
   JobPreparation& job = sweep.job;
   const BatchPlan plan(
       plan_settings(cell_settings(sweep, sweep.plan.cells.front()), job.inputs.train));
-  const std::int64_t warmup_steps = sweep.options.warmup_steps;
-  if (warmup_steps >= plan.total_steps()) {
-    job.warnings.push_back(fmt::format(
-        "the warm-up of {} steps is as long as a cell's run or longer ({} steps): the learning "
-        "rate never reaches --lrs; lower --warmup-steps",
-        warmup_steps, plan.total_steps()));
-  }
-  const auto busy = static_cast<std::int64_t>(plan.step(0).micro_batches.size());
-  const std::int64_t dp = job.topology->dp();
-  if (busy < dp) {
-    job.warnings.push_back(fmt::format(
-        "{} of {} replicas idle: a step is cut into micro-batches of {} pairs, which gives work to "
-        "{}, and the cut of a sweep does not follow the number of replicas; lower --micro-batch, "
-        "raise --batch-size, or use --tp",
-        dp - busy, dp, job.settings.micro_batch, busy));
+  const PlanWording wording{"a cell's run", "--lrs",
+                            ", and the cut of a sweep does not follow the number of replicas"};
+  for (std::string& warning :
+       plan_warnings(plan, sweep.options.warmup_steps, job.settings.micro_batch, job.topology->dp(),
+                     wording)) {
+    job.warnings.push_back(std::move(warning));
   }
 }
 
