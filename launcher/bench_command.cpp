@@ -2,7 +2,6 @@
 #include "launcher/bench_command.hpp"
 
 #include <ATen/Parallel.h>
-#include <ATen/ops/tensor.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -13,6 +12,7 @@
 #include <optional>
 
 #include "collectives/errors.hpp"
+#include "collectives/number_reduction.hpp"
 #include "collectives/profile.hpp"
 #include "launcher/bench_report.hpp"
 #include "launcher/cache_files.hpp"
@@ -108,13 +108,6 @@ BenchSetup prepare(const BenchOptions& options, const Session& session) {
   return setup;
 }
 
-// Collective over: world
-double reduced(double value, ReduceOp op, Communicator& world) {
-  const at::Tensor all = at::tensor({value}, at::kDouble);
-  world.all_reduce(all, op);
-  return all.item<double>();
-}
-
 // Takes the durations of the counted steps, then a profile of the steps after them.
 class TimingObserver final : public TrainingObserver {
  public:
@@ -205,8 +198,7 @@ CacheSettings cache_settings(const BenchSetup& setup, const Ranks& ranks) {
   cache.type = setup.options.cache_dtype == "bf16" ? c10::kBFloat16 : c10::kFloat;
   cache.directory = setup.options.cache_dir;
   cache.key = cache_key(cache_origin(setup));
-  const auto budget = static_cast<std::uint64_t>(
-      reduced(static_cast<double>(setup.cache_budget), ReduceOp::kMin, *ranks.world));
+  const std::uint64_t budget = all_reduced(setup.cache_budget, ReduceOp::kMin, *ranks.world);
   cache.keep =
       ActivationCache::bytes_needed(setup.config.hidden, setup.pairs, cache.type) <= budget;
   return cache;
@@ -322,16 +314,14 @@ BenchReport measure(const BenchSetup& setup, const Session& session, const Ranks
   report.free_memory_bytes = memory_per_rank(setup.computation.device, session.local_size());
   reset_peak_memory(setup.computation.device);
   run_training(setup, ranks, display, report);
-  report.peak_memory_bytes = static_cast<std::uint64_t>(
-      reduced(static_cast<double>(peak_memory_bytes(setup.computation.device)), ReduceOp::kMax,
-              *ranks.world));
-  report.weight_bytes = static_cast<std::uint64_t>(
-      reduced(static_cast<double>(report.weight_bytes), ReduceOp::kMax, *ranks.world));
+  report.peak_memory_bytes =
+      all_reduced(peak_memory_bytes(setup.computation.device), ReduceOp::kMax, *ranks.world);
+  report.weight_bytes = all_reduced(report.weight_bytes, ReduceOp::kMax, *ranks.world);
   // Neighbours on the machine may have slowed either measurement down.
   product = std::max(product, product_rate());
   copy = std::max(copy, copy_rate());
-  report.peak_flops = reduced(product, ReduceOp::kSum, *ranks.world);
-  report.copy_bytes_per_second = reduced(copy, ReduceOp::kSum, *ranks.world);
+  report.peak_flops = all_reduced(product, ReduceOp::kSum, *ranks.world);
+  report.copy_bytes_per_second = all_reduced(copy, ReduceOp::kSum, *ranks.world);
   add_plan(setup, product, copy, report);
   return report;
 }

@@ -1,10 +1,10 @@
 #include "launcher/prepared_model.hpp"
 
-#include <ATen/ops/full.h>
 #include <fmt/format.h>
 
 #include <string>
 
+#include "collectives/number_reduction.hpp"
 #include "launcher/cache_files.hpp"
 #include "launcher/prefix_pass.hpp"
 #include "trainer/training.hpp"
@@ -13,13 +13,6 @@ namespace bipo {
 namespace {
 
 constexpr double kGiB = 1 << 30;
-
-// The smallest value of any rank.  Collective over: world
-std::uint64_t smallest(std::uint64_t value, Communicator& world) {
-  const at::Tensor least = at::full({1}, static_cast<std::int64_t>(value), at::kLong);
-  world.all_reduce(least, ReduceOp::kMin);
-  return static_cast<std::uint64_t>(least.item<std::int64_t>());
-}
 
 }  // namespace
 
@@ -32,7 +25,7 @@ PreparedModel prepare_model(const TrainingInputs& inputs, const RunSettings& set
                                               request.device, *ranks.tp);
   });
 
-  std::uint64_t budget = smallest(settings.cache_budget, *ranks.world);
+  std::uint64_t budget = all_reduced(settings.cache_budget, ReduceOp::kMin, *ranks.world);
   const auto make_cache = [&](const std::vector<TokenPair>& pairs, std::uint64_t tokens_hash,
                               const char* name) {
     CacheSettings cache;

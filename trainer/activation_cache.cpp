@@ -11,6 +11,7 @@
 
 #include "collectives/content_hash.hpp"
 #include "collectives/errors.hpp"
+#include "collectives/number_reduction.hpp"
 #include "datasets/batch_plan.hpp"
 
 namespace bipo {
@@ -36,12 +37,6 @@ std::uint64_t layer_key(const CacheSettings& settings, std::int64_t layer) {
   hash.add(static_cast<std::uint64_t>(settings.type));
   hash.add(static_cast<std::uint64_t>(settings.group_size));
   return hash.value();
-}
-
-bool agreed(bool mine, Communicator& world) {
-  const at::Tensor all = at::full({1}, mine ? 1 : 0, at::kLong);
-  world.all_reduce(all, ReduceOp::kMin);
-  return all.item<std::int64_t>() != 0;
 }
 
 void require_finite(const std::vector<TokenPair>& pairs,
@@ -76,7 +71,7 @@ ActivationCache::ActivationCache(const Decoder& decoder, const std::vector<Token
       entry.store.emplace(shape, *ranks.node);
     } else if (settings.keep) {
       entry.store.emplace(shape, settings.directory, layer_key(settings, layer));
-      entry.filled = agreed(entry.store->is_complete(), *ranks.world);
+      entry.filled = holds_on_all(entry.store->is_complete(), *ranks.world);
       if (entry.filled) {
         read_back(entry);
       } else {

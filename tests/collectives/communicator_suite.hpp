@@ -15,6 +15,7 @@
 #include "collectives/communicator.hpp"
 #include "collectives/errors.hpp"
 #include "collectives/exact_sum.hpp"
+#include "collectives/number_reduction.hpp"
 #include "collectives/tensor_parallel.hpp"
 
 namespace bipo::testing {
@@ -42,6 +43,24 @@ inline void expect_all_reduce(Communicator& group, at::Device device) {
       EXPECT_TRUE(least.equal(base));
     }
   }
+}
+
+// Ranks hold 1 to n, as integers too large for a double to tell apart and as halves.
+inline void expect_number_reductions(Communicator& group) {
+  const std::int64_t n = group.size();
+  constexpr std::int64_t kLarge = std::int64_t{1} << 60;
+  const std::int64_t mine = kLarge + group.rank() + 1;
+  EXPECT_EQ(all_reduced(mine, ReduceOp::kMax, group), kLarge + n);
+  EXPECT_EQ(all_reduced(mine, ReduceOp::kMin, group), kLarge + 1);
+  EXPECT_EQ(all_reduced(mine - kLarge, ReduceOp::kSum, group), n * (n + 1) / 2);
+  const auto unsigned_mine = static_cast<std::uint64_t>(mine);
+  EXPECT_EQ(all_reduced(unsigned_mine, ReduceOp::kMin, group), std::uint64_t{kLarge} + 1);
+  const double half = 0.5 * (group.rank() + 1);
+  EXPECT_EQ(all_reduced(half, ReduceOp::kMax, group), 0.5 * static_cast<double>(n));
+  EXPECT_EQ(all_reduced(half, ReduceOp::kMin, group), 0.5);
+  EXPECT_EQ(all_reduced(half, ReduceOp::kSum, group), 0.25 * static_cast<double>(n * (n + 1)));
+  EXPECT_TRUE(holds_on_all(true, group));
+  EXPECT_FALSE(holds_on_all(group.rank() != n - 1, group));
 }
 
 inline void expect_broadcast_and_gather(Communicator& group, at::Device device) {
@@ -146,6 +165,9 @@ inline void expect_exact_sum_edges(Communicator& group, at::Device device) {
 
 inline void expect_communicator(Communicator& group, at::Device device) {
   expect_all_reduce(group, device);
+  if (device.is_cpu()) {
+    expect_number_reductions(group);
+  }
   expect_broadcast_and_gather(group, device);
   expect_refusals(group, device);
   expect_tensor_parallel_pair(group, device);

@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "collectives/nccl_communicator.hpp"
+#include "collectives/number_reduction.hpp"
 #include "collectives/self_communicator.hpp"
 #include "collectives/session.hpp"
 #include "tests/collectives/communicator_suite.hpp"
@@ -83,9 +84,8 @@ int main(int argc, char** argv) {
     return 1;
   }
   const int mine = RUN_ALL_TESTS();
-  const at::Tensor worst = at::full({1}, mine, at::kLong);
   const bipo::Ranks ranks =
       session.make_ranks(bipo::Topology(session.size(), session.rank(), 1, std::nullopt), false);
-  ranks.world->all_reduce(worst, bipo::ReduceOp::kMax);
-  return static_cast<int>(worst.item<std::int64_t>());
+  return static_cast<int>(
+      bipo::all_reduced(std::int64_t{mine}, bipo::ReduceOp::kMax, *ranks.world));
 }
