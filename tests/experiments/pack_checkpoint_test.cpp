@@ -7,16 +7,19 @@
 #include <unistd.h>
 
 #include <fstream>
-#include <functional>
 #include <limits>
 
 #include "collectives/errors.hpp"
 #include "sample_run.hpp"
+#include "tests/support/errors.hpp"
 
 namespace bipo {
 namespace {
 
 namespace fs = std::filesystem;
+
+using testing::error_of;
+using testing::expect_parts;
 
 constexpr std::uint64_t kLargestSeed = std::numeric_limits<std::uint64_t>::max();
 
@@ -51,21 +54,10 @@ std::vector<T> dataset_of(const fs::path& path, const char* name, hid_t type,
   return values;
 }
 
-template <typename Error>
-std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  ADD_FAILURE() << "no error of the expected kind";
-  return "";
-}
-
-class PackCheckpointTest : public testing::Test {
+class PackCheckpointTest : public ::testing::Test {
  protected:
   PackCheckpointTest()
-      : directory_(fs::path(testing::TempDir()) /
+      : directory_(fs::path(::testing::TempDir()) /
                    ("pack_checkpoint_test_" + std::to_string(getpid()))),
         path_(directory_ / "pack.checkpoint") {
     fs::create_directories(directory_);
@@ -74,8 +66,7 @@ class PackCheckpointTest : public testing::Test {
 
   void expect_refused() const {
     const std::string message = error_of<UserError>([&] { read_pack_checkpoint(path_); });
-    EXPECT_NE(message.find(path_.string()), std::string::npos) << message;
-    EXPECT_NE(message.find("remove it"), std::string::npos) << message;
+    expect_parts(message, {path_.string(), "remove it"});
   }
 
   // Opens the file for a change behind the program's back.
@@ -129,7 +120,7 @@ TEST_F(PackCheckpointTest, AFailedWriteSaysWhere) {
   const fs::path lost = directory_ / "no such directory" / "pack.checkpoint";
   const std::string message =
       error_of<EnvironmentError>([&] { write_pack_checkpoint(lost, sample_checkpoint()); });
-  EXPECT_NE(message.find(lost.string()), std::string::npos) << message;
+  expect_parts(message, {lost.string()});
 }
 
 TEST_F(PackCheckpointTest, RefusesWhatIsNoCheckpoint) {

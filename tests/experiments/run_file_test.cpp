@@ -12,17 +12,20 @@
 #include <array>
 #include <cmath>
 #include <fstream>
-#include <functional>
 #include <limits>
 #include <tuple>
 
 #include "collectives/errors.hpp"
 #include "sample_run.hpp"
+#include "tests/support/errors.hpp"
 
 namespace bipo {
 namespace {
 
 namespace fs = std::filesystem;
+
+using testing::error_of;
+using testing::expect_parts;
 
 std::string bytes_of(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
@@ -31,23 +34,6 @@ std::string bytes_of(const fs::path& path) {
 
 void put_bytes(const fs::path& path, const std::string& bytes) {
   std::ofstream(path, std::ios::binary) << bytes;
-}
-
-void expect_parts(const std::string& message, const std::vector<std::string>& parts) {
-  for (const std::string& part : parts) {
-    EXPECT_NE(message.find(part), std::string::npos) << "'" << part << "' not in: " << message;
-  }
-}
-
-template <typename Error>
-std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  ADD_FAILURE() << "no error of the expected kind";
-  return "";
 }
 
 std::string read_error(const fs::path& path) {
@@ -70,10 +56,10 @@ pid_t gone_pid() {
   return child;
 }
 
-class RunFileTest : public testing::Test {
+class RunFileTest : public ::testing::Test {
  protected:
   RunFileTest()
-      : directory_(fs::path(testing::TempDir()) / ("run_file_test_" + std::to_string(getpid()))) {
+      : directory_(fs::path(::testing::TempDir()) / ("run_file_test_" + std::to_string(getpid()))) {
     fs::create_directories(directory_);
   }
   ~RunFileTest() override { fs::remove_all(directory_); }

@@ -8,6 +8,7 @@
 #include "collectives/errors.hpp"
 #include "launcher/machine_peak.hpp"
 #include "launcher/sample_pairs.hpp"
+#include "tests/support/errors.hpp"
 #include "trainer/model/shapes.hpp"
 
 namespace bipo {
@@ -77,12 +78,10 @@ TEST(BenchReport, APlanReadsTheMachinesSpeedBack) {
 
 TEST(BenchReport, OtherFilesAreRefusedByName) {
   for (const char* text : {"", "{}", "[1]", R"({"speed": {"operations": "fast"}})"}) {
-    try {
-      measured_machine(text, "other.json");
-      ADD_FAILURE() << text;
-    } catch (const UserError& error) {
-      EXPECT_NE(std::string(error.what()).find("--measured other.json"), std::string::npos);
-    }
+    SCOPED_TRACE(text);
+    testing::expect_parts(
+        testing::error_of<UserError>([&] { measured_machine(text, "other.json"); }),
+        {"--measured other.json"});
   }
 }
 

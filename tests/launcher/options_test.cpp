@@ -12,10 +12,12 @@
 #include "collectives/errors.hpp"
 #include "launcher/suggest.hpp"
 #include "launcher/version.hpp"
+#include "tests/support/errors.hpp"
 
 namespace bipo {
 namespace {
 
+using testing::expect_parts;
 using Words = std::vector<std::string>;
 
 Words train_words(const Words& extra) {
@@ -32,32 +34,19 @@ std::string printed(const Words& words) {
   return std::get<PrintAndExit>(parse_command_line(words)).text;
 }
 
-// The message of the UserError that the words must raise.
 std::string error_of(const Words& words) {
-  try {
-    parse_command_line(words);
-  } catch (const UserError& error) {
-    return error.what();
-  }
-  ADD_FAILURE() << "no UserError";
-  return "";
+  return testing::error_of<UserError>([&] { parse_command_line(words); });
 }
 
 std::string train_error(const Words& extra) {
   return error_of(train_words(extra));
 }
 
-void expect_parts(const std::string& message, const Words& parts) {
-  for (const std::string& part : parts) {
-    EXPECT_NE(message.find(part), std::string::npos) << "'" << part << "' not in: " << message;
-  }
-}
-
 // An INI file that is gone with the object.
 class IniFile {
  public:
   explicit IniFile(const std::string& text)
-      : path_(testing::TempDir() + "options_test_" + std::to_string(getpid()) + ".ini") {
+      : path_(::testing::TempDir() + "options_test_" + std::to_string(getpid()) + ".ini") {
     std::ofstream(path_) << text;
   }
   IniFile(const IniFile&) = delete;
