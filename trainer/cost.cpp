@@ -58,24 +58,21 @@ struct RankPart {
   double heads;
   double kv_heads;
   double intermediate;
-  double vocabulary;
+  // Elements of its weights (see HeldElements).
+  double block_matrices;
+  double block_norms;
+  double final_norm;
+  double embedding;
+  double head;
 };
 
 RankPart largest_part(const ModelConfig& config, std::int64_t tp) {
   const ShardPlan plan = plan_shard(config, tp, 0);
-  return {static_cast<double>(plan.heads.size()), static_cast<double>(plan.kv_heads.size()),
-          static_cast<double>(plan.intermediate.size()),
-          static_cast<double>(plan.vocabulary.size())};
-}
-
-double block_parameters_of(const ModelConfig& config, const RankPart& part) {
-  const auto d = static_cast<double>(config.hidden);
-  const auto k = static_cast<double>(config.head_size);
-  return d * k * (2 * part.heads + 2 * part.kv_heads) + 3 * d * part.intermediate;
-}
-
-double head_parameters_of(const ModelConfig& config, const RankPart& part) {
-  return static_cast<double>(config.hidden) * part.vocabulary;
+  const HeldElements held = held_elements(config, plan);
+  return {static_cast<double>(plan.heads.size()),        static_cast<double>(plan.kv_heads.size()),
+          static_cast<double>(plan.intermediate.size()), static_cast<double>(held.block_matrices),
+          static_cast<double>(held.block_norms),         static_cast<double>(held.final_norm),
+          static_cast<double>(held.embedding),           static_cast<double>(held.head)};
 }
 
 // Products of `blocks` blocks per pass over them (2 operations per parameter and token), the last
@@ -87,7 +84,7 @@ double product_operations(const ModelConfig& config, const RankPart& part, doubl
   }
   const double keys_and_values =
       2 * static_cast<double>(config.hidden * config.head_size) * part.kv_heads;
-  const double parameters = block_parameters_of(config, part);
+  const double parameters = part.block_matrices;
   return 2 * ((blocks - 1) * parameters * micro.tokens + keys_and_values * micro.tokens +
               (parameters - keys_and_values) * predicting_rows(micro));
 }
@@ -109,7 +106,7 @@ Operations forward_of(const ModelConfig& config, const RankPart& part, std::int6
   const auto blocks = static_cast<double>(config.blocks - 1 - layer);
   return {product_operations(config, part, blocks, micro),
           attention_operations(config, part, blocks, micro),
-          2 * head_parameters_of(config, part) * predicting_rows(micro)};
+          2 * part.head * predicting_rows(micro)};
 }
 
 Operations step_of(const ModelConfig& config, const RankPart& part, std::int64_t layer,
@@ -124,7 +121,7 @@ Operations step_of(const ModelConfig& config, const RankPart& part, std::int64_t
 Operations prefix_of(const ModelConfig& config, const RankPart& part, std::int64_t layer,
                      const TokenCounts& pair) {
   const auto blocks = static_cast<double>(layer + 1);
-  return {2 * blocks * block_parameters_of(config, part) * pair.tokens,
+  return {2 * blocks * part.block_matrices * pair.tokens,
           4 * blocks * part.heads * static_cast<double>(config.head_size) * pair.seen_keys, 0};
 }
 
@@ -184,9 +181,8 @@ StepSeconds seconds_of(const ModelConfig& config, const RunShape& run, const Mac
   const double directions = backward ? 2 : 1;
   const Operations work = backward ? step_of(config, part, run.layer, micro)
                                    : forward_of(config, part, run.layer, micro);
-  const double block_bytes =
-      directions * blocks * block_parameters_of(config, part) * run.bytes.block;
-  const double head_bytes = directions * head_parameters_of(config, part) * run.bytes.head;
+  const double block_bytes = directions * blocks * part.block_matrices * run.bytes.block;
+  const double head_bytes = directions * part.head * run.bytes.head;
   StepSeconds seconds;
   seconds.products = roofline(work.products, block_bytes, machine.product_share, machine);
   seconds.attention = work.attention / (machine.operations * machine.attention_share);
@@ -243,14 +239,13 @@ TokenCounts micro_batch_of(const TokenCounts& pair, double count) {
 }
 
 double block_parameters(const ModelConfig& config) {
-  return block_parameters_of(config, largest_part(config, 1));
+  return largest_part(config, 1).block_matrices;
 }
 
 double model_parameters(const ModelConfig& config) {
-  const double matrices = config.tied_head ? 1 : 2;
-  const auto hidden = static_cast<double>(config.hidden);
-  return static_cast<double>(config.blocks) * (block_parameters(config) + 2 * hidden) + hidden +
-         matrices * hidden * static_cast<double>(config.vocabulary);
+  const RankPart whole = largest_part(config, 1);
+  return static_cast<double>(config.blocks) * (whole.block_matrices + whole.block_norms) +
+         whole.final_norm + whole.embedding + (config.tied_head ? 0 : whole.head);
 }
 
 double floor_operations(const ModelConfig& config, std::int64_t layer, double tokens,
@@ -292,28 +287,26 @@ RankMemory rank_memory(const ModelConfig& config, const RunShape& run) {
   const RankPart part = largest_part(config, run.tp);
   const auto d = static_cast<double>(config.hidden);
   const auto blocks = static_cast<double>(config.blocks - 1 - run.layer);
-  const double block =
-      block_parameters_of(config, part) * run.bytes.block + 2 * d * kActivationBytes;
+  const double block = part.block_matrices * run.bytes.block + part.block_norms * kActivationBytes;
   const TokenCounts micro = micro_batch_of(run.pair, run.micro_pairs);
   const double rows = predicting_rows(micro);
   const double tokens_of_all = run.pairs * run.pair.tokens;
 
   RankMemory memory;
   memory.suffix = blocks * block;
-  memory.head = head_parameters_of(config, part) * run.bytes.head + d * kActivationBytes;
+  memory.head = part.head * run.bytes.head + part.final_norm * kActivationBytes;
   memory.cache = tokens_of_all * d * run.bytes.cache;
-  memory.prefix = (config.tied_head ? 0 : head_parameters_of(config, part) * run.bytes.embedding) +
-                  block + tokens_of_all / static_cast<double>(run.dp) * d * kActivationBytes;
+  memory.prefix = (config.tied_head ? 0 : part.embedding * run.bytes.embedding) + block +
+                  tokens_of_all / static_cast<double>(run.dp) * d * kActivationBytes;
   memory.activations =
       (std::max(0.0, blocks - 1 + rows / micro.tokens) * kept_per_token(config, part) +
        working_per_token(config, part)) *
       micro.tokens * kActivationBytes;
   memory.program = kProgramBytes + (run.cuda ? kCudaContextBytes : 0);
-  memory.files = run.cuda
-                     ? 0
-                     : kFileElementBytes *
-                           (static_cast<double>(config.blocks) * block_parameters_of(config, part) +
-                            (config.tied_head ? 1 : 2) * head_parameters_of(config, part));
+  memory.files =
+      run.cuda ? 0
+               : kFileElementBytes * (static_cast<double>(config.blocks) * part.block_matrices +
+                                      part.embedding + (config.tied_head ? 0 : part.head));
   return memory;
 }
 
@@ -390,7 +383,7 @@ double prefix_seconds(const ModelConfig& config, const RunShape& run, const Mach
   const double pairs_of_rank = std::ceil(run.pairs / static_cast<double>(run.dp));
   const auto blocks = static_cast<double>(run.layer + 1);
   const Operations prefix = prefix_of(config, part, run.layer, run.pair);
-  const double weights = blocks * block_parameters_of(config, part) * run.bytes.block;
+  const double weights = blocks * part.block_matrices * run.bytes.block;
   const double of_pair = roofline(prefix.products, weights, machine.product_share, machine) +
                          prefix.attention / (machine.operations * machine.attention_share) +
                          blocks * moved_per_token(config, part) / 2 * run.pair.tokens *

@@ -15,10 +15,6 @@
 namespace bipo {
 namespace {
 
-constexpr Role kBlockRoles[] = {Role::kAttentionNorm,   Role::kQuery,   Role::kKey,
-                                Role::kValue,           Role::kGate,    Role::kUp,
-                                Role::kAttentionOutput, Role::kMlpNorm, Role::kDown};
-
 std::int64_t elements(const TensorShape& shape) {
   return shape.rows * std::max<std::int64_t>(1, shape.columns);
 }

@@ -47,9 +47,7 @@ class RandomWeights final : public WeightSource {
     add(Role::kFinalNorm, 0);
     add(Role::kHead, 0);
     for (std::int64_t block = 0; block < config.blocks; ++block) {
-      for (const Role role :
-           {Role::kAttentionNorm, Role::kQuery, Role::kKey, Role::kValue, Role::kAttentionOutput,
-            Role::kMlpNorm, Role::kGate, Role::kUp, Role::kDown}) {
+      for (const Role role : kBlockRoles) {
         add(role, block);
       }
     }

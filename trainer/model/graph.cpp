@@ -132,22 +132,16 @@ const Decoder::Block& Decoder::block(std::int64_t index) const {
 std::uint64_t Decoder::weight_bytes(const ModelConfig& config, std::int64_t tp,
                                     std::int64_t tp_rank, at::ScalarType product_type,
                                     at::Device device, std::int64_t blocks, bool embedding) {
-  const ShardPlan shard = plan_shard(config, tp, tp_rank);
-  const auto elements = [&](Role role) {
-    const Slice slice = slice_of(config, shard, role);
-    return static_cast<std::uint64_t>(slice.rows.size() *
-                                      std::max<std::int64_t>(1, slice.columns.size()));
+  const HeldElements held = held_elements(config, plan_shard(config, tp, tp_rank));
+  const auto bytes_of = [](std::int64_t elements, at::ScalarType type) {
+    return static_cast<std::uint64_t>(elements) * c10::elementSize(type);
   };
-  std::uint64_t in_block = 0;
-  for (const Role role : {Role::kQuery, Role::kKey, Role::kValue, Role::kAttentionOutput,
-                          Role::kGate, Role::kUp, Role::kDown}) {
-    in_block += elements(role) * c10::elementSize(block_type(product_type, device));
-  }
-  in_block += (elements(Role::kAttentionNorm) + elements(Role::kMlpNorm)) * sizeof(float);
-  std::uint64_t bytes = in_block * static_cast<std::uint64_t>(blocks) +
-                        elements(Role::kHead) * c10::elementSize(head_type(product_type, device));
+  const std::uint64_t block = bytes_of(held.block_matrices, block_type(product_type, device)) +
+                              bytes_of(held.block_norms, at::kFloat);
+  std::uint64_t bytes = block * static_cast<std::uint64_t>(blocks) +
+                        bytes_of(held.head, head_type(product_type, device));
   if (embedding && !config.tied_head) {
-    bytes += elements(Role::kEmbedding) * c10::elementSize(product_type);
+    bytes += bytes_of(held.embedding, product_type);
   }
   return bytes;
 }

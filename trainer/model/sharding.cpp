@@ -121,4 +121,24 @@ Slice slice_of(const ModelConfig& config, const ShardPlan& plan, Role role) {
           part(config, plan, layout.columns, whole.columns)};
 }
 
+HeldElements held_elements(const ModelConfig& config, const ShardPlan& plan) {
+  const auto norm = [&](Role role) { return slice_of(config, plan, role).rows.size(); };
+  const auto matrix = [&](Role role) {
+    const Slice slice = slice_of(config, plan, role);
+    return slice.rows.size() * slice.columns.size();
+  };
+  HeldElements held;
+  for (const Role role : kBlockRoles) {
+    if (full_shape(config, role).columns == 0) {
+      held.block_norms += norm(role);
+    } else {
+      held.block_matrices += matrix(role);
+    }
+  }
+  held.final_norm = norm(Role::kFinalNorm);
+  held.embedding = matrix(Role::kEmbedding);
+  held.head = matrix(Role::kHead);
+  return held;
+}
+
 }  // namespace bipo

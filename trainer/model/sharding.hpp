@@ -2,6 +2,7 @@
 // axis.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "trainer/model/config.hpp"
@@ -29,6 +30,11 @@ enum class Role {
   kHead,
 };
 
+// Those that every block has one of.
+inline constexpr std::array kBlockRoles = {
+    Role::kAttentionNorm, Role::kQuery, Role::kKey, Role::kValue, Role::kAttentionOutput,
+    Role::kMlpNorm,       Role::kGate,  Role::kUp,  Role::kDown};
+
 // What the rank at `tp_rank` of `tp` works on.  Query heads are split first; a rank holds every
 // key/value head that its query heads attend to, so ranks may share one.
 struct ShardPlan {
@@ -54,5 +60,15 @@ struct Slice {
   Range columns;  // empty for norms
 };
 Slice slice_of(const ModelConfig& config, const ShardPlan& plan, Role role);
+
+// How many elements the rank holds of each kind of weight.
+struct HeldElements {
+  std::int64_t block_matrices = 0;  // of one block
+  std::int64_t block_norms = 0;     // of one block
+  std::int64_t final_norm = 0;
+  std::int64_t embedding = 0;
+  std::int64_t head = 0;  // where it is tied, the same ones as the embedding's
+};
+HeldElements held_elements(const ModelConfig& config, const ShardPlan& plan);
 
 }  // namespace bipo

@@ -43,9 +43,7 @@ class SafetensorsSource final : public WeightSource {
       expect(directory, config, Role::kHead, 0);
     }
     for (std::int64_t block = 0; block < config.blocks; ++block) {
-      for (const Role role :
-           {Role::kAttentionNorm, Role::kQuery, Role::kKey, Role::kValue, Role::kAttentionOutput,
-            Role::kMlpNorm, Role::kGate, Role::kUp, Role::kDown}) {
+      for (const Role role : kBlockRoles) {
         expect(directory, config, role, block);
       }
     }
