@@ -53,7 +53,7 @@ double predicting_rows(const TokenCounts& micro) {
   return micro.answers - micro.pairs;
 }
 
-// The parts of a rank that holds the most, the first one: split_range() puts longer parts first.
+// Of each kind, the most that any rank of a group works on.
 struct RankPart {
   double heads;
   double kv_heads;
@@ -66,13 +66,26 @@ struct RankPart {
   double head;
 };
 
+// Mostly the first rank's, but a later one may straddle two groups of query heads and hold a
+// key/value head more.
 RankPart largest_part(const ModelConfig& config, std::int64_t tp) {
-  const ShardPlan plan = plan_shard(config, tp, 0);
-  const HeldElements held = held_elements(config, plan);
-  return {static_cast<double>(plan.heads.size()),        static_cast<double>(plan.kv_heads.size()),
-          static_cast<double>(plan.intermediate.size()), static_cast<double>(held.block_matrices),
-          static_cast<double>(held.block_norms),         static_cast<double>(held.final_norm),
-          static_cast<double>(held.embedding),           static_cast<double>(held.head)};
+  const auto raise = [](double& most, std::int64_t count) {
+    most = std::max(most, static_cast<double>(count));
+  };
+  RankPart largest{};
+  for (std::int64_t rank = 0; rank < tp; ++rank) {
+    const ShardPlan plan = plan_shard(config, tp, rank);
+    const HeldElements held = held_elements(config, plan);
+    raise(largest.heads, plan.heads.size());
+    raise(largest.kv_heads, plan.kv_heads.size());
+    raise(largest.intermediate, plan.intermediate.size());
+    raise(largest.block_matrices, held.block_matrices);
+    raise(largest.block_norms, held.block_norms);
+    raise(largest.final_norm, held.final_norm);
+    raise(largest.embedding, held.embedding);
+    raise(largest.head, held.head);
+  }
+  return largest;
 }
 
 // Products of `blocks` blocks per pass over them (2 operations per parameter and token), the last

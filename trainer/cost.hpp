@@ -76,7 +76,7 @@ struct ElementBytes {
 // the processor emulates bfloat16.
 ElementBytes element_bytes(bool bf16, bool cuda, bool emulated, bool bf16_cache);
 
-// Bytes on one of `tp` ranks that share a model, for the rank with the largest part.
+// Bytes on one of `tp` ranks that share a model: of each kind the most that any of them holds.
 struct RankMemory {
   double suffix = 0;       // blocks after the layer
   double head = 0;         // and final norm

