@@ -18,8 +18,8 @@ namespace bipo {
 // 2^-(61 - ceil(log2(total_contributions))) of the largest one, far below float32's own 2^-24.
 //
 // contributions: any number (none, too), each [n], float32 or float64, in the memory that `group`
-// moves. total_contributions: their number over the whole group, the same on every rank. Throws
-// EnvironmentError on every rank when any element is not finite. Collective over: group
+// moves. total_contributions: their number over the whole group, the same on every rank. Where any
+// element is not finite, all elements of the sum are NaN, on every rank. Collective over: group
 at::Tensor exact_sum(const std::vector<at::Tensor>& contributions, std::int64_t n,
                      at::Device device, std::int64_t total_contributions, Communicator& group);
 

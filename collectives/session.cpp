@@ -7,9 +7,12 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <thread>
+#include <utility>
 
 #include "collectives/errors.hpp"
 #include "collectives/mpi_communicator.hpp"
@@ -51,10 +54,13 @@ std::unique_ptr<Communicator> split(MPI_Comm world, int color, int key) {
   return wrap(group);
 }
 
-std::unique_ptr<Communicator> split_by_node(MPI_Comm world) {
-  MPI_Comm group = MPI_COMM_NULL;
-  BIPO_MPI(MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &group));
-  return wrap(group);
+// Ranks of this host with the same `color`.
+std::unique_ptr<Communicator> split_by_node(MPI_Comm world, int color, int key) {
+  MPI_Comm node = MPI_COMM_NULL;
+  BIPO_MPI(MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node));
+  auto group = split(node, color, key);
+  BIPO_MPI(MPI_Comm_free(&node));
+  return group;
 }
 
 std::string processor_name() {
@@ -158,6 +164,10 @@ const std::vector<std::string>& Session::hosts() const {
 }
 
 void Session::together(const std::function<void()>& work) {
+  together(work, *impl_->world);
+}
+
+void Session::together(const std::function<void()>& work, Communicator& group) {
   std::string failure;
   int exit_code = kExitDone;
   try {
@@ -176,18 +186,18 @@ void Session::together(const std::function<void()>& work) {
     exit_code = kExitFailure;
   }
   const bool failed = exit_code != kExitDone;
-  const at::Tensor first = at::full({1}, failed ? rank() : size(), at::kLong);
-  impl_->world->all_reduce(first, ReduceOp::kMin);
+  const at::Tensor first = at::full({1}, failed ? group.rank() : group.size(), at::kLong);
+  group.all_reduce(first, ReduceOp::kMin);
   const int speaker = static_cast<int>(first.item<std::int64_t>());
-  if (speaker == size()) {
+  if (speaker == group.size()) {
     return;
   }
-  if (rank() == speaker && speaker != 0) {
-    failure = fmt::format("rank {} on {}: {}", speaker, impl_->host, failure);
+  if (group.rank() == speaker && rank() != 0) {
+    failure = fmt::format("rank {} on {}: {}", rank(), impl_->host, failure);
   }
-  failure = broadcast_text(*impl_->world, failure, speaker);
+  failure = broadcast_text(group, failure, speaker);
   const at::Tensor code = at::full({1}, exit_code, at::kLong);
-  impl_->world->broadcast(code, speaker);
+  group.broadcast(code, speaker);
   throw AgreedFailure(failure, static_cast<int>(code.item<std::int64_t>()));
 }
 
@@ -204,8 +214,27 @@ void Session::expect_same(std::uint64_t value, const std::string& what) {
   }
 }
 
+std::string Session::from_first(std::string text) {
+  return broadcast_text(*impl_->world, std::move(text), 0);
+}
+
+void Session::wait_for_all(const std::function<void()>& meanwhile) {
+  MPI_Request request = MPI_REQUEST_NULL;
+  BIPO_MPI(MPI_Ibarrier(impl_->world_handle, &request));
+  int done = 0;
+  while (true) {
+    BIPO_MPI(MPI_Test(&request, &done, MPI_STATUS_IGNORE));
+    if (done != 0) {
+      return;
+    }
+    meanwhile();
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+}
+
 Ranks Session::make_ranks(const Topology& topology, bool cuda) {
-  Ranks ranks{topology, split(impl_->world_handle, 0, rank()), split_by_node(impl_->world_handle),
+  Ranks ranks{topology, split(impl_->world_handle, topology.cell(), rank()),
+              split_by_node(impl_->world_handle, topology.cell(), rank()),
               split(impl_->world_handle, topology.dp_color(), rank()),
               split(impl_->world_handle, topology.tp_color(), rank())};
   if (cuda) {

@@ -32,9 +32,10 @@ inline constexpr int kExitFailure = 1;
 inline constexpr int kExitBadInput = 2;
 inline constexpr int kExitInterrupted = 75;
 
-// The communicators of one rank.  `world` and `node` (the ranks of this rank's host) move host
-// memory; `dp` and `tp` move the memory the model lives in.  Declared world first: groups are freed
-// before it.
+// The communicators of one rank among those that train together: all ranks of the job, or, where
+// several cells are in flight, those of its cell.  `world` (all of them) and `node` (those of this
+// rank's host) move host memory; `dp` and `tp` move the memory the model lives in.  Declared world
+// first: groups are freed before it.
 struct Ranks {
   Topology topology;
   std::unique_ptr<Communicator> world;
@@ -68,9 +69,19 @@ class Session {
   // Collective over: world
   void together(const std::function<void()>& work);
 
+  // The same among the ranks of `group` only.  Collective over: group
+  void together(const std::function<void()>& work, Communicator& group);
+
   // Throws AgreedFailure (2) on every rank unless all pass the same `value`; `what` says what
   // differs. Collective over: world
   void expect_same(std::uint64_t value, const std::string& what);
+
+  // The text of rank 0 on every rank.  Collective over: world
+  std::string from_first(std::string text);
+
+  // Returns when all ranks have called it, without keeping a core busy meanwhile; `meanwhile` is
+  // called now and then.  Collective over: world
+  void wait_for_all(const std::function<void()>& meanwhile);
 
   // Communicators for `topology`, moving CUDA memory for dp and tp when `cuda` (the device must
   // have been selected).  Collective over: world

@@ -181,7 +181,8 @@ bool is_gone(pid_t pid) {
 
 }  // namespace
 
-void replace_file(const fs::path& given_path, std::span<const std::byte> bytes) {
+bool replace_file(const fs::path& given_path, std::span<const std::byte> bytes,
+                  const ReplaceGuard& may_replace) {
   const fs::path path = resolved(given_path);
   const FileSizeSignalBlocked blocked;
   TempFile temp(temp_path(path));
@@ -196,10 +197,14 @@ void replace_file(const fs::path& given_path, std::span<const std::byte> bytes) 
   if (file.close() != 0) {
     throw_failure(path, "close", errno);
   }
+  if (may_replace && !may_replace()) {
+    return false;
+  }
   if (temp.rename_to(path) != 0) {
     throw_failure(path, "rename", errno);
   }
   sync_directory(path);
+  return true;
 }
 
 void check_replaceable(const fs::path& given_path) {

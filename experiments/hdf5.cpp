@@ -5,6 +5,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
+#include <span>
 #include <utility>
 
 #include "collectives/errors.hpp"
@@ -258,6 +260,82 @@ Handle text_type() {
   return type;
 }
 
+Handle fixed_text_type(std::size_t size) {
+  Handle type(check(H5Tcopy(H5T_C_S1), "H5Tcopy", "text"), H5Tclose);
+  check(H5Tset_size(type.id(), size), "H5Tset_size", "text");
+  check(H5Tset_cset(type.id(), H5T_CSET_UTF8), "H5Tset_cset", "text");
+  check(H5Tset_strpad(type.id(), H5T_STR_NULLPAD), "H5Tset_strpad", "text");
+  return type;
+}
+
+template <typename T>
+constexpr Scalar kScalarOf = Scalar::kFloat64;
+template <>
+constexpr Scalar kScalarOf<std::int64_t> = Scalar::kInt64;
+template <>
+constexpr Scalar kScalarOf<std::uint64_t> = Scalar::kUint64;
+
+// The values of one column, as bytes to put into the rows.
+struct EncodedColumn {
+  std::string name;
+  Handle in_file;
+  Handle in_memory;              // of the same size
+  std::vector<std::byte> bytes;  // `size` for each row
+  std::size_t size = 0;
+};
+
+EncodedColumn encode(const std::string& name, const std::vector<std::string>& texts) {
+  std::size_t longest = 1;  // HDF5 knows no empty type
+  for (const std::string& text : texts) {
+    longest = std::max(longest, text.size());
+  }
+  EncodedColumn column{name, fixed_text_type(longest), fixed_text_type(longest), {}, longest};
+  column.bytes.resize(texts.size() * longest);
+  for (std::size_t row = 0; row < texts.size(); ++row) {
+    std::memcpy(column.bytes.data() + row * longest, texts[row].data(), texts[row].size());
+  }
+  return column;
+}
+
+template <typename T>
+EncodedColumn encode(const std::string& name, const std::vector<T>& values) {
+  constexpr Scalar type = kScalarOf<T>;
+  EncodedColumn column{name,
+                       Handle(check(H5Tcopy(file_type(type)), "H5Tcopy", name), H5Tclose),
+                       Handle(check(H5Tcopy(memory_type(type)), "H5Tcopy", name), H5Tclose),
+                       {},
+                       sizeof(T)};
+  const auto bytes = std::as_bytes(std::span(values));
+  column.bytes.assign(bytes.begin(), bytes.end());
+  return column;
+}
+
+Handle packed_row(const std::vector<EncodedColumn>& columns, Handle EncodedColumn::*type,
+                  std::size_t row_size) {
+  Handle row = compound_type(row_size);
+  std::size_t offset = 0;
+  for (const EncodedColumn& column : columns) {
+    check(H5Tinsert(row.id(), column.name.c_str(), offset, (column.*type).id()), "H5Tinsert",
+          column.name);
+    offset += column.size;
+  }
+  return row;
+}
+
+std::vector<std::byte> interleave(const std::vector<EncodedColumn>& columns, std::size_t row_size,
+                                  std::size_t count) {
+  std::vector<std::byte> rows(row_size * count);
+  std::size_t offset = 0;
+  for (const EncodedColumn& column : columns) {
+    for (std::size_t row = 0; row < count; ++row) {
+      std::memcpy(rows.data() + row * row_size + offset, column.bytes.data() + row * column.size,
+                  column.size);
+    }
+    offset += column.size;
+  }
+  return rows;
+}
+
 void write_attribute_data(const Handle& object, const std::string& name, hid_t in_file,
                           hid_t in_memory, const void* data) {
   const Handle space = dataspace({});
@@ -406,6 +484,33 @@ Handle write_table(const Handle& parent, const std::string& name,
     write_data(dataset, name, in_memory.id(), rows);
   }
   return dataset;
+}
+
+Handle write_columns(const Handle& parent, const std::string& name,
+                     const std::vector<ValueColumn>& columns, std::size_t count) {
+  std::vector<EncodedColumn> encoded;
+  std::size_t row_size = 0;
+  for (const ValueColumn& column : columns) {
+    encoded.push_back(
+        std::visit([&](const auto& values) { return encode(column.name, values); }, column.values));
+    row_size += encoded.back().size;
+    if (encoded.back().bytes.size() != count * encoded.back().size) {
+      throw BugError(fmt::format("column '{}' of '{}' has {} bytes for {} rows of {}", column.name,
+                                 name, encoded.back().bytes.size(), count, encoded.back().size));
+    }
+  }
+  const Handle in_file = packed_row(encoded, &EncodedColumn::in_file, row_size);
+  Handle dataset = create_dataset(parent, name, in_file.id(), {count});
+  if (count > 0) {
+    const Handle in_memory = packed_row(encoded, &EncodedColumn::in_memory, row_size);
+    write_data(dataset, name, in_memory.id(), interleave(encoded, row_size, count).data());
+  }
+  return dataset;
+}
+
+void copy_file(const Handle& file, const Handle& parent, const std::string& name) {
+  check(H5Ocopy(file.id(), "/", parent.id(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT), "H5Ocopy",
+        name);
 }
 
 OpenDataset open_array(const Handle& parent, const std::string& name, Scalar type,

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <variant>
 #include <vector>
 
 namespace bipo::hdf5 {
@@ -89,6 +90,23 @@ Handle write_array(const Handle& parent, const std::string& name, Scalar type,
 Handle write_table(const Handle& parent, const std::string& name,
                    const std::vector<Column>& columns, std::size_t row_size, const void* rows,
                    std::size_t count);
+
+// A column that is known at run time only, with one value for each row.
+struct ValueColumn {
+  std::string name;
+  std::variant<std::vector<std::string>, std::vector<std::int64_t>, std::vector<std::uint64_t>,
+               std::vector<double>>
+      values;
+};
+
+// A 1-D compound table of `count` rows.  Texts become UTF-8 of fixed length, the column's longest,
+// padded with NULs.  Throws BugError for a column of another length.
+Handle write_columns(const Handle& parent, const std::string& name,
+                     const std::vector<ValueColumn>& columns, std::size_t count);
+
+// Copies a whole file, the attributes of its root included, to the new group `name`.  Links that
+// lead out of the file are copied as links.
+void copy_file(const Handle& file, const Handle& parent, const std::string& name);
 
 template <typename T>
 struct Array {

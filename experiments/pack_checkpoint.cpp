@@ -135,7 +135,8 @@ UserError unreadable(const std::filesystem::path& path, const char* reason) {
 
 }  // namespace
 
-void write_pack_checkpoint(const std::filesystem::path& path, const PackCheckpoint& checkpoint) {
+bool write_pack_checkpoint(const std::filesystem::path& path, const PackCheckpoint& checkpoint,
+                           const ReplaceGuard& may_replace) {
   require_one_shape(checkpoint);
   const hdf5::ErrorPrintingOff quiet;
   const Handle file = hdf5::create_memory_file();
@@ -154,7 +155,7 @@ void write_pack_checkpoint(const std::filesystem::path& path, const PackCheckpoi
   for (const StatePart& part : kStateParts) {
     write_state_part(file, part, checkpoint.members);
   }
-  replace_file(path, hdf5::file_image(file));
+  return replace_file(path, hdf5::file_image(file), may_replace);
 }
 
 PackCheckpoint read_pack_checkpoint(const std::filesystem::path& path) {

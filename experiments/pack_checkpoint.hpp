@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "experiments/atomic_file.hpp"
 #include "trainer/records.hpp"
 
 namespace bipo {
@@ -25,8 +26,10 @@ inline constexpr std::int64_t kPackCheckpointSchema = 1;
 
 // Writes `checkpoint` to `path` atomically, as HDF5: /step, /seed [M], /vector, /exp_avg and
 // /exp_avg_sq [M, D], with the names as a JSON array in the attribute `members`.  Throws
-// EnvironmentError when that fails; the old file is then left as it was.
-void write_pack_checkpoint(const std::filesystem::path& path, const PackCheckpoint& checkpoint);
+// EnvironmentError when that fails; the old file is then left as it was.  Returns whether the file
+// was replaced: false only where `may_replace` said no.
+bool write_pack_checkpoint(const std::filesystem::path& path, const PackCheckpoint& checkpoint,
+                           const ReplaceGuard& may_replace = {});
 
 // Throws UserError, naming the file and what to do, for one that is missing, damaged, foreign or
 // newer.

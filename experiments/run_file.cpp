@@ -335,6 +335,12 @@ RunRecord read_record(const std::filesystem::path& path) {
   return record;
 }
 
+RunStatus read_status(const std::filesystem::path& path) {
+  const Handle file = hdf5::open_file(path.string());
+  require_readable_schema(file);
+  return status_of(hdf5::read_text_attribute(file, "status"));
+}
+
 // HDF5's own message for these cases is about its internals.
 void require_regular_file(const std::filesystem::path& path) {
   std::error_code error;
@@ -366,7 +372,8 @@ std::string to_string(RunStatus status) {
   throw BugError(fmt::format("no run status has the number {}", static_cast<int>(status)));
 }
 
-void write_run_file(const std::filesystem::path& path, const RunRecord& record) {
+bool write_run_file(const std::filesystem::path& path, const RunRecord& record,
+                    const ReplaceGuard& may_replace) {
   if (const Defect defect = find_defect(record)) {
     throw BugError(fmt::format("refusing to write {}: {}", path.string(), *defect));
   }
@@ -377,14 +384,18 @@ void write_run_file(const std::filesystem::path& path, const RunRecord& record) 
   write_table(file, "evals", eval_columns(), record.evals);
   write_vectors(file, record.vectors, record.attributes.hidden_size);
   write_checkpoint(file, record.checkpoint);
-  replace_file(path, hdf5::file_image(file));
+  return replace_file(path, hdf5::file_image(file), may_replace);
 }
 
-RunRecord read_run_file(const std::filesystem::path& path) {
+namespace {
+
+// What `read` takes from the file.  Throws UserError, naming the file and what to do.
+template <typename Read>
+auto read_run(const std::filesystem::path& path, Read read) {
   require_regular_file(path);
   const hdf5::ErrorPrintingOff quiet;
   try {
-    return read_record(path);
+    return read(path);
   } catch (const UserError& error) {
     throw UserError(
         fmt::format("{}: not a run file of bipo-dist, or not one this program can read: {}",
@@ -395,6 +406,16 @@ RunRecord read_run_file(const std::filesystem::path& path) {
                     "with another file",
                     path.string(), error.what()));
   }
+}
+
+}  // namespace
+
+RunRecord read_run_file(const std::filesystem::path& path) {
+  return read_run(path, read_record);
+}
+
+RunStatus read_run_status(const std::filesystem::path& path) {
+  return read_run(path, read_status);
 }
 
 void check_writable(const std::filesystem::path& path) {

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <string>
 
+#include "experiments/atomic_file.hpp"
 #include "trainer/records.hpp"
 
 namespace bipo {
@@ -42,12 +43,17 @@ inline constexpr std::int64_t kRunFileSchema = 1;
 
 // Writes `record` to `path` atomically: temp file in the same directory (named after host and pid),
 // fsync, rename, fsync of the directory.  Throws EnvironmentError when any of it fails; the old
-// file is then left as it was and the temp file is removed.
-void write_run_file(const std::filesystem::path& path, const RunRecord& record);
+// file is then left as it was and the temp file is removed.  Returns whether the file was replaced:
+// false only where `may_replace` said no.
+bool write_run_file(const std::filesystem::path& path, const RunRecord& record,
+                    const ReplaceGuard& may_replace = {});
 
 // Throws UserError for a file that is missing, is no run file, is damaged or has a newer schema
 // (naming it and what to do).
 RunRecord read_run_file(const std::filesystem::path& path);
+
+// The same of the status alone.
+RunStatus read_run_status(const std::filesystem::path& path);
 
 // Throws UserError unless `path` can be created or replaced: its directory exists and takes a new
 // file (tried with a temp file, which is removed again), and `path` itself is no directory.

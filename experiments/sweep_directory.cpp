@@ -7,12 +7,14 @@
 #include <fstream>
 #include <iterator>
 #include <optional>
+#include <set>
 #include <span>
 #include <string_view>
 #include <system_error>
 
 #include "collectives/errors.hpp"
 #include "experiments/atomic_file.hpp"
+#include "experiments/cell_failure.hpp"
 #include "experiments/pack_checkpoint.hpp"
 
 namespace bipo {
@@ -44,57 +46,68 @@ bool holds_files(const fs::path& directory) {
                      [](const auto& entry) { return !is_unfinished_plan(entry.path()); });
 }
 
-std::vector<std::optional<RunRecord>> read_run_files(const fs::path& directory, const Pack& pack) {
-  std::vector<std::optional<RunRecord>> records;
-  for (const Cell& cell : pack.members) {
-    const fs::path path = run_file_path(directory, cell);
-    records.push_back(fs::exists(path) ? std::optional(read_run_file(path)) : std::nullopt);
-  }
-  return records;
+std::optional<RunRecord> read_if_there(const fs::path& path) {
+  return fs::exists(path) ? std::optional(read_run_file(path)) : std::nullopt;
 }
 
 bool is_complete(const std::optional<RunRecord>& record) {
   return record && record->attributes.status == RunStatus::kComplete;
 }
 
-PackCheckpoint read_checkpoint_of(const Pack& pack, const fs::path& path) {
-  PackCheckpoint checkpoint = read_pack_checkpoint(path);
-  const bool is_same = std::equal(
-      pack.members.begin(), pack.members.end(), checkpoint.names.begin(), checkpoint.names.end(),
-      [](const Cell& cell, const std::string& name) { return cell.name == name; });
-  if (!is_same) {
-    throw UserError(
-        fmt::format("{}: the checkpoint of other cells; remove it, and the pack's cells begin anew",
-                    path.string()));
+// The place in `pack` of every member of the checkpoint.  Members are missing from it that failed
+// before it was written.
+std::vector<std::size_t> places_of(const PackCheckpoint& checkpoint, const Pack& pack,
+                                   const fs::path& path) {
+  std::vector<std::size_t> places;
+  auto next = pack.members.begin();
+  for (const std::string& name : checkpoint.names) {
+    next =
+        std::find_if(next, pack.members.end(), [&](const Cell& cell) { return cell.name == name; });
+    if (next == pack.members.end()) {
+      throw UserError(fmt::format(
+          "{}: the checkpoint of other cells; remove it, and the pack's cells begin anew",
+          path.string()));
+    }
+    places.push_back(static_cast<std::size_t>(next - pack.members.begin()));
+    ++next;
   }
-  return checkpoint;
+  return places;
 }
 
-// Brings the records of a pack, each saved at its own moment, to the step that all reached.
-std::vector<RunRecord> continued(const fs::path& directory, const Pack& pack,
-                                 std::vector<std::optional<RunRecord>> records) {
-  const fs::path path = pack_checkpoint_path(directory, pack);
-  const PackCheckpoint checkpoint = read_checkpoint_of(pack, path);
-  std::vector<RunRecord> members;
-  for (std::size_t i = 0; i < records.size(); ++i) {
-    const Checkpoint& state = checkpoint.members[i];
-    const std::optional<RunRecord>& record = records[i];
-    const bool belongs = record && record->checkpoint.step >= state.step &&
-                         record->checkpoint.vector.size() == state.vector.size();
-    if (!belongs) {
-      throw UserError(fmt::format(
-          "{}: {}, but {} continues from step {}; put the run file back, or remove the "
-          "checkpoint, and the pack's cells begin anew",
-          run_file_path(directory, pack.members[i]).string(),
-          record ? fmt::format("holds {} steps of a vector of {} elements", record->checkpoint.step,
-                               record->checkpoint.vector.size())
-                 : "missing",
-          path.string(), state.step));
-    }
-    members.push_back(*record);
-    rewind_to(state, members.back());
+// A record, saved at its own moment, taken back to the step that all members reached.
+RunRecord continued(const std::optional<RunRecord>& record, const Checkpoint& state,
+                    const fs::path& run_file, const fs::path& checkpoint) {
+  const bool belongs = record && record->checkpoint.step >= state.step &&
+                       record->checkpoint.vector.size() == state.vector.size();
+  if (!belongs) {
+    throw UserError(
+        fmt::format("{}: {}, but {} continues from step {}; put the run file back, or remove the "
+                    "checkpoint, and the pack's cells begin anew",
+                    run_file.string(),
+                    record ? fmt::format("holds {} steps of a vector of {} elements",
+                                         record->checkpoint.step, record->checkpoint.vector.size())
+                           : "missing",
+                    checkpoint.string(), state.step));
   }
-  return members;
+  RunRecord rewound = *record;
+  rewind_to(state, rewound);
+  return rewound;
+}
+
+void continue_from_checkpoint(const fs::path& directory, const Pack& pack,
+                              const std::vector<std::optional<RunRecord>>& records,
+                              const std::set<std::size_t>& failed, PackProgress& progress) {
+  const fs::path path = pack_checkpoint_path(directory, pack);
+  const PackCheckpoint checkpoint = read_pack_checkpoint(path);
+  const std::vector<std::size_t> places = places_of(checkpoint, pack, path);
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    const std::size_t place = places[i];
+    if (!failed.contains(place)) {
+      progress.active.push_back(place);
+      progress.records.push_back(continued(records[place], checkpoint.members[i],
+                                           run_file_path(directory, pack.members[place]), path));
+    }
+  }
 }
 
 }  // namespace
@@ -144,17 +157,34 @@ void begin_sweep_directory(const fs::path& directory, const std::string& plan) {
   }
 }
 
-PackProgress read_pack_progress(const fs::path& directory, const Pack& pack) {
-  std::vector<std::optional<RunRecord>> records = read_run_files(directory, pack);
+PackProgress read_pack_progress(const fs::path& directory, const Pack& pack, bool retries_failed) {
   PackProgress progress;
-  progress.is_complete = std::all_of(records.begin(), records.end(), is_complete);
-  if (progress.is_complete) {
+  std::vector<std::optional<RunRecord>> records;
+  std::set<std::size_t> failed;
+  progress.is_done = true;
+  for (std::size_t i = 0; i < pack.members.size(); ++i) {
+    const Cell& cell = pack.members[i];
+    records.push_back(read_if_there(run_file_path(directory, cell)));
+    if (!retries_failed && read_failure(directory, cell.name)) {
+      failed.insert(i);
+    } else {
+      progress.is_done = progress.is_done && is_complete(records.back());
+    }
+  }
+  if (progress.is_done) {
     return progress;
   }
-  if (records.size() == 1 && records.front()) {
-    progress.members.push_back(std::move(*records.front()));
-  } else if (fs::exists(pack_checkpoint_path(directory, pack))) {
-    progress.members = continued(directory, pack, std::move(records));
+  if (pack.members.size() > 1 && fs::exists(pack_checkpoint_path(directory, pack))) {
+    continue_from_checkpoint(directory, pack, records, failed, progress);
+    return progress;
+  }
+  for (std::size_t i = 0; i < pack.members.size(); ++i) {
+    if (!failed.contains(i)) {
+      progress.active.push_back(i);
+    }
+  }
+  if (pack.members.size() == 1 && records.front()) {
+    progress.records.push_back(std::move(*records.front()));
   }
   return progress;
 }

@@ -11,6 +11,8 @@
 #include <numeric>
 #include <set>
 #include <string_view>
+#include <tuple>
+#include <utility>
 
 #include "collectives/content_hash.hpp"
 #include "collectives/errors.hpp"
@@ -49,7 +51,20 @@ void append_layers(const LayerRange& range, std::int64_t blocks, std::vector<std
   }
 }
 
-std::vector<std::int64_t> list_layers(const std::vector<LayerRange>& ranges, std::int64_t blocks,
+// Ranges that hold nothing, whatever the model.
+void check_ranges(const std::vector<LayerRange>& ranges, std::vector<std::string>& problems) {
+  for (const LayerRange& range : ranges) {
+    if (range.step < 1 || range.last < range.first) {
+      problems.push_back(fmt::format(
+          "--layers {}:{}:{}: a range is first:last:step, with first up to last and a step of at "
+          "least 1",
+          range.first, range.last, range.step));
+    }
+  }
+}
+
+std::vector<std::int64_t> list_layers(const std::vector<LayerRange>& ranges,
+                                      const std::string& model, std::int64_t blocks,
                                       std::vector<std::string>& problems) {
   std::vector<std::int64_t> layers;
   if (ranges.empty()) {
@@ -59,19 +74,14 @@ std::vector<std::int64_t> list_layers(const std::vector<LayerRange>& ranges, std
   }
   std::vector<std::string> missing;
   for (const LayerRange& range : ranges) {
-    if (range.step < 1 || range.last < range.first) {
-      problems.push_back(fmt::format(
-          "--layers {}:{}:{}: a range is first:last:step, with first up to last and a step of at "
-          "least 1",
-          range.first, range.last, range.step));
-      continue;
+    if (range.step >= 1 && range.last >= range.first) {
+      append_layers(range, blocks, layers, missing);
     }
-    append_layers(range, blocks, layers, missing);
   }
   if (!missing.empty()) {
     problems.push_back(
-        fmt::format("--layers: {}: the model has {} blocks, so layers go from 0 to {}",
-                    fmt::join(missing, ", "), blocks, blocks - 1));
+        fmt::format("--layers: {}: the model {} has {} blocks, so layers go from 0 to {}",
+                    fmt::join(missing, ", "), model, blocks, blocks - 1));
   }
   return layers;
 }
@@ -102,9 +112,32 @@ std::vector<Value> sort_axis(std::string_view option, const std::vector<Value>& 
   return sort_values(option, values, problems);
 }
 
+// Places of `values` in the order of their names, which must differ.
+template <typename Named>
+std::vector<std::size_t> sort_names(std::string_view option, const std::vector<Named>& values,
+                                    std::vector<std::string>& problems) {
+  std::vector<std::string> names;
+  std::vector<std::size_t> places(values.size());
+  std::iota(places.begin(), places.end(), std::size_t{0});
+  for (const Named& value : values) {
+    names.push_back(value.name);
+  }
+  sort_axis(option, names, problems);
+  std::sort(places.begin(), places.end(),
+            [&](std::size_t a, std::size_t b) { return names[a] < names[b]; });
+  return places;
+}
+
 std::string cell_name(const Cell& cell) {
-  return fmt::format("layer{}-seed{}-lr{}-beta{}-sign{}", cell.layer, cell.seed, cell.lr, cell.beta,
-                     cell.sign);
+  return fmt::format("{}-{}-layer{}-seed{}-lr{}-beta{}-sign{}-batch{}-epochs{}", cell.model,
+                     cell.data, cell.layer, cell.seed, cell.lr, cell.beta, cell.sign,
+                     cell.batch_size, cell.epochs);
+}
+
+// What members of a pack have in common.
+std::tuple<std::string, std::string, std::int64_t, std::int64_t, std::int64_t> pack_key(
+    const Cell& cell) {
+  return {cell.model, cell.data, cell.layer, cell.batch_size, cell.epochs};
 }
 
 std::string pack_name(const std::vector<Cell>& members) {
@@ -116,8 +149,9 @@ std::string pack_name(const std::vector<Cell>& members) {
     hash.add(cell.name);
     hash.add("\n");
   }
-  return fmt::format("layer{}-{}cells-{:016x}", members.front().layer, members.size(),
-                     hash.value());
+  const Cell& first = members.front();
+  return fmt::format("{}-{}-layer{}-{}cells-{:016x}", first.model, first.data, first.layer,
+                     members.size(), hash.value());
 }
 
 // Parts whose sizes differ by one at most: a last pack of few vectors would waste its passes.
@@ -134,17 +168,11 @@ void append_equal_packs(const std::vector<Cell>& cells, std::size_t most,
   }
 }
 
-double pack_cost(const Pack& pack, const StepCost& cost) {
-  double sum = 0;
-  for (const Cell& cell : pack.members) {
-    sum += relative_cost(cell, cost);
-  }
-  return sum;
-}
-
 OrderedJson cell_to_json(const Cell& cell) {
-  return {{"name", cell.name}, {"layer", cell.layer}, {"seed", cell.seed},
-          {"lr", cell.lr},     {"beta", cell.beta},   {"sign", cell.sign}};
+  return {{"name", cell.name},    {"model", cell.model}, {"data", cell.data},
+          {"layer", cell.layer},  {"seed", cell.seed},   {"lr", cell.lr},
+          {"beta", cell.beta},    {"sign", cell.sign},   {"batch_size", cell.batch_size},
+          {"epochs", cell.epochs}};
 }
 
 OrderedJson pack_to_json(const Pack& pack) {
@@ -159,9 +187,14 @@ bool has_integer(const Json& json, const char* key) {
   return json.contains(key) && json[key].is_number_integer();
 }
 
+bool has_vectors_per_pass(const Json& plan) {
+  return has_integer(plan, "vectors_per_pass") ||
+         (plan.contains("vectors_per_pass") && plan["vectors_per_pass"] == "auto");
+}
+
 bool has_plan_parts(const Json& plan) {
   return plan.contains("settings") && plan["settings"].is_object() && plan.contains("cells") &&
-         plan["cells"].is_array() && has_integer(plan, "vectors_per_pass");
+         plan["cells"].is_array() && has_vectors_per_pass(plan);
 }
 
 Json parse_stored_plan(const std::string& text, const std::string& path) {
@@ -260,9 +293,21 @@ std::string bytes_text(std::uint64_t bytes) {
   return fmt::format("{:.{}f} {}", value, unit == 0 ? 0 : 1, kUnits[unit]);
 }
 
-std::string plan_line(const std::string& order, double share, std::uint64_t bytes,
-                      const std::string& name) {
-  return fmt::format("{:>7}  {:>6.2f}%  {:>10}  {}\n", order, 100 * share, bytes_text(bytes), name);
+std::string operations_text(double operations) {
+  constexpr const char* kUnits[] = {"GFLOP", "TFLOP", "PFLOP", "EFLOP"};
+  double value = operations / 1e9;
+  std::size_t unit = 0;
+  while (value >= 1000 && unit + 1 < std::size(kUnits)) {
+    value /= 1000;
+    ++unit;
+  }
+  return fmt::format("{:.1f} {}", value, kUnits[unit]);
+}
+
+std::string plan_line(const std::string& order, double operations, double share,
+                      std::uint64_t bytes, const std::string& name) {
+  return fmt::format("{:>7}  {:>12}  {:>7.2f}%  {:>10}  {}\n", order, operations_text(operations),
+                     100 * share, bytes_text(bytes), name);
 }
 
 std::string plural(std::size_t count, std::string_view noun) {
@@ -271,56 +316,96 @@ std::string plural(std::size_t count, std::string_view noun) {
 
 }  // namespace
 
-std::vector<Cell> expand(const SweepAxes& axes, std::int64_t blocks) {
+std::vector<Cell> expand(const SweepAxes& axes, const std::vector<std::int64_t>& blocks) {
   std::vector<std::string> problems;
-  const auto layers = sort_values("--layers", list_layers(axes.layers, blocks, problems), problems);
+  const auto models = sort_names("--models", axes.models, problems);
+  const auto data = sort_names("--data", axes.data, problems);
+  check_ranges(axes.layers, problems);
+  std::vector<std::vector<std::int64_t>> layers;  // of the models, as listed
+  for (std::size_t m = 0; m < axes.models.size(); ++m) {
+    layers.push_back(list_layers(axes.layers, axes.models[m].name, blocks.at(m), problems));
+  }
+  for (std::size_t m = 0; m < layers.size(); ++m) {
+    std::vector<std::string> repeated;
+    layers[m] = sort_values("--layers", std::move(layers[m]), repeated);
+    if (m == 0) {
+      problems.insert(problems.end(), repeated.begin(), repeated.end());
+    }
+  }
   const auto seeds = sort_axis("--seeds", axes.seeds, problems);
   const auto lrs = sort_axis("--lrs", axes.lrs, problems);
   const auto betas = sort_axis("--betas", axes.betas, problems);
   const auto signs = sort_axis("--signs", axes.signs, problems);
+  const auto batch_sizes = sort_axis("--batch-sizes", axes.batch_sizes, problems);
+  const auto epochs = sort_axis("--epochs", axes.epochs, problems);
   if (!problems.empty()) {
     throw UserError(fmt::format("{}", fmt::join(problems, "; ")));
   }
-  std::vector<Cell> cells;
-  for (const std::int64_t layer : layers) {
-    for (const std::uint64_t seed : seeds) {
-      for (const double lr : lrs) {
-        for (const double beta : betas) {
-          for (const std::string& sign : signs) {
-            Cell cell{layer, seed, lr, beta, sign, /*name=*/""};
-            cell.name = cell_name(cell);
-            cells.push_back(std::move(cell));
-          }
-        }
+
+  std::vector<Cell> cells{Cell()};
+  const auto combine = [&](const auto& values, const auto& set) {
+    std::vector<Cell> combined;
+    for (const Cell& cell : cells) {
+      for (const auto& value : values) {
+        combined.push_back(cell);
+        set(combined.back(), value);
       }
     }
+    cells = std::move(combined);
+  };
+  std::vector<std::pair<std::string, std::int64_t>> model_layers;
+  for (const std::size_t m : models) {
+    for (const std::int64_t layer : layers[m]) {
+      model_layers.emplace_back(axes.models[m].name, layer);
+    }
+  }
+  combine(model_layers, [](Cell& cell, const auto& value) {
+    cell.model = value.first;
+    cell.layer = value.second;
+  });
+  combine(data, [&](Cell& cell, std::size_t place) { cell.data = axes.data[place].name; });
+  combine(seeds, [](Cell& cell, std::uint64_t seed) { cell.seed = seed; });
+  combine(lrs, [](Cell& cell, double lr) { cell.lr = lr; });
+  combine(betas, [](Cell& cell, double beta) { cell.beta = beta; });
+  combine(signs, [](Cell& cell, const std::string& sign) { cell.sign = sign; });
+  combine(batch_sizes, [](Cell& cell, std::int64_t size) { cell.batch_size = size; });
+  combine(epochs, [](Cell& cell, std::int64_t count) { cell.epochs = count; });
+  std::stable_sort(cells.begin(), cells.end(), [](const Cell& a, const Cell& b) {
+    return std::tie(a.model, a.data) < std::tie(b.model, b.data);
+  });
+  for (Cell& cell : cells) {
+    cell.name = cell_name(cell);
   }
   return cells;
 }
 
-double relative_cost(const Cell& cell, const StepCost& cost) {
-  const double passes = cell.sign == "both" ? 2 : 1;
-  return passes * (static_cast<double>(cost.blocks - 1 - cell.layer) + cost.head);
-}
-
-std::vector<Pack> make_packs(const std::vector<Cell>& cells, std::int64_t vectors_per_pass,
-                             const StepCost& cost) {
-  if (vectors_per_pass < 1) {
-    throw BugError(fmt::format("make_packs: {} vectors per pass", vectors_per_pass));
-  }
-  std::map<std::int64_t, std::vector<Cell>> by_layer;
+std::vector<Pack> make_packs(const std::vector<Cell>& cells,
+                             const std::function<std::int64_t(const Cell&)>& most,
+                             const CellCost& cost) {
+  std::map<decltype(pack_key(cells.front())), std::vector<Cell>> alike;
   for (const Cell& cell : cells) {
-    by_layer[cell.layer].push_back(cell);
+    alike[pack_key(cell)].push_back(cell);
   }
   std::vector<Pack> packs;
-  for (const auto& [layer, members] : by_layer) {
-    const std::size_t most = std::min(members.size(), static_cast<std::size_t>(vectors_per_pass));
-    append_equal_packs(members, most, packs);
+  for (const auto& [key, members] : alike) {
+    const std::int64_t limit = most(members.front());
+    if (limit < 1) {
+      throw BugError(fmt::format("make_packs: {} vectors per pass", limit));
+    }
+    append_equal_packs(members, std::min(members.size(), static_cast<std::size_t>(limit)), packs);
   }
   std::stable_sort(packs.begin(), packs.end(), [&](const Pack& a, const Pack& b) {
     return pack_cost(a, cost) > pack_cost(b, cost);
   });
   return packs;
+}
+
+double pack_cost(const Pack& pack, const CellCost& cost) {
+  double sum = 0;
+  for (const Cell& cell : pack.members) {
+    sum += cost(cell);
+  }
+  return sum;
 }
 
 std::int64_t choose_vectors_per_pass(std::int64_t micro_batch_tokens, std::int64_t wanted_tokens) {
@@ -336,7 +421,11 @@ std::string plan_to_json(const SweepPlan& plan) {
   OrderedJson json;
   json["schema_version"] = kSweepPlanSchema;
   json["settings"] = OrderedJson::parse(plan.settings);
-  json["vectors_per_pass"] = plan.vectors_per_pass;
+  if (plan.vectors_per_pass) {
+    json["vectors_per_pass"] = *plan.vectors_per_pass;
+  } else {
+    json["vectors_per_pass"] = "auto";
+  }
   json["cells"] = OrderedJson::array();
   for (const Cell& cell : plan.cells) {
     json["cells"].push_back(cell_to_json(cell));
@@ -360,27 +449,33 @@ void check_same_plan(const std::string& stored, const std::string& now, const st
   }
 }
 
-std::string describe_plan(const SweepPlan& plan, const StepCost& cost,
-                          std::uint64_t bytes_per_cell) {
+std::string describe_plan(const SweepPlan& plan, const CellCost& cost,
+                          const std::function<std::uint64_t(const Cell&)>& bytes_of_cell) {
   double total = 0;
+  std::uint64_t bytes = 0;
   for (const Cell& cell : plan.cells) {
-    total += relative_cost(cell, cost);
+    total += cost(cell);
+    bytes += bytes_of_cell(cell);
   }
   std::string text =
-      fmt::format("{} in {} of at most {}, {} of run files\n\n", plural(plan.cells.size(), "cell"),
-                  plural(plan.packs.size(), "pack"),
-                  plural(static_cast<std::size_t>(plan.vectors_per_pass), "vector"),
-                  bytes_text(plan.cells.size() * bytes_per_cell));
-  text += fmt::format("{:>7}  {:>7}  {:>10}  {}\n", "order", "cost", "disk", "pack and its cells");
+      fmt::format("{} in {}, {} in all, {} of run files\n\n", plural(plan.cells.size(), "cell"),
+                  plural(plan.packs.size(), "pack"), operations_text(total), bytes_text(bytes));
+  text += fmt::format("{:>7}  {:>12}  {:>8}  {:>10}  {}\n", "order", "cost", "share", "disk",
+                      "pack and its cells");
   for (std::size_t order = 0; order < plan.packs.size(); ++order) {
     const Pack& pack = plan.packs[order];
-    text += plan_line(fmt::format("{}", order + 1), pack_cost(pack, cost) / total,
-                      pack.members.size() * bytes_per_cell, pack.name);
+    std::uint64_t pack_bytes = 0;
+    for (const Cell& cell : pack.members) {
+      pack_bytes += bytes_of_cell(cell);
+    }
+    const double of_pack = pack_cost(pack, cost);
+    text +=
+        plan_line(fmt::format("{}", order + 1), of_pack, of_pack / total, pack_bytes, pack.name);
     if (pack.members.size() == 1) {
       continue;  // the pack's line is the cell's
     }
     for (const Cell& cell : pack.members) {
-      text += plan_line("", relative_cost(cell, cost) / total, bytes_per_cell, "  " + cell.name);
+      text += plan_line("", cost(cell), cost(cell) / total, bytes_of_cell(cell), "  " + cell.name);
     }
   }
   return text;

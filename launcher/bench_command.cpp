@@ -136,6 +136,7 @@ class TimingObserver final : public TrainingObserver {
   }
 
   void on_evaluation(const std::vector<EvalRow>&) override {}
+  void on_failure(const std::string& reason) override { throw EnvironmentError(reason); }
   void save(const TrainingRecord&, RunStatus) override {}
   bool stop_requested() const override { return false; }
 

@@ -80,12 +80,12 @@ OptionGroup text_group(TextOptions& o) {
            {"skip-bad", "", "skip and count bad rows instead of ending", flag(o.skip_bad)}}};
 }
 
-Options machine_options(MachineOptions& o) {
+Options machine_options(MachineOptions& o, const char* automatic_dp) {
   return {dtype_option(o.dtype),
           {"device", "NAME", with_default("auto, cpu, cuda", o.device),
            one_of(o.device, {"auto", "cpu", "cuda"})},
           {"tp", "N", with_default("ranks that share one model", o.tp), integer(o.tp, 1)},
-          {"dp", "N|auto", with_default("replicas of the model", "auto: ranks / tp"),
+          {"dp", "N|auto", with_default("replicas of the model", automatic_dp),
            automatic_or_positive(o.dp)},
           {"threads", "N|auto",
            with_default("per rank", "auto: OMP_NUM_THREADS, else a share of the cores"),
@@ -104,8 +104,9 @@ Options cache_options(CacheOptions& o) {
            path(o.cache_dir)}};
 }
 
-OptionGroup machine_group(MachineOptions& machine, CacheOptions& cache) {
-  return {"Machine", machine_options(machine) + cache_options(cache)};
+OptionGroup machine_group(MachineOptions& machine, CacheOptions& cache,
+                          const char* automatic_dp = "auto: ranks / tp") {
+  return {"Machine", machine_options(machine, automatic_dp) + cache_options(cache)};
 }
 
 OptionGroup help_group() {
@@ -121,13 +122,9 @@ Options input_options(TrainingOptions& o) {
   };
 }
 
-// Up to the micro-batch, and from the weight decay on: what a sweep varies stands in between.
-Options batch_options(TrainingOptions& o, const char* automatic_micro_batch) {
-  return {epochs_option(o.epochs),
-          {"max-steps", "N", with_default("optimiser steps to end after; 0: all", o.max_steps),
-           integer(o.max_steps, 0)},
-          batch_size_option(o.batch_size),
-          micro_batch_option(o.micro_batch, automatic_micro_batch)};
+OptionSpec max_steps_option(TrainingOptions& o) {
+  return {"max-steps", "N", with_default("optimiser steps to end after; 0: all", o.max_steps),
+          integer(o.max_steps, 0)};
 }
 
 OptionSpec lr_unit_option(TrainingOptions& o) {
@@ -205,7 +202,8 @@ std::string config_notes(const std::string& command) {
       command);
 }
 
-std::string exit_code_notes(const std::string& how_to_continue) {
+std::string exit_code_notes(const std::string& how_to_continue,
+                            const std::string& failure = "anything else") {
   return fmt::format(
       "SIGUSR1 and SIGTERM: a checkpoint at the next step, then exit code 75.\n"
       "\n"
@@ -213,8 +211,8 @@ std::string exit_code_notes(const std::string& how_to_continue) {
       "   0  done\n"
       "   2  usage or bad input, found before any work\n"
       "  75  interrupted, with a checkpoint; {} continues\n"
-      "   1  anything else\n",
-      how_to_continue);
+      "   1  {}\n",
+      how_to_continue, failure);
 }
 
 }  // namespace
@@ -236,7 +234,8 @@ CommandTable train_table(TrainOptions& o) {
                 {"overwrite", "", "replace an existing --out", flag(o.overwrite)},
                 config_option()}},
        {"Training",
-        batch_options(o, "auto: batch / dp") +
+        Options{epochs_option(o.epochs), max_steps_option(o), batch_size_option(o.batch_size),
+                micro_batch_option(o.micro_batch)} +
             Options{{"lr", "X", with_default("peak learning rate", o.lr),
                      real(o.lr, RealRange::kPositive)},
                     lr_unit_option(o),
@@ -265,19 +264,30 @@ CommandTable sweep_table(SweepOptions& o) {
   SweepAxes& axes = o.axes;
   return {
       "sweep",
-      "bipo-dist sweep --model DIR --train FILE --layers LIST --out DIR [options]\n"
+      "bipo-dist sweep --models LIST --train FILE --layers LIST --out DIR [options]\n"
       "\n"
-      "Trains one steering vector for every combination of layers, seeds, learning rates, betas "
-      "and\n"
-      "signs, each into a run file of its own in --out.  Started again, it continues.\n",
+      "Trains one steering vector for every combination of the axes, each into a run file of its "
+      "own in\n"
+      "--out.  Groups of --dp x --tp ranks take cells in turn, and several jobs may work on one "
+      "directory.\n"
+      "Started again, it continues.\n",
       {{"Input and output",
-        input_options(o) +
-            Options{{"out", "DIR", "directory of the run files (required)", path(o.out), true},
-                    {"dry-run", "", "print the cells, their order and cost, and train nothing",
-                     flag(o.dry_run)},
-                    config_option()}},
+        {{"train", "FILE", "training pairs, CSV or JSONL (this or --data is required)",
+          path(o.train)},
+         {"test", "FILE", "held-out pairs, CSV or JSONL (default none)", path(o.test)},
+         {"out", "DIR", "directory of the run files (required)", path(o.out), true},
+         {"retry-failed", "", "train cells again that failed before", flag(o.retry_failed)},
+         {"dry-run", "", "print the cells, their order and cost, and train nothing",
+          flag(o.dry_run)},
+         config_option()}},
        {"Axes",
-        {{"layers", "LIST",
+        {{"models", "LIST",
+          "Hugging Face model directories, DIR or NAME=DIR, separated by commas (required)",
+          model_list(axes.models), true, "model"},
+         {"data", "LIST",
+          "data sets, NAME=TRAIN:TEST or NAME=TRAIN, in place of --train and --test",
+          data_list(axes.data)},
+         {"layers", "LIST",
           "blocks whose output is steered: 1,2,5 or 5:25:5 (first:last:step) or all (required)",
           layer_list(axes.layers), true, "layer"},
          {"seeds", "LIST", with_default("of the order and the signs", joined(axes.seeds)),
@@ -289,25 +299,48 @@ CommandTable sweep_table(SweepOptions& o) {
          {"signs", "LIST",
           with_default("directions per step: batch, pair, both, plus, minus", joined(axes.signs)),
           name_list(axes.signs, kSigns), false, "sign"},
+         {"batch-sizes", "LIST", with_default("pairs per optimiser step", joined(axes.batch_sizes)),
+          positive_integer_list(axes.batch_sizes), false, "batch-size"},
+         {"epochs", "LIST", with_default("passes over the training pairs", joined(axes.epochs)),
+          positive_integer_list(axes.epochs)},
          {"vectors-per-pass", "N|auto",
           with_default("cells of a layer that train in the same products; 1: each by itself",
                        "auto"),
           automatic_or_positive(o.vectors_per_pass)}}},
-       {"Training", batch_options(o, "auto: the batch") + Options{lr_unit_option(o)} +
-                        optimizer_options(o) + Options{shuffle_option(o)}},
+       {"Training",
+        Options{max_steps_option(o), micro_batch_option(o.micro_batch, "auto: the batch"),
+                lr_unit_option(o)} +
+            optimizer_options(o) + Options{shuffle_option(o)}},
        evaluation_and_saving_group(o),
-       machine_group(o, o),
+       machine_group(o, o, "auto: 1"),
        text_group(o),
        help_group()},
       config_notes("sweep") +
-          "--layer, --seed, --lr, --beta and --sign mean the same as their plurals.\n" +
-          exit_code_notes("the same command") +
+          "--model, --layer, --seed, --lr, --beta, --sign and --batch-size mean the same as their "
+          "plurals.\n" +
+          exit_code_notes("the same command", "a cell failed, or anything else") +
           "\n"
           "Example\n"
-          "  mpirun -np 8 bipo-dist sweep --model models/SmolLM2-135M-Instruct --train train.csv "
+          "  mpirun -np 8 bipo-dist sweep --models models/SmolLM2-135M-Instruct --train train.csv "
           "--test test.csv \\\n"
           "      --layers 5:25:5 --seeds 1,2 --lr-unit residual --lr 3e-3 --epochs 3 --out "
           "sweep\n"};
+}
+
+CommandTable collect_table(CollectOptions& o) {
+  return {"collect",
+          "bipo-dist collect DIR --out FILE [options]\n"
+          "\n"
+          "Merges the run files of a sweep into one HDF5 file: /summary, one row per cell, and "
+          "/runs/CELL.\n"
+          "Works on a sweep that still runs, too, and says what is missing.\n",
+          {{"Options",
+            {{"out", "FILE", "file to write; an older one of its kind is replaced (required)",
+              path(o.out), true},
+             {"overwrite", "", "replace whatever --out is", flag(o.overwrite)}}},
+           help_group()},
+          "\nExit codes: 0 done, also where cells are missing; 2 usage or bad input; 1 anything "
+          "else\n"};
 }
 
 CommandTable bench_table(BenchOptions& o) {

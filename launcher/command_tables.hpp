@@ -10,6 +10,7 @@ namespace bipo {
 // table.
 CommandTable train_table(TrainOptions& options);
 CommandTable sweep_table(SweepOptions& options);
+CommandTable collect_table(CollectOptions& options);
 CommandTable bench_table(BenchOptions& options);
 CommandTable plan_table(PlanOptions& options);
 

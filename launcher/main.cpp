@@ -10,6 +10,7 @@
 #include "collectives/errors.hpp"
 #include "collectives/session.hpp"
 #include "launcher/bench_command.hpp"
+#include "launcher/collect_command.hpp"
 #include "launcher/inspect_command.hpp"
 #include "launcher/options.hpp"
 #include "launcher/plan_command.hpp"
@@ -33,6 +34,9 @@ std::optional<int> run_locally(const Command& command) {
   }
   if (const auto* inspect = std::get_if<InspectOptions>(&command)) {
     return run_inspect_command(*inspect);
+  }
+  if (const auto* collect = std::get_if<CollectOptions>(&command)) {
+    return run_collect_command(*collect);
   }
   if (const auto* plan = std::get_if<PlanOptions>(&command)) {
     return run_plan_command(*plan);

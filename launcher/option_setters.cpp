@@ -103,6 +103,18 @@ Setter name_list(std::vector<std::string>& target, std::vector<std::string> name
   };
 }
 
+Setter positive_integer_list(std::vector<std::int64_t>& target) {
+  return [&target](const std::string& text) { target = parse_positive_integer_list(text); };
+}
+
+Setter model_list(std::vector<NamedModel>& target) {
+  return [&target](const std::string& text) { target = parse_models(text); };
+}
+
+Setter data_list(std::vector<NamedData>& target) {
+  return [&target](const std::string& text) { target = parse_data_sets(text); };
+}
+
 Setter layer_list(std::vector<LayerRange>& target) {
   return [&target](const std::string& text) { target = parse_layer_ranges(text); };
 }

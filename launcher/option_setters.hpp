@@ -31,7 +31,10 @@ Setter real_list(std::vector<double>& target);
 Setter positive_real_list(std::vector<double>& target);
 Setter unsigned_list(std::vector<std::uint64_t>& target);
 Setter name_list(std::vector<std::string>& target, std::vector<std::string> names);
+Setter positive_integer_list(std::vector<std::int64_t>& target);
 Setter layer_list(std::vector<LayerRange>& target);
+Setter model_list(std::vector<NamedModel>& target);
+Setter data_list(std::vector<NamedData>& target);
 
 // For options that the parser itself acts on; the table lists them for the help and the check of
 // names.

@@ -11,6 +11,7 @@
 #include <cmath>
 #include <limits>
 #include <optional>
+#include <utility>
 
 #include "collectives/errors.hpp"
 
@@ -122,6 +123,58 @@ int unit_shift(char letter) {
   return position == std::string_view::npos ? 0 : 10 * (static_cast<int>(position) + 1);
 }
 
+bool is_file_name_character(char character) {
+  return std::isalnum(static_cast<unsigned char>(character)) != 0 || character == '.' ||
+         character == '_' || character == '-';
+}
+
+// A name that was given: it becomes a part of file names.
+std::string checked_name(std::string_view name) {
+  if (name.empty() || name.front() == '.' ||
+      !std::all_of(name.begin(), name.end(), is_file_name_character)) {
+    throw UserError(fmt::format(
+        "must have names of letters, digits, '.', '_' and '-', not '{}'; write NAME=PATH", name));
+  }
+  return std::string(name);
+}
+
+// A name made of what a path calls itself.
+std::string name_from(const std::filesystem::path& path) {
+  std::string name = path.string();
+  std::replace_if(
+      name.begin(), name.end(), [](char c) { return !is_file_name_character(c); }, '-');
+  return checked_name(name);
+}
+
+// NAME=REST, or the whole text as the rest.
+std::pair<std::optional<std::string_view>, std::string_view> split_name(std::string_view text) {
+  const auto equals = text.find('=');
+  if (equals == std::string_view::npos) {
+    return {std::nullopt, text};
+  }
+  return {text.substr(0, equals), text.substr(equals + 1)};
+}
+
+std::filesystem::path some_path(std::string_view text) {
+  if (text.empty()) {
+    throw UserError("must name a path");
+  }
+  return text;
+}
+
+template <typename Named>
+void require_different_names(const std::vector<Named>& values) {
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    for (std::size_t j = 0; j < i; ++j) {
+      if (values[i].name == values[j].name) {
+        throw UserError(fmt::format(
+            "must have different names; '{}' comes twice, write NAME=PATH to tell them apart",
+            values[i].name));
+      }
+    }
+  }
+}
+
 }  // namespace
 
 std::int64_t parse_integer(std::string_view text, std::int64_t minimum) {
@@ -191,9 +244,53 @@ std::vector<std::uint64_t> parse_unsigned_list(std::string_view text) {
   return parse_different(text, parse_unsigned);
 }
 
+std::vector<std::int64_t> parse_positive_integer_list(std::string_view text) {
+  return parse_different(text, [](std::string_view part) { return parse_integer(part, 1); });
+}
+
 std::vector<std::string> parse_name_list(std::string_view text,
                                          const std::vector<std::string>& names) {
   return parse_different(text, [&](std::string_view part) { return parse_name(part, names); });
+}
+
+std::vector<NamedModel> parse_models(std::string_view text) {
+  std::vector<NamedModel> models;
+  for (const std::string_view part : split(text, ',')) {
+    const auto [name, rest] = split_name(part);
+    const std::filesystem::path directory = some_path(rest);
+    // "DIR/" names the same directory as "DIR", but its last component is empty.
+    const std::filesystem::path plain = std::filesystem::absolute(directory).lexically_normal();
+    const std::filesystem::path last =
+        plain.has_filename() ? plain.filename() : plain.parent_path().filename();
+    models.push_back({name ? checked_name(*name) : name_from(last), directory});
+  }
+  require_different_names(models);
+  return models;
+}
+
+std::string data_name(const std::filesystem::path& train) {
+  return name_from(train.stem());
+}
+
+std::vector<NamedData> parse_data_sets(std::string_view text) {
+  std::vector<NamedData> sets;
+  for (const std::string_view part : split(text, ',')) {
+    const auto [name, rest] = split_name(part);
+    const std::vector<std::string_view> files = split(rest, ':');
+    if (files.size() > 2) {
+      throw UserError(
+          fmt::format("must be TRAIN or TRAIN:TEST, each with or without NAME= before it; '{}' has "
+                      "{} files",
+                      part, files.size()));
+    }
+    NamedData set;
+    set.train = some_path(files.front());
+    set.test = files.size() == 2 ? some_path(files.back()) : std::filesystem::path();
+    set.name = name ? checked_name(*name) : data_name(set.train);
+    sets.push_back(std::move(set));
+  }
+  require_different_names(sets);
+  return sets;
 }
 
 std::vector<LayerRange> parse_layer_ranges(std::string_view text) {

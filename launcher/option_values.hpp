@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -36,8 +37,19 @@ std::string parse_name(std::string_view text, const std::vector<std::string>& na
 // Comma separated, at least one, all different, each as the function of one value reads it.
 std::vector<double> parse_positive_real_list(std::string_view text);
 std::vector<std::uint64_t> parse_unsigned_list(std::string_view text);
+std::vector<std::int64_t> parse_positive_integer_list(std::string_view text);
 std::vector<std::string> parse_name_list(std::string_view text,
                                          const std::vector<std::string>& names);
+
+// Comma separated DIR or NAME=DIR; without a name, the directory's own.
+std::vector<NamedModel> parse_models(std::string_view text);
+
+// Comma separated TRAIN or TRAIN:TEST, with or without NAME= before it; without one, the name of
+// the training file up to its extension.
+std::vector<NamedData> parse_data_sets(std::string_view text);
+
+// The name of a data set that was given none.
+std::string data_name(const std::filesystem::path& train);
 
 // Comma separated N, FIRST:LAST or FIRST:LAST:STEP, both ends included; or `all`, which is no range
 // at all.

@@ -34,7 +34,8 @@ const char* const kHelp =
     "\n"
     "Commands\n"
     "  train      train a steering vector\n"
-    "  sweep      train one for every combination of layers, seeds, learning rates, betas, signs\n"
+    "  sweep      train one for every combination of models, data, layers, seeds and settings\n"
+    "  collect    merge the run files of a sweep into one\n"
     "  inspect    print what a run file holds\n"
     "  bench      measure the speed of training on this machine\n"
     "  plan       memory, time and the best topology of a run, before it is made\n"
@@ -261,8 +262,18 @@ void require_consistent(const TrainOptions& options, const Names&) {
   require_part_of_batch(options.micro_batch, options.batch_size);
 }
 
-void require_consistent(const SweepOptions& options, const Names&) {
-  require_part_of_batch(options.micro_batch, options.batch_size);
+void require_consistent(const SweepOptions& options, const Names& given) {
+  if (given.contains("train") == given.contains("data")) {
+    throw UserError(
+        "give one of --train (one data set, with --test) and --data (several, NAME=TRAIN:TEST)");
+  }
+  if (given.contains("test") && given.contains("data")) {
+    throw UserError(
+        "--test and --data exclude each other: --data names the held-out pairs as NAME=TRAIN:TEST");
+  }
+  for (const std::int64_t batch_size : options.axes.batch_sizes) {
+    require_part_of_batch(options.micro_batch, batch_size);
+  }
 }
 
 // The rules of what bench and plan work on.
@@ -325,6 +336,21 @@ Command parse_with(CommandTable (*make_table)(Options&), const std::vector<std::
   return options;
 }
 
+// The one word that belongs to no option comes first: DIR.
+Command parse_collect(const std::vector<std::string>& words) {
+  CollectOptions options;
+  if (asks_for_help(words)) {
+    return PrintAndExit{help_text(collect_table(options))};
+  }
+  if (words.empty() || words.front().empty() || is_long_option(words.front())) {
+    throw UserError(
+        "collect takes the directory of a sweep first; `bipo-dist collect DIR --out sweep.h5`");
+  }
+  options.directory = words.front();
+  read_options(collect_table(options), {words.begin() + 1, words.end()});
+  return options;
+}
+
 Command parse_inspect(const std::vector<std::string>& words) {
   if (asks_for_help(words)) {
     return PrintAndExit{kInspectHelp};
@@ -358,6 +384,9 @@ Command parse_command_line(const std::vector<std::string>& arguments) {
   if (command == "sweep") {
     return parse_with(sweep_table, rest);
   }
+  if (command == "collect") {
+    return parse_collect(rest);
+  }
   if (command == "bench") {
     return parse_with(bench_table, rest);
   }
@@ -373,8 +402,8 @@ Command parse_command_line(const std::vector<std::string>& arguments) {
   if (command == "--version") {
     return PrintAndExit{version_text()};
   }
-  const std::string nearest =
-      nearest_name(command, {"train", "sweep", "inspect", "bench", "plan", "--help", "--version"});
+  const std::string nearest = nearest_name(
+      command, {"train", "sweep", "collect", "inspect", "bench", "plan", "--help", "--version"});
   throw UserError(
       fmt::format("unknown command '{}'; the nearest is {}; `bipo-dist --help` lists the commands",
                   command, nearest));

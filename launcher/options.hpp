@@ -75,9 +75,11 @@ struct TrainOptions : TrainingOptions {
 };
 
 struct SweepOptions : TrainingOptions {
-  SweepAxes axes{{}, {11}, {5e-4}, {0.1}, {"batch"}};  // no layers: all of the model
-  std::filesystem::path out;                           // a directory
-  std::optional<std::int64_t> vectors_per_pass;        // 1: one after the other
+  // In place of model, epochs and batch_size above; data stands alone or for train and test.
+  SweepAxes axes;
+  std::filesystem::path out;                     // a directory
+  std::optional<std::int64_t> vectors_per_pass;  // 1: one after the other
+  bool retry_failed = false;
   bool dry_run = false;
 };
 
@@ -129,6 +131,12 @@ struct PlanOptions : TextOptions {
   bool json = false;
 };
 
+struct CollectOptions {
+  std::filesystem::path directory;
+  std::filesystem::path out;
+  bool overwrite = false;
+};
+
 struct InspectOptions {
   std::filesystem::path run_file;
 };
@@ -138,8 +146,8 @@ struct PrintAndExit {
   std::string text;
 };
 
-using Command = std::variant<TrainOptions, SweepOptions, BenchOptions, PlanOptions, InspectOptions,
-                             PrintAndExit>;
+using Command = std::variant<TrainOptions, SweepOptions, CollectOptions, BenchOptions, PlanOptions,
+                             InspectOptions, PrintAndExit>;
 
 // Parses the command line (without the program's name) and the INI file it may name by --config
 // (the same option names; the command line wins).  Values are checked for what can be known without

@@ -11,28 +11,43 @@
 
 namespace bipo {
 
-PackSaver::PackSaver(std::filesystem::path path, std::vector<std::string> names,
+PackSaver::PackSaver(std::filesystem::path path, std::size_t pack_size,
+                     std::set<std::string> active, ReplaceGuard may_replace,
                      ProgressDisplay* display)
-    : path_(std::move(path)), display_(display) {
-  saved_.names = std::move(names);
+    : path_(std::move(path)),
+      pack_size_(pack_size),
+      active_(std::move(active)),
+      may_replace_(std::move(may_replace)),
+      display_(display) {
 }
 
-void PackSaver::after_save(std::size_t member, std::optional<Checkpoint> saved, RunStatus status) {
-  if (member == 0) {
-    saved_.members.clear();
+void PackSaver::after_save(const std::string& member, std::optional<Checkpoint> saved,
+                           RunStatus status) {
+  if (asked_.contains(member)) {
+    asked_.clear();
   }
+  if (asked_.empty()) {
+    saved_ = {};
+  }
+  asked_.insert(member);
   if (saved) {
+    saved_.names.push_back(member);
     saved_.members.push_back(std::move(*saved));
   }
-  const std::size_t members = saved_.names.size();
-  const bool all_are_saved = member + 1 == members && saved_.members.size() == members;
-  if (all_are_saved && members > 1) {
+  const bool all_are_saved = asked_ == active_ && saved_.names.size() == active_.size();
+  if (all_are_saved && pack_size_ > 1) {
     commit(status);
+  }
+  if (asked_ == active_) {
+    asked_.clear();
   }
 }
 
 void PackSaver::commit(RunStatus status) {
   if (status == RunStatus::kComplete) {
+    if (may_replace_ && !may_replace_()) {
+      return;
+    }
     std::error_code error;
     std::filesystem::remove(path_, error);
     if (error) {
@@ -42,7 +57,7 @@ void PackSaver::commit(RunStatus status) {
     return;
   }
   try {
-    write_pack_checkpoint(path_, saved_);
+    write_pack_checkpoint(path_, saved_, may_replace_);
   } catch (const EnvironmentError& error) {
     if (status != RunStatus::kRunning) {
       throw;
@@ -57,22 +72,33 @@ void PackSaver::warn(const std::string& text) {
   }
 }
 
+PackObserver::PackObserver(Context context, RunObserver& run, PackSaver& saver)
+    : context_(std::move(context)), run_(run), saver_(saver) {
+}
+
 void PackObserver::on_step(const StepRow& row) {
-  if (member_ == 0) {
+  if (context_.speaks()) {
     run_.on_step(row);
+    context_.on_step(row);
   }
 }
 
 void PackObserver::on_evaluation(const std::vector<EvalRow>& rows) {
-  if (member_ == 0) {
+  if (context_.speaks()) {
     run_.on_evaluation(rows);
   }
+}
+
+void PackObserver::on_failure(const std::string& reason) {
+  saver_.drop(context_.member);
+  context_.on_failure(reason);
 }
 
 void PackObserver::save(const TrainingRecord& record, RunStatus status) {
   run_.save(record, status);
   const bool is_saved = run_.saved_step() == record.checkpoint.step;
-  saver_.after_save(member_, is_saved ? std::optional(record.checkpoint) : std::nullopt, status);
+  saver_.after_save(context_.member, is_saved ? std::optional(record.checkpoint) : std::nullopt,
+                    status);
 }
 
 }  // namespace bipo

@@ -2,12 +2,13 @@
 // checkpoint.
 #pragma once
 
-#include <cstddef>
 #include <filesystem>
+#include <functional>
 #include <optional>
+#include <set>
 #include <string>
-#include <vector>
 
+#include "experiments/atomic_file.hpp"
 #include "experiments/pack_checkpoint.hpp"
 #include "launcher/progress.hpp"
 #include "launcher/run_observer.hpp"
@@ -15,42 +16,59 @@
 
 namespace bipo {
 
-// Commits a pack to a step when the run files of all its members hold that step; with the last run
-// file of a complete pack the checkpoint has served and goes.  A pack of one member needs none:
-// its run file is its checkpoint.
+// Commits a pack to a step when the run files of all its members that have not failed hold that
+// step; with the last run file of a complete pack the checkpoint has served and goes.  A pack of
+// one member needs none: its run file is its checkpoint.
 class PackSaver {
  public:
-  // `names` [M] of the members' cells.  `display` is null on ranks that stay silent; it must
-  // outlive the saver.
-  PackSaver(std::filesystem::path path, std::vector<std::string> names, ProgressDisplay* display);
+  // `active`: the members' cells that train, of a pack of `pack_size`.  `display` is null on ranks
+  // that stay silent; it must outlive the saver.
+  PackSaver(std::filesystem::path path, std::size_t pack_size, std::set<std::string> active,
+            ReplaceGuard may_replace, ProgressDisplay* display);
 
-  // To be called for each member in turn, with its state if that is in its run file.  A commit that
-  // fails in mid-run is reported, and the former one stands; the last one throws.
-  void after_save(std::size_t member, std::optional<Checkpoint> saved, RunStatus status);
+  // To be called for each active member in turn, with its state if that is in its run file.  A
+  // commit that fails in mid-run is reported, and the former one stands; the last one throws.
+  void after_save(const std::string& member, std::optional<Checkpoint> saved, RunStatus status);
+
+  // The others' commits go on without it.
+  void drop(const std::string& member) { active_.erase(member); }
 
  private:
   void commit(RunStatus status);
   void warn(const std::string& text);
 
   std::filesystem::path path_;
+  std::size_t pack_size_;
+  std::set<std::string> active_;
+  ReplaceGuard may_replace_;
+  std::set<std::string> asked_;  // members of the round of saves under way
   PackCheckpoint saved_;
   ProgressDisplay* display_;
 };
 
-// One member's observer.  The first speaks for all: their steps come at the same time.
+// One member's observer.
 class PackObserver final : public TrainingObserver {
  public:
+  struct Context {
+    std::string member;  // the cell's name
+    // Called on every rank for a member that failed, and for each step and evaluation of all of
+    // them: the first that goes on speaks for the pack.
+    std::function<void(const std::string& reason)> on_failure;
+    std::function<bool()> speaks;
+    std::function<void(const StepRow& row)> on_step;
+  };
+
   // `run` and `saver` must outlive the observer.
-  PackObserver(std::size_t member, RunObserver& run, PackSaver& saver)
-      : member_(member), run_(run), saver_(saver) {}
+  PackObserver(Context context, RunObserver& run, PackSaver& saver);
 
   void on_step(const StepRow& row) override;
   void on_evaluation(const std::vector<EvalRow>& rows) override;
+  void on_failure(const std::string& reason) override;
   void save(const TrainingRecord& record, RunStatus status) override;
   bool stop_requested() const override { return run_.stop_requested(); }
 
  private:
-  std::size_t member_;
+  Context context_;
   RunObserver& run_;
   PackSaver& saver_;
 };

@@ -1,3 +1,4 @@
+// A model, and what is cached of its data, ready to train vectors at the layers asked for.
 #include "launcher/prepared_model.hpp"
 
 #include <fmt/format.h>
@@ -16,16 +17,20 @@ constexpr double kGiB = 1 << 30;
 
 }  // namespace
 
-PreparedModel prepare_model(const TrainingInputs& inputs, const RunSettings& settings,
-                            const ModelRequest& request, const Ranks& ranks, Session& session,
-                            ProgressDisplay* display) {
-  PreparedModel model;
-  session.together([&] {
-    model.decoder = std::make_unique<Decoder>(inputs.config, *inputs.weights, request.product_type,
-                                              request.device, *ranks.tp);
-  });
+std::unique_ptr<Decoder> load_decoder(const JobPreparation& job, const Ranks& ranks) {
+  return std::make_unique<Decoder>(job.inputs.config, *job.inputs.weights, job.product_type,
+                                   job.device, *ranks.tp);
+}
 
-  std::uint64_t budget = all_reduced(settings.cache_budget, ReduceOp::kMin, *ranks.world);
+bool PreparedData::keeps_activations() const {
+  return train->keeps_activations() && (held_out == nullptr || held_out->keeps_activations());
+}
+
+PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const DataRequest& request,
+                          const Ranks& ranks, ProgressDisplay* display) {
+  const TrainingInputs& inputs = job.inputs;
+  const RunSettings& settings = job.settings;
+  std::uint64_t budget = all_reduced(request.budget, ReduceOp::kMin, *ranks.world);
   const auto make_cache = [&](const std::vector<TokenPair>& pairs, std::uint64_t tokens_hash,
                               const char* name) {
     CacheSettings cache;
@@ -48,22 +53,23 @@ PreparedModel prepare_model(const TrainingInputs& inputs, const RunSettings& set
           "leaves: blocks 0..{} run again in every step; raise --cache-budget",
           name, static_cast<double>(bytes) / kGiB, request.layers.back()));
     }
-    return std::make_unique<ActivationCache>(*model.decoder, pairs, cache, ranks);
+    return std::make_unique<ActivationCache>(decoder, pairs, cache, ranks);
   };
-  model.train = make_cache(inputs.train, inputs.train_hash, "training pairs");
-  std::vector<ActivationCache*> caches{model.train.get()};
+  PreparedData data;
+  data.train = make_cache(inputs.train, inputs.train_hash, "training pairs");
+  std::vector<ActivationCache*> caches{data.train.get()};
   if (!inputs.test.empty() && request.evaluates) {
-    model.held_out = make_cache(inputs.test, inputs.test_hash, "held-out pairs");
-    caches.push_back(model.held_out.get());
+    data.held_out = make_cache(inputs.test, inputs.test_hash, "held-out pairs");
+    caches.push_back(data.held_out.get());
   }
-  run_prefix_pass(*model.decoder, caches, ranks, display);
+  run_prefix_pass(decoder, caches, ranks, display);
   for (const std::int64_t layer : request.layers) {
-    check_zero_vector(*model.decoder, *model.train, layer, ranks);
+    check_zero_vector(decoder, *data.train, layer, ranks);
   }
   if (display != nullptr) {
     display->finish();
   }
-  return model;
+  return data;
 }
 
 }  // namespace bipo

@@ -1,4 +1,4 @@
-// The model and what is cached of the data, ready to train vectors at the layers asked for.
+// A model, and what is cached of its data, ready to train vectors at the layers asked for.
 #pragma once
 
 #include <cstdint>
@@ -7,32 +7,34 @@
 
 #include "collectives/session.hpp"
 #include "launcher/progress.hpp"
-#include "launcher/run_settings.hpp"
-#include "launcher/training_inputs.hpp"
+#include "launcher/run_preparation.hpp"
 #include "trainer/activation_cache.hpp"
 #include "trainer/model/graph.hpp"
 
 namespace bipo {
 
-struct PreparedModel {
-  std::unique_ptr<Decoder> decoder;
+// The job's model with head and final norm loaded, sharded over the tensor-parallel group of
+// `ranks`; both must outlive it.  Local.
+std::unique_ptr<Decoder> load_decoder(const JobPreparation& job, const Ranks& ranks);
+
+struct PreparedData {
   std::unique_ptr<ActivationCache> train;
   std::unique_ptr<ActivationCache> held_out;  // null where nothing is evaluated
+
+  // Whether no step needs the blocks up to the layer.
+  bool keeps_activations() const;
 };
 
-// What preparing needs to know beside the inputs, which must outlive the result.
-struct ModelRequest {
+struct DataRequest {
   std::vector<std::int64_t> layers;  // ascending
-  c10::ScalarType product_type = c10::kFloat;
-  c10::Device device{c10::kCPU};
   bool evaluates = true;
+  std::uint64_t budget = 0;  // bytes per node
 };
 
-// Loads the model, fills the caches (in one pass over the data for all layers) and checks that
-// training begins at the reference.  `display` is null on ranks that do not speak.
-// Collective over: world
-PreparedModel prepare_model(const TrainingInputs& inputs, const RunSettings& settings,
-                            const ModelRequest& request, const Ranks& ranks, Session& session,
-                            ProgressDisplay* display);
+// Fills the caches of the job's pairs, which must outlive the result (in one pass over the data for
+// all layers), and checks that training begins at the reference.  `display` is null on ranks that
+// do not speak.  Collective over: world
+PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const DataRequest& request,
+                          const Ranks& ranks, ProgressDisplay* display);
 
 }  // namespace bipo

@@ -51,16 +51,6 @@ std::string bar_of(double share) {
   return fmt::format("[{}{}]", std::string(filled, '='), std::string(kBarWidth - filled, ' '));
 }
 
-std::string clock_text(double seconds) {
-  const auto whole = static_cast<std::int64_t>(std::ceil(seconds));
-  const std::int64_t hours = whole / 3600;
-  const std::int64_t minutes = whole / 60 % 60;
-  if (hours > 0) {
-    return fmt::format("{}:{:02}:{:02}", hours, minutes, whole % 60);
-  }
-  return fmt::format("{}:{:02}", minutes, whole % 60);
-}
-
 std::vector<std::string> step_details(const StepProgress& progress) {
   return {
       fmt::format("epoch {}/{}", progress.epoch + 1, progress.epochs),
@@ -88,6 +78,16 @@ std::string indented(const std::string& value, std::size_t indent) {
 }
 
 }  // namespace
+
+std::string clock_text(double seconds) {
+  const auto whole = static_cast<std::int64_t>(std::ceil(seconds));
+  const std::int64_t hours = whole / 3600;
+  const std::int64_t minutes = whole / 60 % 60;
+  if (hours > 0) {
+    return fmt::format("{}:{:02}:{:02}", hours, minutes, whole % 60);
+  }
+  return fmt::format("{}:{:02}", minutes, whole % 60);
+}
 
 DisplayEnvironment stderr_environment() {
   return {isatty(STDERR_FILENO) == 1, stderr_columns, steady_clock::now};

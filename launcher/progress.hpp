@@ -20,6 +20,9 @@ struct SettingGroup {
   std::vector<std::pair<std::string, std::string>> settings;  // name, value
 };
 
+// "1:05:00" or "4:10".
+std::string clock_text(double seconds);
+
 // One optimiser step that has just been done.
 struct StepProgress {
   std::int64_t step = 0;  // steps done, this one included

@@ -3,21 +3,9 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <chrono>
-#include <ctime>
-
 #include "launcher/version.hpp"
 
 namespace bipo {
-
-std::string now_utc() {
-  const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
-  std::tm utc{};
-  gmtime_r(&now, &utc);
-  char text[32] = {};
-  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &utc);
-  return text;
-}
 
 RunAttributes run_attributes(const RunSettings& settings, const TrainingInputs& inputs,
                              const Topology& topology, const Session& session,

@@ -12,9 +12,6 @@
 
 namespace bipo {
 
-// The time as the run file writes it, e.g. 2026-01-31T12:00:00Z.
-std::string now_utc();
-
 RunAttributes run_attributes(const RunSettings& settings, const TrainingInputs& inputs,
                              const Topology& topology, const Session& session,
                              const std::string& config, const std::string& created_utc);

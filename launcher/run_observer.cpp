@@ -51,14 +51,21 @@ void RunObserver::on_evaluation(const std::vector<EvalRow>& rows) {
   display_->message(text);
 }
 
+void RunObserver::on_failure(const std::string& reason) {
+  throw EnvironmentError(reason);
+}
+
 void RunObserver::save(const TrainingRecord& record, RunStatus status) {
   RunRecord run;
   static_cast<TrainingRecord&>(run) = record;
   run.attributes = context_.attributes;
   run.attributes.status = status;
   try {
-    write_run_file(context_.out, run);
-    saved_step_ = record.checkpoint.step;
+    if (write_run_file(context_.out, run, context_.may_replace)) {
+      saved_step_ = record.checkpoint.step;
+    } else {
+      is_superseded_ = true;
+    }
   } catch (const EnvironmentError& error) {
     if (status != RunStatus::kRunning) {
       throw;
@@ -71,7 +78,7 @@ void RunObserver::save(const TrainingRecord& record, RunStatus status) {
 }
 
 bool RunObserver::stop_requested() const {
-  return stop_signal_received();
+  return is_superseded_ || stop_signal_received();
 }
 
 }  // namespace bipo

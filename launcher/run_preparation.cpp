@@ -26,7 +26,7 @@ constexpr double kGiB = 1 << 30;
 // More ranks or threads than any machine has; what is larger is a slip, and would not fit an int.
 constexpr std::int64_t kMostRanks = 1 << 20;
 
-void check_counts(const TrainOptions& options) {
+void check_counts(const MachineOptions& options) {
   const auto check = [](const char* name, std::int64_t value) {
     if (value > kMostRanks) {
       throw UserError(fmt::format("--{} {}: at most {}", name, value, kMostRanks));
@@ -78,13 +78,22 @@ void add_plan_warnings(Preparation& run) {
 
 }  // namespace
 
-JobPreparation prepare_job(const TrainOptions& options, std::optional<std::int64_t> micro_batch,
-                           const Session& session) {
+Topology arrange_ranks(const MachineOptions& options, std::optional<int> default_dp,
+                       const Session& session) {
+  check_counts(options);
+  const int tp = static_cast<int>(options.tp);
+  const auto dp = options.dp ? std::optional(static_cast<int>(*options.dp)) : default_dp;
+  const std::int64_t ranks_of_cell = std::int64_t{tp} * dp.value_or(1);
+  const int cells =
+      default_dp ? static_cast<int>(std::max<std::int64_t>(1, session.size() / ranks_of_cell)) : 1;
+  return Topology(session.size(), session.rank(), tp, dp, cells);
+}
+
+JobPreparation prepare_job(const TrainOptions& options, const Topology& topology,
+                           std::optional<std::int64_t> micro_batch, const Session& session) {
   JobPreparation job;
   job.settings.options = options;
-  check_counts(options);
-  const auto dp = options.dp ? std::optional(static_cast<int>(*options.dp)) : std::nullopt;
-  job.topology.emplace(session.size(), session.rank(), static_cast<int>(options.tp), dp);
+  job.topology.emplace(topology);
   job.inputs = read_training_inputs(options);
   job.warnings = job.inputs.warnings;
   plan_shard(job.inputs.config, options.tp, job.topology->tp_rank());
@@ -165,7 +174,8 @@ Preparation prepare_run(const TrainOptions& options, const Session& session) {
   const auto micro_batch =
       run.previous ? std::optional(stored_integer(run.previous->attributes.config, "micro_batch"))
                    : std::nullopt;
-  run.job = prepare_job(options, micro_batch, session);
+  run.job =
+      prepare_job(options, arrange_ranks(options, std::nullopt, session), micro_batch, session);
   check_layer(options.layer, run.job.inputs.config);
   choose_cache_budget(run.job, {options.layer}, session);
   run.plan = plan_settings(run.job.settings, run.job.inputs.train);

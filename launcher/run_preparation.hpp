@@ -37,11 +37,17 @@ struct Preparation {
       0;  // equal on ranks that are about to make the same run from the same state
 };
 
+// The session's ranks as the options want them; without --dp, `default_dp` or as many replicas as
+// there are ranks for.  As many cells are in flight as that leaves ranks for.  Throws UserError.
+Topology arrange_ranks(const MachineOptions& options, std::optional<int> default_dp,
+                       const Session& session);
+
 // Reads and checks everything but the places of results, without communicating and before anything
-// heavy is loaded.  `micro_batch` is used where the options leave it open; without it, too, the
-// batch is dealt to the replicas.  The layer of `options` is not looked at.  Throws UserError.
-JobPreparation prepare_job(const TrainOptions& options, std::optional<std::int64_t> micro_batch,
-                           const Session& session);
+// heavy is loaded.  `topology`: of the ranks that train together.  `micro_batch` is used where the
+// options leave it open; without it, too, the batch is dealt to the replicas.  The layer of
+// `options` is not looked at.  Throws UserError.
+JobPreparation prepare_job(const TrainOptions& options, const Topology& topology,
+                           std::optional<std::int64_t> micro_batch, const Session& session);
 
 // Decides how much may be cached for training at `layers` (ascending), and checks that weights and
 // the rest fit.  Throws UserError.

@@ -1,217 +1,260 @@
-// The command `sweep`: one vector for every combination of the axes, pack by pack.
+// The command `sweep`: one vector for every combination of the axes, by groups of ranks.
 #include "launcher/sweep_command.hpp"
 
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 
-#include <cmath>
+#include <algorithm>
 #include <cstdio>
-#include <deque>
 #include <iostream>
 #include <optional>
+#include <set>
+#include <thread>
 #include <utility>
 
-#include "launcher/pack_observer.hpp"
+#include "collectives/content_hash.hpp"
+#include "collectives/number_reduction.hpp"
+#include "experiments/cell_failure.hpp"
+#include "experiments/sweep_directory.hpp"
+#include "experiments/sweep_queue.hpp"
 #include "launcher/prepared_model.hpp"
 #include "launcher/progress.hpp"
-#include "launcher/run_beginning.hpp"
-#include "launcher/run_observer.hpp"
 #include "launcher/stop_signals.hpp"
+#include "launcher/sweep_group.hpp"
 #include "launcher/sweep_preparation.hpp"
+#include "launcher/sweep_progress.hpp"
+#include "launcher/sweep_rounds.hpp"
 #include "launcher/sweep_summary.hpp"
-#include "trainer/training.hpp"
 
 namespace bipo {
 namespace {
 
-// What the training loop is given of one member.
-struct PackMember {
-  TrainingSettings settings;
-  TrainingRecord record;
-  RunObserver run;
-  PackObserver observer;
+// How long the first rank sleeps between looks at others' claims.
+constexpr std::chrono::milliseconds kPoll{500};
 
-  PackMember(std::size_t index, TrainingSettings training, TrainingRecord start,
-             RunObserver::Context context, ProgressDisplay* display, PackSaver& saver)
-      : settings(std::move(training)),
-        record(std::move(start)),
-        run(std::move(context), display),
-        observer(index, run, saver) {}
-};
-
-// A sweep whose model is loaded, with all ranks as one group.
+// A sweep at work on all ranks of the job.
 class SweepRun {
  public:
-  SweepRun(SweepPreparation& sweep, PreparedModel model, const Ranks& ranks, const Session& session,
-           ProgressDisplay* display)
+  // `queue` and `display` are the speaking rank's, null on the others.
+  SweepRun(const SweepPreparation& sweep, Session& session, SweepQueue* queue, SweepDisplay display)
       : sweep_(sweep),
-        model_(std::move(model)),
-        ranks_(ranks),
         session_(session),
-        display_(display) {}
+        queue_(queue),
+        display_(display),
+        all_(session.make_ranks(of_all_ranks(*sweep.topology), is_cuda())),
+        group_ranks_(session.make_ranks(*sweep.topology, is_cuda())),
+        model_(sweep, all_) {}
 
-  RunStatus train_packs() {
-    for (std::size_t i = 0; i < sweep_.plan.packs.size(); ++i) {
-      announce(i);
-      if (sweep_.progress[i].is_complete) {
-        continue;
+  // Round after round, until nothing is left that nobody else does.
+  RunStatus run() {
+    const bool leads = group_ranks_.world->rank() == 0;
+    std::optional<SweepQueue> own_queue;
+    SweepQueue* queue = queue_;
+    if (leads && queue == nullptr) {
+      own_queue.emplace(sweep_.options.out, sweep_.plan.packs, sweep_.options.retry_failed);
+      queue = &*own_queue;
+    }
+    SweepGroup group(sweep_, group_ranks_, session_, model_, queue, display_);
+    while (true) {
+      const std::vector<RoundPart> round = next_round();
+      if (round.empty()) {
+        return stop_signal_received_anywhere() ? RunStatus::kInterrupted : RunStatus::kComplete;
       }
-      if (train_pack(i) == RunStatus::kInterrupted) {
+      const std::vector<SweepPart> parts = prepare(round);
+      const RunStatus status = group.work(parts);
+      session_.wait_for_all([&] {
+        if (display_.cells != nullptr) {
+          display_.cells->tick();
+        }
+      });
+      if (any_rank(status == RunStatus::kInterrupted)) {
         return RunStatus::kInterrupted;
       }
     }
-    return RunStatus::kComplete;
   }
 
  private:
-  void announce(std::size_t index) const {
-    if (display_ == nullptr) {
+  // One data-parallel group of all replicas, for the passes that serve every cell.
+  static Topology of_all_ranks(const Topology& topology) {
+    return Topology(topology.world(), topology.rank(), topology.tp(), std::nullopt);
+  }
+
+  bool is_cuda() const { return sweep_.inputs.front().job.device.is_cuda(); }
+
+  bool any_rank(bool mine) const {
+    return all_reduced(std::int64_t{mine}, ReduceOp::kMax, *all_.world) != 0;
+  }
+
+  bool stop_signal_received_anywhere() const { return any_rank(stop_signal_received()); }
+
+  // Decided by the first rank, while the others sleep.
+  std::vector<RoundPart> next_round() {
+    std::string text;
+    if (queue_ != nullptr) {
+      text = round_to_text(plan_next_round());
+    }
+    session_.wait_for_all([] {});
+    return round_from_text(session_.from_first(text));
+  }
+
+  std::vector<RoundPart> plan_next_round() {
+    while (!stop_signal_received()) {
+      const std::vector<LayerNeed> needs = free_needs();
+      if (!needs.empty()) {
+        return plan_round(needs, cache_budget());
+      }
+      if (!queue_->may_come_free()) {
+        break;
+      }
+      std::this_thread::sleep_for(kPoll);
+      display_.cells->tick();
+    }
+    return {};
+  }
+
+  // Of packs with something left to do that nobody works on.
+  std::vector<LayerNeed> free_needs() {
+    std::vector<LayerNeed> needs;
+    for (const std::size_t task : queue_->free_tasks()) {
+      const Cell& cell = queue_->tasks()[task].pack.members.front();
+      const std::size_t inputs = inputs_of(sweep_, cell);
+      needs.push_back({inputs, cell.layer, cache_bytes_per_layer(sweep_, sweep_.inputs[inputs])});
+    }
+    return needs;
+  }
+
+  std::uint64_t cache_budget() const {
+    std::uint64_t least = sweep_.inputs.front().job.settings.cache_budget;
+    for (const SweepInputs& inputs : sweep_.inputs) {
+      least = std::min(least, inputs.job.settings.cache_budget);
+    }
+    return least;
+  }
+
+  // One pass per model and data set, by all ranks, for all layers of the round.
+  std::vector<SweepPart> prepare(const std::vector<RoundPart>& round) {
+    std::vector<SweepPart> parts;
+    std::uint64_t budget = cache_budget();
+    for (const RoundPart& wanted : round) {
+      const SweepInputs& inputs = sweep_.inputs[wanted.inputs];
+      if (display_.steps != nullptr) {
+        display_.steps->message(fmt::format("{} with {}: {} {}", inputs.model.name,
+                                            inputs.data.name, wanted.layers.size(),
+                                            wanted.layers.size() == 1 ? "layer" : "layers"));
+      }
+      try {
+        session_.together([&] { model_.of(wanted.inputs); });
+        PreparedData data = prepare_data(model_.of(wanted.inputs), inputs.job,
+                                         {wanted.layers, sweep_.options.eval_every > 0, budget},
+                                         all_, display_.steps);
+        const std::uint64_t kept = cache_bytes_per_layer(sweep_, inputs) *
+                                   static_cast<std::uint64_t>(wanted.layers.size());
+        budget -= std::min(budget, kept);
+        parts.push_back({wanted.inputs, wanted.layers, std::move(data)});
+      } catch (const AgreedFailure& failure) {
+        fail(wanted, failure.what());
+      }
+    }
+    return parts;
+  }
+
+  // The model itself fails on this data: so do all cells of the part that nobody works on.
+  void fail(const RoundPart& part, const std::string& reason) {
+    if (queue_ == nullptr) {
       return;
     }
-    const Pack& pack = sweep_.plan.packs[index];
-    const PackProgress& progress = sweep_.progress[index];
-    std::string text =
-        fmt::format("pack {}/{}: layer {}, {} {}", index + 1, sweep_.plan.packs.size(),
-                    pack.members.front().layer, pack.members.size(),
-                    pack.members.size() == 1 ? "vector" : "vectors");
-    if (progress.is_complete) {
-      text += ", complete already";
-    } else if (!progress.members.empty()) {
-      text += fmt::format(", from step {}", progress.members.front().checkpoint.step);
-    }
-    display_->message(text);
-  }
-
-  RunStatus train_pack(std::size_t index) {
-    const Pack& pack = sweep_.plan.packs[index];
-    const std::int64_t layer = pack.members.front().layer;
-    release_blocks_before(sweep_.layers_to_train(index).front() + 1);
-
-    std::vector<std::string> names;
-    for (const Cell& cell : pack.members) {
-      names.push_back(cell.name);
-    }
-    if (ranks_.world->rank() == 0) {
-      remove_stale_temps(sweep_.options.out, pack);
-    }
-    PackSaver saver(pack_checkpoint_path(sweep_.options.out, pack), names, display_);
-    std::deque<PackMember> members;
-    const std::vector<RunRecord> previous = std::move(sweep_.progress[index].members);
-    for (std::size_t i = 0; i < pack.members.size(); ++i) {
-      add_member(members, pack.members[i], previous.empty() ? nullptr : &previous[i], saver);
-    }
-    std::vector<TrainingMember> training;
-    for (PackMember& member : members) {
-      training.push_back({member.settings, member.record, member.observer});
-    }
-    const RunStatus status =
-        train(*model_.decoder, *model_.train, model_.held_out.get(), layer, training, ranks_);
-    if (display_ != nullptr) {
-      display_->finish();
-    }
-    return status;
-  }
-
-  // Where activations are not kept, every step runs the blocks before the layer.
-  void release_blocks_before(std::int64_t block) const {
-    const bool keeps = model_.train->keeps_activations() &&
-                       (model_.held_out == nullptr || model_.held_out->keeps_activations());
-    if (keeps) {
-      model_.decoder->release_blocks({0, block});
+    const auto concerned = [&](const Pack& pack) {
+      const Cell& cell = pack.members.front();
+      return part.inputs == inputs_of(sweep_, cell) &&
+             std::binary_search(part.layers.begin(), part.layers.end(), cell.layer);
+    };
+    while (auto taken = queue_->take(concerned)) {
+      const Pack& pack = queue_->tasks()[taken->task].pack;
+      for (const std::size_t place : taken->progress.active) {
+        const std::string& cell = pack.members[place].name;
+        write_failure(sweep_.options.out, cell, reason);
+        display_.steps->message(fmt::format("failed: {}: {}", cell, reason));
+      }
+      queue_->finish(*taken);
     }
   }
 
-  void add_member(std::deque<PackMember>& members, const Cell& cell, const RunRecord* previous,
-                  PackSaver& saver) const {
-    const JobPreparation& job = sweep_.job;
-    const RunSettings settings = cell_settings(sweep_, cell);
-    const PlanSettings plan = plan_settings(settings, job.inputs.train);
-    const BatchPlan batches(plan);
-    const double residual_rms = model_.train->median_rms(cell.layer);
-    RunObserver::Context context;
-    context.out = settings.options.out;
-    context.attributes =
-        run_attributes(settings, job.inputs, *job.topology, session_, cell_config(sweep_, cell),
-                       previous != nullptr ? previous->attributes.created_utc : now_utc());
-    context.total_steps = batches.total_steps();
-    context.steps_per_epoch = batches.steps_per_epoch();
-    context.epochs = settings.options.epochs;
-    context.batch_size = settings.options.batch_size;
-    context.train_pairs = plan.pairs;
-    context.residual_norm = residual_rms * std::sqrt(static_cast<double>(job.inputs.config.hidden));
-    members.emplace_back(members.size(), training_settings(settings, plan, residual_rms),
-                         previous != nullptr ? TrainingRecord(*previous)
-                                             : starting_record(job.inputs.config.hidden, cell.seed),
-                         std::move(context), display_, saver);
-  }
-
-  SweepPreparation& sweep_;
-  PreparedModel model_;
-  const Ranks& ranks_;
-  const Session& session_;
-  ProgressDisplay* display_;  // null on ranks that stay silent
+  const SweepPreparation& sweep_;
+  Session& session_;
+  SweepQueue* queue_;
+  SweepDisplay display_;
+  Ranks all_;
+  Ranks group_ranks_;
+  LoadedModel model_;
 };
-
-bool evaluates(const SweepPreparation& sweep) {
-  return sweep.options.eval_every > 0 && !sweep.job.inputs.test.empty();
-}
 
 void show_start(const SweepPreparation& sweep, ProgressDisplay& display) {
   const SweepPlan& plan = sweep.plan;
-  display.start_table(settings_table(cell_settings(sweep, plan.cells.front()), sweep.job.inputs,
-                                     *sweep.job.topology));
-  display.message(fmt::format(
-      "sweep of {} cells, the first of them above: {} packs of at most {} vectors per "
-      "pass, in {}",
-      plan.cells.size(), plan.packs.size(), plan.vectors_per_pass, sweep.options.out.string()));
-  for (const std::string& warning : sweep.job.warnings) {
+  const Cell& first = plan.packs.front().members.front();
+  const JobPreparation& job = sweep.inputs[inputs_of(sweep, first)].job;
+  display.start_table(settings_table(cell_settings(sweep, first), job.inputs, *sweep.topology));
+  display.message(fmt::format("sweep of {} cells in {} packs, the first of them above, in {}",
+                              plan.cells.size(), plan.packs.size(), sweep.options.out.string()));
+  for (const std::string& warning : sweep.warnings()) {
     display.message("warning: " + warning);
   }
 }
 
-// The program's result, on stdout.
-void print_result(const SweepPreparation& sweep, RunStatus status) {
-  fmt::print("{}", sweep_summary(sweep.options.out, sweep.plan.cells, sweep.options.multipliers,
-                                 evaluates(sweep)));
+// The program's result, on stdout.  Returns the exit code.
+int print_result(const SweepPreparation& sweep, RunStatus status) {
+  const bool evaluates =
+      sweep.options.eval_every > 0 &&
+      std::any_of(sweep.inputs.begin(), sweep.inputs.end(),
+                  [](const SweepInputs& inputs) { return !inputs.data.test.empty(); });
+  const SweepSummary summary =
+      summarize_sweep(sweep.options.out, sweep.plan, sweep.options.multipliers, evaluates);
+  fmt::print("{}", summary.text);
   if (status != RunStatus::kComplete) {
     fmt::print("interrupted; the same command continues\n");
+  } else if (summary.failed > 0) {
+    fmt::print(
+        "failed cells are left alone; the same command with --retry-failed tries them "
+        "again\n");
   }
   std::fflush(stdout);
+  if (status != RunStatus::kComplete) {
+    return kExitInterrupted;
+  }
+  return summary.failed > 0 ? kExitFailure : kExitDone;
 }
 
-RunStatus run_cells(SweepPreparation& sweep, Session& session, ProgressDisplay* display) {
-  const std::vector<std::int64_t> layers = sweep.layers_to_train();
-  if (layers.empty()) {
-    if (display != nullptr) {
-      display->message(fmt::format("{}: every cell is complete already, nothing to do",
-                                   sweep.options.out.string()));
+int run_prepared(const SweepPreparation& sweep, Session& session) {
+  const bool speaks = session.rank() == 0;
+  std::optional<SweepQueue> queue;
+  session.together([&] {
+    if (speaks) {
+      begin_sweep_directory(sweep.options.out, sweep.plan_text);
+      queue.emplace(sweep.options.out, sweep.plan.packs, sweep.options.retry_failed);
     }
-    return RunStatus::kComplete;
-  }
-  if (display != nullptr) {
+  });
+  std::optional<ProgressDisplay> display;
+  std::optional<SweepProgress> progress;
+  SweepDisplay shown;
+  if (speaks) {
+    display.emplace(std::cerr, stderr_environment());
+    progress.emplace(
+        sweep.options.out, sweep.plan, [&](const Cell& cell) { return cell_cost(sweep, cell); },
+        *display);
+    shown = {&*display, &*progress};
     show_start(sweep, *display);
   }
-  const JobPreparation& job = sweep.job;
-  at::set_num_threads(static_cast<int>(job.settings.threads.threads));
   install_stop_signals();
-  const Ranks ranks = session.make_ranks(*job.topology, job.device.is_cuda());
-  PreparedModel model =
-      prepare_model(job.inputs, job.settings,
-                    {layers, job.product_type, job.device, sweep.options.eval_every > 0}, ranks,
-                    session, display);
-  return SweepRun(sweep, std::move(model), ranks, session, display).train_packs();
-}
-
-int run_prepared(SweepPreparation& sweep, Session& session) {
-  std::optional<ProgressDisplay> display;
-  if (session.rank() == 0) {
-    display.emplace(std::cerr, stderr_environment());
-  }
-  const RunStatus status = run_cells(sweep, session, display ? &*display : nullptr);
-  if (session.rank() == 0) {
-    print_result(sweep, status);
-  }
-  return status == RunStatus::kComplete ? kExitDone : kExitInterrupted;
+  const auto& threads = sweep.inputs.front().job.settings.threads;
+  at::set_num_threads(static_cast<int>(threads.threads));
+  const RunStatus status = SweepRun(sweep, session, queue ? &*queue : nullptr, shown).run();
+  std::string exit_code;
+  session.together([&] {
+    if (speaks) {
+      progress->report();
+      exit_code = std::to_string(print_result(sweep, status));
+    }
+  });
+  return std::stoi(session.from_first(exit_code));
 }
 
 }  // namespace
@@ -219,17 +262,21 @@ int run_prepared(SweepPreparation& sweep, Session& session) {
 int run_sweep_command(const SweepOptions& options, Session& session) {
   std::optional<SweepPreparation> sweep;
   session.together([&] { sweep = prepare_sweep(options, session); });
-  session.expect_same(sweep->agreement, "the sweep to make");
+  ContentHash plan;
+  plan.add(sweep->plan_text);
+  session.expect_same(plan.value(), "the sweep to make");
   if (options.dry_run) {
     if (session.rank() == 0) {
-      fmt::print("{}", describe_plan(sweep->plan, sweep->cost, run_file_bytes(*sweep)));
+      fmt::print("{}", describe_plan(
+                           sweep->plan, [&](const Cell& cell) { return cell_cost(*sweep, cell); },
+                           [&](const Cell& cell) { return run_file_bytes(*sweep, cell); }));
       std::fflush(stdout);
     }
     return kExitDone;
   }
   session.together([&] {
     if (session.rank() == 0) {
-      begin_sweep_directory(sweep->options.out, sweep->plan_text);
+      check_sweep_directory(sweep->options.out, sweep->plan_text);
     }
   });
   return run_prepared(*sweep, session);

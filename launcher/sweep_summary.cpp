@@ -1,12 +1,14 @@
-// The result of a sweep as a table: one row per cell, from the run files.
+// What has become of a sweep, as a table for the terminal.
 #include "launcher/sweep_summary.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 
+#include "experiments/cell_failure.hpp"
 #include "experiments/run_file.hpp"
 #include "experiments/sweep_directory.hpp"
+#include "experiments/sweep_status.hpp"
 
 namespace bipo {
 namespace {
@@ -38,11 +40,11 @@ Row header(const std::vector<double>& multipliers, bool evaluates) {
   return row;
 }
 
-Row row_of(const Cell& cell, const std::filesystem::path& path,
+Row row_of(const Cell& cell, CellStatus status, const std::filesystem::path& path,
            const std::vector<double>& multipliers, bool evaluates) {
   const bool has_file = std::filesystem::exists(path);
   const RunRecord record = has_file ? read_run_file(path) : RunRecord();
-  Row row{cell.name, has_file ? to_string(record.attributes.status) : "not begun"};
+  Row row{cell.name, to_string(status)};
   if (evaluates) {
     for (const double multiplier : multipliers) {
       row.push_back(accuracy_at(multiplier, record));
@@ -75,13 +77,22 @@ std::string aligned(const std::vector<Row>& rows) {
 
 }  // namespace
 
-std::string sweep_summary(const std::filesystem::path& directory, const std::vector<Cell>& cells,
-                          const std::vector<double>& multipliers, bool evaluates) {
+SweepSummary summarize_sweep(const std::filesystem::path& directory, const SweepPlan& plan,
+                             const std::vector<double>& multipliers, bool evaluates) {
+  const std::vector<CellStatus> status = SweepMonitor(directory, plan).look();
   std::vector<Row> rows{header(multipliers, evaluates)};
-  for (const Cell& cell : cells) {
-    rows.push_back(row_of(cell, run_file_path(directory, cell), multipliers, evaluates));
+  std::string reasons;
+  SweepSummary summary;
+  for (std::size_t i = 0; i < plan.cells.size(); ++i) {
+    const Cell& cell = plan.cells[i];
+    rows.push_back(row_of(cell, status[i], run_file_path(directory, cell), multipliers, evaluates));
+    if (status[i] == CellStatus::kFailed) {
+      ++summary.failed;
+      reasons += fmt::format("{}: {}\n", cell.name, read_failure(directory, cell.name)->reason);
+    }
   }
-  return aligned(rows);
+  summary.text = aligned(rows) + reasons;
+  return summary;
 }
 
 }  // namespace bipo

@@ -1,6 +1,7 @@
-// The result of a sweep as a table: one row per cell, from the run files.
+// What has become of a sweep, as a table for the terminal.
 #pragma once
 
+#include <cstddef>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -9,9 +10,14 @@
 
 namespace bipo {
 
+struct SweepSummary {
+  std::string text;
+  std::size_t failed = 0;  // cells
+};
+
 // Status, the last held-out accuracy at each multiplier (the last training loss, where nothing was
-// evaluated) and the run file of each cell.
-std::string sweep_summary(const std::filesystem::path& directory, const std::vector<Cell>& cells,
-                          const std::vector<double>& multipliers, bool evaluates);
+// evaluated) and the run file of each cell, and why cells failed.
+SweepSummary summarize_sweep(const std::filesystem::path& directory, const SweepPlan& plan,
+                             const std::vector<double>& multipliers, bool evaluates);
 
 }  // namespace bipo

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "experiments/run_file.hpp"
+#include "experiments/utc_time.hpp"
 #include "launcher/prepared_model.hpp"
 #include "launcher/progress.hpp"
 #include "launcher/run_beginning.hpp"
@@ -67,11 +68,13 @@ int run_prepared(const Preparation& preparation, Session& session) {
     }
   }
   const Ranks ranks = session.make_ranks(*job.topology, job.device.is_cuda());
-  const PreparedModel model = prepare_model(
-      job.inputs, settings, {{options.layer}, job.product_type, job.device, options.eval_every > 0},
-      ranks, session, display ? &*display : nullptr);
+  std::unique_ptr<Decoder> decoder;
+  session.together([&] { decoder = load_decoder(job, ranks); });
+  const PreparedData data =
+      prepare_data(*decoder, job, {{options.layer}, options.eval_every > 0, settings.cache_budget},
+                   ranks, display ? &*display : nullptr);
 
-  const double residual_rms = model.train->median_rms(options.layer);
+  const double residual_rms = data.train->median_rms(options.layer);
   const double residual_norm =
       residual_rms * std::sqrt(static_cast<double>(job.inputs.config.hidden));
   if (display) {
@@ -82,15 +85,20 @@ int run_prepared(const Preparation& preparation, Session& session) {
       {options.out,
        run_attributes(
            settings, job.inputs, *job.topology, session, preparation.config,
-           preparation.previous ? preparation.previous->attributes.created_utc : now_utc()),
-       plan.total_steps(), plan.steps_per_epoch(), options.epochs, options.batch_size,
-       preparation.plan.pairs, residual_norm},
+           preparation.previous ? preparation.previous->attributes.created_utc : utc_text()),
+       plan.total_steps(),
+       plan.steps_per_epoch(),
+       options.epochs,
+       options.batch_size,
+       preparation.plan.pairs,
+       residual_norm,
+       {}},
       display ? &*display : nullptr);
   TrainingRecord record = preparation.previous
                               ? TrainingRecord(*preparation.previous)
                               : starting_record(job.inputs.config.hidden, options.seed);
   const RunStatus status = train(
-      *model.decoder, *model.train, model.held_out.get(), options.layer,
+      *decoder, *data.train, data.held_out.get(), options.layer,
       {{training_settings(settings, preparation.plan, residual_rms), record, observer}}, ranks);
   if (display) {
     display->finish();

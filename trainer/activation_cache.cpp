@@ -39,14 +39,16 @@ std::uint64_t layer_key(const CacheSettings& settings, std::int64_t layer) {
   return hash.value();
 }
 
+// Every rank holds the same values.
 void require_finite(const std::vector<TokenPair>& pairs,
                     const std::vector<AnswerLogProbs>& reference) {
   for (std::size_t p = 0; p < pairs.size(); ++p) {
     if (!std::isfinite(reference[p].chosen) || !std::isfinite(reference[p].rejected)) {
-      throw EnvironmentError(
+      throw AgreedFailure(
           fmt::format("{}: the model's own log-probability is not finite (chosen {}, rejected {}); "
                       "if the model overflows, try --dtype fp32",
-                      pairs[p].where, reference[p].chosen, reference[p].rejected));
+                      pairs[p].where, reference[p].chosen, reference[p].rejected),
+          kExitFailure);
     }
   }
 }

@@ -96,7 +96,7 @@ using PassProgress =
 // Fills the caches that are not filled, all of the same layers.  Where activations are kept, block
 // by block: all pairs go through a block before the next is loaded, and blocks up to the lowest
 // layer are released after use.  Afterwards the suffix of the lowest layer is loaded, and
-// everything else only if a cache does not keep activations. Throws EnvironmentError when a
+// everything else only if a cache does not keep activations. Throws AgreedFailure (1) when a
 // reference log-probability is not finite. Collective over: world
 void fill_caches(Decoder& decoder, const std::vector<ActivationCache*>& caches, const Ranks& ranks,
                  const PassProgress& progress);

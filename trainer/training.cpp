@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <utility>
 
@@ -45,6 +46,7 @@ class SingleThreadedBackward {
 // The outcome of one step of one member before the update, the same on every rank.
 struct StepOutcome {
   std::vector<double> gradient;  // [D] of the mean loss
+  bool finite = true;            // loss and gradient
   double loss = 0;
   double margin = 0;
   double accuracy = 0;
@@ -67,6 +69,7 @@ StepOutcome summarize(const at::Tensor& gradient, const double* per_pair, std::i
   outcome.margin /= pairs;
   outcome.loss /= pairs;
   outcome.accuracy /= pairs;
+  outcome.finite = at::isfinite(gradient).all().item<bool>();
   return outcome;
 }
 
@@ -82,55 +85,55 @@ class Member {
   const TrainingSettings& settings() const { return settings_; }
   const BatchPlan& plan() const { return plan_; }
   TrainingObserver& observer() const { return observer_; }
-  const Checkpoint& state() const { return record_.checkpoint; }
+  const Checkpoint& state() const { return record().checkpoint; }
   TrainingRecord& record() const { return record_; }
 
   // An interrupted or running file ends with the vector of its moment; only those of whole epochs
   // belong to the result.
   void drop_vectors_between_epochs() const {
-    std::erase_if(record_.vectors, [&](const SavedVector& saved) {
+    std::erase_if(record().vectors, [&](const SavedVector& saved) {
       return saved.step % plan_.steps_per_epoch() != 0;
     });
   }
 
   void update(const StepPlan& step, StepOutcome outcome, double seconds) const {
-    Checkpoint& state = record_.checkpoint;
+    Checkpoint& state = record().checkpoint;
     StepRow row;
     row.step = step.step;
     row.epoch = step.epoch;
     row.lr =
-        settings_.lr * cosine_with_warmup(step.step, settings_.warmup_steps, plan_.total_steps());
+        settings().lr * cosine_with_warmup(step.step, settings().warmup_steps, plan_.total_steps());
     row.loss = outcome.loss;
     row.margin = outcome.margin;
     row.accuracy = outcome.accuracy;
     row.sign = step.logged_sign;
     row.tokens = outcome.tokens;
-    row.grad_norm = clip_norm(outcome.gradient, settings_.max_grad_norm);
-    settings_.optimizer.update(state.vector, state.exp_avg, state.exp_avg_sq, outcome.gradient,
-                               row.lr, step.step);
+    row.grad_norm = clip_norm(outcome.gradient, settings().max_grad_norm);
+    settings().optimizer.update(state.vector, state.exp_avg, state.exp_avg_sq, outcome.gradient,
+                                row.lr, step.step);
     state.step = step.step + 1;
     row.vector_norm = norm(state.vector);
     row.seconds = seconds;
-    record_.steps.push_back(row);
-    observer_.on_step(row);
+    record().steps.push_back(row);
+    observer().on_step(row);
   }
 
   void save(RunStatus status) const {
-    const Checkpoint& state = record_.checkpoint;
-    const bool stored = !record_.vectors.empty() && record_.vectors.back().step == state.step;
+    const Checkpoint& state = record().checkpoint;
+    const bool stored = !record().vectors.empty() && record().vectors.back().step == state.step;
     if (stored || state.step == 0) {
-      observer_.save(record_, status);
+      observer().save(record(), status);
       return;
     }
-    record_.vectors.push_back({state.vector, state.step, plan_.step(state.step - 1).epoch});
-    observer_.save(record_, status);
-    record_.vectors.pop_back();
+    record().vectors.push_back({state.vector, state.step, plan_.step(state.step - 1).epoch});
+    observer().save(record(), status);
+    record().vectors.pop_back();
   }
 
  private:
-  const TrainingSettings& settings_;
-  TrainingRecord& record_;
-  TrainingObserver& observer_;
+  std::reference_wrapper<const TrainingSettings> settings_;
+  std::reference_wrapper<TrainingRecord> record_;
+  std::reference_wrapper<TrainingObserver> observer_;
   BatchPlan plan_;
 };
 
@@ -161,6 +164,9 @@ class Trainer {
     while (steps_done() < total) {
       const std::vector<StepPlan> steps = plan_step(steps_done());
       advance(steps);
+      if (members_.empty()) {
+        return RunStatus::kComplete;
+      }
       const bool last = steps_done() == total;
       const bool ends_epoch = steps.front().ends_epoch;
       if (ends_epoch || last) {
@@ -329,21 +335,53 @@ class Trainer {
                   static_cast<std::int64_t>(step.micro_batches.size()), *ranks_.dp)
             .to(decoder_.device());
     // The tp ranks' gradients may differ in the last bits; their vectors must not.
-    ranks_.tp->broadcast(gradient, 0);
-    gradient = gradient.cpu();
+    // And all must agree whether the step can be made.
     const at::Tensor shared = at::tensor(outcomes, at::kDouble).to(decoder_.device());
     ranks_.dp->all_reduce(shared, ReduceOp::kSum);
     const at::Tensor on_host = shared.cpu();
+    if (!at::isfinite(on_host).all().item<bool>()) {
+      gradient.fill_(std::numeric_limits<double>::quiet_NaN());
+    }
+    ranks_.tp->broadcast(gradient, 0);
+    gradient = gradient.cpu();
     return summarize(gradient, on_host.const_data_ptr<double>(), on_host.numel() / 3);
+  }
+
+  // Each member in passes of its own.  In common ones, what is not finite of one reaches the
+  // others: rows are told apart by coefficients of 0, and 0 times infinity is not 0.
+  std::vector<StepOutcome> compute_apart(const std::vector<StepPlan>& steps) {
+    std::vector<StepOutcome> outcomes;
+    std::vector<Member> all = std::exchange(members_, {});
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      members_.assign(1, all[i]);
+      outcomes.push_back(std::move(compute({steps[i]}).front()));
+    }
+    members_ = std::move(all);
+    return outcomes;
   }
 
   void advance(const std::vector<StepPlan>& steps) {
     const auto begin = Clock::now();
     std::vector<StepOutcome> outcomes = compute(steps);
-    const double seconds = seconds_since(begin);
-    for (std::size_t i = 0; i < members_.size(); ++i) {
-      members_[i].update(steps[i], std::move(outcomes[i]), seconds);
+    const bool all_finite = std::all_of(outcomes.begin(), outcomes.end(),
+                                        [](const StepOutcome& outcome) { return outcome.finite; });
+    if (!all_finite) {
+      outcomes = compute_apart(steps);
     }
+    const double seconds = seconds_since(begin);
+    std::vector<Member> going_on;
+    for (std::size_t i = 0; i < members_.size(); ++i) {
+      if (outcomes[i].finite) {
+        members_[i].update(steps[i], std::move(outcomes[i]), seconds);
+        going_on.push_back(std::move(members_[i]));
+      } else {
+        members_[i].observer().on_failure(fmt::format(
+            "step {}: the loss or its gradient is not finite (overflow or NaN); a lower "
+            "--lr may help, or --dtype fp32 where the model overflows in bf16",
+            steps[i].step));
+      }
+    }
+    members_ = std::move(going_on);
   }
 
   void end_epoch(std::int32_t epoch, bool last) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "collectives/session.hpp"
@@ -33,6 +34,10 @@ class TrainingObserver {
   virtual void on_step(const StepRow& row) = 0;
   virtual void on_evaluation(const std::vector<EvalRow>& rows) = 0;
 
+  // Called on every rank when the step from the record's checkpoint gave a loss or gradient that is
+  // not finite.  Unless it throws, the others of the pack go on without this vector.
+  virtual void on_failure(const std::string& reason) = 0;
+
   // Called on world rank 0 only.  The record's last vector is the checkpoint's.
   virtual void save(const TrainingRecord& record, RunStatus status) = 0;
 
@@ -60,7 +65,8 @@ struct TrainingMember {
 // the model.  Members may differ in seed, shuffle, sign, lr, beta and optimiser; the numbers of
 // pairs, epochs, steps and the batch sizes are the same, and so is the step they start from.  What
 // a member becomes depends on the others in the last bits only.  `held_out` may be null. Returns
-// kComplete or kInterrupted. Collective over: world
+// kInterrupted after a stop, else kComplete: whoever has not failed is at its end.
+// Collective over: world
 RunStatus train(const Decoder& decoder, const ActivationCache& cache,
                 const ActivationCache* held_out, std::int64_t layer,
                 const std::vector<TrainingMember>& members, const Ranks& ranks);

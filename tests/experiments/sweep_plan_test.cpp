@@ -19,8 +19,40 @@ namespace {
 
 using Texts = std::vector<std::string>;
 
-SweepAxes axes_of(std::vector<LayerRange> layers, std::vector<std::uint64_t> seeds = {1}) {
-  return {std::move(layers), std::move(seeds), {5e-4}, {0.1}, {"batch"}};
+// One model and one data set.
+SweepAxes axes_of(std::vector<LayerRange> layers, std::vector<std::uint64_t> seeds,
+                  std::vector<double> lrs = {5e-4}, std::vector<double> betas = {0.1},
+                  std::vector<std::string> signs = {"batch"}) {
+  SweepAxes axes;
+  axes.models = {{"m", "models/m"}};
+  axes.data = {{"d", "d.csv", ""}};
+  axes.layers = std::move(layers);
+  axes.seeds = std::move(seeds);
+  axes.lrs = std::move(lrs);
+  axes.betas = std::move(betas);
+  axes.signs = std::move(signs);
+  return axes;
+}
+
+SweepAxes axes_of(std::vector<LayerRange> layers) {
+  return axes_of(std::move(layers), {1});
+}
+
+std::vector<Cell> expand(const SweepAxes& axes, std::int64_t blocks) {
+  return expand(axes, std::vector<std::int64_t>{blocks});
+}
+
+std::vector<Pack> make_packs(const std::vector<Cell>& cells, std::int64_t most,
+                             const CellCost& cost) {
+  return make_packs(
+      cells, [most](const Cell&) { return most; }, cost);
+}
+
+// Blocks after the layer and a head, per pass.
+CellCost cost_of(std::int64_t blocks, double head) {
+  return [=](const Cell& cell) {
+    return (cell.sign == "both" ? 2 : 1) * (static_cast<double>(blocks - 1 - cell.layer) + head);
+  };
 }
 
 Texts names(const std::vector<Cell>& cells) {
@@ -63,22 +95,23 @@ std::string expand_error(const SweepAxes& axes, std::int64_t blocks) {
 using Layers = std::vector<std::int64_t>;
 
 TEST(Expand, CombinesEveryValueLayerSlowestSignFastest) {
-  const SweepAxes axes{{{15, 16, 1}}, {1, 2}, {1e-3}, {0.1, 0.5}, {"batch"}};
-  EXPECT_EQ(names(expand(axes, 30)), (Texts{
-                                         "layer15-seed1-lr0.001-beta0.1-signbatch",
-                                         "layer15-seed1-lr0.001-beta0.5-signbatch",
-                                         "layer15-seed2-lr0.001-beta0.1-signbatch",
-                                         "layer15-seed2-lr0.001-beta0.5-signbatch",
-                                         "layer16-seed1-lr0.001-beta0.1-signbatch",
-                                         "layer16-seed1-lr0.001-beta0.5-signbatch",
-                                         "layer16-seed2-lr0.001-beta0.1-signbatch",
-                                         "layer16-seed2-lr0.001-beta0.5-signbatch",
-                                     }));
+  const SweepAxes axes = axes_of({{15, 16, 1}}, {1, 2}, {1e-3}, {0.1, 0.5}, {"batch"});
+  EXPECT_EQ(names(expand(axes, 30)),
+            (Texts{
+                "m-d-layer15-seed1-lr0.001-beta0.1-signbatch-batch4-epochs20",
+                "m-d-layer15-seed1-lr0.001-beta0.5-signbatch-batch4-epochs20",
+                "m-d-layer15-seed2-lr0.001-beta0.1-signbatch-batch4-epochs20",
+                "m-d-layer15-seed2-lr0.001-beta0.5-signbatch-batch4-epochs20",
+                "m-d-layer16-seed1-lr0.001-beta0.1-signbatch-batch4-epochs20",
+                "m-d-layer16-seed1-lr0.001-beta0.5-signbatch-batch4-epochs20",
+                "m-d-layer16-seed2-lr0.001-beta0.1-signbatch-batch4-epochs20",
+                "m-d-layer16-seed2-lr0.001-beta0.5-signbatch-batch4-epochs20",
+            }));
 }
 
 TEST(Expand, CountIsTheProductAndNamesAreUnique) {
-  const SweepAxes axes{
-      {}, {1, 2, 3}, {1e-5, 1e-4, 1e-3, 1e-2}, {0.1, 0.2}, {"batch", "both", "plus"}};
+  const SweepAxes axes =
+      axes_of({}, {1, 2, 3}, {1e-5, 1e-4, 1e-3, 1e-2}, {0.1, 0.2}, {"batch", "both", "plus"});
   const auto cells = expand(axes, 7);
   const Texts all = names(cells);
   EXPECT_EQ(cells.size(), 7U * 3 * 4 * 2 * 3);
@@ -87,18 +120,26 @@ TEST(Expand, CountIsTheProductAndNamesAreUnique) {
 
 TEST(Expand, CellHoldsTheValuesOfItsName) {
   const std::uint64_t largest = std::numeric_limits<std::uint64_t>::max();
-  const auto cells = expand({{{0, 0, 1}}, {largest}, {1e-5}, {0.1 + 0.2}, {"both"}}, 1);
-  const Cell expected{
-      0,      largest,
-      1e-5,   0.1 + 0.2,
-      "both", "layer0-seed18446744073709551615-lr1e-05-beta0.30000000000000004-signboth"};
+  const auto cells = expand(axes_of({{0, 0, 1}}, {largest}, {1e-5}, {0.1 + 0.2}, {"both"}), 1);
+  const Cell expected{"m",
+                      "d",
+                      0,
+                      largest,
+                      1e-5,
+                      0.1 + 0.2,
+                      "both",
+                      4,
+                      20,
+                      "m-d-layer0-seed18446744073709551615-lr1e-05-beta0.30000000000000004-"
+                      "signboth-batch4-epochs20"};
   EXPECT_EQ(cells, std::vector<Cell>{expected});
 }
 
 TEST(Expand, OrderOfListedValuesDoesNotMatter) {
-  const SweepAxes listed{
-      {{15, 15, 1}, {5, 10, 5}}, {2, 11, 1}, {1e-3, 5e-4}, {0.5, 0.1}, {"plus", "batch"}};
-  const SweepAxes sorted{{{5, 15, 5}}, {1, 2, 11}, {5e-4, 1e-3}, {0.1, 0.5}, {"batch", "plus"}};
+  const SweepAxes listed =
+      axes_of({{15, 15, 1}, {5, 10, 5}}, {2, 11, 1}, {1e-3, 5e-4}, {0.5, 0.1}, {"plus", "batch"});
+  const SweepAxes sorted =
+      axes_of({{5, 15, 5}}, {1, 2, 11}, {5e-4, 1e-3}, {0.1, 0.5}, {"batch", "plus"});
   EXPECT_EQ(names(expand(listed, 30)), names(expand(sorted, 30)));
   EXPECT_EQ(layers_of(expand(axes_of({{15, 15, 1}, {5, 10, 5}}), 30)), (Layers{5, 10, 15}));
 }
@@ -114,16 +155,13 @@ TEST(Expand, NoRangeMeansAllLayersTheLastBlockToo) {
 }
 
 TEST(Expand, NamesAllThatIsWrongAtOnce) {
-  const SweepAxes axes{{{28, 36, 4}, {9, 5, 1}, {-2, 3, 1}, {40, 40, 1}, {1, 2, 0}},
-                       {3, 4, 3, 3, 4},
-                       {},
-                       {0.1, 0.2, 0.10},
-                       {"plus", "plus"}};
+  const SweepAxes axes = axes_of({{28, 36, 4}, {9, 5, 1}, {-2, 3, 1}, {40, 40, 1}, {1, 2, 0}},
+                                 {3, 4, 3, 3, 4}, {}, {0.1, 0.2, 0.10}, {"plus", "plus"});
   EXPECT_EQ(
       expand_error(axes, 30),
       "--layers 9:5:1: a range is first:last:step, with first up to last and a step of at least 1; "
       "--layers 1:2:0: a range is first:last:step, with first up to last and a step of at least 1; "
-      "--layers: 32:36:4, -2:3:1, 40: the model has 30 blocks, so layers go from 0 to 29; "
+      "--layers: 32:36:4, -2:3:1, 40: the model m has 30 blocks, so layers go from 0 to 29; "
       "--seeds: 3, 4 given more than once; give each value once; "
       "--lrs: no value; give at least one; "
       "--betas: 0.1 given more than once; give each value once; "
@@ -140,29 +178,20 @@ TEST(Expand, EndlessRangeIsRefusedWithoutListingIt) {
   const std::int64_t smallest = std::numeric_limits<std::int64_t>::min();
   EXPECT_EQ(expand_error(axes_of({{0, largest, 1}, {smallest, largest, 1}}), 30),
             "--layers: 30:9223372036854775807:1, -9223372036854775808:9223372036854775807:1: the "
-            "model has 30 blocks, so layers go from 0 to 29");
+            "model m has 30 blocks, so layers go from 0 to 29");
 }
 
-constexpr StepCost kThirtyBlocks{30, 3};
-
-TEST(RelativeCost, BlocksAfterTheLayerAndTheHeadPerPass) {
-  const auto cells =
-      expand({{{5, 5, 1}, {29, 29, 1}}, {1}, {5e-4}, {0.1}, {"batch", "both", "plus"}}, 30);
-  EXPECT_EQ(relative_cost(cells[0], kThirtyBlocks), 24 + 3);
-  EXPECT_EQ(relative_cost(cells[1], kThirtyBlocks), 2 * (24 + 3));
-  EXPECT_EQ(relative_cost(cells[2], kThirtyBlocks), 24 + 3);
-  EXPECT_EQ(relative_cost(cells[3], kThirtyBlocks), 3);
-}
+const CellCost kThirtyBlocks = cost_of(30, 3);
 
 TEST(MakePacks, OneVectorPerPassGivesEachCellItsOwnPackLowLayersFirst) {
   const auto packs = make_packs(expand(axes_of({{5, 15, 5}}, {1, 2}), 30), 1, kThirtyBlocks);
   EXPECT_EQ(names(packs), (Texts{
-                              "layer5-seed1-lr0.0005-beta0.1-signbatch",
-                              "layer5-seed2-lr0.0005-beta0.1-signbatch",
-                              "layer10-seed1-lr0.0005-beta0.1-signbatch",
-                              "layer10-seed2-lr0.0005-beta0.1-signbatch",
-                              "layer15-seed1-lr0.0005-beta0.1-signbatch",
-                              "layer15-seed2-lr0.0005-beta0.1-signbatch",
+                              "m-d-layer5-seed1-lr0.0005-beta0.1-signbatch-batch4-epochs20",
+                              "m-d-layer5-seed2-lr0.0005-beta0.1-signbatch-batch4-epochs20",
+                              "m-d-layer10-seed1-lr0.0005-beta0.1-signbatch-batch4-epochs20",
+                              "m-d-layer10-seed2-lr0.0005-beta0.1-signbatch-batch4-epochs20",
+                              "m-d-layer15-seed1-lr0.0005-beta0.1-signbatch-batch4-epochs20",
+                              "m-d-layer15-seed2-lr0.0005-beta0.1-signbatch-batch4-epochs20",
                           }));
 }
 
@@ -171,9 +200,10 @@ TEST(MakePacks, PacksOfOneLayerAreNamedByAHashOfTheirMembers) {
   const auto cells = expand(axes_of({{5, 10, 5}}, {1, 2}), 30);
   const auto packs = make_packs(cells, 8, kThirtyBlocks);
   EXPECT_EQ(names(packs),
-            (Texts{"layer5-2cells-d9e39a72a8cf5248", "layer10-2cells-46214982f41f3ff2"}));
-  EXPECT_EQ(names(packs[0].members), (Texts{"layer5-seed1-lr0.0005-beta0.1-signbatch",
-                                            "layer5-seed2-lr0.0005-beta0.1-signbatch"}));
+            (Texts{"m-d-layer5-2cells-a556dddb3b5ebfe8", "m-d-layer10-2cells-11ac7705b9791288"}));
+  EXPECT_EQ(names(packs[0].members),
+            (Texts{"m-d-layer5-seed1-lr0.0005-beta0.1-signbatch-batch4-epochs20",
+                   "m-d-layer5-seed2-lr0.0005-beta0.1-signbatch-batch4-epochs20"}));
 }
 
 TEST(MakePacks, FullerPackOfAHigherLayerMayBeTheLongerOne) {
@@ -189,13 +219,13 @@ TEST(MakePacks, FullerPackOfAHigherLayerMayBeTheLongerOne) {
 }
 
 TEST(MakePacks, TwoPassesPerStepMakeACellLonger) {
-  const auto cells = expand({{{5, 10, 5}}, {1}, {5e-4}, {0.1}, {"batch", "both"}}, 30);
+  const auto cells = expand(axes_of({{5, 10, 5}}, {1}, {5e-4}, {0.1}, {"batch", "both"}), 30);
   EXPECT_EQ(names(make_packs(cells, 1, kThirtyBlocks)),
             (Texts{
-                "layer5-seed1-lr0.0005-beta0.1-signboth",    // 54
-                "layer10-seed1-lr0.0005-beta0.1-signboth",   // 44
-                "layer5-seed1-lr0.0005-beta0.1-signbatch",   // 27
-                "layer10-seed1-lr0.0005-beta0.1-signbatch",  // 22
+                "m-d-layer5-seed1-lr0.0005-beta0.1-signboth-batch4-epochs20",    // 54
+                "m-d-layer10-seed1-lr0.0005-beta0.1-signboth-batch4-epochs20",   // 44
+                "m-d-layer5-seed1-lr0.0005-beta0.1-signbatch-batch4-epochs20",   // 27
+                "m-d-layer10-seed1-lr0.0005-beta0.1-signbatch-batch4-epochs20",  // 22
             }));
 }
 
@@ -209,7 +239,7 @@ TEST(MakePacks, EveryCellOnceInTheFewestPacksOfEqualSizes) {
     for (std::uint64_t most = 1; most <= 10; ++most) {
       SCOPED_TRACE(testing::Message() << seeds << " seeds, at most " << most);
       const std::uint64_t per_layer = seeds / most + (seeds % most > 0 ? 1 : 0);
-      const auto packs = make_packs(cells, static_cast<std::int64_t>(most), {4, 1});
+      const auto packs = make_packs(cells, static_cast<std::int64_t>(most), cost_of(4, 1));
       EXPECT_EQ(packs.size(), 3 * per_layer);
       std::multiset<std::string> members;
       std::set<std::string> pack_names;
@@ -231,7 +261,7 @@ TEST(MakePacks, EveryCellOnceInTheFewestPacksOfEqualSizes) {
 }
 
 TEST(MakePacks, WithoutRoomForAVectorIsABug) {
-  EXPECT_THROW(make_packs({}, 0, kThirtyBlocks), BugError);
+  EXPECT_THROW(make_packs(expand(axes_of({}), 1), 0, kThirtyBlocks), BugError);
 }
 
 TEST(ChooseVectorsPerPass, FillsThePassAndIsAtLeastOne) {
@@ -250,9 +280,9 @@ SweepPlan small_plan(const std::string& settings = R"({"epochs":20,"model":"m"})
   SweepPlan plan;
   plan.settings = settings;
   plan.vectors_per_pass = 2;
-  plan.cells = expand({{{1, 3, 2}}, {1, 2}, {5e-4}, {0.1}, {"batch"}}, 4);
+  plan.cells = expand(axes_of({{1, 3, 2}}, {1, 2}, {5e-4}, {0.1}, {"batch"}), 4);
   plan.cells.pop_back();
-  plan.packs = make_packs(plan.cells, 2, {4, 1});
+  plan.packs = make_packs(plan.cells, 2, cost_of(4, 1));
   return plan;
 }
 
@@ -260,9 +290,8 @@ TEST(PlanToJson, HoldsSettingsCellsAndPacksInOrder) {
   SweepPlan plan;
   plan.settings = R"({"model":"m","epochs":20})";
   plan.vectors_per_pass = 3;
-  plan.cells =
-      expand({{{7, 7, 1}}, {18446744073709551615ULL}, {1e-5}, {0.1}, {"both"}}, /*blocks=*/8);
-  plan.packs = make_packs(plan.cells, 3, {8, 1});
+  plan.cells = expand(axes_of({{7, 7, 1}}, {18446744073709551615ULL}, {1e-5}, {0.1}, {"both"}), 8);
+  plan.packs = make_packs(plan.cells, 3, cost_of(8, 1));
   EXPECT_EQ(plan_to_json(plan), R"({
   "schema_version": 1,
   "settings": {
@@ -272,34 +301,38 @@ TEST(PlanToJson, HoldsSettingsCellsAndPacksInOrder) {
   "vectors_per_pass": 3,
   "cells": [
     {
-      "name": "layer7-seed18446744073709551615-lr1e-05-beta0.1-signboth",
+      "name": "m-d-layer7-seed18446744073709551615-lr1e-05-beta0.1-signboth-batch4-epochs20",
+      "model": "m",
+      "data": "d",
       "layer": 7,
       "seed": 18446744073709551615,
       "lr": 1e-05,
       "beta": 0.1,
-      "sign": "both"
+      "sign": "both",
+      "batch_size": 4,
+      "epochs": 20
     }
   ],
   "packs": [
     {
-      "name": "layer7-seed18446744073709551615-lr1e-05-beta0.1-signboth",
+      "name": "m-d-layer7-seed18446744073709551615-lr1e-05-beta0.1-signboth-batch4-epochs20",
       "members": [
-        "layer7-seed18446744073709551615-lr1e-05-beta0.1-signboth"
+        "m-d-layer7-seed18446744073709551615-lr1e-05-beta0.1-signboth-batch4-epochs20"
       ]
     }
   ]
 }
 )");
-}
+}  // namespace
 
 TEST(PlanToJson, PacksNameTheirMembers) {
   const auto json = nlohmann::json::parse(plan_to_json(small_plan()));
   ASSERT_EQ(json["packs"].size(), 2U);
   EXPECT_EQ(json["packs"][0]["members"],
-            (nlohmann::json{"layer1-seed1-lr0.0005-beta0.1-signbatch",
-                            "layer1-seed2-lr0.0005-beta0.1-signbatch"}));
+            (nlohmann::json{"m-d-layer1-seed1-lr0.0005-beta0.1-signbatch-batch4-epochs20",
+                            "m-d-layer1-seed2-lr0.0005-beta0.1-signbatch-batch4-epochs20"}));
   EXPECT_EQ(json["packs"][1]["members"],
-            nlohmann::json::array({"layer3-seed1-lr0.0005-beta0.1-signbatch"}));
+            nlohmann::json::array({"m-d-layer3-seed1-lr0.0005-beta0.1-signbatch-batch4-epochs20"}));
 }
 
 std::string plan_error(const std::string& stored, const std::string& now) {
@@ -334,16 +367,17 @@ TEST(CheckSamePlan, ListsEachDifferentSetting) {
 TEST(CheckSamePlan, ListsCellsThatCameAndWent) {
   const SweepPlan stored = small_plan();
   SweepPlan now = stored;
-  now.cells = expand({{{2, 2, 1}, {3, 3, 1}}, {1, 2, 3}, {5e-4}, {0.1}, {"batch"}}, 4);
-  now.packs = make_packs(now.cells, 2, {4, 1});
-  EXPECT_EQ(plan_error(plan_to_json(stored), plan_to_json(now)),
-            other_plan_error("2 cells less: layer1-seed1-lr0.0005-beta0.1-signbatch, "
-                             "layer1-seed2-lr0.0005-beta0.1-signbatch; "
-                             "5 cells more: layer2-seed1-lr0.0005-beta0.1-signbatch, "
-                             "layer2-seed2-lr0.0005-beta0.1-signbatch, "
-                             "layer2-seed3-lr0.0005-beta0.1-signbatch, "
-                             "layer3-seed2-lr0.0005-beta0.1-signbatch, "
-                             "layer3-seed3-lr0.0005-beta0.1-signbatch"));
+  now.cells = expand(axes_of({{2, 2, 1}, {3, 3, 1}}, {1, 2, 3}), 4);
+  now.packs = make_packs(now.cells, 2, cost_of(4, 1));
+  EXPECT_EQ(
+      plan_error(plan_to_json(stored), plan_to_json(now)),
+      other_plan_error("2 cells less: m-d-layer1-seed1-lr0.0005-beta0.1-signbatch-batch4-epochs20, "
+                       "m-d-layer1-seed2-lr0.0005-beta0.1-signbatch-batch4-epochs20; "
+                       "5 cells more: m-d-layer2-seed1-lr0.0005-beta0.1-signbatch-batch4-epochs20, "
+                       "m-d-layer2-seed2-lr0.0005-beta0.1-signbatch-batch4-epochs20, "
+                       "m-d-layer2-seed3-lr0.0005-beta0.1-signbatch-batch4-epochs20, "
+                       "m-d-layer3-seed2-lr0.0005-beta0.1-signbatch-batch4-epochs20, "
+                       "m-d-layer3-seed3-lr0.0005-beta0.1-signbatch-batch4-epochs20"));
 }
 
 TEST(CheckSamePlan, LongListsOfCellsAreCut) {
@@ -351,12 +385,13 @@ TEST(CheckSamePlan, LongListsOfCellsAreCut) {
   stored.cells.clear();
   SweepPlan now = stored;
   now.cells = expand(axes_of({}), 9);
-  EXPECT_EQ(plan_error(plan_to_json(stored), plan_to_json(now)),
-            other_plan_error("9 cells more: layer0-seed1-lr0.0005-beta0.1-signbatch, "
-                             "layer1-seed1-lr0.0005-beta0.1-signbatch, "
-                             "layer2-seed1-lr0.0005-beta0.1-signbatch, "
-                             "layer3-seed1-lr0.0005-beta0.1-signbatch, "
-                             "layer4-seed1-lr0.0005-beta0.1-signbatch, ..."));
+  EXPECT_EQ(
+      plan_error(plan_to_json(stored), plan_to_json(now)),
+      other_plan_error("9 cells more: m-d-layer0-seed1-lr0.0005-beta0.1-signbatch-batch4-epochs20, "
+                       "m-d-layer1-seed1-lr0.0005-beta0.1-signbatch-batch4-epochs20, "
+                       "m-d-layer2-seed1-lr0.0005-beta0.1-signbatch-batch4-epochs20, "
+                       "m-d-layer3-seed1-lr0.0005-beta0.1-signbatch-batch4-epochs20, "
+                       "m-d-layer4-seed1-lr0.0005-beta0.1-signbatch-batch4-epochs20, ..."));
 }
 
 TEST(CheckSamePlan, OtherPacksOfTheSameCellsAreAnotherPlan) {
@@ -397,40 +432,99 @@ TEST(CheckSamePlan, NewerSchemaNeedsTheNewerProgram) {
             "continue the sweep with that version, or give another --out");
 }
 
+std::string described(const SweepPlan& plan, const CellCost& cost, std::uint64_t bytes) {
+  return describe_plan(plan, cost, [bytes](const Cell&) { return bytes; });
+}
+
 TEST(DescribePlan, ShowsPacksInOrderWithTheirCells) {
-  // Four blocks and a head of one: steps cost 2 + 1 at layer 1 and 0 + 1 at layer 3, 7 in all.
-  EXPECT_EQ(describe_plan(small_plan(), {4, 1}, 1536),
-            "3 cells in 2 packs of at most 2 vectors, 4.5 KiB of run files\n"
+  // Four blocks and a head of one, in units of 1e11 operations: 2 + 1 at layer 1, 0 + 1 at
+  // layer 3.
+  const CellCost cost = [](const Cell& cell) { return 1e11 * cost_of(4, 1)(cell); };
+  EXPECT_EQ(described(small_plan(), cost, 1536),
+            "3 cells in 2 packs, 700.0 GFLOP in all, 4.5 KiB of run files\n"
             "\n"
-            "  order     cost        disk  pack and its cells\n"
-            "      1   85.71%     3.0 KiB  layer1-2cells-b412d1ac8d545898\n"
-            "          42.86%     1.5 KiB    layer1-seed1-lr0.0005-beta0.1-signbatch\n"
-            "          42.86%     1.5 KiB    layer1-seed2-lr0.0005-beta0.1-signbatch\n"
-            "      2   14.29%     1.5 KiB  layer3-seed1-lr0.0005-beta0.1-signbatch\n");
+            "  order          cost     share        disk  pack and its cells\n"
+            "      1   600.0 GFLOP    85.71%     3.0 KiB  m-d-layer1-2cells-3da8f86c03ae0530\n"
+            "          300.0 GFLOP    42.86%     1.5 KiB    "
+            "m-d-layer1-seed1-lr0.0005-beta0.1-signbatch-batch4-epochs20\n"
+            "          300.0 GFLOP    42.86%     1.5 KiB    "
+            "m-d-layer1-seed2-lr0.0005-beta0.1-signbatch-batch4-epochs20\n"
+            "      2   100.0 GFLOP    14.29%     1.5 KiB  "
+            "m-d-layer3-seed1-lr0.0005-beta0.1-signbatch-batch4-epochs20\n");
 }
 
-TEST(DescribePlan, CountsOneWithoutAnS) {
+TEST(DescribePlan, CountsOneWithoutAnSAndScalesTheUnit) {
   SweepPlan plan;
   plan.cells = expand(axes_of({{0, 0, 1}}), 1);
-  plan.packs = make_packs(plan.cells, 1, {1, 2});
-  EXPECT_EQ(describe_plan(plan, {1, 2}, 1000),
-            "1 cell in 1 pack of at most 1 vector, 1000 B of run files\n"
+  plan.packs = make_packs(plan.cells, 1, cost_of(1, 2));
+  EXPECT_EQ(described(
+                plan, [](const Cell&) { return 2.5e15; }, 1000),
+            "1 cell in 1 pack, 2.5 PFLOP in all, 1000 B of run files\n"
             "\n"
-            "  order     cost        disk  pack and its cells\n"
-            "      1  100.00%      1000 B  layer0-seed1-lr0.0005-beta0.1-signbatch\n");
+            "  order          cost     share        disk  pack and its cells\n"
+            "      1     2.5 PFLOP   100.00%      1000 B  "
+            "m-d-layer0-seed1-lr0.0005-beta0.1-signbatch-batch4-epochs20\n");
 }
 
-TEST(DescribePlan, UnitsOfDiskUseGrowWithIt) {
-  SweepPlan plan;
-  plan.cells = expand(axes_of({{0, 0, 1}}), 1);
-  plan.packs = make_packs(plan.cells, 1, {1, 2});
-  const std::pair<std::uint64_t, std::string> cases[] = {{1023, " 1023 B "},
-                                                         {1024, " 1.0 KiB "},
-                                                         {5U << 20, " 5.0 MiB "},
-                                                         {std::uint64_t{7} << 30, " 7.0 GiB "},
-                                                         {std::uint64_t{3} << 50, " 3072.0 TiB "}};
-  for (const auto& [bytes, expected] : cases) {
-    EXPECT_NE(describe_plan(plan, {1, 2}, bytes).find(expected), std::string::npos) << expected;
+TEST(Expand, ModelsAndDataComeFirstInTheOrderOfTheirNames) {
+  SweepAxes axes = axes_of({{0, 1, 1}}, {7});
+  axes.models = {{"small", "models/small"}, {"large", "models/large"}};
+  axes.data = {{"warm", "w.csv", ""}, {"curt", "c.csv", "t.csv"}};
+  Texts expected;
+  for (const char* model : {"large", "small"}) {
+    for (const char* data : {"curt", "warm"}) {
+      for (const char* layer : {"0", "1"}) {
+        expected.push_back(std::string(model) + "-" + data + "-layer" + layer +
+                           "-seed7-lr0.0005-beta0.1-signbatch-batch4-epochs20");
+      }
+    }
+  }
+  EXPECT_EQ(names(expand(axes, std::vector<std::int64_t>{2, 3})), expected);
+}
+
+TEST(Expand, AllLayersAreThoseOfEachModel) {
+  SweepAxes axes = axes_of({}, {7});
+  axes.models = {{"a", "a"}, {"b", "b"}};
+  EXPECT_EQ(layers_of(expand(axes, std::vector<std::int64_t>{3, 2})), (Layers{0, 1, 2, 0, 1}));
+}
+
+TEST(Expand, LayersThatOneModelLacksAreNamedWithIt) {
+  SweepAxes axes = axes_of({{1, 5, 2}}, {7});
+  axes.models = {{"deep", "a"}, {"flat", "b"}, {"thin", "c"}};
+  EXPECT_EQ(user_error([&] {
+              expand(axes, std::vector<std::int64_t>{6, 4, 1});
+            }),
+            "--layers: 5: the model flat has 4 blocks, so layers go from 0 to 3; "
+            "--layers: 1:5:2: the model thin has 1 blocks, so layers go from 0 to 0");
+}
+
+TEST(Expand, BatchSizesAndEpochsAreAxes) {
+  SweepAxes axes = axes_of({{0, 0, 1}}, {1});
+  axes.batch_sizes = {8, 4};
+  axes.epochs = {2, 1};
+  EXPECT_EQ(names(expand(axes, 1)),
+            (Texts{"m-d-layer0-seed1-lr0.0005-beta0.1-signbatch-batch4-epochs1",
+                   "m-d-layer0-seed1-lr0.0005-beta0.1-signbatch-batch4-epochs2",
+                   "m-d-layer0-seed1-lr0.0005-beta0.1-signbatch-batch8-epochs1",
+                   "m-d-layer0-seed1-lr0.0005-beta0.1-signbatch-batch8-epochs2"}));
+}
+
+TEST(MakePacks, NeverMixModelsDataBatchSizesOrEpochs) {
+  SweepAxes axes = axes_of({{0, 1, 1}}, {1, 2, 3});
+  axes.models = {{"a", "a"}, {"b", "b"}};
+  axes.data = {{"x", "x", ""}, {"y", "y", ""}};
+  axes.batch_sizes = {4, 8};
+  axes.epochs = {1, 2};
+  const auto packs = make_packs(expand(axes, std::vector<std::int64_t>{2, 2}), 10, cost_of(2, 1));
+  EXPECT_EQ(packs.size(), 2U * 2 * 2 * 2 * 2);
+  for (const Pack& pack : packs) {
+    ASSERT_EQ(pack.members.size(), 3U);
+    for (const Cell& cell : pack.members) {
+      Cell expected = pack.members.front();
+      expected.seed = cell.seed;
+      expected.name = cell.name;
+      EXPECT_EQ(cell, expected);
+    }
   }
 }
 

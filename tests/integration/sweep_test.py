@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import signal
 import time
@@ -39,8 +41,10 @@ class Sweep:
     def arguments(self, *extra: object) -> list[object]:
         return ["sweep", *self.job.arguments()[1:], *extra]
 
-    def file(self, layer: int, seed: int) -> Path:
-        return self.out / f"layer{layer}-seed{seed}-lr0.05-beta0.1-signbatch.h5"
+    def file(self, layer: int, seed: int, lr: str = "0.05") -> Path:
+        settings = self.job.settings
+        return self.out / (f"{Path(str(settings['model'])).name}-{Path(str(settings['train'])).stem}-layer{layer}-"
+                           f"seed{seed}-lr{lr}-beta0.1-signbatch-batch4-epochs{settings['epochs']}.h5")
 
     def steps_saved(self, layer: int, seed: int) -> int:
         return run_files.steps_saved(self.file(layer, seed))
@@ -49,7 +53,9 @@ class Sweep:
         return sorted(self.out.glob("*.checkpoint"))
 
     def content(self) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in self.out.iterdir()}
+        """Of every file, those of subdirectories by their path from here."""
+        return {str(path.relative_to(self.out)): path.read_bytes()
+                for path in self.out.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -130,13 +136,27 @@ def test_packed_vectors_are_those_of_separate_runs_within_rounding(sweep):
         assert numpy.linalg.norm(swept - alone) <= 1e-5 * numpy.linalg.norm(alone)
 
 
-def test_two_replicas_make_the_same_sweep(sweep):
+@pytest.mark.parametrize("ranks, layout", [(2, {"dp": 2}), (2, {}), (4, {"dp": 2}), (3, {})],
+                         ids=["two-replicas", "two-groups", "two-groups-of-two", "more-groups-than-packs"])
+def test_any_arrangement_of_ranks_makes_the_same_sweep(sweep, ranks, layout):
     fixed = sweep.but(micro_batch=2)
-    other = fixed.writing("two-ranks")
+    other = fixed.but(**layout).writing("other")
     program.run_successfully(fixed.arguments())
-    program.run_successfully(other.arguments(), ranks=2)
+    program.run_successfully(other.arguments(), ranks=ranks)
     assert_complete(other)
     assert_same_results(fixed, other)
+
+
+def test_groups_that_split_the_model_make_the_same_sweep_within_rounding(sweep):
+    split = sweep.but(tp=2).writing("split")
+    program.run_successfully(sweep.arguments())
+    program.run_successfully(split.arguments(), ranks=4)
+    assert_complete(split)
+    for cell in CELLS:
+        whole = run_files.read(sweep.file(*cell)).final_vector.astype(float)
+        parts = run_files.read(split.file(*cell)).final_vector.astype(float)
+        assert numpy.linalg.norm(parts - whole) <= 1e-4 * numpy.linalg.norm(whole)
+        assert not numpy.array_equal(parts, whole), "a split product rounds otherwise"
 
 
 def test_a_killed_sweep_continues_to_the_same_bits(long_sweep, expected):
@@ -168,7 +188,7 @@ def kill_after(sweep: Sweep, seconds: float) -> None:
 
 def test_an_interrupted_sweep_continues_to_the_same_bits(long_sweep, expected):
     finished = interrupt(long_sweep, layer=1, steps=5)
-    assert "same command" in finished.stdout and "not begun" in finished.stdout, finished
+    assert "same command" in finished.stdout and "missing" in finished.stdout, finished
     members = [run_files.read(long_sweep.file(1, seed)) for seed in SEEDS]
     assert [member.attributes["status"] for member in members] == ["interrupted", "interrupted"]
     assert len(members[0].steps) == len(members[1].steps)
@@ -185,7 +205,7 @@ def test_a_kill_between_two_members_saves(long_sweep, expected, ahead):
     earlier = long_sweep.content()
     interrupt(long_sweep, layer=1, steps=30)
     for path in long_sweep.out.iterdir():
-        if path != long_sweep.file(1, ahead):
+        if path.is_file() and path != long_sweep.file(1, ahead):
             path.write_bytes(earlier[path.name])
     assert long_sweep.steps_saved(1, ahead) >= 30 > long_sweep.steps_saved(1, 3 - ahead)
     program.run_successfully(long_sweep.arguments())
@@ -233,7 +253,7 @@ def test_a_complete_sweep_is_left_alone(sweep):
     program.run_successfully(sweep.arguments())
     before = sweep.content()
     finished = program.run_successfully(sweep.arguments())
-    assert "complete already" in finished.stderr, finished
+    assert "4 of 4 cells done" in finished.stderr, finished
     assert all(str(sweep.file(*cell)) in finished.stdout for cell in CELLS), finished
     assert sweep.content() == before
 
@@ -246,7 +266,7 @@ def test_complete_packs_are_skipped(sweep, lost, kept):
     sweep.file(lost, 1).unlink()
     untouched = sweep.file(kept, 1).stat().st_mtime_ns
     finished = program.run_successfully(sweep.arguments())
-    assert f"layer {kept}, 2 vectors, complete already" in finished.stderr, finished
+    assert f"layer{lost}-2cells" in finished.stderr and f"layer{kept}-2cells" not in finished.stderr, finished
     assert sweep.file(kept, 1).stat().st_mtime_ns == untouched
     for cell in CELLS:
         run_files.assert_identical(run_files.read(sweep.file(*cell)), reference[cell])
@@ -255,9 +275,10 @@ def test_complete_packs_are_skipped(sweep, lost, kept):
 def test_another_plan_is_refused(long_sweep):
     interrupt(long_sweep, layer=1, steps=2)
     before = long_sweep.content()
-    for changed, parts in (({"seeds": "1,2,3"}, ["2 cells more", "layer1-seed3"]),
-                           ({"layers": "1"}, ["2 cells less", "layer2-seed1"]),
-                           ({"epochs": 9}, ["epochs was 8, now 9"]),
+    for changed, parts in (({"seeds": "1,2,3"}, ["2 cells more", "-layer1-seed3-"]),
+                           ({"layers": "1"}, ["2 cells less", "-layer2-seed1-"]),
+                           ({"warmup_steps": 3}, ["warmup_steps was 2, now 3"]),
+                           ({"epochs": 9}, ["4 cells less", "4 cells more", "-epochs9"]),
                            ({"vectors_per_pass": 1}, ["vectors_per_pass"])):
         finished = program.run(long_sweep.but(**changed).arguments())
         assert finished.code == program.BAD_INPUT, finished
@@ -303,3 +324,134 @@ def test_without_held_out_pairs_the_last_loss_is_shown(sweep):
         loss = run_files.read(sweep.file(*cell)).steps["loss"][-1]
         [row] = [line for line in finished.stdout.splitlines() if line.startswith(sweep.file(*cell).stem)]
         assert row.split() == [sweep.file(*cell).stem, "complete", f"{loss:.4f}", str(sweep.file(*cell))]
+
+
+def test_a_cell_that_fails_leaves_the_others_alone(sweep):
+    """A learning rate beyond float32 makes the vector infinite in its second step."""
+    doomed = sweep.but(layers="1", seeds="1", lr=None, lrs="0.05,1e39")
+    finished = program.run(doomed.arguments())
+    assert finished.code == program.FAILED, finished
+    failed, fine = doomed.file(1, 1, "1e+39"), doomed.file(1, 1)
+    assert run_files.read(fine).attributes["status"] == "complete"
+    [line] = [line for line in finished.stdout.splitlines() if line.startswith(f"{failed.stem}: ")]
+    assert "step 2" in line and "not finite" in line, finished
+    record = json.loads((doomed.out / "failures" / f"{failed.stem}.json").read_text())
+    assert "not finite" in record["reason"]
+
+    alone = sweep.but(layers="1", seeds="1", vectors_per_pass=1).writing("alone")
+    program.run_successfully(alone.arguments())
+    swept, expected = (run_files.read(path).final_vector.astype(float) for path in (fine, alone.file(1, 1)))
+    assert numpy.linalg.norm(swept - expected) <= 1e-5 * numpy.linalg.norm(expected)
+
+    before = doomed.content()
+    again = program.run(doomed.arguments())
+    assert again.code == program.FAILED and doomed.content() == before, again
+    retried = program.run(doomed.arguments("--retry-failed"))
+    assert retried.code == program.FAILED, retried
+    assert f"{failed.stem}: 1 cell" in retried.stderr, "the retry trains the failed cell alone"
+    assert doomed.content()[fine.name] == before[fine.name]
+
+
+def test_a_failed_cell_that_is_retried_with_success_is_complete(sweep):
+    """The record of a failure whose cause is gone."""
+    job = sweep.but(layers="1", vectors_per_pass=1)
+    undisturbed = job.writing("undisturbed")
+    program.run_successfully(undisturbed.arguments())
+    failed = job.file(1, 2)
+    failures = job.out / "failures"
+    failures.mkdir(parents=True)
+    shutil.copy(undisturbed.out / "plan.json", job.out)
+    (failures / f"{failed.stem}.json").write_text(json.dumps({"reason": "a full disk", "utc": "", "host": ""}))
+
+    finished = program.run(job.arguments())
+    assert finished.code == program.FAILED and not failed.exists(), finished
+    assert f"{failed.stem}: a full disk" in finished.stdout, finished
+    program.run_successfully(job.arguments("--retry-failed"))
+    assert list(failures.iterdir()) == []
+    for seed in SEEDS:
+        run_files.assert_identical(run_files.read(job.file(1, seed)), run_files.read(undisturbed.file(1, seed)))
+
+
+def test_two_jobs_share_one_sweep(long_sweep, expected):
+    """Started together on one directory: every cell is trained once, by one of them."""
+    jobs = [program.start(long_sweep.arguments()) for _ in range(2)]
+    try:
+        finished = [job.finish(120) for job in jobs]
+    finally:
+        for job in jobs:
+            job.stop()
+    assert [job.code for job in finished] == [program.DONE, program.DONE], finished
+    assert_complete(long_sweep)
+    assert_same_results(long_sweep, expected)
+    for layer in LAYERS:
+        began = [job for job in finished if f"layer{layer}-2cells" in job.stderr]
+        assert len(began) == 1, finished
+
+
+def test_a_dead_job_is_taken_over_at_once(long_sweep, expected):
+    """Its claim names a process of this machine that is gone."""
+    with program.start(long_sweep.arguments()) as running:
+        program.wait_until(lambda: long_sweep.steps_saved(1, 1) >= 5, running)
+        running.send(signal.SIGKILL)
+        running.finish(10)
+    assert list((long_sweep.out / "claims").iterdir()), "the killed job must have left its claim"
+    begin = time.monotonic()
+    finished = program.run_successfully(long_sweep.arguments())
+    assert time.monotonic() - begin < 60, "120 s is for owners that nobody can ask after"
+    assert "from step" in finished.stderr, finished
+    assert_complete(long_sweep)
+    assert_same_results(long_sweep, expected)
+
+
+def test_an_owner_that_lost_its_claim_stops_writing(long_sweep, expected):
+    """Stopped for so long that another job took over: woken up, it must leave the files alone."""
+    with program.start(long_sweep.arguments()) as sleeper:
+        program.wait_until(lambda: long_sweep.steps_saved(1, 1) >= 5, sleeper)
+        sleeper.send(signal.SIGSTOP)
+        [claim] = (long_sweep.out / "claims").iterdir()
+        long_ago = claim.stat().st_mtime - 1000
+        os.utime(claim, (long_ago, long_ago))
+        program.run_successfully(long_sweep.arguments())
+        assert_complete(long_sweep)
+        before = long_sweep.content()
+        sleeper.send(signal.SIGCONT)
+        finished = sleeper.finish(60)
+    assert finished.code == program.DONE and "taken over" in finished.stderr, finished
+    assert long_sweep.content() == before
+    assert_same_results(long_sweep, expected)
+
+
+def test_models_and_data_sets_are_axes(sweep, tmp_path, tiny_model, tiny_pairs, tiny_test_pairs):
+    from tiny_models import TinyModel, write_model, write_pairs
+
+    other_model = write_model(tmp_path / "other", TinyModel(seed=5))
+    other_pairs = write_pairs(tmp_path / "few.csv", 10, seed=3)
+    wide = sweep.but(model=None, train=None, test=None, layers="1", seeds="1",
+                     models=f"plain={tiny_model},{other_model}",
+                     data=f"many={tiny_pairs}:{tiny_test_pairs},{other_pairs}")
+    program.run_successfully(wide.arguments(), ranks=2)
+    for model, directory in (("plain", tiny_model), ("other", other_model)):
+        for data, train, test in (("many", tiny_pairs, tiny_test_pairs), ("few", other_pairs, None)):
+            alone = sweep.job.but(layers=None, seeds=None, layer=1, seed=1, model=directory, train=train, test=test,
+                                  micro_batch=4).writing(f"{model}-{data}.h5")
+            program.run_successfully(alone.arguments())
+            swept = wide.out / f"{model}-{data}-layer1-seed1-lr0.05-beta0.1-signbatch-batch4-epochs2.h5"
+            run_files.assert_identical(run_files.read(swept), run_files.read(alone.out))
+
+
+def test_a_budget_for_one_layer_gives_the_same_in_two_rounds(sweep):
+    tight = sweep.but(cache_budget="64K", vectors_per_pass=1).writing("tight")
+    roomy = sweep.but(vectors_per_pass=1)
+    program.run_successfully(roomy.arguments())
+    finished = program.run_successfully(tight.arguments())
+    assert finished.stderr.count(": 1 layer") == 2, finished
+    assert_same_results(roomy, tight)
+
+
+def test_all_that_is_wrong_is_named_at_once(sweep, tmp_path, tiny_model, tiny_pairs):
+    finished = program.run(sweep.but(model=None, train=None, test=None, models=f"{tiny_model},{tmp_path}/none",
+                                     data=f"{tiny_pairs},{tmp_path}/missing.csv").arguments())
+    assert finished.code == program.BAD_INPUT, finished
+    assert f"{tmp_path}/none" in finished.stderr and "missing.csv" in finished.stderr, finished
+    assert finished.stderr.count(f"{tmp_path}/none") == 1, "once, whatever the number of data sets"
+    assert not sweep.out.exists()

@@ -218,16 +218,106 @@ TEST(SweepOptions, AxesDefaultToThePapersValues) {
   EXPECT_EQ(options.axes.lrs, (std::vector<double>{5e-4}));
   EXPECT_EQ(options.axes.betas, (std::vector<double>{0.1}));
   EXPECT_EQ(options.axes.signs, (Words{"batch"}));
+  EXPECT_EQ(options.axes.batch_sizes, (std::vector<std::int64_t>{4}));
+  EXPECT_EQ(options.axes.epochs, (std::vector<std::int64_t>{20}));
   EXPECT_EQ(options.out, "dir");
-  EXPECT_EQ(options.epochs, 20);
   EXPECT_FALSE(options.vectors_per_pass);
+  EXPECT_FALSE(options.retry_failed);
   EXPECT_FALSE(options.dry_run);
 }
 
+std::vector<Words> models_of(const SweepOptions& options) {
+  std::vector<Words> models;
+  for (const NamedModel& model : options.axes.models) {
+    models.push_back({model.name, model.directory.string()});
+  }
+  return models;
+}
+
+SweepOptions parsed_axes(const Words& extra) {
+  Words words = {"sweep", "--layers", "1", "--out", "dir"};
+  words.insert(words.end(), extra.begin(), extra.end());
+  return std::get<SweepOptions>(parse_command_line(words));
+}
+
+std::string axes_error(const Words& extra) {
+  Words words = {"sweep", "--layers", "1", "--out", "dir"};
+  words.insert(words.end(), extra.begin(), extra.end());
+  return error_of(words);
+}
+
+TEST(SweepOptions, ModelsAreDirectoriesWithOrWithoutNames) {
+  const SweepOptions options =
+      parsed_axes({"--models", "models/tiny,big=/data/Big Model,other/", "--train", "t.csv"});
+  EXPECT_EQ(models_of(options),
+            (std::vector<Words>{
+                {"tiny", "models/tiny"}, {"big", "/data/Big Model"}, {"other", "other/"}}));
+  EXPECT_EQ(models_of(parsed_axes({"--model", "a/My Model (v2)", "--train", "t.csv"})),
+            (std::vector<Words>{{"My-Model--v2-", "a/My Model (v2)"}}));
+  const auto models_error = [&](const std::string& models) {
+    return axes_error({"--models", models, "--train", "t.csv"});
+  };
+  expect_parts(models_error("a/x,b/x"), {"'x' comes twice", "NAME=PATH"});
+  expect_parts(models_error("a,,b"), {"must name a path"});
+  expect_parts(models_error("a/b=c"), {"'a/b'", "letters, digits"});
+  expect_parts(models_error(".x=c"), {"'.x'", "letters, digits"});
+  expect_parts(models_error("=c"), {"''", "letters, digits"});
+}
+
+TEST(SweepOptions, DataSetsAreFilesWithOrWithoutHeldOutPairs) {
+  const SweepOptions options =
+      parsed_axes({"--model", "m", "--data", "warm=a/train.csv:a/test.csv,b/curt.jsonl,c=d.csv"});
+  ASSERT_EQ(options.axes.data.size(), 3U);
+  EXPECT_EQ(options.axes.data[0].name, "warm");
+  EXPECT_EQ(options.axes.data[0].train, "a/train.csv");
+  EXPECT_EQ(options.axes.data[0].test, "a/test.csv");
+  EXPECT_EQ(options.axes.data[1].name, "curt");
+  EXPECT_EQ(options.axes.data[1].train, "b/curt.jsonl");
+  EXPECT_TRUE(options.axes.data[1].test.empty());
+  EXPECT_EQ(options.axes.data[2].name, "c");
+  expect_parts(axes_error({"--model", "m", "--data", "a:b:c"}), {"'a:b:c' has 3 files"});
+  expect_parts(axes_error({"--model", "m", "--data", "a:"}), {"must name a path"});
+  expect_parts(axes_error({"--model", "m", "--data", "a/t.csv,b/t.csv"}), {"'t' comes twice"});
+}
+
+TEST(SweepOptions, OneWayToNameTheData) {
+  expect_parts(axes_error({"--model", "m"}), {"--train", "--data"});
+  expect_parts(axes_error({"--model", "m", "--train", "a", "--data", "b"}), {"--train", "--data"});
+  expect_parts(axes_error({"--model", "m", "--test", "a", "--data", "b"}), {"--test", "--data"});
+}
+
+TEST(SweepOptions, MicroBatchIsAPartOfEveryBatch) {
+  EXPECT_EQ(
+      parsed_sweep({"--layer", "1", "--batch-sizes", "8,4", "--micro-batch", "4"}).axes.batch_sizes,
+      (std::vector<std::int64_t>{8, 4}));
+  expect_parts(sweep_error({"--layer", "1", "--batch-sizes", "8,4", "--micro-batch", "5"}),
+               {"--micro-batch 5", "--batch-size 4"});
+  expect_parts(sweep_error({"--layer", "1", "--batch-sizes", "8,0"}), {"'0'", "from 1"});
+}
+
+TEST(CollectOptions, TakeADirectoryAndAFile) {
+  const auto options =
+      std::get<CollectOptions>(parse_command_line({"collect", "dir", "--out", "sweep.h5"}));
+  EXPECT_EQ(options.directory, "dir");
+  EXPECT_EQ(options.out, "sweep.h5");
+  EXPECT_FALSE(options.overwrite);
+  EXPECT_TRUE(std::get<CollectOptions>(
+                  parse_command_line({"collect", "dir", "--overwrite", "--out", "sweep.h5"}))
+                  .overwrite);
+  expect_parts(error_of({"collect"}), {"directory of a sweep"});
+  expect_parts(error_of({"collect", "--out", "x", "dir"}), {"directory of a sweep"});
+  expect_parts(error_of({"collect", "dir"}), {"collect needs --out"});
+  expect_parts(error_of({"collect", "dir", "more", "--out", "x"}), {"'more'"});
+  expect_parts(error_of({"collect", "dir", "--ot", "x"}), {"--ot", "--out"});
+}
+
 TEST(SweepOptions, AxesTakeLists) {
-  const SweepOptions options = parsed_sweep(
-      {"--layers", "1,5:25:5,7:9", "--seeds", "1,2", "--lrs", "1e-3,2e-3", "--betas", "0.1,1",
-       "--signs", "plus,minus", "--vectors-per-pass", "1", "--dry-run", "--tp", "2"});
+  const SweepOptions options =
+      parsed_sweep({"--layers", "1,5:25:5,7:9", "--seeds", "1,2", "--lrs", "1e-3,2e-3", "--betas",
+                    "0.1,1", "--signs", "plus,minus", "--vectors-per-pass", "1", "--dry-run",
+                    "--tp", "2", "--epochs", "1,3", "--retry-failed"});
+  EXPECT_EQ(options.axes.epochs, (std::vector<std::int64_t>{1, 3}));
+  EXPECT_TRUE(options.retry_failed);
   EXPECT_EQ(layers_of(options), (std::vector<Triple>{{1, 1, 1}, {5, 25, 5}, {7, 9, 1}}));
   EXPECT_EQ(options.axes.seeds, (std::vector<std::uint64_t>{1, 2}));
   EXPECT_EQ(options.axes.lrs, (std::vector<double>{1e-3, 2e-3}));
@@ -591,7 +681,9 @@ TEST(Help, IsGivenWhateverElseIsWrong) {
   for (const char* command : {"sweep", "bench", "plan"}) {
     expect_parts(printed({command, "--help"}), {std::string("bipo-dist ") + command, "Example"});
   }
-  expect_parts(printed({"--help"}), {"train", "sweep", "inspect", "bench", "plan", "--version"});
+  expect_parts(printed({"collect", "--help"}), {"bipo-dist collect", "--overwrite"});
+  expect_parts(printed({"--help"}),
+               {"train", "sweep", "collect", "inspect", "bench", "plan", "--version"});
 }
 
 TEST(NearestName, CountsEditsWithSwapsAndPrefersWhatTheWordBegins) {

@@ -52,7 +52,7 @@ TEST(Shapes, DifferWhereTheirModelsDo) {
 
 TEST(Shapes, ComeFromAConfigFileToo) {
   const std::filesystem::path directory =
-      std::filesystem::path(testing::TempDir()) / "shapes_test_model";
+      std::filesystem::path(::testing::TempDir()) / "shapes_test_model";
   std::filesystem::create_directories(directory);
   std::ofstream(directory / "config.json")
       << R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_hidden_layers": 2,

@@ -270,6 +270,45 @@ TEST(Training, VectorsInOnePassEqualEachAlone) {
   EXPECT_GT(distance(together[0].checkpoint.vector, together[1].checkpoint.vector), 0.01);
 }
 
+// With warm-up the first update is zero, the second leaves float32, and the third step cannot be
+// made.
+TEST(Training, AMemberThatOverflowsLeavesTheOthersAlone) {
+  const World world(for_layers({1}));
+  auto settings = three_members();
+  for (TrainingSettings& member : settings) {
+    member.warmup_steps = 2;
+  }
+  const TrainingRecord alone = train_together(world, {settings[2]}).front();
+  settings[0].lr = 1e39;
+  settings[1].lr = 1e39;
+  std::vector<TrainingRecord> records;
+  std::vector<QuietObserver> observers(settings.size());
+  std::vector<TrainingMember> members;
+  for (const TrainingSettings& member : settings) {
+    records.push_back(starting_record(world.config.hidden, member.plan.seed));
+  }
+  for (std::size_t i = 0; i < settings.size(); ++i) {
+    members.push_back({settings[i], records[i], observers[i]});
+  }
+  EXPECT_EQ(train(world.decoder, world.cache, &world.cache, 1, members, world.ranks),
+            RunStatus::kComplete);
+  for (const std::size_t failed : {0, 1}) {
+    EXPECT_EQ(observers[failed].failure().rfind("step 2: ", 0), 0U) << observers[failed].failure();
+    EXPECT_EQ(records[failed].steps.size(), 2U);
+    EXPECT_EQ(records[failed].checkpoint.step, 2);
+  }
+  EXPECT_EQ(observers[2].failure(), "");
+  ASSERT_EQ(records[2].steps.size(), alone.steps.size());
+  EXPECT_LT(distance(records[2].checkpoint.vector, alone.checkpoint.vector),
+            1e-5 * norm(alone.checkpoint.vector));
+
+  records[0] = starting_record(world.config.hidden, 1);
+  EXPECT_EQ(train(world.decoder, world.cache, nullptr, 1, {{settings[0], records[0], observers[0]}},
+                  world.ranks),
+            RunStatus::kComplete)
+      << "nothing is left to do where all have failed";
+}
+
 TEST(Training, APackContinuesWhereItStopped) {
   const World world(for_layers({1}));
   const auto settings = three_members();

@@ -1,0 +1,44 @@
+// Merges the run files of a sweep into one HDF5 file.
+//
+//   attributes      schema_version, kind "sweep", plan (the text of plan.json), program_version,
+//                   git_commit, created_utc
+//   /summary        1-D compound table, one row per cell of the plan (see cell_summary.hpp)
+//   /runs/<cell>    a copy of the cell's run file, the attributes of its root on the group
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace bipo {
+
+// schema_version of a collected file.
+inline constexpr std::int64_t kCollectedSchema = 1;
+
+struct CollectRequest {
+  std::filesystem::path directory;
+  std::filesystem::path out;
+  bool overwrite = false;       // `out` may be any file; otherwise only an older one of its kind
+  std::string program_version;  // for the file's attributes
+  std::string git_commit;
+};
+
+struct CollectedCell {
+  std::string name;
+  std::string status;  // of sweep_status.hpp, or "unreadable": its run file is damaged or foreign
+  std::string reason;  // of a failure, or why it cannot be read; else empty
+};
+
+// Writes the file, atomically, whatever state the sweep is in, and returns its cells in the plan's
+// order.  Each run is that of one save, also while the sweep goes on.  Takes memory for the new
+// file twice.  Throws UserError for a directory that is no sweep's and for an `out` that must not
+// be replaced, EnvironmentError where writing fails; an older file then stays.
+std::vector<CollectedCell> collect_sweep(const CollectRequest& request);
+
+// What is in the file and what is missing from it, for people: cells by status, and those that are
+// not complete by name, with reasons.
+std::string describe_collection(const std::vector<CollectedCell>& cells,
+                                const std::filesystem::path& out);
+
+}  // namespace bipo
