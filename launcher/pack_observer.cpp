@@ -43,6 +43,11 @@ void PackSaver::after_save(const std::string& member, std::optional<Checkpoint> 
   }
 }
 
+void PackSaver::drop(const std::string& member) {
+  active_.erase(member);
+  asked_.clear();
+}
+
 void PackSaver::commit(RunStatus status) {
   if (status == RunStatus::kComplete) {
     if (may_replace_ && !may_replace_()) {

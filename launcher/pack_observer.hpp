@@ -31,7 +31,7 @@ class PackSaver {
   void after_save(const std::string& member, std::optional<Checkpoint> saved, RunStatus status);
 
   // The others' commits go on without it.
-  void drop(const std::string& member) { active_.erase(member); }
+  void drop(const std::string& member);
 
  private:
   void commit(RunStatus status);

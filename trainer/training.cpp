@@ -375,6 +375,9 @@ class Trainer {
         members_[i].update(steps[i], std::move(outcomes[i]), seconds);
         going_on.push_back(std::move(members_[i]));
       } else {
+        if (ranks_.world->rank() == 0) {
+          members_[i].save(RunStatus::kInterrupted);
+        }
         members_[i].observer().on_failure(fmt::format(
             "step {}: the loss or its gradient is not finite (overflow or NaN); a lower "
             "--lr may help, or --dtype fp32 where the model overflows in bf16",

@@ -34,8 +34,9 @@ class TrainingObserver {
   virtual void on_step(const StepRow& row) = 0;
   virtual void on_evaluation(const std::vector<EvalRow>& rows) = 0;
 
-  // Called on every rank when the step from the record's checkpoint gave a loss or gradient that is
-  // not finite.  Unless it throws, the others of the pack go on without this vector.
+  // Called on every rank when the step from the record's checkpoint, which has just been saved as
+  // interrupted, gave a loss or gradient that is not finite.  Unless it throws, the others of the
+  // pack go on without this vector.
   virtual void on_failure(const std::string& reason) = 0;
 
   // Called on world rank 0 only.  The record's last vector is the checkpoint's.

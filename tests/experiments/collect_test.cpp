@@ -110,6 +110,30 @@ std::vector<std::int64_t> steps_in_summary(const fs::path& path) {
   return steps;
 }
 
+// Does something until the object ends.
+class BackgroundProcess {
+ public:
+  explicit BackgroundProcess(const std::function<void()>& work) : pid_(::fork()) {
+    if (pid_ == 0) {
+      try {
+        work();
+      } catch (const std::exception&) {
+        // The parent sees that nothing is done any more.
+      }
+      ::_exit(1);
+    }
+  }
+  ~BackgroundProcess() {
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+  BackgroundProcess(const BackgroundProcess&) = delete;
+  BackgroundProcess& operator=(const BackgroundProcess&) = delete;
+
+ private:
+  pid_t pid_;
+};
+
 class CollectTest : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -167,7 +191,7 @@ TEST_F(CollectTest, ASweepInEveryState) {
             (Names{"complete", "running", "interrupted", "failed", "unreadable", "missing"}));
   expect_parts(cells[3].reason, {"the loss is nan at step 3 (", "Z)"});
   expect_parts(cells[4].reason, {"damaged"});
-  EXPECT_EQ(cells[4].reason.find("/proc"), std::string::npos) << cells[4].reason;
+  EXPECT_FALSE(cells[4].reason.starts_with("/")) << cells[4].reason;
   EXPECT_EQ(cells[0].reason + cells[1].reason + cells[2].reason + cells[5].reason, "");
   EXPECT_EQ(group_names(out_, "runs"),
             (Names{cell_name(0), cell_name(1), cell_name(2), cell_name(3)}));
@@ -248,15 +272,14 @@ TEST_F(CollectTest, ThePlanThatASweepWritesIsRead) {
 TEST_F(CollectTest, EachRunIsOfOneSaveWhileItIsReplaced) {
   plan({{0}});
   run(0, RunStatus::kRunning, 3);
-  const pid_t writer = ::fork();
-  if (writer == 0) {
+  const BackgroundProcess writer([this] {
     for (std::int64_t steps = 0;; ++steps) {
       run(0, RunStatus::kRunning, steps % 40);
     }
-  }
+  });
   std::int64_t least = 40;
   std::int64_t most = 0;
-  for (int round = 0; round < 200; ++round) {
+  for (int round = 0; round < 60; ++round) {
     EXPECT_EQ(collect(), cell_name(0) + " interrupted\n");
     const hdf5::Handle file = hdf5::open_file(out_.string());
     const hdf5::Handle copy = hdf5::open_group(hdf5::open_group(file, "runs"), cell_name(0));
@@ -267,8 +290,6 @@ TEST_F(CollectTest, EachRunIsOfOneSaveWhileItIsReplaced) {
     least = std::min(least, in_summary);
     most = std::max(most, in_summary);
   }
-  ::kill(writer, SIGKILL);
-  ::waitpid(writer, nullptr, 0);
   EXPECT_LT(least, most) << "the file was not replaced meanwhile";
 }
 

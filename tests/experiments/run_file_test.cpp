@@ -112,11 +112,7 @@ void replace_dataset(hid_t file, const char* name, hid_t type, std::vector<hsize
   H5Sclose(space);
 }
 
-TEST_F(RunFileTest, EverythingComesBack) {
-  const RunRecord written = sample_run(5);
-  write_run_file(file(), written);
-  const RunRecord read = read_run_file(file());
-
+void expect_same_run(const RunRecord& read, const RunRecord& written) {
   EXPECT_EQ(read.attributes.status, RunStatus::kRunning);
   EXPECT_EQ(read.attributes.config, written.attributes.config);
   EXPECT_EQ(read.attributes.program_version, "0.1.0");
@@ -159,6 +155,18 @@ TEST_F(RunFileTest, EverythingComesBack) {
   EXPECT_EQ(read.checkpoint.exp_avg_sq, sample_hidden(30));
   EXPECT_EQ(read.checkpoint.step, 5);
   EXPECT_EQ(read.checkpoint.seed, std::numeric_limits<std::uint64_t>::max() - 1);
+}
+
+TEST_F(RunFileTest, EverythingComesBack) {
+  const RunRecord written = sample_run(5);
+  write_run_file(file(), written);
+  expect_same_run(read_run_file(file()), written);
+}
+
+// The program of schema 1 wrote it; every later one must read it.
+TEST_F(RunFileTest, FilesOfSchema1StayReadable) {
+  const fs::path kept = fs::path(BIPO_SOURCE_DIR) / "tests/experiments/data/run_schema1.h5";
+  expect_same_run(read_run_file(kept), sample_run(5));
 }
 
 TEST_F(RunFileTest, AFirstSaveIsEmptyButComplete) {

@@ -45,15 +45,17 @@ class QuietObserver final : public TrainingObserver {
   void on_step(const StepRow& row) override { steps_ = row.step + 1; }
   void on_evaluation(const std::vector<EvalRow>&) override {}
   void on_failure(const std::string& reason) override { failure_ = reason; }
-  void save(const TrainingRecord&, RunStatus) override {}
+  void save(const TrainingRecord&, RunStatus status) override { last_status_ = status; }
   bool stop_requested() const override { return steps_ == last_step_; }
 
   const std::string& failure() const { return failure_; }
+  RunStatus last_status() const { return last_status_; }
 
  private:
   std::int64_t last_step_;
   std::int64_t steps_ = 0;
   std::string failure_;
+  RunStatus last_status_ = RunStatus::kRunning;
 };
 
 }  // namespace bipo::testing

@@ -296,8 +296,10 @@ TEST(Training, AMemberThatOverflowsLeavesTheOthersAlone) {
     EXPECT_EQ(observers[failed].failure().rfind("step 2: ", 0), 0U) << observers[failed].failure();
     EXPECT_EQ(records[failed].steps.size(), 2U);
     EXPECT_EQ(records[failed].checkpoint.step, 2);
+    EXPECT_EQ(observers[failed].last_status(), RunStatus::kInterrupted);
   }
   EXPECT_EQ(observers[2].failure(), "");
+  EXPECT_EQ(observers[2].last_status(), RunStatus::kComplete);
   ASSERT_EQ(records[2].steps.size(), alone.steps.size());
   EXPECT_LT(distance(records[2].checkpoint.vector, alone.checkpoint.vector),
             1e-5 * norm(alone.checkpoint.vector));
