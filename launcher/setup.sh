@@ -11,7 +11,7 @@ BUILD_PACKAGES=(
   g++ cmake ninja-build git python3-venv pkg-config ccache libopenmpi-dev openmpi-bin libhdf5-dev
   libboost-program-options-dev libgtest-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev libfmt-dev
 )
-TEST_PACKAGES=(hdf5-tools clang-format procps)
+TEST_PACKAGES=(hdf5-tools clang-format procps shellcheck iproute2)
 
 say() {
   printf '==> %s\n' "$*"

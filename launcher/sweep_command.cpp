@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "collectives/content_hash.hpp"
+#include "collectives/errors.hpp"
 #include "collectives/number_reduction.hpp"
 #include "experiments/cell_failure.hpp"
 #include "experiments/sweep_directory.hpp"
@@ -61,7 +62,7 @@ class SweepRun {
         return stop_signal_received_anywhere() ? RunStatus::kInterrupted : RunStatus::kComplete;
       }
       const std::vector<SweepPart> parts = prepare(round);
-      const RunStatus status = group.work(parts);
+      const RunStatus status = work(group, parts);
       session_.wait_for_all([&] {
         if (display_.cells != nullptr) {
           display_.cells->tick();
@@ -77,6 +78,18 @@ class SweepRun {
   // One data-parallel group of all replicas, for the passes that serve every cell.
   static Topology of_all_ranks(const Topology& topology) {
     return Topology(topology.world(), topology.rank(), topology.tp(), std::nullopt);
+  }
+
+  // What one group agrees on, the others do not know of: they would wait for it.
+  RunStatus work(SweepGroup& group, const std::vector<SweepPart>& parts) const {
+    try {
+      return group.work(parts);
+    } catch (const AgreedFailure& failure) {
+      if (sweep_.topology->cells() == 1) {
+        throw;
+      }
+      throw EnvironmentError(failure.what());
+    }
   }
 
   bool is_cuda() const { return sweep_.inputs.front().job.device.is_cuda(); }
@@ -215,6 +228,9 @@ int print_result(const SweepPreparation& sweep, RunStatus status) {
     fmt::print(
         "failed cells are left alone; the same command with --retry-failed tries them "
         "again\n");
+  }
+  if (summary.running > 0) {
+    fmt::print("{} cells are with other jobs, which go on with them\n", summary.running);
   }
   std::fflush(stdout);
   if (status != RunStatus::kComplete) {

@@ -86,6 +86,7 @@ SweepSummary summarize_sweep(const std::filesystem::path& directory, const Sweep
   for (std::size_t i = 0; i < plan.cells.size(); ++i) {
     const Cell& cell = plan.cells[i];
     rows.push_back(row_of(cell, status[i], run_file_path(directory, cell), multipliers, evaluates));
+    summary.running += status[i] == CellStatus::kRunning ? 1 : 0;
     if (status[i] == CellStatus::kFailed) {
       ++summary.failed;
       reasons += fmt::format("{}: {}\n", cell.name, read_failure(directory, cell.name)->reason);

@@ -13,6 +13,7 @@ namespace bipo {
 struct SweepSummary {
   std::string text;
   std::size_t failed = 0;  // cells
+  std::size_t running = 0;
 };
 
 // Status, the last held-out accuracy at each multiplier (the last training loss, where nothing was
