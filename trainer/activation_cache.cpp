@@ -350,7 +350,8 @@ class PrefixPass {
                 /*non_blocking=*/false, /*copy=*/true);
     ranks_.dp->broadcast(moved,
                          static_cast<int>(group % static_cast<std::size_t>(ranks_.topology.dp())));
-    if (ranks_.node->rank() == 0 && !is_mine(group)) {
+    ranks_.tp->broadcast(moved, 0);
+    if (ranks_.node->rank() == 0 && !(is_mine(group) && ranks_.topology.tp_rank() == 0)) {
       here.copy_(moved);
     }
   }
