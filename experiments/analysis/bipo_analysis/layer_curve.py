@@ -1,0 +1,71 @@
+"""What steering does at each layer: means and intervals over seeds, and which layer has the largest swing.
+
+The swing of a cell is what the vector moves from -v to +v: accuracy (or margin) at multiplier +1 less that at -1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy
+import pandas
+
+from .intervals import UNKNOWN, Interval, bootstrap_interval
+from .summary import MEASURES, OUTCOMES
+
+SWINGS = tuple(f"{measure}_swing" for measure in MEASURES)
+
+
+def with_swings(cells: pandas.DataFrame) -> pandas.DataFrame:
+    """A copy of rows of the summary with the columns accuracy_swing and margin_swing."""
+    swings = {f"{measure}_swing": cells[f"{measure}_plus"] - cells[f"{measure}_minus"] for measure in MEASURES}
+    return cells.assign(**swings)
+
+
+def evaluated(cells: pandas.DataFrame) -> pandas.DataFrame:
+    """The cells whose last evaluation covers -v and +v."""
+    return cells[with_swings(cells)["accuracy_swing"].notna()]
+
+
+def layer_curve(cells: pandas.DataFrame) -> pandas.DataFrame:
+    """One row per layer, in order, from the last evaluation of evaluated rows of the summary.
+
+    Columns: `layer`, `seeds` (cells of that layer), and for each of summary.OUTCOMES and SWINGS the mean NAME and
+    the bounds NAME_low and NAME_high of its 95 % bootstrap interval over seeds, NaN for a single seed.
+    """
+    rows = []
+    for layer, group in with_swings(cells).groupby("layer"):
+        row: dict[str, object] = {"layer": layer, "seeds": len(group)}
+        for name in (*OUTCOMES, *SWINGS):
+            values = group[name].dropna().to_numpy(dtype=numpy.float64)
+            interval = bootstrap_interval(values)
+            row.update({name: values.mean() if len(values) else math.nan,
+                        f"{name}_low": interval.low, f"{name}_high": interval.high})
+        rows.append(row)
+    bounds = (f"{name}{end}" for name in (*OUTCOMES, *SWINGS) for end in ("", "_low", "_high"))
+    return pandas.DataFrame(rows, columns=["layer", "seeds", *bounds])
+
+
+def ranked_layers(curve: pandas.DataFrame, measure: str) -> pandas.DataFrame:
+    """The rows of a layer curve with the largest mean swing of `measure` first, then of the other measure."""
+    other = next(name for name in MEASURES if name != measure)
+    return curve.sort_values([f"{measure}_swing", f"{other}_swing", "layer"], ascending=[False, False, True])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How much larger one layer's swing is than another's: the mean over the seeds that both have."""
+
+    difference: float
+    interval: Interval
+    seeds: int
+
+
+def compare_layers(cells: pandas.DataFrame, first: int, second: int, swing: str = "accuracy_swing") -> Comparison:
+    """Pairs the two layers' cells by seed; without a common seed the difference is that of the means."""
+    by_layer = {layer: group.set_index("seed")[swing] for layer, group in with_swings(cells).groupby("layer")}
+    paired = (by_layer[first] - by_layer[second]).dropna()
+    if paired.empty:
+        return Comparison(float(by_layer[first].mean() - by_layer[second].mean()), UNKNOWN, 0)
+    return Comparison(float(paired.mean()), bootstrap_interval(paired.to_numpy()), len(paired))

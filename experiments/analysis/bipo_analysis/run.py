@@ -1,0 +1,93 @@
+"""One training run, as its run file or its group in a collected sweep tells it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy
+import pandas
+
+from .errors import AnalysisError
+
+RUN_SCHEMA = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """The content of one run, in memory.
+
+    `steps` and `evals` are the tables /steps and /evals with the columns that README.md describes; both may be
+    empty.  `vectors` holds one row per saved epoch, float32; `vector_steps` (optimiser steps done) and
+    `vector_epochs` (from 0) stand beside it.
+    """
+
+    name: str
+    attributes: dict[str, object]
+    settings: dict[str, object]
+    steps: pandas.DataFrame
+    evals: pandas.DataFrame
+    vectors: numpy.ndarray
+    vector_steps: numpy.ndarray
+    vector_epochs: numpy.ndarray
+
+    @property
+    def status(self) -> str:
+        """What the file itself says: running, complete or interrupted."""
+        return str(self.attributes["status"])
+
+    @property
+    def layer(self) -> int:
+        return int(self.attributes["layer"])  # type: ignore[call-overload]
+
+    @property
+    def final_vector(self) -> numpy.ndarray | None:
+        """The last saved vector; None before the first save of one."""
+        return self.vectors[-1] if len(self.vectors) else None
+
+
+def load_run(path: str | Path) -> Run:
+    """Reads a run file.  Raises AnalysisError for one that is missing, damaged, or newer than this package."""
+    path = Path(path)
+    if not path.is_file():
+        raise AnalysisError(f"{path}: no such file; name a run file that `bipo-dist train` or `sweep` wrote")
+    try:
+        with h5py.File(path, "r") as file:
+            return read_run(file, path.stem if path.suffix == ".h5" else path.name)
+    except AnalysisError as error:
+        raise AnalysisError(f"{path}: {error}") from error
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise AnalysisError(f"{path}: damaged, or not a run file of bipo-dist: {error}") from error
+
+
+def read_run(group: h5py.Group, name: str) -> Run:
+    """Reads a run from the group that holds its tree: a run file's root, or /runs/<cell> of a collected sweep.
+
+    Raises AnalysisError for a newer schema, and h5py's own errors (OSError, KeyError, ValueError, TypeError) for
+    a tree that is damaged.
+    """
+    attributes = {key: _plain(value) for key, value in group.attrs.items()}
+    require_schema(attributes.get("schema_version"), RUN_SCHEMA)
+    settings = json.loads(str(attributes["config"]))
+    if not isinstance(settings, dict):
+        raise ValueError("the attribute config is not a JSON object")
+    return Run(name, attributes, settings, pandas.DataFrame(group["steps"][:]), pandas.DataFrame(group["evals"][:]),
+               group["vectors/value"][:], group["vectors/step"][:], group["vectors/epoch"][:])
+
+
+def require_schema(found: object, known: int) -> None:
+    """Raises AnalysisError unless `found` is a schema_version from 1 to `known`."""
+    if not isinstance(found, int) or found < 1:
+        raise AnalysisError("it has no schema_version, so bipo-dist did not write it; name one of its files")
+    if found > known:
+        raise AnalysisError(f"its schema_version is {found}, and this package reads up to {known}; "
+                            "use the bipo_analysis of the version that wrote it")
+
+
+def _plain(value: object) -> object:
+    """A scalar of h5py as the Python type that it stands for."""
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.item() if isinstance(value, numpy.generic) else value

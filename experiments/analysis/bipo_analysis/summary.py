@@ -1,0 +1,141 @@
+"""The columns of /summary, and how a cell's row comes from its run.
+
+One row per cell of the plan.  What is not known is NaN in columns of floats, -1 in columns of integers, and empty
+text.  Accuracies are shares from 0 to 1; losses and margins are in nats.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+
+import pandas
+
+from .run import Run
+
+TEXT_COLUMNS = ("cell", "status", "model", "data", "sign", "failure")
+INTEGER_COLUMNS = ("layer", "seed", "batch_size", "epochs", "steps", "total_steps", "best_epoch")
+AXES = ("model", "data", "layer", "seed", "lr", "beta", "sign", "batch_size", "epochs")
+# The multipliers that the summary compares, and what their columns are called.
+MULTIPLIERS = {"minus": -1.0, "zero": 0.0, "plus": 1.0}
+MEASURES = ("accuracy", "margin")
+OUTCOMES = tuple(f"{measure}_{side}" for measure in MEASURES for side in MULTIPLIERS)
+COLUMNS = ("cell", "status", *AXES, "steps", "total_steps", "loss", "vector_norm", *OUTCOMES,
+           "best_epoch", *(f"best_{name}" for name in OUTCOMES), "seconds", "tokens_per_second", "failure")
+
+
+def cell_row(cell: Mapping[str, object], status: str, failure: str, run: Run | None) -> dict[str, object]:
+    """A cell's row without the settings: `cell` is the plan's entry, `run` what there is of its run file."""
+    row: dict[str, object] = {name: _unknown(name) for name in COLUMNS}
+    row.update({name: cell[name] for name in AXES if name in cell})
+    row.update(cell=cell["name"], status=status, failure=failure)
+    if run is not None:
+        row.update(_progress(run))
+        row.update(_outcomes(run.evals))
+    return row
+
+
+def summary_frame(rows: Sequence[Mapping[str, object]], settings: Mapping[str, object]) -> pandas.DataFrame:
+    """The table with the columns of /summary in their order: the rows, then the plan's settings."""
+    frame = pandas.DataFrame(list(rows), columns=list(COLUMNS))
+    for name in COLUMNS:
+        kind = "object" if name in TEXT_COLUMNS else "int64" if name in INTEGER_COLUMNS else "float64"
+        # Seeds go up to 2^64 - 1.
+        frame[name] = frame[name].astype("uint64" if name == "seed" and (frame[name] >= 0).all() else kind)
+    by_cell = [cell_settings(settings, str(row["model"]), str(row["data"])) for row in rows]
+    names = dict.fromkeys([*shared_settings(settings), *(name for own in by_cell for name in own)])
+    columns = {name: _setting_column([own.get(name) for own in by_cell]) for name in names if name not in COLUMNS}
+    return pandas.concat([frame, pandas.DataFrame(columns, index=frame.index)], axis=1)
+
+
+def shared_settings(settings: Mapping[str, object]) -> dict[str, object]:
+    """The settings of a plan that all its cells share."""
+    return {name: value for name, value in settings.items() if name != "inputs"}
+
+
+def input_settings(settings: Mapping[str, object]) -> list[dict[str, object]]:
+    """What goes with a model and data set, which each entry names; empty where the plan has one of each."""
+    inputs = settings.get("inputs", [])
+    return [entry for entry in inputs if isinstance(entry, dict)] if isinstance(inputs, list) else []
+
+
+def cell_settings(settings: Mapping[str, object], model: str, data: str) -> dict[str, object]:
+    """The settings of the cells of one model and data set."""
+    own = (entry for entry in input_settings(settings) if (entry.get("model"), entry.get("data")) == (model, data))
+    return {**shared_settings(settings), **next(own, {})}
+
+
+def _setting_column(values: Sequence[object]) -> pandas.Series:
+    """Whole numbers and truth values (0, 1) as int64, numbers as float64, all else as text: lists as JSON."""
+    if all(isinstance(value, int) and abs(value) < 2**63 for value in values):
+        return pandas.Series(values, dtype="int64")
+    if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+        return pandas.Series(values, dtype="float64")
+    return pandas.Series([_setting_text(value) for value in values], dtype="object")
+
+
+def _setting_text(value: object) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def _unknown(column: str) -> object:
+    if column in TEXT_COLUMNS:
+        return ""
+    return -1 if column in INTEGER_COLUMNS else math.nan
+
+
+def _progress(run: Run) -> dict[str, object]:
+    progress: dict[str, object] = {"steps": len(run.steps), "total_steps": total_steps(run)}
+    if len(run.steps):
+        last, seconds = run.steps.iloc[-1], float(run.steps["seconds"].sum())
+        progress.update(loss=float(last["loss"]), vector_norm=float(last["vector_norm"]), seconds=seconds)
+        if seconds > 0:
+            progress["tokens_per_second"] = float(run.steps["tokens"].sum()) / seconds
+    return progress
+
+
+def total_steps(run: Run) -> int:
+    """Optimiser steps of the whole run by its settings; -1 where they do not tell."""
+    try:
+        pairs, batch, epochs, most = (int(run.settings[name])  # type: ignore[call-overload]
+                                      for name in ("train_pairs", "batch_size", "epochs", "max_steps"))
+    except (KeyError, TypeError, ValueError):
+        return -1
+    if pairs < 1 or batch < 1:
+        return -1
+    whole = epochs * math.ceil(pairs / batch)
+    return min(most, whole) if most > 0 else whole
+
+
+def evaluations(evals: pandas.DataFrame) -> pandas.DataFrame:
+    """One row per evaluation, in order, with the columns step, epoch and OUTCOMES (NaN where not evaluated)."""
+    sides = {multiplier: side for side, multiplier in MULTIPLIERS.items()}
+    rows: dict[int, dict[str, float]] = {}
+    # Over plain lists: a sweep has thousands of these small tables, and a pivot of each would take seconds.
+    columns = (evals[name].tolist() for name in ("step", "epoch", "multiplier", *MEASURES))
+    for step, epoch, multiplier, *values in zip(*columns, strict=True):
+        row = rows.setdefault(step, {"step": step, "epoch": epoch, **dict.fromkeys(OUTCOMES, math.nan)})
+        if multiplier in sides:
+            names = (f"{measure}_{sides[multiplier]}" for measure in MEASURES)
+            row.update(zip(names, values, strict=True))
+    return pandas.DataFrame(list(rows.values()), columns=["step", "epoch", *OUTCOMES])
+
+
+def _outcomes(evals: pandas.DataFrame) -> dict[str, object]:
+    """The last evaluation, and the one with the largest swing of accuracy, then of margin, then the earlier."""
+    table = evaluations(evals)
+    if table.empty:
+        return {}
+    outcomes: dict[str, object] = {name: float(table[name].iloc[-1]) for name in OUTCOMES}
+    sides = (table[name].tolist() for name in ("accuracy_plus", "accuracy_minus", "margin_plus", "margin_minus"))
+    swings = [(accuracy_plus - accuracy_minus, margin_plus - margin_minus, -index) for index,
+              (accuracy_plus, accuracy_minus, margin_plus, margin_minus) in enumerate(zip(*sides, strict=True))]
+    known = [swing for swing in swings if not math.isnan(swing[0])]
+    if known:
+        best = table.iloc[-max(known)[2]]
+        outcomes["best_epoch"] = int(best["epoch"])
+        outcomes.update({f"best_{name}": float(best[name]) for name in OUTCOMES})
+    return outcomes
