@@ -8,11 +8,12 @@ if [[ ${1:-} == --help ]]; then
   cat <<'TEXT'
 Usage: tests/run.sh [CTEST-ARGUMENT...]
 
-Without arguments: format check, all tests of the release build but the long ones, the GPU tests where
-there is a GPU, and the unit tests under the address and undefined-behaviour sanitizers.
+Without arguments: format check, all tests of the release build but the long ones, those with Slurm or a
+browser where these are there or can be installed, the GPU tests where there is a GPU, and the unit tests
+under the address and undefined-behaviour sanitizers.
 With arguments: only the release build's tests that ctest selects by them, for example
   tests/run.sh -R tokenizer      by name
-  tests/run.sh -L long           by label: unit, mpi, failure, reference, long
+  tests/run.sh -L long           by label: unit, mpi, failure, reference, slurm, browser, long
 TEXT
   exit 0
 fi
@@ -83,6 +84,11 @@ report() {
 
 cd "$BIPO_SOURCE"
 install_packages "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
+# In a subshell, because install_packages ends the script where it cannot install.
+has_browser=true
+(install_packages chromium) || has_browser=false
+has_slurm=true
+tests/slurm/install.sh || has_slurm=false
 ensure_venv cpu
 ensure_venv full
 ensure_model
@@ -98,7 +104,17 @@ if (($#)); then
 fi
 
 check "format" check_format
-check "tests of build/" run_ctest build -LE '^(long|gpu)$'
+check "tests of build/" run_ctest build -LE '^(long|gpu|slurm|browser)$'
+if $has_slurm; then
+  check "slurm tests of build/" run_ctest build -L '^slurm$'
+else
+  summary+=("slurm tests: not run (no Slurm)")
+fi
+if $has_browser; then
+  check "browser tests of build/" run_ctest build -L '^browser$'
+else
+  summary+=("browser tests: not run (no Chromium)")
+fi
 check "build of build-cuda/" test_cuda_build
 if ! has_gpu; then
   summary+=("gpu tests: not run (no GPU)")

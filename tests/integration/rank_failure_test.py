@@ -3,33 +3,14 @@
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
 import program
 import run_files
+from processes import ranks_of
 
 END_WITHIN = 30  # seconds
-
-
-def ranks_of(out: Path) -> dict[int, int]:
-    """World rank -> pid of every process that mpirun started with this --out (mpirun itself has no rank)."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-            environment = (entry / "environ").read_bytes().split(b"\0")
-        except OSError:  # ended in the meantime
-            continue
-        if os.fsencode(out) not in words:
-            continue
-        for variable in environment:
-            if variable.startswith(b"OMPI_COMM_WORLD_RANK="):
-                found[int(variable.split(b"=")[1])] = int(entry.name)
-    return found
 
 
 @pytest.mark.parametrize("layout", [{"dp": 4}, {"dp": 2, "tp": 2}], ids=["dp4", "dp2-tp2"])
