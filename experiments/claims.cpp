@@ -380,7 +380,9 @@ std::unique_ptr<Claim> Claim::take(const fs::path& directory, const std::string&
     return nullptr;
   }
   if (!still_follows(claims, name, generation, holder.newest)) {
-    remove_file(path);
+    if (is_file_at(path, file)) {
+      remove_file(path);
+    }
     return nullptr;
   }
   std::unique_ptr<Claim> claim(new Claim(claims, name, generation, owner,
@@ -415,7 +417,7 @@ bool Claim::is_mine() const {
   }
   const auto newest = newest_claim(claims_, name_);
   const auto content = newest ? parse_claim(newest->text) : std::nullopt;
-  return content && newest->generation == generation_ && content->owner == owner_;
+  return content && content->owner == owner_;
 }
 
 void Claim::release() {
@@ -430,7 +432,9 @@ void Claim::release() {
 void Claim::finish() {
   stop_renewing();
   if (!is_mine()) {
-    is_over_ = true;
+    // A taker that came too late may stand above ours for a moment, and withdraw: what it leaves
+    // must not look alive.
+    release();
     return;
   }
   // Our own goes last, so that until then no taker finds the name free.
@@ -469,6 +473,11 @@ ClaimSign read_claim(const fs::path& directory, const std::string& name, const C
   const std::chrono::sys_time<FileTime> renewed(holder.newest->renewed);
   return {ClaimState::kLive, std::chrono::file_clock::from_sys(renewed),
           holder.life == Life::kLives};
+}
+
+bool has_claim(const fs::path& directory, const std::string& name) {
+  require_file_name(name);
+  return !list_generations(claims_directory(directory), name).empty();
 }
 
 ClaimState claim_state(const fs::path& directory, const std::string& name,

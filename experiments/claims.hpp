@@ -67,6 +67,9 @@ class Claim {
   std::jthread renewal_;
 };
 
+// Whether there is a claim at all, be it dead.
+bool has_claim(const std::filesystem::path& directory, const std::string& name);
+
 enum class ClaimState { kFree, kLive };
 
 // What can be seen of a claim from outside.

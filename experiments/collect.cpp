@@ -6,10 +6,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <iterator>
+#include <exception>
 #include <string_view>
-#include <system_error>
 #include <utility>
 
 #include "collectives/errors.hpp"
@@ -68,38 +66,29 @@ void check_out(const CollectRequest& request, const SweepPlan& plan) {
   }
 }
 
-// A run file as it was when it was opened: a run under way goes on to replace it.
-class OpenRunFile {
- public:
-  explicit OpenRunFile(const fs::path& path)
-      : file_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)), error_(file_.is_open() ? 0 : errno) {}
-
-  bool exists() const { return error_ != ENOENT; }
-
-  // Under this name the opened file can be opened again, whatever has taken its place.  Throws
-  // UserError where it could not be opened.
-  std::string path() const {
-    if (error_ != 0) {
-      throw UserError(fmt::format("cannot be opened: {}", std::generic_category().message(error_)));
-    }
-    return fmt::format("/proc/self/fd/{}", file_.get());
-  }
-
- private:
-  FileDescriptor file_;
-  int error_;
+// A run file, read and open.
+struct OpenRun {
+  RunRecord record;
+  Handle file;
 };
 
-// Throws UserError with the reason alone.
-RunRecord read_opened(const std::string& path) {
-  try {
-    return read_run_file(path);
-  } catch (const UserError& error) {
-    const std::string_view message = error.what();
-    const std::string prefix = path + ": ";
-    throw UserError(
-        std::string(message.starts_with(prefix) ? message.substr(prefix.size()) : message));
+// A run under way replaces its file now and then: both parts are of one save only if the path named
+// one file all the time.  Holding it open keeps its number from being given to another.
+OpenRun open_run(const fs::path& path) {
+  while (true) {
+    const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    OpenRun run{read_run_file(path), hdf5::open_file(path.string())};
+    if (is_file_at(path, file)) {
+      return run;
+    }
   }
+}
+
+// The reason without the path, which the reader knows.
+std::string reason_of(const std::exception& error, const fs::path& path) {
+  const std::string_view message = error.what();
+  const std::string prefix = path.string() + ": ";
+  return std::string(message.starts_with(prefix) ? message.substr(prefix.size()) : message);
 }
 
 void require_run_of(const Cell& cell, const RunRecord& record) {
@@ -134,32 +123,29 @@ std::string failure_of(const fs::path& directory, const Cell& cell) {
 
 // Copies the run to `runs` and takes its figures.  Throws UserError or EnvironmentError where the
 // file does not hold the cell's run, whole.
-RunStatus collect_run(const OpenRunFile& file, const Cell& cell, const Handle& runs,
+RunStatus collect_run(const fs::path& path, const Cell& cell, const Handle& runs,
                       CellSummary& row) {
-  const RunRecord record = read_opened(file.path());
-  require_run_of(cell, record);
-  hdf5::copy_file(hdf5::open_file(file.path()), runs, cell.name);
-  add_run(record, row);
-  return record.attributes.status;
+  const OpenRun run = open_run(path);
+  require_run_of(cell, run.record);
+  hdf5::copy_file(run.file, runs, cell.name);
+  add_run(run.record, row);
+  return run.record.attributes.status;
 }
 
 CellSummary collect_cell(const fs::path& directory, const Cell& cell, CellStatus seen,
                          const Handle& runs) {
   CellSummary row;
   row.cell = cell;
-  const OpenRunFile file(run_file_path(directory, cell));
-  if (!file.exists()) {
-    row.status = status_without_file(seen);
-  } else {
-    try {
-      row.status = status_with_file(collect_run(file, cell, runs, row), seen);
-    } catch (const UserError& error) {
-      row.status = kUnreadable;
-      row.failure = error.what();
-    } catch (const EnvironmentError& error) {
-      row.status = kUnreadable;
-      row.failure = error.what();
-    }
+  const fs::path path = run_file_path(directory, cell);
+  try {
+    row.status = fs::exists(path) ? status_with_file(collect_run(path, cell, runs, row), seen)
+                                  : status_without_file(seen);
+  } catch (const UserError& error) {
+    row.status = kUnreadable;
+    row.failure = reason_of(error, path);
+  } catch (const EnvironmentError& error) {
+    row.status = kUnreadable;
+    row.failure = reason_of(error, path);
   }
   if (row.status == to_string(CellStatus::kFailed)) {
     row.failure = failure_of(directory, cell);

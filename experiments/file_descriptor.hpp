@@ -1,8 +1,10 @@
 // Owns one file descriptor of the operating system.
 #pragma once
 
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <utility>
 
 namespace bipo {
@@ -30,5 +32,13 @@ class FileDescriptor {
  private:
   int fd_ = -1;
 };
+
+// Whether `path` now names the very file that is open.
+inline bool is_file_at(const std::filesystem::path& path, const FileDescriptor& file) {
+  struct stat opened {};
+  struct stat named {};
+  return file.is_open() && ::fstat(file.get(), &opened) == 0 && ::stat(path.c_str(), &named) == 0 &&
+         opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
+}
 
 }  // namespace bipo

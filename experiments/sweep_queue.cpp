@@ -1,6 +1,7 @@
 // What is left to do of a sweep, taken pack by pack under claims.
 #include "experiments/sweep_queue.hpp"
 
+#include <system_error>
 #include <utility>
 
 #include "collectives/errors.hpp"
@@ -21,9 +22,22 @@ SweepQueue::SweepQueue(std::filesystem::path directory, const std::vector<Pack>&
       }
     }
   }
-  for (const PackTask& task : tasks_) {
-    const std::optional<PackProgress> progress = look(task);
-    done_.push_back(progress && progress->is_done);
+  done_.assign(tasks_.size(), false);
+  free_tasks();
+}
+
+// Takes away what an owner left that was killed when nothing but tidying was left to do.
+void SweepQueue::mark_done(std::size_t task) {
+  done_[task] = true;
+  const Pack& pack = tasks_[task].pack;
+  if (!has_claim(directory_, pack.name)) {
+    return;
+  }
+  if (const auto claim = Claim::take(directory_, pack.name)) {
+    remove_stale_temps(directory_, pack);
+    std::error_code ignored;  // what stays does no harm
+    std::filesystem::remove(pack_checkpoint_path(directory_, pack), ignored);
+    claim->finish();
   }
 }
 
@@ -54,7 +68,7 @@ std::vector<std::size_t> SweepQueue::free_tasks() {
     }
     const std::optional<PackProgress> progress = look(tasks_[i]);
     if (progress && progress->is_done) {
-      done_[i] = true;
+      mark_done(i);
     } else if (progress) {
       free.push_back(i);
     }

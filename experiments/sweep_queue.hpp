@@ -62,6 +62,7 @@ class SweepQueue {
 
  private:
   bool is_owned(const PackTask& task) const;
+  void mark_done(std::size_t task);
   // Nothing where another worker changes the files at this moment.
   std::optional<PackProgress> look(const PackTask& task) const;
 

@@ -1,6 +1,7 @@
 // Claims under races, kills, stops, damage and clocks that disagree; the owners are real processes.
 #include "experiments/claims.hpp"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/syscall.h>
@@ -8,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdlib>
@@ -18,6 +20,7 @@
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <random>
 #include <thread>
 #include <vector>
 
@@ -300,6 +303,49 @@ TEST_F(ClaimsTest, OfRacingThreadsOneGetsEachName) {
   }
 }
 
+// Takes, releases and finishes one claim again and again, in a process of its own whose exit code
+// is 0 only if nobody else ever had the claim at the same time.
+pid_t start_churning(const fs::path& directory, unsigned seed) {
+  const pid_t pid = ::fork();
+  if (pid != 0) {
+    return pid;
+  }
+  constexpr int kTimes = 60;
+  const fs::path busy = directory / "busy";
+  std::minstd_rand random(seed);
+  int taken = 0;
+  while (taken < kTimes) {
+    const auto claim = Claim::take(directory, "cell", kPatient);
+    if (!claim) {
+      continue;
+    }
+    ++taken;
+    const int marker = ::open(busy.c_str(), O_WRONLY | O_CREAT | O_EXCL, 0666);
+    if (marker < 0) {
+      ::_exit(1);
+    }
+    ::close(marker);
+    std::this_thread::yield();
+    ::unlink(busy.c_str());
+    if (random() % 2 == 0) {
+      claim->finish();
+    }
+  }
+  ::_exit(0);
+}
+
+TEST_F(ClaimsTest, NeverHasTwoOwnersAtOnce) {
+  std::vector<pid_t> owners;
+  for (unsigned seed = 1; seed <= 6; ++seed) {
+    owners.push_back(start_churning(directory_, seed));
+  }
+  for (const pid_t owner : owners) {
+    int status = 0;
+    ASSERT_EQ(::waitpid(owner, &status, 0), owner);
+    EXPECT_EQ(status, 0);
+  }
+}
+
 TEST_F(ClaimsTest, ALiveOwnerKeepsOthersOut) {
   Owner owner(directory_, "cell");
   ASSERT_TRUE(owner.has_claim());
@@ -439,6 +485,15 @@ TEST_F(ClaimsTest, AHigherGenerationTakesTheClaimAway) {
   EXPECT_FALSE(claim->is_mine());
   fs::remove(file("cell", 7));
   EXPECT_TRUE(claim->is_mine());
+}
+
+TEST_F(ClaimsTest, FinishingUnderAHigherGenerationThatGoesAgainLeavesTheNameFree) {
+  const auto claim = take("cell");
+  write_text(file("cell", 2), "{}");
+  claim->finish();
+  EXPECT_EQ(files(), (Files{"cell.1.json", "cell.2.json"}));
+  fs::remove(file("cell", 2));
+  EXPECT_TRUE(is_free("cell"));
 }
 
 TEST_F(ClaimsTest, AnotherOwnersFileUnderOurNameIsNotOurs) {

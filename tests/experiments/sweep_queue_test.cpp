@@ -2,14 +2,19 @@
 #include "experiments/sweep_queue.hpp"
 
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
+#include <set>
 
 #include "collectives/errors.hpp"
 #include "experiments/cell_failure.hpp"
 #include "experiments/pack_checkpoint.hpp"
+#include "experiments/process_identity.hpp"
 #include "experiments/run_file.hpp"
 #include "experiments/sweep_directory.hpp"
 #include "experiments/sweep_status.hpp"
@@ -117,6 +122,28 @@ TEST_F(SweepQueueTest, CompletePacksAreDone) {
   EXPECT_EQ(mine.free_tasks(), Tasks{});
   EXPECT_FALSE(mine.take(kAny));
   EXPECT_FALSE(mine.may_come_free());
+}
+
+TEST_F(SweepQueueTest, WhatAKilledOwnerLeftOfADonePackIsTakenAway) {
+  const pid_t owner = fork();
+  if (owner == 0) {
+    const auto claim = Claim::take(directory_, "ab");
+    raise(SIGKILL);
+  }
+  ASSERT_EQ(waitpid(owner, nullptr, 0), owner);
+  ASSERT_TRUE(has_claim(directory_, "ab"));
+  write_run("a", 4, RunStatus::kComplete);
+  write_run("b", 4, RunStatus::kComplete);
+  commit({"a", "b"}, 3);
+  std::ofstream(directory_ / (".a.h5." + host_name() + "." + std::to_string(owner) + ".tmp"))
+      << "a";
+  EXPECT_EQ(queue().free_tasks(), Tasks{1});
+  EXPECT_FALSE(has_claim(directory_, "ab"));
+  std::set<std::string> files;
+  for (const auto& entry : fs::directory_iterator(directory_)) {
+    files.insert(entry.path().filename());
+  }
+  EXPECT_EQ(files, (std::set<std::string>{"a.h5", "b.h5", "claims"}));
 }
 
 TEST_F(SweepQueueTest, ALoneCellContinuesFromItsRunFile) {
