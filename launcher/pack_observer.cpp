@@ -100,6 +100,10 @@ void PackObserver::on_failure(const std::string& reason) {
 }
 
 void PackObserver::save(const TrainingRecord& record, RunStatus status) {
+  if (context_.is_complete) {
+    saver_.after_save(context_.member, record.checkpoint, status);
+    return;
+  }
   run_.save(record, status);
   const bool is_saved = run_.saved_step() == record.checkpoint.step;
   saver_.after_save(context_.member, is_saved ? std::optional(record.checkpoint) : std::nullopt,

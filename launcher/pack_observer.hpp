@@ -51,6 +51,9 @@ class PackObserver final : public TrainingObserver {
  public:
   struct Context {
     std::string member;  // the cell's name
+    // Its run file holds the end already and stays as it is: the member only trains along, so that
+    // the others, which a kill kept from their last save, become what they would have become.
+    bool is_complete = false;
     // Called on every rank for a member that failed, and for each step and evaluation of all of
     // them: the first that goes on speaks for the pack.
     std::function<void(const std::string& reason)> on_failure;

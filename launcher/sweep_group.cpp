@@ -241,6 +241,7 @@ void SweepGroup::add_member(Training& training, const SweepPart& part, const Cel
 
   PackObserver::Context in_pack;
   in_pack.member = cell.name;
+  in_pack.is_complete = previous != nullptr && previous->attributes.status == RunStatus::kComplete;
   in_pack.on_failure = [this, &training, &cell](const std::string& reason) {
     std::erase(training.going_on, cell.name);
     if (training.taken != nullptr) {

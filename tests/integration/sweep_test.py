@@ -213,6 +213,21 @@ def test_a_kill_between_two_members_saves(long_sweep, expected, ahead):
     assert_same_results(long_sweep, expected)
 
 
+def test_a_kill_between_two_members_last_saves(long_sweep, expected):
+    """One member is complete, and its file stays as it is while the other catches up."""
+    interrupt(long_sweep, layer=1, steps=30)
+    earlier = {path.name: path.read_bytes() for path in (long_sweep.file(1, 2), *long_sweep.checkpoints())}
+    assert len(earlier) == 2
+    program.run_successfully(long_sweep.arguments())
+    for name, content in earlier.items():
+        (long_sweep.out / name).write_bytes(content)
+    written = long_sweep.file(1, 1).stat().st_mtime_ns
+    program.run_successfully(long_sweep.arguments())
+    assert long_sweep.file(1, 1).stat().st_mtime_ns == written
+    assert_complete(long_sweep)
+    assert_same_results(long_sweep, expected)
+
+
 def test_without_a_checkpoint_the_pack_begins_anew(long_sweep, expected):
     """A kill before the first commit: files of different steps and nothing that says what they share."""
     interrupt(long_sweep, layer=1, steps=5)
