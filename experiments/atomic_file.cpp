@@ -10,7 +10,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
@@ -21,6 +20,8 @@
 #include <utility>
 
 #include "collectives/errors.hpp"
+#include "experiments/file_descriptor.hpp"
+#include "experiments/process_identity.hpp"
 
 namespace bipo {
 namespace {
@@ -32,15 +33,6 @@ constexpr std::string_view kTempSuffix = ".tmp";
 [[noreturn]] void throw_failure(const fs::path& path, const char* call, int code) {
   throw EnvironmentError(fmt::format("cannot write {}: {} failed: {}", path.string(), call,
                                      std::generic_category().message(code)));
-}
-
-std::string host_name() {
-  std::array<char, 256> name{};
-  if (gethostname(name.data(), name.size() - 1) != 0) {
-    throw EnvironmentError(
-        fmt::format("gethostname failed: {}", std::generic_category().message(errno)));
-  }
-  return name.data();
 }
 
 fs::path directory_of(const fs::path& path) {
@@ -61,24 +53,6 @@ fs::path resolved(const fs::path& path) {
   const fs::path target = fs::is_symlink(path, error) ? fs::canonical(path, error) : path;
   return error ? path : target;
 }
-
-class FileDescriptor {
- public:
-  explicit FileDescriptor(int fd) : fd_(fd) {}
-  FileDescriptor(const FileDescriptor&) = delete;
-  FileDescriptor& operator=(const FileDescriptor&) = delete;
-  ~FileDescriptor() {
-    if (fd_ >= 0) {
-      ::close(fd_);
-    }
-  }
-
-  int get() const { return fd_; }
-  int close() { return ::close(std::exchange(fd_, -1)); }
-
- private:
-  int fd_;
-};
 
 // Removes the file unless it was given away by a rename.
 class TempFile {
@@ -149,7 +123,7 @@ void write_all(int fd, std::span<const std::byte> bytes, const fs::path& path) {
 void sync_directory(const fs::path& path) {
   const FileDescriptor directory(
       ::open(directory_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (directory.get() < 0) {
+  if (!directory.is_open()) {
     throw_failure(path, "open of its directory", errno);
   }
   // Some file systems cannot sync a directory and need not: they answer EINVAL.
@@ -187,7 +161,7 @@ bool replace_file(const fs::path& given_path, std::span<const std::byte> bytes,
   const FileSizeSignalBlocked blocked;
   TempFile temp(temp_path(path));
   FileDescriptor file(create_exclusively(temp.path()));
-  if (file.get() < 0) {
+  if (!file.is_open()) {
     throw_failure(path, "creating a file beside it", errno);
   }
   write_all(file.get(), bytes, path);
@@ -219,7 +193,7 @@ void check_replaceable(const fs::path& given_path) {
   }
   const TempFile temp(temp_path(path));
   const FileDescriptor file(create_exclusively(temp.path()));
-  if (file.get() < 0) {
+  if (!file.is_open()) {
     throw UserError(fmt::format(
         "{} cannot be written: its directory takes no new file ({}); choose another place",
         given_path.string(), std::generic_category().message(errno)));

@@ -29,6 +29,9 @@ class FileDescriptor {
   bool is_open() const { return fd_ >= 0; }
   int get() const { return fd_; }
 
+  // What ::close() returns; nothing is open afterwards.
+  int close() { return ::close(std::exchange(fd_, -1)); }
+
  private:
   int fd_ = -1;
 };
