@@ -2,6 +2,7 @@
 #include "datasets/added_tokens.hpp"
 
 #include <algorithm>
+#include <functional>
 
 #include "datasets/pcre2_regex.hpp"
 #include "datasets/unicode_text.hpp"
@@ -19,35 +20,30 @@ bool ends_with_word_character(std::string_view text) {
   return !text.empty() && starts_with_word_character(last_character(text));
 }
 
-std::size_t leading_white_space(std::string_view text) {
-  static const Regex white_space("\\p{White_Space}+");
-  return white_space.length_at_start(text);
-}
-
-std::size_t trailing_white_space(std::string_view text) {
-  std::string_view rest = text;
-  while (!rest.empty() && leading_white_space(last_character(rest)) > 0) {
-    rest.remove_suffix(last_character(rest).size());
-  }
-  return text.size() - rest.size();
-}
-
 }  // namespace
 
 AddedTokenFinder::AddedTokenFinder(std::vector<AddedToken> patterns)
     : patterns_(std::move(patterns)) {
-  std::stable_sort(patterns_.begin(), patterns_.end(), [](const auto& a, const auto& b) {
-    return std::pair(a.content.size(), a.special) > std::pair(b.content.size(), b.special);
-  });
-  for (std::size_t i = 0; i < patterns_.size(); ++i) {
-    by_first_byte_[static_cast<unsigned char>(patterns_[i].content.front())].push_back(i);
+  std::stable_partition(patterns_.begin(), patterns_.end(),
+                        [](const AddedToken& token) { return token.special; });
+  for (const AddedToken& token : patterns_) {
+    by_content_.emplace(token.content, &token);
+    std::vector<std::size_t>& lengths =
+        lengths_by_first_byte_[static_cast<unsigned char>(token.content.front())];
+    if (std::find(lengths.begin(), lengths.end(), token.content.size()) == lengths.end()) {
+      lengths.push_back(token.content.size());
+    }
+  }
+  for (std::vector<std::size_t>& lengths : lengths_by_first_byte_) {
+    std::sort(lengths.begin(), lengths.end(), std::greater<>());
   }
 }
 
 const AddedToken* AddedTokenFinder::longest_at(std::string_view text) const {
-  for (const std::size_t index : by_first_byte_[static_cast<unsigned char>(text.front())]) {
-    if (text.starts_with(patterns_[index].content)) {
-      return &patterns_[index];
+  for (const std::size_t length : lengths_by_first_byte_[static_cast<unsigned char>(text[0])]) {
+    const auto found = by_content_.find(text.substr(0, length));
+    if (found != by_content_.end()) {
+      return found->second;
     }
   }
   return nullptr;

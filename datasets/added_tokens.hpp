@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "datasets/tokenizer.hpp"
@@ -32,6 +33,8 @@ class AddedTokenFinder {
  public:
   // `patterns` are the tokens with the text to search for (in `content`), none empty.
   explicit AddedTokenFinder(std::vector<AddedToken> patterns);
+  AddedTokenFinder(const AddedTokenFinder&) = delete;
+  AddedTokenFinder& operator=(const AddedTokenFinder&) = delete;
 
   // Cuts `text` at the tokens it holds: leftmost first, and of those that begin there the longest.
   std::vector<TextSegment> split(std::string_view text) const;
@@ -39,8 +42,11 @@ class AddedTokenFinder {
  private:
   const AddedToken* longest_at(std::string_view text) const;
 
-  std::vector<AddedToken> patterns_;                         // longest first
-  std::array<std::vector<std::size_t>, 256> by_first_byte_;  // indices into patterns_, in order
+  std::vector<AddedToken> patterns_;                                    // special ones first
+  std::unordered_map<std::string_view, const AddedToken*> by_content_;  // views of patterns_
+  // Models list thousands of tokens that begin alike ("<unused0>", ...) but few lengths: at most
+  // one search for each.  Longest first.
+  std::array<std::vector<std::size_t>, 256> lengths_by_first_byte_;
 };
 
 }  // namespace bipo

@@ -2,6 +2,9 @@
 #include "datasets/byte_level.hpp"
 
 #include <array>
+#include <unordered_map>
+
+#include "datasets/unicode_text.hpp"
 
 namespace bipo {
 namespace {
@@ -31,16 +34,44 @@ std::array<std::string, kBytes> make_alphabet() {
   return alphabet;
 }
 
+const std::array<std::string, kBytes>& alphabet() {
+  static const std::array<std::string, kBytes> characters = make_alphabet();
+  return characters;
+}
+
+std::unordered_map<std::string_view, char> make_bytes_of_characters() {
+  std::unordered_map<std::string_view, char> bytes;
+  for (std::size_t byte = 0; byte < kBytes; ++byte) {
+    bytes.emplace(alphabet()[byte], static_cast<char>(byte));
+  }
+  return bytes;
+}
+
 }  // namespace
 
 std::string to_byte_level(std::string_view bytes) {
-  static const std::array<std::string, kBytes> alphabet = make_alphabet();
   std::string text;
   text.reserve(bytes.size() * 2);
   for (const char byte : bytes) {
-    text += alphabet[static_cast<unsigned char>(byte)];
+    text += alphabet()[static_cast<unsigned char>(byte)];
   }
   return text;
+}
+
+std::optional<std::string> from_byte_level(std::string_view text) {
+  static const std::unordered_map<std::string_view, char> byte_of = make_bytes_of_characters();
+  std::string bytes;
+  bytes.reserve(text.size());
+  while (!text.empty()) {
+    const std::string_view character = first_character(text);
+    const auto found = byte_of.find(character);
+    if (found == byte_of.end()) {
+      return std::nullopt;
+    }
+    bytes += found->second;
+    text.remove_prefix(character.size());
+  }
+  return bytes;
 }
 
 }  // namespace bipo

@@ -63,6 +63,15 @@ std::int32_t JsonNode::as_token_id() const {
   return value_->get<std::int32_t>();
 }
 
+std::size_t JsonNode::as_count() const {
+  constexpr std::int64_t kLargest = std::numeric_limits<std::int32_t>::max();
+  const bool in_range = value_->is_number_integer() && *value_ >= 0 && *value_ <= kLargest;
+  if (!in_range) {
+    fail(fmt::format("{} must be an integer from 0 to {}", value_->dump(), kLargest));
+  }
+  return value_->get<std::size_t>();
+}
+
 void JsonNode::allow_only(std::initializer_list<std::string_view> keys) const {
   require_object();
   for (const auto& [key, unused] : value_->items()) {

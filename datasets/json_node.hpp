@@ -1,6 +1,7 @@
 // A JSON value that knows its place in the file, for error messages.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <nlohmann/json.hpp>
@@ -28,6 +29,7 @@ class JsonNode {
   std::string as_string() const;
   bool as_bool() const;
   std::int32_t as_token_id() const;  // an integer from 0 to 2^31 - 2
+  std::size_t as_count() const;      // an integer from 0 to 2^31 - 1
 
   // Refuses members that are not listed, lest a setting be passed over in silence.
   void allow_only(std::initializer_list<std::string_view> keys) const;

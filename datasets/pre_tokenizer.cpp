@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "collectives/errors.hpp"
 #include "datasets/byte_level.hpp"
 #include "datasets/oniguruma_pattern.hpp"
 
@@ -126,46 +127,95 @@ std::vector<std::string_view> split(const SplitStep& step, std::string_view text
   return parts;
 }
 
-SplitStep gpt2_split() {
-  return {Regex(oniguruma_to_pcre2(kGpt2Pattern)), DelimiterBehavior::kIsolated, false};
+void append_parts(const SplitStep& step, std::string_view text, std::vector<std::string>& pieces) {
+  const std::vector<std::string_view> parts = split(step, text);
+  pieces.insert(pieces.end(), parts.begin(), parts.end());
+}
+
+const SplitStep& gpt2_split() {
+  static const SplitStep step{Regex(oniguruma_to_pcre2(kGpt2Pattern)), DelimiterBehavior::kIsolated,
+                              false};
+  return step;
+}
+
+// Appends to `pieces` what a step makes of one piece.
+struct ApplyStep {
+  void operator()(const SplitStep& step) const { append_parts(step, piece, pieces); }
+
+  void operator()(const ByteLevelStep& step) const {
+    const bool prefixed = step.add_prefix_space && !piece.starts_with(' ');
+    const std::string spaced = prefixed ? " " + std::string(piece) : std::string(piece);
+    if (!step.use_regex) {
+      pieces.push_back(to_byte_level(spaced));
+      return;
+    }
+    for (const std::string_view part : split(gpt2_split(), spaced)) {
+      pieces.push_back(to_byte_level(part));
+    }
+  }
+
+  void operator()(const MetaspaceStep& step) const {
+    std::string spaced;
+    const bool may_prepend = step.prepend_scheme == PrependScheme::kAlways ||
+                             (step.prepend_scheme == PrependScheme::kFirst && begins_text);
+    if (may_prepend && !piece.starts_with(' ') && !piece.starts_with(step.replacement)) {
+      spaced = step.replacement;
+    }
+    for (const char byte : piece) {
+      if (byte == ' ') {
+        spaced += step.replacement;
+      } else {
+        spaced += byte;
+      }
+    }
+    if (step.split) {
+      append_before_each(step.replacement, spaced);
+    } else {
+      pieces.push_back(std::move(spaced));
+    }
+  }
+
+  // The parts of `text` that begin at each `mark`, and what stands before the first.
+  void append_before_each(const std::string& mark, std::string_view text) const {
+    while (!text.empty()) {
+      const std::size_t skipped = text.starts_with(mark) ? mark.size() : 0;
+      const std::size_t end = std::min(text.find(mark, skipped), text.size());
+      pieces.emplace_back(text.substr(0, end));
+      text.remove_prefix(end);
+    }
+  }
+
+  std::string_view piece;
+  bool begins_text;
+  std::vector<std::string>& pieces;
+};
+
+bool knows_the_beginning(const PreTokenizerStep& step) {
+  const auto* metaspace = std::get_if<MetaspaceStep>(&step);
+  return metaspace != nullptr && metaspace->prepend_scheme == PrependScheme::kFirst;
 }
 
 }  // namespace
 
-PreTokenizer::PreTokenizer(std::vector<SplitStep> splits, ByteLevelStep byte_level)
-    : splits_(std::move(splits)), add_prefix_space_(byte_level.add_prefix_space) {
-  if (byte_level.use_regex) {
-    byte_level_split_ = gpt2_split();
+PreTokenizer::PreTokenizer(std::vector<PreTokenizerStep> steps) : steps_(std::move(steps)) {
+  if (steps_.size() > 1 && std::any_of(steps_.begin() + 1, steps_.end(), knows_the_beginning)) {
+    throw BugError("a Metaspace that prepends to the first piece must be the first step");
   }
 }
 
-std::vector<std::string> PreTokenizer::words(std::string_view text) const {
-  std::vector<std::string_view> pieces;
-  if (!text.empty()) {
-    pieces.push_back(text);
+std::vector<std::string> PreTokenizer::words(std::string_view stretch, bool begins_text) const {
+  std::vector<std::string> pieces;
+  if (!stretch.empty()) {
+    pieces.emplace_back(stretch);
   }
-  for (const SplitStep& step : splits_) {
-    std::vector<std::string_view> smaller;
-    for (const std::string_view piece : pieces) {
-      const std::vector<std::string_view> parts = split(step, piece);
-      smaller.insert(smaller.end(), parts.begin(), parts.end());
+  for (const PreTokenizerStep& step : steps_) {
+    std::vector<std::string> smaller;
+    for (const std::string& piece : pieces) {
+      std::visit(ApplyStep{piece, begins_text, smaller}, step);
     }
     pieces = std::move(smaller);
   }
-
-  std::vector<std::string> words;
-  for (const std::string_view piece : pieces) {
-    const bool prefixed = add_prefix_space_ && !piece.starts_with(' ');
-    const std::string spaced = prefixed ? " " + std::string(piece) : std::string(piece);
-    if (!byte_level_split_) {
-      words.push_back(to_byte_level(spaced));
-      continue;
-    }
-    for (const std::string_view part : split(*byte_level_split_, spaced)) {
-      words.push_back(to_byte_level(part));
-    }
-  }
-  return words;
+  return pieces;
 }
 
 }  // namespace bipo

@@ -1,10 +1,11 @@
-// Byte-level BPE as described by a Hugging Face tokenizer.json.
+// Text to token ids and back, by byte-pair encoding as a Hugging Face tokenizer.json describes it.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -13,6 +14,10 @@ namespace bipo {
 
 using TokenId = std::int32_t;
 
+// Whether decoded text shows the tokens that are listed as special.
+enum class SpecialTokenText { kKept, kSkipped };
+
+// Const members may be called from several threads at once.
 class Tokenizer {
  public:
   // Throws UserError for a file that is missing, malformed or uses a component that is not
@@ -27,6 +32,31 @@ class Tokenizer {
   // add_special_tokens=False): added and special tokens that stand in the text are recognised, no
   // BOS or EOS is added.
   std::vector<TokenId> encode(std::string_view text) const;
+
+  // The text of `ids`, equal to Hugging Face tokenizers' decode(ids, skip_special_tokens): bytes
+  // that are not UTF-8 become U+FFFD.  An id without a token (a padding row of the model) is passed
+  // over.
+  std::string decode(std::span<const TokenId> ids, SpecialTokenText special) const;
+
+  // What decode() gives, while the ids are made: the texts of push() and of one finish() at the end
+  // make up decode()'s.  Text that later ids could still change is held back.  The tokenizer must
+  // outlive the stream; moving it is allowed.
+  class DecodeStream {
+   public:
+    ~DecodeStream();
+    DecodeStream(DecodeStream&&) noexcept;
+    DecodeStream& operator=(DecodeStream&&) noexcept;
+
+    std::string push(TokenId id);
+    std::string finish();
+
+   private:
+    friend class Tokenizer;
+    struct State;
+    explicit DecodeStream(std::unique_ptr<State> state);
+    std::unique_ptr<State> state_;
+  };
+  DecodeStream decode_stream(SpecialTokenText special) const;
 
   // Id of one token by its exact content, special or not.
   std::optional<TokenId> token_id(std::string_view token) const;

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <initializer_list>
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
@@ -12,160 +11,32 @@
 #include "collectives/errors.hpp"
 #include "datasets/json_file.hpp"
 #include "datasets/json_node.hpp"
-#include "datasets/oniguruma_pattern.hpp"
+#include "datasets/tokenizer_components.hpp"
 
 namespace bipo {
 namespace {
 
-[[noreturn]] void refuse_component(const JsonNode& node, std::string_view type,
-                                   std::string_view implemented) {
-  node.fail(fmt::format(
-      "the component \"{}\" is not implemented ({} {}); use a model whose "
-      "tokenizer is byte-level BPE",
-      type, implemented.find(',') == std::string_view::npos ? "only" : "only:", implemented));
+bool is_known_post_processor(const std::string& type) {
+  static const std::unordered_set<std::string> known = {
+      "ByteLevel", "TemplateProcessing", "Sequence", "BertProcessing", "RobertaProcessing"};
+  return known.contains(type);
 }
 
-std::string type_of(const JsonNode& node) {
-  return node.require("type").as_string();
-}
-
-bool flag_or(const JsonNode& node, std::string_view key, bool fallback) {
-  const std::optional<JsonNode> child = node.find(key);
-  return child ? child->as_bool() : fallback;
-}
-
-// Whether the text is brought into normalisation form C.
-bool read_normalizer(const JsonNode& node) {
-  const std::string type = type_of(node);
-  if (type == "NFC") {
-    node.allow_only({"type"});
-    return true;
-  }
-  if (type == "Sequence") {
-    node.allow_only({"type", "normalizers"});
-    bool normalize_nfc = false;
-    for (const JsonNode& part : node.require("normalizers").elements()) {
-      normalize_nfc = read_normalizer(part) || normalize_nfc;
-    }
-    return normalize_nfc;
-  }
-  refuse_component(node, type, "NFC, Sequence");
-}
-
-DelimiterBehavior read_behavior(const JsonNode& node) {
-  static const std::unordered_map<std::string, DelimiterBehavior> behaviors = {
-      {"Removed", DelimiterBehavior::kRemoved},
-      {"Isolated", DelimiterBehavior::kIsolated},
-      {"MergedWithPrevious", DelimiterBehavior::kMergedWithPrevious},
-      {"MergedWithNext", DelimiterBehavior::kMergedWithNext},
-      {"Contiguous", DelimiterBehavior::kContiguous}};
-  const auto found = behaviors.find(node.as_string());
-  if (found == behaviors.end()) {
-    node.fail(fmt::format("\"{}\" is no behavior of Split", node.as_string()));
-  }
-  return found->second;
-}
-
-Regex read_pattern(const JsonNode& node) {
-  node.allow_only({"Regex", "String"});
-  if (const std::optional<JsonNode> literal = node.find("String")) {
-    return Regex::literal(literal->as_string());
-  }
-  return Regex(oniguruma_to_pcre2(node.require("Regex").as_string()));
-}
-
-SplitStep read_split(const JsonNode& node) {
-  node.allow_only({"type", "pattern", "behavior", "invert"});
-  return {read_pattern(node.require("pattern")), read_behavior(node.require("behavior")),
-          node.require("invert").as_bool()};
-}
-
-SplitStep read_digits(const JsonNode& node) {
-  node.allow_only({"type", "individual_digits"});
-  const bool individual = node.require("individual_digits").as_bool();
-  return {Regex("\\p{N}"),
-          individual ? DelimiterBehavior::kIsolated : DelimiterBehavior::kContiguous, false};
-}
-
-ByteLevelStep read_byte_level(const JsonNode& node) {
-  node.allow_only({"type", "add_prefix_space", "trim_offsets", "use_regex"});
-  return {node.require("add_prefix_space").as_bool(), flag_or(node, "use_regex", true)};
-}
-
-struct PreTokenizerSteps {
-  std::vector<SplitStep> splits;
-  std::optional<ByteLevelStep> byte_level;
-};
-
-void read_pre_tokenizer(const JsonNode& node, PreTokenizerSteps& steps) {
-  const std::string type = type_of(node);
-  if (type == "Sequence") {
-    node.allow_only({"type", "pretokenizers"});
-    for (const JsonNode& part : node.require("pretokenizers").elements()) {
-      read_pre_tokenizer(part, steps);
-    }
-    return;
-  }
-  if (steps.byte_level) {
-    node.fail(
-        fmt::format("\"{}\" stands after ByteLevel, which is implemented only as the last "
-                    "pre-tokenizer",
-                    type));
-  }
-  if (type == "Split") {
-    steps.splits.push_back(read_split(node));
-  } else if (type == "Digits") {
-    steps.splits.push_back(read_digits(node));
-  } else if (type == "ByteLevel") {
-    steps.byte_level = read_byte_level(node);
-  } else {
-    refuse_component(node, type, "Sequence, Split, Digits, ByteLevel");
-  }
-}
-
-PreTokenizer read_pre_tokenizer(const JsonNode& root) {
-  PreTokenizerSteps steps;
-  if (const std::optional<JsonNode> node = root.find("pre_tokenizer")) {
-    read_pre_tokenizer(*node, steps);
-  }
-  if (!steps.byte_level) {
-    root.fail(
-        "the pre_tokenizer has no ByteLevel; only byte-level BPE is implemented: use a model whose "
-        "tokenizer is");
-  }
-  return {std::move(steps.splits), *steps.byte_level};
-}
-
-void require_known(const JsonNode& root, std::string_view key,
-                   std::initializer_list<std::string_view> known, std::string_view parts_key) {
-  const std::optional<JsonNode> node = root.find(key);
+// Post-processors add special tokens, which nobody here asks for: it is enough to know them.
+void require_known_post_processor(const JsonNode& root) {
+  const std::optional<JsonNode> node = root.find("post_processor");
   if (!node) {
     return;
   }
-  const std::string type = type_of(*node);
-  if (std::find(known.begin(), known.end(), type) == known.end()) {
-    refuse_component(*node, type, fmt::format("{}", fmt::join(known, ", ")));
+  std::vector<JsonNode> components = {*node};
+  if (type_of(*node) == "Sequence") {
+    components = node->require("processors").elements();
   }
-  if (type != "Sequence") {
-    return;
-  }
-  for (const JsonNode& part : node->require(parts_key).elements()) {
-    const std::string part_type = type_of(part);
-    if (std::find(known.begin(), known.end(), part_type) == known.end()) {
-      refuse_component(part, part_type, fmt::format("{}", fmt::join(known, ", ")));
+  for (const JsonNode& component : components) {
+    if (!is_known_post_processor(type_of(component))) {
+      component.fail(fmt::format("the post-processor \"{}\" is not known", type_of(component)));
     }
   }
-}
-
-void require_known_output_components(const JsonNode& root) {
-  require_known(
-      root, "post_processor",
-      {"ByteLevel", "TemplateProcessing", "Sequence", "BertProcessing", "RobertaProcessing"},
-      "processors");
-  require_known(root, "decoder",
-                {"ByteLevel", "Sequence", "BPEDecoder", "ByteFallback", "Fuse", "Replace", "Strip",
-                 "WordPiece", "Metaspace", "CTC"},
-                "decoders");
 }
 
 Vocabulary read_vocabulary(const JsonNode& node) {
@@ -330,14 +201,15 @@ TokenizerParts read_parts(const JsonNode& root) {
   if (const auto version = root.find("version"); version && version->as_string() != "1.0") {
     version->fail(fmt::format("\"{}\" is not known; only \"1.0\" is", version->as_string()));
   }
-  require_known_output_components(root);
-  const std::optional<JsonNode> normalizer = root.find("normalizer");
-  const bool normalize_nfc = normalizer && read_normalizer(*normalizer);
+  require_known_post_processor(root);
+  Normalizer normalizer = read_normalizer(root);
+  PreTokenizer pre_tokenizer = read_pre_tokenizer(root, normalizer);
+  TextDecoder decoder = read_decoder(root);
   BpeModel model = read_model(root.require("model"));
-  PreTokenizer pre_tokenizer = read_pre_tokenizer(root);
   std::vector<AddedToken> added_tokens = read_added_tokens(root, model.vocabulary());
   require_added_ids_free(root, added_tokens, model.vocabulary());
-  return {std::move(model), normalize_nfc, std::move(pre_tokenizer), std::move(added_tokens)};
+  return {std::move(model), std::move(normalizer), std::move(pre_tokenizer), std::move(decoder),
+          std::move(added_tokens)};
 }
 
 }  // namespace

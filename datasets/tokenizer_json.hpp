@@ -6,20 +6,23 @@
 
 #include "datasets/added_tokens.hpp"
 #include "datasets/bpe_model.hpp"
+#include "datasets/normalizer.hpp"
 #include "datasets/pre_tokenizer.hpp"
+#include "datasets/text_decoder.hpp"
 
 namespace bipo {
 
 struct TokenizerParts {
   BpeModel model;
-  bool normalize_nfc = false;
+  Normalizer normalizer;
   PreTokenizer pre_tokenizer;
+  TextDecoder decoder;
   std::vector<AddedToken> added_tokens;
 };
 
 // Throws UserError naming the file and the place in it for whatever is missing, malformed or not
-// implemented.  Post-processor and decoder must be known but have no effect on ids without special
-// tokens; truncation and padding are the caller's business, as they are in transformers.
+// implemented.  A post-processor must be known but has no effect on ids without special tokens;
+// truncation and padding are the caller's business, as they are in transformers.
 TokenizerParts read_tokenizer_json(const std::filesystem::path& path);
 
 }  // namespace bipo

@@ -250,10 +250,14 @@ TEST(AddedTokens, NormalizedOnesAreSearchedForInNormalForm) {
   EXPECT_EQ(encode(content, "<e\u0301>a<\u00E9>"), (Ids{11, 0, 11}));
 }
 
+Words words_of(PreTokenizerStep step, std::string_view text, bool begins_text = true) {
+  std::vector<PreTokenizerStep> steps;
+  steps.push_back(std::move(step));
+  return PreTokenizer(std::move(steps)).words(text, begins_text);
+}
+
 Words split_words(const std::string& pattern, DelimiterBehavior behavior, bool invert = false) {
-  std::vector<SplitStep> steps;
-  steps.push_back({Regex::literal(pattern), behavior, invert});
-  return PreTokenizer(std::move(steps), {false, false}).words("the-final--countdown");
+  return words_of(SplitStep{Regex::literal(pattern), behavior, invert}, "the-final--countdown");
 }
 
 TEST(PreTokenizer, DelimiterBehaviors) {
@@ -272,23 +276,49 @@ TEST(PreTokenizer, DelimiterBehaviors) {
 }
 
 TEST(PreTokenizer, CutsAsGpt2Does) {
-  const PreTokenizer pre_tokenizer({}, {false, true});
-  EXPECT_EQ(pre_tokenizer.words("I'll  go, x2!\n\n"),
+  const ByteLevelStep step{false, true};
+  EXPECT_EQ(words_of(step, "I'll  go, x2!\n\n"),
             (Words{"I", "'ll", "Ġ", "Ġgo", ",", "Ġx", "2", "!", "ĊĊ"}));
-  EXPECT_EQ(pre_tokenizer.words("I'LL"), (Words{"I", "'", "LL"}));
+  EXPECT_EQ(words_of(step, "I'LL"), (Words{"I", "'", "LL"}));
 }
 
 TEST(PreTokenizer, DigitsOneByOneBeforeTheWords) {
-  std::vector<SplitStep> steps;
-  steps.push_back({Regex("\\p{N}"), DelimiterBehavior::kIsolated, false});
-  EXPECT_EQ(PreTokenizer(std::move(steps), {false, true}).words("a 12b"),
-            (Words{"a", "Ġ", "1", "2", "b"}));
+  std::vector<PreTokenizerStep> steps;
+  steps.emplace_back(SplitStep{Regex("\\p{N}"), DelimiterBehavior::kIsolated, false});
+  steps.emplace_back(ByteLevelStep{false, true});
+  EXPECT_EQ(PreTokenizer(std::move(steps)).words("a 12b", true), (Words{"a", "Ġ", "1", "2", "b"}));
 }
 
 TEST(PreTokenizer, EveryByteHasAPrintableStandIn) {
-  const PreTokenizer pre_tokenizer({}, {false, false});
-  EXPECT_EQ(pre_tokenizer.words(std::string("\0 \n\x7F", 4)), (Words{"ĀĠĊġ"}));
-  EXPECT_EQ(pre_tokenizer.words("~\u00AD\u00FF"), (Words{"~ÂŃÃ¿"}));
+  const ByteLevelStep step{false, false};
+  EXPECT_EQ(words_of(step, std::string("\0 \n\x7F", 4)), (Words{"ĀĠĊġ"}));
+  EXPECT_EQ(words_of(step, "~\u00AD\u00FF"), (Words{"~ÂŃÃ¿"}));
+}
+
+TEST(PreTokenizer, MetaspaceCutsBeforeEveryStandIn) {
+  const MetaspaceStep step{"_", PrependScheme::kAlways, true};
+  EXPECT_EQ(words_of(step, "a  b "), (Words{"_a", "_", "_b", "_"}));
+  EXPECT_EQ(words_of(step, " a_b"), (Words{"_a", "_b"}));
+  EXPECT_EQ(words_of({MetaspaceStep{"_", PrependScheme::kAlways, false}}, "a  b "),
+            (Words{"_a__b_"}));
+}
+
+TEST(PreTokenizer, MetaspacePrependsByItsScheme) {
+  const auto prepended = [](PrependScheme scheme, bool begins_text) {
+    return words_of(MetaspaceStep{"_", scheme, true}, "a", begins_text) == Words{"_a"};
+  };
+  EXPECT_TRUE(prepended(PrependScheme::kAlways, true));
+  EXPECT_TRUE(prepended(PrependScheme::kAlways, false));
+  EXPECT_TRUE(prepended(PrependScheme::kFirst, true));
+  EXPECT_FALSE(prepended(PrependScheme::kFirst, false));
+  EXPECT_FALSE(prepended(PrependScheme::kNever, true));
+}
+
+TEST(PreTokenizer, StepsMayStandInAnyOrder) {
+  std::vector<PreTokenizerStep> steps;
+  steps.emplace_back(ByteLevelStep{false, false});
+  steps.emplace_back(SplitStep{Regex::literal("Ġ"), DelimiterBehavior::kMergedWithNext, false});
+  EXPECT_EQ(PreTokenizer(std::move(steps)).words("a bé", true), (Words{"a", "ĠbÃ©"}));
 }
 
 TEST(OnigurumaPattern, RefusesWhatPcre2WouldReadDifferently) {
@@ -408,6 +438,10 @@ json component(const std::string& type) {
   return {{"type", type}};
 }
 
+json metaspace(const std::string& replacement) {
+  return {{"type", "Metaspace"}, {"replacement", replacement}};
+}
+
 const std::vector<BadFile>& bad_files() {
   static const std::vector<BadFile> files = {
       {"Unigram",
@@ -417,18 +451,76 @@ const std::vector<BadFile>& bad_files() {
        "\"Unigram\""},
       {"WordPiece", [](json& f) { f["model"]["type"] = "WordPiece"; }, "\"WordPiece\""},
       {"NoModel", [](json& f) { f.erase("model"); }, "\"model\" is missing"},
-      {"NoPreTokenizer", [](json& f) { f["pre_tokenizer"] = nullptr; }, "no ByteLevel"},
-      {"Metaspace", [](json& f) { f["pre_tokenizer"] = component("Metaspace"); }, "\"Metaspace\""},
-      {"AfterByteLevel",
+      {"PreTokenizer", [](json& f) { f["pre_tokenizer"] = component("Whitespace"); },
+       "\"Whitespace\""},
+      {"NestedPreTokenizer",
        [](json& f) {
-         const json bytes = f["pre_tokenizer"];
-         f["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", {bytes, bytes}}};
+         f["pre_tokenizer"] = {{"type", "Sequence"},
+                               {"pretokenizers", {f["pre_tokenizer"], component("Odd")}}};
        },
        "pre_tokenizer.pretokenizers[1]"},
-      {"Normalizer", [](json& f) { f["normalizer"] = component("Lowercase"); }, "\"Lowercase\""},
+      {"MetaspaceOfTwoCharacters", [](json& f) { f["pre_tokenizer"] = metaspace("__"); },
+       "one character"},
+      {"MetaspaceOfNothing", [](json& f) { f["pre_tokenizer"] = metaspace(""); }, "one character"},
+      {"MetaspaceScheme",
+       [](json& f) {
+         f["pre_tokenizer"] = metaspace("_");
+         f["pre_tokenizer"]["prepend_scheme"] = "last";
+       },
+       "\"last\""},
+      {"MetaspaceContradiction",
+       [](json& f) {
+         f["pre_tokenizer"] = metaspace("_");
+         f["pre_tokenizer"]["prepend_scheme"] = "first";
+         f["pre_tokenizer"]["add_prefix_space"] = false;
+       },
+       "add_prefix_space"},
+      {"MetaspaceFirstAfterNormalizer",
+       [](json& f) {
+         f["normalizer"] = component("NFC");
+         f["pre_tokenizer"] = metaspace("_");
+         f["pre_tokenizer"]["prepend_scheme"] = "first";
+       },
+       "without a normalizer"},
+      {"MetaspaceFirstAfterAnother",
+       [](json& f) {
+         json first = metaspace("_");
+         first["prepend_scheme"] = "first";
+         f["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", {metaspace("_"), first}}};
+       },
+       "pre_tokenizer.pretokenizers[1]"},
+      {"Normalizer", [](json& f) { f["normalizer"] = component("Precompiled"); },
+       "\"Precompiled\""},
+      {"NormalizerSetting",
+       [](json& f) {
+         f["normalizer"] = {{"type", "Prepend"}, {"prepend", "_"}, {"odd", 1}};
+       },
+       "\"odd\""},
+      {"EndlessSequences",
+       [](json& f) {
+         f["normalizer"] = component("NFC");
+         for (int depth = 0; depth < 2000; ++depth) {
+           json outer = component("Sequence");
+           outer["normalizers"].push_back(std::move(f["normalizer"]));
+           f["normalizer"] = std::move(outer);
+         }
+       },
+       "deep"},
+      {"NothingLeftOfAnAddedToken",
+       [](json& f) {
+         f["normalizer"] = {{"type", "Strip"}, {"strip_left", true}, {"strip_right", true}};
+         f["added_tokens"] = {added_token(11, "  ")};
+         f["added_tokens"][0]["normalized"] = true;
+       },
+       "token 11"},
+      {"StripDecoderCount",
+       [](json& f) {
+         f["decoder"] = {{"type", "Strip"}, {"content", " "}, {"start", -1}, {"stop", 0}};
+       },
+       "decoder.start"},
       {"NestedNormalizer",
        [](json& f) {
-         f["normalizer"] = {{"type", "Sequence"}, {"normalizers", {component("NFKC")}}};
+         f["normalizer"] = {{"type", "Sequence"}, {"normalizers", {component("Nmt")}}};
        },
        "normalizer.normalizers[0]"},
       {"PostProcessor", [](json& f) { f["post_processor"] = component("Odd"); }, "\"Odd\""},

@@ -1,0 +1,54 @@
+// Rewrites text before it is cut into words: the normalizer of a tokenizer.json.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "datasets/pcre2_regex.hpp"
+#include "datasets/unicode_text.hpp"
+
+namespace bipo {
+
+// Puts `text` before every text that is not empty.
+struct PrependStep {
+  std::string text;
+};
+
+// Puts `content`, as it stands, in the place of every match.
+struct ReplaceStep {
+  Regex pattern;
+  std::string content;
+};
+
+// Takes white space off the ends.
+struct StripSpaceStep {
+  bool left = false;
+  bool right = false;
+};
+
+// Character by character: a final sigma is no special case.
+struct LowercaseStep {};
+
+using NormalizerStep =
+    std::variant<UnicodeForm, PrependStep, ReplaceStep, StripSpaceStep, LowercaseStep>;
+
+// `text` (well-formed UTF-8) with every match of the step replaced; nothing is put into empty text.
+std::string replace_all(const ReplaceStep& step, std::string_view text);
+
+// Const members may be called from several threads at once.
+class Normalizer {
+ public:
+  explicit Normalizer(std::vector<NormalizerStep> steps) : steps_(std::move(steps)) {}
+
+  bool changes_nothing() const { return steps_.empty(); }
+
+  // Well-formed UTF-8 after every step, in order.
+  std::string normalize(std::string_view text) const;
+
+ private:
+  std::vector<NormalizerStep> steps_;
+};
+
+}  // namespace bipo
