@@ -75,7 +75,7 @@ TokenId BpeModel::require_id(const std::string& token, const std::string& merge)
   const std::optional<TokenId> id = id_of(token);
   if (!id) {
     throw UserError(fmt::format(
-        "model.merges: {} needs the token \"{}\", which model.vocab does not have", merge, token));
+        "the merge {} needs the token \"{}\", which the vocabulary does not have", merge, token));
   }
   return *id;
 }
@@ -85,7 +85,7 @@ TokenId BpeModel::unknown_id() const {
   if (!id) {
     throw UserError(fmt::format(
         "the text has a character that the tokenizer lacks, and its unk_token \"{}\" is not in "
-        "model.vocab",
+        "the vocabulary",
         *settings_.unknown_token));
   }
   return *id;

@@ -11,6 +11,7 @@
 
 #include "collectives/errors.hpp"
 #include "datasets/added_tokens.hpp"
+#include "datasets/gguf_tokenizer.hpp"
 #include "datasets/tokenizer_json.hpp"
 #include "datasets/unicode_text.hpp"
 
@@ -118,6 +119,10 @@ Tokenizer Tokenizer::from_file(const std::filesystem::path& tokenizer_json) {
   } catch (const UserError& error) {
     throw UserError(fmt::format("{}: {}", tokenizer_json.string(), error.what()));
   }
+}
+
+Tokenizer Tokenizer::from_gguf(const GgufVocabulary& vocabulary) {
+  return Tokenizer(std::make_unique<Impl>(gguf_tokenizer_parts(vocabulary)));
 }
 
 Tokenizer::Tokenizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {

@@ -13,6 +13,7 @@
 namespace bipo {
 
 using TokenId = std::int32_t;
+struct GgufVocabulary;  // datasets/gguf_tokenizer.hpp
 
 // Whether decoded text shows the tokens that are listed as special.
 enum class SpecialTokenText { kKept, kSkipped };
@@ -23,6 +24,9 @@ class Tokenizer {
   // Throws UserError for a file that is missing, malformed or uses a component that is not
   // implemented (it is named: nothing is ever ignored).
   static Tokenizer from_file(const std::filesystem::path& tokenizer_json);
+
+  // From a GGUF file's metadata.  Throws UserError naming the key (but not the file).
+  static Tokenizer from_gguf(const GgufVocabulary& vocabulary);
 
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;

@@ -2,23 +2,10 @@
 #pragma once
 
 #include <filesystem>
-#include <vector>
 
-#include "datasets/added_tokens.hpp"
-#include "datasets/bpe_model.hpp"
-#include "datasets/normalizer.hpp"
-#include "datasets/pre_tokenizer.hpp"
-#include "datasets/text_decoder.hpp"
+#include "datasets/tokenizer_parts.hpp"
 
 namespace bipo {
-
-struct TokenizerParts {
-  BpeModel model;
-  Normalizer normalizer;
-  PreTokenizer pre_tokenizer;
-  TextDecoder decoder;
-  std::vector<AddedToken> added_tokens;
-};
 
 // Throws UserError naming the file and the place in it for whatever is missing, malformed or not
 // implemented.  A post-processor must be known but has no effect on ids without special tokens;

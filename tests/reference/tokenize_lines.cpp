@@ -1,11 +1,14 @@
 // Runs a tokenizer over lines of standard input: a JSON string gives its ids, an array of ids gives
 // the texts that a decode stream makes of them, one JSON value a line.
+#include <algorithm>
 #include <exception>
+#include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
+#include "datasets/gguf_tokenizer.hpp"
 #include "datasets/tokenizer.hpp"
 
 namespace {
@@ -23,18 +26,40 @@ std::vector<std::string> stream_texts(const bipo::Tokenizer& tokenizer,
   return texts;
 }
 
+// The values under tokenizer.ggml.*, written as a JSON object.
+bipo::Tokenizer from_gguf_values(const std::string& path) {
+  std::ifstream stream(path);
+  const auto values = nlohmann::json::parse(stream);
+  bipo::GgufVocabulary vocabulary;
+  vocabulary.model = values.at("model");
+  vocabulary.pre = values.value("pre", "");
+  vocabulary.tokens = values.at("tokens");
+  vocabulary.merges = values.value("merges", std::vector<std::string>());
+  vocabulary.scores = values.value("scores", std::vector<float>());
+  vocabulary.token_type = values.value("token_type", std::vector<std::int64_t>());
+  if (values.contains("add_space_prefix")) {
+    vocabulary.add_space_prefix = values["add_space_prefix"].get<bool>();
+  }
+  return bipo::Tokenizer::from_gguf(vocabulary);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  const bool skips_special = argc == 3 && std::string(argv[2]) == "--skip-special";
-  if (argc != 2 && !skips_special) {
-    std::cerr << "usage: tokenize_lines TOKENIZER_JSON [--skip-special] < lines.jsonl\n";
+  const std::vector<std::string> arguments(argv + 1, argv + argc);
+  const auto has_option = [&](const std::string& option) {
+    return std::find(arguments.begin(), arguments.end(), option) != arguments.end();
+  };
+  if (arguments.empty()) {
+    std::cerr << "usage: tokenize_lines FILE [--gguf-values] [--skip-special] < lines.jsonl\n";
     return 2;
   }
   try {
-    const bipo::Tokenizer tokenizer = bipo::Tokenizer::from_file(argv[1]);
-    const auto special =
-        skips_special ? bipo::SpecialTokenText::kSkipped : bipo::SpecialTokenText::kKept;
+    const bipo::Tokenizer tokenizer = has_option("--gguf-values")
+                                          ? from_gguf_values(arguments[0])
+                                          : bipo::Tokenizer::from_file(arguments[0]);
+    const auto special = has_option("--skip-special") ? bipo::SpecialTokenText::kSkipped
+                                                      : bipo::SpecialTokenText::kKept;
     std::string line;
     while (std::getline(std::cin, line)) {
       const auto value = nlohmann::json::parse(line);

@@ -81,17 +81,18 @@ def corpus():
     return strings
 
 
-def run_lines(path, values, *options):
+def run_lines(arguments, values):
     """What tokenize_lines makes of each of `values`: ids of strings, streamed texts of ids."""
     lines = "".join(json.dumps(value) + "\n" for value in values)
-    done = subprocess.run([TOKENIZE_LINES, path, *options], input=lines, capture_output=True,
+    done = subprocess.run([TOKENIZE_LINES, *arguments], input=lines, capture_output=True,
                           encoding="utf-8")
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.split("\n")[:-1]]
 
 
-def compare(path, strings):
-    """Fails with examples unless both programs give the same ids wherever they should."""
+def compare(path, strings, ours=None):
+    """Fails with examples unless both programs give the same ids wherever they should.  `ours` are
+    the arguments of tokenize_lines where it is not to read `path` too."""
     newer, older_forms = exceptions()
     reference = Tokenizer.from_file(str(path))
     exempt = newer | (older_forms if reference.normalizer else set())
@@ -99,7 +100,7 @@ def compare(path, strings):
     print(f"{Path(path).name}: {len(kept)} of {len(strings)} strings compared, "
           f"{len(strings) - len(kept)} hold an exempt code point")
     expected = [e.ids for e in reference.encode_batch(kept, add_special_tokens=False)]
-    got = run_lines(path, kept)
+    got = run_lines(ours or [path], kept)
     assert len(got) == len(kept)
     wrong = [(text, a, b) for text, a, b in zip(kept, expected, got) if a != b]
     examples = "\n".join(

@@ -85,7 +85,7 @@ def test_streamed_text(file, skip_special):
     encoded = [e.ids for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
     lists = id_lists(tokenizer, encoded)
     expected = tokenizer.decode_batch(lists, skip_special_tokens=skip_special)
-    got = run_lines(file, lists, *(["--skip-special"] if skip_special else []))
+    got = run_lines([file] + ["--skip-special"] * skip_special, lists)
     assert len(got) == len(lists) > 2_000
     wrong = [(ids, a, "".join(b)) for ids, a, b in zip(lists, expected, got) if a != "".join(b)]
     examples = "\n".join(f"{ids[:20]}: expected {a[:80]!r}, got {b[:80]!r}"
