@@ -104,6 +104,7 @@ TEST(TextDecoder, LlamaTakesOneSpaceOffTheBeginning) {
             (Texts{"Hi", " there", "", "\n x", ""}));
   EXPECT_EQ(streamed(llama(), {"_", "_a"}), (Texts{"", " a", ""}));
   EXPECT_EQ(streamed(llama(), {"", "_a"}), (Texts{"", "a", ""}));
+  EXPECT_EQ(decoded(llama(), {"a", "_b"}), "a b");
   EXPECT_EQ(decoded(llama(), {"<0x20>", "<0x20>", "a"}), " a");
 }
 
