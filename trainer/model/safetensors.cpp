@@ -1,14 +1,9 @@
 #include "trainer/model/safetensors.hpp"
 
 #include <ATen/ops/empty.h>
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -141,65 +136,39 @@ void check_tiling(const std::map<std::string, SafetensorsFile::Entry>& entries,
 
 }  // namespace
 
-SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : path_(path) {
+SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path) {
   const std::string file = path.string();
-  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0) {
-    throw UserError(fmt::format("{}: cannot be opened: {}", file, std::strerror(errno)));
+  const std::span<const std::byte> bytes = file_.bytes();
+  if (bytes.size() < kLengthBytes) {
+    throw UserError(
+        fmt::format("{}: {} bytes are too few for a safetensors file", file, bytes.size()));
   }
-  struct stat status {};
-  if (fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
-    close(descriptor);
-    throw UserError(fmt::format("{}: is not a regular file", file));
+  std::uint64_t header_size = 0;
+  std::memcpy(&header_size, bytes.data(), kLengthBytes);  // little-endian, as this machine is
+  if (header_size > kLargestHeader || header_size > bytes.size() - kLengthBytes) {
+    throw UserError(
+        fmt::format("{}: the header claims {} bytes, but the file has {} (limit {}): it is "
+                    "damaged, cut short, or no safetensors file",
+                    file, header_size, bytes.size() - kLengthBytes, kLargestHeader));
   }
-  size_ = static_cast<std::uint64_t>(status.st_size);
-  if (size_ < kLengthBytes) {
-    close(descriptor);
-    throw UserError(fmt::format("{}: {} bytes are too few for a safetensors file", file, size_));
+  data_ = bytes.subspan(kLengthBytes + header_size);
+  const Json header = parse_header(
+      std::string(reinterpret_cast<const char*>(bytes.data() + kLengthBytes), header_size), file);
+  if (!header.is_object()) {
+    throw UserError(fmt::format("{}: header is not a JSON object", file));
   }
-  void* mapping = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor, 0);
-  close(descriptor);
-  if (mapping == MAP_FAILED) {
-    throw EnvironmentError(fmt::format("{}: mmap failed: {}", file, std::strerror(errno)));
-  }
-  mapping_ = static_cast<const std::byte*>(mapping);
-
-  try {
-    std::uint64_t header_size = 0;
-    std::memcpy(&header_size, mapping_, kLengthBytes);  // little-endian, as this machine is
-    if (header_size > kLargestHeader || header_size > size_ - kLengthBytes) {
-      throw UserError(fmt::format(
-          "{}: the header claims {} bytes, but the file has {} (limit {}): it is damaged, cut "
-          "short, or no safetensors file",
-          file, header_size, size_ - kLengthBytes, kLargestHeader));
+  for (const auto& [name, json] : header.items()) {
+    if (name != "__metadata__") {
+      entries_.emplace(name, parse_entry(name, json, data_.size(), file));
     }
-    data_begin_ = kLengthBytes + header_size;
-    const std::uint64_t data_size = size_ - data_begin_;
-    const Json header = parse_header(
-        std::string(reinterpret_cast<const char*>(mapping_ + kLengthBytes), header_size), file);
-    if (!header.is_object()) {
-      throw UserError(fmt::format("{}: header is not a JSON object", file));
-    }
-    for (const auto& [name, json] : header.items()) {
-      if (name != "__metadata__") {
-        entries_.emplace(name, parse_entry(name, json, data_size, file));
-      }
-    }
-    check_tiling(entries_, data_size, file);
-  } catch (...) {
-    munmap(mapping, size_);
-    throw;
   }
-}
-
-SafetensorsFile::~SafetensorsFile() {
-  munmap(const_cast<std::byte*>(mapping_), size_);
+  check_tiling(entries_, data_.size(), file);
 }
 
 void SafetensorsFile::add_sample(const std::string& name, ContentHash& hash) const {
   constexpr std::uint64_t kSample = 1024;
   const Entry& entry = entries_.at(name);
-  const std::byte* data = mapping_ + data_begin_ + entry.begin;
+  const std::byte* data = data_.data() + entry.begin;
   const std::uint64_t size = entry.end - entry.begin;
   const std::uint64_t count = std::min(size, kSample);
   hash.add_bytes(data, count);
@@ -215,7 +184,7 @@ at::Tensor SafetensorsFile::read(const std::string& name, const Slice& slice) co
   const at::Tensor result = matrix ? at::empty({slice.rows.size(), columns.size()}, options)
                                    : at::empty({slice.rows.size()}, options);
   const auto width = static_cast<std::int64_t>(result.element_size());
-  const std::byte* source = mapping_ + data_begin_ + entry.begin;
+  const std::byte* source = data_.data() + entry.begin;
   auto* target = static_cast<std::byte*>(result.data_ptr());
   const std::int64_t run = columns.size() * width;
   if (columns.size() == row_length) {

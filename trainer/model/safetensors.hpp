@@ -7,11 +7,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
-#include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "collectives/content_hash.hpp"
+#include "trainer/model/mapped_file.hpp"
 #include "trainer/model/sharding.hpp"
 
 namespace bipo {
@@ -30,11 +31,8 @@ class SafetensorsFile {
   // within 100 MB, is an object without duplicate keys, knows every type, and describes tensors
   // whose sizes follow from type and shape and which fill the data without holes or overlaps.
   explicit SafetensorsFile(const std::filesystem::path& path);
-  ~SafetensorsFile();
-  SafetensorsFile(const SafetensorsFile&) = delete;
-  SafetensorsFile& operator=(const SafetensorsFile&) = delete;
 
-  const std::filesystem::path& path() const { return path_; }
+  const std::filesystem::path& path() const { return file_.path(); }
   const std::map<std::string, Entry>& entries() const { return entries_; }
 
   // Adds the first and last bytes of a tensor's data to `hash`.
@@ -44,11 +42,9 @@ class SafetensorsFile {
   at::Tensor read(const std::string& name, const Slice& slice) const;
 
  private:
-  std::filesystem::path path_;
+  MappedFile file_;
   std::map<std::string, Entry> entries_;
-  const std::byte* mapping_ = nullptr;
-  std::uint64_t size_ = 0;
-  std::uint64_t data_begin_ = 0;
+  std::span<const std::byte> data_;
 };
 
 }  // namespace bipo
