@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace bipo {
 
@@ -30,6 +31,9 @@ struct ModelConfig {
   double norm_epsilon = 1e-6;
   double rope_theta = 10000;
   std::optional<Llama3RopeScaling> rope_scaling;
+  // [K / 2], what each rotary frequency is divided by, where the files say so number by number;
+  // empty: nothing.
+  std::vector<float> rope_divisors;
   bool tied_head = false;  // the head is the embedding
 };
 

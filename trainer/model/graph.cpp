@@ -23,6 +23,9 @@ at::Tensor inverse_frequencies(const ModelConfig& config) {
   const at::Tensor exponents = at::arange(0, config.head_size, 2, at::kLong).to(at::kFloat) /
                                static_cast<double>(config.head_size);
   at::Tensor frequencies = at::reciprocal(at::pow(config.rope_theta, exponents));
+  if (!config.rope_divisors.empty()) {
+    frequencies = frequencies / at::tensor(config.rope_divisors, at::kFloat);
+  }
   if (!config.rope_scaling) {
     return frequencies;
   }
