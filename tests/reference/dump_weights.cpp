@@ -1,0 +1,82 @@
+// Prints a model's configuration and the weights that one tensor-parallel rank reads: a line of
+// JSON for each, followed by the weight's bytes.
+#include <ATen/core/Tensor.h>
+
+#include <cstdlib>
+#include <exception>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "trainer/model/model_files.hpp"
+#include "trainer/model/names.hpp"
+#include "trainer/model/sharding.hpp"
+
+namespace {
+
+using Json = nlohmann::json;
+
+Json config_json(const bipo::ModelConfig& config) {
+  return {{"architecture", config.architecture},
+          {"hidden", config.hidden},
+          {"blocks", config.blocks},
+          {"heads", config.heads},
+          {"kv_heads", config.kv_heads},
+          {"head_size", config.head_size},
+          {"intermediate", config.intermediate},
+          {"vocabulary", config.vocabulary},
+          {"context", config.context},
+          {"norm_epsilon", config.norm_epsilon},
+          {"rope_theta", config.rope_theta},
+          {"rope_divisors", config.rope_divisors},
+          {"tied_head", config.tied_head}};
+}
+
+class Dump {
+ public:
+  Dump(const bipo::ModelFiles& model, std::int64_t tp, std::int64_t rank)
+      : model_(model), shard_(bipo::plan_shard(model.config, tp, rank)) {}
+
+  void print(bipo::Role role, std::int64_t block = 0) const {
+    const at::Tensor weight =
+        model_.weights->read(role, block, bipo::slice_of(model_.config, shard_, role));
+    const Json line = {{"name", bipo::tensor_name(role, block)},
+                       {"type", c10::toString(weight.scalar_type())},
+                       {"shape", weight.sizes().vec()},
+                       {"bytes", weight.nbytes()}};
+    std::cout << line.dump() << '\n';
+    std::cout.write(static_cast<const char*>(weight.const_data_ptr()),
+                    static_cast<std::streamsize>(weight.nbytes()));
+  }
+
+ private:
+  const bipo::ModelFiles& model_;
+  bipo::ShardPlan shard_;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 4) {
+    std::cerr << "usage: dump_weights MODEL TP RANK\n";
+    return 2;
+  }
+  try {
+    const bipo::ModelFiles model = bipo::open_model(argv[1]);
+    std::cout << config_json(model.config).dump() << '\n';
+    const Dump dump(model, std::atoll(argv[2]), std::atoll(argv[3]));
+    dump.print(bipo::Role::kEmbedding);
+    dump.print(bipo::Role::kFinalNorm);
+    if (!model.config.tied_head) {
+      dump.print(bipo::Role::kHead);
+    }
+    for (std::int64_t block = 0; block < model.config.blocks; ++block) {
+      for (const bipo::Role role : bipo::kBlockRoles) {
+        dump.print(role, block);
+      }
+    }
+  } catch (const std::exception& error) {
+    std::cerr << error.what() << '\n';
+    return 1;
+  }
+}
