@@ -256,7 +256,7 @@ std::string ggml_type_name(std::uint32_t type) {
   }
   const auto* found = std::find_if(std::begin(kOtherNames), std::end(kOtherNames),
                                    [&](const TypeName& other) { return other.type == type; });
-  return found == std::end(kOtherNames) ? fmt::format("type {}", type) : found->name;
+  return found == std::end(kOtherNames) ? fmt::format("{}", type) : found->name;
 }
 
 std::string decodable_type_names() {

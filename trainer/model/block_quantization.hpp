@@ -35,7 +35,7 @@ struct BlockFormat {
 // The format of the type that a file names by `type`; nullptr where it cannot be decoded.
 const BlockFormat* find_block_format(std::uint32_t type);
 
-// "Q4_K", also of types that cannot be decoded; "type 99" where the number means nothing.
+// "Q4_K", also of types that cannot be decoded; the number where it means nothing.
 std::string ggml_type_name(std::uint32_t type);
 
 // "F32, F16, ...": those that can be decoded.
