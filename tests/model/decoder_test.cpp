@@ -28,17 +28,21 @@ at::Tensor naive_norm(const at::Tensor& x, const at::Tensor& weight, double epsi
   return x / at::sqrt((x * x).mean(-1, true) + epsilon) * weight;
 }
 
-// Rotates pair (i, i + K/2) of each head by position * theta^(-2i/K), as complex numbers.
-at::Tensor naive_rotary(const at::Tensor& x, double theta) {
+// Rotates pair (i, i + K/2) of each head by position * theta^(-2i/K) / divisor i, as complex
+// numbers.
+at::Tensor naive_rotary(const at::Tensor& x, const ModelConfig& config) {
   at::Tensor result = x.clone();
+  const double theta = config.rope_theta;
   const auto half = x.size(2) / 2;
   for (std::int64_t t = 0; t < x.size(0); ++t) {
     for (std::int64_t i = 0; i < half; ++i) {
       // The decoder's angles are float32, as transformers' are.
-      const double angle = static_cast<float>(t) *
-                           static_cast<float>(1 / std::pow(static_cast<float>(theta),
-                                                           2.0F * static_cast<float>(i) /
-                                                               static_cast<float>(x.size(2))));
+      const float frequency = static_cast<float>(
+          1 / std::pow(static_cast<float>(theta),
+                       2.0F * static_cast<float>(i) / static_cast<float>(x.size(2))));
+      const float divisor =
+          config.rope_divisors.empty() ? 1.0F : config.rope_divisors[static_cast<std::size_t>(i)];
+      const double angle = static_cast<float>(t) * (frequency / divisor);
       const double c = std::cos(static_cast<float>(angle));
       const double s = std::sin(static_cast<float>(angle));
       for (std::int64_t h = 0; h < x.size(1); ++h) {
@@ -63,8 +67,8 @@ at::Tensor naive_log_probs(const ModelConfig& config, const RandomWeights& weigh
     const auto heads = [&](Role role, std::int64_t count) {
       return at::matmul(x, weights.whole(role, b).t()).view({length, count, config.head_size});
     };
-    const at::Tensor q = naive_rotary(heads(Role::kQuery, config.heads), config.rope_theta);
-    const at::Tensor k = naive_rotary(heads(Role::kKey, config.kv_heads), config.rope_theta);
+    const at::Tensor q = naive_rotary(heads(Role::kQuery, config.heads), config);
+    const at::Tensor k = naive_rotary(heads(Role::kKey, config.kv_heads), config);
     const at::Tensor v = heads(Role::kValue, config.kv_heads);
     at::Tensor mixed = at::zeros({length, config.heads, config.head_size}, at::kDouble);
     for (std::int64_t head = 0; head < config.heads; ++head) {
@@ -180,6 +184,21 @@ TEST(Decoder, PackedPairsEqualSeparateSequences) {
       }
     }
   }
+}
+
+TEST(Decoder, RotaryFrequenciesAreDividedOneByOne) {
+  ModelConfig config = tiny_config();
+  config.rope_divisors = {1.5F, 4.0F};
+  const RandomWeights weights(config);
+  const at::Tensor v = probe_vector(config);
+  SelfCommunicator self;
+  const Result packed = run_packed(config, weights, v, {1, -1, 0.5, 0}, self);
+  const TokenPair pair = tiny_pairs().front();
+  EXPECT_NEAR(packed.answers[0].chosen, naive_answer(config, weights, pair, pair.chosen, v), 1e-6);
+  // It matters: the plain model says something else.
+  EXPECT_GT(std::abs(naive_answer(tiny_config(), weights, pair, pair.chosen, v) -
+                     packed.answers[0].chosen),
+            1e-3);
 }
 
 TEST(Decoder, SharedPromptsArePackedOnce) {
