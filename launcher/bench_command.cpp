@@ -10,6 +10,7 @@
 #include <iostream>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "collectives/errors.hpp"
 #include "collectives/number_reduction.hpp"
@@ -22,9 +23,9 @@
 #include "launcher/prefix_pass.hpp"
 #include "launcher/progress.hpp"
 #include "launcher/sample_pairs.hpp"
-#include "launcher/training_inputs.hpp"
 #include "trainer/activation_cache.hpp"
 #include "trainer/model/graph.hpp"
+#include "trainer/model/model_files.hpp"
 #include "trainer/model/operators.hpp"
 #include "trainer/model/synthetic_weights.hpp"
 #include "trainer/training.hpp"
@@ -48,6 +49,7 @@ struct BenchSetup {
   BenchOptions options;
   ModelConfig config;
   std::unique_ptr<WeightSource> weights;
+  std::uint64_t model_fingerprint = 0;
   std::vector<TokenPair> pairs;
   std::optional<Topology> topology;  // always set
   Computation computation;
@@ -91,9 +93,14 @@ BenchSetup prepare(const BenchOptions& options, const Session& session) {
   setup.topology.emplace(session.size(), session.rank(), static_cast<int>(options.tp), dp);
   setup.config = read_chosen_config(options.source, options.layer);
   plan_shard(setup.config, options.tp, setup.topology->tp_rank());
-  setup.weights = options.source.shape.empty()
-                      ? open_safetensors(options.source.model, setup.config)
-                      : make_synthetic_weights(setup.config, kWeightSeed);
+  if (options.source.shape.empty()) {
+    ModelFiles model = open_model(options.source.model);
+    setup.weights = std::move(model.weights);
+    setup.model_fingerprint = model.fingerprint;
+  } else {
+    setup.weights = make_synthetic_weights(setup.config, kWeightSeed);
+    setup.model_fingerprint = setup.weights->fingerprint();
+  }
   setup.pairs = pairs_to_use(options, setup.config);
   setup.computation = choose_computation(options, *setup.topology, session);
   setup.threads =
@@ -179,10 +186,8 @@ TrainingSettings training_settings(const BenchSetup& setup) {
 }
 
 CacheOrigin cache_origin(const BenchSetup& setup) {
-  const ModelChoice& source = setup.options.source;
   CacheOrigin origin;
-  origin.model_fingerprint = source.shape.empty() ? model_fingerprint(*setup.weights, source.model)
-                                                  : setup.weights->fingerprint();
+  origin.model_fingerprint = setup.model_fingerprint;
   origin.tokens_hash = tokens_hash(setup.pairs);
   origin.tp = setup.topology->tp();
   origin.dtype = setup.computation.dtype;

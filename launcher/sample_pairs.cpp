@@ -10,6 +10,7 @@
 #include "datasets/pair_tokenizer.hpp"
 #include "datasets/philox.hpp"
 #include "launcher/text_options.hpp"
+#include "trainer/model/model_files.hpp"
 #include "trainer/model/shapes.hpp"
 
 namespace bipo {
@@ -33,7 +34,7 @@ std::vector<TokenId> make_tokens(std::int64_t pair, std::uint32_t part, std::int
 
 ModelConfig read_chosen_config(const ModelChoice& choice, std::int64_t layer) {
   const ModelConfig config =
-      choice.shape.empty() ? read_model_config(choice.model) : read_shape(choice.shape);
+      choice.shape.empty() ? read_config(choice.model) : read_shape(choice.shape);
   check_layer(layer, config);
   return config;
 }

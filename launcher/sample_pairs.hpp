@@ -12,7 +12,8 @@
 
 namespace bipo {
 
-// Of the model directory or the shape, with `layer` checked against it.  Throws UserError.
+// Of the model directory, the GGUF file or the shape, with `layer` checked against it.  Throws
+// UserError.
 ModelConfig read_chosen_config(const ModelChoice& choice, std::int64_t layer);
 
 // The pairs of `file` as `train` tokenises them for the model in `model`, whose weights are not

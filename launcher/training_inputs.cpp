@@ -3,32 +3,15 @@
 #include <fmt/format.h>
 
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <system_error>
+#include <utility>
 
-#include "collectives/content_hash.hpp"
 #include "collectives/errors.hpp"
 #include "datasets/pair_tokenizer.hpp"
 #include "launcher/text_options.hpp"
+#include "trainer/model/model_files.hpp"
 
 namespace bipo {
-namespace {
-
-std::string content_of(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
-
-}  // namespace
-
-std::uint64_t model_fingerprint(const WeightSource& weights,
-                                const std::filesystem::path& directory) {
-  ContentHash hash;
-  hash.add(weights.fingerprint());
-  hash.add(content_of(directory / "config.json"));
-  return hash.value();
-}
 
 TrainingInputs read_training_inputs(const TrainingOptions& options) {
   TrainingInputs inputs;
@@ -39,11 +22,12 @@ TrainingInputs read_training_inputs(const TrainingOptions& options) {
         "tokenizer.json, *.safetensors)",
         options.model.string()));
   }
-  inputs.config = read_model_config(options.model);
+  ModelFiles model = open_model(options.model);
+  inputs.config = model.config;
+  inputs.weights = std::move(model.weights);
+  inputs.model_fingerprint = model.fingerprint;
   const TokenizeOptions tokenize = tokenize_options(options, inputs.config.context);
   inputs.max_length = tokenize.max_length;
-  inputs.weights = open_safetensors(options.model, inputs.config);
-  inputs.model_fingerprint = model_fingerprint(*inputs.weights, options.model);
 
   const PairTokenizer tokenizer(options.model, options.chat_template, inputs.config.vocabulary,
                                 tokenize);

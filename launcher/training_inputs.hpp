@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -28,10 +27,6 @@ struct TrainingInputs {
   std::uint64_t test_hash = 0;
   std::vector<std::string> warnings;  // rows left out, a system prompt that had to move
 };
-
-// Identifies a model by its configuration and its weights, those of `directory`.
-std::uint64_t model_fingerprint(const WeightSource& weights,
-                                const std::filesystem::path& directory);
 
 // Reads and checks all of it; nothing heavy is loaded.  Throws UserError.
 TrainingInputs read_training_inputs(const TrainingOptions& options);
