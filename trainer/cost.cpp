@@ -60,7 +60,7 @@ struct RankPart {
   double intermediate;
   // Elements of its weights (see HeldElements).
   double block_matrices;
-  double block_norms;
+  double block_vectors;
   double final_norm;
   double embedding;
   double head;
@@ -80,7 +80,7 @@ RankPart largest_part(const ModelConfig& config, std::int64_t tp) {
     raise(largest.kv_heads, plan.kv_heads.size());
     raise(largest.intermediate, plan.intermediate.size());
     raise(largest.block_matrices, held.block_matrices);
-    raise(largest.block_norms, held.block_norms);
+    raise(largest.block_vectors, held.block_vectors);
     raise(largest.final_norm, held.final_norm);
     raise(largest.embedding, held.embedding);
     raise(largest.head, held.head);
@@ -257,7 +257,7 @@ double block_parameters(const ModelConfig& config) {
 
 double model_parameters(const ModelConfig& config) {
   const RankPart whole = largest_part(config, 1);
-  return static_cast<double>(config.blocks) * (whole.block_matrices + whole.block_norms) +
+  return static_cast<double>(config.blocks) * (whole.block_matrices + whole.block_vectors) +
          whole.final_norm + whole.embedding + (config.tied_head ? 0 : whole.head);
 }
 
@@ -300,7 +300,8 @@ RankMemory rank_memory(const ModelConfig& config, const RunShape& run) {
   const RankPart part = largest_part(config, run.tp);
   const auto d = static_cast<double>(config.hidden);
   const auto blocks = static_cast<double>(config.blocks - 1 - run.layer);
-  const double block = part.block_matrices * run.bytes.block + part.block_norms * kActivationBytes;
+  const double block =
+      part.block_matrices * run.bytes.block + part.block_vectors * kActivationBytes;
   const TokenCounts micro = micro_batch_of(run.pair, run.micro_pairs);
   const double rows = predicting_rows(micro);
   const double tokens_of_all = run.pairs * run.pair.tokens;

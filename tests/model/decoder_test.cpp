@@ -32,7 +32,8 @@ at::Tensor naive_norm(const at::Tensor& x, const at::Tensor& weight, double epsi
 // numbers.
 at::Tensor naive_rotary(const at::Tensor& x, const ModelConfig& config) {
   at::Tensor result = x.clone();
-  const double theta = config.rope_theta;
+  const double theta = config.rotary.front().theta;
+  const std::vector<float>& divisors = config.rotary.front().divisors;
   const auto half = x.size(2) / 2;
   for (std::int64_t t = 0; t < x.size(0); ++t) {
     for (std::int64_t i = 0; i < half; ++i) {
@@ -40,8 +41,7 @@ at::Tensor naive_rotary(const at::Tensor& x, const ModelConfig& config) {
       const float frequency = static_cast<float>(
           1 / std::pow(static_cast<float>(theta),
                        2.0F * static_cast<float>(i) / static_cast<float>(x.size(2))));
-      const float divisor =
-          config.rope_divisors.empty() ? 1.0F : config.rope_divisors[static_cast<std::size_t>(i)];
+      const float divisor = divisors.empty() ? 1.0F : divisors[static_cast<std::size_t>(i)];
       const double angle = static_cast<float>(t) * (frequency / divisor);
       const double c = std::cos(static_cast<float>(angle));
       const double s = std::sin(static_cast<float>(angle));
@@ -188,7 +188,7 @@ TEST(Decoder, PackedPairsEqualSeparateSequences) {
 
 TEST(Decoder, RotaryFrequenciesAreDividedOneByOne) {
   ModelConfig config = tiny_config();
-  config.rope_divisors = {1.5F, 4.0F};
+  config.rotary.front().divisors = {1.5F, 4.0F};
   const RandomWeights weights(config);
   const at::Tensor v = probe_vector(config);
   SelfCommunicator self;
@@ -359,19 +359,19 @@ TEST(Decoder, BFloat16ProductsStayWithinTheirs) {
 TEST(Decoder, Llama3ScalingChangesLongWavelengthsOnly) {
   ModelConfig config = tiny_config();
   config.head_size = 4;  // wavelengths 2 pi and 2 pi * 10 at theta 100
-  config.rope_scaling = Llama3RopeScaling{8, 1, 4, 32};
+  config.rotary.front().scaling = Llama3RopeScaling{8, 1, 4, 32};
   const RandomWeights weights(config);
   SelfCommunicator self;
   const Decoder decoder(config, weights, at::kDouble, at::kCPU, self);
   const SequenceLayout layout = decoder.layout({0, 3}, {{{0, 2}, {}}}, {1});
   // 2 pi < 32 / 4: kept.  20 pi > 32 / 1: divided by 8.
-  EXPECT_NEAR(layout.all.cos[1][0].item<double>(), std::cos(3.0), 1e-6);
-  EXPECT_NEAR(layout.all.cos[1][1].item<double>(), std::cos(3.0 / 10 / 8), 1e-6);
-  config.rope_scaling = Llama3RopeScaling{8, 1, 4, 100};
+  EXPECT_NEAR(layout.kinds[0].all.cos[1][0].item<double>(), std::cos(3.0), 1e-6);
+  EXPECT_NEAR(layout.kinds[0].all.cos[1][1].item<double>(), std::cos(3.0 / 10 / 8), 1e-6);
+  config.rotary.front().scaling = Llama3RopeScaling{8, 1, 4, 100};
   const Decoder between(config, weights, at::kDouble, at::kCPU, self);
   // 100 / (20 pi) = 1.5915 lies between 1 and 4: blend (1.5915 - 1) / 3.
   const double blend = (100 / (20 * M_PI) - 1) / 3;
-  EXPECT_NEAR(between.layout({0, 3}, {{{0, 2}, {}}}, {1}).all.cos[1][1].item<double>(),
+  EXPECT_NEAR(between.layout({0, 3}, {{{0, 2}, {}}}, {1}).kinds[0].all.cos[1][1].item<double>(),
               std::cos(3.0 / 10 * ((1 - blend) / 8 + blend)), 1e-6);
 }
 

@@ -143,8 +143,8 @@ TEST_F(GgufWeights, ConfigurationComesFromMetadataAndTensors) {
   EXPECT_EQ(config.vocabulary, kVocabulary);
   EXPECT_EQ(config.context, 50);
   EXPECT_EQ(config.norm_epsilon, 1e-5);
-  EXPECT_EQ(config.rope_theta, 10000);
-  EXPECT_TRUE(config.rope_divisors.empty());
+  EXPECT_EQ(config.rotary.front().theta, 10000);
+  EXPECT_TRUE(config.rotary.front().divisors.empty());
   EXPECT_FALSE(config.tied_head);
   EXPECT_EQ(read_config(path_).hidden, kHidden);
 }
@@ -197,14 +197,14 @@ TEST_F(GgufWeights, RotaryDivisorsAndLinearScalingMultiply) {
     file.add_tensor("rope_freqs.weight", {3}, kTensorF32,
                     encoded(1.0F) + encoded(2.5F) + encoded(8.0F));
   };
-  EXPECT_EQ(open({.more = scaled}).config.rope_divisors, (std::vector<float>{2, 5, 16}));
+  EXPECT_EQ(open({.more = scaled}).config.rotary.front().divisors, (std::vector<float>{2, 5, 16}));
   const auto old = [](GgufBytes& file) { file.add_float("llama.rope.scale_linear", 4); };
-  EXPECT_EQ(open({.more = old}).config.rope_divisors, (std::vector<float>{4, 4, 4}));
+  EXPECT_EQ(open({.more = old}).config.rotary.front().divisors, (std::vector<float>{4, 4, 4}));
   const auto none = [](GgufBytes& file) {
     file.add_text("llama.rope.scaling.type", "none");
     file.add_float("llama.rope.scaling.factor", 2);
   };
-  EXPECT_TRUE(open({.more = none}).config.rope_divisors.empty());
+  EXPECT_TRUE(open({.more = none}).config.rotary.front().divisors.empty());
 }
 
 TEST_F(GgufWeights, MissingTensorsAreAllNamed) {

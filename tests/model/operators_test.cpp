@@ -29,6 +29,14 @@ Outcome evaluate(const Operator& op, const at::Tensor& x) {
   return {value.detach().to(at::kDouble), leaf.grad().to(at::kDouble)};
 }
 
+at::Tensor swiglu(const at::Tensor& gate_up) {
+  return gated_unit(gate_up, Activation::kSilu);
+}
+
+at::Tensor geglu(const at::Tensor& gate_up) {
+  return gated_unit(gate_up, Activation::kGeluTanh);
+}
+
 // Both within some roundings of float32 of the largest element.
 void expect_close(const Outcome& single, const Outcome& exact) {
   constexpr double kRelative = 20 * std::numeric_limits<float>::epsilon();
@@ -65,6 +73,27 @@ TEST(Operators, SwiGluEqualsItsFormula) {
       x);
   expect_close(evaluate(swiglu, x.to(at::kFloat)), exact);
   expect_close(evaluate(swiglu, x), exact);
+}
+
+// Hendrycks and Gimpel, arXiv 1606.08415, section 2.
+TEST(Operators, GeGluEqualsItsFormula) {
+  const at::Tensor x = random_rows(67, 2 * 21);
+  const Outcome exact = evaluate(
+      [](const at::Tensor& t) {
+        const at::Tensor gate = t.narrow(1, 0, 21);
+        const at::Tensor inner = std::sqrt(2 / M_PI) * (gate + 0.044715 * gate * gate * gate);
+        return 0.5 * gate * (1 + at::tanh(inner)) * t.narrow(1, 21, 21);
+      },
+      x);
+  expect_close(evaluate(geglu, x.to(at::kFloat)), exact);
+  expect_close(evaluate(geglu, x), exact);
+}
+
+TEST(Operators, GeGluStaysFiniteWhereExponentialsOverflow) {
+  const at::Tensor x = at::tensor({-2e4F, -100.0F, 100.0F, 2e4F, 1.0F, 1.0F, 1.0F, 1.0F});
+  const Outcome found = evaluate(geglu, x.view({1, 8}));
+  EXPECT_TRUE(found.value.equal(at::tensor({0.0, 0.0, 100.0, 2e4}, at::kDouble).view({1, 4})));
+  EXPECT_TRUE(found.gradient.isfinite().all().item<bool>());
 }
 
 TEST(Operators, SwiGluStaysFiniteWhereExponentialsOverflow) {

@@ -21,7 +21,7 @@ std::int64_t elements(const TensorShape& shape) {
 
 std::int64_t parameters(const ModelConfig& config) {
   std::int64_t in_block = 0;
-  for (const Role role : kBlockRoles) {
+  for (const Role role : block_roles(config)) {
     in_block += elements(full_shape(config, role));
   }
   const std::int64_t embedding = elements(full_shape(config, Role::kEmbedding));
@@ -37,9 +37,11 @@ TEST(Shapes, HaveThePublishedNumbersOfParameters) {
 }
 
 TEST(Shapes, DifferWhereTheirModelsDo) {
-  EXPECT_FALSE(read_shape("llama-2-7b").rope_scaling);
-  EXPECT_EQ(read_shape("llama-2-7b").rope_theta, 10000);
-  EXPECT_EQ(read_shape("llama-3.1-8b").rope_scaling->factor, 8);
+  const RotaryEmbedding plain = read_shape("llama-2-7b").rotary.front();
+  EXPECT_TRUE(std::holds_alternative<std::monostate>(plain.scaling));
+  EXPECT_EQ(plain.theta, 10000);
+  const RotaryEmbedding scaled = read_shape("llama-3.1-8b").rotary.front();
+  EXPECT_EQ(std::get<Llama3RopeScaling>(scaled.scaling).factor, 8);
   EXPECT_EQ(read_shape("llama-3.1-70b").kv_heads, 8);
   EXPECT_TRUE(read_shape("smollm2-135m").tied_head);
   for (const char* name : kShapeNames) {

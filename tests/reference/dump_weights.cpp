@@ -27,8 +27,8 @@ Json config_json(const bipo::ModelConfig& config) {
           {"vocabulary", config.vocabulary},
           {"context", config.context},
           {"norm_epsilon", config.norm_epsilon},
-          {"rope_theta", config.rope_theta},
-          {"rope_divisors", config.rope_divisors},
+          {"rope_theta", config.rotary.front().theta},
+          {"rope_divisors", config.rotary.front().divisors},
           {"tied_head", config.tied_head}};
 }
 
@@ -40,7 +40,7 @@ class Dump {
   void print(bipo::Role role, std::int64_t block = 0) const {
     const at::Tensor weight =
         model_.weights->read(role, block, bipo::slice_of(model_.config, shard_, role));
-    const Json line = {{"name", bipo::tensor_name(role, block)},
+    const Json line = {{"name", bipo::tensor_place(model_.config, role, block).name},
                        {"type", c10::toString(weight.scalar_type())},
                        {"shape", weight.sizes().vec()},
                        {"bytes", weight.nbytes()}};
@@ -65,13 +65,11 @@ int main(int argc, char** argv) {
     const bipo::ModelFiles model = bipo::open_model(argv[1]);
     std::cout << config_json(model.config).dump() << '\n';
     const Dump dump(model, std::atoll(argv[2]), std::atoll(argv[3]));
-    dump.print(bipo::Role::kEmbedding);
-    dump.print(bipo::Role::kFinalNorm);
-    if (!model.config.tied_head) {
-      dump.print(bipo::Role::kHead);
+    for (const bipo::Role role : bipo::outer_roles(model.config)) {
+      dump.print(role);
     }
     for (std::int64_t block = 0; block < model.config.blocks; ++block) {
-      for (const bipo::Role role : bipo::kBlockRoles) {
+      for (const bipo::Role role : bipo::block_roles(model.config)) {
         dump.print(role, block);
       }
     }

@@ -26,7 +26,7 @@ inline ModelConfig tiny_config() {
   config.vocabulary = 37;
   config.context = 64;
   config.norm_epsilon = 1e-5;
-  config.rope_theta = 100;
+  config.rotary.front().theta = 100;
   return config;
 }
 
@@ -38,7 +38,7 @@ class RandomWeights final : public WeightSource {
     at::manual_seed(seed);
     const auto add = [&](Role role, std::int64_t block) {
       const TensorShape shape = full_shape(config, role);
-      tensors_[{role, block}] = shape.columns == 0
+      tensors_[{role, block}] = shape.is_vector()
                                     ? at::randn({shape.rows}, at::kDouble) * 0.1 + 1
                                     : at::randn({shape.rows, shape.columns}, at::kDouble) /
                                           std::sqrt(static_cast<double>(shape.columns));
@@ -47,7 +47,7 @@ class RandomWeights final : public WeightSource {
     add(Role::kFinalNorm, 0);
     add(Role::kHead, 0);
     for (std::int64_t block = 0; block < config.blocks; ++block) {
-      for (const Role role : kBlockRoles) {
+      for (const Role role : block_roles(config)) {
         add(role, block);
       }
     }

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <limits>
 #include <utility>
 
 #include "collectives/profile.hpp"
@@ -21,6 +22,20 @@ at::Tensor rotated(const at::Tensor& x, const QuerySet& rows) {
   const at::Tensor cos = rows.cos.unsqueeze(1);
   const at::Tensor sin = rows.sin.unsqueeze(1);
   return at::cat({halves[0] * cos - halves[1] * sin, halves[1] * cos + halves[0] * sin}, -1);
+}
+
+// q [S, H, q, K], k and v [S, H, k, K] -> [S, H, q, K].
+at::Tensor attend_padded(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                         const at::Tensor& mask, const AttentionHeads& heads) {
+  if (heads.soft_cap == 0) {
+    return at::scaled_dot_product_attention(q, k, v, mask, /*dropout_p=*/0, /*is_causal=*/false,
+                                            heads.scale);
+  }
+  const at::Tensor scores = at::matmul(q * heads.scale, k.transpose(-2, -1));
+  const at::Tensor capped = at::tanh(scores / heads.soft_cap) * heads.soft_cap;
+  const at::Tensor seen =
+      capped.masked_fill(mask.logical_not(), -std::numeric_limits<double>::infinity());
+  return at::matmul(at::softmax(seen, -1), v);
 }
 
 // Composed of tensor operations that autograd knows, for any device and type.
@@ -44,9 +59,9 @@ at::Tensor padded_attention(const at::Tensor& q, const at::Tensor& kv, const Att
       rotated(by_head(kv.narrow(1, 0, width), heads.kv_heads), keys).index_select(1, head_index);
   const at::Tensor all_values =
       by_head(kv.narrow(1, width, width), heads.kv_heads).index_select(1, head_index);
-  const at::Tensor result = at::scaled_dot_product_attention(
+  const at::Tensor result = attend_padded(
       in_slots(all_queries, padded.query_of_slot), in_slots(all_keys, padded.key_of_slot),
-      in_slots(all_values, padded.key_of_slot), padded.mask);
+      in_slots(all_values, padded.key_of_slot), padded.mask, heads);
   return result.transpose(1, 2)
       .reshape({-1, heads.query_heads() * heads.head_size})
       .index_select(0, padded.slot_of_query);
@@ -110,11 +125,12 @@ struct FusedSelfAttention : torch::autograd::Function<FusedSelfAttention> {
   }
 };
 
-struct FusedAnswerAttention : torch::autograd::Function<FusedAnswerAttention> {
+struct FusedAttention : torch::autograd::Function<FusedAttention> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& kv,
-                            const AttentionHeads* heads, const SequenceLayout* layout) {
-    return Fused{heads, &layout->answers, &layout->all}.forward(context, columns_of(q, 0),
-                                                                columns_of(kv, 0), {q, kv});
+                            const AttentionHeads* heads, const QuerySet* queries,
+                            const QuerySet* keys) {
+    return Fused{heads, queries, keys}.forward(context, columns_of(q, 0), columns_of(kv, 0),
+                                               {q, kv});
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
@@ -123,14 +139,14 @@ struct FusedAnswerAttention : torch::autograd::Function<FusedAnswerAttention> {
     const at::Tensor d_kv = at::empty_like(saved[1]);
     Fused::backward(context, saved, gradients[0], columns_of(saved[1], 0), columns_of(d_q, 0),
                     columns_of(d_kv, 0));
-    return {d_q, d_kv, at::Tensor(), at::Tensor()};
+    return {d_q, d_kv, at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
 }  // namespace
 
 at::Tensor self_attention(const at::Tensor& qkv, const AttentionHeads& heads,
-                          const SequenceLayout& layout) {
+                          const AttentionLayout& layout) {
   if (runs_fused(qkv)) {
     return FusedSelfAttention::apply(qkv, &heads, &layout.all);
   }
@@ -139,12 +155,12 @@ at::Tensor self_attention(const at::Tensor& qkv, const AttentionHeads& heads,
                           layout.all, layout.all);
 }
 
-at::Tensor answer_attention(const at::Tensor& q, const at::Tensor& kv, const AttentionHeads& heads,
-                            const SequenceLayout& layout) {
+at::Tensor attention(const at::Tensor& q, const at::Tensor& kv, const AttentionHeads& heads,
+                     const QuerySet& queries, const QuerySet& keys) {
   if (runs_fused(q) && runs_fused(kv)) {
-    return FusedAnswerAttention::apply(q, kv, &heads, &layout);
+    return FusedAttention::apply(q, kv, &heads, &queries, &keys);
   }
-  return padded_attention(q, kv, heads, layout.answers, layout.all);
+  return padded_attention(q, kv, heads, queries, keys);
 }
 
 }  // namespace bipo

@@ -1,209 +1,267 @@
 #include "trainer/model/config.hpp"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
-#include <fstream>
-#include <nlohmann/json.hpp>
-#include <set>
+#include <algorithm>
+#include <array>
+#include <string>
 
 #include "collectives/errors.hpp"
+#include "trainer/model/config_fields.hpp"
+#include "trainer/model/families.hpp"
+#include "trainer/model/rope_config.hpp"
 
 namespace bipo {
 namespace {
 
-using Json = nlohmann::json;
-
-const std::set<std::string> kArchitectures = {"LlamaForCausalLM"};
-
-class ConfigReader {
- public:
-  explicit ConfigReader(const std::filesystem::path& path) : path_(path) {
-    std::ifstream file(path);
-    if (!file) {
-      throw UserError(
-          fmt::format("{}: cannot be read; --model takes a Hugging Face model directory "
-                      "(config.json, tokenizer.json, "
-                      "*.safetensors)",
-                      path.string()));
-    }
-    try {
-      json_ = Json::parse(file);
-    } catch (const Json::parse_error& error) {
-      throw UserError(fmt::format("{}: not valid JSON: {}", path.string(), error.what()));
-    }
-    if (!json_.is_object()) {
-      throw UserError(fmt::format("{}: not a JSON object", path.string()));
-    }
-  }
-
-  const Json& json() const { return json_; }
-
-  [[noreturn]] void refuse(const std::string& what) const {
-    throw UserError(fmt::format("{}: {}", path_.string(), what));
-  }
-
-  bool has(const Json& object, const char* name) const {
-    return object.contains(name) && !object.at(name).is_null();
-  }
-
-  std::int64_t size(const char* name) const {
-    if (!has(json_, name)) {
-      refuse(fmt::format("\"{}\" is missing", name));
-    }
-    return size_in(json_, name);
-  }
-
-  std::int64_t size_or(const char* name, std::int64_t otherwise) const {
-    return has(json_, name) ? size_in(json_, name) : otherwise;
-  }
-
-  double number(const Json& object, const char* name) const {
-    if (!has(object, name) || !object.at(name).is_number()) {
-      refuse(fmt::format("\"{}\" must be a number", name));
-    }
-    return object.at(name).get<double>();
-  }
-
-  double positive(const Json& object, const char* name) const {
-    const double value = number(object, name);
-    if (!(value > 0)) {
-      refuse(fmt::format("\"{}\" is {}, must be positive", name, value));
-    }
-    return value;
-  }
-
-  // A field that may stand there only with the one value that leaves the mathematics as
-  // implemented.
-  void require(const char* name, const Json& value) const {
-    if (has(json_, name) && json_.at(name) != value) {
-      refuse(fmt::format("\"{}\": {} is not supported (only {})", name, json_.at(name).dump(),
-                         value.dump()));
-    }
-  }
-
- private:
-  std::int64_t size_in(const Json& object, const char* name) const {
-    const Json& value = object.at(name);
-    if (!value.is_number_integer() || value.get<std::int64_t>() < 1) {
-      refuse(fmt::format("\"{}\" is {}, must be a positive integer", name, value.dump()));
-    }
-    return value.get<std::int64_t>();
-  }
-
-  std::filesystem::path path_;
-  Json json_;
+// Fields by which some family varies Llama's mathematics.  Where the model's own family does not
+// read one, it may only say that there is no such thing.
+constexpr std::array kVariations = {
+    "attention_bias",
+    "attention_chunk_size",
+    "attention_multiplier",
+    "attn_logit_softcapping",
+    "clip_qkv",
+    "embedding_multiplier",
+    "final_logit_softcapping",
+    "layer_types",
+    "logit_scale",
+    "logits_scaling",
+    "mlp_bias",
+    "n_routed_experts",
+    "no_rope_layers",
+    "num_experts",
+    "num_local_experts",
+    "partial_rotary_factor",
+    "quantization_config",
+    "query_pre_attn_scalar",
+    "residual_multiplier",
+    "rope_local_base_freq",
+    "sliding_window",
+    "use_bidirectional_attention",
+    "use_parallel_residual",
+    "use_qk_norm",
 };
 
-void check_architecture(const ConfigReader& reader, ModelConfig& config) {
-  const Json& json = reader.json();
-  const bool named = json.contains("architectures") && json["architectures"].is_array() &&
-                     json["architectures"].size() == 1 && json["architectures"][0].is_string();
-  config.architecture = named ? json["architectures"][0].get<std::string>() : "";
-  if (kArchitectures.count(config.architecture) == 0) {
-    reader.refuse(fmt::format("architectures {} is not supported; supported: {}",
-                              json.value("architectures", Json()).dump(),
-                              fmt::join(kArchitectures, ", ")));
+const Family& family_of(const ConfigFields& fields) {
+  const auto architectures =
+      fields.has("architectures") ? fields.texts("architectures") : std::vector<std::string>();
+  const Family* family = architectures.size() == 1 ? find_family(architectures[0]) : nullptr;
+  if (family == nullptr) {
+    fields.refuse(fmt::format(
+        "architectures {} is not supported; supported: {}",
+        fields.has("architectures") ? fields.at("architectures").dump() : "is missing and",
+        supported_architectures()));
+  }
+  return *family;
+}
+
+void read_heads(const ConfigFields& fields, const Family& family, ModelConfig& config) {
+  config.heads = fields.size("num_attention_heads");
+  const std::int64_t kv_heads = fields.size_unless_null("num_key_value_heads", family.kv_heads);
+  config.kv_heads = kv_heads == 0 ? config.heads : kv_heads;
+  if (config.heads % config.kv_heads != 0) {
+    fields.refuse(fmt::format("num_attention_heads {} is no multiple of num_key_value_heads {}",
+                              config.heads, config.kv_heads));
+  }
+  config.head_size = fields.size_unless_null("head_dim", family.head_size);
+  if (config.head_size == 0) {
+    if (config.hidden % config.heads != 0) {
+      fields.refuse(fmt::format(
+          "hidden_size {} is no multiple of num_attention_heads {}, and there is no head_dim",
+          config.hidden, config.heads));
+    }
+    config.head_size = config.hidden / config.heads;
+  }
+  if (config.head_size % 2 != 0) {
+    fields.refuse(
+        fmt::format("head size {} is odd; rotary embedding needs pairs", config.head_size));
   }
 }
 
-void check_unsupported(const ConfigReader& reader) {
-  reader.require("hidden_act", "silu");
-  reader.require("attention_bias", false);
-  reader.require("mlp_bias", false);
-  reader.require("partial_rotary_factor", 1.0);
-  reader.require("is_encoder_decoder", false);
-  // Other models' variations, which a derived checkpoint could carry under this architecture's
-  // name.
-  for (const char* name :
-       {"quantization_config", "sliding_window", "attn_logit_softcapping",
-        "final_logit_softcapping", "attention_multiplier", "residual_multiplier",
-        "embedding_multiplier", "logits_scaling", "logit_scale", "query_pre_attn_scalar",
-        "num_experts", "num_local_experts", "no_rope_layers", "layer_types", "use_qk_norm"}) {
-    if (reader.has(reader.json(), name)) {
-      reader.refuse(
-          fmt::format("\"{}\": {} is not supported", name, reader.json().at(name).dump()));
-    }
+void read_sizes(const ConfigFields& fields, const Family& family, ModelConfig& config) {
+  config.hidden = fields.size("hidden_size");
+  config.blocks = fields.size("num_hidden_layers");
+  config.intermediate = fields.size("intermediate_size");
+  config.vocabulary = fields.size("vocab_size");
+  config.context = fields.size_or("max_position_embeddings", family.context);
+  config.norm_epsilon = fields.positive_or("rms_norm_eps", family.norm_epsilon);
+  config.tied_head = fields.truth_or("tie_word_embeddings", family.tied_head);
+  read_heads(fields, family, config);
+}
+
+void read_activation(const ConfigFields& fields, const Family& family, ModelConfig& config) {
+  const bool gelu = family.activation == Activation::kGeluTanh;
+  const char* name = gelu ? "hidden_activation" : "hidden_act";
+  const std::string activation = fields.text(name).value_or(gelu ? "gelu_pytorch_tanh" : "silu");
+  if (activation == "silu" || activation == "swish") {
+    config.activation = Activation::kSilu;
+  } else if (activation == "gelu_pytorch_tanh") {
+    config.activation = Activation::kGeluTanh;
+  } else {
+    fields.refuse(fmt::format("\"{}\": \"{}\" is not supported (only silu, gelu_pytorch_tanh)",
+                              name, activation));
   }
 }
 
-void read_rope(const ConfigReader& reader, ModelConfig& config) {
-  const Json& json = reader.json();
-  if (reader.has(json, "rope_theta")) {
-    config.rope_theta = reader.positive(json, "rope_theta");
+void read_scores(const ConfigFields& fields, const Family& family, ModelConfig& config) {
+  if (family.biases == Biases::kIfConfigured && fields.truth_or("attention_bias", false)) {
+    config.query_key_value_bias = true;
+    config.attention_output_bias = true;
   }
-  // transformers 5 keeps theta and scaling together under "rope_parameters".
-  const char* name = reader.has(json, "rope_parameters") ? "rope_parameters" : "rope_scaling";
-  if (!reader.has(json, name)) {
-    return;
+  if (family.query_scalar) {
+    config.query_pre_attention_scalar =
+        fields.positive_or("query_pre_attn_scalar", family.query_scalar_value);
   }
-  const Json& rope = json.at(name);
-  if (!rope.is_object()) {
-    reader.refuse(fmt::format("\"{}\" must be an object", name));
+  if (family.attention_soft_cap) {
+    config.attention_soft_cap =
+        fields.positive_unless_null("attn_logit_softcapping", family.attention_soft_cap_value);
   }
-  if (reader.has(rope, "rope_theta")) {
-    config.rope_theta = reader.positive(rope, "rope_theta");
+  if (family.logit_soft_cap) {
+    config.logit_soft_cap =
+        fields.positive_unless_null("final_logit_softcapping", family.logit_soft_cap_value);
   }
-  if (reader.has(rope, "partial_rotary_factor") && rope.at("partial_rotary_factor") != 1.0) {
-    reader.refuse(fmt::format("\"{}\": partial_rotary_factor is not supported", name));
+}
+
+// [N] whether positions enter a block.
+std::vector<bool> rotated_blocks(const ConfigFields& fields, const Family& family,
+                                 std::int64_t blocks) {
+  std::vector<bool> rotated(static_cast<std::size_t>(blocks), true);
+  if (!family.unrotated_blocks) {
+    return rotated;
   }
-  const char* type_name = reader.has(rope, "rope_type") ? "rope_type" : "type";
-  const std::string type = reader.has(rope, type_name) && rope.at(type_name).is_string()
-                               ? rope.at(type_name).get<std::string>()
-                               : "";
-  if (type == "llama3") {
-    config.rope_scaling =
-        Llama3RopeScaling{reader.positive(rope, "factor"), reader.positive(rope, "low_freq_factor"),
-                          reader.positive(rope, "high_freq_factor"),
-                          reader.positive(rope, "original_max_position_embeddings")};
-    if (config.rope_scaling->high_frequency_factor <= config.rope_scaling->low_frequency_factor) {
-      reader.refuse(fmt::format("\"{}\": high_freq_factor must exceed low_freq_factor", name));
+  const std::int64_t interval = fields.size_or("no_rope_layer_interval", 4);
+  for (std::int64_t i = 0; i < blocks; ++i) {
+    rotated[static_cast<std::size_t>(i)] = (i + 1) % interval != 0;
+  }
+  if (fields.has("no_rope_layers")) {
+    const auto& list = fields.at("no_rope_layers");
+    if (!list.is_array() || list.size() != rotated.size()) {
+      fields.refuse(fmt::format("\"no_rope_layers\" must list {} blocks", blocks));
     }
-  } else if (type != "default") {
-    reader.refuse(fmt::format("\"{}\": type \"{}\" is not supported; supported: default, llama3",
-                              name, type));
+    for (std::size_t i = 0; i < rotated.size(); ++i) {
+      if (list[i] != 0 && list[i] != 1) {
+        fields.refuse("\"no_rope_layers\" must list 1 for blocks with positions, 0 for others");
+      }
+      rotated[i] = list[i] == 1;
+    }
+  }
+  return rotated;
+}
+
+std::int64_t window_of(const ConfigFields& fields, const Family& family) {
+  const bool needs_switch = family.windowed == WindowedBlocks::kFromConfiguredBlock ||
+                            family.windowed == WindowedBlocks::kUnrotated;
+  if (family.windowed == WindowedBlocks::kNone) {
+    return 0;
+  }
+  const bool on = !needs_switch || fields.truth_or("use_sliding_window", false);
+  const std::int64_t window = fields.size_unless_null("sliding_window", family.window);
+  return on ? window : 0;
+}
+
+std::vector<bool> listed_windowed_blocks(const ConfigFields& fields, std::int64_t blocks) {
+  std::vector<bool> windowed;
+  for (const std::string& type : fields.texts("layer_types")) {
+    if (type != "full_attention" && type != "sliding_attention") {
+      fields.refuse(fmt::format(
+          "\"layer_types\": \"{}\" is not supported (only full_attention, sliding_attention)",
+          type));
+    }
+    windowed.push_back(type == "sliding_attention");
+  }
+  if (static_cast<std::int64_t>(windowed.size()) != blocks) {
+    fields.refuse(fmt::format("\"layer_types\" lists {} blocks, num_hidden_layers is {}",
+                              windowed.size(), blocks));
+  }
+  return windowed;
+}
+
+// [N] whether a block has the window, where there is one.
+std::vector<bool> windowed_blocks(const ConfigFields& fields, const Family& family,
+                                  const std::vector<bool>& rotated) {
+  const auto blocks = static_cast<std::int64_t>(rotated.size());
+  if (family.lists_windowed_blocks && fields.has("layer_types")) {
+    return listed_windowed_blocks(fields, blocks);
+  }
+  const std::int64_t first = family.windowed == WindowedBlocks::kFromConfiguredBlock
+                                 ? fields.count_or("max_window_layers", 28)
+                                 : 0;
+  const std::int64_t every =
+      family.full_every == 0 ? 0 : fields.size_or("sliding_window_pattern", family.full_every);
+  std::vector<bool> windowed;
+  for (std::int64_t i = 0; i < blocks; ++i) {
+    windowed.push_back(
+        family.windowed == WindowedBlocks::kAll ||
+        (family.windowed == WindowedBlocks::kFromConfiguredBlock && i >= first) ||
+        (family.windowed == WindowedBlocks::kUnrotated && !rotated[static_cast<std::size_t>(i)]) ||
+        (family.windowed == WindowedBlocks::kAllButEveryNth && (i + 1) % every != 0));
+  }
+  return windowed;
+}
+
+void read_attention_kinds(const ConfigFields& fields, const Family& family, ModelConfig& config) {
+  const std::int64_t window = window_of(fields, family);
+  const std::vector<bool> rotated = rotated_blocks(fields, family, config.blocks);
+  const std::vector<bool> windowed = windowed_blocks(fields, family, rotated);
+  std::vector<AttentionKind> kind_of_block;
+  for (std::size_t i = 0; i < rotated.size(); ++i) {
+    AttentionKind kind;
+    if (windowed[i]) {
+      if (window == 0 && family.lists_windowed_blocks && fields.has("layer_types")) {
+        fields.refuse("\"layer_types\" lists sliding_attention, but no window is switched on");
+      }
+      kind.window = window;
+      kind.rotary = config.rotary.size() - 1;
+    }
+    if (!rotated[i]) {
+      kind.rotary.reset();
+    }
+    kind_of_block.push_back(kind);
+  }
+  set_attention_kinds(kind_of_block, config);
+}
+
+void check_variations(const ConfigFields& fields) {
+  fields.require("is_encoder_decoder", false);
+  for (const char* name : kVariations) {
+    if (!fields.was_read(name) && fields.has(name) && fields.at(name) != false &&
+        fields.at(name) != 1) {
+      fields.refuse(fmt::format("\"{}\": {} is not supported", name, fields.at(name).dump()));
+    }
   }
 }
 
 }  // namespace
 
 ModelConfig read_model_config(const std::filesystem::path& directory) {
-  const ConfigReader reader(directory / "config.json");
+  const ConfigFields fields(directory / "config.json");
+  const Family& family = family_of(fields);
   ModelConfig config;
-  check_architecture(reader, config);
-  check_unsupported(reader);
-  config.hidden = reader.size("hidden_size");
-  config.blocks = reader.size("num_hidden_layers");
-  config.heads = reader.size("num_attention_heads");
-  config.kv_heads = reader.size_or("num_key_value_heads", config.heads);
-  config.intermediate = reader.size("intermediate_size");
-  config.vocabulary = reader.size("vocab_size");
-  config.context = reader.size_or("max_position_embeddings", 2048);
-  if (config.heads % config.kv_heads != 0) {
-    reader.refuse(fmt::format("num_attention_heads {} is no multiple of num_key_value_heads {}",
-                              config.heads, config.kv_heads));
+  read_sizes(fields, family, config);
+  apply_family(family, config);
+  read_activation(fields, family, config);
+  read_scores(fields, family, config);
+  config.rotary = {read_rotary_embedding(fields, family, config)};
+  if (family.local_theta != 0) {
+    config.rotary.push_back(read_local_rotary_embedding(fields, family));
   }
-  if (!reader.has(reader.json(), "head_dim") && config.hidden % config.heads != 0) {
-    reader.refuse(fmt::format(
-        "hidden_size {} is no multiple of num_attention_heads {}, and there is no head_dim",
-        config.hidden, config.heads));
-  }
-  config.head_size = reader.size_or("head_dim", config.hidden / config.heads);
-  if (config.head_size % 2 != 0) {
-    reader.refuse(
-        fmt::format("head size {} is odd; rotary embedding needs pairs", config.head_size));
-  }
-  if (reader.has(reader.json(), "rms_norm_eps")) {
-    config.norm_epsilon = reader.positive(reader.json(), "rms_norm_eps");
-  }
-  if (reader.has(reader.json(), "tie_word_embeddings")) {
-    if (!reader.json().at("tie_word_embeddings").is_boolean()) {
-      reader.refuse("\"tie_word_embeddings\" must be true or false");
-    }
-    config.tied_head = reader.json().at("tie_word_embeddings").get<bool>();
-  }
-  read_rope(reader, config);
+  read_attention_kinds(fields, family, config);
+  check_variations(fields);
   return config;
+}
+
+void set_attention_kinds(const std::vector<AttentionKind>& kind_of_block, ModelConfig& config) {
+  config.attention_kinds.clear();
+  config.kind_of_block.clear();
+  for (const AttentionKind& kind : kind_of_block) {
+    auto& kinds = config.attention_kinds;
+    const auto found = std::find(kinds.begin(), kinds.end(), kind);
+    config.kind_of_block.push_back(static_cast<std::size_t>(found - kinds.begin()));
+    if (found == kinds.end()) {
+      kinds.push_back(kind);
+    }
+  }
 }
 
 void check_layer(std::int64_t layer, const ModelConfig& config) {

@@ -50,23 +50,43 @@ struct Chunk {
   Range queries;
   std::vector<Range> keys;  // in the order of the score columns
   std::int64_t key_count = 0;
-  std::int64_t first_visible = 0;  // columns that the first query sees
+  kernels::Visible visible;  // of the score columns
 };
+
+// Drops the first `count` rows of `ranges`.
+std::vector<Range> without_first(const std::vector<Range>& ranges, std::int64_t count) {
+  std::vector<Range> rest;
+  for (const Range& range : ranges) {
+    const std::int64_t dropped = std::min(count, range.size());
+    count -= dropped;
+    if (dropped < range.size()) {
+      rest.push_back({range.begin + dropped, range.end});
+    }
+  }
+  return rest;
+}
+
+// The queries [begin, end) of `span`.
+Chunk make_chunk(const QuerySpan& span, std::int64_t begin, std::int64_t end) {
+  Chunk chunk;
+  chunk.queries = {span.queries.begin + begin, span.queries.begin + end};
+  chunk.keys = span.context;
+  chunk.keys.push_back({span.own.begin, span.own.begin + span.visible + end - 1});
+  chunk.visible = {context_size(span) + span.visible + begin, span.window};
+  if (span.window > 0) {
+    const std::int64_t unseen = std::max<std::int64_t>(0, chunk.visible.first - span.window);
+    chunk.keys = without_first(chunk.keys, unseen);
+    chunk.visible.first -= unseen;
+  }
+  chunk.key_count = chunk.visible.first + (end - begin) - 1;
+  return chunk;
+}
 
 std::vector<Chunk> make_chunks(const std::vector<QuerySpan>& spans) {
   std::vector<Chunk> chunks;
   for (const QuerySpan& span : spans) {
     for (std::int64_t begin = 0; begin < span.queries.size(); begin += kQueryChunk) {
-      const std::int64_t end = std::min(begin + kQueryChunk, span.queries.size());
-      Chunk chunk;
-      chunk.queries = {span.queries.begin + begin, span.queries.begin + end};
-      chunk.keys = span.context;
-      chunk.keys.push_back({span.own.begin, span.own.begin + span.visible + end - 1});
-      for (const Range& range : chunk.keys) {
-        chunk.key_count += range.size();
-      }
-      chunk.first_visible = chunk.key_count - (end - begin) + 1;
-      chunks.push_back(std::move(chunk));
+      chunks.push_back(make_chunk(span, begin, std::min(begin + kQueryChunk, span.queries.size())));
     }
   }
   return chunks;
@@ -113,7 +133,7 @@ void add_transposed(const Chunk& chunk, std::int64_t rows, const float* weights,
 class HeadGroup {
  public:
   HeadGroup(const AttentionHeads& heads, std::int64_t kv_head)
-      : size_(heads.head_size), factor_(1 / std::sqrt(static_cast<float>(heads.head_size))) {
+      : size_(heads.head_size), factor_(static_cast<float>(heads.scale)) {
     const auto& of_query = heads.kv_head_of_query;
     const auto [begin, end] = std::equal_range(of_query.begin(), of_query.end(), kv_head);
     first_ = begin - of_query.begin();
@@ -257,6 +277,7 @@ std::int64_t choose_parts(const AttentionHeads& heads, std::size_t chunks) {
 AttentionMemory attend(Columns q, Columns kv, const AttentionHeads& heads, const QuerySet& queries,
                        const QuerySet& keys) {
   const std::int64_t size = heads.head_size;
+  const auto cap = static_cast<float>(heads.soft_cap);
   const std::int64_t asked = queries.cos.size(0);
   const std::int64_t key_rows = keys.cos.size(0);
   const auto options = queries.cos.options();
@@ -283,9 +304,12 @@ AttentionMemory attend(Columns q, Columns kv, const AttentionHeads& heads, const
       scores_against(chunk, rows, {rotated, size},
                      {memory.keys.const_data_ptr<float>() + kv_head * key_rows * size, size}, size,
                      weights);
+      if (cap != 0) {
+        kernels::soft_cap(weights, rows * chunk.key_count, cap);
+      }
       group.for_each_head(chunk, [&](std::int64_t, std::int64_t row) {
         kernels::softmax_rows(weights + row * chunk.key_count, chunk.queries.size(),
-                              chunk.key_count, chunk.first_visible,
+                              chunk.key_count, chunk.visible,
                               memory.log_sums.mutable_data_ptr<float>() + first + row);
       });
       const Matrix values{kv.first + (heads.kv_heads + kv_head) * size, kv.stride};
@@ -300,6 +324,7 @@ void attend_backward(const AttentionMemory& memory, Columns kv, const at::Tensor
                      const AttentionHeads& heads, const QuerySet& queries, const QuerySet& keys,
                      Columns d_q, Columns d_kv) {
   const std::int64_t size = heads.head_size;
+  const auto cap = static_cast<float>(heads.soft_cap);
   const std::int64_t asked = queries.cos.size(0);
   const std::int64_t key_rows = keys.cos.size(0);
   const auto options = d_result.options();
@@ -311,11 +336,13 @@ void attend_backward(const AttentionMemory& memory, Columns kv, const at::Tensor
   const at::Tensor d_values = at::zeros_like(d_keys);
   const Columns upstream{d_result.mutable_data_ptr<float>(), d_result.size(1)};
   at::parallel_for(0, heads.kv_heads * parts, 1, [&](std::int64_t begin, std::int64_t end) {
-    const at::Tensor scratch = at::empty({2 * (most.scores + most.rows)}, options);
-    float* weights = scratch.mutable_data_ptr<float>();
-    float* slopes = weights + most.scores;
-    float* d_out = slopes + most.scores;
+    const at::Tensor scratch =
+        at::empty({(cap == 0 ? 2 : 3) * most.scores + 2 * most.rows}, options);
+    float* d_out = scratch.mutable_data_ptr<float>();
     float* d_rotated = d_out + most.rows;
+    float* weights = d_rotated + most.rows;
+    float* slopes = weights + most.scores;
+    float* cap_slopes = slopes + most.scores;  // there where scores are capped
     for (std::int64_t task = begin; task < end; ++task) {
       const std::int64_t kv_head = task % heads.kv_heads;
       const std::int64_t part = task / heads.kv_heads;
@@ -334,15 +361,22 @@ void attend_backward(const AttentionMemory& memory, Columns kv, const at::Tensor
         const std::int64_t first = group.first_row(chunk, asked);
         const Matrix rotated{memory.queries.const_data_ptr<float>() + first * size, size};
         scores_against(chunk, rows, rotated, rotated_keys, size, weights);
+        if (cap != 0) {
+          kernels::soft_cap(weights, rows * chunk.key_count, cap);
+          kernels::soft_cap_slopes(weights, rows * chunk.key_count, cap, cap_slopes);
+        }
         group.for_each_head(chunk, [&](std::int64_t, std::int64_t row) {
           kernels::probabilities_again(weights + row * chunk.key_count, chunk.queries.size(),
-                                       chunk.key_count, chunk.first_visible,
+                                       chunk.key_count, chunk.visible,
                                        memory.log_sums.const_data_ptr<float>() + first + row);
         });
         group.copy_in(chunk, upstream, d_out);
         add_transposed(chunk, rows, weights, {d_out, size}, size, of_values);
         scores_against(chunk, rows, {d_out, size}, values, size, slopes);
         kernels::softmax_backward_rows(weights, rows, chunk.key_count, slopes);
+        if (cap != 0) {
+          kernels::multiply(slopes, cap_slopes, rows * chunk.key_count);
+        }
         weighted_sum(chunk, rows, slopes, rotated_keys, size, d_rotated);
         group.rotate_out(chunk, d_rotated, queries, d_q);
         add_transposed(chunk, rows, slopes, rotated, size, of_keys);

@@ -21,7 +21,7 @@ struct Columns {
 // computed again there.
 struct AttentionMemory {
   at::Tensor result;    // [n, H K]
-  at::Tensor queries;   // [H n, K] rotated, divided by sqrt(K), in the order they are worked on
+  at::Tensor queries;   // [H n, K] rotated and scaled, in the order they are worked on
   at::Tensor keys;      // [Hkv, T, K] rotated
   at::Tensor log_sums;  // [H n] of the exponentials of a query's scores, in that order
 };

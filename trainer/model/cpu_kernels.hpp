@@ -25,20 +25,41 @@ void swiglu(const float* gate_up, std::int64_t rows, std::int64_t columns, float
 void swiglu_backward(const float* gate_up, const float* d_out, std::int64_t rows,
                      std::int64_t columns, float* d_gate_up);
 
+// The same two with GELU in its tanh approximation in the place of silu.
+void geglu(const float* gate_up, std::int64_t rows, std::int64_t columns, float* out);
+void geglu_backward(const float* gate_up, const float* d_out, std::int64_t rows,
+                    std::int64_t columns, float* d_gate_up);
+
 // One head: out[t] = factor * rotation of x[t] by the angles whose cosines and sines are cos[t] and
 // sin[t] (K / 2 each), pairing element i with i + K / 2.  `turn` is +1, or -1 for the way back.
 void rotate(const float* x, std::int64_t x_stride, const float* cos, const float* sin, float turn,
             float factor, std::int64_t rows, std::int64_t head_size, float* out,
             std::int64_t out_stride);
 
-// Rows of attention scores to probabilities, in place: row r sees its first `visible + r` columns,
-// the others become 0.  log_sums[r] = log sum exp of what it sees.
-void softmax_rows(float* scores, std::int64_t rows, std::int64_t columns, std::int64_t visible,
+// x becomes cap tanh(x / cap) (Gemma 2, arXiv 2408.00118, section 2).
+void soft_cap(float* x, std::int64_t count, float cap);
+
+// slopes[i] = d capped / d x = 1 - (capped / cap)^2, from the capped values.
+void soft_cap_slopes(const float* capped, std::int64_t count, float cap, float* slopes);
+
+// x[i] *= y[i].
+void multiply(float* x, const float* y, std::int64_t count);
+
+// Columns of attention scores that each row sees: row r the first `first + r`, of those the last
+// `window` (0: all).
+struct Visible {
+  std::int64_t first = 1;
+  std::int64_t window = 0;
+};
+
+// Rows of attention scores to probabilities, in place: what a row does not see becomes 0.
+// log_sums[r] = log sum exp of what it sees.
+void softmax_rows(float* scores, std::int64_t rows, std::int64_t columns, Visible visible,
                   float* log_sums);
 
 // The same probabilities again, from scores and their log_sums.
-void probabilities_again(float* scores, std::int64_t rows, std::int64_t columns,
-                         std::int64_t visible, const float* log_sums);
+void probabilities_again(float* scores, std::int64_t rows, std::int64_t columns, Visible visible,
+                         const float* log_sums);
 
 // d_probabilities becomes d_scores: p * (dp - sum(p dp)), row by row.
 void softmax_backward_rows(const float* probabilities, std::int64_t rows, std::int64_t columns,

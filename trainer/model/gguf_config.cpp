@@ -207,12 +207,14 @@ std::vector<float> rope_divisors(ArchitectureKeys& keys, const GgufFile& file, s
 }
 
 void read_rope(ArchitectureKeys& keys, const GgufFile& file, ModelConfig& config) {
-  config.rope_theta = keys.positive_or("rope.freq_base", 10000);
+  RotaryEmbedding rotary;
+  rotary.theta = keys.positive_or("rope.freq_base", 10000);
   keys.require_number("rope.scaling.attn_factor", 1);
   // Both describe how the model came to its scaling; neither enters linear scaling.
   keys.ignore("rope.scaling.original_context_length");
   keys.ignore("rope.scaling.finetuned");
-  config.rope_divisors = rope_divisors(keys, file, config.head_size / 2);
+  rotary.divisors = rope_divisors(keys, file, config.head_size / 2);
+  config.rotary = {rotary};
 }
 
 void check_variations(ArchitectureKeys& keys) {

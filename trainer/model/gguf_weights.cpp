@@ -58,13 +58,11 @@ class GgufWeights final : public WeightSource {
         missing.push_back(name);
       }
     };
-    expect(Role::kEmbedding, 0);
-    expect(Role::kFinalNorm, 0);
-    if (!config.tied_head) {
-      expect(Role::kHead, 0);
+    for (const Role role : outer_roles(config)) {
+      expect(role, 0);
     }
     for (std::int64_t block = 0; block < config.blocks; ++block) {
-      for (const Role role : kBlockRoles) {
+      for (const Role role : block_roles(config)) {
         expect(role, block);
       }
     }
@@ -115,7 +113,7 @@ class GgufWeights final : public WeightSource {
   void check_shape(const std::string& name, const GgufTensor& tensor, Role role) const {
     const TensorShape shape = full_shape(config_, role);
     const std::vector<std::int64_t> expected =
-        shape.columns == 0 ? std::vector{shape.rows} : std::vector{shape.rows, shape.columns};
+        shape.is_vector() ? std::vector{shape.rows} : std::vector{shape.rows, shape.columns};
     if (tensor.shape != expected) {
       throw UserError(fmt::format(
           "{}: tensor {} has shape [{}], but the metadata implies [{}]: the file is "

@@ -16,31 +16,6 @@
 namespace bipo {
 namespace {
 
-// transformers' inverse frequencies, in float32 as there; "llama3" scaling divides long wavelengths
-// by `factor`, keeps short ones and interpolates in between (Llama 3.1 reference code,
-// apply_scaling).
-at::Tensor inverse_frequencies(const ModelConfig& config) {
-  const at::Tensor exponents = at::arange(0, config.head_size, 2, at::kLong).to(at::kFloat) /
-                               static_cast<double>(config.head_size);
-  at::Tensor frequencies = at::reciprocal(at::pow(config.rope_theta, exponents));
-  if (!config.rope_divisors.empty()) {
-    frequencies = frequencies / at::tensor(config.rope_divisors, at::kFloat);
-  }
-  if (!config.rope_scaling) {
-    return frequencies;
-  }
-  const Llama3RopeScaling& scaling = *config.rope_scaling;
-  const at::Tensor wavelengths = 2 * std::numbers::pi / frequencies;
-  const double longest_kept = scaling.original_context / scaling.high_frequency_factor;
-  const double shortest_scaled = scaling.original_context / scaling.low_frequency_factor;
-  const at::Tensor blend = (scaling.original_context / wavelengths - scaling.low_frequency_factor) /
-                           (scaling.high_frequency_factor - scaling.low_frequency_factor);
-  const at::Tensor scaled = frequencies / scaling.factor;
-  const at::Tensor between = (1 - blend) * scaled + blend * frequencies;
-  return at::where(wavelengths < longest_kept, frequencies,
-                   at::where(wavelengths > shortest_scaled, scaled, between));
-}
-
 // Log-softmax needs logits better than bfloat16; on the CPU, a product that returns them wants a
 // float32 head.
 at::ScalarType head_type(at::ScalarType product_type, at::Device device) {
@@ -62,9 +37,17 @@ Decoder::Decoder(const ModelConfig& config, const WeightSource& source, at::Scal
       device_(device),
       tp_(tp),
       shard_(plan_shard(config, tp.size(), tp.rank())),
-      inverse_frequencies_(inverse_frequencies(config).to(device)),
       blocks_(static_cast<std::size_t>(config.blocks)) {
+  for (const AttentionKind& kind : config.attention_kinds) {
+    turns_.push_back(turn_of(kind));
+  }
+  embedding_scale_ = at::scalar_tensor(config.embedding_scale, at::kDouble)
+                         .to(product_type)
+                         .to(at::kDouble)
+                         .item<double>();
   heads_.head_size = config.head_size;
+  heads_.scale = 1 / std::sqrt(config.query_pre_attention_scalar.value_or(config.head_size));
+  heads_.soft_cap = config.attention_soft_cap;
   heads_.kv_heads = shard_.kv_heads.size();
   const std::int64_t group = config.heads / config.kv_heads;
   for (std::int64_t head = shard_.heads.begin; head < shard_.heads.end; ++head) {
@@ -72,28 +55,90 @@ Decoder::Decoder(const ModelConfig& config, const WeightSource& source, at::Scal
   }
   head_ = read(config.tied_head ? Role::kEmbedding : Role::kHead, 0)
               .to(at::TensorOptions().dtype(head_type(product_type, device)).device(device));
-  final_norm_ =
-      read(Role::kFinalNorm, 0).to(at::TensorOptions().dtype(residual_type()).device(device));
+  final_norm_ = read_vector(Role::kFinalNorm, 0);
+}
+
+// Pairs of elements that do not turn keep the angle 0 and the factor 1.
+Decoder::Turn Decoder::turn_of(const AttentionKind& kind) const {
+  Turn turn{at::zeros({config_.head_size / 2}), at::ones({config_.head_size / 2})};
+  if (kind.rotary) {
+    const RotaryEmbedding& rotary = config_.rotary.at(*kind.rotary);
+    const at::Tensor turning = inverse_frequencies(rotary, config_.head_size);
+    turn.frequencies.narrow(0, 0, turning.size(0)).copy_(turning);
+    turn.factors.narrow(0, 0, turning.size(0)).fill_(rotary.factor);
+  }
+  return {turn.frequencies.to(device_), turn.factors.to(device_)};
 }
 
 at::Tensor Decoder::read(Role role, std::int64_t block) const {
   return source_.read(role, block, slice_of(config_, shard_, role));
 }
 
+at::Tensor Decoder::read_vector(Role role, std::int64_t block) const {
+  const at::Tensor vector =
+      read(role, block).to(at::TensorOptions().dtype(residual_type()).device(device_));
+  return config_.norms_from_one && is_norm(role) ? vector + 1 : vector;
+}
+
+// Rows of whole heads, in the order that the rotation expects.
+at::Tensor Decoder::read_query_key(Role role, std::int64_t block) const {
+  const at::Tensor rows = read(role, block);
+  const RotaryEmbedding& rotary = config_.rotary.front();
+  if (rotary.rotated == 0 || rotary.rotated == config_.head_size) {
+    return rows;
+  }
+  const at::Tensor order = at::tensor(rotary_order(rotary, config_.head_size), at::kLong);
+  const std::int64_t heads = rows.size(0) / config_.head_size;
+  return rows.view({heads, config_.head_size, -1}).index_select(1, order).view(rows.sizes());
+}
+
 Decoder::Block Decoder::read_block(std::int64_t index) const {
-  const auto norm = [&](Role role) {
-    return read(role, index).to(at::TensorOptions().dtype(residual_type()).device(device_));
-  };
+  const auto vector = [&](Role role) { return read_vector(role, index); };
   const auto weight = [&](const at::Tensor& matrix) {
     return make_frozen_weight(matrix, product_type_, device_);
   };
-  return {norm(Role::kAttentionNorm),
-          weight(at::cat(
-              {read(Role::kQuery, index), read(Role::kKey, index), read(Role::kValue, index)})),
-          weight(read(Role::kAttentionOutput, index)),
-          norm(Role::kMlpNorm),
-          weight(at::cat({read(Role::kGate, index), read(Role::kUp, index)})),
-          weight(read(Role::kDown, index))};
+  Block block;
+  block.attention_norm = vector(Role::kAttentionNorm);
+  block.qkv = weight(at::cat({read_query_key(Role::kQuery, index),
+                              read_query_key(Role::kKey, index), read(Role::kValue, index)}));
+  block.attention_output = weight(read(Role::kAttentionOutput, index));
+  block.mlp_norm = vector(Role::kMlpNorm);
+  block.gate_up = weight(at::cat({read(Role::kGate, index), read(Role::kUp, index)}));
+  block.down = weight(read(Role::kDown, index));
+  if (config_.query_key_value_bias) {
+    block.qkv_bias = at::cat({read_query_key(Role::kQueryBias, index),
+                              read_query_key(Role::kKeyBias, index), read(Role::kValueBias, index)})
+                         .to(at::TensorOptions().dtype(residual_type()).device(device_));
+  }
+  if (config_.query_key_norms) {
+    block.query_norm = vector(Role::kQueryNorm);
+    block.key_norm = vector(Role::kKeyNorm);
+  }
+  if (config_.attention_output_bias) {
+    block.attention_output_bias = vector(Role::kAttentionOutputBias);
+  }
+  if (config_.output_norms) {
+    block.attention_output_norm = vector(Role::kAttentionOutputNorm);
+    block.mlp_output_norm = vector(Role::kMlpOutputNorm);
+  }
+  return block;
+}
+
+std::vector<at::Tensor> Decoder::Block::tensors() const {
+  std::vector<at::Tensor> all = {attention_norm,
+                                 qkv.matrix,
+                                 qkv_bias,
+                                 query_norm,
+                                 key_norm,
+                                 attention_output.matrix,
+                                 attention_output_bias,
+                                 attention_output_norm,
+                                 mlp_norm,
+                                 gate_up.matrix,
+                                 down.matrix,
+                                 mlp_output_norm};
+  std::erase_if(all, [](const at::Tensor& tensor) { return !tensor.defined(); });
+  return all;
 }
 
 void Decoder::load_blocks(Range blocks) {
@@ -132,6 +177,10 @@ const Decoder::Block& Decoder::block(std::int64_t index) const {
   return *block;
 }
 
+std::size_t Decoder::kind_of(std::int64_t block) const {
+  return config_.kind_of_block.empty() ? 0 : config_.kind_of_block[static_cast<std::size_t>(block)];
+}
+
 std::uint64_t Decoder::weight_bytes(const ModelConfig& config, std::int64_t tp,
                                     std::int64_t tp_rank, at::ScalarType product_type,
                                     at::Device device, std::int64_t blocks, bool embedding) {
@@ -140,7 +189,7 @@ std::uint64_t Decoder::weight_bytes(const ModelConfig& config, std::int64_t tp,
     return static_cast<std::uint64_t>(elements) * c10::elementSize(type);
   };
   const std::uint64_t block = bytes_of(held.block_matrices, block_type(product_type, device)) +
-                              bytes_of(held.block_norms, at::kFloat);
+                              bytes_of(held.block_vectors, at::kFloat);
   std::uint64_t bytes = block * static_cast<std::uint64_t>(blocks) +
                         bytes_of(held.head, head_type(product_type, device));
   if (embedding && !config.tied_head) {
@@ -156,9 +205,9 @@ std::uint64_t Decoder::loaded_bytes() const {
   }
   for (const auto& block : blocks_) {
     if (block) {
-      bytes += block->attention_norm.nbytes() + block->qkv.matrix.nbytes() +
-               block->attention_output.matrix.nbytes() + block->mlp_norm.nbytes() +
-               block->gate_up.matrix.nbytes() + block->down.matrix.nbytes();
+      for (const at::Tensor& tensor : block->tensors()) {
+        bytes += tensor.nbytes();
+      }
     }
   }
   return bytes;
@@ -172,18 +221,22 @@ SequenceLayout Decoder::layout(const std::vector<std::int64_t>& positions,
                                const std::vector<SequencePart>& parts,
                                const std::vector<std::int64_t>& answer_rows) const {
   SequenceLayout result;
-  const at::Tensor places = at::tensor(positions, at::kLong).to(device_).to(at::kFloat);
-  const at::Tensor angles = at::outer(places, inverse_frequencies_);
   result.answer_rows = at::tensor(answer_rows, at::kLong).to(device_);
-  result.all.spans = query_spans(parts, nullptr);
-  result.all.cos = angles.cos().to(residual_type());
-  result.all.sin = angles.sin().to(residual_type());
-  result.answers.spans = query_spans(parts, &answer_rows);
-  result.answers.cos = result.all.cos.index_select(0, result.answer_rows);
-  result.answers.sin = result.all.sin.index_select(0, result.answer_rows);
-  if (!runs_fused(result.all.cos)) {
-    result.all.padded = pad_spans(result.all.spans, device_);
-    result.answers.padded = pad_spans(result.answers.spans, device_);
+  const at::Tensor places = at::tensor(positions, at::kLong).to(device_).to(at::kFloat);
+  for (std::size_t i = 0; i < turns_.size(); ++i) {
+    const std::int64_t window = config_.attention_kinds[i].window;
+    const at::Tensor angles = at::outer(places, turns_[i].frequencies);
+    AttentionLayout& kind = result.kinds.emplace_back();
+    kind.all.spans = query_spans(parts, nullptr, window);
+    kind.all.cos = angles.cos().mul_(turns_[i].factors).to(residual_type());
+    kind.all.sin = angles.sin().mul_(turns_[i].factors).to(residual_type());
+    kind.answers.spans = query_spans(parts, &answer_rows, window);
+    kind.answers.cos = kind.all.cos.index_select(0, result.answer_rows);
+    kind.answers.sin = kind.all.sin.index_select(0, result.answer_rows);
+    if (!runs_fused(kind.all.cos)) {
+      kind.all.padded = pad_spans(kind.all.spans, device_);
+      kind.answers.padded = pad_spans(kind.answers.spans, device_);
+    }
   }
   return result;
 }
@@ -196,7 +249,9 @@ at::Tensor Decoder::embed(const at::Tensor& ids) const {
   const at::Tensor is_local = ids.ge(rows.begin).logical_and_(ids.lt(rows.end));
   const at::Tensor local = at::where(is_local, ids - rows.begin, 0);
   const at::Tensor vectors = embedding_.index_select(0, local).to(residual_type());
-  return reduce_from_tensor_parallel(at::where(is_local.unsqueeze(1), vectors, 0.0), tp_);
+  const at::Tensor whole =
+      reduce_from_tensor_parallel(at::where(is_local.unsqueeze(1), vectors, 0.0), tp_);
+  return embedding_scale_ == 1 ? whole : whole * embedding_scale_;
 }
 
 at::Tensor Decoder::normed(const at::Tensor& h, const at::Tensor& weight) const {
@@ -204,40 +259,84 @@ at::Tensor Decoder::normed(const at::Tensor& h, const at::Tensor& weight) const 
 }
 
 at::Tensor Decoder::project_onto(const at::Tensor& residual, const at::Tensor& x,
-                                 const FrozenWeight& weight) const {
-  if (tp_.size() == 1) {
+                                 const FrozenWeight& weight, const at::Tensor& bias,
+                                 const at::Tensor& norm) const {
+  if (tp_.size() == 1 && !bias.defined() && !norm.defined()) {
     return frozen_linear_onto(residual, x, weight);
   }
-  return residual + reduce_from_tensor_parallel(frozen_linear(x, weight), tp_);
+  at::Tensor sum = frozen_linear(x, weight);
+  if (tp_.size() > 1) {
+    sum = reduce_from_tensor_parallel(sum, tp_);
+  }
+  if (bias.defined()) {
+    sum = sum + bias;
+  }
+  return residual + (norm.defined() ? rms_norm(sum, norm, config_.norm_epsilon) : sum);
+}
+
+// x [n, heads K] with every head normed by itself.
+at::Tensor Decoder::normed_heads(const at::Tensor& x, const at::Tensor& norm) const {
+  return rms_norm(x.reshape({-1, config_.head_size}), norm, config_.norm_epsilon).view(x.sizes());
+}
+
+// kv [n, 2 Hkv K] with every key head normed.
+at::Tensor Decoder::with_normed_keys(const at::Tensor& kv, const at::Tensor& norm) const {
+  const auto halves = kv.chunk(2, 1);
+  return at::cat({normed_heads(halves[0], norm), halves[1]}, 1);
 }
 
 at::Tensor Decoder::attention(const Block& block, const at::Tensor& h,
-                              const SequenceLayout& layout) const {
-  const at::Tensor qkv = frozen_linear(normed(h, block.attention_norm), block.qkv);
-  return project_onto(h, self_attention(qkv, heads_, layout), block.attention_output);
+                              const AttentionLayout& layout) const {
+  at::Tensor qkv = frozen_linear(normed(h, block.attention_norm), block.qkv);
+  if (block.qkv_bias.defined()) {
+    qkv = qkv + block.qkv_bias;
+  }
+  at::Tensor result;
+  if (block.query_norm.defined()) {
+    const std::int64_t width = heads_.query_heads() * heads_.head_size;
+    const at::Tensor q = normed_heads(qkv.narrow(1, 0, width), block.query_norm);
+    const at::Tensor kv =
+        with_normed_keys(qkv.narrow(1, width, qkv.size(1) - width), block.key_norm);
+    result = bipo::attention(q, kv, heads_, layout.all, layout.all);
+  } else {
+    result = self_attention(qkv, heads_, layout);
+  }
+  return project_onto(h, result, block.attention_output, block.attention_output_bias,
+                      block.attention_output_norm);
 }
 
-at::Tensor Decoder::answer_attention_onto(const Block& block, const at::Tensor& h,
-                                          const SequenceLayout& layout) const {
+at::Tensor Decoder::answer_attention(const Block& block, const at::Tensor& h,
+                                     const at::Tensor& answer_rows,
+                                     const AttentionLayout& layout) const {
   const at::Tensor x = normed(h, block.attention_norm);
   const std::int64_t width = heads_.query_heads() * heads_.head_size;
-  const at::Tensor& matrix = block.qkv.matrix;
-  const FrozenWeight query{matrix.narrow(0, 0, width), block.qkv.rounds_inputs};
-  const FrozenWeight key_value{matrix.narrow(0, width, matrix.size(0) - width),
-                               block.qkv.rounds_inputs};
-  const at::Tensor q = frozen_linear(x.index_select(0, layout.answer_rows), query);
-  const at::Tensor result = answer_attention(q, frozen_linear(x, key_value), heads_, layout);
-  return project_onto(h.index_select(0, layout.answer_rows), result, block.attention_output);
+  const std::int64_t rest = block.qkv.matrix.size(0) - width;
+  const FrozenWeight query{block.qkv.matrix.narrow(0, 0, width), block.qkv.rounds_inputs};
+  const FrozenWeight key_value{block.qkv.matrix.narrow(0, width, rest), block.qkv.rounds_inputs};
+  at::Tensor q = frozen_linear(x.index_select(0, answer_rows), query);
+  at::Tensor kv = frozen_linear(x, key_value);
+  if (block.qkv_bias.defined()) {
+    q = q + block.qkv_bias.narrow(0, 0, width);
+    kv = kv + block.qkv_bias.narrow(0, width, rest);
+  }
+  if (block.query_norm.defined()) {
+    q = normed_heads(q, block.query_norm);
+    kv = with_normed_keys(kv, block.key_norm);
+  }
+  const at::Tensor result = bipo::attention(q, kv, heads_, layout.answers, layout.all);
+  return project_onto(h.index_select(0, answer_rows), result, block.attention_output,
+                      block.attention_output_bias, block.attention_output_norm);
 }
 
 at::Tensor Decoder::mlp(const Block& block, const at::Tensor& h) const {
   const at::Tensor gate_up = frozen_linear(normed(h, block.mlp_norm), block.gate_up);
-  return project_onto(h, swiglu(gate_up), block.down);
+  return project_onto(h, gated_unit(gate_up, config_.activation), block.down, at::Tensor(),
+                      block.mlp_output_norm);
 }
 
 at::Tensor Decoder::run_blocks(at::Tensor h, Range blocks, const SequenceLayout& layout) const {
   for (std::int64_t i = blocks.begin; i < blocks.end; ++i) {
-    h = mlp(block(i), attention(block(i), h, layout));
+    h = mlp(block(i), attention(block(i), h, layout.kinds[kind_of(i)]));
   }
   return h;
 }
@@ -249,13 +348,14 @@ at::Tensor Decoder::run_to_answers(at::Tensor h, std::int64_t first_block,
     return h.index_select(0, layout.answer_rows);
   }
   h = run_blocks(h, {first_block, last}, layout);
-  return mlp(block(last), answer_attention_onto(block(last), h, layout));
+  return mlp(block(last),
+             answer_attention(block(last), h, layout.answer_rows, layout.kinds[kind_of(last)]));
 }
 
 at::Tensor Decoder::next_token_log_probs(const at::Tensor& h, const at::Tensor& row_of_target,
                                          const at::Tensor& targets) const {
   return token_log_probs(normed(h, final_norm_), head_, row_of_target, targets, shard_.vocabulary,
-                         tp_);
+                         config_.logit_soft_cap, tp_);
 }
 
 }  // namespace bipo

@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -75,26 +76,50 @@ class Decoder {
                                   const at::Tensor& targets) const;
 
  private:
+  // Undefined tensors: the model has no such weight.
   struct Block {
-    at::Tensor attention_norm;      // [D]
-    FrozenWeight qkv;               // [(H + 2 Hkv) K, D] of this rank's heads
-    FrozenWeight attention_output;  // [D, H K]
-    at::Tensor mlp_norm;            // [D]
-    FrozenWeight gate_up;           // [2 I, D] of this rank's columns
-    FrozenWeight down;              // [D, I]
+    at::Tensor attention_norm;         // [D]
+    FrozenWeight qkv;                  // [(H + 2 Hkv) K, D] of this rank's heads
+    at::Tensor qkv_bias;               // [(H + 2 Hkv) K]
+    at::Tensor query_norm;             // [K]
+    at::Tensor key_norm;               // [K]
+    FrozenWeight attention_output;     // [D, H K]
+    at::Tensor attention_output_bias;  // [D]
+    at::Tensor attention_output_norm;  // [D]
+    at::Tensor mlp_norm;               // [D]
+    FrozenWeight gate_up;              // [2 I, D] of this rank's columns
+    FrozenWeight down;                 // [D, I]
+    at::Tensor mlp_output_norm;        // [D]
+
+    std::vector<at::Tensor> tensors() const;  // those that are defined
   };
 
+  // How the pairs of elements of a head turn with position.
+  struct Turn {
+    at::Tensor frequencies;  // [K / 2] float32
+    at::Tensor factors;      // [K / 2] float32, what turned elements are multiplied by
+  };
+
+  Turn turn_of(const AttentionKind& kind) const;
   at::Tensor read(Role role, std::int64_t block) const;
+  at::Tensor read_vector(Role role, std::int64_t block) const;
+  at::Tensor read_query_key(Role role, std::int64_t block) const;
   Block read_block(std::int64_t index) const;
   const Block& block(std::int64_t index) const;
-  at::Tensor attention(const Block& block, const at::Tensor& h, const SequenceLayout& layout) const;
-  at::Tensor answer_attention_onto(const Block& block, const at::Tensor& h,
-                                   const SequenceLayout& layout) const;
+  std::size_t kind_of(std::int64_t block) const;
+  at::Tensor normed_heads(const at::Tensor& x, const at::Tensor& norm) const;
+  at::Tensor with_normed_keys(const at::Tensor& kv, const at::Tensor& norm) const;
+  at::Tensor attention(const Block& block, const at::Tensor& h,
+                       const AttentionLayout& layout) const;
+  at::Tensor answer_attention(const Block& block, const at::Tensor& h,
+                              const at::Tensor& answer_rows, const AttentionLayout& layout) const;
   at::Tensor mlp(const Block& block, const at::Tensor& h) const;
   at::Tensor normed(const at::Tensor& h, const at::Tensor& weight) const;
-  // residual + x W^T, summed over the tp group's parts.
+  // residual + norm(x W^T + bias), the product summed over the tp group's parts; bias and norm
+  // where they are defined.
   at::Tensor project_onto(const at::Tensor& residual, const at::Tensor& x,
-                          const FrozenWeight& weight) const;
+                          const FrozenWeight& weight, const at::Tensor& bias,
+                          const at::Tensor& norm) const;
 
   ModelConfig config_;
   const WeightSource& source_;
@@ -102,9 +127,10 @@ class Decoder {
   at::Device device_;
   Communicator& tp_;
   ShardPlan shard_;
-  AttentionHeads heads_;            // this rank's
-  at::Tensor inverse_frequencies_;  // [K / 2] float32
-  at::Tensor embedding_;            // [V, D] of this rank's rows
+  AttentionHeads heads_;     // this rank's
+  std::vector<Turn> turns_;  // in the order of ModelConfig::attention_kinds
+  double embedding_scale_;   // as the products' type holds it
+  at::Tensor embedding_;     // [V, D] of this rank's rows
   std::vector<std::optional<Block>> blocks_;
   at::Tensor final_norm_;  // [D]
   at::Tensor head_;        // [V, D] of this rank's rows

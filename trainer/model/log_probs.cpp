@@ -34,6 +34,22 @@ at::Tensor product(const at::Tensor& x, const at::Tensor& y) {
   return at::mm(x.to(y.scalar_type()), y, x.scalar_type());
 }
 
+// Logits c tanh(x / c) of x, in place where there is a cap c.
+struct SoftCap {
+  double cap = 0;  // 0: none
+
+  void apply(const at::Tensor& logits) const {
+    if (cap != 0) {
+      logits.div_(cap).tanh_().mul_(cap);
+    }
+  }
+
+  // d capped / d x from the capped logits; undefined where there is no cap.
+  at::Tensor slopes(const at::Tensor& capped) const {
+    return cap == 0 ? at::Tensor() : 1 - (capped / cap).square_();
+  }
+};
+
 // Softmax over the blocks of the vocabulary seen so far.
 struct OnlineSoftmax {
   at::Tensor largest;  // [U]
@@ -68,7 +84,7 @@ struct OnlineSoftmax {
 struct TokenLogProbs : torch::autograd::Function<TokenLogProbs> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& h, const at::Tensor& head,
                             const at::Tensor& row_of_target, const at::Tensor& targets,
-                            Range vocabulary, Communicator* tp, bool keep) {
+                            Range vocabulary, SoftCap soft_cap, Communicator* tp, bool keep) {
     const WorkTimer timer(Work::kHead);
     OnlineSoftmax softmax{
         at::full({h.size(0)}, -std::numeric_limits<double>::infinity(), h.options()),
@@ -77,9 +93,11 @@ struct TokenLogProbs : torch::autograd::Function<TokenLogProbs> {
     for (std::int64_t begin = 0; begin < head.size(0); begin += block) {
       const at::Tensor rows = head.narrow(0, begin, std::min(block, head.size(0) - begin));
       const at::Tensor logits = product(h, rows.t());
+      soft_cap.apply(logits);
+      const at::Tensor slopes = keep ? soft_cap.slopes(logits) : at::Tensor();
       softmax.add(logits);
       if (keep) {
-        add_product(softmax.mean, logits, rows);
+        add_product(softmax.mean, slopes.defined() ? logits.mul_(slopes) : logits, rows);
       }
     }
 
@@ -97,15 +115,19 @@ struct TokenLogProbs : torch::autograd::Function<TokenLogProbs> {
         h.to(head.scalar_type()).to(h.scalar_type()).index_select(0, row_of_target);
     const at::Tensor logit = (asked * target_rows(head, local_target, h)).sum(1) * is_local;
     tp->all_reduce(logit, ReduceOp::kSum);
+    soft_cap.apply(logit);
 
     if (keep) {
+      const at::Tensor slope = soft_cap.slopes(logit);
       context->save_for_backward({softmax.mean.mul_((shrink / sum).unsqueeze(1)), head,
-                                  row_of_target, local_target, is_local});
+                                  row_of_target, local_target,
+                                  slope.defined() ? is_local * slope : is_local});
     }
     return logit - (largest + sum.log()).index_select(0, row_of_target);
   }
 
-  // d logp_r / d h_u = head[target_r] - softmax-weighted mean of the head's rows.
+  // d logp_r / d h_u = head[target_r] - softmax-weighted mean of the head's rows, each times the
+  // slope of its cap.
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const WorkTimer timer(Work::kHead);
     const auto saved = context->get_saved_variables();
@@ -119,7 +141,7 @@ struct TokenLogProbs : torch::autograd::Function<TokenLogProbs> {
     const at::Tensor d_h =
         (mean * of_row.neg().unsqueeze(1)).index_add_(0, row_of_target, at_targets);
     return {d_h,          at::Tensor(), at::Tensor(), at::Tensor(),
-            at::Tensor(), at::Tensor(), at::Tensor()};
+            at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
   }
 
   static void add_product(const at::Tensor& sum, const at::Tensor& x, const at::Tensor& y) {
@@ -141,9 +163,10 @@ struct TokenLogProbs : torch::autograd::Function<TokenLogProbs> {
 
 at::Tensor token_log_probs(const at::Tensor& h, const at::Tensor& head,
                            const at::Tensor& row_of_target, const at::Tensor& targets,
-                           Range vocabulary, Communicator& tp) {
+                           Range vocabulary, double soft_cap, Communicator& tp) {
   const bool keep = at::GradMode::is_enabled() && h.requires_grad();
-  return TokenLogProbs::apply(h, head, row_of_target, targets, vocabulary, &tp, keep);
+  return TokenLogProbs::apply(h, head, row_of_target, targets, vocabulary, SoftCap{soft_cap}, &tp,
+                              keep);
 }
 
 }  // namespace bipo

@@ -9,15 +9,17 @@
 
 namespace bipo {
 
-// log softmax(head h_u)[target_r] for u = row_of_target[r]: h [U, D], row_of_target and targets [R]
-// int64 (targets of the whole vocabulary), head [V_local, D] the rows `vocabulary` of the head.
-// Returns [R], the same on every tp rank, in h's type.
+// log softmax(cap(head h_u))[target_r] for u = row_of_target[r]: h [U, D], row_of_target and
+// targets [R] int64 (targets of the whole vocabulary), head [V_local, D] the rows `vocabulary` of
+// the head; cap(x) = c tanh(x / c) where c = soft_cap > 0, else x.  Returns [R], the same on every
+// tp rank, in h's type.
 //
-// The gradient is linear in the one number that arrives per target, so the softmax-weighted mean of
-// the head's rows ([U, D], all that is kept) is formed in the forward pass.  It is this rank's
-// partial sum: h must have come through copy_to_tensor_parallel(). Collective over: tp
+// The gradient is linear in the one number that arrives per target, so the mean of the head's rows,
+// weighted by the softmax and the cap's slope ([U, D], all that is kept), is formed in the forward
+// pass.  It is this rank's partial sum: h must have come through copy_to_tensor_parallel().
+// Collective over: tp
 at::Tensor token_log_probs(const at::Tensor& h, const at::Tensor& head,
                            const at::Tensor& row_of_target, const at::Tensor& targets,
-                           Range vocabulary, Communicator& tp);
+                           Range vocabulary, double soft_cap, Communicator& tp);
 
 }  // namespace bipo

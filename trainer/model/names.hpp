@@ -1,15 +1,23 @@
-// Maps the decoder's weights to the tensor names of Hugging Face checkpoints.
+// Maps the decoder's weights to the tensors of Hugging Face checkpoints.
 #pragma once
 
 #include <cstdint>
 #include <string>
 
+#include "trainer/model/config.hpp"
 #include "trainer/model/sharding.hpp"
 
 namespace bipo {
 
-// Name of the tensor that plays `role` in block `block` (ignored for embedding, final norm and
+// Rows of a checkpoint's tensor.
+struct TensorPlace {
+  std::string name;
+  std::int64_t first_row = 0;  // of the role's rows; other than 0 in fused tensors only
+  TensorShape shape;           // of the whole tensor
+};
+
+// Where the weight stands that plays `role` in block `block` (ignored for embedding, final norm and
 // head).
-std::string tensor_name(Role role, std::int64_t block = 0);
+TensorPlace tensor_place(const ModelConfig& config, Role role, std::int64_t block = 0);
 
 }  // namespace bipo

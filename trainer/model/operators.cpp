@@ -138,18 +138,34 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
   }
 };
 
-struct SwiGlu : torch::autograd::Function<SwiGlu> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& gate_up) {
+constexpr const char* kTanh = "tanh";  // at::gelu's name for the approximation
+
+at::Tensor activated(Activation activation, const at::Tensor& gate) {
+  return activation == Activation::kSilu ? at::silu(gate) : at::gelu(gate, kTanh);
+}
+
+at::Tensor activation_backward(Activation activation, const at::Tensor& gradient,
+                               const at::Tensor& gate) {
+  return activation == Activation::kSilu ? at::silu_backward(gradient, gate)
+                                         : at::gelu_backward(gradient, gate, kTanh);
+}
+
+struct GatedUnit : torch::autograd::Function<GatedUnit> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& gate_up,
+                            Activation activation) {
     const WorkTimer timer(Work::kElementwise);
     context->save_for_backward({gate_up});
+    context->saved_data["activation"] = static_cast<std::int64_t>(activation);
     const auto half = gate_up.size(-1) / 2;
     if (!runs_fused(gate_up)) {
-      return at::silu(gate_up.narrow(-1, 0, half)).mul_(gate_up.narrow(-1, half, half));
+      return activated(activation, gate_up.narrow(-1, 0, half))
+          .mul_(gate_up.narrow(-1, half, half));
     }
+    const auto kernel = activation == Activation::kSilu ? kernels::swiglu : kernels::geglu;
     const at::Tensor out = at::empty({gate_up.size(0), half}, gate_up.options());
     over_rows(gate_up.size(0), [&](std::int64_t begin, std::int64_t rows) {
-      kernels::swiglu(gate_up.const_data_ptr<float>() + 2 * begin * half, rows, half,
-                      out.mutable_data_ptr<float>() + begin * half);
+      kernel(gate_up.const_data_ptr<float>() + 2 * begin * half, rows, half,
+             out.mutable_data_ptr<float>() + begin * half);
     });
     return out;
   }
@@ -157,21 +173,27 @@ struct SwiGlu : torch::autograd::Function<SwiGlu> {
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const WorkTimer timer(Work::kElementwise);
     const at::Tensor gate_up = context->get_saved_variables()[0];
+    const auto activation = static_cast<Activation>(context->saved_data.at("activation").toInt());
     const auto half = gate_up.size(-1) / 2;
     if (!runs_fused(gate_up)) {
       const at::Tensor gate = gate_up.narrow(-1, 0, half);
       const at::Tensor up = gate_up.narrow(-1, half, half);
       const at::Tensor& gradient = gradients[0];
-      return {at::cat({at::silu_backward(gradient * up, gate), gradient * at::silu(gate)}, -1)};
+      return {at::cat({activation_backward(activation, gradient * up, gate),
+                       gradient * activated(activation, gate)},
+                      -1),
+              at::Tensor()};
     }
+    const auto kernel =
+        activation == Activation::kSilu ? kernels::swiglu_backward : kernels::geglu_backward;
     const at::Tensor gradient = gradients[0].contiguous();
     const at::Tensor d_gate_up = at::empty_like(gate_up);
     over_rows(gate_up.size(0), [&](std::int64_t begin, std::int64_t rows) {
-      kernels::swiglu_backward(gate_up.const_data_ptr<float>() + 2 * begin * half,
-                               gradient.const_data_ptr<float>() + begin * half, rows, half,
-                               d_gate_up.mutable_data_ptr<float>() + 2 * begin * half);
+      kernel(gate_up.const_data_ptr<float>() + 2 * begin * half,
+             gradient.const_data_ptr<float>() + begin * half, rows, half,
+             d_gate_up.mutable_data_ptr<float>() + 2 * begin * half);
     });
-    return {d_gate_up};
+    return {d_gate_up, at::Tensor()};
   }
 };
 
@@ -210,8 +232,8 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilo
   return RmsNorm::apply(x, weight, epsilon);
 }
 
-at::Tensor swiglu(const at::Tensor& gate_up) {
-  return SwiGlu::apply(gate_up);
+at::Tensor gated_unit(const at::Tensor& gate_up, Activation activation) {
+  return GatedUnit::apply(gate_up, activation);
 }
 
 }  // namespace bipo

@@ -4,6 +4,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "trainer/model/config.hpp"
+
 namespace bipo {
 
 // T tokens, D hidden, I MLP columns.  Activations are in the residual stream's type (float32;
@@ -36,8 +38,8 @@ at::Tensor frozen_linear_onto(const at::Tensor& residual, const at::Tensor& x,
 // arXiv 1910.07467, equation 4).
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon);
 
-// silu(gate) * up for gate_up [T, 2 I], gate first (Shazeer, arXiv 2002.05202, equation 6).
-at::Tensor swiglu(const at::Tensor& gate_up);
+// activation(gate) * up for gate_up [T, 2 I], gate first (Shazeer, arXiv 2002.05202, equation 6).
+at::Tensor gated_unit(const at::Tensor& gate_up, Activation activation);
 
 // Whether the one-pass float32 loops for the CPU serve these tensors.
 bool runs_fused(const at::Tensor& x);

@@ -8,21 +8,26 @@ namespace bipo {
 namespace {
 
 std::int64_t key_count(const QuerySpan& span) {
-  std::int64_t count = span.visible + span.queries.size() - 1;
+  return context_size(span) + span.visible + span.queries.size() - 1;
+}
+
+}  // namespace
+
+std::int64_t context_size(const QuerySpan& span) {
+  std::int64_t count = 0;
   for (const Range& range : span.context) {
     count += range.size();
   }
   return count;
 }
 
-}  // namespace
-
 std::vector<QuerySpan> query_spans(const std::vector<SequencePart>& parts,
-                                   const std::vector<std::int64_t>* answer_rows) {
+                                   const std::vector<std::int64_t>* answer_rows,
+                                   std::int64_t window) {
   std::vector<QuerySpan> spans;
   if (answer_rows == nullptr) {
     for (const SequencePart& part : parts) {
-      spans.push_back({part.rows, part.rows, 1, part.context});
+      spans.push_back({part.rows, part.rows, 1, part.context, window});
     }
     return spans;
   }
@@ -37,7 +42,8 @@ std::vector<QuerySpan> query_spans(const std::vector<SequencePart>& parts,
       spans.push_back({{static_cast<std::int64_t>(first), static_cast<std::int64_t>(next)},
                        part.rows,
                        (*answer_rows)[first] - part.rows.begin + 1,
-                       part.context});
+                       part.context,
+                       window});
     }
   }
   return spans;
@@ -54,8 +60,9 @@ PaddedSpans pad_spans(const std::vector<QuerySpan>& spans, at::Device device) {
   std::vector<std::int64_t> key_of_slot;
   std::vector<std::int64_t> slot_of_query;
   std::vector<std::int64_t> keys_seen;
+  std::vector<std::int64_t> first_seen;
   for (const QuerySpan& span : spans) {
-    const std::int64_t before = key_count(span) - (span.visible + span.queries.size() - 1);
+    const std::int64_t before = context_size(span);
     for (std::int64_t i = 0; i < most_queries; ++i) {
       const bool real = i < span.queries.size();
       if (real) {
@@ -64,6 +71,8 @@ PaddedSpans pad_spans(const std::vector<QuerySpan>& spans, at::Device device) {
       // Slots without a query repeat the first one: a softmax over no key would not be a number.
       query_of_slot.push_back(span.queries.begin + (real ? i : 0));
       keys_seen.push_back(before + span.visible + (real ? i : 0));
+      first_seen.push_back(
+          span.window == 0 ? 0 : std::max<std::int64_t>(0, keys_seen.back() - span.window));
     }
     const std::size_t wanted = key_of_slot.size() + static_cast<std::size_t>(most_keys);
     for (const Range& range : span.context) {
@@ -80,9 +89,13 @@ PaddedSpans pad_spans(const std::vector<QuerySpan>& spans, at::Device device) {
     return at::tensor(values, at::kLong).to(device);
   };
   const auto count = static_cast<std::int64_t>(spans.size());
-  const at::Tensor limits = on_device(keys_seen).view({count, 1, most_queries, 1});
-  const at::Tensor columns = at::arange(most_keys, limits.options());
-  return {on_device(query_of_slot), on_device(key_of_slot), columns.lt(limits),
+  const auto by_query = [&](const std::vector<std::int64_t>& values) {
+    return on_device(values).view({count, 1, most_queries, 1});
+  };
+  const at::Tensor ends = by_query(keys_seen);
+  const at::Tensor columns = at::arange(most_keys, ends.options());
+  return {on_device(query_of_slot), on_device(key_of_slot),
+          columns.lt(ends).logical_and_(columns.ge(by_query(first_seen))),
           on_device(slot_of_query)};
 }
 

@@ -20,13 +20,17 @@ struct SequencePart {
 };
 
 // Queries i = 0, 1, ... of `queries` attend to all rows of `context` and to the first `visible` + i
-// rows of `own`.
+// rows of `own`; of these, where there is a window, to the last `window` only.
 struct QuerySpan {
   Range queries;
   Range own;
   std::int64_t visible = 1;
   std::vector<Range> context;
+  std::int64_t window = 0;  // 0: none
 };
+
+// Rows of `span.context`.
+std::int64_t context_size(const QuerySpan& span);
 
 // The spans padded to the longest of the S spans (q queries, k keys): index tables for attention
 // composed of tensor operations.
@@ -44,17 +48,23 @@ struct QuerySet {
   std::optional<PaddedSpans> padded;
 };
 
+// What the attention of one kind of block sees.
+struct AttentionLayout {
+  QuerySet all;      // every row asks: n = T
+  QuerySet answers;  // only the rows that predict ask: n = U
+};
+
 // Made by Decoder::layout().
 struct SequenceLayout {
-  QuerySet all;            // every row asks: n = T
-  QuerySet answers;        // only the rows that predict ask: n = U
-  at::Tensor answer_rows;  // [U] int64, ascending: those rows
+  std::vector<AttentionLayout> kinds;  // in the order of ModelConfig::attention_kinds
+  at::Tensor answer_rows;              // [U] int64, ascending: the rows that predict
 };
 
 // What the rows `answer_rows` (ascending) ask, of spans made of `parts`, which cover [0, T) in
-// order; all rows ask where it is null.
+// order; all rows ask where it is null.  `window`: as of QuerySpan.
 std::vector<QuerySpan> query_spans(const std::vector<SequencePart>& parts,
-                                   const std::vector<std::int64_t>* answer_rows);
+                                   const std::vector<std::int64_t>* answer_rows,
+                                   std::int64_t window);
 
 PaddedSpans pad_spans(const std::vector<QuerySpan>& spans, at::Device device);
 

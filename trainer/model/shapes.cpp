@@ -31,8 +31,7 @@ ModelConfig llama(std::int64_t hidden, std::int64_t blocks, std::int64_t heads,
 // Llama 3.1's context of 131,072 tokens rests on rescaled rotary frequencies.
 ModelConfig llama_3_1(ModelConfig config) {
   config.context = 131072;
-  config.rope_theta = 500000;
-  config.rope_scaling = Llama3RopeScaling{8, 1, 4, 8192};
+  config.rotary = {{.theta = 500000, .scaling = Llama3RopeScaling{8, 1, 4, 8192}}};
   return config;
 }
 
@@ -57,7 +56,7 @@ ModelConfig llama_3_1_70b() {
 ModelConfig smollm2_135m() {
   ModelConfig config = llama(576, 30, 9, 3, 1536, 49152);
   config.context = 8192;
-  config.rope_theta = 100000;
+  config.rotary = {{.theta = 100000}};
   config.tied_head = true;
   return config;
 }

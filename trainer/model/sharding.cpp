@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <initializer_list>
 
 #include "collectives/errors.hpp"
 
@@ -25,9 +26,12 @@ Layout layout_of(Role role) {
     case Role::kHead:
       return {Unit::kVocabulary, Unit::kWhole};
     case Role::kQuery:
+    case Role::kQueryBias:
       return {Unit::kHeads, Unit::kWhole};
     case Role::kKey:
     case Role::kValue:
+    case Role::kKeyBias:
+    case Role::kValueBias:
       return {Unit::kKvHeads, Unit::kWhole};
     case Role::kAttentionOutput:
       return {Unit::kWhole, Unit::kHeads};
@@ -37,7 +41,12 @@ Layout layout_of(Role role) {
     case Role::kDown:
       return {Unit::kWhole, Unit::kIntermediate};
     case Role::kAttentionNorm:
+    case Role::kQueryNorm:
+    case Role::kKeyNorm:
+    case Role::kAttentionOutputBias:
+    case Role::kAttentionOutputNorm:
     case Role::kMlpNorm:
+    case Role::kMlpOutputNorm:
     case Role::kFinalNorm:
       return {Unit::kWhole, Unit::kWhole};
   }
@@ -65,6 +74,45 @@ Range part(const ModelConfig& config, const ShardPlan& plan, Unit unit, std::int
 }
 
 }  // namespace
+
+std::vector<Role> block_roles(const ModelConfig& config) {
+  std::vector<Role> roles = {
+      Role::kAttentionNorm, Role::kQuery, Role::kKey, Role::kValue, Role::kAttentionOutput,
+      Role::kMlpNorm,       Role::kGate,  Role::kUp,  Role::kDown};
+  const auto add_if = [&](bool present, std::initializer_list<Role> more) {
+    if (present) {
+      roles.insert(roles.end(), more);
+    }
+  };
+  add_if(config.query_key_value_bias, {Role::kQueryBias, Role::kKeyBias, Role::kValueBias});
+  add_if(config.query_key_norms, {Role::kQueryNorm, Role::kKeyNorm});
+  add_if(config.attention_output_bias, {Role::kAttentionOutputBias});
+  add_if(config.output_norms, {Role::kAttentionOutputNorm, Role::kMlpOutputNorm});
+  return roles;
+}
+
+std::vector<Role> outer_roles(const ModelConfig& config) {
+  std::vector<Role> roles = {Role::kEmbedding, Role::kFinalNorm};
+  if (!config.tied_head) {
+    roles.push_back(Role::kHead);
+  }
+  return roles;
+}
+
+bool is_norm(Role role) {
+  switch (role) {
+    case Role::kAttentionNorm:
+    case Role::kQueryNorm:
+    case Role::kKeyNorm:
+    case Role::kAttentionOutputNorm:
+    case Role::kMlpNorm:
+    case Role::kMlpOutputNorm:
+    case Role::kFinalNorm:
+      return true;
+    default:
+      return false;
+  }
+}
 
 Range split_range(std::int64_t count, std::int64_t parts, std::int64_t index) {
   const std::int64_t base = count / parts;
@@ -106,8 +154,19 @@ TensorShape full_shape(const ModelConfig& config, Role role) {
       return {config.intermediate, config.hidden};
     case Role::kDown:
       return {config.hidden, config.intermediate};
+    case Role::kQueryBias:
+      return {config.heads * config.head_size, 0};
+    case Role::kKeyBias:
+    case Role::kValueBias:
+      return {config.kv_heads * config.head_size, 0};
+    case Role::kQueryNorm:
+    case Role::kKeyNorm:
+      return {config.head_size, 0};
     case Role::kAttentionNorm:
+    case Role::kAttentionOutputBias:
+    case Role::kAttentionOutputNorm:
     case Role::kMlpNorm:
+    case Role::kMlpOutputNorm:
     case Role::kFinalNorm:
       return {config.hidden, 0};
   }
@@ -122,20 +181,20 @@ Slice slice_of(const ModelConfig& config, const ShardPlan& plan, Role role) {
 }
 
 HeldElements held_elements(const ModelConfig& config, const ShardPlan& plan) {
-  const auto norm = [&](Role role) { return slice_of(config, plan, role).rows.size(); };
+  const auto vector = [&](Role role) { return slice_of(config, plan, role).rows.size(); };
   const auto matrix = [&](Role role) {
     const Slice slice = slice_of(config, plan, role);
     return slice.rows.size() * slice.columns.size();
   };
   HeldElements held;
-  for (const Role role : kBlockRoles) {
-    if (full_shape(config, role).columns == 0) {
-      held.block_norms += norm(role);
+  for (const Role role : block_roles(config)) {
+    if (full_shape(config, role).is_vector()) {
+      held.block_vectors += vector(role);
     } else {
       held.block_matrices += matrix(role);
     }
   }
-  held.final_norm = norm(Role::kFinalNorm);
+  held.final_norm = vector(Role::kFinalNorm);
   held.embedding = matrix(Role::kEmbedding);
   held.head = matrix(Role::kHead);
   return held;

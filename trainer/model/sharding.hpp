@@ -2,8 +2,8 @@
 // axis.
 #pragma once
 
-#include <array>
 #include <cstdint>
+#include <vector>
 
 #include "trainer/model/config.hpp"
 #include "trainer/model/range.hpp"
@@ -21,19 +21,30 @@ enum class Role {
   kQuery,
   kKey,
   kValue,
+  kQueryBias,
+  kKeyBias,
+  kValueBias,
+  kQueryNorm,
+  kKeyNorm,
   kAttentionOutput,
+  kAttentionOutputBias,
+  kAttentionOutputNorm,
   kMlpNorm,
   kGate,
   kUp,
   kDown,
+  kMlpOutputNorm,
   kFinalNorm,
   kHead,
 };
 
-// Those that every block has one of.
-inline constexpr std::array kBlockRoles = {
-    Role::kAttentionNorm, Role::kQuery, Role::kKey, Role::kValue, Role::kAttentionOutput,
-    Role::kMlpNorm,       Role::kGate,  Role::kUp,  Role::kDown};
+// Those that every block of the model has one of.
+std::vector<Role> block_roles(const ModelConfig& config);
+
+// Those of the whole model that stand outside its blocks and in its files.
+std::vector<Role> outer_roles(const ModelConfig& config);
+
+bool is_norm(Role role);
 
 // What the rank at `tp_rank` of `tp` works on.  Query heads are split first; a rank holds every
 // key/value head that its query heads attend to, so ranks may share one.
@@ -47,24 +58,26 @@ struct ShardPlan {
 // Throws UserError when tp exceeds the number of query heads.
 ShardPlan plan_shard(const ModelConfig& config, std::int64_t tp, std::int64_t tp_rank);
 
-// Shape of a role's tensor in the files, [out, in] for products, [n] for norms (columns = 0 then).
+// Shape of a role's weight, [out, in] for products, [n] for norms and biases (columns = 0 then).
 struct TensorShape {
   std::int64_t rows = 0;
   std::int64_t columns = 0;
+
+  bool is_vector() const { return columns == 0; }
 };
 TensorShape full_shape(const ModelConfig& config, Role role);
 
-// The part of that tensor which the rank holds.
+// The part of that weight which the rank holds.
 struct Slice {
   Range rows;
-  Range columns;  // empty for norms
+  Range columns;  // empty for norms and biases
 };
 Slice slice_of(const ModelConfig& config, const ShardPlan& plan, Role role);
 
 // How many elements the rank holds of each kind of weight.
 struct HeldElements {
   std::int64_t block_matrices = 0;  // of one block
-  std::int64_t block_norms = 0;     // of one block
+  std::int64_t block_vectors = 0;   // norms and biases of one block
   std::int64_t final_norm = 0;
   std::int64_t embedding = 0;
   std::int64_t head = 0;  // where it is tied, the same ones as the embedding's

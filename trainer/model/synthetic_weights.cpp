@@ -31,7 +31,7 @@ class SyntheticWeights final : public WeightSource {
   }
 
   at::Tensor read(Role role, std::int64_t block, const Slice& slice) const override {
-    if (full_shape(config_, role).columns == 0) {
+    if (full_shape(config_, role).is_vector()) {
       return at::ones({slice.rows.size()}, at::kBFloat16);
     }
     const std::int64_t first_window = window_of_first_row(role, block);

@@ -37,21 +37,21 @@ class SafetensorsSource final : public WeightSource {
         }
       }
     }
-    expect(directory, config, Role::kEmbedding, 0);
-    expect(directory, config, Role::kFinalNorm, 0);
-    if (!config.tied_head) {
-      expect(directory, config, Role::kHead, 0);
+    for (const Role role : outer_roles(config)) {
+      expect(directory, config, role, 0);
     }
     for (std::int64_t block = 0; block < config.blocks; ++block) {
-      for (const Role role : kBlockRoles) {
+      for (const Role role : block_roles(config)) {
         expect(directory, config, role, block);
       }
     }
+    config_ = config;
   }
 
   at::Tensor read(Role role, std::int64_t block, const Slice& slice) const override {
-    const std::string name = tensor_name(role, block);
-    return where_.at(name)->read(name, slice);
+    const TensorPlace place = tensor_place(config_, role, block);
+    const Range rows = {place.first_row + slice.rows.begin, place.first_row + slice.rows.end};
+    return where_.at(place.name)->read(place.name, {rows, slice.columns});
   }
 
   std::uint64_t fingerprint() const override {
@@ -68,7 +68,8 @@ class SafetensorsSource final : public WeightSource {
  private:
   void expect(const std::filesystem::path& directory, const ModelConfig& config, Role role,
               std::int64_t block) const {
-    const std::string name = tensor_name(role, block);
+    const TensorPlace place = tensor_place(config, role, block);
+    const std::string& name = place.name;
     const auto found = where_.find(name);
     if (found == where_.end()) {
       throw UserError(fmt::format(
@@ -77,9 +78,9 @@ class SafetensorsSource final : public WeightSource {
           directory.string(), name, config.blocks, config.tied_head ? "tied" : "untied"));
     }
     const auto& entry = found->second->entries().at(name);
-    const TensorShape shape = full_shape(config, role);
+    const TensorShape& shape = place.shape;
     const std::vector<std::int64_t> expected =
-        shape.columns == 0 ? std::vector{shape.rows} : std::vector{shape.rows, shape.columns};
+        shape.is_vector() ? std::vector{shape.rows} : std::vector{shape.rows, shape.columns};
     if (entry.shape != expected) {
       throw UserError(
           fmt::format("{}: tensor {} has shape [{}], but config.json implies [{}]; weights and "
@@ -97,6 +98,7 @@ class SafetensorsSource final : public WeightSource {
 
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
   std::map<std::string, const SafetensorsFile*> where_;
+  ModelConfig config_;
 };
 
 bool is_plain_shard_name(const std::string& name) {

@@ -1,0 +1,65 @@
+// Typed access to the fields of a config.json.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace bipo {
+
+// An object of a config.json.  Every function throws UserError, naming file and field, where a
+// field is not of the kind that is asked for.  A null counts as absent where nothing else is said.
+// Remembers which fields have been read.
+class ConfigFields {
+ public:
+  // Reads the file.
+  explicit ConfigFields(const std::filesystem::path& path);
+
+  bool has(const char* name) const;
+  const nlohmann::json& at(const char* name) const;  // which has()
+
+  // Positive and far below what products of two sizes could overflow with.
+  std::int64_t size(const char* name) const;
+  std::int64_t size_or(const char* name, std::int64_t otherwise) const;
+
+  std::int64_t count_or(const char* name, std::int64_t otherwise) const;  // 0 or a size
+
+  double positive(const char* name) const;
+  double positive_or(const char* name, double otherwise) const;
+
+  // 0 for a null that stands there, `otherwise` for what does not.
+  std::int64_t size_unless_null(const char* name, std::int64_t otherwise) const;
+  double positive_unless_null(const char* name, double otherwise) const;
+
+  bool truth_or(const char* name, bool otherwise) const;
+  std::optional<std::string> text(const char* name) const;
+  std::vector<std::string> texts(const char* name) const;
+  std::vector<double> positives(const char* name) const;
+
+  // A field of this object that is an object itself.
+  ConfigFields object(const char* name) const;
+
+  // A field that may stand there only with the one value that leaves the mathematics as
+  // implemented.
+  void require(const char* name, const nlohmann::json& value) const;
+
+  bool was_read(const std::string& name) const { return read_.contains(name); }
+
+  // Throws UserError with file, place and `what`.
+  [[noreturn]] void refuse(const std::string& what) const;
+
+ private:
+  bool is_null(const char* name) const;
+  ConfigFields(std::filesystem::path path, std::string prefix, nlohmann::json json);
+
+  std::filesystem::path path_;
+  std::string prefix_;  // of names in messages
+  nlohmann::json json_;
+  mutable std::set<std::string> read_;
+};
+
+}  // namespace bipo
