@@ -126,25 +126,20 @@ void read_scores(const ConfigFields& fields, const Family& family, ModelConfig& 
 // [N] whether positions enter a block.
 std::vector<bool> rotated_blocks(const ConfigFields& fields, const Family& family,
                                  std::int64_t blocks) {
-  std::vector<bool> rotated(static_cast<std::size_t>(blocks), true);
-  if (!family.unrotated_blocks) {
+  std::vector<bool> rotated = rotated_by_default(
+      family, blocks, family.unrotated_blocks ? fields.size_or("no_rope_layer_interval", 4) : 0);
+  if (!family.unrotated_blocks || !fields.has("no_rope_layers")) {
     return rotated;
   }
-  const std::int64_t interval = fields.size_or("no_rope_layer_interval", 4);
-  for (std::int64_t i = 0; i < blocks; ++i) {
-    rotated[static_cast<std::size_t>(i)] = (i + 1) % interval != 0;
+  const auto& list = fields.at("no_rope_layers");
+  if (!list.is_array() || list.size() != rotated.size()) {
+    fields.refuse(fmt::format("\"no_rope_layers\" must list {} blocks", blocks));
   }
-  if (fields.has("no_rope_layers")) {
-    const auto& list = fields.at("no_rope_layers");
-    if (!list.is_array() || list.size() != rotated.size()) {
-      fields.refuse(fmt::format("\"no_rope_layers\" must list {} blocks", blocks));
+  for (std::size_t i = 0; i < rotated.size(); ++i) {
+    if (list[i] != 0 && list[i] != 1) {
+      fields.refuse("\"no_rope_layers\" must list 1 for blocks with positions, 0 for others");
     }
-    for (std::size_t i = 0; i < rotated.size(); ++i) {
-      if (list[i] != 0 && list[i] != 1) {
-        fields.refuse("\"no_rope_layers\" must list 1 for blocks with positions, 0 for others");
-      }
-      rotated[i] = list[i] == 1;
-    }
+    rotated[i] = list[i] == 1;
   }
   return rotated;
 }
@@ -180,46 +175,25 @@ std::vector<bool> listed_windowed_blocks(const ConfigFields& fields, std::int64_
 // [N] whether a block has the window, where there is one.
 std::vector<bool> windowed_blocks(const ConfigFields& fields, const Family& family,
                                   const std::vector<bool>& rotated) {
-  const auto blocks = static_cast<std::int64_t>(rotated.size());
   if (family.lists_windowed_blocks && fields.has("layer_types")) {
-    return listed_windowed_blocks(fields, blocks);
+    return listed_windowed_blocks(fields, static_cast<std::int64_t>(rotated.size()));
   }
-  const std::int64_t first = family.windowed == WindowedBlocks::kFromConfiguredBlock
-                                 ? fields.count_or("max_window_layers", 28)
-                                 : 0;
-  const std::int64_t every =
-      family.full_every == 0 ? 0 : fields.size_or("sliding_window_pattern", family.full_every);
-  std::vector<bool> windowed;
-  for (std::int64_t i = 0; i < blocks; ++i) {
-    windowed.push_back(
-        family.windowed == WindowedBlocks::kAll ||
-        (family.windowed == WindowedBlocks::kFromConfiguredBlock && i >= first) ||
-        (family.windowed == WindowedBlocks::kUnrotated && !rotated[static_cast<std::size_t>(i)]) ||
-        (family.windowed == WindowedBlocks::kAllButEveryNth && (i + 1) % every != 0));
-  }
-  return windowed;
+  const bool from_block = family.windowed == WindowedBlocks::kFromConfiguredBlock;
+  const bool but_nth = family.windowed == WindowedBlocks::kAllButEveryNth;
+  return windowed_by_default(
+      family, rotated, from_block ? fields.count_or("max_window_layers", 28) : 0,
+      but_nth ? fields.size_or("sliding_window_pattern", family.full_every) : 0);
 }
 
 void read_attention_kinds(const ConfigFields& fields, const Family& family, ModelConfig& config) {
   const std::int64_t window = window_of(fields, family);
   const std::vector<bool> rotated = rotated_blocks(fields, family, config.blocks);
   const std::vector<bool> windowed = windowed_blocks(fields, family, rotated);
-  std::vector<AttentionKind> kind_of_block;
-  for (std::size_t i = 0; i < rotated.size(); ++i) {
-    AttentionKind kind;
-    if (windowed[i]) {
-      if (window == 0 && family.lists_windowed_blocks && fields.has("layer_types")) {
-        fields.refuse("\"layer_types\" lists sliding_attention, but no window is switched on");
-      }
-      kind.window = window;
-      kind.rotary = config.rotary.size() - 1;
-    }
-    if (!rotated[i]) {
-      kind.rotary.reset();
-    }
-    kind_of_block.push_back(kind);
+  const bool any = std::find(windowed.begin(), windowed.end(), true) != windowed.end();
+  if (any && window == 0 && family.lists_windowed_blocks && fields.has("layer_types")) {
+    fields.refuse("\"layer_types\" lists sliding_attention, but no window is switched on");
   }
-  set_attention_kinds(kind_of_block, config);
+  set_attention_kinds(rotated, windowed, window, config);
 }
 
 void check_variations(const ConfigFields& fields) {
@@ -251,11 +225,20 @@ ModelConfig read_model_config(const std::filesystem::path& directory) {
   return config;
 }
 
-void set_attention_kinds(const std::vector<AttentionKind>& kind_of_block, ModelConfig& config) {
-  config.attention_kinds.clear();
+void set_attention_kinds(const std::vector<bool>& rotated, const std::vector<bool>& windowed,
+                         std::int64_t window, ModelConfig& config) {
+  std::vector<AttentionKind>& kinds = config.attention_kinds;
+  kinds.clear();
   config.kind_of_block.clear();
-  for (const AttentionKind& kind : kind_of_block) {
-    auto& kinds = config.attention_kinds;
+  for (std::size_t i = 0; i < rotated.size(); ++i) {
+    AttentionKind kind;
+    if (windowed[i]) {
+      kind.window = window;
+      kind.rotary = config.rotary.size() - 1;
+    }
+    if (!rotated[i]) {
+      kind.rotary.reset();
+    }
     const auto found = std::find(kinds.begin(), kinds.end(), kind);
     config.kind_of_block.push_back(static_cast<std::size_t>(found - kinds.begin()));
     if (found == kinds.end()) {

@@ -51,7 +51,8 @@ struct ModelConfig {
   bool norms_from_one = false;     // files hold norm weights less 1
   bool fused_projections = false;  // files hold query, key, value as one tensor, gate and up too
 
-  std::vector<RotaryEmbedding> rotary = {RotaryEmbedding{}};
+  std::vector<RotaryEmbedding> rotary = {
+      RotaryEmbedding{}};  // one or two; all turn the same elements
   std::vector<AttentionKind> attention_kinds = {AttentionKind{}};
   std::vector<std::size_t> kind_of_block;  // [N], places in attention_kinds; empty: all 0
 };
@@ -62,8 +63,11 @@ struct ModelConfig {
 // program does not implement: nothing of that kind is ignored.
 ModelConfig read_model_config(const std::filesystem::path& directory);
 
-// Sets attention_kinds and kind_of_block from the kinds of the N blocks.
-void set_attention_kinds(const std::vector<AttentionKind>& kind_of_block, ModelConfig& config);
+// Sets attention_kinds and kind_of_block from what is said of each of the N blocks: whether
+// positions enter, and whether it has the window (0: there is none) and with it the last of the
+// rotary embeddings.
+void set_attention_kinds(const std::vector<bool>& rotated, const std::vector<bool>& windowed,
+                         std::int64_t window, ModelConfig& config);
 
 // Throws UserError unless the model has the block `layer`, which --layer names.
 void check_layer(std::int64_t layer, const ModelConfig& config);

@@ -8,6 +8,8 @@
 #include <cmath>
 #include <vector>
 
+#include "collectives/errors.hpp"
+
 namespace bipo {
 namespace {
 
@@ -113,6 +115,39 @@ std::string supported_architectures() {
     names.push_back(family.architecture);
   }
   return fmt::format("{}", fmt::join(names, ", "));
+}
+
+std::vector<bool> rotated_by_default(const Family& family, std::int64_t blocks,
+                                     std::int64_t interval) {
+  std::vector<bool> rotated;
+  for (std::int64_t i = 0; i < blocks; ++i) {
+    rotated.push_back(!family.unrotated_blocks || (i + 1) % interval != 0);
+  }
+  return rotated;
+}
+
+std::vector<bool> windowed_by_default(const Family& family, const std::vector<bool>& rotated,
+                                      std::int64_t first, std::int64_t every) {
+  const auto is_windowed = [&](std::int64_t block) {
+    switch (family.windowed) {
+      case WindowedBlocks::kNone:
+        return false;
+      case WindowedBlocks::kAll:
+        return true;
+      case WindowedBlocks::kFromConfiguredBlock:
+        return block >= first;
+      case WindowedBlocks::kUnrotated:
+        return !rotated[static_cast<std::size_t>(block)];
+      case WindowedBlocks::kAllButEveryNth:
+        return (block + 1) % every != 0;
+    }
+    throw BugError("families: unknown rule for windows");
+  };
+  std::vector<bool> windowed;
+  for (std::size_t i = 0; i < rotated.size(); ++i) {
+    windowed.push_back(is_windowed(static_cast<std::int64_t>(i)));
+  }
+  return windowed;
 }
 
 void apply_family(const Family& family, ModelConfig& config) {

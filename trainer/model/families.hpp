@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "trainer/model/config.hpp"
 
@@ -60,6 +61,16 @@ const Family* find_family(std::string_view architecture);
 
 // "LlamaForCausalLM, ..."
 std::string supported_architectures();
+
+// [blocks] Whether positions enter each block, where the files do not list it: not in every
+// `interval`-th of families with such blocks.
+std::vector<bool> rotated_by_default(const Family& family, std::int64_t blocks,
+                                     std::int64_t interval);
+
+// [N] Whether each block has the window, if there is one, where the files do not list it.  `first`
+// and `every` are those of WindowedBlocks.
+std::vector<bool> windowed_by_default(const Family& family, const std::vector<bool>& rotated,
+                                      std::int64_t first, std::int64_t every);
 
 // What follows from the family alone, once the sizes are known.
 void apply_family(const Family& family, ModelConfig& config);

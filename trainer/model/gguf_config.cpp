@@ -5,16 +5,21 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <set>
 #include <string>
 
 #include "collectives/errors.hpp"
+#include "trainer/model/families.hpp"
 
 namespace bipo {
 namespace {
 
 // Far above any model's; products of two sizes stay clear of overflow.
 constexpr std::int64_t kLargestSize = std::int64_t{1} << 24;
+
+// SmolLM3's, which its files do not say.
+constexpr std::int64_t kUnrotatedInterval = 4;
 
 // Reads the keys of one architecture and remembers which ones have been understood.
 class ArchitectureKeys {
@@ -126,6 +131,20 @@ void read_sizes(ArchitectureKeys& keys, const GgufFile& file, ModelConfig& confi
   }
 }
 
+// The elements of a head that turn with position; 0: all.
+std::int64_t read_rotated(ArchitectureKeys& keys, const Family& family, std::int64_t head_size) {
+  if (!family.partial_rotation) {
+    keys.require_size("rope.dimension_count", head_size, "the whole head");
+    return 0;
+  }
+  const std::int64_t rotated = keys.size_or("rope.dimension_count", head_size);
+  if (rotated > head_size || rotated % 2 != 0) {
+    keys.refuse(fmt::format("metadata {} is {}, must be even and at most the head size {}",
+                            keys.full("rope.dimension_count"), rotated, head_size));
+  }
+  return rotated;
+}
+
 void read_head_size(ArchitectureKeys& keys, ModelConfig& config) {
   if (!keys.has("attention.key_length") && config.hidden % config.heads != 0) {
     keys.refuse(fmt::format("metadata {} {} is no multiple of {} {}, and there is no {}",
@@ -141,18 +160,17 @@ void read_head_size(ArchitectureKeys& keys, ModelConfig& config) {
     keys.refuse(fmt::format("{} heads of size {} are too many", config.heads, config.head_size));
   }
   keys.require_size("attention.value_length", config.head_size, "the size of a key");
-  keys.require_size("rope.dimension_count", config.head_size, "the whole head");
 }
 
 void read_vocabulary(ArchitectureKeys& keys, const GgufFile& file, ModelConfig& config) {
-  const std::string name = gguf_tensor_name(Role::kEmbedding);
+  const std::string name = kGgufEmbedding;
   const GgufTensor* embedding = file.find_tensor(name);
   if (embedding == nullptr || embedding->shape.size() != 2 || embedding->shape[0] > kLargestSize) {
     keys.refuse(fmt::format("tensor {} is missing or no embedding matrix", name));
   }
   config.vocabulary = embedding->shape[0];
   keys.require_size("vocab_size", config.vocabulary, "the rows of the embedding");
-  config.tied_head = file.find_tensor(gguf_tensor_name(Role::kHead)) == nullptr;
+  config.tied_head = file.find_tensor(kGgufHead) == nullptr;
 }
 
 // What linear scaling divides all positions, and so all frequencies, by.
@@ -175,46 +193,102 @@ double linear_rope_factor(ArchitectureKeys& keys) {
 }
 
 std::vector<float> stored_rope_divisors(const ArchitectureKeys& keys, const GgufFile& file,
-                                        std::int64_t count) {
-  const GgufTensor* tensor = file.find_tensor(kGgufRopeDivisors);
+                                        const char* name, std::int64_t count) {
+  const GgufTensor* tensor = file.find_tensor(name);
   if (tensor == nullptr) {
     return {};
   }
   if (tensor->shape != std::vector{count} || tensor->format.type != GgmlType::kF32) {
     keys.refuse(fmt::format("tensor {} must be {} float32 numbers, one for each rotary frequency",
-                            kGgufRopeDivisors, count));
+                            name, count));
   }
   std::vector<float> divisors(static_cast<std::size_t>(count));
   dequantize(tensor->format, tensor->data.data(), {0, count}, divisors.data());
   return divisors;
 }
 
-std::vector<float> rope_divisors(ArchitectureKeys& keys, const GgufFile& file, std::int64_t count) {
-  std::vector<float> divisors = stored_rope_divisors(keys, file, count);
-  const double factor = linear_rope_factor(keys);
-  if (factor != 1) {
-    divisors.resize(static_cast<std::size_t>(count), 1.0F);
-    for (float& divisor : divisors) {
-      divisor = static_cast<float>(divisor * factor);
-    }
-  }
+void check_rope_divisors(const ArchitectureKeys& keys, const std::vector<float>& divisors) {
   if (!std::all_of(divisors.begin(), divisors.end(),
                    [](float divisor) { return divisor > 0 && std::isfinite(divisor); })) {
-    keys.refuse(fmt::format("what divides the rotary frequencies ({} and {}) is not positive",
-                            kGgufRopeDivisors, keys.full("rope.scaling.factor")));
+    keys.refuse(
+        fmt::format("what divides the rotary frequencies (rope_*.weight and {}) is not "
+                    "positive",
+                    keys.full("rope.scaling.factor")));
   }
-  return divisors;
 }
 
-void read_rope(ArchitectureKeys& keys, const GgufFile& file, ModelConfig& config) {
+// Frequencies and a factor of their own hold beyond the original context, which is therefore the
+// longest that is accepted.
+void read_long_rope(ArchitectureKeys& keys, RotaryEmbedding& rotary, ModelConfig& config) {
+  rotary.factor = keys.positive_or("rope.scaling.attn_factor", 1);
+  const std::int64_t original =
+      keys.size_or("rope.scaling.original_context_length", config.context);
+  config.context = std::min(config.context, original);
+  keys.ignore("rope.scaling.type");
+}
+
+RotaryEmbedding read_rope(ArchitectureKeys& keys, const GgufFile& file, const Family& family,
+                          ModelConfig& config) {
   RotaryEmbedding rotary;
-  rotary.theta = keys.positive_or("rope.freq_base", 10000);
-  keys.require_number("rope.scaling.attn_factor", 1);
+  rotary.theta = keys.positive_or("rope.freq_base", family.theta);
+  rotary.rotated = read_rotated(keys, family, config.head_size);
+  const std::int64_t pairs = (rotary.rotated == 0 ? config.head_size : rotary.rotated) / 2;
+  if (family.long_rope && file.find_tensor(kGgufShortRopeDivisors) != nullptr) {
+    rotary.divisors = stored_rope_divisors(keys, file, kGgufShortRopeDivisors, pairs);
+    read_long_rope(keys, rotary, config);
+  } else {
+    rotary.divisors = stored_rope_divisors(keys, file, kGgufRopeDivisors, pairs);
+    const double factor = linear_rope_factor(keys);
+    if (factor != 1) {
+      rotary.divisors.resize(static_cast<std::size_t>(pairs), 1.0F);
+      for (float& divisor : rotary.divisors) {
+        divisor = static_cast<float>(divisor * factor);
+      }
+    }
+    keys.require_number("rope.scaling.attn_factor", 1);
+  }
+  check_rope_divisors(keys, rotary.divisors);
   // Both describe how the model came to its scaling; neither enters linear scaling.
   keys.ignore("rope.scaling.original_context_length");
   keys.ignore("rope.scaling.finetuned");
-  rotary.divisors = rope_divisors(keys, file, config.head_size / 2);
-  config.rotary = {rotary};
+  return rotary;
+}
+
+// llama.cpp's rule: the 27B models, known by their number of blocks, divide by the root of D / H,
+// the others by that of the head size.
+std::optional<double> query_scalar(const Family& family, const ModelConfig& config) {
+  constexpr std::int64_t kBlocksOfGemma2At27B = 46;
+  constexpr std::int64_t kBlocksOfGemma3At27B = 62;
+  if (!family.query_scalar) {
+    return std::nullopt;
+  }
+  const bool is_27b =
+      config.blocks == (family.query_key_norms ? kBlocksOfGemma3At27B : kBlocksOfGemma2At27B);
+  return static_cast<double>(is_27b ? config.hidden / config.heads : config.head_size);
+}
+
+void read_attention(ArchitectureKeys& keys, const Family& family, ModelConfig& config) {
+  config.query_pre_attention_scalar = query_scalar(family, config);
+  if (family.attention_soft_cap) {
+    config.attention_soft_cap =
+        keys.positive_or("attn_logit_softcapping", family.attention_soft_cap_value);
+  }
+  if (family.logit_soft_cap) {
+    config.logit_soft_cap =
+        keys.positive_or("final_logit_softcapping", family.logit_soft_cap_value);
+  }
+  if (family.local_theta != 0) {
+    config.rotary.push_back({.theta = keys.positive_or("rope.freq_base_swa", family.local_theta)});
+  }
+  const char* const window_key = "attention.sliding_window";
+  const std::int64_t window =
+      family.windowed == WindowedBlocks::kAllButEveryNth ? keys.size(window_key)
+      : family.windowed == WindowedBlocks::kAll          ? keys.size_or(window_key, 0)
+                                                         : 0;
+  const std::vector<bool> rotated = rotated_by_default(family, config.blocks, kUnrotatedInterval);
+  set_attention_kinds(rotated,
+                      windowed_by_default(family, rotated, config.blocks, family.full_every),
+                      window, config);
 }
 
 void check_variations(ArchitectureKeys& keys) {
@@ -259,15 +333,18 @@ const GgufArchitecture& architecture_of(const GgufFile& file) {
 
 ModelConfig read_gguf_config(const GgufFile& file) {
   const GgufArchitecture& architecture = architecture_of(file);
+  const Family& family = *find_family(architecture.family);
   check_quantization_version(file);
   ArchitectureKeys keys(file, architecture.name);
   ModelConfig config;
-  config.architecture = architecture.model_class;
   read_sizes(keys, file, config);
   read_head_size(keys, config);
   read_vocabulary(keys, file, config);
   config.norm_epsilon = keys.positive("attention.layer_norm_rms_epsilon");
-  read_rope(keys, file, config);
+  apply_family(family, config);
+  config.norms_from_one = false;  // converters add the one
+  config.rotary = {read_rope(keys, file, family, config)};
+  read_attention(keys, family, config);
   check_variations(keys);
   keys.refuse_unknown();
   return config;

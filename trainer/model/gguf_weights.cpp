@@ -47,15 +47,16 @@ class GgufWeights final : public WeightSource {
       : file_(std::move(file)),
         config_(config),
         adjacent_rotary_rows_(architecture_of(*file_).adjacent_rotary_rows) {
-    std::set<std::string> expected = {kGgufRopeDivisors};
+    std::set<std::string> expected = {kGgufRopeDivisors, kGgufShortRopeDivisors,
+                                      kGgufLongRopeDivisors};
     std::vector<std::string> missing;
     const auto expect = [&](Role role, std::int64_t block) {
-      const std::string name = gguf_tensor_name(role, block);
-      expected.insert(name);
-      if (const GgufTensor* tensor = file_->find_tensor(name)) {
-        check_shape(name, *tensor, role);
-      } else {
-        missing.push_back(name);
+      const TensorPlace place = gguf_tensor_place(config, role, block);
+      const bool is_first = expected.insert(place.name).second;
+      if (const GgufTensor* tensor = file_->find_tensor(place.name)) {
+        check_shape(place, *tensor);
+      } else if (is_first) {
+        missing.push_back(place.name);
       }
     };
     for (const Role role : outer_roles(config)) {
@@ -71,7 +72,8 @@ class GgufWeights final : public WeightSource {
   }
 
   at::Tensor read(Role role, std::int64_t block, const Slice& slice) const override {
-    const GgufTensor& tensor = *file_->find_tensor(gguf_tensor_name(role, block));
+    const TensorPlace place = gguf_tensor_place(config_, role, block);
+    const GgufTensor& tensor = *file_->find_tensor(place.name);
     const auto options = at::TensorOptions().dtype(type_of(tensor.format));
     if (tensor.shape.size() == 1) {
       const at::Tensor result = at::empty({slice.rows.size()}, options);
@@ -88,7 +90,7 @@ class GgufWeights final : public WeightSource {
         1, kElementsPerTask / std::max<std::int64_t>(1, slice.columns.size()));
     at::parallel_for(0, slice.rows.size(), grain, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) {
-        const std::int64_t row = row_in_file(role, slice.rows.begin + i);
+        const std::int64_t row = place.first_row + row_in_role(role, slice.rows.begin + i);
         copy_elements(tensor.format, tensor.data.data() + row * row_bytes, slice.columns,
                       target + i * result_row_bytes);
       }
@@ -101,7 +103,7 @@ class GgufWeights final : public WeightSource {
  private:
   // Row j of a head, and row j + K/2 that it is rotated with, are rows 2j and 2j + 1 where rotated
   // rows are adjacent.
-  std::int64_t row_in_file(Role role, std::int64_t row) const {
+  std::int64_t row_in_role(Role role, std::int64_t row) const {
     if (!adjacent_rotary_rows_ || (role != Role::kQuery && role != Role::kKey)) {
       return row;
     }
@@ -110,15 +112,16 @@ class GgufWeights final : public WeightSource {
     return row - in_head + in_head % half * 2 + in_head / half;
   }
 
-  void check_shape(const std::string& name, const GgufTensor& tensor, Role role) const {
-    const TensorShape shape = full_shape(config_, role);
+  void check_shape(const TensorPlace& place, const GgufTensor& tensor) const {
+    const TensorShape& shape = place.shape;
     const std::vector<std::int64_t> expected =
         shape.is_vector() ? std::vector{shape.rows} : std::vector{shape.rows, shape.columns};
     if (tensor.shape != expected) {
-      throw UserError(fmt::format(
-          "{}: tensor {} has shape [{}], but the metadata implies [{}]: the file is "
-          "damaged",
-          file_->path().string(), name, fmt::join(tensor.shape, ", "), fmt::join(expected, ", ")));
+      throw UserError(
+          fmt::format("{}: tensor {} has shape [{}], but the metadata implies [{}]: the file is "
+                      "damaged",
+                      file_->path().string(), place.name, fmt::join(tensor.shape, ", "),
+                      fmt::join(expected, ", ")));
     }
   }
 

@@ -55,9 +55,22 @@ const char* name_in_block(const ModelConfig& config, Role role) {
   throw BugError("names: role outside a block");
 }
 
-TensorPlace fused_place(const ModelConfig& config, const char* name, std::int64_t block, Role role,
+std::string tensor_name(const ModelConfig& config, Role role, std::int64_t block) {
+  switch (role) {
+    case Role::kEmbedding:
+      return "model.embed_tokens.weight";
+    case Role::kFinalNorm:
+      return "model.norm.weight";
+    case Role::kHead:
+      return "lm_head.weight";
+    default:
+      return fmt::format("model.layers.{}.{}", block, name_in_block(config, role));
+  }
+}
+
+TensorPlace fused_place(const ModelConfig& config, const std::string& name, Role role,
                         std::initializer_list<Role> parts) {
-  TensorPlace place{fmt::format("model.layers.{}.{}.weight", block, name), 0, {0, config.hidden}};
+  TensorPlace place{name, 0, {0, config.hidden}};
   for (const Role part : parts) {
     if (part == role) {
       place.first_row = place.shape.rows;
@@ -69,27 +82,24 @@ TensorPlace fused_place(const ModelConfig& config, const char* name, std::int64_
 
 }  // namespace
 
-TensorPlace tensor_place(const ModelConfig& config, Role role, std::int64_t block) {
+TensorPlace place_in(const ModelConfig& config, Role role, const TensorNames& names) {
   if (config.fused_projections) {
     if (role == Role::kQuery || role == Role::kKey || role == Role::kValue) {
-      return fused_place(config, "self_attn.qkv_proj", block, role,
+      return fused_place(config, names.query_key_value, role,
                          {Role::kQuery, Role::kKey, Role::kValue});
     }
     if (role == Role::kGate || role == Role::kUp) {
-      return fused_place(config, "mlp.gate_up_proj", block, role, {Role::kGate, Role::kUp});
+      return fused_place(config, names.gate_up, role, {Role::kGate, Role::kUp});
     }
   }
-  const TensorShape shape = full_shape(config, role);
-  switch (role) {
-    case Role::kEmbedding:
-      return {"model.embed_tokens.weight", 0, shape};
-    case Role::kFinalNorm:
-      return {"model.norm.weight", 0, shape};
-    case Role::kHead:
-      return {"lm_head.weight", 0, shape};
-    default:
-      return {fmt::format("model.layers.{}.{}", block, name_in_block(config, role)), 0, shape};
-  }
+  return {names.own, 0, full_shape(config, role)};
+}
+
+TensorPlace tensor_place(const ModelConfig& config, Role role, std::int64_t block) {
+  return place_in(config, role,
+                  {tensor_name(config, role, block),
+                   fmt::format("model.layers.{}.self_attn.qkv_proj.weight", block),
+                   fmt::format("model.layers.{}.mlp.gate_up_proj.weight", block)});
 }
 
 }  // namespace bipo
