@@ -1,46 +1,44 @@
-// Recognises the family of a model's chat template by rendering probes, and renders conversations.
+// Learns from probes how a chat template writes a conversation down, and renders conversations.
 #include "datasets/chat_template.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <array>
-#include <fstream>
-#include <iterator>
+#include <cstddef>
+#include <optional>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 #include "collectives/errors.hpp"
+#include "datasets/chat_template_forms.hpp"
 #include "datasets/jinja.hpp"
-#include "datasets/json_file.hpp"
+#include "datasets/unicode_text.hpp"
 
 namespace bipo {
 namespace {
 
 using jinja::Json;
 
-// How the families that name the role of a turn write it down.
-struct TurnMarkers {
-  std::string_view begin;
-  std::string_view after_role;
-  std::string_view end;
-  std::string_view after_end;
-};
+// Texts that show whether a template changes them; none is part of another.
+const Message kProbeSystem = {"system", "Probe of a System text:\n\n  (\u00e9t\u00e9) & <s1>"};
+const Message kProbeUser = {"user", "Probe of a User text:\n\n  (\u00e9t\u00e9) & <u1>"};
+const Message kProbeAnswer = {"assistant", "Probe of an Answer:\n\n  (\u00e9t\u00e9) & <a1>"};
+const Message kProbeSecondUser = {"user",
+                                  "Probe of a second User text:\n\n  (\u00e9t\u00e9) & <u2>"};
 
-constexpr TurnMarkers kChatMl = {"<|im_start|>", "\n", "<|im_end|>", "\n"};
-constexpr TurnMarkers kLlama3 = {"<|start_header_id|>", "<|end_header_id|>\n\n", "<|eot_id|>", ""};
+// Two days that differ in whatever can be printed of a day.
+constexpr CalendarDate kOneDay{std::chrono::year{1987}, std::chrono::month{3}, std::chrono::day{8}};
+constexpr CalendarDate kOtherDay{std::chrono::year{2014}, std::chrono::month{11},
+                                 std::chrono::day{28}};
 
-struct SpecialTexts {
-  std::string bos;
-  std::string eos;
-};
+constexpr std::string_view kWhiteSpace = " \t\r\n";
 
-// A rendered conversation, taken apart again.
-struct RenderedTurns {
-  std::vector<Message> turns;
-  bool awaits_answer = false;  // ends with what stands before an assistant's text
-};
+std::string_view without_leading_space(std::string_view text) {
+  text.remove_prefix(std::min(text.find_first_not_of(kWhiteSpace), text.size()));
+  return text;
+}
 
 bool take(std::string_view& text, std::string_view expected) {
   if (!text.starts_with(expected)) {
@@ -50,236 +48,63 @@ bool take(std::string_view& text, std::string_view expected) {
   return true;
 }
 
-// Takes the text before `delimiter` and the delimiter itself.
-std::optional<std::string_view> take_until(std::string_view& text, std::string_view delimiter) {
-  const std::size_t end = text.find(delimiter);
-  if (end == std::string_view::npos) {
+// White space, or an empty <think> block.
+bool may_stand_before_answer(std::string_view text) {
+  text = without_leading_space(text);
+  if (take(text, "<think>")) {
+    text = without_leading_space(text);
+    if (!take(text, "</think>")) {
+      return false;
+    }
+  }
+  return without_leading_space(text).empty();
+}
+
+// Where `part` stands in `text`, if it does so exactly once.
+std::optional<std::size_t> find_once(const std::string& text, const std::string& part) {
+  const std::size_t at = text.find(part);
+  if (at == std::string::npos || text.find(part, at + 1) != std::string::npos) {
     return std::nullopt;
   }
-  const std::string_view taken = text.substr(0, end);
-  text.remove_prefix(end + delimiter.size());
-  return taken;
+  return at;
 }
 
-std::optional<RenderedTurns> parse_marked_turns(std::string_view text, const TurnMarkers& markers,
-                                                const SpecialTexts& special) {
-  RenderedTurns result;
-  // Some models name the marker of a turn as their BOS: then it is no BOS here.
-  if (text.starts_with(special.bos + std::string(markers.begin))) {
-    take(text, special.bos);
-  }
-  while (take(text, markers.begin)) {
-    const auto role = take_until(text, markers.after_role);
-    if (!role) {
-      return std::nullopt;
-    }
-    if (text.empty() && *role == "assistant") {
-      result.awaits_answer = true;
-      return result;
-    }
-    const auto content = take_until(text, markers.end);
-    if (!content || !take(text, markers.after_end)) {
-      return std::nullopt;
-    }
-    result.turns.push_back({std::string(*role), std::string(*content)});
-  }
-  const bool ends_cleanly = text.empty() || text == special.eos;
-  return ends_cleanly && !result.turns.empty() ? std::optional(result) : std::nullopt;
+bool holds_each_once(const std::string& text, const std::vector<Message>& turns) {
+  return std::all_of(turns.begin(), turns.end(), [&](const Message& turn) {
+    return find_once(text, turn.content).has_value();
+  });
 }
 
-std::optional<RenderedTurns> parse_chatml(std::string_view text, const SpecialTexts& special) {
-  return parse_marked_turns(text, kChatMl, special);
+bool holds_in_order(const std::string& text, const std::vector<Message>& turns) {
+  return holds_each_once(text, turns) &&
+         std::is_sorted(turns.begin(), turns.end(), [&](const Message& a, const Message& b) {
+           return text.find(a.content) < text.find(b.content);
+         });
 }
 
-std::optional<RenderedTurns> parse_llama3(std::string_view text, const SpecialTexts& special) {
-  return parse_marked_turns(text, kLlama3, special);
+std::string names_text() {
+  return fmt::format("{}", fmt::join(ChatTemplate::names(), ", "));
 }
 
-std::string_view without_surrounding_spaces(std::string_view text) {
-  while (take(text, " ")) {
-  }
-  while (text.ends_with(' ')) {
-    text.remove_suffix(1);
-  }
-  return text;
+std::string ask_for_another_form() {
+  return fmt::format(
+      "choose the format with --chat-template plain (prompt, line break, answer) or "
+      "--chat-template NAME|FILE (NAME: {}; FILE: a Jinja template)",
+      names_text());
 }
 
-// [INST] <<SYS>>\nsystem\n<</SYS>>\n\nuser [/INST] assistant </s>, again and again.
-std::optional<RenderedTurns> parse_llama2(std::string_view text, const SpecialTexts& special) {
-  RenderedTurns result;
-  take(text, special.bos);
-  while (take(text, "[INST]")) {
-    auto request = take_until(text, "[/INST]");
-    if (!request || special.eos.empty()) {
-      return std::nullopt;
-    }
-    std::string_view user = without_surrounding_spaces(*request);
-    if (take(user, "<<SYS>>\n")) {
-      const auto system = take_until(user, "\n<</SYS>>\n\n");
-      if (!system || !result.turns.empty()) {
-        return std::nullopt;
-      }
-      result.turns.push_back({"system", std::string(*system)});
-    }
-    result.turns.push_back({"user", std::string(user)});
-    if (without_surrounding_spaces(text).empty()) {
-      result.awaits_answer = true;
-      return result;
-    }
-    const auto answer = take_until(text, special.eos);
-    if (!answer) {
-      return std::nullopt;
-    }
-    result.turns.push_back({"assistant", std::string(without_surrounding_spaces(*answer))});
-    take(text, special.bos);
-  }
-  return text.empty() && !result.turns.empty() ? std::optional(result) : std::nullopt;
-}
+// A parsed template with what every rendering of it needs.
+class Renderer {
+ public:
+  Renderer(std::string_view text, std::string where, Json variables)
+      : where_(std::move(where)), program_(parse(text)), variables_(std::move(variables)) {}
 
-constexpr std::string_view kChatMlTemplate =
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+  const std::string& where() const { return where_; }
 
-constexpr std::string_view kLlama3Template =
-    "{{ bos_token }}{% for message in messages %}"
-    "{{ '<|start_header_id|>' + message.role + '<|end_header_id|>\\n\\n' }}"
-    "{{ message.content | trim + '<|eot_id|>' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}"
-    "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}";
-
-constexpr std::string_view kLlama2Template =
-    "{% set space = namespace(system='') %}{% for message in messages %}"
-    "{% if message.role == 'system' %}"
-    "{% if not loop.first %}{{ raise_exception('only the first turn can be a system turn') }}{% "
-    "endif %}"
-    "{% set space.system = '<<SYS>>\\n' + message.content + '\\n<</SYS>>\\n\\n' %}"
-    "{% elif message.role == 'user' %}"
-    "{{ bos_token + '[INST] ' + (space.system + message.content) | trim + ' [/INST]' }}"
-    "{% set space.system = '' %}"
-    "{% else %}{{ ' ' + message.content | trim + ' ' + eos_token }}{% endif %}"
-    "{% endfor %}";
-
-struct Family {
-  std::string_view name;
-  std::optional<RenderedTurns> (*parse)(std::string_view, const SpecialTexts&);
-  std::string_view end_of_turn;  // empty: the end-of-sequence token
-  std::string_view plain_template;
-};
-
-constexpr std::array<Family, 3> kFamilies = {{
-    {"chatml", parse_chatml, kChatMl.end, kChatMlTemplate},
-    {"llama-2", parse_llama2, "", kLlama2Template},
-    {"llama-3", parse_llama3, kLlama3.end, kLlama3Template},
-}};
-
-std::string ask_for_a_known_family() {
-  return fmt::format("name the model's format with --chat-template: {}",
-                     fmt::join(ChatTemplate::names(), ", "));
-}
-
-// The special tokens as texts, under the names that templates know them by.
-Json special_token_variables(const nlohmann::json& tokenizer_config) {
-  Json variables = Json::object();
-  for (const char* name : {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token",
-                           "cls_token", "mask_token"}) {
-    const auto found = tokenizer_config.find(name);
-    if (found == tokenizer_config.end()) {
-      continue;
-    }
-    const bool is_object = found->is_object() && found->contains("content");
-    const nlohmann::json& text = is_object ? (*found)["content"] : *found;
-    if (text.is_string()) {
-      variables[name] = text.get<std::string>();
-    }
-  }
-  return variables;
-}
-
-std::string read_text(const std::filesystem::path& path) {
-  std::ifstream stream(path, std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
-  if (!stream) {
-    throw UserError(fmt::format("{}: cannot be read; check the file's permissions", path.string()));
-  }
-  return text;
-}
-
-// The text of the template named "default" where a model names several.
-std::string default_template(const nlohmann::json& templates, const std::string& where) {
-  if (templates.is_string()) {
-    return templates.get<std::string>();
-  }
-  if (templates.is_array()) {
-    for (const auto& entry : templates) {
-      if (entry.is_object() && entry.value("name", nlohmann::json()) == "default" &&
-          entry.contains("template") && entry["template"].is_string()) {
-        return entry["template"].get<std::string>();
-      }
-    }
-  }
-  throw UserError(fmt::format(
-      "{}: chat_template is neither a text nor a list with a template named 'default'; {}", where,
-      ask_for_a_known_family()));
-}
-
-struct TemplateSource {
-  std::string text;
-  std::string where;
-};
-
-TemplateSource find_template(const std::filesystem::path& directory,
-                             const nlohmann::json& tokenizer_config) {
-  const auto file = directory / "chat_template.jinja";
-  if (std::filesystem::exists(file)) {
-    return {read_text(file), file.string()};
-  }
-  const std::string where = (directory / "tokenizer_config.json").string();
-  const auto found = tokenizer_config.find("chat_template");
-  if (found == tokenizer_config.end() || found->is_null()) {
-    throw UserError(
-        fmt::format("{}: no chat template, neither chat_template.jinja nor chat_template in "
-                    "tokenizer_config.json; {}",
-                    directory.string(), ask_for_a_known_family()));
-  }
-  return {default_template(*found, where), where};
-}
-
-const Message kProbeSystem = {"system", "probe-of-system"};
-const Message kProbeUser = {"user", "probe-of-user"};
-const Message kProbeAnswer = {"assistant", "probe-of-answer"};
-const Message kProbeSecondUser = {"user", "probe-of-second-user"};
-
-bool are_same(const std::vector<Message>& left, const std::vector<Message>& right) {
-  return std::equal(left.begin(), left.end(), right.begin(), right.end(),
-                    [](const Message& a, const Message& b) {
-                      return a.role == b.role && a.content == b.content;
-                    });
-}
-
-}  // namespace
-
-struct ChatTemplate::Impl {
-  Impl(const TemplateSource& source, Json special_tokens)
-      : where(source.where), program(parse(source)), variables(std::move(special_tokens)) {}
-
-  static jinja::Template parse(const TemplateSource& source) {
-    try {
-      return jinja::Template(source.text);
-    } catch (const UserError& error) {
-      throw cannot_run(source.where, error);
-    }
-  }
-
-  static UserError cannot_run(const std::string& where, const UserError& error) {
-    return UserError(fmt::format("{}: the chat template cannot be run ({}); {}", where,
-                                 error.what(), ask_for_a_known_family()));
-  }
-
-  std::string render(const std::vector<Message>& messages, bool add_generation_prompt) const {
-    Json context = variables;
+  // Throws jinja::TemplateRefusal where the template refuses the conversation.
+  std::string render(const std::vector<Message>& messages, bool add_generation_prompt,
+                     const TemplateDate& date) const {
+    Json context = variables_;
     context["messages"] = Json::array();
     for (const Message& turn : messages) {
       context["messages"].push_back({{"role", turn.role}, {"content", turn.content}});
@@ -287,145 +112,255 @@ struct ChatTemplate::Impl {
     context["tools"] = nullptr;
     context["documents"] = nullptr;
     context["add_generation_prompt"] = add_generation_prompt;
+    if (date.given) {
+      context["date_string"] = format_date(date.day, "%d %b %Y");
+    }
     try {
-      return program.render(context);
+      return program_.render(context, date.day);
     } catch (const jinja::TemplateRefusal&) {
       throw;
     } catch (const UserError& error) {
-      throw cannot_run(where, error);
+      throw cannot_run(error);
     }
   }
 
-  SpecialTexts special_texts() const {
-    return {variables.value("bos_token", std::string()),
-            variables.value("eos_token", std::string())};
-  }
-
-  // True where the template renders probes in the family's form; keeps what it learns on the way.
-  bool adopt(const Family& family) {
-    const std::vector<Message> turns = {kProbeUser, kProbeAnswer, kProbeSecondUser};
-    for (const std::size_t count : {1U, 2U, 3U}) {
-      const std::vector<Message> conversation(turns.begin(), turns.begin() + count);
-      if (!fits(family, conversation, false) || (count != 2 && !fits(family, conversation, true))) {
-        return false;
-      }
-    }
-    takes_system = adopts_system_turn(family, turns);
-    return takes_system.has_value() && learn_end_of_answer(family);
-  }
-
-  // Whether system text is taken; nothing where it appears outside of a system turn.
-  std::optional<bool> adopts_system_turn(const Family& family, std::vector<Message> turns) {
-    turns.insert(turns.begin(), kProbeSystem);
-    const std::vector<Message> shorter(turns.begin(), turns.begin() + 2);
+ private:
+  jinja::Template parse(std::string_view text) const {
     try {
-      if (render(shorter, true).find(kProbeSystem.content) == std::string::npos) {
+      if (!is_utf8(text)) {
+        throw UserError("it is not valid UTF-8");
+      }
+      return jinja::Template(text);
+    } catch (const UserError& error) {
+      throw cannot_run(error);
+    }
+  }
+
+  UserError cannot_run(const UserError& error) const {
+    return UserError(fmt::format("{}: the chat template cannot be run ({}); {}", where_,
+                                 error.what(), ask_for_another_form()));
+  }
+
+  std::string where_;
+  jinja::Template program_;
+  Json variables_;
+};
+
+Json to_json(const std::map<std::string, std::string>& variables) {
+  Json json = Json::object();
+  for (const auto& [name, value] : variables) {
+    json[name] = value;
+  }
+  return json;
+}
+
+const ChatForm* find_form(const std::string& name) {
+  const auto forms = chat_forms();
+  const auto found = std::find_if(forms.begin(), forms.end(),
+                                  [&](const ChatForm& form) { return form.name == name; });
+  return found != forms.end() ? &*found : nullptr;
+}
+
+Renderer make_form_renderer(const ChatForm& form, std::map<std::string, std::string> tokens) {
+  tokens.emplace("bos_token", "");
+  tokens.emplace("eos_token", "</s>");
+  return Renderer(form.jinja, fmt::format("--chat-template {}", form.name), to_json(tokens));
+}
+
+Renderer make_renderer(const ChatTemplateSource& model, const std::string& choice) {
+  if (choice == "auto") {
+    if (model.text.empty()) {
+      throw UserError(fmt::format("{}: the model has no chat template; {}", model.where,
+                                  ask_for_another_form()));
+    }
+    return Renderer(model.text, model.where, to_json(model.special_tokens));
+  }
+  if (const ChatForm* form = find_form(choice)) {
+    return make_form_renderer(*form, model.special_tokens);
+  }
+  std::error_code unreachable;
+  if (!std::filesystem::is_regular_file(choice, unreachable)) {
+    throw UserError(
+        fmt::format("--chat-template '{}': neither the name of a format nor a file; use auto, one "
+                    "of {}, or the path of a Jinja template",
+                    choice, names_text()));
+  }
+  return Renderer(read_template_file(choice), choice, to_json(model.special_tokens));
+}
+
+// `text` between `before` and `after`, where it begins and ends so.
+std::optional<std::string> between(std::string_view text, std::string_view before,
+                                   std::string_view after) {
+  if (text.size() < before.size() + after.size() || !text.starts_with(before) ||
+      !text.ends_with(after)) {
+    return std::nullopt;
+  }
+  return std::string(text.substr(before.size(), text.size() - before.size() - after.size()));
+}
+
+}  // namespace
+
+struct ChatTemplate::Impl {
+  Impl(Renderer with, const TemplateDate& on) : renderer(std::move(with)), date(on) {}
+
+  std::string render(const std::vector<Message>& messages, bool add_generation_prompt) const {
+    return renderer.render(messages, add_generation_prompt, date);
+  }
+
+  [[noreturn]] void refuse(const std::string& reason) const {
+    throw UserError(fmt::format("{}: the chat template is not understood: {}; {}", renderer.where(),
+                                reason, ask_for_another_form()));
+  }
+
+  // Keeps what the probes show.  Throws UserError for a template that they show not to hold
+  // together.
+  void learn() {
+    try {
+      learn_end_of_answer();
+      check_later_turns();
+    } catch (const jinja::TemplateRefusal& refusal) {
+      refuse(fmt::format("it refuses a conversation of user and assistant ({})", refusal.what()));
+    }
+    takes_system = learn_system_turn();
+    prints_date = learn_date();
+  }
+
+  void learn_end_of_answer() {
+    prompt = render({kProbeUser}, true);
+    if (!holds_each_once(prompt, {kProbeUser})) {
+      refuse("a user's text does not stand in the prompt once and unaltered");
+    }
+    const std::string whole = render({kProbeUser, kProbeAnswer}, false);
+    if (!whole.starts_with(prompt)) {
+      refuse("a conversation with an answer does not begin with the prompt for it");
+    }
+    const std::string rest = whole.substr(prompt.size());
+    const auto at = find_once(rest, kProbeAnswer.content);
+    if (!at) {
+      refuse("an answer does not stand after the prompt once and unaltered");
+    }
+    if (!may_stand_before_answer(rest.substr(0, *at))) {
+      refuse(
+          fmt::format("between the prompt and the answer it writes '{}'; a generation header "
+                      "belongs into the prompt (add_generation_prompt)",
+                      rest.substr(0, *at)));
+    }
+    after_answer = rest.substr(*at + kProbeAnswer.content.size());
+    // Space before a marker belongs to the answer; where there is no marker, to the next turn.
+    const std::string_view marker = without_leading_space(after_answer);
+    end_of_answer = marker.empty() ? after_answer : std::string(marker);
+  }
+
+  void check_later_turns() const {
+    const std::vector<Message> turns = {kProbeUser, kProbeAnswer, kProbeSecondUser};
+    if (!holds_in_order(render(turns, true), turns)) {
+      refuse("the texts of several turns do not stand in the prompt in order and unaltered");
+    }
+  }
+
+  bool learn_system_turn() {
+    const std::vector<Message> first = {kProbeSystem, kProbeUser};
+    const std::vector<Message> later = {kProbeSystem, kProbeUser, kProbeAnswer, kProbeSecondUser};
+    std::string text;
+    try {
+      text = render(first, true);
+      const std::string later_text = render(later, true);
+      if (text.find(kProbeSystem.content) == std::string::npos) {
         return false;
       }
-      return fits(family, shorter, true) && fits(family, turns, true) && fits(family, turns, false)
-                 ? std::optional(true)
-                 : std::nullopt;
+      if (!holds_in_order(text, first) || !holds_each_once(later_text, later)) {
+        refuse("a system text does not stand in the prompt once and unaltered");
+      }
     } catch (const jinja::TemplateRefusal&) {
       return false;
     }
-  }
-
-  bool fits(const Family& family, const std::vector<Message>& conversation,
-            bool add_generation_prompt) {
-    const auto parsed = family.parse(render(conversation, add_generation_prompt), special_texts());
-    if (!parsed || (add_generation_prompt && !parsed->awaits_answer)) {
-      return false;
-    }
-    auto turns = parsed->turns;
-    if (turns.empty()) {
-      return false;
-    }
-    const bool has_system = turns.front().role == "system";
-    if (conversation.front().role != "system") {
-      implied_system = has_system ? turns.front().content : "";
-      turns.erase(turns.begin(), turns.begin() + (has_system ? 1 : 0));
-    } else if (has_system && turns.front().content.ends_with(kProbeSystem.content)) {
-      turns.front().content = kProbeSystem.content;  // dates may stand before it
-    }
-    return are_same(turns, conversation);
-  }
-
-  // Learns what follows an assistant's text, the end-of-turn marker first.
-  bool learn_end_of_answer(const Family& family) {
-    const std::string prompt = render({kProbeUser}, true);
-    const std::string whole = render({kProbeUser, kProbeAnswer}, false);
-    const std::string marker =
-        family.end_of_turn.empty() ? special_texts().eos : std::string(family.end_of_turn);
-    const std::size_t end = whole.find(marker, prompt.size());
-    if (!whole.starts_with(prompt) || end == std::string::npos) {
-      return false;
-    }
-    after_answer = whole.substr(end);
-    name = family.name;
+    keep_implied_text(text);
     return true;
   }
 
-  std::string where;
-  jinja::Template program;
-  Json variables;
+  // What stands in the place of the system text when none is sent.
+  void keep_implied_text(const std::string& with_system) {
+    const std::size_t at = with_system.find(kProbeSystem.content);
+    const std::string_view text = with_system;
+    implied_system =
+        between(prompt, text.substr(0, at), text.substr(at + kProbeSystem.content.size()))
+            .value_or("");
+  }
+
+  bool learn_date() const {
+    const auto differs = [&](const std::vector<Message>& messages) {
+      return renderer.render(messages, true, {kOneDay, date.given}) !=
+             renderer.render(messages, true, {kOtherDay, date.given});
+    };
+    return differs({kProbeUser}) || (takes_system && differs({kProbeSystem, kProbeUser}));
+  }
+
+  // Whether this template writes a turn and its end as `form` does.
+  bool is_written_as(const Impl& form) const {
+    return prompt.ends_with(without_leading_space(form.prompt)) &&
+           after_answer.starts_with(form.after_answer);
+  }
+
+  // Takes the name of the form that fits, and with it the knowledge where a system turn begins:
+  // fixed text may stand in it before the user's.
+  void name_form(std::map<std::string, std::string> tokens) {
+    const std::string bos = std::exchange(tokens["bos_token"], "");
+    for (const ChatForm& candidate : chat_forms()) {
+      if (candidate.name == kPlainForm) {
+        continue;
+      }
+      Impl form(make_form_renderer(candidate, tokens), date);
+      form.learn();
+      if (!is_written_as(form)) {
+        continue;
+      }
+      name = candidate.name;
+      const std::string with_system = form.render({kProbeSystem, kProbeUser}, true);
+      const std::size_t at = with_system.find(kProbeSystem.content);
+      const std::string before = with_system.substr(0, at);
+      const std::string after = with_system.substr(at + kProbeSystem.content.size());
+      const bool begins_with_bos = prompt.starts_with(bos + before);
+      implied_system =
+          between(prompt, begins_with_bos ? bos + before : before, after).value_or(implied_system);
+      return;
+    }
+    name = "custom";
+  }
+
+  Renderer renderer;
+  TemplateDate date;
   std::string name;
-  std::optional<bool> takes_system;
+  std::string prompt;         // of the first probe
+  std::string after_answer;   // all that follows the probe's answer
+  std::string end_of_answer;  // that from the end-of-turn marker on
+  bool takes_system = false;
+  bool prints_date = false;
   std::string implied_system;
-  std::string after_answer;
 };
 
-ChatTemplate::ChatTemplate(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {
+ChatTemplate::ChatTemplate(const ChatTemplateSource& model, const ChatTemplateSettings& settings)
+    : impl_(std::make_unique<Impl>(make_renderer(model, settings.choice), settings.date)) {
+  impl_->learn();
+  if (find_form(settings.choice) != nullptr) {
+    impl_->name = settings.choice;
+  } else {
+    impl_->name_form(model.special_tokens);
+  }
 }
+
 ChatTemplate::~ChatTemplate() = default;
 ChatTemplate::ChatTemplate(ChatTemplate&&) noexcept = default;
 ChatTemplate& ChatTemplate::operator=(ChatTemplate&&) noexcept = default;
 
 ChatTemplate ChatTemplate::from_model_directory(const std::filesystem::path& directory,
-                                                const std::string& name) {
-  const auto config_file = directory / "tokenizer_config.json";
-  const nlohmann::json config =
-      std::filesystem::exists(config_file) ? read_json_file(config_file) : nlohmann::json::object();
-  if (!config.is_object()) {
-    throw UserError(fmt::format("{}: must hold a JSON object", config_file.string()));
-  }
-  Json special_tokens = special_token_variables(config);
-  if (name == "auto") {
-    auto impl = std::make_unique<Impl>(find_template(directory, config), special_tokens);
-    for (const Family& family : kFamilies) {
-      try {
-        if (impl->adopt(family)) {
-          return ChatTemplate(std::move(impl));
-        }
-      } catch (const jinja::TemplateRefusal&) {
-        // A template that refuses plain turns of user and assistant is of no known family.
-      }
-    }
-    throw UserError(
-        fmt::format("{}: the chat template renders conversations in none of the known forms; {}",
-                    impl->where, ask_for_a_known_family()));
-  }
-  for (const Family& family : kFamilies) {
-    if (name != family.name) {
-      continue;
-    }
-    special_tokens.emplace("bos_token", "");
-    special_tokens.emplace("eos_token", "</s>");
-    auto impl = std::make_unique<Impl>(
-        TemplateSource{std::string(family.plain_template), "--chat-template " + name},
-        special_tokens);
-    if (!impl->adopt(family)) {
-      throw BugError(fmt::format("the plain template of '{}' is not recognised as such", name));
-    }
-    return ChatTemplate(std::move(impl));
-  }
-  throw UserError(fmt::format("--chat-template: unknown format '{}'; use auto or one of {}", name,
-                              fmt::join(names(), ", ")));
+                                                const ChatTemplateSettings& settings) {
+  return ChatTemplate(read_chat_template_source(directory), settings);
 }
 
 std::vector<std::string> ChatTemplate::names() {
   std::vector<std::string> result;
-  for (const Family& family : kFamilies) {
-    result.emplace_back(family.name);
+  for (const ChatForm& form : chat_forms()) {
+    result.emplace_back(form.name);
   }
   return result;
 }
@@ -435,10 +370,14 @@ const std::string& ChatTemplate::name() const {
 }
 
 bool ChatTemplate::takes_system_turn() const {
-  return impl_->takes_system.value_or(false);
+  return impl_->takes_system;
 }
 
-std::string ChatTemplate::implied_system_text() const {
+bool ChatTemplate::prints_date() const {
+  return impl_->prints_date;
+}
+
+const std::string& ChatTemplate::implied_system_text() const {
   return impl_->implied_system;
 }
 
@@ -447,20 +386,19 @@ std::string ChatTemplate::render_prompt(const std::vector<Message>& messages) co
     return impl_->render(messages, true);
   } catch (const jinja::TemplateRefusal& refusal) {
     throw UserError(fmt::format("the chat template of {} refuses the conversation: {}",
-                                impl_->where, refusal.what()));
+                                impl_->renderer.where(), refusal.what()));
   }
 }
 
 std::string ChatTemplate::render_answer(const std::string& answer) const {
-  const std::string prompt = render_prompt({kProbeUser});
   const std::string whole = impl_->render({kProbeUser, {"assistant", answer}}, false);
-  if (!whole.starts_with(prompt) || !whole.ends_with(impl_->after_answer) ||
-      whole.size() < prompt.size() + impl_->after_answer.size()) {
+  const auto text = between(whole, impl_->prompt, impl_->end_of_answer);
+  if (!text) {
     throw UserError(
         fmt::format("{}: the chat template renders the answer '{}' so that its end cannot be told",
-                    impl_->where, answer));
+                    impl_->renderer.where(), answer));
   }
-  return whole.substr(prompt.size(), whole.size() - prompt.size() - impl_->after_answer.size());
+  return *text;
 }
 
 }  // namespace bipo

@@ -664,8 +664,8 @@ Template::~Template() = default;
 Template::Template(Template&&) noexcept = default;
 Template& Template::operator=(Template&&) noexcept = default;
 
-std::string Template::render(const Json& variables) const {
-  Context context(variables);
+std::string Template::render(const Json& variables, const CalendarDate& today) const {
+  Context context(variables, today);
   std::string output;
   try {
     execute_body(impl_->body, context, output);

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "collectives/errors.hpp"
+#include "datasets/template_date.hpp"
 
 namespace bipo::jinja {
 
@@ -30,9 +31,9 @@ class Template {
   Template(Template&&) noexcept;
   Template& operator=(Template&&) noexcept;
 
-  // `variables` is an object.  Throws UserError "line N: ...", TemplateRefusal from
-  // raise_exception.
-  std::string render(const Json& variables) const;
+  // `variables` is an object; strftime_now writes `today`.  Throws UserError "line N: ...",
+  // TemplateRefusal from raise_exception.
+  std::string render(const Json& variables, const CalendarDate& today) const;
 
  private:
   struct Impl;

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <ctime>
 #include <functional>
 
 namespace bipo::jinja {
@@ -201,6 +200,57 @@ std::optional<std::int64_t> indent_argument(const std::optional<Value>& given) {
   return given && !is_none ? std::optional(require_integer(*given, "indent")) : std::nullopt;
 }
 
+// The attribute named "a" or "a.b" of an element.
+Value attribute_at(const Json& element, const std::string& path) {
+  Value value = element;
+  std::size_t begin = 0;
+  while (true) {
+    const std::size_t end = std::min(path.find('.', begin), path.size());
+    value = attribute_of(value, path.substr(begin, end - begin));
+    if (end == path.size()) {
+      return value;
+    }
+    begin = end + 1;
+  }
+}
+
+// The elements of which `tested` passes the test named in bound[first], with the argument beside
+// it; without a test, those that are true.
+Json elements_that_pass(const Value& input, const Bound& bound, std::size_t first, bool wanted,
+                        const std::function<Value(const Json&)>& tested) {
+  Arguments arguments;
+  if (bound[first + 1]) {
+    arguments.positional.push_back(*bound[first + 1]);
+  }
+  Json kept = Json::array();
+  for (const Json& element : elements_of(input)) {
+    const Value value = tested(element);
+    const bool passes = bound[first] ? apply_test(text_argument(bound, first, "the name of a test"),
+                                                  value, arguments)
+                                     : is_truthy(value);
+    if (passes == wanted) {
+      kept.push_back(element);
+    }
+  }
+  return kept;
+}
+
+Builtin element_filter(bool wanted) {
+  return {{"test", "argument"}, [wanted](const Value& input, const Bound& bound) {
+            return elements_that_pass(input, bound, 0, wanted,
+                                      [](const Json& element) { return Value(element); });
+          }};
+}
+
+Builtin attribute_filter(bool wanted) {
+  return {{"attribute", "test", "argument"}, [wanted](const Value& input, const Bound& bound) {
+            const std::string attribute = text_argument(bound, 0, "the name of an attribute");
+            return elements_that_pass(input, bound, 1, wanted, [&](const Json& element) {
+              return attribute_at(element, attribute);
+            });
+          }};
+}
+
 const Builtins& filters() {
   static const Builtins table = [] {
     Builtins filter = {
@@ -228,6 +278,10 @@ const Builtins& filters() {
          {{"s_old", "s_new", "count"},
           [](const Value& input, const Bound& bound) { return replace(to_text(input), bound); }}},
     };
+    filter["select"] = element_filter(true);
+    filter["reject"] = element_filter(false);
+    filter["selectattr"] = attribute_filter(true);
+    filter["rejectattr"] = attribute_filter(false);
     filter["count"] = filter["length"];
     filter["d"] = filter["default"];
     return filter;
@@ -315,7 +369,7 @@ Value call_builtin(const Builtins& table, const std::string& kind, const std::st
       input, bind_arguments(fmt::format("{} '{}'", kind, name), arguments, builtin.parameters));
 }
 
-Value make_namespace(const Arguments& arguments) {
+Value make_namespace(const Arguments& arguments, const CalendarDate&) {
   if (!arguments.positional.empty()) {
     throw UserError("namespace with positional arguments is not supported");
   }
@@ -326,7 +380,7 @@ Value make_namespace(const Arguments& arguments) {
   return space;
 }
 
-Value make_range(const Arguments& arguments) {
+Value make_range(const Arguments& arguments, const CalendarDate&) {
   const Bound bound = bind_arguments("function 'range'", arguments, {"start", "stop", "step"});
   if (!bound[0]) {
     throw UserError("range needs an argument");
@@ -351,29 +405,35 @@ Value make_range(const Arguments& arguments) {
   return numbers;
 }
 
-Value format_current_time(const Arguments& arguments) {
+Value format_today(const Arguments& arguments, const CalendarDate& today) {
   const Bound bound = bind_arguments("function 'strftime_now'", arguments, {"format"});
-  const std::string format = text_argument(bound, 0, "the format of strftime_now");
-  const std::time_t now = std::time(nullptr);
-  std::tm local{};
-  localtime_r(&now, &local);
-  std::array<char, 256> text{};
-  const std::size_t length = std::strftime(text.data(), text.size(), format.c_str(), &local);
-  return Json(std::string(text.data(), length));
+  return Json(format_date(today, text_argument(bound, 0, "the format of strftime_now")));
 }
 
-Value raise_exception(const Arguments& arguments) {
+Value raise_exception(const Arguments& arguments, const CalendarDate&) {
   const Bound bound = bind_arguments("function 'raise_exception'", arguments, {"message"});
   throw TemplateRefusal(bound[0] ? to_text(*bound[0]) : "the template raised an exception");
 }
 
-using FunctionTable = std::map<std::string, Value (*)(const Arguments&)>;
+using FunctionTable = std::map<std::string, Value (*)(const Arguments&, const CalendarDate&)>;
 
 const FunctionTable& functions() {
   static const FunctionTable table = {{"namespace", make_namespace},
                                       {"range", make_range},
-                                      {"strftime_now", format_current_time},
+                                      {"strftime_now", format_today},
                                       {"raise_exception", raise_exception}};
+  return table;
+}
+
+using ComparisonTest = bool (*)(const Value& value, const Value& other);
+
+const std::map<std::string, ComparisonTest>& comparison_tests() {
+  static const std::map<std::string, ComparisonTest> table = {
+      {"equalto", are_equal},
+      {"eq", are_equal},
+      {"ne", [](const Value& value, const Value& other) { return !are_equal(value, other); }},
+      {"in", [](const Value& value, const Value& other) { return contains(other, value); }},
+  };
   return table;
 }
 
@@ -403,6 +463,14 @@ Value apply_filter(const std::string& name, const Value& input, const Arguments&
 }
 
 bool apply_test(const std::string& name, const Value& input, const Arguments& arguments) {
+  if (const auto comparison = comparison_tests().find(name);
+      comparison != comparison_tests().end()) {
+    const Bound bound = bind_arguments(fmt::format("test '{}'", name), arguments, {"other"});
+    if (!bound[0]) {
+      throw UserError(fmt::format("the test '{}' needs something to compare with", name));
+    }
+    return comparison->second(input, *bound[0]);
+  }
   const bool defined = !std::holds_alternative<Undefined>(input);
   const auto found = json_tests().find(name);
   const bool asks_definition = name == "defined" || name == "undefined";
@@ -431,8 +499,9 @@ Value call_method(const Value& base, const std::string& name, const Arguments& a
   throw UserError(fmt::format("the method '{}' of a {} is not supported", name, type_name(base)));
 }
 
-Value call_function(const std::string& name, const Arguments& arguments) {
-  return functions().at(name)(arguments);
+Value call_function(const std::string& name, const Arguments& arguments,
+                    const CalendarDate& today) {
+  return functions().at(name)(arguments, today);
 }
 
 bool is_function(const std::string& name) {

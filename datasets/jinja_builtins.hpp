@@ -19,7 +19,7 @@ struct Arguments {
 Value apply_filter(const std::string& name, const Value& input, const Arguments& arguments);
 bool apply_test(const std::string& name, const Value& input, const Arguments& arguments);
 Value call_method(const Value& base, const std::string& name, const Arguments& arguments);
-Value call_function(const std::string& name, const Arguments& arguments);
+Value call_function(const std::string& name, const Arguments& arguments, const CalendarDate& today);
 
 bool is_function(const std::string& name);
 

@@ -84,7 +84,7 @@ Json loop_variable(const std::vector<Json>& elements, std::size_t index) {
 
 }  // namespace
 
-Context::Context(const Json& variables) : scopes_(1) {
+Context::Context(const Json& variables, const CalendarDate& today) : today_(today), scopes_(1) {
   for (const auto& [name, value] : variables.items()) {
     scopes_.front()[name] = value;
   }
@@ -178,7 +178,7 @@ Value Call::evaluate(Context& context) const {
   const Value function = callee->evaluate(context);
   const Arguments values = evaluate_arguments(arguments, context);
   if (const auto* builtin = std::get_if<Function>(&function)) {
-    return call_function(builtin->name, values);
+    return call_function(builtin->name, values, context.today());
   }
   if (const auto* macro = std::get_if<const MacroDefinition*>(&function)) {
     return call_macro(**macro, values, context);

@@ -15,7 +15,9 @@ namespace bipo::jinja {
 // template's.
 class Context {
  public:
-  explicit Context(const Json& variables);
+  Context(const Json& variables, const CalendarDate& today);
+
+  const CalendarDate& today() const { return today_; }
 
   Value lookup(const std::string& name) const;
   void set(const std::string& name, Value value) { scopes_.back()[name] = std::move(value); }
@@ -31,6 +33,7 @@ class Context {
   int macro_depth = 0;  // macros may call themselves
 
  private:
+  CalendarDate today_;
   Scopes scopes_;
 };
 

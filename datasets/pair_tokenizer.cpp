@@ -25,11 +25,12 @@ void add_warnings(std::vector<std::string>& warnings, const std::vector<std::str
 }  // namespace
 
 PairTokenizer::PairTokenizer(const std::filesystem::path& model_directory,
-                             const std::string& chat_template, std::int64_t vocabulary,
+                             const ChatTemplateSettings& chat_template, std::int64_t vocabulary,
                              const TokenizeOptions& options)
     : tokenizer_(Tokenizer::from_file(model_directory / "tokenizer.json")),
       special_(read_special_tokens(model_directory, tokenizer_)),
       chat_template_(ChatTemplate::from_model_directory(model_directory, chat_template)),
+      date_given_(chat_template.date.given),
       vocabulary_(vocabulary),
       options_(options) {
 }
@@ -39,13 +40,18 @@ std::string PairTokenizer::implied_system_text() const {
 }
 
 std::vector<std::string> PairTokenizer::warnings() const {
-  if (options_.system_prompt.empty() || chat_template_.takes_system_turn()) {
-    return {};
+  std::vector<std::string> warnings;
+  if (!options_.system_prompt.empty() && !chat_template_.takes_system_turn()) {
+    warnings.push_back(
+        fmt::format("the chat template ({}) takes no system turn: the system prompt stands before "
+                    "the first user turn",
+                    template_name()));
   }
-  return {
-      fmt::format("the chat template ({}) takes no system turn: the system prompt stands before "
-                  "the first user turn",
-                  template_name())};
+  if (date_given_ && !prints_date()) {
+    warnings.push_back(
+        fmt::format("--template-date: the chat template ({}) prints no date", template_name()));
+  }
+  return warnings;
 }
 
 TokenizedFile PairTokenizer::read(const std::filesystem::path& file) const {

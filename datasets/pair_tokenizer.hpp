@@ -20,18 +20,22 @@ struct TokenizedFile {
 // A model directory's tokenizer, special tokens and chat template, with the settings of their use.
 class PairTokenizer {
  public:
-  // `chat_template` as ChatTemplate::from_model_directory() takes it; `vocabulary` is the model's:
-  // ids are below it.  Throws UserError for a directory that lacks any of the three, or holds one
-  // that is not implemented.
-  PairTokenizer(const std::filesystem::path& model_directory, const std::string& chat_template,
-                std::int64_t vocabulary, const TokenizeOptions& options);
+  // `vocabulary` is the model's: ids are below it.  Throws UserError for a directory that lacks any
+  // of the three, or holds one that is not implemented.
+  PairTokenizer(const std::filesystem::path& model_directory,
+                const ChatTemplateSettings& chat_template, std::int64_t vocabulary,
+                const TokenizeOptions& options);
 
   const std::string& template_name() const { return chat_template_.name(); }
+
+  // Whether the tokens depend on the date in the settings.
+  bool prints_date() const { return chat_template_.prints_date(); }
 
   // What the template itself puts where the settings send no system prompt; "" where they send one.
   std::string implied_system_text() const;
 
-  // What the template does otherwise than the settings ask for: a system prompt that has to move.
+  // What the template does otherwise than the settings ask for: a system prompt that has to move, a
+  // date that nobody sees.
   std::vector<std::string> warnings() const;
 
   // Throws UserError as read_preference_pairs() and tokenize_pairs() do, and for an id that the
@@ -44,6 +48,7 @@ class PairTokenizer {
   Tokenizer tokenizer_;
   SpecialTokens special_;
   ChatTemplate chat_template_;
+  bool date_given_;
   std::int64_t vocabulary_;
   TokenizeOptions options_;
 };

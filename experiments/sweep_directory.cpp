@@ -143,6 +143,12 @@ void check_sweep_directory(const fs::path& directory, const std::string& plan) {
   check_replaceable(stored);
 }
 
+std::string stored_plan(const fs::path& directory) {
+  const fs::path stored = plan_path(directory);
+  std::error_code unreachable;  // check_sweep_directory() says what is wrong with such a path
+  return fs::exists(stored, unreachable) ? read_text(stored) : "";
+}
+
 void begin_sweep_directory(const fs::path& directory, const std::string& plan) {
   std::error_code error;
   fs::create_directory(directory, error);

@@ -27,6 +27,9 @@ std::filesystem::path pack_checkpoint_path(const std::filesystem::path& director
 // none, or it is empty) or go on (it holds the same plan).  Changes nothing.
 void check_sweep_directory(const std::filesystem::path& directory, const std::string& plan);
 
+// The text of the plan in `directory`, "" where there is none.  Throws UserError.
+std::string stored_plan(const std::filesystem::path& directory);
+
 // Makes the directory and its plan where they are missing.  Throws EnvironmentError.
 void begin_sweep_directory(const std::filesystem::path& directory, const std::string& plan);
 

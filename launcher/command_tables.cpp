@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "datasets/chat_template.hpp"
 #include "launcher/machine_table.hpp"
 #include "launcher/option_setters.hpp"
 #include "trainer/model/shapes.hpp"
@@ -70,8 +71,14 @@ OptionGroup text_group(TextOptions& o) {
           {{"system-prompt", "TEXT",
             with_default("\"\" sends none", fmt::format("\"{}\"", o.system_prompt)),
             any_text(o.system_prompt)},
-           {"chat-template", "NAME", with_default("how a prompt is laid out", o.chat_template),
+           {"chat-template", "NAME|FILE",
+            fmt::format("how a conversation is laid out: auto (the model's own template), {}, or a "
+                        "file with a Jinja template (default {})",
+                        fmt::join(ChatTemplate::names(), ", "), o.chat_template),
             some_text(o.chat_template)},
+           {"template-date", "YYYY-MM-DD",
+            "the day that a template prints as today's (default the run's first day, in UTC)",
+            template_date(o.template_date)},
            {"no-eos", "", "no end-of-sequence token after an answer", flag(o.no_eos)},
            {"no-bos", "", "no begin-of-sequence token before a prompt", flag(o.no_bos)},
            {"max-length", "N",

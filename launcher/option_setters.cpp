@@ -71,6 +71,12 @@ Setter one_of(std::string& target, std::vector<std::string> names) {
   };
 }
 
+Setter template_date(std::optional<TemplateDate>& target) {
+  return [&target](const std::string& text) {
+    target = TemplateDate{parse_date(text), /*given=*/true};
+  };
+}
+
 Setter flag(bool& target) {
   return [&target](const std::string& text) {
     target = parse_name(text, {"true", "false"}) == "true";

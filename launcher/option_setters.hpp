@@ -23,6 +23,7 @@ Setter automatic_or_positive(std::optional<std::int64_t>& target);
 Setter unsigned_integer(std::uint64_t& target);
 Setter real(double& target, RealRange range);
 Setter one_of(std::string& target, std::vector<std::string> names);
+Setter template_date(std::optional<TemplateDate>& target);
 Setter flag(bool& target);
 Setter on_off(bool& target);
 Setter automatic_or_bytes(std::optional<std::uint64_t>& target);

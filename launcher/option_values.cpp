@@ -228,6 +228,14 @@ std::uint64_t parse_bytes(std::string_view text) {
   return *count << shift;
 }
 
+CalendarDate parse_date(std::string_view text) {
+  const auto date = parse_iso_date(text);
+  if (!date) {
+    throw UserError("must be a day of the calendar as YYYY-MM-DD");
+  }
+  return *date;
+}
+
 std::string parse_name(std::string_view text, const std::vector<std::string>& names) {
   if (std::find(names.begin(), names.end(), text) == names.end()) {
     throw UserError(fmt::format("must be one of {}", fmt::join(names, ", ")));

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "datasets/template_date.hpp"
 #include "experiments/sweep_plan.hpp"
 
 namespace bipo {
@@ -33,6 +34,9 @@ std::uint64_t parse_bytes(std::string_view text);
 
 // One of `names`.
 std::string parse_name(std::string_view text, const std::vector<std::string>& names);
+
+// YYYY-MM-DD.
+CalendarDate parse_date(std::string_view text);
 
 // Comma separated, at least one, all different, each as the function of one value reads it.
 std::vector<double> parse_positive_real_list(std::string_view text);

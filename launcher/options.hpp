@@ -9,6 +9,7 @@
 #include <variant>
 #include <vector>
 
+#include "datasets/template_date.hpp"
 #include "experiments/sweep_plan.hpp"
 
 namespace bipo {
@@ -19,6 +20,7 @@ namespace bipo {
 struct TextOptions {
   std::string system_prompt = "You are a helpful, honest and concise assistant.";
   std::string chat_template = "auto";
+  std::optional<TemplateDate> template_date;  // none: the day of the beginning
   bool no_eos = false;
   bool no_bos = false;
   std::int64_t max_length = 0;  // 0: the model's context

@@ -13,6 +13,7 @@
 #include "launcher/computation.hpp"
 #include "launcher/machine.hpp"
 #include "launcher/plan_warnings.hpp"
+#include "launcher/template_dates.hpp"
 #include "trainer/activation_cache.hpp"
 #include "trainer/model/graph.hpp"
 #include "trainer/model/operators.hpp"
@@ -165,9 +166,16 @@ PlanSettings plan_settings(const RunSettings& settings, const std::vector<TokenP
   return plan;
 }
 
-Preparation prepare_run(const TrainOptions& options, const Session& session) {
+Preparation prepare_run(const TrainOptions& given, const std::string& created_utc,
+                        const Session& session) {
   Preparation run;
-  run.previous = find_previous(options);
+  run.previous = find_previous(given);
+  run.created_utc = run.previous ? run.previous->attributes.created_utc : created_utc;
+  TrainOptions options = given;
+  options.template_date = choose_template_date(
+      given.template_date,
+      run.previous ? stored_template_date(run.previous->attributes.config) : std::nullopt,
+      created_utc);
   if (session.rank() == 0) {
     check_writable(options.out);
   }

@@ -32,6 +32,7 @@ struct Preparation {
   JobPreparation job;
   PlanSettings plan;
   std::optional<RunRecord> previous;  // the run that --resume continues
+  std::string created_utc;            // of the run, thus of its first start
   std::string config;                 // settings_to_json()
   std::uint64_t agreement =
       0;  // equal on ranks that are about to make the same run from the same state
@@ -56,7 +57,9 @@ void choose_cache_budget(JobPreparation& job, const std::vector<std::int64_t>& l
 
 PlanSettings plan_settings(const RunSettings& settings, const std::vector<TokenPair>& pairs);
 
-// All of the above for one run.  Throws UserError.
-Preparation prepare_run(const TrainOptions& options, const Session& session);
+// All of the above for one run, which begins at `created_utc` unless it continues one.  Throws
+// UserError.
+Preparation prepare_run(const TrainOptions& given, const std::string& created_utc,
+                        const Session& session);
 
 }  // namespace bipo

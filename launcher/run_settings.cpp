@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "collectives/errors.hpp"
+#include "launcher/template_dates.hpp"
 
 namespace bipo {
 namespace {
@@ -34,6 +35,12 @@ std::string yes_no(bool value) {
 std::string bytes_text(std::uint64_t bytes) {
   constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
   return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / kGiB);
+}
+
+std::string template_text(const TrainingInputs& inputs) {
+  return inputs.template_date ? fmt::format("{}, which prints the date {}", inputs.chat_template,
+                                            iso_text(inputs.template_date->day))
+                              : inputs.chat_template;
 }
 
 }  // namespace
@@ -77,6 +84,7 @@ std::string settings_to_json(const RunSettings& settings, const TrainingInputs& 
   json["deterministic"] = options.deterministic;
   json["system_prompt"] = options.system_prompt;
   json["chat_template"] = inputs.chat_template;
+  store_template_date(inputs.template_date, json);
   json["no_eos"] = options.no_eos;
   json["no_bos"] = options.no_bos;
   json["max_length"] = inputs.max_length;
@@ -113,7 +121,7 @@ std::vector<SettingGroup> settings_table(const RunSettings& settings, const Trai
         {"test", o.test.empty()
                      ? "(none)"
                      : fmt::format("{} ({} pairs)", o.test.string(), inputs.test.size())},
-        {"chat template", inputs.chat_template},
+        {"chat template", template_text(inputs)},
         {"system prompt", system_prompt},
         {"eos / bos", fmt::format("{} / {}", o.no_eos ? "none added" : "one after each answer",
                                   o.no_bos ? "none added" : "where the tokenizer has one")},

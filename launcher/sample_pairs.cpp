@@ -9,6 +9,8 @@
 #include "collectives/errors.hpp"
 #include "datasets/pair_tokenizer.hpp"
 #include "datasets/philox.hpp"
+#include "experiments/utc_time.hpp"
+#include "launcher/template_dates.hpp"
 #include "launcher/text_options.hpp"
 #include "trainer/model/model_files.hpp"
 #include "trainer/model/shapes.hpp"
@@ -42,8 +44,10 @@ ModelConfig read_chosen_config(const ModelChoice& choice, std::int64_t layer) {
 std::vector<TokenPair> read_pairs(const std::filesystem::path& file,
                                   const std::filesystem::path& model, const ModelConfig& config,
                                   const TextOptions& options) {
-  const PairTokenizer tokenizer(model, options.chat_template, config.vocabulary,
-                                tokenize_options(options, config.context));
+  TextOptions dated = options;
+  dated.template_date = choose_template_date(options.template_date, std::nullopt, utc_text());
+  const PairTokenizer tokenizer(model, template_settings(dated), config.vocabulary,
+                                tokenize_options(dated, config.context));
   return tokenizer.read(file).pairs;
 }
 

@@ -18,6 +18,7 @@
 #include "experiments/cell_failure.hpp"
 #include "experiments/sweep_directory.hpp"
 #include "experiments/sweep_queue.hpp"
+#include "experiments/utc_time.hpp"
 #include "launcher/prepared_model.hpp"
 #include "launcher/progress.hpp"
 #include "launcher/stop_signals.hpp"
@@ -26,6 +27,7 @@
 #include "launcher/sweep_progress.hpp"
 #include "launcher/sweep_rounds.hpp"
 #include "launcher/sweep_summary.hpp"
+#include "launcher/template_dates.hpp"
 
 namespace bipo {
 namespace {
@@ -273,9 +275,25 @@ int run_prepared(const SweepPreparation& sweep, Session& session) {
   return std::stoi(session.from_first(exit_code));
 }
 
+// A sweep that goes on keeps the day of its first start.
+SweepOptions with_template_date(const SweepOptions& given, Session& session) {
+  std::string plan;
+  session.together([&] {
+    if (session.rank() == 0) {
+      plan = stored_plan(given.out);
+    }
+  });
+  const auto stored = template_date_of_plan(session.from_first(plan));
+  SweepOptions options = given;
+  options.template_date =
+      choose_template_date(given.template_date, stored, session.from_first(utc_text()));
+  return options;
+}
+
 }  // namespace
 
-int run_sweep_command(const SweepOptions& options, Session& session) {
+int run_sweep_command(const SweepOptions& given, Session& session) {
+  const SweepOptions options = with_template_date(given, session);
   std::optional<SweepPreparation> sweep;
   session.together([&] { sweep = prepare_sweep(options, session); });
   ContentHash plan;

@@ -20,4 +20,11 @@ TokenizeOptions tokenize_options(const TextOptions& options, std::int64_t contex
   return tokenize;
 }
 
+ChatTemplateSettings template_settings(const TextOptions& options) {
+  if (!options.template_date) {
+    throw BugError("a chat template is used before its date is chosen");
+  }
+  return {options.chat_template, *options.template_date};
+}
+
 }  // namespace bipo

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "datasets/chat_template.hpp"
 #include "datasets/token_pairs.hpp"
 #include "launcher/options.hpp"
 
@@ -11,5 +12,8 @@ namespace bipo {
 // `context`: the model's longest sequence in tokens, which is the limit where --max-length sets
 // none.  Throws UserError for a --max-length beyond it.
 TokenizeOptions tokenize_options(const TextOptions& options, std::int64_t context);
+
+// The date must have been chosen (launcher/template_dates.hpp).
+ChatTemplateSettings template_settings(const TextOptions& options);
 
 }  // namespace bipo

@@ -81,19 +81,17 @@ int run_prepared(const Preparation& preparation, Session& session) {
     display->message(fmt::format("median norm of the residual stream after block {}: {:.4g}",
                                  options.layer, residual_norm));
   }
-  RunObserver observer(
-      {options.out,
-       run_attributes(
-           settings, job.inputs, *job.topology, session, preparation.config,
-           preparation.previous ? preparation.previous->attributes.created_utc : utc_text()),
-       plan.total_steps(),
-       plan.steps_per_epoch(),
-       options.epochs,
-       options.batch_size,
-       preparation.plan.pairs,
-       residual_norm,
-       {}},
-      display ? &*display : nullptr);
+  RunObserver observer({options.out,
+                        run_attributes(settings, job.inputs, *job.topology, session,
+                                       preparation.config, preparation.created_utc),
+                        plan.total_steps(),
+                        plan.steps_per_epoch(),
+                        options.epochs,
+                        options.batch_size,
+                        preparation.plan.pairs,
+                        residual_norm,
+                        {}},
+                       display ? &*display : nullptr);
   TrainingRecord record = preparation.previous
                               ? TrainingRecord(*preparation.previous)
                               : starting_record(job.inputs.config.hidden, options.seed);
@@ -110,8 +108,9 @@ int run_prepared(const Preparation& preparation, Session& session) {
 }  // namespace
 
 int run_train_command(const TrainOptions& options, Session& session) {
+  const std::string now = session.from_first(utc_text());
   std::optional<Preparation> preparation;
-  session.together([&] { preparation = prepare_run(options, session); });
+  session.together([&] { preparation = prepare_run(options, now, session); });
   session.expect_same(preparation->agreement, "the run to make");
   return run_prepared(*preparation, session);
 }

@@ -29,9 +29,12 @@ TrainingInputs read_training_inputs(const TrainingOptions& options) {
   const TokenizeOptions tokenize = tokenize_options(options, inputs.config.context);
   inputs.max_length = tokenize.max_length;
 
-  const PairTokenizer tokenizer(options.model, options.chat_template, inputs.config.vocabulary,
+  const PairTokenizer tokenizer(options.model, template_settings(options), inputs.config.vocabulary,
                                 tokenize);
   inputs.chat_template = tokenizer.template_name();
+  if (tokenizer.prints_date()) {
+    inputs.template_date = options.template_date;
+  }
   inputs.implied_system_text = tokenizer.implied_system_text();
   inputs.warnings = tokenizer.warnings();
   const auto read = [&](const std::filesystem::path& path) {

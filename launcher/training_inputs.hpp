@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,10 +18,11 @@ namespace bipo {
 struct TrainingInputs {
   ModelConfig config;
   std::unique_ptr<WeightSource> weights;
-  std::uint64_t model_fingerprint = 0;  // of configuration and weights
-  std::string chat_template;            // name of the family
-  std::string implied_system_text;      // what the template adds where no system prompt is sent
-  std::int64_t max_length = 0;          // tokens, effective
+  std::uint64_t model_fingerprint = 0;        // of configuration and weights
+  std::string chat_template;                  // name of the format
+  std::optional<TemplateDate> template_date;  // none where the template prints no date
+  std::string implied_system_text;  // what the template adds where no system prompt is sent
+  std::int64_t max_length = 0;      // tokens, effective
   std::vector<TokenPair> train;
   std::vector<TokenPair> test;   // empty where there is no --test
   std::uint64_t train_hash = 0;  // of the ids
@@ -28,7 +30,8 @@ struct TrainingInputs {
   std::vector<std::string> warnings;  // rows left out, a system prompt that had to move
 };
 
-// Reads and checks all of it; nothing heavy is loaded.  Throws UserError.
+// Reads and checks all of it; nothing heavy is loaded.  The date of chat templates must have been
+// chosen.  Throws UserError.
 TrainingInputs read_training_inputs(const TrainingOptions& options);
 
 }  // namespace bipo

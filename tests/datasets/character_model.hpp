@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "datasets/template_date.hpp"
 #include "datasets/tokenizer.hpp"
 
 namespace bipo::testing {
@@ -80,6 +81,10 @@ inline nlohmann::json character_tokenizer() {
             {"vocab", vocabulary},
             {"merges", {"\u010a A"}}}}};
 }
+
+// For templates that print none.
+constexpr TemplateDate kSomeDate{
+    {std::chrono::year{2020}, std::chrono::month{1}, std::chrono::day{2}}, /*given=*/false};
 
 inline void write_json(const std::filesystem::path& path, const nlohmann::json& content) {
   std::ofstream(path, std::ios::binary) << content.dump();

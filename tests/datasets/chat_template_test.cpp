@@ -18,6 +18,14 @@ constexpr const char* kChatMl =
     "endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
+constexpr TemplateDate kDate{{std::chrono::year{2024}, std::chrono::month{7}, std::chrono::day{6}},
+                             /*given=*/false};
+
+// Begins with a system turn that prints what `expression` gives.
+std::string dated(const std::string& expression) {
+  return "{{ '<|im_start|>system\nToday ' + " + expression + " + '.<|im_end|>\n' }}" + kChatMl;
+}
+
 class ChatTemplates : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -37,8 +45,8 @@ class ChatTemplates : public ::testing::Test {
         Json{{"chat_template", chat_template}, {"bos_token", "<s>"}, {"eos_token", "</s>"}}.dump());
   }
 
-  ChatTemplate load(const std::string& name = "auto") const {
-    return ChatTemplate::from_model_directory(directory_, name);
+  ChatTemplate load(const std::string& choice = "auto", const TemplateDate& date = kDate) const {
+    return ChatTemplate::from_model_directory(directory_, {choice, date});
   }
 
   std::string complaint(const std::string& name = "auto") const {
@@ -76,8 +84,8 @@ TEST_F(ChatTemplates, AnAnswerMayHoldTheMarkerThatEndsIt) {
   write_config(kChatMl);
   const std::string answer = "a<|im_end|>\n<|im_start|>user\nb<|im_end|>";
   EXPECT_EQ(load().render_answer(answer), answer);
-  EXPECT_EQ(load("llama-3").render_answer(" x<|eot_id|>y "), "x<|eot_id|>y");
-  EXPECT_EQ(load("llama-2").render_answer(" x</s>y "), " x</s>y ");
+  EXPECT_EQ(load("llama3").render_answer(" x<|eot_id|>y "), "x<|eot_id|>y");
+  EXPECT_EQ(load("llama2").render_answer(" x</s>y "), " x</s>y ");
 }
 
 TEST_F(ChatTemplates, AnImpliedSystemTextIsReported) {
@@ -107,9 +115,9 @@ TEST_F(ChatTemplates, PlainFormsRenderWithTheModelsOwnSpecialTokens) {
   write_config("unused");
   const std::vector<Message> talk = {
       {"system", "S"}, {"user", "U"}, {"assistant", "A"}, {"user", "V"}};
-  EXPECT_EQ(load("llama-2").render_prompt(talk),
+  EXPECT_EQ(load("llama2").render_prompt(talk),
             "<s>[INST] <<SYS>>\nS\n<</SYS>>\n\nU [/INST] A </s><s>[INST] V [/INST]");
-  EXPECT_EQ(load("llama-3").render_prompt({{"user", " U "}}),
+  EXPECT_EQ(load("llama3").render_prompt({{"user", " U "}}),
             "<s><|start_header_id|>user<|end_header_id|>\n\nU<|eot_id|>"
             "<|start_header_id|>assistant<|end_header_id|>\n\n");
   EXPECT_EQ(load("chatml").render_prompt({{"user", "U"}}),
@@ -118,7 +126,7 @@ TEST_F(ChatTemplates, PlainFormsRenderWithTheModelsOwnSpecialTokens) {
 
 TEST_F(ChatTemplates, TheTemplateFileComesBeforeTheConfiguration) {
   write_config("{{ 'something else' }}");
-  expect_complaint({"none of the known forms"});
+  expect_complaint({"not understood", "tokenizer_config.json"});
   write("chat_template.jinja", kChatMl);
   EXPECT_EQ(load().name(), "chatml");
 }
@@ -131,35 +139,120 @@ TEST_F(ChatTemplates, AListOfTemplatesMeansItsDefault) {
   expect_complaint({"tokenizer_config.json", "'default'", "--chat-template"});
 }
 
-TEST_F(ChatTemplates, WhatIsNotRecognisedIsAnErrorThatNamesTheKnownForms) {
-  const std::vector<std::string> advice = {"--chat-template", "chatml", "llama-2", "llama-3"};
+TEST_F(ChatTemplates, WithoutATemplateTheErrorNamesWhatToChoose) {
+  const std::vector<std::string> advice = {
+      "no chat template", directory_.string(), "--chat-template plain", "--chat-template NAME|FILE",
+      "chatml",           "mistral-v3"};
   expect_complaint(advice);
-  expect_complaint({"no chat template", directory_.string()});
-  for (const std::string other : {
-           "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}",
-           "{{ raise_exception('never') }}",
-           "",
-       }) {
-    write_config(other);
+  for (const Json& none : {Json(nullptr), Json("")}) {
+    write_config(none);
     expect_complaint(advice);
-    expect_complaint({"none of the known forms"});
   }
 }
 
-TEST_F(ChatTemplates, FormsThatOnlyLookAlikeAreNotAccepted) {
+TEST_F(ChatTemplates, TemplatesThatDoNotHoldTogetherAreRefusedWithTheReason) {
   const auto replaced = [](const std::string& from, const std::string& to) {
     std::string text = kChatMl;
     return text.replace(text.rfind(from), from.size(), to);
   };
-  for (const std::string& almost : {
-           replaced("m.content", "m.content | upper"),
-           replaced("m.role", "'user'"),
-           replaced("<|im_end|>\n", "<|im_end|>"),
-           replaced("assistant\n", "assistant\n<think>\n"),
-           replaced("in messages", "in messages[-1:]"),
-       }) {
-    write_config(almost);
-    expect_complaint({"none of the known forms"});
+  const std::vector<std::pair<std::string, std::string>> broken = {
+      {"{{ raise_exception('never') }}", "refuses a conversation of user and assistant (never)"},
+      {"{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}",
+       "'<assistant>'"},
+      {replaced("m.content", "m.content | replace('\n', ' ')"), "a user's text"},
+      {replaced("m.content", "(m.content + m.content)"), "a user's text"},
+      {replaced("m.role", "'user'"), "does not begin with the prompt"},
+      {replaced("assistant\n", "assistant\n<think>\n"), "does not begin with the prompt"},
+      {replaced("in messages", "in messages[-1:]"), "does not begin with the prompt"},
+      {replaced("in messages", "in messages[-2:]"), "several turns"},
+      {replaced("m.content", "(m.content if m.role == 'user' else m.content | replace('<', '['))"),
+       "an answer does not stand"},
+      {replaced("m.content", "(m.content if m.role != 'system' else m.content * 1)"),
+       "cannot be run"},
+      {replaced("m.content", "(m.content if m.role != 'system' else (m.content + m.content))"),
+       "a system text"},
+  };
+  for (const auto& [text, reason] : broken) {
+    write_config(text);
+    expect_complaint({reason, "--chat-template plain", "chatml", "tokenizer_config.json"});
+  }
+}
+
+// A form without a name whose turns begin and end in words of its own.
+TEST_F(ChatTemplates, AnyTemplateThatHoldsTogetherIsTaken) {
+  write_config(
+      "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ 'Rules: ' + m.content + "
+      "'. ' }}{% elif m.role == 'user' %}{{ 'Q: ' + m.content.strip() + '\nA:' }}{% else %}"
+      "{{ ' ' + m.content.strip() + ' <end>\n' }}{% endif %}{% endfor %}");
+  const ChatTemplate chat = load();
+  EXPECT_EQ(chat.name(), "custom");
+  EXPECT_TRUE(chat.takes_system_turn());
+  EXPECT_EQ(chat.implied_system_text(), "");
+  EXPECT_EQ(
+      chat.render_prompt({{"system", "S"}, {"user", "U "}, {"assistant", "A"}, {"user", "V"}}),
+      "<s>Rules: S. Q: U\nA: A <end>\nQ: V\nA:");
+  EXPECT_EQ(chat.render_answer(" x <end>\ny "), " x <end>\ny ");
+}
+
+// An empty <think> block before the last answer only, as Qwen3 writes it.
+TEST_F(ChatTemplates, AnEmptyThinkBlockBelongsToTheAnswer) {
+  write_config(
+      "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+      "{% if m.role == 'assistant' and loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+      "{{ m.content + '<|im_end|>\n' }}{% endfor %}"
+      "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}");
+  EXPECT_EQ(load().name(), "chatml");
+  EXPECT_EQ(load().render_answer("yes"), "<think>\n\n</think>\n\nyes");
+}
+
+TEST_F(ChatTemplates, PlainIsPromptLineBreakAnswer) {
+  const ChatTemplate chat = load("plain");
+  EXPECT_EQ(chat.name(), "plain");
+  EXPECT_EQ(chat.render_prompt({{"user", " U "}}), " U \n");
+  EXPECT_EQ(chat.render_prompt({{"system", "S"}, {"user", "U"}}), "S\n\nU\n");
+  EXPECT_EQ(chat.render_prompt({{"system", ""}, {"user", "U"}, {"assistant", "A"}, {"user", "V"}}),
+            "U\nA\nV\n");
+  EXPECT_EQ(chat.render_answer(" A\n"), " A\n");
+  EXPECT_EQ(chat.implied_system_text(), "");
+  EXPECT_TRUE(chat.takes_system_turn());
+}
+
+TEST_F(ChatTemplates, AFileMayHoldTheTemplate) {
+  write_config("{{ 'not looked at' }}");
+  write("own.jinja", "{{ bos_token }}" + std::string(kChatMl));
+  const ChatTemplate chat = load((directory_ / "own.jinja").string());
+  EXPECT_EQ(chat.name(), "chatml");
+  EXPECT_EQ(chat.render_prompt({{"user", "U"}}),
+            "<s><|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n");
+  write("bytes.jinja", std::string(kChatMl) + "\xff");
+  expect_complaint({"bytes.jinja", "not valid UTF-8"}, (directory_ / "bytes.jinja").string());
+  write("broken.jinja", "{{ broken");
+  expect_complaint({"broken.jinja", "cannot be run"}, (directory_ / "broken.jinja").string());
+}
+
+TEST_F(ChatTemplates, TodayIsTheDateOfTheSettings) {
+  write_config(dated("strftime_now('%d %B %Y')"));
+  EXPECT_TRUE(load().prints_date());
+  EXPECT_EQ(load().implied_system_text(), "Today 06 July 2024.");
+  write_config(kChatMl);
+  EXPECT_FALSE(load().prints_date());
+}
+
+// Llama 3.1 prints a date of its own unless it is told one.
+TEST_F(ChatTemplates, AGivenDateReachesTemplatesThatTakeItAsAVariable) {
+  write_config(dated("(date_string if date_string is defined else '26 Jul 2024')"));
+  EXPECT_FALSE(load().prints_date());
+  EXPECT_EQ(load().implied_system_text(), "Today 26 Jul 2024.");
+  const TemplateDate given = {kDate.day, /*given=*/true};
+  EXPECT_TRUE(load("auto", given).prints_date());
+  EXPECT_EQ(load("auto", given).implied_system_text(), "Today 06 Jul 2024.");
+}
+
+TEST(TemplateDates, AreDaysOfTheCalendar) {
+  EXPECT_EQ(iso_text(parse_iso_date("2024-02-29").value()), "2024-02-29");
+  for (const char* text : {"2023-02-29", "2024-13-01", "2024-00-10", "2024-01-32", "24-01-01", "",
+                           "2024-1-01", "2024-01-01 ", "2024/01/01", "0999-01-01", "+024-01-01"}) {
+    EXPECT_FALSE(parse_iso_date(text)) << text;
   }
 }
 
@@ -170,10 +263,12 @@ TEST_F(ChatTemplates, TemplatesThatCannotBeRunSayWhy) {
   expect_complaint({"cannot be run", "'groupby'", "--chat-template"});
 }
 
-TEST_F(ChatTemplates, UnknownNamesAreRefused) {
+TEST_F(ChatTemplates, WhatIsNeitherANameNorAFileIsRefused) {
   write_config(kChatMl);
-  expect_complaint({"'vicuna'", "chatml", "--chat-template"}, "vicuna");
-  EXPECT_EQ(ChatTemplate::names(), (std::vector<std::string>{"chatml", "llama-2", "llama-3"}));
+  expect_complaint(
+      {"'vicuna'", "neither the name of a format nor a file", "chatml", "plain", "--chat-template"},
+      "vicuna");
+  expect_complaint({"neither"}, directory_.string());
 }
 
 }  // namespace

@@ -7,8 +7,10 @@
 namespace bipo::jinja {
 namespace {
 
+constexpr CalendarDate kToday{std::chrono::year{2024}, std::chrono::month{7}, std::chrono::day{6}};
+
 std::string render(std::string_view source, const Json& variables = Json::object()) {
-  return Template(source).render(variables);
+  return Template(source).render(variables, kToday);
 }
 
 std::string complaint(std::string_view source, const Json& variables = Json::object()) {
@@ -115,6 +117,36 @@ TEST(Jinja, ToJsonWritesAsPythonDoes) {
 TEST(Jinja, TrimKnowsUnicodeSpaces) {
   EXPECT_EQ(render("[{{ s | trim }}]", {{"s", "\u00a0\u3000\x1c x \u2028\n"}}), "[x]");
   EXPECT_EQ(render("[{{ s.lstrip() }}][{{ s.rstrip() }}]", {{"s", " x "}}), "[x ][ x]");
+}
+
+TEST(Jinja, SelectionKeepsElementsThatPassATest) {
+  const Json turns = {{"turns",
+                       {{{"role", "user"}, {"at", {{"n", 1}}}},
+                        {{"role", "assistant"}, {"at", {{"n", 2}}}},
+                        {{"role", "user"}, {"at", {{"n", 3}}}}}}};
+  EXPECT_EQ(render("{% set u = turns | selectattr('role', 'equalto', 'user') | list %}"
+                   "{{ u | length }}{{ u[-1] == turns[2] }}{{ u[0] == turns[1] }}",
+                   turns),
+            "2TrueFalse");
+  EXPECT_EQ(render("{{ (turns | rejectattr('at.n', 'in', [1, 3]) | first).at.n }}", turns), "2");
+  EXPECT_EQ(render("{{ turns | selectattr('role') | list | length }}"
+                   "{{ turns | selectattr('none') | list | length }}",
+                   turns),
+            "30");
+  EXPECT_EQ(render("{{ [0, 1, '', 'a'] | select | join(',') }}"
+                   "{{ ['a', 'b'] | reject('equalto', 'a') | join }}"
+                   "{{ 1 is equalto 1 }}{{ 1 is ne 1 }}"),
+            "1,abTrueFalse");
+  expect_complaint("{{ [1] | select('nonsense') | list }}", {"'nonsense'", "not supported"});
+}
+
+TEST(Jinja, TodayIsTheDayThatItIsGiven) {
+  EXPECT_EQ(render("{{ strftime_now('%d %b %Y') }}|{{ strftime_now('%A, %B %-d; %H:%M %%') }}"),
+            "06 Jul 2024|Saturday, July 6; 00:00 %");
+  for (const char* format : {"%Z", "%", "%-", "%c", "%Q"}) {
+    expect_complaint(std::string("{{ strftime_now('") + format + "') }}",
+                     {"directive", "not supported"});
+  }
 }
 
 TEST(Jinja, RaiseExceptionIsTheTemplatesOwnRefusal) {

@@ -40,11 +40,12 @@ class PairTokenizerTest : public ::testing::Test {
   }
 
   PairTokenizer tokenizer(std::int64_t vocabulary = kVocabulary) const {
-    return PairTokenizer(directory_, "auto", vocabulary, options_);
+    return PairTokenizer(directory_, template_, vocabulary, options_);
   }
 
   std::filesystem::path directory_;
   TokenizeOptions options_;
+  ChatTemplateSettings template_{"auto", testing::kSomeDate};
 };
 
 TEST_F(PairTokenizerTest, ReadsAFileAsTheModelsOwnFilesSay) {
@@ -97,6 +98,16 @@ TEST_F(PairTokenizerTest, SaysWhereTheSystemPromptGoes) {
   ASSERT_EQ(tokenizer().warnings().size(), 1U);
   EXPECT_NE(tokenizer().warnings()[0].find("takes no system turn"), std::string::npos);
   options_.system_prompt = "";
+  EXPECT_TRUE(tokenizer().warnings().empty());
+}
+
+TEST_F(PairTokenizerTest, SaysWhereAGivenDateIsNotPrinted) {
+  template_.date.given = true;
+  EXPECT_FALSE(tokenizer().prints_date());
+  ASSERT_EQ(tokenizer().warnings().size(), 1U);
+  EXPECT_NE(tokenizer().warnings()[0].find("prints no date"), std::string::npos);
+  write_character_model(directory_, std::string("{{ strftime_now('%Y') }}") + testing::kChatMl);
+  EXPECT_TRUE(tokenizer().prints_date());
   EXPECT_TRUE(tokenizer().warnings().empty());
 }
 

@@ -37,8 +37,9 @@ class TokenPairsTest : public ::testing::Test {
   }
 
   TokenPairs tokenize(const std::vector<PreferencePair>& pairs) const {
-    return tokenize_pairs(pairs, ChatTemplate::from_model_directory(directory_, format_),
-                          Tokenizer::from_file(directory_ / "tokenizer.json"), special_, options_);
+    return tokenize_pairs(
+        pairs, ChatTemplate::from_model_directory(directory_, {format_, testing::kSomeDate}),
+        Tokenizer::from_file(directory_ / "tokenizer.json"), special_, options_);
   }
 
   TokenPair tokenize(const PreferencePair& pair) const {
@@ -148,9 +149,20 @@ TEST_F(TokenPairsTest, PairsBeyondTheLimitAreNamedWithTheirSize) {
 }
 
 TEST_F(TokenPairsTest, AnAnswerThatTheTemplateTrimsAwayIsRefused) {
-  format_ = "llama-3";
+  format_ = "llama3";
   const std::string message = complaint({pair("q", "y", "\u00a0")});
   EXPECT_TRUE(message.starts_with("train.csv:7: the rejected answer has no token")) << message;
+}
+
+TEST_F(TokenPairsTest, PlainIsSystemTextBlankLinePromptLineBreakAnswer) {
+  format_ = "plain";
+  special_.bos = kBos;
+  EXPECT_EQ(tokenize(pair("q", "yes", "no")).prompt, ids("!q\n"));
+  options_.system_prompt = "be kind";
+  const TokenPair tokens = tokenize(pair("q", "yes", "no"));
+  EXPECT_EQ(tokens.prompt, ids("!be kind\n\nq\n"));
+  EXPECT_EQ(tokens.chosen, ids("yes>"));
+  EXPECT_EQ(tokens.rejected, ids("no>"));
 }
 
 TEST_F(TokenPairsTest, RefusalsOfTheTemplateNameTheRow) {

@@ -137,6 +137,8 @@ TEST(TrainOptions, EveryOptionReachesItsField) {
                                        "Be brief.",
                                        "--chat-template",
                                        "chatml",
+                                       "--template-date",
+                                       "2024-02-29",
                                        "--no-eos",
                                        "--no-bos",
                                        "--max-length",
@@ -170,6 +172,9 @@ TEST(TrainOptions, EveryOptionReachesItsField) {
   EXPECT_TRUE(options.deterministic && options.no_eos && options.no_bos && options.skip_bad);
   EXPECT_EQ(options.system_prompt, "Be brief.");
   EXPECT_EQ(options.chat_template, "chatml");
+  ASSERT_TRUE(options.template_date);
+  EXPECT_EQ(iso_text(options.template_date->day), "2024-02-29");
+  EXPECT_TRUE(options.template_date->given);
   EXPECT_EQ(options.max_length, 512);
   EXPECT_EQ(options.cache_budget, 3U * 1024 * 1024);
 }
@@ -545,6 +550,8 @@ constexpr BadValue kBadValues[] = {{"model", "", "path"},
                                    {"cache-budget", "G", "bytes"},
                                    {"cache-budget", "-1", "bytes"},
                                    {"cache-budget", "1.5G", "bytes"},
+                                   {"template-date", "2023-02-29", "day of the calendar"},
+                                   {"template-date", "26 Jul 2024", "YYYY-MM-DD"},
                                    {"chat-template", "", "empty"}};
 
 // The required options, but with `bad` in the place of its own.
@@ -660,6 +667,7 @@ TEST(Help, ListsEveryOptionOfTheDesignOnALineOfItsOwn) {
                            "deterministic",
                            "system-prompt",
                            "chat-template",
+                           "template-date",
                            "no-eos",
                            "no-bos",
                            "max-length",

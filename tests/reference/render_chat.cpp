@@ -24,22 +24,29 @@ Json respond(const bipo::ChatTemplate& chat_template, const Json& request) {
   return {{"text", chat_template.render_prompt(messages)}};
 }
 
+Json describe(const bipo::ChatTemplate& chat_template) {
+  return {{"name", chat_template.name()},
+          {"takes_system_turn", chat_template.takes_system_turn()},
+          {"prints_date", chat_template.prints_date()},
+          {"implied_system_text", chat_template.implied_system_text()}};
+}
+
 }  // namespace
 
-// Arguments: model directory, optionally the name of a format.  The first line of the output
-// describes the template, or is the error that refused it; one line follows per request.
+// Arguments: model directory, chat template ("auto", a name or a file), date as YYYY-MM-DD and
+// "given" or "default".  The first line of the output describes the template, or is the error that
+// refused it; one line follows per request.
 int main(int argc, char** argv) {
-  if (argc < 2) {
-    std::cerr << "usage: render_chat MODEL_DIRECTORY [FORMAT] < requests.jsonl\n";
+  const auto day = argc == 5 ? bipo::parse_iso_date(argv[3]) : std::nullopt;
+  if (!day) {
+    std::cerr << "usage: render_chat MODEL_DIRECTORY FORMAT DATE given|default < requests.jsonl\n";
     return 2;
   }
+  const bool given = std::string(argv[4]) == "given";
   try {
     const auto chat_template =
-        bipo::ChatTemplate::from_model_directory(argv[1], argc > 2 ? argv[2] : "auto");
-    std::cout << Json{{"name", chat_template.name()},
-                      {"takes_system_turn", chat_template.takes_system_turn()},
-                      {"implied_system_text", chat_template.implied_system_text()}}
-              << '\n';
+        bipo::ChatTemplate::from_model_directory(argv[1], {argv[2], {*day, given}});
+    std::cout << describe(chat_template) << '\n';
     for (std::string line; std::getline(std::cin, line);) {
       try {
         std::cout << respond(chat_template, Json::parse(line)) << '\n';
