@@ -1,8 +1,4 @@
-"""Chat templates in the forms that models ship, rendered by bipo-dist and by transformers.
-
-The templates below are written down from the published formats: their wording is what makes a prompt
-the one that a model was trained on.
-"""
+"""Chat templates of the model families, rendered by bipo-dist and by transformers."""
 
 import datetime
 import json
@@ -11,214 +7,14 @@ import pathlib
 import subprocess
 
 import pytest
-from transformers.utils.chat_template_utils import render_jinja_template
+from transformers.utils import chat_template_utils
+
+from family_templates import CHATML, CHATML_TOKENS, FAMILIES
 
 RENDER_CHAT = pathlib.Path(os.environ["BIPO_BUILD_DIR"]) / "tests" / "reference" / "render_chat"
 
-CHATML = (
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + "
-    "'<|im_end|>' + '\n'}}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-
-SMOLLM2 = (
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
-    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}"
-    "{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-
-QWEN25 = r"""{%- if tools %}
-    {{- '<|im_start|>system\n' }}
-    {%- for tool in tools %}
-        {{- "\n" }}
-        {{- tool | tojson }}
-    {%- endfor %}
-    {{- "\n</tools>{\"name\": <function-name>}<|im_end|>\n" }}
-{%- else %}
-    {%- if messages[0]['role'] == 'system' %}
-        {{- '<|im_start|>system\n' + messages[0]['content'] + '<|im_end|>\n' }}
-    {%- else %}
-        {{- '<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n' }}
-    {%- endif %}
-{%- endif %}
-{%- for message in messages %}
-    {%- if (message.role == "user") or (message.role == "system" and not loop.first) or (message.role == "assistant" and not message.tool_calls) %}
-        {{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' + '\n' }}
-    {%- elif message.role == "assistant" %}
-        {{- '<|im_start|>' + message.role }}
-        {%- if message.content %}
-            {{- '\n' + message.content }}
-        {%- endif %}
-        {%- for tool_call in message.tool_calls %}
-            {%- if tool_call.function is defined %}
-                {%- set tool_call = tool_call.function %}
-            {%- endif %}
-            {{- tool_call.arguments | tojson }}
-        {%- endfor %}
-        {{- '<|im_end|>\n' }}
-    {%- elif message.role == "tool" %}
-        {%- if (loop.index0 == 0) or (messages[loop.index0 - 1].role != "tool") %}
-            {{- '<|im_start|>user' }}
-        {%- endif %}
-        {{- message.content }}
-        {%- if loop.last or (messages[loop.index0 + 1].role != "tool") %}
-            {{- '<|im_end|>\n' }}
-        {%- endif %}
-    {%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\n' }}
-{%- endif %}
-"""
-
-LLAMA2 = (
-    "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"
-    "{% set system_message = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}"
-    "{% set system_message = false %}{% endif %}{% for message in loop_messages %}"
-    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
-    "{% if loop.index0 == 0 and system_message != false %}"
-    "{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + message['content'] %}"
-    "{% else %}{% set content = message['content'] %}{% endif %}"
-    "{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}"
-    "{% elif message['role'] == 'assistant' %}{{ ' '  + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
-)
-
-# Without system turns: what the text has to be folded into.
-MISTRAL = (
-    "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
-    "{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"
-    "{% elif message['role'] == 'assistant' %}{{ message['content'] + eos_token}}"
-    "{% else %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{% endfor %}"
-)
-
-LLAMA3 = (
-    "{% set loop_messages = messages %}{% for message in loop_messages %}"
-    "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim "
-    "+ '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}"
-    "{% endfor %}{% if add_generation_prompt %}"
-    "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
-)
-
-# The first release of the format ended every rendering with the header.
-LLAMA3_FIRST = LLAMA3.replace("{% if add_generation_prompt %}", "").replace("\n\n' }}{% endif %}", "\n\n' }}")
-
-
-def llama31(date_setting):
-    return (
-        r"""{{- bos_token }}
-{%- if custom_tools is defined %}
-    {%- set tools = custom_tools %}
-{%- endif %}
-{%- if not tools_in_user_message is defined %}
-    {%- set tools_in_user_message = true %}
-{%- endif %}
-"""
-        + date_setting
-        + r"""
-{%- if not tools is defined %}
-    {%- set tools = none %}
-{%- endif %}
-
-{#- The system message is taken out, so that it goes where it belongs. #}
-{%- if messages[0]['role'] == 'system' %}
-    {%- set system_message = messages[0]['content']|trim %}
-    {%- set messages = messages[1:] %}
-{%- else %}
-    {%- set system_message = "" %}
-{%- endif %}
-
-{#- System message + builtin tools #}
-{{- "<|start_header_id|>system<|end_header_id|>\n\n" }}
-{%- if builtin_tools is defined or tools is not none %}
-    {{- "Environment: ipython\n" }}
-{%- endif %}
-{%- if builtin_tools is defined %}
-    {{- "Tools: " + builtin_tools | reject('equalto', 'code_interpreter') | join(", ") + "\n\n"}}
-{%- endif %}
-{{- "Cutting Knowledge Date: December 2023\n" }}
-{{- "Today Date: " + date_string + "\n\n" }}
-{%- if tools is not none and not tools_in_user_message %}
-    {%- for t in tools %}
-        {{- t | tojson(indent=4) }}
-        {{- "\n\n" }}
-    {%- endfor %}
-{%- endif %}
-{{- system_message }}
-{{- "<|eot_id|>" }}
-
-{%- if tools_in_user_message and not tools is none %}
-    {%- if messages | length != 0 %}
-        {%- set first_user_message = messages[0]['content']|trim %}
-        {%- set messages = messages[1:] %}
-    {%- else %}
-        {{- raise_exception("Cannot put tools in the first user message when there's no first user message!") }}
-    {%- endif %}
-{%- endif %}
-
-{%- for message in messages %}
-    {%- if not (message.role == 'ipython' or message.role == 'tool' or 'tool_calls' in message) %}
-        {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' }}
-    {%- elif 'tool_calls' in message %}
-        {%- if not message.tool_calls|length == 1 %}
-            {{- raise_exception("This model only supports single tool-calls at once!") }}
-        {%- endif %}
-        {%- set tool_call = message.tool_calls[0].function %}
-        {%- for arg_name, arg_val in tool_call.arguments | items %}
-            {{- arg_name + '="' + arg_val + '"' }}
-            {%- if not loop.last %}
-                {{- ", " }}
-            {%- endif %}
-        {%- endfor %}
-    {%- elif message.role == "tool" or message.role == "ipython" %}
-        {%- if message.content is mapping or message.content is iterable %}
-            {{- message.content | tojson }}
-        {%- else %}
-            {{- message.content }}
-        {%- endif %}
-        {{- "<|eot_id|>" }}
-    {%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}
-{%- endif %}
-"""
-    )
-
-
-LLAMA31 = llama31(
-    r"""{%- if not date_string is defined %}
-    {%- set date_string = "26 Jul 2024" %}
-{%- endif %}"""
-)
-LLAMA32 = llama31(
-    r"""{%- if not date_string is defined %}
-    {%- if strftime_now is defined %}
-        {%- set date_string = strftime_now("%d %b %Y") %}
-    {%- else %}
-        {%- set date_string = "26 Jul 2024" %}
-    {%- endif %}
-{%- endif %}"""
-)
-
-CHATML_TOKENS = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
-LLAMA2_TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
-LLAMA3_TOKENS = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}
-
-# form: (template, special tokens, family, takes system turns, end-of-turn marker)
-FORMS = {
-    "chatml": (CHATML, CHATML_TOKENS, "chatml", True, "<|im_end|>"),
-    "smollm2": (SMOLLM2, CHATML_TOKENS, "chatml", True, "<|im_end|>"),
-    "qwen2.5": (QWEN25, {"bos_token": None, "eos_token": "<|im_end|>"}, "chatml", True, "<|im_end|>"),
-    "llama-2": (LLAMA2, LLAMA2_TOKENS, "llama-2", True, "</s>"),
-    "mistral": (MISTRAL, LLAMA2_TOKENS, "llama-2", False, "</s>"),
-    "llama-3": (LLAMA3, LLAMA3_TOKENS, "llama-3", True, "<|eot_id|>"),
-    "llama-3-first": (LLAMA3_FIRST, LLAMA3_TOKENS, "llama-3", True, "<|eot_id|>"),
-    "llama-3.1": (LLAMA31, LLAMA3_TOKENS, "llama-3", True, "<|eot_id|>"),
-    "llama-3.2": (LLAMA32, LLAMA3_TOKENS, "llama-3", True, "<|eot_id|>"),
-}
+# Its words differ from its numbers, and its day has one digit.
+DAY = datetime.datetime(2023, 3, 5)
 
 TEXTS = [
     "Hello there.",
@@ -270,9 +66,9 @@ def write_model(directory, template, tokens, as_file=False):
     (directory / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
-def render_here(directory, requests, *arguments):
+def render_here(directory, requests, choice="auto", date="default"):
     done = subprocess.run(
-        [RENDER_CHAT, directory, *arguments],
+        [RENDER_CHAT, directory, choice, DAY.strftime("%Y-%m-%d"), date],
         input="".join(json.dumps(request) + "\n" for request in requests),
         capture_output=True, text=True, encoding="utf-8", check=True, timeout=60,
     )
@@ -280,72 +76,129 @@ def render_here(directory, requests, *arguments):
     return answers[0], answers[1:]
 
 
-def render_there(template, tokens, messages, add_generation_prompt=True):
+@pytest.fixture(autouse=True)
+def today(monkeypatch):
+    """transformers' strftime_now on DAY."""
+
+    class Frozen(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return DAY
+
+    monkeypatch.setattr(chat_template_utils, "datetime", Frozen)
+
+
+def render_there(template, tokens, messages, add_generation_prompt=True, **variables):
     known = {key: value for key, value in tokens.items() if value is not None}
-    rendered, _ = render_jinja_template(
-        [messages], chat_template=template, add_generation_prompt=add_generation_prompt, **known
+    rendered, _ = chat_template_utils.render_jinja_template(
+        [messages], chat_template=template, add_generation_prompt=add_generation_prompt, **known, **variables
     )
     return rendered[0]
 
 
-@pytest.mark.parametrize("as_file", [False, True], ids=["in-config", "in-file"])
-@pytest.mark.parametrize("form", FORMS)
-def test_prompts_equal_transformers(form, as_file, tmp_path):
-    template, tokens, family, takes_system, _ = FORMS[form]
-    write_model(tmp_path, template, tokens, as_file)
-    about, answers = render_here(tmp_path, [{"messages": messages} for messages in conversations()])
-    assert about["name"] == family
-    assert about["takes_system_turn"] is takes_system
-    assert len(answers) == len(conversations()) == 50
-    for messages, answer in zip(conversations(), answers):
-        if messages[0]["role"] == "system" and not takes_system:
-            assert "refuses" in answer["error"]
-        else:
-            assert answer["text"] == render_there(template, tokens, messages)
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_answers_are_the_assistant_text_up_to_its_marker(form, tmp_path):
-    template, tokens, _, _, marker = FORMS[form]
-    write_model(tmp_path, template, tokens)
-    _, answers = render_here(tmp_path, [{"answer": text} for text in TEXTS])
-    prompt = render_there(template, tokens, [user("q")])
-    header = "<|start_header_id|>assistant<|end_header_id|>\n\n"
-    for text, answer in zip(TEXTS, answers, strict=True):
-        whole = render_there(template, tokens, [user("q"), assistant(text)], add_generation_prompt=False)
-        assert whole.startswith(prompt)
-        tail = whole[len(prompt):].removesuffix(header if form == "llama-3-first" else "").removesuffix("\n")
-        assert tail.endswith(marker)
-        assert answer["text"] == tail.removesuffix(marker)
-
-
-def test_implied_system_texts(tmp_path):
-    today = datetime.datetime.now().strftime("%d %b %Y")
-    expected = {
-        "chatml": "",
-        "smollm2": "You are a helpful AI assistant named SmolLM, trained by Hugging Face",
-        "qwen2.5": "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
-        "llama-2": "",
-        "llama-3": "",
-        "llama-3.1": "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n",
-        "llama-3.2": f"Cutting Knowledge Date: December 2023\nToday Date: {today}\n\n",
-    }
-    for form, text in expected.items():
-        write_model(tmp_path, *FORMS[form][:2])
-        about, _ = render_here(tmp_path, [])
-        assert about["implied_system_text"] == text, form
-
-
-@pytest.mark.parametrize("name, form", [("chatml", "chatml"), ("llama-2", "llama-2"), ("llama-3", "llama-3")])
-def test_named_formats_equal_the_plain_forms(name, form, tmp_path):
-    template, tokens = FORMS[form][:2]
-    write_model(tmp_path, "{{ 'not looked at' }}", tokens)
-    # The Llama-2 form writes an empty system block for an empty system text; so does ours.
-    requests = [{"messages": messages} for messages in conversations()]
-    about, answers = render_here(tmp_path, requests, name)
-    assert about["name"] == name
+def assert_same_prompts(family, answers, **variables):
     for messages, answer in zip(conversations(), answers, strict=True):
-        assert answer["text"] == render_there(template, tokens, messages)
+        try:
+            expected = render_there(family.template, family.tokens, messages, **variables)
+        except Exception as refusal:  # what raise_exception() raises differs by Jinja's version
+            assert str(refusal) in answer["error"]
+        else:
+            assert answer["text"] == expected
+
+
+@pytest.mark.parametrize("as_file", [False, True], ids=["in-config", "in-file"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_prompts_equal_transformers(name, as_file, tmp_path):
+    family = FAMILIES[name]
+    write_model(tmp_path, family.template, family.tokens, as_file)
+    about, answers = render_here(tmp_path, [{"messages": messages} for messages in conversations()])
+    assert "error" not in about, about
+    assert about["name"] == family.name
+    assert about["takes_system_turn"] is family.takes_system
+    assert about["prints_date"] is family.prints_date
+    assert len(answers) == 50
+    assert_same_prompts(family, answers)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_given_date_is_what_transformers_gets_as_date_string(name, tmp_path):
+    family = FAMILIES[name]
+    write_model(tmp_path, family.template, family.tokens)
+    about, answers = render_here(tmp_path, [{"messages": messages} for messages in conversations()],
+                                 date="given")
+    assert about["prints_date"] is (family.prints_date or name == "llama-3.1")
+    assert_same_prompts(family, answers, date_string="05 Mar 2023")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_answers_are_the_assistant_text_up_to_its_marker(name, tmp_path):
+    family = FAMILIES[name]
+    write_model(tmp_path, family.template, family.tokens)
+    _, answers = render_here(tmp_path, [{"answer": text} for text in TEXTS])
+    for text, answer in zip(TEXTS, answers, strict=True):
+        for before in closed_before(family):
+            prompt = render_there(family.template, family.tokens, before)
+            whole = render_there(family.template, family.tokens, [*before, assistant(text)],
+                                 add_generation_prompt=False)
+            assert whole == prompt + answer["text"] + family.closing
+
+
+def closed_before(family):
+    """Conversations that an answer continues: one turn, several, and with a system text."""
+    talks = [[user("q")], [user("q"), assistant("a"), user("r")]]
+    if family.takes_system and family.closed_keeps_system:
+        talks += [[system("s"), *talk] for talk in talks]
+    return talks
+
+
+SMOLLM3_METADATA = ("## Metadata\n\nKnowledge Cutoff Date: June 2025\nToday Date: 05 March 2023\n"
+                    "Reasoning Mode: /think\n\n## Custom Instructions\n\nYou are a helpful AI assistant named "
+                    "SmolLM, trained by Hugging Face. Your role as an assistant involves thoroughly exploring "
+                    "questions through a systematic thinking process before providing the final precise and "
+                    "accurate solutions.\n\n")
+IMPLIED = {
+    "smollm2": "You are a helpful AI assistant named SmolLM, trained by Hugging Face",
+    "smollm3": SMOLLM3_METADATA,
+    "qwen2.5": "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
+    "llama-3.1": "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n",
+    "llama-3.2": "Cutting Knowledge Date: December 2023\nToday Date: 05 Mar 2023\n\n",
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_implied_system_texts(name, tmp_path):
+    write_model(tmp_path, FAMILIES[name].template, FAMILIES[name].tokens)
+    about, _ = render_here(tmp_path, [])
+    assert about["implied_system_text"] == IMPLIED.get(name, "")
+
+
+# form: the family whose own template it equals, and whether with several turns after a system text, too
+NAMED = {"chatml": "chatml", "gemma": "gemma-3", "llama2": "llama-2", "llama3": "llama-3", "mistral-v1": "mistral-0.1",
+         "mistral-v3": "mistral-0.3", "mistral-v3-tekken": "mistral-nemo", "phi3": "phi-3-mini", "phi4": "phi-4",
+         "phi4-mini": "phi-4-mini"}
+
+
+@pytest.mark.parametrize("form, name", NAMED.items())
+def test_named_forms_equal_the_families_templates(form, name, tmp_path):
+    family = FAMILIES[name]
+    write_model(tmp_path, "{{ 'not looked at' }}", family.tokens)
+    requests = [{"messages": messages} for messages in conversations()]
+    about, answers = render_here(tmp_path, requests, form)
+    assert about["name"] == form
+    for messages, answer in zip(conversations(), answers, strict=True):
+        # Mistral's later templates put the system text into the last user turn, the named forms into the first.
+        moves = not family.closed_keeps_system and messages[0]["role"] == "system" and len(messages) > 2
+        if not moves:
+            assert answer["text"] == render_there(family.template, family.tokens, messages)
+
+
+def test_a_file_may_hold_the_template(tmp_path):
+    family = FAMILIES["qwen3-without-thinking"]
+    write_model(tmp_path, "{{ 'not looked at' }}", family.tokens)
+    file = tmp_path / "own.jinja"
+    file.write_text(family.template, encoding="utf-8", newline="")
+    _, answers = render_here(tmp_path, [{"messages": messages} for messages in conversations()], str(file))
+    assert_same_prompts(family, answers)
 
 
 # Pieces of the language, one template per rule, rendered inside a recognised ChatML template.
@@ -366,9 +219,12 @@ PIECES = [
     "{% for i in range(5) %}{% if i == 1 %}{% continue %}{% endif %}{% if i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}",
     "{% for i in [] %}x{% else %}none{% endfor %}{{ [1, 2] + [3] == [1, 2, 3] }}{{ 'a' 'b' }}{{ true == 1 }}",
     "{{ 'a' if messages is iterable and messages is not string and messages is not mapping else 'b' }}",
-    "{{ messages | first | tojson }}{{ (messages[:1] | last).content }}{{ messages[9] is undefined }}",
+    "{% set turns = [{'role': 'user'}] %}{{ turns | first | tojson }}{{ (turns[:1] | last).role }}{{ turns[9] is undefined }}",
     "{% set x = 1 %}{% for i in [1] %}{% set x = 2 %}{{ x }}{% endfor %}{{ x }}{% if true %}{% set x = 3 %}{% endif %}{{ x }}",
     "{{ '%}' }}{{ \"}}\" }}{{ '\\u00e9\\x41\\t|' }}{{ {'a': {'b': 'c'}}['a'].b }}",
+    "{% set t = [{'r': 'a'}, {'r': 'b', 'c': {'d': 1}}] %}{{ (t | selectattr('r', 'equalto', 'b') | list)[-1] == t[-1] }}{{ [0, 1, 2] | select | list | length }}",
+    "{{ ['a', 'b'] | reject('in', 'xb') | join }}{{ ([{'r': 'a'}, {'s': 1}] | rejectattr('r', 'eq', 'a') | list) | tojson }}",
+    "{{ strftime_now('%A %d. %B %Y, %a %b %j %y %m %H:%M:%S %% %e %F %D %-d %-m %U %W %u %w %G-W%V %I %p') }}",
     "{{- '  lead' -}}  \n  tail{%+ if true +%}\n  kept{% endif %}",
 ]
 
