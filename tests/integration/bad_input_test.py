@@ -243,7 +243,14 @@ class TestTokenizer:
 
     def test_no_chat_template(self, job, damaged):
         damage.edit_json(damaged / "tokenizer_config.json", lambda config: config.pop("chat_template"))
-        assert_refused(job.but(model=damaged), "template", "--chat-template")
+        assert_refused(job.but(model=damaged), "no chat template", "--chat-template plain",
+                       r"--chat-template NAME\|FILE")
+
+    def test_a_template_that_is_neither_a_name_nor_a_file(self, job):
+        assert_refused(job.but(chat_template="vicuna"), "--chat-template 'vicuna'", "chatml", "plain")
+
+    def test_a_date_that_no_calendar_has(self, job):
+        assert_refused(job.but(template_date="2023-02-29"), "--template-date", "YYYY-MM-DD")
 
     def test_eos_that_is_no_token(self, job, damaged):
         damage.edit_json(damaged / "tokenizer_config.json",
