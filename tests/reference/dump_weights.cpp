@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "tests/reference/tensor_stream.hpp"
 #include "trainer/model/model_files.hpp"
 #include "trainer/model/names.hpp"
 #include "trainer/model/sharding.hpp"
@@ -40,13 +41,7 @@ class Dump {
   void print(bipo::Role role, std::int64_t block = 0) const {
     const at::Tensor weight =
         model_.weights->read(role, block, bipo::slice_of(model_.config, shard_, role));
-    const Json line = {{"name", bipo::tensor_place(model_.config, role, block).name},
-                       {"type", c10::toString(weight.scalar_type())},
-                       {"shape", weight.sizes().vec()},
-                       {"bytes", weight.nbytes()}};
-    std::cout << line.dump() << '\n';
-    std::cout.write(static_cast<const char*>(weight.const_data_ptr()),
-                    static_cast<std::streamsize>(weight.nbytes()));
+    bipo::testing::print_tensor(bipo::tensor_place(model_.config, role, block).name, weight);
   }
 
  private:
