@@ -1,0 +1,175 @@
+// Prints what a model says of packed token pairs with vectors added after its blocks: every token's
+// log-probability, those of the answers, and the gradient of the BiPO loss.
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+#include <exception>
+#include <fstream>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "collectives/thread_communicator.hpp"
+#include "tests/reference/tensor_stream.hpp"
+#include "trainer/model/model_files.hpp"
+#include "trainer/pair_scores.hpp"
+#include "trainer/steering.hpp"
+
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr double kDirection = 1;
+
+struct Case {
+  std::string name;
+  std::int64_t layer = 0;
+  std::vector<double> vector;  // [D]
+};
+
+struct Request {
+  std::vector<bipo::TokenPair> pairs;
+  std::vector<std::vector<std::int64_t>> groups;  // pairs that are packed together
+  std::vector<Case> cases;
+  std::vector<int> tp;
+  std::vector<std::string> types;  // "float32" and "float64"
+  double beta = 0;
+};
+
+Request read_request(const char* path) {
+  std::ifstream file(path);
+  const Json json = Json::parse(file);
+  Request request;
+  for (const Json& pair : json.at("pairs")) {
+    request.pairs.push_back({pair.at("prompt").get<std::vector<bipo::TokenId>>(),
+                             pair.at("chosen").get<std::vector<bipo::TokenId>>(),
+                             pair.at("rejected").get<std::vector<bipo::TokenId>>(), path});
+  }
+  json.at("groups").get_to(request.groups);
+  for (const Json& item : json.at("cases")) {
+    request.cases.push_back({item.at("name"), item.at("layer"), item.at("vector")});
+  }
+  json.at("tp").get_to(request.tp);
+  json.at("types").get_to(request.types);
+  json.at("beta").get_to(request.beta);
+  return request;
+}
+
+at::ScalarType scalar_type(const std::string& name) {
+  return name == "float64" ? at::kDouble : at::kFloat;
+}
+
+class Scorer {
+ public:
+  Scorer(const Request& request, const bipo::Decoder& decoder)
+      : request_(request), decoder_(decoder) {}
+
+  // Rows in the order of the pairs, chosen before rejected answers, token by token.
+  void print(const std::string& name, std::int64_t layer, const at::Tensor& vector,
+             bool is_printing) const {
+    const at::Tensor leaf =
+        vector.to(decoder_.residual_type()).unsqueeze(0).set_requires_grad(true);
+    std::vector<at::Tensor> tables;
+    std::vector<double> answers;
+    for (const auto& group : request_.groups) {
+      const bipo::PackedPairs packed = bipo::pack_alike(request_.pairs, group, decoder_);
+      const at::Tensor output = run(packed, layer, leaf);
+      const bipo::PairScores scores = bipo::score_output(decoder_, packed, output);
+      tables.push_back(whole_table(packed, output.detach()));
+      for (const bipo::AnswerLogProbs& pair : scores.answers) {
+        answers.insert(answers.end(), {pair.chosen, pair.rejected});
+      }
+      backward(packed, scores, layer);
+    }
+    if (is_printing) {
+      bipo::testing::print_tensor(name + "/log_probs", at::cat(tables));
+      bipo::testing::print_tensor(name + "/answers",
+                                  at::tensor(answers, at::kDouble).view({-1, 2}));
+      bipo::testing::print_tensor(name + "/gradient", leaf.grad().squeeze(0));
+    }
+  }
+
+ private:
+  // The last block's output [U, D] at the rows that predict.
+  at::Tensor run(const bipo::PackedPairs& packed, std::int64_t layer,
+                 const at::Tensor& leaf) const {
+    const at::Tensor hidden = bipo::run_prefix(decoder_, packed, layer);
+    const at::Tensor coefficients = at::full({1, packed.tokens()}, kDirection, leaf.options());
+    return decoder_.run_to_answers(bipo::steer(hidden, coefficients, leaf), layer + 1,
+                                   packed.layout);
+  }
+
+  // [R, V]
+  at::Tensor whole_table(const bipo::PackedPairs& packed, const at::Tensor& output) const {
+    const at::NoGradGuard no_grad;
+    const std::int64_t vocabulary = decoder_.config().vocabulary;
+    const std::int64_t rows = packed.targets.numel();
+    return decoder_
+        .next_token_log_probs(output, packed.row_of_target.repeat_interleave(vocabulary),
+                              at::arange(vocabulary, at::kLong).repeat({rows}))
+        .view({rows, vocabulary});
+  }
+
+  // Adds the gradient of this group's share of the mean loss over all pairs.
+  void backward(const bipo::PackedPairs& packed, const bipo::PairScores& scores,
+                std::int64_t layer) const {
+    const at::Tensor zero = at::zeros({1, decoder_.config().hidden}, decoder_.residual_type());
+    std::vector<double> loss_by_delta;
+    {
+      const at::NoGradGuard no_grad;
+      const bipo::PairScores reference =
+          bipo::score_output(decoder_, packed, run(packed, layer, zero));
+      for (std::size_t p = 0; p < scores.answers.size(); ++p) {
+        loss_by_delta.push_back(
+            bipo::pair_objective(scores.answers[p], reference.answers[p], kDirection, request_.beta)
+                .loss_by_delta /
+            static_cast<double>(request_.pairs.size()));
+      }
+    }
+    std::vector<double> upstream;
+    for (const std::int64_t answer : packed.answer_of_target) {
+      const double by_delta = loss_by_delta[static_cast<std::size_t>(answer / 2)];
+      upstream.push_back(answer % 2 == 0 ? by_delta : -by_delta);
+    }
+    scores.target_log_probs.backward(
+        at::tensor(upstream, at::kDouble).to(scores.target_log_probs.scalar_type()));
+  }
+
+  const Request& request_;
+  const bipo::Decoder& decoder_;
+};
+
+void score(const Request& request, const bipo::ModelFiles& model, const std::string& type,
+           bipo::Communicator& tp) {
+  bipo::Decoder decoder(model.config, *model.weights, scalar_type(type), at::kCPU, tp);
+  decoder.load_embedding();
+  decoder.load_blocks({0, model.config.blocks});
+  const Scorer scorer(request, decoder);
+  for (const Case& item : request.cases) {
+    const std::string name = type + "/tp" + std::to_string(tp.size()) + "/" + item.name;
+    scorer.print(name, item.layer, at::tensor(item.vector, at::kDouble), tp.rank() == 0);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 3) {
+    std::cerr << "usage: score_tokens MODEL REQUEST.json\n";
+    return 2;
+  }
+  try {
+    const Request request = read_request(argv[2]);
+    const bipo::ModelFiles model = bipo::open_model(argv[1]);
+    for (const std::string& type : request.types) {
+      for (const int tp : request.tp) {
+        bipo::run_as_threads(
+            tp, [&](bipo::Communicator& group) { score(request, model, type, group); });
+      }
+    }
+  } catch (const std::exception& error) {
+    std::cerr << error.what() << '\n';
+    return 1;
+  }
+}
