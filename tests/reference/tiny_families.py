@@ -84,10 +84,11 @@ NO_ROPE_SCALING = Property({"rope_scaling": None})
 TIED_INSTEAD = Property({"tie_word_embeddings": True})
 SILU_INSTEAD = Property({"hidden_activation": "silu"})
 NO_WINDOW = Property({"sliding_window": None})
-# The window holds the query's own position.
-WINDOW_ONE_LONGER = Property({"sliding_window": 8})
 WINDOW = 7
+# A reader that does not count the query's own position would see this window.
+WINDOW_ONE_LONGER = Property({"sliding_window": WINDOW + 1})
 NO_LAYER_TYPES = Spelling(("layer_types",))
+READ_AS_LLAMA = Property({"model_type": "llama", "architectures": ["LlamaForCausalLM"]})
 # transformers' default, or the value that most checkpoints have: what a reader that skips the field would use.
 DEFAULT_EPSILON = Property({"rms_norm_eps": 1e-6})
 DEFAULT_THETA = Property({"rope_theta": 10000.0})
@@ -116,11 +117,6 @@ def embedding_unscaled(weights: Weights) -> None:
     weights["model.embed_tokens.weight"] /= scale
     final_norm = weights["model.norm.weight"]
     final_norm.copy_((1 + final_norm) * scale - 1)
-
-
-def as_llama(**config: object) -> Property:
-    """Read as a Llama, which leaves out what Llamas do not have."""
-    return Property({"model_type": "llama", "architectures": ["LlamaForCausalLM"], **config})
 
 
 def families() -> dict[str, Family]:
@@ -189,7 +185,7 @@ def families() -> dict[str, Family]:
             {"no layer types": NO_LAYER_TYPES}),
         "qwen3": Family(
             "qwen3", {**SIX_ON_TWO, "head_dim": 10, "tie_word_embeddings": True},
-            {"query and key norm": as_llama()}),
+            {"query and key norm": READ_AS_LLAMA}),
         "qwen3_window": Family(
             "qwen3",
             {**FOUR_ON_ONE, "head_dim": 10, "attention_bias": True, "use_sliding_window": True,
