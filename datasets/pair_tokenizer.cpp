@@ -24,12 +24,11 @@ void add_warnings(std::vector<std::string>& warnings, const std::vector<std::str
 
 }  // namespace
 
-PairTokenizer::PairTokenizer(const std::filesystem::path& model_directory,
-                             const ChatTemplateSettings& chat_template, std::int64_t vocabulary,
-                             const TokenizeOptions& options)
-    : tokenizer_(Tokenizer::from_file(model_directory / "tokenizer.json")),
-      special_(read_special_tokens(model_directory, tokenizer_)),
-      chat_template_(ChatTemplate::from_model_directory(model_directory, chat_template)),
+PairTokenizer::PairTokenizer(ModelText text, const ChatTemplateSettings& chat_template,
+                             std::int64_t vocabulary, const TokenizeOptions& options)
+    : tokenizer_(std::move(text.tokenizer)),
+      special_(text.special),
+      chat_template_(text.chat_template, chat_template),
       date_given_(chat_template.date.given),
       vocabulary_(vocabulary),
       options_(options) {
@@ -70,10 +69,10 @@ void PairTokenizer::check_ids(const std::vector<TokenPair>& pairs) const {
     for (const auto* part : {&pair.prompt, &pair.chosen, &pair.rejected}) {
       for (const TokenId id : *part) {
         if (id < 0 || id >= vocabulary_) {
-          throw UserError(fmt::format(
-              "{}: token id {} is outside the model's vocabulary of {}; tokenizer.json and "
-              "config.json do not belong together",
-              pair.where, id, vocabulary_));
+          throw UserError(
+              fmt::format("{}: token id {} is outside the model's vocabulary of {}; tokenizer and "
+                          "weights do not belong together",
+                          pair.where, id, vocabulary_));
         }
       }
     }

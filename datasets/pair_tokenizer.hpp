@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "datasets/chat_template.hpp"
+#include "datasets/model_text.hpp"
 #include "datasets/token_pairs.hpp"
 #include "datasets/tokenizer.hpp"
 
@@ -17,13 +18,12 @@ struct TokenizedFile {
   std::vector<std::string> warnings;  // the first rows and pairs left out, and how many more
 };
 
-// A model directory's tokenizer, special tokens and chat template, with the settings of their use.
+// A model's tokenizer, special tokens and chat template, with the settings of their use.
 class PairTokenizer {
  public:
-  // `vocabulary` is the model's: ids are below it.  Throws UserError for a directory that lacks any
-  // of the three, or holds one that is not implemented.
-  PairTokenizer(const std::filesystem::path& model_directory,
-                const ChatTemplateSettings& chat_template, std::int64_t vocabulary,
+  // `vocabulary` is the number of ids that the model's embedding knows.  Throws UserError where
+  // there is no chat template, or one that is not implemented.
+  PairTokenizer(ModelText text, const ChatTemplateSettings& chat_template, std::int64_t vocabulary,
                 const TokenizeOptions& options);
 
   const std::string& template_name() const { return chat_template_.name(); }

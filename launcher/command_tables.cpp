@@ -123,7 +123,8 @@ OptionGroup help_group() {
 // Model and data of a run.
 Options input_options(TrainingOptions& o) {
   return {
-      {"model", "DIR", "Hugging Face model directory (required)", path(o.model), true},
+      {"model", "DIR|FILE", "Hugging Face model directory or GGUF file (required)", path(o.model),
+       true},
       {"train", "FILE", "training pairs, CSV or JSONL (required)", path(o.train), true},
       {"test", "FILE", "held-out pairs, CSV or JSONL (default none)", path(o.test)},
   };
@@ -173,7 +174,7 @@ OptionGroup evaluation_and_saving_group(TrainingOptions& o) {
 }
 
 Options model_choice_options(ModelChoice& source) {
-  return {{"model", "DIR", "Hugging Face model directory", path(source.model)},
+  return {{"model", "DIR|FILE", "Hugging Face model directory or GGUF file", path(source.model)},
           {"shape", "NAME|FILE",
            fmt::format("instead of --model, no weights needed: {}, or a config.json",
                        fmt::join(kShapeNames, ", ")),

@@ -10,6 +10,7 @@
 #include "datasets/pair_tokenizer.hpp"
 #include "datasets/philox.hpp"
 #include "experiments/utc_time.hpp"
+#include "launcher/model_text.hpp"
 #include "launcher/template_dates.hpp"
 #include "launcher/text_options.hpp"
 #include "trainer/model/model_files.hpp"
@@ -46,7 +47,7 @@ std::vector<TokenPair> read_pairs(const std::filesystem::path& file,
                                   const TextOptions& options) {
   TextOptions dated = options;
   dated.template_date = choose_template_date(options.template_date, std::nullopt, utc_text());
-  const PairTokenizer tokenizer(model, template_settings(dated), config.vocabulary,
+  const PairTokenizer tokenizer(open_model_text(model), template_settings(dated), config.vocabulary,
                                 tokenize_options(dated, config.context));
   return tokenizer.read(file).pairs;
 }

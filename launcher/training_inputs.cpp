@@ -1,13 +1,10 @@
 #include "launcher/training_inputs.hpp"
 
-#include <fmt/format.h>
-
 #include <filesystem>
-#include <system_error>
 #include <utility>
 
-#include "collectives/errors.hpp"
 #include "datasets/pair_tokenizer.hpp"
+#include "launcher/model_text.hpp"
 #include "launcher/text_options.hpp"
 #include "trainer/model/model_files.hpp"
 
@@ -15,13 +12,6 @@ namespace bipo {
 
 TrainingInputs read_training_inputs(const TrainingOptions& options) {
   TrainingInputs inputs;
-  std::error_code unreachable;
-  if (!std::filesystem::is_directory(options.model, unreachable)) {
-    throw UserError(fmt::format(
-        "--model {}: no such directory; it takes a Hugging Face model directory (config.json, "
-        "tokenizer.json, *.safetensors)",
-        options.model.string()));
-  }
   ModelFiles model = open_model(options.model);
   inputs.config = model.config;
   inputs.weights = std::move(model.weights);
@@ -29,8 +19,8 @@ TrainingInputs read_training_inputs(const TrainingOptions& options) {
   const TokenizeOptions tokenize = tokenize_options(options, inputs.config.context);
   inputs.max_length = tokenize.max_length;
 
-  const PairTokenizer tokenizer(options.model, template_settings(options), inputs.config.vocabulary,
-                                tokenize);
+  const PairTokenizer tokenizer(open_model_text(options.model), template_settings(options),
+                                inputs.config.vocabulary, tokenize);
   inputs.chat_template = tokenizer.template_name();
   if (tokenizer.prints_date()) {
     inputs.template_date = options.template_date;

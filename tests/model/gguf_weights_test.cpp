@@ -257,8 +257,8 @@ TEST_F(GgufWeights, MissingAndMalformedKeysAreRefused) {
 }
 
 TEST_F(GgufWeights, WhatChangesTheMathematicsIsRefused) {
-  testing::expect_parts(refusal({.architecture = "qwen2"}),
-                        {"general.architecture \"qwen2\"", "supported: llama"});
+  testing::expect_parts(refusal({.architecture = "mpt"}),
+                        {"general.architecture \"mpt\"", "supported: llama"});
   const auto refuses = [&](const std::function<void(GgufBytes&)>& more, const char* says) {
     testing::expect_parts(refusal({.more = more}), {says});
   };

@@ -210,10 +210,9 @@ std::vector<float> stored_rope_divisors(const ArchitectureKeys& keys, const Gguf
 void check_rope_divisors(const ArchitectureKeys& keys, const std::vector<float>& divisors) {
   if (!std::all_of(divisors.begin(), divisors.end(),
                    [](float divisor) { return divisor > 0 && std::isfinite(divisor); })) {
-    keys.refuse(
-        fmt::format("what divides the rotary frequencies (rope_*.weight and {}) is not "
-                    "positive",
-                    keys.full("rope.scaling.factor")));
+    keys.refuse(fmt::format("what divides the rotary frequencies ({}, {} and {}) is not positive",
+                            kGgufRopeDivisors, kGgufShortRopeDivisors,
+                            keys.full("rope.scaling.factor")));
   }
 }
 

@@ -20,11 +20,6 @@ std::string content_of(const std::filesystem::path& path) {
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
 
-bool names_directory(const std::filesystem::path& model) {
-  std::error_code unreachable;
-  return std::filesystem::is_directory(model, unreachable);
-}
-
 std::shared_ptr<const GgufFile> open_gguf(const std::filesystem::path& model) {
   std::error_code unreachable;
   if (!std::filesystem::is_regular_file(model, unreachable)) {
@@ -37,6 +32,11 @@ std::shared_ptr<const GgufFile> open_gguf(const std::filesystem::path& model) {
 }
 
 }  // namespace
+
+bool names_directory(const std::filesystem::path& model) {
+  std::error_code unreachable;
+  return std::filesystem::is_directory(model, unreachable);
+}
 
 ModelFiles open_model(const std::filesystem::path& model) {
   ModelFiles files;

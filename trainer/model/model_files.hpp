@@ -16,6 +16,9 @@ struct ModelFiles {
   std::uint64_t fingerprint = 0;  // of configuration and weights
 };
 
+// Whether `model` is a directory, and else taken for a GGUF file.
+bool names_directory(const std::filesystem::path& model);
+
 // `model` is a directory with config.json and safetensors, or else a GGUF file.  Both throw
 // UserError for a path that is neither and for files that are refused; see read_model_config,
 // open_safetensors, read_gguf_config and open_gguf_weights.
