@@ -4,8 +4,11 @@
 #include <fmt/format.h>
 
 #include <fstream>
+#include <iterator>
+#include <string>
 
 #include "collectives/errors.hpp"
+#include "collectives/untrusted_json.hpp"
 
 namespace bipo {
 
@@ -18,12 +21,8 @@ nlohmann::json read_json_file(const std::filesystem::path& path) {
     throw UserError(
         fmt::format("{}: the file cannot be opened; check its permissions", path.string()));
   }
-  try {
-    return nlohmann::json::parse(stream);
-  } catch (const nlohmann::json::parse_error& error) {
-    throw UserError(fmt::format("{}: not valid JSON at byte {} ({}); download or convert it again",
-                                path.string(), error.byte, error.what()));
-  }
+  const std::string text{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+  return parse_untrusted_json(text, path.string(), "download or convert it again");
 }
 
 }  // namespace bipo

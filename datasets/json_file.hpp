@@ -6,7 +6,8 @@
 
 namespace bipo {
 
-// Throws UserError naming the file when it is missing, unreadable or not JSON.
+// Throws UserError naming the file when it is missing, unreadable, not JSON or nested without
+// reason.
 nlohmann::json read_json_file(const std::filesystem::path& path);
 
 }  // namespace bipo

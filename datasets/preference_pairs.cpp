@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "collectives/errors.hpp"
+#include "collectives/untrusted_json.hpp"
 
 namespace bipo {
 namespace {
@@ -23,8 +24,10 @@ using Json = nlohmann::json;
 
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 
+constexpr std::string_view kBlanks = " \t\r\n\v\f";
+
 bool is_blank(std::string_view text) {
-  return text.find_first_not_of(" \t\r\n\v\f") == std::string_view::npos;
+  return text.find_first_not_of(kBlanks) == std::string_view::npos;
 }
 
 std::string read_bytes(const std::filesystem::path& path) {
@@ -123,11 +126,12 @@ struct CsvRow {
 // Splits RFC 4180 text into rows.  A quoted field may hold commas, line breaks and doubled quotes.
 class CsvReader {
  public:
-  CsvReader(std::string_view text, std::string file) : text_(text), file_(std::move(file)) {}
+  CsvReader(std::string_view text, std::string file)
+      : text_(text), file_(std::move(file)), content_end_(text.find_last_not_of(kBlanks) + 1) {}
 
   // Nothing once only blank lines are left.
   std::optional<CsvRow> next() {
-    if (is_blank(text_.substr(position_))) {
+    if (position_ >= content_end_) {
       return std::nullopt;
     }
     CsvRow row;
@@ -202,6 +206,7 @@ class CsvReader {
 
   std::string_view text_;
   std::string file_;
+  std::size_t content_end_;  // what follows is blank
   std::size_t position_ = 0;
   std::size_t line_ = 1;
 };
@@ -379,14 +384,7 @@ PreferencePair pair_from_members(const Json& row, const std::string& suffix,
 
 PreferencePair pair_from_json(std::string_view line, const std::string& where) {
   require_text(line, where);
-  Json row;
-  try {
-    row = Json::parse(line);
-  } catch (const Json::parse_error& error) {
-    throw UserError(fmt::format(
-        "{}: not valid JSON from column {} on; JSON Lines has one whole object per line", where,
-        error.byte));
-  }
+  const Json row = parse_untrusted_json(line, where, "JSON Lines has one whole object per line");
   if (!row.is_object()) {
     throw UserError(fmt::format(
         "{}: the line holds {} instead of an object; JSON Lines has one object per line", where,

@@ -241,5 +241,21 @@ TEST_F(PreferencePairs, JsonLinesRefuseWhatIsNoPair) {
          {"'chosen'", "exactly one assistant message"});
 }
 
+// Parsing such a line takes no stack, but taking the conversations apart would.
+TEST_F(PreferencePairs, JsonLinesRefuseALineNestedBeyondReason) {
+  const std::string deep = std::string(200000, '[') + std::string(200000, ']');
+  expect_refused("a.jsonl", R"({"chosen":)" + deep + R"(,"rejected":)" + deep + "}", 1,
+                 {"nested more than 100"});
+  EXPECT_EQ(read("b.jsonl", R"({"prompt":"[[\"{\\","chosen":"a","rejected":"b","more":[[{}]]})")
+                .pairs.size(),
+            1U);
+  const std::string brackets(1000, '[');
+  EXPECT_EQ(read("c.jsonl", R"({"prompt":")" + brackets + R"(","chosen":"a","rejected":"b"})")
+                .pairs[0]
+                .prompt[0]
+                .content,
+            brackets);
+}
+
 }  // namespace
 }  // namespace bipo

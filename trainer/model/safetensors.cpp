@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
@@ -18,6 +19,7 @@ using Json = nlohmann::json;
 
 constexpr std::uint64_t kLengthBytes = 8;
 constexpr std::uint64_t kLargestHeader = 100'000'000;
+constexpr int kDeepestHeader = 3;  // tensors, one tensor, its shape
 
 struct TypeInfo {
   const char* name;
@@ -40,7 +42,10 @@ const TypeInfo* find_type(const std::string& name) {
 // nlohmann keeps the last of duplicate keys silently; a header that has one is ambiguous.
 Json parse_header(const std::string& text, const std::string& file) {
   std::vector<std::set<std::string>> keys;
-  const auto refuse_duplicates = [&](int, Json::parse_event_t event, Json& parsed) {
+  const auto refuse_duplicates = [&](int depth, Json::parse_event_t event, Json& parsed) {
+    if (depth > kDeepestHeader) {
+      throw UserError(fmt::format("{}: header is nested more than {} deep", file, kDeepestHeader));
+    }
     if (event == Json::parse_event_t::object_start) {
       keys.emplace_back();
     } else if (event == Json::parse_event_t::object_end) {
@@ -89,8 +94,12 @@ SafetensorsFile::Entry parse_entry(const std::string& name, const Json& json,
     if (!extent.is_number_unsigned()) {
       refuse(fmt::format("shape {} is not made of sizes", json["shape"].dump()));
     }
-    bytes = bytes ? checked_product(*bytes, extent.get<std::uint64_t>()) : bytes;
-    entry.shape.push_back(static_cast<std::int64_t>(extent.get<std::uint64_t>()));
+    const auto count = extent.get<std::uint64_t>();
+    if (count > std::numeric_limits<std::int64_t>::max()) {
+      refuse(fmt::format("an extent of {} is too large for any file", count));
+    }
+    bytes = bytes ? checked_product(*bytes, count) : bytes;
+    entry.shape.push_back(static_cast<std::int64_t>(count));
   }
   for (const Json& offset : json["data_offsets"]) {
     if (!offset.is_number_unsigned()) {
