@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <utility>
 
 #include "datasets/jinja_lexer.hpp"
@@ -562,6 +563,15 @@ class Parser {
     return std::make_unique<Literal>(Json(std::stoll(digits)));
   }
 
+  ExpressionPtr parse_float() {
+    const std::string digits = expect(TokenKind::kFloat, "a number");
+    double value = 0;
+    if (std::from_chars(digits.data(), digits.data() + digits.size(), value).ec != std::errc()) {
+      fail(fmt::format("the number {} is out of range", digits));
+    }
+    return std::make_unique<Literal>(Json(value));
+  }
+
   ExpressionPtr parse_primary() {
     switch (current().kind) {
       case TokenKind::kName:
@@ -576,7 +586,7 @@ class Parser {
       case TokenKind::kInteger:
         return parse_integer();
       case TokenKind::kFloat:
-        return std::make_unique<Literal>(Json(std::stod(expect(TokenKind::kFloat, "a number"))));
+        return parse_float();
       default:
         break;
     }

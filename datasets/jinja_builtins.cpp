@@ -86,6 +86,7 @@ Json replace(const std::string& text, const Bound& bound) {
   for (std::size_t found = text.find(from); found != std::string::npos && left != 0;
        found = text.find(from, position)) {
     result += text.substr(position, found - position) + to;
+    require_reasonable_size(result.size());
     position = found + from.size();
     --left;
   }
@@ -162,6 +163,7 @@ Json join(const Value& input, const Bound& bound) {
   for (const Json& element : elements_of(input)) {
     joined += (first ? "" : separator) + to_text(Value(element));
     first = false;
+    require_reasonable_size(joined.size());
   }
   return Json(joined);
 }
@@ -375,7 +377,7 @@ Value make_namespace(const Arguments& arguments, const CalendarDate&) {
   }
   auto space = std::make_shared<Namespace>();
   for (const auto& [name, value] : arguments.named) {
-    space->members[name] = value;
+    set_member(*space, name, value);
   }
   return space;
 }

@@ -10,6 +10,7 @@
 
 #include "collectives/errors.hpp"
 #include "datasets/jinja_values.hpp"
+#include "datasets/unicode_text.hpp"
 
 namespace bipo::jinja {
 namespace {
@@ -318,6 +319,9 @@ class Lexer {
 }  // namespace
 
 std::vector<Token> tokenize(std::string_view source) {
+  if (!is_utf8(source)) {
+    throw UserError("the template is not valid UTF-8");
+  }
   return Lexer(source).run();
 }
 

@@ -12,6 +12,10 @@ namespace bipo::jinja {
 namespace {
 
 constexpr int kDeepestMacroCall = 100;
+constexpr int kDeepestRecursion = 1500;  // one tag can ask for 1000; well within the stack
+constexpr std::size_t kMostWork = std::size_t{1} << 28;
+constexpr std::size_t kStepWeight = 256;
+constexpr std::size_t kIterationWeight = 8192;  // the variable `loop` is made anew
 
 Arguments evaluate_arguments(const CallArguments& arguments, Context& context) {
   Arguments values;
@@ -66,13 +70,14 @@ bool compare(const std::string& operation, const Value& left, const Value& right
 
 // The variable `loop`; previtem and nextitem are absent, thus undefined, at the ends.
 Json loop_variable(const std::vector<Json>& elements, std::size_t index) {
-  Json loop = {{"index", index + 1},
-               {"index0", index},
-               {"revindex", elements.size() - index},
-               {"revindex0", elements.size() - index - 1},
-               {"first", index == 0},
-               {"last", index + 1 == elements.size()},
-               {"length", elements.size()}};
+  Json loop = Json::object();
+  loop["index"] = index + 1;
+  loop["index0"] = index;
+  loop["revindex"] = elements.size() - index;
+  loop["revindex0"] = elements.size() - index - 1;
+  loop["first"] = index == 0;
+  loop["last"] = index + 1 == elements.size();
+  loop["length"] = elements.size();
   if (index > 0) {
     loop["previtem"] = elements[index - 1];
   }
@@ -114,8 +119,31 @@ void Context::restore_inner_scopes(Scopes hidden) {
                  std::make_move_iterator(hidden.end()));
 }
 
+void Context::charge(std::size_t weight) {
+  charged_ += weight;
+  if (charged_ > kMostWork) {
+    throw UserError("the template asks for more work than any conversation needs");
+  }
+}
+
+DepthGuard::DepthGuard(Context& context) : context_(context) {
+  if (context_.depth >= kDeepestRecursion) {
+    throw UserError("the template's calls and expressions are nested too deeply");
+  }
+  ++context_.depth;
+}
+
+Value Expression::evaluate(Context& context) const {
+  const DepthGuard depth(context);
+  Value value = compute(context);
+  context.charge(kStepWeight + weight_of(value));
+  return value;
+}
+
 Flow execute_body(const Body& body, Context& context, std::string& output) {
+  const DepthGuard depth(context);
   for (const auto& statement : body) {
+    context.charge(kStepWeight);
     context.line = statement->line;
     if (const Flow flow = statement->execute(context, output); flow != Flow::kNext) {
       return flow;
@@ -124,15 +152,15 @@ Flow execute_body(const Body& body, Context& context, std::string& output) {
   return Flow::kNext;
 }
 
-Value Literal::evaluate(Context&) const {
+Value Literal::compute(Context&) const {
   return value;
 }
 
-Value Name::evaluate(Context& context) const {
+Value Name::compute(Context& context) const {
   return context.lookup(name);
 }
 
-Value ListDisplay::evaluate(Context& context) const {
+Value ListDisplay::compute(Context& context) const {
   Json list = Json::array();
   for (const auto& element : elements) {
     list.push_back(require_json(element->evaluate(context)));
@@ -140,7 +168,7 @@ Value ListDisplay::evaluate(Context& context) const {
   return list;
 }
 
-Value DictDisplay::evaluate(Context& context) const {
+Value DictDisplay::compute(Context& context) const {
   Json dict = Json::object();
   for (const auto& [key, value] : entries) {
     const Value name = key->evaluate(context);
@@ -152,16 +180,16 @@ Value DictDisplay::evaluate(Context& context) const {
   return dict;
 }
 
-Value Attribute::evaluate(Context& context) const {
+Value Attribute::compute(Context& context) const {
   return attribute_of(base->evaluate(context), name);
 }
 
-Value Subscript::evaluate(Context& context) const {
+Value Subscript::compute(Context& context) const {
   const Value container = base->evaluate(context);
   return item_of(container, key->evaluate(context));
 }
 
-Value Slice::evaluate(Context& context) const {
+Value Slice::compute(Context& context) const {
   const Value sequence = base->evaluate(context);
   const auto bound = [&](const ExpressionPtr& expression) -> std::optional<std::int64_t> {
     if (!expression) {
@@ -174,7 +202,7 @@ Value Slice::evaluate(Context& context) const {
   return slice_of(sequence, bound(start), bound(stop), bound(step));
 }
 
-Value Call::evaluate(Context& context) const {
+Value Call::compute(Context& context) const {
   const Value function = callee->evaluate(context);
   const Arguments values = evaluate_arguments(arguments, context);
   if (const auto* builtin = std::get_if<Function>(&function)) {
@@ -189,43 +217,44 @@ Value Call::evaluate(Context& context) const {
   throw UserError(fmt::format("a {} cannot be called", type_name(function)));
 }
 
-Value MethodCall::evaluate(Context& context) const {
+Value MethodCall::compute(Context& context) const {
   const Value object = base->evaluate(context);
   return call_method(object, name, evaluate_arguments(arguments, context));
 }
 
-Value Filter::evaluate(Context& context) const {
+Value Filter::compute(Context& context) const {
   const Value value = input->evaluate(context);
   return apply_filter(name, value, evaluate_arguments(arguments, context));
 }
 
-Value Test::evaluate(Context& context) const {
+Value Test::compute(Context& context) const {
   const Value value = input->evaluate(context);
   return Json(apply_test(name, value, evaluate_arguments(arguments, context)) != negated);
 }
 
-Value Not::evaluate(Context& context) const {
+Value Not::compute(Context& context) const {
   return Json(!is_truthy(operand->evaluate(context)));
 }
 
-Value Negative::evaluate(Context& context) const {
+Value Negative::compute(Context& context) const {
   return arithmetic("-", Json(0), operand->evaluate(context));
 }
 
-Value Arithmetic::evaluate(Context& context) const {
+Value Arithmetic::compute(Context& context) const {
   const Value first = left->evaluate(context);
   return arithmetic(operation, first, right->evaluate(context));
 }
 
-Value Concatenation::evaluate(Context& context) const {
+Value Concatenation::compute(Context& context) const {
   std::string text;
   for (const auto& part : parts) {
     text += to_text(part->evaluate(context));
+    require_reasonable_size(text.size());
   }
   return Json(text);
 }
 
-Value Comparison::evaluate(Context& context) const {
+Value Comparison::compute(Context& context) const {
   Value left = first->evaluate(context);
   for (const auto& [operation, expression] : rest) {
     Value right = expression->evaluate(context);
@@ -237,12 +266,12 @@ Value Comparison::evaluate(Context& context) const {
   return Json(true);
 }
 
-Value AndOr::evaluate(Context& context) const {
+Value AndOr::compute(Context& context) const {
   const Value value = left->evaluate(context);
   return is_truthy(value) == is_and ? right->evaluate(context) : value;
 }
 
-Value Conditional::evaluate(Context& context) const {
+Value Conditional::compute(Context& context) const {
   if (is_truthy(condition->evaluate(context))) {
     return if_true->evaluate(context);
   }
@@ -250,7 +279,8 @@ Value Conditional::evaluate(Context& context) const {
                   : Value(Undefined{"a conditional without 'else' has no value here"});
 }
 
-Flow Data::execute(Context&, std::string& output) const {
+Flow Data::execute(Context& context, std::string& output) const {
+  context.charge(text.size());
   output += text;
   return Flow::kNext;
 }
@@ -295,7 +325,9 @@ Flow For::execute(Context& context, std::string& output) const {
   }
   for (std::size_t index = 0; index < elements.size(); ++index) {
     const ScopeGuard scope(context);
-    context.set("loop", loop_variable(elements, index));
+    Value loop = loop_variable(elements, index);
+    context.charge(kIterationWeight + weight_of(loop));
+    context.set("loop", std::move(loop));
     bind_targets(context, elements[index]);
     if (execute_body(body, context, output) == Flow::kBreak) {
       break;
@@ -316,7 +348,7 @@ Flow Assignment::execute(Context& context, std::string&) const {
     throw UserError(
         fmt::format("'{}' is no namespace, so '{}.{}' cannot be set", name, name, member));
   }
-  (*space)->members[member] = std::move(assigned);
+  set_member(**space, member, std::move(assigned));
   return Flow::kNext;
 }
 

@@ -1,6 +1,7 @@
 // The syntax tree of a template, and how each of its nodes is evaluated.
 #pragma once
 
+#include <cstddef>
 #include <map>
 #include <memory>
 #include <string>
@@ -29,12 +30,29 @@ class Context {
   Scopes hide_inner_scopes();
   void restore_inner_scopes(Scopes hidden);
 
+  // Counts the work of making or copying so much; throws UserError once it is too much in all.
+  void charge(std::size_t weight);
+
   int line = 1;         // of the statement that runs, for messages
   int macro_depth = 0;  // macros may call themselves
+  int depth = 0;        // of the recursion
 
  private:
   CalendarDate today_;
   Scopes scopes_;
+  std::size_t charged_ = 0;
+};
+
+// Counts one level of recursion for as long as the object lives.
+class DepthGuard {
+ public:
+  explicit DepthGuard(Context& context);  // throws UserError when it is one too many
+  ~DepthGuard() { --context_.depth; }
+  DepthGuard(const DepthGuard&) = delete;
+  DepthGuard& operator=(const DepthGuard&) = delete;
+
+ private:
+  Context& context_;
 };
 
 // A scope for as long as the object lives.
@@ -49,9 +67,14 @@ class ScopeGuard {
   Context& context_;
 };
 
-struct Expression {
+class Expression {
+ public:
   virtual ~Expression() = default;
-  virtual Value evaluate(Context& context) const = 0;
+  // Throws UserError where hostile source would use up the stack, the memory or much time.
+  Value evaluate(Context& context) const;
+
+ private:
+  virtual Value compute(Context& context) const = 0;
 };
 using ExpressionPtr = std::unique_ptr<const Expression>;
 
@@ -76,35 +99,47 @@ struct CallArguments {
 struct Literal : Expression {
   Json value;
   explicit Literal(Json literal) : value(std::move(literal)) {}
-  Value evaluate(Context& context) const override;
+
+ private:
+  Value compute(Context& context) const override;
 };
 
 struct Name : Expression {
   std::string name;
   explicit Name(std::string identifier) : name(std::move(identifier)) {}
-  Value evaluate(Context& context) const override;
+
+ private:
+  Value compute(Context& context) const override;
 };
 
 struct ListDisplay : Expression {
   std::vector<ExpressionPtr> elements;
-  Value evaluate(Context& context) const override;
+
+ private:
+  Value compute(Context& context) const override;
 };
 
 struct DictDisplay : Expression {
   std::vector<std::pair<ExpressionPtr, ExpressionPtr>> entries;
-  Value evaluate(Context& context) const override;
+
+ private:
+  Value compute(Context& context) const override;
 };
 
 struct Attribute : Expression {
   ExpressionPtr base;
   std::string name;
-  Value evaluate(Context& context) const override;
+
+ private:
+  Value compute(Context& context) const override;
 };
 
 struct Subscript : Expression {
   ExpressionPtr base;
   ExpressionPtr key;
-  Value evaluate(Context& context) const override;
+
+ private:
+  Value compute(Context& context) const override;
 };
 
 struct Slice : Expression {
@@ -112,27 +147,35 @@ struct Slice : Expression {
   ExpressionPtr start;  // each of the three may be absent
   ExpressionPtr stop;
   ExpressionPtr step;
-  Value evaluate(Context& context) const override;
+
+ private:
+  Value compute(Context& context) const override;
 };
 
 struct Call : Expression {
   ExpressionPtr callee;
   CallArguments arguments;
-  Value evaluate(Context& context) const override;
+
+ private:
+  Value compute(Context& context) const override;
 };
 
 struct MethodCall : Expression {
   ExpressionPtr base;
   std::string name;
   CallArguments arguments;
-  Value evaluate(Context& context) const override;
+
+ private:
+  Value compute(Context& context) const override;
 };
 
 struct Filter : Expression {
   ExpressionPtr input;
   std::string name;
   CallArguments arguments;
-  Value evaluate(Context& context) const override;
+
+ private:
+  Value compute(Context& context) const override;
 };
 
 struct Test : Expression {
@@ -140,50 +183,66 @@ struct Test : Expression {
   std::string name;
   CallArguments arguments;
   bool negated = false;
-  Value evaluate(Context& context) const override;
+
+ private:
+  Value compute(Context& context) const override;
 };
 
 struct Not : Expression {
   ExpressionPtr operand;
-  Value evaluate(Context& context) const override;
+
+ private:
+  Value compute(Context& context) const override;
 };
 
 struct Negative : Expression {
   ExpressionPtr operand;
-  Value evaluate(Context& context) const override;
+
+ private:
+  Value compute(Context& context) const override;
 };
 
 struct Arithmetic : Expression {
   std::string operation;
   ExpressionPtr left;
   ExpressionPtr right;
-  Value evaluate(Context& context) const override;
+
+ private:
+  Value compute(Context& context) const override;
 };
 
 struct Concatenation : Expression {
   std::vector<ExpressionPtr> parts;
-  Value evaluate(Context& context) const override;
+
+ private:
+  Value compute(Context& context) const override;
 };
 
 // Chained as in Python: a < b < c is a < b and b < c.
 struct Comparison : Expression {
   ExpressionPtr first;
   std::vector<std::pair<std::string, ExpressionPtr>> rest;
-  Value evaluate(Context& context) const override;
+
+ private:
+  Value compute(Context& context) const override;
 };
 
 struct AndOr : Expression {
   bool is_and = true;
   ExpressionPtr left;
   ExpressionPtr right;
-  Value evaluate(Context& context) const override;
+
+ private:
+  Value compute(Context& context) const override;
 };
 
 struct Conditional : Expression {
   ExpressionPtr condition;
   ExpressionPtr if_true;
   ExpressionPtr if_false;  // may be absent
-  Value evaluate(Context& context) const override;
+
+ private:
+  Value compute(Context& context) const override;
 };
 
 struct Data : Statement {

@@ -11,6 +11,10 @@
 namespace bipo::jinja {
 namespace {
 
+constexpr std::size_t kLargestValue = std::size_t{4} << 20;
+constexpr std::size_t kNodeWeight = 32;  // with what the allocator needs
+constexpr int kDeepestValue = 100;
+
 // The characters beyond ASCII that str.isspace() accepts.
 constexpr std::array<std::string_view, 19> kWideSpaces = {
     "\u0085", "\u00a0", "\u1680", "\u2000", "\u2001", "\u2002", "\u2003",
@@ -94,9 +98,16 @@ bool is_number(const Json& value) {
                               type_name(right)));
 }
 
+bool rounds_down(std::int64_t left, std::int64_t right) {
+  return left % right != 0 && (left < 0) != (right < 0);
+}
+
 std::int64_t floor_divide(std::int64_t left, std::int64_t right) {
-  const std::int64_t quotient = left / right;
-  return left % right != 0 && (left < 0) != (right < 0) ? quotient - 1 : quotient;
+  return left / right - (rounds_down(left, right) ? 1 : 0);
+}
+
+std::int64_t floor_modulo(std::int64_t left, std::int64_t right) {
+  return left % right + (rounds_down(left, right) ? right : 0);
 }
 
 Json integer_arithmetic(const std::string& operation, std::int64_t left, std::int64_t right) {
@@ -115,8 +126,7 @@ Json integer_arithmetic(const std::string& operation, std::int64_t left, std::in
   } else if (right == -1) {
     overflows = operation == "//" && __builtin_sub_overflow(std::int64_t{0}, left, &result);
   } else {
-    const std::int64_t quotient = floor_divide(left, right);
-    result = operation == "//" ? quotient : left - quotient * right;
+    result = operation == "//" ? floor_divide(left, right) : floor_modulo(left, right);
   }
   if (overflows) {
     throw UserError(fmt::format("{} {} {} is beyond 64-bit integers", left, operation, right));
@@ -169,6 +179,27 @@ std::vector<std::size_t> slice_positions(std::optional<std::int64_t> start,
   return positions;
 }
 
+// The whole value's where it stands less deep than `levels`.
+std::size_t weight_within(const Json& value, int levels) {
+  if (levels == 0) {
+    throw UserError("a value of the template is nested too deeply");
+  }
+  if (value.is_string()) {
+    return kNodeWeight + value.get_ref<const std::string&>().size();
+  }
+  std::size_t weight = kNodeWeight;
+  if (value.is_object()) {
+    for (const auto& [key, element] : value.items()) {
+      weight += key.size() + weight_within(element, levels - 1);
+    }
+  } else if (value.is_array()) {
+    for (const Json& element : value) {
+      weight += weight_within(element, levels - 1);
+    }
+  }
+  return weight;
+}
+
 std::string dump_json(const Json& value, std::optional<std::int64_t> indent, std::size_t depth) {
   const auto line_break = [&](std::size_t levels) {
     return indent ? "\n" + std::string(static_cast<std::size_t>(*indent) * levels, ' ')
@@ -186,12 +217,33 @@ std::string dump_json(const Json& value, std::optional<std::int64_t> indent, std
     text += line_break(depth + 1);
     text += value.is_object() ? Json(key).dump() + ": " : "";
     text += dump_json(element, indent, depth + 1);
+    require_reasonable_size(text.size());
   }
   text += line_break(depth);
   return value.is_object() ? "{" + text + "}" : "[" + text + "]";
 }
 
 }  // namespace
+
+void set_member(Namespace& space, const std::string& name, Value value) {
+  if (std::holds_alternative<std::shared_ptr<Namespace>>(value)) {
+    throw UserError("a namespace inside a namespace is not supported");
+  }
+  space.members[name] = std::move(value);
+}
+
+void require_reasonable_size(std::size_t bytes) {
+  if (bytes > kLargestValue) {
+    throw UserError(fmt::format("the template makes a value of more than {} bytes", kLargestValue));
+  }
+}
+
+std::size_t weight_of(const Value& value) {
+  const Json* json = as_json(value);
+  const std::size_t weight = json == nullptr ? kNodeWeight : weight_within(*json, kDeepestValue);
+  require_reasonable_size(weight);
+  return weight;
+}
 
 const Json* as_json(const Value& value) {
   return std::get_if<Json>(&value);

@@ -35,6 +35,16 @@ struct Namespace {
   std::map<std::string, Value> members;
 };
 
+// Refuses a namespace as the value: one that held itself would never be freed.
+void set_member(Namespace& space, const std::string& name, Value value);
+
+// What a value costs to make and to copy, in bytes or so.  Throws UserError for one that no
+// template needs: larger than require_reasonable_size allows, or nested more than 100 deep.
+std::size_t weight_of(const Value& value);
+
+// Throws UserError for texts and values of more than 4 MiB.
+void require_reasonable_size(std::size_t bytes);
+
 // The JSON inside, null pointer where the value is of another kind.
 const Json* as_json(const Value& value);
 const std::string* as_string(const Value& value);

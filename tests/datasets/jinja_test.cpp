@@ -207,6 +207,56 @@ TEST(Jinja, HostileSourceEndsInAnError) {
   expect_complaint("{{ 9000000000000000000 + 9 }}", {"too large"});
   expect_complaint("{{ 900000000000000000 * 900000000000000000 }}", {"64-bit"});
   expect_complaint("{{ 1 // 0 }}{{ 1 % 0 }}", {"division by zero"});
+  expect_complaint("{{ " + std::string(400, '9') + ".0 }}", {"out of range"});
+  expect_complaint("{{ '\xff' | tojson }}", {"UTF-8"});
+}
+
+TEST(Jinja, TheSmallestIntegerHasAModulo) {
+  EXPECT_EQ(render("{{ (-922337203685477580 * 10 - 8) % 3 }}"), "1");
+  EXPECT_EQ(render("{{ (-922337203685477580 * 10 - 8) // 3 }}"), "-3074457345618258603");
+}
+
+// The text of `count` copies of `part`.
+std::string repeated(std::string_view part, int count) {
+  std::string text;
+  for (int i = 0; i < count; ++i) {
+    text += part;
+  }
+  return text;
+}
+
+TEST(Jinja, HostileValuesEndInAnError) {
+  const std::string doubled =
+      "{% set n = namespace(x='ab') %}" + repeated("{% set n.x = n.x + n.x %}", 20);
+  expect_complaint(doubled + repeated("{% set n.x = n.x + n.x %}", 20), {"a value of more than"});
+  expect_complaint(doubled + "{{ n.x | replace('a', n.x) }}", {"a value of more than"});
+  expect_complaint(doubled + "{{ n.x | join(n.x) }}", {"a value of more than"});
+  expect_complaint(doubled + "{{ " + repeated("n.x ~ ", 100) + "n.x }}", {"a value of more than"});
+  expect_complaint(
+      "{% set n = namespace(x=[]) %}{% for i in range(100000) %}"
+      "{% set n.x = [n.x] %}{% endfor %}",
+      {"nested too deeply"});
+}
+
+TEST(Jinja, HostileLoopsEndInAnError) {
+  const std::string loop = "{% for i in range(100000) %}";
+  expect_complaint(repeated(loop, 3) + repeated("{% endfor %}", 3), {"more work"});
+  expect_complaint(repeated(loop, 2) + std::string(10000, 'x') + repeated("{% endfor %}", 2),
+                   {"more work"});
+}
+
+TEST(Jinja, HostileRecursionEndsInAnError) {
+  expect_complaint("{% macro f() %}{{ f()" + repeated(" + ''", 900) + " }}{% endmacro %}{{ f() }}",
+                   {"nested too deeply"});
+  expect_complaint("{% macro f() %}" + repeated("{% if true %}", 190) + "{{ f() }}" +
+                       repeated("{% endif %}", 190) + "{% endmacro %}{{ f() }}",
+                   {"nested too deeply"});
+}
+
+// They would hold one another and never be freed.
+TEST(Jinja, NamespacesHoldNoNamespaces) {
+  expect_complaint("{% set n = namespace() %}{% set n.x = n %}", {"namespace inside"});
+  expect_complaint("{% set n = namespace() %}{% set m = namespace(n=n) %}", {"namespace inside"});
 }
 
 }  // namespace
