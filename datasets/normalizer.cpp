@@ -1,6 +1,10 @@
 // Rewrites text before it is cut into words: the normalizer of a tokenizer.json.
 #include "datasets/normalizer.hpp"
 
+#include <fmt/format.h>
+
+#include "collectives/errors.hpp"
+
 namespace bipo {
 namespace {
 
@@ -28,6 +32,18 @@ struct ApplyStep {
 
 }  // namespace
 
+void require_bounded_growth(std::size_t before, std::size_t after) {
+  // The worst that Unicode's compatibility forms and the byte-level alphabet do together is 22.
+  constexpr std::size_t kMostPerByte = 256;
+  constexpr std::size_t kAlwaysAllowed = 4096;
+  if (after / kMostPerByte > before && after > kAlwaysAllowed) {
+    throw UserError(fmt::format(
+        "the tokenizer's rules make {} bytes of a text of {}; more than {} times as many "
+        "are refused",
+        after, before, kMostPerByte));
+  }
+}
+
 std::string replace_all(const ReplaceStep& step, std::string_view text) {
   if (text.empty()) {
     return "";  // also where the pattern matches nothing at all: Hugging Face does not search there
@@ -39,6 +55,7 @@ std::string replace_all(const ReplaceStep& step, std::string_view text) {
     replaced += text.substr(cut, match.begin - cut);
     replaced += step.content;
     cut = match.end;
+    require_bounded_growth(text.size(), replaced.size());
   }
   replaced += text.substr(cut);
   return replaced;
@@ -48,6 +65,7 @@ std::string Normalizer::normalize(std::string_view text) const {
   std::string normalized(text);
   for (const NormalizerStep& step : steps_) {
     normalized = std::visit(ApplyStep{normalized}, step);
+    require_bounded_growth(text.size(), normalized.size());
   }
   return normalized;
 }

@@ -1,6 +1,7 @@
 // Rewrites text before it is cut into words: the normalizer of a tokenizer.json.
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -10,6 +11,10 @@
 #include "datasets/unicode_text.hpp"
 
 namespace bipo {
+
+// Throws UserError where a text of `before` bytes has become one of `after`, far longer than any
+// tokenizer makes it: the rules of a hostile file can double a text again and again.
+void require_bounded_growth(std::size_t before, std::size_t after);
 
 // Puts `text` before every text that is not empty.
 struct PrependStep {
@@ -35,6 +40,7 @@ using NormalizerStep =
     std::variant<UnicodeForm, PrependStep, ReplaceStep, StripSpaceStep, LowercaseStep>;
 
 // `text` (well-formed UTF-8) with every match of the step replaced; nothing is put into empty text.
+// Throws UserError where the text becomes far longer.
 std::string replace_all(const ReplaceStep& step, std::string_view text);
 
 // Const members may be called from several threads at once.
@@ -44,7 +50,8 @@ class Normalizer {
 
   bool changes_nothing() const { return steps_.empty(); }
 
-  // Well-formed UTF-8 after every step, in order.
+  // Well-formed UTF-8 after every step, in order.  Throws UserError where the text becomes far
+  // longer.
   std::string normalize(std::string_view text) const;
 
  private:

@@ -54,6 +54,12 @@ MatchData make_match_data(const pcre2_code* code) {
   return data;
 }
 
+// The expression, not the machine, is at fault: it tries too many ways to match.
+bool is_limit(int error) {
+  return error == PCRE2_ERROR_MATCHLIMIT || error == PCRE2_ERROR_DEPTHLIMIT ||
+         error == PCRE2_ERROR_HEAPLIMIT;
+}
+
 std::optional<Span> match(const pcre2_code* code, std::string_view text, std::size_t from,
                           std::uint32_t options, pcre2_match_data* data) {
   const std::uint32_t all_options = options | PCRE2_NO_UTF_CHECK;
@@ -65,6 +71,12 @@ std::optional<Span> match(const pcre2_code* code, std::string_view text, std::si
   }
   if (result == PCRE2_ERROR_NOMATCH) {
     return std::nullopt;
+  }
+  if (is_limit(result)) {
+    throw UserError(
+        fmt::format("a regular expression of the tokenizer gives up on a text of {} bytes ({}); a "
+                    "file that asks for so many steps is refused",
+                    text.size(), error_text(result)));
   }
   if (result < 0) {
     throw EnvironmentError(fmt::format("pcre2_match failed at byte {} of a text of {} bytes: {}",

@@ -17,7 +17,8 @@ struct Span {
   bool operator==(const Span&) const = default;
 };
 
-// Const members may be called from several threads at once.
+// Const members may be called from several threads at once; they throw UserError where a match
+// would take more steps than PCRE2 allows.
 class Regex {
  public:
   // Throws UserError with the offending place when PCRE2 does not accept `pattern`.

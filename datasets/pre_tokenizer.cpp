@@ -2,9 +2,11 @@
 #include "datasets/pre_tokenizer.hpp"
 
 #include <algorithm>
+#include <numeric>
 
 #include "collectives/errors.hpp"
 #include "datasets/byte_level.hpp"
+#include "datasets/normalizer.hpp"
 #include "datasets/oniguruma_pattern.hpp"
 
 namespace bipo {
@@ -190,6 +192,12 @@ struct ApplyStep {
   std::vector<std::string>& pieces;
 };
 
+std::size_t total_bytes(const std::vector<std::string>& pieces) {
+  return std::accumulate(
+      pieces.begin(), pieces.end(), std::size_t{0},
+      [](std::size_t sum, const std::string& piece) { return sum + piece.size(); });
+}
+
 bool knows_the_beginning(const PreTokenizerStep& step) {
   const auto* metaspace = std::get_if<MetaspaceStep>(&step);
   return metaspace != nullptr && metaspace->prepend_scheme == PrependScheme::kFirst;
@@ -214,6 +222,7 @@ std::vector<std::string> PreTokenizer::words(std::string_view stretch, bool begi
       std::visit(ApplyStep{piece, begins_text, smaller}, step);
     }
     pieces = std::move(smaller);
+    require_bounded_growth(stretch.size(), total_bytes(pieces));
   }
   return pieces;
 }

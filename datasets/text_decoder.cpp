@@ -238,12 +238,6 @@ std::string joined(const Tokens& tokens) {
   return text;
 }
 
-void push_all(DecoderStage& stage, Tokens& tokens, Tokens& decoded) {
-  for (std::string& token : tokens) {
-    stage.push(std::move(token), decoded);
-  }
-}
-
 }  // namespace
 
 TextDecoder::Stream::Stream(const TextDecoder& decoder) {
@@ -263,11 +257,10 @@ TextDecoder::Stream::Stream(Stream&&) noexcept = default;
 TextDecoder::Stream& TextDecoder::Stream::operator=(Stream&&) noexcept = default;
 
 std::string TextDecoder::Stream::push(std::string_view token) {
+  pushed_bytes_ += token.size();
   Tokens tokens = {std::string(token)};
   for (const auto& stage : stages_) {
-    Tokens decoded;
-    push_all(*stage, tokens, decoded);
-    tokens = std::move(decoded);
+    tokens = push_all(*stage, tokens);
   }
   return joined(tokens);
 }
@@ -275,12 +268,24 @@ std::string TextDecoder::Stream::push(std::string_view token) {
 std::string TextDecoder::Stream::finish() {
   Tokens tokens;
   for (const auto& stage : stages_) {
-    Tokens decoded;
-    push_all(*stage, tokens, decoded);
-    stage->finish(decoded);
-    tokens = std::move(decoded);
+    tokens = push_all(*stage, tokens);
+    stage->finish(tokens);
   }
   return joined(tokens);
+}
+
+Tokens TextDecoder::Stream::push_all(DecoderStage& stage, Tokens& tokens) const {
+  Tokens decoded;
+  std::size_t bytes = 0;
+  for (std::string& token : tokens) {
+    const std::size_t before = decoded.size();
+    stage.push(std::move(token), decoded);
+    for (std::size_t i = before; i < decoded.size(); ++i) {
+      bytes += decoded[i].size();
+    }
+    require_bounded_growth(pushed_bytes_, bytes);
+  }
+  return decoded;
 }
 
 }  // namespace bipo

@@ -58,11 +58,16 @@ class TextDecoder {
     Stream(Stream&&) noexcept;
     Stream& operator=(Stream&&) noexcept;
 
+    // Throws UserError where the text becomes far longer than its tokens.
     std::string push(std::string_view token);  // well-formed UTF-8
     std::string finish();                      // what is held back; once, after the last token
 
    private:
+    // What the stage makes of them.
+    std::vector<std::string> push_all(DecoderStage& stage, std::vector<std::string>& tokens) const;
+
     std::vector<std::unique_ptr<DecoderStage>> stages_;
+    std::size_t pushed_bytes_ = 0;
   };
 
  private:

@@ -34,7 +34,9 @@ class Tokenizer {
 
   // Ids of `text` (UTF-8), equal to Hugging Face tokenizers' encode(text,
   // add_special_tokens=False): added and special tokens that stand in the text are recognised, no
-  // BOS or EOS is added.
+  // BOS or EOS is added.  Throws UserError for text that is not UTF-8, for a character that the
+  // tokenizer lacks where its unk_token is not in the vocabulary, and where its rules would make
+  // far more text of it or take too long, as those of a hostile file may.
   std::vector<TokenId> encode(std::string_view text) const;
 
   // The text of `ids`, equal to Hugging Face tokenizers' decode(ids, skip_special_tokens): bytes

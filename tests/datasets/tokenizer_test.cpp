@@ -82,14 +82,29 @@ Ids encode(const json& content, std::string_view text) {
   return load(content).encode(text);
 }
 
-// The message with which the program refuses `content`; "" where it is accepted.
-std::string refusal(const json& content) {
+std::string refusal_of_file(const std::filesystem::path& tokenizer_json) {
   try {
-    load(content);
+    Tokenizer::from_file(tokenizer_json);
   } catch (const UserError& error) {
     return error.what();
   }
   return "";
+}
+
+// The message with which the program refuses `content`; "" where it is accepted.
+std::string refusal(const json& content) {
+  const TemporaryDirectory directory;
+  return refusal_of_file(directory.write("tokenizer.json", content.dump()));
+}
+
+void expect_too_long(const std::function<void()>& action) {
+  try {
+    action();
+    ADD_FAILURE() << "accepted";
+  } catch (const UserError& error) {
+    EXPECT_NE(std::string(error.what()).find("the tokenizer's rules make"), std::string::npos)
+        << error.what();
+  }
 }
 
 TEST(Tokenizer, MergesLowestRankFirstAndStopsWhereNoMergeIsLeft) {
@@ -581,6 +596,56 @@ const std::vector<BadFile>& bad_files() {
 
 INSTANTIATE_TEST_SUITE_P(Files, RefusedTokenizers, testing::ValuesIn(bad_files()),
                          [](const auto& test) { return test.param.name; });
+
+// Parsing such a file takes no stack, but working on what was parsed would.
+TEST(Tokenizer, RefusesAFileNestedBeyondReason) {
+  const TemporaryDirectory directory;
+  const std::string deep = std::string(200000, '[') + std::string(200000, ']');
+  const std::string text = R"({"model": {"type": "BPE", "vocab": {"a": )" + deep + "}}}";
+  EXPECT_NE(refusal_of_file(directory.write("tokenizer.json", text)).find("nested more than 100"),
+            std::string::npos);
+}
+
+json doubling_replace() {
+  return {{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", "aa"}};
+}
+
+TEST(Tokenizer, RefusesToLetTheNormalizerDoubleATextAgainAndAgain) {
+  json content = small_tokenizer();
+  content["normalizer"] = {{"type", "Sequence"}, {"normalizers", json(64, doubling_replace())}};
+  expect_too_long([&] { encode(content, "a"); });
+  content["normalizer"] = {
+      {"type", "Replace"}, {"pattern", {{"Regex", ""}}}, {"content", std::string(100000, 'a')}};
+  expect_too_long([&] { encode(content, std::string(100000, 'b')); });
+}
+
+TEST(Tokenizer, RefusesToLetThePreTokenizerDoubleATextAgainAndAgain) {
+  json content = small_tokenizer();
+  const json step = content["pre_tokenizer"];
+  content["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", json(64, step)}};
+  expect_too_long([&] { encode(content, "\u00e9"); });
+}
+
+TEST(Tokenizer, RefusesToLetTheDecoderDoubleATextAgainAndAgain) {
+  json content = small_tokenizer();
+  content["decoder"] = {{"type", "Sequence"}, {"decoders", json(64, doubling_replace())}};
+  const Tokenizer tokenizer = load(content);
+  expect_too_long([&] { tokenizer.decode(Ids{0}, SpecialTokenText::kKept); });
+}
+
+TEST(Tokenizer, RefusesAnExpressionThatTriesTooManyWays) {
+  json content = small_tokenizer();
+  content["pre_tokenizer"] = {{"type", "Split"},
+                              {"pattern", {{"Regex", "(?:a|ab?a?)+(?=c)(?<=b)"}}},
+                              {"behavior", "Isolated"},
+                              {"invert", false}};
+  try {
+    encode(content, std::string(60, 'a') + "c");
+    ADD_FAILURE() << "matched in time";
+  } catch (const UserError& error) {
+    EXPECT_NE(std::string(error.what()).find("so many steps"), std::string::npos) << error.what();
+  }
+}
 
 TEST(Tokenizer, RefusesMissingAndMalformedFiles) {
   const TemporaryDirectory directory;
