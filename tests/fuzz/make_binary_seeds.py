@@ -1,0 +1,137 @@
+"""Writes the fuzzers' binary seeds, one small file for each thing that the readers tell apart.
+
+Usage: make_binary_seeds.py [DIRECTORY]    (default: seeds/ beside this script)
+"""
+import argparse
+from pathlib import Path
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as Type
+from safetensors.numpy import save_file
+
+HIDDEN, FEED_FORWARD, VOCABULARY = 32, 32, 8
+
+
+def numbers(*shape):
+    return np.linspace(-1, 1, int(np.prod(shape)), dtype=np.float32).reshape(shape)
+
+
+def write_safetensors(folder: Path) -> None:
+    save_file({"model.norm.weight": numbers(3), "lm_head.weight": numbers(2, 3)},
+              folder / "vector_and_matrix", metadata={"format": "pt"})
+    save_file({"half": numbers(2, 2).astype(np.float16), "scalar": np.array(1.0),
+               "truth": np.array([True, False]), "empty": np.zeros((0, 2), dtype=np.int8)},
+              folder / "other_types")
+
+
+def blocks(kind: Type, rows: int) -> np.ndarray:
+    """One block a row, of bytes that mean small numbers."""
+    size = gguf.GGML_QUANT_SIZES[kind][1]
+    return (np.arange(rows * size) % 60).astype(np.uint8).reshape(rows, size)
+
+
+def model_writer(path: Path) -> gguf.GGUFWriter:
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(64)
+    writer.add_embedding_length(HIDDEN)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(FEED_FORWARD)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    return writer
+
+
+def add_model_tensors(writer: gguf.GGUFWriter) -> None:
+    half = HIDDEN // 2
+    shapes = {"attn_norm": (HIDDEN,), "attn_q": (HIDDEN, HIDDEN), "attn_k": (half, HIDDEN),
+              "attn_v": (half, HIDDEN), "attn_output": (HIDDEN, HIDDEN), "ffn_norm": (HIDDEN,),
+              "ffn_gate": (FEED_FORWARD, HIDDEN), "ffn_up": (FEED_FORWARD, HIDDEN),
+              "ffn_down": (HIDDEN, FEED_FORWARD)}
+    for name, shape in shapes.items():
+        add_tensor(writer, f"blk.0.{name}.weight", shape)
+    add_tensor(writer, "output_norm.weight", (HIDDEN,))
+    add_tensor(writer, "token_embd.weight", (VOCABULARY, HIDDEN))
+
+
+def add_tensor(writer: gguf.GGUFWriter, name: str, shape: tuple) -> None:
+    values = numbers(*shape)
+    if len(shape) == 2:
+        packed = gguf.quants.quantize(values, Type.Q4_0)
+        writer.add_tensor(name, packed, raw_dtype=Type.Q4_0)
+    else:
+        writer.add_tensor(name, values)
+
+
+def finish(writer: gguf.GGUFWriter) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def write_gguf_model(folder: Path) -> None:
+    writer = model_writer(folder / "model")
+    add_model_tensors(writer)
+    finish(writer)
+
+
+def write_sentencepiece(folder: Path) -> None:
+    writer = gguf.GGUFWriter(folder / "sentencepiece", "llama")
+    byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
+    pieces = ["<unk>", "<s>", "</s>", "\u2581", "a", "b", "ab", "\u2581ab"]
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(pieces + byte_tokens)
+    writer.add_token_scores([-float(i) for i in range(len(pieces) + len(byte_tokens))])
+    writer.add_token_types([2, 3, 3, 1, 1, 1, 1, 1] + [6] * len(byte_tokens))
+    writer.add_add_space_prefix(True)
+    writer.add_unk_token_id(0)
+    finish(writer)
+
+
+def write_byte_level(folder: Path) -> None:
+    writer = gguf.GGUFWriter(folder / "byte_level", "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("llama-bpe")
+    writer.add_token_list(["<s>", "a", "b", "\u0120", "ab", "\u0120ab"])
+    writer.add_token_types([3, 1, 1, 1, 1, 1])
+    writer.add_token_merges(["a b", "\u0120 ab"])
+    finish(writer)
+
+
+def write_every_type(folder: Path) -> None:
+    writer = gguf.GGUFWriter(folder / "every_type", "llama")
+    writer.add_custom_alignment(64)
+    writer.add_uint8("v.u8", 1)
+    writer.add_int8("v.i8", -1)
+    writer.add_uint16("v.u16", 2)
+    writer.add_int16("v.i16", -2)
+    writer.add_int32("v.i32", -3)
+    writer.add_uint64("v.u64", 4)
+    writer.add_int64("v.i64", -4)
+    writer.add_float64("v.f64", 0.5)
+    writer.add_bool("v.bool", True)
+    writer.add_array("v.flags", [True, False])
+    writer.add_array("v.numbers", [0.5, 1.5])
+    for kind in (Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.Q4_K, Type.Q5_K,
+                 Type.Q6_K):
+        writer.add_tensor(kind.name, blocks(kind, 1), raw_dtype=kind)
+    writer.add_tensor("f16", numbers(2, 3).astype(np.float16))
+    writer.add_tensor("bf16", np.zeros((1, 4), dtype=np.uint8), raw_dtype=Type.BF16)
+    finish(writer)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", nargs="?", type=Path,
+                        default=Path(__file__).parent / "seeds")
+    directory = parser.parse_args().directory
+    write_safetensors(directory / "safetensors")
+    for write in (write_gguf_model, write_sentencepiece, write_byte_level, write_every_type):
+        write(directory / "gguf")
+
+
+if __name__ == "__main__":
+    main()

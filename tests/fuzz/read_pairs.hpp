@@ -1,0 +1,37 @@
+// Reads a fuzzer's input as a data file, and checks what every pair that comes out must satisfy.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "collectives/errors.hpp"
+#include "datasets/preference_pairs.hpp"
+#include "datasets/unicode_text.hpp"
+#include "tests/fuzz/scratch_directory.hpp"
+
+namespace bipo::fuzz {
+
+inline void check_pair(const PreferencePair& pair) {
+  const bool is_text = is_utf8(pair.chosen) && is_utf8(pair.rejected);
+  const bool is_answerable = !pair.prompt.empty() && pair.prompt.back().role == "user";
+  if (!is_text || !is_answerable || pair.chosen.empty() || pair.rejected.empty()) {
+    throw std::logic_error(pair.where + ": accepted, but no valid pair");
+  }
+}
+
+inline void read_pairs(const std::string& name, const std::uint8_t* data, std::size_t size) {
+  const std::filesystem::path file = input_file(name, data, size);
+  for (const BadRows bad_rows : {BadRows::kRefuse, BadRows::kSkip}) {
+    try {
+      for (const PreferencePair& pair : read_preference_pairs(file, bad_rows).pairs) {
+        check_pair(pair);
+      }
+    } catch (const UserError&) {
+      // The right answer to a bad file; anything else is a finding.
+    }
+  }
+}
+
+}  // namespace bipo::fuzz
