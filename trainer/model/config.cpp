@@ -14,6 +14,9 @@
 namespace bipo {
 namespace {
 
+// Far above any model's; every tensor of every block is named before one is looked for.
+constexpr std::int64_t kMostBlocks = 10000;
+
 // Fields by which some family varies Llama's mathematics.  Where the model's own family does not
 // read one, it may only say that there is no such thing.
 constexpr std::array kVariations = {
@@ -82,6 +85,10 @@ void read_heads(const ConfigFields& fields, const Family& family, ModelConfig& c
 void read_sizes(const ConfigFields& fields, const Family& family, ModelConfig& config) {
   config.hidden = fields.size("hidden_size");
   config.blocks = fields.size("num_hidden_layers");
+  if (config.blocks > kMostBlocks) {
+    fields.refuse(
+        fmt::format("num_hidden_layers is {}, must be at most {}", config.blocks, kMostBlocks));
+  }
   config.intermediate = fields.size("intermediate_size");
   config.vocabulary = fields.size("vocab_size");
   config.context = fields.size_or("max_position_embeddings", family.context);

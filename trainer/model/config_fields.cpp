@@ -4,9 +4,11 @@
 
 #include <cmath>
 #include <fstream>
+#include <iterator>
 #include <utility>
 
 #include "collectives/errors.hpp"
+#include "collectives/untrusted_json.hpp"
 
 namespace bipo {
 namespace {
@@ -24,12 +26,8 @@ Json parsed(const std::filesystem::path& path) {
                     "(config.json, tokenizer.json, *.safetensors) or a GGUF file",
                     path.string()));
   }
-  Json json;
-  try {
-    json = Json::parse(file);
-  } catch (const Json::parse_error& error) {
-    throw UserError(fmt::format("{}: not valid JSON: {}", path.string(), error.what()));
-  }
+  const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  Json json = parse_untrusted_json(text, path.string(), "get the model again");
   if (!json.is_object()) {
     throw UserError(fmt::format("{}: not a JSON object", path.string()));
   }

@@ -69,10 +69,14 @@ void read_long_rope(const ConfigFields& fields, const ConfigFields& scaling, std
   const double original =
       fields.positive_or("original_max_position_embeddings",
                          scaling.positive_or("original_max_position_embeddings", context));
+  if (original < 2) {
+    fields.refuse(
+        fmt::format("original_max_position_embeddings is {}, must be at least 2", original));
+  }
   const double factor = context / original;
   const double magnitude = factor <= 1 ? 1 : std::sqrt(1 + std::log(factor) / std::log(original));
   rotary.factor = scaling.positive_or("attention_factor", magnitude);
-  config.context = std::min(config.context, static_cast<std::int64_t>(original));
+  config.context = static_cast<std::int64_t>(std::min(context, original));
 }
 
 void read_scaling(const ConfigFields& fields, const ConfigFields& scaling, const Family& family,
@@ -105,12 +109,14 @@ std::int64_t rotated_part(const ConfigFields& fields, const Family& family,
     return 0;
   }
   const double part = fields.positive_or("partial_rotary_factor", 1);
-  const auto rotated = static_cast<std::int64_t>(static_cast<double>(head_size) * part);
-  if (part > 1 || rotated < 2 || rotated % 2 != 0) {
-    fields.refuse(
-        fmt::format("\"partial_rotary_factor\" {} leaves {} of {} elements of a head to "
-                    "be rotated; this must be an even number",
-                    part, rotated, head_size));
+  // Only a part can be turned into an integer safely.
+  const auto rotated =
+      part > 1 ? 0 : static_cast<std::int64_t>(static_cast<double>(head_size) * part);
+  if (rotated < 2 || rotated % 2 != 0) {
+    fields.refuse(fmt::format(
+        "\"partial_rotary_factor\" is {}, must rotate an even number of the {} elements "
+        "of a head",
+        part, head_size));
   }
   return rotated;
 }

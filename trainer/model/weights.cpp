@@ -10,6 +10,7 @@
 
 #include "collectives/content_hash.hpp"
 #include "collectives/errors.hpp"
+#include "collectives/untrusted_json.hpp"
 #include "trainer/model/names.hpp"
 #include "trainer/model/safetensors.hpp"
 
@@ -109,12 +110,8 @@ bool is_plain_shard_name(const std::string& name) {
 
 std::vector<std::filesystem::path> shards_of(const std::filesystem::path& index_path) {
   std::ifstream file(index_path);
-  Json index;
-  try {
-    index = Json::parse(file);
-  } catch (const Json::parse_error& error) {
-    throw UserError(fmt::format("{}: not valid JSON: {}", index_path.string(), error.what()));
-  }
+  const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  const Json index = parse_untrusted_json(text, index_path.string(), "get the model again");
   if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
     throw UserError(fmt::format("{}: has no \"weight_map\" object", index_path.string()));
   }
