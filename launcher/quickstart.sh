@@ -8,8 +8,8 @@ usage() {
   cat <<'TEXT'
 Usage: launcher/quickstart.sh [--cuda] [--ranks N]
 
-Installs what is missing, builds bipo-dist, converts SmolLM2-135M-Instruct and trains a steering vector
-on datasets/sample under mpirun. Run it again at any time: what is there is kept, and each run writes a
+Installs what is missing, builds bipo-dist, fetches SmolLM2-135M-Instruct (GGUF) and trains a steering
+vector on datasets/sample under mpirun. Run it again at any time: what is there is kept, and each run writes a
 new file runs/quickstart-NNN.h5.
 
   --cuda     build the CUDA and NCCL program (the default where nvidia-smi finds a GPU)

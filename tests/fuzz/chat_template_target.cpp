@@ -1,4 +1,5 @@
 // Fuzzes the interpreter of chat templates, alone and as the template of a model directory.
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -12,6 +13,9 @@
 namespace {
 
 using bipo::jinja::Json;
+
+constexpr bipo::CalendarDate kDay{std::chrono::year{2024}, std::chrono::month{2},
+                                  std::chrono::day{29}};
 
 constexpr std::string_view kTokenizerConfig = R"({"bos_token": "<s>", "eos_token": "</s>"})";
 
@@ -35,14 +39,15 @@ Json conversation() {
 }
 
 void render_alone(std::string_view source) {
-  const std::string text = bipo::jinja::Template(source).render(conversation());
+  const std::string text = bipo::jinja::Template(source).render(conversation(), kDay);
   if (!bipo::is_utf8(text)) {
     throw std::logic_error("the rendered text is not UTF-8");
   }
 }
 
 void render_for_model(const std::filesystem::path& directory) {
-  const auto chat_template = bipo::ChatTemplate::from_model_directory(directory);
+  const auto chat_template = bipo::ChatTemplate::from_model_directory(
+      directory, {.choice = "auto", .date = {.day = kDay, .given = false}});
   chat_template.implied_system_text();
   try_out([&] { chat_template.render_prompt({{"user", " why?\n"}}); });
   try_out([&] { chat_template.render_prompt({{"system", "Be brief."}, {"user", "why?"}}); });

