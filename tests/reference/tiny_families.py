@@ -88,7 +88,8 @@ WINDOW = 7
 # A reader that does not count the query's own position would see this window.
 WINDOW_ONE_LONGER = Property({"sliding_window": WINDOW + 1})
 NO_LAYER_TYPES = Spelling(("layer_types",))
-READ_AS_LLAMA = Property({"model_type": "llama", "architectures": ["LlamaForCausalLM"]})
+READ_AS_LLAMA = Property(
+    {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "layer_types": None})
 # transformers' default, or the value that most checkpoints have: what a reader that skips the field would use.
 DEFAULT_EPSILON = Property({"rms_norm_eps": 1e-6})
 DEFAULT_THETA = Property({"rope_theta": 10000.0})
