@@ -16,6 +16,9 @@ TrainingInputs read_training_inputs(const TrainingOptions& options) {
   inputs.config = model.config;
   inputs.weights = std::move(model.weights);
   inputs.model_fingerprint = model.fingerprint;
+  const auto add_all = [&](const std::vector<std::string>& warnings) {
+    inputs.warnings.insert(inputs.warnings.end(), warnings.begin(), warnings.end());
+  };
   const TokenizeOptions tokenize = tokenize_options(options, inputs.config.context);
   inputs.max_length = tokenize.max_length;
 
@@ -26,10 +29,11 @@ TrainingInputs read_training_inputs(const TrainingOptions& options) {
     inputs.template_date = options.template_date;
   }
   inputs.implied_system_text = tokenizer.implied_system_text();
-  inputs.warnings = tokenizer.warnings();
+  inputs.warnings = inputs.weights->warnings();
+  add_all(tokenizer.warnings());
   const auto read = [&](const std::filesystem::path& path) {
     TokenizedFile file = tokenizer.read(path);
-    inputs.warnings.insert(inputs.warnings.end(), file.warnings.begin(), file.warnings.end());
+    add_all(file.warnings);
     return std::move(file.pairs);
   };
   inputs.train = read(options.train);

@@ -208,6 +208,47 @@ class TestSafetensors:
                                 lambda header, data: removed.append(damage.remove_a_tensor(header, data)))
         assert_refused(job.but(model=damaged), literally(removed[0]))
 
+    def test_all_missing_tensors_are_named(self, job, damaged):
+        removed = []
+
+        def edit(header, data):
+            removed.extend(damage.remove_a_tensor(header, data) for _ in range(3))
+
+        damage.edit_safetensors(damaged / damage.WEIGHTS, edit)
+        assert_refused(job.but(model=damaged), "3 tensors are missing", *map(literally, removed))
+
+    def test_all_unfit_tensors_are_named(self, job, damaged):
+        def edit(header, data):
+            norm = header["model.norm.weight"]
+            norm["dtype"] = "I32"
+
+        damage.edit_safetensors(damaged / damage.WEIGHTS, edit)
+        damage.edit_json(damaged / "config.json", lambda config: config.update(vocab_size=301))
+        assert_refused(job.but(model=damaged), "3 tensors are",
+                       r"model\.embed_tokens\.weight in model\.safetensors has shape \[300, 48\].*\[301, 48\]",
+                       r"lm_head\.weight in model\.safetensors has shape", r"model\.norm\.weight.*type Int")
+
+    def test_key_twice_in_the_header(self, job, damaged):
+        damage.rewrite_header(damaged / damage.WEIGHTS, lambda text: text.replace(
+            '"model.norm.weight":', '"lm_head.weight":'))
+        assert_refused(job.but(model=damaged), r"model\.safetensors", "lm_head.weight.*twice")
+
+    @pytest.mark.parametrize("nested", ["[" * 100_000 + "]" * 100_000, '{"a":' * 100_000 + "1" + "}" * 100_000])
+    def test_deep_nesting_in_the_header(self, job, damaged, nested):
+        damage.rewrite_header(damaged / damage.WEIGHTS, lambda text: text.replace(
+            '"shape":[300,48]', f'"shape":{nested}'))
+        assert_refused(job.but(model=damaged), r"model\.safetensors", "nested")
+
+    def test_sizes_whose_product_is_harmless(self, job, damaged):
+        damage.edit_safetensors(damaged / damage.WEIGHTS, lambda header, data: damage.add_tensor(
+            header, data, "empty", b"", "F32", [0, 2 ** 64 - 1]))
+        assert_refused(job.but(model=damaged), r"model\.safetensors", "tensor empty", "sizes")
+
+    def test_pointer_in_place_of_the_file(self, job, damaged):
+        (damaged / damage.WEIGHTS).write_text(
+            "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", encoding="utf-8")
+        assert_refused(job.but(model=damaged), r"model\.safetensors", "git lfs pull")
+
     @pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd", "sub/../../x.safetensors",
                                       ".."])
     def test_index_that_leaves_the_directory(self, job, sharded, name):
@@ -219,8 +260,79 @@ class TestSafetensors:
         assert_refused(job.but(model=sharded), r"index\.json", literally(name))
 
     def test_missing_shard(self, job, sharded):
-        (sharded / "model-00003-of-00007.safetensors").unlink()
-        assert_refused(job.but(model=sharded), "model-00003-of-00007")
+        for name in ("model-00003-of-00007", "model-00006-of-00007"):
+            (sharded / f"{name}.safetensors").unlink()
+        assert_refused(job.but(model=sharded), r"index\.json", "2 of the 7 files", "model-00003-of-00007",
+                       "model-00006-of-00007")
+
+    def test_index_that_names_another_shard(self, job, sharded):
+        places = {}
+
+        def exchange(index):
+            weights = index["weight_map"]
+            one, other = sorted(weights)[0], sorted(weights)[-1]
+            places.update({one: weights[one], other: weights[other]})
+            weights[one], weights[other] = weights[other], weights[one]
+
+        damage.edit_json(sharded / damage.INDEX, exchange)
+        (one, its), (other, others) = places.items()
+        assert its != others
+        assert_refused(job.but(model=sharded), r"index\.json",
+                       f"{literally(one)}, which is in {literally(its)} instead of {literally(others)}",
+                       f"{literally(other)}, which is in {literally(others)} instead of {literally(its)}")
+
+    def test_index_that_names_a_tensor_no_shard_has(self, job, sharded):
+        def edit(index):
+            index["weight_map"]["model.more.weight"] = "model-00001-of-00007.safetensors"
+
+        damage.edit_json(sharded / damage.INDEX, edit)
+        assert_refused(job.but(model=sharded), r"index\.json", "model.more.weight", "lacks")
+
+    def test_key_twice_in_the_index(self, job, sharded):
+        index = sharded / damage.INDEX
+        index.write_text(index.read_text(encoding="utf-8").replace('"model.norm.weight":', '"lm_head.weight":'),
+                         encoding="utf-8")
+        assert_refused(job.but(model=sharded), r"index\.json", "lm_head.weight.*twice")
+
+    def test_tensor_in_two_shards(self, job, sharded):
+        damage.edit_safetensors(sharded / "model-00001-of-00007.safetensors",
+                                lambda header, data: damage.add_tensor(
+                                    header, data, "model.norm.weight", bytes(4 * 48), "F32", [48]))
+        assert_refused(job.but(model=sharded), "model.norm.weight", "model-00001-of-00007")
+
+
+class TestExtraTensors:
+    def warnings_of(self, job, ranks=None):
+        finished = program.run_successfully(job.but(epochs=1, max_steps=1).arguments(), ranks)
+        return [line for line in finished.stderr.splitlines() if "not used" in line]
+
+    def add(self, model, names):
+        def edit(header, data):
+            for name in names:
+                damage.add_tensor(header, data, name, bytes(4 * 4), "F32", [4])
+
+        damage.edit_safetensors(model / damage.WEIGHTS, edit)
+
+    def test_warned_about_once(self, job, damaged):
+        self.add(damaged, ["model.layers.4.mlp.up_proj.weight", "vision.weight"])
+        warnings = self.warnings_of(job.but(model=damaged), 2)
+        assert len(warnings) == 1, warnings
+        for part in ("2 tensors are", "model.layers.4.mlp.up_proj.weight", "vision.weight", str(damaged)):
+            assert part in warnings[0]
+
+    def test_many_are_counted(self, job, damaged):
+        self.add(damaged, [f"vision.{index:02}.weight" for index in range(40)])
+        (warning,) = self.warnings_of(job.but(model=damaged))
+        assert "40 tensors are" in warning and "vision.09" in warning and "vision.10" not in warning
+
+    def test_what_old_checkpoints_store_is_not(self, job, damaged):
+        self.add(damaged, [f"model.layers.{block}.self_attn.rotary_emb.inv_freq" for block in range(4)])
+        assert self.warnings_of(job.but(model=damaged)) == []
+
+    def test_copy_of_a_tied_head_is_not(self, job, tmp_path):
+        model = write_model(tmp_path / "tied", TinyModel(tied=True))
+        self.add(model, ["lm_head.weight"])
+        assert self.warnings_of(job.but(model=model)) == []
 
 
 class TestTokenizer:

@@ -33,6 +33,14 @@ def edit_safetensors(path: Path, edit: Callable[[dict, bytearray], None]) -> Non
     path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + data)
 
 
+def rewrite_header(path: Path, edit: Callable[[str], str]) -> None:
+    """Replaces the header's text, which need not be what a JSON library would write."""
+    content = path.read_bytes()
+    size = struct.unpack("<Q", content[:8])[0]
+    encoded = edit(content[8:8 + size].decode()).encode()
+    path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + content[8 + size:])
+
+
 def truncate(path: Path, drop: int) -> None:
     content = path.read_bytes()
     path.write_bytes(content[:-drop])
@@ -75,6 +83,13 @@ def point_past_the_end(header: dict, _data: bytearray) -> None:
 def claim_another_shape(header: dict, _data: bytearray) -> None:
     """A tensor whose shape does not fit its number of bytes."""
     header[in_file_order(header)[0]]["shape"][0] += 1
+
+
+def add_tensor(header: dict, data: bytearray, name: str, values: bytes, dtype: str,
+               shape: list[int]) -> None:
+    header[name] = {"dtype": dtype, "shape": shape,
+                    "data_offsets": [len(data), len(data) + len(values)]}
+    data += values
 
 
 def remove_a_tensor(header: dict, data: bytearray) -> str:

@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 
 #include <map>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -63,6 +64,7 @@ class RandomWeights final : public WeightSource {
     return tensors_.at({role, block});
   }
 
+  std::string place(Role, std::int64_t) const override { return "random weights"; }
   std::uint64_t fingerprint() const override { return 0; }
 
  private:

@@ -35,6 +35,9 @@ class WatchedWeights final : public WeightSource {
     reads.insert({role, block});
     return weights_.read(role, block, slice);
   }
+  std::string place(Role role, std::int64_t block) const override {
+    return weights_.place(role, block);
+  }
   std::uint64_t fingerprint() const override { return weights_.fingerprint(); }
 
   mutable std::set<std::pair<Role, std::int64_t>> reads;

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,6 +14,7 @@
 #include "collectives/errors.hpp"
 #include "trainer/model/gguf_architectures.hpp"
 #include "trainer/model/gguf_config.hpp"
+#include "trainer/model/tensor_check.hpp"
 
 namespace bipo {
 namespace {
@@ -47,28 +47,14 @@ class GgufWeights final : public WeightSource {
       : file_(std::move(file)),
         config_(config),
         adjacent_rotary_rows_(architecture_of(*file_).adjacent_rotary_rows) {
-    std::set<std::string> expected = {kGgufRopeDivisors, kGgufShortRopeDivisors,
-                                      kGgufLongRopeDivisors};
-    std::vector<std::string> missing;
-    const auto expect = [&](Role role, std::int64_t block) {
-      const TensorPlace place = gguf_tensor_place(config, role, block);
-      const bool is_first = expected.insert(place.name).second;
-      if (const GgufTensor* tensor = file_->find_tensor(place.name)) {
-        check_shape(place, *tensor);
-      } else if (is_first) {
-        missing.push_back(place.name);
-      }
-    };
-    for (const Role role : outer_roles(config)) {
-      expect(role, 0);
+    StoredTensors stored;
+    for (const auto& [name, tensor] : file_->tensors()) {
+      stored[name] = {file_->path().filename().string(), tensor.shape};
     }
-    for (std::int64_t block = 0; block < config.blocks; ++block) {
-      for (const Role role : block_roles(config)) {
-        expect(role, block);
-      }
-    }
-    refuse_if_any(missing, "missing, but the metadata asks for them");
-    refuse_extra(expected);
+    const TensorCheck asked_for = {
+        file_->path().string(), "the metadata",
+        [&](Role role, std::int64_t block) { return gguf_tensor_place(config_, role, block); }};
+    refuse_extra(check_tensors(asked_for, config_, stored));
   }
 
   at::Tensor read(Role role, std::int64_t block, const Slice& slice) const override {
@@ -98,6 +84,11 @@ class GgufWeights final : public WeightSource {
     return result;
   }
 
+  std::string place(Role role, std::int64_t block) const override {
+    return fmt::format("{}: tensor {}", file_->path().string(),
+                       gguf_tensor_place(config_, role, block).name);
+  }
+
   std::uint64_t fingerprint() const override { return file_->fingerprint(); }
 
  private:
@@ -112,34 +103,15 @@ class GgufWeights final : public WeightSource {
     return row - in_head + in_head % half * 2 + in_head / half;
   }
 
-  void check_shape(const TensorPlace& place, const GgufTensor& tensor) const {
-    const TensorShape& shape = place.shape;
-    const std::vector<std::int64_t> expected =
-        shape.is_vector() ? std::vector{shape.rows} : std::vector{shape.rows, shape.columns};
-    if (tensor.shape != expected) {
+  void refuse_extra(std::vector<std::string> extra) const {
+    std::erase_if(extra, [](const std::string& name) {
+      return name == kGgufRopeDivisors || name == kGgufShortRopeDivisors ||
+             name == kGgufLongRopeDivisors;
+    });
+    if (!extra.empty()) {
       throw UserError(
-          fmt::format("{}: tensor {} has shape [{}], but the metadata implies [{}]: the file is "
-                      "damaged",
-                      file_->path().string(), place.name, fmt::join(tensor.shape, ", "),
-                      fmt::join(expected, ", ")));
-    }
-  }
-
-  void refuse_extra(const std::set<std::string>& expected) const {
-    std::vector<std::string> extra;
-    for (const auto& [name, tensor] : file_->tensors()) {
-      if (!expected.contains(name)) {
-        extra.push_back(name);
-      }
-    }
-    refuse_if_any(extra, "not known to this program and may change what the model computes");
-  }
-
-  void refuse_if_any(const std::vector<std::string>& names, const char* what) const {
-    if (!names.empty()) {
-      throw UserError(fmt::format("{}: {} tensor{} {} {}: {}", file_->path().string(), names.size(),
-                                  names.size() == 1 ? "" : "s", names.size() == 1 ? "is" : "are",
-                                  what, fmt::join(names, ", ")));
+          fmt::format("{}: {} not known to this program and may change what the model computes: {}",
+                      file_->path().string(), tensors_are(extra.size()), fmt::join(extra, ", ")));
     }
   }
 

@@ -8,9 +8,10 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <set>
+#include <string_view>
 
 #include "collectives/errors.hpp"
+#include "trainer/model/untrusted_json.hpp"
 
 namespace bipo {
 namespace {
@@ -37,31 +38,6 @@ const TypeInfo* find_type(const std::string& name) {
   const auto* found = std::find_if(std::begin(kTypes), std::end(kTypes),
                                    [&](const TypeInfo& info) { return name == info.name; });
   return found == std::end(kTypes) ? nullptr : found;
-}
-
-// nlohmann keeps the last of duplicate keys silently; a header that has one is ambiguous.
-Json parse_header(const std::string& text, const std::string& file) {
-  std::vector<std::set<std::string>> keys;
-  const auto refuse_duplicates = [&](int depth, Json::parse_event_t event, Json& parsed) {
-    if (depth > kDeepestHeader) {
-      throw UserError(fmt::format("{}: header is nested more than {} deep", file, kDeepestHeader));
-    }
-    if (event == Json::parse_event_t::object_start) {
-      keys.emplace_back();
-    } else if (event == Json::parse_event_t::object_end) {
-      keys.pop_back();
-    } else if (event == Json::parse_event_t::key &&
-               !keys.back().insert(parsed.get<std::string>()).second) {
-      throw UserError(
-          fmt::format("{}: header: key \"{}\" appears twice", file, parsed.get<std::string>()));
-    }
-    return true;
-  };
-  try {
-    return Json::parse(text, refuse_duplicates);
-  } catch (const Json::exception& error) {
-    throw UserError(fmt::format("{}: header is not valid JSON: {}", file, error.what()));
-  }
 }
 
 std::optional<std::uint64_t> checked_product(std::uint64_t a, std::uint64_t b) {
@@ -143,6 +119,13 @@ void check_tiling(const std::map<std::string, SafetensorsFile::Entry>& entries,
   }
 }
 
+// What stands in place of a large file where only its repository was cloned.
+bool is_lfs_pointer(std::span<const std::byte> bytes) {
+  constexpr std::string_view kBeginning = "version https://git-lfs";
+  return bytes.size() >= kBeginning.size() &&
+         std::memcmp(bytes.data(), kBeginning.data(), kBeginning.size()) == 0;
+}
+
 }  // namespace
 
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path) {
@@ -151,6 +134,10 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
   if (bytes.size() < kLengthBytes) {
     throw UserError(
         fmt::format("{}: {} bytes are too few for a safetensors file", file, bytes.size()));
+  }
+  if (is_lfs_pointer(bytes)) {
+    throw UserError(fmt::format(
+        "{}: is a pointer to the file, not the file itself: fetch it with `git lfs pull`", file));
   }
   std::uint64_t header_size = 0;
   std::memcpy(&header_size, bytes.data(), kLengthBytes);  // little-endian, as this machine is
@@ -161,8 +148,8 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
                     file, header_size, bytes.size() - kLengthBytes, kLargestHeader));
   }
   data_ = bytes.subspan(kLengthBytes + header_size);
-  const Json header = parse_header(
-      std::string(reinterpret_cast<const char*>(bytes.data() + kLengthBytes), header_size), file);
+  const auto header = parse_untrusted_json<Json>(
+      {reinterpret_cast<const char*>(bytes.data() + kLengthBytes), header_size}, file + ": header");
   if (!header.is_object()) {
     throw UserError(fmt::format("{}: header is not a JSON object", file));
   }

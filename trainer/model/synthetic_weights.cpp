@@ -45,6 +45,8 @@ class SyntheticWeights final : public WeightSource {
     return result;
   }
 
+  std::string place(Role, std::int64_t) const override { return "made-up weights"; }
+
   std::uint64_t fingerprint() const override {
     ContentHash hash;
     hash.add(fmt::format("synthetic {} {} {} {} {} {} {} {}", seed_, config_.hidden, config_.blocks,

@@ -3,50 +3,54 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <fstream>
 #include <map>
-#include <nlohmann/json.hpp>
+#include <set>
+#include <utility>
 #include <vector>
 
 #include "collectives/content_hash.hpp"
 #include "collectives/errors.hpp"
-#include "collectives/untrusted_json.hpp"
 #include "trainer/model/names.hpp"
 #include "trainer/model/safetensors.hpp"
+#include "trainer/model/shard_index.hpp"
+#include "trainer/model/tensor_check.hpp"
 
 namespace bipo {
 namespace {
 
-using Json = nlohmann::json;
-
 constexpr const char* kSingleFile = "model.safetensors";
 constexpr const char* kIndexFile = "model.safetensors.index.json";
 
+// Holds nothing that the configuration does not say: frequencies of rotary embedding, which
+// checkpoints of 2023 have, and a second copy of a tied head.
+bool is_harmless(const std::string& name, const ModelConfig& config) {
+  return name.ends_with("rotary_emb.inv_freq") ||
+         (config.tied_head && name == tensor_place(config, Role::kHead).name);
+}
+
+// As many as a warning can name.
+std::vector<std::string> first_of(std::vector<std::string> names) {
+  constexpr std::size_t kMost = 10;
+  if (names.size() > kMost) {
+    names.resize(kMost);
+    names.emplace_back("...");
+  }
+  return names;
+}
+
 class SafetensorsSource final : public WeightSource {
  public:
-  void add(const std::filesystem::path& path) {
-    files_.push_back(std::make_unique<SafetensorsFile>(path));
-  }
-
-  void locate(const std::filesystem::path& directory, const ModelConfig& config) {
-    for (const auto& file : files_) {
-      for (const auto& [name, entry] : file->entries()) {
-        if (!where_.emplace(name, file.get()).second) {
-          throw UserError(fmt::format(
-              "{}: tensor {} is in {} too; one of the shards does not belong to this model",
-              file->path().string(), name, where_.at(name)->path().string()));
-        }
-      }
+  SafetensorsSource(const std::filesystem::path& directory, const ModelConfig& config)
+      : directory_(directory), config_(config) {
+    if (std::filesystem::exists(directory / kSingleFile)) {
+      add(directory / kSingleFile);
+    } else if (std::filesystem::exists(directory / kIndexFile)) {
+      add_shards();
+    } else {
+      throw UserError(
+          fmt::format("{}: has neither {} nor {}", directory.string(), kSingleFile, kIndexFile));
     }
-    for (const Role role : outer_roles(config)) {
-      expect(directory, config, role, 0);
-    }
-    for (std::int64_t block = 0; block < config.blocks; ++block) {
-      for (const Role role : block_roles(config)) {
-        expect(directory, config, role, block);
-      }
-    }
-    config_ = config;
+    check();
   }
 
   at::Tensor read(Role role, std::int64_t block, const Slice& slice) const override {
@@ -54,6 +58,13 @@ class SafetensorsSource final : public WeightSource {
     const Range rows = {place.first_row + slice.rows.begin, place.first_row + slice.rows.end};
     return where_.at(place.name)->read(place.name, {rows, slice.columns});
   }
+
+  std::string place(Role role, std::int64_t block) const override {
+    const std::string name = tensor_place(config_, role, block).name;
+    return fmt::format("{}: tensor {}", where_.at(name)->path().string(), name);
+  }
+
+  std::vector<std::string> warnings() const override { return warnings_; }
 
   std::uint64_t fingerprint() const override {
     ContentHash hash;
@@ -67,89 +78,80 @@ class SafetensorsSource final : public WeightSource {
   }
 
  private:
-  void expect(const std::filesystem::path& directory, const ModelConfig& config, Role role,
-              std::int64_t block) const {
-    const TensorPlace place = tensor_place(config, role, block);
-    const std::string& name = place.name;
-    const auto found = where_.find(name);
-    if (found == where_.end()) {
-      throw UserError(fmt::format(
-          "{}: tensor {} is missing from the safetensors, but config.json asks for it ({} blocks, "
-          "{} head)",
-          directory.string(), name, config.blocks, config.tied_head ? "tied" : "untied"));
+  void add(const std::filesystem::path& path) {
+    files_.push_back(std::make_unique<SafetensorsFile>(path));
+    const SafetensorsFile* file = files_.back().get();
+    for (const auto& [name, entry] : file->entries()) {
+      if (!where_.emplace(name, file).second) {
+        throw UserError(fmt::format(
+            "{}: tensor {} is in {} too; one of the shards does not belong to this model",
+            path.string(), name, where_.at(name)->path().string()));
+      }
     }
-    const auto& entry = found->second->entries().at(name);
-    const TensorShape& shape = place.shape;
-    const std::vector<std::int64_t> expected =
-        shape.is_vector() ? std::vector{shape.rows} : std::vector{shape.rows, shape.columns};
-    if (entry.shape != expected) {
+  }
+
+  void add_shards() {
+    const std::filesystem::path index = directory_ / kIndexFile;
+    const std::map<std::string, std::string> shard_of = read_shard_index(index);
+    std::set<std::string> shards;
+    for (const auto& [tensor, shard] : shard_of) {
+      if (shards.insert(shard).second) {
+        add(directory_ / shard);
+      }
+    }
+    std::vector<std::string> misplaced;
+    for (const auto& [tensor, shard] : shard_of) {
+      const auto found = where_.find(tensor);
+      if (found == where_.end()) {
+        misplaced.push_back(fmt::format("{}, which {} lacks", tensor, shard));
+      } else if (found->second->path().filename() != shard) {
+        misplaced.push_back(fmt::format("{}, which is in {} instead of {}", tensor,
+                                        found->second->path().filename().string(), shard));
+      }
+    }
+    if (!misplaced.empty()) {
       throw UserError(
-          fmt::format("{}: tensor {} has shape [{}], but config.json implies [{}]; weights and "
-                      "configuration do "
-                      "not belong together",
-                      found->second->path().string(), name, fmt::join(entry.shape, ", "),
-                      fmt::join(expected, ", ")));
-    }
-    if (!at::isFloatingType(entry.type)) {
-      throw UserError(fmt::format(
-          "{}: tensor {} is of type {}; float64, float32, float16 and bfloat16 are supported",
-          found->second->path().string(), name, c10::toString(entry.type)));
+          fmt::format("{}: {} not where it says: {}; index and files do not belong together, or "
+                      "files are incomplete: get the model again",
+                      index.string(), tensors_are(misplaced.size()), fmt::join(misplaced, "; ")));
     }
   }
 
-  std::vector<std::unique_ptr<SafetensorsFile>> files_;
-  std::map<std::string, const SafetensorsFile*> where_;
+  void check() {
+    StoredTensors stored;
+    for (const auto& [name, file] : where_) {
+      const SafetensorsFile::Entry& entry = file->entries().at(name);
+      std::string flaw;
+      if (!at::isFloatingType(entry.type)) {
+        flaw = fmt::format("is of type {}; float64, float32, float16 and bfloat16 are supported",
+                           c10::toString(entry.type));
+      }
+      stored[name] = {file->path().filename().string(), entry.shape, std::move(flaw)};
+    }
+    const TensorCheck asked_for = {
+        directory_.string(), "config.json",
+        [&](Role role, std::int64_t block) { return tensor_place(config_, role, block); }};
+    std::vector<std::string> extra = check_tensors(asked_for, config_, stored);
+    std::erase_if(extra, [&](const std::string& name) { return is_harmless(name, config_); });
+    if (!extra.empty()) {
+      warnings_.push_back(fmt::format(
+          "{}: {} not used, because config.json asks for none of the name: {}",
+          directory_.string(), tensors_are(extra.size()), fmt::join(first_of(extra), ", ")));
+    }
+  }
+
+  std::filesystem::path directory_;
   ModelConfig config_;
+  std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  std::map<std::string, const SafetensorsFile*> where_;  // by name
+  std::vector<std::string> warnings_;
 };
-
-bool is_plain_shard_name(const std::string& name) {
-  return name.find('/') == std::string::npos && name.find('\\') == std::string::npos &&
-         name.find('\0') == std::string::npos && name.front() != '.' &&
-         name.ends_with(".safetensors");
-}
-
-std::vector<std::filesystem::path> shards_of(const std::filesystem::path& index_path) {
-  std::ifstream file(index_path);
-  const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  const Json index = parse_untrusted_json(text, index_path.string(), "get the model again");
-  if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
-    throw UserError(fmt::format("{}: has no \"weight_map\" object", index_path.string()));
-  }
-  std::map<std::string, std::filesystem::path> shards;
-  for (const auto& [tensor, shard] : index["weight_map"].items()) {
-    const std::string name = shard.is_string() ? shard.get<std::string>() : "";
-    if (name.empty() || !is_plain_shard_name(name)) {
-      throw UserError(fmt::format(
-          "{}: tensor {} points to {}; only plain *.safetensors file names in the model's own "
-          "directory are accepted",
-          index_path.string(), tensor, shard.dump()));
-    }
-    shards[name] = index_path.parent_path() / name;
-  }
-  std::vector<std::filesystem::path> paths;
-  for (const auto& [name, path] : shards) {
-    paths.push_back(path);
-  }
-  return paths;
-}
 
 }  // namespace
 
 std::unique_ptr<WeightSource> open_safetensors(const std::filesystem::path& directory,
                                                const ModelConfig& config) {
-  auto source = std::make_unique<SafetensorsSource>();
-  if (std::filesystem::exists(directory / kSingleFile)) {
-    source->add(directory / kSingleFile);
-  } else if (std::filesystem::exists(directory / kIndexFile)) {
-    for (const auto& shard : shards_of(directory / kIndexFile)) {
-      source->add(shard);
-    }
-  } else {
-    throw UserError(
-        fmt::format("{}: has neither {} nor {}", directory.string(), kSingleFile, kIndexFile));
-  }
-  source->locate(directory, config);
-  return source;
+  return std::make_unique<SafetensorsSource>(directory, config);
 }
 
 }  // namespace bipo

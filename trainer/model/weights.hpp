@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "trainer/model/config.hpp"
 #include "trainer/model/sharding.hpp"
@@ -20,14 +21,23 @@ class WeightSource {
   // in.
   virtual at::Tensor read(Role role, std::int64_t block, const Slice& slice) const = 0;
 
+  // File and name of the tensor that this weight is read from, for messages.
+  virtual std::string place(Role role, std::int64_t block) const = 0;
+
+  // What is odd about the files but does no harm, one sentence each.
+  virtual std::vector<std::string> warnings() const { return {}; }
+
   // Identifies the weights by names, types, shapes and samples of the data: equal for equal files.
   virtual std::uint64_t fingerprint() const = 0;
 };
 
 // The safetensors of a model directory: model.safetensors, or the shards that
 // model.safetensors.index.json names (plain file names only, so that no index leads out of the
-// directory). Checks on opening that every tensor the configuration asks for is there, in a
-// floating-point type and with the shape that follows from the configuration.  Throws UserError.
+// directory).  Throws UserError unless every tensor the configuration asks for is there, in a
+// floating-point type and with the shape that follows from the configuration, and every tensor of
+// the index where it says.  Tensors that nothing asks for are warned about, but for those that
+// older programs stored beside the weights although they follow from the configuration, and a head
+// that is the embedding.
 std::unique_ptr<WeightSource> open_safetensors(const std::filesystem::path& directory,
                                                const ModelConfig& config);
 
