@@ -262,9 +262,7 @@ void add_plan(const BenchSetup& setup, double product_rate, double copy_rate, Be
   report.planned_step_seconds = step_seconds(setup.config, run, typical, batch).total();
   report.planned_prefix_seconds = prefix_seconds(setup.config, run, typical);
   const RankMemory memory = rank_memory(setup.config, run);
-  const bool maps_files = setup.options.source.shape.empty();
-  report.planned_memory_bytes =
-      memory.peak(report.cache_kept && !run.cuda) + (maps_files ? memory.files : 0);
+  report.planned_memory_bytes = memory.peak(report.cache_kept && !run.cuda);
   const double micro_batches_of_rank =
       report.planned_step_seconds / micro_batch_seconds(setup.config, run, typical).total();
   report.speed = calibrated(setup.config, run, typical,

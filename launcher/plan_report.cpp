@@ -77,9 +77,6 @@ std::string memory_text(const PlanRequest& r, const RunPlan& p) {
   text += line("prefix pass, before the others", gib(m.prefix));
   text += line("libraries", gib(m.program));
   text += line("at most", gib(p.peak_bytes));
-  if (!r.machine.cuda) {
-    text += line("model's files, mapped", gib(m.files) + " (given back when memory is short)");
-  }
   text += line(fmt::format("activations of blocks 0..{}, per node", r.layer),
                gib(m.cache) + (r.machine.cuda ? " of host memory" : " (in \"at most\" by parts)"));
   return text;

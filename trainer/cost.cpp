@@ -161,9 +161,6 @@ double moved_per_token(const ModelConfig& config, const RankPart& part) {
   return 20 * d + 6 * (part.heads + 2 * part.kv_heads) * k + 8 * part.intermediate;
 }
 
-// Checkpoints are in bfloat16 or float16.
-constexpr double kFileElementBytes = 2;
-
 // Of libtorch, MPI and the program: measured on Linux.
 constexpr double kProgramBytes = 260e6;
 // Of a CUDA context with cuBLAS's workspace.
@@ -317,10 +314,6 @@ RankMemory rank_memory(const ModelConfig& config, const RunShape& run) {
        working_per_token(config, part)) *
       micro.tokens * kActivationBytes;
   memory.program = kProgramBytes + (run.cuda ? kCudaContextBytes : 0);
-  memory.files =
-      run.cuda ? 0
-               : kFileElementBytes * (static_cast<double>(config.blocks) * part.block_matrices +
-                                      part.embedding + (config.tied_head ? 0 : part.head));
   return memory;
 }
 

@@ -84,8 +84,6 @@ struct RankMemory {
   double prefix = 0;   // while the prefix pass runs: embedding, one block, all pairs' activations
   double cache = 0;    // kept activations of the node, which its ranks share; in host memory
   double program = 0;  // libraries and the device's context
-  // Of the model, mapped: counted as resident on CPUs, but given back when memory is short.
-  double files = 0;
 
   // The most that is there at one time: prefix pass and training follow one another.
   double peak(bool with_cache) const;

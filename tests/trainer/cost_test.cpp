@@ -130,7 +130,6 @@ TEST(Memory, OfOneRank) {
   EXPECT_DOUBLE_EQ(memory.suffix, 2 * (kSmallBlock * 4 + 2 * 8 * 4));
   EXPECT_DOUBLE_EQ(memory.head, 80 * 4 + 8 * 4);
   EXPECT_DOUBLE_EQ(memory.cache, 10 * 9 * 8 * 4);
-  EXPECT_DOUBLE_EQ(memory.files, (3 * kSmallBlock + 2 * 80) * 2);
   // Embedding, a block, and what is under way.
   EXPECT_DOUBLE_EQ(memory.prefix, 80 * 4 + kSmallBlock * 4 + 2 * 8 * 4 + 10 * 9 * 8 * 4);
   // Per token: both norms' inputs 16 and scales 2, qkv 16, rotated queries and keys 12, normalisers

@@ -57,6 +57,9 @@ class GgufFile {
   const GgufValue* find_value(std::string_view key) const;
   const GgufTensor* find_tensor(std::string_view name) const;
 
+  // Takes a part of a tensor's data, which was read, out of this process's memory.
+  void let_go(std::span<const std::byte> part) const { file_.let_go(part); }
+
   // Of the header and of samples of every tensor's data.
   std::uint64_t fingerprint() const;
 

@@ -81,6 +81,7 @@ class GgufWeights final : public WeightSource {
                       target + i * result_row_bytes);
       }
     });
+    file_->let_go(tensor.data);
     return result;
   }
 

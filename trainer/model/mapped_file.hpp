@@ -20,6 +20,11 @@ class MappedFile {
   const std::filesystem::path& path() const { return path_; }
   std::span<const std::byte> bytes() const { return bytes_; }
 
+  // Takes the pages that lie in `part`, of bytes(), out of this process's memory: weights that were
+  // copied are not held twice.  They stay in the system's page cache while it has room, and are
+  // there again when touched.
+  void let_go(std::span<const std::byte> part) const;
+
  private:
   std::filesystem::path path_;
   std::span<const std::byte> bytes_;

@@ -183,16 +183,18 @@ at::Tensor SafetensorsFile::read(const std::string& name, const Slice& slice) co
   const std::byte* source = data_.data() + entry.begin;
   auto* target = static_cast<std::byte*>(result.data_ptr());
   const std::int64_t run = columns.size() * width;
+  const std::int64_t row_bytes = row_length * width;
+  const std::byte* first_row = source + slice.rows.begin * row_bytes;
+  const auto touched = static_cast<std::size_t>(slice.rows.size() * row_bytes);
   if (columns.size() == row_length) {
-    std::memcpy(target, source + slice.rows.begin * row_length * width,
-                static_cast<std::size_t>(slice.rows.size() * run));
-    return result;
+    std::memcpy(target, first_row, touched);
+  } else {
+    for (std::int64_t row = 0; row < slice.rows.size(); ++row) {
+      std::memcpy(target + row * run, first_row + row * row_bytes + columns.begin * width,
+                  static_cast<std::size_t>(run));
+    }
   }
-  for (std::int64_t row = 0; row < slice.rows.size(); ++row) {
-    std::memcpy(target + row * run,
-                source + ((slice.rows.begin + row) * row_length + columns.begin) * width,
-                static_cast<std::size_t>(run));
-  }
+  file_.let_go({first_row, touched});
   return result;
 }
 
