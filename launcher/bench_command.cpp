@@ -94,7 +94,7 @@ BenchSetup prepare(const BenchOptions& options, const Session& session) {
   setup.config = read_chosen_config(options.source, options.layer);
   plan_shard(setup.config, options.tp, setup.topology->tp_rank());
   if (options.source.shape.empty()) {
-    ModelFiles model = open_model(options.source.model);
+    ModelFiles model = open_model(options.source.model, options.adapter);
     setup.weights = std::move(model.weights);
     setup.model_fingerprint = model.fingerprint;
   } else {

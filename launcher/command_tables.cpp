@@ -120,11 +120,17 @@ OptionGroup help_group() {
   return {"Help", {{"help", "", "print this page", nothing()}}};
 }
 
+OptionSpec adapter_option(std::filesystem::path& adapter) {
+  return {"adapter", "DIR",
+          "PEFT directory of a LoRA adapter, merged into the model (default none)", path(adapter)};
+}
+
 // Model and data of a run.
 Options input_options(TrainingOptions& o) {
   return {
       {"model", "DIR|FILE", "Hugging Face model directory or GGUF file (required)", path(o.model),
        true},
+      adapter_option(o.adapter),
       {"train", "FILE", "training pairs, CSV or JSONL (required)", path(o.train), true},
       {"test", "FILE", "held-out pairs, CSV or JSONL (default none)", path(o.test)},
   };
@@ -283,7 +289,8 @@ CommandTable sweep_table(SweepOptions& o) {
         {{"train", "FILE", "training pairs, CSV or JSONL (this or --data is required)",
           path(o.train)},
          {"test", "FILE", "held-out pairs, CSV or JSONL (default none)", path(o.test)},
-         {"out", "DIR", "directory of the run files (required)", path(o.out), true},
+         adapter_option(o.adapter),
+            {"out", "DIR", "directory of the run files (required)", path(o.out), true},
          {"retry-failed", "", "train cells again that failed before", flag(o.retry_failed)},
          {"dry-run", "", "print the cells, their order and cost, and train nothing",
           flag(o.dry_run)},
@@ -359,7 +366,8 @@ CommandTable bench_table(BenchOptions& o) {
       "Trains for a few steps and prints how fast that was, next to what the machine can do at "
       "most.\n"
       "Start it by itself or under mpirun or srun, as train.\n",
-      {{"Model and pairs", model_choice_options(o.source) + Options{layer_option(o.layer)} +
+      {{"Model and pairs", model_choice_options(o.source) +
+                               Options{adapter_option(o.adapter), layer_option(o.layer)} +
                                pair_options(o.train, o.lengths) +
                                Options{{"pairs", "N|auto",
                                         with_default("pairs to use, whole batches of them",

@@ -271,6 +271,11 @@ void require_consistent(const SweepOptions& options, const Names& given) {
     throw UserError(
         "--test and --data exclude each other: --data names the held-out pairs as NAME=TRAIN:TEST");
   }
+  if (given.contains("adapter") && options.axes.models.size() > 1) {
+    throw UserError(fmt::format(
+        "--adapter belongs to one model, but --models names {}; make a sweep for each model",
+        options.axes.models.size()));
+  }
   for (const std::int64_t batch_size : options.axes.batch_sizes) {
     require_part_of_batch(options.micro_batch, batch_size);
   }
@@ -305,6 +310,9 @@ void require_one_model_and_pairs(const Options& options, const Names& given) {
 
 void require_consistent(const BenchOptions& options, const Names& given) {
   require_one_model_and_pairs(options, given);
+  if (given.contains("adapter") && given.contains("shape")) {
+    throw UserError("--adapter needs --model: a --shape has no weights to change");
+  }
 }
 
 void require_consistent(const PlanOptions& options, const Names& given) {

@@ -47,6 +47,7 @@ struct CacheOptions {
 // What the cells of a sweep share, which is all of a training run but its place in the sweep.
 struct TrainingOptions : TextOptions, MachineOptions, CacheOptions {
   std::filesystem::path model;
+  std::filesystem::path adapter;  // empty: none
   std::filesystem::path train;
   std::filesystem::path test;  // empty: no held-out pairs
 
@@ -100,7 +101,8 @@ struct PairLengths {
 
 struct BenchOptions : TextOptions, MachineOptions, CacheOptions {
   ModelChoice source;
-  std::filesystem::path train;  // empty: pairs of the lengths below
+  std::filesystem::path adapter;  // empty: none
+  std::filesystem::path train;    // empty: pairs of the lengths below
   PairLengths lengths;
   std::optional<std::int64_t> pairs;
   std::int64_t layer = -1;

@@ -16,9 +16,9 @@ using Json = nlohmann::ordered_json;
 
 // Settings that may differ between a run and its continuation: they place the work or name files,
 // but do not shape the result.
-constexpr const char* kPlacement[] = {"model",     "train",     "test",       "out",
-                                      "dp",        "threads",   "save_every", "cache_budget",
-                                      "cache_dir", "world_size"};
+constexpr const char* kPlacement[] = {"model",        "adapter",   "train",     "test",
+                                      "out",          "dp",        "threads",   "save_every",
+                                      "cache_budget", "cache_dir", "world_size"};
 
 bool is_placement(const std::string& name) {
   return std::find(std::begin(kPlacement), std::end(kPlacement), name) != std::end(kPlacement);
@@ -50,6 +50,7 @@ std::string settings_to_json(const RunSettings& settings, const TrainingInputs& 
   const TrainOptions& options = settings.options;
   Json json;
   json["model"] = absolute_text(options.model);
+  json["adapter"] = absolute_text(options.adapter);
   json["model_fingerprint"] = fmt::format("{:016x}", inputs.model_fingerprint);
   json["train"] = absolute_text(options.train);
   json["train_pairs"] = inputs.train.size();
@@ -107,6 +108,7 @@ std::vector<SettingGroup> settings_table(const RunSettings& settings, const Trai
   return {
       {"model",
        {{"directory", o.model.string()},
+        {"adapter", o.adapter.empty() ? "(none)" : o.adapter.string()},
         {"architecture",
          fmt::format(
              "{}, {} blocks, hidden {}, {} query and {} key/value heads of {}, vocabulary {}",

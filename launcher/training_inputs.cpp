@@ -12,7 +12,7 @@ namespace bipo {
 
 TrainingInputs read_training_inputs(const TrainingOptions& options) {
   TrainingInputs inputs;
-  ModelFiles model = open_model(options.model);
+  ModelFiles model = open_model(options.model, options.adapter);
   inputs.config = model.config;
   inputs.weights = std::move(model.weights);
   inputs.model_fingerprint = model.fingerprint;

@@ -52,12 +52,12 @@ class Dump {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 4) {
-    std::cerr << "usage: dump_weights MODEL TP RANK\n";
+  if (argc != 4 && argc != 5) {
+    std::cerr << "usage: dump_weights MODEL TP RANK [ADAPTER]\n";
     return 2;
   }
   try {
-    const bipo::ModelFiles model = bipo::open_model(argv[1]);
+    const bipo::ModelFiles model = bipo::open_model(argv[1], argc == 5 ? argv[4] : "");
     std::cout << config_json(model.config).dump() << '\n';
     const Dump dump(model, std::atoll(argv[2]), std::atoll(argv[3]));
     for (const bipo::Role role : bipo::outer_roles(model.config)) {

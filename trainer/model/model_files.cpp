@@ -6,11 +6,13 @@
 #include <iterator>
 #include <string>
 #include <system_error>
+#include <utility>
 
 #include "collectives/content_hash.hpp"
 #include "collectives/errors.hpp"
 #include "trainer/model/gguf_config.hpp"
 #include "trainer/model/gguf_weights.hpp"
+#include "trainer/model/lora_weights.hpp"
 
 namespace bipo {
 namespace {
@@ -38,19 +40,24 @@ bool names_directory(const std::filesystem::path& model) {
   return std::filesystem::is_directory(model, unreachable);
 }
 
-ModelFiles open_model(const std::filesystem::path& model) {
+ModelFiles open_model(const std::filesystem::path& model, const std::filesystem::path& adapter) {
+  const bool is_directory = names_directory(model);
   ModelFiles files;
-  ContentHash hash;
-  if (names_directory(model)) {
+  if (is_directory) {
     files.config = read_model_config(model);
     files.weights = open_safetensors(model, files.config);
-    hash.add(files.weights->fingerprint());
-    hash.add(content_of(model / "config.json"));
   } else {
     const auto file = open_gguf(model);
     files.config = read_gguf_config(*file);
     files.weights = open_gguf_weights(file, files.config);
-    hash.add(files.weights->fingerprint());
+  }
+  if (!adapter.empty()) {
+    files.weights = merge_lora(adapter, std::move(files.weights), files.config);
+  }
+  ContentHash hash;
+  hash.add(files.weights->fingerprint());
+  if (is_directory) {
+    hash.add(content_of(model / "config.json"));
   }
   files.fingerprint = hash.value();
   return files;
