@@ -125,12 +125,18 @@ OptionSpec adapter_option(std::filesystem::path& adapter) {
           "PEFT directory of a LoRA adapter, merged into the model (default none)", path(adapter)};
 }
 
+OptionSpec check_weights_option(TrainingOptions& o) {
+  return {"check-weights", "", "look for NaN and infinity in all weights before work begins",
+          flag(o.check_weights)};
+}
+
 // Model and data of a run.
 Options input_options(TrainingOptions& o) {
   return {
       {"model", "DIR|FILE", "Hugging Face model directory or GGUF file (required)", path(o.model),
        true},
       adapter_option(o.adapter),
+      check_weights_option(o),
       {"train", "FILE", "training pairs, CSV or JSONL (required)", path(o.train), true},
       {"test", "FILE", "held-out pairs, CSV or JSONL (default none)", path(o.test)},
   };
@@ -290,7 +296,8 @@ CommandTable sweep_table(SweepOptions& o) {
           path(o.train)},
          {"test", "FILE", "held-out pairs, CSV or JSONL (default none)", path(o.test)},
          adapter_option(o.adapter),
-            {"out", "DIR", "directory of the run files (required)", path(o.out), true},
+         check_weights_option(o),
+         {"out", "DIR", "directory of the run files (required)", path(o.out), true},
          {"retry-failed", "", "train cells again that failed before", flag(o.retry_failed)},
          {"dry-run", "", "print the cells, their order and cost, and train nothing",
           flag(o.dry_run)},

@@ -48,6 +48,7 @@ struct CacheOptions {
 struct TrainingOptions : TextOptions, MachineOptions, CacheOptions {
   std::filesystem::path model;
   std::filesystem::path adapter;  // empty: none
+  bool check_weights = false;
   std::filesystem::path train;
   std::filesystem::path test;  // empty: no held-out pairs
 

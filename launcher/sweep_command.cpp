@@ -28,6 +28,7 @@
 #include "launcher/sweep_rounds.hpp"
 #include "launcher/sweep_summary.hpp"
 #include "launcher/template_dates.hpp"
+#include "launcher/weight_check.hpp"
 
 namespace bipo {
 namespace {
@@ -241,8 +242,24 @@ int print_result(const SweepPreparation& sweep, RunStatus status) {
   return summary.failed > 0 ? kExitFailure : kExitDone;
 }
 
+std::vector<const TrainingInputs*> first_of_each_model(const SweepPreparation& sweep) {
+  std::vector<const TrainingInputs*> models;
+  std::set<std::string> names;
+  for (const SweepInputs& inputs : sweep.inputs) {
+    if (names.insert(inputs.model.name).second) {
+      models.push_back(&inputs.job.inputs);
+    }
+  }
+  return models;
+}
+
 int run_prepared(const SweepPreparation& sweep, Session& session) {
   const bool speaks = session.rank() == 0;
+  const auto& threads = sweep.inputs.front().job.settings.threads;
+  at::set_num_threads(static_cast<int>(threads.threads));
+  if (sweep.options.check_weights) {
+    check_weights(first_of_each_model(sweep), session);
+  }
   std::optional<SweepQueue> queue;
   session.together([&] {
     if (speaks) {
@@ -262,8 +279,6 @@ int run_prepared(const SweepPreparation& sweep, Session& session) {
     show_start(sweep, *display);
   }
   install_stop_signals();
-  const auto& threads = sweep.inputs.front().job.settings.threads;
-  at::set_num_threads(static_cast<int>(threads.threads));
   const RunStatus status = SweepRun(sweep, session, queue ? &*queue : nullptr, shown).run();
   std::string exit_code;
   session.together([&] {

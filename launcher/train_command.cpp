@@ -16,6 +16,7 @@
 #include "launcher/run_preparation.hpp"
 #include "launcher/run_settings.hpp"
 #include "launcher/stop_signals.hpp"
+#include "launcher/weight_check.hpp"
 #include "trainer/training.hpp"
 
 namespace bipo {
@@ -55,6 +56,9 @@ int run_prepared(const Preparation& preparation, Session& session) {
     return kExitDone;
   }
   at::set_num_threads(static_cast<int>(settings.threads.threads));
+  if (options.check_weights) {
+    check_weights({&job.inputs}, session);
+  }
   install_stop_signals();
   const BatchPlan plan(preparation.plan);
 
