@@ -10,7 +10,7 @@
 #include <optional>
 
 #include "collectives/errors.hpp"
-#include "trainer/model/untrusted_json.hpp"
+#include "trainer/model/strict_json.hpp"
 
 namespace bipo {
 namespace {
@@ -76,7 +76,7 @@ std::optional<std::int64_t> layer_of(const std::string& module) {
 class FieldReader {
  public:
   explicit FieldReader(const std::filesystem::path& path)
-      : file_(path.string()), json_(read_untrusted_json<Json>(path, kLargestFile)) {
+      : file_(path.string()), json_(read_strict_json<Json>(path, kLargestFile)) {
     if (!json_.is_object()) {
       throw UserError(fmt::format("{}: is not a JSON object", file_));
     }

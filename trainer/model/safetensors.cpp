@@ -11,7 +11,7 @@
 #include <string_view>
 
 #include "collectives/errors.hpp"
-#include "trainer/model/untrusted_json.hpp"
+#include "trainer/model/strict_json.hpp"
 
 namespace bipo {
 namespace {
@@ -20,7 +20,6 @@ using Json = nlohmann::json;
 
 constexpr std::uint64_t kLengthBytes = 8;
 constexpr std::uint64_t kLargestHeader = 100'000'000;
-constexpr int kDeepestHeader = 3;  // tensors, one tensor, its shape
 
 struct TypeInfo {
   const char* name;
@@ -148,7 +147,7 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
                     file, header_size, bytes.size() - kLengthBytes, kLargestHeader));
   }
   data_ = bytes.subspan(kLengthBytes + header_size);
-  const auto header = parse_untrusted_json<Json>(
+  const auto header = parse_strict_json<Json>(
       {reinterpret_cast<const char*>(bytes.data() + kLengthBytes), header_size}, file + ": header");
   if (!header.is_object()) {
     throw UserError(fmt::format("{}: header is not a JSON object", file));

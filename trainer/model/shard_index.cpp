@@ -7,7 +7,7 @@
 #include <set>
 
 #include "collectives/errors.hpp"
-#include "trainer/model/untrusted_json.hpp"
+#include "trainer/model/strict_json.hpp"
 
 namespace bipo {
 namespace {
@@ -40,7 +40,7 @@ void require_files(const std::filesystem::path& index, const std::set<std::strin
 }  // namespace
 
 std::map<std::string, std::string> read_shard_index(const std::filesystem::path& path) {
-  const Json index = read_untrusted_json<Json>(path, kLargestIndex);
+  const Json index = read_strict_json<Json>(path, kLargestIndex);
   if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
     throw UserError(fmt::format("{}: has no \"weight_map\" object", path.string()));
   }

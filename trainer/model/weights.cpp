@@ -135,8 +135,8 @@ class SafetensorsSource final : public WeightSource {
     std::erase_if(extra, [&](const std::string& name) { return is_harmless(name, config_); });
     if (!extra.empty()) {
       warnings_.push_back(fmt::format(
-          "{}: {} not used, because config.json asks for none of the name: {}",
-          directory_.string(), tensors_are(extra.size()), fmt::join(first_of(extra), ", ")));
+          "{}: {} not used, because config.json asks for none of the name: {}", directory_.string(),
+          tensors_are(extra.size()), fmt::join(first_of(extra), ", ")));
     }
   }
 

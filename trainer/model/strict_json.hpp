@@ -1,5 +1,5 @@
-// Parses JSON that is not trusted: the header of a safetensors file, a shard index, an adapter's
-// configuration.
+// Parses JSON in which a repeated key is an error: the header of a safetensors file, a shard index,
+// an adapter's configuration.
 #pragma once
 
 #include <cstdint>
@@ -15,11 +15,11 @@ namespace bipo {
 // any of these files needs.  `Json` is nlohmann::json, or nlohmann::ordered_json to keep the order
 // of keys.
 template <typename Json>
-Json parse_untrusted_json(std::string_view text, const std::string& where);
+Json parse_strict_json(std::string_view text, const std::string& where);
 
 // A whole file of at most `most_bytes`.  Throws UserError as above, and for a file that is missing
 // or longer.
 template <typename Json>
-Json read_untrusted_json(const std::filesystem::path& path, std::uint64_t most_bytes);
+Json read_strict_json(const std::filesystem::path& path, std::uint64_t most_bytes);
 
 }  // namespace bipo
