@@ -2,11 +2,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "collectives/errors.hpp"
-#include "datasets/gguf_tokenizer.hpp"
+#include "launcher/gguf_text.hpp"
 #include "tests/fuzz/exercise_tokenizer.hpp"
 #include "tests/fuzz/scratch_directory.hpp"
 #include "trainer/model/gguf_config.hpp"
@@ -15,7 +14,6 @@
 namespace {
 
 using bipo::GgufFile;
-using bipo::GgufValue;
 
 // A part that is refused must not keep the others from being tried.
 template <typename Action>
@@ -25,38 +23,6 @@ void try_out(const Action& action) {
   } catch (const bipo::UserError&) {
     // The right answer to a bad file; anything else is a finding.
   }
-}
-
-std::vector<std::string> texts(const GgufFile& file, const char* key) {
-  const GgufValue* value = file.find_value(key);
-  const auto found = value == nullptr ? std::nullopt : value->texts();
-  return found ? std::vector<std::string>(found->begin(), found->end())
-               : std::vector<std::string>();
-}
-
-bipo::GgufVocabulary vocabulary_of(const GgufFile& file) {
-  bipo::GgufVocabulary vocabulary;
-  const auto text = [&](const char* key) {
-    const GgufValue* value = file.find_value(key);
-    return std::string(value == nullptr ? "" : value->text().value_or(""));
-  };
-  vocabulary.model = text("tokenizer.ggml.model");
-  vocabulary.pre = text("tokenizer.ggml.pre");
-  vocabulary.tokens = texts(file, "tokenizer.ggml.tokens");
-  vocabulary.merges = texts(file, "tokenizer.ggml.merges");
-  if (const GgufValue* scores = file.find_value("tokenizer.ggml.scores")) {
-    vocabulary.scores = scores->floats().value_or(std::vector<float>());
-  }
-  if (const GgufValue* types = file.find_value("tokenizer.ggml.token_type")) {
-    vocabulary.token_type = types->integers().value_or(std::vector<std::int64_t>());
-  }
-  if (const GgufValue* prefix = file.find_value("tokenizer.ggml.add_space_prefix")) {
-    vocabulary.add_space_prefix = prefix->boolean();
-  }
-  if (const GgufValue* unknown = file.find_value("tokenizer.ggml.unknown_token_id")) {
-    vocabulary.unknown_token_id = unknown->integer();
-  }
-  return vocabulary;
 }
 
 // Each accessor, whatever the value's type.
@@ -85,7 +51,7 @@ void read_all(const std::filesystem::path& path) {
   read_values(*file);
   decode_first_rows(*file);
   try_out([&] { bipo::open_gguf_weights(file, bipo::read_gguf_config(*file)); });
-  try_out([&] { bipo::fuzz::exercise(bipo::Tokenizer::from_gguf(vocabulary_of(*file))); });
+  try_out([&] { bipo::fuzz::exercise(bipo::read_gguf_text(*file).tokenizer); });
 }
 
 }  // namespace
