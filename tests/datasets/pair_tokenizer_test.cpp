@@ -40,7 +40,7 @@ class PairTokenizerTest : public ::testing::Test {
   }
 
   PairTokenizer tokenizer(std::int64_t vocabulary = kVocabulary) const {
-    return PairTokenizer(directory_, template_, vocabulary, options_);
+    return PairTokenizer(read_model_text(directory_), template_, vocabulary, options_);
   }
 
   std::filesystem::path directory_;

@@ -135,9 +135,9 @@ class TestModelFiles:
         assert_refused(job.but(model=damaged), "config.json", "gpt2", "llama")
 
     def test_unknown_rope_scaling(self, job, damaged):
-        scaling = {"rope_type": "yarn", "type": "yarn", "factor": 4.0}
+        scaling = {"rope_type": "spiral", "type": "spiral", "factor": 4.0}
         damage.edit_json(damaged / "config.json", lambda config: config.update(rope_scaling=scaling))
-        assert_refused(job.but(model=damaged), "config.json", "rope", "yarn", "llama3")
+        assert_refused(job.but(model=damaged), "config.json", "rope", "spiral", "llama3")
 
     def test_missing_size_in_the_configuration(self, job, damaged):
         damage.edit_json(damaged / "config.json", lambda config: config.pop("hidden_size"))

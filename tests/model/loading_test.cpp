@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "collectives/errors.hpp"
 #include "tests/support/errors.hpp"
 #include "tests/support/tiny_model.hpp"
 #include "trainer/model/finite_weights.hpp"

@@ -130,13 +130,17 @@ def test_gguf_base(tmp_path, kind):
     path = tmp_path / "model.gguf"
     gguf_weights_test.write_model(path, kind)
     _, base = dump(path, 1, 0)
-    finite = {name: values.float() for name, values in base.items() if torch.isfinite(values).all()}
-    shapes = lora_adapters.matrix_shapes(finite)
+    # Blocks of any bits hold infinities and what is near them, which say nothing of the sum.
+    weights = {name: values.float() for name, values in base.items()}
+    shapes = lora_adapters.matrix_shapes(weights)
     adapter = lora_adapters.make_adapter(shapes, target_modules="chosen", chosen=lambda module: True)
     adapter.write(tmp_path / "adapter")
-    expected = adapter.merged(finite)
+    expected = adapter.merged(weights)
     assert any(module.endswith("q_proj") for module in adapter.modules())
     _, actual = dump(path, 1, 0, tmp_path / "adapter")
     for module in adapter.modules():
         name = f"{module}.weight"
-        assert_merged(actual[name], expected[name], rounding_of(adapter, finite, module), name)
+        usable = weights[name].abs() < 1e30
+        assert usable.double().mean() > 0.5, name
+        assert_merged(actual[name][usable], expected[name][usable],
+                      rounding_of(adapter, weights, module)[usable], name)
