@@ -24,8 +24,7 @@ class TokenizerKeys {
   static std::string full(const char* key) { return fmt::format("tokenizer.ggml.{}", key); }
 
   [[noreturn]] void refuse(const char* key, std::string_view what) const {
-    throw UserError(
-        fmt::format("{}: metadata {}: {}", file_.path().string(), full(key), what));
+    throw UserError(fmt::format("{}: metadata {}: {}", file_.path().string(), full(key), what));
   }
 
   const GgufValue* find(const char* key) const { return file_.find_value(full(key)); }
@@ -52,9 +51,9 @@ class TokenizerKeys {
     return optional(key, "an integer", [](const GgufValue& value) { return value.integer(); });
   }
   std::string text(const char* key) const {
-    return std::string(
-        optional(key, "a string", [](const GgufValue& value) { return value.text(); })
-            .value_or(""));
+    return std::string(optional(key, "a string", [](const GgufValue& value) {
+                         return value.text();
+                       }).value_or(""));
   }
   std::vector<std::string> texts(const char* key) const {
     const auto views =
