@@ -178,6 +178,9 @@ at::Tensor SafetensorsFile::read(const std::string& name, const Slice& slice) co
   const auto options = at::TensorOptions().dtype(entry.type);
   const at::Tensor result = matrix ? at::empty({slice.rows.size(), columns.size()}, options)
                                    : at::empty({slice.rows.size()}, options);
+  if (result.numel() == 0) {
+    return result;  // has no memory that could be copied to
+  }
   const auto width = static_cast<std::int64_t>(result.element_size());
   const std::byte* source = data_.data() + entry.begin;
   auto* target = static_cast<std::byte*>(result.data_ptr());
