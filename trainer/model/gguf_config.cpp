@@ -56,6 +56,12 @@ class ArchitectureKeys {
     return has(key) ? size(key) : otherwise;
   }
 
+  // For keys that some converters write as 0 where others leave them out.
+  std::int64_t size_or_zero(const char* key) {
+    const GgufValue* value = find(key);
+    return value == nullptr || value->integer() == 0 ? 0 : size(key);
+  }
+
   double positive(const char* key) {
     const GgufValue* value = find(key);
     if (value == nullptr) {
@@ -282,7 +288,7 @@ void read_attention(ArchitectureKeys& keys, const Family& family, ModelConfig& c
   const char* const window_key = "attention.sliding_window";
   const std::int64_t window =
       family.windowed == WindowedBlocks::kAllButEveryNth ? keys.size(window_key)
-      : family.windowed == WindowedBlocks::kAll          ? keys.size_or(window_key, 0)
+      : family.windowed == WindowedBlocks::kAll          ? keys.size_or_zero(window_key)
                                                          : 0;
   const std::vector<bool> rotated = rotated_by_default(family, config.blocks, kUnrotatedInterval);
   set_attention_kinds(rotated,
