@@ -75,11 +75,12 @@ def divergences(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 class Oracle:
-    """The model of a directory on a fixed set of pairs, all in one right-padded batch."""
+    """A model, or that of a directory, on a fixed set of pairs, all in one right-padded batch."""
 
-    def __init__(self, directory: Path, pairs: Sequence[TokenPair]):
-        self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=torch.float64, attn_implementation="eager").eval().requires_grad_(False)
+    def __init__(self, model: Path | PreTrainedModel, pairs: Sequence[TokenPair]):
+        if isinstance(model, Path):
+            model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64, attn_implementation="eager")
+        self.model: PreTrainedModel = model.eval().requires_grad_(False)
         sequences = [pair.prompt + answer for pair in pairs for answer in (pair.chosen, pair.rejected)]
         # No row sees what comes after it, so that it does not matter what the padding is.
         self.ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
