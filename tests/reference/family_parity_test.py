@@ -11,6 +11,7 @@ import json
 import os
 import random
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -86,10 +87,11 @@ def unsteered(oracle: Oracle) -> Case:
 
 
 def program_scores(model: Path, asked: list[Case], request: Path, tp: tuple[int, ...] = (1,),
-                   types: tuple[str, ...] = ("float32",)) -> dict[tuple[str, int, str], Scores]:
+                   types: tuple[str, ...] = ("float32",), pairs: Sequence[TokenPair] = PAIRS,
+                   groups: Sequence[Sequence[int]] = PACKED_TOGETHER) -> dict[tuple[str, int, str], Scores]:
     """What the program's decoder says, by type, number of tensor-parallel ranks and case."""
     request.write_text(json.dumps({
-        "pairs": [asdict(pair) for pair in PAIRS], "groups": PACKED_TOGETHER, "beta": BETA, "tp": tp,
+        "pairs": [asdict(pair) for pair in pairs], "groups": groups, "beta": BETA, "tp": tp,
         "types": types,
         "cases": [{"name": case.name, "layer": case.layer, "vector": case.vector.tolist()}
                   for case in asked]}))
