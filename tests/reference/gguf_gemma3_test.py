@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers.convert_slow_tokenizer import generate_merges
 
 from family_parity_test import LARGEST_DIVERGENCE, Case, program_scores, vector
-from float64_oracle import FLOAT64_BY_FLOAT32, Oracle, distances
+from float64_oracle import Oracle, distances
 from gguf_tokenizer_test import CONTROL, UNKNOWN, USER_DEFINED, gguf_values
 from plain_bipo import TokenPair
 from tiny_gguf import read_gguf
@@ -80,7 +80,8 @@ def test_scores(values, plain_values, tmp_path):
     case = Case(STEERED, vector(oracle.hidden_size))
     exact = oracle.scores(case.layer, case.vector)
     bound = oracle.float32_bound(case.layer, case.vector, exact)
-    found = program_scores(FILE, [case], tmp_path / "request.json", (1,), ("float32",), pairs, [[row] for row in range(len(pairs))])
+    found = program_scores(FILE, [case], tmp_path / "request.json", (1,), ("float32",), pairs,
+                           [[row] for row in range(len(pairs))])
     for (number, ranks, _), scores in found.items():
         distance = distances(scores, exact)
         print(f"{number}, tp {ranks}: {distance}, may be {bound}")

@@ -237,6 +237,7 @@ def add_keys(writer: gguf.GGUFWriter, name: str, config: PretrainedConfig) -> No
     # The number of tokens is the only word of most files on the size of the vocabulary.
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list([f"token {index}" for index in range(config.vocab_size)])
+    writer.add_pad_token_id(config.pad_token_id)
     if name != "gemma2":
         writer.add_rope_freq_base(config.rope_theta)
     if name == "phi3":
