@@ -74,8 +74,11 @@ TEST_F(LoadingDeathTest, RowsOfOtherRanksAreNotTouched) {
   std::filesystem::resize_file(path_, begin_ + kBytes / 2);
   const at::Tensor slice = file.read("matrix", {mine, {0, kColumns}});
   EXPECT_EQ(slice[kRows / 2 - 1][kColumns - 1].item<float>(), kRows / 2 - 0.5F);
-  EXPECT_EXIT(file.read("matrix", {{kRows / 2 + 8, kRows}, {0, kColumns}}),
-              ::testing::KilledBySignal(SIGBUS), "");
+  const auto read_cut_off_rows = [&] {
+    std::signal(SIGBUS, SIG_DFL);  // AddressSanitizer has a handler of its own
+    file.read("matrix", {{kRows / 2 + 8, kRows}, {0, kColumns}});
+  };
+  EXPECT_EXIT(read_cut_off_rows(), ::testing::KilledBySignal(SIGBUS), "");
 }
 
 TEST_F(Loading, WhatWasReadDoesNotStay) {
