@@ -4,36 +4,15 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include "datasets/chat_template.hpp"
 #include "launcher/machine_table.hpp"
 #include "launcher/option_setters.hpp"
+#include "launcher/shared_options.hpp"
 #include "trainer/model/shapes.hpp"
 
 namespace bipo {
 namespace {
 
-using Options = std::vector<OptionSpec>;
-
 const std::vector<std::string> kSigns = {"batch", "pair", "both", "plus", "minus"};
-
-template <typename Value>
-std::string with_default(const std::string& description, const Value& value) {
-  return fmt::format("{} (default {})", description, value);
-}
-
-template <typename Value>
-std::string joined(const std::vector<Value>& values) {
-  return fmt::format("{}", fmt::join(values, ","));
-}
-
-Options operator+(Options first, const Options& second) {
-  first.insert(first.end(), second.begin(), second.end());
-  return first;
-}
-
-OptionSpec config_option() {
-  return {"config", "FILE", "INI file with any of these options", nothing()};
-}
 
 OptionSpec batch_size_option(std::int64_t& batch_size) {
   return {"batch-size", "N", with_default("pairs per optimiser step", batch_size),
@@ -51,53 +30,10 @@ OptionSpec epochs_option(std::int64_t& epochs) {
           integer(epochs, 1)};
 }
 
-OptionSpec dtype_option(std::string& dtype) {
-  return {"dtype", "NAME", with_default("of weights and products: auto, fp32, bf16", dtype),
-          one_of(dtype, {"auto", "fp32", "bf16"})};
-}
-
 OptionSpec cache_dtype_option(std::string& dtype) {
   return {"cache-dtype", "NAME",
           with_default("of the kept activations: auto (fp32), fp32, bf16", dtype),
           one_of(dtype, {"auto", "fp32", "bf16"})};
-}
-
-OptionSpec json_option(bool& json) {
-  return {"json", "", "print one JSON object instead of text", flag(json)};
-}
-
-OptionGroup text_group(TextOptions& o) {
-  return {"Text",
-          {{"system-prompt", "TEXT",
-            with_default("\"\" sends none", fmt::format("\"{}\"", o.system_prompt)),
-            any_text(o.system_prompt)},
-           {"chat-template", "NAME|FILE",
-            fmt::format("how a conversation is laid out: auto (the model's own template), {}, or a "
-                        "file with a Jinja template (default {})",
-                        fmt::join(ChatTemplate::names(), ", "), o.chat_template),
-            some_text(o.chat_template)},
-           {"template-date", "YYYY-MM-DD",
-            "the day that a template prints as today's (default the run's first day, in UTC)",
-            template_date(o.template_date)},
-           {"no-eos", "", "no end-of-sequence token after an answer", flag(o.no_eos)},
-           {"no-bos", "", "no begin-of-sequence token before a prompt", flag(o.no_bos)},
-           {"max-length", "N",
-            with_default("most tokens in prompt and answer; 0: the model's context", o.max_length),
-            integer(o.max_length, 0)},
-           {"skip-bad", "", "skip and count bad rows instead of ending", flag(o.skip_bad)}}};
-}
-
-Options machine_options(MachineOptions& o, const char* automatic_dp) {
-  return {dtype_option(o.dtype),
-          {"device", "NAME", with_default("auto, cpu, cuda", o.device),
-           one_of(o.device, {"auto", "cpu", "cuda"})},
-          {"tp", "N", with_default("ranks that share one model", o.tp), integer(o.tp, 1)},
-          {"dp", "N|auto", with_default("replicas of the model", automatic_dp),
-           automatic_or_positive(o.dp)},
-          {"threads", "N|auto",
-           with_default("per rank", "auto: OMP_NUM_THREADS, else a share of the cores"),
-           automatic_or_positive(o.threads)},
-          {"deterministic", "", "deterministic kernels on CUDA", flag(o.deterministic)}};
 }
 
 Options cache_options(CacheOptions& o) {
@@ -114,15 +50,6 @@ Options cache_options(CacheOptions& o) {
 OptionGroup machine_group(MachineOptions& machine, CacheOptions& cache,
                           const char* automatic_dp = "auto: ranks / tp") {
   return {"Machine", machine_options(machine, automatic_dp) + cache_options(cache)};
-}
-
-OptionGroup help_group() {
-  return {"Help", {{"help", "", "print this page", nothing()}}};
-}
-
-OptionSpec adapter_option(std::filesystem::path& adapter) {
-  return {"adapter", "DIR",
-          "PEFT directory of a LoRA adapter, merged into the model (default none)", path(adapter)};
 }
 
 OptionSpec check_weights_option(TrainingOptions& o) {
@@ -203,23 +130,6 @@ Options pair_options(std::filesystem::path& train, PairLengths& lengths) {
           {"common-prefix", "N",
            with_default("leading prompt tokens that all pairs share", lengths.common_prefix),
            integer(lengths.common_prefix, 0)}};
-}
-
-OptionSpec layer_option(std::int64_t& layer) {
-  return {"layer", "N", "block, from 0, whose output is steered (required)", integer(layer, 0),
-          true};
-}
-
-std::string config_notes(const std::string& command) {
-  return fmt::format(
-      "\n"
-      "Configuration file (--config): lines `option = value` with the names above without dashes, "
-      "optionally\n"
-      "  under [{}]; flags take true or false.  The command line wins.  A value is everything "
-      "after the\n"
-      "  '=', '#' and quotes included; a comment is a line that begins with '#' or ';'.\n"
-      "A value that begins with two dashes needs the form --option=value.\n",
-      command);
 }
 
 std::string exit_code_notes(const std::string& how_to_continue,

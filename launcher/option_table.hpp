@@ -19,6 +19,7 @@ struct OptionSpec {
   Setter set;
   bool required = false;
   std::string other_name = {};  // accepted too, not listed by itself
+  bool repeats = false;         // may be given several times; the setter is called for each
 
   bool is_flag() const { return value_name.empty(); }
 };

@@ -179,10 +179,10 @@ std::vector<GivenOption> read_config(const std::string& file, const std::string&
   return given;
 }
 
-void require_no_repetition(const std::vector<GivenOption>& given) {
+void require_no_repetition(const std::vector<GivenOption>& given, const SpecByName& specs) {
   Names seen;
   for (const GivenOption& option : given) {
-    if (!seen.insert(option.name).second) {
+    if (!seen.insert(option.name).second && !specs.at(option.name).repeats) {
       throw UserError(
           fmt::format("{}: {} is given a second time; give it once", option.shown, option.name));
     }
@@ -221,7 +221,7 @@ Names read_options(const CommandTable& table, const std::vector<std::string>& wo
   for (const po::option& parsed : split_words(words, table)) {
     from_command_line.push_back(to_given(parsed, table.command, specs));
   }
-  require_no_repetition(from_command_line);
+  require_no_repetition(from_command_line, specs);
 
   std::vector<GivenOption> from_file;
   const auto config =
@@ -229,10 +229,16 @@ Names read_options(const CommandTable& table, const std::vector<std::string>& wo
                    [](const GivenOption& option) { return option.name == "config"; });
   if (config != from_command_line.end()) {
     from_file = read_config(config->value, table.command, specs);
-    require_no_repetition(from_file);
+    require_no_repetition(from_file, specs);
   }
 
   Names given;
+  for (const GivenOption& option : from_command_line) {
+    given.insert(option.name);
+  }
+  std::erase_if(from_file, [&](const GivenOption& option) {
+    return specs.at(option.name).repeats && given.contains(option.name);
+  });
   for (const auto* source : {&from_file, &from_command_line}) {
     apply(*source, specs);
     for (const GivenOption& option : *source) {

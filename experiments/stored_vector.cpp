@@ -1,0 +1,48 @@
+#include "experiments/stored_vector.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "collectives/errors.hpp"
+#include "experiments/run_file.hpp"
+
+namespace bipo {
+namespace {
+
+const SavedVector& choose(const std::vector<SavedVector>& saved, std::optional<std::int64_t> epoch,
+                          const std::string& file) {
+  if (saved.empty()) {
+    throw UserError(fmt::format(
+        "{}: holds no vector yet: one is saved at the end of each epoch; wait for it", file));
+  }
+  if (!epoch) {
+    return saved.back();
+  }
+  // A run that was stopped within an epoch saved a vector there, too: the later one counts.
+  const auto found = std::find_if(saved.rbegin(), saved.rend(), [&](const SavedVector& vector) {
+    return vector.epoch == *epoch;
+  });
+  if (found == saved.rend()) {
+    throw UserError(fmt::format("{}: holds no vector of epoch {}; its epochs are {} to {}", file,
+                                *epoch, saved.front().epoch, saved.back().epoch));
+  }
+  return *found;
+}
+
+}  // namespace
+
+StoredVector read_stored_vector(const std::filesystem::path& run_file,
+                                std::optional<std::int64_t> epoch) {
+  RunRecord run = read_run_file(run_file);
+  const SavedVector& chosen = choose(run.vectors, epoch, run_file.string());
+  if (!std::all_of(chosen.value.begin(), chosen.value.end(),
+                   [](float value) { return std::isfinite(value); })) {
+    throw UserError(fmt::format("{}: its vector holds NaN or infinity", run_file.string()));
+  }
+  return {chosen.value, run.attributes.layer, chosen.step,
+          chosen.epoch, run.attributes.model, run.attributes.config};
+}
+
+}  // namespace bipo

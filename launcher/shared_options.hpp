@@ -1,0 +1,45 @@
+// Options that several commands declare alike.
+#pragma once
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "launcher/option_table.hpp"
+#include "launcher/options.hpp"
+
+namespace bipo {
+
+// What an option's setter writes to must outlive it.
+
+using Options = std::vector<OptionSpec>;
+
+template <typename Value>
+std::string with_default(const std::string& description, const Value& value) {
+  return fmt::format("{} (default {})", description, value);
+}
+
+template <typename Value>
+std::string joined(const std::vector<Value>& values) {
+  return fmt::format("{}", fmt::join(values, ","));
+}
+
+Options operator+(Options first, const Options& second);
+
+OptionSpec config_option();
+OptionSpec dtype_option(std::string& dtype);
+OptionSpec json_option(bool& json);
+OptionSpec adapter_option(std::filesystem::path& adapter);
+OptionSpec layer_option(std::int64_t& layer);
+Options machine_options(MachineOptions& options, const char* automatic_dp);
+OptionGroup text_group(TextOptions& options);
+OptionGroup help_group();
+
+// How a command reads --config, for the end of its help.
+std::string config_notes(const std::string& command);
+
+}  // namespace bipo
