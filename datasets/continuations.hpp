@@ -61,8 +61,7 @@ Continuations continue_with_tokens(const std::vector<Message>& prompt,
                                    const std::vector<TokenId>& answer, const TextTools& text,
                                    const std::string& where);
 
-// Throws UserError, which begins with `where`, for an id that the model does not know.
-void require_known_ids(const std::vector<TokenId>& tokens, std::int64_t vocabulary,
-                       const std::string& where);
+// For an id that the model does not know, which all of the above look for.
+void require_known_ids(const std::vector<TokenId>& tokens, std::int64_t vocabulary);
 
 }  // namespace bipo
