@@ -29,8 +29,8 @@ struct ReferencePieces {
 // No chat template, no EOS.  Every token but the first is predicted: a piece's prompt is BOS (where
 // the options and the tokenizer have one) or else its first token, its answer the rest.  Documents
 // longer than options.max_length tokens are cut into pieces of that length without overlap, each of
-// which begins anew with BOS or an unpredicted token.  Throws UserError for a max_length below 2,
-// and where nothing is left to predict.
+// which begins anew with BOS or an unpredicted token; a last piece of that token alone is dropped.
+// Throws UserError for a max_length below 2, and where nothing is left to predict.
 ReferencePieces tokenize_reference_text(const std::vector<ReferenceDocument>& documents,
                                         const TextTools& text);
 
