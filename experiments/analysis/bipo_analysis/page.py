@@ -61,6 +61,16 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], texts: Collecti
     return element("div", element("table", element("thead", head), element("tbody", *body)), class_="scroll")
 
 
+def with_interval(value: str, interval: str) -> Markup:
+    """A table's figure with its interval in small below it."""
+    return joined((value, element("span", interval, class_="interval")))
+
+
+def warning(text: str) -> Markup:
+    """A sentence that no reader must miss."""
+    return element("p", text, class_="warning", role="note")
+
+
 def folded(part: Markup, label: str) -> Markup:
     """The part behind a label that opens it."""
     return element("details", element("summary", label), part)

@@ -27,7 +27,7 @@ def plain_value(value: object) -> object:
 
 def read_table(dataset: h5py.Dataset) -> pandas.DataFrame:
     """A 1-D compound dataset, its UTF-8 texts as str.  Raises ValueError for another kind of dataset."""
-    if dataset.dtype.names is None or dataset.ndim != 1:
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.names is None or dataset.ndim != 1:
         raise ValueError(f"{dataset.name} is not a table")
     rows = dataset[:]
     return pandas.DataFrame({name: _column(rows[name]) for name in rows.dtype.names})
