@@ -17,7 +17,8 @@ from synthetic_evaluation import SyntheticEvaluation
 from bipo_analysis import evaluation_report_html, load_evaluation, write_evaluation_report
 from bipo_analysis.evaluation import COLUMNS
 
-PARTS = ["Propensity curve", "Steerability", "Choices", "Effect against cost", "What steering costs", "Synergy", "Judge"]
+PARTS = ["Propensity curve", "Steerability", "Choices", "Effect against cost", "What steering costs", "Synergy",
+         "Judge"]
 NO_TABLES = frozenset(COLUMNS)
 HELD_OUT_ONLY = NO_TABLES - {"curve", "steerability", "samples"}
 

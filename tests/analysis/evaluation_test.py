@@ -42,7 +42,8 @@ def test_attributes_and_settings(path):
     assert evaluation.name == "eval" and evaluation.model == "smollm2"
     assert evaluation.attributes["hidden_size"] == 576 and evaluation.attributes["hosts"] == "node1"
     assert evaluation.settings["multipliers"] == [-2, -1, 0, 1, 2]
-    assert vectors_in_use(evaluation) == [VectorInUse("warmth.h5", 15, 1.0, 3.2, "smollm2", fingerprint("models/smollm2"))]
+    assert vectors_in_use(evaluation) == [
+        VectorInUse("warmth.h5", 15, 1.0, 3.2, "smollm2", fingerprint("models/smollm2"))]
 
 
 def test_texts_beyond_ascii(tmp_path):
@@ -103,7 +104,8 @@ def test_other_files_are_told_apart(tmp_path):
 
 # What is done to a good file, and what is said of it.
 DAMAGES = {
-    "newer": (lambda file: file.attrs.modify("schema_version", 2), "schema_version is 2, and this package reads up to 1"),
+    "newer": (lambda file: file.attrs.modify("schema_version", 2),
+              "schema_version is 2, and this package reads up to 1"),
     "no schema": (lambda file: file.attrs.__delitem__("schema_version"), "no schema_version"),
     "no table": (lambda file: file.__delitem__("costs"), "no table /costs"),
     "no config": (lambda file: file.attrs.__delitem__("config"), "damaged"),

@@ -90,7 +90,8 @@ class SyntheticEvaluation:
         for direction in self.slopes:
             slopes = self.pair_slopes(direction)
             rows.append({"direction": direction, "norm": self.norm(direction), "pairs": self.pairs,
-                         **estimate("steerability", slopes), "steerability_sd": slopes.std(ddof=1) if self.pairs > 1 else math.nan,
+                         **estimate("steerability", slopes),
+                         "steerability_sd": slopes.std(ddof=1) if self.pairs > 1 else math.nan,
                          **estimate("anti_steerable", slopes < 0), **estimate("spearman", numpy.sign(slopes))})
         return rows
 
@@ -160,8 +161,8 @@ class SyntheticEvaluation:
 
     def settings(self) -> dict[str, object]:
         """What `config` holds, in small."""
-        return {"model": self.model, "multipliers": list(self.multipliers), "seed": 42, "model_fingerprint": fingerprint(self.model + self.adapter),
-                "system_prompt": "Be brief.",
+        return {"model": self.model, "multipliers": list(self.multipliers), "seed": 42,
+                "model_fingerprint": fingerprint(self.model + self.adapter), "system_prompt": "Be brief.",
                 "vectors": [{"file": self.vector_file, "layer": 15, "epoch": 2, "step": 30, "weight": 1.0,
                              "norm": self.norm("vector"), "model": self.trained_on,
                              "model_fingerprint": fingerprint(self.trained_on)}]}

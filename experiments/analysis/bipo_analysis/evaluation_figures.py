@@ -239,12 +239,14 @@ def _slope_bars(axes: Axes, slopes: numpy.ndarray, edges: numpy.ndarray, colour:
     middles, width = (edges[:-1] + edges[1:]) / 2, edges[1] - edges[0]
     against = middles < 0
     axes.bar(middles[~against], counts[~against], width * 0.92, color=colour)
-    axes.bar(middles[against], counts[against], width * 0.92, color="white", edgecolor=colour, hatch="////", linewidth=0.8)
+    axes.bar(middles[against], counts[against], width * 0.92, color="white", edgecolor=colour, hatch="////",
+             linewidth=0.8)
     axes.axvline(0, color=RULE, linewidth=0.9)
     axes.axvline(slopes.mean(), color=INK, linewidth=1.3, linestyle="--")
     spread = slopes.std(ddof=1) if len(slopes) > 1 else numpy.nan
     axes.text(1, 1.04, f"mean {number(float(slopes.mean()))}, s.d. {number(float(spread))}, "
-              f"{percent((slopes < 0).mean(), 0)} below 0", ha="right", va="bottom", fontsize=8.5, transform=axes.transAxes)
+              f"{percent((slopes < 0).mean(), 0)} below 0", ha="right", va="bottom", fontsize=8.5,
+              transform=axes.transAxes)
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(top=max(1, counts.max() * 1.08))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))

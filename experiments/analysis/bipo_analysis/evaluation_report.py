@@ -101,7 +101,8 @@ def _key_figures(evaluation: Evaluation) -> Markup:
     if rows.empty:
         return key_figures([("Held-out pairs", pairs, "no steerability measured")])
     own, caa = rows.iloc[0], of_direction(evaluation.steerability, CAA)
-    other = f"{direction_name(CAA)} {signed(caa['steerability'].iloc[0])}" if len(caa) else "no mean difference beside it"
+    other = "no mean difference beside it" if caa.empty else \
+        f"{direction_name(CAA)} {signed(caa['steerability'].iloc[0])}"
     return key_figures([
         ("Steerability", signed(own["steerability"]), f"{_span_of(own, 'steerability', number)}; {other}"),
         ("Anti-steerable pairs", percent(own["anti_steerable"], 0), "move against the multiplier"),
@@ -128,8 +129,8 @@ def _curve(evaluation: Evaluation, heading: str) -> Markup:
     if evaluation.curve.empty:
         return joined(parts)
     captions = {
-        "propensity": "Propensity by multiplier: the mean of log p(matching answer) less log p(other answer), both given "
-                      "the prompt, summed over their tokens. Bars are 95 % bootstrap intervals over pairs.",
+        "propensity": "Propensity by multiplier: the mean of log p(matching answer) less log p(other answer), both "
+                      "given the prompt, summed over their tokens. Bars are 95 % bootstrap intervals over pairs.",
         "accuracy": "Held-out accuracy: the share of pairs whose matching answer is the likelier one.",
         "propensity_per_token": "Propensity per token: the same with each answer's mean over its tokens, so that long "
                                 "answers weigh no more than short ones.",
@@ -143,7 +144,8 @@ def _curve(evaluation: Evaluation, heading: str) -> Markup:
     rows = [[short_name(row["direction"]), multiplier(row["multiplier"]), str(int(row["pairs"])),
              _estimate(row, "accuracy", percent), _estimate(row, "propensity", signed),
              _estimate(row, "propensity_per_token", _three), _estimate(row, "margin", signed),
-             number(row["chosen_logp"]), number(row["rejected_logp"])] for _, row in in_order(evaluation.curve).iterrows()]
+             number(row["chosen_logp"]), number(row["rejected_logp"])]
+            for _, row in in_order(evaluation.curve).iterrows()]
     return joined((*parts, plot_grid(plots), listing(headers, rows, ["direction"], "rows of the curve")))
 
 
@@ -164,8 +166,8 @@ def _span_of(row: pandas.Series | Mapping[str, float], name: str, form: Measure)
 def _steerability(evaluation: Evaluation, heading: str) -> Markup:
     parts = [element(heading, "Steerability"), _sentences(steerability_findings(evaluation), has_lead=True)]
     plots = known_figures((figures.slopes_figure(evaluation), "Slopes of single pairs",
-                           "Slope of propensity over the multiplier, fitted to each pair by least squares. Hatched bars "
-                           "are anti-steerable pairs; the dashed line is the mean, which is the steerability."))
+                           "Slope of propensity over the multiplier, fitted to each pair by least squares. Hatched "
+                           "bars are anti-steerable pairs; the dashed line is the mean, which is the steerability."))
     if plots:
         parts.append(plot_grid(plots))
     if len(evaluation.steerability):
@@ -223,9 +225,9 @@ def _tradeoffs(evaluation: Evaluation, heading: str) -> Markup:
         for price, name in PRICES.items() for effect in EFFECTS))
     if not plots:
         return Markup("")
-    note = element("p", "Filled points are on the Pareto front, which the grey line joins: no other point moves the model "
-                        "as far in their direction, up for positive multipliers and down for negative ones, at a lower "
-                        "cost. Bars are 95 % intervals of the effect.", class_="note")
+    note = element("p", "Filled points are on the Pareto front, which the grey line joins: no other point moves the "
+                        "model as far in their direction, up for positive multipliers and down for negative ones, at a "
+                        "lower cost. Bars are 95 % intervals of the effect.", class_="note")
     return joined((element(heading, "Effect against cost"), _sentences(tradeoff_findings(evaluation)),
                    plot_grid(plots), note, _front_table(evaluation)))
 
@@ -255,8 +257,8 @@ def _costs(evaluation: Evaluation, heading: str) -> Markup:
     others = [measure for measure in measures_in(evaluation.costs) if measure not in COST_HEADERS]
     parts += [_cost_table(evaluation.costs, group) for group in (*COST_GROUPS, others)]
     parts.append(element("p", "Distinct: the share of different words, pairs and triples of words among all of the "
-                         "generated ones; compressed size: by zlib. Both fall where a text repeats itself. Refusals are "
-                         "found by keywords.", class_="note"))
+                         "generated ones; compressed size: by zlib. Both fall where a text repeats itself. Refusals "
+                         "are found by keywords.", class_="note"))
     return joined(parts)
 
 
@@ -306,8 +308,8 @@ def _judge(evaluation: Evaluation, heading: str) -> Markup:
     if judge.empty:
         return Markup("")
     plots = known_figures((figures.judge_figure(judge), "Judge's score by multiplier",
-                           "Mean score that a language model as judge gave to the generations, from 1 (the behaviour does "
-                           "not show) to 4. Bars are 95 % intervals over prompts."))
+                           "Mean score that a language model as judge gave to the generations, from 1 (the behaviour "
+                           "does not show) to 4. Bars are 95 % intervals over prompts."))
     rows = [[row["behaviour"], multiplier(row["multiplier"]), str(int(row["items"])), str(int(row["errors"])),
              _estimate(row, "score", number)]
             for _, row in judge.sort_values(["behaviour", "multiplier"], kind="stable").iterrows()]
@@ -327,7 +329,8 @@ def _transfer(transfer: Transfer) -> Markup:
         (figures.named_curves_figure(transfer.vector_rows("curve"), "accuracy", "held-out accuracy"),
          "Accuracy by model", "Held-out accuracy of the vector on each model."))
     most, count = len(figures.CATEGORIES), len(transfer.labels)
-    cut = [element("p", f"The curves are of the first {most} of {count} models.", class_="note")] if count > most else []
+    note = f"The curves are of the first {most} of {count} models."
+    cut = [element("p", note, class_="note")] if count > most else []
     return joined((element("h2", title), _warnings(transfer_warnings(transfer)),
                    _sentences(transfer_findings(transfer)), plot_grid(plots), *cut,
                    _steerability_table(transfer.all_rows("steerability"))))

@@ -108,8 +108,8 @@ def _turns(curve: pandas.DataFrame) -> list[str]:
 
 def _ends(curve: pandas.DataFrame) -> str:
     if _ends_differ(curve):
-        return (f"The 95{NO_BREAK}% intervals at its two ends do not overlap, so that the vector has an effect on pairs "
-                "like these is well supported.")
+        return (f"The 95{NO_BREAK}% intervals at its two ends do not overlap, so that the vector has an effect on "
+                "pairs like these is well supported.")
     return f"The 95{NO_BREAK}% intervals at its two ends overlap or are not known: other pairs might show no effect."
 
 
@@ -136,7 +136,8 @@ def _controls_course(evaluation: Evaluation, curve: pandas.DataFrame) -> list[st
         if math.isfinite(moved):
             share = f" ({percent(moved / own, 0)} of that)" if _ends_differ(curve) else ""
             parts.append(f"the {direction_name(control)} {signed(moved)} nats{share}")
-    return [f"Over these multipliers the vector moves propensity by {signed(own)} nats, {joined(parts)}."] if parts else []
+    text = f"Over these multipliers the vector moves propensity by {signed(own)} nats, {joined(parts)}."
+    return [text] if parts else []
 
 
 def _reach(rows: pandas.DataFrame, curve: pandas.DataFrame) -> float:
@@ -160,8 +161,8 @@ def steerability_findings(evaluation: Evaluation) -> list[str]:
 
 
 def _size(own: pandas.Series) -> str:
-    text = (f"Steerability, the mean slope of {counted(int(own['pairs']), 'pair')}, is {signed(own['steerability'])} nats "
-            f"per unit of the multiplier ({interval_words(own, 'steerability')})")
+    text = (f"Steerability, the mean slope of {counted(int(own['pairs']), 'pair')}, is {signed(own['steerability'])} "
+            f"nats per unit of the multiplier ({interval_words(own, 'steerability')})")
     if own["steerability_low"] > 0:
         return f"{text}: the vector steers."
     if own["steerability_high"] < 0:
@@ -184,7 +185,8 @@ def _comparison(evaluation: Evaluation, own: pandas.Series, control: str, other:
 def _ratio(own: pandas.Series, control: str, other: pandas.Series) -> str:
     name, size = direction_name(control), f"{signed(other['steerability'])}, {interval_words(other, 'steerability')}"
     if not other["steerability_low"] > 0:
-        about = "steers the wrong way" if other["steerability_high"] < 0 else "has a steerability that cannot be told from 0"
+        about = "steers the wrong way" if other["steerability_high"] < 0 else \
+            "has a steerability that cannot be told from 0"
         return f"The {name} {about} ({size})"
     if own["steerability"] <= 0:
         return f"The {name} steers, the vector does not ({size})"
@@ -218,10 +220,10 @@ def slope_difference(evaluation: Evaluation, control: str) -> tuple[float, Inter
 
 
 def _spread(own: pandas.Series) -> str:
-    share, text = own["anti_steerable"], f"The slopes of single pairs have a standard deviation of {number(own['steerability_sd'])}"
-    low, high = own["anti_steerable_low"], own["anti_steerable_high"]
+    share, low, high = (own[f"anti_steerable{end}"] for end in ("", "_low", "_high"))
     bounds = "" if math.isnan(low) else f" ({percent(low, 0)} to {percent(high, 0)})"
-    text += f", and {percent(share, 0)} of the pairs{bounds} are anti-steerable: they move against the multiplier"
+    text = (f"The slopes of single pairs have a standard deviation of {number(own['steerability_sd'])}, and "
+            f"{percent(share, 0)} of the pairs{bounds} are anti-steerable: they move against the multiplier")
     if share >= MANY_AGAINST:
         return f"{text}. That is so many that the mean says little of a single prompt."
     return f"{text}."

@@ -19,9 +19,9 @@ NOT_MEASURED = {"curve": "held-out pairs", "choices": "choices (A/B, multiple ch
 def limits(evaluations: Sequence[Evaluation]) -> list[str]:
     """The sentences; those that hold for any evaluation first."""
     sentences = [
-        f"Intervals are 95{NO_BREAK}% bootstrap intervals over the items of this evaluation: they tell how other items like "
-        "these might come out, not how a vector of another training run would. None is corrected for the number of "
-        "comparisons: of twenty that show nothing, one looks like a finding.",
+        f"Intervals are 95{NO_BREAK}% bootstrap intervals over the items of this evaluation: they tell how other items "
+        "like these might come out, not how a vector of another training run would. None is corrected for the "
+        "number of comparisons: of twenty that show nothing, one looks like a finding.",
         "The random direction is a single draw; another may do a little more or less.",
         "Propensity and accuracy rate answers that were given. What the model writes by itself is in the generations, "
         "and multiple choice hides damage to free text.",

@@ -18,8 +18,9 @@ CHOICE_ACCURACY = {"ab": "the matching option is the likelier one", "mc": "the r
 COST_NAMES = {"kl_neutral": "KL from the unsteered model on neutral prompts",
               "perplexity_reference_text": "Perplexity of the reference text under the steered model",
               "perplexity_of_generations": "Perplexity of the generations under the unsteered model",
-              "distinct_1": "Distinct words", "distinct_2": "Distinct word pairs", "distinct_3": "Distinct word triples",
-              "compression_ratio": "Compressed size of the generations", "refusal_rate": "Refusals"}
+              "distinct_1": "Distinct words", "distinct_2": "Distinct word pairs",
+              "distinct_3": "Distinct word triples", "compression_ratio": "Compressed size of the generations",
+              "refusal_rate": "Refusals"}
 PERPLEXITIES = ("perplexity_reference_text", "perplexity_of_generations")
 
 
@@ -29,7 +30,8 @@ def choice_findings(title: str, kind: str, rows: pandas.DataFrame) -> list[str]:
     if own.empty:
         return [f"{title}: measured for the controls only."]
     what = CHOICE_ACCURACY.get(kind, "the choice is right")
-    parts = [f"{percent(row['accuracy'])} {at_multiplier(row['multiplier'])}" for _, row in _ends_and_zero(own).iterrows()]
+    parts = [f"{percent(row['accuracy'])} {at_multiplier(row['multiplier'])}"
+             for _, row in _ends_and_zero(own).iterrows()]
     return [f"{title}: {what} in {joined(parts)} of {counted(int(own['items'].max()), 'item')}.{_against_zero(own)}"]
 
 
@@ -100,8 +102,8 @@ def tradeoff_findings(evaluation: Evaluation) -> list[str]:
         own = known[(known["direction"] == VECTOR) & (known["multiplier"] != 0)]
         beaten = [text for _, point in own.iterrows() for text in _beaten_by(known, point)]
         if beaten:
-            sentences.append(f"{effect.capitalize()} against {name}: the vector is beaten {joined(beaten)}, which is as "
-                             "far or further for no more.")
+            sentences.append(f"{effect.capitalize()} against {name}: the vector is beaten {joined(beaten)}, which is "
+                             "as far or further for no more.")
         elif len(own) and known["direction"].isin(CONTROLS).any():
             unbeaten.append(f"{effect} against {name}")
     if unbeaten:
@@ -171,11 +173,18 @@ def judge_findings(evaluation: Evaluation) -> list[str]:
 
 
 def _judged_course(behaviour: str, rows: pandas.DataFrame) -> str:
-    first, last, steps = rows.iloc[0], rows.iloc[-1], numpy.diff(rows["score"])
-    course = "rises at every step" if (steps > 0).all() else "falls at every step" if (steps < 0).all() else \
-        "does not change" if (steps == 0).all() else "rises, but not at every step," if steps.sum() > 0 else "does not rise"
+    first, last = rows.iloc[0], rows.iloc[-1]
     low, high = (first, last) if last["score"] >= first["score"] else (last, first)
     apart = "do not overlap" if high["score_low"] > low["score_high"] else "overlap or are not known"
-    return (f"{behaviour}: the judge's mean score {course} from {number(float(first['score']))} at "
-            f"{multiplier(first['multiplier'])} to {number(float(last['score']))} at {multiplier(last['multiplier'])}; the "
-            f"intervals at the ends {apart}.")
+    course = _course(numpy.diff(rows["score"]))
+    scores = [f"{number(float(row['score']))} at {multiplier(row['multiplier'])}" for row in (first, last)]
+    return (f"{behaviour}: the judge's mean score {course} from {scores[0]} to {scores[1]}; "
+            f"the intervals at the ends {apart}.")
+
+
+def _course(steps: numpy.ndarray) -> str:
+    if (steps > 0).all():
+        return "rises at every step"
+    if (steps < 0).all():
+        return "falls at every step"
+    return "rises, but not at every step," if steps.sum() > 0 else "does not rise,"

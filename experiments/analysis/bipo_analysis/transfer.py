@@ -73,7 +73,8 @@ def transfer_warnings(transfer: Transfer) -> list[str]:
                         f"{transfer.labels[0]}, the first, stands for it.")
     pairs = [int(rows["pairs"].max()) for _, rows in transfer.vector_rows("steerability") if len(rows)]
     if len(set(pairs)) > 1:
-        warnings.append(f"The files rest on {joined([str(count) for count in pairs])} held-out pairs: not the same ones.")
+        counts = joined([str(count) for count in pairs])
+        warnings.append(f"The files rest on {counts} held-out pairs: not the same ones.")
     return warnings
 
 
