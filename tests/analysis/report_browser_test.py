@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import Browser, find_browser
 from page_checks import plot_names, problems
 from synthetic_sweep import SyntheticSweep, grid
 
@@ -15,15 +13,6 @@ from bipo_analysis import load_sweep, write_report
 
 PHONE, DESK = 400, 1400
 PAPER = 680  # A4 between margins of 15 mm, at 96 pixels to the inch
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory) -> Iterator[Browser]:
-    program = find_browser()
-    if program is None:
-        pytest.skip("not run: there is no Chromium (Debian package chromium)")
-    with Browser(program, tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
 
 
 def write_page(sweep: SyntheticSweep, folder: Path) -> Path:

@@ -4,58 +4,20 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
 import h5py
 import pandas
 import pytest
+from page_reader import PACKAGE_FOLDER, Reader, run_command
 from synthetic_sweep import CellSpec, SyntheticSweep, grid
 
-import bipo_analysis
 from bipo_analysis import load_sweep, report_html, write_report
 from bipo_analysis.report import training_seconds
-
-VOID = {"meta", "img"}
-PACKAGE_FOLDER = Path(bipo_analysis.__file__).parents[1]
-
-
-class Reader(HTMLParser):
-    """Collects text, tags and attributes of a page and fails on tags that do not match."""
-
-    def __init__(self, page: str):
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.feed(page)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
-        self.open.pop()
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
-            self.texts.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(self.texts)
-
-    def images(self) -> list[str]:
-        return [attributes["src"] or "" for tag, attributes in self.tags if tag == "img"]
 
 
 def read(sweep: SyntheticSweep, folder: Path) -> Reader:
@@ -175,14 +137,9 @@ def test_time_of_cells_that_train_together_counts_once(tmp_path):
     assert training_seconds(load_sweep(path)) == pytest.approx(30 * (1.25 + 2 * 0.75))
 
 
-def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "bipo_analysis", *map(str, arguments)], capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(PACKAGE_FOLDER), **environment})
-
-
 def test_command_report(tmp_path):
     sweep = SyntheticSweep(grid((5, 15), (1,)), steps={1: 12}).collect(tmp_path / "sweep.h5")
-    finished = run("report", sweep, "--out", tmp_path / "page.html")
+    finished = run_command("report", sweep, "--out", tmp_path / "page.html")
     assert (finished.returncode, finished.stderr) == (0, "")
     assert finished.stdout == f"{tmp_path}/page.html: 2 cells, 1 complete\n"
     assert Reader((tmp_path / "page.html").read_text()).text
@@ -190,9 +147,9 @@ def test_command_report(tmp_path):
 
 def test_command_summary(half_dead, tmp_path):
     sweep = half_dead.write(tmp_path / "sweep")
-    finished = run("summary", sweep)
+    finished = run_command("summary", sweep)
     assert finished.returncode == 0 and len(finished.stdout.splitlines()) == 11
-    finished = run("summary", "--csv", "--all", sweep)
+    finished = run_command("summary", "--csv", "--all", sweep)
     (tmp_path / "table.csv").write_text(finished.stdout)
     table = pandas.read_csv(tmp_path / "table.csv")
     assert list(table["cell"]) == [cell.name for cell in half_dead.cells]
@@ -201,14 +158,14 @@ def test_command_summary(half_dead, tmp_path):
 
 
 def test_command_names_bad_input(tmp_path):
-    finished = run("report", tmp_path / "nothing", "--out", tmp_path / "page.html")
+    finished = run_command("report", tmp_path / "nothing", "--out", tmp_path / "page.html")
     assert finished.returncode == 2 and "nothing: no such file or directory" in finished.stderr
     assert "Traceback" not in finished.stderr and not (tmp_path / "page.html").exists()
 
 
 def test_command_that_cannot_write(tmp_path):
     sweep = SyntheticSweep(grid((5,), (1,)), missing=frozenset({0})).write(tmp_path / "sweep")
-    finished = run("report", sweep, "--out", tmp_path / "nowhere" / "page.html")
+    finished = run_command("report", sweep, "--out", tmp_path / "nowhere" / "page.html")
     assert finished.returncode == 1 and "cannot write" in finished.stderr and "Traceback" not in finished.stderr
 
 
@@ -218,6 +175,6 @@ def test_package_installs(tmp_path):
     subprocess.run([sys.executable, "-W", "ignore", "-c", "import setuptools; setuptools.setup()", "--quiet",
                     "build_py", "--build-lib", tmp_path / "site"], cwd=source, check=True)
     sweep = SyntheticSweep(grid((5,), (1,)), missing=frozenset({0})).write(tmp_path / "sweep")
-    finished = run("report", sweep, "--out", tmp_path / "page.html", PYTHONPATH=str(tmp_path / "site"))
+    finished = run_command("report", sweep, "--out", tmp_path / "page.html", PYTHONPATH=str(tmp_path / "site"))
     assert finished.returncode == 0, finished.stderr
     assert "font-variant-numeric" in (tmp_path / "page.html").read_text()

@@ -1,12 +1,10 @@
 """The plots of the report, each as an SVG text.
 
-Colours are those of Okabe and Ito for sides and of cividis for layers, which readers with any kind of colour vision
-tell apart; sides also differ in marker and line.
+Sides are told apart by colour, marker and line, layers by the shades of cividis.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import matplotlib
@@ -18,66 +16,58 @@ from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from .drawing import (CATEGORIES, LONGEST_LABEL, MARKERS, STYLE, as_svg, curve_with_bars, legend_above, new_figure,
+                      share_axis, shortened, write_values)
 from .sections import Section, Variant
 from .traces import Trace, mean_by_layer, smoothed
 from .vectors import cosine_matrix
 from .wording import axis_values
 
-WIDTH, HEIGHT = 5.4, 3.5  # inches; small, so that text stays readable on a phone
 # Column suffix, label, colour, marker, line.
 SIDES = (("plus", "+v", "#0072B2", "o", "-"), ("zero", "no steering", "#5F6770", "s", ":"),
          ("minus", "−v", "#D55E00", "v", "--"))
-CATEGORIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "v", "s", "D", "^", "P", "X")
 # More lines than this get a colour bar in place of a legend.
 MOST_IN_LEGEND = 8
 # More vectors than this are averaged to one row per layer, and their cosines not written into the cells.
 MOST_ROWS = 60
 MOST_NUMBERS = 12
-# Characters in a legend.
-LONGEST_LABEL = 48
-STYLE = {
-    "svg.fonttype": "path", "svg.hashsalt": "bipo_analysis", "font.size": 10, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.edgecolor": "#9AA3AD", "axes.labelcolor": "#333A42", "text.color": "#333A42",
-    "xtick.color": "#5F6770", "ytick.color": "#5F6770", "axes.grid": True, "grid.color": "#E6E9ED",
-    "axes.axisbelow": True, "legend.frameon": False, "lines.linewidth": 1.8, "lines.markersize": 5}
 
 
 def layer_figure(variant: Variant, measure: str) -> str:
     """Mean of `measure` by layer at +v, 0 and -v, with intervals over seeds and the single seeds as dots."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure()
+        figure, axes = new_figure()
         for side, label, colour, marker, line in SIDES:
             name = f"{measure}_{side}"
             if variant.curve[name].notna().any():
                 if variant.curve["seeds"].max() > 1:
                     axes.plot(variant.compared["layer"], variant.compared[name], linestyle="none", marker=marker,
                               markersize=3, color=colour, alpha=0.35)
-                _curve_with_bars(axes, variant.curve, name, label, colour, marker, line)
+                curve_with_bars(axes, variant.curve, "layer", name, label, colour, marker, line)
         _layer_axis(axes, variant.curve["layer"])
         if measure == "accuracy":
-            _share_axis(axes)
+            share_axis(axes)
             axes.set_ylabel("held-out accuracy")
         else:
             axes.set_ylabel("held-out margin β·Δ (nats)")
-        _legend_above(axes, 3)
-        return _svg(figure)
+        legend_above(axes, 3)
+        return as_svg(figure)
 
 
 def swing_figure(curves: Sequence[tuple[str, pandas.DataFrame]]) -> str:
     """Swing of accuracy by layer, one line per named layer curve."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure()
+        figure, axes = new_figure()
         for index, (name, curve) in enumerate(curves):
             style = index % len(CATEGORIES)
-            label = name if len(name) <= LONGEST_LABEL else f"{name[:LONGEST_LABEL - 1]}…"
-            _curve_with_bars(axes, curve, "accuracy_swing", label, CATEGORIES[style], MARKERS[style], "-")
+            curve_with_bars(axes, curve, "layer", "accuracy_swing", shortened(name), CATEGORIES[style], MARKERS[style],
+                            "-")
         _layer_axis(axes, pandas.concat([curve["layer"] for _, curve in curves]))
         axes.axhline(0, color="#9AA3AD", linewidth=0.8)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
         axes.set_ylabel("accuracy at +v less at −v (points)")
-        _legend_above(axes, 1 if max(len(name) for name, _ in curves) > LONGEST_LABEL // 2 else 2)
-        return _svg(figure)
+        legend_above(axes, 1 if max(len(name) for name, _ in curves) > LONGEST_LABEL // 2 else 2)
+        return as_svg(figure)
 
 
 def variant_curves(section: Section) -> list[tuple[str, pandas.DataFrame]]:
@@ -92,7 +82,7 @@ def training_figure(traces: Sequence[Trace], column: str) -> str | None:
     if curves.empty:
         return None
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure()
+        figure, axes = new_figure()
         if column == "loss":
             axes.axhline(numpy.log(2), color="#9AA3AD", linewidth=0.9, linestyle="--")
         _layer_lines(figure, axes, smoothed(curves) if column == "loss" else smoothed(curves, 400), marker="")
@@ -100,7 +90,7 @@ def training_figure(traces: Sequence[Trace], column: str) -> str | None:
         axes.set_ylabel("training loss (nats)" if column == "loss" else "norm of the vector (hidden units)")
         if column == "vector_norm":
             axes.set_ylim(bottom=0)
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def epoch_figure(traces: Sequence[Trace]) -> str | None:
@@ -110,11 +100,11 @@ def epoch_figure(traces: Sequence[Trace]) -> str | None:
         return None
     swing = curves["plus"] - curves["minus"]
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure()
+        figure, axes = new_figure()
         _layer_lines(figure, axes, swing.set_index(swing.index + 1), marker="o")
         _epoch_axis(axes)
         axes.set_ylabel("margin at +v less at −v (nats)")
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def convergence_figure(traces: Sequence[Trace]) -> str | None:
@@ -123,13 +113,13 @@ def convergence_figure(traces: Sequence[Trace]) -> str | None:
     if len(curves) < 2:
         return None
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure()
+        figure, axes = new_figure()
         _layer_lines(figure, axes, curves.set_index(curves.index + 1), marker="o")
         _epoch_axis(axes)
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.set_ylabel("distance to the last vector\n(share of its norm)")
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def cosine_figure(traces: Sequence[Trace]) -> str | None:
@@ -145,7 +135,7 @@ def cosine_figure(traces: Sequence[Trace]) -> str | None:
     if len(known) > MOST_ROWS:
         cosines, labels = _mean_cosines(cosines, [trace.layer for trace in known])
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(height=4.6)
+        figure, axes = new_figure(height=4.6)
         image = axes.imshow(cosines, vmin=-1, vmax=1, cmap="PuOr", interpolation="none")
         shown = range(0, len(labels), max(1, -(-len(labels) // 24)))
         axes.set_xticks(shown, [labels[index] for index in shown], rotation=90, fontsize=8)
@@ -154,11 +144,11 @@ def cosine_figure(traces: Sequence[Trace]) -> str | None:
         by_seed = any("·" in label for label in labels)
         axes.set_xlabel("layer · seed" if by_seed else "layer")
         if len(labels) <= MOST_NUMBERS:
-            _write_values(axes, cosines)
+            write_values(axes, cosines, abs(cosines) > 0.6)
         bar = figure.colorbar(image, ax=axes, shrink=0.85)
         bar.set_label("cosine")
         bar.outline.set_visible(False)  # type: ignore[operator]
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def throughput_figure(cells: pandas.DataFrame, column: str) -> str | None:
@@ -167,34 +157,14 @@ def throughput_figure(cells: pandas.DataFrame, column: str) -> str | None:
     if known.empty:
         return None
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure()
+        figure, axes = new_figure()
         axes.plot(known["layer"], known[column], linestyle="none", marker="o", color=CATEGORIES[0], alpha=0.6)
         means = known.groupby("layer")[column].mean()
         axes.plot(means.index, means, color=CATEGORIES[0], linewidth=1.2)
         _layer_axis(axes, known["layer"])
         axes.set_ylim(bottom=0)
         axes.set_ylabel("training time of a cell (s)" if column == "seconds" else "tokens per second")
-        return _svg(figure)
-
-
-def _figure(height: float = HEIGHT) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
-
-
-def _curve_with_bars(axes: Axes, curve: pandas.DataFrame, name: str, label: str, colour: str, marker: str,
-                     line: str) -> None:
-    # A mean may lie a rounding error outside its own interval.
-    low = (curve[name] - curve[f"{name}_low"]).clip(lower=0).fillna(0)
-    high = (curve[f"{name}_high"] - curve[name]).clip(lower=0).fillna(0)
-    axes.errorbar(curve["layer"], curve[name], yerr=[low, high], label=label, color=colour, marker=marker,
-                  linestyle=line, capsize=3, elinewidth=1.1)
+        return as_svg(figure)
 
 
 def _layer_axis(axes: Axes, layers: pandas.Series) -> None:
@@ -216,15 +186,6 @@ def _epoch_axis(axes: Axes) -> None:
     axes.set_xlabel("epochs done")
 
 
-def _share_axis(axes: Axes) -> None:
-    axes.set_ylim(-0.03, 1.03)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-
-
-def _legend_above(axes: Axes, columns: int) -> None:
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
-
-
 def _layer_lines(figure: Figure, axes: Axes, curves: pandas.DataFrame, marker: str) -> None:
     """One line per column, a layer each, coloured from shallow (dark) to deep (light)."""
     layers = list(curves.columns)
@@ -241,7 +202,7 @@ def _layer_lines(figure: Figure, axes: Axes, curves: pandas.DataFrame, marker: s
         bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
         bar.outline.set_visible(False)  # type: ignore[operator]
     else:
-        _legend_above(axes, 4)
+        legend_above(axes, 4)
 
 
 def _layer_colours() -> Colormap:
@@ -264,11 +225,3 @@ def _mean_cosines(cosines: numpy.ndarray, layers: Sequence[int]) -> tuple[numpy.
             if numpy.isfinite(block).any():
                 means[i, j] = numpy.nanmean(block)
     return means, [str(layer) for layer in distinct]
-
-
-def _write_values(axes: Axes, values: numpy.ndarray) -> None:
-    for row, column in numpy.ndindex(*values.shape):
-        value = values[row, column]
-        if numpy.isfinite(value):
-            axes.text(column, row, f"{value:.2f}".replace("-", "−"), ha="center", va="center", fontsize=7.5,
-                      color="white" if abs(value) > 0.6 else "#22272E")

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import html
-from collections.abc import Collection, Iterable, Sequence
+import os
+import tempfile
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib import resources
+from pathlib import Path
+
+from .wording import plain
+
+# A table stands open up to this length.
+MOST_OPEN_ROWS = 40
 
 
 class Markup(str):
@@ -30,6 +39,16 @@ def figure(svg: str, description: str, caption: str, wide: bool = False) -> Mark
     return element("figure", image, element("figcaption", caption), class_="wide" if wide else "plot")
 
 
+def known_figures(*plots: tuple[str | None, str, str]) -> list[Markup]:
+    """Those plots that there are, each given as SVG, description and caption."""
+    return [figure(svg, description, caption) for svg, description, caption in plots if svg is not None]
+
+
+def plot_grid(plots: Sequence[Markup]) -> Markup:
+    """Plots beside each other where there is room."""
+    return element("div", *plots, class_="plots")
+
+
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], texts: Collection[str] = ()) -> Markup:
     """A table in a box that scrolls sideways; all columns but those headed `texts` are aligned as figures.
 
@@ -42,9 +61,32 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], texts: Collecti
     return element("div", element("table", element("thead", head), element("tbody", *body)), class_="scroll")
 
 
+def with_interval(value: str, interval: str) -> Markup:
+    """A table's figure with its interval in small below it."""
+    return joined((value, element("span", interval, class_="interval")))
+
+
+def warning(text: str) -> Markup:
+    """A sentence that no reader must miss."""
+    return element("p", text, class_="warning", role="note")
+
+
 def folded(part: Markup, label: str) -> Markup:
     """The part behind a label that opens it."""
     return element("details", element("summary", label), part)
+
+
+def listing(headers: Sequence[str], rows: Sequence[Sequence[str]], texts: Collection[str], what: str) -> Markup:
+    """A table, behind a label that counts `what` where it is long."""
+    whole = table(headers, rows, texts)
+    return whole if len(rows) <= MOST_OPEN_ROWS else folded(whole, f"Show all {len(rows)} {what}")
+
+
+def setting_list(settings: Mapping[str, object]) -> Markup:
+    """Settings by name, in columns."""
+    rows = (element("div", element("dt", name.replace("_", " ")), element("dd", plain(value)))
+            for name, value in settings.items())
+    return element("dl", *rows, class_="settings")
 
 
 def key_figures(entries: Iterable[tuple[str, str, str]]) -> Markup:
@@ -61,3 +103,22 @@ def document(title: str, body: str) -> str:
                    Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
                    element("title", title), element("style", Markup(style))))
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{body}</body></html>\n'
+
+
+def time_of_report() -> str:
+    """Now, to the minute."""
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def write_page(text: str, out: str | Path) -> None:
+    """Writes a page to `out`, replacing it whole or not at all."""
+    out = Path(out)
+    handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(out)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
 import math
-import os
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas
@@ -14,7 +11,8 @@ import pandas
 from . import figures
 from .findings import findings, held_out_pairs
 from .layer_curve import ranked_layers
-from .page import Markup, document, element, figure, folded, joined, key_figures, table
+from .page import (Markup, document, element, figure, joined, key_figures, known_figures, listing, plot_grid,
+                   setting_list, table, time_of_report, write_page)
 from .sections import VARIANT_AXES, Section, best_cells, split_sections
 from .summary import AXES, input_settings, shared_settings
 from .sweep import Sweep
@@ -23,23 +21,11 @@ from .wording import counted, duration, number, percent, plain, signed, value_li
 
 STATUSES = ("complete", "running", "interrupted", "failed", "unreadable", "missing")
 BEST_CELLS = 10
-# A table of cells stands open up to this length.
-MOST_OPEN_ROWS = 40
 
 
 def write_report(sweep: Sweep, out: str | Path) -> None:
     """Writes the page to `out`, replacing it whole or not at all."""
-    out = Path(out)
-    text = report_html(sweep)
-    handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(out)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_page(report_html(sweep), out)
 
 
 def report_html(sweep: Sweep) -> str:
@@ -55,11 +41,10 @@ def report_html(sweep: Sweep) -> str:
 
 
 def _header(sweep: Sweep) -> Markup:
-    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     version = f" from files of bipo-dist {sweep.program_version}" if sweep.program_version else ""
     return element("header", element("p", "Steering-vector sweep", class_="kind"), element("h1", sweep.name),
                    element("p", swept_text(sweep), class_="swept"),
-                   element("p", f"Report of {now}{version}.", class_="made"))
+                   element("p", f"Report of {time_of_report()}{version}.", class_="made"))
 
 
 def swept_text(sweep: Sweep) -> str:
@@ -125,7 +110,7 @@ def _comparison(traced: Sequence[tuple[Section, list[Trace]]]) -> Markup:
     shown = curves[:len(figures.CATEGORIES)]
     if shown:
         cut = f" The first {len(shown)} of {len(curves)} are shown." if len(shown) < len(curves) else ""
-        parts.append(_plots([figure(
+        parts.append(plot_grid([figure(
             figures.swing_figure(shown), "Swing of accuracy by layer for each model and data set",
             f"Swing of held-out accuracy, from −v to +v, by layer: one line for each model and data set.{cut}")]))
     return joined(parts)
@@ -159,7 +144,7 @@ def _layer_plots(section: Section) -> Markup:
         cut = f" The best {len(curves)} of {len(section.variants)}." if len(curves) < len(section.variants) else ""
         plots.append(figure(figures.swing_figure(curves), "Swing of accuracy by layer and hyper-parameters",
                             f"Swing of accuracy, from −v to +v, for each combination of hyper-parameters.{cut}"))
-    return _plots(plots)
+    return plot_grid(plots)
 
 
 def _best_table(section: Section) -> Markup:
@@ -187,7 +172,7 @@ def _best_epoch(row: pandas.Series) -> str:
 
 
 def _training_plots(traces: Sequence[Trace]) -> Markup:
-    plots = _known(
+    plots = known_figures(
         (figures.training_figure(traces, "loss"), "Training loss by step",
          "Training loss, mean over seeds, smoothed over a fortieth of the run. The dashed line is ln 2, the loss "
          "without a vector."),
@@ -196,12 +181,12 @@ def _training_plots(traces: Sequence[Trace]) -> Markup:
         (figures.epoch_figure(traces), "Held-out margin by epoch",
          "Held-out margin at +v less that at −v after each epoch, mean over seeds. A curve that is flat at its end "
          "has trained long enough; one that falls has overfitted."))
-    return joined((element("h3", "Training"), _plots(plots))) if plots else Markup("")
+    return joined((element("h3", "Training"), plot_grid(plots))) if plots else Markup("")
 
 
 def _vector_plots(traces: Sequence[Trace]) -> Markup:
     ended = of_complete_runs(traces)
-    plots = _known(
+    plots = known_figures(
         (figures.cosine_figure(ended), "Cosines between the trained vectors",
          "Cosines between the trained vectors: 1 is the same direction, 0 unrelated ones, −1 the opposite. High values "
          "between seeds of a layer say that training finds one direction; vectors of distant layers live in "
@@ -209,27 +194,19 @@ def _vector_plots(traces: Sequence[Trace]) -> Markup:
         (figures.convergence_figure(ended), "Distance to the last vector by epoch",
          "Distance of each epoch's vector to the last one, as a share of its norm, mean over seeds: the last steps "
          "before 0 show how much training still moved."))
-    return joined((element("h3", "Vectors"), _plots(plots))) if plots else Markup("")
-
-
-def _known(*plots: tuple[str | None, str, str]) -> list[Markup]:
-    return [figure(svg, description, caption) for svg, description, caption in plots if svg is not None]
-
-
-def _plots(plots: Sequence[Markup]) -> Markup:
-    return element("div", *plots, class_="plots")
+    return joined((element("h3", "Vectors"), plot_grid(plots))) if plots else Markup("")
 
 
 def _throughput(sweep: Sweep) -> Markup:
     if not sweep.summary["seconds"].notna().any():
         return Markup("")
-    plots = _known(
+    plots = known_figures(
         (figures.throughput_figure(sweep.summary, "seconds"), "Training time by layer",
          "Wall time of a cell's optimiser steps; the line is the mean. Blocks up to the steered one are computed "
          "once and kept, so deeper layers train faster."),
         (figures.throughput_figure(sweep.summary, "tokens_per_second"), "Tokens per second by layer",
          "Tokens of the packed micro-batches per second of training."))
-    return joined((element("h2", "Throughput"), _plots(plots), element(
+    return joined((element("h2", "Throughput"), plot_grid(plots), element(
         "p", "Time is that of the optimiser steps; the shared pass for activations and reference log-probabilities, "
         "evaluation and saving are not in it. Cells trained together in one pass each show the time of their pass.",
         class_="note")))
@@ -244,13 +221,7 @@ def _troubles(sweep: Sweep) -> Markup:
     rows = [[row["cell"], row["status"], _progress(row["steps"], row["total_steps"]),
              _reason(row["status"], row["failure"])] for _, row in ranked.iterrows()]
     headers = ["cell", "status", "steps done", "reason"]
-    return joined((element("h2", "Failures and missing cells"), _listing(headers, rows, headers, "unfinished cells")))
-
-
-def _listing(headers: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[str], what: str) -> Markup:
-    """A table of cells, behind a label where it is long."""
-    listing = table(headers, rows, texts)
-    return listing if len(rows) <= MOST_OPEN_ROWS else folded(listing, f"Show all {len(rows)} {what}")
+    return joined((element("h2", "Failures and missing cells"), listing(headers, rows, headers, "unfinished cells")))
 
 
 def _reason(status: str, failure: str) -> str:
@@ -270,18 +241,12 @@ def _settings(sweep: Sweep) -> Markup:
     known = {name: value for name, value in axes.items() if not _is_unknown(value)}
     inputs = input_settings(sweep.settings)
     shared = {**known, **shared_settings(sweep.settings), **(inputs[0] if len(inputs) == 1 else {})}
-    parts = [element("h2", "Settings"), element("p", "Shared by all cells.", class_="note"), _setting_list(shared)]
+    parts = [element("h2", "Settings"), element("p", "Shared by all cells.", class_="note"), setting_list(shared)]
     if len(inputs) > 1:
         for entry in inputs:
             title = ", ".join(str(entry[name]) for name in ("model", "data") if entry.get(name))
-            parts += [element("h3", title), _setting_list(entry)]
+            parts += [element("h3", title), setting_list(entry)]
     return joined(parts)
-
-
-def _setting_list(settings: Mapping[str, object]) -> Markup:
-    rows = (element("div", element("dt", name.replace("_", " ")), element("dd", plain(value)))
-            for name, value in settings.items())
-    return element("dl", *rows, class_="settings")
 
 
 def _is_unknown(value: object) -> bool:
@@ -297,7 +262,7 @@ def _all_cells(sweep: Sweep) -> Markup:
              *(percent(row[f"accuracy_{side}"]) for side in ("minus", "zero", "plus")),
              signed(row["margin_minus"]), signed(row["margin_plus"]), duration(row["seconds"]),
              number(row["tokens_per_second"], 0), row["cell"]] for _, row in sweep.summary.iterrows()]
-    return joined((element("h2", "All cells"), _listing(headers, rows, ["model", "data", "status", "cell"], "cells")))
+    return joined((element("h2", "All cells"), listing(headers, rows, ["model", "data", "status", "cell"], "cells")))
 
 
 def _varying(cells: pandas.DataFrame, axes: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ import numpy
 import pandas
 
 from .errors import AnalysisError
+from .stored import plain_value, require_schema
 
 RUN_SCHEMA = 1
 
@@ -68,26 +69,10 @@ def read_run(group: h5py.Group, name: str) -> Run:
     Raises AnalysisError for a newer schema, and h5py's own errors (OSError, KeyError, ValueError, TypeError) for
     a tree that is damaged.
     """
-    attributes = {key: _plain(value) for key, value in group.attrs.items()}
+    attributes = {key: plain_value(value) for key, value in group.attrs.items()}
     require_schema(attributes.get("schema_version"), RUN_SCHEMA)
     settings = json.loads(str(attributes["config"]))
     if not isinstance(settings, dict):
         raise ValueError("the attribute config is not a JSON object")
     return Run(name, attributes, settings, pandas.DataFrame(group["steps"][:]), pandas.DataFrame(group["evals"][:]),
                group["vectors/value"][:], group["vectors/step"][:], group["vectors/epoch"][:])
-
-
-def require_schema(found: object, known: int) -> None:
-    """Raises AnalysisError unless `found` is a schema_version from 1 to `known`."""
-    if not isinstance(found, int) or found < 1:
-        raise AnalysisError("it has no schema_version, so bipo-dist did not write it; name one of its files")
-    if found > known:
-        raise AnalysisError(f"its schema_version is {found}, and this package reads up to {known}; "
-                            "use the bipo_analysis of the version that wrote it")
-
-
-def _plain(value: object) -> object:
-    """A scalar of h5py as the Python type that it stands for."""
-    if isinstance(value, bytes):
-        return value.decode()
-    return value.item() if isinstance(value, numpy.generic) else value

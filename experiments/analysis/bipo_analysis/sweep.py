@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy
 import pandas
 
 from .claims import is_claimed
 from .errors import AnalysisError
-from .run import Run, load_run, read_run, require_schema
+from .run import Run, load_run, read_run
+from .stored import read_table, require_schema
 from .summary import cell_row, summary_frame
 
 PLAN_SCHEMA = 1
@@ -186,7 +186,7 @@ def _load_collected(path: Path) -> Sweep:
                                     "`bipo-dist collect` made of it")
             require_schema(int(file.attrs["schema_version"]), COLLECTED_SCHEMA)
             plan = _checked_plan(str(file.attrs["plan"]))
-            summary = _decoded(pandas.DataFrame(file["summary"][:]))
+            summary = read_table(file["summary"])
             cells = [name for name in summary["cell"] if name in file["runs"]]
             version = str(file.attrs["program_version"])
     except AnalysisError as error:
@@ -194,11 +194,3 @@ def _load_collected(path: Path) -> Sweep:
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise AnalysisError(f"{path}: damaged, or not a collected sweep: {error}") from error
     return Sweep(path, path.stem, plan, summary, _CollectedRuns(path, cells), version)
-
-
-def _decoded(frame: pandas.DataFrame) -> pandas.DataFrame:
-    """The table with its fixed-length UTF-8 texts as str."""
-    for name in frame.columns:
-        if frame[name].map(lambda value: isinstance(value, (bytes, numpy.bytes_))).any():
-            frame[name] = frame[name].map(lambda value: value.decode("utf-8", "replace")).astype("object")
-    return frame

@@ -38,6 +38,21 @@ def signed(value: float, digits: int = 2) -> str:
     return UNKNOWN_TEXT if math.isnan(value) else f"{value:+.{digits}f}".replace("-", _MINUS)
 
 
+def multiplier(value: float) -> str:
+    """A multiplier of the vector with its sign: "−2", "0", "+1.5"."""
+    return "0" if value == 0 else f"{value:+g}".replace("-", _MINUS)
+
+
+def at_multiplier(value: float) -> str:
+    """"at +2", or "without steering"."""
+    return "without steering" if value == 0 else f"at {multiplier(value)}"
+
+
+def span(low: float, high: float, digits: int = 2) -> str:
+    """The bounds of an interval: "0.41 to 0.52"."""
+    return f"{number(float(low), digits)} to {number(float(high), digits)}"
+
+
 def plain(value: object) -> str:
     """A setting as a user would type it: no needless zeros, true and false in lower case."""
     if isinstance(value, bool):

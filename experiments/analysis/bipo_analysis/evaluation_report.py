@@ -1,0 +1,356 @@
+"""The report on one evaluation of a vector or several side by side: one HTML page that needs nothing but itself."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pandas
+
+from . import evaluation_figures as figures
+from .drawing import shortened
+from .evaluation import (CAA, VECTOR, Evaluation, direction_name, in_order, labels, last_part, of_direction,
+                         short_name)
+from .held_out_findings import control_warnings, curve_findings, steerability_findings
+from .limits import limits
+from .measure_findings import (COST_NAMES, choice_findings, cost_findings, cost_text, judge_findings, measures_in,
+                               synergy_findings, tradeoff_findings)
+from .page import (Markup, document, element, joined, key_figures, known_figures, listing, plot_grid,
+                   setting_list, table, time_of_report, warning, with_interval, write_page)
+from .pareto import EFFECTS, PRICES, UNSTEERED, tradeoffs
+from .transfer import Transfer, compare, transfer_findings, transfer_warnings
+from .vectors_in_use import vector_words
+from .wording import counted, multiplier, number, percent, plain, signed
+
+CHOICE_KINDS = {"ab": "A/B choices", "mc": "multiple choice (MC1, MC2)", "mmlu": "MMLU-style"}
+PROBABILITIES = {"ab": "p(matching) / (p(matching) + p(other))", "mc": "MC2", "mmlu": "probability of the right letter"}
+# Columns of the table of costs.
+COST_HEADERS = {"kl_neutral": "KL", "perplexity_reference_text": "perplexity, reference text",
+                "perplexity_of_generations": "perplexity, generations", "distinct_1": "distinct words",
+                "distinct_2": "pairs", "distinct_3": "triples", "compression_ratio": "compressed",
+                "refusal_rate": "refusals"}
+# Characters of a model's name in a table.
+LONGEST_MODEL = 40
+ONLY_IN_TABLE = ("distinct_1", "distinct_3")
+COST_GROUPS = (("kl_neutral", "perplexity_reference_text", "perplexity_of_generations"),
+               ("distinct_1", "distinct_2", "distinct_3", "compression_ratio", "refusal_rate"))
+Measure = Callable[[float], str]
+
+
+def write_evaluation_report(evaluations: Sequence[Evaluation], out: str | Path) -> None:
+    """Writes the page to `out`, replacing it whole or not at all."""
+    write_page(evaluation_report_html(evaluations), out)
+
+
+def evaluation_report_html(evaluations: Sequence[Evaluation]) -> str:
+    """The page as text; `evaluations` are at least one."""
+    transfer, is_one = compare(evaluations), len(evaluations) == 1
+    parts = [_header(transfer)]
+    if is_one:
+        parts += [_warnings(control_warnings(evaluations[0])), _key_figures(evaluations[0]),
+                  *_parts(evaluations[0], "h2")]
+    else:
+        parts += [_all_control_warnings(transfer), _transfer(transfer)]
+        for label, evaluation in zip(transfer.labels, evaluations, strict=True):
+            own = (element("h2", label), element("p", f"Vectors: {vector_words(evaluation)}.", class_="swept"),
+                   _warnings(control_warnings(evaluation)), _key_figures(evaluation), *_parts(evaluation, "h3"))
+            parts.append(element("section", *own))
+    parts += [_limits(evaluations), _settings(evaluations)]
+    return document(f"{_title(transfer)}: evaluation of a steering vector", element("main", *parts))
+
+
+def _title(transfer: Transfer) -> str:
+    return transfer.labels[0] if len(transfer.labels) == 1 else f"Steering on {counted(len(transfer.labels), 'model')}"
+
+
+def _header(transfer: Transfer) -> Markup:
+    first = transfer.evaluations[0]
+    version = f" from files of bipo-dist {first.attributes['program_version']}" \
+        if first.attributes.get("program_version") else ""
+    vectors = vector_words(first) if len(transfer.labels) == 1 or transfer.is_of_one_vector else "different vectors"
+    return element("header", element("p", "Evaluation of a steering vector", class_="kind"),
+                   element("h1", _title(transfer)), element("p", vectors, class_="swept"),
+                   element("p", f"Report of {time_of_report()}{version}.", class_="made"))
+
+
+def _warnings(sentences: Sequence[str]) -> Markup:
+    return joined(warning(sentence) for sentence in sentences)
+
+
+def _all_control_warnings(transfer: Transfer) -> Markup:
+    """Those of all files, at the top of the page."""
+    return joined(_warnings([f"{label}: {sentence}" for sentence in control_warnings(evaluation)])
+                  for label, evaluation in zip(transfer.labels, transfer.evaluations, strict=True))
+
+
+def _sentences(sentences: Sequence[str], has_lead: bool = False) -> Markup:
+    """A list, its first sentence set apart as the main one where there is one."""
+    lead, others = (sentences[:1], sentences[1:]) if has_lead else ([], sentences)
+    parts = [element("p", sentence, class_="lead") for sentence in lead]
+    if others:
+        parts.append(element("ul", *(element("li", sentence) for sentence in others)))
+    return joined(parts)
+
+
+def _key_figures(evaluation: Evaluation) -> Markup:
+    rows = of_direction(evaluation.steerability, VECTOR)
+    curve = of_direction(evaluation.curve, VECTOR)
+    pairs = str(int(curve["pairs"].max())) if len(curve) else "none"
+    if rows.empty:
+        return key_figures([("Held-out pairs", pairs, "no steerability measured")])
+    own, caa = rows.iloc[0], of_direction(evaluation.steerability, CAA)
+    other = "no mean difference beside it" if caa.empty else \
+        f"{direction_name(CAA)} {signed(caa['steerability'].iloc[0])}"
+    return key_figures([
+        ("Steerability", signed(own["steerability"]), f"{_span_of(own, 'steerability', number)}; {other}"),
+        ("Anti-steerable pairs", percent(own["anti_steerable"], 0), "move against the multiplier"),
+        ("Accuracy", *_accuracy_entry(curve)), ("Held-out pairs", pairs, "behind each figure of the curve")])
+
+
+def _accuracy_entry(curve: pandas.DataFrame) -> tuple[str, str]:
+    if curve.empty:
+        return "–", "no pairs evaluated"
+    first, last = curve.iloc[0], curve.iloc[-1]
+    return (f"{percent(first['accuracy'], 0)} → {percent(last['accuracy'], 0)}",
+            f"from multiplier {multiplier(first['multiplier'])} to {multiplier(last['multiplier'])}")
+
+
+def _parts(evaluation: Evaluation, heading: str) -> list[Markup]:
+    """The parts that the file has data for; `heading` is the element of their titles, h2 or h3."""
+    return [_curve(evaluation, heading), _steerability(evaluation, heading), _choices(evaluation, heading),
+            _tradeoffs(evaluation, heading), _costs(evaluation, heading), _synergy(evaluation, heading),
+            _judge(evaluation, heading)]
+
+
+def _curve(evaluation: Evaluation, heading: str) -> Markup:
+    parts = [element(heading, "Propensity curve"), _sentences(curve_findings(evaluation), has_lead=True)]
+    if evaluation.curve.empty:
+        return joined(parts)
+    captions = {
+        "propensity": "Propensity by multiplier: the mean of log p(matching answer) less log p(other answer), both "
+                      "given the prompt, summed over their tokens. Bars are 95 % bootstrap intervals over pairs.",
+        "accuracy": "Held-out accuracy: the share of pairs whose matching answer is the likelier one.",
+        "propensity_per_token": "Propensity per token: the same with each answer's mean over its tokens, so that long "
+                                "answers weigh no more than short ones.",
+        "margin": "Margin, the mean of β·Δ: by how much steering moves the model towards the matching answer, in the "
+                  "units of the training's loss; 0 without steering."}
+    plots = known_figures(*((figures.curve_figure(evaluation.curve, name, figures.CURVES[name]),
+                             f"{name.replace('_', ' ').capitalize()} by multiplier", caption)
+                            for name, caption in captions.items()))
+    headers = ["direction", "multiplier", "pairs", "accuracy", "propensity", "per token", "margin", "log p matching",
+               "log p other"]
+    rows = [[short_name(row["direction"]), multiplier(row["multiplier"]), str(int(row["pairs"])),
+             _estimate(row, "accuracy", percent), _estimate(row, "propensity", signed),
+             _estimate(row, "propensity_per_token", _three), _estimate(row, "margin", signed),
+             number(row["chosen_logp"]), number(row["rejected_logp"])]
+            for _, row in in_order(evaluation.curve).iterrows()]
+    return joined((*parts, plot_grid(plots), listing(headers, rows, ["direction"], "rows of the curve")))
+
+
+def _three(value: float) -> str:
+    return signed(value, 3)
+
+
+def _estimate(row: pandas.Series | Mapping[str, float], name: str, form: Measure) -> Markup:
+    """A value with its interval below it."""
+    return with_interval(form(float(row[name])), _span_of(row, name, form))
+
+
+def _span_of(row: pandas.Series | Mapping[str, float], name: str, form: Measure) -> str:
+    low, high = float(row[f"{name}_low"]), float(row[f"{name}_high"])
+    return "no interval" if math.isnan(low) or math.isnan(high) else f"{form(low)} to {form(high)}"
+
+
+def _steerability(evaluation: Evaluation, heading: str) -> Markup:
+    parts = [element(heading, "Steerability"), _sentences(steerability_findings(evaluation), has_lead=True)]
+    plots = known_figures((figures.slopes_figure(evaluation), "Slopes of single pairs",
+                           "Slope of propensity over the multiplier, fitted to each pair by least squares. Hatched "
+                           "bars are anti-steerable pairs; the dashed line is the mean, which is the steerability."))
+    if plots:
+        parts.append(plot_grid(plots))
+    if len(evaluation.steerability):
+        parts.append(_steerability_table([("", evaluation.steerability)]))
+    return joined(parts)
+
+
+def _steerability_table(named: Sequence[tuple[str, pandas.DataFrame]]) -> Markup:
+    headers = ["direction", "norm", "pairs", "steerability", "s.d.", "anti-steerable", "Spearman"]
+    rows = [[shortened(label, LONGEST_MODEL), short_name(row["direction"]), number(row["norm"]), str(int(row["pairs"])),
+             _estimate(row, "steerability", signed), number(row["steerability_sd"]),
+             _estimate(row, "anti_steerable", percent), _estimate(row, "spearman", signed)]
+            for label, own in named for _, row in in_order(own).iterrows()]
+    if len(named) == 1:
+        return table(headers, [row[1:] for row in rows], texts=["direction"])
+    return table(["model", *headers], rows, texts=["model", "direction"])
+
+
+def _choices(evaluation: Evaluation, heading: str) -> Markup:
+    if evaluation.choices.empty:
+        return Markup("")
+    parts = [element(heading, "Choices")]
+    groups = list(evaluation.choices.groupby(["set", "kind"], sort=False))
+    titles = [f"{last_part(name)}, {CHOICE_KINDS.get(kind, kind)}" for (name, kind), _ in groups]
+    parts.append(_sentences([sentence for title, ((_, kind), rows) in zip(titles, groups, strict=True)
+                             for sentence in choice_findings(title, kind, rows)]))
+    plots, rows = [], []
+    for title, ((_, kind), own) in zip(titles, groups, strict=True):
+        plots += _choice_plots(title, str(kind), own)
+        rows += [[title, *_choice_row(row)] for _, row in in_order(own).iterrows()]
+    headers = ["set", "direction", "multiplier", "items", "accuracy", "probability", "macro accuracy"]
+    return joined((*parts, plot_grid(plots), listing(headers, rows, ["set", "direction"], "rows of choices")))
+
+
+def _choice_plots(title: str, kind: str, rows: pandas.DataFrame) -> list[Markup]:
+    accuracy, probability = ("MC1", "MC2") if kind == "mc" else ("accuracy", "probability")
+    chance = f" The dashed line is chance, {percent(figures.CHANCE[kind], 0)}." if kind in figures.CHANCE else ""
+    return known_figures(
+        (figures.choice_figure(rows, kind, "accuracy", accuracy), f"{title}: {accuracy} by multiplier",
+         f"{title}: share of right choices.{chance} Bars are 95 % intervals over items."),
+        (figures.choice_figure(rows, kind, "probability", probability), f"{title}: {probability} by multiplier",
+         f"{title}: mean {PROBABILITIES.get(kind, 'probability of the right choice')}, which moves before choices do."))
+
+
+def _choice_row(row: pandas.Series) -> list[str]:
+    return [short_name(row["direction"]), multiplier(row["multiplier"]), str(int(row["items"])),
+            _estimate(row, "accuracy", percent), _estimate(row, "probability", percent),
+            percent(row["macro_accuracy"]) if row["kind"] == "mmlu" else "–"]
+
+
+def _tradeoffs(evaluation: Evaluation, heading: str) -> Markup:
+    plots = known_figures(*(
+        (figures.pareto_figure(evaluation, effect, price), f"{effect.capitalize()} against {name}",
+         f"{effect.capitalize()} against {name}, a point for each multiplier.")
+        for price, name in PRICES.items() for effect in EFFECTS))
+    if not plots:
+        return Markup("")
+    note = element("p", "Filled points are on the Pareto front, which the grey line joins: no other point moves the "
+                        "model as far in their direction, up for positive multipliers and down for negative ones, at a "
+                        "lower cost. Bars are 95 % intervals of the effect.", class_="note")
+    return joined((element(heading, "Effect against cost"), _sentences(tradeoff_findings(evaluation)),
+                   plot_grid(plots), note, _front_table(evaluation)))
+
+
+def _front_table(evaluation: Evaluation) -> Markup:
+    """Which fronts each point is on: one row per direction and multiplier."""
+    fronts: dict[tuple[str, float], dict[str, list[str]]] = {}
+    for effect, price in itertools.product(EFFECTS, PRICES):
+        for point in in_order(tradeoffs(evaluation, effect, price)).itertuples():
+            entry = fronts.setdefault((point.direction, point.multiplier), {name: [] for name in EFFECTS})
+            if point.on_front:
+                entry[effect].append(PRICES[price].removeprefix("perplexity of the "))
+    rows = [["unsteered" if direction == UNSTEERED else short_name(direction), multiplier(value),
+             *(", ".join(entry[effect]) or "none" for effect in EFFECTS)]
+            for (direction, value), entry in fronts.items()]
+    headers = ["direction", "multiplier", *(f"on the front of {effect} against" for effect in EFFECTS)]
+    return listing(headers, rows, [header for header in headers if header != "multiplier"], "points")
+
+
+def _costs(evaluation: Evaluation, heading: str) -> Markup:
+    if evaluation.costs.empty:
+        return Markup("")
+    parts = [element(heading, "What steering costs"), _sentences(cost_findings(evaluation))]
+    parts.append(plot_grid(known_figures(*(
+        (figures.cost_figure(evaluation, measure), f"{_cost_name(measure)} by multiplier", f"{_cost_name(measure)}.")
+        for measure in measures_in(evaluation.costs) if measure not in ONLY_IN_TABLE))))
+    others = [measure for measure in measures_in(evaluation.costs) if measure not in COST_HEADERS]
+    parts += [_cost_table(evaluation.costs, group) for group in (*COST_GROUPS, others)]
+    parts.append(element("p", "Distinct: the share of different words, pairs and triples of words among all of the "
+                         "generated ones; compressed size: by zlib. Both fall where a text repeats itself. Refusals "
+                         "are found by keywords.", class_="note"))
+    return joined(parts)
+
+
+def _cost_name(measure: str) -> str:
+    return COST_NAMES.get(measure, measure.replace("_", " ").capitalize())
+
+
+def _cost_table(costs: pandas.DataFrame, measures: Sequence[str]) -> Markup:
+    """One row per direction and multiplier, one column per measure of the group that was taken."""
+    found = [measure for measure in measures if (costs["measure"] == measure).any()]
+    own = in_order(costs[costs["measure"].isin(found)])
+    if own.empty:
+        return Markup("")
+    rows = []
+    for (direction, value), group in own.groupby(["direction", "multiplier"], sort=False):
+        by_measure = {row["measure"]: row for _, row in group.iterrows()}
+        rows.append([short_name(direction), multiplier(value),
+                     *(_cost_cell(measure, by_measure.get(measure)) for measure in found)])
+    headers = ["direction", "multiplier", *(COST_HEADERS.get(measure, _cost_name(measure)) for measure in found)]
+    return listing(headers, rows, ["direction"], "rows of costs")
+
+
+def _cost_cell(measure: str, row: pandas.Series | None) -> str:
+    return "–" if row is None else _estimate(row, "value", lambda value: cost_text(measure, value))
+
+
+def _synergy(evaluation: Evaluation, heading: str) -> Markup:
+    grid = evaluation.grid
+    if grid.empty:
+        return Markup("")
+    plots = known_figures(
+        (figures.grid_figure(grid, "propensity"), "Propensity of two vectors together",
+         "Propensity with both vectors, each at its own multiplier, on the same held-out pairs. White is the unsteered "
+         "model."),
+        (figures.grid_figure(grid, "accuracy"), "Accuracy of two vectors together",
+         "Held-out accuracy with both vectors; white is 50 %."))
+    rows = [[multiplier(row["multiplier_1"]), multiplier(row["multiplier_2"]), str(int(row["pairs"])),
+             _estimate(row, "propensity", signed), _estimate(row, "accuracy", percent), signed(row["margin"])]
+            for _, row in grid.sort_values(["multiplier_1", "multiplier_2"]).iterrows()]
+    headers = ["multiplier 1", "multiplier 2", "pairs", "propensity", "accuracy", "margin"]
+    return joined((element(heading, "Synergy"), _sentences(synergy_findings(evaluation)), plot_grid(plots),
+                   listing(headers, rows, [], "cells of the grid")))
+
+
+def _judge(evaluation: Evaluation, heading: str) -> Markup:
+    judge = evaluation.judge
+    if judge.empty:
+        return Markup("")
+    plots = known_figures((figures.judge_figure(judge), "Judge's score by multiplier",
+                           "Mean score that a language model as judge gave to the generations, from 1 (the behaviour "
+                           "does not show) to 4. Bars are 95 % intervals over prompts."))
+    rows = [[row["behaviour"], multiplier(row["multiplier"]), str(int(row["items"])), str(int(row["errors"])),
+             _estimate(row, "score", number)]
+            for _, row in judge.sort_values(["behaviour", "multiplier"], kind="stable").iterrows()]
+    headers = ["behaviour", "multiplier", "items", "errors", "score"]
+    return joined((element(heading, "Judge"), _sentences(judge_findings(evaluation)), plot_grid(plots),
+                   listing(headers, rows, ["behaviour"], "scores")))
+
+
+def _transfer(transfer: Transfer) -> Markup:
+    title = "Transfer" if transfer.is_of_one_vector else "Side by side"
+    plots = known_figures(
+        (figures.transfer_figure(transfer.all_rows("steerability")), "Steerability by model",
+         "Steerability of the vector and of the controls on each model, with 95 % intervals over pairs."),
+        (figures.named_curves_figure(transfer.vector_rows("curve"), "propensity", "propensity (nats)"),
+         "Propensity by model", "Propensity curve of the vector on each model. Models differ in what they prefer by "
+         "themselves, at 0; transfer is in the slopes."),
+        (figures.named_curves_figure(transfer.vector_rows("curve"), "accuracy", "held-out accuracy"),
+         "Accuracy by model", "Held-out accuracy of the vector on each model."))
+    most, count = len(figures.CATEGORIES), len(transfer.labels)
+    note = f"The curves are of the first {most} of {count} models."
+    cut = [element("p", note, class_="note")] if count > most else []
+    return joined((element("h2", title), _warnings(transfer_warnings(transfer)),
+                   _sentences(transfer_findings(transfer)), plot_grid(plots), *cut,
+                   _steerability_table(transfer.all_rows("steerability"))))
+
+
+def _limits(evaluations: Sequence[Evaluation]) -> Markup:
+    return joined((element("h2", "What this does not show"), _sentences(limits(evaluations))))
+
+
+def _settings(evaluations: Sequence[Evaluation]) -> Markup:
+    parts = [element("h2", "Settings")]
+    for label, evaluation in zip(labels(evaluations), evaluations, strict=True):
+        if len(evaluations) > 1:
+            parts.append(element("h3", label))
+        parts.append(setting_list({**_origin(evaluation), **{name: plain(value) for name, value in
+                                                             evaluation.settings.items() if name != "vectors"}}))
+    return joined(parts)
+
+
+def _origin(evaluation: Evaluation) -> dict[str, object]:
+    """What made the file, and which vectors it used."""
+    shown = [name for name in evaluation.attributes if name not in ("config", "schema_version", "kind")]
+    return {"vectors": vector_words(evaluation), **{name: evaluation.attributes[name] for name in shown}}

@@ -1,0 +1,238 @@
+"""What the held-out pairs show, in plain sentences: the curve, steerability, and both beside the controls."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy
+import pandas
+
+from .evaluation import CAA, CONTROLS, RANDOM, VECTOR, Evaluation, direction_name, of_direction
+from .intervals import UNKNOWN, Interval, bootstrap_interval
+from .wording import NO_BREAK, at_multiplier, counted, joined, multiplier, number, percent, signed, span
+
+# A control's norm may differ from the vector's by this share: both are rounded to fp32.
+NORM_TOLERANCE = 0.01
+# Means of log-probabilities in fp32 that differ by less are equal, in nats.
+RESOLUTION = 1e-6
+# From this share of anti-steerable pairs on a mean slope says little of a single prompt.
+MANY_AGAINST = 0.25
+# Mean rank correlations from which single pairs follow the multiplier closely, or at least on the whole.
+CLOSE, LOOSE = 0.8, 0.4
+MISSING_CONTROL = {
+    CAA: "There is no mean difference (CAA) beside the vector: nothing here shows that training it was worth more than "
+         "one pass over the pairs. `bipo-dist extract --method caa` makes one, and evaluate --caa measures it.",
+    RANDOM: "There is no random direction beside the vector: nothing here shows that the direction matters, rather "
+            "than that any vector of this norm moves the model. evaluate --random-control on measures one."}
+
+
+def control_warnings(evaluation: Evaluation) -> list[str]:
+    """What the report must say aloud: controls that are missing, incomplete or of another norm."""
+    warnings = []
+    for control in CONTROLS:
+        if not _has(evaluation, control):
+            warnings.append(MISSING_CONTROL[control])
+            continue
+        warnings += _coverage_warnings(evaluation, control) + _norm_warnings(evaluation, control)
+    return warnings
+
+
+def _has(evaluation: Evaluation, direction: str) -> bool:
+    """Whether the direction was measured on held-out pairs; without any pairs, on anything else."""
+    held_out = [evaluation.curve, evaluation.steerability]
+    tables = held_out if any(len(table) for table in held_out) else [evaluation.choices, evaluation.costs]
+    return all((table["direction"] == direction).any() for table in tables if len(table)) and any(map(len, tables))
+
+
+def _coverage_warnings(evaluation: Evaluation, control: str) -> list[str]:
+    measured = {name: set(of_direction(evaluation.curve, name)["multiplier"]) for name in (VECTOR, control)}
+    # Multiplier 0 is the same model for every direction.
+    left_out = sorted(measured[VECTOR] - measured[control] - {0})
+    if not left_out:
+        return []
+    return [f"The {direction_name(control)} was not measured at {joined([multiplier(value) for value in left_out])}, "
+            "where the vector was."]
+
+
+def _norm_warnings(evaluation: Evaluation, control: str) -> list[str]:
+    own, other = (_first(of_direction(evaluation.steerability, name), "norm") for name in (VECTOR, control))
+    if not (own > 0 and math.isfinite(other)) or abs(other / own - 1) <= NORM_TOLERANCE:
+        return []
+    return [f"The {direction_name(control)} has norm {number(other)}, the vector {number(own)}: at the same multiplier "
+            "they do not steer equally hard, so the comparison is not a fair one."]
+
+
+def _first(rows: pandas.DataFrame, name: str) -> float:
+    return float(rows[name].iloc[0]) if len(rows) else math.nan
+
+
+def curve_findings(evaluation: Evaluation) -> list[str]:
+    """The sentences on the propensity curve."""
+    curve = of_direction(evaluation.curve, VECTOR)
+    if curve.empty:
+        return ["No held-out pairs were evaluated with the vector, so there is no propensity curve."]
+    if len(curve) == 1:
+        return [f"Only multiplier {multiplier(curve['multiplier'].iloc[0])} was evaluated: one point is no curve."]
+    return [_course(curve), _ends(curve), *_accuracy(curve), *_controls_course(evaluation, curve)]
+
+
+def _course(curve: pandas.DataFrame) -> str:
+    first, last = curve.iloc[0], curve.iloc[-1]
+    where = f"from multiplier {multiplier(first['multiplier'])} to {multiplier(last['multiplier'])}"
+    values = f"from {signed(first['propensity'])} to {signed(last['propensity'])} nats"
+    steps = numpy.diff(curve["propensity"])
+    if (steps > RESOLUTION).all():
+        return f"The propensity curve of the vector rises monotonically {where}: {values}."
+    if (steps < -RESOLUTION).all():
+        return (f"The propensity curve of the vector falls monotonically {where}: {values}. A larger multiplier makes "
+                "the matching answer less likely: the vector, or its sign, is the wrong way round.")
+    turns = joined(_turns(curve))
+    if last["propensity"] - first["propensity"] > RESOLUTION:
+        return f"The propensity curve of the vector rises {where}, {values}, but not monotonically: it falls {turns}."
+    return f"The propensity curve of the vector does not rise {where} ({values}): it falls {turns}."
+
+
+def _turns(curve: pandas.DataFrame) -> list[str]:
+    """The steps at which the curve does not rise, each with how sure that is."""
+    turns = []
+    for (_, before), (_, after) in itertools.pairwise(curve.iterrows()):
+        fall = before["propensity"] - after["propensity"]
+        if fall >= -RESOLUTION:
+            within = before["propensity_low"] <= after["propensity_high"]
+            doubt = ", which its intervals leave open" if within else ""
+            turns.append(f"from {multiplier(before['multiplier'])} to {multiplier(after['multiplier'])} by "
+                         f"{number(abs(float(fall)))} nats{doubt}")
+    return turns
+
+
+def _ends(curve: pandas.DataFrame) -> str:
+    if _ends_differ(curve):
+        return (f"The 95{NO_BREAK}% intervals at its two ends do not overlap, so that the vector has an effect on "
+                "pairs like these is well supported.")
+    return f"The 95{NO_BREAK}% intervals at its two ends overlap or are not known: other pairs might show no effect."
+
+
+def _ends_differ(curve: pandas.DataFrame) -> bool:
+    """Whether the intervals at the first and the last multiplier are known and do not overlap."""
+    first, last = curve.iloc[0], curve.iloc[-1]
+    low, high = (first, last) if last["propensity"] >= first["propensity"] else (last, first)
+    return bool(high["propensity_low"] > low["propensity_high"])
+
+
+def _accuracy(curve: pandas.DataFrame) -> list[str]:
+    if curve["accuracy"].isna().any():
+        return []
+    shown = curve[(curve["multiplier"] == 0) | curve["multiplier"].isin(curve["multiplier"].iloc[[0, -1]])]
+    parts = [f"{percent(row['accuracy'])} {at_multiplier(row['multiplier'])}" for _, row in shown.iterrows()]
+    pairs = int(curve["pairs"].max())
+    return [f"The matching answer is the likelier one in {joined(parts)} of {counted(pairs, 'held-out pair')}."]
+
+
+def _controls_course(evaluation: Evaluation, curve: pandas.DataFrame) -> list[str]:
+    own, parts = _reach(curve, curve), []
+    for control in CONTROLS:
+        moved = _reach(of_direction(evaluation.curve, control), curve)
+        if math.isfinite(moved):
+            share = f" ({percent(moved / own, 0)} of that)" if _ends_differ(curve) else ""
+            parts.append(f"the {direction_name(control)} {signed(moved)} nats{share}")
+    text = f"Over these multipliers the vector moves propensity by {signed(own)} nats, {joined(parts)}."
+    return [text] if parts else []
+
+
+def _reach(rows: pandas.DataFrame, curve: pandas.DataFrame) -> float:
+    """Propensity at the last multiplier of `curve` less that at its first, along `rows`."""
+    by_multiplier = rows.set_index("multiplier")["propensity"]
+    ends = curve["multiplier"].iloc[[0, -1]]
+    return float(by_multiplier[ends.iloc[1]] - by_multiplier[ends.iloc[0]]) if ends.isin(by_multiplier.index).all() \
+        else math.nan
+
+
+def steerability_findings(evaluation: Evaluation) -> list[str]:
+    """The sentences on steerability, the controls' beside the vector's."""
+    rows = of_direction(evaluation.steerability, VECTOR)
+    if rows.empty or math.isnan(rows["steerability"].iloc[0]):
+        return ["Steerability was not measured: it needs held-out pairs at two multipliers or more."]
+    own = rows.iloc[0]
+    others = [(control, of_direction(evaluation.steerability, control)) for control in CONTROLS]
+    compared = [sentence for control, rows in others if len(rows)
+                for sentence in _comparison(evaluation, own, control, rows.iloc[0])]
+    return [_size(own), *compared, _spread(own), *_order(own)]
+
+
+def _size(own: pandas.Series) -> str:
+    text = (f"Steerability, the mean slope of {counted(int(own['pairs']), 'pair')}, is {signed(own['steerability'])} "
+            f"nats per unit of the multiplier ({interval_words(own, 'steerability')})")
+    if own["steerability_low"] > 0:
+        return f"{text}: the vector steers."
+    if own["steerability_high"] < 0:
+        return f"{text}: the vector steers the wrong way."
+    return f"{text}: that cannot be told from 0, so no effect of the vector is shown."
+
+
+def interval_words(row: pandas.Series, name: str) -> str:
+    """The interval of a column: "95 % interval 0.41 to 0.52"."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return "no interval" if math.isnan(low) or math.isnan(high) else f"95{NO_BREAK}% interval {span(low, high)}"
+
+
+def _comparison(evaluation: Evaluation, own: pandas.Series, control: str, other: pandas.Series) -> list[str]:
+    if math.isnan(other["steerability"]):
+        return []
+    return [_ratio(own, control, other) + _paired_verdict(evaluation, own, control, other)]
+
+
+def _ratio(own: pandas.Series, control: str, other: pandas.Series) -> str:
+    name, size = direction_name(control), f"{signed(other['steerability'])}, {interval_words(other, 'steerability')}"
+    if not other["steerability_low"] > 0:
+        about = "steers the wrong way" if other["steerability_high"] < 0 else \
+            "has a steerability that cannot be told from 0"
+        return f"The {name} {about} ({size})"
+    if own["steerability"] <= 0:
+        return f"The {name} steers, the vector does not ({size})"
+    ratio = number(own["steerability"] / other["steerability"])
+    return f"The vector's steerability is {ratio} times that of the {name} ({size})"
+
+
+def _paired_verdict(evaluation: Evaluation, own: pandas.Series, control: str, other: pandas.Series) -> str:
+    difference, interval = slope_difference(evaluation, control)
+    if math.isnan(interval.low):
+        overlap = own["steerability_low"] <= other["steerability_high"] and \
+            other["steerability_low"] <= own["steerability_high"]
+        return "; their intervals overlap, which leaves the order open." if overlap else "."
+    compared = f"{number(abs(difference))} {'larger' if difference >= 0 else 'smaller'}"
+    text = f"; pair by pair the vector's slope is {compared} (difference {span(*interval)})"
+    if interval.low > 0:
+        return f"{text}, so the vector's lead is well supported."
+    if interval.high < 0:
+        return f"{text}: the vector is the worse of the two."
+    return f"{text}, which leaves open which of the two steers better."
+
+
+def slope_difference(evaluation: Evaluation, control: str) -> tuple[float, Interval]:
+    """Mean over pairs of the vector's slope less the control's, with its bootstrap interval over pairs."""
+    slopes = evaluation.slopes
+    own, other = (of_direction(slopes, name).set_index("pair")["slope"] for name in (VECTOR, control))
+    differences = (own - other).dropna().to_numpy()
+    if len(differences) < 2:
+        return math.nan, UNKNOWN
+    return float(differences.mean()), bootstrap_interval(differences, resamples=2000)
+
+
+def _spread(own: pandas.Series) -> str:
+    share, low, high = (own[f"anti_steerable{end}"] for end in ("", "_low", "_high"))
+    bounds = "" if math.isnan(low) else f" ({percent(low, 0)} to {percent(high, 0)})"
+    text = (f"The slopes of single pairs have a standard deviation of {number(own['steerability_sd'])}, and "
+            f"{percent(share, 0)} of the pairs{bounds} are anti-steerable: they move against the multiplier")
+    if share >= MANY_AGAINST:
+        return f"{text}. That is so many that the mean says little of a single prompt."
+    return f"{text}."
+
+
+def _order(own: pandas.Series) -> list[str]:
+    value = own["spearman"]
+    if math.isnan(value):
+        return []
+    how = "closely" if value >= CLOSE else "on the whole" if value >= LOOSE else "hardly, if at all"
+    return [f"Single pairs follow the order of the multipliers {how}: the mean rank correlation is {signed(value)} "
+            f"({interval_words(own, 'spearman')})."]

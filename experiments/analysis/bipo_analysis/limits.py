@@ -1,0 +1,58 @@
+"""What an evaluation cannot tell, for readers who might take it to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .evaluation import VECTOR, Evaluation, labels, of_direction
+from .measure_findings import COST_NAMES, measures_in
+from .wording import NO_BREAK, counted, joined
+
+# Below this the intervals of shares are wider than most effects.
+FEW_PAIRS = 100
+# What an empty table means.
+NOT_MEASURED = {"curve": "held-out pairs", "choices": "choices (A/B, multiple choice, MMLU)",
+                "costs": "costs (perplexity, KL, repetition, refusals)", "grid": "two vectors together",
+                "judge": "a judge's scores"}
+
+
+def limits(evaluations: Sequence[Evaluation]) -> list[str]:
+    """The sentences; those that hold for any evaluation first."""
+    sentences = [
+        f"Intervals are 95{NO_BREAK}% bootstrap intervals over the items of this evaluation: they tell how other items "
+        "like these might come out, not how a vector of another training run would. None is corrected for the "
+        "number of comparisons: of twenty that show nothing, one looks like a finding.",
+        "The random direction is a single draw; another may do a little more or less.",
+        "Propensity and accuracy rate answers that were given. What the model writes by itself is in the generations, "
+        "and multiple choice hides damage to free text.",
+        "A slope takes the curve for a straight line; where the curve bends, see the points."]
+    if any(len(evaluation.judge) for evaluation in evaluations):
+        sentences.append("The judge is a language model: its scores are not people's.")
+    named = list(zip(labels(evaluations), evaluations, strict=True))
+    for label, evaluation in named:
+        where = f"{label}: " if len(named) > 1 else ""
+        sentences += [f"{where}{sentence}" for sentence in _own_limits(evaluation)]
+    return sentences
+
+
+def _own_limits(evaluation: Evaluation) -> list[str]:
+    sentences = []
+    curve = of_direction(evaluation.curve, VECTOR)
+    pairs = int(curve["pairs"].max()) if len(curve) else 0
+    if 0 < pairs < FEW_PAIRS:
+        sentences.append(f"{counted(pairs, 'held-out pair')} are few: small effects do not show.")
+    if alone := _without_controls(evaluation):
+        sentences.append(f"Measured without controls: {joined(alone)}.")
+    absent = [what for table, what in NOT_MEASURED.items() if evaluation.tables[table].empty]
+    if absent:
+        sentences.append(f"Not measured: {joined(absent)}.")
+    return sentences
+
+
+def _without_controls(evaluation: Evaluation) -> list[str]:
+    """What was measured for the vector only."""
+    costs = evaluation.costs
+    alone = [COST_NAMES.get(measure, measure) for measure in measures_in(costs)
+             if set(costs[costs["measure"] == measure]["direction"]) == {VECTOR}]
+    named = [name if name.startswith("KL") else f"{name[0].lower()}{name[1:]}" for name in alone]
+    return named + [NOT_MEASURED[table] for table in ("grid", "judge") if len(evaluation.tables[table])]

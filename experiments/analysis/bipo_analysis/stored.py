@@ -1,0 +1,40 @@
+"""What HDF5 files hold, as plain values of Python and tables of pandas."""
+
+from __future__ import annotations
+
+import h5py
+import numpy
+import pandas
+
+from .errors import AnalysisError
+
+
+def require_schema(found: object, known: int) -> None:
+    """Raises AnalysisError unless `found` is a schema_version from 1 to `known`."""
+    if not isinstance(found, int) or found < 1:
+        raise AnalysisError("it has no schema_version, so bipo-dist did not write it; name one of its files")
+    if found > known:
+        raise AnalysisError(f"its schema_version is {found}, and this package reads up to {known}; "
+                            "use the bipo_analysis of the version that wrote it")
+
+
+def plain_value(value: object) -> object:
+    """A scalar of h5py as the Python type that it stands for."""
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.item() if isinstance(value, numpy.generic) else value
+
+
+def read_table(dataset: h5py.Dataset) -> pandas.DataFrame:
+    """A 1-D compound dataset, its UTF-8 texts as str.  Raises ValueError for another kind of dataset."""
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.names is None or dataset.ndim != 1:
+        raise ValueError(f"{dataset.name} is not a table")
+    rows = dataset[:]
+    return pandas.DataFrame({name: _column(rows[name]) for name in rows.dtype.names})
+
+
+def _column(values: numpy.ndarray) -> numpy.ndarray:
+    if values.dtype.kind not in "SO":
+        return values
+    texts = [value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in values.tolist()]
+    return numpy.array(texts, dtype=object)

@@ -1,0 +1,65 @@
+"""The vectors that an evaluation used, as its settings name them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from .evaluation import Evaluation, last_part
+from .wording import joined, number, plain
+
+
+@dataclass(frozen=True)
+class VectorInUse:
+    """One `--vector`: its file, the layer that it steers, its weight and norm, and the model that it was trained on.
+
+    What the file does not tell is empty, None or NaN.
+    """
+
+    file: str
+    layer: int | None
+    weight: float
+    norm: float
+    trained_on: str
+    fingerprint: str  # of that model
+
+    @property
+    def words(self) -> str:
+        """"warmth.h5 (layer 15, norm 3.20, trained on smollm2)"."""
+        layer = "" if self.layer is None else f"layer {self.layer}"
+        weight = f"weight {plain(self.weight)}" if self.weight != 1 else ""
+        norm = "" if math.isnan(self.norm) else f"norm {number(self.norm)}"
+        trained_on = f"trained on {self.trained_on}" if self.trained_on else ""
+        known = [part for part in (layer, weight, norm, trained_on) if part]
+        return f"{self.file} ({', '.join(known)})" if known else self.file
+
+
+def vectors_in_use(evaluation: Evaluation) -> list[VectorInUse]:
+    """The vectors in the order of the command line; none where the settings name none."""
+    listed = evaluation.settings.get("vectors")
+    return [_vector(entry) for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+
+
+def vector_words(evaluation: Evaluation) -> str:
+    """All vectors as one phrase."""
+    return joined([used.words for used in vectors_in_use(evaluation)]) or "a vector that the file does not name"
+
+
+def is_own_model(evaluation: Evaluation) -> bool:
+    """Whether all vectors were trained on the evaluated model: by its fingerprint, or by name where there is none."""
+    used = vectors_in_use(evaluation)
+    prints = {vector.fingerprint for vector in used}
+    if prints and "" not in prints and "model_fingerprint" in evaluation.settings:
+        return prints == {evaluation.settings["model_fingerprint"]}
+    return {vector.trained_on for vector in used} == {evaluation.model}
+
+
+def _vector(entry: dict[str, object]) -> VectorInUse:
+    layer = entry.get("layer")
+    return VectorInUse(last_part(entry.get("file")), layer if isinstance(layer, int) else None,
+                       _figure(entry.get("weight"), 1.0), _figure(entry.get("norm"), math.nan),
+                       last_part(entry.get("model")), str(entry.get("model_fingerprint") or ""))
+
+
+def _figure(value: object, otherwise: float) -> float:
+    return float(value) if isinstance(value, (int, float)) else otherwise

@@ -1,0 +1,201 @@
+"""The report on evaluations as text: self-contained, escaped, whole for degenerate files; and the command line."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import math
+from pathlib import Path
+from xml.etree import ElementTree
+
+import h5py
+import pandas
+import pytest
+from page_reader import Reader, run_command
+from synthetic_evaluation import SyntheticEvaluation
+
+from bipo_analysis import evaluation_report_html, load_evaluation, write_evaluation_report
+from bipo_analysis.evaluation import COLUMNS
+
+PARTS = ["Propensity curve", "Steerability", "Choices", "Effect against cost", "What steering costs", "Synergy",
+         "Judge"]
+NO_TABLES = frozenset(COLUMNS)
+HELD_OUT_ONLY = NO_TABLES - {"curve", "steerability", "samples"}
+
+
+def read(folder: Path, *evaluations: SyntheticEvaluation) -> Reader:
+    paths = [evaluation.write(folder / f"eval{index}.h5") for index, evaluation in enumerate(evaluations)]
+    return Reader(evaluation_report_html([load_evaluation(path) for path in paths]))
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Reader:
+    return read(tmp_path_factory.mktemp("page"), SyntheticEvaluation())
+
+
+def test_page_needs_nothing_but_itself(page):
+    addresses = [value or "" for _, attributes in page.tags for name, value in attributes.items()
+                 if name in ("src", "href", "srcset", "data", "action")]
+    assert addresses and all(address.startswith("data:image/svg+xml;base64,") for address in addresses)
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "embed"}
+
+
+def test_every_part_has_plots_and_a_table(page):
+    assert page.headings == [*PARTS, "What this does not show", "Settings"]
+    # 4 curves, slopes, 2 of each of 3 sets of choices, 2 effects x 3 prices, 6 costs, 2 heat maps, 1 of the judge.
+    images = page.images()
+    assert len(images) == 4 + 1 + 6 + 6 + 6 + 2 + 1
+    for image in images:
+        drawing = ElementTree.fromstring(base64.b64decode(image.partition(",")[2]))
+        assert drawing.tag.endswith("svg")
+    # Costs have two tables.
+    assert sum(tag == "table" for tag, _ in page.tags) == len(PARTS) + 1
+    assert not any(attributes.get("class") == "warning" for _, attributes in page.tags)
+
+
+def test_numbers_of_the_tables_are_those_of_the_file(page):
+    text = page.text
+    assert "warmth.h5 (layer 15, norm 3.20, trained on smollm2)" in text
+    # Steerability with its interval, a KL, a log-probability, a judge's score.
+    deviation = 0.8 * math.sqrt(sum((2 * i / 59 - 1)**2 for i in range(60)) / 60)
+    half = 2 * deviation / math.sqrt(60)
+    assert f"+1.20 +{1.2 - half:.2f} to +{1.2 + half:.2f}" in text
+    assert "0.240 0.228 to 0.252" in text and "3.70 3.50 to 3.90" in text
+
+
+def test_missing_control_is_loud(tmp_path):
+    page = read(tmp_path, SyntheticEvaluation(slopes={"vector": 1.2, "random": 0.05}))
+    assert sum(attributes.get("class") == "warning" for _, attributes in page.tags) == 1
+    assert "There is no mean difference (CAA) beside the vector" in page.text
+
+
+def test_text_of_the_file_is_escaped(tmp_path):
+    hostile = '<script>alert("1")</script>&amp;'
+    path = SyntheticEvaluation(model=hostile, vector_file=hostile).write(tmp_path / "eval.h5")
+    with h5py.File(path, "r+") as file:
+        rows = file["judge"][:]
+        kinds = [(name, "S40") if name == "behaviour" else (name, rows.dtype[name]) for name in rows.dtype.names]
+        del file["judge"]
+        rows = rows.astype(kinds)
+        rows["behaviour"] = hostile.encode()
+        file["judge"] = rows
+    page = Reader(evaluation_report_html([load_evaluation(path)]))
+    assert page.text.count(hostile) >= 3 and not any(tag == "script" for tag, _ in page.tags)
+
+
+def test_several_models_stand_side_by_side(tmp_path):
+    page = read(tmp_path, SyntheticEvaluation(), SyntheticEvaluation(model="sister", slopes={"vector": 0.6}),
+                SyntheticEvaluation(adapter="lora", absent=HELD_OUT_ONLY))
+    assert page.headings == ["Transfer", "smollm2", *PARTS, "sister", *PARTS, "smollm2 + lora", *PARTS[:2],
+                             "What this does not show", "Settings", "smollm2", "sister", "smollm2 + lora"]
+    text = page.text
+    assert "Steering on 3 models" in text and "of the 1.20 on smollm2: the vector steers there, too" in text
+    assert "sister: There is no mean difference (CAA)" in text
+    # The two missing controls stand at the top and with their model.
+    assert sum(attributes.get("class") == "warning" for _, attributes in page.tags) == 4
+
+
+def test_different_vectors_are_no_transfer(tmp_path):
+    page = read(tmp_path, SyntheticEvaluation(absent=HELD_OUT_ONLY),
+                SyntheticEvaluation(vector_file="cold.h5", absent=HELD_OUT_ONLY))
+    assert page.headings[0] == "Side by side" and "evaluate different vectors" in page.text
+
+
+DEGENERATE = {
+    "nothing measured": SyntheticEvaluation(absent=NO_TABLES),
+    "held-out pairs only": SyntheticEvaluation(absent=HELD_OUT_ONLY),
+    "choices only": SyntheticEvaluation(absent=NO_TABLES - {"choices"}),
+    "costs only": SyntheticEvaluation(absent=NO_TABLES - {"costs"}),
+    "grid only": SyntheticEvaluation(absent=NO_TABLES - {"grid"}),
+    "judge only": SyntheticEvaluation(absent=NO_TABLES - {"judge", "judge_scores"}),
+    "no controls": SyntheticEvaluation(slopes={"vector": 1.0}),
+    "controls only": SyntheticEvaluation(slopes={"caa": 1.0, "random": 0.0}),
+    "another direction": SyntheticEvaluation(slopes={"vector": 1.0, "pca": 0.5}, damages={"pca": 0.1}),
+    "one multiplier": SyntheticEvaluation(multipliers=(1.0,)),
+    "unsteered only": SyntheticEvaluation(multipliers=(0.0,)),
+    "no zero": SyntheticEvaluation(multipliers=(-1.0, 1.0)),
+    "many multipliers": SyntheticEvaluation(multipliers=tuple(value / 4 for value in range(-20, 21))),
+    "one pair": SyntheticEvaluation(pairs=1),
+    "no spread": SyntheticEvaluation(spread=0.0, slopes={"vector": 0.0, "caa": 0.0, "random": 0.0}),
+}
+
+
+@pytest.mark.parametrize("name", DEGENERATE)
+def test_degenerate_files_have_a_page(tmp_path, name):
+    own = read(tmp_path, DEGENERATE[name])
+    assert "nan" not in own.text.lower().split() and "What this does not show" in own.text
+
+
+@pytest.mark.parametrize("name", [*DEGENERATE])
+def test_degenerate_files_stand_beside_others(tmp_path, name):
+    changed = dataclasses.replace(DEGENERATE[name], absent=DEGENERATE[name].absent | HELD_OUT_ONLY)
+    page = read(tmp_path, SyntheticEvaluation(absent=NO_TABLES - {"steerability"}), changed)
+    assert "nan" not in page.text.lower().split()
+
+
+def test_unknown_values_have_a_page(tmp_path):
+    """NaN in every column of floats, as where an interval or a mean could not be had; perplexities out of range."""
+    path = SyntheticEvaluation().write(tmp_path / "eval.h5")
+    for value in (math.nan, math.inf):
+        with h5py.File(path, "r+") as file:
+            for table in COLUMNS:
+                rows = file[table][:]
+                for name in rows.dtype.names:
+                    if rows.dtype[name].kind == "f" and not name.startswith("multiplier"):
+                        rows[name] = value
+                file[table][:] = rows
+        if math.isnan(value):
+            assert "nan" not in Reader(evaluation_report_html([load_evaluation(path)])).text.lower().split()
+        else:
+            assert Reader(evaluation_report_html([load_evaluation(path)])).text
+
+
+def test_settings_without_vectors_have_a_page(tmp_path):
+    path = SyntheticEvaluation().write(tmp_path / "eval.h5")
+    with h5py.File(path, "r+") as file:
+        file.attrs["config"] = "{}"
+    assert "a vector that the file does not name" in Reader(evaluation_report_html([load_evaluation(path)])).text
+
+
+def test_more_models_than_colours(tmp_path):
+    models = [SyntheticEvaluation(model=f"model{index}", absent=NO_TABLES - {"curve", "steerability"})
+              for index in range(9)]
+    assert "first 7 of 9 models" in read(tmp_path, *models).text
+
+
+def test_report_replaces_a_file_whole(tmp_path):
+    out = tmp_path / "report.html"
+    out.write_text("old")
+    write_evaluation_report([load_evaluation(SyntheticEvaluation().write(tmp_path / "eval.h5"))], out)
+    assert out.read_text().startswith("<!DOCTYPE html>") and out.read_text().endswith("</html>\n")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["eval.h5", "report.html"]
+
+
+def test_command_evaluation(tmp_path):
+    own = SyntheticEvaluation().write(tmp_path / "own.h5")
+    sister = SyntheticEvaluation(model="sister", slopes={"vector": 0.6, "caa": 0.3}).write(tmp_path / "sister.h5")
+    finished = run_command("evaluation", own, sister, "--out", tmp_path / "page.html", "--csv", tmp_path / "tables")
+    assert finished.returncode == 0
+    assert finished.stdout == f"{tmp_path}/page.html: 2 evaluations, 1 warning\n"
+    assert "warning: sister: There is no random direction" in finished.stderr
+    assert Reader((tmp_path / "page.html").read_text()).text
+    assert sorted(entry.name for entry in (tmp_path / "tables").iterdir()) == sorted(f"{name}.csv" for name in COLUMNS)
+    table = pandas.read_csv(tmp_path / "tables" / "steerability.csv")
+    assert list(table["evaluation"] + " " + table["direction"]) == [
+        "smollm2 vector", "smollm2 caa", "smollm2 random", "sister vector", "sister caa"]
+    assert list(table["steerability"]) == pytest.approx([1.2, 0.6, 0.05, 0.6, 0.3])
+
+
+def test_command_names_bad_input(tmp_path):
+    good = SyntheticEvaluation().write(tmp_path / "eval.h5")
+    finished = run_command("evaluation", good, tmp_path / "nothing.h5", "--out", tmp_path / "page.html")
+    assert finished.returncode == 2 and "nothing.h5: no such file" in finished.stderr
+    assert "Traceback" not in finished.stderr and not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("option", ["--out", "--csv"])
+def test_command_that_cannot_write(tmp_path, option):
+    good = SyntheticEvaluation().write(tmp_path / "eval.h5")
+    (tmp_path / "file").write_text("")
+    finished = run_command("evaluation", good, "--out", tmp_path / "page.html", option, tmp_path / "file" / "x")
+    assert finished.returncode == 1 and "cannot write" in finished.stderr and "Traceback" not in finished.stderr
