@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string_view>
+#include <system_error>
 
 #include "collectives/errors.hpp"
 #include "experiments/run_file.hpp"
@@ -31,11 +33,31 @@ const SavedVector& choose(const std::vector<SavedVector>& saved, std::optional<s
   return *found;
 }
 
+// A vector's file of another program is a likely mistake.
+RunRecord read_run(const std::filesystem::path& path) {
+  constexpr std::string_view kOtherFormats[] = {".pt", ".pth", ".safetensors", ".gguf"};
+  try {
+    return read_run_file(path);
+  } catch (const UserError&) {
+    const std::string extension = path.extension().string();
+    std::error_code ignored;
+    if (std::find(std::begin(kOtherFormats), std::end(kOtherFormats), extension) ==
+            std::end(kOtherFormats) ||
+        !std::filesystem::is_regular_file(path, ignored)) {
+      throw;
+    }
+    throw UserError(
+        fmt::format("{}: is no run file, and vectors are read from run files only; `bipo-dist "
+                    "import {} --layer L --out run.h5` makes one of a vector in another format",
+                    path.string(), path.string()));
+  }
+}
+
 }  // namespace
 
 StoredVector read_stored_vector(const std::filesystem::path& run_file,
                                 std::optional<std::int64_t> epoch) {
-  RunRecord run = read_run_file(run_file);
+  const RunRecord run = read_run(run_file);
   const SavedVector& chosen = choose(run.vectors, epoch, run_file.string());
   if (!std::all_of(chosen.value.begin(), chosen.value.end(),
                    [](float value) { return std::isfinite(value); })) {

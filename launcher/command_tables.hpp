@@ -14,5 +14,7 @@ CommandTable collect_table(CollectOptions& options);
 CommandTable bench_table(BenchOptions& options);
 CommandTable plan_table(PlanOptions& options);
 CommandTable generate_table(GenerateOptions& options);
+CommandTable export_table(ExportOptions& options);
+CommandTable import_table(ImportOptions& options);
 
 }  // namespace bipo

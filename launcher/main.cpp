@@ -12,6 +12,8 @@
 #include "launcher/bench_command.hpp"
 #include "launcher/collect_command.hpp"
 #include "launcher/generate_command.hpp"
+#include "launcher/export_command.hpp"
+#include "launcher/import_command.hpp"
 #include "launcher/inspect_command.hpp"
 #include "launcher/options.hpp"
 #include "launcher/plan_command.hpp"
@@ -38,6 +40,12 @@ std::optional<int> run_locally(const Command& command) {
   }
   if (const auto* collect = std::get_if<CollectOptions>(&command)) {
     return run_collect_command(*collect);
+  }
+  if (const auto* exporting = std::get_if<ExportOptions>(&command)) {
+    return run_export_command(*exporting);
+  }
+  if (const auto* importing = std::get_if<ImportOptions>(&command)) {
+    return run_import_command(*importing);
   }
   if (const auto* plan = std::get_if<PlanOptions>(&command)) {
     return run_plan_command(*plan);

@@ -53,6 +53,10 @@ Setter integer(std::int64_t& target, std::int64_t minimum) {
   return [&target, minimum](const std::string& text) { target = parse_integer(text, minimum); };
 }
 
+Setter integer(std::optional<std::int64_t>& target, std::int64_t minimum) {
+  return [&target, minimum](const std::string& text) { target = parse_integer(text, minimum); };
+}
+
 Setter automatic_or_positive(std::optional<std::int64_t>& target) {
   return automatic_or(target, [](const std::string& text) { return parse_integer(text, 1); });
 }

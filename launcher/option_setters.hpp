@@ -19,6 +19,7 @@ Setter path(std::filesystem::path& target);
 Setter any_text(std::string& target);
 Setter some_text(std::string& target);
 Setter integer(std::int64_t& target, std::int64_t minimum);
+Setter integer(std::optional<std::int64_t>& target, std::int64_t minimum);
 Setter automatic_or_positive(std::optional<std::int64_t>& target);
 Setter unsigned_integer(std::uint64_t& target);
 Setter real(double& target, RealRange range);

@@ -38,6 +38,8 @@ const char* const kHelp =
     "  collect    merge the run files of a sweep into one\n"
     "  generate   text under vectors, at several multipliers at once\n"
     "  inspect    print what a run file holds\n"
+    "  export     write a vector in the format of another program\n"
+    "  import     make a run file of a vector in another format\n"
     "  bench      measure the speed of training on this machine\n"
     "  plan       memory, time and the best topology of a run, before it is made\n"
     "\n"
@@ -363,19 +365,42 @@ Command parse_with(CommandTable (*make_table)(Options&), const std::vector<std::
   return options;
 }
 
-// The one word that belongs to no option comes first: DIR.
-Command parse_collect(const std::vector<std::string>& words) {
-  CollectOptions options;
+// Of a command whose one word that belongs to no option comes first: a file or directory, which
+// becomes `member`; `rule` is the error where it is missing.
+template <typename Options>
+Command parse_after_path(std::filesystem::path Options::*member,
+                         CommandTable (*make_table)(Options&),
+                         const std::vector<std::string>& words, const char* rule) {
+  Options options;
+  const CommandTable table = make_table(options);
   if (asks_for_help(words)) {
-    return PrintAndExit{help_text(collect_table(options))};
+    return PrintAndExit{help_text(table)};
   }
   if (words.empty() || words.front().empty() || is_long_option(words.front())) {
-    throw UserError(
-        "collect takes the directory of a sweep first; `bipo-dist collect DIR --out sweep.h5`");
+    throw UserError(rule);
   }
-  options.directory = words.front();
-  read_options(collect_table(options), {words.begin() + 1, words.end()});
+  options.*member = words.front();
+  read_options(table, {words.begin() + 1, words.end()});
   return options;
+}
+
+Command parse_collect(const std::vector<std::string>& words) {
+  return parse_after_path(
+      &CollectOptions::directory, collect_table, words,
+      "collect takes the directory of a sweep first; `bipo-dist collect DIR --out sweep.h5`");
+}
+
+Command parse_export(const std::vector<std::string>& words) {
+  return parse_after_path(
+      &ExportOptions::run_file, export_table, words,
+      "export takes a run file first; `bipo-dist export run.h5 --format pt --out vector.pt`");
+}
+
+Command parse_import(const std::vector<std::string>& words) {
+  return parse_after_path(
+      &ImportOptions::file, import_table, words,
+      "import takes the file of a vector first; `bipo-dist import vector.pt --layer 15 --out "
+      "run.h5`");
 }
 
 Command parse_inspect(const std::vector<std::string>& words) {
@@ -423,6 +448,12 @@ Command parse_command_line(const std::vector<std::string>& arguments) {
   if (command == "generate") {
     return parse_with(generate_table, rest);
   }
+  if (command == "export") {
+    return parse_export(rest);
+  }
+  if (command == "import") {
+    return parse_import(rest);
+  }
   if (command == "inspect") {
     return parse_inspect(rest);
   }
@@ -432,9 +463,9 @@ Command parse_command_line(const std::vector<std::string>& arguments) {
   if (command == "--version") {
     return PrintAndExit{version_text()};
   }
-  const std::string nearest = nearest_name(
-      command,
-      {"train", "sweep", "collect", "generate", "inspect", "bench", "plan", "--help", "--version"});
+  const std::string nearest =
+      nearest_name(command, {"train", "sweep", "collect", "generate", "export", "import", "inspect",
+                             "bench", "plan", "--help", "--version"});
   throw UserError(
       fmt::format("unknown command '{}'; the nearest is {}; `bipo-dist --help` lists the commands",
                   command, nearest));

@@ -163,6 +163,24 @@ struct CollectOptions {
   bool overwrite = false;
 };
 
+struct ExportOptions {
+  std::filesystem::path run_file;
+  std::string format;
+  std::filesystem::path out;
+  std::optional<std::int64_t> epoch;  // none: the last vector
+  double multiplier = 1;
+  bool overwrite = false;
+};
+
+struct ImportOptions {
+  std::filesystem::path file;
+  std::string format = "auto";
+  std::optional<std::int64_t> layer;  // none: as the file says
+  std::string model;                  // empty: as the file says
+  std::filesystem::path out;
+  bool overwrite = false;
+};
+
 struct InspectOptions {
   std::filesystem::path run_file;
 };
@@ -172,8 +190,9 @@ struct PrintAndExit {
   std::string text;
 };
 
-using Command = std::variant<TrainOptions, SweepOptions, CollectOptions, BenchOptions, PlanOptions,
-                             InspectOptions, GenerateOptions, PrintAndExit>;
+using Command =
+    std::variant<TrainOptions, SweepOptions, CollectOptions, BenchOptions, PlanOptions,
+                 ExportOptions, ImportOptions, GenerateOptions, InspectOptions, PrintAndExit>;
 
 // Parses the command line (without the program's name) and the INI file it may name by --config
 // (the same option names; the command line wins).  Values are checked for what can be known without

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+import torch
 from gguf import GGMLQuantizationType as Type
 from safetensors.numpy import save_file
 
@@ -125,6 +126,19 @@ def write_every_type(folder: Path) -> None:
     finish(writer)
 
 
+def write_torch(folder: Path) -> None:
+    vector = torch.tensor([0.5, -1.25, 3.0])
+    torch.save(vector, folder / "zip_vector")
+    torch.save(torch.nn.Parameter(vector), folder / "zip_parameter")
+    torch.save(vector.half()[None], folder / "zip_row_of_half")
+    torch.save(vector.double(), folder / "zip_protocol_4", pickle_protocol=4)
+    torch.save({"vector": vector}, folder / "zip_dictionary")
+    for name, saved in (("legacy_vector", vector), ("legacy_bfloat16", vector.bfloat16()),
+                        ("legacy_parameter_of_double", torch.nn.Parameter(vector.double())),
+                        ("legacy_every_second", torch.arange(6.0)[1::2])):
+        torch.save(saved, folder / name, _use_new_zipfile_serialization=False)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -132,6 +146,7 @@ def main() -> None:
                         default=Path(__file__).parent / "seeds")
     directory = parser.parse_args().directory
     write_safetensors(directory / "safetensors")
+    write_torch(directory / "torch_file")
     for write in (write_gguf_model, write_sentencepiece, write_byte_level, write_every_type):
         write(directory / "gguf")
 

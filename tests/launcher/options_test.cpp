@@ -316,6 +316,51 @@ TEST(CollectOptions, TakeADirectoryAndAFile) {
   expect_parts(error_of({"collect", "dir", "--ot", "x"}), {"--ot", "--out"});
 }
 
+TEST(ExportOptions, TakeARunFileAndAFormat) {
+  const auto parsed = [](std::vector<std::string> words) {
+    words.insert(words.begin(), {"export", "run.h5", "--format", "gguf", "--out", "v.gguf"});
+    return std::get<ExportOptions>(parse_command_line(words));
+  };
+  const ExportOptions options = parsed({});
+  EXPECT_EQ(options.run_file, "run.h5");
+  EXPECT_EQ(options.format, "gguf");
+  EXPECT_EQ(options.out, "v.gguf");
+  EXPECT_EQ(options.epoch, std::nullopt);
+  EXPECT_EQ(options.multiplier, 1);
+  EXPECT_FALSE(options.overwrite);
+  EXPECT_EQ(parsed({"--epoch", "0"}).epoch, 0);
+  EXPECT_EQ(parsed({"--multiplier", "-1.5"}).multiplier, -1.5);
+  EXPECT_TRUE(parsed({"--overwrite"}).overwrite);
+  expect_parts(error_of({"export"}), {"run file first"});
+  expect_parts(error_of({"export", "--format", "pt"}), {"run file first"});
+  expect_parts(error_of({"export", "run.h5"}), {"--format", "--out"});
+  expect_parts(error_of({"export", "run.h5", "--out", "x", "--format", "onnx"}),
+               {"'onnx'", "lm-eval"});
+  expect_parts(error_of({"export", "run.h5", "--epoch", "-1"}), {"'-1'"});
+  expect_parts(error_of({"export", "run.h5", "--multiplier", "nan"}), {"'nan'"});
+}
+
+TEST(ImportOptions, TakeAFile) {
+  const auto parsed = [](std::vector<std::string> words) {
+    words.insert(words.begin(), {"import", "v.pt", "--out", "run.h5"});
+    return std::get<ImportOptions>(parse_command_line(words));
+  };
+  const ImportOptions options = parsed({});
+  EXPECT_EQ(options.file, "v.pt");
+  EXPECT_EQ(options.out, "run.h5");
+  EXPECT_EQ(options.format, "auto");
+  EXPECT_EQ(options.layer, std::nullopt);
+  EXPECT_EQ(options.model, "");
+  EXPECT_FALSE(options.overwrite);
+  EXPECT_EQ(parsed({"--layer", "0"}).layer, 0);
+  EXPECT_EQ(parsed({"--format", "gguf"}).format, "gguf");
+  EXPECT_EQ(parsed({"--model", "tiny"}).model, "tiny");
+  expect_parts(error_of({"import"}), {"file of a vector first"});
+  expect_parts(error_of({"import", "v.pt"}), {"--out"});
+  expect_parts(error_of({"import", "v.pt", "--layer", "-1"}), {"'-1'"});
+  expect_parts(error_of({"import", "v.pt", "--format", "npy"}), {"'npy'"});
+}
+
 TEST(SweepOptions, AxesTakeLists) {
   const SweepOptions options =
       parsed_sweep({"--layers", "1,5:25:5,7:9", "--seeds", "1,2", "--lrs", "1e-3,2e-3", "--betas",
@@ -627,6 +672,7 @@ TEST(Commands, UnknownOnesNameTheNearest) {
   expect_parts(error_of({"trian"}), {"'trian'", "nearest is train;"});
   expect_parts(error_of({"inpsect", "x"}), {"nearest is inspect;"});
   expect_parts(error_of({"swep"}), {"nearest is sweep;"});
+  expect_parts(error_of({"imprt"}), {"nearest is import;"});
   expect_parts(error_of({}), {"--help"});
 }
 
@@ -690,8 +736,10 @@ TEST(Help, IsGivenWhateverElseIsWrong) {
     expect_parts(printed({command, "--help"}), {std::string("bipo-dist ") + command, "Example"});
   }
   expect_parts(printed({"collect", "--help"}), {"bipo-dist collect", "--overwrite"});
-  expect_parts(printed({"--help"}),
-               {"train", "sweep", "collect", "inspect", "bench", "plan", "--version"});
+  expect_parts(printed({"export", "--help"}), {"bipo-dist export", "--multiplier", "lm-eval"});
+  expect_parts(printed({"import", "--help"}), {"bipo-dist import", "--layer", "--vector"});
+  expect_parts(printed({"--help"}), {"train", "sweep", "collect", "export", "import", "inspect",
+                                     "bench", "plan", "--version"});
 }
 
 TEST(NearestName, CountsEditsWithSwapsAndPrefersWhatTheWordBegins) {

@@ -118,6 +118,16 @@ void check_tiling(const std::map<std::string, SafetensorsFile::Entry>& entries,
   }
 }
 
+std::map<std::string, std::string> parse_metadata(const Json& json) {
+  std::map<std::string, std::string> metadata;
+  for (const auto& [key, value] : json.items()) {
+    if (value.is_string()) {
+      metadata.emplace(key, value.get<std::string>());
+    }
+  }
+  return metadata;
+}
+
 // What stands in place of a large file where only its repository was cloned.
 bool is_lfs_pointer(std::span<const std::byte> bytes) {
   constexpr std::string_view kBeginning = "version https://git-lfs";
@@ -153,7 +163,9 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
     throw UserError(fmt::format("{}: header is not a JSON object", file));
   }
   for (const auto& [name, json] : header.items()) {
-    if (name != "__metadata__") {
+    if (name == "__metadata__") {
+      metadata_ = parse_metadata(json);
+    } else {
       entries_.emplace(name, parse_entry(name, json, data_.size(), file));
     }
   }

@@ -35,6 +35,9 @@ class SafetensorsFile {
   const std::filesystem::path& path() const { return file_.path(); }
   const std::map<std::string, Entry>& entries() const { return entries_; }
 
+  // The texts of __metadata__; it means nothing to a model.
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+
   // Adds the first and last bytes of a tensor's data to `hash`.
   void add_sample(const std::string& name, ContentHash& hash) const;
 
@@ -44,6 +47,7 @@ class SafetensorsFile {
  private:
   MappedFile file_;
   std::map<std::string, Entry> entries_;
+  std::map<std::string, std::string> metadata_;
   std::span<const std::byte> data_;
 };
 

@@ -1,0 +1,28 @@
+// Fuzzes the reader of files of torch.save, and by itself that of the pickles in them.
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <stdexcept>
+#include <vector>
+
+#include "collectives/errors.hpp"
+#include "experiments/pickle_values.hpp"
+#include "experiments/torch_file_reader.hpp"
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  const auto bytes = std::as_bytes(std::span(data, size));
+  try {
+    const std::vector<float> vector = bipo::read_torch_vector(bytes, "vector.pt");
+    if (vector.empty() || vector.size() > size) {
+      throw std::logic_error("more numbers than the file has bytes");
+    }
+  } catch (const bipo::UserError&) {
+    // The right answer to a bad file; anything else is a finding.
+  }
+  try {
+    bipo::read_pickle(bytes, "vector.pt");
+  } catch (const bipo::UserError&) {
+    // As above.
+  }
+  return 0;
+}
