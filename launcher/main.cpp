@@ -11,6 +11,7 @@
 #include "collectives/session.hpp"
 #include "launcher/bench_command.hpp"
 #include "launcher/collect_command.hpp"
+#include "launcher/extract_command.hpp"
 #include "launcher/inspect_command.hpp"
 #include "launcher/options.hpp"
 #include "launcher/plan_command.hpp"
@@ -64,6 +65,9 @@ int run_with_ranks(const std::vector<std::string>& arguments) {
     }
     if (const auto* sweep = std::get_if<SweepOptions>(&command)) {
       return run_sweep_command(*sweep, session);
+    }
+    if (const auto* extract = std::get_if<ExtractOptions>(&command)) {
+      return run_extract_command(*extract, session);
     }
     return run_train_command(std::get<TrainOptions>(command), session);
   } catch (const AgreedFailure& failure) {

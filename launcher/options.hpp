@@ -136,6 +136,21 @@ struct PlanOptions : TextOptions {
   bool json = false;
 };
 
+// Directions that need no training, from the same pairs.
+struct ExtractOptions : TextOptions, MachineOptions {
+  std::string method = "caa";
+  std::filesystem::path model;
+  std::filesystem::path adapter;  // empty: none
+  bool check_weights = false;
+  std::filesystem::path train;
+  std::int64_t layer = -1;         // -1: `layers` are asked for
+  std::vector<LayerRange> layers;  // empty: every layer of the model
+  std::filesystem::path out;       // a file for `layer`, a directory for `layers`
+  bool overwrite = false;
+  double norm = 0;                   // 0: as found
+  std::filesystem::path match_norm;  // empty: see `norm`
+};
+
 struct CollectOptions {
   std::filesystem::path directory;
   std::filesystem::path out;
@@ -152,7 +167,7 @@ struct PrintAndExit {
 };
 
 using Command = std::variant<TrainOptions, SweepOptions, CollectOptions, BenchOptions, PlanOptions,
-                             InspectOptions, PrintAndExit>;
+                             ExtractOptions, InspectOptions, PrintAndExit>;
 
 // Parses the command line (without the program's name) and the INI file it may name by --config
 // (the same option names; the command line wins).  Values are checked for what can be known without
