@@ -66,15 +66,12 @@ TokenizedFile PairTokenizer::read(const std::filesystem::path& file) const {
 
 void PairTokenizer::check_ids(const std::vector<TokenPair>& pairs) const {
   for (const TokenPair& pair : pairs) {
-    for (const auto* part : {&pair.prompt, &pair.chosen, &pair.rejected}) {
-      for (const TokenId id : *part) {
-        if (id < 0 || id >= vocabulary_) {
-          throw UserError(
-              fmt::format("{}: token id {} is outside the model's vocabulary of {}; tokenizer and "
-                          "weights do not belong together",
-                          pair.where, id, vocabulary_));
-        }
+    try {
+      for (const auto* part : {&pair.prompt, &pair.chosen, &pair.rejected}) {
+        require_known_ids(*part, vocabulary_);
       }
+    } catch (const UserError& error) {
+      throw UserError(fmt::format("{}: {}", pair.where, error.what()));
     }
   }
 }

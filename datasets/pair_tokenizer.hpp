@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "datasets/chat_template.hpp"
+#include "datasets/continuations.hpp"
 #include "datasets/model_text.hpp"
 #include "datasets/token_pairs.hpp"
 #include "datasets/tokenizer.hpp"
@@ -41,6 +42,9 @@ class PairTokenizer {
   // Throws UserError as read_preference_pairs() and tokenize_pairs() do, and for an id that the
   // model does not know.
   TokenizedFile read(const std::filesystem::path& file) const;
+
+  // For other texts of the same model; valid as long as this object stays where it is.
+  TextTools text() const { return {chat_template_, tokenizer_, special_, options_, vocabulary_}; }
 
  private:
   void check_ids(const std::vector<TokenPair>& pairs) const;

@@ -12,6 +12,7 @@
 #include "launcher/bench_command.hpp"
 #include "launcher/collect_command.hpp"
 #include "launcher/extract_command.hpp"
+#include "launcher/generate_command.hpp"
 #include "launcher/inspect_command.hpp"
 #include "launcher/options.hpp"
 #include "launcher/plan_command.hpp"
@@ -68,6 +69,9 @@ int run_with_ranks(const std::vector<std::string>& arguments) {
     }
     if (const auto* extract = std::get_if<ExtractOptions>(&command)) {
       return run_extract_command(*extract, session);
+    }
+    if (const auto* generate = std::get_if<GenerateOptions>(&command)) {
+      return run_generate_command(*generate, session);
     }
     return run_train_command(std::get<TrainOptions>(command), session);
   } catch (const AgreedFailure& failure) {

@@ -1,0 +1,25 @@
+// Reads whole text files of data, with the checks that every format needs.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+namespace bipo {
+
+// The file's bytes without a byte-order mark.  Throws UserError for a file that is missing, a
+// directory, unreadable, or holds nothing but white space.
+std::string read_data_text(const std::filesystem::path& path);
+
+// ASCII white space.
+inline constexpr std::string_view kBlanks = " \t\r\n\v\f";
+bool is_blank(std::string_view text);
+
+// Throw UserError, which begins with `where`, for a NUL, and for one or bytes that are not UTF-8.
+void require_no_nul(std::string_view text, const std::string& where);
+void require_text(std::string_view text, const std::string& where);
+
+// ".csv" of "a.CSV".
+std::string lower_extension(const std::filesystem::path& path);
+
+}  // namespace bipo

@@ -1,0 +1,43 @@
+// The steps from a conversation and its answers to token ids, which preference pairs and other
+// continuations share.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "datasets/preference_pairs.hpp"
+#include "datasets/token_pairs.hpp"
+#include "datasets/tokenizer.hpp"
+
+namespace bipo {
+
+// `prompt` with the system prompt ("" is none) before it unless it brings a system turn of its own.
+// Where the template takes no system turn the text goes, with a blank line, before the first user
+// turn.
+std::vector<Message> with_system_prompt(std::vector<Message> prompt,
+                                        const std::string& system_prompt, bool takes_system_turn);
+
+// `prompt` is the longest common prefix of the tokenised prompt and all of prompt + answer, and
+// `answers` what follows it.  Any of them may be empty.
+struct JointTokens {
+  std::vector<TokenId> prompt;
+  std::vector<std::vector<TokenId>> answers;
+};
+JointTokens split_jointly(const std::string& prompt, const std::vector<std::string>& answers,
+                          const Tokenizer& tokenizer);
+
+// Puts BOS where the options ask for it, the tokenizer has one, and `tokens` do not begin with it.
+void begin_with_bos(std::vector<TokenId>& tokens, const SpecialTokens& special,
+                    const TokenizeOptions& options);
+
+// Puts EOS where the options ask for it and a non-empty `answer` does not end with it.
+void end_with_eos(std::vector<TokenId>& answer, const SpecialTokens& special,
+                  const TokenizeOptions& options);
+
+// These throw UserError without naming the place: where EOS is asked for and the model names none;
+// for an answer and for a prompt without a token.
+void require_eos(const SpecialTokens& special, const TokenizeOptions& options);
+void require_answer_token(const std::vector<TokenId>& answer, const std::string& which);
+void require_prompt_token(const std::vector<TokenId>& prompt);
+
+}  // namespace bipo
