@@ -155,9 +155,15 @@ std::vector<std::string> step_cells(const StepRow& row) {
           fmt::format("{:.4f}", row.grad_norm), fmt::format("{:.4f}", row.vector_norm)};
 }
 
-void print_first_and_last_step(std::ostream& out, const std::vector<StepRow>& steps) {
+// A direction that was extracted is complete without any step.
+void print_none(std::ostream& out, const RunRecord& record) {
+  out << (record.attributes.status == RunStatus::kComplete ? "  none\n" : "  none yet\n");
+}
+
+void print_first_and_last_step(std::ostream& out, const RunRecord& record) {
+  const std::vector<StepRow>& steps = record.steps;
   if (steps.empty()) {
-    out << "  none yet\n";
+    print_none(out, record);
     return;
   }
   TextTable table = {{"step", "epoch", "lr", "loss", "margin", "accuracy", "grad norm", "|v|"},
@@ -168,27 +174,27 @@ void print_first_and_last_step(std::ostream& out, const std::vector<StepRow>& st
   print_table(out, table);
 }
 
-void print_vectors(std::ostream& out, const std::vector<SavedVector>& vectors) {
-  if (vectors.empty()) {
-    out << "  none yet\n";
+void print_vectors(std::ostream& out, const RunRecord& record) {
+  if (record.vectors.empty()) {
+    print_none(out, record);
     return;
   }
   TextTable table = {{"row", "epoch", "steps done", "|v|"}};
-  for (const SavedVector& saved : vectors) {
+  for (const SavedVector& saved : record.vectors) {
     table.push_back({fmt::format("{}", table.size() - 1), fmt::format("{}", saved.epoch),
                      fmt::format("{}", saved.step), fmt::format("{:.4f}", norm(saved.value))});
   }
   print_table(out, table);
 }
 
-void print_evals(std::ostream& out, const std::vector<EvalRow>& evals) {
-  if (evals.empty()) {
-    out << "  none yet\n";
+void print_evals(std::ostream& out, const RunRecord& record) {
+  if (record.evals.empty()) {
+    print_none(out, record);
     return;
   }
   TextTable table = {{"epoch", "steps done", "multiplier", "pairs", "accuracy", "margin", "loss",
                       "chosen logp", "rejected logp"}};
-  for (const EvalRow& row : evals) {
+  for (const EvalRow& row : record.evals) {
     table.push_back({fmt::format("{}", row.epoch), fmt::format("{}", row.step),
                      fmt::format("{:g}", row.multiplier), fmt::format("{:g}", row.pairs),
                      percent(row.accuracy), fmt::format("{:.4f}", row.margin),
@@ -208,11 +214,11 @@ void print_run(std::ostream& out, const RunRecord& record) {
   out << "\nProgress\n";
   print_progress(out, record);
   out << "\nFirst and last step (loss and margin in nats)\n";
-  print_first_and_last_step(out, record.steps);
+  print_first_and_last_step(out, record);
   out << "\nVectors\n";
-  print_vectors(out, record.vectors);
+  print_vectors(out, record);
   out << "\nHeld-out pairs (margin and loss in nats)\n";
-  print_evals(out, record.evals);
+  print_evals(out, record);
 }
 
 }  // namespace bipo

@@ -314,7 +314,22 @@ std::string plural(std::size_t count, std::string_view noun) {
   return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
 }
 
+void throw_if_any(const std::vector<std::string>& problems) {
+  if (!problems.empty()) {
+    throw UserError(fmt::format("{}", fmt::join(problems, "; ")));
+  }
+}
+
 }  // namespace
+
+std::vector<std::int64_t> expand_layers(const std::vector<LayerRange>& ranges,
+                                        const std::string& model, std::int64_t blocks) {
+  std::vector<std::string> problems;
+  check_ranges(ranges, problems);
+  auto layers = sort_values("--layers", list_layers(ranges, model, blocks, problems), problems);
+  throw_if_any(problems);
+  return layers;
+}
 
 std::vector<Cell> expand(const SweepAxes& axes, const std::vector<std::int64_t>& blocks) {
   std::vector<std::string> problems;
@@ -338,9 +353,7 @@ std::vector<Cell> expand(const SweepAxes& axes, const std::vector<std::int64_t>&
   const auto signs = sort_axis("--signs", axes.signs, problems);
   const auto batch_sizes = sort_axis("--batch-sizes", axes.batch_sizes, problems);
   const auto epochs = sort_axis("--epochs", axes.epochs, problems);
-  if (!problems.empty()) {
-    throw UserError(fmt::format("{}", fmt::join(problems, "; ")));
-  }
+  throw_if_any(problems);
 
   std::vector<Cell> cells{Cell()};
   const auto combine = [&](const auto& values, const auto& set) {

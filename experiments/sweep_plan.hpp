@@ -92,6 +92,11 @@ inline constexpr std::int64_t kSweepPlanSchema = 1;
 // model does not have, ranges that hold nothing, values that come twice, axes without a value.
 std::vector<Cell> expand(const SweepAxes& axes, const std::vector<std::int64_t>& blocks);
 
+// The layers, ascending, that `ranges` name of one model of `blocks` blocks; all of them where
+// there are no ranges.  Throws UserError as expand() does.
+std::vector<std::int64_t> expand_layers(const std::vector<LayerRange>& ranges,
+                                        const std::string& model, std::int64_t blocks);
+
 // Cells that differ in seed, lr, beta and sign only go together, at most `most` (of any of them) in
 // a pack, in packs as equal in size as possible.  Longest pack first, so that groups of ranks that
 // take packs in turn end together.

@@ -13,6 +13,7 @@ CommandTable sweep_table(SweepOptions& options);
 CommandTable collect_table(CollectOptions& options);
 CommandTable bench_table(BenchOptions& options);
 CommandTable plan_table(PlanOptions& options);
+CommandTable extract_table(ExtractOptions& options);
 CommandTable generate_table(GenerateOptions& options);
 CommandTable export_table(ExportOptions& options);
 CommandTable import_table(ImportOptions& options);

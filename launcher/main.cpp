@@ -11,6 +11,7 @@
 #include "collectives/session.hpp"
 #include "launcher/bench_command.hpp"
 #include "launcher/collect_command.hpp"
+#include "launcher/extract_command.hpp"
 #include "launcher/generate_command.hpp"
 #include "launcher/export_command.hpp"
 #include "launcher/import_command.hpp"
@@ -73,6 +74,9 @@ int run_with_ranks(const std::vector<std::string>& arguments) {
     }
     if (const auto* sweep = std::get_if<SweepOptions>(&command)) {
       return run_sweep_command(*sweep, session);
+    }
+    if (const auto* extract = std::get_if<ExtractOptions>(&command)) {
+      return run_extract_command(*extract, session);
     }
     if (const auto* generate = std::get_if<GenerateOptions>(&command)) {
       return run_generate_command(*generate, session);

@@ -37,6 +37,7 @@ const char* const kHelp =
     "  sweep      train one for every combination of models, data, layers, seeds and settings\n"
     "  collect    merge the run files of a sweep into one\n"
     "  generate   text under vectors, at several multipliers at once\n"
+    "  extract    a direction that needs no training, from the same pairs\n"
     "  inspect    print what a run file holds\n"
     "  export     write a vector in the format of another program\n"
     "  import     make a run file of a vector in another format\n"
@@ -336,6 +337,18 @@ void require_consistent(const PlanOptions& options, const Names& given) {
   }
 }
 
+void require_consistent(const ExtractOptions&, const Names& given) {
+  if (given.contains("layer") == given.contains("layers")) {
+    throw UserError(
+        "give one of --layer (one direction, --out is its file) and --layers (several, --out is "
+        "their directory)");
+  }
+  if (given.contains("norm") && given.contains("match-norm")) {
+    throw UserError(
+        "--norm and --match-norm exclude each other: both say how long the direction becomes");
+  }
+}
+
 void require_consistent(const GenerateOptions& options, const Names& given) {
   if (given.contains("prompt") == given.contains("prompts")) {
     throw UserError("give one of --prompt (one question) and --prompts (a file of them)");
@@ -445,6 +458,9 @@ Command parse_command_line(const std::vector<std::string>& arguments) {
   if (command == "plan") {
     return parse_with(plan_table, rest);
   }
+  if (command == "extract") {
+    return parse_with(extract_table, rest);
+  }
   if (command == "generate") {
     return parse_with(generate_table, rest);
   }
@@ -464,8 +480,8 @@ Command parse_command_line(const std::vector<std::string>& arguments) {
     return PrintAndExit{version_text()};
   }
   const std::string nearest =
-      nearest_name(command, {"train", "sweep", "collect", "generate", "export", "import", "inspect",
-                             "bench", "plan", "--help", "--version"});
+      nearest_name(command, {"train", "sweep", "collect", "generate", "extract", "export", "import",
+                             "inspect", "bench", "plan", "--help", "--version"});
   throw UserError(
       fmt::format("unknown command '{}'; the nearest is {}; `bipo-dist --help` lists the commands",
                   command, nearest));

@@ -137,6 +137,21 @@ struct PlanOptions : TextOptions {
   bool json = false;
 };
 
+// Directions that need no training, from the same pairs.
+struct ExtractOptions : TextOptions, MachineOptions {
+  std::string method = "caa";
+  std::filesystem::path model;
+  std::filesystem::path adapter;  // empty: none
+  bool check_weights = false;
+  std::filesystem::path train;
+  std::int64_t layer = -1;         // -1: `layers` are asked for
+  std::vector<LayerRange> layers;  // empty: every layer of the model
+  std::filesystem::path out;       // a file for `layer`, a directory for `layers`
+  bool overwrite = false;
+  double norm = 0;                   // 0: as found
+  std::filesystem::path match_norm;  // empty: see `norm`
+};
+
 struct GenerateOptions : TextOptions, MachineOptions {
   std::filesystem::path model;
   std::filesystem::path adapter;  // empty: none
@@ -190,9 +205,9 @@ struct PrintAndExit {
   std::string text;
 };
 
-using Command =
-    std::variant<TrainOptions, SweepOptions, CollectOptions, BenchOptions, PlanOptions,
-                 ExportOptions, ImportOptions, GenerateOptions, InspectOptions, PrintAndExit>;
+using Command = std::variant<TrainOptions, SweepOptions, CollectOptions, BenchOptions, PlanOptions,
+                             ExtractOptions, ExportOptions, ImportOptions, GenerateOptions,
+                             InspectOptions, PrintAndExit>;
 
 // Parses the command line (without the program's name) and the INI file it may name by --config
 // (the same option names; the command line wins).  Values are checked for what can be known without

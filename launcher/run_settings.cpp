@@ -24,10 +24,6 @@ bool is_placement(const std::string& name) {
   return std::find(std::begin(kPlacement), std::end(kPlacement), name) != std::end(kPlacement);
 }
 
-std::string absolute_text(const std::filesystem::path& path) {
-  return path.empty() ? "" : std::filesystem::absolute(path).lexically_normal().string();
-}
-
 std::string yes_no(bool value) {
   return value ? "yes" : "no";
 }
@@ -44,6 +40,10 @@ std::string template_text(const TrainingInputs& inputs) {
 }
 
 }  // namespace
+
+std::string absolute_text(const std::filesystem::path& path) {
+  return path.empty() ? "" : std::filesystem::absolute(path).lexically_normal().string();
+}
 
 std::string settings_to_json(const RunSettings& settings, const TrainingInputs& inputs,
                              const Topology& topology) {

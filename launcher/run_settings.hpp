@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,9 @@ struct RunSettings {
   std::string cache_dtype;         // "fp32", "bf16"
   std::uint64_t cache_budget = 0;  // bytes per node
 };
+
+// What `config` holds of a path: absolute, "" where there is none.
+std::string absolute_text(const std::filesystem::path& path);
 
 // A JSON object, in the order of the help: what `config` in the run file holds.
 std::string settings_to_json(const RunSettings& settings, const TrainingInputs& inputs,

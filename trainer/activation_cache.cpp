@@ -13,22 +13,10 @@
 #include "collectives/errors.hpp"
 #include "collectives/number_reduction.hpp"
 #include "datasets/batch_plan.hpp"
+#include "trainer/residual_scale.hpp"
 
 namespace bipo {
 namespace {
-
-double median(std::vector<double> values) {
-  const std::size_t middle = values.size() / 2;
-  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(middle),
-                   values.end());
-  const double upper = values[middle];
-  if (values.size() % 2 == 1) {
-    return upper;
-  }
-  return (*std::max_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(middle)) +
-          upper) /
-         2;
-}
 
 std::uint64_t layer_key(const CacheSettings& settings, std::int64_t layer) {
   ContentHash hash;
@@ -297,8 +285,7 @@ class PrefixPass {
   void leave(const Passenger& passenger, std::int64_t layer, std::vector<double>& rms) {
     ActivationCache& cache = *passenger.cache;
     const Range rows = cache.rows_of(passenger.pair);
-    const at::Tensor of_tokens =
-        passenger.hidden.to(at::kDouble).square().mean(-1).sqrt().to(at::kCPU);
+    const at::Tensor of_tokens = token_rms(passenger.hidden);
     std::copy_n(of_tokens.const_data_ptr<double>(), rows.size(), rms.begin() + rows.begin);
     if (cache.settings_.keep && !cache.at(layer).filled && ranks_.topology.tp_rank() == 0) {
       cache.at(layer)
@@ -316,13 +303,7 @@ class PrefixPass {
       if (entry.filled) {
         continue;
       }
-      const at::Tensor all = at::tensor(found.rms[i], at::kDouble).to(decoder_.device());
-      // Every element is non-zero on one replica only: the sum is exact in any order.
-      ranks_.dp->all_reduce(all, ReduceOp::kSum);
-      ranks_.tp->broadcast(all, 0);
-      const at::Tensor on_host = all.cpu();
-      const double* values = on_host.const_data_ptr<double>();
-      entry.median_rms = median({values, values + on_host.numel()});
+      entry.median_rms = shared_median(found.rms[i], decoder_.device(), ranks_);
       if (cache.settings_.keep) {
         share_rows(cache, entry);
       }

@@ -68,6 +68,7 @@ class Finished:
     seconds: float
     peak_bytes: int  # of the largest process among it and its own children
     cores_of_others: float  # that other processes and the host kept busy meanwhile, on average
+    stderr: str
 
 
 def main() -> None:
@@ -103,7 +104,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def run_cases(bench: Bench, selected: list[cases.Case]) -> None:
     """Prints each case's table when it is done and keeps --out up to date."""
-    machine = describe_machine(bench)
+    machine = describe_machine(bench.options.program)
     results: dict[str, dict] = {}
     print(f"{bench.options.model.name}, {bench.options.train.name}, {bench.options.rounds} rounds; "
           f"{machine['processor']}, {machine['cores']} cores; {machine['program']}")
@@ -305,7 +306,8 @@ def run_child(command: list, layout: Layout) -> Finished:
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode != 0:
             raise BenchmarkError(f"{' '.join(words)} ended with {process.returncode}:\n{text_of(stderr)}")
-        return Finished(text_of(stdout), seconds, usage.ru_maxrss * 1024, max(0.0, others / seconds))
+        return Finished(text_of(stdout), seconds, usage.ru_maxrss * 1024, max(0.0, others / seconds),
+                        text_of(stderr))
 
 
 def text_of(file) -> str:
@@ -313,8 +315,8 @@ def text_of(file) -> str:
     return file.read().decode(errors="replace")
 
 
-def describe_machine(bench: Bench) -> dict:
-    version = run_child([bench.options.program, "--version"], Layout()).stdout.strip()
+def describe_machine(program: Path) -> dict:
+    version = run_child([program, "--version"], Layout()).stdout.strip()
     return {"processor": processor(), "cores": os.cpu_count(), "program": version}
 
 

@@ -129,6 +129,14 @@ TEST(Inspect, AFreshRunSaysWhatIsNotThereYet) {
   EXPECT_EQ(section(record, "Progress").back(), "  tokens/s       -");
 }
 
+TEST(Inspect, ACompleteRunWithoutStepsWaitsForNothing) {
+  RunRecord record = sample_run(0);
+  record.attributes.status = RunStatus::kComplete;
+  for (const char* title : {"First and last step", "Held-out pairs"}) {
+    EXPECT_EQ(section(record, title), Lines{"  none"}) << title;
+  }
+}
+
 TEST(Inspect, TextsOfTheFileCannotSteerTheTerminal) {
   RunRecord record = sample_run(0);
   record.attributes.hosts = "a\x1b[2Jb";

@@ -17,6 +17,7 @@
 namespace bipo {
 namespace {
 
+using testing::error_of;
 using testing::expect_parts;
 using Words = std::vector<std::string>;
 
@@ -544,6 +545,43 @@ TEST(CommandLine, ResumeAndOverwriteExcludeEachOther) {
 TEST(CommandLine, MicroBatchIsPartOfTheBatch) {
   EXPECT_EQ(parsed({"--micro-batch", "4"}).micro_batch, 4);
   expect_parts(train_error({"--micro-batch", "5"}), {"--micro-batch 5", "--batch-size 4"});
+}
+
+ExtractOptions parsed_extract(const Words& extra) {
+  Words words = {"extract", "--model", "m", "--train", "t.csv", "--out", "caa"};
+  words.insert(words.end(), extra.begin(), extra.end());
+  return std::get<ExtractOptions>(parse_command_line(words));
+}
+
+TEST(ExtractOptions, OneLayerOrSeveral) {
+  EXPECT_EQ(parsed_extract({"--layer", "3"}).layer, 3);
+  const ExtractOptions all = parsed_extract({"--layers", "all"});
+  EXPECT_EQ(all.layer, -1);
+  EXPECT_TRUE(all.layers.empty());
+  EXPECT_EQ(parsed_extract({"--layers", "5:25:5"}).layers.at(0).step, 5);
+  for (const Words& words : {Words{}, Words{"--layer", "3", "--layers", "1,2"}}) {
+    expect_parts(error_of<UserError>([&] { parsed_extract(words); }), {"--layer ", "--layers "});
+  }
+}
+
+TEST(ExtractOptions, AsFoundOrScaledInOneWay) {
+  const ExtractOptions found = parsed_extract({"--layer", "3"});
+  EXPECT_EQ(found.method, "caa");
+  EXPECT_EQ(found.norm, 0);
+  EXPECT_TRUE(found.match_norm.empty());
+  EXPECT_EQ(parsed_extract({"--layer", "3", "--norm", "2.5"}).norm, 2.5);
+  expect_parts(error_of<UserError>([] {
+                 parsed_extract({"--layer", "3", "--norm", "2", "--match-norm", "run.h5"});
+               }),
+               {"--norm", "--match-norm"});
+  expect_parts(error_of<UserError>([] {
+                 parsed_extract({"--layer", "3", "--norm", "0"});
+               }),
+               {"--norm", "above 0"});
+  expect_parts(error_of<UserError>([] {
+                 parsed_extract({"--layer", "3", "--method", "pca"});
+               }),
+               {"--method", "caa"});
 }
 
 struct BadValue {

@@ -1,0 +1,178 @@
+"""The command `extract`: the same direction on any ranks, files that other commands take, errors before work."""
+
+import re
+
+import numpy
+import pytest
+from safetensors.torch import load_file
+
+import program
+import run_files
+from lora_adapters import make_adapter, matrix_shapes
+from tiny_models import TinyModel, write_model
+
+LAYERS = 4  # of the tiny model
+
+
+@pytest.fixture
+def settings(job) -> dict:
+    return {name: job.settings[name] for name in ("model", "train", "layer", "threads")}
+
+
+def extract(out, settings, ranks=None, **changes):
+    finished = program.run_successfully(
+        ["extract", *program.options({**settings, "out": out, **changes})], ranks)
+    return finished
+
+
+def direction(out, settings, ranks=None, **changes) -> run_files.RunFile:
+    extract(out, settings, ranks, **changes)
+    return run_files.read(out)
+
+
+def norm(vector) -> float:
+    return float(numpy.linalg.norm(vector.astype(numpy.float64)))
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_any_number_of_replicas_gives_the_same_bits(settings, tmp_path, replicas):
+    alone = direction(tmp_path / "alone.h5", settings)
+    shared = direction(tmp_path / "shared.h5", settings, replicas)
+    assert shared.attributes["dp"] == replicas
+    assert shared.vectors.tobytes() == alone.vectors.tobytes()
+    assert shared.config["residual_norm"] == alone.config["residual_norm"]
+
+
+@pytest.mark.parametrize("tp, dp", [(2, 1), (4, 1), (2, 2)])
+def test_a_split_model_gives_the_same_within_rounding(settings, tmp_path, tp, dp):
+    alone = direction(tmp_path / "alone.h5", settings).final_vector
+    split = direction(tmp_path / "split.h5", settings, tp * dp, tp=tp).final_vector
+    # Sums in another order: a few float32 roundings of activations some ten times as large as their mean.
+    assert norm(split - alone) < 1e-5 * norm(alone)
+
+
+def test_one_pass_writes_every_layer(settings, tmp_path):
+    settings.pop("layer")
+    extract(tmp_path / "all", settings, layers="all")
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == [f"layer{n}.h5" for n in range(LAYERS)]
+    for layer in range(LAYERS):
+        together = run_files.read(tmp_path / "all" / f"layer{layer}.h5")
+        alone = direction(tmp_path / f"{layer}.h5", settings, layer=layer)
+        assert together.attributes["layer"] == layer == together.config["layer"]
+        assert together.vectors.tobytes() == alone.vectors.tobytes()
+
+
+def test_the_file_is_a_complete_run(settings, tmp_path, job):
+    run = direction(tmp_path / "caa.h5", settings)
+    run_files.assert_whole(tmp_path / "caa.h5")
+    assert run.attributes["status"] == "complete"
+    assert (len(run.steps), len(run.evals), len(run.vectors)) == (0, 0, 1)
+    assert run.config["method"] == "caa" and run.config["norm"] == "as found"
+    assert run.config["norm_found"] == run.config["norm_written"] == pytest.approx(norm(run.final_vector), rel=1e-6)
+    shown = program.run_successfully(["inspect", tmp_path / "caa.h5"]).stdout
+    assert re.search(r"status +complete", shown) and re.search(r"method +caa", shown)
+    assert re.search(rf"0 +0 +0 +{norm(run.final_vector):.4f}$", shown, re.MULTILINE), shown
+    resumed = program.run([*job.but(out=tmp_path / "caa.h5").arguments(), "--resume"])
+    assert resumed.code == program.BAD_INPUT, resumed
+
+
+def test_the_residual_norm_is_the_one_that_training_names(settings, tmp_path, job):
+    run = direction(tmp_path / "caa.h5", settings)
+    trained = program.run_successfully(job.but(max_steps=1, eval_every=0, epochs=1).arguments())
+    named = re.search(r"residual stream after block 1: (\S+)", trained.stderr)
+    assert run.config["residual_norm"] == pytest.approx(float(named[1]), rel=1e-3)
+
+
+def test_results_on_stdout(settings, tmp_path):
+    finished = extract(tmp_path / "caa.h5", settings)
+    config = run_files.read(tmp_path / "caa.h5").config
+    heading, row = finished.stdout.splitlines()
+    assert heading.split()[0] == "layer"
+    layer, found, written, share, file = row.split()
+    assert layer == "1" and file == str(tmp_path / "caa.h5") and found == written
+    assert float(found) == pytest.approx(config["norm_found"], rel=1e-5)
+    assert float(share) == pytest.approx(100 * config["norm_found"] / config["residual_norm"], abs=0.006)
+
+
+def test_scaled_directions(settings, tmp_path, job):
+    plain = direction(tmp_path / "plain.h5", settings).final_vector
+    scaled = direction(tmp_path / "scaled.h5", settings, norm=3).final_vector
+    assert norm(scaled) == pytest.approx(3, rel=1e-6)
+    numpy.testing.assert_allclose(scaled, plain * (3 / norm(plain)), rtol=1e-6)
+    program.run_successfully(job.but(max_steps=3, eval_every=0).arguments())
+    matched = direction(tmp_path / "matched.h5", settings, match_norm=job.out)
+    assert norm(matched.final_vector) == pytest.approx(norm(run_files.read(job.out).final_vector), rel=1e-6)
+    assert matched.config["match_norm"] == str(job.out)
+
+
+def test_the_end_of_sequence_does_not_count(settings, tmp_path):
+    """With and without it, an answer's positions are the same, and they see the same."""
+    with_eos = direction(tmp_path / "with.h5", settings).final_vector
+    without = direction(tmp_path / "without.h5", settings, no_eos=True).final_vector
+    # The batches have one row more per answer, so that products may be summed in another order.
+    assert norm(with_eos - without) < 1e-5 * norm(with_eos)
+
+
+def test_an_existing_file_is_kept_unless_told_otherwise(settings, tmp_path):
+    first = direction(tmp_path / "caa.h5", settings)
+    refused = program.run(["extract", *program.options({**settings, "out": tmp_path / "caa.h5", "norm": 1})])
+    assert refused.code == program.BAD_INPUT and "--overwrite" in refused.stderr, refused
+    assert run_files.read(tmp_path / "caa.h5").vectors.tobytes() == first.vectors.tobytes()
+    second = direction(tmp_path / "caa.h5", settings, norm=1, overwrite=True)
+    assert norm(second.final_vector) == pytest.approx(1, rel=1e-6)
+
+
+@pytest.mark.parametrize("changes, patterns", [
+    ({"layer": 4}, [r"--layer 4", r"0 to 3"]),
+    ({"layer": None, "layers": "2,9"}, [r"--layers", r"\b9\b", r"0 to 3"]),
+    ({"layer": None, "layers": "2,2"}, [r"--layers", "more than once"]),
+    ({"layer": None}, ["--layer", "--layers"]),
+    ({"method": "pca"}, ["--method", "caa"]),
+    ({"norm": 0}, ["--norm", "above 0"]),
+    ({"match_norm": "nowhere.h5"}, [r"nowhere\.h5", "no such file"]),
+    ({"train": "nowhere.csv"}, [r"nowhere\.csv"]),
+    ({"model": "nowhere"}, ["nowhere"]),
+    ({"out": "nowhere/caa.h5"}, ["nowhere"]),
+    ({"layer": None, "layers": "all", "out": "nowhere/at/all"}, ["--out", "nowhere/at/all"]),
+    ({"tp": 2}, ["world = cells x dp x tp"]),
+    ({"max_length": 5}, ["limit is 5"]),
+], ids=str)
+def test_bad_input_is_found_before_any_work(settings, tmp_path, changes, patterns):
+    out = tmp_path / "caa.h5"
+    finished = program.run(["extract", *program.options({**settings, "out": out, **changes})])
+    assert finished.code == program.BAD_INPUT, finished
+    for pattern in patterns:
+        assert re.search(pattern, finished.stderr), f"no {pattern!r} in\n{finished}"
+    assert finished.stdout == "" and list(tmp_path.iterdir()) == [], finished
+
+
+def test_a_vector_of_zeros_has_no_length_to_match(settings, tmp_path, job):
+    program.run_successfully(job.but(max_steps=1, eval_every=0, warmup_steps=1).arguments())  # lr is 0 at first
+    assert norm(run_files.read(job.out).final_vector) == 0
+    finished = program.run(["extract", *program.options({**settings, "out": tmp_path / "caa.h5",
+                                                         "match_norm": job.out})])
+    assert finished.code == program.BAD_INPUT and "zero" in finished.stderr, finished
+
+
+def test_one_message_however_many_ranks(settings, tmp_path):
+    finished = program.run(["extract", *program.options({**settings, "out": tmp_path / "caa.h5", "layer": 44})], 2)
+    assert finished.code == program.BAD_INPUT, finished
+    assert finished.stderr.count("--layer 44") == 1, finished
+
+
+def test_an_adapter_changes_the_direction(settings, tmp_path):
+    weights = load_file(settings["model"] / "model.safetensors")
+    adapter = make_adapter(matrix_shapes(weights)).write(tmp_path / "adapter")
+    plain = direction(tmp_path / "plain.h5", settings)
+    adapted = direction(tmp_path / "adapted.h5", settings, adapter=adapter)
+    assert adapted.config["adapter"] == str(adapter)
+    assert norm(adapted.final_vector - plain.final_vector) > 0.01 * norm(plain.final_vector)
+
+
+def test_another_family_of_sizes(tmp_path, settings):
+    """A vocabulary and columns that no number of ranks divides."""
+    model = write_model(tmp_path / "odd", TinyModel(vocab_size=301, intermediate_size=83, tied=True))
+    odd = {**settings, "model": model, "layer": 3}
+    alone = direction(tmp_path / "alone.h5", odd).final_vector
+    split = direction(tmp_path / "split.h5", odd, 3, tp=3).final_vector
+    assert norm(split - alone) < 1e-5 * norm(alone)
