@@ -12,99 +12,19 @@
 #include "collectives/errors.hpp"
 #include "collectives/self_communicator.hpp"
 #include "collectives/thread_communicator.hpp"
+#include "tests/support/naive_decoder.hpp"
 #include "tests/support/tiny_model.hpp"
 #include "trainer/pair_scores.hpp"
 
 namespace bipo {
 namespace {
 
+using testing::naive_answer;
 using testing::RandomWeights;
 using testing::tiny_config;
 using testing::tiny_pairs;
 
 constexpr std::int64_t kLayer = 0;
-
-at::Tensor naive_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon) {
-  return x / at::sqrt((x * x).mean(-1, true) + epsilon) * weight;
-}
-
-// Rotates pair (i, i + K/2) of each head by position * theta^(-2i/K) / divisor i, as complex
-// numbers.
-at::Tensor naive_rotary(const at::Tensor& x, const ModelConfig& config) {
-  at::Tensor result = x.clone();
-  const double theta = config.rotary.front().theta;
-  const std::vector<float>& divisors = config.rotary.front().divisors;
-  const auto half = x.size(2) / 2;
-  for (std::int64_t t = 0; t < x.size(0); ++t) {
-    for (std::int64_t i = 0; i < half; ++i) {
-      // The decoder's angles are float32, as transformers' are.
-      const float frequency = static_cast<float>(
-          1 / std::pow(static_cast<float>(theta),
-                       2.0F * static_cast<float>(i) / static_cast<float>(x.size(2))));
-      const float divisor = divisors.empty() ? 1.0F : divisors[static_cast<std::size_t>(i)];
-      const double angle = static_cast<float>(t) * (frequency / divisor);
-      const double c = std::cos(static_cast<float>(angle));
-      const double s = std::sin(static_cast<float>(angle));
-      for (std::int64_t h = 0; h < x.size(1); ++h) {
-        const double a = x[t][h][i].item<double>();
-        const double b = x[t][h][i + half].item<double>();
-        result[t][h][i] = a * c - b * s;
-        result[t][h][i + half] = b * c + a * s;
-      }
-    }
-  }
-  return result;
-}
-
-// log-probabilities of each token of one unpacked sequence given those before it, with `added` put
-// on the output of block kLayer at every position.
-at::Tensor naive_log_probs(const ModelConfig& config, const RandomWeights& weights,
-                           const std::vector<std::int64_t>& ids, const at::Tensor& added) {
-  const auto length = static_cast<std::int64_t>(ids.size());
-  at::Tensor h = weights.whole(Role::kEmbedding).index_select(0, at::tensor(ids, at::kLong));
-  for (std::int64_t b = 0; b < config.blocks; ++b) {
-    const at::Tensor x = naive_norm(h, weights.whole(Role::kAttentionNorm, b), config.norm_epsilon);
-    const auto heads = [&](Role role, std::int64_t count) {
-      return at::matmul(x, weights.whole(role, b).t()).view({length, count, config.head_size});
-    };
-    const at::Tensor q = naive_rotary(heads(Role::kQuery, config.heads), config);
-    const at::Tensor k = naive_rotary(heads(Role::kKey, config.kv_heads), config);
-    const at::Tensor v = heads(Role::kValue, config.kv_heads);
-    at::Tensor mixed = at::zeros({length, config.heads, config.head_size}, at::kDouble);
-    for (std::int64_t head = 0; head < config.heads; ++head) {
-      const std::int64_t kv = head / (config.heads / config.kv_heads);
-      for (std::int64_t t = 0; t < length; ++t) {
-        const at::Tensor scores = at::matmul(k.select(1, kv).narrow(0, 0, t + 1), q[t][head]) /
-                                  std::sqrt(static_cast<double>(config.head_size));
-        mixed[t][head] = at::matmul(at::softmax(scores, 0), v.select(1, kv).narrow(0, 0, t + 1));
-      }
-    }
-    h = h + at::matmul(mixed.flatten(1), weights.whole(Role::kAttentionOutput, b).t());
-    const at::Tensor y = naive_norm(h, weights.whole(Role::kMlpNorm, b), config.norm_epsilon);
-    const at::Tensor gate = at::matmul(y, weights.whole(Role::kGate, b).t());
-    const at::Tensor up = at::matmul(y, weights.whole(Role::kUp, b).t());
-    h = h + at::matmul(gate / (1 + at::exp(-gate)) * up, weights.whole(Role::kDown, b).t());
-    if (b == kLayer) {
-      h = h + added;
-    }
-  }
-  const at::Tensor logits =
-      at::matmul(naive_norm(h, weights.whole(Role::kFinalNorm), config.norm_epsilon),
-                 weights.whole(config.tied_head ? Role::kEmbedding : Role::kHead).t());
-  return at::log_softmax(logits, -1);
-}
-
-double naive_answer(const ModelConfig& config, const RandomWeights& weights, const TokenPair& pair,
-                    const std::vector<TokenId>& answer, const at::Tensor& added) {
-  std::vector<std::int64_t> ids(pair.prompt.begin(), pair.prompt.end());
-  ids.insert(ids.end(), answer.begin(), answer.end());
-  const at::Tensor log_probs = naive_log_probs(config, weights, ids, added);
-  double sum = 0;
-  for (std::size_t i = pair.prompt.size(); i < ids.size(); ++i) {
-    sum += log_probs[static_cast<std::int64_t>(i) - 1][ids[i]].item<double>();
-  }
-  return sum;
-}
 
 struct Result {
   std::vector<AnswerLogProbs> answers;
@@ -175,11 +95,15 @@ TEST(Decoder, PackedPairsEqualSeparateSequences) {
       const auto pairs = tiny_pairs();
       for (std::size_t p = 0; p < pairs.size(); ++p) {
         const at::Tensor added = v * signs[p];
-        EXPECT_NEAR(packed.answers[p].chosen,
-                    naive_answer(config, weights, pairs[p], pairs[p].chosen, added), 1e-6)
+        EXPECT_NEAR(
+            packed.answers[p].chosen,
+            naive_answer(config, weights, pairs[p].prompt, pairs[p].chosen, {{kLayer, added}}),
+            1e-6)
             << p;
-        EXPECT_NEAR(packed.answers[p].rejected,
-                    naive_answer(config, weights, pairs[p], pairs[p].rejected, added), 1e-6)
+        EXPECT_NEAR(
+            packed.answers[p].rejected,
+            naive_answer(config, weights, pairs[p].prompt, pairs[p].rejected, {{kLayer, added}}),
+            1e-6)
             << p;
       }
     }
@@ -194,9 +118,10 @@ TEST(Decoder, RotaryFrequenciesAreDividedOneByOne) {
   SelfCommunicator self;
   const Result packed = run_packed(config, weights, v, {1, -1, 0.5, 0}, self);
   const TokenPair pair = tiny_pairs().front();
-  EXPECT_NEAR(packed.answers[0].chosen, naive_answer(config, weights, pair, pair.chosen, v), 1e-6);
+  EXPECT_NEAR(packed.answers[0].chosen,
+              naive_answer(config, weights, pair.prompt, pair.chosen, {{kLayer, v}}), 1e-6);
   // It matters: the plain model says something else.
-  EXPECT_GT(std::abs(naive_answer(tiny_config(), weights, pair, pair.chosen, v) -
+  EXPECT_GT(std::abs(naive_answer(tiny_config(), weights, pair.prompt, pair.chosen, {{kLayer, v}}) -
                      packed.answers[0].chosen),
             1e-3);
 }

@@ -1,0 +1,106 @@
+// The decoder as its formulas say, in float64, one unpacked sequence at a time.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <cstdint>
+#include <map>
+#include <vector>
+
+#include "datasets/token_pairs.hpp"
+#include "tests/support/tiny_model.hpp"
+
+namespace bipo::testing {
+
+// What is put on blocks' outputs, [D] or one row for each position [T, D].
+using AddedToBlocks = std::map<std::int64_t, at::Tensor>;
+
+inline at::Tensor naive_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon) {
+  return x / at::sqrt((x * x).mean(-1, true) + epsilon) * weight;
+}
+
+// Rotates pair (i, i + K/2) of each head by position * theta^(-2i/K) / divisor i, as complex
+// numbers.
+inline at::Tensor naive_rotary(const at::Tensor& x, const ModelConfig& config) {
+  at::Tensor result = x.clone();
+  const double theta = config.rotary.front().theta;
+  const std::vector<float>& divisors = config.rotary.front().divisors;
+  const auto half = x.size(2) / 2;
+  for (std::int64_t t = 0; t < x.size(0); ++t) {
+    for (std::int64_t i = 0; i < half; ++i) {
+      // The decoder's angles are float32, as transformers' are.
+      const float frequency = static_cast<float>(
+          1 / std::pow(static_cast<float>(theta),
+                       2.0F * static_cast<float>(i) / static_cast<float>(x.size(2))));
+      const float divisor = divisors.empty() ? 1.0F : divisors[static_cast<std::size_t>(i)];
+      const double angle = static_cast<float>(t) * (frequency / divisor);
+      const double c = std::cos(static_cast<float>(angle));
+      const double s = std::sin(static_cast<float>(angle));
+      for (std::int64_t h = 0; h < x.size(1); ++h) {
+        const double a = x[t][h][i].item<double>();
+        const double b = x[t][h][i + half].item<double>();
+        result[t][h][i] = a * c - b * s;
+        result[t][h][i + half] = b * c + a * s;
+      }
+    }
+  }
+  return result;
+}
+
+// [T, V]: the next token's log-probabilities after each of `ids`.
+inline at::Tensor naive_log_probs(const ModelConfig& config, const RandomWeights& weights,
+                                  const std::vector<std::int64_t>& ids,
+                                  const AddedToBlocks& added) {
+  const auto length = static_cast<std::int64_t>(ids.size());
+  at::Tensor h = weights.whole(Role::kEmbedding).index_select(0, at::tensor(ids, at::kLong));
+  for (std::int64_t b = 0; b < config.blocks; ++b) {
+    const at::Tensor x = naive_norm(h, weights.whole(Role::kAttentionNorm, b), config.norm_epsilon);
+    const auto heads = [&](Role role, std::int64_t count) {
+      return at::matmul(x, weights.whole(role, b).t()).view({length, count, config.head_size});
+    };
+    const at::Tensor q = naive_rotary(heads(Role::kQuery, config.heads), config);
+    const at::Tensor k = naive_rotary(heads(Role::kKey, config.kv_heads), config);
+    const at::Tensor v = heads(Role::kValue, config.kv_heads);
+    at::Tensor mixed = at::zeros({length, config.heads, config.head_size}, at::kDouble);
+    for (std::int64_t head = 0; head < config.heads; ++head) {
+      const std::int64_t kv = head / (config.heads / config.kv_heads);
+      for (std::int64_t t = 0; t < length; ++t) {
+        const at::Tensor scores = at::matmul(k.select(1, kv).narrow(0, 0, t + 1), q[t][head]) /
+                                  std::sqrt(static_cast<double>(config.head_size));
+        mixed[t][head] = at::matmul(at::softmax(scores, 0), v.select(1, kv).narrow(0, 0, t + 1));
+      }
+    }
+    h = h + at::matmul(mixed.flatten(1), weights.whole(Role::kAttentionOutput, b).t());
+    const at::Tensor y = naive_norm(h, weights.whole(Role::kMlpNorm, b), config.norm_epsilon);
+    const at::Tensor gate = at::matmul(y, weights.whole(Role::kGate, b).t());
+    const at::Tensor up = at::matmul(y, weights.whole(Role::kUp, b).t());
+    h = h + at::matmul(gate / (1 + at::exp(-gate)) * up, weights.whole(Role::kDown, b).t());
+    if (added.contains(b)) {
+      h = h + added.at(b);
+    }
+  }
+  at::Tensor logits =
+      at::matmul(naive_norm(h, weights.whole(Role::kFinalNorm), config.norm_epsilon),
+                 weights.whole(config.tied_head ? Role::kEmbedding : Role::kHead).t());
+  if (config.logit_soft_cap != 0) {
+    logits = at::tanh(logits / config.logit_soft_cap) * config.logit_soft_cap;
+  }
+  return at::log_softmax(logits, -1);
+}
+
+// The summed log-probability of `answer` after `prompt`.
+inline double naive_answer(const ModelConfig& config, const RandomWeights& weights,
+                           const std::vector<TokenId>& prompt, const std::vector<TokenId>& answer,
+                           const AddedToBlocks& added) {
+  std::vector<std::int64_t> ids(prompt.begin(), prompt.end());
+  ids.insert(ids.end(), answer.begin(), answer.end());
+  const at::Tensor log_probs = naive_log_probs(config, weights, ids, added);
+  double sum = 0;
+  for (std::size_t i = prompt.size(); i < ids.size(); ++i) {
+    sum += log_probs[static_cast<std::int64_t>(i) - 1][ids[i]].item<double>();
+  }
+  return sum;
+}
+
+}  // namespace bipo::testing
