@@ -381,6 +381,10 @@ const std::string& ChatTemplate::implied_system_text() const {
   return impl_->implied_system;
 }
 
+const std::string& ChatTemplate::end_of_answer() const {
+  return impl_->end_of_answer;
+}
+
 std::string ChatTemplate::render_prompt(const std::vector<Message>& messages) const {
   try {
     return impl_->render(messages, true);

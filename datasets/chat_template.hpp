@@ -52,6 +52,10 @@ class ChatTemplate {
   // puts none).
   const std::string& implied_system_text() const;
 
+  // What the template writes behind every answer, from the end-of-turn marker on; where there is no
+  // marker, what comes before the next turn.
+  const std::string& end_of_answer() const;
+
   // The conversation followed by the generation header, exactly as transformers'
   // apply_chat_template(..., add_generation_prompt=True, tokenize=False) gives it.
   std::string render_prompt(const std::vector<Message>& messages) const;

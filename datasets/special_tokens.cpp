@@ -3,6 +3,8 @@
 
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "collectives/errors.hpp"
 #include "datasets/json_file.hpp"
@@ -40,48 +42,60 @@ std::optional<TokenId> named_token(const JsonNode& config, std::string_view key,
   return id;
 }
 
-// A token given by its id or, where several may end a text, by a list of ids.
-std::optional<TokenId> numbered_token(const JsonNode& config, std::string_view key,
-                                      const Tokenizer& tokenizer) {
-  std::optional<JsonNode> entry = config.find(key);
-  if (entry && entry->value().is_array()) {
-    const std::vector<JsonNode> ids = entry->elements();
-    entry = ids.empty() ? std::nullopt : std::optional(ids.front());
-  }
+// Tokens given by their ids: one, or a list where several may end a text.
+std::vector<TokenId> numbered_tokens(const JsonNode& config, std::string_view key,
+                                     const Tokenizer& tokenizer) {
+  const std::optional<JsonNode> entry = config.find(key);
   if (!entry) {
-    return std::nullopt;
+    return {};
   }
-  const TokenId id = entry->as_token_id();
-  if (id >= tokenizer.vocabulary_size()) {
-    entry->fail(fmt::format("id {} is outside the vocabulary of {} tokens", id,
+  std::vector<TokenId> ids;
+  for (const JsonNode& node : entry->value().is_array() ? entry->elements() : std::vector{*entry}) {
+    const TokenId id = node.as_token_id();
+    if (id >= tokenizer.vocabulary_size()) {
+      node.fail(fmt::format("id {} is outside the vocabulary of {} tokens", id,
                             tokenizer.vocabulary_size()));
+    }
+    ids.push_back(id);
   }
-  return id;
+  return ids;
+}
+
+std::optional<TokenId> first(const std::vector<TokenId>& ids) {
+  return ids.empty() ? std::nullopt : std::optional(ids.front());
 }
 
 }  // namespace
 
 SpecialTokens read_special_tokens(const std::filesystem::path& model_directory,
                                   const Tokenizer& tokenizer) {
-  const std::filesystem::path tokenizer_config = model_directory / "tokenizer_config.json";
-  if (std::filesystem::exists(tokenizer_config)) {
-    return read_config(tokenizer_config, [&](const JsonNode& config) {
-      return SpecialTokens{named_token(config, "bos_token", tokenizer),
-                           named_token(config, "eos_token", tokenizer)};
+  SpecialTokens special;
+  const std::filesystem::path generation_config = model_directory / "generation_config.json";
+  if (std::filesystem::exists(generation_config)) {
+    special.ends = read_config(generation_config, [&](const JsonNode& config) {
+      return numbered_tokens(config, "eos_token_id", tokenizer);
     });
   }
-  SpecialTokens special;
+  const std::filesystem::path tokenizer_config = model_directory / "tokenizer_config.json";
+  if (std::filesystem::exists(tokenizer_config)) {
+    read_config(tokenizer_config, [&](const JsonNode& config) {
+      special.bos = named_token(config, "bos_token", tokenizer);
+      special.eos = named_token(config, "eos_token", tokenizer);
+      return special;
+    });
+    return special;
+  }
   for (const char* name : {"generation_config.json", "config.json"}) {
     const std::filesystem::path path = model_directory / name;
     if (!std::filesystem::exists(path)) {
       continue;
     }
-    const SpecialTokens found = read_config(path, [&](const JsonNode& config) {
-      return SpecialTokens{numbered_token(config, "bos_token_id", tokenizer),
-                           numbered_token(config, "eos_token_id", tokenizer)};
+    const auto [bos, eos] = read_config(path, [&](const JsonNode& config) {
+      return std::pair{first(numbered_tokens(config, "bos_token_id", tokenizer)),
+                       first(numbered_tokens(config, "eos_token_id", tokenizer))};
     });
-    special.bos = special.bos ? special.bos : found.bos;
-    special.eos = special.eos ? special.eos : found.eos;
+    special.bos = special.bos ? special.bos : bos;
+    special.eos = special.eos ? special.eos : eos;
   }
   return special;
 }

@@ -80,12 +80,13 @@ class Tokenizer {
 struct SpecialTokens {
   std::optional<TokenId> bos;
   std::optional<TokenId> eos;
+  std::vector<TokenId> ends;  // that end a generated text, too
 };
 
 // From tokenizer_config.json's bos_token / eos_token (a string, or an object with "content"); only
 // where that file is absent from generation_config.json's, then config.json's bos_token_id /
-// eos_token_id (the first of a list).  Throws UserError when a named token is not in the
-// vocabulary.
+// eos_token_id (the first of a list).  `ends` are all of generation_config.json's eos_token_id.
+// Throws UserError when a named token is not in the vocabulary.
 SpecialTokens read_special_tokens(const std::filesystem::path& model_directory,
                                   const Tokenizer& tokenizer);
 

@@ -13,5 +13,6 @@ CommandTable sweep_table(SweepOptions& options);
 CommandTable collect_table(CollectOptions& options);
 CommandTable bench_table(BenchOptions& options);
 CommandTable plan_table(PlanOptions& options);
+CommandTable generate_table(GenerateOptions& options);
 
 }  // namespace bipo

@@ -158,6 +158,11 @@ ModelText read_gguf_text(const GgufFile& file) {
     special.bos = token_id(keys, "bos_token_id", vocabulary.tokens.size());
   }
   special.eos = token_id(keys, "eos_token_id", vocabulary.tokens.size());
+  for (const char* name : {"eot_token_id", "eom_token_id"}) {  // ends of a turn, of a message
+    if (const auto id = token_id(keys, name, vocabulary.tokens.size())) {
+      special.ends.push_back(*id);
+    }
+  }
   return {make_tokenizer(file, vocabulary), special, read_chat_template(file, vocabulary, keys)};
 }
 

@@ -11,6 +11,7 @@
 #include "collectives/session.hpp"
 #include "launcher/bench_command.hpp"
 #include "launcher/collect_command.hpp"
+#include "launcher/generate_command.hpp"
 #include "launcher/inspect_command.hpp"
 #include "launcher/options.hpp"
 #include "launcher/plan_command.hpp"
@@ -64,6 +65,9 @@ int run_with_ranks(const std::vector<std::string>& arguments) {
     }
     if (const auto* sweep = std::get_if<SweepOptions>(&command)) {
       return run_sweep_command(*sweep, session);
+    }
+    if (const auto* generate = std::get_if<GenerateOptions>(&command)) {
+      return run_generate_command(*generate, session);
     }
     return run_train_command(std::get<TrainOptions>(command), session);
   } catch (const AgreedFailure& failure) {

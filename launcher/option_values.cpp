@@ -39,6 +39,8 @@ bool in_range(double value, RealRange range) {
       return value > 0;
     case RealRange::kNonNegative:
       return value >= 0;
+    case RealRange::kShare:
+      return value > 0 && value <= 1;
     case RealRange::kAny:
       break;
   }
@@ -51,6 +53,8 @@ std::string real_rule(RealRange range) {
       return "must be a finite number above 0";
     case RealRange::kNonNegative:
       return "must be a finite number, 0 or above";
+    case RealRange::kShare:
+      return "must be above 0 and at most 1";
     case RealRange::kAny:
       break;
   }

@@ -21,7 +21,7 @@ std::int64_t parse_integer(std::string_view text, std::int64_t minimum);
 
 std::uint64_t parse_unsigned(std::string_view text);
 
-enum class RealRange { kAny, kNonNegative, kPositive };
+enum class RealRange { kAny, kNonNegative, kPositive, kShare };  // kShare: above 0, at most 1
 
 // Finite, in decimal or scientific notation.
 double parse_real(std::string_view text, RealRange range);

@@ -36,6 +36,7 @@ const char* const kHelp =
     "  train      train a steering vector\n"
     "  sweep      train one for every combination of models, data, layers, seeds and settings\n"
     "  collect    merge the run files of a sweep into one\n"
+    "  generate   text under vectors, at several multipliers at once\n"
     "  inspect    print what a run file holds\n"
     "  bench      measure the speed of training on this machine\n"
     "  plan       memory, time and the best topology of a run, before it is made\n"
@@ -333,6 +334,18 @@ void require_consistent(const PlanOptions& options, const Names& given) {
   }
 }
 
+void require_consistent(const GenerateOptions& options, const Names& given) {
+  if (given.contains("prompt") == given.contains("prompts")) {
+    throw UserError("give one of --prompt (one question) and --prompts (a file of them)");
+  }
+  if (options.stream && !given.contains("prompt")) {
+    throw UserError("--stream shows the texts of one --prompt, not those of a file");
+  }
+  if (options.stream && !options.out.empty()) {
+    throw UserError("--stream and --out exclude each other: one shows texts, the other keeps them");
+  }
+}
+
 bool asks_for_help(const std::vector<std::string>& words) {
   return std::any_of(words.begin(), words.end(),
                      [](const std::string& word) { return word == "--help" || word == "-h"; });
@@ -407,6 +420,9 @@ Command parse_command_line(const std::vector<std::string>& arguments) {
   if (command == "plan") {
     return parse_with(plan_table, rest);
   }
+  if (command == "generate") {
+    return parse_with(generate_table, rest);
+  }
   if (command == "inspect") {
     return parse_inspect(rest);
   }
@@ -417,7 +433,8 @@ Command parse_command_line(const std::vector<std::string>& arguments) {
     return PrintAndExit{version_text()};
   }
   const std::string nearest = nearest_name(
-      command, {"train", "sweep", "collect", "inspect", "bench", "plan", "--help", "--version"});
+      command,
+      {"train", "sweep", "collect", "generate", "inspect", "bench", "plan", "--help", "--version"});
   throw UserError(
       fmt::format("unknown command '{}'; the nearest is {}; `bipo-dist --help` lists the commands",
                   command, nearest));

@@ -11,6 +11,7 @@
 
 #include "datasets/template_date.hpp"
 #include "experiments/sweep_plan.hpp"
+#include "launcher/vector_choice.hpp"
 
 namespace bipo {
 
@@ -136,6 +137,26 @@ struct PlanOptions : TextOptions {
   bool json = false;
 };
 
+struct GenerateOptions : TextOptions, MachineOptions {
+  std::filesystem::path model;
+  std::filesystem::path adapter;  // empty: none
+  std::vector<VectorChoice> vectors;
+  std::string prompt;  // one of these two is set
+  std::filesystem::path prompts;
+  std::vector<double> multipliers = {-2, -1, 0, 1, 2};
+  std::string positions = "all";  // all, answer
+  std::int64_t max_new_tokens = 200;
+  double temperature = 0;
+  std::int64_t top_k = 0;
+  double top_p = 1;
+  std::uint64_t seed = 11;
+  bool ignore_eos = false;
+  std::optional<std::int64_t> batch_size;  // prompts
+  std::filesystem::path out;               // empty: texts go to stdout
+  bool overwrite = false;
+  bool stream = false;
+};
+
 struct CollectOptions {
   std::filesystem::path directory;
   std::filesystem::path out;
@@ -152,7 +173,7 @@ struct PrintAndExit {
 };
 
 using Command = std::variant<TrainOptions, SweepOptions, CollectOptions, BenchOptions, PlanOptions,
-                             InspectOptions, PrintAndExit>;
+                             InspectOptions, GenerateOptions, PrintAndExit>;
 
 // Parses the command line (without the program's name) and the INI file it may name by --config
 // (the same option names; the command line wins).  Values are checked for what can be known without

@@ -24,25 +24,53 @@ OptionSpec json_option(bool& json) {
   return {"json", "", "print one JSON object instead of text", flag(json)};
 }
 
+Options prompt_text_options(TextOptions& o) {
+  return {{"system-prompt", "TEXT",
+           with_default("\"\" sends none", fmt::format("\"{}\"", o.system_prompt)),
+           any_text(o.system_prompt)},
+          {"chat-template", "NAME|FILE",
+           fmt::format("how a conversation is laid out: auto (the model's own template), {}, or a "
+                       "file with a Jinja template (default {})",
+                       fmt::join(ChatTemplate::names(), ", "), o.chat_template),
+           some_text(o.chat_template)},
+          {"template-date", "YYYY-MM-DD",
+           "the day that a template prints as today's (default the run's first day, in UTC)",
+           template_date(o.template_date)},
+          {"no-bos", "", "no begin-of-sequence token before a prompt", flag(o.no_bos)}};
+}
+
 OptionGroup text_group(TextOptions& o) {
-  return {"Text",
-          {{"system-prompt", "TEXT",
-            with_default("\"\" sends none", fmt::format("\"{}\"", o.system_prompt)),
-            any_text(o.system_prompt)},
-           {"chat-template", "NAME|FILE",
-            fmt::format("how a conversation is laid out: auto (the model's own template), {}, or a "
-                        "file with a Jinja template (default {})",
-                        fmt::join(ChatTemplate::names(), ", "), o.chat_template),
-            some_text(o.chat_template)},
-           {"template-date", "YYYY-MM-DD",
-            "the day that a template prints as today's (default the run's first day, in UTC)",
-            template_date(o.template_date)},
-           {"no-eos", "", "no end-of-sequence token after an answer", flag(o.no_eos)},
-           {"no-bos", "", "no begin-of-sequence token before a prompt", flag(o.no_bos)},
-           {"max-length", "N",
-            with_default("most tokens in prompt and answer; 0: the model's context", o.max_length),
-            integer(o.max_length, 0)},
-           {"skip-bad", "", "skip and count bad rows instead of ending", flag(o.skip_bad)}}};
+  return {
+      "Text",
+      prompt_text_options(o) +
+          Options{{"no-eos", "", "no end-of-sequence token after an answer", flag(o.no_eos)},
+                  {"max-length", "N",
+                   with_default("most tokens in prompt and answer; 0: the model's context",
+                                o.max_length),
+                   integer(o.max_length, 0)},
+                  {"skip-bad", "", "skip and count bad rows instead of ending", flag(o.skip_bad)}}};
+}
+
+Options model_options(std::filesystem::path& model, std::filesystem::path& adapter) {
+  return {{"model", "DIR|FILE", "Hugging Face model directory or GGUF file (required)", path(model),
+           true},
+          adapter_option(adapter)};
+}
+
+OptionSpec vector_option(std::vector<VectorChoice>& vectors) {
+  OptionSpec option{"vector", "FILE[@W]",
+                    "run file whose last vector is added, times W (default 1); may be given "
+                    "several times: vectors add up",
+                    vector_choices(vectors)};
+  option.repeats = true;
+  return option;
+}
+
+OptionSpec positions_option(std::string& positions) {
+  return {
+      "positions", "NAME",
+      with_default("tokens at which vectors are added: all (as in training), answer", positions),
+      one_of(positions, {"all", "answer"})};
 }
 
 Options machine_options(MachineOptions& o, const char* automatic_dp) {

@@ -36,7 +36,13 @@ OptionSpec json_option(bool& json);
 OptionSpec adapter_option(std::filesystem::path& adapter);
 OptionSpec layer_option(std::int64_t& layer);
 Options machine_options(MachineOptions& options, const char* automatic_dp);
+// Those that say how a prompt becomes tokens, and all of them.
+Options prompt_text_options(TextOptions& options);
 OptionGroup text_group(TextOptions& options);
+// The model of a command that does not train.
+Options model_options(std::filesystem::path& model, std::filesystem::path& adapter);
+OptionSpec vector_option(std::vector<VectorChoice>& vectors);
+OptionSpec positions_option(std::string& positions);
 OptionGroup help_group();
 
 // How a command reads --config, for the end of its help.

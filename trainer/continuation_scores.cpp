@@ -82,8 +82,7 @@ ContinuationScores score_continuations(const Decoder& decoder,
   std::vector<double> values(count * first.back(), 0.0);
   for (std::int64_t g = ranks.topology.dp_rank(); g < group_count; g += replicas) {
     const auto& group = groups[static_cast<std::size_t>(g)];
-    const PackedAnswers packed =
-        pack_continuations(items, steered_alike(group), decoder, prompt_ends(settings.positions));
+    const PackedAnswers packed = pack_continuations(items, steered_alike(group), decoder);
     const SteeredPass pass(decoder, vectors, packed, settings.positions);
     const std::size_t place = first[static_cast<std::size_t>(group.front())];
     for (std::size_t s = 0; s < count; ++s) {

@@ -49,8 +49,8 @@ void require_tokens(const Sequences& item) {
 class Packer {
  public:
   // `sequences`: of each of `items`, in their order.
-  Packer(const std::vector<PackItem>& items, std::vector<Sequences> sequences, PromptEnds ends)
-      : items_(items), sequences_(std::move(sequences)), ends_(ends), first_answer_{0} {
+  Packer(const std::vector<PackItem>& items, std::vector<Sequences> sequences)
+      : items_(items), sequences_(std::move(sequences)), first_answer_{0} {
     for (const Sequences& item : sequences_) {
       require_tokens(item);
       first_answer_.push_back(first_answer_.back() +
@@ -88,6 +88,7 @@ class Packer {
     packed.targets = to_device(targets_);
     packed.answer_of_target = std::move(answer_of_target_);
     packed.steering_of_token = std::move(steering_of_token_);
+    packed.rows_of_answers = std::move(rows_of_answers_);
     packed.pair_of_token = std::move(pair_of_token_);
     packed.offset_of_token = std::move(offset_of_token_);
     packed.items = static_cast<std::int64_t>(items_.size());
@@ -103,12 +104,7 @@ class Packer {
     for (const std::size_t member : members) {
       shared = common_prefix(first, *sequences_[member].prompt, shared);
     }
-    const auto ends_there = [&](std::size_t member) {
-      return sequences_[member].prompt->size() == shared;
-    };
-    const bool some_end_there = std::any_of(members.begin(), members.end(), ends_there);
-    const bool all_end_there = std::all_of(members.begin(), members.end(), ends_there);
-    return ends_ == PromptEnds::kOwn && some_end_there && !all_end_there ? shared - 1 : shared;
+    return shared;
   }
 
   void add_item(std::size_t member, Range root) {
@@ -154,6 +150,9 @@ class Packer {
   void add_answer(const std::vector<TokenId>& answer, const std::vector<Range>& prompt,
                   std::int64_t position, std::int64_t offset, std::int64_t index) {
     const Range rows = append(answer, 0, answer.size() - 1, position, offset, prompt);
+    for (std::int64_t row = rows.begin; row < rows.end; ++row) {
+      rows_of_answers_.push_back(row);
+    }
     for (std::size_t i = 0; i < answer.size(); ++i) {
       predicting_rows_.push_back(i == 0 ? prompt.back().end - 1
                                         : rows.begin + static_cast<std::int64_t>(i) - 1);
@@ -163,8 +162,7 @@ class Packer {
   }
 
   const std::vector<PackItem>& items_;
-  std::vector<Sequences> sequences_;  // of each item
-  PromptEnds ends_;
+  std::vector<Sequences> sequences_;        // of each item
   std::vector<std::int64_t> first_answer_;  // of each item, and the number of all
   std::int64_t steering_ = 0;               // of the rows that are being added
   std::int64_t pair_ = 0;                   // likewise
@@ -175,20 +173,21 @@ class Packer {
   std::vector<std::int64_t> targets_;
   std::vector<std::int64_t> answer_of_target_;
   std::vector<std::int64_t> steering_of_token_;
+  std::vector<std::int64_t> rows_of_answers_;
   std::vector<std::int64_t> pair_of_token_;
   std::vector<std::int64_t> offset_of_token_;
 };
 
 template <typename Item>
 PackedAnswers pack(const std::vector<Item>& all, const std::vector<PackItem>& items,
-                   const Decoder& decoder, PromptEnds ends) {
+                   const Decoder& decoder) {
   std::vector<Sequences> sequences;
   std::map<std::int64_t, std::vector<std::size_t>> trees;
   for (std::size_t i = 0; i < items.size(); ++i) {
     sequences.push_back(sequences_of(all.at(static_cast<std::size_t>(items[i].pair))));
     trees[items[i].steering].push_back(i);
   }
-  Packer packer(items, std::move(sequences), ends);
+  Packer packer(items, std::move(sequences));
   for (const auto& [steering, members] : trees) {
     packer.add_tree(members);
   }
@@ -210,7 +209,7 @@ std::vector<std::int64_t> packed_sizes(const std::vector<TokenPair>& pairs) {
 
 PackedPairs pack_pairs(const std::vector<TokenPair>& pairs, const std::vector<PackItem>& items,
                        const Decoder& decoder) {
-  return pack(pairs, items, decoder, PromptEnds::kShared);
+  return pack(pairs, items, decoder);
 }
 
 PackedPairs pack_alike(const std::vector<TokenPair>& pairs,
@@ -223,9 +222,8 @@ PackedPairs pack_alike(const std::vector<TokenPair>& pairs,
 }
 
 PackedAnswers pack_continuations(const std::vector<Continuations>& continuations,
-                                 const std::vector<PackItem>& items, const Decoder& decoder,
-                                 PromptEnds ends) {
-  return pack(continuations, items, decoder, ends);
+                                 const std::vector<PackItem>& items, const Decoder& decoder) {
+  return pack(continuations, items, decoder);
 }
 
 }  // namespace bipo

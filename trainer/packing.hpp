@@ -37,6 +37,7 @@ struct PackedAnswers {
   // [R] answers are counted item by item: 2 p is pair p's chosen answer, 2 p + 1 its rejected one
   std::vector<std::int64_t> answer_of_target;
   std::vector<std::int64_t> steering_of_token;  // [T]
+  std::vector<std::int64_t> rows_of_answers;    // ascending: rows of answers' tokens
   // Where a token stands in the packing of one of its items by itself.
   std::vector<std::int64_t> pair_of_token;    // [T]
   std::vector<std::int64_t> offset_of_token;  // [T]
@@ -62,11 +63,7 @@ PackedPairs pack_pairs(const std::vector<TokenPair>& pairs, const std::vector<Pa
 PackedPairs pack_alike(const std::vector<TokenPair>& pairs,
                        const std::vector<std::int64_t>& indices, const Decoder& decoder);
 
-// Whether the row of a prompt's last token may also be within another item's prompt.
-enum class PromptEnds { kShared, kOwn };
-
 PackedAnswers pack_continuations(const std::vector<Continuations>& continuations,
-                                 const std::vector<PackItem>& items, const Decoder& decoder,
-                                 PromptEnds ends);
+                                 const std::vector<PackItem>& items, const Decoder& decoder);
 
 }  // namespace bipo

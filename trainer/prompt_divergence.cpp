@@ -25,40 +25,35 @@ PackedAnswers pack_prompts(const std::vector<PromptTokens>& prompts,
     trees.push_back({place, place});
     items.push_back({prompt.ids, {{prompt.ids.back()}}, prompt.where});
   }
-  return pack_continuations(items, trees, decoder, PromptEnds::kOwn);
+  return pack_continuations(items, trees, decoder);
 }
 
 // [S, T]
 at::Tensor divergences(const Decoder& decoder, const PackedAnswers& packed,
-                       const SteeringVectors& vectors, const SteeringSettings& settings) {
-  const SteeredPass pass(decoder, vectors, packed, settings.positions);
-  const bool all = settings.positions == SteeredPositions::kAll;
-  const auto output = [&](const std::vector<double>& coefficients) {
-    return all ? pass.to_all(coefficients) : pass.to_answers(coefficients);
-  };
+                       const SteeringVectors& vectors,
+                       const std::vector<std::vector<double>>& settings) {
+  const SteeredPass pass(decoder, vectors, packed, SteeredPositions::kAll);
   std::vector<at::Tensor> steered;
-  for (const std::vector<double>& coefficients : settings.coefficients) {
-    steered.push_back(output(coefficients));
+  for (const std::vector<double>& coefficients : settings) {
+    steered.push_back(pass.to_all(coefficients));
   }
   const std::vector<double> zeros(static_cast<std::size_t>(vectors.count()), 0.0);
-  return decoder.next_token_divergences(output(zeros), steered);
+  return decoder.next_token_divergences(pass.to_all(zeros), steered);
 }
 
 }  // namespace
 
 std::vector<std::vector<PromptDivergence>> prompt_divergences(
     const Decoder& decoder, const std::vector<PromptTokens>& prompts, std::int64_t group_size,
-    const SteeringVectors& vectors, const SteeringSettings& settings, const Ranks& ranks,
-    const Progress& progress) {
+    const SteeringVectors& vectors, const std::vector<std::vector<double>>& settings,
+    const Ranks& ranks, const Progress& progress) {
   const at::NoGradGuard no_grad;
-  const std::size_t count = settings.coefficients.size();
+  const std::size_t count = settings.size();
   if (prompts.empty() || count == 0) {
     return std::vector<std::vector<PromptDivergence>>(count);
   }
   const auto positions_of = [&](std::size_t prompt) {
-    return settings.positions == SteeredPositions::kAll
-               ? static_cast<std::int64_t>(prompts[prompt].ids.size())
-               : std::int64_t{1};
+    return static_cast<std::int64_t>(prompts[prompt].ids.size());
   };
   const auto groups = consecutive_groups(static_cast<std::int64_t>(prompts.size()), group_size);
   const auto group_count = static_cast<std::int64_t>(groups.size());
@@ -88,7 +83,7 @@ std::vector<std::vector<PromptDivergence>> prompt_divergences(
         throw AgreedFailure(
             fmt::format("{}: the KL divergence is {} with coefficients ({}) on the vectors; use "
                         "smaller multipliers, or --dtype fp32",
-                        prompts[prompt].where, sum, fmt::join(settings.coefficients[s], ", ")),
+                        prompts[prompt].where, sum, fmt::join(settings[s], ", ")),
             kExitFailure);
       }
       result[s].push_back({sum, positions_of(prompt)});

@@ -21,14 +21,14 @@ struct PromptDivergence {
   std::int64_t positions = 0;
 };
 
-// Of each setting and each prompt: KL of the model's own next-token distribution from the steered
-// one, summed over all positions, or, where only answers are steered, at the last one.
-// `group_size` consecutive prompts share a batch; groups are dealt to replicas in turn.  The same
-// on every rank and for any number of replicas; the model must be loaded whole.  Throws
-// AgreedFailure (1) where a value is not finite. Collective over: dp x tp
+// Of each setting [S][M] and each prompt: KL of the model's own next-token distribution from the
+// one steered at all positions, summed over the positions.  `group_size` consecutive prompts share
+// a batch; groups are dealt to replicas in turn.  The same on every rank and for any number of
+// replicas; the model must be loaded whole.  Throws AgreedFailure (1) where a value is not finite.
+// Collective over: dp x tp
 std::vector<std::vector<PromptDivergence>> prompt_divergences(
     const Decoder& decoder, const std::vector<PromptTokens>& prompts, std::int64_t group_size,
-    const SteeringVectors& vectors, const SteeringSettings& settings, const Ranks& ranks,
-    const Progress& progress);
+    const SteeringVectors& vectors, const std::vector<std::vector<double>>& settings,
+    const Ranks& ranks, const Progress& progress);
 
 }  // namespace bipo

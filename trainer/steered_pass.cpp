@@ -12,14 +12,11 @@ at::Tensor steered_rows(const Decoder& decoder, const PackedAnswers& packed,
   if (positions == SteeredPositions::kAll) {
     return at::ones({packed.tokens()}, options);
   }
-  return at::zeros({packed.tokens()}, options).index_fill_(0, packed.layout.answer_rows, 1);
+  const at::Tensor rows = at::tensor(packed.rows_of_answers, at::kLong).to(decoder.device());
+  return at::zeros({packed.tokens()}, options).index_fill_(0, rows, 1);
 }
 
 }  // namespace
-
-PromptEnds prompt_ends(SteeredPositions positions) {
-  return positions == SteeredPositions::kAll ? PromptEnds::kShared : PromptEnds::kOwn;
-}
 
 SteeredPass::SteeredPass(const Decoder& decoder, const SteeringVectors& vectors,
                          const PackedAnswers& packed, SteeredPositions positions)

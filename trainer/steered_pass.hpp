@@ -8,20 +8,12 @@
 
 #include "trainer/model/graph.hpp"
 #include "trainer/packing.hpp"
+#include "trainer/steered_positions.hpp"
 #include "trainer/steering_vectors.hpp"
 
 namespace bipo {
 
 // T packed tokens, U rows that predict, D hidden, M vectors.
-
-// Where vectors are added.
-enum class SteeredPositions {
-  kAll,      // prompt and answer, as in training
-  kAnswers,  // the rows that predict an answer token: from the prompt's last token on
-};
-
-// How a batch must be packed, so that no row is steered for one item and not for another.
-PromptEnds prompt_ends(SteeredPositions positions);
 
 class SteeredPass {
  public:

@@ -19,12 +19,24 @@
 namespace bipo {
 namespace {
 
-using testing::naive_answer;
+using testing::naive_log_probs;
 using testing::RandomWeights;
 using testing::tiny_config;
 using testing::tiny_pairs;
 
 constexpr std::int64_t kLayer = 0;
+
+double naive_answer(const ModelConfig& config, const RandomWeights& weights, const TokenPair& pair,
+                    const std::vector<TokenId>& answer, const at::Tensor& added) {
+  std::vector<std::int64_t> ids(pair.prompt.begin(), pair.prompt.end());
+  ids.insert(ids.end(), answer.begin(), answer.end());
+  const at::Tensor log_probs = naive_log_probs(config, weights, ids, {{kLayer, added}});
+  double sum = 0;
+  for (std::size_t i = pair.prompt.size(); i < ids.size(); ++i) {
+    sum += log_probs[static_cast<std::int64_t>(i) - 1][ids[i]].item<double>();
+  }
+  return sum;
+}
 
 struct Result {
   std::vector<AnswerLogProbs> answers;
@@ -95,15 +107,11 @@ TEST(Decoder, PackedPairsEqualSeparateSequences) {
       const auto pairs = tiny_pairs();
       for (std::size_t p = 0; p < pairs.size(); ++p) {
         const at::Tensor added = v * signs[p];
-        EXPECT_NEAR(
-            packed.answers[p].chosen,
-            naive_answer(config, weights, pairs[p].prompt, pairs[p].chosen, {{kLayer, added}}),
-            1e-6)
+        EXPECT_NEAR(packed.answers[p].chosen,
+                    naive_answer(config, weights, pairs[p], pairs[p].chosen, added), 1e-6)
             << p;
-        EXPECT_NEAR(
-            packed.answers[p].rejected,
-            naive_answer(config, weights, pairs[p].prompt, pairs[p].rejected, {{kLayer, added}}),
-            1e-6)
+        EXPECT_NEAR(packed.answers[p].rejected,
+                    naive_answer(config, weights, pairs[p], pairs[p].rejected, added), 1e-6)
             << p;
       }
     }
@@ -118,10 +126,9 @@ TEST(Decoder, RotaryFrequenciesAreDividedOneByOne) {
   SelfCommunicator self;
   const Result packed = run_packed(config, weights, v, {1, -1, 0.5, 0}, self);
   const TokenPair pair = tiny_pairs().front();
-  EXPECT_NEAR(packed.answers[0].chosen,
-              naive_answer(config, weights, pair.prompt, pair.chosen, {{kLayer, v}}), 1e-6);
+  EXPECT_NEAR(packed.answers[0].chosen, naive_answer(config, weights, pair, pair.chosen, v), 1e-6);
   // It matters: the plain model says something else.
-  EXPECT_GT(std::abs(naive_answer(tiny_config(), weights, pair.prompt, pair.chosen, {{kLayer, v}}) -
+  EXPECT_GT(std::abs(naive_answer(tiny_config(), weights, pair, pair.chosen, v) -
                      packed.answers[0].chosen),
             1e-3);
 }

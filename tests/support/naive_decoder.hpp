@@ -1,4 +1,5 @@
-// The decoder as its formulas say, in float64, one unpacked sequence at a time.
+// A Llama decoder as its papers write it, in float64, one sequence at a time: an oracle without
+// packing, sharding or caches.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -8,13 +9,9 @@
 #include <map>
 #include <vector>
 
-#include "datasets/token_pairs.hpp"
 #include "tests/support/tiny_model.hpp"
 
 namespace bipo::testing {
-
-// What is put on blocks' outputs, [D] or one row for each position [T, D].
-using AddedToBlocks = std::map<std::int64_t, at::Tensor>;
 
 inline at::Tensor naive_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon) {
   return x / at::sqrt((x * x).mean(-1, true) + epsilon) * weight;
@@ -48,10 +45,11 @@ inline at::Tensor naive_rotary(const at::Tensor& x, const ModelConfig& config) {
   return result;
 }
 
-// [T, V]: the next token's log-probabilities after each of `ids`.
-inline at::Tensor naive_log_probs(const ModelConfig& config, const RandomWeights& weights,
-                                  const std::vector<std::int64_t>& ids,
-                                  const AddedToBlocks& added) {
+// Logits [T, V] after each token of one unpacked sequence, with added.at(b) put on the output of
+// block b: [D] at every position, or [T, D].
+inline at::Tensor naive_logits(const ModelConfig& config, const RandomWeights& weights,
+                               const std::vector<std::int64_t>& ids,
+                               const std::map<std::int64_t, at::Tensor>& added) {
   const auto length = static_cast<std::int64_t>(ids.size());
   at::Tensor h = weights.whole(Role::kEmbedding).index_select(0, at::tensor(ids, at::kLong));
   for (std::int64_t b = 0; b < config.blocks; ++b) {
@@ -80,27 +78,18 @@ inline at::Tensor naive_log_probs(const ModelConfig& config, const RandomWeights
       h = h + added.at(b);
     }
   }
-  at::Tensor logits =
+  const at::Tensor logits =
       at::matmul(naive_norm(h, weights.whole(Role::kFinalNorm), config.norm_epsilon),
                  weights.whole(config.tied_head ? Role::kEmbedding : Role::kHead).t());
-  if (config.logit_soft_cap != 0) {
-    logits = at::tanh(logits / config.logit_soft_cap) * config.logit_soft_cap;
-  }
-  return at::log_softmax(logits, -1);
+  const double cap = config.logit_soft_cap;
+  return cap == 0 ? logits : at::tanh(logits / cap) * cap;
 }
 
-// The summed log-probability of `answer` after `prompt`.
-inline double naive_answer(const ModelConfig& config, const RandomWeights& weights,
-                           const std::vector<TokenId>& prompt, const std::vector<TokenId>& answer,
-                           const AddedToBlocks& added) {
-  std::vector<std::int64_t> ids(prompt.begin(), prompt.end());
-  ids.insert(ids.end(), answer.begin(), answer.end());
-  const at::Tensor log_probs = naive_log_probs(config, weights, ids, added);
-  double sum = 0;
-  for (std::size_t i = prompt.size(); i < ids.size(); ++i) {
-    sum += log_probs[static_cast<std::int64_t>(i) - 1][ids[i]].item<double>();
-  }
-  return sum;
+// Of each token given those before it, [T, V].
+inline at::Tensor naive_log_probs(const ModelConfig& config, const RandomWeights& weights,
+                                  const std::vector<std::int64_t>& ids,
+                                  const std::map<std::int64_t, at::Tensor>& added) {
+  return at::log_softmax(naive_logits(config, weights, ids, added), -1);
 }
 
 }  // namespace bipo::testing

@@ -38,37 +38,44 @@ at::Tensor attend_padded(const at::Tensor& q, const at::Tensor& k, const at::Ten
   return at::matmul(at::softmax(seen, -1), v);
 }
 
-// Composed of tensor operations that autograd knows, for any device and type.
-at::Tensor padded_attention(const at::Tensor& q, const at::Tensor& kv, const AttentionHeads& heads,
-                            const QuerySet& queries, const QuerySet& keys) {
-  const WorkTimer timer(Work::kAttention);
-  const PaddedSpans& padded = *queries.padded;
+// x [n, count K] as [n, count, K].
+at::Tensor by_head(const at::Tensor& x, std::int64_t count, std::int64_t head_size) {
+  return x.reshape({x.size(0), count, head_size});
+}
+
+// Rotated queries [n, H, K] against rotated keys and values [T, Hkv, K] -> [n, H K].
+at::Tensor attend_in_slots(const at::Tensor& queries, const at::Tensor& keys,
+                           const at::Tensor& values, const AttentionHeads& heads,
+                           const PaddedSpans& padded) {
   const std::int64_t spans = padded.mask.size(0);
-  const auto by_head = [&](const at::Tensor& x, std::int64_t count) {
-    return x.reshape({x.size(0), count, heads.head_size});
-  };
-  const at::Tensor head_index = at::tensor(heads.kv_head_of_query, at::kLong).to(q.device());
+  const at::Tensor head_index = at::tensor(heads.kv_head_of_query, at::kLong).to(queries.device());
   const auto in_slots = [&](const at::Tensor& x, const at::Tensor& row_of_slot) {
     return x.index_select(0, row_of_slot)
-        .view({spans, -1, heads.query_heads(), heads.head_size})
+        .view({spans, -1, x.size(1), heads.head_size})
         .transpose(1, 2);
   };
-  const std::int64_t width = heads.kv_heads * heads.head_size;
-  const at::Tensor all_queries = rotated(by_head(q, heads.query_heads()), queries);
-  const at::Tensor all_keys =
-      rotated(by_head(kv.narrow(1, 0, width), heads.kv_heads), keys).index_select(1, head_index);
-  const at::Tensor all_values =
-      by_head(kv.narrow(1, width, width), heads.kv_heads).index_select(1, head_index);
   const at::Tensor result = attend_padded(
-      in_slots(all_queries, padded.query_of_slot), in_slots(all_keys, padded.key_of_slot),
-      in_slots(all_values, padded.key_of_slot), padded.mask, heads);
+      in_slots(queries, padded.query_of_slot),
+      in_slots(keys, padded.key_of_slot).index_select(1, head_index),
+      in_slots(values, padded.key_of_slot).index_select(1, head_index), padded.mask, heads);
   return result.transpose(1, 2)
       .reshape({-1, heads.query_heads() * heads.head_size})
       .index_select(0, padded.slot_of_query);
 }
 
+// Composed of tensor operations that autograd knows, for any device and type.
+at::Tensor padded_attention(const at::Tensor& q, const at::Tensor& kv, const AttentionHeads& heads,
+                            const QuerySet& queries, const QuerySet& keys) {
+  const WorkTimer timer(Work::kAttention);
+  const std::int64_t width = heads.kv_heads * heads.head_size;
+  return attend_in_slots(
+      rotated(by_head(q, heads.query_heads(), heads.head_size), queries),
+      rotated(by_head(kv.narrow(1, 0, width), heads.kv_heads, heads.head_size), keys),
+      by_head(kv.narrow(1, width, width), heads.kv_heads, heads.head_size), heads, *queries.padded);
+}
+
 Columns columns_of(const at::Tensor& x, std::int64_t first) {
-  return {x.mutable_data_ptr<float>() + first, x.size(1)};
+  return {x.mutable_data_ptr<float>() + first, x.stride(0)};
 }
 
 // What both fused operators do, whose operands differ only in where the columns of q and kv lie.
@@ -161,6 +168,25 @@ at::Tensor attention(const at::Tensor& q, const at::Tensor& kv, const AttentionH
     return FusedAttention::apply(q, kv, &heads, &queries, &keys);
   }
   return padded_attention(q, kv, heads, queries, keys);
+}
+
+at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& kv, const AttentionHeads& heads,
+                            const QuerySet& rows, const at::Tensor& places, const at::Tensor& keys,
+                            const at::Tensor& values) {
+  const WorkTimer timer(Work::kAttention);
+  if (!rows.padded) {
+    const KeptRows kept{keys, values};
+    keep_rows(columns_of(kv, 0), heads, rows, places.const_data_ptr<std::int64_t>(), kept);
+    return attend_to_kept(columns_of(q, 0), heads, rows, kept);
+  }
+  const std::int64_t width = heads.kv_heads * heads.head_size;
+  const auto new_rows = [&](std::int64_t first) {
+    return by_head(kv.narrow(1, first, width), heads.kv_heads, heads.head_size);
+  };
+  keys.index_copy_(1, places, rotated(new_rows(0), rows).transpose(0, 1));
+  values.index_copy_(1, places, new_rows(width).transpose(0, 1));
+  return attend_in_slots(rotated(by_head(q, heads.query_heads(), heads.head_size), rows),
+                         keys.transpose(0, 1), values.transpose(0, 1), heads, *rows.padded);
 }
 
 }  // namespace bipo

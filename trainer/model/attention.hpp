@@ -35,4 +35,12 @@ at::Tensor self_attention(const at::Tensor& qkv, const AttentionHeads& heads,
 at::Tensor attention(const at::Tensor& q, const at::Tensor& kv, const AttentionHeads& heads,
                      const QuerySet& queries, const QuerySet& keys);
 
+// The same for rows that join earlier ones: the keys (rotated) and values of row i of kv [n, 2 Hkv
+// K] are written to row places[i] of `keys` and `values` [Hkv, C, K], and the queries q [n, H K]
+// see there what the spans of `rows` name.  Columns of a wider matrix will do for q and kv.  No
+// gradient.
+at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& kv, const AttentionHeads& heads,
+                            const QuerySet& rows, const at::Tensor& places, const at::Tensor& keys,
+                            const at::Tensor& values);
+
 }  // namespace bipo

@@ -272,25 +272,36 @@ std::int64_t choose_parts(const AttentionHeads& heads, std::size_t chunks) {
   return at::get_num_threads() == 1 ? 1 : std::min(wanted, static_cast<std::int64_t>(chunks));
 }
 
-}  // namespace
+// Rows of K numbers for each key/value head.
+struct HeadRows {
+  const float* first;
+  std::int64_t head_stride;
+  std::int64_t row_stride;
 
-AttentionMemory attend(Columns q, Columns kv, const AttentionHeads& heads, const QuerySet& queries,
-                       const QuerySet& keys) {
+  Matrix of(std::int64_t kv_head) const { return {first + kv_head * head_stride, row_stride}; }
+};
+
+// All but the keys.
+AttentionMemory memory_for(const QuerySet& queries, const AttentionHeads& heads) {
+  const std::int64_t asked = queries.cos.size(0);
+  const auto options = queries.cos.options();
+  return {at::empty({asked, heads.query_heads() * heads.head_size}, options),
+          at::empty({heads.query_heads() * asked, heads.head_size}, options), at::Tensor(),
+          at::empty({heads.query_heads() * asked}, options)};
+}
+
+// Fills `memory`'s result, queries and log_sums.
+void attend_to(Columns q, HeadRows keys, HeadRows values, const AttentionHeads& heads,
+               const QuerySet& queries, const AttentionMemory& memory) {
   const std::int64_t size = heads.head_size;
   const auto cap = static_cast<float>(heads.soft_cap);
   const std::int64_t asked = queries.cos.size(0);
-  const std::int64_t key_rows = keys.cos.size(0);
-  const auto options = queries.cos.options();
-  AttentionMemory memory{at::empty({asked, heads.query_heads() * size}, options),
-                         at::empty({heads.query_heads() * asked, size}, options),
-                         rotate_keys(kv, heads, keys),
-                         at::empty({heads.query_heads() * asked}, options)};
   const std::vector<Chunk> chunks = make_chunks(queries.spans);
   const std::vector<HeadGroup> groups = group_heads(heads);
   const Most most(chunks, groups, size);
   const auto count = static_cast<std::int64_t>(chunks.size());
   at::parallel_for(0, heads.kv_heads * count, 1, [&](std::int64_t begin, std::int64_t end) {
-    const at::Tensor scratch = at::empty({most.scores + most.rows}, options);
+    const at::Tensor scratch = at::empty({most.scores + most.rows}, queries.cos.options());
     float* weights = scratch.mutable_data_ptr<float>();
     float* sums = weights + most.scores;
     for (std::int64_t task = begin; task < end; ++task) {
@@ -301,9 +312,7 @@ AttentionMemory attend(Columns q, Columns kv, const AttentionHeads& heads, const
       const std::int64_t first = group.first_row(chunk, asked);
       float* rotated = memory.queries.mutable_data_ptr<float>() + first * size;
       group.rotate_in(chunk, q, queries, rotated);
-      scores_against(chunk, rows, {rotated, size},
-                     {memory.keys.const_data_ptr<float>() + kv_head * key_rows * size, size}, size,
-                     weights);
+      scores_against(chunk, rows, {rotated, size}, keys.of(kv_head), size, weights);
       if (cap != 0) {
         kernels::soft_cap(weights, rows * chunk.key_count, cap);
       }
@@ -312,12 +321,51 @@ AttentionMemory attend(Columns q, Columns kv, const AttentionHeads& heads, const
                               chunk.key_count, chunk.visible,
                               memory.log_sums.mutable_data_ptr<float>() + first + row);
       });
-      const Matrix values{kv.first + (heads.kv_heads + kv_head) * size, kv.stride};
-      weighted_sum(chunk, rows, weights, values, size, sums);
+      weighted_sum(chunk, rows, weights, values.of(kv_head), size, sums);
       group.copy_out(chunk, sums, {memory.result.mutable_data_ptr<float>(), memory.result.size(1)});
     }
   });
+}
+
+}  // namespace
+
+AttentionMemory attend(Columns q, Columns kv, const AttentionHeads& heads, const QuerySet& queries,
+                       const QuerySet& keys) {
+  const std::int64_t size = heads.head_size;
+  AttentionMemory memory = memory_for(queries, heads);
+  memory.keys = rotate_keys(kv, heads, keys);
+  attend_to(q, {memory.keys.const_data_ptr<float>(), memory.keys.stride(0), size},
+            {kv.first + heads.kv_heads * size, size, kv.stride}, heads, queries, memory);
   return memory;
+}
+
+void keep_rows(Columns kv, const AttentionHeads& heads, const QuerySet& rows,
+               const std::int64_t* places, KeptRows kept) {
+  const std::int64_t size = heads.head_size;
+  const float* cos = rows.cos.const_data_ptr<float>();
+  const float* sin = rows.sin.const_data_ptr<float>();
+  at::parallel_for(0, heads.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t head = begin; head < end; ++head) {
+      float* keys = kept.keys.mutable_data_ptr<float>() + head * kept.keys.stride(0);
+      float* values = kept.values.mutable_data_ptr<float>() + head * kept.values.stride(0);
+      for (std::int64_t row = 0; row < rows.cos.size(0); ++row) {
+        const float* key = kv.first + row * kv.stride + head * size;
+        kernels::rotate(key, kv.stride, cos + row * size / 2, sin + row * size / 2, 1, 1, 1, size,
+                        keys + places[row] * size, size);
+        std::copy_n(key + heads.kv_heads * size, size, values + places[row] * size);
+      }
+    }
+  });
+}
+
+at::Tensor attend_to_kept(Columns q, const AttentionHeads& heads, const QuerySet& queries,
+                          KeptRows kept) {
+  AttentionMemory memory = memory_for(queries, heads);
+  const auto by_head = [&](const at::Tensor& rows) {
+    return HeadRows{rows.const_data_ptr<float>(), rows.stride(0), heads.head_size};
+  };
+  attend_to(q, by_head(kept.keys), by_head(kept.values), heads, queries, memory);
+  return memory.result;
 }
 
 void attend_backward(const AttentionMemory& memory, Columns kv, const at::Tensor& d_result,

@@ -30,6 +30,21 @@ struct AttentionMemory {
 AttentionMemory attend(Columns q, Columns kv, const AttentionHeads& heads, const QuerySet& queries,
                        const QuerySet& keys);
 
+// Rotated keys and values of earlier and new rows, kept for the rows after them: [Hkv, C, K] each,
+// contiguous.  What a QuerySet's spans call rows are their C rows.
+struct KeptRows {
+  const at::Tensor& keys;
+  const at::Tensor& values;
+};
+
+// Row i of `kv` (as of attend()) becomes row places[i] of `kept`; `rows` holds its angles.
+void keep_rows(Columns kv, const AttentionHeads& heads, const QuerySet& rows,
+               const std::int64_t* places, KeptRows kept);
+
+// The values of attend() for queries of rows that are kept: [n, H K].
+at::Tensor attend_to_kept(Columns q, const AttentionHeads& heads, const QuerySet& queries,
+                          KeptRows kept);
+
 // Writes the gradients of q and kv, every element of their columns, from d_result [n, H K].
 void attend_backward(const AttentionMemory& memory, Columns kv, const at::Tensor& d_result,
                      const AttentionHeads& heads, const QuerySet& queries, const QuerySet& keys,

@@ -218,6 +218,15 @@ at::ScalarType Decoder::residual_type() const {
   return product_type_ == at::kDouble ? at::kDouble : at::kFloat;
 }
 
+// Of rows at `positions` [n] (float32), as yet without spans.
+QuerySet Decoder::query_set(const at::Tensor& positions, const Turn& turn) const {
+  const at::Tensor angles = at::outer(positions, turn.frequencies);
+  return {{},
+          angles.cos().mul_(turn.factors).to(residual_type()),
+          angles.sin().mul_(turn.factors).to(residual_type()),
+          std::nullopt};
+}
+
 SequenceLayout Decoder::layout(const std::vector<std::int64_t>& positions,
                                const std::vector<SequencePart>& parts,
                                const std::vector<std::int64_t>& answer_rows) const {
@@ -226,11 +235,9 @@ SequenceLayout Decoder::layout(const std::vector<std::int64_t>& positions,
   const at::Tensor places = at::tensor(positions, at::kLong).to(device_).to(at::kFloat);
   for (std::size_t i = 0; i < turns_.size(); ++i) {
     const std::int64_t window = config_.attention_kinds[i].window;
-    const at::Tensor angles = at::outer(places, turns_[i].frequencies);
     AttentionLayout& kind = result.kinds.emplace_back();
+    kind.all = query_set(places, turns_[i]);
     kind.all.spans = query_spans(parts, nullptr, window);
-    kind.all.cos = angles.cos().mul_(turns_[i].factors).to(residual_type());
-    kind.all.sin = angles.sin().mul_(turns_[i].factors).to(residual_type());
     kind.answers.spans = query_spans(parts, &answer_rows, window);
     kind.answers.cos = kind.all.cos.index_select(0, result.answer_rows);
     kind.answers.sin = kind.all.sin.index_select(0, result.answer_rows);
@@ -286,22 +293,42 @@ at::Tensor Decoder::with_normed_keys(const at::Tensor& kv, const at::Tensor& nor
   return at::cat({normed_heads(halves[0], norm), halves[1]}, 1);
 }
 
+// [n, (H + 2 Hkv) K]
+at::Tensor Decoder::project_heads(const Block& block, const at::Tensor& h) const {
+  const at::Tensor qkv = frozen_linear(normed(h, block.attention_norm), block.qkv);
+  return block.qkv_bias.defined() ? qkv + block.qkv_bias : qkv;
+}
+
+Decoder::HeadColumns Decoder::normed_columns(const Block& block, const at::Tensor& qkv) const {
+  const std::int64_t width = heads_.query_heads() * heads_.head_size;
+  const at::Tensor q = qkv.narrow(1, 0, width);
+  const at::Tensor kv = qkv.narrow(1, width, qkv.size(1) - width);
+  if (!block.query_norm.defined()) {
+    return {q, kv};
+  }
+  return {normed_heads(q, block.query_norm), with_normed_keys(kv, block.key_norm)};
+}
+
 at::Tensor Decoder::attention(const Block& block, const at::Tensor& h,
                               const AttentionLayout& layout) const {
-  at::Tensor qkv = frozen_linear(normed(h, block.attention_norm), block.qkv);
-  if (block.qkv_bias.defined()) {
-    qkv = qkv + block.qkv_bias;
-  }
+  const at::Tensor qkv = project_heads(block, h);
   at::Tensor result;
   if (block.query_norm.defined()) {
-    const std::int64_t width = heads_.query_heads() * heads_.head_size;
-    const at::Tensor q = normed_heads(qkv.narrow(1, 0, width), block.query_norm);
-    const at::Tensor kv =
-        with_normed_keys(qkv.narrow(1, width, qkv.size(1) - width), block.key_norm);
-    result = bipo::attention(q, kv, heads_, layout.all, layout.all);
+    const HeadColumns columns = normed_columns(block, qkv);
+    result = bipo::attention(columns.q, columns.kv, heads_, layout.all, layout.all);
   } else {
     result = self_attention(qkv, heads_, layout);
   }
+  return project_onto(h, result, block.attention_output, block.attention_output_bias,
+                      block.attention_output_norm);
+}
+
+at::Tensor Decoder::cached_attention(const Block& block, const at::Tensor& h, const QuerySet& rows,
+                                     const at::Tensor& places, const at::Tensor& keys,
+                                     const at::Tensor& values) const {
+  const HeadColumns columns = normed_columns(block, project_heads(block, h));
+  const at::Tensor result =
+      bipo::cached_attention(columns.q, columns.kv, heads_, rows, places, keys, values);
   return project_onto(h, result, block.attention_output, block.attention_output_bias,
                       block.attention_output_norm);
 }
@@ -351,6 +378,67 @@ at::Tensor Decoder::run_to_answers(at::Tensor h, std::int64_t first_block,
   h = run_blocks(h, {first_block, last}, layout);
   return mlp(block(last),
              answer_attention(block(last), h, layout.answer_rows, layout.kinds[kind_of(last)]));
+}
+
+KeyValueCache Decoder::make_cache(Range blocks, std::int64_t rows) const {
+  const auto options = at::TensorOptions().dtype(residual_type()).device(device_);
+  KeyValueCache cache{blocks, {}, {}};
+  for (std::int64_t i = 0; i < blocks.size(); ++i) {
+    for (auto* tensors : {&cache.keys, &cache.values}) {
+      tensors->push_back(at::empty({heads_.kv_heads, rows, heads_.head_size}, options));
+    }
+  }
+  return cache;
+}
+
+std::uint64_t Decoder::cache_bytes_per_row(const ModelConfig& config, std::int64_t tp,
+                                           std::int64_t tp_rank) {
+  const std::int64_t heads = plan_shard(config, tp, tp_rank).kv_heads.size();
+  return static_cast<std::uint64_t>(2 * heads * config.head_size) * sizeof(float);
+}
+
+CachedLayout Decoder::cached_layout(const std::vector<CachedPart>& parts) const {
+  std::vector<std::int64_t> positions;
+  std::vector<std::int64_t> places;
+  std::vector<QuerySpan> spans;
+  for (const CachedPart& part : parts) {
+    QuerySpan& span = spans.emplace_back(
+        QuerySpan{part.rows, part.own, part.own.size() - part.rows.size() + 1, part.context, 0});
+    const std::int64_t first = context_size(span) + span.visible - 1;
+    for (std::int64_t i = 0; i < part.rows.size(); ++i) {
+      positions.push_back(first + i);
+      places.push_back(part.own.end - part.rows.size() + i);
+    }
+  }
+  CachedLayout layout;
+  layout.places = at::tensor(places, at::kLong).to(device_);
+  const at::Tensor on_device = at::tensor(positions, at::kLong).to(device_).to(at::kFloat);
+  for (std::size_t i = 0; i < turns_.size(); ++i) {
+    QuerySet& rows = layout.kinds.emplace_back(query_set(on_device, turns_[i]));
+    rows.spans = spans;
+    for (QuerySpan& span : rows.spans) {
+      span.window = config_.attention_kinds[i].window;
+    }
+    if (!runs_fused(rows.cos)) {
+      rows.padded = pad_spans(rows.spans, device_);
+    }
+  }
+  return layout;
+}
+
+at::Tensor Decoder::run_cached(at::Tensor h, Range blocks, const CachedLayout& layout,
+                               const KeyValueCache& cache) const {
+  for (std::int64_t i = blocks.begin; i < blocks.end; ++i) {
+    const auto kept = static_cast<std::size_t>(i - cache.blocks.begin);
+    h = mlp(block(i), cached_attention(block(i), h, layout.kinds[kind_of(i)], layout.places,
+                                       cache.keys.at(kept), cache.values.at(kept)));
+  }
+  return h;
+}
+
+at::Tensor Decoder::next_token_logits(const at::Tensor& h) const {
+  return token_logits(normed(h, final_norm_), head_, config_.vocabulary, config_.logit_soft_cap,
+                      tp_);
 }
 
 at::Tensor Decoder::next_token_log_probs(const at::Tensor& h, const at::Tensor& row_of_target,

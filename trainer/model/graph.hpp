@@ -18,6 +18,13 @@
 
 namespace bipo {
 
+// Keys (rotated) and values of rows that later rows attend to, for a range of blocks.
+struct KeyValueCache {
+  Range blocks;
+  std::vector<at::Tensor> keys;  // one of each [Hkv, rows, K] for every block, of the residual type
+  std::vector<at::Tensor> values;
+};
+
 // T tokens of a packed batch, U rows that predict an answer token, R answer tokens, D hidden.
 //
 // The residual stream is float32 (float64 in a float64 model) whatever type the products are in.
@@ -70,6 +77,23 @@ class Decoder {
   at::Tensor run_to_answers(at::Tensor h, std::int64_t first_block,
                             const SequenceLayout& layout) const;
 
+  // Room for the keys and values of `rows` rows in `blocks`, on this rank.
+  KeyValueCache make_cache(Range blocks, std::int64_t rows) const;
+  static std::uint64_t cache_bytes_per_row(const ModelConfig& config, std::int64_t tp,
+                                           std::int64_t tp_rank);  // and block
+
+  // The layout of new rows, which `parts` cover in order.
+  CachedLayout cached_layout(const std::vector<CachedPart>& parts) const;
+
+  // run_blocks() for new rows h [n, D] that attend to earlier ones in `cache`, which keeps them,
+  // too, afterwards.  No gradient.  Collective over: tp
+  at::Tensor run_cached(at::Tensor h, Range blocks, const CachedLayout& layout,
+                        const KeyValueCache& cache) const;
+
+  // Logits [n, V] of the tokens after rows of the last block's output h [n, D], in float32 or
+  // better, whole on every rank.  No gradient.  Collective over: tp
+  at::Tensor next_token_logits(const at::Tensor& h) const;
+
   // log-probabilities [R] of `targets` as the tokens after the rows `row_of_target` of h [U, D],
   // the last block's output. Collective over: tp, here and in the backward pass
   at::Tensor next_token_log_probs(const at::Tensor& h, const at::Tensor& row_of_target,
@@ -106,12 +130,23 @@ class Decoder {
   };
 
   Turn turn_of(const AttentionKind& kind) const;
+  QuerySet query_set(const at::Tensor& positions, const Turn& turn) const;
   at::Tensor read(Role role, std::int64_t block) const;
   at::Tensor read_vector(Role role, std::int64_t block) const;
   at::Tensor read_query_key(Role role, std::int64_t block) const;
   Block read_block(std::int64_t index) const;
   const Block& block(std::int64_t index) const;
   std::size_t kind_of(std::int64_t block) const;
+  // Queries and keys with values of rows, before rotation.
+  struct HeadColumns {
+    at::Tensor q;   // [n, H K]
+    at::Tensor kv;  // [n, 2 Hkv K]
+  };
+  HeadColumns normed_columns(const Block& block, const at::Tensor& qkv) const;
+  at::Tensor project_heads(const Block& block, const at::Tensor& h) const;
+  at::Tensor cached_attention(const Block& block, const at::Tensor& h, const QuerySet& rows,
+                              const at::Tensor& places, const at::Tensor& keys,
+                              const at::Tensor& values) const;
   at::Tensor normed_heads(const at::Tensor& x, const at::Tensor& norm) const;
   at::Tensor with_normed_keys(const at::Tensor& kv, const at::Tensor& norm) const;
   at::Tensor attention(const Block& block, const at::Tensor& h,

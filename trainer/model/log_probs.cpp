@@ -6,11 +6,13 @@
 
 #include <algorithm>
 #include <limits>
+#include <vector>
 
 #include "collectives/profile.hpp"
 #include "trainer/model/cpu_kernels.hpp"
 #include "trainer/model/head_blocks.hpp"
 #include "trainer/model/operators.hpp"
+#include "trainer/model/sharding.hpp"
 
 namespace bipo {
 namespace {
@@ -135,6 +137,25 @@ at::Tensor token_log_probs(const at::Tensor& h, const at::Tensor& head,
   const bool keep = at::GradMode::is_enabled() && h.requires_grad();
   return TokenLogProbs::apply(h, head, row_of_target, targets, vocabulary, SoftCap{soft_cap}, &tp,
                               keep);
+}
+
+at::Tensor token_logits(const at::Tensor& h, const at::Tensor& head, std::int64_t vocabulary,
+                        double soft_cap, Communicator& tp) {
+  const WorkTimer timer(Work::kHead);
+  const at::Tensor logits = head_product(h, head.t());
+  SoftCap{soft_cap}.apply(logits);
+  if (tp.size() == 1) {
+    return logits;
+  }
+  // Ranks exchange parts of one width: that of the first, which has the longest.
+  const std::int64_t width = split_range(vocabulary, tp.size(), 0).size();
+  const at::Tensor gathered =
+      tp.all_gather(at::constant_pad_nd(logits, {0, width - logits.size(1)}).contiguous());
+  std::vector<at::Tensor> parts;
+  for (int rank = 0; rank < tp.size(); ++rank) {
+    parts.push_back(gathered[rank].narrow(1, 0, split_range(vocabulary, tp.size(), rank).size()));
+  }
+  return at::cat(parts, 1);
 }
 
 }  // namespace bipo

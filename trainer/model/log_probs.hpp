@@ -4,6 +4,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+
 #include "collectives/communicator.hpp"
 #include "trainer/model/range.hpp"
 
@@ -21,5 +23,10 @@ namespace bipo {
 at::Tensor token_log_probs(const at::Tensor& h, const at::Tensor& head,
                            const at::Tensor& row_of_target, const at::Tensor& targets,
                            Range vocabulary, double soft_cap, Communicator& tp);
+
+// cap(head h_u) over the whole vocabulary of size V, [U, V] in h's type, the same on every tp rank.
+// No gradient.  Collective over: tp
+at::Tensor token_logits(const at::Tensor& h, const at::Tensor& head, std::int64_t vocabulary,
+                        double soft_cap, Communicator& tp);
 
 }  // namespace bipo

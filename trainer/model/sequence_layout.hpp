@@ -60,6 +60,21 @@ struct SequenceLayout {
   at::Tensor answer_rows;              // [U] int64, ascending: the rows that predict
 };
 
+// New rows of a sequence whose earlier rows are kept in a KeyValueCache: after those of `context`
+// and the first of `own`, whose last rows.size() rows they become.
+struct CachedPart {
+  Range rows;  // of the batch
+  Range own;   // of the cache
+  std::vector<Range> context;
+};
+
+// Made by Decoder::cached_layout().
+struct CachedLayout {
+  std::vector<QuerySet> kinds;  // in the order of ModelConfig::attention_kinds; spans name the
+                                // cache's rows
+  at::Tensor places;            // [n] int64: where in the cache the new rows go
+};
+
 // What the rows `answer_rows` (ascending) ask, of spans made of `parts`, which cover [0, T) in
 // order; all rows ask where it is null.  `window`: as of QuerySpan.
 std::vector<QuerySpan> query_spans(const std::vector<SequencePart>& parts,

@@ -1,0 +1,21 @@
+#include "datasets/stop_tokens.hpp"
+
+#include <set>
+
+namespace bipo {
+
+std::vector<TokenId> stop_tokens(const TextTools& text) {
+  std::set<TokenId> stops(text.special.ends.begin(), text.special.ends.end());
+  if (text.special.eos) {
+    stops.insert(*text.special.eos);
+  }
+  const std::vector<TokenId> end = text.tokenizer.encode(text.chat_template.end_of_answer());
+  // A special token is one that decoding can leave out; a mere line break ends no answer.
+  if (!end.empty() &&
+      text.tokenizer.decode({&end.front(), 1}, SpecialTokenText::kSkipped).empty()) {
+    stops.insert(end.front());
+  }
+  return {stops.begin(), stops.end()};
+}
+
+}  // namespace bipo
