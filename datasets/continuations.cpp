@@ -107,6 +107,11 @@ Continuations tokenize_plain_text(const std::string& prompt,
   return join(prompt, answers, AnswerEnd::kOpen, text, where);
 }
 
+Continuations continue_with_text(const std::vector<Message>& prompt, const std::string& answer,
+                                 AnswerEnd end, const TextTools& text, const std::string& where) {
+  return join(render(prompt, text), {answer}, end, text, where);
+}
+
 Continuations continue_with_tokens(const std::vector<Message>& prompt, const Tokens& answer,
                                    const TextTools& text, const std::string& where) {
   require_answer_token(answer, "answer");

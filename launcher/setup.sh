@@ -10,6 +10,7 @@ export CCACHE_DIR=$BIPO_CACHE/ccache CCACHE_BASEDIR=$BIPO_SOURCE CCACHE_NOHASHDI
 BUILD_PACKAGES=(
   g++ cmake ninja-build git python3-venv pkg-config ccache libopenmpi-dev openmpi-bin libhdf5-dev
   libboost-program-options-dev libgtest-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev libfmt-dev
+  zlib1g-dev
 )
 TEST_PACKAGES=(hdf5-tools clang-format procps shellcheck iproute2)
 
