@@ -14,5 +14,6 @@ CommandTable collect_table(CollectOptions& options);
 CommandTable bench_table(BenchOptions& options);
 CommandTable plan_table(PlanOptions& options);
 CommandTable generate_table(GenerateOptions& options);
+CommandTable evaluate_table(EvaluateOptions& options);
 
 }  // namespace bipo

@@ -11,8 +11,10 @@
 #include "collectives/session.hpp"
 #include "launcher/bench_command.hpp"
 #include "launcher/collect_command.hpp"
+#include "launcher/evaluate_command.hpp"
 #include "launcher/generate_command.hpp"
 #include "launcher/inspect_command.hpp"
+#include "launcher/judge_files.hpp"
 #include "launcher/options.hpp"
 #include "launcher/plan_command.hpp"
 #include "launcher/sweep_command.hpp"
@@ -38,6 +40,10 @@ std::optional<int> run_locally(const Command& command) {
   }
   if (const auto* collect = std::get_if<CollectOptions>(&command)) {
     return run_collect_command(*collect);
+  }
+  if (const auto* evaluate = std::get_if<EvaluateOptions>(&command);
+      evaluate != nullptr && evaluate->model.empty()) {
+    return run_judge_files_command(*evaluate);
   }
   if (const auto* plan = std::get_if<PlanOptions>(&command)) {
     return run_plan_command(*plan);
@@ -68,6 +74,9 @@ int run_with_ranks(const std::vector<std::string>& arguments) {
     }
     if (const auto* generate = std::get_if<GenerateOptions>(&command)) {
       return run_generate_command(*generate, session);
+    }
+    if (const auto* evaluate = std::get_if<EvaluateOptions>(&command)) {
+      return run_evaluate_command(*evaluate, session);
     }
     return run_train_command(std::get<TrainOptions>(command), session);
   } catch (const AgreedFailure& failure) {
