@@ -329,6 +329,7 @@ std::vector<JudgeSummary> add_judge_scores(const std::filesystem::path& path,
   }
   std::vector<JudgeSummary> summary;
   const std::vector<std::byte> image = read_evaluation(path, [&](const Handle& old) {
+    const EvaluationAttributes attributes = read_attributes(old);
     std::vector<JudgeScore> all = read_judge_scores(old);
     std::erase_if(all, [&](const JudgeScore& row) { return replaced.contains(row.id.behaviour); });
     all.insert(all.end(), scores.begin(), scores.end());
@@ -338,7 +339,7 @@ std::vector<JudgeSummary> add_judge_scores(const std::filesystem::path& path,
     });
     summary = summarize_judge(all, seed);
     const Handle file = hdf5::create_memory_file();
-    write_attributes(file, read_attributes(old));
+    write_attributes(file, attributes);
     for (const char* table : kMeasuredTables) {
       hdf5::copy_object(old, table, file);
     }
