@@ -12,18 +12,20 @@ namespace {
 
 // Rows of a cache that belong to one sequence, and how many of them are in use.
 struct Region {
-  std::int64_t begin = 0;
+  Range rows;
   std::int64_t used = 0;
   std::vector<Range> context;  // rows of other regions that stand before it
 
   // The sequence's next `count` rows, as rows `first`... of a batch.
   CachedPart extend(std::int64_t first, std::int64_t count) {
     used += count;
-    return {{first, first + count}, {begin, begin + used}, context};
+    return {{first, first + count}, {rows.begin, rows.begin + used}, context};
   }
 
   // A row that stands for a text that has ended: it sees itself alone.
-  CachedPart idle(std::int64_t row) const { return {{row, row + 1}, {begin, begin + 1}, {}}; }
+  CachedPart idle(std::int64_t row) const {
+    return {{row, row + 1}, {rows.begin, rows.begin + 1}, {}};
+  }
 };
 
 bool contains(const std::vector<TokenId>& tokens, TokenId token) {
@@ -72,15 +74,18 @@ class Batch {
       const auto length = static_cast<std::int64_t>(prompt.tokens.size());
       const std::int64_t limit =
           std::min(settings_.max_new_tokens, decoder_.config().context - length);
-      prompt_regions_.push_back({shared_rows, 0, {}});
-      const Range prompt_rows{shared_rows, shared_rows + length};
-      shared_rows += length;
+      const auto take = [](std::int64_t& next, std::int64_t count) {
+        next += count;
+        return Range{next - count, next};
+      };
+      // Prompt and text are regions of their own in both caches: what is summed over them is then
+      // summed alike, wherever the vectors stand.
+      prompt_regions_.push_back({take(shared_rows, length), 0, {}});
       for (std::int64_t s = 0; s < settings(); ++s) {
         limits_.push_back(limit);
-        shared_regions_.push_back({shared_rows, 0, {prompt_rows}});
-        shared_rows += limit;
-        own_regions_.push_back({own_rows, 0, {}});
-        own_rows += length + limit;
+        shared_regions_.push_back({take(shared_rows, limit), 0, {prompt_regions_.back().rows}});
+        own_prompt_regions_.push_back({take(own_rows, length), 0, {}});
+        own_regions_.push_back({take(own_rows, limit), 0, {own_prompt_regions_.back().rows}});
       }
     }
     shared_cache_ = decoder_.make_cache(shared_, shared_rows);
@@ -135,7 +140,8 @@ class Batch {
     if (own_.size() == 0) {
       return steered;
     }
-    const CachedLayout layout = decoder_.cached_layout({own_regions_[row].extend(0, length)});
+    const CachedLayout layout =
+        decoder_.cached_layout({own_prompt_regions_[row].extend(0, length)});
     return run_steered(steered, own_, layout, own_cache_, coefficients);
   }
 
@@ -216,13 +222,14 @@ class Batch {
   const std::vector<NumberedPrompt>& prompts_;
   const GenerationSettings& settings_;
   const TokenObserver& observer_;
-  std::vector<std::int64_t> layers_;    // steered, ascending
-  Range shared_;                        // blocks that treat a prompt alike at every setting
-  Range own_;                           // the others
-  std::vector<std::int64_t> limits_;    // [P S] tokens of a text
-  std::vector<Region> prompt_regions_;  // [P] of the shared cache
-  std::vector<Region> shared_regions_;  // [P S] of it: what follows the prompt
-  std::vector<Region> own_regions_;     // [P S] of the other cache: prompt and text
+  std::vector<std::int64_t> layers_;        // steered, ascending
+  Range shared_;                            // blocks that treat a prompt alike at every setting
+  Range own_;                               // the others
+  std::vector<std::int64_t> limits_;        // [P S] tokens of a text
+  std::vector<Region> prompt_regions_;      // [P] of the shared cache
+  std::vector<Region> shared_regions_;      // [P S] of it: what follows the prompt
+  std::vector<Region> own_prompt_regions_;  // [P S] of the other cache
+  std::vector<Region> own_regions_;         // [P S] of it: what follows the prompt
   KeyValueCache shared_cache_;
   KeyValueCache own_cache_;
   at::Tensor by_setting_;             // [M, S]

@@ -161,8 +161,8 @@ GenerationJob prepare(const GenerateOptions& given, const std::string& now,
 std::uint64_t agreement(const GenerationJob& job) {
   ContentHash hash;
   hash.add(job.model.files.fingerprint);
-  hash.add(vectors_json(job.vectors).dump());
   for (const VectorInUse& vector : job.vectors) {
+    hash.add(fmt::format("{} {}", vector.stored.layer, vector.choice.weight));
     hash.add_bytes(vector.stored.value.data(), vector.stored.value.size() * sizeof(float));
   }
   for (const NumberedPrompt& prompt : job.tokens) {

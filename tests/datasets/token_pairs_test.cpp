@@ -57,7 +57,7 @@ class TokenPairsTest : public ::testing::Test {
 
   std::filesystem::path directory_;
   std::string format_ = "auto";
-  SpecialTokens special_ = {std::nullopt, kTurnEnd};
+  SpecialTokens special_ = {std::nullopt, kTurnEnd, {}};
   TokenizeOptions options_;
 };
 
