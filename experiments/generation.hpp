@@ -11,15 +11,12 @@
 #include "datasets/tokenizer.hpp"
 #include "experiments/token_sampling.hpp"
 #include "trainer/model/graph.hpp"
+#include "trainer/steered_positions.hpp"
 #include "trainer/steering_vectors.hpp"
 
 namespace bipo {
 
 // P prompts, S settings, M vectors.
-
-// Rows of a sequence at whose positions vectors are added: all of them, as in training, or those
-// after the prompt.
-enum class SteeredPositions { kAll, kAnswer };
 
 struct GenerationSettings {
   std::vector<std::vector<double>> multipliers;  // [S][M]

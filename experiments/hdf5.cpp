@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <span>
 #include <utility>
 
@@ -336,6 +337,88 @@ std::vector<std::byte> interleave(const std::vector<EncodedColumn>& columns, std
   return rows;
 }
 
+// A member of a table's rows as they lie in the file.
+struct StoredColumn {
+  std::string name;
+  std::size_t offset = 0;
+  std::size_t size = 0;
+  std::optional<Scalar> type;  // none: a text of fixed length
+};
+
+std::optional<Scalar> value_type(hid_t type, const std::string& what) {
+  for (const Scalar scalar : {Scalar::kInt64, Scalar::kUint64, Scalar::kFloat64}) {
+    if (check(H5Tequal(type, file_type(scalar)), "H5Tequal", what) > 0) {
+      return scalar;
+    }
+  }
+  if (H5Tget_class(type) != H5T_STRING || H5Tis_variable_str(type) != 0) {
+    throw UserError(fmt::format("{} is no text of fixed length and no 64-bit number", what));
+  }
+  return std::nullopt;
+}
+
+// Throws UserError for members that do not lie in the row one after the other.
+std::vector<StoredColumn> stored_columns(const Handle& row, const std::string& table) {
+  std::vector<StoredColumn> columns;
+  std::size_t offset = 0;
+  const int members = check(H5Tget_nmembers(row.id()), "H5Tget_nmembers", table);
+  for (int i = 0; i < members; ++i) {
+    const auto index = static_cast<unsigned>(i);
+    char* text = H5Tget_member_name(row.id(), index);
+    const std::string name = text == nullptr ? "" : text;
+    H5free_memory(text);
+    const std::string what = fmt::format("column '{}' of '{}'", name, table);
+    const Handle member(check(H5Tget_member_type(row.id(), index), "H5Tget_member_type", what),
+                        H5Tclose);
+    const std::size_t size = H5Tget_size(member.id());
+    if (H5Tget_member_offset(row.id(), index) != offset) {
+      throw UserError(fmt::format("{} does not follow the one before it", what));
+    }
+    columns.push_back({name, offset, size, value_type(member.id(), what)});
+    offset += size;
+  }
+  if (offset != H5Tget_size(row.id())) {
+    throw UserError(fmt::format("the columns of '{}' do not fill its rows", table));
+  }
+  return columns;
+}
+
+template <typename T>
+std::vector<T> decode_numbers(const StoredColumn& column, std::span<const std::byte> rows,
+                              std::size_t row_size) {
+  std::vector<T> values(rows.size() / row_size);
+  for (std::size_t row = 0; row < values.size(); ++row) {
+    std::memcpy(&values[row], rows.data() + row * row_size + column.offset, sizeof(T));
+  }
+  return values;
+}
+
+std::vector<std::string> decode_texts(const StoredColumn& column, std::span<const std::byte> rows,
+                                      std::size_t row_size) {
+  std::vector<std::string> texts;
+  for (std::size_t row = 0; row < rows.size() / row_size; ++row) {
+    const auto* begin = reinterpret_cast<const char*>(rows.data() + row * row_size + column.offset);
+    texts.emplace_back(begin, std::find(begin, begin + column.size, '\0'));
+  }
+  return texts;
+}
+
+// The machine is little-endian as the file is: a row's bytes are its values.
+decltype(ValueColumn::values) decode(const StoredColumn& column, std::span<const std::byte> rows,
+                                     std::size_t row_size) {
+  if (!column.type) {
+    return decode_texts(column, rows, row_size);
+  }
+  switch (*column.type) {
+    case Scalar::kInt64:
+      return decode_numbers<std::int64_t>(column, rows, row_size);
+    case Scalar::kUint64:
+      return decode_numbers<std::uint64_t>(column, rows, row_size);
+    default:
+      return decode_numbers<double>(column, rows, row_size);
+  }
+}
+
 void write_attribute_data(const Handle& object, const std::string& name, hid_t in_file,
                           hid_t in_memory, const void* data) {
   const Handle space = dataspace({});
@@ -511,6 +594,32 @@ Handle write_columns(const Handle& parent, const std::string& name,
 void copy_file(const Handle& file, const Handle& parent, const std::string& name) {
   check(H5Ocopy(file.id(), "/", parent.id(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT), "H5Ocopy",
         name);
+}
+
+void copy_object(const Handle& from, const std::string& name, const Handle& to) {
+  require_hard_link(from, name);
+  check(H5Ocopy(from.id(), name.c_str(), to.id(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT),
+        "H5Ocopy", name);
+}
+
+std::vector<ValueColumn> read_columns(const Handle& parent, const std::string& name) {
+  const OpenDataset table = open_dataset(parent, name, 1);
+  const Handle row = type_of(table);
+  if (H5Tget_class(row.id()) != H5T_COMPOUND) {
+    throw UserError(fmt::format("'{}' is not a table", name));
+  }
+  const std::size_t row_size = H5Tget_size(row.id());
+  const std::vector<StoredColumn> stored = stored_columns(row, name);
+  const std::size_t count = checked_count(table.handle, name, table.dims, row_size);
+  std::vector<std::byte> rows(count * row_size);
+  if (count > 0) {
+    read_data(table, row.id(), rows.data());
+  }
+  std::vector<ValueColumn> columns;
+  for (const StoredColumn& column : stored) {
+    columns.push_back({column.name, decode(column, rows, row_size)});
+  }
+  return columns;
 }
 
 OpenDataset open_array(const Handle& parent, const std::string& name, Scalar type,

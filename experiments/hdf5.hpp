@@ -108,6 +108,9 @@ Handle write_columns(const Handle& parent, const std::string& name,
 // lead out of the file are copied as links.
 void copy_file(const Handle& file, const Handle& parent, const std::string& name);
 
+// Copies the dataset or group `name` of one file or group into another, under the same name.
+void copy_object(const Handle& from, const std::string& name, const Handle& to);
+
 template <typename T>
 struct Array {
   std::vector<hsize_t> dims;
@@ -130,6 +133,9 @@ OpenDataset open_table(const Handle& parent, const std::string& name,
 void read_elements(const OpenDataset& array, Scalar type, void* values);
 void read_rows(const OpenDataset& table, const std::vector<Column>& columns, std::size_t row_size,
                void* rows);
+
+// What write_columns() wrote, of the same types; texts end at their first NUL.
+std::vector<ValueColumn> read_columns(const Handle& parent, const std::string& name);
 
 template <typename T>
 Array<T> read_array(const Handle& parent, const std::string& name, Scalar type, std::size_t rank) {

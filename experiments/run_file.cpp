@@ -2,9 +2,7 @@
 #include "experiments/run_file.hpp"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
-#include <cerrno>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string_view>
@@ -13,6 +11,7 @@
 #include "collectives/errors.hpp"
 #include "experiments/atomic_file.hpp"
 #include "experiments/hdf5.hpp"
+#include "experiments/readable_file.hpp"
 
 namespace bipo {
 namespace {
@@ -341,23 +340,6 @@ RunStatus read_status(const std::filesystem::path& path) {
   return status_of(hdf5::read_text_attribute(file, "status"));
 }
 
-// HDF5's own message for these cases is about its internals.
-void require_regular_file(const std::filesystem::path& path) {
-  std::error_code error;
-  const auto status = std::filesystem::status(path, error);
-  if (!std::filesystem::exists(status)) {
-    throw UserError(fmt::format("{}: no such file; name a run file that `bipo-dist train` wrote",
-                                path.string()));
-  }
-  if (!std::filesystem::is_regular_file(status)) {
-    throw UserError(fmt::format("{}: is not a file; name a run file", path.string()));
-  }
-  if (::access(path.c_str(), R_OK) != 0) {
-    throw UserError(fmt::format("{}: cannot be read: {}; change its permissions or name another",
-                                path.string(), std::generic_category().message(errno)));
-  }
-}
-
 }  // namespace
 
 std::string to_string(RunStatus status) {
@@ -392,7 +374,7 @@ namespace {
 // What `read` takes from the file.  Throws UserError, naming the file and what to do.
 template <typename Read>
 auto read_run(const std::filesystem::path& path, Read read) {
-  require_regular_file(path);
+  require_readable_file(path, "a run file", "train");
   const hdf5::ErrorPrintingOff quiet;
   try {
     return read(path);

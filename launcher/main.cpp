@@ -11,11 +11,13 @@
 #include "collectives/session.hpp"
 #include "launcher/bench_command.hpp"
 #include "launcher/collect_command.hpp"
+#include "launcher/evaluate_command.hpp"
+#include "launcher/export_command.hpp"
 #include "launcher/extract_command.hpp"
 #include "launcher/generate_command.hpp"
-#include "launcher/export_command.hpp"
 #include "launcher/import_command.hpp"
 #include "launcher/inspect_command.hpp"
+#include "launcher/judge_files.hpp"
 #include "launcher/options.hpp"
 #include "launcher/plan_command.hpp"
 #include "launcher/sweep_command.hpp"
@@ -47,6 +49,10 @@ std::optional<int> run_locally(const Command& command) {
   }
   if (const auto* importing = std::get_if<ImportOptions>(&command)) {
     return run_import_command(*importing);
+  }
+  if (const auto* evaluate = std::get_if<EvaluateOptions>(&command);
+      evaluate != nullptr && evaluate->model.empty()) {
+    return run_judge_files_command(*evaluate);
   }
   if (const auto* plan = std::get_if<PlanOptions>(&command)) {
     return run_plan_command(*plan);
@@ -80,6 +86,9 @@ int run_with_ranks(const std::vector<std::string>& arguments) {
     }
     if (const auto* generate = std::get_if<GenerateOptions>(&command)) {
       return run_generate_command(*generate, session);
+    }
+    if (const auto* evaluate = std::get_if<EvaluateOptions>(&command)) {
+      return run_evaluate_command(*evaluate, session);
     }
     return run_train_command(std::get<TrainOptions>(command), session);
   } catch (const AgreedFailure& failure) {

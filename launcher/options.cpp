@@ -37,6 +37,7 @@ const char* const kHelp =
     "  sweep      train one for every combination of models, data, layers, seeds and settings\n"
     "  collect    merge the run files of a sweep into one\n"
     "  generate   text under vectors, at several multipliers at once\n"
+    "  evaluate   what vectors do to a model's answers, and what that costs\n"
     "  extract    a direction that needs no training, from the same pairs\n"
     "  inspect    print what a run file holds\n"
     "  export     write a vector in the format of another program\n"
@@ -361,6 +362,72 @@ void require_consistent(const GenerateOptions& options, const Names& given) {
   }
 }
 
+// The forms that need no model.
+void require_judge_files(const EvaluateOptions& options, const Names& given) {
+  if (!given.contains("judge-export") && !given.contains("judge-import")) {
+    throw UserError(
+        "evaluate needs --model; without one it writes or reads a judge's files only, by "
+        "--judge-export or --judge-import");
+  }
+  for (const char* name : {"vector", "adapter", "choices-mc", "mmlu", "reference-text",
+                           "neutral-prompts", "grid", "caa"}) {
+    if (given.contains(name)) {
+      throw UserError(fmt::format("--{} needs --model", name));
+    }
+  }
+  if (given.contains("judge-import") && options.out.empty()) {
+    throw UserError("--judge-import needs --out, the evaluation file that takes the scores");
+  }
+}
+
+void require_measurement(const EvaluateOptions& options, const Names& given) {
+  if (options.vectors.empty() || options.out.empty()) {
+    throw UserError("evaluate with --model needs --vector and --out");
+  }
+  const std::vector<std::string> measures = {"test",       "choices-ab",     "choices-mc",
+                                             "mmlu",       "reference-text", "neutral-prompts",
+                                             "generations"};
+  if (std::none_of(measures.begin(), measures.end(),
+                   [&](const std::string& name) { return given.contains(name); })) {
+    throw UserError(fmt::format("there is nothing to measure: give at least one of --{}",
+                                fmt::join(measures, ", --")));
+  }
+  if (options.multipliers.size() < 2) {
+    throw UserError(
+        "--multipliers: a propensity curve and its slope need at least two different ones");
+  }
+  if (given.contains("grid") && !given.contains("test")) {
+    throw UserError("--grid needs --test, the pairs that it is measured on");
+  }
+  if (given.contains("grid") && options.vectors.size() != 2) {
+    throw UserError(
+        fmt::format("--grid needs exactly two vectors, one for each axis, but --vector names {}",
+                    options.vectors.size()));
+  }
+  if (given.contains("neutral-prompts") && options.positions != "all") {
+    throw UserError(
+        "--neutral-prompts and --positions answer exclude each other: prompts without answers are "
+        "not steered then");
+  }
+}
+
+void require_consistent(const EvaluateOptions& options, const Names& given) {
+  if (options.model.empty()) {
+    require_judge_files(options, given);
+  } else {
+    require_measurement(options, given);
+  }
+  if (given.contains("judge-export")) {
+    for (const char* name : {"generations", "rubric", "behaviour"}) {
+      if (!given.contains(name)) {
+        throw UserError(fmt::format("--judge-export needs --{}", name));
+      }
+    }
+  } else if (given.contains("rubric")) {
+    throw UserError("--rubric needs --judge-export, whose requests it is for");
+  }
+}
+
 bool asks_for_help(const std::vector<std::string>& words) {
   return std::any_of(words.begin(), words.end(),
                      [](const std::string& word) { return word == "--help" || word == "-h"; });
@@ -464,6 +531,9 @@ Command parse_command_line(const std::vector<std::string>& arguments) {
   if (command == "generate") {
     return parse_with(generate_table, rest);
   }
+  if (command == "evaluate") {
+    return parse_with(evaluate_table, rest);
+  }
   if (command == "export") {
     return parse_export(rest);
   }
@@ -479,9 +549,9 @@ Command parse_command_line(const std::vector<std::string>& arguments) {
   if (command == "--version") {
     return PrintAndExit{version_text()};
   }
-  const std::string nearest =
-      nearest_name(command, {"train", "sweep", "collect", "generate", "extract", "export", "import",
-                             "inspect", "bench", "plan", "--help", "--version"});
+  const std::string nearest = nearest_name(
+      command, {"train", "sweep", "collect", "generate", "evaluate", "extract", "export", "import",
+                "inspect", "bench", "plan", "--help", "--version"});
   throw UserError(
       fmt::format("unknown command '{}'; the nearest is {}; `bipo-dist --help` lists the commands",
                   command, nearest));

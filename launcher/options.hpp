@@ -172,6 +172,35 @@ struct GenerateOptions : TextOptions, MachineOptions {
   bool stream = false;
 };
 
+struct EvaluateOptions : TextOptions, MachineOptions {
+  std::filesystem::path model;    // empty: only a judge's files
+  std::filesystem::path adapter;  // empty: none
+  std::vector<VectorChoice> vectors;
+  std::vector<double> multipliers = {-2, -1, 0, 1, 2};
+  std::string positions = "all";  // all, answer
+  std::filesystem::path out;
+  bool overwrite = false;
+  // What to measure; empty: nothing of the kind.
+  std::filesystem::path test;
+  std::filesystem::path choices_ab;
+  std::filesystem::path choices_mc;
+  std::filesystem::path mmlu;
+  std::filesystem::path reference_text;
+  std::filesystem::path neutral_prompts;
+  std::filesystem::path generations;
+  std::vector<double> grid;
+  std::filesystem::path caa;  // empty: none
+  bool random_control = true;
+  double beta = 0.1;
+  std::uint64_t seed = 11;
+  std::int64_t batch_size = 4;
+  std::filesystem::path judge_export;
+  std::filesystem::path rubric;
+  std::string behaviour;
+  std::string judge_model = "gpt-4o";
+  std::filesystem::path judge_import;
+};
+
 struct CollectOptions {
   std::filesystem::path directory;
   std::filesystem::path out;
@@ -207,7 +236,7 @@ struct PrintAndExit {
 
 using Command = std::variant<TrainOptions, SweepOptions, CollectOptions, BenchOptions, PlanOptions,
                              ExtractOptions, ExportOptions, ImportOptions, GenerateOptions,
-                             InspectOptions, PrintAndExit>;
+                             EvaluateOptions, InspectOptions, PrintAndExit>;
 
 // Parses the command line (without the program's name) and the INI file it may name by --config
 // (the same option names; the command line wins).  Values are checked for what can be known without

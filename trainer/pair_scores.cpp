@@ -61,8 +61,8 @@ std::vector<AnswerLogProbs> score_groups(const Decoder& decoder, const PairGroup
   return gather_answers(values, decoder.device(), ranks);
 }
 
-std::vector<AnswerLogProbs> gather_answers(const std::vector<double>& values, at::Device device,
-                                           const Ranks& ranks) {
+std::vector<double> gather_values(const std::vector<double>& values, at::Device device,
+                                  const Ranks& ranks) {
   const at::Tensor table = at::tensor(values, at::kDouble).to(device);
   // Every element is non-zero on one replica only: the sum is exact in any order.
   ranks.dp->all_reduce(table, ReduceOp::kSum);
@@ -70,8 +70,14 @@ std::vector<AnswerLogProbs> gather_answers(const std::vector<double>& values, at
   ranks.tp->broadcast(table, 0);
   const at::Tensor on_host = table.cpu();
   const double* all = on_host.const_data_ptr<double>();
+  return {all, all + on_host.numel()};
+}
+
+std::vector<AnswerLogProbs> gather_answers(const std::vector<double>& values, at::Device device,
+                                           const Ranks& ranks) {
+  const std::vector<double> all = gather_values(values, device, ranks);
   std::vector<AnswerLogProbs> result;
-  for (std::int64_t i = 0; i + 1 < on_host.numel(); i += 2) {
+  for (std::size_t i = 0; i + 1 < all.size(); i += 2) {
     result.push_back({all[i], all[i + 1]});
   }
   return result;

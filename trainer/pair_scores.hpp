@@ -50,8 +50,12 @@ struct PairGroups {
 // Called with groups done and their number.
 using Progress = std::function<void(std::int64_t done, std::int64_t total)>;
 
-// What replicas found of different pairs, each element filled by one of them and 0 on the others
-// ({chosen, rejected} per pair): all of it on every rank, to the bit. Collective over: dp x tp
+// What replicas found of different items, each element filled by one of them and 0 on the others:
+// all of it on every rank, to the bit. Collective over: dp x tp
+std::vector<double> gather_values(const std::vector<double>& values, at::Device device,
+                                  const Ranks& ranks);
+
+// The same of {chosen, rejected} per pair. Collective over: dp x tp
 std::vector<AnswerLogProbs> gather_answers(const std::vector<double>& values, at::Device device,
                                            const Ranks& ranks);
 

@@ -78,8 +78,11 @@ inline at::Tensor naive_logits(const ModelConfig& config, const RandomWeights& w
       h = h + added.at(b);
     }
   }
-  return at::matmul(naive_norm(h, weights.whole(Role::kFinalNorm), config.norm_epsilon),
-                    weights.whole(config.tied_head ? Role::kEmbedding : Role::kHead).t());
+  const at::Tensor logits =
+      at::matmul(naive_norm(h, weights.whole(Role::kFinalNorm), config.norm_epsilon),
+                 weights.whole(config.tied_head ? Role::kEmbedding : Role::kHead).t());
+  const double cap = config.logit_soft_cap;
+  return cap == 0 ? logits : at::tanh(logits / cap) * cap;
 }
 
 // Of each token given those before it, [T, V].

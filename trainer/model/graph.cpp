@@ -10,6 +10,7 @@
 #include "collectives/errors.hpp"
 #include "collectives/tensor_parallel.hpp"
 #include "trainer/model/attention.hpp"
+#include "trainer/model/divergence.hpp"
 #include "trainer/model/log_probs.hpp"
 #include "trainer/model/operators.hpp"
 
@@ -444,6 +445,16 @@ at::Tensor Decoder::next_token_log_probs(const at::Tensor& h, const at::Tensor& 
                                          const at::Tensor& targets) const {
   return token_log_probs(normed(h, final_norm_), head_, row_of_target, targets, shard_.vocabulary,
                          config_.logit_soft_cap, tp_);
+}
+
+at::Tensor Decoder::next_token_divergences(const at::Tensor& h,
+                                           const std::vector<at::Tensor>& others) const {
+  std::vector<at::Tensor> normed_others;
+  for (const at::Tensor& other : others) {
+    normed_others.push_back(normed(other, final_norm_));
+  }
+  return token_divergences(normed(h, final_norm_), normed_others, head_, config_.logit_soft_cap,
+                           tp_);
 }
 
 }  // namespace bipo

@@ -99,6 +99,11 @@ class Decoder {
   at::Tensor next_token_log_probs(const at::Tensor& h, const at::Tensor& row_of_target,
                                   const at::Tensor& targets) const;
 
+  // KL(p_t || q_st) [S, T] float64, nats, of the next-token distributions after the rows t of h
+  // [T, D] (p) and of each of the S others (q), all outputs of the last block. Collective over: tp
+  at::Tensor next_token_divergences(const at::Tensor& h,
+                                    const std::vector<at::Tensor>& others) const;
+
  private:
   // Undefined tensors: the model has no such weight.
   struct Block {

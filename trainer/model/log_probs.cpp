@@ -10,6 +10,7 @@
 
 #include "collectives/profile.hpp"
 #include "trainer/model/cpu_kernels.hpp"
+#include "trainer/model/head_blocks.hpp"
 #include "trainer/model/operators.hpp"
 #include "trainer/model/sharding.hpp"
 
@@ -18,39 +19,6 @@ namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-// Vocabulary rows whose logits exist at one time: on a CPU few enough for them and their part of
-// the head to stay in the last-level cache until the way back, on a device enough to fill it.
-std::int64_t block_size(const at::Tensor& head) {
-  constexpr std::int64_t kCachedElements = 1 << 21;
-  constexpr std::int64_t kDeviceBlock = 1 << 15;
-  return head.is_cpu() ? std::max<std::int64_t>(1024, kCachedElements / head.size(1))
-                       : kDeviceBlock;
-}
-
-// x y in x's type: a bfloat16 product on CUDA accumulates into and returns float32.
-at::Tensor product(const at::Tensor& x, const at::Tensor& y) {
-  if (x.scalar_type() == y.scalar_type()) {
-    return at::mm(x, y);
-  }
-  return at::mm(x.to(y.scalar_type()), y, x.scalar_type());
-}
-
-// Logits c tanh(x / c) of x, in place where there is a cap c.
-struct SoftCap {
-  double cap = 0;  // 0: none
-
-  void apply(const at::Tensor& logits) const {
-    if (cap != 0) {
-      logits.div_(cap).tanh_().mul_(cap);
-    }
-  }
-
-  // d capped / d x from the capped logits; undefined where there is no cap.
-  at::Tensor slopes(const at::Tensor& capped) const {
-    return cap == 0 ? at::Tensor() : 1 - (capped / cap).square_();
-  }
-};
 
 // Softmax over the blocks of the vocabulary seen so far.
 struct OnlineSoftmax {
@@ -91,10 +59,10 @@ struct TokenLogProbs : torch::autograd::Function<TokenLogProbs> {
     OnlineSoftmax softmax{
         at::full({h.size(0)}, -std::numeric_limits<double>::infinity(), h.options()),
         at::zeros({h.size(0)}, h.options()), keep ? at::zeros_like(h) : at::Tensor()};
-    const std::int64_t block = block_size(head);
+    const std::int64_t block = head_block_size(head);
     for (std::int64_t begin = 0; begin < head.size(0); begin += block) {
       const at::Tensor rows = head.narrow(0, begin, std::min(block, head.size(0) - begin));
-      const at::Tensor logits = product(h, rows.t());
+      const at::Tensor logits = head_product(h, rows.t());
       soft_cap.apply(logits);
       const at::Tensor slopes = keep ? soft_cap.slopes(logits) : at::Tensor();
       softmax.add(logits);
@@ -150,7 +118,7 @@ struct TokenLogProbs : torch::autograd::Function<TokenLogProbs> {
     if (x.scalar_type() == y.scalar_type()) {
       sum.addmm_(x, y);
     } else {
-      sum.add_(product(x, y));
+      sum.add_(head_product(x, y));
     }
   }
 
@@ -174,7 +142,7 @@ at::Tensor token_log_probs(const at::Tensor& h, const at::Tensor& head,
 at::Tensor token_logits(const at::Tensor& h, const at::Tensor& head, std::int64_t vocabulary,
                         double soft_cap, Communicator& tp) {
   const WorkTimer timer(Work::kHead);
-  const at::Tensor logits = product(h, head.t());
+  const at::Tensor logits = head_product(h, head.t());
   SoftCap{soft_cap}.apply(logits);
   if (tp.size() == 1) {
     return logits;
