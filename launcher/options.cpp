@@ -13,6 +13,7 @@
 #include "collectives/errors.hpp"
 #include "launcher/command_tables.hpp"
 #include "launcher/config_file.hpp"
+#include "launcher/option_rules.hpp"
 #include "launcher/option_table.hpp"
 #include "launcher/suggest.hpp"
 #include "launcher/version.hpp"
@@ -26,29 +27,6 @@ const char* const kInspectHelp =
     "bipo-dist inspect RUN_FILE\n"
     "\n"
     "Prints what a run file holds: settings, progress, losses, vectors and evaluations.\n";
-
-const char* const kHelp =
-    "bipo-dist COMMAND [options]\n"
-    "\n"
-    "Trains steering vectors for language models by Bi-directional Preference Optimisation.\n"
-    "\n"
-    "Commands\n"
-    "  train      train a steering vector\n"
-    "  sweep      train one for every combination of models, data, layers, seeds and settings\n"
-    "  collect    merge the run files of a sweep into one\n"
-    "  generate   text under vectors, at several multipliers at once\n"
-    "  evaluate   what vectors do to a model's answers, and what that costs\n"
-    "  extract    a direction that needs no training, from the same pairs\n"
-    "  inspect    print what a run file holds\n"
-    "  export     write a vector in the format of another program\n"
-    "  import     make a run file of a vector in another format\n"
-    "  bench      measure the speed of training on this machine\n"
-    "  plan       memory, time and the best topology of a run, before it is made\n"
-    "\n"
-    "  bipo-dist COMMAND --help    a command's options and an example\n"
-    "  bipo-dist --version         version, commit and what it was built with\n"
-    "\n"
-    "Exit codes: 0 done, 2 usage or bad input, 75 interrupted with a checkpoint, 1 anything else\n";
 
 // By every name that is accepted.
 using SpecByName = std::map<std::string, OptionSpec>;
@@ -72,8 +50,6 @@ struct GivenOption {
   std::string value;
   std::string shown;  // how an error names it
 };
-
-using Names = std::set<std::string>;
 
 bool is_long_option(const std::string& word) {
   return word.size() > 2 && word.starts_with("--");
@@ -185,7 +161,7 @@ std::vector<GivenOption> read_config(const std::string& file, const std::string&
 }
 
 void require_no_repetition(const std::vector<GivenOption>& given, const SpecByName& specs) {
-  Names seen;
+  GivenNames seen;
   for (const GivenOption& option : given) {
     if (!seen.insert(option.name).second && !specs.at(option.name).repeats) {
       throw UserError(
@@ -204,7 +180,7 @@ void apply(const std::vector<GivenOption>& given, const SpecByName& specs) {
   }
 }
 
-void require_required(const CommandTable& table, const Names& given) {
+void require_required(const CommandTable& table, const GivenNames& given) {
   std::vector<std::string> missing;
   for (const OptionGroup& group : table.groups) {
     for (const OptionSpec& option : group.options) {
@@ -220,7 +196,7 @@ void require_required(const CommandTable& table, const Names& given) {
 }
 
 // Sets the options that `table` was made for; returns the names of those that were given.
-Names read_options(const CommandTable& table, const std::vector<std::string>& words) {
+GivenNames read_options(const CommandTable& table, const std::vector<std::string>& words) {
   const SpecByName specs = by_name(table.groups);
   std::vector<GivenOption> from_command_line;
   for (const po::option& parsed : split_words(words, table)) {
@@ -237,7 +213,7 @@ Names read_options(const CommandTable& table, const std::vector<std::string>& wo
     require_no_repetition(from_file, specs);
   }
 
-  Names given;
+  GivenNames given;
   for (const GivenOption& option : from_command_line) {
     given.insert(option.name);
   }
@@ -254,180 +230,6 @@ Names read_options(const CommandTable& table, const std::vector<std::string>& wo
   return given;
 }
 
-void require_part_of_batch(const std::optional<std::int64_t>& micro_batch,
-                           std::int64_t batch_size) {
-  if (micro_batch && *micro_batch > batch_size) {
-    throw UserError(
-        fmt::format("--micro-batch {} is larger than --batch-size {}; a micro-batch is a part of "
-                    "a batch, give at most {}",
-                    *micro_batch, batch_size, batch_size));
-  }
-}
-
-void require_consistent(const TrainOptions& options, const Names&) {
-  if (options.resume && options.overwrite) {
-    throw UserError(
-        "--resume and --overwrite exclude each other: --resume continues the run file, "
-        "--overwrite replaces it; give one");
-  }
-  require_part_of_batch(options.micro_batch, options.batch_size);
-}
-
-void require_consistent(const SweepOptions& options, const Names& given) {
-  if (given.contains("train") == given.contains("data")) {
-    throw UserError(
-        "give one of --train (one data set, with --test) and --data (several, NAME=TRAIN:TEST)");
-  }
-  if (given.contains("test") && given.contains("data")) {
-    throw UserError(
-        "--test and --data exclude each other: --data names the held-out pairs as NAME=TRAIN:TEST");
-  }
-  if (given.contains("adapter") && options.axes.models.size() > 1) {
-    throw UserError(fmt::format(
-        "--adapter belongs to one model, but --models names {}; make a sweep for each model",
-        options.axes.models.size()));
-  }
-  for (const std::int64_t batch_size : options.axes.batch_sizes) {
-    require_part_of_batch(options.micro_batch, batch_size);
-  }
-}
-
-// The rules of what bench and plan work on.
-template <typename Options>
-void require_one_model_and_pairs(const Options& options, const Names& given) {
-  if (given.contains("model") == given.contains("shape")) {
-    throw UserError("give one of --model (a model directory) and --shape (a name or config.json)");
-  }
-  if (given.contains("train")) {
-    if (!given.contains("model")) {
-      throw UserError(
-          "--train needs --model, whose tokenizer reads it; with --shape give --prompt-length and "
-          "--answer-length");
-    }
-    for (const char* length : {"prompt-length", "answer-length", "common-prefix"}) {
-      if (given.contains(length)) {
-        throw UserError(fmt::format(
-            "--{} and --train exclude each other: the file's pairs have lengths of their own",
-            length));
-      }
-    }
-  }
-  if (options.lengths.common_prefix > options.lengths.prompt_length) {
-    throw UserError(fmt::format("--common-prefix {} is longer than --prompt-length {}",
-                                options.lengths.common_prefix, options.lengths.prompt_length));
-  }
-  require_part_of_batch(options.micro_batch, options.batch_size);
-}
-
-void require_consistent(const BenchOptions& options, const Names& given) {
-  require_one_model_and_pairs(options, given);
-  if (given.contains("adapter") && given.contains("shape")) {
-    throw UserError("--adapter needs --model: a --shape has no weights to change");
-  }
-}
-
-void require_consistent(const PlanOptions& options, const Names& given) {
-  require_one_model_and_pairs(options, given);
-  if (given.contains("machine") && given.contains("measured")) {
-    throw UserError(
-        "--machine and --measured exclude each other: both say what the machine can do");
-  }
-  if (options.tp && options.devices % *options.tp != 0) {
-    throw UserError(
-        fmt::format("--devices {} is no multiple of --tp {}", options.devices, *options.tp));
-  }
-}
-
-void require_consistent(const ExtractOptions&, const Names& given) {
-  if (given.contains("layer") == given.contains("layers")) {
-    throw UserError(
-        "give one of --layer (one direction, --out is its file) and --layers (several, --out is "
-        "their directory)");
-  }
-  if (given.contains("norm") && given.contains("match-norm")) {
-    throw UserError(
-        "--norm and --match-norm exclude each other: both say how long the direction becomes");
-  }
-}
-
-void require_consistent(const GenerateOptions& options, const Names& given) {
-  if (given.contains("prompt") == given.contains("prompts")) {
-    throw UserError("give one of --prompt (one question) and --prompts (a file of them)");
-  }
-  if (options.stream && !given.contains("prompt")) {
-    throw UserError("--stream shows the texts of one --prompt, not those of a file");
-  }
-  if (options.stream && !options.out.empty()) {
-    throw UserError("--stream and --out exclude each other: one shows texts, the other keeps them");
-  }
-}
-
-// The forms that need no model.
-void require_judge_files(const EvaluateOptions& options, const Names& given) {
-  if (!given.contains("judge-export") && !given.contains("judge-import")) {
-    throw UserError(
-        "evaluate needs --model; without one it writes or reads a judge's files only, by "
-        "--judge-export or --judge-import");
-  }
-  for (const char* name : {"vector", "adapter", "choices-mc", "mmlu", "reference-text",
-                           "neutral-prompts", "grid", "caa"}) {
-    if (given.contains(name)) {
-      throw UserError(fmt::format("--{} needs --model", name));
-    }
-  }
-  if (given.contains("judge-import") && options.out.empty()) {
-    throw UserError("--judge-import needs --out, the evaluation file that takes the scores");
-  }
-}
-
-void require_measurement(const EvaluateOptions& options, const Names& given) {
-  if (options.vectors.empty() || options.out.empty()) {
-    throw UserError("evaluate with --model needs --vector and --out");
-  }
-  const std::vector<std::string> measures = {"test",       "choices-ab",     "choices-mc",
-                                             "mmlu",       "reference-text", "neutral-prompts",
-                                             "generations"};
-  if (std::none_of(measures.begin(), measures.end(),
-                   [&](const std::string& name) { return given.contains(name); })) {
-    throw UserError(fmt::format("there is nothing to measure: give at least one of --{}",
-                                fmt::join(measures, ", --")));
-  }
-  if (options.multipliers.size() < 2) {
-    throw UserError(
-        "--multipliers: a propensity curve and its slope need at least two different ones");
-  }
-  if (given.contains("grid") && !given.contains("test")) {
-    throw UserError("--grid needs --test, the pairs that it is measured on");
-  }
-  if (given.contains("grid") && options.vectors.size() != 2) {
-    throw UserError(
-        fmt::format("--grid needs exactly two vectors, one for each axis, but --vector names {}",
-                    options.vectors.size()));
-  }
-  if (given.contains("neutral-prompts") && options.positions != "all") {
-    throw UserError(
-        "--neutral-prompts and --positions answer exclude each other: prompts without answers are "
-        "not steered then");
-  }
-}
-
-void require_consistent(const EvaluateOptions& options, const Names& given) {
-  if (options.model.empty()) {
-    require_judge_files(options, given);
-  } else {
-    require_measurement(options, given);
-  }
-  if (given.contains("judge-export")) {
-    for (const char* name : {"generations", "rubric", "behaviour"}) {
-      if (!given.contains(name)) {
-        throw UserError(fmt::format("--judge-export needs --{}", name));
-      }
-    }
-  } else if (given.contains("rubric")) {
-    throw UserError("--rubric needs --judge-export, whose requests it is for");
-  }
-}
-
 bool asks_for_help(const std::vector<std::string>& words) {
   return std::any_of(words.begin(), words.end(),
                      [](const std::string& word) { return word == "--help" || word == "-h"; });
@@ -440,7 +242,7 @@ Command parse_with(CommandTable (*make_table)(Options&), const std::vector<std::
   if (asks_for_help(words)) {
     return PrintAndExit{help_text(table)};
   }
-  const Names given = read_options(table, words);
+  const GivenNames given = read_options(table, words);
   require_consistent(options, given);
   return options;
 }
@@ -502,6 +304,59 @@ std::string version_text() {
                      kHaveCuda ? "CPU and CUDA" : "CPU only");
 }
 
+struct CommandEntry {
+  const char* name;
+  const char* description;
+  Command (*parse)(const std::vector<std::string>& words);
+};
+
+template <typename Options, CommandTable (*make_table)(Options&)>
+Command parse_options(const std::vector<std::string>& words) {
+  return parse_with(make_table, words);
+}
+
+// In the order of the help.
+constexpr CommandEntry kCommands[] = {
+    {"train", "train a steering vector", parse_options<TrainOptions, train_table>},
+    {"sweep", "train one for every combination of models, data, layers, seeds and settings",
+     parse_options<SweepOptions, sweep_table>},
+    {"collect", "merge the run files of a sweep into one", parse_collect},
+    {"generate", "text under vectors, at several multipliers at once",
+     parse_options<GenerateOptions, generate_table>},
+    {"evaluate", "what vectors do to a model's answers, and what that costs",
+     parse_options<EvaluateOptions, evaluate_table>},
+    {"extract", "a direction that needs no training, from the same pairs",
+     parse_options<ExtractOptions, extract_table>},
+    {"inspect", "print what a run file holds", parse_inspect},
+    {"export", "write a vector in the format of another program", parse_export},
+    {"import", "make a run file of a vector in another format", parse_import},
+    {"bench", "measure the speed of training on this machine",
+     parse_options<BenchOptions, bench_table>},
+    {"plan", "memory, time and the best topology of a run, before it is made",
+     parse_options<PlanOptions, plan_table>},
+};
+
+std::string general_help() {
+  std::string commands;
+  for (const CommandEntry& entry : kCommands) {
+    commands += fmt::format("  {:<9}  {}\n", entry.name, entry.description);
+  }
+  return fmt::format(
+      "bipo-dist COMMAND [options]\n"
+      "\n"
+      "Trains steering vectors for language models by Bi-directional Preference Optimisation.\n"
+      "\n"
+      "Commands\n"
+      "{}"
+      "\n"
+      "  bipo-dist COMMAND --help    a command's options and an example\n"
+      "  bipo-dist --version         version, commit and what it was built with\n"
+      "\n"
+      "Exit codes: 0 done, 2 usage or bad input, 75 interrupted with a checkpoint, 1 anything "
+      "else\n",
+      commands);
+}
+
 }  // namespace
 
 Command parse_command_line(const std::vector<std::string>& arguments) {
@@ -509,52 +364,22 @@ Command parse_command_line(const std::vector<std::string>& arguments) {
     throw UserError("no command given; `bipo-dist --help` lists the commands");
   }
   const std::string& command = arguments.front();
-  const std::vector<std::string> rest(arguments.begin() + 1, arguments.end());
-  if (command == "train") {
-    return parse_with(train_table, rest);
-  }
-  if (command == "sweep") {
-    return parse_with(sweep_table, rest);
-  }
-  if (command == "collect") {
-    return parse_collect(rest);
-  }
-  if (command == "bench") {
-    return parse_with(bench_table, rest);
-  }
-  if (command == "plan") {
-    return parse_with(plan_table, rest);
-  }
-  if (command == "extract") {
-    return parse_with(extract_table, rest);
-  }
-  if (command == "generate") {
-    return parse_with(generate_table, rest);
-  }
-  if (command == "evaluate") {
-    return parse_with(evaluate_table, rest);
-  }
-  if (command == "export") {
-    return parse_export(rest);
-  }
-  if (command == "import") {
-    return parse_import(rest);
-  }
-  if (command == "inspect") {
-    return parse_inspect(rest);
-  }
   if (command == "--help" || command == "-h") {
-    return PrintAndExit{kHelp};
+    return PrintAndExit{general_help()};
   }
   if (command == "--version") {
     return PrintAndExit{version_text()};
   }
-  const std::string nearest = nearest_name(
-      command, {"train", "sweep", "collect", "generate", "evaluate", "extract", "export", "import",
-                "inspect", "bench", "plan", "--help", "--version"});
+  std::vector<std::string> known = {"--help", "--version"};
+  for (const CommandEntry& entry : kCommands) {
+    if (command == entry.name) {
+      return entry.parse({arguments.begin() + 1, arguments.end()});
+    }
+    known.emplace_back(entry.name);
+  }
   throw UserError(
       fmt::format("unknown command '{}'; the nearest is {}; `bipo-dist --help` lists the commands",
-                  command, nearest));
+                  command, nearest_name(command, known)));
 }
 
 }  // namespace bipo
