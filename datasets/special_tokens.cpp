@@ -43,26 +43,30 @@ std::optional<TokenId> named_token(const JsonNode& config, std::string_view key,
 }
 
 // Tokens given by their ids: one, or a list where several may end a text.
-std::vector<TokenId> numbered_tokens(const JsonNode& config, std::string_view key,
-                                     const Tokenizer& tokenizer) {
+std::vector<TokenId> numbered_tokens(const JsonNode& config, std::string_view key) {
   const std::optional<JsonNode> entry = config.find(key);
   if (!entry) {
     return {};
   }
   std::vector<TokenId> ids;
   for (const JsonNode& node : entry->value().is_array() ? entry->elements() : std::vector{*entry}) {
-    const TokenId id = node.as_token_id();
-    if (id >= tokenizer.vocabulary_size()) {
-      node.fail(fmt::format("id {} is outside the vocabulary of {} tokens", id,
-                            tokenizer.vocabulary_size()));
-    }
-    ids.push_back(id);
+    ids.push_back(node.as_token_id());
   }
   return ids;
 }
 
-std::optional<TokenId> first(const std::vector<TokenId>& ids) {
-  return ids.empty() ? std::nullopt : std::optional(ids.front());
+// The first of them.
+std::optional<TokenId> numbered_token(const JsonNode& config, std::string_view key,
+                                      const Tokenizer& tokenizer) {
+  const std::vector<TokenId> ids = numbered_tokens(config, key);
+  if (ids.empty()) {
+    return std::nullopt;
+  }
+  if (ids.front() >= tokenizer.vocabulary_size()) {
+    config.find(key)->fail(fmt::format("id {} is outside the vocabulary of {} tokens", ids.front(),
+                                       tokenizer.vocabulary_size()));
+  }
+  return ids.front();
 }
 
 }  // namespace
@@ -73,7 +77,9 @@ SpecialTokens read_special_tokens(const std::filesystem::path& model_directory,
   const std::filesystem::path generation_config = model_directory / "generation_config.json";
   if (std::filesystem::exists(generation_config)) {
     special.ends = read_config(generation_config, [&](const JsonNode& config) {
-      return numbered_tokens(config, "eos_token_id", tokenizer);
+      std::vector<TokenId> ends = numbered_tokens(config, "eos_token_id");
+      std::erase_if(ends, [&](TokenId id) { return id >= tokenizer.vocabulary_size(); });
+      return ends;
     });
   }
   const std::filesystem::path tokenizer_config = model_directory / "tokenizer_config.json";
@@ -91,8 +97,8 @@ SpecialTokens read_special_tokens(const std::filesystem::path& model_directory,
       continue;
     }
     const auto [bos, eos] = read_config(path, [&](const JsonNode& config) {
-      return std::pair{first(numbered_tokens(config, "bos_token_id", tokenizer)),
-                       first(numbered_tokens(config, "eos_token_id", tokenizer))};
+      return std::pair{numbered_token(config, "bos_token_id", tokenizer),
+                       numbered_token(config, "eos_token_id", tokenizer)};
     });
     special.bos = special.bos ? special.bos : bos;
     special.eos = special.eos ? special.eos : eos;

@@ -10,9 +10,8 @@ std::vector<TokenId> stop_tokens(const TextTools& text) {
     stops.insert(*text.special.eos);
   }
   const std::vector<TokenId> end = text.tokenizer.encode(text.chat_template.end_of_answer());
-  // A special token is one that decoding can leave out; a mere line break ends no answer.
-  if (!end.empty() &&
-      text.tokenizer.decode({&end.front(), 1}, SpecialTokenText::kSkipped).empty()) {
+  // A mere line break between turns ends no answer.
+  if (!end.empty() && text.tokenizer.is_special(end.front())) {
     stops.insert(end.front());
   }
   return {stops.begin(), stops.end()};

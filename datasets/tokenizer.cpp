@@ -144,6 +144,10 @@ std::vector<TokenId> Tokenizer::encode(std::string_view text) const {
   return ids;
 }
 
+bool Tokenizer::is_special(TokenId id) const {
+  return impl_->special_ids.contains(id);
+}
+
 std::string Tokenizer::decode(std::span<const TokenId> ids, SpecialTokenText special) const {
   DecodeStream stream = decode_stream(special);
   std::string text;

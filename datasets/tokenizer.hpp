@@ -67,6 +67,9 @@ class Tokenizer {
   // Id of one token by its exact content, special or not.
   std::optional<TokenId> token_id(std::string_view token) const;
 
+  // Whether decoding can leave the token out.
+  bool is_special(TokenId id) const;
+
   // Highest id + 1, added tokens included.
   std::int64_t vocabulary_size() const;
 
@@ -85,7 +88,8 @@ struct SpecialTokens {
 
 // From tokenizer_config.json's bos_token / eos_token (a string, or an object with "content"); only
 // where that file is absent from generation_config.json's, then config.json's bos_token_id /
-// eos_token_id (the first of a list).  `ends` are all of generation_config.json's eos_token_id.
+// eos_token_id (the first of a list).  `ends` are all of generation_config.json's eos_token_id
+// that the tokenizer knows.
 // Throws UserError when a named token is not in the vocabulary.
 SpecialTokens read_special_tokens(const std::filesystem::path& model_directory,
                                   const Tokenizer& tokenizer);

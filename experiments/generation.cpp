@@ -36,12 +36,12 @@ class Batch {
  public:
   Batch(const Decoder& decoder, const SteeringVectors& vectors,
         const std::vector<NumberedPrompt>& prompts, const GenerationSettings& settings,
-        const TokenObserver& observer)
+        const GenerationHooks& hooks)
       : decoder_(decoder),
         vectors_(vectors),
         prompts_(prompts),
         settings_(settings),
-        observer_(observer),
+        hooks_(hooks),
         layers_(vectors.layers()),
         texts_(prompts.size() * settings.multipliers.size()) {
     const std::int64_t blocks = decoder.config().blocks;
@@ -51,9 +51,12 @@ class Batch {
     lay_out();
   }
 
-  std::vector<GeneratedText> run() {
+  std::optional<std::vector<GeneratedText>> run() {
     choose_tokens(run_prompts(), 0);
     for (std::int64_t step = 1; !is_done(); ++step) {
+      if (hooks_.stops()) {
+        return std::nullopt;
+      }
       choose_tokens(run_step(), step);
     }
     return std::move(texts_);
@@ -213,7 +216,7 @@ class Batch {
       texts_[r].tokens.push_back(token);
       texts_[r].log_prob += double{logits.const_data_ptr<float>()[row * logits.size(1) + token]} -
                             normalisers.const_data_ptr<float>()[row];
-      observer_(row / settings(), row % settings(), token);
+      hooks_.on_token(row / settings(), row % settings(), token);
     }
   }
 
@@ -221,7 +224,7 @@ class Batch {
   const SteeringVectors& vectors_;
   const std::vector<NumberedPrompt>& prompts_;
   const GenerationSettings& settings_;
-  const TokenObserver& observer_;
+  const GenerationHooks& hooks_;
   std::vector<std::int64_t> layers_;        // steered, ascending
   Range shared_;                            // blocks that treat a prompt alike at every setting
   Range own_;                               // the others
@@ -239,12 +242,13 @@ class Batch {
 
 }  // namespace
 
-std::vector<GeneratedText> generate_batch(const Decoder& decoder, const SteeringVectors& vectors,
-                                          const std::vector<NumberedPrompt>& prompts,
-                                          const GenerationSettings& settings,
-                                          const TokenObserver& observer) {
+std::optional<std::vector<GeneratedText>> generate_batch(const Decoder& decoder,
+                                                         const SteeringVectors& vectors,
+                                                         const std::vector<NumberedPrompt>& prompts,
+                                                         const GenerationSettings& settings,
+                                                         const GenerationHooks& hooks) {
   const at::NoGradGuard no_grad;
-  return Batch(decoder, vectors, prompts, settings, observer).run();
+  return Batch(decoder, vectors, prompts, settings, hooks).run();
 }
 
 std::uint64_t generation_cache_bytes(const ModelConfig& config, const Topology& topology,

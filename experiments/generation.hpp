@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "collectives/communicator.hpp"
@@ -38,19 +39,26 @@ struct NumberedPrompt {
   std::vector<TokenId> tokens;  // fewer than the model's context
 };
 
-// Called for every token as it is chosen: the prompt's place in the batch, the setting.
-using TokenObserver = std::function<void(std::int64_t prompt, std::int64_t setting, TokenId token)>;
+struct GenerationHooks {
+  // Called for every token as it is chosen: the prompt's place in the batch, the setting.
+  std::function<void(std::int64_t prompt, std::int64_t setting, TokenId token)> on_token;
+  // Asked after every step whether to stop; the same on all tp ranks.
+  std::function<bool()> stops;
+};
 
-// Generates one batch, [P S], prompt by prompt.  All of the model must be loaded.
+// Generates one batch, [P S], prompt by prompt; nothing where the hooks stopped it.  All of the
+// model must be loaded.
 //
 // Each sequence's prompt goes through the model by itself (blocks up to the lowest steered one once
 // for all settings), and all P S texts grow together, in products of P S rows until the last of
-// them ends.  A text is therefore the same, to the last bit, whatever the other texts' multipliers
-// are; it may differ in the last bits of its logits in a batch of another size. Collective over: tp
-std::vector<GeneratedText> generate_batch(const Decoder& decoder, const SteeringVectors& vectors,
-                                          const std::vector<NumberedPrompt>& prompts,
-                                          const GenerationSettings& settings,
-                                          const TokenObserver& observer);
+// them ends.  In float32 on a CPU a text is therefore the same, to the last bit, whatever the other
+// texts' multipliers are (elsewhere attention is padded to the longest text that goes on); in a
+// batch of another size it may differ in the last bits of its logits. Collective over: tp
+std::optional<std::vector<GeneratedText>> generate_batch(const Decoder& decoder,
+                                                         const SteeringVectors& vectors,
+                                                         const std::vector<NumberedPrompt>& prompts,
+                                                         const GenerationSettings& settings,
+                                                         const GenerationHooks& hooks);
 
 // Bytes that the keys and values of such a batch take on a rank; `prompt_tokens`: of all P prompts.
 std::uint64_t generation_cache_bytes(const ModelConfig& config, const Topology& topology,

@@ -52,10 +52,12 @@ std::vector<Candidate> candidates(std::span<const float> logits, std::int64_t co
 
 TokenId sample_token(std::span<const float> logits, const SamplingSettings& settings,
                      DrawPlace place) {
-  if (std::any_of(logits.begin(), logits.end(), [](float value) { return std::isnan(value); })) {
+  const auto is_out_of_range = [](float value) { return !(value < INFINITY); };
+  if (std::any_of(logits.begin(), logits.end(), is_out_of_range)) {
     throw EnvironmentError(
-        "the model yields NaN; weights, vector or multiplier are out of range (look for NaN in the "
-        "weights with --check-weights, or use a smaller multiplier)");
+        "the model yields logits that are infinite or no numbers; use a smaller multiplier, or "
+        "look "
+        "for damage in the weights (`bipo-dist train --check-weights`)");
   }
   if (settings.temperature == 0) {
     return likeliest(logits);

@@ -28,7 +28,7 @@ struct DrawPlace {
 };
 
 // The next token after `logits` [V]; of equally likely ones that with the lowest id.  Throws
-// EnvironmentError where a logit is NaN.
+// EnvironmentError where a logit is NaN or positive infinity.
 TokenId sample_token(std::span<const float> logits, const SamplingSettings& settings,
                      DrawPlace place);
 

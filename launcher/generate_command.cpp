@@ -1,12 +1,15 @@
 #include "launcher/generate_command.hpp"
 
+#include <ATen/ATen.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <iostream>
+#include <limits>
 #include <optional>
 #include <utility>
 
@@ -138,8 +141,10 @@ GenerationJob prepare(const GenerateOptions& given, const std::string& now,
   job.model = open_whole_model(given.model, given.adapter, given, session);
   const ModelConfig& config = job.model.files.config;
   job.vectors = read_vectors(given.vectors, config);
+  TokenizeOptions tokenize = tokenize_options(job.options, config.context);
+  tokenize.max_length = std::numeric_limits<std::int64_t>::max();  // see read_prompts_of()
   job.text.emplace(open_model_text(given.model), template_settings(job.options), config.vocabulary,
-                   tokenize_options(job.options, config.context));
+                   tokenize);
   read_prompts_of(job);
   job.settings = generation_settings(job);
   job.batch = given.batch_size.value_or(std::max<std::int64_t>(
@@ -169,8 +174,12 @@ std::uint64_t agreement(const GenerationJob& job) {
     hash.add(std::uint64_t{prompt.tokens.size()});
     hash.add_bytes(prompt.tokens.data(), prompt.tokens.size() * sizeof(TokenId));
   }
-  hash.add(
-      fmt::format("{} {} {}", job.batch, job.settings.max_new_tokens, job.model.computation.dtype));
+  const GenerationSettings& settings = job.settings;
+  hash.add(fmt::format("{} {} {} {} {} {} {} {} {} {} {}", job.batch, settings.max_new_tokens,
+                       job.model.computation.dtype, fmt::join(job.options.multipliers, ","),
+                       job.options.positions, job.options.ignore_eos, job.options.stream,
+                       settings.sampling.temperature, settings.sampling.top_k,
+                       settings.sampling.top_p, settings.sampling.seed));
   return hash.value();
 }
 
@@ -279,7 +288,9 @@ std::vector<NumberedPrompt> batch_of(const GenerationJob& job, std::int64_t batc
 
 int generate(const GenerationJob& job, Session& session) {
   using Clock = std::chrono::steady_clock;
-  install_stop_signals();
+  if (!job.options.stream) {  // a person's Ctrl-C just ends it
+    install_stop_signals();
+  }
   const bool speaks = session.rank() == 0;
   ProgressDisplay display(std::cerr, stderr_environment());
   if (speaks) {
@@ -302,10 +313,17 @@ int generate(const GenerationJob& job, Session& session) {
   if (speaks && job.options.stream) {
     live.emplace(job);
   }
-  const TokenObserver observer = [&](std::int64_t, std::int64_t setting, TokenId token) {
+  GenerationHooks hooks;
+  hooks.on_token = [&](std::int64_t, std::int64_t setting, TokenId token) {
     if (live) {
       live->add(setting, token);
     }
+  };
+  hooks.stops = [&] {
+    const at::Tensor asked =
+        at::tensor({std::int64_t{stop_signal_received() ? 1 : 0}}, at::kLong).to(decoder->device());
+    ranks.tp->all_reduce(asked, ReduceOp::kMax);
+    return asked.item<std::int64_t>() == 1;
   };
 
   const Clock::time_point begin = Clock::now();
@@ -314,11 +332,16 @@ int generate(const GenerationJob& job, Session& session) {
   bool stops = false;
   while (done < job.batches() && !stops) {
     const std::vector<NumberedPrompt> prompts = batch_of(job, done + ranks.topology.dp_rank());
-    const std::vector<GeneratedText> mine =
-        prompts.empty() ? std::vector<GeneratedText>{}
-                        : generate_batch(*decoder, vectors, prompts, job.settings, observer);
+    const auto mine = prompts.empty()
+                          ? std::vector<GeneratedText>{}
+                          : generate_batch(*decoder, vectors, prompts, job.settings, hooks);
+    // A round that any replica could not finish is dropped on all of them.
+    stops = !holds_on_all(mine.has_value(), *ranks.world);
+    if (stops) {
+      break;
+    }
     const std::vector<GeneratedText> texts =
-        gather_texts(mine, job.settings.max_new_tokens, decoder->device(), *ranks.dp);
+        gather_texts(*mine, job.settings.max_new_tokens, decoder->device(), *ranks.dp);
     session.together([&] {
       if (sink) {
         sink->add(texts);
@@ -328,8 +351,7 @@ int generate(const GenerationJob& job, Session& session) {
     if (speaks && !live) {
       display.phase("prompt", std::min(done * job.batch, job.prompt_count()), job.prompt_count());
     }
-    stops = all_reduced(std::int64_t{stop_signal_received() ? 1 : 0}, ReduceOp::kMax,
-                        *ranks.world) == 1;
+    stops = !holds_on_all(!stop_signal_received(), *ranks.world);
   }
   const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   if (speaks) {

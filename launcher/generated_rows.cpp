@@ -1,10 +1,14 @@
 #include "launcher/generated_rows.hpp"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <string_view>
 
 #include "collectives/errors.hpp"
 
@@ -44,16 +48,28 @@ std::string json_row(const GeneratedRow& row) {
 }
 
 RowFile::RowFile(const std::filesystem::path& path)
-    : path_(path), stream_(path, std::ios::binary | std::ios::trunc) {
-  append("");
+    : path_(path), file_(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)) {
+  if (!file_.is_open()) {
+    throw UserError(
+        fmt::format("--out {}: cannot be written: {}", path.string(), std::strerror(errno)));
+  }
 }
 
 void RowFile::append(const std::string& rows) {
-  stream_ << rows << std::flush;
-  if (!stream_) {
-    throw EnvironmentError(
-        fmt::format("{}: writing failed: {}", path_.string(), std::strerror(errno)));
+  const auto require = [&](bool succeeded, const char* call) {
+    if (!succeeded) {
+      throw EnvironmentError(
+          fmt::format("{}: {} failed: {}", path_.string(), call, std::strerror(errno)));
+    }
+  };
+  std::string_view rest = rows;
+  while (!rest.empty()) {
+    const ssize_t written = ::write(file_.get(), rest.data(), rest.size());
+    require(written >= 0 || errno == EINTR, "write");
+    rest.remove_prefix(static_cast<std::size_t>(std::max<ssize_t>(written, 0)));
   }
+  // Pipes and terminals cannot be synced.
+  require(::fsync(file_.get()) == 0 || errno == EINVAL || errno == EROFS, "fsync");
 }
 
 }  // namespace bipo

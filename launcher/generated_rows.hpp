@@ -2,11 +2,11 @@
 #pragma once
 
 #include <filesystem>
-#include <fstream>
 #include <string>
 #include <vector>
 
 #include "datasets/prompt_list.hpp"
+#include "experiments/file_descriptor.hpp"
 #include "experiments/generation.hpp"
 
 namespace bipo {
@@ -26,7 +26,7 @@ std::string json_row(const GeneratedRow& row);
 // Appends rows to a file; what is written is never taken back.
 class RowFile {
  public:
-  // Replaces what is there.  Throws EnvironmentError where the file cannot be written.
+  // Replaces what is there.  Throws UserError where the file cannot be written.
   explicit RowFile(const std::filesystem::path& path);
 
   // On disk when it returns.  Throws EnvironmentError, as where the disk is full.
@@ -34,7 +34,7 @@ class RowFile {
 
  private:
   std::filesystem::path path_;
-  std::ofstream stream_;
+  FileDescriptor file_;
 };
 
 }  // namespace bipo

@@ -57,7 +57,7 @@ class ContinuationsTest : public ::testing::Test {
   std::filesystem::path directory_;
   std::unique_ptr<ChatTemplate> template_;
   std::unique_ptr<Tokenizer> tokenizer_;
-  SpecialTokens special_ = {std::nullopt, kTurnEnd};
+  SpecialTokens special_ = {std::nullopt, kTurnEnd, {}};
   TokenizeOptions options_;
   std::int64_t vocabulary_ = 303;
 };

@@ -20,7 +20,7 @@ using testing::naive_logits;
 using testing::RandomWeights;
 using testing::tiny_config;
 
-const TokenObserver kNobody = [](std::int64_t, std::int64_t, TokenId) {};
+const GenerationHooks kNobody = {[](std::int64_t, std::int64_t, TokenId) {}, [] { return false; }};
 
 std::vector<float> random_vector(std::int64_t hidden, std::uint64_t seed) {
   at::manual_seed(seed);
@@ -55,7 +55,8 @@ struct Model {
 
   std::vector<GeneratedText> generate(const std::vector<PlacedVector>& vectors,
                                       const GenerationSettings& settings) const {
-    return generate_batch(decoder, SteeringVectors(vectors, decoder), prompts(), settings, kNobody);
+    return *generate_batch(decoder, SteeringVectors(vectors, decoder), prompts(), settings,
+                           kNobody);
   }
 
   ModelConfig config;
@@ -166,6 +167,17 @@ TEST(Generation, EndsAtTheFirstStopToken) {
   expect_naive(model, two_layers(), settings, 1e-4);
 }
 
+TEST(Generation, StopsBetweenTokensWhereItIsAsked) {
+  const Model model(tiny_config());
+  int tokens = 0;
+  int asked = 0;
+  const GenerationHooks hooks = {[&](std::int64_t, std::int64_t, TokenId) { ++tokens; },
+                                 [&] { return ++asked == 3; }};
+  EXPECT_FALSE(generate_batch(model.decoder, SteeringVectors(two_layers(), model.decoder),
+                              prompts(), settings_for(kMultipliers), hooks));
+  EXPECT_EQ(tokens, 3 * 9);  // one of each text before every question
+}
+
 TEST(Generation, EndsAtTheModelsContext) {
   ModelConfig config = tiny_config();
   config.context = 9;
@@ -258,8 +270,8 @@ TEST(Generation, TensorParallelRanksGenerateTheSame) {
       Decoder decoder(config, weights, at::kDouble, at::kCPU, tp);
       decoder.load_embedding();
       decoder.load_blocks({0, config.blocks});
-      const auto texts = generate_batch(decoder, SteeringVectors(two_layers(), decoder), prompts(),
-                                        settings, kNobody);
+      const auto texts = *generate_batch(decoder, SteeringVectors(two_layers(), decoder), prompts(),
+                                         settings, kNobody);
       for (std::size_t i = 0; i < texts.size(); ++i) {
         EXPECT_EQ(texts[i].tokens, whole[i].tokens);
         EXPECT_NEAR(texts[i].log_prob, whole[i].log_prob, 1e-4);

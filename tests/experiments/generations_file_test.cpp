@@ -44,7 +44,7 @@ class GenerationsFile : public ::testing::Test {
     const ChatTemplate chat_template =
         ChatTemplate::from_model_directory(directory_, {"auto", testing::kSomeDate});
     const Tokenizer tokenizer = Tokenizer::from_file(directory_ / "tokenizer.json");
-    const SpecialTokens special = {testing::kBos, testing::kTurnEnd};
+    const SpecialTokens special = {testing::kBos, testing::kTurnEnd, {}};
     return tokenize_generations(read(rows), {chat_template, tokenizer, special, options_, 303});
   }
 

@@ -90,7 +90,10 @@ TEST(TokenSampling, DrawsBelongToTheirPlaceAndSeed) {
   EXPECT_GT(differing_step, 40);
 }
 
-TEST(TokenSampling, NanIsAnError) {
+TEST(TokenSampling, LogitsOutOfRangeAreAnError) {
+  EXPECT_THROW(
+      sample_token(std::vector<float>{1, std::numeric_limits<float>::infinity()}, sampling(1), {}),
+      EnvironmentError);
   EXPECT_THROW(
       sample_token(std::vector<float>{1, std::numeric_limits<float>::quiet_NaN()}, sampling(0), {}),
       EnvironmentError);

@@ -194,7 +194,7 @@ def test_bad_input_is_told_before_any_work(tmp_path, tiny_model, vector, prompts
             ({"vector": wrong_vectors["layer"]}, ["layer.h5", "layer 4", "0 to 3"]),
             ({"vector": prompts}, ["prompts.csv"]),
             ({"prompts": empty}, ["empty.csv:2", "empty"]),
-            ({"prompts": long}, ["long.txt:1", "1024"]),
+            ({"prompts": long}, ["long.txt:1", "1024", "shorten the prompt"]),
             ({"prompts": None}, ["--prompt", "--prompts"]),
             ({"prompts": None, "prompt": ""}, ["--prompt"]),
             ({"stream": True}, ["--stream"]),
