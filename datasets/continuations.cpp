@@ -108,8 +108,8 @@ Continuations tokenize_plain_text(const std::string& prompt,
 }
 
 Continuations continue_with_text(const std::vector<Message>& prompt, const std::string& answer,
-                                 AnswerEnd end, const TextTools& text, const std::string& where) {
-  return join(render(prompt, text), {answer}, end, text, where);
+                                 const TextTools& text, const std::string& where) {
+  return join(render(prompt, text), {answer}, AnswerEnd::kOpen, text, where);
 }
 
 Continuations continue_with_tokens(const std::vector<Message>& prompt, const Tokens& answer,

@@ -181,13 +181,13 @@ void write_choices(const Handle& file, const std::vector<ChoiceRow>& rows) {
 
 void write_costs(const Handle& file, const std::vector<CostRow>& rows) {
   TableColumns(rows)
-      .text(
-          "measure",
-          "perplexity_reference_text: of the text under the steered model; "
-          "perplexity_of_generations: of steered text under the unsteered model; kl_neutral: mean "
-          "over token positions of KL(p_0 || p_m), nats; distinct_1 to 3, compression_ratio and "
-          "refusal_rate: of generations",
-          &CostRow::measure)
+      .text("measure",
+            "perplexity_reference_text: of the text under the steered model; "
+            "perplexity_of_generations: of steered text, without EOS, under the unsteered model; "
+            "kl_neutral: mean over token positions of KL(p_0 || p_m), nats; distinct_1 to 3, "
+            "compression_ratio and "
+            "refusal_rate: of generations",
+            &CostRow::measure)
       .text("direction", kDirection, &CostRow::direction)
       .number("multiplier", "1", kMultiplier, &CostRow::multiplier)
       .interval("value", "of the measure", "over the items", &CostRow::value)
