@@ -133,9 +133,9 @@ TEST_F(ContinuationsTest, WhatCannotBeScoredIsRefused) {
   expect_parts(complaint([&] {
                  tokenize_answers(kAsk, {"a", "yes"}, AnswerEnd::kEos, text(), "");
                }),
-               {"24 tokens", "prompt 20", "longest answer 4", "limit of 23"});
+               {"24 tokens", "prompt 20", "longest answer 4", "limit is 23"});
   options_.max_length = 19;
-  expect_parts(complaint([&] { tokenize_prompt(kAsk, text()); }), {"20 tokens", "limit of 19"});
+  expect_parts(complaint([&] { tokenize_prompt(kAsk, text()); }), {"20 tokens", "limit is 19"});
   options_.max_length = 1000;
   vocabulary_ = kTurnEnd;
   expect_parts(complaint([&] { tokenize_prompt(kAsk, text()); }), {"301", "vocabulary of 301"});
