@@ -38,27 +38,15 @@ void require_limit(const TokenizeOptions& options) {
   }
 }
 
-void require_fits(const Continuations& tokens, std::int64_t max_length) {
-  std::size_t longest = 0;
-  for (const Tokens& answer : tokens.answers) {
-    longest = std::max(longest, answer.size());
-  }
-  const std::size_t total = tokens.prompt.size() + longest;
-  if (static_cast<std::int64_t>(total) > max_length) {
-    throw UserError(fmt::format(
-        "{} tokens (prompt {}, longest answer {}) exceed the limit of {}; shorten the row, raise "
-        "--max-length where the model's context allows it, or leave the row out with --skip-bad",
-        total, tokens.prompt.size(), longest, max_length));
-  }
-}
-
 Continuations checked(Continuations tokens, const TextTools& text) {
   require_prompt_token(tokens.prompt);
   require_known_ids(tokens.prompt, text.vocabulary);
+  std::size_t longest = 0;
   for (const Tokens& answer : tokens.answers) {
     require_known_ids(answer, text.vocabulary);
+    longest = std::max(longest, answer.size());
   }
-  require_fits(tokens, text.options.max_length);
+  require_fits(tokens.prompt.size(), {{"longest answer", longest}}, text.options.max_length);
   return tokens;
 }
 
@@ -108,8 +96,8 @@ Continuations tokenize_plain_text(const std::string& prompt,
 }
 
 Continuations continue_with_text(const std::vector<Message>& prompt, const std::string& answer,
-                                 AnswerEnd end, const TextTools& text, const std::string& where) {
-  return join(render(prompt, text), {answer}, end, text, where);
+                                 const TextTools& text, const std::string& where) {
+  return join(render(prompt, text), {answer}, AnswerEnd::kOpen, text, where);
 }
 
 Continuations continue_with_tokens(const std::vector<Message>& prompt, const Tokens& answer,

@@ -56,9 +56,10 @@ Continuations tokenize_plain_text(const std::string& prompt,
                                   const std::vector<std::string>& answers, const TextTools& text,
                                   const std::string& where);
 
-// What a model wrote after the rendered prompt, as it stands: its text, or the tokens themselves.
+// What a model wrote after the rendered prompt, as it stands and without EOS: its text, or the
+// tokens themselves.
 Continuations continue_with_text(const std::vector<Message>& prompt, const std::string& answer,
-                                 AnswerEnd end, const TextTools& text, const std::string& where);
+                                 const TextTools& text, const std::string& where);
 Continuations continue_with_tokens(const std::vector<Message>& prompt,
                                    const std::vector<TokenId>& answer, const TextTools& text,
                                    const std::string& where);

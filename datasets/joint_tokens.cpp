@@ -100,4 +100,23 @@ void require_prompt_token(const Tokens& prompt) {
   }
 }
 
+void require_fits(std::size_t prompt, const std::vector<AnswerLength>& answers,
+                  std::int64_t max_length) {
+  std::size_t longest = 0;
+  for (const auto& [name, length] : answers) {
+    longest = std::max(longest, length);
+  }
+  if (static_cast<std::int64_t>(prompt + longest) <= max_length) {
+    return;
+  }
+  std::string parts = fmt::format("prompt {}", prompt);
+  for (const auto& [name, length] : answers) {
+    parts += fmt::format(", {} {}", name, length);
+  }
+  throw UserError(fmt::format(
+      "prompt and longest answer have {} tokens ({}), but the limit is {}; shorten the row, raise "
+      "--max-length where the model's context allows it, or leave the row out with --skip-bad",
+      prompt + longest, parts, max_length));
+}
+
 }  // namespace bipo

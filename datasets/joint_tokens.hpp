@@ -2,7 +2,10 @@
 // continuations share.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "datasets/preference_pairs.hpp"
@@ -34,10 +37,16 @@ void begin_with_bos(std::vector<TokenId>& tokens, const SpecialTokens& special,
 void end_with_eos(std::vector<TokenId>& answer, const SpecialTokens& special,
                   const TokenizeOptions& options);
 
+// An answer's name and number of tokens.
+using AnswerLength = std::pair<const char*, std::size_t>;
+
 // These throw UserError without naming the place: where EOS is asked for and the model names none;
-// for an answer and for a prompt without a token.
+// for an answer and for a prompt without a token; where the prompt and its longest answer have more
+// than `max_length` tokens together.
 void require_eos(const SpecialTokens& special, const TokenizeOptions& options);
 void require_answer_token(const std::vector<TokenId>& answer, const std::string& which);
 void require_prompt_token(const std::vector<TokenId>& prompt);
+void require_fits(std::size_t prompt, const std::vector<AnswerLength>& answers,
+                  std::int64_t max_length);
 
 }  // namespace bipo

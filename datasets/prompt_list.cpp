@@ -10,9 +10,12 @@
 #include "datasets/csv_reader.hpp"
 #include "datasets/data_text.hpp"
 #include "datasets/json_lines.hpp"
+#include "datasets/row_collector.hpp"
 
 namespace bipo {
 namespace {
+
+using PromptCollector = RowCollector<Prompt>;
 
 Prompt from_messages(std::vector<Message> messages, const std::string& where) {
   require_user_turn_last(messages, "prompt", where);
@@ -22,7 +25,7 @@ Prompt from_messages(std::vector<Message> messages, const std::string& where) {
   return {std::move(messages), where};
 }
 
-std::vector<Prompt> from_csv(std::string_view text, const std::string& file) {
+void add_csv(std::string_view text, const std::string& file, PromptCollector& prompts) {
   CsvReader reader(text, file);
   const CsvRow header = *reader.next();
   const bool has_questions =
@@ -30,29 +33,23 @@ std::vector<Prompt> from_csv(std::string_view text, const std::string& file) {
   const std::size_t column = find_csv_columns(header, fmt::format("{}:{}", file, header.line),
                                               {has_questions ? "question" : "prompt"})
                                  .front();
-  std::vector<Prompt> prompts;
   while (const auto row = reader.next()) {
-    const std::string where = fmt::format("{}:{}", file, row->line);
-    require_csv_row(*row, header.fields.size(), "the header", where);
-    prompts.push_back(from_messages({{"user", row->fields[column]}}, where));
+    prompts.add([&] {
+      const std::string where = fmt::format("{}:{}", file, row->line);
+      require_csv_row(*row, header.fields.size(), "the header", where);
+      return from_messages({{"user", row->fields[column]}}, where);
+    });
   }
-  return prompts;
 }
 
-std::vector<Prompt> from_json_lines(std::string_view text, const std::string& file) {
-  std::vector<Prompt> prompts;
-  for_each_line(text, file, [&](std::string_view line, const std::string& where) {
-    const nlohmann::json row = parse_json_line(line, where);
-    for (const char* key : {"prompt", "prompt_arr", "question"}) {
-      if (row.contains(key)) {
-        prompts.push_back(from_messages(prompt_from_json(row[key], key, where), where));
-        return;
-      }
+Prompt from_json_line(std::string_view line, const std::string& where) {
+  const nlohmann::json row = parse_json_line(line, where);
+  for (const char* key : {"prompt", "prompt_arr", "question"}) {
+    if (row.contains(key)) {
+      return from_messages(prompt_from_json(row[key], key, where), where);
     }
-    throw UserError(
-        fmt::format("{}: the row has no prompt; name it 'prompt' or 'question'", where));
-  });
-  return prompts;
+  }
+  throw UserError(fmt::format("{}: the row has no prompt; name it 'prompt' or 'question'", where));
 }
 
 }  // namespace
@@ -63,29 +60,40 @@ Prompt prompt_from_text(const std::string& text, const std::string& where) {
 }
 
 std::vector<Prompt> read_prompts(const std::filesystem::path& path) {
+  return read_prompts(path, BadRows::kRefuse).prompts;
+}
+
+PromptFile read_prompts(const std::filesystem::path& path, BadRows bad_rows) {
   const std::string name = path.string();
   const std::string bytes = read_data_text(path);
   const std::string_view text = bytes;
   const std::string suffix = lower_extension(path);
-  std::vector<Prompt> prompts;
+  PromptFile file;
+  PromptCollector prompts(bad_rows, file.prompts, file.skipped);
   if (suffix == ".csv") {
-    prompts = from_csv(text, name);
+    add_csv(text, name, prompts);
   } else if (suffix == ".jsonl" || suffix == ".ndjson" || suffix == ".json") {
-    prompts = from_json_lines(text, name);
+    for_each_line(text, name, [&](std::string_view line, const std::string& where) {
+      prompts.add([&] { return from_json_line(line, where); });
+    });
   } else if (suffix == ".txt") {
     for_each_line(text, name, [&](std::string_view line, const std::string& where) {
-      prompts.push_back(prompt_from_text(
-          std::string(line.ends_with('\r') ? line.substr(0, line.size() - 1) : line), where));
+      prompts.add([&] {
+        return prompt_from_text(
+            std::string(line.ends_with('\r') ? line.substr(0, line.size() - 1) : line), where);
+      });
     });
   } else {
     throw UserError(fmt::format(
         "{}: the suffix '{}' says neither text, CSV nor JSON Lines; use .txt, .csv or .jsonl", name,
         suffix));
   }
-  if (prompts.empty()) {
-    throw UserError(fmt::format("{}: holds no prompt", name));
+  if (file.prompts.empty()) {
+    throw UserError(fmt::format(
+        "{}: holds no prompt{}", name,
+        file.skipped.empty() ? std::string() : "; the first left out: " + file.skipped.front()));
   }
-  return prompts;
+  return file;
 }
 
 }  // namespace bipo

@@ -25,4 +25,13 @@ Prompt prompt_from_text(const std::string& text, const std::string& where);
 // for an empty prompt and for a file without any.
 std::vector<Prompt> read_prompts(const std::filesystem::path& path);
 
+struct PromptFile {
+  std::vector<Prompt> prompts;
+  std::vector<std::string> skipped;  // one message per row left out
+};
+
+// The same, but with BadRows::kSkip a row that breaks a rule is left out; a header that lacks its
+// column, quotes without an end and a file without a good row are refused all the same.
+PromptFile read_prompts(const std::filesystem::path& path, BadRows bad_rows);
+
 }  // namespace bipo

@@ -4,7 +4,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cstddef>
 #include <utility>
 
@@ -16,18 +15,6 @@ namespace bipo {
 namespace {
 
 using Tokens = std::vector<TokenId>;
-
-void require_fits(const TokenPair& pair, std::int64_t max_length) {
-  const std::size_t total = pair.prompt.size() + std::max(pair.chosen.size(), pair.rejected.size());
-  if (static_cast<std::int64_t>(total) > max_length) {
-    throw UserError(fmt::format(
-        "the pair has {} tokens (prompt {}, chosen {}, rejected {}; prompt and longer answer "
-        "count), but the limit is {}; shorten the row, raise --max-length where the model's "
-        "context "
-        "allows it, or leave the row out with --skip-bad",
-        total, pair.prompt.size(), pair.chosen.size(), pair.rejected.size(), max_length));
-  }
-}
 
 TokenPair tokenize_pair(const PreferencePair& pair, const ChatTemplate& chat_template,
                         const Tokenizer& tokenizer, const SpecialTokens& special,
@@ -46,7 +33,9 @@ TokenPair tokenize_pair(const PreferencePair& pair, const ChatTemplate& chat_tem
   require_prompt_token(tokens.prompt);
   end_with_eos(tokens.chosen, special, options);
   end_with_eos(tokens.rejected, special, options);
-  require_fits(tokens, options.max_length);
+  require_fits(tokens.prompt.size(),
+               {{"chosen", tokens.chosen.size()}, {"rejected", tokens.rejected.size()}},
+               options.max_length);
   return tokens;
 }
 

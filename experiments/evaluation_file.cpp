@@ -181,13 +181,13 @@ void write_choices(const Handle& file, const std::vector<ChoiceRow>& rows) {
 
 void write_costs(const Handle& file, const std::vector<CostRow>& rows) {
   TableColumns(rows)
-      .text(
-          "measure",
-          "perplexity_reference_text: of the text under the steered model; "
-          "perplexity_of_generations: of steered text under the unsteered model; kl_neutral: mean "
-          "over token positions of KL(p_0 || p_m), nats; distinct_1 to 3, compression_ratio and "
-          "refusal_rate: of generations",
-          &CostRow::measure)
+      .text("measure",
+            "perplexity_reference_text: of the text under the steered model; "
+            "perplexity_of_generations: of steered text, without EOS, under the unsteered model; "
+            "kl_neutral: mean over token positions of KL(p_0 || p_m), nats; distinct_1 to 3, "
+            "compression_ratio and "
+            "refusal_rate: of generations",
+            &CostRow::measure)
       .text("direction", kDirection, &CostRow::direction)
       .number("multiplier", "1", kMultiplier, &CostRow::multiplier)
       .interval("value", "of the measure", "over the items", &CostRow::value)
@@ -287,6 +287,17 @@ std::vector<JudgeScore> read_judge_scores(const Handle& file) {
   return rows;
 }
 
+std::string with_import(const std::string& config, const JudgeImport& import) {
+  using Json = nlohmann::ordered_json;
+  Json settings = Json::parse(config, nullptr, /*allow_exceptions=*/false);
+  if (!settings.is_object()) {
+    throw UserError("its config is not a JSON object");
+  }
+  settings["judge_import"] = import.results;
+  settings["judge_seed"] = import.seed;
+  return settings.dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace);
+}
+
 // What `read` takes from the file.  Throws UserError, naming the file and what to do.
 template <typename Read>
 auto read_evaluation(const std::filesystem::path& path, Read read) {
@@ -322,14 +333,15 @@ void write_evaluation_file(const std::filesystem::path& path, const Evaluation& 
 
 std::vector<JudgeSummary> add_judge_scores(const std::filesystem::path& path,
                                            const std::vector<JudgeScore>& scores,
-                                           std::uint64_t seed) {
+                                           const JudgeImport& import) {
   std::set<std::string> replaced;
   for (const JudgeScore& score : scores) {
     replaced.insert(score.id.behaviour);
   }
   std::vector<JudgeSummary> summary;
   const std::vector<std::byte> image = read_evaluation(path, [&](const Handle& old) {
-    const EvaluationAttributes attributes = read_attributes(old);
+    EvaluationAttributes attributes = read_attributes(old);
+    attributes.config = with_import(attributes.config, import);
     std::vector<JudgeScore> all = read_judge_scores(old);
     std::erase_if(all, [&](const JudgeScore& row) { return replaced.contains(row.id.behaviour); });
     all.insert(all.end(), scores.begin(), scores.end());
@@ -337,7 +349,7 @@ std::vector<JudgeSummary> add_judge_scores(const std::filesystem::path& path,
       return std::tie(a.id.behaviour, a.id.prompt_index, a.id.multiplier) <
              std::tie(b.id.behaviour, b.id.prompt_index, b.id.multiplier);
     });
-    summary = summarize_judge(all, seed);
+    summary = summarize_judge(all, import.seed);
     const Handle file = hdf5::create_memory_file();
     write_attributes(file, attributes);
     for (const char* table : kMeasuredTables) {

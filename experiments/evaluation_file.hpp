@@ -113,12 +113,19 @@ inline constexpr std::int64_t kEvaluationSchema = 1;
 // Throws EnvironmentError when writing fails; the old file is then left as it was.
 void write_evaluation_file(const std::filesystem::path& path, const Evaluation& evaluation);
 
+// Where scores come from, and how they are summarised.
+struct JudgeImport {
+  std::string results;     // absolute path
+  std::uint64_t seed = 0;  // of the intervals
+};
+
 // Puts `scores` into the tables of an evaluation file in place of what it holds of their
-// behaviours, and summarises all; everything else stays as it is.  Returns the new summary.  Throws
-// UserError for a file that is missing, no evaluation file, damaged or of a newer schema.
+// behaviours, summarises all, and names the import in config as judge_import and judge_seed;
+// everything else stays as it is.  Returns the new summary.  Throws UserError for a file that is
+// missing, no evaluation file, damaged or of a newer schema.
 std::vector<JudgeSummary> add_judge_scores(const std::filesystem::path& path,
                                            const std::vector<JudgeScore>& scores,
-                                           std::uint64_t seed);
+                                           const JudgeImport& import);
 
 // Throws UserError unless `path` is a file that add_judge_scores() can add to.
 void check_evaluation_file(const std::filesystem::path& path);

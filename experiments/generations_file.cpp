@@ -11,6 +11,7 @@
 #include "collectives/errors.hpp"
 #include "datasets/data_text.hpp"
 #include "datasets/json_lines.hpp"
+#include "datasets/stop_tokens.hpp"
 
 namespace bipo {
 namespace {
@@ -137,10 +138,24 @@ class PromptCheck {
   std::map<std::pair<std::int64_t, double>, std::string> answers_;
 };
 
-// Ids that this tokenizer has no token for decode to nothing, which is no sign of an empty text.
-bool tokens_are_text(const Generation& row, const Tokenizer& tokenizer) {
-  return row.tokens && !tokenizer.decode(*row.tokens, SpecialTokenText::kKept).empty() &&
-         tokenizer.decode(*row.tokens, SpecialTokenText::kSkipped) == row.text;
+// The row's own tokens without those that end it; nothing where they are not what this tokenizer
+// would call the row's text.
+std::optional<std::vector<TokenId>> tokens_of_text(const Generation& row,
+                                                   const std::vector<TokenId>& stops,
+                                                   const Tokenizer& tokenizer) {
+  if (!row.tokens) {
+    return std::nullopt;
+  }
+  const auto is_stop = [&](TokenId id) {
+    return std::find(stops.begin(), stops.end(), id) != stops.end();
+  };
+  std::vector<TokenId> tokens = *row.tokens;
+  while (!tokens.empty() && is_stop(tokens.back())) {
+    tokens.pop_back();
+  }
+  const bool are_text = std::none_of(tokens.begin(), tokens.end(), is_stop) &&
+                        tokenizer.decode(tokens, SpecialTokenText::kSkipped) == row.text;
+  return are_text ? std::optional(std::move(tokens)) : std::nullopt;
 }
 
 }  // namespace
@@ -160,19 +175,18 @@ std::vector<Generation> read_generations(const std::filesystem::path& path) {
 
 GenerationTokens tokenize_generations(const std::vector<Generation>& generations,
                                       const TextTools& text) {
+  const std::vector<TokenId> stops = stop_tokens(text);
   GenerationTokens result;
   for (std::size_t i = 0; i < generations.size(); ++i) {
     const Generation& row = generations[i];
-    const bool use_tokens = tokens_are_text(row, text.tokenizer);
-    if (!use_tokens && row.text.empty()) {
+    if (row.text.empty()) {
       result.skipped.push_back(fmt::format("{}: the answer is empty", row.where));
       continue;
     }
     try {
-      const AnswerEnd end = row.finish_reason == "stop" ? AnswerEnd::kEos : AnswerEnd::kOpen;
-      result.items.push_back(use_tokens
-                                 ? continue_with_tokens(row.prompt, *row.tokens, text, row.where)
-                                 : continue_with_text(row.prompt, row.text, end, text, row.where));
+      const auto tokens = tokens_of_text(row, stops, text.tokenizer);
+      result.items.push_back(tokens ? continue_with_tokens(row.prompt, *tokens, text, row.where)
+                                    : continue_with_text(row.prompt, row.text, text, row.where));
       result.rows.push_back(i);
     } catch (const UserError& error) {
       const std::string message = fmt::format("{}: {}", row.where, error.what());
@@ -184,7 +198,7 @@ GenerationTokens tokenize_generations(const std::vector<Generation>& generations
   }
   if (result.items.empty()) {
     throw UserError(fmt::format(
-        "the generations hold no answer with a token{}",
+        "the generations hold no answer with text{}",
         result.skipped.empty() ? std::string() : "; the first without: " + result.skipped.front()));
   }
   return result;

@@ -35,14 +35,15 @@ std::vector<Generation> read_generations(const std::filesystem::path& path);
 struct GenerationTokens {
   std::vector<Continuations> items;  // one answer each
   std::vector<std::size_t> rows;     // of each item: the index of its generation
-  std::vector<std::string> skipped;  // answers without a token and, with BadRows::kSkip, bad rows
+  std::vector<std::string> skipped;  // answers without text and, with BadRows::kSkip, bad rows
 };
 
-// The answers after their rendered prompts, for this model to score.  A row's own tokens are used
-// where this tokenizer decodes them to the row's text; otherwise the text is tokenised jointly with
-// the prompt, and ends with EOS where its finish_reason is "stop" (and options.add_eos).  The
-// options must be those that the generations were made with.  Throws UserError naming the row, and
-// where no answer has a token.
+// The answers after their rendered prompts, for this model to score.  What ended an answer is never
+// among its tokens, whatever finish_reason and options.add_eos say: scores are those of the text.
+// A row's own tokens, but for EOS and other stop_tokens() at their end, are used where no such
+// token is left and this tokenizer decodes them to the row's text; otherwise the text is tokenised
+// jointly with the prompt.  The options must be those that the generations were made with.  Throws
+// UserError naming the row, and where no answer has a token.
 GenerationTokens tokenize_generations(const std::vector<Generation>& generations,
                                       const TextTools& text);
 

@@ -4,11 +4,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <nlohmann/json.hpp>
 #include <ostream>
 #include <string>
 #include <utility>
+
+#include "trainer/vector_norm.hpp"
 
 namespace bipo {
 namespace {
@@ -106,14 +107,6 @@ std::string percent(double share) {
   return fmt::format("{:.1f}%", 100 * share);
 }
 
-double norm(const std::vector<float>& values) {
-  double sum = 0;
-  for (const float value : values) {
-    sum += double{value} * value;
-  }
-  return std::sqrt(sum);
-}
-
 void print_run_attributes(std::ostream& out, const RunAttributes& run) {
   print_settings(out, {{"model", printable(run.model)},
                        {"layer", fmt::format("{} (hidden size {})", run.layer, run.hidden_size)},
@@ -182,7 +175,8 @@ void print_vectors(std::ostream& out, const RunRecord& record) {
   TextTable table = {{"row", "epoch", "steps done", "|v|"}};
   for (const SavedVector& saved : record.vectors) {
     table.push_back({fmt::format("{}", table.size() - 1), fmt::format("{}", saved.epoch),
-                     fmt::format("{}", saved.step), fmt::format("{:.4f}", norm(saved.value))});
+                     fmt::format("{}", saved.step),
+                     fmt::format("{:.4f}", vector_norm(saved.value))});
   }
   print_table(out, table);
 }

@@ -150,8 +150,17 @@ class Interpreter {
     if (pickle_.values.size() == kMostValues) {
       refuse(fmt::format("holds more than {} values", kMostValues));
     }
+    count_items(items.size());
     stack_.push_back(static_cast<PickleIndex>(pickle_.values.size()));
     pickle_.values.push_back({kind, integer, std::move(value_text), std::move(items)});
+  }
+
+  void count_items(std::size_t more) {
+    if (more > kMostPickleItems - items_) {
+      refuse(fmt::format("holds more than {} items in tuples, lists and dictionaries",
+                         kMostPickleItems));
+    }
+    items_ += more;
   }
 
   // Above the last mark.
@@ -198,6 +207,7 @@ class Interpreter {
     if (target.kind != kind || (kind == PickleKind::kDictionary && items.size() % 2 != 0)) {
       refuse("adds to something that is no list or dictionary");
     }
+    count_items(items.size());
     target.items.insert(target.items.end(), items.begin(), items.end());
   }
 
@@ -247,11 +257,11 @@ class Interpreter {
     if (at(arguments_index).kind != PickleKind::kTuple) {
       refuse("calls a function with something that is no tuple");
     }
-    std::vector<PickleIndex> arguments = at(arguments_index).items;
+    const std::vector<PickleIndex>& arguments = at(arguments_index).items;
     if (function.text == kOrderedDict && arguments.empty()) {
       push(PickleKind::kDictionary);
     } else if (function.text == kRebuildTensor) {
-      push(PickleKind::kTensor, 0, {}, std::move(arguments));
+      push(PickleKind::kTensor, 0, {}, arguments);
     } else if (function.text == kRebuildParameter && !arguments.empty() &&
                at(arguments[0]).kind == PickleKind::kTensor) {
       stack_.push_back(arguments[0]);
@@ -360,6 +370,7 @@ class Interpreter {
   std::span<const std::byte> bytes_;
   const std::string& name_;
   std::size_t position_ = 0;
+  std::size_t items_ = 0;  // of all values
   Pickle pickle_;
   std::vector<PickleIndex> stack_;
   std::vector<std::size_t> marks_;  // sizes of the stack

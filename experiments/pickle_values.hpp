@@ -28,6 +28,9 @@ enum class PickleKind {
 // Of Pickle::values.
 using PickleIndex = std::uint32_t;
 
+// The lengths of all PickleValue::items: a file's few bytes can have one list copied many times.
+inline constexpr std::size_t kMostPickleItems = 65536;
+
 struct PickleValue {
   PickleKind kind = PickleKind::kNone;
   std::int64_t integer = 0;  // also 0 or 1 of a truth value
@@ -52,7 +55,8 @@ struct Pickle {
 // messages.  An nn.Parameter is its tensor.  A list that holds itself is possible: whoever walks
 // through values must bound the depth.  Throws UserError, naming the place, for an end before STOP,
 // for other opcodes and globals than torch.save needs for tensors of floating-point numbers, for
-// operands of a wrong kind, and for more than 1 MiB or 65536 values.
+// operands of a wrong kind, and for more than 1 MiB, 65536 values, or kMostPickleItems items in all
+// values together.
 Pickle read_pickle(std::span<const std::byte> bytes, const std::string& name);
 
 }  // namespace bipo

@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "collectives/errors.hpp"
+#include "datasets/data_text.hpp"
 #include "experiments/printable_text.hpp"
 #include "experiments/torch_file_reader.hpp"
 #include "trainer/model/gguf_file.hpp"
@@ -210,6 +211,7 @@ VectorFile read_vector_file(const fs::path& path, const std::string& format,
   const std::string chosen = format == "auto" ? format_of(path) : format;
   VectorFile vector = read_as(path, chosen, layer);
   vector.format = chosen;
+  require_text(vector.model, fmt::format("{}: the model's name in it", path.string()));
   if (layer && vector.layer && *layer != *vector.layer) {
     throw UserError(
         fmt::format("{}: says that its vector is of layer {}, --layer {}; leave --layer "

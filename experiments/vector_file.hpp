@@ -23,7 +23,8 @@ struct VectorFile {
 // one tensor [D] or [1, D], or of a GGUF control vector; `layer` chooses among the directions of
 // the last.  `format` is one of those above, or "auto": as the file begins.  float64, float16 and
 // bfloat16 become float32.  Throws UserError for anything else, for numbers that are not finite,
-// more than 2^20 of them, and for a file that says another layer than `layer`.
+// more than 2^20 of them, a model's name that is no text, and for a file that says another layer
+// than `layer`.
 VectorFile read_vector_file(const std::filesystem::path& path, const std::string& format,
                             std::optional<std::int64_t> layer);
 

@@ -7,16 +7,15 @@
 #include <nlohmann/json.hpp>
 
 #include "collectives/errors.hpp"
+#include "launcher/gib_text.hpp"
 
 namespace bipo {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr double kGiB = 1024.0 * 1024 * 1024;
-
 std::string gib(double bytes) {
-  return fmt::format("{:.3f} GiB", bytes / kGiB);
+  return gib_text(bytes, 3);
 }
 
 std::string line(const std::string& name, const std::string& value) {

@@ -23,7 +23,7 @@ namespace {
 EvaluationAttributes attributes_of(const EvaluationJob& job, const Session& session) {
   const Topology& topology = *job.model.topology;
   EvaluationAttributes attributes;
-  attributes.config = evaluation_config(job);
+  attributes.config = job.config;
   attributes.program_version = kProgramVersion;
   attributes.git_commit = kGitCommit;
   attributes.created_utc = job.created_utc;
@@ -39,11 +39,10 @@ EvaluationAttributes attributes_of(const EvaluationJob& job, const Session& sess
   return attributes;
 }
 
-void print_result(const EvaluationJob& job, const Evaluation& evaluation, std::int64_t requests) {
+void write_results(const EvaluationJob& job, const Evaluation& evaluation) {
+  write_evaluation_file(job.options.out, evaluation);
   fmt::print("{}", evaluation_text(evaluation));
-  if (requests > 0) {
-    fmt::print("{} requests: {}\n", requests, job.options.judge_export.string());
-  }
+  write_judge_requests(job.options, job.judge_requests);
   fmt::print("evaluation file: {}\n", job.options.out.string());
   std::fflush(stdout);
 }
@@ -62,12 +61,13 @@ int evaluate(const EvaluationJob& job, Session& session) {
   std::unique_ptr<Decoder> decoder;
   session.together([&] { decoder = load_whole_model(job.model, ranks); });
   Evaluation evaluation = measure(job, *decoder, ranks, display ? &*display : nullptr);
-  if (display) {
-    display->finish();
-    evaluation.attributes = attributes_of(job, session);
-    write_evaluation_file(job.options.out, evaluation);
-    print_result(job, evaluation, export_judge_requests(job.options, job.generations));
-  }
+  session.together([&] {
+    if (display) {
+      display->finish();
+      evaluation.attributes = attributes_of(job, session);
+      write_results(job, evaluation);
+    }
+  });
   return kExitDone;
 }
 

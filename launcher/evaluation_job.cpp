@@ -3,18 +3,20 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "collectives/content_hash.hpp"
 #include "collectives/errors.hpp"
 #include "datasets/prompt_list.hpp"
-#include "experiments/atomic_file.hpp"
+#include "datasets/row_collector.hpp"
+#include "launcher/evaluation_places.hpp"
 #include "launcher/judge_files.hpp"
 #include "launcher/model_text.hpp"
+#include "launcher/stored_settings.hpp"
 #include "launcher/template_dates.hpp"
 #include "launcher/text_options.hpp"
+#include "trainer/vector_norm.hpp"
 
 namespace bipo {
 namespace {
@@ -25,21 +27,26 @@ using Json = nlohmann::ordered_json;
 // of pieces to stay small.
 constexpr std::int64_t kReferenceWindow = 1024;
 
-void check_out(const EvaluateOptions& options) {
-  check_replaceable(options.out);
-  if (std::filesystem::exists(options.out) && !options.overwrite) {
-    throw UserError(fmt::format(
-        "--out {}: exists already; replace it with --overwrite, or name another file (to add "
-        "judges' scores to it, give --judge-import and --out without --model)",
-        options.out.string()));
-  }
-}
-
 void add_skipped(EvaluationJob& job, const std::vector<std::string>& skipped) {
   if (!skipped.empty()) {
     job.warnings.push_back(
         fmt::format("left out: {}{}", skipped.front(),
                     skipped.size() == 1 ? "" : fmt::format("; and {} more", skipped.size() - 1)));
+  }
+}
+
+// An answer's first token is predicted where the prompt ends.
+void warn_of_unsteered(EvaluationJob& job, const ChoiceQuestions& questions) {
+  const auto count = std::count_if(
+      questions.items.begin(), questions.items.end(), [](const TokenizedChoice& item) {
+        return std::all_of(item.tokens.answers.begin(), item.tokens.answers.end(),
+                           [](const std::vector<TokenId>& answer) { return answer.size() == 1; });
+      });
+  if (job.options.positions == "answer" && count > 0) {
+    job.warnings.push_back(
+        fmt::format("--choices-{}: all answers of {} of {} questions are one token, which "
+                    "--positions answer does not steer",
+                    choice_kind_name(questions.set.kind), count, questions.items.size()));
   }
 }
 
@@ -61,6 +68,7 @@ void read_choices(EvaluationJob& job, const TextTools& text) {
                       tokens.fewer_shots));
     }
     questions.items = std::move(tokens.items);
+    warn_of_unsteered(job, questions);
     job.choices.push_back(std::move(questions));
   };
   read(options.choices_ab, read_ab_items);
@@ -79,13 +87,22 @@ void read_reference_text_of(EvaluationJob& job, const TextTools& text) {
 }
 
 void read_neutral_prompts(EvaluationJob& job, const TextTools& text) {
-  for (const Prompt& prompt : read_prompts(job.options.neutral_prompts)) {
-    try {
-      job.neutral_prompts.push_back({tokenize_prompt(prompt.messages, text), prompt.where});
-    } catch (const UserError& error) {
-      throw UserError(fmt::format("{}: {}", prompt.where, error.what()));
-    }
+  PromptFile file = read_prompts(job.options.neutral_prompts, text.options.bad_rows);
+  RowCollector prompts(text.options.bad_rows, job.neutral_prompts, file.skipped);
+  for (const Prompt& prompt : file.prompts) {
+    prompts.add([&] {
+      try {
+        return PromptTokens{tokenize_prompt(prompt.messages, text), prompt.where};
+      } catch (const UserError& error) {
+        throw UserError(fmt::format("{}: {}", prompt.where, error.what()));
+      }
+    });
   }
+  if (job.neutral_prompts.empty()) {
+    throw UserError(fmt::format("--neutral-prompts: every prompt was left out; the first: {}",
+                                file.skipped.front()));
+  }
+  add_skipped(job, file.skipped);
 }
 
 void read_data(EvaluationJob& job) {
@@ -124,6 +141,7 @@ void read_data(EvaluationJob& job) {
     warn(judge_warnings(scores));
     job.judge_scores = std::move(scores.scores);
   }
+  job.judge_requests = judge_requests(options, job.generations);
 }
 
 void add_tokens(ContentHash& hash, const std::vector<TokenId>& tokens) {
@@ -138,26 +156,55 @@ void add_continuations(ContentHash& hash, const Continuations& item) {
   }
 }
 
-std::string absolute_text(const std::filesystem::path& path) {
-  return path.empty() ? "" : std::filesystem::absolute(path).lexically_normal().string();
-}
-
-double norm_of(const std::vector<float>& vector) {
-  double sum = 0;
-  for (const float value : vector) {
-    sum += double{value} * value;
-  }
-  return std::sqrt(sum);
-}
-
 Json caa_json(const EvaluationJob& job) {
   if (!job.caa) {
     return nullptr;
   }
   return {{"file", absolute_text(job.options.caa)},
           {"layer", job.caa->layer},
-          {"norm_before_scaling", norm_of(job.caa->value)},
+          {"norm_before_scaling", vector_norm(job.caa->value)},
           {"model", job.caa->model}};
+}
+
+std::string evaluation_config(const EvaluationJob& job) {
+  const EvaluateOptions& o = job.options;
+  Json json;
+  json["model"] = absolute_text(o.model);
+  json["adapter"] = absolute_text(o.adapter);
+  json["model_fingerprint"] = fmt::format("{:016x}", job.model.files.fingerprint);
+  json["vectors"] = vectors_json(job.vectors);
+  json["transfer"] = !transfer_warnings(job.vectors, job.model.files).empty();
+  json["caa"] = caa_json(job);
+  json["random_control"] = o.random_control;
+  json["control_norm"] = job.plan.directions.front().norm;
+  json["multipliers"] = o.multipliers;
+  json["grid"] = o.grid;
+  json["positions"] = o.positions;
+  json["beta"] = o.beta;
+  json["seed"] = o.seed;
+  json["test"] = absolute_text(o.test);
+  json["test_pairs"] = job.pairs.size();
+  json["test_tokens_hash"] = fmt::format("{:016x}", tokens_hash(job.pairs));
+  json["choices_ab"] = absolute_text(o.choices_ab);
+  json["choices_mc"] = absolute_text(o.choices_mc);
+  json["mmlu"] = absolute_text(o.mmlu);
+  json["reference_text"] = absolute_text(o.reference_text);
+  json["reference_window"] = job.reference_window;
+  json["neutral_prompts"] = absolute_text(o.neutral_prompts);
+  json["generations"] = absolute_text(o.generations);
+  json["behaviour"] = o.behaviour;
+  json["judge_export"] = absolute_text(o.judge_export);
+  json["rubric"] = absolute_text(o.rubric);
+  json["judge_model"] = o.judge_model;
+  json["judge_import"] = absolute_text(o.judge_import);
+  json["judge_seed"] = o.seed;
+  json["out"] = absolute_text(o.out);
+  json["batch_size"] = o.batch_size;
+  store_machine_settings({job.model.computation.dtype, job.model.computation.device_name,
+                          job.model.threads.threads, o.deterministic},
+                         *job.model.topology, json);
+  store_text_settings(o, {job.chat_template, o.template_date, job.max_length}, json);
+  return settings_text(json);
 }
 
 }  // namespace
@@ -169,8 +216,7 @@ EvaluationJob prepare_evaluation(const EvaluateOptions& options, const std::stri
   job.options.template_date = choose_template_date(options.template_date, std::nullopt, now);
   job.created_utc = now;
   if (session.rank() == 0) {
-    check_out(options);
-    check_judge_export(options);
+    check_evaluation_places(options);
   }
   job.model = open_whole_model(options.model, options.adapter, options, session);
   job.vectors = read_vectors(options.vectors, job.model.files.config);
@@ -183,6 +229,7 @@ EvaluationJob prepare_evaluation(const EvaluateOptions& options, const std::stri
     job.warnings.push_back(warning);
   }
   read_data(job);
+  job.config = evaluation_config(job);
   return job;
 }
 
@@ -213,54 +260,6 @@ std::uint64_t agreement(const EvaluationJob& job) {
     add_tokens(hash, prompt.ids);
   }
   return hash.value();
-}
-
-std::string evaluation_config(const EvaluationJob& job) {
-  const EvaluateOptions& o = job.options;
-  const Topology& topology = *job.model.topology;
-  Json json;
-  json["model"] = absolute_text(o.model);
-  json["adapter"] = absolute_text(o.adapter);
-  json["model_fingerprint"] = fmt::format("{:016x}", job.model.files.fingerprint);
-  json["vectors"] = vectors_json(job.vectors);
-  json["transfer"] = !transfer_warnings(job.vectors, job.model.files).empty();
-  json["caa"] = caa_json(job);
-  json["random_control"] = o.random_control;
-  json["control_norm"] = job.plan.directions.front().norm;
-  json["multipliers"] = o.multipliers;
-  json["grid"] = o.grid;
-  json["positions"] = o.positions;
-  json["beta"] = o.beta;
-  json["seed"] = o.seed;
-  json["test"] = absolute_text(o.test);
-  json["test_pairs"] = job.pairs.size();
-  json["test_tokens_hash"] = fmt::format("{:016x}", tokens_hash(job.pairs));
-  json["choices_ab"] = absolute_text(o.choices_ab);
-  json["choices_mc"] = absolute_text(o.choices_mc);
-  json["mmlu"] = absolute_text(o.mmlu);
-  json["reference_text"] = absolute_text(o.reference_text);
-  json["reference_window"] = job.reference_window;
-  json["neutral_prompts"] = absolute_text(o.neutral_prompts);
-  json["generations"] = absolute_text(o.generations);
-  json["judge_import"] = absolute_text(o.judge_import);
-  json["behaviour"] = o.behaviour;
-  json["out"] = absolute_text(o.out);
-  json["batch_size"] = o.batch_size;
-  json["dtype"] = job.model.computation.dtype;
-  json["device"] = job.model.computation.device_name;
-  json["world_size"] = topology.world();
-  json["tp"] = topology.tp();
-  json["dp"] = topology.dp();
-  json["threads"] = job.model.threads.threads;
-  json["deterministic"] = o.deterministic;
-  json["system_prompt"] = o.system_prompt;
-  json["chat_template"] = job.chat_template;
-  store_template_date(o.template_date, json);
-  json["no_eos"] = o.no_eos;
-  json["no_bos"] = o.no_bos;
-  json["max_length"] = job.max_length;
-  json["skip_bad"] = o.skip_bad;
-  return json.dump();
 }
 
 }  // namespace bipo

@@ -45,7 +45,9 @@ struct EvaluationJob {
   std::vector<Generation> generations;
   GenerationTokens generation_tokens;
   std::vector<JudgeScore> judge_scores;
+  std::vector<std::string> judge_requests;  // lines of --judge-export
 
+  std::string config;  // JSON object: what the evaluation file holds of the settings
   std::vector<std::string> warnings;
 };
 
@@ -55,8 +57,5 @@ EvaluationJob prepare_evaluation(const EvaluateOptions& options, const std::stri
 
 // Equal on ranks that are about to make the same evaluation.
 std::uint64_t agreement(const EvaluationJob& job);
-
-// A JSON object: what `config` in the evaluation file holds.
-std::string evaluation_config(const EvaluationJob& job);
 
 }  // namespace bipo

@@ -27,7 +27,7 @@ void check_name(const ExportOptions& options) {
 
 int run_export_command(const ExportOptions& options) {
   check_name(options);
-  check_new_file(options.out, options.overwrite, options.run_file);
+  check_new_file("--out", options.out, options.overwrite, {options.run_file});
   const StoredVector vector = read_stored_vector(options.run_file, options.epoch);
   replace_file(options.out, exported_vector(vector, options.multiplier, options.format));
   std::cout << fmt::format("{}: the vector of layer {}, epoch {}, step {} times {}, as {}\n",

@@ -17,6 +17,7 @@
 #include "launcher/progress.hpp"
 #include "launcher/run_beginning.hpp"
 #include "launcher/weight_check.hpp"
+#include "trainer/vector_norm.hpp"
 
 namespace bipo {
 namespace {
@@ -27,18 +28,10 @@ struct Direction {
   DirectionNorms norms;
 };
 
-double norm_of(const std::vector<double>& values) {
-  double squares = 0;
-  for (const double x : values) {
-    squares += x * x;
-  }
-  return std::sqrt(squares);
-}
-
 // Every rank holds the same values.
 Direction scaled(const MeanDifference& difference, std::optional<double> norm) {
   Direction direction{difference.layer, {}, {}};
-  direction.norms.found = norm_of(difference.value);
+  direction.norms.found = vector_norm(difference.value);
   direction.norms.residual =
       difference.median_rms * std::sqrt(static_cast<double>(difference.value.size()));
   if (norm && direction.norms.found == 0) {

@@ -4,7 +4,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cmath>
 #include <nlohmann/json.hpp>
 #include <system_error>
 
@@ -14,16 +13,17 @@
 #include "experiments/stored_vector.hpp"
 #include "experiments/sweep_plan.hpp"
 #include "launcher/machine.hpp"
+#include "launcher/new_file.hpp"
 #include "launcher/run_settings.hpp"
+#include "launcher/stored_settings.hpp"
 #include "launcher/template_dates.hpp"
 #include "trainer/model/config.hpp"
+#include "trainer/vector_norm.hpp"
 
 namespace bipo {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-constexpr double kGiB = 1 << 30;
 
 // An extraction as the part of a training run that comes before the first step.
 TrainOptions job_options(const ExtractOptions& options) {
@@ -48,15 +48,12 @@ std::optional<double> choose_norm(const ExtractOptions& options) {
   if (options.match_norm.empty()) {
     return options.norm > 0 ? std::optional(options.norm) : std::nullopt;
   }
-  double squares = 0;
-  for (const float x : read_stored_vector(options.match_norm).value) {
-    squares += double{x} * x;
-  }
-  if (squares == 0) {
+  const double norm = vector_norm(read_stored_vector(options.match_norm).value);
+  if (norm == 0) {
     throw UserError(fmt::format("--match-norm {}: its vector is zero; name a run that has moved",
                                 options.match_norm.string()));
   }
-  return std::sqrt(squares);
+  return norm;
 }
 
 // Whichever needs less memory, told from sizes alone: all ranks must choose the same.
@@ -70,14 +67,8 @@ bool goes_block_by_block(const JobPreparation& job, std::int64_t blocks, const S
   const std::uint64_t streamed =
       weights(1) + streamed_bytes(config.hidden, job.inputs.train, topology.dp());
   const std::uint64_t loaded = weights(blocks);
-  const std::uint64_t needed = std::min(streamed, loaded);
-  const std::uint64_t available = memory_per_rank(job.device, session.local_size());
-  if (needed > available) {
-    throw UserError(fmt::format(
-        "the pass takes {:.2f} GiB per rank at --tp {} in this --dtype, but {:.2f} GiB are free "
-        "for each rank; raise --tp, use --dtype bf16, or start fewer ranks per node",
-        static_cast<double>(needed) / kGiB, topology.tp(), static_cast<double>(available) / kGiB));
-  }
+  require_memory("the pass takes", std::min(streamed, loaded),
+                 memory_per_rank(job.device, session.local_size()), topology.tp());
   return streamed < loaded;
 }
 
@@ -91,27 +82,12 @@ void prepare_directory(const std::filesystem::path& directory) {
 }
 
 void prepare_places(const ExtractOptions& options, const std::vector<std::int64_t>& layers) {
-  std::vector<std::string> existing;
-  for (const std::int64_t layer : layers) {
-    std::error_code unreachable;  // check_writable() says what is wrong with such a path
-    const std::filesystem::path file = direction_file(options, layer);
-    if (std::filesystem::exists(file, unreachable) && !options.overwrite) {
-      existing.push_back(file.string());
-    }
-  }
-  if (!existing.empty()) {
-    throw UserError(fmt::format(
-        "--out {}: {} already; replace with --overwrite, or name another place",
-        options.out.string(),
-        existing.size() == 1
-            ? fmt::format("{} exists", existing.front())
-            : fmt::format("{} and {} more exist", existing.front(), existing.size() - 1)));
-  }
   if (options.layer < 0) {
     prepare_directory(options.out);
   }
   for (const std::int64_t layer : layers) {
-    check_writable(direction_file(options, layer));
+    check_new_file("--out", direction_file(options, layer), options.overwrite,
+                   {options.model, options.adapter, options.train, options.match_norm});
   }
 }
 
@@ -157,7 +133,6 @@ std::string extract_config(const ExtractPreparation& preparation, std::int64_t l
   const ExtractOptions& options = preparation.options;
   const TrainingInputs& inputs = preparation.job.inputs;
   const RunSettings& settings = preparation.job.settings;
-  const Topology& topology = *preparation.job.topology;
   Json json;
   json["method"] = options.method;
   json["positions"] = "answer";
@@ -174,21 +149,12 @@ std::string extract_config(const ExtractPreparation& preparation, std::int64_t l
   json["norm_found"] = norms.found;
   json["norm_written"] = norms.written;
   json["residual_norm"] = norms.residual;
-  json["dtype"] = settings.dtype;
-  json["device"] = settings.device;
-  json["world_size"] = topology.world();
-  json["tp"] = topology.tp();
-  json["dp"] = topology.dp();
-  json["threads"] = settings.threads.threads;
-  json["deterministic"] = options.deterministic;
-  json["system_prompt"] = options.system_prompt;
-  json["chat_template"] = inputs.chat_template;
-  store_template_date(inputs.template_date, json);
-  json["no_eos"] = options.no_eos;
-  json["no_bos"] = options.no_bos;
-  json["max_length"] = inputs.max_length;
-  json["skip_bad"] = options.skip_bad;
-  return json.dump();
+  store_machine_settings(
+      {settings.dtype, settings.device, settings.threads.threads, options.deterministic},
+      *preparation.job.topology, json);
+  store_text_settings(options, {inputs.chat_template, inputs.template_date, inputs.max_length},
+                      json);
+  return settings_text(json);
 }
 
 std::vector<SettingGroup> extract_settings_table(const ExtractPreparation& preparation) {

@@ -24,6 +24,7 @@
 #include "experiments/utc_time.hpp"
 #include "launcher/generated_rows.hpp"
 #include "launcher/model_text.hpp"
+#include "launcher/new_file.hpp"
 #include "launcher/progress.hpp"
 #include "launcher/side_by_side.hpp"
 #include "launcher/stop_signals.hpp"
@@ -79,12 +80,11 @@ void check_out(const GenerateOptions& options) {
   if (options.out.empty()) {
     return;
   }
-  check_replaceable(options.out);
-  if (std::filesystem::exists(options.out) && !options.overwrite) {
-    throw UserError(
-        fmt::format("--out {}: exists already; replace it with --overwrite, or name another file",
-                    options.out.string()));
+  std::vector<std::filesystem::path> inputs = {options.model, options.adapter, options.prompts};
+  for (const VectorChoice& vector : options.vectors) {
+    inputs.push_back(vector.file);
   }
+  check_new_file("--out", options.out, options.overwrite, inputs);
 }
 
 // The largest that a batch of consecutive prompts can take.

@@ -11,6 +11,7 @@
 #include "experiments/utc_time.hpp"
 #include "experiments/vector_file.hpp"
 #include "launcher/new_file.hpp"
+#include "launcher/stored_settings.hpp"
 #include "launcher/version.hpp"
 
 namespace bipo {
@@ -31,7 +32,7 @@ std::int64_t layer_of(const VectorFile& vector, const ImportOptions& options) {
 // Where the vector came from, in place of the settings of a training.
 std::string origin(const VectorFile& vector, const ImportOptions& options) {
   nlohmann::ordered_json json;
-  json["imported_from"] = std::filesystem::absolute(options.file).lexically_normal().string();
+  json["imported_from"] = absolute_text(options.file);
   json["imported_format"] = vector.format;
   if (!vector.tensor.empty()) {
     json["imported_tensor"] = vector.tensor;
@@ -39,9 +40,7 @@ std::string origin(const VectorFile& vector, const ImportOptions& options) {
   if (!vector.metadata.empty()) {
     json["imported_metadata"] = vector.metadata;
   }
-  // Paths need not be UTF-8, JSON must.
-  return json.dump(-1, ' ', /*ensure_ascii=*/false,
-                   nlohmann::ordered_json::error_handler_t::replace);
+  return settings_text(json);
 }
 
 std::string model_of(const VectorFile& vector, const ImportOptions& options) {
@@ -78,7 +77,7 @@ RunRecord run_of(const VectorFile& vector, const ImportOptions& options) {
 }  // namespace
 
 int run_import_command(const ImportOptions& options) {
-  check_new_file(options.out, options.overwrite, options.file);
+  check_new_file("--out", options.out, options.overwrite, {options.file});
   const VectorFile vector = read_vector_file(options.file, options.format, options.layer);
   const RunRecord run = run_of(vector, options);
   write_run_file(options.out, run);

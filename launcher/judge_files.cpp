@@ -6,12 +6,13 @@
 #include <iostream>
 #include <span>
 
-#include "collectives/errors.hpp"
 #include "collectives/session.hpp"
 #include "datasets/preference_pairs.hpp"
 #include "experiments/atomic_file.hpp"
 #include "experiments/evaluation_file.hpp"
+#include "launcher/evaluation_places.hpp"
 #include "launcher/evaluation_report.hpp"
+#include "launcher/stored_settings.hpp"
 
 namespace bipo {
 namespace {
@@ -38,34 +39,27 @@ void add_warning(std::vector<std::string>& warnings, const std::vector<std::stri
 
 }  // namespace
 
-void check_judge_export(const EvaluateOptions& options) {
+std::vector<std::string> judge_requests(const EvaluateOptions& options,
+                                        const std::vector<Generation>& generations) {
   if (options.judge_export.empty()) {
-    return;
-  }
-  check_replaceable(options.judge_export);
-  if (std::filesystem::exists(options.judge_export) && !options.overwrite) {
-    throw UserError(fmt::format(
-        "--judge-export {}: exists already; replace it with --overwrite, or name another file",
-        options.judge_export.string()));
-  }
-}
-
-std::int64_t export_judge_requests(const EvaluateOptions& options,
-                                   const std::vector<Generation>& generations) {
-  if (options.judge_export.empty()) {
-    return 0;
+    return {};
   }
   const JudgeRubric rubric = read_judge_rubric(options.rubric);
   const JudgeExamples examples = rubric.uses_examples ? read_examples(options) : JudgeExamples{};
-  const std::vector<std::string> lines =
-      judge_export(generations, rubric, options.behaviour, options.judge_model, examples);
+  return judge_export(generations, rubric, options.behaviour, options.judge_model, examples);
+}
+
+void write_judge_requests(const EvaluateOptions& options, const std::vector<std::string>& lines) {
+  if (options.judge_export.empty()) {
+    return;
+  }
   std::string text;
   for (const std::string& line : lines) {
     text += line;
     text += '\n';
   }
   replace_file(options.judge_export, std::as_bytes(std::span(text)));
-  return static_cast<std::int64_t>(lines.size());
+  fmt::print("{} requests: {}\n", lines.size(), options.judge_export.string());
 }
 
 JudgeScores read_judge_scores(const EvaluateOptions& options,
@@ -86,25 +80,21 @@ std::vector<std::string> judge_warnings(const JudgeScores& scores) {
 }
 
 int run_judge_files_command(const EvaluateOptions& options) {
-  check_judge_export(options);
+  check_evaluation_places(options);
   const std::vector<Generation> generations = options.generations.empty()
                                                   ? std::vector<Generation>{}
                                                   : read_generations(options.generations);
+  const std::vector<std::string> requests = judge_requests(options, generations);
   if (!options.judge_import.empty()) {
-    check_evaluation_file(options.out);
-    check_replaceable(options.out);
     const JudgeScores scores = read_judge_scores(options, generations);
     for (const std::string& warning : judge_warnings(scores)) {
       std::cerr << "warning: " << warning << '\n';
     }
-    const std::vector<JudgeSummary> summary =
-        add_judge_scores(options.out, scores.scores, options.seed);
+    const std::vector<JudgeSummary> summary = add_judge_scores(
+        options.out, scores.scores, {absolute_text(options.judge_import), options.seed});
     fmt::print("{}evaluation file: {}\n", judge_text(summary), options.out.string());
   }
-  if (!options.judge_export.empty()) {
-    fmt::print("{} requests: {}\n", export_judge_requests(options, generations),
-               options.judge_export.string());
-  }
+  write_judge_requests(options, requests);
   std::fflush(stdout);
   return kExitDone;
 }

@@ -1,7 +1,6 @@
 // The files that `evaluate` exchanges with a judge: requests out, scores in.
 #pragma once
 
-#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -11,13 +10,13 @@
 
 namespace bipo {
 
-// Whether --judge-export can be written.  Throws UserError.
-void check_judge_export(const EvaluateOptions& options);
+// The lines of --judge-export, with the examples that --test and --choices-ab give where the rubric
+// asks for them; none where that is not given.  Throws UserError.
+std::vector<std::string> judge_requests(const EvaluateOptions& options,
+                                        const std::vector<Generation>& generations);
 
-// Writes --judge-export, with the examples that --test and --choices-ab give where the rubric asks
-// for them.  Returns the number of requests; 0 where none was asked for.  Throws UserError.
-std::int64_t export_judge_requests(const EvaluateOptions& options,
-                                   const std::vector<Generation>& generations);
+// Writes them and prints how many there are, where --judge-export is given.
+void write_judge_requests(const EvaluateOptions& options, const std::vector<std::string>& lines);
 
 // --judge-import, held against the requests of `generations` where those and --behaviour are given.
 // Throws UserError.

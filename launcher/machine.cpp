@@ -19,6 +19,7 @@
 #include <string>
 
 #include "collectives/errors.hpp"
+#include "launcher/gib_text.hpp"
 #include "launcher/version.hpp"
 
 namespace bipo {
@@ -161,6 +162,16 @@ std::uint64_t memory_per_rank(c10::Device device, int local_ranks) {
     return c10::getDeviceAllocator(device.type())->getMemoryInfo(device.index()).first;
   }
   return available_host_memory() / static_cast<std::uint64_t>(local_ranks);
+}
+
+void require_memory(const std::string& what, std::uint64_t needed, std::uint64_t available,
+                    std::int64_t tp) {
+  if (needed > available) {
+    throw UserError(fmt::format(
+        "{} {} per rank at --tp {} in this --dtype, but {} are free for each rank; raise --tp, use "
+        "--dtype bf16, or start fewer ranks per node",
+        what, gib_text(static_cast<double>(needed)), tp, gib_text(static_cast<double>(available))));
+  }
 }
 
 void keep_freed_memory() {

@@ -30,6 +30,11 @@ void select_device(c10::Device device);
 // process's control groups, or of the rank's own CUDA device.
 std::uint64_t memory_per_rank(c10::Device device, int local_ranks);
 
+// Throws UserError where `needed` bytes are more than the `available` ones of a rank; `what` takes
+// them: "the model's weights take".
+void require_memory(const std::string& what, std::uint64_t needed, std::uint64_t available,
+                    std::int64_t tp);
+
 // Keeps freed memory for the next allocation: giving it back and taking it again, page by page, is
 // a noticeable part of a step on a CPU.
 void keep_freed_memory();

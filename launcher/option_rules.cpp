@@ -52,14 +52,29 @@ void require_judge_files(const EvaluateOptions& options, const GivenNames& given
         "evaluate needs --model; without one it writes or reads a judge's files only, by "
         "--judge-export or --judge-import");
   }
-  for (const char* name : {"vector", "adapter", "choices-mc", "mmlu", "reference-text",
-                           "neutral-prompts", "grid", "caa"}) {
-    if (given.contains(name)) {
-      throw UserError(fmt::format("--{} needs --model", name));
+  GivenNames used;
+  if (given.contains("judge-export")) {
+    used.insert({"judge-export", "generations", "rubric", "behaviour", "judge-model", "test",
+                 "choices-ab", "skip-bad", "overwrite"});
+  }
+  if (given.contains("judge-import")) {
+    used.insert({"judge-import", "out", "generations", "behaviour", "seed"});
+  }
+  for (const std::string& name : given) {
+    if (name != "config" && !used.contains(name)) {
+      throw UserError(fmt::format(
+          "--{} has no use here: without --model evaluate only writes or reads a judge's files, "
+          "and takes --{}",
+          name, fmt::join(used, ", --")));
     }
   }
   if (given.contains("judge-import") && options.out.empty()) {
     throw UserError("--judge-import needs --out, the evaluation file that takes the scores");
+  }
+  if (!given.contains("judge-export") &&
+      given.contains("generations") != given.contains("behaviour")) {
+    throw UserError(
+        "--generations and --behaviour go together: they tell which lines --judge-import expects");
   }
 }
 
@@ -91,6 +106,18 @@ void require_measurement(const EvaluateOptions& options, const GivenNames& given
     throw UserError(
         "--neutral-prompts and --positions answer exclude each other: prompts without answers are "
         "not steered then");
+  }
+  if (given.contains("mmlu") && options.positions != "all") {
+    throw UserError(
+        "--mmlu and --positions answer exclude each other: answers of one letter are predicted "
+        "where the prompt ends, which is not steered then");
+  }
+  if (given.contains("behaviour") && !given.contains("judge-export") &&
+      !given.contains("judge-import")) {
+    throw UserError("--behaviour needs --judge-export or --judge-import, whose files name it");
+  }
+  if (given.contains("behaviour") && !given.contains("generations")) {
+    throw UserError("--behaviour needs --generations, of which requests are made or expected");
   }
 }
 
@@ -179,8 +206,12 @@ void require_consistent(const EvaluateOptions& options, const GivenNames& given)
         throw UserError(fmt::format("--judge-export needs --{}", name));
       }
     }
-  } else if (given.contains("rubric")) {
-    throw UserError("--rubric needs --judge-export, whose requests it is for");
+  } else {
+    for (const char* name : {"rubric", "judge-model"}) {
+      if (given.contains(name)) {
+        throw UserError(fmt::format("--{} needs --judge-export, whose requests it is for", name));
+      }
+    }
   }
 }
 

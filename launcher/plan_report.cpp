@@ -6,15 +6,15 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "launcher/gib_text.hpp"
+
 namespace bipo {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr double kGiB = 1024.0 * 1024 * 1024;
-
 std::string gib(double bytes) {
-  return fmt::format("{:>10.3f} GiB", bytes / kGiB);
+  return fmt::format("{:>14}", gib_text(bytes, 3));
 }
 
 std::string duration(double seconds) {

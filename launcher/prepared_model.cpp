@@ -7,15 +7,11 @@
 
 #include "collectives/number_reduction.hpp"
 #include "launcher/cache_files.hpp"
+#include "launcher/gib_text.hpp"
 #include "launcher/prefix_pass.hpp"
 #include "trainer/training.hpp"
 
 namespace bipo {
-namespace {
-
-constexpr double kGiB = 1 << 30;
-
-}  // namespace
 
 std::unique_ptr<Decoder> load_decoder(const JobPreparation& job, const Ranks& ranks) {
   return std::make_unique<Decoder>(job.inputs.config, *job.inputs.weights, job.product_type,
@@ -49,9 +45,9 @@ PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const Dat
       budget -= bytes;
     } else if (display != nullptr) {
       display->message(fmt::format(
-          "warning: the activations of the {} take {:.2f} GiB per node, more than the cache budget "
+          "warning: the activations of the {} take {} per node, more than the cache budget "
           "leaves: blocks 0..{} run again in every step; raise --cache-budget",
-          name, static_cast<double>(bytes) / kGiB, request.layers.back()));
+          name, gib_text(static_cast<double>(bytes)), request.layers.back()));
     }
     return std::make_unique<ActivationCache>(decoder, pairs, cache, ranks);
   };

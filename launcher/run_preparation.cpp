@@ -12,6 +12,7 @@
 #include "launcher/cache_files.hpp"
 #include "launcher/computation.hpp"
 #include "launcher/machine.hpp"
+#include "launcher/new_file.hpp"
 #include "launcher/plan_warnings.hpp"
 #include "launcher/template_dates.hpp"
 #include "trainer/activation_cache.hpp"
@@ -21,8 +22,6 @@
 
 namespace bipo {
 namespace {
-
-constexpr double kGiB = 1 << 30;
 
 // More ranks or threads than any machine has; what is larger is a slip, and would not fit an int.
 constexpr std::int64_t kMostRanks = 1 << 20;
@@ -125,17 +124,11 @@ void choose_cache_budget(JobPreparation& job, const std::vector<std::int64_t>& l
                                  job.device, blocks, /*embedding=*/true);
   };
   const auto require = [&](std::uint64_t bytes, const char* what) {
-    if (bytes > available) {
-      throw UserError(fmt::format(
-          "{} take {:.2f} GiB per rank at --tp {} in this --dtype, but {:.2f} GiB are free for "
-          "each rank; raise --tp, use --dtype bf16, or start fewer ranks per node",
-          what, static_cast<double>(bytes) / kGiB, topology.tp(),
-          static_cast<double>(available) / kGiB));
-    }
+    require_memory(what, bytes, available, topology.tp());
   };
   // One block of the prefix at a time, beside the suffix.
   const std::uint64_t resident = weights(std::min(config.blocks, config.blocks - layers.front()));
-  require(resident, "the weights of the blocks after --layer, with the head,");
+  require(resident, "the weights of the blocks after --layer, with the head, take");
   const std::uint64_t host = memory_per_rank(c10::Device(c10::kCPU), 1);
   const std::uint64_t on_host = job.device.is_cpu() ? resident * local_ranks : 0;
   const std::uint64_t free = host - std::min(host, on_host);
@@ -147,7 +140,7 @@ void choose_cache_budget(JobPreparation& job, const std::vector<std::int64_t>& l
       static_cast<std::uint64_t>(layers.size());
   if (needed > job.settings.cache_budget) {
     require(weights(config.blocks),
-            "the activations do not fit into the cache, and the model's weights");
+            "the activations do not fit into the cache, and the model's weights take");
   }
 }
 
@@ -178,6 +171,8 @@ Preparation prepare_run(const TrainOptions& given, const std::string& created_ut
       created_utc);
   if (session.rank() == 0) {
     check_writable(options.out);
+    check_not_input("--out", options.out,
+                    {options.model, options.adapter, options.train, options.test});
   }
   const auto micro_batch =
       run.previous ? std::optional(stored_integer(run.previous->attributes.config, "micro_batch"))

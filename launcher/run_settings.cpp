@@ -7,7 +7,8 @@
 #include <nlohmann/json.hpp>
 
 #include "collectives/errors.hpp"
-#include "launcher/template_dates.hpp"
+#include "launcher/gib_text.hpp"
+#include "launcher/stored_settings.hpp"
 
 namespace bipo {
 namespace {
@@ -28,11 +29,6 @@ std::string yes_no(bool value) {
   return value ? "yes" : "no";
 }
 
-std::string bytes_text(std::uint64_t bytes) {
-  constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
-  return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / kGiB);
-}
-
 std::string template_text(const TrainingInputs& inputs) {
   return inputs.template_date ? fmt::format("{}, which prints the date {}", inputs.chat_template,
                                             iso_text(inputs.template_date->day))
@@ -40,10 +36,6 @@ std::string template_text(const TrainingInputs& inputs) {
 }
 
 }  // namespace
-
-std::string absolute_text(const std::filesystem::path& path) {
-  return path.empty() ? "" : std::filesystem::absolute(path).lexically_normal().string();
-}
 
 std::string settings_to_json(const RunSettings& settings, const TrainingInputs& inputs,
                              const Topology& topology) {
@@ -76,24 +68,15 @@ std::string settings_to_json(const RunSettings& settings, const TrainingInputs& 
   json["multipliers"] = options.multipliers;
   json["eval_every"] = options.eval_every;
   json["save_every"] = options.save_every;
-  json["dtype"] = settings.dtype;
-  json["device"] = settings.device;
-  json["world_size"] = topology.world();
-  json["tp"] = topology.tp();
-  json["dp"] = topology.dp();
-  json["threads"] = settings.threads.threads;
-  json["deterministic"] = options.deterministic;
-  json["system_prompt"] = options.system_prompt;
-  json["chat_template"] = inputs.chat_template;
-  store_template_date(inputs.template_date, json);
-  json["no_eos"] = options.no_eos;
-  json["no_bos"] = options.no_bos;
-  json["max_length"] = inputs.max_length;
-  json["skip_bad"] = options.skip_bad;
+  store_machine_settings(
+      {settings.dtype, settings.device, settings.threads.threads, options.deterministic}, topology,
+      json);
+  store_text_settings(options, {inputs.chat_template, inputs.template_date, inputs.max_length},
+                      json);
   json["cache_dtype"] = settings.cache_dtype;
   json["cache_budget"] = settings.cache_budget;
   json["cache_dir"] = absolute_text(options.cache_dir);
-  return json.dump();
+  return settings_text(json);
 }
 
 std::vector<SettingGroup> settings_table(const RunSettings& settings, const TrainingInputs& inputs,
@@ -154,9 +137,10 @@ std::vector<SettingGroup> settings_table(const RunSettings& settings, const Trai
         {"device", fmt::format("{}, collectives: {}", settings.device, settings.backend)},
         {"threads per rank",
          fmt::format("{} ({})", settings.threads.threads, settings.threads.reason)},
-        {"activation cache", fmt::format("up to {} per node, {}, in {}",
-                                         bytes_text(settings.cache_budget), settings.cache_dtype,
-                                         o.cache_dir.empty() ? "memory" : o.cache_dir.string())}}},
+        {"activation cache",
+         fmt::format("up to {} per node, {}, in {}",
+                     gib_text(static_cast<double>(settings.cache_budget)), settings.cache_dtype,
+                     o.cache_dir.empty() ? "memory" : o.cache_dir.string())}}},
   };
 }
 

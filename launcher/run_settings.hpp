@@ -28,9 +28,6 @@ struct RunSettings {
   std::uint64_t cache_budget = 0;  // bytes per node
 };
 
-// What `config` holds of a path: absolute, "" where there is none.
-std::string absolute_text(const std::filesystem::path& path);
-
 // A JSON object, in the order of the help: what `config` in the run file holds.
 std::string settings_to_json(const RunSettings& settings, const TrainingInputs& inputs,
                              const Topology& topology);

@@ -11,17 +11,10 @@
 
 #include "collectives/errors.hpp"
 #include "datasets/philox.hpp"
+#include "trainer/vector_norm.hpp"
 
 namespace bipo {
 namespace {
-
-double norm_of(const std::vector<double>& vector) {
-  double sum = 0;
-  for (const double value : vector) {
-    sum += value * value;
-  }
-  return std::sqrt(sum);
-}
 
 // What multiplier 1 adds at each layer, [D].
 std::map<std::int64_t, std::vector<double>> sums_of_layers(
@@ -81,7 +74,7 @@ PlacedVector scaled_caa(const StoredVector& caa, const EvaluateOptions& options,
                     "act at the same layer",
                     file, caa.layer, layer));
   }
-  const double own = norm_of({caa.value.begin(), caa.value.end()});
+  const double own = vector_norm(caa.value);
   if (own == 0) {
     throw UserError(fmt::format("--caa {}: it is zero and has no direction", file));
   }
@@ -101,7 +94,7 @@ std::vector<float> random_direction(std::size_t hidden, double norm, std::int64_
     std::tie(values[i], values[i + 1]) = normal_pair(i, layer, seed);
   }
   values.resize(hidden);
-  const double own = norm_of(values);
+  const double own = vector_norm(values);
   std::vector<float> direction;
   for (const double value : values) {
     direction.push_back(static_cast<float>(value * (norm / own)));
@@ -112,11 +105,11 @@ std::vector<float> random_direction(std::size_t hidden, double norm, std::int64_
 SteeringPlan plan_steering(const std::vector<VectorInUse>& vectors,
                            const std::optional<StoredVector>& caa, const EvaluateOptions& options) {
   const auto sums = sums_of_layers(vectors);
-  double squares = 0;
+  std::vector<double> norms;
   for (const auto& [layer, sum] : sums) {
-    squares += norm_of(sum) * norm_of(sum);
+    norms.push_back(vector_norm(sum));
   }
-  const double norm = std::sqrt(squares);
+  const double norm = vector_norm(norms);
   if (!(norm > 0) || !std::isfinite(norm)) {
     throw UserError(fmt::format(
         "the vectors with their weights add up to a norm of {}: there is nothing to evaluate",
@@ -148,7 +141,7 @@ SteeringPlan plan_steering(const std::vector<VectorInUse>& vectors,
   if (options.random_control) {
     std::vector<PlacedVector> control;
     for (const auto& [layer, sum] : sums) {
-      control.push_back({layer, random_direction(hidden, norm_of(sum), layer, options.seed)});
+      control.push_back({layer, random_direction(hidden, vector_norm(sum), layer, options.seed)});
     }
     add_control("random", control);
   }

@@ -2,10 +2,11 @@
 
 #include <fmt/format.h>
 
-#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "collectives/errors.hpp"
+#include "launcher/stored_settings.hpp"
+#include "trainer/vector_norm.hpp"
 
 namespace bipo {
 namespace {
@@ -18,14 +19,6 @@ std::string trained_fingerprint(const StoredVector& vector) {
     return "";
   }
   return config["model_fingerprint"].get<std::string>();
-}
-
-double norm(const std::vector<float>& vector) {
-  double sum = 0;
-  for (const float value : vector) {
-    sum += double{value} * value;
-  }
-  return std::sqrt(sum);
 }
 
 }  // namespace
@@ -77,12 +70,12 @@ std::vector<std::string> transfer_warnings(const std::vector<VectorInUse>& vecto
 nlohmann::ordered_json vectors_json(const std::vector<VectorInUse>& vectors) {
   auto list = nlohmann::ordered_json::array();
   for (const VectorInUse& vector : vectors) {
-    list.push_back({{"file", vector.choice.file.string()},
+    list.push_back({{"file", absolute_text(vector.choice.file)},
                     {"weight", vector.choice.weight},
                     {"layer", vector.stored.layer},
                     {"epoch", vector.stored.epoch},
                     {"step", vector.stored.step},
-                    {"norm", norm(vector.stored.value)},
+                    {"norm", vector_norm(vector.stored.value)},
                     {"model", vector.stored.model},
                     {"model_fingerprint", trained_fingerprint(vector.stored)}});
   }

@@ -9,8 +9,6 @@
 namespace bipo {
 namespace {
 
-constexpr double kGiB = 1 << 30;
-
 std::uint64_t weight_bytes(const WholeModel& model) {
   const ModelConfig& config = model.files.config;
   return Decoder::weight_bytes(config, model.topology->tp(), model.topology->tp_rank(),
@@ -28,15 +26,9 @@ WholeModel open_whole_model(const std::filesystem::path& path, const std::filesy
   plan_shard(model.files.config, options.tp, model.topology->tp_rank());
   model.computation = choose_computation(options, *model.topology, session);
   model.threads = choose_threads(options.threads, session.local_size(), session.node_cores());
-  const std::uint64_t needed = weight_bytes(model);
-  const std::uint64_t available = memory_per_rank(model.computation.device, session.local_size());
-  if (needed > available) {
-    throw UserError(fmt::format(
-        "the model's weights take {:.2f} GiB per rank at --tp {} in this --dtype, but {:.2f} GiB "
-        "are free for each rank; raise --tp, use --dtype bf16, or start fewer ranks per node",
-        static_cast<double>(needed) / kGiB, model.topology->tp(),
-        static_cast<double>(available) / kGiB));
-  }
+  require_memory("the model's weights take", weight_bytes(model),
+                 memory_per_rank(model.computation.device, session.local_size()),
+                 model.topology->tp());
   return model;
 }
 

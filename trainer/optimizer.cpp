@@ -4,19 +4,9 @@
 #include <cmath>
 #include <numbers>
 
+#include "trainer/vector_norm.hpp"
+
 namespace bipo {
-namespace {
-
-template <typename T>
-double norm_of(const std::vector<T>& values) {
-  double sum = 0;
-  for (const T value : values) {
-    sum += static_cast<double>(value) * static_cast<double>(value);
-  }
-  return std::sqrt(sum);
-}
-
-}  // namespace
 
 void AdamW::update(std::vector<float>& vector, std::vector<float>& exp_avg,
                    std::vector<float>& exp_avg_sq, const std::vector<double>& gradient, double lr,
@@ -43,16 +33,8 @@ double cosine_with_warmup(std::int64_t step, std::int64_t warmup, std::int64_t t
   return std::max(0.0, 0.5 * (1 + std::cos(std::numbers::pi * progress)));
 }
 
-double norm(const std::vector<float>& values) {
-  return norm_of(values);
-}
-
-double norm(const std::vector<double>& values) {
-  return norm_of(values);
-}
-
 double clip_norm(std::vector<double>& gradient, double max_norm) {
-  const double length = norm(gradient);
+  const double length = vector_norm(gradient);
   // torch adds this to the norm, too.
   const double factor = max_norm / (length + 1e-6);
   if (max_norm > 0 && factor < 1) {

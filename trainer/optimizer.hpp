@@ -24,10 +24,6 @@ struct AdamW {
 // half a cosine down to 0 at `total`, as transformers' get_cosine_schedule_with_warmup.
 double cosine_with_warmup(std::int64_t step, std::int64_t warmup, std::int64_t total);
 
-// Euclidean norm, accumulated in double precision.
-double norm(const std::vector<float>& values);
-double norm(const std::vector<double>& values);
-
 // Scales `gradient` down to `max_norm` where it is longer (0: never), as torch's clip_grad_norm_;
 // returns the norm it had.
 double clip_norm(std::vector<double>& gradient, double max_norm);

@@ -17,12 +17,12 @@ SteeringVectors::SteeringVectors(const std::vector<PlacedVector>& vectors, const
   for (std::int64_t i = 0; i < count_; ++i) {
     const PlacedVector& vector = vectors[static_cast<std::size_t>(i)];
     if (static_cast<std::int64_t>(vector.value.size()) != config.hidden) {
-      throw UserError(fmt::format("vector {} has {} numbers, but the model's hidden size is {}",
-                                  i + 1, vector.value.size(), config.hidden));
+      throw BugError(fmt::format("vector {} has {} numbers, but the model's hidden size is {}",
+                                 i + 1, vector.value.size(), config.hidden));
     }
     if (vector.layer < 0 || vector.layer >= config.blocks) {
-      throw UserError(fmt::format("vector {} belongs to block {}, but the model's are 0 to {}",
-                                  i + 1, vector.layer, config.blocks - 1));
+      throw BugError(fmt::format("vector {} belongs to block {}, but the model's are 0 to {}",
+                                 i + 1, vector.layer, config.blocks - 1));
     }
     at_layer[vector.layer].push_back(i);
   }

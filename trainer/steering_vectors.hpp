@@ -20,8 +20,8 @@ struct PlacedVector {
 
 class SteeringVectors {
  public:
-  // On the decoder's device, in the residual type.  Throws UserError for a vector of another hidden
-  // size than the model's or for a layer that it does not have.  Local.
+  // On the decoder's device, in the residual type.  Vectors must have the model's hidden size, and
+  // layers that it has.  Local.
   SteeringVectors(const std::vector<PlacedVector>& vectors, const Decoder& decoder);
 
   std::int64_t count() const { return count_; }  // M

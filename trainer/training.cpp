@@ -16,6 +16,7 @@
 #include "collectives/exact_sum.hpp"
 #include "trainer/evaluation.hpp"
 #include "trainer/pair_scores.hpp"
+#include "trainer/vector_norm.hpp"
 
 namespace bipo {
 namespace {
@@ -112,7 +113,7 @@ class Member {
     settings().optimizer.update(state.vector, state.exp_avg, state.exp_avg_sq, outcome.gradient,
                                 row.lr, step.step);
     state.step = step.step + 1;
-    row.vector_norm = norm(state.vector);
+    row.vector_norm = vector_norm(state.vector);
     row.seconds = seconds;
     record().steps.push_back(row);
     observer().on_step(row);

@@ -277,7 +277,7 @@ TEST_F(ChoiceItems, MmluIsPlainTextWithFiveExamples) {
   EXPECT_EQ(cut.fewer_shots, 1);
 
   options_.max_length = 20;
-  expect_refused([&] { tokenize(set); }, {"us_history_test.csv:1: ", "limit of 20"});
+  expect_refused([&] { tokenize(set); }, {"us_history_test.csv:1: ", "limit is 20"});
   options_.bad_rows = BadRows::kSkip;
   expect_refused([&] { tokenize(set); }, {"every item", "--skip-bad"});
 }
@@ -285,7 +285,7 @@ TEST_F(ChoiceItems, MmluIsPlainTextWithFiveExamples) {
 TEST_F(ChoiceItems, ItemsThatDoNotFitAreNamed) {
   const ChoiceSet set = ab(kAb + "q,a,b,A\na much longer question,a,b,A\n");
   options_.max_length = 60;
-  expect_refused([&] { tokenize(set); }, {"tone.csv:3: ", "limit of 60"});
+  expect_refused([&] { tokenize(set); }, {"tone.csv:3: ", "limit is 60"});
   options_.bad_rows = BadRows::kSkip;
   const TokenizedChoices some = tokenize(set);
   ASSERT_EQ(some.items.size(), 1U);

@@ -113,9 +113,7 @@ TEST_F(ContinuationsTest, PlainTextHasNoTemplate) {
 
 TEST_F(ContinuationsTest, WhatAModelWroteStaysAsItIs) {
   EXPECT_EQ(continue_with_tokens(kAsk, ids("a>b"), text(), "").answers.at(0), ids("a>b"));
-  EXPECT_EQ(continue_with_text(kAsk, " a \n", AnswerEnd::kOpen, text(), "").answers.at(0),
-            ids(" a \n"));
-  EXPECT_EQ(continue_with_text(kAsk, "a", AnswerEnd::kEos, text(), "").answers.at(0), ids("a>"));
+  EXPECT_EQ(continue_with_text(kAsk, " a \n", text(), "").answers.at(0), ids(" a \n"));
 }
 
 TEST_F(ContinuationsTest, WhatCannotBeScoredIsRefused) {
@@ -135,9 +133,9 @@ TEST_F(ContinuationsTest, WhatCannotBeScoredIsRefused) {
   expect_parts(complaint([&] {
                  tokenize_answers(kAsk, {"a", "yes"}, AnswerEnd::kEos, text(), "");
                }),
-               {"24 tokens", "prompt 20", "longest answer 4", "limit of 23"});
+               {"24 tokens", "prompt 20", "longest answer 4", "limit is 23"});
   options_.max_length = 19;
-  expect_parts(complaint([&] { tokenize_prompt(kAsk, text()); }), {"20 tokens", "limit of 19"});
+  expect_parts(complaint([&] { tokenize_prompt(kAsk, text()); }), {"20 tokens", "limit is 19"});
   options_.max_length = 1000;
   vocabulary_ = kTurnEnd;
   expect_parts(complaint([&] { tokenize_prompt(kAsk, text()); }), {"301", "vocabulary of 301"});

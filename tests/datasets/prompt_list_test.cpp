@@ -55,6 +55,25 @@ TEST_F(PromptList, FilesOfPairsServe) {
   EXPECT_TRUE(prompts[0].where.ends_with("p.csv:2"));
 }
 
+TEST_F(PromptList, BadRowsCanBeLeftOut) {
+  const auto expect_second = [&](const std::string& name, const std::string& content) {
+    const auto path = write(name, content);
+    EXPECT_THROW(read_prompts(path), UserError) << name;
+    const PromptFile file = read_prompts(path, BadRows::kSkip);
+    ASSERT_EQ(file.prompts.size(), 1U) << name;
+    EXPECT_EQ(file.prompts[0].messages[0].content, "good");
+    ASSERT_EQ(file.skipped.size(), 1U) << name;
+    EXPECT_NE(file.skipped[0].find(name + ":"), std::string::npos) << file.skipped[0];
+  };
+  expect_second("p.txt", "b\xff\ngood\n");
+  expect_second("p.csv", "question,other\n,x\ngood,x\n");
+  expect_second("p.jsonl", "{\"prompt\":\"good\"}\n{\"other\":1}\n");
+  testing::expect_parts(testing::error_of<UserError>([&] {
+                          read_prompts(write("q.jsonl", "{\"other\":1}\n"), BadRows::kSkip);
+                        }),
+                        {"q.jsonl: holds no prompt", "q.jsonl:1: the row has no prompt"});
+}
+
 TEST_F(PromptList, JsonLinesHoldTextsOrConversations) {
   const auto prompts = read_prompts(write(
       "p.jsonl",

@@ -176,8 +176,8 @@ TEST_F(EvaluationFile, ScoresOfAJudgeAreAddedInPlace) {
   write_evaluation_file(path_, sample_evaluation());
   const auto before = read_columns_of(path_, "curve");
   add_judge_scores(path_, {{{"warmth", 0, 1}, 4}, {{"warmth", 1, 1}, 0}, {{"warmth", 0, -1}, 2}},
-                   11);
-  const auto summary = add_judge_scores(path_, {{{"power", 0, 1}, 3}}, 11);
+                   {"/a/first.jsonl", 11});
+  const auto summary = add_judge_scores(path_, {{{"power", 0, 1}, 3}}, {"/a/second.jsonl", 11});
   ASSERT_EQ(summary.size(), 3U);  // power at 1, warmth at -1 and 1
   EXPECT_EQ(summary[2].items, 2);
   EXPECT_EQ(summary[2].errors, 1);
@@ -185,7 +185,7 @@ TEST_F(EvaluationFile, ScoresOfAJudgeAreAddedInPlace) {
   EXPECT_EQ(column_of<std::string>(path_, "judge_scores", "behaviour"),
             (std::vector<std::string>{"power", "warmth", "warmth", "warmth"}));
   // A behaviour that comes again takes the place of its old scores.
-  add_judge_scores(path_, {{{"warmth", 5, 2}, 1}}, 11);
+  add_judge_scores(path_, {{{"warmth", 5, 2}, 1}}, {"/a/third.jsonl", 12});
   EXPECT_EQ(column_of<std::int64_t>(path_, "judge_scores", "prompt"),
             (std::vector<std::int64_t>{0, 5}));
   const auto after = read_columns_of(path_, "curve");
@@ -195,12 +195,13 @@ TEST_F(EvaluationFile, ScoresOfAJudgeAreAddedInPlace) {
     EXPECT_TRUE(after[i].values == before[i].values) << before[i].name;
   }
   const auto file = hdf5::open_file(path_.string());
-  EXPECT_EQ(hdf5::read_text_attribute(file, "config"), R"({"seed":11})");
+  EXPECT_EQ(hdf5::read_text_attribute(file, "config"),
+            R"({"seed":11,"judge_import":"/a/third.jsonl","judge_seed":12})");
   EXPECT_EQ(hdf5::read_integer_attribute(file, "hidden_size"), 48);
 }
 
 TEST_F(EvaluationFile, OtherFilesAreRefused) {
-  const auto add = [&] { add_judge_scores(path_, {{{"warmth", 0, 1}, 4}}, 11); };
+  const auto add = [&] { add_judge_scores(path_, {{{"warmth", 0, 1}, 4}}, {"results", 11}); };
   expect_parts(error_of<UserError>(add), {"eval.h5", "no such file", "evaluate"});
   std::ofstream(path_) << "no HDF5";
   expect_parts(error_of<UserError>(add), {"eval.h5", "damaged"});

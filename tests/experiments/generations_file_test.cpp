@@ -117,7 +117,7 @@ TEST_F(GenerationsFile, TokensOfTheSameTokenizerAreScoredAsTheyAre) {
   const auto result = tokenize(row(0, 1, "b\\nA", tokens));
   ASSERT_EQ(result.items.size(), 1U);
   EXPECT_EQ(result.items[0].prompt, ids(kPrompt));
-  EXPECT_EQ(result.items[0].answers.at(0), ids("b\nA>"));
+  EXPECT_EQ(result.items[0].answers.at(0), ids("b\nA"));
   EXPECT_EQ(result.rows, std::vector<std::size_t>{0});
 }
 
@@ -126,17 +126,30 @@ TEST_F(GenerationsFile, OtherTokensGiveWayToTheText) {
                                row(0, 2, " x\\n", R"(,"finish_reason":"stop")"));
   ASSERT_EQ(result.items.size(), 2U);
   EXPECT_EQ(result.items[0].answers.at(0), (std::vector<TokenId>{'b', testing::kLineBreakThenA}));
-  EXPECT_EQ(result.items[1].answers.at(0), ids(" x\n>"));
+  EXPECT_EQ(result.items[1].answers.at(0), ids(" x\n"));
+}
+
+TEST_F(GenerationsFile, WhatEndsAnAnswerIsNeverCounted) {
+  const std::string stop = R"(,"finish_reason":"stop")";
+  // 301 is EOS: at the end of the row's own tokens, twice there, amid them, and not among them.
+  const auto result =
+      tokenize(row(0, 1, "ab", R"(,"tokens":[97,98,301])" + stop) +
+               row(0, 2, "ab", R"(,"tokens":[97,98,301,301])" + stop) +
+               row(0, 3, "ab", R"(,"tokens":[97,301,98])" + stop) +
+               row(0, 4, "ab", R"(,"tokens":[97,98])" + stop) + row(0, 5, "ab", stop));
+  ASSERT_EQ(result.items.size(), 5U);
+  for (const Continuations& item : result.items) {
+    EXPECT_EQ(item.answers.at(0), ids("ab"));
+  }
 }
 
 TEST_F(GenerationsFile, EmptyAnswersAreLeftOut) {
   const auto result = tokenize(row(0, 1, "") + row(0, 2, "", R"(,"tokens":[7])") +
                                row(0, 3, "", R"(,"tokens":[301])") + row(0, 4, "y"));
-  EXPECT_EQ(result.rows, (std::vector<std::size_t>{2, 3}));
-  EXPECT_EQ(result.items.at(0).answers.at(0), ids(">"));
-  ASSERT_EQ(result.skipped.size(), 2U);
+  EXPECT_EQ(result.rows, std::vector<std::size_t>{3});
+  ASSERT_EQ(result.skipped.size(), 3U);
   EXPECT_NE(result.skipped[0].find("out.jsonl:1: the answer is empty"), std::string::npos);
-  expect_parts(error_of<UserError>([&] { tokenize(row(0, 1, "")); }), {"no answer with a token"});
+  expect_parts(error_of<UserError>([&] { tokenize(row(0, 1, "")); }), {"no answer with text"});
 }
 
 TEST_F(GenerationsFile, TooLongAnswersAreNamed) {

@@ -160,6 +160,33 @@ TEST(PickleValues, LengthsBeyondTheFile) {
 }
 
 // Values lie side by side, so that neither building nor dropping them recurses.
+// MARK, then the memo's first value `count` times.
+std::string repeated(std::size_t count) {
+  std::string bytes = "(";
+  for (std::size_t i = 0; i < count; ++i) {
+    bytes += std::string("h\0", 2);
+  }
+  return bytes;
+}
+
+TEST(PickleValues, ListsCannotBeCopiedWithoutEnd) {
+  const std::string first("Nq\0", 3);
+  EXPECT_EQ(parse(whole(first + repeated(kMostPickleItems) + "t")).values.size(), 2U);
+  EXPECT_NE(refusal(first + repeated(kMostPickleItems + 1) + "t").find("items"), std::string::npos);
+  EXPECT_NE(refusal(first + "]" + repeated(kMostPickleItems + 1) + "e").find("items"),
+            std::string::npos);
+  // A tuple of 1000 items, and copies of it as arguments and as a storage.
+  const std::string thousand = first + repeated(1000) + "tq\1";
+  std::string storages;
+  std::string tensors;
+  for (int i = 0; i < 100; ++i) {
+    storages += "h\1Q";
+    tensors += global("torch._utils", "_rebuild_tensor_v2") + "h\1R";
+  }
+  expect_parts(refusal(thousand + storages), {"made.pt", "more than 65536 items"});
+  expect_parts(refusal(thousand + tensors), {"made.pt", "more than 65536 items"});
+}
+
 TEST(PickleValues, DeepNestingAndCyclesAreHarmless) {
   EXPECT_EQ(parse(whole(")" + std::string(60000, '\x85'))).values.size(), 60001U);
   expect_parts(refusal(")" + std::string(70000, '\x85')), {"more than 65536 values"});

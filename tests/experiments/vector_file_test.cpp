@@ -113,6 +113,22 @@ TEST_F(VectorFileTest, AControlVectorNamesItsLayer) {
   expect_parts(refusal(file.build(), 6), {"no direction of layer 6", "but of 5"});
 }
 
+TEST_F(VectorFileTest, TheModelsNameIsText) {
+  const std::string with_nul("a\0b", 3);
+  expect_parts(
+      refusal(safetensors({{"__metadata__", {{"model", with_nul}}}, {"v", entry("F32", {3}, 12)}},
+                          kThreeNumbers)),
+      {path_.string(), "the model's name", "NUL"});
+  for (const auto& [name, rule] :
+       {std::pair{std::string("gr\xf6\xdf"), "UTF-8"}, std::pair{with_nul, "NUL"}}) {
+    GgufBytes file;
+    file.add_text("general.architecture", "controlvector");
+    file.add_text("controlvector.model_hint", name);
+    file.add_tensor("direction.5", {3}, testing::kTensorF32, kThreeNumbers);
+    expect_parts(refusal(file.build()), {path_.string(), "the model's name", rule});
+  }
+}
+
 TEST_F(VectorFileTest, AmongDirectionsTheLayerChooses) {
   GgufBytes file = control_vector();
   file.add_tensor("direction.5", {3}, testing::kTensorF32, kThreeNumbers);

@@ -139,6 +139,13 @@ def write_torch(folder: Path) -> None:
         torch.save(saved, folder / name, _use_new_zipfile_serialization=False)
 
 
+def write_copied_tuple(folder: Path) -> None:
+    """A pickle whose tuple of 2000 memo gets becomes 1300 storages, which would have a copy each."""
+    folder.mkdir(exist_ok=True)
+    parts = [b"\x80\x02Nq\x00(", b"h\x00" * 2000, b"tq\x01", b"h\x01Q" * 1300, b"."]
+    (folder / "tuple_copied_again_and_again").write_bytes(b"".join(parts))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -147,6 +154,7 @@ def main() -> None:
     directory = parser.parse_args().directory
     write_safetensors(directory / "safetensors")
     write_torch(directory / "torch_file")
+    write_copied_tuple(directory.parent / "regressions" / "torch_file")
     for write in (write_gguf_model, write_sentencepiece, write_byte_level, write_every_type):
         write(directory / "gguf")
 

@@ -20,7 +20,14 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     // The right answer to a bad file; anything else is a finding.
   }
   try {
-    bipo::read_pickle(bytes, "vector.pt");
+    const bipo::Pickle pickle = bipo::read_pickle(bytes, "vector.pt");
+    std::size_t items = 0;
+    for (const bipo::PickleValue& value : pickle.values) {
+      items += value.items.size();
+    }
+    if (items > bipo::kMostPickleItems) {
+      throw std::logic_error("more items than a pickle may have");
+    }
   } catch (const bipo::UserError&) {
     // As above.
   }

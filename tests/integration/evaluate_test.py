@@ -7,6 +7,7 @@ import contextlib
 import csv
 import json
 import math
+import os
 import re
 import zlib
 from pathlib import Path
@@ -170,7 +171,9 @@ def test_tables_are_those_of_transformers_and_numpy(evaluate, runs, model, pairs
     for table, columns in evaluation.units.items():
         assert list(columns) == list(evaluation.tables[table].columns)
     assert evaluation.attributes["kind"] == "evaluation" and evaluation.attributes["schema_version"] == 1
-    assert evaluation.config["vectors"][0]["layer"] == 1 and evaluation.config["transfer"] is False
+    config = evaluation.config
+    assert config["vectors"][0]["layer"] == 1 and config["transfer"] is False
+    assert config["vectors"][0]["file"] == str(runs["own"]) and config["caa"]["file"] == str(runs["other"])
 
 
 def test_training_and_evaluate_agree(evaluate, runs):
@@ -288,34 +291,6 @@ def read_lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_generations_are_scored_by_the_unsteered_model(evaluate, runs, model, tokenizer, generated):
-    evaluation = evaluate(vectors=[runs["own"]], generations=generated, test=None)
-    rows = read_lines(generated)
-    compared = 0
-    for multiplier in (-2.0, 0.0, 2.0):
-        chosen = [row for row in rows if row["multiplier"] == multiplier and row["tokens"]]
-        total = sum(answer_log_prob(model, rendered(tokenizer, QUESTIONS[row["prompt_index"]]), row["tokens"], {})
-                    for row in chosen)
-        tokens = sum(len(row["tokens"]) for row in chosen)
-        row = evaluation.row("costs", measure="perplexity_of_generations", multiplier=multiplier)
-        # Tokens that do not make up the text are not used, as where a text was edited.
-        if all(tokenizer.decode(entry["tokens"], skip_special_tokens=True) == entry["text"] for entry in chosen):
-            compared += 1
-            assert row["value"] == pytest.approx(math.exp(-total / tokens), rel=1e-3)
-        texts = [entry["text"].encode() for entry in rows if entry["multiplier"] == multiplier and entry["text"]]
-        ratio = numpy.mean([len(zlib.compress(text, 9)) / len(text) for text in texts])
-        assert evaluation.row("costs", measure="compression_ratio", multiplier=multiplier)["value"] == pytest.approx(
-            ratio, rel=1e-12)
-    assert compared > 0
-    assert set(evaluation.costs["direction"]) == {"vector"}
-
-
-def write_csv(path: Path, rows: list[list[str]]) -> Path:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
-    return path
-
-
 def joint_answers(tokenizer, prompt_text: str, answers: list[str], eos: bool) -> tuple[list[int], list[list[int]]]:
     """What all sequences share, and the rest of each answer."""
     prompt = pair_tokens.with_bos(tokenizer, pair_tokens.encode(tokenizer, prompt_text))
@@ -328,6 +303,57 @@ def joint_answers(tokenizer, prompt_text: str, answers: list[str], eos: bool) ->
 def chat(tokenizer, question: str) -> str:
     messages = [{"role": "system", "content": pair_tokens.SYSTEM_PROMPT}, {"role": "user", "content": question}]
     return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+
+
+def own_tokens(tokenizer, row: dict) -> tuple[list[int], list[int]]:
+    """A row's prompt and its tokens, without EOS at their end."""
+    tokens = list(row["tokens"])
+    while tokens and tokens[-1] == tokenizer.eos_token_id:
+        tokens.pop()
+    assert tokenizer.eos_token_id not in tokens
+    assert tokenizer.decode(tokens, skip_special_tokens=True) == row["text"]
+    return rendered(tokenizer, QUESTIONS[row["prompt_index"]]), tokens
+
+
+def tokens_of_text(tokenizer, row: dict) -> tuple[list[int], list[int]]:
+    prompt, (answer,) = joint_answers(tokenizer, chat(tokenizer, QUESTIONS[row["prompt_index"]]), [row["text"]],
+                                      eos=False)
+    return prompt, answer
+
+
+def perplexity(model, sequences: list[tuple[list[int], list[int]]]) -> float:
+    total = sum(answer_log_prob(model, prompt, answer, {}) for prompt, answer in sequences)
+    return math.exp(-total / sum(len(answer) for _, answer in sequences))
+
+
+def test_generations_are_scored_by_the_unsteered_model(evaluate, runs, model, tokenizer, generated, tmp_path):
+    rows = read_lines(generated)
+    assert any(row["finish_reason"] == "length" for row in rows)
+    # The same answers as another program would leave them: each was ended, by an EOS among the tokens, or unseen.
+    ended = [{**row, "tokens": [*row["tokens"], tokenizer.eos_token_id], "finish_reason": "stop"} for row in rows]
+    texts = [{**row, "tokens": None, "finish_reason": "stop"} for row in rows]
+    for name, written, sequence_of in (("own", rows, own_tokens), ("ended", ended, own_tokens),
+                                       ("texts", texts, tokens_of_text)):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in written), encoding="utf-8")
+        evaluation = evaluate(f"{name}.h5", vectors=[runs["own"]], generations=path, test=None)
+        for multiplier in (-2.0, 0.0, 2.0):
+            chosen = [row for row in written if row["multiplier"] == multiplier and row["text"]]
+            row = evaluation.row("costs", measure="perplexity_of_generations", multiplier=multiplier)
+            assert row["items"] == len(chosen) > 0
+            expected = perplexity(model, [sequence_of(tokenizer, entry) for entry in chosen])
+            assert row["value"] == pytest.approx(expected, rel=1e-3), (name, multiplier)
+            ratio = numpy.mean([len(zlib.compress(text, 9)) / len(text)
+                                for text in (entry["text"].encode() for entry in chosen)])
+            assert evaluation.row("costs", measure="compression_ratio", multiplier=multiplier)["value"] == (
+                pytest.approx(ratio, rel=1e-12))
+        assert set(evaluation.costs["direction"]) == {"vector"}
+
+
+def write_csv(path: Path, rows: list[list[str]]) -> Path:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+    return path
 
 
 def choice_log_probs(model, tokenizer, prompt_text, answers, eos, shifts) -> numpy.ndarray:
@@ -447,13 +473,89 @@ def test_judges_files(evaluate, runs, generated, tmp_path):
     after = evaluations.read(tmp_path / "eval.h5")
     for table in ("curve", "steerability", "samples", "costs"):
         assert after.tables[table].equals(before.tables[table]), table
-    assert after.attributes == before.attributes
+    assert {**after.attributes, "config": ""} == {**before.attributes, "config": ""}
+    assert before.config["judge_import"] == ""
+    assert after.config == {**before.config, "judge_import": str(results), "judge_seed": 11}
     assert list(after.judge_scores["score"]) == scores
     last = after.row("judge", behaviour="warmth", multiplier=2.0)
     assert (last["items"], last["errors"], last["score"]) == (3, 1, (3 + 2) / 2)
     # The same in one go with a model.
-    whole = evaluate("whole.h5", [runs["own"]], judge_import=results)
+    whole = evaluate("whole.h5", [runs["own"]], judge_import=results, judge_export=tmp_path / "again.jsonl",
+                     generations=generated, rubric=rubric, behaviour="warmth", judge_model="some-judge")
     assert whole.judge_scores.equals(after.judge_scores) and whole.judge.equals(after.judge)
+    assert (tmp_path / "again.jsonl").read_bytes() == requests.read_bytes()
+    expected = {"judge_import": str(results), "judge_export": str(tmp_path / "again.jsonl"), "rubric": str(rubric),
+                "judge_model": "some-judge", "behaviour": "warmth", "generations": str(generated)}
+    assert {name: whole.config[name] for name in expected} == expected
+
+
+def write_rubric(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("ranks", [None, 2])
+def test_judges_files_are_checked_before_any_work(evaluate, runs, generated, tmp_path, ranks):
+    good = write_rubric(tmp_path / "good.txt", "{question} {response}\n")
+    exports = {"vectors": [runs["own"]], "judge_export": tmp_path / "requests.jsonl", "generations": generated,
+               "rubric": good, "behaviour": "warmth"}
+    for changes, patterns in [
+            ({"rubric": write_rubric(tmp_path / "bad.txt", "{question}\n")}, ["bad.txt", "response"]),
+            ({"rubric": write_rubric(tmp_path / "examples.txt", "{question} {response} {matching}\n")},
+             ["generations", "no row of the test data"]),
+            ({"rubric": tmp_path / "none.txt"}, ["none.txt"]),
+            ({"behaviour": "a:b"}, ["behaviour", "colon"])]:
+        assert_refused(evaluate.arguments(**{**exports, **changes}), *patterns, ranks=ranks)
+        assert not (tmp_path / "eval.h5").exists() and not (tmp_path / "requests.jsonl").exists()
+
+
+def test_requests_are_made_before_scores_are_added(evaluate, runs, generated, tmp_path):
+    evaluate(vectors=[runs["own"]])
+    before = (tmp_path / "eval.h5").read_bytes()
+    results = tmp_path / "results.jsonl"
+    results.write_text('{"custom_id": "warmth:0:0", "error": {"message": "no"}, "response": null}\n')
+    assert_refused(["evaluate", *program.options({
+        "judge_import": results, "out": tmp_path / "eval.h5", "judge_export": tmp_path / "requests.jsonl",
+        "generations": generated, "behaviour": "warmth",
+        "rubric": write_rubric(tmp_path / "bad.txt", "{question}\n")})], "bad.txt", "response")
+    assert (tmp_path / "eval.h5").read_bytes() == before
+
+
+def test_paths_need_not_be_utf8(evaluate, runs, tiny_test_pairs, tmp_path):
+    data = tmp_path / os.fsdecode(b"gr\xf6\xdfe.csv")
+    data.write_bytes(tiny_test_pairs.read_bytes())
+    evaluation = evaluate(vectors=[runs["own"]], test=data)
+    assert evaluation.config["test"] == str(tmp_path / "gr\ufffd\ufffde.csv")
+    program.run_successfully(["extract", *program.options({
+        "model": evaluate.settings["model"], "train": data, "layer": 1, "threads": 1, "out": tmp_path / "caa.h5"})])
+    assert run_files.read(tmp_path / "caa.h5").config["train"] == str(tmp_path / "gr\ufffd\ufffde.csv")
+
+
+def test_answers_of_one_token_are_told(evaluate, runs, tokenizer, tmp_path):
+    items = [("Is it?", ["a", "b"]), ("Is it so?", ["a", "cat and hat"])]
+    assert [len(pair_tokens.encode(tokenizer, text)) for text in ("a", "b")] == [1, 1]
+    path = tmp_path / "mc.jsonl"
+    path.write_text("".join(json.dumps({"question": question, "choices": choices, "labels": [1, 0]}) + "\n"
+                            for question, choices in items), encoding="utf-8")
+    for positions, told in (("answer", True), ("all", False)):
+        finished = program.run_successfully(evaluate.arguments(
+            f"{positions}.h5", [runs["own"]], test=None, choices_mc=path, no_eos=True, positions=positions))
+        assert ("--choices-mc: all answers of 1 of 2 questions are one token" in finished.stderr) == told, finished
+
+
+def test_bad_neutral_prompts_can_be_left_out(evaluate, runs, tmp_path):
+    path = tmp_path / "questions.jsonl"
+    rows = [{"prompt": QUESTIONS[0]}, {"other": 1}, {"prompt": "long " * 3000}, {"prompt": QUESTIONS[1]}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    settings = {"vectors": [runs["own"]], "test": None, "neutral_prompts": path}
+    assert_refused(evaluate.arguments(**settings), "questions.jsonl:2")
+    finished = program.run_successfully(evaluate.arguments(**settings, skip_bad=True))
+    assert "left out: " in finished.stderr and "questions.jsonl:2" in finished.stderr, finished
+    assert "and 1 more" in finished.stderr, finished
+    row = evaluations.read(tmp_path / "eval.h5").row("costs", measure="kl_neutral", direction="vector", multiplier=2.0)
+    assert row["items"] == 2
+    path.write_text(json.dumps(rows[2]) + "\n", encoding="utf-8")
+    assert_refused(evaluate.arguments("new.h5", **settings, skip_bad=True), "--neutral-prompts", "questions.jsonl:1")
 
 
 def assert_refused(arguments, *patterns, ranks=None):
@@ -498,4 +600,32 @@ class TestRefusals:
         results = tmp_path / "results.jsonl"
         results.write_text('{"custom_id": "warmth:0:1", "error": {"message": "no"}, "response": null}\n')
         assert_refused(["evaluate", "--judge-import", results, "--out", own], "own.h5", "not an evaluation file")
+
+    def test_inputs_are_never_overwritten(self, evaluate, runs, generated, tiny_test_pairs, tmp_path):
+        own = runs["own"]
+        rubric = write_rubric(tmp_path / "rubric.txt", "{question} {response}\n")
+        link = tmp_path / "link.h5"
+        link.symlink_to(own)
+        exports = {"judge_export": tmp_path / "requests.jsonl", "generations": generated, "rubric": rubric,
+                   "behaviour": "warmth"}
+        before = {path: path.read_bytes() for path in (own, generated, tiny_test_pairs, rubric)}
+        for changes in [{"out": own}, {"out": link}, {"out": tiny_test_pairs},
+                        {"caa": runs["other"], "out": runs["other"]}, {"out": generated}, {"out": rubric}, {"judge_export": generated}, {"judge_export": rubric},
+                        {"out": tmp_path / "same", "judge_export": tmp_path / "." / "same"}]:
+            arguments = evaluate.arguments(vectors=[own], **{**exports, **changes}, overwrite=True)
+            assert_refused(arguments, "name another")
+        assert_refused(["evaluate", *program.options({**exports, "judge_export": generated, "overwrite": True})],
+                       "--judge-export", "is read")
+        for changes in ({"out": tiny_test_pairs}, {"out": own, "match_norm": own}):
+            assert_refused(["extract", *program.options({
+                "model": evaluate.settings["model"], "train": tiny_test_pairs, "layer": 1, **changes,
+                "overwrite": True})], "--out", "is read")
+        for changes in ({"out": own}, {"out": tiny_test_pairs}):
+            assert_refused(["generate", "--vector", own, *program.options({
+                "model": evaluate.settings["model"], "prompts": tiny_test_pairs, **changes, "overwrite": True})],
+                "--out", "is read")
+        assert_refused(["train", *program.options({
+            "model": evaluate.settings["model"], "train": tiny_test_pairs, "layer": 1, "out": tiny_test_pairs,
+            "overwrite": True})], "--out", "is read")
+        assert all(path.read_bytes() == content for path, content in before.items())
         assert not (tmp_path / "new.h5").exists()

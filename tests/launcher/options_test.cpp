@@ -787,5 +787,63 @@ TEST(NearestName, CountsEditsWithSwapsAndPrefersWhatTheWordBegins) {
   EXPECT_EQ(nearest_name("mu", {"mo", "multipliers"}), "multipliers");
 }
 
+Words evaluate_words(const Words& extra) {
+  Words words = {"evaluate", "--model", "m", "--vector", "v.h5", "--out", "eval.h5"};
+  words.insert(words.end(), extra.begin(), extra.end());
+  return words;
+}
+
+TEST(EvaluateOptionsTest, FormsWithoutAModelTakeOnlyTheirOptions) {
+  const Words exporting = {"evaluate",      "--judge-export", "r.jsonl",
+                           "--generations", "g.jsonl",        "--rubric",
+                           "r.txt",         "--behaviour",    "b"};
+  const Words importing = {"evaluate", "--judge-import", "s.jsonl", "--out", "eval.h5"};
+  const auto with = [](Words words, const Words& extra) {
+    words.insert(words.end(), extra.begin(), extra.end());
+    return words;
+  };
+  for (const Words& used :
+       {Words{"--judge-model", "j", "--test", "t.csv", "--choices-ab", "c.csv"},
+        Words{"--skip-bad", "--overwrite"}, Words{"--judge-import", "s.jsonl", "--out", "e.h5"}}) {
+    EXPECT_NO_THROW(parse_command_line(with(exporting, used))) << used.front();
+  }
+  EXPECT_NO_THROW(parse_command_line(with(importing, {"--seed", "3"})));
+  EXPECT_NO_THROW(
+      parse_command_line(with(importing, {"--generations", "g.jsonl", "--behaviour", "b"})));
+  for (const Words& unused :
+       {Words{"--vector", "v.h5"}, Words{"--multipliers", "1,2"}, Words{"--beta", "0.5"},
+        Words{"--tp", "2"}, Words{"--positions", "answer"}, Words{"--system-prompt", "s"},
+        Words{"--random-control", "off"}, Words{"--mmlu", "d"}}) {
+    for (const Words& form : {exporting, importing}) {
+      expect_parts(error_of(with(form, unused)), {unused.front(), "without --model"});
+    }
+  }
+  expect_parts(error_of(with(exporting, {"--out", "eval.h5"})), {"--out", "no use"});
+  expect_parts(error_of(with(exporting, {"--seed", "3"})), {"--seed", "no use"});
+  for (const Words& unused : {Words{"--test", "t.csv"}, Words{"--overwrite"}, Words{"--skip-bad"},
+                              Words{"--judge-model", "j"}, Words{"--rubric", "r.txt"}}) {
+    expect_parts(error_of(with(importing, unused)), {unused.front(), "no use"});
+  }
+  expect_parts(error_of(with(importing, {"--behaviour", "b"})), {"--generations", "together"});
+}
+
+TEST(EvaluateOptionsTest, OptionsOfJudgesNeedTheirFiles) {
+  EXPECT_NO_THROW(parse_command_line(evaluate_words({"--test", "t.csv"})));
+  const auto refused = [](const Words& extra, const std::vector<std::string>& parts) {
+    Words words = {"--generations", "g.jsonl"};
+    words.insert(words.end(), extra.begin(), extra.end());
+    expect_parts(error_of(evaluate_words(words)), parts);
+  };
+  refused({"--behaviour", "b"}, {"--behaviour", "--judge-export"});
+  refused({"--judge-model", "j"}, {"--judge-model", "--judge-export"});
+  refused({"--rubric", "r.txt"}, {"--rubric", "--judge-export"});
+}
+
+TEST(EvaluateOptionsTest, AnswersOfOneTokenAreNotSteeredByThemselves) {
+  EXPECT_NO_THROW(parse_command_line(evaluate_words({"--mmlu", "d"})));
+  expect_parts(error_of(evaluate_words({"--mmlu", "d", "--positions", "answer"})),
+               {"--mmlu", "--positions answer"});
+}
+
 }  // namespace
 }  // namespace bipo

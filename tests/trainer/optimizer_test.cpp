@@ -1,4 +1,5 @@
 #include "trainer/optimizer.hpp"
+#include "trainer/vector_norm.hpp"
 
 #include <gtest/gtest.h>
 
@@ -60,7 +61,7 @@ TEST(Schedule, EqualsTransformersCosineWithWarmup) {
 TEST(ClipNorm, ScalesLongGradientsOnlyAndReturnsTheLength) {
   std::vector<double> gradient = {3, 4};
   EXPECT_DOUBLE_EQ(clip_norm(gradient, 1), 5);
-  EXPECT_NEAR(norm(gradient), 1, 1e-6);
+  EXPECT_NEAR(vector_norm(gradient), 1, 1e-6);
   EXPECT_NEAR(gradient[0] / gradient[1], 0.75, 1e-12);
   std::vector<double> small = {0.3, 0.4};
   EXPECT_DOUBLE_EQ(clip_norm(small, 1), 0.5);

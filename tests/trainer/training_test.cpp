@@ -13,6 +13,7 @@
 
 #include "collectives/errors.hpp"
 #include "tests/support/training_world.hpp"
+#include "trainer/vector_norm.hpp"
 
 namespace bipo {
 namespace {
@@ -257,10 +258,10 @@ TEST(Training, VectorsInOnePassEqualEachAlone) {
     const TrainingRecord alone = train_together(world, {settings[i]}).front();
     ASSERT_EQ(together[i].steps.size(), 9U);
     ASSERT_EQ(alone.steps.size(), 9U);
-    EXPECT_GT(norm(alone.checkpoint.vector), 0.05);
+    EXPECT_GT(vector_norm(alone.checkpoint.vector), 0.05);
     // float64 passes; the vector is float32.
     EXPECT_LT(distance(together[i].checkpoint.vector, alone.checkpoint.vector),
-              1e-5 * norm(alone.checkpoint.vector))
+              1e-5 * vector_norm(alone.checkpoint.vector))
         << i;
     for (std::size_t s = 0; s < 9; ++s) {
       EXPECT_NEAR(together[i].steps[s].loss, alone.steps[s].loss, 1e-7);
@@ -305,7 +306,7 @@ TEST(Training, AMemberThatOverflowsLeavesTheOthersAlone) {
   EXPECT_EQ(observers[2].last_status(), RunStatus::kComplete);
   ASSERT_EQ(records[2].steps.size(), alone.steps.size());
   EXPECT_LT(distance(records[2].checkpoint.vector, alone.checkpoint.vector),
-            1e-5 * norm(alone.checkpoint.vector));
+            1e-5 * vector_norm(alone.checkpoint.vector));
 
   records[0] = starting_record(world.config.hidden, 1);
   EXPECT_EQ(train(world.decoder, world.cache, nullptr, 1, {{settings[0], records[0], observers[0]}},
