@@ -264,14 +264,15 @@ TEST(Generation, TensorParallelRanksGenerateTheSame) {
   const ModelConfig config = tiny_config();
   const RandomWeights weights(config);
   const GenerationSettings settings = settings_for(kMultipliers);
-  const auto whole = Model(config).generate(two_layers(), settings);
+  const auto vectors = two_layers();  // drawn here: threads share the generator
+  const auto whole = Model(config).generate(vectors, settings);
   for (const int size : {2, 3}) {
     run_as_threads(size, [&](Communicator& tp) {
       Decoder decoder(config, weights, at::kDouble, at::kCPU, tp);
       decoder.load_embedding();
       decoder.load_blocks({0, config.blocks});
-      const auto texts = *generate_batch(decoder, SteeringVectors(two_layers(), decoder), prompts(),
-                                         settings, kNobody);
+      const auto texts =
+          *generate_batch(decoder, SteeringVectors(vectors, decoder), prompts(), settings, kNobody);
       for (std::size_t i = 0; i < texts.size(); ++i) {
         EXPECT_EQ(texts[i].tokens, whole[i].tokens);
         EXPECT_NEAR(texts[i].log_prob, whole[i].log_prob, 1e-4);

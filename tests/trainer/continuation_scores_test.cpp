@@ -179,13 +179,14 @@ TEST(ContinuationScores, EqualSettingsGiveEqualBits) {
 ContinuationScores score_on_replicas(int replicas, const std::vector<Continuations>& items) {
   const ModelConfig config = tiny_config();
   const RandomWeights weights(config);
+  const auto placed = tiny_vectors(config);  // drawn here: threads share the generator
   ContinuationScores of_last;
   run_as_threads(replicas, [&](Communicator& dp) {
     SelfCommunicator self;
     Decoder decoder(config, weights, at::kFloat, at::kCPU, self);
     decoder.load_embedding();
     decoder.load_blocks({0, config.blocks});
-    const SteeringVectors vectors(tiny_vectors(config), decoder);
+    const SteeringVectors vectors(placed, decoder);
     struct Borrowed final : Communicator {
       explicit Borrowed(Communicator& group) : group_(group) {}
       int rank() const override { return group_.rank(); }
