@@ -23,6 +23,7 @@
 #include "experiments/generation.hpp"
 #include "experiments/utc_time.hpp"
 #include "launcher/generated_rows.hpp"
+#include "launcher/gib_text.hpp"
 #include "launcher/model_text.hpp"
 #include "launcher/new_file.hpp"
 #include "launcher/progress.hpp"
@@ -39,8 +40,6 @@ namespace {
 // Answers that grow together where --batch-size leaves it open: enough for efficient products, few
 // enough for their keys and values not to crowd out the weights.
 constexpr std::int64_t kAnswersAtOnce = 64;
-
-constexpr double kGiB = 1 << 30;
 
 struct GenerationJob {
   GenerateOptions options;
@@ -99,11 +98,10 @@ void check_cache_fits(const GenerationJob& job, const Session& session) {
   const std::uint64_t available = memory_beside_weights(job.model, session);
   if (needed > available) {
     throw UserError(fmt::format(
-        "keys and values of {} prompts at {} multipliers take up to {:.2f} GiB per rank, but "
-        "{:.2f} "
-        "GiB are free beside the weights; lower --batch-size or --max-new-tokens, or raise --tp",
-        prompts, job.settings.multipliers.size(), static_cast<double>(needed) / kGiB,
-        static_cast<double>(available) / kGiB));
+        "keys and values of {} prompts at {} multipliers take up to {} per rank, but {} are free "
+        "beside the weights; lower --batch-size or --max-new-tokens, or raise --tp",
+        prompts, job.settings.multipliers.size(), gib_text(static_cast<double>(needed)),
+        gib_text(static_cast<double>(available))));
   }
 }
 
