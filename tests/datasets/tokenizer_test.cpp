@@ -514,7 +514,9 @@ const std::vector<BadFile>& bad_files() {
       {"EndlessSequences",
        [](json& f) {
          f["normalizer"] = component("NFC");
-         for (int depth = 0; depth < 2000; ++depth) {
+         // Far beyond what is read; the test's own writer must not run out of stack under
+         // sanitizers.
+         for (int depth = 0; depth < 200; ++depth) {
            json outer = component("Sequence");
            outer["normalizers"].push_back(std::move(f["normalizer"]));
            f["normalizer"] = std::move(outer);
