@@ -19,7 +19,6 @@
 #include "datasets/pair_tokenizer.hpp"
 #include "datasets/prompt_list.hpp"
 #include "datasets/stop_tokens.hpp"
-#include "experiments/atomic_file.hpp"
 #include "experiments/generation.hpp"
 #include "experiments/utc_time.hpp"
 #include "launcher/generated_rows.hpp"

@@ -12,6 +12,7 @@
 #include "collectives/errors.hpp"
 #include "collectives/self_communicator.hpp"
 #include "collectives/thread_communicator.hpp"
+#include "tests/support/borrowed_communicator.hpp"
 #include "tests/support/errors.hpp"
 #include "tests/support/naive_decoder.hpp"
 #include "tests/support/training_world.hpp"
@@ -22,6 +23,7 @@
 namespace bipo {
 namespace {
 
+using testing::BorrowedCommunicator;
 using testing::lone_ranks;
 using testing::naive_log_probs;
 using testing::RandomWeights;
@@ -187,27 +189,10 @@ ContinuationScores score_on_replicas(int replicas, const std::vector<Continuatio
     decoder.load_embedding();
     decoder.load_blocks({0, config.blocks});
     const SteeringVectors vectors(placed, decoder);
-    struct Borrowed final : Communicator {
-      explicit Borrowed(Communicator& group) : group_(group) {}
-      int rank() const override { return group_.rank(); }
-      int size() const override { return group_.size(); }
-      std::string_view backend() const override { return group_.backend(); }
-      void barrier() override { group_.barrier(); }
-      void do_all_reduce(const at::Tensor& tensor, ReduceOp op) override {
-        group_.all_reduce(tensor, op);
-      }
-      void do_broadcast(const at::Tensor& tensor, int root) override {
-        group_.broadcast(tensor, root);
-      }
-      void do_all_gather(const at::Tensor& tensor, const at::Tensor& gathered) override {
-        gathered.copy_(group_.all_gather(tensor));
-      }
-      bool moves_memory_of(const at::Device&) const override { return true; }
-      Communicator& group_;
-    };
-    const Ranks ranks{Topology(replicas, dp.rank(), 1, std::nullopt),
-                      std::make_unique<Borrowed>(dp), std::make_unique<Borrowed>(dp),
-                      std::make_unique<Borrowed>(dp), std::make_unique<SelfCommunicator>()};
+    const Ranks ranks{
+        Topology(replicas, dp.rank(), 1, std::nullopt), std::make_unique<BorrowedCommunicator>(dp),
+        std::make_unique<BorrowedCommunicator>(dp), std::make_unique<BorrowedCommunicator>(dp),
+        std::make_unique<SelfCommunicator>()};
     const auto scores = score_continuations(decoder, items, 2, vectors,
                                             {kSettings, SteeredPositions::kAll}, ranks, ignore);
     if (dp.rank() == replicas - 1) {

@@ -12,12 +12,14 @@
 
 #include "collectives/errors.hpp"
 #include "collectives/thread_communicator.hpp"
+#include "tests/support/borrowed_communicator.hpp"
 #include "tests/support/errors.hpp"
 #include "tests/support/training_world.hpp"
 
 namespace bipo {
 namespace {
 
+using testing::BorrowedCommunicator;
 using testing::error_of;
 using testing::expect_parts;
 using testing::lone_ranks;
@@ -159,29 +161,6 @@ TEST(MeanDifference, MedianIsThatOfTheTokensOfTraining) {
   EXPECT_EQ(on_one_rank(pairs, {{1}, true, true}, at::kFloat).front().median_rms,
             cache.median_rms(1));
 }
-
-// Hands a group on to a Ranks, which owns its communicators.
-class BorrowedCommunicator final : public Communicator {
- public:
-  explicit BorrowedCommunicator(Communicator& group) : group_(group) {}
-
-  int rank() const override { return group_.rank(); }
-  int size() const override { return group_.size(); }
-  std::string_view backend() const override { return group_.backend(); }
-  void barrier() override { group_.barrier(); }
-
- private:
-  void do_all_reduce(const at::Tensor& tensor, ReduceOp op) override {
-    group_.all_reduce(tensor, op);
-  }
-  void do_broadcast(const at::Tensor& tensor, int root) override { group_.broadcast(tensor, root); }
-  void do_all_gather(const at::Tensor& tensor, const at::Tensor& gathered) override {
-    gathered.copy_(group_.all_gather(tensor));
-  }
-  bool moves_memory_of(const at::Device&) const override { return true; }
-
-  Communicator& group_;
-};
 
 TEST(MeanDifference, AnyNumberOfReplicasGivesTheSameBits) {
   const ModelConfig config = tiny_config();

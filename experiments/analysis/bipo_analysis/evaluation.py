@@ -12,7 +12,7 @@ import numpy
 import pandas
 
 from .errors import AnalysisError
-from .stored import plain_value, read_table, require_schema
+from .stored import plain_value, read_stored, read_table, require_schema
 
 EVALUATION_SCHEMA = 1
 VECTOR, CAA, RANDOM = "vector", "caa", "random"
@@ -86,16 +86,7 @@ class Evaluation:
 
 def load_evaluation(path: str | Path) -> Evaluation:
     """Reads an evaluation file.  Raises AnalysisError for what is missing, damaged, newer, or another kind of file."""
-    path = Path(path)
-    if not path.is_file():
-        raise AnalysisError(f"{path}: no such file; name a file that `bipo-dist evaluate` wrote")
-    try:
-        with h5py.File(path, "r") as file:
-            return _read(file, path.stem if path.suffix == ".h5" else path.name)
-    except AnalysisError as error:
-        raise AnalysisError(f"{path}: {error}") from error
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise AnalysisError(f"{path}: damaged, or not an evaluation file of bipo-dist: {error}") from error
+    return read_stored(path, "an evaluation file", "`bipo-dist evaluate`", _read)
 
 
 def _read(file: h5py.File, name: str) -> Evaluation:

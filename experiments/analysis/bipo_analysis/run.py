@@ -10,8 +10,7 @@ import h5py
 import numpy
 import pandas
 
-from .errors import AnalysisError
-from .stored import plain_value, require_schema
+from .stored import plain_value, read_stored, require_schema
 
 RUN_SCHEMA = 1
 
@@ -51,16 +50,7 @@ class Run:
 
 def load_run(path: str | Path) -> Run:
     """Reads a run file.  Raises AnalysisError for one that is missing, damaged, or newer than this package."""
-    path = Path(path)
-    if not path.is_file():
-        raise AnalysisError(f"{path}: no such file; name a run file that `bipo-dist train` or `sweep` wrote")
-    try:
-        with h5py.File(path, "r") as file:
-            return read_run(file, path.stem if path.suffix == ".h5" else path.name)
-    except AnalysisError as error:
-        raise AnalysisError(f"{path}: {error}") from error
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise AnalysisError(f"{path}: damaged, or not a run file of bipo-dist: {error}") from error
+    return read_stored(path, "a run file", "`bipo-dist train` or `sweep`", read_run)
 
 
 def read_run(group: h5py.Group, name: str) -> Run:

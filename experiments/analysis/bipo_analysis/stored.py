@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
 import h5py
 import numpy
 import pandas
 
 from .errors import AnalysisError
+
+Content = TypeVar("Content")
+
+
+def read_stored(path: str | Path, kind: str, wrote: str, read: Callable[[h5py.File, str], Content]) -> Content:
+    """What `read` makes of a file and its name; `kind` and `wrote` say in errors what it is and who writes it.
+
+    Raises AnalysisError, which names the file, for one that is missing or damaged, and where `read` does.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise AnalysisError(f"{path}: no such file; name {kind} that {wrote} wrote")
+    try:
+        with h5py.File(path, "r") as file:
+            return read(file, path.stem if path.suffix == ".h5" else path.name)
+    except AnalysisError as error:
+        raise AnalysisError(f"{path}: {error}") from error
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise AnalysisError(f"{path}: damaged, or not {kind} of bipo-dist: {error}") from error
 
 
 def require_schema(found: object, known: int) -> None:
