@@ -3,7 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <fmt/format.h>
 
-#include "collectives/errors.hpp"
+#include "collectives/foundation/errors.hpp"
 #include "collectives/profile.hpp"
 
 namespace bipo {

@@ -7,7 +7,7 @@
 #include <cmath>
 #include <limits>
 
-#include "collectives/errors.hpp"
+#include "collectives/foundation/errors.hpp"
 
 namespace bipo {
 namespace {

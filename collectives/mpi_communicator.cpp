@@ -9,7 +9,7 @@
 #include <limits>
 #include <string>
 
-#include "collectives/errors.hpp"
+#include "collectives/foundation/errors.hpp"
 
 namespace bipo {
 namespace {

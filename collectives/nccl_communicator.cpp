@@ -16,7 +16,7 @@
 #include <string>
 #include <thread>
 
-#include "collectives/errors.hpp"
+#include "collectives/foundation/errors.hpp"
 
 namespace bipo {
 namespace {

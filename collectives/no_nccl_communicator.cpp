@@ -1,4 +1,4 @@
-#include "collectives/errors.hpp"
+#include "collectives/foundation/errors.hpp"
 #include "collectives/nccl_communicator.hpp"
 
 namespace bipo {

@@ -14,7 +14,7 @@
 #include <thread>
 #include <utility>
 
-#include "collectives/errors.hpp"
+#include "collectives/foundation/errors.hpp"
 #include "collectives/mpi_communicator.hpp"
 #include "collectives/nccl_communicator.hpp"
 #include "collectives/self_communicator.hpp"

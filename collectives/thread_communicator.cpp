@@ -10,7 +10,7 @@
 #include <thread>
 #include <vector>
 
-#include "collectives/errors.hpp"
+#include "collectives/foundation/errors.hpp"
 
 namespace bipo {
 namespace {

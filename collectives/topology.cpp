@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include "collectives/errors.hpp"
+#include "collectives/foundation/errors.hpp"
 
 namespace bipo {
 

@@ -7,21 +7,21 @@
 #include <string>
 #include <vector>
 
-#include "collectives/errors.hpp"
+#include "collectives/foundation/errors.hpp"
 #include "collectives/session.hpp"
-#include "launcher/bench_command.hpp"
-#include "launcher/collect_command.hpp"
-#include "launcher/evaluate_command.hpp"
-#include "launcher/export_command.hpp"
-#include "launcher/extract_command.hpp"
-#include "launcher/generate_command.hpp"
-#include "launcher/import_command.hpp"
-#include "launcher/inspect_command.hpp"
-#include "launcher/judge_files.hpp"
-#include "launcher/options.hpp"
-#include "launcher/plan_command.hpp"
-#include "launcher/sweep_command.hpp"
-#include "launcher/train_command.hpp"
+#include "launcher/bench/bench_command.hpp"
+#include "launcher/bench/plan_command.hpp"
+#include "launcher/evaluate/evaluate_command.hpp"
+#include "launcher/evaluate/judge_files.hpp"
+#include "launcher/extract/extract_command.hpp"
+#include "launcher/generate/generate_command.hpp"
+#include "launcher/options/options.hpp"
+#include "launcher/sweep/collect_command.hpp"
+#include "launcher/sweep/sweep_command.hpp"
+#include "launcher/training/train_command.hpp"
+#include "launcher/vectors/export_command.hpp"
+#include "launcher/vectors/import_command.hpp"
+#include "launcher/vectors/inspect_command.hpp"
 
 namespace {
 

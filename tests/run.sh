@@ -21,7 +21,7 @@ fi
 REFERENCE=$BIPO_CACHE/reference/reference.h5
 CONVERTED=$BIPO_CACHE/models/smollm2-135m-instruct
 GEMMA=$BIPO_CACHE/models/gemma-3-270m-q4_k_m.gguf
-GPU_TESTS=test_mpi
+GPU_TESTS=mpi_test
 PYTHON=$BIPO_CACHE/venv-full/bin/python
 summary=()
 failed=false

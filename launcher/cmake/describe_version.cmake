@@ -12,7 +12,7 @@ else()
   endif()
 endif()
 file(CONFIGURE OUTPUT "${OUTPUT}" CONTENT [[
-#include "launcher/version.hpp"
+#include "launcher/options/version.hpp"
 
 namespace bipo {
 

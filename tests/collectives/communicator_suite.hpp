@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "collectives/communicator.hpp"
-#include "collectives/errors.hpp"
 #include "collectives/exact_sum.hpp"
+#include "collectives/foundation/errors.hpp"
 #include "collectives/number_reduction.hpp"
 #include "collectives/tensor_parallel.hpp"
 

@@ -4,7 +4,7 @@
 #include <chrono>
 #include <thread>
 
-#include "collectives/content_hash.hpp"
+#include "collectives/foundation/content_hash.hpp"
 #include "collectives/profile.hpp"
 #include "collectives/self_communicator.hpp"
 #include "collectives/thread_communicator.hpp"

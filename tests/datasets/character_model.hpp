@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "datasets/template_date.hpp"
-#include "datasets/tokenizer.hpp"
+#include "datasets/text/template_date.hpp"
+#include "datasets/tokenizer/tokenizer.hpp"
 
 namespace bipo::testing {
 

@@ -5,7 +5,7 @@
 #include <limits>
 #include <string>
 
-#include "experiments/run_file.hpp"
+#include "experiments/runs/run_file.hpp"
 
 namespace bipo {
 

@@ -8,7 +8,7 @@
 #include <iostream>
 #include <string>
 
-#include "sample_run.hpp"
+#include "tests/experiments/sample_run.hpp"
 
 int main(int argc, char** argv) {
   if (argc < 3) {

@@ -4,10 +4,10 @@
 #include <cstdint>
 #include <string>
 
-#include "collectives/errors.hpp"
-#include "datasets/chat_template.hpp"
-#include "datasets/jinja.hpp"
-#include "datasets/unicode_text.hpp"
+#include "collectives/foundation/errors.hpp"
+#include "datasets/jinja/jinja.hpp"
+#include "datasets/template/chat_template.hpp"
+#include "datasets/text/unicode_text.hpp"
 #include "tests/fuzz/scratch_directory.hpp"
 
 namespace {

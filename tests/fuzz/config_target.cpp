@@ -3,9 +3,9 @@
 #include <cstdint>
 #include <stdexcept>
 
-#include "collectives/errors.hpp"
+#include "collectives/foundation/errors.hpp"
 #include "tests/fuzz/scratch_directory.hpp"
-#include "trainer/model/config.hpp"
+#include "trainer/model/architecture/config.hpp"
 
 namespace {
 

@@ -6,8 +6,8 @@
 #include <string_view>
 #include <vector>
 
-#include "datasets/tokenizer.hpp"
-#include "datasets/unicode_text.hpp"
+#include "datasets/text/unicode_text.hpp"
+#include "datasets/tokenizer/tokenizer.hpp"
 
 namespace bipo::fuzz {
 

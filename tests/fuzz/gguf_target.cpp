@@ -4,12 +4,12 @@
 #include <memory>
 #include <vector>
 
-#include "collectives/errors.hpp"
-#include "launcher/gguf_text.hpp"
+#include "collectives/foundation/errors.hpp"
 #include "tests/fuzz/exercise_tokenizer.hpp"
 #include "tests/fuzz/scratch_directory.hpp"
-#include "trainer/model/gguf_config.hpp"
-#include "trainer/model/gguf_weights.hpp"
+#include "trainer/model/gguf/gguf_config.hpp"
+#include "trainer/model/gguf/gguf_text.hpp"
+#include "trainer/model/gguf/gguf_weights.hpp"
 
 namespace {
 

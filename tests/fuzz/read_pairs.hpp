@@ -6,9 +6,9 @@
 #include <stdexcept>
 #include <string>
 
-#include "collectives/errors.hpp"
-#include "datasets/preference_pairs.hpp"
-#include "datasets/unicode_text.hpp"
+#include "collectives/foundation/errors.hpp"
+#include "datasets/rows/preference_pairs.hpp"
+#include "datasets/text/unicode_text.hpp"
 #include "tests/fuzz/scratch_directory.hpp"
 
 namespace bipo::fuzz {

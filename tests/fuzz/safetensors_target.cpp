@@ -3,9 +3,9 @@
 #include <cstdint>
 #include <set>
 
-#include "collectives/errors.hpp"
+#include "collectives/foundation/errors.hpp"
 #include "tests/fuzz/scratch_directory.hpp"
-#include "trainer/model/safetensors.hpp"
+#include "trainer/model/weights/safetensors.hpp"
 
 namespace {
 

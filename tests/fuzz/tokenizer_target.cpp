@@ -2,7 +2,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "collectives/errors.hpp"
+#include "collectives/foundation/errors.hpp"
 #include "tests/fuzz/exercise_tokenizer.hpp"
 #include "tests/fuzz/scratch_directory.hpp"
 

@@ -5,9 +5,9 @@
 #include <stdexcept>
 #include <vector>
 
-#include "collectives/errors.hpp"
-#include "experiments/pickle_values.hpp"
-#include "experiments/torch_file_reader.hpp"
+#include "collectives/foundation/errors.hpp"
+#include "experiments/formats/pickle_values.hpp"
+#include "experiments/formats/torch_file_reader.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const auto bytes = std::as_bytes(std::span(data, size));

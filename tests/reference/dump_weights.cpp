@@ -10,8 +10,8 @@
 
 #include "tests/reference/tensor_stream.hpp"
 #include "trainer/model/model_files.hpp"
-#include "trainer/model/names.hpp"
-#include "trainer/model/sharding.hpp"
+#include "trainer/model/sharding/names.hpp"
+#include "trainer/model/sharding/sharding.hpp"
 
 namespace {
 

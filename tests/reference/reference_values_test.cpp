@@ -12,8 +12,8 @@
 
 #include "collectives/self_communicator.hpp"
 #include "collectives/thread_communicator.hpp"
-#include "trainer/model/graph.hpp"
-#include "trainer/pair_scores.hpp"
+#include "trainer/model/decoder/decoder.hpp"
+#include "trainer/passes/pair_scores.hpp"
 
 namespace bipo {
 namespace {

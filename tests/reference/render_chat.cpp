@@ -5,8 +5,8 @@
 #include <iostream>
 #include <string>
 
-#include "collectives/errors.hpp"
-#include "datasets/chat_template.hpp"
+#include "collectives/foundation/errors.hpp"
+#include "datasets/template/chat_template.hpp"
 
 namespace {
 

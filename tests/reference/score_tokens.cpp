@@ -13,8 +13,8 @@
 #include "collectives/thread_communicator.hpp"
 #include "tests/reference/tensor_stream.hpp"
 #include "trainer/model/model_files.hpp"
-#include "trainer/pair_scores.hpp"
-#include "trainer/steering.hpp"
+#include "trainer/passes/pair_scores.hpp"
+#include "trainer/passes/steering.hpp"
 
 namespace {
 

@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "datasets/gguf_tokenizer.hpp"
-#include "datasets/tokenizer.hpp"
+#include "datasets/tokenizer/gguf_tokenizer.hpp"
+#include "datasets/tokenizer/tokenizer.hpp"
 
 namespace {
 

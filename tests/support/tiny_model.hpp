@@ -8,9 +8,9 @@
 #include <utility>
 #include <vector>
 
-#include "datasets/token_pairs.hpp"
-#include "trainer/model/config.hpp"
-#include "trainer/model/weights.hpp"
+#include "datasets/tokens/token_pairs.hpp"
+#include "trainer/model/architecture/config.hpp"
+#include "trainer/model/weights/weights.hpp"
 
 namespace bipo::testing {
 

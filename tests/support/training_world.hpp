@@ -7,7 +7,7 @@
 #include "collectives/self_communicator.hpp"
 #include "collectives/session.hpp"
 #include "tests/support/tiny_model.hpp"
-#include "trainer/training.hpp"
+#include "trainer/loop/training.hpp"
 
 namespace bipo::testing {
 

@@ -8,11 +8,12 @@
 #include <system_error>
 #include <utility>
 
-#include "collectives/content_hash.hpp"
-#include "collectives/errors.hpp"
-#include "trainer/model/gguf_config.hpp"
-#include "trainer/model/gguf_weights.hpp"
-#include "trainer/model/lora_weights.hpp"
+#include "collectives/foundation/content_hash.hpp"
+#include "collectives/foundation/errors.hpp"
+#include "trainer/model/gguf/gguf_config.hpp"
+#include "trainer/model/gguf/gguf_text.hpp"
+#include "trainer/model/gguf/gguf_weights.hpp"
+#include "trainer/model/lora/lora_weights.hpp"
 
 namespace bipo {
 namespace {
@@ -33,23 +34,24 @@ std::shared_ptr<const GgufFile> open_gguf(const std::filesystem::path& model) {
   return std::make_shared<GgufFile>(model);
 }
 
-}  // namespace
-
 bool names_directory(const std::filesystem::path& model) {
   std::error_code unreachable;
   return std::filesystem::is_directory(model, unreachable);
 }
 
+}  // namespace
+
 ModelFiles open_model(const std::filesystem::path& model, const std::filesystem::path& adapter) {
   const bool is_directory = names_directory(model);
   ModelFiles files;
+  files.path = model;
   if (is_directory) {
     files.config = read_model_config(model);
     files.weights = open_safetensors(model, files.config);
   } else {
-    const auto file = open_gguf(model);
-    files.config = read_gguf_config(*file);
-    files.weights = open_gguf_weights(file, files.config);
+    files.gguf = open_gguf(model);
+    files.config = read_gguf_config(*files.gguf);
+    files.weights = open_gguf_weights(files.gguf, files.config);
   }
   if (!adapter.empty()) {
     files.weights = merge_lora(adapter, std::move(files.weights), files.config);
@@ -63,8 +65,16 @@ ModelFiles open_model(const std::filesystem::path& model, const std::filesystem:
   return files;
 }
 
+ModelText ModelFiles::read_text() const {
+  return gguf ? read_gguf_text(*gguf) : read_model_text(path);
+}
+
 ModelConfig read_config(const std::filesystem::path& model) {
   return names_directory(model) ? read_model_config(model) : read_gguf_config(*open_gguf(model));
+}
+
+ModelText read_text(const std::filesystem::path& model) {
+  return names_directory(model) ? read_model_text(model) : read_gguf_text(*open_gguf(model));
 }
 
 }  // namespace bipo

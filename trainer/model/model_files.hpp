@@ -1,30 +1,41 @@
-// A model as --model names it: a Hugging Face directory or a GGUF file.
+// The one door to a model's files: configuration, weights and text of a Hugging Face directory or a
+// GGUF file, as --model names it.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <memory>
 
-#include "trainer/model/config.hpp"
-#include "trainer/model/weights.hpp"
+#include "datasets/tokens/model_text.hpp"
+#include "trainer/model/architecture/config.hpp"
+#include "trainer/model/weights/weights.hpp"
 
 namespace bipo {
+
+class GgufFile;
 
 struct ModelFiles {
   ModelConfig config;
   std::unique_ptr<WeightSource> weights;
-  std::uint64_t fingerprint = 0;  // of configuration and weights
+  std::uint64_t fingerprint = 0;         // covers configuration and weights
+  std::filesystem::path path;            // the directory or GGUF file
+  std::shared_ptr<const GgufFile> gguf;  // null for a directory
+
+  // Reads tokenizer, special tokens and chat template.  Throws UserError.
+  ModelText read_text() const;
 };
 
-// Whether `model` is a directory, and else taken for a GGUF file.
-bool names_directory(const std::filesystem::path& model);
+// All of these throw UserError for a path that is neither a directory nor a regular file, and for
+// files that are refused; see read_model_config, open_safetensors, read_gguf_config,
+// open_gguf_weights, read_model_text and read_gguf_text.
 
-// `model` is a directory with config.json and safetensors, or else a GGUF file.  Both throw
-// UserError for a path that is neither and for files that are refused; see read_model_config,
-// open_safetensors, read_gguf_config and open_gguf_weights.  A PEFT directory `adapter`, where one
-// is given, is merged into the weights; see merge_lora.
+// Opens config.json and safetensors of a directory, or a GGUF file.  Merges the PEFT directory
+// `adapter` into the weights where one is given; see merge_lora.
 ModelFiles open_model(const std::filesystem::path& model,
                       const std::filesystem::path& adapter = {});
+
+// Read one part only, for commands that need no weights.
 ModelConfig read_config(const std::filesystem::path& model);
+ModelText read_text(const std::filesystem::path& model);
 
 }  // namespace bipo

@@ -1,0 +1,690 @@
+// Parses Jinja source into a syntax tree, by Jinja2's own precedence, and renders it.
+#include "datasets/jinja/jinja.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <utility>
+
+#include "datasets/jinja/jinja_lexer.hpp"
+#include "datasets/jinja/jinja_nodes.hpp"
+
+namespace bipo::jinja {
+namespace {
+
+constexpr int kDeepestNesting = 200;  // far beyond any template, well within the stack
+
+class Parser {
+ public:
+  explicit Parser(std::string_view source) : tokens_(tokenize(source)) {}
+
+  Body parse() {
+    Body body = parse_body({});
+    if (current().kind != TokenKind::kEnd) {
+      fail("unexpected end of a block");
+    }
+    return body;
+  }
+
+ private:
+  using Names = std::vector<std::string_view>;
+
+  [[noreturn]] void fail(const std::string& message) const {
+    throw UserError(fmt::format("line {}: {}", current().line, message));
+  }
+
+  std::string describe_current() const {
+    switch (current().kind) {
+      case TokenKind::kBlockEnd:
+      case TokenKind::kOutputEnd:
+        return "the end of the tag";
+      case TokenKind::kEnd:
+        return "the end of the template";
+      default:
+        return fmt::format("'{}'", current().text);
+    }
+  }
+
+  const Token& current() const { return tokens_[position_]; }
+  const Token& next() const { return tokens_[std::min(position_ + 1, tokens_.size() - 1)]; }
+
+  bool at(TokenKind kind, std::string_view text) const {
+    return current().kind == kind && current().text == text;
+  }
+  bool at_operator(std::string_view text) const { return at(TokenKind::kOperator, text); }
+  bool at_keyword(std::string_view text) const { return at(TokenKind::kName, text); }
+
+  bool accept(TokenKind kind, std::string_view text) {
+    const bool found = at(kind, text);
+    position_ += found ? 1 : 0;
+    return found;
+  }
+  bool accept_operator(std::string_view text) { return accept(TokenKind::kOperator, text); }
+  bool accept_keyword(std::string_view text) { return accept(TokenKind::kName, text); }
+
+  std::string expect(TokenKind kind, std::string_view what) {
+    if (current().kind != kind) {
+      fail(fmt::format("expected {}, found {}", what, describe_current()));
+    }
+    return tokens_[position_++].text;
+  }
+
+  void expect_operator(std::string_view text) {
+    if (!accept_operator(text)) {
+      fail(fmt::format("expected '{}', found {}", text, describe_current()));
+    }
+  }
+
+  void expect_keyword(std::string_view text) {
+    if (!accept_keyword(text)) {
+      fail(fmt::format("expected '{}', found {}", text, describe_current()));
+    }
+  }
+
+  // Bounds the recursion while it lives.
+  class Nesting {
+   public:
+    explicit Nesting(Parser& parser) : parser_(parser) {
+      if (++parser_.depth_ > kDeepestNesting) {
+        parser_.fail("the template is nested too deeply");
+      }
+    }
+    ~Nesting() { --parser_.depth_; }
+    Nesting(const Nesting&) = delete;
+    Nesting& operator=(const Nesting&) = delete;
+
+   private:
+    Parser& parser_;
+  };
+
+  // Statements up to a block tag named in `ends`, which is left as the current token.
+  Body parse_body(const Names& ends) {
+    Body body;
+    while (current().kind != TokenKind::kEnd) {
+      const int line = current().line;
+      std::unique_ptr<Statement> statement;
+      if (current().kind == TokenKind::kData) {
+        auto data = std::make_unique<Data>();
+        data->text = expect(TokenKind::kData, "text");
+        statement = std::move(data);
+      } else if (current().kind == TokenKind::kOutputBegin) {
+        statement = parse_output();
+      } else {
+        if (std::find(ends.begin(), ends.end(), next().text) != ends.end()) {
+          ++position_;
+          return body;
+        }
+        statement = parse_block();
+      }
+      statement->line = line;
+      body.push_back(std::move(statement));
+    }
+    if (!ends.empty()) {
+      fail(fmt::format("'{}' is missing", ends.back()));
+    }
+    return body;
+  }
+
+  void end_tag() { expect(TokenKind::kBlockEnd, "the end of the tag"); }
+
+  Body parse_block_until(std::string_view end) {
+    end_tag();
+    Body body = parse_body({end});
+    expect_keyword(end);
+    end_tag();
+    return body;
+  }
+
+  std::unique_ptr<Statement> parse_output() {
+    expect(TokenKind::kOutputBegin, "'{{'");
+    auto output = std::make_unique<Output>();
+    output->expression = parse_tuple();
+    expect(TokenKind::kOutputEnd, "the end of the tag");
+    return output;
+  }
+
+  std::unique_ptr<Statement> parse_block() {
+    const Nesting nesting(*this);
+    expect(TokenKind::kBlockBegin, "'{%'");
+    const std::string tag = expect(TokenKind::kName, "the name of a statement");
+    if (tag == "if") {
+      return parse_if();
+    }
+    if (tag == "for") {
+      return parse_for();
+    }
+    if (tag == "set") {
+      return parse_set();
+    }
+    if (tag == "macro") {
+      return parse_macro();
+    }
+    if (tag == "generation") {
+      auto generation = std::make_unique<Generation>();
+      generation->body = parse_block_until("endgeneration");
+      return generation;
+    }
+    if (tag == "break" || tag == "continue") {
+      return parse_loop_control(tag == "break" ? Flow::kBreak : Flow::kContinue);
+    }
+    --position_;
+    fail(fmt::format("the statement '{}' is not supported", tag));
+  }
+
+  std::unique_ptr<Statement> parse_loop_control(Flow flow) {
+    if (open_loops_ == 0) {
+      fail("break and continue belong into a loop");
+    }
+    auto control = std::make_unique<LoopControl>();
+    control->flow = flow;
+    end_tag();
+    return control;
+  }
+
+  std::unique_ptr<Statement> parse_if() {
+    auto statement = std::make_unique<If>();
+    do {
+      ExpressionPtr condition = parse_tuple();
+      end_tag();
+      statement->branches.emplace_back(std::move(condition), parse_body({"elif", "else", "endif"}));
+    } while (accept_keyword("elif"));
+    if (accept_keyword("else")) {
+      end_tag();
+      statement->otherwise = parse_body({"endif"});
+    }
+    expect_keyword("endif");
+    end_tag();
+    return statement;
+  }
+
+  std::unique_ptr<Statement> parse_for() {
+    auto loop = std::make_unique<For>();
+    do {
+      loop->targets.push_back(expect(TokenKind::kName, "a name"));
+    } while (accept_operator(","));
+    expect_keyword("in");
+    loop->iterable = parse_or();
+    if (accept_keyword("if")) {
+      loop->filter = parse_expression();
+    }
+    if (at_keyword("recursive")) {
+      fail("recursive loops are not supported");
+    }
+    end_tag();
+    ++open_loops_;
+    loop->body = parse_body({"else", "endfor"});
+    --open_loops_;
+    if (accept_keyword("else")) {
+      end_tag();
+      loop->otherwise = parse_body({"endfor"});
+    }
+    expect_keyword("endfor");
+    end_tag();
+    return loop;
+  }
+
+  std::unique_ptr<Statement> parse_set() {
+    const std::string name = expect(TokenKind::kName, "a name");
+    if (current().kind == TokenKind::kBlockEnd) {
+      auto capture = std::make_unique<Capture>();
+      capture->name = name;
+      capture->body = parse_block_until("endset");
+      return capture;
+    }
+    auto assignment = std::make_unique<Assignment>();
+    assignment->name = name;
+    if (accept_operator(".")) {
+      assignment->member = expect(TokenKind::kName, "the name of a member");
+    }
+    expect_operator("=");
+    assignment->value = parse_tuple();
+    end_tag();
+    return assignment;
+  }
+
+  std::unique_ptr<Statement> parse_macro() {
+    auto macro = std::make_unique<MacroDefinition>();
+    macro->name = expect(TokenKind::kName, "the name of the macro");
+    expect_operator("(");
+    while (!accept_operator(")")) {
+      if (!macro->parameters.empty()) {
+        expect_operator(",");
+      }
+      macro->parameters.push_back(expect(TokenKind::kName, "the name of a parameter"));
+      macro->defaults.push_back(accept_operator("=") ? parse_expression() : nullptr);
+    }
+    const int open_loops = std::exchange(open_loops_, 0);
+    macro->body = parse_block_until("endmacro");
+    open_loops_ = open_loops;
+    return macro;
+  }
+
+  // `a, b` without parentheses is a tuple.
+  ExpressionPtr parse_tuple() {
+    ExpressionPtr first = parse_expression();
+    if (!at_operator(",")) {
+      return first;
+    }
+    auto list = std::make_unique<ListDisplay>();
+    list->elements.push_back(std::move(first));
+    while (accept_operator(",")) {
+      if (at_operator(")") || current().kind == TokenKind::kBlockEnd ||
+          current().kind == TokenKind::kOutputEnd) {
+        break;
+      }
+      list->elements.push_back(parse_expression());
+    }
+    return list;
+  }
+
+  ExpressionPtr parse_expression() {
+    const Nesting nesting(*this);
+    ExpressionPtr expression = parse_or();
+    while (accept_keyword("if")) {
+      auto conditional = std::make_unique<Conditional>();
+      conditional->if_true = std::move(expression);
+      conditional->condition = parse_or();
+      if (accept_keyword("else")) {
+        conditional->if_false = parse_expression();
+      }
+      expression = std::move(conditional);
+    }
+    return expression;
+  }
+
+  ExpressionPtr parse_or() {
+    ExpressionPtr left = parse_and();
+    while (accept_keyword("or")) {
+      left = make_and_or(false, std::move(left), parse_and());
+    }
+    return left;
+  }
+
+  ExpressionPtr parse_and() {
+    ExpressionPtr left = parse_not();
+    while (accept_keyword("and")) {
+      left = make_and_or(true, std::move(left), parse_not());
+    }
+    return left;
+  }
+
+  static ExpressionPtr make_and_or(bool is_and, ExpressionPtr left, ExpressionPtr right) {
+    auto node = std::make_unique<AndOr>();
+    node->is_and = is_and;
+    node->left = std::move(left);
+    node->right = std::move(right);
+    return node;
+  }
+
+  ExpressionPtr parse_not() {
+    const Nesting nesting(*this);
+    if (!accept_keyword("not")) {
+      return parse_comparison();
+    }
+    auto negation = std::make_unique<Not>();
+    negation->operand = parse_not();
+    return negation;
+  }
+
+  ExpressionPtr parse_comparison() {
+    ExpressionPtr first = parse_sum();
+    auto comparison = std::make_unique<Comparison>();
+    for (std::string operation = accept_comparison(); !operation.empty();
+         operation = accept_comparison()) {
+      comparison->rest.emplace_back(operation, parse_sum());
+    }
+    if (comparison->rest.empty()) {
+      return first;
+    }
+    comparison->first = std::move(first);
+    return comparison;
+  }
+
+  std::string accept_comparison() {
+    for (const char* operation : {"==", "!=", "<=", ">=", "<", ">"}) {
+      if (accept_operator(operation)) {
+        return operation;
+      }
+    }
+    if (accept_keyword("in")) {
+      return "in";
+    }
+    if (at_keyword("not") && next().kind == TokenKind::kName && next().text == "in") {
+      position_ += 2;
+      return "not in";
+    }
+    return {};
+  }
+
+  ExpressionPtr parse_sum() {
+    ExpressionPtr left = parse_concatenation();
+    while (at_operator("+") || at_operator("-")) {
+      auto node = std::make_unique<Arithmetic>();
+      node->operation = expect(TokenKind::kOperator, "an operator");
+      node->left = std::move(left);
+      node->right = parse_concatenation();
+      left = std::move(node);
+    }
+    return left;
+  }
+
+  ExpressionPtr parse_concatenation() {
+    ExpressionPtr first = parse_product();
+    if (!at_operator("~")) {
+      return first;
+    }
+    auto concatenation = std::make_unique<Concatenation>();
+    concatenation->parts.push_back(std::move(first));
+    while (accept_operator("~")) {
+      concatenation->parts.push_back(parse_product());
+    }
+    return concatenation;
+  }
+
+  ExpressionPtr parse_product() {
+    ExpressionPtr left = parse_unary(true);
+    while (at_operator("*") || at_operator("/") || at_operator("//") || at_operator("%")) {
+      auto node = std::make_unique<Arithmetic>();
+      node->operation = expect(TokenKind::kOperator, "an operator");
+      node->left = std::move(left);
+      node->right = parse_unary(true);
+      left = std::move(node);
+    }
+    if (at_operator("**")) {
+      fail("the operator '**' is not supported");
+    }
+    return left;
+  }
+
+  // A filter after a sign applies to the signed value.
+  ExpressionPtr parse_unary(bool with_filters) {
+    const Nesting nesting(*this);
+    ExpressionPtr node;
+    if (accept_operator("-")) {
+      auto negative = std::make_unique<Negative>();
+      negative->operand = parse_unary(false);
+      node = std::move(negative);
+    } else if (accept_operator("+")) {
+      node = parse_unary(false);
+    } else {
+      node = parse_primary();
+    }
+    node = parse_postfix(std::move(node));
+    return with_filters ? parse_filters_and_tests(std::move(node)) : std::move(node);
+  }
+
+  ExpressionPtr parse_postfix(ExpressionPtr base) {
+    while (true) {
+      if (accept_operator(".")) {
+        base = parse_attribute(std::move(base));
+      } else if (accept_operator("[")) {
+        base = parse_subscript(std::move(base));
+      } else if (at_operator("(")) {
+        auto call = std::make_unique<Call>();
+        call->callee = std::move(base);
+        call->arguments = parse_arguments();
+        base = std::move(call);
+      } else {
+        return base;
+      }
+    }
+  }
+
+  ExpressionPtr parse_attribute(ExpressionPtr base) {
+    if (current().kind == TokenKind::kInteger) {
+      auto subscript = std::make_unique<Subscript>();
+      subscript->base = std::move(base);
+      subscript->key = parse_integer();
+      return subscript;
+    }
+    const std::string name = expect(TokenKind::kName, "the name of an attribute");
+    if (at_operator("(")) {
+      auto call = std::make_unique<MethodCall>();
+      call->base = std::move(base);
+      call->name = name;
+      call->arguments = parse_arguments();
+      return call;
+    }
+    auto attribute = std::make_unique<Attribute>();
+    attribute->base = std::move(base);
+    attribute->name = name;
+    return attribute;
+  }
+
+  ExpressionPtr parse_subscript(ExpressionPtr base) {
+    std::array<ExpressionPtr, 3> bounds;
+    std::size_t colons = 0;
+    while (!accept_operator("]")) {
+      if (accept_operator(":")) {
+        if (++colons > 2) {
+          fail("a slice has at most three parts");
+        }
+      } else if (bounds[colons]) {
+        fail(fmt::format("expected ']', found {}", describe_current()));
+      } else {
+        bounds[colons] = parse_expression();
+      }
+    }
+    if (colons > 0) {
+      auto slice = std::make_unique<Slice>();
+      slice->base = std::move(base);
+      slice->start = std::move(bounds[0]);
+      slice->stop = std::move(bounds[1]);
+      slice->step = std::move(bounds[2]);
+      return slice;
+    }
+    if (!bounds[0]) {
+      fail("the subscript is empty");
+    }
+    auto subscript = std::make_unique<Subscript>();
+    subscript->base = std::move(base);
+    subscript->key = std::move(bounds[0]);
+    return subscript;
+  }
+
+  CallArguments parse_arguments() {
+    CallArguments arguments;
+    expect_operator("(");
+    bool first = true;
+    while (!accept_operator(")")) {
+      if (!std::exchange(first, false)) {
+        expect_operator(",");
+        if (accept_operator(")")) {
+          break;
+        }
+      }
+      if (current().kind == TokenKind::kName && next().kind == TokenKind::kOperator &&
+          next().text == "=") {
+        std::string name = expect(TokenKind::kName, "a name");
+        expect_operator("=");
+        arguments.named.emplace_back(std::move(name), parse_expression());
+      } else {
+        arguments.positional.push_back(parse_expression());
+      }
+    }
+    return arguments;
+  }
+
+  ExpressionPtr parse_filters_and_tests(ExpressionPtr input) {
+    while (true) {
+      if (accept_operator("|")) {
+        auto filter = std::make_unique<Filter>();
+        filter->name = expect(TokenKind::kName, "the name of a filter");
+        if (at_operator("(")) {
+          filter->arguments = parse_arguments();
+        }
+        filter->input = std::move(input);
+        input = std::move(filter);
+      } else if (accept_keyword("is")) {
+        input = parse_test(std::move(input));
+      } else {
+        return input;
+      }
+    }
+  }
+
+  ExpressionPtr parse_test(ExpressionPtr input) {
+    auto test = std::make_unique<Test>();
+    test->input = std::move(input);
+    test->negated = accept_keyword("not");
+    test->name = expect(TokenKind::kName, "the name of a test");
+    if (at_operator("(")) {
+      test->arguments = parse_arguments();
+    } else if (begins_bare_test_argument()) {
+      test->arguments.positional.push_back(parse_postfix(parse_primary()));
+    }
+    return test;
+  }
+
+  // Jinja allows `x is divisibleby 3`.
+  bool begins_bare_test_argument() const {
+    switch (current().kind) {
+      case TokenKind::kName:
+        return !at_keyword("else") && !at_keyword("or") && !at_keyword("and");
+      case TokenKind::kString:
+      case TokenKind::kInteger:
+      case TokenKind::kFloat:
+        return true;
+      case TokenKind::kOperator:
+        return at_operator("[") || at_operator("{");
+      default:
+        return false;
+    }
+  }
+
+  ExpressionPtr parse_integer() {
+    const std::string digits = expect(TokenKind::kInteger, "an integer");
+    constexpr std::size_t kSurelyFits = 18;
+    if (digits.size() > kSurelyFits) {
+      fail(fmt::format("the integer {} is too large", digits));
+    }
+    return std::make_unique<Literal>(Json(std::stoll(digits)));
+  }
+
+  ExpressionPtr parse_float() {
+    const std::string digits = expect(TokenKind::kFloat, "a number");
+    double value = 0;
+    if (std::from_chars(digits.data(), digits.data() + digits.size(), value).ec != std::errc()) {
+      fail(fmt::format("the number {} is out of range", digits));
+    }
+    return std::make_unique<Literal>(Json(value));
+  }
+
+  ExpressionPtr parse_primary() {
+    switch (current().kind) {
+      case TokenKind::kName:
+        return parse_name();
+      case TokenKind::kString: {
+        std::string text;
+        while (current().kind == TokenKind::kString) {
+          text += expect(TokenKind::kString, "a string");
+        }
+        return std::make_unique<Literal>(Json(text));
+      }
+      case TokenKind::kInteger:
+        return parse_integer();
+      case TokenKind::kFloat:
+        return parse_float();
+      default:
+        break;
+    }
+    if (accept_operator("(")) {
+      return parse_parenthesised();
+    }
+    if (accept_operator("[")) {
+      return parse_list();
+    }
+    if (accept_operator("{")) {
+      return parse_dict();
+    }
+    fail(fmt::format("expected an expression, found {}", describe_current()));
+  }
+
+  ExpressionPtr parse_name() {
+    const std::string name = expect(TokenKind::kName, "a name");
+    if (name == "true" || name == "True") {
+      return std::make_unique<Literal>(Json(true));
+    }
+    if (name == "false" || name == "False") {
+      return std::make_unique<Literal>(Json(false));
+    }
+    if (name == "none" || name == "None") {
+      return std::make_unique<Literal>(Json(nullptr));
+    }
+    return std::make_unique<Name>(name);
+  }
+
+  ExpressionPtr parse_parenthesised() {
+    if (accept_operator(")")) {
+      return std::make_unique<ListDisplay>();
+    }
+    ExpressionPtr inner = parse_tuple();
+    expect_operator(")");
+    return inner;
+  }
+
+  ExpressionPtr parse_list() {
+    auto list = std::make_unique<ListDisplay>();
+    while (!accept_operator("]")) {
+      if (!list->elements.empty()) {
+        expect_operator(",");
+        if (accept_operator("]")) {
+          break;
+        }
+      }
+      list->elements.push_back(parse_expression());
+    }
+    return list;
+  }
+
+  ExpressionPtr parse_dict() {
+    auto dict = std::make_unique<DictDisplay>();
+    while (!accept_operator("}")) {
+      if (!dict->entries.empty()) {
+        expect_operator(",");
+        if (accept_operator("}")) {
+          break;
+        }
+      }
+      ExpressionPtr key = parse_expression();
+      expect_operator(":");
+      dict->entries.emplace_back(std::move(key), parse_expression());
+    }
+    return dict;
+  }
+
+  std::vector<Token> tokens_;
+  std::size_t position_ = 0;
+  int depth_ = 0;
+  int open_loops_ = 0;
+};
+
+}  // namespace
+
+struct Template::Impl {
+  Body body;
+};
+
+Template::Template(std::string_view source)
+    : impl_(std::make_unique<const Impl>(Impl{Parser(source).parse()})) {
+}
+Template::~Template() = default;
+Template::Template(Template&&) noexcept = default;
+Template& Template::operator=(Template&&) noexcept = default;
+
+std::string Template::render(const Json& variables, const CalendarDate& today) const {
+  Context context(variables, today);
+  std::string output;
+  try {
+    execute_body(impl_->body, context, output);
+  } catch (const TemplateRefusal&) {
+    throw;
+  } catch (const UserError& error) {
+    throw UserError(fmt::format("line {}: {}", context.line, error.what()));
+  }
+  return output;
+}
+
+}  // namespace bipo::jinja

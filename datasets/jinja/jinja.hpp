@@ -1,0 +1,43 @@
+// A strict interpreter for the part of Jinja2 that chat templates use.
+#pragma once
+
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+#include "collectives/foundation/errors.hpp"
+#include "datasets/text/template_date.hpp"
+
+namespace bipo::jinja {
+
+// Values that templates see; objects keep their order, as Python's dicts do.
+using Json = nlohmann::ordered_json;
+
+// The template itself refused its input: it called raise_exception.
+class TemplateRefusal : public UserError {
+ public:
+  using UserError::UserError;
+};
+
+// A parsed template.  Follows Jinja2's documented behaviour with trim_blocks and lstrip_blocks on
+// and the immutable sandbox, which is how transformers runs chat templates.  What is outside of the
+// implemented subset is a UserError that names the construct: for syntax when parsing, for filters,
+// tests, methods and functions when one is reached.
+class Template {
+ public:
+  explicit Template(std::string_view source);  // throws UserError "line N: ..."
+  ~Template();
+  Template(Template&&) noexcept;
+  Template& operator=(Template&&) noexcept;
+
+  // `variables` is an object; strftime_now writes `today`.  Throws UserError "line N: ...",
+  // TemplateRefusal from raise_exception.
+  std::string render(const Json& variables, const CalendarDate& today) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<const Impl> impl_;
+};
+
+}  // namespace bipo::jinja

@@ -1,0 +1,532 @@
+// Filters, tests, methods and functions, with the results that Jinja2 and Python give.
+#include "datasets/jinja/jinja_builtins.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <functional>
+
+namespace bipo::jinja {
+namespace {
+
+using Bound = std::vector<std::optional<Value>>;
+
+// Calls `body` with the bound arguments.
+struct Builtin {
+  std::vector<std::string> parameters;
+  std::function<Value(const Value& input, const Bound& bound)> body;
+};
+
+using Builtins = std::map<std::string, Builtin>;
+
+constexpr std::int64_t kLongestRange = 100000;  // the sandbox's own limit
+
+std::string text_argument(const Bound& bound, std::size_t index, std::string_view what) {
+  if (index >= bound.size() || !bound[index] || as_string(*bound[index]) == nullptr) {
+    throw UserError(fmt::format("{} must be a string", what));
+  }
+  return *as_string(*bound[index]);
+}
+
+// Case mapping beyond ASCII depends on the Unicode version, and role names do not need it.
+std::string require_ascii(const std::string& text) {
+  const bool ascii = std::all_of(text.begin(), text.end(),
+                                 [](char byte) { return static_cast<unsigned char>(byte) < 128; });
+  if (!ascii) {
+    throw UserError(fmt::format("changing the case of '{}' is supported for ASCII only", text));
+  }
+  return text;
+}
+
+bool is_upper(char letter) {
+  return letter >= 'A' && letter <= 'Z';
+}
+bool is_lower(char letter) {
+  return letter >= 'a' && letter <= 'z';
+}
+char to_upper(char letter) {
+  return is_lower(letter) ? static_cast<char>(letter - 32) : letter;
+}
+char to_lower(char letter) {
+  return is_upper(letter) ? static_cast<char>(letter + 32) : letter;
+}
+
+Json upper(const std::string& text) {
+  std::string result = require_ascii(text);
+  std::transform(result.begin(), result.end(), result.begin(), to_upper);
+  return Json(result);
+}
+
+Json lower(const std::string& text) {
+  std::string result = require_ascii(text);
+  std::transform(result.begin(), result.end(), result.begin(), to_lower);
+  return Json(result);
+}
+
+Json title(const std::string& text) {
+  std::string result = require_ascii(text);
+  bool after_letter = false;
+  for (char& letter : result) {
+    letter = after_letter ? to_lower(letter) : to_upper(letter);
+    after_letter = is_upper(letter) || is_lower(letter);
+  }
+  return Json(result);
+}
+
+Json replace(const std::string& text, const Bound& bound) {
+  const std::string from = text_argument(bound, 0, "what replace looks for");
+  const std::string to = text_argument(bound, 1, "what replace puts there");
+  if (from.empty()) {
+    throw UserError("replacing the empty string is not supported");
+  }
+  std::int64_t left = bound[2] ? require_integer(*bound[2], "the count of replace") : -1;
+  std::string result;
+  std::size_t position = 0;
+  for (std::size_t found = text.find(from); found != std::string::npos && left != 0;
+       found = text.find(from, position)) {
+    result += text.substr(position, found - position) + to;
+    require_reasonable_size(result.size());
+    position = found + from.size();
+    --left;
+  }
+  return Json(result + text.substr(position));
+}
+
+Json strip_text(const std::string& text, const Bound& bound, Side side) {
+  if (!bound[0]) {
+    return Json(std::string(strip(text, side)));
+  }
+  const auto unwanted = code_points(text_argument(bound, 0, "what strip removes"));
+  const auto is_unwanted = [&](const std::string& character) {
+    return std::find(unwanted.begin(), unwanted.end(), character) != unwanted.end();
+  };
+  auto characters = code_points(text);
+  if (side != Side::kRight) {
+    characters.erase(characters.begin(),
+                     std::find_if_not(characters.begin(), characters.end(), is_unwanted));
+  }
+  while (side != Side::kLeft && !characters.empty() && is_unwanted(characters.back())) {
+    characters.pop_back();
+  }
+  std::string result;
+  for (const std::string& character : characters) {
+    result += character;
+  }
+  return Json(result);
+}
+
+Json split_at_space(std::string_view text) {
+  Json parts = Json::array();
+  std::string part;
+  for (const std::string& character : code_points(text)) {
+    if (!strip(character, Side::kBoth).empty()) {
+      part += character;
+    } else if (!part.empty()) {
+      parts.push_back(std::exchange(part, {}));
+    }
+  }
+  if (!part.empty()) {
+    parts.push_back(part);
+  }
+  return parts;
+}
+
+Json split(const std::string& text, const Bound& bound) {
+  std::int64_t left = bound[1] ? require_integer(*bound[1], "the count of split") : -1;
+  if (!bound[0]) {
+    if (bound[1]) {
+      throw UserError("split with a count needs a separator here");
+    }
+    return split_at_space(text);
+  }
+  const std::string separator = text_argument(bound, 0, "the separator of split");
+  if (separator.empty()) {
+    throw UserError("the separator of split must not be empty");
+  }
+  Json parts = Json::array();
+  std::size_t position = 0;
+  for (std::size_t found = text.find(separator); found != std::string::npos && left != 0;
+       found = text.find(separator, position)) {
+    parts.push_back(text.substr(position, found - position));
+    position = found + separator.size();
+    --left;
+  }
+  parts.push_back(text.substr(position));
+  return parts;
+}
+
+Json join(const Value& input, const Bound& bound) {
+  const std::string separator = bound[0] ? to_text(*bound[0]) : "";
+  std::string joined;
+  bool first = true;
+  for (const Json& element : elements_of(input)) {
+    joined += (first ? "" : separator) + to_text(Value(element));
+    first = false;
+    require_reasonable_size(joined.size());
+  }
+  return Json(joined);
+}
+
+Json key_value_pairs(const Value& input) {
+  Json pairs = Json::array();
+  if (std::holds_alternative<Undefined>(input)) {
+    return pairs;
+  }
+  const Json& object = require_json(input);
+  if (!object.is_object()) {
+    throw UserError(fmt::format("items needs a dict, not {}", type_name(input)));
+  }
+  for (const auto& [key, value] : object.items()) {
+    pairs.push_back(Json::array({Json(key), value}));
+  }
+  return pairs;
+}
+
+Value end_element(const Value& input, bool last) {
+  const auto elements = elements_of(input);
+  if (elements.empty()) {
+    return Undefined{"an empty sequence has no first or last element"};
+  }
+  return last ? elements.back() : elements.front();
+}
+
+Value or_default(const Value& input, const Bound& bound) {
+  const bool falsy_too = bound[1] && is_truthy(*bound[1]);
+  const bool given = falsy_too ? is_truthy(input) : !std::holds_alternative<Undefined>(input);
+  return given ? input : bound[0].value_or(Value(Json("")));
+}
+
+std::optional<std::int64_t> indent_argument(const std::optional<Value>& given) {
+  const bool is_none = given && as_json(*given) != nullptr && as_json(*given)->is_null();
+  return given && !is_none ? std::optional(require_integer(*given, "indent")) : std::nullopt;
+}
+
+// The attribute named "a" or "a.b" of an element.
+Value attribute_at(const Json& element, const std::string& path) {
+  Value value = element;
+  std::size_t begin = 0;
+  while (true) {
+    const std::size_t end = std::min(path.find('.', begin), path.size());
+    value = attribute_of(value, path.substr(begin, end - begin));
+    if (end == path.size()) {
+      return value;
+    }
+    begin = end + 1;
+  }
+}
+
+// The elements of which `tested` passes the test named in bound[first], with the argument beside
+// it; without a test, those that are true.
+Json elements_that_pass(const Value& input, const Bound& bound, std::size_t first, bool wanted,
+                        const std::function<Value(const Json&)>& tested) {
+  Arguments arguments;
+  if (bound[first + 1]) {
+    arguments.positional.push_back(*bound[first + 1]);
+  }
+  Json kept = Json::array();
+  for (const Json& element : elements_of(input)) {
+    const Value value = tested(element);
+    const bool passes = bound[first] ? apply_test(text_argument(bound, first, "the name of a test"),
+                                                  value, arguments)
+                                     : is_truthy(value);
+    if (passes == wanted) {
+      kept.push_back(element);
+    }
+  }
+  return kept;
+}
+
+Builtin element_filter(bool wanted) {
+  return {{"test", "argument"}, [wanted](const Value& input, const Bound& bound) {
+            return elements_that_pass(input, bound, 0, wanted,
+                                      [](const Json& element) { return Value(element); });
+          }};
+}
+
+Builtin attribute_filter(bool wanted) {
+  return {{"attribute", "test", "argument"}, [wanted](const Value& input, const Bound& bound) {
+            const std::string attribute = text_argument(bound, 0, "the name of an attribute");
+            return elements_that_pass(input, bound, 1, wanted, [&](const Json& element) {
+              return attribute_at(element, attribute);
+            });
+          }};
+}
+
+const Builtins& filters() {
+  static const Builtins table = [] {
+    Builtins filter = {
+        {"trim",
+         {{},
+          [](const Value& input, const Bound&) {
+            return Json(std::string(strip(to_text(input), Side::kBoth)));
+          }}},
+        {"length", {{}, [](const Value& input, const Bound&) { return Json(length_of(input)); }}},
+        {"upper", {{}, [](const Value& input, const Bound&) { return upper(to_text(input)); }}},
+        {"lower", {{}, [](const Value& input, const Bound&) { return lower(to_text(input)); }}},
+        {"string", {{}, [](const Value& input, const Bound&) { return Json(to_text(input)); }}},
+        {"default", {{"default_value", "boolean"}, or_default}},
+        {"join", {{"d"}, join}},
+        {"tojson",
+         {{"indent"},
+          [](const Value& input, const Bound& bound) {
+            return Json(to_json_text(require_json(input), indent_argument(bound[0])));
+          }}},
+        {"first", {{}, [](const Value& input, const Bound&) { return end_element(input, false); }}},
+        {"last", {{}, [](const Value& input, const Bound&) { return end_element(input, true); }}},
+        {"list", {{}, [](const Value& input, const Bound&) { return Json(elements_of(input)); }}},
+        {"items", {{}, [](const Value& input, const Bound&) { return key_value_pairs(input); }}},
+        {"replace",
+         {{"s_old", "s_new", "count"},
+          [](const Value& input, const Bound& bound) { return replace(to_text(input), bound); }}},
+    };
+    filter["select"] = element_filter(true);
+    filter["reject"] = element_filter(false);
+    filter["selectattr"] = attribute_filter(true);
+    filter["rejectattr"] = attribute_filter(false);
+    filter["count"] = filter["length"];
+    filter["d"] = filter["default"];
+    return filter;
+  }();
+  return table;
+}
+
+const std::string& text_of(const Value& base) {
+  return *as_string(base);
+}
+
+const Builtins& string_methods() {
+  static const Builtins table = {
+      {"strip",
+       {{"chars"},
+        [](const Value& base, const Bound& bound) {
+          return strip_text(text_of(base), bound, Side::kBoth);
+        }}},
+      {"lstrip",
+       {{"chars"},
+        [](const Value& base, const Bound& bound) {
+          return strip_text(text_of(base), bound, Side::kLeft);
+        }}},
+      {"rstrip",
+       {{"chars"},
+        [](const Value& base, const Bound& bound) {
+          return strip_text(text_of(base), bound, Side::kRight);
+        }}},
+      {"split",
+       {{"sep", "maxsplit"},
+        [](const Value& base, const Bound& bound) { return split(text_of(base), bound); }}},
+      {"startswith",
+       {{"prefix"},
+        [](const Value& base, const Bound& bound) {
+          return Json(text_of(base).starts_with(text_argument(bound, 0, "the prefix")));
+        }}},
+      {"endswith",
+       {{"suffix"},
+        [](const Value& base, const Bound& bound) {
+          return Json(text_of(base).ends_with(text_argument(bound, 0, "the suffix")));
+        }}},
+      {"upper", {{}, [](const Value& base, const Bound&) { return upper(text_of(base)); }}},
+      {"lower", {{}, [](const Value& base, const Bound&) { return lower(text_of(base)); }}},
+      {"title", {{}, [](const Value& base, const Bound&) { return title(text_of(base)); }}},
+      {"replace",
+       {{"old", "new", "count"},
+        [](const Value& base, const Bound& bound) { return replace(text_of(base), bound); }}},
+  };
+  return table;
+}
+
+const Builtins& dict_methods() {
+  static const Builtins table = {
+      {"get",
+       {{"key", "default"},
+        [](const Value& base, const Bound& bound) {
+          const Json& object = require_json(base);
+          const std::string key = text_argument(bound, 0, "the key of get");
+          return object.contains(key) ? Value(object.at(key))
+                                      : bound[1].value_or(Value(Json(nullptr)));
+        }}},
+      {"items", {{}, [](const Value& base, const Bound&) { return key_value_pairs(base); }}},
+      {"keys", {{}, [](const Value& base, const Bound&) { return Json(elements_of(base)); }}},
+      {"values",
+       {{},
+        [](const Value& base, const Bound&) {
+          Json values = Json::array();
+          for (const Json& value : require_json(base)) {
+            values.push_back(value);
+          }
+          return values;
+        }}},
+  };
+  return table;
+}
+
+Value call_builtin(const Builtins& table, const std::string& kind, const std::string& name,
+                   const Value& input, const Arguments& arguments) {
+  const auto found = table.find(name);
+  if (found == table.end()) {
+    throw UserError(fmt::format("the {} '{}' is not supported", kind, name));
+  }
+  const Builtin& builtin = found->second;
+  return builtin.body(
+      input, bind_arguments(fmt::format("{} '{}'", kind, name), arguments, builtin.parameters));
+}
+
+Value make_namespace(const Arguments& arguments, const CalendarDate&) {
+  if (!arguments.positional.empty()) {
+    throw UserError("namespace with positional arguments is not supported");
+  }
+  auto space = std::make_shared<Namespace>();
+  for (const auto& [name, value] : arguments.named) {
+    set_member(*space, name, value);
+  }
+  return space;
+}
+
+Value make_range(const Arguments& arguments, const CalendarDate&) {
+  const Bound bound = bind_arguments("function 'range'", arguments, {"start", "stop", "step"});
+  if (!bound[0]) {
+    throw UserError("range needs an argument");
+  }
+  const std::int64_t first = require_integer(*bound[0], "the argument of range");
+  const std::int64_t start = bound[1] ? first : 0;
+  const std::int64_t stop = bound[1] ? require_integer(*bound[1], "the end of range") : first;
+  const std::int64_t step = bound[2] ? require_integer(*bound[2], "the step of range") : 1;
+  Json numbers = Json::array();
+  if (step == 0) {
+    throw UserError("the step of range must not be zero");
+  }
+  for (std::int64_t number = start; step > 0 ? number < stop : number > stop;) {
+    numbers.push_back(number);
+    if (static_cast<std::int64_t>(numbers.size()) > kLongestRange) {
+      throw UserError(fmt::format("range has more than {} elements", kLongestRange));
+    }
+    if (__builtin_add_overflow(number, step, &number)) {
+      break;
+    }
+  }
+  return numbers;
+}
+
+Value format_today(const Arguments& arguments, const CalendarDate& today) {
+  const Bound bound = bind_arguments("function 'strftime_now'", arguments, {"format"});
+  return Json(format_date(today, text_argument(bound, 0, "the format of strftime_now")));
+}
+
+Value raise_exception(const Arguments& arguments, const CalendarDate&) {
+  const Bound bound = bind_arguments("function 'raise_exception'", arguments, {"message"});
+  throw TemplateRefusal(bound[0] ? to_text(*bound[0]) : "the template raised an exception");
+}
+
+using FunctionTable = std::map<std::string, Value (*)(const Arguments&, const CalendarDate&)>;
+
+const FunctionTable& functions() {
+  static const FunctionTable table = {{"namespace", make_namespace},
+                                      {"range", make_range},
+                                      {"strftime_now", format_today},
+                                      {"raise_exception", raise_exception}};
+  return table;
+}
+
+using ComparisonTest = bool (*)(const Value& value, const Value& other);
+
+const std::map<std::string, ComparisonTest>& comparison_tests() {
+  static const std::map<std::string, ComparisonTest> table = {
+      {"equalto", are_equal},
+      {"eq", are_equal},
+      {"ne", [](const Value& value, const Value& other) { return !are_equal(value, other); }},
+      {"in", [](const Value& value, const Value& other) { return contains(other, value); }},
+  };
+  return table;
+}
+
+using JsonTest = bool (*)(const Json&);
+
+const std::map<std::string, JsonTest>& json_tests() {
+  static const std::map<std::string, JsonTest> table = {
+      {"none", [](const Json& value) { return value.is_null(); }},
+      {"string", [](const Json& value) { return value.is_string(); }},
+      {"mapping", [](const Json& value) { return value.is_object(); }},
+      {"sequence", [](const Json& value) { return value.is_string() || value.is_structured(); }},
+      {"iterable", [](const Json& value) { return value.is_string() || value.is_structured(); }},
+      {"true", [](const Json& value) { return value.is_boolean() && value.get<bool>(); }},
+      {"false", [](const Json& value) { return value.is_boolean() && !value.get<bool>(); }},
+      {"boolean", [](const Json& value) { return value.is_boolean(); }},
+      {"number", [](const Json& value) { return value.is_number() || value.is_boolean(); }},
+      {"integer", [](const Json& value) { return value.is_number_integer(); }},
+      {"float", [](const Json& value) { return value.is_number_float(); }},
+  };
+  return table;
+}
+
+}  // namespace
+
+Value apply_filter(const std::string& name, const Value& input, const Arguments& arguments) {
+  return call_builtin(filters(), "filter", name, input, arguments);
+}
+
+bool apply_test(const std::string& name, const Value& input, const Arguments& arguments) {
+  if (const auto comparison = comparison_tests().find(name);
+      comparison != comparison_tests().end()) {
+    const Bound bound = bind_arguments(fmt::format("test '{}'", name), arguments, {"other"});
+    if (!bound[0]) {
+      throw UserError(fmt::format("the test '{}' needs something to compare with", name));
+    }
+    return comparison->second(input, *bound[0]);
+  }
+  const bool defined = !std::holds_alternative<Undefined>(input);
+  const auto found = json_tests().find(name);
+  const bool asks_definition = name == "defined" || name == "undefined";
+  if (!asks_definition && found == json_tests().end()) {
+    throw UserError(fmt::format("the test '{}' is not supported", name));
+  }
+  bind_arguments(fmt::format("test '{}'", name), arguments, {});
+  if (asks_definition) {
+    return defined == (name == "defined");
+  }
+  if (!defined) {
+    return name == "iterable" || name == "sequence";  // Undefined has a length and iterates
+  }
+  const Json* json = as_json(input);
+  return json != nullptr && found->second(*json);
+}
+
+Value call_method(const Value& base, const std::string& name, const Arguments& arguments) {
+  if (as_string(base) != nullptr) {
+    return call_builtin(string_methods(), "string method", name, base, arguments);
+  }
+  const Json& json = require_json(base);
+  if (json.is_object()) {
+    return call_builtin(dict_methods(), "dict method", name, base, arguments);
+  }
+  throw UserError(fmt::format("the method '{}' of a {} is not supported", name, type_name(base)));
+}
+
+Value call_function(const std::string& name, const Arguments& arguments,
+                    const CalendarDate& today) {
+  return functions().at(name)(arguments, today);
+}
+
+bool is_function(const std::string& name) {
+  return functions().contains(name);
+}
+
+std::vector<std::optional<Value>> bind_arguments(const std::string& callee,
+                                                 const Arguments& arguments,
+                                                 const std::vector<std::string>& parameters) {
+  if (arguments.positional.size() > parameters.size()) {
+    throw UserError(fmt::format("the {} takes at most {} argument(s) here, not {}", callee,
+                                parameters.size(), arguments.positional.size()));
+  }
+  Bound bound(parameters.size());
+  std::copy(arguments.positional.begin(), arguments.positional.end(), bound.begin());
+  for (const auto& [name, value] : arguments.named) {
+    const auto found = std::find(parameters.begin(), parameters.end(), name);
+    if (found == parameters.end()) {
+      throw UserError(fmt::format("the argument '{}' of the {} is not supported", name, callee));
+    }
+    bound[static_cast<std::size_t>(found - parameters.begin())] = value;
+  }
+  return bound;
+}
+
+}  // namespace bipo::jinja

@@ -1,0 +1,84 @@
+// The values a template computes with, and what Python would do with them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "datasets/jinja/jinja.hpp"
+
+namespace bipo::jinja {
+
+// A name, attribute or item that does not exist; `why` is the message for uses that are an error.
+struct Undefined {
+  std::string why;
+};
+
+// A built-in function, by name.
+struct Function {
+  std::string name;
+};
+
+struct Namespace;        // what namespace() makes: the one thing a template can change
+struct MacroDefinition;  // a node of the syntax tree, which outlives every value
+
+using Value =
+    std::variant<Undefined, Json, std::shared_ptr<Namespace>, Function, const MacroDefinition*>;
+
+struct Namespace {
+  std::map<std::string, Value> members;
+};
+
+// Refuses a namespace as the value: one that held itself would never be freed.
+void set_member(Namespace& space, const std::string& name, Value value);
+
+// What a value costs to make and to copy, in bytes or so.  Throws UserError for one that no
+// template needs: larger than require_reasonable_size allows, or nested more than 100 deep.
+std::size_t weight_of(const Value& value);
+
+// Throws UserError for texts and values of more than 4 MiB.
+void require_reasonable_size(std::size_t bytes);
+
+// The JSON inside, null pointer where the value is of another kind.
+const Json* as_json(const Value& value);
+const std::string* as_string(const Value& value);
+
+// Throws UserError for values that JSON cannot hold.
+const Json& require_json(const Value& value);
+std::int64_t require_integer(const Value& value, std::string_view what);
+
+std::string type_name(const Value& value);  // Python's name of the type, for messages
+bool is_truthy(const Value& value);
+std::string to_text(const Value& value);  // str(); not implemented for lists and dicts
+bool are_equal(const Value& left, const Value& right);
+bool is_less(const Value& left, const Value& right);
+bool contains(const Value& container, const Value& element);
+
+// What iterating gives: items of a list, characters of a string, keys of a dict.
+std::vector<Json> elements_of(const Value& value);
+std::size_t length_of(const Value& value);
+
+Value attribute_of(const Value& base, const std::string& name);
+Value item_of(const Value& base, const Value& key);
+Value slice_of(const Value& base, std::optional<std::int64_t> start,
+               std::optional<std::int64_t> stop, std::optional<std::int64_t> step);
+
+// `operation` is one of + - * / // %.
+Value arithmetic(const std::string& operation, const Value& left, const Value& right);
+
+// json.dumps(value, ensure_ascii=False, indent=indent).
+std::string to_json_text(const Json& value, std::optional<std::int64_t> indent);
+
+// Text, by characters.
+enum class Side { kLeft, kRight, kBoth };
+std::string_view strip(std::string_view text, Side side);  // Python's whitespace
+std::vector<std::string> code_points(std::string_view utf8);
+void append_utf8(std::string& text, std::uint32_t code_point);
+
+}  // namespace bipo::jinja

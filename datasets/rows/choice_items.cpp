@@ -1,0 +1,347 @@
+// Turns rows of CSV and JSON files into multiple-choice items, and refuses rows that are none.
+#include "datasets/rows/choice_items.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "collectives/foundation/errors.hpp"
+#include "datasets/text/csv_reader.hpp"
+#include "datasets/text/data_text.hpp"
+#include "datasets/text/json_lines.hpp"
+#include "datasets/text/row_collector.hpp"
+#include "datasets/text/untrusted_json.hpp"
+
+namespace bipo {
+namespace {
+
+using Json = nlohmann::json;
+using ItemCollector = RowCollector<ChoiceItem>;
+namespace fs = std::filesystem;
+
+constexpr std::size_t kShots = 5;
+constexpr std::string_view kTestSuffix = "_test.csv";
+constexpr std::string_view kDevSuffix = "_dev.csv";
+
+void require_item_text(const std::string& text, const std::string& where, std::string_view what) {
+  require_no_nul(text, where);
+  if (is_blank(text)) {
+    throw UserError(fmt::format("{}: {} is empty; every item needs text there", where, what));
+  }
+}
+
+void require_items(const ChoiceSet& set, const std::string& file) {
+  if (set.items.empty()) {
+    throw UserError(fmt::format(
+        "{}: holds no usable item{}", file,
+        set.skipped.empty() ? std::string() : "; the first bad row is " + set.skipped[0]));
+  }
+}
+
+ChoiceItem ab_item(const CsvRow& row, const std::vector<std::size_t>& columns,
+                   std::size_t column_count, const std::string& where) {
+  require_csv_row(row, column_count, "the header", where);
+  const auto field = [&](std::size_t i) -> const std::string& { return row.fields[columns[i]]; };
+  const std::string& matching = field(3);
+  const bool first = matching == "A" || matching == "(A)";
+  if (!first && matching != "B" && matching != "(B)") {
+    throw UserError(fmt::format("{}: matching is '{}'; it must be A or B", where, matching));
+  }
+  require_item_text(field(0), where, "question");
+  require_item_text(field(1), where, "A");
+  require_item_text(field(2), where, "B");
+  return {field(0), {{field(1), first}, {field(2), !first}}, "", where};
+}
+
+// What a row says of one choice: its text and whether it is right.
+using Label = std::pair<std::string, bool>;
+
+bool read_label(const Json& value, std::string_view key, const std::string& where) {
+  if (value.is_boolean()) {
+    return value.get<bool>();
+  }
+  if (value.is_number_integer() && (value == 0 || value == 1)) {
+    return value == 1;
+  }
+  throw UserError(
+      fmt::format("{}: '{}' holds the label {}; it must be 0 or 1", where, key, value.dump()));
+}
+
+const Json& require_array(const Json& object, const char* key, const std::string& where) {
+  const auto found = object.find(key);
+  if (found == object.end()) {
+    throw UserError(
+        fmt::format("{}: the key '{}' is missing; an item has question with choices and labels, or "
+                    "with mc1_targets and mc2_targets",
+                    where, key));
+  }
+  if (!found->is_array()) {
+    throw UserError(
+        fmt::format("{}: '{}' must be an array, not {}", where, key, found->type_name()));
+  }
+  return *found;
+}
+
+std::vector<Label> labels_of_lists(const Json& object, const std::string& where) {
+  const Json& choices = require_array(object, "choices", where);
+  const Json& labels = require_array(object, "labels", where);
+  if (choices.size() != labels.size()) {
+    throw UserError(fmt::format("{}: {} choices but {} labels; every choice needs one", where,
+                                choices.size(), labels.size()));
+  }
+  std::vector<Label> result;
+  for (std::size_t i = 0; i < choices.size(); ++i) {
+    if (!choices[i].is_string()) {
+      throw UserError(fmt::format("{}: choice {} is {}; it must be a string", where, i + 1,
+                                  choices[i].type_name()));
+    }
+    result.emplace_back(choices[i].get<std::string>(), read_label(labels[i], "labels", where));
+  }
+  return result;
+}
+
+// TruthfulQA's: {text: 0 or 1}, or lists as its copies on the Hugging Face hub have them.
+std::vector<Label> labels_of_targets(const Json& row, const char* key, const std::string& where) {
+  const auto targets = row.find(key);
+  if (targets == row.end() || !targets->is_object()) {
+    throw UserError(fmt::format(
+        "{}: '{}' must be an object of choices with their labels; TruthfulQA's items have both "
+        "mc1_targets and mc2_targets",
+        where, key));
+  }
+  if (targets->contains("choices") && (*targets)["choices"].is_array()) {
+    return labels_of_lists(*targets, where);
+  }
+  std::vector<Label> result;
+  for (const auto& [text, label] : targets->items()) {
+    result.emplace_back(text, read_label(label, key, where));
+  }
+  return result;
+}
+
+void require_both_labels(const std::vector<Label>& labels, std::string_view key,
+                         const std::string& where) {
+  const auto right =
+      std::count_if(labels.begin(), labels.end(), [](const Label& label) { return label.second; });
+  if (right == 0 || right == static_cast<std::ptrdiff_t>(labels.size())) {
+    throw UserError(
+        fmt::format("{}: {} of the {} labels of '{}' are 1; an item needs at least one right and "
+                    "one wrong choice",
+                    where, right, labels.size(), key));
+  }
+}
+
+// Takes `labels` into `choices`, by text, and marks them with `member`.
+void add_targets(std::vector<Choice>& choices, const std::vector<Label>& labels,
+                 bool Choice::*member, const std::string& where) {
+  for (const auto& [text, right] : labels) {
+    require_item_text(text, where, "a choice");
+    auto found = std::find_if(choices.begin(), choices.end(),
+                              [&](const Choice& choice) { return choice.text == text; });
+    if (found == choices.end()) {
+      choices.push_back({text, right, false, false});
+      found = choices.end() - 1;
+    } else if (found->right != right) {
+      throw UserError(fmt::format("{}: the choice '{}' is right in one place and wrong in another",
+                                  where, text));
+    }
+    (*found).*member = true;
+  }
+}
+
+ChoiceItem mc_item(const Json& row, const std::string& where) {
+  const auto question = row.find("question");
+  if (question == row.end() || !question->is_string()) {
+    throw UserError(fmt::format("{}: 'question' must be a string", where));
+  }
+  ChoiceItem item;
+  item.question = question->get<std::string>();
+  item.where = where;
+  require_item_text(item.question, where, "question");
+  const bool truthful_qa = row.contains("mc1_targets") || row.contains("mc2_targets");
+  const auto add = [&](const std::vector<Label>& labels, const char* key, bool Choice::*member) {
+    require_both_labels(labels, key, where);
+    add_targets(item.choices, labels, member, where);
+  };
+  if (truthful_qa) {
+    add(labels_of_targets(row, "mc1_targets", where), "mc1_targets", &Choice::in_mc1);
+    add(labels_of_targets(row, "mc2_targets", where), "mc2_targets", &Choice::in_mc2);
+  } else {
+    const std::vector<Label> labels = labels_of_lists(row, where);
+    add(labels, "labels", &Choice::in_mc1);
+    add(labels, "labels", &Choice::in_mc2);
+  }
+  return item;
+}
+
+void read_mc_array(const std::string& text, const std::string& file, ItemCollector collector) {
+  require_text(text, file);
+  const Json array =
+      parse_untrusted_json(text, file, "write one object per line, or one array of them");
+  for (std::size_t i = 0; i < array.size(); ++i) {
+    const std::string where = fmt::format("{}: item {}", file, i + 1);
+    collector.add([&] {
+      if (!array[i].is_object()) {
+        throw UserError(fmt::format("{}: must be an object, not {}", where, array[i].type_name()));
+      }
+      return mc_item(array[i], where);
+    });
+  }
+}
+
+ChoiceItem mmlu_item(const CsvRow& row, const std::string& subject, const std::string& where) {
+  static constexpr std::array<const char*, 6> kFields = {"question", "A", "B", "C", "D", "answer"};
+  require_csv_row(row, kFields.size(), "an item (question, A, B, C, D, answer)", where);
+  for (std::size_t i = 0; i < kFields.size(); ++i) {
+    require_item_text(row.fields[i], where, kFields[i]);
+  }
+  const std::string& answer = row.fields.back();
+  if (answer.size() != 1 || answer[0] < 'A' || answer[0] > 'D') {
+    throw UserError(fmt::format("{}: the answer is '{}'; it must be A, B, C or D", where, answer));
+  }
+  ChoiceItem item{row.fields[0], {}, subject, where};
+  for (std::size_t i = 0; i < 4; ++i) {
+    item.choices.push_back({row.fields[i + 1], static_cast<std::size_t>(answer[0] - 'A') == i});
+  }
+  return item;
+}
+
+void read_mmlu_file(const fs::path& path, const std::string& subject, ItemCollector collector) {
+  const std::string text = read_data_text(path);
+  CsvReader reader(text, path.string());
+  while (const auto row = reader.next()) {
+    collector.add(
+        [&] { return mmlu_item(*row, subject, fmt::format("{}:{}", path.string(), row->line)); });
+  }
+}
+
+// The worked examples are part of every prompt, so none of them may be skipped.
+std::vector<ChoiceItem> read_shots(const fs::path& test_file, const std::string& subject) {
+  const std::string name = subject + std::string(kDevSuffix);
+  fs::path dev = test_file.parent_path() / name;
+  const fs::path other = test_file.parent_path() / ".." / "dev" / name;
+  if (!fs::exists(dev) && test_file.parent_path().filename() == "test") {
+    dev = fs::exists(other) ? other.lexically_normal() : dev;
+  }
+  if (!fs::exists(dev)) {
+    throw UserError(fmt::format(
+        "{}: {} is missing, which holds the five worked examples; put it beside the file, or into "
+        "a folder dev beside the folder test",
+        test_file.string(), name));
+  }
+  std::vector<ChoiceItem> shots;
+  std::vector<std::string> skipped;
+  read_mmlu_file(dev, subject, ItemCollector(BadRows::kRefuse, shots, skipped));
+  if (shots.size() < kShots) {
+    throw UserError(
+        fmt::format("{}: holds {} examples; five are needed", dev.string(), shots.size()));
+  }
+  shots.resize(kShots);
+  return shots;
+}
+
+std::string subject_of(const fs::path& test_file) {
+  const std::string name = test_file.filename().string();
+  if (!name.ends_with(kTestSuffix) || name.size() == kTestSuffix.size()) {
+    throw UserError(fmt::format(
+        "{}: MMLU's files are named <subject>_test.csv; rename it, or name their directory",
+        test_file.string()));
+  }
+  return name.substr(0, name.size() - kTestSuffix.size());
+}
+
+// In the order of their names.
+std::vector<fs::path> test_files(const fs::path& directory) {
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(directory)) {
+    const std::string name = entry.path().filename().string();
+    if (name.ends_with(kTestSuffix) && name.size() > kTestSuffix.size()) {
+      files.push_back(entry.path());
+    }
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+std::string set_name(const fs::path& path) {
+  const fs::path plain = path.lexically_normal();
+  return plain.has_filename() ? plain.stem().string() : plain.parent_path().filename().string();
+}
+
+}  // namespace
+
+std::string_view choice_kind_name(ChoiceKind kind) {
+  switch (kind) {
+    case ChoiceKind::kAb:
+      return "ab";
+    case ChoiceKind::kMc:
+      return "mc";
+    case ChoiceKind::kMmlu:
+      return "mmlu";
+  }
+  throw BugError(fmt::format("kind of choice {} is not known", static_cast<int>(kind)));
+}
+
+ChoiceSet read_ab_items(const fs::path& path, BadRows bad_rows) {
+  const std::string file = path.string();
+  const std::string text = read_data_text(path);
+  ChoiceSet set{set_name(path), ChoiceKind::kAb, {}, {}, {}};
+  ItemCollector collector(bad_rows, set.items, set.skipped);
+  CsvReader reader(text, file);
+  const auto header = reader.next();
+  const auto columns = find_csv_columns(*header, fmt::format("{}:{}", file, header->line),
+                                        {"question", "A", "B", "matching"});
+  while (const auto row = reader.next()) {
+    collector.add([&] {
+      return ab_item(*row, columns, header->fields.size(), fmt::format("{}:{}", file, row->line));
+    });
+  }
+  require_items(set, file);
+  return set;
+}
+
+ChoiceSet read_mc_items(const fs::path& path, BadRows bad_rows) {
+  const std::string file = path.string();
+  const std::string text = read_data_text(path);
+  ChoiceSet set{set_name(path), ChoiceKind::kMc, {}, {}, {}};
+  ItemCollector collector(bad_rows, set.items, set.skipped);
+  if (text[text.find_first_not_of(kBlanks)] == '[') {
+    read_mc_array(text, file, collector);
+  } else {
+    for_each_line(text, file, [&](std::string_view line, const std::string& where) {
+      collector.add([&] { return mc_item(parse_json_line(line, where), where); });
+    });
+  }
+  require_items(set, file);
+  return set;
+}
+
+ChoiceSet read_mmlu_items(const fs::path& path, BadRows bad_rows) {
+  ChoiceSet set{set_name(path), ChoiceKind::kMmlu, {}, {}, {}};
+  std::vector<fs::path> files = {path};
+  if (fs::is_directory(path)) {
+    files = test_files(fs::is_directory(path / "test") ? path / "test" : path);
+    if (files.empty()) {
+      throw UserError(
+          fmt::format("{}: holds no file <subject>_test.csv; name a directory of MMLU's test files",
+                      path.string()));
+    }
+  }
+  ItemCollector collector(bad_rows, set.items, set.skipped);
+  for (const fs::path& file : files) {
+    const std::string subject = subject_of(file);
+    const std::size_t before = set.items.size();
+    read_mmlu_file(file, subject, collector);
+    if (set.items.size() > before) {
+      set.shots[subject] = read_shots(file, subject);
+    }
+  }
+  require_items(set, path.string());
+  return set;
+}
+
+}  // namespace bipo

@@ -1,0 +1,34 @@
+// Reads preference pairs from CSV and JSONL files, as text.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "datasets/text/conversation.hpp"
+
+namespace bipo {
+
+// One row of a data file.  `prompt` ends with the user turn that is to be answered.
+struct PreferencePair {
+  std::vector<Message> prompt;
+  std::string chosen;
+  std::string rejected;
+  std::string where;  // "train.csv:17": the line on which the row begins, for messages
+};
+
+struct PairFile {
+  std::vector<PreferencePair> pairs;
+  std::vector<std::string> skipped;  // one message per row left out (BadRows::kSkip)
+};
+
+// Reads `path`: RFC 4180 CSV with the columns question, matching, not_matching (in any order,
+// further columns ignored), or JSON Lines with prompt/chosen/rejected (strings or arrays of {role,
+// content}) or prompt_arr/chosen_arr/rejected_arr.  Where `prompt` is absent and chosen and
+// rejected are whole conversations, the turns they share are the prompt.  The suffix decides: .csv,
+// or .jsonl/.ndjson/.json. Throws UserError with file:line and the rule that was broken; bad rows
+// are collected instead when `bad_rows` is kSkip.  A file that yields no pair at all is an error
+// either way.
+PairFile read_preference_pairs(const std::filesystem::path& path, BadRows bad_rows);
+
+}  // namespace bipo

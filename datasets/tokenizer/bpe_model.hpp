@@ -1,0 +1,65 @@
+// The byte-pair merges of one word.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "datasets/tokenizer/tokenizer.hpp"
+
+namespace bipo {
+
+struct StringHash {
+  using is_transparent = void;
+  std::size_t operator()(std::string_view text) const {
+    return std::hash<std::string_view>{}(text);
+  }
+};
+using Vocabulary = std::unordered_map<std::string, TokenId, StringHash, std::equal_to<>>;
+
+struct BpeSettings {
+  Vocabulary vocabulary;                                    // distinct ids >= 0
+  std::vector<std::pair<std::string, std::string>> merges;  // the earlier, the sooner applied
+  std::optional<std::string> unknown_token;                 // for characters without an id
+  bool fuse_unknown = false;   // one unknown token for a run of such characters
+  bool byte_fallback = false;  // tokens <0x00> ... <0xFF> come before the unknown token
+  bool ignore_merges = false;  // a word that is a token stays whole whatever the merges say
+};
+
+// Const members may be called from several threads at once.
+class BpeModel {
+ public:
+  // Throws UserError when a merge names or makes a token that is not in the vocabulary.
+  explicit BpeModel(BpeSettings settings);
+
+  const Vocabulary& vocabulary() const { return settings_.vocabulary; }
+
+  // Appends the ids of `word`, in O(n log n) of its length.  A character that has no id, no byte
+  // tokens and no unknown token is left out, as Hugging Face does.  Throws UserError when the
+  // unknown token is needed and is not in the vocabulary.
+  void append_ids(std::string_view word, std::vector<TokenId>& ids) const;
+
+ private:
+  struct Merge {
+    std::int32_t rank = 0;
+    TokenId merged = 0;
+  };
+
+  std::optional<TokenId> id_of(std::string_view token) const;
+  TokenId require_id(const std::string& token, const std::string& merge) const;
+  TokenId unknown_id() const;
+  bool append_byte_tokens(std::string_view character, std::vector<TokenId>& ids) const;
+  std::vector<TokenId> character_ids(std::string_view word) const;
+  const Merge* find_merge(TokenId left, TokenId right) const;
+  void append_merged(std::vector<TokenId> characters, std::vector<TokenId>& ids) const;
+
+  BpeSettings settings_;
+  std::unordered_map<std::uint64_t, Merge> merges_;  // by the pair of ids
+};
+
+}  // namespace bipo

@@ -1,0 +1,61 @@
+// Rewrites text before it is cut into words: the normalizer of a tokenizer.json.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "datasets/text/pcre2_regex.hpp"
+#include "datasets/text/unicode_text.hpp"
+
+namespace bipo {
+
+// Throws UserError where a text of `before` bytes has become one of `after`, far longer than any
+// tokenizer makes it: the rules of a hostile file can double a text again and again.
+void require_bounded_growth(std::size_t before, std::size_t after);
+
+// Puts `text` before every text that is not empty.
+struct PrependStep {
+  std::string text;
+};
+
+// Puts `content`, as it stands, in the place of every match.
+struct ReplaceStep {
+  Regex pattern;
+  std::string content;
+};
+
+// Takes white space off the ends.
+struct StripSpaceStep {
+  bool left = false;
+  bool right = false;
+};
+
+// Character by character: a final sigma is no special case.
+struct LowercaseStep {};
+
+using NormalizerStep =
+    std::variant<UnicodeForm, PrependStep, ReplaceStep, StripSpaceStep, LowercaseStep>;
+
+// `text` (well-formed UTF-8) with every match of the step replaced; nothing is put into empty text.
+// Throws UserError where the text becomes far longer.
+std::string replace_all(const ReplaceStep& step, std::string_view text);
+
+// Const members may be called from several threads at once.
+class Normalizer {
+ public:
+  explicit Normalizer(std::vector<NormalizerStep> steps) : steps_(std::move(steps)) {}
+
+  bool changes_nothing() const { return steps_.empty(); }
+
+  // Well-formed UTF-8 after every step, in order.  Throws UserError where the text becomes far
+  // longer.
+  std::string normalize(std::string_view text) const;
+
+ private:
+  std::vector<NormalizerStep> steps_;
+};
+
+}  // namespace bipo

@@ -1,0 +1,62 @@
+// Cuts text into the words that are merged separately.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "datasets/text/pcre2_regex.hpp"
+
+namespace bipo {
+
+// What becomes of the delimiters a split finds.
+enum class DelimiterBehavior {
+  kRemoved,
+  kIsolated,            // each a piece of its own
+  kMergedWithPrevious,  // end of the piece before
+  kMergedWithNext,      // beginning of the piece after
+  kContiguous,          // neighbouring delimiters together are one piece
+};
+
+struct SplitStep {
+  Regex delimiter;
+  DelimiterBehavior behavior = DelimiterBehavior::kIsolated;
+  bool invert = false;  // what lies between matches is the delimiter
+};
+
+// Maps bytes to the byte-level alphabet.
+struct ByteLevelStep {
+  bool add_prefix_space = false;  // before each piece that does not begin with a space
+  bool use_regex = true;          // cut with the expression of GPT-2 as well
+};
+
+// Which pieces get the stand-in of a space in front, unless they begin with it.
+enum class PrependScheme { kAlways, kFirst, kNever };
+
+// Writes spaces as `replacement`.
+struct MetaspaceStep {
+  std::string replacement = "\u2581";  // one character
+  // kFirst is the piece at the very beginning of a text, added tokens included.
+  PrependScheme prepend_scheme = PrependScheme::kAlways;
+  bool split = true;  // before every replacement
+};
+
+using PreTokenizerStep = std::variant<SplitStep, ByteLevelStep, MetaspaceStep>;
+
+// Const members may be called from several threads at once.
+class PreTokenizer {
+ public:
+  // `steps` in order, each on the pieces of the one before.  Throws BugError unless a Metaspace
+  // with kFirst is the first step: after another one no piece knows where in the text it began.
+  explicit PreTokenizer(std::vector<PreTokenizerStep> steps);
+
+  // The words of a stretch of well-formed UTF-8, none empty.  `begins_text`: nothing of the text
+  // stands before it.
+  std::vector<std::string> words(std::string_view stretch, bool begins_text) const;
+
+ private:
+  std::vector<PreTokenizerStep> steps_;
+};
+
+}  // namespace bipo

@@ -1,0 +1,21 @@
+// What a model's files say of text: its tokenizer, special tokens and chat template.
+#pragma once
+
+#include <filesystem>
+
+#include "datasets/template/chat_template_source.hpp"
+#include "datasets/tokenizer/tokenizer.hpp"
+
+namespace bipo {
+
+struct ModelText {
+  Tokenizer tokenizer;
+  SpecialTokens special;
+  ChatTemplateSource chat_template;
+};
+
+// Of a Hugging Face model directory.  Throws UserError where the tokenizer is missing, or anything
+// of the three is malformed or not implemented.
+ModelText read_model_text(const std::filesystem::path& directory);
+
+}  // namespace bipo

@@ -1,0 +1,79 @@
+#include "datasets/tokens/pair_tokenizer.hpp"
+
+#include <fmt/format.h>
+
+#include <cstddef>
+#include <utility>
+
+#include "collectives/foundation/errors.hpp"
+#include "datasets/rows/preference_pairs.hpp"
+
+namespace bipo {
+namespace {
+
+constexpr std::size_t kShownWarnings = 5;
+
+void add_warnings(std::vector<std::string>& warnings, const std::vector<std::string>& skipped) {
+  for (std::size_t i = 0; i < skipped.size() && i < kShownWarnings; ++i) {
+    warnings.push_back(fmt::format("left out: {}", skipped[i]));
+  }
+  if (skipped.size() > kShownWarnings) {
+    warnings.push_back(fmt::format("left out: {} rows more", skipped.size() - kShownWarnings));
+  }
+}
+
+}  // namespace
+
+PairTokenizer::PairTokenizer(ModelText text, const ChatTemplateSettings& chat_template,
+                             std::int64_t vocabulary, const TokenizeOptions& options)
+    : tokenizer_(std::move(text.tokenizer)),
+      special_(text.special),
+      chat_template_(text.chat_template, chat_template),
+      date_given_(chat_template.date.given),
+      vocabulary_(vocabulary),
+      options_(options) {
+}
+
+std::string PairTokenizer::implied_system_text() const {
+  return options_.system_prompt.empty() ? chat_template_.implied_system_text() : "";
+}
+
+std::vector<std::string> PairTokenizer::warnings() const {
+  std::vector<std::string> warnings;
+  if (!options_.system_prompt.empty() && !chat_template_.takes_system_turn()) {
+    warnings.push_back(
+        fmt::format("the chat template ({}) takes no system turn: the system prompt stands before "
+                    "the first user turn",
+                    template_name()));
+  }
+  if (date_given_ && !prints_date()) {
+    warnings.push_back(
+        fmt::format("--template-date: the chat template ({}) prints no date", template_name()));
+  }
+  return warnings;
+}
+
+TokenizedFile PairTokenizer::read(const std::filesystem::path& file) const {
+  TokenizedFile result;
+  const PairFile rows = read_preference_pairs(file, options_.bad_rows);
+  add_warnings(result.warnings, rows.skipped);
+  TokenPairs tokens = tokenize_pairs(rows.pairs, chat_template_, tokenizer_, special_, options_);
+  add_warnings(result.warnings, tokens.skipped);
+  check_ids(tokens.pairs);
+  result.pairs = std::move(tokens.pairs);
+  return result;
+}
+
+void PairTokenizer::check_ids(const std::vector<TokenPair>& pairs) const {
+  for (const TokenPair& pair : pairs) {
+    try {
+      for (const auto* part : {&pair.prompt, &pair.chosen, &pair.rejected}) {
+        require_known_ids(*part, vocabulary_);
+      }
+    } catch (const UserError& error) {
+      throw UserError(fmt::format("{}: {}", pair.where, error.what()));
+    }
+  }
+}
+
+}  // namespace bipo

@@ -1,0 +1,91 @@
+// Language-model judges as files: requests in the OpenAI batch format out, scores from 1 to 4 back
+// in.  Local.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "datasets/rows/choice_items.hpp"
+#include "datasets/rows/preference_pairs.hpp"
+#include "experiments/evaluation/generations_file.hpp"
+#include "experiments/evaluation/statistics.hpp"
+
+namespace bipo {
+
+// A text with the placeholders {question} and {response}, and if wanted {matching} and
+// {not_matching}: the answers that exemplify the scores 4 and 1.
+struct JudgeRubric {
+  std::string text;
+  bool uses_examples = false;
+};
+
+// Throws UserError for a file that is missing, empty or not UTF-8, that lacks {question} or
+// {response}, or has another word in braces.
+JudgeRubric read_judge_rubric(const std::filesystem::path& path);
+
+struct JudgeExample {
+  std::string matching;
+  std::string not_matching;
+};
+// By the text of the user turn that is answered; the first one of equal questions counts.
+using JudgeExamples = std::map<std::string, JudgeExample>;
+JudgeExamples judge_examples(const std::vector<PreferencePair>& pairs);
+JudgeExamples judge_examples(const ChoiceSet& ab_items);
+
+// "<behaviour>:<prompt index>:<multiplier>", the multiplier in the fewest digits that give it back.
+struct JudgeId {
+  std::string behaviour;
+  std::int64_t prompt_index = 0;
+  double multiplier = 0;
+};
+std::string judge_custom_id(const JudgeId& id);
+
+// One line per generation, in their order: custom_id, method, url and body with `model`, the filled
+// rubric, max_tokens 10, temperature 0 and seed 42 (the settings of BiPO's evaluate.py).  Throws
+// UserError for a behaviour that is empty, longer than 64 bytes or holds a colon or a control
+// character, and where the rubric needs an example that `examples` lacks.
+std::vector<std::string> judge_export(const std::vector<Generation>& generations,
+                                      const JudgeRubric& rubric, const std::string& behaviour,
+                                      const std::string& model, const JudgeExamples& examples);
+
+struct JudgeScore {
+  JudgeId id;
+  int score = 0;  // 1 to 4; 0: the request failed, or its reply holds no score
+};
+
+struct JudgeScores {
+  std::vector<JudgeScore> scores;       // by behaviour, prompt index, multiplier
+  std::vector<std::string> errors;      // "file:line: custom_id: why", one per score 0
+  std::vector<std::string> duplicates;  // the same, for lines beyond the first of an id
+  std::vector<std::string> unexpected;  // the same, for ids of another form or not in `expected`
+  std::vector<std::string> missing;     // ids of `expected` without a line
+};
+
+// Reads a batch's result lines (custom_id, response.body.choices[0].message.content, error).  The
+// score is the first of 4, 3, 2, 1 that the reply's first line holds.  Of several lines with one id
+// the first that has a score counts.  `expected`: the custom_ids of the export; empty: not known.
+// Throws UserError with file:line for a line that is no JSON object or has no custom_id, and for a
+// file without a score or an error.
+JudgeScores judge_import(const std::filesystem::path& results,
+                         const std::vector<std::string>& expected);
+
+// The custom_ids of an export, in order.
+std::vector<std::string> judge_ids(const std::vector<Generation>& generations,
+                                   const std::string& behaviour);
+
+struct JudgeSummary {
+  std::string behaviour;
+  double multiplier = 0;
+  std::int64_t items = 0;   // errors included
+  std::int64_t errors = 0;  // scores of 0
+  Interval score;           // mean of the others
+};
+
+// By behaviour and multiplier.
+std::vector<JudgeSummary> summarize_judge(std::span<const JudgeScore> scores, std::uint64_t seed);
+
+}  // namespace bipo

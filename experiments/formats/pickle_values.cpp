@@ -1,0 +1,386 @@
+#include "experiments/formats/pickle_values.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <string_view>
+#include <utility>
+
+#include "collectives/foundation/errors.hpp"
+#include "experiments/files/printable_text.hpp"
+
+namespace bipo {
+namespace {
+
+// What torch.save writes for a vector takes 300 bytes and 30 values.
+constexpr std::size_t kMostBytes = std::size_t{1} << 20;
+constexpr std::size_t kMostValues = 65536;
+
+constexpr std::string_view kRebuildTensor = "torch._utils._rebuild_tensor_v2";
+constexpr std::string_view kRebuildParameter = "torch._utils._rebuild_parameter";
+constexpr std::string_view kOrderedDict = "collections.OrderedDict";
+
+// The only names that a pickle may mention; none of them is called, each stands for what it makes.
+constexpr std::string_view kGlobals[] = {
+    kRebuildTensor,        kRebuildParameter,   kOrderedDict,           "torch.FloatStorage",
+    "torch.DoubleStorage", "torch.HalfStorage", "torch.BFloat16Storage"};
+
+// Of Python's pickletools.
+enum Opcode : std::uint8_t {
+  kMark = '(',
+  kStop = '.',
+  kBinFloat = 'G',
+  kBinInt = 'J',
+  kBinInt1 = 'K',
+  kBinInt2 = 'M',
+  kNone = 'N',
+  kBinPersId = 'Q',
+  kReduce = 'R',
+  kBinUnicode = 'X',
+  kAppend = 'a',
+  kGlobal = 'c',
+  kAppends = 'e',
+  kBinGet = 'h',
+  kLongBinGet = 'j',
+  kBinPut = 'q',
+  kLongBinPut = 'r',
+  kSetItem = 's',
+  kTuple = 't',
+  kSetItems = 'u',
+  kEmptyTuple = ')',
+  kEmptyList = ']',
+  kEmptyDict = '}',
+  kProto = 0x80,
+  kTuple1 = 0x85,
+  kTuple2 = 0x86,
+  kTuple3 = 0x87,
+  kNewTrue = 0x88,
+  kNewFalse = 0x89,
+  kLong1 = 0x8a,
+  kShortBinUnicode = 0x8c,
+  kStackGlobal = 0x93,
+  kMemoize = 0x94,
+  kFrame = 0x95,
+};
+
+struct CodeOpcode {
+  std::uint8_t code;
+  const char* name;
+};
+
+// Those by which a pickle builds objects of any class, each by running code.
+constexpr CodeOpcode kCodeOpcodes[] = {{'b', "BUILD"},   {'i', "INST"},      {'o', "OBJ"},
+                                       {0x81, "NEWOBJ"}, {0x82, "EXT1"},     {0x83, "EXT2"},
+                                       {0x84, "EXT4"},   {0x92, "NEWOBJ_EX"}};
+
+class Interpreter {
+ public:
+  Interpreter(std::span<const std::byte> bytes, const std::string& name)
+      : bytes_(bytes.first(std::min(bytes.size(), kMostBytes))), name_(name) {}
+
+  Pickle run() {
+    if (byte() != kProto) {
+      refuse("does not begin with PROTO");
+    }
+    const std::uint8_t protocol = byte();
+    if (protocol < 2 || protocol > 5) {
+      refuse(fmt::format("has protocol {}, 2 to 5 are read", protocol));
+    }
+    for (std::uint8_t opcode = byte(); opcode != kStop; opcode = byte()) {
+      step(opcode);
+    }
+    pickle_.root = pop();
+    pickle_.bytes = position_;
+    return std::move(pickle_);
+  }
+
+ private:
+  [[noreturn]] void refuse(const std::string& what) const {
+    throw UserError(
+        fmt::format("{}: the pickle in it {} (before its byte {}); give a file that "
+                    "torch.save(vector, file) wrote",
+                    name_, what, position_));
+  }
+
+  [[noreturn]] void refuse_code(const std::string& what) const {
+    throw UserError(
+        fmt::format("{}: a pickle with code in it: it {}; nothing of it was run, and only plain "
+                    "tensors are read; do not load it elsewhere",
+                    name_, what));
+  }
+
+  std::span<const std::byte> take(std::size_t count) {
+    if (count > bytes_.size() - position_) {
+      refuse(fmt::format("is cut short, or longer than {} bytes", kMostBytes));
+    }
+    const auto taken = bytes_.subspan(position_, count);
+    position_ += count;
+    return taken;
+  }
+
+  std::uint8_t byte() { return static_cast<std::uint8_t>(take(1)[0]); }
+
+  // Little-endian, as this machine is.
+  template <typename Number>
+  Number number() {
+    Number value{};
+    std::memcpy(&value, take(sizeof(value)).data(), sizeof(value));
+    return value;
+  }
+
+  std::string text(std::size_t count) {
+    const auto taken = take(count);
+    return {reinterpret_cast<const char*>(taken.data()), taken.size()};
+  }
+
+  std::string line() {
+    const auto rest = bytes_.subspan(position_);
+    const auto end = std::find(rest.begin(), rest.end(), std::byte{'\n'});
+    std::string result = text(static_cast<std::size_t>(end - rest.begin()));
+    take(1);
+    return result;
+  }
+
+  PickleValue& at(PickleIndex index) { return pickle_.values[index]; }
+
+  void push(PickleKind kind, std::int64_t integer = 0, std::string value_text = {},
+            std::vector<PickleIndex> items = {}) {
+    if (pickle_.values.size() == kMostValues) {
+      refuse(fmt::format("holds more than {} values", kMostValues));
+    }
+    count_items(items.size());
+    stack_.push_back(static_cast<PickleIndex>(pickle_.values.size()));
+    pickle_.values.push_back({kind, integer, std::move(value_text), std::move(items)});
+  }
+
+  void count_items(std::size_t more) {
+    if (more > kMostPickleItems - items_) {
+      refuse(fmt::format("holds more than {} items in tuples, lists and dictionaries",
+                         kMostPickleItems));
+    }
+    items_ += more;
+  }
+
+  // Above the last mark.
+  std::size_t available() const { return stack_.size() - (marks_.empty() ? 0 : marks_.back()); }
+
+  PickleIndex top() const {
+    if (available() == 0) {
+      refuse("takes a value where there is none");
+    }
+    return stack_.back();
+  }
+
+  PickleIndex pop() {
+    const PickleIndex index = top();
+    stack_.pop_back();
+    return index;
+  }
+
+  std::vector<PickleIndex> pop_last(std::size_t count) {
+    if (available() < count) {
+      refuse("takes a value where there is none");
+    }
+    const std::vector<PickleIndex> items(stack_.end() - static_cast<std::ptrdiff_t>(count),
+                                         stack_.end());
+    stack_.resize(stack_.size() - count);
+    return items;
+  }
+
+  std::vector<PickleIndex> pop_to_mark() {
+    if (marks_.empty()) {
+      refuse("goes back to a mark where there is none");
+    }
+    std::vector<PickleIndex> items = pop_last(available());
+    marks_.pop_back();
+    return items;
+  }
+
+  void push_tuple(std::vector<PickleIndex> items) {
+    push(PickleKind::kTuple, 0, {}, std::move(items));
+  }
+
+  void extend(PickleKind kind, const std::vector<PickleIndex>& items) {
+    PickleValue& target = at(top());
+    if (target.kind != kind || (kind == PickleKind::kDictionary && items.size() % 2 != 0)) {
+      refuse("adds to something that is no list or dictionary");
+    }
+    count_items(items.size());
+    target.items.insert(target.items.end(), items.begin(), items.end());
+  }
+
+  void push_large_or_integer() {
+    const std::string digits = text(byte());
+    if (digits.size() > sizeof(std::int64_t)) {
+      push(PickleKind::kLargeInteger, 0, digits);
+      return;
+    }
+    const bool is_negative = !digits.empty() && (static_cast<std::uint8_t>(digits.back()) & 0x80);
+    std::int64_t value = is_negative ? -1 : 0;
+    std::memcpy(&value, digits.data(), digits.size());
+    push(PickleKind::kInteger, value);
+  }
+
+  void push_global(const std::string& module, const std::string& global_name) {
+    std::string full = module + "." + global_name;
+    if (std::find(std::begin(kGlobals), std::end(kGlobals), full) != std::end(kGlobals)) {
+      push(PickleKind::kGlobal, 0, std::move(full));
+      return;
+    }
+    if (module == "torch" && global_name.ends_with("Storage")) {
+      refuse(
+          fmt::format("holds numbers of the kind {}; float32, float64, float16 and bfloat16 are "
+                      "read",
+                      printable(full)));
+    }
+    refuse_code(fmt::format("asks for {}", printable(full)));
+  }
+
+  void stack_global() {
+    const std::vector<PickleIndex> names = pop_last(2);
+    const PickleValue& module = at(names[0]);
+    const PickleValue& global_name = at(names[1]);
+    if (module.kind != PickleKind::kText || global_name.kind != PickleKind::kText) {
+      refuse("names a global by something that is no text");
+    }
+    push_global(std::string(module.text), std::string(global_name.text));
+  }
+
+  void reduce() {
+    const PickleIndex arguments_index = pop();
+    const PickleValue& function = at(pop());
+    if (function.kind != PickleKind::kGlobal) {
+      refuse("calls something that is no function");
+    }
+    if (at(arguments_index).kind != PickleKind::kTuple) {
+      refuse("calls a function with something that is no tuple");
+    }
+    const std::vector<PickleIndex>& arguments = at(arguments_index).items;
+    if (function.text == kOrderedDict && arguments.empty()) {
+      push(PickleKind::kDictionary);
+    } else if (function.text == kRebuildTensor) {
+      push(PickleKind::kTensor, 0, {}, arguments);
+    } else if (function.text == kRebuildParameter && !arguments.empty() &&
+               at(arguments[0]).kind == PickleKind::kTensor) {
+      stack_.push_back(arguments[0]);
+    } else {
+      refuse(fmt::format("calls {} with arguments of a wrong kind", function.text));
+    }
+  }
+
+  void put(std::uint32_t slot) { memo_[slot] = top(); }
+
+  void get(std::uint32_t slot) {
+    const auto found = memo_.find(slot);
+    if (found == memo_.end()) {
+      refuse(fmt::format("uses value {} before it is there", slot));
+    }
+    stack_.push_back(found->second);
+  }
+
+  void step(std::uint8_t opcode) {
+    switch (opcode) {
+      case kMark:
+        marks_.push_back(stack_.size());
+        return;
+      case kNone:
+        return push(PickleKind::kNone);
+      case kNewTrue:
+      case kNewFalse:
+        return push(PickleKind::kBoolean, opcode == kNewTrue ? 1 : 0);
+      case kBinInt:
+        return push(PickleKind::kInteger, number<std::int32_t>());
+      case kBinInt1:
+        return push(PickleKind::kInteger, byte());
+      case kBinInt2:
+        return push(PickleKind::kInteger, number<std::uint16_t>());
+      case kLong1:
+        return push_large_or_integer();
+      case kBinFloat:
+        take(sizeof(double));  // no reader asks for its value
+        return push(PickleKind::kReal);
+      case kBinUnicode:
+        return push(PickleKind::kText, 0, text(number<std::uint32_t>()));
+      case kShortBinUnicode:
+        return push(PickleKind::kText, 0, text(byte()));
+      case kEmptyTuple:
+        return push_tuple({});
+      case kTuple1:
+      case kTuple2:
+      case kTuple3:
+        return push_tuple(pop_last(static_cast<std::size_t>(opcode - kTuple1 + 1)));
+      case kTuple:
+        return push_tuple(pop_to_mark());
+      case kEmptyList:
+        return push(PickleKind::kList);
+      case kAppend:
+        return extend(PickleKind::kList, pop_last(1));
+      case kAppends:
+        return extend(PickleKind::kList, pop_to_mark());
+      case kEmptyDict:
+        return push(PickleKind::kDictionary);
+      case kSetItem:
+        return extend(PickleKind::kDictionary, pop_last(2));
+      case kSetItems:
+        return extend(PickleKind::kDictionary, pop_to_mark());
+      case kBinPut:
+        return put(byte());
+      case kLongBinPut:
+        return put(number<std::uint32_t>());
+      case kMemoize:
+        return put(static_cast<std::uint32_t>(memo_.size()));
+      case kBinGet:
+        return get(byte());
+      case kLongBinGet:
+        return get(number<std::uint32_t>());
+      case kFrame:
+        take(sizeof(std::uint64_t));  // a hint for buffered readers
+        return;
+      case kGlobal: {
+        const std::string module = line();
+        return push_global(module, line());
+      }
+      case kStackGlobal:
+        return stack_global();
+      case kReduce:
+        return reduce();
+      case kBinPersId: {
+        const PickleIndex tuple = pop();
+        if (at(tuple).kind != PickleKind::kTuple) {
+          refuse("names a storage by something that is no tuple");
+        }
+        return push(PickleKind::kStorage, 0, {}, at(tuple).items);
+      }
+      default:
+        refuse_opcode(opcode);
+    }
+  }
+
+  [[noreturn]] void refuse_opcode(std::uint8_t opcode) const {
+    for (const CodeOpcode& known : kCodeOpcodes) {
+      if (known.code == opcode) {
+        refuse_code(fmt::format("uses the opcode {}", known.name));
+      }
+    }
+    refuse(fmt::format("uses the opcode {:#04x}, which torch.save needs for no tensor", opcode));
+  }
+
+  std::span<const std::byte> bytes_;
+  const std::string& name_;
+  std::size_t position_ = 0;
+  std::size_t items_ = 0;  // of all values
+  Pickle pickle_;
+  std::vector<PickleIndex> stack_;
+  std::vector<std::size_t> marks_;  // sizes of the stack
+  std::map<std::uint32_t, PickleIndex> memo_;
+};
+
+}  // namespace
+
+Pickle read_pickle(std::span<const std::byte> bytes, const std::string& name) {
+  return Interpreter(bytes, name).run();
+}
+
+}  // namespace bipo

@@ -1,0 +1,301 @@
+#include "experiments/generation/generation.hpp"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace bipo {
+namespace {
+
+// Rows of a cache that belong to one sequence, and how many of them are in use.
+struct Region {
+  Range rows;
+  std::int64_t used = 0;
+  std::vector<Range> context;  // rows of other regions that stand before it
+
+  // The sequence's next `count` rows, as rows `first`... of a batch.
+  CachedPart extend(std::int64_t first, std::int64_t count) {
+    used += count;
+    return {{first, first + count}, {rows.begin, rows.begin + used}, context};
+  }
+
+  // A row that stands for a text that has ended: it sees itself alone.
+  CachedPart idle(std::int64_t row) const {
+    return {{row, row + 1}, {rows.begin, rows.begin + 1}, {}};
+  }
+};
+
+bool contains(const std::vector<TokenId>& tokens, TokenId token) {
+  return std::find(tokens.begin(), tokens.end(), token) != tokens.end();
+}
+
+class Batch {
+ public:
+  Batch(const Decoder& decoder, const SteeringVectors& vectors,
+        const std::vector<NumberedPrompt>& prompts, const GenerationSettings& settings,
+        const GenerationHooks& hooks)
+      : decoder_(decoder),
+        vectors_(vectors),
+        prompts_(prompts),
+        settings_(settings),
+        hooks_(hooks),
+        layers_(vectors.layers()),
+        texts_(prompts.size() * settings.multipliers.size()) {
+    const std::int64_t blocks = decoder.config().blocks;
+    const bool shares_all = settings.positions == SteeredPositions::kAnswer || layers_.empty();
+    shared_ = {0, shares_all ? blocks : layers_.front() + 1};
+    own_ = {shared_.end, blocks};
+    lay_out();
+  }
+
+  std::optional<std::vector<GeneratedText>> run() {
+    choose_tokens(run_prompts(), 0);
+    for (std::int64_t step = 1; !is_done(); ++step) {
+      if (hooks_.stops()) {
+        return std::nullopt;
+      }
+      choose_tokens(run_step(), step);
+    }
+    return std::move(texts_);
+  }
+
+ private:
+  std::int64_t settings() const { return static_cast<std::int64_t>(settings_.multipliers.size()); }
+  std::int64_t rows() const { return static_cast<std::int64_t>(texts_.size()); }
+
+  at::TensorOptions residual_options() const {
+    return at::TensorOptions().dtype(decoder_.residual_type()).device(decoder_.device());
+  }
+
+  void lay_out() {
+    std::int64_t shared_rows = 0;
+    std::int64_t own_rows = 0;
+    for (const NumberedPrompt& prompt : prompts_) {
+      const auto length = static_cast<std::int64_t>(prompt.tokens.size());
+      const std::int64_t limit =
+          std::min(settings_.max_new_tokens, decoder_.config().context - length);
+      const auto take = [](std::int64_t& next, std::int64_t count) {
+        next += count;
+        return Range{next - count, next};
+      };
+      // Prompt and text are regions of their own in both caches: what is summed over them is then
+      // summed alike, wherever the vectors stand.
+      prompt_regions_.push_back({take(shared_rows, length), 0, {}});
+      for (std::int64_t s = 0; s < settings(); ++s) {
+        limits_.push_back(limit);
+        shared_regions_.push_back({take(shared_rows, limit), 0, {prompt_regions_.back().rows}});
+        own_prompt_regions_.push_back({take(own_rows, length), 0, {}});
+        own_regions_.push_back({take(own_rows, limit), 0, {own_prompt_regions_.back().rows}});
+      }
+    }
+    shared_cache_ = decoder_.make_cache(shared_, shared_rows);
+    own_cache_ = decoder_.make_cache(own_, own_rows);
+    std::vector<at::Tensor> columns;
+    for (const std::vector<double>& multipliers : settings_.multipliers) {
+      columns.push_back(at::tensor(multipliers, at::kDouble).unsqueeze(1));
+    }
+    by_setting_ = at::cat(columns, 1).to(residual_options());
+    coefficients_ = by_setting_.repeat({1, static_cast<std::int64_t>(prompts_.size())});
+  }
+
+  // Blocks with the vectors that stand among them.
+  at::Tensor run_steered(at::Tensor h, Range blocks, const CachedLayout& layout,
+                         const KeyValueCache& cache, const at::Tensor& coefficients) const {
+    std::int64_t next = blocks.begin;
+    for (const std::int64_t layer : layers_) {
+      if (layer >= blocks.begin && layer < blocks.end) {
+        h = decoder_.run_cached(h, {next, layer + 1}, layout, cache);
+        h = vectors_.add(h, layer, coefficients);
+        next = layer + 1;
+      }
+    }
+    return decoder_.run_cached(h, {next, blocks.end}, layout, cache);
+  }
+
+  // The last block's output at the last row of every sequence, [P S, D].
+  at::Tensor run_prompts() {
+    std::vector<at::Tensor> last;
+    for (std::size_t p = 0; p < prompts_.size(); ++p) {
+      const std::vector<TokenId>& tokens = prompts_[p].tokens;
+      const auto length = static_cast<std::int64_t>(tokens.size());
+      const at::Tensor ids = at::tensor(tokens, at::kLong).to(decoder_.device());
+      const CachedLayout layout = decoder_.cached_layout({prompt_regions_[p].extend(0, length)});
+      const at::Tensor h = decoder_.run_cached(decoder_.embed(ids), shared_, layout, shared_cache_);
+      for (std::int64_t s = 0; s < settings(); ++s) {
+        const std::size_t row = p * settings_.multipliers.size() + static_cast<std::size_t>(s);
+        last.push_back(run_own(h, row, by_setting_.select(1, s)).narrow(0, length - 1, 1));
+      }
+    }
+    return at::cat(last);
+  }
+
+  // The rest of the model for the rows of one prompt at one setting.
+  at::Tensor run_own(const at::Tensor& h, std::size_t row, const at::Tensor& multipliers) {
+    if (own_.size() == 0 && settings_.positions == SteeredPositions::kAnswer) {
+      return h;
+    }
+    const std::int64_t length = h.size(0);
+    const at::Tensor coefficients = multipliers.unsqueeze(1).expand({-1, length});
+    const at::Tensor steered = layers_.empty() ? h : vectors_.add(h, layers_.front(), coefficients);
+    if (own_.size() == 0) {
+      return steered;
+    }
+    const CachedLayout layout =
+        decoder_.cached_layout({own_prompt_regions_[row].extend(0, length)});
+    return run_steered(steered, own_, layout, own_cache_, coefficients);
+  }
+
+  // The same after one token more of every text.
+  at::Tensor run_step() {
+    std::vector<std::int64_t> ids;
+    std::vector<CachedPart> shared_parts;
+    std::vector<CachedPart> own_parts;
+    for (std::int64_t row = 0; row < rows(); ++row) {
+      const auto r = static_cast<std::size_t>(row);
+      const bool goes_on = !ended(r);
+      ids.push_back(goes_on ? texts_[r].tokens.back() : 0);
+      shared_parts.push_back(goes_on ? shared_regions_[r].extend(row, 1)
+                                     : shared_regions_[r].idle(row));
+      if (own_.size() > 0) {
+        own_parts.push_back(goes_on ? own_regions_[r].extend(row, 1) : own_regions_[r].idle(row));
+      }
+    }
+    const at::Tensor embedded = decoder_.embed(at::tensor(ids, at::kLong).to(decoder_.device()));
+    const at::Tensor h = run_steered(embedded, shared_, decoder_.cached_layout(shared_parts),
+                                     shared_cache_, coefficients_);
+    return own_.size() == 0
+               ? h
+               : run_steered(h, own_, decoder_.cached_layout(own_parts), own_cache_, coefficients_);
+  }
+
+  bool ended(std::size_t row) const {
+    return texts_[row].stopped ||
+           static_cast<std::int64_t>(texts_[row].tokens.size()) >= limits_[row];
+  }
+
+  bool is_done() const {
+    for (std::size_t row = 0; row < texts_.size(); ++row) {
+      if (!ended(row)) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  // Every tp rank has the same logits and chooses the same tokens.
+  void choose_tokens(const at::Tensor& output, std::int64_t step) {
+    const at::Tensor logits = decoder_.next_token_logits(output).to(at::kCPU, at::kFloat);
+    const at::Tensor normalisers = at::logsumexp(logits, {1});
+    std::vector<TokenId> chosen(texts_.size());
+    at::parallel_for(0, rows(), 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t row = begin; row < end; ++row) {
+        if (!ended(static_cast<std::size_t>(row))) {
+          const auto& prompt = prompts_[static_cast<std::size_t>(row / settings())];
+          chosen[static_cast<std::size_t>(row)] = sample_token(
+              {logits.const_data_ptr<float>() + row * logits.size(1),
+               static_cast<std::size_t>(logits.size(1))},
+              settings_.sampling,
+              {static_cast<std::uint32_t>(prompt.number),
+               static_cast<std::uint32_t>(row % settings()), static_cast<std::uint32_t>(step)});
+        }
+      }
+    });
+    for (std::int64_t row = 0; row < rows(); ++row) {
+      const auto r = static_cast<std::size_t>(row);
+      if (ended(r)) {
+        continue;
+      }
+      const TokenId token = chosen[r];
+      if (contains(settings_.stop_tokens, token)) {
+        texts_[r].stopped = true;
+        continue;
+      }
+      texts_[r].tokens.push_back(token);
+      texts_[r].log_prob += double{logits.const_data_ptr<float>()[row * logits.size(1) + token]} -
+                            normalisers.const_data_ptr<float>()[row];
+      hooks_.on_token(row / settings(), row % settings(), token);
+    }
+  }
+
+  const Decoder& decoder_;
+  const SteeringVectors& vectors_;
+  const std::vector<NumberedPrompt>& prompts_;
+  const GenerationSettings& settings_;
+  const GenerationHooks& hooks_;
+  std::vector<std::int64_t> layers_;        // steered, ascending
+  Range shared_;                            // blocks that treat a prompt alike at every setting
+  Range own_;                               // the others
+  std::vector<std::int64_t> limits_;        // [P S] tokens of a text
+  std::vector<Region> prompt_regions_;      // [P] of the shared cache
+  std::vector<Region> shared_regions_;      // [P S] of it: what follows the prompt
+  std::vector<Region> own_prompt_regions_;  // [P S] of the other cache
+  std::vector<Region> own_regions_;         // [P S] of it: what follows the prompt
+  KeyValueCache shared_cache_;
+  KeyValueCache own_cache_;
+  at::Tensor by_setting_;             // [M, S]
+  at::Tensor coefficients_;           // [M, P S]
+  std::vector<GeneratedText> texts_;  // [P S]
+};
+
+}  // namespace
+
+std::optional<std::vector<GeneratedText>> generate_batch(const Decoder& decoder,
+                                                         const SteeringVectors& vectors,
+                                                         const std::vector<NumberedPrompt>& prompts,
+                                                         const GenerationSettings& settings,
+                                                         const GenerationHooks& hooks) {
+  const at::NoGradGuard no_grad;
+  return Batch(decoder, vectors, prompts, settings, hooks).run();
+}
+
+std::uint64_t generation_cache_bytes(const ModelConfig& config, const Topology& topology,
+                                     std::int64_t prompts, std::int64_t prompt_tokens,
+                                     const GenerationSettings& settings) {
+  const auto count = static_cast<std::int64_t>(settings.multipliers.size());
+  const std::int64_t rows = count * (prompt_tokens + prompts * settings.max_new_tokens);
+  return static_cast<std::uint64_t>(rows * config.blocks) *
+         Decoder::cache_bytes_per_row(config, topology.tp(), topology.tp_rank());
+}
+
+std::vector<GeneratedText> gather_texts(const std::vector<GeneratedText>& mine,
+                                        std::int64_t max_new_tokens, at::Device device,
+                                        Communicator& dp) {
+  // Replicas exchange tables of one size: every text takes a row of counts, flags and tokens.
+  at::Tensor most = at::tensor({static_cast<std::int64_t>(mine.size())}, at::kLong).to(device);
+  dp.all_reduce(most, ReduceOp::kMax);
+  const std::int64_t rows = most.item<std::int64_t>();
+  const at::Tensor table = at::zeros({rows, max_new_tokens + 3}, at::kLong);
+  const at::Tensor log_probs = at::zeros({rows}, at::kDouble);
+  auto cell = table.accessor<std::int64_t, 2>();
+  for (std::size_t i = 0; i < mine.size(); ++i) {
+    const auto row = static_cast<std::int64_t>(i);
+    cell[row][0] = 1;
+    cell[row][1] = mine[i].stopped ? 1 : 0;
+    cell[row][2] = static_cast<std::int64_t>(mine[i].tokens.size());
+    for (std::size_t t = 0; t < mine[i].tokens.size(); ++t) {
+      cell[row][3 + static_cast<std::int64_t>(t)] = mine[i].tokens[t];
+    }
+    log_probs.mutable_data_ptr<double>()[row] = mine[i].log_prob;
+  }
+  const at::Tensor tables = dp.all_gather(table.to(device)).cpu();
+  const at::Tensor all_log_probs = dp.all_gather(log_probs.to(device)).cpu();
+  std::vector<GeneratedText> texts;
+  const auto all = tables.accessor<std::int64_t, 3>();
+  const auto sums = all_log_probs.accessor<double, 2>();
+  for (std::int64_t replica = 0; replica < tables.size(0); ++replica) {
+    for (std::int64_t row = 0; row < rows && all[replica][row][0] == 1; ++row) {
+      GeneratedText& text = texts.emplace_back();
+      text.stopped = all[replica][row][1] == 1;
+      text.log_prob = sums[replica][row];
+      for (std::int64_t t = 0; t < all[replica][row][2]; ++t) {
+        text.tokens.push_back(static_cast<TokenId>(all[replica][row][3 + t]));
+      }
+    }
+  }
+  return texts;
+}
+
+}  // namespace bipo

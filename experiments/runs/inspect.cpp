@@ -1,0 +1,218 @@
+// A run file as text for a terminal.
+#include "experiments/runs/inspect.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <ostream>
+#include <string>
+#include <utility>
+
+#include "trainer/records/vector_norm.hpp"
+
+namespace bipo {
+namespace {
+
+// Every row has as many cells as the first, which holds the headings.
+using TextTable = std::vector<std::vector<std::string>>;
+
+std::vector<std::size_t> column_widths(const TextTable& table) {
+  std::vector<std::size_t> widths(table.front().size(), 0);
+  for (const auto& row : table) {
+    for (std::size_t column = 0; column < row.size(); ++column) {
+      widths[column] = std::max(widths[column], row[column].size());
+    }
+  }
+  return widths;
+}
+
+// Right-aligned, so that digits stand under digits.
+void print_table(std::ostream& out, const TextTable& table) {
+  const std::vector<std::size_t> widths = column_widths(table);
+  for (const auto& row : table) {
+    for (std::size_t column = 0; column < row.size(); ++column) {
+      out << fmt::format("  {:>{}}", row[column], widths[column]);
+    }
+    out << '\n';
+  }
+}
+
+using Settings = std::vector<std::pair<std::string, std::string>>;
+
+std::size_t name_width(const Settings& settings) {
+  std::size_t width = 0;
+  for (const auto& [name, value] : settings) {
+    width = std::max(width, name.size());
+  }
+  return width;
+}
+
+void print_settings(std::ostream& out, const Settings& settings) {
+  const std::size_t width = name_width(settings);
+  for (const auto& [name, value] : settings) {
+    out << fmt::format("  {:<{}}  {}\n", name, width, value);
+  }
+}
+
+// Short values side by side, filled down the left column first; a long one gets a line of its own.
+void print_settings_in_two_columns(std::ostream& out, const Settings& settings) {
+  constexpr std::size_t kShortValue = 24;
+  Settings beside;
+  Settings below;
+  for (const auto& setting : settings) {
+    (setting.second.size() <= kShortValue ? beside : below).push_back(setting);
+  }
+  const std::size_t width = name_width(settings);
+  const std::size_t lines = (beside.size() + 1) / 2;
+  for (std::size_t line = 0; line < lines; ++line) {
+    const auto& [name, value] = beside[line];
+    if (line + lines < beside.size()) {
+      const auto& [right_name, right_value] = beside[line + lines];
+      out << fmt::format("  {:<{}}  {:<{}}  {:<{}}  {}\n", name, width, value, kShortValue,
+                         right_name, width, right_value);
+    } else {
+      out << fmt::format("  {:<{}}  {}\n", name, width, value);
+    }
+  }
+  for (const auto& [name, value] : below) {
+    out << fmt::format("  {:<{}}  {}\n", name, width, value);
+  }
+}
+
+// Control characters of a text that came from a file must not steer the terminal: JSON escapes
+// them.
+std::string printable(const std::string& text) {
+  const std::string quoted =
+      nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  const bool is_plain = quoted.size() == text.size() + 2;
+  return is_plain ? text : quoted;
+}
+
+std::string setting_text(const nlohmann::ordered_json& value) {
+  const bool shows_by_itself = value.is_string() && !value.get<std::string>().empty();
+  return shows_by_itself ? printable(value.get<std::string>()) : value.dump();
+}
+
+Settings config_settings(const std::string& config) {
+  const auto values = nlohmann::ordered_json::parse(config);
+  Settings settings;
+  for (const auto& [name, value] : values.items()) {
+    settings.emplace_back(printable(name), setting_text(value));
+  }
+  return settings;
+}
+
+std::string percent(double share) {
+  return fmt::format("{:.1f}%", 100 * share);
+}
+
+void print_run_attributes(std::ostream& out, const RunAttributes& run) {
+  print_settings(out, {{"model", printable(run.model)},
+                       {"layer", fmt::format("{} (hidden size {})", run.layer, run.hidden_size)},
+                       {"status", to_string(run.status)},
+                       {"created", printable(run.created_utc)},
+                       {"program", printable(fmt::format("bipo-dist {} ({})", run.program_version,
+                                                         run.git_commit))},
+                       {"ranks", fmt::format("{} = dp {} x tp {}", run.world_size, run.dp, run.tp)},
+                       {"backend", printable(fmt::format("{}, {}", run.backend, run.dtype))},
+                       {"hosts", printable(run.hosts)}});
+}
+
+std::string rate(double tokens, double seconds) {
+  return seconds > 0 ? fmt::format("{:.1f}", tokens / seconds) : "-";
+}
+
+void print_progress(std::ostream& out, const RunRecord& record) {
+  double seconds = 0;
+  double tokens = 0;
+  for (const StepRow& row : record.steps) {
+    seconds += row.seconds;
+    tokens += row.tokens;
+  }
+  const Settings settings = {
+      {"checkpoint", fmt::format("{} steps done", record.checkpoint.step)},
+      {"steps logged", fmt::format("{}", record.steps.size())},
+      {"epochs begun",
+       record.steps.empty() ? "0" : fmt::format("{}", record.steps.back().epoch + 1)},
+      {"time in steps", fmt::format("{:.1f} s", seconds)},
+      {"tokens/s", rate(tokens, seconds)},
+  };
+  print_settings(out, settings);
+}
+
+std::vector<std::string> step_cells(const StepRow& row) {
+  return {fmt::format("{}", row.step),          fmt::format("{}", row.epoch),
+          fmt::format("{:.4e}", row.lr),        fmt::format("{:.4f}", row.loss),
+          fmt::format("{:.4f}", row.margin),    percent(row.accuracy),
+          fmt::format("{:.4f}", row.grad_norm), fmt::format("{:.4f}", row.vector_norm)};
+}
+
+// A direction that was extracted is complete without any step.
+void print_none(std::ostream& out, const RunRecord& record) {
+  out << (record.attributes.status == RunStatus::kComplete ? "  none\n" : "  none yet\n");
+}
+
+void print_first_and_last_step(std::ostream& out, const RunRecord& record) {
+  const std::vector<StepRow>& steps = record.steps;
+  if (steps.empty()) {
+    print_none(out, record);
+    return;
+  }
+  TextTable table = {{"step", "epoch", "lr", "loss", "margin", "accuracy", "grad norm", "|v|"},
+                     step_cells(steps.front())};
+  if (steps.size() > 1) {
+    table.push_back(step_cells(steps.back()));
+  }
+  print_table(out, table);
+}
+
+void print_vectors(std::ostream& out, const RunRecord& record) {
+  if (record.vectors.empty()) {
+    print_none(out, record);
+    return;
+  }
+  TextTable table = {{"row", "epoch", "steps done", "|v|"}};
+  for (const SavedVector& saved : record.vectors) {
+    table.push_back({fmt::format("{}", table.size() - 1), fmt::format("{}", saved.epoch),
+                     fmt::format("{}", saved.step),
+                     fmt::format("{:.4f}", vector_norm(saved.value))});
+  }
+  print_table(out, table);
+}
+
+void print_evals(std::ostream& out, const RunRecord& record) {
+  if (record.evals.empty()) {
+    print_none(out, record);
+    return;
+  }
+  TextTable table = {{"epoch", "steps done", "multiplier", "pairs", "accuracy", "margin", "loss",
+                      "chosen logp", "rejected logp"}};
+  for (const EvalRow& row : record.evals) {
+    table.push_back({fmt::format("{}", row.epoch), fmt::format("{}", row.step),
+                     fmt::format("{:g}", row.multiplier), fmt::format("{:g}", row.pairs),
+                     percent(row.accuracy), fmt::format("{:.4f}", row.margin),
+                     fmt::format("{:.4f}", row.loss), fmt::format("{:.3f}", row.chosen_logp),
+                     fmt::format("{:.3f}", row.rejected_logp)});
+  }
+  print_table(out, table);
+}
+
+}  // namespace
+
+void print_run(std::ostream& out, const RunRecord& record) {
+  out << "Run\n";
+  print_run_attributes(out, record.attributes);
+  out << "\nSettings\n";
+  print_settings_in_two_columns(out, config_settings(record.attributes.config));
+  out << "\nProgress\n";
+  print_progress(out, record);
+  out << "\nFirst and last step (loss and margin in nats)\n";
+  print_first_and_last_step(out, record);
+  out << "\nVectors\n";
+  print_vectors(out, record);
+  out << "\nHeld-out pairs (margin and loss in nats)\n";
+  print_evals(out, record);
+}
+
+}  // namespace bipo

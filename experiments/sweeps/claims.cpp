@@ -1,0 +1,488 @@
+// Who works on what in a directory that several jobs share.
+#include "experiments/sweeps/claims.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <condition_variable>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <random>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "collectives/foundation/errors.hpp"
+#include "experiments/files/process_identity.hpp"
+#include "experiments/files/utc_time.hpp"
+
+namespace bipo {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Time since 1970 by whatever clock made it.
+using FileTime = std::chrono::nanoseconds;
+
+constexpr std::string_view kClaimSuffix = ".json";
+constexpr std::string_view kTempSuffix = ".tmp";
+
+[[noreturn]] void throw_failure(const fs::path& path, const char* call, int code) {
+  throw EnvironmentError(fmt::format("claim {}: {} failed: {}", path.string(), call,
+                                     std::generic_category().message(code)));
+}
+
+// A claim file as it was read.
+struct FoundClaim {
+  std::int64_t generation = 0;
+  FileTime renewed{};
+  std::string text;
+};
+
+// What an intact claim file says.
+struct ClaimContent {
+  std::string owner;
+  ProcessIdentity process;
+  bool is_released = false;
+};
+
+std::string random_owner() {
+  std::random_device source;
+  std::string owner;
+  for (int word = 0; word < 4; ++word) {
+    owner += fmt::format("{:08x}", source());
+  }
+  return owner;
+}
+
+// Both variants are of one length, so that one can be written over the other in place.
+std::string claim_text(const std::string& owner, const ProcessIdentity& process,
+                       const std::string& utc, bool is_released) {
+  nlohmann::ordered_json json;
+  json["owner"] = owner;
+  json["host"] = process.host;
+  json["boot_id"] = process.boot_id;
+  json["pid_namespace"] = process.pid_namespace;
+  json["pid"] = process.pid;
+  json["start_time"] = process.start_time;
+  json["utc"] = utc;
+  json["released"] = is_released;
+  constexpr auto replace_bad_utf8 = nlohmann::ordered_json::error_handler_t::replace;
+  return fmt::format("{}{}\n", json.dump(-1, ' ', false, replace_bad_utf8), is_released ? " " : "");
+}
+
+// None for a text that no claim has: a crash of the file system's host can leave anything.
+std::optional<ClaimContent> parse_claim(const std::string& text) {
+  try {
+    const auto json = nlohmann::json::parse(text);
+    ClaimContent content;
+    content.owner = json.at("owner").get<std::string>();
+    content.process.host = json.at("host").get<std::string>();
+    content.process.boot_id = json.at("boot_id").get<std::string>();
+    content.process.pid_namespace = json.at("pid_namespace").get<std::string>();
+    content.process.pid = json.at("pid").get<std::int64_t>();
+    content.process.start_time = json.at("start_time").get<std::uint64_t>();
+    content.is_released = json.at("released").get<bool>();
+    return content;
+  } catch (const nlohmann::json::exception&) {
+    return std::nullopt;
+  }
+}
+
+fs::path claims_directory(const fs::path& directory) {
+  return directory / "claims";
+}
+
+fs::path claim_path(const fs::path& claims, const std::string& name, std::int64_t generation) {
+  return claims / fmt::format("{}.{}{}", name, generation, kClaimSuffix);
+}
+
+// The generation of NAME that a file of this name holds, if any.
+std::optional<std::int64_t> generation_of(std::string_view file, const std::string& name) {
+  const std::string prefix = name + '.';
+  if (file.size() <= prefix.size() + kClaimSuffix.size() || !file.starts_with(prefix) ||
+      !file.ends_with(kClaimSuffix)) {
+    return std::nullopt;
+  }
+  file.remove_prefix(prefix.size());
+  file.remove_suffix(kClaimSuffix.size());
+  std::int64_t generation = 0;
+  const auto [stop, error] = std::from_chars(file.data(), file.data() + file.size(), generation);
+  const bool is_whole = error == std::errc() && stop == file.data() + file.size();
+  return is_whole && generation > 0 ? std::optional(generation) : std::nullopt;
+}
+
+std::vector<std::string> list_files(const fs::path& claims) {
+  std::vector<std::string> files;
+  std::error_code error;
+  fs::directory_iterator entry(claims, error);
+  for (; !error && entry != fs::directory_iterator(); entry.increment(error)) {
+    files.push_back(entry->path().filename().string());
+  }
+  if (error && error != std::errc::no_such_file_or_directory) {
+    throw_failure(claims, "listing the directory", error.value());
+  }
+  return files;
+}
+
+// Ascending.
+std::vector<std::int64_t> list_generations(const fs::path& claims, const std::string& name) {
+  std::vector<std::int64_t> generations;
+  for (const std::string& file : list_files(claims)) {
+    if (const auto generation = generation_of(file, name)) {
+      generations.push_back(*generation);
+    }
+  }
+  std::sort(generations.begin(), generations.end());
+  return generations;
+}
+
+FileTime modification_time(const struct stat& status) {
+  return std::chrono::seconds(status.st_mtim.tv_sec) +
+         std::chrono::nanoseconds(status.st_mtim.tv_nsec);
+}
+
+std::string read_whole(int fd, const fs::path& path) {
+  constexpr std::size_t kMostBytes = 64 * 1024;  // no claim is nearly as long
+  std::string text;
+  std::array<char, 4096> part{};
+  while (text.size() < kMostBytes) {
+    const ssize_t size = ::read(fd, part.data(), part.size());
+    if (size < 0 && errno != EINTR) {
+      throw_failure(path, "read", errno);
+    }
+    if (size == 0) {
+      break;
+    }
+    text.append(part.data(), static_cast<std::size_t>(std::max<ssize_t>(size, 0)));
+  }
+  return text;
+}
+
+// None where the file is gone.  Opening it makes an NFS client ask the server for its age.
+std::optional<FoundClaim> read_generation(const fs::path& claims, const std::string& name,
+                                          std::int64_t generation) {
+  const fs::path path = claim_path(claims, name, generation);
+  const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!file.is_open() && (errno == ENOENT || errno == ESTALE)) {
+    return std::nullopt;
+  }
+  if (!file.is_open()) {
+    throw_failure(path, "open", errno);
+  }
+  struct stat status {};
+  if (::fstat(file.get(), &status) != 0) {
+    throw_failure(path, "fstat", errno);
+  }
+  return FoundClaim{generation, modification_time(status), read_whole(file.get(), path)};
+}
+
+std::optional<FoundClaim> newest_claim(const fs::path& claims, const std::string& name) {
+  while (true) {
+    const auto generations = list_generations(claims, name);
+    if (generations.empty()) {
+      return std::nullopt;
+    }
+    if (auto found = read_generation(claims, name, generations.back())) {
+      return found;
+    }
+    // Its owner finished between the two looks.
+  }
+}
+
+// A file under a name that nobody else chooses, removed with the object.
+class TempFile {
+ public:
+  explicit TempFile(const fs::path& claims)
+      : path_(claims / fmt::format(".{}{}", random_owner(), kTempSuffix)),
+        file_(::open(path_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666)) {}
+  TempFile(const TempFile&) = delete;
+  TempFile& operator=(const TempFile&) = delete;
+  ~TempFile() {
+    if (is_open_) {
+      ::unlink(path_.c_str());
+    }
+  }
+
+  bool is_open() const { return is_open_; }
+  int fd() const { return file_.get(); }
+  const fs::path& path() const { return path_; }
+  FileDescriptor give_file() { return std::move(file_); }
+
+ private:
+  fs::path path_;
+  FileDescriptor file_;
+  bool is_open_ = file_.is_open();
+};
+
+// The present by the clock that dates the claims, as a file just touched shows it; this host's
+// clock where the directory takes no file.
+FileTime file_clock(const fs::path& claims) {
+  const TempFile probe(claims);
+  struct stat status {};
+  const bool is_touched =
+      probe.is_open() && ::futimens(probe.fd(), nullptr) == 0 && ::fstat(probe.fd(), &status) == 0;
+  return is_touched ? modification_time(status)
+                    : FileTime(std::chrono::system_clock::now().time_since_epoch());
+}
+
+// The newest claim and what is known of its owner.
+struct Holder {
+  std::optional<FoundClaim> newest;
+  Life life = Life::kUnknown;
+  bool is_live = false;
+};
+
+// A date far ahead is as bad as one far back: a live owner renews by the present clock.
+bool is_recent(FileTime renewed, FileTime now, std::chrono::milliseconds dead_after) {
+  return std::chrono::abs(now - renewed) <= dead_after;
+}
+
+Holder find_holder(const fs::path& claims, const std::string& name, const ClaimTimes& times) {
+  if (list_generations(claims, name).empty()) {
+    return {};
+  }
+  // Before the claim is read: being held up in between then makes it younger, not older.
+  const FileTime now = file_clock(claims);
+  Holder holder;
+  holder.newest = newest_claim(claims, name);
+  if (!holder.newest) {
+    return holder;
+  }
+  const auto content = parse_claim(holder.newest->text);
+  holder.life = content ? life_of(content->process) : Life::kUnknown;
+  holder.is_live = !(content && content->is_released) && holder.life != Life::kEnded &&
+                   is_recent(holder.newest->renewed, now, times.dead_after);
+  return holder;
+}
+
+void write_at_start(int fd, std::string_view text, const fs::path& path) {
+  off_t offset = 0;
+  while (!text.empty()) {
+    const ssize_t written = ::pwrite(fd, text.data(), text.size(), offset);
+    if (written < 0 && errno != EINTR) {
+      throw_failure(path, "pwrite", errno);
+    }
+    const ssize_t advance = std::max<ssize_t>(written, 0);
+    text.remove_prefix(static_cast<std::size_t>(advance));
+    offset += advance;
+  }
+  if (::fsync(fd) != 0) {
+    throw_failure(path, "fsync", errno);
+  }
+}
+
+// An NFS server may have made the link although its answer was lost: the file's links tell.
+bool has_second_name(int fd) {
+  struct stat status {};
+  return ::fstat(fd, &status) == 0 && status.st_nlink == 2;
+}
+
+// Creates the file at once with its whole content; closed when another was first.
+FileDescriptor create_claim(const fs::path& claims, const fs::path& path, const std::string& text) {
+  TempFile temp(claims);
+  if (!temp.is_open()) {
+    throw_failure(temp.path(), "creating the file", errno);
+  }
+  write_at_start(temp.fd(), text, temp.path());
+  if (::link(temp.path().c_str(), path.c_str()) == 0) {
+    return temp.give_file();
+  }
+  const int code = errno;
+  if (code == EEXIST && has_second_name(temp.fd())) {
+    return temp.give_file();
+  }
+  // ENOENT: somebody took the temp file for a leftover, so we were away for long.
+  if (code != EEXIST && code != ENOENT) {
+    throw_failure(path, "link", code);
+  }
+  return {};
+}
+
+// Whether the world is still as it was when the claim below ours was judged to be dead: its owner
+// may have been followed by others, who finished and made room for a claim that lives.
+bool still_follows(const fs::path& claims, const std::string& name, std::int64_t generation,
+                   const std::optional<FoundClaim>& judged) {
+  const auto generations = list_generations(claims, name);
+  if (generations.empty() || generations.back() != generation) {
+    return false;
+  }
+  if (!judged) {
+    return true;
+  }
+  const auto present = read_generation(claims, name, judged->generation);
+  return present && present->text == judged->text;
+}
+
+void remove_file(const fs::path& path) {
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT) {
+    throw_failure(path, "unlink", errno);
+  }
+}
+
+// What takers left that were killed in between.
+void remove_old_temps(const fs::path& claims, std::chrono::milliseconds dead_after) {
+  const FileTime now = file_clock(claims);
+  for (const std::string& file : list_files(claims)) {
+    struct stat status {};
+    const fs::path path = claims / file;
+    if (file.starts_with('.') && file.ends_with(kTempSuffix) &&
+        ::lstat(path.c_str(), &status) == 0 && now - modification_time(status) > dead_after) {
+      remove_file(path);
+    }
+  }
+}
+
+void require_file_name(const std::string& name) {
+  if (name.empty() || name.find('/') != std::string::npos || name.find('\0') != std::string::npos) {
+    throw BugError(fmt::format("a claim on '{}', which is no file name", name));
+  }
+}
+
+// Signals are the main thread's business: what it waits in must be interrupted by them.
+void block_signals() {
+  sigset_t all;
+  sigfillset(&all);
+  pthread_sigmask(SIG_BLOCK, &all, nullptr);
+}
+
+}  // namespace
+
+std::unique_ptr<Claim> Claim::take(const fs::path& directory, const std::string& name,
+                                   const ClaimTimes& times) {
+  require_file_name(name);
+  const fs::path claims = claims_directory(directory);
+  std::error_code error;
+  fs::create_directory(claims, error);
+  if (error) {
+    throw_failure(claims, "mkdir", error.value());
+  }
+  const Holder holder = find_holder(claims, name, times);
+  if (holder.is_live) {
+    return nullptr;
+  }
+  const std::int64_t generation = holder.newest ? holder.newest->generation + 1 : 1;
+  const fs::path path = claim_path(claims, name, generation);
+  const std::string owner = random_owner();
+  const std::string utc = utc_text();
+  const ProcessIdentity process = this_process();
+  FileDescriptor file = create_claim(claims, path, claim_text(owner, process, utc, false));
+  if (!file.is_open()) {
+    return nullptr;
+  }
+  if (!still_follows(claims, name, generation, holder.newest)) {
+    if (is_file_at(path, file)) {
+      remove_file(path);
+    }
+    return nullptr;
+  }
+  std::unique_ptr<Claim> claim(new Claim(claims, name, generation, owner,
+                                         claim_text(owner, process, utc, true), std::move(file),
+                                         times));
+  claim->start_renewing();
+  return claim;
+}
+
+Claim::Claim(fs::path claims, std::string name, std::int64_t generation, std::string owner,
+             std::string released_text, FileDescriptor file, const ClaimTimes& times)
+    : claims_(std::move(claims)),
+      name_(std::move(name)),
+      generation_(generation),
+      owner_(std::move(owner)),
+      released_text_(std::move(released_text)),
+      file_(std::move(file)),
+      times_(times) {
+}
+
+Claim::~Claim() {
+  try {
+    release();
+  } catch (const std::exception&) {
+    // Nobody could act on it here.
+  }
+}
+
+bool Claim::is_mine() const {
+  if (is_over_) {
+    return false;
+  }
+  const auto newest = newest_claim(claims_, name_);
+  const auto content = newest ? parse_claim(newest->text) : std::nullopt;
+  return content && content->owner == owner_;
+}
+
+void Claim::release() {
+  if (is_over_) {
+    return;
+  }
+  stop_renewing();
+  write_at_start(file_.get(), released_text_, claim_path(claims_, name_, generation_));
+  is_over_ = true;
+}
+
+void Claim::finish() {
+  stop_renewing();
+  if (!is_mine()) {
+    // A taker that came too late may stand above ours for a moment, and withdraw: what it leaves
+    // must not look alive.
+    release();
+    return;
+  }
+  // Our own goes last, so that until then no taker finds the name free.
+  for (const std::int64_t generation : list_generations(claims_, name_)) {
+    if (generation <= generation_) {
+      remove_file(claim_path(claims_, name_, generation));
+    }
+  }
+  is_over_ = true;
+  remove_old_temps(claims_, times_.dead_after);
+}
+
+void Claim::start_renewing() {
+  renewal_ = std::jthread([fd = file_.get(), every = times_.renew_every](std::stop_token stop) {
+    block_signals();
+    std::mutex mutex;
+    std::unique_lock lock(mutex);
+    std::condition_variable_any wake;
+    while (!wake.wait_for(lock, stop, every, [&] { return stop.stop_requested(); })) {
+      // A failure is made good at the next tick, or the claim dies.
+      ::futimens(fd, nullptr);
+    }
+  });
+}
+
+void Claim::stop_renewing() {
+  renewal_ = {};
+}
+
+ClaimSign read_claim(const fs::path& directory, const std::string& name, const ClaimTimes& times) {
+  require_file_name(name);
+  const Holder holder = find_holder(claims_directory(directory), name, times);
+  if (!holder.is_live) {
+    return {};
+  }
+  const std::chrono::sys_time<FileTime> renewed(holder.newest->renewed);
+  return {ClaimState::kLive, std::chrono::file_clock::from_sys(renewed),
+          holder.life == Life::kLives};
+}
+
+bool has_claim(const fs::path& directory, const std::string& name) {
+  require_file_name(name);
+  return !list_generations(claims_directory(directory), name).empty();
+}
+
+ClaimState claim_state(const fs::path& directory, const std::string& name,
+                       const ClaimTimes& times) {
+  return read_claim(directory, name, times).state;
+}
+
+}  // namespace bipo

@@ -1,0 +1,184 @@
+// The one step from which all members of a pack continue, in a file of its own.
+#include "experiments/sweeps/pack_checkpoint.hpp"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "collectives/foundation/errors.hpp"
+#include "experiments/files/atomic_file.hpp"
+#include "experiments/files/hdf5.hpp"
+
+namespace bipo {
+namespace {
+
+using hdf5::Handle;
+using hdf5::Scalar;
+
+// One of the rows of D numbers that a member's state consists of.
+struct StatePart {
+  const char* name;
+  std::vector<float> Checkpoint::*member;
+  const char* units;
+};
+
+constexpr StatePart kStateParts[] = {
+    {"vector", &Checkpoint::vector, "hidden units"},
+    {"exp_avg", &Checkpoint::exp_avg, "nats per hidden unit"},
+    {"exp_avg_sq", &Checkpoint::exp_avg_sq, "nats^2 per hidden unit^2"},
+};
+
+void require_one_shape(const PackCheckpoint& checkpoint) {
+  if (checkpoint.members.empty() || checkpoint.names.size() != checkpoint.members.size()) {
+    throw BugError(fmt::format("a pack's checkpoint with {} names and {} states",
+                               checkpoint.names.size(), checkpoint.members.size()));
+  }
+  const Checkpoint& first = checkpoint.members.front();
+  for (const Checkpoint& member : checkpoint.members) {
+    if (member.step != first.step) {
+      throw BugError(
+          fmt::format("a pack's checkpoint of the steps {} and {}", first.step, member.step));
+    }
+    for (const StatePart& part : kStateParts) {
+      if ((member.*part.member).size() != first.vector.size()) {
+        throw BugError(fmt::format("a pack's checkpoint with {} of {} elements beside {}",
+                                   part.name, (member.*part.member).size(), first.vector.size()));
+      }
+    }
+  }
+}
+
+void write_state_part(const Handle& file, const StatePart& part,
+                      const std::vector<Checkpoint>& members) {
+  std::vector<float> values;
+  for (const Checkpoint& member : members) {
+    const std::vector<float>& row = member.*part.member;
+    values.insert(values.end(), row.begin(), row.end());
+  }
+  const hsize_t count = members.size();
+  const Handle dataset = hdf5::write_array(file, part.name, Scalar::kFloat32,
+                                           {count, values.size() / count}, values.data());
+  hdf5::write_attribute(dataset, "units", part.units);
+  hdf5::write_attribute(dataset, "dims", "member, hidden dimension");
+}
+
+void require_readable_schema(const Handle& file) {
+  const std::int64_t schema = hdf5::read_integer_attribute(file, "schema_version");
+  if (schema != kPackCheckpointSchema) {
+    throw UserError(fmt::format("its schema_version is {}, and this program reads {}", schema,
+                                kPackCheckpointSchema));
+  }
+}
+
+std::vector<std::string> read_names(const Handle& file) {
+  const auto names = nlohmann::json::parse(hdf5::read_text_attribute(file, "members"), nullptr,
+                                           /*allow_exceptions=*/false);
+  std::vector<std::string> result;
+  for (const auto& name : names) {
+    if (!name.is_string()) {
+      throw UserError("its members are no names");
+    }
+    result.push_back(name.get<std::string>());
+  }
+  return result;
+}
+
+void read_state_part(const Handle& file, const StatePart& part, std::vector<Checkpoint>& members) {
+  const auto array = hdf5::read_array<float>(file, part.name, Scalar::kFloat32, 2);
+  if (array.dims[0] != members.size()) {
+    throw UserError(
+        fmt::format("'{}' has {} rows for {} members", part.name, array.dims[0], members.size()));
+  }
+  const auto hidden = static_cast<std::ptrdiff_t>(array.dims[1]);
+  auto row = array.values.begin();
+  for (Checkpoint& member : members) {
+    (member.*part.member).assign(row, row + hidden);
+    row += hidden;
+  }
+}
+
+PackCheckpoint read_checkpoint(const std::filesystem::path& path) {
+  const Handle file = hdf5::open_file(path.string());
+  require_readable_schema(file);
+  PackCheckpoint checkpoint;
+  checkpoint.names = read_names(file);
+  const auto step = hdf5::read_array<std::int64_t>(file, "step", Scalar::kInt64, 0).values[0];
+  const auto seeds = hdf5::read_array<std::uint64_t>(file, "seed", Scalar::kUint64, 1).values;
+  if (step < 0 || seeds.empty() || seeds.size() != checkpoint.names.size()) {
+    throw UserError(fmt::format("it holds step {}, {} names and {} seeds", step,
+                                checkpoint.names.size(), seeds.size()));
+  }
+  for (const std::uint64_t seed : seeds) {
+    Checkpoint member;
+    member.step = step;
+    member.seed = seed;
+    checkpoint.members.push_back(member);
+  }
+  for (const StatePart& part : kStateParts) {
+    read_state_part(file, part, checkpoint.members);
+  }
+  const Checkpoint& first = checkpoint.members.front();
+  if (first.exp_avg.size() != first.vector.size() ||
+      first.exp_avg_sq.size() != first.vector.size()) {
+    throw UserError(fmt::format("its vectors have {} elements, their moments {} and {}",
+                                first.vector.size(), first.exp_avg.size(),
+                                first.exp_avg_sq.size()));
+  }
+  return checkpoint;
+}
+
+UserError unreadable(const std::filesystem::path& path, const char* reason) {
+  return UserError(fmt::format(
+      "{}: not a pack's checkpoint, or damaged: {}; remove it, and the pack's cells begin anew",
+      path.string(), reason));
+}
+
+}  // namespace
+
+bool write_pack_checkpoint(const std::filesystem::path& path, const PackCheckpoint& checkpoint,
+                           const ReplaceGuard& may_replace) {
+  require_one_shape(checkpoint);
+  const hdf5::ErrorPrintingOff quiet;
+  const Handle file = hdf5::create_memory_file();
+  hdf5::write_attribute(file, "schema_version", kPackCheckpointSchema);
+  hdf5::write_attribute(file, "members", nlohmann::json(checkpoint.names).dump());
+  const Handle step =
+      hdf5::write_array(file, "step", Scalar::kInt64, {}, &checkpoint.members.front().step);
+  hdf5::write_attribute(step, "units", "optimiser steps done");
+  std::vector<std::uint64_t> seeds;
+  for (const Checkpoint& member : checkpoint.members) {
+    seeds.push_back(member.seed);
+  }
+  const Handle seed =
+      hdf5::write_array(file, "seed", Scalar::kUint64, {seeds.size()}, seeds.data());
+  hdf5::write_attribute(seed, "units", "1");
+  for (const StatePart& part : kStateParts) {
+    write_state_part(file, part, checkpoint.members);
+  }
+  return replace_file(path, hdf5::file_image(file), may_replace);
+}
+
+PackCheckpoint read_pack_checkpoint(const std::filesystem::path& path) {
+  const hdf5::ErrorPrintingOff quiet;
+  try {
+    return read_checkpoint(path);
+  } catch (const UserError& error) {
+    throw unreadable(path, error.what());
+  } catch (const EnvironmentError& error) {
+    throw unreadable(path, error.what());
+  }
+}
+
+void rewind_to(const Checkpoint& checkpoint, TrainingRecord& record) {
+  if (record.checkpoint.step < checkpoint.step) {
+    throw BugError(fmt::format("rewinding a record of {} steps to step {}", record.checkpoint.step,
+                               checkpoint.step));
+  }
+  std::erase_if(record.steps, [&](const StepRow& row) { return row.step >= checkpoint.step; });
+  std::erase_if(record.evals, [&](const EvalRow& row) { return row.step > checkpoint.step; });
+  std::erase_if(record.vectors,
+                [&](const SavedVector& saved) { return saved.step > checkpoint.step; });
+  record.checkpoint = checkpoint;
+}
+
+}  // namespace bipo

@@ -1,0 +1,205 @@
+// The directory of a sweep: its plan, the run files of its cells, and how far each pack has come.
+#include "experiments/sweeps/sweep_directory.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <fstream>
+#include <iterator>
+#include <optional>
+#include <set>
+#include <span>
+#include <string_view>
+#include <system_error>
+
+#include "collectives/foundation/errors.hpp"
+#include "experiments/files/atomic_file.hpp"
+#include "experiments/sweeps/cell_failure.hpp"
+#include "experiments/sweeps/pack_checkpoint.hpp"
+
+namespace bipo {
+namespace {
+
+namespace fs = std::filesystem;
+
+fs::path plan_path(const fs::path& directory) {
+  return directory / "plan.json";
+}
+
+std::string read_text(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) {
+    throw UserError(fmt::format("{}: cannot be read; change its permissions, or give another --out",
+                                path.string()));
+  }
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// A first start that was killed may have left a part of the plan, under its temp name.
+bool is_unfinished_plan(const fs::path& path) {
+  const std::string name = path.filename().string();
+  return name.starts_with(".plan.json.") && name.ends_with(".tmp");
+}
+
+bool holds_files(const fs::path& directory) {
+  return std::any_of(fs::directory_iterator(directory), fs::directory_iterator(),
+                     [](const auto& entry) { return !is_unfinished_plan(entry.path()); });
+}
+
+std::optional<RunRecord> read_if_there(const fs::path& path) {
+  return fs::exists(path) ? std::optional(read_run_file(path)) : std::nullopt;
+}
+
+bool is_complete(const std::optional<RunRecord>& record) {
+  return record && record->attributes.status == RunStatus::kComplete;
+}
+
+// The place in `pack` of every member of the checkpoint.  Members are missing from it that failed
+// before it was written.
+std::vector<std::size_t> places_of(const PackCheckpoint& checkpoint, const Pack& pack,
+                                   const fs::path& path) {
+  std::vector<std::size_t> places;
+  auto next = pack.members.begin();
+  for (const std::string& name : checkpoint.names) {
+    next =
+        std::find_if(next, pack.members.end(), [&](const Cell& cell) { return cell.name == name; });
+    if (next == pack.members.end()) {
+      throw UserError(fmt::format(
+          "{}: the checkpoint of other cells; remove it, and the pack's cells begin anew",
+          path.string()));
+    }
+    places.push_back(static_cast<std::size_t>(next - pack.members.begin()));
+    ++next;
+  }
+  return places;
+}
+
+// A record, saved at its own moment, taken back to the step that all members reached.
+RunRecord continued(const std::optional<RunRecord>& record, const Checkpoint& state,
+                    const fs::path& run_file, const fs::path& checkpoint) {
+  const bool belongs = record && record->checkpoint.step >= state.step &&
+                       record->checkpoint.vector.size() == state.vector.size();
+  if (!belongs) {
+    throw UserError(
+        fmt::format("{}: {}, but {} continues from step {}; put the run file back, or remove the "
+                    "checkpoint, and the pack's cells begin anew",
+                    run_file.string(),
+                    record ? fmt::format("holds {} steps of a vector of {} elements",
+                                         record->checkpoint.step, record->checkpoint.vector.size())
+                           : "missing",
+                    checkpoint.string(), state.step));
+  }
+  RunRecord rewound = *record;
+  rewind_to(state, rewound);
+  return rewound;
+}
+
+void continue_from_checkpoint(const fs::path& directory, const Pack& pack,
+                              const std::vector<std::optional<RunRecord>>& records,
+                              const std::set<std::size_t>& failed, PackProgress& progress) {
+  const fs::path path = pack_checkpoint_path(directory, pack);
+  const PackCheckpoint checkpoint = read_pack_checkpoint(path);
+  const std::vector<std::size_t> places = places_of(checkpoint, pack, path);
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    const std::size_t place = places[i];
+    if (!failed.contains(place)) {
+      progress.active.push_back(place);
+      progress.records.push_back(continued(records[place], checkpoint.members[i],
+                                           run_file_path(directory, pack.members[place]), path));
+    }
+  }
+}
+
+}  // namespace
+
+fs::path run_file_path(const fs::path& directory, const Cell& cell) {
+  return directory / (cell.name + ".h5");
+}
+
+fs::path pack_checkpoint_path(const fs::path& directory, const Pack& pack) {
+  return directory / (pack.name + ".checkpoint");
+}
+
+void check_sweep_directory(const fs::path& directory, const std::string& plan) {
+  std::error_code unreachable;
+  if (!fs::exists(directory, unreachable)) {
+    check_replaceable(directory);
+    return;
+  }
+  if (!fs::is_directory(directory)) {
+    throw UserError(fmt::format(
+        "--out {}: is a file; a sweep writes a directory of run files, name another place",
+        directory.string()));
+  }
+  const fs::path stored = plan_path(directory);
+  if (fs::exists(stored)) {
+    check_same_plan(read_text(stored), plan, stored.string());
+  } else if (holds_files(directory)) {
+    throw UserError(
+        fmt::format("--out {}: holds files but no plan.json, so no sweep began there; name an "
+                    "empty or a new directory",
+                    directory.string()));
+  }
+  check_replaceable(stored);
+}
+
+std::string stored_plan(const fs::path& directory) {
+  const fs::path stored = plan_path(directory);
+  std::error_code unreachable;  // check_sweep_directory() says what is wrong with such a path
+  return fs::exists(stored, unreachable) ? read_text(stored) : "";
+}
+
+void begin_sweep_directory(const fs::path& directory, const std::string& plan) {
+  std::error_code error;
+  fs::create_directory(directory, error);
+  if (error) {
+    throw EnvironmentError(
+        fmt::format("cannot make the directory {}: {}", directory.string(), error.message()));
+  }
+  const fs::path path = plan_path(directory);
+  remove_stale_temps(path);
+  if (!fs::exists(path)) {
+    replace_file(path, std::as_bytes(std::span(plan)));
+  }
+}
+
+PackProgress read_pack_progress(const fs::path& directory, const Pack& pack, bool retries_failed) {
+  PackProgress progress;
+  std::vector<std::optional<RunRecord>> records;
+  std::set<std::size_t> failed;
+  progress.is_done = true;
+  for (std::size_t i = 0; i < pack.members.size(); ++i) {
+    const Cell& cell = pack.members[i];
+    records.push_back(read_if_there(run_file_path(directory, cell)));
+    if (!retries_failed && read_failure(directory, cell.name)) {
+      failed.insert(i);
+    } else {
+      progress.is_done = progress.is_done && is_complete(records.back());
+    }
+  }
+  if (progress.is_done) {
+    return progress;
+  }
+  if (pack.members.size() > 1 && fs::exists(pack_checkpoint_path(directory, pack))) {
+    continue_from_checkpoint(directory, pack, records, failed, progress);
+    return progress;
+  }
+  for (std::size_t i = 0; i < pack.members.size(); ++i) {
+    if (!failed.contains(i)) {
+      progress.active.push_back(i);
+    }
+  }
+  if (pack.members.size() == 1 && records.front()) {
+    progress.records.push_back(std::move(*records.front()));
+  }
+  return progress;
+}
+
+void remove_stale_temps(const fs::path& directory, const Pack& pack) {
+  for (const Cell& cell : pack.members) {
+    remove_stale_temps(run_file_path(directory, cell));
+  }
+  remove_stale_temps(pack_checkpoint_path(directory, pack));
+}
+
+}  // namespace bipo

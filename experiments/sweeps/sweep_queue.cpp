@@ -1,0 +1,129 @@
+// What is left to do of a sweep, taken pack by pack under claims.
+#include "experiments/sweeps/sweep_queue.hpp"
+
+#include <system_error>
+#include <utility>
+
+#include "collectives/foundation/errors.hpp"
+#include "experiments/sweeps/cell_failure.hpp"
+
+namespace bipo {
+
+SweepQueue::SweepQueue(std::filesystem::path directory, const std::vector<Pack>& packs,
+                       bool retries_failed)
+    : directory_(std::move(directory)) {
+  for (const Pack& pack : packs) {
+    tasks_.push_back({pack, /*is_retry=*/false});
+  }
+  for (const Pack& pack : packs) {
+    for (const Cell& cell : pack.members) {
+      if (retries_failed && read_failure(directory_, cell.name)) {
+        tasks_.push_back({{{cell}, cell.name}, /*is_retry=*/true});
+      }
+    }
+  }
+  done_.assign(tasks_.size(), false);
+  free_tasks();
+}
+
+// Takes away what an owner left that was killed when nothing but tidying was left to do.
+void SweepQueue::mark_done(std::size_t task) {
+  done_[task] = true;
+  const Pack& pack = tasks_[task].pack;
+  if (!has_claim(directory_, pack.name)) {
+    return;
+  }
+  if (const auto claim = Claim::take(directory_, pack.name)) {
+    remove_stale_temps(directory_, pack);
+    std::error_code ignored;  // what stays does no harm
+    std::filesystem::remove(pack_checkpoint_path(directory_, pack), ignored);
+    claim->finish();
+  }
+}
+
+bool SweepQueue::is_owned(const PackTask& task) const {
+  return claim_state(directory_, task.pack.name) == ClaimState::kLive;
+}
+
+std::optional<PackProgress> SweepQueue::look(const PackTask& task) const {
+  if (is_owned(task)) {
+    return std::nullopt;
+  }
+  try {
+    return read_pack_progress(directory_, task.pack, task.is_retry);
+  } catch (const UserError&) {
+    if (is_owned(task)) {
+      return std::nullopt;
+    }
+  }
+  // An owner may have come and gone meanwhile.
+  return read_pack_progress(directory_, task.pack, task.is_retry);
+}
+
+std::vector<std::size_t> SweepQueue::free_tasks() {
+  std::vector<std::size_t> free;
+  for (std::size_t i = 0; i < tasks_.size(); ++i) {
+    if (done_[i]) {
+      continue;
+    }
+    const std::optional<PackProgress> progress = look(tasks_[i]);
+    if (progress && progress->is_done) {
+      mark_done(i);
+    } else if (progress) {
+      free.push_back(i);
+    }
+  }
+  return free;
+}
+
+std::optional<TakenPack> SweepQueue::take(const Wanted& wanted) {
+  for (std::size_t i = 0; i < tasks_.size(); ++i) {
+    const PackTask& task = tasks_[i];
+    if (done_[i] || !wanted(task.pack)) {
+      continue;
+    }
+    TakenPack taken{i, Claim::take(directory_, task.pack.name), {}, {}};
+    if (!taken.claim) {
+      continue;
+    }
+    try {
+      taken.progress = read_pack_progress(directory_, task.pack, task.is_retry);
+    } catch (const UserError& error) {
+      taken.problem = error.what();
+    }
+    if (!taken.progress.is_done) {
+      return taken;
+    }
+    finish(taken);
+  }
+  return std::nullopt;
+}
+
+bool SweepQueue::may_come_free() {
+  for (std::size_t i = 0; i < tasks_.size(); ++i) {
+    const Pack& pack = tasks_[i].pack;
+    if (done_[i]) {
+      continue;
+    }
+    const ClaimSign sign = read_claim(directory_, pack.name);
+    if (sign.state == ClaimState::kFree) {
+      return true;
+    }
+    const auto [first, is_new] = first_seen_.try_emplace(pack.name, sign.renewed);
+    if (!sign.is_proven && (is_new || first->second == sign.renewed)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+void SweepQueue::finish(TakenPack& taken) {
+  taken.claim->finish();
+  done_[taken.task] = true;
+}
+
+void SweepQueue::release(TakenPack& taken) {
+  taken.claim->release();
+}
+
+}  // namespace bipo

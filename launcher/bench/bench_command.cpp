@@ -1,0 +1,353 @@
+// The command `bench`: a few training steps, timed, next to what the machine can do at most.
+#include "launcher/bench/bench_command.hpp"
+
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <iostream>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "collectives/foundation/errors.hpp"
+#include "collectives/number_reduction.hpp"
+#include "collectives/profile.hpp"
+#include "launcher/bench/bench_report.hpp"
+#include "launcher/bench/machine_peak.hpp"
+#include "launcher/bench/sample_pairs.hpp"
+#include "launcher/job/computation.hpp"
+#include "launcher/job/machine.hpp"
+#include "launcher/terminal/progress.hpp"
+#include "launcher/training/cache_files.hpp"
+#include "launcher/training/prefix_pass.hpp"
+#include "trainer/cache/activation_cache.hpp"
+#include "trainer/loop/training.hpp"
+#include "trainer/model/decoder/decoder.hpp"
+#include "trainer/model/model_files.hpp"
+#include "trainer/model/operators/operators.hpp"
+#include "trainer/model/weights/synthetic_weights.hpp"
+
+namespace bipo {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::uint64_t kWeightSeed = 1;
+
+// Steps after the timed ones, in which the time of each kind of work is taken.
+constexpr std::int64_t kMostProfiledSteps = 5;
+
+double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+// Everything that is decided before the ranks begin to work.
+struct BenchSetup {
+  BenchOptions options;
+  ModelConfig config;
+  std::unique_ptr<WeightSource> weights;
+  std::uint64_t model_fingerprint = 0;
+  std::vector<TokenPair> pairs;
+  std::optional<Topology> topology;  // always set
+  Computation computation;
+  std::int64_t threads = 1;
+  std::int64_t micro_batch = 1;
+  std::uint64_t cache_budget = 0;  // bytes per node
+
+  std::int64_t profiled_steps() const { return std::min(options.steps, kMostProfiledSteps); }
+  std::int64_t all_steps() const { return options.warmup + options.steps + profiled_steps(); }
+  bool is_bf16() const { return computation.product_type == c10::kBFloat16; }
+};
+
+std::vector<TokenPair> available_pairs(const BenchOptions& options, const ModelConfig& config,
+                                       std::int64_t wanted) {
+  if (options.train.empty()) {
+    return make_pairs(options.lengths, wanted, config);
+  }
+  return read_pairs(options.train, options.source.model, config, options);
+}
+
+// Whole batches only, so that every step is as long as the others.
+std::vector<TokenPair> pairs_to_use(const BenchOptions& options, const ModelConfig& config) {
+  const std::int64_t batch = options.batch_size;
+  const std::int64_t wanted = options.pairs.value_or(batch * (options.warmup + options.steps));
+  std::vector<TokenPair> pairs = available_pairs(options, config, wanted);
+  const auto available = static_cast<std::int64_t>(pairs.size());
+  const std::int64_t used = std::min(wanted, available) / batch * batch;
+  if (used == 0) {
+    throw UserError(
+        fmt::format("{} pairs are no whole batch of {}; lower --batch-size or give more pairs",
+                    std::min(wanted, available), batch));
+  }
+  pairs.resize(static_cast<std::size_t>(used));
+  return pairs;
+}
+
+BenchSetup prepare(const BenchOptions& options, const Session& session) {
+  BenchSetup setup;
+  setup.options = options;
+  const auto dp = options.dp ? std::optional(static_cast<int>(*options.dp)) : std::nullopt;
+  setup.topology.emplace(session.size(), session.rank(), static_cast<int>(options.tp), dp);
+  setup.config = read_chosen_config(options.source, options.layer);
+  plan_shard(setup.config, options.tp, setup.topology->tp_rank());
+  if (options.source.shape.empty()) {
+    ModelFiles model = open_model(options.source.model, options.adapter);
+    setup.weights = std::move(model.weights);
+    setup.model_fingerprint = model.fingerprint;
+  } else {
+    setup.weights = make_synthetic_weights(setup.config, kWeightSeed);
+    setup.model_fingerprint = setup.weights->fingerprint();
+  }
+  setup.pairs = pairs_to_use(options, setup.config);
+  setup.computation = choose_computation(options, *setup.topology, session);
+  setup.threads =
+      choose_threads(options.threads, session.local_size(), session.node_cores()).threads;
+  setup.micro_batch = options.micro_batch.value_or(
+      std::max<std::int64_t>(1, options.batch_size / setup.topology->dp()));
+  if (session.local_rank() == 0 && !options.cache_dir.empty()) {
+    prepare_cache_directory(options.cache_dir);
+  }
+  const std::uint64_t free = memory_per_rank(c10::Device(c10::kCPU), 1);
+  setup.cache_budget = std::min(options.cache_budget.value_or(free / 2), free);
+  return setup;
+}
+
+// Takes the durations of the counted steps, then a profile of the steps after them.
+class TimingObserver final : public TrainingObserver {
+ public:
+  TimingObserver(const BenchSetup& setup, ProgressDisplay* display)
+      : setup_(setup), display_(display) {}
+
+  void on_step(const StepRow& row) override {
+    const std::int64_t done = row.step + 1;
+    const std::int64_t counted_end = setup_.options.warmup + setup_.options.steps;
+    if (done > setup_.options.warmup && done <= counted_end) {
+      step_seconds_.push_back(row.seconds);
+    }
+    if (done > counted_end) {
+      profiled_seconds_ += row.seconds;
+    }
+    if (display_ != nullptr) {
+      display_->phase("step", done, setup_.all_steps());
+    }
+    if (done == counted_end) {
+      take_profile(true);
+    }
+    if (done == setup_.all_steps()) {
+      work_ = profiled_seconds();
+      take_profile(false);
+    }
+  }
+
+  void on_evaluation(const std::vector<EvalRow>&) override {}
+  void on_failure(const std::string& reason) override { throw EnvironmentError(reason); }
+  void save(const TrainingRecord&, RunStatus) override {}
+  bool stop_requested() const override { return false; }
+
+  const std::vector<double>& step_seconds() const { return step_seconds_; }
+
+  // The profile's shares of `step_seconds`: taking it makes a step longer.
+  StepSeconds breakdown(double step_seconds) const {
+    const auto part = [&](Work work) {
+      return work_[static_cast<std::size_t>(work)] / profiled_seconds_ * step_seconds;
+    };
+    StepSeconds seconds{part(Work::kProducts),    part(Work::kAttention),   part(Work::kHead),
+                        part(Work::kElementwise), part(Work::kCollectives), 0};
+    seconds.other = std::max(0.0, step_seconds - seconds.total());
+    return seconds;
+  }
+
+ private:
+  const BenchSetup& setup_;
+  ProgressDisplay* display_;
+  std::vector<double> step_seconds_;
+  double profiled_seconds_ = 0;
+  WorkSeconds work_{};
+};
+
+TrainingSettings training_settings(const BenchSetup& setup) {
+  TrainingSettings training;
+  PlanSettings& plan = training.plan;
+  plan.pairs = static_cast<std::int64_t>(setup.pairs.size());
+  plan.batch_size = setup.options.batch_size;
+  plan.micro_batch = setup.micro_batch;
+  plan.epochs = setup.all_steps();  // the limit of steps comes first
+  plan.max_steps = setup.all_steps();
+  plan.shuffle = false;
+  plan.costs = packed_sizes(setup.pairs);
+  plan.sign = SignRule::kPlus;
+  training.warmup_steps = 0;
+  training.eval_every = 0;
+  training.save_every = 1e9;
+  return training;
+}
+
+CacheOrigin cache_origin(const BenchSetup& setup) {
+  CacheOrigin origin;
+  origin.model_fingerprint = setup.model_fingerprint;
+  origin.tokens_hash = tokens_hash(setup.pairs);
+  origin.tp = setup.topology->tp();
+  origin.dtype = setup.computation.dtype;
+  origin.device = setup.computation.device_name;
+  origin.threads = setup.threads;
+  origin.deterministic = setup.options.deterministic;
+  return origin;
+}
+
+CacheSettings cache_settings(const BenchSetup& setup, const Ranks& ranks) {
+  CacheSettings cache;
+  cache.layers = {setup.options.layer};
+  cache.group_size = setup.micro_batch;
+  cache.type = setup.options.cache_dtype == "bf16" ? c10::kBFloat16 : c10::kFloat;
+  cache.directory = setup.options.cache_dir;
+  cache.key = cache_key(cache_origin(setup));
+  const std::uint64_t budget = all_reduced(setup.cache_budget, ReduceOp::kMin, *ranks.world);
+  cache.keep =
+      ActivationCache::bytes_needed(setup.config.hidden, setup.pairs, cache.type) <= budget;
+  return cache;
+}
+
+// The pipeline of `train`, from weights to the last step.
+void run_training(const BenchSetup& setup, const Ranks& ranks, ProgressDisplay* display,
+                  BenchReport& report) {
+  Decoder decoder(setup.config, *setup.weights, setup.computation.product_type,
+                  setup.computation.device, *ranks.tp);
+  const CacheSettings settings = cache_settings(setup, ranks);
+  ActivationCache cache(decoder, setup.pairs, settings, ranks);
+  const auto begin = Clock::now();
+  run_prefix_pass(decoder, {&cache}, ranks, display);
+  report.prefix_seconds = seconds_since(begin);
+  report.cache_kept = settings.keep;
+  report.cache_bytes =
+      ActivationCache::bytes_needed(setup.config.hidden, setup.pairs, settings.type);
+  report.weight_bytes = decoder.loaded_bytes();
+
+  const TrainingSettings training = training_settings(setup);
+  TrainingRecord record = starting_record(setup.config.hidden, training.plan.seed);
+  TimingObserver observer(setup, display);
+  train(decoder, cache, nullptr, setup.options.layer, {{training, record, observer}}, ranks);
+  report.step_seconds = observer.step_seconds();
+  report.breakdown = observer.breakdown(report.median_step_seconds());
+}
+
+RunShape run_shape(const BenchSetup& setup) {
+  RunShape run;
+  run.layer = setup.options.layer;
+  run.tp = setup.topology->tp();
+  run.dp = setup.topology->dp();
+  run.cuda = setup.computation.device.is_cuda();
+  run.pairs = static_cast<double>(setup.pairs.size());
+  run.pair = mean_pair(setup.pairs);
+  run.micro_pairs = static_cast<double>(setup.micro_batch);
+  run.bytes = element_bytes(setup.is_bf16(), run.cuda, emulates_bfloat16(setup.computation.device),
+                            setup.options.cache_dtype == "bf16");
+  return run;
+}
+
+StepSeconds of_micro_batch(const StepSeconds& step, double micro_batches) {
+  return {step.products / micro_batches,    step.attention / micro_batches,
+          step.head / micro_batches,        step.elementwise / micro_batches,
+          step.collectives / micro_batches, step.other / micro_batches};
+}
+
+// The plan for this very run from the machine's rates alone, and the shares that the run reached.
+void add_plan(const BenchSetup& setup, double product_rate, double copy_rate, BenchReport& report) {
+  const RunShape run = run_shape(setup);
+  const auto batch = static_cast<double>(setup.options.batch_size);
+  const MachineSpeed typical = run.cuda ? typical_gpu(product_rate, copy_rate, copy_rate / 8)
+                                        : typical_cpu(product_rate, copy_rate);
+  report.planned_step_seconds = step_seconds(setup.config, run, typical, batch).total();
+  report.planned_prefix_seconds = prefix_seconds(setup.config, run, typical);
+  const RankMemory memory = rank_memory(setup.config, run);
+  report.planned_memory_bytes = memory.peak(report.cache_kept && !run.cuda);
+  const double micro_batches_of_rank =
+      report.planned_step_seconds / micro_batch_seconds(setup.config, run, typical).total();
+  report.speed = calibrated(setup.config, run, typical,
+                            of_micro_batch(report.breakdown, micro_batches_of_rank));
+}
+
+BenchReport described(const BenchSetup& setup) {
+  const BenchOptions& options = setup.options;
+  const TokenCounts pair = mean_pair(setup.pairs);
+  const auto batch = static_cast<double>(options.batch_size);
+  BenchReport report;
+  report.model =
+      options.source.shape.empty() ? options.source.model.string() : options.source.shape;
+  report.blocks = setup.config.blocks;
+  report.layer = options.layer;
+  report.dtype = setup.computation.dtype;
+  report.device = setup.computation.device_name;
+  report.backend = setup.computation.backend;
+  report.world = setup.topology->world();
+  report.dp = setup.topology->dp();
+  report.tp = setup.topology->tp();
+  report.threads = setup.threads;
+  report.batch_size = options.batch_size;
+  report.micro_batch = setup.micro_batch;
+  report.pairs = static_cast<std::int64_t>(setup.pairs.size());
+  report.warmup = options.warmup;
+  report.tokens_per_step = batch * pair.tokens;
+  report.answers_per_step = batch * pair.answers;
+  report.floor_flops_per_step = floor_operations(setup.config, options.layer,
+                                                 report.tokens_per_step, report.answers_per_step);
+  return report;
+}
+
+// Collective over: world
+BenchReport measure(const BenchSetup& setup, const Session& session, const Ranks& ranks,
+                    ProgressDisplay* display) {
+  BenchReport report = described(setup);
+  const auto tokens = static_cast<std::int64_t>(report.tokens_per_step /
+                                                static_cast<double>(setup.options.batch_size) *
+                                                static_cast<double>(setup.micro_batch));
+  // All ranks at once, as in the run.
+  const auto product_rate = [&] {
+    ranks.world->barrier();
+    return measure_product_rate(setup.config, setup.topology->tp(), setup.topology->tp_rank(),
+                                tokens, setup.computation.product_type, setup.computation.device);
+  };
+  const auto copy_rate = [&] {
+    ranks.world->barrier();
+    return measure_copy_rate(setup.computation.device);
+  };
+  double product = product_rate();
+  double copy = copy_rate();
+  report.free_memory_bytes = memory_per_rank(setup.computation.device, session.local_size());
+  reset_peak_memory(setup.computation.device);
+  run_training(setup, ranks, display, report);
+  report.peak_memory_bytes =
+      all_reduced(peak_memory_bytes(setup.computation.device), ReduceOp::kMax, *ranks.world);
+  report.weight_bytes = all_reduced(report.weight_bytes, ReduceOp::kMax, *ranks.world);
+  // Neighbours on the machine may have slowed either measurement down.
+  product = std::max(product, product_rate());
+  copy = std::max(copy, copy_rate());
+  report.peak_flops = all_reduced(product, ReduceOp::kSum, *ranks.world);
+  report.copy_bytes_per_second = all_reduced(copy, ReduceOp::kSum, *ranks.world);
+  add_plan(setup, product, copy, report);
+  return report;
+}
+
+}  // namespace
+
+int run_bench_command(const BenchOptions& options, Session& session) {
+  std::optional<BenchSetup> setup;
+  session.together([&] { setup.emplace(prepare(options, session)); });
+  at::set_num_threads(static_cast<int>(setup->threads));
+  const Ranks ranks = session.make_ranks(*setup->topology, setup->computation.device.is_cuda());
+  std::optional<ProgressDisplay> display;
+  if (session.rank() == 0) {
+    display.emplace(std::cerr, stderr_environment());
+  }
+  const BenchReport report = measure(*setup, session, ranks, display ? &*display : nullptr);
+  if (display) {
+    display->finish();
+    fmt::print("{}", options.json ? bench_json(report) : bench_text(report));
+    std::fflush(stdout);
+  }
+  return kExitDone;
+}
+
+}  // namespace bipo

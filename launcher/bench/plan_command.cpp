@@ -1,0 +1,139 @@
+// The command `plan`: what a run needs and how long it takes, from sizes alone.
+#include "launcher/bench/plan_command.hpp"
+
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <iterator>
+
+#include "collectives/foundation/errors.hpp"
+#include "collectives/session.hpp"
+#include "launcher/bench/bench_report.hpp"
+#include "launcher/bench/machine_peak.hpp"
+#include "launcher/bench/plan_report.hpp"
+#include "launcher/bench/run_plan.hpp"
+#include "launcher/bench/sample_pairs.hpp"
+#include "launcher/job/computation.hpp"
+#include "launcher/job/machine.hpp"
+#include "trainer/cost/machine_table.hpp"
+#include "trainer/model/operators/operators.hpp"
+
+namespace bipo {
+namespace {
+
+constexpr std::int64_t kPairsWithoutFile = 1000;
+
+void set_pairs(const PlanOptions& options, PlanRequest& request) {
+  if (options.train.empty()) {
+    const PairLengths& lengths = options.lengths;
+    request.pair =
+        uniform_pair(lengths.prompt_length, lengths.answer_length, lengths.common_prefix);
+    request.train_pairs = options.pairs.value_or(kPairsWithoutFile);
+    return;
+  }
+  const std::vector<TokenPair> pairs =
+      read_pairs(options.train, options.source.model, request.config, options);
+  request.pair = mean_pair(pairs);
+  request.train_pairs = options.pairs.value_or(static_cast<std::int64_t>(pairs.size()));
+}
+
+void set_named_machine(const PlanOptions& options, PlanRequest& request) {
+  const MachineEntry& entry = machine_entry(options.machine);
+  request.dtype = effective_dtype(options.dtype, /*cuda=*/true);
+  const double operations = request.dtype == "bf16" ? entry.bf16_flops : entry.fp32_flops;
+  request.machine = {
+      entry.name,
+      entry.source,
+      /*cuda=*/true,
+      options.devices,
+      entry.memory_bytes,
+      typical_gpu(operations, entry.memory_bytes_per_second, entry.link_bytes_per_second)};
+}
+
+void set_benchmarked_machine(const PlanOptions& options, PlanRequest& request) {
+  const std::string path = options.measured.string();
+  std::ifstream file(options.measured);
+  if (!file) {
+    throw UserError(fmt::format("--measured {}: cannot be read", path));
+  }
+  const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  const MeasuredMachine measured = measured_machine(text, path);
+  if (options.dtype != "auto" && options.dtype != measured.dtype) {
+    throw UserError(fmt::format("--dtype {}: {} holds a measurement in {}", options.dtype, path,
+                                measured.dtype));
+  }
+  request.dtype = measured.dtype;
+  request.machine = {"ranks as measured",       path,
+                     measured.device == "cuda", options.devices,
+                     measured.memory_bytes,     measured.speed};
+}
+
+// A rank's share of this machine.
+void set_this_machine(const PlanOptions& options, PlanRequest& request) {
+  const auto ranks = static_cast<int>(options.devices);
+  const c10::Device device = choose_device("auto", 0, 1);
+  select_device(device);
+  const bool cuda = device.is_cuda();
+  const ThreadChoice threads = choose_threads(std::nullopt, cuda ? 1 : ranks,
+                                              static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN)));
+  at::set_num_threads(static_cast<int>(threads.threads));
+  request.dtype = effective_dtype(options.dtype, cuda);
+  const auto type = request.dtype == "bf16" ? c10::kBFloat16 : c10::kFloat;
+  const std::int64_t pairs = options.micro_batch.value_or(options.batch_size);
+  const auto tokens =
+      static_cast<std::int64_t>(micro_batch_of(request.pair, static_cast<double>(pairs)).tokens);
+  const double operations = measure_product_rate(request.config, 1, 0, tokens, type, device);
+  const double copy = measure_copy_rate(device);
+  request.machine = {cuda ? "CUDA device of this machine" : "ranks on this machine",
+                     fmt::format("measured, {} threads", threads.threads),
+                     cuda,
+                     options.devices,
+                     static_cast<double>(memory_per_rank(device, cuda ? 1 : ranks)),
+                     cuda ? typical_gpu(operations, copy, copy / 8)
+                          : typical_cpu(operations, copy / static_cast<double>(options.devices))};
+}
+
+PlanRequest make_request(const PlanOptions& options) {
+  PlanRequest request;
+  request.model =
+      options.source.shape.empty() ? options.source.model.string() : options.source.shape;
+  request.config = read_chosen_config(options.source, options.layer);
+  request.layer = options.layer;
+  set_pairs(options, request);
+  request.test_pairs = options.test_pairs;
+  request.batch_size = options.batch_size;
+  request.micro_batch = options.micro_batch;
+  request.tp = options.tp;
+  request.epochs = options.epochs;
+  request.multipliers = static_cast<std::int64_t>(options.multipliers.size()) -
+                        std::count(options.multipliers.begin(), options.multipliers.end(), 0.0);
+  request.eval_every = options.eval_every;
+  request.cells = options.cells;
+  if (!options.machine.empty()) {
+    set_named_machine(options, request);
+  } else if (!options.measured.empty()) {
+    set_benchmarked_machine(options, request);
+  } else {
+    set_this_machine(options, request);
+  }
+  const c10::Device device(request.machine.cuda ? c10::kCUDA : c10::kCPU);
+  request.bytes = element_bytes(request.dtype == "bf16", request.machine.cuda,
+                                emulates_bfloat16(device), options.cache_dtype == "bf16");
+  return request;
+}
+
+}  // namespace
+
+int run_plan_command(const PlanOptions& options) {
+  const PlanRequest request = make_request(options);
+  const RunPlan plan = make_plan(request);
+  fmt::print("{}", options.json ? plan_json(request, plan) : plan_text(request, plan));
+  std::fflush(stdout);
+  return kExitDone;
+}
+
+}  // namespace bipo

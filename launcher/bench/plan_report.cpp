@@ -1,0 +1,143 @@
+// A run's plan as text and as JSON.
+#include "launcher/bench/plan_report.hpp"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "launcher/terminal/gib_text.hpp"
+
+namespace bipo {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string plan_gib(double bytes) {
+  return fmt::format("{:>14}", gib_text(bytes, 3));
+}
+
+std::string duration(double seconds) {
+  if (seconds < 60) {
+    return fmt::format("{:.3g} s", seconds);
+  }
+  const auto whole = static_cast<std::int64_t>(std::llround(seconds));
+  return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
+}
+
+std::string plan_line(const std::string& name, const std::string& value) {
+  return fmt::format("  {:<34}{}\n", name, value);
+}
+
+double device_hours(const PlanRequest& request, double seconds) {
+  return seconds * static_cast<double>(request.machine.devices) / 3600;
+}
+
+std::string whole_cost(const PlanRequest& request, double seconds) {
+  return fmt::format("{:>14}, {:.3g} device hours", duration(seconds),
+                     device_hours(request, seconds));
+}
+
+std::string head_text(const PlanRequest& r) {
+  const PlannedMachine& m = r.machine;
+  return fmt::format(
+      "{}: {:.4g} G parameters, layer {} of 0..{}, {}\n"
+      "{} x {}: {:.4g} TFLOP/s, {:.4g} GB/s and {:.4g} GiB each ({})\n"
+      "{} training and {} held-out pairs of {:.0f} tokens, {:.0f} of answers; prompts share "
+      "{:.0f}\n",
+      r.model, model_parameters(r.config) / 1e9, r.layer, r.config.blocks - 1, r.dtype, m.devices,
+      m.name, m.speed.operations / 1e12, m.speed.copy_bytes / 1e9, m.memory_bytes / kGiB, m.source,
+      r.train_pairs, r.test_pairs, r.pair.tokens, r.pair.answers, r.pair.shared);
+}
+
+std::string remedies(const PlanRequest& r) {
+  std::string text = "use more --devices, a higher --layer";
+  if (r.tp) {
+    text += ", another --tp";
+  }
+  return text + (r.dtype == "bf16" ? " or a larger machine" : " or --dtype bf16");
+}
+
+std::string arrangement_text(const PlanRequest& r, const RunPlan& p) {
+  if (p.fits) {
+    return fmt::format("--tp {} --dp {} --micro-batch {:.0f}\n", p.shape.tp, p.shape.dp,
+                       p.shape.micro_pairs);
+  }
+  return fmt::format("does not fit: --tp {} needs the least, {:.3g} GiB of {:.3g}; {}\n",
+                     p.shape.tp, p.peak_bytes / kGiB, r.machine.memory_bytes / kGiB, remedies(r));
+}
+
+std::string memory_text(const PlanRequest& r, const RunPlan& p) {
+  const RankMemory& m = p.memory;
+  std::string text = "\nmemory per rank\n";
+  text += plan_line(fmt::format("weights of blocks {}..{}", r.layer + 1, r.config.blocks - 1),
+                    plan_gib(m.suffix));
+  text += plan_line("head and final norm", plan_gib(m.head));
+  text += plan_line("activations of a micro-batch", plan_gib(m.activations));
+  text += plan_line("prefix pass, before the others", plan_gib(m.prefix));
+  text += plan_line("libraries", plan_gib(m.program));
+  text += plan_line("at most", plan_gib(p.peak_bytes));
+  text += plan_line(
+      fmt::format("activations of blocks 0..{}, per node", r.layer),
+      plan_gib(m.cache) + (r.machine.cuda ? " of host memory" : " (in \"at most\" by parts)"));
+  return text;
+}
+
+std::string time_text(const PlanRequest& r, const RunPlan& p) {
+  std::string text = "\ntime\n";
+  text += plan_line("prefix pass", fmt::format("{:>14}", duration(p.prefix_seconds)));
+  text += plan_line("step", fmt::format("{:>14}, {:.4g} pairs/s", duration(p.step.total()),
+                                        static_cast<double>(r.batch_size) / p.step.total()));
+  text += plan_line(fmt::format("training, {} steps", p.steps),
+                    fmt::format("{:>14}", duration(p.training_seconds)));
+  text += plan_line("evaluations", fmt::format("{:>14}", duration(p.evaluation_seconds)));
+  text += plan_line(fmt::format("run of {} epochs", r.epochs), whole_cost(r, p.run_seconds));
+  if (r.cells > 1) {
+    text += plan_line(fmt::format("sweep of {} cells", r.cells), whole_cost(r, p.sweep_seconds));
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string plan_text(const PlanRequest& request, const RunPlan& plan) {
+  return head_text(request) + "\n" + arrangement_text(request, plan) + memory_text(request, plan) +
+         time_text(request, plan);
+}
+
+std::string plan_json(const PlanRequest& r, const RunPlan& p) {
+  Json json;
+  json["model"] = r.model;
+  json["parameters"] = model_parameters(r.config);
+  json["layer"] = r.layer;
+  json["dtype"] = r.dtype;
+  json["machine"] = r.machine.name;
+  json["devices"] = r.machine.devices;
+  json["memory_bytes"] = r.machine.memory_bytes;
+  json["train_pairs"] = r.train_pairs;
+  json["test_pairs"] = r.test_pairs;
+  json["tokens_per_pair"] = r.pair.tokens;
+  json["batch_size"] = r.batch_size;
+  json["fits"] = p.fits;
+  json["tp"] = p.shape.tp;
+  json["dp"] = p.shape.dp;
+  json["micro_batch"] = static_cast<std::int64_t>(p.shape.micro_pairs);
+  json["memory_per_rank"] = {
+      {"suffix", p.memory.suffix},           {"head", p.memory.head},
+      {"activations", p.memory.activations}, {"prefix_pass", p.memory.prefix},
+      {"libraries", p.memory.program},       {"peak", p.peak_bytes}};
+  json["cache_bytes"] = p.memory.cache;
+  json["prefix_seconds"] = p.prefix_seconds;
+  json["seconds_per_step"] = p.step.total();
+  json["steps"] = p.steps;
+  json["training_seconds"] = p.training_seconds;
+  json["evaluation_seconds"] = p.evaluation_seconds;
+  json["run_seconds"] = p.run_seconds;
+  json["run_device_hours"] = device_hours(r, p.run_seconds);
+  json["cells"] = r.cells;
+  json["sweep_seconds"] = p.sweep_seconds;
+  json["sweep_device_hours"] = device_hours(r, p.sweep_seconds);
+  return json.dump(2) + "\n";
+}
+
+}  // namespace bipo

@@ -1,0 +1,30 @@
+// The model and the pairs that `bench` and `plan` work on: a file's, or made-up ones of given
+// lengths.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <vector>
+
+#include "datasets/tokens/token_pairs.hpp"
+#include "launcher/options/options.hpp"
+#include "trainer/model/architecture/config.hpp"
+
+namespace bipo {
+
+// Of the model directory, the GGUF file or the shape, with `layer` checked against it.  Throws
+// UserError.
+ModelConfig read_chosen_config(const ModelChoice& choice, std::int64_t layer);
+
+// The pairs of `file` as `train` tokenises them for the model in `model`, whose weights are not
+// needed.  Throws UserError.
+std::vector<TokenPair> read_pairs(const std::filesystem::path& file,
+                                  const std::filesystem::path& model, const ModelConfig& config,
+                                  const TextOptions& options);
+
+// `count` pairs of pseudo-random tokens; prompts share exactly their first `common_prefix` tokens,
+// answers differ from their first token on.  Throws UserError where they exceed the context.
+std::vector<TokenPair> make_pairs(const PairLengths& lengths, std::int64_t count,
+                                  const ModelConfig& config);
+
+}  // namespace bipo

@@ -1,0 +1,68 @@
+#include "launcher/job/computation.hpp"
+
+#include <ATen/Context.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "collectives/foundation/errors.hpp"
+#include "launcher/job/machine.hpp"
+
+namespace bipo {
+namespace {
+
+// More ranks or threads than any machine has; what is larger is a slip, and would not fit an int.
+constexpr std::int64_t kMostRanks = 1 << 20;
+
+void check_counts(const MachineOptions& options) {
+  const auto check = [](const char* name, std::int64_t value) {
+    if (value > kMostRanks) {
+      throw UserError(fmt::format("--{} {}: at most {}", name, value, kMostRanks));
+    }
+  };
+  check("tp", options.tp);
+  check("dp", options.dp.value_or(1));
+  check("threads", options.threads.value_or(1));
+}
+
+// To be called before a device is used: cuBLAS reads its variable then.
+void use_deterministic_kernels() {
+  setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
+  at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
+}
+
+}  // namespace
+
+Topology arrange_ranks(const MachineOptions& options, std::optional<int> default_dp,
+                       const Session& session) {
+  check_counts(options);
+  const int tp = static_cast<int>(options.tp);
+  const auto dp = options.dp ? std::optional(static_cast<int>(*options.dp)) : default_dp;
+  const std::int64_t ranks_of_cell = std::int64_t{tp} * dp.value_or(1);
+  const int cells =
+      default_dp ? static_cast<int>(std::max<std::int64_t>(1, session.size() / ranks_of_cell)) : 1;
+  return Topology(session.size(), session.rank(), tp, dp, cells);
+}
+
+std::string effective_dtype(const std::string& dtype, bool cuda) {
+  return dtype != "auto" ? dtype : cuda ? "bf16" : "fp32";
+}
+
+Computation choose_computation(const MachineOptions& options, const Topology& topology,
+                               const Session& session) {
+  if (options.deterministic) {
+    use_deterministic_kernels();
+  }
+  Computation computation;
+  computation.device = choose_device(options.device, session.local_rank(), session.local_size());
+  select_device(computation.device);
+  const bool cuda = computation.device.is_cuda();
+  computation.dtype = effective_dtype(options.dtype, cuda);
+  computation.product_type = computation.dtype == "bf16" ? c10::kBFloat16 : c10::kFloat;
+  computation.device_name = cuda ? "cuda" : "cpu";
+  computation.backend = topology.world() == 1 ? "self" : cuda ? "nccl" : "mpi";
+  return computation;
+}
+
+}  // namespace bipo

@@ -1,0 +1,218 @@
+#include "launcher/options/option_rules.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "collectives/foundation/errors.hpp"
+
+namespace bipo {
+namespace {
+
+void require_part_of_batch(const std::optional<std::int64_t>& micro_batch,
+                           std::int64_t batch_size) {
+  if (micro_batch && *micro_batch > batch_size) {
+    throw UserError(
+        fmt::format("--micro-batch {} is larger than --batch-size {}; a micro-batch is a part of "
+                    "a batch, give at most {}",
+                    *micro_batch, batch_size, batch_size));
+  }
+}
+
+// The rules of what bench and plan work on.
+template <typename Options>
+void require_one_model_and_pairs(const Options& options, const GivenNames& given) {
+  if (given.contains("model") == given.contains("shape")) {
+    throw UserError("give one of --model (a model directory) and --shape (a name or config.json)");
+  }
+  if (given.contains("train")) {
+    if (!given.contains("model")) {
+      throw UserError(
+          "--train needs --model, whose tokenizer reads it; with --shape give --prompt-length and "
+          "--answer-length");
+    }
+    for (const char* length : {"prompt-length", "answer-length", "common-prefix"}) {
+      if (given.contains(length)) {
+        throw UserError(fmt::format(
+            "--{} and --train exclude each other: the file's pairs have lengths of their own",
+            length));
+      }
+    }
+  }
+  if (options.lengths.common_prefix > options.lengths.prompt_length) {
+    throw UserError(fmt::format("--common-prefix {} is longer than --prompt-length {}",
+                                options.lengths.common_prefix, options.lengths.prompt_length));
+  }
+  require_part_of_batch(options.micro_batch, options.batch_size);
+}
+
+// The forms that need no model.
+void require_judge_files(const EvaluateOptions& options, const GivenNames& given) {
+  if (!given.contains("judge-export") && !given.contains("judge-import")) {
+    throw UserError(
+        "evaluate needs --model; without one it writes or reads a judge's files only, by "
+        "--judge-export or --judge-import");
+  }
+  GivenNames used;
+  if (given.contains("judge-export")) {
+    used.insert({"judge-export", "generations", "rubric", "behaviour", "judge-model", "test",
+                 "choices-ab", "skip-bad", "overwrite"});
+  }
+  if (given.contains("judge-import")) {
+    used.insert({"judge-import", "out", "generations", "behaviour", "seed"});
+  }
+  for (const std::string& name : given) {
+    if (name != "config" && !used.contains(name)) {
+      throw UserError(fmt::format(
+          "--{} has no use here: without --model evaluate only writes or reads a judge's files, "
+          "and takes --{}",
+          name, fmt::join(used, ", --")));
+    }
+  }
+  if (given.contains("judge-import") && options.out.empty()) {
+    throw UserError("--judge-import needs --out, the evaluation file that takes the scores");
+  }
+  if (!given.contains("judge-export") &&
+      given.contains("generations") != given.contains("behaviour")) {
+    throw UserError(
+        "--generations and --behaviour go together: they tell which lines --judge-import expects");
+  }
+}
+
+void require_measurement(const EvaluateOptions& options, const GivenNames& given) {
+  if (options.vectors.empty() || options.out.empty()) {
+    throw UserError("evaluate with --model needs --vector and --out");
+  }
+  const std::vector<std::string> measures = {"test",       "choices-ab",     "choices-mc",
+                                             "mmlu",       "reference-text", "neutral-prompts",
+                                             "generations"};
+  if (std::none_of(measures.begin(), measures.end(),
+                   [&](const std::string& name) { return given.contains(name); })) {
+    throw UserError(fmt::format("there is nothing to measure: give at least one of --{}",
+                                fmt::join(measures, ", --")));
+  }
+  if (options.multipliers.size() < 2) {
+    throw UserError(
+        "--multipliers: a propensity curve and its slope need at least two different ones");
+  }
+  if (given.contains("grid") && !given.contains("test")) {
+    throw UserError("--grid needs --test, the pairs that it is measured on");
+  }
+  if (given.contains("grid") && options.vectors.size() != 2) {
+    throw UserError(
+        fmt::format("--grid needs exactly two vectors, one for each axis, but --vector names {}",
+                    options.vectors.size()));
+  }
+  if (given.contains("neutral-prompts") && options.positions != "all") {
+    throw UserError(
+        "--neutral-prompts and --positions answer exclude each other: prompts without answers are "
+        "not steered then");
+  }
+  if (given.contains("mmlu") && options.positions != "all") {
+    throw UserError(
+        "--mmlu and --positions answer exclude each other: answers of one letter are predicted "
+        "where the prompt ends, which is not steered then");
+  }
+  if (given.contains("behaviour") && !given.contains("judge-export") &&
+      !given.contains("judge-import")) {
+    throw UserError("--behaviour needs --judge-export or --judge-import, whose files name it");
+  }
+  if (given.contains("behaviour") && !given.contains("generations")) {
+    throw UserError("--behaviour needs --generations, of which requests are made or expected");
+  }
+}
+
+}  // namespace
+
+void require_consistent(const TrainOptions& options, const GivenNames&) {
+  if (options.resume && options.overwrite) {
+    throw UserError(
+        "--resume and --overwrite exclude each other: --resume continues the run file, "
+        "--overwrite replaces it; give one");
+  }
+  require_part_of_batch(options.micro_batch, options.batch_size);
+}
+
+void require_consistent(const SweepOptions& options, const GivenNames& given) {
+  if (given.contains("train") == given.contains("data")) {
+    throw UserError(
+        "give one of --train (one data set, with --test) and --data (several, NAME=TRAIN:TEST)");
+  }
+  if (given.contains("test") && given.contains("data")) {
+    throw UserError(
+        "--test and --data exclude each other: --data names the held-out pairs as NAME=TRAIN:TEST");
+  }
+  if (given.contains("adapter") && options.axes.models.size() > 1) {
+    throw UserError(fmt::format(
+        "--adapter belongs to one model, but --models names {}; make a sweep for each model",
+        options.axes.models.size()));
+  }
+  for (const std::int64_t batch_size : options.axes.batch_sizes) {
+    require_part_of_batch(options.micro_batch, batch_size);
+  }
+}
+
+void require_consistent(const BenchOptions& options, const GivenNames& given) {
+  require_one_model_and_pairs(options, given);
+  if (given.contains("adapter") && given.contains("shape")) {
+    throw UserError("--adapter needs --model: a --shape has no weights to change");
+  }
+}
+
+void require_consistent(const PlanOptions& options, const GivenNames& given) {
+  require_one_model_and_pairs(options, given);
+  if (given.contains("machine") && given.contains("measured")) {
+    throw UserError(
+        "--machine and --measured exclude each other: both say what the machine can do");
+  }
+  if (options.tp && options.devices % *options.tp != 0) {
+    throw UserError(
+        fmt::format("--devices {} is no multiple of --tp {}", options.devices, *options.tp));
+  }
+}
+
+void require_consistent(const ExtractOptions&, const GivenNames& given) {
+  if (given.contains("layer") == given.contains("layers")) {
+    throw UserError(
+        "give one of --layer (one direction, --out is its file) and --layers (several, --out is "
+        "their directory)");
+  }
+  if (given.contains("norm") && given.contains("match-norm")) {
+    throw UserError(
+        "--norm and --match-norm exclude each other: both say how long the direction becomes");
+  }
+}
+
+void require_consistent(const GenerateOptions& options, const GivenNames& given) {
+  if (given.contains("prompt") == given.contains("prompts")) {
+    throw UserError("give one of --prompt (one question) and --prompts (a file of them)");
+  }
+  if (options.stream && !given.contains("prompt")) {
+    throw UserError("--stream shows the texts of one --prompt, not those of a file");
+  }
+  if (options.stream && !options.out.empty()) {
+    throw UserError("--stream and --out exclude each other: one shows texts, the other keeps them");
+  }
+}
+
+void require_consistent(const EvaluateOptions& options, const GivenNames& given) {
+  if (options.model.empty()) {
+    require_judge_files(options, given);
+  } else {
+    require_measurement(options, given);
+  }
+  if (given.contains("judge-export")) {
+    for (const char* name : {"generations", "rubric", "behaviour"}) {
+      if (!given.contains(name)) {
+        throw UserError(fmt::format("--judge-export needs --{}", name));
+      }
+    }
+  } else {
+    for (const char* name : {"rubric", "judge-model"}) {
+      if (given.contains(name)) {
+        throw UserError(fmt::format("--{} needs --judge-export, whose requests it is for", name));
+      }
+    }
+  }
+}
+
+}  // namespace bipo

@@ -1,0 +1,23 @@
+// Which options go together: what must hold between the values of a command's options.
+#pragma once
+
+#include <set>
+#include <string>
+
+#include "launcher/options/options.hpp"
+
+namespace bipo {
+
+// The names of the options that were given, on the command line or in the INI file.
+using GivenNames = std::set<std::string>;
+
+// Throw UserError with the rule that is broken.
+void require_consistent(const TrainOptions& options, const GivenNames& given);
+void require_consistent(const SweepOptions& options, const GivenNames& given);
+void require_consistent(const BenchOptions& options, const GivenNames& given);
+void require_consistent(const PlanOptions& options, const GivenNames& given);
+void require_consistent(const ExtractOptions& options, const GivenNames& given);
+void require_consistent(const GenerateOptions& options, const GivenNames& given);
+void require_consistent(const EvaluateOptions& options, const GivenNames& given);
+
+}  // namespace bipo

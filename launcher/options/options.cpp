@@ -1,0 +1,385 @@
+// Parses the command line and the INI file into plain structs.
+#include "launcher/options/options.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <boost/program_options/cmdline.hpp>
+#include <boost/program_options/parsers.hpp>
+#include <map>
+#include <set>
+
+#include "collectives/foundation/errors.hpp"
+#include "launcher/options/command_tables.hpp"
+#include "launcher/options/config_file.hpp"
+#include "launcher/options/option_rules.hpp"
+#include "launcher/options/option_table.hpp"
+#include "launcher/options/suggest.hpp"
+#include "launcher/options/version.hpp"
+
+namespace bipo {
+namespace {
+
+namespace po = boost::program_options;
+
+const char* const kInspectHelp =
+    "bipo-dist inspect RUN_FILE\n"
+    "\n"
+    "Prints what a run file holds: settings, progress, losses, vectors and evaluations.\n";
+
+// By every name that is accepted.
+using SpecByName = std::map<std::string, OptionSpec>;
+
+SpecByName by_name(const std::vector<OptionGroup>& groups) {
+  SpecByName specs;
+  for (const OptionGroup& group : groups) {
+    for (const OptionSpec& option : group.options) {
+      specs.emplace(option.name, option);
+      if (!option.other_name.empty()) {
+        specs.emplace(option.other_name, option);
+      }
+    }
+  }
+  return specs;
+}
+
+// One option as given, from either source.
+struct GivenOption {
+  std::string name;  // the one listed in the help
+  std::string value;
+  std::string shown;  // how an error names it
+};
+
+bool is_long_option(const std::string& word) {
+  return word.size() > 2 && word.starts_with("--");
+}
+
+// "--name" of "--name=value".
+std::string option_word(const std::string& word) {
+  return word.substr(0, word.find('='));
+}
+
+[[noreturn]] void throw_unknown(const std::string& shown, const std::string& word,
+                                const std::vector<std::string>& known, const std::string& command) {
+  throw UserError(
+      fmt::format("unknown option {}; the nearest is {}; `bipo-dist {} --help` lists all", shown,
+                  nearest_name(word, known), command));
+}
+
+std::vector<std::string> names(const SpecByName& specs, const std::string& prefix) {
+  std::vector<std::string> all;
+  for (const auto& [name, option] : specs) {
+    all.push_back(prefix + name);
+  }
+  return all;
+}
+
+// Boost refuses `--name=`; the two words mean the same.
+std::vector<std::string> split_empty_values(const std::vector<std::string>& words) {
+  std::vector<std::string> result;
+  for (const std::string& word : words) {
+    if (is_long_option(word) && word.find('=') == word.size() - 1) {
+      result.push_back(option_word(word));
+      result.emplace_back();
+    } else {
+      result.push_back(word);
+    }
+  }
+  return result;
+}
+
+GivenOption to_given(const po::option& parsed, const std::string& command,
+                     const SpecByName& specs) {
+  const std::string& word = parsed.original_tokens.front();
+  const bool is_positional = parsed.position_key >= 0;
+  const bool has_one_dash = is_positional && word.size() > 1 && word.front() == '-';
+  if (parsed.unregistered || has_one_dash) {
+    throw_unknown(option_word(word), option_word(word), names(specs, "--"), command);
+  }
+  if (is_positional) {
+    throw UserError(
+        fmt::format("'{}' belongs to no option; {} takes only options, each beginning with "
+                    "two dashes (quote a value that contains blanks)",
+                    word, command));
+  }
+  const OptionSpec& spec = specs.at(parsed.string_key);
+  if (spec.is_flag()) {
+    return {spec.name, "true", option_word(word)};
+  }
+  const std::string& value = parsed.value.at(0);
+  const bool next_word_is_option = parsed.original_tokens.size() > 1 && is_long_option(value);
+  if (next_word_is_option) {
+    throw UserError(
+        fmt::format("{} needs a value, but the option {} follows; a value that begins with two "
+                    "dashes is written {}={}",
+                    word, value, word, value));
+  }
+  return {spec.name, value, fmt::format("--{} '{}'", parsed.string_key, value)};
+}
+
+std::vector<po::option> split_words(const std::vector<std::string>& words,
+                                    const CommandTable& table) {
+  using namespace po::command_line_style;
+  const po::options_description description = to_description(table.groups);
+  try {
+    return po::command_line_parser(split_empty_values(words))
+        .options(description)
+        .style(allow_long | long_allow_adjacent | long_allow_next)
+        .allow_unregistered()
+        .run()
+        .options;
+  } catch (const po::error& error) {
+    throw UserError(fmt::format("{}; `bipo-dist {} --help` describes the options", error.what(),
+                                table.command));
+  }
+}
+
+std::vector<GivenOption> read_config(const std::string& file, const std::string& command,
+                                     const SpecByName& specs) {
+  std::vector<GivenOption> given;
+  for (const ConfigEntry& entry : read_config_file(file)) {
+    const std::string where = fmt::format("{}:{}", file, entry.line);
+    if (!entry.section.empty() && entry.section != command) {
+      throw UserError(
+          fmt::format("{}: section [{}] is unknown; options stand under [{}] or under no "
+                      "section",
+                      where, entry.section, command));
+    }
+    if (entry.key == "config" || entry.key == "help") {
+      throw UserError(fmt::format("{}: '{}' works on the command line only; remove the line", where,
+                                  entry.key));
+    }
+    if (!specs.contains(entry.key)) {
+      throw_unknown(fmt::format("'{}' in {}", entry.key, where), entry.key, names(specs, ""),
+                    command);
+    }
+    given.push_back({specs.at(entry.key).name, entry.value,
+                     fmt::format("{}: {} = '{}'", where, entry.key, entry.value)});
+  }
+  return given;
+}
+
+void require_no_repetition(const std::vector<GivenOption>& given, const SpecByName& specs) {
+  GivenNames seen;
+  for (const GivenOption& option : given) {
+    if (!seen.insert(option.name).second && !specs.at(option.name).repeats) {
+      throw UserError(
+          fmt::format("{}: {} is given a second time; give it once", option.shown, option.name));
+    }
+  }
+}
+
+void apply(const std::vector<GivenOption>& given, const SpecByName& specs) {
+  for (const GivenOption& option : given) {
+    try {
+      specs.at(option.name).set(option.value);
+    } catch (const UserError& rule) {
+      throw UserError(fmt::format("{}: {}", option.shown, rule.what()));
+    }
+  }
+}
+
+void require_required(const CommandTable& table, const GivenNames& given) {
+  std::vector<std::string> missing;
+  for (const OptionGroup& group : table.groups) {
+    for (const OptionSpec& option : group.options) {
+      if (option.required && !given.contains(option.name)) {
+        missing.push_back(fmt::format("--{}", option.name));
+      }
+    }
+  }
+  if (!missing.empty()) {
+    throw UserError(fmt::format("{} needs {}; `bipo-dist {} --help` describes the options",
+                                table.command, fmt::join(missing, ", "), table.command));
+  }
+}
+
+// Sets the options that `table` was made for; returns the names of those that were given.
+GivenNames read_options(const CommandTable& table, const std::vector<std::string>& words) {
+  const SpecByName specs = by_name(table.groups);
+  std::vector<GivenOption> from_command_line;
+  for (const po::option& parsed : split_words(words, table)) {
+    from_command_line.push_back(to_given(parsed, table.command, specs));
+  }
+  require_no_repetition(from_command_line, specs);
+
+  std::vector<GivenOption> from_file;
+  const auto config =
+      std::find_if(from_command_line.begin(), from_command_line.end(),
+                   [](const GivenOption& option) { return option.name == "config"; });
+  if (config != from_command_line.end()) {
+    from_file = read_config(config->value, table.command, specs);
+    require_no_repetition(from_file, specs);
+  }
+
+  GivenNames given;
+  for (const GivenOption& option : from_command_line) {
+    given.insert(option.name);
+  }
+  std::erase_if(from_file, [&](const GivenOption& option) {
+    return specs.at(option.name).repeats && given.contains(option.name);
+  });
+  for (const auto* source : {&from_file, &from_command_line}) {
+    apply(*source, specs);
+    for (const GivenOption& option : *source) {
+      given.insert(option.name);
+    }
+  }
+  require_required(table, given);
+  return given;
+}
+
+bool asks_for_help(const std::vector<std::string>& words) {
+  return std::any_of(words.begin(), words.end(),
+                     [](const std::string& word) { return word == "--help" || word == "-h"; });
+}
+
+template <typename Options>
+Command parse_with(CommandTable (*make_table)(Options&), const std::vector<std::string>& words) {
+  Options options;
+  const CommandTable table = make_table(options);
+  if (asks_for_help(words)) {
+    return PrintAndExit{help_text(table)};
+  }
+  const GivenNames given = read_options(table, words);
+  require_consistent(options, given);
+  return options;
+}
+
+// Of a command whose one word that belongs to no option comes first: a file or directory, which
+// becomes `member`; `rule` is the error where it is missing.
+template <typename Options>
+Command parse_after_path(std::filesystem::path Options::*member,
+                         CommandTable (*make_table)(Options&),
+                         const std::vector<std::string>& words, const char* rule) {
+  Options options;
+  const CommandTable table = make_table(options);
+  if (asks_for_help(words)) {
+    return PrintAndExit{help_text(table)};
+  }
+  if (words.empty() || words.front().empty() || is_long_option(words.front())) {
+    throw UserError(rule);
+  }
+  options.*member = words.front();
+  read_options(table, {words.begin() + 1, words.end()});
+  return options;
+}
+
+Command parse_collect(const std::vector<std::string>& words) {
+  return parse_after_path(
+      &CollectOptions::directory, collect_table, words,
+      "collect takes the directory of a sweep first; `bipo-dist collect DIR --out sweep.h5`");
+}
+
+Command parse_export(const std::vector<std::string>& words) {
+  return parse_after_path(
+      &ExportOptions::run_file, export_table, words,
+      "export takes a run file first; `bipo-dist export run.h5 --format pt --out vector.pt`");
+}
+
+Command parse_import(const std::vector<std::string>& words) {
+  return parse_after_path(
+      &ImportOptions::file, import_table, words,
+      "import takes the file of a vector first; `bipo-dist import vector.pt --layer 15 --out "
+      "run.h5`");
+}
+
+Command parse_inspect(const std::vector<std::string>& words) {
+  if (asks_for_help(words)) {
+    return PrintAndExit{kInspectHelp};
+  }
+  if (words.size() != 1 || words.front().empty()) {
+    throw UserError(fmt::format(
+        "inspect takes one run file, not {} arguments; `bipo-dist inspect run.h5`", words.size()));
+  }
+  if (is_long_option(words.front())) {
+    throw_unknown(words.front(), words.front(), {"--help"}, "inspect");
+  }
+  return InspectOptions{words.front()};
+}
+
+std::string version_text() {
+  return fmt::format("bipo-dist {} (commit {}, {})\n", kProgramVersion, kGitCommit,
+                     kHaveCuda ? "CPU and CUDA" : "CPU only");
+}
+
+struct CommandEntry {
+  const char* name;
+  const char* description;
+  Command (*parse)(const std::vector<std::string>& words);
+};
+
+template <typename Options, CommandTable (*make_table)(Options&)>
+Command parse_options(const std::vector<std::string>& words) {
+  return parse_with(make_table, words);
+}
+
+// In the order of the help.
+constexpr CommandEntry kCommands[] = {
+    {"train", "train a steering vector", parse_options<TrainOptions, train_table>},
+    {"sweep", "train one for every combination of models, data, layers, seeds and settings",
+     parse_options<SweepOptions, sweep_table>},
+    {"collect", "merge the run files of a sweep into one", parse_collect},
+    {"generate", "text under vectors, at several multipliers at once",
+     parse_options<GenerateOptions, generate_table>},
+    {"evaluate", "what vectors do to a model's answers, and what that costs",
+     parse_options<EvaluateOptions, evaluate_table>},
+    {"extract", "a direction that needs no training, from the same pairs",
+     parse_options<ExtractOptions, extract_table>},
+    {"inspect", "print what a run file holds", parse_inspect},
+    {"export", "write a vector in the format of another program", parse_export},
+    {"import", "make a run file of a vector in another format", parse_import},
+    {"bench", "measure the speed of training on this machine",
+     parse_options<BenchOptions, bench_table>},
+    {"plan", "memory, time and the best topology of a run, before it is made",
+     parse_options<PlanOptions, plan_table>},
+};
+
+std::string general_help() {
+  std::string commands;
+  for (const CommandEntry& entry : kCommands) {
+    commands += fmt::format("  {:<9}  {}\n", entry.name, entry.description);
+  }
+  return fmt::format(
+      "bipo-dist COMMAND [options]\n"
+      "\n"
+      "Trains steering vectors for language models by Bi-directional Preference Optimisation.\n"
+      "\n"
+      "Commands\n"
+      "{}"
+      "\n"
+      "  bipo-dist COMMAND --help    a command's options and an example\n"
+      "  bipo-dist --version         version, commit and what it was built with\n"
+      "\n"
+      "Exit codes: 0 done, 2 usage or bad input, 75 interrupted with a checkpoint, 1 anything "
+      "else\n",
+      commands);
+}
+
+}  // namespace
+
+Command parse_command_line(const std::vector<std::string>& arguments) {
+  if (arguments.empty()) {
+    throw UserError("no command given; `bipo-dist --help` lists the commands");
+  }
+  const std::string& command = arguments.front();
+  if (command == "--help" || command == "-h") {
+    return PrintAndExit{general_help()};
+  }
+  if (command == "--version") {
+    return PrintAndExit{version_text()};
+  }
+  std::vector<std::string> known = {"--help", "--version"};
+  for (const CommandEntry& entry : kCommands) {
+    if (command == entry.name) {
+      return entry.parse({arguments.begin() + 1, arguments.end()});
+    }
+    known.emplace_back(entry.name);
+  }
+  throw UserError(
+      fmt::format("unknown command '{}'; the nearest is {}; `bipo-dist --help` lists the commands",
+                  command, nearest_name(command, known)));
+}
+
+}  // namespace bipo

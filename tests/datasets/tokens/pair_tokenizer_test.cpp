@@ -1,0 +1,125 @@
+// Files of pairs as token pairs of a model directory: what is read, what is left out with a
+// warning, what is refused.
+#include "datasets/tokens/pair_tokenizer.hpp"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "collectives/foundation/errors.hpp"
+#include "tests/datasets/character_model.hpp"
+#include "tests/support/errors.hpp"
+
+namespace bipo {
+namespace {
+
+using testing::ids;
+using testing::kChatMl;
+using testing::kTurnEnd;
+using testing::without_system_turns;
+using testing::write_character_model;
+
+constexpr std::int64_t kVocabulary = 303;
+
+class PairTokenizerTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const std::string name = ::testing::UnitTest::GetInstance()->current_test_info()->name();
+    directory_ = std::filesystem::path(::testing::TempDir()) / ("bipo_pair_tokenizer_" + name);
+    std::filesystem::create_directories(directory_);
+    write_character_model(directory_, kChatMl);
+    options_.max_length = 1000;
+  }
+  void TearDown() override { std::filesystem::remove_all(directory_); }
+
+  std::filesystem::path write_rows(const std::string& rows) const {
+    const std::filesystem::path path = directory_ / "pairs.csv";
+    std::ofstream(path) << "question,matching,not_matching\n" << rows;
+    return path;
+  }
+
+  PairTokenizer tokenizer(std::int64_t vocabulary = kVocabulary) const {
+    return PairTokenizer(read_model_text(directory_), template_, vocabulary, options_);
+  }
+
+  std::filesystem::path directory_;
+  TokenizeOptions options_;
+  ChatTemplateSettings template_{"auto", testing::kSomeDate};
+};
+
+TEST_F(PairTokenizerTest, ReadsAFileAsTheModelsOwnFilesSay) {
+  options_.system_prompt = "be kind";
+  const TokenizedFile file = tokenizer().read(write_rows("q,yes,no\n"));
+  ASSERT_EQ(file.pairs.size(), 1U);
+  // BOS and EOS are those that tokenizer_config.json names.
+  EXPECT_EQ(file.pairs[0].prompt, ids("!<system\nbe kind>\n<user\nq>\n<assistant\n"));
+  EXPECT_EQ(file.pairs[0].chosen, ids("yes>"));
+  EXPECT_EQ(file.pairs[0].rejected, ids("no>"));
+  EXPECT_TRUE(file.warnings.empty());
+  EXPECT_EQ(tokenizer().template_name(), "chatml");
+}
+
+// Seven rows without an answer, then two whose pairs are too long.
+TEST_F(PairTokenizerTest, WarnsOfTheFirstRowsLeftOutAndCountsTheOthers) {
+  options_.bad_rows = BadRows::kSkip;
+  options_.max_length = 30;
+  std::string rows = "q,y,n\n";
+  for (int i = 0; i < 7; ++i) {
+    rows += "q,,n\n";
+  }
+  rows += "q,a very long answer indeed,n\nq,n,a very long answer indeed\n";
+  const TokenizedFile file = tokenizer().read(write_rows(rows));
+  EXPECT_EQ(file.pairs.size(), 1U);
+  ASSERT_EQ(file.warnings.size(), 8U);
+  const auto begins_with = [&](std::size_t i, int line) {
+    return file.warnings[i].starts_with("left out: " + (directory_ / "pairs.csv").string() + ":" +
+                                        std::to_string(line) + ":");
+  };
+  for (std::size_t i = 0; i < 5; ++i) {
+    EXPECT_TRUE(begins_with(i, static_cast<int>(i) + 3)) << file.warnings[i];
+  }
+  EXPECT_EQ(file.warnings[5], "left out: 2 rows more");
+  EXPECT_TRUE(begins_with(6, 10)) << file.warnings[6];
+  EXPECT_TRUE(begins_with(7, 11)) << file.warnings[7];
+}
+
+TEST_F(PairTokenizerTest, RefusesIdsThatTheModelDoesNotKnow) {
+  const std::filesystem::path file = write_rows("q,y,n\n");
+  EXPECT_EQ(tokenizer(kVocabulary).read(file).pairs.size(), 1U);
+  testing::expect_parts(testing::error_of<UserError>([&] { tokenizer(kTurnEnd).read(file); }),
+                        {file.string() + ":2: token id 302 is outside", "vocabulary of 301"});
+}
+
+TEST_F(PairTokenizerTest, SaysWhereTheSystemPromptGoes) {
+  options_.system_prompt = "be kind";
+  EXPECT_TRUE(tokenizer().warnings().empty());
+  write_character_model(directory_, without_system_turns());
+  ASSERT_EQ(tokenizer().warnings().size(), 1U);
+  EXPECT_NE(tokenizer().warnings()[0].find("takes no system turn"), std::string::npos);
+  options_.system_prompt = "";
+  EXPECT_TRUE(tokenizer().warnings().empty());
+}
+
+TEST_F(PairTokenizerTest, SaysWhereAGivenDateIsNotPrinted) {
+  template_.date.given = true;
+  EXPECT_FALSE(tokenizer().prints_date());
+  ASSERT_EQ(tokenizer().warnings().size(), 1U);
+  EXPECT_NE(tokenizer().warnings()[0].find("prints no date"), std::string::npos);
+  write_character_model(directory_, std::string("{{ strftime_now('%Y') }}") + testing::kChatMl);
+  EXPECT_TRUE(tokenizer().prints_date());
+  EXPECT_TRUE(tokenizer().warnings().empty());
+}
+
+TEST_F(PairTokenizerTest, NamesTheTextThatTheTemplateAddsByItself) {
+  write_character_model(directory_,
+                        std::string("{% if messages[0].role != 'system' %}{{ "
+                                    "'<|im_start|>system\nhouse rules<|im_end|>\n' }}{% endif %}") +
+                            kChatMl);
+  EXPECT_EQ(tokenizer().implied_system_text(), "house rules");
+  options_.system_prompt = "be kind";
+  EXPECT_EQ(tokenizer().implied_system_text(), "");
+}
+
+}  // namespace
+}  // namespace bipo

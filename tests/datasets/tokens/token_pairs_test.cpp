@@ -1,0 +1,206 @@
+// Token pairs against ids written down by hand.
+#include "datasets/tokens/token_pairs.hpp"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "collectives/foundation/errors.hpp"
+#include "tests/datasets/character_model.hpp"
+
+namespace bipo {
+namespace {
+
+using testing::ids;
+using testing::kBos;
+using testing::kChatMl;
+using testing::kLineBreakThenA;
+using testing::kTurnBegin;
+using testing::kTurnEnd;
+using testing::without_system_turns;
+using testing::write_character_model;
+using Ids = std::vector<TokenId>;
+
+class TokenPairsTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const std::string name = ::testing::UnitTest::GetInstance()->current_test_info()->name();
+    directory_ = std::filesystem::path(::testing::TempDir()) / ("bipo_token_pairs_" + name);
+    std::filesystem::create_directories(directory_);
+    set_template(kChatMl);
+    options_.max_length = 1000;
+  }
+  void TearDown() override { std::filesystem::remove_all(directory_); }
+
+  void set_template(const std::string& chat_template) const {
+    write_character_model(directory_, chat_template);
+  }
+
+  TokenPairs tokenize(const std::vector<PreferencePair>& pairs) const {
+    return tokenize_pairs(
+        pairs, ChatTemplate::from_model_directory(directory_, {format_, testing::kSomeDate}),
+        Tokenizer::from_file(directory_ / "tokenizer.json"), special_, options_);
+  }
+
+  TokenPair tokenize(const PreferencePair& pair) const {
+    return tokenize(std::vector{pair}).pairs.at(0);
+  }
+
+  std::string complaint(const std::vector<PreferencePair>& pairs) const {
+    try {
+      tokenize(pairs);
+      return "accepted";
+    } catch (const UserError& error) {
+      return error.what();
+    }
+  }
+
+  std::filesystem::path directory_;
+  std::string format_ = "auto";
+  SpecialTokens special_ = {std::nullopt, kTurnEnd, {}};
+  TokenizeOptions options_;
+};
+
+PreferencePair pair(const std::string& question, const std::string& chosen,
+                    const std::string& rejected) {
+  return {{{"user", question}}, chosen, rejected, "train.csv:7"};
+}
+
+TEST_F(TokenPairsTest, SystemPromptQuestionAnswersAndOneEos) {
+  options_.system_prompt = "be kind";
+  const TokenPair tokens = tokenize(pair("q x", "yes", "no"));
+  EXPECT_EQ(tokens.prompt, ids("<system\nbe kind>\n<user\nq x>\n<assistant\n"));
+  EXPECT_EQ(tokens.chosen, ids("yes>"));
+  EXPECT_EQ(tokens.rejected, ids("no>"));
+  EXPECT_EQ(tokens.where, "train.csv:7");
+}
+
+TEST_F(TokenPairsTest, EmptySystemPromptSendsNone) {
+  EXPECT_EQ(tokenize(pair("q", "y", "n")).prompt, ids("<user\nq>\n<assistant\n"));
+}
+
+TEST_F(TokenPairsTest, AConversationKeepsItsOwnSystemTurn) {
+  options_.system_prompt = "ours";
+  PreferencePair own = pair("q", "y", "n");
+  own.prompt = {{"system", "theirs"}, {"user", "a"}, {"assistant", "b"}, {"user", "c"}};
+  EXPECT_EQ(tokenize(own).prompt,
+            ids("<system\ntheirs>\n<user\na>\n<assistant\nb>\n<user\nc>\n<assistant\n"));
+}
+
+TEST_F(TokenPairsTest, WhereSystemTurnsAreRefusedTheTextGoesBeforeTheFirstUserTurn) {
+  set_template(without_system_turns());
+  options_.system_prompt = "s";
+  PreferencePair talk = pair("q", "y", "n");
+  talk.prompt = {{"user", "a"}, {"assistant", "b"}, {"user", "c"}};
+  EXPECT_EQ(tokenize(talk).prompt, ids("<user\ns\n\na>\n<assistant\nb>\n<user\nc>\n<assistant\n"));
+  talk.prompt.insert(talk.prompt.begin(), {"system", "own"});
+  EXPECT_EQ(tokenize(talk).prompt,
+            ids("<user\nown\n\na>\n<assistant\nb>\n<user\nc>\n<assistant\n"));
+}
+
+TEST_F(TokenPairsTest, ATokenAcrossTheBoundaryBelongsToTheAnswer) {
+  const TokenPair tokens = tokenize(pair("q", "Ab", "xy"));
+  EXPECT_EQ(tokens.prompt, ids("<user\nq>\n<assistant"));
+  EXPECT_EQ(tokens.chosen, (Ids{kLineBreakThenA, 'b', kTurnEnd}));
+  EXPECT_EQ(tokens.rejected, ids("\nxy>"));
+}
+
+TEST_F(TokenPairsTest, AnswersThatBeginAlikeStillEndThePromptAtTheHeader) {
+  const TokenPair tokens = tokenize(pair("q", "same y", "same n"));
+  EXPECT_EQ(tokens.prompt, ids("<user\nq>\n<assistant\n"));
+  EXPECT_EQ(tokens.chosen, ids("same y>"));
+  EXPECT_EQ(tokens.rejected, ids("same n>"));
+}
+
+TEST_F(TokenPairsTest, BosIsAddedOnlyWhereItIsMissingAndKnown) {
+  special_.bos = kBos;
+  EXPECT_EQ(tokenize(pair("q", "y", "n")).prompt, ids("!<user\nq>\n<assistant\n"));
+  options_.add_bos = false;
+  EXPECT_EQ(tokenize(pair("q", "y", "n")).prompt, ids("<user\nq>\n<assistant\n"));
+  options_.add_bos = true;
+  special_.bos = kTurnBegin;  // as SmolLM2 names it
+  EXPECT_EQ(tokenize(pair("q", "y", "n")).prompt, ids("<user\nq>\n<assistant\n"));
+  special_.bos = kBos;
+  set_template(std::string("{{ bos_token }}") + kChatMl);
+  EXPECT_EQ(tokenize(pair("q", "y", "n")).prompt, ids("!<user\nq>\n<assistant\n"));
+}
+
+TEST_F(TokenPairsTest, EosIsExactlyOneOrNone) {
+  EXPECT_EQ(tokenize(pair("q", "y<|im_end|>", "n")).chosen, ids("y>"));
+  options_.add_eos = false;
+  EXPECT_EQ(tokenize(pair("q", "y", "n")).chosen, ids("y"));
+  special_.eos.reset();
+  EXPECT_EQ(tokenize(pair("q", "y", "n")).rejected, ids("n"));
+  options_.add_eos = true;
+  EXPECT_NE(complaint({pair("q", "y", "n")}).find("--no-eos"), std::string::npos);
+}
+
+TEST_F(TokenPairsTest, PairsBeyondTheLimitAreNamedWithTheirSize) {
+  // The prompt has 20 tokens, the longer answer 4 with its EOS.
+  options_.max_length = 24;
+  ASSERT_EQ(tokenize(pair("q", "yes", "n")).prompt.size(), 20U);
+  options_.max_length = 23;
+  const std::string message = complaint({pair("q", "yes", "n")});
+  EXPECT_TRUE(message.starts_with("train.csv:7: ")) << message;
+  for (const char* fragment : {"24 tokens", "prompt 20", "chosen 4", "rejected 2", "limit is 23",
+                               "--max-length", "--skip-bad"}) {
+    EXPECT_NE(message.find(fragment), std::string::npos) << message << "\nlacks " << fragment;
+  }
+}
+
+TEST_F(TokenPairsTest, AnAnswerThatTheTemplateTrimsAwayIsRefused) {
+  format_ = "llama3";
+  const std::string message = complaint({pair("q", "y", "\u00a0")});
+  EXPECT_TRUE(message.starts_with("train.csv:7: the rejected answer has no token")) << message;
+}
+
+TEST_F(TokenPairsTest, PlainIsSystemTextBlankLinePromptLineBreakAnswer) {
+  format_ = "plain";
+  special_.bos = kBos;
+  EXPECT_EQ(tokenize(pair("q", "yes", "no")).prompt, ids("!q\n"));
+  options_.system_prompt = "be kind";
+  const TokenPair tokens = tokenize(pair("q", "yes", "no"));
+  EXPECT_EQ(tokens.prompt, ids("!be kind\n\nq\n"));
+  EXPECT_EQ(tokens.chosen, ids("yes>"));
+  EXPECT_EQ(tokens.rejected, ids("no>"));
+}
+
+TEST_F(TokenPairsTest, RefusalsOfTheTemplateNameTheRow) {
+  set_template(
+      std::string("{% if messages | length > 4 %}{{ raise_exception('too many') }}{% endif %}") +
+      kChatMl);
+  PreferencePair talk = pair("q", "y", "n");
+  talk.prompt.assign(5, {"user", "u"});
+  const std::string message = complaint({talk});
+  EXPECT_TRUE(message.starts_with("train.csv:7: ")) << message;
+  EXPECT_NE(message.find("too many"), std::string::npos) << message;
+}
+
+TEST_F(TokenPairsTest, SkippedPairsAreCountedAndOneMustRemain) {
+  options_.bad_rows = BadRows::kSkip;
+  options_.max_length = 22;
+  const TokenPairs some = tokenize({pair("q", "y", "n"), pair("q", "yes yes", "n")});
+  EXPECT_EQ(some.pairs.size(), 1U);
+  ASSERT_EQ(some.skipped.size(), 1U);
+  EXPECT_TRUE(some.skipped[0].starts_with("train.csv:7: ")) << some.skipped[0];
+  EXPECT_NE(complaint({pair("q", "yes yes", "n")}).find("every pair"), std::string::npos);
+}
+
+TEST(TokensHash, ComparesIdsAndWhereTheyStand) {
+  const TokenPair first{{1, 2}, {3}, {4}, "a.csv:2"};
+  const TokenPair second{{5}, {6, 7}, {8}, "a.csv:3"};
+  const std::uint64_t hash = tokens_hash({first, second});
+  EXPECT_EQ(tokens_hash({{{1, 2}, {3}, {4}, "b.jsonl:1"}, {{5}, {6, 7}, {8}, "b.jsonl:2"}}), hash);
+  EXPECT_NE(tokens_hash({second, first}), hash);
+  EXPECT_NE(tokens_hash({first}), hash);
+  EXPECT_NE(tokens_hash({first, {{5}, {6}, {7, 8}, "a.csv:3"}}), hash);
+  EXPECT_NE(tokens_hash({first, {{5}, {6, 9}, {8}, "a.csv:3"}}), hash);
+}
+
+TEST_F(TokenPairsTest, ALimitOfZeroIsABug) {
+  options_.max_length = 0;
+  EXPECT_THROW(tokenize(pair("q", "y", "n")), BugError);
+}
+
+}  // namespace
+}  // namespace bipo

@@ -1,0 +1,215 @@
+// Tables from log-probabilities worked out by hand, and the file that keeps them.
+#include "experiments/evaluation/evaluation_file.hpp"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include "collectives/foundation/errors.hpp"
+#include "experiments/evaluation/evaluation_tables.hpp"
+#include "experiments/files/hdf5.hpp"
+#include "tests/experiments/sample_run.hpp"
+#include "tests/support/errors.hpp"
+
+namespace bipo {
+namespace {
+
+using testing::error_of;
+using testing::expect_parts;
+namespace fs = std::filesystem;
+
+// Three pairs at the multipliers -1, 0 and 2: propensities 1, 2, 4 (slope 1), 3, 0, -6 (slope -3),
+// and 0, 0, 0.
+DirectionScores three_pairs() {
+  DirectionScores scores{"vector", 2.5, {-1, 0, 2}, {}};
+  scores.pairs = {{{-2, -3, 2, 4}, {-1, -4, 1, 2}, {-5, -5, 5, 5}},
+                  {{-1, -3, 2, 4}, {-2, -2, 1, 2}, {-5, -5, 5, 5}},
+                  {{-1, -5, 2, 4}, {-7, -1, 1, 2}, {-6, -6, 5, 5}}};
+  return scores;
+}
+
+Evaluation evaluation_of_three_pairs() {
+  Evaluation evaluation;
+  const DirectionScores scores = three_pairs();
+  add_direction(evaluation, scores, scores.pairs[1], {0.5, 11});
+  return evaluation;
+}
+
+TEST(EvaluationTables, SlopesAreThoseOfTheLines) {
+  const Evaluation evaluation = evaluation_of_three_pairs();
+  ASSERT_EQ(evaluation.samples.size(), 9U);
+  EXPECT_NEAR(evaluation.samples[0].slope, 1, 1e-15);
+  EXPECT_NEAR(evaluation.samples[4].slope, -3, 1e-15);
+  EXPECT_EQ(evaluation.samples[8].slope, 0);
+  EXPECT_EQ(evaluation.samples[7].pair, 1);
+  EXPECT_EQ(evaluation.samples[7].rejected_logp, -1);
+  EXPECT_EQ(evaluation.samples[7].chosen_tokens, 1);
+  ASSERT_EQ(evaluation.steerability.size(), 1U);
+  const SteerabilityRow& row = evaluation.steerability[0];
+  EXPECT_EQ(row.norm, 2.5);
+  EXPECT_EQ(row.pairs, 3);
+  EXPECT_NEAR(row.steerability.value, -2.0 / 3, 1e-15);
+  // Deviations 5/3, -7/3, 2/3: (25 + 49 + 4) / 9 / 2.
+  EXPECT_NEAR(row.steerability_sd, std::sqrt(78.0 / 18), 1e-15);
+  EXPECT_NEAR(row.anti_steerable.value, 1.0 / 3, 1e-15);
+  EXPECT_NEAR(row.spearman.value, 0, 1e-15);  // 1, -1 and 0
+  EXPECT_LE(row.steerability.low, row.steerability.value);
+  EXPECT_GE(row.steerability.high, row.steerability.value);
+}
+
+TEST(EvaluationTables, CurveHasMeansOfThePairs) {
+  const Evaluation evaluation = evaluation_of_three_pairs();
+  ASSERT_EQ(evaluation.curve.size(), 3U);
+  const CurveRow& row = evaluation.curve[2];
+  EXPECT_EQ(row.multiplier, 2);
+  EXPECT_EQ(row.pairs, 3);
+  EXPECT_NEAR(row.accuracy.value, 1.0 / 3, 1e-15);              // a tie is a miss
+  EXPECT_NEAR(row.margin.value, 0.5 * (2 - 6 + 0) / 3, 1e-15);  // beta times what changed
+  EXPECT_NEAR(row.propensity.value, (4.0 - 6 + 0) / 3, 1e-15);
+  EXPECT_NEAR(row.propensity_per_token.value, ((-0.5 + 1.25) + (-7 + 0.5) + 0) / 3, 1e-15);
+  EXPECT_NEAR(row.chosen_logp, -14.0 / 3, 1e-15);
+  EXPECT_NEAR(row.rejected_logp, -12.0 / 3, 1e-15);
+  EXPECT_EQ(evaluation.curve[1].margin.value, 0);
+  const DirectionScores scores = three_pairs();
+  const GridRow grid = grid_row(1, -2, scores.pairs[2], scores.pairs[1], {0.5, 11});
+  EXPECT_EQ(grid.multiplier_2, -2);
+  EXPECT_EQ(grid.margin, row.margin.value);
+  EXPECT_EQ(grid.accuracy.low, row.accuracy.low);
+  EXPECT_EQ(grid.propensity.value, row.propensity.value);
+}
+
+TEST(EvaluationTables, CostsWeighItemsByTheirTokens) {
+  const std::vector<TokenSum> items = {{-2, 1}, {-4, 3}};
+  const CostRow perplexity = perplexity_row({"p", "vector", 1}, items, 3);
+  EXPECT_NEAR(perplexity.value.value, std::exp(6.0 / 4), 1e-14);
+  EXPECT_EQ(perplexity.items, 2);
+  const CostRow mean = mean_per_token_row({"k", "random", -1}, items, 3);
+  EXPECT_NEAR(mean.value.value, -1.5, 1e-15);
+  EXPECT_EQ(mean.direction, "random");
+  // Both items are the first, or both the second, in some of the resamples.
+  EXPECT_EQ(mean.value.low, -2);
+  EXPECT_NEAR(mean.value.high, -4.0 / 3, 1e-15);
+}
+
+Generation generation(std::int64_t prompt, double multiplier, const std::string& text) {
+  Generation row;
+  row.prompt_index = prompt;
+  row.multiplier = multiplier;
+  row.text = text;
+  return row;
+}
+
+TEST(EvaluationTables, TextMeasuresLeaveOutWhatIsTooShort) {
+  const std::vector<CostRow> rows =
+      text_rows({generation(0, 1, "a a b a"), generation(1, 1, "c"), generation(0, -1, "")}, 5);
+  const auto value = [&](const std::string& measure, double multiplier) {
+    for (const CostRow& row : rows) {
+      if (row.measure == measure && row.multiplier == multiplier) {
+        return std::pair(row.value.value, row.items);
+      }
+    }
+    return std::pair(-1.0, std::int64_t{0});
+  };
+  EXPECT_EQ(value("distinct_1", 1), std::pair(0.75, std::int64_t{2}));  // 2 of 4, 1 of 1
+  EXPECT_EQ(value("distinct_2", 1), std::pair(1.0, std::int64_t{1}));   // aa ab ba
+  EXPECT_EQ(value("distinct_1", -1).second, 0);
+  EXPECT_EQ(value("refusal_rate", -1), std::pair(0.0, std::int64_t{1}));
+}
+
+// A directory of its own, removed at the end.
+class EvaluationFile : public ::testing::Test {
+ protected:
+  EvaluationFile()
+      : directory_(fs::temp_directory_path() /
+                   ("bipo_evaluation_" + std::to_string(getpid()) + "_" +
+                    ::testing::UnitTest::GetInstance()->current_test_info()->name())),
+        path_(directory_ / "eval.h5") {
+    fs::create_directories(directory_);
+  }
+  ~EvaluationFile() override { fs::remove_all(directory_); }
+
+  fs::path directory_;
+  fs::path path_;
+};
+
+Evaluation sample_evaluation() {
+  Evaluation evaluation = evaluation_of_three_pairs();
+  evaluation.attributes = {
+      R"({"seed":11})", "0.1.0", "abc", "2026-01-02T03:04:05Z", "model", "", 48, 2, 2, 1, "mpi",
+      "fp32",           "here"};
+  evaluation.choices.push_back(
+      {"naïve", "ab", "vector", 1, 7, {0.5, 0.25, 0.75}, {0.6, 0.5, 0.7}, 0.5});
+  return evaluation;
+}
+
+std::vector<hdf5::ValueColumn> read_columns_of(const fs::path& path, const std::string& table) {
+  return hdf5::read_columns(hdf5::open_file(path.string()), table);
+}
+
+template <typename T>
+std::vector<T> column_of(const fs::path& path, const std::string& table, const std::string& name) {
+  for (const auto& column : read_columns_of(path, table)) {
+    if (column.name == name) {
+      return std::get<std::vector<T>>(column.values);
+    }
+  }
+  ADD_FAILURE() << "no column " << name;
+  return {};
+}
+
+TEST_F(EvaluationFile, ColumnsReadBackAsTheyWereWritten) {
+  write_evaluation_file(path_, sample_evaluation());
+  EXPECT_EQ(column_of<std::string>(path_, "choices", "set"), std::vector<std::string>{"naïve"});
+  EXPECT_EQ(column_of<double>(path_, "choices", "accuracy_high"), std::vector<double>{0.75});
+  EXPECT_EQ(column_of<std::int64_t>(path_, "choices", "items"), std::vector<std::int64_t>{7});
+  EXPECT_EQ(column_of<double>(path_, "samples", "multiplier"),
+            (std::vector<double>{-1, -1, -1, 0, 0, 0, 2, 2, 2}));
+  EXPECT_TRUE(column_of<double>(path_, "grid", "margin").empty());
+  EXPECT_NO_THROW(check_evaluation_file(path_));
+}
+
+TEST_F(EvaluationFile, ScoresOfAJudgeAreAddedInPlace) {
+  write_evaluation_file(path_, sample_evaluation());
+  const auto before = read_columns_of(path_, "curve");
+  add_judge_scores(path_, {{{"warmth", 0, 1}, 4}, {{"warmth", 1, 1}, 0}, {{"warmth", 0, -1}, 2}},
+                   {"/a/first.jsonl", 11});
+  const auto summary = add_judge_scores(path_, {{{"power", 0, 1}, 3}}, {"/a/second.jsonl", 11});
+  ASSERT_EQ(summary.size(), 3U);  // power at 1, warmth at -1 and 1
+  EXPECT_EQ(summary[2].items, 2);
+  EXPECT_EQ(summary[2].errors, 1);
+  EXPECT_EQ(summary[2].score.value, 4);
+  EXPECT_EQ(column_of<std::string>(path_, "judge_scores", "behaviour"),
+            (std::vector<std::string>{"power", "warmth", "warmth", "warmth"}));
+  // A behaviour that comes again takes the place of its old scores.
+  add_judge_scores(path_, {{{"warmth", 5, 2}, 1}}, {"/a/third.jsonl", 12});
+  EXPECT_EQ(column_of<std::int64_t>(path_, "judge_scores", "prompt"),
+            (std::vector<std::int64_t>{0, 5}));
+  const auto after = read_columns_of(path_, "curve");
+  ASSERT_EQ(after.size(), before.size());
+  for (std::size_t i = 0; i < before.size(); ++i) {
+    EXPECT_EQ(after[i].name, before[i].name);
+    EXPECT_TRUE(after[i].values == before[i].values) << before[i].name;
+  }
+  const auto file = hdf5::open_file(path_.string());
+  EXPECT_EQ(hdf5::read_text_attribute(file, "config"),
+            R"({"seed":11,"judge_import":"/a/third.jsonl","judge_seed":12})");
+  EXPECT_EQ(hdf5::read_integer_attribute(file, "hidden_size"), 48);
+}
+
+TEST_F(EvaluationFile, OtherFilesAreRefused) {
+  const auto add = [&] { add_judge_scores(path_, {{{"warmth", 0, 1}, 4}}, {"results", 11}); };
+  expect_parts(error_of<UserError>(add), {"eval.h5", "no such file", "evaluate"});
+  std::ofstream(path_) << "no HDF5";
+  expect_parts(error_of<UserError>(add), {"eval.h5", "damaged"});
+  write_run_file(path_, sample_run(3));
+  expect_parts(error_of<UserError>(add), {"eval.h5", "not an evaluation file", "kind"});
+  std::ifstream still(path_, std::ios::binary);
+  EXPECT_GT(std::distance(std::istreambuf_iterator<char>(still), {}), 1000);
+}
+
+}  // namespace
+}  // namespace bipo

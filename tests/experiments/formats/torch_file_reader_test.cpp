@@ -1,0 +1,214 @@
+// Vectors of torch.save: those that torch wrote, and files that lie about theirs.
+#include "experiments/formats/torch_file_reader.hpp"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <limits>
+
+#include "collectives/foundation/errors.hpp"
+#include "tests/support/errors.hpp"
+#include "tests/support/torch_bytes.hpp"
+
+namespace bipo {
+namespace {
+
+using testing::as_bytes;
+using testing::error_of;
+using testing::expect_parts;
+using testing::global;
+using testing::LegacyFile;
+using testing::pickled;
+using testing::TensorBytes;
+using testing::torch_seed;
+using testing::tuple;
+
+const std::vector<std::string> kSeedsWithVector = {"zip_vector",
+                                                   "zip_parameter",
+                                                   "zip_row_of_half",
+                                                   "zip_protocol_4",
+                                                   "legacy_vector",
+                                                   "legacy_bfloat16",
+                                                   "legacy_parameter_of_double",
+                                                   "legacy_every_second"};
+
+std::vector<float> read(const std::string& bytes) {
+  return read_torch_vector(as_bytes(bytes), "made.pt");
+}
+
+std::string refusal(const std::string& bytes) {
+  return error_of<UserError>([&] { read(bytes); });
+}
+
+std::string tensor_refusal(const std::function<void(TensorBytes&)>& change) {
+  TensorBytes tensor;
+  change(tensor);
+  LegacyFile file;
+  file.object = tensor.value();
+  return refusal(file.build());
+}
+
+std::string file_refusal(const std::function<void(LegacyFile&)>& change) {
+  LegacyFile file;
+  change(file);
+  return refusal(file.build());
+}
+
+TEST(TorchFileReader, EveryFormAndType) {
+  const std::vector<float> expected = {0.5F, -1.25F, 3.0F};  // float16 and bfloat16 hold them, too
+  for (const std::string& seed : kSeedsWithVector) {
+    const std::string bytes = torch_seed(seed);
+    EXPECT_TRUE(is_torch_file(as_bytes(bytes))) << seed;
+    const bool is_strided = seed == "legacy_every_second";
+    EXPECT_EQ(read(bytes), is_strided ? (std::vector<float>{1, 3, 5}) : expected) << seed;
+  }
+  EXPECT_EQ(read(LegacyFile().build()), (std::vector<float>{0, 1, 2, 3}));
+}
+
+TEST(TorchFileReader, FilesCutOffAnywhere) {
+  for (const std::string& seed : kSeedsWithVector) {
+    const std::string bytes = torch_seed(seed);
+    for (std::size_t size = 0; size < bytes.size(); ++size) {
+      // A copy of its own, so that sanitizers see a read beyond the end.
+      const std::vector<char> part(bytes.begin(),
+                                   bytes.begin() + static_cast<std::ptrdiff_t>(size));
+      EXPECT_THROW(read_torch_vector(std::as_bytes(std::span(part)), "made.pt"), UserError)
+          << seed << " of " << size << " bytes";
+    }
+  }
+}
+
+TEST(TorchFileReader, AnyChangedByteIsReadOrRefused) {
+  for (const std::string& seed : kSeedsWithVector) {
+    std::string bytes = torch_seed(seed);
+    for (char& byte : bytes) {
+      for (const int flipped : {0x01, 0x80, 0xff}) {
+        byte = static_cast<char>(byte ^ flipped);
+        try {
+          EXPECT_LE(read(bytes).size(), 6U);
+        } catch (const UserError&) {
+          // The other right answer.
+        }
+        byte = static_cast<char>(byte ^ flipped);
+      }
+    }
+  }
+}
+
+TEST(TorchFileReader, VectorsThatAreNotWithinTheirStorage) {
+  const std::int64_t most = std::numeric_limits<std::int64_t>::max();
+  const auto expect_outside = [](const std::string& size, const std::string& stride,
+                                 const std::string& offset) {
+    expect_parts(tensor_refusal([&](TensorBytes& t) {
+                   t.size = tuple({size});
+                   t.stride = tuple({stride});
+                   t.offset = offset;
+                 }),
+                 {"not within its storage of 4"});
+  };
+  expect_outside(pickled(5), pickled(1), pickled(0));
+  expect_outside(pickled(4), pickled(1), pickled(1));
+  expect_outside(pickled(2), pickled(4), pickled(0));
+  expect_outside(pickled(1), pickled(1), pickled(4));
+  expect_outside(pickled(most), pickled(0), pickled(0));
+  expect_outside(pickled(most), pickled(most), pickled(most));
+  expect_outside(pickled(2), pickled(most), pickled(most));
+  for (const auto member : {&TensorBytes::offset, &TensorBytes::elements}) {
+    expect_parts(tensor_refusal([&](TensorBytes& t) { t.*member = pickled(-1); }),
+                 {"no number from 0"});
+    expect_parts(tensor_refusal([&](TensorBytes& t) { t.*member = "N"; }), {"no number from 0"});
+    expect_parts(tensor_refusal([&](TensorBytes& t) {
+                   t.*member = "\x8a\x09\xff\xff\xff\xff\xff\xff\xff\xff\x7f";
+                 }),
+                 {"no number from 0"});
+  }
+}
+
+TEST(TorchFileReader, OtherShapes) {
+  const auto shape = [](const std::vector<std::string>& size,
+                        const std::vector<std::string>& stride) {
+    return tensor_refusal([&](TensorBytes& t) {
+      t.size = tuple(size);
+      t.stride = tuple(stride);
+    });
+  };
+  expect_parts(shape({}, {}), {"shape []"});
+  expect_parts(shape({pickled(0)}, {pickled(1)}), {"shape [0]"});
+  expect_parts(shape({pickled(2), pickled(2)}, {pickled(2), pickled(1)}), {"shape [2, 2]"});
+  expect_parts(shape({pickled(4), pickled(1)}, {pickled(1), pickled(1)}), {"shape [4, 1]"});
+  expect_parts(shape({pickled(1), pickled(1), pickled(4)}, {pickled(4), pickled(4), pickled(1)}),
+               {"[1, 1, 4]"});
+  expect_parts(shape({pickled(4)}, {}), {"0 strides"});
+  expect_parts(shape(std::vector<std::string>(9, pickled(1)), {}), {"at most 8"});
+  expect_parts(tensor_refusal([](TensorBytes& t) { t.size = "N"; }), {"no tuple"});
+}
+
+TEST(TorchFileReader, StoragesOfAnotherSize) {
+  expect_parts(file_refusal([](LegacyFile& f) { f.count = 5; }), {"of 4 numbers that says 5"});
+  expect_parts(file_refusal([](LegacyFile& f) { f.data += 'x'; }), {"4 numbers with 17 bytes"});
+  expect_parts(file_refusal([](LegacyFile& f) { f.data.pop_back(); }), {"with 15 bytes"});
+  const std::int64_t huge = std::int64_t{1} << 62;  // times 4 bytes is 2^64
+  expect_parts(file_refusal([&](LegacyFile& f) {
+                 TensorBytes tensor;
+                 tensor.elements = pickled(huge);
+                 f.object = tensor.value();
+                 f.count = huge;
+               }),
+               {"storage"});
+  std::string zip = torch_seed("zip_vector");
+  const std::string elements = "K\x03t";  // BININT1 3, the end of the storage's tuple
+  zip.replace(zip.find(elements), elements.size(), "K\x04t");
+  expect_parts(refusal(zip), {"storage of 4 numbers with 12 bytes"});
+}
+
+TEST(TorchFileReader, OtherObjects) {
+  expect_parts(refusal(torch_seed("zip_dictionary")), {"dictionary", "by itself"});
+  for (const std::string& object :
+       std::vector<std::string>{"N", "]", pickled("text"), global("torch", "FloatStorage")}) {
+    expect_parts(file_refusal([&](LegacyFile& f) { f.object = object; }), {"no tensor"});
+  }
+  const auto arguments = [](const std::string& value) {
+    return file_refusal([&](LegacyFile& f) { f.object = TensorBytes().function + value + "R"; });
+  };
+  expect_parts(arguments(")"), {"0 arguments"});
+  expect_parts(arguments(tuple({"N", "N", "N", "N", "N", "N"})), {"without a storage"});
+  expect_parts(arguments(tuple({tuple({}) + "Q", "N", "N", "N", "N", "N"})), {"without a storage"});
+  expect_parts(tensor_refusal([](TensorBytes& t) { t.key = "N"; }), {"no text"});
+  expect_parts(tensor_refusal([](TensorBytes& t) { t.view = tuple({pickled("0")}); }),
+               {"view of another"});
+  expect_parts(tensor_refusal([](TensorBytes& t) { t.hooks = "}(NNu"; }), {"hooks"});
+  expect_parts(tensor_refusal([](TensorBytes& t) { t.storage_class = t.function; }),
+               {"a storage of class"});
+}
+
+TEST(TorchFileReader, OtherFramesOfOldFiles) {
+  expect_parts(file_refusal([](LegacyFile& f) { f.magic = pickled(7); }), {"magic"});
+  expect_parts(file_refusal([](LegacyFile& f) { f.protocol = pickled(1000); }), {"protocol"});
+  expect_parts(
+      file_refusal([](LegacyFile& f) { f.machine = "}(" + pickled("little_endian") + "\x89u"; }),
+      {"big-endian"});
+  expect_parts(file_refusal([](LegacyFile& f) { f.keys = "]"; }), {"list of storages"});
+  expect_parts(file_refusal([](LegacyFile& f) { f.keys = "](" + pickled("1") + "e"; }),
+               {"list of storages"});
+  expect_parts(file_refusal([](LegacyFile& f) {
+                 f.object = global("posix", "system") + tuple({pickled("id")}) + "R";
+               }),
+               {"a pickle with code in it", "posix.system"});
+}
+
+TEST(TorchFileReader, OtherArchives) {
+  std::string zip = torch_seed("zip_vector");
+  const auto renamed = [&](const std::string& from, const std::string& to) {
+    std::string bytes = zip;
+    for (auto at = bytes.find(from); at != std::string::npos; at = bytes.find(from, at + 1)) {
+      bytes.replace(at, from.size(), to);
+    }
+    return refusal(bytes);
+  };
+  expect_parts(renamed("/data.pkl", "/date.pkl"), {"without data.pkl"});
+  expect_parts(renamed("/data/0", "/data/1"), {"storage 0 is missing"});
+  expect_parts(renamed("little", "bigbig"), {"big-endian"});
+}
+
+}  // namespace
+}  // namespace bipo

@@ -1,0 +1,436 @@
+// The run file: what is written comes back, nothing damaged or foreign passes, and a failed save
+// leaves the old file.
+#include "experiments/runs/run_file.hpp"
+
+#include <gtest/gtest.h>
+#include <hdf5.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <fstream>
+#include <limits>
+#include <tuple>
+
+#include "collectives/foundation/errors.hpp"
+#include "tests/experiments/sample_run.hpp"
+#include "tests/support/errors.hpp"
+
+namespace bipo {
+namespace {
+
+namespace fs = std::filesystem;
+
+using testing::error_of;
+using testing::expect_parts;
+
+std::string bytes_of(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+void put_bytes(const fs::path& path, const std::string& bytes) {
+  std::ofstream(path, std::ios::binary) << bytes;
+}
+
+std::string read_error(const fs::path& path) {
+  return error_of<UserError>([&] { read_run_file(path); });
+}
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  EXPECT_EQ(gethostname(name.data(), name.size() - 1), 0);
+  return name.data();
+}
+
+// The pid of a process that has just ended.
+pid_t gone_pid() {
+  const pid_t child = fork();
+  if (child == 0) {
+    _exit(0);
+  }
+  EXPECT_EQ(waitpid(child, nullptr, 0), child);
+  return child;
+}
+
+class RunFileTest : public ::testing::Test {
+ protected:
+  RunFileTest()
+      : directory_(fs::path(::testing::TempDir()) / ("run_file_test_" + std::to_string(getpid()))) {
+    fs::create_directories(directory_);
+  }
+  ~RunFileTest() override { fs::remove_all(directory_); }
+
+  fs::path file() const { return directory_ / "run.h5"; }
+
+  std::vector<std::string> names() const {
+    std::vector<std::string> found;
+    for (const auto& entry : fs::directory_iterator(directory_)) {
+      found.push_back(entry.path().filename().string());
+    }
+    std::sort(found.begin(), found.end());
+    return found;
+  }
+
+  // Changes a good file through HDF5 itself, so that only what is changed is wrong.
+  void edit(const std::function<void(hid_t)>& change) {
+    write_run_file(file(), sample_run(4));
+    const hid_t id = H5Fopen(file().c_str(), H5F_ACC_RDWR, H5P_DEFAULT);
+    ASSERT_GE(id, 0);
+    change(id);
+    H5Fclose(id);
+  }
+
+  fs::path directory_;
+};
+
+void set_integer(hid_t object, const char* name, std::int64_t value) {
+  const hid_t attribute = H5Aopen(object, name, H5P_DEFAULT);
+  ASSERT_GE(H5Awrite(attribute, H5T_NATIVE_INT64, &value), 0);
+  H5Aclose(attribute);
+}
+
+void set_text(hid_t object, const char* name, const char* value) {
+  const hid_t attribute = H5Aopen(object, name, H5P_DEFAULT);
+  const hid_t type = H5Aget_type(attribute);
+  ASSERT_GE(H5Awrite(attribute, type, &value), 0);
+  H5Tclose(type);
+  H5Aclose(attribute);
+}
+
+// Puts a dataset of zeros in place of `name`.
+void replace_dataset(hid_t file, const char* name, hid_t type, std::vector<hsize_t> dims,
+                     hid_t properties = H5P_DEFAULT) {
+  ASSERT_GE(H5Ldelete(file, name, H5P_DEFAULT), 0);
+  const hid_t space = H5Screate_simple(static_cast<int>(dims.size()), dims.data(), nullptr);
+  const hid_t dataset = H5Dcreate2(file, name, type, space, H5P_DEFAULT, properties, H5P_DEFAULT);
+  ASSERT_GE(dataset, 0);
+  H5Dclose(dataset);
+  H5Sclose(space);
+}
+
+void expect_same_run(const RunRecord& read, const RunRecord& written) {
+  EXPECT_EQ(read.attributes.status, RunStatus::kRunning);
+  EXPECT_EQ(read.attributes.config, written.attributes.config);
+  EXPECT_EQ(read.attributes.program_version, "0.1.0");
+  EXPECT_EQ(read.attributes.git_commit, "0123456789abcdef");
+  EXPECT_EQ(read.attributes.created_utc, "2026-01-02T03:04:05Z");
+  EXPECT_EQ(read.attributes.model, "models/größe");
+  EXPECT_EQ(read.attributes.layer, 15);
+  EXPECT_EQ(read.attributes.hidden_size, kSampleHidden);
+  EXPECT_EQ(read.attributes.world_size, 4);
+  EXPECT_EQ(read.attributes.dp, 2);
+  EXPECT_EQ(read.attributes.tp, 2);
+  EXPECT_EQ(read.attributes.backend, "mpi");
+  EXPECT_EQ(read.attributes.dtype, "fp32");
+  EXPECT_EQ(read.attributes.hosts, "node1,node2");
+
+  ASSERT_EQ(read.steps.size(), 5U);
+  for (std::size_t i = 0; i < 5; ++i) {
+    const StepRow& want = written.steps[i];
+    const StepRow& have = read.steps[i];
+    EXPECT_EQ(std::tie(have.step, have.epoch, have.lr, have.loss, have.margin, have.accuracy),
+              std::tie(want.step, want.epoch, want.lr, want.loss, want.margin, want.accuracy));
+    EXPECT_EQ(std::tie(have.sign, have.grad_norm, have.vector_norm, have.tokens, have.seconds),
+              std::tie(want.sign, want.grad_norm, want.vector_norm, want.tokens, want.seconds));
+  }
+  ASSERT_EQ(read.evals.size(), 6U);
+  for (std::size_t i = 0; i < 6; ++i) {
+    const EvalRow& want = written.evals[i];
+    const EvalRow& have = read.evals[i];
+    EXPECT_EQ(std::tie(have.step, have.epoch, have.multiplier, have.pairs, have.loss),
+              std::tie(want.step, want.epoch, want.multiplier, want.pairs, want.loss));
+    EXPECT_EQ(std::tie(have.margin, have.accuracy, have.chosen_logp, have.rejected_logp),
+              std::tie(want.margin, want.accuracy, want.chosen_logp, want.rejected_logp));
+  }
+  ASSERT_EQ(read.vectors.size(), 2U);
+  EXPECT_EQ(read.vectors[1].value, sample_hidden(3));
+  EXPECT_EQ(read.vectors[1].step, 4);
+  EXPECT_EQ(read.vectors[1].epoch, 1);
+  EXPECT_EQ(read.checkpoint.vector, sample_hidden(10));
+  EXPECT_EQ(read.checkpoint.exp_avg, sample_hidden(20));
+  EXPECT_EQ(read.checkpoint.exp_avg_sq, sample_hidden(30));
+  EXPECT_EQ(read.checkpoint.step, 5);
+  EXPECT_EQ(read.checkpoint.seed, std::numeric_limits<std::uint64_t>::max() - 1);
+}
+
+TEST_F(RunFileTest, EverythingComesBack) {
+  const RunRecord written = sample_run(5);
+  write_run_file(file(), written);
+  expect_same_run(read_run_file(file()), written);
+}
+
+// The program of schema 1 wrote it; every later one must read it.
+TEST_F(RunFileTest, FilesOfSchema1StayReadable) {
+  const fs::path kept = fs::path(BIPO_SOURCE_DIR) / "tests/experiments/data/run_schema1.h5";
+  expect_same_run(read_run_file(kept), sample_run(5));
+}
+
+TEST_F(RunFileTest, AFirstSaveIsEmptyButComplete) {
+  write_run_file(file(), sample_run(0));
+  const RunRecord read = read_run_file(file());
+  EXPECT_TRUE(read.steps.empty() && read.evals.empty() && read.vectors.empty());
+  EXPECT_EQ(read.checkpoint.vector.size(), static_cast<std::size_t>(kSampleHidden));
+}
+
+TEST_F(RunFileTest, ManyRowsNonFiniteNumbersAndLongTextsComeBack) {
+  RunRecord record = sample_run(10001);
+  record.steps[9999].loss = std::numeric_limits<double>::quiet_NaN();
+  record.steps[10000].grad_norm = std::numeric_limits<double>::infinity();
+  record.attributes.hosts = std::string(200000, 'h');
+  record.attributes.backend = "";
+  write_run_file(file(), record);
+  const RunRecord read = read_run_file(file());
+  ASSERT_EQ(read.steps.size(), 10001U);
+  EXPECT_EQ(read.steps[5000].margin, 2500);
+  EXPECT_TRUE(std::isnan(read.steps[9999].loss));
+  EXPECT_TRUE(std::isinf(read.steps[10000].grad_norm));
+  EXPECT_EQ(read.attributes.hosts, record.attributes.hosts);
+  EXPECT_EQ(read.attributes.backend, "");
+}
+
+TEST_F(RunFileTest, ASaveReplacesTheOldFileAndLeavesNothingElse) {
+  write_run_file(file(), sample_run(2));
+  RunRecord later = sample_run(4);
+  later.attributes.status = RunStatus::kComplete;
+  write_run_file(file(), later);
+  EXPECT_EQ(read_run_file(file()).steps.size(), 4U);
+  EXPECT_EQ(read_run_file(file()).attributes.status, RunStatus::kComplete);
+  EXPECT_EQ(names(), std::vector<std::string>{"run.h5"});
+}
+
+TEST_F(RunFileTest, ALinkStaysALink) {
+  write_run_file(directory_ / "real.h5", sample_run(2));
+  fs::create_symlink("real.h5", file());
+  write_run_file(file(), sample_run(4));
+  EXPECT_TRUE(fs::is_symlink(file()));
+  EXPECT_EQ(read_run_file(directory_ / "real.h5").steps.size(), 4U);
+}
+
+TEST_F(RunFileTest, APathWithoutDirectoryMeansTheCurrentOne) {
+  const fs::path before = fs::current_path();
+  fs::current_path(directory_);
+  write_run_file("run.h5", sample_run(1));
+  EXPECT_NO_THROW(check_writable("run.h5"));
+  fs::current_path(before);
+  EXPECT_EQ(read_run_file(file()).steps.size(), 1U);
+}
+
+TEST_F(RunFileTest, InconsistentRecordsAreNotWritten) {
+  const auto expect_refused = [&](const std::function<void(RunRecord&)>& spoil) {
+    RunRecord record = sample_run(4);
+    spoil(record);
+    EXPECT_THROW(write_run_file(file(), record), BugError);
+    EXPECT_TRUE(names().empty());
+  };
+  expect_refused([](RunRecord& r) { r.vectors[0].value.pop_back(); });
+  expect_refused([](RunRecord& r) { r.checkpoint.vector.push_back(0); });
+  expect_refused([](RunRecord& r) { r.checkpoint.exp_avg.clear(); });
+  expect_refused([](RunRecord& r) { r.checkpoint.exp_avg_sq.clear(); });
+  expect_refused([](RunRecord& r) { r.attributes.hidden_size = 0; });
+  expect_refused([](RunRecord& r) { r.attributes.config = "[1]"; });
+  expect_refused([](RunRecord& r) { r.attributes.hosts = std::string("a\0b", 3); });
+  expect_refused([](RunRecord& r) { r.steps[2].step = 1; });
+  expect_refused([](RunRecord& r) { r.steps[2].sign = 2; });
+}
+
+TEST_F(RunFileTest, WhatIsNoRunFileIsAUserErrorThatNamesIt) {
+  expect_parts(read_error(directory_ / "none.h5"), {"none.h5", "no such file"});
+  expect_parts(read_error(directory_), {directory_.string(), "not a file"});
+  put_bytes(file(), "");
+  expect_parts(read_error(file()), {"run.h5", "H5Fopen"});
+  put_bytes(file(), "question,matching,not_matching\n");
+  expect_parts(read_error(file()), {"run.h5", "H5Fopen"});
+  H5Fclose(H5Fcreate(file().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT));
+  expect_parts(read_error(file()), {"run.h5", "schema_version", "missing"});
+}
+
+TEST_F(RunFileTest, ANewerSchemaIsNamedBesideOurs) {
+  edit([](hid_t id) { set_integer(id, "schema_version", 7); });
+  expect_parts(read_error(file()), {"schema_version is 7", "up to 1", "newer bipo-dist"});
+}
+
+TEST_F(RunFileTest, WrongAttributesAreNamed) {
+  edit([](hid_t id) { set_integer(id, "layer", -1); });
+  expect_parts(read_error(file()), {"layer is -1"});
+  edit([](hid_t id) { set_text(id, "status", "paused"); });
+  expect_parts(read_error(file()), {"'paused'", "interrupted"});
+  edit([](hid_t id) { set_text(id, "config", "{\"lr\":"); });
+  expect_parts(read_error(file()), {"config"});
+  edit([](hid_t id) { H5Adelete(id, "dtype"); });
+  expect_parts(read_error(file()), {"'dtype' is missing"});
+  edit([](hid_t id) {
+    H5Adelete(id, "tp");
+    const hid_t space = H5Screate(H5S_SCALAR);
+    H5Aclose(H5Acreate2(id, "tp", H5T_IEEE_F64LE, space, H5P_DEFAULT, H5P_DEFAULT));
+    H5Sclose(space);
+  });
+  expect_parts(read_error(file()), {"'tp' is not little-endian int64"});
+}
+
+TEST_F(RunFileTest, WrongDatasetsAreNamed) {
+  edit([](hid_t id) { H5Ldelete(id, "evals", H5P_DEFAULT); });
+  expect_parts(read_error(file()), {"'evals' is missing"});
+  edit([](hid_t id) { H5Ldelete(id, "checkpoint/seed", H5P_DEFAULT); });
+  expect_parts(read_error(file()), {"'seed' is missing"});
+  edit([](hid_t id) { set_integer(id, "hidden_size", 7); });
+  expect_parts(read_error(file()), {"6 elements", "hidden_size is 7"});
+
+  const hid_t chunked = H5Pcreate(H5P_DATASET_CREATE);
+  const hsize_t chunk = 3;
+  H5Pset_chunk(chunked, 1, &chunk);
+  H5Pset_alloc_time(chunked, H5D_ALLOC_TIME_EARLY);
+  edit([&](hid_t id) { replace_dataset(id, "steps", H5T_IEEE_F64LE, {3}, chunked); });
+  expect_parts(read_error(file()), {"'steps' is not a table"});
+  const hid_t row = H5Tcreate(H5T_COMPOUND, sizeof(double));
+  H5Tinsert(row, "step", 0, H5T_IEEE_F64LE);
+  edit([&](hid_t id) { replace_dataset(id, "steps", row, {3}, chunked); });
+  expect_parts(read_error(file()), {"column 'step' of 'steps' is not little-endian int64"});
+  H5Tclose(row);
+  edit([&](hid_t id) { replace_dataset(id, "vectors/step", H5T_STD_I64LE, {3}, chunked); });
+  expect_parts(read_error(file()), {"2 values, 3 steps and 2 epochs"});
+  edit([&](hid_t id) { replace_dataset(id, "checkpoint/vector", H5T_IEEE_F64LE, {3}, chunked); });
+  expect_parts(read_error(file()), {"'vector' is not little-endian float32"});
+  edit([](hid_t id) { replace_dataset(id, "vectors/value", H5T_IEEE_F32LE, {2, 3, 1}); });
+  expect_parts(read_error(file()), {"'value' has 3 dimensions, expected 2"});
+  H5Pclose(chunked);
+}
+
+TEST_F(RunFileTest, DimensionsWithoutDataAskForNoMemory) {
+  const hid_t chunked = H5Pcreate(H5P_DATASET_CREATE);
+  const hsize_t chunk = 1024;
+  H5Pset_chunk(chunked, 1, &chunk);
+  edit([&](hid_t id) {
+    replace_dataset(id, "checkpoint/vector", H5T_IEEE_F32LE, {hsize_t{1} << 50}, chunked);
+  });
+  expect_parts(read_error(file()), {"'vector' claims more elements than the file holds"});
+  H5Pclose(chunked);
+}
+
+TEST_F(RunFileTest, NothingOutsideTheFileIsRead) {
+  write_run_file(directory_ / "other.h5", sample_run(4));
+  edit([](hid_t id) {
+    H5Ldelete(id, "steps", H5P_DEFAULT);
+    H5Lcreate_external("other.h5", "steps", id, "steps", H5P_DEFAULT, H5P_DEFAULT);
+  });
+  expect_parts(read_error(file()), {"'steps' is a link"});
+  edit([](hid_t id) {
+    H5Ldelete(id, "checkpoint", H5P_DEFAULT);
+    H5Lcreate_soft("/vectors", id, "checkpoint", H5P_DEFAULT, H5P_DEFAULT);
+  });
+  expect_parts(read_error(file()), {"'checkpoint' is a link"});
+  const hid_t external = H5Pcreate(H5P_DATASET_CREATE);
+  H5Pset_external(external, "other.h5", 0, 6 * sizeof(float));
+  edit([&](hid_t id) { replace_dataset(id, "checkpoint/vector", H5T_IEEE_F32LE, {6}, external); });
+  expect_parts(read_error(file()), {"'vector' is stored in a way"});
+  H5Pclose(external);
+}
+
+TEST_F(RunFileTest, EveryTruncationIsAUserError) {
+  write_run_file(file(), sample_run(4));
+  const std::string whole = bytes_of(file());
+  for (std::size_t size = 0; size < whole.size(); size += 97) {
+    put_bytes(file(), whole.substr(0, size));
+    EXPECT_THROW(read_run_file(file()), UserError) << size << " of " << whole.size() << " bytes";
+  }
+}
+
+TEST_F(RunFileTest, DamagedNumbersAreFoundByTheirChecksum) {
+  write_run_file(file(), sample_run(4));
+  std::string bytes = bytes_of(file());
+  const std::vector<float> values = sample_hidden(10);
+  const std::string stored(reinterpret_cast<const char*>(values.data()),
+                           values.size() * sizeof(float));
+  const auto position = bytes.find(stored);
+  ASSERT_NE(position, std::string::npos);
+  bytes[position + 5] ^= 1;
+  put_bytes(file(), bytes);
+  expect_parts(read_error(file()), {"H5Dread", "vector"});
+}
+
+TEST_F(RunFileTest, CheckWritableTriesThePlace) {
+  EXPECT_NO_THROW(check_writable(file()));
+  EXPECT_TRUE(names().empty());
+  EXPECT_THROW(check_writable(directory_), UserError);
+  EXPECT_THROW(check_writable(directory_ / "none" / "run.h5"), UserError);
+  EXPECT_THROW(check_writable(directory_ / std::string(300, 'x')), UserError);
+  EXPECT_THROW(check_writable("/proc/run.h5"), UserError);
+}
+
+TEST_F(RunFileTest, AVanishedDirectoryFailsWithPathAndReason) {
+  const std::string message = error_of<EnvironmentError>(
+      [&] { write_run_file(directory_ / "none" / "run.h5", sample_run(1)); });
+  expect_parts(message, {"none/run.h5", "No such file or directory"});
+}
+
+// The limit cuts the write short as a full disk would; in a child, because a limit cannot be raised
+// again.
+TEST_F(RunFileTest, AFailedSaveLeavesTheOldFileAndNoTemp) {
+  write_run_file(file(), sample_run(2));
+  const std::string before = bytes_of(file());
+  const pid_t child = fork();
+  if (child == 0) {
+    const rlimit limit{10000, 10000};
+    setrlimit(RLIMIT_FSIZE, &limit);
+    std::string message;
+    try {
+      write_run_file(file(), sample_run(4));
+    } catch (const EnvironmentError& error) {
+      message = error.what();
+    }
+    const bool says_why = message.find(file().string()) != std::string::npos &&
+                          message.find("write failed: File too large") != std::string::npos;
+    _exit(says_why ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status)) << "killed by signal " << WTERMSIG(status);
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+  EXPECT_EQ(bytes_of(file()), before);
+  EXPECT_EQ(names(), std::vector<std::string>{"run.h5"});
+}
+
+TEST_F(RunFileTest, ARenameThatFailsRemovesTheTemp) {
+  fs::create_directory(file());
+  put_bytes(file() / "inside", "x");
+  const std::string message =
+      error_of<EnvironmentError>([&] { write_run_file(file(), sample_run(1)); });
+  expect_parts(message, {"run.h5", "rename failed"});
+  EXPECT_EQ(names(), std::vector<std::string>{"run.h5"});
+}
+
+TEST_F(RunFileTest, OnlyTempsOfThisHostsGoneWritersAreStale) {
+  const std::string host = host_name();
+  const std::string gone = std::to_string(gone_pid());
+  const std::string stale = ".run.h5." + host + "." + gone + ".tmp";
+  const std::vector<std::string> kept = {
+      ".other.h5." + host + "." + gone + ".tmp",
+      ".run.h5." + host + "." + std::to_string(getppid()) + ".tmp",
+      ".run.h5." + host + "." + gone + "x.tmp",
+      ".run.h5." + host + "..tmp",
+      ".run.h5." + host + ".-1.tmp",
+      ".run.h5.elsewhere." + gone + ".tmp",
+      "run.h5." + host + "." + gone + ".tmp",
+  };
+  for (const std::string& name : kept) {
+    put_bytes(directory_ / name, "x");
+  }
+  put_bytes(directory_ / stale, "x");
+  remove_stale_temp_files(file());
+  std::vector<std::string> expected = kept;
+  std::sort(expected.begin(), expected.end());
+  EXPECT_EQ(names(), expected);
+  EXPECT_NO_THROW(remove_stale_temp_files(directory_ / "none" / "run.h5"));
+}
+
+TEST(RunStatusNames, AreTheDesigns) {
+  EXPECT_EQ(to_string(RunStatus::kRunning), "running");
+  EXPECT_EQ(to_string(RunStatus::kComplete), "complete");
+  EXPECT_EQ(to_string(RunStatus::kInterrupted), "interrupted");
+}
+
+}  // namespace
+}  // namespace bipo

@@ -1,0 +1,849 @@
+// Command lines and INI files against the structs and the messages that the design asks for.
+#include "launcher/options/options.hpp"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <fstream>
+#include <limits>
+
+#include "collectives/foundation/errors.hpp"
+#include "launcher/options/suggest.hpp"
+#include "launcher/options/version.hpp"
+#include "tests/support/errors.hpp"
+
+namespace bipo {
+namespace {
+
+using testing::error_of;
+using testing::expect_parts;
+using Words = std::vector<std::string>;
+
+Words train_words(const Words& extra) {
+  Words words = {"train", "--model", "m", "--train", "t.csv", "--layer", "3", "--out", "run.h5"};
+  words.insert(words.end(), extra.begin(), extra.end());
+  return words;
+}
+
+TrainOptions parsed(const Words& extra) {
+  return std::get<TrainOptions>(parse_command_line(train_words(extra)));
+}
+
+std::string printed(const Words& words) {
+  return std::get<PrintAndExit>(parse_command_line(words)).text;
+}
+
+std::string error_of(const Words& words) {
+  return testing::error_of<UserError>([&] { parse_command_line(words); });
+}
+
+std::string train_error(const Words& extra) {
+  return error_of(train_words(extra));
+}
+
+// An INI file that is gone with the object.
+class IniFile {
+ public:
+  explicit IniFile(const std::string& text)
+      : path_(::testing::TempDir() + "options_test_" + std::to_string(getpid()) + ".ini") {
+    std::ofstream(path_) << text;
+  }
+  IniFile(const IniFile&) = delete;
+  IniFile& operator=(const IniFile&) = delete;
+  ~IniFile() { std::filesystem::remove(path_); }
+
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+TEST(TrainOptions, RequiredOnesAloneLeaveThePapersDefaults) {
+  const TrainOptions options = parsed({});
+  EXPECT_EQ(options.model, "m");
+  EXPECT_EQ(options.train, "t.csv");
+  EXPECT_EQ(options.layer, 3);
+  EXPECT_EQ(options.out, "run.h5");
+  EXPECT_TRUE(options.test.empty());
+  EXPECT_EQ(options.epochs, 20);
+  EXPECT_EQ(options.max_steps, 0);
+  EXPECT_EQ(options.batch_size, 4);
+  EXPECT_FALSE(options.micro_batch);
+  EXPECT_EQ(options.lr, 5e-4);
+  EXPECT_EQ(options.lr_unit, "absolute");
+  EXPECT_EQ(options.beta, 0.1);
+  EXPECT_EQ(options.weight_decay, 0);
+  EXPECT_EQ(options.max_grad_norm, 1);
+  EXPECT_EQ(options.warmup_steps, 100);
+  EXPECT_EQ(options.sign, "batch");
+  EXPECT_TRUE(options.shuffle);
+  EXPECT_EQ(options.seed, 11U);
+  EXPECT_EQ(options.multipliers, (std::vector<double>{-1, 0, 1}));
+  EXPECT_EQ(options.save_every, 30);
+  EXPECT_EQ(options.system_prompt, "You are a helpful, honest and concise assistant.");
+  EXPECT_FALSE(options.resume || options.overwrite || options.deterministic || options.no_eos ||
+               options.no_bos || options.skip_bad);
+}
+
+TEST(TrainOptions, EveryOptionReachesItsField) {
+  const TrainOptions options = parsed({"--test",
+                                       "held.jsonl",
+                                       "--overwrite",
+                                       "--epochs",
+                                       "2",
+                                       "--max-steps",
+                                       "7",
+                                       "--batch-size",
+                                       "8",
+                                       "--micro-batch",
+                                       "3",
+                                       "--lr",
+                                       "0.01",
+                                       "--lr-unit",
+                                       "residual",
+                                       "--beta",
+                                       "0.2",
+                                       "--weight-decay",
+                                       "0.05",
+                                       "--max-grad-norm",
+                                       "0",
+                                       "--warmup-steps",
+                                       "9",
+                                       "--sign",
+                                       "pair",
+                                       "--shuffle",
+                                       "off",
+                                       "--seed",
+                                       "18446744073709551615",
+                                       "--multipliers",
+                                       "2,-0.5",
+                                       "--eval-every",
+                                       "0",
+                                       "--save-every",
+                                       "1.5",
+                                       "--dtype",
+                                       "bf16",
+                                       "--device",
+                                       "cuda",
+                                       "--tp",
+                                       "4",
+                                       "--dp",
+                                       "6",
+                                       "--threads",
+                                       "5",
+                                       "--deterministic",
+                                       "--system-prompt",
+                                       "Be brief.",
+                                       "--chat-template",
+                                       "chatml",
+                                       "--template-date",
+                                       "2024-02-29",
+                                       "--no-eos",
+                                       "--no-bos",
+                                       "--max-length",
+                                       "512",
+                                       "--skip-bad",
+                                       "--cache-budget",
+                                       "3M"});
+  EXPECT_EQ(options.test, "held.jsonl");
+  EXPECT_TRUE(options.overwrite && !options.resume);
+  EXPECT_EQ(options.epochs, 2);
+  EXPECT_EQ(options.max_steps, 7);
+  EXPECT_EQ(options.batch_size, 8);
+  EXPECT_EQ(options.micro_batch, 3);
+  EXPECT_EQ(options.lr, 0.01);
+  EXPECT_EQ(options.lr_unit, "residual");
+  EXPECT_EQ(options.beta, 0.2);
+  EXPECT_EQ(options.weight_decay, 0.05);
+  EXPECT_EQ(options.max_grad_norm, 0);
+  EXPECT_EQ(options.warmup_steps, 9);
+  EXPECT_EQ(options.sign, "pair");
+  EXPECT_FALSE(options.shuffle);
+  EXPECT_EQ(options.seed, std::numeric_limits<std::uint64_t>::max());
+  EXPECT_EQ(options.multipliers, (std::vector<double>{2, -0.5}));
+  EXPECT_EQ(options.eval_every, 0);
+  EXPECT_EQ(options.save_every, 1.5);
+  EXPECT_EQ(options.dtype, "bf16");
+  EXPECT_EQ(options.device, "cuda");
+  EXPECT_EQ(options.tp, 4);
+  EXPECT_EQ(options.dp, 6);
+  EXPECT_EQ(options.threads, 5);
+  EXPECT_TRUE(options.deterministic && options.no_eos && options.no_bos && options.skip_bad);
+  EXPECT_EQ(options.system_prompt, "Be brief.");
+  EXPECT_EQ(options.chat_template, "chatml");
+  ASSERT_TRUE(options.template_date);
+  EXPECT_EQ(iso_text(options.template_date->day), "2024-02-29");
+  EXPECT_TRUE(options.template_date->given);
+  EXPECT_EQ(options.max_length, 512);
+  EXPECT_EQ(options.cache_budget, 3U * 1024 * 1024);
+}
+
+TEST(TrainOptions, AutoMeansNothingFixed) {
+  const TrainOptions options =
+      parsed({"--micro-batch=auto", "--dp=auto", "--threads=auto", "--cache-budget=auto"});
+  EXPECT_FALSE(options.micro_batch || options.dp || options.threads || options.cache_budget);
+}
+
+TEST(TrainOptions, CachesOfActivationsHaveATypeAndADirectory) {
+  EXPECT_EQ(parsed({}).cache_dtype, "auto");
+  EXPECT_TRUE(parsed({}).cache_dir.empty());
+  const TrainOptions options = parsed({"--cache-dtype", "bf16", "--cache-dir", "kept"});
+  EXPECT_EQ(options.cache_dtype, "bf16");
+  EXPECT_EQ(options.cache_dir, "kept");
+  expect_parts(train_error({"--cache-dtype", "fp16"}), {"cache-dtype", "auto, fp32, bf16"});
+}
+
+SweepOptions parsed_sweep(const Words& extra) {
+  Words words = {"sweep", "--model", "m", "--train", "t.csv", "--out", "dir"};
+  words.insert(words.end(), extra.begin(), extra.end());
+  return std::get<SweepOptions>(parse_command_line(words));
+}
+
+std::string sweep_error(const Words& extra) {
+  Words words = {"sweep", "--model", "m", "--train", "t.csv", "--out", "dir"};
+  words.insert(words.end(), extra.begin(), extra.end());
+  return error_of(words);
+}
+
+using Triple = std::array<std::int64_t, 3>;
+
+std::vector<Triple> layers_of(const SweepOptions& options) {
+  std::vector<Triple> layers;
+  for (const LayerRange& range : options.axes.layers) {
+    layers.push_back({range.first, range.last, range.step});
+  }
+  return layers;
+}
+
+TEST(SweepOptions, AxesDefaultToThePapersValues) {
+  const SweepOptions options = parsed_sweep({"--layers", "15"});
+  EXPECT_EQ(layers_of(options), (std::vector<Triple>{{15, 15, 1}}));
+  EXPECT_EQ(options.axes.seeds, (std::vector<std::uint64_t>{11}));
+  EXPECT_EQ(options.axes.lrs, (std::vector<double>{5e-4}));
+  EXPECT_EQ(options.axes.betas, (std::vector<double>{0.1}));
+  EXPECT_EQ(options.axes.signs, (Words{"batch"}));
+  EXPECT_EQ(options.axes.batch_sizes, (std::vector<std::int64_t>{4}));
+  EXPECT_EQ(options.axes.epochs, (std::vector<std::int64_t>{20}));
+  EXPECT_EQ(options.out, "dir");
+  EXPECT_FALSE(options.vectors_per_pass);
+  EXPECT_FALSE(options.retry_failed);
+  EXPECT_FALSE(options.dry_run);
+}
+
+std::vector<Words> models_of(const SweepOptions& options) {
+  std::vector<Words> models;
+  for (const NamedModel& model : options.axes.models) {
+    models.push_back({model.name, model.directory.string()});
+  }
+  return models;
+}
+
+SweepOptions parsed_axes(const Words& extra) {
+  Words words = {"sweep", "--layers", "1", "--out", "dir"};
+  words.insert(words.end(), extra.begin(), extra.end());
+  return std::get<SweepOptions>(parse_command_line(words));
+}
+
+std::string axes_error(const Words& extra) {
+  Words words = {"sweep", "--layers", "1", "--out", "dir"};
+  words.insert(words.end(), extra.begin(), extra.end());
+  return error_of(words);
+}
+
+TEST(SweepOptions, ModelsAreDirectoriesWithOrWithoutNames) {
+  const SweepOptions options =
+      parsed_axes({"--models", "models/tiny,big=/data/Big Model,other/", "--train", "t.csv"});
+  EXPECT_EQ(models_of(options),
+            (std::vector<Words>{
+                {"tiny", "models/tiny"}, {"big", "/data/Big Model"}, {"other", "other/"}}));
+  EXPECT_EQ(models_of(parsed_axes({"--model", "a/My Model (v2)", "--train", "t.csv"})),
+            (std::vector<Words>{{"My-Model--v2-", "a/My Model (v2)"}}));
+  const auto models_error = [&](const std::string& models) {
+    return axes_error({"--models", models, "--train", "t.csv"});
+  };
+  expect_parts(models_error("a/x,b/x"), {"'x' comes twice", "NAME=PATH"});
+  expect_parts(models_error("a,,b"), {"must name a path"});
+  expect_parts(models_error("a/b=c"), {"'a/b'", "letters, digits"});
+  expect_parts(models_error(".x=c"), {"'.x'", "letters, digits"});
+  expect_parts(models_error("=c"), {"''", "letters, digits"});
+}
+
+TEST(SweepOptions, DataSetsAreFilesWithOrWithoutHeldOutPairs) {
+  const SweepOptions options =
+      parsed_axes({"--model", "m", "--data", "warm=a/train.csv:a/test.csv,b/curt.jsonl,c=d.csv"});
+  ASSERT_EQ(options.axes.data.size(), 3U);
+  EXPECT_EQ(options.axes.data[0].name, "warm");
+  EXPECT_EQ(options.axes.data[0].train, "a/train.csv");
+  EXPECT_EQ(options.axes.data[0].test, "a/test.csv");
+  EXPECT_EQ(options.axes.data[1].name, "curt");
+  EXPECT_EQ(options.axes.data[1].train, "b/curt.jsonl");
+  EXPECT_TRUE(options.axes.data[1].test.empty());
+  EXPECT_EQ(options.axes.data[2].name, "c");
+  expect_parts(axes_error({"--model", "m", "--data", "a:b:c"}), {"'a:b:c' has 3 files"});
+  expect_parts(axes_error({"--model", "m", "--data", "a:"}), {"must name a path"});
+  expect_parts(axes_error({"--model", "m", "--data", "a/t.csv,b/t.csv"}), {"'t' comes twice"});
+}
+
+TEST(SweepOptions, OneWayToNameTheData) {
+  expect_parts(axes_error({"--model", "m"}), {"--train", "--data"});
+  expect_parts(axes_error({"--model", "m", "--train", "a", "--data", "b"}), {"--train", "--data"});
+  expect_parts(axes_error({"--model", "m", "--test", "a", "--data", "b"}), {"--test", "--data"});
+}
+
+TEST(SweepOptions, MicroBatchIsAPartOfEveryBatch) {
+  EXPECT_EQ(
+      parsed_sweep({"--layer", "1", "--batch-sizes", "8,4", "--micro-batch", "4"}).axes.batch_sizes,
+      (std::vector<std::int64_t>{8, 4}));
+  expect_parts(sweep_error({"--layer", "1", "--batch-sizes", "8,4", "--micro-batch", "5"}),
+               {"--micro-batch 5", "--batch-size 4"});
+  expect_parts(sweep_error({"--layer", "1", "--batch-sizes", "8,0"}), {"'0'", "from 1"});
+}
+
+TEST(CollectOptions, TakeADirectoryAndAFile) {
+  const auto options =
+      std::get<CollectOptions>(parse_command_line({"collect", "dir", "--out", "sweep.h5"}));
+  EXPECT_EQ(options.directory, "dir");
+  EXPECT_EQ(options.out, "sweep.h5");
+  EXPECT_FALSE(options.overwrite);
+  EXPECT_TRUE(std::get<CollectOptions>(
+                  parse_command_line({"collect", "dir", "--overwrite", "--out", "sweep.h5"}))
+                  .overwrite);
+  expect_parts(error_of({"collect"}), {"directory of a sweep"});
+  expect_parts(error_of({"collect", "--out", "x", "dir"}), {"directory of a sweep"});
+  expect_parts(error_of({"collect", "dir"}), {"collect needs --out"});
+  expect_parts(error_of({"collect", "dir", "more", "--out", "x"}), {"'more'"});
+  expect_parts(error_of({"collect", "dir", "--ot", "x"}), {"--ot", "--out"});
+}
+
+TEST(ExportOptions, TakeARunFileAndAFormat) {
+  const auto parsed = [](std::vector<std::string> words) {
+    words.insert(words.begin(), {"export", "run.h5", "--format", "gguf", "--out", "v.gguf"});
+    return std::get<ExportOptions>(parse_command_line(words));
+  };
+  const ExportOptions options = parsed({});
+  EXPECT_EQ(options.run_file, "run.h5");
+  EXPECT_EQ(options.format, "gguf");
+  EXPECT_EQ(options.out, "v.gguf");
+  EXPECT_EQ(options.epoch, std::nullopt);
+  EXPECT_EQ(options.multiplier, 1);
+  EXPECT_FALSE(options.overwrite);
+  EXPECT_EQ(parsed({"--epoch", "0"}).epoch, 0);
+  EXPECT_EQ(parsed({"--multiplier", "-1.5"}).multiplier, -1.5);
+  EXPECT_TRUE(parsed({"--overwrite"}).overwrite);
+  expect_parts(error_of({"export"}), {"run file first"});
+  expect_parts(error_of({"export", "--format", "pt"}), {"run file first"});
+  expect_parts(error_of({"export", "run.h5"}), {"--format", "--out"});
+  expect_parts(error_of({"export", "run.h5", "--out", "x", "--format", "onnx"}),
+               {"'onnx'", "lm-eval"});
+  expect_parts(error_of({"export", "run.h5", "--epoch", "-1"}), {"'-1'"});
+  expect_parts(error_of({"export", "run.h5", "--multiplier", "nan"}), {"'nan'"});
+}
+
+TEST(ImportOptions, TakeAFile) {
+  const auto parsed = [](std::vector<std::string> words) {
+    words.insert(words.begin(), {"import", "v.pt", "--out", "run.h5"});
+    return std::get<ImportOptions>(parse_command_line(words));
+  };
+  const ImportOptions options = parsed({});
+  EXPECT_EQ(options.file, "v.pt");
+  EXPECT_EQ(options.out, "run.h5");
+  EXPECT_EQ(options.format, "auto");
+  EXPECT_EQ(options.layer, std::nullopt);
+  EXPECT_EQ(options.model, "");
+  EXPECT_FALSE(options.overwrite);
+  EXPECT_EQ(parsed({"--layer", "0"}).layer, 0);
+  EXPECT_EQ(parsed({"--format", "gguf"}).format, "gguf");
+  EXPECT_EQ(parsed({"--model", "tiny"}).model, "tiny");
+  expect_parts(error_of({"import"}), {"file of a vector first"});
+  expect_parts(error_of({"import", "v.pt"}), {"--out"});
+  expect_parts(error_of({"import", "v.pt", "--layer", "-1"}), {"'-1'"});
+  expect_parts(error_of({"import", "v.pt", "--format", "npy"}), {"'npy'"});
+}
+
+TEST(SweepOptions, AxesTakeLists) {
+  const SweepOptions options =
+      parsed_sweep({"--layers", "1,5:25:5,7:9", "--seeds", "1,2", "--lrs", "1e-3,2e-3", "--betas",
+                    "0.1,1", "--signs", "plus,minus", "--vectors-per-pass", "1", "--dry-run",
+                    "--tp", "2", "--epochs", "1,3", "--retry-failed"});
+  EXPECT_EQ(options.axes.epochs, (std::vector<std::int64_t>{1, 3}));
+  EXPECT_TRUE(options.retry_failed);
+  EXPECT_EQ(layers_of(options), (std::vector<Triple>{{1, 1, 1}, {5, 25, 5}, {7, 9, 1}}));
+  EXPECT_EQ(options.axes.seeds, (std::vector<std::uint64_t>{1, 2}));
+  EXPECT_EQ(options.axes.lrs, (std::vector<double>{1e-3, 2e-3}));
+  EXPECT_EQ(options.axes.betas, (std::vector<double>{0.1, 1}));
+  EXPECT_EQ(options.axes.signs, (Words{"plus", "minus"}));
+  EXPECT_EQ(options.vectors_per_pass, 1);
+  EXPECT_TRUE(options.dry_run);
+  EXPECT_EQ(options.tp, 2);
+}
+
+TEST(SweepOptions, TrainsNamesMeanListsOfOne) {
+  const SweepOptions options = parsed_sweep(
+      {"--layer", "3", "--seed", "4", "--lr", "0.5", "--beta", "0.25", "--sign", "both"});
+  EXPECT_EQ(layers_of(options), (std::vector<Triple>{{3, 3, 1}}));
+  EXPECT_EQ(options.axes.seeds, (std::vector<std::uint64_t>{4}));
+  EXPECT_EQ(options.axes.lrs, (std::vector<double>{0.5}));
+  EXPECT_EQ(options.axes.betas, (std::vector<double>{0.25}));
+  EXPECT_EQ(options.axes.signs, (Words{"both"}));
+  expect_parts(sweep_error({"--layer", "3", "--seed", "1", "--seeds", "2"}),
+               {"--seeds '2'", "second time"});
+}
+
+TEST(SweepOptions, AllLayersAreNoRange) {
+  EXPECT_TRUE(parsed_sweep({"--layers", "all"}).axes.layers.empty());
+  expect_parts(sweep_error({}), {"sweep needs --layers;"});
+}
+
+TEST(SweepOptions, BadListsNameTheValueAndTheRule) {
+  expect_parts(sweep_error({"--layers", "5:1"}), {"'5:1'", "ends before"});
+  expect_parts(sweep_error({"--layers", "1:5:0"}), {"'1:5:0'", "step"});
+  expect_parts(sweep_error({"--layers", "1:5:1:2"}), {"4 parts"});
+  expect_parts(sweep_error({"--layers", "1,,2"}), {"'' is no layer"});
+  expect_parts(sweep_error({"--layers=-1"}), {"'-1' is no layer"});
+  expect_parts(sweep_error({"--layers", "1", "--seeds", "1,-2"}), {"'-2'", "from 0"});
+  expect_parts(sweep_error({"--layers", "1", "--seeds", "1,1"}), {"1 comes twice"});
+  expect_parts(sweep_error({"--layers", "1", "--lrs", "0.1,0"}), {"'0'", "above 0"});
+  expect_parts(sweep_error({"--layers", "1", "--signs", "plus,up"}), {"'up'", "batch, pair"});
+  expect_parts(sweep_error({"--layers", "1", "--vectors-per-pass", "0"}), {"or auto"});
+  expect_parts(sweep_error({"--layers", "1", "--resume"}), {"--resume", "sweep --help"});
+}
+
+TEST(SweepOptions, ConfigFileHasASectionOfItsOwn) {
+  const IniFile file("[sweep]\nlayer = 2\nseeds = 5,6\n");
+  const SweepOptions options = parsed_sweep({"--config", file.path()});
+  EXPECT_EQ(layers_of(options), (std::vector<Triple>{{2, 2, 1}}));
+  EXPECT_EQ(options.axes.seeds, (std::vector<std::uint64_t>{5, 6}));
+  const IniFile other("[train]\nlayer = 2\n");
+  expect_parts(sweep_error({"--config", other.path()}), {"[train] is unknown", "[sweep]"});
+}
+
+TEST(BenchOptions, TakeAShapeOrAModel) {
+  const auto shape = std::get<BenchOptions>(parse_command_line(
+      {"bench", "--shape", "llama-2-7b", "--layer", "15", "--dtype", "bf16", "--json"}));
+  EXPECT_EQ(shape.source.shape, "llama-2-7b");
+  EXPECT_EQ(shape.layer, 15);
+  EXPECT_EQ(shape.lengths.prompt_length, 80);
+  EXPECT_EQ(shape.lengths.answer_length, 12);
+  EXPECT_EQ(shape.lengths.common_prefix, 18);
+  EXPECT_FALSE(shape.pairs);
+  EXPECT_EQ(shape.batch_size, 4);
+  EXPECT_EQ(shape.steps, 10);
+  EXPECT_EQ(shape.warmup, 2);
+  EXPECT_EQ(shape.dtype, "bf16");
+  EXPECT_TRUE(shape.json);
+  const auto model = std::get<BenchOptions>(parse_command_line(
+      {"bench", "--model", "m", "--train", "t.csv", "--layer", "1", "--pairs", "8", "--no-eos"}));
+  EXPECT_EQ(model.source.model, "m");
+  EXPECT_EQ(model.train, "t.csv");
+  EXPECT_EQ(model.pairs, 8);
+  EXPECT_TRUE(model.no_eos);
+}
+
+TEST(BenchOptions, ContradictionsAreErrors) {
+  const auto bench_error = [](const Words& extra) {
+    Words words = {"bench", "--layer", "1"};
+    words.insert(words.end(), extra.begin(), extra.end());
+    return error_of(words);
+  };
+  expect_parts(bench_error({}), {"--model", "--shape"});
+  expect_parts(bench_error({"--model", "m", "--shape", "s"}), {"--model", "--shape"});
+  expect_parts(bench_error({"--shape", "s", "--train", "t"}), {"--train needs --model"});
+  expect_parts(bench_error({"--model", "m", "--train", "t", "--answer-length", "3"}),
+               {"--answer-length", "--train"});
+  expect_parts(bench_error({"--shape", "s", "--prompt-length", "10"}),
+               {"--common-prefix 18", "--prompt-length 10"});
+  expect_parts(bench_error({"--shape", "s", "--micro-batch", "5"}), {"--micro-batch 5"});
+  expect_parts(bench_error({"--shape", "s", "--step", "5"}), {"nearest is --steps;", "bench"});
+  expect_parts(error_of({"bench", "--shape", "s"}), {"bench needs --layer;"});
+}
+
+TEST(PlanOptions, NameAMachineOrAMeasurement) {
+  const auto options = std::get<PlanOptions>(
+      parse_command_line({"plan", "--shape", "llama-3.1-70b", "--layer", "40", "--machine", "h100",
+                          "--devices", "8", "--tp", "4", "--cells", "12", "--test-pairs", "7"}));
+  EXPECT_EQ(options.machine, "h100");
+  EXPECT_EQ(options.devices, 8);
+  EXPECT_EQ(options.tp, 4);
+  EXPECT_EQ(options.cells, 12);
+  EXPECT_EQ(options.test_pairs, 7);
+  EXPECT_EQ(options.epochs, 20);
+  const auto plan_error = [](const Words& extra) {
+    Words words = {"plan", "--shape", "s", "--layer", "1"};
+    words.insert(words.end(), extra.begin(), extra.end());
+    return error_of(words);
+  };
+  expect_parts(plan_error({"--machine", "h10"}), {"'h10'", "a100-80, h100, h200"});
+  expect_parts(plan_error({"--machine", "h100", "--measured", "f"}), {"--machine", "--measured"});
+  expect_parts(plan_error({"--devices", "6", "--tp", "4"}), {"--devices 6", "--tp 4"});
+}
+
+TEST(CommandLine, ValuesMayBeginWithADashOrStandBehindAnEqualsSign) {
+  EXPECT_EQ(parsed({"--multipliers", "-2,-1,0"}).multipliers, (std::vector<double>{-2, -1, 0}));
+  EXPECT_EQ(parsed({"--multipliers=-2,+1e-1"}).multipliers, (std::vector<double>{-2, 0.1}));
+  EXPECT_EQ(parsed({"--lr=1e-3"}).lr, 1e-3);
+  EXPECT_EQ(parsed({"--lr", "1e-3"}).lr, 1e-3);
+  EXPECT_EQ(parsed({"--system-prompt=--a = b # c"}).system_prompt, "--a = b # c");
+}
+
+TEST(CommandLine, SystemPromptMayBeEmpty) {
+  EXPECT_EQ(parsed({"--system-prompt", ""}).system_prompt, "");
+  EXPECT_EQ(parsed({"--system-prompt="}).system_prompt, "");
+}
+
+TEST(CommandLine, CacheBudgetTakesBinaryUnits) {
+  EXPECT_EQ(parsed({"--cache-budget", "12"}).cache_budget, 12U);
+  EXPECT_EQ(parsed({"--cache-budget", "2k"}).cache_budget, 2048U);
+  EXPECT_EQ(parsed({"--cache-budget", "5G"}).cache_budget, 5368709120U);
+  expect_parts(train_error({"--cache-budget", "17179869184G"}), {"--cache-budget", "17179869184G"});
+}
+
+TEST(CommandLine, MissingRequiredOptionsAreListedAtOnce) {
+  expect_parts(error_of({"train"}), {"--model", "--train", "--layer", "--out"});
+  const std::string message = error_of({"train", "--layer", "1", "--model", "m"});
+  expect_parts(message, {"--train", "--out"});
+  EXPECT_EQ(message.find("--layer"), std::string::npos);
+}
+
+TEST(CommandLine, UnknownOptionsNameTheNearest) {
+  expect_parts(train_error({"--lrr", "1"}), {"--lrr", "nearest is --lr;"});
+  expect_parts(train_error({"--beat=1"}), {"--beat;", "nearest is --beta;"});
+  expect_parts(train_error({"--multi", "1"}), {"--multi;", "nearest is --multipliers;"});
+  expect_parts(train_error({"-lr", "1"}), {"-lr;", "nearest is --lr;"});
+  expect_parts(train_error({"--save_every", "1"}), {"nearest is --save-every;"});
+}
+
+TEST(CommandLine, AbbreviationsAreNotGuessed) {
+  expect_parts(train_error({"--epoch", "1"}), {"unknown option --epoch;", "--epochs"});
+}
+
+TEST(CommandLine, WordsThatBelongToNoOptionAreErrors) {
+  expect_parts(train_error({"more.csv"}), {"'more.csv'"});
+  expect_parts(train_error({"--resume", "run.h5"}), {"'run.h5'"});
+  expect_parts(train_error({"--", "more.csv"}), {"'more.csv'"});
+}
+
+TEST(CommandLine, FlagsTakeNoValue) {
+  expect_parts(train_error({"--resume=yes"}), {"--resume"});
+}
+
+TEST(CommandLine, AnOptionIsNoValueOfAnother) {
+  expect_parts(train_error({"--test", "--skip-bad"}), {"--test", "--skip-bad", "needs a value"});
+  expect_parts(train_error({"--test"}), {"--test"});
+}
+
+TEST(CommandLine, RepetitionIsAnError) {
+  expect_parts(train_error({"--lr", "1", "--lr", "1"}), {"lr", "second time"});
+  expect_parts(train_error({"--skip-bad", "--skip-bad"}), {"--skip-bad", "second time"});
+}
+
+TEST(CommandLine, ResumeAndOverwriteExcludeEachOther) {
+  expect_parts(train_error({"--resume", "--overwrite"}), {"--resume", "--overwrite"});
+}
+
+TEST(CommandLine, MicroBatchIsPartOfTheBatch) {
+  EXPECT_EQ(parsed({"--micro-batch", "4"}).micro_batch, 4);
+  expect_parts(train_error({"--micro-batch", "5"}), {"--micro-batch 5", "--batch-size 4"});
+}
+
+ExtractOptions parsed_extract(const Words& extra) {
+  Words words = {"extract", "--model", "m", "--train", "t.csv", "--out", "caa"};
+  words.insert(words.end(), extra.begin(), extra.end());
+  return std::get<ExtractOptions>(parse_command_line(words));
+}
+
+TEST(ExtractOptions, OneLayerOrSeveral) {
+  EXPECT_EQ(parsed_extract({"--layer", "3"}).layer, 3);
+  const ExtractOptions all = parsed_extract({"--layers", "all"});
+  EXPECT_EQ(all.layer, -1);
+  EXPECT_TRUE(all.layers.empty());
+  EXPECT_EQ(parsed_extract({"--layers", "5:25:5"}).layers.at(0).step, 5);
+  for (const Words& words : {Words{}, Words{"--layer", "3", "--layers", "1,2"}}) {
+    expect_parts(error_of<UserError>([&] { parsed_extract(words); }), {"--layer ", "--layers "});
+  }
+}
+
+TEST(ExtractOptions, AsFoundOrScaledInOneWay) {
+  const ExtractOptions found = parsed_extract({"--layer", "3"});
+  EXPECT_EQ(found.method, "caa");
+  EXPECT_EQ(found.norm, 0);
+  EXPECT_TRUE(found.match_norm.empty());
+  EXPECT_EQ(parsed_extract({"--layer", "3", "--norm", "2.5"}).norm, 2.5);
+  expect_parts(error_of<UserError>([] {
+                 parsed_extract({"--layer", "3", "--norm", "2", "--match-norm", "run.h5"});
+               }),
+               {"--norm", "--match-norm"});
+  expect_parts(error_of<UserError>([] {
+                 parsed_extract({"--layer", "3", "--norm", "0"});
+               }),
+               {"--norm", "above 0"});
+  expect_parts(error_of<UserError>([] {
+                 parsed_extract({"--layer", "3", "--method", "pca"});
+               }),
+               {"--method", "caa"});
+}
+
+struct BadValue {
+  const char* option;
+  const char* value;
+  const char* rule;
+};
+
+constexpr BadValue kBadValues[] = {{"model", "", "path"},
+                                   {"layer", "-1", "from 0"},
+                                   {"layer", "1.5", "whole number"},
+                                   {"layer", " 1", "whole number"},
+                                   {"epochs", "0", "from 1"},
+                                   {"epochs", "3x", "whole number"},
+                                   {"epochs", "9223372036854775808", "2^63 - 1"},
+                                   {"max-steps", "-1", "from 0"},
+                                   {"batch-size", "0", "from 1"},
+                                   {"micro-batch", "0", "from 1"},
+                                   {"micro-batch", "all", "or auto"},
+                                   {"lr", "0", "above 0"},
+                                   {"lr", "-1", "above 0"},
+                                   {"lr", "inf", "finite"},
+                                   {"lr", "nan", "finite"},
+                                   {"lr", "1e999", "finite"},
+                                   {"lr", "1e-3,", "finite"},
+                                   {"lr", "", "finite"},
+                                   {"beta", "0", "above 0"},
+                                   {"weight-decay", "-0.1", "0 or above"},
+                                   {"max-grad-norm", "-1", "0 or above"},
+                                   {"warmup-steps", "-1", "from 0"},
+                                   {"sign", "Plus", "batch, pair, both, plus, minus"},
+                                   {"lr-unit", "rms", "absolute, residual"},
+                                   {"shuffle", "yes", "on, off"},
+                                   {"seed", "-1", "from 0"},
+                                   {"seed", "18446744073709551616", "2^64 - 1"},
+                                   {"multipliers", "", "finite"},
+                                   {"multipliers", "1,,2", "finite"},
+                                   {"multipliers", "1,nan", "finite"},
+                                   {"multipliers", "1,2,1.0", "twice"},
+                                   {"multipliers", "0,-0", "twice"},
+                                   {"eval-every", "-1", "from 0"},
+                                   {"save-every", "-1", "0 or above"},
+                                   {"dtype", "fp16", "auto, fp32, bf16"},
+                                   {"device", "gpu", "auto, cpu, cuda"},
+                                   {"tp", "0", "from 1"},
+                                   {"dp", "0", "from 1"},
+                                   {"threads", "0", "or auto"},
+                                   {"max-length", "-1", "from 0"},
+                                   {"cache-budget", "G", "bytes"},
+                                   {"cache-budget", "-1", "bytes"},
+                                   {"cache-budget", "1.5G", "bytes"},
+                                   {"template-date", "2023-02-29", "day of the calendar"},
+                                   {"template-date", "26 Jul 2024", "YYYY-MM-DD"},
+                                   {"chat-template", "", "empty"}};
+
+// The required options, but with `bad` in the place of its own.
+Words words_with(const BadValue& bad) {
+  const std::string option = std::string("--") + bad.option;
+  Words words = train_words({option + "=" + bad.value});
+  const auto given = std::find(words.begin(), words.end(), option);
+  if (given != words.end()) {
+    words.erase(given, given + 2);
+  }
+  return words;
+}
+
+TEST(BadValues, NameOptionValueAndRule) {
+  for (const BadValue& bad : kBadValues) {
+    SCOPED_TRACE(std::string(bad.option) + " = " + bad.value);
+    expect_parts(error_of(words_with(bad)),
+                 {bad.option, std::string("'") + bad.value + "'", bad.rule});
+  }
+}
+
+TEST(ConfigFile, GivesWhatTheCommandLineDoesNot) {
+  const IniFile file(
+      "# a comment\n; another\n\n[train]\nmodel = dir with blanks\r\ntrain=t\nlayer\t= 7\nout = "
+      "o.h5\n"
+      "lr = 0.5\nresume = true\nno-eos = false\n");
+  const auto options = std::get<TrainOptions>(
+      parse_command_line({"train", "--lr", "0.25", "--config", file.path()}));
+  EXPECT_EQ(options.model, "dir with blanks");
+  EXPECT_EQ(options.layer, 7);
+  EXPECT_EQ(options.lr, 0.25);
+  EXPECT_TRUE(options.resume);
+  EXPECT_FALSE(options.no_eos);
+}
+
+TEST(ConfigFile, ValuesSurviveAsWritten) {
+  const IniFile file("system-prompt =  Say \"#1\" = best; then stop # really \n");
+  EXPECT_EQ(parsed({"--config", file.path()}).system_prompt,
+            "Say \"#1\" = best; then stop # really");
+}
+
+TEST(ConfigFile, MistakesNameFileAndLine) {
+  const auto error_in = [](const std::string& text) {
+    const IniFile file(text);
+    std::string message = train_error({"--config", file.path()});
+    expect_parts(message, {file.path()});
+    return message;
+  };
+  expect_parts(error_in("lr = 1\n\nlearning-rate = 1\n"), {":3", "'learning-rate'", "nearest is"});
+  expect_parts(error_in("warmup_steps = 1\n"), {":1", "nearest is warmup-steps;"});
+  expect_parts(error_in("lr = 0\n"), {":1: lr = '0'", "above 0"});
+  expect_parts(error_in("\nlr\n"), {":2", "option = value"});
+  expect_parts(error_in("lr = 1\nlr = 2\n"), {":2", "second time"});
+  expect_parts(error_in("resume = yes\n"), {":1", "true, false"});
+  expect_parts(error_in("[sweep]\nlr = 1\n"), {":2", "[sweep]"});
+  expect_parts(error_in("config = other.ini\n"), {":1", "command line only"});
+}
+
+TEST(ConfigFile, MissingFileIsAnError) {
+  expect_parts(train_error({"--config", "/nonexistent.ini"}), {"/nonexistent.ini"});
+  expect_parts(train_error({"--config", "/"}), {"--config /"});
+}
+
+TEST(Commands, InspectTakesOneFile) {
+  const auto options = std::get<InspectOptions>(parse_command_line({"inspect", "run.h5"}));
+  EXPECT_EQ(options.run_file, "run.h5");
+  expect_parts(error_of({"inspect"}), {"one run file"});
+  expect_parts(error_of({"inspect", "a", "b"}), {"one run file"});
+  expect_parts(error_of({"inspect", "--hepl"}), {"--hepl", "--help"});
+}
+
+TEST(Commands, UnknownOnesNameTheNearest) {
+  expect_parts(error_of({"trian"}), {"'trian'", "nearest is train;"});
+  expect_parts(error_of({"inpsect", "x"}), {"nearest is inspect;"});
+  expect_parts(error_of({"swep"}), {"nearest is sweep;"});
+  expect_parts(error_of({"imprt"}), {"nearest is import;"});
+  expect_parts(error_of({}), {"--help"});
+}
+
+TEST(Commands, VersionComesFromTheBuild) {
+  expect_parts(printed({"--version"}), {"bipo-dist", kProgramVersion, kGitCommit});
+}
+
+TEST(Help, ListsEveryOptionOfTheDesignOnALineOfItsOwn) {
+  const std::string help = printed({"train", "--help"});
+  for (const char* name : {"model",
+                           "train",
+                           "test",
+                           "layer",
+                           "out",
+                           "resume",
+                           "overwrite",
+                           "epochs",
+                           "max-steps",
+                           "batch-size",
+                           "micro-batch",
+                           "lr",
+                           "lr-unit",
+                           "beta",
+                           "weight-decay",
+                           "max-grad-norm",
+                           "warmup-steps",
+                           "sign",
+                           "shuffle",
+                           "seed",
+                           "multipliers",
+                           "eval-every",
+                           "save-every",
+                           "dtype",
+                           "device",
+                           "tp",
+                           "dp",
+                           "threads",
+                           "deterministic",
+                           "system-prompt",
+                           "chat-template",
+                           "template-date",
+                           "no-eos",
+                           "no-bos",
+                           "max-length",
+                           "skip-bad",
+                           "cache-budget",
+                           "cache-dtype",
+                           "cache-dir",
+                           "config",
+                           "help"}) {
+    const std::string start = std::string("\n  --") + name + " ";
+    EXPECT_NE(help.find(start), std::string::npos) << name;
+  }
+  expect_parts(help, {"Exit codes", "75", "Example", "(default 20)", "(default -1,0,1)"});
+}
+
+TEST(Help, IsGivenWhateverElseIsWrong) {
+  EXPECT_EQ(printed({"train", "--nonsense", "--help"}), printed({"train", "-h"}));
+  expect_parts(printed({"inspect", "--help"}), {"bipo-dist inspect"});
+  for (const char* command : {"sweep", "bench", "plan"}) {
+    expect_parts(printed({command, "--help"}), {std::string("bipo-dist ") + command, "Example"});
+  }
+  expect_parts(printed({"collect", "--help"}), {"bipo-dist collect", "--overwrite"});
+  expect_parts(printed({"export", "--help"}), {"bipo-dist export", "--multiplier", "lm-eval"});
+  expect_parts(printed({"import", "--help"}), {"bipo-dist import", "--layer", "--vector"});
+  expect_parts(printed({"--help"}), {"train", "sweep", "collect", "export", "import", "inspect",
+                                     "bench", "plan", "--version"});
+}
+
+TEST(NearestName, CountsEditsWithSwapsAndPrefersWhatTheWordBegins) {
+  EXPECT_EQ(nearest_name("abdc", {"abxx", "abcd"}), "abcd");
+  EXPECT_EQ(nearest_name("kitten", {"mitt", "sitting"}), "mitt");  // 3 edits each: the first
+  EXPECT_EQ(nearest_name("LR", {"tp", "lr"}), "lr");
+  EXPECT_EQ(nearest_name("mu", {"mo", "multipliers"}), "multipliers");
+}
+
+Words evaluate_words(const Words& extra) {
+  Words words = {"evaluate", "--model", "m", "--vector", "v.h5", "--out", "eval.h5"};
+  words.insert(words.end(), extra.begin(), extra.end());
+  return words;
+}
+
+TEST(EvaluateOptionsTest, FormsWithoutAModelTakeOnlyTheirOptions) {
+  const Words exporting = {"evaluate",      "--judge-export", "r.jsonl",
+                           "--generations", "g.jsonl",        "--rubric",
+                           "r.txt",         "--behaviour",    "b"};
+  const Words importing = {"evaluate", "--judge-import", "s.jsonl", "--out", "eval.h5"};
+  const auto with = [](Words words, const Words& extra) {
+    words.insert(words.end(), extra.begin(), extra.end());
+    return words;
+  };
+  for (const Words& used :
+       {Words{"--judge-model", "j", "--test", "t.csv", "--choices-ab", "c.csv"},
+        Words{"--skip-bad", "--overwrite"}, Words{"--judge-import", "s.jsonl", "--out", "e.h5"}}) {
+    EXPECT_NO_THROW(parse_command_line(with(exporting, used))) << used.front();
+  }
+  EXPECT_NO_THROW(parse_command_line(with(importing, {"--seed", "3"})));
+  EXPECT_NO_THROW(
+      parse_command_line(with(importing, {"--generations", "g.jsonl", "--behaviour", "b"})));
+  for (const Words& unused :
+       {Words{"--vector", "v.h5"}, Words{"--multipliers", "1,2"}, Words{"--beta", "0.5"},
+        Words{"--tp", "2"}, Words{"--positions", "answer"}, Words{"--system-prompt", "s"},
+        Words{"--random-control", "off"}, Words{"--mmlu", "d"}}) {
+    for (const Words& form : {exporting, importing}) {
+      expect_parts(error_of(with(form, unused)), {unused.front(), "without --model"});
+    }
+  }
+  expect_parts(error_of(with(exporting, {"--out", "eval.h5"})), {"--out", "no use"});
+  expect_parts(error_of(with(exporting, {"--seed", "3"})), {"--seed", "no use"});
+  for (const Words& unused : {Words{"--test", "t.csv"}, Words{"--overwrite"}, Words{"--skip-bad"},
+                              Words{"--judge-model", "j"}, Words{"--rubric", "r.txt"}}) {
+    expect_parts(error_of(with(importing, unused)), {unused.front(), "no use"});
+  }
+  expect_parts(error_of(with(importing, {"--behaviour", "b"})), {"--generations", "together"});
+}
+
+TEST(EvaluateOptionsTest, OptionsOfJudgesNeedTheirFiles) {
+  EXPECT_NO_THROW(parse_command_line(evaluate_words({"--test", "t.csv"})));
+  const auto refused = [](const Words& extra, const std::vector<std::string>& parts) {
+    Words words = {"--generations", "g.jsonl"};
+    words.insert(words.end(), extra.begin(), extra.end());
+    expect_parts(error_of(evaluate_words(words)), parts);
+  };
+  refused({"--behaviour", "b"}, {"--behaviour", "--judge-export"});
+  refused({"--judge-model", "j"}, {"--judge-model", "--judge-export"});
+  refused({"--rubric", "r.txt"}, {"--rubric", "--judge-export"});
+}
+
+TEST(EvaluateOptionsTest, AnswersOfOneTokenAreNotSteeredByThemselves) {
+  EXPECT_NO_THROW(parse_command_line(evaluate_words({"--mmlu", "d"})));
+  expect_parts(error_of(evaluate_words({"--mmlu", "d", "--positions", "answer"})),
+               {"--mmlu", "--positions answer"});
+}
+
+}  // namespace
+}  // namespace bipo

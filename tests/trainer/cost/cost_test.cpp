@@ -1,0 +1,238 @@
+// The cost model against counts done by hand and against brute force over tokens and keys.
+#include "trainer/cost/cost.hpp"
+
+#include <gtest/gtest.h>
+
+#include "trainer/model/architecture/shapes.hpp"
+
+namespace bipo {
+namespace {
+
+// D 8, 3 blocks, 4 query heads on 2 key/value heads of size 2, 6 MLP columns, 10 words.
+ModelConfig small_model() {
+  ModelConfig config;
+  config.hidden = 8;
+  config.blocks = 3;
+  config.heads = 4;
+  config.kv_heads = 2;
+  config.head_size = 2;
+  config.intermediate = 6;
+  config.vocabulary = 10;
+  config.tied_head = false;
+  return config;
+}
+
+// q 8x8, k and v 4x8, output 8x8, gate, up and down 6x8 each.
+constexpr double kSmallBlock = 64 + 32 + 32 + 64 + 3 * 48;
+
+TokenPair pair_of(std::size_t prompt, std::size_t chosen, std::size_t rejected, TokenId last = 7) {
+  TokenPair pair;
+  pair.prompt.assign(prompt, 5);
+  pair.prompt.back() = last;
+  pair.chosen.assign(chosen, 1);
+  pair.rejected.assign(rejected, 2);
+  return pair;
+}
+
+// Keys seen by each token of [prompt | chosen | rejected], counted one by one.
+double seen_keys(std::size_t prompt, std::size_t chosen, std::size_t rejected) {
+  double seen = 0;
+  for (std::size_t i = 0; i < prompt; ++i) {
+    seen += static_cast<double>(i + 1);
+  }
+  for (const std::size_t answer : {chosen, rejected}) {
+    for (std::size_t i = 0; i + 1 < answer; ++i) {
+      seen += static_cast<double>(prompt + i + 1);
+    }
+  }
+  return seen;
+}
+
+TEST(TokenCounts, MeanOfADataSet) {
+  const TokenCounts mean = mean_pair({pair_of(5, 3, 2, 7), pair_of(7, 1, 4, 8)});
+  EXPECT_DOUBLE_EQ(mean.tokens, (5 + 2 + 1 + 7 + 0 + 3) / 2.0);
+  EXPECT_DOUBLE_EQ(mean.answers, 5);
+  EXPECT_DOUBLE_EQ(mean.seen_keys, (seen_keys(5, 3, 2) + seen_keys(7, 1, 4)) / 2);
+  // The first prompt is 5 5 5 5 7, the other 5 5 5 5 5 5 8.
+  EXPECT_DOUBLE_EQ(mean.shared, 4);
+}
+
+TEST(TokenCounts, UniformPairsEqualAnyOfThem) {
+  const TokenCounts uniform = uniform_pair(5, 3, 4);
+  const TokenCounts counted = mean_pair({pair_of(5, 3, 3), pair_of(5, 3, 3, 9)});
+  EXPECT_DOUBLE_EQ(uniform.tokens, counted.tokens);
+  EXPECT_DOUBLE_EQ(uniform.answers, counted.answers);
+  EXPECT_DOUBLE_EQ(uniform.seen_keys, counted.seen_keys);
+  EXPECT_DOUBLE_EQ(uniform.shared, counted.shared);
+}
+
+TEST(TokenCounts, AMicroBatchComputesSharedTokensOnce) {
+  const TokenCounts micro = micro_batch_of(uniform_pair(5, 3, 4), 3);
+  // 4 shared tokens, then for each pair the rest of its prompt and two answers of 2.
+  EXPECT_DOUBLE_EQ(micro.tokens, 4 + 3 * (1 + 2 + 2));
+  EXPECT_DOUBLE_EQ(micro.answers, 18);
+  EXPECT_DOUBLE_EQ(micro.pairs, 3);
+  // 1 + 2 + 3 + 4 for the shared ones; 5 for the prompt's last; 6 and 7 for each answer.
+  EXPECT_DOUBLE_EQ(micro.seen_keys, 10 + 3 * (5 + 2 * (6 + 7)));
+}
+
+TEST(Parameters, OfASmallModel) {
+  EXPECT_DOUBLE_EQ(block_parameters(small_model()), kSmallBlock);
+  EXPECT_DOUBLE_EQ(model_parameters(small_model()), 3 * (kSmallBlock + 16) + 8 + 2 * 80);
+}
+
+TEST(Operations, TheFloorIsFourPerParameterAndToken) {
+  // One block after layer 1; head 10 x 8.
+  EXPECT_DOUBLE_EQ(floor_operations(small_model(), 1, 100, 7), 4 * kSmallBlock * 100 + 4 * 80 * 7);
+  EXPECT_DOUBLE_EQ(floor_operations(small_model(), 2, 100, 7), 4 * 80 * 7);
+}
+
+TEST(Operations, OfAStepCountEveryProduct) {
+  const TokenCounts micro = micro_batch_of(uniform_pair(5, 3, 4), 3);  // 19 tokens, 15 predict
+  const Operations step = step_operations(small_model(), 0, micro);
+  // Block 1 on all tokens; in block 2 keys and values of all, the rest of those that predict.
+  EXPECT_DOUBLE_EQ(step.products, 4 * (kSmallBlock * 19 + 64 * 19 + (kSmallBlock - 64) * 15));
+  EXPECT_DOUBLE_EQ(step.head, 4 * 80 * 15);
+  // 4 heads of size 2: two operations per element in each of two products forward and five
+  // backward; the last block's queries are taken to see as many keys as the mean one.
+  EXPECT_NEAR(step.attention, 14 * 4 * 2 * micro.seen_keys * (1 + 15.0 / 19), 1e-6);
+  const Operations forward = forward_operations(small_model(), 0, micro);
+  EXPECT_DOUBLE_EQ(forward.products, step.products / 2);
+  EXPECT_DOUBLE_EQ(forward.head, step.head / 2);
+}
+
+TEST(Operations, LastLayerLeavesTheHeadOnly) {
+  const Operations step = step_operations(small_model(), 2, uniform_pair(5, 3, 0));
+  EXPECT_DOUBLE_EQ(step.products, 0);
+  EXPECT_DOUBLE_EQ(step.attention, 0);
+  EXPECT_DOUBLE_EQ(step.head, 4 * 80 * 5);
+}
+
+TEST(Operations, OfThePrefixAreForwardOnly) {
+  const TokenCounts pair = uniform_pair(5, 3, 0);
+  const Operations prefix = prefix_operations(small_model(), 1, pair);
+  EXPECT_DOUBLE_EQ(prefix.products, 2 * 2 * kSmallBlock * 9);
+  EXPECT_DOUBLE_EQ(prefix.attention, 2 * 4 * 4 * 2 * seen_keys(5, 3, 3));
+  EXPECT_DOUBLE_EQ(prefix.head, 0);
+}
+
+RunShape small_run() {
+  RunShape run;
+  run.layer = 0;
+  run.pairs = 10;
+  run.pair = uniform_pair(5, 3, 0);
+  run.micro_pairs = 2;
+  return run;
+}
+
+TEST(Memory, OfOneRank) {
+  const RankMemory memory = rank_memory(small_model(), small_run());
+  EXPECT_DOUBLE_EQ(memory.suffix, 2 * (kSmallBlock * 4 + 2 * 8 * 4));
+  EXPECT_DOUBLE_EQ(memory.head, 80 * 4 + 8 * 4);
+  EXPECT_DOUBLE_EQ(memory.cache, 10 * 9 * 8 * 4);
+  // Embedding, a block, and what is under way.
+  EXPECT_DOUBLE_EQ(memory.prefix, 80 * 4 + kSmallBlock * 4 + 2 * 8 * 4 + 10 * 9 * 8 * 4);
+  // Per token: both norms' inputs 16 and scales 2, qkv 16, rotated queries and keys 12, normalisers
+  // 4, gate and up 12; the last block for 10 rows of 18; then 3 x 6 + 4 x 8 at work.
+  EXPECT_DOUBLE_EQ(memory.activations, ((1 + 10.0 / 18) * 62 + 50) * 18 * 4);
+}
+
+TEST(Memory, TypesAndShardsShrinkIt) {
+  RunShape run = small_run();
+  run.tp = 2;
+  run.bytes = element_bytes(/*bf16=*/true, /*cuda=*/true, /*emulated=*/false, /*bf16_cache=*/true);
+  const RankMemory memory = rank_memory(small_model(), run);
+  EXPECT_DOUBLE_EQ(memory.suffix, 2 * (kSmallBlock / 2 * 2 + 2 * 8 * 4));
+  EXPECT_DOUBLE_EQ(memory.head, 40 * 2 + 8 * 4);
+  EXPECT_DOUBLE_EQ(memory.cache, 10 * 9 * 8 * 2);
+  EXPECT_DOUBLE_EQ(memory.peak(true) - memory.peak(false), memory.cache);
+}
+
+TEST(Memory, HeadsOnCpusAreFloat32AndEmulatedBlocksToo) {
+  const ElementBytes emulated = element_bytes(true, false, true, false);
+  EXPECT_EQ(emulated.block, 4);
+  EXPECT_EQ(emulated.head, 4);
+  EXPECT_EQ(emulated.embedding, 2);
+  EXPECT_EQ(element_bytes(true, false, false, false).block, 2);
+}
+
+// 1 operation per second, memory for free.
+MachineSpeed one_operation_per_second() {
+  MachineSpeed machine;
+  machine.operations = 1;
+  machine.copy_bytes = 1e30;
+  machine.link_bytes = 1e30;
+  return machine;
+}
+
+TEST(Seconds, FollowTheOperations) {
+  const RunShape run = small_run();
+  const Operations work = step_operations(small_model(), 0, micro_batch_of(run.pair, 2));
+  MachineSpeed machine = one_operation_per_second();
+  const StepSeconds seconds = micro_batch_seconds(small_model(), run, machine);
+  EXPECT_NEAR(seconds.products, work.products, 1e-6);
+  EXPECT_NEAR(seconds.head, work.head, 1e-6);
+  EXPECT_NEAR(seconds.total(), work.total(), 1e-6);
+  machine.product_share = 0.5;
+  EXPECT_NEAR(micro_batch_seconds(small_model(), run, machine).products, 2 * work.products, 1e-6);
+}
+
+TEST(Seconds, ReplicasShareMicroBatches) {
+  RunShape run = small_run();
+  const MachineSpeed machine = one_operation_per_second();
+  const double micro = micro_batch_seconds(small_model(), run, machine).total();
+  EXPECT_NEAR(step_seconds(small_model(), run, machine, 6).total(), 3 * micro, 1e-3);
+  run.dp = 2;
+  EXPECT_NEAR(step_seconds(small_model(), run, machine, 6).total(), 2 * micro, 1e-3);
+  run.dp = 5;
+  EXPECT_NEAR(step_seconds(small_model(), run, machine, 6).total(), micro, 1e-3);
+}
+
+TEST(Seconds, FewTokensWaitForTheWeights) {
+  RunShape run = small_run();
+  MachineSpeed machine = one_operation_per_second();
+  machine.operations = 1e30;
+  machine.copy_bytes = 4;  // one weight per second
+  const StepSeconds seconds = micro_batch_seconds(small_model(), run, machine);
+  EXPECT_NEAR(seconds.products, 2 * 2 * kSmallBlock, 1e-6);
+  EXPECT_NEAR(seconds.head, 2 * 80, 1e-6);
+}
+
+TEST(Seconds, OfThePassBeforeTraining) {
+  const RunShape run = small_run();
+  const MachineSpeed machine = one_operation_per_second();
+  const double prefix = prefix_operations(small_model(), 0, run.pair).total();
+  const double reference =
+      forward_operations(small_model(), 0, micro_batch_of(run.pair, 2)).total();
+  EXPECT_NEAR(prefix_seconds(small_model(), run, machine), 10 * prefix + 5 * reference, 1e-3);
+}
+
+TEST(Seconds, CalibrationExplainsTheMeasurement) {
+  RunShape run = small_run();
+  run.tp = 2;
+  MachineSpeed machine = one_operation_per_second();
+  machine.copy_bytes = 1e6;
+  machine.link_bytes = 4;
+  const StepSeconds measured{40000, 5000, 9000, 0.5, 300, 7};
+  const StepSeconds explained =
+      micro_batch_seconds(small_model(), run, calibrated(small_model(), run, machine, measured));
+  EXPECT_NEAR(explained.products, measured.products, 1e-6);
+  EXPECT_NEAR(explained.attention, measured.attention, 1e-6);
+  EXPECT_NEAR(explained.head, measured.head, 1e-6);
+  EXPECT_NEAR(explained.elementwise, measured.elementwise, 1e-6);
+  EXPECT_NEAR(explained.collectives, measured.collectives, 1e-6);
+  EXPECT_NEAR(explained.other, measured.other, 1e-6);
+}
+
+TEST(Seconds, TensorParallelRanksExchangeTheResidualStream) {
+  RunShape run = small_run();
+  run.tp = 2;
+  MachineSpeed machine = one_operation_per_second();
+  machine.link_bytes = 4;  // one element per second
+  machine.link_latency = 1;
+  // Two blocks, twice each, both ways; of two ranks each sends half twice: 18 x 8 elements.
+  EXPECT_NEAR(micro_batch_seconds(small_model(), run, machine).collectives, 8 * (1 + 18 * 8), 1e-6);
+}
+
+}  // namespace
+}  // namespace bipo

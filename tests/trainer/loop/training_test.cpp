@@ -1,0 +1,339 @@
+// Caches of several layers, and vectors trained in one pass, against each by itself.
+#include "trainer/loop/training.hpp"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <set>
+#include <utility>
+
+#include "collectives/foundation/errors.hpp"
+#include "tests/support/training_world.hpp"
+#include "trainer/records/vector_norm.hpp"
+
+namespace bipo {
+namespace {
+
+using testing::lone_ranks;
+using testing::QuietObserver;
+using testing::RandomWeights;
+using testing::tiny_config;
+using testing::varied_pairs;
+
+void ignore_progress(const std::string&, std::int64_t, std::int64_t) {
+}
+
+// Random weights that remember what was read of them.
+class WatchedWeights final : public WeightSource {
+ public:
+  explicit WatchedWeights(const ModelConfig& config) : weights_(config) {}
+
+  at::Tensor read(Role role, std::int64_t block, const Slice& slice) const override {
+    reads.insert({role, block});
+    return weights_.read(role, block, slice);
+  }
+  std::string place(Role role, std::int64_t block) const override {
+    return weights_.place(role, block);
+  }
+  std::uint64_t fingerprint() const override { return weights_.fingerprint(); }
+
+  mutable std::set<std::pair<Role, std::int64_t>> reads;
+
+ private:
+  RandomWeights weights_;
+};
+
+// A decoder with a filled cache for `layers`.
+struct World {
+  explicit World(const CacheSettings& settings, at::ScalarType type = at::kFloat)
+      : config(tiny_config()),
+        weights(config),
+        ranks(lone_ranks()),
+        decoder(config, weights, type, at::kCPU, *ranks.tp),
+        pairs(varied_pairs(11)),
+        cache(decoder, pairs, settings, ranks) {
+    was_filled = cache.is_filled();
+    fill_caches(decoder, {&cache}, ranks, ignore_progress);
+  }
+
+  ModelConfig config;
+  WatchedWeights weights;
+  Ranks ranks;
+  Decoder decoder;
+  std::vector<TokenPair> pairs;
+  ActivationCache cache;
+  bool was_filled = false;
+};
+
+CacheSettings for_layers(const std::vector<std::int64_t>& layers) {
+  CacheSettings settings;
+  settings.layers = layers;
+  return settings;
+}
+
+at::Tensor rows_of(const World& world, std::int64_t layer) {
+  return world.cache.activations(world.decoder, pack_alike(world.pairs, {2, 7, 0}, world.decoder),
+                                 layer);
+}
+
+TEST(ActivationCache, OnePassServesEveryLayer) {
+  const World all(for_layers({0, 1, 2}));
+  for (const std::int64_t layer : {0, 1, 2}) {
+    const World alone(for_layers({layer}));
+    EXPECT_TRUE(rows_of(all, layer).equal(rows_of(alone, layer))) << layer;
+    EXPECT_EQ(all.cache.median_rms(layer), alone.cache.median_rms(layer));
+    for (std::size_t p = 0; p < all.pairs.size(); ++p) {
+      EXPECT_EQ(all.cache.reference(layer)[p].chosen, alone.cache.reference(layer)[p].chosen);
+      EXPECT_EQ(all.cache.reference(layer)[p].rejected, alone.cache.reference(layer)[p].rejected);
+    }
+  }
+}
+
+TEST(ActivationCache, LeavesOnlyTheSuffixOfTheLowestLayer) {
+  const World world(for_layers({1, 2}));
+  const auto suffix =
+      Decoder::weight_bytes(world.config, 1, 0, at::kFloat, at::kCPU, 1, /*embedding=*/false);
+  EXPECT_EQ(world.decoder.loaded_bytes(), suffix + 20 * sizeof(float));
+}
+
+TEST(ActivationCache, ComputesAnewWhatItDoesNotKeep) {
+  CacheSettings settings = for_layers({1});
+  const World kept(settings);
+  settings.keep = false;
+  const World recomputed(settings);
+  EXPECT_TRUE(rows_of(kept, 1).equal(rows_of(recomputed, 1)));
+  EXPECT_EQ(kept.cache.reference(1)[4].rejected, recomputed.cache.reference(1)[4].rejected);
+}
+
+TEST(ActivationCache, SharedBeginningsAreTakenFromAnyOfThePairs) {
+  const World world(for_layers({1}));
+  const PackedPairs together = pack_alike(world.pairs, {2, 7}, world.decoder);
+  const PackedPairs alone = pack_alike(world.pairs, {7}, world.decoder);
+  const at::Tensor of_both = world.cache.activations(world.decoder, together, 1);
+  const at::Tensor of_one = world.cache.activations(world.decoder, alone, 1);
+  // The tree is [3 shared | 2 by itself | 7 by itself]; alone, 7 begins with the shared tokens.
+  const std::int64_t own = alone.tokens() - 3;
+  EXPECT_TRUE(of_both.narrow(0, together.tokens() - own, own).equal(of_one.narrow(0, 3, own)));
+  EXPECT_LT((of_both.narrow(0, 0, 3) - of_one.narrow(0, 0, 3)).abs().max().item<float>(), 1e-5);
+}
+
+class CacheFiles : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    directory_ =
+        std::filesystem::temp_directory_path() /
+        ("bipo-cache-" + std::to_string(::testing::UnitTest::GetInstance()->random_seed()) + "-" +
+         std::to_string(::getpid()));
+    std::filesystem::create_directories(directory_);
+  }
+  void TearDown() override { std::filesystem::remove_all(directory_); }
+
+  CacheSettings settings(std::uint64_t key) const {
+    CacheSettings result = for_layers({0, 1});
+    result.directory = directory_;
+    result.key = key;
+    return result;
+  }
+
+  std::vector<std::filesystem::path> files() const {
+    std::vector<std::filesystem::path> found;
+    for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
+      found.push_back(entry.path());
+    }
+    return found;
+  }
+
+  std::filesystem::path directory_;
+};
+
+TEST_F(CacheFiles, TheNextRunOpensWhatTheFirstOneKept) {
+  const World first(settings(3));
+  EXPECT_FALSE(first.was_filled);
+  ASSERT_EQ(files().size(), 2U);
+  const World second(settings(3));
+  EXPECT_TRUE(second.was_filled);
+  EXPECT_TRUE(rows_of(first, 0).equal(rows_of(second, 0)));
+  EXPECT_TRUE(rows_of(first, 1).equal(rows_of(second, 1)));
+  EXPECT_EQ(first.cache.median_rms(1), second.cache.median_rms(1));
+  EXPECT_EQ(first.cache.reference(0)[5].chosen, second.cache.reference(0)[5].chosen);
+  const World other(settings(4));
+  EXPECT_FALSE(other.was_filled);
+}
+
+TEST_F(CacheFiles, WhatIsKeptSavesReadingThePrefix) {
+  const auto reads_block = [](const World& world, std::int64_t block) {
+    return world.weights.reads.count({Role::kQuery, block}) > 0;
+  };
+  const World first(settings(3));
+  EXPECT_TRUE(reads_block(first, 0));
+  EXPECT_TRUE(first.weights.reads.count({Role::kEmbedding, 0}) > 0);
+  const World second(settings(3));
+  EXPECT_FALSE(reads_block(second, 0));
+  EXPECT_TRUE(reads_block(second, 1));
+  EXPECT_TRUE(reads_block(second, 2));
+  EXPECT_FALSE(second.weights.reads.count({Role::kEmbedding, 0}) > 0);
+}
+
+TEST_F(CacheFiles, DamagedOnesAreMadeAgain) {
+  { const World first(settings(3)); }
+  for (const auto& path : files()) {
+    std::filesystem::resize_file(path, std::filesystem::file_size(path) - 8);
+  }
+  const World second(settings(3));
+  EXPECT_FALSE(second.was_filled);
+  EXPECT_TRUE(World(settings(3)).was_filled);
+  // The right size, but never declared whole.
+  for (const auto& path : files()) {
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(-8, std::ios::end);
+    file.write("\0\0\0\0\0\0\0\0", 8);
+  }
+  EXPECT_FALSE(World(settings(3)).was_filled);
+}
+
+TEST(ActivationCache, BFloat16RowsAreRoundedAndReferencesFollow) {
+  CacheSettings settings = for_layers({0, 1});
+  const World exact(settings);
+  settings.type = at::kBFloat16;
+  const World rounded(settings);
+  EXPECT_TRUE(rows_of(rounded, 1).equal(rows_of(exact, 1).to(at::kBFloat16).to(at::kFloat)));
+  check_zero_vector(rounded.decoder, rounded.cache, 0, rounded.ranks);
+  check_zero_vector(rounded.decoder, rounded.cache, 1, rounded.ranks);
+}
+
+TrainingSettings settings_of(std::uint64_t seed, double lr, double beta, SignRule sign) {
+  TrainingSettings settings;
+  settings.plan.pairs = 11;
+  settings.plan.batch_size = 4;
+  settings.plan.micro_batch = 2;
+  settings.plan.epochs = 3;
+  settings.plan.seed = seed;
+  settings.plan.sign = sign;
+  settings.lr = lr;
+  settings.beta = beta;
+  settings.warmup_steps = 2;
+  return settings;
+}
+
+std::vector<TrainingSettings> three_members() {
+  return {settings_of(11, 0.05, 0.1, SignRule::kBatch), settings_of(12, 0.05, 0.3, SignRule::kPair),
+          settings_of(11, 0.02, 0.1, SignRule::kBoth)};
+}
+
+std::vector<TrainingRecord> train_together(const World& world,
+                                           const std::vector<TrainingSettings>& settings,
+                                           std::int64_t last_step = -1,
+                                           std::vector<TrainingRecord> records = {}) {
+  if (records.empty()) {
+    for (const TrainingSettings& member : settings) {
+      records.push_back(starting_record(world.config.hidden, member.plan.seed));
+    }
+  }
+  std::vector<QuietObserver> observers(settings.size(), QuietObserver(last_step));
+  std::vector<TrainingMember> members;
+  for (std::size_t i = 0; i < settings.size(); ++i) {
+    members.push_back({settings[i], records[i], observers[i]});
+  }
+  train(world.decoder, world.cache, &world.cache, 1, members, world.ranks);
+  return records;
+}
+
+double distance(const std::vector<float>& a, const std::vector<float>& b) {
+  double squares = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    squares += (a[i] - b[i]) * (a[i] - b[i]);
+  }
+  return std::sqrt(squares);
+}
+
+TEST(Training, VectorsInOnePassEqualEachAlone) {
+  const World world(for_layers({1}), at::kDouble);
+  const auto settings = three_members();
+  const auto together = train_together(world, settings);
+  for (std::size_t i = 0; i < settings.size(); ++i) {
+    const TrainingRecord alone = train_together(world, {settings[i]}).front();
+    ASSERT_EQ(together[i].steps.size(), 9U);
+    ASSERT_EQ(alone.steps.size(), 9U);
+    EXPECT_GT(vector_norm(alone.checkpoint.vector), 0.05);
+    // float64 passes; the vector is float32.
+    EXPECT_LT(distance(together[i].checkpoint.vector, alone.checkpoint.vector),
+              1e-5 * vector_norm(alone.checkpoint.vector))
+        << i;
+    for (std::size_t s = 0; s < 9; ++s) {
+      EXPECT_NEAR(together[i].steps[s].loss, alone.steps[s].loss, 1e-7);
+      EXPECT_EQ(together[i].steps[s].sign, alone.steps[s].sign);
+      EXPECT_EQ(together[i].steps[s].tokens, alone.steps[s].tokens);
+    }
+    ASSERT_EQ(together[i].evals.size(), alone.evals.size());
+    EXPECT_NEAR(together[i].evals.back().margin, alone.evals.back().margin, 1e-5);
+  }
+  EXPECT_GT(distance(together[0].checkpoint.vector, together[1].checkpoint.vector), 0.01);
+}
+
+// With warm-up the first update is zero, the second leaves float32, and the third step cannot be
+// made.
+TEST(Training, AMemberThatOverflowsLeavesTheOthersAlone) {
+  const World world(for_layers({1}));
+  auto settings = three_members();
+  for (TrainingSettings& member : settings) {
+    member.warmup_steps = 2;
+  }
+  const TrainingRecord alone = train_together(world, {settings[2]}).front();
+  settings[0].lr = 1e39;
+  settings[1].lr = 1e39;
+  std::vector<TrainingRecord> records;
+  std::vector<QuietObserver> observers(settings.size());
+  std::vector<TrainingMember> members;
+  for (const TrainingSettings& member : settings) {
+    records.push_back(starting_record(world.config.hidden, member.plan.seed));
+  }
+  for (std::size_t i = 0; i < settings.size(); ++i) {
+    members.push_back({settings[i], records[i], observers[i]});
+  }
+  EXPECT_EQ(train(world.decoder, world.cache, &world.cache, 1, members, world.ranks),
+            RunStatus::kComplete);
+  for (const std::size_t failed : {0, 1}) {
+    EXPECT_EQ(observers[failed].failure().rfind("step 2: ", 0), 0U) << observers[failed].failure();
+    EXPECT_EQ(records[failed].steps.size(), 2U);
+    EXPECT_EQ(records[failed].checkpoint.step, 2);
+    EXPECT_EQ(observers[failed].last_status(), RunStatus::kInterrupted);
+  }
+  EXPECT_EQ(observers[2].failure(), "");
+  EXPECT_EQ(observers[2].last_status(), RunStatus::kComplete);
+  ASSERT_EQ(records[2].steps.size(), alone.steps.size());
+  EXPECT_LT(distance(records[2].checkpoint.vector, alone.checkpoint.vector),
+            1e-5 * vector_norm(alone.checkpoint.vector));
+
+  records[0] = starting_record(world.config.hidden, 1);
+  EXPECT_EQ(train(world.decoder, world.cache, nullptr, 1, {{settings[0], records[0], observers[0]}},
+                  world.ranks),
+            RunStatus::kComplete)
+      << "nothing is left to do where all have failed";
+}
+
+TEST(Training, APackContinuesWhereItStopped) {
+  const World world(for_layers({1}));
+  const auto settings = three_members();
+  const auto whole = train_together(world, settings);
+  auto parts = train_together(world, settings, /*last_step=*/5);
+  EXPECT_EQ(parts.front().checkpoint.step, 5);
+  parts = train_together(world, settings, -1, parts);
+  for (std::size_t i = 0; i < settings.size(); ++i) {
+    EXPECT_EQ(parts[i].checkpoint.vector, whole[i].checkpoint.vector) << i;
+    EXPECT_EQ(parts[i].steps.size(), whole[i].steps.size());
+  }
+}
+
+TEST(Training, MembersOfDifferentPlansAreRefused) {
+  const World world(for_layers({1}));
+  auto settings = three_members();
+  settings[1].plan.epochs = 4;
+  EXPECT_THROW(train_together(world, settings), BugError);
+}
+
+}  // namespace
+}  // namespace bipo

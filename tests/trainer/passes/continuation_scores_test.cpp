@@ -1,0 +1,336 @@
+// Answers under several vectors at many settings, and divergences, against a naive float64 forward
+// of each sequence by itself.
+#include "trainer/passes/continuation_scores.hpp"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+#include <memory>
+
+#include "collectives/foundation/errors.hpp"
+#include "collectives/self_communicator.hpp"
+#include "collectives/thread_communicator.hpp"
+#include "tests/support/borrowed_communicator.hpp"
+#include "tests/support/errors.hpp"
+#include "tests/support/naive_decoder.hpp"
+#include "tests/support/training_world.hpp"
+#include "trainer/loop/evaluation.hpp"
+#include "trainer/model/operators/divergence.hpp"
+#include "trainer/passes/prompt_divergence.hpp"
+
+namespace bipo {
+namespace {
+
+using testing::BorrowedCommunicator;
+using testing::lone_ranks;
+using testing::naive_log_probs;
+using testing::RandomWeights;
+using testing::tiny_config;
+using testing::varied_pairs;
+
+// The residual stream of a float64 decoder is exact to 1e-15; rotary angles are float32 in both.
+constexpr double kExact = 1e-6;
+
+using AddedToBlocks = std::map<std::int64_t, at::Tensor>;
+
+void ignore(std::int64_t, std::int64_t) {
+}
+
+// Items with one, two and four answers; the second prompt is the beginning of the third, the last
+// two are alike.
+std::vector<Continuations> tiny_items() {
+  return {{{1, 5, 9, 3}, {{7, 8, 2}, {11, 2}}, "i:1"},
+          {{4, 4}, {{20}}, "i:2"},
+          {{4, 4, 32, 33, 34}, {{6, 5}, {0, 1, 2}, {6}, {6, 5, 4, 3}}, "i:3"},
+          {{9}, {{30, 31}, {2}}, "i:4"},
+          {{4, 7, 1}, {{3, 4, 5}, {3, 4, 6}}, "i:5"},
+          {{4, 7, 1}, {{12, 3, 4, 5}}, "i:6"}};
+}
+
+// Two vectors at block 0 and one at the last block.
+std::vector<PlacedVector> tiny_vectors(const ModelConfig& config) {
+  at::manual_seed(5);
+  std::vector<PlacedVector> vectors;
+  for (const std::int64_t layer : {std::int64_t{0}, config.blocks - 1, std::int64_t{0}}) {
+    const at::Tensor value = at::randn({config.hidden}, at::kFloat) * 0.3;
+    const float* begin = value.const_data_ptr<float>();
+    vectors.push_back({layer, {begin, begin + config.hidden}});
+  }
+  return vectors;
+}
+
+// What a setting adds to the blocks' outputs of one sequence of `length` tokens.
+AddedToBlocks added_by(const std::vector<PlacedVector>& vectors,
+                       const std::vector<double>& coefficients, SteeredPositions positions,
+                       std::size_t prompt, std::size_t length) {
+  at::Tensor rows = at::ones({static_cast<std::int64_t>(length), 1}, at::kDouble);
+  if (positions == SteeredPositions::kAnswer) {
+    rows.narrow(0, 0, static_cast<std::int64_t>(prompt)).zero_();
+  }
+  AddedToBlocks added;
+  for (std::size_t i = 0; i < vectors.size(); ++i) {
+    const at::Tensor value = at::tensor(vectors[i].value, at::kFloat).to(at::kDouble);
+    const at::Tensor term = rows * value * coefficients[i];
+    const auto [place, is_new] = added.try_emplace(vectors[i].layer, term);
+    if (!is_new) {
+      place->second = place->second + term;
+    }
+  }
+  return added;
+}
+
+// The summed log-probability of `answer` after `prompt`.
+double naive_answer(const ModelConfig& config, const RandomWeights& weights,
+                    const std::vector<TokenId>& prompt, const std::vector<TokenId>& answer,
+                    const AddedToBlocks& added) {
+  std::vector<std::int64_t> ids(prompt.begin(), prompt.end());
+  ids.insert(ids.end(), answer.begin(), answer.end());
+  const at::Tensor log_probs = naive_log_probs(config, weights, ids, added);
+  double sum = 0;
+  for (std::size_t i = prompt.size(); i < ids.size(); ++i) {
+    sum += log_probs[static_cast<std::int64_t>(i) - 1][ids[i]].item<double>();
+  }
+  return sum;
+}
+
+struct World {
+  explicit World(const ModelConfig& of = tiny_config(), at::ScalarType type = at::kDouble)
+      : config(of),
+        weights(config),
+        ranks(lone_ranks()),
+        decoder(config, weights, type, at::kCPU, *ranks.tp),
+        placed(tiny_vectors(config)),
+        vectors(placed, decoder) {
+    decoder.load_embedding();
+    decoder.load_blocks({0, config.blocks});
+  }
+
+  ModelConfig config;
+  RandomWeights weights;
+  Ranks ranks;
+  Decoder decoder;
+  std::vector<PlacedVector> placed;
+  SteeringVectors vectors;
+};
+
+const std::vector<std::vector<double>> kSettings = {
+    {0, 0, 0}, {1, 0, 0}, {-2, 0.5, 0.25}, {0, 1.5, 0}, {0, 0, 0}};
+
+TEST(ContinuationScores, EqualEverySequenceByItself) {
+  const World world;
+  const auto items = tiny_items();
+  for (const auto positions : {SteeredPositions::kAll, SteeredPositions::kAnswer}) {
+    for (const std::int64_t group : {1, 4, 6}) {
+      const ContinuationScores scores = score_continuations(
+          world.decoder, items, group, world.vectors, {kSettings, positions}, world.ranks, ignore);
+      ASSERT_EQ(scores.size(), kSettings.size());
+      for (std::size_t s = 0; s < kSettings.size(); ++s) {
+        ASSERT_EQ(scores[s].size(), items.size());
+        for (std::size_t i = 0; i < items.size(); ++i) {
+          ASSERT_EQ(scores[s][i].size(), items[i].answers.size());
+          for (std::size_t a = 0; a < items[i].answers.size(); ++a) {
+            const auto& answer = items[i].answers[a];
+            const std::size_t prompt = items[i].prompt.size();
+            EXPECT_EQ(scores[s][i][a].tokens, static_cast<std::int64_t>(answer.size()));
+            EXPECT_NEAR(scores[s][i][a].log_prob,
+                        naive_answer(world.config, world.weights, items[i].prompt, answer,
+                                     added_by(world.placed, kSettings[s], positions, prompt,
+                                              prompt + answer.size())),
+                        kExact)
+                << "setting " << s << ", item " << i << ", answer " << a << ", groups of " << group;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(ContinuationScores, PositionsMatter) {
+  const World world;
+  const auto score = [&](SteeredPositions positions) {
+    return score_continuations(world.decoder, tiny_items(), 6, world.vectors,
+                               {{{1, 0, 0}}, positions}, world.ranks, ignore);
+  };
+  const auto all = score(SteeredPositions::kAll);
+  const auto answers = score(SteeredPositions::kAnswer);
+  EXPECT_GT(std::abs(all[0][0][0].log_prob - answers[0][0][0].log_prob), 1e-3);
+  // What predicts an answer of one token is not its own row.
+  const auto none = score_continuations(world.decoder, tiny_items(), 6, world.vectors,
+                                        {{{0, 0, 0}}, SteeredPositions::kAll}, world.ranks, ignore);
+  EXPECT_EQ(answers[0][1][0].log_prob, none[0][1][0].log_prob);
+}
+
+TEST(ContinuationScores, EqualSettingsGiveEqualBits) {
+  const World world(tiny_config(), at::kFloat);
+  const auto scores = score_continuations(world.decoder, tiny_items(), 4, world.vectors,
+                                          {kSettings, SteeredPositions::kAll}, world.ranks, ignore);
+  const SteeringVectors none({}, world.decoder);
+  const auto without = score_continuations(world.decoder, tiny_items(), 4, none,
+                                           {{{}}, SteeredPositions::kAll}, world.ranks, ignore);
+  for (std::size_t i = 0; i < scores[0].size(); ++i) {
+    for (std::size_t a = 0; a < scores[0][i].size(); ++a) {
+      EXPECT_EQ(scores[0][i][a].log_prob, scores[4][i][a].log_prob);
+      EXPECT_EQ(scores[0][i][a].log_prob, without[0][i][a].log_prob);
+    }
+  }
+}
+
+// Replicas as threads, each with a decoder of its own.
+ContinuationScores score_on_replicas(int replicas, const std::vector<Continuations>& items) {
+  const ModelConfig config = tiny_config();
+  const RandomWeights weights(config);
+  const auto placed = tiny_vectors(config);  // drawn here: threads share the generator
+  ContinuationScores of_last;
+  run_as_threads(replicas, [&](Communicator& dp) {
+    SelfCommunicator self;
+    Decoder decoder(config, weights, at::kFloat, at::kCPU, self);
+    decoder.load_embedding();
+    decoder.load_blocks({0, config.blocks});
+    const SteeringVectors vectors(placed, decoder);
+    const Ranks ranks{
+        Topology(replicas, dp.rank(), 1, std::nullopt), std::make_unique<BorrowedCommunicator>(dp),
+        std::make_unique<BorrowedCommunicator>(dp), std::make_unique<BorrowedCommunicator>(dp),
+        std::make_unique<SelfCommunicator>()};
+    const auto scores = score_continuations(decoder, items, 2, vectors,
+                                            {kSettings, SteeredPositions::kAll}, ranks, ignore);
+    if (dp.rank() == replicas - 1) {
+      of_last = scores;
+    }
+  });
+  return of_last;
+}
+
+TEST(ContinuationScores, AreTheSameBitsOnAnyNumberOfReplicas) {
+  const auto items = tiny_items();
+  const ContinuationScores alone = score_on_replicas(1, items);
+  for (const int replicas : {2, 4}) {
+    const ContinuationScores shared = score_on_replicas(replicas, items);
+    for (std::size_t s = 0; s < alone.size(); ++s) {
+      for (std::size_t i = 0; i < items.size(); ++i) {
+        for (std::size_t a = 0; a < items[i].answers.size(); ++a) {
+          EXPECT_EQ(shared[s][i][a].log_prob, alone[s][i][a].log_prob);
+        }
+      }
+    }
+  }
+}
+
+TEST(ContinuationScores, NumbersThatAreNotFiniteNameTheItem) {
+  const World world(tiny_config(), at::kFloat);
+  const std::string message = testing::error_of<AgreedFailure>([&] {
+    score_continuations(world.decoder, tiny_items(), 4, world.vectors,
+                        {{{1e39, 0, 0}}, SteeredPositions::kAll}, world.ranks, ignore);
+  });
+  testing::expect_parts(message, {"i:1", "nan", "multipliers"});
+}
+
+// Training's evaluation of pairs and this one are different paths to the same numbers.
+TEST(ContinuationScores, AgreeWithTheEvaluationInTraining) {
+  const World world(tiny_config(), at::kFloat);
+  const std::vector<TokenPair> pairs = varied_pairs(9);
+  Decoder decoder(world.config, world.weights, at::kFloat, at::kCPU, *world.ranks.tp);
+  CacheSettings cache_settings;
+  cache_settings.layers = {0};
+  ActivationCache cache(decoder, pairs, cache_settings, world.ranks);
+  fill_caches(decoder, {&cache}, world.ranks,
+              [](const std::string&, std::int64_t, std::int64_t) {});
+  const std::vector<double> multipliers = {-1, 0, 2};
+  const auto rows =
+      evaluate_pairs(decoder, cache, 0, world.placed[0].value, multipliers, 0.1, world.ranks);
+  std::vector<Continuations> items;
+  for (const TokenPair& pair : pairs) {
+    items.push_back({pair.prompt, {pair.chosen, pair.rejected}, pair.where});
+  }
+  const auto scores = score_continuations(
+      world.decoder, items, 4, world.vectors,
+      {{{-1, 0, 0}, {0, 0, 0}, {2, 0, 0}}, SteeredPositions::kAll}, world.ranks, ignore);
+  for (std::size_t m = 0; m < multipliers.size(); ++m) {
+    double chosen = 0;
+    double accuracy = 0;
+    for (const auto& answers : scores[m]) {
+      chosen += answers[0].log_prob / static_cast<double>(pairs.size());
+      accuracy += (answers[0].log_prob > answers[1].log_prob ? 1.0 : 0.0) /
+                  static_cast<double>(pairs.size());
+    }
+    // Float32 over three blocks, answers of up to five tokens of some 4 nats.
+    EXPECT_NEAR(rows[m].chosen_logp, chosen, 1e-4);
+    EXPECT_DOUBLE_EQ(rows[m].accuracy, accuracy);
+  }
+}
+
+// [T]: sum_v p (log p - log q).
+at::Tensor plain_divergence(const at::Tensor& log_p, const at::Tensor& log_q) {
+  return (log_p.exp() * (log_p - log_q)).sum(1);
+}
+
+TEST(TokenDivergences, EqualThePlainSoftmax) {
+  at::manual_seed(11);
+  const at::Tensor h = at::randn({5, 12}, at::kDouble);
+  const at::Tensor near = h + 1e-4 * at::randn({5, 12}, at::kDouble);
+  const at::Tensor far = 3 * at::randn({5, 12}, at::kDouble);
+  // More rows than fit into one block.
+  const at::Tensor head = at::randn({(1 << 21) / 12 + 777, 12}, at::kDouble);
+  SelfCommunicator self;
+  for (const double cap : {0.0, 2.5}) {
+    const auto log_softmax = [&](const at::Tensor& x) {
+      const at::Tensor logits = at::mm(x, head.t());
+      return at::log_softmax(cap == 0 ? logits : at::tanh(logits / cap) * cap, 1);
+    };
+    const at::Tensor result = token_divergences(h, {near, h, far}, head, cap, self);
+    ASSERT_EQ(result.sizes(), (std::vector<std::int64_t>{3, 5}));
+    const at::Tensor log_p = log_softmax(h);
+    EXPECT_LT((result[0] - plain_divergence(log_p, log_softmax(near))).abs().max().item<double>(),
+              1e-13);
+    EXPECT_EQ(result[1].abs().max().item<double>(), 0);
+    EXPECT_LT((result[2] - plain_divergence(log_p, log_softmax(far))).abs().max().item<double>(),
+              1e-11);
+    EXPECT_GT(result[0].min().item<double>(), 1e-12) << "nothing to see";
+  }
+}
+
+TEST(TokenDivergences, ShardsOfTheVocabularyEqualTheWhole) {
+  at::manual_seed(12);
+  const at::Tensor h = at::randn({4, 6}, at::kDouble);
+  const at::Tensor other = at::randn({4, 6}, at::kDouble);
+  const at::Tensor head = at::randn({37, 6}, at::kDouble) * 2;
+  SelfCommunicator self;
+  const at::Tensor whole = token_divergences(h, {other}, head, 4, self);
+  for (const int tp : {2, 3, 5}) {
+    run_as_threads(tp, [&](Communicator& group) {
+      const std::int64_t begin = 37 * group.rank() / tp;
+      const std::int64_t end = 37 * (group.rank() + 1) / tp;
+      const at::Tensor part =
+          token_divergences(h, {other}, head.narrow(0, begin, end - begin), 4, group);
+      EXPECT_LT((part - whole).abs().max().item<double>(), 1e-13) << "tp " << tp;
+    });
+  }
+}
+
+TEST(PromptDivergences, EqualTheModelsOwnSoftmax) {
+  ModelConfig config = tiny_config();
+  config.logit_soft_cap = 3;
+  const World world(config);
+  const std::vector<PromptTokens> prompts = {
+      {{1, 5, 9, 3}, "p:1"}, {{4}, "p:2"}, {{1, 5, 9, 3, 8, 8, 7}, "p:3"}};
+  const auto found =
+      prompt_divergences(world.decoder, prompts, 2, world.vectors, kSettings, world.ranks, ignore);
+  for (std::size_t s = 0; s < kSettings.size(); ++s) {
+    for (std::size_t p = 0; p < prompts.size(); ++p) {
+      const std::vector<std::int64_t> ids(prompts[p].ids.begin(), prompts[p].ids.end());
+      const at::Tensor own = naive_log_probs(config, world.weights, ids, {});
+      const at::Tensor steered = naive_log_probs(
+          config, world.weights, ids,
+          added_by(world.placed, kSettings[s], SteeredPositions::kAll, ids.size(), ids.size()));
+      EXPECT_EQ(found[s][p].positions, static_cast<std::int64_t>(ids.size()));
+      EXPECT_NEAR(found[s][p].sum, plain_divergence(own, steered).sum().item<double>(), kExact)
+          << s << " " << p;
+    }
+  }
+  EXPECT_EQ(found[0][0].sum, 0);
+  EXPECT_GT(found[1][0].sum, 1e-3);
+}
+
+}  // namespace
+}  // namespace bipo

@@ -1,0 +1,104 @@
+// What of a data set does not depend on the vector: the prefix's activations at every layer asked
+// for and the reference log-probabilities, computed in one pass.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "collectives/session.hpp"
+#include "datasets/tokens/token_pairs.hpp"
+#include "trainer/cache/activation_store.hpp"
+#include "trainer/model/decoder/decoder.hpp"
+#include "trainer/passes/objective.hpp"
+#include "trainer/passes/packing.hpp"
+#include "trainer/passes/pair_scores.hpp"
+
+namespace bipo {
+
+// P pairs, T packed tokens of all pairs, D hidden.
+
+struct CacheSettings {
+  std::vector<std::int64_t> layers;  // ascending, no layer twice
+  std::int64_t group_size = 4;       // pairs that are scored together
+  bool keep = true;                  // else every use runs the prefix again
+  at::ScalarType type = at::kFloat;  // of the kept activations
+  std::filesystem::path directory;   // of files that the next run opens; empty: in memory
+  std::uint64_t key = 0;             // of everything that shapes the values, layer and type aside
+};
+
+// The model runs pair by pair, so that nothing it yields depends on how many replicas share the
+// work, on the other layers asked for, nor on whether activations are kept or computed anew.  With
+// bfloat16 the reference of a layer is scored again, in fixed groups of consecutive pairs, by the
+// suffix that training uses: there last bits become differences as large as a young vector's
+// effect.  Replicas take groups in turn and exchange the results.
+class ActivationCache {
+ public:
+  // Makes room, or opens what an earlier run kept.  `pairs` must outlive the cache.
+  // Collective over: world
+  ActivationCache(const Decoder& decoder, const std::vector<TokenPair>& pairs,
+                  const CacheSettings& settings, const Ranks& ranks);
+
+  // Bytes that the activations of `pairs` at one layer take on each node.
+  static std::uint64_t bytes_needed(std::int64_t hidden, const std::vector<TokenPair>& pairs,
+                                    at::ScalarType type);
+
+  // Whether the values are there: at once when an earlier run kept them, else after fill_caches().
+  bool is_filled() const;
+  bool keeps_activations() const { return settings_.keep; }
+  const CacheSettings& settings() const { return settings_; }
+  const std::vector<TokenPair>& pairs() const { return pairs_; }
+  const std::vector<std::vector<std::int64_t>>& groups() const { return groups_; }
+
+  // Output of block `layer` [tokens, D] for packed pairs, in the residual type on the decoder's
+  // device. Collective over: tp (where activations are not kept)
+  at::Tensor activations(const Decoder& decoder, const PackedPairs& packed,
+                         std::int64_t layer) const;
+
+  // [P] log-probabilities at v = 0.
+  const std::vector<AnswerLogProbs>& reference(std::int64_t layer) const;
+
+  // Median over all packed tokens of the root mean square of the residual stream after block
+  // `layer`.
+  double median_rms(std::int64_t layer) const;
+
+ private:
+  friend class PrefixPass;
+
+  struct Layer {
+    std::int64_t layer = 0;
+    std::optional<ActivationStore> store;
+    std::vector<AnswerLogProbs> reference;
+    double median_rms = 0;
+    bool filled = false;
+  };
+
+  const Layer& at(std::int64_t layer) const;
+  void read_back(Layer& layer);
+  Range rows_of(std::int64_t pair) const;
+
+  const std::vector<TokenPair>& pairs_;
+  CacheSettings settings_;
+  std::vector<std::vector<std::int64_t>> groups_;
+  std::vector<std::int64_t> first_token_;  // [P + 1] of each pair among all packed tokens
+  std::vector<Layer> layers_;
+};
+
+// Called with the name of what is going on, how much is done and how much there is.
+using PassProgress =
+    std::function<void(const std::string& what, std::int64_t done, std::int64_t total)>;
+
+// Fills the caches that are not filled, all of the same layers.  Where activations are kept, block
+// by block: all pairs go through a block before the next is loaded, and blocks up to the lowest
+// layer are released after use.  Afterwards the suffix of the lowest layer is loaded, and
+// everything else only if a cache does not keep activations. Throws AgreedFailure (1) when a
+// reference log-probability is not finite. Collective over: world
+void fill_caches(Decoder& decoder, const std::vector<ActivationCache*>& caches, const Ranks& ranks,
+                 const PassProgress& progress);
+
+}  // namespace bipo

@@ -1,0 +1,237 @@
+#include "trainer/cache/activation_store.hpp"
+
+#include <ATen/ATen.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "collectives/foundation/errors.hpp"
+
+namespace bipo {
+namespace {
+
+// Ends a whole file; changes with its layout.
+constexpr std::uint64_t kSeal = 0x6269706f61637431;
+
+constexpr std::int64_t kLongestPath = 4096;
+
+class File {
+ public:
+  explicit File(int descriptor) : descriptor_(descriptor) {}
+  ~File() {
+    if (descriptor_ >= 0) {
+      ::close(descriptor_);
+    }
+  }
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+  int get() const { return descriptor_; }
+
+ private:
+  int descriptor_;
+};
+
+[[noreturn]] void fail(const std::filesystem::path& path, const char* call, int error) {
+  throw EnvironmentError(
+      fmt::format("activation cache {}: {}: {}", path.string(), call, std::strerror(error)));
+}
+
+// Everything before the seal starts at a multiple of 8 bytes.
+std::uint64_t aligned(std::uint64_t bytes) {
+  return (bytes + 7) / 8 * 8;
+}
+
+std::uint64_t activation_bytes(const StoreShape& shape) {
+  return aligned(static_cast<std::uint64_t>(shape.tokens * shape.hidden) *
+                 c10::elementSize(shape.type));
+}
+
+std::uint64_t* seal_of(std::byte* begin, const StoreShape& shape) {
+  return reinterpret_cast<std::uint64_t*>(begin + shape.bytes()) - 2;
+}
+
+// The first place that has room: memory, where the system offers it as files, else a disk.
+std::filesystem::path scratch_directory(std::uint64_t bytes) {
+  std::vector<std::filesystem::path> candidates{"/dev/shm"};
+  if (const char* named = std::getenv("TMPDIR")) {
+    candidates.emplace_back(named);
+  }
+  candidates.emplace_back("/tmp");
+  for (const auto& candidate : candidates) {
+    struct statvfs room {};
+    if (::statvfs(candidate.c_str(), &room) == 0 &&
+        static_cast<std::uint64_t>(room.f_bavail) * room.f_frsize > bytes) {
+      return candidate;
+    }
+  }
+  throw EnvironmentError(fmt::format(
+      "the activations take {} bytes to share among the ranks of a node, but neither /dev/shm, "
+      "$TMPDIR nor /tmp has room; lower --cache-budget or give --cache-dir",
+      bytes));
+}
+
+std::string unique_suffix() {
+  char host[256] = {};
+  ::gethostname(host, sizeof(host) - 1);
+  return fmt::format("{}.{}", host, ::getpid());
+}
+
+std::string broadcast_path(const std::filesystem::path& path, Communicator& node) {
+  const at::Tensor text = at::zeros({kLongestPath}, at::kByte);
+  const std::string mine = path.string();
+  std::copy_n(mine.begin(), std::min<std::size_t>(mine.size(), kLongestPath - 1),
+              text.data_ptr<std::uint8_t>());
+  node.broadcast(text, 0);
+  return reinterpret_cast<const char*>(text.data_ptr<std::uint8_t>());
+}
+
+}  // namespace
+
+std::uint64_t StoreShape::bytes() const {
+  return activation_bytes(*this) + static_cast<std::uint64_t>(2 * pairs + 1) * sizeof(double) +
+         2 * sizeof(std::uint64_t);
+}
+
+ActivationStore::ActivationStore(const StoreShape& shape, Communicator& node) : shape_(shape) {
+  begin(node);
+}
+
+ActivationStore::ActivationStore(const StoreShape& shape, const std::filesystem::path& directory,
+                                 std::uint64_t key)
+    : shape_(shape), final_path_(directory / fmt::format("{:016x}.activations", key)), key_(key) {
+  const File file(::open(final_path_.c_str(), O_RDONLY | O_CLOEXEC));
+  struct stat status {};
+  if (file.get() < 0 || ::fstat(file.get(), &status) != 0 ||
+      static_cast<std::uint64_t>(status.st_size) != shape.bytes()) {
+    return;
+  }
+  map(file.get(), /*writable=*/false);
+  const std::uint64_t* seal = seal_of(mapped_, shape_);
+  complete_ = seal[0] == key && seal[1] == kSeal;
+}
+
+ActivationStore::~ActivationStore() {
+  if (mapped_ != nullptr) {
+    ::munmap(mapped_, shape_.bytes());
+  }
+  if (removes_temporary_) {
+    ::unlink(temporary_path_.c_str());
+  }
+}
+
+ActivationStore::ActivationStore(ActivationStore&& other) noexcept
+    : shape_(other.shape_),
+      final_path_(std::move(other.final_path_)),
+      temporary_path_(std::move(other.temporary_path_)),
+      key_(other.key_),
+      complete_(other.complete_),
+      removes_temporary_(std::exchange(other.removes_temporary_, false)),
+      mapped_(std::exchange(other.mapped_, nullptr)),
+      owned_(std::move(other.owned_)),
+      activations_(std::move(other.activations_)),
+      log_probs_(std::move(other.log_probs_)),
+      median_rms_(std::move(other.median_rms_)) {
+}
+
+void ActivationStore::begin(Communicator& node) {
+  if (mapped_ != nullptr) {
+    ::munmap(mapped_, shape_.bytes());
+    mapped_ = nullptr;
+  }
+  complete_ = false;
+  if (!final_path_.empty()) {
+    temporary_path_ = final_path_;
+    temporary_path_ += "." + unique_suffix() + ".tmp";
+    map_new_file(temporary_path_, node, /*keep_name=*/true);
+  } else if (node.size() > 1) {
+    std::filesystem::path path;
+    if (node.rank() == 0) {
+      path = scratch_directory(shape_.bytes()) /
+             fmt::format("bipo-dist.{}.{}", unique_suffix(), fmt::ptr(this));
+    }
+    map_new_file(path, node, /*keep_name=*/false);
+  } else {
+    owned_ = at::empty({static_cast<std::int64_t>(shape_.bytes())}, at::kByte);
+    set_views(reinterpret_cast<std::byte*>(owned_.data_ptr<std::uint8_t>()));
+  }
+}
+
+// Room is reserved at once, so that a full disk is an error here and not a signal later.
+void ActivationStore::map_new_file(const std::filesystem::path& path, Communicator& node,
+                                   bool keep_name) {
+  if (node.rank() == 0) {
+    const File file(::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+    if (file.get() < 0) {
+      fail(path, "open", errno);
+    }
+    if (const int error = ::posix_fallocate(file.get(), 0, static_cast<off_t>(shape_.bytes()))) {
+      ::unlink(path.c_str());
+      fail(path, "posix_fallocate", error);
+    }
+    temporary_path_ = path;
+    removes_temporary_ = true;
+    map(file.get(), /*writable=*/true);
+  }
+  const std::filesystem::path shared = broadcast_path(path, node);
+  if (node.rank() != 0) {
+    const File file(::open(shared.c_str(), O_RDWR | O_CLOEXEC));
+    if (file.get() < 0) {
+      fail(shared, "open", errno);
+    }
+    map(file.get(), /*writable=*/true);
+  }
+  node.barrier();
+  if (node.rank() == 0 && !keep_name) {
+    ::unlink(path.c_str());
+    removes_temporary_ = false;
+  }
+}
+
+void ActivationStore::map(int file, bool writable) {
+  void* begin = ::mmap(nullptr, shape_.bytes(), writable ? PROT_READ | PROT_WRITE : PROT_READ,
+                       MAP_SHARED, file, 0);
+  if (begin == MAP_FAILED) {
+    fail(final_path_.empty() ? temporary_path_ : final_path_, "mmap", errno);
+  }
+  mapped_ = static_cast<std::byte*>(begin);
+  set_views(mapped_);
+}
+
+void ActivationStore::set_views(std::byte* begin) {
+  const auto doubles = at::TensorOptions().dtype(at::kDouble);
+  activations_ =
+      at::from_blob(begin, {shape_.tokens, shape_.hidden}, at::TensorOptions().dtype(shape_.type));
+  auto* numbers = reinterpret_cast<double*>(begin + activation_bytes(shape_));
+  log_probs_ = at::from_blob(numbers, {shape_.pairs, 2}, doubles);
+  median_rms_ = at::from_blob(numbers + 2 * shape_.pairs, {1}, doubles);
+}
+
+void ActivationStore::commit(Communicator& node) {
+  node.barrier();
+  complete_ = true;
+  if (final_path_.empty() || node.rank() != 0) {
+    return;
+  }
+  std::uint64_t* seal = seal_of(mapped_, shape_);
+  seal[0] = key_;
+  seal[1] = kSeal;
+  if (::msync(mapped_, shape_.bytes(), MS_SYNC) != 0) {
+    fail(temporary_path_, "msync", errno);
+  }
+  if (::rename(temporary_path_.c_str(), final_path_.c_str()) != 0) {
+    fail(final_path_, "rename", errno);
+  }
+  removes_temporary_ = false;
+}
+
+}  // namespace bipo

@@ -1,0 +1,255 @@
+#include "trainer/extraction/mean_difference.hpp"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "collectives/exact_sum.hpp"
+#include "collectives/foundation/errors.hpp"
+#include "trainer/cache/residual_scale.hpp"
+#include "trainer/passes/packing.hpp"
+
+namespace bipo {
+namespace {
+
+// Consecutive pairs whose differences are added in order by one replica.  Their number depends on
+// nothing but the pairs' own; it bounds the float64 vectors that are kept for each layer.
+constexpr std::int64_t kMostShares = 256;
+
+// Packing leaves out an answer's last token, whatever it is.
+std::vector<TokenPair> with_token_to_leave_out(std::vector<TokenPair> pairs) {
+  for (TokenPair& pair : pairs) {
+    pair.chosen.push_back(pair.chosen.back());
+    pair.rejected.push_back(pair.rejected.back());
+  }
+  return pairs;
+}
+
+std::int64_t positions_of(const std::vector<TokenId>& answer) {
+  return static_cast<std::int64_t>(answer.size()) - 1;
+}
+
+class MeanDifferencePass {
+ public:
+  // `pairs`: each answer ends with a token that does not count.
+  MeanDifferencePass(Decoder& decoder, const std::vector<TokenPair>& pairs,
+                     const MeanDifferenceSettings& settings, const Ranks& ranks,
+                     const PassProgress& progress)
+      : decoder_(decoder),
+        pairs_(pairs),
+        layers_(settings.layers),
+        block_by_block_(settings.block_by_block),
+        ranks_(ranks),
+        progress_(progress),
+        count_(static_cast<std::int64_t>(pairs.size())),
+        shares_(std::min(count_, kMostShares)),
+        found_(settings.layers.size()) {
+    first_token_.push_back(0);
+    for (const TokenPair& pair : pairs) {
+      first_token_.push_back(first_token_.back() + packed_size(pair));
+    }
+  }
+
+  std::vector<MeanDifference> run() {
+    const at::NoGradGuard no_grad;
+    decoder_.load_embedding();
+    if (block_by_block_) {
+      run_block_by_block();
+    } else {
+      run_pair_by_pair();
+    }
+    return std::move(results_);
+  }
+
+ private:
+  struct Passenger {
+    std::int64_t pair;
+    std::int64_t share;
+    PackedPairs packed;
+    at::Tensor hidden;
+  };
+
+  // What this replica found at one layer.
+  struct Found {
+    std::vector<at::Tensor> sums;  // [D] float64 on the CPU of each share, undefined: not its own
+    std::vector<double> rms;       // of every token; 0 for those of other replicas
+  };
+
+  std::int64_t blocks() const { return layers_.back() + 1; }
+
+  void run_block_by_block() {
+    std::vector<Passenger> passengers;
+    for_each_own_pair(
+        [&](std::int64_t pair, std::int64_t share) { passengers.push_back(board(pair, share)); });
+    decoder_.release_embedding();
+    for (std::int64_t block = 0; block < blocks(); ++block) {
+      progress_("pairs through the model, block", block + 1, blocks());
+      decoder_.load_blocks({block, block + 1});
+      for (Passenger& passenger : passengers) {
+        pass(passenger, block);
+      }
+      decoder_.release_blocks({block, block + 1});
+      if (const auto place = place_of(block); place < layers_.size()) {
+        reduce(place);
+      }
+    }
+  }
+
+  void run_pair_by_pair() {
+    decoder_.load_blocks({0, blocks()});
+    for_each_own_pair([&](std::int64_t pair, std::int64_t share) {
+      progress_("pairs through the model, pair", pair + 1, count_);
+      Passenger passenger = board(pair, share);
+      for (std::int64_t block = 0; block < blocks(); ++block) {
+        pass(passenger, block);
+      }
+    });
+    decoder_.release_blocks({0, blocks()});
+    decoder_.release_embedding();
+    for (std::size_t place = 0; place < layers_.size(); ++place) {
+      reduce(place);
+    }
+  }
+
+  template <typename Visit>
+  void for_each_own_pair(Visit visit) const {
+    const std::int64_t replicas = ranks_.topology.dp();
+    for (std::int64_t share = ranks_.topology.dp_rank(); share < shares_; share += replicas) {
+      for (std::int64_t pair = share * count_ / shares_; pair < (share + 1) * count_ / shares_;
+           ++pair) {
+        visit(pair, share);
+      }
+    }
+  }
+
+  Passenger board(std::int64_t pair, std::int64_t share) const {
+    PackedPairs packed = pack_alike(pairs_, {pair}, decoder_);
+    at::Tensor hidden = decoder_.embed(packed.ids);
+    return {pair, share, std::move(packed), std::move(hidden)};
+  }
+
+  void pass(Passenger& passenger, std::int64_t block) {
+    passenger.hidden =
+        decoder_.run_blocks(passenger.hidden, {block, block + 1}, passenger.packed.layout);
+    if (const auto place = place_of(block); place < layers_.size()) {
+      leave(passenger, found_[place]);
+    }
+  }
+
+  // Of `block` among the layers asked for, or their number.
+  std::size_t place_of(std::int64_t block) const {
+    return static_cast<std::size_t>(std::find(layers_.begin(), layers_.end(), block) -
+                                    layers_.begin());
+  }
+
+  // A pair by itself is packed as [prompt | chosen | rejected].
+  void leave(const Passenger& passenger, Found& found) const {
+    const TokenPair& pair = pairs_[static_cast<std::size_t>(passenger.pair)];
+    const std::int64_t chosen = positions_of(pair.chosen);
+    const std::int64_t rejected = positions_of(pair.rejected);
+    const at::Tensor rows =
+        passenger.hidden.narrow(0, static_cast<std::int64_t>(pair.prompt.size()), chosen + rejected)
+            .to(at::kDouble);
+    const at::Tensor difference =
+        (rows.narrow(0, 0, chosen).mean(0) - rows.narrow(0, chosen, rejected).mean(0)).cpu();
+    found.sums.resize(static_cast<std::size_t>(shares_));
+    at::Tensor& sum = found.sums[static_cast<std::size_t>(passenger.share)];
+    sum = sum.defined() ? sum + difference : difference;
+
+    const std::int64_t first = first_token_[static_cast<std::size_t>(passenger.pair)];
+    const at::Tensor rms = token_rms(passenger.hidden);
+    found.rms.resize(static_cast<std::size_t>(first_token_.back()));
+    std::copy_n(rms.const_data_ptr<double>(), rms.numel(), found.rms.begin() + first);
+  }
+
+  // Of what all replicas found at a layer; takes this replica's away.
+  void reduce(std::size_t place) {
+    Found found = std::exchange(found_[place], {});
+    found.rms.resize(static_cast<std::size_t>(first_token_.back()));
+    std::vector<at::Tensor> contributions;
+    for (const at::Tensor& sum : found.sums) {
+      if (sum.defined()) {
+        contributions.push_back(sum.to(decoder_.device()));
+      }
+    }
+    const at::Tensor mean =
+        exact_sum(contributions, decoder_.config().hidden, decoder_.device(), shares_, *ranks_.dp) /
+        static_cast<double>(count_);
+    // The tp ranks' activations may differ in the last bits; the direction must not.
+    const at::Tensor agreed = mean.to(decoder_.device());
+    ranks_.tp->broadcast(agreed, 0);
+    const at::Tensor on_host = agreed.cpu();
+    const double* values = on_host.const_data_ptr<double>();
+    MeanDifference result{layers_[place],
+                          {values, values + on_host.numel()},
+                          shared_median(found.rms, decoder_.device(), ranks_)};
+    require_finite(result);
+    results_.push_back(std::move(result));
+  }
+
+  // Every rank holds the same values.
+  static void require_finite(const MeanDifference& result) {
+    if (!std::all_of(result.value.begin(), result.value.end(),
+                     [](double x) { return std::isfinite(x); })) {
+      throw AgreedFailure(
+          fmt::format("the output of block {} is not finite; if the model overflows, try "
+                      "--dtype fp32",
+                      result.layer),
+          kExitFailure);
+    }
+  }
+
+  Decoder& decoder_;
+  const std::vector<TokenPair>& pairs_;
+  const std::vector<std::int64_t>& layers_;
+  bool block_by_block_;
+  const Ranks& ranks_;
+  const PassProgress& progress_;
+  std::int64_t count_;                     // P
+  std::int64_t shares_;                    // dealt to the replicas in turn
+  std::vector<std::int64_t> first_token_;  // [P + 1] of each pair among all packed tokens
+  std::vector<Found> found_;               // by layer
+  std::vector<MeanDifference> results_;
+};
+
+}  // namespace
+
+void require_answer_positions(const std::vector<TokenPair>& pairs, bool answers_end_with_eos) {
+  const std::size_t fewest = answers_end_with_eos ? 2 : 1;
+  for (const TokenPair& pair : pairs) {
+    const bool chosen = pair.chosen.size() < fewest;
+    if (chosen || pair.rejected.size() < fewest) {
+      throw UserError(
+          fmt::format("{}: the {} answer has no token but the end of the sequence, so there is no "
+                      "position to take the mean over; change the row, or take it out",
+                      pair.where, chosen ? "chosen" : "rejected"));
+    }
+  }
+}
+
+std::uint64_t streamed_bytes(std::int64_t hidden, const std::vector<TokenPair>& pairs, int dp) {
+  std::int64_t tokens = 0;
+  for (const TokenPair& pair : pairs) {
+    tokens += packed_size(pair);
+  }
+  const auto replicas = static_cast<std::uint64_t>(dp);
+  return (static_cast<std::uint64_t>(tokens) + replicas - 1) / replicas *
+         static_cast<std::uint64_t>(hidden) * sizeof(float);
+}
+
+std::vector<MeanDifference> mean_differences(Decoder& decoder, const std::vector<TokenPair>& pairs,
+                                             const MeanDifferenceSettings& settings,
+                                             const Ranks& ranks, const PassProgress& progress) {
+  require_answer_positions(pairs, settings.answers_end_with_eos);
+  if (settings.answers_end_with_eos) {
+    return MeanDifferencePass(decoder, pairs, settings, ranks, progress).run();
+  }
+  const std::vector<TokenPair> lengthened = with_token_to_leave_out(pairs);
+  return MeanDifferencePass(decoder, lengthened, settings, ranks, progress).run();
+}
+
+}  // namespace bipo

@@ -1,0 +1,48 @@
+#include "trainer/loop/optimizer.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "trainer/records/vector_norm.hpp"
+
+namespace bipo {
+
+void AdamW::update(std::vector<float>& vector, std::vector<float>& exp_avg,
+                   std::vector<float>& exp_avg_sq, const std::vector<double>& gradient, double lr,
+                   std::int64_t step) const {
+  const auto count = static_cast<double>(step + 1);
+  const double correction1 = 1 - std::pow(beta1, count);
+  const double correction2 = 1 - std::pow(beta2, count);
+  for (std::size_t i = 0; i < vector.size(); ++i) {
+    const double g = gradient[i];
+    exp_avg[i] = static_cast<float>(beta1 * exp_avg[i] + (1 - beta1) * g);
+    exp_avg_sq[i] = static_cast<float>(beta2 * exp_avg_sq[i] + (1 - beta2) * g * g);
+    const double decayed = vector[i] * (1 - lr * weight_decay);
+    const double denominator = std::sqrt(exp_avg_sq[i] / correction2) + epsilon;
+    vector[i] = static_cast<float>(decayed - lr * (exp_avg[i] / correction1) / denominator);
+  }
+}
+
+double cosine_with_warmup(std::int64_t step, std::int64_t warmup, std::int64_t total) {
+  if (step < warmup) {
+    return static_cast<double>(step) / static_cast<double>(std::max<std::int64_t>(1, warmup));
+  }
+  const double progress = static_cast<double>(step - warmup) /
+                          static_cast<double>(std::max<std::int64_t>(1, total - warmup));
+  return std::max(0.0, 0.5 * (1 + std::cos(std::numbers::pi * progress)));
+}
+
+double clip_norm(std::vector<double>& gradient, double max_norm) {
+  const double length = vector_norm(gradient);
+  // torch adds this to the norm, too.
+  const double factor = max_norm / (length + 1e-6);
+  if (max_norm > 0 && factor < 1) {
+    for (double& g : gradient) {
+      g *= factor;
+    }
+  }
+  return length;
+}
+
+}  // namespace bipo

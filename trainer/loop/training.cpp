@@ -1,0 +1,508 @@
+#include "trainer/loop/training.hpp"
+
+#include <ATen/ATen.h>
+#include <c10/core/AutogradState.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <utility>
+
+#include "collectives/exact_sum.hpp"
+#include "collectives/foundation/content_hash.hpp"
+#include "collectives/foundation/errors.hpp"
+#include "trainer/loop/evaluation.hpp"
+#include "trainer/passes/pair_scores.hpp"
+#include "trainer/records/vector_norm.hpp"
+
+namespace bipo {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+// Runs backward on this thread: on CUDA autograd would otherwise use one of its own, and the
+// collectives in it must stay on the thread that initialised MPI.
+class SingleThreadedBackward {
+ public:
+  SingleThreadedBackward() : state_(c10::AutogradState::get_tls_state()) {
+    auto single = state_;
+    single.set_multithreading_enabled(false);
+    c10::AutogradState::set_tls_state(single);
+  }
+  ~SingleThreadedBackward() { c10::AutogradState::set_tls_state(state_); }
+  SingleThreadedBackward(const SingleThreadedBackward&) = delete;
+  SingleThreadedBackward& operator=(const SingleThreadedBackward&) = delete;
+
+ private:
+  c10::AutogradState state_;
+};
+
+// The outcome of one step of one member before the update, the same on every rank.
+struct StepOutcome {
+  std::vector<double> gradient;  // [D] of the mean loss
+  bool finite = true;            // loss and gradient
+  double loss = 0;
+  double margin = 0;
+  double accuracy = 0;
+  double tokens = 0;
+};
+
+StepOutcome summarize(const at::Tensor& gradient, const double* per_pair, std::int64_t count) {
+  StepOutcome outcome;
+  const auto pairs = static_cast<double>(count);
+  const double* g = gradient.const_data_ptr<double>();
+  for (std::int64_t i = 0; i < gradient.numel(); ++i) {
+    outcome.gradient.push_back(g[i] / pairs);
+  }
+  for (std::int64_t i = 0; i < 3 * count; i += 3) {
+    outcome.margin += per_pair[i];
+    outcome.loss += per_pair[i + 1];
+    outcome.accuracy += per_pair[i] > 0 ? 1 : 0;
+    outcome.tokens += per_pair[i + 2];
+  }
+  outcome.margin /= pairs;
+  outcome.loss /= pairs;
+  outcome.accuracy /= pairs;
+  outcome.finite = at::isfinite(gradient).all().item<bool>();
+  return outcome;
+}
+
+// One vector's training: its plan, its state and its log.
+class Member {
+ public:
+  explicit Member(const TrainingMember& member)
+      : settings_(member.settings),
+        record_(member.record),
+        observer_(member.observer),
+        plan_(member.settings.plan) {}
+
+  const TrainingSettings& settings() const { return settings_; }
+  const BatchPlan& plan() const { return plan_; }
+  TrainingObserver& observer() const { return observer_; }
+  const Checkpoint& state() const { return record().checkpoint; }
+  TrainingRecord& record() const { return record_; }
+
+  // An interrupted or running file ends with the vector of its moment; only those of whole epochs
+  // belong to the result.
+  void drop_vectors_between_epochs() const {
+    std::erase_if(record().vectors, [&](const SavedVector& saved) {
+      return saved.step % plan_.steps_per_epoch() != 0;
+    });
+  }
+
+  void update(const StepPlan& step, StepOutcome outcome, double seconds) const {
+    Checkpoint& state = record().checkpoint;
+    StepRow row;
+    row.step = step.step;
+    row.epoch = step.epoch;
+    row.lr =
+        settings().lr * cosine_with_warmup(step.step, settings().warmup_steps, plan_.total_steps());
+    row.loss = outcome.loss;
+    row.margin = outcome.margin;
+    row.accuracy = outcome.accuracy;
+    row.sign = step.logged_sign;
+    row.tokens = outcome.tokens;
+    row.grad_norm = clip_norm(outcome.gradient, settings().max_grad_norm);
+    settings().optimizer.update(state.vector, state.exp_avg, state.exp_avg_sq, outcome.gradient,
+                                row.lr, step.step);
+    state.step = step.step + 1;
+    row.vector_norm = vector_norm(state.vector);
+    row.seconds = seconds;
+    record().steps.push_back(row);
+    observer().on_step(row);
+  }
+
+  void save(RunStatus status) const {
+    const Checkpoint& state = record().checkpoint;
+    const bool stored = !record().vectors.empty() && record().vectors.back().step == state.step;
+    if (stored || state.step == 0) {
+      observer().save(record(), status);
+      return;
+    }
+    record().vectors.push_back({state.vector, state.step, plan_.step(state.step - 1).epoch});
+    observer().save(record(), status);
+    record().vectors.pop_back();
+  }
+
+ private:
+  std::reference_wrapper<const TrainingSettings> settings_;
+  std::reference_wrapper<TrainingRecord> record_;
+  std::reference_wrapper<TrainingObserver> observer_;
+  BatchPlan plan_;
+};
+
+class Trainer {
+ public:
+  Trainer(const Decoder& decoder, const ActivationCache& cache, const ActivationCache* held_out,
+          std::int64_t layer, const std::vector<TrainingMember>& members, const Ranks& ranks)
+      : decoder_(decoder),
+        cache_(cache),
+        held_out_(held_out),
+        layer_(layer),
+        ranks_(ranks),
+        residual_(at::TensorOptions().dtype(decoder.residual_type()).device(decoder.device())) {
+    for (const TrainingMember& member : members) {
+      members_.emplace_back(member);
+    }
+    require_one_shape();
+  }
+
+  RunStatus run() {
+    for (const Member& member : members_) {
+      member.drop_vectors_between_epochs();
+    }
+    const std::int64_t total = members_.front().plan().total_steps();
+    if (steps_done() == 0) {
+      save(RunStatus::kRunning);
+    }
+    while (steps_done() < total) {
+      const std::vector<StepPlan> steps = plan_step(steps_done());
+      advance(steps);
+      if (members_.empty()) {
+        return RunStatus::kComplete;
+      }
+      const bool last = steps_done() == total;
+      const bool ends_epoch = steps.front().ends_epoch;
+      if (ends_epoch || last) {
+        end_epoch(steps.front().epoch, last);
+      }
+      const Verdict verdict = agree();
+      if (last) {
+        break;
+      }
+      if (verdict.stop) {
+        save(RunStatus::kInterrupted);
+        return RunStatus::kInterrupted;
+      }
+      if (verdict.save || ends_epoch) {
+        save(RunStatus::kRunning);
+      }
+    }
+    save(RunStatus::kComplete);
+    return RunStatus::kComplete;
+  }
+
+ private:
+  struct Verdict {
+    bool stop;
+    bool save;
+  };
+
+  // One pair of one member in one direction, in the pass that is being packed.
+  struct Place {
+    std::size_t member;
+    std::int64_t pair;
+    std::int8_t sign;
+    double* outcome;  // {margin, loss, tokens}
+  };
+
+  std::int64_t steps_done() const { return members_.front().state().step; }
+
+  void require_one_shape() const {
+    const BatchPlan& first = members_.front().plan();
+    for (const Member& member : members_) {
+      const PlanSettings& plan = member.plan().settings();
+      if (plan.pairs != first.settings().pairs || plan.batch_size != first.settings().batch_size ||
+          plan.micro_batch != first.settings().micro_batch ||
+          member.plan().total_steps() != first.total_steps() ||
+          member.state().step != steps_done()) {
+        throw BugError("vectors of different plans or at different steps in one pass");
+      }
+    }
+  }
+
+  std::vector<StepPlan> plan_step(std::int64_t index) const {
+    std::vector<StepPlan> steps;
+    for (const Member& member : members_) {
+      steps.push_back(member.plan().step(index));
+    }
+    return steps;
+  }
+
+  // One step's forward and backward passes of all members, reduced over the replicas.
+  std::vector<StepOutcome> compute(const std::vector<StepPlan>& steps) {
+    // Per member, pass and pair {margin, loss, tokens}; each element is filled by one replica.
+    std::vector<std::vector<double>> outcomes;
+    for (const StepPlan& step : steps) {
+      outcomes.emplace_back(step.passes.size() * static_cast<std::size_t>(step.pairs) * 3, 0.0);
+    }
+    const std::size_t micro_batches = steps.front().micro_batches.size();
+    std::vector<at::Tensor> gradients;  // [M, D] per micro-batch of this replica
+    std::int64_t first_pair = 0;
+    for (std::size_t m = 0; m < micro_batches; ++m) {
+      if (static_cast<int>(m % static_cast<std::size_t>(ranks_.topology.dp())) ==
+          ranks_.topology.dp_rank()) {
+        gradients.push_back(differentiate(place(steps, m, first_pair, outcomes)));
+      }
+      first_pair += static_cast<std::int64_t>(steps.front().micro_batches[m].size());
+    }
+    std::vector<StepOutcome> result;
+    for (std::size_t i = 0; i < members_.size(); ++i) {
+      result.push_back(reduce(gradients, i, outcomes[i], steps[i]));
+    }
+    return result;
+  }
+
+  // What a micro-batch of every member puts into one pass.
+  static std::vector<Place> place(const std::vector<StepPlan>& steps, std::size_t micro_batch,
+                                  std::int64_t first_pair,
+                                  std::vector<std::vector<double>>& outcomes) {
+    std::vector<Place> places;
+    for (std::size_t member = 0; member < steps.size(); ++member) {
+      const StepPlan& step = steps[member];
+      for (std::size_t pass = 0; pass < step.passes.size(); ++pass) {
+        const auto& indices = step.micro_batches[micro_batch];
+        for (std::size_t i = 0; i < indices.size(); ++i) {
+          const std::size_t in_batch = static_cast<std::size_t>(first_pair) + i;
+          const std::size_t row = pass * static_cast<std::size_t>(step.pairs) + in_batch;
+          places.push_back(
+              {member, indices[i], step.passes[pass][in_batch], outcomes[member].data() + 3 * row});
+        }
+      }
+    }
+    return places;
+  }
+
+  // Fills the outcomes; returns the gradients [M, D] of the members' summed losses.
+  at::Tensor differentiate(const std::vector<Place>& places) {
+    std::vector<PackItem> items;
+    for (const Place& p : places) {
+      items.push_back({p.pair, 2 * static_cast<std::int64_t>(p.member) + (p.sign > 0 ? 1 : 0)});
+    }
+    const PackedPairs packed = pack_pairs(cache_.pairs(), items, decoder_);
+    const at::Tensor hidden = cache_.activations(decoder_, packed, layer_);
+    const at::Tensor vectors = current_vectors().set_requires_grad(true);
+    const PairScores scores =
+        score_pairs(decoder_, packed, hidden, {layer_, coefficients_of(packed), vectors});
+
+    std::vector<double> loss_by_answer;
+    for (std::size_t i = 0; i < places.size(); ++i) {
+      const Place& p = places[i];
+      const auto pair = static_cast<std::size_t>(p.pair);
+      const PairObjective objective =
+          pair_objective(scores.answers[i], cache_.reference(layer_)[pair], p.sign,
+                         members_[p.member].settings().beta);
+      loss_by_answer.insert(loss_by_answer.end(),
+                            {objective.loss_by_delta, -objective.loss_by_delta});
+      p.outcome[0] = objective.margin;
+      p.outcome[1] = objective.loss;
+      p.outcome[2] = static_cast<double>(packed_size(cache_.pairs()[pair]));
+    }
+    std::vector<double> loss_by_target;
+    for (const std::int64_t answer : packed.answer_of_target) {
+      loss_by_target.push_back(loss_by_answer[static_cast<std::size_t>(answer)]);
+    }
+    scores.target_log_probs.backward(at::tensor(loss_by_target, at::kDouble).to(residual_));
+    return vectors.grad();
+  }
+
+  at::Tensor current_vectors() const {
+    std::vector<at::Tensor> rows;
+    for (const Member& member : members_) {
+      rows.push_back(at::tensor(member.state().vector, at::kFloat));
+    }
+    return at::stack(rows).to(residual_);
+  }
+
+  // [M, T]: d where a row belongs to the member, by the numbers that differentiate() gives.
+  at::Tensor coefficients_of(const PackedPairs& packed) const {
+    const auto tokens = packed.steering_of_token.size();
+    std::vector<double> coefficients(members_.size() * tokens, 0.0);
+    for (std::size_t t = 0; t < tokens; ++t) {
+      const std::int64_t steering = packed.steering_of_token[t];
+      coefficients[static_cast<std::size_t>(steering / 2) * tokens + t] =
+          steering % 2 == 1 ? 1 : -1;
+    }
+    return at::tensor(coefficients, at::kDouble)
+        .view({static_cast<std::int64_t>(members_.size()), packed.tokens()})
+        .to(residual_);
+  }
+
+  StepOutcome reduce(const std::vector<at::Tensor>& gradients, std::size_t member,
+                     const std::vector<double>& outcomes, const StepPlan& step) const {
+    std::vector<at::Tensor> terms;
+    for (const at::Tensor& gradient : gradients) {
+      terms.push_back(gradient.select(0, static_cast<std::int64_t>(member)));
+    }
+    at::Tensor gradient =
+        exact_sum(terms, decoder_.config().hidden, decoder_.device(),
+                  static_cast<std::int64_t>(step.micro_batches.size()), *ranks_.dp)
+            .to(decoder_.device());
+    // The tp ranks' gradients may differ in the last bits; their vectors must not.
+    // And all must agree whether the step can be made.
+    const at::Tensor shared = at::tensor(outcomes, at::kDouble).to(decoder_.device());
+    ranks_.dp->all_reduce(shared, ReduceOp::kSum);
+    const at::Tensor on_host = shared.cpu();
+    if (!at::isfinite(on_host).all().item<bool>()) {
+      gradient.fill_(std::numeric_limits<double>::quiet_NaN());
+    }
+    ranks_.tp->broadcast(gradient, 0);
+    gradient = gradient.cpu();
+    return summarize(gradient, on_host.const_data_ptr<double>(), on_host.numel() / 3);
+  }
+
+  // Each member in passes of its own.  In common ones, what is not finite of one reaches the
+  // others: rows are told apart by coefficients of 0, and 0 times infinity is not 0.
+  std::vector<StepOutcome> compute_apart(const std::vector<StepPlan>& steps) {
+    std::vector<StepOutcome> outcomes;
+    std::vector<Member> all = std::exchange(members_, {});
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      members_.assign(1, all[i]);
+      outcomes.push_back(std::move(compute({steps[i]}).front()));
+    }
+    members_ = std::move(all);
+    return outcomes;
+  }
+
+  void advance(const std::vector<StepPlan>& steps) {
+    const auto begin = Clock::now();
+    std::vector<StepOutcome> outcomes = compute(steps);
+    const bool all_finite = std::all_of(outcomes.begin(), outcomes.end(),
+                                        [](const StepOutcome& outcome) { return outcome.finite; });
+    if (!all_finite) {
+      outcomes = compute_apart(steps);
+    }
+    const double seconds = seconds_since(begin);
+    std::vector<Member> going_on;
+    for (std::size_t i = 0; i < members_.size(); ++i) {
+      if (outcomes[i].finite) {
+        members_[i].update(steps[i], std::move(outcomes[i]), seconds);
+        going_on.push_back(std::move(members_[i]));
+      } else {
+        if (ranks_.world->rank() == 0) {
+          members_[i].save(RunStatus::kInterrupted);
+        }
+        members_[i].observer().on_failure(fmt::format(
+            "step {}: the loss or its gradient is not finite (overflow or NaN); a lower "
+            "--lr may help, or --dtype fp32 where the model overflows in bf16",
+            steps[i].step));
+      }
+    }
+    members_ = std::move(going_on);
+  }
+
+  void end_epoch(std::int32_t epoch, bool last) {
+    for (const Member& member : members_) {
+      const Checkpoint& state = member.state();
+      const TrainingSettings& settings = member.settings();
+      TrainingRecord& record = member.record();
+      record.vectors.push_back({state.vector, state.step, epoch});
+      const bool due = settings.eval_every > 0 && ((epoch + 1) % settings.eval_every == 0 || last);
+      if (held_out_ == nullptr || !due) {
+        continue;
+      }
+      auto rows = evaluate_pairs(decoder_, *held_out_, layer_, state.vector, settings.multipliers,
+                                 settings.beta, ranks_);
+      for (EvalRow& row : rows) {
+        row.step = state.step;
+        row.epoch = epoch;
+      }
+      record.evals.insert(record.evals.end(), rows.begin(), rows.end());
+      member.observer().on_evaluation(rows);
+    }
+  }
+
+  // One rank's stop is everyone's; world rank 0's clock decides when to save.
+  Verdict agree() {
+    const bool stop = std::any_of(members_.begin(), members_.end(), [](const Member& member) {
+      return member.observer().stop_requested();
+    });
+    const bool save = seconds_since(last_save_) >= members_.front().settings().save_every;
+    const at::Tensor wishes = at::zeros({2}, at::kLong);
+    wishes[0] = stop ? 1 : 0;
+    wishes[1] = save && ranks_.world->rank() == 0 ? 1 : 0;
+    ranks_.world->all_reduce(wishes, ReduceOp::kMax);
+    return {wishes[0].item<std::int64_t>() != 0, wishes[1].item<std::int64_t>() != 0};
+  }
+
+  void save(RunStatus status) {
+    check_same_vectors();
+    last_save_ = Clock::now();
+    if (ranks_.world->rank() != 0) {
+      return;
+    }
+    for (const Member& member : members_) {
+      member.save(status);
+    }
+  }
+
+  // A vector that drifted apart between ranks would be saved as if it were right.
+  void check_same_vectors() const {
+    ContentHash hash;
+    for (const Member& member : members_) {
+      const std::vector<float>& vector = member.state().vector;
+      hash.add_bytes(vector.data(), vector.size() * sizeof(float));
+    }
+    const at::Tensor mine = at::full({1}, static_cast<std::int64_t>(hash.value()), at::kLong);
+    const at::Tensor all = ranks_.world->all_gather(mine);
+    if (!all.eq(mine).all().item<bool>()) {
+      throw BugError(fmt::format("rank {}: the ranks' vectors differ after step {}",
+                                 ranks_.world->rank(), steps_done()));
+    }
+  }
+
+  const Decoder& decoder_;
+  const ActivationCache& cache_;
+  const ActivationCache* held_out_;
+  std::int64_t layer_;
+  const Ranks& ranks_;
+  at::TensorOptions residual_;
+  std::vector<Member> members_;
+  Clock::time_point last_save_ = Clock::now();
+};
+
+}  // namespace
+
+void check_zero_vector(const Decoder& decoder, const ActivationCache& cache, std::int64_t layer,
+                       const Ranks& ranks) {
+  const SingleThreadedBackward single_threaded;
+  const auto group_index = static_cast<std::size_t>(ranks.topology.dp_rank());
+  if (group_index >= cache.groups().size()) {
+    return;
+  }
+  const auto& group = cache.groups()[group_index];
+  const PackedPairs packed = pack_alike(cache.pairs(), group, decoder);
+  const auto residual = at::TensorOptions().dtype(decoder.residual_type()).device(decoder.device());
+  const at::Tensor zero = at::zeros({1, decoder.config().hidden}, residual).set_requires_grad(true);
+  const Steering steering{layer, at::ones({1, packed.tokens()}, residual), zero};
+  const PairScores scores =
+      score_pairs(decoder, packed, cache.activations(decoder, packed, layer), steering);
+  // Rounding errors of one float32 product of length D, summed as a random walk over the blocks,
+  // relative to the log-probability and to logits of the order of ten per token.
+  const double relative =
+      std::numeric_limits<float>::epsilon() *
+      std::sqrt(static_cast<double>(decoder.config().hidden * decoder.config().blocks));
+  for (std::size_t p = 0; p < group.size(); ++p) {
+    const TokenPair& pair = cache.pairs()[static_cast<std::size_t>(group[p])];
+    const AnswerLogProbs& expected = cache.reference(layer)[static_cast<std::size_t>(group[p])];
+    const AnswerLogProbs& found = scores.answers[p];
+    const auto tolerance = [&](double log_prob, std::size_t tokens) {
+      return relative * (std::abs(log_prob) + 10.0 * static_cast<double>(tokens));
+    };
+    if (!(std::abs(found.chosen - expected.chosen) <=
+          tolerance(expected.chosen, pair.chosen.size())) ||
+        !(std::abs(found.rejected - expected.rejected) <=
+          tolerance(expected.rejected, pair.rejected.size()))) {
+      throw BugError(fmt::format(
+          "{}: at v = 0 the policy's log-probabilities {:.9g} / {:.9g} differ from the reference's "
+          "{:.9g} / {:.9g}",
+          pair.where, found.chosen, found.rejected, expected.chosen, expected.rejected));
+    }
+  }
+}
+
+RunStatus train(const Decoder& decoder, const ActivationCache& cache,
+                const ActivationCache* held_out, std::int64_t layer,
+                const std::vector<TrainingMember>& members, const Ranks& ranks) {
+  const SingleThreadedBackward single_threaded;
+  return Trainer(decoder, cache, held_out, layer, members, ranks).run();
+}
+
+}  // namespace bipo

@@ -1,0 +1,171 @@
+#include "trainer/model/architecture/config_fields.hpp"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <fstream>
+#include <iterator>
+#include <utility>
+
+#include "collectives/foundation/errors.hpp"
+#include "datasets/text/untrusted_json.hpp"
+
+namespace bipo {
+namespace {
+
+using Json = nlohmann::json;
+
+// Far above any model's; products of two sizes stay clear of overflow.
+constexpr std::int64_t kLargestSize = std::int64_t{1} << 24;
+
+Json parsed(const std::filesystem::path& path) {
+  std::ifstream file(path);
+  if (!file) {
+    throw UserError(
+        fmt::format("{}: cannot be read; --model takes a Hugging Face model directory "
+                    "(config.json, tokenizer.json, *.safetensors) or a GGUF file",
+                    path.string()));
+  }
+  const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  Json json = parse_untrusted_json(text, path.string(), "get the model again");
+  if (!json.is_object()) {
+    throw UserError(fmt::format("{}: not a JSON object", path.string()));
+  }
+  return json;
+}
+
+}  // namespace
+
+ConfigFields::ConfigFields(const std::filesystem::path& path)
+    : ConfigFields(path, "", parsed(path)) {
+}
+
+ConfigFields::ConfigFields(std::filesystem::path path, std::string prefix, Json json)
+    : path_(std::move(path)), prefix_(std::move(prefix)), json_(std::move(json)) {
+}
+
+void ConfigFields::refuse(const std::string& what) const {
+  throw UserError(fmt::format("{}: {}{}", path_.string(), prefix_, what));
+}
+
+bool ConfigFields::has(const char* name) const {
+  read_.insert(name);
+  return json_.contains(name) && !json_.at(name).is_null();
+}
+
+const Json& ConfigFields::at(const char* name) const {
+  if (!has(name)) {
+    refuse(fmt::format("\"{}\" is missing", name));
+  }
+  return json_.at(name);
+}
+
+std::int64_t ConfigFields::size(const char* name) const {
+  const Json& value = at(name);
+  const bool fits = value.is_number_integer() &&
+                    (!value.is_number_unsigned() || value.get<std::uint64_t>() <= kLargestSize);
+  const std::int64_t number = fits ? value.get<std::int64_t>() : 0;
+  if (number < 1 || number > kLargestSize) {
+    refuse(fmt::format("\"{}\" is {}, must be a positive integer, at most {}", name, value.dump(),
+                       kLargestSize));
+  }
+  return number;
+}
+
+std::int64_t ConfigFields::size_or(const char* name, std::int64_t otherwise) const {
+  return has(name) ? size(name) : otherwise;
+}
+
+std::int64_t ConfigFields::count_or(const char* name, std::int64_t otherwise) const {
+  return has(name) && at(name) == 0 ? 0 : size_or(name, otherwise);
+}
+
+double ConfigFields::positive(const char* name) const {
+  const Json& value = at(name);
+  if (!value.is_number()) {
+    refuse(fmt::format("\"{}\" must be a number", name));
+  }
+  const auto number = value.get<double>();
+  if (!(number > 0) || !std::isfinite(number)) {
+    refuse(fmt::format("\"{}\" is {}, must be positive", name, value.dump()));
+  }
+  return number;
+}
+
+double ConfigFields::positive_or(const char* name, double otherwise) const {
+  return has(name) ? positive(name) : otherwise;
+}
+
+bool ConfigFields::is_null(const char* name) const {
+  return json_.contains(name) && json_.at(name).is_null();
+}
+
+std::int64_t ConfigFields::size_unless_null(const char* name, std::int64_t otherwise) const {
+  return size_or(name, is_null(name) ? 0 : otherwise);
+}
+
+double ConfigFields::positive_unless_null(const char* name, double otherwise) const {
+  return positive_or(name, is_null(name) ? 0 : otherwise);
+}
+
+bool ConfigFields::truth_or(const char* name, bool otherwise) const {
+  if (!has(name)) {
+    return otherwise;
+  }
+  if (!at(name).is_boolean()) {
+    refuse(fmt::format("\"{}\" must be true or false", name));
+  }
+  return at(name).get<bool>();
+}
+
+std::optional<std::string> ConfigFields::text(const char* name) const {
+  if (!has(name)) {
+    return std::nullopt;
+  }
+  if (!at(name).is_string()) {
+    refuse(fmt::format("\"{}\" must be a string", name));
+  }
+  return at(name).get<std::string>();
+}
+
+std::vector<std::string> ConfigFields::texts(const char* name) const {
+  std::vector<std::string> result;
+  const Json& list = at(name);
+  for (const Json& element : list.is_array() ? list : Json::array({nullptr})) {
+    if (!element.is_string()) {
+      refuse(fmt::format("\"{}\" must be a list of strings", name));
+    }
+    result.push_back(element.get<std::string>());
+  }
+  return result;
+}
+
+std::vector<double> ConfigFields::positives(const char* name) const {
+  std::vector<double> result;
+  const Json& list = at(name);
+  for (const Json& element : list.is_array() ? list : Json::array({nullptr})) {
+    const double number = element.is_number() ? element.get<double>() : 0;
+    if (!(number > 0) || !std::isfinite(number)) {
+      refuse(fmt::format("\"{}\" must be a list of positive numbers", name));
+    }
+    result.push_back(number);
+  }
+  return result;
+}
+
+ConfigFields ConfigFields::object(const char* name) const {
+  const Json& value = at(name);
+  if (!value.is_object()) {
+    refuse(fmt::format("\"{}\" must be an object", name));
+  }
+  return {path_, fmt::format("{}\"{}\": ", prefix_, name), value};
+}
+
+void ConfigFields::require(const char* name, const Json& value) const {
+  if (has(name) && json_.at(name) != value) {
+    refuse(fmt::format("\"{}\": {} is not supported (only {})", name, json_.at(name).dump(),
+                       value.dump()));
+  }
+}
+
+}  // namespace bipo

@@ -1,0 +1,289 @@
+#include "trainer/model/gguf/block_quantization.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+#include <vector>
+
+#include "collectives/foundation/errors.hpp"
+
+namespace bipo {
+namespace {
+
+constexpr std::int64_t kSmall = 32;   // elements of a block of Q4_0 and its like
+constexpr std::int64_t kSuper = 256;  // elements of a K-quant's block
+constexpr std::int64_t kLargestBlock = kSuper;
+
+constexpr std::array kFormats = {
+    BlockFormat{GgmlType::kF32, "F32", 1, 4},
+    BlockFormat{GgmlType::kF16, "F16", 1, 2},
+    BlockFormat{GgmlType::kBF16, "BF16", 1, 2},
+    BlockFormat{GgmlType::kQ8_0, "Q8_0", kSmall, 34},
+    BlockFormat{GgmlType::kQ4_0, "Q4_0", kSmall, 18},
+    BlockFormat{GgmlType::kQ4_1, "Q4_1", kSmall, 20},
+    BlockFormat{GgmlType::kQ5_0, "Q5_0", kSmall, 22},
+    BlockFormat{GgmlType::kQ5_1, "Q5_1", kSmall, 24},
+    BlockFormat{GgmlType::kQ4_K, "Q4_K", kSuper, 144},
+    BlockFormat{GgmlType::kQ5_K, "Q5_K", kSuper, 176},
+    BlockFormat{GgmlType::kQ6_K, "Q6_K", kSuper, 210},
+};
+
+struct TypeName {
+  std::uint32_t type;
+  const char* name;
+};
+
+// For messages that refuse them.
+constexpr TypeName kOtherNames[] = {
+    {9, "Q8_1"},     {10, "Q2_K"},  {11, "Q3_K"},   {15, "Q8_K"},  {16, "IQ2_XXS"}, {17, "IQ2_XS"},
+    {18, "IQ3_XXS"}, {19, "IQ1_S"}, {20, "IQ4_NL"}, {21, "IQ3_S"}, {22, "IQ2_S"},   {23, "IQ4_XS"},
+    {24, "I8"},      {25, "I16"},   {26, "I32"},    {27, "I64"},   {28, "F64"},     {29, "IQ1_M"},
+    {34, "TQ1_0"},   {35, "TQ2_0"}, {39, "MXFP4"},
+};
+
+std::uint32_t byte_at(const std::byte* data, std::int64_t index) {
+  return std::to_integer<std::uint32_t>(data[index]);
+}
+
+template <typename T>
+T load(const std::byte* data) {
+  T value;
+  std::memcpy(&value, data, sizeof(T));
+  return value;
+}
+
+// IEEE 754 binary16 to binary32, exactly.
+float half_to_float(std::uint16_t half) {
+  const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000U) << 16;
+  const std::uint32_t exponent = (half >> 10) & 0x1FU;
+  const std::uint32_t mantissa = half & 0x3FFU;
+  if (exponent == 0) {
+    const float magnitude = static_cast<float>(mantissa) * 0x1p-24F;
+    return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(magnitude));
+  }
+  constexpr std::uint32_t kRebias = 127 - 15;
+  const std::uint32_t wide = exponent == 0x1F ? 0xFF : exponent + kRebias;
+  return std::bit_cast<float>(sign | (wide << 23) | (mantissa << 13));
+}
+
+float half_at(const std::byte* data) {
+  return half_to_float(load<std::uint16_t>(data));
+}
+
+float bfloat16_at(const std::byte* data) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(load<std::uint16_t>(data)) << 16);
+}
+
+void decode_q8_0(const std::byte* block, float* values) {
+  const float scale = half_at(block);
+  const std::byte* quants = block + 2;
+  for (std::int64_t i = 0; i < kSmall; ++i) {
+    values[i] = static_cast<float>(load<std::int8_t>(quants + i)) * scale;
+  }
+}
+
+// In the 4-bit and 5-bit blocks of 32, byte i holds the low bits of elements i and i + 16.
+void decode_q4_0(const std::byte* block, float* values) {
+  const float scale = half_at(block);
+  const std::byte* quants = block + 2;
+  for (std::int64_t i = 0; i < kSmall / 2; ++i) {
+    const auto both = static_cast<int>(byte_at(quants, i));
+    values[i] = scale * static_cast<float>((both & 15) - 8);
+    values[i + kSmall / 2] = scale * static_cast<float>((both >> 4) - 8);
+  }
+}
+
+void decode_q4_1(const std::byte* block, float* values) {
+  const float scale = half_at(block);
+  const float minimum = half_at(block + 2);
+  const std::byte* quants = block + 4;
+  for (std::int64_t i = 0; i < kSmall / 2; ++i) {
+    const std::uint32_t both = byte_at(quants, i);
+    values[i] = scale * static_cast<float>(both & 15U) + minimum;
+    values[i + kSmall / 2] = scale * static_cast<float>(both >> 4) + minimum;
+  }
+}
+
+// The 5-bit quants of a block of 32: the fifth bit of element i is bit i of `high`.
+std::array<int, kSmall> five_bit_quants(const std::byte* high_bits, const std::byte* low_bits) {
+  const auto high = load<std::uint32_t>(high_bits);
+  std::array<int, kSmall> quants{};
+  for (std::uint32_t i = 0; i < kSmall; ++i) {
+    const std::uint32_t both = byte_at(low_bits, i % (kSmall / 2));
+    const std::uint32_t low = i < kSmall / 2 ? both & 15U : both >> 4;
+    quants[i] = static_cast<int>(low | ((high >> i) & 1U) << 4);
+  }
+  return quants;
+}
+
+void decode_q5_0(const std::byte* block, float* values) {
+  const float scale = half_at(block);
+  const auto quants = five_bit_quants(block + 2, block + 6);
+  for (std::size_t i = 0; i < quants.size(); ++i) {
+    values[i] = scale * static_cast<float>(quants[i] - 16);
+  }
+}
+
+void decode_q5_1(const std::byte* block, float* values) {
+  const float scale = half_at(block);
+  const float minimum = half_at(block + 2);
+  const auto quants = five_bit_quants(block + 4, block + 8);
+  for (std::size_t i = 0; i < quants.size(); ++i) {
+    values[i] = scale * static_cast<float>(quants[i]) + minimum;
+  }
+}
+
+constexpr std::int64_t kGroup = 32;  // elements of a K-quant that share a scale and a minimum
+
+struct ScaleAndMinimum {
+  float scale;
+  float minimum;
+};
+
+// The 6-bit scale and minimum of one of the eight groups in Q4_K and Q5_K: those of the first four
+// lie in the low six bits of bytes 0..3 and 4..7; those of the others have their low bits in bytes
+// 8..11 and their upper two bits on top of the first four's.
+ScaleAndMinimum group_scale(const std::byte* block, std::int64_t group) {
+  const float scale = half_at(block);
+  const float minimum = half_at(block + 2);
+  const std::byte* packed = block + 4;
+  if (group < 4) {
+    return {scale * static_cast<float>(byte_at(packed, group) & 63U),
+            minimum * static_cast<float>(byte_at(packed, group + 4) & 63U)};
+  }
+  const std::uint32_t low = byte_at(packed, group + 4);
+  const std::uint32_t scale_top = byte_at(packed, group - 4) >> 6;
+  const std::uint32_t minimum_top = byte_at(packed, group) >> 6;
+  return {scale * static_cast<float>((low & 15U) | scale_top << 4),
+          minimum * static_cast<float>((low >> 4) | minimum_top << 4)};
+}
+
+// In both, 32 bytes hold the low four bits of two groups: the even one's in the lower half bytes.
+void decode_q4_k(const std::byte* block, float* values) {
+  const std::byte* quants = block + 16;
+  for (std::int64_t group = 0; group < kSuper / kGroup; ++group) {
+    const auto [scale, minimum] = group_scale(block, group);
+    const std::byte* bytes = quants + group / 2 * kGroup;
+    const std::int64_t shift = group % 2 * 4;
+    for (std::int64_t i = 0; i < kGroup; ++i) {
+      const std::uint32_t quant = (byte_at(bytes, i) >> shift) & 15U;
+      *values++ = scale * static_cast<float>(quant) - minimum;
+    }
+  }
+}
+
+void decode_q5_k(const std::byte* block, float* values) {
+  const std::byte* high_bits = block + 16;
+  const std::byte* quants = high_bits + kGroup;
+  for (std::int64_t group = 0; group < kSuper / kGroup; ++group) {
+    const auto [scale, minimum] = group_scale(block, group);
+    const std::byte* bytes = quants + group / 2 * kGroup;
+    const std::int64_t shift = group % 2 * 4;
+    for (std::int64_t i = 0; i < kGroup; ++i) {
+      const std::uint32_t low = (byte_at(bytes, i) >> shift) & 15U;
+      const std::uint32_t high = (byte_at(high_bits, i) >> group) & 1U;
+      *values++ = scale * static_cast<float>(low | high << 4) - minimum;
+    }
+  }
+}
+
+// Each half of a Q6_K block: 64 bytes of low four bits, 32 bytes of upper two bits, and a signed
+// scale for every 16 elements.
+void decode_q6_k(const std::byte* block, float* values) {
+  const std::byte* scales = block + 192;
+  const float block_scale = half_at(block + 208);
+  for (std::int64_t quarter = 0; quarter < kSuper / kGroup; ++quarter) {
+    const std::int64_t half = quarter / 4;
+    const std::int64_t place = quarter % 4;
+    const std::byte* low_bits = block + half * 64 + place % 2 * kGroup;
+    const std::byte* high_bits = block + 128 + half * kGroup;
+    for (std::int64_t i = 0; i < kGroup; ++i) {
+      const std::uint32_t low = (byte_at(low_bits, i) >> (place / 2 * 4)) & 15U;
+      const std::uint32_t high = (byte_at(high_bits, i) >> (place * 2)) & 3U;
+      const auto scale = static_cast<float>(load<std::int8_t>(scales + quarter * 2 + i / 16));
+      *values++ = block_scale * scale * static_cast<float>(static_cast<int>(low | high << 4) - 32);
+    }
+  }
+}
+
+void decode_block(GgmlType type, const std::byte* block, float* values) {
+  switch (type) {
+    case GgmlType::kF32:
+      *values = load<float>(block);
+      return;
+    case GgmlType::kF16:
+      *values = half_at(block);
+      return;
+    case GgmlType::kBF16:
+      *values = bfloat16_at(block);
+      return;
+    case GgmlType::kQ8_0:
+      return decode_q8_0(block, values);
+    case GgmlType::kQ4_0:
+      return decode_q4_0(block, values);
+    case GgmlType::kQ4_1:
+      return decode_q4_1(block, values);
+    case GgmlType::kQ5_0:
+      return decode_q5_0(block, values);
+    case GgmlType::kQ5_1:
+      return decode_q5_1(block, values);
+    case GgmlType::kQ4_K:
+      return decode_q4_k(block, values);
+    case GgmlType::kQ5_K:
+      return decode_q5_k(block, values);
+    case GgmlType::kQ6_K:
+      return decode_q6_k(block, values);
+  }
+  throw BugError(fmt::format("dequantize: type {}", static_cast<std::uint32_t>(type)));
+}
+
+}  // namespace
+
+const BlockFormat* find_block_format(std::uint32_t type) {
+  const auto* found = std::find_if(
+      kFormats.begin(), kFormats.end(),
+      [&](const BlockFormat& format) { return static_cast<std::uint32_t>(format.type) == type; });
+  return found == kFormats.end() ? nullptr : found;
+}
+
+std::string ggml_type_name(std::uint32_t type) {
+  if (const BlockFormat* format = find_block_format(type)) {
+    return format->name;
+  }
+  const auto* found = std::find_if(std::begin(kOtherNames), std::end(kOtherNames),
+                                   [&](const TypeName& other) { return other.type == type; });
+  return found == std::end(kOtherNames) ? fmt::format("{}", type) : found->name;
+}
+
+std::string decodable_type_names() {
+  std::vector<const char*> names;
+  for (const BlockFormat& format : kFormats) {
+    names.push_back(format.name);
+  }
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+void dequantize(const BlockFormat& format, const std::byte* row, Range elements, float* values) {
+  std::array<float, kLargestBlock> whole{};
+  std::int64_t at = elements.begin;
+  while (at < elements.end) {
+    const std::int64_t block = at / format.elements;
+    const std::int64_t first = at - block * format.elements;
+    const std::int64_t count = std::min(format.elements - first, elements.end - at);
+    const std::byte* data = row + block * format.bytes;
+    if (count == format.elements) {
+      decode_block(format.type, data, values);
+    } else {
+      decode_block(format.type, data, whole.data());
+      std::copy_n(whole.data() + first, count, values);
+    }
+    at += count;
+    values += count;
+  }
+}
+
+}  // namespace bipo

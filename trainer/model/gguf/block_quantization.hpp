@@ -1,0 +1,50 @@
+// The tensor types of GGUF files: blocks of quantised numbers, and their values as float32.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "trainer/model/sharding/range.hpp"
+
+namespace bipo {
+
+// The types that can be decoded; the values are those of the files (enum ggml_type in ggml.h).
+enum class GgmlType : std::uint32_t {
+  kF32 = 0,
+  kF16 = 1,
+  kQ4_0 = 2,
+  kQ4_1 = 3,
+  kQ5_0 = 6,
+  kQ5_1 = 7,
+  kQ8_0 = 8,
+  kQ4_K = 12,
+  kQ5_K = 13,
+  kQ6_K = 14,
+  kBF16 = 30,
+};
+
+// Consecutive elements of a row are stored in blocks of `elements` that take `bytes`.
+struct BlockFormat {
+  GgmlType type = GgmlType::kF32;
+  const char* name = "";
+  std::int64_t elements = 1;
+  std::int64_t bytes = 4;
+};
+
+// The format of the type that a file names by `type`; nullptr where it cannot be decoded.
+const BlockFormat* find_block_format(std::uint32_t type);
+
+// "Q4_K", also of types that cannot be decoded; the number where it means nothing.
+std::string ggml_type_name(std::uint32_t type);
+
+// "F32, F16, ...": those that can be decoded.
+std::string decodable_type_names();
+
+// Decodes the elements [elements.begin, elements.end) of the row that begins at `row` (any
+// alignment) into `values`; the range may begin and end within blocks.  The arithmetic is that of
+// ggml's dequantize_row_* functions (ggml-quants.c) in float32, each product and sum rounded, so
+// that values are equal to theirs bit for bit.
+void dequantize(const BlockFormat& format, const std::byte* row, Range elements, float* values);
+
+}  // namespace bipo

@@ -1,0 +1,46 @@
+// Causal attention over a packed batch, span by span, without a mask over the whole batch.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "trainer/model/operators/sequence_layout.hpp"
+
+namespace bipo {
+
+// The heads of this rank: H query heads over Hkv key/value heads of size K, and how their scores
+// are formed.
+struct AttentionHeads {
+  std::int64_t head_size = 0;                  // K
+  std::vector<std::int64_t> kv_head_of_query;  // [H], does not decrease
+  std::int64_t kv_heads = 0;                   // Hkv
+  double scale = 1;                            // s, mostly 1 / sqrt(K)
+  double soft_cap = 0;                         // c; 0: scores are not capped
+
+  std::int64_t query_heads() const { return static_cast<std::int64_t>(kv_head_of_query.size()); }
+};
+
+// softmax(cap(s rot(q) rot(k)^T)) v for every row, where qkv [T, (H + 2 Hkv) K] holds queries, keys
+// and values before rotation (rotary position embedding of Su et al., arXiv 2104.09864, section
+// 3.2, in the half-split order of Hugging Face checkpoints), and cap(x) = c tanh(x / c) (Gemma 2,
+// arXiv 2408.00118, section 2).  Returns [T, H K].  `heads` and `layout` must outlive the backward
+// pass.
+at::Tensor self_attention(const at::Tensor& qkv, const AttentionHeads& heads,
+                          const AttentionLayout& layout);
+
+// The same from q [n, H K] and kv [T, 2 Hkv K] -> [n, H K], for the n rows that `queries` asks for
+// of the T rows of `keys`.
+at::Tensor attention(const at::Tensor& q, const at::Tensor& kv, const AttentionHeads& heads,
+                     const QuerySet& queries, const QuerySet& keys);
+
+// The same for rows that join earlier ones: the keys (rotated) and values of row i of kv [n, 2 Hkv
+// K] are written to row places[i] of `keys` and `values` [Hkv, C, K], and the queries q [n, H K]
+// see there what the spans of `rows` name.  Columns of a wider matrix will do for q and kv.  No
+// gradient.
+at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& kv, const AttentionHeads& heads,
+                            const QuerySet& rows, const at::Tensor& places, const at::Tensor& keys,
+                            const at::Tensor& values);
+
+}  // namespace bipo

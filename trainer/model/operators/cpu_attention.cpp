@@ -1,0 +1,437 @@
+#include "trainer/model/operators/cpu_attention.hpp"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "trainer/model/operators/cpu_kernels.hpp"
+
+// libtorch brings a BLAS and exports it, but declares none of it; tensor operations cost more per
+// call than products of this size.
+extern "C" void sgemm_(const char* transpose_a, const char* transpose_b, const int* m, const int* n,
+                       const int* k, const float* alpha, const float* a, const int* lda,
+                       const float* b, const int* ldb, const float* beta, float* c, const int* ldc);
+
+namespace bipo {
+namespace {
+
+// Tokens whose queries are worked on together: enough for efficient products, few enough for their
+// scores to stay in a core's cache and not to compute many that causality hides.
+constexpr std::int64_t kQueryChunk = 96;
+
+struct Matrix {
+  const float* first;
+  std::int64_t stride;
+};
+
+enum class Transposed { kNo, kYes };
+
+// c [m, n] = op(a) op(b) + beta c, row-major; BLAS is column-major, so it is told of c^T = op(b)^T
+// op(a)^T.
+void multiply(std::int64_t m, std::int64_t n, std::int64_t k, Matrix a, Transposed a_transposed,
+              Matrix b, Transposed b_transposed, float beta, float* c, std::int64_t c_stride) {
+  const auto narrow = [](std::int64_t value) { return static_cast<int>(value); };
+  const int rows = narrow(n);
+  const int columns = narrow(m);
+  const int inner = narrow(k);
+  const int lda = narrow(a.stride);
+  const int ldb = narrow(b.stride);
+  const int ldc = narrow(c_stride);
+  const float one = 1;
+  sgemm_(b_transposed == Transposed::kYes ? "T" : "N", a_transposed == Transposed::kYes ? "T" : "N",
+         &rows, &columns, &inner, &one, b.first, &ldb, a.first, &lda, &beta, c, &ldc);
+}
+
+// Queries of one span that are worked on together, and the keys that any of them sees.
+struct Chunk {
+  Range queries;
+  std::vector<Range> keys;  // in the order of the score columns
+  std::int64_t key_count = 0;
+  kernels::Visible visible;  // of the score columns
+};
+
+// Drops the first `count` rows of `ranges`.
+std::vector<Range> without_first(const std::vector<Range>& ranges, std::int64_t count) {
+  std::vector<Range> rest;
+  for (const Range& range : ranges) {
+    const std::int64_t dropped = std::min(count, range.size());
+    count -= dropped;
+    if (dropped < range.size()) {
+      rest.push_back({range.begin + dropped, range.end});
+    }
+  }
+  return rest;
+}
+
+// The queries [begin, end) of `span`.
+Chunk make_chunk(const QuerySpan& span, std::int64_t begin, std::int64_t end) {
+  Chunk chunk;
+  chunk.queries = {span.queries.begin + begin, span.queries.begin + end};
+  chunk.keys = span.context;
+  chunk.keys.push_back({span.own.begin, span.own.begin + span.visible + end - 1});
+  chunk.visible = {context_size(span) + span.visible + begin, span.window};
+  if (span.window > 0) {
+    const std::int64_t unseen = std::max<std::int64_t>(0, chunk.visible.first - span.window);
+    chunk.keys = without_first(chunk.keys, unseen);
+    chunk.visible.first -= unseen;
+  }
+  chunk.key_count = chunk.visible.first + (end - begin) - 1;
+  return chunk;
+}
+
+std::vector<Chunk> make_chunks(const std::vector<QuerySpan>& spans) {
+  std::vector<Chunk> chunks;
+  for (const QuerySpan& span : spans) {
+    for (std::int64_t begin = 0; begin < span.queries.size(); begin += kQueryChunk) {
+      chunks.push_back(make_chunk(span, begin, std::min(begin + kQueryChunk, span.queries.size())));
+    }
+  }
+  return chunks;
+}
+
+// Below, `rows` are the chunk's queries of all heads that share a key/value head, head after head.
+
+// scores [rows, keys] = x y^T over the chunk's keys, y being rows of K numbers.
+void scores_against(const Chunk& chunk, std::int64_t rows, Matrix x, Matrix y,
+                    std::int64_t head_size, float* scores) {
+  std::int64_t column = 0;
+  for (const Range& range : chunk.keys) {
+    multiply(rows, range.size(), head_size, x, Transposed::kNo,
+             {y.first + range.begin * y.stride, y.stride}, Transposed::kYes, 0, scores + column,
+             chunk.key_count);
+    column += range.size();
+  }
+}
+
+// out [rows, K] = weights [rows, keys] y.
+void weighted_sum(const Chunk& chunk, std::int64_t rows, const float* weights, Matrix y,
+                  std::int64_t head_size, float* out) {
+  std::int64_t column = 0;
+  for (const Range& range : chunk.keys) {
+    multiply(rows, head_size, range.size(), {weights + column, chunk.key_count}, Transposed::kNo,
+             {y.first + range.begin * y.stride, y.stride}, Transposed::kNo,
+             column == 0 ? 0.0F : 1.0F, out, head_size);
+    column += range.size();
+  }
+}
+
+// out [keys, K] += weights^T x.
+void add_transposed(const Chunk& chunk, std::int64_t rows, const float* weights, Matrix x,
+                    std::int64_t head_size, float* out) {
+  std::int64_t column = 0;
+  for (const Range& range : chunk.keys) {
+    multiply(range.size(), head_size, rows, {weights + column, chunk.key_count}, Transposed::kYes,
+             x, Transposed::kNo, 1, out + range.begin * head_size, head_size);
+    column += range.size();
+  }
+}
+
+// The query heads that share a key/value head, and what they work on.
+class HeadGroup {
+ public:
+  HeadGroup(const AttentionHeads& heads, std::int64_t kv_head)
+      : size_(heads.head_size), factor_(static_cast<float>(heads.scale)) {
+    const auto& of_query = heads.kv_head_of_query;
+    const auto [begin, end] = std::equal_range(of_query.begin(), of_query.end(), kv_head);
+    first_ = begin - of_query.begin();
+    count_ = end - begin;
+  }
+
+  std::int64_t rows(const Chunk& chunk) const { return count_ * chunk.queries.size(); }
+
+  // The first of the chunk's rows among the H n rows of all groups and chunks.
+  std::int64_t first_row(const Chunk& chunk, std::int64_t asked) const {
+    return first_ * asked + chunk.queries.begin * count_;
+  }
+
+  // rows [rows, K] <- the heads' columns of x, rotated and scaled.
+  void rotate_in(const Chunk& chunk, Columns x, const QuerySet& queries, float* rows) const {
+    for_each_head(chunk, [&](std::int64_t head, std::int64_t row) {
+      kernels::rotate(at(x, chunk, head), x.stride, cos(queries, chunk), sin(queries, chunk), 1,
+                      factor_, chunk.queries.size(), size_, rows + row * size_, size_);
+    });
+  }
+
+  // The way back: x <- rows.
+  void rotate_out(const Chunk& chunk, const float* rows, const QuerySet& queries, Columns x) const {
+    for_each_head(chunk, [&](std::int64_t head, std::int64_t row) {
+      kernels::rotate(rows + row * size_, size_, cos(queries, chunk), sin(queries, chunk), -1,
+                      factor_, chunk.queries.size(), size_, at(x, chunk, head), x.stride);
+    });
+  }
+
+  void copy_in(const Chunk& chunk, Columns x, float* rows) const {
+    for_each_head(chunk, [&](std::int64_t head, std::int64_t row) {
+      for (std::int64_t i = 0; i < chunk.queries.size(); ++i) {
+        std::copy_n(at(x, chunk, head) + i * x.stride, size_, rows + (row + i) * size_);
+      }
+    });
+  }
+
+  void copy_out(const Chunk& chunk, const float* rows, Columns x) const {
+    for_each_head(chunk, [&](std::int64_t head, std::int64_t row) {
+      for (std::int64_t i = 0; i < chunk.queries.size(); ++i) {
+        std::copy_n(rows + (row + i) * size_, size_, at(x, chunk, head) + i * x.stride);
+      }
+    });
+  }
+
+  // Calls work(head, first of its rows among the chunk's).
+  template <class Work>
+  void for_each_head(const Chunk& chunk, const Work& work) const {
+    for (std::int64_t i = 0; i < count_; ++i) {
+      work(first_ + i, i * chunk.queries.size());
+    }
+  }
+
+ private:
+  float* at(Columns x, const Chunk& chunk, std::int64_t head) const {
+    return x.first + chunk.queries.begin * x.stride + head * size_;
+  }
+  const float* cos(const QuerySet& queries, const Chunk& chunk) const {
+    return queries.cos.const_data_ptr<float>() + chunk.queries.begin * size_ / 2;
+  }
+  const float* sin(const QuerySet& queries, const Chunk& chunk) const {
+    return queries.sin.const_data_ptr<float>() + chunk.queries.begin * size_ / 2;
+  }
+
+  std::int64_t size_;
+  float factor_;
+  std::int64_t first_ = 0;
+  std::int64_t count_ = 0;
+};
+
+std::vector<HeadGroup> group_heads(const AttentionHeads& heads) {
+  std::vector<HeadGroup> groups;
+  for (std::int64_t kv_head = 0; kv_head < heads.kv_heads; ++kv_head) {
+    groups.emplace_back(heads, kv_head);
+  }
+  return groups;
+}
+
+// Elements that the scores, and the rows, of one chunk and group take at most.
+struct Most {
+  Most(const std::vector<Chunk>& chunks, const std::vector<HeadGroup>& groups, std::int64_t size) {
+    for (const Chunk& chunk : chunks) {
+      for (const HeadGroup& group : groups) {
+        scores = std::max(scores, group.rows(chunk) * chunk.key_count);
+        rows = std::max(rows, group.rows(chunk) * size);
+      }
+    }
+  }
+  std::int64_t scores = 0;
+  std::int64_t rows = 0;
+};
+
+// [Hkv, T, K] <- the keys' columns, rotated.
+at::Tensor rotate_keys(Columns keys, const AttentionHeads& heads, const QuerySet& rows) {
+  const std::int64_t count = rows.cos.size(0);
+  const std::int64_t size = heads.head_size;
+  const at::Tensor out = at::empty({heads.kv_heads, count, size}, rows.cos.options());
+  float* to = out.mutable_data_ptr<float>();
+  at::parallel_for(0, heads.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t head = begin; head < end; ++head) {
+      kernels::rotate(keys.first + head * size, keys.stride, rows.cos.const_data_ptr<float>(),
+                      rows.sin.const_data_ptr<float>(), 1, 1, count, size, to + head * count * size,
+                      size);
+    }
+  });
+  return out;
+}
+
+void write_key_gradients(const at::Tensor& d_keys, const at::Tensor& d_values,
+                         const AttentionHeads& heads, const QuerySet& rows, Columns d_kv) {
+  const std::int64_t count = rows.cos.size(0);
+  const std::int64_t size = heads.head_size;
+  at::parallel_for(0, heads.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t head = begin; head < end; ++head) {
+      kernels::rotate(d_keys.const_data_ptr<float>() + head * count * size, size,
+                      rows.cos.const_data_ptr<float>(), rows.sin.const_data_ptr<float>(), -1, 1,
+                      count, size, d_kv.first + head * size, d_kv.stride);
+      const float* from = d_values.const_data_ptr<float>() + head * count * size;
+      float* to = d_kv.first + (heads.kv_heads + head) * size;
+      for (std::int64_t row = 0; row < count; ++row) {
+        std::copy_n(from + row * size, size, to + row * d_kv.stride);
+      }
+    }
+  });
+}
+
+// Where the [T, K] gradients of one part and head begin.
+std::int64_t task_offset(std::int64_t part, std::int64_t kv_head, const AttentionHeads& heads,
+                         std::int64_t key_rows) {
+  return (part * heads.kv_heads + kv_head) * key_rows * heads.head_size;
+}
+
+// Parts that each key/value head's chunks are dealt to, so that there is work for all threads.
+std::int64_t choose_parts(const AttentionHeads& heads, std::size_t chunks) {
+  const std::int64_t wanted = (2 * at::get_num_threads() - 1) / heads.kv_heads + 1;
+  return at::get_num_threads() == 1 ? 1 : std::min(wanted, static_cast<std::int64_t>(chunks));
+}
+
+// Rows of K numbers for each key/value head.
+struct HeadRows {
+  const float* first;
+  std::int64_t head_stride;
+  std::int64_t row_stride;
+
+  Matrix of(std::int64_t kv_head) const { return {first + kv_head * head_stride, row_stride}; }
+};
+
+// All but the keys.
+AttentionMemory memory_for(const QuerySet& queries, const AttentionHeads& heads) {
+  const std::int64_t asked = queries.cos.size(0);
+  const auto options = queries.cos.options();
+  return {at::empty({asked, heads.query_heads() * heads.head_size}, options),
+          at::empty({heads.query_heads() * asked, heads.head_size}, options), at::Tensor(),
+          at::empty({heads.query_heads() * asked}, options)};
+}
+
+// Fills `memory`'s result, queries and log_sums.
+void attend_to(Columns q, HeadRows keys, HeadRows values, const AttentionHeads& heads,
+               const QuerySet& queries, const AttentionMemory& memory) {
+  const std::int64_t size = heads.head_size;
+  const auto cap = static_cast<float>(heads.soft_cap);
+  const std::int64_t asked = queries.cos.size(0);
+  const std::vector<Chunk> chunks = make_chunks(queries.spans);
+  const std::vector<HeadGroup> groups = group_heads(heads);
+  const Most most(chunks, groups, size);
+  const auto count = static_cast<std::int64_t>(chunks.size());
+  at::parallel_for(0, heads.kv_heads * count, 1, [&](std::int64_t begin, std::int64_t end) {
+    const at::Tensor scratch = at::empty({most.scores + most.rows}, queries.cos.options());
+    float* weights = scratch.mutable_data_ptr<float>();
+    float* sums = weights + most.scores;
+    for (std::int64_t task = begin; task < end; ++task) {
+      const std::int64_t kv_head = task / count;
+      const Chunk& chunk = chunks[static_cast<std::size_t>(task % count)];
+      const HeadGroup& group = groups[static_cast<std::size_t>(kv_head)];
+      const std::int64_t rows = group.rows(chunk);
+      const std::int64_t first = group.first_row(chunk, asked);
+      float* rotated = memory.queries.mutable_data_ptr<float>() + first * size;
+      group.rotate_in(chunk, q, queries, rotated);
+      scores_against(chunk, rows, {rotated, size}, keys.of(kv_head), size, weights);
+      if (cap != 0) {
+        kernels::soft_cap(weights, rows * chunk.key_count, cap);
+      }
+      group.for_each_head(chunk, [&](std::int64_t, std::int64_t row) {
+        kernels::softmax_rows(weights + row * chunk.key_count, chunk.queries.size(),
+                              chunk.key_count, chunk.visible,
+                              memory.log_sums.mutable_data_ptr<float>() + first + row);
+      });
+      weighted_sum(chunk, rows, weights, values.of(kv_head), size, sums);
+      group.copy_out(chunk, sums, {memory.result.mutable_data_ptr<float>(), memory.result.size(1)});
+    }
+  });
+}
+
+}  // namespace
+
+AttentionMemory attend(Columns q, Columns kv, const AttentionHeads& heads, const QuerySet& queries,
+                       const QuerySet& keys) {
+  const std::int64_t size = heads.head_size;
+  AttentionMemory memory = memory_for(queries, heads);
+  memory.keys = rotate_keys(kv, heads, keys);
+  attend_to(q, {memory.keys.const_data_ptr<float>(), memory.keys.stride(0), size},
+            {kv.first + heads.kv_heads * size, size, kv.stride}, heads, queries, memory);
+  return memory;
+}
+
+void keep_rows(Columns kv, const AttentionHeads& heads, const QuerySet& rows,
+               const std::int64_t* places, KeptRows kept) {
+  const std::int64_t size = heads.head_size;
+  const float* cos = rows.cos.const_data_ptr<float>();
+  const float* sin = rows.sin.const_data_ptr<float>();
+  at::parallel_for(0, heads.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t head = begin; head < end; ++head) {
+      float* keys = kept.keys.mutable_data_ptr<float>() + head * kept.keys.stride(0);
+      float* values = kept.values.mutable_data_ptr<float>() + head * kept.values.stride(0);
+      for (std::int64_t row = 0; row < rows.cos.size(0); ++row) {
+        const float* key = kv.first + row * kv.stride + head * size;
+        kernels::rotate(key, kv.stride, cos + row * size / 2, sin + row * size / 2, 1, 1, 1, size,
+                        keys + places[row] * size, size);
+        std::copy_n(key + heads.kv_heads * size, size, values + places[row] * size);
+      }
+    }
+  });
+}
+
+at::Tensor attend_to_kept(Columns q, const AttentionHeads& heads, const QuerySet& queries,
+                          KeptRows kept) {
+  AttentionMemory memory = memory_for(queries, heads);
+  const auto by_head = [&](const at::Tensor& rows) {
+    return HeadRows{rows.const_data_ptr<float>(), rows.stride(0), heads.head_size};
+  };
+  attend_to(q, by_head(kept.keys), by_head(kept.values), heads, queries, memory);
+  return memory.result;
+}
+
+void attend_backward(const AttentionMemory& memory, Columns kv, const at::Tensor& d_result,
+                     const AttentionHeads& heads, const QuerySet& queries, const QuerySet& keys,
+                     Columns d_q, Columns d_kv) {
+  const std::int64_t size = heads.head_size;
+  const auto cap = static_cast<float>(heads.soft_cap);
+  const std::int64_t asked = queries.cos.size(0);
+  const std::int64_t key_rows = keys.cos.size(0);
+  const auto options = d_result.options();
+  const std::vector<Chunk> chunks = make_chunks(queries.spans);
+  const std::vector<HeadGroup> groups = group_heads(heads);
+  const Most most(chunks, groups, size);
+  const std::int64_t parts = choose_parts(heads, chunks.size());
+  const at::Tensor d_keys = at::zeros({parts, heads.kv_heads, key_rows, size}, options);
+  const at::Tensor d_values = at::zeros_like(d_keys);
+  const Columns upstream{d_result.mutable_data_ptr<float>(), d_result.size(1)};
+  at::parallel_for(0, heads.kv_heads * parts, 1, [&](std::int64_t begin, std::int64_t end) {
+    const at::Tensor scratch =
+        at::empty({(cap == 0 ? 2 : 3) * most.scores + 2 * most.rows}, options);
+    float* d_out = scratch.mutable_data_ptr<float>();
+    float* d_rotated = d_out + most.rows;
+    float* weights = d_rotated + most.rows;
+    float* slopes = weights + most.scores;
+    float* cap_slopes = slopes + most.scores;  // there where scores are capped
+    for (std::int64_t task = begin; task < end; ++task) {
+      const std::int64_t kv_head = task % heads.kv_heads;
+      const std::int64_t part = task / heads.kv_heads;
+      const HeadGroup& group = groups[static_cast<std::size_t>(kv_head)];
+      const Matrix rotated_keys{memory.keys.const_data_ptr<float>() + kv_head * key_rows * size,
+                                size};
+      const Matrix values{kv.first + (heads.kv_heads + kv_head) * size, kv.stride};
+      float* of_keys =
+          d_keys.mutable_data_ptr<float>() + task_offset(part, kv_head, heads, key_rows);
+      float* of_values =
+          d_values.mutable_data_ptr<float>() + task_offset(part, kv_head, heads, key_rows);
+      for (auto c = static_cast<std::size_t>(part); c < chunks.size();
+           c += static_cast<std::size_t>(parts)) {
+        const Chunk& chunk = chunks[c];
+        const std::int64_t rows = group.rows(chunk);
+        const std::int64_t first = group.first_row(chunk, asked);
+        const Matrix rotated{memory.queries.const_data_ptr<float>() + first * size, size};
+        scores_against(chunk, rows, rotated, rotated_keys, size, weights);
+        if (cap != 0) {
+          kernels::soft_cap(weights, rows * chunk.key_count, cap);
+          kernels::soft_cap_slopes(weights, rows * chunk.key_count, cap, cap_slopes);
+        }
+        group.for_each_head(chunk, [&](std::int64_t, std::int64_t row) {
+          kernels::probabilities_again(weights + row * chunk.key_count, chunk.queries.size(),
+                                       chunk.key_count, chunk.visible,
+                                       memory.log_sums.const_data_ptr<float>() + first + row);
+        });
+        group.copy_in(chunk, upstream, d_out);
+        add_transposed(chunk, rows, weights, {d_out, size}, size, of_values);
+        scores_against(chunk, rows, {d_out, size}, values, size, slopes);
+        kernels::softmax_backward_rows(weights, rows, chunk.key_count, slopes);
+        if (cap != 0) {
+          kernels::multiply(slopes, cap_slopes, rows * chunk.key_count);
+        }
+        weighted_sum(chunk, rows, slopes, rotated_keys, size, d_rotated);
+        group.rotate_out(chunk, d_rotated, queries, d_q);
+        add_transposed(chunk, rows, slopes, rotated, size, of_keys);
+      }
+    }
+  });
+  write_key_gradients(d_keys.sum(0), d_values.sum(0), heads, keys, d_kv);
+}
+
+}  // namespace bipo

@@ -1,0 +1,239 @@
+#include "trainer/model/operators/operators.hpp"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "collectives/profile.hpp"
+#include "trainer/model/operators/cpu_kernels.hpp"
+
+namespace bipo {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// Rows that are worth a thread of their own.
+constexpr std::int64_t kGrain = 16;
+
+template <class Work>
+void over_rows(std::int64_t rows, const Work& work) {
+  at::parallel_for(0, rows, kGrain,
+                   [&](std::int64_t begin, std::int64_t end) { work(begin, end - begin); });
+}
+
+at::Tensor rounded_to_bfloat16(const at::Tensor& x) {
+  const at::Tensor dense = x.contiguous();
+  const at::Tensor result = at::empty_like(dense);
+  const float* from = dense.const_data_ptr<float>();
+  float* to = result.mutable_data_ptr<float>();
+  constexpr std::int64_t kElementGrain = 1 << 14;
+  at::parallel_for(0, dense.numel(), kElementGrain, [&](std::int64_t begin, std::int64_t end) {
+    kernels::round_to_bfloat16(from + begin, end - begin, to + begin);
+  });
+  return result;
+}
+
+// x as the left operand of a product with `weight`.
+at::Tensor operand(const at::Tensor& x, const FrozenWeight& weight) {
+  if (weight.rounds_inputs) {
+    return rounded_to_bfloat16(x);
+  }
+  return x.scalar_type() == weight.matrix.scalar_type() ? x : x.to(weight.matrix.scalar_type());
+}
+
+// d (x W^T) = gradient W.
+at::Tensor input_gradient(const at::Tensor& gradient, const FrozenWeight& weight) {
+  const WorkTimer timer(Work::kProducts);
+  const at::Tensor product = at::mm(operand(gradient, weight), weight.matrix);
+  return product.scalar_type() == gradient.scalar_type() ? product
+                                                         : product.to(gradient.scalar_type());
+}
+
+void keep_weight(AutogradContext* context, const FrozenWeight& weight) {
+  context->save_for_backward({weight.matrix});
+  context->saved_data["rounds_inputs"] = weight.rounds_inputs;
+}
+
+FrozenWeight kept_weight(AutogradContext* context) {
+  return {context->get_saved_variables()[0], context->saved_data.at("rounds_inputs").toBool()};
+}
+
+struct FrozenLinear : torch::autograd::Function<FrozenLinear> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x,
+                            const FrozenWeight& weight) {
+    const WorkTimer timer(Work::kProducts);
+    keep_weight(context, weight);
+    const at::Tensor product = at::mm(operand(x, weight), weight.matrix.t());
+    return product.scalar_type() == x.scalar_type() ? product : product.to(x.scalar_type());
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    return {input_gradient(gradients[0], kept_weight(context)), at::Tensor()};
+  }
+};
+
+struct FrozenLinearOnto : torch::autograd::Function<FrozenLinearOnto> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& residual,
+                            const at::Tensor& x, const FrozenWeight& weight) {
+    const WorkTimer timer(Work::kProducts);
+    keep_weight(context, weight);
+    const at::Tensor left = operand(x, weight);
+    if (left.scalar_type() == residual.scalar_type()) {
+      return at::addmm(residual, left, weight.matrix.t());
+    }
+    return residual + at::mm(left, weight.matrix.t());
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    return {gradients[0], input_gradient(gradients[0], kept_weight(context)), at::Tensor()};
+  }
+};
+
+struct RmsNorm : torch::autograd::Function<RmsNorm> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
+                            double epsilon) {
+    const WorkTimer timer(Work::kElementwise);
+    if (!runs_fused(x)) {
+      const at::Tensor scale = at::rsqrt(at::mean(x * x, -1, /*keepdim=*/true).add_(epsilon));
+      context->save_for_backward({x, weight, scale});
+      return (x * scale).mul_(weight);
+    }
+    const at::Tensor y = at::empty_like(x);
+    const at::Tensor scale = at::empty({x.size(0)}, x.options());
+    const std::int64_t columns = x.size(1);
+    over_rows(x.size(0), [&](std::int64_t begin, std::int64_t rows) {
+      kernels::rms_norm(x.const_data_ptr<float>() + begin * columns, weight.const_data_ptr<float>(),
+                        static_cast<float>(epsilon), rows, columns,
+                        y.mutable_data_ptr<float>() + begin * columns,
+                        scale.mutable_data_ptr<float>() + begin);
+    });
+    context->save_for_backward({x, weight, scale});
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const WorkTimer timer(Work::kElementwise);
+    const auto saved = context->get_saved_variables();
+    const at::Tensor& x = saved[0];
+    const at::Tensor& weight = saved[1];
+    const at::Tensor& scale = saved[2];
+    if (!runs_fused(x)) {
+      // With r the scale and u = gradient * weight: dL/dx = r u - r^3 mean(u x) x.
+      const at::Tensor u = gradients[0] * weight;
+      const at::Tensor projection = at::mean(u * x, -1, /*keepdim=*/true).mul_(scale).mul_(scale);
+      return {u.sub_(x * projection).mul_(scale), at::Tensor(), at::Tensor()};
+    }
+    const at::Tensor gradient = gradients[0].contiguous();
+    const at::Tensor dx = at::empty_like(x);
+    const std::int64_t columns = x.size(1);
+    over_rows(x.size(0), [&](std::int64_t begin, std::int64_t rows) {
+      const std::int64_t at = begin * columns;
+      kernels::rms_norm_backward(x.const_data_ptr<float>() + at, weight.const_data_ptr<float>(),
+                                 scale.const_data_ptr<float>() + begin,
+                                 gradient.const_data_ptr<float>() + at, rows, columns,
+                                 dx.mutable_data_ptr<float>() + at);
+    });
+    return {dx, at::Tensor(), at::Tensor()};
+  }
+};
+
+constexpr const char* kTanh = "tanh";  // at::gelu's name for the approximation
+
+at::Tensor activated(Activation activation, const at::Tensor& gate) {
+  return activation == Activation::kSilu ? at::silu(gate) : at::gelu(gate, kTanh);
+}
+
+at::Tensor activation_backward(Activation activation, const at::Tensor& gradient,
+                               const at::Tensor& gate) {
+  return activation == Activation::kSilu ? at::silu_backward(gradient, gate)
+                                         : at::gelu_backward(gradient, gate, kTanh);
+}
+
+struct GatedUnit : torch::autograd::Function<GatedUnit> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& gate_up,
+                            Activation activation) {
+    const WorkTimer timer(Work::kElementwise);
+    context->save_for_backward({gate_up});
+    context->saved_data["activation"] = static_cast<std::int64_t>(activation);
+    const auto half = gate_up.size(-1) / 2;
+    if (!runs_fused(gate_up)) {
+      return activated(activation, gate_up.narrow(-1, 0, half))
+          .mul_(gate_up.narrow(-1, half, half));
+    }
+    const auto kernel = activation == Activation::kSilu ? kernels::swiglu : kernels::geglu;
+    const at::Tensor out = at::empty({gate_up.size(0), half}, gate_up.options());
+    over_rows(gate_up.size(0), [&](std::int64_t begin, std::int64_t rows) {
+      kernel(gate_up.const_data_ptr<float>() + 2 * begin * half, rows, half,
+             out.mutable_data_ptr<float>() + begin * half);
+    });
+    return out;
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const WorkTimer timer(Work::kElementwise);
+    const at::Tensor gate_up = context->get_saved_variables()[0];
+    const auto activation = static_cast<Activation>(context->saved_data.at("activation").toInt());
+    const auto half = gate_up.size(-1) / 2;
+    if (!runs_fused(gate_up)) {
+      const at::Tensor gate = gate_up.narrow(-1, 0, half);
+      const at::Tensor up = gate_up.narrow(-1, half, half);
+      const at::Tensor& gradient = gradients[0];
+      return {at::cat({activation_backward(activation, gradient * up, gate),
+                       gradient * activated(activation, gate)},
+                      -1),
+              at::Tensor()};
+    }
+    const auto kernel =
+        activation == Activation::kSilu ? kernels::swiglu_backward : kernels::geglu_backward;
+    const at::Tensor gradient = gradients[0].contiguous();
+    const at::Tensor d_gate_up = at::empty_like(gate_up);
+    over_rows(gate_up.size(0), [&](std::int64_t begin, std::int64_t rows) {
+      kernel(gate_up.const_data_ptr<float>() + 2 * begin * half,
+             gradient.const_data_ptr<float>() + begin * half, rows, half,
+             d_gate_up.mutable_data_ptr<float>() + 2 * begin * half);
+    });
+    return {d_gate_up, at::Tensor()};
+  }
+};
+
+}  // namespace
+
+bool runs_fused(const at::Tensor& x) {
+  return x.is_cpu() && x.scalar_type() == at::kFloat && x.is_contiguous();
+}
+
+bool emulates_bfloat16(at::Device device) {
+#if defined(__x86_64__) && defined(__GNUC__)
+  return device.is_cpu() && !__builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
+FrozenWeight make_frozen_weight(const at::Tensor& matrix, at::ScalarType type, at::Device device) {
+  const at::Tensor typed = matrix.to(at::TensorOptions().dtype(type).device(device));
+  if (type == at::kBFloat16 && emulates_bfloat16(device)) {
+    return {typed.to(at::kFloat), true};
+  }
+  return {typed, false};
+}
+
+at::Tensor frozen_linear(const at::Tensor& x, const FrozenWeight& weight) {
+  return FrozenLinear::apply(x, weight);
+}
+
+at::Tensor frozen_linear_onto(const at::Tensor& residual, const at::Tensor& x,
+                              const FrozenWeight& weight) {
+  return FrozenLinearOnto::apply(residual, x, weight);
+}
+
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon) {
+  return RmsNorm::apply(x, weight, epsilon);
+}
+
+at::Tensor gated_unit(const at::Tensor& gate_up, Activation activation) {
+  return GatedUnit::apply(gate_up, activation);
+}
+
+}  // namespace bipo

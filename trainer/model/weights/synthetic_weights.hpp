@@ -1,0 +1,18 @@
+// Made-up weights of any shape, for measuring speed without a model's files.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "trainer/model/architecture/config.hpp"
+#include "trainer/model/weights/weights.hpp"
+
+namespace bipo {
+
+// Normal weights of standard deviation 0.02 (the initial scale of the models that are imitated) in
+// bfloat16; norms are 1.  An element depends on (seed, role, block, row, column) only, so that any
+// sharding sees the same model.  Rows are windows into one random buffer: reading costs a copy,
+// whatever the size of the model.
+std::unique_ptr<WeightSource> make_synthetic_weights(const ModelConfig& config, std::uint64_t seed);
+
+}  // namespace bipo

@@ -1,0 +1,229 @@
+#include "trainer/passes/packing.hpp"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <string>
+#include <utility>
+
+#include "collectives/foundation/errors.hpp"
+
+namespace bipo {
+namespace {
+
+std::size_t common_prefix(const std::vector<TokenId>& a, const std::vector<TokenId>& b,
+                          std::size_t most) {
+  const auto end = a.begin() + static_cast<std::ptrdiff_t>(std::min({most, a.size(), b.size()}));
+  return static_cast<std::size_t>(std::mismatch(a.begin(), end, b.begin()).first - a.begin());
+}
+
+// An item's sequences: each of the answers follows the prompt.
+struct Sequences {
+  const std::vector<TokenId>* prompt = nullptr;
+  std::vector<const std::vector<TokenId>*> answers;
+  const std::string* where = nullptr;
+};
+
+Sequences sequences_of(const TokenPair& pair) {
+  return {&pair.prompt, {&pair.chosen, &pair.rejected}, &pair.where};
+}
+
+Sequences sequences_of(const Continuations& item) {
+  Sequences sequences{&item.prompt, {}, &item.where};
+  for (const std::vector<TokenId>& answer : item.answers) {
+    sequences.answers.push_back(&answer);
+  }
+  return sequences;
+}
+
+void require_tokens(const Sequences& item) {
+  const bool has_empty_answer = std::any_of(item.answers.begin(), item.answers.end(),
+                                            [](const auto* answer) { return answer->empty(); });
+  if (item.prompt->empty() || item.answers.empty() || has_empty_answer) {
+    throw BugError(fmt::format("packing: {} has an empty part", *item.where));
+  }
+}
+
+class Packer {
+ public:
+  // `sequences`: of each of `items`, in their order.
+  Packer(const std::vector<PackItem>& items, std::vector<Sequences> sequences)
+      : items_(items), sequences_(std::move(sequences)), first_answer_{0} {
+    for (const Sequences& item : sequences_) {
+      require_tokens(item);
+      first_answer_.push_back(first_answer_.back() +
+                              static_cast<std::int64_t>(item.answers.size()));
+    }
+  }
+
+  // Items (by their place in the batch) that are steered alike.
+  void add_tree(const std::vector<std::size_t>& members) {
+    steering_ = items_[members.front()].steering;
+    pair_ = items_[members.front()].pair;
+    const Range root = append(*sequences_[members.front()].prompt, 0, shared_by(members), 0, 0, {});
+    for (const std::size_t member : members) {
+      pair_ = items_[member].pair;
+      add_item(member, root);
+    }
+  }
+
+  PackedAnswers finish(const Decoder& decoder) {
+    std::vector<std::int64_t> answer_rows = predicting_rows_;
+    std::sort(answer_rows.begin(), answer_rows.end());
+    answer_rows.erase(std::unique(answer_rows.begin(), answer_rows.end()), answer_rows.end());
+    std::vector<std::int64_t> row_of_target;
+    for (const std::int64_t row : predicting_rows_) {
+      row_of_target.push_back(std::lower_bound(answer_rows.begin(), answer_rows.end(), row) -
+                              answer_rows.begin());
+    }
+    const auto to_device = [&](const std::vector<std::int64_t>& values) {
+      return at::tensor(values, at::kLong).to(decoder.device());
+    };
+    PackedAnswers packed;
+    packed.ids = to_device(ids_);
+    packed.layout = decoder.layout(positions_, parts_, answer_rows);
+    packed.row_of_target = to_device(row_of_target);
+    packed.targets = to_device(targets_);
+    packed.answer_of_target = std::move(answer_of_target_);
+    packed.steering_of_token = std::move(steering_of_token_);
+    packed.rows_of_answers = std::move(rows_of_answers_);
+    packed.pair_of_token = std::move(pair_of_token_);
+    packed.offset_of_token = std::move(offset_of_token_);
+    packed.items = static_cast<std::int64_t>(items_.size());
+    packed.answers = first_answer_.back();
+    return packed;
+  }
+
+ private:
+  // Tokens that all the members' prompts begin with.
+  std::size_t shared_by(const std::vector<std::size_t>& members) const {
+    const std::vector<TokenId>& first = *sequences_[members.front()].prompt;
+    std::size_t shared = first.size();
+    for (const std::size_t member : members) {
+      shared = common_prefix(first, *sequences_[member].prompt, shared);
+    }
+    return shared;
+  }
+
+  void add_item(std::size_t member, Range root) {
+    const Sequences& item = sequences_[member];
+    const auto prompt_size = static_cast<std::int64_t>(item.prompt->size());
+    const auto shared = static_cast<std::size_t>(root.size());
+    std::vector<Range> prompt;
+    if (root.size() > 0) {
+      prompt.push_back(root);
+    }
+    const Range rest =
+        append(*item.prompt, shared, item.prompt->size(), root.size(), root.size(), prompt);
+    if (rest.size() > 0) {
+      prompt.push_back(rest);
+    }
+    std::int64_t offset = prompt_size;
+    std::int64_t index = first_answer_[member];
+    for (const std::vector<TokenId>* answer : item.answers) {
+      add_answer(*answer, prompt, prompt_size, offset, index++);
+      offset += static_cast<std::int64_t>(answer->size()) - 1;
+    }
+  }
+
+  // Tokens [begin, end) as rows of their own, from `position` in the sequence and `offset` in the
+  // item's own packing on.
+  Range append(const std::vector<TokenId>& tokens, std::size_t begin, std::size_t end,
+               std::int64_t position, std::int64_t offset, const std::vector<Range>& context) {
+    const auto first = static_cast<std::int64_t>(ids_.size());
+    for (std::size_t i = begin; i < end; ++i) {
+      ids_.push_back(tokens[i]);
+      positions_.push_back(position++);
+      steering_of_token_.push_back(steering_);
+      pair_of_token_.push_back(pair_);
+      offset_of_token_.push_back(offset++);
+    }
+    const Range rows{first, static_cast<std::int64_t>(ids_.size())};
+    if (rows.size() > 0) {
+      parts_.push_back({rows, context});
+    }
+    return rows;
+  }
+
+  void add_answer(const std::vector<TokenId>& answer, const std::vector<Range>& prompt,
+                  std::int64_t position, std::int64_t offset, std::int64_t index) {
+    const Range rows = append(answer, 0, answer.size() - 1, position, offset, prompt);
+    for (std::int64_t row = rows.begin; row < rows.end; ++row) {
+      rows_of_answers_.push_back(row);
+    }
+    for (std::size_t i = 0; i < answer.size(); ++i) {
+      predicting_rows_.push_back(i == 0 ? prompt.back().end - 1
+                                        : rows.begin + static_cast<std::int64_t>(i) - 1);
+      targets_.push_back(answer[i]);
+      answer_of_target_.push_back(index);
+    }
+  }
+
+  const std::vector<PackItem>& items_;
+  std::vector<Sequences> sequences_;        // of each item
+  std::vector<std::int64_t> first_answer_;  // of each item, and the number of all
+  std::int64_t steering_ = 0;               // of the rows that are being added
+  std::int64_t pair_ = 0;                   // likewise
+  std::vector<std::int64_t> ids_;
+  std::vector<std::int64_t> positions_;
+  std::vector<SequencePart> parts_;
+  std::vector<std::int64_t> predicting_rows_;
+  std::vector<std::int64_t> targets_;
+  std::vector<std::int64_t> answer_of_target_;
+  std::vector<std::int64_t> steering_of_token_;
+  std::vector<std::int64_t> rows_of_answers_;
+  std::vector<std::int64_t> pair_of_token_;
+  std::vector<std::int64_t> offset_of_token_;
+};
+
+template <typename Item>
+PackedAnswers pack(const std::vector<Item>& all, const std::vector<PackItem>& items,
+                   const Decoder& decoder) {
+  std::vector<Sequences> sequences;
+  std::map<std::int64_t, std::vector<std::size_t>> trees;
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    sequences.push_back(sequences_of(all.at(static_cast<std::size_t>(items[i].pair))));
+    trees[items[i].steering].push_back(i);
+  }
+  Packer packer(items, std::move(sequences));
+  for (const auto& [steering, members] : trees) {
+    packer.add_tree(members);
+  }
+  return packer.finish(decoder);
+}
+
+}  // namespace
+
+std::int64_t packed_size(const TokenPair& pair) {
+  return static_cast<std::int64_t>(pair.prompt.size() + pair.chosen.size() + pair.rejected.size()) -
+         2;
+}
+
+std::vector<std::int64_t> packed_sizes(const std::vector<TokenPair>& pairs) {
+  std::vector<std::int64_t> sizes(pairs.size());
+  std::transform(pairs.begin(), pairs.end(), sizes.begin(), packed_size);
+  return sizes;
+}
+
+PackedPairs pack_pairs(const std::vector<TokenPair>& pairs, const std::vector<PackItem>& items,
+                       const Decoder& decoder) {
+  return pack(pairs, items, decoder);
+}
+
+PackedPairs pack_alike(const std::vector<TokenPair>& pairs,
+                       const std::vector<std::int64_t>& indices, const Decoder& decoder) {
+  std::vector<PackItem> items;
+  for (const std::int64_t index : indices) {
+    items.push_back({index, 0});
+  }
+  return pack_pairs(pairs, items, decoder);
+}
+
+PackedAnswers pack_continuations(const std::vector<Continuations>& continuations,
+                                 const std::vector<PackItem>& items, const Decoder& decoder) {
+  return pack(continuations, items, decoder);
+}
+
+}  // namespace bipo

@@ -1,0 +1,69 @@
+// Packs prompts with several answers each, pairs above all, into one batch of tokens without
+// padding.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "datasets/tokens/continuations.hpp"
+#include "datasets/tokens/token_pairs.hpp"
+#include "trainer/model/decoder/decoder.hpp"
+#include "trainer/model/operators/sequence_layout.hpp"
+
+namespace bipo {
+
+// P packed items, T packed tokens, U rows that predict, R answer tokens.
+
+// A pair (or continuations) under one way of steering.  Items with the same `steering` number are
+// steered alike.
+struct PackItem {
+  std::int64_t pair = 0;
+  std::int64_t steering = 0;
+};
+
+// A pair by itself is [prompt | chosen | rejected]: both answers attend to the prompt and to
+// themselves, and their positions continue at the prompt's end.  The last token of an answer
+// predicts nothing and is left out.  Items that are steered alike share the tokens that all their
+// prompts begin with (the system prompt): the batch is a forest, one tree [shared | rest of prompt,
+// chosen, rejected | rest of prompt, ...] per way of steering.  Any number of answers may stand in
+// place of the two.
+struct PackedAnswers {
+  at::Tensor ids;  // [T] int64
+  SequenceLayout layout;
+  at::Tensor row_of_target;  // [R] int64: among the U predicting rows, the one before the token
+  at::Tensor targets;        // [R] int64: the answer tokens
+  // [R] answers are counted item by item: 2 p is pair p's chosen answer, 2 p + 1 its rejected one
+  std::vector<std::int64_t> answer_of_target;
+  std::vector<std::int64_t> steering_of_token;  // [T]
+  std::vector<std::int64_t> rows_of_answers;    // ascending: rows of answers' tokens
+  // Where a token stands in the packing of one of its items by itself.
+  std::vector<std::int64_t> pair_of_token;    // [T]
+  std::vector<std::int64_t> offset_of_token;  // [T]
+  std::int64_t items = 0;                     // P
+  std::int64_t answers = 0;                   // of all items
+
+  std::int64_t tokens() const { return static_cast<std::int64_t>(pair_of_token.size()); }
+};
+
+// Two answers for each item: chosen, rejected.
+using PackedPairs = PackedAnswers;
+
+// Tokens that packing a pair by itself takes.
+std::int64_t packed_size(const TokenPair& pair);
+
+// The same for each of `pairs`: what they cost in a batch plan.
+std::vector<std::int64_t> packed_sizes(const std::vector<TokenPair>& pairs);
+
+PackedPairs pack_pairs(const std::vector<TokenPair>& pairs, const std::vector<PackItem>& items,
+                       const Decoder& decoder);
+
+// The pairs `indices`, all steered alike.
+PackedPairs pack_alike(const std::vector<TokenPair>& pairs,
+                       const std::vector<std::int64_t>& indices, const Decoder& decoder);
+
+PackedAnswers pack_continuations(const std::vector<Continuations>& continuations,
+                                 const std::vector<PackItem>& items, const Decoder& decoder);
+
+}  // namespace bipo
