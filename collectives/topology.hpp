@@ -11,6 +11,9 @@ namespace bipo {
 // dp group.
 class Topology {
  public:
+  // One rank by itself.
+  Topology() = default;
+
   // dp defaults to world / (cells * tp).  Throws UserError, with the whole equation, unless
   // world = cells x dp x tp with every factor at least 1.
   Topology(int world, int rank, int tp, std::optional<int> dp, int cells = 1);
@@ -32,11 +35,11 @@ class Topology {
   std::string to_string() const;  // "8 ranks = 1 cell x 4 dp x 2 tp"
 
  private:
-  int world_;
-  int rank_;
-  int cells_;
-  int dp_;
-  int tp_;
+  int world_ = 1;
+  int rank_ = 0;
+  int cells_ = 1;
+  int dp_ = 1;
+  int tp_ = 1;
 };
 
 }  // namespace bipo

@@ -5,23 +5,14 @@
 #include <iostream>
 #include <optional>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "collectives/foundation/errors.hpp"
 #include "collectives/session.hpp"
-#include "launcher/bench/bench_command.hpp"
-#include "launcher/bench/plan_command.hpp"
-#include "launcher/evaluate/evaluate_command.hpp"
-#include "launcher/evaluate/judge_files.hpp"
-#include "launcher/extract/extract_command.hpp"
-#include "launcher/generate/generate_command.hpp"
+#include "launcher/bench/bench.hpp"
+#include "launcher/commands/commands.hpp"
 #include "launcher/options/options.hpp"
-#include "launcher/sweep/collect_command.hpp"
-#include "launcher/sweep/sweep_command.hpp"
-#include "launcher/training/train_command.hpp"
-#include "launcher/vectors/export_command.hpp"
-#include "launcher/vectors/import_command.hpp"
-#include "launcher/vectors/inspect_command.hpp"
 
 namespace {
 
@@ -33,32 +24,39 @@ void complain(const std::string& message) {
 }
 
 // Commands of one process, which need no MPI (a login node may not have it working).
-std::optional<int> run_locally(const Command& command) {
-  if (const auto* print = std::get_if<PrintAndExit>(&command)) {
-    std::cout << print->text << std::flush;
+struct RunLocally {
+  std::optional<int> operator()(const PrintAndExit& print) const {
+    std::cout << print.text << std::flush;
     return kExitDone;
   }
-  if (const auto* inspect = std::get_if<InspectOptions>(&command)) {
-    return run_inspect_command(*inspect);
+  std::optional<int> operator()(const InspectOptions& o) const { return run_inspect_command(o); }
+  std::optional<int> operator()(const CollectOptions& o) const { return run_collect_command(o); }
+  std::optional<int> operator()(const ExportOptions& o) const { return run_export_command(o); }
+  std::optional<int> operator()(const ImportOptions& o) const { return run_import_command(o); }
+  std::optional<int> operator()(const PlanOptions& o) const { return run_plan_command(o); }
+  std::optional<int> operator()(const EvaluateOptions& o) const {
+    return o.model.empty() ? std::optional(run_judge_files_command(o)) : std::nullopt;
   }
-  if (const auto* collect = std::get_if<CollectOptions>(&command)) {
-    return run_collect_command(*collect);
+  template <typename Options>
+  std::optional<int> operator()(const Options&) const {
+    return std::nullopt;
   }
-  if (const auto* exporting = std::get_if<ExportOptions>(&command)) {
-    return run_export_command(*exporting);
+};
+
+struct RunWithRanks {
+  Session& session;
+
+  int operator()(const TrainOptions& o) const { return run_train_command(o, session); }
+  int operator()(const SweepOptions& o) const { return run_sweep_command(o, session); }
+  int operator()(const ExtractOptions& o) const { return run_extract_command(o, session); }
+  int operator()(const GenerateOptions& o) const { return run_generate_command(o, session); }
+  int operator()(const EvaluateOptions& o) const { return run_evaluate_command(o, session); }
+  int operator()(const BenchOptions& o) const { return run_bench_command(o, session); }
+  template <typename Options>
+  int operator()(const Options&) const {
+    throw BugError("a command of one process was started with ranks");
   }
-  if (const auto* importing = std::get_if<ImportOptions>(&command)) {
-    return run_import_command(*importing);
-  }
-  if (const auto* evaluate = std::get_if<EvaluateOptions>(&command);
-      evaluate != nullptr && evaluate->model.empty()) {
-    return run_judge_files_command(*evaluate);
-  }
-  if (const auto* plan = std::get_if<PlanOptions>(&command)) {
-    return run_plan_command(*plan);
-  }
-  return std::nullopt;
-}
+};
 
 // What this rank alone knows: the others may be waiting for it in a collective.
 int fail_alone(Session& session, const std::string& message, int exit_code) {
@@ -75,22 +73,7 @@ int run_with_ranks(const std::vector<std::string>& arguments) {
   try {
     Command command;
     session.together([&] { command = parse_command_line(arguments); });
-    if (const auto* bench = std::get_if<BenchOptions>(&command)) {
-      return run_bench_command(*bench, session);
-    }
-    if (const auto* sweep = std::get_if<SweepOptions>(&command)) {
-      return run_sweep_command(*sweep, session);
-    }
-    if (const auto* extract = std::get_if<ExtractOptions>(&command)) {
-      return run_extract_command(*extract, session);
-    }
-    if (const auto* generate = std::get_if<GenerateOptions>(&command)) {
-      return run_generate_command(*generate, session);
-    }
-    if (const auto* evaluate = std::get_if<EvaluateOptions>(&command)) {
-      return run_evaluate_command(*evaluate, session);
-    }
-    return run_train_command(std::get<TrainOptions>(command), session);
+    return std::visit(RunWithRanks{session}, command);
   } catch (const AgreedFailure& failure) {
     if (session.rank() == 0) {
       complain(failure.what());
@@ -113,11 +96,11 @@ int main(int argc, char** argv) {
   try {
     command = parse_command_line(arguments);
   } catch (const UserError&) {
-    // Told once for all ranks, below.
+    // Reported once for all ranks, below.
   }
   try {
     if (command) {
-      if (const auto code = run_locally(*command)) {
+      if (const auto code = std::visit(RunLocally(), *command)) {
         return *code;
       }
     }

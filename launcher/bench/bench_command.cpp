@@ -1,28 +1,28 @@
 // The command `bench`: a few training steps, timed, next to what the machine can do at most.
-#include "launcher/bench/bench_command.hpp"
+#include "launcher/bench/bench.hpp"
 
-#include <ATen/Parallel.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <iostream>
 #include <memory>
 #include <optional>
 #include <utility>
 
+#include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
 #include "collectives/number_reduction.hpp"
 #include "collectives/profile.hpp"
+#include "experiments/job/computation.hpp"
+#include "experiments/job/job.hpp"
+#include "experiments/job/machine.hpp"
+#include "experiments/settings/field.hpp"
+#include "experiments/training/cache_files.hpp"
+#include "experiments/training/prepared_model.hpp"
 #include "launcher/bench/bench_report.hpp"
 #include "launcher/bench/machine_peak.hpp"
 #include "launcher/bench/sample_pairs.hpp"
-#include "launcher/job/computation.hpp"
-#include "launcher/job/machine.hpp"
-#include "launcher/terminal/progress.hpp"
-#include "launcher/training/cache_files.hpp"
-#include "launcher/training/prefix_pass.hpp"
 #include "trainer/cache/activation_cache.hpp"
 #include "trainer/loop/training.hpp"
 #include "trainer/model/decoder/decoder.hpp"
@@ -51,15 +51,13 @@ struct BenchSetup {
   std::unique_ptr<WeightSource> weights;
   std::uint64_t model_fingerprint = 0;
   std::vector<TokenPair> pairs;
-  std::optional<Topology> topology;  // always set
   Computation computation;
-  std::int64_t threads = 1;
   std::int64_t micro_batch = 1;
   std::uint64_t cache_budget = 0;  // bytes per node
+  std::uint64_t agreement = 0;     // equal on ranks that measure the same
 
   std::int64_t profiled_steps() const { return std::min(options.steps, kMostProfiledSteps); }
   std::int64_t all_steps() const { return options.warmup + options.steps + profiled_steps(); }
-  bool is_bf16() const { return computation.product_type == c10::kBFloat16; }
 };
 
 std::vector<TokenPair> available_pairs(const BenchOptions& options, const ModelConfig& config,
@@ -89,10 +87,9 @@ std::vector<TokenPair> pairs_to_use(const BenchOptions& options, const ModelConf
 BenchSetup prepare(const BenchOptions& options, const Session& session) {
   BenchSetup setup;
   setup.options = options;
-  const auto dp = options.dp ? std::optional(static_cast<int>(*options.dp)) : std::nullopt;
-  setup.topology.emplace(session.size(), session.rank(), static_cast<int>(options.tp), dp);
+  const Topology topology = arrange_ranks(options, std::nullopt, session);
   setup.config = read_chosen_config(options.source, options.layer);
-  plan_shard(setup.config, options.tp, setup.topology->tp_rank());
+  plan_shard(setup.config, options.tp, topology.tp_rank());
   if (options.source.shape.empty()) {
     ModelFiles model = open_model(options.source.model, options.adapter);
     setup.weights = std::move(model.weights);
@@ -102,23 +99,25 @@ BenchSetup prepare(const BenchOptions& options, const Session& session) {
     setup.model_fingerprint = setup.weights->fingerprint();
   }
   setup.pairs = pairs_to_use(options, setup.config);
-  setup.computation = choose_computation(options, *setup.topology, session);
-  setup.threads =
-      choose_threads(options.threads, session.local_size(), session.node_cores()).threads;
-  setup.micro_batch = options.micro_batch.value_or(
-      std::max<std::int64_t>(1, options.batch_size / setup.topology->dp()));
+  setup.computation = choose_computation(options, topology, session);
+  setup.micro_batch =
+      options.micro_batch.value_or(std::max<std::int64_t>(1, options.batch_size / topology.dp()));
   if (session.local_rank() == 0 && !options.cache_dir.empty()) {
     prepare_cache_directory(options.cache_dir);
   }
   const std::uint64_t free = memory_per_rank(c10::Device(c10::kCPU), 1);
   setup.cache_budget = std::min(options.cache_budget.value_or(free / 2), free);
+  ContentHash agreement;
+  agreement.add(fmt::format("{} {} {} {}", setup.model_fingerprint, tokens_hash(setup.pairs),
+                            options.layer, setup.all_steps()));
+  setup.agreement = agreement.value();
   return setup;
 }
 
 // Takes the durations of the counted steps, then a profile of the steps after them.
 class TimingObserver final : public TrainingObserver {
  public:
-  TimingObserver(const BenchSetup& setup, ProgressDisplay* display)
+  TimingObserver(const BenchSetup& setup, ProgressDisplay& display)
       : setup_(setup), display_(display) {}
 
   void on_step(const StepRow& row) override {
@@ -130,9 +129,7 @@ class TimingObserver final : public TrainingObserver {
     if (done > counted_end) {
       profiled_seconds_ += row.seconds;
     }
-    if (display_ != nullptr) {
-      display_->phase("step", done, setup_.all_steps());
-    }
+    display_.phase("step", done, setup_.all_steps());
     if (done == counted_end) {
       take_profile(true);
     }
@@ -162,7 +159,7 @@ class TimingObserver final : public TrainingObserver {
 
  private:
   const BenchSetup& setup_;
-  ProgressDisplay* display_;
+  ProgressDisplay& display_;
   std::vector<double> step_seconds_;
   double profiled_seconds_ = 0;
   WorkSeconds work_{};
@@ -185,25 +182,14 @@ TrainingSettings training_settings(const BenchSetup& setup) {
   return training;
 }
 
-CacheOrigin cache_origin(const BenchSetup& setup) {
-  CacheOrigin origin;
-  origin.model_fingerprint = setup.model_fingerprint;
-  origin.tokens_hash = tokens_hash(setup.pairs);
-  origin.tp = setup.topology->tp();
-  origin.dtype = setup.computation.dtype;
-  origin.device = setup.computation.device_name;
-  origin.threads = setup.threads;
-  origin.deterministic = setup.options.deterministic;
-  return origin;
-}
-
 CacheSettings cache_settings(const BenchSetup& setup, const Ranks& ranks) {
   CacheSettings cache;
   cache.layers = {setup.options.layer};
   cache.group_size = setup.micro_batch;
-  cache.type = setup.options.cache_dtype == "bf16" ? c10::kBFloat16 : c10::kFloat;
+  cache.type = cache_type(setup.options.cache_dtype);
   cache.directory = setup.options.cache_dir;
-  cache.key = cache_key(cache_origin(setup));
+  cache.key = cache_key({setup.model_fingerprint, tokens_hash(setup.pairs), setup.computation,
+                         setup.options.deterministic, ranks.topology.tp()});
   const std::uint64_t budget = all_reduced(setup.cache_budget, ReduceOp::kMin, *ranks.world);
   cache.keep =
       ActivationCache::bytes_needed(setup.config.hidden, setup.pairs, cache.type) <= budget;
@@ -211,7 +197,7 @@ CacheSettings cache_settings(const BenchSetup& setup, const Ranks& ranks) {
 }
 
 // The pipeline of `train`, from weights to the last step.
-void run_training(const BenchSetup& setup, const Ranks& ranks, ProgressDisplay* display,
+void run_training(const BenchSetup& setup, const Ranks& ranks, ProgressDisplay& display,
                   BenchReport& report) {
   Decoder decoder(setup.config, *setup.weights, setup.computation.product_type,
                   setup.computation.device, *ranks.tp);
@@ -236,14 +222,15 @@ void run_training(const BenchSetup& setup, const Ranks& ranks, ProgressDisplay* 
 RunShape run_shape(const BenchSetup& setup) {
   RunShape run;
   run.layer = setup.options.layer;
-  run.tp = setup.topology->tp();
-  run.dp = setup.topology->dp();
+  run.tp = setup.computation.topology.tp();
+  run.dp = setup.computation.topology.dp();
   run.cuda = setup.computation.device.is_cuda();
   run.pairs = static_cast<double>(setup.pairs.size());
   run.pair = mean_pair(setup.pairs);
   run.micro_pairs = static_cast<double>(setup.micro_batch);
-  run.bytes = element_bytes(setup.is_bf16(), run.cuda, emulates_bfloat16(setup.computation.device),
-                            setup.options.cache_dtype == "bf16");
+  run.bytes = element_bytes(setup.computation.dtype == Dtype::kBf16, run.cuda,
+                            emulates_bfloat16(setup.computation.device),
+                            setup.options.cache_dtype == Dtype::kBf16);
   return run;
 }
 
@@ -278,13 +265,13 @@ BenchReport described(const BenchSetup& setup) {
       options.source.shape.empty() ? options.source.model.string() : options.source.shape;
   report.blocks = setup.config.blocks;
   report.layer = options.layer;
-  report.dtype = setup.computation.dtype;
-  report.device = setup.computation.device_name;
+  report.dtype = name_of(setup.computation.dtype);
+  report.device = name_of(setup.computation.kind);
   report.backend = setup.computation.backend;
-  report.world = setup.topology->world();
-  report.dp = setup.topology->dp();
-  report.tp = setup.topology->tp();
-  report.threads = setup.threads;
+  report.world = setup.computation.topology.world();
+  report.dp = setup.computation.topology.dp();
+  report.tp = setup.computation.topology.tp();
+  report.threads = setup.computation.threads.threads;
   report.batch_size = options.batch_size;
   report.micro_batch = setup.micro_batch;
   report.pairs = static_cast<std::int64_t>(setup.pairs.size());
@@ -298,7 +285,7 @@ BenchReport described(const BenchSetup& setup) {
 
 // Collective over: world
 BenchReport measure(const BenchSetup& setup, const Session& session, const Ranks& ranks,
-                    ProgressDisplay* display) {
+                    ProgressDisplay& display) {
   BenchReport report = described(setup);
   const auto tokens = static_cast<std::int64_t>(report.tokens_per_step /
                                                 static_cast<double>(setup.options.batch_size) *
@@ -306,8 +293,9 @@ BenchReport measure(const BenchSetup& setup, const Session& session, const Ranks
   // All ranks at once, as in the run.
   const auto product_rate = [&] {
     ranks.world->barrier();
-    return measure_product_rate(setup.config, setup.topology->tp(), setup.topology->tp_rank(),
-                                tokens, setup.computation.product_type, setup.computation.device);
+    return measure_product_rate(setup.config, setup.computation.topology.tp(),
+                                setup.computation.topology.tp_rank(), tokens,
+                                setup.computation.product_type, setup.computation.device);
   };
   const auto copy_rate = [&] {
     ranks.world->barrier();
@@ -333,17 +321,13 @@ BenchReport measure(const BenchSetup& setup, const Session& session, const Ranks
 }  // namespace
 
 int run_bench_command(const BenchOptions& options, Session& session) {
-  std::optional<BenchSetup> setup;
-  session.together([&] { setup.emplace(prepare(options, session)); });
-  at::set_num_threads(static_cast<int>(setup->threads));
-  const Ranks ranks = session.make_ranks(*setup->topology, setup->computation.device.is_cuda());
-  std::optional<ProgressDisplay> display;
-  if (session.rank() == 0) {
-    display.emplace(std::cerr, stderr_environment());
-  }
-  const BenchReport report = measure(*setup, session, ranks, display ? &*display : nullptr);
-  if (display) {
-    display->finish();
+  Job job(session);
+  const BenchSetup setup =
+      job.prepare([&] { return prepare(options, session); }, "what is measured");
+  const Ranks ranks = job.begin(setup.computation, {}, {});
+  const BenchReport report = measure(setup, session, ranks, job.display());
+  job.display().finish();
+  if (job.is_root()) {
     fmt::print("{}", options.json ? bench_json(report) : bench_text(report));
     std::fflush(stdout);
   }

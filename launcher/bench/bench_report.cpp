@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "collectives/foundation/errors.hpp"
-#include "launcher/terminal/gib_text.hpp"
+#include "experiments/progress/gib_text.hpp"
 
 namespace bipo {
 namespace {

@@ -1,5 +1,5 @@
 // The command `plan`: what a run needs and how long it takes, from sizes alone.
-#include "launcher/bench/plan_command.hpp"
+#include "launcher/bench/bench.hpp"
 
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
@@ -12,14 +12,15 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "collectives/session.hpp"
+#include "experiments/job/computation.hpp"
+#include "experiments/job/machine.hpp"
+#include "experiments/settings/field.hpp"
 #include "launcher/bench/bench_report.hpp"
 #include "launcher/bench/machine_peak.hpp"
 #include "launcher/bench/plan_report.hpp"
-#include "launcher/bench/run_plan.hpp"
 #include "launcher/bench/sample_pairs.hpp"
-#include "launcher/job/computation.hpp"
-#include "launcher/job/machine.hpp"
 #include "trainer/cost/machine_table.hpp"
+#include "trainer/cost/run_plan.hpp"
 #include "trainer/model/operators/operators.hpp"
 
 namespace bipo {
@@ -43,8 +44,9 @@ void set_pairs(const PlanOptions& options, PlanRequest& request) {
 
 void set_named_machine(const PlanOptions& options, PlanRequest& request) {
   const MachineEntry& entry = machine_entry(options.machine);
-  request.dtype = effective_dtype(options.dtype, /*cuda=*/true);
-  const double operations = request.dtype == "bf16" ? entry.bf16_flops : entry.fp32_flops;
+  const Dtype dtype = effective_dtype(options.dtype, /*cuda=*/true);
+  request.dtype = name_of(dtype);
+  const double operations = dtype == Dtype::kBf16 ? entry.bf16_flops : entry.fp32_flops;
   request.machine = {
       entry.name,
       entry.source,
@@ -62,9 +64,9 @@ void set_benchmarked_machine(const PlanOptions& options, PlanRequest& request) {
   }
   const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
   const MeasuredMachine measured = measured_machine(text, path);
-  if (options.dtype != "auto" && options.dtype != measured.dtype) {
-    throw UserError(fmt::format("--dtype {}: {} holds a measurement in {}", options.dtype, path,
-                                measured.dtype));
+  if (options.dtype != Dtype::kAuto && name_of(options.dtype) != measured.dtype) {
+    throw UserError(fmt::format("--dtype {}: {} holds a measurement in {}", name_of(options.dtype),
+                                path, measured.dtype));
   }
   request.dtype = measured.dtype;
   request.machine = {"ranks as measured",       path,
@@ -75,14 +77,15 @@ void set_benchmarked_machine(const PlanOptions& options, PlanRequest& request) {
 // A rank's share of this machine.
 void set_this_machine(const PlanOptions& options, PlanRequest& request) {
   const auto ranks = static_cast<int>(options.devices);
-  const c10::Device device = choose_device("auto", 0, 1);
+  const c10::Device device = choose_device(DeviceKind::kAuto, 0, 1);
   select_device(device);
   const bool cuda = device.is_cuda();
   const ThreadChoice threads = choose_threads(std::nullopt, cuda ? 1 : ranks,
                                               static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN)));
   at::set_num_threads(static_cast<int>(threads.threads));
-  request.dtype = effective_dtype(options.dtype, cuda);
-  const auto type = request.dtype == "bf16" ? c10::kBFloat16 : c10::kFloat;
+  const Dtype dtype = effective_dtype(options.dtype, cuda);
+  request.dtype = name_of(dtype);
+  const auto type = dtype == Dtype::kBf16 ? c10::kBFloat16 : c10::kFloat;
   const std::int64_t pairs = options.micro_batch.value_or(options.batch_size);
   const auto tokens =
       static_cast<std::int64_t>(micro_batch_of(request.pair, static_cast<double>(pairs)).tokens);
@@ -122,7 +125,7 @@ PlanRequest make_request(const PlanOptions& options) {
   }
   const c10::Device device(request.machine.cuda ? c10::kCUDA : c10::kCPU);
   request.bytes = element_bytes(request.dtype == "bf16", request.machine.cuda,
-                                emulates_bfloat16(device), options.cache_dtype == "bf16");
+                                emulates_bfloat16(device), options.cache_dtype == Dtype::kBf16);
   return request;
 }
 

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
-#include "launcher/terminal/gib_text.hpp"
+#include "experiments/progress/gib_text.hpp"
 
 namespace bipo {
 namespace {

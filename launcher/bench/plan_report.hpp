@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "launcher/bench/run_plan.hpp"
+#include "trainer/cost/run_plan.hpp"
 
 namespace bipo {
 

@@ -10,8 +10,8 @@
 #include "datasets/batches/philox.hpp"
 #include "datasets/tokens/pair_tokenizer.hpp"
 #include "experiments/files/utc_time.hpp"
-#include "launcher/job/template_dates.hpp"
-#include "launcher/job/text_options.hpp"
+#include "experiments/job/text_options.hpp"
+#include "experiments/settings/template_dates.hpp"
 #include "trainer/model/architecture/shapes.hpp"
 #include "trainer/model/model_files.hpp"
 

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "datasets/tokens/token_pairs.hpp"
-#include "launcher/options/options.hpp"
+#include "experiments/settings/settings.hpp"
 #include "trainer/model/architecture/config.hpp"
 
 namespace bipo {

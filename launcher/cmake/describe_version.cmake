@@ -12,7 +12,7 @@ else()
   endif()
 endif()
 file(CONFIGURE OUTPUT "${OUTPUT}" CONTENT [[
-#include "launcher/options/version.hpp"
+#include "experiments/settings/version.hpp"
 
 namespace bipo {
 

@@ -1,135 +1,35 @@
-// The options of every command, declared once.
 #include "launcher/options/command_tables.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include "launcher/options/option_setters.hpp"
-#include "launcher/options/shared_options.hpp"
+#include "experiments/settings/fields.hpp"
 #include "trainer/cost/machine_table.hpp"
 #include "trainer/model/architecture/shapes.hpp"
 
 namespace bipo {
 namespace {
 
-const std::vector<std::string> kSigns = {"batch", "pair", "both", "plus", "minus"};
-
-OptionSpec batch_size_option(std::int64_t& batch_size) {
-  return {"batch-size", "N", with_default("pairs per optimiser step", batch_size),
-          integer(batch_size, 1)};
+// A table ends with --help, which the parser itself acts on.
+CommandTable table(std::string command, std::string usage, std::vector<FieldGroup> groups,
+                   std::string notes) {
+  Field help{"help", "", "print this page", {}, {}, {}, {}};
+  help.set = [](const std::string&) {};
+  groups.push_back({"Help", {std::move(help).unstored()}});
+  return {std::move(command), std::move(usage), std::move(groups), std::move(notes)};
 }
 
-OptionSpec micro_batch_option(std::optional<std::int64_t>& micro_batch,
-                              const char* automatic = "auto: batch / dp") {
-  return {"micro-batch", "N|auto", with_default("pairs per pass through the model", automatic),
-          automatic_or_positive(micro_batch)};
-}
-
-OptionSpec epochs_option(std::int64_t& epochs) {
-  return {"epochs", "N", with_default("passes over the training pairs", epochs),
-          integer(epochs, 1)};
-}
-
-OptionSpec cache_dtype_option(std::string& dtype) {
-  return {"cache-dtype", "NAME",
-          with_default("of the kept activations: auto (fp32), fp32, bf16", dtype),
-          one_of(dtype, {"auto", "fp32", "bf16"})};
-}
-
-Options cache_options(CacheOptions& o) {
-  return {{"cache-budget", "SIZE|auto",
-           with_default("bytes per node for cached activations, or 512M, 8G", "auto"),
-           automatic_or_bytes(o.cache_budget)},
-          cache_dtype_option(o.cache_dtype),
-          {"cache-dir", "DIR",
-           "keep the activations of blocks 0..L in files under DIR, so that the next run on the "
-           "same model and data starts at once (default none)",
-           path(o.cache_dir)}};
-}
-
-OptionGroup machine_group(MachineOptions& machine, CacheOptions& cache,
-                          const char* automatic_dp = "auto: ranks / tp") {
-  return {"Machine", machine_options(machine, automatic_dp) + cache_options(cache)};
-}
-
-OptionSpec check_weights_option(TrainingOptions& o) {
-  return {"check-weights", "", "look for NaN and infinity in all weights before work begins",
-          flag(o.check_weights)};
-}
-
-// Model and data of a run.
-Options input_options(TrainingOptions& o) {
-  return {
-      {"model", "DIR|FILE", "Hugging Face model directory or GGUF file (required)", path(o.model),
-       true},
-      adapter_option(o.adapter),
-      check_weights_option(o),
-      {"train", "FILE", "training pairs, CSV or JSONL (required)", path(o.train), true},
-      {"test", "FILE", "held-out pairs, CSV or JSONL (default none)", path(o.test)},
-  };
-}
-
-OptionSpec max_steps_option(TrainingOptions& o) {
-  return {"max-steps", "N", with_default("optimiser steps to end after; 0: all", o.max_steps),
-          integer(o.max_steps, 0)};
-}
-
-OptionSpec lr_unit_option(TrainingOptions& o) {
-  return {"lr-unit", "NAME",
-          with_default("absolute, or residual: times the layer's median RMS", o.lr_unit),
-          one_of(o.lr_unit, {"absolute", "residual"})};
-}
-
-Options optimizer_options(TrainingOptions& o) {
-  return {{"weight-decay", "X", with_default("decoupled weight decay", o.weight_decay),
-           real(o.weight_decay, RealRange::kNonNegative)},
-          {"max-grad-norm", "X",
-           with_default("clip the gradient's norm here; 0: never", o.max_grad_norm),
-           real(o.max_grad_norm, RealRange::kNonNegative)},
-          {"warmup-steps", "N",
-           with_default("steps of linear warm-up before the cosine", o.warmup_steps),
-           integer(o.warmup_steps, 0)}};
-}
-
-OptionSpec shuffle_option(TrainingOptions& o) {
-  return {"shuffle", "on|off", with_default("new order each epoch", o.shuffle ? "on" : "off"),
-          on_off(o.shuffle)};
-}
-
-Options evaluation_options(std::vector<double>& multipliers, std::int64_t& eval_every) {
-  return {
-      {"multipliers", "LIST", with_default("of the vector, to evaluate at", joined(multipliers)),
-       real_list(multipliers)},
-      {"eval-every", "N", with_default("epochs between evaluations; 0: never", eval_every),
-       integer(eval_every, 0)}};
-}
-
-OptionGroup evaluation_and_saving_group(TrainingOptions& o) {
-  return {"Evaluation and saving",
-          evaluation_options(o.multipliers, o.eval_every) +
-              Options{{"save-every", "S",
-                       with_default("seconds between saves within an epoch", o.save_every),
-                       real(o.save_every, RealRange::kNonNegative)}}};
-}
-
-Options model_choice_options(ModelChoice& source) {
-  return {{"model", "DIR|FILE", "Hugging Face model directory or GGUF file", path(source.model)},
-          {"shape", "NAME|FILE",
-           fmt::format("instead of --model, no weights needed: {}, or a config.json",
-                       fmt::join(kShapeNames, ", ")),
-           some_text(source.shape)}};
-}
-
-Options pair_options(std::filesystem::path& train, PairLengths& lengths) {
-  return {{"train", "FILE", "pairs to take, CSV or JSONL (default: made up, of the lengths below)",
-           path(train)},
-          {"prompt-length", "N", with_default("tokens of a prompt", lengths.prompt_length),
-           integer(lengths.prompt_length, 1)},
-          {"answer-length", "N", with_default("tokens of an answer", lengths.answer_length),
-           integer(lengths.answer_length, 1)},
-          {"common-prefix", "N",
-           with_default("leading prompt tokens that all pairs share", lengths.common_prefix),
-           integer(lengths.common_prefix, 0)}};
+// How a command reads --config.
+std::string config_notes(const std::string& command) {
+  return fmt::format(
+      "\n"
+      "Configuration file (--config): lines `option = value` with the names above without dashes, "
+      "optionally\n"
+      "  under [{}]; flags take true or false.  The command line wins.  A value is everything "
+      "after the\n"
+      "  '=', '#' and quotes included; a comment is a line that begins with '#' or ';'.\n"
+      "A value that begins with two dashes needs the form --option=value.\n",
+      command);
 }
 
 std::string exit_code_notes(const std::string& how_to_continue,
@@ -145,54 +45,84 @@ std::string exit_code_notes(const std::string& how_to_continue,
       how_to_continue, failure);
 }
 
+// Model and pairs of bench and plan.
+std::vector<Field> workload_fields(WorkloadOptions& o, const char* pairs,
+                                   const char* automatic_pairs) {
+  PairLengths& lengths = o.lengths;
+  return {field("model", "DIR|FILE", "Hugging Face model directory or GGUF file", o.source.model),
+          field("shape", "NAME|FILE",
+                fmt::format("instead of --model, no weights needed: {}, or a config.json",
+                            fmt::join(kShapeNames, ", ")),
+                o.source.shape, parse_some_text),
+          layer_field(o.layer),
+          field("train", "FILE", "pairs to take, CSV or JSONL", o.train)
+              .with_fallback("made up, of the lengths below"),
+          field("prompt-length", "N", "tokens of a prompt", lengths.prompt_length, at_least(1)),
+          field("answer-length", "N", "tokens of an answer", lengths.answer_length, at_least(1)),
+          field("common-prefix", "N", "leading prompt tokens that all pairs share",
+                lengths.common_prefix, at_least(0)),
+          automatic_or("pairs", "N", pairs, o.pairs, automatic_pairs, at_least(1)),
+          config_field()};
+}
+
+Field json_field(bool& json) {
+  return flag("json", "print one JSON object instead of text", json);
+}
+
+template <typename Value, typename Parse>
+Field axis(const char* name, const char* description, std::vector<Value>& values,
+           const Parse& parse, const char* other_name = "") {
+  return field(name, "LIST", description, values, parse).also_named(other_name);
+}
+
+std::vector<Field> axis_fields(SweepAxes& axes) {
+  const auto signs = [](const std::string& text) {
+    return parse_name_list(text, names_of<SignRule>());
+  };
+  return {
+      axis("models", "Hugging Face model directories, DIR or NAME=DIR, separated by commas",
+           axes.models, parse_models, "model")
+          .required(),
+      axis("data", "data sets, NAME=TRAIN:TEST or NAME=TRAIN, in place of --train and --test",
+           axes.data, parse_data_sets),
+      axis("layers", "blocks whose output is steered: 1,2,5 or 5:25:5 (first:last:step) or all",
+           axes.layers, parse_layer_ranges, "layer")
+          .required(),
+      axis("seeds", "seeds of the order and the signs", axes.seeds, parse_unsigned_list, "seed"),
+      axis("lrs", "peak learning rates", axes.lrs, parse_positive_real_list, "lr"),
+      axis("betas", "sharpnesses of the preference loss", axes.betas, parse_positive_real_list,
+           "beta"),
+      axis("signs", "directions per step: batch, pair, both, plus, minus", axes.signs, signs,
+           "sign"),
+      axis("batch-sizes", "pairs per optimiser step", axes.batch_sizes, parse_positive_integer_list,
+           "batch-size"),
+      axis("epochs", "passes over the training pairs", axes.epochs, parse_positive_integer_list)};
+}
+
 }  // namespace
 
 CommandTable train_table(TrainOptions& o) {
-  return {
+  return table(
       "train",
       "bipo-dist train --model DIR --train FILE --layer N --out FILE [options]\n"
       "\n"
       "Trains one steering vector and writes vector, log and checkpoint into one HDF5 file.\n"
       "Start it by itself or under mpirun or srun; the ranks share the work.\n",
-      {{"Input and output",
-        input_options(o) +
-            Options{
-                layer_option(o.layer),
-                {"out", "FILE", "run file to write (required)", path(o.out), true},
-                {"resume", "", "continue --out from its checkpoint; start anew if there is none",
-                 flag(o.resume)},
-                {"overwrite", "", "replace an existing --out", flag(o.overwrite)},
-                config_option()}},
-       {"Training",
-        Options{epochs_option(o.epochs), max_steps_option(o), batch_size_option(o.batch_size),
-                micro_batch_option(o.micro_batch)} +
-            Options{{"lr", "X", with_default("peak learning rate", o.lr),
-                     real(o.lr, RealRange::kPositive)},
-                    lr_unit_option(o),
-                    {"beta", "X", with_default("sharpness of the preference loss", o.beta),
-                     real(o.beta, RealRange::kPositive)}} +
-            optimizer_options(o) +
-            Options{{"sign", "NAME",
-                     with_default("direction per step: batch, pair, both, plus, minus", o.sign),
-                     one_of(o.sign, kSigns)},
-                    shuffle_option(o),
-                    {"seed", "N", with_default("of the order and the signs", o.seed),
-                     unsigned_integer(o.seed)}}},
-       evaluation_and_saving_group(o),
-       machine_group(o, o),
-       text_group(o),
-       help_group()},
+      train_fields(o),
       config_notes("train") + exit_code_notes("the same command with --resume") +
           "\n"
           "Example\n"
           "  mpirun -np 8 bipo-dist train --model models/SmolLM2-135M-Instruct --train train.csv "
           "--test test.csv \\\n"
-          "      --layer 15 --lr-unit residual --lr 3e-3 --epochs 3 --tp 2 --out run.h5\n"};
+          "      --layer 15 --lr-unit residual --lr 3e-3 --epochs 3 --tp 2 --out run.h5\n");
 }
 
 CommandTable sweep_table(SweepOptions& o) {
-  SweepAxes& axes = o.axes;
-  return {
+  std::vector<Field> axes = axis_fields(o.axes);
+  axes.push_back(automatic_or("vectors-per-pass", "N",
+                              "cells of a layer that train in the same products; 1: each by itself",
+                              o.vectors_per_pass, "auto", at_least(1)));
+  return table(
       "sweep",
       "bipo-dist sweep --models LIST --train FILE --layers LIST --out DIR [options]\n"
       "\n"
@@ -202,51 +132,22 @@ CommandTable sweep_table(SweepOptions& o) {
       "directory.\n"
       "Started again, it continues.\n",
       {{"Input and output",
-        {{"train", "FILE", "training pairs, CSV or JSONL (this or --data is required)",
-          path(o.train)},
-         {"test", "FILE", "held-out pairs, CSV or JSONL (default none)", path(o.test)},
-         adapter_option(o.adapter),
-         check_weights_option(o),
-         {"out", "DIR", "directory of the run files (required)", path(o.out), true},
-         {"retry-failed", "", "train cells again that failed before", flag(o.retry_failed)},
-         {"dry-run", "", "print the cells, their order and cost, and train nothing",
-          flag(o.dry_run)},
-         config_option()}},
-       {"Axes",
-        {{"models", "LIST",
-          "Hugging Face model directories, DIR or NAME=DIR, separated by commas (required)",
-          model_list(axes.models), true, "model"},
-         {"data", "LIST",
-          "data sets, NAME=TRAIN:TEST or NAME=TRAIN, in place of --train and --test",
-          data_list(axes.data)},
-         {"layers", "LIST",
-          "blocks whose output is steered: 1,2,5 or 5:25:5 (first:last:step) or all (required)",
-          layer_list(axes.layers), true, "layer"},
-         {"seeds", "LIST", with_default("of the order and the signs", joined(axes.seeds)),
-          unsigned_list(axes.seeds), false, "seed"},
-         {"lrs", "LIST", with_default("peak learning rates", joined(axes.lrs)),
-          positive_real_list(axes.lrs), false, "lr"},
-         {"betas", "LIST", with_default("sharpnesses of the preference loss", joined(axes.betas)),
-          positive_real_list(axes.betas), false, "beta"},
-         {"signs", "LIST",
-          with_default("directions per step: batch, pair, both, plus, minus", joined(axes.signs)),
-          name_list(axes.signs, kSigns), false, "sign"},
-         {"batch-sizes", "LIST", with_default("pairs per optimiser step", joined(axes.batch_sizes)),
-          positive_integer_list(axes.batch_sizes), false, "batch-size"},
-         {"epochs", "LIST", with_default("passes over the training pairs", joined(axes.epochs)),
-          positive_integer_list(axes.epochs)},
-         {"vectors-per-pass", "N|auto",
-          with_default("cells of a layer that train in the same products; 1: each by itself",
-                       "auto"),
-          automatic_or_positive(o.vectors_per_pass)}}},
+        {field("train", "FILE", "training pairs, CSV or JSONL (this or --data is required)",
+               o.train),
+         field("test", "FILE", "held-out pairs, CSV or JSONL", o.test).with_fallback("none"),
+         adapter_field(o.adapter), check_weights_field(o.check_weights),
+         field("out", "DIR", "directory of the run files", o.out).required(),
+         flag("retry-failed", "train cells again that failed before", o.retry_failed),
+         flag("dry-run", "print the cells, their order and cost, and train nothing", o.dry_run),
+         config_field()}},
+       {"Axes", std::move(axes)},
        {"Training",
-        Options{max_steps_option(o), micro_batch_option(o.micro_batch, "auto: the batch"),
-                lr_unit_option(o)} +
-            optimizer_options(o) + Options{shuffle_option(o)}},
+        std::vector{max_steps_field(o.max_steps),
+                    micro_batch_field(o.micro_batch, "auto: the batch"), lr_unit_field(o.lr_unit)} +
+            optimizer_fields(o) + std::vector{shuffle_field(o.shuffle)}},
        evaluation_and_saving_group(o),
-       machine_group(o, o, "auto: 1"),
-       text_group(o),
-       help_group()},
+       {"Machine", machine_fields(o, "auto: 1") + cache_fields(o)},
+       text_group(o)},
       config_notes("sweep") +
           "--model, --layer, --seed, --lr, --beta, --sign and --batch-size mean the same as their "
           "plurals.\n" +
@@ -256,98 +157,248 @@ CommandTable sweep_table(SweepOptions& o) {
           "  mpirun -np 8 bipo-dist sweep --models models/SmolLM2-135M-Instruct --train train.csv "
           "--test test.csv \\\n"
           "      --layers 5:25:5 --seeds 1,2 --lr-unit residual --lr 3e-3 --epochs 3 --out "
-          "sweep\n"};
+          "sweep\n");
 }
 
 CommandTable collect_table(CollectOptions& o) {
-  return {"collect",
-          "bipo-dist collect DIR --out FILE [options]\n"
-          "\n"
-          "Merges the run files of a sweep into one HDF5 file: /summary, one row per cell, and "
-          "/runs/CELL.\n"
-          "Works on a sweep that still runs, too, and says what is missing.\n",
-          {{"Options",
-            {{"out", "FILE", "file to write; an older one of its kind is replaced (required)",
-              path(o.out), true},
-             {"overwrite", "", "replace whatever --out is", flag(o.overwrite)}}},
-           help_group()},
-          "\nExit codes: 0 done, also where cells are missing; 2 usage or bad input; 1 anything "
-          "else\n"};
+  return table(
+      "collect",
+      "bipo-dist collect DIR --out FILE [options]\n"
+      "\n"
+      "Merges the run files of a sweep into one HDF5 file: /summary, one row per cell, and "
+      "/runs/CELL.\n"
+      "Works on a sweep that still runs, too, and says what is missing.\n",
+      {{"Options",
+        {field("out", "FILE", "file to write; an older one of its kind is replaced", o.out)
+             .required(),
+         overwrite_field(o.overwrite, "replace whatever --out is")}}},
+      "\nExit codes: 0 done, also where cells are missing; 2 usage or bad input; 1 anything "
+      "else\n");
 }
 
 CommandTable bench_table(BenchOptions& o) {
-  return {
+  std::vector<Field> workload =
+      workload_fields(o, "pairs to use, whole batches of them", "auto: new ones in every step");
+  workload.insert(workload.begin() + 2, adapter_field(o.adapter));
+  return table(
       "bench",
       "bipo-dist bench --model DIR | --shape NAME --layer N [options]\n"
       "\n"
       "Trains for a few steps and prints how fast that was, next to what the machine can do at "
       "most.\n"
       "Start it by itself or under mpirun or srun, as train.\n",
-      {{"Model and pairs", model_choice_options(o.source) +
-                               Options{adapter_option(o.adapter), layer_option(o.layer)} +
-                               pair_options(o.train, o.lengths) +
-                               Options{{"pairs", "N|auto",
-                                        with_default("pairs to use, whole batches of them",
-                                                     "auto: new ones in every step"),
-                                        automatic_or_positive(o.pairs)},
-                                       config_option()}},
+      {{"Model and pairs", std::move(workload)},
        {"Measurement",
-        {batch_size_option(o.batch_size),
-         micro_batch_option(o.micro_batch),
-         {"steps", "N", with_default("optimiser steps to measure", o.steps), integer(o.steps, 1)},
-         {"warmup", "N", with_default("steps before them that do not count", o.warmup),
-          integer(o.warmup, 0)},
-         json_option(o.json)}},
-       machine_group(o, o),
-       text_group(o),
-       help_group()},
+        {batch_size_field(o.batch_size), micro_batch_field(o.micro_batch),
+         field("steps", "N", "optimiser steps to measure", o.steps, at_least(1)),
+         field("warmup", "N", "steps before them that do not count", o.warmup, at_least(0)),
+         json_field(o.json)}},
+       {"Machine", machine_fields(o) + cache_fields(o)},
+       text_group(o)},
       config_notes("bench") +
           "\n"
           "Example\n"
           "  mpirun -np 8 bipo-dist bench --shape llama-3.1-70b --layer 40 --batch-size 32 --tp "
-          "8\n"};
+          "8\n");
 }
 
 CommandTable plan_table(PlanOptions& o) {
-  return {
+  std::vector<Field> workload =
+      workload_fields(o, "training pairs", "auto: those of --train, else 1000");
+  workload.insert(workload.end() - 1,
+                  field("test-pairs", "N", "held-out pairs", o.test_pairs, at_least(0)));
+  return table(
       "plan",
       "bipo-dist plan --model DIR | --shape NAME --layer N [options]\n"
       "\n"
       "Says what a run needs before it is made: memory per rank, time per step, which --tp and\n"
       "--micro-batch to use, and the cost of the run and of a sweep.  Needs no weights.\n",
-      {{"Model and pairs",
-        model_choice_options(o.source) + Options{layer_option(o.layer)} +
-            pair_options(o.train, o.lengths) +
-            Options{{"pairs", "N|auto",
-                     with_default("training pairs", "auto: those of --train, else 1000"),
-                     automatic_or_positive(o.pairs)},
-                    {"test-pairs", "N", with_default("held-out pairs", o.test_pairs),
-                     integer(o.test_pairs, 0)},
-                    config_option()}},
-       {"Run", Options{batch_size_option(o.batch_size), micro_batch_option(o.micro_batch),
-                       epochs_option(o.epochs)} +
-                   evaluation_options(o.multipliers, o.eval_every) +
-                   Options{{"cells", "N", with_default("training runs of a sweep", o.cells),
-                            integer(o.cells, 1)},
-                           json_option(o.json)}},
+      {{"Model and pairs", std::move(workload)},
+       {"Run",
+        std::vector{batch_size_field(o.batch_size), micro_batch_field(o.micro_batch),
+                    epochs_field(o.epochs)} +
+            evaluation_fields(o.multipliers, o.eval_every) +
+            std::vector{field("cells", "N", "training runs of a sweep", o.cells, at_least(1)),
+                        json_field(o.json)}},
        {"Machine",
-        {dtype_option(o.dtype),
-         cache_dtype_option(o.cache_dtype),
-         {"machine", "NAME",
-          fmt::format("one of {} (default: this machine, measured)",
-                      fmt::join(machine_names(), ", ")),
-          one_of(o.machine, machine_names())},
-         {"measured", "FILE", "what `bench --json` printed on the machine", path(o.measured)},
-         {"devices", "N", with_default("GPUs, or ranks on CPUs", o.devices), integer(o.devices, 1)},
-         {"tp", "N|auto", with_default("ranks that share one model", "auto: the fastest that fits"),
-          automatic_or_positive(o.tp)}}},
-       text_group(o),
-       help_group()},
+        {dtype_field(o.dtype), cache_dtype_field(o.cache_dtype),
+         field("machine", "NAME", fmt::format("one of {}", fmt::join(machine_names(), ", ")),
+               o.machine, one_of(machine_names()))
+             .with_fallback("this machine, measured"),
+         field("measured", "FILE", "what `bench --json` printed on the machine", o.measured),
+         field("devices", "N", "GPUs, or ranks on CPUs", o.devices, at_least(1)),
+         automatic_or("tp", "N", "ranks that share one model", o.tp, "auto: the fastest that fits",
+                      at_least(1))}},
+       text_group(o)},
       config_notes("plan") +
           "\n"
           "Example\n"
           "  bipo-dist plan --shape llama-3.1-70b --layer 40 --machine h100 --devices 8 --pairs "
-          "642\n"};
+          "642\n");
+}
+
+CommandTable extract_table(ExtractOptions& o) {
+  return table(
+      "extract",
+      "bipo-dist extract --model DIR --train FILE --layer N --out FILE [options]\n"
+      "bipo-dist extract --model DIR --train FILE --layers LIST --out DIR [options]\n"
+      "\n"
+      "Makes a direction without training, from one pass of the pairs through the model, and "
+      "writes it as a\n"
+      "complete run file, which every command takes that takes a trained vector: the baseline to "
+      "compare with.\n"
+      "Start it by itself or under mpirun or srun; the ranks share the work.\n",
+      extract_fields(o),
+      "\n"
+      "Mean difference (caa; Contrastive Activation Addition, arXiv 2312.06681): the mean over the "
+      "pairs of\n"
+      "  the mean of h over the chosen answer's tokens - the mean of h over the rejected answer's "
+      "tokens,\n"
+      "  where h is the output of block N without any vector.  An answer's tokens are those of its "
+      "text, up to\n"
+      "  and without the end-of-sequence token: generation ends there, so that no vector is ever "
+      "added to its\n"
+      "  activations.  Sums are exact: any --dp gives the same bits.\n" +
+          config_notes("extract") +
+          "\n"
+          "Exit codes: 0 done; 2 usage or bad input, found before any work; 1 anything else\n"
+          "\n"
+          "Example\n"
+          "  mpirun -np 8 bipo-dist extract --method caa --model models/SmolLM2-135M-Instruct "
+          "--train train.csv \\\n"
+          "      --layers all --match-norm run.h5 --out caa\n");
+}
+
+CommandTable generate_table(GenerateOptions& o) {
+  return table(
+      "generate",
+      "bipo-dist generate --model DIR --vector FILE --prompt TEXT | --prompts FILE [options]\n"
+      "\n"
+      "Generates an answer to every prompt at every multiplier, all of a batch in the same passes\n"
+      "through the model.  Start it by itself or under mpirun or srun; replicas share the "
+      "prompts.\n",
+      generate_fields(o),
+      config_notes("generate") +
+          "\n"
+          "A row of --out has prompt_index, prompt, multiplier, text, tokens (ids, without the one "
+          "that ended it),\n"
+          "mean_logprob (nats per token, of the steered model) and finish_reason (stop, length); "
+          "with several\n"
+          "vectors also multipliers, one for each.  Rows are in the order of prompts and "
+          "multipliers.\n"
+          "\n"
+          "Exit codes: 0 done; 2 usage or bad input, found before any work; 75 interrupted, the "
+          "answers so far\n"
+          "are in --out; 1 anything else\n"
+          "\n"
+          "Example\n"
+          "  bipo-dist generate --model models/SmolLM2-135M-Instruct --vector run.h5 --prompt "
+          "\"How "
+          "do I fix a flat tyre?\" \\\n"
+          "      --multipliers -2,0,2 --stream\n");
+}
+
+CommandTable evaluate_table(EvaluateOptions& o) {
+  return table(
+      "evaluate",
+      "bipo-dist evaluate --model DIR --vector FILE --test FILE --out FILE [options]\n"
+      "bipo-dist evaluate --judge-export FILE --generations FILE --rubric FILE --behaviour NAME\n"
+      "bipo-dist evaluate --judge-import FILE --out FILE\n"
+      "\n"
+      "Measures what vectors do to a model's answers and what that costs, at every multiplier, "
+      "and\n"
+      "writes tables with bootstrap 95 % intervals into one HDF5 file.  Start it by itself or "
+      "under\n"
+      "mpirun or srun; replicas share the items.  Without --model, which the judge's files do not\n"
+      "need: writes requests for a judge, or adds its scores to the tables of an existing --out.\n",
+      evaluate_fields(o),
+      config_notes("evaluate") +
+          "\n"
+          "Tables of --out: curve, steerability, samples, choices, costs, grid, judge and "
+          "judge_scores; those not\n"
+          "requested are empty.  Rows of the controls (direction caa, random) are beside the "
+          "vector's own.\n"
+          "With several vectors the controls have the norm of what all of them add; --caa needs "
+          "vectors of one\n"
+          "layer.  A vector of another model of the same hidden size is a transfer: allowed, with "
+          "a warning.\n"
+          "--positions answer steers the answers' own tokens; what predicts an answer's first "
+          "token is not steered,\n"
+          "so that --mmlu is refused.\n"
+          "--judge-import replaces what --out holds of the same behaviours and keeps everything "
+          "else.\n"
+          "\n"
+          "Exit codes: 0 done; 2 usage or bad input, found before any work; 1 anything else\n"
+          "\n"
+          "Example\n"
+          "  mpirun -np 4 bipo-dist evaluate --model models/SmolLM2-135M-Instruct --vector run.h5 "
+          "--test test.csv \\\n"
+          "      --multipliers -2,-1,0,1,2 --caa caa.h5 --neutral-prompts questions.txt --out "
+          "eval.h5\n");
+}
+
+CommandTable export_table(ExportOptions& o) {
+  return table(
+      "export",
+      "bipo-dist export RUN_FILE --format NAME --out FILE [options]\n"
+      "\n"
+      "Writes the vector of a run file in the format of another program.\n",
+      {{"Options",
+        {field("format", "NAME",
+               "pt (torch.save of a float32 tensor), safetensors, gguf (a control vector for "
+               "llama.cpp), npy, or lm-eval (for lm-evaluation-harness, --model steered)",
+               o.format, one_of({"pt", "safetensors", "gguf", "npy", "lm-eval"}))
+             .required(),
+         field("out", "FILE", "file to write", o.out).required(),
+         field("epoch", "N", "epoch, from 0, whose vector is meant", o.epoch, at_least(0))
+             .with_fallback("the last"),
+         field("multiplier", "X", "factor on the vector", o.multiplier, real(RealRange::kAny)),
+         overwrite_field(o.overwrite)}}},
+      "\n"
+      "A reader of the file adds the vector to the output of block --layer of the run (from 0), "
+      "at every\n"
+      "  position.  A gguf names that block itself; one of block 0 cannot be written, because "
+      "llama.cpp takes\n"
+      "  none.  An lm-eval file names it as the module layers.L and must be called *.pt.\n"
+      "\n"
+      "Exit codes: 0 done; 2 usage or bad input; 1 anything else\n"
+      "\n"
+      "Example\n"
+      "  bipo-dist export run.h5 --format gguf --out vector.gguf\n"
+      "  llama-cli -m model.gguf --control-vector-scaled vector.gguf:1.5 -p \"...\"\n");
+}
+
+CommandTable import_table(ImportOptions& o) {
+  return table(
+      "import",
+      "bipo-dist import FILE --layer L --out RUN_FILE [options]\n"
+      "\n"
+      "Makes a run file of a vector in another format, for --vector, export and inspect, which "
+      "read "
+      "run files only.\n",
+      {{"Options",
+        {field("layer", "N", "block, from 0, to whose output the vector is added (a pt never says)",
+               o.layer, at_least(0))
+             .with_fallback("what the file says"),
+         field("out", "RUN_FILE", "run file to write", o.out).required(),
+         field("format", "NAME",
+               "pt (of torch.save, old and new), safetensors, gguf (a control vector), or auto: "
+               "as the file begins",
+               o.format, one_of({"auto", "pt", "safetensors", "gguf"})),
+         field("model", "NAME", "what it was trained on", o.model, parse_some_text)
+             .with_fallback("what the file says"),
+         overwrite_field(o.overwrite)}}},
+      "\n"
+      "FILE holds one vector of float32, float64, float16 or bfloat16; of a gguf with several "
+      "--layer chooses.\n"
+      "It is not trusted: nothing in it is run, and a pickle that holds more than a tensor is "
+      "refused.\n"
+      "\n"
+      "Exit codes: 0 done; 2 usage or bad input; 1 anything else\n"
+      "\n"
+      "Example\n"
+      "  bipo-dist import vec_ep20_layer15.pt --layer 15 --model meta-llama/Llama-2-7b-chat-hf "
+      "--out power.h5\n");
 }
 
 }  // namespace bipo

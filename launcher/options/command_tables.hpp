@@ -1,8 +1,8 @@
 // The options of every command, declared once.
 #pragma once
 
+#include "experiments/settings/settings.hpp"
 #include "launcher/options/option_table.hpp"
-#include "launcher/options/options.hpp"
 
 namespace bipo {
 

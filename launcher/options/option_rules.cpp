@@ -19,8 +19,7 @@ void require_part_of_batch(const std::optional<std::int64_t>& micro_batch,
 }
 
 // The rules of what bench and plan work on.
-template <typename Options>
-void require_one_model_and_pairs(const Options& options, const GivenNames& given) {
+void require_one_model_and_pairs(const WorkloadOptions& options, const GivenNames& given) {
   if (given.contains("model") == given.contains("shape")) {
     throw UserError("give one of --model (a model directory) and --shape (a name or config.json)");
   }
@@ -102,12 +101,12 @@ void require_measurement(const EvaluateOptions& options, const GivenNames& given
         fmt::format("--grid needs exactly two vectors, one for each axis, but --vector names {}",
                     options.vectors.size()));
   }
-  if (given.contains("neutral-prompts") && options.positions != "all") {
+  if (given.contains("neutral-prompts") && options.positions != Positions::kAll) {
     throw UserError(
         "--neutral-prompts and --positions answer exclude each other: prompts without answers are "
         "not steered then");
   }
-  if (given.contains("mmlu") && options.positions != "all") {
+  if (given.contains("mmlu") && options.positions != Positions::kAll) {
     throw UserError(
         "--mmlu and --positions answer exclude each other: answers of one letter are predicted "
         "where the prompt ends, which is not steered then");

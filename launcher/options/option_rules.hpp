@@ -4,7 +4,7 @@
 #include <set>
 #include <string>
 
-#include "launcher/options/options.hpp"
+#include "experiments/settings/settings.hpp"
 
 namespace bipo {
 

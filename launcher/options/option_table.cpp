@@ -1,4 +1,3 @@
-// A command's options as a table: name, help, and where the text of a value goes.
 #include "launcher/options/option_table.hpp"
 
 #include <boost/program_options/value_semantic.hpp>
@@ -11,20 +10,21 @@ namespace po = boost::program_options;
 
 constexpr unsigned kHelpWidth = 110;
 
-void add(po::options_description& description, const OptionSpec& option, const std::string& name) {
+void add(po::options_description& description, const Field& option, const std::string& name) {
+  const std::string help = option.help();
   if (option.is_flag()) {
-    description.add_options()(name.c_str(), option.description.c_str());
+    description.add_options()(name.c_str(), help.c_str());
   } else {
     description.add_options()(name.c_str(), po::value<std::string>()->value_name(option.value_name),
-                              option.description.c_str());
+                              help.c_str());
   }
 }
 
-po::options_description listed_options(const std::vector<OptionGroup>& groups) {
+po::options_description listed_options(const std::vector<FieldGroup>& groups) {
   po::options_description all(kHelpWidth);
-  for (const OptionGroup& group : groups) {
+  for (const FieldGroup& group : groups) {
     po::options_description titled(group.title, kHelpWidth);
-    for (const OptionSpec& option : group.options) {
+    for (const Field& option : group.fields) {
       add(titled, option, option.name);
     }
     all.add(titled);
@@ -34,10 +34,10 @@ po::options_description listed_options(const std::vector<OptionGroup>& groups) {
 
 }  // namespace
 
-po::options_description to_description(const std::vector<OptionGroup>& groups) {
+po::options_description to_description(const std::vector<FieldGroup>& groups) {
   po::options_description all;
-  for (const OptionGroup& group : groups) {
-    for (const OptionSpec& option : group.options) {
+  for (const FieldGroup& group : groups) {
+    for (const Field& option : group.fields) {
       add(all, option, option.name);
       if (!option.other_name.empty()) {
         add(all, option, option.other_name);

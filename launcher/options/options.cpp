@@ -11,12 +11,12 @@
 #include <set>
 
 #include "collectives/foundation/errors.hpp"
+#include "experiments/settings/version.hpp"
 #include "launcher/options/command_tables.hpp"
 #include "launcher/options/config_file.hpp"
 #include "launcher/options/option_rules.hpp"
 #include "launcher/options/option_table.hpp"
 #include "launcher/options/suggest.hpp"
-#include "launcher/options/version.hpp"
 
 namespace bipo {
 namespace {
@@ -29,12 +29,12 @@ const char* const kInspectHelp =
     "Prints what a run file holds: settings, progress, losses, vectors and evaluations.\n";
 
 // By every name that is accepted.
-using SpecByName = std::map<std::string, OptionSpec>;
+using FieldByName = std::map<std::string, Field>;
 
-SpecByName by_name(const std::vector<OptionGroup>& groups) {
-  SpecByName specs;
-  for (const OptionGroup& group : groups) {
-    for (const OptionSpec& option : group.options) {
+FieldByName by_name(const std::vector<FieldGroup>& groups) {
+  FieldByName specs;
+  for (const FieldGroup& group : groups) {
+    for (const Field& option : group.fields) {
       specs.emplace(option.name, option);
       if (!option.other_name.empty()) {
         specs.emplace(option.other_name, option);
@@ -67,7 +67,7 @@ std::string option_word(const std::string& word) {
                   nearest_name(word, known), command));
 }
 
-std::vector<std::string> names(const SpecByName& specs, const std::string& prefix) {
+std::vector<std::string> names(const FieldByName& specs, const std::string& prefix) {
   std::vector<std::string> all;
   for (const auto& [name, option] : specs) {
     all.push_back(prefix + name);
@@ -90,7 +90,7 @@ std::vector<std::string> split_empty_values(const std::vector<std::string>& word
 }
 
 GivenOption to_given(const po::option& parsed, const std::string& command,
-                     const SpecByName& specs) {
+                     const FieldByName& specs) {
   const std::string& word = parsed.original_tokens.front();
   const bool is_positional = parsed.position_key >= 0;
   const bool has_one_dash = is_positional && word.size() > 1 && word.front() == '-';
@@ -103,7 +103,7 @@ GivenOption to_given(const po::option& parsed, const std::string& command,
                     "two dashes (quote a value that contains blanks)",
                     word, command));
   }
-  const OptionSpec& spec = specs.at(parsed.string_key);
+  const Field& spec = specs.at(parsed.string_key);
   if (spec.is_flag()) {
     return {spec.name, "true", option_word(word)};
   }
@@ -136,7 +136,7 @@ std::vector<po::option> split_words(const std::vector<std::string>& words,
 }
 
 std::vector<GivenOption> read_config(const std::string& file, const std::string& command,
-                                     const SpecByName& specs) {
+                                     const FieldByName& specs) {
   std::vector<GivenOption> given;
   for (const ConfigEntry& entry : read_config_file(file)) {
     const std::string where = fmt::format("{}:{}", file, entry.line);
@@ -160,7 +160,7 @@ std::vector<GivenOption> read_config(const std::string& file, const std::string&
   return given;
 }
 
-void require_no_repetition(const std::vector<GivenOption>& given, const SpecByName& specs) {
+void require_no_repetition(const std::vector<GivenOption>& given, const FieldByName& specs) {
   GivenNames seen;
   for (const GivenOption& option : given) {
     if (!seen.insert(option.name).second && !specs.at(option.name).repeats) {
@@ -170,7 +170,7 @@ void require_no_repetition(const std::vector<GivenOption>& given, const SpecByNa
   }
 }
 
-void apply(const std::vector<GivenOption>& given, const SpecByName& specs) {
+void apply(const std::vector<GivenOption>& given, const FieldByName& specs) {
   for (const GivenOption& option : given) {
     try {
       specs.at(option.name).set(option.value);
@@ -182,9 +182,9 @@ void apply(const std::vector<GivenOption>& given, const SpecByName& specs) {
 
 void require_required(const CommandTable& table, const GivenNames& given) {
   std::vector<std::string> missing;
-  for (const OptionGroup& group : table.groups) {
-    for (const OptionSpec& option : group.options) {
-      if (option.required && !given.contains(option.name)) {
+  for (const FieldGroup& group : table.groups) {
+    for (const Field& option : group.fields) {
+      if (option.is_required && !given.contains(option.name)) {
         missing.push_back(fmt::format("--{}", option.name));
       }
     }
@@ -197,7 +197,7 @@ void require_required(const CommandTable& table, const GivenNames& given) {
 
 // Sets the options that `table` was made for; returns the names of those that were given.
 GivenNames read_options(const CommandTable& table, const std::vector<std::string>& words) {
-  const SpecByName specs = by_name(table.groups);
+  const FieldByName specs = by_name(table.groups);
   std::vector<GivenOption> from_command_line;
   for (const po::option& parsed : split_words(words, table)) {
     from_command_line.push_back(to_given(parsed, table.command, specs));

@@ -50,11 +50,19 @@ def test_results_on_stdout_progress_on_stderr(finished_run):
     assert "grad" not in finished.stdout.lower(), "the course of the training is no result"
 
 
+# What the stored configuration holds beside the settings themselves.
+FACTS = {"model_fingerprint", "train_pairs", "train_tokens_hash", "test_pairs", "test_tokens_hash", "world_size",
+         "template_date_given"}
+
+
 def test_start_up_table_shows_every_effective_setting(finished_run):
-    _, finished = finished_run
-    for pattern in ("layer", "beta", r"\b0\.1\b", "2 warm-?up", "micro-?batch", "fp32", "0.05", "threads",
+    job, finished = finished_run
+    for pattern in ("layer", "beta", r"\b0\.1\b", r"warmup-steps +2\b", r"micro-batch +4\b", "fp32", "0.05", "threads",
                     "helpful, honest and concise"):
         assert re.search(pattern, finished.stderr, re.IGNORECASE), f"no {pattern!r} in\n{finished.stderr}"
+    settings = json.loads(run_files.read(job.out).attributes["config"]).keys() - FACTS
+    shown = set(re.findall(r"^  ([a-z-]+)  ", finished.stderr, re.MULTILINE))
+    assert len(settings) == 38 and {name.replace("_", "-") for name in settings} <= shown
 
 
 def test_run_file_schema(finished_run):

@@ -10,8 +10,8 @@
 #include <limits>
 
 #include "collectives/foundation/errors.hpp"
+#include "experiments/settings/version.hpp"
 #include "launcher/options/suggest.hpp"
-#include "launcher/options/version.hpp"
 #include "tests/support/errors.hpp"
 
 namespace bipo {
@@ -72,12 +72,12 @@ TEST(TrainOptions, RequiredOnesAloneLeaveThePapersDefaults) {
   EXPECT_EQ(options.batch_size, 4);
   EXPECT_FALSE(options.micro_batch);
   EXPECT_EQ(options.lr, 5e-4);
-  EXPECT_EQ(options.lr_unit, "absolute");
+  EXPECT_EQ(options.lr_unit, LrUnit::kAbsolute);
   EXPECT_EQ(options.beta, 0.1);
   EXPECT_EQ(options.weight_decay, 0);
   EXPECT_EQ(options.max_grad_norm, 1);
   EXPECT_EQ(options.warmup_steps, 100);
-  EXPECT_EQ(options.sign, "batch");
+  EXPECT_EQ(options.sign, SignRule::kBatch);
   EXPECT_TRUE(options.shuffle);
   EXPECT_EQ(options.seed, 11U);
   EXPECT_EQ(options.multipliers, (std::vector<double>{-1, 0, 1}));
@@ -154,19 +154,19 @@ TEST(TrainOptions, EveryOptionReachesItsField) {
   EXPECT_EQ(options.batch_size, 8);
   EXPECT_EQ(options.micro_batch, 3);
   EXPECT_EQ(options.lr, 0.01);
-  EXPECT_EQ(options.lr_unit, "residual");
+  EXPECT_EQ(options.lr_unit, LrUnit::kResidual);
   EXPECT_EQ(options.beta, 0.2);
   EXPECT_EQ(options.weight_decay, 0.05);
   EXPECT_EQ(options.max_grad_norm, 0);
   EXPECT_EQ(options.warmup_steps, 9);
-  EXPECT_EQ(options.sign, "pair");
+  EXPECT_EQ(options.sign, SignRule::kPair);
   EXPECT_FALSE(options.shuffle);
   EXPECT_EQ(options.seed, std::numeric_limits<std::uint64_t>::max());
   EXPECT_EQ(options.multipliers, (std::vector<double>{2, -0.5}));
   EXPECT_EQ(options.eval_every, 0);
   EXPECT_EQ(options.save_every, 1.5);
-  EXPECT_EQ(options.dtype, "bf16");
-  EXPECT_EQ(options.device, "cuda");
+  EXPECT_EQ(options.dtype, Dtype::kBf16);
+  EXPECT_EQ(options.device, DeviceKind::kCuda);
   EXPECT_EQ(options.tp, 4);
   EXPECT_EQ(options.dp, 6);
   EXPECT_EQ(options.threads, 5);
@@ -187,10 +187,10 @@ TEST(TrainOptions, AutoMeansNothingFixed) {
 }
 
 TEST(TrainOptions, CachesOfActivationsHaveATypeAndADirectory) {
-  EXPECT_EQ(parsed({}).cache_dtype, "auto");
+  EXPECT_EQ(parsed({}).cache_dtype, Dtype::kAuto);
   EXPECT_TRUE(parsed({}).cache_dir.empty());
   const TrainOptions options = parsed({"--cache-dtype", "bf16", "--cache-dir", "kept"});
-  EXPECT_EQ(options.cache_dtype, "bf16");
+  EXPECT_EQ(options.cache_dtype, Dtype::kBf16);
   EXPECT_EQ(options.cache_dir, "kept");
   expect_parts(train_error({"--cache-dtype", "fp16"}), {"cache-dtype", "auto, fp32, bf16"});
 }
@@ -431,7 +431,7 @@ TEST(BenchOptions, TakeAShapeOrAModel) {
   EXPECT_EQ(shape.batch_size, 4);
   EXPECT_EQ(shape.steps, 10);
   EXPECT_EQ(shape.warmup, 2);
-  EXPECT_EQ(shape.dtype, "bf16");
+  EXPECT_EQ(shape.dtype, Dtype::kBf16);
   EXPECT_TRUE(shape.json);
   const auto model = std::get<BenchOptions>(parse_command_line(
       {"bench", "--model", "m", "--train", "t.csv", "--layer", "1", "--pairs", "8", "--no-eos"}));

@@ -1,0 +1,245 @@
+#include "experiments/evaluation_run/evaluation_job.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "collectives/foundation/content_hash.hpp"
+#include "collectives/foundation/errors.hpp"
+#include "datasets/rows/prompt_list.hpp"
+#include "datasets/text/row_collector.hpp"
+#include "experiments/evaluation_run/judge_files.hpp"
+#include "experiments/job/text_options.hpp"
+#include "experiments/settings/fields.hpp"
+#include "experiments/settings/stored_settings.hpp"
+#include "experiments/settings/template_dates.hpp"
+#include "trainer/records/vector_norm.hpp"
+
+namespace bipo {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Tokens of a piece of the reference text: enough context for a perplexity, few enough for a batch
+// of pieces to stay small.
+constexpr std::int64_t kReferenceWindow = 1024;
+
+void add_skipped(EvaluationJob& job, const std::vector<std::string>& skipped) {
+  if (!skipped.empty()) {
+    job.warnings.push_back(
+        fmt::format("left out: {}{}", skipped.front(),
+                    skipped.size() == 1 ? "" : fmt::format("; and {} more", skipped.size() - 1)));
+  }
+}
+
+// An answer's first token is predicted where the prompt ends.
+void warn_of_unsteered(EvaluationJob& job, const ChoiceQuestions& questions) {
+  const auto count = std::count_if(
+      questions.items.begin(), questions.items.end(), [](const TokenizedChoice& item) {
+        return std::all_of(item.tokens.answers.begin(), item.tokens.answers.end(),
+                           [](const std::vector<TokenId>& answer) { return answer.size() == 1; });
+      });
+  if (job.options.positions == Positions::kAnswer && count > 0) {
+    job.warnings.push_back(
+        fmt::format("--choices-{}: all answers of {} of {} questions are one token, which "
+                    "--positions answer does not steer",
+                    choice_kind_name(questions.set.kind), count, questions.items.size()));
+  }
+}
+
+void read_choices(EvaluationJob& job, const TextTools& text) {
+  const EvaluateOptions& options = job.options;
+  using Reader = ChoiceSet (*)(const std::filesystem::path&, BadRows);
+  const auto read = [&](const std::filesystem::path& path, Reader reader) {
+    if (path.empty()) {
+      return;
+    }
+    ChoiceQuestions questions{reader(path, text.options.bad_rows), {}};
+    TokenizedChoices tokens = tokenize_choices(questions.set, text);
+    add_skipped(job, questions.set.skipped);
+    add_skipped(job, tokens.skipped);
+    if (tokens.fewer_shots > 0) {
+      job.warnings.push_back(
+          fmt::format("--mmlu: {} questions have fewer than five examples: no "
+                      "more fit into --max-length",
+                      tokens.fewer_shots));
+    }
+    questions.items = std::move(tokens.items);
+    warn_of_unsteered(job, questions);
+    job.choices.push_back(std::move(questions));
+  };
+  read(options.choices_ab, read_ab_items);
+  read(options.choices_mc, read_mc_items);
+  read(options.mmlu, read_mmlu_items);
+}
+
+void read_reference_text_of(EvaluationJob& job, const TextTools& text) {
+  TokenizeOptions windowed = text.options;
+  windowed.max_length = job.reference_window;
+  ReferencePieces pieces = tokenize_reference_text(
+      read_reference_text(job.options.reference_text),
+      {text.chat_template, text.tokenizer, text.special, windowed, text.vocabulary});
+  add_skipped(job, pieces.skipped);
+  job.reference_text = std::move(pieces.pieces);
+}
+
+void read_neutral_prompts(EvaluationJob& job, const TextTools& text) {
+  PromptFile file = read_prompts(job.options.neutral_prompts, text.options.bad_rows);
+  RowCollector prompts(text.options.bad_rows, job.neutral_prompts, file.skipped);
+  for (const Prompt& prompt : file.prompts) {
+    prompts.add([&] {
+      try {
+        return PromptTokens{tokenize_prompt(prompt.messages, text), prompt.where};
+      } catch (const UserError& error) {
+        throw UserError(fmt::format("{}: {}", prompt.where, error.what()));
+      }
+    });
+  }
+  if (job.neutral_prompts.empty()) {
+    throw UserError(fmt::format("--neutral-prompts: every prompt was left out; the first: {}",
+                                file.skipped.front()));
+  }
+  add_skipped(job, file.skipped);
+}
+
+void read_data(EvaluationJob& job) {
+  const EvaluateOptions& options = job.options;
+  const ModelConfig& config = job.model.files.config;
+  const TokenizeOptions tokenize = tokenize_options(options, config.context);
+  const PairTokenizer tokenizer(job.model.files.read_text(), template_settings(options),
+                                config.vocabulary, tokenize);
+  job.chat_template = tokenizer.template_name();
+  job.max_length = tokenize.max_length;
+  job.reference_window = std::min(tokenize.max_length, kReferenceWindow);
+  const auto warn = [&](const std::vector<std::string>& warnings) {
+    job.warnings.insert(job.warnings.end(), warnings.begin(), warnings.end());
+  };
+  warn(tokenizer.warnings());
+  const TextTools text = tokenizer.text();
+  if (!options.test.empty()) {
+    TokenizedFile file = tokenizer.read(options.test);
+    warn(file.warnings);
+    job.pairs = std::move(file.pairs);
+  }
+  read_choices(job, text);
+  if (!options.reference_text.empty()) {
+    read_reference_text_of(job, text);
+  }
+  if (!options.neutral_prompts.empty()) {
+    read_neutral_prompts(job, text);
+  }
+  if (!options.generations.empty()) {
+    job.generations = read_generations(options.generations);
+    job.generation_tokens = tokenize_generations(job.generations, text);
+    add_skipped(job, job.generation_tokens.skipped);
+  }
+  if (!options.judge_import.empty()) {
+    JudgeScores scores = read_judge_scores(options, job.generations);
+    warn(judge_warnings(scores));
+    job.judge_scores = std::move(scores.scores);
+  }
+  job.judge_requests = judge_requests(options, job.generations);
+}
+
+void add_tokens(ContentHash& hash, const std::vector<TokenId>& tokens) {
+  hash.add(std::uint64_t{tokens.size()});
+  hash.add_bytes(tokens.data(), tokens.size() * sizeof(TokenId));
+}
+
+void add_continuations(ContentHash& hash, const Continuations& item) {
+  add_tokens(hash, item.prompt);
+  for (const std::vector<TokenId>& answer : item.answers) {
+    add_tokens(hash, answer);
+  }
+}
+
+Json caa_json(const EvaluationJob& job) {
+  if (!job.caa) {
+    return nullptr;
+  }
+  return {{"file", absolute_text(job.options.caa)},
+          {"layer", job.caa->layer},
+          {"norm_before_scaling", vector_norm(job.caa->value)},
+          {"model", job.caa->model}};
+}
+
+std::string evaluation_config(const EvaluationJob& job) {
+  EvaluateOptions described = job.options;
+  resolve(job.model.computation, described);
+  described.chat_template = job.chat_template;
+  described.max_length = job.max_length;
+  Json json = stored_settings(evaluate_fields(described));
+  json["model_fingerprint"] = fmt::format("{:016x}", job.model.files.fingerprint);
+  json["vectors"] = vectors_json(job.vectors);
+  json["transfer"] = !transfer_warnings(job.vectors, job.model.files).empty();
+  json["caa"] = caa_json(job);
+  json["control_norm"] = job.plan.directions.front().norm;
+  json["test_pairs"] = job.pairs.size();
+  json["test_tokens_hash"] = fmt::format("{:016x}", tokens_hash(job.pairs));
+  json["reference_window"] = job.reference_window;
+  json["judge_seed"] = job.options.seed;
+  json["world_size"] = job.model.computation.topology.world();
+  store_template_date(job.options.template_date, json);
+  return settings_text(json);
+}
+
+// Equal on ranks that are about to evaluate the same.
+std::uint64_t agreement(const EvaluationJob& job) {
+  ContentHash hash;
+  hash.add(job.model.files.fingerprint);
+  hash.add(fmt::format("{} {} {}", job.options.batch_size, name_of(job.options.positions),
+                       name_of(job.model.computation.dtype)));
+  for (const PlacedVector& vector : job.plan.vectors) {
+    hash.add(static_cast<std::uint64_t>(vector.layer));
+    hash.add_bytes(vector.value.data(), vector.value.size() * sizeof(float));
+  }
+  for (const std::vector<double>& setting : job.plan.coefficients) {
+    hash.add_bytes(setting.data(), setting.size() * sizeof(double));
+  }
+  hash.add(tokens_hash(job.pairs));
+  for (const ChoiceQuestions& questions : job.choices) {
+    for (const TokenizedChoice& item : questions.items) {
+      add_continuations(hash, item.tokens);
+    }
+  }
+  for (const auto* items : {&job.reference_text, &job.generation_tokens.items}) {
+    for (const Continuations& item : *items) {
+      add_continuations(hash, item);
+    }
+  }
+  for (const PromptTokens& prompt : job.neutral_prompts) {
+    add_tokens(hash, prompt.ids);
+  }
+  return hash.value();
+}
+
+}  // namespace
+
+EvaluationJob prepare_evaluation(const EvaluateOptions& options, const std::string& now,
+                                 const Session& session) {
+  EvaluationJob job;
+  job.options = options;
+  job.options.template_date = choose_template_date(options.template_date, std::nullopt, now);
+  job.created_utc = now;
+  if (session.rank() == 0) {
+    check_evaluation_places(options);
+  }
+  job.model = open_whole_model(options.model, options.adapter, options, session);
+  job.vectors = read_vectors(options.vectors, job.model.files.config);
+  if (!options.caa.empty()) {
+    job.caa = read_stored_vector(options.caa);
+  }
+  job.plan = plan_steering(job.vectors, job.caa, options);
+  job.warnings = job.model.files.weights->warnings();
+  for (const std::string& warning : transfer_warnings(job.vectors, job.model.files)) {
+    job.warnings.push_back(warning);
+  }
+  read_data(job);
+  job.config = evaluation_config(job);
+  job.agreement = agreement(job);
+  return job;
+}
+
+}  // namespace bipo

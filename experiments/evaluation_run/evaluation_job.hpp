@@ -1,0 +1,59 @@
+// Everything that `evaluate` reads and decides before the model is loaded.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "collectives/session.hpp"
+#include "datasets/rows/choice_items.hpp"
+#include "datasets/tokens/choice_tokens.hpp"
+#include "datasets/tokens/pair_tokenizer.hpp"
+#include "datasets/tokens/reference_text.hpp"
+#include "experiments/evaluation/generations_file.hpp"
+#include "experiments/evaluation/judge.hpp"
+#include "experiments/evaluation_run/steering_plan.hpp"
+#include "experiments/job/vectors_in_use.hpp"
+#include "experiments/job/whole_model.hpp"
+#include "experiments/settings/settings.hpp"
+#include "trainer/passes/prompt_divergence.hpp"
+
+namespace bipo {
+
+struct ChoiceQuestions {
+  ChoiceSet set;
+  std::vector<TokenizedChoice> items;
+};
+
+struct EvaluationJob {
+  EvaluateOptions options;  // with the date of chat templates chosen
+  std::string created_utc;
+  WholeModel model;
+  std::vector<VectorInUse> vectors;
+  std::optional<StoredVector> caa;
+  SteeringPlan plan;
+  std::string chat_template;          // name of the format
+  std::int64_t max_length = 0;        // tokens, effective
+  std::int64_t reference_window = 0;  // tokens of a piece of the reference text at most
+
+  // Empty where not asked for.
+  std::vector<TokenPair> pairs;
+  std::vector<ChoiceQuestions> choices;
+  std::vector<Continuations> reference_text;
+  std::vector<PromptTokens> neutral_prompts;
+  std::vector<Generation> generations;
+  GenerationTokens generation_tokens;
+  std::vector<JudgeScore> judge_scores;
+  std::vector<std::string> judge_requests;  // lines of --judge-export
+
+  std::string config;  // JSON object: what the evaluation file holds of the settings
+  std::vector<std::string> warnings;
+  std::uint64_t agreement = 0;  // equal on ranks that are about to evaluate the same
+};
+
+// Throws UserError.  Local, but for the place of --out, which the first rank alone looks at.
+EvaluationJob prepare_evaluation(const EvaluateOptions& options, const std::string& now,
+                                 const Session& session);
+
+}  // namespace bipo

@@ -1,0 +1,213 @@
+#include "experiments/evaluation_run/evaluation_measures.hpp"
+
+#include <map>
+#include <string>
+#include <utility>
+
+#include "experiments/evaluation/choice_scores.hpp"
+#include "experiments/evaluation/evaluation_tables.hpp"
+#include "trainer/passes/continuation_scores.hpp"
+
+namespace bipo {
+namespace {
+
+class Measurement {
+ public:
+  Measurement(const EvaluationJob& job, const Decoder& decoder, const Ranks& ranks,
+              ProgressDisplay& display)
+      : job_(job),
+        decoder_(decoder),
+        ranks_(ranks),
+        display_(display),
+        vectors_(job.plan.vectors, decoder),
+        of_directions_(job.plan.coefficients.begin(),
+                       job.plan.coefficients.begin() +
+                           static_cast<std::ptrdiff_t>(job.plan.direction_settings)) {}
+
+  Evaluation run() {
+    measure_pairs();
+    for (const ChoiceQuestions& questions : job_.choices) {
+      measure_choices(questions);
+    }
+    measure_reference_text();
+    measure_generations();
+    measure_neutral_prompts();
+    if (is_root()) {
+      evaluation_.judge_scores = job_.judge_scores;
+      evaluation_.judge = summarize_judge(job_.judge_scores, seed());
+    }
+    return std::move(evaluation_);
+  }
+
+ private:
+  // Only the root fills tables: every rank has all scores, and intervals take a while.
+  bool is_root() const { return ranks_.world->rank() == 0; }
+  std::uint64_t seed() const { return job_.options.seed; }
+  MarginSettings margin_settings() const { return {job_.options.beta, seed()}; }
+
+  Progress progress(const std::string& what) const {
+    return
+        [this, what](std::int64_t done, std::int64_t total) { display_.phase(what, done, total); };
+  }
+
+  ContinuationScores score(const std::vector<Continuations>& items,
+                           const std::vector<std::vector<double>>& coefficients,
+                           const std::string& what) const {
+    return score_continuations(decoder_, items, job_.options.batch_size, vectors_,
+                               {coefficients, steered_positions(job_.options.positions)}, ranks_,
+                               progress(what));
+  }
+
+  // Calls `add` with every direction, multiplier and index of the setting.
+  template <typename Add>
+  void for_each_point(const Add& add) const {
+    for (const Direction& direction : job_.plan.directions) {
+      for (std::size_t m = 0; m < direction.settings.size(); ++m) {
+        add(direction.name, job_.options.multipliers[m], direction.settings[m]);
+      }
+    }
+  }
+
+  void measure_pairs() {
+    if (job_.pairs.empty()) {
+      return;
+    }
+    std::vector<Continuations> items;
+    for (const TokenPair& pair : job_.pairs) {
+      items.push_back({pair.prompt, {pair.chosen, pair.rejected}, pair.where});
+    }
+    const ContinuationScores scores = score(items, job_.plan.coefficients, "held-out pairs, group");
+    if (!is_root()) {
+      return;
+    }
+    std::vector<std::vector<PairLogProbs>> pairs(scores.size());
+    for (std::size_t s = 0; s < scores.size(); ++s) {
+      for (const auto& answers : scores[s]) {
+        pairs[s].push_back(
+            {answers[0].log_prob, answers[1].log_prob, answers[0].tokens, answers[1].tokens});
+      }
+    }
+    for (const Direction& direction : job_.plan.directions) {
+      DirectionScores of_direction{direction.name, direction.norm, job_.options.multipliers, {}};
+      for (const std::size_t setting : direction.settings) {
+        of_direction.pairs.push_back(pairs[setting]);
+      }
+      add_direction(evaluation_, of_direction, pairs.front(), margin_settings());
+    }
+    for (const GridPoint& point : job_.plan.grid) {
+      evaluation_.grid.push_back(grid_row(point.multiplier_1, point.multiplier_2,
+                                          pairs[point.setting], pairs.front(), margin_settings()));
+    }
+  }
+
+  void measure_choices(const ChoiceQuestions& questions) {
+    std::vector<Continuations> items;
+    for (const TokenizedChoice& item : questions.items) {
+      items.push_back(item.tokens);
+    }
+    const std::string kind(choice_kind_name(questions.set.kind));
+    const ContinuationScores scores = score(items, of_directions_, kind + " questions, group");
+    if (!is_root()) {
+      return;
+    }
+    for_each_point([&](const std::string& direction, double multiplier, std::size_t setting) {
+      std::vector<ChoiceScore> of_items;
+      std::vector<std::string> subjects;
+      for (std::size_t i = 0; i < items.size(); ++i) {
+        const ChoiceItem& item = questions.set.items[questions.items[i].item];
+        std::vector<double> log_probs;
+        for (const AnswerScore& answer : scores[setting][i]) {
+          log_probs.push_back(answer.log_prob);
+        }
+        of_items.push_back(score_choices(item, log_probs));
+        subjects.push_back(item.subject);
+      }
+      const ChoiceSummary summary = summarize_choices(of_items, subjects, seed());
+      evaluation_.choices.push_back({questions.set.name, kind, direction, multiplier, summary.items,
+                                     summary.accuracy, summary.probability,
+                                     summary.macro_accuracy});
+    });
+  }
+
+  void measure_reference_text() {
+    if (job_.reference_text.empty()) {
+      return;
+    }
+    const ContinuationScores scores =
+        score(job_.reference_text, of_directions_, "reference text, group");
+    if (!is_root()) {
+      return;
+    }
+    for_each_point([&](const std::string& direction, double multiplier, std::size_t setting) {
+      std::vector<TokenSum> pieces;
+      for (const auto& answers : scores[setting]) {
+        pieces.push_back({answers.front().log_prob, answers.front().tokens});
+      }
+      evaluation_.costs.push_back(
+          perplexity_row({"perplexity_reference_text", direction, multiplier}, pieces, seed()));
+    });
+  }
+
+  // Under the model without vectors, whatever multiplier they were made at.
+  void measure_generations() {
+    if (job_.generations.empty()) {
+      return;
+    }
+    const std::vector<std::vector<double>> unsteered = {job_.plan.coefficients.front()};
+    const ContinuationScores scores =
+        score(job_.generation_tokens.items, unsteered, "generations, group");
+    if (!is_root()) {
+      return;
+    }
+    std::map<double, std::vector<TokenSum>> texts;
+    for (std::size_t i = 0; i < job_.generation_tokens.items.size(); ++i) {
+      const Generation& generation = job_.generations[job_.generation_tokens.rows[i]];
+      const AnswerScore& text = scores.front()[i].front();
+      texts[generation.multiplier].push_back({text.log_prob, text.tokens});
+    }
+    for (const auto& [multiplier, sums] : texts) {
+      evaluation_.costs.push_back(
+          perplexity_row({"perplexity_of_generations", "vector", multiplier}, sums, seed()));
+    }
+    for (CostRow& row : text_rows(job_.generations, seed())) {
+      evaluation_.costs.push_back(std::move(row));
+    }
+  }
+
+  void measure_neutral_prompts() {
+    if (job_.neutral_prompts.empty()) {
+      return;
+    }
+    const auto divergences =
+        prompt_divergences(decoder_, job_.neutral_prompts, job_.options.batch_size, vectors_,
+                           of_directions_, ranks_, progress("neutral prompts, group"));
+    if (!is_root()) {
+      return;
+    }
+    for_each_point([&](const std::string& direction, double multiplier, std::size_t setting) {
+      std::vector<TokenSum> prompts;
+      for (const PromptDivergence& prompt : divergences[setting]) {
+        prompts.push_back({prompt.sum, prompt.positions});
+      }
+      evaluation_.costs.push_back(
+          mean_per_token_row({"kl_neutral", direction, multiplier}, prompts, seed()));
+    });
+  }
+
+  const EvaluationJob& job_;
+  const Decoder& decoder_;
+  const Ranks& ranks_;
+  ProgressDisplay& display_;
+  SteeringVectors vectors_;
+  std::vector<std::vector<double>> of_directions_;  // settings without those of the grid
+  Evaluation evaluation_;
+};
+
+}  // namespace
+
+Evaluation measure(const EvaluationJob& job, const Decoder& decoder, const Ranks& ranks,
+                   ProgressDisplay& display) {
+  return Measurement(job, decoder, ranks, display).run();
+}
+
+}  // namespace bipo

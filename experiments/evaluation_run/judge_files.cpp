@@ -1,0 +1,104 @@
+#include "experiments/evaluation_run/judge_files.hpp"
+
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <span>
+
+#include "datasets/rows/preference_pairs.hpp"
+#include "experiments/evaluation/evaluation_file.hpp"
+#include "experiments/files/atomic_file.hpp"
+#include "experiments/job/new_file.hpp"
+
+namespace bipo {
+namespace {
+
+std::vector<std::filesystem::path> inputs_of(const EvaluateOptions& options) {
+  std::vector<std::filesystem::path> inputs = {
+      options.model,      options.adapter,     options.test,           options.choices_ab,
+      options.choices_mc, options.mmlu,        options.reference_text, options.neutral_prompts,
+      options.caa,        options.generations, options.rubric,         options.judge_import};
+  for (const VectorChoice& vector : options.vectors) {
+    inputs.push_back(vector.file);
+  }
+  return inputs;
+}
+
+JudgeExamples read_examples(const EvaluateOptions& options) {
+  const BadRows bad_rows = options.skip_bad ? BadRows::kSkip : BadRows::kRefuse;
+  JudgeExamples examples;
+  if (!options.test.empty()) {
+    examples.merge(judge_examples(read_preference_pairs(options.test, bad_rows).pairs));
+  }
+  if (!options.choices_ab.empty()) {
+    examples.merge(judge_examples(read_ab_items(options.choices_ab, bad_rows)));
+  }
+  return examples;
+}
+
+void add_warning(std::vector<std::string>& warnings, const std::vector<std::string>& lines,
+                 const char* what) {
+  if (!lines.empty()) {
+    warnings.push_back(
+        fmt::format("--judge-import: {} {}; the first: {}", lines.size(), what, lines.front()));
+  }
+}
+
+}  // namespace
+
+std::vector<std::string> judge_requests(const EvaluateOptions& options,
+                                        const std::vector<Generation>& generations) {
+  if (options.judge_export.empty()) {
+    return {};
+  }
+  const JudgeRubric rubric = read_judge_rubric(options.rubric);
+  const JudgeExamples examples = rubric.uses_examples ? read_examples(options) : JudgeExamples{};
+  return judge_export(generations, rubric, options.behaviour, options.judge_model, examples);
+}
+
+void write_judge_requests(const EvaluateOptions& options, const std::vector<std::string>& lines) {
+  if (options.judge_export.empty()) {
+    return;
+  }
+  std::string text;
+  for (const std::string& line : lines) {
+    text += line;
+    text += '\n';
+  }
+  replace_file(options.judge_export, std::as_bytes(std::span(text)));
+  fmt::print("{} requests: {}\n", lines.size(), options.judge_export.string());
+}
+
+JudgeScores read_judge_scores(const EvaluateOptions& options,
+                              const std::vector<Generation>& generations) {
+  const std::vector<std::string> expected = options.behaviour.empty() || generations.empty()
+                                                ? std::vector<std::string>{}
+                                                : judge_ids(generations, options.behaviour);
+  return judge_import(options.judge_import, expected);
+}
+
+std::vector<std::string> judge_warnings(const JudgeScores& scores) {
+  std::vector<std::string> warnings;
+  add_warning(warnings, scores.errors, "answers have no score");
+  add_warning(warnings, scores.duplicates, "lines repeat an id and are left out");
+  add_warning(warnings, scores.unexpected, "lines belong to no request and are left out");
+  add_warning(warnings, scores.missing, "requests have no line");
+  return warnings;
+}
+
+void check_evaluation_places(const EvaluateOptions& options) {
+  std::vector<std::filesystem::path> inputs = inputs_of(options);
+  if (!options.model.empty()) {
+    check_new_file("--out", options.out, options.overwrite, inputs);
+  } else if (!options.out.empty()) {
+    check_evaluation_file(options.out);
+    check_replaceable(options.out);
+    check_not_input("--out", options.out, inputs);
+  }
+  if (!options.judge_export.empty()) {
+    inputs.push_back(options.out);
+    check_new_file("--judge-export", options.judge_export, options.overwrite, inputs);
+  }
+}
+
+}  // namespace bipo

@@ -1,0 +1,179 @@
+#include "experiments/evaluation_run/steering_plan.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <numbers>
+#include <tuple>
+#include <utility>
+
+#include "collectives/foundation/errors.hpp"
+#include "datasets/batches/philox.hpp"
+#include "trainer/records/vector_norm.hpp"
+
+namespace bipo {
+namespace {
+
+// What multiplier 1 adds at each layer, [D].
+std::map<std::int64_t, std::vector<double>> sums_of_layers(
+    const std::vector<VectorInUse>& vectors) {
+  std::map<std::int64_t, std::vector<double>> sums;
+  for (const VectorInUse& vector : vectors) {
+    std::vector<double>& sum = sums[vector.stored.layer];
+    sum.resize(vector.stored.value.size(), 0.0);
+    for (std::size_t i = 0; i < sum.size(); ++i) {
+      sum[i] += vector.choice.weight * vector.stored.value[i];
+    }
+  }
+  return sums;
+}
+
+// Normal numbers i and i + 1 for even i (Box and Muller, 1958).
+std::pair<double, double> normal_pair(std::size_t i, std::int64_t layer, std::uint64_t seed) {
+  constexpr std::uint32_t kRandomDirection = 0x72646972;  // keeps clear of the seed's other uses
+  const auto bits = philox4x32(
+      {static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(layer), kRandomDirection, 0},
+      {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
+  const auto uniform = [](std::uint32_t number) { return (number + 0.5) * 0x1p-32; };
+  const double radius = std::sqrt(-2 * std::log(uniform(bits[0])));
+  const double angle = 2 * std::numbers::pi * uniform(bits[1]);
+  return {radius * std::cos(angle), radius * std::sin(angle)};
+}
+
+// Collects settings, each once.
+class SettingList {
+ public:
+  explicit SettingList(std::vector<std::vector<double>>& settings) : settings_(settings) {}
+
+  std::size_t index_of(const std::vector<double>& coefficients) {
+    const auto found = std::find(settings_.begin(), settings_.end(), coefficients);
+    if (found != settings_.end()) {
+      return static_cast<std::size_t>(found - settings_.begin());
+    }
+    settings_.push_back(coefficients);
+    return settings_.size() - 1;
+  }
+
+ private:
+  std::vector<std::vector<double>>& settings_;
+};
+
+// The control scaled to `norm`.
+PlacedVector scaled_caa(const StoredVector& caa, const EvaluateOptions& options, double norm,
+                        std::int64_t layer, std::size_t hidden) {
+  const std::string file = options.caa.string();
+  if (caa.value.size() != hidden) {
+    throw UserError(fmt::format("--caa {}: it has {} numbers, but the vectors have {}", file,
+                                caa.value.size(), hidden));
+  }
+  if (caa.layer != layer) {
+    throw UserError(
+        fmt::format("--caa {}: it belongs to layer {}, but the vectors to layer {}; a control must "
+                    "act at the same layer",
+                    file, caa.layer, layer));
+  }
+  const double own = vector_norm(caa.value);
+  if (own == 0) {
+    throw UserError(fmt::format("--caa {}: it is zero and has no direction", file));
+  }
+  PlacedVector placed{layer, {}};
+  for (const float value : caa.value) {
+    placed.value.push_back(static_cast<float>(value * (norm / own)));
+  }
+  return placed;
+}
+
+}  // namespace
+
+std::vector<float> random_direction(std::size_t hidden, double norm, std::int64_t layer,
+                                    std::uint64_t seed) {
+  std::vector<double> values(hidden + hidden % 2);
+  for (std::size_t i = 0; i < values.size(); i += 2) {
+    std::tie(values[i], values[i + 1]) = normal_pair(i, layer, seed);
+  }
+  values.resize(hidden);
+  const double own = vector_norm(values);
+  std::vector<float> direction;
+  for (const double value : values) {
+    direction.push_back(static_cast<float>(value * (norm / own)));
+  }
+  return direction;
+}
+
+SteeringPlan plan_steering(const std::vector<VectorInUse>& vectors,
+                           const std::optional<StoredVector>& caa, const EvaluateOptions& options) {
+  const auto sums = sums_of_layers(vectors);
+  std::vector<double> norms;
+  for (const auto& [layer, sum] : sums) {
+    norms.push_back(vector_norm(sum));
+  }
+  const double norm = vector_norm(norms);
+  if (!(norm > 0) || !std::isfinite(norm)) {
+    throw UserError(fmt::format(
+        "the vectors with their weights add up to a norm of {}: there is nothing to evaluate",
+        norm));
+  }
+  const std::size_t hidden = sums.begin()->second.size();
+  if (caa && sums.size() > 1) {
+    throw UserError(
+        "--caa needs vectors of one layer: a mean difference belongs to one, and these steer "
+        "several; leave --caa out (the random control has a direction in each layer)");
+  }
+
+  SteeringPlan plan;
+  plan.vectors = placed(vectors);
+  std::vector<std::pair<std::string, std::vector<double>>> directions(1);  // at multiplier 1
+  directions[0].first = "vector";
+  for (const VectorInUse& vector : vectors) {
+    directions[0].second.push_back(vector.choice.weight);
+  }
+  const auto add_control = [&](const std::string& name, const std::vector<PlacedVector>& control) {
+    std::vector<double> coefficients(plan.vectors.size(), 0.0);
+    coefficients.resize(plan.vectors.size() + control.size(), 1.0);
+    directions.emplace_back(name, coefficients);
+    plan.vectors.insert(plan.vectors.end(), control.begin(), control.end());
+  };
+  if (caa) {
+    add_control("caa", {scaled_caa(*caa, options, norm, sums.begin()->first, hidden)});
+  }
+  if (options.random_control) {
+    std::vector<PlacedVector> control;
+    for (const auto& [layer, sum] : sums) {
+      control.push_back({layer, random_direction(hidden, vector_norm(sum), layer, options.seed)});
+    }
+    add_control("random", control);
+  }
+
+  SettingList settings(plan.coefficients);
+  const auto setting_of = [&](std::vector<double> coefficients) {
+    coefficients.resize(plan.vectors.size(), 0.0);
+    for (double& coefficient : coefficients) {
+      coefficient += 0.0;  // -0 is 0
+    }
+    return settings.index_of(coefficients);
+  };
+  setting_of({});
+  for (const auto& [name, at_one] : directions) {
+    Direction& direction = plan.directions.emplace_back(Direction{name, norm, {}});
+    for (const double multiplier : options.multipliers) {
+      std::vector<double> coefficients = at_one;
+      for (double& coefficient : coefficients) {
+        coefficient *= multiplier;
+      }
+      direction.settings.push_back(setting_of(coefficients));
+    }
+  }
+  plan.direction_settings = plan.coefficients.size();
+  for (const double first : options.grid) {
+    for (const double second : options.grid) {
+      plan.grid.push_back(
+          {first, second,
+           setting_of({first * vectors[0].choice.weight, second * vectors[1].choice.weight})});
+    }
+  }
+  return plan;
+}
+
+}  // namespace bipo

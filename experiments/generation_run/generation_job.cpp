@@ -1,0 +1,154 @@
+#include "experiments/generation_run/generation_job.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "collectives/foundation/content_hash.hpp"
+#include "collectives/foundation/errors.hpp"
+#include "datasets/tokens/stop_tokens.hpp"
+#include "experiments/job/new_file.hpp"
+#include "experiments/job/text_options.hpp"
+#include "experiments/progress/gib_text.hpp"
+#include "experiments/settings/field.hpp"
+#include "experiments/settings/template_dates.hpp"
+
+namespace bipo {
+namespace {
+
+// Answers that grow together where --batch-size leaves it open: enough for efficient products, few
+// enough for their keys and values not to crowd out the weights.
+constexpr std::int64_t kAnswersAtOnce = 64;
+
+GenerationSettings generation_settings(const GenerationJob& job) {
+  const GenerateOptions& options = job.options;
+  GenerationSettings settings;
+  for (const double multiplier : options.multipliers) {
+    std::vector<double>& row = settings.multipliers.emplace_back();
+    for (const VectorInUse& vector : job.vectors) {
+      row.push_back(multiplier * vector.choice.weight);
+    }
+  }
+  settings.positions = steered_positions(options.positions);
+  settings.max_new_tokens = std::min(options.max_new_tokens, job.model.files.config.context);
+  if (!options.ignore_eos) {
+    settings.stop_tokens = stop_tokens(job.text->text());
+  }
+  settings.sampling = {options.temperature, options.top_k, options.top_p, options.seed};
+  return settings;
+}
+
+void check_out(const GenerateOptions& options) {
+  if (options.out.empty()) {
+    return;
+  }
+  std::vector<std::filesystem::path> inputs = {options.model, options.adapter, options.prompts};
+  for (const VectorChoice& vector : options.vectors) {
+    inputs.push_back(vector.file);
+  }
+  check_new_file("--out", options.out, options.overwrite, inputs);
+}
+
+// The largest that a batch of consecutive prompts can take.
+void check_cache_fits(const GenerationJob& job, const Session& session) {
+  std::int64_t longest = 0;
+  for (const NumberedPrompt& prompt : job.tokens) {
+    longest = std::max(longest, static_cast<std::int64_t>(prompt.tokens.size()));
+  }
+  const std::int64_t prompts = std::min(job.batch, job.prompt_count());
+  const std::uint64_t needed =
+      generation_cache_bytes(job.model.files.config, job.model.computation.topology, prompts,
+                             prompts * longest, job.settings);
+  const std::uint64_t available = memory_beside_weights(job.model, session);
+  if (needed > available) {
+    throw UserError(fmt::format(
+        "keys and values of {} prompts at {} multipliers take up to {} per rank, but {} are free "
+        "beside the weights; lower --batch-size or --max-new-tokens, or raise --tp",
+        prompts, job.settings.multipliers.size(), gib_text(static_cast<double>(needed)),
+        gib_text(static_cast<double>(available))));
+  }
+}
+
+void read_prompts_of(GenerationJob& job) {
+  const GenerateOptions& options = job.options;
+  job.prompts = options.prompts.empty() ? std::vector{prompt_from_text(options.prompt, "--prompt")}
+                                        : read_prompts(options.prompts);
+  const std::int64_t context = job.model.files.config.context;
+  for (const Prompt& prompt : job.prompts) {
+    std::vector<TokenId> tokens;
+    try {
+      tokens = tokenize_prompt(prompt.messages, job.text->text());
+    } catch (const UserError& error) {
+      throw UserError(fmt::format("{}: {}", prompt.where, error.what()));
+    }
+    const auto length = static_cast<std::int64_t>(tokens.size());
+    if (length >= context) {
+      throw UserError(fmt::format(
+          "{}: the prompt has {} tokens, but the model's context of {} must hold it and "
+          "at least one token of the answer; shorten the prompt",
+          prompt.where, length, context));
+    }
+    job.tokens.push_back({static_cast<std::int64_t>(job.tokens.size()), std::move(tokens)});
+  }
+}
+
+std::uint64_t agreement(const GenerationJob& job) {
+  ContentHash hash;
+  hash.add(job.model.files.fingerprint);
+  for (const VectorInUse& vector : job.vectors) {
+    hash.add(fmt::format("{} {}", vector.stored.layer, vector.choice.weight));
+    hash.add_bytes(vector.stored.value.data(), vector.stored.value.size() * sizeof(float));
+  }
+  for (const NumberedPrompt& prompt : job.tokens) {
+    hash.add(std::uint64_t{prompt.tokens.size()});
+    hash.add_bytes(prompt.tokens.data(), prompt.tokens.size() * sizeof(TokenId));
+  }
+  const GenerationSettings& settings = job.settings;
+  hash.add(fmt::format("{} {} {} {} {} {} {} {} {} {} {}", job.batch, settings.max_new_tokens,
+                       name_of(job.model.computation.dtype),
+                       fmt::join(job.options.multipliers, ","), name_of(job.options.positions),
+                       job.options.ignore_eos, job.options.stream, settings.sampling.temperature,
+                       settings.sampling.top_k, settings.sampling.top_p, settings.sampling.seed));
+  return hash.value();
+}
+
+}  // namespace
+
+GenerationJob prepare_generation(const GenerateOptions& given, const std::string& now,
+                                 const Session& session) {
+  GenerationJob job;
+  job.options = given;
+  job.options.template_date = choose_template_date(given.template_date, std::nullopt, now);
+  if (session.rank() == 0) {
+    check_out(given);
+  }
+  job.model = open_whole_model(given.model, given.adapter, given, session);
+  const ModelConfig& config = job.model.files.config;
+  job.vectors = read_vectors(given.vectors, config);
+  TokenizeOptions tokenize = tokenize_options(job.options, config.context);
+  tokenize.max_length = std::numeric_limits<std::int64_t>::max();  // see read_prompts_of()
+  job.text.emplace(job.model.files.read_text(), template_settings(job.options), config.vocabulary,
+                   tokenize);
+  read_prompts_of(job);
+  job.settings = generation_settings(job);
+  job.batch = given.batch_size.value_or(std::max<std::int64_t>(
+      1, kAnswersAtOnce / static_cast<std::int64_t>(given.multipliers.size())));
+  check_cache_fits(job, session);
+  job.warnings = job.model.files.weights->warnings();
+  for (auto& warnings : {job.text->warnings(), transfer_warnings(job.vectors, job.model.files)}) {
+    job.warnings.insert(job.warnings.end(), warnings.begin(), warnings.end());
+  }
+  if (job.batches() < job.model.computation.topology.dp()) {
+    job.warnings.push_back(fmt::format(
+        "{} prompts in batches of {} keep {} of {} replicas busy; lower --batch-size, "
+        "or start fewer ranks",
+        job.prompt_count(), job.batch, job.batches(), job.model.computation.topology.dp()));
+  }
+  job.agreement = agreement(job);
+  return job;
+}
+
+}  // namespace bipo

@@ -1,0 +1,39 @@
+// Everything that `generate` reads and decides before the model is loaded.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "collectives/session.hpp"
+#include "datasets/rows/prompt_list.hpp"
+#include "datasets/tokens/pair_tokenizer.hpp"
+#include "experiments/generation/generation.hpp"
+#include "experiments/job/vectors_in_use.hpp"
+#include "experiments/job/whole_model.hpp"
+#include "experiments/settings/settings.hpp"
+
+namespace bipo {
+
+struct GenerationJob {
+  GenerateOptions options;
+  WholeModel model;
+  std::vector<VectorInUse> vectors;
+  std::vector<Prompt> prompts;
+  std::vector<NumberedPrompt> tokens;
+  GenerationSettings settings;
+  std::int64_t batch = 1;  // prompts
+  std::optional<PairTokenizer> text;
+  std::vector<std::string> warnings;
+  std::uint64_t agreement = 0;  // equal on ranks that are about to generate the same
+
+  std::int64_t prompt_count() const { return static_cast<std::int64_t>(prompts.size()); }
+  std::int64_t batches() const { return (prompt_count() + batch - 1) / batch; }
+};
+
+// Throws UserError.  Local, but for the place of --out, which the root alone looks at.
+GenerationJob prepare_generation(const GenerateOptions& given, const std::string& now,
+                                 const Session& session);
+
+}  // namespace bipo

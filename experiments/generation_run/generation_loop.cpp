@@ -1,0 +1,192 @@
+#include "experiments/generation_run/generation_loop.hpp"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <iostream>
+#include <optional>
+#include <utility>
+
+#include "collectives/number_reduction.hpp"
+#include "experiments/generation_run/generated_rows.hpp"
+#include "experiments/progress/side_by_side.hpp"
+#include "experiments/progress/stop_signals.hpp"
+
+namespace bipo {
+namespace {
+
+std::string title(double multiplier) {
+  return fmt::format("multiplier {:+g}", multiplier);
+}
+
+// Where texts go: a file of rows, or a person.
+class TextSink {
+ public:
+  TextSink(const GenerationJob& job, ProgressDisplay& display) : job_(job), display_(display) {
+    if (!job.options.out.empty()) {
+      file_.emplace(job.options.out);
+    }
+  }
+
+  // The next texts, in order.
+  void add(const std::vector<GeneratedText>& texts) {
+    std::string rows;
+    for (const GeneratedText& text : texts) {
+      const std::size_t settings = job_.options.multipliers.size();
+      const std::size_t prompt = next_ / settings;
+      const std::size_t setting = next_ % settings;
+      const GeneratedRow row{
+          static_cast<std::int64_t>(prompt),
+          job_.prompts[prompt],
+          job_.options.multipliers[setting],
+          job_.settings.multipliers[setting],
+          job_.text->text().tokenizer.decode(text.tokens, SpecialTokenText::kSkipped),
+          text};
+      rows += file_ ? json_row(row) : shown(row, setting == 0);
+      tokens_ += static_cast<std::int64_t>(text.tokens.size());
+      ++next_;
+    }
+    if (file_) {
+      file_->append(rows);
+    } else if (!job_.options.stream) {
+      display_.finish();
+      std::cout << rows << std::flush;
+    }
+  }
+
+  std::int64_t tokens() const { return tokens_; }
+
+ private:
+  std::string shown(const GeneratedRow& row, bool is_first) const {
+    const std::string head =
+        is_first ? fmt::format("=== {}\n", row.prompt.messages.back().content) : "";
+    return fmt::format("{}--- {}\n{}\n", head, title(row.multiplier), row.text);
+  }
+
+  const GenerationJob& job_;
+  ProgressDisplay& display_;
+  std::optional<RowFile> file_;
+  std::size_t next_ = 0;
+  std::int64_t tokens_ = 0;
+};
+
+// Shows texts while they grow; where stdout is no terminal, once they are whole.
+class LiveTexts {
+ public:
+  explicit LiveTexts(const GenerationJob& job) : texts_(job.options.multipliers.size()) {
+    std::vector<std::string> titles;
+    for (const double multiplier : job.options.multipliers) {
+      titles.push_back(title(multiplier));
+      streams_.push_back(job.text->text().tokenizer.decode_stream(SpecialTokenText::kSkipped));
+    }
+    winsize size{};
+    is_terminal_ = isatty(STDOUT_FILENO) == 1 && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0;
+    constexpr std::size_t kPageWidth = 100;
+    display_.emplace(std::cout, titles, is_terminal_ && size.ws_col > 0 ? size.ws_col : kPageWidth,
+                     is_terminal_ ? size.ws_row : 0);
+  }
+
+  void add(std::int64_t setting, TokenId token) {
+    const auto s = static_cast<std::size_t>(setting);
+    texts_[s] += streams_[s].push(token);
+    if (is_terminal_ && std::chrono::steady_clock::now() - last_shown_ > kInterval) {
+      display_->show(texts_);
+      last_shown_ = std::chrono::steady_clock::now();
+    }
+  }
+
+  void finish() {
+    for (std::size_t s = 0; s < texts_.size(); ++s) {
+      texts_[s] += streams_[s].finish();
+    }
+    display_->finish(texts_);
+  }
+
+ private:
+  static constexpr std::chrono::milliseconds kInterval{50};
+
+  std::vector<Tokenizer::DecodeStream> streams_;
+  std::vector<std::string> texts_;
+  std::optional<ColumnDisplay> display_;
+  bool is_terminal_ = false;
+  std::chrono::steady_clock::time_point last_shown_;
+};
+
+std::vector<NumberedPrompt> batch_of(const GenerationJob& job, std::int64_t batch) {
+  const auto begin = job.tokens.begin() + std::min(batch * job.batch, job.prompt_count());
+  const auto end = job.tokens.begin() + std::min((batch + 1) * job.batch, job.prompt_count());
+  return {begin, end};
+}
+
+// Whether any rank of the replica was asked to stop.  Collective over: tp
+bool stop_requested(const Decoder& decoder, const Ranks& ranks) {
+  const at::Tensor requested =
+      at::tensor({std::int64_t{stop_signal_received() ? 1 : 0}}, at::kLong).to(decoder.device());
+  ranks.tp->all_reduce(requested, ReduceOp::kMax);
+  return requested.item<std::int64_t>() == 1;
+}
+
+}  // namespace
+
+GenerationOutcome generate(const GenerationJob& prepared, const Decoder& decoder,
+                           const Ranks& ranks, Job& job) {
+  using Clock = std::chrono::steady_clock;
+  std::optional<TextSink> sink;  // the root's
+  job.session().together([&] {
+    if (job.is_root()) {
+      sink.emplace(prepared, job.display());
+    }
+  });
+  std::optional<LiveTexts> live;
+  if (job.is_root() && prepared.options.stream) {
+    live.emplace(prepared);
+  }
+  const SteeringVectors vectors(placed(prepared.vectors), decoder);
+  GenerationHooks hooks;
+  hooks.on_token = [&](std::int64_t, std::int64_t setting, TokenId token) {
+    if (live) {
+      live->add(setting, token);
+    }
+  };
+  hooks.stops = [&] { return stop_requested(decoder, ranks); };
+
+  const Clock::time_point begin = Clock::now();
+  const auto prompts_in = [&](std::int64_t batches) {
+    return std::min(batches * prepared.batch, prepared.prompt_count());
+  };
+  std::int64_t done = 0;  // batches
+  bool stops = false;
+  while (done < prepared.batches() && !stops) {
+    const std::vector<NumberedPrompt> prompts = batch_of(prepared, done + ranks.topology.dp_rank());
+    const auto mine = prompts.empty()
+                          ? std::vector<GeneratedText>{}
+                          : generate_batch(decoder, vectors, prompts, prepared.settings, hooks);
+    if (!holds_on_all(mine.has_value(), *ranks.world)) {
+      break;
+    }
+    const std::vector<GeneratedText> texts =
+        gather_texts(*mine, prepared.settings.max_new_tokens, decoder.device(), *ranks.dp);
+    job.session().together([&] {
+      if (sink) {
+        sink->add(texts);
+      }
+    });
+    done = std::min(done + ranks.topology.dp(), prepared.batches());
+    if (!live) {
+      job.display().phase("prompt", prompts_in(done), prepared.prompt_count());
+    }
+    stops = !holds_on_all(!stop_signal_received(), *ranks.world);
+  }
+  job.display().finish();
+  if (live) {
+    live->finish();
+  }
+  return {prompts_in(done), sink ? sink->tokens() : 0,
+          std::chrono::duration<double>(Clock::now() - begin).count()};
+}
+
+}  // namespace bipo

@@ -1,0 +1,84 @@
+#include "experiments/job/computation.hpp"
+
+#include <ATen/Context.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "collectives/foundation/errors.hpp"
+#include "trainer/model/operators/operators.hpp"
+
+namespace bipo {
+namespace {
+
+// More ranks or threads than any machine has; what is larger is a slip, and would not fit an int.
+constexpr std::int64_t kMostRanks = 1 << 20;
+
+void check_counts(const MachineOptions& options) {
+  const auto check = [](const char* name, std::int64_t value) {
+    if (value > kMostRanks) {
+      throw UserError(fmt::format("--{} {}: at most {}", name, value, kMostRanks));
+    }
+  };
+  check("tp", options.tp);
+  check("dp", options.dp.value_or(1));
+  check("threads", options.threads.value_or(1));
+}
+
+// To be called before a device is used: cuBLAS reads its variable then.
+void use_deterministic_kernels() {
+  setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
+  at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
+}
+
+}  // namespace
+
+Topology arrange_ranks(const MachineOptions& options, std::optional<int> default_dp,
+                       const Session& session) {
+  check_counts(options);
+  const int tp = static_cast<int>(options.tp);
+  const auto dp = options.dp ? std::optional(static_cast<int>(*options.dp)) : default_dp;
+  const std::int64_t ranks_of_cell = std::int64_t{tp} * dp.value_or(1);
+  const int cells =
+      default_dp ? static_cast<int>(std::max<std::int64_t>(1, session.size() / ranks_of_cell)) : 1;
+  return Topology(session.size(), session.rank(), tp, dp, cells);
+}
+
+Dtype effective_dtype(Dtype dtype, bool cuda) {
+  return dtype != Dtype::kAuto ? dtype : cuda ? Dtype::kBf16 : Dtype::kFp32;
+}
+
+c10::ScalarType cache_type(Dtype cache_dtype) {
+  return cache_dtype == Dtype::kBf16 ? c10::kBFloat16 : c10::kFloat;
+}
+
+Computation choose_computation(const MachineOptions& options, const Topology& topology,
+                               const Session& session) {
+  if (options.deterministic) {
+    use_deterministic_kernels();
+  }
+  Computation computation;
+  computation.topology = topology;
+  computation.device = choose_device(options.device, session.local_rank(), session.local_size());
+  select_device(computation.device);
+  const bool cuda = computation.device.is_cuda();
+  computation.dtype = effective_dtype(options.dtype, cuda);
+  const bool bf16 = computation.dtype == Dtype::kBf16;
+  computation.product_type = bf16 ? c10::kBFloat16 : c10::kFloat;
+  computation.kind = cuda ? DeviceKind::kCuda : DeviceKind::kCpu;
+  computation.emulated = bf16 && emulates_bfloat16(computation.device);
+  computation.backend = topology.world() == 1 ? "self" : cuda ? "nccl" : "mpi";
+  computation.threads = choose_threads(options.threads, session.local_size(), session.node_cores());
+  return computation;
+}
+
+void resolve(const Computation& computation, MachineOptions& options) {
+  options.dtype = computation.dtype;
+  options.device = computation.kind;
+  options.tp = computation.topology.tp();
+  options.dp = computation.topology.dp();
+  options.threads = computation.threads.threads;
+}
+
+}  // namespace bipo

@@ -1,0 +1,28 @@
+#include "experiments/job/job.hpp"
+
+#include <ATen/Parallel.h>
+
+#include <iostream>
+
+#include "experiments/files/utc_time.hpp"
+
+namespace bipo {
+
+Job::Job(Session& session)
+    : session_(session),
+      is_root_(session.rank() == 0),
+      begin_utc_(session.from_first(utc_text())),
+      display_(std::cerr, stderr_environment(), is_root_) {
+}
+
+Ranks Job::begin(const Computation& computation, const std::vector<SettingGroup>& table,
+                 const std::vector<std::string>& warnings) {
+  at::set_num_threads(static_cast<int>(computation.threads.threads));
+  display_.start_table(table);
+  for (const std::string& warning : warnings) {
+    display_.warn(warning);
+  }
+  return session_.make_ranks(computation.topology, computation.device.is_cuda());
+}
+
+}  // namespace bipo

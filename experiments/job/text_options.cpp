@@ -1,0 +1,30 @@
+#include "experiments/job/text_options.hpp"
+
+#include <fmt/format.h>
+
+#include "collectives/foundation/errors.hpp"
+
+namespace bipo {
+
+TokenizeOptions tokenize_options(const TextOptions& options, std::int64_t context) {
+  if (options.max_length > context) {
+    throw UserError(fmt::format("--max-length {}: the model's context is {} tokens",
+                                options.max_length, context));
+  }
+  TokenizeOptions tokenize;
+  tokenize.system_prompt = options.system_prompt;
+  tokenize.add_bos = !options.no_bos;
+  tokenize.add_eos = !options.no_eos;
+  tokenize.max_length = options.max_length == 0 ? context : options.max_length;
+  tokenize.bad_rows = options.skip_bad ? BadRows::kSkip : BadRows::kRefuse;
+  return tokenize;
+}
+
+ChatTemplateSettings template_settings(const TextOptions& options) {
+  if (!options.template_date) {
+    throw BugError("a chat template is used before its date is chosen");
+  }
+  return {options.chat_template, *options.template_date};
+}
+
+}  // namespace bipo

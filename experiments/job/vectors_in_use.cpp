@@ -1,0 +1,89 @@
+#include "experiments/job/vectors_in_use.hpp"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "collectives/foundation/errors.hpp"
+#include "experiments/settings/field.hpp"
+#include "trainer/records/vector_norm.hpp"
+
+namespace bipo {
+namespace {
+
+// What the run file's settings say of the model; "" where they say nothing, as after an import.
+std::string trained_fingerprint(const StoredVector& vector) {
+  const auto config = nlohmann::json::parse(vector.config, nullptr, /*allow_exceptions=*/false);
+  if (!config.is_object() || !config.contains("model_fingerprint") ||
+      !config["model_fingerprint"].is_string()) {
+    return "";
+  }
+  return config["model_fingerprint"].get<std::string>();
+}
+
+}  // namespace
+
+std::vector<VectorInUse> read_vectors(const std::vector<VectorChoice>& choices,
+                                      const ModelConfig& config) {
+  std::vector<VectorInUse> vectors;
+  for (const VectorChoice& choice : choices) {
+    StoredVector stored = read_stored_vector(choice.file);
+    const auto size = static_cast<std::int64_t>(stored.value.size());
+    if (size != config.hidden) {
+      throw UserError(
+          fmt::format("--vector {}: the vector has {} numbers, but the model's hidden size is {}; "
+                      "a vector fits models of its own hidden size only",
+                      choice.file.string(), size, config.hidden));
+    }
+    if (stored.layer < 0 || stored.layer >= config.blocks) {
+      throw UserError(
+          fmt::format("--vector {}: it belongs to layer {}, but the model's are 0 to {}",
+                      choice.file.string(), stored.layer, config.blocks - 1));
+    }
+    vectors.push_back({choice, std::move(stored)});
+  }
+  return vectors;
+}
+
+SteeredPositions steered_positions(Positions positions) {
+  return positions == Positions::kAll ? SteeredPositions::kAll : SteeredPositions::kAnswer;
+}
+
+std::vector<PlacedVector> placed(const std::vector<VectorInUse>& vectors) {
+  std::vector<PlacedVector> result;
+  for (const VectorInUse& vector : vectors) {
+    result.push_back({vector.stored.layer, vector.stored.value});
+  }
+  return result;
+}
+
+std::vector<std::string> transfer_warnings(const std::vector<VectorInUse>& vectors,
+                                           const ModelFiles& model) {
+  const std::string here = fmt::format("{:016x}", model.fingerprint);
+  std::vector<std::string> warnings;
+  for (const VectorInUse& vector : vectors) {
+    const std::string trained = trained_fingerprint(vector.stored);
+    if (!trained.empty() && trained != here) {
+      warnings.push_back(fmt::format("{}: trained on another model ({}); this is a transfer",
+                                     vector.choice.file.string(), vector.stored.model));
+    }
+  }
+  return warnings;
+}
+
+nlohmann::ordered_json vectors_json(const std::vector<VectorInUse>& vectors) {
+  auto list = nlohmann::ordered_json::array();
+  for (const VectorInUse& vector : vectors) {
+    list.push_back({{"file", absolute_text(vector.choice.file)},
+                    {"weight", vector.choice.weight},
+                    {"layer", vector.stored.layer},
+                    {"epoch", vector.stored.epoch},
+                    {"step", vector.stored.step},
+                    {"norm", vector_norm(vector.stored.value)},
+                    {"model", vector.stored.model},
+                    {"model_fingerprint", trained_fingerprint(vector.stored)}});
+  }
+  return list;
+}
+
+}  // namespace bipo

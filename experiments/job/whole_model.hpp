@@ -1,0 +1,33 @@
+// A whole model in memory on this rank's device, for commands that use vectors and do not train.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+
+#include "collectives/session.hpp"
+#include "experiments/job/computation.hpp"
+#include "trainer/model/decoder/decoder.hpp"
+#include "trainer/model/model_files.hpp"
+
+namespace bipo {
+
+// Everything decided before the ranks work together.
+struct WholeModel {
+  ModelFiles files;
+  Computation computation;
+};
+
+// Opens the model's files and chooses where it computes; all ranks are replicas of --tp ranks.
+// Throws UserError, also where the weights do not fit into memory.  Local.
+WholeModel open_whole_model(const std::filesystem::path& model,
+                            const std::filesystem::path& adapter, const MachineOptions& options,
+                            const Session& session);
+
+// Bytes that are free for a rank beside the model's weights.  Local.
+std::uint64_t memory_beside_weights(const WholeModel& model, const Session& session);
+
+// Loads all weights of the decoder, which `model` and `ranks` must outlive.  Local.
+std::unique_ptr<Decoder> load_whole_model(const WholeModel& model, const Ranks& ranks);
+
+}  // namespace bipo

@@ -1,0 +1,207 @@
+#include "experiments/settings/field.hpp"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "collectives/foundation/errors.hpp"
+
+namespace bipo {
+
+using Json = nlohmann::ordered_json;
+
+std::string Field::key() const {
+  std::string result = name;
+  std::replace(result.begin(), result.end(), '-', '_');
+  return result;
+}
+
+std::string Field::help() const {
+  std::string result = description;
+  if (!zero.empty()) {
+    result += fmt::format("; 0: {}", zero);
+  }
+  if (is_required) {
+    result += " (required)";
+  } else if (!fallback.empty()) {
+    result += fmt::format(" (default {})", fallback);
+  }
+  return result;
+}
+
+Field&& Field::required() && {
+  is_required = true;
+  return std::move(*this);
+}
+
+Field&& Field::placement() && {
+  effect = Effect::kPlacement;
+  return std::move(*this);
+}
+
+Field&& Field::unstored() && {
+  effect = Effect::kNotStored;
+  return std::move(*this);
+}
+
+Field&& Field::also_named(const char* other) && {
+  other_name = other;
+  return std::move(*this);
+}
+
+Field&& Field::zero_means(const char* meaning) && {
+  zero = meaning;
+  return std::move(*this);
+}
+
+Field&& Field::with_fallback(std::string shown) && {
+  fallback = std::move(shown);
+  return std::move(*this);
+}
+
+std::vector<Field> operator+(std::vector<Field> first, std::vector<Field> second) {
+  first.insert(first.end(), std::make_move_iterator(second.begin()),
+               std::make_move_iterator(second.end()));
+  return first;
+}
+
+std::string absolute_text(const std::filesystem::path& path) {
+  return path.empty() ? "" : std::filesystem::absolute(path).lexically_normal().string();
+}
+
+Json stored_value(const std::filesystem::path& value) {
+  return absolute_text(value);
+}
+Json stored_value(const std::string& value) {
+  return value;
+}
+Json stored_value(bool value) {
+  return value;
+}
+Json stored_value(double value) {
+  return value;
+}
+Json stored_value(std::int64_t value) {
+  return value;
+}
+Json stored_value(std::uint64_t value) {
+  return value;
+}
+Json stored_value(const std::vector<double>& value) {
+  return value;
+}
+Json stored_value(const std::optional<TemplateDate>& value) {
+  return value ? iso_text(value->day) : "";
+}
+Json automatic_value() {
+  return "auto";
+}
+
+std::string shown_value(const std::filesystem::path& value) {
+  return value.empty() ? "(none)" : value.string();
+}
+std::string shown_value(const std::string& value) {
+  return value.empty() ? "(none)" : value;
+}
+std::string shown_value(const std::optional<TemplateDate>& value) {
+  return value ? iso_text(value->day) : "(not printed)";
+}
+
+Field field(std::string name, std::string value_name, std::string description,
+            std::filesystem::path& target) {
+  Field made = field(std::move(name), std::move(value_name), std::move(description), target,
+                     [](const std::string& text) -> std::filesystem::path {
+                       if (text.empty()) {
+                         throw UserError("must name a path");
+                       }
+                       return text;
+                     });
+  made.fallback.clear();
+  return made;
+}
+
+Field flag(std::string name, std::string description, bool& target) {
+  return field(std::move(name), "", std::move(description), target,
+               [](const std::string& text) {
+                 return parse_name(text, {"true", "false"}) == "true";
+               })
+      .with_fallback("");
+}
+
+Field on_off(std::string name, std::string description, bool& target) {
+  const auto shown = [&target] { return std::string(target ? "on" : "off"); };
+  Field made =
+      field(std::move(name), "on|off", std::move(description), target, [](const std::string& text) {
+        return parse_name(text, {"on", "off"}) == "on";
+      }).with_fallback(shown());
+  made.text = shown;
+  return made;
+}
+
+std::string parse_any_text(const std::string& text) {
+  return text;
+}
+
+std::string parse_some_text(const std::string& text) {
+  if (text.empty()) {
+    throw UserError("must not be empty");
+  }
+  return text;
+}
+
+auto one_of(std::vector<std::string> names) -> std::function<std::string(const std::string&)> {
+  return [names = std::move(names)](const std::string& text) { return parse_name(text, names); };
+}
+
+Json stored_settings(const std::vector<FieldGroup>& groups) {
+  Json json = Json::object();
+  for (const FieldGroup& group : groups) {
+    for (const Field& field : group.fields) {
+      if (field.effect != Effect::kNotStored) {
+        json[field.key()] = field.value();
+      }
+    }
+  }
+  return json;
+}
+
+std::vector<std::string> placement_keys(const std::vector<FieldGroup>& groups) {
+  std::vector<std::string> keys;
+  for (const FieldGroup& group : groups) {
+    for (const Field& field : group.fields) {
+      if (field.effect == Effect::kPlacement) {
+        keys.push_back(field.key());
+      }
+    }
+  }
+  return keys;
+}
+
+std::vector<SettingGroup> settings_table(const std::vector<FieldGroup>& groups,
+                                         const SettingNotes& notes) {
+  std::vector<SettingGroup> table;
+  for (const FieldGroup& group : groups) {
+    SettingGroup shown{group.title, {}};
+    for (const Field& field : group.fields) {
+      if (field.effect == Effect::kNotStored) {
+        continue;
+      }
+      std::string value = field.text();
+      if (!field.zero.empty() && value == "0") {
+        value = field.zero;
+      }
+      if (const auto note = notes.behind.find(field.name); note != notes.behind.end()) {
+        value += fmt::format(" ({})", note->second);
+      }
+      shown.settings.emplace_back(field.name, std::move(value));
+    }
+    if (const auto rows = notes.rows.find(group.title); rows != notes.rows.end()) {
+      shown.settings.insert(shown.settings.end(), rows->second.begin(), rows->second.end());
+    }
+    if (!shown.settings.empty()) {
+      table.push_back(std::move(shown));
+    }
+  }
+  return table;
+}
+
+}  // namespace bipo

@@ -1,0 +1,259 @@
+// One setting, described once: the description yields the option, the INI key, the help line, the
+// row of the start-up table, the stored JSON value, and whether resume compares it.
+#pragma once
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "collectives/foundation/errors.hpp"
+#include "experiments/progress/progress.hpp"
+#include "experiments/settings/option_values.hpp"
+#include "experiments/settings/settings.hpp"
+
+namespace bipo {
+
+// The names of an enumeration's values, in the order of the help.
+template <typename Enum>
+struct NamesOf;
+template <>
+struct NamesOf<Dtype> {
+  static constexpr std::array kAll = {std::pair{"auto", Dtype::kAuto},
+                                      std::pair{"fp32", Dtype::kFp32},
+                                      std::pair{"bf16", Dtype::kBf16}};
+};
+template <>
+struct NamesOf<DeviceKind> {
+  static constexpr std::array kAll = {std::pair{"auto", DeviceKind::kAuto},
+                                      std::pair{"cpu", DeviceKind::kCpu},
+                                      std::pair{"cuda", DeviceKind::kCuda}};
+};
+template <>
+struct NamesOf<LrUnit> {
+  static constexpr std::array kAll = {std::pair{"absolute", LrUnit::kAbsolute},
+                                      std::pair{"residual", LrUnit::kResidual}};
+};
+template <>
+struct NamesOf<Positions> {
+  static constexpr std::array kAll = {std::pair{"all", Positions::kAll},
+                                      std::pair{"answer", Positions::kAnswer}};
+};
+template <>
+struct NamesOf<SignRule> {
+  static constexpr std::array kAll = {
+      std::pair{"batch", SignRule::kBatch}, std::pair{"pair", SignRule::kPair},
+      std::pair{"both", SignRule::kBoth}, std::pair{"plus", SignRule::kPlus},
+      std::pair{"minus", SignRule::kMinus}};
+};
+
+template <typename Enum>
+std::vector<std::string> names_of() {
+  std::vector<std::string> names;
+  for (const auto& [name, value] : NamesOf<Enum>::kAll) {
+    names.emplace_back(name);
+  }
+  return names;
+}
+
+template <typename Enum>
+const char* name_of(Enum value) {
+  for (const auto& [name, named] : NamesOf<Enum>::kAll) {
+    if (named == value) {
+      return name;
+    }
+  }
+  return "";
+}
+
+// Whether equal results need equal values: resume compares kResult, stores kPlacement for the
+// record only (where the work is, what files are called), and never sees kNotStored.
+enum class Effect { kResult, kPlacement, kNotStored };
+
+struct Field {
+  std::string name;         // of the option and the INI key; stored with '_' for '-'
+  std::string value_name;   // empty: a flag
+  std::string description;  // without the default
+  std::string fallback;     // the default as the help names it; empty: none is shown
+  // Checks a text and stores it in the settings that the field was made for.  Throws UserError with
+  // the rule that the text breaks.
+  std::function<void(const std::string& text)> set;
+  std::function<nlohmann::ordered_json()> value;  // the current value as files store it
+  std::function<std::string()> text;              // the current value as a person reads it
+  Effect effect = Effect::kResult;
+  bool is_required = false;
+  bool repeats = false;         // may be given several times; `set` is called for each
+  std::string other_name = {};  // accepted too, not listed by itself
+  std::string zero = {};        // what 0 means: "no limit"
+
+  bool is_flag() const { return value_name.empty(); }
+  std::string key() const;   // "weight_decay"
+  std::string help() const;  // the description with what 0 means and the default
+
+  Field&& required() &&;
+  Field&& placement() &&;
+  Field&& unstored() &&;
+  Field&& also_named(const char* other) &&;
+  Field&& zero_means(const char* meaning) &&;
+  Field&& with_fallback(std::string shown) &&;  // instead of the current value
+};
+
+// In the order of the help.
+struct FieldGroup {
+  std::string title;
+  std::vector<Field> fields;
+};
+
+std::vector<Field> operator+(std::vector<Field> first, std::vector<Field> second);
+
+// Absolute, "" where there is none.
+std::string absolute_text(const std::filesystem::path& path);
+
+// What JSON holds of a value, and what a person reads.
+nlohmann::ordered_json stored_value(const std::filesystem::path& value);
+nlohmann::ordered_json stored_value(const std::string& value);
+nlohmann::ordered_json stored_value(bool value);
+nlohmann::ordered_json stored_value(double value);
+nlohmann::ordered_json stored_value(std::int64_t value);
+nlohmann::ordered_json stored_value(std::uint64_t value);
+nlohmann::ordered_json stored_value(const std::vector<double>& value);
+nlohmann::ordered_json stored_value(const std::optional<TemplateDate>& value);
+nlohmann::ordered_json automatic_value();  // "auto"
+std::string shown_value(const std::filesystem::path& value);
+std::string shown_value(const std::string& value);
+std::string shown_value(const std::optional<TemplateDate>& value);
+inline std::string shown_value(bool value) {
+  return value ? "yes" : "no";
+}
+inline std::string shown_value(double value) {
+  return fmt::format("{}", value);
+}
+inline std::string shown_value(std::int64_t value) {
+  return fmt::format("{}", value);
+}
+inline std::string shown_value(std::uint64_t value) {
+  return fmt::format("{}", value);
+}
+template <typename Value>
+requires(std::is_arithmetic_v<Value> || std::is_same_v<Value, std::string>) std::string
+    shown_value(const std::vector<Value>& values) {
+  return fmt::format("{}", fmt::join(values, ","));
+}
+
+template <typename Enum>
+requires std::is_enum_v<Enum> nlohmann::ordered_json stored_value(Enum value) {
+  return stored_value(std::string(name_of(value)));
+}
+template <typename Enum>
+requires std::is_enum_v<Enum> std::string shown_value(Enum value) {
+  return name_of(value);
+}
+
+template <typename Value>
+nlohmann::ordered_json stored_value(const std::optional<Value>& value) {
+  return value ? stored_value(*value) : automatic_value();
+}
+template <typename Value>
+std::string shown_value(const std::optional<Value>& value) {
+  return value ? shown_value(*value) : "auto";
+}
+
+// A field of `target`, which must outlive it; `parse` turns a text into a value or throws UserError
+// with its rule.  The help shows the current value as the default.
+template <typename Value, typename Parse>
+Field field(std::string name, std::string value_name, std::string description, Value& target,
+            const Parse& parse) {
+  Field made{std::move(name), std::move(value_name), std::move(description), {}, {}, {}, {}};
+  made.set = [&target, parse](const std::string& text) { target = parse(text); };
+  if constexpr (requires { stored_value(target); }) {
+    made.value = [&target] { return stored_value(target); };
+    made.text = [&target] { return shown_value(target); };
+  } else {
+    made.effect = Effect::kNotStored;
+  }
+  if constexpr (requires { shown_value(target); }) {
+    const std::string now = shown_value(target);
+    made.fallback = now == "(none)" ? "" : now;
+  }
+  return made;
+}
+
+Field field(std::string name, std::string value_name, std::string description,
+            std::filesystem::path& target);
+Field flag(std::string name, std::string description, bool& target);
+Field on_off(std::string name, std::string description, bool& target);
+
+// --name NAME with the names of an enumeration, which the help lists.
+template <typename Enum>
+Field choice(std::string name, const std::string& description, Enum& target) {
+  return field(std::move(name), "NAME",
+               fmt::format("{}: {}", description, fmt::join(names_of<Enum>(), ", ")), target,
+               [](const std::string& text) {
+                 parse_name(text, names_of<Enum>());
+                 for (const auto& [known, value] : NamesOf<Enum>::kAll) {
+                   if (text == known) {
+                     return value;
+                   }
+                 }
+                 return Enum();
+               });
+}
+
+// --name VALUE or auto; `automatic` says what auto stands for.
+template <typename Value, typename Parse>
+Field automatic_or(std::string name, const std::string& value_name, std::string description,
+                   std::optional<Value>& target, std::string automatic, const Parse& parse) {
+  const auto parse_optional = [parse](const std::string& text) -> std::optional<Value> {
+    if (text == "auto") {
+      return std::nullopt;
+    }
+    try {
+      return parse(text);
+    } catch (const UserError& rule) {
+      throw UserError(fmt::format("{}, or auto", rule.what()));
+    }
+  };
+  return field(std::move(name), value_name + "|auto", std::move(description), target,
+               parse_optional)
+      .with_fallback(std::move(automatic));
+}
+
+// Rules for field().
+inline auto at_least(std::int64_t minimum) {
+  return [minimum](const std::string& text) { return parse_integer(text, minimum); };
+}
+inline auto real(RealRange range) {
+  return [range](const std::string& text) { return parse_real(text, range); };
+}
+std::string parse_any_text(const std::string& text);
+std::string parse_some_text(const std::string& text);  // not empty
+auto one_of(std::vector<std::string> names) -> std::function<std::string(const std::string&)>;
+
+// The stored settings of all groups, in their order: one JSON object.
+nlohmann::ordered_json stored_settings(const std::vector<FieldGroup>& groups);
+
+// Keys of settings that a continued run may change.
+std::vector<std::string> placement_keys(const std::vector<FieldGroup>& groups);
+
+// What the fields themselves do not know: a remark behind a field's value by the field's name, and
+// rows of their own by the title of their group.
+struct SettingNotes {
+  std::map<std::string, std::string> behind;
+  std::map<std::string, std::vector<std::pair<std::string, std::string>>> rows;
+};
+
+// The start-up table: every stored setting with its value.
+std::vector<SettingGroup> settings_table(const std::vector<FieldGroup>& groups,
+                                         const SettingNotes& notes);
+
+}  // namespace bipo

@@ -1,0 +1,331 @@
+#include "experiments/settings/fields.hpp"
+
+#include "datasets/template/chat_template.hpp"
+
+namespace bipo {
+namespace {
+
+Field list_field(std::string name, std::string description, std::vector<double>& target) {
+  return field(std::move(name), "LIST", std::move(description), target, parse_real_list);
+}
+
+Field seed_field(std::uint64_t& seed, const char* description) {
+  return field("seed", "N", description, seed, parse_unsigned);
+}
+
+Field beta_field(double& beta, const char* description) {
+  return field("beta", "X", description, beta, real(RealRange::kPositive));
+}
+
+std::vector<Field> prompt_text_fields(TextOptions& o) {
+  return {
+      field("system-prompt", "TEXT", "text before the conversation; \"\" sends none",
+            o.system_prompt, parse_any_text)
+          .with_fallback(fmt::format("\"{}\"", o.system_prompt)),
+      field("chat-template", "NAME|FILE",
+            fmt::format("how a conversation is laid out: auto (the model's own template), {}, or a "
+                        "file with a Jinja template",
+                        fmt::join(ChatTemplate::names(), ", ")),
+            o.chat_template, parse_some_text),
+      field("template-date", "YYYY-MM-DD", "the day that a template prints as today's",
+            o.template_date,
+            [](const std::string& text) -> std::optional<TemplateDate> {
+              return TemplateDate{parse_date(text), /*given=*/true};
+            })
+          .with_fallback("the run's first day, in UTC"),
+      flag("no-bos", "no begin-of-sequence token before a prompt", o.no_bos)};
+}
+
+// Model, vectors and what is done with them.
+std::vector<Field> steering_fields(SteeringOptions& o, const char* multipliers) {
+  Field vector = field("vector", "FILE[@W]",
+                       "run file whose last vector is added, times W (default 1); may be given "
+                       "several times: vectors add up",
+                       o.vectors, [&o](const std::string& text) {
+                         std::vector<VectorChoice> all = o.vectors;
+                         all.push_back(parse_vector_choice(text));
+                         return all;
+                       });
+  vector.repeats = true;
+  return {
+      model_field(o.model), adapter_field(o.adapter), std::move(vector),
+      list_field("multipliers", multipliers, o.multipliers),
+      choice("positions", "tokens at which vectors are added (all: as in training)", o.positions)};
+}
+
+}  // namespace
+
+Field model_field(std::filesystem::path& model) {
+  return field("model", "DIR|FILE", "Hugging Face model directory or GGUF file", model).placement();
+}
+
+Field adapter_field(std::filesystem::path& adapter) {
+  return field("adapter", "DIR", "PEFT directory of a LoRA adapter, merged into the model", adapter)
+      .with_fallback("none")
+      .placement();
+}
+
+Field check_weights_field(bool& check_weights) {
+  return flag("check-weights", "look for NaN and infinity in all weights before work begins",
+              check_weights)
+      .unstored();
+}
+
+Field layer_field(std::int64_t& layer) {
+  return field("layer", "N", "block, from 0, whose output is steered", layer, at_least(0))
+      .required();
+}
+
+Field overwrite_field(bool& overwrite, const char* what) {
+  return flag("overwrite", what, overwrite).unstored();
+}
+
+Field config_field() {
+  Field config{"config", "FILE", "INI file with any of these options", {}, {}, {}, {}};
+  config.set = [](const std::string&) {};  // the parser itself reads it
+  return std::move(config).unstored();
+}
+
+Field batch_size_field(std::int64_t& batch_size) {
+  return field("batch-size", "N", "pairs per optimiser step", batch_size, at_least(1));
+}
+
+Field micro_batch_field(std::optional<std::int64_t>& micro_batch, const char* automatic) {
+  return automatic_or("micro-batch", "N", "pairs per pass through the model", micro_batch,
+                      automatic, at_least(1));
+}
+
+Field epochs_field(std::int64_t& epochs) {
+  return field("epochs", "N", "passes over the training pairs", epochs, at_least(1));
+}
+
+Field max_steps_field(std::int64_t& max_steps) {
+  return field("max-steps", "N", "optimiser steps after which training ends", max_steps,
+               at_least(0))
+      .zero_means("no limit");
+}
+
+Field lr_unit_field(LrUnit& lr_unit) {
+  return choice("lr-unit", "unit of the rate; residual is the layer's median RMS", lr_unit);
+}
+
+Field shuffle_field(bool& shuffle) {
+  return on_off("shuffle", "new order each epoch", shuffle);
+}
+
+Field dtype_field(Dtype& dtype) {
+  return choice("dtype", "type of weights and products", dtype);
+}
+
+Field cache_dtype_field(Dtype& dtype) {
+  return choice("cache-dtype", "type of the cached activations; auto is fp32", dtype);
+}
+
+std::vector<Field> optimizer_fields(TrainingOptions& o) {
+  return {field("weight-decay", "X", "decoupled weight decay", o.weight_decay,
+                real(RealRange::kNonNegative)),
+          field("max-grad-norm", "X", "norm at which the gradient is clipped", o.max_grad_norm,
+                real(RealRange::kNonNegative))
+              .zero_means("no clipping"),
+          field("warmup-steps", "N", "steps of linear warm-up before the cosine", o.warmup_steps,
+                at_least(0))};
+}
+
+std::vector<Field> evaluation_fields(std::vector<double>& multipliers, std::int64_t& eval_every) {
+  return {list_field("multipliers", "factors on the vector at which it is evaluated", multipliers),
+          field("eval-every", "N", "epochs between evaluations", eval_every, at_least(0))
+              .zero_means("never")};
+}
+
+std::vector<Field> machine_fields(MachineOptions& o, const char* automatic_dp) {
+  return {
+      dtype_field(o.dtype),
+      choice("device", "where the model is", o.device),
+      field("tp", "N", "ranks that share one model", o.tp, at_least(1)),
+      automatic_or("dp", "N", "replicas of the model", o.dp, automatic_dp, at_least(1)).placement(),
+      automatic_or("threads", "N", "threads per rank", o.threads,
+                   "auto: OMP_NUM_THREADS, else a share of the cores", at_least(1))
+          .placement(),
+      flag("deterministic", "deterministic kernels on CUDA", o.deterministic)};
+}
+
+std::vector<Field> cache_fields(CacheOptions& o) {
+  const auto bytes = [](const std::string& text) { return parse_bytes(text); };
+  return {automatic_or("cache-budget", "SIZE", "bytes per node for cached activations: 512M, 8G",
+                       o.cache_budget, "auto", bytes)
+              .placement(),
+          cache_dtype_field(o.cache_dtype),
+          field("cache-dir", "DIR",
+                "keep the activations of blocks 0..L in files under DIR, so that the next run on "
+                "the same model and data starts at once",
+                o.cache_dir)
+              .with_fallback("none")
+              .placement()};
+}
+
+FieldGroup evaluation_and_saving_group(TrainingOptions& o) {
+  return {"Evaluation and saving",
+          evaluation_fields(o.multipliers, o.eval_every) +
+              std::vector{field("save-every", "S", "seconds between saves within an epoch",
+                                o.save_every, real(RealRange::kNonNegative))
+                              .placement()}};
+}
+
+FieldGroup text_group(TextOptions& o) {
+  return {
+      "Text",
+      prompt_text_fields(o) +
+          std::vector{flag("no-eos", "no end-of-sequence token after an answer", o.no_eos),
+                      field("max-length", "N", "most tokens in prompt and answer", o.max_length,
+                            at_least(0))
+                          .zero_means("the model's context"),
+                      flag("skip-bad", "skip and count bad rows instead of ending", o.skip_bad)}};
+}
+
+std::vector<FieldGroup> train_fields(TrainOptions& o) {
+  return {
+      {"Input and output",
+       {model_field(o.model).required(), adapter_field(o.adapter),
+        check_weights_field(o.check_weights),
+        field("train", "FILE", "training pairs, CSV or JSONL", o.train).required().placement(),
+        field("test", "FILE", "held-out pairs, CSV or JSONL", o.test)
+            .with_fallback("none")
+            .placement(),
+        layer_field(o.layer),
+        field("out", "FILE", "run file to write", o.out).required().placement(),
+        flag("resume", "continue --out from its checkpoint; start anew if there is none", o.resume)
+            .unstored(),
+        overwrite_field(o.overwrite), config_field()}},
+      {"Training",
+       std::vector{epochs_field(o.epochs), max_steps_field(o.max_steps),
+                   batch_size_field(o.batch_size), micro_batch_field(o.micro_batch),
+                   field("lr", "X", "peak learning rate", o.lr, real(RealRange::kPositive)),
+                   lr_unit_field(o.lr_unit),
+                   beta_field(o.beta, "sharpness of the preference loss")} +
+           optimizer_fields(o) +
+           std::vector{choice("sign", "direction per step", o.sign), shuffle_field(o.shuffle),
+                       seed_field(o.seed, "seed of the order and the signs")}},
+      evaluation_and_saving_group(o),
+      {"Machine", machine_fields(o) + cache_fields(o)},
+      text_group(o)};
+}
+
+std::vector<FieldGroup> extract_fields(ExtractOptions& o) {
+  return {
+      {"Input and output",
+       {model_field(o.model).required(), adapter_field(o.adapter),
+        check_weights_field(o.check_weights),
+        field("train", "FILE", "preference pairs, CSV or JSONL", o.train).required().placement(),
+        field("layer", "N", "block, from 0, whose output the direction is of (this or --layers)",
+              o.layer, at_least(0))
+            .with_fallback(""),
+        field("layers", "LIST",
+              "several in one pass: 1,2,5 or 5:25:5 (first:last:step) or all (this or --layer)",
+              o.layers, parse_layer_ranges),
+        field("out", "FILE|DIR",
+              "run file to write; with --layers the directory of run files layerN.h5", o.out)
+            .required()
+            .placement(),
+        overwrite_field(o.overwrite, "replace run files that exist"), config_field()}},
+      {"Direction",
+       {field("method", "NAME", "caa: the mean difference, see below", o.method, one_of({"caa"})),
+        field("norm", "X", "scale the direction to this length", o.norm, real(RealRange::kPositive))
+            .with_fallback("as found"),
+        field("match-norm", "FILE", "scale it to the length of the last vector of this run file",
+              o.match_norm)
+            .with_fallback("as found")}},
+      {"Machine", machine_fields(o)},
+      text_group(o)};
+}
+
+std::vector<FieldGroup> generate_fields(GenerateOptions& o) {
+  std::vector<Field> input = steering_fields(o, "factors on the vectors; 0: the model by itself");
+  input.front().is_required = true;
+  return {
+      {"Input and output",
+       std::move(input) +
+           std::vector{
+               field("prompt", "TEXT", "one question (this or --prompts)", o.prompt,
+                     parse_some_text),
+               field("prompts", "FILE",
+                     "questions: a text file with one a line, CSV with a column question or "
+                     "prompt, or JSONL with prompt (a text or messages)",
+                     o.prompts),
+               field("out", "FILE", "JSONL file to write", o.out)
+                   .with_fallback("none: texts go to stdout"),
+               overwrite_field(o.overwrite),
+               flag("stream", "show the texts of one --prompt side by side as they grow", o.stream),
+               config_field()}},
+      {"Generation",
+       {field("max-new-tokens", "N", "most tokens of an answer", o.max_new_tokens, at_least(1)),
+        field("temperature", "X", "temperature of sampling; 0: always the likeliest token",
+              o.temperature, real(RealRange::kNonNegative)),
+        field("top-k", "N", "sample among the N likeliest tokens; 0: all", o.top_k, at_least(0)),
+        field("top-p", "X", "sample among the likeliest tokens that together have this probability",
+              o.top_p, real(RealRange::kShare)),
+        seed_field(o.seed, "seed of sampling"),
+        flag("ignore-eos", "continue after end-of-sequence tokens", o.ignore_eos),
+        automatic_or("batch-size", "N", "prompts that go through the model together", o.batch_size,
+                     "auto: for 64 answers", at_least(1))}},
+      {"Machine", machine_fields(o)},
+      {"Text", prompt_text_fields(o)}};
+}
+
+std::vector<FieldGroup> evaluate_fields(EvaluateOptions& o) {
+  return {
+      {"Input and output",
+       steering_fields(o, "factors on the vectors, at least two") +
+           std::vector{field("out", "FILE", "evaluation file to write", o.out),
+                       overwrite_field(o.overwrite, "replace an existing --out or --judge-export"),
+                       config_field()}},
+      {"What to measure (at least one)",
+       {field("test", "FILE",
+              "held-out pairs, CSV or JSONL: accuracy, margin, propensity curve, steerability",
+              o.test),
+        field("choices-ab", "FILE", "A/B questions, CSV with question, A, B, matching",
+              o.choices_ab),
+        field("choices-mc", "FILE", "MC1/MC2 questions, JSONL, also TruthfulQA's own form",
+              o.choices_mc),
+        field("mmlu", "FILE|DIR",
+              "MMLU, SUBJECT_test.csv with SUBJECT_dev.csv beside it, or all of DIR", o.mmlu),
+        field("reference-text", "FILE", "plain text, for its perplexity under the steered model",
+              o.reference_text),
+        field("neutral-prompts", "FILE",
+              "questions as generate reads them, for KL(p_0 || p_m) over their token positions",
+              o.neutral_prompts),
+        field("generations", "FILE",
+              "what generate wrote, for its perplexity under the unsteered model, repetition and "
+              "refusals",
+              o.generations),
+        list_field("grid",
+                   "multipliers of each of exactly two vectors, all combinations, on --test",
+                   o.grid)
+            .with_fallback("none")}},
+      {"Controls and statistics",
+       {field("caa", "FILE",
+              "run file of a mean difference of the vectors' layer, scaled to their norm", o.caa)
+            .with_fallback("none")
+            .unstored(),
+        on_off("random-control", "a random direction of the vectors' norm at their layers",
+               o.random_control),
+        beta_field(o.beta, "sharpness of the margin"),
+        seed_field(o.seed, "seed of the random direction and the intervals"),
+        field("batch-size", "N", "items that go through the model together", o.batch_size,
+              at_least(1))}},
+      {"Judges",
+       {field("judge-export", "FILE",
+              "write requests in the OpenAI batch format, one for each of --generations",
+              o.judge_export),
+        field("rubric", "FILE",
+              "text with {question} and {response}, if wanted also {matching} and "
+              "{not_matching}, which --test or --choices-ab give",
+              o.rubric),
+        field("behaviour", "NAME", "what is judged", o.behaviour, parse_some_text),
+        field("judge-model", "NAME", "model that the requests name", o.judge_model,
+              parse_some_text),
+        field("judge-import", "FILE", "results of such a batch", o.judge_import)}},
+      {"Machine", machine_fields(o)},
+      text_group(o)};
+}
+
+}  // namespace bipo

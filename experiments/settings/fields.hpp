@@ -1,0 +1,47 @@
+// The settings of the commands, each described once, in the order of the help.
+//
+// All functions describe the settings that they are given, which must outlive the fields; the help
+// shows the values that these hold now as the defaults.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "experiments/settings/field.hpp"
+#include "experiments/settings/settings.hpp"
+
+namespace bipo {
+
+// What several commands share.
+Field model_field(std::filesystem::path& model);
+Field adapter_field(std::filesystem::path& adapter);
+Field check_weights_field(bool& check_weights);
+Field layer_field(std::int64_t& layer);
+Field overwrite_field(bool& overwrite, const char* what = "replace an existing --out");
+Field config_field();
+Field batch_size_field(std::int64_t& batch_size);
+Field micro_batch_field(std::optional<std::int64_t>& micro_batch,
+                        const char* automatic = "auto: batch / dp");
+Field epochs_field(std::int64_t& epochs);
+Field max_steps_field(std::int64_t& max_steps);
+Field lr_unit_field(LrUnit& lr_unit);
+Field shuffle_field(bool& shuffle);
+Field dtype_field(Dtype& dtype);
+Field cache_dtype_field(Dtype& dtype);
+std::vector<Field> optimizer_fields(TrainingOptions& options);
+std::vector<Field> evaluation_fields(std::vector<double>& multipliers, std::int64_t& eval_every);
+std::vector<Field> machine_fields(MachineOptions& options,
+                                  const char* automatic_dp = "auto: ranks / tp");
+std::vector<Field> cache_fields(CacheOptions& options);
+FieldGroup evaluation_and_saving_group(TrainingOptions& options);
+FieldGroup text_group(TextOptions& options);
+
+// Whole commands.
+std::vector<FieldGroup> train_fields(TrainOptions& options);
+std::vector<FieldGroup> extract_fields(ExtractOptions& options);
+std::vector<FieldGroup> generate_fields(GenerateOptions& options);
+std::vector<FieldGroup> evaluate_fields(EvaluateOptions& options);
+
+}  // namespace bipo

@@ -1,0 +1,336 @@
+// Turns the text of one option's value into a number, a list or a name, or says which rule it
+// breaks.
+#include "experiments/settings/option_values.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cctype>
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <utility>
+
+#include "collectives/foundation/errors.hpp"
+
+namespace bipo {
+namespace {
+
+template <typename Number>
+std::optional<Number> to_number(std::string_view text) {
+  const bool explicit_plus = text.size() > 1 && text[0] == '+' && text[1] != '-';
+  if (explicit_plus) {
+    text.remove_prefix(1);
+  }
+  Number value{};
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value);
+  if (error != std::errc() || stop != end) {
+    return std::nullopt;
+  }
+  return value;
+}
+
+bool in_range(double value, RealRange range) {
+  switch (range) {
+    case RealRange::kPositive:
+      return value > 0;
+    case RealRange::kNonNegative:
+      return value >= 0;
+    case RealRange::kShare:
+      return value > 0 && value <= 1;
+    case RealRange::kAny:
+      break;
+  }
+  return true;
+}
+
+std::string real_rule(RealRange range) {
+  switch (range) {
+    case RealRange::kPositive:
+      return "must be a finite number above 0";
+    case RealRange::kNonNegative:
+      return "must be a finite number, 0 or above";
+    case RealRange::kShare:
+      return "must be above 0 and at most 1";
+    case RealRange::kAny:
+      break;
+  }
+  return "must be a finite number";
+}
+
+std::vector<std::string_view> split(std::string_view text, char separator) {
+  std::vector<std::string_view> parts;
+  while (true) {
+    const auto end = text.find(separator);
+    parts.push_back(text.substr(0, end));
+    if (end == std::string_view::npos) {
+      return parts;
+    }
+    text.remove_prefix(end + 1);
+  }
+}
+
+// The values of a comma separated list, each read by `parse_one`, whose rule an error carries.
+template <typename Parse>
+auto parse_different(std::string_view text, Parse parse_one) {
+  std::vector<decltype(parse_one(text))> values;
+  for (const std::string_view part : split(text, ',')) {
+    try {
+      values.push_back(parse_one(part));
+    } catch (const UserError& rule) {
+      throw UserError(
+          fmt::format("must be different values separated by commas, without blanks; '{}' {}", part,
+                      rule.what()));
+    }
+    if (std::count(values.begin(), values.end(), values.back()) > 1) {
+      throw UserError(fmt::format("must be different values; {} comes twice", values.back()));
+    }
+  }
+  return values;
+}
+
+LayerRange parse_layer_range(std::string_view text) {
+  constexpr const char* kRule =
+      "must be layers, from 0, separated by commas without blanks (N, FIRST:LAST or "
+      "FIRST:LAST:STEP, both ends included), or all";
+  const std::vector<std::string_view> parts = split(text, ':');
+  std::vector<std::int64_t> numbers;
+  for (const std::string_view part : parts) {
+    const auto number = to_number<std::int64_t>(part);
+    if (!number || *number < 0) {
+      throw UserError(fmt::format("{}; '{}' is no layer", kRule, part));
+    }
+    numbers.push_back(*number);
+  }
+  if (numbers.size() > 3) {
+    throw UserError(fmt::format("{}; '{}' has {} parts", kRule, text, numbers.size()));
+  }
+  const LayerRange range{numbers.front(), numbers[numbers.size() > 1 ? 1 : 0],
+                         numbers.size() > 2 ? numbers[2] : 1};
+  if (range.last < range.first) {
+    throw UserError(fmt::format("{}; '{}' ends before it begins", kRule, text));
+  }
+  if (range.step == 0) {
+    throw UserError(fmt::format("{}; the step of '{}' is 0", kRule, text));
+  }
+  return range;
+}
+
+// The power of two that a unit's letter stands for; 0 for any other character.
+int unit_shift(char letter) {
+  constexpr std::string_view kUnits = "KMGT";
+  const char upper = static_cast<char>(std::toupper(static_cast<unsigned char>(letter)));
+  const auto position = kUnits.find(upper);
+  return position == std::string_view::npos ? 0 : 10 * (static_cast<int>(position) + 1);
+}
+
+bool is_file_name_character(char character) {
+  return std::isalnum(static_cast<unsigned char>(character)) != 0 || character == '.' ||
+         character == '_' || character == '-';
+}
+
+// A name that was given: it becomes a part of file names.
+std::string checked_name(std::string_view name) {
+  if (name.empty() || name.front() == '.' ||
+      !std::all_of(name.begin(), name.end(), is_file_name_character)) {
+    throw UserError(fmt::format(
+        "must have names of letters, digits, '.', '_' and '-', not '{}'; write NAME=PATH", name));
+  }
+  return std::string(name);
+}
+
+// A name made of what a path calls itself.
+std::string name_from(const std::filesystem::path& path) {
+  std::string name = path.string();
+  std::replace_if(
+      name.begin(), name.end(), [](char c) { return !is_file_name_character(c); }, '-');
+  return checked_name(name);
+}
+
+// NAME=REST, or the whole text as the rest.
+std::pair<std::optional<std::string_view>, std::string_view> split_name(std::string_view text) {
+  const auto equals = text.find('=');
+  if (equals == std::string_view::npos) {
+    return {std::nullopt, text};
+  }
+  return {text.substr(0, equals), text.substr(equals + 1)};
+}
+
+std::filesystem::path some_path(std::string_view text) {
+  if (text.empty()) {
+    throw UserError("must name a path");
+  }
+  return text;
+}
+
+template <typename Named>
+void require_different_names(const std::vector<Named>& values) {
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    for (std::size_t j = 0; j < i; ++j) {
+      if (values[i].name == values[j].name) {
+        throw UserError(fmt::format(
+            "must have different names; '{}' comes twice, write NAME=PATH to tell them apart",
+            values[i].name));
+      }
+    }
+  }
+}
+
+}  // namespace
+
+std::int64_t parse_integer(std::string_view text, std::int64_t minimum) {
+  const auto value = to_number<std::int64_t>(text);
+  if (!value || *value < minimum) {
+    throw UserError(fmt::format("must be a whole number from {} to 2^63 - 1", minimum));
+  }
+  return *value;
+}
+
+std::uint64_t parse_unsigned(std::string_view text) {
+  const auto value = to_number<std::uint64_t>(text);
+  if (!value) {
+    throw UserError("must be a whole number from 0 to 2^64 - 1");
+  }
+  return *value;
+}
+
+double parse_real(std::string_view text, RealRange range) {
+  const auto value = to_number<double>(text);
+  if (!value || !std::isfinite(*value) || !in_range(*value, range)) {
+    throw UserError(real_rule(range));
+  }
+  return *value;
+}
+
+std::vector<double> parse_real_list(std::string_view text) {
+  constexpr const char* kRule =
+      "must be different finite numbers separated by commas, without blanks";
+  std::vector<double> values;
+  for (const std::string_view part : split(text, ',')) {
+    const auto value = to_number<double>(part);
+    if (!value || !std::isfinite(*value)) {
+      throw UserError(fmt::format("{}; '{}' is no finite number", kRule, part));
+    }
+    if (std::find(values.begin(), values.end(), *value) != values.end()) {
+      throw UserError(fmt::format("{}; {} comes twice", kRule, *value));
+    }
+    values.push_back(*value);
+  }
+  return values;
+}
+
+std::uint64_t parse_bytes(std::string_view text) {
+  const int shift = text.empty() ? 0 : unit_shift(text.back());
+  const auto count = to_number<std::uint64_t>(text.substr(0, text.size() - (shift > 0)));
+  if (!count || *count > (std::numeric_limits<std::uint64_t>::max() >> shift)) {
+    throw UserError(
+        "must be a whole number of bytes, or one with K, M, G or T after it (powers of 1024)");
+  }
+  return *count << shift;
+}
+
+CalendarDate parse_date(std::string_view text) {
+  const auto date = parse_iso_date(text);
+  if (!date) {
+    throw UserError("must be a day of the calendar as YYYY-MM-DD");
+  }
+  return *date;
+}
+
+std::string parse_name(std::string_view text, const std::vector<std::string>& names) {
+  if (std::find(names.begin(), names.end(), text) == names.end()) {
+    throw UserError(fmt::format("must be one of {}", fmt::join(names, ", ")));
+  }
+  return std::string(text);
+}
+
+std::vector<double> parse_positive_real_list(std::string_view text) {
+  return parse_different(
+      text, [](std::string_view part) { return parse_real(part, RealRange::kPositive); });
+}
+
+std::vector<std::uint64_t> parse_unsigned_list(std::string_view text) {
+  return parse_different(text, parse_unsigned);
+}
+
+std::vector<std::int64_t> parse_positive_integer_list(std::string_view text) {
+  return parse_different(text, [](std::string_view part) { return parse_integer(part, 1); });
+}
+
+std::vector<std::string> parse_name_list(std::string_view text,
+                                         const std::vector<std::string>& names) {
+  return parse_different(text, [&](std::string_view part) { return parse_name(part, names); });
+}
+
+std::vector<NamedModel> parse_models(std::string_view text) {
+  std::vector<NamedModel> models;
+  for (const std::string_view part : split(text, ',')) {
+    const auto [name, rest] = split_name(part);
+    const std::filesystem::path directory = some_path(rest);
+    // "DIR/" names the same directory as "DIR", but its last component is empty.
+    const std::filesystem::path plain = std::filesystem::absolute(directory).lexically_normal();
+    const std::filesystem::path last =
+        plain.has_filename() ? plain.filename() : plain.parent_path().filename();
+    models.push_back({name ? checked_name(*name) : name_from(last), directory});
+  }
+  require_different_names(models);
+  return models;
+}
+
+std::string data_name(const std::filesystem::path& train) {
+  return name_from(train.stem());
+}
+
+std::vector<NamedData> parse_data_sets(std::string_view text) {
+  std::vector<NamedData> sets;
+  for (const std::string_view part : split(text, ',')) {
+    const auto [name, rest] = split_name(part);
+    const std::vector<std::string_view> files = split(rest, ':');
+    if (files.size() > 2) {
+      throw UserError(
+          fmt::format("must be TRAIN or TRAIN:TEST, each with or without NAME= before it; '{}' has "
+                      "{} files",
+                      part, files.size()));
+    }
+    NamedData set;
+    set.train = some_path(files.front());
+    set.test = files.size() == 2 ? some_path(files.back()) : std::filesystem::path();
+    set.name = name ? checked_name(*name) : data_name(set.train);
+    sets.push_back(std::move(set));
+  }
+  require_different_names(sets);
+  return sets;
+}
+
+std::vector<LayerRange> parse_layer_ranges(std::string_view text) {
+  std::vector<LayerRange> ranges;
+  if (text != "all") {
+    for (const std::string_view part : split(text, ',')) {
+      ranges.push_back(parse_layer_range(part));
+    }
+  }
+  return ranges;
+}
+
+// A path may hold an '@' itself: only what reads as a number after the last one is a weight.
+VectorChoice parse_vector_choice(const std::string& text) {
+  const std::size_t at = text.rfind('@');
+  VectorChoice choice{text, 1};
+  if (at != std::string::npos) {
+    try {
+      choice.weight = parse_real(text.substr(at + 1), RealRange::kAny);
+      choice.file = text.substr(0, at);
+    } catch (const UserError&) {
+      choice.file = text;
+    }
+  }
+  if (choice.file.empty()) {
+    throw UserError("must name a run file, or FILE@WEIGHT");
+  }
+  return choice;
+}
+
+}  // namespace bipo

@@ -1,0 +1,236 @@
+// The settings of every command, as typed values.  experiments/settings/fields.hpp describes each
+// one once: its option, its help, its rule, its place in the start-up table and in stored files.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "datasets/batches/batch_plan.hpp"
+#include "datasets/text/template_date.hpp"
+#include "experiments/sweeps/sweep_plan.hpp"
+
+namespace bipo {
+
+// kAuto and an empty optional are `auto` on the command line; preparing a job resolves them.
+
+enum class Dtype { kAuto, kFp32, kBf16 };
+enum class DeviceKind { kAuto, kCpu, kCuda };
+// What --lr is a multiple of: 1, or the median RMS of the residual stream at the layer.
+enum class LrUnit { kAbsolute, kResidual };
+// The tokens at which a vector is added: all, as in training, or those of answers.
+enum class Positions { kAll, kAnswer };
+
+// How a conversation becomes tokens.
+struct TextOptions {
+  std::string system_prompt = "You are a helpful, honest and concise assistant.";
+  std::string chat_template = "auto";
+  std::optional<TemplateDate> template_date;  // empty: the first day of the run
+  bool no_eos = false;
+  bool no_bos = false;
+  std::int64_t max_length = 0;  // tokens; 0: the model's context
+  bool skip_bad = false;
+};
+
+// Where the ranks compute and in which types.
+struct MachineOptions {
+  Dtype dtype = Dtype::kAuto;
+  DeviceKind device = DeviceKind::kAuto;
+  std::int64_t tp = 1;
+  std::optional<std::int64_t> dp;
+  std::optional<std::int64_t> threads;
+  bool deterministic = false;
+};
+
+// The cached activations of blocks 0..L.
+struct CacheOptions {
+  std::optional<std::uint64_t> cache_budget;  // bytes per node
+  Dtype cache_dtype = Dtype::kAuto;
+  std::filesystem::path cache_dir;  // empty: anonymous shared memory
+};
+
+// What the cells of a sweep share: a training run without its place in the sweep.
+struct TrainingOptions : TextOptions, MachineOptions, CacheOptions {
+  std::filesystem::path model;
+  std::filesystem::path adapter;  // empty: none
+  bool check_weights = false;
+  std::filesystem::path train;
+  std::filesystem::path test;  // empty: no held-out pairs
+
+  std::int64_t epochs = 20;
+  std::int64_t max_steps = 0;  // 0: no limit
+  std::int64_t batch_size = 4;
+  std::optional<std::int64_t> micro_batch;
+  LrUnit lr_unit = LrUnit::kAbsolute;
+  double weight_decay = 0;
+  double max_grad_norm = 1;  // 0: no clipping
+  std::int64_t warmup_steps = 100;
+  bool shuffle = true;
+
+  std::vector<double> multipliers = {-1, 0, 1};
+  std::int64_t eval_every = 1;  // epochs; 0: never
+  double save_every = 30;       // seconds
+};
+
+struct TrainOptions : TrainingOptions {
+  std::int64_t layer = -1;
+  std::filesystem::path out;
+  bool resume = false;
+  bool overwrite = false;
+  double lr = 5e-4;
+  double beta = 0.1;
+  SignRule sign = SignRule::kBatch;
+  std::uint64_t seed = 11;
+};
+
+struct SweepOptions : TrainingOptions {
+  // Replace model, epochs and batch_size above; axes.data may be empty where train and test are
+  // set.
+  SweepAxes axes;
+  std::filesystem::path out;                     // a directory
+  std::optional<std::int64_t> vectors_per_pass;  // 1: one after the other
+  bool retry_failed = false;
+  bool dry_run = false;
+};
+
+// A model directory, or a named shape or config.json without weights; one of the two is set.
+struct ModelChoice {
+  std::filesystem::path model;
+  std::string shape;
+};
+
+// Pairs of made-up tokens, all of the same lengths, where no file gives real ones.
+struct PairLengths {
+  std::int64_t prompt_length = 80;
+  std::int64_t answer_length = 12;
+  std::int64_t common_prefix = 18;  // leading prompt tokens that all pairs share
+};
+
+// What bench measures and plan predicts: steps on one model and its pairs.
+struct WorkloadOptions {
+  ModelChoice source;
+  std::filesystem::path train;  // empty: pairs of the lengths below
+  PairLengths lengths;
+  std::optional<std::int64_t> pairs;
+  std::int64_t layer = -1;
+  std::int64_t batch_size = 4;
+  std::optional<std::int64_t> micro_batch;
+  bool json = false;
+};
+
+struct BenchOptions : TextOptions, MachineOptions, CacheOptions, WorkloadOptions {
+  std::filesystem::path adapter;  // empty: none
+  std::int64_t steps = 10;
+  std::int64_t warmup = 2;  // steps before the counted ones
+};
+
+struct PlanOptions : TextOptions, WorkloadOptions {
+  std::int64_t test_pairs = 0;
+  std::int64_t epochs = 20;
+  std::vector<double> multipliers = {-1, 0, 1};
+  std::int64_t eval_every = 1;  // epochs; 0: never
+  Dtype dtype = Dtype::kAuto;
+  Dtype cache_dtype = Dtype::kAuto;
+  std::string machine;             // a name of the machine table; empty: see `measured`
+  std::filesystem::path measured;  // output of `bench --json`; both empty: this machine is measured
+  std::int64_t devices = 1;
+  std::optional<std::int64_t> tp;
+  std::int64_t cells = 1;
+};
+
+// A direction that needs no training, from the same pairs.
+struct ExtractOptions : TextOptions, MachineOptions {
+  std::string method = "caa";
+  std::filesystem::path model;
+  std::filesystem::path adapter;  // empty: none
+  bool check_weights = false;
+  std::filesystem::path train;
+  std::int64_t layer = -1;         // -1: see `layers`
+  std::vector<LayerRange> layers;  // empty: every layer of the model
+  std::filesystem::path out;       // a file for `layer`, a directory for `layers`
+  bool overwrite = false;
+  double norm = 0;                   // 0: as found
+  std::filesystem::path match_norm;  // empty: see `norm`
+};
+
+struct VectorChoice {
+  std::filesystem::path file;  // a run file
+  double weight = 1;           // what every multiplier is multiplied by for this vector
+};
+
+// Vectors in use: a whole model, vectors, and the multipliers to try.
+struct SteeringOptions : TextOptions, MachineOptions {
+  std::filesystem::path model;    // empty: only a judge's files (evaluate)
+  std::filesystem::path adapter;  // empty: none
+  std::vector<VectorChoice> vectors;
+  std::vector<double> multipliers = {-2, -1, 0, 1, 2};
+  Positions positions = Positions::kAll;
+  std::filesystem::path out;
+  bool overwrite = false;
+  std::uint64_t seed = 11;
+};
+
+struct GenerateOptions : SteeringOptions {  // out empty: texts go to stdout
+  std::string prompt;                       // one of these two is set
+  std::filesystem::path prompts;
+  std::int64_t max_new_tokens = 200;
+  double temperature = 0;
+  std::int64_t top_k = 0;
+  double top_p = 1;
+  bool ignore_eos = false;
+  std::optional<std::int64_t> batch_size;  // prompts
+  bool stream = false;
+};
+
+struct EvaluateOptions : SteeringOptions {
+  // What to measure; empty: nothing of the kind.
+  std::filesystem::path test;
+  std::filesystem::path choices_ab;
+  std::filesystem::path choices_mc;
+  std::filesystem::path mmlu;
+  std::filesystem::path reference_text;
+  std::filesystem::path neutral_prompts;
+  std::filesystem::path generations;
+  std::vector<double> grid;
+  std::filesystem::path caa;  // empty: none
+  bool random_control = true;
+  double beta = 0.1;
+  std::int64_t batch_size = 4;
+  std::filesystem::path judge_export;
+  std::filesystem::path rubric;
+  std::string behaviour;
+  std::string judge_model = "gpt-4o";
+  std::filesystem::path judge_import;
+};
+
+struct CollectOptions {
+  std::filesystem::path directory;
+  std::filesystem::path out;
+  bool overwrite = false;
+};
+
+struct ExportOptions {
+  std::filesystem::path run_file;
+  std::string format;
+  std::filesystem::path out;
+  std::optional<std::int64_t> epoch;  // empty: the last vector
+  double multiplier = 1;
+  bool overwrite = false;
+};
+
+struct ImportOptions {
+  std::filesystem::path file;
+  std::string format = "auto";
+  std::optional<std::int64_t> layer;  // empty: as the file says
+  std::string model;                  // empty: as the file says
+  std::filesystem::path out;
+  bool overwrite = false;
+};
+
+struct InspectOptions {
+  std::filesystem::path run_file;
+};
+
+}  // namespace bipo

@@ -1,0 +1,111 @@
+// Connects the training loop to the members of a pack: each has its run file, all have one
+// checkpoint.
+#include "experiments/sweep_run/pack_observer.hpp"
+
+#include <fmt/format.h>
+
+#include <system_error>
+#include <utility>
+
+#include "collectives/foundation/errors.hpp"
+
+namespace bipo {
+
+PackSaver::PackSaver(std::filesystem::path path, std::size_t pack_size,
+                     std::set<std::string> active, ReplaceGuard may_replace,
+                     ProgressDisplay& display)
+    : path_(std::move(path)),
+      pack_size_(pack_size),
+      active_(std::move(active)),
+      may_replace_(std::move(may_replace)),
+      display_(display) {
+}
+
+void PackSaver::after_save(const std::string& member, std::optional<Checkpoint> saved,
+                           RunStatus status) {
+  if (asked_.contains(member)) {
+    asked_.clear();
+  }
+  if (asked_.empty()) {
+    saved_ = {};
+  }
+  asked_.insert(member);
+  if (saved) {
+    saved_.names.push_back(member);
+    saved_.members.push_back(std::move(*saved));
+  }
+  const bool all_are_saved = asked_ == active_ && saved_.names.size() == active_.size();
+  if (all_are_saved && pack_size_ > 1) {
+    commit(status);
+  }
+  if (asked_ == active_) {
+    asked_.clear();
+  }
+}
+
+void PackSaver::drop(const std::string& member) {
+  active_.erase(member);
+  asked_.clear();
+}
+
+void PackSaver::commit(RunStatus status) {
+  if (status == RunStatus::kComplete) {
+    if (may_replace_ && !may_replace_()) {
+      return;
+    }
+    std::error_code error;
+    std::filesystem::remove(path_, error);
+    if (error) {
+      warn(fmt::format("{} is not needed any more, but cannot be removed: {}", path_.string(),
+                       error.message()));
+    }
+    return;
+  }
+  try {
+    write_pack_checkpoint(path_, saved_, may_replace_);
+  } catch (const EnvironmentError& error) {
+    if (status != RunStatus::kRunning) {
+      throw;
+    }
+    warn(fmt::format("not saved, the checkpoint of the last save stands: {}", error.what()));
+  }
+}
+
+void PackSaver::warn(const std::string& text) {
+  display_.warn(text);
+}
+
+PackObserver::PackObserver(Context context, RunObserver& run, PackSaver& saver)
+    : context_(std::move(context)), run_(run), saver_(saver) {
+}
+
+void PackObserver::on_step(const StepRow& row) {
+  if (context_.is_reporter()) {
+    run_.on_step(row);
+    context_.on_step(row);
+  }
+}
+
+void PackObserver::on_evaluation(const std::vector<EvalRow>& rows) {
+  if (context_.is_reporter()) {
+    run_.on_evaluation(rows);
+  }
+}
+
+void PackObserver::on_failure(const std::string& reason) {
+  saver_.drop(context_.member);
+  context_.on_failure(reason);
+}
+
+void PackObserver::save(const TrainingRecord& record, RunStatus status) {
+  if (context_.is_complete) {
+    saver_.after_save(context_.member, record.checkpoint, status);
+    return;
+  }
+  run_.save(record, status);
+  const bool is_saved = run_.saved_step() == record.checkpoint.step;
+  saver_.after_save(context_.member, is_saved ? std::optional(record.checkpoint) : std::nullopt,
+                    status);
+}
+
+}  // namespace bipo

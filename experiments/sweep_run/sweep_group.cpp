@@ -1,0 +1,322 @@
+// One group of ranks that trains packs of a sweep, one after the other, until none is left.
+#include "experiments/sweep_run/sweep_group.hpp"
+
+#include <ATen/ops/full.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <deque>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "collectives/foundation/errors.hpp"
+#include "experiments/files/utc_time.hpp"
+#include "experiments/progress/stop_signals.hpp"
+#include "experiments/sweep_run/pack_observer.hpp"
+#include "experiments/sweeps/cell_failure.hpp"
+#include "experiments/sweeps/sweep_directory.hpp"
+#include "experiments/training/run_observer.hpp"
+#include "experiments/training/run_record.hpp"
+#include "trainer/loop/training.hpp"
+
+namespace bipo {
+namespace {
+
+// What the training loop is given of one member.
+struct Member {
+  TrainingSettings settings;
+  TrainingRecord record;
+  RunObserver run;
+  PackObserver observer;
+
+  Member(TrainingSettings training, TrainingRecord start, RunObserver::Context run_context,
+         PackObserver::Context pack_context, ProgressDisplay& display, PackSaver& saver)
+      : settings(std::move(training)),
+        record(std::move(start)),
+        run(std::move(run_context), display),
+        observer(std::move(pack_context), run, saver) {}
+};
+
+// The first rank's number on every rank.  Collective over: group
+std::int64_t from_first(std::int64_t value, Communicator& group) {
+  const at::Tensor shared = at::full({1}, value, at::kLong);
+  group.broadcast(shared, 0);
+  return shared.item<std::int64_t>();
+}
+
+std::set<std::string> names_of(const Pack& pack, const std::vector<std::size_t>& places) {
+  std::set<std::string> names;
+  for (const std::size_t place : places) {
+    names.insert(pack.members[place].name);
+  }
+  return names;
+}
+
+bool is_complete(const SweepPreparation& sweep, const Cell& cell) {
+  const std::filesystem::path run_file = run_file_path(sweep.options.out, cell);
+  try {
+    return std::filesystem::exists(run_file) && read_run_status(run_file) == RunStatus::kComplete;
+  } catch (const UserError&) {
+    return false;
+  }
+}
+
+}  // namespace
+
+Decoder& LoadedModel::of(std::size_t inputs) {
+  const SweepInputs& wanted = sweep_.inputs[inputs];
+  if (!decoder_ || name_ != wanted.model.name) {
+    decoder_.reset();
+    decoder_ = load_decoder(wanted.job, ranks_);
+    name_ = wanted.model.name;
+  }
+  return *decoder_;
+}
+
+// A pack while it trains.
+struct SweepGroup::Training {
+  const Pack& pack;
+  const TakenPack* taken;             // null but on the group's first rank
+  std::vector<std::string> going_on;  // members that have not failed
+  std::deque<Member> members;
+  PackSaver saver;
+  ReplaceGuard may_replace;
+};
+
+SweepGroup::SweepGroup(const SweepPreparation& sweep, const Ranks& ranks, Session& session,
+                       LoadedModel& model, SweepQueue* queue, SweepDisplay display)
+    : sweep_(sweep),
+      ranks_(ranks),
+      session_(session),
+      model_(model),
+      queue_(queue),
+      display_(display) {
+}
+
+RunStatus SweepGroup::work(const std::vector<SweepPart>& parts) {
+  while (true) {
+    std::optional<TakenPack> taken;
+    session_.together(
+        [&] {
+          if (is_first() && !stop_signal_received()) {
+            taken = take(parts);
+          }
+        },
+        *ranks_.world);
+    const PackAssignment assignment = share_assignment(sweep_.plan, queue_, taken, *ranks_.world);
+    if (assignment.pack.members.empty()) {
+      const bool stopped = from_first(stop_signal_received() ? 1 : 0, *ranks_.world) != 0;
+      return stopped ? RunStatus::kInterrupted : RunStatus::kComplete;
+    }
+    const End end = work_on(parts, assignment.pack, assignment, taken ? &*taken : nullptr);
+    if (taken) {
+      end_pack(queue_->tasks()[taken->task], *taken, end);
+    }
+    if (end == End::kStopped) {
+      return RunStatus::kInterrupted;
+    }
+  }
+}
+
+// Packs whose files cannot be continued from fail here; on the group's first rank.
+std::optional<TakenPack> SweepGroup::take(const std::vector<SweepPart>& parts) {
+  const auto wanted = [&](const Pack& pack) {
+    const Cell& cell = pack.members.front();
+    return std::any_of(parts.begin(), parts.end(), [&](const SweepPart& part) {
+      return part.inputs == inputs_of(sweep_, cell) &&
+             std::binary_search(part.layers.begin(), part.layers.end(), cell.layer);
+    });
+  };
+  while (auto taken = queue_->take(wanted)) {
+    const PackTask& task = queue_->tasks()[taken->task];
+    try {
+      for (std::size_t i = 0; i < taken->progress.records.size(); ++i) {
+        check_belongs(sweep_, task.pack.members[taken->progress.active[i]],
+                      taken->progress.records[i]);
+      }
+    } catch (const UserError& error) {
+      taken->problem = error.what();
+    }
+    if (taken->problem.empty()) {
+      return taken;
+    }
+    for (const Cell& cell : task.pack.members) {
+      fail(cell, taken->problem, *taken);
+    }
+    end_pack(task, *taken, End::kDone);
+  }
+  return std::nullopt;
+}
+
+SweepGroup::End SweepGroup::work_on(const std::vector<SweepPart>& parts, const Pack& pack,
+                                    const PackAssignment& assignment, TakenPack* taken) {
+  const std::size_t inputs = inputs_of(sweep_, pack.members.front());
+  const auto part = std::find_if(parts.begin(), parts.end(), [&](const SweepPart& candidate) {
+    return candidate.inputs == inputs;
+  });
+  if (taken != nullptr) {
+    announce(pack, *taken);
+  }
+  End end = End::kDone;
+  const auto train = [&] { end = train_pack(*part, pack, assignment, taken); };
+  try {
+    if (ranks_.world->size() == 1) {
+      // A group of one has nobody to communicate with, so its failure is agreed on at once.
+      session_.together(train, *ranks_.world);
+    } else {
+      train();
+    }
+  } catch (const AgreedFailure& failure) {
+    for (const std::size_t place : assignment.active) {
+      if (taken != nullptr) {
+        fail(pack.members[place], failure.what(), *taken);
+      }
+    }
+  }
+  display_.steps.finish();
+  display_.cells.pack_ends();
+  return end;
+}
+
+SweepGroup::End SweepGroup::train_pack(const SweepPart& part, const Pack& pack,
+                                       const PackAssignment& assignment, TakenPack* taken) {
+  const std::int64_t layer = pack.members.front().layer;
+  session_.together([&] { load_suffix(part, layer); }, *ranks_.world);
+  if (taken != nullptr) {
+    remove_stale_temps(sweep_.options.out, pack);
+  }
+  const ReplaceGuard may_replace =
+      taken != nullptr ? ReplaceGuard([taken] { return taken->claim->is_mine(); }) : ReplaceGuard();
+  const std::set<std::string> active = names_of(pack, assignment.active);
+  Training training{pack,
+                    taken,
+                    {active.begin(), active.end()},
+                    {},
+                    PackSaver(pack_checkpoint_path(sweep_.options.out, pack), pack.members.size(),
+                              active, may_replace, display_.steps),
+                    may_replace};
+  for (std::size_t i = 0; i < assignment.active.size(); ++i) {
+    const Cell& cell = pack.members[assignment.active[i]];
+    const bool has_logs = taken != nullptr && !taken->progress.records.empty();
+    add_member(training, part, cell, assignment.states.empty() ? nullptr : &assignment.states[i],
+               has_logs ? &taken->progress.records[i] : nullptr);
+  }
+  std::vector<TrainingMember> members;
+  for (Member& member : training.members) {
+    members.push_back({member.settings, member.record, member.observer});
+  }
+  const RunStatus status = train(model_.of(part.inputs), *part.data.train, part.data.held_out.get(),
+                                 layer, members, ranks_);
+  const bool is_superseded =
+      std::any_of(training.members.begin(), training.members.end(),
+                  [](const Member& member) { return member.run.is_superseded(); });
+  if (from_first(is_superseded ? 1 : 0, *ranks_.world) != 0) {
+    return End::kSuperseded;
+  }
+  return status == RunStatus::kInterrupted ? End::kStopped : End::kDone;
+}
+
+void SweepGroup::add_member(Training& training, const SweepPart& part, const Cell& cell,
+                            const Checkpoint* state, const RunRecord* previous) {
+  const JobPreparation& job = sweep_.inputs[part.inputs].job;
+  const TrainOptions options = cell_options(sweep_, cell);
+  const PlanSettings plan = plan_settings(options, job.inputs.train);
+  const BatchPlan batches(plan);
+  const double residual_rms = part.data.train->median_rms(cell.layer);
+  RunObserver::Context run;
+  run.out = options.out;
+  run.attributes =
+      run_attributes(options, job, session_, run_config(options, job),
+                     previous != nullptr ? previous->attributes.created_utc : utc_text());
+  run.total_steps = batches.total_steps();
+  run.steps_per_epoch = batches.steps_per_epoch();
+  run.epochs = options.epochs;
+  run.batch_size = options.batch_size;
+  run.train_pairs = plan.pairs;
+  run.residual_norm = residual_rms * std::sqrt(static_cast<double>(job.inputs.config.hidden));
+  run.may_replace = training.may_replace;
+
+  PackObserver::Context in_pack;
+  in_pack.member = cell.name;
+  in_pack.is_complete = previous != nullptr && previous->attributes.status == RunStatus::kComplete;
+  in_pack.on_failure = [this, &training, &cell](const std::string& reason) {
+    std::erase(training.going_on, cell.name);
+    if (training.taken != nullptr) {
+      fail(cell, reason, *training.taken);
+    }
+  };
+  in_pack.is_reporter = [&training, &cell] {
+    return !training.going_on.empty() && training.going_on.front() == cell.name;
+  };
+  in_pack.on_step = [this, total = static_cast<double>(run.total_steps)](const StepRow& row) {
+    display_.cells.pack_has_done(static_cast<double>(row.step + 1) / total);
+    display_.cells.tick();
+  };
+
+  TrainingRecord record = previous != nullptr
+                              ? TrainingRecord(*previous)
+                              : starting_record(job.inputs.config.hidden, cell.seed);
+  if (state != nullptr) {
+    record.checkpoint = *state;
+  }
+  training.members.emplace_back(training_settings(options, plan, residual_rms), std::move(record),
+                                std::move(run), std::move(in_pack), display_.steps, training.saver);
+}
+
+// Where activations are not kept, every step runs the blocks before the layer.
+void SweepGroup::load_suffix(const SweepPart& part, std::int64_t layer) {
+  Decoder& decoder = model_.of(part.inputs);
+  const std::int64_t blocks = decoder.config().blocks;
+  if (part.data.keeps_activations()) {
+    decoder.release_blocks({0, layer + 1});
+    decoder.load_blocks({layer + 1, blocks});
+  } else {
+    decoder.load_embedding();
+    decoder.load_blocks({0, blocks});
+  }
+}
+
+void SweepGroup::announce(const Pack& pack, const TakenPack& taken) const {
+  const std::size_t vectors = taken.progress.active.size();
+  std::string text = fmt::format("{}: {} {}", pack.name, vectors, vectors == 1 ? "cell" : "cells");
+  if (!taken.progress.records.empty()) {
+    text += fmt::format(", from step {}", taken.progress.records.front().checkpoint.step);
+  }
+  display_.cells.report();
+  display_.steps.message(text);
+  display_.cells.pack_begins(pack);
+}
+
+void SweepGroup::fail(const Cell& cell, const std::string& reason, const TakenPack& taken) {
+  if (!taken.claim->is_mine() || is_complete(sweep_, cell)) {
+    return;
+  }
+  write_failure(sweep_.options.out, cell.name, reason);
+  display_.steps.message(fmt::format("failed: {}: {}", cell.name, reason));
+}
+
+void SweepGroup::end_pack(const PackTask& task, TakenPack& taken, End end) {
+  if (end == End::kSuperseded) {
+    display_.steps.message(
+        fmt::format("{}: taken over by another job, which continues it", task.pack.name));
+    return;
+  }
+  if (end == End::kStopped) {
+    queue_->release(taken);
+    return;
+  }
+  if (taken.claim->is_mine()) {
+    std::error_code ignored;  // what stays does no harm
+    std::filesystem::remove(pack_checkpoint_path(sweep_.options.out, task.pack), ignored);
+    for (const Cell& cell : task.pack.members) {
+      if (task.is_retry && is_complete(sweep_, cell)) {
+        clear_failure(sweep_.options.out, cell.name);
+      }
+    }
+  }
+  queue_->finish(taken);
+}
+
+}  // namespace bipo

@@ -1,0 +1,85 @@
+// One group of ranks that trains packs of a sweep, one after the other, until none is left.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "collectives/session.hpp"
+#include "experiments/progress/progress.hpp"
+#include "experiments/sweep_run/pack_assignment.hpp"
+#include "experiments/sweep_run/sweep_preparation.hpp"
+#include "experiments/sweep_run/sweep_progress.hpp"
+#include "experiments/sweeps/sweep_queue.hpp"
+#include "experiments/training/prepared_model.hpp"
+
+namespace bipo {
+
+// A model with a data set, and the layers whose activations are kept now.
+struct SweepPart {
+  std::size_t inputs = 0;            // place among the sweep's inputs
+  std::vector<std::int64_t> layers;  // ascending
+  PreparedData data;
+};
+
+// The one model of a rank that is loaded; the next takes its place.
+class LoadedModel {
+ public:
+  // Both must outlive it.  `ranks`: whose tensor-parallel group shares the model.
+  LoadedModel(const SweepPreparation& sweep, const Ranks& ranks) : sweep_(sweep), ranks_(ranks) {}
+
+  // The model of these inputs, of which head and final norm are loaded at least.  Local.
+  Decoder& of(std::size_t inputs);
+
+ private:
+  const SweepPreparation& sweep_;
+  const Ranks& ranks_;
+  std::string name_;
+  std::unique_ptr<Decoder> decoder_;
+};
+
+// Where a sweep's progress is shown; both show nothing on ranks but the root.
+struct SweepDisplay {
+  ProgressDisplay& steps;
+  SweepProgress& cells;
+};
+
+class SweepGroup {
+ public:
+  // All must outlive the group.  `queue` is the first rank's, null on the others.
+  SweepGroup(const SweepPreparation& sweep, const Ranks& ranks, Session& session,
+             LoadedModel& model, SweepQueue* queue, SweepDisplay display);
+
+  // Trains the packs of these parts that nobody else takes.  A cell that fails is recorded, and the
+  // others go on.  kInterrupted after a request to stop.  Collective over: the group
+  RunStatus work(const std::vector<SweepPart>& parts);
+
+ private:
+  struct Training;
+  enum class End { kDone, kStopped, kSuperseded };
+
+  bool is_first() const { return ranks_.world->rank() == 0; }
+  std::optional<TakenPack> take(const std::vector<SweepPart>& parts);
+  End work_on(const std::vector<SweepPart>& parts, const Pack& pack,
+              const PackAssignment& assignment, TakenPack* taken);
+  End train_pack(const SweepPart& part, const Pack& pack, const PackAssignment& assignment,
+                 TakenPack* taken);
+  void add_member(Training& training, const SweepPart& part, const Cell& cell,
+                  const Checkpoint* state, const RunRecord* previous);
+  void load_suffix(const SweepPart& part, std::int64_t layer);
+  void announce(const Pack& pack, const TakenPack& taken) const;
+  void fail(const Cell& cell, const std::string& reason, const TakenPack& taken);
+  void end_pack(const PackTask& task, TakenPack& taken, End end);
+
+  const SweepPreparation& sweep_;
+  const Ranks& ranks_;
+  Session& session_;
+  LoadedModel& model_;
+  SweepQueue* queue_;
+  SweepDisplay display_;
+};
+
+}  // namespace bipo

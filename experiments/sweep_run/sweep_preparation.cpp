@@ -1,0 +1,307 @@
+// All that is decided and checked about a sweep before the ranks begin to work together.
+#include "experiments/sweep_run/sweep_preparation.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "collectives/foundation/content_hash.hpp"
+#include "collectives/foundation/errors.hpp"
+#include "experiments/job/computation.hpp"
+#include "experiments/settings/option_values.hpp"
+#include "experiments/settings/stored_settings.hpp"
+#include "experiments/sweeps/sweep_directory.hpp"
+#include "experiments/training/plan_warnings.hpp"
+#include "experiments/training/run_record.hpp"
+#include "trainer/cache/activation_cache.hpp"
+#include "trainer/cost/cost.hpp"
+
+namespace bipo {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// "DIR/" names the same directory as "DIR", but its last component is empty.
+std::filesystem::path without_last_slash(const std::filesystem::path& path) {
+  return path.has_filename() ? path : path.parent_path();
+}
+
+// What all cells of the inputs have in common; the axes keep their defaults.
+TrainOptions options_of(const SweepOptions& sweep, const NamedModel& model, const NamedData& data) {
+  TrainOptions options;
+  static_cast<TrainingOptions&>(options) = sweep;
+  options.model = model.directory;
+  options.train = data.train;
+  options.test = data.test;
+  return options;
+}
+
+// Of the largest batch, so that one cache serves cells of every batch size.
+std::int64_t largest_micro_batch(const SweepOptions& options) {
+  const auto& sizes = options.axes.batch_sizes;
+  return options.micro_batch.value_or(*std::max_element(sizes.begin(), sizes.end()));
+}
+
+std::vector<SweepInputs> read_inputs(const SweepPreparation& sweep, const Session& session,
+                                     std::vector<std::string>& problems) {
+  const Topology& all = sweep.topology;
+  const int ranks_of_cell = all.dp() * all.tp();
+  const Topology of_cell(ranks_of_cell, all.rank() % ranks_of_cell, all.tp(), all.dp());
+  std::vector<SweepInputs> inputs;
+  for (const NamedModel& model : sweep.options.axes.models) {
+    for (const NamedData& data : sweep.options.axes.data) {
+      try {
+        inputs.push_back({model, data,
+                          prepare_job(options_of(sweep.options, model, data), of_cell,
+                                      largest_micro_batch(sweep.options), session)});
+      } catch (const UserError& error) {
+        problems.emplace_back(error.what());
+      }
+    }
+  }
+  return inputs;
+}
+
+std::vector<std::int64_t> blocks_of_models(const SweepPreparation& sweep) {
+  std::vector<std::int64_t> blocks;
+  const std::size_t sets = sweep.options.axes.data.size();
+  for (std::size_t i = 0; i < sweep.inputs.size(); i += sets) {
+    blocks.push_back(sweep.inputs[i].job.inputs.config.blocks);
+  }
+  return blocks;
+}
+
+[[noreturn]] void throw_all(std::vector<std::string> problems) {
+  // A model that cannot be read fails with every data set alike.
+  std::vector<std::string> different;
+  for (std::string& problem : problems) {
+    if (std::find(different.begin(), different.end(), problem) == different.end()) {
+      different.push_back(std::move(problem));
+    }
+  }
+  throw UserError(fmt::format("{}", fmt::join(different, "\n  and ")));
+}
+
+// Settings of the cells of one model and data set that shape results, but for the axes.
+Json shared_settings(const SweepPreparation& sweep, const Cell& cell) {
+  Json settings = Json::parse(result_settings(cell_config(sweep, cell)));
+  for (const char* axis : {"layer", "seed", "lr", "beta", "sign", "batch_size", "epochs"}) {
+    settings.erase(axis);
+  }
+  if (!sweep.options.micro_batch) {
+    settings["micro_batch"] = "auto";  // the batch
+  }
+  return settings;
+}
+
+// {"settings" that all cells share..., "inputs": those in which models and data sets differ}.
+std::string plan_settings_text(const SweepPreparation& sweep) {
+  std::vector<Json> of_inputs;
+  for (const SweepInputs& inputs : sweep.inputs) {
+    const auto cell =
+        std::find_if(sweep.plan.cells.begin(), sweep.plan.cells.end(), [&](const Cell& candidate) {
+          return candidate.model == inputs.model.name && candidate.data == inputs.data.name;
+        });
+    of_inputs.push_back(shared_settings(sweep, *cell));
+  }
+  Json common = Json::object();
+  Json differing = Json::array();
+  for (const SweepInputs& inputs : sweep.inputs) {
+    differing.push_back({{"model", inputs.model.name}, {"data", inputs.data.name}});
+  }
+  for (const auto& [name, value] : of_inputs.front().items()) {
+    const bool is_common = std::all_of(of_inputs.begin(), of_inputs.end(),
+                                       [&](const Json& other) { return other.at(name) == value; });
+    if (is_common) {
+      common[name] = value;
+      continue;
+    }
+    for (std::size_t i = 0; i < of_inputs.size(); ++i) {
+      differing[i][name] = of_inputs[i].at(name);
+    }
+  }
+  common["inputs"] = std::move(differing);
+  return common.dump();
+}
+
+std::int64_t vectors_per_pass(const SweepPreparation& sweep, const Cell& cell) {
+  if (sweep.options.vectors_per_pass) {
+    return *sweep.options.vectors_per_pass;
+  }
+  const JobPreparation& job = sweep.inputs[inputs_of(sweep, cell)].job;
+  const auto micro_batch = static_cast<double>(cell_options(sweep, cell).micro_batch.value());
+  const double tokens = micro_batch_of(mean_pair(job.inputs.train), micro_batch).tokens;
+  return choose_vectors_per_pass(static_cast<std::int64_t>(std::ceil(tokens)));
+}
+
+void make_plan(SweepPreparation& sweep) {
+  SweepPlan& plan = sweep.plan;
+  plan.vectors_per_pass = sweep.options.vectors_per_pass;
+  plan.packs = make_packs(
+      plan.cells, [&](const Cell& cell) { return vectors_per_pass(sweep, cell); },
+      [&](const Cell& cell) { return cell_cost(sweep, cell); });
+  plan.settings = plan_settings_text(sweep);
+  sweep.plan_text = plan_to_json(plan);
+}
+
+BatchPlan batch_plan(const SweepPreparation& sweep, const Cell& cell) {
+  const JobPreparation& job = sweep.inputs[inputs_of(sweep, cell)].job;
+  return BatchPlan(plan_settings(cell_options(sweep, cell), job.inputs.train));
+}
+
+// Of cells that differ in what a warning depends on.
+void add_warnings(SweepPreparation& sweep) {
+  std::vector<std::string> seen;
+  for (const Pack& pack : sweep.plan.packs) {
+    const Cell& cell = pack.members.front();
+    JobPreparation& job = sweep.inputs[inputs_of(sweep, cell)].job;
+    const PlanWording wording{"a cell's run", "--lrs",
+                              ", and the cut of a sweep does not follow the number of replicas"};
+    for (std::string& warning : plan_warnings(batch_plan(sweep, cell), sweep.options.warmup_steps,
+                                              cell_options(sweep, cell).micro_batch.value(),
+                                              job.computation.topology.dp(), wording)) {
+      if (std::find(seen.begin(), seen.end(), warning) == seen.end()) {
+        seen.push_back(warning);
+        job.warnings.push_back(std::move(warning));
+      }
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<std::string> SweepPreparation::warnings() const {
+  std::vector<std::string> different;
+  for (const SweepInputs& of_inputs : inputs) {
+    for (const std::string& warning : of_inputs.job.warnings) {
+      if (std::find(different.begin(), different.end(), warning) == different.end()) {
+        different.push_back(warning);
+      }
+    }
+  }
+  return different;
+}
+
+SweepPreparation prepare_sweep(const SweepOptions& options, const Session& session) {
+  SweepPreparation sweep;
+  sweep.options = options;
+  sweep.options.out = without_last_slash(options.out);
+  if (options.axes.data.empty()) {
+    sweep.options.axes.data = {{data_name(options.train), options.train, options.test}};
+  }
+  if (options.dry_run) {
+    sweep.options.cache_dir.clear();  // preparing would make it
+  }
+  sweep.topology = arrange_ranks(options, /*default_dp=*/1, session);
+  std::vector<std::string> problems;
+  sweep.inputs = read_inputs(sweep, session, problems);
+  if (!problems.empty()) {
+    throw_all(std::move(problems));
+  }
+  sweep.plan.cells = expand(sweep.options.axes, blocks_of_models(sweep));
+  make_plan(sweep);
+  if (!options.dry_run) {
+    for (SweepInputs& inputs : sweep.inputs) {
+      const auto lowest = std::min_element(
+          sweep.plan.cells.begin(), sweep.plan.cells.end(), [&](const Cell& a, const Cell& b) {
+            return std::pair(a.model != inputs.model.name, a.layer) <
+                   std::pair(b.model != inputs.model.name, b.layer);
+          });
+      choose_cache_budget(inputs.job, {lowest->layer}, session);
+    }
+    add_warnings(sweep);
+  }
+  ContentHash plan;
+  plan.add(sweep.plan_text);
+  sweep.agreement = plan.value();
+  return sweep;
+}
+
+std::uint64_t least_cache_budget(const SweepPreparation& sweep) {
+  std::uint64_t least = sweep.inputs.front().job.options.cache_budget.value_or(0);
+  for (const SweepInputs& inputs : sweep.inputs) {
+    least = std::min(least, inputs.job.options.cache_budget.value_or(0));
+  }
+  return least;
+}
+
+std::size_t inputs_of(const SweepPreparation& sweep, const Cell& cell) {
+  const auto found =
+      std::find_if(sweep.inputs.begin(), sweep.inputs.end(), [&](const SweepInputs& inputs) {
+        return inputs.model.name == cell.model && inputs.data.name == cell.data;
+      });
+  return static_cast<std::size_t>(found - sweep.inputs.begin());
+}
+
+TrainOptions cell_options(const SweepPreparation& sweep, const Cell& cell) {
+  TrainOptions options = sweep.inputs[inputs_of(sweep, cell)].job.options;
+  options.layer = cell.layer;
+  options.out = run_file_path(sweep.options.out, cell);
+  options.lr = cell.lr;
+  options.beta = cell.beta;
+  options.sign = parse_sign_rule(cell.sign);
+  options.seed = cell.seed;
+  options.batch_size = cell.batch_size;
+  options.epochs = cell.epochs;
+  options.micro_batch = sweep.options.micro_batch.value_or(cell.batch_size);
+  return options;
+}
+
+std::string cell_config(const SweepPreparation& sweep, const Cell& cell) {
+  return run_config(cell_options(sweep, cell), sweep.inputs[inputs_of(sweep, cell)].job);
+}
+
+void check_belongs(const SweepPreparation& sweep, const Cell& cell, const RunRecord& record) {
+  if (result_settings(record.attributes.config) != result_settings(cell_config(sweep, cell))) {
+    throw UserError(fmt::format(
+        "{}: made with other settings than this sweep's; move it away, and its cell begins anew",
+        run_file_path(sweep.options.out, cell).string()));
+  }
+}
+
+double cell_cost(const SweepPreparation& sweep, const Cell& cell) {
+  const JobPreparation& job = sweep.inputs[inputs_of(sweep, cell)].job;
+  const TokenCounts pair = mean_pair(job.inputs.train);
+  const auto steps = static_cast<double>(batch_plan(sweep, cell).total_steps());
+  const auto batch = static_cast<double>(cell.batch_size);
+  const double passes = cell.sign == "both" ? 2 : 1;
+  return passes * steps *
+         floor_operations(job.inputs.config, cell.layer, batch * pair.tokens, batch * pair.answers);
+}
+
+std::uint64_t run_file_bytes(const SweepPreparation& sweep, const Cell& cell) {
+  // A row of each table, and what a file without rows takes.
+  constexpr std::int64_t kStepBytes = 77;
+  constexpr std::int64_t kEvalBytes = 68;
+  constexpr std::int64_t kEmptyFileBytes = 32768;
+  const TrainingOptions& options = sweep.options;
+  const SweepInputs& inputs = sweep.inputs[inputs_of(sweep, cell)];
+  const BatchPlan plan = batch_plan(sweep, cell);
+  const std::int64_t steps = plan.total_steps();
+  const std::int64_t epochs = (steps + plan.steps_per_epoch() - 1) / plan.steps_per_epoch();
+  const bool evaluates = options.eval_every > 0 && !inputs.data.test.empty();
+  const std::int64_t evaluations =
+      evaluates ? (epochs + options.eval_every - 1) / options.eval_every : 0;
+  const auto multipliers = static_cast<std::int64_t>(options.multipliers.size());
+  const std::int64_t vectors = epochs + 3;  // with the checkpoint's
+  const auto vector_bytes =
+      inputs.job.inputs.config.hidden * static_cast<std::int64_t>(sizeof(float));
+  return static_cast<std::uint64_t>(kEmptyFileBytes + steps * kStepBytes +
+                                    evaluations * multipliers * kEvalBytes +
+                                    vectors * vector_bytes);
+}
+
+std::uint64_t cache_bytes_per_layer(const SweepPreparation& sweep, const SweepInputs& inputs) {
+  const c10::ScalarType type = cache_type(inputs.job.options.cache_dtype);
+  const TrainingInputs& read = inputs.job.inputs;
+  const auto bytes = [&](const std::vector<TokenPair>& pairs) {
+    return pairs.empty() ? 0 : ActivationCache::bytes_needed(read.config.hidden, pairs, type);
+  };
+  return bytes(read.train) + (sweep.options.eval_every > 0 ? bytes(read.test) : 0);
+}
+
+}  // namespace bipo

@@ -1,0 +1,185 @@
+#include "experiments/sweep_run/sweep_run.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "collectives/foundation/errors.hpp"
+#include "collectives/number_reduction.hpp"
+#include "experiments/progress/stop_signals.hpp"
+#include "experiments/sweep_run/sweep_rounds.hpp"
+#include "experiments/sweeps/cell_failure.hpp"
+#include "experiments/sweeps/sweep_queue.hpp"
+
+namespace bipo {
+namespace {
+
+// How long the first rank sleeps between looks at others' claims.
+constexpr std::chrono::milliseconds kPoll{500};
+
+// A sweep at work on all ranks of the job.
+class SweepRun {
+ public:
+  // `queue` is the root's, null on the others.
+  SweepRun(const SweepPreparation& sweep, Session& session, SweepQueue* queue, SweepDisplay display)
+      : sweep_(sweep),
+        session_(session),
+        queue_(queue),
+        display_(display),
+        all_(session.make_ranks(of_all_ranks(sweep.topology), is_cuda())),
+        group_ranks_(session.make_ranks(sweep.topology, is_cuda())),
+        model_(sweep, all_) {}
+
+  // Round after round, until nothing is left that nobody else does.
+  RunStatus run() {
+    const bool leads = group_ranks_.world->rank() == 0;
+    std::optional<SweepQueue> own_queue;
+    SweepQueue* queue = queue_;
+    if (leads && queue == nullptr) {
+      own_queue.emplace(sweep_.options.out, sweep_.plan.packs, sweep_.options.retry_failed);
+      queue = &*own_queue;
+    }
+    SweepGroup group(sweep_, group_ranks_, session_, model_, queue, display_);
+    while (true) {
+      const std::vector<RoundPart> round = next_round();
+      if (round.empty()) {
+        return stop_signal_received_anywhere() ? RunStatus::kInterrupted : RunStatus::kComplete;
+      }
+      const std::vector<SweepPart> parts = prepare(round);
+      const RunStatus status = work(group, parts);
+      session_.wait_for_all([&] { display_.cells.tick(); });
+      if (any_rank(status == RunStatus::kInterrupted)) {
+        return RunStatus::kInterrupted;
+      }
+    }
+  }
+
+ private:
+  // One data-parallel group of all replicas, for the passes that serve every cell.
+  static Topology of_all_ranks(const Topology& topology) {
+    return Topology(topology.world(), topology.rank(), topology.tp(), std::nullopt);
+  }
+
+  // What one group agrees on, the others do not know of: they would wait for it.
+  RunStatus work(SweepGroup& group, const std::vector<SweepPart>& parts) const {
+    try {
+      return group.work(parts);
+    } catch (const AgreedFailure& failure) {
+      if (sweep_.topology.cells() == 1) {
+        throw;
+      }
+      throw EnvironmentError(failure.what());
+    }
+  }
+
+  bool is_cuda() const { return sweep_.inputs.front().job.computation.device.is_cuda(); }
+
+  bool any_rank(bool mine) const {
+    return all_reduced(std::int64_t{mine}, ReduceOp::kMax, *all_.world) != 0;
+  }
+
+  bool stop_signal_received_anywhere() const { return any_rank(stop_signal_received()); }
+
+  // Decided by the first rank, while the others sleep.
+  std::vector<RoundPart> next_round() {
+    std::string text;
+    if (queue_ != nullptr) {
+      text = round_to_text(plan_next_round());
+    }
+    session_.wait_for_all([] {});
+    return round_from_text(session_.from_first(text));
+  }
+
+  std::vector<RoundPart> plan_next_round() {
+    while (!stop_signal_received()) {
+      const std::vector<LayerNeed> needs = free_needs();
+      if (!needs.empty()) {
+        return plan_round(needs, least_cache_budget(sweep_));
+      }
+      if (!queue_->may_come_free()) {
+        break;
+      }
+      std::this_thread::sleep_for(kPoll);
+      display_.cells.tick();
+    }
+    return {};
+  }
+
+  // What packs need that have something left to do and that nobody works on.
+  std::vector<LayerNeed> free_needs() {
+    std::vector<LayerNeed> needs;
+    for (const std::size_t task : queue_->free_tasks()) {
+      const Cell& cell = queue_->tasks()[task].pack.members.front();
+      const std::size_t inputs = inputs_of(sweep_, cell);
+      needs.push_back({inputs, cell.layer, cache_bytes_per_layer(sweep_, sweep_.inputs[inputs])});
+    }
+    return needs;
+  }
+
+  // One pass per model and data set, by all ranks, for all layers of the round.
+  std::vector<SweepPart> prepare(const std::vector<RoundPart>& round) {
+    std::vector<SweepPart> parts;
+    std::uint64_t budget = least_cache_budget(sweep_);
+    for (const RoundPart& wanted : round) {
+      const SweepInputs& inputs = sweep_.inputs[wanted.inputs];
+      display_.steps.message(fmt::format("{} with {}: {} {}", inputs.model.name, inputs.data.name,
+                                         wanted.layers.size(),
+                                         wanted.layers.size() == 1 ? "layer" : "layers"));
+      try {
+        session_.together([&] { model_.of(wanted.inputs); });
+        PreparedData data = prepare_data(model_.of(wanted.inputs), inputs.job,
+                                         {wanted.layers, sweep_.options.eval_every > 0, budget},
+                                         all_, display_.steps);
+        const std::uint64_t kept = cache_bytes_per_layer(sweep_, inputs) *
+                                   static_cast<std::uint64_t>(wanted.layers.size());
+        budget -= std::min(budget, kept);
+        parts.push_back({wanted.inputs, wanted.layers, std::move(data)});
+      } catch (const AgreedFailure& failure) {
+        fail(wanted, failure.what());
+      }
+    }
+    return parts;
+  }
+
+  // The model itself fails on this data: so do all cells of the part that nobody works on.
+  void fail(const RoundPart& part, const std::string& reason) {
+    if (queue_ == nullptr) {
+      return;
+    }
+    const auto concerned = [&](const Pack& pack) {
+      const Cell& cell = pack.members.front();
+      return part.inputs == inputs_of(sweep_, cell) &&
+             std::binary_search(part.layers.begin(), part.layers.end(), cell.layer);
+    };
+    while (auto taken = queue_->take(concerned)) {
+      const Pack& pack = queue_->tasks()[taken->task].pack;
+      for (const std::size_t place : taken->progress.active) {
+        const std::string& cell = pack.members[place].name;
+        write_failure(sweep_.options.out, cell, reason);
+        display_.steps.message(fmt::format("failed: {}: {}", cell, reason));
+      }
+      queue_->finish(*taken);
+    }
+  }
+
+  const SweepPreparation& sweep_;
+  Session& session_;
+  SweepQueue* queue_;
+  SweepDisplay display_;
+  Ranks all_;
+  Ranks group_ranks_;
+  LoadedModel model_;
+};
+
+}  // namespace
+
+RunStatus run_sweep(const SweepPreparation& sweep, Session& session, SweepQueue* queue,
+                    SweepDisplay display) {
+  return SweepRun(sweep, session, queue, display).run();
+}
+
+}  // namespace bipo

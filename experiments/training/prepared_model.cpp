@@ -1,0 +1,78 @@
+#include "experiments/training/prepared_model.hpp"
+
+#include <fmt/format.h>
+
+#include <string>
+
+#include "collectives/communicator.hpp"
+#include "collectives/number_reduction.hpp"
+#include "experiments/job/machine.hpp"
+#include "experiments/progress/gib_text.hpp"
+#include "experiments/training/cache_files.hpp"
+#include "trainer/loop/training.hpp"
+
+namespace bipo {
+
+std::unique_ptr<Decoder> load_decoder(const JobPreparation& job, const Ranks& ranks) {
+  return std::make_unique<Decoder>(job.inputs.config, *job.inputs.weights,
+                                   job.computation.product_type, job.computation.device, *ranks.tp);
+}
+
+bool PreparedData::keeps_activations() const {
+  return train->keeps_activations() && (held_out == nullptr || held_out->keeps_activations());
+}
+
+void run_prefix_pass(Decoder& decoder, const std::vector<ActivationCache*>& caches,
+                     const Ranks& ranks, ProgressDisplay& display) {
+  fill_caches(decoder, caches, ranks,
+              [&](const std::string& what, std::int64_t done, std::int64_t total) {
+                display.phase(what, done, total);
+              });
+  // Not before: what the pass itself frees, prefix weights above all, goes back to the machine.
+  keep_freed_memory();
+}
+
+PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const DataRequest& request,
+                          const Ranks& ranks, ProgressDisplay& display) {
+  const TrainingInputs& inputs = job.inputs;
+  const TrainOptions& options = job.options;
+  std::uint64_t budget = all_reduced(request.budget, ReduceOp::kMin, *ranks.world);
+  const auto make_cache = [&](const std::vector<TokenPair>& pairs, std::uint64_t tokens_hash,
+                              const char* name) {
+    CacheSettings cache;
+    cache.layers = request.layers;
+    cache.group_size = options.micro_batch.value();
+    cache.type = cache_type(options.cache_dtype);
+    cache.directory = options.cache_dir;
+    cache.key = cache_key({inputs.model_fingerprint, tokens_hash, job.computation,
+                           options.deterministic, ranks.topology.tp()});
+    const std::uint64_t bytes =
+        ActivationCache::bytes_needed(inputs.config.hidden, pairs, cache.type) *
+        static_cast<std::uint64_t>(request.layers.size());
+    cache.keep = bytes <= budget;
+    if (cache.keep) {
+      budget -= bytes;
+    } else {
+      display.warn(
+          fmt::format("the activations of the {} take {} per node, more than the cache budget "
+                      "leaves: blocks 0..{} run again in every step; raise --cache-budget",
+                      name, gib_text(static_cast<double>(bytes)), request.layers.back()));
+    }
+    return std::make_unique<ActivationCache>(decoder, pairs, cache, ranks);
+  };
+  PreparedData data;
+  data.train = make_cache(inputs.train, inputs.train_hash, "training pairs");
+  std::vector<ActivationCache*> caches{data.train.get()};
+  if (!inputs.test.empty() && request.evaluates) {
+    data.held_out = make_cache(inputs.test, inputs.test_hash, "held-out pairs");
+    caches.push_back(data.held_out.get());
+  }
+  run_prefix_pass(decoder, caches, ranks, display);
+  for (const std::int64_t layer : request.layers) {
+    check_zero_vector(decoder, *data.train, layer, ranks);
+  }
+  display.finish();
+  return data;
+}
+
+}  // namespace bipo

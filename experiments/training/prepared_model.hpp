@@ -1,0 +1,44 @@
+// A model, and what is cached of its data, ready to train vectors at the layers asked for.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "collectives/session.hpp"
+#include "experiments/progress/progress.hpp"
+#include "experiments/training/run_preparation.hpp"
+#include "trainer/cache/activation_cache.hpp"
+#include "trainer/model/decoder/decoder.hpp"
+
+namespace bipo {
+
+// The job's model with head and final norm loaded, sharded over the tensor-parallel group of
+// `ranks`; both must outlive it.  Local.
+std::unique_ptr<Decoder> load_decoder(const JobPreparation& job, const Ranks& ranks);
+
+struct PreparedData {
+  std::unique_ptr<ActivationCache> train;
+  std::unique_ptr<ActivationCache> held_out;  // null where nothing is evaluated
+
+  // Whether no step needs the blocks up to the layer.
+  bool keeps_activations() const;
+};
+
+struct DataRequest {
+  std::vector<std::int64_t> layers;  // ascending
+  bool evaluates = true;
+  std::uint64_t budget = 0;  // bytes per node
+};
+
+// Fills the caches, all of the same layers.  Afterwards memory that is freed stays with the
+// process, for the steps to come.  Collective over: world
+void run_prefix_pass(Decoder& decoder, const std::vector<ActivationCache*>& caches,
+                     const Ranks& ranks, ProgressDisplay& display);
+
+// Fills the caches of the job's pairs, which must outlive the result (in one pass over the data for
+// all layers), and checks that training begins at the reference.  Collective over: world
+PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const DataRequest& request,
+                          const Ranks& ranks, ProgressDisplay& display);
+
+}  // namespace bipo

@@ -1,0 +1,86 @@
+#include "experiments/training/run_record.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <nlohmann/json.hpp>
+
+#include "experiments/progress/gib_text.hpp"
+#include "experiments/settings/fields.hpp"
+#include "experiments/settings/stored_settings.hpp"
+#include "experiments/settings/template_dates.hpp"
+#include "experiments/settings/version.hpp"
+#include "trainer/passes/packing.hpp"
+
+namespace bipo {
+
+std::string run_config(const TrainOptions& options, const JobPreparation& job) {
+  const TrainingInputs& inputs = job.inputs;
+  TrainOptions described = options;
+  nlohmann::ordered_json json = stored_settings(train_fields(described));
+  json["model_fingerprint"] = fmt::format("{:016x}", inputs.model_fingerprint);
+  json["train_pairs"] = inputs.train.size();
+  json["train_tokens_hash"] = fmt::format("{:016x}", inputs.train_hash);
+  json["test_pairs"] = inputs.test.size();
+  json["test_tokens_hash"] = fmt::format("{:016x}", inputs.test_hash);
+  json["world_size"] = job.computation.topology.world();
+  store_template_date(options.template_date, json);
+  return settings_text(json);
+}
+
+std::vector<SettingGroup> run_table(const TrainOptions& options, const JobPreparation& job) {
+  TrainOptions described = options;
+  return settings_table(train_fields(described), job_notes(options, job));
+}
+
+RunAttributes run_attributes(const TrainOptions& options, const JobPreparation& job,
+                             const Session& session, const std::string& config,
+                             const std::string& created_utc) {
+  const Topology& topology = job.computation.topology;
+  RunAttributes attributes;
+  attributes.config = config;
+  attributes.program_version = kProgramVersion;
+  attributes.git_commit = kGitCommit;
+  attributes.created_utc = created_utc;
+  attributes.model = options.model.string();
+  attributes.layer = options.layer;
+  attributes.hidden_size = job.inputs.config.hidden;
+  attributes.world_size = topology.world();
+  attributes.dp = topology.dp();
+  attributes.tp = topology.tp();
+  attributes.backend = job.computation.backend;
+  attributes.dtype = name_of(job.computation.dtype);
+  attributes.hosts = fmt::format("{}", fmt::join(session.hosts(), ","));
+  return attributes;
+}
+
+PlanSettings plan_settings(const TrainOptions& options, const std::vector<TokenPair>& pairs) {
+  PlanSettings plan;
+  plan.pairs = static_cast<std::int64_t>(pairs.size());
+  plan.batch_size = options.batch_size;
+  plan.micro_batch = options.micro_batch.value();
+  plan.epochs = options.epochs;
+  plan.max_steps = options.max_steps;
+  plan.seed = options.seed;
+  plan.shuffle = options.shuffle;
+  plan.sign = options.sign;
+  plan.costs = packed_sizes(pairs);
+  return plan;
+}
+
+TrainingSettings training_settings(const TrainOptions& options, const PlanSettings& plan,
+                                   double residual_rms) {
+  TrainingSettings training;
+  training.plan = plan;
+  training.lr = options.lr * (options.lr_unit == LrUnit::kResidual ? residual_rms : 1);
+  training.beta = options.beta;
+  training.optimizer.weight_decay = options.weight_decay;
+  training.max_grad_norm = options.max_grad_norm;
+  training.warmup_steps = options.warmup_steps;
+  training.multipliers = options.multipliers;
+  training.eval_every = options.eval_every;
+  training.save_every = options.save_every;
+  return training;
+}
+
+}  // namespace bipo

@@ -1,0 +1,35 @@
+// What a run says of itself: its settings in its file, the start-up table, its file's attributes.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "collectives/session.hpp"
+#include "datasets/batches/batch_plan.hpp"
+#include "experiments/progress/progress.hpp"
+#include "experiments/runs/run_file.hpp"
+#include "experiments/training/run_preparation.hpp"
+#include "trainer/loop/training.hpp"
+
+namespace bipo {
+
+// In all of these, `options` are those of one run, with every `auto` resolved: a job's own, or
+// those of one cell of a sweep.
+
+// Returns a JSON object in the order of the help: what `config` in the run file holds.
+std::string run_config(const TrainOptions& options, const JobPreparation& job);
+
+std::vector<SettingGroup> run_table(const TrainOptions& options, const JobPreparation& job);
+
+RunAttributes run_attributes(const TrainOptions& options, const JobPreparation& job,
+                             const Session& session, const std::string& config,
+                             const std::string& created_utc);
+
+PlanSettings plan_settings(const TrainOptions& options, const std::vector<TokenPair>& pairs);
+
+// `residual_rms`: the typical size of an element of the residual stream at the layer, the unit of
+// --lr-unit residual.
+TrainingSettings training_settings(const TrainOptions& options, const PlanSettings& plan,
+                                   double residual_rms);
+
+}  // namespace bipo

@@ -1,0 +1,47 @@
+#include "experiments/training/training_inputs.hpp"
+
+#include <filesystem>
+#include <utility>
+
+#include "datasets/tokens/pair_tokenizer.hpp"
+#include "experiments/job/text_options.hpp"
+#include "trainer/model/model_files.hpp"
+
+namespace bipo {
+
+TrainingInputs read_training_inputs(const TrainingOptions& options) {
+  TrainingInputs inputs;
+  ModelFiles model = open_model(options.model, options.adapter);
+  inputs.config = model.config;
+  inputs.weights = std::move(model.weights);
+  inputs.model_fingerprint = model.fingerprint;
+  const auto add_all = [&](const std::vector<std::string>& warnings) {
+    inputs.warnings.insert(inputs.warnings.end(), warnings.begin(), warnings.end());
+  };
+  const TokenizeOptions tokenize = tokenize_options(options, inputs.config.context);
+  inputs.max_length = tokenize.max_length;
+
+  const PairTokenizer tokenizer(model.read_text(), template_settings(options),
+                                inputs.config.vocabulary, tokenize);
+  inputs.chat_template = tokenizer.template_name();
+  if (tokenizer.prints_date()) {
+    inputs.template_date = options.template_date;
+  }
+  inputs.implied_system_text = tokenizer.implied_system_text();
+  inputs.warnings = inputs.weights->warnings();
+  add_all(tokenizer.warnings());
+  const auto read = [&](const std::filesystem::path& path) {
+    TokenizedFile file = tokenizer.read(path);
+    add_all(file.warnings);
+    return std::move(file.pairs);
+  };
+  inputs.train = read(options.train);
+  if (!options.test.empty()) {
+    inputs.test = read(options.test);
+  }
+  inputs.train_hash = tokens_hash(inputs.train);
+  inputs.test_hash = tokens_hash(inputs.test);
+  return inputs;
+}
+
+}  // namespace bipo

@@ -1,0 +1,37 @@
+// Everything a training run reads before it starts: model configuration, weights' headers, token
+// pairs.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "datasets/tokens/token_pairs.hpp"
+#include "experiments/settings/settings.hpp"
+#include "trainer/model/architecture/config.hpp"
+#include "trainer/model/weights/weights.hpp"
+
+namespace bipo {
+
+struct TrainingInputs {
+  ModelConfig config;
+  std::unique_ptr<WeightSource> weights;
+  std::uint64_t model_fingerprint = 0;        // of configuration and weights
+  std::string chat_template;                  // name of the format
+  std::optional<TemplateDate> template_date;  // none where the template prints no date
+  std::string implied_system_text;  // what the template adds where no system prompt is sent
+  std::int64_t max_length = 0;      // tokens, effective
+  std::vector<TokenPair> train;
+  std::vector<TokenPair> test;   // empty where there is no --test
+  std::uint64_t train_hash = 0;  // of the ids
+  std::uint64_t test_hash = 0;
+  std::vector<std::string> warnings;  // rows left out, a system prompt that had to move
+};
+
+// Reads and checks all of it; nothing heavy is loaded.  The date of chat templates must have been
+// chosen.  Throws UserError.
+TrainingInputs read_training_inputs(const TrainingOptions& options);
+
+}  // namespace bipo

@@ -1,0 +1,93 @@
+// The command `evaluate`: what vectors do to a model's answers, and what that costs.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <cstdio>
+#include <iostream>
+#include <memory>
+
+#include "experiments/evaluation_run/evaluation_job.hpp"
+#include "experiments/evaluation_run/evaluation_measures.hpp"
+#include "experiments/evaluation_run/judge_files.hpp"
+#include "experiments/files/atomic_file.hpp"
+#include "experiments/job/job.hpp"
+#include "experiments/settings/field.hpp"
+#include "experiments/settings/version.hpp"
+#include "launcher/commands/commands.hpp"
+#include "launcher/commands/evaluation_report.hpp"
+
+namespace bipo {
+namespace {
+
+EvaluationAttributes attributes_of(const EvaluationJob& job, const Session& session) {
+  const Topology& topology = job.model.computation.topology;
+  EvaluationAttributes attributes;
+  attributes.config = job.config;
+  attributes.program_version = kProgramVersion;
+  attributes.git_commit = kGitCommit;
+  attributes.created_utc = job.created_utc;
+  attributes.model = job.options.model.string();
+  attributes.adapter = job.options.adapter.string();
+  attributes.hidden_size = job.model.files.config.hidden;
+  attributes.world_size = topology.world();
+  attributes.dp = topology.dp();
+  attributes.tp = topology.tp();
+  attributes.backend = job.model.computation.backend;
+  attributes.dtype = name_of(job.model.computation.dtype);
+  attributes.hosts = fmt::format("{}", fmt::join(session.hosts(), ","));
+  return attributes;
+}
+
+void write_results(const EvaluationJob& job, const Evaluation& evaluation) {
+  write_evaluation_file(job.options.out, evaluation);
+  fmt::print("{}", evaluation_text(evaluation));
+  write_judge_requests(job.options, job.judge_requests);
+  fmt::print("evaluation file: {}\n", job.options.out.string());
+  std::fflush(stdout);
+}
+
+}  // namespace
+
+int run_evaluate_command(const EvaluateOptions& options, Session& session) {
+  Job job(session);
+  const EvaluationJob prepared =
+      job.prepare([&] { return prepare_evaluation(options, job.begin_utc(), session); },
+                  "the evaluation to make");
+  if (job.is_root()) {
+    remove_stale_temps(options.out);
+  }
+  const Ranks ranks = job.begin(prepared.model.computation, {}, prepared.warnings);
+  std::unique_ptr<Decoder> decoder;
+  session.together([&] { decoder = load_whole_model(prepared.model, ranks); });
+  Evaluation evaluation = measure(prepared, *decoder, ranks, job.display());
+  session.together([&] {
+    if (job.is_root()) {
+      job.display().finish();
+      evaluation.attributes = attributes_of(prepared, session);
+      write_results(prepared, evaluation);
+    }
+  });
+  return kExitDone;
+}
+
+int run_judge_files_command(const EvaluateOptions& options) {
+  check_evaluation_places(options);
+  const std::vector<Generation> generations = options.generations.empty()
+                                                  ? std::vector<Generation>{}
+                                                  : read_generations(options.generations);
+  const std::vector<std::string> requests = judge_requests(options, generations);
+  if (!options.judge_import.empty()) {
+    const JudgeScores scores = read_judge_scores(options, generations);
+    for (const std::string& warning : judge_warnings(scores)) {
+      std::cerr << "warning: " << warning << '\n';
+    }
+    const std::vector<JudgeSummary> summary = add_judge_scores(
+        options.out, scores.scores, {absolute_text(options.judge_import), options.seed});
+    fmt::print("{}evaluation file: {}\n", judge_text(summary), options.out.string());
+  }
+  write_judge_requests(options, requests);
+  std::fflush(stdout);
+  return kExitDone;
+}
+
+}  // namespace bipo

@@ -1,0 +1,116 @@
+// The command `extract`: a direction that needs no training, from the same pairs.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <optional>
+
+#include "experiments/job/job.hpp"
+#include "experiments/runs/run_file.hpp"
+#include "experiments/training/prepared_model.hpp"
+#include "experiments/training/run_record.hpp"
+#include "experiments/training/weight_check.hpp"
+#include "launcher/commands/commands.hpp"
+#include "launcher/commands/extract_preparation.hpp"
+#include "trainer/records/vector_norm.hpp"
+
+namespace bipo {
+namespace {
+
+struct FoundDirection {
+  std::int64_t layer = 0;
+  std::vector<float> value;  // [D]
+  DirectionNorms norms;
+};
+
+// Every rank holds the same values.
+FoundDirection scaled(const MeanDifference& difference, std::optional<double> norm) {
+  FoundDirection direction{difference.layer, {}, {}};
+  direction.norms.found = vector_norm(difference.value);
+  direction.norms.residual =
+      difference.median_rms * std::sqrt(static_cast<double>(difference.value.size()));
+  if (norm && direction.norms.found == 0) {
+    throw AgreedFailure(
+        fmt::format("layer {}: the mean difference is zero, so there is no direction to scale",
+                    difference.layer),
+        kExitFailure);
+  }
+  direction.norms.written = norm.value_or(direction.norms.found);
+  const double factor = norm ? *norm / direction.norms.found : 1;
+  for (const double x : difference.value) {
+    direction.value.push_back(static_cast<float>(factor * x));
+  }
+  return direction;
+}
+
+// As a run that is complete after no step: one vector, and nothing to go on with.
+RunRecord run_record(const ExtractPreparation& preparation, const FoundDirection& direction,
+                     const Session& session) {
+  const JobPreparation& job = preparation.job;
+  RunRecord record;
+  static_cast<TrainingRecord&>(record) = starting_record(job.inputs.config.hidden, /*seed=*/0);
+  record.vectors.push_back({direction.value, /*step=*/0, /*epoch=*/0});
+  record.checkpoint.vector = direction.value;
+  record.attributes = run_attributes(job.options, job, session,
+                                     extract_config(preparation, direction.layer, direction.norms),
+                                     preparation.created_utc);
+  record.attributes.layer = direction.layer;
+  record.attributes.status = RunStatus::kComplete;
+  return record;
+}
+
+// The program's result, on stdout.
+void print_result(const ExtractOptions& options, const std::vector<FoundDirection>& directions) {
+  fmt::print("{:>5}  {:>12}  {:>12}  {:>8}  {}\n", "layer", "norm found", "written", "% of |h|",
+             "run file");
+  for (const FoundDirection& direction : directions) {
+    fmt::print("{:>5}  {:>12.6g}  {:>12.6g}  {:>8.2f}  {}\n", direction.layer,
+               direction.norms.found, direction.norms.written,
+               100 * direction.norms.written / direction.norms.residual,
+               direction_file(options, direction.layer).string());
+  }
+  std::fflush(stdout);
+}
+
+}  // namespace
+
+int run_extract_command(const ExtractOptions& options, Session& session) {
+  Job job(session);
+  const ExtractPreparation preparation =
+      job.prepare([&] { return prepare_extraction(options, job.begin_utc(), session); },
+                  "the extraction to make");
+  const TrainingInputs& inputs = preparation.job.inputs;
+  const Ranks ranks = job.begin(preparation.job.computation, extract_settings_table(preparation),
+                                preparation.job.warnings);
+  if (options.check_weights) {
+    check_weights({&inputs}, session);
+  }
+  std::unique_ptr<Decoder> decoder;
+  session.together([&] { decoder = load_decoder(preparation.job, ranks); });
+  const std::vector<MeanDifference> differences =
+      mean_differences(*decoder, inputs.train, preparation.pass, ranks,
+                       [&](const std::string& what, std::int64_t done, std::int64_t total) {
+                         job.display().phase(what, done, total);
+                       });
+  job.display().finish();
+  std::vector<FoundDirection> directions;
+  for (const MeanDifference& difference : differences) {
+    directions.push_back(scaled(difference, preparation.norm));
+  }
+  session.together([&] {
+    if (!job.is_root()) {
+      return;
+    }
+    for (const FoundDirection& direction : directions) {
+      const std::filesystem::path file = direction_file(options, direction.layer);
+      remove_stale_temp_files(file);
+      write_run_file(file, run_record(preparation, direction, session));
+    }
+    print_result(options, directions);
+  });
+  return kExitDone;
+}
+
+}  // namespace bipo

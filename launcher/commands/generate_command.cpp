@@ -1,0 +1,43 @@
+// The command `generate`: answers under vectors, at several multipliers at once.
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <iostream>
+#include <memory>
+
+#include "experiments/generation_run/generation_job.hpp"
+#include "experiments/generation_run/generation_loop.hpp"
+#include "experiments/job/job.hpp"
+#include "experiments/job/whole_model.hpp"
+#include "experiments/progress/stop_signals.hpp"
+#include "launcher/commands/commands.hpp"
+
+namespace bipo {
+
+int run_generate_command(const GenerateOptions& options, Session& session) {
+  Job job(session);
+  const GenerationJob prepared = job.prepare(
+      [&] { return prepare_generation(options, job.begin_utc(), session); }, "the answers to make");
+  if (!options.stream) {  // a person's Ctrl-C just ends it
+    install_stop_signals();
+  }
+  const Ranks ranks = job.begin(prepared.model.computation, {}, prepared.warnings);
+  std::unique_ptr<Decoder> decoder;
+  session.together([&] { decoder = load_whole_model(prepared.model, ranks); });
+  const GenerationOutcome outcome = generate(prepared, *decoder, ranks, job);
+  const bool is_complete = outcome.prompts == prepared.prompt_count();
+  if (job.is_root()) {
+    std::cerr << fmt::format(
+        "{} answers, {} tokens in {:.1f} s, {:.1f} tokens/s\n",
+        outcome.prompts * static_cast<std::int64_t>(options.multipliers.size()), outcome.tokens,
+        outcome.seconds, static_cast<double>(outcome.tokens) / outcome.seconds);
+    if (!options.out.empty()) {
+      fmt::print("{}: {}\n", is_complete ? "answers" : "interrupted; answers so far",
+                 options.out.string());
+      std::fflush(stdout);
+    }
+  }
+  return is_complete ? kExitDone : kExitInterrupted;
+}
+
+}  // namespace bipo

@@ -1,0 +1,143 @@
+// The command `sweep`: one vector for every combination of the axes, by groups of ranks.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <optional>
+#include <set>
+#include <string>
+
+#include "experiments/job/job.hpp"
+#include "experiments/progress/stop_signals.hpp"
+#include "experiments/settings/template_dates.hpp"
+#include "experiments/sweep_run/sweep_preparation.hpp"
+#include "experiments/sweep_run/sweep_progress.hpp"
+#include "experiments/sweep_run/sweep_run.hpp"
+#include "experiments/sweeps/sweep_directory.hpp"
+#include "experiments/sweeps/sweep_queue.hpp"
+#include "experiments/training/run_record.hpp"
+#include "experiments/training/weight_check.hpp"
+#include "launcher/commands/commands.hpp"
+#include "launcher/commands/sweep_summary.hpp"
+
+namespace bipo {
+namespace {
+
+// The start-up table is that of the first cell.
+void begin(const SweepPreparation& sweep, Job& job) {
+  const SweepPlan& plan = sweep.plan;
+  const Cell& first = plan.packs.front().members.front();
+  const JobPreparation& inputs = sweep.inputs[inputs_of(sweep, first)].job;
+  Computation computation = inputs.computation;
+  computation.topology = sweep.topology;
+  job.begin(computation, run_table(cell_options(sweep, first), inputs), sweep.warnings());
+  job.display().message(fmt::format("sweep of {} cells in {} packs, the first of them above, in {}",
+                                    plan.cells.size(), plan.packs.size(),
+                                    sweep.options.out.string()));
+}
+
+// The program's result, on stdout.  Returns the exit code.
+int print_result(const SweepPreparation& sweep, RunStatus status) {
+  const bool evaluates =
+      sweep.options.eval_every > 0 &&
+      std::any_of(sweep.inputs.begin(), sweep.inputs.end(),
+                  [](const SweepInputs& inputs) { return !inputs.data.test.empty(); });
+  const SweepSummary summary =
+      summarize_sweep(sweep.options.out, sweep.plan, sweep.options.multipliers, evaluates);
+  fmt::print("{}", summary.text);
+  if (status != RunStatus::kComplete) {
+    fmt::print("interrupted; the same command continues\n");
+  } else if (summary.failed > 0) {
+    fmt::print(
+        "failed cells are left alone; the same command with --retry-failed tries them "
+        "again\n");
+  }
+  if (summary.running > 0) {
+    fmt::print("{} cells are with other jobs, which continue them\n", summary.running);
+  }
+  std::fflush(stdout);
+  if (status != RunStatus::kComplete) {
+    return kExitInterrupted;
+  }
+  return summary.failed > 0 ? kExitFailure : kExitDone;
+}
+
+std::vector<const TrainingInputs*> first_of_each_model(const SweepPreparation& sweep) {
+  std::vector<const TrainingInputs*> models;
+  std::set<std::string> names;
+  for (const SweepInputs& inputs : sweep.inputs) {
+    if (names.insert(inputs.model.name).second) {
+      models.push_back(&inputs.job.inputs);
+    }
+  }
+  return models;
+}
+
+int run_prepared(const SweepPreparation& sweep, Job& job) {
+  Session& session = job.session();
+  begin(sweep, job);
+  if (sweep.options.check_weights) {
+    check_weights(first_of_each_model(sweep), session);
+  }
+  std::optional<SweepQueue> queue;
+  session.together([&] {
+    if (job.is_root()) {
+      begin_sweep_directory(sweep.options.out, sweep.plan_text);
+      queue.emplace(sweep.options.out, sweep.plan.packs, sweep.options.retry_failed);
+    }
+  });
+  SweepProgress progress(
+      sweep.options.out, sweep.plan, [&](const Cell& cell) { return cell_cost(sweep, cell); },
+      job.display(), job.is_root());
+  install_stop_signals();
+  const RunStatus status =
+      run_sweep(sweep, session, queue ? &*queue : nullptr, {job.display(), progress});
+  std::int64_t exit_code = kExitDone;
+  session.together([&] {
+    if (job.is_root()) {
+      progress.report();
+      exit_code = print_result(sweep, status);
+    }
+  });
+  return static_cast<int>(std::stoll(session.from_first(std::to_string(exit_code))));
+}
+
+// A sweep that is continued keeps the day of its first start.
+SweepOptions with_template_date(const SweepOptions& given, Job& job) {
+  std::string plan;
+  job.session().together([&] {
+    if (job.is_root()) {
+      plan = stored_plan(given.out);
+    }
+  });
+  const auto stored = template_date_of_plan(job.session().from_first(plan));
+  SweepOptions options = given;
+  options.template_date = choose_template_date(given.template_date, stored, job.begin_utc());
+  return options;
+}
+
+}  // namespace
+
+int run_sweep_command(const SweepOptions& given, Session& session) {
+  Job job(session);
+  const SweepOptions options = with_template_date(given, job);
+  const SweepPreparation sweep =
+      job.prepare([&] { return prepare_sweep(options, session); }, "the sweep to make");
+  if (options.dry_run) {
+    if (job.is_root()) {
+      fmt::print("{}", describe_plan(
+                           sweep.plan, [&](const Cell& cell) { return cell_cost(sweep, cell); },
+                           [&](const Cell& cell) { return run_file_bytes(sweep, cell); }));
+      std::fflush(stdout);
+    }
+    return kExitDone;
+  }
+  session.together([&] {
+    if (job.is_root()) {
+      check_sweep_directory(sweep.options.out, sweep.plan_text);
+    }
+  });
+  return run_prepared(sweep, job);
+}
+
+}  // namespace bipo

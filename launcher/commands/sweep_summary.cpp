@@ -1,0 +1,99 @@
+// What has become of a sweep, as a table for the terminal.
+#include "launcher/commands/sweep_summary.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "experiments/runs/run_file.hpp"
+#include "experiments/sweeps/cell_failure.hpp"
+#include "experiments/sweeps/sweep_directory.hpp"
+#include "experiments/sweeps/sweep_status.hpp"
+
+namespace bipo {
+namespace {
+
+using Row = std::vector<std::string>;
+
+constexpr const char* kUnknown = "-";
+
+std::string accuracy_at(double multiplier, const TrainingRecord& record) {
+  const auto last = std::find_if(record.evals.rbegin(), record.evals.rend(),
+                                 [&](const EvalRow& row) { return row.multiplier == multiplier; });
+  return last == record.evals.rend() ? kUnknown : fmt::format("{:.1f}", 100 * last->accuracy);
+}
+
+std::string last_loss(const TrainingRecord& record) {
+  return record.steps.empty() ? kUnknown : fmt::format("{:.4f}", record.steps.back().loss);
+}
+
+Row header(const std::vector<double>& multipliers, bool evaluates) {
+  Row row{"cell", "status"};
+  if (evaluates) {
+    for (const double multiplier : multipliers) {
+      row.push_back(fmt::format("acc% {:+g}v", multiplier));
+    }
+  } else {
+    row.emplace_back("last loss");
+  }
+  row.emplace_back("run file");
+  return row;
+}
+
+Row row_of(const Cell& cell, CellStatus status, const std::filesystem::path& path,
+           const std::vector<double>& multipliers, bool evaluates) {
+  const bool has_file = std::filesystem::exists(path);
+  const RunRecord record = has_file ? read_run_file(path) : RunRecord();
+  Row row{cell.name, to_string(status)};
+  if (evaluates) {
+    for (const double multiplier : multipliers) {
+      row.push_back(accuracy_at(multiplier, record));
+    }
+  } else {
+    row.push_back(last_loss(record));
+  }
+  row.push_back(has_file ? path.string() : kUnknown);
+  return row;
+}
+
+// Names to the left, figures to the right.
+std::string aligned(const std::vector<Row>& rows) {
+  std::vector<std::size_t> widths(rows.front().size(), 0);
+  for (const Row& row : rows) {
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      widths[i] = std::max(widths[i], row[i].size());
+    }
+  }
+  std::string text;
+  for (const Row& row : rows) {
+    text += fmt::format("{:<{}}  {:<{}}", row[0], widths[0], row[1], widths[1]);
+    for (std::size_t i = 2; i + 1 < row.size(); ++i) {
+      text += fmt::format("  {:>{}}", row[i], widths[i]);
+    }
+    text += fmt::format("  {}\n", row.back());
+  }
+  return text;
+}
+
+}  // namespace
+
+SweepSummary summarize_sweep(const std::filesystem::path& directory, const SweepPlan& plan,
+                             const std::vector<double>& multipliers, bool evaluates) {
+  const std::vector<CellStatus> status = SweepMonitor(directory, plan).look();
+  std::vector<Row> rows{header(multipliers, evaluates)};
+  std::string reasons;
+  SweepSummary summary;
+  for (std::size_t i = 0; i < plan.cells.size(); ++i) {
+    const Cell& cell = plan.cells[i];
+    rows.push_back(row_of(cell, status[i], run_file_path(directory, cell), multipliers, evaluates));
+    summary.running += status[i] == CellStatus::kRunning ? 1 : 0;
+    if (status[i] == CellStatus::kFailed) {
+      ++summary.failed;
+      reasons += fmt::format("{}: {}\n", cell.name, read_failure(directory, cell.name)->reason);
+    }
+  }
+  summary.text = aligned(rows) + reasons;
+  return summary;
+}
+
+}  // namespace bipo

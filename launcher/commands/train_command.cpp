@@ -1,0 +1,106 @@
+// The command `train`: one steering vector, into one run file.
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstdio>
+#include <iostream>
+#include <memory>
+#include <optional>
+
+#include "experiments/job/job.hpp"
+#include "experiments/progress/stop_signals.hpp"
+#include "experiments/runs/run_file.hpp"
+#include "experiments/training/prepared_model.hpp"
+#include "experiments/training/run_observer.hpp"
+#include "experiments/training/run_preparation.hpp"
+#include "experiments/training/run_record.hpp"
+#include "experiments/training/weight_check.hpp"
+#include "launcher/commands/commands.hpp"
+#include "trainer/loop/training.hpp"
+
+namespace bipo {
+namespace {
+
+// The program's result, on stdout.
+void print_result(const TrainingRecord& record, RunStatus status,
+                  const std::filesystem::path& out) {
+  if (!record.evals.empty()) {
+    const EvalRow& last = record.evals.back();
+    fmt::print("held-out pairs: {:.0f}, after step {}\n", last.pairs, last.step);
+    fmt::print("{:>10}  {:>10}  {:>10}  {:>10}\n", "multiplier", "accuracy %", "margin", "loss");
+    for (const EvalRow& row : record.evals) {
+      if (row.step == last.step) {
+        fmt::print("{:>+10g}  {:>10.1f}  {:>+10.4f}  {:>10.4f}\n", row.multiplier,
+                   100 * row.accuracy, row.margin, row.loss);
+      }
+    }
+  }
+  fmt::print(
+      "{}: {}\n",
+      status == RunStatus::kComplete ? "run file" : "interrupted; continue with --resume; run file",
+      out.string());
+  std::fflush(stdout);
+}
+
+int run_prepared(const RunPreparation& run, Job& job) {
+  Session& session = job.session();
+  const TrainOptions& options = run.job.options;
+  const TrainingInputs& inputs = run.job.inputs;
+  if (job.is_root()) {
+    remove_stale_temp_files(options.out);
+  }
+  const Ranks ranks = job.begin(run.job.computation, run_table(options, run.job), run.job.warnings);
+  if (options.check_weights) {
+    check_weights({&inputs}, session);
+  }
+  install_stop_signals();
+  std::unique_ptr<Decoder> decoder;
+  session.together([&] { decoder = load_decoder(run.job, ranks); });
+  const PreparedData data = prepare_data(
+      *decoder, run.job, {{options.layer}, options.eval_every > 0, options.cache_budget.value()},
+      ranks, job.display());
+
+  const double residual_rms = data.train->median_rms(options.layer);
+  const double residual_norm = residual_rms * std::sqrt(static_cast<double>(inputs.config.hidden));
+  job.display().message(fmt::format("median norm of the residual stream after block {}: {:.4g}",
+                                    options.layer, residual_norm));
+  const BatchPlan plan(run.plan);
+  RunObserver observer({options.out,
+                        run_attributes(options, run.job, session, run.config, run.created_utc),
+                        plan.total_steps(),
+                        plan.steps_per_epoch(),
+                        options.epochs,
+                        options.batch_size,
+                        run.plan.pairs,
+                        residual_norm,
+                        {}},
+                       job.display());
+  TrainingRecord record = run.previous ? TrainingRecord(*run.previous)
+                                       : starting_record(inputs.config.hidden, options.seed);
+  const RunStatus status =
+      train(*decoder, *data.train, data.held_out.get(), options.layer,
+            {{training_settings(options, run.plan, residual_rms), record, observer}}, ranks);
+  job.display().finish();
+  if (job.is_root()) {
+    print_result(record, status, options.out);
+  }
+  return status == RunStatus::kComplete ? kExitDone : kExitInterrupted;
+}
+
+}  // namespace
+
+int run_train_command(const TrainOptions& options, Session& session) {
+  Job job(session);
+  const RunPreparation run = job.prepare(
+      [&] { return prepare_run(options, job.begin_utc(), session); }, "the run to make");
+  if (run.previous && run.previous->attributes.status == RunStatus::kComplete) {
+    if (job.is_root()) {
+      std::cerr << fmt::format("{}: complete already, nothing to do\n", options.out.string());
+      print_result(*run.previous, RunStatus::kComplete, options.out);
+    }
+    return kExitDone;
+  }
+  return run_prepared(run, job);
+}
+
+}  // namespace bipo

@@ -1,0 +1,115 @@
+// The plan of a run: the fastest arrangement of ranks that fits, with its memory and time.
+#include "trainer/cost/run_plan.hpp"
+
+#include <algorithm>
+#include <vector>
+
+#include "trainer/model/sharding/sharding.hpp"
+
+namespace bipo {
+namespace {
+
+// Of a device's memory: the rest is for what allocators cannot use.
+constexpr double kUsableShare = 0.92;
+
+std::vector<std::int64_t> possible_tp(const PlanRequest& request) {
+  if (request.tp) {
+    plan_shard(request.config, *request.tp, 0);
+    return {*request.tp};
+  }
+  std::vector<std::int64_t> sizes;
+  for (std::int64_t tp = 1; tp <= std::min(request.machine.devices, request.config.heads); ++tp) {
+    if (request.machine.devices % tp == 0) {
+      sizes.push_back(tp);
+    }
+  }
+  return sizes;
+}
+
+// The size that gives every replica one, and its halvings.
+std::vector<std::int64_t> possible_micro_batches(const PlanRequest& request, std::int64_t dp) {
+  if (request.micro_batch) {
+    return {*request.micro_batch};
+  }
+  std::vector<std::int64_t> sizes;
+  for (auto size = std::max<std::int64_t>(1, request.batch_size / dp); size >= 1; size /= 2) {
+    sizes.push_back(size);
+  }
+  return sizes;
+}
+
+RunShape shape_of(const PlanRequest& request, std::int64_t tp, std::int64_t micro_batch) {
+  RunShape shape;
+  shape.layer = request.layer;
+  shape.tp = tp;
+  shape.dp = request.machine.devices / tp;
+  shape.cuda = request.machine.cuda;
+  shape.pairs = static_cast<double>(request.train_pairs + request.test_pairs);
+  shape.pair = request.pair;
+  shape.micro_pairs = static_cast<double>(micro_batch);
+  shape.bytes = request.bytes;
+  return shape;
+}
+
+// What the ranks of a node share counts in equal parts.
+double peak_of(const PlanRequest& request, const RankMemory& memory) {
+  const double shared =
+      request.machine.cuda ? 0 : memory.cache / static_cast<double>(request.machine.devices);
+  return memory.peak(/*with_cache=*/false) + shared;
+}
+
+RunPlan plan_of(const PlanRequest& request, const RunShape& shape) {
+  RunPlan plan;
+  plan.shape = shape;
+  plan.memory = rank_memory(request.config, shape);
+  plan.peak_bytes = peak_of(request, plan.memory);
+  plan.fits = plan.peak_bytes <= kUsableShare * request.machine.memory_bytes;
+  plan.step = step_seconds(request.config, shape, request.machine.speed,
+                           static_cast<double>(request.batch_size));
+  return plan;
+}
+
+bool is_better(const RunPlan& plan, const RunPlan& other) {
+  if (plan.fits != other.fits) {
+    return plan.fits;
+  }
+  return plan.fits ? plan.step.total() < other.step.total() : plan.peak_bytes < other.peak_bytes;
+}
+
+RunPlan best_arrangement(const PlanRequest& request) {
+  std::optional<RunPlan> best;
+  for (const std::int64_t tp : possible_tp(request)) {
+    for (const std::int64_t size : possible_micro_batches(request, request.machine.devices / tp)) {
+      const RunPlan plan = plan_of(request, shape_of(request, tp, size));
+      if (!best || is_better(plan, *best)) {
+        best = plan;
+      }
+    }
+  }
+  return *best;
+}
+
+std::int64_t rounded_up(std::int64_t count, std::int64_t size) {
+  return (count + size - 1) / size;
+}
+
+}  // namespace
+
+RunPlan make_plan(const PlanRequest& request) {
+  RunPlan plan = best_arrangement(request);
+  const MachineSpeed& speed = request.machine.speed;
+  plan.steps = request.epochs * rounded_up(request.train_pairs, request.batch_size);
+  plan.training_seconds = static_cast<double>(plan.steps) * plan.step.total();
+  const std::int64_t evaluations =
+      request.eval_every == 0 ? 0 : rounded_up(request.epochs, request.eval_every);
+  plan.evaluation_seconds = static_cast<double>(evaluations * request.multipliers) *
+                            evaluation_seconds(request.config, plan.shape, speed,
+                                               static_cast<double>(request.test_pairs));
+  plan.prefix_seconds = prefix_seconds(request.config, plan.shape, speed);
+  plan.run_seconds = plan.prefix_seconds + plan.training_seconds + plan.evaluation_seconds;
+  plan.sweep_seconds = plan.prefix_seconds + static_cast<double>(request.cells) *
+                                                 (plan.training_seconds + plan.evaluation_seconds);
+  return plan;
+}
+
+}  // namespace bipo
