@@ -71,6 +71,20 @@ prepare_mpi() {
   fi
 }
 
+# The printed commands work when pasted into the shell that started this script, in whatever folder. Only the
+# full environment has h5py and pandas.
+print_next_steps() {
+  local place='' python=$BIPO_CACHE/venv-full
+  [[ $started_in -ef $BIPO_SOURCE ]] || place=$BIPO_SOURCE/
+  printf '\nThe run file is %s. To look at it:\n' "$place$out"
+  printf '  %q inspect %q\n' "$place$build/bipo-dist" "$place$out"
+  if [[ -e $python/installed.txt && ! -e $python/installing ]]; then
+    printf "  %q -c 'import h5py, pandas, sys; print(pandas.DataFrame(h5py.File(sys.argv[1])[\"evals\"][:]).to_string())' %q\n" \
+      "$python/bin/python" "$place$out"
+  fi
+}
+
+started_in=$PWD
 cd "$BIPO_SOURCE"
 install_packages "${BUILD_PACKAGES[@]}"
 ensure_venv cpu
@@ -101,11 +115,6 @@ status=0
 "${command[@]}" || status=$?
 
 if [[ -e $out ]]; then
-  cat <<TEXT
-
-The run file is $out. To look at it:
-  $build/bipo-dist inspect $out
-  python3 -c 'import h5py, pandas; print(pandas.DataFrame(h5py.File("$out")["evals"][:]))'
-TEXT
+  print_next_steps
 fi
 exit "$status"

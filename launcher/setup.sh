@@ -41,7 +41,7 @@ as_root() {
 install_packages() {
   local package missing=()
   command -v dpkg-query >/dev/null \
-    || fail "this is no Debian system: install the equivalents of $* and build as README.md says"
+    || fail "this is not a Debian system: install the equivalents of $* and see docs/contributing.md for the build"
   for package in "$@"; do
     is_installed "$package" || missing+=("$package")
   done

@@ -1,10 +1,9 @@
-"""The snippet of README.md that steers a transformers model by a forward hook says what the program says."""
+"""The program of docs/export.md that steers a transformers model by a forward hook says what the program says."""
 
 from __future__ import annotations
 
 import csv
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,20 +13,15 @@ import pytest
 
 import program
 import run_files
+from documentation import SOURCE, python_block
 
-SOURCE = Path(__file__).parents[2]
 MULTIPLIERS = (-1, 0, 1)
 # Sums of some 40 log-probabilities, two float32 implementations.
 TOLERANCE = 1e-3
 
 
 def snippet() -> str:
-    """The block of Python in README.md that registers a hook."""
-    blocks = re.findall(r"^```python\n(.*?)^```$", (SOURCE / "README.md").read_text(encoding="utf-8"),
-                        re.MULTILINE | re.DOTALL)
-    hooks = [block for block in blocks if "register_forward_hook" in block]
-    assert len(hooks) == 1, f"README.md has {len(hooks)} blocks of Python that register a hook"
-    return hooks[0]
+    return python_block(SOURCE / "docs" / "export.md", "register_forward_hook")
 
 
 def write_rows(source: Path, target: Path, count: int) -> Path:

@@ -109,7 +109,8 @@ def write_tokenizer(directory: Path, vocab_size: int) -> None:
         raise ValueError(f"the corpus yields {tokenizer.get_vocab_size()} tokens, not {vocab_size}")
     tokenizer.save(str(directory / "tokenizer.json"))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": BOS, "eos_token": EOS,
-              "pad_token": PAD, "chat_template": CHATML_TEMPLATE, "clean_up_tokenization_spaces": False}
+              "pad_token": PAD, "chat_template": CHATML_TEMPLATE, "clean_up_tokenization_spaces": False,
+              "model_input_names": ["input_ids", "attention_mask"]}
     (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 

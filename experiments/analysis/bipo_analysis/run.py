@@ -19,7 +19,7 @@ RUN_SCHEMA = 1
 class Run:
     """The content of one run, in memory.
 
-    `steps` and `evals` are the tables /steps and /evals with the columns that README.md describes; both may be
+    `steps` and `evals` are the tables /steps and /evals with the columns that docs/files.md describes; both may be
     empty.  `vectors` holds one row per saved epoch, float32; `vector_steps` (optimiser steps done) and
     `vector_epochs` (from 0) stand beside it.
     """

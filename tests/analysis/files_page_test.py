@@ -1,4 +1,4 @@
-"""The snippet of README.md runs as it stands, and plain pandas and h5dump read a run file's tables."""
+"""The program of docs/files.md runs as it stands, and plain pandas and h5dump read a run file's tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import h5py
 import pandas
 import pytest
 
-SOURCE = Path(__file__).parents[2]
+from documentation import SOURCE, python_block
+
 WRITER = os.environ.get("BIPO_WRITE_SAMPLE_RUN", "")
 STEPS = 5  # of the sample, two to an epoch; see tests/experiments/sample_run.hpp
 
@@ -21,17 +22,13 @@ STEPS = 5  # of the sample, two to an epoch; see tests/experiments/sample_run.hp
 def folder(tmp_path_factory) -> Path:
     """Holds run.h5, written by the program's own writer."""
     assert WRITER, "BIPO_WRITE_SAMPLE_RUN names the program write_sample_run; CTest sets it"
-    folder = tmp_path_factory.mktemp("readme")
+    folder = tmp_path_factory.mktemp("files")
     subprocess.run([WRITER, str(folder / "run.h5"), str(STEPS)], check=True)
     return folder
 
 
 def snippet() -> str:
-    """The block of Python in README.md that opens a run file."""
-    blocks = re.findall(r"^```python\n(.*?)^```$", (SOURCE / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    reading = [block for block in blocks if "run.h5" in block and "pandas" in block]
-    assert len(reading) == 1, f"README.md has {len(reading)} blocks of Python that read run.h5 by pandas"
-    return reading[0]
+    return python_block(SOURCE / "docs" / "files.md", "run.h5", "pandas")
 
 
 def test_snippet_runs(folder):

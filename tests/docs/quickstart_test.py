@@ -1,0 +1,54 @@
+"""The commands that launcher/quickstart.sh prints at its end work when pasted into a shell of the machine."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import pytest
+
+NEXT_STEPS = "To look at it:\n"
+
+
+@pytest.fixture
+def checkout(make_checkout):
+    """On a machine whose own Python has neither h5py nor pandas; blanks are in all paths."""
+    checkout = make_checkout("a check out")
+    for name in ("python", "python3"):
+        path = checkout.folder / "tools" / name
+        path.write_text("#!/bin/sh\necho 'No module named h5py' >&2\nexit 1\n", encoding="utf-8")
+        path.chmod(0o755)
+    return checkout
+
+
+def printed_commands(output: str) -> list[str]:
+    _, found, steps = output.partition(NEXT_STEPS)
+    assert found, output
+    return [line.strip() for line in steps.splitlines() if line.strip()]
+
+
+def test_all_of_them_where_the_full_environment_is(checkout):
+    inspect, pandas = printed_commands(checkout.bash("launcher/quickstart.sh --ranks 1"))
+    assert inspect == "build/bipo-dist inspect runs/quickstart-001.h5"
+    assert re.search(r"status +complete", checkout.bash(inspect))
+    header, *rows = checkout.bash(pandas).splitlines()
+    assert {"epoch", "multiplier", "accuracy", "rejected_logp"} <= set(header.split())
+    assert len(rows) == 9  # three epochs at three multipliers
+
+
+@pytest.mark.parametrize("is_cut_short", [False, True])
+def test_inspect_alone_where_there_is_no_pandas(checkout, is_cut_short):
+    if is_cut_short:
+        (checkout.cache / "venv-full" / "installing").touch()
+    else:
+        shutil.rmtree(checkout.cache / "venv-full")
+    [inspect] = printed_commands(checkout.bash("launcher/quickstart.sh --ranks 1"))
+    assert re.search(r"status +complete", checkout.bash(inspect))
+
+
+def test_from_another_folder(checkout, tmp_path):
+    output = checkout.run(["bash", checkout.folder / "launcher" / "quickstart.sh", "--ranks", "1"], within=tmp_path)
+    commands = printed_commands(output)
+    assert len(commands) == 2
+    for command in commands:
+        checkout.bash(command, within=tmp_path)
