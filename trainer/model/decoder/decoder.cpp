@@ -5,13 +5,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numbers>
+#include <utility>
 
 #include "collectives/foundation/errors.hpp"
 #include "collectives/tensor_parallel.hpp"
 #include "trainer/model/operators/attention.hpp"
-#include "trainer/model/operators/divergence.hpp"
-#include "trainer/model/operators/log_probs.hpp"
+#include "trainer/model/operators/head.hpp"
 #include "trainer/model/operators/operators.hpp"
 #include "trainer/model/operators/rotary_tables.hpp"
 
@@ -39,37 +38,25 @@ Decoder::Decoder(const ModelConfig& config, const WeightSource& source, at::Scal
       device_(device),
       tp_(tp),
       shard_(plan_shard(config, tp.size(), tp.rank())),
+      layouts_(config, residual_type(), device),
       blocks_(static_cast<std::size_t>(config.blocks)) {
-  for (const AttentionKind& kind : config.attention_kinds) {
-    turns_.push_back(turn_of(kind));
-  }
   embedding_scale_ = at::scalar_tensor(config.embedding_scale, at::kDouble)
                          .to(product_type)
                          .to(at::kDouble)
                          .item<double>();
-  heads_.head_size = config.head_size;
-  heads_.scale = 1 / std::sqrt(config.query_pre_attention_scalar.value_or(config.head_size));
-  heads_.soft_cap = config.attention_soft_cap;
-  heads_.kv_heads = shard_.kv_heads.size();
+  auto heads = std::make_shared<AttentionHeads>();
+  heads->head_size = config.head_size;
+  heads->scale = 1 / std::sqrt(config.query_pre_attention_scalar.value_or(config.head_size));
+  heads->soft_cap = config.attention_soft_cap;
+  heads->kv_heads = shard_.kv_heads.size();
   const std::int64_t group = config.heads / config.kv_heads;
   for (std::int64_t head = shard_.heads.begin; head < shard_.heads.end; ++head) {
-    heads_.kv_head_of_query.push_back(head / group - shard_.kv_heads.begin);
+    heads->kv_head_of_query.push_back(head / group - shard_.kv_heads.begin);
   }
+  heads_ = std::move(heads);
   head_ = read(config.tied_head ? Role::kEmbedding : Role::kHead, 0)
               .to(at::TensorOptions().dtype(head_type(product_type, device)).device(device));
   final_norm_ = read_vector(Role::kFinalNorm, 0);
-}
-
-// Pairs of elements that do not turn keep the angle 0 and the factor 1.
-Decoder::Turn Decoder::turn_of(const AttentionKind& kind) const {
-  Turn turn{at::zeros({config_.head_size / 2}), at::ones({config_.head_size / 2})};
-  if (kind.rotary) {
-    const RotaryEmbedding& rotary = config_.rotary.at(*kind.rotary);
-    const at::Tensor turning = inverse_frequencies(rotary, config_.head_size);
-    turn.frequencies.narrow(0, 0, turning.size(0)).copy_(turning);
-    turn.factors.narrow(0, 0, turning.size(0)).fill_(rotary.factor);
-  }
-  return {turn.frequencies.to(device_), turn.factors.to(device_)};
 }
 
 at::Tensor Decoder::read(Role role, std::int64_t block) const {
@@ -219,37 +206,6 @@ at::ScalarType Decoder::residual_type() const {
   return product_type_ == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-// Of rows at `positions` [n] (float32), as yet without spans.
-QuerySet Decoder::query_set(const at::Tensor& positions, const Turn& turn) const {
-  const at::Tensor angles = at::outer(positions, turn.frequencies);
-  return {{},
-          angles.cos().mul_(turn.factors).to(residual_type()),
-          angles.sin().mul_(turn.factors).to(residual_type()),
-          std::nullopt};
-}
-
-SequenceLayout Decoder::layout(const std::vector<std::int64_t>& positions,
-                               const std::vector<SequencePart>& parts,
-                               const std::vector<std::int64_t>& answer_rows) const {
-  SequenceLayout result;
-  result.answer_rows = at::tensor(answer_rows, at::kLong).to(device_);
-  const at::Tensor places = at::tensor(positions, at::kLong).to(device_).to(at::kFloat);
-  for (std::size_t i = 0; i < turns_.size(); ++i) {
-    const std::int64_t window = config_.attention_kinds[i].window;
-    AttentionLayout& kind = result.kinds.emplace_back();
-    kind.all = query_set(places, turns_[i]);
-    kind.all.spans = query_spans(parts, nullptr, window);
-    kind.answers.spans = query_spans(parts, &answer_rows, window);
-    kind.answers.cos = kind.all.cos.index_select(0, result.answer_rows);
-    kind.answers.sin = kind.all.sin.index_select(0, result.answer_rows);
-    if (!runs_fused(kind.all.cos)) {
-      kind.all.padded = pad_spans(kind.all.spans, device_);
-      kind.answers.padded = pad_spans(kind.answers.spans, device_);
-    }
-  }
-  return result;
-}
-
 at::Tensor Decoder::embed(const at::Tensor& ids) const {
   if (!embedding_.defined()) {
     throw BugError("the embedding is used but not loaded");
@@ -301,7 +257,7 @@ at::Tensor Decoder::project_heads(const Block& block, const at::Tensor& h) const
 }
 
 Decoder::HeadColumns Decoder::normed_columns(const Block& block, const at::Tensor& qkv) const {
-  const std::int64_t width = heads_.query_heads() * heads_.head_size;
+  const std::int64_t width = heads_->query_heads() * heads_->head_size;
   const at::Tensor q = qkv.narrow(1, 0, width);
   const at::Tensor kv = qkv.narrow(1, width, qkv.size(1) - width);
   if (!block.query_norm.defined()) {
@@ -318,7 +274,7 @@ at::Tensor Decoder::attention(const Block& block, const at::Tensor& h,
     const HeadColumns columns = normed_columns(block, qkv);
     result = bipo::attention(columns.q, columns.kv, heads_, layout.all, layout.all);
   } else {
-    result = self_attention(qkv, heads_, layout);
+    result = self_attention(qkv, heads_, layout.all);
   }
   return project_onto(h, result, block.attention_output, block.attention_output_bias,
                       block.attention_output_norm);
@@ -329,7 +285,7 @@ at::Tensor Decoder::cached_attention(const Block& block, const at::Tensor& h, co
                                      const at::Tensor& values) const {
   const HeadColumns columns = normed_columns(block, project_heads(block, h));
   const at::Tensor result =
-      bipo::cached_attention(columns.q, columns.kv, heads_, rows, places, keys, values);
+      bipo::cached_attention(columns.q, columns.kv, *heads_, rows, places, {keys, values});
   return project_onto(h, result, block.attention_output, block.attention_output_bias,
                       block.attention_output_norm);
 }
@@ -338,7 +294,7 @@ at::Tensor Decoder::answer_attention(const Block& block, const at::Tensor& h,
                                      const at::Tensor& answer_rows,
                                      const AttentionLayout& layout) const {
   const at::Tensor x = normed(h, block.attention_norm);
-  const std::int64_t width = heads_.query_heads() * heads_.head_size;
+  const std::int64_t width = heads_->query_heads() * heads_->head_size;
   const std::int64_t rest = block.qkv.matrix.size(0) - width;
   const FrozenWeight query{block.qkv.matrix.narrow(0, 0, width), block.qkv.rounds_inputs};
   const FrozenWeight key_value{block.qkv.matrix.narrow(0, width, rest), block.qkv.rounds_inputs};
@@ -386,7 +342,7 @@ KeyValueCache Decoder::make_cache(Range blocks, std::int64_t rows) const {
   KeyValueCache cache{blocks, {}, {}};
   for (std::int64_t i = 0; i < blocks.size(); ++i) {
     for (auto* tensors : {&cache.keys, &cache.values}) {
-      tensors->push_back(at::empty({heads_.kv_heads, rows, heads_.head_size}, options));
+      tensors->push_back(at::empty({heads_->kv_heads, rows, heads_->head_size}, options));
     }
   }
   return cache;
@@ -396,35 +352,6 @@ std::uint64_t Decoder::cache_bytes_per_row(const ModelConfig& config, std::int64
                                            std::int64_t tp_rank) {
   const std::int64_t heads = plan_shard(config, tp, tp_rank).kv_heads.size();
   return static_cast<std::uint64_t>(2 * heads * config.head_size) * sizeof(float);
-}
-
-CachedLayout Decoder::cached_layout(const std::vector<CachedPart>& parts) const {
-  std::vector<std::int64_t> positions;
-  std::vector<std::int64_t> places;
-  std::vector<QuerySpan> spans;
-  for (const CachedPart& part : parts) {
-    QuerySpan& span = spans.emplace_back(
-        QuerySpan{part.rows, part.own, part.own.size() - part.rows.size() + 1, part.context, 0});
-    const std::int64_t first = context_size(span) + span.visible - 1;
-    for (std::int64_t i = 0; i < part.rows.size(); ++i) {
-      positions.push_back(first + i);
-      places.push_back(part.own.end - part.rows.size() + i);
-    }
-  }
-  CachedLayout layout;
-  layout.places = at::tensor(places, at::kLong).to(device_);
-  const at::Tensor on_device = at::tensor(positions, at::kLong).to(device_).to(at::kFloat);
-  for (std::size_t i = 0; i < turns_.size(); ++i) {
-    QuerySet& rows = layout.kinds.emplace_back(query_set(on_device, turns_[i]));
-    rows.spans = spans;
-    for (QuerySpan& span : rows.spans) {
-      span.window = config_.attention_kinds[i].window;
-    }
-    if (!runs_fused(rows.cos)) {
-      rows.padded = pad_spans(rows.spans, device_);
-    }
-  }
-  return layout;
 }
 
 at::Tensor Decoder::run_cached(at::Tensor h, Range blocks, const CachedLayout& layout,
@@ -437,15 +364,17 @@ at::Tensor Decoder::run_cached(at::Tensor h, Range blocks, const CachedLayout& l
   return h;
 }
 
+HeadShard Decoder::head() const {
+  return {head_, config_.vocabulary, config_.logit_soft_cap, tp_};
+}
+
 at::Tensor Decoder::next_token_logits(const at::Tensor& h) const {
-  return token_logits(normed(h, final_norm_), head_, config_.vocabulary, config_.logit_soft_cap,
-                      tp_);
+  return token_logits(normed(h, final_norm_), head());
 }
 
 at::Tensor Decoder::next_token_log_probs(const at::Tensor& h, const at::Tensor& row_of_target,
                                          const at::Tensor& targets) const {
-  return token_log_probs(normed(h, final_norm_), head_, row_of_target, targets, shard_.vocabulary,
-                         config_.logit_soft_cap, tp_);
+  return token_log_probs(normed(h, final_norm_), head(), row_of_target, targets);
 }
 
 at::Tensor Decoder::next_token_divergences(const at::Tensor& h,
@@ -454,8 +383,7 @@ at::Tensor Decoder::next_token_divergences(const at::Tensor& h,
   for (const at::Tensor& other : others) {
     normed_others.push_back(normed(other, final_norm_));
   }
-  return token_divergences(normed(h, final_norm_), normed_others, head_, config_.logit_soft_cap,
-                           tp_);
+  return token_divergences(normed(h, final_norm_), normed_others, head());
 }
 
 }  // namespace bipo

@@ -11,6 +11,7 @@
 #include "collectives/communicator.hpp"
 #include "trainer/model/architecture/config.hpp"
 #include "trainer/model/operators/attention.hpp"
+#include "trainer/model/operators/head.hpp"
 #include "trainer/model/operators/operators.hpp"
 #include "trainer/model/operators/sequence_layout.hpp"
 #include "trainer/model/sharding/sharding.hpp"
@@ -34,8 +35,8 @@ struct KeyValueCache {
 class Decoder {
  public:
   // Reads this rank's slices of head and final norm.  `product_type` is the type of the matrix
-  // products: float32, bfloat16 or float64.  `source` and `tp` must outlive the decoder.  Local:
-  // communicates with no one.
+  // products: float32, bfloat16 or float64.  `source` and `tp` must outlive the decoder, `tp`
+  // also the backward passes of its results.  Does not communicate.
   Decoder(const ModelConfig& config, const WeightSource& source, at::ScalarType product_type,
           at::Device device, Communicator& tp);
 
@@ -62,7 +63,9 @@ class Decoder {
   // the rows in order; `answer_rows` (ascending) are those that predict.
   SequenceLayout layout(const std::vector<std::int64_t>& positions,
                         const std::vector<SequencePart>& parts,
-                        const std::vector<std::int64_t>& answer_rows) const;
+                        const std::vector<std::int64_t>& answer_rows) const {
+    return layouts_.packed(positions, parts, answer_rows);
+  }
 
   // ids [T] int64 -> [T, D].  Collective over: tp
   at::Tensor embed(const at::Tensor& ids) const;
@@ -83,7 +86,9 @@ class Decoder {
                                            std::int64_t tp_rank);  // and block
 
   // The layout of new rows, which `parts` cover in order.
-  CachedLayout cached_layout(const std::vector<CachedPart>& parts) const;
+  CachedLayout cached_layout(const std::vector<CachedPart>& parts) const {
+    return layouts_.cached(parts);
+  }
 
   // run_blocks() for new rows h [n, D] that attend to earlier ones in `cache`, which keeps them,
   // too, afterwards.  No gradient.  Collective over: tp
@@ -123,14 +128,6 @@ class Decoder {
     std::vector<at::Tensor> tensors() const;  // those that are defined
   };
 
-  // How the pairs of elements of a head turn with position.
-  struct Turn {
-    at::Tensor frequencies;  // [K / 2] float32
-    at::Tensor factors;      // [K / 2] float32, what turned elements are multiplied by
-  };
-
-  Turn turn_of(const AttentionKind& kind) const;
-  QuerySet query_set(const at::Tensor& positions, const Turn& turn) const;
   at::Tensor read(Role role, std::int64_t block) const;
   at::Tensor read_vector(Role role, std::int64_t block) const;
   at::Tensor read_query_key(Role role, std::int64_t block) const;
@@ -161,16 +158,18 @@ class Decoder {
                           const FrozenWeight& weight, const at::Tensor& bias,
                           const at::Tensor& norm) const;
 
+  HeadShard head() const;
+
   ModelConfig config_;
   const WeightSource& source_;
   at::ScalarType product_type_;
   at::Device device_;
   Communicator& tp_;
   ShardPlan shard_;
-  AttentionHeads heads_;     // this rank's
-  std::vector<Turn> turns_;  // in the order of ModelConfig::attention_kinds
-  double embedding_scale_;   // as the products' type holds it
-  at::Tensor embedding_;     // [V, D] of this rank's rows
+  SharedHeads heads_;  // this rank's
+  LayoutBuilder layouts_;
+  double embedding_scale_;  // as the products' type holds it
+  at::Tensor embedding_;    // [V, D] of this rank's rows
   std::vector<std::optional<Block>> blocks_;
   at::Tensor final_norm_;  // [D]
   at::Tensor head_;        // [V, D] of this rank's rows
