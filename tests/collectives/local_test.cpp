@@ -7,10 +7,10 @@
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/profile.hpp"
 #include "collectives/self_communicator.hpp"
-#include "collectives/thread_communicator.hpp"
 #include "collectives/topology.hpp"
 #include "tests/collectives/communicator_suite.hpp"
 #include "tests/support/errors.hpp"
+#include "tests/support/thread_communicator.hpp"
 
 namespace bipo {
 namespace {

@@ -11,10 +11,10 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "collectives/self_communicator.hpp"
-#include "collectives/thread_communicator.hpp"
 #include "tests/support/borrowed_communicator.hpp"
 #include "tests/support/errors.hpp"
 #include "tests/support/naive_decoder.hpp"
+#include "tests/support/thread_communicator.hpp"
 #include "tests/support/training_world.hpp"
 #include "trainer/loop/evaluation.hpp"
 #include "trainer/model/operators/head.hpp"

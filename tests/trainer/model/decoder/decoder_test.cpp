@@ -11,8 +11,8 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "collectives/self_communicator.hpp"
-#include "collectives/thread_communicator.hpp"
 #include "tests/support/naive_decoder.hpp"
+#include "tests/support/thread_communicator.hpp"
 #include "tests/support/tiny_model.hpp"
 #include "trainer/passes/pair_scores.hpp"
 
