@@ -12,8 +12,8 @@
 #include <optional>
 #include <utility>
 
+#include "collectives/communicator.hpp"
 #include "collectives/foundation/errors.hpp"
-#include "collectives/number_reduction.hpp"
 #include "collectives/profile.hpp"
 #include "launcher/bench/bench_report.hpp"
 #include "launcher/bench/machine_peak.hpp"

@@ -13,9 +13,9 @@
 #include <optional>
 #include <utility>
 
+#include "collectives/communicator.hpp"
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
-#include "collectives/number_reduction.hpp"
 #include "datasets/rows/prompt_list.hpp"
 #include "datasets/tokens/pair_tokenizer.hpp"
 #include "datasets/tokens/stop_tokens.hpp"

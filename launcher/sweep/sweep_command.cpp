@@ -12,9 +12,9 @@
 #include <thread>
 #include <utility>
 
+#include "collectives/communicator.hpp"
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
-#include "collectives/number_reduction.hpp"
 #include "experiments/files/utc_time.hpp"
 #include "experiments/sweeps/cell_failure.hpp"
 #include "experiments/sweeps/sweep_directory.hpp"

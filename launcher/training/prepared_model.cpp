@@ -5,7 +5,7 @@
 
 #include <string>
 
-#include "collectives/number_reduction.hpp"
+#include "collectives/communicator.hpp"
 #include "launcher/terminal/gib_text.hpp"
 #include "launcher/training/cache_files.hpp"
 #include "launcher/training/prefix_pass.hpp"

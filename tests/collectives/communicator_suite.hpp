@@ -15,7 +15,6 @@
 #include "collectives/communicator.hpp"
 #include "collectives/exact_sum.hpp"
 #include "collectives/foundation/errors.hpp"
-#include "collectives/number_reduction.hpp"
 #include "collectives/tensor_parallel.hpp"
 
 namespace bipo::testing {
