@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <string>
 
-#include "trainer/model/sharding/range.hpp"
+#include "trainer/model/sharding/sharding.hpp"
 
 namespace bipo {
 

@@ -15,7 +15,6 @@
 #include "collectives/foundation/errors.hpp"
 #include "trainer/model/lora/lora_config.hpp"
 #include "trainer/model/sharding/names.hpp"
-#include "trainer/model/sharding/weight_list.hpp"
 #include "trainer/model/weights/safetensors.hpp"
 
 namespace bipo {

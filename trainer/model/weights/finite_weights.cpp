@@ -10,7 +10,6 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "trainer/model/sharding/sharding.hpp"
-#include "trainer/model/sharding/weight_list.hpp"
 #include "trainer/model/weights/tensor_check.hpp"
 
 namespace bipo {

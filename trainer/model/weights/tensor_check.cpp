@@ -4,7 +4,6 @@
 #include <fmt/ranges.h>
 
 #include "collectives/foundation/errors.hpp"
-#include "trainer/model/sharding/weight_list.hpp"
 
 namespace bipo {
 namespace {
