@@ -9,10 +9,10 @@
 
 namespace bipo {
 
-// Normal weights of standard deviation 0.02 (the initial scale of the models that are imitated) in
-// bfloat16; norms are 1.  An element depends on (seed, role, block, row, column) only, so that any
-// sharding sees the same model.  Rows are windows into one random buffer: reading costs a copy,
-// whatever the size of the model.
+// Makes normal weights of standard deviation 0.02 (the usual initial scale) in bfloat16; norms
+// are 1. An element depends on (seed, role, block, row, column) only, so that every sharding reads
+// the same model.  Rows are windows into one random buffer: reading costs a copy, whatever the
+// model's size.
 std::unique_ptr<WeightSource> make_synthetic_weights(const ModelConfig& config, std::uint64_t seed);
 
 }  // namespace bipo

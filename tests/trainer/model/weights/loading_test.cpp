@@ -13,8 +13,8 @@
 #include "collectives/foundation/errors.hpp"
 #include "tests/support/errors.hpp"
 #include "tests/support/tiny_model.hpp"
-#include "trainer/model/weights/finite_weights.hpp"
 #include "trainer/model/weights/safetensors.hpp"
+#include "trainer/model/weights/tensor_check.hpp"
 
 namespace bipo {
 namespace {
