@@ -246,7 +246,7 @@ const std::vector<BadFile>& bad_files() {
        {"tensor t is of type 999,"}},
       {"misaligned",
        [](GgufBytes& f) { f.add_info("t", {1}, kTensorF32, 100); },
-       {"tensor t begins at byte 100", "no multiple of 32"}},
+       {"tensor t begins at byte 100", "not a multiple of 32"}},
       {"behind_the_end",
        [](GgufBytes& f) { f.add_info("t", {1}, kTensorF32, 1ULL << 40); },
        {"tensor t takes 4 bytes from byte 1099511627776"}},
