@@ -184,8 +184,8 @@ class SafetensorsSource final : public WeightSource {
     std::erase_if(extra, [&](const std::string& name) { return is_harmless(name, config_); });
     if (!extra.empty()) {
       warnings_.push_back(fmt::format(
-          "{}: {} not used, because the model of config.json has no such weight: {}", directory_.string(),
-          tensors_are(extra.size()), fmt::join(first_of(extra), ", ")));
+          "{}: {} not used, because the model of config.json has no such weight: {}",
+          directory_.string(), tensors_are(extra.size()), fmt::join(first_of(extra), ", ")));
     }
   }
 
