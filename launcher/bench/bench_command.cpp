@@ -28,7 +28,7 @@
 #include "trainer/model/decoder/decoder.hpp"
 #include "trainer/model/model_files.hpp"
 #include "trainer/model/operators/operators.hpp"
-#include "trainer/model/weights/synthetic_weights.hpp"
+#include "trainer/model/weights/weights.hpp"
 
 namespace bipo {
 namespace {

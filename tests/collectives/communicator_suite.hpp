@@ -1,5 +1,5 @@
-// What every communicator must do, whatever carries it: inputs are small integers that differ by
-// rank, so that each result is known exactly.
+// The requirements on every communicator: inputs are small integers that differ by rank, so that
+// each result is known exactly.
 #pragma once
 
 #include <ATen/ATen.h>

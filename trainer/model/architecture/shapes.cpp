@@ -11,7 +11,7 @@
 namespace bipo {
 namespace {
 
-// What the shapes have in common: Llama's architecture, rotary embedding over the whole head.
+// Common to the shapes: Llama's architecture, rotary embedding over the whole head.
 ModelConfig llama(std::int64_t hidden, std::int64_t blocks, std::int64_t heads,
                   std::int64_t kv_heads, std::int64_t intermediate, std::int64_t vocabulary) {
   ModelConfig config;

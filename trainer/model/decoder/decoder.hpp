@@ -41,7 +41,7 @@ class Decoder {
   Decoder(const ModelConfig& config, const WeightSource& source, at::ScalarType product_type,
           at::Device device, Communicator& tp);
 
-  // Those of ResidentWeights.
+  // See ResidentWeights.
   void load_blocks(Range blocks) { weights_.load_blocks(blocks); }
   void load_embedding() { weights_.load_embedding(); }
   void release_blocks(Range blocks) { weights_.release_blocks(blocks); }

@@ -38,7 +38,7 @@ struct GgufContents {
 // tensors that are misaligned or overlap.  (Gaps between tensors are padding.)
 GgufContents parse_gguf(std::span<const std::byte> bytes, const std::string& name);
 
-// One memory-mapped file; pages are read when touched.
+// One memory-mapped file; pages are read on access.
 class GgufFile {
  public:
   // Throws UserError as parse_gguf does.

@@ -84,7 +84,7 @@ std::int64_t query_columns(const AttentionHeads& heads) {
   return heads.query_heads() * heads.head_size;
 }
 
-// What a fused call's node in the autograd graph keeps beside tensors.
+// Kept by a fused call's node in the autograd graph, beside tensors.
 struct KeptCall final : torch::CustomClassHolder {
   KeptCall(SharedHeads kept_heads, SharedQueries kept_queries, SharedQueries kept_keys)
       : heads(std::move(kept_heads)),

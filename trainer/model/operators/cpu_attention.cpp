@@ -344,60 +344,47 @@ struct BackwardScratch {
   float* cap_slopes;  // only where scores are capped
 };
 
-// Keys (rotated) and values [T, K] of one key/value head, and where their gradients add up.
-struct KeysAndValues {
+// Keys (rotated) and values [T, K] of one key/value head, and where the gradients go.
+struct HeadOperands {
   Matrix keys;
   Matrix values;
-  float* d_keys;
+  float* d_keys;  // adds up, as d_values does
   float* d_values;
+  Columns d_q;
 };
 
-// The backward pass through the queries of one chunk and group.
-class ChunkBackward {
- public:
-  ChunkBackward(const AttentionMemory& memory, const at::Tensor& d_result,
-                const AttentionCall& call, Columns d_q)
-      : memory_(memory),
-        call_(call),
-        upstream_{d_result.mutable_data_ptr<float>(), d_result.size(1)},
-        d_q_(d_q) {}
-
-  // Writes the chunk's d_q, and adds to the gradients in `to`.
-  void run(const Chunk& chunk, const HeadGroup& group, const KeysAndValues& to,
-           const BackwardScratch& scratch) const {
-    const std::int64_t size = call_.heads.head_size;
-    const auto cap = static_cast<float>(call_.heads.soft_cap);
-    const std::int64_t rows = group.rows(chunk);
-    const std::int64_t first = group.first_row(chunk, call_.queries.cos.size(0));
-    const Matrix rotated{memory_.queries.const_data_ptr<float>() + first * size, size};
-    scores_against(chunk, rows, rotated, to.keys, size, scratch.weights);
-    if (cap != 0) {
-      kernels::soft_cap(scratch.weights, rows * chunk.key_count, cap);
-      kernels::soft_cap_slopes(scratch.weights, rows * chunk.key_count, cap, scratch.cap_slopes);
-    }
-    group.for_each_head(chunk, [&](std::int64_t, std::int64_t row) {
-      kernels::probabilities_again(scratch.weights + row * chunk.key_count, chunk.queries.size(),
-                                   chunk.key_count, chunk.visible,
-                                   memory_.log_sums.const_data_ptr<float>() + first + row);
-    });
-    group.copy_in(chunk, upstream_, scratch.d_out);
-    add_transposed(chunk, rows, scratch.weights, {scratch.d_out, size}, size, to.d_values);
-    scores_against(chunk, rows, {scratch.d_out, size}, to.values, size, scratch.slopes);
-    kernels::softmax_backward_rows(scratch.weights, rows, chunk.key_count, scratch.slopes);
-    if (cap != 0) {
-      kernels::multiply(scratch.slopes, scratch.cap_slopes, rows * chunk.key_count);
-    }
-    weighted_sum(chunk, rows, scratch.slopes, to.keys, size, scratch.d_rotated);
-    group.rotate_out(chunk, scratch.d_rotated, call_.queries, d_q_);
-    add_transposed(chunk, rows, scratch.slopes, rotated, size, to.d_keys);
+// The backward pass through the queries of one chunk and group: adds to d_keys and d_values, writes
+// their part of d_q.
+void attend_backward_in_chunk(const Chunk& chunk, const HeadGroup& group,
+                              const AttentionMemory& memory, const at::Tensor& d_result,
+                              const AttentionCall& call, const HeadOperands& to,
+                              const BackwardScratch& scratch) {
+  const std::int64_t size = call.heads.head_size;
+  const auto cap = static_cast<float>(call.heads.soft_cap);
+  const std::int64_t rows = group.rows(chunk);
+  const std::int64_t first = group.first_row(chunk, call.queries.cos.size(0));
+  const Matrix rotated{memory.queries.const_data_ptr<float>() + first * size, size};
+  scores_against(chunk, rows, rotated, to.keys, size, scratch.weights);
+  if (cap != 0) {
+    kernels::soft_cap(scratch.weights, rows * chunk.key_count, cap);
+    kernels::soft_cap_slopes(scratch.weights, rows * chunk.key_count, cap, scratch.cap_slopes);
   }
-
- private:
-  const AttentionMemory& memory_;
-  const AttentionCall& call_;
-  Columns upstream_;
-  Columns d_q_;
-};
+  group.for_each_head(chunk, [&](std::int64_t, std::int64_t row) {
+    kernels::probabilities_again(scratch.weights + row * chunk.key_count, chunk.queries.size(),
+                                 chunk.key_count, chunk.visible,
+                                 memory.log_sums.const_data_ptr<float>() + first + row);
+  });
+  group.copy_in(chunk, {d_result.mutable_data_ptr<float>(), d_result.size(1)}, scratch.d_out);
+  add_transposed(chunk, rows, scratch.weights, {scratch.d_out, size}, size, to.d_values);
+  scores_against(chunk, rows, {scratch.d_out, size}, to.values, size, scratch.slopes);
+  kernels::softmax_backward_rows(scratch.weights, rows, chunk.key_count, scratch.slopes);
+  if (cap != 0) {
+    kernels::multiply(scratch.slopes, scratch.cap_slopes, rows * chunk.key_count);
+  }
+  weighted_sum(chunk, rows, scratch.slopes, to.keys, size, scratch.d_rotated);
+  group.rotate_out(chunk, scratch.d_rotated, call.queries, to.d_q);
+  add_transposed(chunk, rows, scratch.slopes, rotated, size, to.d_keys);
+}
 
 }  // namespace
 
@@ -451,21 +438,21 @@ void attend_backward(const AttentionMemory& memory, Columns kv, const at::Tensor
   const std::int64_t parts = choose_parts(heads, chunks.size());
   const at::Tensor d_keys = at::zeros({parts, heads.kv_heads, key_rows, size}, d_result.options());
   const at::Tensor d_values = at::zeros_like(d_keys);
-  const ChunkBackward backward(memory, d_result, call, gradients.q);
   at::parallel_for(0, heads.kv_heads * parts, 1, [&](std::int64_t begin, std::int64_t end) {
     const BackwardScratch scratch(most, heads.soft_cap != 0, d_result.options());
     for (std::int64_t task = begin; task < end; ++task) {
       const std::int64_t kv_head = task % heads.kv_heads;
       const std::int64_t part = task / heads.kv_heads;
       const std::int64_t offset = (part * heads.kv_heads + kv_head) * key_rows * size;
-      const KeysAndValues to{
-          {memory.keys.const_data_ptr<float>() + kv_head * key_rows * size, size},
-          {kv.first + (heads.kv_heads + kv_head) * size, kv.stride},
-          d_keys.mutable_data_ptr<float>() + offset,
-          d_values.mutable_data_ptr<float>() + offset};
+      const HeadOperands to{{memory.keys.const_data_ptr<float>() + kv_head * key_rows * size, size},
+                            {kv.first + (heads.kv_heads + kv_head) * size, kv.stride},
+                            d_keys.mutable_data_ptr<float>() + offset,
+                            d_values.mutable_data_ptr<float>() + offset,
+                            gradients.q};
       for (auto c = static_cast<std::size_t>(part); c < chunks.size();
            c += static_cast<std::size_t>(parts)) {
-        backward.run(chunks[c], groups[static_cast<std::size_t>(kv_head)], to, scratch);
+        attend_backward_in_chunk(chunks[c], groups[static_cast<std::size_t>(kv_head)], memory,
+                                 d_result, call, to, scratch);
       }
     }
   });

@@ -21,7 +21,7 @@ struct AttentionCall {
   const QuerySet& keys;
 };
 
-// What the backward pass needs beside the values; it computes attention weights again.
+// The backward pass needs this and the values; it computes attention weights again.
 struct AttentionMemory {
   at::Tensor result;    // [n, H K]
   at::Tensor queries;   // [H n, K] rotated and scaled, in the order of the work

@@ -11,7 +11,7 @@
 namespace bipo {
 namespace {
 
-// What the rows or columns of a weight are.
+// The meaning of the rows or columns of a weight.
 enum class Axis { kNone, kHidden, kHeadSize, kHeads, kKvHeads, kIntermediate, kVocabulary };
 
 struct WeightAxes {

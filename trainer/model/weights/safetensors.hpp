@@ -17,7 +17,7 @@
 
 namespace bipo {
 
-// One memory-mapped file; pages are read when touched.
+// One memory-mapped file; pages are read on access.
 class SafetensorsFile {
  public:
   struct Entry {

@@ -1,5 +1,4 @@
-#include "trainer/model/weights/synthetic_weights.hpp"
-
+// Made-up weights of any shape, for measuring speed without a model's files.
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <fmt/format.h>
@@ -7,6 +6,7 @@
 #include <algorithm>
 
 #include "collectives/foundation/content_hash.hpp"
+#include "trainer/model/weights/weights.hpp"
 
 namespace bipo {
 namespace {

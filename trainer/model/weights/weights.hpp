@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -39,5 +40,11 @@ class WeightSource {
 // the configuration says and a head that is the embedding.
 std::unique_ptr<WeightSource> open_safetensors(const std::filesystem::path& directory,
                                                const ModelConfig& config);
+
+// Makes normal weights of standard deviation 0.02 (the usual initial scale) in bfloat16; norms
+// are 1. An element depends on (seed, role, block, row, column) only, so that every sharding reads
+// the same model.  Rows are windows into one random buffer: reading costs a copy, whatever the
+// model's size.
+std::unique_ptr<WeightSource> make_synthetic_weights(const ModelConfig& config, std::uint64_t seed);
 
 }  // namespace bipo

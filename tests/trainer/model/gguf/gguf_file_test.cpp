@@ -175,7 +175,7 @@ struct BadFile {
 
 const std::vector<BadFile>& bad_files() {
   static const std::vector<BadFile> files = {
-      {"magic", [](GgufBytes& f) { f.magic = "ggjt"; }, {"no GGUF file"}},
+      {"magic", [](GgufBytes& f) { f.magic = "ggjt"; }, {"not a GGUF file"}},
       {"version_1", [](GgufBytes& f) { f.version = 1; }, {"GGUF version 1", "2 and 3"}},
       {"version_4", [](GgufBytes& f) { f.version = 4; }, {"GGUF version 4"}},
       {"big_endian", [](GgufBytes& f) { f.version = 0x03000000; }, {"big-endian"}},
