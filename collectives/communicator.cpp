@@ -1,12 +1,23 @@
 #include "collectives/communicator.hpp"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
 #include <fmt/format.h>
 
 #include "collectives/foundation/errors.hpp"
 #include "collectives/profile.hpp"
 
 namespace bipo {
+namespace {
+
+template <typename Number>
+Number reduced(Number value, at::ScalarType type, ReduceOp op, Communicator& group) {
+  const at::Tensor number = at::full({1}, value, type);
+  group.all_reduce(number, op);
+  return number.item<Number>();
+}
+
+}  // namespace
 
 void Communicator::check(const at::Tensor& tensor, std::string_view operation) const {
   const auto type = tensor.scalar_type();
@@ -48,6 +59,22 @@ at::Tensor Communicator::all_gather(const at::Tensor& tensor) {
     do_all_gather(tensor, gathered);
   }
   return gathered;
+}
+
+std::int64_t all_reduced(std::int64_t value, ReduceOp op, Communicator& group) {
+  return reduced(value, at::kLong, op, group);
+}
+
+std::uint64_t all_reduced(std::uint64_t value, ReduceOp op, Communicator& group) {
+  return static_cast<std::uint64_t>(all_reduced(static_cast<std::int64_t>(value), op, group));
+}
+
+double all_reduced(double value, ReduceOp op, Communicator& group) {
+  return reduced(value, at::kDouble, op, group);
+}
+
+bool holds_on_all(bool value, Communicator& group) {
+  return all_reduced(std::int64_t{value}, ReduceOp::kMin, group) != 0;
 }
 
 }  // namespace bipo

@@ -12,15 +12,15 @@
 namespace bipo {
 namespace {
 
-// Bits of an int64 that a sum may fill; one more keeps the sign, one the rounding of each term.
+// Bits of an int64 for a sum; of the other two, one is the sign and one leaves room for rounding.
 constexpr int kSumBits = 62;
 
 int bits_for(std::int64_t count) {
   return count <= 1 ? 0 : static_cast<int>(std::bit_width(static_cast<std::uint64_t>(count - 1)));
 }
 
-// Exponent e of the power-of-two scale 2^e under which `count` terms of magnitude up to `largest`
-// add up to less than 2^62.
+// Returns the exponent e such that `count` terms of magnitude up to `largest`, times 2^e, add up to
+// less than 2^62.
 int scale_exponent(double largest, std::int64_t count) {
   int exponent = 0;
   std::frexp(largest, &exponent);  // largest < 2^exponent
@@ -32,7 +32,7 @@ int scale_exponent(double largest, std::int64_t count) {
 at::Tensor exact_sum(const std::vector<at::Tensor>& contributions, std::int64_t n,
                      at::Device device, std::int64_t total_contributions, Communicator& group) {
   const auto doubles = at::TensorOptions().dtype(at::kDouble).device(device);
-  // {largest magnitude, 1 if something is not finite}
+  // {largest magnitude, 1 if an element is not finite}
   const at::Tensor extent = at::zeros({2}, doubles);
   for (const at::Tensor& term : contributions) {
     if (term.dim() != 1 || term.numel() != n) {

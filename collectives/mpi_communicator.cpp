@@ -41,7 +41,7 @@ MPI_Op mpi_op(ReduceOp op) {
   throw BugError("MPI communicator: unknown reduction");
 }
 
-// MPI counts are ints: a longer tensor goes in pieces.
+// Calls piece(data, count) until the tensor is done: MPI counts are ints.
 template <typename Piece>
 void in_pieces(const at::Tensor& tensor, const Piece& piece) {
   constexpr std::int64_t kLargest = std::numeric_limits<int>::max() / 2;
@@ -74,7 +74,8 @@ MpiCommunicator::MpiCommunicator(MPI_Comm communicator) : communicator_(communic
 MpiCommunicator::~MpiCommunicator() {
   int finalized = 0;
   MPI_Finalized(&finalized);
-  // MPI_Comm_free is collective: while an exception unwinds one rank the others may never come.
+  // MPI_Comm_free is collective: while an exception unwinds this rank, the others may never call
+  // it.
   if (finalized == 0 && std::uncaught_exceptions() == 0) {
     MPI_Comm_free(&communicator_);
   }

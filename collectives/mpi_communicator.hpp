@@ -1,14 +1,21 @@
-// Collectives over MPI, in host memory.
+// Collectives over MPI, in host memory; included only by the sources that call MPI.
 #pragma once
 
+#include <mpi.h>
+
 #include "collectives/communicator.hpp"
-#include "collectives/mpi_calls.hpp"
 
 namespace bipo {
 
+// Throws EnvironmentError with the failed call and MPI's own message unless `code` is MPI_SUCCESS.
+void check_mpi(int code, const char* call);
+
+// Names the call in the error.
+#define BIPO_MPI(call) ::bipo::check_mpi((call), #call)
+
 class MpiCommunicator final : public Communicator {
  public:
-  // Takes ownership of `communicator`; MPI must stay initialised as long as this object lives.
+  // Takes ownership of `communicator`; MPI must stay initialised while this object lives.
   explicit MpiCommunicator(MPI_Comm communicator);
   ~MpiCommunicator() override;
 

@@ -23,7 +23,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// As torch's default for its NCCL process group.
+// The default of torch's NCCL process group.
 constexpr std::chrono::minutes kDeadline{10};
 
 void check_nccl(ncclResult_t result, ncclComm_t communicator, const char* call) {
@@ -81,7 +81,7 @@ class NcclCommunicator final : public Communicator {
       return;
     }
     if (std::uncaught_exceptions() > 0) {
-      abandon();  // finalising is collective; the other ranks may not come
+      abandon();  // finalising is collective; the other ranks may not call it
       return;
     }
     try {
@@ -135,8 +135,8 @@ class NcclCommunicator final : public Communicator {
     return static_cast<std::size_t>(tensor.numel());
   }
 
-  // A non-blocking communicator returns before the work is on the stream: only then may more
-  // follow.
+  // Waits until the work is on the stream: a non-blocking communicator returns before that, and
+  // only then accepts more.
   void wait_until_accepted(const char* call) {
     const auto begin = Clock::now();
     for (;;) {
@@ -152,8 +152,8 @@ class NcclCommunicator final : public Communicator {
     }
   }
 
-  // Waiting here, by polling, keeps a lost peer from hanging this rank in a later synchronisation
-  // that cannot be interrupted.
+  // Polls for the end of the work, so that a lost peer does not hang this rank in a later
+  // synchronisation that cannot be interrupted.
   void wait(const char* call, cudaStream_t stream) {
     wait_until_accepted(call);
     const auto begin = Clock::now();
@@ -194,7 +194,7 @@ class NcclCommunicator final : public Communicator {
   int size_;
 };
 
-// Host and PCI address of the selected device.
+// Returns host and PCI address of the selected device.
 at::Tensor device_identity() {
   char text[64 + 32] = {};
   char host[64] = {};
@@ -208,7 +208,7 @@ at::Tensor device_identity() {
   return bytes;
 }
 
-// Throws on every rank of the group when any has a `failure`.
+// Throws on every rank of the group if any rank has a `failure`.
 void require_success_everywhere(Communicator& host_group, const std::string& failure) {
   const at::Tensor failed = at::full({1}, failure.empty() ? 0 : 1, at::kLong);
   host_group.all_reduce(failed, ReduceOp::kMax);

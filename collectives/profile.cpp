@@ -11,13 +11,13 @@ using Clock = std::chrono::steady_clock;
 struct Profile {
   bool on = false;
   WorkSeconds seconds{};
-  Clock::time_point since;  // of the innermost timer's latest stretch
+  Clock::time_point since;  // the innermost timer was last started or resumed
 };
 
 thread_local Profile profile;
 thread_local WorkTimer* innermost = nullptr;
 
-// What was launched so far must end before the clock is read.
+// Launched work must end before the clock is read.
 void wait_for_device() {
   if (at::globalContext().hasCUDA()) {
     at::detail::getCUDAHooks().deviceSynchronize(

@@ -5,8 +5,7 @@
 
 namespace bipo {
 
-// Every collective is the identity.  A real implementation, not a special case: callers run the
-// same code with it as with any other.
+// Every collective is the identity, so that callers need no special case for one rank.
 class SelfCommunicator final : public Communicator {
  public:
   int rank() const override { return 0; }
@@ -15,10 +14,12 @@ class SelfCommunicator final : public Communicator {
   void barrier() override {}
 
  protected:
-  void do_all_reduce(const at::Tensor& tensor, ReduceOp op) override;
-  void do_broadcast(const at::Tensor& tensor, int root) override;
-  void do_all_gather(const at::Tensor& tensor, const at::Tensor& gathered) override;
-  bool moves_memory_of(const at::Device& device) const override;
+  void do_all_reduce(const at::Tensor&, ReduceOp) override {}
+  void do_broadcast(const at::Tensor&, int) override {}
+  void do_all_gather(const at::Tensor& tensor, const at::Tensor& gathered) override {
+    gathered.copy_(tensor.unsqueeze(0));
+  }
+  bool moves_memory_of(const at::Device&) const override { return true; }
 };
 
 }  // namespace bipo

@@ -54,7 +54,7 @@ std::unique_ptr<Communicator> split(MPI_Comm world, int color, int key) {
   return wrap(group);
 }
 
-// Ranks of this host with the same `color`.
+// Groups the ranks of this host that have the same `color`.
 std::unique_ptr<Communicator> split_by_node(MPI_Comm world, int color, int key) {
   MPI_Comm node = MPI_COMM_NULL;
   BIPO_MPI(MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node));
@@ -188,16 +188,16 @@ void Session::together(const std::function<void()>& work, Communicator& group) {
   const bool failed = exit_code != kExitDone;
   const at::Tensor first = at::full({1}, failed ? group.rank() : group.size(), at::kLong);
   group.all_reduce(first, ReduceOp::kMin);
-  const int speaker = static_cast<int>(first.item<std::int64_t>());
-  if (speaker == group.size()) {
+  const int reporter = static_cast<int>(first.item<std::int64_t>());
+  if (reporter == group.size()) {
     return;
   }
-  if (group.rank() == speaker && rank() != 0) {
+  if (group.rank() == reporter && rank() != 0) {
     failure = fmt::format("rank {} on {}: {}", rank(), impl_->host, failure);
   }
-  failure = broadcast_text(group, failure, speaker);
+  failure = broadcast_text(group, failure, reporter);
   const at::Tensor code = at::full({1}, exit_code, at::kLong);
-  group.broadcast(code, speaker);
+  group.broadcast(code, reporter);
   throw AgreedFailure(failure, static_cast<int>(code.item<std::int64_t>()));
 }
 
@@ -206,8 +206,8 @@ void Session::expect_same(std::uint64_t value, const std::string& what) {
   const at::Tensor all = impl_->world->all_gather(mine);
   for (int other = 1; other < size(); ++other) {
     if (!all[other].equal(all[0])) {
-      throw AgreedFailure(fmt::format("ranks 0 and {} do not agree on {}; see that all nodes see "
-                                      "the same files and devices",
+      throw AgreedFailure(fmt::format("ranks 0 and {} do not agree on {}; make sure that all nodes "
+                                      "see the same files and devices",
                                       other, what),
                           kExitBadInput);
     }

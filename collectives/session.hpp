@@ -1,5 +1,4 @@
-// The job as one process sees it: MPI's lifetime, the ranks, and how failures are shared among
-// them.
+// One process's view of the job: MPI's lifetime, the ranks, and how they share failures.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +14,7 @@
 
 namespace bipo {
 
-// A failure that every rank knows of: all throw it, so that all can end in order with `exit_code`.
+// A failure that every rank knows of: all throw it, so that all end in order with `exit_code`.
 class AgreedFailure : public std::runtime_error {
  public:
   AgreedFailure(const std::string& message, int exit_code)
@@ -32,10 +31,10 @@ inline constexpr int kExitFailure = 1;
 inline constexpr int kExitBadInput = 2;
 inline constexpr int kExitInterrupted = 75;
 
-// The communicators of one rank among those that train together: all ranks of the job, or, where
-// several cells are in flight, those of its cell.  `world` (all of them) and `node` (those of this
-// rank's host) move host memory; `dp` and `tp` move the memory the model lives in.  Declared world
-// first: groups are freed before it.
+// One rank's communicators with the ranks that it trains with: all ranks of the job, or, if several
+// cells are in flight, those of its cell.  `world` (all of these) and `node` (those on this rank's
+// host) move host memory; `dp` and `tp` move the memory that holds the model.  `world` is declared
+// first, so that the groups are freed before it.
 struct Ranks {
   Topology topology;
   std::unique_ptr<Communicator> world;
@@ -46,13 +45,13 @@ struct Ranks {
 
 class Session {
  public:
-  // Initialises MPI (MPI_THREAD_FUNNELED: only the main thread calls it).  Under more ranks than
-  // cores it asks MPI to yield while waiting, unless the user set that, because a rank that spins
-  // starves the rank it waits for. Collective over: world
+  // Initialises MPI (MPI_THREAD_FUNNELED: only the main thread calls it).  With more ranks than
+  // cores it lets MPI yield while waiting, unless the user has set that, because a rank that spins
+  // starves the rank that it waits for.  Collective over: world
   Session();
 
-  // Finalises MPI, except while an exception unwinds: the other ranks may be waiting in a
-  // collective that this one will never join.
+  // Finalises MPI, except while an exception unwinds: the other ranks may wait in a collective that
+  // this one will never join.
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
@@ -61,33 +60,34 @@ class Session {
   int size() const;
   int local_rank() const;  // among the ranks of this node
   int local_size() const;
-  int node_cores() const;                         // that any rank of this node may run on
+  int node_cores() const;                         // on which any rank of this node may run
   const std::vector<std::string>& hosts() const;  // distinct, in rank order
 
-  // Runs `work` on every rank; when it throws on any of them, every rank throws AgreedFailure with
-  // the message of the lowest such rank (2 for a UserError, else 1).  `work` must not communicate.
-  // Collective over: world
+  // Runs `work` on every rank; if it throws on any of them, every rank throws AgreedFailure with
+  // the message of the lowest such rank (2 for a UserError, else 1).  `work` must not wait for
+  // another rank, which may have thrown before it gets there: it communicates at most within a
+  // group of this rank alone.  Collective over: world
   void together(const std::function<void()>& work);
 
   // The same among the ranks of `group` only.  Collective over: group
   void together(const std::function<void()>& work, Communicator& group);
 
-  // Throws AgreedFailure (2) on every rank unless all pass the same `value`; `what` says what
-  // differs. Collective over: world
+  // Throws AgreedFailure (2) on every rank unless all pass the same `value`; `what` names the
+  // value. Collective over: world
   void expect_same(std::uint64_t value, const std::string& what);
 
-  // The text of rank 0 on every rank.  Collective over: world
+  // Returns the text of rank 0 on every rank.  Collective over: world
   std::string from_first(std::string text);
 
-  // Returns when all ranks have called it, without keeping a core busy meanwhile; `meanwhile` is
-  // called now and then.  Collective over: world
+  // Returns when all ranks have called it.  Sleeps until then, and calls `meanwhile` now and then.
+  // Collective over: world
   void wait_for_all(const std::function<void()>& meanwhile);
 
-  // Communicators for `topology`, moving CUDA memory for dp and tp when `cuda` (the device must
-  // have been selected).  Collective over: world
+  // Makes the communicators for `topology`; with `cuda`, dp and tp move CUDA memory, and the device
+  // must be selected before.  Collective over: world
   Ranks make_ranks(const Topology& topology, bool cuda);
 
-  // Takes the whole job down.  For a rank that failed alone.
+  // Ends the whole job.  For a rank that failed alone.
   [[noreturn]] void abort(int exit_code);
 
  private:

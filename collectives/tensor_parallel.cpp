@@ -14,7 +14,7 @@ at::Tensor all_reduced(const at::Tensor& x, Communicator& tp) {
   return sum;
 }
 
-// Autograd contexts keep plain values only, so the communicator travels as its address.
+// Autograd contexts keep plain values only, here the communicator's address.
 Communicator& communicator_of(const AutogradContext* context) {
   return *reinterpret_cast<Communicator*>(context->saved_data.at("tp").toInt());
 }

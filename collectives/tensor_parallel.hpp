@@ -9,12 +9,12 @@
 namespace bipo {
 
 // f: the identity forward, an all-reduce of the gradient backward.  `x` is the same on every tp
-// rank and goes into products with weights whose rows are sharded.  `tp` must outlive the backward
-// pass. Collective over: tp (in the backward pass)
+// rank and is an operand of products with weights whose rows are sharded.  `tp` must outlive the
+// backward pass, which communicates.  Collective over: tp (in the backward pass)
 at::Tensor copy_to_tensor_parallel(const at::Tensor& x, Communicator& tp);
 
 // g: an all-reduce forward, the identity backward.  `x` is this rank's partial sum, from products
-// with weights whose columns are sharded.  Not in place: `x` keeps its value. Collective over: tp
+// with weights whose columns are sharded.  `x` keeps its value.  Collective over: tp
 at::Tensor reduce_from_tensor_parallel(const at::Tensor& x, Communicator& tp);
 
 }  // namespace bipo

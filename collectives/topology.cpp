@@ -20,17 +20,17 @@ Topology::Topology(int world, int rank, int tp, std::optional<int> dp, int cells
     if (world % (cells * tp) != 0) {
       throw UserError(
           fmt::format("{} ranks cannot be arranged: world = cells x dp x tp gives {} = {} x dp x "
-                      "{}, and {} is no "
-                      "multiple of {}; start a multiple of {} ranks or change --tp",
+                      "{}, and {} is not a multiple of {}; start a multiple of {} ranks or change "
+                      "--tp",
                       world, world, cells, tp, world, cells * tp, cells * tp));
     }
     dp_ = world / (cells * tp);
   }
   if (cells_ * dp_ * tp_ != world) {
-    throw UserError(fmt::format(
-        "{} ranks cannot be arranged: world = cells x dp x tp asks for {} x {} x {} = {}, "
-        "but {} ranks were started; start {} ranks or change --dp or --tp",
-        world, cells_, dp_, tp_, cells_ * dp_ * tp_, world, cells_ * dp_ * tp_));
+    throw UserError(
+        fmt::format("{} ranks cannot be arranged: world = cells x dp x tp needs {} x {} x {} = {}, "
+                    "but {} ranks were started; start {} ranks or change --dp or --tp",
+                    world, cells_, dp_, tp_, cells_ * dp_ * tp_, world, cells_ * dp_ * tp_));
   }
 }
 

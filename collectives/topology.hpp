@@ -6,8 +6,8 @@
 
 namespace bipo {
 
-// A validated arrangement and one rank's place in it.  tp ranks are contiguous, so that a replica
-// (one tensor-parallel group) lies on one node; the same position of neighbouring replicas forms a
+// A validated arrangement and one rank's place in it.  The ranks of a replica (a tensor-parallel
+// group) are contiguous, so that it lies on one node; equal positions of a cell's replicas form a
 // dp group.
 class Topology {
  public:
@@ -28,7 +28,7 @@ class Topology {
   int dp_rank() const { return rank_ / tp_ % dp_; }
   int cell() const { return rank_ / (tp_ * dp_); }
 
-  // Ranks with equal colours form a group; ordered by world rank.
+  // Ranks with equal colours form a group, in the order of their world ranks.
   int tp_color() const { return rank_ / tp_; }
   int dp_color() const { return cell() * tp_ + tp_rank(); }
 

@@ -1,4 +1,4 @@
-// A 64-bit hash by which ranks, and a run and its continuation, compare what they hold.
+// A 64-bit hash, by which ranks, and a run and its continuation, compare their data.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,7 @@
 
 namespace bipo {
 
-// FNV-1a (Fowler, Noll and Vo): the same on every machine, not meant against forgery.
+// FNV-1a (Fowler, Noll and Vo): the same on every machine; does not protect against forgery.
 class ContentHash {
  public:
   void add_bytes(const void* data, std::size_t count) {

@@ -11,7 +11,7 @@
 #include <optional>
 #include <utility>
 
-#include "collectives/number_reduction.hpp"
+#include "collectives/communicator.hpp"
 #include "experiments/generation_run/generated_rows.hpp"
 #include "experiments/progress/side_by_side.hpp"
 #include "experiments/progress/stop_signals.hpp"

@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
-#include "collectives/number_reduction.hpp"
+#include "collectives/communicator.hpp"
 #include "experiments/progress/stop_signals.hpp"
 #include "experiments/sweep_run/sweep_rounds.hpp"
 #include "experiments/sweeps/cell_failure.hpp"

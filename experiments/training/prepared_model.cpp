@@ -5,7 +5,6 @@
 #include <string>
 
 #include "collectives/communicator.hpp"
-#include "collectives/number_reduction.hpp"
 #include "experiments/job/machine.hpp"
 #include "experiments/progress/gib_text.hpp"
 #include "experiments/training/cache_files.hpp"

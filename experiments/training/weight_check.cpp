@@ -4,7 +4,7 @@
 
 #include <optional>
 
-#include "trainer/model/weights/finite_weights.hpp"
+#include "trainer/model/weights/tensor_check.hpp"
 
 namespace bipo {
 namespace {

@@ -10,9 +10,9 @@
 #include <optional>
 #include <utility>
 
+#include "collectives/communicator.hpp"
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
-#include "collectives/number_reduction.hpp"
 #include "collectives/profile.hpp"
 #include "experiments/job/computation.hpp"
 #include "experiments/job/job.hpp"
@@ -28,7 +28,7 @@
 #include "trainer/model/decoder/decoder.hpp"
 #include "trainer/model/model_files.hpp"
 #include "trainer/model/operators/operators.hpp"
-#include "trainer/model/weights/synthetic_weights.hpp"
+#include "trainer/model/weights/weights.hpp"
 
 namespace bipo {
 namespace {

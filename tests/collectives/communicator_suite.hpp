@@ -1,5 +1,5 @@
-// What every communicator must do, whatever carries it: inputs are small integers that differ by
-// rank, so that each result is known exactly.
+// The requirements on every communicator: inputs are small integers that differ by rank, so that
+// each result is known exactly.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -15,7 +15,6 @@
 #include "collectives/communicator.hpp"
 #include "collectives/exact_sum.hpp"
 #include "collectives/foundation/errors.hpp"
-#include "collectives/number_reduction.hpp"
 #include "collectives/tensor_parallel.hpp"
 
 namespace bipo::testing {

@@ -7,10 +7,10 @@
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/profile.hpp"
 #include "collectives/self_communicator.hpp"
-#include "collectives/thread_communicator.hpp"
 #include "collectives/topology.hpp"
 #include "tests/collectives/communicator_suite.hpp"
 #include "tests/support/errors.hpp"
+#include "tests/support/thread_communicator.hpp"
 
 namespace bipo {
 namespace {
@@ -75,7 +75,7 @@ TEST(Topology, RefusesWithTheWholeEquation) {
   EXPECT_THROW(Topology(6, 0, 4, std::nullopt), UserError);
   EXPECT_THROW(Topology(4, 0, 0, std::nullopt), UserError);
   testing::expect_parts(testing::error_of<UserError>([] { Topology(8, 0, 2, 3); }),
-                        {"world = cells x dp x tp asks for 1 x 3 x 2 = 6, but 8"});
+                        {"world = cells x dp x tp needs 1 x 3 x 2 = 6, but 8"});
 }
 
 TEST(Profile, CountsNestedWorkOnceAndOnlyWhileItIsTaken) {

@@ -1,5 +1,5 @@
 // The communicator suite over MPI (and over NCCL on one rank where a GPU is), under mpirun with
-// exactly the world size that the first argument asks for.
+// exactly the world size that the first argument names.
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <gtest/gtest.h>
 
@@ -7,8 +7,8 @@
 #include <iostream>
 #include <memory>
 
+#include "collectives/communicator.hpp"
 #include "collectives/nccl_communicator.hpp"
-#include "collectives/number_reduction.hpp"
 #include "collectives/self_communicator.hpp"
 #include "collectives/session.hpp"
 #include "tests/collectives/communicator_suite.hpp"

@@ -7,9 +7,7 @@
 #include "collectives/foundation/errors.hpp"
 #include "tests/fuzz/exercise_tokenizer.hpp"
 #include "tests/fuzz/scratch_directory.hpp"
-#include "trainer/model/gguf/gguf_config.hpp"
-#include "trainer/model/gguf/gguf_text.hpp"
-#include "trainer/model/gguf/gguf_weights.hpp"
+#include "trainer/model/gguf/gguf_model.hpp"
 
 namespace {
 

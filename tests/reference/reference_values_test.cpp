@@ -11,7 +11,7 @@
 #include <string>
 
 #include "collectives/self_communicator.hpp"
-#include "collectives/thread_communicator.hpp"
+#include "tests/support/thread_communicator.hpp"
 #include "trainer/model/decoder/decoder.hpp"
 #include "trainer/passes/pair_scores.hpp"
 

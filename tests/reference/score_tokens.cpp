@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "collectives/thread_communicator.hpp"
 #include "tests/reference/tensor_stream.hpp"
+#include "tests/support/thread_communicator.hpp"
 #include "trainer/model/model_files.hpp"
 #include "trainer/passes/pair_scores.hpp"
 #include "trainer/passes/steering.hpp"

@@ -85,7 +85,7 @@ inline at::Tensor naive_logits(const ModelConfig& config, const RandomWeights& w
   return cap == 0 ? logits : at::tanh(logits / cap) * cap;
 }
 
-// Of each token given those before it, [T, V].
+// Returns the log-probabilities of each token, given the tokens before it, [T, V].
 inline at::Tensor naive_log_probs(const ModelConfig& config, const RandomWeights& weights,
                                   const std::vector<std::int64_t>& ids,
                                   const std::map<std::int64_t, at::Tensor>& added) {

@@ -9,9 +9,9 @@
 #include <map>
 #include <utility>
 
+#include "collectives/communicator.hpp"
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
-#include "collectives/number_reduction.hpp"
 #include "datasets/batches/batch_plan.hpp"
 #include "trainer/cache/residual_scale.hpp"
 

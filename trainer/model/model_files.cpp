@@ -10,9 +10,7 @@
 
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
-#include "trainer/model/gguf/gguf_config.hpp"
-#include "trainer/model/gguf/gguf_text.hpp"
-#include "trainer/model/gguf/gguf_weights.hpp"
+#include "trainer/model/gguf/gguf_model.hpp"
 #include "trainer/model/lora/lora_weights.hpp"
 
 namespace bipo {

@@ -25,12 +25,12 @@ struct ModelFiles {
   ModelText read_text() const;
 };
 
-// All of these throw UserError for a path that is neither a directory nor a regular file, and for
-// files that are refused; see read_model_config, open_safetensors, read_gguf_config,
-// open_gguf_weights, read_model_text and read_gguf_text.
+// These throw UserError for a path that is neither a directory nor a regular file, and for files
+// that are refused; see read_model_config, open_safetensors, read_gguf_config, open_gguf_weights,
+// read_model_text and read_gguf_text.
 
 // Opens config.json and safetensors of a directory, or a GGUF file.  Merges the PEFT directory
-// `adapter` into the weights where one is given; see merge_lora.
+// `adapter` into the weights if one is given; see merge_lora.
 ModelFiles open_model(const std::filesystem::path& model,
                       const std::filesystem::path& adapter = {});
 

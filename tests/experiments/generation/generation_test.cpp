@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "collectives/self_communicator.hpp"
-#include "collectives/thread_communicator.hpp"
 #include "tests/support/naive_decoder.hpp"
+#include "tests/support/thread_communicator.hpp"
 #include "tests/support/tiny_model.hpp"
 
 namespace bipo {

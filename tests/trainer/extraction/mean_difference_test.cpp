@@ -11,9 +11,9 @@
 #include <numeric>
 
 #include "collectives/foundation/errors.hpp"
-#include "collectives/thread_communicator.hpp"
 #include "tests/support/borrowed_communicator.hpp"
 #include "tests/support/errors.hpp"
+#include "tests/support/thread_communicator.hpp"
 #include "tests/support/training_world.hpp"
 
 namespace bipo {

@@ -11,13 +11,13 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "collectives/self_communicator.hpp"
-#include "collectives/thread_communicator.hpp"
 #include "tests/support/borrowed_communicator.hpp"
 #include "tests/support/errors.hpp"
 #include "tests/support/naive_decoder.hpp"
+#include "tests/support/thread_communicator.hpp"
 #include "tests/support/training_world.hpp"
 #include "trainer/loop/evaluation.hpp"
-#include "trainer/model/operators/divergence.hpp"
+#include "trainer/model/operators/head.hpp"
 #include "trainer/passes/prompt_divergence.hpp"
 
 namespace bipo {
@@ -278,7 +278,7 @@ TEST(TokenDivergences, EqualThePlainSoftmax) {
       const at::Tensor logits = at::mm(x, head.t());
       return at::log_softmax(cap == 0 ? logits : at::tanh(logits / cap) * cap, 1);
     };
-    const at::Tensor result = token_divergences(h, {near, h, far}, head, cap, self);
+    const at::Tensor result = token_divergences(h, {near, h, far}, {head, head.size(0), cap, self});
     ASSERT_EQ(result.sizes(), (std::vector<std::int64_t>{3, 5}));
     const at::Tensor log_p = log_softmax(h);
     EXPECT_LT((result[0] - plain_divergence(log_p, log_softmax(near))).abs().max().item<double>(),
@@ -296,13 +296,13 @@ TEST(TokenDivergences, ShardsOfTheVocabularyEqualTheWhole) {
   const at::Tensor other = at::randn({4, 6}, at::kDouble);
   const at::Tensor head = at::randn({37, 6}, at::kDouble) * 2;
   SelfCommunicator self;
-  const at::Tensor whole = token_divergences(h, {other}, head, 4, self);
+  const at::Tensor whole = token_divergences(h, {other}, {head, 37, 4, self});
   for (const int tp : {2, 3, 5}) {
     run_as_threads(tp, [&](Communicator& group) {
       const std::int64_t begin = 37 * group.rank() / tp;
       const std::int64_t end = 37 * (group.rank() + 1) / tp;
       const at::Tensor part =
-          token_divergences(h, {other}, head.narrow(0, begin, end - begin), 4, group);
+          token_divergences(h, {other}, {head.narrow(0, begin, end - begin), 37, 4, group});
       EXPECT_LT((part - whole).abs().max().item<double>(), 1e-13) << "tp " << tp;
     });
   }

@@ -14,11 +14,11 @@
 namespace bipo {
 namespace {
 
-// Far above any model's; every tensor of every block is named before one is looked for.
+// Far above any model's; the program lists all tensors of all blocks before it looks for one.
 constexpr std::int64_t kMostBlocks = 10000;
 
-// Fields by which some family varies Llama's mathematics.  Where the model's own family does not
-// read one, it may only say that there is no such thing.
+// Fields by which some family changes Llama's mathematics.  A field that the model's own family
+// does not read must be absent, null, false or 1.
 constexpr std::array kVariations = {
     "attention_bias",
     "attention_chunk_size",
@@ -64,14 +64,14 @@ void read_heads(const ConfigFields& fields, const Family& family, ModelConfig& c
   const std::int64_t kv_heads = fields.size_unless_null("num_key_value_heads", family.kv_heads);
   config.kv_heads = kv_heads == 0 ? config.heads : kv_heads;
   if (config.heads % config.kv_heads != 0) {
-    fields.refuse(fmt::format("num_attention_heads {} is no multiple of num_key_value_heads {}",
+    fields.refuse(fmt::format("num_attention_heads {} is not a multiple of num_key_value_heads {}",
                               config.heads, config.kv_heads));
   }
   config.head_size = fields.size_unless_null("head_dim", family.head_size);
   if (config.head_size == 0) {
     if (config.hidden % config.heads != 0) {
       fields.refuse(fmt::format(
-          "hidden_size {} is no multiple of num_attention_heads {}, and there is no head_dim",
+          "hidden_size {} is not a multiple of num_attention_heads {}, and there is no head_dim",
           config.hidden, config.heads));
     }
     config.head_size = config.hidden / config.heads;
@@ -130,7 +130,7 @@ void read_scores(const ConfigFields& fields, const Family& family, ModelConfig& 
   }
 }
 
-// [N] whether positions enter a block.
+// Returns [N] whether a block uses positions.
 std::vector<bool> rotated_blocks(const ConfigFields& fields, const Family& family,
                                  std::int64_t blocks) {
   std::vector<bool> rotated = rotated_by_default(
@@ -144,7 +144,7 @@ std::vector<bool> rotated_blocks(const ConfigFields& fields, const Family& famil
   }
   for (std::size_t i = 0; i < rotated.size(); ++i) {
     if (list[i] != 0 && list[i] != 1) {
-      fields.refuse("\"no_rope_layers\" must list 1 for blocks with positions, 0 for others");
+      fields.refuse("\"no_rope_layers\" must list 1 for blocks with positions, 0 for the others");
     }
     rotated[i] = list[i] == 1;
   }
@@ -179,7 +179,7 @@ std::vector<bool> listed_windowed_blocks(const ConfigFields& fields, std::int64_
   return windowed;
 }
 
-// [N] whether a block has the window, where there is one.
+// Returns [N] whether a block has the window, if there is one.
 std::vector<bool> windowed_blocks(const ConfigFields& fields, const Family& family,
                                   const std::vector<bool>& rotated) {
   if (family.lists_windowed_blocks && fields.has("layer_types")) {
@@ -198,7 +198,7 @@ void read_attention_kinds(const ConfigFields& fields, const Family& family, Mode
   const std::vector<bool> windowed = windowed_blocks(fields, family, rotated);
   const bool any = std::find(windowed.begin(), windowed.end(), true) != windowed.end();
   if (any && window == 0 && family.lists_windowed_blocks && fields.has("layer_types")) {
-    fields.refuse("\"layer_types\" lists sliding_attention, but no window is switched on");
+    fields.refuse("\"layer_types\" lists sliding_attention, but no window is set");
   }
   set_attention_kinds(rotated, windowed, window, config);
 }

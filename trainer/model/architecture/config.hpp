@@ -1,25 +1,58 @@
-// A model's architecture: sizes and the variations of the decoder's graph.
+// A model's architecture: sizes and variations of the decoder.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <variant>
 #include <vector>
-
-#include "trainer/model/architecture/rotary.hpp"
 
 namespace bipo {
 
-// What the gate of the MLP goes through (Shazeer, arXiv 2002.05202): SwiGLU or GeGLU, the latter
-// with the tanh approximation of GELU (Hendrycks and Gimpel, arXiv 1606.08415, section 2).
+// The activation of the MLP's gate (Shazeer, arXiv 2002.05202): SwiGLU, or GeGLU with the tanh
+// approximation of GELU (Hendrycks and Gimpel, arXiv 1606.08415, section 2).
 enum class Activation { kSilu, kGeluTanh };
 
-// What distinguishes the attention of some blocks from that of others.
+// Rotary position embeddings (Su et al., arXiv 2104.09864) may rescale their frequencies for longer
+// contexts.
+
+// Divides all frequencies by one number (position interpolation, arXiv 2306.15595).
+struct LinearRopeScaling {
+  double factor = 1;
+};
+
+// Llama 3.1's rescaling by wavelength (rope_type "llama3").
+struct Llama3RopeScaling {
+  double factor = 1;
+  double low_frequency_factor = 1;
+  double high_frequency_factor = 4;
+  double original_context = 8192;
+};
+
+// YaRN (Peng et al., arXiv 2309.00071, section 3.2): interpolates below `slow` rotations over the
+// original context, keeps the frequencies above `fast` rotations, and blends between.
+struct YarnRopeScaling {
+  double factor = 1;
+  double fast = 32;  // beta of the paper
+  double slow = 1;   // alpha of the paper
+  double original_context = 4096;
+  bool whole_dimensions = true;  // the blend begins and ends at whole pairs of elements
+};
+
+struct RotaryEmbedding {
+  double theta = 10000;
+  std::int64_t rotated = 0;  // R, even: only the first R elements of a head turn; 0: all turn
+  std::vector<float> divisors = {};  // [R / 2], one for each frequency; empty: all 1
+  std::variant<std::monostate, LinearRopeScaling, Llama3RopeScaling, YarnRopeScaling> scaling = {};
+  double factor = 1;  // multiplies the turned elements
+};
+
+// A kind of attention, which some or all blocks have.
 struct AttentionKind {
   // A token attends to itself and the window - 1 tokens before it; 0: to all before it.
   std::int64_t window = 0;
-  // Place in ModelConfig::rotary; nothing: no positions enter (NoPE).
+  // Index in ModelConfig::rotary; nothing: the block uses no positions (NoPE).
   std::optional<std::size_t> rotary = 0;
 
   bool operator==(const AttentionKind&) const = default;
@@ -40,36 +73,35 @@ struct ModelConfig {
   bool tied_head = false;  // the head is the embedding
 
   Activation activation = Activation::kSilu;
-  double embedding_scale = 1;                        // what embeddings are multiplied by
-  std::optional<double> query_pre_attention_scalar;  // scores are divided by its root; else by K's
-  double attention_soft_cap = 0;  // c: scores become c tanh(score / c) (Gemma 2); 0: they do not
+  double embedding_scale = 1;                        // multiplies embeddings
+  std::optional<double> query_pre_attention_scalar;  // its root divides scores; default: K
+  double attention_soft_cap = 0;  // c: scores become c tanh(score / c) (Gemma 2); 0: no cap
   double logit_soft_cap = 0;      // the same for the head's logits
   bool query_key_value_bias = false;
   bool attention_output_bias = false;
   bool query_key_norms = false;    // RMSNorm of every query and key head before rotation
   bool output_norms = false;       // RMSNorm of what attention and MLP add to the residual stream
-  bool norms_from_one = false;     // files hold norm weights less 1
+  bool norms_from_one = false;     // files hold norm weights minus 1
   bool fused_projections = false;  // files hold query, key, value as one tensor, gate and up too
 
   std::vector<RotaryEmbedding> rotary = {
       RotaryEmbedding{}};  // one or two; all turn the same elements
   std::vector<AttentionKind> attention_kinds = {AttentionKind{}};
-  std::vector<std::size_t> kind_of_block;  // [N], places in attention_kinds; empty: all 0
+  std::vector<std::size_t> kind_of_block;  // [N], indices in attention_kinds; empty: all 0
 };
 
 // Reads directory/config.json as transformers' class for the architecture does, its defaults
-// included.  Throws UserError for a missing or malformed file, an architecture that is not
-// supported (naming those that are), and every field that changes the mathematics in a way this
-// program does not implement: nothing of that kind is ignored.
+// included.  Throws UserError for a missing or malformed file, an unsupported architecture (naming
+// those that are supported), and every field that changes the mathematics in a way that this
+// program does not implement.
 ModelConfig read_model_config(const std::filesystem::path& directory);
 
-// Sets attention_kinds and kind_of_block from what is said of each of the N blocks: whether
-// positions enter, and whether it has the window (0: there is none) and with it the last of the
-// rotary embeddings.
+// Sets attention_kinds and kind_of_block.  For each of the N blocks: `rotated` says whether it uses
+// positions, `windowed` whether it has the window (0: none) and the last of the rotary embeddings.
 void set_attention_kinds(const std::vector<bool>& rotated, const std::vector<bool>& windowed,
                          std::int64_t window, ModelConfig& config);
 
-// Throws UserError unless the model has the block `layer`, which --layer names.
+// Throws UserError unless the model has block `layer`, the value of --layer.
 void check_layer(std::int64_t layer, const ModelConfig& config);
 
 }  // namespace bipo

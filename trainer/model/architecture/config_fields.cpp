@@ -15,7 +15,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-// Far above any model's; products of two sizes stay clear of overflow.
+// Far above any model's sizes; products of two sizes do not overflow.
 constexpr std::int64_t kLargestSize = std::int64_t{1} << 24;
 
 Json parsed(const std::filesystem::path& path) {

@@ -11,8 +11,8 @@
 
 namespace bipo {
 
-// An object of a config.json.  Every function throws UserError, naming file and field, where a
-// field is not of the kind that is asked for.  A null counts as absent where nothing else is said.
+// An object of a config.json.  Every function throws UserError, naming file and field, if a field
+// is not of the requested kind.  A null counts as absent unless the function says otherwise.
 // Remembers which fields have been read.
 class ConfigFields {
  public:
@@ -20,9 +20,9 @@ class ConfigFields {
   explicit ConfigFields(const std::filesystem::path& path);
 
   bool has(const char* name) const;
-  const nlohmann::json& at(const char* name) const;  // which has()
+  const nlohmann::json& at(const char* name) const;  // must exist
 
-  // Positive and far below what products of two sizes could overflow with.
+  // A positive size, so small that products of two sizes do not overflow.
   std::int64_t size(const char* name) const;
   std::int64_t size_or(const char* name, std::int64_t otherwise) const;
 
@@ -31,7 +31,7 @@ class ConfigFields {
   double positive(const char* name) const;
   double positive_or(const char* name, double otherwise) const;
 
-  // 0 for a null that stands there, `otherwise` for what does not.
+  // Return 0 for a null, `otherwise` for an absent field.
   std::int64_t size_unless_null(const char* name, std::int64_t otherwise) const;
   double positive_unless_null(const char* name, double otherwise) const;
 
@@ -40,16 +40,15 @@ class ConfigFields {
   std::vector<std::string> texts(const char* name) const;
   std::vector<double> positives(const char* name) const;
 
-  // A field of this object that is an object itself.
+  // Returns a field that is an object itself.
   ConfigFields object(const char* name) const;
 
-  // A field that may stand there only with the one value that leaves the mathematics as
-  // implemented.
+  // Refuses any value but the one that this program implements; the field may be absent.
   void require(const char* name, const nlohmann::json& value) const;
 
   bool was_read(const std::string& name) const { return read_.contains(name); }
 
-  // Throws UserError with file, place and `what`.
+  // Throws UserError with file, the object's name and `what`.
   [[noreturn]] void refuse(const std::string& what) const;
 
  private:
@@ -57,7 +56,7 @@ class ConfigFields {
   ConfigFields(std::filesystem::path path, std::string prefix, nlohmann::json json);
 
   std::filesystem::path path_;
-  std::string prefix_;  // of names in messages
+  std::string prefix_;  // precedes names in messages
   nlohmann::json json_;
   mutable std::set<std::string> read_;
 };

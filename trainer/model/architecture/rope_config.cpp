@@ -9,7 +9,7 @@
 namespace bipo {
 namespace {
 
-// transformers 5 keeps theta, scaling and rotated part together, and by kind of block where there
+// transformers 5 stores theta, scaling and rotated part together, for each kind of block if there
 // are several.
 constexpr const char* kParameters = "rope_parameters";
 constexpr const char* kScaling = "rope_scaling";
@@ -55,8 +55,8 @@ void read_yarn(const ConfigFields& scaling, std::int64_t context, RotaryEmbeddin
   }
 }
 
-// Other frequencies hold from the original context on, for every token of a longer sequence, so
-// that no prefix could be shared between answers on both sides of it.
+// Sequences beyond the original context use other frequencies for every token, so that answers on
+// both sides of it could not share a prefix: the original context becomes the limit.
 void read_long_rope(const ConfigFields& fields, const ConfigFields& scaling, std::int64_t pairs,
                     RotaryEmbedding& rotary, ModelConfig& config) {
   const std::vector<double> divisors = scaling.positives("short_factor");
@@ -83,7 +83,7 @@ void read_scaling(const ConfigFields& fields, const ConfigFields& scaling, const
                   RotaryEmbedding& rotary, ModelConfig& config) {
   const std::string type = type_of(scaling);
   const std::int64_t rotated = rotary.rotated == 0 ? config.head_size : rotary.rotated;
-  // Early files of the family call it by its authors' name, or by a relative's.
+  // Early files of the family use an author's name, or the name of another method.
   const bool long_rope = family.long_rope && (type == "su" || type == "yarn");
   if (type == "longrope" || long_rope) {
     read_long_rope(fields, scaling, rotated / 2, rotary, config);
@@ -94,7 +94,7 @@ void read_scaling(const ConfigFields& fields, const ConfigFields& scaling, const
   } else if (type == "yarn") {
     read_yarn(scaling, config.context, rotary);
   } else if (type != "default" && type != "dynamic") {
-    // "dynamic" changes nothing in sequences within the context, and longer ones are refused.
+    // "dynamic" changes only sequences longer than the context, which are refused.
     scaling.refuse(
         fmt::format("type \"{}\" is not supported; supported: default, linear, dynamic, "
                     "llama3, yarn, longrope",
@@ -109,7 +109,7 @@ std::int64_t rotated_part(const ConfigFields& fields, const Family& family,
     return 0;
   }
   const double part = fields.positive_or("partial_rotary_factor", 1);
-  // Only a part can be turned into an integer safely.
+  // A part above 1 might overflow the integer.
   const auto rotated =
       part > 1 ? 0 : static_cast<std::int64_t>(static_cast<double>(head_size) * part);
   if (rotated < 2 || rotated % 2 != 0) {

@@ -1,4 +1,3 @@
-// Architectures of well-known models by name, for measuring and planning without their files.
 #include "trainer/model/architecture/shapes.hpp"
 
 #include <fmt/format.h>
@@ -12,7 +11,7 @@
 namespace bipo {
 namespace {
 
-// What the shapes have in common: Llama's graph, rotary embedding over the whole head.
+// Common to the shapes: Llama's architecture, rotary embedding over the whole head.
 ModelConfig llama(std::int64_t hidden, std::int64_t blocks, std::int64_t heads,
                   std::int64_t kv_heads, std::int64_t intermediate, std::int64_t vocabulary) {
   ModelConfig config;
@@ -28,7 +27,7 @@ ModelConfig llama(std::int64_t hidden, std::int64_t blocks, std::int64_t heads,
   return config;
 }
 
-// Llama 3.1's context of 131,072 tokens rests on rescaled rotary frequencies.
+// Llama 3.1 rescales rotary frequencies for its context of 131,072 tokens.
 ModelConfig llama_3_1(ModelConfig config) {
   config.context = 131072;
   config.rotary = {{.theta = 500000, .scaling = Llama3RopeScaling{8, 1, 4, 8192}}};

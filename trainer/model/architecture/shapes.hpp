@@ -11,8 +11,8 @@ namespace bipo {
 inline constexpr std::array kShapeNames = {"llama-2-7b", "llama-3.1-8b", "llama-3.1-70b",
                                            "smollm2-135m"};
 
-// The configuration of a named shape, or that in the config.json which `name_or_path` leads to.
-// Throws UserError for anything else.
+// Returns the configuration of a named shape, or that of the config.json at the path.  Throws
+// UserError for anything else.
 ModelConfig read_shape(const std::string& name_or_path);
 
 }  // namespace bipo

@@ -1,16 +1,18 @@
-// The frozen decoder as a graph of blocks, sharded over a tensor-parallel group.
+// The forward computation of the frozen decoder, sharded over a tensor-parallel group.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include <cstddef>
 #include <cstdint>
-#include <optional>
+#include <memory>
 #include <vector>
 
 #include "collectives/communicator.hpp"
 #include "trainer/model/architecture/config.hpp"
+#include "trainer/model/decoder/resident_weights.hpp"
 #include "trainer/model/operators/attention.hpp"
+#include "trainer/model/operators/head.hpp"
 #include "trainer/model/operators/operators.hpp"
 #include "trainer/model/operators/sequence_layout.hpp"
 #include "trainer/model/sharding/sharding.hpp"
@@ -21,159 +23,127 @@ namespace bipo {
 // Keys (rotated) and values of rows that later rows attend to, for a range of blocks.
 struct KeyValueCache {
   Range blocks;
-  std::vector<at::Tensor> keys;  // one of each [Hkv, rows, K] for every block, of the residual type
+  std::vector<at::Tensor> keys;  // [Hkv, rows, K] for each block, of the residual stream's type
   std::vector<at::Tensor> values;
 };
 
 // T tokens of a packed batch, U rows that predict an answer token, R answer tokens, D hidden.
 //
-// The residual stream is float32 (float64 in a float64 model) whatever type the products are in.
-// The model knows nothing of steering: callers run it up to a block, change what comes out, and run
-// on.  Blocks and the embedding are loaded and released by the caller, so that only those in use
-// take memory; head and final norm are there always.
+// The residual stream is float32 (float64 in a float64 model) whatever type the products have.
+// The model does not know of steering: callers run it up to a block, change the result, and run the
+// rest.  Callers also load and release blocks and the embedding, so that only those in use take
+// memory.
 class Decoder {
  public:
   // Reads this rank's slices of head and final norm.  `product_type` is the type of the matrix
-  // products: float32, bfloat16 or float64.  `source` and `tp` must outlive the decoder.  Local:
-  // communicates with no one.
+  // products: float32, bfloat16 or float64.  `source` and `tp` must outlive the decoder, `tp` also
+  // the backward passes of its results.  Does not communicate.
   Decoder(const ModelConfig& config, const WeightSource& source, at::ScalarType product_type,
           at::Device device, Communicator& tp);
 
-  // Read what is not loaded yet of this rank's slices; free what will not be used for now.
-  void load_blocks(Range blocks);
-  void load_embedding();
-  void release_blocks(Range blocks);
-  void release_embedding();
+  // See ResidentWeights.
+  void load_blocks(Range blocks) { weights_.load_blocks(blocks); }
+  void load_embedding() { weights_.load_embedding(); }
+  void release_blocks(Range blocks) { weights_.release_blocks(blocks); }
+  void release_embedding() { weights_.release_embedding(); }
+  std::uint64_t loaded_bytes() const { return weights_.bytes(); }
 
-  // Bytes of the weights that a rank of a tensor-parallel group holds with `blocks` blocks loaded.
+  // Returns resident_bytes() of a rank of a tensor-parallel group.
   static std::uint64_t weight_bytes(const ModelConfig& config, std::int64_t tp,
                                     std::int64_t tp_rank, at::ScalarType product_type,
-                                    at::Device device, std::int64_t blocks, bool embedding);
-
-  // Bytes of the weights that are loaded now.
-  std::uint64_t loaded_bytes() const;
+                                    at::Device device, std::int64_t blocks, bool embedding) {
+    return resident_bytes(config, plan_shard(config, tp, tp_rank), product_type, device, blocks,
+                          embedding);
+  }
 
   const ModelConfig& config() const { return config_; }
   at::Device device() const { return device_; }
-  at::ScalarType residual_type() const;
+  at::ScalarType residual_type() const { return residual_type_for(product_type_); }
   at::ScalarType product_type() const { return product_type_; }
 
-  // The layout of a packed batch: positions[t] is the place of row t in its sequence; `parts` cover
-  // the rows in order; `answer_rows` (ascending) are those that predict.
+  // Returns the layout of a packed batch: positions[t] is the place of row t in its sequence;
+  // `parts` cover the rows in order; `answer_rows` (ascending) are the rows that predict.
   SequenceLayout layout(const std::vector<std::int64_t>& positions,
                         const std::vector<SequencePart>& parts,
-                        const std::vector<std::int64_t>& answer_rows) const;
+                        const std::vector<std::int64_t>& answer_rows) const {
+    return layouts_.packed(positions, parts, answer_rows);
+  }
 
   // ids [T] int64 -> [T, D].  Collective over: tp
   at::Tensor embed(const at::Tensor& ids) const;
 
-  // The residual stream after blocks.end - 1, from that before blocks.begin: h [T, D] -> [T, D].
-  // Collective over: tp, here and in the backward pass
+  // Returns the residual stream after blocks.end - 1, given that before blocks.begin: h [T, D] ->
+  // [T, D].  Collective over: tp, here and in the backward pass
   at::Tensor run_blocks(at::Tensor h, Range blocks, const SequenceLayout& layout) const;
 
-  // The same up to the last block's output, for the rows that predict only, [U, D]: in the last
-  // block no other row does more than be attended to. Collective over: tp, here and in the backward
-  // pass
+  // Runs all blocks from `first_block` on and returns the rows that predict, [U, D]: the last block
+  // computes only these.  Collective over: tp, here and in the backward pass
   at::Tensor run_to_answers(at::Tensor h, std::int64_t first_block,
                             const SequenceLayout& layout) const;
 
-  // Room for the keys and values of `rows` rows in `blocks`, on this rank.
+  // Allocates this rank's keys and values of `rows` rows in `blocks`.
   KeyValueCache make_cache(Range blocks, std::int64_t rows) const;
+
+  // Returns the bytes of one row in one block of such a cache.
   static std::uint64_t cache_bytes_per_row(const ModelConfig& config, std::int64_t tp,
-                                           std::int64_t tp_rank);  // and block
+                                           std::int64_t tp_rank);
 
-  // The layout of new rows, which `parts` cover in order.
-  CachedLayout cached_layout(const std::vector<CachedPart>& parts) const;
+  // Returns the layout of new rows, which `parts` cover in order.
+  CachedLayout cached_layout(const std::vector<CachedPart>& parts) const {
+    return layouts_.cached(parts);
+  }
 
-  // run_blocks() for new rows h [n, D] that attend to earlier ones in `cache`, which keeps them,
-  // too, afterwards.  No gradient.  Collective over: tp
+  // run_blocks() for new rows h [n, D] that attend to earlier ones in `cache`; stores their keys
+  // and values there too.  No gradient.  Collective over: tp
   at::Tensor run_cached(at::Tensor h, Range blocks, const CachedLayout& layout,
                         const KeyValueCache& cache) const;
 
-  // Logits [n, V] of the tokens after rows of the last block's output h [n, D], in float32 or
-  // better, whole on every rank.  No gradient.  Collective over: tp
+  // Returns the logits [n, V] of the tokens after rows of the last block's output h [n, D], in
+  // float32 or better, whole on every rank.  No gradient.  Collective over: tp
   at::Tensor next_token_logits(const at::Tensor& h) const;
 
-  // log-probabilities [R] of `targets` as the tokens after the rows `row_of_target` of h [U, D],
-  // the last block's output. Collective over: tp, here and in the backward pass
+  // Returns the log-probabilities [R] of `targets` as the tokens after the rows `row_of_target` of
+  // h [U, D], the last block's output.  Collective over: tp, here and in the backward pass
   at::Tensor next_token_log_probs(const at::Tensor& h, const at::Tensor& row_of_target,
                                   const at::Tensor& targets) const;
 
-  // KL(p_t || q_st) [S, T] float64, nats, of the next-token distributions after the rows t of h
-  // [T, D] (p) and of each of the S others (q), all outputs of the last block. Collective over: tp
+  // Returns KL(p_t || q_st) [S, T] float64, nats, of the next-token distributions after the rows t
+  // of h [T, D] (p) and of each of the S others (q), all outputs of the last block.
+  // Collective over: tp
   at::Tensor next_token_divergences(const at::Tensor& h,
                                     const std::vector<at::Tensor>& others) const;
 
  private:
-  // Undefined tensors: the model has no such weight.
-  struct Block {
-    at::Tensor attention_norm;         // [D]
-    FrozenWeight qkv;                  // [(H + 2 Hkv) K, D] of this rank's heads
-    at::Tensor qkv_bias;               // [(H + 2 Hkv) K]
-    at::Tensor query_norm;             // [K]
-    at::Tensor key_norm;               // [K]
-    FrozenWeight attention_output;     // [D, H K]
-    at::Tensor attention_output_bias;  // [D]
-    at::Tensor attention_output_norm;  // [D]
-    at::Tensor mlp_norm;               // [D]
-    FrozenWeight gate_up;              // [2 I, D] of this rank's columns
-    FrozenWeight down;                 // [D, I]
-    at::Tensor mlp_output_norm;        // [D]
-
-    std::vector<at::Tensor> tensors() const;  // those that are defined
-  };
-
-  // How the pairs of elements of a head turn with position.
-  struct Turn {
-    at::Tensor frequencies;  // [K / 2] float32
-    at::Tensor factors;      // [K / 2] float32, what turned elements are multiplied by
-  };
-
-  Turn turn_of(const AttentionKind& kind) const;
-  QuerySet query_set(const at::Tensor& positions, const Turn& turn) const;
-  at::Tensor read(Role role, std::int64_t block) const;
-  at::Tensor read_vector(Role role, std::int64_t block) const;
-  at::Tensor read_query_key(Role role, std::int64_t block) const;
-  Block read_block(std::int64_t index) const;
-  const Block& block(std::int64_t index) const;
-  std::size_t kind_of(std::int64_t block) const;
-  // Queries and keys with values of rows, before rotation.
-  struct HeadColumns {
-    at::Tensor q;   // [n, H K]
-    at::Tensor kv;  // [n, 2 Hkv K]
-  };
-  HeadColumns normed_columns(const Block& block, const at::Tensor& qkv) const;
-  at::Tensor project_heads(const Block& block, const at::Tensor& h) const;
-  at::Tensor cached_attention(const Block& block, const at::Tensor& h, const QuerySet& rows,
-                              const at::Tensor& places, const at::Tensor& keys,
-                              const at::Tensor& values) const;
-  at::Tensor normed_heads(const at::Tensor& x, const at::Tensor& norm) const;
-  at::Tensor with_normed_keys(const at::Tensor& kv, const at::Tensor& norm) const;
-  at::Tensor attention(const Block& block, const at::Tensor& h,
+  at::Tensor attention(const BlockWeights& block, const at::Tensor& h,
                        const AttentionLayout& layout) const;
-  at::Tensor answer_attention(const Block& block, const at::Tensor& h,
+  at::Tensor answer_attention(const BlockWeights& block, const at::Tensor& h,
                               const at::Tensor& answer_rows, const AttentionLayout& layout) const;
-  at::Tensor mlp(const Block& block, const at::Tensor& h) const;
+  at::Tensor cached_attention(const BlockWeights& block, const at::Tensor& h, const QuerySet& rows,
+                              const at::Tensor& places, const KeptRows& kept) const;
+  at::Tensor mlp(const BlockWeights& block, const at::Tensor& h) const;
+
+  std::int64_t query_width() const { return heads_->query_heads() * heads_->head_size; }
+  std::size_t kind_of(std::int64_t block) const;
   at::Tensor normed(const at::Tensor& h, const at::Tensor& weight) const;
-  // residual + norm(x W^T + bias), the product summed over the tp group's parts; bias and norm
-  // where they are defined.
+  at::Tensor project_heads(const BlockWeights& block, const at::Tensor& x, Range columns) const;
+  at::Tensor normed_heads(const at::Tensor& x, const at::Tensor& norm) const;
+  at::Tensor normed_keys(const at::Tensor& kv, const at::Tensor& norm) const;
+  at::Tensor add_attention(const at::Tensor& residual, const at::Tensor& attended,
+                           const BlockWeights& block) const;
   at::Tensor project_onto(const at::Tensor& residual, const at::Tensor& x,
                           const FrozenWeight& weight, const at::Tensor& bias,
                           const at::Tensor& norm) const;
+  HeadShard head() const;
 
   ModelConfig config_;
-  const WeightSource& source_;
   at::ScalarType product_type_;
   at::Device device_;
   Communicator& tp_;
   ShardPlan shard_;
-  AttentionHeads heads_;     // this rank's
-  std::vector<Turn> turns_;  // in the order of ModelConfig::attention_kinds
-  double embedding_scale_;   // as the products' type holds it
-  at::Tensor embedding_;     // [V, D] of this rank's rows
-  std::vector<std::optional<Block>> blocks_;
-  at::Tensor final_norm_;  // [D]
-  at::Tensor head_;        // [V, D] of this rank's rows
+  ResidentWeights weights_;
+  LayoutBuilder layouts_;
+  SharedHeads heads_;       // this rank's
+  double embedding_scale_;  // rounded to the products' type
 };
 
 }  // namespace bipo

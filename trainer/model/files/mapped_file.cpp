@@ -41,11 +41,11 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
 void MappedFile::let_go(std::span<const std::byte> part) const {
   const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
   const auto first = static_cast<std::size_t>(part.data() - bytes_.data());
-  // Of a page at either end another part may be in use; a mapping begins with a whole page.
+  // The pages at both ends may hold other parts too.  A mapping begins with a whole page.
   const std::size_t begin = (first + page - 1) / page * page;
   const std::size_t end = (first + part.size()) / page * page;
   if (begin < end) {
-    // Advice: where the system does not take it, only memory is lost.
+    // Only advice: if the system ignores it, the memory stays in use.
     madvise(const_cast<std::byte*>(bytes_.data()) + begin, end - begin, MADV_DONTNEED);
   }
 }

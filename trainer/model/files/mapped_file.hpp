@@ -1,4 +1,4 @@
-// A file's bytes in memory, read from the disk when touched.
+// A file's bytes in memory, read from the disk when accessed.
 #pragma once
 
 #include <cstddef>
@@ -7,10 +7,10 @@
 
 namespace bipo {
 
-// A whole file, mapped read-only; the bytes live as long as the object.
+// A whole file, mapped read-only.  The bytes are valid as long as the object.
 class MappedFile {
  public:
-  // Throws UserError for a path that cannot be opened or is no regular file, EnvironmentError when
+  // Throws UserError for a path that cannot be opened or is not a regular file, EnvironmentError if
   // the system refuses the mapping.
   explicit MappedFile(const std::filesystem::path& path);
   ~MappedFile();
@@ -20,9 +20,9 @@ class MappedFile {
   const std::filesystem::path& path() const { return path_; }
   std::span<const std::byte> bytes() const { return bytes_; }
 
-  // Takes the pages that lie in `part`, of bytes(), out of this process's memory: weights that were
-  // copied are not held twice.  They stay in the system's page cache while it has room, and are
-  // there again when touched.
+  // Removes the pages within `part`, of bytes(), from this process's memory, so that copied weights
+  // are not held twice.  They remain in the system's page cache while it has room, and return when
+  // accessed.
   void let_go(std::span<const std::byte> part) const;
 
  private:

@@ -13,7 +13,7 @@
 namespace bipo {
 namespace {
 
-// Sees each part of a text as it is parsed.
+// Receives each parse event of a text.
 template <typename Json>
 class KeyCheck {
  public:
@@ -60,8 +60,8 @@ template <typename Json>
 Json read_strict_json(const std::filesystem::path& path, std::uint64_t most_bytes) {
   const MappedFile file(path);
   if (file.bytes().size() > most_bytes) {
-    throw UserError(fmt::format("{}: has {} bytes, more than the {} that such a file may have",
-                                path.string(), file.bytes().size(), most_bytes));
+    throw UserError(fmt::format("{}: has {} bytes; such a file may have at most {}", path.string(),
+                                file.bytes().size(), most_bytes));
   }
   return parse_strict_json<Json>(
       {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()}, path.string());

@@ -9,8 +9,6 @@
 #include <cstring>
 #include <vector>
 
-#include "collectives/foundation/errors.hpp"
-
 namespace bipo {
 namespace {
 
@@ -18,26 +16,12 @@ constexpr std::int64_t kSmall = 32;   // elements of a block of Q4_0 and its lik
 constexpr std::int64_t kSuper = 256;  // elements of a K-quant's block
 constexpr std::int64_t kLargestBlock = kSuper;
 
-constexpr std::array kFormats = {
-    BlockFormat{GgmlType::kF32, "F32", 1, 4},
-    BlockFormat{GgmlType::kF16, "F16", 1, 2},
-    BlockFormat{GgmlType::kBF16, "BF16", 1, 2},
-    BlockFormat{GgmlType::kQ8_0, "Q8_0", kSmall, 34},
-    BlockFormat{GgmlType::kQ4_0, "Q4_0", kSmall, 18},
-    BlockFormat{GgmlType::kQ4_1, "Q4_1", kSmall, 20},
-    BlockFormat{GgmlType::kQ5_0, "Q5_0", kSmall, 22},
-    BlockFormat{GgmlType::kQ5_1, "Q5_1", kSmall, 24},
-    BlockFormat{GgmlType::kQ4_K, "Q4_K", kSuper, 144},
-    BlockFormat{GgmlType::kQ5_K, "Q5_K", kSuper, 176},
-    BlockFormat{GgmlType::kQ6_K, "Q6_K", kSuper, 210},
-};
-
 struct TypeName {
   std::uint32_t type;
   const char* name;
 };
 
-// For messages that refuse them.
+// Types that cannot be decoded, for messages.
 constexpr TypeName kOtherNames[] = {
     {9, "Q8_1"},     {10, "Q2_K"},  {11, "Q3_K"},   {15, "Q8_K"},  {16, "IQ2_XXS"}, {17, "IQ2_XS"},
     {18, "IQ3_XXS"}, {19, "IQ1_S"}, {20, "IQ4_NL"}, {21, "IQ3_S"}, {22, "IQ2_S"},   {23, "IQ4_XS"},
@@ -56,7 +40,7 @@ T load(const std::byte* data) {
   return value;
 }
 
-// IEEE 754 binary16 to binary32, exactly.
+// Converts IEEE 754 binary16 to binary32, exactly.
 float half_to_float(std::uint16_t half) {
   const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000U) << 16;
   const std::uint32_t exponent = (half >> 10) & 0x1FU;
@@ -72,10 +56,6 @@ float half_to_float(std::uint16_t half) {
 
 float half_at(const std::byte* data) {
   return half_to_float(load<std::uint16_t>(data));
-}
-
-float bfloat16_at(const std::byte* data) {
-  return std::bit_cast<float>(static_cast<std::uint32_t>(load<std::uint16_t>(data)) << 16);
 }
 
 void decode_q8_0(const std::byte* block, float* values) {
@@ -108,7 +88,7 @@ void decode_q4_1(const std::byte* block, float* values) {
   }
 }
 
-// The 5-bit quants of a block of 32: the fifth bit of element i is bit i of `high`.
+// Returns the 5-bit quants of a block of 32: the fifth bit of element i is bit i of `high`.
 std::array<int, kSmall> five_bit_quants(const std::byte* high_bits, const std::byte* low_bits) {
   const auto high = load<std::uint32_t>(high_bits);
   std::array<int, kSmall> quants{};
@@ -144,9 +124,9 @@ struct ScaleAndMinimum {
   float minimum;
 };
 
-// The 6-bit scale and minimum of one of the eight groups in Q4_K and Q5_K: those of the first four
-// lie in the low six bits of bytes 0..3 and 4..7; those of the others have their low bits in bytes
-// 8..11 and their upper two bits on top of the first four's.
+// Returns the 6-bit scale and minimum of one of the eight groups in Q4_K and Q5_K.  The first four
+// groups have them in the low six bits of bytes 0..3 and 4..7; the others have the low four bits in
+// bytes 8..11 and the upper two bits above those of the first four.
 ScaleAndMinimum group_scale(const std::byte* block, std::int64_t group) {
   const float scale = half_at(block);
   const float minimum = half_at(block + 2);
@@ -162,7 +142,8 @@ ScaleAndMinimum group_scale(const std::byte* block, std::int64_t group) {
           minimum * static_cast<float>((low >> 4) | minimum_top << 4)};
 }
 
-// In both, 32 bytes hold the low four bits of two groups: the even one's in the lower half bytes.
+// In Q4_K and Q5_K, 32 bytes hold the low four bits of two groups, the even one in the low half of
+// each byte.
 void decode_q4_k(const std::byte* block, float* values) {
   const std::byte* quants = block + 16;
   for (std::int64_t group = 0; group < kSuper / kGroup; ++group) {
@@ -210,36 +191,31 @@ void decode_q6_k(const std::byte* block, float* values) {
   }
 }
 
-void decode_block(GgmlType type, const std::byte* block, float* values) {
-  switch (type) {
-    case GgmlType::kF32:
-      *values = load<float>(block);
-      return;
-    case GgmlType::kF16:
-      *values = half_at(block);
-      return;
-    case GgmlType::kBF16:
-      *values = bfloat16_at(block);
-      return;
-    case GgmlType::kQ8_0:
-      return decode_q8_0(block, values);
-    case GgmlType::kQ4_0:
-      return decode_q4_0(block, values);
-    case GgmlType::kQ4_1:
-      return decode_q4_1(block, values);
-    case GgmlType::kQ5_0:
-      return decode_q5_0(block, values);
-    case GgmlType::kQ5_1:
-      return decode_q5_1(block, values);
-    case GgmlType::kQ4_K:
-      return decode_q4_k(block, values);
-    case GgmlType::kQ5_K:
-      return decode_q5_k(block, values);
-    case GgmlType::kQ6_K:
-      return decode_q6_k(block, values);
-  }
-  throw BugError(fmt::format("dequantize: type {}", static_cast<std::uint32_t>(type)));
+void decode_f32(const std::byte* block, float* values) {
+  *values = load<float>(block);
 }
+
+void decode_f16(const std::byte* block, float* values) {
+  *values = half_at(block);
+}
+
+void decode_bf16(const std::byte* block, float* values) {
+  *values = std::bit_cast<float>(static_cast<std::uint32_t>(load<std::uint16_t>(block)) << 16);
+}
+
+constexpr std::array kFormats = {
+    BlockFormat{GgmlType::kF32, "F32", 1, 4, decode_f32},
+    BlockFormat{GgmlType::kF16, "F16", 1, 2, decode_f16},
+    BlockFormat{GgmlType::kBF16, "BF16", 1, 2, decode_bf16},
+    BlockFormat{GgmlType::kQ8_0, "Q8_0", kSmall, 34, decode_q8_0},
+    BlockFormat{GgmlType::kQ4_0, "Q4_0", kSmall, 18, decode_q4_0},
+    BlockFormat{GgmlType::kQ4_1, "Q4_1", kSmall, 20, decode_q4_1},
+    BlockFormat{GgmlType::kQ5_0, "Q5_0", kSmall, 22, decode_q5_0},
+    BlockFormat{GgmlType::kQ5_1, "Q5_1", kSmall, 24, decode_q5_1},
+    BlockFormat{GgmlType::kQ4_K, "Q4_K", kSuper, 144, decode_q4_k},
+    BlockFormat{GgmlType::kQ5_K, "Q5_K", kSuper, 176, decode_q5_k},
+    BlockFormat{GgmlType::kQ6_K, "Q6_K", kSuper, 210, decode_q6_k},
+};
 
 }  // namespace
 
@@ -276,9 +252,9 @@ void dequantize(const BlockFormat& format, const std::byte* row, Range elements,
     const std::int64_t count = std::min(format.elements - first, elements.end - at);
     const std::byte* data = row + block * format.bytes;
     if (count == format.elements) {
-      decode_block(format.type, data, values);
+      format.decode_block(data, values);
     } else {
-      decode_block(format.type, data, whole.data());
+      format.decode_block(data, whole.data());
       std::copy_n(whole.data() + first, count, values);
     }
     at += count;

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <string>
 
-#include "trainer/model/sharding/range.hpp"
+#include "trainer/model/sharding/sharding.hpp"
 
 namespace bipo {
 
@@ -30,20 +30,22 @@ struct BlockFormat {
   const char* name = "";
   std::int64_t elements = 1;
   std::int64_t bytes = 4;
+  void (*decode_block)(const std::byte* block, float* values) = nullptr;  // of `elements` values
 };
 
-// The format of the type that a file names by `type`; nullptr where it cannot be decoded.
+// Returns the format of the type that files call `type`, or nullptr if it cannot be decoded.
 const BlockFormat* find_block_format(std::uint32_t type);
 
-// "Q4_K", also of types that cannot be decoded; the number where it means nothing.
+// Returns a type's name, such as "Q4_K", also of types that cannot be decoded; the number if it is
+// unknown.
 std::string ggml_type_name(std::uint32_t type);
 
-// "F32, F16, ...": those that can be decoded.
+// Returns the names of the types that can be decoded: "F32, F16, ...".
 std::string decodable_type_names();
 
 // Decodes the elements [elements.begin, elements.end) of the row that begins at `row` (any
-// alignment) into `values`; the range may begin and end within blocks.  The arithmetic is that of
-// ggml's dequantize_row_* functions (ggml-quants.c) in float32, each product and sum rounded, so
+// alignment) into `values`; the range may begin and end within blocks.  Computes as ggml's
+// dequantize_row_* functions (ggml-quants.c) do in float32, with every product and sum rounded, so
 // that values are equal to theirs bit for bit.
 void dequantize(const BlockFormat& format, const std::byte* row, Range elements, float* values);
 

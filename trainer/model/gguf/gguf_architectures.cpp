@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <algorithm>
 #include <array>
+#include <string>
 #include <vector>
 
 #include "collectives/foundation/errors.hpp"
@@ -22,83 +22,57 @@ constexpr std::array kArchitectures = {
     GgufArchitecture{"phi3", "Phi3ForCausalLM", false},
 };
 
-const char* name_in_block(Role role) {
-  switch (role) {
-    case Role::kAttentionNorm:
-      return "attn_norm.weight";
-    case Role::kQuery:
-      return "attn_q.weight";
-    case Role::kKey:
-      return "attn_k.weight";
-    case Role::kValue:
-      return "attn_v.weight";
-    case Role::kQueryBias:
-      return "attn_q.bias";
-    case Role::kKeyBias:
-      return "attn_k.bias";
-    case Role::kValueBias:
-      return "attn_v.bias";
-    case Role::kQueryNorm:
-      return "attn_q_norm.weight";
-    case Role::kKeyNorm:
-      return "attn_k_norm.weight";
-    case Role::kAttentionOutput:
-      return "attn_output.weight";
-    case Role::kAttentionOutputBias:
-      return "attn_output.bias";
-    case Role::kAttentionOutputNorm:
-      return "post_attention_norm.weight";
-    case Role::kMlpNorm:
-      return "ffn_norm.weight";
-    case Role::kGate:
-      return "ffn_gate.weight";
-    case Role::kUp:
-      return "ffn_up.weight";
-    case Role::kDown:
-      return "ffn_down.weight";
-    case Role::kMlpOutputNorm:
-      return "post_ffw_norm.weight";
-    case Role::kEmbedding:
-    case Role::kFinalNorm:
-    case Role::kHead:
-      break;
-  }
-  throw BugError("GGUF names: role outside a block");
-}
-
-std::string gguf_tensor_name(Role role, std::int64_t block) {
-  switch (role) {
-    case Role::kEmbedding:
-      return kGgufEmbedding;
-    case Role::kFinalNorm:
-      return "output_norm.weight";
-    case Role::kHead:
-      return kGgufHead;
-    default:
-      return fmt::format("blk.{}.{}", block, name_in_block(role));
-  }
-}
+constexpr RoleNames kNames = {{
+    {Role::kEmbedding, kGgufEmbedding},
+    {Role::kAttentionNorm, "blk.{}.attn_norm.weight"},
+    {Role::kQuery, "blk.{}.attn_q.weight"},
+    {Role::kKey, "blk.{}.attn_k.weight"},
+    {Role::kValue, "blk.{}.attn_v.weight"},
+    {Role::kQueryBias, "blk.{}.attn_q.bias"},
+    {Role::kKeyBias, "blk.{}.attn_k.bias"},
+    {Role::kValueBias, "blk.{}.attn_v.bias"},
+    {Role::kQueryNorm, "blk.{}.attn_q_norm.weight"},
+    {Role::kKeyNorm, "blk.{}.attn_k_norm.weight"},
+    {Role::kAttentionOutput, "blk.{}.attn_output.weight"},
+    {Role::kAttentionOutputBias, "blk.{}.attn_output.bias"},
+    {Role::kAttentionOutputNorm, "blk.{}.post_attention_norm.weight"},
+    {Role::kMlpNorm, "blk.{}.ffn_norm.weight"},
+    {Role::kGate, "blk.{}.ffn_gate.weight"},
+    {Role::kUp, "blk.{}.ffn_up.weight"},
+    {Role::kDown, "blk.{}.ffn_down.weight"},
+    {Role::kMlpOutputNorm, "blk.{}.post_ffw_norm.weight"},
+    {Role::kFinalNorm, "output_norm.weight"},
+    {Role::kHead, kGgufHead},
+}};
+static_assert(has_every_role(kNames));
 
 }  // namespace
 
-const GgufArchitecture* find_gguf_architecture(std::string_view name) {
-  const auto* found =
-      std::find_if(kArchitectures.begin(), kArchitectures.end(),
-                   [&](const GgufArchitecture& known) { return name == known.name; });
-  return found == kArchitectures.end() ? nullptr : found;
-}
-
-std::string supported_gguf_architectures() {
-  std::vector<const char*> names;
-  for (const GgufArchitecture& known : kArchitectures) {
-    names.push_back(known.name);
+const GgufArchitecture& architecture_of(const GgufFile& file) {
+  const auto text = [&](const char* key) -> std::string {
+    const GgufValue* value = file.find_value(key);
+    return value == nullptr ? "" : std::string(value->text().value_or(""));
+  };
+  const std::string type = text("general.type");
+  if (!type.empty() && type != "model") {
+    throw UserError(fmt::format("{}: does not hold a model: its general.type is {:?}",
+                                file.path().string(), type));
   }
-  return fmt::format("{}", fmt::join(names, ", "));
+  const std::string name = text("general.architecture");
+  std::vector<const char*> supported;
+  for (const GgufArchitecture& known : kArchitectures) {
+    if (name == known.name) {
+      return known;
+    }
+    supported.push_back(known.name);
+  }
+  throw UserError(fmt::format("{}: general.architecture {:?} is not supported; supported: {}",
+                              file.path().string(), name, fmt::join(supported, ", ")));
 }
 
 TensorPlace gguf_tensor_place(const ModelConfig& config, Role role, std::int64_t block) {
   return place_in(config, role,
-                  {gguf_tensor_name(role, block), fmt::format("blk.{}.attn_qkv.weight", block),
+                  {name_of(kNames, role, block), fmt::format("blk.{}.attn_qkv.weight", block),
                    fmt::format("blk.{}.ffn_up.weight", block)});
 }
 

@@ -1,4 +1,4 @@
-#include "trainer/model/gguf/gguf_config.hpp"
+#include "trainer/model/gguf/gguf_model.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -11,17 +11,18 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "trainer/model/architecture/families.hpp"
+#include "trainer/model/gguf/gguf_architectures.hpp"
 
 namespace bipo {
 namespace {
 
-// Far above any model's; products of two sizes stay clear of overflow.
+// Far above any model's sizes; products of two sizes do not overflow.
 constexpr std::int64_t kLargestSize = std::int64_t{1} << 24;
 
-// SmolLM3's, which its files do not say.
+// SmolLM3's interval, which its files do not store.
 constexpr std::int64_t kUnrotatedInterval = 4;
 
-// Reads the keys of one architecture and remembers which ones have been understood.
+// Reads the keys of one architecture and remembers which ones it has read.
 class ArchitectureKeys {
  public:
   ArchitectureKeys(const GgufFile& file, const std::string& architecture)
@@ -56,7 +57,7 @@ class ArchitectureKeys {
     return has(key) ? size(key) : otherwise;
   }
 
-  // For keys that some converters write as 0 where others leave them out.
+  // For keys that some converters omit and others write as 0.
   std::int64_t size_or_zero(const char* key) {
     const GgufValue* value = find(key);
     return value == nullptr || value->integer() == 0 ? 0 : size(key);
@@ -78,7 +79,7 @@ class ArchitectureKeys {
     return has(key) ? positive(key) : otherwise;
   }
 
-  // Keys that may stand there only with the one value that leaves the mathematics as implemented.
+  // Refuse any value but the one that this program implements; the key may be absent.
   void require_size(const char* key, std::int64_t expected, const char* because) {
     if (has(key) && find(key)->integer() != expected) {
       refuse(fmt::format("metadata {} is not {}, {}; this is not supported", full(key), expected,
@@ -131,13 +132,13 @@ void read_sizes(ArchitectureKeys& keys, const GgufFile& file, ModelConfig& confi
                             keys.full("block_count"), config.blocks, file.tensors().size()));
   }
   if (config.heads % config.kv_heads != 0) {
-    keys.refuse(fmt::format("metadata {} {} is no multiple of {} {}",
+    keys.refuse(fmt::format("metadata {} {} is not a multiple of {} {}",
                             keys.full("attention.head_count"), config.heads,
                             keys.full("attention.head_count_kv"), config.kv_heads));
   }
 }
 
-// The elements of a head that turn with position; 0: all.
+// Returns how many elements of a head turn with position; 0: all.
 std::int64_t read_rotated(ArchitectureKeys& keys, const Family& family, std::int64_t head_size) {
   if (!family.partial_rotation) {
     keys.require_size("rope.dimension_count", head_size, "the whole head");
@@ -153,7 +154,7 @@ std::int64_t read_rotated(ArchitectureKeys& keys, const Family& family, std::int
 
 void read_head_size(ArchitectureKeys& keys, ModelConfig& config) {
   if (!keys.has("attention.key_length") && config.hidden % config.heads != 0) {
-    keys.refuse(fmt::format("metadata {} {} is no multiple of {} {}, and there is no {}",
+    keys.refuse(fmt::format("metadata {} {} is not a multiple of {} {}, and there is no {}",
                             keys.full("embedding_length"), config.hidden,
                             keys.full("attention.head_count"), config.heads,
                             keys.full("attention.key_length")));
@@ -172,17 +173,17 @@ void read_vocabulary(ArchitectureKeys& keys, const GgufFile& file, ModelConfig& 
   const std::string name = kGgufEmbedding;
   const GgufTensor* embedding = file.find_tensor(name);
   if (embedding == nullptr || embedding->shape.size() != 2 || embedding->shape[0] > kLargestSize) {
-    keys.refuse(fmt::format("tensor {} is missing or no embedding matrix", name));
+    keys.refuse(fmt::format("tensor {} is missing or not an embedding matrix", name));
   }
   config.vocabulary = embedding->shape[0];
   keys.require_size("vocab_size", config.vocabulary, "the rows of the embedding");
   config.tied_head = file.find_tensor(kGgufHead) == nullptr;
 }
 
-// What linear scaling divides all positions, and so all frequencies, by.
+// Returns the divisor of all positions, and so of all frequencies, under linear scaling.
 double linear_rope_factor(ArchitectureKeys& keys) {
   const GgufValue* type = keys.find("rope.scaling.type");
-  // Files from before this key existed mean linear scaling by their factor.
+  // Files older than this key use linear scaling by their factor.
   const auto name = type == nullptr ? "linear" : type->text().value_or("of another type");
   const char* old_key = "rope.scale_linear";
   const double factor = keys.positive_or("rope.scaling.factor", keys.positive_or(old_key, 1));
@@ -216,14 +217,14 @@ std::vector<float> stored_rope_divisors(const ArchitectureKeys& keys, const Gguf
 void check_rope_divisors(const ArchitectureKeys& keys, const std::vector<float>& divisors) {
   if (!std::all_of(divisors.begin(), divisors.end(),
                    [](float divisor) { return divisor > 0 && std::isfinite(divisor); })) {
-    keys.refuse(fmt::format("what divides the rotary frequencies ({}, {} and {}) is not positive",
+    keys.refuse(fmt::format("a divisor of the rotary frequencies ({}, {} and {}) is not positive",
                             kGgufRopeDivisors, kGgufShortRopeDivisors,
                             keys.full("rope.scaling.factor")));
   }
 }
 
-// Frequencies and a factor of their own hold beyond the original context, which is therefore the
-// longest that is accepted.
+// Beyond the original context other frequencies and another factor apply, so it is the longest
+// context that this program accepts.
 void read_long_rope(ArchitectureKeys& keys, RotaryEmbedding& rotary, ModelConfig& config) {
   rotary.factor = keys.positive_or("rope.scaling.attn_factor", 1);
   const std::int64_t original =
@@ -253,14 +254,14 @@ RotaryEmbedding read_rope(ArchitectureKeys& keys, const GgufFile& file, const Fa
     keys.require_number("rope.scaling.attn_factor", 1);
   }
   check_rope_divisors(keys, rotary.divisors);
-  // Both describe how the model came to its scaling; neither enters linear scaling.
+  // Both describe the origin of the scaling; linear scaling does not use them.
   keys.ignore("rope.scaling.original_context_length");
   keys.ignore("rope.scaling.finetuned");
   return rotary;
 }
 
-// llama.cpp's rule: the 27B models, known by their number of blocks, divide by the root of D / H,
-// the others by that of the head size.
+// Returns the number whose root divides the scores, by llama.cpp's rule: D / H in the 27B models,
+// which it recognises by their number of blocks, else the head size.
 std::optional<double> query_scalar(const Family& family, const ModelConfig& config) {
   constexpr std::int64_t kBlocksOfGemma2At27B = 46;
   constexpr std::int64_t kBlocksOfGemma3At27B = 62;
@@ -301,7 +302,7 @@ void check_variations(ArchitectureKeys& keys) {
   keys.require_size("expert_used_count", 0, "a dense model");
   keys.require_truth("attention.causal", true);
   keys.require_truth("use_parallel_residual", false);
-  // Names the row order that every file of the architecture has.
+  // The row order, which is the same in every file of the architecture.
   keys.ignore("tensor_data_layout");
 }
 
@@ -316,25 +317,6 @@ void check_quantization_version(const GgufFile& file) {
 }
 
 }  // namespace
-
-const GgufArchitecture& architecture_of(const GgufFile& file) {
-  const auto text = [&](const char* key) -> std::string {
-    const GgufValue* value = file.find_value(key);
-    return value == nullptr ? "" : std::string(value->text().value_or(""));
-  };
-  const std::string type = text("general.type");
-  if (!type.empty() && type != "model") {
-    throw UserError(fmt::format("{}: holds no model but what general.type calls {:?}",
-                                file.path().string(), type));
-  }
-  const std::string name = text("general.architecture");
-  const GgufArchitecture* known = find_gguf_architecture(name);
-  if (known == nullptr) {
-    throw UserError(fmt::format("{}: general.architecture {:?} is not supported; supported: {}",
-                                file.path().string(), name, supported_gguf_architectures()));
-  }
-  return *known;
-}
 
 ModelConfig read_gguf_config(const GgufFile& file) {
   const GgufArchitecture& architecture = architecture_of(file);

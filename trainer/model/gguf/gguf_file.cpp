@@ -21,7 +21,7 @@ constexpr std::uint32_t kMostDimensions = 4;
 constexpr std::uint64_t kLongestKey = 65535;
 constexpr std::uint64_t kLongestTensorName = 64;
 
-// Walks the header; every step is checked against the file's end.
+// Reads the header in order; checks every step against the file's end.
 class HeaderReader {
  public:
   HeaderReader(std::span<const std::byte> bytes, const std::string& file)
@@ -53,7 +53,7 @@ class HeaderReader {
     return value;
   }
 
-  // A name: printable, so that it can stand in messages.
+  // Reads a name, which must be printable, since messages contain it.
   std::string name(const std::string& what, std::uint64_t longest) {
     const auto length = number<std::uint64_t>(what);
     if (length == 0 || length > longest) {
@@ -83,7 +83,7 @@ class HeaderReader {
 void check_magic_and_version(HeaderReader& reader) {
   const auto magic = reader.take(kMagic.size(), "the magic number");
   if (std::memcmp(magic.data(), kMagic.data(), kMagic.size()) != 0) {
-    reader.refuse("is no GGUF file: it does not begin with \"GGUF\"");
+    reader.refuse("is not a GGUF file: it does not begin with \"GGUF\"");
   }
   const auto version = reader.number<std::uint32_t>("the version");
   const std::uint32_t swapped = __builtin_bswap32(version);
@@ -105,7 +105,7 @@ void check_truth_values(const HeaderReader& reader, std::span<const std::byte> v
   }
 }
 
-// Moves the reader over `count` elements.
+// Skips `count` elements.
 void skip_elements(HeaderReader& reader, GgufType type, std::uint64_t count,
                    const std::string& what) {
   if (type == GgufType::kString) {
@@ -177,8 +177,8 @@ std::vector<std::int64_t> parse_shape(HeaderReader& reader, const std::string& w
 std::uint64_t bytes_of(const HeaderReader& reader, const BlockFormat& format,
                        const std::vector<std::int64_t>& shape, const std::string& what) {
   if (shape.back() % format.elements != 0) {
-    reader.refuse(fmt::format("{} of type {} has rows of {}, no multiple of its blocks of {}", what,
-                              format.name, shape.back(), format.elements));
+    reader.refuse(fmt::format("{} of type {} has rows of {}, not a multiple of its blocks of {}",
+                              what, format.name, shape.back(), format.elements));
   }
   std::int64_t bytes = format.bytes;
   bool overflows = __builtin_mul_overflow(bytes, shape.back() / format.elements, &bytes);
@@ -217,7 +217,7 @@ std::uint64_t alignment_of(const HeaderReader& reader, const GgufContents& conte
   const std::int64_t alignment = found->second.integer().value_or(0);
   if (alignment < 1 || alignment > std::numeric_limits<std::uint32_t>::max() ||
       !std::has_single_bit(static_cast<std::uint64_t>(alignment))) {
-    reader.refuse("general.alignment is no power of two of 32 bits: the file is damaged");
+    reader.refuse("general.alignment is not a power of two of 32 bits: the file is damaged");
   }
   return static_cast<std::uint64_t>(alignment);
 }
@@ -225,7 +225,7 @@ std::uint64_t alignment_of(const HeaderReader& reader, const GgufContents& conte
 void check_place(const HeaderReader& reader, const TensorInfo& info, std::uint64_t alignment,
                  std::uint64_t data_size) {
   if (info.offset % alignment != 0) {
-    reader.refuse(fmt::format("tensor {} begins at byte {} of the data, no multiple of {}",
+    reader.refuse(fmt::format("tensor {} begins at byte {} of the data, not a multiple of {}",
                               info.name, info.offset, alignment));
   }
   if (info.offset > data_size || info.bytes > data_size - info.offset) {
@@ -270,7 +270,7 @@ void parse_metadata(HeaderReader& reader, std::span<const std::byte> bytes, std:
   }
 }
 
-// Where the tensors' data begins.
+// Returns where the tensors' data begins.
 std::uint64_t aligned(std::uint64_t position, std::uint64_t alignment) {
   return (position + alignment - 1) / alignment * alignment;
 }

@@ -1,5 +1,5 @@
-// Reads GGUF files, which are not trusted: metadata and the places of the tensors, all of it
-// checked before a byte of tensor data is used.
+// Reads GGUF files, which are not trusted: checks metadata and the places of all tensors before it
+// uses a byte of tensor data.
 #pragma once
 
 #include <cstddef>
@@ -17,8 +17,8 @@
 
 namespace bipo {
 
-// A tensor of up to four dimensions, the last one's elements side by side: a matrix [rows, columns]
-// as torch has it.
+// A tensor of up to four dimensions, of which the last is contiguous: a matrix is [rows, columns],
+// as in torch.
 struct GgufTensor {
   BlockFormat format;
   std::vector<std::int64_t> shape;
@@ -28,17 +28,17 @@ struct GgufTensor {
 struct GgufContents {
   std::map<std::string, GgufValue, std::less<>> metadata;
   std::map<std::string, GgufTensor, std::less<>> tensors;
-  std::span<const std::byte> header;  // all that is not tensor data
+  std::span<const std::byte> header;  // everything before the tensor data
 };
 
-// The contents of the bytes of a GGUF file of version 2 or 3, which must outlive what is returned;
-// `name` stands for the file in messages.  Throws UserError, naming the rule, for a file of another
-// kind or version, a big-endian one, one part of a split one, anything that leads out of the file,
-// a number that would overflow, arrays of arrays, repeated keys or tensors, types that cannot be
-// decoded, and tensors that are misaligned or overlap.  (Gaps between tensors are padding.)
+// Parses the bytes of a GGUF file of version 2 or 3, which must outlive the result; `name` is the
+// file in messages.  Throws UserError, naming the rule, for a file of another kind or version, a
+// big-endian file, one part of a split file, anything that points outside the file, a number that
+// would overflow, arrays of arrays, repeated keys or tensors, types that cannot be decoded, and
+// tensors that are misaligned or overlap.  (Gaps between tensors are padding.)
 GgufContents parse_gguf(std::span<const std::byte> bytes, const std::string& name);
 
-// One memory-mapped file; pages are read when touched.
+// One memory-mapped file; pages are read on access.
 class GgufFile {
  public:
   // Throws UserError as parse_gguf does.
@@ -53,14 +53,14 @@ class GgufFile {
     return contents_.tensors;
   }
 
-  // nullptr where the file has no such key or tensor.
+  // Return nullptr if the file has no such key or tensor.
   const GgufValue* find_value(std::string_view key) const;
   const GgufTensor* find_tensor(std::string_view name) const;
 
-  // Takes a part of a tensor's data, which was read, out of this process's memory.
+  // Releases the memory of a part of a tensor's data after it was read; see MappedFile.
   void let_go(std::span<const std::byte> part) const { file_.let_go(part); }
 
-  // Of the header and of samples of every tensor's data.
+  // Returns a hash of the header and of samples of every tensor's data.
   std::uint64_t fingerprint() const;
 
  private:

@@ -27,15 +27,15 @@ enum class GgufType : std::uint32_t {
   kFloat64 = 12,
 };
 
-// Bytes of a number or truth value; 0 for strings, arrays and unknown types.
+// Returns the bytes of a number or truth value; 0 for strings, arrays and unknown types.
 std::uint64_t scalar_bytes(GgufType type);
 
-// A view of one checked value; the bytes belong to the file.  An accessor returns nothing when the
-// value is of another type, or an array where one element is asked for and the reverse.
+// A view of one checked value; the bytes belong to the file.  An accessor returns nothing if the
+// value has another type, or is an array where one element is requested, and the reverse.
 class GgufValue {
  public:
-  // `encoded` are the elements as they stand in the file: scalars in little-endian, strings each
-  // after their length of 8 bytes.  `type` is that of the elements.
+  // `encoded` are the elements as in the file: scalars in little-endian, each string after its
+  // length of 8 bytes.  `type` is the type of the elements.
   GgufValue(GgufType type, bool is_array, std::uint64_t count, std::span<const std::byte> encoded)
       : type_(type), is_array_(is_array), count_(count), encoded_(encoded) {}
 
@@ -43,16 +43,16 @@ class GgufValue {
   bool is_array() const { return is_array_; }
   std::uint64_t count() const { return count_; }
 
-  // Of any integer type; nothing above 2^63 - 1.
+  // For every integer type; nothing above 2^63 - 1.
   std::optional<std::int64_t> integer() const;
-  // Of any integer or floating-point type.  A float32 becomes the number whose shortest decimal it
-  // has, 1e-05 and not 9.99999974737875e-06: what the model's config.json said.
+  // For every integer or floating-point type.  A float32 becomes the double with the same shortest
+  // decimal, 1e-05 and not 9.99999974737875e-06, which is the number in the model's config.json.
   std::optional<double> number() const;
   std::optional<bool> boolean() const;
   std::optional<std::string_view> text() const;
 
   std::optional<std::vector<std::int64_t>> integers() const;
-  std::optional<std::vector<float>> floats() const;  // of float32 only
+  std::optional<std::vector<float>> floats() const;  // float32 only
   std::optional<std::vector<std::string_view>> texts() const;
 
  private:

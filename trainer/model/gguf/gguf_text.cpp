@@ -1,4 +1,4 @@
-#include "trainer/model/gguf/gguf_text.hpp"
+#include "trainer/model/gguf/gguf_model.hpp"
 
 #include <fmt/format.h>
 
@@ -29,7 +29,7 @@ class TokenizerKeys {
 
   const GgufValue* find(const char* key) const { return file_.find_value(full(key)); }
 
-  // What `read` makes of the value; nothing where there is none.
+  // Returns what `read` makes of the value; nothing if the key is absent.
   template <class Read>
   auto optional(const char* key, const char* kind, const Read& read) const
       -> decltype(read(std::declval<const GgufValue&>())) {
@@ -66,7 +66,7 @@ class TokenizerKeys {
   const GgufFile& file_;
 };
 
-// SentencePiece's own rewriting of texts, which is off in the models that this program runs.
+// Refuses SentencePiece's own rewriting of texts, which the supported models do not use.
 void check_rewriting(const TokenizerKeys& keys) {
   if (keys.truth("remove_extra_whitespaces").value_or(false)) {
     keys.refuse("remove_extra_whitespaces", "true is not implemented");
@@ -110,7 +110,7 @@ std::optional<TokenId> token_id(const TokenizerKeys& keys, const char* key, std:
   return static_cast<TokenId>(*id);
 }
 
-// llama.cpp's rule where the file does not say whether texts begin with a BOS.
+// Whether texts begin with a BOS, by llama.cpp's rule if the file does not say.
 bool begins_with_bos(const TokenizerKeys& keys, const GgufVocabulary& vocabulary) {
   return keys.truth("add_bos_token")
       .value_or(vocabulary.model == "llama" || vocabulary.pre == "llama-bpe");
@@ -158,7 +158,7 @@ ModelText read_gguf_text(const GgufFile& file) {
     special.bos = token_id(keys, "bos_token_id", vocabulary.tokens.size());
   }
   special.eos = token_id(keys, "eos_token_id", vocabulary.tokens.size());
-  for (const char* name : {"eot_token_id", "eom_token_id"}) {  // ends of a turn, of a message
+  for (const char* name : {"eot_token_id", "eom_token_id"}) {  // end of turn, end of message
     if (const auto id = token_id(keys, name, vocabulary.tokens.size())) {
       special.ends.push_back(*id);
     }

@@ -1,4 +1,4 @@
-#include "trainer/model/gguf/gguf_weights.hpp"
+#include "trainer/model/gguf/gguf_model.hpp"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
@@ -13,7 +13,6 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "trainer/model/gguf/gguf_architectures.hpp"
-#include "trainer/model/gguf/gguf_config.hpp"
 #include "trainer/model/weights/tensor_check.hpp"
 
 namespace bipo {
@@ -30,7 +29,7 @@ at::ScalarType type_of(const BlockFormat& format) {
   }
 }
 
-// Of the elements of one row that begins at `row`.
+// Copies elements of the row that begins at `row`.
 void copy_elements(const BlockFormat& format, const std::byte* row, Range elements,
                    std::byte* target) {
   if (format.elements == 1) {
@@ -51,10 +50,10 @@ class GgufWeights final : public WeightSource {
     for (const auto& [name, tensor] : file_->tensors()) {
       stored[name] = {file_->path().filename().string(), tensor.shape};
     }
-    const TensorCheck asked_for = {
+    const TensorCheck check = {
         file_->path().string(), "the metadata",
         [&](Role role, std::int64_t block) { return gguf_tensor_place(config_, role, block); }};
-    refuse_extra(check_tensors(asked_for, config_, stored));
+    refuse_extra(check_tensors(check, config_, stored));
   }
 
   at::Tensor read(Role role, std::int64_t block, const Slice& slice) const override {
@@ -93,8 +92,8 @@ class GgufWeights final : public WeightSource {
   std::uint64_t fingerprint() const override { return file_->fingerprint(); }
 
  private:
-  // Row j of a head, and row j + K/2 that it is rotated with, are rows 2j and 2j + 1 where rotated
-  // rows are adjacent.
+  // Returns the row in the file: rows j and j + K/2 of a head, a rotated pair, are rows 2j and 2j +
+  // 1 if such rows are adjacent.
   std::int64_t row_in_role(Role role, std::int64_t row) const {
     if (!adjacent_rotary_rows_ || (role != Role::kQuery && role != Role::kKey)) {
       return row;

@@ -15,17 +15,16 @@
 namespace bipo {
 namespace {
 
-// Keeps the order of patterns, of which the first that matches counts.
+// Keeps the order of patterns, because the first that matches counts.
 using Json = nlohmann::ordered_json;
 
 constexpr std::uint64_t kLargestFile = 1 << 20;
 constexpr std::uint64_t kLargestRank = 1 << 16;
 
-// Patterns are regular expressions; those that consist of names and this are what PEFT's own
-// conversions write.
+// Patterns are regular expressions; PEFT's own conversions write only names and this character.
 constexpr char kWholeName = '^';
 
-// Say where the adapter comes from or how it was trained; nothing of what it computes now.
+// Fields that say where the adapter comes from or how it was trained, not what it computes.
 const std::set<std::string> kWithoutEffect = {"auto_mapping",   "base_model_name_or_path",
                                               "corda_config",   "eva_config",
                                               "inference_mode", "loftq_config",
@@ -34,13 +33,13 @@ const std::set<std::string> kWithoutEffect = {"auto_mapping",   "base_model_name
                                               "revision",       "runtime_config",
                                               "task_type"};
 
-// Read below.
+// Fields that are read below.
 const std::set<std::string> kRead = {"alpha_pattern",     "bias",           "exclude_modules",
                                      "init_lora_weights", "layers_pattern", "layers_to_transform",
                                      "lora_alpha",        "peft_type",      "r",
                                      "rank_pattern",      "target_modules", "use_rslora"};
 
-// "name" or "a.name" ends with "name".
+// Whether the last parts of a dotted name are `end`: "a.name" ends with "name".
 bool ends_with_name(const std::string& module, const std::string& end) {
   return module.ends_with(end) &&
          (module.size() == end.size() || module[module.size() - end.size() - 1] == '.');
@@ -63,7 +62,7 @@ Value first_match(const std::vector<std::pair<std::string, Value>>& pattern,
   return otherwise;
 }
 
-// 3 of "model.layers.3.mlp.up_proj".
+// Returns 3 for "model.layers.3.mlp.up_proj".
 std::optional<std::int64_t> layer_of(const std::string& module) {
   constexpr std::string_view kBefore = "layers.";
   const std::size_t place = module.find(kBefore);
@@ -113,7 +112,7 @@ class FieldReader {
     return value.get<double>();
   }
 
-  // Ends of names: one text that is a name, or a list of them.
+  // Returns ends of names: the field is one name or a list of names.
   std::vector<std::string> names(const char* name) const {
     std::vector<std::string> all;
     if (has(name)) {
@@ -177,7 +176,7 @@ void refuse_what_is_not_supported(const FieldReader& reader) {
   }
 }
 
-// Others (PiSSA, OLoRA, CorDA, LoftQ) take the first value of B A from the base model's weights.
+// The other initialisations (PiSSA, OLoRA, CorDA, LoftQ) take B A from the base model's weights.
 void check_initialization(const FieldReader& reader) {
   if (!reader.has("init_lora_weights")) {
     return;
@@ -185,7 +184,7 @@ void check_initialization(const FieldReader& reader) {
   const Json& value = reader.json().at("init_lora_weights");
   if (!value.is_boolean() && value != "gaussian" && value != "eva" && value != "orthogonal") {
     reader.refuse("init_lora_weights",
-                  "such an adapter goes with changed base weights, which is not supported; save it "
+                  "such an adapter needs changed base weights, which is not supported; save it "
                   "with PEFT's path_initial_model_for_weight_conversion");
   }
 }
@@ -198,7 +197,7 @@ std::set<std::int64_t> read_layers(const FieldReader& reader) {
   const Json& value = reader.json().at("layers_to_transform");
   for (const Json& layer : value.is_array() ? value : Json::array({value})) {
     if (!layer.is_number_unsigned()) {
-      reader.refuse("layers_to_transform", "must be blocks' numbers");
+      reader.refuse("layers_to_transform", "must be the numbers of blocks");
     }
     layers.insert(layer.get<std::int64_t>());
   }
@@ -230,7 +229,7 @@ LoraConfig::LoraConfig(const std::filesystem::path& path) : path_(path) {
   rank_pattern_ = reader.pattern("rank_pattern", read_rank);
   alpha_pattern_ = reader.pattern("alpha_pattern", read_alpha);
   layers_ = read_layers(reader);
-  // A text instead of a list is a regular expression: what it chose, the tensors tell.
+  // A text instead of a list is a regular expression; then the tensors show the targets.
   const auto is_list = [&](const char* name) {
     return reader.has(name) && reader.json().at(name).is_array();
   };

@@ -1,5 +1,5 @@
-// What the adapter_config.json of a PEFT directory says of the low-rank updates beside it (LoRA,
-// Hu et al., arXiv 2106.09685).
+// Reads the adapter_config.json of a PEFT directory with low-rank updates (LoRA, Hu et al., arXiv
+// 2106.09685).
 #pragma once
 
 #include <cstdint>
@@ -15,22 +15,22 @@ namespace bipo {
 // "model.layers.3.self_attn.q_proj"; A is [rank, in], B [out, rank].
 class LoraConfig {
  public:
-  // Throws UserError for a file that is malformed, that is not LoRA's, or that asks for anything
-  // which `scale * B A` with fixed weights does not express (DoRA, biases, modules trained as a
-  // whole, added tokens, other layers than the base model's, weights that the initialisation took
-  // from the base model): each by the name of its field, unknown ones too.
+  // Throws UserError for a file that is malformed, is not LoRA's, or requires more than `scale * B
+  // A` with fixed weights (DoRA, biases, modules trained as a whole, added tokens, other layers
+  // than the base model's, weights that the initialisation took from the base model).  Names the
+  // field, also an unknown one.
   explicit LoraConfig(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return path_; }
 
-  // As PEFT determines them: alpha / rank, with use_rslora alpha / sqrt(rank) (Kalajdzievski, arXiv
-  // 2312.03732), of the first entry of rank_pattern and of alpha_pattern that the module's name
-  // ends with (or is, after '^'), where there is one.
+  // Return PEFT's values: the scale is alpha / rank, with use_rslora alpha / sqrt(rank)
+  // (Kalajdzievski, arXiv 2312.03732).  The first entry of rank_pattern, and of alpha_pattern, that
+  // ends the module's name (or, after '^', equals it) replaces the default.
   std::int64_t rank(const std::string& module) const;
   double scale(const std::string& module) const;
 
-  // Whether the modules are listed by the ends of their names, so that `targets` can tell which
-  // ones the adapter must have.
+  // Whether the file lists the modules by the ends of their names, so that `targets` can tell which
+  // modules the adapter must have.
   bool lists_targets() const { return !targets_.empty(); }
   bool targets(const std::string& module) const;
 
@@ -45,7 +45,7 @@ class LoraConfig {
   bool rank_stabilized_ = false;
   Pattern<std::int64_t> rank_pattern_;
   Pattern<double> alpha_pattern_;
-  std::vector<std::string> targets_;   // ends of names; empty: the adapter's tensors say
+  std::vector<std::string> targets_;   // ends of names; empty: not listed
   std::vector<std::string> excluded_;  // likewise
   std::set<std::int64_t> layers_;      // blocks; empty: all
 };

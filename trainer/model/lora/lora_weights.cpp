@@ -15,7 +15,6 @@
 #include "collectives/foundation/errors.hpp"
 #include "trainer/model/lora/lora_config.hpp"
 #include "trainer/model/sharding/names.hpp"
-#include "trainer/model/sharding/weight_list.hpp"
 #include "trainer/model/weights/safetensors.hpp"
 
 namespace bipo {
@@ -29,7 +28,7 @@ constexpr std::string_view kSuffixA = ".lora_A.weight";
 constexpr std::string_view kSuffixB = ".lora_B.weight";
 constexpr std::string_view kWeight = ".weight";
 
-// Of one module's weight.
+// The update of one module's weight.
 struct Update {
   std::string a;  // names of the tensors
   std::string b;
@@ -41,8 +40,8 @@ std::string without_end(const std::string& text, std::string_view end) {
   return text.substr(0, text.size() - end.size());
 }
 
-// [out, in] of each matrix that an adapter may update, by module: in fused tensors several weights
-// of the model are rows of one matrix.
+// Returns [out, in] of each matrix that an adapter may update, by module: in fused tensors several
+// weights of the model are rows of one matrix.
 std::map<std::string, TensorShape> modules_of(const ModelConfig& config) {
   std::map<std::string, TensorShape> modules;
   for (const auto& [role, block] : weights_of(config)) {
@@ -54,7 +53,7 @@ std::map<std::string, TensorShape> modules_of(const ModelConfig& config) {
   return modules;
 }
 
-// Checks an adapter against the model, on opening it.
+// Checks an adapter against the model when it is opened.
 class AdapterReader {
  public:
   AdapterReader(const LoraConfig& config, const SafetensorsFile& file, const ModelConfig& model)
@@ -71,8 +70,8 @@ class AdapterReader {
     }
     if (!unknown.empty()) {
       refuse(fmt::format(
-          "{} of its tensors are no lora_A or lora_B of a matrix of this model: {}; the adapter "
-          "belongs to another model, or is of a kind that is not supported",
+          "{} of its tensors are not lora_A or lora_B of a matrix of this model: {}; the adapter "
+          "belongs to another model, or is of an unsupported kind",
           unknown.size(), fmt::join(unknown, ", ")));
     }
     check_modules();
@@ -101,7 +100,7 @@ class AdapterReader {
     return true;
   }
 
-  // The modules must be those that the configuration lists.
+  // Refuses other modules than the configuration lists.
   void check_modules() const {
     std::vector<std::string> missing;
     std::vector<std::string> unlisted;
@@ -127,7 +126,7 @@ class AdapterReader {
                       unlisted.size(), config_.path().string(), fmt::join(unlisted, ", ")));
     }
     if (updates_.empty()) {
-      refuse("holds no tensors, the adapter would change nothing");
+      refuse("holds no tensors; the adapter would change nothing");
     }
   }
 
@@ -152,7 +151,7 @@ class AdapterReader {
           name, fmt::join(entry.shape, ", "), config_.path().string(), fmt::join(expected, ", ")));
     }
     if (!at::isFloatingType(entry.type)) {
-      refuse(fmt::format("tensor {} is of type {}, which is no floating-point type", name,
+      refuse(fmt::format("tensor {} is of type {}, which is not a floating-point type", name,
                          c10::toString(entry.type)));
     }
   }

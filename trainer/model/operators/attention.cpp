@@ -1,6 +1,7 @@
 #include "trainer/model/operators/attention.hpp"
 
 #include <ATen/ATen.h>
+#include <ATen/core/ivalue.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <limits>
@@ -16,7 +17,7 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// x [n, heads, K] turned by the angles of its rows.
+// Turns x [n, heads, K] by the angles of its rows.
 at::Tensor rotated(const at::Tensor& x, const QuerySet& rows) {
   const auto halves = x.chunk(2, -1);
   const at::Tensor cos = rows.cos.unsqueeze(1);
@@ -38,12 +39,12 @@ at::Tensor attend_padded(const at::Tensor& q, const at::Tensor& k, const at::Ten
   return at::matmul(at::softmax(seen, -1), v);
 }
 
-// x [n, count K] as [n, count, K].
+// Views x [n, count K] as [n, count, K].
 at::Tensor by_head(const at::Tensor& x, std::int64_t count, std::int64_t head_size) {
   return x.reshape({x.size(0), count, head_size});
 }
 
-// Rotated queries [n, H, K] against rotated keys and values [T, Hkv, K] -> [n, H K].
+// Rotated queries [n, H, K], rotated keys and values [T, Hkv, K] -> [n, H K].
 at::Tensor attend_in_slots(const at::Tensor& queries, const at::Tensor& keys,
                            const at::Tensor& values, const AttentionHeads& heads,
                            const PaddedSpans& padded) {
@@ -63,119 +64,125 @@ at::Tensor attend_in_slots(const at::Tensor& queries, const at::Tensor& keys,
       .index_select(0, padded.slot_of_query);
 }
 
-// Composed of tensor operations that autograd knows, for any device and type.
-at::Tensor padded_attention(const at::Tensor& q, const at::Tensor& kv, const AttentionHeads& heads,
-                            const QuerySet& queries, const QuerySet& keys) {
+// For any device and type: composed of tensor operations that autograd knows.
+at::Tensor padded_attention(const at::Tensor& q, const at::Tensor& kv, const AttentionCall& call) {
   const WorkTimer timer(Work::kAttention);
+  const AttentionHeads& heads = call.heads;
   const std::int64_t width = heads.kv_heads * heads.head_size;
   return attend_in_slots(
-      rotated(by_head(q, heads.query_heads(), heads.head_size), queries),
-      rotated(by_head(kv.narrow(1, 0, width), heads.kv_heads, heads.head_size), keys),
-      by_head(kv.narrow(1, width, width), heads.kv_heads, heads.head_size), heads, *queries.padded);
+      rotated(by_head(q, heads.query_heads(), heads.head_size), call.queries),
+      rotated(by_head(kv.narrow(1, 0, width), heads.kv_heads, heads.head_size), call.keys),
+      by_head(kv.narrow(1, width, width), heads.kv_heads, heads.head_size), heads,
+      *call.queries.padded);
 }
 
 Columns columns_of(const at::Tensor& x, std::int64_t first) {
   return {x.mutable_data_ptr<float>() + first, x.stride(0)};
 }
 
-// What both fused operators do, whose operands differ only in where the columns of q and kv lie.
-struct Fused {
-  const AttentionHeads* heads;
-  const QuerySet* queries;
-  const QuerySet* keys;
-
-  at::Tensor forward(AutogradContext* context, Columns q, Columns kv,
-                     variable_list operands) const {
-    const WorkTimer timer(Work::kAttention);
-    const AttentionMemory memory = attend(q, kv, *heads, *queries, *keys);
-    operands.insert(operands.end(), {memory.queries, memory.keys, memory.log_sums});
-    context->save_for_backward(std::move(operands));
-    context->saved_data["heads"] = reinterpret_cast<std::int64_t>(heads);
-    context->saved_data["queries"] = reinterpret_cast<std::int64_t>(queries);
-    context->saved_data["keys"] = reinterpret_cast<std::int64_t>(keys);
-    return memory.result;
-  }
-
-  // Of what forward() kept; `saved` ends with the memory's three tensors.
-  static void backward(AutogradContext* context, const variable_list& saved,
-                       const at::Tensor& d_result, Columns kv, Columns d_q, Columns d_kv) {
-    const WorkTimer timer(Work::kAttention);
-    const auto at_address = [&](const char* name) { return context->saved_data.at(name).toInt(); };
-    const std::size_t first = saved.size() - 3;
-    const AttentionMemory memory{at::Tensor(), saved[first], saved[first + 1], saved[first + 2]};
-    attend_backward(memory, kv, d_result.contiguous(),
-                    *reinterpret_cast<const AttentionHeads*>(at_address("heads")),
-                    *reinterpret_cast<const QuerySet*>(at_address("queries")),
-                    *reinterpret_cast<const QuerySet*>(at_address("keys")), d_q, d_kv);
-  }
-};
-
 std::int64_t query_columns(const AttentionHeads& heads) {
   return heads.query_heads() * heads.head_size;
 }
 
+// Kept by a fused call's node in the autograd graph, beside tensors.
+struct KeptCall final : torch::CustomClassHolder {
+  KeptCall(SharedHeads kept_heads, SharedQueries kept_queries, SharedQueries kept_keys)
+      : heads(std::move(kept_heads)),
+        queries(std::move(kept_queries)),
+        keys(std::move(kept_keys)) {}
+
+  AttentionCall call() const { return {*heads, *queries, *keys}; }
+
+  SharedHeads heads;
+  SharedQueries queries;
+  SharedQueries keys;
+};
+
+using KeptCallPointer = c10::intrusive_ptr<KeptCall>;
+
+// The fused operators differ only in where the columns of q and kv are; `operands` hold them.
+at::Tensor fused_forward(AutogradContext* context, const KeptCallPointer& kept, Columns q,
+                         Columns kv, variable_list operands) {
+  const WorkTimer timer(Work::kAttention);
+  const AttentionMemory memory = attend(q, kv, kept->call());
+  operands.insert(operands.end(), {memory.queries, memory.keys, memory.log_sums});
+  context->save_for_backward(std::move(operands));
+  context->saved_data["call"] = c10::IValue::make_capsule(kept);
+  return memory.result;
+}
+
+// `saved` ends with the memory's three tensors.
+void fused_backward(const KeptCall& kept, const variable_list& saved, const at::Tensor& d_result,
+                    Columns kv, AttentionGradients gradients) {
+  const WorkTimer timer(Work::kAttention);
+  const std::size_t first = saved.size() - 3;
+  const AttentionMemory memory{at::Tensor(), saved[first], saved[first + 1], saved[first + 2]};
+  attend_backward(memory, kv, d_result.contiguous(), kept.call(), gradients);
+}
+
+KeptCallPointer kept_call(AutogradContext* context) {
+  return c10::static_intrusive_pointer_cast<KeptCall>(context->saved_data.at("call").toCapsule());
+}
+
 struct FusedSelfAttention : torch::autograd::Function<FusedSelfAttention> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& qkv,
-                            const AttentionHeads* heads, const QuerySet* rows) {
-    context->saved_data["query_columns"] = query_columns(*heads);
-    return Fused{heads, rows, rows}.forward(context, columns_of(qkv, 0),
-                                            columns_of(qkv, query_columns(*heads)), {qkv});
+                            const KeptCallPointer& kept) {
+    return fused_forward(context, kept, columns_of(qkv, 0),
+                         columns_of(qkv, query_columns(*kept->heads)), {qkv});
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const KeptCallPointer kept = kept_call(context);
     const auto saved = context->get_saved_variables();
-    const std::int64_t first_kv = context->saved_data.at("query_columns").toInt();
+    const std::int64_t first_kv = query_columns(*kept->heads);
     const at::Tensor d_qkv = at::empty_like(saved[0]);
-    Fused::backward(context, saved, gradients[0], columns_of(saved[0], first_kv),
-                    columns_of(d_qkv, 0), columns_of(d_qkv, first_kv));
-    return {d_qkv, at::Tensor(), at::Tensor()};
+    fused_backward(*kept, saved, gradients[0], columns_of(saved[0], first_kv),
+                   {columns_of(d_qkv, 0), columns_of(d_qkv, first_kv)});
+    return {d_qkv, at::Tensor()};
   }
 };
 
 struct FusedAttention : torch::autograd::Function<FusedAttention> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& kv,
-                            const AttentionHeads* heads, const QuerySet* queries,
-                            const QuerySet* keys) {
-    return Fused{heads, queries, keys}.forward(context, columns_of(q, 0), columns_of(kv, 0),
-                                               {q, kv});
+                            const KeptCallPointer& kept) {
+    return fused_forward(context, kept, columns_of(q, 0), columns_of(kv, 0), {q, kv});
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const KeptCallPointer kept = kept_call(context);
     const auto saved = context->get_saved_variables();
     const at::Tensor d_q = at::empty_like(saved[0]);
     const at::Tensor d_kv = at::empty_like(saved[1]);
-    Fused::backward(context, saved, gradients[0], columns_of(saved[1], 0), columns_of(d_q, 0),
-                    columns_of(d_kv, 0));
-    return {d_q, d_kv, at::Tensor(), at::Tensor(), at::Tensor()};
+    fused_backward(*kept, saved, gradients[0], columns_of(saved[1], 0),
+                   {columns_of(d_q, 0), columns_of(d_kv, 0)});
+    return {d_q, d_kv, at::Tensor()};
   }
 };
 
 }  // namespace
 
-at::Tensor self_attention(const at::Tensor& qkv, const AttentionHeads& heads,
-                          const AttentionLayout& layout) {
+at::Tensor self_attention(const at::Tensor& qkv, const SharedHeads& heads,
+                          const SharedQueries& rows) {
   if (runs_fused(qkv)) {
-    return FusedSelfAttention::apply(qkv, &heads, &layout.all);
+    return FusedSelfAttention::apply(qkv, c10::make_intrusive<KeptCall>(heads, rows, rows));
   }
-  const std::int64_t width = query_columns(heads);
-  return padded_attention(qkv.narrow(1, 0, width), qkv.narrow(1, width, qkv.size(1) - width), heads,
-                          layout.all, layout.all);
+  const std::int64_t width = query_columns(*heads);
+  return padded_attention(qkv.narrow(1, 0, width), qkv.narrow(1, width, qkv.size(1) - width),
+                          {*heads, *rows, *rows});
 }
 
-at::Tensor attention(const at::Tensor& q, const at::Tensor& kv, const AttentionHeads& heads,
-                     const QuerySet& queries, const QuerySet& keys) {
+at::Tensor attention(const at::Tensor& q, const at::Tensor& kv, const SharedHeads& heads,
+                     const SharedQueries& queries, const SharedQueries& keys) {
   if (runs_fused(q) && runs_fused(kv)) {
-    return FusedAttention::apply(q, kv, &heads, &queries, &keys);
+    return FusedAttention::apply(q, kv, c10::make_intrusive<KeptCall>(heads, queries, keys));
   }
-  return padded_attention(q, kv, heads, queries, keys);
+  return padded_attention(q, kv, {*heads, *queries, *keys});
 }
 
 at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& kv, const AttentionHeads& heads,
-                            const QuerySet& rows, const at::Tensor& places, const at::Tensor& keys,
-                            const at::Tensor& values) {
+                            const QuerySet& rows, const at::Tensor& places, const KeptRows& kept) {
   const WorkTimer timer(Work::kAttention);
   if (!rows.padded) {
-    const KeptRows kept{keys, values};
     keep_rows(columns_of(kv, 0), heads, rows, places.const_data_ptr<std::int64_t>(), kept);
     return attend_to_kept(columns_of(q, 0), heads, rows, kept);
   }
@@ -183,10 +190,11 @@ at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& kv, const Att
   const auto new_rows = [&](std::int64_t first) {
     return by_head(kv.narrow(1, first, width), heads.kv_heads, heads.head_size);
   };
-  keys.index_copy_(1, places, rotated(new_rows(0), rows).transpose(0, 1));
-  values.index_copy_(1, places, new_rows(width).transpose(0, 1));
+  kept.keys.index_copy_(1, places, rotated(new_rows(0), rows).transpose(0, 1));
+  kept.values.index_copy_(1, places, new_rows(width).transpose(0, 1));
   return attend_in_slots(rotated(by_head(q, heads.query_heads(), heads.head_size), rows),
-                         keys.transpose(0, 1), values.transpose(0, 1), heads, *rows.padded);
+                         kept.keys.transpose(0, 1), kept.values.transpose(0, 1), heads,
+                         *rows.padded);
 }
 
 }  // namespace bipo

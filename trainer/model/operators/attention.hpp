@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "trainer/model/operators/sequence_layout.hpp"
@@ -22,25 +23,33 @@ struct AttentionHeads {
   std::int64_t query_heads() const { return static_cast<std::int64_t>(kv_head_of_query.size()); }
 };
 
-// softmax(cap(s rot(q) rot(k)^T)) v for every row, where qkv [T, (H + 2 Hkv) K] holds queries, keys
-// and values before rotation (rotary position embedding of Su et al., arXiv 2104.09864, section
-// 3.2, in the half-split order of Hugging Face checkpoints), and cap(x) = c tanh(x / c) (Gemma 2,
-// arXiv 2408.00118, section 2).  Returns [T, H K].  `heads` and `layout` must outlive the backward
-// pass.
-at::Tensor self_attention(const at::Tensor& qkv, const AttentionHeads& heads,
-                          const AttentionLayout& layout);
+// Shared, because the autograd graph keeps both until its backward pass has run.
+using SharedHeads = std::shared_ptr<const AttentionHeads>;
+using SharedQueries = std::shared_ptr<const QuerySet>;
 
-// The same from q [n, H K] and kv [T, 2 Hkv K] -> [n, H K], for the n rows that `queries` asks for
-// of the T rows of `keys`.
-at::Tensor attention(const at::Tensor& q, const at::Tensor& kv, const AttentionHeads& heads,
-                     const QuerySet& queries, const QuerySet& keys);
+// Returns softmax(cap(s rot(q) rot(k)^T)) v for every row, [T, H K], where qkv [T, (H + 2 Hkv) K]
+// holds queries, keys and values before rotation (rotary position embedding of Su et al., arXiv
+// 2104.09864, section 3.2, in the half-split order of Hugging Face checkpoints), and cap(x) = c
+// tanh(x / c) (Gemma 2, arXiv 2408.00118, section 2).
+at::Tensor self_attention(const at::Tensor& qkv, const SharedHeads& heads,
+                          const SharedQueries& rows);
 
-// The same for rows that join earlier ones: the keys (rotated) and values of row i of kv [n, 2 Hkv
-// K] are written to row places[i] of `keys` and `values` [Hkv, C, K], and the queries q [n, H K]
-// see there what the spans of `rows` name.  Columns of a wider matrix will do for q and kv.  No
-// gradient.
+// The same from q [n, H K] and kv [T, 2 Hkv K] -> [n, H K]: `queries` describes the n rows of q,
+// `keys` the T rows of kv.
+at::Tensor attention(const at::Tensor& q, const at::Tensor& kv, const SharedHeads& heads,
+                     const SharedQueries& queries, const SharedQueries& keys);
+
+// Rotated keys and values of earlier and new rows, kept for later rows: [Hkv, C, K] each,
+// contiguous.
+struct KeptRows {
+  at::Tensor keys;
+  at::Tensor values;
+};
+
+// The same for rows that join earlier ones: writes the keys (rotated) and values of row i of kv
+// [n, 2 Hkv K] to row places[i] of `kept`, where the queries q [n, H K] attend to the rows that the
+// spans of `rows` name.  q and kv may be columns of a wider matrix.  No gradient.
 at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& kv, const AttentionHeads& heads,
-                            const QuerySet& rows, const at::Tensor& places, const at::Tensor& keys,
-                            const at::Tensor& values);
+                            const QuerySet& rows, const at::Tensor& places, const KeptRows& kept);
 
 }  // namespace bipo

@@ -9,7 +9,7 @@
 
 #include "trainer/model/operators/cpu_kernels.hpp"
 
-// libtorch brings a BLAS and exports it, but declares none of it; tensor operations cost more per
+// libtorch exports the BLAS that it brings but does not declare it; tensor operations cost more per
 // call than products of this size.
 extern "C" void sgemm_(const char* transpose_a, const char* transpose_b, const int* m, const int* n,
                        const int* k, const float* alpha, const float* a, const int* lda,
@@ -18,34 +18,34 @@ extern "C" void sgemm_(const char* transpose_a, const char* transpose_b, const i
 namespace bipo {
 namespace {
 
-// Tokens whose queries are worked on together: enough for efficient products, few enough for their
-// scores to stay in a core's cache and not to compute many that causality hides.
+// Tokens whose queries are computed together: enough for efficient products, few enough that their
+// scores stay in a core's cache and that few of them are hidden by causality.
 constexpr std::int64_t kQueryChunk = 96;
 
-struct Matrix {
-  const float* first;
-  std::int64_t stride;
+using Matrix = kernels::ConstColumns;
+
+// A matrix as an operand of a product.
+struct Operand {
+  Matrix matrix;
+  bool is_transposed = false;
 };
 
-enum class Transposed { kNo, kYes };
-
-// c [m, n] = op(a) op(b) + beta c, row-major; BLAS is column-major, so it is told of c^T = op(b)^T
-// op(a)^T.
-void multiply(std::int64_t m, std::int64_t n, std::int64_t k, Matrix a, Transposed a_transposed,
-              Matrix b, Transposed b_transposed, float beta, float* c, std::int64_t c_stride) {
+// c [m, n] = a b + beta c, row-major.  BLAS is column-major, so it computes c^T = b^T a^T.
+void multiply(std::int64_t m, std::int64_t n, std::int64_t k, Operand a, Operand b, float beta,
+              Columns c) {
   const auto narrow = [](std::int64_t value) { return static_cast<int>(value); };
   const int rows = narrow(n);
   const int columns = narrow(m);
   const int inner = narrow(k);
-  const int lda = narrow(a.stride);
-  const int ldb = narrow(b.stride);
-  const int ldc = narrow(c_stride);
+  const int lda = narrow(a.matrix.stride);
+  const int ldb = narrow(b.matrix.stride);
+  const int ldc = narrow(c.stride);
   const float one = 1;
-  sgemm_(b_transposed == Transposed::kYes ? "T" : "N", a_transposed == Transposed::kYes ? "T" : "N",
-         &rows, &columns, &inner, &one, b.first, &ldb, a.first, &lda, &beta, c, &ldc);
+  sgemm_(b.is_transposed ? "T" : "N", a.is_transposed ? "T" : "N", &rows, &columns, &inner, &one,
+         b.matrix.first, &ldb, a.matrix.first, &lda, &beta, c.first, &ldc);
 }
 
-// Queries of one span that are worked on together, and the keys that any of them sees.
+// Queries of one span that are computed together, and the keys that any of them sees.
 struct Chunk {
   Range queries;
   std::vector<Range> keys;  // in the order of the score columns
@@ -92,16 +92,20 @@ std::vector<Chunk> make_chunks(const std::vector<QuerySpan>& spans) {
   return chunks;
 }
 
-// Below, `rows` are the chunk's queries of all heads that share a key/value head, head after head.
+// Below, `rows` counts the chunk's queries of all heads that share a key/value head, head after
+// head.
 
-// scores [rows, keys] = x y^T over the chunk's keys, y being rows of K numbers.
+Matrix rows_from(Matrix matrix, std::int64_t row) {
+  return {matrix.first + row * matrix.stride, matrix.stride};
+}
+
+// scores [rows, keys] = x y^T over the chunk's keys; y has rows of K numbers.
 void scores_against(const Chunk& chunk, std::int64_t rows, Matrix x, Matrix y,
                     std::int64_t head_size, float* scores) {
   std::int64_t column = 0;
   for (const Range& range : chunk.keys) {
-    multiply(rows, range.size(), head_size, x, Transposed::kNo,
-             {y.first + range.begin * y.stride, y.stride}, Transposed::kYes, 0, scores + column,
-             chunk.key_count);
+    multiply(rows, range.size(), head_size, {x}, {rows_from(y, range.begin), true}, 0,
+             {scores + column, chunk.key_count});
     column += range.size();
   }
 }
@@ -111,9 +115,8 @@ void weighted_sum(const Chunk& chunk, std::int64_t rows, const float* weights, M
                   std::int64_t head_size, float* out) {
   std::int64_t column = 0;
   for (const Range& range : chunk.keys) {
-    multiply(rows, head_size, range.size(), {weights + column, chunk.key_count}, Transposed::kNo,
-             {y.first + range.begin * y.stride, y.stride}, Transposed::kNo,
-             column == 0 ? 0.0F : 1.0F, out, head_size);
+    multiply(rows, head_size, range.size(), {{weights + column, chunk.key_count}},
+             {rows_from(y, range.begin)}, column == 0 ? 0.0F : 1.0F, {out, head_size});
     column += range.size();
   }
 }
@@ -123,13 +126,13 @@ void add_transposed(const Chunk& chunk, std::int64_t rows, const float* weights,
                     std::int64_t head_size, float* out) {
   std::int64_t column = 0;
   for (const Range& range : chunk.keys) {
-    multiply(range.size(), head_size, rows, {weights + column, chunk.key_count}, Transposed::kYes,
-             x, Transposed::kNo, 1, out + range.begin * head_size, head_size);
+    multiply(range.size(), head_size, rows, {{weights + column, chunk.key_count}, true}, {x}, 1,
+             {out + range.begin * head_size, head_size});
     column += range.size();
   }
 }
 
-// The query heads that share a key/value head, and what they work on.
+// The query heads that share a key/value head.
 class HeadGroup {
  public:
   HeadGroup(const AttentionHeads& heads, std::int64_t kv_head)
@@ -142,24 +145,24 @@ class HeadGroup {
 
   std::int64_t rows(const Chunk& chunk) const { return count_ * chunk.queries.size(); }
 
-  // The first of the chunk's rows among the H n rows of all groups and chunks.
-  std::int64_t first_row(const Chunk& chunk, std::int64_t asked) const {
-    return first_ * asked + chunk.queries.begin * count_;
+  // Returns the first of the chunk's rows among the H n rows of all groups and chunks.
+  std::int64_t first_row(const Chunk& chunk, std::int64_t queries) const {
+    return first_ * queries + chunk.queries.begin * count_;
   }
 
-  // rows [rows, K] <- the heads' columns of x, rotated and scaled.
+  // Writes the heads' columns of x, rotated and scaled, to rows [rows, K].
   void rotate_in(const Chunk& chunk, Columns x, const QuerySet& queries, float* rows) const {
     for_each_head(chunk, [&](std::int64_t head, std::int64_t row) {
-      kernels::rotate(at(x, chunk, head), x.stride, cos(queries, chunk), sin(queries, chunk), 1,
-                      factor_, chunk.queries.size(), size_, rows + row * size_, size_);
+      kernels::rotate({at(x, chunk, head), x.stride}, rotation(queries, chunk, 1),
+                      chunk.queries.size(), size_, {rows + row * size_, size_});
     });
   }
 
-  // The way back: x <- rows.
+  // The reverse: writes `rows`, rotated back and scaled, to x.
   void rotate_out(const Chunk& chunk, const float* rows, const QuerySet& queries, Columns x) const {
     for_each_head(chunk, [&](std::int64_t head, std::int64_t row) {
-      kernels::rotate(rows + row * size_, size_, cos(queries, chunk), sin(queries, chunk), -1,
-                      factor_, chunk.queries.size(), size_, at(x, chunk, head), x.stride);
+      kernels::rotate({rows + row * size_, size_}, rotation(queries, chunk, -1),
+                      chunk.queries.size(), size_, {at(x, chunk, head), x.stride});
     });
   }
 
@@ -191,11 +194,10 @@ class HeadGroup {
   float* at(Columns x, const Chunk& chunk, std::int64_t head) const {
     return x.first + chunk.queries.begin * x.stride + head * size_;
   }
-  const float* cos(const QuerySet& queries, const Chunk& chunk) const {
-    return queries.cos.const_data_ptr<float>() + chunk.queries.begin * size_ / 2;
-  }
-  const float* sin(const QuerySet& queries, const Chunk& chunk) const {
-    return queries.sin.const_data_ptr<float>() + chunk.queries.begin * size_ / 2;
+  kernels::Rotation rotation(const QuerySet& queries, const Chunk& chunk, float turn) const {
+    const std::int64_t first = chunk.queries.begin * size_ / 2;
+    return {queries.cos.const_data_ptr<float>() + first,
+            queries.sin.const_data_ptr<float>() + first, turn, factor_};
   }
 
   std::int64_t size_;
@@ -212,7 +214,7 @@ std::vector<HeadGroup> group_heads(const AttentionHeads& heads) {
   return groups;
 }
 
-// Elements that the scores, and the rows, of one chunk and group take at most.
+// The largest numbers of elements in the scores, and in the rows, of one chunk and group.
 struct Most {
   Most(const std::vector<Chunk>& chunks, const std::vector<HeadGroup>& groups, std::int64_t size) {
     for (const Chunk& chunk : chunks) {
@@ -226,7 +228,12 @@ struct Most {
   std::int64_t rows = 0;
 };
 
-// [Hkv, T, K] <- the keys' columns, rotated.
+// The rotation of all rows, or back.
+kernels::Rotation rotation_of(const QuerySet& rows, float turn) {
+  return {rows.cos.const_data_ptr<float>(), rows.sin.const_data_ptr<float>(), turn, 1};
+}
+
+// Returns the keys' columns, rotated: [Hkv, T, K].
 at::Tensor rotate_keys(Columns keys, const AttentionHeads& heads, const QuerySet& rows) {
   const std::int64_t count = rows.cos.size(0);
   const std::int64_t size = heads.head_size;
@@ -234,9 +241,8 @@ at::Tensor rotate_keys(Columns keys, const AttentionHeads& heads, const QuerySet
   float* to = out.mutable_data_ptr<float>();
   at::parallel_for(0, heads.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t head = begin; head < end; ++head) {
-      kernels::rotate(keys.first + head * size, keys.stride, rows.cos.const_data_ptr<float>(),
-                      rows.sin.const_data_ptr<float>(), 1, 1, count, size, to + head * count * size,
-                      size);
+      kernels::rotate({keys.first + head * size, keys.stride}, rotation_of(rows, 1), count, size,
+                      {to + head * count * size, size});
     }
   });
   return out;
@@ -248,9 +254,8 @@ void write_key_gradients(const at::Tensor& d_keys, const at::Tensor& d_values,
   const std::int64_t size = heads.head_size;
   at::parallel_for(0, heads.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t head = begin; head < end; ++head) {
-      kernels::rotate(d_keys.const_data_ptr<float>() + head * count * size, size,
-                      rows.cos.const_data_ptr<float>(), rows.sin.const_data_ptr<float>(), -1, 1,
-                      count, size, d_kv.first + head * size, d_kv.stride);
+      kernels::rotate({d_keys.const_data_ptr<float>() + head * count * size, size},
+                      rotation_of(rows, -1), count, size, {d_kv.first + head * size, d_kv.stride});
       const float* from = d_values.const_data_ptr<float>() + head * count * size;
       float* to = d_kv.first + (heads.kv_heads + head) * size;
       for (std::int64_t row = 0; row < count; ++row) {
@@ -260,13 +265,8 @@ void write_key_gradients(const at::Tensor& d_keys, const at::Tensor& d_values,
   });
 }
 
-// Where the [T, K] gradients of one part and head begin.
-std::int64_t task_offset(std::int64_t part, std::int64_t kv_head, const AttentionHeads& heads,
-                         std::int64_t key_rows) {
-  return (part * heads.kv_heads + kv_head) * key_rows * heads.head_size;
-}
-
-// Parts that each key/value head's chunks are dealt to, so that there is work for all threads.
+// Returns into how many parts to divide each key/value head's chunks, so that all threads have
+// work.
 std::int64_t choose_parts(const AttentionHeads& heads, std::size_t chunks) {
   const std::int64_t wanted = (2 * at::get_num_threads() - 1) / heads.kv_heads + 1;
   return at::get_num_threads() == 1 ? 1 : std::min(wanted, static_cast<std::int64_t>(chunks));
@@ -281,13 +281,13 @@ struct HeadRows {
   Matrix of(std::int64_t kv_head) const { return {first + kv_head * head_stride, row_stride}; }
 };
 
-// All but the keys.
+// Allocates all but the keys.
 AttentionMemory memory_for(const QuerySet& queries, const AttentionHeads& heads) {
-  const std::int64_t asked = queries.cos.size(0);
+  const std::int64_t count = queries.cos.size(0);
   const auto options = queries.cos.options();
-  return {at::empty({asked, heads.query_heads() * heads.head_size}, options),
-          at::empty({heads.query_heads() * asked, heads.head_size}, options), at::Tensor(),
-          at::empty({heads.query_heads() * asked}, options)};
+  return {at::empty({count, heads.query_heads() * heads.head_size}, options),
+          at::empty({heads.query_heads() * count, heads.head_size}, options), at::Tensor(),
+          at::empty({heads.query_heads() * count}, options)};
 }
 
 // Fills `memory`'s result, queries and log_sums.
@@ -295,7 +295,6 @@ void attend_to(Columns q, HeadRows keys, HeadRows values, const AttentionHeads& 
                const QuerySet& queries, const AttentionMemory& memory) {
   const std::int64_t size = heads.head_size;
   const auto cap = static_cast<float>(heads.soft_cap);
-  const std::int64_t asked = queries.cos.size(0);
   const std::vector<Chunk> chunks = make_chunks(queries.spans);
   const std::vector<HeadGroup> groups = group_heads(heads);
   const Most most(chunks, groups, size);
@@ -309,7 +308,7 @@ void attend_to(Columns q, HeadRows keys, HeadRows values, const AttentionHeads& 
       const Chunk& chunk = chunks[static_cast<std::size_t>(task % count)];
       const HeadGroup& group = groups[static_cast<std::size_t>(kv_head)];
       const std::int64_t rows = group.rows(chunk);
-      const std::int64_t first = group.first_row(chunk, asked);
+      const std::int64_t first = group.first_row(chunk, queries.cos.size(0));
       float* rotated = memory.queries.mutable_data_ptr<float>() + first * size;
       group.rotate_in(chunk, q, queries, rotated);
       scores_against(chunk, rows, {rotated, size}, keys.of(kv_head), size, weights);
@@ -327,20 +326,80 @@ void attend_to(Columns q, HeadRows keys, HeadRows values, const AttentionHeads& 
   });
 }
 
+// One thread's memory in the backward pass, for one chunk and group at a time.
+struct BackwardScratch {
+  BackwardScratch(const Most& most, bool is_capped, const at::TensorOptions& options)
+      : memory(at::empty({(is_capped ? 3 : 2) * most.scores + 2 * most.rows}, options)),
+        d_out(memory.mutable_data_ptr<float>()),
+        d_rotated(d_out + most.rows),
+        weights(d_rotated + most.rows),
+        slopes(weights + most.scores),
+        cap_slopes(slopes + most.scores) {}
+
+  at::Tensor memory;
+  float* d_out;
+  float* d_rotated;
+  float* weights;
+  float* slopes;
+  float* cap_slopes;  // only where scores are capped
+};
+
+// Keys (rotated) and values [T, K] of one key/value head, and where the gradients go.
+struct HeadOperands {
+  Matrix keys;
+  Matrix values;
+  float* d_keys;  // adds up, as d_values does
+  float* d_values;
+  Columns d_q;
+};
+
+// The backward pass through the queries of one chunk and group: adds to d_keys and d_values, writes
+// their part of d_q.
+void attend_backward_in_chunk(const Chunk& chunk, const HeadGroup& group,
+                              const AttentionMemory& memory, const at::Tensor& d_result,
+                              const AttentionCall& call, const HeadOperands& to,
+                              const BackwardScratch& scratch) {
+  const std::int64_t size = call.heads.head_size;
+  const auto cap = static_cast<float>(call.heads.soft_cap);
+  const std::int64_t rows = group.rows(chunk);
+  const std::int64_t first = group.first_row(chunk, call.queries.cos.size(0));
+  const Matrix rotated{memory.queries.const_data_ptr<float>() + first * size, size};
+  scores_against(chunk, rows, rotated, to.keys, size, scratch.weights);
+  if (cap != 0) {
+    kernels::soft_cap(scratch.weights, rows * chunk.key_count, cap);
+    kernels::soft_cap_slopes(scratch.weights, rows * chunk.key_count, cap, scratch.cap_slopes);
+  }
+  group.for_each_head(chunk, [&](std::int64_t, std::int64_t row) {
+    kernels::probabilities_again(scratch.weights + row * chunk.key_count, chunk.queries.size(),
+                                 chunk.key_count, chunk.visible,
+                                 memory.log_sums.const_data_ptr<float>() + first + row);
+  });
+  group.copy_in(chunk, {d_result.mutable_data_ptr<float>(), d_result.size(1)}, scratch.d_out);
+  add_transposed(chunk, rows, scratch.weights, {scratch.d_out, size}, size, to.d_values);
+  scores_against(chunk, rows, {scratch.d_out, size}, to.values, size, scratch.slopes);
+  kernels::softmax_backward_rows(scratch.weights, rows, chunk.key_count, scratch.slopes);
+  if (cap != 0) {
+    kernels::multiply(scratch.slopes, scratch.cap_slopes, rows * chunk.key_count);
+  }
+  weighted_sum(chunk, rows, scratch.slopes, to.keys, size, scratch.d_rotated);
+  group.rotate_out(chunk, scratch.d_rotated, call.queries, to.d_q);
+  add_transposed(chunk, rows, scratch.slopes, rotated, size, to.d_keys);
+}
+
 }  // namespace
 
-AttentionMemory attend(Columns q, Columns kv, const AttentionHeads& heads, const QuerySet& queries,
-                       const QuerySet& keys) {
+AttentionMemory attend(Columns q, Columns kv, const AttentionCall& call) {
+  const AttentionHeads& heads = call.heads;
   const std::int64_t size = heads.head_size;
-  AttentionMemory memory = memory_for(queries, heads);
-  memory.keys = rotate_keys(kv, heads, keys);
+  AttentionMemory memory = memory_for(call.queries, heads);
+  memory.keys = rotate_keys(kv, heads, call.keys);
   attend_to(q, {memory.keys.const_data_ptr<float>(), memory.keys.stride(0), size},
-            {kv.first + heads.kv_heads * size, size, kv.stride}, heads, queries, memory);
+            {kv.first + heads.kv_heads * size, size, kv.stride}, heads, call.queries, memory);
   return memory;
 }
 
 void keep_rows(Columns kv, const AttentionHeads& heads, const QuerySet& rows,
-               const std::int64_t* places, KeptRows kept) {
+               const std::int64_t* places, const KeptRows& kept) {
   const std::int64_t size = heads.head_size;
   const float* cos = rows.cos.const_data_ptr<float>();
   const float* sin = rows.sin.const_data_ptr<float>();
@@ -350,8 +409,8 @@ void keep_rows(Columns kv, const AttentionHeads& heads, const QuerySet& rows,
       float* values = kept.values.mutable_data_ptr<float>() + head * kept.values.stride(0);
       for (std::int64_t row = 0; row < rows.cos.size(0); ++row) {
         const float* key = kv.first + row * kv.stride + head * size;
-        kernels::rotate(key, kv.stride, cos + row * size / 2, sin + row * size / 2, 1, 1, 1, size,
-                        keys + places[row] * size, size);
+        kernels::rotate({key, kv.stride}, {cos + row * size / 2, sin + row * size / 2, 1, 1}, 1,
+                        size, {keys + places[row] * size, size});
         std::copy_n(key + heads.kv_heads * size, size, values + places[row] * size);
       }
     }
@@ -359,79 +418,45 @@ void keep_rows(Columns kv, const AttentionHeads& heads, const QuerySet& rows,
 }
 
 at::Tensor attend_to_kept(Columns q, const AttentionHeads& heads, const QuerySet& queries,
-                          KeptRows kept) {
+                          const KeptRows& kept) {
   AttentionMemory memory = memory_for(queries, heads);
-  const auto by_head = [&](const at::Tensor& rows) {
+  const auto by_kv_head = [&](const at::Tensor& rows) {
     return HeadRows{rows.const_data_ptr<float>(), rows.stride(0), heads.head_size};
   };
-  attend_to(q, by_head(kept.keys), by_head(kept.values), heads, queries, memory);
+  attend_to(q, by_kv_head(kept.keys), by_kv_head(kept.values), heads, queries, memory);
   return memory.result;
 }
 
 void attend_backward(const AttentionMemory& memory, Columns kv, const at::Tensor& d_result,
-                     const AttentionHeads& heads, const QuerySet& queries, const QuerySet& keys,
-                     Columns d_q, Columns d_kv) {
+                     const AttentionCall& call, AttentionGradients gradients) {
+  const AttentionHeads& heads = call.heads;
   const std::int64_t size = heads.head_size;
-  const auto cap = static_cast<float>(heads.soft_cap);
-  const std::int64_t asked = queries.cos.size(0);
-  const std::int64_t key_rows = keys.cos.size(0);
-  const auto options = d_result.options();
-  const std::vector<Chunk> chunks = make_chunks(queries.spans);
+  const std::int64_t key_rows = call.keys.cos.size(0);
+  const std::vector<Chunk> chunks = make_chunks(call.queries.spans);
   const std::vector<HeadGroup> groups = group_heads(heads);
   const Most most(chunks, groups, size);
   const std::int64_t parts = choose_parts(heads, chunks.size());
-  const at::Tensor d_keys = at::zeros({parts, heads.kv_heads, key_rows, size}, options);
+  const at::Tensor d_keys = at::zeros({parts, heads.kv_heads, key_rows, size}, d_result.options());
   const at::Tensor d_values = at::zeros_like(d_keys);
-  const Columns upstream{d_result.mutable_data_ptr<float>(), d_result.size(1)};
   at::parallel_for(0, heads.kv_heads * parts, 1, [&](std::int64_t begin, std::int64_t end) {
-    const at::Tensor scratch =
-        at::empty({(cap == 0 ? 2 : 3) * most.scores + 2 * most.rows}, options);
-    float* d_out = scratch.mutable_data_ptr<float>();
-    float* d_rotated = d_out + most.rows;
-    float* weights = d_rotated + most.rows;
-    float* slopes = weights + most.scores;
-    float* cap_slopes = slopes + most.scores;  // there where scores are capped
+    const BackwardScratch scratch(most, heads.soft_cap != 0, d_result.options());
     for (std::int64_t task = begin; task < end; ++task) {
       const std::int64_t kv_head = task % heads.kv_heads;
       const std::int64_t part = task / heads.kv_heads;
-      const HeadGroup& group = groups[static_cast<std::size_t>(kv_head)];
-      const Matrix rotated_keys{memory.keys.const_data_ptr<float>() + kv_head * key_rows * size,
-                                size};
-      const Matrix values{kv.first + (heads.kv_heads + kv_head) * size, kv.stride};
-      float* of_keys =
-          d_keys.mutable_data_ptr<float>() + task_offset(part, kv_head, heads, key_rows);
-      float* of_values =
-          d_values.mutable_data_ptr<float>() + task_offset(part, kv_head, heads, key_rows);
+      const std::int64_t offset = (part * heads.kv_heads + kv_head) * key_rows * size;
+      const HeadOperands to{{memory.keys.const_data_ptr<float>() + kv_head * key_rows * size, size},
+                            {kv.first + (heads.kv_heads + kv_head) * size, kv.stride},
+                            d_keys.mutable_data_ptr<float>() + offset,
+                            d_values.mutable_data_ptr<float>() + offset,
+                            gradients.q};
       for (auto c = static_cast<std::size_t>(part); c < chunks.size();
            c += static_cast<std::size_t>(parts)) {
-        const Chunk& chunk = chunks[c];
-        const std::int64_t rows = group.rows(chunk);
-        const std::int64_t first = group.first_row(chunk, asked);
-        const Matrix rotated{memory.queries.const_data_ptr<float>() + first * size, size};
-        scores_against(chunk, rows, rotated, rotated_keys, size, weights);
-        if (cap != 0) {
-          kernels::soft_cap(weights, rows * chunk.key_count, cap);
-          kernels::soft_cap_slopes(weights, rows * chunk.key_count, cap, cap_slopes);
-        }
-        group.for_each_head(chunk, [&](std::int64_t, std::int64_t row) {
-          kernels::probabilities_again(weights + row * chunk.key_count, chunk.queries.size(),
-                                       chunk.key_count, chunk.visible,
-                                       memory.log_sums.const_data_ptr<float>() + first + row);
-        });
-        group.copy_in(chunk, upstream, d_out);
-        add_transposed(chunk, rows, weights, {d_out, size}, size, of_values);
-        scores_against(chunk, rows, {d_out, size}, values, size, slopes);
-        kernels::softmax_backward_rows(weights, rows, chunk.key_count, slopes);
-        if (cap != 0) {
-          kernels::multiply(slopes, cap_slopes, rows * chunk.key_count);
-        }
-        weighted_sum(chunk, rows, slopes, rotated_keys, size, d_rotated);
-        group.rotate_out(chunk, d_rotated, queries, d_q);
-        add_transposed(chunk, rows, slopes, rotated, size, of_keys);
+        attend_backward_in_chunk(chunks[c], groups[static_cast<std::size_t>(kv_head)], memory,
+                                 d_result, call, to, scratch);
       }
     }
   });
-  write_key_gradients(d_keys.sum(0), d_values.sum(0), heads, keys, d_kv);
+  write_key_gradients(d_keys.sum(0), d_values.sum(0), heads, call.keys, gradients.kv);
 }
 
 }  // namespace bipo

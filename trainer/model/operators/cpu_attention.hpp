@@ -1,5 +1,5 @@
-// Attention in float32 on the CPU: small matrix products per head and span, with no copy of a key
-// for the answers that share it and no mask.
+// Attention in float32 on the CPU: small matrix products per head and span, without a mask and
+// without copies of keys that several answers share.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -7,47 +7,46 @@
 #include <cstdint>
 
 #include "trainer/model/operators/attention.hpp"
+#include "trainer/model/operators/cpu_kernels.hpp"
 #include "trainer/model/operators/sequence_layout.hpp"
 
 namespace bipo {
 
-// Columns of a row-major matrix: the first row's first element, and the distance between rows.
-struct Columns {
-  float* first = nullptr;
-  std::int64_t stride = 0;
+using kernels::Columns;
+
+// n queries, T keys.
+struct AttentionCall {
+  const AttentionHeads& heads;
+  const QuerySet& queries;
+  const QuerySet& keys;
 };
 
-// n queries, T keys.  What the backward pass needs, beside the values; attention weights are
-// computed again there.
+// The backward pass needs this and the values; it computes attention weights again.
 struct AttentionMemory {
   at::Tensor result;    // [n, H K]
-  at::Tensor queries;   // [H n, K] rotated and scaled, in the order they are worked on
+  at::Tensor queries;   // [H n, K] rotated and scaled, in the order of the work
   at::Tensor keys;      // [Hkv, T, K] rotated
-  at::Tensor log_sums;  // [H n] of the exponentials of a query's scores, in that order
+  at::Tensor log_sums;  // [H n] log of the sum of exp(score) of each query, in the same order
 };
 
 // `q`: H K columns of n rows; `kv`: Hkv K columns of keys, then as many of values, of T rows.
-AttentionMemory attend(Columns q, Columns kv, const AttentionHeads& heads, const QuerySet& queries,
-                       const QuerySet& keys);
+AttentionMemory attend(Columns q, Columns kv, const AttentionCall& call);
 
-// Rotated keys and values of earlier and new rows, kept for the rows after them: [Hkv, C, K] each,
-// contiguous.  What a QuerySet's spans call rows are their C rows.
-struct KeptRows {
-  const at::Tensor& keys;
-  const at::Tensor& values;
+// Copies row i of `kv` (as in attend()) to row places[i] of `kept`; `rows` holds its angles.
+void keep_rows(Columns kv, const AttentionHeads& heads, const QuerySet& rows,
+               const std::int64_t* places, const KeptRows& kept);
+
+// Returns the result [n, H K] of attend() for queries whose spans name rows of `kept`.
+at::Tensor attend_to_kept(Columns q, const AttentionHeads& heads, const QuerySet& queries,
+                          const KeptRows& kept);
+
+struct AttentionGradients {
+  Columns q;
+  Columns kv;
 };
 
-// Row i of `kv` (as of attend()) becomes row places[i] of `kept`; `rows` holds its angles.
-void keep_rows(Columns kv, const AttentionHeads& heads, const QuerySet& rows,
-               const std::int64_t* places, KeptRows kept);
-
-// The values of attend() for queries of rows that are kept: [n, H K].
-at::Tensor attend_to_kept(Columns q, const AttentionHeads& heads, const QuerySet& queries,
-                          KeptRows kept);
-
-// Writes the gradients of q and kv, every element of their columns, from d_result [n, H K].
+// Writes every element of the gradients of q and kv, from d_result [n, H K].
 void attend_backward(const AttentionMemory& memory, Columns kv, const at::Tensor& d_result,
-                     const AttentionHeads& heads, const QuerySet& queries, const QuerySet& keys,
-                     Columns d_q, Columns d_kv);
+                     const AttentionCall& call, AttentionGradients gradients);
 
 }  // namespace bipo

@@ -4,9 +4,8 @@
 #include <bit>
 #include <cmath>
 
-// GCC's vectoriser calls glibc's vector functions (libmvec) where it knows of them, which glibc's
-// own headers tell it under -ffast-math only; that flag would also drop the care for NaN and
-// infinity.
+// GCC's vectoriser calls glibc's vector functions (libmvec) if they are declared as here.  glibc's
+// own headers declare them under -ffast-math only, which would also break NaN and infinity.
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
 extern "C" __attribute__((__simd__("notinbranch"))) float expf(float) noexcept;
 #if __GLIBC_PREREQ(2, 35)
@@ -14,7 +13,7 @@ extern "C" __attribute__((__simd__("notinbranch"))) float tanhf(float) noexcept;
 #endif
 #endif
 
-// One program for every processor: the widest version that it can run is chosen when it starts.
+// One program for every processor: at its start it chooses the widest version that can run.
 // Sanitizers cannot instrument functions that run before they are set up, as this choice does.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
     !defined(__SANITIZE_ADDRESS__)
@@ -83,7 +82,7 @@ struct GeluTanh {
   }
 };
 
-// The slope grows where the sigmoid has long gone to 0, and their product there is 0.
+// Where the sigmoid is 0 the slope may be infinite; their product there is 0.
 template <class Activation>
 [[gnu::always_inline]] inline float activation_slope(float x, float sigmoid) {
   const float rest = sigmoid * (1 - sigmoid);
@@ -144,7 +143,7 @@ BIPO_FOR_EACH_PROCESSOR void rms_norm(const float* x, const float* weight, float
   }
 }
 
-// With r the scale and u = dy * weight: dx = r u - r^3 mean(u x) x.
+// For the scale r and u = dy * weight: dx = r u - r^3 mean(u x) x.
 BIPO_FOR_EACH_PROCESSOR void rms_norm_backward(const float* x, const float* weight,
                                                const float* scale, const float* dy,
                                                std::int64_t rows, std::int64_t columns, float* dx) {
@@ -187,16 +186,17 @@ BIPO_FOR_EACH_PROCESSOR void geglu_backward(const float* gate_up, const float* d
   gated_unit_backward<GeluTanh>(gate_up, d_out, rows, columns, d_gate_up);
 }
 
-BIPO_FOR_EACH_PROCESSOR void rotate(const float* x, std::int64_t x_stride, const float* cos,
-                                    const float* sin, float turn, float factor, std::int64_t rows,
-                                    std::int64_t head_size, float* out, std::int64_t out_stride) {
+BIPO_FOR_EACH_PROCESSOR void rotate(ConstColumns x, Rotation rotation, std::int64_t rows,
+                                    std::int64_t head_size, Columns out) {
   const std::int64_t half = head_size / 2;
+  const float turn = rotation.turn;
+  const float factor = rotation.factor;
   for (std::int64_t r = 0; r < rows; ++r) {
-    const float* __restrict a = x + r * x_stride;
+    const float* __restrict a = x.first + r * x.stride;
     const float* __restrict b = a + half;
-    const float* __restrict c = cos + r * half;
-    const float* __restrict s = sin + r * half;
-    float* __restrict first = out + r * out_stride;
+    const float* __restrict c = rotation.cos + r * half;
+    const float* __restrict s = rotation.sin + r * half;
+    float* __restrict first = out.first + r * out.stride;
     float* __restrict second = first + half;
     for (std::int64_t i = 0; i < half; ++i) {
       first[i] = (a[i] * c[i] - b[i] * turn * s[i]) * factor;
@@ -291,7 +291,7 @@ BIPO_FOR_EACH_PROCESSOR void round_to_bfloat16(const float* __restrict from, std
                                                float* __restrict to) {
   for (std::int64_t i = 0; i < count; ++i) {
     const auto bits = std::bit_cast<std::uint32_t>(from[i]);
-    // Adding half of the last kept place (less one where that place is even) carries into it.
+    // Adds half of the last kept bit (minus one where that bit is even), which carries into it.
     const std::uint32_t rounded = (bits + 0x7fffU + ((bits >> 16) & 1U)) & 0xffff0000U;
     to[i] = std::isnan(from[i]) ? from[i] : std::bit_cast<float>(rounded);
   }

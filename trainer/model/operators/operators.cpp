@@ -13,7 +13,7 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Rows that are worth a thread of their own.
+// The fewest rows that are worth a thread.
 constexpr std::int64_t kGrain = 16;
 
 template <class Work>
@@ -34,7 +34,7 @@ at::Tensor rounded_to_bfloat16(const at::Tensor& x) {
   return result;
 }
 
-// x as the left operand of a product with `weight`.
+// Returns x as the left operand of a product with `weight`.
 at::Tensor operand(const at::Tensor& x, const FrozenWeight& weight) {
   if (weight.rounds_inputs) {
     return rounded_to_bfloat16(x);
@@ -119,7 +119,7 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
     const at::Tensor& weight = saved[1];
     const at::Tensor& scale = saved[2];
     if (!runs_fused(x)) {
-      // With r the scale and u = gradient * weight: dL/dx = r u - r^3 mean(u x) x.
+      // For the scale r and u = gradient * weight: dL/dx = r u - r^3 mean(u x) x.
       const at::Tensor u = gradients[0] * weight;
       const at::Tensor projection = at::mean(u * x, -1, /*keepdim=*/true).mul_(scale).mul_(scale);
       return {u.sub_(x * projection).mul_(scale), at::Tensor(), at::Tensor()};

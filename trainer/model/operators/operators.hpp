@@ -1,4 +1,4 @@
-// The decoder's operators with frozen weights: their backward passes yield the gradient of the
+// The decoder's operators with frozen weights: their backward passes compute the gradient of the
 // activations only, and keep nothing that only a weight gradient would need.
 #pragma once
 
@@ -8,29 +8,34 @@
 
 namespace bipo {
 
-// T tokens, D hidden, I MLP columns.  Activations are in the residual stream's type (float32;
-// float64 in double-precision models) on both sides of every operator.  In float32 on the CPU each
-// runs as one pass over memory; elsewhere it is composed of tensor operations.
+// T tokens, D hidden, I MLP columns.  Activations have the residual stream's type on both sides of
+// every operator.  In float32 on the CPU each operator runs as one pass over memory; elsewhere it
+// is composed of tensor operations.
 
-// The weight [out, in] of a product.  The product is computed in its type, except where the
-// processor has no bfloat16 instructions: there it holds bfloat16 values as float32, and what it is
-// multiplied with is rounded to bfloat16 too, so that the numbers are those of a bfloat16 product
-// with a float32 accumulator, at the speed of float32.
+// Returns the type of the residual stream of a model whose products have `product_type`.
+inline at::ScalarType residual_type_for(at::ScalarType product_type) {
+  return product_type == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+// The weight [out, in] of a product.  The product is computed in the weight's type, except where
+// the processor has no bfloat16 instructions: there the weight holds bfloat16 values as float32,
+// and the other operand is rounded to bfloat16 too, so that the numbers are those of a bfloat16
+// product with a float32 accumulator, at the speed of float32.
 struct FrozenWeight {
   at::Tensor matrix;
   bool rounds_inputs = false;
 };
 
-// `matrix` as the weight of products in `type` on `device`.
+// Returns `matrix` as the weight of products in `type` on `device`.
 FrozenWeight make_frozen_weight(const at::Tensor& matrix, at::ScalarType type, at::Device device);
 
 // Whether products in bfloat16 are computed in float32 (see FrozenWeight).
 bool emulates_bfloat16(at::Device device);
 
-// x W^T for x [T, in].
+// Returns x W^T for x [T, in].
 at::Tensor frozen_linear(const at::Tensor& x, const FrozenWeight& weight);
 
-// residual + x W^T for residual [T, out].
+// Returns residual + x W^T for residual [T, out].
 at::Tensor frozen_linear_onto(const at::Tensor& residual, const at::Tensor& x,
                               const FrozenWeight& weight);
 
@@ -41,7 +46,7 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilo
 // activation(gate) * up for gate_up [T, 2 I], gate first (Shazeer, arXiv 2002.05202, equation 6).
 at::Tensor gated_unit(const at::Tensor& gate_up, Activation activation);
 
-// Whether the one-pass float32 loops for the CPU serve these tensors.
+// Whether the one-pass float32 loops for the CPU can process `x`.
 bool runs_fused(const at::Tensor& x);
 
 }  // namespace bipo

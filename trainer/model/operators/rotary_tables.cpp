@@ -10,7 +10,7 @@
 namespace bipo {
 namespace {
 
-// base^(2 i / R) for the pairs i of R rotated elements.
+// Returns theta^(2 i / R) for the pairs i of R rotated elements.
 at::Tensor wavelength_powers(double theta, std::int64_t rotated) {
   return at::pow(
       theta, at::arange(0, rotated, 2, at::kLong).to(at::kFloat) / static_cast<double>(rotated));
@@ -27,8 +27,8 @@ struct Rescaled {
     return at::reciprocal(powers) / scaling.factor;
   }
 
-  // Llama 3.1's reference code, apply_scaling: long wavelengths are divided by `factor`, short ones
-  // kept, those between interpolated.
+  // As apply_scaling in Llama 3.1's reference code: divides the frequencies of long wavelengths by
+  // `factor`, keeps those of short ones, interpolates between.
   at::Tensor operator()(const Llama3RopeScaling& scaling) const {
     const at::Tensor frequencies = at::reciprocal(powers);
     const at::Tensor wavelengths = 2 * std::numbers::pi / frequencies;
@@ -44,7 +44,7 @@ struct Rescaled {
   }
 
   at::Tensor operator()(const YarnRopeScaling& scaling) const {
-    // The pair that makes `rotations` turns over the original context.
+    // Returns the pair that makes `rotations` turns over the original context.
     const auto pair_of = [&](double rotations) {
       return static_cast<double>(rotated) *
              std::log(scaling.original_context / (rotations * 2 * std::numbers::pi)) /

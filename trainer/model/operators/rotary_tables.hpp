@@ -1,4 +1,4 @@
-// What a rotary embedding means for the elements of a head: frequencies and order.
+// The frequencies of a rotary embedding, and the order of a head's elements that it needs.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "trainer/model/architecture/rotary.hpp"
+#include "trainer/model/architecture/config.hpp"
 
 namespace bipo {
 
@@ -14,9 +14,9 @@ namespace bipo {
 // CPU, rounded as transformers rounds them.
 at::Tensor inverse_frequencies(const RotaryEmbedding& embedding, std::int64_t head_size);
 
-// Returns the row of a query or key head that goes to each place, [K] places in the files' order,
-// so that element j of a pair is half a head before the other one; elements that do not turn are
-// included.  Scores do not change when queries and keys are reordered alike.
+// Returns, for each element of a reordered query or key head, its row in the files, [K], so that
+// the elements of a pair are half a head apart.  Elements that do not turn are included.  Scores do
+// not change if queries and keys are reordered alike.
 std::vector<std::int64_t> rotary_order(const RotaryEmbedding& embedding, std::int64_t head_size);
 
 }  // namespace bipo

@@ -4,69 +4,32 @@
 
 #include <initializer_list>
 
-#include "collectives/foundation/errors.hpp"
-
 namespace bipo {
 namespace {
 
-const char* name_in_block(const ModelConfig& config, Role role) {
-  switch (role) {
-    case Role::kAttentionNorm:
-      return "input_layernorm.weight";
-    case Role::kQuery:
-      return "self_attn.q_proj.weight";
-    case Role::kKey:
-      return "self_attn.k_proj.weight";
-    case Role::kValue:
-      return "self_attn.v_proj.weight";
-    case Role::kQueryBias:
-      return "self_attn.q_proj.bias";
-    case Role::kKeyBias:
-      return "self_attn.k_proj.bias";
-    case Role::kValueBias:
-      return "self_attn.v_proj.bias";
-    case Role::kQueryNorm:
-      return "self_attn.q_norm.weight";
-    case Role::kKeyNorm:
-      return "self_attn.k_norm.weight";
-    case Role::kAttentionOutput:
-      return "self_attn.o_proj.weight";
-    case Role::kAttentionOutputBias:
-      return "self_attn.o_proj.bias";
-    case Role::kAttentionOutputNorm:
-      return "post_attention_layernorm.weight";
-    case Role::kMlpNorm:
-      // Llama's name for what stands before the MLP names, where outputs are normed, what it says.
-      return config.output_norms ? "pre_feedforward_layernorm.weight"
-                                 : "post_attention_layernorm.weight";
-    case Role::kGate:
-      return "mlp.gate_proj.weight";
-    case Role::kUp:
-      return "mlp.up_proj.weight";
-    case Role::kDown:
-      return "mlp.down_proj.weight";
-    case Role::kMlpOutputNorm:
-      return "post_feedforward_layernorm.weight";
-    case Role::kEmbedding:
-    case Role::kFinalNorm:
-    case Role::kHead:
-      break;
-  }
-  throw BugError("names: role outside a block");
-}
-
-std::string tensor_name(const ModelConfig& config, Role role, std::int64_t block) {
-  switch (role) {
-    case Role::kEmbedding:
-      return "model.embed_tokens.weight";
-    case Role::kFinalNorm:
-      return "model.norm.weight";
-    case Role::kHead:
-      return "lm_head.weight";
-    default:
-      return fmt::format("model.layers.{}.{}", block, name_in_block(config, role));
-  }
-}
+constexpr RoleNames kNames = {{
+    {Role::kEmbedding, "model.embed_tokens.weight"},
+    {Role::kAttentionNorm, "model.layers.{}.input_layernorm.weight"},
+    {Role::kQuery, "model.layers.{}.self_attn.q_proj.weight"},
+    {Role::kKey, "model.layers.{}.self_attn.k_proj.weight"},
+    {Role::kValue, "model.layers.{}.self_attn.v_proj.weight"},
+    {Role::kQueryBias, "model.layers.{}.self_attn.q_proj.bias"},
+    {Role::kKeyBias, "model.layers.{}.self_attn.k_proj.bias"},
+    {Role::kValueBias, "model.layers.{}.self_attn.v_proj.bias"},
+    {Role::kQueryNorm, "model.layers.{}.self_attn.q_norm.weight"},
+    {Role::kKeyNorm, "model.layers.{}.self_attn.k_norm.weight"},
+    {Role::kAttentionOutput, "model.layers.{}.self_attn.o_proj.weight"},
+    {Role::kAttentionOutputBias, "model.layers.{}.self_attn.o_proj.bias"},
+    {Role::kAttentionOutputNorm, "model.layers.{}.post_attention_layernorm.weight"},
+    {Role::kMlpNorm, "model.layers.{}.pre_feedforward_layernorm.weight"},
+    {Role::kGate, "model.layers.{}.mlp.gate_proj.weight"},
+    {Role::kUp, "model.layers.{}.mlp.up_proj.weight"},
+    {Role::kDown, "model.layers.{}.mlp.down_proj.weight"},
+    {Role::kMlpOutputNorm, "model.layers.{}.post_feedforward_layernorm.weight"},
+    {Role::kFinalNorm, "model.norm.weight"},
+    {Role::kHead, "lm_head.weight"},
+}};
+static_assert(has_every_role(kNames));
 
 TensorPlace fused_place(const ModelConfig& config, const std::string& name, Role role,
                         std::initializer_list<Role> parts) {
@@ -95,9 +58,16 @@ TensorPlace place_in(const ModelConfig& config, Role role, const TensorNames& na
   return {names.own, 0, full_shape(config, role)};
 }
 
+std::string name_of(const RoleNames& names, Role role, std::int64_t block) {
+  return fmt::format(fmt::runtime(names.at(static_cast<std::size_t>(role)).name), block);
+}
+
 TensorPlace tensor_place(const ModelConfig& config, Role role, std::int64_t block) {
+  // Families without norms of outputs call the norm before the MLP "post_attention".
+  const Role named =
+      role == Role::kMlpNorm && !config.output_norms ? Role::kAttentionOutputNorm : role;
   return place_in(config, role,
-                  {tensor_name(config, role, block),
+                  {name_of(kNames, named, block),
                    fmt::format("model.layers.{}.self_attn.qkv_proj.weight", block),
                    fmt::format("model.layers.{}.mlp.gate_up_proj.weight", block)});
 }

@@ -1,6 +1,7 @@
-// Maps the decoder's weights to tensors, and names those of Hugging Face checkpoints.
+// Maps the decoder's weights to tensors, and names the tensors of Hugging Face checkpoints.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 
@@ -9,26 +10,35 @@
 
 namespace bipo {
 
+// Names of tensors by role, with {} in place of the block's number.
+struct RoleName {
+  Role role;
+  const char* name;
+};
+using RoleNames = std::array<RoleName, kRoles>;
+
+std::string name_of(const RoleNames& names, Role role, std::int64_t block);
+
 // Rows of a checkpoint's tensor.
 struct TensorPlace {
   std::string name;
-  std::int64_t first_row = 0;  // of the role's rows; other than 0 in fused tensors only
+  std::int64_t first_row = 0;  // of the role's rows; 0 except in fused tensors
   TensorShape shape;           // of the whole tensor
 };
 
-// What a kind of file calls the tensor of one role, and those that hold its role among others where
-// the model has fused projections.
+// The names that a kind of file has for the tensor of one role, and for the tensors that hold
+// several roles if the model has fused projections.
 struct TensorNames {
   std::string own;
   std::string query_key_value;
   std::string gate_up;
 };
 
-// The tensor of these names that holds `role`, and where.
+// Finds `role` among the tensors of these names.
 TensorPlace place_in(const ModelConfig& config, Role role, const TensorNames& names);
 
-// Where the weight stands that plays `role` in block `block` (ignored for embedding, final norm and
-// head).
+// Finds the weight that plays `role` in block `block` (ignored outside blocks) in a Hugging Face
+// checkpoint.
 TensorPlace tensor_place(const ModelConfig& config, Role role, std::int64_t block = 0);
 
 }  // namespace bipo

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <initializer_list>
 
 #include "collectives/foundation/errors.hpp"
@@ -10,67 +11,68 @@
 namespace bipo {
 namespace {
 
-// What one row or column block of a tensor belongs to.
-enum class Unit { kWhole, kHeads, kKvHeads, kIntermediate, kVocabulary };
+// The meaning of the rows or columns of a weight.
+enum class Axis { kNone, kHidden, kHeadSize, kHeads, kKvHeads, kIntermediate, kVocabulary };
 
-struct Layout {
-  Unit rows;
-  Unit columns;
+struct WeightAxes {
+  Role role;
+  Axis rows;
+  Axis columns = Axis::kNone;
+  bool is_norm = false;
 };
 
-// Products whose outputs are local split their rows, those whose outputs are summed over the group
-// their columns (arXiv 1909.08053, section 3).
-Layout layout_of(Role role) {
-  switch (role) {
-    case Role::kEmbedding:
-    case Role::kHead:
-      return {Unit::kVocabulary, Unit::kWhole};
-    case Role::kQuery:
-    case Role::kQueryBias:
-      return {Unit::kHeads, Unit::kWhole};
-    case Role::kKey:
-    case Role::kValue:
-    case Role::kKeyBias:
-    case Role::kValueBias:
-      return {Unit::kKvHeads, Unit::kWhole};
-    case Role::kAttentionOutput:
-      return {Unit::kWhole, Unit::kHeads};
-    case Role::kGate:
-    case Role::kUp:
-      return {Unit::kIntermediate, Unit::kWhole};
-    case Role::kDown:
-      return {Unit::kWhole, Unit::kIntermediate};
-    case Role::kAttentionNorm:
-    case Role::kQueryNorm:
-    case Role::kKeyNorm:
-    case Role::kAttentionOutputBias:
-    case Role::kAttentionOutputNorm:
-    case Role::kMlpNorm:
-    case Role::kMlpOutputNorm:
-    case Role::kFinalNorm:
-      return {Unit::kWhole, Unit::kWhole};
-  }
-  throw BugError("sharding: unknown role");
+// Weights whose products have local outputs are split by rows, those whose outputs are summed over
+// the group by columns (arXiv 1909.08053, section 3).
+constexpr std::array kWeights = {
+    WeightAxes{Role::kEmbedding, Axis::kVocabulary, Axis::kHidden},
+    WeightAxes{Role::kAttentionNorm, Axis::kHidden, Axis::kNone, true},
+    WeightAxes{Role::kQuery, Axis::kHeads, Axis::kHidden},
+    WeightAxes{Role::kKey, Axis::kKvHeads, Axis::kHidden},
+    WeightAxes{Role::kValue, Axis::kKvHeads, Axis::kHidden},
+    WeightAxes{Role::kQueryBias, Axis::kHeads},
+    WeightAxes{Role::kKeyBias, Axis::kKvHeads},
+    WeightAxes{Role::kValueBias, Axis::kKvHeads},
+    WeightAxes{Role::kQueryNorm, Axis::kHeadSize, Axis::kNone, true},
+    WeightAxes{Role::kKeyNorm, Axis::kHeadSize, Axis::kNone, true},
+    WeightAxes{Role::kAttentionOutput, Axis::kHidden, Axis::kHeads},
+    WeightAxes{Role::kAttentionOutputBias, Axis::kHidden},
+    WeightAxes{Role::kAttentionOutputNorm, Axis::kHidden, Axis::kNone, true},
+    WeightAxes{Role::kMlpNorm, Axis::kHidden, Axis::kNone, true},
+    WeightAxes{Role::kGate, Axis::kIntermediate, Axis::kHidden},
+    WeightAxes{Role::kUp, Axis::kIntermediate, Axis::kHidden},
+    WeightAxes{Role::kDown, Axis::kHidden, Axis::kIntermediate},
+    WeightAxes{Role::kMlpOutputNorm, Axis::kHidden, Axis::kNone, true},
+    WeightAxes{Role::kFinalNorm, Axis::kHidden, Axis::kNone, true},
+    WeightAxes{Role::kHead, Axis::kVocabulary, Axis::kHidden},
+};
+static_assert(has_every_role(kWeights));
+
+const WeightAxes& axes_of(Role role) {
+  return kWeights.at(static_cast<std::size_t>(role));
 }
 
 Range scaled(Range range, std::int64_t factor) {
   return {range.begin * factor, range.end * factor};
 }
 
-Range part(const ModelConfig& config, const ShardPlan& plan, Unit unit, std::int64_t whole) {
-  switch (unit) {
-    case Unit::kWhole:
-      return {0, whole};
-    case Unit::kHeads:
+Range part(const ModelConfig& config, const ShardPlan& plan, Axis axis) {
+  switch (axis) {
+    case Axis::kNone:
+      return {0, 0};
+    case Axis::kHidden:
+      return {0, config.hidden};
+    case Axis::kHeadSize:
+      return {0, config.head_size};
+    case Axis::kHeads:
       return scaled(plan.heads, config.head_size);
-    case Unit::kKvHeads:
+    case Axis::kKvHeads:
       return scaled(plan.kv_heads, config.head_size);
-    case Unit::kIntermediate:
+    case Axis::kIntermediate:
       return plan.intermediate;
-    case Unit::kVocabulary:
+    case Axis::kVocabulary:
       return plan.vocabulary;
   }
-  throw BugError("sharding: unknown unit");
+  throw BugError("sharding: unknown axis");
 }
 
 }  // namespace
@@ -100,18 +102,20 @@ std::vector<Role> outer_roles(const ModelConfig& config) {
 }
 
 bool is_norm(Role role) {
-  switch (role) {
-    case Role::kAttentionNorm:
-    case Role::kQueryNorm:
-    case Role::kKeyNorm:
-    case Role::kAttentionOutputNorm:
-    case Role::kMlpNorm:
-    case Role::kMlpOutputNorm:
-    case Role::kFinalNorm:
-      return true;
-    default:
-      return false;
+  return axes_of(role).is_norm;
+}
+
+std::vector<WeightId> weights_of(const ModelConfig& config) {
+  std::vector<WeightId> weights;
+  for (const Role role : outer_roles(config)) {
+    weights.push_back({role, 0});
   }
+  for (std::int64_t block = 0; block < config.blocks; ++block) {
+    for (const Role role : block_roles(config)) {
+      weights.push_back({role, block});
+    }
+  }
+  return weights;
 }
 
 Range split_range(std::int64_t count, std::int64_t parts, std::int64_t index) {
@@ -138,46 +142,15 @@ ShardPlan plan_shard(const ModelConfig& config, std::int64_t tp, std::int64_t tp
 }
 
 TensorShape full_shape(const ModelConfig& config, Role role) {
-  switch (role) {
-    case Role::kEmbedding:
-    case Role::kHead:
-      return {config.vocabulary, config.hidden};
-    case Role::kQuery:
-      return {config.heads * config.head_size, config.hidden};
-    case Role::kKey:
-    case Role::kValue:
-      return {config.kv_heads * config.head_size, config.hidden};
-    case Role::kAttentionOutput:
-      return {config.hidden, config.heads * config.head_size};
-    case Role::kGate:
-    case Role::kUp:
-      return {config.intermediate, config.hidden};
-    case Role::kDown:
-      return {config.hidden, config.intermediate};
-    case Role::kQueryBias:
-      return {config.heads * config.head_size, 0};
-    case Role::kKeyBias:
-    case Role::kValueBias:
-      return {config.kv_heads * config.head_size, 0};
-    case Role::kQueryNorm:
-    case Role::kKeyNorm:
-      return {config.head_size, 0};
-    case Role::kAttentionNorm:
-    case Role::kAttentionOutputBias:
-    case Role::kAttentionOutputNorm:
-    case Role::kMlpNorm:
-    case Role::kMlpOutputNorm:
-    case Role::kFinalNorm:
-      return {config.hidden, 0};
-  }
-  throw BugError("sharding: unknown role");
+  const ShardPlan whole{
+      {0, config.heads}, {0, config.kv_heads}, {0, config.intermediate}, {0, config.vocabulary}};
+  const Slice slice = slice_of(config, whole, role);
+  return {slice.rows.size(), slice.columns.size()};
 }
 
 Slice slice_of(const ModelConfig& config, const ShardPlan& plan, Role role) {
-  const TensorShape whole = full_shape(config, role);
-  const Layout layout = layout_of(role);
-  return {part(config, plan, layout.rows, whole.rows),
-          part(config, plan, layout.columns, whole.columns)};
+  const WeightAxes& axes = axes_of(role);
+  return {part(config, plan, axes.rows), part(config, plan, axes.columns)};
 }
 
 HeldElements held_elements(const ModelConfig& config, const ShardPlan& plan) {

@@ -1,17 +1,24 @@
-// Which part of every tensor a tensor-parallel rank holds: one table from tensor role to split
-// axis.
+// The weights of a decoder, their shapes, and which part of each one a tensor-parallel rank holds.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include "trainer/model/architecture/config.hpp"
-#include "trainer/model/sharding/range.hpp"
 
 namespace bipo {
 
-// Part `index` of [0, count) cut into `parts` contiguous ranges whose sizes differ by at most one,
-// the longer ones first.
+// [begin, end)
+struct Range {
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+  std::int64_t size() const { return end - begin; }
+  bool operator==(const Range&) const = default;
+};
+
+// Divides [0, count) into `parts` contiguous ranges whose sizes differ by at most one, the longer
+// ones first, and returns the range `index`.
 Range split_range(std::int64_t count, std::int64_t parts, std::int64_t index);
 
 // The weights of the decoder.
@@ -38,16 +45,35 @@ enum class Role {
   kHead,
 };
 
-// Those that every block of the model has one of.
-std::vector<Role> block_roles(const ModelConfig& config);
+inline constexpr std::size_t kRoles = static_cast<std::size_t>(Role::kHead) + 1;
 
-// Those of the whole model that stand outside its blocks and in its files.
+// Whether a table has one entry for each role, in the order of Role.
+template <class Table>
+constexpr bool has_every_role(const Table& table) {
+  for (std::size_t i = 0; i < table.size(); ++i) {
+    if (table[i].role != static_cast<Role>(i)) {
+      return false;
+    }
+  }
+  return table.size() == kRoles;
+}
+
+// Return the roles of the model's weights in every block, and outside its blocks.
+std::vector<Role> block_roles(const ModelConfig& config);
 std::vector<Role> outer_roles(const ModelConfig& config);
 
 bool is_norm(Role role);
 
-// What the rank at `tp_rank` of `tp` works on.  Query heads are split first; a rank holds every
-// key/value head that its query heads attend to, so ranks may share one.
+struct WeightId {
+  Role role;
+  std::int64_t block = 0;  // 0 outside the blocks
+};
+
+// Returns every weight in the model's files, in a fixed order.  A tied head is the embedding.
+std::vector<WeightId> weights_of(const ModelConfig& config);
+
+// The parts of a rank.  Query heads are split first; a rank holds every key/value head that its
+// query heads attend to, so ranks may share one.
 struct ShardPlan {
   Range heads;         // of H
   Range kv_heads;      // of Hkv
@@ -55,10 +81,11 @@ struct ShardPlan {
   Range vocabulary;    // of V
 };
 
-// Throws UserError when tp exceeds the number of query heads.
+// Returns the parts of the rank at `tp_rank` of `tp`.  Throws UserError if tp exceeds the number of
+// query heads.
 ShardPlan plan_shard(const ModelConfig& config, std::int64_t tp, std::int64_t tp_rank);
 
-// Shape of a role's weight, [out, in] for products, [n] for norms and biases (columns = 0 then).
+// Shape of a weight: [out, in] for products; for norms and biases [n], with columns = 0.
 struct TensorShape {
   std::int64_t rows = 0;
   std::int64_t columns = 0;
@@ -67,20 +94,20 @@ struct TensorShape {
 };
 TensorShape full_shape(const ModelConfig& config, Role role);
 
-// The part of that weight which the rank holds.
+// A part of a weight.
 struct Slice {
   Range rows;
   Range columns;  // empty for norms and biases
 };
 Slice slice_of(const ModelConfig& config, const ShardPlan& plan, Role role);
 
-// How many elements the rank holds of each kind of weight.
+// Elements that a rank holds of each kind of weight.
 struct HeldElements {
   std::int64_t block_matrices = 0;  // of one block
   std::int64_t block_vectors = 0;   // norms and biases of one block
   std::int64_t final_norm = 0;
   std::int64_t embedding = 0;
-  std::int64_t head = 0;  // where it is tied, the same ones as the embedding's
+  std::int64_t head = 0;  // if it is tied, the embedding's
 };
 HeldElements held_elements(const ModelConfig& config, const ShardPlan& plan);
 

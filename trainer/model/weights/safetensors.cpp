@@ -128,7 +128,7 @@ std::map<std::string, std::string> parse_metadata(const Json& json) {
   return metadata;
 }
 
-// What stands in place of a large file where only its repository was cloned.
+// Whether the file is what a clone of a repository holds in place of a large file.
 bool is_lfs_pointer(std::span<const std::byte> bytes) {
   constexpr std::string_view kBeginning = "version https://git-lfs";
   return bytes.size() >= kBeginning.size() &&
@@ -153,7 +153,7 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
   if (header_size > kLargestHeader || header_size > bytes.size() - kLengthBytes) {
     throw UserError(
         fmt::format("{}: the header claims {} bytes, but the file has {} (limit {}): it is "
-                    "damaged, cut short, or no safetensors file",
+                    "damaged, cut short, or not a safetensors file",
                     file, header_size, bytes.size() - kLengthBytes, kLargestHeader));
   }
   data_ = bytes.subspan(kLengthBytes + header_size);
@@ -191,7 +191,7 @@ at::Tensor SafetensorsFile::read(const std::string& name, const Slice& slice) co
   const at::Tensor result = matrix ? at::empty({slice.rows.size(), columns.size()}, options)
                                    : at::empty({slice.rows.size()}, options);
   if (result.numel() == 0) {
-    return result;  // has no memory that could be copied to
+    return result;  // has no memory
   }
   const auto width = static_cast<std::int64_t>(result.element_size());
   const std::byte* source = data_.data() + entry.begin;

@@ -1,5 +1,5 @@
-// Reads safetensors files, which are not trusted: every header is checked before a byte of data is
-// used.
+// Reads safetensors files, which are not trusted: checks every header before it uses a byte of
+// data.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -17,7 +17,7 @@
 
 namespace bipo {
 
-// One memory-mapped file; pages are read when touched.
+// One memory-mapped file; pages are read on access.
 class SafetensorsFile {
  public:
   struct Entry {
@@ -27,21 +27,21 @@ class SafetensorsFile {
     std::uint64_t end = 0;
   };
 
-  // Throws UserError, naming the file and the rule, unless the header lies within the file and
-  // within 100 MB, is an object without duplicate keys, knows every type, and describes tensors
-  // whose sizes follow from type and shape and which fill the data without holes or overlaps.
+  // Throws UserError, naming the file and the rule, unless the header is within the file and 100
+  // MB, is an object without duplicate keys, has known types only, and describes tensors whose
+  // sizes follow from type and shape and which fill the data without holes or overlaps.
   explicit SafetensorsFile(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return file_.path(); }
   const std::map<std::string, Entry>& entries() const { return entries_; }
 
-  // The texts of __metadata__; it means nothing to a model.
+  // The texts of __metadata__, which no model needs.
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
   // Adds the first and last bytes of a tensor's data to `hash`.
   void add_sample(const std::string& name, ContentHash& hash) const;
 
-  // A copy of the rows and columns asked for (columns empty: a 1-D tensor), in the file's type.
+  // Returns a copy of these rows and columns (a 1-D tensor has no columns), in the file's type.
   at::Tensor read(const std::string& name, const Slice& slice) const;
 
  private:

@@ -1,6 +1,4 @@
 // Made-up weights of any shape, for measuring speed without a model's files.
-#include "trainer/model/weights/synthetic_weights.hpp"
-
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <fmt/format.h>
@@ -8,14 +6,15 @@
 #include <algorithm>
 
 #include "collectives/foundation/content_hash.hpp"
+#include "trainer/model/weights/weights.hpp"
 
 namespace bipo {
 namespace {
 
 constexpr double kScale = 0.02;
 
-// Of the windows that a row may be.  A prime, so that consecutive rows, one stride apart, run
-// through all windows before the first comes again.
+// The number of windows.  A prime, so that consecutive rows, one stride apart, use every window
+// before they use the first again.
 constexpr std::int64_t kWindows = 4194301;
 constexpr std::int64_t kStride = 1000003;
 

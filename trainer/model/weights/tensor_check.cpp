@@ -1,13 +1,17 @@
 #include "trainer/model/weights/tensor_check.hpp"
 
+#include <ATen/ops/isfinite.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+
 #include "collectives/foundation/errors.hpp"
-#include "trainer/model/sharding/weight_list.hpp"
 
 namespace bipo {
 namespace {
+
+constexpr std::int64_t kElementsPerPiece = 1 << 22;
 
 using Shapes = std::map<std::string, std::vector<std::int64_t>>;
 
@@ -20,6 +24,10 @@ Shapes expected_shapes(const TensorCheck& check, const ModelConfig& config) {
                                    : std::vector{place.shape.rows, place.shape.columns});
   }
   return shapes;
+}
+
+std::int64_t count_non_finite(const at::Tensor& values) {
+  return values.numel() - at::isfinite(values).sum().item<std::int64_t>();
 }
 
 }  // namespace
@@ -50,7 +58,7 @@ std::vector<std::string> check_tensors(const TensorCheck& check, const ModelConf
   }
   std::vector<std::string> problems;
   if (!missing.empty()) {
-    problems.push_back(fmt::format("{} missing, but {} asks for {}: {}",
+    problems.push_back(fmt::format("{} missing, but {} requires {}: {}",
                                    tensors_are(missing.size()), check.authority,
                                    missing.size() == 1 ? "it" : "them", fmt::join(missing, ", ")));
   }
@@ -71,6 +79,46 @@ std::vector<std::string> check_tensors(const TensorCheck& check, const ModelConf
     }
   }
   return extra;
+}
+
+std::vector<std::int64_t> count_non_finite(const WeightSource& weights, const ModelConfig& config,
+                                           std::int64_t parts, std::int64_t part) {
+  std::vector<std::int64_t> counts;
+  for (const auto& [role, block] : weights_of(config)) {
+    const TensorShape shape = full_shape(config, role);
+    const Range rows = split_range(shape.rows, parts, part);
+    const std::int64_t piece =
+        std::max<std::int64_t>(1, kElementsPerPiece / std::max<std::int64_t>(1, shape.columns));
+    std::int64_t count = 0;
+    for (std::int64_t row = rows.begin; row < rows.end; row += piece) {
+      const Slice slice = {{row, std::min(row + piece, rows.end)}, {0, shape.columns}};
+      count += count_non_finite(weights.read(role, block, slice));
+    }
+    counts.push_back(count);
+  }
+  return counts;
+}
+
+void require_finite(const WeightSource& weights, const ModelConfig& config,
+                    const std::vector<std::int64_t>& counts) {
+  // Weights that are rows of one fused tensor count together.
+  std::map<std::string, std::int64_t> by_place;
+  const std::vector<WeightId> ids = weights_of(config);
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    if (counts[i] > 0) {
+      by_place[weights.place(ids[i].role, ids[i].block)] += counts[i];
+    }
+  }
+  if (by_place.empty()) {
+    return;
+  }
+  std::vector<std::string> described;
+  for (const auto& [place, count] : by_place) {
+    described.push_back(fmt::format("{}: {} of its numbers", place, count));
+  }
+  throw UserError(fmt::format(
+      "--check-weights: {} partly NaN or infinite: {}; the files are damaged, get them again",
+      tensors_are(by_place.size()), fmt::join(described, "; ")));
 }
 
 }  // namespace bipo

@@ -4,15 +4,16 @@
 #include <fmt/ranges.h>
 
 #include <map>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
 #include <vector>
 
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
+#include "trainer/model/files/strict_json.hpp"
 #include "trainer/model/sharding/names.hpp"
 #include "trainer/model/weights/safetensors.hpp"
-#include "trainer/model/weights/shard_index.hpp"
 #include "trainer/model/weights/tensor_check.hpp"
 
 namespace bipo {
@@ -21,14 +22,14 @@ namespace {
 constexpr const char* kSingleFile = "model.safetensors";
 constexpr const char* kIndexFile = "model.safetensors.index.json";
 
-// Holds nothing that the configuration does not say: frequencies of rotary embedding, which
-// checkpoints of 2023 have, and a second copy of a tied head.
+// Whether a tensor repeats what the configuration says: frequencies of rotary embedding, in
+// checkpoints of 2023, and a second copy of a tied head.
 bool is_harmless(const std::string& name, const ModelConfig& config) {
   return name.ends_with("rotary_emb.inv_freq") ||
          (config.tied_head && name == tensor_place(config, Role::kHead).name);
 }
 
-// As many as a warning can name.
+// Shortens a list to what a warning can name.
 std::vector<std::string> first_of(std::vector<std::string> names) {
   constexpr std::size_t kMost = 10;
   if (names.size() > kMost) {
@@ -36,6 +37,54 @@ std::vector<std::string> first_of(std::vector<std::string> names) {
     names.emplace_back("...");
   }
   return names;
+}
+
+constexpr std::uint64_t kLargestIndex = 100'000'000;
+
+bool is_plain_shard_name(const std::string& name) {
+  return name.find('/') == std::string::npos && name.find('\\') == std::string::npos &&
+         name.find('\0') == std::string::npos && !name.starts_with('.') &&
+         name.ends_with(".safetensors");
+}
+
+void require_files(const std::filesystem::path& index, const std::set<std::string>& names) {
+  std::vector<std::string> absent;
+  std::error_code unreachable;
+  for (const std::string& name : names) {
+    if (!std::filesystem::exists(index.parent_path() / name, unreachable)) {
+      absent.push_back(name);
+    }
+  }
+  if (!absent.empty()) {
+    throw UserError(fmt::format(
+        "{}: {} of the {} files it names are not there: {}; the model is incomplete, get it again",
+        index.string(), absent.size(), names.size(), fmt::join(absent, ", ")));
+  }
+}
+
+// Reads the index, which says in which file of the directory each tensor is: file name by tensor.
+// Refuses an index that names anything but a plain *.safetensors file name, so that no index leads
+// out of the directory, and one that names files that do not exist.
+std::map<std::string, std::string> read_shard_index(const std::filesystem::path& path) {
+  const nlohmann::json index = read_strict_json<nlohmann::json>(path, kLargestIndex);
+  if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
+    throw UserError(fmt::format("{}: has no \"weight_map\" object", path.string()));
+  }
+  std::map<std::string, std::string> shard_of;
+  std::set<std::string> names;
+  for (const auto& [tensor, shard] : index["weight_map"].items()) {
+    const std::string name = shard.is_string() ? shard.get<std::string>() : "";
+    if (!is_plain_shard_name(name)) {
+      throw UserError(fmt::format(
+          "{}: tensor {} points to {}; only plain *.safetensors file names in the model's own "
+          "directory are accepted",
+          path.string(), tensor, shard.dump()));
+    }
+    shard_of.emplace(tensor, name);
+    names.insert(name);
+  }
+  require_files(path, names);
+  return shard_of;
 }
 
 class SafetensorsSource final : public WeightSource {
@@ -128,15 +177,15 @@ class SafetensorsSource final : public WeightSource {
       }
       stored[name] = {file->path().filename().string(), entry.shape, std::move(flaw)};
     }
-    const TensorCheck asked_for = {
+    const TensorCheck check_of_model = {
         directory_.string(), "config.json",
         [&](Role role, std::int64_t block) { return tensor_place(config_, role, block); }};
-    std::vector<std::string> extra = check_tensors(asked_for, config_, stored);
+    std::vector<std::string> extra = check_tensors(check_of_model, config_, stored);
     std::erase_if(extra, [&](const std::string& name) { return is_harmless(name, config_); });
     if (!extra.empty()) {
       warnings_.push_back(fmt::format(
-          "{}: {} not used, because config.json asks for none of the name: {}", directory_.string(),
-          tensors_are(extra.size()), fmt::join(first_of(extra), ", ")));
+          "{}: {} not used, because the model of config.json has no such weight: {}",
+          directory_.string(), tensors_are(extra.size()), fmt::join(first_of(extra), ", ")));
     }
   }
 

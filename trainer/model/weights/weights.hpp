@@ -1,8 +1,9 @@
-// Where a model's weights come from, read slice by slice.
+// The source of a model's weights, read slice by slice.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -17,28 +18,33 @@ class WeightSource {
  public:
   virtual ~WeightSource() = default;
 
-  // This slice of the tensor that plays `role` in `block`, in CPU memory and the type it is stored
-  // in.
+  // Returns this slice of the tensor that plays `role` in `block`, in CPU memory and in its stored
+  // type.
   virtual at::Tensor read(Role role, std::int64_t block, const Slice& slice) const = 0;
 
-  // File and name of the tensor that this weight is read from, for messages.
+  // Returns file and name of the tensor that holds this weight, for messages.
   virtual std::string place(Role role, std::int64_t block) const = 0;
 
-  // What is odd about the files but does no harm, one sentence each.
+  // Returns what is odd about the files but harmless, one sentence each.
   virtual std::vector<std::string> warnings() const { return {}; }
 
-  // Identifies the weights by names, types, shapes and samples of the data: equal for equal files.
+  // Returns a hash of names, types, shapes and samples of the data, which identifies the weights.
   virtual std::uint64_t fingerprint() const = 0;
 };
 
-// The safetensors of a model directory: model.safetensors, or the shards that
+// Opens the safetensors of a model directory: model.safetensors, or the shards that
 // model.safetensors.index.json names (plain file names only, so that no index leads out of the
-// directory).  Throws UserError unless every tensor the configuration asks for is there, in a
-// floating-point type and with the shape that follows from the configuration, and every tensor of
-// the index where it says.  Tensors that nothing asks for are warned about, but for those that
-// older programs stored beside the weights although they follow from the configuration, and a head
-// that is the embedding.
+// directory).  Throws UserError unless every tensor that the configuration implies exists, in a
+// floating-point type and with the implied shape, and every tensor of the index is in the file that
+// the index names.  Warns about tensors that the model does not use, except those that repeat what
+// the configuration says and a head that is the embedding.
 std::unique_ptr<WeightSource> open_safetensors(const std::filesystem::path& directory,
                                                const ModelConfig& config);
+
+// Makes normal weights of standard deviation 0.02 (the usual initial scale) in bfloat16; norms
+// are 1. An element depends on (seed, role, block, row, column) only, so that every sharding reads
+// the same model.  Rows are windows into one random buffer: reading costs a copy, whatever the
+// model's size.
+std::unique_ptr<WeightSource> make_synthetic_weights(const ModelConfig& config, std::uint64_t seed);
 
 }  // namespace bipo

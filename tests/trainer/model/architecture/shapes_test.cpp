@@ -10,7 +10,7 @@
 #include "collectives/foundation/errors.hpp"
 #include "tests/support/errors.hpp"
 #include "trainer/model/sharding/sharding.hpp"
-#include "trainer/model/weights/synthetic_weights.hpp"
+#include "trainer/model/weights/weights.hpp"
 
 namespace bipo {
 namespace {

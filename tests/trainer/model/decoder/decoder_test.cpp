@@ -11,8 +11,8 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "collectives/self_communicator.hpp"
-#include "collectives/thread_communicator.hpp"
 #include "tests/support/naive_decoder.hpp"
+#include "tests/support/thread_communicator.hpp"
 #include "tests/support/tiny_model.hpp"
 #include "trainer/passes/pair_scores.hpp"
 
@@ -297,13 +297,13 @@ TEST(Decoder, Llama3ScalingChangesLongWavelengthsOnly) {
   const Decoder decoder(config, weights, at::kDouble, at::kCPU, self);
   const SequenceLayout layout = decoder.layout({0, 3}, {{{0, 2}, {}}}, {1});
   // 2 pi < 32 / 4: kept.  20 pi > 32 / 1: divided by 8.
-  EXPECT_NEAR(layout.kinds[0].all.cos[1][0].item<double>(), std::cos(3.0), 1e-6);
-  EXPECT_NEAR(layout.kinds[0].all.cos[1][1].item<double>(), std::cos(3.0 / 10 / 8), 1e-6);
+  EXPECT_NEAR(layout.kinds[0].all->cos[1][0].item<double>(), std::cos(3.0), 1e-6);
+  EXPECT_NEAR(layout.kinds[0].all->cos[1][1].item<double>(), std::cos(3.0 / 10 / 8), 1e-6);
   config.rotary.front().scaling = Llama3RopeScaling{8, 1, 4, 100};
   const Decoder between(config, weights, at::kDouble, at::kCPU, self);
   // 100 / (20 pi) = 1.5915 lies between 1 and 4: blend (1.5915 - 1) / 3.
   const double blend = (100 / (20 * M_PI) - 1) / 3;
-  EXPECT_NEAR(between.layout({0, 3}, {{{0, 2}, {}}}, {1}).kinds[0].all.cos[1][1].item<double>(),
+  EXPECT_NEAR(between.layout({0, 3}, {{{0, 2}, {}}}, {1}).kinds[0].all->cos[1][1].item<double>(),
               std::cos(3.0 / 10 * ((1 - blend) / 8 + blend)), 1e-6);
 }
 

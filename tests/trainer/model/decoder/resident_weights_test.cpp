@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "collectives/thread_communicator.hpp"
+#include "tests/support/thread_communicator.hpp"
 #include "tests/support/tiny_model.hpp"
 #include "trainer/cost/cost.hpp"
 #include "trainer/model/decoder/decoder.hpp"

@@ -175,7 +175,7 @@ struct BadFile {
 
 const std::vector<BadFile>& bad_files() {
   static const std::vector<BadFile> files = {
-      {"magic", [](GgufBytes& f) { f.magic = "ggjt"; }, {"no GGUF file"}},
+      {"magic", [](GgufBytes& f) { f.magic = "ggjt"; }, {"not a GGUF file"}},
       {"version_1", [](GgufBytes& f) { f.version = 1; }, {"GGUF version 1", "2 and 3"}},
       {"version_4", [](GgufBytes& f) { f.version = 4; }, {"GGUF version 4"}},
       {"big_endian", [](GgufBytes& f) { f.version = 0x03000000; }, {"big-endian"}},
@@ -246,7 +246,7 @@ const std::vector<BadFile>& bad_files() {
        {"tensor t is of type 999,"}},
       {"misaligned",
        [](GgufBytes& f) { f.add_info("t", {1}, kTensorF32, 100); },
-       {"tensor t begins at byte 100", "no multiple of 32"}},
+       {"tensor t begins at byte 100", "not a multiple of 32"}},
       {"behind_the_end",
        [](GgufBytes& f) { f.add_info("t", {1}, kTensorF32, 1ULL << 40); },
        {"tensor t takes 4 bytes from byte 1099511627776"}},

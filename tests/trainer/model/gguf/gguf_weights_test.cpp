@@ -1,5 +1,5 @@
 // Configuration and weights of a small Llama in a GGUF file: what is read, and what is refused.
-#include "trainer/model/gguf/gguf_weights.hpp"
+#include "trainer/model/gguf/gguf_model.hpp"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -11,7 +11,6 @@
 #include "collectives/foundation/errors.hpp"
 #include "tests/support/errors.hpp"
 #include "tests/support/gguf_bytes.hpp"
-#include "trainer/model/gguf/gguf_config.hpp"
 #include "trainer/model/model_files.hpp"
 
 namespace bipo {
@@ -253,7 +252,7 @@ TEST_F(GgufWeights, MissingAndMalformedKeysAreRefused) {
                         {"llama.attention.head_count must be one integer"});
   const auto heads = [](GgufBytes& file) { file.add_size("llama.attention.head_count_kv", 2); };
   testing::expect_parts(refusal({.left_out_key = "attention.head_count_kv", .more = heads}),
-                        {"no multiple of llama.attention.head_count_kv 2"});
+                        {"not a multiple of llama.attention.head_count_kv 2"});
 }
 
 TEST_F(GgufWeights, WhatChangesTheMathematicsIsRefused) {

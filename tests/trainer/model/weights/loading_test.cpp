@@ -1,4 +1,4 @@
-// What of a model's file is touched while a rank reads its part, and what of it stays in memory.
+// Which pages of a model's file a rank reads with its part, and which remain in memory.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -13,8 +13,8 @@
 #include "collectives/foundation/errors.hpp"
 #include "tests/support/errors.hpp"
 #include "tests/support/tiny_model.hpp"
-#include "trainer/model/weights/finite_weights.hpp"
 #include "trainer/model/weights/safetensors.hpp"
+#include "trainer/model/weights/tensor_check.hpp"
 
 namespace bipo {
 namespace {
@@ -45,7 +45,7 @@ class Loading : public ::testing::Test {
 
   void TearDown() override { std::filesystem::remove(path_); }
 
-  // Of the file, in this process's memory now.
+  // Counts the bytes of the file in this process's memory.
   std::uint64_t resident_bytes() const {
     std::ifstream maps("/proc/self/smaps");
     std::string line;

@@ -1,21 +1,23 @@
-#include "collectives/thread_communicator.hpp"
+// Ranks as threads of one process.
+#pragma once
 
 #include <ATen/ops/maximum.h>
 #include <ATen/ops/minimum.h>
-#include <fmt/format.h>
 
 #include <condition_variable>
 #include <exception>
+#include <functional>
 #include <mutex>
+#include <string_view>
 #include <thread>
 #include <vector>
 
+#include "collectives/communicator.hpp"
 #include "collectives/foundation/errors.hpp"
 
 namespace bipo {
-namespace {
 
-// A barrier that can be broken by a failing rank, and one slot per rank for the tensor it shows.
+// A barrier that a failing rank can break, and one slot per rank for the tensor that it shares.
 class Meeting {
  public:
   explicit Meeting(int size) : shown_(size), size_(size) {}
@@ -112,9 +114,10 @@ class ThreadCommunicator final : public Communicator {
   int size_;
 };
 
-}  // namespace
-
-void run_as_threads(int size, const std::function<void(Communicator&)>& body) {
+// Runs `body` on `size` threads, each with a Communicator of its own rank; returns when all have
+// ended.  Rethrows the first exception; a rank that throws releases the others, which get an
+// EnvironmentError from the collective in which they wait.  Reductions add in rank order.
+inline void run_as_threads(int size, const std::function<void(Communicator&)>& body) {
   Meeting meeting(size);
   std::mutex first_failure_mutex;
   std::exception_ptr first_failure;

@@ -1,0 +1,31 @@
+// The parts of a model in a GGUF file: configuration, weights and text.
+#pragma once
+
+#include <memory>
+
+#include "datasets/tokens/model_text.hpp"
+#include "trainer/model/architecture/config.hpp"
+#include "trainer/model/gguf/gguf_file.hpp"
+#include "trainer/model/weights/weights.hpp"
+
+namespace bipo {
+
+// Reads the sizes from the metadata, and from the tensors the vocabulary and whether the head is
+// tied. Throws UserError for missing or malformed keys, and for every key of the architecture that
+// this program does not know or whose value it does not implement: any of them may change the
+// mathematics.
+ModelConfig read_gguf_config(const GgufFile& file);
+
+// Opens the weights, whose slices are float16, bfloat16 or float32 as stored, and float32 of
+// quantised tensors.  Throws UserError unless the file's tensors are those that the configuration
+// implies, all of them in the implied shapes, and no others: an unknown bias or factor would change
+// what the model computes.
+std::unique_ptr<WeightSource> open_gguf_weights(std::shared_ptr<const GgufFile> file,
+                                                const ModelConfig& config);
+
+// Reads tokenizer, special tokens and chat template from the keys tokenizer.ggml.* and
+// tokenizer.chat_template.  Throws UserError, naming file and key, for what is missing, malformed
+// or not implemented: nothing that changes tokens is ignored.
+ModelText read_gguf_text(const GgufFile& file);
+
+}  // namespace bipo
