@@ -101,18 +101,17 @@ class Batch {
     coefficients_ = by_setting_.repeat({1, static_cast<std::int64_t>(prompts_.size())});
   }
 
-  // Blocks with the vectors that stand among them.
-  at::Tensor run_steered(at::Tensor h, Range blocks, const CachedLayout& layout,
+  // The last block's output, from the input h of the first of `blocks`, steered from there on.
+  at::Tensor run_steered(const at::Tensor& h, Range blocks, const CachedLayout& layout,
                          const KeyValueCache& cache, const at::Tensor& coefficients) const {
-    std::int64_t next = blocks.begin;
-    for (const std::int64_t layer : layers_) {
-      if (layer >= blocks.begin && layer < blocks.end) {
-        h = decoder_.run_cached(h, {next, layer + 1}, layout, cache);
-        h = vectors_.add(h, layer, coefficients);
-        next = layer + 1;
-      }
-    }
-    return decoder_.run_cached(h, {next, blocks.end}, layout, cache);
+    const auto run = [&](const at::Tensor& x, Range part) {
+      return decoder_.run_cached(x, part, layout, cache);
+    };
+    const auto add = [&](const at::Tensor& x, std::int64_t layer) {
+      return vectors_.add(x, layer, coefficients);
+    };
+    const ResidualStream steered = run_past_sites({h, blocks.begin}, layers_, add, run);
+    return run(steered.hidden, {steered.next_block, blocks.end});
   }
 
   // The last block's output at the last row of every sequence, [P S, D].
@@ -132,23 +131,21 @@ class Batch {
     return at::cat(last);
   }
 
-  // The rest of the model for the rows of one prompt at one setting.
+  CachedLayout own_layout(const std::vector<CachedPart>& parts) const {
+    return own_.size() > 0 ? decoder_.cached_layout(parts) : CachedLayout{};
+  }
+
+  // The blocks after the shared ones, for the rows of one prompt at one setting.
   at::Tensor run_own(const at::Tensor& h, std::size_t row, const at::Tensor& multipliers) {
-    if (own_.size() == 0 && settings_.positions == SteeredPositions::kAnswer) {
+    if (settings_.positions == SteeredPositions::kAnswer) {
       return h;
     }
     const std::int64_t length = h.size(0);
-    const at::Tensor coefficients = multipliers.unsqueeze(1).expand({-1, length});
-    const at::Tensor steered = layers_.empty() ? h : vectors_.add(h, layers_.front(), coefficients);
-    if (own_.size() == 0) {
-      return steered;
-    }
-    const CachedLayout layout =
-        decoder_.cached_layout({own_prompt_regions_[row].extend(0, length)});
-    return run_steered(steered, own_, layout, own_cache_, coefficients);
+    const CachedLayout layout = own_layout({own_prompt_regions_[row].extend(0, length)});
+    return run_steered(h, own_, layout, own_cache_, multipliers.unsqueeze(1).expand({-1, length}));
   }
 
-  // The same after one token more of every text.
+  // The same after one more token of every text.
   at::Tensor run_step() {
     std::vector<std::int64_t> ids;
     std::vector<CachedPart> shared_parts;
@@ -159,16 +156,15 @@ class Batch {
       ids.push_back(goes_on ? texts_[r].tokens.back() : 0);
       shared_parts.push_back(goes_on ? shared_regions_[r].extend(row, 1)
                                      : shared_regions_[r].idle(row));
-      if (own_.size() > 0) {
-        own_parts.push_back(goes_on ? own_regions_[r].extend(row, 1) : own_regions_[r].idle(row));
-      }
+      own_parts.push_back(goes_on ? own_regions_[r].extend(row, 1) : own_regions_[r].idle(row));
     }
     const at::Tensor embedded = decoder_.embed(at::tensor(ids, at::kLong).to(decoder_.device()));
-    const at::Tensor h = run_steered(embedded, shared_, decoder_.cached_layout(shared_parts),
-                                     shared_cache_, coefficients_);
-    return own_.size() == 0
-               ? h
-               : run_steered(h, own_, decoder_.cached_layout(own_parts), own_cache_, coefficients_);
+    const CachedLayout shared = decoder_.cached_layout(shared_parts);
+    if (settings_.positions == SteeredPositions::kAnswer) {
+      return run_steered(embedded, shared_, shared, shared_cache_, coefficients_);
+    }
+    return run_steered(decoder_.run_cached(embedded, shared_, shared, shared_cache_), own_,
+                       own_layout(own_parts), own_cache_, coefficients_);
   }
 
   bool ended(std::size_t row) const {

@@ -12,8 +12,7 @@
 #include "datasets/tokenizer/tokenizer.hpp"
 #include "experiments/generation/token_sampling.hpp"
 #include "trainer/model/decoder/decoder.hpp"
-#include "trainer/passes/steered_positions.hpp"
-#include "trainer/passes/steering_vectors.hpp"
+#include "trainer/passes/steering.hpp"
 
 namespace bipo {
 

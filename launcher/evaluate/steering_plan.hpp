@@ -10,7 +10,7 @@
 #include "experiments/runs/stored_vector.hpp"
 #include "launcher/job/vectors_in_use.hpp"
 #include "launcher/options/options.hpp"
-#include "trainer/passes/steering_vectors.hpp"
+#include "trainer/passes/steering.hpp"
 
 namespace bipo {
 

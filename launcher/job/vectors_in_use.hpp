@@ -8,7 +8,7 @@
 #include "experiments/runs/stored_vector.hpp"
 #include "launcher/options/vector_choice.hpp"
 #include "trainer/model/model_files.hpp"
-#include "trainer/passes/steering_vectors.hpp"
+#include "trainer/passes/steering.hpp"
 
 namespace bipo {
 

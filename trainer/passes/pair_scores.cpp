@@ -11,9 +11,16 @@ namespace bipo {
 
 PairScores score_pairs(const Decoder& decoder, const PackedPairs& packed, const at::Tensor& hidden,
                        const Steering& steering) {
-  const at::Tensor steered = steer(hidden, steering.coefficients, steering.vectors);
+  const ResidualStream steered = run_past_sites(
+      {hidden, steering.layer + 1}, {steering.layer},
+      [&](const at::Tensor& h, std::int64_t) {
+        return steer(h, steering.coefficients, steering.vectors);
+      },
+      [&](const at::Tensor& h, Range blocks) {
+        return decoder.run_blocks(h, blocks, packed.layout);
+      });
   return score_output(decoder, packed,
-                      decoder.run_to_answers(steered, steering.layer + 1, packed.layout));
+                      decoder.run_to_answers(steered.hidden, steered.next_block, packed.layout));
 }
 
 PairScores score_output(const Decoder& decoder, const PackedPairs& packed,

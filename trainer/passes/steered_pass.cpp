@@ -27,34 +27,29 @@ SteeredPass::SteeredPass(const Decoder& decoder, const SteeringVectors& vectors,
       mask_(steered_rows(decoder, packed, positions)) {
   const at::NoGradGuard no_grad;
   const std::int64_t blocks = layers_.empty() ? 0 : layers_.front() + 1;
-  prefix_ = decoder.run_blocks(decoder.embed(packed.ids), {0, blocks}, packed.layout);
+  prefix_ = {decoder.run_blocks(decoder.embed(packed.ids), {0, blocks}, packed.layout), blocks};
 }
 
-SteeredPass::Steered SteeredPass::steered(const std::vector<double>& coefficients) const {
-  const at::NoGradGuard no_grad;
+ResidualStream SteeredPass::steered(const std::vector<double>& coefficients) const {
   const at::Tensor of_rows =
       at::outer(at::tensor(coefficients, at::kDouble).to(mask_.options()), mask_);
-  Steered state{prefix_, 0};
-  for (const std::int64_t layer : layers_) {
-    if (layer != layers_.front()) {
-      state.hidden =
-          decoder_.run_blocks(state.hidden, {state.next_block, layer + 1}, packed_.layout);
-    }
-    state.hidden = vectors_.add(state.hidden, layer, of_rows);
-    state.next_block = layer + 1;
-  }
-  return state;
+  return run_past_sites(
+      prefix_, layers_,
+      [&](const at::Tensor& h, std::int64_t layer) { return vectors_.add(h, layer, of_rows); },
+      [&](const at::Tensor& h, Range blocks) {
+        return decoder_.run_blocks(h, blocks, packed_.layout);
+      });
 }
 
 at::Tensor SteeredPass::to_answers(const std::vector<double>& coefficients) const {
   const at::NoGradGuard no_grad;
-  const Steered state = steered(coefficients);
+  const ResidualStream state = steered(coefficients);
   return decoder_.run_to_answers(state.hidden, state.next_block, packed_.layout);
 }
 
 at::Tensor SteeredPass::to_all(const std::vector<double>& coefficients) const {
   const at::NoGradGuard no_grad;
-  const Steered state = steered(coefficients);
+  const ResidualStream state = steered(coefficients);
   return decoder_.run_blocks(state.hidden, {state.next_block, decoder_.config().blocks},
                              packed_.layout);
 }

@@ -8,8 +8,7 @@
 
 #include "trainer/model/decoder/decoder.hpp"
 #include "trainer/passes/packing.hpp"
-#include "trainer/passes/steered_positions.hpp"
-#include "trainer/passes/steering_vectors.hpp"
+#include "trainer/passes/steering.hpp"
 
 namespace bipo {
 
@@ -28,19 +27,14 @@ class SteeredPass {
   at::Tensor to_all(const std::vector<double>& coefficients) const;      // [T, D]
 
  private:
-  struct Steered {
-    at::Tensor hidden;            // [T, D], steered
-    std::int64_t next_block = 0;  // that runs on it
-  };
-
-  Steered steered(const std::vector<double>& coefficients) const;
+  ResidualStream steered(const std::vector<double>& coefficients) const;
 
   const Decoder& decoder_;
   const SteeringVectors& vectors_;
   const PackedAnswers& packed_;
   std::vector<std::int64_t> layers_;
-  at::Tensor mask_;    // [T] of the residual type: 1 where a row is steered
-  at::Tensor prefix_;  // [T, D], output of the lowest steered block, or the embedding
+  at::Tensor mask_;        // [T] of the residual type: 1 where a row is steered
+  ResidualStream prefix_;  // output of the lowest steered block, or the embedding
 };
 
 }  // namespace bipo
