@@ -17,7 +17,7 @@
 #include "launcher/job/vectors_in_use.hpp"
 #include "launcher/job/whole_model.hpp"
 #include "launcher/options/options.hpp"
-#include "trainer/passes/prompt_divergence.hpp"
+#include "trainer/passes/continuation_scores.hpp"
 
 namespace bipo {
 

@@ -45,12 +45,13 @@ class Measurement {
   std::uint64_t seed() const { return job_.options.seed; }
   MarginSettings margin_settings() const { return {job_.options.beta, seed()}; }
 
-  Progress progress(const std::string& what) const {
-    return [this, what](std::int64_t done, std::int64_t total) {
+  ScoringContext context(const std::string& what) const {
+    const auto progress = [this, what](std::int64_t done, std::int64_t total) {
       if (display_ != nullptr) {
         display_->phase(what, done, total);
       }
     };
+    return {decoder_, ranks_, job_.options.batch_size, progress};
   }
 
   ContinuationScores score(const std::vector<Continuations>& items,
@@ -58,8 +59,7 @@ class Measurement {
                            const std::string& what) const {
     const auto positions =
         job_.options.positions == "all" ? SteeredPositions::kAll : SteeredPositions::kAnswer;
-    return score_continuations(decoder_, items, job_.options.batch_size, vectors_,
-                               {coefficients, positions}, ranks_, progress(what));
+    return score_continuations(context(what), items, vectors_, {coefficients, positions});
   }
 
   // Calls `add` with every direction, multiplier and index of the setting.
@@ -182,9 +182,8 @@ class Measurement {
     if (job_.neutral_prompts.empty()) {
       return;
     }
-    const auto divergences =
-        prompt_divergences(decoder_, job_.neutral_prompts, job_.options.batch_size, vectors_,
-                           of_directions_, ranks_, progress("neutral prompts, group"));
+    const auto divergences = prompt_divergences(context("neutral prompts, group"),
+                                                job_.neutral_prompts, vectors_, of_directions_);
     if (!speaks()) {
       return;
     }

@@ -13,7 +13,7 @@
 #include "collectives/foundation/errors.hpp"
 #include "collectives/number_reduction.hpp"
 #include "datasets/batches/batch_plan.hpp"
-#include "trainer/cache/residual_scale.hpp"
+#include "trainer/passes/pair_scores.hpp"
 
 namespace bipo {
 namespace {
@@ -41,7 +41,23 @@ void require_finite(const std::vector<TokenPair>& pairs,
   }
 }
 
+double median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return values.size() % 2 == 1 ? *middle
+                                : (*std::max_element(values.begin(), middle) + *middle) / 2;
+}
+
 }  // namespace
+
+at::Tensor token_rms(const at::Tensor& h) {
+  return h.to(at::kDouble).square().mean(-1).sqrt().to(at::kCPU);
+}
+
+double shared_median(std::vector<double> rms, at::Device device, const Ranks& ranks) {
+  share_rows(rms, device, ranks);
+  return median(std::move(rms));
+}
 
 ActivationCache::ActivationCache(const Decoder& decoder, const std::vector<TokenPair>& pairs,
                                  const CacheSettings& settings, const Ranks& ranks)
@@ -58,9 +74,10 @@ ActivationCache::ActivationCache(const Decoder& decoder, const std::vector<Token
     Layer entry;
     entry.layer = layer;
     if (settings.keep && settings.directory.empty()) {
-      entry.store.emplace(shape, *ranks.node);
+      entry.store = std::make_unique<ActivationStore>(shape, *ranks.node);
     } else if (settings.keep) {
-      entry.store.emplace(shape, settings.directory, layer_key(settings, layer));
+      entry.store =
+          std::make_unique<ActivationStore>(shape, settings.directory, layer_key(settings, layer));
       entry.filled = holds_on_all(entry.store->is_complete(), *ranks.world);
       if (entry.filled) {
         read_back(entry);
@@ -94,14 +111,6 @@ const ActivationCache::Layer& ActivationCache::at(std::int64_t layer) const {
     throw BugError(fmt::format("layer {} is not in the activation cache", layer));
   }
   return *found;
-}
-
-const std::vector<AnswerLogProbs>& ActivationCache::reference(std::int64_t layer) const {
-  return at(layer).reference;
-}
-
-double ActivationCache::median_rms(std::int64_t layer) const {
-  return at(layer).median_rms;
 }
 
 Range ActivationCache::rows_of(std::int64_t pair) const {
@@ -142,7 +151,29 @@ at::Tensor ActivationCache::activations(const Decoder& decoder, const PackedPair
   return at::cat(parts).index_select(0, at::tensor(rows, at::kLong).to(decoder.device()));
 }
 
-// One pass over the data of several caches that were asked for the same layers.
+std::vector<AnswerLogProbs> ActivationCache::score(const ScoringContext& context,
+                                                   std::int64_t layer, const at::Tensor& vector,
+                                                   double coefficient) const {
+  const at::NoGradGuard no_grad;
+  std::vector<AnswerLogProbs> answers(pairs_.size());
+  for_each_group(context, static_cast<std::int64_t>(pairs_.size()),
+                 [&](const std::vector<std::int64_t>& group) {
+                   const PackedPairs packed = pack_alike(pairs_, group, context.decoder);
+                   const Steering steering{
+                       layer, at::full({1, packed.tokens()}, coefficient, vector.options()),
+                       vector.unsqueeze(0)};
+                   const PairScores scores =
+                       score_pairs(context.decoder, packed,
+                                   activations(context.decoder, packed, layer), steering);
+                   for (std::size_t i = 0; i < group.size(); ++i) {
+                     answers[static_cast<std::size_t>(group[i])] = scores.answers[i];
+                   }
+                 });
+  share_rows(answers, context.decoder.device(), context.ranks);
+  return answers;
+}
+
+// One pass over the data of several caches for the same layers.
 class PrefixPass {
  public:
   PrefixPass(Decoder& decoder, const std::vector<ActivationCache*>& caches, const Ranks& ranks,
@@ -197,10 +228,10 @@ class PrefixPass {
     explicit Found(const ActivationCache& cache)
         : rms(cache.settings_.layers.size(),
               std::vector<double>(static_cast<std::size_t>(cache.first_token_.back()), 0.0)),
-          log_probs(2 * cache.pairs_.size(), 0.0) {}
+          answers(cache.pairs_.size()) {}
 
     std::vector<std::vector<double>> rms;  // per layer, per token
-    std::vector<double> log_probs;         // {chosen, rejected} per pair
+    std::vector<AnswerLogProbs> answers;   // per pair
   };
 
   std::vector<Passenger> board(const std::vector<ActivationCache*>& caches) {
@@ -228,12 +259,15 @@ class PrefixPass {
            ranks_.topology.dp_rank();
   }
 
-  // Where there is no room for all pairs' activations, there is none for them on their way either.
+  static std::string reference_phase(const ActivationCache& cache) {
+    return fmt::format("reference of {} pairs, group", cache.pairs_.size());
+  }
+
+  // Without room for all pairs' cached activations, there is none for all pairs under way either.
   void stream_by_groups(const std::vector<ActivationCache*>& caches) {
     for (ActivationCache* cache : caches) {
-      const std::string what = fmt::format("reference of {} pairs, group", cache->pairs_.size());
       for (std::size_t g = 0; g < cache->groups_.size(); ++g) {
-        progress_(what, static_cast<std::int64_t>(g) + 1,
+        progress_(reference_phase(*cache), static_cast<std::int64_t>(g) + 1,
                   static_cast<std::int64_t>(cache->groups_.size()));
         if (is_mine(g)) {
           std::vector<Passenger> passengers;
@@ -244,7 +278,8 @@ class PrefixPass {
     }
   }
 
-  // Every pair through block after block, leaving its output at the layers asked for, to the head.
+  // Runs every pair through block after block to the head; keeps its output at the requested
+  // layers.
   void stream(std::vector<Passenger> passengers) {
     const std::int64_t last = decoder_.config().blocks - 1;
     for (std::int64_t block = 0; block <= last; ++block) {
@@ -255,15 +290,15 @@ class PrefixPass {
       const auto layer = std::find(layers_.begin(), layers_.end(), block);
       for (Passenger& passenger : passengers) {
         if (block == last) {
-          score(passenger);  // the last block's output is wanted at the predicting rows only
+          score(passenger);  // the head needs the last block's output at the predicting rows only
         }
         if (block < last || layer != layers_.end()) {
           passenger.hidden =
               decoder_.run_blocks(passenger.hidden, {block, block + 1}, passenger.packed.layout);
         }
         if (layer != layers_.end()) {
-          leave(passenger, block,
-                found_[passenger.cache].rms[static_cast<std::size_t>(layer - layers_.begin())]);
+          keep(passenger, block,
+               found_[passenger.cache].rms[static_cast<std::size_t>(layer - layers_.begin())]);
         }
       }
       if (keeps_all_ && block <= layers_.front()) {
@@ -272,17 +307,15 @@ class PrefixPass {
     }
   }
 
-  // From the output of the last block but one.
+  // Runs the last block and the head on the output of the block before.
   void score(const Passenger& passenger) {
     const at::Tensor output = decoder_.run_to_answers(
         passenger.hidden, decoder_.config().blocks - 1, passenger.packed.layout);
-    const AnswerLogProbs answers = score_output(decoder_, passenger.packed, output).answers.front();
-    std::vector<double>& log_probs = found_[passenger.cache].log_probs;
-    log_probs[2 * static_cast<std::size_t>(passenger.pair)] = answers.chosen;
-    log_probs[2 * static_cast<std::size_t>(passenger.pair) + 1] = answers.rejected;
+    found_[passenger.cache].answers[static_cast<std::size_t>(passenger.pair)] =
+        score_output(decoder_, passenger.packed, output).answers.front();
   }
 
-  void leave(const Passenger& passenger, std::int64_t layer, std::vector<double>& rms) {
+  void keep(const Passenger& passenger, std::int64_t layer, std::vector<double>& rms) {
     ActivationCache& cache = *passenger.cache;
     const Range rows = cache.rows_of(passenger.pair);
     const at::Tensor of_tokens = token_rms(passenger.hidden);
@@ -295,7 +328,7 @@ class PrefixPass {
     }
   }
 
-  // Exchanges what the replicas computed, and brings it to nodes that no rank computed it on.
+  // Exchanges what the replicas computed, and copies it to the other nodes.
   void share(ActivationCache& cache) {
     const Found& found = found_[&cache];
     for (std::size_t i = 0; i < cache.layers_.size(); ++i) {
@@ -305,12 +338,12 @@ class PrefixPass {
       }
       entry.median_rms = shared_median(found.rms[i], decoder_.device(), ranks_);
       if (cache.settings_.keep) {
-        share_rows(cache, entry);
+        share_activations(cache, entry);
       }
     }
   }
 
-  void share_rows(ActivationCache& cache, ActivationCache::Layer& entry) {
+  void share_activations(ActivationCache& cache, ActivationCache::Layer& entry) {
     ranks_.node->barrier();
     if (ranks_.node->size() == ranks_.world->size()) {
       return;
@@ -321,7 +354,7 @@ class PrefixPass {
     ranks_.node->barrier();
   }
 
-  // A group's rows from its replica to the others; on each node one rank writes them.
+  // Sends a group's rows from its replica to the others; on each node one rank writes them.
   void exchange(ActivationCache& cache, ActivationCache::Layer& entry, std::size_t group) {
     const Range rows{cache.rows_of(cache.groups_[group].front()).begin,
                      cache.rows_of(cache.groups_[group].back()).end};
@@ -340,8 +373,8 @@ class PrefixPass {
   void find_references(ActivationCache& cache) {
     const bool exact = decoder_.product_type() != at::kBFloat16 &&
                        (!cache.settings_.keep || cache.settings_.type != at::kBFloat16);
-    const std::vector<AnswerLogProbs> streamed =
-        gather_answers(found_[&cache].log_probs, decoder_.device(), ranks_);
+    std::vector<AnswerLogProbs>& streamed = found_[&cache].answers;
+    share_rows(streamed, decoder_.device(), ranks_);
     for (ActivationCache::Layer& entry : cache.layers_) {
       if (!entry.filled) {
         entry.reference = exact ? streamed : find_reference(cache, entry.layer);
@@ -352,16 +385,13 @@ class PrefixPass {
 
   // The very path that training takes, at v = 0.
   std::vector<AnswerLogProbs> find_reference(const ActivationCache& cache, std::int64_t layer) {
-    const at::Tensor zero =
-        at::zeros({decoder_.config().hidden},
-                  at::TensorOptions().dtype(decoder_.residual_type()).device(decoder_.device()));
-    const auto hidden = [&](const PackedPairs& packed) {
-      return cache.activations(decoder_, packed, layer);
+    const auto residual =
+        at::TensorOptions().dtype(decoder_.residual_type()).device(decoder_.device());
+    const auto progress = [&](std::int64_t done, std::int64_t total) {
+      progress_(reference_phase(cache), done, total);
     };
-    const std::string what = fmt::format("reference of {} pairs, group", cache.pairs_.size());
-    return score_groups(
-        decoder_, {cache.pairs_, cache.groups_, hidden}, layer, zero, 0, ranks_,
-        [&](std::int64_t done, std::int64_t total) { progress_(what, done, total); });
+    return cache.score({decoder_, ranks_, cache.settings_.group_size, progress}, layer,
+                       at::zeros({decoder_.config().hidden}, residual), 0);
   }
 
   void finish(ActivationCache& cache) {

@@ -60,7 +60,7 @@ std::uint64_t* seal_of(std::byte* begin, const StoreShape& shape) {
   return reinterpret_cast<std::uint64_t*>(begin + shape.bytes()) - 2;
 }
 
-// The first place that has room: memory, where the system offers it as files, else a disk.
+// Returns the first directory with room: memory, where the system offers it as files, then a disk.
 std::filesystem::path scratch_directory(std::uint64_t bytes) {
   std::vector<std::filesystem::path> candidates{"/dev/shm"};
   if (const char* named = std::getenv("TMPDIR")) {
@@ -75,8 +75,8 @@ std::filesystem::path scratch_directory(std::uint64_t bytes) {
     }
   }
   throw EnvironmentError(fmt::format(
-      "the activations take {} bytes to share among the ranks of a node, but neither /dev/shm, "
-      "$TMPDIR nor /tmp has room; lower --cache-budget or give --cache-dir",
+      "the ranks of a node share {} bytes of activations, but neither /dev/shm, $TMPDIR nor /tmp "
+      "has room for them; lower --cache-budget or set --cache-dir",
       bytes));
 }
 
@@ -129,20 +129,6 @@ ActivationStore::~ActivationStore() {
   }
 }
 
-ActivationStore::ActivationStore(ActivationStore&& other) noexcept
-    : shape_(other.shape_),
-      final_path_(std::move(other.final_path_)),
-      temporary_path_(std::move(other.temporary_path_)),
-      key_(other.key_),
-      complete_(other.complete_),
-      removes_temporary_(std::exchange(other.removes_temporary_, false)),
-      mapped_(std::exchange(other.mapped_, nullptr)),
-      owned_(std::move(other.owned_)),
-      activations_(std::move(other.activations_)),
-      log_probs_(std::move(other.log_probs_)),
-      median_rms_(std::move(other.median_rms_)) {
-}
-
 void ActivationStore::begin(Communicator& node) {
   if (mapped_ != nullptr) {
     ::munmap(mapped_, shape_.bytes());
@@ -166,7 +152,7 @@ void ActivationStore::begin(Communicator& node) {
   }
 }
 
-// Room is reserved at once, so that a full disk is an error here and not a signal later.
+// Reserves room at once, so that a full disk is an error here and not a signal later.
 void ActivationStore::map_new_file(const std::filesystem::path& path, Communicator& node,
                                    bool keep_name) {
   if (node.rank() == 0) {

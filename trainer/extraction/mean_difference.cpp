@@ -10,7 +10,6 @@
 
 #include "collectives/exact_sum.hpp"
 #include "collectives/foundation/errors.hpp"
-#include "trainer/cache/residual_scale.hpp"
 #include "trainer/passes/packing.hpp"
 
 namespace bipo {

@@ -14,7 +14,7 @@
 #include "collectives/exact_sum.hpp"
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
-#include "trainer/loop/evaluation.hpp"
+#include "trainer/loop/held_out_evaluation.hpp"
 #include "trainer/passes/pair_scores.hpp"
 #include "trainer/records/vector_norm.hpp"
 
@@ -398,8 +398,9 @@ class Trainer {
       if (held_out_ == nullptr || !due) {
         continue;
       }
-      auto rows = evaluate_pairs(decoder_, *held_out_, layer_, state.vector, settings.multipliers,
-                                 settings.beta, ranks_);
+      const ScoringContext context{decoder_, ranks_, held_out_->settings().group_size, {}};
+      auto rows = evaluate_pairs(context, *held_out_, layer_, state.vector, settings.multipliers,
+                                 settings.beta);
       for (EvalRow& row : rows) {
         row.step = state.step;
         row.epoch = epoch;

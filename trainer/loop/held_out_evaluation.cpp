@@ -1,9 +1,8 @@
-#include "trainer/loop/evaluation.hpp"
+#include "trainer/loop/held_out_evaluation.hpp"
 
 #include <ATen/ATen.h>
-#include <ATen/core/grad_mode.h>
 
-#include "trainer/passes/pair_scores.hpp"
+#include "trainer/passes/objective.hpp"
 
 namespace bipo {
 namespace {
@@ -26,24 +25,19 @@ EvalRow summarize(const std::vector<AnswerLogProbs>& policy,
 
 }  // namespace
 
-std::vector<EvalRow> evaluate_pairs(const Decoder& decoder, const ActivationCache& cache,
+std::vector<EvalRow> evaluate_pairs(const ScoringContext& context, const ActivationCache& held_out,
                                     std::int64_t layer, const std::vector<float>& vector,
-                                    const std::vector<double>& multipliers, double beta,
-                                    const Ranks& ranks) {
-  const at::NoGradGuard no_grad;
+                                    const std::vector<double>& multipliers, double beta) {
+  const Decoder& decoder = context.decoder;
   const at::Tensor on_device =
       at::tensor(vector, at::kFloat)
           .to(at::TensorOptions().dtype(decoder.residual_type()).device(decoder.device()));
-  const auto hidden = [&](const PackedPairs& packed) {
-    return cache.activations(decoder, packed, layer);
-  };
-  const PairGroups set{cache.pairs(), cache.groups(), hidden};
+  const std::vector<AnswerLogProbs>& reference = held_out.reference(layer);
   std::vector<EvalRow> rows;
   for (const double multiplier : multipliers) {
-    const auto policy = multiplier == 0 ? cache.reference(layer)
-                                        : score_groups(decoder, set, layer, on_device, multiplier,
-                                                       ranks, [](std::int64_t, std::int64_t) {});
-    rows.push_back(summarize(policy, cache.reference(layer), multiplier, beta));
+    const auto policy =
+        multiplier == 0 ? reference : held_out.score(context, layer, on_device, multiplier);
+    rows.push_back(summarize(policy, reference, multiplier, beta));
   }
   return rows;
 }
