@@ -15,7 +15,7 @@
 #include "launcher/job/stored_settings.hpp"
 #include "launcher/job/template_dates.hpp"
 #include "launcher/job/text_options.hpp"
-#include "trainer/records/vector_norm.hpp"
+#include "trainer/records/records.hpp"
 
 namespace bipo {
 namespace {

@@ -17,7 +17,7 @@
 #include "launcher/training/prepared_model.hpp"
 #include "launcher/training/run_beginning.hpp"
 #include "launcher/training/weight_check.hpp"
-#include "trainer/records/vector_norm.hpp"
+#include "trainer/records/records.hpp"
 
 namespace bipo {
 namespace {

@@ -19,7 +19,7 @@
 #include "launcher/job/template_dates.hpp"
 #include "launcher/training/run_settings.hpp"
 #include "trainer/model/architecture/config.hpp"
-#include "trainer/records/vector_norm.hpp"
+#include "trainer/records/records.hpp"
 
 namespace bipo {
 namespace {

@@ -6,7 +6,7 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "launcher/job/stored_settings.hpp"
-#include "trainer/records/vector_norm.hpp"
+#include "trainer/records/records.hpp"
 
 namespace bipo {
 namespace {

@@ -16,7 +16,7 @@
 #include "collectives/foundation/errors.hpp"
 #include "trainer/loop/held_out_evaluation.hpp"
 #include "trainer/passes/pair_scores.hpp"
-#include "trainer/records/vector_norm.hpp"
+#include "trainer/records/records.hpp"
 
 namespace bipo {
 namespace {
