@@ -19,7 +19,7 @@ std::size_t common_prefix(const std::vector<TokenId>& a, const std::vector<Token
   return static_cast<std::size_t>(std::mismatch(a.begin(), end, b.begin()).first - a.begin());
 }
 
-// An item's sequences: each of the answers follows the prompt.
+// An item's sequences: every answer follows the prompt.
 struct Sequences {
   const std::vector<TokenId>* prompt = nullptr;
   std::vector<const std::vector<TokenId>*> answers;
@@ -48,7 +48,7 @@ void require_tokens(const Sequences& item) {
 
 class Packer {
  public:
-  // `sequences`: of each of `items`, in their order.
+  // `sequences` belong to `items`, in their order.
   Packer(const std::vector<PackItem>& items, std::vector<Sequences> sequences)
       : items_(items), sequences_(std::move(sequences)), first_answer_{0} {
     for (const Sequences& item : sequences_) {
@@ -58,7 +58,7 @@ class Packer {
     }
   }
 
-  // Items (by their place in the batch) that are steered alike.
+  // Adds items that are steered alike; `members` are their places in the batch.
   void add_tree(const std::vector<std::size_t>& members) {
     steering_ = items_[members.front()].steering;
     pair_ = items_[members.front()].pair;
@@ -97,7 +97,7 @@ class Packer {
   }
 
  private:
-  // Tokens that all the members' prompts begin with.
+  // Counts the tokens that all the members' prompts begin with.
   std::size_t shared_by(const std::vector<std::size_t>& members) const {
     const std::vector<TokenId>& first = *sequences_[members.front()].prompt;
     std::size_t shared = first.size();
@@ -128,8 +128,8 @@ class Packer {
     }
   }
 
-  // Tokens [begin, end) as rows of their own, from `position` in the sequence and `offset` in the
-  // item's own packing on.
+  // Adds tokens [begin, end) as rows; the first is at `position` in the sequence and at `offset` in
+  // the item's packing by itself.
   Range append(const std::vector<TokenId>& tokens, std::size_t begin, std::size_t end,
                std::int64_t position, std::int64_t offset, const std::vector<Range>& context) {
     const auto first = static_cast<std::int64_t>(ids_.size());
@@ -164,7 +164,7 @@ class Packer {
   const std::vector<PackItem>& items_;
   std::vector<Sequences> sequences_;        // of each item
   std::vector<std::int64_t> first_answer_;  // of each item, and the number of all
-  std::int64_t steering_ = 0;               // of the rows that are being added
+  SteeringChoice steering_;                 // of the rows that are being added
   std::int64_t pair_ = 0;                   // likewise
   std::vector<std::int64_t> ids_;
   std::vector<std::int64_t> positions_;
@@ -172,7 +172,7 @@ class Packer {
   std::vector<std::int64_t> predicting_rows_;
   std::vector<std::int64_t> targets_;
   std::vector<std::int64_t> answer_of_target_;
-  std::vector<std::int64_t> steering_of_token_;
+  std::vector<SteeringChoice> steering_of_token_;
   std::vector<std::int64_t> rows_of_answers_;
   std::vector<std::int64_t> pair_of_token_;
   std::vector<std::int64_t> offset_of_token_;
@@ -182,7 +182,7 @@ template <typename Item>
 PackedAnswers pack(const std::vector<Item>& all, const std::vector<PackItem>& items,
                    const Decoder& decoder) {
   std::vector<Sequences> sequences;
-  std::map<std::int64_t, std::vector<std::size_t>> trees;
+  std::map<SteeringChoice, std::vector<std::size_t>> trees;
   for (std::size_t i = 0; i < items.size(); ++i) {
     sequences.push_back(sequences_of(all.at(static_cast<std::size_t>(items[i].pair))));
     trees[items[i].steering].push_back(i);
