@@ -1,4 +1,3 @@
-// What common GPUs can do at most, by their makers' data sheets.
 #include "trainer/cost/machine_table.hpp"
 
 #include <fmt/format.h>
@@ -10,7 +9,7 @@
 namespace bipo {
 
 const std::vector<MachineEntry>& machine_table() {
-  // Links: half of NVLink's figure for both directions; PCIe 4.0 x16 where there is no NVLink.
+  // Links: half of NVLink's figure for both directions; PCIe 4.0 x16 without NVLink.
   static const std::vector<MachineEntry> table = {
       {"a100-40", 40e9, 312e12, 19.5e12, 1.555e12, 300e9,
        "NVIDIA A100 Tensor Core GPU data sheet, 40 GB SXM"},
