@@ -14,15 +14,15 @@ namespace {
 struct Region {
   Range rows;
   std::int64_t used = 0;
-  std::vector<Range> context;  // rows of other regions that stand before it
+  std::vector<Range> context;  // rows of other regions that precede it
 
-  // The sequence's next `count` rows, as rows `first`... of a batch.
+  // Takes the sequence's next `count` rows, as rows `first`... of a batch.
   CachedPart extend(std::int64_t first, std::int64_t count) {
     used += count;
     return {{first, first + count}, {rows.begin, rows.begin + used}, context};
   }
 
-  // A row that stands for a text that has ended: it sees itself alone.
+  // The row of a text that has ended: it attends to itself alone.
   CachedPart idle(std::int64_t row) const {
     return {{row, row + 1}, {rows.begin, rows.begin + 1}, {}};
   }
@@ -66,10 +66,6 @@ class Batch {
   std::int64_t settings() const { return static_cast<std::int64_t>(settings_.multipliers.size()); }
   std::int64_t rows() const { return static_cast<std::int64_t>(texts_.size()); }
 
-  at::TensorOptions residual_options() const {
-    return at::TensorOptions().dtype(decoder_.residual_type()).device(decoder_.device());
-  }
-
   void lay_out() {
     std::int64_t shared_rows = 0;
     std::int64_t own_rows = 0;
@@ -81,8 +77,8 @@ class Batch {
         next += count;
         return Range{next - count, next};
       };
-      // Prompt and text are regions of their own in both caches: what is summed over them is then
-      // summed alike, wherever the vectors stand.
+      // Prompt and text are separate regions in both caches, so that the order of sums over them
+      // does not depend on the vectors' layers.
       prompt_regions_.push_back({take(shared_rows, length), 0, {}});
       for (std::int64_t s = 0; s < settings(); ++s) {
         limits_.push_back(limit);
@@ -97,11 +93,13 @@ class Batch {
     for (const std::vector<double>& multipliers : settings_.multipliers) {
       columns.push_back(at::tensor(multipliers, at::kDouble).unsqueeze(1));
     }
-    by_setting_ = at::cat(columns, 1).to(residual_options());
+    by_setting_ =
+        at::cat(columns, 1)
+            .to(at::TensorOptions().dtype(decoder_.residual_type()).device(decoder_.device()));
     coefficients_ = by_setting_.repeat({1, static_cast<std::int64_t>(prompts_.size())});
   }
 
-  // The last block's output, from the input h of the first of `blocks`, steered from there on.
+  // Runs `blocks` on the first one's input h, steered from there on.
   at::Tensor run_steered(const at::Tensor& h, Range blocks, const CachedLayout& layout,
                          const KeyValueCache& cache, const at::Tensor& coefficients) const {
     const auto run = [&](const at::Tensor& x, Range part) {
@@ -114,7 +112,7 @@ class Batch {
     return run(steered.hidden, {steered.next_block, blocks.end});
   }
 
-  // The last block's output at the last row of every sequence, [P S, D].
+  // Returns the last block's output at the last row of every sequence, [P S, D].
   at::Tensor run_prompts() {
     std::vector<at::Tensor> last;
     for (std::size_t p = 0; p < prompts_.size(); ++p) {
@@ -135,7 +133,7 @@ class Batch {
     return own_.size() > 0 ? decoder_.cached_layout(parts) : CachedLayout{};
   }
 
-  // The blocks after the shared ones, for the rows of one prompt at one setting.
+  // Runs the blocks after the shared ones for the rows of one prompt at one setting.
   at::Tensor run_own(const at::Tensor& h, std::size_t row, const at::Tensor& multipliers) {
     if (settings_.positions == SteeredPositions::kAnswer) {
       return h;
@@ -145,18 +143,18 @@ class Batch {
     return run_steered(h, own_, layout, own_cache_, multipliers.unsqueeze(1).expand({-1, length}));
   }
 
-  // The same after one more token of every text.
+  // Returns the same after one more token of every text.
   at::Tensor run_step() {
     std::vector<std::int64_t> ids;
     std::vector<CachedPart> shared_parts;
     std::vector<CachedPart> own_parts;
     for (std::int64_t row = 0; row < rows(); ++row) {
       const auto r = static_cast<std::size_t>(row);
-      const bool goes_on = !ended(r);
-      ids.push_back(goes_on ? texts_[r].tokens.back() : 0);
-      shared_parts.push_back(goes_on ? shared_regions_[r].extend(row, 1)
-                                     : shared_regions_[r].idle(row));
-      own_parts.push_back(goes_on ? own_regions_[r].extend(row, 1) : own_regions_[r].idle(row));
+      const bool grows = !ended(r);
+      ids.push_back(grows ? texts_[r].tokens.back() : 0);
+      shared_parts.push_back(grows ? shared_regions_[r].extend(row, 1)
+                                   : shared_regions_[r].idle(row));
+      own_parts.push_back(grows ? own_regions_[r].extend(row, 1) : own_regions_[r].idle(row));
     }
     const at::Tensor embedded = decoder_.embed(at::tensor(ids, at::kLong).to(decoder_.device()));
     const CachedLayout shared = decoder_.cached_layout(shared_parts);
@@ -181,7 +179,7 @@ class Batch {
     return true;
   }
 
-  // Every tp rank has the same logits and chooses the same tokens.
+  // All tp ranks have the same logits and choose the same tokens.
   void choose_tokens(const at::Tensor& output, std::int64_t step) {
     const at::Tensor logits = decoder_.next_token_logits(output).to(at::kCPU, at::kFloat);
     const at::Tensor normalisers = at::logsumexp(logits, {1});
@@ -222,13 +220,13 @@ class Batch {
   const GenerationSettings& settings_;
   const GenerationHooks& hooks_;
   std::vector<std::int64_t> layers_;        // steered, ascending
-  Range shared_;                            // blocks that treat a prompt alike at every setting
-  Range own_;                               // the others
+  Range shared_;                            // blocks that compute a prompt once for all settings
+  Range own_;                               // the other blocks
   std::vector<std::int64_t> limits_;        // [P S] tokens of a text
   std::vector<Region> prompt_regions_;      // [P] of the shared cache
-  std::vector<Region> shared_regions_;      // [P S] of it: what follows the prompt
+  std::vector<Region> shared_regions_;      // [P S] of it: the texts
   std::vector<Region> own_prompt_regions_;  // [P S] of the other cache
-  std::vector<Region> own_regions_;         // [P S] of it: what follows the prompt
+  std::vector<Region> own_regions_;         // [P S] of it: the texts
   KeyValueCache shared_cache_;
   KeyValueCache own_cache_;
   at::Tensor by_setting_;             // [M, S]
@@ -259,7 +257,7 @@ std::uint64_t generation_cache_bytes(const ModelConfig& config, const Topology& 
 std::vector<GeneratedText> gather_texts(const std::vector<GeneratedText>& mine,
                                         std::int64_t max_new_tokens, at::Device device,
                                         Communicator& dp) {
-  // Replicas exchange tables of one size: every text takes a row of counts, flags and tokens.
+  // Replicas exchange tables of one size; every text is a row {1, stopped, length, tokens...}.
   at::Tensor most = at::tensor({static_cast<std::int64_t>(mine.size())}, at::kLong).to(device);
   dp.all_reduce(most, ReduceOp::kMax);
   const std::int64_t rows = most.item<std::int64_t>();

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "collectives/exact_sum.hpp"
@@ -15,11 +16,12 @@
 namespace bipo {
 namespace {
 
-// Consecutive pairs whose differences are added in order by one replica.  Their number depends on
-// nothing but the pairs' own; it bounds the float64 vectors that are kept for each layer.
+// Pairs are cut into shares of consecutive pairs; one replica adds a share's differences in order.
+// The number of shares depends on the number of pairs alone; it bounds the float64 vectors that are
+// kept for each layer.
 constexpr std::int64_t kMostShares = 256;
 
-// Packing leaves out an answer's last token, whatever it is.
+// Lengthens every answer by a token for packing to leave out.
 std::vector<TokenPair> with_token_to_leave_out(std::vector<TokenPair> pairs) {
   for (TokenPair& pair : pairs) {
     pair.chosen.push_back(pair.chosen.back());
@@ -74,7 +76,7 @@ class MeanDifferencePass {
 
   // What this replica found at one layer.
   struct Found {
-    std::vector<at::Tensor> sums;  // [D] float64 on the CPU of each share, undefined: not its own
+    std::vector<at::Tensor> sums;  // of each share: [D] float64 on the CPU, undefined: another's
     std::vector<double> rms;       // of every token; 0 for those of other replicas
   };
 
@@ -135,18 +137,18 @@ class MeanDifferencePass {
     passenger.hidden =
         decoder_.run_blocks(passenger.hidden, {block, block + 1}, passenger.packed.layout);
     if (const auto place = place_of(block); place < layers_.size()) {
-      leave(passenger, found_[place]);
+      record(passenger, found_[place]);
     }
   }
 
-  // Of `block` among the layers asked for, or their number.
+  // Returns the index of `block` among the requested layers, or their number.
   std::size_t place_of(std::int64_t block) const {
     return static_cast<std::size_t>(std::find(layers_.begin(), layers_.end(), block) -
                                     layers_.begin());
   }
 
   // A pair by itself is packed as [prompt | chosen | rejected].
-  void leave(const Passenger& passenger, Found& found) const {
+  void record(const Passenger& passenger, Found& found) const {
     const TokenPair& pair = pairs_[static_cast<std::size_t>(passenger.pair)];
     const std::int64_t chosen = positions_of(pair.chosen);
     const std::int64_t rejected = positions_of(pair.rejected);
@@ -165,7 +167,7 @@ class MeanDifferencePass {
     std::copy_n(rms.const_data_ptr<double>(), rms.numel(), found.rms.begin() + first);
   }
 
-  // Of what all replicas found at a layer; takes this replica's away.
+  // Reduces one layer's sums over all replicas and clears this replica's share.
   void reduce(std::size_t place) {
     Found found = std::exchange(found_[place], {});
     found.rms.resize(static_cast<std::size_t>(first_token_.back()));
@@ -185,13 +187,8 @@ class MeanDifferencePass {
     const double* values = on_host.const_data_ptr<double>();
     MeanDifference result{layers_[place],
                           {values, values + on_host.numel()},
-                          shared_median(found.rms, decoder_.device(), ranks_)};
-    require_finite(result);
-    results_.push_back(std::move(result));
-  }
-
-  // Every rank holds the same values.
-  static void require_finite(const MeanDifference& result) {
+                          shared_median(std::move(found.rms), decoder_.device(), ranks_)};
+    // Every rank holds the same values.
     if (!std::all_of(result.value.begin(), result.value.end(),
                      [](double x) { return std::isfinite(x); })) {
       throw AgreedFailure(
@@ -200,6 +197,7 @@ class MeanDifferencePass {
                       result.layer),
           kExitFailure);
     }
+    results_.push_back(std::move(result));
   }
 
   Decoder& decoder_;
@@ -218,23 +216,21 @@ class MeanDifferencePass {
 }  // namespace
 
 void require_answer_positions(const std::vector<TokenPair>& pairs, bool answers_end_with_eos) {
-  const std::size_t fewest = answers_end_with_eos ? 2 : 1;
+  const std::size_t least = answers_end_with_eos ? 2 : 1;
   for (const TokenPair& pair : pairs) {
-    const bool chosen = pair.chosen.size() < fewest;
-    if (chosen || pair.rejected.size() < fewest) {
+    const bool chosen = pair.chosen.size() < least;
+    if (chosen || pair.rejected.size() < least) {
       throw UserError(
           fmt::format("{}: the {} answer has no token but the end of the sequence, so there is no "
-                      "position to take the mean over; change the row, or take it out",
+                      "position to take the mean over; change or remove the row",
                       pair.where, chosen ? "chosen" : "rejected"));
     }
   }
 }
 
 std::uint64_t streamed_bytes(std::int64_t hidden, const std::vector<TokenPair>& pairs, int dp) {
-  std::int64_t tokens = 0;
-  for (const TokenPair& pair : pairs) {
-    tokens += packed_size(pair);
-  }
+  const std::vector<std::int64_t> sizes = packed_sizes(pairs);
+  const std::int64_t tokens = std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0});
   const auto replicas = static_cast<std::uint64_t>(dp);
   return (static_cast<std::uint64_t>(tokens) + replicas - 1) / replicas *
          static_cast<std::uint64_t>(hidden) * sizeof(float);
