@@ -5,6 +5,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
+#include <bit>
 #include <utility>
 
 namespace bipo {
@@ -27,10 +28,6 @@ struct Region {
     return {{row, row + 1}, {rows.begin, rows.begin + 1}, {}};
   }
 };
-
-bool contains(const std::vector<TokenId>& tokens, TokenId token) {
-  return std::find(tokens.begin(), tokens.end(), token) != tokens.end();
-}
 
 class Batch {
  public:
@@ -203,7 +200,7 @@ class Batch {
         continue;
       }
       const TokenId token = chosen[r];
-      if (contains(settings_.stop_tokens, token)) {
+      if (std::count(settings_.stop_tokens.begin(), settings_.stop_tokens.end(), token) > 0) {
         texts_[r].stopped = true;
         continue;
       }
@@ -257,36 +254,28 @@ std::uint64_t generation_cache_bytes(const ModelConfig& config, const Topology& 
 std::vector<GeneratedText> gather_texts(const std::vector<GeneratedText>& mine,
                                         std::int64_t max_new_tokens, at::Device device,
                                         Communicator& dp) {
-  // Replicas exchange tables of one size; every text is a row {1, stopped, length, tokens...}.
-  at::Tensor most = at::tensor({static_cast<std::int64_t>(mine.size())}, at::kLong).to(device);
+  // Replicas exchange tables of one size; a text is a row {1, stopped, log_prob, length,
+  // tokens...}, its log_prob as the bits of a double.
+  const at::Tensor most =
+      at::tensor({static_cast<std::int64_t>(mine.size())}, at::kLong).to(device);
   dp.all_reduce(most, ReduceOp::kMax);
-  const std::int64_t rows = most.item<std::int64_t>();
-  const at::Tensor table = at::zeros({rows, max_new_tokens + 3}, at::kLong);
-  const at::Tensor log_probs = at::zeros({rows}, at::kDouble);
-  auto cell = table.accessor<std::int64_t, 2>();
+  const at::Tensor table = at::zeros({most.item<std::int64_t>(), max_new_tokens + 4}, at::kLong);
   for (std::size_t i = 0; i < mine.size(); ++i) {
-    const auto row = static_cast<std::int64_t>(i);
-    cell[row][0] = 1;
-    cell[row][1] = mine[i].stopped ? 1 : 0;
-    cell[row][2] = static_cast<std::int64_t>(mine[i].tokens.size());
-    for (std::size_t t = 0; t < mine[i].tokens.size(); ++t) {
-      cell[row][3 + static_cast<std::int64_t>(t)] = mine[i].tokens[t];
-    }
-    log_probs.mutable_data_ptr<double>()[row] = mine[i].log_prob;
+    auto* cell =
+        table.mutable_data_ptr<std::int64_t>() + static_cast<std::int64_t>(i) * table.size(1);
+    *cell++ = 1;
+    *cell++ = mine[i].stopped ? 1 : 0;
+    *cell++ = std::bit_cast<std::int64_t>(mine[i].log_prob);
+    *cell++ = static_cast<std::int64_t>(mine[i].tokens.size());
+    std::copy(mine[i].tokens.begin(), mine[i].tokens.end(), cell);
   }
-  const at::Tensor tables = dp.all_gather(table.to(device)).cpu();
-  const at::Tensor all_log_probs = dp.all_gather(log_probs.to(device)).cpu();
+  const at::Tensor rows = dp.all_gather(table.to(device)).cpu().view({-1, table.size(1)});
   std::vector<GeneratedText> texts;
-  const auto all = tables.accessor<std::int64_t, 3>();
-  const auto sums = all_log_probs.accessor<double, 2>();
-  for (std::int64_t replica = 0; replica < tables.size(0); ++replica) {
-    for (std::int64_t row = 0; row < rows && all[replica][row][0] == 1; ++row) {
-      GeneratedText& text = texts.emplace_back();
-      text.stopped = all[replica][row][1] == 1;
-      text.log_prob = sums[replica][row];
-      for (std::int64_t t = 0; t < all[replica][row][2]; ++t) {
-        text.tokens.push_back(static_cast<TokenId>(all[replica][row][3 + t]));
-      }
+  for (std::int64_t row = 0; row < rows.size(0); ++row) {
+    const auto* cell = rows.const_data_ptr<std::int64_t>() + row * rows.size(1);
+    if (cell[0] == 1) {
+      texts.push_back(
+          {{cell + 4, cell + 4 + cell[3]}, std::bit_cast<double>(cell[2]), cell[1] == 1});
     }
   }
   return texts;

@@ -64,10 +64,7 @@ ActivationCache::ActivationCache(const Decoder& decoder, const std::vector<Token
     : pairs_(pairs),
       settings_(settings),
       groups_(consecutive_groups(static_cast<std::int64_t>(pairs.size()), settings.group_size)),
-      first_token_{0} {
-  for (const TokenPair& pair : pairs) {
-    first_token_.push_back(first_token_.back() + packed_size(pair));
-  }
+      first_token_(packed_offsets(pairs)) {
   const StoreShape shape{first_token_.back(), decoder.config().hidden,
                          static_cast<std::int64_t>(pairs.size()), settings.type};
   for (const std::int64_t layer : settings.layers) {
@@ -92,11 +89,9 @@ ActivationCache::ActivationCache(const Decoder& decoder, const std::vector<Token
 std::uint64_t ActivationCache::bytes_needed(std::int64_t hidden,
                                             const std::vector<TokenPair>& pairs,
                                             at::ScalarType type) {
-  StoreShape shape{0, hidden, static_cast<std::int64_t>(pairs.size()), type};
-  for (const TokenPair& pair : pairs) {
-    shape.tokens += packed_size(pair);
-  }
-  return shape.bytes();
+  return StoreShape{packed_offsets(pairs).back(), hidden, static_cast<std::int64_t>(pairs.size()),
+                    type}
+      .bytes();
 }
 
 bool ActivationCache::is_filled() const {
@@ -105,12 +100,12 @@ bool ActivationCache::is_filled() const {
 }
 
 const ActivationCache::Layer& ActivationCache::at(std::int64_t layer) const {
-  const auto found = std::find_if(layers_.begin(), layers_.end(),
-                                  [&](const Layer& entry) { return entry.layer == layer; });
-  if (found == layers_.end()) {
-    throw BugError(fmt::format("layer {} is not in the activation cache", layer));
+  for (const Layer& entry : layers_) {
+    if (entry.layer == layer) {
+      return entry;
+    }
   }
-  return *found;
+  throw BugError(fmt::format("layer {} is not in the activation cache", layer));
 }
 
 Range ActivationCache::rows_of(std::int64_t pair) const {
@@ -119,11 +114,12 @@ Range ActivationCache::rows_of(std::int64_t pair) const {
 }
 
 void ActivationCache::read_back(Layer& layer) {
-  const double* values = layer.store->log_probs().const_data_ptr<double>();
+  const double* number = layer.store->numbers();
   for (std::size_t p = 0; p < pairs_.size(); ++p) {
-    layer.reference.push_back({values[2 * p], values[2 * p + 1]});
+    layer.reference.push_back({number[0], number[1]});
+    number += 2;
   }
-  layer.median_rms = *layer.store->median_rms().const_data_ptr<double>();
+  layer.median_rms = *number;
 }
 
 at::Tensor ActivationCache::activations(const Decoder& decoder, const PackedPairs& packed,
@@ -156,19 +152,17 @@ std::vector<AnswerLogProbs> ActivationCache::score(const ScoringContext& context
                                                    double coefficient) const {
   const at::NoGradGuard no_grad;
   std::vector<AnswerLogProbs> answers(pairs_.size());
-  for_each_group(context, static_cast<std::int64_t>(pairs_.size()),
-                 [&](const std::vector<std::int64_t>& group) {
-                   const PackedPairs packed = pack_alike(pairs_, group, context.decoder);
-                   const Steering steering{
-                       layer, at::full({1, packed.tokens()}, coefficient, vector.options()),
-                       vector.unsqueeze(0)};
-                   const PairScores scores =
-                       score_pairs(context.decoder, packed,
-                                   activations(context.decoder, packed, layer), steering);
-                   for (std::size_t i = 0; i < group.size(); ++i) {
-                     answers[static_cast<std::size_t>(group[i])] = scores.answers[i];
-                   }
-                 });
+  const auto score_group = [&](const std::vector<std::int64_t>& group) {
+    const PackedPairs packed = pack_alike(pairs_, group, context.decoder);
+    const at::Tensor coefficients = at::full({1, packed.tokens()}, coefficient, vector.options());
+    const PairScores scores =
+        score_pairs(context.decoder, packed, activations(context.decoder, packed, layer),
+                    {layer, coefficients, vector.unsqueeze(0)});
+    for (std::size_t i = 0; i < group.size(); ++i) {
+      answers[static_cast<std::size_t>(group[i])] = scores.answers[i];
+    }
+  };
+  for_each_group(context, static_cast<std::int64_t>(pairs_.size()), score_group);
   share_rows(answers, context.decoder.device(), context.ranks);
   return answers;
 }
@@ -179,84 +173,83 @@ class PrefixPass {
   PrefixPass(Decoder& decoder, const std::vector<ActivationCache*>& caches, const Ranks& ranks,
              const PassProgress& progress)
       : decoder_(decoder),
-        caches_(caches),
         layers_(caches.front()->settings_.layers),
         keeps_all_(std::all_of(caches.begin(), caches.end(),
                                [](const auto* cache) { return cache->keeps_activations(); })),
         ranks_(ranks),
-        progress_(progress) {}
+        progress_(progress) {
+    for (ActivationCache* cache : caches) {
+      if (!cache->is_filled()) {
+        tasks_.emplace_back(*cache);
+      }
+    }
+  }
 
   void run() {
     const at::NoGradGuard no_grad;
     const std::int64_t blocks = decoder_.config().blocks;
-    std::vector<ActivationCache*> empty;
-    for (ActivationCache* cache : caches_) {
-      if (!cache->is_filled()) {
-        empty.push_back(cache);
-        found_[cache] = Found(*cache);
-      }
-    }
     if (!keeps_all_) {
       decoder_.load_embedding();
       decoder_.load_blocks({0, blocks});
-      stream_by_groups(empty);
-    } else if (!empty.empty()) {
+      for (Task& task : tasks_) {
+        stream_by_groups(task);
+      }
+    } else if (!tasks_.empty()) {
       decoder_.load_embedding();
-      stream(board(empty));
+      std::vector<Passenger> passengers;
+      for (Task& task : tasks_) {
+        for (std::size_t g = 0; g < task.cache.groups_.size(); ++g) {
+          board(task, g, passengers);
+        }
+      }
+      stream(std::move(passengers));
       decoder_.release_embedding();
     }
     decoder_.load_blocks({layers_.front() + 1, blocks});
-    for (ActivationCache* cache : empty) {
-      share(*cache);
-      find_references(*cache);
-      finish(*cache);
+    for (Task& task : tasks_) {
+      share(task);
+      find_references(task);
+      finish(task.cache);
     }
   }
 
  private:
+  // A cache to be filled, and what this replica found of its pairs; 0 for those of other replicas.
+  struct Task {
+    explicit Task(ActivationCache& empty)
+        : cache(empty),
+          rms(cache.settings_.layers.size(),
+              std::vector<double>(static_cast<std::size_t>(cache.first_token_.back()), 0.0)),
+          answers(cache.pairs_.size()) {}
+
+    ActivationCache& cache;
+    std::vector<std::vector<double>> rms;  // per layer, per token
+    std::vector<AnswerLogProbs> answers;   // per pair
+  };
+
   // A pair that this replica computes.
   struct Passenger {
-    ActivationCache* cache;
+    Task& task;
     std::int64_t pair;
     PackedPairs packed;
     at::Tensor hidden;
   };
 
-  // What this replica found of a cache's pairs; 0 for those of other replicas.
-  struct Found {
-    Found() = default;
-    explicit Found(const ActivationCache& cache)
-        : rms(cache.settings_.layers.size(),
-              std::vector<double>(static_cast<std::size_t>(cache.first_token_.back()), 0.0)),
-          answers(cache.pairs_.size()) {}
-
-    std::vector<std::vector<double>> rms;  // per layer, per token
-    std::vector<AnswerLogProbs> answers;   // per pair
-  };
-
-  std::vector<Passenger> board(const std::vector<ActivationCache*>& caches) {
-    std::vector<Passenger> passengers;
-    for (ActivationCache* cache : caches) {
-      for (std::size_t g = 0; g < cache->groups_.size(); ++g) {
-        if (is_mine(g)) {
-          board_group(*cache, g, passengers);
-        }
-      }
-    }
-    return passengers;
-  }
-
-  void board_group(ActivationCache& cache, std::size_t group, std::vector<Passenger>& passengers) {
-    for (const std::int64_t pair : cache.groups_[group]) {
-      PackedPairs packed = pack_alike(cache.pairs_, {pair}, decoder_);
-      at::Tensor hidden = decoder_.embed(packed.ids);
-      passengers.push_back({&cache, pair, std::move(packed), std::move(hidden)});
-    }
-  }
-
   bool is_mine(std::size_t group) const {
     return static_cast<int>(group % static_cast<std::size_t>(ranks_.topology.dp())) ==
            ranks_.topology.dp_rank();
+  }
+
+  // Adds the pairs of `group` if it is this replica's.
+  void board(Task& task, std::size_t group, std::vector<Passenger>& passengers) const {
+    if (!is_mine(group)) {
+      return;
+    }
+    for (const std::int64_t pair : task.cache.groups_[group]) {
+      PackedPairs packed = pack_alike(task.cache.pairs_, {pair}, decoder_);
+      at::Tensor hidden = decoder_.embed(packed.ids);
+      passengers.push_back({task, pair, std::move(packed), std::move(hidden)});
+    }
   }
 
   static std::string reference_phase(const ActivationCache& cache) {
@@ -264,22 +257,18 @@ class PrefixPass {
   }
 
   // Without room for all pairs' cached activations, there is none for all pairs under way either.
-  void stream_by_groups(const std::vector<ActivationCache*>& caches) {
-    for (ActivationCache* cache : caches) {
-      for (std::size_t g = 0; g < cache->groups_.size(); ++g) {
-        progress_(reference_phase(*cache), static_cast<std::int64_t>(g) + 1,
-                  static_cast<std::int64_t>(cache->groups_.size()));
-        if (is_mine(g)) {
-          std::vector<Passenger> passengers;
-          board_group(*cache, g, passengers);
-          stream(std::move(passengers));
-        }
-      }
+  void stream_by_groups(Task& task) {
+    const std::size_t groups = task.cache.groups_.size();
+    for (std::size_t g = 0; g < groups; ++g) {
+      progress_(reference_phase(task.cache), static_cast<std::int64_t>(g) + 1,
+                static_cast<std::int64_t>(groups));
+      std::vector<Passenger> passengers;
+      board(task, g, passengers);
+      stream(std::move(passengers));
     }
   }
 
-  // Runs every pair through block after block to the head; keeps its output at the requested
-  // layers.
+  // Runs every pair through block after block to the head; keeps its output at requested layers.
   void stream(std::vector<Passenger> passengers) {
     const std::int64_t last = decoder_.config().blocks - 1;
     for (std::int64_t block = 0; block <= last; ++block) {
@@ -298,7 +287,7 @@ class PrefixPass {
         }
         if (layer != layers_.end()) {
           keep(passenger, block,
-               found_[passenger.cache].rms[static_cast<std::size_t>(layer - layers_.begin())]);
+               passenger.task.rms[static_cast<std::size_t>(layer - layers_.begin())]);
         }
       }
       if (keeps_all_ && block <= layers_.front()) {
@@ -308,42 +297,40 @@ class PrefixPass {
   }
 
   // Runs the last block and the head on the output of the block before.
-  void score(const Passenger& passenger) {
+  void score(const Passenger& passenger) const {
     const at::Tensor output = decoder_.run_to_answers(
         passenger.hidden, decoder_.config().blocks - 1, passenger.packed.layout);
-    found_[passenger.cache].answers[static_cast<std::size_t>(passenger.pair)] =
+    passenger.task.answers[static_cast<std::size_t>(passenger.pair)] =
         score_output(decoder_, passenger.packed, output).answers.front();
   }
 
-  void keep(const Passenger& passenger, std::int64_t layer, std::vector<double>& rms) {
-    ActivationCache& cache = *passenger.cache;
+  void keep(const Passenger& passenger, std::int64_t layer, std::vector<double>& rms) const {
+    const ActivationCache& cache = passenger.task.cache;
     const Range rows = cache.rows_of(passenger.pair);
     const at::Tensor of_tokens = token_rms(passenger.hidden);
     std::copy_n(of_tokens.const_data_ptr<double>(), rows.size(), rms.begin() + rows.begin);
-    if (cache.settings_.keep && !cache.at(layer).filled && ranks_.topology.tp_rank() == 0) {
-      cache.at(layer)
-          .store->activations()
-          .narrow(0, rows.begin, rows.size())
-          .copy_(passenger.hidden);
+    const ActivationCache::Layer& entry = cache.at(layer);
+    if (cache.settings_.keep && !entry.filled && ranks_.topology.tp_rank() == 0) {
+      entry.store->activations().narrow(0, rows.begin, rows.size()).copy_(passenger.hidden);
     }
   }
 
   // Exchanges what the replicas computed, and copies it to the other nodes.
-  void share(ActivationCache& cache) {
-    const Found& found = found_[&cache];
+  void share(Task& task) const {
+    ActivationCache& cache = task.cache;
     for (std::size_t i = 0; i < cache.layers_.size(); ++i) {
       ActivationCache::Layer& entry = cache.layers_[i];
-      if (entry.filled) {
-        continue;
-      }
-      entry.median_rms = shared_median(found.rms[i], decoder_.device(), ranks_);
-      if (cache.settings_.keep) {
-        share_activations(cache, entry);
+      if (!entry.filled) {
+        entry.median_rms = shared_median(std::move(task.rms[i]), decoder_.device(), ranks_);
+        if (cache.settings_.keep) {
+          share_activations(cache, entry);
+        }
       }
     }
+    share_rows(task.answers, decoder_.device(), ranks_);
   }
 
-  void share_activations(ActivationCache& cache, ActivationCache::Layer& entry) {
+  void share_activations(const ActivationCache& cache, const ActivationCache::Layer& entry) const {
     ranks_.node->barrier();
     if (ranks_.node->size() == ranks_.world->size()) {
       return;
@@ -355,7 +342,8 @@ class PrefixPass {
   }
 
   // Sends a group's rows from its replica to the others; on each node one rank writes them.
-  void exchange(ActivationCache& cache, ActivationCache::Layer& entry, std::size_t group) {
+  void exchange(const ActivationCache& cache, const ActivationCache::Layer& entry,
+                std::size_t group) const {
     const Range rows{cache.rows_of(cache.groups_[group].front()).begin,
                      cache.rows_of(cache.groups_[group].back()).end};
     const at::Tensor here = entry.store->activations().narrow(0, rows.begin, rows.size());
@@ -370,21 +358,21 @@ class PrefixPass {
     }
   }
 
-  void find_references(ActivationCache& cache) {
+  void find_references(const Task& task) const {
+    ActivationCache& cache = task.cache;
     const bool exact = decoder_.product_type() != at::kBFloat16 &&
                        (!cache.settings_.keep || cache.settings_.type != at::kBFloat16);
-    std::vector<AnswerLogProbs>& streamed = found_[&cache].answers;
-    share_rows(streamed, decoder_.device(), ranks_);
     for (ActivationCache::Layer& entry : cache.layers_) {
       if (!entry.filled) {
-        entry.reference = exact ? streamed : find_reference(cache, entry.layer);
+        entry.reference = exact ? task.answers : find_reference(cache, entry.layer);
         require_finite(cache.pairs_, entry.reference);
       }
     }
   }
 
   // The very path that training takes, at v = 0.
-  std::vector<AnswerLogProbs> find_reference(const ActivationCache& cache, std::int64_t layer) {
+  std::vector<AnswerLogProbs> find_reference(const ActivationCache& cache,
+                                             std::int64_t layer) const {
     const auto residual =
         at::TensorOptions().dtype(decoder_.residual_type()).device(decoder_.device());
     const auto progress = [&](std::int64_t done, std::int64_t total) {
@@ -394,30 +382,29 @@ class PrefixPass {
                        at::zeros({decoder_.config().hidden}, residual), 0);
   }
 
-  void finish(ActivationCache& cache) {
+  void finish(ActivationCache& cache) const {
     for (ActivationCache::Layer& entry : cache.layers_) {
       if (std::exchange(entry.filled, true) || !cache.settings_.keep) {
         continue;
       }
       if (ranks_.node->rank() == 0) {
-        double* values = entry.store->log_probs().mutable_data_ptr<double>();
+        double* number = entry.store->numbers();
         for (const AnswerLogProbs& pair : entry.reference) {
-          *values++ = pair.chosen;
-          *values++ = pair.rejected;
+          *number++ = pair.chosen;
+          *number++ = pair.rejected;
         }
-        *entry.store->median_rms().mutable_data_ptr<double>() = entry.median_rms;
+        *number = entry.median_rms;
       }
       entry.store->commit(*ranks_.node);
     }
   }
 
   Decoder& decoder_;
-  const std::vector<ActivationCache*>& caches_;
   const std::vector<std::int64_t>& layers_;
   bool keeps_all_;
   const Ranks& ranks_;
   const PassProgress& progress_;
-  std::map<const ActivationCache*, Found> found_;
+  std::vector<Task> tasks_;
 };
 
 void fill_caches(Decoder& decoder, const std::vector<ActivationCache*>& caches, const Ranks& ranks,

@@ -25,9 +25,11 @@ constexpr std::uint64_t kSeal = 0x6269706f61637431;
 
 constexpr std::int64_t kLongestPath = 4096;
 
+// An open file, or none.
 class File {
  public:
-  explicit File(int descriptor) : descriptor_(descriptor) {}
+  File(const std::filesystem::path& path, int flags)
+      : descriptor_(::open(path.c_str(), flags | O_CLOEXEC, 0600)) {}
   ~File() {
     if (descriptor_ >= 0) {
       ::close(descriptor_);
@@ -109,7 +111,7 @@ ActivationStore::ActivationStore(const StoreShape& shape, Communicator& node) : 
 ActivationStore::ActivationStore(const StoreShape& shape, const std::filesystem::path& directory,
                                  std::uint64_t key)
     : shape_(shape), final_path_(directory / fmt::format("{:016x}.activations", key)), key_(key) {
-  const File file(::open(final_path_.c_str(), O_RDONLY | O_CLOEXEC));
+  const File file(final_path_, O_RDONLY);
   struct stat status {};
   if (file.get() < 0 || ::fstat(file.get(), &status) != 0 ||
       static_cast<std::uint64_t>(status.st_size) != shape.bytes()) {
@@ -156,7 +158,7 @@ void ActivationStore::begin(Communicator& node) {
 void ActivationStore::map_new_file(const std::filesystem::path& path, Communicator& node,
                                    bool keep_name) {
   if (node.rank() == 0) {
-    const File file(::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+    const File file(path, O_RDWR | O_CREAT | O_TRUNC);
     if (file.get() < 0) {
       fail(path, "open", errno);
     }
@@ -170,7 +172,7 @@ void ActivationStore::map_new_file(const std::filesystem::path& path, Communicat
   }
   const std::filesystem::path shared = broadcast_path(path, node);
   if (node.rank() != 0) {
-    const File file(::open(shared.c_str(), O_RDWR | O_CLOEXEC));
+    const File file(shared, O_RDWR);
     if (file.get() < 0) {
       fail(shared, "open", errno);
     }
@@ -194,12 +196,9 @@ void ActivationStore::map(int file, bool writable) {
 }
 
 void ActivationStore::set_views(std::byte* begin) {
-  const auto doubles = at::TensorOptions().dtype(at::kDouble);
   activations_ =
       at::from_blob(begin, {shape_.tokens, shape_.hidden}, at::TensorOptions().dtype(shape_.type));
-  auto* numbers = reinterpret_cast<double*>(begin + activation_bytes(shape_));
-  log_probs_ = at::from_blob(numbers, {shape_.pairs, 2}, doubles);
-  median_rms_ = at::from_blob(numbers + 2 * shape_.pairs, {1}, doubles);
+  numbers_ = reinterpret_cast<double*>(begin + activation_bytes(shape_));
 }
 
 void ActivationStore::commit(Communicator& node) {

@@ -51,8 +51,8 @@ class ActivationStore {
   void commit(Communicator& node);
 
   const at::Tensor& activations() const { return activations_; }  // [T, D]
-  const at::Tensor& log_probs() const { return log_probs_; }      // [P, 2] float64: at v = 0
-  const at::Tensor& median_rms() const { return median_rms_; }    // [1] float64
+  // [2 P + 1]: log-probabilities {chosen, rejected} of every pair at v = 0, and the median RMS.
+  double* numbers() const { return numbers_; }
 
  private:
   void map(int file, bool writable);
@@ -68,8 +68,7 @@ class ActivationStore {
   std::byte* mapped_ = nullptr;
   at::Tensor owned_;  // the memory where no other process needs it
   at::Tensor activations_;
-  at::Tensor log_probs_;
-  at::Tensor median_rms_;
+  double* numbers_ = nullptr;
 };
 
 }  // namespace bipo

@@ -31,11 +31,9 @@ std::size_t common_prompt(const std::vector<TokenPair>& pairs) {
   const std::vector<TokenId>& first = pairs.front().prompt;
   std::size_t shared = first.size();
   for (const TokenPair& pair : pairs) {
-    shared = std::min(shared, pair.prompt.size());
+    const auto end = static_cast<std::ptrdiff_t>(std::min(shared, pair.prompt.size()));
     shared = static_cast<std::size_t>(
-        std::mismatch(first.begin(), first.begin() + static_cast<std::ptrdiff_t>(shared),
-                      pair.prompt.begin())
-            .first -
+        std::mismatch(first.begin(), first.begin() + end, pair.prompt.begin()).first -
         first.begin());
   }
   return shared;

@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-
 #include "collectives/foundation/errors.hpp"
 
 namespace bipo {
@@ -37,13 +35,12 @@ std::vector<std::string> machine_names() {
 }
 
 const MachineEntry& machine_entry(const std::string& name) {
-  const auto& table = machine_table();
-  const auto found = std::find_if(table.begin(), table.end(),
-                                  [&](const MachineEntry& entry) { return entry.name == name; });
-  if (found == table.end()) {
-    throw BugError(fmt::format("machine table: no entry '{}'", name));
+  for (const MachineEntry& entry : machine_table()) {
+    if (entry.name == name) {
+      return entry;
+    }
   }
-  return *found;
+  throw BugError(fmt::format("machine table: no entry '{}'", name));
 }
 
 }  // namespace bipo

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <utility>
 
 #include "collectives/exact_sum.hpp"
@@ -48,12 +47,8 @@ class MeanDifferencePass {
         progress_(progress),
         count_(static_cast<std::int64_t>(pairs.size())),
         shares_(std::min(count_, kMostShares)),
-        found_(settings.layers.size()) {
-    first_token_.push_back(0);
-    for (const TokenPair& pair : pairs) {
-      first_token_.push_back(first_token_.back() + packed_size(pair));
-    }
-  }
+        first_token_(packed_offsets(pairs)),
+        found_(settings.layers.size()) {}
 
   std::vector<MeanDifference> run() {
     const at::NoGradGuard no_grad;
@@ -229,8 +224,7 @@ void require_answer_positions(const std::vector<TokenPair>& pairs, bool answers_
 }
 
 std::uint64_t streamed_bytes(std::int64_t hidden, const std::vector<TokenPair>& pairs, int dp) {
-  const std::vector<std::int64_t> sizes = packed_sizes(pairs);
-  const std::int64_t tokens = std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0});
+  const std::int64_t tokens = packed_offsets(pairs).back();
   const auto replicas = static_cast<std::uint64_t>(dp);
   return (static_cast<std::uint64_t>(tokens) + replicas - 1) / replicas *
          static_cast<std::uint64_t>(hidden) * sizeof(float);

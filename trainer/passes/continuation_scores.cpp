@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "collectives/session.hpp"
 #include "trainer/passes/packing.hpp"
@@ -26,53 +27,28 @@ at::Tensor steered_rows(const Decoder& decoder, const PackedAnswers& packed,
   return at::zeros({packed.tokens()}, options).index_fill_(0, rows, 1);
 }
 
-// A packed batch under many settings: runs the blocks up to the lowest steered one once, the others
-// for each setting.  All but `positions` must outlive the pass.
-class SteeredPass {
- public:
-  // Collective over: tp
-  SteeredPass(const Decoder& decoder, const SteeringVectors& vectors, const PackedAnswers& packed,
-              SteeredPositions positions)
-      : decoder_(decoder),
-        vectors_(vectors),
-        packed_(packed),
-        layers_(vectors.layers()),
-        mask_(steered_rows(decoder, packed, positions)) {
-    const std::int64_t blocks = layers_.empty() ? 0 : layers_.front() + 1;
-    prefix_ = {decoder.run_blocks(decoder.embed(packed.ids), {0, blocks}, packed.layout), blocks};
-  }
-
-  // The last block's output [U, D] or [T, D] under one coefficient for each vector [M]; all zeros
-  // give the model's own numbers.  Collective over: tp
-  at::Tensor to_answers(const std::vector<double>& coefficients) const {
-    const ResidualStream state = steered(coefficients);
-    return decoder_.run_to_answers(state.hidden, state.next_block, packed_.layout);
-  }
-  at::Tensor to_all(const std::vector<double>& coefficients) const {
-    const ResidualStream state = steered(coefficients);
-    return decoder_.run_blocks(state.hidden, {state.next_block, decoder_.config().blocks},
-                               packed_.layout);
-  }
-
- private:
-  ResidualStream steered(const std::vector<double>& coefficients) const {
+// Runs a packed batch under every setting [S][M]: the blocks up to the lowest steered one once,
+// those up to the last steered one for each setting.  `visit` gets the setting's index and runs the
+// rest. Settings of zeros give the model's own numbers.  Collective over: tp
+void for_each_setting(const Decoder& decoder, const PackedAnswers& packed,
+                      const SteeringVectors& vectors, const SteeringSettings& settings,
+                      const std::function<void(std::size_t, const ResidualStream&)>& visit) {
+  const std::vector<std::int64_t> layers = vectors.layers();
+  const at::Tensor mask = steered_rows(decoder, packed, settings.positions);
+  const auto run = [&](const at::Tensor& h, Range blocks) {
+    return decoder.run_blocks(h, blocks, packed.layout);
+  };
+  const std::int64_t blocks = layers.empty() ? 0 : layers.front() + 1;
+  const ResidualStream prefix{run(decoder.embed(packed.ids), {0, blocks}), blocks};
+  for (std::size_t s = 0; s < settings.coefficients.size(); ++s) {
     const at::Tensor of_rows =
-        at::outer(at::tensor(coefficients, at::kDouble).to(mask_.options()), mask_);
-    return run_past_sites(
-        prefix_, layers_,
-        [&](const at::Tensor& h, std::int64_t layer) { return vectors_.add(h, layer, of_rows); },
-        [&](const at::Tensor& h, Range blocks) {
-          return decoder_.run_blocks(h, blocks, packed_.layout);
-        });
+        at::outer(at::tensor(settings.coefficients[s], at::kDouble).to(mask.options()), mask);
+    const auto add = [&](const at::Tensor& h, std::int64_t layer) {
+      return vectors.add(h, layer, of_rows);
+    };
+    visit(s, run_past_sites(prefix, layers, add, run));
   }
-
-  const Decoder& decoder_;
-  const SteeringVectors& vectors_;
-  const PackedAnswers& packed_;
-  std::vector<std::int64_t> layers_;
-  at::Tensor mask_;
-  ResidualStream prefix_;  // output of the lowest steered block, or the embedding
-};
+}
 
 // Every rank holds the same values.
 void require_finite(double value, const char* what, const std::string& where,
@@ -94,7 +70,7 @@ PackedAnswers pack_prompts(const std::vector<PromptTokens>& prompts,
   for (const std::int64_t index : group) {
     const PromptTokens& prompt = prompts[static_cast<std::size_t>(index)];
     const auto place = static_cast<std::int64_t>(items.size());
-    trees.push_back({place, place});
+    trees.push_back({place, {place, 0}});
     items.push_back({prompt.ids, {{prompt.ids.back()}}, prompt.where});
   }
   return pack_continuations(items, trees, decoder);
@@ -102,15 +78,17 @@ PackedAnswers pack_prompts(const std::vector<PromptTokens>& prompts,
 
 // [S, T]
 at::Tensor divergences(const Decoder& decoder, const PackedAnswers& packed,
-                       const SteeringVectors& vectors,
-                       const std::vector<std::vector<double>>& settings) {
-  const SteeredPass pass(decoder, vectors, packed, SteeredPositions::kAll);
-  std::vector<at::Tensor> steered;
-  for (const std::vector<double>& coefficients : settings) {
-    steered.push_back(pass.to_all(coefficients));
-  }
-  const std::vector<double> zeros(static_cast<std::size_t>(vectors.count()), 0.0);
-  return decoder.next_token_divergences(pass.to_all(zeros), steered);
+                       const SteeringVectors& vectors, SteeringSettings settings) {
+  settings.coefficients.emplace_back(vectors.count(), 0.0);
+  std::vector<at::Tensor> outputs;
+  for_each_setting(
+      decoder, packed, vectors, settings, [&](std::size_t, const ResidualStream& steered) {
+        outputs.push_back(decoder.run_blocks(
+            steered.hidden, {steered.next_block, decoder.config().blocks}, packed.layout));
+      });
+  const at::Tensor own = outputs.back();
+  outputs.pop_back();
+  return decoder.next_token_divergences(own, outputs);
 }
 
 }  // namespace
@@ -129,25 +107,25 @@ ContinuationScores score_continuations(const ScoringContext& context,
     first.push_back(first.back() + item.answers.size());
   }
   std::vector<double> sums(count * first.back(), 0.0);
-  for_each_group(context, static_cast<std::int64_t>(items.size()),
-                 [&](const std::vector<std::int64_t>& group) {
-                   std::vector<PackItem> alike;
-                   for (const std::int64_t index : group) {
-                     alike.push_back({index, 0});
-                   }
-                   const PackedAnswers packed = pack_continuations(items, alike, context.decoder);
-                   const SteeredPass pass(context.decoder, vectors, packed, settings.positions);
-                   for (std::size_t s = 0; s < count; ++s) {
-                     const std::vector<double> of_group =
-                         sum_answers(packed, context.decoder.next_token_log_probs(
-                                                 pass.to_answers(settings.coefficients[s]),
-                                                 packed.row_of_target, packed.targets));
-                     const std::size_t place =
-                         s * first.back() + first[static_cast<std::size_t>(group.front())];
-                     std::copy(of_group.begin(), of_group.end(),
-                               sums.begin() + static_cast<std::ptrdiff_t>(place));
-                   }
-                 });
+  const auto score_group = [&](const std::vector<std::int64_t>& group) {
+    const Decoder& decoder = context.decoder;
+    std::vector<PackItem> alike;
+    for (const std::int64_t index : group) {
+      alike.push_back({index, {}});
+    }
+    const PackedAnswers packed = pack_continuations(items, alike, decoder);
+    const std::size_t place = first[static_cast<std::size_t>(group.front())];
+    const auto score_setting = [&](std::size_t s, const ResidualStream& steered) {
+      const std::vector<double> of_group = sum_answers(
+          packed, decoder.next_token_log_probs(
+                      decoder.run_to_answers(steered.hidden, steered.next_block, packed.layout),
+                      packed.row_of_target, packed.targets));
+      std::copy(of_group.begin(), of_group.end(),
+                sums.begin() + static_cast<std::ptrdiff_t>(s * first.back() + place));
+    };
+    for_each_setting(decoder, packed, vectors, settings, score_setting);
+  };
+  for_each_group(context, static_cast<std::int64_t>(items.size()), score_group);
   share_rows(sums, context.decoder.device(), context.ranks);
   ContinuationScores scores(count, std::vector<std::vector<AnswerScore>>(items.size()));
   auto sum = sums.cbegin();
@@ -175,23 +153,22 @@ std::vector<std::vector<PromptDivergence>> prompt_divergences(
     return static_cast<std::int64_t>(prompts[prompt].ids.size());
   };
   std::vector<double> sums(count * prompts.size(), 0.0);
-  for_each_group(context, static_cast<std::int64_t>(prompts.size()),
-                 [&](const std::vector<std::int64_t>& group) {
-                   const PackedAnswers packed = pack_prompts(prompts, group, context.decoder);
-                   const at::Tensor of_rows =
-                       divergences(context.decoder, packed, vectors, settings).to(at::kCPU);
-                   std::int64_t row = 0;
-                   for (const std::int64_t index : group) {
-                     const auto prompt = static_cast<std::size_t>(index);
-                     const at::Tensor of_prompt =
-                         of_rows.narrow(1, row, positions_of(prompt)).sum(1);
-                     for (std::size_t s = 0; s < count; ++s) {
-                       sums[s * prompts.size() + prompt] =
-                           of_prompt[static_cast<std::int64_t>(s)].item<double>();
-                     }
-                     row += positions_of(prompt);
-                   }
-                 });
+  const auto score_group = [&](const std::vector<std::int64_t>& group) {
+    const PackedAnswers packed = pack_prompts(prompts, group, context.decoder);
+    const at::Tensor of_rows =
+        divergences(context.decoder, packed, vectors, {settings, SteeredPositions::kAll})
+            .to(at::kCPU);
+    std::int64_t row = 0;
+    for (const std::int64_t index : group) {
+      const auto prompt = static_cast<std::size_t>(index);
+      const at::Tensor of_prompt = of_rows.narrow(1, row, positions_of(prompt)).sum(1);
+      for (std::size_t s = 0; s < count; ++s) {
+        sums[s * prompts.size() + prompt] = of_prompt[static_cast<std::int64_t>(s)].item<double>();
+      }
+      row += positions_of(prompt);
+    }
+  };
+  for_each_group(context, static_cast<std::int64_t>(prompts.size()), score_group);
   share_rows(sums, context.decoder.device(), context.ranks);
   auto sum = sums.cbegin();
   for (std::size_t s = 0; s < count; ++s) {

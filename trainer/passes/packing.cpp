@@ -81,19 +81,13 @@ class Packer {
     const auto to_device = [&](const std::vector<std::int64_t>& values) {
       return at::tensor(values, at::kLong).to(decoder.device());
     };
-    PackedAnswers packed;
-    packed.ids = to_device(ids_);
-    packed.layout = decoder.layout(positions_, parts_, answer_rows);
-    packed.row_of_target = to_device(row_of_target);
-    packed.targets = to_device(targets_);
-    packed.answer_of_target = std::move(answer_of_target_);
-    packed.steering_of_token = std::move(steering_of_token_);
-    packed.rows_of_answers = std::move(rows_of_answers_);
-    packed.pair_of_token = std::move(pair_of_token_);
-    packed.offset_of_token = std::move(offset_of_token_);
-    packed.items = static_cast<std::int64_t>(items_.size());
-    packed.answers = first_answer_.back();
-    return packed;
+    packed_.ids = to_device(ids_);
+    packed_.layout = decoder.layout(positions_, parts_, answer_rows);
+    packed_.row_of_target = to_device(row_of_target);
+    packed_.targets = to_device(targets_);
+    packed_.items = static_cast<std::int64_t>(items_.size());
+    packed_.answers = first_answer_.back();
+    return std::move(packed_);
   }
 
  private:
@@ -136,9 +130,9 @@ class Packer {
     for (std::size_t i = begin; i < end; ++i) {
       ids_.push_back(tokens[i]);
       positions_.push_back(position++);
-      steering_of_token_.push_back(steering_);
-      pair_of_token_.push_back(pair_);
-      offset_of_token_.push_back(offset++);
+      packed_.steering_of_token.push_back(steering_);
+      packed_.pair_of_token.push_back(pair_);
+      packed_.offset_of_token.push_back(offset++);
     }
     const Range rows{first, static_cast<std::int64_t>(ids_.size())};
     if (rows.size() > 0) {
@@ -151,13 +145,13 @@ class Packer {
                   std::int64_t position, std::int64_t offset, std::int64_t index) {
     const Range rows = append(answer, 0, answer.size() - 1, position, offset, prompt);
     for (std::int64_t row = rows.begin; row < rows.end; ++row) {
-      rows_of_answers_.push_back(row);
+      packed_.rows_of_answers.push_back(row);
     }
     for (std::size_t i = 0; i < answer.size(); ++i) {
       predicting_rows_.push_back(i == 0 ? prompt.back().end - 1
                                         : rows.begin + static_cast<std::int64_t>(i) - 1);
       targets_.push_back(answer[i]);
-      answer_of_target_.push_back(index);
+      packed_.answer_of_target.push_back(index);
     }
   }
 
@@ -171,11 +165,7 @@ class Packer {
   std::vector<SequencePart> parts_;
   std::vector<std::int64_t> predicting_rows_;
   std::vector<std::int64_t> targets_;
-  std::vector<std::int64_t> answer_of_target_;
-  std::vector<SteeringChoice> steering_of_token_;
-  std::vector<std::int64_t> rows_of_answers_;
-  std::vector<std::int64_t> pair_of_token_;
-  std::vector<std::int64_t> offset_of_token_;
+  PackedAnswers packed_;
 };
 
 template <typename Item>
@@ -207,6 +197,14 @@ std::vector<std::int64_t> packed_sizes(const std::vector<TokenPair>& pairs) {
   return sizes;
 }
 
+std::vector<std::int64_t> packed_offsets(const std::vector<TokenPair>& pairs) {
+  std::vector<std::int64_t> offsets{0};
+  for (const TokenPair& pair : pairs) {
+    offsets.push_back(offsets.back() + packed_size(pair));
+  }
+  return offsets;
+}
+
 PackedPairs pack_pairs(const std::vector<TokenPair>& pairs, const std::vector<PackItem>& items,
                        const Decoder& decoder) {
   return pack(pairs, items, decoder);
@@ -216,7 +214,7 @@ PackedPairs pack_alike(const std::vector<TokenPair>& pairs,
                        const std::vector<std::int64_t>& indices, const Decoder& decoder) {
   std::vector<PackItem> items;
   for (const std::int64_t index : indices) {
-    items.push_back({index, 0});
+    items.push_back({index, {}});
   }
   return pack_pairs(pairs, items, decoder);
 }

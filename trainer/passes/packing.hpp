@@ -59,9 +59,11 @@ struct PackedAnswers {
 using PackedPairs = PackedAnswers;
 
 // Returns the number of tokens of a pair packed by itself; packed_sizes() returns that of each
-// pair, its cost in a batch plan.
+// pair, its cost in a batch plan, and packed_offsets() [P + 1] their sums before each pair and over
+// all.
 std::int64_t packed_size(const TokenPair& pair);
 std::vector<std::int64_t> packed_sizes(const std::vector<TokenPair>& pairs);
+std::vector<std::int64_t> packed_offsets(const std::vector<TokenPair>& pairs);
 
 PackedPairs pack_pairs(const std::vector<TokenPair>& pairs, const std::vector<PackItem>& items,
                        const Decoder& decoder);
