@@ -90,9 +90,7 @@ class Batch {
     for (const std::vector<double>& multipliers : settings_.multipliers) {
       columns.push_back(at::tensor(multipliers, at::kDouble).unsqueeze(1));
     }
-    by_setting_ =
-        at::cat(columns, 1)
-            .to(at::TensorOptions().dtype(decoder_.residual_type()).device(decoder_.device()));
+    by_setting_ = at::cat(columns, 1).to(residual_options(decoder_));
     coefficients_ = by_setting_.repeat({1, static_cast<std::int64_t>(prompts_.size())});
   }
 

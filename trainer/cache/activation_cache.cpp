@@ -14,6 +14,7 @@
 #include "collectives/number_reduction.hpp"
 #include "datasets/batches/batch_plan.hpp"
 #include "trainer/passes/pair_scores.hpp"
+#include "trainer/passes/steering.hpp"
 
 namespace bipo {
 namespace {
@@ -125,12 +126,14 @@ void ActivationCache::read_back(Layer& layer) {
 at::Tensor ActivationCache::activations(const Decoder& decoder, const PackedPairs& packed,
                                         std::int64_t layer) const {
   std::vector<std::int64_t> rows(packed.pair_of_token.size());
-  const auto residual = at::TensorOptions().dtype(decoder.residual_type()).device(decoder.device());
   if (settings_.keep) {
     for (std::size_t t = 0; t < rows.size(); ++t) {
       rows[t] = rows_of(packed.pair_of_token[t]).begin + packed.offset_of_token[t];
     }
-    return at(layer).store->activations().index_select(0, at::tensor(rows, at::kLong)).to(residual);
+    return at(layer)
+        .store->activations()
+        .index_select(0, at::tensor(rows, at::kLong))
+        .to(residual_options(decoder));
   }
   std::map<std::int64_t, std::int64_t> first_row;  // of each pair among the rows computed here
   std::vector<at::Tensor> parts;
@@ -330,32 +333,27 @@ class PrefixPass {
     share_rows(task.answers, decoder_.device(), ranks_);
   }
 
+  // Where the ranks have several nodes, sends every group's rows from its replica to the others; on
+  // each node one rank writes them.
   void share_activations(const ActivationCache& cache, const ActivationCache::Layer& entry) const {
     ranks_.node->barrier();
     if (ranks_.node->size() == ranks_.world->size()) {
       return;
     }
+    const auto replicas = static_cast<std::size_t>(ranks_.topology.dp());
     for (std::size_t g = 0; g < cache.groups_.size(); ++g) {
-      exchange(cache, entry, g);
+      const std::int64_t first = cache.rows_of(cache.groups_[g].front()).begin;
+      const std::int64_t end = cache.rows_of(cache.groups_[g].back()).end;
+      const at::Tensor here = entry.store->activations().narrow(0, first, end - first);
+      const at::Tensor moved =
+          here.to(residual_options(decoder_), /*non_blocking=*/false, /*copy=*/true);
+      ranks_.dp->broadcast(moved, static_cast<int>(g % replicas));
+      ranks_.tp->broadcast(moved, 0);
+      if (ranks_.node->rank() == 0 && !(is_mine(g) && ranks_.topology.tp_rank() == 0)) {
+        here.copy_(moved);
+      }
     }
     ranks_.node->barrier();
-  }
-
-  // Sends a group's rows from its replica to the others; on each node one rank writes them.
-  void exchange(const ActivationCache& cache, const ActivationCache::Layer& entry,
-                std::size_t group) const {
-    const Range rows{cache.rows_of(cache.groups_[group].front()).begin,
-                     cache.rows_of(cache.groups_[group].back()).end};
-    const at::Tensor here = entry.store->activations().narrow(0, rows.begin, rows.size());
-    const at::Tensor moved =
-        here.to(at::TensorOptions().dtype(decoder_.residual_type()).device(decoder_.device()),
-                /*non_blocking=*/false, /*copy=*/true);
-    ranks_.dp->broadcast(moved,
-                         static_cast<int>(group % static_cast<std::size_t>(ranks_.topology.dp())));
-    ranks_.tp->broadcast(moved, 0);
-    if (ranks_.node->rank() == 0 && !(is_mine(group) && ranks_.topology.tp_rank() == 0)) {
-      here.copy_(moved);
-    }
   }
 
   void find_references(const Task& task) const {
@@ -373,13 +371,11 @@ class PrefixPass {
   // The very path that training takes, at v = 0.
   std::vector<AnswerLogProbs> find_reference(const ActivationCache& cache,
                                              std::int64_t layer) const {
-    const auto residual =
-        at::TensorOptions().dtype(decoder_.residual_type()).device(decoder_.device());
     const auto progress = [&](std::int64_t done, std::int64_t total) {
       progress_(reference_phase(cache), done, total);
     };
     return cache.score({decoder_, ranks_, cache.settings_.group_size, progress}, layer,
-                       at::zeros({decoder_.config().hidden}, residual), 0);
+                       at::zeros({decoder_.config().hidden}, residual_options(decoder_)), 0);
   }
 
   void finish(ActivationCache& cache) const {

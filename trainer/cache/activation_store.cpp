@@ -49,13 +49,10 @@ class File {
 }
 
 // Everything before the seal starts at a multiple of 8 bytes.
-std::uint64_t aligned(std::uint64_t bytes) {
-  return (bytes + 7) / 8 * 8;
-}
-
 std::uint64_t activation_bytes(const StoreShape& shape) {
-  return aligned(static_cast<std::uint64_t>(shape.tokens * shape.hidden) *
-                 c10::elementSize(shape.type));
+  const std::uint64_t bytes =
+      static_cast<std::uint64_t>(shape.tokens * shape.hidden) * c10::elementSize(shape.type);
+  return (bytes + 7) / 8 * 8;
 }
 
 std::uint64_t* seal_of(std::byte* begin, const StoreShape& shape) {

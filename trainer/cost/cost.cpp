@@ -27,16 +27,13 @@ TokenCounts counts_of(double prompt, double chosen, double rejected, double shar
   return {1, prompt + chosen + rejected - 2, shared, chosen + rejected, seen_keys};
 }
 
-std::size_t common_prompt(const std::vector<TokenPair>& pairs) {
+std::int64_t common_prompt(const std::vector<TokenPair>& pairs) {
   const std::vector<TokenId>& first = pairs.front().prompt;
-  std::size_t shared = first.size();
+  auto end = first.end();
   for (const TokenPair& pair : pairs) {
-    const auto end = static_cast<std::ptrdiff_t>(std::min(shared, pair.prompt.size()));
-    shared = static_cast<std::size_t>(
-        std::mismatch(first.begin(), first.begin() + end, pair.prompt.begin()).first -
-        first.begin());
+    end = std::mismatch(first.begin(), end, pair.prompt.begin(), pair.prompt.end()).first;
   }
-  return shared;
+  return end - first.begin();
 }
 
 // Counts the rows that predict: the prompt's last token predicts the first of both answers.

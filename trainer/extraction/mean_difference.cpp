@@ -29,10 +29,6 @@ std::vector<TokenPair> with_token_to_leave_out(std::vector<TokenPair> pairs) {
   return pairs;
 }
 
-std::int64_t positions_of(const std::vector<TokenId>& answer) {
-  return static_cast<std::int64_t>(answer.size()) - 1;
-}
-
 class MeanDifferencePass {
  public:
   // `pairs`: each answer ends with a token that does not count.
@@ -145,8 +141,8 @@ class MeanDifferencePass {
   // A pair by itself is packed as [prompt | chosen | rejected].
   void record(const Passenger& passenger, Found& found) const {
     const TokenPair& pair = pairs_[static_cast<std::size_t>(passenger.pair)];
-    const std::int64_t chosen = positions_of(pair.chosen);
-    const std::int64_t rejected = positions_of(pair.rejected);
+    const auto chosen = static_cast<std::int64_t>(pair.chosen.size()) - 1;
+    const auto rejected = static_cast<std::int64_t>(pair.rejected.size()) - 1;
     const at::Tensor rows =
         passenger.hidden.narrow(0, static_cast<std::int64_t>(pair.prompt.size()), chosen + rejected)
             .to(at::kDouble);

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "trainer/passes/objective.hpp"
+#include "trainer/passes/steering.hpp"
 
 namespace bipo {
 namespace {
@@ -28,10 +29,7 @@ EvalRow summarize(const std::vector<AnswerLogProbs>& policy,
 std::vector<EvalRow> evaluate_pairs(const ScoringContext& context, const ActivationCache& held_out,
                                     std::int64_t layer, const std::vector<float>& vector,
                                     const std::vector<double>& multipliers, double beta) {
-  const Decoder& decoder = context.decoder;
-  const at::Tensor on_device =
-      at::tensor(vector, at::kFloat)
-          .to(at::TensorOptions().dtype(decoder.residual_type()).device(decoder.device()));
+  const at::Tensor on_device = at::tensor(vector, at::kFloat).to(residual_options(context.decoder));
   const std::vector<AnswerLogProbs>& reference = held_out.reference(layer);
   std::vector<EvalRow> rows;
   for (const double multiplier : multipliers) {

@@ -18,6 +18,7 @@
 #include "trainer/loop/held_out_evaluation.hpp"
 #include "trainer/passes/pair_scores.hpp"
 #include "trainer/passes/scoring.hpp"
+#include "trainer/passes/steering.hpp"
 #include "trainer/records/records.hpp"
 
 namespace bipo {
@@ -57,15 +58,8 @@ struct PairOutcome {
 struct StepOutcome {
   std::vector<double> gradient;  // [D] of the mean loss
   bool finite = true;            // loss and gradient
-  double loss = 0;
-  double margin = 0;
-  double accuracy = 0;
-  double tokens = 0;
+  StepRow row;                   // loss, margin, accuracy and tokens
 };
-
-bool is_finite(const PairOutcome& pair) {
-  return std::isfinite(pair.margin) && std::isfinite(pair.loss);
-}
 
 StepOutcome summarize(const at::Tensor& gradient, const std::vector<PairOutcome>& pairs) {
   StepOutcome outcome;
@@ -74,15 +68,16 @@ StepOutcome summarize(const at::Tensor& gradient, const std::vector<PairOutcome>
   for (std::int64_t i = 0; i < gradient.numel(); ++i) {
     outcome.gradient.push_back(g[i] / count);
   }
+  StepRow& row = outcome.row;
   for (const PairOutcome& pair : pairs) {
-    outcome.margin += pair.margin;
-    outcome.loss += pair.loss;
-    outcome.accuracy += pair.margin > 0 ? 1 : 0;
-    outcome.tokens += pair.tokens;
+    row.margin += pair.margin;
+    row.loss += pair.loss;
+    row.accuracy += pair.margin > 0 ? 1 : 0;
+    row.tokens += pair.tokens;
   }
-  outcome.margin /= count;
-  outcome.loss /= count;
-  outcome.accuracy /= count;
+  row.margin /= count;
+  row.loss /= count;
+  row.accuracy /= count;
   outcome.finite = at::isfinite(gradient).all().item<bool>();
   return outcome;
 }
@@ -121,16 +116,12 @@ class Member {
 
   void update(const StepPlan& step, StepOutcome outcome, double seconds) {
     Checkpoint& state = record().checkpoint;
-    StepRow row;
+    StepRow row = outcome.row;
     row.step = step.step;
     row.epoch = step.epoch;
     row.lr =
         settings().lr * cosine_with_warmup(step.step, settings().warmup_steps, plan_.total_steps());
-    row.loss = outcome.loss;
-    row.margin = outcome.margin;
-    row.accuracy = outcome.accuracy;
     row.sign = step.logged_sign;
-    row.tokens = outcome.tokens;
     row.grad_norm = clip_norm(outcome.gradient, settings().max_grad_norm);
     settings().optimizer.update(state.vector, state.exp_avg, state.exp_avg_sq, outcome.gradient,
                                 row.lr, step.step);
@@ -172,7 +163,7 @@ class Trainer {
         held_out_(held_out),
         layer_(layer),
         ranks_(ranks),
-        residual_(at::TensorOptions().dtype(decoder.residual_type()).device(decoder.device())) {
+        residual_(residual_options(decoder)) {
     for (const TrainingMember& member : members) {
       members_.emplace_back(member);
     }
@@ -359,7 +350,9 @@ class Trainer {
                               .to(decoder_.device());
     share_rows(outcomes, decoder_.device(), ranks_);
     // All ranks must agree whether the step can be made.
-    if (!std::all_of(outcomes.begin(), outcomes.end(), is_finite)) {
+    if (!std::all_of(outcomes.begin(), outcomes.end(), [](const PairOutcome& pair) {
+          return std::isfinite(pair.margin) && std::isfinite(pair.loss);
+        })) {
       gradient.fill_(std::numeric_limits<double>::quiet_NaN());
     }
     // The tp ranks' gradients may differ in the last bits; their vectors must not.
@@ -486,7 +479,7 @@ void check_zero_vector(const Decoder& decoder, const ActivationCache& cache, std
   }
   const auto& group = cache.groups()[group_index];
   const PackedPairs packed = pack_alike(cache.pairs(), group, decoder);
-  const auto residual = at::TensorOptions().dtype(decoder.residual_type()).device(decoder.device());
+  const at::TensorOptions residual = residual_options(decoder);
   const at::Tensor zero = at::zeros({1, decoder.config().hidden}, residual).set_requires_grad(true);
   const Steering steering{layer, at::ones({1, packed.tokens()}, residual), zero};
   const PairScores scores =

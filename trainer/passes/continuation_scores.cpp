@@ -16,17 +16,6 @@
 namespace bipo {
 namespace {
 
-// [T] of the residual type: 1 where a row is steered.
-at::Tensor steered_rows(const Decoder& decoder, const PackedAnswers& packed,
-                        SteeredPositions positions) {
-  const auto options = at::TensorOptions().dtype(decoder.residual_type()).device(decoder.device());
-  if (positions == SteeredPositions::kAll) {
-    return at::ones({packed.tokens()}, options);
-  }
-  const at::Tensor rows = at::tensor(packed.rows_of_answers, at::kLong).to(decoder.device());
-  return at::zeros({packed.tokens()}, options).index_fill_(0, rows, 1);
-}
-
 // Runs a packed batch under every setting [S][M]: the blocks up to the lowest steered one once,
 // those up to the last steered one for each setting.  `visit` gets the setting's index and runs the
 // rest. Settings of zeros give the model's own numbers.  Collective over: tp
@@ -34,7 +23,12 @@ void for_each_setting(const Decoder& decoder, const PackedAnswers& packed,
                       const SteeringVectors& vectors, const SteeringSettings& settings,
                       const std::function<void(std::size_t, const ResidualStream&)>& visit) {
   const std::vector<std::int64_t> layers = vectors.layers();
-  const at::Tensor mask = steered_rows(decoder, packed, settings.positions);
+  // [T]: 1 where a row is steered.
+  at::Tensor mask = at::ones({packed.tokens()}, residual_options(decoder));
+  if (settings.positions == SteeredPositions::kAnswer) {
+    const at::Tensor rows = at::tensor(packed.rows_of_answers, at::kLong).to(decoder.device());
+    mask = at::zeros_like(mask).index_fill_(0, rows, 1);
+  }
   const auto run = [&](const at::Tensor& h, Range blocks) {
     return decoder.run_blocks(h, blocks, packed.layout);
   };
@@ -109,11 +103,7 @@ ContinuationScores score_continuations(const ScoringContext& context,
   std::vector<double> sums(count * first.back(), 0.0);
   const auto score_group = [&](const std::vector<std::int64_t>& group) {
     const Decoder& decoder = context.decoder;
-    std::vector<PackItem> alike;
-    for (const std::int64_t index : group) {
-      alike.push_back({index, {}});
-    }
-    const PackedAnswers packed = pack_continuations(items, alike, decoder);
+    const PackedAnswers packed = pack_alike(items, group, decoder);
     const std::size_t place = first[static_cast<std::size_t>(group.front())];
     const auto score_setting = [&](std::size_t s, const ResidualStream& steered) {
       const std::vector<double> of_group = sum_answers(

@@ -13,12 +13,6 @@
 namespace bipo {
 namespace {
 
-std::size_t common_prefix(const std::vector<TokenId>& a, const std::vector<TokenId>& b,
-                          std::size_t most) {
-  const auto end = a.begin() + static_cast<std::ptrdiff_t>(std::min({most, a.size(), b.size()}));
-  return static_cast<std::size_t>(std::mismatch(a.begin(), end, b.begin()).first - a.begin());
-}
-
 // An item's sequences: every answer follows the prompt.
 struct Sequences {
   const std::vector<TokenId>* prompt = nullptr;
@@ -94,11 +88,12 @@ class Packer {
   // Counts the tokens that all the members' prompts begin with.
   std::size_t shared_by(const std::vector<std::size_t>& members) const {
     const std::vector<TokenId>& first = *sequences_[members.front()].prompt;
-    std::size_t shared = first.size();
+    auto end = first.end();
     for (const std::size_t member : members) {
-      shared = common_prefix(first, *sequences_[member].prompt, shared);
+      const std::vector<TokenId>& prompt = *sequences_[member].prompt;
+      end = std::mismatch(first.begin(), end, prompt.begin(), prompt.end()).first;
     }
-    return shared;
+    return static_cast<std::size_t>(end - first.begin());
   }
 
   void add_item(std::size_t member, Range root) {
@@ -184,6 +179,14 @@ PackedAnswers pack(const std::vector<Item>& all, const std::vector<PackItem>& it
   return packer.finish(decoder);
 }
 
+std::vector<PackItem> alike(const std::vector<std::int64_t>& indices) {
+  std::vector<PackItem> items;
+  for (const std::int64_t index : indices) {
+    items.push_back({index, {}});
+  }
+  return items;
+}
+
 }  // namespace
 
 std::int64_t packed_size(const TokenPair& pair) {
@@ -212,11 +215,12 @@ PackedPairs pack_pairs(const std::vector<TokenPair>& pairs, const std::vector<Pa
 
 PackedPairs pack_alike(const std::vector<TokenPair>& pairs,
                        const std::vector<std::int64_t>& indices, const Decoder& decoder) {
-  std::vector<PackItem> items;
-  for (const std::int64_t index : indices) {
-    items.push_back({index, {}});
-  }
-  return pack_pairs(pairs, items, decoder);
+  return pack(pairs, alike(indices), decoder);
+}
+
+PackedAnswers pack_alike(const std::vector<Continuations>& continuations,
+                         const std::vector<std::int64_t>& indices, const Decoder& decoder) {
+  return pack(continuations, alike(indices), decoder);
 }
 
 PackedAnswers pack_continuations(const std::vector<Continuations>& continuations,

@@ -68,9 +68,11 @@ std::vector<std::int64_t> packed_offsets(const std::vector<TokenPair>& pairs);
 PackedPairs pack_pairs(const std::vector<TokenPair>& pairs, const std::vector<PackItem>& items,
                        const Decoder& decoder);
 
-// Packs the pairs `indices`, all steered alike.
+// Packs the pairs (or continuations) `indices`, all steered alike.
 PackedPairs pack_alike(const std::vector<TokenPair>& pairs,
                        const std::vector<std::int64_t>& indices, const Decoder& decoder);
+PackedAnswers pack_alike(const std::vector<Continuations>& continuations,
+                         const std::vector<std::int64_t>& indices, const Decoder& decoder);
 
 PackedAnswers pack_continuations(const std::vector<Continuations>& continuations,
                                  const std::vector<PackItem>& items, const Decoder& decoder);

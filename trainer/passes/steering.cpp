@@ -47,7 +47,6 @@ at::Tensor steer(const at::Tensor& h, const at::Tensor& coefficients, const at::
 
 SteeringVectors::SteeringVectors(const std::vector<PlacedVector>& vectors, const Decoder& decoder)
     : count_(static_cast<std::int64_t>(vectors.size())) {
-  const auto options = at::TensorOptions().dtype(decoder.residual_type()).device(decoder.device());
   const ModelConfig& config = decoder.config();
   std::map<std::int64_t, std::vector<std::int64_t>> at_layer;
   for (std::int64_t i = 0; i < count_; ++i) {
@@ -67,8 +66,8 @@ SteeringVectors::SteeringVectors(const std::vector<PlacedVector>& vectors, const
     for (const std::int64_t i : which) {
       rows.push_back(at::tensor(vectors[static_cast<std::size_t>(i)].value, at::kFloat));
     }
-    sites_.push_back(
-        {layer, at::tensor(which, at::kLong).to(decoder.device()), at::stack(rows).to(options)});
+    sites_.push_back({layer, at::tensor(which, at::kLong).to(decoder.device()),
+                      at::stack(rows).to(residual_options(decoder))});
   }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/TensorOptions.h>
 
 #include <cstdint>
 #include <functional>
@@ -13,6 +14,11 @@
 namespace bipo {
 
 // M vectors, T rows, D hidden.
+
+// Returns type and device of the residual stream.
+inline at::TensorOptions residual_options(const Decoder& decoder) {
+  return at::TensorOptions().dtype(decoder.residual_type()).device(decoder.device());
+}
 
 // The residual stream between two blocks.
 struct ResidualStream {
