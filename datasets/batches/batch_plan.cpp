@@ -2,9 +2,9 @@
 #include "datasets/batches/batch_plan.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
-#include <array>
 #include <limits>
 #include <numeric>
 #include <utility>
@@ -14,14 +14,6 @@
 
 namespace bipo {
 namespace {
-
-constexpr std::array<std::pair<const char*, SignRule>, 5> kSignRules = {{
-    {"batch", SignRule::kBatch},
-    {"pair", SignRule::kPair},
-    {"both", SignRule::kBoth},
-    {"plus", SignRule::kPlus},
-    {"minus", SignRule::kMinus},
-}};
 
 // Keeps the random numbers of different purposes apart under one seed.
 enum class Stream : std::uint32_t { kShuffle = 0, kBatchSign = 1, kPairSign = 2 };
@@ -41,24 +33,7 @@ std::int8_t random_sign(std::uint64_t seed, Stream stream, std::int32_t epoch, s
   return static_cast<std::int8_t>(negative ? -1 : 1);
 }
 
-std::vector<std::int64_t> epoch_order(const PlanSettings& settings, std::int32_t epoch) {
-  std::vector<std::pair<std::uint64_t, std::int64_t>> keyed;
-  keyed.reserve(static_cast<std::size_t>(settings.pairs));
-  for (std::int64_t index = 0; index < settings.pairs; ++index) {
-    const std::uint64_t key =
-        settings.shuffle ? random_bits(settings.seed, Stream::kShuffle, epoch, index) : 0;
-    keyed.emplace_back(key, index);
-  }
-  std::sort(keyed.begin(), keyed.end());
-  std::vector<std::int64_t> order;
-  order.reserve(keyed.size());
-  for (const auto& [key, index] : keyed) {
-    order.push_back(index);
-  }
-  return order;
-}
-
-// d of the whole step, 0 where it is not one number.
+// Returns d of the whole step, 0 where the step has several.
 std::int8_t step_sign(const PlanSettings& settings, std::int32_t epoch,
                       std::int64_t step_in_epoch) {
   switch (settings.sign) {
@@ -98,23 +73,22 @@ void require_at_least(std::int64_t value, std::int64_t least, const char* what) 
 
 }  // namespace
 
-SignRule parse_sign_rule(const std::string& name) {
-  for (const auto& [known, rule] : kSignRules) {
-    if (name == known) {
-      return rule;
-    }
-  }
-  throw UserError(
-      fmt::format("--sign: unknown rule '{}'; use one of batch, pair, both, plus, minus", name));
+const std::vector<std::string>& sign_names() {
+  static const std::vector<std::string> names = {"batch", "pair", "both", "plus", "minus"};
+  return names;
 }
 
-std::string to_string(SignRule rule) {
-  for (const auto& [name, known] : kSignRules) {
-    if (rule == known) {
-      return name;
-    }
+SignRule parse_sign_rule(const std::string& name) {
+  const auto found = std::find(sign_names().begin(), sign_names().end(), name);
+  if (found == sign_names().end()) {
+    throw UserError(fmt::format("--sign: unknown rule '{}'; use one of {}", name,
+                                fmt::join(sign_names(), ", ")));
   }
-  throw BugError(fmt::format("sign rule {} has no name", static_cast<int>(rule)));
+  return static_cast<SignRule>(found - sign_names().begin());
+}
+
+const std::string& to_string(SignRule rule) {
+  return sign_names().at(static_cast<std::size_t>(rule));
 }
 
 BatchPlan::BatchPlan(PlanSettings settings) : settings_(std::move(settings)) {
@@ -143,17 +117,28 @@ std::int64_t BatchPlan::total_steps() const {
   return settings_.max_steps > 0 ? std::min(settings_.max_steps, whole) : whole;
 }
 
-const std::vector<std::int64_t>& BatchPlan::order_of(std::int32_t epoch) const {
-  if (epoch != ordered_epoch_) {
-    order_ = epoch_order(settings_, epoch);
-    ordered_epoch_ = epoch;
-  }
-  return order_;
+std::int32_t BatchPlan::epoch_of(std::int64_t step) const {
+  return static_cast<std::int32_t>(step / steps_per_epoch());
 }
 
-StepPlan BatchPlan::step(std::int64_t index) const {
+std::vector<std::int64_t> BatchPlan::order(std::int32_t epoch) const {
+  std::vector<std::int64_t> order(static_cast<std::size_t>(settings_.pairs));
+  std::iota(order.begin(), order.end(), 0);
+  if (settings_.shuffle) {
+    std::vector<std::uint64_t> keys;
+    for (const std::int64_t pair : order) {
+      keys.push_back(random_bits(settings_.seed, Stream::kShuffle, epoch, pair));
+    }
+    std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
+      return keys[static_cast<std::size_t>(a)] < keys[static_cast<std::size_t>(b)];
+    });
+  }
+  return order;
+}
+
+StepPlan BatchPlan::step(std::int64_t index, const std::vector<std::int64_t>& order) const {
   if (index < 0 || index >= total_steps()) {
-    throw BugError(fmt::format("step {} asked of a plan of {} steps", index, total_steps()));
+    throw BugError(fmt::format("step {} of a plan of {} steps", index, total_steps()));
   }
   const std::int64_t step_in_epoch = index % steps_per_epoch();
   const std::int64_t begin = step_in_epoch * settings_.batch_size;
@@ -161,11 +146,10 @@ StepPlan BatchPlan::step(std::int64_t index) const {
 
   StepPlan plan;
   plan.step = index;
-  plan.epoch = static_cast<std::int32_t>(index / steps_per_epoch());
+  plan.epoch = epoch_of(index);
   plan.ends_epoch = step_in_epoch == steps_per_epoch() - 1;
   plan.pairs = size;
 
-  const std::vector<std::int64_t>& order = order_of(plan.epoch);
   const std::vector<std::int64_t> drawn(order.begin() + begin, order.begin() + begin + size);
   std::vector<std::int64_t> costs;
   for (const std::int64_t pair : drawn) {
@@ -192,10 +176,10 @@ std::vector<std::vector<std::int64_t>> balanced_groups(const std::vector<std::in
   if (groups.size() < 2 || *least == *most) {
     return groups;
   }
-  std::vector<std::int64_t> dearest_first(costs.size());
-  std::iota(dearest_first.begin(), dearest_first.end(), 0);
+  std::vector<std::int64_t> costliest_first(costs.size());
+  std::iota(costliest_first.begin(), costliest_first.end(), 0);
   const auto cost_of = [&](std::int64_t item) { return costs[static_cast<std::size_t>(item)]; };
-  std::stable_sort(dearest_first.begin(), dearest_first.end(),
+  std::stable_sort(costliest_first.begin(), costliest_first.end(),
                    [&](std::int64_t a, std::int64_t b) { return cost_of(a) > cost_of(b); });
   std::vector<std::size_t> room;
   for (auto& group : groups) {
@@ -203,7 +187,7 @@ std::vector<std::vector<std::int64_t>> balanced_groups(const std::vector<std::in
     group.clear();
   }
   std::vector<std::int64_t> spent(groups.size(), 0);
-  for (const std::int64_t item : dearest_first) {
+  for (const std::int64_t item : costliest_first) {
     std::size_t cheapest = groups.size();
     for (std::size_t g = 0; g < groups.size(); ++g) {
       if (groups[g].size() < room[g] && (cheapest == groups.size() || spent[g] < spent[cheapest])) {

@@ -15,7 +15,7 @@
 #include "experiments/settings/fields.hpp"
 #include "experiments/settings/stored_settings.hpp"
 #include "experiments/settings/template_dates.hpp"
-#include "trainer/records/vector_norm.hpp"
+#include "trainer/records/records.hpp"
 
 namespace bipo {
 namespace {

@@ -17,7 +17,7 @@
 #include "experiments/job/vectors_in_use.hpp"
 #include "experiments/job/whole_model.hpp"
 #include "experiments/settings/settings.hpp"
-#include "trainer/passes/prompt_divergence.hpp"
+#include "trainer/passes/continuation_scores.hpp"
 
 namespace bipo {
 

@@ -45,17 +45,18 @@ class Measurement {
   std::uint64_t seed() const { return job_.options.seed; }
   MarginSettings margin_settings() const { return {job_.options.beta, seed()}; }
 
-  Progress progress(const std::string& what) const {
-    return
-        [this, what](std::int64_t done, std::int64_t total) { display_.phase(what, done, total); };
+  ScoringContext context(const std::string& what) const {
+    const auto progress = [this, what](std::int64_t done, std::int64_t total) {
+      display_.phase(what, done, total);
+    };
+    return {decoder_, ranks_, job_.options.batch_size, progress};
   }
 
   ContinuationScores score(const std::vector<Continuations>& items,
                            const std::vector<std::vector<double>>& coefficients,
                            const std::string& what) const {
-    return score_continuations(decoder_, items, job_.options.batch_size, vectors_,
-                               {coefficients, steered_positions(job_.options.positions)}, ranks_,
-                               progress(what));
+    return score_continuations(context(what), items, vectors_,
+                               {coefficients, steered_positions(job_.options.positions)});
   }
 
   // Calls `add` with every direction, multiplier and index of the setting.
@@ -178,9 +179,8 @@ class Measurement {
     if (job_.neutral_prompts.empty()) {
       return;
     }
-    const auto divergences =
-        prompt_divergences(decoder_, job_.neutral_prompts, job_.options.batch_size, vectors_,
-                           of_directions_, ranks_, progress("neutral prompts, group"));
+    const auto divergences = prompt_divergences(context("neutral prompts, group"),
+                                                job_.neutral_prompts, vectors_, of_directions_);
     if (!is_root()) {
       return;
     }

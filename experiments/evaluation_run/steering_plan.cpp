@@ -11,7 +11,7 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "datasets/batches/philox.hpp"
-#include "trainer/records/vector_norm.hpp"
+#include "trainer/records/records.hpp"
 
 namespace bipo {
 namespace {

@@ -10,7 +10,7 @@
 #include "experiments/job/vectors_in_use.hpp"
 #include "experiments/runs/stored_vector.hpp"
 #include "experiments/settings/settings.hpp"
-#include "trainer/passes/steering_vectors.hpp"
+#include "trainer/passes/steering.hpp"
 
 namespace bipo {
 

@@ -5,6 +5,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
+#include <bit>
 #include <utility>
 
 namespace bipo {
@@ -14,23 +15,19 @@ namespace {
 struct Region {
   Range rows;
   std::int64_t used = 0;
-  std::vector<Range> context;  // rows of other regions that stand before it
+  std::vector<Range> context;  // rows of other regions that precede it
 
-  // The sequence's next `count` rows, as rows `first`... of a batch.
+  // Takes the sequence's next `count` rows, as rows `first`... of a batch.
   CachedPart extend(std::int64_t first, std::int64_t count) {
     used += count;
     return {{first, first + count}, {rows.begin, rows.begin + used}, context};
   }
 
-  // A row that stands for a text that has ended: it sees itself alone.
+  // The row of a text that has ended: it attends to itself alone.
   CachedPart idle(std::int64_t row) const {
     return {{row, row + 1}, {rows.begin, rows.begin + 1}, {}};
   }
 };
-
-bool contains(const std::vector<TokenId>& tokens, TokenId token) {
-  return std::find(tokens.begin(), tokens.end(), token) != tokens.end();
-}
 
 class Batch {
  public:
@@ -66,10 +63,6 @@ class Batch {
   std::int64_t settings() const { return static_cast<std::int64_t>(settings_.multipliers.size()); }
   std::int64_t rows() const { return static_cast<std::int64_t>(texts_.size()); }
 
-  at::TensorOptions residual_options() const {
-    return at::TensorOptions().dtype(decoder_.residual_type()).device(decoder_.device());
-  }
-
   void lay_out() {
     std::int64_t shared_rows = 0;
     std::int64_t own_rows = 0;
@@ -81,8 +74,8 @@ class Batch {
         next += count;
         return Range{next - count, next};
       };
-      // Prompt and text are regions of their own in both caches: what is summed over them is then
-      // summed alike, wherever the vectors stand.
+      // Prompt and text are separate regions in both caches, so that the order of sums over them
+      // does not depend on the vectors' layers.
       prompt_regions_.push_back({take(shared_rows, length), 0, {}});
       for (std::int64_t s = 0; s < settings(); ++s) {
         limits_.push_back(limit);
@@ -97,25 +90,24 @@ class Batch {
     for (const std::vector<double>& multipliers : settings_.multipliers) {
       columns.push_back(at::tensor(multipliers, at::kDouble).unsqueeze(1));
     }
-    by_setting_ = at::cat(columns, 1).to(residual_options());
+    by_setting_ = at::cat(columns, 1).to(residual_options(decoder_));
     coefficients_ = by_setting_.repeat({1, static_cast<std::int64_t>(prompts_.size())});
   }
 
-  // Blocks with the vectors that stand among them.
-  at::Tensor run_steered(at::Tensor h, Range blocks, const CachedLayout& layout,
+  // Runs `blocks` on the first one's input h, steered from there on.
+  at::Tensor run_steered(const at::Tensor& h, Range blocks, const CachedLayout& layout,
                          const KeyValueCache& cache, const at::Tensor& coefficients) const {
-    std::int64_t next = blocks.begin;
-    for (const std::int64_t layer : layers_) {
-      if (layer >= blocks.begin && layer < blocks.end) {
-        h = decoder_.run_cached(h, {next, layer + 1}, layout, cache);
-        h = vectors_.add(h, layer, coefficients);
-        next = layer + 1;
-      }
-    }
-    return decoder_.run_cached(h, {next, blocks.end}, layout, cache);
+    const auto run = [&](const at::Tensor& x, Range part) {
+      return decoder_.run_cached(x, part, layout, cache);
+    };
+    const auto add = [&](const at::Tensor& x, std::int64_t layer) {
+      return vectors_.add(x, layer, coefficients);
+    };
+    const ResidualStream steered = run_past_sites({h, blocks.begin}, layers_, add, run);
+    return run(steered.hidden, {steered.next_block, blocks.end});
   }
 
-  // The last block's output at the last row of every sequence, [P S, D].
+  // Returns the last block's output at the last row of every sequence, [P S, D].
   at::Tensor run_prompts() {
     std::vector<at::Tensor> last;
     for (std::size_t p = 0; p < prompts_.size(); ++p) {
@@ -132,43 +124,40 @@ class Batch {
     return at::cat(last);
   }
 
-  // The rest of the model for the rows of one prompt at one setting.
+  CachedLayout own_layout(const std::vector<CachedPart>& parts) const {
+    return own_.size() > 0 ? decoder_.cached_layout(parts) : CachedLayout{};
+  }
+
+  // Runs the blocks after the shared ones for the rows of one prompt at one setting.
   at::Tensor run_own(const at::Tensor& h, std::size_t row, const at::Tensor& multipliers) {
-    if (own_.size() == 0 && settings_.positions == SteeredPositions::kAnswer) {
+    if (settings_.positions == SteeredPositions::kAnswer) {
       return h;
     }
     const std::int64_t length = h.size(0);
-    const at::Tensor coefficients = multipliers.unsqueeze(1).expand({-1, length});
-    const at::Tensor steered = layers_.empty() ? h : vectors_.add(h, layers_.front(), coefficients);
-    if (own_.size() == 0) {
-      return steered;
-    }
-    const CachedLayout layout =
-        decoder_.cached_layout({own_prompt_regions_[row].extend(0, length)});
-    return run_steered(steered, own_, layout, own_cache_, coefficients);
+    const CachedLayout layout = own_layout({own_prompt_regions_[row].extend(0, length)});
+    return run_steered(h, own_, layout, own_cache_, multipliers.unsqueeze(1).expand({-1, length}));
   }
 
-  // The same after one token more of every text.
+  // Returns the same after one more token of every text.
   at::Tensor run_step() {
     std::vector<std::int64_t> ids;
     std::vector<CachedPart> shared_parts;
     std::vector<CachedPart> own_parts;
     for (std::int64_t row = 0; row < rows(); ++row) {
       const auto r = static_cast<std::size_t>(row);
-      const bool goes_on = !ended(r);
-      ids.push_back(goes_on ? texts_[r].tokens.back() : 0);
-      shared_parts.push_back(goes_on ? shared_regions_[r].extend(row, 1)
-                                     : shared_regions_[r].idle(row));
-      if (own_.size() > 0) {
-        own_parts.push_back(goes_on ? own_regions_[r].extend(row, 1) : own_regions_[r].idle(row));
-      }
+      const bool grows = !ended(r);
+      ids.push_back(grows ? texts_[r].tokens.back() : 0);
+      shared_parts.push_back(grows ? shared_regions_[r].extend(row, 1)
+                                   : shared_regions_[r].idle(row));
+      own_parts.push_back(grows ? own_regions_[r].extend(row, 1) : own_regions_[r].idle(row));
     }
     const at::Tensor embedded = decoder_.embed(at::tensor(ids, at::kLong).to(decoder_.device()));
-    const at::Tensor h = run_steered(embedded, shared_, decoder_.cached_layout(shared_parts),
-                                     shared_cache_, coefficients_);
-    return own_.size() == 0
-               ? h
-               : run_steered(h, own_, decoder_.cached_layout(own_parts), own_cache_, coefficients_);
+    const CachedLayout shared = decoder_.cached_layout(shared_parts);
+    if (settings_.positions == SteeredPositions::kAnswer) {
+      return run_steered(embedded, shared_, shared, shared_cache_, coefficients_);
+    }
+    return run_steered(decoder_.run_cached(embedded, shared_, shared, shared_cache_), own_,
+                       own_layout(own_parts), own_cache_, coefficients_);
   }
 
   bool ended(std::size_t row) const {
@@ -185,7 +174,7 @@ class Batch {
     return true;
   }
 
-  // Every tp rank has the same logits and chooses the same tokens.
+  // All tp ranks have the same logits and choose the same tokens.
   void choose_tokens(const at::Tensor& output, std::int64_t step) {
     const at::Tensor logits = decoder_.next_token_logits(output).to(at::kCPU, at::kFloat);
     const at::Tensor normalisers = at::logsumexp(logits, {1});
@@ -209,7 +198,7 @@ class Batch {
         continue;
       }
       const TokenId token = chosen[r];
-      if (contains(settings_.stop_tokens, token)) {
+      if (std::count(settings_.stop_tokens.begin(), settings_.stop_tokens.end(), token) > 0) {
         texts_[r].stopped = true;
         continue;
       }
@@ -226,13 +215,13 @@ class Batch {
   const GenerationSettings& settings_;
   const GenerationHooks& hooks_;
   std::vector<std::int64_t> layers_;        // steered, ascending
-  Range shared_;                            // blocks that treat a prompt alike at every setting
-  Range own_;                               // the others
+  Range shared_;                            // blocks that compute a prompt once for all settings
+  Range own_;                               // the other blocks
   std::vector<std::int64_t> limits_;        // [P S] tokens of a text
   std::vector<Region> prompt_regions_;      // [P] of the shared cache
-  std::vector<Region> shared_regions_;      // [P S] of it: what follows the prompt
+  std::vector<Region> shared_regions_;      // [P S] of it: the texts
   std::vector<Region> own_prompt_regions_;  // [P S] of the other cache
-  std::vector<Region> own_regions_;         // [P S] of it: what follows the prompt
+  std::vector<Region> own_regions_;         // [P S] of it: the texts
   KeyValueCache shared_cache_;
   KeyValueCache own_cache_;
   at::Tensor by_setting_;             // [M, S]
@@ -263,36 +252,28 @@ std::uint64_t generation_cache_bytes(const ModelConfig& config, const Topology& 
 std::vector<GeneratedText> gather_texts(const std::vector<GeneratedText>& mine,
                                         std::int64_t max_new_tokens, at::Device device,
                                         Communicator& dp) {
-  // Replicas exchange tables of one size: every text takes a row of counts, flags and tokens.
-  at::Tensor most = at::tensor({static_cast<std::int64_t>(mine.size())}, at::kLong).to(device);
+  // Replicas exchange tables of one size; a text is a row {1, stopped, log_prob, length,
+  // tokens...}, its log_prob as the bits of a double.
+  const at::Tensor most =
+      at::tensor({static_cast<std::int64_t>(mine.size())}, at::kLong).to(device);
   dp.all_reduce(most, ReduceOp::kMax);
-  const std::int64_t rows = most.item<std::int64_t>();
-  const at::Tensor table = at::zeros({rows, max_new_tokens + 3}, at::kLong);
-  const at::Tensor log_probs = at::zeros({rows}, at::kDouble);
-  auto cell = table.accessor<std::int64_t, 2>();
+  const at::Tensor table = at::zeros({most.item<std::int64_t>(), max_new_tokens + 4}, at::kLong);
   for (std::size_t i = 0; i < mine.size(); ++i) {
-    const auto row = static_cast<std::int64_t>(i);
-    cell[row][0] = 1;
-    cell[row][1] = mine[i].stopped ? 1 : 0;
-    cell[row][2] = static_cast<std::int64_t>(mine[i].tokens.size());
-    for (std::size_t t = 0; t < mine[i].tokens.size(); ++t) {
-      cell[row][3 + static_cast<std::int64_t>(t)] = mine[i].tokens[t];
-    }
-    log_probs.mutable_data_ptr<double>()[row] = mine[i].log_prob;
+    auto* cell =
+        table.mutable_data_ptr<std::int64_t>() + static_cast<std::int64_t>(i) * table.size(1);
+    *cell++ = 1;
+    *cell++ = mine[i].stopped ? 1 : 0;
+    *cell++ = std::bit_cast<std::int64_t>(mine[i].log_prob);
+    *cell++ = static_cast<std::int64_t>(mine[i].tokens.size());
+    std::copy(mine[i].tokens.begin(), mine[i].tokens.end(), cell);
   }
-  const at::Tensor tables = dp.all_gather(table.to(device)).cpu();
-  const at::Tensor all_log_probs = dp.all_gather(log_probs.to(device)).cpu();
+  const at::Tensor rows = dp.all_gather(table.to(device)).cpu().view({-1, table.size(1)});
   std::vector<GeneratedText> texts;
-  const auto all = tables.accessor<std::int64_t, 3>();
-  const auto sums = all_log_probs.accessor<double, 2>();
-  for (std::int64_t replica = 0; replica < tables.size(0); ++replica) {
-    for (std::int64_t row = 0; row < rows && all[replica][row][0] == 1; ++row) {
-      GeneratedText& text = texts.emplace_back();
-      text.stopped = all[replica][row][1] == 1;
-      text.log_prob = sums[replica][row];
-      for (std::int64_t t = 0; t < all[replica][row][2]; ++t) {
-        text.tokens.push_back(static_cast<TokenId>(all[replica][row][3 + t]));
-      }
+  for (std::int64_t row = 0; row < rows.size(0); ++row) {
+    const auto* cell = rows.const_data_ptr<std::int64_t>() + row * rows.size(1);
+    if (cell[0] == 1) {
+      texts.push_back(
+          {{cell + 4, cell + 4 + cell[3]}, std::bit_cast<double>(cell[2]), cell[1] == 1});
     }
   }
   return texts;

@@ -1,5 +1,5 @@
-// Generates text under steering vectors: every prompt at every setting of multipliers, in common
-// passes through the model.
+// Generates text under steering vectors: every prompt at every setting of multipliers, all in the
+// same passes through the model.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +12,7 @@
 #include "datasets/tokenizer/tokenizer.hpp"
 #include "experiments/generation/token_sampling.hpp"
 #include "trainer/model/decoder/decoder.hpp"
-#include "trainer/passes/steered_positions.hpp"
-#include "trainer/passes/steering_vectors.hpp"
+#include "trainer/passes/steering.hpp"
 
 namespace bipo {
 
@@ -28,45 +27,45 @@ struct GenerationSettings {
 };
 
 struct GeneratedText {
-  std::vector<TokenId> tokens;  // without the one that ended it
+  std::vector<TokenId> tokens;  // without the stop token
   double log_prob = 0;          // sum over `tokens`, under the steered model at temperature 1
   bool stopped = false;         // by a stop token; else by max_new_tokens or the model's context
 };
 
-// A prompt and its place among all prompts.
+// A prompt with its index among all prompts.
 struct NumberedPrompt {
   std::int64_t number = 0;
   std::vector<TokenId> tokens;  // fewer than the model's context
 };
 
 struct GenerationHooks {
-  // Called for every token as it is chosen: the prompt's place in the batch, the setting.
+  // Called for every chosen token with the prompt's index in the batch and the setting.
   std::function<void(std::int64_t prompt, std::int64_t setting, TokenId token)> on_token;
-  // Asked after every step whether to stop; the same on all tp ranks.
+  // Polled after every step; must return the same on all tp ranks.
   std::function<bool()> stops;
 };
 
-// Generates one batch, [P S], prompt by prompt; nothing where the hooks stopped it.  All of the
-// model must be loaded.
+// Generates one batch, [P S], prompt by prompt; returns nothing if the hooks stopped it.  The model
+// must be loaded whole.
 //
-// Each sequence's prompt goes through the model by itself (blocks up to the lowest steered one once
-// for all settings), and all P S texts grow together, in products of P S rows until the last of
-// them ends.  In float32 on a CPU a text is therefore the same, to the last bit, whatever the other
-// texts' multipliers are (elsewhere attention is padded to the longest text that goes on); in a
-// batch of another size it may differ in the last bits of its logits. Collective over: tp
+// Each prompt goes through the model by itself (blocks up to the lowest steered one once for all
+// settings); then all P S texts grow together, in products of P S rows until the last of them ends.
+// In float32 on a CPU a text therefore has the same bits for any multipliers of the other texts
+// (otherwise attention is padded to the longest text that still grows); in a batch of another size
+// the last bits of its logits may differ.  Collective over: tp
 std::optional<std::vector<GeneratedText>> generate_batch(const Decoder& decoder,
                                                          const SteeringVectors& vectors,
                                                          const std::vector<NumberedPrompt>& prompts,
                                                          const GenerationSettings& settings,
                                                          const GenerationHooks& hooks);
 
-// Bytes that the keys and values of such a batch take on a rank; `prompt_tokens`: of all P prompts.
+// Returns the bytes of a batch's keys and values on a rank; `prompt_tokens`: of all P prompts.
 std::uint64_t generation_cache_bytes(const ModelConfig& config, const Topology& topology,
                                      std::int64_t prompts, std::int64_t prompt_tokens,
                                      const GenerationSettings& settings);
 
-// `mine` of every replica (in the order of replicas, each of any size) on every rank.
-// Collective over: dp
+// Returns the texts of all replicas, in their order, on every rank; replicas may hold different
+// numbers of texts.  Collective over: dp
 std::vector<GeneratedText> gather_texts(const std::vector<GeneratedText>& mine,
                                         std::int64_t max_new_tokens, at::Device device,
                                         Communicator& dp);

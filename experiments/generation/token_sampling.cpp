@@ -20,9 +20,10 @@ bool is_likelier(const Candidate& a, const Candidate& b) {
   return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
 }
 
-// In [0, 1), of 53 bits.
+// Returns a number in [0, 1) with 53 random bits.
 double uniform(std::uint64_t seed, DrawPlace place) {
-  constexpr std::uint32_t kGeneration = 0x67656e;  // tells these numbers from other uses of a seed
+  constexpr std::uint32_t kGeneration =
+      0x67656e;  // separates these numbers from a seed's other uses
   const auto bits =
       philox4x32({place.prompt, place.setting, place.step, kGeneration},
                  {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
@@ -35,7 +36,7 @@ TokenId likeliest(std::span<const float> logits) {
   return static_cast<TokenId>(largest - logits.begin());
 }
 
-// The likeliest `count`, likeliest first; all of them, in any order, where `count` is 0.
+// Returns the likeliest `count` tokens in any order; all of them where `count` is 0.
 std::vector<Candidate> candidates(std::span<const float> logits, std::int64_t count) {
   std::vector<Candidate> all(logits.size());
   for (std::size_t i = 0; i < logits.size(); ++i) {

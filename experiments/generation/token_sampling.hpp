@@ -11,7 +11,7 @@ namespace bipo {
 // V vocabulary.
 
 // As in transformers' generate: logits are divided by the temperature, then only the top_k
-// likeliest tokens stay, and of these the likeliest whose probabilities together reach top_p
+// likeliest tokens remain, and of these the likeliest whose probabilities together reach top_p
 // (Holtzman et al., arXiv 1904.09751, section 3.1).
 struct SamplingSettings {
   double temperature = 0;  // 0: always the likeliest token (greedy)
@@ -20,15 +20,16 @@ struct SamplingSettings {
   std::uint64_t seed = 11;
 };
 
-// What a random number belongs to.  It depends on nothing else: neither on the batch nor on ranks.
+// What a random number is drawn for.  It depends on nothing else, neither on the batch nor on
+// ranks.
 struct DrawPlace {
   std::uint32_t prompt = 0;
-  std::uint32_t setting = 0;  // the multipliers' place in their list
+  std::uint32_t setting = 0;  // index of the multipliers
   std::uint32_t step = 0;     // of the text, from 0
 };
 
-// The next token after `logits` [V]; of equally likely ones that with the lowest id.  Throws
-// EnvironmentError where a logit is NaN or positive infinity.
+// Chooses the next token after `logits` [V]; among equally likely tokens the lowest id.  Throws
+// EnvironmentError if a logit is NaN or positive infinity.
 TokenId sample_token(std::span<const float> logits, const SamplingSettings& settings,
                      DrawPlace place);
 

@@ -6,7 +6,7 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "experiments/settings/field.hpp"
-#include "trainer/records/vector_norm.hpp"
+#include "trainer/records/records.hpp"
 
 namespace bipo {
 namespace {

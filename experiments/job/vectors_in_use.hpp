@@ -8,8 +8,7 @@
 #include "experiments/runs/stored_vector.hpp"
 #include "experiments/settings/settings.hpp"
 #include "trainer/model/model_files.hpp"
-#include "trainer/passes/steered_positions.hpp"
-#include "trainer/passes/steering_vectors.hpp"
+#include "trainer/passes/steering.hpp"
 
 namespace bipo {
 

@@ -9,7 +9,7 @@
 #include <string>
 #include <utility>
 
-#include "trainer/records/vector_norm.hpp"
+#include "trainer/records/records.hpp"
 
 namespace bipo {
 namespace {

@@ -14,7 +14,7 @@
 #include "experiments/training/weight_check.hpp"
 #include "launcher/commands/commands.hpp"
 #include "launcher/commands/extract_preparation.hpp"
-#include "trainer/records/vector_norm.hpp"
+#include "trainer/records/records.hpp"
 
 namespace bipo {
 namespace {

@@ -19,7 +19,7 @@
 #include "experiments/settings/template_dates.hpp"
 #include "experiments/sweeps/sweep_plan.hpp"
 #include "trainer/model/architecture/config.hpp"
-#include "trainer/records/vector_norm.hpp"
+#include "trainer/records/records.hpp"
 
 namespace bipo {
 namespace {

@@ -13,7 +13,8 @@
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
 #include "datasets/batches/batch_plan.hpp"
-#include "trainer/cache/residual_scale.hpp"
+#include "trainer/passes/pair_scores.hpp"
+#include "trainer/passes/steering.hpp"
 
 namespace bipo {
 namespace {
@@ -41,26 +42,40 @@ void require_finite(const std::vector<TokenPair>& pairs,
   }
 }
 
+double median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return values.size() % 2 == 1 ? *middle
+                                : (*std::max_element(values.begin(), middle) + *middle) / 2;
+}
+
 }  // namespace
+
+at::Tensor token_rms(const at::Tensor& h) {
+  return h.to(at::kDouble).square().mean(-1).sqrt().to(at::kCPU);
+}
+
+double shared_median(std::vector<double> rms, at::Device device, const Ranks& ranks) {
+  share_rows(rms, device, ranks);
+  return median(std::move(rms));
+}
 
 ActivationCache::ActivationCache(const Decoder& decoder, const std::vector<TokenPair>& pairs,
                                  const CacheSettings& settings, const Ranks& ranks)
     : pairs_(pairs),
       settings_(settings),
       groups_(consecutive_groups(static_cast<std::int64_t>(pairs.size()), settings.group_size)),
-      first_token_{0} {
-  for (const TokenPair& pair : pairs) {
-    first_token_.push_back(first_token_.back() + packed_size(pair));
-  }
+      first_token_(packed_offsets(pairs)) {
   const StoreShape shape{first_token_.back(), decoder.config().hidden,
                          static_cast<std::int64_t>(pairs.size()), settings.type};
   for (const std::int64_t layer : settings.layers) {
     Layer entry;
     entry.layer = layer;
     if (settings.keep && settings.directory.empty()) {
-      entry.store.emplace(shape, *ranks.node);
+      entry.store = std::make_unique<ActivationStore>(shape, *ranks.node);
     } else if (settings.keep) {
-      entry.store.emplace(shape, settings.directory, layer_key(settings, layer));
+      entry.store =
+          std::make_unique<ActivationStore>(shape, settings.directory, layer_key(settings, layer));
       entry.filled = holds_on_all(entry.store->is_complete(), *ranks.world);
       if (entry.filled) {
         read_back(entry);
@@ -75,11 +90,9 @@ ActivationCache::ActivationCache(const Decoder& decoder, const std::vector<Token
 std::uint64_t ActivationCache::bytes_needed(std::int64_t hidden,
                                             const std::vector<TokenPair>& pairs,
                                             at::ScalarType type) {
-  StoreShape shape{0, hidden, static_cast<std::int64_t>(pairs.size()), type};
-  for (const TokenPair& pair : pairs) {
-    shape.tokens += packed_size(pair);
-  }
-  return shape.bytes();
+  return StoreShape{packed_offsets(pairs).back(), hidden, static_cast<std::int64_t>(pairs.size()),
+                    type}
+      .bytes();
 }
 
 bool ActivationCache::is_filled() const {
@@ -88,20 +101,12 @@ bool ActivationCache::is_filled() const {
 }
 
 const ActivationCache::Layer& ActivationCache::at(std::int64_t layer) const {
-  const auto found = std::find_if(layers_.begin(), layers_.end(),
-                                  [&](const Layer& entry) { return entry.layer == layer; });
-  if (found == layers_.end()) {
-    throw BugError(fmt::format("layer {} is not in the activation cache", layer));
+  for (const Layer& entry : layers_) {
+    if (entry.layer == layer) {
+      return entry;
+    }
   }
-  return *found;
-}
-
-const std::vector<AnswerLogProbs>& ActivationCache::reference(std::int64_t layer) const {
-  return at(layer).reference;
-}
-
-double ActivationCache::median_rms(std::int64_t layer) const {
-  return at(layer).median_rms;
+  throw BugError(fmt::format("layer {} is not in the activation cache", layer));
 }
 
 Range ActivationCache::rows_of(std::int64_t pair) const {
@@ -110,22 +115,25 @@ Range ActivationCache::rows_of(std::int64_t pair) const {
 }
 
 void ActivationCache::read_back(Layer& layer) {
-  const double* values = layer.store->log_probs().const_data_ptr<double>();
+  const double* number = layer.store->numbers();
   for (std::size_t p = 0; p < pairs_.size(); ++p) {
-    layer.reference.push_back({values[2 * p], values[2 * p + 1]});
+    layer.reference.push_back({number[0], number[1]});
+    number += 2;
   }
-  layer.median_rms = *layer.store->median_rms().const_data_ptr<double>();
+  layer.median_rms = *number;
 }
 
 at::Tensor ActivationCache::activations(const Decoder& decoder, const PackedPairs& packed,
                                         std::int64_t layer) const {
   std::vector<std::int64_t> rows(packed.pair_of_token.size());
-  const auto residual = at::TensorOptions().dtype(decoder.residual_type()).device(decoder.device());
   if (settings_.keep) {
     for (std::size_t t = 0; t < rows.size(); ++t) {
       rows[t] = rows_of(packed.pair_of_token[t]).begin + packed.offset_of_token[t];
     }
-    return at(layer).store->activations().index_select(0, at::tensor(rows, at::kLong)).to(residual);
+    return at(layer)
+        .store->activations()
+        .index_select(0, at::tensor(rows, at::kLong))
+        .to(residual_options(decoder));
   }
   std::map<std::int64_t, std::int64_t> first_row;  // of each pair among the rows computed here
   std::vector<at::Tensor> parts;
@@ -142,109 +150,128 @@ at::Tensor ActivationCache::activations(const Decoder& decoder, const PackedPair
   return at::cat(parts).index_select(0, at::tensor(rows, at::kLong).to(decoder.device()));
 }
 
-// One pass over the data of several caches that were asked for the same layers.
+std::vector<AnswerLogProbs> ActivationCache::score(const ScoringContext& context,
+                                                   std::int64_t layer, const at::Tensor& vector,
+                                                   double coefficient) const {
+  const at::NoGradGuard no_grad;
+  std::vector<AnswerLogProbs> answers(pairs_.size());
+  const auto score_group = [&](const std::vector<std::int64_t>& group) {
+    const PackedPairs packed = pack_alike(pairs_, group, context.decoder);
+    const at::Tensor coefficients = at::full({1, packed.tokens()}, coefficient, vector.options());
+    const PairScores scores =
+        score_pairs(context.decoder, packed, activations(context.decoder, packed, layer),
+                    {layer, coefficients, vector.unsqueeze(0)});
+    for (std::size_t i = 0; i < group.size(); ++i) {
+      answers[static_cast<std::size_t>(group[i])] = scores.answers[i];
+    }
+  };
+  for_each_group(context, static_cast<std::int64_t>(pairs_.size()), score_group);
+  share_rows(answers, context.decoder.device(), context.ranks);
+  return answers;
+}
+
+// One pass over the data of several caches for the same layers.
 class PrefixPass {
  public:
   PrefixPass(Decoder& decoder, const std::vector<ActivationCache*>& caches, const Ranks& ranks,
              const PassProgress& progress)
       : decoder_(decoder),
-        caches_(caches),
         layers_(caches.front()->settings_.layers),
         keeps_all_(std::all_of(caches.begin(), caches.end(),
                                [](const auto* cache) { return cache->keeps_activations(); })),
         ranks_(ranks),
-        progress_(progress) {}
+        progress_(progress) {
+    for (ActivationCache* cache : caches) {
+      if (!cache->is_filled()) {
+        tasks_.emplace_back(*cache);
+      }
+    }
+  }
 
   void run() {
     const at::NoGradGuard no_grad;
     const std::int64_t blocks = decoder_.config().blocks;
-    std::vector<ActivationCache*> empty;
-    for (ActivationCache* cache : caches_) {
-      if (!cache->is_filled()) {
-        empty.push_back(cache);
-        found_[cache] = Found(*cache);
-      }
-    }
     if (!keeps_all_) {
       decoder_.load_embedding();
       decoder_.load_blocks({0, blocks});
-      stream_by_groups(empty);
-    } else if (!empty.empty()) {
+      for (Task& task : tasks_) {
+        stream_by_groups(task);
+      }
+    } else if (!tasks_.empty()) {
       decoder_.load_embedding();
-      stream(board(empty));
+      std::vector<Passenger> passengers;
+      for (Task& task : tasks_) {
+        for (std::size_t g = 0; g < task.cache.groups_.size(); ++g) {
+          board(task, g, passengers);
+        }
+      }
+      stream(std::move(passengers));
       decoder_.release_embedding();
     }
     decoder_.load_blocks({layers_.front() + 1, blocks});
-    for (ActivationCache* cache : empty) {
-      share(*cache);
-      find_references(*cache);
-      finish(*cache);
+    for (Task& task : tasks_) {
+      share(task);
+      find_references(task);
+      finish(task.cache);
     }
   }
 
  private:
+  // A cache to be filled, and what this replica found of its pairs; 0 for those of other replicas.
+  struct Task {
+    explicit Task(ActivationCache& empty)
+        : cache(empty),
+          rms(cache.settings_.layers.size(),
+              std::vector<double>(static_cast<std::size_t>(cache.first_token_.back()), 0.0)),
+          answers(cache.pairs_.size()) {}
+
+    ActivationCache& cache;
+    std::vector<std::vector<double>> rms;  // per layer, per token
+    std::vector<AnswerLogProbs> answers;   // per pair
+  };
+
   // A pair that this replica computes.
   struct Passenger {
-    ActivationCache* cache;
+    Task& task;
     std::int64_t pair;
     PackedPairs packed;
     at::Tensor hidden;
   };
-
-  // What this replica found of a cache's pairs; 0 for those of other replicas.
-  struct Found {
-    Found() = default;
-    explicit Found(const ActivationCache& cache)
-        : rms(cache.settings_.layers.size(),
-              std::vector<double>(static_cast<std::size_t>(cache.first_token_.back()), 0.0)),
-          log_probs(2 * cache.pairs_.size(), 0.0) {}
-
-    std::vector<std::vector<double>> rms;  // per layer, per token
-    std::vector<double> log_probs;         // {chosen, rejected} per pair
-  };
-
-  std::vector<Passenger> board(const std::vector<ActivationCache*>& caches) {
-    std::vector<Passenger> passengers;
-    for (ActivationCache* cache : caches) {
-      for (std::size_t g = 0; g < cache->groups_.size(); ++g) {
-        if (is_mine(g)) {
-          board_group(*cache, g, passengers);
-        }
-      }
-    }
-    return passengers;
-  }
-
-  void board_group(ActivationCache& cache, std::size_t group, std::vector<Passenger>& passengers) {
-    for (const std::int64_t pair : cache.groups_[group]) {
-      PackedPairs packed = pack_alike(cache.pairs_, {pair}, decoder_);
-      at::Tensor hidden = decoder_.embed(packed.ids);
-      passengers.push_back({&cache, pair, std::move(packed), std::move(hidden)});
-    }
-  }
 
   bool is_mine(std::size_t group) const {
     return static_cast<int>(group % static_cast<std::size_t>(ranks_.topology.dp())) ==
            ranks_.topology.dp_rank();
   }
 
-  // Where there is no room for all pairs' activations, there is none for them on their way either.
-  void stream_by_groups(const std::vector<ActivationCache*>& caches) {
-    for (ActivationCache* cache : caches) {
-      const std::string what = fmt::format("reference of {} pairs, group", cache->pairs_.size());
-      for (std::size_t g = 0; g < cache->groups_.size(); ++g) {
-        progress_(what, static_cast<std::int64_t>(g) + 1,
-                  static_cast<std::int64_t>(cache->groups_.size()));
-        if (is_mine(g)) {
-          std::vector<Passenger> passengers;
-          board_group(*cache, g, passengers);
-          stream(std::move(passengers));
-        }
-      }
+  // Adds the pairs of `group` if it is this replica's.
+  void board(Task& task, std::size_t group, std::vector<Passenger>& passengers) const {
+    if (!is_mine(group)) {
+      return;
+    }
+    for (const std::int64_t pair : task.cache.groups_[group]) {
+      PackedPairs packed = pack_alike(task.cache.pairs_, {pair}, decoder_);
+      at::Tensor hidden = decoder_.embed(packed.ids);
+      passengers.push_back({task, pair, std::move(packed), std::move(hidden)});
     }
   }
 
-  // Every pair through block after block, leaving its output at the layers asked for, to the head.
+  static std::string reference_phase(const ActivationCache& cache) {
+    return fmt::format("reference of {} pairs, group", cache.pairs_.size());
+  }
+
+  // Without room for all pairs' cached activations, there is none for all pairs under way either.
+  void stream_by_groups(Task& task) {
+    const std::size_t groups = task.cache.groups_.size();
+    for (std::size_t g = 0; g < groups; ++g) {
+      progress_(reference_phase(task.cache), static_cast<std::int64_t>(g) + 1,
+                static_cast<std::int64_t>(groups));
+      std::vector<Passenger> passengers;
+      board(task, g, passengers);
+      stream(std::move(passengers));
+    }
+  }
+
+  // Runs every pair through block after block to the head; keeps its output at requested layers.
   void stream(std::vector<Passenger> passengers) {
     const std::int64_t last = decoder_.config().blocks - 1;
     for (std::int64_t block = 0; block <= last; ++block) {
@@ -255,15 +282,15 @@ class PrefixPass {
       const auto layer = std::find(layers_.begin(), layers_.end(), block);
       for (Passenger& passenger : passengers) {
         if (block == last) {
-          score(passenger);  // the last block's output is wanted at the predicting rows only
+          score(passenger);  // the head needs the last block's output at the predicting rows only
         }
         if (block < last || layer != layers_.end()) {
           passenger.hidden =
               decoder_.run_blocks(passenger.hidden, {block, block + 1}, passenger.packed.layout);
         }
         if (layer != layers_.end()) {
-          leave(passenger, block,
-                found_[passenger.cache].rms[static_cast<std::size_t>(layer - layers_.begin())]);
+          keep(passenger, block,
+               passenger.task.rms[static_cast<std::size_t>(layer - layers_.begin())]);
         }
       }
       if (keeps_all_ && block <= layers_.front()) {
@@ -272,122 +299,108 @@ class PrefixPass {
     }
   }
 
-  // From the output of the last block but one.
-  void score(const Passenger& passenger) {
+  // Runs the last block and the head on the output of the block before.
+  void score(const Passenger& passenger) const {
     const at::Tensor output = decoder_.run_to_answers(
         passenger.hidden, decoder_.config().blocks - 1, passenger.packed.layout);
-    const AnswerLogProbs answers = score_output(decoder_, passenger.packed, output).answers.front();
-    std::vector<double>& log_probs = found_[passenger.cache].log_probs;
-    log_probs[2 * static_cast<std::size_t>(passenger.pair)] = answers.chosen;
-    log_probs[2 * static_cast<std::size_t>(passenger.pair) + 1] = answers.rejected;
+    passenger.task.answers[static_cast<std::size_t>(passenger.pair)] =
+        score_output(decoder_, passenger.packed, output).answers.front();
   }
 
-  void leave(const Passenger& passenger, std::int64_t layer, std::vector<double>& rms) {
-    ActivationCache& cache = *passenger.cache;
+  void keep(const Passenger& passenger, std::int64_t layer, std::vector<double>& rms) const {
+    const ActivationCache& cache = passenger.task.cache;
     const Range rows = cache.rows_of(passenger.pair);
     const at::Tensor of_tokens = token_rms(passenger.hidden);
     std::copy_n(of_tokens.const_data_ptr<double>(), rows.size(), rms.begin() + rows.begin);
-    if (cache.settings_.keep && !cache.at(layer).filled && ranks_.topology.tp_rank() == 0) {
-      cache.at(layer)
-          .store->activations()
-          .narrow(0, rows.begin, rows.size())
-          .copy_(passenger.hidden);
+    const ActivationCache::Layer& entry = cache.at(layer);
+    if (cache.settings_.keep && !entry.filled && ranks_.topology.tp_rank() == 0) {
+      entry.store->activations().narrow(0, rows.begin, rows.size()).copy_(passenger.hidden);
     }
   }
 
-  // Exchanges what the replicas computed, and brings it to nodes that no rank computed it on.
-  void share(ActivationCache& cache) {
-    const Found& found = found_[&cache];
+  // Exchanges what the replicas computed, and copies it to the other nodes.
+  void share(Task& task) const {
+    ActivationCache& cache = task.cache;
     for (std::size_t i = 0; i < cache.layers_.size(); ++i) {
       ActivationCache::Layer& entry = cache.layers_[i];
-      if (entry.filled) {
-        continue;
-      }
-      entry.median_rms = shared_median(found.rms[i], decoder_.device(), ranks_);
-      if (cache.settings_.keep) {
-        share_rows(cache, entry);
+      if (!entry.filled) {
+        entry.median_rms = shared_median(std::move(task.rms[i]), decoder_.device(), ranks_);
+        if (cache.settings_.keep) {
+          share_activations(cache, entry);
+        }
       }
     }
+    share_rows(task.answers, decoder_.device(), ranks_);
   }
 
-  void share_rows(ActivationCache& cache, ActivationCache::Layer& entry) {
+  // Where the ranks have several nodes, sends every group's rows from its replica to the others; on
+  // each node one rank writes them.
+  void share_activations(const ActivationCache& cache, const ActivationCache::Layer& entry) const {
     ranks_.node->barrier();
     if (ranks_.node->size() == ranks_.world->size()) {
       return;
     }
+    const auto replicas = static_cast<std::size_t>(ranks_.topology.dp());
     for (std::size_t g = 0; g < cache.groups_.size(); ++g) {
-      exchange(cache, entry, g);
+      const std::int64_t first = cache.rows_of(cache.groups_[g].front()).begin;
+      const std::int64_t end = cache.rows_of(cache.groups_[g].back()).end;
+      const at::Tensor here = entry.store->activations().narrow(0, first, end - first);
+      const at::Tensor moved =
+          here.to(residual_options(decoder_), /*non_blocking=*/false, /*copy=*/true);
+      ranks_.dp->broadcast(moved, static_cast<int>(g % replicas));
+      ranks_.tp->broadcast(moved, 0);
+      if (ranks_.node->rank() == 0 && !(is_mine(g) && ranks_.topology.tp_rank() == 0)) {
+        here.copy_(moved);
+      }
     }
     ranks_.node->barrier();
   }
 
-  // A group's rows from its replica to the others; on each node one rank writes them.
-  void exchange(ActivationCache& cache, ActivationCache::Layer& entry, std::size_t group) {
-    const Range rows{cache.rows_of(cache.groups_[group].front()).begin,
-                     cache.rows_of(cache.groups_[group].back()).end};
-    const at::Tensor here = entry.store->activations().narrow(0, rows.begin, rows.size());
-    const at::Tensor moved =
-        here.to(at::TensorOptions().dtype(decoder_.residual_type()).device(decoder_.device()),
-                /*non_blocking=*/false, /*copy=*/true);
-    ranks_.dp->broadcast(moved,
-                         static_cast<int>(group % static_cast<std::size_t>(ranks_.topology.dp())));
-    ranks_.tp->broadcast(moved, 0);
-    if (ranks_.node->rank() == 0 && !(is_mine(group) && ranks_.topology.tp_rank() == 0)) {
-      here.copy_(moved);
-    }
-  }
-
-  void find_references(ActivationCache& cache) {
+  void find_references(const Task& task) const {
+    ActivationCache& cache = task.cache;
     const bool exact = decoder_.product_type() != at::kBFloat16 &&
                        (!cache.settings_.keep || cache.settings_.type != at::kBFloat16);
-    const std::vector<AnswerLogProbs> streamed =
-        gather_answers(found_[&cache].log_probs, decoder_.device(), ranks_);
     for (ActivationCache::Layer& entry : cache.layers_) {
       if (!entry.filled) {
-        entry.reference = exact ? streamed : find_reference(cache, entry.layer);
+        entry.reference = exact ? task.answers : find_reference(cache, entry.layer);
         require_finite(cache.pairs_, entry.reference);
       }
     }
   }
 
   // The very path that training takes, at v = 0.
-  std::vector<AnswerLogProbs> find_reference(const ActivationCache& cache, std::int64_t layer) {
-    const at::Tensor zero =
-        at::zeros({decoder_.config().hidden},
-                  at::TensorOptions().dtype(decoder_.residual_type()).device(decoder_.device()));
-    const auto hidden = [&](const PackedPairs& packed) {
-      return cache.activations(decoder_, packed, layer);
+  std::vector<AnswerLogProbs> find_reference(const ActivationCache& cache,
+                                             std::int64_t layer) const {
+    const auto progress = [&](std::int64_t done, std::int64_t total) {
+      progress_(reference_phase(cache), done, total);
     };
-    const std::string what = fmt::format("reference of {} pairs, group", cache.pairs_.size());
-    return score_groups(
-        decoder_, {cache.pairs_, cache.groups_, hidden}, layer, zero, 0, ranks_,
-        [&](std::int64_t done, std::int64_t total) { progress_(what, done, total); });
+    return cache.score({decoder_, ranks_, cache.settings_.group_size, progress}, layer,
+                       at::zeros({decoder_.config().hidden}, residual_options(decoder_)), 0);
   }
 
-  void finish(ActivationCache& cache) {
+  void finish(ActivationCache& cache) const {
     for (ActivationCache::Layer& entry : cache.layers_) {
       if (std::exchange(entry.filled, true) || !cache.settings_.keep) {
         continue;
       }
       if (ranks_.node->rank() == 0) {
-        double* values = entry.store->log_probs().mutable_data_ptr<double>();
+        double* number = entry.store->numbers();
         for (const AnswerLogProbs& pair : entry.reference) {
-          *values++ = pair.chosen;
-          *values++ = pair.rejected;
+          *number++ = pair.chosen;
+          *number++ = pair.rejected;
         }
-        *entry.store->median_rms().mutable_data_ptr<double>() = entry.median_rms;
+        *number = entry.median_rms;
       }
       entry.store->commit(*ranks_.node);
     }
   }
 
   Decoder& decoder_;
-  const std::vector<ActivationCache*>& caches_;
   const std::vector<std::int64_t>& layers_;
   bool keeps_all_;
   const Ranks& ranks_;
   const PassProgress& progress_;
-  std::map<const ActivationCache*, Found> found_;
+  std::vector<Task> tasks_;
 };
 
 void fill_caches(Decoder& decoder, const std::vector<ActivationCache*>& caches, const Ranks& ranks,

@@ -1,5 +1,5 @@
-// What of a data set does not depend on the vector: the prefix's activations at every layer asked
-// for and the reference log-probabilities, computed in one pass.
+// Caches everything of a data set that is independent of the vector: activations after the
+// requested layers and reference log-probabilities, computed in one pass.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
-#include <optional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -17,7 +17,7 @@
 #include "trainer/model/decoder/decoder.hpp"
 #include "trainer/passes/objective.hpp"
 #include "trainer/passes/packing.hpp"
-#include "trainer/passes/pair_scores.hpp"
+#include "trainer/passes/scoring.hpp"
 
 namespace bipo {
 
@@ -32,14 +32,14 @@ struct CacheSettings {
   std::uint64_t key = 0;             // of everything that shapes the values, layer and type aside
 };
 
-// The model runs pair by pair, so that nothing it yields depends on how many replicas share the
-// work, on the other layers asked for, nor on whether activations are kept or computed anew.  With
-// bfloat16 the reference of a layer is scored again, in fixed groups of consecutive pairs, by the
-// suffix that training uses: there last bits become differences as large as a young vector's
-// effect.  Replicas take groups in turn and exchange the results.
+// The model runs pair by pair, so that its results depend neither on the number of replicas, nor on
+// the other requested layers, nor on whether activations are kept or recomputed.  With bfloat16 the
+// reference of a layer is scored again, in fixed groups of consecutive pairs, by the suffix that
+// training uses: there last bits become differences as large as a young vector's effect.  Replicas
+// take groups in turn and exchange the results.
 class ActivationCache {
  public:
-  // Makes room, or opens what an earlier run kept.  `pairs` must outlive the cache.
+  // Reserves room, or opens what an earlier run kept.  `pairs` must outlive the cache.
   // Collective over: world
   ActivationCache(const Decoder& decoder, const std::vector<TokenPair>& pairs,
                   const CacheSettings& settings, const Ranks& ranks);
@@ -48,31 +48,38 @@ class ActivationCache {
   static std::uint64_t bytes_needed(std::int64_t hidden, const std::vector<TokenPair>& pairs,
                                     at::ScalarType type);
 
-  // Whether the values are there: at once when an earlier run kept them, else after fill_caches().
+  // True at once when an earlier run kept the values, otherwise after fill_caches().
   bool is_filled() const;
   bool keeps_activations() const { return settings_.keep; }
   const CacheSettings& settings() const { return settings_; }
   const std::vector<TokenPair>& pairs() const { return pairs_; }
   const std::vector<std::vector<std::int64_t>>& groups() const { return groups_; }
 
-  // Output of block `layer` [tokens, D] for packed pairs, in the residual type on the decoder's
-  // device. Collective over: tp (where activations are not kept)
+  // Returns the output of block `layer` [tokens, D] for packed pairs, in the residual type on the
+  // decoder's device. Collective over: tp (where activations are not kept)
   at::Tensor activations(const Decoder& decoder, const PackedPairs& packed,
                          std::int64_t layer) const;
 
+  // Scores all pairs with `coefficient` times `vector` [D] added after block `layer`; the same on
+  // every rank.  Collective over: dp x tp
+  std::vector<AnswerLogProbs> score(const ScoringContext& context, std::int64_t layer,
+                                    const at::Tensor& vector, double coefficient) const;
+
   // [P] log-probabilities at v = 0.
-  const std::vector<AnswerLogProbs>& reference(std::int64_t layer) const;
+  const std::vector<AnswerLogProbs>& reference(std::int64_t layer) const {
+    return at(layer).reference;
+  }
 
   // Median over all packed tokens of the root mean square of the residual stream after block
   // `layer`.
-  double median_rms(std::int64_t layer) const;
+  double median_rms(std::int64_t layer) const { return at(layer).median_rms; }
 
  private:
   friend class PrefixPass;
 
   struct Layer {
     std::int64_t layer = 0;
-    std::optional<ActivationStore> store;
+    std::unique_ptr<ActivationStore> store;  // null where activations are not kept
     std::vector<AnswerLogProbs> reference;
     double median_rms = 0;
     bool filled = false;
@@ -89,15 +96,23 @@ class ActivationCache {
   std::vector<Layer> layers_;
 };
 
-// Called with the name of what is going on, how much is done and how much there is.
+// Called with the name of the work under way, the amount done and the whole amount.
 using PassProgress =
     std::function<void(const std::string& what, std::int64_t done, std::int64_t total)>;
 
-// Fills the caches that are not filled, all of the same layers.  Where activations are kept, block
-// by block: all pairs go through a block before the next is loaded, and blocks up to the lowest
-// layer are released after use.  Afterwards the suffix of the lowest layer is loaded, and
-// everything else only if a cache does not keep activations. Throws AgreedFailure (1) when a
-// reference log-probability is not finite. Collective over: world
+// Returns [T], the root mean square over D of each row of h [T, D], float64 on the CPU.
+at::Tensor token_rms(const at::Tensor& h);
+
+// Returns the median over all tokens, the unit that vectors are measured in; `rms` is 0 for tokens
+// of other replicas.  The same on every rank, to the bit.  `device`: the model's. Collective over:
+// dp x tp
+double shared_median(std::vector<double> rms, at::Device device, const Ranks& ranks);
+
+// Fills the caches that are not filled, all of the same layers.  Where activations are kept, all
+// pairs go through a block before the next block is loaded, and blocks up to the lowest layer are
+// released after use.  Afterwards the suffix of the lowest layer is loaded; everything else is too
+// if a cache does not keep activations.  Throws AgreedFailure (1) when a reference log-probability
+// is not finite.  Collective over: world
 void fill_caches(Decoder& decoder, const std::vector<ActivationCache*>& caches, const Ranks& ranks,
                  const PassProgress& progress);
 

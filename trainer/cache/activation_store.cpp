@@ -25,9 +25,11 @@ constexpr std::uint64_t kSeal = 0x6269706f61637431;
 
 constexpr std::int64_t kLongestPath = 4096;
 
+// An open file, or none.
 class File {
  public:
-  explicit File(int descriptor) : descriptor_(descriptor) {}
+  File(const std::filesystem::path& path, int flags)
+      : descriptor_(::open(path.c_str(), flags | O_CLOEXEC, 0600)) {}
   ~File() {
     if (descriptor_ >= 0) {
       ::close(descriptor_);
@@ -47,20 +49,17 @@ class File {
 }
 
 // Everything before the seal starts at a multiple of 8 bytes.
-std::uint64_t aligned(std::uint64_t bytes) {
-  return (bytes + 7) / 8 * 8;
-}
-
 std::uint64_t activation_bytes(const StoreShape& shape) {
-  return aligned(static_cast<std::uint64_t>(shape.tokens * shape.hidden) *
-                 c10::elementSize(shape.type));
+  const std::uint64_t bytes =
+      static_cast<std::uint64_t>(shape.tokens * shape.hidden) * c10::elementSize(shape.type);
+  return (bytes + 7) / 8 * 8;
 }
 
 std::uint64_t* seal_of(std::byte* begin, const StoreShape& shape) {
   return reinterpret_cast<std::uint64_t*>(begin + shape.bytes()) - 2;
 }
 
-// The first place that has room: memory, where the system offers it as files, else a disk.
+// Returns the first directory with room: memory, where the system offers it as files, then a disk.
 std::filesystem::path scratch_directory(std::uint64_t bytes) {
   std::vector<std::filesystem::path> candidates{"/dev/shm"};
   if (const char* named = std::getenv("TMPDIR")) {
@@ -75,8 +74,8 @@ std::filesystem::path scratch_directory(std::uint64_t bytes) {
     }
   }
   throw EnvironmentError(fmt::format(
-      "the activations take {} bytes to share among the ranks of a node, but neither /dev/shm, "
-      "$TMPDIR nor /tmp has room; lower --cache-budget or give --cache-dir",
+      "the ranks of a node share {} bytes of activations, but neither /dev/shm, $TMPDIR nor /tmp "
+      "has room for them; lower --cache-budget or set --cache-dir",
       bytes));
 }
 
@@ -109,7 +108,7 @@ ActivationStore::ActivationStore(const StoreShape& shape, Communicator& node) : 
 ActivationStore::ActivationStore(const StoreShape& shape, const std::filesystem::path& directory,
                                  std::uint64_t key)
     : shape_(shape), final_path_(directory / fmt::format("{:016x}.activations", key)), key_(key) {
-  const File file(::open(final_path_.c_str(), O_RDONLY | O_CLOEXEC));
+  const File file(final_path_, O_RDONLY);
   struct stat status {};
   if (file.get() < 0 || ::fstat(file.get(), &status) != 0 ||
       static_cast<std::uint64_t>(status.st_size) != shape.bytes()) {
@@ -127,20 +126,6 @@ ActivationStore::~ActivationStore() {
   if (removes_temporary_) {
     ::unlink(temporary_path_.c_str());
   }
-}
-
-ActivationStore::ActivationStore(ActivationStore&& other) noexcept
-    : shape_(other.shape_),
-      final_path_(std::move(other.final_path_)),
-      temporary_path_(std::move(other.temporary_path_)),
-      key_(other.key_),
-      complete_(other.complete_),
-      removes_temporary_(std::exchange(other.removes_temporary_, false)),
-      mapped_(std::exchange(other.mapped_, nullptr)),
-      owned_(std::move(other.owned_)),
-      activations_(std::move(other.activations_)),
-      log_probs_(std::move(other.log_probs_)),
-      median_rms_(std::move(other.median_rms_)) {
 }
 
 void ActivationStore::begin(Communicator& node) {
@@ -166,11 +151,11 @@ void ActivationStore::begin(Communicator& node) {
   }
 }
 
-// Room is reserved at once, so that a full disk is an error here and not a signal later.
+// Reserves room at once, so that a full disk is an error here and not a signal later.
 void ActivationStore::map_new_file(const std::filesystem::path& path, Communicator& node,
                                    bool keep_name) {
   if (node.rank() == 0) {
-    const File file(::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+    const File file(path, O_RDWR | O_CREAT | O_TRUNC);
     if (file.get() < 0) {
       fail(path, "open", errno);
     }
@@ -184,7 +169,7 @@ void ActivationStore::map_new_file(const std::filesystem::path& path, Communicat
   }
   const std::filesystem::path shared = broadcast_path(path, node);
   if (node.rank() != 0) {
-    const File file(::open(shared.c_str(), O_RDWR | O_CLOEXEC));
+    const File file(shared, O_RDWR);
     if (file.get() < 0) {
       fail(shared, "open", errno);
     }
@@ -208,12 +193,9 @@ void ActivationStore::map(int file, bool writable) {
 }
 
 void ActivationStore::set_views(std::byte* begin) {
-  const auto doubles = at::TensorOptions().dtype(at::kDouble);
   activations_ =
       at::from_blob(begin, {shape_.tokens, shape_.hidden}, at::TensorOptions().dtype(shape_.type));
-  auto* numbers = reinterpret_cast<double*>(begin + activation_bytes(shape_));
-  log_probs_ = at::from_blob(numbers, {shape_.pairs, 2}, doubles);
-  median_rms_ = at::from_blob(numbers + 2 * shape_.pairs, {1}, doubles);
+  numbers_ = reinterpret_cast<double*>(begin + activation_bytes(shape_));
 }
 
 void ActivationStore::commit(Communicator& node) {

@@ -1,4 +1,4 @@
-// Where cached activations lie: in the memory of a node, or in a file that the next run opens.
+// Stores cached activations in the memory of a node, or in a file that the next run opens.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -26,32 +26,33 @@ struct StoreShape {
 // see each other's after a barrier.
 class ActivationStore {
  public:
-  // In memory that is gone with the processes.  Throws EnvironmentError where it cannot be had.
+  // Stores in memory that ends with the processes.  Throws EnvironmentError without room for it.
   // Collective over: node
   ActivationStore(const StoreShape& shape, Communicator& node);
 
-  // In the file `directory`/`key`.activations.  An existing, whole one of this key and shape is
-  // opened for reading (is_complete() on this rank; ranks may disagree while another job writes);
-  // else nothing is there until begin().
+  // Stores in the file `directory`/`key`.activations.  Opens an existing, whole file of this key
+  // and shape for reading (is_complete() on this rank; ranks may disagree while another job
+  // writes); otherwise there is no storage until begin().
   ActivationStore(const StoreShape& shape, const std::filesystem::path& directory,
                   std::uint64_t key);
 
   ~ActivationStore();
-  ActivationStore(ActivationStore&&) noexcept;
-  ActivationStore& operator=(ActivationStore&&) = delete;
+  ActivationStore(const ActivationStore&) = delete;
+  ActivationStore& operator=(const ActivationStore&) = delete;
 
   bool is_complete() const { return complete_; }
 
-  // Makes room for writing, in a temporary file where there is a directory.  Collective over: node
+  // Reserves room for writing, in a temporary file where there is a directory.
+  // Collective over: node
   void begin(Communicator& node);
 
-  // Declares everything written; a file gets its final name, and is whole whenever it has it.
+  // Declares everything written.  A file gets its final name only now, when it is whole.
   // Collective over: node
   void commit(Communicator& node);
 
   const at::Tensor& activations() const { return activations_; }  // [T, D]
-  const at::Tensor& log_probs() const { return log_probs_; }      // [P, 2] float64: at v = 0
-  const at::Tensor& median_rms() const { return median_rms_; }    // [1] float64
+  // [2 P + 1]: log-probabilities {chosen, rejected} of every pair at v = 0, and the median RMS.
+  double* numbers() const { return numbers_; }
 
  private:
   void map(int file, bool writable);
@@ -67,8 +68,7 @@ class ActivationStore {
   std::byte* mapped_ = nullptr;
   at::Tensor owned_;  // the memory where no other process needs it
   at::Tensor activations_;
-  at::Tensor log_probs_;
-  at::Tensor median_rms_;
+  double* numbers_ = nullptr;
 };
 
 }  // namespace bipo

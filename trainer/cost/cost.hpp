@@ -1,5 +1,5 @@
-// What a training run costs, from the sizes of model, data and machine alone: operations, bytes and
-// seconds.
+// Predicts the cost of a training run from the sizes of model, data and machine alone: operations,
+// bytes and seconds.
 #pragma once
 
 #include <cstdint>
@@ -13,38 +13,36 @@ namespace bipo {
 // D hidden, H query heads, Hkv key/value heads, K head size, I MLP columns, V vocabulary, N blocks,
 // L the steered layer.  Counts are real numbers, because they are means.
 
-// What one pair (as the mean of a data set) or one micro-batch holds.
+// Sizes of one pair (the mean of a data set) or of one micro-batch.
 struct TokenCounts {
   double pairs = 0;
   double tokens = 0;     // packed: prompt, both answers without their last tokens
-  double shared = 0;     // leading tokens that all pairs have in common, of one pair
+  double shared = 0;     // leading tokens that all pairs have in common
   double answers = 0;    // answer tokens, which are predicted
   double seen_keys = 0;  // keys that the tokens attend to, themselves included
 };
 
-// Means over a data set, with pairs = 1; pairs must not be empty.
+// Returns the means over a data set, with pairs = 1; `pairs` must not be empty.
 TokenCounts mean_pair(const std::vector<TokenPair>& pairs);
 
-// The same for pairs that all have these lengths.
+// Returns the same for pairs that all have these lengths.
 TokenCounts uniform_pair(std::int64_t prompt, std::int64_t answer, std::int64_t shared);
 
-// `count` pairs that go through the model together and compute their shared tokens once: `tokens`
-// and `seen_keys` are what is computed.
+// Returns the sizes of `count` pairs that go through the model together and compute their shared
+// tokens once: `tokens` and `seen_keys` count what is computed.
 TokenCounts micro_batch_of(const TokenCounts& pair, double count);
 
-// Parameters of a block's matrices, without norms.
+// Count the parameters of a block's matrices, without norms, and of the whole model; a tied head
+// counts once.
 double block_parameters(const ModelConfig& config);
-
-// Parameters of the whole model; a tied head counts once.
 double model_parameters(const ModelConfig& config);
 
-// The least that a step costs, in operations: forward and activation-only backward of the blocks
-// after `layer` over `tokens`, each pair's own, and the head on `answers` answer tokens.  Attention
-// is not in it.
+// Returns the least operations of a step: forward and activation-only backward of the blocks after
+// `layer` over `tokens`, each pair's own, and the head on `answers` answer tokens; no attention.
 double floor_operations(const ModelConfig& config, std::int64_t layer, double tokens,
                         double answers);
 
-// Operations by the kind of work they are.
+// Operations by kind of work.
 struct Operations {
   double products = 0;
   double attention = 0;
@@ -52,15 +50,13 @@ struct Operations {
   double total() const { return products + attention + head; }
 };
 
-// What is computed for a micro-batch in a step: in the last block only the rows that predict go
-// further than being attended to.
+// Count the operations of a micro-batch in a step and in a forward pass over the suffix (an
+// evaluation, or the reference); in the last block most rows are attended to only.
 Operations step_operations(const ModelConfig& config, std::int64_t layer, const TokenCounts& micro);
-
-// A forward pass over the suffix: an evaluation, or the reference.
 Operations forward_operations(const ModelConfig& config, std::int64_t layer,
                               const TokenCounts& micro);
 
-// Blocks 0..layer of one pair, which goes through them by itself.
+// Counts the operations of blocks 0..layer for one pair by itself.
 Operations prefix_operations(const ModelConfig& config, std::int64_t layer,
                              const TokenCounts& pair);
 
@@ -72,20 +68,20 @@ struct ElementBytes {
   double cache = 4;  // kept activations
 };
 
-// How a model in `bf16` (or fp32) is held: on CPUs the head stays fp32, and so do the blocks where
-// the processor emulates bfloat16.
+// Returns the storage of a model in `bf16` or fp32: on CPUs the head stays fp32, and so do the
+// blocks where the processor emulates bfloat16.
 ElementBytes element_bytes(bool bf16, bool cuda, bool emulated, bool bf16_cache);
 
-// Bytes on one of `tp` ranks that share a model: of each kind the most that any of them holds.
+// Bytes on one of the tp ranks that share a model: for each kind the most that any of them holds.
 struct RankMemory {
   double suffix = 0;       // blocks after the layer
   double head = 0;         // and final norm
-  double activations = 0;  // what a micro-batch keeps for its backward pass, and its working space
+  double activations = 0;  // a micro-batch's, kept for its backward pass, and its working space
   double prefix = 0;   // while the prefix pass runs: embedding, one block, all pairs' activations
   double cache = 0;    // kept activations of the node, which its ranks share; in host memory
   double program = 0;  // libraries and the device's context
 
-  // The most that is there at one time: prefix pass and training follow one another.
+  // The most at one time: training follows the prefix pass.
   double peak(bool with_cache) const;
 };
 
@@ -94,21 +90,20 @@ struct RunShape {
   std::int64_t tp = 1;
   std::int64_t dp = 1;
   bool cuda = false;
-  double pairs = 0;        // training and held-out, whose prefix is kept
-  TokenCounts pair;        // the mean one
+  double pairs = 0;        // training and held-out pairs, whose prefix is kept
+  TokenCounts pair;        // the mean pair
   double micro_pairs = 1;  // pairs of a micro-batch
   ElementBytes bytes;
 };
 
 RankMemory rank_memory(const ModelConfig& config, const RunShape& run);
 
-// What a machine does, per rank.  Operations per second are those of the products in the run's
-// type, with all the rank's threads; shares say how much of it (or of the copy rate) a kind of work
-// reaches.
+// A machine's rates per rank and second.
 struct MachineSpeed {
-  double operations = 0;
-  double copy_bytes = 0;  // read and written, of the memory that the model lies in
+  double operations = 0;  // of products in the run's type, with all the rank's threads
+  double copy_bytes = 0;  // read and written, in the memory that holds the model
   double link_bytes = 0;  // between the ranks of a tp group
+  // Shares of the operations (or of the copy rate) that each kind of work reaches.
   double product_share = 1;
   double attention_share = 1;
   double head_share = 1;
@@ -117,8 +112,9 @@ struct MachineSpeed {
   double link_latency = 0;      // seconds, of one exchange among the ranks of a tp group
 };
 
-// With the shares that were measured with this program: on a CPU, whose `operations` are those of
-// the model's own products, and on GPUs, whose `operations` are those of the data sheet.
+// Return a machine with the shares that this program was measured to reach: on a CPU, whose
+// `operations` are those of the model's own products, and on GPUs, whose `operations` are those of
+// the data sheet.
 MachineSpeed typical_cpu(double operations, double copy_bytes);
 MachineSpeed typical_gpu(double operations, double copy_bytes, double link_bytes);
 
@@ -128,26 +124,26 @@ struct StepSeconds {
   double head = 0;
   double elementwise = 0;
   double collectives = 0;
-  double other = 0;  // the host's calls, where they are not hidden behind the device's work
+  double other = 0;  // the host's calls that the device's work does not hide
   double total() const { return products + attention + head + elementwise + collectives + other; }
 };
 
-// One micro-batch, forward and backward.
+// Predicts one micro-batch, forward and backward.
 StepSeconds micro_batch_seconds(const ModelConfig& config, const RunShape& run,
                                 const MachineSpeed& machine);
 
-// `machine` with the shares that explain what a micro-batch of `run` took on it.
+// Returns `machine` with the shares that explain the `measured` seconds of a micro-batch of `run`.
 MachineSpeed calibrated(const ModelConfig& config, const RunShape& run, MachineSpeed machine,
                         const StepSeconds& measured);
 
-// A whole step: micro-batches are dealt to the replicas in turn.
+// Predicts a whole step: micro-batches are dealt to the replicas in turn.
 StepSeconds step_seconds(const ModelConfig& config, const RunShape& run,
                          const MachineSpeed& machine, double batch_pairs);
 
-// The pass over all pairs before the first step: prefix and reference.
+// Predicts the pass over all pairs before the first step: prefix and reference.
 double prefix_seconds(const ModelConfig& config, const RunShape& run, const MachineSpeed& machine);
 
-// One evaluation of `pairs` pairs at one multiplier other than 0.
+// Predicts one evaluation of `pairs` pairs at one multiplier other than 0.
 double evaluation_seconds(const ModelConfig& config, const RunShape& run,
                           const MachineSpeed& machine, double pairs);
 

@@ -1,16 +1,13 @@
-// What common GPUs can do at most, by their makers' data sheets.
 #include "trainer/cost/machine_table.hpp"
 
 #include <fmt/format.h>
-
-#include <algorithm>
 
 #include "collectives/foundation/errors.hpp"
 
 namespace bipo {
 
 const std::vector<MachineEntry>& machine_table() {
-  // Links: half of NVLink's figure for both directions; PCIe 4.0 x16 where there is no NVLink.
+  // Links: half of NVLink's figure for both directions; PCIe 4.0 x16 without NVLink.
   static const std::vector<MachineEntry> table = {
       {"a100-40", 40e9, 312e12, 19.5e12, 1.555e12, 300e9,
        "NVIDIA A100 Tensor Core GPU data sheet, 40 GB SXM"},
@@ -38,13 +35,12 @@ std::vector<std::string> machine_names() {
 }
 
 const MachineEntry& machine_entry(const std::string& name) {
-  const auto& table = machine_table();
-  const auto found = std::find_if(table.begin(), table.end(),
-                                  [&](const MachineEntry& entry) { return entry.name == name; });
-  if (found == table.end()) {
-    throw BugError(fmt::format("machine table: no entry '{}'", name));
+  for (const MachineEntry& entry : machine_table()) {
+    if (entry.name == name) {
+      return entry;
+    }
   }
-  return *found;
+  throw BugError(fmt::format("machine table: no entry '{}'", name));
 }
 
 }  // namespace bipo

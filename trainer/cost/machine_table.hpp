@@ -1,4 +1,4 @@
-// What common GPUs can do at most, by their makers' data sheets.
+// Peak rates of common GPUs, from their makers' data sheets.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,7 @@ const std::vector<MachineEntry>& machine_table();
 
 std::vector<std::string> machine_names();
 
-// `name` is one of machine_names(); BugError otherwise.
+// Throws BugError unless `name` is one of machine_names().
 const MachineEntry& machine_entry(const std::string& name);
 
 }  // namespace bipo

@@ -10,27 +10,23 @@
 
 #include "collectives/exact_sum.hpp"
 #include "collectives/foundation/errors.hpp"
-#include "trainer/cache/residual_scale.hpp"
 #include "trainer/passes/packing.hpp"
 
 namespace bipo {
 namespace {
 
-// Consecutive pairs whose differences are added in order by one replica.  Their number depends on
-// nothing but the pairs' own; it bounds the float64 vectors that are kept for each layer.
+// Pairs are cut into shares of consecutive pairs; one replica adds a share's differences in order.
+// The number of shares depends on the number of pairs alone; it bounds the float64 vectors that are
+// kept for each layer.
 constexpr std::int64_t kMostShares = 256;
 
-// Packing leaves out an answer's last token, whatever it is.
+// Lengthens every answer by a token for packing to leave out.
 std::vector<TokenPair> with_token_to_leave_out(std::vector<TokenPair> pairs) {
   for (TokenPair& pair : pairs) {
     pair.chosen.push_back(pair.chosen.back());
     pair.rejected.push_back(pair.rejected.back());
   }
   return pairs;
-}
-
-std::int64_t positions_of(const std::vector<TokenId>& answer) {
-  return static_cast<std::int64_t>(answer.size()) - 1;
 }
 
 class MeanDifferencePass {
@@ -47,12 +43,8 @@ class MeanDifferencePass {
         progress_(progress),
         count_(static_cast<std::int64_t>(pairs.size())),
         shares_(std::min(count_, kMostShares)),
-        found_(settings.layers.size()) {
-    first_token_.push_back(0);
-    for (const TokenPair& pair : pairs) {
-      first_token_.push_back(first_token_.back() + packed_size(pair));
-    }
-  }
+        first_token_(packed_offsets(pairs)),
+        found_(settings.layers.size()) {}
 
   std::vector<MeanDifference> run() {
     const at::NoGradGuard no_grad;
@@ -75,7 +67,7 @@ class MeanDifferencePass {
 
   // What this replica found at one layer.
   struct Found {
-    std::vector<at::Tensor> sums;  // [D] float64 on the CPU of each share, undefined: not its own
+    std::vector<at::Tensor> sums;  // of each share: [D] float64 on the CPU, undefined: another's
     std::vector<double> rms;       // of every token; 0 for those of other replicas
   };
 
@@ -136,21 +128,21 @@ class MeanDifferencePass {
     passenger.hidden =
         decoder_.run_blocks(passenger.hidden, {block, block + 1}, passenger.packed.layout);
     if (const auto place = place_of(block); place < layers_.size()) {
-      leave(passenger, found_[place]);
+      record(passenger, found_[place]);
     }
   }
 
-  // Of `block` among the layers asked for, or their number.
+  // Returns the index of `block` among the requested layers, or their number.
   std::size_t place_of(std::int64_t block) const {
     return static_cast<std::size_t>(std::find(layers_.begin(), layers_.end(), block) -
                                     layers_.begin());
   }
 
   // A pair by itself is packed as [prompt | chosen | rejected].
-  void leave(const Passenger& passenger, Found& found) const {
+  void record(const Passenger& passenger, Found& found) const {
     const TokenPair& pair = pairs_[static_cast<std::size_t>(passenger.pair)];
-    const std::int64_t chosen = positions_of(pair.chosen);
-    const std::int64_t rejected = positions_of(pair.rejected);
+    const auto chosen = static_cast<std::int64_t>(pair.chosen.size()) - 1;
+    const auto rejected = static_cast<std::int64_t>(pair.rejected.size()) - 1;
     const at::Tensor rows =
         passenger.hidden.narrow(0, static_cast<std::int64_t>(pair.prompt.size()), chosen + rejected)
             .to(at::kDouble);
@@ -166,7 +158,7 @@ class MeanDifferencePass {
     std::copy_n(rms.const_data_ptr<double>(), rms.numel(), found.rms.begin() + first);
   }
 
-  // Of what all replicas found at a layer; takes this replica's away.
+  // Reduces one layer's sums over all replicas and clears this replica's share.
   void reduce(std::size_t place) {
     Found found = std::exchange(found_[place], {});
     found.rms.resize(static_cast<std::size_t>(first_token_.back()));
@@ -186,13 +178,8 @@ class MeanDifferencePass {
     const double* values = on_host.const_data_ptr<double>();
     MeanDifference result{layers_[place],
                           {values, values + on_host.numel()},
-                          shared_median(found.rms, decoder_.device(), ranks_)};
-    require_finite(result);
-    results_.push_back(std::move(result));
-  }
-
-  // Every rank holds the same values.
-  static void require_finite(const MeanDifference& result) {
+                          shared_median(std::move(found.rms), decoder_.device(), ranks_)};
+    // Every rank holds the same values.
     if (!std::all_of(result.value.begin(), result.value.end(),
                      [](double x) { return std::isfinite(x); })) {
       throw AgreedFailure(
@@ -201,6 +188,7 @@ class MeanDifferencePass {
                       result.layer),
           kExitFailure);
     }
+    results_.push_back(std::move(result));
   }
 
   Decoder& decoder_;
@@ -219,23 +207,20 @@ class MeanDifferencePass {
 }  // namespace
 
 void require_answer_positions(const std::vector<TokenPair>& pairs, bool answers_end_with_eos) {
-  const std::size_t fewest = answers_end_with_eos ? 2 : 1;
+  const std::size_t least = answers_end_with_eos ? 2 : 1;
   for (const TokenPair& pair : pairs) {
-    const bool chosen = pair.chosen.size() < fewest;
-    if (chosen || pair.rejected.size() < fewest) {
+    const bool chosen = pair.chosen.size() < least;
+    if (chosen || pair.rejected.size() < least) {
       throw UserError(
           fmt::format("{}: the {} answer has no token but the end of the sequence, so there is no "
-                      "position to take the mean over; change the row, or take it out",
+                      "position to take the mean over; change or remove the row",
                       pair.where, chosen ? "chosen" : "rejected"));
     }
   }
 }
 
 std::uint64_t streamed_bytes(std::int64_t hidden, const std::vector<TokenPair>& pairs, int dp) {
-  std::int64_t tokens = 0;
-  for (const TokenPair& pair : pairs) {
-    tokens += packed_size(pair);
-  }
+  const std::int64_t tokens = packed_offsets(pairs).back();
   const auto replicas = static_cast<std::uint64_t>(dp);
   return (static_cast<std::uint64_t>(tokens) + replicas - 1) / replicas *
          static_cast<std::uint64_t>(hidden) * sizeof(float);

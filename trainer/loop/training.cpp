@@ -9,14 +9,17 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <span>
 #include <utility>
 
 #include "collectives/exact_sum.hpp"
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
-#include "trainer/loop/evaluation.hpp"
+#include "trainer/loop/held_out_evaluation.hpp"
 #include "trainer/passes/pair_scores.hpp"
-#include "trainer/records/vector_norm.hpp"
+#include "trainer/passes/scoring.hpp"
+#include "trainer/passes/steering.hpp"
+#include "trainer/records/records.hpp"
 
 namespace bipo {
 namespace {
@@ -44,32 +47,37 @@ class SingleThreadedBackward {
   c10::AutogradState state_;
 };
 
-// The outcome of one step of one member before the update, the same on every rank.
-struct StepOutcome {
-  std::vector<double> gradient;  // [D] of the mean loss
-  bool finite = true;            // loss and gradient
-  double loss = 0;
+// What a pair under one sign contributes to a step.
+struct PairOutcome {
   double margin = 0;
-  double accuracy = 0;
+  double loss = 0;
   double tokens = 0;
 };
 
-StepOutcome summarize(const at::Tensor& gradient, const double* per_pair, std::int64_t count) {
+// One step of one member before the update, the same on every rank.
+struct StepOutcome {
+  std::vector<double> gradient;  // [D] of the mean loss
+  bool finite = true;            // loss and gradient
+  StepRow row;                   // loss, margin, accuracy and tokens
+};
+
+StepOutcome summarize(const at::Tensor& gradient, const std::vector<PairOutcome>& pairs) {
   StepOutcome outcome;
-  const auto pairs = static_cast<double>(count);
+  const auto count = static_cast<double>(pairs.size());
   const double* g = gradient.const_data_ptr<double>();
   for (std::int64_t i = 0; i < gradient.numel(); ++i) {
-    outcome.gradient.push_back(g[i] / pairs);
+    outcome.gradient.push_back(g[i] / count);
   }
-  for (std::int64_t i = 0; i < 3 * count; i += 3) {
-    outcome.margin += per_pair[i];
-    outcome.loss += per_pair[i + 1];
-    outcome.accuracy += per_pair[i] > 0 ? 1 : 0;
-    outcome.tokens += per_pair[i + 2];
+  StepRow& row = outcome.row;
+  for (const PairOutcome& pair : pairs) {
+    row.margin += pair.margin;
+    row.loss += pair.loss;
+    row.accuracy += pair.margin > 0 ? 1 : 0;
+    row.tokens += pair.tokens;
   }
-  outcome.margin /= pairs;
-  outcome.loss /= pairs;
-  outcome.accuracy /= pairs;
+  row.margin /= count;
+  row.loss /= count;
+  row.accuracy /= count;
   outcome.finite = at::isfinite(gradient).all().item<bool>();
   return outcome;
 }
@@ -85,30 +93,35 @@ class Member {
 
   const TrainingSettings& settings() const { return settings_; }
   const BatchPlan& plan() const { return plan_; }
-  TrainingObserver& observer() const { return observer_; }
-  const Checkpoint& state() const { return record().checkpoint; }
-  TrainingRecord& record() const { return record_; }
+  const Checkpoint& state() const { return record_.get().checkpoint; }
+  TrainingRecord& record() { return record_; }
+  TrainingObserver& observer() { return observer_; }
 
   // An interrupted or running file ends with the vector of its moment; only those of whole epochs
   // belong to the result.
-  void drop_vectors_between_epochs() const {
+  void drop_vectors_between_epochs() {
     std::erase_if(record().vectors, [&](const SavedVector& saved) {
       return saved.step % plan_.steps_per_epoch() != 0;
     });
   }
 
-  void update(const StepPlan& step, StepOutcome outcome, double seconds) const {
+  // Sorts an epoch's pairs once, at the first of its steps.
+  StepPlan plan_step(std::int64_t index) {
+    if (const std::int32_t epoch = plan_.epoch_of(index); epoch != ordered_epoch_) {
+      order_ = plan_.order(epoch);
+      ordered_epoch_ = epoch;
+    }
+    return plan_.step(index, order_);
+  }
+
+  void update(const StepPlan& step, StepOutcome outcome, double seconds) {
     Checkpoint& state = record().checkpoint;
-    StepRow row;
+    StepRow row = outcome.row;
     row.step = step.step;
     row.epoch = step.epoch;
     row.lr =
         settings().lr * cosine_with_warmup(step.step, settings().warmup_steps, plan_.total_steps());
-    row.loss = outcome.loss;
-    row.margin = outcome.margin;
-    row.accuracy = outcome.accuracy;
     row.sign = step.logged_sign;
-    row.tokens = outcome.tokens;
     row.grad_norm = clip_norm(outcome.gradient, settings().max_grad_norm);
     settings().optimizer.update(state.vector, state.exp_avg, state.exp_avg_sq, outcome.gradient,
                                 row.lr, step.step);
@@ -119,16 +132,17 @@ class Member {
     observer().on_step(row);
   }
 
-  void save(RunStatus status) const {
-    const Checkpoint& state = record().checkpoint;
-    const bool stored = !record().vectors.empty() && record().vectors.back().step == state.step;
-    if (stored || state.step == 0) {
-      observer().save(record(), status);
-      return;
+  // The saved record ends with the checkpoint's vector, the record in memory does not.
+  void save(RunStatus status) {
+    std::vector<SavedVector>& vectors = record().vectors;
+    const bool adds = state().step > 0 && (vectors.empty() || vectors.back().step != state().step);
+    if (adds) {
+      vectors.push_back({state().vector, state().step, plan_.epoch_of(state().step - 1)});
     }
-    record().vectors.push_back({state.vector, state.step, plan_.step(state.step - 1).epoch});
     observer().save(record(), status);
-    record().vectors.pop_back();
+    if (adds) {
+      vectors.pop_back();
+    }
   }
 
  private:
@@ -136,6 +150,8 @@ class Member {
   std::reference_wrapper<TrainingRecord> record_;
   std::reference_wrapper<TrainingObserver> observer_;
   BatchPlan plan_;
+  std::int32_t ordered_epoch_ = -1;
+  std::vector<std::int64_t> order_;  // of that epoch
 };
 
 class Trainer {
@@ -147,7 +163,7 @@ class Trainer {
         held_out_(held_out),
         layer_(layer),
         ranks_(ranks),
-        residual_(at::TensorOptions().dtype(decoder.residual_type()).device(decoder.device())) {
+        residual_(residual_options(decoder)) {
     for (const TrainingMember& member : members) {
       members_.emplace_back(member);
     }
@@ -155,7 +171,7 @@ class Trainer {
   }
 
   RunStatus run() {
-    for (const Member& member : members_) {
+    for (Member& member : members_) {
       member.drop_vectors_between_epochs();
     }
     const std::int64_t total = members_.front().plan().total_steps();
@@ -163,7 +179,10 @@ class Trainer {
       save(RunStatus::kRunning);
     }
     while (steps_done() < total) {
-      const std::vector<StepPlan> steps = plan_step(steps_done());
+      std::vector<StepPlan> steps;
+      for (Member& member : members_) {
+        steps.push_back(member.plan_step(steps_done()));
+      }
       advance(steps);
       if (members_.empty()) {
         return RunStatus::kComplete;
@@ -195,12 +214,12 @@ class Trainer {
     bool save;
   };
 
-  // One pair of one member in one direction, in the pass that is being packed.
+  // One pair of one member under one sign, in the pass that is being packed.
   struct Place {
     std::size_t member;
     std::int64_t pair;
     std::int8_t sign;
-    double* outcome;  // {margin, loss, tokens}
+    PairOutcome* outcome;  // to be filled
   };
 
   std::int64_t steps_done() const { return members_.front().state().step; }
@@ -218,52 +237,50 @@ class Trainer {
     }
   }
 
-  std::vector<StepPlan> plan_step(std::int64_t index) const {
-    std::vector<StepPlan> steps;
-    for (const Member& member : members_) {
-      steps.push_back(member.plan().step(index));
-    }
-    return steps;
-  }
-
-  // One step's forward and backward passes of all members, reduced over the replicas.
-  std::vector<StepOutcome> compute(const std::vector<StepPlan>& steps) {
-    // Per member, pass and pair {margin, loss, tokens}; each element is filled by one replica.
-    std::vector<std::vector<double>> outcomes;
+  // One step's forward and backward passes of `members`, reduced over the replicas.
+  std::vector<StepOutcome> compute(std::span<const Member> members,
+                                   std::span<const StepPlan> steps) const {
+    // Per member, pass and pair; each element is filled by one replica.
+    std::vector<std::vector<PairOutcome>> outcomes;
     for (const StepPlan& step : steps) {
-      outcomes.emplace_back(step.passes.size() * static_cast<std::size_t>(step.pairs) * 3, 0.0);
+      outcomes.emplace_back(step.passes.size() * static_cast<std::size_t>(step.pairs));
     }
     const std::size_t micro_batches = steps.front().micro_batches.size();
     std::vector<at::Tensor> gradients;  // [M, D] per micro-batch of this replica
-    std::int64_t first_pair = 0;
+    std::size_t first_pair = 0;
     for (std::size_t m = 0; m < micro_batches; ++m) {
       if (static_cast<int>(m % static_cast<std::size_t>(ranks_.topology.dp())) ==
           ranks_.topology.dp_rank()) {
-        gradients.push_back(differentiate(place(steps, m, first_pair, outcomes)));
+        gradients.push_back(differentiate(members, place(steps, m, first_pair, outcomes)));
       }
-      first_pair += static_cast<std::int64_t>(steps.front().micro_batches[m].size());
+      first_pair += steps.front().micro_batches[m].size();
     }
     std::vector<StepOutcome> result;
-    for (std::size_t i = 0; i < members_.size(); ++i) {
-      result.push_back(reduce(gradients, i, outcomes[i], steps[i]));
+    for (std::size_t i = 0; i < members.size(); ++i) {
+      std::vector<at::Tensor> terms;
+      for (const at::Tensor& gradient : gradients) {
+        terms.push_back(gradient.select(0, static_cast<std::int64_t>(i)));
+      }
+      result.push_back(reduce(terms, outcomes[i], micro_batches));
     }
     return result;
   }
 
-  // What a micro-batch of every member puts into one pass.
-  static std::vector<Place> place(const std::vector<StepPlan>& steps, std::size_t micro_batch,
-                                  std::int64_t first_pair,
-                                  std::vector<std::vector<double>>& outcomes) {
+  // What a micro-batch of every member puts into one pass; its first pair is `first_pair` of the
+  // batch.
+  static std::vector<Place> place(std::span<const StepPlan> steps, std::size_t micro_batch,
+                                  std::size_t first_pair,
+                                  std::vector<std::vector<PairOutcome>>& outcomes) {
     std::vector<Place> places;
     for (std::size_t member = 0; member < steps.size(); ++member) {
       const StepPlan& step = steps[member];
+      const auto& indices = step.micro_batches[micro_batch];
       for (std::size_t pass = 0; pass < step.passes.size(); ++pass) {
-        const auto& indices = step.micro_batches[micro_batch];
         for (std::size_t i = 0; i < indices.size(); ++i) {
-          const std::size_t in_batch = static_cast<std::size_t>(first_pair) + i;
+          const std::size_t in_batch = first_pair + i;
           const std::size_t row = pass * static_cast<std::size_t>(step.pairs) + in_batch;
           places.push_back(
-              {member, indices[i], step.passes[pass][in_batch], outcomes[member].data() + 3 * row});
+              {member, indices[i], step.passes[pass][in_batch], &outcomes[member][row]});
         }
       }
     }
@@ -271,16 +288,17 @@ class Trainer {
   }
 
   // Fills the outcomes; returns the gradients [M, D] of the members' summed losses.
-  at::Tensor differentiate(const std::vector<Place>& places) {
+  at::Tensor differentiate(std::span<const Member> members,
+                           const std::vector<Place>& places) const {
     std::vector<PackItem> items;
     for (const Place& p : places) {
-      items.push_back({p.pair, 2 * static_cast<std::int64_t>(p.member) + (p.sign > 0 ? 1 : 0)});
+      items.push_back({p.pair, {static_cast<std::int64_t>(p.member), p.sign}});
     }
     const PackedPairs packed = pack_pairs(cache_.pairs(), items, decoder_);
     const at::Tensor hidden = cache_.activations(decoder_, packed, layer_);
-    const at::Tensor vectors = current_vectors().set_requires_grad(true);
-    const PairScores scores =
-        score_pairs(decoder_, packed, hidden, {layer_, coefficients_of(packed), vectors});
+    const at::Tensor vectors = current_vectors(members).set_requires_grad(true);
+    const PairScores scores = score_pairs(
+        decoder_, packed, hidden, {layer_, coefficients_of(packed, members.size()), vectors});
 
     std::vector<double> loss_by_answer;
     for (std::size_t i = 0; i < places.size(); ++i) {
@@ -288,12 +306,11 @@ class Trainer {
       const auto pair = static_cast<std::size_t>(p.pair);
       const PairObjective objective =
           pair_objective(scores.answers[i], cache_.reference(layer_)[pair], p.sign,
-                         members_[p.member].settings().beta);
+                         members[p.member].settings().beta);
       loss_by_answer.insert(loss_by_answer.end(),
                             {objective.loss_by_delta, -objective.loss_by_delta});
-      p.outcome[0] = objective.margin;
-      p.outcome[1] = objective.loss;
-      p.outcome[2] = static_cast<double>(packed_size(cache_.pairs()[pair]));
+      *p.outcome = {objective.margin, objective.loss,
+                    static_cast<double>(packed_size(cache_.pairs()[pair]))};
     }
     std::vector<double> loss_by_target;
     for (const std::int64_t answer : packed.answer_of_target) {
@@ -303,78 +320,70 @@ class Trainer {
     return vectors.grad();
   }
 
-  at::Tensor current_vectors() const {
+  at::Tensor current_vectors(std::span<const Member> members) const {
     std::vector<at::Tensor> rows;
-    for (const Member& member : members_) {
+    for (const Member& member : members) {
       rows.push_back(at::tensor(member.state().vector, at::kFloat));
     }
     return at::stack(rows).to(residual_);
   }
 
-  // [M, T]: d where a row belongs to the member, by the numbers that differentiate() gives.
-  at::Tensor coefficients_of(const PackedPairs& packed) const {
+  // [M, T]: d where a row belongs to the member.
+  at::Tensor coefficients_of(const PackedPairs& packed, std::size_t members) const {
     const auto tokens = packed.steering_of_token.size();
-    std::vector<double> coefficients(members_.size() * tokens, 0.0);
+    std::vector<double> coefficients(members * tokens, 0.0);
     for (std::size_t t = 0; t < tokens; ++t) {
-      const std::int64_t steering = packed.steering_of_token[t];
-      coefficients[static_cast<std::size_t>(steering / 2) * tokens + t] =
-          steering % 2 == 1 ? 1 : -1;
+      const SteeringChoice& steering = packed.steering_of_token[t];
+      coefficients[static_cast<std::size_t>(steering.vector) * tokens + t] =
+          static_cast<double>(steering.sign);
     }
     return at::tensor(coefficients, at::kDouble)
-        .view({static_cast<std::int64_t>(members_.size()), packed.tokens()})
+        .view({static_cast<std::int64_t>(members), packed.tokens()})
         .to(residual_);
   }
 
-  StepOutcome reduce(const std::vector<at::Tensor>& gradients, std::size_t member,
-                     const std::vector<double>& outcomes, const StepPlan& step) const {
-    std::vector<at::Tensor> terms;
-    for (const at::Tensor& gradient : gradients) {
-      terms.push_back(gradient.select(0, static_cast<std::int64_t>(member)));
-    }
-    at::Tensor gradient =
-        exact_sum(terms, decoder_.config().hidden, decoder_.device(),
-                  static_cast<std::int64_t>(step.micro_batches.size()), *ranks_.dp)
-            .to(decoder_.device());
-    // The tp ranks' gradients may differ in the last bits; their vectors must not.
-    // And all must agree whether the step can be made.
-    const at::Tensor shared = at::tensor(outcomes, at::kDouble).to(decoder_.device());
-    ranks_.dp->all_reduce(shared, ReduceOp::kSum);
-    const at::Tensor on_host = shared.cpu();
-    if (!at::isfinite(on_host).all().item<bool>()) {
+  // `gradients`: one member's, of each of this replica's micro-batches.
+  StepOutcome reduce(const std::vector<at::Tensor>& gradients, std::vector<PairOutcome>& outcomes,
+                     std::size_t micro_batches) const {
+    at::Tensor gradient = exact_sum(gradients, decoder_.config().hidden, decoder_.device(),
+                                    static_cast<std::int64_t>(micro_batches), *ranks_.dp)
+                              .to(decoder_.device());
+    share_rows(outcomes, decoder_.device(), ranks_);
+    // All ranks must agree whether the step can be made.
+    if (!std::all_of(outcomes.begin(), outcomes.end(), [](const PairOutcome& pair) {
+          return std::isfinite(pair.margin) && std::isfinite(pair.loss);
+        })) {
       gradient.fill_(std::numeric_limits<double>::quiet_NaN());
     }
+    // The tp ranks' gradients may differ in the last bits; their vectors must not.
     ranks_.tp->broadcast(gradient, 0);
-    gradient = gradient.cpu();
-    return summarize(gradient, on_host.const_data_ptr<double>(), on_host.numel() / 3);
+    return summarize(gradient.cpu(), outcomes);
   }
 
   // Each member in passes of its own.  In common ones, what is not finite of one reaches the
-  // others: rows are told apart by coefficients of 0, and 0 times infinity is not 0.
-  std::vector<StepOutcome> compute_apart(const std::vector<StepPlan>& steps) {
+  // others: coefficients of 0 separate their rows, and 0 times infinity is not 0.
+  std::vector<StepOutcome> compute_apart(const std::vector<StepPlan>& steps) const {
     std::vector<StepOutcome> outcomes;
-    std::vector<Member> all = std::exchange(members_, {});
-    for (std::size_t i = 0; i < all.size(); ++i) {
-      members_.assign(1, all[i]);
-      outcomes.push_back(std::move(compute({steps[i]}).front()));
+    for (std::size_t i = 0; i < members_.size(); ++i) {
+      outcomes.push_back(compute({&members_[i], 1}, {&steps[i], 1}).front());
     }
-    members_ = std::move(all);
     return outcomes;
   }
 
   void advance(const std::vector<StepPlan>& steps) {
     const auto begin = Clock::now();
-    std::vector<StepOutcome> outcomes = compute(steps);
+    std::vector<StepOutcome> outcomes = compute(members_, steps);
     const bool all_finite = std::all_of(outcomes.begin(), outcomes.end(),
                                         [](const StepOutcome& outcome) { return outcome.finite; });
     if (!all_finite) {
       outcomes = compute_apart(steps);
     }
     const double seconds = seconds_since(begin);
-    std::vector<Member> going_on;
+    std::vector<Member> remaining;
     for (std::size_t i = 0; i < members_.size(); ++i) {
       if (outcomes[i].finite) {
         members_[i].update(steps[i], std::move(outcomes[i]), seconds);
-        going_on.push_back(std::move(members_[i]));
+        remaining.push_back(std::move(members_[i]));
       } else {
         if (ranks_.world->rank() == 0) {
           members_[i].save(RunStatus::kInterrupted);
@@ -385,11 +394,11 @@ class Trainer {
             steps[i].step));
       }
     }
-    members_ = std::move(going_on);
+    members_ = std::move(remaining);
   }
 
   void end_epoch(std::int32_t epoch, bool last) {
-    for (const Member& member : members_) {
+    for (Member& member : members_) {
       const Checkpoint& state = member.state();
       const TrainingSettings& settings = member.settings();
       TrainingRecord& record = member.record();
@@ -398,8 +407,9 @@ class Trainer {
       if (held_out_ == nullptr || !due) {
         continue;
       }
-      auto rows = evaluate_pairs(decoder_, *held_out_, layer_, state.vector, settings.multipliers,
-                                 settings.beta, ranks_);
+      const ScoringContext context{decoder_, ranks_, held_out_->settings().group_size, {}};
+      auto rows = evaluate_pairs(context, *held_out_, layer_, state.vector, settings.multipliers,
+                                 settings.beta);
       for (EvalRow& row : rows) {
         row.step = state.step;
         row.epoch = epoch;
@@ -409,9 +419,9 @@ class Trainer {
     }
   }
 
-  // One rank's stop is everyone's; world rank 0's clock decides when to save.
+  // One rank's stop stops all; world rank 0's clock decides when to save.
   Verdict agree() {
-    const bool stop = std::any_of(members_.begin(), members_.end(), [](const Member& member) {
+    const bool stop = std::any_of(members_.begin(), members_.end(), [](Member& member) {
       return member.observer().stop_requested();
     });
     const bool save = seconds_since(last_save_) >= members_.front().settings().save_every;
@@ -428,12 +438,12 @@ class Trainer {
     if (ranks_.world->rank() != 0) {
       return;
     }
-    for (const Member& member : members_) {
+    for (Member& member : members_) {
       member.save(status);
     }
   }
 
-  // A vector that drifted apart between ranks would be saved as if it were right.
+  // Without this check, a vector that differs between ranks would be saved as if it were right.
   void check_same_vectors() const {
     ContentHash hash;
     for (const Member& member : members_) {
@@ -469,7 +479,7 @@ void check_zero_vector(const Decoder& decoder, const ActivationCache& cache, std
   }
   const auto& group = cache.groups()[group_index];
   const PackedPairs packed = pack_alike(cache.pairs(), group, decoder);
-  const auto residual = at::TensorOptions().dtype(decoder.residual_type()).device(decoder.device());
+  const at::TensorOptions residual = residual_options(decoder);
   const at::Tensor zero = at::zeros({1, decoder.config().hidden}, residual).set_requires_grad(true);
   const Steering steering{layer, at::ones({1, packed.tokens()}, residual), zero};
   const PairScores scores =
@@ -479,17 +489,16 @@ void check_zero_vector(const Decoder& decoder, const ActivationCache& cache, std
   const double relative =
       std::numeric_limits<float>::epsilon() *
       std::sqrt(static_cast<double>(decoder.config().hidden * decoder.config().blocks));
+  const auto is_near = [&](double found, double expected, const std::vector<TokenId>& answer) {
+    return std::abs(found - expected) <=
+           relative * (std::abs(expected) + 10.0 * static_cast<double>(answer.size()));
+  };
   for (std::size_t p = 0; p < group.size(); ++p) {
     const TokenPair& pair = cache.pairs()[static_cast<std::size_t>(group[p])];
     const AnswerLogProbs& expected = cache.reference(layer)[static_cast<std::size_t>(group[p])];
     const AnswerLogProbs& found = scores.answers[p];
-    const auto tolerance = [&](double log_prob, std::size_t tokens) {
-      return relative * (std::abs(log_prob) + 10.0 * static_cast<double>(tokens));
-    };
-    if (!(std::abs(found.chosen - expected.chosen) <=
-          tolerance(expected.chosen, pair.chosen.size())) ||
-        !(std::abs(found.rejected - expected.rejected) <=
-          tolerance(expected.rejected, pair.rejected.size()))) {
+    if (!is_near(found.chosen, expected.chosen, pair.chosen) ||
+        !is_near(found.rejected, expected.rejected, pair.rejected)) {
       throw BugError(fmt::format(
           "{}: at v = 0 the policy's log-probabilities {:.9g} / {:.9g} differ from the reference's "
           "{:.9g} / {:.9g}",

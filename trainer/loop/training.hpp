@@ -15,7 +15,7 @@ namespace bipo {
 
 struct TrainingSettings {
   PlanSettings plan;
-  double lr = 5e-4;  // absolute: what `--lr-unit residual` multiplies is multiplied already
+  double lr = 5e-4;  // absolute: the factor of `--lr-unit residual` is already applied
   double beta = 0.1;
   AdamW optimizer;
   double max_grad_norm = 1;
@@ -25,7 +25,7 @@ struct TrainingSettings {
   double save_every = 30;       // seconds
 };
 
-// What the loop tells and asks of whoever runs it.
+// Receives the loop's progress, saves its record and requests stops.
 class TrainingObserver {
  public:
   virtual ~TrainingObserver() = default;
@@ -35,39 +35,38 @@ class TrainingObserver {
   virtual void on_evaluation(const std::vector<EvalRow>& rows) = 0;
 
   // Called on every rank when the step from the record's checkpoint, which has just been saved as
-  // interrupted, gave a loss or gradient that is not finite.  Unless it throws, the others of the
-  // pack go on without this vector.
+  // interrupted, gave a loss or gradient that is not finite.  Unless it throws, the other members
+  // of the pack continue without this vector.
   virtual void on_failure(const std::string& reason) = 0;
 
   // Called on world rank 0 only.  The record's last vector is the checkpoint's.
   virtual void save(const TrainingRecord& record, RunStatus status) = 0;
 
-  // Polled on every rank after each step; one rank's yes stops all at the same step.
+  // Polled on every rank after each step; true on one rank stops all ranks at the same step.
   virtual bool stop_requested() const = 0;
 };
 
-// Throws BugError unless, at v = 0, the path that training takes gives the reference
-// log-probabilities within the rounding error of float32 sums (of bfloat16 products: of the same
-// products in the same micro-batches, hence the same bound). Collective over: dp x tp
+// Throws BugError unless, at v = 0, training's path gives the reference log-probabilities within
+// the rounding error of float32 sums (also with bfloat16, where both take the same products in the
+// same micro-batches).  Collective over: dp x tp
 void check_zero_vector(const Decoder& decoder, const ActivationCache& cache, std::int64_t layer,
                        const Ranks& ranks);
 
-// One vector of a pack: its settings, what it has become, and who is told.  The record starts from
-// `record.checkpoint` (a vector of zeros at step 0, or a saved state), and ends the same on every
-// rank.
+// One vector of a pack.  The record starts from `record.checkpoint` (a vector of zeros at step 0,
+// or a saved state) and ends the same on every rank.
 struct TrainingMember {
   TrainingSettings settings;
   TrainingRecord& record;
   TrainingObserver& observer;
 };
 
-// Trains the members' vectors at one layer together, to the end of the plan or to a stop: each with
-// its own pairs, signs, optimiser and log, their micro-batches packed into the same passes through
-// the model.  Members may differ in seed, shuffle, sign, lr, beta and optimiser; the numbers of
-// pairs, epochs, steps and the batch sizes are the same, and so is the step they start from.  What
-// a member becomes depends on the others in the last bits only.  `held_out` may be null. Returns
-// kInterrupted after a stop, else kComplete: whoever has not failed is at its end.
-// Collective over: world
+// Trains the members' vectors at one layer together, to the end of the plan or to a stop.  Each
+// member has its own order of pairs, signs, optimiser and log; their micro-batches share passes
+// through the model.  Members may differ in seed, shuffle, sign, lr, beta and optimiser; they must
+// have the same numbers of pairs, epochs and steps, the same batch sizes and the same step to start
+// from.  A member's result depends on the others in the last bits only.  `held_out` may be null.
+// Returns kInterrupted after a stop, otherwise kComplete: every member that has not failed is at
+// the end of its plan.  Collective over: world
 RunStatus train(const Decoder& decoder, const ActivationCache& cache,
                 const ActivationCache* held_out, std::int64_t layer,
                 const std::vector<TrainingMember>& members, const Ranks& ranks);

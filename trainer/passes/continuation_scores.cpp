@@ -7,104 +7,167 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
-#include "datasets/batches/batch_plan.hpp"
+#include "collectives/session.hpp"
+#include "trainer/passes/packing.hpp"
+#include "trainer/passes/pair_scores.hpp"
 
 namespace bipo {
 namespace {
 
-// Places of the answers of all items in one row of numbers.
-std::vector<std::size_t> first_answers(const std::vector<Continuations>& items) {
-  std::vector<std::size_t> first{0};
-  for (const Continuations& item : items) {
-    first.push_back(first.back() + item.answers.size());
+// Runs a packed batch under every setting [S][M]: the blocks up to the lowest steered one once,
+// those up to the last steered one for each setting.  `visit` gets the setting's index and runs the
+// rest. Settings of zeros give the model's own numbers.  Collective over: tp
+void for_each_setting(const Decoder& decoder, const PackedAnswers& packed,
+                      const SteeringVectors& vectors, const SteeringSettings& settings,
+                      const std::function<void(std::size_t, const ResidualStream&)>& visit) {
+  const std::vector<std::int64_t> layers = vectors.layers();
+  // [T]: 1 where a row is steered.
+  at::Tensor mask = at::ones({packed.tokens()}, residual_options(decoder));
+  if (settings.positions == SteeredPositions::kAnswer) {
+    const at::Tensor rows = at::tensor(packed.rows_of_answers, at::kLong).to(decoder.device());
+    mask = at::zeros_like(mask).index_fill_(0, rows, 1);
   }
-  return first;
-}
-
-std::vector<PackItem> steered_alike(const std::vector<std::int64_t>& group) {
-  std::vector<PackItem> items;
-  for (const std::int64_t index : group) {
-    items.push_back({index, 0});
+  const auto run = [&](const at::Tensor& h, Range blocks) {
+    return decoder.run_blocks(h, blocks, packed.layout);
+  };
+  const std::int64_t blocks = layers.empty() ? 0 : layers.front() + 1;
+  const ResidualStream prefix{run(decoder.embed(packed.ids), {0, blocks}), blocks};
+  for (std::size_t s = 0; s < settings.coefficients.size(); ++s) {
+    const at::Tensor of_rows =
+        at::outer(at::tensor(settings.coefficients[s], at::kDouble).to(mask.options()), mask);
+    const auto add = [&](const at::Tensor& h, std::int64_t layer) {
+      return vectors.add(h, layer, of_rows);
+    };
+    visit(s, run_past_sites(prefix, layers, add, run));
   }
-  return items;
-}
-
-// Sums over the answers of a batch, in the order of packing.
-std::vector<double> sum_answers(const Decoder& decoder, const PackedAnswers& packed,
-                                const at::Tensor& output) {
-  const at::Tensor on_host =
-      decoder.next_token_log_probs(output, packed.row_of_target, packed.targets)
-          .to(at::kCPU, at::kDouble);
-  const double* log_prob = on_host.const_data_ptr<double>();
-  std::vector<double> sums(static_cast<std::size_t>(packed.answers), 0.0);
-  for (std::size_t r = 0; r < packed.answer_of_target.size(); ++r) {
-    sums[static_cast<std::size_t>(packed.answer_of_target[r])] += log_prob[r];
-  }
-  return sums;
 }
 
 // Every rank holds the same values.
-void require_finite(const ContinuationScores& scores, const std::vector<Continuations>& items,
-                    const SteeringSettings& settings) {
-  for (std::size_t s = 0; s < scores.size(); ++s) {
-    for (std::size_t i = 0; i < items.size(); ++i) {
-      for (const AnswerScore& answer : scores[s][i]) {
-        if (!std::isfinite(answer.log_prob)) {
-          throw AgreedFailure(
-              fmt::format("{}: a log-probability is {} with coefficients ({}) on the vectors; use "
-                          "smaller multipliers, or --dtype fp32",
-                          items[i].where, answer.log_prob,
-                          fmt::join(settings.coefficients[s], ", ")),
-              kExitFailure);
-        }
-      }
-    }
+void require_finite(double value, const char* what, const std::string& where,
+                    const std::vector<double>& coefficients) {
+  if (!std::isfinite(value)) {
+    throw AgreedFailure(fmt::format("{}: {} is {} with coefficients ({}) on the vectors; use "
+                                    "smaller multipliers, or --dtype fp32",
+                                    where, what, value, fmt::join(coefficients, ", ")),
+                        kExitFailure);
   }
+}
+
+// Prompts side by side: no tree is shared, so that each one's rows follow one another.  The answer
+// of one token, which takes no row, makes the last row one that predicts.
+PackedAnswers pack_prompts(const std::vector<PromptTokens>& prompts,
+                           const std::vector<std::int64_t>& group, const Decoder& decoder) {
+  std::vector<Continuations> items;
+  std::vector<PackItem> trees;
+  for (const std::int64_t index : group) {
+    const PromptTokens& prompt = prompts[static_cast<std::size_t>(index)];
+    const auto place = static_cast<std::int64_t>(items.size());
+    trees.push_back({place, {place, 0}});
+    items.push_back({prompt.ids, {{prompt.ids.back()}}, prompt.where});
+  }
+  return pack_continuations(items, trees, decoder);
+}
+
+// [S, T]
+at::Tensor divergences(const Decoder& decoder, const PackedAnswers& packed,
+                       const SteeringVectors& vectors, SteeringSettings settings) {
+  settings.coefficients.emplace_back(vectors.count(), 0.0);
+  std::vector<at::Tensor> outputs;
+  for_each_setting(
+      decoder, packed, vectors, settings, [&](std::size_t, const ResidualStream& steered) {
+        outputs.push_back(decoder.run_blocks(
+            steered.hidden, {steered.next_block, decoder.config().blocks}, packed.layout));
+      });
+  const at::Tensor own = outputs.back();
+  outputs.pop_back();
+  return decoder.next_token_divergences(own, outputs);
 }
 
 }  // namespace
 
-ContinuationScores score_continuations(const Decoder& decoder,
+ContinuationScores score_continuations(const ScoringContext& context,
                                        const std::vector<Continuations>& items,
-                                       std::int64_t group_size, const SteeringVectors& vectors,
-                                       const SteeringSettings& settings, const Ranks& ranks,
-                                       const Progress& progress) {
+                                       const SteeringVectors& vectors,
+                                       const SteeringSettings& settings) {
   const at::NoGradGuard no_grad;
   const std::size_t count = settings.coefficients.size();
   if (items.empty() || count == 0) {
     return ContinuationScores(count);
   }
-  const std::vector<std::size_t> first = first_answers(items);
-  const auto groups = consecutive_groups(static_cast<std::int64_t>(items.size()), group_size);
-  const auto group_count = static_cast<std::int64_t>(groups.size());
-  const std::int64_t replicas = ranks.topology.dp();
-  std::vector<double> values(count * first.back(), 0.0);
-  for (std::int64_t g = ranks.topology.dp_rank(); g < group_count; g += replicas) {
-    const auto& group = groups[static_cast<std::size_t>(g)];
-    const PackedAnswers packed = pack_continuations(items, steered_alike(group), decoder);
-    const SteeredPass pass(decoder, vectors, packed, settings.positions);
-    const std::size_t place = first[static_cast<std::size_t>(group.front())];
-    for (std::size_t s = 0; s < count; ++s) {
-      const std::vector<double> sums =
-          sum_answers(decoder, packed, pass.to_answers(settings.coefficients[s]));
-      std::copy(sums.begin(), sums.end(),
-                values.begin() + static_cast<std::ptrdiff_t>(s * first.back() + place));
-    }
-    progress(std::min(group_count, g + replicas), group_count);
+  std::vector<std::size_t> first{0};  // of each item's answers among all, and their number
+  for (const Continuations& item : items) {
+    first.push_back(first.back() + item.answers.size());
   }
-  const std::vector<double> all = gather_values(values, decoder.device(), ranks);
+  std::vector<double> sums(count * first.back(), 0.0);
+  const auto score_group = [&](const std::vector<std::int64_t>& group) {
+    const Decoder& decoder = context.decoder;
+    const PackedAnswers packed = pack_alike(items, group, decoder);
+    const std::size_t place = first[static_cast<std::size_t>(group.front())];
+    const auto score_setting = [&](std::size_t s, const ResidualStream& steered) {
+      const std::vector<double> of_group = sum_answers(
+          packed, decoder.next_token_log_probs(
+                      decoder.run_to_answers(steered.hidden, steered.next_block, packed.layout),
+                      packed.row_of_target, packed.targets));
+      std::copy(of_group.begin(), of_group.end(),
+                sums.begin() + static_cast<std::ptrdiff_t>(s * first.back() + place));
+    };
+    for_each_setting(decoder, packed, vectors, settings, score_setting);
+  };
+  for_each_group(context, static_cast<std::int64_t>(items.size()), score_group);
+  share_rows(sums, context.decoder.device(), context.ranks);
   ContinuationScores scores(count, std::vector<std::vector<AnswerScore>>(items.size()));
+  auto sum = sums.cbegin();
   for (std::size_t s = 0; s < count; ++s) {
     for (std::size_t i = 0; i < items.size(); ++i) {
-      for (std::size_t a = 0; a < items[i].answers.size(); ++a) {
-        scores[s][i].push_back({all[s * first.back() + first[i] + a],
-                                static_cast<std::int64_t>(items[i].answers[a].size())});
+      for (const std::vector<TokenId>& answer : items[i].answers) {
+        require_finite(*sum, "a log-probability", items[i].where, settings.coefficients[s]);
+        scores[s][i].push_back({*sum++, static_cast<std::int64_t>(answer.size())});
       }
     }
   }
-  require_finite(scores, items, settings);
   return scores;
+}
+
+std::vector<std::vector<PromptDivergence>> prompt_divergences(
+    const ScoringContext& context, const std::vector<PromptTokens>& prompts,
+    const SteeringVectors& vectors, const std::vector<std::vector<double>>& settings) {
+  const at::NoGradGuard no_grad;
+  const std::size_t count = settings.size();
+  std::vector<std::vector<PromptDivergence>> result(count);
+  if (prompts.empty() || count == 0) {
+    return result;
+  }
+  const auto positions_of = [&](std::size_t prompt) {
+    return static_cast<std::int64_t>(prompts[prompt].ids.size());
+  };
+  std::vector<double> sums(count * prompts.size(), 0.0);
+  const auto score_group = [&](const std::vector<std::int64_t>& group) {
+    const PackedAnswers packed = pack_prompts(prompts, group, context.decoder);
+    const at::Tensor of_rows =
+        divergences(context.decoder, packed, vectors, {settings, SteeredPositions::kAll})
+            .to(at::kCPU);
+    std::int64_t row = 0;
+    for (const std::int64_t index : group) {
+      const auto prompt = static_cast<std::size_t>(index);
+      const at::Tensor of_prompt = of_rows.narrow(1, row, positions_of(prompt)).sum(1);
+      for (std::size_t s = 0; s < count; ++s) {
+        sums[s * prompts.size() + prompt] = of_prompt[static_cast<std::int64_t>(s)].item<double>();
+      }
+      row += positions_of(prompt);
+    }
+  };
+  for_each_group(context, static_cast<std::int64_t>(prompts.size()), score_group);
+  share_rows(sums, context.decoder.device(), context.ranks);
+  auto sum = sums.cbegin();
+  for (std::size_t s = 0; s < count; ++s) {
+    for (std::size_t prompt = 0; prompt < prompts.size(); ++prompt) {
+      require_finite(*sum, "the KL divergence", prompts[prompt].where, settings[s]);
+      result[s].push_back({*sum++, positions_of(prompt)});
+    }
+  }
+  return result;
 }
 
 }  // namespace bipo

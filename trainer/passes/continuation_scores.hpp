@@ -1,19 +1,24 @@
-// Log-probabilities of answers under vectors at a list of settings.
+// What vectors do at a list of settings: log-probabilities of answers, and KL(p_0 || p_m) over
+// prompts where nothing should change.
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
-#include "collectives/session.hpp"
+#include "datasets/tokenizer/tokenizer.hpp"
 #include "datasets/tokens/continuations.hpp"
-#include "trainer/passes/pair_scores.hpp"
-#include "trainer/passes/steered_pass.hpp"
+#include "trainer/passes/scoring.hpp"
+#include "trainer/passes/steering.hpp"
 
 namespace bipo {
 
-// Settings of M vectors.
+// Both functions score every setting of M vectors with the model loaded whole, compute a setting of
+// zeros like any other, so that equal settings give equal numbers, and return the same on every
+// rank and for any number of replicas.  They throw AgreedFailure (1) where a value is not finite.
+
 struct SteeringSettings {
-  std::vector<std::vector<double>> coefficients;  // of each setting, one for each vector
+  std::vector<std::vector<double>> coefficients;  // [S][M]
   SteeredPositions positions = SteeredPositions::kAll;
 };
 
@@ -22,18 +27,29 @@ struct AnswerScore {
   std::int64_t tokens = 0;
 };
 
-// Of each setting, each item, each of its answers.
+// By setting, item and answer.
 using ContinuationScores = std::vector<std::vector<std::vector<AnswerScore>>>;
 
-// Scores the answers of `items` given their prompts, `group_size` consecutive items in one packed
-// batch; groups are dealt to replicas in turn.  A setting of zeros is computed like any other, so
-// that equal settings give equal numbers.  The same on every rank and for any number of replicas;
-// the model must be loaded whole.  Throws AgreedFailure (1) where a log-probability is not finite.
-// Collective over: dp x tp
-ContinuationScores score_continuations(const Decoder& decoder,
+// Scores the answers of `items` given their prompts.  Collective over: dp x tp
+ContinuationScores score_continuations(const ScoringContext& context,
                                        const std::vector<Continuations>& items,
-                                       std::int64_t group_size, const SteeringVectors& vectors,
-                                       const SteeringSettings& settings, const Ranks& ranks,
-                                       const Progress& progress);
+                                       const SteeringVectors& vectors,
+                                       const SteeringSettings& settings);
+
+struct PromptTokens {
+  std::vector<TokenId> ids;  // never empty
+  std::string where;
+};
+
+struct PromptDivergence {
+  double sum = 0;  // nats, over the positions
+  std::int64_t positions = 0;
+};
+
+// Returns by setting [S][M] and prompt: KL of the model's own next-token distribution from the one
+// steered at all positions, summed over the positions.  Collective over: dp x tp
+std::vector<std::vector<PromptDivergence>> prompt_divergences(
+    const ScoringContext& context, const std::vector<PromptTokens>& prompts,
+    const SteeringVectors& vectors, const std::vector<std::vector<double>>& settings);
 
 }  // namespace bipo

@@ -1,7 +1,7 @@
 // The BiPO objective of one pair, in closed form (Cao et al., arXiv 2406.00045, equation 2).
 #pragma once
 
-#include <cstdint>
+#include <cmath>
 
 namespace bipo {
 
@@ -11,8 +11,10 @@ struct AnswerLogProbs {
   double rejected = 0;
 };
 
-// log sigmoid without overflow for any argument.
-double log_sigmoid(double x);
+// Returns log sigmoid(x) without overflow for any argument.
+inline double log_sigmoid(double x) {
+  return x >= 0 ? -std::log1p(std::exp(-x)) : x - std::log1p(std::exp(x));
+}
 
 struct PairObjective {
   double margin = 0;         // d * beta * delta
@@ -23,7 +25,11 @@ struct PairObjective {
 
 // delta = [policy - reference](chosen) - [policy - reference](rejected), for direction d (+1 or
 // -1).
-PairObjective pair_objective(const AnswerLogProbs& policy, const AnswerLogProbs& reference,
-                             double direction, double beta);
+inline PairObjective pair_objective(const AnswerLogProbs& policy, const AnswerLogProbs& reference,
+                                    double direction, double beta) {
+  const double delta = (policy.chosen - reference.chosen) - (policy.rejected - reference.rejected);
+  const double margin = direction * beta * delta;
+  return {margin, -log_sigmoid(margin), -direction * beta * std::exp(log_sigmoid(-margin))};
+}
 
 }  // namespace bipo

@@ -13,13 +13,7 @@
 namespace bipo {
 namespace {
 
-std::size_t common_prefix(const std::vector<TokenId>& a, const std::vector<TokenId>& b,
-                          std::size_t most) {
-  const auto end = a.begin() + static_cast<std::ptrdiff_t>(std::min({most, a.size(), b.size()}));
-  return static_cast<std::size_t>(std::mismatch(a.begin(), end, b.begin()).first - a.begin());
-}
-
-// An item's sequences: each of the answers follows the prompt.
+// An item's sequences: every answer follows the prompt.
 struct Sequences {
   const std::vector<TokenId>* prompt = nullptr;
   std::vector<const std::vector<TokenId>*> answers;
@@ -48,7 +42,7 @@ void require_tokens(const Sequences& item) {
 
 class Packer {
  public:
-  // `sequences`: of each of `items`, in their order.
+  // `sequences` belong to `items`, in their order.
   Packer(const std::vector<PackItem>& items, std::vector<Sequences> sequences)
       : items_(items), sequences_(std::move(sequences)), first_answer_{0} {
     for (const Sequences& item : sequences_) {
@@ -58,7 +52,7 @@ class Packer {
     }
   }
 
-  // Items (by their place in the batch) that are steered alike.
+  // Adds items that are steered alike; `members` are their places in the batch.
   void add_tree(const std::vector<std::size_t>& members) {
     steering_ = items_[members.front()].steering;
     pair_ = items_[members.front()].pair;
@@ -81,30 +75,25 @@ class Packer {
     const auto to_device = [&](const std::vector<std::int64_t>& values) {
       return at::tensor(values, at::kLong).to(decoder.device());
     };
-    PackedAnswers packed;
-    packed.ids = to_device(ids_);
-    packed.layout = decoder.layout(positions_, parts_, answer_rows);
-    packed.row_of_target = to_device(row_of_target);
-    packed.targets = to_device(targets_);
-    packed.answer_of_target = std::move(answer_of_target_);
-    packed.steering_of_token = std::move(steering_of_token_);
-    packed.rows_of_answers = std::move(rows_of_answers_);
-    packed.pair_of_token = std::move(pair_of_token_);
-    packed.offset_of_token = std::move(offset_of_token_);
-    packed.items = static_cast<std::int64_t>(items_.size());
-    packed.answers = first_answer_.back();
-    return packed;
+    packed_.ids = to_device(ids_);
+    packed_.layout = decoder.layout(positions_, parts_, answer_rows);
+    packed_.row_of_target = to_device(row_of_target);
+    packed_.targets = to_device(targets_);
+    packed_.items = static_cast<std::int64_t>(items_.size());
+    packed_.answers = first_answer_.back();
+    return std::move(packed_);
   }
 
  private:
-  // Tokens that all the members' prompts begin with.
+  // Counts the tokens that all the members' prompts begin with.
   std::size_t shared_by(const std::vector<std::size_t>& members) const {
     const std::vector<TokenId>& first = *sequences_[members.front()].prompt;
-    std::size_t shared = first.size();
+    auto end = first.end();
     for (const std::size_t member : members) {
-      shared = common_prefix(first, *sequences_[member].prompt, shared);
+      const std::vector<TokenId>& prompt = *sequences_[member].prompt;
+      end = std::mismatch(first.begin(), end, prompt.begin(), prompt.end()).first;
     }
-    return shared;
+    return static_cast<std::size_t>(end - first.begin());
   }
 
   void add_item(std::size_t member, Range root) {
@@ -128,17 +117,17 @@ class Packer {
     }
   }
 
-  // Tokens [begin, end) as rows of their own, from `position` in the sequence and `offset` in the
-  // item's own packing on.
+  // Adds tokens [begin, end) as rows; the first is at `position` in the sequence and at `offset` in
+  // the item's packing by itself.
   Range append(const std::vector<TokenId>& tokens, std::size_t begin, std::size_t end,
                std::int64_t position, std::int64_t offset, const std::vector<Range>& context) {
     const auto first = static_cast<std::int64_t>(ids_.size());
     for (std::size_t i = begin; i < end; ++i) {
       ids_.push_back(tokens[i]);
       positions_.push_back(position++);
-      steering_of_token_.push_back(steering_);
-      pair_of_token_.push_back(pair_);
-      offset_of_token_.push_back(offset++);
+      packed_.steering_of_token.push_back(steering_);
+      packed_.pair_of_token.push_back(pair_);
+      packed_.offset_of_token.push_back(offset++);
     }
     const Range rows{first, static_cast<std::int64_t>(ids_.size())};
     if (rows.size() > 0) {
@@ -151,38 +140,34 @@ class Packer {
                   std::int64_t position, std::int64_t offset, std::int64_t index) {
     const Range rows = append(answer, 0, answer.size() - 1, position, offset, prompt);
     for (std::int64_t row = rows.begin; row < rows.end; ++row) {
-      rows_of_answers_.push_back(row);
+      packed_.rows_of_answers.push_back(row);
     }
     for (std::size_t i = 0; i < answer.size(); ++i) {
       predicting_rows_.push_back(i == 0 ? prompt.back().end - 1
                                         : rows.begin + static_cast<std::int64_t>(i) - 1);
       targets_.push_back(answer[i]);
-      answer_of_target_.push_back(index);
+      packed_.answer_of_target.push_back(index);
     }
   }
 
   const std::vector<PackItem>& items_;
   std::vector<Sequences> sequences_;        // of each item
   std::vector<std::int64_t> first_answer_;  // of each item, and the number of all
-  std::int64_t steering_ = 0;               // of the rows that are being added
+  SteeringChoice steering_;                 // of the rows that are being added
   std::int64_t pair_ = 0;                   // likewise
   std::vector<std::int64_t> ids_;
   std::vector<std::int64_t> positions_;
   std::vector<SequencePart> parts_;
   std::vector<std::int64_t> predicting_rows_;
   std::vector<std::int64_t> targets_;
-  std::vector<std::int64_t> answer_of_target_;
-  std::vector<std::int64_t> steering_of_token_;
-  std::vector<std::int64_t> rows_of_answers_;
-  std::vector<std::int64_t> pair_of_token_;
-  std::vector<std::int64_t> offset_of_token_;
+  PackedAnswers packed_;
 };
 
 template <typename Item>
 PackedAnswers pack(const std::vector<Item>& all, const std::vector<PackItem>& items,
                    const Decoder& decoder) {
   std::vector<Sequences> sequences;
-  std::map<std::int64_t, std::vector<std::size_t>> trees;
+  std::map<SteeringChoice, std::vector<std::size_t>> trees;
   for (std::size_t i = 0; i < items.size(); ++i) {
     sequences.push_back(sequences_of(all.at(static_cast<std::size_t>(items[i].pair))));
     trees[items[i].steering].push_back(i);
@@ -192,6 +177,14 @@ PackedAnswers pack(const std::vector<Item>& all, const std::vector<PackItem>& it
     packer.add_tree(members);
   }
   return packer.finish(decoder);
+}
+
+std::vector<PackItem> alike(const std::vector<std::int64_t>& indices) {
+  std::vector<PackItem> items;
+  for (const std::int64_t index : indices) {
+    items.push_back({index, {}});
+  }
+  return items;
 }
 
 }  // namespace
@@ -207,6 +200,14 @@ std::vector<std::int64_t> packed_sizes(const std::vector<TokenPair>& pairs) {
   return sizes;
 }
 
+std::vector<std::int64_t> packed_offsets(const std::vector<TokenPair>& pairs) {
+  std::vector<std::int64_t> offsets{0};
+  for (const TokenPair& pair : pairs) {
+    offsets.push_back(offsets.back() + packed_size(pair));
+  }
+  return offsets;
+}
+
 PackedPairs pack_pairs(const std::vector<TokenPair>& pairs, const std::vector<PackItem>& items,
                        const Decoder& decoder) {
   return pack(pairs, items, decoder);
@@ -214,11 +215,12 @@ PackedPairs pack_pairs(const std::vector<TokenPair>& pairs, const std::vector<Pa
 
 PackedPairs pack_alike(const std::vector<TokenPair>& pairs,
                        const std::vector<std::int64_t>& indices, const Decoder& decoder) {
-  std::vector<PackItem> items;
-  for (const std::int64_t index : indices) {
-    items.push_back({index, 0});
-  }
-  return pack_pairs(pairs, items, decoder);
+  return pack(pairs, alike(indices), decoder);
+}
+
+PackedAnswers pack_alike(const std::vector<Continuations>& continuations,
+                         const std::vector<std::int64_t>& indices, const Decoder& decoder) {
+  return pack(continuations, alike(indices), decoder);
 }
 
 PackedAnswers pack_continuations(const std::vector<Continuations>& continuations,

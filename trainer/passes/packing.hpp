@@ -4,6 +4,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <compare>
 #include <cstdint>
 #include <vector>
 
@@ -16,29 +17,36 @@ namespace bipo {
 
 // P packed items, T packed tokens, U rows that predict, R answer tokens.
 
-// A pair (or continuations) under one way of steering.  Items with the same `steering` number are
-// steered alike.
+// One way of steering: a vector of the pass and the sign d that it is added with.
+struct SteeringChoice {
+  std::int64_t vector = 0;
+  std::int64_t sign = 0;
+  auto operator<=>(const SteeringChoice&) const = default;
+};
+
+// A pair (or continuations) under one way of steering.  Items with equal `steering` are steered
+// alike.
 struct PackItem {
   std::int64_t pair = 0;
-  std::int64_t steering = 0;
+  SteeringChoice steering;
 };
 
 // A pair by itself is [prompt | chosen | rejected]: both answers attend to the prompt and to
 // themselves, and their positions continue at the prompt's end.  The last token of an answer
 // predicts nothing and is left out.  Items that are steered alike share the tokens that all their
 // prompts begin with (the system prompt): the batch is a forest, one tree [shared | rest of prompt,
-// chosen, rejected | rest of prompt, ...] per way of steering.  Any number of answers may stand in
-// place of the two.
+// chosen, rejected | rest of prompt, ...] per way of steering, in ascending order.  Continuations
+// have any number of answers instead of two.
 struct PackedAnswers {
   at::Tensor ids;  // [T] int64
   SequenceLayout layout;
   at::Tensor row_of_target;  // [R] int64: among the U predicting rows, the one before the token
   at::Tensor targets;        // [R] int64: the answer tokens
-  // [R] answers are counted item by item: 2 p is pair p's chosen answer, 2 p + 1 its rejected one
+  // [R] answers, counted item by item; of pairs: chosen, rejected, chosen, rejected, ...
   std::vector<std::int64_t> answer_of_target;
-  std::vector<std::int64_t> steering_of_token;  // [T]
-  std::vector<std::int64_t> rows_of_answers;    // ascending: rows of answers' tokens
-  // Where a token stands in the packing of one of its items by itself.
+  std::vector<SteeringChoice> steering_of_token;  // [T]
+  std::vector<std::int64_t> rows_of_answers;      // ascending: rows of answers' tokens
+  // A token's place in the packing of one of its items by itself.
   std::vector<std::int64_t> pair_of_token;    // [T]
   std::vector<std::int64_t> offset_of_token;  // [T]
   std::int64_t items = 0;                     // P
@@ -50,18 +58,21 @@ struct PackedAnswers {
 // Two answers for each item: chosen, rejected.
 using PackedPairs = PackedAnswers;
 
-// Tokens that packing a pair by itself takes.
+// Returns the number of tokens of a pair packed by itself; packed_sizes() returns that of each
+// pair, its cost in a batch plan, and packed_offsets() [P + 1] their sums before each pair and over
+// all.
 std::int64_t packed_size(const TokenPair& pair);
-
-// The same for each of `pairs`: what they cost in a batch plan.
 std::vector<std::int64_t> packed_sizes(const std::vector<TokenPair>& pairs);
+std::vector<std::int64_t> packed_offsets(const std::vector<TokenPair>& pairs);
 
 PackedPairs pack_pairs(const std::vector<TokenPair>& pairs, const std::vector<PackItem>& items,
                        const Decoder& decoder);
 
-// The pairs `indices`, all steered alike.
+// Packs the pairs (or continuations) `indices`, all steered alike.
 PackedPairs pack_alike(const std::vector<TokenPair>& pairs,
                        const std::vector<std::int64_t>& indices, const Decoder& decoder);
+PackedAnswers pack_alike(const std::vector<Continuations>& continuations,
+                         const std::vector<std::int64_t>& indices, const Decoder& decoder);
 
 PackedAnswers pack_continuations(const std::vector<Continuations>& continuations,
                                  const std::vector<PackItem>& items, const Decoder& decoder);

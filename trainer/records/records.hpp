@@ -1,6 +1,8 @@
-// What a training run leaves behind: its log rows, vectors and checkpoint, as plain data.
+// The results of a training run as plain data: log rows, vectors and checkpoint.
 #pragma once
 
+#include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -45,8 +47,8 @@ struct SavedVector {
   std::int32_t epoch = 0;
 };
 
-// Everything needed to continue: with the settings, the step is all the sampler needs, because
-// every random choice is a function of (seed, epoch, index).
+// Everything needed to continue: the sampler needs the settings and the step only, because every
+// random choice is a function of (seed, epoch, index).
 struct Checkpoint {
   std::vector<float> vector;      // [D]
   std::vector<float> exp_avg;     // [D] AdamW first moment
@@ -63,7 +65,20 @@ struct TrainingRecord {
   Checkpoint checkpoint;
 };
 
-// The record before the first step: the vector [D] and its moments are zeros.
-TrainingRecord starting_record(std::int64_t hidden, std::uint64_t seed);
+// Returns the record before the first step: the vector [D] and its moments are zeros.
+inline TrainingRecord starting_record(std::int64_t hidden, std::uint64_t seed) {
+  const std::vector<float> zeros(static_cast<std::size_t>(hidden), 0.0F);
+  return {{}, {}, {}, {zeros, zeros, zeros, 0, seed}};
+}
+
+// Returns the Euclidean norm of a vector or gradient, accumulated in double precision.
+template <typename Number>
+double vector_norm(const std::vector<Number>& values) {
+  double squares = 0;
+  for (const Number value : values) {
+    squares += static_cast<double>(value) * static_cast<double>(value);
+  }
+  return std::sqrt(squares);
+}
 
 }  // namespace bipo

@@ -86,6 +86,18 @@ TEST(BatchPlan, ShuffleOrdersByThePhiloxKeyOfSeedEpochAndIndex) {
   }
 }
 
+TEST(BatchPlan, StepsFollowTheOrderOfTheirEpoch) {
+  const BatchPlan plan(settings(23, 4));
+  for (std::int64_t index = 0; index < plan.total_steps(); ++index) {
+    const std::vector<std::int64_t> order = plan.order(plan.epoch_of(index));
+    const StepPlan step = plan.step(index, order);
+    EXPECT_EQ(step.epoch, plan.epoch_of(index));
+    const auto begin = order.begin() + index % plan.steps_per_epoch() * 4;
+    EXPECT_EQ(batch_of(step), std::vector<std::int64_t>(begin, begin + step.pairs));
+    EXPECT_EQ(batch_of(plan.step(index)), batch_of(step));
+  }
+}
+
 // With uniform permutations each of 5 items is first in a fifth of the epochs; the bound is five
 // standard deviations of a binomial count.
 TEST(BatchPlan, EveryPairComesFirstEquallyOften) {

@@ -1,5 +1,5 @@
 #include "trainer/loop/optimizer.hpp"
-#include "trainer/records/vector_norm.hpp"
+#include "trainer/records/records.hpp"
 
 #include <gtest/gtest.h>
 

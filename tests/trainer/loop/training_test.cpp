@@ -13,7 +13,7 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "tests/support/training_world.hpp"
-#include "trainer/records/vector_norm.hpp"
+#include "trainer/records/records.hpp"
 
 namespace bipo {
 namespace {

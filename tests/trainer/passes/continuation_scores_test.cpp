@@ -16,9 +16,8 @@
 #include "tests/support/naive_decoder.hpp"
 #include "tests/support/thread_communicator.hpp"
 #include "tests/support/training_world.hpp"
-#include "trainer/loop/evaluation.hpp"
+#include "trainer/loop/held_out_evaluation.hpp"
 #include "trainer/model/operators/head.hpp"
-#include "trainer/passes/prompt_divergence.hpp"
 
 namespace bipo {
 namespace {
@@ -34,9 +33,6 @@ using testing::varied_pairs;
 constexpr double kExact = 1e-6;
 
 using AddedToBlocks = std::map<std::int64_t, at::Tensor>;
-
-void ignore(std::int64_t, std::int64_t) {
-}
 
 // Items with one, two and four answers; the second prompt is the beginning of the third, the last
 // two are alike.
@@ -107,6 +103,8 @@ struct World {
     decoder.load_blocks({0, config.blocks});
   }
 
+  ScoringContext groups_of(std::int64_t size) const { return {decoder, ranks, size, {}}; }
+
   ModelConfig config;
   RandomWeights weights;
   Ranks ranks;
@@ -123,8 +121,8 @@ TEST(ContinuationScores, EqualEverySequenceByItself) {
   const auto items = tiny_items();
   for (const auto positions : {SteeredPositions::kAll, SteeredPositions::kAnswer}) {
     for (const std::int64_t group : {1, 4, 6}) {
-      const ContinuationScores scores = score_continuations(
-          world.decoder, items, group, world.vectors, {kSettings, positions}, world.ranks, ignore);
+      const ContinuationScores scores =
+          score_continuations(world.groups_of(group), items, world.vectors, {kSettings, positions});
       ASSERT_EQ(scores.size(), kSettings.size());
       for (std::size_t s = 0; s < kSettings.size(); ++s) {
         ASSERT_EQ(scores[s].size(), items.size());
@@ -150,25 +148,25 @@ TEST(ContinuationScores, EqualEverySequenceByItself) {
 TEST(ContinuationScores, PositionsMatter) {
   const World world;
   const auto score = [&](SteeredPositions positions) {
-    return score_continuations(world.decoder, tiny_items(), 6, world.vectors,
-                               {{{1, 0, 0}}, positions}, world.ranks, ignore);
+    return score_continuations(world.groups_of(6), tiny_items(), world.vectors,
+                               {{{1, 0, 0}}, positions});
   };
   const auto all = score(SteeredPositions::kAll);
   const auto answers = score(SteeredPositions::kAnswer);
   EXPECT_GT(std::abs(all[0][0][0].log_prob - answers[0][0][0].log_prob), 1e-3);
   // What predicts an answer of one token is not its own row.
-  const auto none = score_continuations(world.decoder, tiny_items(), 6, world.vectors,
-                                        {{{0, 0, 0}}, SteeredPositions::kAll}, world.ranks, ignore);
+  const auto none = score_continuations(world.groups_of(6), tiny_items(), world.vectors,
+                                        {{{0, 0, 0}}, SteeredPositions::kAll});
   EXPECT_EQ(answers[0][1][0].log_prob, none[0][1][0].log_prob);
 }
 
 TEST(ContinuationScores, EqualSettingsGiveEqualBits) {
   const World world(tiny_config(), at::kFloat);
-  const auto scores = score_continuations(world.decoder, tiny_items(), 4, world.vectors,
-                                          {kSettings, SteeredPositions::kAll}, world.ranks, ignore);
+  const auto scores = score_continuations(world.groups_of(4), tiny_items(), world.vectors,
+                                          {kSettings, SteeredPositions::kAll});
   const SteeringVectors none({}, world.decoder);
-  const auto without = score_continuations(world.decoder, tiny_items(), 4, none,
-                                           {{{}}, SteeredPositions::kAll}, world.ranks, ignore);
+  const auto without =
+      score_continuations(world.groups_of(4), tiny_items(), none, {{{}}, SteeredPositions::kAll});
   for (std::size_t i = 0; i < scores[0].size(); ++i) {
     for (std::size_t a = 0; a < scores[0][i].size(); ++a) {
       EXPECT_EQ(scores[0][i][a].log_prob, scores[4][i][a].log_prob);
@@ -193,8 +191,8 @@ ContinuationScores score_on_replicas(int replicas, const std::vector<Continuatio
         Topology(replicas, dp.rank(), 1, std::nullopt), std::make_unique<BorrowedCommunicator>(dp),
         std::make_unique<BorrowedCommunicator>(dp), std::make_unique<BorrowedCommunicator>(dp),
         std::make_unique<SelfCommunicator>()};
-    const auto scores = score_continuations(decoder, items, 2, vectors,
-                                            {kSettings, SteeredPositions::kAll}, ranks, ignore);
+    const auto scores = score_continuations({decoder, ranks, 2, {}}, items, vectors,
+                                            {kSettings, SteeredPositions::kAll});
     if (dp.rank() == replicas - 1) {
       of_last = scores;
     }
@@ -220,8 +218,8 @@ TEST(ContinuationScores, AreTheSameBitsOnAnyNumberOfReplicas) {
 TEST(ContinuationScores, NumbersThatAreNotFiniteNameTheItem) {
   const World world(tiny_config(), at::kFloat);
   const std::string message = testing::error_of<AgreedFailure>([&] {
-    score_continuations(world.decoder, tiny_items(), 4, world.vectors,
-                        {{{1e39, 0, 0}}, SteeredPositions::kAll}, world.ranks, ignore);
+    score_continuations(world.groups_of(4), tiny_items(), world.vectors,
+                        {{{1e39, 0, 0}}, SteeredPositions::kAll});
   });
   testing::expect_parts(message, {"i:1", "nan", "multipliers"});
 }
@@ -237,15 +235,15 @@ TEST(ContinuationScores, AgreeWithTheEvaluationInTraining) {
   fill_caches(decoder, {&cache}, world.ranks,
               [](const std::string&, std::int64_t, std::int64_t) {});
   const std::vector<double> multipliers = {-1, 0, 2};
-  const auto rows =
-      evaluate_pairs(decoder, cache, 0, world.placed[0].value, multipliers, 0.1, world.ranks);
+  const auto rows = evaluate_pairs({decoder, world.ranks, 4, {}}, cache, 0, world.placed[0].value,
+                                   multipliers, 0.1);
   std::vector<Continuations> items;
   for (const TokenPair& pair : pairs) {
     items.push_back({pair.prompt, {pair.chosen, pair.rejected}, pair.where});
   }
-  const auto scores = score_continuations(
-      world.decoder, items, 4, world.vectors,
-      {{{-1, 0, 0}, {0, 0, 0}, {2, 0, 0}}, SteeredPositions::kAll}, world.ranks, ignore);
+  const auto scores =
+      score_continuations(world.groups_of(4), items, world.vectors,
+                          {{{-1, 0, 0}, {0, 0, 0}, {2, 0, 0}}, SteeredPositions::kAll});
   for (std::size_t m = 0; m < multipliers.size(); ++m) {
     double chosen = 0;
     double accuracy = 0;
@@ -314,8 +312,7 @@ TEST(PromptDivergences, EqualTheModelsOwnSoftmax) {
   const World world(config);
   const std::vector<PromptTokens> prompts = {
       {{1, 5, 9, 3}, "p:1"}, {{4}, "p:2"}, {{1, 5, 9, 3, 8, 8, 7}, "p:3"}};
-  const auto found =
-      prompt_divergences(world.decoder, prompts, 2, world.vectors, kSettings, world.ranks, ignore);
+  const auto found = prompt_divergences(world.groups_of(2), prompts, world.vectors, kSettings);
   for (std::size_t s = 0; s < kSettings.size(); ++s) {
     for (std::size_t p = 0; p < prompts.size(); ++p) {
       const std::vector<std::int64_t> ids(prompts[p].ids.begin(), prompts[p].ids.end());

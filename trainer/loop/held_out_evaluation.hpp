@@ -1,0 +1,19 @@
+// Evaluates held-out pairs during training, under the vector at several multipliers.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "trainer/cache/activation_cache.hpp"
+#include "trainer/records/records.hpp"
+
+namespace bipo {
+
+// Scores every pair of `held_out` at each multiplier m (h + m v after `layer`).  Returns one row
+// per multiplier, with `step` and `epoch` left at 0, the same on every rank and for any number of
+// replicas.  Collective over: dp x tp
+std::vector<EvalRow> evaluate_pairs(const ScoringContext& context, const ActivationCache& held_out,
+                                    std::int64_t layer, const std::vector<float>& vector,
+                                    const std::vector<double>& multipliers, double beta);
+
+}  // namespace bipo
