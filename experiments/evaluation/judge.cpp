@@ -338,16 +338,16 @@ JudgeScores judge_import(const std::filesystem::path& results,
 }
 
 std::vector<JudgeSummary> summarize_judge(std::span<const JudgeScore> scores, std::uint64_t seed) {
-  std::map<std::pair<std::string, double>, std::vector<int>> groups;
+  std::map<std::pair<std::string, double>, std::vector<std::int64_t>> groups;
   for (const JudgeScore& score : scores) {
     groups[{score.id.behaviour, score.id.multiplier}].push_back(score.score);
   }
   std::vector<JudgeSummary> summaries;
   for (const auto& [key, group] : groups) {
     std::vector<double> valid;
-    for (const int score : group) {
+    for (const std::int64_t score : group) {
       if (score != 0) {
-        valid.push_back(score);
+        valid.push_back(static_cast<double>(score));
       }
     }
     JudgeSummary summary{key.first, key.second, static_cast<std::int64_t>(group.size()), 0, {}};

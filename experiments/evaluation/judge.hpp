@@ -54,7 +54,7 @@ std::vector<std::string> judge_export(const std::vector<Generation>& generations
 
 struct JudgeScore {
   JudgeId id;
-  int score = 0;  // 1 to 4; 0: the request failed, or its reply holds no score
+  std::int64_t score = 0;  // 1 to 4; 0: the request failed, or its reply holds no score
 };
 
 struct JudgeScores {

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "experiments/runs/stored_vector.hpp"
+#include "experiments/runs/run_file.hpp"
 
 namespace bipo {
 

@@ -28,13 +28,14 @@ namespace {
 namespace fs = std::filesystem;
 using hdf5::Handle;
 
-constexpr const char* kKind = "sweep";
+constexpr hdf5::FileKind kCollectedFile = {"a collected sweep", "collect", "sweep",
+                                           kCollectedSchema,    "",        ""};
 constexpr const char* kUnreadable = "unreadable";
 
 bool is_collected_sweep(const fs::path& path) {
   const hdf5::ErrorPrintingOff quiet;
   try {
-    return hdf5::read_text_attribute(hdf5::open_file(path.string()), "kind") == kKind;
+    return hdf5::read_text_attribute(hdf5::open_file(path.string()), "kind") == kCollectedFile.kind;
   } catch (const UserError&) {
     return false;
   } catch (const EnvironmentError&) {
@@ -155,8 +156,7 @@ CellSummary collect_cell(const fs::path& directory, const Cell& cell, CellStatus
 
 void write_collected_attributes(const Handle& file, const CollectRequest& request,
                                 const std::string& plan) {
-  hdf5::write_attribute(file, "schema_version", kCollectedSchema);
-  hdf5::write_attribute(file, "kind", std::string(kKind));
+  hdf5::write_identity(file, kCollectedFile);
   hdf5::write_attribute(file, "plan", plan);
   hdf5::write_attribute(file, "program_version", request.program_version);
   hdf5::write_attribute(file, "git_commit", request.git_commit);
@@ -173,13 +173,6 @@ std::vector<CellSummary> collect_cells(const fs::path& directory, const SweepPla
     rows.push_back(collect_cell(directory, plan.cells[i], seen[i], runs));
   }
   return rows;
-}
-
-void write_summary(const Handle& file, const std::vector<CellSummary>& rows,
-                   const std::string& settings) {
-  const Handle table =
-      hdf5::write_columns(file, "summary", summary_columns(rows, settings), rows.size());
-  hdf5::write_attribute(table, "units", summary_units());
 }
 
 // At most so many names, then how many more there are.

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "experiments/runs/stored_vector.hpp"
+#include "experiments/runs/run_file.hpp"
 #include "launcher/job/vectors_in_use.hpp"
 #include "launcher/options/options.hpp"
 #include "trainer/passes/steering_vectors.hpp"

@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 
+#include "experiments/files/atomic_file.hpp"
 #include "experiments/files/utc_time.hpp"
 #include "experiments/runs/run_file.hpp"
 #include "launcher/extract/extract_preparation.hpp"
@@ -115,7 +116,7 @@ int run_prepared(const ExtractPreparation& preparation, Session& session) {
     }
     for (const Direction& direction : directions) {
       const std::filesystem::path file = direction_file(options, direction.layer);
-      remove_stale_temp_files(file);
+      remove_stale_temps(file);
       write_run_file(file, run_record(preparation, direction, session));
     }
     print_result(options, directions);

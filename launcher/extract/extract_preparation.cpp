@@ -10,7 +10,6 @@
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
 #include "experiments/runs/run_file.hpp"
-#include "experiments/runs/stored_vector.hpp"
 #include "experiments/sweeps/sweep_plan.hpp"
 #include "launcher/job/computation.hpp"
 #include "launcher/job/machine.hpp"

@@ -6,7 +6,7 @@
 
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
-#include "experiments/runs/run_file.hpp"
+#include "experiments/files/atomic_file.hpp"
 #include "launcher/options/version.hpp"
 
 namespace bipo {
@@ -18,7 +18,7 @@ void prepare_cache_directory(const std::filesystem::path& directory) {
     throw UserError(fmt::format("--cache-dir {}: not a directory, and cannot be made: {}",
                                 directory.string(), error.message()));
   }
-  check_writable(directory / "cache");
+  check_replaceable(directory / "cache");
 }
 
 std::uint64_t cache_key(const CacheOrigin& origin) {

@@ -7,6 +7,7 @@
 #include <iostream>
 #include <optional>
 
+#include "experiments/files/atomic_file.hpp"
 #include "experiments/files/utc_time.hpp"
 #include "experiments/runs/run_file.hpp"
 #include "launcher/terminal/progress.hpp"
@@ -64,7 +65,7 @@ int run_prepared(const Preparation& preparation, Session& session) {
 
   std::optional<ProgressDisplay> display;
   if (speaks) {
-    remove_stale_temp_files(options.out);
+    remove_stale_temps(options.out);
     display.emplace(std::cerr, stderr_environment());
     display->start_table(settings_table(settings, job.inputs, *job.topology));
     for (const std::string& warning : job.warnings) {

@@ -7,7 +7,7 @@
 #include "collectives/foundation/errors.hpp"
 #include "experiments/files/atomic_file.hpp"
 #include "experiments/formats/exported_vector.hpp"
-#include "experiments/runs/stored_vector.hpp"
+#include "experiments/runs/run_file.hpp"
 #include "launcher/job/new_file.hpp"
 
 namespace bipo {
