@@ -31,7 +31,7 @@ constexpr const char* kHigh = "97.5 % quantile of the bootstrap over items";
 constexpr hdf5::Part<Interval> kInterval[] = {
     {"", &Interval::value}, {"_low", &Interval::low, kLow}, {"_high", &Interval::high, kHigh}};
 
-// What several tables say of their columns.
+// Meanings of columns that several tables have.
 constexpr const char* kDirection = "what was added: vector, caa or random";
 constexpr const char* kMultiplier = "factor on the direction";
 

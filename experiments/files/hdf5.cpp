@@ -233,14 +233,11 @@ Handle row_type(const std::vector<Column>& columns, const std::vector<std::size_
   Handle row(check(H5Tcreate(H5T_COMPOUND, row_size), "H5Tcreate", "table row"), H5Tclose);
   std::size_t offset = 0;
   for (std::size_t i = 0; i < columns.size(); ++i) {
-    const std::string& name = columns[i].name;
-    if (columns[i].type == Type::kText) {
-      const Handle text = text_type(sizes[i]);
-      check(H5Tinsert(row.id(), name.c_str(), offset, text.id()), "H5Tinsert", name);
-    } else {
-      check(H5Tinsert(row.id(), name.c_str(), offset, number_type(columns[i].type).id), "H5Tinsert",
-            name);
-    }
+    const auto& [name, type, unit, meaning] = columns[i];
+    const Handle text = text_type(sizes[i]);
+    check(H5Tinsert(row.id(), name.c_str(), offset,
+                    type == Type::kText ? text.id() : number_type(type).id),
+          "H5Tinsert", name);
     offset += sizes[i];
   }
   return row;

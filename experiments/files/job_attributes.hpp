@@ -1,4 +1,4 @@
-// What a run file and an evaluation file record about the job that wrote them.
+// The attributes of run files and evaluation files that describe the job that wrote them.
 #pragma once
 
 #include <cstdint>

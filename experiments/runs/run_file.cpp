@@ -61,12 +61,9 @@ hdf5::Table<EvalRow> eval_table() {
               &EvalRow::rejected_logp);
 }
 
-constexpr RunStatus kStatuses[] = {RunStatus::kRunning, RunStatus::kComplete,
-                                   RunStatus::kInterrupted};
-
 RunStatus read_status(const Handle& file) {
   const std::string text = hdf5::read_text_attribute(file, "status");
-  for (const RunStatus status : kStatuses) {
+  for (const auto status : {RunStatus::kRunning, RunStatus::kComplete, RunStatus::kInterrupted}) {
     if (text == to_string(status)) {
       return status;
     }
@@ -288,7 +285,7 @@ StoredVector read_stored_vector(const std::filesystem::path& run_file,
       throw;
     }
     throw UserError(
-        fmt::format("{}: is no run file, and vectors are read from run files only; `bipo-dist "
+        fmt::format("{}: is not a run file, and vectors are read from run files only; `bipo-dist "
                     "import {} --layer L --out run.h5` makes one of a vector in another format",
                     run_file.string(), run_file.string()));
   }

@@ -12,7 +12,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// The held-out pairs at one moment of the run.
+// The figures of the held-out pairs at one step of the run.
 struct Evaluation {
   std::int32_t epoch = 0;
   AtMultipliers accuracy;
@@ -29,7 +29,7 @@ void set_at(double multiplier, double value, AtMultipliers& figure) {
   }
 }
 
-// Rows of one step stand together: one for each multiplier.
+// Rows of one step follow each other: one for each multiplier.
 std::vector<Evaluation> evaluations_of(const std::vector<EvalRow>& rows) {
   std::vector<Evaluation> evaluations;
   std::optional<std::int64_t> step;
@@ -53,7 +53,7 @@ bool is_better(const Evaluation& a, const Evaluation& b) {
   return difference > 0 || (difference == 0 && effect(a.margin) > effect(b.margin));
 }
 
-// None where no evaluation has both -1 and +1.
+// Returns nothing where no evaluation has both -1 and +1.
 std::optional<Evaluation> best_of(const std::vector<Evaluation>& evaluations) {
   std::optional<Evaluation> best;
   for (const Evaluation& evaluation : evaluations) {
@@ -65,7 +65,7 @@ std::optional<Evaluation> best_of(const std::vector<Evaluation>& evaluations) {
   return best;
 }
 
-// -1 where the run's configuration does not say.
+// Returns -1 where the run's configuration lacks a value.
 std::int64_t total_steps_of(const std::string& config) {
   const Json json = Json::parse(config, nullptr, /*allow_exceptions=*/false);
   const auto integer = [&](const char* name) {
@@ -126,19 +126,21 @@ hdf5::Table<CellSummary> summary_table() {
       .column("failure", "text", "why the cell failed or cannot be read", &Row::failure);
 }
 
-// The settings that are not shared, as the plan groups them: one object for each model and data
-// set, which it names.
-const Json& own_settings(const Json& settings, const Cell& cell) {
-  static const Json kNone = Json::object();
-  if (!settings.contains("inputs") || !settings["inputs"].is_array()) {
-    return kNone;
+// Returns the settings that not all cells share: an object for each model and data set, which it
+// names.
+Json inputs_of(const Json& settings) {
+  const Json inputs = settings.value("inputs", Json());
+  return inputs.is_array() ? inputs : Json::array();
+}
+
+Json own_settings(const Json& settings, const Cell& cell) {
+  for (const Json& inputs : inputs_of(settings)) {
+    if (inputs.is_object() && inputs.value("model", Json()) == cell.model &&
+        inputs.value("data", Json()) == cell.data) {
+      return inputs;
+    }
   }
-  const Json& inputs = settings["inputs"];
-  const auto own = std::find_if(inputs.begin(), inputs.end(), [&](const Json& candidate) {
-    return candidate.is_object() && candidate.value("model", Json()) == cell.model &&
-           candidate.value("data", Json()) == cell.data;
-  });
-  return own == inputs.end() ? kNone : *own;
+  return Json::object();
 }
 
 std::vector<std::string> setting_names(const Json& settings) {
@@ -152,10 +154,8 @@ std::vector<std::string> setting_names(const Json& settings) {
   };
   append(settings);
   std::erase(names, "inputs");
-  if (settings.contains("inputs") && settings["inputs"].is_array()) {
-    for (const Json& inputs : settings["inputs"]) {
-      append(inputs.is_object() ? inputs : Json::object());
-    }
+  for (const Json& inputs : inputs_of(settings)) {
+    append(inputs.is_object() ? inputs : Json::object());
   }
   return names;
 }
@@ -241,7 +241,7 @@ void write_summary(const hdf5::Handle& file, std::vector<CellSummary> rows,
     }
     std::vector<Json> values;
     for (const CellSummary& row : rows) {
-      const Json& own = own_settings(settings, row.cell);
+      const Json own = own_settings(settings, row.cell);
       values.push_back(own.contains(name) ? own[name] : settings.value(name, Json()));
     }
     add_setting(name, place++, values, table, rows);

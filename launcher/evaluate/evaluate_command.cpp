@@ -9,7 +9,7 @@
 #include <optional>
 
 #include "experiments/files/atomic_file.hpp"
-#include "experiments/files/utc_time.hpp"
+#include "experiments/files/process_identity.hpp"
 #include "launcher/evaluate/evaluation_job.hpp"
 #include "launcher/evaluate/evaluation_measures.hpp"
 #include "launcher/evaluate/evaluation_report.hpp"

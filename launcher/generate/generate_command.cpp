@@ -19,7 +19,7 @@
 #include "datasets/rows/prompt_list.hpp"
 #include "datasets/tokens/pair_tokenizer.hpp"
 #include "datasets/tokens/stop_tokens.hpp"
-#include "experiments/files/utc_time.hpp"
+#include "experiments/files/process_identity.hpp"
 #include "experiments/generation/generation.hpp"
 #include "launcher/generate/generated_rows.hpp"
 #include "launcher/job/new_file.hpp"

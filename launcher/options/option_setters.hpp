@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "experiments/sweeps/sweep_plan.hpp"
+#include "experiments/sweeps/sweep_axes.hpp"
 #include "launcher/options/option_table.hpp"
 #include "launcher/options/option_values.hpp"
 

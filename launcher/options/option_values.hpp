@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "datasets/text/template_date.hpp"
-#include "experiments/sweeps/sweep_plan.hpp"
+#include "experiments/sweeps/sweep_axes.hpp"
 
 namespace bipo {
 

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "datasets/text/template_date.hpp"
-#include "experiments/sweeps/sweep_plan.hpp"
+#include "experiments/sweeps/sweep_axes.hpp"
 #include "launcher/options/vector_choice.hpp"
 
 namespace bipo {

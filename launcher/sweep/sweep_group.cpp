@@ -12,8 +12,7 @@
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
-#include "experiments/files/utc_time.hpp"
-#include "experiments/sweeps/cell_failure.hpp"
+#include "experiments/files/process_identity.hpp"
 #include "experiments/sweeps/sweep_directory.hpp"
 #include "launcher/sweep/pack_observer.hpp"
 #include "launcher/terminal/stop_signals.hpp"

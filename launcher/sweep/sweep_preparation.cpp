@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "collectives/foundation/errors.hpp"
+#include "experiments/sweeps/stored_plan.hpp"
 #include "experiments/sweeps/sweep_directory.hpp"
 #include "launcher/job/computation.hpp"
 #include "launcher/options/option_values.hpp"

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "experiments/sweeps/sweep_directory.hpp"
 #include "experiments/sweeps/sweep_plan.hpp"
-#include "experiments/sweeps/sweep_status.hpp"
 #include "launcher/terminal/progress.hpp"
 
 namespace bipo {

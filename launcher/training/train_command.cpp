@@ -8,7 +8,7 @@
 #include <optional>
 
 #include "experiments/files/atomic_file.hpp"
-#include "experiments/files/utc_time.hpp"
+#include "experiments/files/process_identity.hpp"
 #include "experiments/runs/run_file.hpp"
 #include "launcher/terminal/progress.hpp"
 #include "launcher/terminal/stop_signals.hpp"

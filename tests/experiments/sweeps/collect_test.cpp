@@ -20,9 +20,9 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "experiments/files/hdf5.hpp"
-#include "experiments/sweeps/cell_failure.hpp"
 #include "experiments/sweeps/claims.hpp"
-#include "experiments/sweeps/sweep_plan.hpp"
+#include "experiments/sweeps/stored_plan.hpp"
+#include "experiments/sweeps/sweep_directory.hpp"
 #include "tests/experiments/sample_run.hpp"
 #include "tests/support/errors.hpp"
 
@@ -424,7 +424,7 @@ unreadable:
 missing:
   c
   e
-not the whole sweep: `bipo-dist sweep` with the same options does what is left (failed cells with --retry-failed); then collect again
+not the whole sweep: run `bipo-dist sweep` with the same options for what is left (add --retry-failed for failed cells), then collect again
 )");
 }
 
