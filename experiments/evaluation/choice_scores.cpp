@@ -1,4 +1,5 @@
-// Accuracy and probability of multiple-choice items from the log-probabilities of their choices.
+// Computes accuracy and probability of multiple-choice items from the log-probabilities of their
+// choices.
 #include "experiments/evaluation/choice_scores.hpp"
 
 #include <fmt/format.h>

@@ -1,5 +1,5 @@
-// Accuracy and probability of multiple-choice items from the log-probabilities of their choices.
-// Local.
+// Computes accuracy and probability of multiple-choice items from the log-probabilities of their
+// choices.  Local.
 #pragma once
 
 #include <cstdint>
@@ -13,11 +13,11 @@
 namespace bipo {
 
 struct ChoiceScore {
-  // Whether the likeliest right choice is likelier than every wrong one (a tie is a miss): A/B's
-  // m_LD > 0 (CAA), TruthfulQA's MC1, MMLU's accuracy.
+  // The likeliest right choice is likelier than every wrong one (a tie is a miss): A/B's m_LD > 0
+  // (CAA), TruthfulQA's MC1, MMLU's accuracy.
   bool correct = false;
-  // Sum of the right choices' probabilities over that of all: A/B's p+ / (p+ + p-), TruthfulQA's
-  // MC2, the right letter's share among MMLU's letters.
+  // Probability of the right choices / probability of all: A/B's p+ / (p+ + p-), TruthfulQA's MC2,
+  // the right letter's share among MMLU's letters.
   double probability = 0;
 };
 
@@ -28,10 +28,10 @@ struct ChoiceSummary {
   std::int64_t items = 0;
   Interval accuracy;
   Interval probability;
-  double macro_accuracy = 0;  // mean over the subjects of each one's accuracy
+  double macro_accuracy = 0;  // mean over the subjects of their accuracies
 };
 
-// `subjects[i]` is that of `scores[i]`; where all are alike, macro_accuracy is the accuracy.
+// `subjects[i]`: the subject of `scores[i]`.  With one subject, macro_accuracy is the accuracy.
 ChoiceSummary summarize_choices(std::span<const ChoiceScore> scores,
                                 std::span<const std::string> subjects, std::uint64_t seed);
 

@@ -1,7 +1,7 @@
 // The evaluation file: what vectors do to a model's answers, and what that costs, as tables in one
 // HDF5 file.
 //
-// Written whole, by one rank, as a temp file that replaces the old one; nothing here communicates.
+// One rank writes it, as a new file that replaces the old one; nothing here communicates.
 #pragma once
 
 #include <cstdint>
@@ -11,35 +11,37 @@
 
 #include "experiments/evaluation/judge.hpp"
 #include "experiments/evaluation/statistics.hpp"
+#include "experiments/files/job_attributes.hpp"
 
 namespace bipo {
 
-// Intervals are bootstrap 95 % intervals over the items; log-probabilities are in nats.  A
-// direction is "vector" (what --vector names), "caa" or "random" (controls of the same norm at the
-// same layer).
+// Rows of the tables, whose columns evaluation_file.cpp describes.  Intervals are bootstrap 95 %
+// intervals over the items; log-probabilities are in nats.  A direction is "vector" (named by
+// --vector), "caa" or "random" (controls of the same norm at the same layer).
 
 struct CurveRow {
   std::string direction;
   double multiplier = 0;
   std::int64_t pairs = 0;
-  Interval accuracy;              // share with log p(chosen) > log p(rejected)
-  Interval margin;                // mean of beta * delta
-  Interval propensity;            // mean of log p(chosen) - log p(rejected)
-  Interval propensity_per_token;  // the same with each log-probability divided by its tokens
-  double chosen_logp = 0;         // mean
-  double rejected_logp = 0;       // mean
+  Interval accuracy;    // share with log p(chosen) > log p(rejected)
+  Interval margin;      // mean of beta * delta
+  Interval propensity;  // mean of log p(chosen) - log p(rejected)
+  Interval propensity_per_token;
+  double chosen_logp = 0;  // mean
+  double rejected_logp = 0;
 };
 
 struct SteerabilityRow {
   std::string direction;
   double norm = 0;  // of what multiplier 1 adds, over all layers
   std::int64_t pairs = 0;
-  Interval steerability;       // mean per-sample slope of propensity over the multipliers
-  double steerability_sd = 0;  // of the slopes, n - 1
-  Interval anti_steerable;     // share of slopes < 0
-  Interval spearman;           // mean per-sample rank correlation of multiplier and propensity
+  Interval steerability;  // mean slope of a pair's propensity over the multipliers
+  double steerability_sd = 0;
+  Interval anti_steerable;  // share of slopes < 0
+  Interval spearman;        // mean rank correlation of multiplier and propensity
 };
 
+// One pair at one multiplier.
 struct SampleRow {
   std::string direction;
   std::int64_t pair = 0;  // from 0, in the file's order
@@ -79,20 +81,8 @@ struct GridRow {
   Interval propensity;
 };
 
-struct EvaluationAttributes {
-  std::string config;  // JSON object: every effective setting
-  std::string program_version;
-  std::string git_commit;
-  std::string created_utc;  // ISO 8601
-  std::string model;
+struct EvaluationAttributes : JobAttributes {
   std::string adapter;  // "" where there is none
-  std::int64_t hidden_size = 0;
-  std::int64_t world_size = 0;
-  std::int64_t dp = 0;
-  std::int64_t tp = 0;
-  std::string backend;
-  std::string dtype;
-  std::string hosts;  // comma separated
 };
 
 struct Evaluation {
@@ -107,27 +97,26 @@ struct Evaluation {
   std::vector<JudgeScore> judge_scores;
 };
 
-// schema_version this program writes, and the newest it reads.
+// The newest schema_version that this program reads, and the one that it writes.
 inline constexpr std::int64_t kEvaluationSchema = 1;
 
-// Throws EnvironmentError when writing fails; the old file is then left as it was.
+// Throws EnvironmentError where writing fails; the old file is then unchanged.
 void write_evaluation_file(const std::filesystem::path& path, const Evaluation& evaluation);
 
-// Where scores come from, and how they are summarised.
 struct JudgeImport {
-  std::string results;     // absolute path
-  std::uint64_t seed = 0;  // of the intervals
+  std::string results;     // absolute path of the file that the scores come from
+  std::uint64_t seed = 0;  // of the bootstrap intervals
 };
 
-// Puts `scores` into the tables of an evaluation file in place of what it holds of their
-// behaviours, summarises all, and names the import in config as judge_import and judge_seed;
-// everything else stays as it is.  Returns the new summary.  Throws UserError for a file that is
-// missing, no evaluation file, damaged or of a newer schema.
+// Replaces an evaluation file's scores for the behaviours in `scores`, summarises all its scores,
+// and records the import in config as judge_import and judge_seed; everything else stays the same.
+// Returns the new summary.  Throws UserError for a file that is missing, damaged, not an evaluation
+// file or of a newer schema.
 std::vector<JudgeSummary> add_judge_scores(const std::filesystem::path& path,
                                            const std::vector<JudgeScore>& scores,
                                            const JudgeImport& import);
 
-// Throws UserError unless `path` is a file that add_judge_scores() can add to.
+// Throws UserError unless add_judge_scores() can add to the file.
 void check_evaluation_file(const std::filesystem::path& path);
 
 }  // namespace bipo

@@ -2,74 +2,65 @@
 
 #include <fmt/format.h>
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <utility>
 
-#include "experiments/evaluation/refusals.hpp"
 #include "experiments/evaluation/text_metrics.hpp"
 
 namespace bipo {
 namespace {
 
-// `value` of every pair and its reference.
+// Returns `value`, a function or member, of every pair.
 template <typename Value>
-std::vector<double> of_pairs(const std::vector<PairLogProbs>& pairs,
-                             const std::vector<PairLogProbs>& reference, const Value& value) {
+std::vector<double> values_of(const std::vector<PairLogProbs>& pairs, const Value& value) {
   std::vector<double> values;
-  for (std::size_t p = 0; p < pairs.size(); ++p) {
-    values.push_back(value(pairs[p], reference[p]));
+  for (const PairLogProbs& pair : pairs) {
+    values.push_back(std::invoke(value, pair));
   }
   return values;
 }
 
-double is_preferred(const PairLogProbs& pair, const PairLogProbs&) {
+double is_preferred(const PairLogProbs& pair) {
   return pair.chosen > pair.rejected ? 1 : 0;
 }
 
-double propensity(const PairLogProbs& pair, const PairLogProbs&) {
-  return pair.propensity();
-}
-
-double propensity_per_token(const PairLogProbs& pair, const PairLogProbs&) {
+double propensity_per_token(const PairLogProbs& pair) {
   return pair.chosen / static_cast<double>(pair.chosen_tokens) -
          pair.rejected / static_cast<double>(pair.rejected_tokens);
 }
 
-double chosen(const PairLogProbs& pair, const PairLogProbs&) {
-  return pair.chosen;
-}
-
-double rejected(const PairLogProbs& pair, const PairLogProbs&) {
-  return pair.rejected;
-}
-
-auto margin_of(double beta) {
-  return [beta](const PairLogProbs& pair, const PairLogProbs& reference) {
-    return beta * ((pair.chosen - reference.chosen) - (pair.rejected - reference.rejected));
-  };
+std::vector<double> margins_of(const std::vector<PairLogProbs>& pairs,
+                               const std::vector<PairLogProbs>& reference, double beta) {
+  std::vector<double> margins;
+  for (std::size_t p = 0; p < pairs.size(); ++p) {
+    margins.push_back(beta * ((pairs[p].chosen - reference[p].chosen) -
+                              (pairs[p].rejected - reference[p].rejected)));
+  }
+  return margins;
 }
 
 CurveRow curve_row(const DirectionScores& scores, std::size_t place,
                    const std::vector<PairLogProbs>& reference, const MarginSettings& settings) {
   const std::vector<PairLogProbs>& pairs = scores.pairs[place];
   const auto estimate = [&](const auto& value) {
-    return bootstrap_mean(of_pairs(pairs, reference, value), settings.seed);
+    return bootstrap_mean(values_of(pairs, value), settings.seed);
   };
   CurveRow row;
   row.direction = scores.direction;
   row.multiplier = scores.multipliers[place];
   row.pairs = static_cast<std::int64_t>(pairs.size());
   row.accuracy = estimate(is_preferred);
-  row.margin = estimate(margin_of(settings.beta));
-  row.propensity = estimate(propensity);
+  row.margin = bootstrap_mean(margins_of(pairs, reference, settings.beta), settings.seed);
+  row.propensity = estimate(&PairLogProbs::propensity);
   row.propensity_per_token = estimate(propensity_per_token);
-  row.chosen_logp = mean(of_pairs(pairs, reference, chosen));
-  row.rejected_logp = mean(of_pairs(pairs, reference, rejected));
+  row.chosen_logp = mean(values_of(pairs, &PairLogProbs::chosen));
+  row.rejected_logp = mean(values_of(pairs, &PairLogProbs::rejected));
   return row;
 }
 
-// Of one pair over the multipliers.
+// Returns the propensity of one pair at each multiplier.
 std::vector<double> propensity_curve(const DirectionScores& scores, std::size_t pair) {
   std::vector<double> curve;
   for (const auto& pairs : scores.pairs) {
@@ -80,7 +71,7 @@ std::vector<double> propensity_curve(const DirectionScores& scores, std::size_t 
 
 using Rows = std::map<double, std::vector<const Generation*>>;  // by multiplier
 
-// One row for each multiplier, of the texts for which `value` is known.
+// Adds a row for each multiplier, over the texts for which `value` is known.
 template <typename Value>
 void add_text_measure(std::vector<CostRow>& table, const std::string& measure, const Rows& rows,
                       std::uint64_t seed, const Value& value) {
@@ -137,9 +128,9 @@ GridRow grid_row(double multiplier_1, double multiplier_2, const std::vector<Pai
   row.multiplier_1 = multiplier_1;
   row.multiplier_2 = multiplier_2;
   row.pairs = static_cast<std::int64_t>(pairs.size());
-  row.accuracy = bootstrap_mean(of_pairs(pairs, reference, is_preferred), settings.seed);
-  row.margin = mean(of_pairs(pairs, reference, margin_of(settings.beta)));
-  row.propensity = bootstrap_mean(of_pairs(pairs, reference, propensity), settings.seed);
+  row.accuracy = bootstrap_mean(values_of(pairs, is_preferred), settings.seed);
+  row.margin = mean(margins_of(pairs, reference, settings.beta));
+  row.propensity = bootstrap_mean(values_of(pairs, &PairLogProbs::propensity), settings.seed);
   return row;
 }
 

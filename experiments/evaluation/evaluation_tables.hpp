@@ -1,4 +1,4 @@
-// From log-probabilities to the rows of an evaluation file.  Local: pure functions.
+// Computes the rows of an evaluation file from log-probabilities.  Local: pure functions.
 #pragma once
 
 #include <cstdint>
@@ -42,7 +42,7 @@ void add_direction(Evaluation& evaluation, const DirectionScores& scores,
 GridRow grid_row(double multiplier_1, double multiplier_2, const std::vector<PairLogProbs>& pairs,
                  const std::vector<PairLogProbs>& reference, const MarginSettings& settings);
 
-// What a row of the table costs is about.
+// Identifies a row of the table costs.
 struct CostPlace {
   std::string measure;
   std::string direction;
@@ -55,16 +55,16 @@ struct TokenSum {
   std::int64_t tokens = 0;  // > 0
 };
 
-// exp(-sum of log-probabilities / tokens) over all items.
+// Returns exp(-sum of log-probabilities / tokens) over all items.
 CostRow perplexity_row(const CostPlace& place, std::span<const TokenSum> log_probs,
                        std::uint64_t seed);
 
-// sum / tokens over all items.
+// Returns sum / tokens over all items.
 CostRow mean_per_token_row(const CostPlace& place, std::span<const TokenSum> values,
                            std::uint64_t seed);
 
-// distinct_1 to 3, compression_ratio and refusal_rate of the texts at each multiplier, ascending; a
-// measure is left out where no text is long enough for it.
+// Returns distinct_1 to 3, compression_ratio and refusal_rate of the texts at each multiplier,
+// ascending; leaves a measure out where no text is long enough for it.
 std::vector<CostRow> text_rows(const std::vector<Generation>& generations, std::uint64_t seed);
 
 }  // namespace bipo

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <type_traits>
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
@@ -47,18 +48,13 @@ std::int64_t read_prompt_index(const Json& row, const std::string& where) {
   return value.get<std::int64_t>();
 }
 
-double read_number(const Json& value, const char* key, const std::string& where) {
-  if (!value.is_number()) {
-    refuse(where, key, "a number", value);
+template <typename T>
+T read_value(const Json& value, const char* key, const std::string& where) {
+  constexpr bool kIsNumber = std::is_same_v<T, double>;
+  if (kIsNumber ? !value.is_number() : !value.is_string()) {
+    refuse(where, key, kIsNumber ? "a number" : "a string", value);
   }
-  return value.get<double>();
-}
-
-std::string read_text(const Json& value, const char* key, const std::string& where) {
-  if (!value.is_string()) {
-    refuse(where, key, "a string", value);
-  }
-  return value.get<std::string>();
+  return value.get<T>();
 }
 
 std::vector<Message> read_prompt(const Json& row, const std::string& where) {
@@ -90,16 +86,17 @@ Generation generation_from_json(const Json& row, const std::string& where) {
   generation.where = where;
   generation.prompt_index = read_prompt_index(row, where);
   generation.prompt = read_prompt(row, where);
-  generation.multiplier = read_number(require(row, "multiplier", where), "multiplier", where);
-  generation.text = read_text(require(row, "text", where), "text", where);
+  generation.multiplier =
+      read_value<double>(require(row, "multiplier", where), "multiplier", where);
+  generation.text = read_value<std::string>(require(row, "text", where), "text", where);
   if (const Json* tokens = find(row, "tokens")) {
     generation.tokens = read_tokens(*tokens, where);
   }
   if (const Json* mean_logprob = find(row, "mean_logprob")) {
-    generation.mean_logprob = read_number(*mean_logprob, "mean_logprob", where);
+    generation.mean_logprob = read_value<double>(*mean_logprob, "mean_logprob", where);
   }
   if (const Json* reason = find(row, "finish_reason")) {
-    generation.finish_reason = read_text(*reason, "finish_reason", where);
+    generation.finish_reason = read_value<std::string>(*reason, "finish_reason", where);
     if (generation.finish_reason != "stop" && generation.finish_reason != "length") {
       refuse(where, "finish_reason", "\"stop\" or \"length\"", *reason);
     }
@@ -113,10 +110,10 @@ bool same_prompt(const std::vector<Message>& a, const std::vector<Message>& b) {
   });
 }
 
-// Looks for answers that stand twice, and prompts that share an index.
+// Finds repeated answers, and different prompts with one index.
 class PromptCheck {
  public:
-  // `generation` must stay where it is while the check is used.
+  // `generation` must outlive the check.
   void add(const Generation& generation) {
     const auto [first, is_new] = first_.try_emplace(generation.prompt_index, &generation);
     if (!is_new && !same_prompt(first->second->prompt, generation.prompt)) {
@@ -138,8 +135,8 @@ class PromptCheck {
   std::map<std::pair<std::int64_t, double>, std::string> answers_;
 };
 
-// The row's own tokens without those that end it; nothing where they are not what this tokenizer
-// would call the row's text.
+// Returns the row's own tokens without the stop tokens at their end; nothing where this tokenizer
+// does not decode them to the row's text.
 std::optional<std::vector<TokenId>> tokens_of_text(const Generation& row,
                                                    const std::vector<TokenId>& stops,
                                                    const Tokenizer& tokenizer) {
@@ -198,8 +195,8 @@ GenerationTokens tokenize_generations(const std::vector<Generation>& generations
   }
   if (result.items.empty()) {
     throw UserError(fmt::format(
-        "the generations hold no answer with text{}",
-        result.skipped.empty() ? std::string() : "; the first without: " + result.skipped.front()));
+        "the generations have no answer with text{}",
+        result.skipped.empty() ? std::string() : "; the first reason: " + result.skipped.front()));
   }
   return result;
 }

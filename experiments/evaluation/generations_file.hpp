@@ -21,13 +21,13 @@ struct Generation {
   std::string text;                            // may be empty
   std::optional<std::vector<TokenId>> tokens;  // of the model that made them
   std::optional<double> mean_logprob;          // nats per token
-  std::string finish_reason;                   // "stop", "length" or "" where the file has none
+  std::string finish_reason;                   // "stop", "length" or "": not known
   std::string where;                           // file:line
 };
 
-// Objects with prompt_index, prompt (text of the user turn, or an array of messages), multiplier,
-// text and, if known, tokens, mean_logprob and finish_reason; further members are ignored, a null
-// is an absent member.  In the file's order.  Throws UserError with file:line for anything else,
+// Reads objects with prompt_index, prompt (text of the user turn, or an array of messages),
+// multiplier, text and, if known, tokens, mean_logprob and finish_reason, in the file's order.
+// Ignores other members; null counts as absent.  Throws UserError with file:line for anything else,
 // for a second answer to the same prompt_index at the same multiplier, for one prompt_index with
 // two prompts, and for a file without a row.
 std::vector<Generation> read_generations(const std::filesystem::path& path);
@@ -38,12 +38,12 @@ struct GenerationTokens {
   std::vector<std::string> skipped;  // answers without text and, with BadRows::kSkip, bad rows
 };
 
-// The answers after their rendered prompts, for this model to score.  What ended an answer is never
-// among its tokens, whatever finish_reason and options.add_eos say: scores are those of the text.
-// A row's own tokens, but for EOS and other stop_tokens() at their end, are used where no such
-// token is left and this tokenizer decodes them to the row's text; otherwise the text is tokenised
-// jointly with the prompt.  The options must be those that the generations were made with.  Throws
-// UserError naming the row, and where no answer has a token.
+// Tokenises the answers after their rendered prompts, for this model to score.  Scores are those of
+// the text: the token that ended an answer is left out, whatever finish_reason and options.add_eos
+// are.  Uses a row's own tokens, without EOS and other stop_tokens() at their end, where none of
+// these remain and this tokenizer decodes them to the row's text; otherwise tokenises the text
+// jointly with the prompt.  The options must be those of the generation.  Throws UserError naming
+// the row, and where no answer has a token.
 GenerationTokens tokenize_generations(const std::vector<Generation>& generations,
                                       const TextTools& text);
 

@@ -1,4 +1,4 @@
-// Writes requests to a judge, and reads its scores.
+// Writes requests to a judge and reads its scores.
 #include "experiments/evaluation/judge.hpp"
 
 #include <fmt/format.h>
@@ -109,7 +109,7 @@ std::optional<JudgeId> parse_custom_id(std::string_view text) {
     const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), value);
     return error == std::errc() && end == part.data() + part.size();
   };
-  // What would be written otherwise is none of ours: "1.0" for 1, "nan".
+  // Refuses what judge_custom_id() would write otherwise, e.g. "1.0" or "nan".
   if (!whole(index, id.prompt_index) || id.prompt_index < 0 || !whole(multiplier, id.multiplier) ||
       !std::isfinite(id.multiplier) || judge_custom_id(id) != text) {
     return std::nullopt;
@@ -117,13 +117,13 @@ std::optional<JudgeId> parse_custom_id(std::string_view text) {
   return id;
 }
 
-// A score, or why there is none.
+// A score, or the reason for its absence.
 struct Verdict {
   int score = 0;
   std::string why;
 };
 
-// Nothing where any step of the path is absent.
+// Returns null where any step of the path is absent.
 const Json* follow(const Json& value, std::initializer_list<const char*> path) {
   const Json* at = &value;
   for (const char* key : path) {
@@ -145,7 +145,7 @@ std::string as_json(const Json& value) {
   return shortened(value.dump(-1, ' ', true));
 }
 
-// The first of 4, 3, 2, 1 that the first line holds, as BiPO's evaluate.py looks for them.
+// Returns the first of 4, 3, 2, 1 in the first line, as BiPO's evaluate.py does.
 int score_in(std::string_view reply) {
   const std::string_view line = reply.substr(0, reply.find('\n'));
   for (int score = 4; score >= 1; --score) {
@@ -170,13 +170,13 @@ Verdict verdict_of(const Json& row) {
   }
   const Json* content = follow(choices->front(), {"message", "content"});
   if (content == nullptr || !content->is_string()) {
-    return {0, "response.body.choices[0].message.content is no text"};
+    return {0, "response.body.choices[0].message.content is not a text"};
   }
   const int score = score_in(content->get_ref<const std::string&>());
   return {score, score == 0 ? "no score in the reply " + as_json(*content) : ""};
 }
 
-// What was read for one custom_id.
+// The result for one custom_id.
 struct Entry {
   JudgeId id;
   Verdict verdict;
@@ -338,16 +338,16 @@ JudgeScores judge_import(const std::filesystem::path& results,
 }
 
 std::vector<JudgeSummary> summarize_judge(std::span<const JudgeScore> scores, std::uint64_t seed) {
-  std::map<std::pair<std::string, double>, std::vector<int>> groups;
+  std::map<std::pair<std::string, double>, std::vector<std::int64_t>> groups;
   for (const JudgeScore& score : scores) {
     groups[{score.id.behaviour, score.id.multiplier}].push_back(score.score);
   }
   std::vector<JudgeSummary> summaries;
   for (const auto& [key, group] : groups) {
     std::vector<double> valid;
-    for (const int score : group) {
+    for (const std::int64_t score : group) {
       if (score != 0) {
-        valid.push_back(score);
+        valid.push_back(static_cast<double>(score));
       }
     }
     JudgeSummary summary{key.first, key.second, static_cast<std::int64_t>(group.size()), 0, {}};

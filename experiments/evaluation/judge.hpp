@@ -1,5 +1,5 @@
-// Language-model judges as files: requests in the OpenAI batch format out, scores from 1 to 4 back
-// in.  Local.
+// Exchanges files with language-model judges: writes requests in the OpenAI batch format, reads
+// scores from 1 to 4.  Local.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +16,8 @@
 
 namespace bipo {
 
-// A text with the placeholders {question} and {response}, and if wanted {matching} and
-// {not_matching}: the answers that exemplify the scores 4 and 1.
+// A text with the placeholders {question} and {response}, and optionally {matching} and
+// {not_matching}: examples of answers with the scores 4 and 1.
 struct JudgeRubric {
   std::string text;
   bool uses_examples = false;
@@ -31,12 +31,13 @@ struct JudgeExample {
   std::string matching;
   std::string not_matching;
 };
-// By the text of the user turn that is answered; the first one of equal questions counts.
+// Keyed by the text of the answered user turn; the first of equal questions counts.
 using JudgeExamples = std::map<std::string, JudgeExample>;
 JudgeExamples judge_examples(const std::vector<PreferencePair>& pairs);
 JudgeExamples judge_examples(const ChoiceSet& ab_items);
 
-// "<behaviour>:<prompt index>:<multiplier>", the multiplier in the fewest digits that give it back.
+// Written as "<behaviour>:<prompt index>:<multiplier>", with the fewest digits that identify the
+// multiplier.
 struct JudgeId {
   std::string behaviour;
   std::int64_t prompt_index = 0;
@@ -44,17 +45,17 @@ struct JudgeId {
 };
 std::string judge_custom_id(const JudgeId& id);
 
-// One line per generation, in their order: custom_id, method, url and body with `model`, the filled
-// rubric, max_tokens 10, temperature 0 and seed 42 (the settings of BiPO's evaluate.py).  Throws
-// UserError for a behaviour that is empty, longer than 64 bytes or holds a colon or a control
-// character, and where the rubric needs an example that `examples` lacks.
+// Returns one line per generation, in their order: custom_id, method, url and body with `model`,
+// the filled rubric, max_tokens 10, temperature 0 and seed 42 (the settings of BiPO's evaluate.py).
+// Throws UserError for a behaviour that is empty, longer than 64 bytes or holds a colon or a
+// control character, and where the rubric needs an example that `examples` lacks.
 std::vector<std::string> judge_export(const std::vector<Generation>& generations,
                                       const JudgeRubric& rubric, const std::string& behaviour,
                                       const std::string& model, const JudgeExamples& examples);
 
 struct JudgeScore {
   JudgeId id;
-  int score = 0;  // 1 to 4; 0: the request failed, or its reply holds no score
+  std::int64_t score = 0;  // 1 to 4; 0: the request failed, or its reply holds no score
 };
 
 struct JudgeScores {
@@ -66,14 +67,14 @@ struct JudgeScores {
 };
 
 // Reads a batch's result lines (custom_id, response.body.choices[0].message.content, error).  The
-// score is the first of 4, 3, 2, 1 that the reply's first line holds.  Of several lines with one id
-// the first that has a score counts.  `expected`: the custom_ids of the export; empty: not known.
-// Throws UserError with file:line for a line that is no JSON object or has no custom_id, and for a
-// file without a score or an error.
+// score is the first of 4, 3, 2, 1 in the reply's first line.  Where several lines have one id, the
+// first with a score counts.  `expected`: the custom_ids of the export; empty: not known.  Throws
+// UserError with file:line for a line that is not a JSON object or has no custom_id, and for a file
+// without a score or an error.
 JudgeScores judge_import(const std::filesystem::path& results,
                          const std::vector<std::string>& expected);
 
-// The custom_ids of an export, in order.
+// Returns the custom_ids of an export, in order.
 std::vector<std::string> judge_ids(const std::vector<Generation>& generations,
                                    const std::string& behaviour);
 
@@ -85,7 +86,7 @@ struct JudgeSummary {
   Interval score;           // mean of the others
 };
 
-// By behaviour and multiplier.
+// Summarises scores by behaviour and multiplier.
 std::vector<JudgeSummary> summarize_judge(std::span<const JudgeScore> scores, std::uint64_t seed);
 
 }  // namespace bipo

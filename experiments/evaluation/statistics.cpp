@@ -1,4 +1,4 @@
-// Slopes, rank correlations and bootstrap intervals of an evaluation.
+// Slopes, rank correlations and bootstrap intervals for an evaluation.
 #include "experiments/evaluation/statistics.hpp"
 
 #include <fmt/format.h>
@@ -22,7 +22,7 @@ constexpr double kUndefined = std::numeric_limits<double>::quiet_NaN();
 constexpr std::uint32_t kBootstrapStream = 0x626f6f74;
 
 // Fills `draw` with indices below `items`.  The high word of a product is uniform up to a bias of
-// items / 2^32, which no number of resamples shows.
+// items / 2^32, far below the noise of any number of resamples.
 void draw_items(std::size_t items, std::uint64_t seed, std::uint32_t resample,
                 std::vector<std::size_t>& draw) {
   const std::array<std::uint32_t, 2> key = {static_cast<std::uint32_t>(seed),
@@ -39,7 +39,7 @@ void draw_items(std::size_t items, std::uint64_t seed, std::uint32_t resample,
   }
 }
 
-// Of sorted values, interpolated linearly between the two nearest (numpy's default).
+// Interpolates linearly between the two nearest of the sorted values, as numpy does by default.
 double quantile(const std::vector<double>& sorted, double share) {
   const double position = share * static_cast<double>(sorted.size() - 1);
   const auto below = static_cast<std::size_t>(position);
@@ -77,7 +77,7 @@ Moments moments(std::span<const double> x, std::span<const double> y) {
   return sums;
 }
 
-// From 1; equal values share the mean of their ranks.
+// Returns ranks from 1; equal values share the mean of their ranks.
 std::vector<double> ranks(std::span<const double> values) {
   std::vector<std::size_t> order(values.size());
   std::iota(order.begin(), order.end(), std::size_t{0});

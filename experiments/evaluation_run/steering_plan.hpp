@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "experiments/job/vectors_in_use.hpp"
-#include "experiments/runs/stored_vector.hpp"
+#include "experiments/runs/run_file.hpp"
 #include "experiments/settings/settings.hpp"
 #include "trainer/passes/steering.hpp"
 

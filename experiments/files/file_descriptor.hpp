@@ -1,10 +1,13 @@
-// Owns one file descriptor of the operating system.
+// Owners of a file descriptor and of a temporary file, and numbers in the names of files.
 #pragma once
 
-#include <sys/stat.h>
-#include <unistd.h>
-
+#include <charconv>
+#include <cstddef>
 #include <filesystem>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <system_error>
 #include <utility>
 
 namespace bipo {
@@ -20,28 +23,58 @@ class FileDescriptor {
   }
   FileDescriptor(const FileDescriptor&) = delete;
   FileDescriptor& operator=(const FileDescriptor&) = delete;
-  ~FileDescriptor() {
-    if (is_open()) {
-      ::close(fd_);
-    }
-  }
+  ~FileDescriptor();
 
   bool is_open() const { return fd_ >= 0; }
   int get() const { return fd_; }
 
-  // What ::close() returns; nothing is open afterwards.
-  int close() { return ::close(std::exchange(fd_, -1)); }
+  // Returns the result of ::close(); nothing is open afterwards.
+  int close();
 
  private:
   int fd_ = -1;
 };
 
-// Whether `path` now names the very file that is open.
-inline bool is_file_at(const std::filesystem::path& path, const FileDescriptor& file) {
-  struct stat opened {};
-  struct stat named {};
-  return file.is_open() && ::fstat(file.get(), &opened) == 0 && ::stat(path.c_str(), &named) == 0 &&
-         opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
+// Returns whether `path` now names the file that is open.
+bool is_file_at(const std::filesystem::path& path, const FileDescriptor& file);
+
+// Writes all bytes at the file's position.  Returns false, with errno set, where ::write() fails.
+bool write_all(const FileDescriptor& file, std::span<const std::byte> bytes);
+
+// Returns N where `name` is `prefix`, a positive number N and `suffix`; else nothing.
+template <typename Integer>
+std::optional<Integer> number_in_name(std::string_view name, std::string_view prefix,
+                                      std::string_view suffix) {
+  if (name.size() <= prefix.size() + suffix.size() || !name.starts_with(prefix) ||
+      !name.ends_with(suffix)) {
+    return std::nullopt;
+  }
+  const char* end = name.data() + name.size() - suffix.size();
+  Integer number = 0;
+  const auto [stop, error] = std::from_chars(name.data() + prefix.size(), end, number);
+  const bool is_whole = error == std::errc() && stop == end;
+  return is_whole && number > 0 ? std::optional(number) : std::nullopt;
 }
+
+// Creates a file that did not exist, and removes it with the object unless it was renamed.
+class TempFile {
+ public:
+  // `file().is_open()` is false, and errno is set, where the file cannot be created.
+  explicit TempFile(const std::filesystem::path& path);
+  TempFile(const TempFile&) = delete;
+  TempFile& operator=(const TempFile&) = delete;
+  ~TempFile();
+
+  const std::filesystem::path& path() const { return path_; }
+  FileDescriptor& file() { return file_; }
+
+  // Returns the result of ::rename().
+  int rename_to(const std::filesystem::path& target);
+
+ private:
+  std::filesystem::path path_;
+  FileDescriptor file_;
+  bool is_ours_;  // to remove
+};
 
 }  // namespace bipo

@@ -1,14 +1,16 @@
-// A thin layer over the serial HDF5 C API: owned handles and one checked function per thing we
-// store.
+// A thin layer over the serial HDF5 C API: owned handles, and one checked function for each kind of
+// object that the program stores.
 #include "experiments/files/hdf5.hpp"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
-#include <algorithm>
+#include <bit>
+#include <cerrno>
 #include <cstring>
-#include <optional>
-#include <span>
-#include <utility>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <system_error>
 
 #include "collectives/foundation/errors.hpp"
 
@@ -18,7 +20,7 @@ namespace {
 constexpr hsize_t kMostRowsPerChunk = 4096;
 constexpr std::size_t kMemoryGrowth = 1 << 20;
 
-// The innermost entry of the error stack says what really failed; the outer ones repeat it.
+// The innermost entry of the error stack holds the cause; the outer ones repeat it.
 herr_t keep_innermost(unsigned, const H5E_error2_t* entry, void* data) {
   *static_cast<std::string*>(data) = fmt::format("{} in {}", entry->desc, entry->func_name);
   return 1;
@@ -51,90 +53,35 @@ Handle dataspace(const std::vector<hsize_t>& dims) {
           H5Sclose};
 }
 
-hid_t memory_type(Scalar type) {
+struct NumberType {
+  const char* name;
+  hid_t id;  // the same on disk and, on a little-endian machine, in memory
+};
+
+static_assert(std::endian::native == std::endian::little);
+
+NumberType number_type(Type type) {
   switch (type) {
-    case Scalar::kInt8:
-      return H5T_NATIVE_INT8;
-    case Scalar::kInt32:
-      return H5T_NATIVE_INT32;
-    case Scalar::kInt64:
-      return H5T_NATIVE_INT64;
-    case Scalar::kUint64:
-      return H5T_NATIVE_UINT64;
-    case Scalar::kFloat32:
-      return H5T_NATIVE_FLOAT;
-    case Scalar::kFloat64:
+    case Type::kInt8:
+      return {"int8", H5T_STD_I8LE};
+    case Type::kInt32:
+      return {"int32", H5T_STD_I32LE};
+    case Type::kInt64:
+      return {"int64", H5T_STD_I64LE};
+    case Type::kUint64:
+      return {"uint64", H5T_STD_U64LE};
+    case Type::kFloat32:
+      return {"float32", H5T_IEEE_F32LE};
+    case Type::kFloat64:
+      return {"float64", H5T_IEEE_F64LE};
+    case Type::kText:
       break;
   }
-  return H5T_NATIVE_DOUBLE;
+  throw BugError("an array of texts");
 }
 
-hid_t file_type(Scalar type) {
-  switch (type) {
-    case Scalar::kInt8:
-      return H5T_STD_I8LE;
-    case Scalar::kInt32:
-      return H5T_STD_I32LE;
-    case Scalar::kInt64:
-      return H5T_STD_I64LE;
-    case Scalar::kUint64:
-      return H5T_STD_U64LE;
-    case Scalar::kFloat32:
-      return H5T_IEEE_F32LE;
-    case Scalar::kFloat64:
-      break;
-  }
-  return H5T_IEEE_F64LE;
-}
-
-const char* describe(Scalar type) {
-  switch (type) {
-    case Scalar::kInt8:
-      return "int8";
-    case Scalar::kInt32:
-      return "int32";
-    case Scalar::kInt64:
-      return "int64";
-    case Scalar::kUint64:
-      return "uint64";
-    case Scalar::kFloat32:
-      return "float32";
-    case Scalar::kFloat64:
-      break;
-  }
-  return "float64";
-}
-
-Handle compound_type(std::size_t size) {
-  return {check(H5Tcreate(H5T_COMPOUND, size), "H5Tcreate", "table row"), H5Tclose};
-}
-
-Handle row_in_memory(const std::vector<Column>& columns, std::size_t row_size) {
-  Handle type = compound_type(row_size);
-  for (const Column& column : columns) {
-    check(H5Tinsert(type.id(), column.name, column.offset, memory_type(column.type)), "H5Tinsert",
-          column.name);
-  }
-  return type;
-}
-
-Handle row_in_file(const std::vector<Column>& columns) {
-  std::size_t size = 0;
-  for (const Column& column : columns) {
-    size += H5Tget_size(file_type(column.type));
-  }
-  Handle type = compound_type(size);
-  std::size_t offset = 0;
-  for (const Column& column : columns) {
-    const hid_t member = file_type(column.type);
-    check(H5Tinsert(type.id(), column.name, offset, member), "H5Tinsert", column.name);
-    offset += H5Tget_size(member);
-  }
-  return type;
-}
-
-// Chunked, because only chunks can grow and carry checksums; a saved file is rewritten whole, so
-// that the chunk can be as small as its rows.
+// Chunks, because only they can grow and carry checksums.  A save rewrites the whole file, so a
+// chunk need not be larger than the rows.
 Handle creation_properties(const std::vector<hsize_t>& dims) {
   Handle properties(check(H5Pcreate(H5P_DATASET_CREATE), "H5Pcreate", "dataset"), H5Pclose);
   if (!dims.empty()) {
@@ -162,12 +109,20 @@ void write_data(const Handle& dataset, const std::string& name, hid_t type, cons
   check(H5Dwrite(dataset.id(), type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data), "H5Dwrite", name);
 }
 
-void read_data(const OpenDataset& dataset, hid_t type, void* data) {
-  check(H5Dread(dataset.handle.id(), type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data), "H5Dread",
-        dataset.name);
+// A dataset opened and checked for reading.
+struct OpenDataset {
+  std::string name;
+  Handle handle;
+  Handle type;  // of its elements
+  std::vector<hsize_t> dims;
+};
+
+void read_data(const OpenDataset& dataset, void* data) {
+  check(H5Dread(dataset.handle.id(), dataset.type.id(), H5S_ALL, H5S_ALL, H5P_DEFAULT, data),
+        "H5Dread", dataset.name);
 }
 
-// A soft or external link could lead anywhere.
+// Soft and external links could lead anywhere.
 void require_hard_link(const Handle& parent, const std::string& name) {
   if (check(H5Lexists(parent.id(), name.c_str(), H5P_DEFAULT), "H5Lexists", name) == 0) {
     throw UserError(fmt::format("'{}' is missing", name));
@@ -175,11 +130,12 @@ void require_hard_link(const Handle& parent, const std::string& name) {
   H5L_info_t info{};
   check(H5Lget_info(parent.id(), name.c_str(), &info, H5P_DEFAULT), "H5Lget_info", name);
   if (info.type != H5L_TYPE_HARD) {
-    throw UserError(fmt::format("'{}' is a link to somewhere else, which is not followed", name));
+    throw UserError(fmt::format("'{}' is a link, which is not followed", name));
   }
 }
 
-// The layouts and filters that our writer uses; any other could read other files or load plugins.
+// Accepts only the layouts and filters that this program writes; others could read other files or
+// load plugins.
 void require_own_layout(const Handle& dataset, const std::string& name, std::size_t rank) {
   const Handle properties(check(H5Dget_create_plist(dataset.id()), "H5Dget_create_plist", name),
                           H5Pclose);
@@ -196,17 +152,18 @@ void require_own_layout(const Handle& dataset, const std::string& name, std::siz
   }
 }
 
-// Keeps damaged dimensions from asking for memory that no data stand behind.
-std::size_t checked_count(const Handle& dataset, const std::string& name,
-                          const std::vector<hsize_t>& dims, std::size_t element_size) {
+// Returns product(dims).  Keeps damaged dimensions from allocating memory for data that the file
+// does not hold.
+std::size_t checked_count(const OpenDataset& dataset) {
+  const hid_t id = dataset.handle.id();
   hsize_t file_size = 0;
-  const Handle file(check(H5Iget_file_id(dataset.id()), "H5Iget_file_id", name), H5Fclose);
-  check(H5Fget_filesize(file.id(), &file_size), "H5Fget_filesize", name);
-  const hsize_t stored = std::min(file_size, H5Dget_storage_size(dataset.id()));
+  const Handle file(check(H5Iget_file_id(id), "H5Iget_file_id", dataset.name), H5Fclose);
+  check(H5Fget_filesize(file.id(), &file_size), "H5Fget_filesize", dataset.name);
+  const hsize_t stored = std::min(file_size, H5Dget_storage_size(id));
   hsize_t count = 1;
-  for (const hsize_t extent : dims) {
-    if (extent != 0 && count > stored / element_size / extent) {
-      throw UserError(fmt::format("'{}' claims more elements than the file holds", name));
+  for (const hsize_t extent : dataset.dims) {
+    if (extent != 0 && count > stored / H5Tget_size(dataset.type.id()) / extent) {
+      throw UserError(fmt::format("'{}' claims more elements than the file holds", dataset.name));
     }
     count *= extent;
   }
@@ -229,194 +186,105 @@ OpenDataset open_dataset(const Handle& parent, const std::string& name, std::siz
   opened.dims.resize(rank);
   check(H5Sget_simple_extent_dims(space.id(), opened.dims.data(), nullptr),
         "H5Sget_simple_extent_dims", name);
+  opened.type = Handle(check(H5Dget_type(opened.handle.id()), "H5Dget_type", name), H5Tclose);
   return opened;
 }
 
-Handle type_of(const OpenDataset& dataset) {
-  return {check(H5Dget_type(dataset.handle.id()), "H5Dget_type", dataset.name), H5Tclose};
-}
-
-void require_type(hid_t found, Scalar expected, const std::string& what) {
-  if (check(H5Tequal(found, file_type(expected)), "H5Tequal", what) == 0) {
-    throw UserError(fmt::format("{} is not little-endian {}", what, describe(expected)));
+void require_type(hid_t found, Type expected, const std::string& what) {
+  const NumberType type = number_type(expected);
+  if (check(H5Tequal(found, type.id), "H5Tequal", what) == 0) {
+    throw UserError(fmt::format("{} is not little-endian {}", what, type.name));
   }
 }
 
-void require_column(const Handle& row, const Column& column, const std::string& table) {
-  const std::string what = fmt::format("column '{}' of '{}'", column.name, table);
-  const int index = H5Tget_member_index(row.id(), column.name);
-  if (index < 0) {
-    throw UserError(fmt::format("{} is missing", what));
-  }
-  const Handle member(
-      check(H5Tget_member_type(row.id(), static_cast<unsigned>(index)), "H5Tget_member_type", what),
-      H5Tclose);
-  require_type(member.id(), column.type, what);
-}
-
-Handle text_type() {
-  Handle type(check(H5Tcopy(H5T_C_S1), "H5Tcopy", "text"), H5Tclose);
-  check(H5Tset_size(type.id(), H5T_VARIABLE), "H5Tset_size", "text");
-  check(H5Tset_cset(type.id(), H5T_CSET_UTF8), "H5Tset_cset", "text");
-  return type;
-}
-
-Handle fixed_text_type(std::size_t size) {
+Handle text_type(std::size_t size) {
   Handle type(check(H5Tcopy(H5T_C_S1), "H5Tcopy", "text"), H5Tclose);
   check(H5Tset_size(type.id(), size), "H5Tset_size", "text");
   check(H5Tset_cset(type.id(), H5T_CSET_UTF8), "H5Tset_cset", "text");
-  check(H5Tset_strpad(type.id(), H5T_STR_NULLPAD), "H5Tset_strpad", "text");
+  if (size != H5T_VARIABLE) {
+    check(H5Tset_strpad(type.id(), H5T_STR_NULLPAD), "H5Tset_strpad", "text");
+  }
   return type;
 }
 
-template <typename T>
-constexpr Scalar kScalarOf = Scalar::kFloat64;
-template <>
-constexpr Scalar kScalarOf<std::int64_t> = Scalar::kInt64;
-template <>
-constexpr Scalar kScalarOf<std::uint64_t> = Scalar::kUint64;
+using Cell = std::function<const void*(std::size_t row, std::size_t column)>;
 
-// The values of one column, as bytes to put into the rows.
-struct EncodedColumn {
-  std::string name;
-  Handle in_file;
-  Handle in_memory;              // of the same size
-  std::vector<std::byte> bytes;  // `size` for each row
-  std::size_t size = 0;
-};
-
-EncodedColumn encode(const std::string& name, const std::vector<std::string>& texts) {
-  std::size_t longest = 1;  // HDF5 knows no empty type
-  for (const std::string& text : texts) {
-    longest = std::max(longest, text.size());
+// Bytes of each column in a row.
+std::vector<std::size_t> column_sizes(const std::vector<Column>& columns, std::size_t rows,
+                                      const Cell& cell) {
+  std::vector<std::size_t> sizes;
+  for (std::size_t column = 0; column < columns.size(); ++column) {
+    if (columns[column].type != Type::kText) {
+      sizes.push_back(H5Tget_size(number_type(columns[column].type).id));
+      continue;
+    }
+    sizes.push_back(1);  // HDF5 has no empty type
+    for (std::size_t row = 0; row < rows; ++row) {
+      sizes.back() =
+          std::max(sizes.back(), static_cast<const std::string*>(cell(row, column))->size());
+    }
   }
-  EncodedColumn column{name, fixed_text_type(longest), fixed_text_type(longest), {}, longest};
-  column.bytes.resize(texts.size() * longest);
-  for (std::size_t row = 0; row < texts.size(); ++row) {
-    std::memcpy(column.bytes.data() + row * longest, texts[row].data(), texts[row].size());
-  }
-  return column;
+  return sizes;
 }
 
-template <typename T>
-EncodedColumn encode(const std::string& name, const std::vector<T>& values) {
-  constexpr Scalar type = kScalarOf<T>;
-  EncodedColumn column{name,
-                       Handle(check(H5Tcopy(file_type(type)), "H5Tcopy", name), H5Tclose),
-                       Handle(check(H5Tcopy(memory_type(type)), "H5Tcopy", name), H5Tclose),
-                       {},
-                       sizeof(T)};
-  const auto bytes = std::as_bytes(std::span(values));
-  column.bytes.assign(bytes.begin(), bytes.end());
-  return column;
-}
-
-Handle packed_row(const std::vector<EncodedColumn>& columns, Handle EncodedColumn::*type,
-                  std::size_t row_size) {
-  Handle row = compound_type(row_size);
+// The columns one after the other, without gaps.
+Handle row_type(const std::vector<Column>& columns, const std::vector<std::size_t>& sizes) {
+  const std::size_t row_size = std::accumulate(sizes.begin(), sizes.end(), std::size_t{0});
+  Handle row(check(H5Tcreate(H5T_COMPOUND, row_size), "H5Tcreate", "table row"), H5Tclose);
   std::size_t offset = 0;
-  for (const EncodedColumn& column : columns) {
-    check(H5Tinsert(row.id(), column.name.c_str(), offset, (column.*type).id()), "H5Tinsert",
-          column.name);
-    offset += column.size;
+  for (std::size_t i = 0; i < columns.size(); ++i) {
+    const auto& [name, type, unit, meaning] = columns[i];
+    const Handle text = text_type(sizes[i]);
+    check(H5Tinsert(row.id(), name.c_str(), offset,
+                    type == Type::kText ? text.id() : number_type(type).id),
+          "H5Tinsert", name);
+    offset += sizes[i];
   }
   return row;
 }
 
-std::vector<std::byte> interleave(const std::vector<EncodedColumn>& columns, std::size_t row_size,
-                                  std::size_t count) {
-  std::vector<std::byte> rows(row_size * count);
+// Returns the bytes of each column in a row.  Throws UserError for other columns than `columns`,
+// and for columns that do not follow each other without gaps.
+std::vector<std::size_t> stored_sizes(const Handle& row, const std::vector<Column>& columns,
+                                      const std::string& table) {
+  std::vector<std::size_t> sizes;
   std::size_t offset = 0;
-  for (const EncodedColumn& column : columns) {
-    for (std::size_t row = 0; row < count; ++row) {
-      std::memcpy(rows.data() + row * row_size + offset, column.bytes.data() + row * column.size,
-                  column.size);
+  bool is_packed = H5Tget_nmembers(row.id()) == static_cast<int>(columns.size());
+  for (const Column& column : columns) {
+    const std::string what = fmt::format("column '{}' of '{}'", column.name, table);
+    const int index = H5Tget_member_index(row.id(), column.name.c_str());
+    if (index < 0) {
+      throw UserError(fmt::format("{} is missing", what));
     }
-    offset += column.size;
+    const auto member = static_cast<unsigned>(index);
+    const Handle type(check(H5Tget_member_type(row.id(), member), "H5Tget_member_type", what),
+                      H5Tclose);
+    if (column.type != Type::kText) {
+      require_type(type.id(), column.type, what);
+    } else if (H5Tget_class(type.id()) != H5T_STRING || H5Tis_variable_str(type.id()) != 0) {
+      throw UserError(fmt::format("{} is not a text of fixed length", what));
+    }
+    is_packed =
+        is_packed && member == sizes.size() && H5Tget_member_offset(row.id(), member) == offset;
+    sizes.push_back(H5Tget_size(type.id()));
+    offset += sizes.back();
   }
-  return rows;
+  if (!is_packed || offset != H5Tget_size(row.id())) {
+    throw UserError(
+        fmt::format("'{}' has further columns, or its columns are in another order", table));
+  }
+  return sizes;
 }
 
-// A member of a table's rows as they lie in the file.
-struct StoredColumn {
-  std::string name;
-  std::size_t offset = 0;
-  std::size_t size = 0;
-  std::optional<Scalar> type;  // none: a text of fixed length
-};
-
-std::optional<Scalar> value_type(hid_t type, const std::string& what) {
-  for (const Scalar scalar : {Scalar::kInt64, Scalar::kUint64, Scalar::kFloat64}) {
-    if (check(H5Tequal(type, file_type(scalar)), "H5Tequal", what) > 0) {
-      return scalar;
+// Returns a JSON object: column -> unit and meaning.
+std::string describe(const std::vector<Column>& columns) {
+  nlohmann::ordered_json units;
+  for (const Column& column : columns) {
+    if (column.unit != nullptr) {
+      units[column.name] = {{"unit", column.unit}, {"meaning", column.meaning}};
     }
   }
-  if (H5Tget_class(type) != H5T_STRING || H5Tis_variable_str(type) != 0) {
-    throw UserError(fmt::format("{} is no text of fixed length and no 64-bit number", what));
-  }
-  return std::nullopt;
-}
-
-// Throws UserError for members that do not lie in the row one after the other.
-std::vector<StoredColumn> stored_columns(const Handle& row, const std::string& table) {
-  std::vector<StoredColumn> columns;
-  std::size_t offset = 0;
-  const int members = check(H5Tget_nmembers(row.id()), "H5Tget_nmembers", table);
-  for (int i = 0; i < members; ++i) {
-    const auto index = static_cast<unsigned>(i);
-    char* text = H5Tget_member_name(row.id(), index);
-    const std::string name = text == nullptr ? "" : text;
-    H5free_memory(text);
-    const std::string what = fmt::format("column '{}' of '{}'", name, table);
-    const Handle member(check(H5Tget_member_type(row.id(), index), "H5Tget_member_type", what),
-                        H5Tclose);
-    const std::size_t size = H5Tget_size(member.id());
-    if (H5Tget_member_offset(row.id(), index) != offset) {
-      throw UserError(fmt::format("{} does not follow the one before it", what));
-    }
-    columns.push_back({name, offset, size, value_type(member.id(), what)});
-    offset += size;
-  }
-  if (offset != H5Tget_size(row.id())) {
-    throw UserError(fmt::format("the columns of '{}' do not fill its rows", table));
-  }
-  return columns;
-}
-
-template <typename T>
-std::vector<T> decode_numbers(const StoredColumn& column, std::span<const std::byte> rows,
-                              std::size_t row_size) {
-  std::vector<T> values(rows.size() / row_size);
-  for (std::size_t row = 0; row < values.size(); ++row) {
-    std::memcpy(&values[row], rows.data() + row * row_size + column.offset, sizeof(T));
-  }
-  return values;
-}
-
-std::vector<std::string> decode_texts(const StoredColumn& column, std::span<const std::byte> rows,
-                                      std::size_t row_size) {
-  std::vector<std::string> texts;
-  for (std::size_t row = 0; row < rows.size() / row_size; ++row) {
-    const auto* begin = reinterpret_cast<const char*>(rows.data() + row * row_size + column.offset);
-    texts.emplace_back(begin, std::find(begin, begin + column.size, '\0'));
-  }
-  return texts;
-}
-
-// The machine is little-endian as the file is: a row's bytes are its values.
-decltype(ValueColumn::values) decode(const StoredColumn& column, std::span<const std::byte> rows,
-                                     std::size_t row_size) {
-  if (!column.type) {
-    return decode_texts(column, rows, row_size);
-  }
-  switch (*column.type) {
-    case Scalar::kInt64:
-      return decode_numbers<std::int64_t>(column, rows, row_size);
-    case Scalar::kUint64:
-      return decode_numbers<std::uint64_t>(column, rows, row_size);
-    default:
-      return decode_numbers<double>(column, rows, row_size);
-  }
+  return units.dump();
 }
 
 void write_attribute_data(const Handle& object, const std::string& name, hid_t in_file,
@@ -442,6 +310,41 @@ Handle open_scalar_attribute(const Handle& object, const std::string& name) {
   return attribute;
 }
 
+// HDF5's own messages for these cases are about its internals.
+void require_readable(const std::filesystem::path& path, const FileKind& kind) {
+  std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  if (!std::filesystem::exists(status)) {
+    throw UserError(fmt::format("{}: no such file; name {} that `bipo-dist {}` wrote",
+                                path.string(), kind.noun, kind.command));
+  }
+  if (!std::filesystem::is_regular_file(status)) {
+    throw UserError(fmt::format("{}: is not a file; name {}", path.string(), kind.noun));
+  }
+  if (::access(path.c_str(), R_OK) != 0) {
+    throw UserError(fmt::format("{}: cannot be read: {}; change its permissions or name another",
+                                path.string(), std::generic_category().message(errno)));
+  }
+}
+
+void require_identity(const Handle& file, const FileKind& kind) {
+  if (kind.kind != nullptr) {
+    const std::string found = read_text_attribute(file, "kind");
+    if (found != kind.kind) {
+      throw UserError(fmt::format("its kind is '{}', not '{}'", found, kind.kind));
+    }
+  }
+  const std::int64_t schema = read_integer_attribute(file, "schema_version");
+  if (schema > kind.schema) {
+    throw UserError(fmt::format(
+        "its schema_version is {}, and this program reads up to {}; use a newer bipo-dist", schema,
+        kind.schema));
+  }
+  if (schema < 1) {
+    throw UserError(fmt::format("its schema_version is {}, the first is 1", schema));
+  }
+}
+
 }  // namespace
 
 Handle::Handle(Handle&& other) noexcept
@@ -454,7 +357,7 @@ Handle& Handle::operator=(Handle&& other) noexcept {
   return *this;
 }
 
-// Nothing hangs on the result: data are on disk only after the caller's own write and fsync.
+// Ignores the result: data are on disk only after the caller's own write and fsync.
 Handle::~Handle() {
   if (id_ >= 0) {
     close_(id_);
@@ -479,8 +382,8 @@ Handle create_memory_file() {
       H5Fclose};
 }
 
-// Relies on HDF5's default file format: H5Fget_file_image of 1.10 spoils the superblock checksum
-// that later formats carry.
+// Relies on HDF5's default file format: H5Fget_file_image of HDF5 1.10 spoils the superblock
+// checksum of later formats.
 std::vector<std::byte> file_image(const Handle& file) {
   check(H5Fflush(file.id(), H5F_SCOPE_LOCAL), "H5Fflush", "memory");
   const ssize_t size =
@@ -510,87 +413,6 @@ Handle open_group(const Handle& parent, const std::string& name) {
   return {check(H5Gopen2(parent.id(), name.c_str(), H5P_DEFAULT), "H5Gopen2", name), H5Gclose};
 }
 
-void write_attribute(const Handle& object, const std::string& name, std::int64_t value) {
-  write_attribute_data(object, name, H5T_STD_I64LE, H5T_NATIVE_INT64, &value);
-}
-
-void write_attribute(const Handle& object, const std::string& name, const std::string& value) {
-  if (value.find('\0') != std::string::npos) {
-    throw BugError(fmt::format("the text of attribute '{}' holds a NUL at {} of {} bytes", name,
-                               value.find('\0'), value.size()));
-  }
-  const Handle type = text_type();
-  const char* text = value.c_str();
-  write_attribute_data(object, name, type.id(), type.id(), &text);
-}
-
-std::int64_t read_integer_attribute(const Handle& object, const std::string& name) {
-  const Handle attribute = open_scalar_attribute(object, name);
-  const Handle type(check(H5Aget_type(attribute.id()), "H5Aget_type", name), H5Tclose);
-  require_type(type.id(), Scalar::kInt64, fmt::format("attribute '{}'", name));
-  std::int64_t value = 0;
-  check(H5Aread(attribute.id(), H5T_NATIVE_INT64, &value), "H5Aread", name);
-  return value;
-}
-
-std::string read_text_attribute(const Handle& object, const std::string& name) {
-  const Handle attribute = open_scalar_attribute(object, name);
-  const Handle found(check(H5Aget_type(attribute.id()), "H5Aget_type", name), H5Tclose);
-  if (H5Tget_class(found.id()) != H5T_STRING || H5Tis_variable_str(found.id()) <= 0) {
-    throw UserError(fmt::format("attribute '{}' is not a text of variable length", name));
-  }
-  const Handle type = text_type();
-  char* text = nullptr;
-  check(H5Aread(attribute.id(), type.id(), &text), "H5Aread", name);
-  const std::string value = text == nullptr ? "" : text;
-  H5free_memory(text);
-  return value;
-}
-
-Handle write_array(const Handle& parent, const std::string& name, Scalar type,
-                   const std::vector<hsize_t>& dims, const void* data) {
-  Handle dataset = create_dataset(parent, name, file_type(type), dims);
-  const bool empty = std::find(dims.begin(), dims.end(), hsize_t{0}) != dims.end();
-  if (!empty) {
-    write_data(dataset, name, memory_type(type), data);
-  }
-  return dataset;
-}
-
-Handle write_table(const Handle& parent, const std::string& name,
-                   const std::vector<Column>& columns, std::size_t row_size, const void* rows,
-                   std::size_t count) {
-  const Handle in_file = row_in_file(columns);
-  Handle dataset = create_dataset(parent, name, in_file.id(), {count});
-  if (count > 0) {
-    const Handle in_memory = row_in_memory(columns, row_size);
-    write_data(dataset, name, in_memory.id(), rows);
-  }
-  return dataset;
-}
-
-Handle write_columns(const Handle& parent, const std::string& name,
-                     const std::vector<ValueColumn>& columns, std::size_t count) {
-  std::vector<EncodedColumn> encoded;
-  std::size_t row_size = 0;
-  for (const ValueColumn& column : columns) {
-    encoded.push_back(
-        std::visit([&](const auto& values) { return encode(column.name, values); }, column.values));
-    row_size += encoded.back().size;
-    if (encoded.back().bytes.size() != count * encoded.back().size) {
-      throw BugError(fmt::format("column '{}' of '{}' has {} bytes for {} rows of {}", column.name,
-                                 name, encoded.back().bytes.size(), count, encoded.back().size));
-    }
-  }
-  const Handle in_file = packed_row(encoded, &EncodedColumn::in_file, row_size);
-  Handle dataset = create_dataset(parent, name, in_file.id(), {count});
-  if (count > 0) {
-    const Handle in_memory = packed_row(encoded, &EncodedColumn::in_memory, row_size);
-    write_data(dataset, name, in_memory.id(), interleave(encoded, row_size, count).data());
-  }
-  return dataset;
-}
-
 void copy_file(const Handle& file, const Handle& parent, const std::string& name) {
   check(H5Ocopy(file.id(), "/", parent.id(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT), "H5Ocopy",
         name);
@@ -602,65 +424,146 @@ void copy_object(const Handle& from, const std::string& name, const Handle& to) 
         "H5Ocopy", name);
 }
 
-std::vector<ValueColumn> read_columns(const Handle& parent, const std::string& name) {
-  const OpenDataset table = open_dataset(parent, name, 1);
-  const Handle row = type_of(table);
-  if (H5Tget_class(row.id()) != H5T_COMPOUND) {
-    throw UserError(fmt::format("'{}' is not a table", name));
+void write_identity(const Handle& file, const FileKind& kind) {
+  write_attribute(file, "schema_version", kind.schema);
+  if (kind.kind != nullptr) {
+    write_attribute(file, "kind", kind.kind);
   }
-  const std::size_t row_size = H5Tget_size(row.id());
-  const std::vector<StoredColumn> stored = stored_columns(row, name);
-  const std::size_t count = checked_count(table.handle, name, table.dims, row_size);
-  std::vector<std::byte> rows(count * row_size);
+}
+
+void read_file(const std::filesystem::path& path, const FileKind& kind,
+               const std::function<void(const Handle& file)>& read) {
+  if (kind.command != nullptr) {
+    require_readable(path, kind);
+  }
+  const ErrorPrintingOff quiet;
+  try {
+    const Handle file = open_file(path.string());
+    require_identity(file, kind);
+    read(file);
+  } catch (const UserError& error) {
+    throw UserError(fmt::format("{}: not {} of bipo-dist, or not one this program can read: {}{}",
+                                path.string(), kind.noun, error.what(), kind.if_foreign));
+  } catch (const EnvironmentError& error) {
+    throw UserError(fmt::format("{}: damaged, or not an HDF5 file: {}{}", path.string(),
+                                error.what(), kind.if_damaged));
+  }
+}
+
+void write_attribute(const Handle& object, const std::string& name, std::int64_t value) {
+  write_attribute_data(object, name, H5T_STD_I64LE, H5T_NATIVE_INT64, &value);
+}
+
+void write_attribute(const Handle& object, const std::string& name, const std::string& value) {
+  if (value.find('\0') != std::string::npos) {
+    throw BugError(fmt::format("the text of attribute '{}' holds a NUL at {} of {} bytes", name,
+                               value.find('\0'), value.size()));
+  }
+  const Handle type = text_type(H5T_VARIABLE);
+  const char* text = value.c_str();
+  write_attribute_data(object, name, type.id(), type.id(), &text);
+}
+
+std::int64_t read_integer_attribute(const Handle& object, const std::string& name) {
+  const Handle attribute = open_scalar_attribute(object, name);
+  const Handle type(check(H5Aget_type(attribute.id()), "H5Aget_type", name), H5Tclose);
+  require_type(type.id(), Type::kInt64, fmt::format("attribute '{}'", name));
+  std::int64_t value = 0;
+  check(H5Aread(attribute.id(), H5T_NATIVE_INT64, &value), "H5Aread", name);
+  return value;
+}
+
+std::string read_text_attribute(const Handle& object, const std::string& name) {
+  const Handle attribute = open_scalar_attribute(object, name);
+  const Handle found(check(H5Aget_type(attribute.id()), "H5Aget_type", name), H5Tclose);
+  if (H5Tget_class(found.id()) != H5T_STRING || H5Tis_variable_str(found.id()) <= 0) {
+    throw UserError(fmt::format("attribute '{}' is not a text of variable length", name));
+  }
+  const Handle type = text_type(H5T_VARIABLE);
+  char* text = nullptr;
+  check(H5Aread(attribute.id(), type.id(), &text), "H5Aread", name);
+  const std::string value = text == nullptr ? "" : text;
+  H5free_memory(text);
+  return value;
+}
+
+void write_elements(const Handle& parent, const std::string& name, Type type,
+                    const std::vector<hsize_t>& dims, const void* data, const ArrayText& text) {
+  const hid_t element = number_type(type).id;
+  const Handle dataset = create_dataset(parent, name, element, dims);
+  if (std::find(dims.begin(), dims.end(), hsize_t{0}) == dims.end()) {
+    write_data(dataset, name, element, data);
+  }
+  write_attribute(dataset, "units", text.units);
+  if (text.dims != nullptr) {
+    write_attribute(dataset, "dims", text.dims);
+  }
+}
+
+std::vector<hsize_t> read_elements(const Handle& parent, const std::string& name, Type type,
+                                   std::size_t rank,
+                                   const std::function<void*(std::size_t count)>& allocate) {
+  const OpenDataset opened = open_dataset(parent, name, rank);
+  require_type(opened.type.id(), type, fmt::format("'{}'", name));
+  const std::size_t count = checked_count(opened);
+  void* values = allocate(count);
   if (count > 0) {
-    read_data(table, row.id(), rows.data());
+    read_data(opened, values);
   }
-  std::vector<ValueColumn> columns;
-  for (const StoredColumn& column : stored) {
-    columns.push_back({column.name, decode(column, rows, row_size)});
-  }
-  return columns;
+  return opened.dims;
 }
 
-OpenDataset open_array(const Handle& parent, const std::string& name, Scalar type,
-                       std::size_t rank) {
-  OpenDataset opened = open_dataset(parent, name, rank);
-  const Handle found = type_of(opened);
-  require_type(found.id(), type, fmt::format("'{}'", name));
-  opened.count = checked_count(opened.handle, name, opened.dims, H5Tget_size(found.id()));
-  return opened;
+void write_cells(const Handle& parent, const std::string& name, const std::vector<Column>& columns,
+                 std::size_t rows, const Cell& cell) {
+  const std::vector<std::size_t> sizes = column_sizes(columns, rows, cell);
+  const Handle row_in_file = row_type(columns, sizes);
+  const Handle dataset = create_dataset(parent, name, row_in_file.id(), {rows});
+  std::vector<std::byte> bytes(rows * H5Tget_size(row_in_file.id()));
+  std::byte* place = bytes.data();
+  for (std::size_t row = 0; row < rows; ++row) {
+    for (std::size_t column = 0; column < columns.size(); ++column) {
+      const void* value = cell(row, column);
+      if (columns[column].type == Type::kText) {
+        const auto& text = *static_cast<const std::string*>(value);
+        std::memcpy(place, text.data(), text.size());
+      } else {
+        std::memcpy(place, value, sizes[column]);
+      }
+      place += sizes[column];
+    }
+  }
+  if (rows > 0) {
+    write_data(dataset, name, row_in_file.id(), bytes.data());
+  }
+  write_attribute(dataset, "units", describe(columns));
 }
 
-OpenDataset open_table(const Handle& parent, const std::string& name,
-                       const std::vector<Column>& columns) {
-  OpenDataset opened = open_dataset(parent, name, 1);
-  const Handle row = type_of(opened);
-  if (H5Tget_class(row.id()) != H5T_COMPOUND) {
+void read_cells(const Handle& parent, const std::string& name, const std::vector<Column>& columns,
+                const std::function<void(std::size_t rows)>& resize,
+                const std::function<void*(std::size_t row, std::size_t column)>& cell) {
+  const OpenDataset table = open_dataset(parent, name, 1);
+  if (H5Tget_class(table.type.id()) != H5T_COMPOUND) {
     throw UserError(fmt::format("'{}' is not a table", name));
   }
-  for (const Column& column : columns) {
-    require_column(row, column, name);
+  const std::vector<std::size_t> sizes = stored_sizes(table.type, columns, name);
+  const std::size_t rows = checked_count(table);
+  std::vector<std::byte> bytes(rows * H5Tget_size(table.type.id()));
+  if (rows > 0) {
+    read_data(table, bytes.data());
   }
-  // Also what no column shows: HDF5 trusts damaged offsets when it converts rows.
-  const Handle expected = row_in_file(columns);
-  if (check(H5Tequal(row.id(), expected.id()), "H5Tequal", name) == 0) {
-    throw UserError(fmt::format("the columns of '{}' lie in another order or place", name));
-  }
-  opened.count = checked_count(opened.handle, name, opened.dims, H5Tget_size(row.id()));
-  return opened;
-}
-
-void read_elements(const OpenDataset& array, Scalar type, void* values) {
-  if (array.count > 0) {
-    read_data(array, memory_type(type), values);
-  }
-}
-
-void read_rows(const OpenDataset& table, const std::vector<Column>& columns, std::size_t row_size,
-               void* rows) {
-  if (table.count > 0) {
-    const Handle in_memory = row_in_memory(columns, row_size);
-    read_data(table, in_memory.id(), rows);
+  resize(rows);
+  const std::byte* source = bytes.data();
+  for (std::size_t row = 0; row < rows; ++row) {
+    for (std::size_t column = 0; column < columns.size(); ++column) {
+      void* place = cell(row, column);
+      if (columns[column].type == Type::kText) {
+        const auto* text = reinterpret_cast<const char*>(source);
+        static_cast<std::string*>(place)->assign(text, std::find(text, text + sizes[column], '\0'));
+      } else {
+        std::memcpy(place, source, sizes[column]);
+      }
+      source += sizes[column];
+    }
   }
 }
 

@@ -1,16 +1,23 @@
-// A thin layer over the serial HDF5 C API: owned handles and one checked function per thing we
-// store.
+// A thin layer over the serial HDF5 C API: owned handles, and one checked function for each kind of
+// object that the program stores.
 //
-// A failed HDF5 call throws EnvironmentError with the call and HDF5's own message.  The read
-// functions throw UserError for an object that is there but has another type or shape than asked
-// for.  They follow no link out of the file and use no filter plugin.
+// A failed HDF5 call throws EnvironmentError with the call and HDF5's own message.  The functions
+// that read throw UserError for an object that is missing or has an unexpected type or shape.  They
+// follow no link out of the file and load no filter plugin.
 #pragma once
 
 #include <hdf5.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <limits>
+#include <span>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -36,7 +43,7 @@ class Handle {
   Closer close_ = nullptr;
 };
 
-// Keeps HDF5 from printing its error stack to stderr while it lives; our exceptions carry it.
+// Keeps HDF5 from printing its error stack to stderr while the object lives; exceptions carry it.
 class ErrorPrintingOff {
  public:
   ErrorPrintingOff();
@@ -49,28 +56,43 @@ class ErrorPrintingOff {
   void* data_ = nullptr;
 };
 
-enum class Scalar { kInt8, kInt32, kInt64, kUint64, kFloat32, kFloat64 };
-
-// One column of a table, as a member of the row struct in memory.
-struct Column {
-  const char* name;
-  std::size_t offset;  // in the row struct, bytes
-  Scalar type;
-  const char* unit;
-  const char* meaning;
-};
-
-// A file that exists in memory only, so that writing it meets no disk error inside HDF5.
+// Creates a file that exists in memory only, so that writing it meets no disk error inside HDF5.
 Handle create_memory_file();
 
-// The bytes of a memory file, as they would lie on disk after closing it.
+// Returns the bytes of a memory file as they would be on disk after closing it.
 std::vector<std::byte> file_image(const Handle& file);
 
-// Read only, without a lock, so that file systems that know no locks can be read too.
+// Opens a file for reading, without a lock, so that file systems without locks can be read too.
 Handle open_file(const std::string& path);
 
 Handle create_group(const Handle& parent, const std::string& name);
 Handle open_group(const Handle& parent, const std::string& name);
+
+// Copies a whole file, including the attributes of its root, to the new group `name`.  Links that
+// lead out of the file are copied as links.
+void copy_file(const Handle& file, const Handle& parent, const std::string& name);
+
+// Copies the dataset or group `name` of one file or group into another, under the same name.
+void copy_object(const Handle& from, const std::string& name, const Handle& to);
+
+// A kind of file: how it identifies itself, and what messages say about it.
+struct FileKind {
+  const char* noun;        // e.g. "a run file"
+  const char* command;     // the command that writes it; null: a missing file counts as damaged
+  const char* kind;        // its attribute "kind"; null: it has none
+  std::int64_t schema;     // schema_version that is written, and the newest that is read
+  const char* if_foreign;  // ends the message about a file of another kind or schema
+  const char* if_damaged;  // ends the message about a damaged file
+};
+
+// Writes schema_version and kind to the root.
+void write_identity(const Handle& file, const FileKind& kind);
+
+// Opens the file, checks its identity and calls `read` with it.  Throws UserError, naming the file
+// and the remedy, for a file that is missing, unreadable, damaged, or of another kind or a newer
+// schema, and where `read` throws UserError or EnvironmentError.
+void read_file(const std::filesystem::path& path, const FileKind& kind,
+               const std::function<void(const Handle& file)>& read);
 
 // Attributes are int64 scalars and variable-length UTF-8 texts.
 
@@ -79,79 +101,179 @@ void write_attribute(const Handle& object, const std::string& name, const std::s
 std::int64_t read_integer_attribute(const Handle& object, const std::string& name);
 std::string read_text_attribute(const Handle& object, const std::string& name);
 
-// Datasets are little-endian on disk, with checksums; the first dimension can grow.
-
-// `data` is row-major, product(dims) elements; no dims make a scalar.  Returns the dataset, for
-// attributes.
-Handle write_array(const Handle& parent, const std::string& name, Scalar type,
-                   const std::vector<hsize_t>& dims, const void* data);
-
-// A 1-D compound table of `count` rows of `row_size` bytes.
-Handle write_table(const Handle& parent, const std::string& name,
-                   const std::vector<Column>& columns, std::size_t row_size, const void* rows,
-                   std::size_t count);
-
-// A column that is known at run time only, with one value for each row.
-struct ValueColumn {
-  std::string name;
-  std::variant<std::vector<std::string>, std::vector<std::int64_t>, std::vector<std::uint64_t>,
-               std::vector<double>>
-      values;
+// An attribute that holds a member of T.
+template <typename T>
+struct Attribute {
+  const char* name;
+  std::variant<std::int64_t T::*, std::string T::*> member;
+  std::int64_t minimum = std::numeric_limits<std::int64_t>::min();  // checked by the reader of T
 };
 
-// A 1-D compound table of `count` rows.  Texts become UTF-8 of fixed length, the column's longest,
-// padded with NULs.  Throws BugError for a column of another length.
-Handle write_columns(const Handle& parent, const std::string& name,
-                     const std::vector<ValueColumn>& columns, std::size_t count);
+template <typename T>
+void write_attributes(const Handle& object, std::span<const Attribute<T>> attributes,
+                      const T& values) {
+  for (const Attribute<T>& attribute : attributes) {
+    std::visit([&](auto member) { write_attribute(object, attribute.name, values.*member); },
+               attribute.member);
+  }
+}
 
-// Copies a whole file, the attributes of its root included, to the new group `name`.  Links that
-// lead out of the file are copied as links.
-void copy_file(const Handle& file, const Handle& parent, const std::string& name);
+template <typename T>
+void read_attributes(const Handle& object, std::span<const Attribute<T>> attributes, T& values) {
+  for (const Attribute<T>& attribute : attributes) {
+    if (const auto* integer = std::get_if<0>(&attribute.member)) {
+      values.*(*integer) = read_integer_attribute(object, attribute.name);
+    } else {
+      values.*std::get<1>(attribute.member) = read_text_attribute(object, attribute.name);
+    }
+  }
+}
 
-// Copies the dataset or group `name` of one file or group into another, under the same name.
-void copy_object(const Handle& from, const std::string& name, const Handle& to);
+// Datasets are little-endian on disk, with checksums; their first dimension can grow.
 
+enum class Type { kInt8, kInt32, kInt64, kUint64, kFloat32, kFloat64, kText };
+
+template <typename T>
+constexpr Type type_for() {
+  constexpr bool kIsText = std::is_same_v<T, std::string>;
+  static_assert(kIsText || std::is_same_v<T, std::int8_t> || std::is_same_v<T, std::int32_t> ||
+                std::is_same_v<T, std::int64_t> || std::is_same_v<T, std::uint64_t> ||
+                std::is_same_v<T, float> || std::is_same_v<T, double>);
+  if constexpr (kIsText) {
+    return Type::kText;
+  } else if constexpr (std::is_floating_point_v<T>) {
+    return sizeof(T) == sizeof(float) ? Type::kFloat32 : Type::kFloat64;
+  } else if constexpr (std::is_unsigned_v<T>) {
+    return Type::kUint64;
+  } else {
+    return sizeof(T) == 1 ? Type::kInt8 : sizeof(T) == 4 ? Type::kInt32 : Type::kInt64;
+  }
+}
+
+// Numbers of one type, row-major; an array without dimensions is a scalar.
 template <typename T>
 struct Array {
   std::vector<hsize_t> dims;
-  std::vector<T> values;  // row-major
+  std::vector<T> values;  // product(dims)
 };
 
-// A dataset opened and checked for reading: its raw data lie in this file and are as many as it
-// claims.
-struct OpenDataset {
-  Handle handle;
-  std::string name;
-  std::vector<hsize_t> dims;
-  std::size_t count = 0;  // product(dims)
+// Stored as the attributes "units" and "dims"; a scalar has no "dims".
+struct ArrayText {
+  const char* units;
+  const char* dims = nullptr;
 };
 
-OpenDataset open_array(const Handle& parent, const std::string& name, Scalar type,
-                       std::size_t rank);
-OpenDataset open_table(const Handle& parent, const std::string& name,
-                       const std::vector<Column>& columns);
-void read_elements(const OpenDataset& array, Scalar type, void* values);
-void read_rows(const OpenDataset& table, const std::vector<Column>& columns, std::size_t row_size,
-               void* rows);
+void write_elements(const Handle& parent, const std::string& name, Type type,
+                    const std::vector<hsize_t>& dims, const void* data, const ArrayText& text);
 
-// What write_columns() wrote, of the same types; texts end at their first NUL.
-std::vector<ValueColumn> read_columns(const Handle& parent, const std::string& name);
+// Calls `allocate(count)` for the memory of the elements, and returns the dimensions.
+std::vector<hsize_t> read_elements(const Handle& parent, const std::string& name, Type type,
+                                   std::size_t rank,
+                                   const std::function<void*(std::size_t count)>& allocate);
+
+// `data`: product(dims) elements, row-major.
+template <typename T>
+void write_array(const Handle& parent, const std::string& name, const std::vector<hsize_t>& dims,
+                 const T* data, const ArrayText& text) {
+  write_elements(parent, name, type_for<T>(), dims, data, text);
+}
 
 template <typename T>
-Array<T> read_array(const Handle& parent, const std::string& name, Scalar type, std::size_t rank) {
-  const OpenDataset dataset = open_array(parent, name, type, rank);
-  Array<T> array{dataset.dims, std::vector<T>(dataset.count)};
-  read_elements(dataset, type, array.values.data());
+Array<T> read_array(const Handle& parent, const std::string& name, std::size_t rank) {
+  Array<T> array;
+  array.dims = read_elements(parent, name, type_for<T>(), rank, [&](std::size_t count) {
+    array.values.resize(count);
+    return array.values.data();
+  });
   return array;
 }
 
+struct Column {
+  std::string name;
+  Type type;
+  const char* unit;  // null: the table's documentation leaves the column out
+  const char* meaning;
+};
+
+// `cell` returns the address of a value: a number, or a std::string for Type::kText.
+void write_cells(const Handle& parent, const std::string& name, const std::vector<Column>& columns,
+                 std::size_t rows,
+                 const std::function<const void*(std::size_t row, std::size_t column)>& cell);
+
+// Calls `resize(rows)`, then `cell` for the address at which to store each value.
+void read_cells(const Handle& parent, const std::string& name, const std::vector<Column>& columns,
+                const std::function<void(std::size_t rows)>& resize,
+                const std::function<void*(std::size_t row, std::size_t column)>& cell);
+
+// One of the numbers of a struct that takes several columns of a table.
+template <typename Struct>
+struct Part {
+  const char* suffix;  // of the column's name
+  double Struct::*member;
+  const char* meaning = nullptr;  // null: that of the whole struct
+};
+
+// Describes a 1-D compound table, each column once: writes it, reads it, and documents it as a JSON
+// object (column -> unit and meaning) in the table's attribute "units".  Texts are UTF-8 of fixed
+// length, the column's longest, padded with NULs; reading ends them at their first NUL.
 template <typename Row>
-std::vector<Row> read_table(const Handle& parent, const std::string& name,
-                            const std::vector<Column>& columns) {
-  const OpenDataset table = open_table(parent, name, columns);
-  std::vector<Row> rows(table.count);
-  read_rows(table, columns, sizeof(Row), rows.data());
-  return rows;
-}
+class Table {
+ public:
+  explicit Table(const char* name) : name_(name) {}
+
+  // `access`: a member of Row, or a function from a row, const or not, to a reference into it.
+  template <typename Access>
+  Table& column(const std::string& name, const char* unit, const char* meaning, Access access) {
+    using Value = std::remove_cvref_t<std::invoke_result_t<const Access&, Row&>>;
+    columns_.push_back({name, type_for<Value>(), unit, meaning});
+    sources_.push_back(
+        [access](const Row& row) -> const void* { return &std::invoke(access, row); });
+    places_.push_back([access](Row& row) -> void* { return &std::invoke(access, row); });
+    return *this;
+  }
+
+  // The same for a member of a member.
+  template <typename Whole, typename Value>
+  Table& column(const std::string& name, const char* unit, const char* meaning, Whole Row::*whole,
+                Value Whole::*member) {
+    return column(
+        name, unit, meaning, [=](auto& row) -> auto& { return row.*whole.*member; });
+  }
+
+  // A column for each part of a member.
+  template <typename Whole>
+  Table& parts(const std::string& name, const char* unit, const char* meaning, Whole Row::*whole,
+               std::span<const Part<Whole>> parts) {
+    for (const Part<Whole>& part : parts) {
+      column(name + part.suffix, unit, part.meaning == nullptr ? meaning : part.meaning, whole,
+             part.member);
+    }
+    return *this;
+  }
+
+  bool has_column(const std::string& name) const {
+    return std::any_of(columns_.begin(), columns_.end(),
+                       [&](const Column& column) { return column.name == name; });
+  }
+
+  void write(const Handle& parent, const std::vector<Row>& rows) const {
+    write_cells(parent, name_, columns_, rows.size(),
+                [&](std::size_t row, std::size_t column) { return sources_[column](rows[row]); });
+  }
+
+  std::vector<Row> read(const Handle& parent) const {
+    std::vector<Row> rows;
+    read_cells(
+        parent, name_, columns_, [&](std::size_t count) { rows.resize(count); },
+        [&](std::size_t row, std::size_t column) { return places_[column](rows[row]); });
+    return rows;
+  }
+
+ private:
+  const char* name_;
+  std::vector<Column> columns_;
+  std::vector<std::function<const void*(const Row&)>> sources_;  // of the columns
+  std::vector<std::function<void*(Row&)>> places_;
+};
 
 }  // namespace bipo::hdf5

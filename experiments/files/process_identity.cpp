@@ -1,4 +1,4 @@
-// Which process wrote something, told so that another process can see whether it still lives.
+// Records that say which process wrote them, and when.
 #include "experiments/files/process_identity.hpp"
 
 #include <fmt/format.h>
@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cerrno>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -31,12 +32,12 @@ std::string pid_namespace() {
 }
 
 struct ProcessStatus {
-  char state = 0;                // e.g. R, S; Z and X have ended
+  char state = 0;                // e.g. R, S; Z and X: ended
   std::uint64_t start_time = 0;  // clock ticks from boot
 };
 
-// Fields 3 (state) and 22 (starttime) of /proc/<pid>/stat, see proc(5).  Field 2 is the command in
-// parentheses, and may itself hold spaces and parentheses.
+// Reads fields 3 (state) and 22 (starttime) of /proc/<pid>/stat, see proc(5).  Field 2, the command
+// in parentheses, may itself contain spaces and parentheses.
 std::optional<ProcessStatus> read_status(std::int64_t pid) {
   std::ifstream file(fmt::format("/proc/{}/stat", pid));
   const std::string text{std::istreambuf_iterator<char>(file), {}};
@@ -66,9 +67,18 @@ bool shares_our_pids(const ProcessIdentity& process) {
 
 std::string host_name() {
   std::array<char, 256> name{};
-  // The last byte stays 0: a name that is cut need not be terminated.
+  // The last byte stays 0: a truncated name may lack its terminator.
   ::gethostname(name.data(), name.size() - 1);
   return name.data();
+}
+
+std::string utc_text() {
+  const std::time_t now = std::time(nullptr);
+  std::tm utc{};
+  gmtime_r(&now, &utc);
+  std::array<char, 32> text{};
+  const std::size_t size = std::strftime(text.data(), text.size(), "%Y-%m-%dT%H:%M:%SZ", &utc);
+  return {text.data(), size};
 }
 
 ProcessIdentity this_process() {

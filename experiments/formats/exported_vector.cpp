@@ -7,19 +7,19 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string_view>
+#include <utility>
 
 #include "collectives/foundation/errors.hpp"
-#include "experiments/formats/little_endian.hpp"
-#include "experiments/formats/torch_file_writer.hpp"
+#include "experiments/formats/binary_format.hpp"
 
 namespace bipo {
 namespace {
 
-// Fills up with `filler` until `bytes` and `more` bytes after them end at a multiple of
-// `alignment`.
+// Appends `filler` until `bytes` and `more` bytes after them end at a multiple of `alignment`.
 void align(std::string& bytes, std::size_t alignment, char filler, std::size_t more = 0) {
   const std::size_t over = (bytes.size() + more) % alignment;
   bytes.append(over == 0 ? 0 : alignment - over, filler);
@@ -32,14 +32,205 @@ std::vector<std::byte> with_numbers(const std::string& head, std::span<const flo
   return bytes;
 }
 
+// Writes a pickle of protocol 2, which torch.load(weights_only=True) reads.  libtorch's own
+// pickle_save() wraps dictionaries into torch.jit._pickle.restore_type_tag, which weights_only
+// refuses.
+class PickleWriter {
+ public:
+  void mark() { bytes_ += '('; }
+  void tuple_from_mark() { bytes_ += 't'; }
+  void tuple_of_last() { bytes_ += '\x85'; }
+  void empty_dictionary() { bytes_ += '}'; }
+  void set_items_from_mark() { bytes_ += 'u'; }
+  void none() { bytes_ += 'N'; }
+  void no() { bytes_ += '\x89'; }
+
+  void integer(std::int64_t value) {
+    bytes_ += "\x8a\x08";
+    append_number(bytes_, value);
+  }
+  void real(double value) {
+    std::string encoded;
+    append_number(encoded, value);
+    std::reverse(encoded.begin(), encoded.end());
+    bytes_ += 'G' + encoded;
+  }
+  void text(std::string_view value) {
+    bytes_ += 'X';
+    append_number(bytes_, static_cast<std::uint32_t>(value.size()));
+    bytes_ += value;
+  }
+  void global(std::string_view module, std::string_view name) {
+    bytes_ += fmt::format("c{}\n{}\n", module, name);
+  }
+  void call() { bytes_ += 'R'; }
+  void storage_of_tuple() { bytes_ += 'Q'; }
+
+  std::string finish() { return std::move(bytes_) + '.'; }
+
+ private:
+  std::string bytes_ = "\x80\x02";
+};
+
+// Writes a tensor [length] whose numbers are the archive's entry data/0.
+void write_tensor(PickleWriter& pickle, std::int64_t length) {
+  pickle.global("torch._utils", "_rebuild_tensor_v2");
+  pickle.mark();
+  pickle.mark();
+  pickle.text("storage");
+  pickle.global("torch", "FloatStorage");
+  pickle.text("0");
+  pickle.text("cpu");
+  pickle.integer(length);
+  pickle.tuple_from_mark();
+  pickle.storage_of_tuple();
+  pickle.integer(0);  // offset
+  pickle.integer(length);
+  pickle.tuple_of_last();
+  pickle.integer(1);  // stride
+  pickle.tuple_of_last();
+  pickle.no();  // requires_grad
+  pickle.global("collections", "OrderedDict");
+  pickle.mark();
+  pickle.tuple_from_mark();
+  pickle.call();  // no hooks
+  pickle.tuple_from_mark();
+  pickle.call();
+}
+
+// CRC-32 of the zip format: polynomial 0x04c11db7, reflected.
+std::uint32_t checksum(std::string_view data) {
+  std::uint32_t remainder = 0xffffffff;
+  for (const char character : data) {
+    remainder ^= static_cast<std::uint8_t>(character);
+    for (int bit = 0; bit < 8; ++bit) {
+      remainder = (remainder >> 1) ^ ((remainder & 1) != 0 ? 0xedb88320 : 0);
+    }
+  }
+  return ~remainder;
+}
+
+// Writes a zip archive of stored entries, each one's data at a multiple of 64 bytes, as torch
+// aligns them for programs that map the file.
+class ZipWriter {
+ public:
+  void add(std::string_view name, std::string_view data) {
+    const std::size_t local = bytes_.size();
+    std::string fields;
+    fields.append(6, '\0');  // flags, stored, time
+    // 1980-01-01, so that equal vectors make equal files
+    append_number<std::uint16_t>(fields, 0x21);
+    append_number(fields, checksum(data));
+    append_number(fields, static_cast<std::uint32_t>(data.size()));
+    append_number(fields, static_cast<std::uint32_t>(data.size()));
+    append_number(fields, static_cast<std::uint16_t>(name.size()));
+
+    bytes_ += "PK\x03\x04";
+    append_number(bytes_, kVersion);
+    bytes_ += fields;
+    const std::size_t extra = padding(bytes_.size() + sizeof(std::uint16_t) + name.size());
+    append_number(bytes_, static_cast<std::uint16_t>(extra));
+    bytes_ += name;
+    bytes_ += "FB";  // torch's identifier for padding
+    append_number(bytes_, static_cast<std::uint16_t>(extra - kExtraHeader));
+    bytes_.append(extra - kExtraHeader, 'Z');
+    bytes_ += data;
+
+    directory_ += "PK\x01\x02";
+    append_number(directory_, kVersion);  // made by
+    append_number(directory_, kVersion);  // needed
+    directory_ += fields;
+    directory_.append(12, '\0');  // extra, comment, disk, internal and external attributes
+    append_number(directory_, static_cast<std::uint32_t>(local));
+    directory_ += name;
+    ++entries_;
+  }
+
+  std::string finish() {
+    if (bytes_.size() + directory_.size() > std::numeric_limits<std::uint32_t>::max()) {
+      throw BugError(fmt::format("a vector file of {} bytes", bytes_.size()));
+    }
+    const std::size_t directory = bytes_.size();
+    bytes_ += directory_;
+    bytes_ += "PK\x05\x06";
+    append_number<std::uint32_t>(bytes_, 0);  // disks
+    append_number(bytes_, entries_);
+    append_number(bytes_, entries_);
+    append_number(bytes_, static_cast<std::uint32_t>(directory_.size()));
+    append_number(bytes_, static_cast<std::uint32_t>(directory));
+    append_number<std::uint16_t>(bytes_, 0);  // comment
+    return std::move(bytes_);
+  }
+
+ private:
+  static constexpr std::uint16_t kVersion = 20;  // 2.0 of the zip format
+  static constexpr std::size_t kExtraHeader = 4;
+
+  // Returns the bytes of the extra field at `position` that makes it end at a multiple of 64.
+  static std::size_t padding(std::size_t position) {
+    constexpr std::size_t kAlignment = 64;
+    const std::size_t end = (position + kExtraHeader + kAlignment - 1) / kAlignment * kAlignment;
+    return end - position;
+  }
+
+  std::string bytes_;
+  std::string directory_;
+  std::uint16_t entries_ = 0;
+};
+
+std::vector<std::byte> archive(const std::string& pickle, std::span<const float> vector) {
+  ZipWriter zip;
+  zip.add("archive/data.pkl", pickle);
+  zip.add("archive/byteorder", "little");
+  zip.add("archive/data/0", {reinterpret_cast<const char*>(vector.data()), vector.size_bytes()});
+  zip.add("archive/version", "3\n");
+  const std::string bytes = zip.finish();
+  const auto* begin = reinterpret_cast<const std::byte*>(bytes.data());
+  return {begin, begin + bytes.size()};
+}
+
+// One float32 tensor [D] on the CPU, the form of the vectors that the authors of BiPO published.
+std::vector<std::byte> torch_vector_file(std::span<const float> vector) {
+  PickleWriter pickle;
+  write_tensor(pickle, static_cast<std::int64_t>(vector.size()));
+  return archive(pickle.finish(), vector);
+}
+
+// The file that `lm_eval --model steered` reads by steer_path (EleutherAI/lm-evaluation-harness,
+// lm_eval/models/hf_steered.py): {"layers.L": {"steering_vector": tensor [D],
+// "steering_coefficient": m, "action": "add", "bias": None, "head_index": None}}.  It adds m times
+// the vector to the output of that module of model.base_model at every position.
+std::vector<std::byte> lm_eval_file(std::span<const float> vector, std::int64_t layer,
+                                    double multiplier) {
+  PickleWriter pickle;
+  pickle.empty_dictionary();
+  pickle.mark();
+  pickle.text(fmt::format("layers.{}", layer));
+  pickle.empty_dictionary();
+  pickle.mark();
+  pickle.text("steering_vector");
+  write_tensor(pickle, static_cast<std::int64_t>(vector.size()));
+  pickle.text("steering_coefficient");
+  pickle.real(multiplier);
+  pickle.text("action");
+  pickle.text("add");
+  pickle.text("bias");
+  pickle.none();
+  pickle.text("head_index");
+  pickle.none();
+  pickle.set_items_from_mark();
+  pickle.set_items_from_mark();
+  return archive(pickle.finish(), vector);
+}
+
 std::vector<float> scaled(const std::vector<float>& values, double multiplier) {
   std::vector<float> result;
   for (const float value : values) {
     result.push_back(static_cast<float>(multiplier * static_cast<double>(value)));
     if (!std::isfinite(result.back())) {
-      throw UserError(fmt::format(
-          "multiplier {} times {} is more than float32 can hold; give a smaller --multiplier",
-          multiplier, value));
+      throw UserError(
+          fmt::format("multiplier {} times {} exceeds float32; give a smaller --multiplier",
+                      multiplier, value));
     }
   }
   return result;
@@ -75,7 +266,7 @@ std::vector<std::byte> safetensors_file(const StoredVector& vector, double multi
   return with_numbers(head + json, values);
 }
 
-// A GGUF file of version 3.
+// Writes the head of a GGUF file of version 3.
 class GgufHead {
  public:
   void add_text(std::string_view key, std::string_view value) {
@@ -88,7 +279,7 @@ class GgufHead {
     append_number<std::uint32_t>(bytes_, 4);  // uint32
     append_number(bytes_, value);
   }
-  // A 1-D float32 tensor at the beginning of the data.
+  // Adds a 1-D float32 tensor at the beginning of the data.
   void add_vector(std::string_view name, std::uint64_t length) {
     append_text(name);
     append_number<std::uint32_t>(bytes_, 1);  // dimensions
@@ -102,7 +293,7 @@ class GgufHead {
     append_number(head, tensors);
     append_number(head, keys);
     head += bytes_;
-    align(head, 32, '\0');  // where the data begin, unless a key says otherwise
+    align(head, 32, '\0');  // the data begin here, as no key says otherwise
     return head;
   }
 
@@ -115,7 +306,7 @@ class GgufHead {
   std::string bytes_;
 };
 
-// The directory's name, which is what tells models apart; in UTF-8, as the format wants it.
+// Returns the directory's name, which identifies the model, in UTF-8 as the format requires.
 std::string model_hint(const StoredVector& vector) {
   const std::filesystem::path path = std::filesystem::path(vector.model).lexically_normal();
   const std::string name = (path.has_filename() ? path : path.parent_path()).filename().string();
@@ -133,7 +324,8 @@ std::vector<std::byte> gguf_file(const StoredVector& vector, std::span<const flo
   GgufHead head;
   head.add_text("general.architecture", "controlvector");
   head.add_text("controlvector.model_hint", model_hint(vector));
-  head.add_count("controlvector.layer_count", 1);  // directions in the file, as others write it
+  head.add_count("controlvector.layer_count",
+                 1);  // directions in the file, as other programs count
   head.add_vector(fmt::format("direction.{}", vector.layer), values.size());
   return with_numbers(head.finish(/*tensors=*/1, /*keys=*/3), values);
 }

@@ -9,12 +9,12 @@
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
-#include "experiments/files/printable_text.hpp"
+#include "experiments/formats/binary_format.hpp"
 
 namespace bipo {
 namespace {
 
-// What torch.save writes for a vector takes 300 bytes and 30 values.
+// torch.save writes about 300 bytes and 30 values for a vector.
 constexpr std::size_t kMostBytes = std::size_t{1} << 20;
 constexpr std::size_t kMostValues = 65536;
 
@@ -22,12 +22,12 @@ constexpr std::string_view kRebuildTensor = "torch._utils._rebuild_tensor_v2";
 constexpr std::string_view kRebuildParameter = "torch._utils._rebuild_parameter";
 constexpr std::string_view kOrderedDict = "collections.OrderedDict";
 
-// The only names that a pickle may mention; none of them is called, each stands for what it makes.
+// The only names that a pickle may mention.  None is called; each stands for its result.
 constexpr std::string_view kGlobals[] = {
     kRebuildTensor,        kRebuildParameter,   kOrderedDict,           "torch.FloatStorage",
     "torch.DoubleStorage", "torch.HalfStorage", "torch.BFloat16Storage"};
 
-// Of Python's pickletools.
+// As in Python's pickletools.
 enum Opcode : std::uint8_t {
   kMark = '(',
   kStop = '.',
@@ -65,15 +65,10 @@ enum Opcode : std::uint8_t {
   kFrame = 0x95,
 };
 
-struct CodeOpcode {
-  std::uint8_t code;
-  const char* name;
-};
-
-// Those by which a pickle builds objects of any class, each by running code.
-constexpr CodeOpcode kCodeOpcodes[] = {{'b', "BUILD"},   {'i', "INST"},      {'o', "OBJ"},
-                                       {0x81, "NEWOBJ"}, {0x82, "EXT1"},     {0x83, "EXT2"},
-                                       {0x84, "EXT4"},   {0x92, "NEWOBJ_EX"}};
+// Opcodes that build objects of any class by running code.
+constexpr std::pair<std::uint8_t, const char*> kCodeOpcodes[] = {
+    {'b', "BUILD"}, {'i', "INST"},  {'o', "OBJ"},   {0x81, "NEWOBJ"},
+    {0x82, "EXT1"}, {0x83, "EXT2"}, {0x84, "EXT4"}, {0x92, "NEWOBJ_EX"}};
 
 class Interpreter {
  public:
@@ -106,7 +101,7 @@ class Interpreter {
 
   [[noreturn]] void refuse_code(const std::string& what) const {
     throw UserError(
-        fmt::format("{}: a pickle with code in it: it {}; nothing of it was run, and only plain "
+        fmt::format("{}: a pickle with code in it: it {}; no code was run, and only plain "
                     "tensors are read; do not load it elsewhere",
                     name_, what));
   }
@@ -122,18 +117,12 @@ class Interpreter {
 
   std::uint8_t byte() { return static_cast<std::uint8_t>(take(1)[0]); }
 
-  // Little-endian, as this machine is.
   template <typename Number>
   Number number() {
-    Number value{};
-    std::memcpy(&value, take(sizeof(value)).data(), sizeof(value));
-    return value;
+    return number_at<Number>(take(sizeof(Number)), 0);
   }
 
-  std::string text(std::size_t count) {
-    const auto taken = take(count);
-    return {reinterpret_cast<const char*>(taken.data()), taken.size()};
-  }
+  std::string text(std::size_t count) { return std::string(text_of(take(count))); }
 
   std::string line() {
     const auto rest = bytes_.subspan(position_);
@@ -163,12 +152,12 @@ class Interpreter {
     items_ += more;
   }
 
-  // Above the last mark.
+  // Returns the number of values above the last mark.
   std::size_t available() const { return stack_.size() - (marks_.empty() ? 0 : marks_.back()); }
 
   PickleIndex top() const {
     if (available() == 0) {
-      refuse("takes a value where there is none");
+      refuse("takes a value that is missing");
     }
     return stack_.back();
   }
@@ -181,7 +170,7 @@ class Interpreter {
 
   std::vector<PickleIndex> pop_last(std::size_t count) {
     if (available() < count) {
-      refuse("takes a value where there is none");
+      refuse("takes a value that is missing");
     }
     const std::vector<PickleIndex> items(stack_.end() - static_cast<std::ptrdiff_t>(count),
                                          stack_.end());
@@ -191,21 +180,17 @@ class Interpreter {
 
   std::vector<PickleIndex> pop_to_mark() {
     if (marks_.empty()) {
-      refuse("goes back to a mark where there is none");
+      refuse("returns to a mark that is missing");
     }
     std::vector<PickleIndex> items = pop_last(available());
     marks_.pop_back();
     return items;
   }
 
-  void push_tuple(std::vector<PickleIndex> items) {
-    push(PickleKind::kTuple, 0, {}, std::move(items));
-  }
-
   void extend(PickleKind kind, const std::vector<PickleIndex>& items) {
     PickleValue& target = at(top());
     if (target.kind != kind || (kind == PickleKind::kDictionary && items.size() % 2 != 0)) {
-      refuse("adds to something that is no list or dictionary");
+      refuse("adds to something that is not a list or dictionary");
     }
     count_items(items.size());
     target.items.insert(target.items.end(), items.begin(), items.end());
@@ -243,7 +228,7 @@ class Interpreter {
     const PickleValue& module = at(names[0]);
     const PickleValue& global_name = at(names[1]);
     if (module.kind != PickleKind::kText || global_name.kind != PickleKind::kText) {
-      refuse("names a global by something that is no text");
+      refuse("names a global by something that is not a text");
     }
     push_global(std::string(module.text), std::string(global_name.text));
   }
@@ -252,10 +237,10 @@ class Interpreter {
     const PickleIndex arguments_index = pop();
     const PickleValue& function = at(pop());
     if (function.kind != PickleKind::kGlobal) {
-      refuse("calls something that is no function");
+      refuse("calls something that is not a function");
     }
     if (at(arguments_index).kind != PickleKind::kTuple) {
-      refuse("calls a function with something that is no tuple");
+      refuse("calls a function with something that is not a tuple");
     }
     const std::vector<PickleIndex>& arguments = at(arguments_index).items;
     if (function.text == kOrderedDict && arguments.empty()) {
@@ -275,7 +260,7 @@ class Interpreter {
   void get(std::uint32_t slot) {
     const auto found = memo_.find(slot);
     if (found == memo_.end()) {
-      refuse(fmt::format("uses value {} before it is there", slot));
+      refuse(fmt::format("uses value {} before it is defined", slot));
     }
     stack_.push_back(found->second);
   }
@@ -299,20 +284,21 @@ class Interpreter {
       case kLong1:
         return push_large_or_integer();
       case kBinFloat:
-        take(sizeof(double));  // no reader asks for its value
+        take(sizeof(double));  // its value is not needed
         return push(PickleKind::kReal);
       case kBinUnicode:
         return push(PickleKind::kText, 0, text(number<std::uint32_t>()));
       case kShortBinUnicode:
         return push(PickleKind::kText, 0, text(byte()));
       case kEmptyTuple:
-        return push_tuple({});
+        return push(PickleKind::kTuple);
       case kTuple1:
       case kTuple2:
       case kTuple3:
-        return push_tuple(pop_last(static_cast<std::size_t>(opcode - kTuple1 + 1)));
+        return push(PickleKind::kTuple, 0, {},
+                    pop_last(static_cast<std::size_t>(opcode - kTuple1 + 1)));
       case kTuple:
-        return push_tuple(pop_to_mark());
+        return push(PickleKind::kTuple, 0, {}, pop_to_mark());
       case kEmptyList:
         return push(PickleKind::kList);
       case kAppend:
@@ -349,7 +335,7 @@ class Interpreter {
       case kBinPersId: {
         const PickleIndex tuple = pop();
         if (at(tuple).kind != PickleKind::kTuple) {
-          refuse("names a storage by something that is no tuple");
+          refuse("names a storage by something that is not a tuple");
         }
         return push(PickleKind::kStorage, 0, {}, at(tuple).items);
       }
@@ -359,12 +345,13 @@ class Interpreter {
   }
 
   [[noreturn]] void refuse_opcode(std::uint8_t opcode) const {
-    for (const CodeOpcode& known : kCodeOpcodes) {
-      if (known.code == opcode) {
-        refuse_code(fmt::format("uses the opcode {}", known.name));
+    for (const auto& [code, known] : kCodeOpcodes) {
+      if (code == opcode) {
+        refuse_code(fmt::format("uses the opcode {}", known));
       }
     }
-    refuse(fmt::format("uses the opcode {:#04x}, which torch.save needs for no tensor", opcode));
+    refuse(
+        fmt::format("uses the opcode {:#04x}, which torch.save never needs for a tensor", opcode));
   }
 
   std::span<const std::byte> bytes_;

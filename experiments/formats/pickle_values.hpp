@@ -1,5 +1,5 @@
-// Reads the pickles that torch.save writes, from files that are not trusted, and runs nothing: a
-// fixed set of opcodes builds plain values, everything else is refused.
+// Reads the pickles that torch.save writes, from untrusted files, and runs no code: a fixed set of
+// opcodes builds plain values, and everything else is refused.
 #pragma once
 
 #include <cstddef>
@@ -25,10 +25,10 @@ enum class PickleKind {
   kTensor,
 };
 
-// Of Pickle::values.
+// An index in Pickle::values.
 using PickleIndex = std::uint32_t;
 
-// The lengths of all PickleValue::items: a file's few bytes can have one list copied many times.
+// Limits the sum of all PickleValue::items: a few bytes of a file can copy one list many times.
 inline constexpr std::size_t kMostPickleItems = 65536;
 
 struct PickleValue {
@@ -46,17 +46,17 @@ struct PickleValue {
 struct Pickle {
   std::vector<PickleValue> values;
   PickleIndex root = 0;
-  std::size_t bytes = 0;  // of the file that it takes
+  std::size_t bytes = 0;  // its length in the file
 
   const PickleValue& operator[](PickleIndex index) const { return values[index]; }
 };
 
-// The pickle that begins with `bytes`, which may go on after it; `name` stands for the file in
-// messages.  An nn.Parameter is its tensor.  A list that holds itself is possible: whoever walks
-// through values must bound the depth.  Throws UserError, naming the place, for an end before STOP,
-// for other opcodes and globals than torch.save needs for tensors of floating-point numbers, for
-// operands of a wrong kind, and for more than 1 MiB, 65536 values, or kMostPickleItems items in all
-// values together.
+// Reads the pickle at the beginning of `bytes`, which may continue after it; `name` names the file
+// in messages.  An nn.Parameter becomes its tensor.  A list may contain itself: callers that walk
+// through values must limit the depth.  Throws UserError, naming the position, for an end before
+// STOP, for opcodes and globals that torch.save does not need for tensors of floating-point
+// numbers, for operands of a wrong kind, and for more than 1 MiB, 65536 values, or kMostPickleItems
+// items.
 Pickle read_pickle(std::span<const std::byte> bytes, const std::string& name);
 
 }  // namespace bipo

@@ -4,18 +4,17 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "collectives/foundation/errors.hpp"
-#include "experiments/files/printable_text.hpp"
+#include "experiments/formats/binary_format.hpp"
 
 namespace bipo {
 namespace {
 
-// Sizes and places of fields are those of the ZIP format's description (PKWARE APPNOTE 4.3).
+// Sizes and offsets of fields follow the description of the ZIP format (PKWARE APPNOTE 4.3).
 constexpr std::uint32_t kLocalSignature = 0x04034b50;
 constexpr std::uint32_t kDirectorySignature = 0x02014b50;
 constexpr std::uint32_t kEndSignature = 0x06054b50;
@@ -24,7 +23,7 @@ constexpr std::size_t kDirectoryBytes = 46;
 constexpr std::size_t kEndBytes = 22;
 constexpr std::size_t kLongestComment = 65535;
 constexpr std::uint16_t kEncrypted = 1;
-constexpr std::uint32_t kElsewhere = 0xffffffff;  // the value stands in a ZIP64 record
+constexpr std::uint32_t kElsewhere = 0xffffffff;  // the value is in a ZIP64 record
 
 class ZipReader {
  public:
@@ -49,7 +48,7 @@ class ZipReader {
       position = read_entry(position, directory + directory_bytes);
     }
     if (position != std::size_t{directory} + directory_bytes) {
-      refuse("has a directory of another length than it says");
+      refuse("has a directory whose length is not the recorded one");
     }
     require_no_overlap();
     return std::move(entries_);
@@ -62,19 +61,16 @@ class ZipReader {
                     name_, what));
   }
 
-  // The caller has seen that it lies within the file.
   template <typename Number>
   Number field(std::size_t position) const {
-    Number value{};
-    std::memcpy(&value, bytes_.data() + position, sizeof(value));
-    return value;
+    return number_at<Number>(bytes_, position);
   }
 
   std::string_view text(std::size_t position, std::size_t size) const {
-    return {reinterpret_cast<const char*>(bytes_.data() + position), size};
+    return text_of(bytes_.subspan(position, size));
   }
 
-  // A comment may follow, which nothing but its length tells from the end record.
+  // Searches backwards: a comment of any text may follow the end record, which has its length.
   std::size_t find_end() const {
     if (bytes_.size() >= kEndBytes) {
       const std::size_t last = bytes_.size() - kEndBytes;
@@ -89,7 +85,7 @@ class ZipReader {
     refuse("has no directory at its end: it was cut short");
   }
 
-  // Returns where the next one begins; `limit` is the end of the directory.
+  // Returns where the next entry begins; `limit`: the end of the directory.
   std::size_t read_entry(std::size_t position, std::size_t limit) {
     if (limit - position < kDirectoryBytes ||
         field<std::uint32_t>(position) != kDirectorySignature) {
@@ -156,12 +152,8 @@ class ZipReader {
 }  // namespace
 
 bool is_zip(std::span<const std::byte> bytes) {
-  std::uint32_t signature = 0;
-  if (bytes.size() < sizeof(signature)) {
-    return false;
-  }
-  std::memcpy(&signature, bytes.data(), sizeof(signature));
-  return signature == kLocalSignature;
+  return bytes.size() >= sizeof(kLocalSignature) &&
+         number_at<std::uint32_t>(bytes, 0) == kLocalSignature;
 }
 
 std::map<std::string, std::span<const std::byte>> read_stored_zip(std::span<const std::byte> bytes,

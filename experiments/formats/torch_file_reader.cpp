@@ -5,11 +5,10 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <string_view>
 
 #include "collectives/foundation/errors.hpp"
-#include "experiments/files/printable_text.hpp"
+#include "experiments/formats/binary_format.hpp"
 #include "experiments/formats/pickle_values.hpp"
 #include "experiments/formats/stored_zip.hpp"
 #include "trainer/model/gguf/block_quantization.hpp"
@@ -19,14 +18,13 @@ namespace {
 
 using Bytes = std::span<const std::byte>;
 
-// PROTO 2, LONG1 of 10 bytes: 0x1950a86a20f9469cfc6c, the number that torch.save puts first in
-// files of the form before torch 1.6.
+// 0x1950a86a20f9469cfc6c, with which torch.save began files before torch 1.6.
 constexpr std::string_view kLegacyMagic = "\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
 constexpr std::int64_t kLegacyProtocol = 1001;
 
 struct NumberType {
   std::string_view storage;
-  GgmlType type;  // of those that have no float64
+  GgmlType type;  // GGML has no float64
   std::int64_t bytes;
   bool is_double = false;
 };
@@ -51,7 +49,7 @@ struct VectorPlace {
       fmt::format("{}: {}; give a file that torch.save(vector, file) wrote", name, what));
 }
 
-// Reads what a pickle holds as the description of one vector.
+// Reads a pickle as the description of one vector.
 class VectorDescription {
  public:
   VectorDescription(const Pickle& pickle, const std::string& name) : pickle_(pickle), name_(name) {}
@@ -62,7 +60,7 @@ class VectorDescription {
       refuse(name_, "holds a dictionary, not a tensor: save the one tensor by itself");
     }
     if (root.kind != PickleKind::kTensor) {
-      refuse(name_, "holds something that is no tensor");
+      refuse(name_, "holds something other than a tensor");
     }
     // storage, offset, size, stride, requires_grad, backward_hooks, and metadata where it has some
     if (root.items.size() < 6 || root.items.size() > 7) {
@@ -86,14 +84,14 @@ class VectorDescription {
 
   std::int64_t integer(const PickleValue& value) const {
     if (value.kind != PickleKind::kInteger || value.integer < 0) {
-      refuse(name_, "a tensor with a size, stride or offset that is no number from 0 on");
+      refuse(name_, "a tensor with a size, stride or offset that is not a number from 0");
     }
     return value.integer;
   }
 
   std::vector<std::int64_t> integers(const PickleValue& value) const {
     if (value.kind != PickleKind::kTuple || value.items.size() > 8) {
-      refuse(name_, "a tensor whose shape is no tuple of at most 8 numbers");
+      refuse(name_, "a tensor whose shape is not a tuple of at most 8 numbers");
     }
     std::vector<std::int64_t> numbers;
     for (std::size_t i = 0; i < value.items.size(); ++i) {
@@ -104,7 +102,7 @@ class VectorDescription {
 
   const std::string& text(const PickleValue& value) const {
     if (value.kind != PickleKind::kText) {
-      refuse(name_, "a storage whose description is no text");
+      refuse(name_, "a storage whose description is not a text");
     }
     return value.text;
   }
@@ -165,16 +163,20 @@ class VectorDescription {
   const std::string& name_;
 };
 
-std::vector<float> decode(const VectorPlace& place, Bytes storage) {
+std::vector<float> decode(const VectorPlace& place, Bytes storage, const std::string& name) {
+  std::int64_t expected = 0;
+  if (__builtin_mul_overflow(place.elements, place.type->bytes, &expected) ||
+      static_cast<std::uint64_t>(expected) != storage.size()) {
+    refuse(name,
+           fmt::format("a storage of {} numbers with {} bytes", place.elements, storage.size()));
+  }
   std::vector<float> values(static_cast<std::size_t>(place.length));
   const BlockFormat* format = find_block_format(static_cast<std::uint32_t>(place.type->type));
   for (std::size_t i = 0; i < values.size(); ++i) {
     const std::int64_t element = place.offset + static_cast<std::int64_t>(i) * place.stride;
     const std::byte* source = storage.data() + element * place.type->bytes;
     if (place.type->is_double) {
-      double value = 0;
-      std::memcpy(&value, source, sizeof(value));
-      values[i] = static_cast<float>(value);
+      values[i] = static_cast<float>(number_at<double>({source, sizeof(double)}, 0));
     } else {
       dequantize(*format, source, {0, 1}, &values[i]);
     }
@@ -182,16 +184,13 @@ std::vector<float> decode(const VectorPlace& place, Bytes storage) {
   return values;
 }
 
-// A storage of so many bytes would be of another length than its tensor says.
-void require_size(const VectorPlace& place, std::size_t bytes, const std::string& name) {
-  std::int64_t expected = 0;
-  if (__builtin_mul_overflow(place.elements, place.type->bytes, &expected) ||
-      static_cast<std::uint64_t>(expected) != bytes) {
-    refuse(name, fmt::format("a storage of {} numbers with {} bytes", place.elements, bytes));
-  }
-}
+// A vector's description, and the storage that holds its numbers.
+struct FoundVector {
+  VectorPlace place;
+  Bytes storage;
+};
 
-std::vector<float> read_zip(Bytes bytes, const std::string& name) {
+FoundVector read_zip(Bytes bytes, const std::string& name) {
   constexpr std::string_view kPickleName = "/data.pkl";
   const auto entries = read_stored_zip(bytes, name);
   const auto main = std::find_if(entries.begin(), entries.end(), [&](const auto& entry) {
@@ -206,9 +205,7 @@ std::vector<float> read_zip(Bytes bytes, const std::string& name) {
     refuse(name, "a TorchScript archive, which holds a program");
   }
   const auto order = entries.find(prefix + "byteorder");
-  if (order != entries.end() &&
-      std::string_view(reinterpret_cast<const char*>(order->second.data()), order->second.size()) !=
-          "little") {
+  if (order != entries.end() && text_of(order->second) != "little") {
     refuse(name, "written on a big-endian machine");
   }
   const VectorPlace place = VectorDescription(read_pickle(main->second, name), name).read();
@@ -216,13 +213,12 @@ std::vector<float> read_zip(Bytes bytes, const std::string& name) {
   if (storage == entries.end()) {
     refuse(name, fmt::format("the storage {} is missing", printable(place.key)));
   }
-  require_size(place, storage->second.size(), name);
-  return decode(place, storage->second);
+  return {place, storage->second};
 }
 
-// The form before torch 1.6: pickles of a magic number, a protocol, the machine's sizes, the object
-// and the storages' keys; then each storage, its count of elements before it.
-std::vector<float> read_legacy(Bytes bytes, const std::string& name) {
+// Reads the form before torch 1.6: pickles of a magic number, a protocol, the machine's sizes, the
+// object and the storages' keys; then each storage after its count of elements.
+FoundVector read_legacy(Bytes bytes, const std::string& name) {
   std::size_t position = 0;
   const auto next = [&] {
     Pickle pickle = read_pickle(bytes.subspan(position), name);
@@ -256,16 +252,14 @@ std::vector<float> read_legacy(Bytes bytes, const std::string& name) {
     refuse(name, "its list of storages is not that of one tensor");
   }
   const Bytes rest = bytes.subspan(position);
-  std::int64_t count = 0;
-  if (rest.size() < sizeof(count)) {
+  if (rest.size() < sizeof(std::int64_t)) {
     refuse(name, "cut short before its numbers");
   }
-  std::memcpy(&count, rest.data(), sizeof(count));
+  const auto count = number_at<std::int64_t>(rest, 0);
   if (count != place.elements) {
     refuse(name, fmt::format("a storage of {} numbers that says {}", place.elements, count));
   }
-  require_size(place, rest.size() - sizeof(count), name);
-  return decode(place, rest.subspan(sizeof(count)));
+  return {place, rest.subspan(sizeof(count))};
 }
 
 }  // namespace
@@ -276,7 +270,8 @@ bool is_torch_file(Bytes bytes) {
 }
 
 std::vector<float> read_torch_vector(Bytes bytes, const std::string& name) {
-  return is_zip(bytes) ? read_zip(bytes, name) : read_legacy(bytes, name);
+  const FoundVector found = is_zip(bytes) ? read_zip(bytes, name) : read_legacy(bytes, name);
+  return decode(found.place, found.storage, name);
 }
 
 }  // namespace bipo

@@ -13,7 +13,7 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "datasets/text/data_text.hpp"
-#include "experiments/files/printable_text.hpp"
+#include "experiments/formats/binary_format.hpp"
 #include "experiments/formats/torch_file_reader.hpp"
 #include "trainer/model/files/mapped_file.hpp"
 #include "trainer/model/gguf/gguf_file.hpp"
@@ -45,16 +45,17 @@ std::string format_of(const fs::path& path) {
     return "pt";
   }
   if (begins_with(bytes, "\x89HDF\r\n\x1a\n")) {
-    throw UserError(fmt::format(
-        "{}: is an HDF5 file already; a run file is used as it is, by --vector", path.string()));
+    throw UserError(
+        fmt::format("{}: is an HDF5 file already; give a run file by --vector without importing it",
+                    path.string()));
   }
   throw UserError(fmt::format(
-      "{}: is no file of torch.save, no safetensors file and no GGUF file; --format says which it "
-      "is meant to be",
+      "{}: is not a file of torch.save, a safetensors file or a GGUF file; give --format to choose "
+      "one",
       path.string()));
 }
 
-// A number from 0 on, all of the text.
+// Returns the number from 0 that the whole text is; else nothing.
 std::optional<std::int64_t> parse_layer(std::string_view text) {
   std::int64_t layer = 0;
   const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), layer);
@@ -62,7 +63,7 @@ std::optional<std::int64_t> parse_layer(std::string_view text) {
   return is_number ? std::optional(layer) : std::nullopt;
 }
 
-// The D of a vector [D] or [1, D].
+// Returns the D of a vector [D] or [1, D]; nothing for other shapes.
 std::optional<std::int64_t> vector_length(const std::vector<std::int64_t>& shape) {
   const bool is_row = shape.size() == 2 && shape[0] == 1;
   if ((shape.size() != 1 && !is_row) || shape.back() < 1 || shape.back() > kLargestHidden) {
@@ -83,8 +84,7 @@ VectorFile read_safetensors(const fs::path& path) {
   const SafetensorsFile file(path);
   if (file.entries().size() != 1) {
     throw UserError(
-        fmt::format("{}: holds {} tensors; a file with one steering vector and nothing else is "
-                    "read",
+        fmt::format("{}: holds {} tensors; it must hold one steering vector and nothing else",
                     path.string(), file.entries().size()));
   }
   const auto& [name, entry] = *file.entries().begin();
@@ -119,7 +119,7 @@ Directions find_directions(const GgufFile& file) {
   const GgufValue* architecture = file.find_value("general.architecture");
   if (architecture == nullptr || architecture->text() != "controlvector") {
     throw UserError(
-        fmt::format("{}: is no control vector: its general.architecture is not controlvector",
+        fmt::format("{}: is not a control vector: its general.architecture is not controlvector",
                     file.path().string()));
   }
   Directions directions;
@@ -129,8 +129,7 @@ Directions find_directions(const GgufFile& file) {
                            : std::nullopt;
     if (!layer || !directions.emplace(*layer, &tensor).second) {
       throw UserError(
-          fmt::format("{}: tensor {} is no direction.L of a control vector, or one of a layer that "
-                      "another has",
+          fmt::format("{}: tensor {} is not a direction.L of a control vector, or repeats a layer",
                       file.path().string(), printable(name)));
     }
   }
@@ -214,8 +213,8 @@ VectorFile read_vector_file(const fs::path& path, const std::string& format,
   require_text(vector.model, fmt::format("{}: the model's name in it", path.string()));
   if (layer && vector.layer && *layer != *vector.layer) {
     throw UserError(
-        fmt::format("{}: says that its vector is of layer {}, --layer {}; leave --layer "
-                    "out, or give the right file",
+        fmt::format("{}: its vector is of layer {}, --layer {} is given; omit --layer, or give the "
+                    "right file",
                     path.string(), *vector.layer, *layer));
   }
   const auto bad = std::find_if(vector.value.begin(), vector.value.end(),

@@ -4,11 +4,10 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <nlohmann/json.hpp>
-#include <string_view>
+#include <span>
 
 #include "collectives/foundation/errors.hpp"
 
@@ -62,12 +61,7 @@ void RowFile::append(const std::string& rows) {
           fmt::format("{}: {} failed: {}", path_.string(), call, std::strerror(errno)));
     }
   };
-  std::string_view rest = rows;
-  while (!rest.empty()) {
-    const ssize_t written = ::write(file_.get(), rest.data(), rest.size());
-    require(written >= 0 || errno == EINTR, "write");
-    rest.remove_prefix(static_cast<std::size_t>(std::max<ssize_t>(written, 0)));
-  }
+  require(write_all(file_, std::as_bytes(std::span(rows))), "write");
   // Pipes and terminals cannot be synced.
   require(::fsync(file_.get()) == 0 || errno == EINVAL || errno == EROFS, "fsync");
 }

@@ -4,7 +4,7 @@
 
 #include <iostream>
 
-#include "experiments/files/utc_time.hpp"
+#include "experiments/files/process_identity.hpp"
 
 namespace bipo {
 

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "experiments/runs/stored_vector.hpp"
+#include "experiments/runs/run_file.hpp"
 #include "experiments/settings/settings.hpp"
 #include "trainer/model/model_files.hpp"
 #include "trainer/passes/steering.hpp"

@@ -1,4 +1,4 @@
-// A run file as text for a terminal.
+// Prints a run file as text for a terminal.
 #include "experiments/runs/inspect.hpp"
 
 #include <fmt/format.h>
@@ -27,7 +27,7 @@ std::vector<std::size_t> column_widths(const TextTable& table) {
   return widths;
 }
 
-// Right-aligned, so that digits stand under digits.
+// Right-aligned, so that digits are in columns.
 void print_table(std::ostream& out, const TextTable& table) {
   const std::vector<std::size_t> widths = column_widths(table);
   for (const auto& row : table) {
@@ -48,14 +48,13 @@ std::size_t name_width(const Settings& settings) {
   return width;
 }
 
-void print_settings(std::ostream& out, const Settings& settings) {
-  const std::size_t width = name_width(settings);
+void print_settings(std::ostream& out, const Settings& settings, std::size_t width) {
   for (const auto& [name, value] : settings) {
     out << fmt::format("  {:<{}}  {}\n", name, width, value);
   }
 }
 
-// Short values side by side, filled down the left column first; a long one gets a line of its own.
+// Prints short values in two columns, the left one first, and long values below them.
 void print_settings_in_two_columns(std::ostream& out, const Settings& settings) {
   constexpr std::size_t kShortValue = 24;
   Settings beside;
@@ -75,13 +74,10 @@ void print_settings_in_two_columns(std::ostream& out, const Settings& settings) 
       out << fmt::format("  {:<{}}  {}\n", name, width, value);
     }
   }
-  for (const auto& [name, value] : below) {
-    out << fmt::format("  {:<{}}  {}\n", name, width, value);
-  }
+  print_settings(out, below, width);
 }
 
-// Control characters of a text that came from a file must not steer the terminal: JSON escapes
-// them.
+// Escapes as JSON the control characters of a text from a file, which must not reach the terminal.
 std::string printable(const std::string& text) {
   const std::string quoted =
       nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
@@ -108,15 +104,16 @@ std::string percent(double share) {
 }
 
 void print_run_attributes(std::ostream& out, const RunAttributes& run) {
-  print_settings(out, {{"model", printable(run.model)},
-                       {"layer", fmt::format("{} (hidden size {})", run.layer, run.hidden_size)},
-                       {"status", to_string(run.status)},
-                       {"created", printable(run.created_utc)},
-                       {"program", printable(fmt::format("bipo-dist {} ({})", run.program_version,
-                                                         run.git_commit))},
-                       {"ranks", fmt::format("{} = dp {} x tp {}", run.world_size, run.dp, run.tp)},
-                       {"backend", printable(fmt::format("{}, {}", run.backend, run.dtype))},
-                       {"hosts", printable(run.hosts)}});
+  const Settings settings = {
+      {"model", printable(run.model)},
+      {"layer", fmt::format("{} (hidden size {})", run.layer, run.hidden_size)},
+      {"status", to_string(run.status)},
+      {"created", printable(run.created_utc)},
+      {"program", printable(fmt::format("bipo-dist {} ({})", run.program_version, run.git_commit))},
+      {"ranks", fmt::format("{} = dp {} x tp {}", run.world_size, run.dp, run.tp)},
+      {"backend", printable(fmt::format("{}, {}", run.backend, run.dtype))},
+      {"hosts", printable(run.hosts)}};
+  print_settings(out, settings, name_width(settings));
 }
 
 std::string rate(double tokens, double seconds) {
@@ -138,7 +135,7 @@ void print_progress(std::ostream& out, const RunRecord& record) {
       {"time in steps", fmt::format("{:.1f} s", seconds)},
       {"tokens/s", rate(tokens, seconds)},
   };
-  print_settings(out, settings);
+  print_settings(out, settings, name_width(settings));
 }
 
 std::vector<std::string> step_cells(const StepRow& row) {
@@ -148,54 +145,47 @@ std::vector<std::string> step_cells(const StepRow& row) {
           fmt::format("{:.4f}", row.grad_norm), fmt::format("{:.4f}", row.vector_norm)};
 }
 
-// A direction that was extracted is complete without any step.
-void print_none(std::ostream& out, const RunRecord& record) {
-  out << (record.attributes.status == RunStatus::kComplete ? "  none\n" : "  none yet\n");
+// Prints the rows below the headings; an extracted direction is complete without any.
+void print_rows(std::ostream& out, const TextTable& table, RunStatus status) {
+  if (table.size() > 1) {
+    print_table(out, table);
+  } else {
+    out << (status == RunStatus::kComplete ? "  none\n" : "  none yet\n");
+  }
 }
 
-void print_first_and_last_step(std::ostream& out, const RunRecord& record) {
-  const std::vector<StepRow>& steps = record.steps;
-  if (steps.empty()) {
-    print_none(out, record);
-    return;
+TextTable first_and_last_step(const std::vector<StepRow>& steps) {
+  TextTable table = {{"step", "epoch", "lr", "loss", "margin", "accuracy", "grad norm", "|v|"}};
+  if (!steps.empty()) {
+    table.push_back(step_cells(steps.front()));
   }
-  TextTable table = {{"step", "epoch", "lr", "loss", "margin", "accuracy", "grad norm", "|v|"},
-                     step_cells(steps.front())};
   if (steps.size() > 1) {
     table.push_back(step_cells(steps.back()));
   }
-  print_table(out, table);
+  return table;
 }
 
-void print_vectors(std::ostream& out, const RunRecord& record) {
-  if (record.vectors.empty()) {
-    print_none(out, record);
-    return;
-  }
+TextTable vector_table(const std::vector<SavedVector>& vectors) {
   TextTable table = {{"row", "epoch", "steps done", "|v|"}};
-  for (const SavedVector& saved : record.vectors) {
+  for (const SavedVector& saved : vectors) {
     table.push_back({fmt::format("{}", table.size() - 1), fmt::format("{}", saved.epoch),
                      fmt::format("{}", saved.step),
                      fmt::format("{:.4f}", vector_norm(saved.value))});
   }
-  print_table(out, table);
+  return table;
 }
 
-void print_evals(std::ostream& out, const RunRecord& record) {
-  if (record.evals.empty()) {
-    print_none(out, record);
-    return;
-  }
+TextTable held_out_table(const std::vector<EvalRow>& evals) {
   TextTable table = {{"epoch", "steps done", "multiplier", "pairs", "accuracy", "margin", "loss",
                       "chosen logp", "rejected logp"}};
-  for (const EvalRow& row : record.evals) {
+  for (const EvalRow& row : evals) {
     table.push_back({fmt::format("{}", row.epoch), fmt::format("{}", row.step),
                      fmt::format("{:g}", row.multiplier), fmt::format("{:g}", row.pairs),
                      percent(row.accuracy), fmt::format("{:.4f}", row.margin),
                      fmt::format("{:.4f}", row.loss), fmt::format("{:.3f}", row.chosen_logp),
                      fmt::format("{:.3f}", row.rejected_logp)});
   }
-  print_table(out, table);
+  return table;
 }
 
 }  // namespace
@@ -208,11 +198,11 @@ void print_run(std::ostream& out, const RunRecord& record) {
   out << "\nProgress\n";
   print_progress(out, record);
   out << "\nFirst and last step (loss and margin in nats)\n";
-  print_first_and_last_step(out, record);
+  print_rows(out, first_and_last_step(record.steps), record.attributes.status);
   out << "\nVectors\n";
-  print_vectors(out, record);
+  print_rows(out, vector_table(record.vectors), record.attributes.status);
   out << "\nHeld-out pairs (margin and loss in nats)\n";
-  print_evals(out, record);
+  print_rows(out, held_out_table(record.evals), record.attributes.status);
 }
 
 }  // namespace bipo

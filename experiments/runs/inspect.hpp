@@ -1,4 +1,4 @@
-// A run file as text for a terminal.
+// Prints a run file as text for a terminal.
 #pragma once
 
 #include <iosfwd>
@@ -7,7 +7,7 @@
 
 namespace bipo {
 
-// Prints what the run was (settings), how far it came, its losses, its vectors and its evaluations.
+// Prints the run's settings, progress, losses, vectors and evaluations.
 void print_run(std::ostream& out, const RunRecord& record);
 
 }  // namespace bipo

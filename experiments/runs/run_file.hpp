@@ -1,66 +1,76 @@
 // The run file: log, checkpoint and result of one training run in one HDF5 file.
 //
-// Every save writes a whole new file beside the old one, fsyncs it and renames it over the old, so
+// Every save writes a new file beside the old one, fsyncs it and renames it over the old one, so
 // that a reader (h5py, h5dump, pandas) finds a closed, complete file at any moment and after any
-// kill. Written by one rank; nothing here communicates.
+// kill.  One rank writes it; nothing here communicates.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "experiments/files/atomic_file.hpp"
+#include "experiments/files/job_attributes.hpp"
 #include "trainer/records/records.hpp"
 
 namespace bipo {
 
-// "running", "complete", "interrupted".
+// D: hidden size.
+
+// Returns "running", "complete" or "interrupted".
 std::string to_string(RunStatus status);
 
-struct RunAttributes {
+struct RunAttributes : JobAttributes {
   RunStatus status = RunStatus::kRunning;
-  std::string config;  // JSON object: every effective setting
-  std::string program_version;
-  std::string git_commit;
-  std::string created_utc;  // ISO 8601
-  std::string model;
   std::int64_t layer = 0;
-  std::int64_t hidden_size = 0;  // D
-  std::int64_t world_size = 0;
-  std::int64_t dp = 0;
-  std::int64_t tp = 0;
-  std::string backend;
-  std::string dtype;
-  std::string hosts;  // comma separated
 };
 
 struct RunRecord : TrainingRecord {
   RunAttributes attributes;
 };
 
-// schema_version this program writes, and the newest it reads.
+// The newest schema_version that this program reads, and the one that it writes.
 inline constexpr std::int64_t kRunFileSchema = 1;
 
-// Writes `record` to `path` atomically: temp file in the same directory (named after host and pid),
-// fsync, rename, fsync of the directory.  Throws EnvironmentError when any of it fails; the old
-// file is then left as it was and the temp file is removed.  Returns whether the file was replaced:
-// false only where `may_replace` said no.
+// Writes `record` to `path` as replace_file() does, with its errors and its result.
 bool write_run_file(const std::filesystem::path& path, const RunRecord& record,
                     const ReplaceGuard& may_replace = {});
 
-// Throws UserError for a file that is missing, is no run file, is damaged or has a newer schema
-// (naming it and what to do).
+// Throws UserError, naming the file and the remedy, for a file that is missing, damaged, not a run
+// file or of a newer schema.
 RunRecord read_run_file(const std::filesystem::path& path);
 
-// The same of the status alone.
+// Reads the status alone; throws as read_run_file() does.
 RunStatus read_run_status(const std::filesystem::path& path);
 
-// Throws UserError unless `path` can be created or replaced: its directory exists and takes a new
-// file (tried with a temp file, which is removed again), and `path` itself is no directory.
-void check_writable(const std::filesystem::path& path);
+// One vector of a run file, for the commands that use vectors.
+struct StoredVector {
+  std::vector<float> value;  // [D]
+  std::int64_t layer = 0;    // the block, from 0, to whose output it is added
+  std::int64_t step = 0;     // updates done
+  std::int32_t epoch = 0;    // from 0
+  std::string model;         // the model it was trained on, as the run file names it
+  std::string config;        // JSON object: the run's settings
+};
 
-// Removes temp files that killed writers left beside `path`: those of this host whose process is
-// gone.
-void remove_stale_temp_files(const std::filesystem::path& path);
+// Reads the vector of `epoch`, or the last one.  Throws UserError as read_run_file() does, for a
+// run without such a vector, and for a vector with numbers that are not finite.
+StoredVector read_stored_vector(const std::filesystem::path& run_file,
+                                std::optional<std::int64_t> epoch = std::nullopt);
+
+// A row of D numbers of a checkpoint, as files name it.
+struct CheckpointPart {
+  const char* name;
+  std::vector<float> Checkpoint::*member;
+  const char* units;
+};
+
+inline constexpr CheckpointPart kCheckpointParts[] = {
+    {"vector", &Checkpoint::vector, "hidden units"},
+    {"exp_avg", &Checkpoint::exp_avg, "nats per hidden unit"},
+    {"exp_avg_sq", &Checkpoint::exp_avg_sq, "nats^2 per hidden unit^2"},
+};
 
 }  // namespace bipo

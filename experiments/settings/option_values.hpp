@@ -10,7 +10,7 @@
 
 #include "datasets/text/template_date.hpp"
 #include "experiments/settings/settings.hpp"
-#include "experiments/sweeps/sweep_plan.hpp"
+#include "experiments/sweeps/sweep_axes.hpp"
 
 namespace bipo {
 

@@ -12,10 +12,9 @@
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
-#include "experiments/files/utc_time.hpp"
+#include "experiments/files/process_identity.hpp"
 #include "experiments/progress/stop_signals.hpp"
 #include "experiments/sweep_run/pack_observer.hpp"
-#include "experiments/sweeps/cell_failure.hpp"
 #include "experiments/sweeps/sweep_directory.hpp"
 #include "experiments/training/run_observer.hpp"
 #include "experiments/training/run_record.hpp"

@@ -8,8 +8,9 @@
 #include <vector>
 
 #include "experiments/progress/progress.hpp"
+#include "experiments/sweeps/sweep_directory.hpp"
 #include "experiments/sweeps/sweep_plan.hpp"
-#include "experiments/sweeps/sweep_status.hpp"
+#include "experiments/sweeps/sweep_queue.hpp"
 
 namespace bipo {
 

@@ -8,11 +8,11 @@
 #include <thread>
 #include <utility>
 
-#include "collectives/foundation/errors.hpp"
 #include "collectives/communicator.hpp"
+#include "collectives/foundation/errors.hpp"
 #include "experiments/progress/stop_signals.hpp"
 #include "experiments/sweep_run/sweep_rounds.hpp"
-#include "experiments/sweeps/cell_failure.hpp"
+#include "experiments/sweeps/sweep_directory.hpp"
 #include "experiments/sweeps/sweep_queue.hpp"
 
 namespace bipo {

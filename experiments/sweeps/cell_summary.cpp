@@ -1,23 +1,18 @@
-// The figures that tell a sweep's cells apart, one row per cell, from their run files.
+// The figures by which a sweep's cells are compared: one row per cell, from their run files.
 #include "experiments/sweeps/cell_summary.hpp"
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <set>
 #include <type_traits>
-#include <utility>
 
 namespace bipo {
 namespace {
 
 using Json = nlohmann::ordered_json;
-using hdf5::ValueColumn;
 
-// The held-out pairs at one moment of the run.
+// The figures of the held-out pairs at one step of the run.
 struct Evaluation {
   std::int32_t epoch = 0;
   AtMultipliers accuracy;
@@ -34,7 +29,7 @@ void set_at(double multiplier, double value, AtMultipliers& figure) {
   }
 }
 
-// Rows of one step stand together: one for each multiplier.
+// Rows of one step follow each other: one for each multiplier.
 std::vector<Evaluation> evaluations_of(const std::vector<EvalRow>& rows) {
   std::vector<Evaluation> evaluations;
   std::optional<std::int64_t> step;
@@ -58,7 +53,7 @@ bool is_better(const Evaluation& a, const Evaluation& b) {
   return difference > 0 || (difference == 0 && effect(a.margin) > effect(b.margin));
 }
 
-// None where no evaluation has both -1 and +1.
+// Returns nothing where no evaluation has both -1 and +1.
 std::optional<Evaluation> best_of(const std::vector<Evaluation>& evaluations) {
   std::optional<Evaluation> best;
   for (const Evaluation& evaluation : evaluations) {
@@ -70,7 +65,7 @@ std::optional<Evaluation> best_of(const std::vector<Evaluation>& evaluations) {
   return best;
 }
 
-// -1 where the run's configuration does not say.
+// Returns -1 where the run's configuration lacks a value.
 std::int64_t total_steps_of(const std::string& config) {
   const Json json = Json::parse(config, nullptr, /*allow_exceptions=*/false);
   const auto integer = [&](const char* name) {
@@ -88,96 +83,64 @@ std::int64_t total_steps_of(const std::string& config) {
   return max_steps > 0 ? std::min(max_steps, whole) : whole;
 }
 
-using Rows = std::vector<CellSummary>;
+constexpr hdf5::Part<AtMultipliers> kMultipliers[] = {{"_minus", &AtMultipliers::minus},
+                                                      {"_zero", &AtMultipliers::zero},
+                                                      {"_plus", &AtMultipliers::plus}};
 
-struct NamedColumn {
-  std::string name;
-  const char* unit;
-  const char* meaning;
-  std::function<ValueColumn(const std::string& name, const Rows& rows)> make;
-};
+hdf5::Table<CellSummary> summary_table() {
+  using Row = CellSummary;
+  return hdf5::Table<Row>("summary")
+      .column("cell", "name", "the cell, and its group in /runs", &Row::cell, &Cell::name)
+      .column("status", "name", "complete, running, interrupted, failed, missing or unreadable",
+              &Row::status)
+      .column("model", "name", "model of the sweep", &Row::cell, &Cell::model)
+      .column("data", "name", "data set of the sweep", &Row::cell, &Cell::data)
+      .column("layer", "1", "block whose output is steered, from 0", &Row::cell, &Cell::layer)
+      .column("seed", "1", "seed of shuffling and signs", &Row::cell, &Cell::seed)
+      .column("lr", "as lr_unit", "peak learning rate", &Row::cell, &Cell::lr)
+      .column("beta", "1", "beta of the objective", &Row::cell, &Cell::beta)
+      .column("sign", "name", "sign rule", &Row::cell, &Cell::sign)
+      .column("batch_size", "pairs", "pairs per optimiser step", &Row::cell, &Cell::batch_size)
+      .column("epochs", "1", "passes over the training pairs", &Row::cell, &Cell::epochs)
+      .column("steps", "1", "optimiser steps done, -1: not known", &Row::steps)
+      .column("total_steps", "1", "optimiser steps of the whole run, -1: not known",
+              &Row::total_steps)
+      .column("loss", "nats", "training loss of the last step", &Row::loss)
+      .column("vector_norm", "hidden units", "Euclidean norm of the vector after the last step",
+              &Row::vector_norm)
+      .parts<AtMultipliers>("accuracy", "share", "last evaluation of the held-out pairs",
+                            &Row::accuracy, kMultipliers)
+      .parts<AtMultipliers>("margin", "nats", "last evaluation of the held-out pairs", &Row::margin,
+                            kMultipliers)
+      .column("best_epoch", "1",
+              "epoch, from 0, of the evaluation with the largest accuracy_plus - accuracy_minus, "
+              "-1: not known",
+              &Row::best_epoch)
+      .parts<AtMultipliers>("best_accuracy", "share", "that evaluation", &Row::best_accuracy,
+                            kMultipliers)
+      .parts<AtMultipliers>("best_margin", "nats", "that evaluation", &Row::best_margin,
+                            kMultipliers)
+      .column("seconds", "s", "wall time in steps", &Row::seconds)
+      .column("tokens_per_second", "tokens/s", "tokens of all steps over that time",
+              &Row::tokens_per_second)
+      .column("failure", "text", "why the cell failed or cannot be read", &Row::failure);
+}
 
-// A column of the type that `get` returns.
-template <typename Get>
-NamedColumn named(std::string name, const char* unit, const char* meaning, Get get) {
-  const auto make = [get](const std::string& column, const Rows& rows) {
-    std::vector<std::decay_t<std::invoke_result_t<Get, const CellSummary&>>> values;
-    for (const CellSummary& row : rows) {
-      values.push_back(std::invoke(get, row));
+// Returns the settings that not all cells share: an object for each model and data set, which it
+// names.
+Json inputs_of(const Json& settings) {
+  const Json inputs = settings.value("inputs", Json());
+  return inputs.is_array() ? inputs : Json::array();
+}
+
+Json own_settings(const Json& settings, const Cell& cell) {
+  for (const Json& inputs : inputs_of(settings)) {
+    if (inputs.is_object() && inputs.value("model", Json()) == cell.model &&
+        inputs.value("data", Json()) == cell.data) {
+      return inputs;
     }
-    return ValueColumn{column, std::move(values)};
-  };
-  return {std::move(name), unit, meaning, make};
-}
-
-template <typename Value>
-NamedColumn axis(const char* name, const char* unit, const char* meaning, Value Cell::*member) {
-  return named(name, unit, meaning, [member](const CellSummary& row) { return row.cell.*member; });
-}
-
-// A column for each multiplier.
-void append_figure(const std::string& name, const char* unit, const char* meaning,
-                   AtMultipliers CellSummary::*figure, std::vector<NamedColumn>& columns) {
-  const auto at = [figure](double AtMultipliers::*multiplier) {
-    return [=](const CellSummary& row) { return row.*figure.*multiplier; };
-  };
-  columns.push_back(named(name + "_minus", unit, meaning, at(&AtMultipliers::minus)));
-  columns.push_back(named(name + "_zero", unit, meaning, at(&AtMultipliers::zero)));
-  columns.push_back(named(name + "_plus", unit, meaning, at(&AtMultipliers::plus)));
-}
-
-std::vector<NamedColumn> named_columns() {
-  std::vector<NamedColumn> columns = {
-      axis("cell", "name", "the cell, and its group in /runs", &Cell::name),
-      named("status", "name", "complete, running, interrupted, failed, missing or unreadable",
-            &CellSummary::status),
-      axis("model", "name", "model of the sweep", &Cell::model),
-      axis("data", "name", "data set of the sweep", &Cell::data),
-      axis("layer", "1", "block whose output is steered, from 0", &Cell::layer),
-      axis("seed", "1", "seed of shuffling and signs", &Cell::seed),
-      axis("lr", "as lr_unit", "peak learning rate", &Cell::lr),
-      axis("beta", "1", "beta of the objective", &Cell::beta),
-      axis("sign", "name", "sign rule", &Cell::sign),
-      axis("batch_size", "pairs", "pairs per optimiser step", &Cell::batch_size),
-      axis("epochs", "1", "passes over the training pairs", &Cell::epochs),
-      named("steps", "1", "optimiser steps done, -1: not known", &CellSummary::steps),
-      named("total_steps", "1", "optimiser steps of the whole run, -1: not known",
-            &CellSummary::total_steps),
-      named("loss", "nats", "training loss of the last step", &CellSummary::loss),
-      named("vector_norm", "hidden units", "Euclidean norm of the vector after the last step",
-            &CellSummary::vector_norm),
-  };
-  append_figure("accuracy", "share", "last evaluation of the held-out pairs",
-                &CellSummary::accuracy, columns);
-  append_figure("margin", "nats", "last evaluation of the held-out pairs", &CellSummary::margin,
-                columns);
-  columns.push_back(named("best_epoch", "1",
-                          "epoch, from 0, of the evaluation with the largest accuracy_plus - "
-                          "accuracy_minus, -1: not known",
-                          &CellSummary::best_epoch));
-  append_figure("best_accuracy", "share", "that evaluation", &CellSummary::best_accuracy, columns);
-  append_figure("best_margin", "nats", "that evaluation", &CellSummary::best_margin, columns);
-  columns.push_back(named("seconds", "s", "wall time in steps", &CellSummary::seconds));
-  columns.push_back(named("tokens_per_second", "tokens/s", "tokens of all steps over that time",
-                          &CellSummary::tokens_per_second));
-  columns.push_back(
-      named("failure", "text", "why the cell failed or cannot be read", &CellSummary::failure));
-  return columns;
-}
-
-// The settings that are not shared, as the plan groups them: one object for each model and data
-// set, which it names.
-const Json& own_settings(const Json& settings, const Cell& cell) {
-  static const Json kNone = Json::object();
-  if (!settings.contains("inputs") || !settings["inputs"].is_array()) {
-    return kNone;
   }
-  const Json& inputs = settings["inputs"];
-  const auto own = std::find_if(inputs.begin(), inputs.end(), [&](const Json& candidate) {
-    return candidate.is_object() && candidate.value("model", Json()) == cell.model &&
-           candidate.value("data", Json()) == cell.data;
-  });
-  return own == inputs.end() ? kNone : *own;
+  return Json::object();
 }
 
 std::vector<std::string> setting_names(const Json& settings) {
@@ -191,10 +154,8 @@ std::vector<std::string> setting_names(const Json& settings) {
   };
   append(settings);
   std::erase(names, "inputs");
-  if (settings.contains("inputs") && settings["inputs"].is_array()) {
-    for (const Json& inputs : settings["inputs"]) {
-      append(inputs.is_object() ? inputs : Json::object());
-    }
+  for (const Json& inputs : inputs_of(settings)) {
+    append(inputs.is_object() ? inputs : Json::object());
   }
   return names;
 }
@@ -216,23 +177,27 @@ std::string text_of(const Json& value) {
   return value.is_string() ? value.get<std::string>() : value.dump();
 }
 
-template <typename Value, typename Convert>
-ValueColumn converted(const std::string& name, const std::vector<Json>& values, Convert convert) {
-  std::vector<Value> result;
-  std::transform(values.begin(), values.end(), std::back_inserter(result), convert);
-  return {name, std::move(result)};
-}
-
-// Integers and truth values (0, 1), numbers, or texts; lists and the like as JSON.
-ValueColumn setting_column(const std::string& name, const std::vector<Json>& values) {
+// Appends a column of integers and truth values (0, 1), of numbers, or of texts, with lists and the
+// like as JSON, and one value to the settings of each row.
+void add_setting(const std::string& name, std::size_t place, const std::vector<Json>& values,
+                 hdf5::Table<CellSummary>& table, std::vector<CellSummary>& rows) {
+  const auto add = [&](const auto& convert) {
+    using Value = std::decay_t<decltype(convert(values.front()))>;
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      rows[i].settings.emplace_back(convert(values[i]));
+    }
+    table.column(
+        name, nullptr,
+        nullptr, [place](auto& row) -> auto& { return std::get<Value>(row.settings[place]); });
+  };
   if (std::all_of(values.begin(), values.end(), fits_integer)) {
-    return converted<std::int64_t>(name, values, integer_of);
+    add(integer_of);
+  } else if (std::all_of(values.begin(), values.end(),
+                         [](const Json& value) { return value.is_number(); })) {
+    add([](const Json& value) { return value.get<double>(); });
+  } else {
+    add(text_of);
   }
-  const auto is_number = [](const Json& value) { return value.is_number(); };
-  if (std::all_of(values.begin(), values.end(), is_number)) {
-    return converted<double>(name, values, [](const Json& value) { return value.get<double>(); });
-  }
-  return converted<std::string>(name, values, text_of);
 }
 
 }  // namespace
@@ -265,34 +230,23 @@ void add_run(const RunRecord& record, CellSummary& summary) {
   }
 }
 
-std::vector<ValueColumn> summary_columns(const Rows& rows, const std::string& settings_text) {
-  std::vector<ValueColumn> columns;
-  std::set<std::string> taken;
-  for (const NamedColumn& column : named_columns()) {
-    columns.push_back(column.make(column.name, rows));
-    taken.insert(column.name);
-  }
+void write_summary(const hdf5::Handle& file, std::vector<CellSummary> rows,
+                   const std::string& settings_text) {
+  hdf5::Table<CellSummary> table = summary_table();
   const Json settings = Json::parse(settings_text);
+  std::size_t place = 0;  // in the settings of a row
   for (const std::string& name : setting_names(settings)) {
-    if (taken.contains(name)) {
+    if (table.has_column(name)) {
       continue;
     }
     std::vector<Json> values;
     for (const CellSummary& row : rows) {
-      const Json& own = own_settings(settings, row.cell);
+      const Json own = own_settings(settings, row.cell);
       values.push_back(own.contains(name) ? own[name] : settings.value(name, Json()));
     }
-    columns.push_back(setting_column(name, values));
+    add_setting(name, place++, values, table, rows);
   }
-  return columns;
-}
-
-std::string summary_units() {
-  Json units;
-  for (const NamedColumn& column : named_columns()) {
-    units[column.name] = {{"unit", column.unit}, {"meaning", column.meaning}};
-  }
-  return units.dump();
+  table.write(file, rows);
 }
 
 }  // namespace bipo

@@ -1,9 +1,10 @@
-// The figures that tell a sweep's cells apart, one row per cell, from their run files.
+// The figures by which a sweep's cells are compared: one row per cell, from their run files.
 #pragma once
 
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "experiments/files/hdf5.hpp"
@@ -12,42 +13,44 @@
 
 namespace bipo {
 
+inline constexpr double kUnknownFigure = std::numeric_limits<double>::quiet_NaN();
+
 // A held-out figure at the multipliers -1, 0 and +1; NaN where it was not evaluated.
 struct AtMultipliers {
-  double minus = std::numeric_limits<double>::quiet_NaN();
-  double zero = std::numeric_limits<double>::quiet_NaN();
-  double plus = std::numeric_limits<double>::quiet_NaN();
+  double minus = kUnknownFigure;
+  double zero = kUnknownFigure;
+  double plus = kUnknownFigure;
 };
 
-// What is not known is NaN or -1.
+// Unknown figures are NaN or -1.  The table's description in cell_summary.cpp has units.
 struct CellSummary {
   Cell cell;
   std::string status;
-  std::int64_t steps = -1;                                        // done
-  std::int64_t total_steps = -1;                                  // of the whole run
-  double loss = std::numeric_limits<double>::quiet_NaN();         // nats, of the last step
-  double vector_norm = std::numeric_limits<double>::quiet_NaN();  // after it
-  AtMultipliers accuracy;                                         // of the last evaluation
+  std::int64_t steps = -1;        // done
+  std::int64_t total_steps = -1;  // of the whole run
+  double loss = kUnknownFigure;   // of the last step
+  double vector_norm = kUnknownFigure;
+  AtMultipliers accuracy;  // at the last evaluation
   AtMultipliers margin;
   std::int64_t best_epoch = -1;
-  AtMultipliers best_accuracy;  // of the best evaluation
+  AtMultipliers best_accuracy;  // at the best evaluation
   AtMultipliers best_margin;
-  double seconds = std::numeric_limits<double>::quiet_NaN();  // in steps
-  double tokens_per_second = std::numeric_limits<double>::quiet_NaN();
+  double seconds = kUnknownFigure;
+  double tokens_per_second = kUnknownFigure;
   std::string failure;  // the reason; empty: none
+
+  // One for each column of a setting; write_summary() fills it.
+  std::vector<std::variant<std::int64_t, double, std::string>> settings;
 };
 
-// Takes all but `cell`, `status` and `failure` from the run.  The best evaluation is the one with
-// the largest accuracy at +1 less that at -1; of equal ones the one with the largest difference of
-// margins, of equal ones again the earliest.
+// Takes all but `cell`, `status`, `failure` and `settings` from the run.  The best evaluation has
+// the largest difference between the accuracies at +1 and -1; ties are decided by the difference
+// between the margins, then by the earlier epoch.
 void add_run(const RunRecord& record, CellSummary& summary);
 
-// Columns of /summary: those above, then the settings, given as a JSON object, that all cells share
-// or that go with a cell's model and data set.
-std::vector<hdf5::ValueColumn> summary_columns(const std::vector<CellSummary>& rows,
-                                               const std::string& settings);
-
-// A JSON object, column -> unit and meaning, for the columns before the settings.
-std::string summary_units();
+// Writes the table /summary: the figures, then the settings, given as a JSON object, that all cells
+// share or that depend on a cell's model and data set.
+void write_summary(const hdf5::Handle& file, std::vector<CellSummary> rows,
+                   const std::string& settings);
 
 }  // namespace bipo

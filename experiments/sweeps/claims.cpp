@@ -1,4 +1,4 @@
-// Who works on what in a directory that several jobs share.
+// Records which process works on what in a directory that several jobs share.
 #include "experiments/sweeps/claims.hpp"
 
 #include <fcntl.h>
@@ -10,12 +10,12 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <charconv>
 #include <condition_variable>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <random>
+#include <span>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -23,14 +23,13 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "experiments/files/process_identity.hpp"
-#include "experiments/files/utc_time.hpp"
 
 namespace bipo {
 namespace {
 
 namespace fs = std::filesystem;
 
-// Time since 1970 by whatever clock made it.
+// Time since 1970 by the clock of the file system.
 using FileTime = std::chrono::nanoseconds;
 
 constexpr std::string_view kClaimSuffix = ".json";
@@ -48,7 +47,7 @@ struct FoundClaim {
   std::string text;
 };
 
-// What an intact claim file says.
+// The content of an intact claim file.
 struct ClaimContent {
   std::string owner;
   ProcessIdentity process;
@@ -64,23 +63,23 @@ std::string random_owner() {
   return owner;
 }
 
-// Both variants are of one length, so that one can be written over the other in place.
+// Both variants have the same length, so that one can overwrite the other in place.
 std::string claim_text(const std::string& owner, const ProcessIdentity& process,
                        const std::string& utc, bool is_released) {
-  nlohmann::ordered_json json;
-  json["owner"] = owner;
-  json["host"] = process.host;
-  json["boot_id"] = process.boot_id;
-  json["pid_namespace"] = process.pid_namespace;
-  json["pid"] = process.pid;
-  json["start_time"] = process.start_time;
-  json["utc"] = utc;
-  json["released"] = is_released;
+  const nlohmann::ordered_json json = {{"owner", owner},
+                                       {"host", process.host},
+                                       {"boot_id", process.boot_id},
+                                       {"pid_namespace", process.pid_namespace},
+                                       {"pid", process.pid},
+                                       {"start_time", process.start_time},
+                                       {"utc", utc},
+                                       {"released", is_released}};
   constexpr auto replace_bad_utf8 = nlohmann::ordered_json::error_handler_t::replace;
   return fmt::format("{}{}\n", json.dump(-1, ' ', false, replace_bad_utf8), is_released ? " " : "");
 }
 
-// None for a text that no claim has: a crash of the file system's host can leave anything.
+// Returns nothing for a text that is not a claim: a crash of the file system's host can leave
+// anything.
 std::optional<ClaimContent> parse_claim(const std::string& text) {
   try {
     const auto json = nlohmann::json::parse(text);
@@ -106,21 +105,6 @@ fs::path claim_path(const fs::path& claims, const std::string& name, std::int64_
   return claims / fmt::format("{}.{}{}", name, generation, kClaimSuffix);
 }
 
-// The generation of NAME that a file of this name holds, if any.
-std::optional<std::int64_t> generation_of(std::string_view file, const std::string& name) {
-  const std::string prefix = name + '.';
-  if (file.size() <= prefix.size() + kClaimSuffix.size() || !file.starts_with(prefix) ||
-      !file.ends_with(kClaimSuffix)) {
-    return std::nullopt;
-  }
-  file.remove_prefix(prefix.size());
-  file.remove_suffix(kClaimSuffix.size());
-  std::int64_t generation = 0;
-  const auto [stop, error] = std::from_chars(file.data(), file.data() + file.size(), generation);
-  const bool is_whole = error == std::errc() && stop == file.data() + file.size();
-  return is_whole && generation > 0 ? std::optional(generation) : std::nullopt;
-}
-
 std::vector<std::string> list_files(const fs::path& claims) {
   std::vector<std::string> files;
   std::error_code error;
@@ -134,11 +118,11 @@ std::vector<std::string> list_files(const fs::path& claims) {
   return files;
 }
 
-// Ascending.
+// In ascending order.
 std::vector<std::int64_t> list_generations(const fs::path& claims, const std::string& name) {
   std::vector<std::int64_t> generations;
   for (const std::string& file : list_files(claims)) {
-    if (const auto generation = generation_of(file, name)) {
+    if (const auto generation = number_in_name<std::int64_t>(file, name + '.', kClaimSuffix)) {
       generations.push_back(*generation);
     }
   }
@@ -152,7 +136,7 @@ FileTime modification_time(const struct stat& status) {
 }
 
 std::string read_whole(int fd, const fs::path& path) {
-  constexpr std::size_t kMostBytes = 64 * 1024;  // no claim is nearly as long
+  constexpr std::size_t kMostBytes = 64 * 1024;  // far more than any claim has
   std::string text;
   std::array<char, 4096> part{};
   while (text.size() < kMostBytes) {
@@ -168,7 +152,8 @@ std::string read_whole(int fd, const fs::path& path) {
   return text;
 }
 
-// None where the file is gone.  Opening it makes an NFS client ask the server for its age.
+// Returns nothing where the file is gone.  Opening it makes an NFS client ask the server for its
+// age.
 std::optional<FoundClaim> read_generation(const fs::path& claims, const std::string& name,
                                           std::int64_t generation) {
   const fs::path path = claim_path(claims, name, generation);
@@ -195,42 +180,22 @@ std::optional<FoundClaim> newest_claim(const fs::path& claims, const std::string
     if (auto found = read_generation(claims, name, generations.back())) {
       return found;
     }
-    // Its owner finished between the two looks.
+    // Its owner finished between the listing and the reading.
   }
 }
 
-// A file under a name that nobody else chooses, removed with the object.
-class TempFile {
- public:
-  explicit TempFile(const fs::path& claims)
-      : path_(claims / fmt::format(".{}{}", random_owner(), kTempSuffix)),
-        file_(::open(path_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666)) {}
-  TempFile(const TempFile&) = delete;
-  TempFile& operator=(const TempFile&) = delete;
-  ~TempFile() {
-    if (is_open_) {
-      ::unlink(path_.c_str());
-    }
-  }
+// A name that no other process chooses.
+fs::path temp_path(const fs::path& claims) {
+  return claims / fmt::format(".{}{}", random_owner(), kTempSuffix);
+}
 
-  bool is_open() const { return is_open_; }
-  int fd() const { return file_.get(); }
-  const fs::path& path() const { return path_; }
-  FileDescriptor give_file() { return std::move(file_); }
-
- private:
-  fs::path path_;
-  FileDescriptor file_;
-  bool is_open_ = file_.is_open();
-};
-
-// The present by the clock that dates the claims, as a file just touched shows it; this host's
-// clock where the directory takes no file.
+// Returns the present time by the clock that dates the claims, read from a file just touched; by
+// this host's clock where the directory takes no file.
 FileTime file_clock(const fs::path& claims) {
-  const TempFile probe(claims);
+  TempFile probe(temp_path(claims));
   struct stat status {};
-  const bool is_touched =
-      probe.is_open() && ::futimens(probe.fd(), nullptr) == 0 && ::fstat(probe.fd(), &status) == 0;
+  const bool is_touched = probe.file().is_open() && ::futimens(probe.file().get(), nullptr) == 0 &&
+                          ::fstat(probe.file().get(), &status) == 0;
   return is_touched ? modification_time(status)
                     : FileTime(std::chrono::system_clock::now().time_since_epoch());
 }
@@ -242,7 +207,7 @@ struct Holder {
   bool is_live = false;
 };
 
-// A date far ahead is as bad as one far back: a live owner renews by the present clock.
+// A date in the far future is as bad as an old one: a live owner renews by the present clock.
 bool is_recent(FileTime renewed, FileTime now, std::chrono::milliseconds dead_after) {
   return std::chrono::abs(now - renewed) <= dead_after;
 }
@@ -251,7 +216,7 @@ Holder find_holder(const fs::path& claims, const std::string& name, const ClaimT
   if (list_generations(claims, name).empty()) {
     return {};
   }
-  // Before the claim is read: being held up in between then makes it younger, not older.
+  // Read the clock before the claim: a delay in between then makes the claim younger, not older.
   const FileTime now = file_clock(claims);
   Holder holder;
   holder.newest = newest_claim(claims, name);
@@ -265,51 +230,47 @@ Holder find_holder(const fs::path& claims, const std::string& name, const ClaimT
   return holder;
 }
 
-void write_at_start(int fd, std::string_view text, const fs::path& path) {
-  off_t offset = 0;
-  while (!text.empty()) {
-    const ssize_t written = ::pwrite(fd, text.data(), text.size(), offset);
-    if (written < 0 && errno != EINTR) {
-      throw_failure(path, "pwrite", errno);
-    }
-    const ssize_t advance = std::max<ssize_t>(written, 0);
-    text.remove_prefix(static_cast<std::size_t>(advance));
-    offset += advance;
+void write_at_start(const FileDescriptor& file, std::string_view text, const fs::path& path) {
+  if (::lseek(file.get(), 0, SEEK_SET) != 0) {
+    throw_failure(path, "lseek", errno);
   }
-  if (::fsync(fd) != 0) {
+  if (!write_all(file, std::as_bytes(std::span(text)))) {
+    throw_failure(path, "write", errno);
+  }
+  if (::fsync(file.get()) != 0) {
     throw_failure(path, "fsync", errno);
   }
 }
 
-// An NFS server may have made the link although its answer was lost: the file's links tell.
+// An NFS server may have made the link although its answer was lost: the link count shows it.
 bool has_second_name(int fd) {
   struct stat status {};
   return ::fstat(fd, &status) == 0 && status.st_nlink == 2;
 }
 
-// Creates the file at once with its whole content; closed when another was first.
+// Creates the file with its whole content at once; returns no open file when another was first.
 FileDescriptor create_claim(const fs::path& claims, const fs::path& path, const std::string& text) {
-  TempFile temp(claims);
-  if (!temp.is_open()) {
+  TempFile temp(temp_path(claims));
+  if (!temp.file().is_open()) {
     throw_failure(temp.path(), "creating the file", errno);
   }
-  write_at_start(temp.fd(), text, temp.path());
+  write_at_start(temp.file(), text, temp.path());
   if (::link(temp.path().c_str(), path.c_str()) == 0) {
-    return temp.give_file();
+    return std::move(temp.file());
   }
   const int code = errno;
-  if (code == EEXIST && has_second_name(temp.fd())) {
-    return temp.give_file();
+  if (code == EEXIST && has_second_name(temp.file().get())) {
+    return std::move(temp.file());
   }
-  // ENOENT: somebody took the temp file for a leftover, so we were away for long.
+  // ENOENT: another process removed the temp file as a leftover, so we were suspended for long.
   if (code != EEXIST && code != ENOENT) {
     throw_failure(path, "link", code);
   }
   return {};
 }
 
-// Whether the world is still as it was when the claim below ours was judged to be dead: its owner
-// may have been followed by others, who finished and made room for a claim that lives.
+// Returns whether nothing changed since the claim below ours was found dead: others may have taken
+// over, finished and made room for a live claim in the meantime.
 bool still_follows(const fs::path& claims, const std::string& name, std::int64_t generation,
                    const std::optional<FoundClaim>& judged) {
   const auto generations = list_generations(claims, name);
@@ -329,7 +290,7 @@ void remove_file(const fs::path& path) {
   }
 }
 
-// What takers left that were killed in between.
+// Removes the temp files of takers that were killed.
 void remove_old_temps(const fs::path& claims, std::chrono::milliseconds dead_after) {
   const FileTime now = file_clock(claims);
   for (const std::string& file : list_files(claims)) {
@@ -344,11 +305,11 @@ void remove_old_temps(const fs::path& claims, std::chrono::milliseconds dead_aft
 
 void require_file_name(const std::string& name) {
   if (name.empty() || name.find('/') != std::string::npos || name.find('\0') != std::string::npos) {
-    throw BugError(fmt::format("a claim on '{}', which is no file name", name));
+    throw BugError(fmt::format("a claim on '{}', which is not a file name", name));
   }
 }
 
-// Signals are the main thread's business: what it waits in must be interrupted by them.
+// Signals must interrupt the main thread, which handles them.
 void block_signals() {
   sigset_t all;
   sigfillset(&all);
@@ -407,7 +368,7 @@ Claim::~Claim() {
   try {
     release();
   } catch (const std::exception&) {
-    // Nobody could act on it here.
+    // No caller can act on it here.
   }
 }
 
@@ -425,19 +386,19 @@ void Claim::release() {
     return;
   }
   stop_renewing();
-  write_at_start(file_.get(), released_text_, claim_path(claims_, name_, generation_));
+  write_at_start(file_, released_text_, claim_path(claims_, name_, generation_));
   is_over_ = true;
 }
 
 void Claim::finish() {
   stop_renewing();
   if (!is_mine()) {
-    // A taker that came too late may stand above ours for a moment, and withdraw: what it leaves
-    // must not look alive.
+    // A taker that came too late may have a newer generation for a moment, and withdraw: the claim
+    // that it leaves must not look alive.
     release();
     return;
   }
-  // Our own goes last, so that until then no taker finds the name free.
+  // Removes our own last, so that until then no taker finds the name free.
   for (const std::int64_t generation : list_generations(claims_, name_)) {
     if (generation <= generation_) {
       remove_file(claim_path(claims_, name_, generation));
@@ -454,7 +415,7 @@ void Claim::start_renewing() {
     std::unique_lock lock(mutex);
     std::condition_variable_any wake;
     while (!wake.wait_for(lock, stop, every, [&] { return stop.stop_requested(); })) {
-      // A failure is made good at the next tick, or the claim dies.
+      // After a failure the next renewal succeeds, or the claim expires.
       ::futimens(fd, nullptr);
     }
   });
@@ -478,11 +439,6 @@ ClaimSign read_claim(const fs::path& directory, const std::string& name, const C
 bool has_claim(const fs::path& directory, const std::string& name) {
   require_file_name(name);
   return !list_generations(claims_directory(directory), name).empty();
-}
-
-ClaimState claim_state(const fs::path& directory, const std::string& name,
-                       const ClaimTimes& times) {
-  return read_claim(directory, name, times).state;
 }
 
 }  // namespace bipo

@@ -14,13 +14,11 @@
 #include "experiments/files/atomic_file.hpp"
 #include "experiments/files/file_descriptor.hpp"
 #include "experiments/files/hdf5.hpp"
-#include "experiments/files/utc_time.hpp"
+#include "experiments/files/process_identity.hpp"
 #include "experiments/runs/run_file.hpp"
-#include "experiments/sweeps/cell_failure.hpp"
 #include "experiments/sweeps/cell_summary.hpp"
 #include "experiments/sweeps/stored_plan.hpp"
 #include "experiments/sweeps/sweep_directory.hpp"
-#include "experiments/sweeps/sweep_status.hpp"
 
 namespace bipo {
 namespace {
@@ -28,18 +26,18 @@ namespace {
 namespace fs = std::filesystem;
 using hdf5::Handle;
 
-constexpr const char* kKind = "sweep";
+constexpr hdf5::FileKind kCollectedFile = {"a collected sweep", "collect", "sweep",
+                                           kCollectedSchema,    "",        ""};
 constexpr const char* kUnreadable = "unreadable";
 
 bool is_collected_sweep(const fs::path& path) {
   const hdf5::ErrorPrintingOff quiet;
   try {
-    return hdf5::read_text_attribute(hdf5::open_file(path.string()), "kind") == kKind;
+    return hdf5::read_text_attribute(hdf5::open_file(path.string()), "kind") == kCollectedFile.kind;
   } catch (const UserError&) {
-    return false;
   } catch (const EnvironmentError&) {
-    return false;
   }
+  return false;
 }
 
 bool is_part_of_sweep(const fs::path& out, const fs::path& directory, const SweepPlan& plan) {
@@ -56,7 +54,7 @@ void check_out(const CollectRequest& request, const SweepPlan& plan) {
   check_replaceable(request.out);
   if (is_part_of_sweep(request.out, request.directory, plan)) {
     throw UserError(fmt::format(
-        "--out {}: a file of the sweep itself, which is only read here; name another", out));
+        "--out {}: a file of the sweep itself, which must not be replaced; name another", out));
   }
   if (!request.overwrite && fs::exists(request.out) && !is_collected_sweep(request.out)) {
     throw UserError(fmt::format(
@@ -66,14 +64,14 @@ void check_out(const CollectRequest& request, const SweepPlan& plan) {
   }
 }
 
-// A run file, read and open.
+// A run file, read and still open.
 struct OpenRun {
   RunRecord record;
   Handle file;
 };
 
-// A run under way replaces its file now and then: both parts are of one save only if the path named
-// one file all the time.  Holding it open keeps its number from being given to another.
+// A run under way replaces its file repeatedly: the record and the open file are of one save only
+// if the path named the same file throughout.  Holding it open keeps its inode number from reuse.
 OpenRun open_run(const fs::path& path) {
   while (true) {
     const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
@@ -84,7 +82,7 @@ OpenRun open_run(const fs::path& path) {
   }
 }
 
-// The reason without the path, which the reader knows.
+// Returns the reason without the path, which the reader knows.
 std::string reason_of(const std::exception& error, const fs::path& path) {
   const std::string_view message = error.what();
   const std::string prefix = path.string() + ": ";
@@ -98,7 +96,7 @@ void require_run_of(const Cell& cell, const RunRecord& record) {
   }
 }
 
-// `seen` is what a look at the directory gave, before the file was opened.
+// `seen`: the status found in the directory before the file was opened.
 std::string status_with_file(RunStatus status, CellStatus seen) {
   if (status == RunStatus::kComplete) {
     return to_string(CellStatus::kComplete);
@@ -121,8 +119,8 @@ std::string failure_of(const fs::path& directory, const Cell& cell) {
              : fmt::format("{} ({}, {})", failure->reason, failure->host, failure->utc);
 }
 
-// Copies the run to `runs` and takes its figures.  Throws UserError or EnvironmentError where the
-// file does not hold the cell's run, whole.
+// Copies the run to `runs` and its figures to `row`.  Throws UserError or EnvironmentError where
+// the file does not hold the complete run of the cell.
 RunStatus collect_run(const fs::path& path, const Cell& cell, const Handle& runs,
                       CellSummary& row) {
   const OpenRun run = open_run(path);
@@ -136,15 +134,14 @@ CellSummary collect_cell(const fs::path& directory, const Cell& cell, CellStatus
                          const Handle& runs) {
   CellSummary row;
   row.cell = cell;
+  row.status = kUnreadable;
   const fs::path path = run_file_path(directory, cell);
   try {
     row.status = fs::exists(path) ? status_with_file(collect_run(path, cell, runs, row), seen)
                                   : status_without_file(seen);
   } catch (const UserError& error) {
-    row.status = kUnreadable;
     row.failure = reason_of(error, path);
   } catch (const EnvironmentError& error) {
-    row.status = kUnreadable;
     row.failure = reason_of(error, path);
   }
   if (row.status == to_string(CellStatus::kFailed)) {
@@ -155,8 +152,7 @@ CellSummary collect_cell(const fs::path& directory, const Cell& cell, CellStatus
 
 void write_collected_attributes(const Handle& file, const CollectRequest& request,
                                 const std::string& plan) {
-  hdf5::write_attribute(file, "schema_version", kCollectedSchema);
-  hdf5::write_attribute(file, "kind", std::string(kKind));
+  hdf5::write_identity(file, kCollectedFile);
   hdf5::write_attribute(file, "plan", plan);
   hdf5::write_attribute(file, "program_version", request.program_version);
   hdf5::write_attribute(file, "git_commit", request.git_commit);
@@ -175,14 +171,7 @@ std::vector<CellSummary> collect_cells(const fs::path& directory, const SweepPla
   return rows;
 }
 
-void write_summary(const Handle& file, const std::vector<CellSummary>& rows,
-                   const std::string& settings) {
-  const Handle table =
-      hdf5::write_columns(file, "summary", summary_columns(rows, settings), rows.size());
-  hdf5::write_attribute(table, "units", summary_units());
-}
-
-// At most so many names, then how many more there are.
+// Lists at most kMostShown names, then the number of the others.
 std::string describe_cells(const std::vector<const CollectedCell*>& cells) {
   constexpr std::size_t kMostShown = 20;
   std::string text;
@@ -241,8 +230,8 @@ std::string describe_collection(const std::vector<CollectedCell>& cells, const f
   if (!lists.empty()) {
     text +=
         lists +
-        "not the whole sweep: `bipo-dist sweep` with the same options does what is left (failed "
-        "cells with --retry-failed); then collect again\n";
+        "not the whole sweep: run `bipo-dist sweep` with the same options for what is left (add "
+        "--retry-failed for failed cells), then collect again\n";
   }
   return text;
 }

@@ -13,31 +13,31 @@
 
 namespace bipo {
 
-// schema_version of a collected file.
+// schema_version that is written.
 inline constexpr std::int64_t kCollectedSchema = 1;
 
 struct CollectRequest {
   std::filesystem::path directory;
   std::filesystem::path out;
-  bool overwrite = false;       // `out` may be any file; otherwise only an older one of its kind
+  bool overwrite = false;       // `out` may be any file; otherwise only a collected sweep
   std::string program_version;  // for the file's attributes
   std::string git_commit;
 };
 
 struct CollectedCell {
   std::string name;
-  std::string status;  // of sweep_status.hpp, or "unreadable": its run file is damaged or foreign
-  std::string reason;  // of a failure, or why it cannot be read; else empty
+  std::string status;  // a CellStatus, or "unreadable": its run file is damaged or foreign
+  std::string reason;  // why it failed or cannot be read; else empty
 };
 
-// Writes the file, atomically, whatever state the sweep is in, and returns its cells in the plan's
-// order.  Each run is that of one save, also while the sweep goes on.  Takes memory for the new
-// file twice.  Throws UserError for a directory that is no sweep's and for an `out` that must not
-// be replaced, EnvironmentError where writing fails; an older file then stays.
+// Writes the file atomically, whatever the state of the sweep, and returns its cells in the plan's
+// order.  Each run is copied from one save, even while the sweep continues.  Needs twice the new
+// file's size of memory.  Throws UserError for a directory that is not a sweep's and for an `out`
+// that must not be replaced, EnvironmentError where writing fails; an older file then stays.
 std::vector<CollectedCell> collect_sweep(const CollectRequest& request);
 
-// What is in the file and what is missing from it, for people: cells by status, and those that are
-// not complete by name, with reasons.
+// Describes for people what the file holds and lacks: the number of cells by status, and incomplete
+// cells by name, with reasons.
 std::string describe_collection(const std::vector<CollectedCell>& cells,
                                 const std::filesystem::path& out);
 

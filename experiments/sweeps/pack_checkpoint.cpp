@@ -6,27 +6,17 @@
 #include <nlohmann/json.hpp>
 
 #include "collectives/foundation/errors.hpp"
-#include "experiments/files/atomic_file.hpp"
 #include "experiments/files/hdf5.hpp"
+#include "experiments/runs/run_file.hpp"
 
 namespace bipo {
 namespace {
 
 using hdf5::Handle;
-using hdf5::Scalar;
 
-// One of the rows of D numbers that a member's state consists of.
-struct StatePart {
-  const char* name;
-  std::vector<float> Checkpoint::*member;
-  const char* units;
-};
-
-constexpr StatePart kStateParts[] = {
-    {"vector", &Checkpoint::vector, "hidden units"},
-    {"exp_avg", &Checkpoint::exp_avg, "nats per hidden unit"},
-    {"exp_avg_sq", &Checkpoint::exp_avg_sq, "nats^2 per hidden unit^2"},
-};
+constexpr const char* kRemedy = "; remove it, and the pack's cells start again";
+constexpr hdf5::FileKind kFile = {"a pack's checkpoint", nullptr, nullptr,
+                                  kPackCheckpointSchema, kRemedy, kRemedy};
 
 void require_one_shape(const PackCheckpoint& checkpoint) {
   if (checkpoint.members.empty() || checkpoint.names.size() != checkpoint.members.size()) {
@@ -39,7 +29,7 @@ void require_one_shape(const PackCheckpoint& checkpoint) {
       throw BugError(
           fmt::format("a pack's checkpoint of the steps {} and {}", first.step, member.step));
     }
-    for (const StatePart& part : kStateParts) {
+    for (const CheckpointPart& part : kCheckpointParts) {
       if ((member.*part.member).size() != first.vector.size()) {
         throw BugError(fmt::format("a pack's checkpoint with {} of {} elements beside {}",
                                    part.name, (member.*part.member).size(), first.vector.size()));
@@ -48,26 +38,16 @@ void require_one_shape(const PackCheckpoint& checkpoint) {
   }
 }
 
-void write_state_part(const Handle& file, const StatePart& part,
-                      const std::vector<Checkpoint>& members) {
+void write_part(const Handle& file, const CheckpointPart& part,
+                const std::vector<Checkpoint>& members) {
   std::vector<float> values;
   for (const Checkpoint& member : members) {
     const std::vector<float>& row = member.*part.member;
     values.insert(values.end(), row.begin(), row.end());
   }
   const hsize_t count = members.size();
-  const Handle dataset = hdf5::write_array(file, part.name, Scalar::kFloat32,
-                                           {count, values.size() / count}, values.data());
-  hdf5::write_attribute(dataset, "units", part.units);
-  hdf5::write_attribute(dataset, "dims", "member, hidden dimension");
-}
-
-void require_readable_schema(const Handle& file) {
-  const std::int64_t schema = hdf5::read_integer_attribute(file, "schema_version");
-  if (schema != kPackCheckpointSchema) {
-    throw UserError(fmt::format("its schema_version is {}, and this program reads {}", schema,
-                                kPackCheckpointSchema));
-  }
+  hdf5::write_array(file, part.name, {count, values.size() / count}, values.data(),
+                    {part.units, "member, hidden dimension"});
 }
 
 std::vector<std::string> read_names(const Handle& file) {
@@ -76,15 +56,15 @@ std::vector<std::string> read_names(const Handle& file) {
   std::vector<std::string> result;
   for (const auto& name : names) {
     if (!name.is_string()) {
-      throw UserError("its members are no names");
+      throw UserError("its members are not names");
     }
     result.push_back(name.get<std::string>());
   }
   return result;
 }
 
-void read_state_part(const Handle& file, const StatePart& part, std::vector<Checkpoint>& members) {
-  const auto array = hdf5::read_array<float>(file, part.name, Scalar::kFloat32, 2);
+void read_part(const Handle& file, const CheckpointPart& part, std::vector<Checkpoint>& members) {
+  const auto array = hdf5::read_array<float>(file, part.name, 2);
   if (array.dims[0] != members.size()) {
     throw UserError(
         fmt::format("'{}' has {} rows for {} members", part.name, array.dims[0], members.size()));
@@ -97,13 +77,11 @@ void read_state_part(const Handle& file, const StatePart& part, std::vector<Chec
   }
 }
 
-PackCheckpoint read_checkpoint(const std::filesystem::path& path) {
-  const Handle file = hdf5::open_file(path.string());
-  require_readable_schema(file);
+PackCheckpoint read_checkpoint(const Handle& file) {
   PackCheckpoint checkpoint;
   checkpoint.names = read_names(file);
-  const auto step = hdf5::read_array<std::int64_t>(file, "step", Scalar::kInt64, 0).values[0];
-  const auto seeds = hdf5::read_array<std::uint64_t>(file, "seed", Scalar::kUint64, 1).values;
+  const auto step = hdf5::read_array<std::int64_t>(file, "step", 0).values[0];
+  const auto seeds = hdf5::read_array<std::uint64_t>(file, "seed", 1).values;
   if (step < 0 || seeds.empty() || seeds.size() != checkpoint.names.size()) {
     throw UserError(fmt::format("it holds step {}, {} names and {} seeds", step,
                                 checkpoint.names.size(), seeds.size()));
@@ -114,8 +92,8 @@ PackCheckpoint read_checkpoint(const std::filesystem::path& path) {
     member.seed = seed;
     checkpoint.members.push_back(member);
   }
-  for (const StatePart& part : kStateParts) {
-    read_state_part(file, part, checkpoint.members);
+  for (const CheckpointPart& part : kCheckpointParts) {
+    read_part(file, part, checkpoint.members);
   }
   const Checkpoint& first = checkpoint.members.front();
   if (first.exp_avg.size() != first.vector.size() ||
@@ -127,12 +105,6 @@ PackCheckpoint read_checkpoint(const std::filesystem::path& path) {
   return checkpoint;
 }
 
-UserError unreadable(const std::filesystem::path& path, const char* reason) {
-  return UserError(fmt::format(
-      "{}: not a pack's checkpoint, or damaged: {}; remove it, and the pack's cells begin anew",
-      path.string(), reason));
-}
-
 }  // namespace
 
 bool write_pack_checkpoint(const std::filesystem::path& path, const PackCheckpoint& checkpoint,
@@ -140,33 +112,24 @@ bool write_pack_checkpoint(const std::filesystem::path& path, const PackCheckpoi
   require_one_shape(checkpoint);
   const hdf5::ErrorPrintingOff quiet;
   const Handle file = hdf5::create_memory_file();
-  hdf5::write_attribute(file, "schema_version", kPackCheckpointSchema);
+  hdf5::write_identity(file, kFile);
   hdf5::write_attribute(file, "members", nlohmann::json(checkpoint.names).dump());
-  const Handle step =
-      hdf5::write_array(file, "step", Scalar::kInt64, {}, &checkpoint.members.front().step);
-  hdf5::write_attribute(step, "units", "optimiser steps done");
+  hdf5::write_array(file, "step", {}, &checkpoint.members.front().step, {"optimiser steps done"});
   std::vector<std::uint64_t> seeds;
   for (const Checkpoint& member : checkpoint.members) {
     seeds.push_back(member.seed);
   }
-  const Handle seed =
-      hdf5::write_array(file, "seed", Scalar::kUint64, {seeds.size()}, seeds.data());
-  hdf5::write_attribute(seed, "units", "1");
-  for (const StatePart& part : kStateParts) {
-    write_state_part(file, part, checkpoint.members);
+  hdf5::write_array(file, "seed", {seeds.size()}, seeds.data(), {"1"});
+  for (const CheckpointPart& part : kCheckpointParts) {
+    write_part(file, part, checkpoint.members);
   }
   return replace_file(path, hdf5::file_image(file), may_replace);
 }
 
 PackCheckpoint read_pack_checkpoint(const std::filesystem::path& path) {
-  const hdf5::ErrorPrintingOff quiet;
-  try {
-    return read_checkpoint(path);
-  } catch (const UserError& error) {
-    throw unreadable(path, error.what());
-  } catch (const EnvironmentError& error) {
-    throw unreadable(path, error.what());
-  }
+  PackCheckpoint checkpoint;
+  hdf5::read_file(path, kFile, [&](const Handle& file) { checkpoint = read_checkpoint(file); });
+  return checkpoint;
 }
 
 void rewind_to(const Checkpoint& checkpoint, TrainingRecord& record) {

@@ -1,41 +1,30 @@
-// The directory of a sweep: its plan, the run files of its cells, and how far each pack has come.
+// The directory of a sweep: its plan, the run files of its cells, and the state of packs and cells.
 #include "experiments/sweeps/sweep_directory.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <fstream>
-#include <iterator>
-#include <optional>
+#include <map>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <span>
-#include <string_view>
 #include <system_error>
+#include <utility>
 
 #include "collectives/foundation/errors.hpp"
 #include "experiments/files/atomic_file.hpp"
-#include "experiments/sweeps/cell_failure.hpp"
+#include "experiments/files/process_identity.hpp"
+#include "experiments/sweeps/claims.hpp"
 #include "experiments/sweeps/pack_checkpoint.hpp"
+#include "experiments/sweeps/stored_plan.hpp"
 
 namespace bipo {
 namespace {
 
 namespace fs = std::filesystem;
 
-fs::path plan_path(const fs::path& directory) {
-  return directory / "plan.json";
-}
-
-std::string read_text(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) {
-    throw UserError(fmt::format("{}: cannot be read; change its permissions, or give another --out",
-                                path.string()));
-  }
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-// A first start that was killed may have left a part of the plan, under its temp name.
+// A killed first start may have left a part of the plan, under its temp name.
 bool is_unfinished_plan(const fs::path& path) {
   const std::string name = path.filename().string();
   return name.starts_with(".plan.json.") && name.ends_with(".tmp");
@@ -54,8 +43,8 @@ bool is_complete(const std::optional<RunRecord>& record) {
   return record && record->attributes.status == RunStatus::kComplete;
 }
 
-// The place in `pack` of every member of the checkpoint.  Members are missing from it that failed
-// before it was written.
+// Returns the index in `pack` of every member of the checkpoint, which lacks the members that
+// failed before it was written.
 std::vector<std::size_t> places_of(const PackCheckpoint& checkpoint, const Pack& pack,
                                    const fs::path& path) {
   std::vector<std::size_t> places;
@@ -65,7 +54,7 @@ std::vector<std::size_t> places_of(const PackCheckpoint& checkpoint, const Pack&
         std::find_if(next, pack.members.end(), [&](const Cell& cell) { return cell.name == name; });
     if (next == pack.members.end()) {
       throw UserError(fmt::format(
-          "{}: the checkpoint of other cells; remove it, and the pack's cells begin anew",
+          "{}: the checkpoint of other cells; remove it, and the pack's cells start again",
           path.string()));
     }
     places.push_back(static_cast<std::size_t>(next - pack.members.begin()));
@@ -74,7 +63,7 @@ std::vector<std::size_t> places_of(const PackCheckpoint& checkpoint, const Pack&
   return places;
 }
 
-// A record, saved at its own moment, taken back to the step that all members reached.
+// Returns the record, which may have been saved later, as it was at the checkpoint's step.
 RunRecord continued(const std::optional<RunRecord>& record, const Checkpoint& state,
                     const fs::path& run_file, const fs::path& checkpoint) {
   const bool belongs = record && record->checkpoint.step >= state.step &&
@@ -82,7 +71,7 @@ RunRecord continued(const std::optional<RunRecord>& record, const Checkpoint& st
   if (!belongs) {
     throw UserError(
         fmt::format("{}: {}, but {} continues from step {}; put the run file back, or remove the "
-                    "checkpoint, and the pack's cells begin anew",
+                    "checkpoint, and the pack's cells start again",
                     run_file.string(),
                     record ? fmt::format("holds {} steps of a vector of {} elements",
                                          record->checkpoint.step, record->checkpoint.vector.size())
@@ -110,6 +99,18 @@ void continue_from_checkpoint(const fs::path& directory, const Pack& pack,
   }
 }
 
+fs::path record_path(const fs::path& directory, const std::string& cell) {
+  return directory / "failures" / (cell + ".json");
+}
+
+bool is_complete_file(const fs::path& run_file) {
+  try {
+    return read_run_status(run_file) == RunStatus::kComplete;
+  } catch (const UserError&) {
+    return false;
+  }
+}
+
 }  // namespace
 
 fs::path run_file_path(const fs::path& directory, const Cell& cell) {
@@ -128,15 +129,15 @@ void check_sweep_directory(const fs::path& directory, const std::string& plan) {
   }
   if (!fs::is_directory(directory)) {
     throw UserError(fmt::format(
-        "--out {}: is a file; a sweep writes a directory of run files, name another place",
+        "--out {}: is a file; a sweep writes a directory of run files; name another place",
         directory.string()));
   }
   const fs::path stored = plan_path(directory);
   if (fs::exists(stored)) {
-    check_same_plan(read_text(stored), plan, stored.string());
+    check_same_plan(read_plan_text(stored), plan, stored.string());
   } else if (holds_files(directory)) {
     throw UserError(
-        fmt::format("--out {}: holds files but no plan.json, so no sweep began there; name an "
+        fmt::format("--out {}: holds files but no plan.json, so no sweep started there; name an "
                     "empty or a new directory",
                     directory.string()));
   }
@@ -146,7 +147,7 @@ void check_sweep_directory(const fs::path& directory, const std::string& plan) {
 std::string stored_plan(const fs::path& directory) {
   const fs::path stored = plan_path(directory);
   std::error_code unreachable;  // check_sweep_directory() says what is wrong with such a path
-  return fs::exists(stored, unreachable) ? read_text(stored) : "";
+  return fs::exists(stored, unreachable) ? read_plan_text(stored) : "";
 }
 
 void begin_sweep_directory(const fs::path& directory, const std::string& plan) {
@@ -160,6 +161,47 @@ void begin_sweep_directory(const fs::path& directory, const std::string& plan) {
   remove_stale_temps(path);
   if (!fs::exists(path)) {
     replace_file(path, std::as_bytes(std::span(plan)));
+  }
+}
+
+void write_failure(const fs::path& directory, const std::string& cell, const std::string& reason) {
+  const fs::path path = record_path(directory, cell);
+  std::error_code error;
+  fs::create_directory(path.parent_path(), error);
+  if (error) {
+    throw EnvironmentError(fmt::format("cannot make the directory {}: {}",
+                                       path.parent_path().string(), error.message()));
+  }
+  const nlohmann::ordered_json json = {
+      {"reason", reason}, {"utc", utc_text()}, {"host", host_name()}};
+  constexpr auto replace_bad_utf8 = nlohmann::ordered_json::error_handler_t::replace;
+  const std::string text = json.dump(2, ' ', false, replace_bad_utf8) + '\n';
+  remove_stale_temps(path);
+  replace_file(path, std::as_bytes(std::span(text)));
+}
+
+std::optional<CellFailure> read_failure(const fs::path& directory, const std::string& cell) {
+  const fs::path path = record_path(directory, cell);
+  std::ifstream file(path, std::ios::binary);
+  std::error_code ignored;
+  if (!file && !fs::exists(path, ignored)) {
+    return std::nullopt;
+  }
+  try {
+    const auto json = nlohmann::json::parse(file);
+    return CellFailure{json.at("reason").get<std::string>(), json.at("utc").get<std::string>(),
+                       json.at("host").get<std::string>()};
+  } catch (const nlohmann::json::exception&) {
+    return CellFailure{fmt::format("unknown: its record {} cannot be read", path.string()), "", ""};
+  }
+}
+
+void clear_failure(const fs::path& directory, const std::string& cell) {
+  const fs::path path = record_path(directory, cell);
+  std::error_code error;
+  fs::remove(path, error);
+  if (error) {
+    throw EnvironmentError(fmt::format("cannot remove {}: {}", path.string(), error.message()));
   }
 }
 
@@ -200,6 +242,67 @@ void remove_stale_temps(const fs::path& directory, const Pack& pack) {
     remove_stale_temps(run_file_path(directory, cell));
   }
   remove_stale_temps(pack_checkpoint_path(directory, pack));
+}
+
+std::string to_string(CellStatus status) {
+  switch (status) {
+    case CellStatus::kComplete:
+      return "complete";
+    case CellStatus::kRunning:
+      return "running";
+    case CellStatus::kInterrupted:
+      return "interrupted";
+    case CellStatus::kFailed:
+      return "failed";
+    case CellStatus::kMissing:
+      break;
+  }
+  return "missing";
+}
+
+SweepMonitor::SweepMonitor(fs::path directory, const SweepPlan& plan)
+    : directory_(std::move(directory)),
+      cells_(plan.cells),
+      status_(plan.cells.size(), CellStatus::kMissing) {
+  std::map<std::string, std::string> packs;
+  for (const Pack& pack : plan.packs) {
+    for (const Cell& cell : pack.members) {
+      packs[cell.name] = pack.name;
+    }
+  }
+  for (const Cell& cell : cells_) {
+    pack_of_cell_.push_back(packs.at(cell.name));
+  }
+}
+
+const std::vector<CellStatus>& SweepMonitor::look() {
+  std::map<std::string, bool> claimed;  // by pack
+  for (std::size_t i = 0; i < cells_.size(); ++i) {
+    if (status_[i] == CellStatus::kComplete) {
+      continue;
+    }
+    const std::string& pack = pack_of_cell_[i];
+    if (!claimed.contains(pack)) {
+      claimed[pack] = claim_state(directory_, pack) == ClaimState::kLive;
+    }
+    status_[i] = look_at(cells_[i], claimed[pack]);
+  }
+  return status_;
+}
+
+CellStatus SweepMonitor::look_at(const Cell& cell, bool is_claimed) const {
+  const fs::path run_file = run_file_path(directory_, cell);
+  const bool has_file = fs::exists(run_file);
+  if (has_file && is_complete_file(run_file)) {
+    return CellStatus::kComplete;
+  }
+  if (read_failure(directory_, cell.name)) {
+    return CellStatus::kFailed;
+  }
+  if (is_claimed) {
+    return CellStatus::kRunning;
+  }
+  return has_file ? CellStatus::kInterrupted : CellStatus::kMissing;
 }
 
 }  // namespace bipo

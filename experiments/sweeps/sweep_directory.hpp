@@ -1,14 +1,15 @@
-// The directory of a sweep: its plan, the run files of its cells, and how far each pack has come.
+// The directory of a sweep: its plan, the run files of its cells, and the state of packs and cells.
 //
-//   plan.json            written once, at the first start
+//   plan.json            written once, at the first start (stored_plan.hpp)
 //   <cell>.h5            run file of a cell
-//   <pack>.checkpoint    of a pack of several cells, while it is under way
-//   claims/              who works on which pack (claims.hpp)
-//   failures/<cell>.json why a cell failed (cell_failure.hpp)
+//   <pack>.checkpoint    state of a pack of several cells while it trains
+//   claims/              which job works on which pack (claims.hpp)
+//   failures/<cell>.json why a cell failed
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,37 +18,82 @@
 
 namespace bipo {
 
-// M members of a pack.
-
 std::filesystem::path run_file_path(const std::filesystem::path& directory, const Cell& cell);
 std::filesystem::path pack_checkpoint_path(const std::filesystem::path& directory,
                                            const Pack& pack);
 
-// Throws UserError unless a sweep with this text of its plan can begin in `directory` (there is
-// none, or it is empty) or go on (it holds the same plan).  Changes nothing.
+// Throws UserError unless a sweep with this text of its plan can start in `directory` (it is new or
+// empty) or continue there (it holds the same plan).  Changes nothing.
 void check_sweep_directory(const std::filesystem::path& directory, const std::string& plan);
 
-// The text of the plan in `directory`, "" where there is none.  Throws UserError.
+// Returns the text of the plan in `directory`, "" where there is none.  Throws UserError.
 std::string stored_plan(const std::filesystem::path& directory);
 
-// Makes the directory and its plan where they are missing.  Throws EnvironmentError.
+// Creates the directory and its plan where they are missing.  Throws EnvironmentError.
 void begin_sweep_directory(const std::filesystem::path& directory, const std::string& plan);
 
-// How far a pack has come.
-struct PackProgress {
-  bool is_done = false;             // nothing is left to do: every member is complete or has failed
-  std::vector<std::size_t> active;  // places in the pack of the members that still train, ascending
-  std::vector<RunRecord> records;   // of the active members, of one step; none: from the beginning
+struct CellFailure {
+  std::string reason;
+  std::string utc;   // ISO 8601
+  std::string host;  // where it was found
 };
 
-// What the pack's files hold: those of a pack under way are taken back to the step that all its
-// active members share.  Members with a failure on record take no part, unless `retries_failed`.
+// Records that a cell failed, in place of an older record.  Throws EnvironmentError.
+void write_failure(const std::filesystem::path& directory, const std::string& cell,
+                   const std::string& reason);
+
+// Returns nothing where the cell has no record.  An unreadable record is a failure for an unknown
+// reason.
+std::optional<CellFailure> read_failure(const std::filesystem::path& directory,
+                                        const std::string& cell);
+
+// Removes the record, if there is one.  Throws EnvironmentError.
+void clear_failure(const std::filesystem::path& directory, const std::string& cell);
+
+struct PackProgress {
+  bool is_done = false;  // every member is complete or has failed
+  std::vector<std::size_t>
+      active;                      // indices in the pack of the members that still train, ascending
+  std::vector<RunRecord> records;  // the active members', all of one step; none: from the beginning
+};
+
+// Reads the pack's files, and rewinds the records of a pack under way to the step that all its
+// active members share.  Members with a recorded failure are left out, unless `retries_failed`.
 // Throws UserError for files that cannot be read or do not belong together (also where the pack's
 // owner is writing them at this moment).
 PackProgress read_pack_progress(const std::filesystem::path& directory, const Pack& pack,
                                 bool retries_failed = false);
 
-// Removes what killed writers of the pack's files left beside them.
+// Removes the temp files that killed writers of the pack's files left.
 void remove_stale_temps(const std::filesystem::path& directory, const Pack& pack);
+
+enum class CellStatus {
+  kComplete,
+  kRunning,      // a live job has claimed its pack
+  kInterrupted,  // begun, and no job works on it
+  kFailed,
+  kMissing,  // not begun
+};
+
+// Returns "complete", "running", "interrupted", "failed" or "missing".
+std::string to_string(CellStatus status);
+
+// Looks at a sweep's directory repeatedly.  Only reads.
+class SweepMonitor {
+ public:
+  SweepMonitor(std::filesystem::path directory, const SweepPlan& plan);
+
+  // Returns the status of the plan's cells, in its order.  An unreadable run file counts as
+  // interrupted.
+  const std::vector<CellStatus>& look();
+
+ private:
+  CellStatus look_at(const Cell& cell, bool is_claimed) const;
+
+  std::filesystem::path directory_;
+  std::vector<Cell> cells_;
+  std::vector<std::string> pack_of_cell_;
+  std::vector<CellStatus> status_;
+};
 
 }  // namespace bipo

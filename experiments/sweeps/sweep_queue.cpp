@@ -1,11 +1,11 @@
-// What is left to do of a sweep, taken pack by pack under claims.
+// The work left in a sweep, taken pack by pack under claims.
 #include "experiments/sweeps/sweep_queue.hpp"
 
 #include <system_error>
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
-#include "experiments/sweeps/cell_failure.hpp"
+#include "experiments/sweeps/sweep_directory.hpp"
 
 namespace bipo {
 
@@ -26,7 +26,7 @@ SweepQueue::SweepQueue(std::filesystem::path directory, const std::vector<Pack>&
   free_tasks();
 }
 
-// Takes away what an owner left that was killed when nothing but tidying was left to do.
+// Removes what an owner left that was killed after its last save, before it cleaned up.
 void SweepQueue::mark_done(std::size_t task) {
   done_[task] = true;
   const Pack& pack = tasks_[task].pack;
@@ -35,7 +35,7 @@ void SweepQueue::mark_done(std::size_t task) {
   }
   if (const auto claim = Claim::take(directory_, pack.name)) {
     remove_stale_temps(directory_, pack);
-    std::error_code ignored;  // what stays does no harm
+    std::error_code ignored;  // a remaining file does no harm
     std::filesystem::remove(pack_checkpoint_path(directory_, pack), ignored);
     claim->finish();
   }
@@ -56,7 +56,7 @@ std::optional<PackProgress> SweepQueue::look(const PackTask& task) const {
       return std::nullopt;
     }
   }
-  // An owner may have come and gone meanwhile.
+  // An owner may have come and gone in the meantime.
   return read_pack_progress(directory_, task.pack, task.is_retry);
 }
 

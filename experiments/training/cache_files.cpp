@@ -19,7 +19,7 @@ void prepare_cache_directory(const std::filesystem::path& directory) {
     throw UserError(fmt::format("--cache-dir {}: not a directory, and cannot be made: {}",
                                 directory.string(), error.message()));
   }
-  check_writable(directory / "cache");
+  check_replaceable(directory / "cache");
 }
 
 std::uint64_t cache_key(const CacheOrigin& origin) {

@@ -9,6 +9,7 @@
 
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
+#include "experiments/files/atomic_file.hpp"
 #include "experiments/job/machine.hpp"
 #include "experiments/job/new_file.hpp"
 #include "experiments/settings/stored_settings.hpp"
@@ -24,7 +25,7 @@ namespace {
 
 // The run that an existing --out leads to: none, or the one to continue.
 std::optional<RunRecord> find_previous(const TrainOptions& options) {
-  std::error_code unreachable;  // check_writable() says what is wrong with such a path
+  std::error_code unreachable;  // check_replaceable() says what is wrong with such a path
   if (!std::filesystem::exists(options.out, unreachable)) {
     return std::nullopt;
   }
@@ -144,7 +145,7 @@ RunPreparation prepare_run(const TrainOptions& given, const std::string& now,
       given.template_date,
       run.previous ? stored_template_date(run.previous->attributes.config) : std::nullopt, now);
   if (session.rank() == 0) {
-    check_writable(options.out);
+    check_replaceable(options.out);
     check_not_input("--out", options.out,
                     {options.model, options.adapter, options.train, options.test});
   }

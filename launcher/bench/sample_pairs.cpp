@@ -9,7 +9,7 @@
 #include "collectives/foundation/errors.hpp"
 #include "datasets/batches/philox.hpp"
 #include "datasets/tokens/pair_tokenizer.hpp"
-#include "experiments/files/utc_time.hpp"
+#include "experiments/files/process_identity.hpp"
 #include "experiments/job/text_options.hpp"
 #include "experiments/settings/template_dates.hpp"
 #include "trainer/model/architecture/shapes.hpp"

@@ -6,7 +6,7 @@
 #include "experiments/files/atomic_file.hpp"
 #include "experiments/formats/exported_vector.hpp"
 #include "experiments/job/new_file.hpp"
-#include "experiments/runs/stored_vector.hpp"
+#include "experiments/runs/run_file.hpp"
 #include "launcher/commands/commands.hpp"
 
 namespace bipo {

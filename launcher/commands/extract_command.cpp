@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 
+#include "experiments/files/atomic_file.hpp"
 #include "experiments/job/job.hpp"
 #include "experiments/runs/run_file.hpp"
 #include "experiments/training/prepared_model.hpp"
@@ -105,7 +106,7 @@ int run_extract_command(const ExtractOptions& options, Session& session) {
     }
     for (const FoundDirection& direction : directions) {
       const std::filesystem::path file = direction_file(options, direction.layer);
-      remove_stale_temp_files(file);
+      remove_stale_temps(file);
       write_run_file(file, run_record(preparation, direction, session));
     }
     print_result(options, directions);

@@ -13,7 +13,6 @@
 #include "experiments/job/machine.hpp"
 #include "experiments/job/new_file.hpp"
 #include "experiments/runs/run_file.hpp"
-#include "experiments/runs/stored_vector.hpp"
 #include "experiments/settings/fields.hpp"
 #include "experiments/settings/stored_settings.hpp"
 #include "experiments/settings/template_dates.hpp"

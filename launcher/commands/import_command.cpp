@@ -5,7 +5,6 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "experiments/files/process_identity.hpp"
-#include "experiments/files/utc_time.hpp"
 #include "experiments/formats/vector_file.hpp"
 #include "experiments/job/new_file.hpp"
 #include "experiments/runs/run_file.hpp"

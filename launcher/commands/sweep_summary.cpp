@@ -6,9 +6,7 @@
 #include <algorithm>
 
 #include "experiments/runs/run_file.hpp"
-#include "experiments/sweeps/cell_failure.hpp"
 #include "experiments/sweeps/sweep_directory.hpp"
-#include "experiments/sweeps/sweep_status.hpp"
 
 namespace bipo {
 namespace {

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 
+#include "experiments/files/atomic_file.hpp"
 #include "experiments/job/job.hpp"
 #include "experiments/progress/stop_signals.hpp"
 #include "experiments/runs/run_file.hpp"
@@ -47,7 +48,7 @@ int run_prepared(const RunPreparation& run, Job& job) {
   const TrainOptions& options = run.job.options;
   const TrainingInputs& inputs = run.job.inputs;
   if (job.is_root()) {
-    remove_stale_temp_files(options.out);
+    remove_stale_temps(options.out);
   }
   const Ranks ranks = job.begin(run.job.computation, run_table(options, run.job), run.job.warnings);
   if (options.check_weights) {

@@ -18,7 +18,7 @@ int main(int argc, char** argv) {
   try {
     const std::string path = argv[1];
     const std::int64_t steps = std::stoll(argv[2]);
-    bipo::remove_stale_temp_files(path);
+    bipo::remove_stale_temps(path);
     if (argc == 3) {
       bipo::write_run_file(path, bipo::sample_run(steps));
       return 0;

@@ -243,7 +243,7 @@ def test_code_is_refused_and_not_run(tmp_path, write, kind):
     (torch.tensor([1.0, float("nan")]), ["number 1", "nan"]),
     (torch.tensor([1e300], dtype=torch.float64), ["inf"]),
     ({"vector": torch.zeros(4)}, ["dictionary"]),
-    ([torch.zeros(4)], ["no tensor"])],
+    ([torch.zeros(4)], ["other than a tensor"])],
     ids=["matrix", "scalar", "empty", "integers", "expanded", "nan", "too_large", "dictionary", "list"])
 def test_other_values_are_refused(tmp_path, value, parts):
     torch.save(value, tmp_path / "v.pt")

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "trainer/model/decoder/decoder.hpp"
-#include "trainer/model/sharding/range.hpp"
+#include "trainer/model/sharding/sharding.hpp"
 
 namespace bipo {
 

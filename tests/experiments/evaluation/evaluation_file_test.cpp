@@ -2,12 +2,15 @@
 #include "experiments/evaluation/evaluation_file.hpp"
 
 #include <gtest/gtest.h>
+#include <hdf5.h>
 #include <unistd.h>
 
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <type_traits>
 
 #include "collectives/foundation/errors.hpp"
 #include "experiments/evaluation/evaluation_tables.hpp"
@@ -138,24 +141,61 @@ class EvaluationFile : public ::testing::Test {
 
 Evaluation sample_evaluation() {
   Evaluation evaluation = evaluation_of_three_pairs();
-  evaluation.attributes = {
-      R"({"seed":11})", "0.1.0", "abc", "2026-01-02T03:04:05Z", "model", "", 48, 2, 2, 1, "mpi",
-      "fp32",           "here"};
+  evaluation.attributes = {{R"({"seed":11})", "0.1.0", "abc", "2026-01-02T03:04:05Z", "model", 48,
+                            2, 2, 1, "mpi", "fp32", "here"},
+                           ""};
   evaluation.choices.push_back(
       {"naïve", "ab", "vector", 1, 7, {0.5, 0.25, 0.75}, {0.6, 0.5, 0.7}, 0.5});
   return evaluation;
 }
 
-std::vector<hdf5::ValueColumn> read_columns_of(const fs::path& path, const std::string& table) {
-  return hdf5::read_columns(hdf5::open_file(path.string()), table);
+// A column as it lies in the file.
+struct StoredColumn {
+  std::string name;
+  std::size_t size = 0;             // bytes of each value
+  std::vector<std::string> values;  // their bytes
+};
+
+// The columns of a table, by HDF5 itself.
+std::vector<StoredColumn> read_columns_of(const fs::path& path, const std::string& table) {
+  const hdf5::Handle file = hdf5::open_file(path.string());
+  const hdf5::Handle dataset(H5Dopen2(file.id(), table.c_str(), H5P_DEFAULT), H5Dclose);
+  const hdf5::Handle row(H5Dget_type(dataset.id()), H5Tclose);
+  const hdf5::Handle space(H5Dget_space(dataset.id()), H5Sclose);
+  const auto rows = static_cast<std::size_t>(H5Sget_simple_extent_npoints(space.id()));
+  std::string bytes(rows * H5Tget_size(row.id()), '\0');
+  EXPECT_GE(H5Dread(dataset.id(), row.id(), H5S_ALL, H5S_ALL, H5P_DEFAULT, bytes.data()), 0);
+  std::vector<StoredColumn> columns;
+  for (unsigned i = 0; i < static_cast<unsigned>(H5Tget_nmembers(row.id())); ++i) {
+    char* name = H5Tget_member_name(row.id(), i);
+    const hdf5::Handle type(H5Tget_member_type(row.id(), i), H5Tclose);
+    StoredColumn column{name, H5Tget_size(type.id()), {}};
+    H5free_memory(name);
+    for (std::size_t place = 0; place < rows; ++place) {
+      column.values.push_back(bytes.substr(
+          place * H5Tget_size(row.id()) + H5Tget_member_offset(row.id(), i), column.size));
+    }
+    columns.push_back(column);
+  }
+  return columns;
 }
 
 template <typename T>
 std::vector<T> column_of(const fs::path& path, const std::string& table, const std::string& name) {
   for (const auto& column : read_columns_of(path, table)) {
-    if (column.name == name) {
-      return std::get<std::vector<T>>(column.values);
+    if (column.name != name) {
+      continue;
     }
+    std::vector<T> values;
+    for (const std::string& bytes : column.values) {
+      if constexpr (std::is_same_v<T, std::string>) {
+        values.emplace_back(bytes.c_str());
+      } else {
+        EXPECT_EQ(column.size, sizeof(T));
+        std::memcpy(&values.emplace_back(), bytes.data(), sizeof(T));
+      }
+    }
+    return values;
   }
   ADD_FAILURE() << "no column " << name;
   return {};

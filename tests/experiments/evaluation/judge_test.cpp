@@ -69,7 +69,7 @@ std::string result(const std::string& id, const std::string& content) {
 std::vector<int> values(const JudgeScores& scores) {
   std::vector<int> result;
   for (const JudgeScore& score : scores.scores) {
-    result.push_back(score.score);
+    result.push_back(static_cast<int>(score.score));
   }
   return result;
 }

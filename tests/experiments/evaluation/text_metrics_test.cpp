@@ -7,7 +7,6 @@
 #include <string>
 
 #include "collectives/foundation/errors.hpp"
-#include "experiments/evaluation/refusals.hpp"
 
 namespace bipo {
 namespace {

@@ -115,12 +115,12 @@ TEST(TorchFileReader, VectorsThatAreNotWithinTheirStorage) {
   expect_outside(pickled(2), pickled(most), pickled(most));
   for (const auto member : {&TensorBytes::offset, &TensorBytes::elements}) {
     expect_parts(tensor_refusal([&](TensorBytes& t) { t.*member = pickled(-1); }),
-                 {"no number from 0"});
-    expect_parts(tensor_refusal([&](TensorBytes& t) { t.*member = "N"; }), {"no number from 0"});
+                 {"not a number from 0"});
+    expect_parts(tensor_refusal([&](TensorBytes& t) { t.*member = "N"; }), {"not a number from 0"});
     expect_parts(tensor_refusal([&](TensorBytes& t) {
                    t.*member = "\x8a\x09\xff\xff\xff\xff\xff\xff\xff\xff\x7f";
                  }),
-                 {"no number from 0"});
+                 {"not a number from 0"});
   }
 }
 
@@ -140,7 +140,7 @@ TEST(TorchFileReader, OtherShapes) {
                {"[1, 1, 4]"});
   expect_parts(shape({pickled(4)}, {}), {"0 strides"});
   expect_parts(shape(std::vector<std::string>(9, pickled(1)), {}), {"at most 8"});
-  expect_parts(tensor_refusal([](TensorBytes& t) { t.size = "N"; }), {"no tuple"});
+  expect_parts(tensor_refusal([](TensorBytes& t) { t.size = "N"; }), {"not a tuple"});
 }
 
 TEST(TorchFileReader, StoragesOfAnotherSize) {
@@ -165,7 +165,7 @@ TEST(TorchFileReader, OtherObjects) {
   expect_parts(refusal(torch_seed("zip_dictionary")), {"dictionary", "by itself"});
   for (const std::string& object :
        std::vector<std::string>{"N", "]", pickled("text"), global("torch", "FloatStorage")}) {
-    expect_parts(file_refusal([&](LegacyFile& f) { f.object = object; }), {"no tensor"});
+    expect_parts(file_refusal([&](LegacyFile& f) { f.object = object; }), {"other than a tensor"});
   }
   const auto arguments = [](const std::string& value) {
     return file_refusal([&](LegacyFile& f) { f.object = TensorBytes().function + value + "R"; });
@@ -173,7 +173,7 @@ TEST(TorchFileReader, OtherObjects) {
   expect_parts(arguments(")"), {"0 arguments"});
   expect_parts(arguments(tuple({"N", "N", "N", "N", "N", "N"})), {"without a storage"});
   expect_parts(arguments(tuple({tuple({}) + "Q", "N", "N", "N", "N", "N"})), {"without a storage"});
-  expect_parts(tensor_refusal([](TensorBytes& t) { t.key = "N"; }), {"no text"});
+  expect_parts(tensor_refusal([](TensorBytes& t) { t.key = "N"; }), {"not a text"});
   expect_parts(tensor_refusal([](TensorBytes& t) { t.view = tuple({pickled("0")}); }),
                {"view of another"});
   expect_parts(tensor_refusal([](TensorBytes& t) { t.hooks = "}(NNu"; }), {"hooks"});

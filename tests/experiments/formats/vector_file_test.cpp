@@ -157,10 +157,10 @@ TEST_F(VectorFileTest, OtherGgufFiles) {
   GgufBytes same = control_vector();
   same.add_tensor("direction.1", {3}, testing::kTensorF32, kThreeNumbers);
   same.add_tensor("direction.01", {3}, testing::kTensorF32, kThreeNumbers);
-  expect_parts(refusal(same.build()), {"another has"});
+  expect_parts(refusal(same.build()), {"repeats a layer"});
   GgufBytes model;
   model.add_text("general.architecture", "llama");
-  expect_parts(refusal(model.build()), {"no control vector"});
+  expect_parts(refusal(model.build()), {"not a control vector"});
 }
 
 TEST_F(VectorFileTest, AContradictedLayer) {
@@ -174,8 +174,8 @@ TEST_F(VectorFileTest, TheFormatIsSeenFromTheFile) {
   EXPECT_EQ(read(LegacyFile().build()).format, "pt");
   EXPECT_EQ(read(testing::torch_seed("zip_vector")).format, "pt");
   expect_parts(refusal("\x89HDF\r\n\x1a\n"), {"HDF5", "--vector"});
-  expect_parts(refusal(""), {"no file of torch.save"});
-  expect_parts(refusal("\x93NUMPY"), {"no file of torch.save"});
+  expect_parts(refusal(""), {"not a file of torch.save"});
+  expect_parts(refusal("\x93NUMPY"), {"not a file of torch.save"});
   expect_parts(refusal("GGUF", {}, "pt"), {"PROTO"});
   expect_parts(refusal(LegacyFile().build(), {}, "gguf"), {"GGUF"});
 }

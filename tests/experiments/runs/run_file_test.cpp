@@ -214,7 +214,7 @@ TEST_F(RunFileTest, APathWithoutDirectoryMeansTheCurrentOne) {
   const fs::path before = fs::current_path();
   fs::current_path(directory_);
   write_run_file("run.h5", sample_run(1));
-  EXPECT_NO_THROW(check_writable("run.h5"));
+  EXPECT_NO_THROW(check_replaceable("run.h5"));
   fs::current_path(before);
   EXPECT_EQ(read_run_file(file()).steps.size(), 1U);
 }
@@ -352,12 +352,12 @@ TEST_F(RunFileTest, DamagedNumbersAreFoundByTheirChecksum) {
 }
 
 TEST_F(RunFileTest, CheckWritableTriesThePlace) {
-  EXPECT_NO_THROW(check_writable(file()));
+  EXPECT_NO_THROW(check_replaceable(file()));
   EXPECT_TRUE(names().empty());
-  EXPECT_THROW(check_writable(directory_), UserError);
-  EXPECT_THROW(check_writable(directory_ / "none" / "run.h5"), UserError);
-  EXPECT_THROW(check_writable(directory_ / std::string(300, 'x')), UserError);
-  EXPECT_THROW(check_writable("/proc/run.h5"), UserError);
+  EXPECT_THROW(check_replaceable(directory_), UserError);
+  EXPECT_THROW(check_replaceable(directory_ / "none" / "run.h5"), UserError);
+  EXPECT_THROW(check_replaceable(directory_ / std::string(300, 'x')), UserError);
+  EXPECT_THROW(check_replaceable("/proc/run.h5"), UserError);
 }
 
 TEST_F(RunFileTest, AVanishedDirectoryFailsWithPathAndReason) {
@@ -419,11 +419,11 @@ TEST_F(RunFileTest, OnlyTempsOfThisHostsGoneWritersAreStale) {
     put_bytes(directory_ / name, "x");
   }
   put_bytes(directory_ / stale, "x");
-  remove_stale_temp_files(file());
+  remove_stale_temps(file());
   std::vector<std::string> expected = kept;
   std::sort(expected.begin(), expected.end());
   EXPECT_EQ(names(), expected);
-  EXPECT_NO_THROW(remove_stale_temp_files(directory_ / "none" / "run.h5"));
+  EXPECT_NO_THROW(remove_stale_temps(directory_ / "none" / "run.h5"));
 }
 
 TEST(RunStatusNames, AreTheDesigns) {

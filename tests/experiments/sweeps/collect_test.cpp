@@ -20,9 +20,9 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "experiments/files/hdf5.hpp"
-#include "experiments/sweeps/cell_failure.hpp"
 #include "experiments/sweeps/claims.hpp"
-#include "experiments/sweeps/sweep_plan.hpp"
+#include "experiments/sweeps/stored_plan.hpp"
+#include "experiments/sweeps/sweep_directory.hpp"
 #include "tests/experiments/sample_run.hpp"
 #include "tests/support/errors.hpp"
 
@@ -283,8 +283,8 @@ TEST_F(CollectTest, EachRunIsOfOneSaveWhileItIsReplaced) {
     EXPECT_EQ(collect(), cell_name(0) + " interrupted\n");
     const hdf5::Handle file = hdf5::open_file(out_.string());
     const hdf5::Handle copy = hdf5::open_group(hdf5::open_group(file, "runs"), cell_name(0));
-    const auto step = hdf5::read_array<std::int64_t>(hdf5::open_group(copy, "checkpoint"), "step",
-                                                     hdf5::Scalar::kInt64, 0);
+    const auto step =
+        hdf5::read_array<std::int64_t>(hdf5::open_group(copy, "checkpoint"), "step", 0);
     const std::int64_t in_summary = steps_in_summary(out_).at(0);
     EXPECT_EQ(in_summary, step.values.at(0)) << "round " << round;
     least = std::min(least, in_summary);
@@ -424,7 +424,7 @@ unreadable:
 missing:
   c
   e
-not the whole sweep: `bipo-dist sweep` with the same options does what is left (failed cells with --retry-failed); then collect again
+not the whole sweep: run `bipo-dist sweep` with the same options for what is left (add --retry-failed for failed cells), then collect again
 )");
 }
 

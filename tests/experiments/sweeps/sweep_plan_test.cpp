@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "collectives/foundation/errors.hpp"
+#include "experiments/sweeps/stored_plan.hpp"
 
 namespace bipo {
 namespace {
@@ -399,7 +400,7 @@ TEST(CheckSamePlan, OtherPacksOfTheSameCellsAreAnotherPlan) {
   SweepPlan now = stored;
   std::swap(now.packs[0], now.packs[1]);
   EXPECT_EQ(plan_error(plan_to_json(stored), plan_to_json(now)),
-            other_plan_error("the same cells stand in another order or in other packs"));
+            other_plan_error("the same cells are in another order or in other packs"));
 }
 
 TEST(CheckSamePlan, RefusesWhatIsNoPlan) {

@@ -14,10 +14,8 @@
 #include "collectives/foundation/errors.hpp"
 #include "experiments/files/process_identity.hpp"
 #include "experiments/runs/run_file.hpp"
-#include "experiments/sweeps/cell_failure.hpp"
 #include "experiments/sweeps/pack_checkpoint.hpp"
 #include "experiments/sweeps/sweep_directory.hpp"
-#include "experiments/sweeps/sweep_status.hpp"
 #include "tests/experiments/sample_run.hpp"
 #include "tests/support/errors.hpp"
 

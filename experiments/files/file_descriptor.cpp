@@ -1,0 +1,58 @@
+#include "experiments/files/file_descriptor.hpp"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstddef>
+
+namespace bipo {
+
+FileDescriptor::~FileDescriptor() {
+  if (is_open()) {
+    ::close(fd_);
+  }
+}
+
+int FileDescriptor::close() {
+  return ::close(std::exchange(fd_, -1));
+}
+
+bool is_file_at(const std::filesystem::path& path, const FileDescriptor& file) {
+  struct stat opened {};
+  struct stat named {};
+  return file.is_open() && ::fstat(file.get(), &opened) == 0 && ::stat(path.c_str(), &named) == 0 &&
+         opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
+}
+
+bool write_all(const FileDescriptor& file, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = ::write(file.get(), bytes.data(), bytes.size());
+    if (written < 0 && errno != EINTR) {
+      return false;
+    }
+    bytes = bytes.subspan(written < 0 ? 0 : static_cast<std::size_t>(written));
+  }
+  return true;
+}
+
+TempFile::TempFile(const std::filesystem::path& path)
+    : path_(path),
+      file_(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666)),
+      is_ours_(file_.is_open()) {
+}
+
+TempFile::~TempFile() {
+  if (is_ours_) {
+    ::unlink(path_.c_str());
+  }
+}
+
+int TempFile::rename_to(const std::filesystem::path& target) {
+  const int result = ::rename(path_.c_str(), target.c_str());
+  is_ours_ = is_ours_ && result != 0;
+  return result;
+}
+
+}  // namespace bipo

@@ -1,0 +1,42 @@
+// The values that a sweep combines.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace bipo {
+
+// The layers first, first + step, ... up to `last`, which is included where a step meets it.
+struct LayerRange {
+  std::int64_t first = 0;
+  std::int64_t last = 0;
+  std::int64_t step = 1;
+};
+
+struct NamedModel {
+  std::string name;
+  std::filesystem::path directory;
+};
+
+struct NamedData {
+  std::string name;
+  std::filesystem::path train;
+  std::filesystem::path test;  // empty: no held-out pairs
+};
+
+// Each value is checked by itself (a known sign, lr and beta above 0).
+struct SweepAxes {
+  std::vector<NamedModel> models;
+  std::vector<NamedData> data;
+  std::vector<LayerRange> layers;  // empty: every layer of a model
+  std::vector<std::uint64_t> seeds = {11};
+  std::vector<double> lrs = {5e-4};
+  std::vector<double> betas = {0.1};
+  std::vector<std::string> signs = {"batch"};
+  std::vector<std::int64_t> batch_sizes = {4};
+  std::vector<std::int64_t> epochs = {20};
+};
+
+}  // namespace bipo
