@@ -14,6 +14,7 @@
 #include "experiments/job/computation.hpp"
 #include "experiments/settings/option_values.hpp"
 #include "experiments/settings/stored_settings.hpp"
+#include "experiments/sweeps/stored_plan.hpp"
 #include "experiments/sweeps/sweep_directory.hpp"
 #include "experiments/training/plan_warnings.hpp"
 #include "experiments/training/run_record.hpp"
