@@ -8,7 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "datasets/tokenizer/tokenizer.hpp"
+#include "datasets/tokenizer/token_id.hpp"
 
 namespace bipo {
 

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "datasets/tokenizer/tokenizer.hpp"
+#include "datasets/tokenizer/token_id.hpp"
 
 namespace bipo {
 

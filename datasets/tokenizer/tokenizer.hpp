@@ -10,10 +10,11 @@
 #include <string_view>
 #include <vector>
 
+#include "datasets/tokenizer/token_id.hpp"
+
 namespace bipo {
 
-using TokenId = std::int32_t;
-struct GgufVocabulary;  // datasets/gguf_tokenizer.hpp
+struct GgufVocabulary;  // gguf_tokenizer.hpp
 
 // Whether decoded text shows the tokens that are listed as special.
 enum class SpecialTokenText { kKept, kSkipped };

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "collectives/foundation/errors.hpp"
+#include "datasets/tokens/token_pairs.hpp"
 
 namespace bipo {
 namespace {

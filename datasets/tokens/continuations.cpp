@@ -7,7 +7,10 @@
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
+#include "datasets/template/chat_template.hpp"
+#include "datasets/tokenizer/tokenizer.hpp"
 #include "datasets/tokens/joint_tokens.hpp"
+#include "datasets/tokens/token_pairs.hpp"
 
 namespace bipo {
 namespace {

@@ -6,20 +6,15 @@
 #include <string>
 #include <vector>
 
-#include "datasets/template/chat_template.hpp"
 #include "datasets/text/conversation.hpp"
-#include "datasets/tokenizer/tokenizer.hpp"
-#include "datasets/tokens/token_pairs.hpp"
+#include "datasets/tokens/token_pair.hpp"
 
 namespace bipo {
 
-// Several continuations of one prompt.  Neither the prompt nor any answer is empty; positions of
-// every answer continue at prompt.size(), and no answer sees another.
-struct Continuations {
-  std::vector<TokenId> prompt;
-  std::vector<std::vector<TokenId>> answers;
-  std::string where;  // file:line, for messages
-};
+class ChatTemplate;      // datasets/template/chat_template.hpp
+class Tokenizer;         // datasets/tokenizer/tokenizer.hpp
+struct SpecialTokens;    // datasets/tokenizer/tokenizer.hpp
+struct TokenizeOptions;  // datasets/tokens/token_pairs.hpp
 
 // What turns text into one model's tokens.  Refers to parts that must outlive it
 // (PairTokenizer::text() gives its own).

@@ -9,6 +9,8 @@
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
+#include "datasets/tokenizer/tokenizer.hpp"
+#include "datasets/tokens/token_pairs.hpp"
 
 namespace bipo {
 namespace {

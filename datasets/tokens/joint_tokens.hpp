@@ -9,10 +9,13 @@
 #include <vector>
 
 #include "datasets/text/conversation.hpp"
-#include "datasets/tokenizer/tokenizer.hpp"
-#include "datasets/tokens/token_pairs.hpp"
+#include "datasets/tokenizer/token_id.hpp"
 
 namespace bipo {
+
+class Tokenizer;         // datasets/tokenizer/tokenizer.hpp
+struct SpecialTokens;    // datasets/tokenizer/tokenizer.hpp
+struct TokenizeOptions;  // datasets/tokens/token_pairs.hpp
 
 // `prompt` with the system prompt ("" is none) before it unless it brings a system turn of its own.
 // Where the template takes no system turn the text goes, with a blank line, before the first user

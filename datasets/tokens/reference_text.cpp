@@ -10,6 +10,8 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "datasets/text/data_text.hpp"
+#include "datasets/tokenizer/tokenizer.hpp"
+#include "datasets/tokens/token_pairs.hpp"
 
 namespace bipo {
 namespace {

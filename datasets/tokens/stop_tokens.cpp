@@ -2,6 +2,9 @@
 
 #include <set>
 
+#include "datasets/template/chat_template.hpp"
+#include "datasets/tokenizer/tokenizer.hpp"
+
 namespace bipo {
 
 std::vector<TokenId> stop_tokens(const TextTools& text) {

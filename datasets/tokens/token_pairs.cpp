@@ -9,6 +9,9 @@
 
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
+#include "datasets/rows/preference_pairs.hpp"
+#include "datasets/template/chat_template.hpp"
+#include "datasets/tokenizer/tokenizer.hpp"
 #include "datasets/tokens/joint_tokens.hpp"
 
 namespace bipo {

@@ -5,24 +5,15 @@
 #include <string>
 #include <vector>
 
-#include "datasets/rows/preference_pairs.hpp"
-#include "datasets/template/chat_template.hpp"
-#include "datasets/tokenizer/tokenizer.hpp"
+#include "datasets/text/conversation.hpp"
+#include "datasets/tokens/token_pair.hpp"
 
 namespace bipo {
 
-// `prompt` is the longest common prefix of the tokenised prompt, prompt+chosen and prompt+rejected;
-// `chosen` and `rejected` are what follows it, never empty.  Positions of both answers continue at
-// prompt.size().
-struct TokenPair {
-  std::vector<TokenId> prompt;
-  std::vector<TokenId> chosen;
-  std::vector<TokenId> rejected;
-  std::string where;  // file:line of the row
-};
-
-// Of the ids alone: equal for equal pairs in equal order, wherever they were read.
-std::uint64_t tokens_hash(const std::vector<TokenPair>& pairs);
+struct PreferencePair;  // datasets/rows/preference_pairs.hpp
+class ChatTemplate;     // datasets/template/chat_template.hpp
+class Tokenizer;        // datasets/tokenizer/tokenizer.hpp
+struct SpecialTokens;   // datasets/tokenizer/tokenizer.hpp
 
 struct TokenizeOptions {
   // Put before the conversation unless it brings a system turn of its own; "" sends none.  Where

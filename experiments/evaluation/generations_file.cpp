@@ -11,7 +11,9 @@
 #include "collectives/foundation/errors.hpp"
 #include "datasets/text/data_text.hpp"
 #include "datasets/text/json_lines.hpp"
+#include "datasets/tokenizer/tokenizer.hpp"
 #include "datasets/tokens/stop_tokens.hpp"
+#include "datasets/tokens/token_pairs.hpp"
 
 namespace bipo {
 namespace {

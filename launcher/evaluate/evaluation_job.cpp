@@ -10,6 +10,8 @@
 #include "collectives/foundation/errors.hpp"
 #include "datasets/rows/prompt_list.hpp"
 #include "datasets/text/row_collector.hpp"
+#include "datasets/tokens/pair_tokenizer.hpp"
+#include "datasets/tokens/reference_text.hpp"
 #include "launcher/evaluate/evaluation_places.hpp"
 #include "launcher/evaluate/judge_files.hpp"
 #include "launcher/job/stored_settings.hpp"

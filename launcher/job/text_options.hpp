@@ -3,11 +3,12 @@
 
 #include <cstdint>
 
-#include "datasets/template/chat_template.hpp"
-#include "datasets/tokens/token_pairs.hpp"
 #include "launcher/options/options.hpp"
 
 namespace bipo {
+
+struct ChatTemplateSettings;  // datasets/template/chat_template.hpp
+struct TokenizeOptions;       // datasets/tokens/token_pairs.hpp
 
 // `context`: the model's longest sequence in tokens, which is the limit where --max-length sets
 // none.  Throws UserError for a --max-length beyond it.

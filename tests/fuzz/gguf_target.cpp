@@ -5,9 +5,11 @@
 #include <vector>
 
 #include "collectives/foundation/errors.hpp"
+#include "datasets/tokens/model_text.hpp"
 #include "tests/fuzz/exercise_tokenizer.hpp"
 #include "tests/fuzz/scratch_directory.hpp"
 #include "trainer/model/gguf/gguf_config.hpp"
+#include "trainer/model/gguf/gguf_file.hpp"
 #include "trainer/model/gguf/gguf_text.hpp"
 #include "trainer/model/gguf/gguf_weights.hpp"
 

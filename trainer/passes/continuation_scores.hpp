@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "collectives/session.hpp"
-#include "datasets/tokens/continuations.hpp"
+#include "datasets/tokens/token_pair.hpp"
 #include "trainer/passes/pair_scores.hpp"
 #include "trainer/passes/steered_pass.hpp"
 

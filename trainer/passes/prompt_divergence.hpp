@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "collectives/session.hpp"
-#include "datasets/tokenizer/tokenizer.hpp"
+#include "datasets/tokenizer/token_id.hpp"
 #include "trainer/passes/continuation_scores.hpp"
 
 namespace bipo {

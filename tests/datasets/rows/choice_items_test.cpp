@@ -7,7 +7,9 @@
 #include <fstream>
 
 #include "collectives/foundation/errors.hpp"
+#include "datasets/template/chat_template.hpp"
 #include "datasets/tokens/choice_tokens.hpp"
+#include "datasets/tokens/token_pairs.hpp"
 #include "tests/datasets/character_model.hpp"
 #include "tests/support/errors.hpp"
 

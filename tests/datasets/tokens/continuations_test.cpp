@@ -8,7 +8,9 @@
 #include <memory>
 
 #include "collectives/foundation/errors.hpp"
+#include "datasets/template/chat_template.hpp"
 #include "datasets/tokens/reference_text.hpp"
+#include "datasets/tokens/token_pairs.hpp"
 #include "tests/datasets/character_model.hpp"
 #include "tests/support/errors.hpp"
 

@@ -6,6 +6,8 @@
 #include <filesystem>
 
 #include "collectives/foundation/errors.hpp"
+#include "datasets/rows/preference_pairs.hpp"
+#include "datasets/template/chat_template.hpp"
 #include "tests/datasets/character_model.hpp"
 
 namespace bipo {

@@ -1,10 +1,10 @@
 // What a GGUF file's metadata say of text: tokenizer, special tokens and chat template.
 #pragma once
 
-#include "datasets/tokens/model_text.hpp"
-#include "trainer/model/gguf/gguf_file.hpp"
-
 namespace bipo {
+
+class GgufFile;    // trainer/model/gguf/gguf_file.hpp
+struct ModelText;  // datasets/tokens/model_text.hpp
 
 // From the keys tokenizer.ggml.* and tokenizer.chat_template.  Throws UserError, naming file and
 // key, for what is missing, malformed or not implemented: nothing that changes tokens is ignored.
