@@ -12,8 +12,7 @@
 #include "datasets/text/data_text.hpp"
 #include "datasets/text/json_lines.hpp"
 #include "datasets/tokenizer/tokenizer.hpp"
-#include "datasets/tokens/stop_tokens.hpp"
-#include "datasets/tokens/token_pairs.hpp"
+#include "datasets/tokens/tokenization.hpp"
 
 namespace bipo {
 namespace {

@@ -14,7 +14,7 @@
 
 namespace bipo {
 
-struct TextTools;  // datasets/tokens/continuations.hpp
+struct TextTools;  // datasets/tokens/tokenization.hpp
 
 struct Generation {
   std::int64_t prompt_index = 0;  // from 0

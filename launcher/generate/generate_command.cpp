@@ -18,7 +18,6 @@
 #include "collectives/number_reduction.hpp"
 #include "datasets/rows/prompt_list.hpp"
 #include "datasets/tokens/pair_tokenizer.hpp"
-#include "datasets/tokens/stop_tokens.hpp"
 #include "experiments/files/utc_time.hpp"
 #include "experiments/generation/generation.hpp"
 #include "launcher/generate/generated_rows.hpp"

@@ -4,7 +4,7 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "datasets/template/chat_template.hpp"
-#include "datasets/tokens/token_pairs.hpp"
+#include "datasets/tokens/tokenization.hpp"
 
 namespace bipo {
 

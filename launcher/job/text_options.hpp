@@ -8,7 +8,7 @@
 namespace bipo {
 
 struct ChatTemplateSettings;  // datasets/template/chat_template.hpp
-struct TokenizeOptions;       // datasets/tokens/token_pairs.hpp
+struct TokenizeOptions;       // datasets/tokens/tokenization.hpp
 
 // `context`: the model's longest sequence in tokens, which is the limit where --max-length sets
 // none.  Throws UserError for a --max-length beyond it.
