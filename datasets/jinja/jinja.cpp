@@ -83,7 +83,7 @@ class Parser {
     }
   }
 
-  // Bounds the recursion while it lives.
+  // Bounds the recursion while the object lives.
   class Nesting {
    public:
     explicit Nesting(Parser& parser) : parser_(parser) {
@@ -99,16 +99,14 @@ class Parser {
     Parser& parser_;
   };
 
-  // Statements up to a block tag named in `ends`, which is left as the current token.
+  // Parses statements up to a block tag named in `ends`, whose name becomes the current token.
   Body parse_body(const Names& ends) {
     Body body;
     while (current().kind != TokenKind::kEnd) {
       const int line = current().line;
-      std::unique_ptr<Statement> statement;
+      StatementPtr statement;
       if (current().kind == TokenKind::kData) {
-        auto data = std::make_unique<Data>();
-        data->text = expect(TokenKind::kData, "text");
-        statement = std::move(data);
+        statement = make_data(expect(TokenKind::kData, "text"));
       } else if (current().kind == TokenKind::kOutputBegin) {
         statement = parse_output();
       } else {
@@ -137,15 +135,14 @@ class Parser {
     return body;
   }
 
-  std::unique_ptr<Statement> parse_output() {
+  StatementPtr parse_output() {
     expect(TokenKind::kOutputBegin, "'{{'");
-    auto output = std::make_unique<Output>();
-    output->expression = parse_tuple();
+    ExpressionPtr value = parse_tuple();
     expect(TokenKind::kOutputEnd, "the end of the tag");
-    return output;
+    return make_output(std::move(value));
   }
 
-  std::unique_ptr<Statement> parse_block() {
+  StatementPtr parse_block() {
     const Nesting nesting(*this);
     expect(TokenKind::kBlockBegin, "'{%'");
     const std::string tag = expect(TokenKind::kName, "the name of a statement");
@@ -162,9 +159,7 @@ class Parser {
       return parse_macro();
     }
     if (tag == "generation") {
-      auto generation = std::make_unique<Generation>();
-      generation->body = parse_block_until("endgeneration");
-      return generation;
+      return make_generation(parse_block_until("endgeneration"));
     }
     if (tag == "break" || tag == "continue") {
       return parse_loop_control(tag == "break" ? Flow::kBreak : Flow::kContinue);
@@ -173,92 +168,88 @@ class Parser {
     fail(fmt::format("the statement '{}' is not supported", tag));
   }
 
-  std::unique_ptr<Statement> parse_loop_control(Flow flow) {
+  StatementPtr parse_loop_control(Flow flow) {
     if (open_loops_ == 0) {
-      fail("break and continue belong into a loop");
+      fail("break and continue are only allowed in a loop");
     }
-    auto control = std::make_unique<LoopControl>();
-    control->flow = flow;
     end_tag();
-    return control;
+    return make_loop_control(flow);
   }
 
-  std::unique_ptr<Statement> parse_if() {
-    auto statement = std::make_unique<If>();
+  StatementPtr parse_if() {
+    std::vector<std::pair<ExpressionPtr, Body>> branches;
     do {
       ExpressionPtr condition = parse_tuple();
       end_tag();
-      statement->branches.emplace_back(std::move(condition), parse_body({"elif", "else", "endif"}));
+      branches.emplace_back(std::move(condition), parse_body({"elif", "else", "endif"}));
     } while (accept_keyword("elif"));
-    if (accept_keyword("else")) {
-      end_tag();
-      statement->otherwise = parse_body({"endif"});
-    }
-    expect_keyword("endif");
-    end_tag();
-    return statement;
+    Body otherwise = parse_otherwise("endif");
+    return make_if(std::move(branches), std::move(otherwise));
   }
 
-  std::unique_ptr<Statement> parse_for() {
-    auto loop = std::make_unique<For>();
+  // Parses the branch "else" if there is one, and the end of the statement.
+  Body parse_otherwise(std::string_view end) {
+    Body body;
+    if (accept_keyword("else")) {
+      end_tag();
+      body = parse_body({end});
+    }
+    expect_keyword(end);
+    end_tag();
+    return body;
+  }
+
+  StatementPtr parse_for() {
+    Loop loop;
     do {
-      loop->targets.push_back(expect(TokenKind::kName, "a name"));
+      loop.targets.push_back(expect(TokenKind::kName, "a name"));
     } while (accept_operator(","));
     expect_keyword("in");
-    loop->iterable = parse_or();
+    loop.iterable = parse_or();
     if (accept_keyword("if")) {
-      loop->filter = parse_expression();
+      loop.filter = parse_expression();
     }
     if (at_keyword("recursive")) {
       fail("recursive loops are not supported");
     }
     end_tag();
     ++open_loops_;
-    loop->body = parse_body({"else", "endfor"});
+    loop.body = parse_body({"else", "endfor"});
     --open_loops_;
-    if (accept_keyword("else")) {
-      end_tag();
-      loop->otherwise = parse_body({"endfor"});
-    }
-    expect_keyword("endfor");
-    end_tag();
-    return loop;
+    loop.otherwise = parse_otherwise("endfor");
+    return make_for(std::move(loop));
   }
 
-  std::unique_ptr<Statement> parse_set() {
+  StatementPtr parse_set() {
     const std::string name = expect(TokenKind::kName, "a name");
     if (current().kind == TokenKind::kBlockEnd) {
-      auto capture = std::make_unique<Capture>();
-      capture->name = name;
-      capture->body = parse_block_until("endset");
-      return capture;
+      return make_capture(name, parse_block_until("endset"));
     }
-    auto assignment = std::make_unique<Assignment>();
-    assignment->name = name;
+    std::string member;
     if (accept_operator(".")) {
-      assignment->member = expect(TokenKind::kName, "the name of a member");
+      member = expect(TokenKind::kName, "the name of a member");
     }
     expect_operator("=");
-    assignment->value = parse_tuple();
+    ExpressionPtr value = parse_tuple();
     end_tag();
-    return assignment;
+    return make_assignment(name, std::move(member), std::move(value));
   }
 
-  std::unique_ptr<Statement> parse_macro() {
-    auto macro = std::make_unique<MacroDefinition>();
-    macro->name = expect(TokenKind::kName, "the name of the macro");
+  StatementPtr parse_macro() {
+    MacroDefinition macro;
+    macro.name = expect(TokenKind::kName, "the name of the macro");
     expect_operator("(");
     while (!accept_operator(")")) {
-      if (!macro->parameters.empty()) {
+      if (!macro.parameters.empty()) {
         expect_operator(",");
       }
-      macro->parameters.push_back(expect(TokenKind::kName, "the name of a parameter"));
-      macro->defaults.push_back(accept_operator("=") ? parse_expression() : nullptr);
+      macro.parameters.push_back(expect(TokenKind::kName, "the name of a parameter"));
+      macro.defaults.push_back(accept_operator("=") ? parse_expression() : nullptr);
     }
     const int open_loops = std::exchange(open_loops_, 0);
-    macro->body = parse_block_until("endmacro");
+    macro.body = parse_block_until("endmacro");
     open_loops_ = open_loops;
-    return macro;
+    return make_macro(std::move(macro));
   }
 
   // `a, b` without parentheses is a tuple.
@@ -267,29 +258,26 @@ class Parser {
     if (!at_operator(",")) {
       return first;
     }
-    auto list = std::make_unique<ListDisplay>();
-    list->elements.push_back(std::move(first));
+    std::vector<ExpressionPtr> elements;
+    elements.push_back(std::move(first));
     while (accept_operator(",")) {
       if (at_operator(")") || current().kind == TokenKind::kBlockEnd ||
           current().kind == TokenKind::kOutputEnd) {
         break;
       }
-      list->elements.push_back(parse_expression());
+      elements.push_back(parse_expression());
     }
-    return list;
+    return make_list(std::move(elements));
   }
 
   ExpressionPtr parse_expression() {
     const Nesting nesting(*this);
     ExpressionPtr expression = parse_or();
     while (accept_keyword("if")) {
-      auto conditional = std::make_unique<Conditional>();
-      conditional->if_true = std::move(expression);
-      conditional->condition = parse_or();
-      if (accept_keyword("else")) {
-        conditional->if_false = parse_expression();
-      }
-      expression = std::move(conditional);
+      ExpressionPtr condition = parse_or();
+      ExpressionPtr if_false = accept_keyword("else") ? parse_expression() : nullptr;
+      expression =
+          make_conditional(std::move(condition), std::move(expression), std::move(if_false));
     }
     return expression;
   }
@@ -310,36 +298,19 @@ class Parser {
     return left;
   }
 
-  static ExpressionPtr make_and_or(bool is_and, ExpressionPtr left, ExpressionPtr right) {
-    auto node = std::make_unique<AndOr>();
-    node->is_and = is_and;
-    node->left = std::move(left);
-    node->right = std::move(right);
-    return node;
-  }
-
   ExpressionPtr parse_not() {
     const Nesting nesting(*this);
-    if (!accept_keyword("not")) {
-      return parse_comparison();
-    }
-    auto negation = std::make_unique<Not>();
-    negation->operand = parse_not();
-    return negation;
+    return accept_keyword("not") ? make_not(parse_not()) : parse_comparison();
   }
 
   ExpressionPtr parse_comparison() {
     ExpressionPtr first = parse_sum();
-    auto comparison = std::make_unique<Comparison>();
+    std::vector<std::pair<std::string, ExpressionPtr>> rest;
     for (std::string operation = accept_comparison(); !operation.empty();
          operation = accept_comparison()) {
-      comparison->rest.emplace_back(operation, parse_sum());
+      rest.emplace_back(operation, parse_sum());
     }
-    if (comparison->rest.empty()) {
-      return first;
-    }
-    comparison->first = std::move(first);
-    return comparison;
+    return rest.empty() ? std::move(first) : make_comparison(std::move(first), std::move(rest));
   }
 
   std::string accept_comparison() {
@@ -361,11 +332,8 @@ class Parser {
   ExpressionPtr parse_sum() {
     ExpressionPtr left = parse_concatenation();
     while (at_operator("+") || at_operator("-")) {
-      auto node = std::make_unique<Arithmetic>();
-      node->operation = expect(TokenKind::kOperator, "an operator");
-      node->left = std::move(left);
-      node->right = parse_concatenation();
-      left = std::move(node);
+      const std::string operation = expect(TokenKind::kOperator, "an operator");
+      left = make_arithmetic(operation, std::move(left), parse_concatenation());
     }
     return left;
   }
@@ -375,22 +343,19 @@ class Parser {
     if (!at_operator("~")) {
       return first;
     }
-    auto concatenation = std::make_unique<Concatenation>();
-    concatenation->parts.push_back(std::move(first));
+    std::vector<ExpressionPtr> parts;
+    parts.push_back(std::move(first));
     while (accept_operator("~")) {
-      concatenation->parts.push_back(parse_product());
+      parts.push_back(parse_product());
     }
-    return concatenation;
+    return make_concatenation(std::move(parts));
   }
 
   ExpressionPtr parse_product() {
     ExpressionPtr left = parse_unary(true);
     while (at_operator("*") || at_operator("/") || at_operator("//") || at_operator("%")) {
-      auto node = std::make_unique<Arithmetic>();
-      node->operation = expect(TokenKind::kOperator, "an operator");
-      node->left = std::move(left);
-      node->right = parse_unary(true);
-      left = std::move(node);
+      const std::string operation = expect(TokenKind::kOperator, "an operator");
+      left = make_arithmetic(operation, std::move(left), parse_unary(true));
     }
     if (at_operator("**")) {
       fail("the operator '**' is not supported");
@@ -403,9 +368,7 @@ class Parser {
     const Nesting nesting(*this);
     ExpressionPtr node;
     if (accept_operator("-")) {
-      auto negative = std::make_unique<Negative>();
-      negative->operand = parse_unary(false);
-      node = std::move(negative);
+      node = make_negative(parse_unary(false));
     } else if (accept_operator("+")) {
       node = parse_unary(false);
     } else {
@@ -422,10 +385,7 @@ class Parser {
       } else if (accept_operator("[")) {
         base = parse_subscript(std::move(base));
       } else if (at_operator("(")) {
-        auto call = std::make_unique<Call>();
-        call->callee = std::move(base);
-        call->arguments = parse_arguments();
-        base = std::move(call);
+        base = make_call(std::move(base), parse_arguments());
       } else {
         return base;
       }
@@ -434,23 +394,13 @@ class Parser {
 
   ExpressionPtr parse_attribute(ExpressionPtr base) {
     if (current().kind == TokenKind::kInteger) {
-      auto subscript = std::make_unique<Subscript>();
-      subscript->base = std::move(base);
-      subscript->key = parse_integer();
-      return subscript;
+      return make_subscript(std::move(base), parse_integer());
     }
     const std::string name = expect(TokenKind::kName, "the name of an attribute");
     if (at_operator("(")) {
-      auto call = std::make_unique<MethodCall>();
-      call->base = std::move(base);
-      call->name = name;
-      call->arguments = parse_arguments();
-      return call;
+      return make_method_call(std::move(base), name, parse_arguments());
     }
-    auto attribute = std::make_unique<Attribute>();
-    attribute->base = std::move(base);
-    attribute->name = name;
-    return attribute;
+    return make_attribute(std::move(base), name);
   }
 
   ExpressionPtr parse_subscript(ExpressionPtr base) {
@@ -468,33 +418,18 @@ class Parser {
       }
     }
     if (colons > 0) {
-      auto slice = std::make_unique<Slice>();
-      slice->base = std::move(base);
-      slice->start = std::move(bounds[0]);
-      slice->stop = std::move(bounds[1]);
-      slice->step = std::move(bounds[2]);
-      return slice;
+      return make_slice(std::move(base), std::move(bounds));
     }
     if (!bounds[0]) {
       fail("the subscript is empty");
     }
-    auto subscript = std::make_unique<Subscript>();
-    subscript->base = std::move(base);
-    subscript->key = std::move(bounds[0]);
-    return subscript;
+    return make_subscript(std::move(base), std::move(bounds[0]));
   }
 
   CallArguments parse_arguments() {
     CallArguments arguments;
     expect_operator("(");
-    bool first = true;
-    while (!accept_operator(")")) {
-      if (!std::exchange(first, false)) {
-        expect_operator(",");
-        if (accept_operator(")")) {
-          break;
-        }
-      }
+    parse_elements(")", [&] {
       if (current().kind == TokenKind::kName && next().kind == TokenKind::kOperator &&
           next().text == "=") {
         std::string name = expect(TokenKind::kName, "a name");
@@ -503,20 +438,16 @@ class Parser {
       } else {
         arguments.positional.push_back(parse_expression());
       }
-    }
+    });
     return arguments;
   }
 
   ExpressionPtr parse_filters_and_tests(ExpressionPtr input) {
     while (true) {
       if (accept_operator("|")) {
-        auto filter = std::make_unique<Filter>();
-        filter->name = expect(TokenKind::kName, "the name of a filter");
-        if (at_operator("(")) {
-          filter->arguments = parse_arguments();
-        }
-        filter->input = std::move(input);
-        input = std::move(filter);
+        const std::string name = expect(TokenKind::kName, "the name of a filter");
+        CallArguments arguments = at_operator("(") ? parse_arguments() : CallArguments{};
+        input = make_filter(std::move(input), name, std::move(arguments));
       } else if (accept_keyword("is")) {
         input = parse_test(std::move(input));
       } else {
@@ -526,16 +457,15 @@ class Parser {
   }
 
   ExpressionPtr parse_test(ExpressionPtr input) {
-    auto test = std::make_unique<Test>();
-    test->input = std::move(input);
-    test->negated = accept_keyword("not");
-    test->name = expect(TokenKind::kName, "the name of a test");
+    const bool negated = accept_keyword("not");
+    const std::string name = expect(TokenKind::kName, "the name of a test");
+    CallArguments arguments;
     if (at_operator("(")) {
-      test->arguments = parse_arguments();
+      arguments = parse_arguments();
     } else if (begins_bare_test_argument()) {
-      test->arguments.positional.push_back(parse_postfix(parse_primary()));
+      arguments.positional.push_back(parse_postfix(parse_primary()));
     }
-    return test;
+    return make_test(std::move(input), name, std::move(arguments), negated);
   }
 
   // Jinja allows `x is divisibleby 3`.
@@ -560,7 +490,7 @@ class Parser {
     if (digits.size() > kSurelyFits) {
       fail(fmt::format("the integer {} is too large", digits));
     }
-    return std::make_unique<Literal>(Json(std::stoll(digits)));
+    return make_literal(Json(std::stoll(digits)));
   }
 
   ExpressionPtr parse_float() {
@@ -569,7 +499,7 @@ class Parser {
     if (std::from_chars(digits.data(), digits.data() + digits.size(), value).ec != std::errc()) {
       fail(fmt::format("the number {} is out of range", digits));
     }
-    return std::make_unique<Literal>(Json(value));
+    return make_literal(Json(value));
   }
 
   ExpressionPtr parse_primary() {
@@ -581,7 +511,7 @@ class Parser {
         while (current().kind == TokenKind::kString) {
           text += expect(TokenKind::kString, "a string");
         }
-        return std::make_unique<Literal>(Json(text));
+        return make_literal(Json(text));
       }
       case TokenKind::kInteger:
         return parse_integer();
@@ -605,54 +535,55 @@ class Parser {
   ExpressionPtr parse_name() {
     const std::string name = expect(TokenKind::kName, "a name");
     if (name == "true" || name == "True") {
-      return std::make_unique<Literal>(Json(true));
+      return make_literal(Json(true));
     }
     if (name == "false" || name == "False") {
-      return std::make_unique<Literal>(Json(false));
+      return make_literal(Json(false));
     }
     if (name == "none" || name == "None") {
-      return std::make_unique<Literal>(Json(nullptr));
+      return make_literal(Json(nullptr));
     }
-    return std::make_unique<Name>(name);
+    return make_name(name);
   }
 
   ExpressionPtr parse_parenthesised() {
     if (accept_operator(")")) {
-      return std::make_unique<ListDisplay>();
+      return make_list({});
     }
     ExpressionPtr inner = parse_tuple();
     expect_operator(")");
     return inner;
   }
 
-  ExpressionPtr parse_list() {
-    auto list = std::make_unique<ListDisplay>();
-    while (!accept_operator("]")) {
-      if (!list->elements.empty()) {
+  // Parses elements with commas between up to `end`, which may follow a comma.
+  template <typename ParseElement>
+  void parse_elements(std::string_view end, const ParseElement& parse_element) {
+    bool first = true;
+    while (!accept_operator(end)) {
+      if (!std::exchange(first, false)) {
         expect_operator(",");
-        if (accept_operator("]")) {
-          break;
+        if (accept_operator(end)) {
+          return;
         }
       }
-      list->elements.push_back(parse_expression());
+      parse_element();
     }
-    return list;
+  }
+
+  ExpressionPtr parse_list() {
+    std::vector<ExpressionPtr> elements;
+    parse_elements("]", [&] { elements.push_back(parse_expression()); });
+    return make_list(std::move(elements));
   }
 
   ExpressionPtr parse_dict() {
-    auto dict = std::make_unique<DictDisplay>();
-    while (!accept_operator("}")) {
-      if (!dict->entries.empty()) {
-        expect_operator(",");
-        if (accept_operator("}")) {
-          break;
-        }
-      }
+    std::vector<std::pair<ExpressionPtr, ExpressionPtr>> entries;
+    parse_elements("}", [&] {
       ExpressionPtr key = parse_expression();
       expect_operator(":");
-      dict->entries.emplace_back(std::move(key), parse_expression());
-    }
-    return dict;
+      entries.emplace_back(std::move(key), parse_expression());
+    });
+    return make_dict(std::move(entries));
   }
 
   std::vector<Token> tokens_;

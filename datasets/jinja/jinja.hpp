@@ -11,19 +11,19 @@
 
 namespace bipo::jinja {
 
-// Values that templates see; objects keep their order, as Python's dicts do.
+// The values in templates; objects keep their order, as Python's dicts do.
 using Json = nlohmann::ordered_json;
 
-// The template itself refused its input: it called raise_exception.
+// Thrown when the template itself refuses its input by calling raise_exception.
 class TemplateRefusal : public UserError {
  public:
   using UserError::UserError;
 };
 
 // A parsed template.  Follows Jinja2's documented behaviour with trim_blocks and lstrip_blocks on
-// and the immutable sandbox, which is how transformers runs chat templates.  What is outside of the
-// implemented subset is a UserError that names the construct: for syntax when parsing, for filters,
-// tests, methods and functions when one is reached.
+// and the immutable sandbox, as transformers runs chat templates.  Constructs outside the
+// implemented subset (see README.md) are a UserError that names them: syntax when parsing; filters,
+// tests, methods and functions when the template reaches them.
 class Template {
  public:
   explicit Template(std::string_view source);  // throws UserError "line N: ..."

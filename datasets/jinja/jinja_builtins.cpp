@@ -7,6 +7,8 @@
 #include <array>
 #include <functional>
 
+#include "datasets/text/unicode_text.hpp"
+
 namespace bipo::jinja {
 namespace {
 
@@ -31,9 +33,7 @@ std::string text_argument(const Bound& bound, std::size_t index, std::string_vie
 
 // Case mapping beyond ASCII depends on the Unicode version, and role names do not need it.
 std::string require_ascii(const std::string& text) {
-  const bool ascii = std::all_of(text.begin(), text.end(),
-                                 [](char byte) { return static_cast<unsigned char>(byte) < 128; });
-  if (!ascii) {
+  if (!is_ascii(text)) {
     throw UserError(fmt::format("changing the case of '{}' is supported for ASCII only", text));
   }
   return text;
@@ -52,16 +52,17 @@ char to_lower(char letter) {
   return is_upper(letter) ? static_cast<char>(letter + 32) : letter;
 }
 
-Json upper(const std::string& text) {
+Json with_letters(const std::string& text, char (*convert)(char)) {
   std::string result = require_ascii(text);
-  std::transform(result.begin(), result.end(), result.begin(), to_upper);
+  std::transform(result.begin(), result.end(), result.begin(), convert);
   return Json(result);
 }
 
+Json upper(const std::string& text) {
+  return with_letters(text, to_upper);
+}
 Json lower(const std::string& text) {
-  std::string result = require_ascii(text);
-  std::transform(result.begin(), result.end(), result.begin(), to_lower);
-  return Json(result);
+  return with_letters(text, to_lower);
 }
 
 Json title(const std::string& text) {
@@ -74,23 +75,40 @@ Json title(const std::string& text) {
   return Json(result);
 }
 
+// Cuts `text` at `separator`, at most `count` times if `count` is not negative.
+std::vector<std::string> parts_of(const std::string& text, const std::string& separator,
+                                  std::int64_t count) {
+  std::vector<std::string> parts;
+  std::size_t position = 0;
+  for (std::size_t found = text.find(separator); found != std::string::npos && count != 0;
+       found = text.find(separator, position), --count) {
+    parts.push_back(text.substr(position, found - position));
+    position = found + separator.size();
+  }
+  parts.push_back(text.substr(position));
+  return parts;
+}
+
+std::string joined(const std::vector<std::string>& parts, const std::string& separator) {
+  std::string text;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    text += (i == 0 ? "" : separator) + parts[i];
+    require_reasonable_size(text.size());
+  }
+  return text;
+}
+
+std::int64_t count_argument(const std::optional<Value>& given, std::string_view what) {
+  return given ? require_integer(*given, what) : -1;
+}
+
 Json replace(const std::string& text, const Bound& bound) {
   const std::string from = text_argument(bound, 0, "what replace looks for");
   const std::string to = text_argument(bound, 1, "what replace puts there");
   if (from.empty()) {
     throw UserError("replacing the empty string is not supported");
   }
-  std::int64_t left = bound[2] ? require_integer(*bound[2], "the count of replace") : -1;
-  std::string result;
-  std::size_t position = 0;
-  for (std::size_t found = text.find(from); found != std::string::npos && left != 0;
-       found = text.find(from, position)) {
-    result += text.substr(position, found - position) + to;
-    require_reasonable_size(result.size());
-    position = found + from.size();
-    --left;
-  }
-  return Json(result + text.substr(position));
+  return Json(joined(parts_of(text, from, count_argument(bound[2], "the count of replace")), to));
 }
 
 Json strip_text(const std::string& text, const Bound& bound, Side side) {
@@ -109,11 +127,7 @@ Json strip_text(const std::string& text, const Bound& bound, Side side) {
   while (side != Side::kLeft && !characters.empty() && is_unwanted(characters.back())) {
     characters.pop_back();
   }
-  std::string result;
-  for (const std::string& character : characters) {
-    result += character;
-  }
-  return Json(result);
+  return Json(joined(characters, ""));
 }
 
 Json split_at_space(std::string_view text) {
@@ -133,7 +147,7 @@ Json split_at_space(std::string_view text) {
 }
 
 Json split(const std::string& text, const Bound& bound) {
-  std::int64_t left = bound[1] ? require_integer(*bound[1], "the count of split") : -1;
+  const std::int64_t count = count_argument(bound[1], "the count of split");
   if (!bound[0]) {
     if (bound[1]) {
       throw UserError("split with a count needs a separator here");
@@ -144,28 +158,16 @@ Json split(const std::string& text, const Bound& bound) {
   if (separator.empty()) {
     throw UserError("the separator of split must not be empty");
   }
-  Json parts = Json::array();
-  std::size_t position = 0;
-  for (std::size_t found = text.find(separator); found != std::string::npos && left != 0;
-       found = text.find(separator, position)) {
-    parts.push_back(text.substr(position, found - position));
-    position = found + separator.size();
-    --left;
-  }
-  parts.push_back(text.substr(position));
-  return parts;
+  return Json(parts_of(text, separator, count));
 }
 
 Json join(const Value& input, const Bound& bound) {
   const std::string separator = bound[0] ? to_text(*bound[0]) : "";
-  std::string joined;
-  bool first = true;
+  std::vector<std::string> parts;
   for (const Json& element : elements_of(input)) {
-    joined += (first ? "" : separator) + to_text(Value(element));
-    first = false;
-    require_reasonable_size(joined.size());
+    parts.push_back(to_text(Value(element)));
   }
-  return Json(joined);
+  return Json(joined(parts, separator));
 }
 
 Json key_value_pairs(const Value& input) {
@@ -202,7 +204,7 @@ std::optional<std::int64_t> indent_argument(const std::optional<Value>& given) {
   return given && !is_none ? std::optional(require_integer(*given, "indent")) : std::nullopt;
 }
 
-// The attribute named "a" or "a.b" of an element.
+// Returns the attribute "a" or "a.b" of an element.
 Value attribute_at(const Json& element, const std::string& path) {
   Value value = element;
   std::size_t begin = 0;
@@ -216,8 +218,8 @@ Value attribute_at(const Json& element, const std::string& path) {
   }
 }
 
-// The elements of which `tested` passes the test named in bound[first], with the argument beside
-// it; without a test, those that are true.
+// Returns the elements for which `tested` passes the test named in bound[first], whose argument
+// follows; without a test, those for which it is true.
 Json elements_that_pass(const Value& input, const Bound& bound, std::size_t first, bool wanted,
                         const std::function<Value(const Json&)>& tested) {
   Arguments arguments;
@@ -295,23 +297,17 @@ const std::string& text_of(const Value& base) {
   return *as_string(base);
 }
 
+Builtin strip_method(Side side) {
+  return {{"chars"}, [side](const Value& base, const Bound& bound) {
+            return strip_text(text_of(base), bound, side);
+          }};
+}
+
 const Builtins& string_methods() {
   static const Builtins table = {
-      {"strip",
-       {{"chars"},
-        [](const Value& base, const Bound& bound) {
-          return strip_text(text_of(base), bound, Side::kBoth);
-        }}},
-      {"lstrip",
-       {{"chars"},
-        [](const Value& base, const Bound& bound) {
-          return strip_text(text_of(base), bound, Side::kLeft);
-        }}},
-      {"rstrip",
-       {{"chars"},
-        [](const Value& base, const Bound& bound) {
-          return strip_text(text_of(base), bound, Side::kRight);
-        }}},
+      {"strip", strip_method(Side::kBoth)},
+      {"lstrip", strip_method(Side::kLeft)},
+      {"rstrip", strip_method(Side::kRight)},
       {"split",
        {{"sep", "maxsplit"},
         [](const Value& base, const Bound& bound) { return split(text_of(base), bound); }}},
@@ -350,11 +346,8 @@ const Builtins& dict_methods() {
       {"values",
        {{},
         [](const Value& base, const Bound&) {
-          Json values = Json::array();
-          for (const Json& value : require_json(base)) {
-            values.push_back(value);
-          }
-          return values;
+          const Json& object = require_json(base);
+          return Json(Json::array_t(object.begin(), object.end()));
         }}},
   };
   return table;

@@ -14,8 +14,8 @@ struct Arguments {
   std::vector<std::pair<std::string, Value>> named;
 };
 
-// All throw UserError naming the filter, test, method or function when it is not implemented or its
-// arguments do not fit; raise_exception throws TemplateRefusal.
+// All throw UserError naming the filter, test, method or function if it is not implemented or the
+// arguments do not fit it; raise_exception throws TemplateRefusal.
 Value apply_filter(const std::string& name, const Value& input, const Arguments& arguments);
 bool apply_test(const std::string& name, const Value& input, const Arguments& arguments);
 Value call_method(const Value& base, const std::string& name, const Arguments& arguments);
@@ -23,8 +23,7 @@ Value call_function(const std::string& name, const Arguments& arguments, const C
 
 bool is_function(const std::string& name);
 
-// Gives every parameter its argument, an absent one where none was passed; `callee` is for
-// messages.
+// Returns the argument of every parameter, nullopt if none was passed; `callee` is for messages.
 std::vector<std::optional<Value>> bind_arguments(const std::string& callee,
                                                  const Arguments& arguments,
                                                  const std::vector<std::string>& parameters);

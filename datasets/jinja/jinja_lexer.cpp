@@ -15,12 +15,12 @@
 namespace bipo::jinja {
 namespace {
 
-// Longer ones first, so that the first match is the longest.
+// Longer ones come first, so that the first match is the longest.
 constexpr std::array<std::string_view, 25> kOperators = {
     "//", "**", "==", "!=", ">=", "<=", "+", "-", "*", "/", "%", "~", ">",
     "<",  "=",  ".",  ":",  "|",  ",",  "(", ")", "[", "]", "{", "}"};
 
-// A chain like a.b.c or a + b + c becomes a tree as deep as it is long, and is walked recursively.
+// A chain like a.b.c or a + b + c becomes a tree as deep as it is long, and is run recursively.
 constexpr std::size_t kLongestTag = 2000;
 
 bool begins_name(char character) {
@@ -115,7 +115,7 @@ class Lexer {
     advance(tag - position_);
   }
 
-  // lstrip_blocks: blanks between the beginning of the line and a block tag do not count.
+  // lstrip_blocks: drops blanks between the beginning of the line and a block tag.
   std::string_view without_indentation(std::string_view data) const {
     const std::size_t line_break = data.rfind('\n');
     if (line_break == std::string_view::npos && !at_line_start_) {
@@ -184,9 +184,13 @@ class Lexer {
   void take_token(int& open_brackets) {
     const char first = rest()[0];
     if (begins_name(first)) {
-      take_while(TokenKind::kName, [](char character) {
-        return begins_name(character) || is_ascii_digit(character);
-      });
+      std::size_t length = 1;
+      while (length < rest().size() &&
+             (begins_name(rest()[length]) || is_ascii_digit(rest()[length]))) {
+        ++length;
+      }
+      emit(TokenKind::kName, std::string(rest().substr(0, length)));
+      advance(length);
     } else if (is_ascii_digit(first)) {
       take_number();
     } else if (first == '\'' || first == '"') {
@@ -194,16 +198,6 @@ class Lexer {
     } else {
       take_operator(open_brackets);
     }
-  }
-
-  template <typename Predicate>
-  void take_while(TokenKind kind, const Predicate& belongs) {
-    std::size_t length = 0;
-    while (length < rest().size() && belongs(rest()[length])) {
-      ++length;
-    }
-    emit(kind, std::string(rest().substr(0, length)));
-    advance(length);
   }
 
   void take_number() {
@@ -259,7 +253,7 @@ class Lexer {
       if (known != std::string_view::npos) {
         result += kMeanings[known];
       } else if (digits > 0) {
-        append_code_point(result, text.substr(index + 1, static_cast<std::size_t>(digits)), digits);
+        append_escaped(result, text.substr(index + 1, static_cast<std::size_t>(digits)), digits);
         index += static_cast<std::size_t>(digits);
       } else if (is_ascii_digit(letter) || letter == 'N') {
         fail(line_, fmt::format("the escape '\\{}' is not supported", letter));
@@ -270,7 +264,7 @@ class Lexer {
     return result;
   }
 
-  void append_code_point(std::string& result, std::string_view hex, int digits) const {
+  void append_escaped(std::string& result, std::string_view hex, int digits) const {
     std::uint32_t code = 0;
     for (const char character : hex) {
       const auto digit =
@@ -286,7 +280,7 @@ class Lexer {
         (code >= 0xD800 && code < 0xE000)) {
       fail(line_, "a string holds an escape that is no Unicode character");
     }
-    append_utf8(result, code);
+    append_code_point(code, result);
   }
 
   void take_operator(int& open_brackets) {

@@ -8,6 +8,8 @@
 #include <array>
 #include <cmath>
 
+#include "datasets/text/unicode_text.hpp"
+
 namespace bipo::jinja {
 namespace {
 
@@ -25,24 +27,14 @@ bool is_ascii_space(char character) {
   return (character >= '\t' && character <= '\r') || (character >= '\x1c' && character <= ' ');
 }
 
-std::size_t leading_space(std::string_view text) {
-  if (!text.empty() && is_ascii_space(text.front())) {
+// Returns the bytes of the white-space character at that end of `text`; 0 without one.
+std::size_t space_at(Side side, std::string_view text) {
+  const bool left = side == Side::kLeft;
+  if (!text.empty() && is_ascii_space(left ? text.front() : text.back())) {
     return 1;
   }
   for (const std::string_view space : kWideSpaces) {
-    if (text.starts_with(space)) {
-      return space.size();
-    }
-  }
-  return 0;
-}
-
-std::size_t trailing_space(std::string_view text) {
-  if (!text.empty() && is_ascii_space(text.back())) {
-    return 1;
-  }
-  for (const std::string_view space : kWideSpaces) {
-    if (text.ends_with(space)) {
+    if (left ? text.starts_with(space) : text.ends_with(space)) {
       return space.size();
     }
   }
@@ -156,12 +148,12 @@ Json float_arithmetic(const std::string& operation, double left, double right) {
   return Json(operation == "%" ? modulo : std::floor((left - modulo) / right + 0.5));
 }
 
-// The positions that Python's slice selects from a sequence of `length`.
+// Returns the positions that Python's slice selects from a sequence of `length`.
 std::vector<std::size_t> slice_positions(std::optional<std::int64_t> start,
                                          std::optional<std::int64_t> stop, std::int64_t step,
                                          std::int64_t length) {
-  step =
-      std::clamp(step, -length - 1, length + 1);  // larger ones select the same, but may overflow
+  // Larger steps select the same, but may overflow.
+  step = std::clamp(step, -length - 1, length + 1);
   const std::int64_t lowest = step > 0 ? 0 : -1;
   const std::int64_t highest = step > 0 ? length : length - 1;
   const auto bound = [&](std::optional<std::int64_t> given, std::int64_t otherwise) {
@@ -179,7 +171,7 @@ std::vector<std::size_t> slice_positions(std::optional<std::int64_t> start,
   return positions;
 }
 
-// The whole value's where it stands less deep than `levels`.
+// Returns the weight of a value that is nested at most `levels` deep.
 std::size_t weight_within(const Json& value, int levels) {
   if (levels == 0) {
     throw UserError("a value of the template is nested too deeply");
@@ -478,51 +470,23 @@ std::string to_json_text(const Json& value, std::optional<std::int64_t> indent) 
 }
 
 std::string_view strip(std::string_view text, Side side) {
-  if (side != Side::kRight) {
-    for (std::size_t count = leading_space(text); count > 0; count = leading_space(text)) {
-      text.remove_prefix(count);
-    }
+  std::size_t count = 0;
+  while (side != Side::kRight && (count = space_at(Side::kLeft, text)) > 0) {
+    text.remove_prefix(count);
   }
-  if (side != Side::kLeft) {
-    for (std::size_t count = trailing_space(text); count > 0; count = trailing_space(text)) {
-      text.remove_suffix(count);
-    }
+  while (side != Side::kLeft && (count = space_at(Side::kRight, text)) > 0) {
+    text.remove_suffix(count);
   }
   return text;
 }
 
 std::vector<std::string> code_points(std::string_view utf8) {
   std::vector<std::string> characters;
-  for (const char byte : utf8) {
-    const bool continues = (static_cast<unsigned char>(byte) & 0xC0) == 0x80;
-    if (!continues || characters.empty()) {
-      characters.emplace_back();
-    }
-    characters.back() += byte;
+  while (!utf8.empty()) {
+    characters.emplace_back(first_character(utf8));
+    utf8.remove_prefix(characters.back().size());
   }
   return characters;
-}
-
-void append_utf8(std::string& text, std::uint32_t code_point) {
-  const auto append = [&text](std::uint32_t byte) { text += static_cast<char>(byte); };
-  const auto append_continuation = [&](int shift) {
-    append(0x80 | ((code_point >> shift) & 0x3F));
-  };
-  if (code_point < 0x80) {
-    append(code_point);
-  } else if (code_point < 0x800) {
-    append(0xC0 | (code_point >> 6));
-    append_continuation(0);
-  } else if (code_point < 0x10000) {
-    append(0xE0 | (code_point >> 12));
-    append_continuation(6);
-    append_continuation(0);
-  } else {
-    append(0xF0 | (code_point >> 18));
-    append_continuation(12);
-    append_continuation(6);
-    append_continuation(0);
-  }
 }
 
 }  // namespace bipo::jinja

@@ -1,4 +1,4 @@
-// The values a template computes with, and what Python would do with them.
+// The values of a running template, and Python's operations on them.
 #pragma once
 
 #include <cstddef>
@@ -15,7 +15,7 @@
 
 namespace bipo::jinja {
 
-// A name, attribute or item that does not exist; `why` is the message for uses that are an error.
+// A name, attribute or item that does not exist; `why` is the message for erroneous uses.
 struct Undefined {
   std::string why;
 };
@@ -25,8 +25,8 @@ struct Function {
   std::string name;
 };
 
-struct Namespace;        // what namespace() makes: the one thing a template can change
-struct MacroDefinition;  // a node of the syntax tree, which outlives every value
+struct Namespace;        // made by namespace(): the only value that a template can change
+struct MacroDefinition;  // part of the syntax tree, which outlives every value
 
 using Value =
     std::variant<Undefined, Json, std::shared_ptr<Namespace>, Function, const MacroDefinition*>;
@@ -35,17 +35,17 @@ struct Namespace {
   std::map<std::string, Value> members;
 };
 
-// Refuses a namespace as the value: one that held itself would never be freed.
+// Throws UserError for a namespace as the value: one inside itself would never be freed.
 void set_member(Namespace& space, const std::string& name, Value value);
 
-// What a value costs to make and to copy, in bytes or so.  Throws UserError for one that no
-// template needs: larger than require_reasonable_size allows, or nested more than 100 deep.
+// Returns the cost of making and copying a value, roughly in bytes.  Throws UserError for a value
+// that is larger than require_reasonable_size allows or nested more than 100 deep.
 std::size_t weight_of(const Value& value);
 
 // Throws UserError for texts and values of more than 4 MiB.
 void require_reasonable_size(std::size_t bytes);
 
-// The JSON inside, null pointer where the value is of another kind.
+// Return the JSON or string inside; null if the value is of another kind.
 const Json* as_json(const Value& value);
 const std::string* as_string(const Value& value);
 
@@ -60,7 +60,7 @@ bool are_equal(const Value& left, const Value& right);
 bool is_less(const Value& left, const Value& right);
 bool contains(const Value& container, const Value& element);
 
-// What iterating gives: items of a list, characters of a string, keys of a dict.
+// Returns what iterating yields: items of a list, characters of a string, keys of a dict.
 std::vector<Json> elements_of(const Value& value);
 std::size_t length_of(const Value& value);
 
@@ -75,10 +75,8 @@ Value arithmetic(const std::string& operation, const Value& left, const Value& r
 // json.dumps(value, ensure_ascii=False, indent=indent).
 std::string to_json_text(const Json& value, std::optional<std::int64_t> indent);
 
-// Text, by characters.
 enum class Side { kLeft, kRight, kBoth };
 std::string_view strip(std::string_view text, Side side);  // Python's whitespace
 std::vector<std::string> code_points(std::string_view utf8);
-void append_utf8(std::string& text, std::uint32_t code_point);
 
 }  // namespace bipo::jinja

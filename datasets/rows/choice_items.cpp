@@ -42,22 +42,20 @@ void require_items(const ChoiceSet& set, const std::string& file) {
   }
 }
 
-ChoiceItem ab_item(const CsvRow& row, const std::vector<std::size_t>& columns,
-                   std::size_t column_count, const std::string& where) {
-  require_csv_row(row, column_count, "the header", where);
-  const auto field = [&](std::size_t i) -> const std::string& { return row.fields[columns[i]]; };
-  const std::string& matching = field(3);
+// `fields` are question, A, B and matching.
+ChoiceItem ab_item(const std::vector<std::string>& fields, const std::string& where) {
+  const std::string& matching = fields[3];
   const bool first = matching == "A" || matching == "(A)";
   if (!first && matching != "B" && matching != "(B)") {
     throw UserError(fmt::format("{}: matching is '{}'; it must be A or B", where, matching));
   }
-  require_item_text(field(0), where, "question");
-  require_item_text(field(1), where, "A");
-  require_item_text(field(2), where, "B");
-  return {field(0), {{field(1), first}, {field(2), !first}}, "", where};
+  require_item_text(fields[0], where, "question");
+  require_item_text(fields[1], where, "A");
+  require_item_text(fields[2], where, "B");
+  return {fields[0], {{fields[1], first}, {fields[2], !first}}, "", where};
 }
 
-// What a row says of one choice: its text and whether it is right.
+// A choice's text and whether it is right.
 using Label = std::pair<std::string, bool>;
 
 bool read_label(const Json& value, std::string_view key, const std::string& where) {
@@ -104,7 +102,7 @@ std::vector<Label> labels_of_lists(const Json& object, const std::string& where)
   return result;
 }
 
-// TruthfulQA's: {text: 0 or 1}, or lists as its copies on the Hugging Face hub have them.
+// Reads TruthfulQA's {text: 0 or 1}, or lists as in its copies on the Hugging Face hub.
 std::vector<Label> labels_of_targets(const Json& row, const char* key, const std::string& where) {
   const auto targets = row.find(key);
   if (targets == row.end() || !targets->is_object()) {
@@ -135,7 +133,7 @@ void require_both_labels(const std::vector<Label>& labels, std::string_view key,
   }
 }
 
-// Takes `labels` into `choices`, by text, and marks them with `member`.
+// Adds the labelled texts to `choices`, equal texts once, and sets their `member`.
 void add_targets(std::vector<Choice>& choices, const std::vector<Label>& labels,
                  bool Choice::*member, const std::string& where) {
   for (const auto& [text, right] : labels) {
@@ -222,10 +220,11 @@ void read_mmlu_file(const fs::path& path, const std::string& subject, ItemCollec
 // The worked examples are part of every prompt, so none of them may be skipped.
 std::vector<ChoiceItem> read_shots(const fs::path& test_file, const std::string& subject) {
   const std::string name = subject + std::string(kDevSuffix);
-  fs::path dev = test_file.parent_path() / name;
-  const fs::path other = test_file.parent_path() / ".." / "dev" / name;
-  if (!fs::exists(dev) && test_file.parent_path().filename() == "test") {
-    dev = fs::exists(other) ? other.lexically_normal() : dev;
+  const fs::path folder = test_file.parent_path();
+  fs::path dev = folder / name;
+  if (const fs::path other = folder / ".." / "dev" / name;
+      !fs::exists(dev) && folder.filename() == "test" && fs::exists(other)) {
+    dev = other.lexically_normal();
   }
   if (!fs::exists(dev)) {
     throw UserError(fmt::format(
@@ -244,22 +243,17 @@ std::vector<ChoiceItem> read_shots(const fs::path& test_file, const std::string&
   return shots;
 }
 
-std::string subject_of(const fs::path& test_file) {
-  const std::string name = test_file.filename().string();
-  if (!name.ends_with(kTestSuffix) || name.size() == kTestSuffix.size()) {
-    throw UserError(fmt::format(
-        "{}: MMLU's files are named <subject>_test.csv; rename it, or name their directory",
-        test_file.string()));
-  }
-  return name.substr(0, name.size() - kTestSuffix.size());
+// Returns the subject of <subject>_test.csv; "" for other names.
+std::string subject_of(const fs::path& file) {
+  const std::string name = file.filename().string();
+  return name.ends_with(kTestSuffix) ? name.substr(0, name.size() - kTestSuffix.size()) : "";
 }
 
-// In the order of their names.
+// Returns the files with a subject, sorted by name.
 std::vector<fs::path> test_files(const fs::path& directory) {
   std::vector<fs::path> files;
   for (const auto& entry : fs::directory_iterator(directory)) {
-    const std::string name = entry.path().filename().string();
-    if (name.ends_with(kTestSuffix) && name.size() > kTestSuffix.size()) {
+    if (!subject_of(entry.path()).empty()) {
       files.push_back(entry.path());
     }
   }
@@ -291,14 +285,9 @@ ChoiceSet read_ab_items(const fs::path& path, BadRows bad_rows) {
   const std::string text = read_data_text(path);
   ChoiceSet set{set_name(path), ChoiceKind::kAb, {}, {}, {}};
   ItemCollector collector(bad_rows, set.items, set.skipped);
-  CsvReader reader(text, file);
-  const auto header = reader.next();
-  const auto columns = find_csv_columns(*header, fmt::format("{}:{}", file, header->line),
-                                        {"question", "A", "B", "matching"});
-  while (const auto row = reader.next()) {
-    collector.add([&] {
-      return ab_item(*row, columns, header->fields.size(), fmt::format("{}:{}", file, row->line));
-    });
+  CsvTable table(text, file, {"question", "A", "B", "matching"});
+  while (table.next()) {
+    collector.add([&] { return ab_item(table.fields(), table.where()); });
   }
   require_items(set, file);
   return set;
@@ -334,6 +323,11 @@ ChoiceSet read_mmlu_items(const fs::path& path, BadRows bad_rows) {
   ItemCollector collector(bad_rows, set.items, set.skipped);
   for (const fs::path& file : files) {
     const std::string subject = subject_of(file);
+    if (subject.empty()) {
+      throw UserError(fmt::format(
+          "{}: MMLU's files are named <subject>_test.csv; rename it, or name their directory",
+          file.string()));
+    }
     const std::size_t before = set.items.size();
     read_mmlu_file(file, subject, collector);
     if (set.items.size() > before) {

@@ -18,12 +18,11 @@ std::string_view choice_kind_name(ChoiceKind kind);  // "ab", "mc", "mmlu"
 struct Choice {
   std::string text;
   bool right = false;  // A/B: the matching one
-  bool in_mc1 = true;  // whether it competes for the accuracy
-  bool in_mc2 = true;  // whether it has a share in the probability
+  bool in_mc1 = true;  // whether it counts for the accuracy
+  bool in_mc2 = true;  // whether it counts for the probability
 };
 
-// At least two choices, of which at least one is right and at least one is not, both among those in
-// MC1 and among those in MC2.
+// Has at least one right and one wrong choice, both among those in MC1 and among those in MC2.
 struct ChoiceItem {
   std::string question;
   std::vector<Choice> choices;
@@ -39,9 +38,8 @@ struct ChoiceSet {
   std::vector<std::string> skipped;  // one message per row left out (BadRows::kSkip)
 };
 
-// The readers throw UserError with file:line and the rule that was broken; bad rows are collected
-// in `skipped` instead when `bad_rows` is kSkip.  A file without a single item is an error either
-// way.
+// The readers throw UserError with file:line and the broken rule; with BadRows::kSkip, complaints
+// about rows go to `skipped` instead.  A file without any item is always an error.
 
 // CSV with the columns question, A, B and matching, which is A, B, (A) or (B); in any order,
 // further columns ignored.

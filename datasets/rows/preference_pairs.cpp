@@ -26,39 +26,17 @@ void require_pair_text(const std::string& text, const std::string& where, std::s
   }
 }
 
-// Where the three columns stand, and how many there are in all.
-struct CsvColumns {
-  std::size_t question = 0;
-  std::size_t matching = 0;
-  std::size_t not_matching = 0;
-  std::size_t count = 0;
-};
-
-CsvColumns find_columns(const CsvRow& header, const std::string& where) {
-  const auto columns = find_csv_columns(header, where, {"question", "matching", "not_matching"});
-  return {columns[0], columns[1], columns[2], header.fields.size()};
-}
-
-PreferencePair pair_from_csv(const CsvRow& row, const CsvColumns& columns,
-                             const std::string& where) {
-  require_csv_row(row, columns.count, "the header", where);
-  PreferencePair pair;
-  pair.prompt = {{"user", row.fields[columns.question]}};
-  pair.chosen = row.fields[columns.matching];
-  pair.rejected = row.fields[columns.not_matching];
-  pair.where = where;
-  require_pair_text(pair.chosen, where, "matching");
-  require_pair_text(pair.rejected, where, "not_matching");
-  return pair;
+// `fields` are question, matching and not_matching.
+PreferencePair pair_from_csv(const std::vector<std::string>& fields, const std::string& where) {
+  require_pair_text(fields[1], where, "matching");
+  require_pair_text(fields[2], where, "not_matching");
+  return {{{"user", fields[0]}}, fields[1], fields[2], where};
 }
 
 void read_csv(std::string_view text, const std::string& file, PairCollector collector) {
-  CsvReader reader(text, file);
-  const auto header = reader.next();
-  const CsvColumns columns = find_columns(*header, fmt::format("{}:{}", file, header->line));
-  while (const auto row = reader.next()) {
-    collector.add(
-        [&] { return pair_from_csv(*row, columns, fmt::format("{}:{}", file, row->line)); });
+  CsvTable table(text, file, {"question", "matching", "not_matching"});
+  while (table.next()) {
+    collector.add([&] { return pair_from_csv(table.fields(), table.where()); });
   }
 }
 
@@ -81,7 +59,8 @@ const Json& member(const Json& row, const std::string& key, const std::string& w
   return *found;
 }
 
-std::string answer_from_json(const Json& value, std::string_view key, const std::string& where) {
+std::string answer_from_json(const Json& row, const std::string& key, const std::string& where) {
+  const Json& value = member(row, key, where);
   if (value.is_string()) {
     return value.get<std::string>();
   }
@@ -95,8 +74,8 @@ std::string answer_from_json(const Json& value, std::string_view key, const std:
   return messages[0].content;
 }
 
-// TRL's form without a prompt: the turns that both conversations begin with are the prompt, and the
-// last turn of each is its answer.
+// Handles TRL's form without a prompt: the common first turns of both conversations are the prompt,
+// the last turn of each is its answer.
 Json with_explicit_prompt(const Json& row, const std::string& where) {
   const Json& chosen = member(row, "chosen", where);
   const Json& rejected = member(row, "rejected", where);
@@ -116,9 +95,8 @@ PreferencePair pair_from_members(const Json& row, const std::string& suffix,
   PreferencePair pair;
   pair.where = where;
   pair.prompt = prompt_from_json(member(row, "prompt" + suffix, where), "prompt" + suffix, where);
-  pair.chosen = answer_from_json(member(row, "chosen" + suffix, where), "chosen" + suffix, where);
-  pair.rejected =
-      answer_from_json(member(row, "rejected" + suffix, where), "rejected" + suffix, where);
+  pair.chosen = answer_from_json(row, "chosen" + suffix, where);
+  pair.rejected = answer_from_json(row, "rejected" + suffix, where);
   require_user_turn_last(pair.prompt, "prompt" + suffix, where);
   require_no_nul(pair.chosen, where);
   require_no_nul(pair.rejected, where);
@@ -152,7 +130,7 @@ PairFile read_preference_pairs(const std::filesystem::path& path, BadRows bad_ro
   const std::string extension = lower_extension(path);
   if (extension == ".csv") {
     read_csv(text, name, collector);
-  } else if (extension == ".jsonl" || extension == ".ndjson" || extension == ".json") {
+  } else if (names_json_lines(extension)) {
     read_json_lines(text, name, collector);
   } else {
     throw UserError(fmt::format(

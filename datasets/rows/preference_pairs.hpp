@@ -9,7 +9,7 @@
 
 namespace bipo {
 
-// One row of a data file.  `prompt` ends with the user turn that is to be answered.
+// One row of a data file.  `prompt` ends with the user turn to answer.
 struct PreferencePair {
   std::vector<Message> prompt;
   std::string chosen;
@@ -22,13 +22,12 @@ struct PairFile {
   std::vector<std::string> skipped;  // one message per row left out (BadRows::kSkip)
 };
 
-// Reads `path`: RFC 4180 CSV with the columns question, matching, not_matching (in any order,
-// further columns ignored), or JSON Lines with prompt/chosen/rejected (strings or arrays of {role,
-// content}) or prompt_arr/chosen_arr/rejected_arr.  Where `prompt` is absent and chosen and
-// rejected are whole conversations, the turns they share are the prompt.  The suffix decides: .csv,
-// or .jsonl/.ndjson/.json. Throws UserError with file:line and the rule that was broken; bad rows
-// are collected instead when `bad_rows` is kSkip.  A file that yields no pair at all is an error
-// either way.
+// Reads RFC 4180 CSV with the columns question, matching, not_matching (in any order, further
+// columns ignored), or JSON Lines with prompt/chosen/rejected (strings or arrays of {role,
+// content}) or prompt_arr/chosen_arr/rejected_arr.  Without `prompt`, chosen and rejected must be
+// whole conversations, whose common first turns are the prompt.  The suffix decides: .csv, or
+// .jsonl/.ndjson/.json.  Throws UserError with file:line and the broken rule; with BadRows::kSkip,
+// complaints about rows are collected instead.  A file without any pair is always an error.
 PairFile read_preference_pairs(const std::filesystem::path& path, BadRows bad_rows);
 
 }  // namespace bipo

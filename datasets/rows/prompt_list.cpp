@@ -26,19 +26,11 @@ Prompt from_messages(std::vector<Message> messages, const std::string& where) {
 }
 
 void add_csv(std::string_view text, const std::string& file, PromptCollector& prompts) {
-  CsvReader reader(text, file);
-  const CsvRow header = *reader.next();
-  const bool has_questions =
-      std::find(header.fields.begin(), header.fields.end(), "question") != header.fields.end();
-  const std::size_t column = find_csv_columns(header, fmt::format("{}:{}", file, header.line),
-                                              {has_questions ? "question" : "prompt"})
-                                 .front();
-  while (const auto row = reader.next()) {
-    prompts.add([&] {
-      const std::string where = fmt::format("{}:{}", file, row->line);
-      require_csv_row(*row, header.fields.size(), "the header", where);
-      return from_messages({{"user", row->fields[column]}}, where);
-    });
+  const std::vector<std::string> header = CsvReader(text, file).next()->fields;
+  const bool has_questions = std::find(header.begin(), header.end(), "question") != header.end();
+  CsvTable table(text, file, {has_questions ? "question" : "prompt"});
+  while (table.next()) {
+    prompts.add([&] { return from_messages({{"user", table.fields()[0]}}, table.where()); });
   }
 }
 
@@ -65,14 +57,13 @@ std::vector<Prompt> read_prompts(const std::filesystem::path& path) {
 
 PromptFile read_prompts(const std::filesystem::path& path, BadRows bad_rows) {
   const std::string name = path.string();
-  const std::string bytes = read_data_text(path);
-  const std::string_view text = bytes;
+  const std::string text = read_data_text(path);
   const std::string suffix = lower_extension(path);
   PromptFile file;
   PromptCollector prompts(bad_rows, file.prompts, file.skipped);
   if (suffix == ".csv") {
     add_csv(text, name, prompts);
-  } else if (suffix == ".jsonl" || suffix == ".ndjson" || suffix == ".json") {
+  } else if (names_json_lines(suffix)) {
     for_each_line(text, name, [&](std::string_view line, const std::string& where) {
       prompts.add([&] { return from_json_line(line, where); });
     });

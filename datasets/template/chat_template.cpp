@@ -1,4 +1,4 @@
-// Learns from probes how a chat template writes a conversation down, and renders conversations.
+// Probes how a chat template writes a conversation, and renders conversations.
 #include "datasets/template/chat_template.hpp"
 
 #include <fmt/format.h>
@@ -13,7 +13,6 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "datasets/jinja/jinja.hpp"
-#include "datasets/template/chat_template_forms.hpp"
 #include "datasets/text/unicode_text.hpp"
 
 namespace bipo {
@@ -21,14 +20,14 @@ namespace {
 
 using jinja::Json;
 
-// Texts that show whether a template changes them; none is part of another.
+// Texts that reveal changes by a template; none is part of another.
 const Message kProbeSystem = {"system", "Probe of a System text:\n\n  (\u00e9t\u00e9) & <s1>"};
 const Message kProbeUser = {"user", "Probe of a User text:\n\n  (\u00e9t\u00e9) & <u1>"};
 const Message kProbeAnswer = {"assistant", "Probe of an Answer:\n\n  (\u00e9t\u00e9) & <a1>"};
 const Message kProbeSecondUser = {"user",
                                   "Probe of a second User text:\n\n  (\u00e9t\u00e9) & <u2>"};
 
-// Two days that differ in whatever can be printed of a day.
+// Two days that differ in every printable part.
 constexpr CalendarDate kOneDay{std::chrono::year{1987}, std::chrono::month{3}, std::chrono::day{8}};
 constexpr CalendarDate kOtherDay{std::chrono::year{2014}, std::chrono::month{11},
                                  std::chrono::day{28}};
@@ -48,8 +47,8 @@ bool take(std::string_view& text, std::string_view expected) {
   return true;
 }
 
-// White space, or an empty <think> block.
-bool may_stand_before_answer(std::string_view text) {
+// Accepts white space, or an empty <think> block.
+bool may_precede_answer(std::string_view text) {
   text = without_leading_space(text);
   if (take(text, "<think>")) {
     text = without_leading_space(text);
@@ -60,7 +59,7 @@ bool may_stand_before_answer(std::string_view text) {
   return without_leading_space(text).empty();
 }
 
-// Where `part` stands in `text`, if it does so exactly once.
+// Returns the offset of `part` in `text`; nullopt unless it occurs exactly once.
 std::optional<std::size_t> find_once(const std::string& text, const std::string& part) {
   const std::size_t at = text.find(part);
   if (at == std::string::npos || text.find(part, at + 1) != std::string::npos) {
@@ -86,14 +85,14 @@ std::string names_text() {
   return fmt::format("{}", fmt::join(ChatTemplate::names(), ", "));
 }
 
-std::string ask_for_another_form() {
+std::string advise_another_form() {
   return fmt::format(
       "choose the format with --chat-template plain (prompt, line break, answer) or "
       "--chat-template NAME|FILE (NAME: {}; FILE: a Jinja template)",
       names_text());
 }
 
-// A parsed template with what every rendering of it needs.
+// A parsed template and the variables of all its renderings.
 class Renderer {
  public:
   Renderer(std::string_view text, std::string where, Json variables)
@@ -138,7 +137,7 @@ class Renderer {
 
   UserError cannot_run(const UserError& error) const {
     return UserError(fmt::format("{}: the chat template cannot be run ({}); {}", where_,
-                                 error.what(), ask_for_another_form()));
+                                 error.what(), advise_another_form()));
   }
 
   std::string where_;
@@ -171,7 +170,7 @@ Renderer make_renderer(const ChatTemplateSource& model, const std::string& choic
   if (choice == "auto") {
     if (model.text.empty()) {
       throw UserError(fmt::format("{}: the model has no chat template; {}", model.where,
-                                  ask_for_another_form()));
+                                  advise_another_form()));
     }
     return Renderer(model.text, model.where, to_json(model.special_tokens));
   }
@@ -188,7 +187,7 @@ Renderer make_renderer(const ChatTemplateSource& model, const std::string& choic
   return Renderer(read_template_file(choice), choice, to_json(model.special_tokens));
 }
 
-// `text` between `before` and `after`, where it begins and ends so.
+// Returns the part of `text` between `before` and `after`; nullopt unless it begins and ends so.
 std::optional<std::string> between(std::string_view text, std::string_view before,
                                    std::string_view after) {
   if (text.size() < before.size() + after.size() || !text.starts_with(before) ||
@@ -209,11 +208,11 @@ struct ChatTemplate::Impl {
 
   [[noreturn]] void refuse(const std::string& reason) const {
     throw UserError(fmt::format("{}: the chat template is not understood: {}; {}", renderer.where(),
-                                reason, ask_for_another_form()));
+                                reason, advise_another_form()));
   }
 
-  // Keeps what the probes show.  Throws UserError for a template that they show not to hold
-  // together.
+  // Renders the probes and stores the findings.  Throws UserError for a template that is not
+  // consistent.
   void learn() {
     try {
       learn_end_of_answer();
@@ -228,7 +227,7 @@ struct ChatTemplate::Impl {
   void learn_end_of_answer() {
     prompt = render({kProbeUser}, true);
     if (!holds_each_once(prompt, {kProbeUser})) {
-      refuse("a user's text does not stand in the prompt once and unaltered");
+      refuse("the prompt does not contain a user's text exactly once and unaltered");
     }
     const std::string whole = render({kProbeUser, kProbeAnswer}, false);
     if (!whole.starts_with(prompt)) {
@@ -237,16 +236,16 @@ struct ChatTemplate::Impl {
     const std::string rest = whole.substr(prompt.size());
     const auto at = find_once(rest, kProbeAnswer.content);
     if (!at) {
-      refuse("an answer does not stand after the prompt once and unaltered");
+      refuse("the text after the prompt does not contain an answer exactly once and unaltered");
     }
-    if (!may_stand_before_answer(rest.substr(0, *at))) {
+    if (!may_precede_answer(rest.substr(0, *at))) {
       refuse(
-          fmt::format("between the prompt and the answer it writes '{}'; a generation header "
-                      "belongs into the prompt (add_generation_prompt)",
+          fmt::format("it writes '{}' between the prompt and the answer; a generation header must "
+                      "be part of the prompt (add_generation_prompt)",
                       rest.substr(0, *at)));
     }
     after_answer = rest.substr(*at + kProbeAnswer.content.size());
-    // Space before a marker belongs to the answer; where there is no marker, to the next turn.
+    // Space before a marker belongs to the answer; without a marker, to the next turn.
     const std::string_view marker = without_leading_space(after_answer);
     end_of_answer = marker.empty() ? after_answer : std::string(marker);
   }
@@ -254,7 +253,7 @@ struct ChatTemplate::Impl {
   void check_later_turns() const {
     const std::vector<Message> turns = {kProbeUser, kProbeAnswer, kProbeSecondUser};
     if (!holds_in_order(render(turns, true), turns)) {
-      refuse("the texts of several turns do not stand in the prompt in order and unaltered");
+      refuse("the prompt does not contain the texts of several turns in order and unaltered");
     }
   }
 
@@ -269,22 +268,23 @@ struct ChatTemplate::Impl {
         return false;
       }
       if (!holds_in_order(text, first) || !holds_each_once(later_text, later)) {
-        refuse("a system text does not stand in the prompt once and unaltered");
+        refuse("the prompt does not contain a system text exactly once and unaltered");
       }
     } catch (const jinja::TemplateRefusal&) {
       return false;
     }
-    keep_implied_text(text);
+    implied_system = implied_text(text, "").value_or("");
     return true;
   }
 
-  // What stands in the place of the system text when none is sent.
-  void keep_implied_text(const std::string& with_system) {
+  // Returns the text of `prompt` in place of the system text of `with_system`, which may begin with
+  // `bos` in `prompt` only; nullopt if they differ elsewhere.
+  std::optional<std::string> implied_text(const std::string& with_system,
+                                          const std::string& bos) const {
     const std::size_t at = with_system.find(kProbeSystem.content);
-    const std::string_view text = with_system;
-    implied_system =
-        between(prompt, text.substr(0, at), text.substr(at + kProbeSystem.content.size()))
-            .value_or("");
+    const std::string before = with_system.substr(0, at);
+    const std::string after = with_system.substr(at + kProbeSystem.content.size());
+    return between(prompt, prompt.starts_with(bos + before) ? bos + before : before, after);
   }
 
   bool learn_date() const {
@@ -301,8 +301,8 @@ struct ChatTemplate::Impl {
            after_answer.starts_with(form.after_answer);
   }
 
-  // Takes the name of the form that fits, and with it the knowledge where a system turn begins:
-  // fixed text may stand in it before the user's.
+  // Takes the name of the matching form.  The form also shows where a system turn begins: fixed
+  // text may precede the user's in it.
   void name_form(std::map<std::string, std::string> tokens) {
     const std::string bos = std::exchange(tokens["bos_token"], "");
     for (const ChatForm& candidate : chat_forms()) {
@@ -316,12 +316,7 @@ struct ChatTemplate::Impl {
       }
       name = candidate.name;
       const std::string with_system = form.render({kProbeSystem, kProbeUser}, true);
-      const std::size_t at = with_system.find(kProbeSystem.content);
-      const std::string before = with_system.substr(0, at);
-      const std::string after = with_system.substr(at + kProbeSystem.content.size());
-      const bool begins_with_bos = prompt.starts_with(bos + before);
-      implied_system =
-          between(prompt, begins_with_bos ? bos + before : before, after).value_or(implied_system);
+      implied_system = implied_text(with_system, bos).value_or(implied_system);
       return;
     }
     name = "custom";
@@ -331,8 +326,8 @@ struct ChatTemplate::Impl {
   TemplateDate date;
   std::string name;
   std::string prompt;         // of the first probe
-  std::string after_answer;   // all that follows the probe's answer
-  std::string end_of_answer;  // that from the end-of-turn marker on
+  std::string after_answer;   // all the text after the probe's answer
+  std::string end_of_answer;  // the same from the end-of-turn marker on
   bool takes_system = false;
   bool prints_date = false;
   std::string implied_system;
@@ -351,11 +346,6 @@ ChatTemplate::ChatTemplate(const ChatTemplateSource& model, const ChatTemplateSe
 ChatTemplate::~ChatTemplate() = default;
 ChatTemplate::ChatTemplate(ChatTemplate&&) noexcept = default;
 ChatTemplate& ChatTemplate::operator=(ChatTemplate&&) noexcept = default;
-
-ChatTemplate ChatTemplate::from_model_directory(const std::filesystem::path& directory,
-                                                const ChatTemplateSettings& settings) {
-  return ChatTemplate(read_chat_template_source(directory), settings);
-}
 
 std::vector<std::string> ChatTemplate::names() {
   std::vector<std::string> result;
@@ -399,7 +389,7 @@ std::string ChatTemplate::render_answer(const std::string& answer) const {
   const auto text = between(whole, impl_->prompt, impl_->end_of_answer);
   if (!text) {
     throw UserError(
-        fmt::format("{}: the chat template renders the answer '{}' so that its end cannot be told",
+        fmt::format("{}: the end of the answer '{}' cannot be found in the chat template's text",
                     impl_->renderer.where(), answer));
   }
   return *text;

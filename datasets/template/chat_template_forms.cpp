@@ -1,7 +1,9 @@
-// The chat formats that are known by name, written in Jinja.
-#include "datasets/template/chat_template_forms.hpp"
-
+// The chat formats known by name, as Jinja templates.
 #include <array>
+#include <span>
+#include <string_view>
+
+#include "datasets/template/chat_template_source.hpp"
 
 namespace bipo {
 namespace {
@@ -42,7 +44,7 @@ constexpr std::string_view kLlama3 =
     "{% if add_generation_prompt %}"
     "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}";
 
-// Its successors differ in the spaces around the markers.
+// Later versions differ in the spaces around the markers.
 constexpr std::string_view kMistralV1 =
     "{{ bos_token }}{% set space = namespace(system='') %}{% for message in messages %}"
     "{% if message.role == 'system' %}{% set space.system = message.content + '\\n\\n' %}"

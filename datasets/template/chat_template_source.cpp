@@ -8,14 +8,14 @@
 #include <nlohmann/json.hpp>
 
 #include "collectives/foundation/errors.hpp"
-#include "datasets/text/json_file.hpp"
+#include "datasets/text/untrusted_json.hpp"
 
 namespace bipo {
 namespace {
 
 using nlohmann::json;
 
-// The special tokens as texts, under the names that templates know them by.
+// Returns the texts of the special tokens, by the names of templates' variables.
 std::map<std::string, std::string> special_tokens(const json& tokenizer_config) {
   std::map<std::string, std::string> tokens;
   for (const char* name : {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token",
@@ -33,7 +33,7 @@ std::map<std::string, std::string> special_tokens(const json& tokenizer_config) 
   return tokens;
 }
 
-// The text of the template named "default" where a model names several.
+// Returns the template's text; of several templates, the one named "default".
 std::string default_template(const json& templates, const std::string& where) {
   if (templates.is_null()) {
     return "";
@@ -51,7 +51,7 @@ std::string default_template(const json& templates, const std::string& where) {
   }
   throw UserError(
       fmt::format("{}: chat_template is neither a text nor a list with a template named 'default'; "
-                  "mend it, or choose another format with --chat-template NAME|FILE",
+                  "correct it, or choose another format with --chat-template NAME|FILE",
                   where));
 }
 

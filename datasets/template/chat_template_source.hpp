@@ -1,24 +1,38 @@
-// What a model brings for rendering conversations: its chat template and its special tokens.
+// The sources of chat templates: a model's files, a file of its own, formats known by name.
 #pragma once
 
 #include <filesystem>
 #include <map>
+#include <span>
 #include <string>
+#include <string_view>
 
 namespace bipo {
 
+// A model's own chat template and special tokens.
 struct ChatTemplateSource {
-  std::string text;   // Jinja; empty where the model has none
-  std::string where;  // the file that holds it, or that ought to, for messages
+  std::string text;   // Jinja; empty if the model has none
+  std::string where;  // the file that holds it or should hold it, for messages
   std::map<std::string, std::string> special_tokens;  // by template variable, as "bos_token"
 };
 
-// From chat_template.jinja, else the `chat_template` of tokenizer_config.json (of several, the one
+// Reads chat_template.jinja, or else `chat_template` of tokenizer_config.json (of several, the one
 // named "default"); the special tokens from tokenizer_config.json.  Throws UserError for files that
 // cannot be read or hold something else.
 ChatTemplateSource read_chat_template_source(const std::filesystem::path& model_directory);
 
-// The text of one file with a template.  Throws UserError.
+// Reads a file that holds one template.  Throws UserError.
 std::string read_template_file(const std::filesystem::path& file);
+
+struct ChatForm {
+  std::string_view name;  // as in llama.cpp
+  std::string_view jinja;
+};
+
+// The formats known by name.  Of two that can both match a template, the stricter one comes first.
+std::span<const ChatForm> chat_forms();
+
+// A prompt, a line break, the answer: the form for models without chat tuning.
+inline constexpr std::string_view kPlainForm = "plain";
 
 }  // namespace bipo

@@ -1,4 +1,4 @@
-// What all kinds of data rows share: the turns of a conversation, and how bad rows are treated.
+// Shared by all kinds of data rows: the turns of a conversation, and the treatment of bad rows.
 #pragma once
 
 #include <string>
@@ -11,7 +11,7 @@ struct Message {
   std::string content;
 };
 
-// What a caller wants done with rows that are not valid.
+// How a caller treats rows that are not valid.
 enum class BadRows { kRefuse, kSkip };
 
 }  // namespace bipo

@@ -1,4 +1,3 @@
-// Splits comma-separated text into rows and fields.
 #include "datasets/text/csv_reader.hpp"
 
 #include <fmt/format.h>
@@ -92,14 +91,12 @@ void CsvReader::skip_to_next_line() {
   }
 }
 
-std::vector<std::size_t> find_csv_columns(const CsvRow& header, const std::string& where,
-                                          const std::vector<std::string_view>& names) {
-  if (!header.defect.empty()) {
-    throw UserError(fmt::format("{}: {}", where, header.defect));
-  }
-  for (const std::string& field : header.fields) {
-    require_text(field, where);
-  }
+namespace {
+
+// Returns where the header has each of `names`.
+std::vector<std::size_t> find_columns(const CsvRow& header, const std::string& where,
+                                      const std::vector<std::string_view>& names) {
+  require_csv_row(header, header.fields.size(), "the header", where);
   const auto& fields = header.fields;
   std::vector<std::size_t> columns;
   for (const std::string_view name : names) {
@@ -116,6 +113,8 @@ std::vector<std::size_t> find_csv_columns(const CsvRow& header, const std::strin
   return columns;
 }
 
+}  // namespace
+
 void require_csv_row(const CsvRow& row, std::size_t count, std::string_view expected,
                      const std::string& where) {
   if (!row.defect.empty()) {
@@ -129,6 +128,35 @@ void require_csv_row(const CsvRow& row, std::size_t count, std::string_view expe
   for (const std::string& field : row.fields) {
     require_text(field, where);
   }
+}
+
+CsvTable::CsvTable(std::string_view text, const std::string& file,
+                   const std::vector<std::string_view>& columns)
+    : file_(file),
+      reader_(text, file),
+      row_(*reader_.next()),
+      where_(fmt::format("{}:{}", file, row_.line)),
+      field_count_(row_.fields.size()),
+      columns_(find_columns(row_, where_, columns)) {
+}
+
+bool CsvTable::next() {
+  std::optional<CsvRow> row = reader_.next();
+  if (!row) {
+    return false;
+  }
+  row_ = *std::move(row);
+  where_ = fmt::format("{}:{}", file_, row_.line);
+  return true;
+}
+
+std::vector<std::string> CsvTable::fields() const {
+  require_csv_row(row_, field_count_, "the header", where_);
+  std::vector<std::string> fields;
+  for (const std::size_t column : columns_) {
+    fields.push_back(row_.fields[column]);
+  }
+  return fields;
 }
 
 }  // namespace bipo

@@ -21,8 +21,8 @@ class CsvReader {
   // `text` must outlive the reader; `file` is its name in messages.
   CsvReader(std::string_view text, std::string file);
 
-  // Nothing once only blank lines are left.  Throws UserError with file:line for a quote that is
-  // never closed: it swallows the rest of the file, so it is no row that could be skipped.
+  // Returns nullopt once only blank lines are left.  Throws UserError with file:line for a quote
+  // that is never closed: it includes the rest of the file, so there is no row to skip.
   std::optional<CsvRow> next();
 
  private:
@@ -36,19 +36,40 @@ class CsvReader {
 
   std::string_view text_;
   std::string file_;
-  std::size_t content_end_;  // what follows is blank
+  std::size_t content_end_;  // only blanks follow
   std::size_t position_ = 0;
   std::size_t line_ = 1;
 };
 
-// Where the header has each of `names`, in their order.  Throws UserError, which begins with
-// `where`, for a defect in the header, or a name that it does not hold exactly once.
-std::vector<std::size_t> find_csv_columns(const CsvRow& header, const std::string& where,
-                                          const std::vector<std::string_view>& names);
-
-// Throws UserError, which begins with `where`, for a row that cannot be split, has not `count`
-// fields, or holds anything but UTF-8 text.  `expected` says whose count it is.
+// Throws UserError, which begins with `where`, for a row that cannot be split, does not have
+// `count` fields, or is not UTF-8 text.  `expected` names what determines the count.
 void require_csv_row(const CsvRow& row, std::size_t count, std::string_view expected,
                      const std::string& where);
+
+// Reads the rows below a header, by the names of their columns.
+class CsvTable {
+ public:
+  // Reads the header of `text`, which must outlive the table.  Throws UserError with file:line for
+  // a malformed header, or a column that it does not name exactly once.
+  CsvTable(std::string_view text, const std::string& file,
+           const std::vector<std::string_view>& columns);
+
+  // Moves to the next row; false after the last.  Throws as CsvReader::next() does.
+  bool next();
+
+  const std::string& where() const { return where_; }  // file:line of the row
+
+  // Returns the row's fields of the columns, in the columns' order.  Throws UserError for a bad
+  // row.
+  std::vector<std::string> fields() const;
+
+ private:
+  std::string file_;
+  CsvReader reader_;
+  CsvRow row_;  // at first the header
+  std::string where_;
+  std::size_t field_count_;
+  std::vector<std::size_t> columns_;
+};
 
 }  // namespace bipo

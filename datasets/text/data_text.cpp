@@ -1,4 +1,3 @@
-// Reads whole text files of data, with the checks that every format needs.
 #include "datasets/text/data_text.hpp"
 
 #include <fmt/format.h>
@@ -9,6 +8,7 @@
 #include <iterator>
 
 #include "collectives/foundation/errors.hpp"
+#include "datasets/text/unicode_text.hpp"
 
 namespace bipo {
 namespace {
@@ -32,32 +32,14 @@ std::string read_bytes(const std::filesystem::path& path) {
   return bytes;
 }
 
-// Length of the UTF-8 sequence that begins `text`, 0 where it is not one (Unicode 15, table 3-7).
-std::size_t utf8_sequence_length(std::string_view text) {
-  const auto byte = [&](std::size_t index) { return static_cast<unsigned char>(text[index]); };
-  const unsigned lead = byte(0);
-  if (lead < 0x80) {
-    return 1;
-  }
-  const std::size_t length = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
-  if (lead < 0xC2 || lead > 0xF4 || text.size() < length) {
-    return 0;
-  }
-  for (std::size_t index = 1; index < length; ++index) {
-    if ((byte(index) & 0xC0) != 0x80) {
-      return 0;
-    }
-  }
-  const bool overlong = (lead == 0xE0 && byte(1) < 0xA0) || (lead == 0xF0 && byte(1) < 0x90);
-  const bool surrogate = lead == 0xED && byte(1) >= 0xA0;
-  const bool beyond_unicode = lead == 0xF4 && byte(1) >= 0x90;
-  return overlong || surrogate || beyond_unicode ? 0 : length;
-}
-
 }  // namespace
 
 bool is_blank(std::string_view text) {
   return text.find_first_not_of(kBlanks) == std::string_view::npos;
+}
+
+bool names_json_lines(std::string_view extension) {
+  return extension == ".jsonl" || extension == ".ndjson" || extension == ".json";
 }
 
 std::string read_data_text(const std::filesystem::path& path) {
@@ -79,14 +61,11 @@ void require_no_nul(std::string_view text, const std::string& where) {
 
 void require_text(std::string_view text, const std::string& where) {
   require_no_nul(text, where);
-  for (std::size_t position = 0; position < text.size();) {
-    const std::size_t length = utf8_sequence_length(text.substr(position));
-    if (length == 0) {
-      throw UserError(
-          fmt::format("{}: byte {:#04x} is not valid UTF-8; save the file with UTF-8 encoding",
-                      where, static_cast<unsigned char>(text[position])));
-    }
-    position += length;
+  const std::size_t offset = well_formed_length(text);
+  if (offset < text.size()) {
+    throw UserError(
+        fmt::format("{}: byte {:#04x} is not valid UTF-8; save the file with UTF-8 encoding", where,
+                    static_cast<unsigned char>(text[offset])));
   }
 }
 

@@ -7,19 +7,20 @@
 
 namespace bipo {
 
-// The file's bytes without a byte-order mark.  Throws UserError for a file that is missing, a
-// directory, unreadable, or holds nothing but white space.
+// Returns the file's bytes without a byte-order mark.  Throws UserError for a file that is missing,
+// a directory, unreadable, or holds nothing but white space.
 std::string read_data_text(const std::filesystem::path& path);
 
-// ASCII white space.
-inline constexpr std::string_view kBlanks = " \t\r\n\v\f";
+inline constexpr std::string_view kBlanks = " \t\r\n\v\f";  // ASCII white space
 bool is_blank(std::string_view text);
 
-// Throw UserError, which begins with `where`, for a NUL, and for one or bytes that are not UTF-8.
+// Throw UserError, which begins with `where`: the first for text with a NUL, the second also for
+// text that is not UTF-8.
 void require_no_nul(std::string_view text, const std::string& where);
 void require_text(std::string_view text, const std::string& where);
 
-// ".csv" of "a.CSV".
+// Returns ".csv" for "a.CSV".
 std::string lower_extension(const std::filesystem::path& path);
+bool names_json_lines(std::string_view extension);  // .jsonl, .ndjson or .json
 
 }  // namespace bipo

@@ -1,4 +1,3 @@
-// JSON Lines: one object per line, and the conversations in them.
 #include "datasets/text/json_lines.hpp"
 
 #include <array>

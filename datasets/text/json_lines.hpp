@@ -32,18 +32,18 @@ void for_each_line(std::string_view text, const std::string& file, const Visit& 
 
 // The functions below throw UserError, which begins with `where`.
 
-// For a line that is not UTF-8 text or no JSON object.
+// Refuses a line that is not UTF-8 text or no JSON object.
 nlohmann::json parse_json_line(std::string_view line, const std::string& where);
 
-// Of a non-empty array of {role, content}.
+// Reads a non-empty array of {role, content}.
 std::vector<Message> messages_from_json(const nlohmann::json& value, std::string_view key,
                                         const std::string& where);
 
-// A string is the user's turn; anything else must be such an array.
+// Reads such an array, or a string as the user's turn.
 std::vector<Message> prompt_from_json(const nlohmann::json& value, std::string_view key,
                                       const std::string& where);
 
-// For a prompt that does not end with a user turn or holds NUL.
+// Refuses a prompt that does not end with a user turn or holds NUL.
 void require_user_turn_last(const std::vector<Message>& prompt, std::string_view key,
                             const std::string& where);
 

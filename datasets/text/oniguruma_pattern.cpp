@@ -1,14 +1,15 @@
 // Translates the regular expressions of tokenizer.json, written for Oniguruma, to PCRE2's syntax.
-#include "datasets/text/oniguruma_pattern.hpp"
-
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <string>
+#include <string_view>
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
+#include "datasets/text/pcre2_regex.hpp"
 #include "datasets/text/unicode_text.hpp"
 
 namespace bipo {
@@ -73,7 +74,7 @@ class Translator {
     }
     const char escaped = rest()[1];
     switch (escaped) {
-      // PCRE2's own \s also takes U+180E, which has not been white space since Unicode 6.3.
+      // PCRE2's own \s also matches U+180E, which has not been white space since Unicode 6.3.
       case 's':
         return replace(2, "\\p{White_Space}");
       case 'S':
@@ -143,22 +144,23 @@ class Translator {
     if (!plain && !known) {
       refuse("a group of an uncommon kind");
     }
-    // The characters after "(" must not be taken for a quantifier or a class.
+    // Copies the characters after "(" too, so that none is read as a quantifier or a class.
     copy(plain ? 1 : rest().find_first_of(":=!>") + 1);
   }
 
-  // {n}, {n,} and {n,m} mean the same to both; a further + or ? after them does not.
-  void interval() {
-    std::size_t length = 1;
-    while (length < rest().size() && is_ascii_digit(rest()[length])) {
-      ++length;
+  std::size_t end_of_digits(std::size_t begin) const {
+    while (begin < rest().size() && is_ascii_digit(rest()[begin])) {
+      ++begin;
     }
+    return begin;
+  }
+
+  // {n}, {n,} and {n,m} mean the same in both; a + or ? after them does not.
+  void interval() {
+    std::size_t length = end_of_digits(1);
     const bool has_minimum = length > 1;
     if (length < rest().size() && rest()[length] == ',') {
-      ++length;
-      while (length < rest().size() && is_ascii_digit(rest()[length])) {
-        ++length;
-      }
+      length = end_of_digits(length + 1);
     }
     if (!has_minimum || length >= rest().size() || rest()[length] != '}') {
       refuse("a { that opens no {n}, {n,} or {n,m}");

@@ -1,4 +1,3 @@
-// A compiled PCRE2 expression over UTF-8 text.
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "datasets/text/pcre2_regex.hpp"
 
@@ -36,7 +35,7 @@ std::string error_text(int code) {
   return reinterpret_cast<const char*>(buffer.data());
 }
 
-// How the distribution built PCRE2 must not decide what ends a line.
+// Makes the end of a line independent of the build options of the installed PCRE2.
 CompileContext line_feed_context() {
   CompileContext context(pcre2_compile_context_create(nullptr));
   if (!context) {
@@ -54,7 +53,7 @@ MatchData make_match_data(const pcre2_code* code) {
   return data;
 }
 
-// The expression, not the machine, is at fault: it tries too many ways to match.
+// True for errors of the expression, which tries too many ways to match, not of the machine.
 bool is_limit(int error) {
   return error == PCRE2_ERROR_MATCHLIMIT || error == PCRE2_ERROR_DEPTHLIMIT ||
          error == PCRE2_ERROR_HEAPLIMIT;
@@ -74,8 +73,8 @@ std::optional<Span> match(const pcre2_code* code, std::string_view text, std::si
   }
   if (is_limit(result)) {
     throw UserError(
-        fmt::format("a regular expression of the tokenizer gives up on a text of {} bytes ({}); a "
-                    "file that asks for so many steps is refused",
+        fmt::format("a regular expression of the tokenizer needs too many steps for a text of {} "
+                    "bytes ({}); such a file is refused",
                     text.size(), error_text(result)));
   }
   if (result < 0) {
@@ -110,7 +109,7 @@ Regex::Regex(std::string_view pattern, unsigned options) {
     throw UserError(fmt::format("the regular expression \"{}\" is not accepted at byte {}: {}",
                                 pattern, offset, error_text(error)));
   }
-  // Where the system forbids run-time code this fails and pcre2_match interprets instead.
+  // If the system forbids run-time code, this fails and pcre2_match interprets instead.
   pcre2_jit_compile(code_.get(), PCRE2_JIT_COMPLETE);
 }
 

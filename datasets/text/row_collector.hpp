@@ -1,5 +1,7 @@
-// Keeps the good rows of a data file, and count of the bad ones.
+// Collects the good rows of a data file, and the complaints about bad ones.
 #pragma once
+
+#include <fmt/format.h>
 
 #include <string>
 #include <vector>
@@ -16,7 +18,7 @@ class RowCollector {
   RowCollector(BadRows bad_rows, std::vector<Row>& rows, std::vector<std::string>& skipped)
       : bad_rows_(bad_rows), rows_(rows), skipped_(skipped) {}
 
-  // Appends what `make_row` returns, or its complaint where bad rows are to be skipped.
+  // Appends the result of `make_row`.  Where bad rows are skipped, keeps its complaint instead.
   template <typename MakeRow>
   void add(const MakeRow& make_row) {
     try {
@@ -26,6 +28,26 @@ class RowCollector {
         throw;
       }
       skipped_.emplace_back(error.what());
+    }
+  }
+
+  // The same for a `make_row` whose complaints do not name the place.
+  template <typename MakeRow>
+  void add_at(const std::string& where, const MakeRow& make_row) {
+    add([&] {
+      try {
+        return make_row();
+      } catch (const UserError& error) {
+        throw UserError(fmt::format("{}: {}", where, error.what()));
+      }
+    });
+  }
+
+  // Throws UserError if every row was skipped; `what` names a row.
+  void require_some(const char* what) const {
+    if (rows_.empty() && !skipped_.empty()) {
+      throw UserError(fmt::format("every {} was left out by --skip-bad; the first: {}", what,
+                                  skipped_.front()));
     }
   }
 

@@ -1,4 +1,4 @@
-// Reads a calendar date, and writes it in the words of a format.
+// Reads a calendar date, and writes it in a format.
 #include "datasets/text/template_date.hpp"
 
 #include <fmt/format.h>
@@ -14,7 +14,7 @@
 namespace bipo {
 namespace {
 
-// Those whose text depends on the date alone and is the same in Python and C.
+// Directives whose text depends on the date alone and is the same in Python and C.
 constexpr std::string_view kDirectives = "aAbBdDeFHIjmMpRSTuUwWyYGV%";
 
 std::tm broken_down(const CalendarDate& day) {

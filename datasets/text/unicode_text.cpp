@@ -22,16 +22,11 @@ const utf8proc_uint8_t* bytes_of(std::string_view text) {
   return reinterpret_cast<const utf8proc_uint8_t*>(text.data());
 }
 
-bool is_ascii(std::string_view text) {
-  return std::all_of(text.begin(), text.end(),
-                     [](char byte) { return static_cast<unsigned char>(byte) < 0x80; });
-}
-
 bool is_continuation_byte(char byte) {
   return (static_cast<unsigned char>(byte) & 0xC0) == 0x80;
 }
 
-// The bytes of a character by its first one; 0 for a byte that begins none.
+// Returns a character's number of bytes from its first one; 0 for a byte that begins none.
 std::size_t length_from_lead(unsigned char lead) {
   if (lead < 0x80) {
     return 1;
@@ -45,53 +40,19 @@ std::size_t length_from_lead(unsigned char lead) {
   return lead >= 0xF0 && lead <= 0xF4 ? 4 : 0;
 }
 
-// The second byte excludes overlong forms, surrogates and what lies above U+10FFFF.
+// Excludes overlong forms, surrogates and numbers above U+10FFFF.
 bool may_be_second(unsigned char lead, unsigned char second) {
-  switch (lead) {
-    case 0xE0:
-      return second >= 0xA0 && second <= 0xBF;
-    case 0xED:
-      return second >= 0x80 && second <= 0x9F;
-    case 0xF0:
-      return second >= 0x90 && second <= 0xBF;
-    case 0xF4:
-      return second >= 0x80 && second <= 0x8F;
-    default:
-      return second >= 0x80 && second <= 0xBF;
-  }
-}
-
-// The offset of the first byte that belongs to no character; the size of well-formed text.
-std::size_t well_formed_length(std::string_view text) {
-  std::size_t offset = 0;
-  while (offset < text.size()) {
-    const Utf8Sequence sequence = first_sequence(text.substr(offset));
-    if (sequence.kind != Utf8Sequence::Kind::kCharacter) {
-      break;
-    }
-    offset += sequence.length;
-  }
-  return offset;
+  const unsigned lowest = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
+  const unsigned highest = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
+  return second >= lowest && second <= highest;
 }
 
 utf8proc_option_t options_of(UnicodeForm form) {
-  switch (form) {
-    case UnicodeForm::kNfd:
-      return static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE);
-    case UnicodeForm::kNfkc:
-      return static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE | UTF8PROC_COMPAT);
-    case UnicodeForm::kNfkd:
-      return static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT);
-    case UnicodeForm::kNfc:
-      break;
-  }
-  return static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-}
-
-void append_code_point(utf8proc_int32_t code_point, std::string& text) {
-  std::array<utf8proc_uint8_t, 4> bytes{};
-  const utf8proc_ssize_t length = utf8proc_encode_char(code_point, bytes.data());
-  text.append(reinterpret_cast<const char*>(bytes.data()), static_cast<std::size_t>(length));
+  const bool decomposes = form == UnicodeForm::kNfd || form == UnicodeForm::kNfkd;
+  const bool is_compatible = form == UnicodeForm::kNfkc || form == UnicodeForm::kNfkd;
+  return static_cast<utf8proc_option_t>(UTF8PROC_STABLE |
+                                        (decomposes ? UTF8PROC_DECOMPOSE : UTF8PROC_COMPOSE) |
+                                        (is_compatible ? UTF8PROC_COMPAT : 0));
 }
 
 struct FreeDeleter {
@@ -110,13 +71,30 @@ Utf8Sequence first_sequence(std::string_view bytes) {
     if (length == bytes.size()) {
       return {Utf8Sequence::Kind::kUnfinished, length};
     }
-    const bool carried_on =
+    const bool continues =
         length == 1 ? may_be_second(byte(0), byte(1)) : is_continuation_byte(bytes[length]);
-    if (!carried_on) {
+    if (!continues) {
       return {Utf8Sequence::Kind::kMalformed, length};
     }
   }
   return {Utf8Sequence::Kind::kCharacter, wanted};
+}
+
+bool is_ascii(std::string_view text) {
+  return std::all_of(text.begin(), text.end(),
+                     [](char byte) { return static_cast<unsigned char>(byte) < 0x80; });
+}
+
+std::size_t well_formed_length(std::string_view text) {
+  std::size_t offset = 0;
+  while (offset < text.size()) {
+    const Utf8Sequence sequence = first_sequence(text.substr(offset));
+    if (sequence.kind != Utf8Sequence::Kind::kCharacter) {
+      break;
+    }
+    offset += sequence.length;
+  }
+  return offset;
 }
 
 bool is_utf8(std::string_view text) {
@@ -129,6 +107,13 @@ void require_utf8(std::string_view text) {
     throw UserError(
         fmt::format("the text is not valid UTF-8 at byte {}; save the file as UTF-8", offset));
   }
+}
+
+void append_code_point(std::uint32_t code_point, std::string& text) {
+  std::array<utf8proc_uint8_t, 4> bytes{};
+  const utf8proc_ssize_t length =
+      utf8proc_encode_char(static_cast<utf8proc_int32_t>(code_point), bytes.data());
+  text.append(reinterpret_cast<const char*>(bytes.data()), static_cast<std::size_t>(length));
 }
 
 std::string_view first_character(std::string_view text) {
@@ -185,11 +170,11 @@ std::string to_lower_case(std::string_view text) {
     if (length <= 0) {
       throw BugError("to_lower_case was given text that is not UTF-8");
     }
-    // The one character whose lower-case mapping is two, of which utf8proc has the first alone.
+    // The one character whose lower-case form has two; utf8proc knows the first only.
     if (code_point == kCapitalIWithDot) {
       lower += "i\u0307";
     } else {
-      append_code_point(utf8proc_tolower(code_point), lower);
+      append_code_point(static_cast<std::uint32_t>(utf8proc_tolower(code_point)), lower);
     }
     text.remove_prefix(static_cast<std::size_t>(length));
   }

@@ -1,4 +1,3 @@
-// Finds the added and special tokens that stand in a text.
 #include "datasets/tokenizer/added_tokens.hpp"
 
 #include <algorithm>
@@ -61,8 +60,8 @@ std::vector<TextSegment> AddedTokenFinder::split(std::string_view text) const {
     }
     std::size_t begin = position;
     std::size_t end = position + token->content.size();
-    // The search goes on behind the token itself even where rstrip takes more, and even where the
-    // token is turned down as part of a word: this is what Hugging Face does.
+    // The search continues right after the token, even if rstrip takes more or the token is
+    // rejected as part of a word, as Hugging Face does.
     position = end;
     if (token->single_word && (ends_with_word_character(text.substr(0, begin)) ||
                                starts_with_word_character(text.substr(end)))) {

@@ -1,4 +1,3 @@
-// The byte-pair merges of one word.
 #include "datasets/tokenizer/bpe_model.hpp"
 
 #include <fmt/format.h>
@@ -18,7 +17,7 @@ std::uint64_t pair_key(TokenId left, TokenId right) {
          static_cast<std::uint32_t>(right);
 }
 
-// A token of the word in a linked list: merging is then constant work however long the word is.
+// A token of the word in a linked list, so that a merge is constant work in words of any length.
 struct Symbol {
   TokenId id = 0;
   std::int32_t previous = kNone;
@@ -36,7 +35,7 @@ std::vector<Symbol> linked_symbols(const std::vector<TokenId>& ids) {
   return symbols;
 }
 
-// A merge that could be made when it was queued; later merges may have made it stale.
+// A merge that was possible when it was queued; later merges may have made it stale.
 struct Candidate {
   std::int32_t rank = 0;
   std::int32_t position = 0;  // of the left symbol
@@ -51,6 +50,14 @@ using CandidateQueue =
     std::priority_queue<Candidate, std::vector<Candidate>, std::greater<Candidate>>;
 
 }  // namespace
+
+std::optional<MergePair> split_merge(const std::string& line) {
+  const std::size_t space = line.find(' ');
+  if (space == std::string::npos || line.find(' ', space + 1) != std::string::npos) {
+    return std::nullopt;
+  }
+  return MergePair(line.substr(0, space), line.substr(space + 1));
+}
 
 BpeModel::BpeModel(BpeSettings settings) : settings_(std::move(settings)) {
   merges_.reserve(settings_.merges.size());
@@ -117,8 +124,8 @@ bool BpeModel::append_byte_tokens(std::string_view character, std::vector<TokenI
 std::vector<TokenId> BpeModel::character_ids(std::string_view word) const {
   std::vector<TokenId> ids;
   ids.reserve(word.size());
-  // An unknown token is written only when the next known character or the end comes, so that a run
-  // can be fused.  Byte tokens do not flush it: Hugging Face puts them before it, and so must we.
+  // Writes an unknown token only before the next known character or at the end, so that a run can
+  // be fused.  Byte tokens do not flush it: Hugging Face writes them before it.
   TokenId pending_unknown = kNone;
   const auto flush_unknown = [&] {
     if (pending_unknown != kNone) {
@@ -180,8 +187,8 @@ void BpeModel::append_merged(std::vector<TokenId> characters, std::vector<TokenI
       continue;
     }
     Symbol& right = symbol(left.next);
-    // Hugging Face recognises a stale candidate by the token it makes, not by its rank: where two
-    // pairs make the same token this decides the order.
+    // Hugging Face recognises a stale candidate by the token that it makes, not by its rank; this
+    // decides the order if two pairs make the same token.
     const Merge* merge = find_merge(left.id, right.id);
     if (merge == nullptr || merge->merged != candidate.merged) {
       continue;

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "datasets/tokenizer/tokenizer.hpp"
+#include "datasets/tokenizer/token_id.hpp"
 
 namespace bipo {
 
@@ -22,26 +22,31 @@ struct StringHash {
 };
 using Vocabulary = std::unordered_map<std::string, TokenId, StringHash, std::equal_to<>>;
 
+using MergePair = std::pair<std::string, std::string>;
+
+// Reads a merge written as "left right"; nullopt unless there is exactly one space.
+std::optional<MergePair> split_merge(const std::string& line);
+
 struct BpeSettings {
-  Vocabulary vocabulary;                                    // distinct ids >= 0
-  std::vector<std::pair<std::string, std::string>> merges;  // the earlier, the sooner applied
-  std::optional<std::string> unknown_token;                 // for characters without an id
-  bool fuse_unknown = false;   // one unknown token for a run of such characters
+  Vocabulary vocabulary;                     // distinct ids >= 0
+  std::vector<MergePair> merges;             // earlier ones are applied first
+  std::optional<std::string> unknown_token;  // for characters without an id
+  bool fuse_unknown = false;                 // one unknown token for a run of such characters
   bool byte_fallback = false;  // tokens <0x00> ... <0xFF> come before the unknown token
-  bool ignore_merges = false;  // a word that is a token stays whole whatever the merges say
+  bool ignore_merges = false;  // a word that is a token is never cut
 };
 
 // Const members may be called from several threads at once.
 class BpeModel {
  public:
-  // Throws UserError when a merge names or makes a token that is not in the vocabulary.
+  // Throws UserError if a merge names or makes a token that is not in the vocabulary.
   explicit BpeModel(BpeSettings settings);
 
   const Vocabulary& vocabulary() const { return settings_.vocabulary; }
 
-  // Appends the ids of `word`, in O(n log n) of its length.  A character that has no id, no byte
-  // tokens and no unknown token is left out, as Hugging Face does.  Throws UserError when the
-  // unknown token is needed and is not in the vocabulary.
+  // Appends the ids of `word`, in O(n log n) of its length.  Omits a character that has no id, no
+  // byte tokens and no unknown token, as Hugging Face does.  Throws UserError if the unknown token
+  // is needed and is not in the vocabulary.
   void append_ids(std::string_view word, std::vector<TokenId>& ids) const;
 
  private:

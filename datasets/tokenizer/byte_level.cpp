@@ -1,7 +1,7 @@
-// The printable alphabet in which byte-level BPE writes arbitrary bytes.
 #include "datasets/tokenizer/byte_level.hpp"
 
 #include <array>
+#include <cstdint>
 #include <unordered_map>
 
 #include "datasets/text/unicode_text.hpp"
@@ -10,26 +10,18 @@ namespace bipo {
 namespace {
 
 constexpr int kBytes = 256;
-constexpr int kFirstStandIn = 0x100;
 
-bool stands_for_itself(int byte) {
+bool is_printable(int byte) {
   return (byte >= '!' && byte <= '~') || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
-}
-
-std::string utf8_of_two_bytes_or_less(int code_point) {
-  if (code_point < 0x80) {
-    return std::string(1, static_cast<char>(code_point));
-  }
-  return {static_cast<char>(0xC0 | (code_point >> 6)),
-          static_cast<char>(0x80 | (code_point & 0x3F))};
 }
 
 std::array<std::string, kBytes> make_alphabet() {
   std::array<std::string, kBytes> alphabet;
-  int stand_in = kFirstStandIn;
+  int next_free = kBytes;
   for (int byte = 0; byte < kBytes; ++byte) {
-    const int code_point = stands_for_itself(byte) ? byte : stand_in++;
-    alphabet[static_cast<std::size_t>(byte)] = utf8_of_two_bytes_or_less(code_point);
+    const int code_point = is_printable(byte) ? byte : next_free++;
+    append_code_point(static_cast<std::uint32_t>(code_point),
+                      alphabet[static_cast<std::size_t>(byte)]);
   }
   return alphabet;
 }

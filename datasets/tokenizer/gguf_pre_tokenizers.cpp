@@ -1,19 +1,20 @@
 // The pre-tokenizers that GGUF files know by name (tokenizer.ggml.pre).
-#include "datasets/tokenizer/gguf_pre_tokenizers.hpp"
-
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
 #include <string>
+#include <string_view>
 
 #include "collectives/foundation/errors.hpp"
-#include "datasets/text/oniguruma_pattern.hpp"
+#include "datasets/text/pcre2_regex.hpp"
+#include "datasets/text/unicode_text.hpp"
+#include "datasets/tokenizer/tokenizer_parts.hpp"
 
 namespace bipo {
 namespace {
 
-// The expressions as the models' own tokenizer.json has them.
+// The expressions of the models' own tokenizer.json.
 constexpr std::string_view kLlama3Pattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3})"
     R"(| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
@@ -78,12 +79,12 @@ NamedPreTokenizer gguf_pre_tokenizer(std::string_view name) {
   if (description.digits_one_by_one) {
     result.steps.emplace_back(SplitStep{Regex("\\p{N}"), DelimiterBehavior::kIsolated, false});
   }
-  const bool brings_pattern = !description.pattern.empty();
-  if (brings_pattern) {
+  const bool has_pattern = !description.pattern.empty();
+  if (has_pattern) {
     result.steps.emplace_back(SplitStep{Regex(oniguruma_to_pcre2(description.pattern)),
                                         DelimiterBehavior::kIsolated, false});
   }
-  result.steps.emplace_back(ByteLevelStep{.add_prefix_space = false, .use_regex = !brings_pattern});
+  result.steps.emplace_back(ByteLevelStep{.add_prefix_space = false, .use_regex = !has_pattern});
   return result;
 }
 

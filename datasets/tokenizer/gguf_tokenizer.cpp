@@ -3,20 +3,21 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <tuple>
 
 #include "collectives/foundation/errors.hpp"
 #include "datasets/text/unicode_text.hpp"
-#include "datasets/tokenizer/gguf_pre_tokenizers.hpp"
-#include "datasets/tokenizer/sentencepiece_merges.hpp"
+#include "datasets/tokenizer/tokenizer_parts.hpp"
 
 namespace bipo {
 namespace {
 
-constexpr std::string_view kSpaceStandIn = "\u2581";
+constexpr std::string_view kSpaceReplacement = "\u2581";
 
-// Far above any model's; it bounds the work that a hostile file can ask for.
+// Far above any model's; it bounds the work that a hostile file can cause.
 constexpr std::size_t kLongestToken = 8192;
 
 // enum llama_token_type in llama.h
@@ -65,30 +66,25 @@ Vocabulary ids_of(const std::vector<std::string>& tokens) {
   return vocabulary;
 }
 
-std::pair<std::string, std::string> parse_merge(std::size_t index, const std::string& line) {
+MergePair parse_merge(std::size_t index, const std::string& line) {
   require_readable("merges", index, line);
-  const std::size_t space = line.find(' ');
-  if (space == std::string::npos || line.find(' ', space + 1) != std::string::npos) {
+  const std::optional<MergePair> merge = split_merge(line);
+  if (!merge) {
     fail("merges", fmt::format("\"{}\" must name two tokens with one space between", line));
   }
-  return {line.substr(0, space), line.substr(space + 1)};
+  return *merge;
 }
 
-std::vector<std::pair<std::string, std::string>> parse_merges(
-    const std::vector<std::string>& lines) {
+std::vector<MergePair> parse_merges(const std::vector<std::string>& lines) {
   if (lines.empty()) {
     fail("merges", "is missing or empty, and byte-level BPE needs it; convert the model again");
   }
-  std::vector<std::pair<std::string, std::string>> merges;
+  std::vector<MergePair> merges;
   merges.reserve(lines.size());
   for (std::size_t index = 0; index < lines.size(); ++index) {
     merges.push_back(parse_merge(index, lines[index]));
   }
   return merges;
-}
-
-bool is_added(std::int64_t type) {
-  return type == kUnknown || type == kControl || type == kUserDefined;
 }
 
 std::vector<AddedToken> added_tokens(const GgufVocabulary& vocabulary) {
@@ -102,7 +98,7 @@ std::vector<AddedToken> added_tokens(const GgufVocabulary& vocabulary) {
     if (type < kNormal || type > kByte) {
       fail("token_type", fmt::format("{} of token {} is no type from 1 to 6", type, id));
     }
-    if (!is_added(type)) {
+    if (type != kUnknown && type != kControl && type != kUserDefined) {
       continue;
     }
     if (vocabulary.tokens[id].empty()) {
@@ -133,10 +129,12 @@ std::optional<std::string> unknown_token(const GgufVocabulary& vocabulary) {
   return std::nullopt;
 }
 
-TextDecoder byte_level_decoder() {
-  std::vector<DecoderStep> steps;
-  steps.emplace_back(ByteLevelDecoding{});
-  return TextDecoder(std::move(steps));
+// Makes a list of parts that cannot be copied.
+template <typename Step, typename... Steps>
+std::vector<Step> list_of(Steps... steps) {
+  std::vector<Step> list;
+  (list.emplace_back(std::move(steps)), ...);
+  return list;
 }
 
 TokenizerParts byte_level_parts(const GgufVocabulary& vocabulary) {
@@ -150,7 +148,70 @@ TokenizerParts byte_level_parts(const GgufVocabulary& vocabulary) {
   settings.ignore_merges = named.ignore_merges;
   std::vector<AddedToken> added = added_tokens(vocabulary);
   return {BpeModel(std::move(settings)), Normalizer(std::move(named.normalizer)),
-          PreTokenizer(std::move(named.steps)), byte_level_decoder(), std::move(added)};
+          PreTokenizer(std::move(named.steps)),
+          TextDecoder(list_of<DecoderStep>(ByteLevelDecoding{})), std::move(added)};
+}
+
+struct ScoredMerge {
+  std::string_view left;
+  std::string_view right;
+  float score = 0;
+  std::size_t left_characters = 0;
+  std::size_t right_characters = 0;
+  TokenId left_id = 0;
+  TokenId right_id = 0;
+};
+
+std::size_t count_characters(std::string_view text) {
+  std::size_t count = 0;
+  for (; !text.empty(); text.remove_prefix(first_character(text).size())) {
+    ++count;
+  }
+  return count;
+}
+
+// Returns the cuts of `token` into two others, sorted by their ids.
+std::vector<ScoredMerge> merges_into(std::string_view token, float score,
+                                     const Vocabulary& vocabulary) {
+  std::vector<ScoredMerge> merges;
+  const std::size_t characters = count_characters(token);
+  std::size_t cut = 0;
+  for (std::size_t left = 1; left < characters; ++left) {
+    cut += first_character(token.substr(cut)).size();
+    const auto first = vocabulary.find(token.substr(0, cut));
+    const auto second = vocabulary.find(token.substr(cut));
+    if (first != vocabulary.end() && second != vocabulary.end()) {
+      merges.push_back({first->first, second->first, score, left, characters - left, first->second,
+                        second->second});
+    }
+  }
+  std::sort(merges.begin(), merges.end(), [](const ScoredMerge& a, const ScoredMerge& b) {
+    return std::tie(a.left_id, a.right_id) < std::tie(b.left_id, b.right_id);
+  });
+  return merges;
+}
+
+// Lists every way to make a token of two others, the highest score of the token first; among equal
+// ones in the order of transformers' generate_merges, which wrote the tokenizer.json of such
+// models.
+std::vector<MergePair> sentencepiece_merges(const std::vector<std::string>& tokens,
+                                            const std::vector<float>& scores,
+                                            const Vocabulary& vocabulary) {
+  std::vector<ScoredMerge> merges;
+  for (std::size_t id = 0; id < tokens.size(); ++id) {
+    const std::vector<ScoredMerge> more = merges_into(tokens[id], scores[id], vocabulary);
+    merges.insert(merges.end(), more.begin(), more.end());
+  }
+  std::stable_sort(merges.begin(), merges.end(), [](const ScoredMerge& a, const ScoredMerge& b) {
+    return std::tie(a.score, a.left_characters, a.right_characters) >
+           std::tie(b.score, b.left_characters, b.right_characters);
+  });
+  std::vector<MergePair> pairs;
+  pairs.reserve(merges.size());
+  for (const ScoredMerge& merge : merges) {
+    pairs.emplace_back(merge.left, merge.right);
+  }
+  return pairs;
 }
 
 void require_scores(const GgufVocabulary& vocabulary) {
@@ -165,17 +226,15 @@ void require_scores(const GgufVocabulary& vocabulary) {
 Normalizer sentencepiece_normalizer(bool add_space_prefix) {
   std::vector<NormalizerStep> steps;
   if (add_space_prefix) {
-    steps.emplace_back(PrependStep{std::string(kSpaceStandIn)});
+    steps.emplace_back(PrependStep{std::string(kSpaceReplacement)});
   }
-  steps.emplace_back(ReplaceStep{Regex::literal(" "), std::string(kSpaceStandIn)});
+  steps.emplace_back(ReplaceStep{Regex::literal(" "), std::string(kSpaceReplacement)});
   return Normalizer(std::move(steps));
 }
 
 TextDecoder sentencepiece_decoder(bool add_space_prefix) {
-  std::vector<DecoderStep> steps;
-  steps.emplace_back(ReplaceStep{Regex::literal(kSpaceStandIn), " "});
-  steps.emplace_back(ByteFallbackDecoding{});
-  steps.emplace_back(FuseDecoding{});
+  std::vector<DecoderStep> steps = list_of<DecoderStep>(
+      ReplaceStep{Regex::literal(kSpaceReplacement), " "}, ByteFallbackDecoding{}, FuseDecoding{});
   if (add_space_prefix) {
     steps.emplace_back(StripDecoding{.content = " ", .start = 1, .stop = 0});
   }

@@ -1,4 +1,4 @@
-// Makes a tokenizer of the vocabulary in a GGUF file's metadata.
+// The vocabulary in a GGUF file's metadata.
 #pragma once
 
 #include <cstdint>
@@ -6,11 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "datasets/tokenizer/tokenizer_parts.hpp"
-
 namespace bipo {
 
-// The values under the keys tokenizer.ggml.*, as they stand in the file: nothing is trusted.
+// The values under the keys tokenizer.ggml.*, unchecked.
 struct GgufVocabulary {
   std::string model;                     // "gpt2" (byte-level BPE) or "llama" (SentencePiece)
   std::string pre;                       // name of the pre-tokenizer, for gpt2
@@ -21,11 +19,5 @@ struct GgufVocabulary {
   std::optional<bool> add_space_prefix;  // without the key: true for llama, false for gpt2
   std::optional<std::int64_t> unknown_token_id;
 };
-
-// A tokenizer with the ids and the text of the model's tokenizer.json.  What GGUF does not tell is
-// taken as in most files: added tokens (control, user-defined and unknown ones) leave the white
-// space beside them alone and are searched for in the text as it is.  Throws UserError naming the
-// key for what is malformed or not implemented.
-TokenizerParts gguf_tokenizer_parts(const GgufVocabulary& vocabulary);
 
 }  // namespace bipo

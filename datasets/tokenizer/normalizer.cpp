@@ -1,4 +1,3 @@
-// Rewrites text before it is cut into words: the normalizer of a tokenizer.json.
 #include "datasets/tokenizer/normalizer.hpp"
 
 #include <fmt/format.h>
@@ -33,20 +32,20 @@ struct ApplyRewrite {
 }  // namespace
 
 void require_bounded_growth(std::size_t before, std::size_t after) {
-  // The worst that Unicode's compatibility forms and the byte-level alphabet do together is 22.
+  // Unicode's compatibility forms and the byte-level alphabet together reach 22 at most.
   constexpr std::size_t kMostPerByte = 256;
   constexpr std::size_t kAlwaysAllowed = 4096;
   if (after / kMostPerByte > before && after > kAlwaysAllowed) {
     throw UserError(fmt::format(
-        "the tokenizer's rules make {} bytes of a text of {}; more than {} times as many "
-        "are refused",
+        "the tokenizer's rules make {} bytes of a text of {}; more than {} times as many are "
+        "refused",
         after, before, kMostPerByte));
   }
 }
 
 std::string replace_all(const ReplaceStep& step, std::string_view text) {
   if (text.empty()) {
-    return "";  // also where the pattern matches nothing at all: Hugging Face does not search there
+    return "";  // even if the pattern matches empty text: Hugging Face does not search there
   }
   std::string replaced;
   replaced.reserve(text.size());

@@ -12,8 +12,8 @@
 
 namespace bipo {
 
-// Throws UserError where a text of `before` bytes has become one of `after`, far longer than any
-// tokenizer makes it: the rules of a hostile file can double a text again and again.
+// Throws UserError if a text of `before` bytes has grown to `after`, far beyond any real tokenizer:
+// the rules of a hostile file can double a text again and again.
 void require_bounded_growth(std::size_t before, std::size_t after);
 
 // Puts `text` before every text that is not empty.
@@ -21,7 +21,7 @@ struct PrependStep {
   std::string text;
 };
 
-// Puts `content`, as it stands, in the place of every match.
+// Replaces every match by `content`, literally.
 struct ReplaceStep {
   Regex pattern;
   std::string content;
@@ -39,8 +39,8 @@ struct LowercaseStep {};
 using NormalizerStep =
     std::variant<UnicodeForm, PrependStep, ReplaceStep, StripSpaceStep, LowercaseStep>;
 
-// `text` (well-formed UTF-8) with every match of the step replaced; nothing is put into empty text.
-// Throws UserError where the text becomes far longer.
+// Returns `text` (well-formed UTF-8) with every match of the step replaced; empty text stays empty.
+// Throws UserError if the text becomes far longer.
 std::string replace_all(const ReplaceStep& step, std::string_view text);
 
 // Const members may be called from several threads at once.
@@ -50,7 +50,7 @@ class Normalizer {
 
   bool changes_nothing() const { return steps_.empty(); }
 
-  // Well-formed UTF-8 after every step, in order.  Throws UserError where the text becomes far
+  // Applies the steps in order to well-formed UTF-8.  Throws UserError if the text becomes far
   // longer.
   std::string normalize(std::string_view text) const;
 

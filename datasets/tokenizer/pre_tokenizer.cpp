@@ -1,18 +1,16 @@
-// Cuts text into the words that are merged separately.
 #include "datasets/tokenizer/pre_tokenizer.hpp"
 
 #include <algorithm>
 #include <numeric>
 
 #include "collectives/foundation/errors.hpp"
-#include "datasets/text/oniguruma_pattern.hpp"
 #include "datasets/tokenizer/byte_level.hpp"
 #include "datasets/tokenizer/normalizer.hpp"
 
 namespace bipo {
 namespace {
 
-// The expression of GPT-2's encoder, which byte-level tokenizers use unless they bring their own.
+// The expression of GPT-2's encoder: the default of byte-level tokenizers.
 constexpr std::string_view kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
@@ -21,7 +19,7 @@ struct Piece {
   bool is_delimiter = false;
 };
 
-// The whole text, cut at the delimiters.
+// Cuts the whole text at the delimiters.
 std::vector<Piece> find_pieces(const SplitStep& step, std::string_view text) {
   std::vector<Piece> pieces;
   std::size_t cut = 0;
@@ -38,100 +36,45 @@ std::vector<Piece> find_pieces(const SplitStep& step, std::string_view text) {
   return pieces;
 }
 
-std::vector<Span> without_delimiters(const std::vector<Piece>& pieces) {
-  std::vector<Span> spans;
-  for (const Piece& piece : pieces) {
-    if (!piece.is_delimiter) {
-      spans.push_back(piece.span);
-    }
-  }
-  return spans;
-}
-
-std::vector<Span> isolated(const std::vector<Piece>& pieces) {
-  std::vector<Span> spans;
-  for (const Piece& piece : pieces) {
-    spans.push_back(piece.span);
-  }
-  return spans;
-}
-
-std::vector<Span> contiguous(const std::vector<Piece>& pieces) {
-  std::vector<Span> spans;
-  bool previous_is_delimiter = false;
-  for (const Piece& piece : pieces) {
-    if (!spans.empty() && piece.is_delimiter == previous_is_delimiter) {
-      spans.back().end = piece.span.end;
-    } else {
-      spans.push_back(piece.span);
-    }
-    previous_is_delimiter = piece.is_delimiter;
-  }
-  return spans;
-}
-
-// Of several delimiters in a row only the first joins the piece before.
-std::vector<Span> merged_with_previous(const std::vector<Piece>& pieces) {
-  std::vector<Span> spans;
-  bool previous_is_delimiter = false;
-  for (const Piece& piece : pieces) {
-    if (!spans.empty() && piece.is_delimiter && !previous_is_delimiter) {
-      spans.back().end = piece.span.end;
-    } else {
-      spans.push_back(piece.span);
-    }
-    previous_is_delimiter = piece.is_delimiter;
-  }
-  return spans;
-}
-
-// The mirror image: of several delimiters in a row only the last joins the piece after.
-std::vector<Span> merged_with_next(const std::vector<Piece>& pieces) {
-  std::vector<Span> spans;
-  bool next_is_delimiter = false;
-  for (auto piece = pieces.rbegin(); piece != pieces.rend(); ++piece) {
-    if (!spans.empty() && piece->is_delimiter && !next_is_delimiter) {
-      spans.back().begin = piece->span.begin;
-    } else {
-      spans.push_back(piece->span);
-    }
-    next_is_delimiter = piece->is_delimiter;
-  }
-  std::reverse(spans.begin(), spans.end());
-  return spans;
-}
-
-std::vector<Span> spans_of(const SplitStep& step, std::string_view text) {
-  const std::vector<Piece> pieces = find_pieces(step, text);
-  switch (step.behavior) {
-    case DelimiterBehavior::kRemoved:
-      return without_delimiters(pieces);
+// Whether a piece belongs together with the one before it.  Of several delimiters in a row only the
+// first joins the text before, and only the last joins the text after.
+bool joins(DelimiterBehavior behavior, bool previous_is_delimiter, bool is_delimiter) {
+  switch (behavior) {
     case DelimiterBehavior::kMergedWithPrevious:
-      return merged_with_previous(pieces);
+      return is_delimiter && !previous_is_delimiter;
     case DelimiterBehavior::kMergedWithNext:
-      return merged_with_next(pieces);
+      return previous_is_delimiter && !is_delimiter;
     case DelimiterBehavior::kContiguous:
-      return contiguous(pieces);
+      return is_delimiter == previous_is_delimiter;
+    case DelimiterBehavior::kRemoved:
     case DelimiterBehavior::kIsolated:
       break;
   }
-  return isolated(pieces);
+  return false;
 }
 
-// The pieces of `text` as views into it, without the empty ones.
+// Returns the parts of `text` as views into it, without the empty ones.
 std::vector<std::string_view> split(const SplitStep& step, std::string_view text) {
+  std::vector<Span> spans;
+  bool previous_is_delimiter = false;
+  for (const Piece& piece : find_pieces(step, text)) {
+    if (step.behavior == DelimiterBehavior::kRemoved && piece.is_delimiter) {
+      continue;
+    }
+    if (!spans.empty() && joins(step.behavior, previous_is_delimiter, piece.is_delimiter)) {
+      spans.back().end = piece.span.end;
+    } else {
+      spans.push_back(piece.span);
+    }
+    previous_is_delimiter = piece.is_delimiter;
+  }
   std::vector<std::string_view> parts;
-  for (const Span& span : spans_of(step, text)) {
+  for (const Span& span : spans) {
     if (span.begin < span.end) {
       parts.push_back(text.substr(span.begin, span.end - span.begin));
     }
   }
   return parts;
-}
-
-void append_parts(const SplitStep& step, std::string_view text, std::vector<std::string>& pieces) {
-  const std::vector<std::string_view> parts = split(step, text);
-  pieces.insert(pieces.end(), parts.begin(), parts.end());
 }
 
 const SplitStep& gpt2_split() {
@@ -140,9 +83,12 @@ const SplitStep& gpt2_split() {
   return step;
 }
 
-// Appends to `pieces` what a step makes of one piece.
+// Appends the pieces that a step makes of one piece.
 struct ApplySplit {
-  void operator()(const SplitStep& step) const { append_parts(step, piece, pieces); }
+  void operator()(const SplitStep& step) const {
+    const std::vector<std::string_view> parts = split(step, piece);
+    pieces.insert(pieces.end(), parts.begin(), parts.end());
+  }
 
   void operator()(const ByteLevelStep& step) const {
     const bool prefixed = step.add_prefix_space && !piece.starts_with(' ');
@@ -177,7 +123,7 @@ struct ApplySplit {
     }
   }
 
-  // The parts of `text` that begin at each `mark`, and what stands before the first.
+  // Appends the text before the first `mark`, and the parts that begin at each one.
   void append_before_each(const std::string& mark, std::string_view text) const {
     while (!text.empty()) {
       const std::size_t skipped = text.starts_with(mark) ? mark.size() : 0;
@@ -198,7 +144,7 @@ std::size_t total_bytes(const std::vector<std::string>& pieces) {
       [](std::size_t sum, const std::string& piece) { return sum + piece.size(); });
 }
 
-bool knows_the_beginning(const PreTokenizerStep& step) {
+bool depends_on_beginning(const PreTokenizerStep& step) {
   const auto* metaspace = std::get_if<MetaspaceStep>(&step);
   return metaspace != nullptr && metaspace->prepend_scheme == PrependScheme::kFirst;
 }
@@ -206,7 +152,7 @@ bool knows_the_beginning(const PreTokenizerStep& step) {
 }  // namespace
 
 PreTokenizer::PreTokenizer(std::vector<PreTokenizerStep> steps) : steps_(std::move(steps)) {
-  if (steps_.size() > 1 && std::any_of(steps_.begin() + 1, steps_.end(), knows_the_beginning)) {
+  if (steps_.size() > 1 && std::any_of(steps_.begin() + 1, steps_.end(), depends_on_beginning)) {
     throw BugError("a Metaspace that prepends to the first piece must be the first step");
   }
 }

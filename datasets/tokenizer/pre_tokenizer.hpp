@@ -10,7 +10,7 @@
 
 namespace bipo {
 
-// What becomes of the delimiters a split finds.
+// How a split treats the delimiters that it finds.
 enum class DelimiterBehavior {
   kRemoved,
   kIsolated,            // each a piece of its own
@@ -22,16 +22,16 @@ enum class DelimiterBehavior {
 struct SplitStep {
   Regex delimiter;
   DelimiterBehavior behavior = DelimiterBehavior::kIsolated;
-  bool invert = false;  // what lies between matches is the delimiter
+  bool invert = false;  // the text between matches is the delimiter
 };
 
 // Maps bytes to the byte-level alphabet.
 struct ByteLevelStep {
   bool add_prefix_space = false;  // before each piece that does not begin with a space
-  bool use_regex = true;          // cut with the expression of GPT-2 as well
+  bool use_regex = true;          // cut with the expression of GPT-2, too
 };
 
-// Which pieces get the stand-in of a space in front, unless they begin with it.
+// Which pieces get the replacement of a space in front, unless they begin with it.
 enum class PrependScheme { kAlways, kFirst, kNever };
 
 // Writes spaces as `replacement`.
@@ -47,12 +47,12 @@ using PreTokenizerStep = std::variant<SplitStep, ByteLevelStep, MetaspaceStep>;
 // Const members may be called from several threads at once.
 class PreTokenizer {
  public:
-  // `steps` in order, each on the pieces of the one before.  Throws BugError unless a Metaspace
-  // with kFirst is the first step: after another one no piece knows where in the text it began.
+  // Each step works on the pieces of the step before.  Throws BugError unless a Metaspace with
+  // kFirst is the first step: after another step, a piece's place in the text is not known.
   explicit PreTokenizer(std::vector<PreTokenizerStep> steps);
 
-  // The words of a stretch of well-formed UTF-8, none empty.  `begins_text`: nothing of the text
-  // stands before it.
+  // Returns the words of a stretch of well-formed UTF-8, none empty.  `begins_text`: the stretch is
+  // the beginning of the text.
   std::vector<std::string> words(std::string_view stretch, bool begins_text) const;
 
  private:

@@ -6,26 +6,13 @@
 #include <utility>
 #include <vector>
 
-#include "collectives/foundation/errors.hpp"
-#include "datasets/text/json_file.hpp"
-#include "datasets/text/json_node.hpp"
+#include "datasets/text/untrusted_json.hpp"
 #include "datasets/tokenizer/tokenizer.hpp"
 
 namespace bipo {
 namespace {
 
-// Runs `read` on the file's content, so that every complaint begins with the file's name.
-template <typename Read>
-auto read_config(const std::filesystem::path& path, Read read) {
-  const nlohmann::json document = read_json_file(path);
-  try {
-    return read(JsonNode(document, ""));
-  } catch (const UserError& error) {
-    throw UserError(fmt::format("{}: {}", path.string(), error.what()));
-  }
-}
-
-// A token named by its content: a string, or an object as written for added tokens.
+// Returns the token named by its content: a string, or an object as written for added tokens.
 std::optional<TokenId> named_token(const JsonNode& config, std::string_view key,
                                    const Tokenizer& tokenizer) {
   const std::optional<JsonNode> entry = config.find(key);
@@ -42,7 +29,7 @@ std::optional<TokenId> named_token(const JsonNode& config, std::string_view key,
   return id;
 }
 
-// Tokens given by their ids: one, or a list where several may end a text.
+// Returns the tokens given by their ids: one, or a list if several may end a text.
 std::vector<TokenId> numbered_tokens(const JsonNode& config, std::string_view key) {
   const std::optional<JsonNode> entry = config.find(key);
   if (!entry) {
@@ -55,7 +42,7 @@ std::vector<TokenId> numbered_tokens(const JsonNode& config, std::string_view ke
   return ids;
 }
 
-// The first of them.
+// Returns the first of numbered_tokens().
 std::optional<TokenId> numbered_token(const JsonNode& config, std::string_view key,
                                       const Tokenizer& tokenizer) {
   const std::vector<TokenId> ids = numbered_tokens(config, key);
@@ -76,7 +63,7 @@ SpecialTokens read_special_tokens(const std::filesystem::path& model_directory,
   SpecialTokens special;
   const std::filesystem::path generation_config = model_directory / "generation_config.json";
   if (std::filesystem::exists(generation_config)) {
-    special.ends = read_config(generation_config, [&](const JsonNode& config) {
+    special.ends = read_json_file(generation_config, [&](const JsonNode& config) {
       std::vector<TokenId> ends = numbered_tokens(config, "eos_token_id");
       std::erase_if(ends, [&](TokenId id) { return id >= tokenizer.vocabulary_size(); });
       return ends;
@@ -84,7 +71,7 @@ SpecialTokens read_special_tokens(const std::filesystem::path& model_directory,
   }
   const std::filesystem::path tokenizer_config = model_directory / "tokenizer_config.json";
   if (std::filesystem::exists(tokenizer_config)) {
-    read_config(tokenizer_config, [&](const JsonNode& config) {
+    read_json_file(tokenizer_config, [&](const JsonNode& config) {
       special.bos = named_token(config, "bos_token", tokenizer);
       special.eos = named_token(config, "eos_token", tokenizer);
       return special;
@@ -96,7 +83,7 @@ SpecialTokens read_special_tokens(const std::filesystem::path& model_directory,
     if (!std::filesystem::exists(path)) {
       continue;
     }
-    const auto [bos, eos] = read_config(path, [&](const JsonNode& config) {
+    const auto [bos, eos] = read_json_file(path, [&](const JsonNode& config) {
       return std::pair{numbered_token(config, "bos_token_id", tokenizer),
                        numbered_token(config, "eos_token_id", tokenizer)};
     });

@@ -1,4 +1,3 @@
-// Turns tokens back into text, one at a time: the decoder of a tokenizer.json.
 #include "datasets/tokenizer/text_decoder.hpp"
 
 #include <cctype>
@@ -11,8 +10,8 @@ namespace bipo {
 
 using Tokens = std::vector<std::string>;
 
-// One step at work on one text.  After a step that makes one token of all, that token arrives in
-// parts.
+// A step of decoding, for one text.  After a step that fuses all tokens into one, that token
+// arrives in parts.
 class DecoderStage {
  public:
   virtual ~DecoderStage() = default;
@@ -35,7 +34,7 @@ class JoinStage : public DecoderStage {
   bool is_first_ = true;
 };
 
-// Collects the parts of the one token for a step that must see it whole.
+// Collects the parts of the one token for a step that needs it whole.
 class GatherStage : public DecoderStage {
  public:
   void push(std::string part, Tokens&) override { whole_ += part; }
@@ -56,7 +55,7 @@ class ReplaceStage : public DecoderStage {
   const ReplaceStep& step_;
 };
 
-// "<0x", two digits, ">"; Hugging Face reads the digits with a parser that takes a plus sign too.
+// Reads "<0x", two digits, ">"; Hugging Face's parser also accepts a plus sign for the first.
 std::optional<char> byte_of(std::string_view token) {
   if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') {
     return std::nullopt;
@@ -192,7 +191,7 @@ class ByteLevelStage : public DecoderStage {
   std::string held_back_;
 };
 
-// Builds the stages of a text; steps must outlive them.
+// Builds the stages for a text; the steps must outlive them.
 class StageBuilder {
  public:
   void operator()(const ReplaceStep& step) { add_whole(std::make_unique<ReplaceStage>(step)); }

@@ -12,29 +12,28 @@
 #include "collectives/foundation/errors.hpp"
 #include "datasets/text/unicode_text.hpp"
 #include "datasets/tokenizer/added_tokens.hpp"
-#include "datasets/tokenizer/gguf_tokenizer.hpp"
-#include "datasets/tokenizer/tokenizer_json.hpp"
+#include "datasets/tokenizer/tokenizer_parts.hpp"
 
 namespace bipo {
 namespace {
 
-std::vector<AddedToken> searched_in_raw_text(const std::vector<AddedToken>& tokens) {
+std::vector<AddedToken> found_in_raw_text(const std::vector<AddedToken>& tokens) {
   std::vector<AddedToken> found;
   std::copy_if(tokens.begin(), tokens.end(), std::back_inserter(found),
                [](const AddedToken& token) { return !token.normalized; });
   return found;
 }
 
-std::vector<AddedToken> searched_in_normalized_text(const std::vector<AddedToken>& tokens,
-                                                    const Normalizer& normalizer) {
+std::vector<AddedToken> found_in_normalized_text(const std::vector<AddedToken>& tokens,
+                                                 const Normalizer& normalizer) {
   std::vector<AddedToken> found;
   for (AddedToken token : tokens) {
     if (token.normalized) {
       token.content = normalizer.normalize(token.content);
       if (token.content.empty()) {
         throw UserError(fmt::format(
-            "added_tokens: nothing is left of token {} after the normalizer, so it could stand "
-            "anywhere; set its \"normalized\" to false",
+            "added_tokens: the normalizer leaves nothing of token {}, so it would match anywhere; "
+            "set its \"normalized\" to false",
             token.id));
       }
       found.push_back(std::move(token));
@@ -59,8 +58,8 @@ struct Tokenizer::Impl {
         normalizer(std::move(parts.normalizer)),
         pre_tokenizer(std::move(parts.pre_tokenizer)),
         decoder(std::move(parts.decoder)),
-        raw_finder(searched_in_raw_text(parts.added_tokens)),
-        normalized_finder(searched_in_normalized_text(parts.added_tokens, normalizer)),
+        raw_finder(found_in_raw_text(parts.added_tokens)),
+        normalized_finder(found_in_normalized_text(parts.added_tokens, normalizer)),
         vocabulary_size(std::int64_t{highest_id(model.vocabulary())} + 1) {
     for (const AddedToken& token : parts.added_tokens) {
       added_ids.emplace(token.content, token.id);
@@ -79,7 +78,7 @@ struct Tokenizer::Impl {
     }
   }
 
-  // `begins_text`: nothing of the text stands before `raw_text`.
+  // `begins_text`: `raw_text` is the beginning of the text.
   void append_ids(std::string_view raw_text, bool begins_text, std::vector<TokenId>& ids) const {
     const std::string text = normalizer.normalize(raw_text);
     for (const TextSegment& segment : normalized_finder.split(text)) {

@@ -10,10 +10,11 @@
 #include <string_view>
 #include <vector>
 
+#include "datasets/tokenizer/token_id.hpp"
+
 namespace bipo {
 
-using TokenId = std::int32_t;
-struct GgufVocabulary;  // datasets/gguf_tokenizer.hpp
+struct GgufVocabulary;  // gguf_tokenizer.hpp
 
 // Whether decoded text shows the tokens that are listed as special.
 enum class SpecialTokenText { kKept, kSkipped };
@@ -22,7 +23,7 @@ enum class SpecialTokenText { kKept, kSkipped };
 class Tokenizer {
  public:
   // Throws UserError for a file that is missing, malformed or uses a component that is not
-  // implemented (it is named: nothing is ever ignored).
+  // implemented; the message names it, nothing is ignored.
   static Tokenizer from_file(const std::filesystem::path& tokenizer_json);
 
   // From a GGUF file's metadata.  Throws UserError naming the key (but not the file).
@@ -32,21 +33,21 @@ class Tokenizer {
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
 
-  // Ids of `text` (UTF-8), equal to Hugging Face tokenizers' encode(text,
-  // add_special_tokens=False): added and special tokens that stand in the text are recognised, no
-  // BOS or EOS is added.  Throws UserError for text that is not UTF-8, for a character that the
-  // tokenizer lacks where its unk_token is not in the vocabulary, and where its rules would make
-  // far more text of it or take too long, as those of a hostile file may.
+  // Returns the ids of `text` (UTF-8), equal to Hugging Face tokenizers' encode(text,
+  // add_special_tokens=False): recognises added and special tokens in the text, adds no BOS or EOS.
+  // Throws UserError for text that is not UTF-8, for a character that the tokenizer lacks if its
+  // unk_token is not in the vocabulary, and if the rules (of a hostile file) make the text far
+  // longer or take too long.
   std::vector<TokenId> encode(std::string_view text) const;
 
-  // The text of `ids`, equal to Hugging Face tokenizers' decode(ids, skip_special_tokens): bytes
-  // that are not UTF-8 become U+FFFD.  An id without a token (a padding row of the model) is passed
-  // over.
+  // Returns the text of `ids`, equal to Hugging Face tokenizers' decode(ids, skip_special_tokens):
+  // bytes that are not UTF-8 become U+FFFD.  Skips an id without a token (a padding row of the
+  // model).
   std::string decode(std::span<const TokenId> ids, SpecialTokenText special) const;
 
-  // What decode() gives, while the ids are made: the texts of push() and of one finish() at the end
-  // make up decode()'s.  Text that later ids could still change is held back.  The tokenizer must
-  // outlive the stream; moving it is allowed.
+  // Decodes ids one by one: the texts of all push() and of one finish() at the end together equal
+  // decode()'s.  Holds back text that later ids could still change.  The tokenizer must outlive the
+  // stream; moving it is allowed.
   class DecodeStream {
    public:
     ~DecodeStream();
@@ -64,10 +65,10 @@ class Tokenizer {
   };
   DecodeStream decode_stream(SpecialTokenText special) const;
 
-  // Id of one token by its exact content, special or not.
+  // Returns the id of one token by its exact content, special or not.
   std::optional<TokenId> token_id(std::string_view token) const;
 
-  // Whether decoding can leave the token out.
+  // Whether decoding can omit the token.
   bool is_special(TokenId id) const;
 
   // Highest id + 1, added tokens included.
@@ -83,14 +84,14 @@ class Tokenizer {
 struct SpecialTokens {
   std::optional<TokenId> bos;
   std::optional<TokenId> eos;
-  std::vector<TokenId> ends;  // that end a generated text, too
+  std::vector<TokenId> ends;  // further tokens that end a generated text
 };
 
-// From tokenizer_config.json's bos_token / eos_token (a string, or an object with "content"); only
-// where that file is absent from generation_config.json's, then config.json's bos_token_id /
-// eos_token_id (the first of a list).  `ends` are all of generation_config.json's eos_token_id
-// that the tokenizer knows.
-// Throws UserError when a named token is not in the vocabulary.
+// Reads tokenizer_config.json's bos_token / eos_token (a string, or an object with "content"). Only
+// without that file, reads bos_token_id / eos_token_id (the first of a list) of
+// generation_config.json, then of config.json.  `ends` are all of generation_config.json's
+// eos_token_id that the tokenizer knows.  Throws UserError if a named token is not in the
+// vocabulary.
 SpecialTokens read_special_tokens(const std::filesystem::path& model_directory,
                                   const Tokenizer& tokenizer);
 

@@ -1,24 +1,27 @@
-// Reads the normalizer, the pre-tokenizer and the decoder of a tokenizer.json.
 #include "datasets/tokenizer/tokenizer_components.hpp"
 
 #include <fmt/format.h>
 
 #include <unordered_map>
 
-#include "datasets/text/oniguruma_pattern.hpp"
+#include "datasets/text/pcre2_regex.hpp"
 #include "datasets/text/unicode_text.hpp"
 
 namespace bipo {
 namespace {
 
-// More is no tokenizer, and a hostile file must not make it costly.
+// Real tokenizers nest far less; this bounds the work of a hostile file.
 constexpr int kDeepestSequence = 16;
 
-// The components of `root`, in order, with those in Sequences in their place.  `parts` is the key
-// of a Sequence's components.
-std::vector<JsonNode> flattened(const JsonNode& root, std::string_view parts) {
+// Returns the components under `key`, in order, with those of Sequences in their place.  `parts` is
+// the key of a Sequence's components.
+std::vector<JsonNode> components_of(const JsonNode& root, std::string_view key,
+                                    std::string_view parts) {
   std::vector<JsonNode> components;
-  std::vector<std::pair<JsonNode, int>> pending = {{root, 0}};  // the next one last
+  std::vector<std::pair<JsonNode, int>> pending;  // the next one last
+  if (const std::optional<JsonNode> node = root.find(key)) {
+    pending.emplace_back(*node, 0);
+  }
   while (!pending.empty()) {
     const auto [node, depth] = pending.back();
     pending.pop_back();
@@ -27,7 +30,7 @@ std::vector<JsonNode> flattened(const JsonNode& root, std::string_view parts) {
       continue;
     }
     if (depth == kDeepestSequence) {
-      node.fail(fmt::format("Sequences stand more than {} deep in one another", kDeepestSequence));
+      node.fail(fmt::format("Sequences are nested more than {} deep", kDeepestSequence));
     }
     node.allow_only({"type", parts});
     const std::vector<JsonNode> inner = node.require(parts).elements();
@@ -59,18 +62,22 @@ ReplaceStep read_replace(const JsonNode& node) {
   return {read_pattern(node.require("pattern")), node.require("content").as_string()};
 }
 
-std::optional<UnicodeForm> unicode_form(const std::string& type) {
-  static const std::unordered_map<std::string, UnicodeForm> forms = {{"NFC", UnicodeForm::kNfc},
-                                                                     {"NFD", UnicodeForm::kNfd},
-                                                                     {"NFKC", UnicodeForm::kNfkc},
-                                                                     {"NFKD", UnicodeForm::kNfkd}};
-  const auto found = forms.find(type);
-  return found == forms.end() ? std::nullopt : std::optional(found->second);
+template <typename Value>
+using Names = std::unordered_map<std::string, Value>;
+
+template <typename Value>
+std::optional<Value> find_name(const Names<Value>& names, const std::string& name) {
+  const auto found = names.find(name);
+  return found == names.end() ? std::nullopt : std::optional(found->second);
 }
 
 NormalizerStep read_normalizer_step(const JsonNode& node) {
+  static const Names<UnicodeForm> forms = {{"NFC", UnicodeForm::kNfc},
+                                           {"NFD", UnicodeForm::kNfd},
+                                           {"NFKC", UnicodeForm::kNfkc},
+                                           {"NFKD", UnicodeForm::kNfkd}};
   const std::string type = type_of(node);
-  if (const std::optional<UnicodeForm> form = unicode_form(type)) {
+  if (const auto form = find_name(forms, type)) {
     node.allow_only({"type"});
     return *form;
   }
@@ -95,17 +102,17 @@ NormalizerStep read_normalizer_step(const JsonNode& node) {
 }
 
 DelimiterBehavior read_behavior(const JsonNode& node) {
-  static const std::unordered_map<std::string, DelimiterBehavior> behaviors = {
+  static const Names<DelimiterBehavior> behaviors = {
       {"Removed", DelimiterBehavior::kRemoved},
       {"Isolated", DelimiterBehavior::kIsolated},
       {"MergedWithPrevious", DelimiterBehavior::kMergedWithPrevious},
       {"MergedWithNext", DelimiterBehavior::kMergedWithNext},
       {"Contiguous", DelimiterBehavior::kContiguous}};
-  const auto found = behaviors.find(node.as_string());
-  if (found == behaviors.end()) {
+  const auto behavior = find_name(behaviors, node.as_string());
+  if (!behavior) {
     node.fail(fmt::format("\"{}\" is no behavior of Split", node.as_string()));
   }
-  return found->second;
+  return *behavior;
 }
 
 SplitStep read_split(const JsonNode& node) {
@@ -123,30 +130,29 @@ SplitStep read_digits(const JsonNode& node) {
 
 ByteLevelStep read_byte_level(const JsonNode& node) {
   node.allow_only({"type", "add_prefix_space", "trim_offsets", "use_regex"});
-  return {node.require("add_prefix_space").as_bool(), flag_or(node, "use_regex", true)};
+  return {node.require("add_prefix_space").as_bool(), node.flag_or("use_regex", true)};
 }
 
 std::optional<PrependScheme> read_named_prepend_scheme(const JsonNode& node) {
-  static const std::unordered_map<std::string, PrependScheme> schemes = {
-      {"always", PrependScheme::kAlways},
-      {"first", PrependScheme::kFirst},
-      {"never", PrependScheme::kNever}};
+  static const Names<PrependScheme> schemes = {{"always", PrependScheme::kAlways},
+                                               {"first", PrependScheme::kFirst},
+                                               {"never", PrependScheme::kNever}};
   const std::optional<JsonNode> name = node.find("prepend_scheme");
   if (!name) {
     return std::nullopt;
   }
-  const auto found = schemes.find(name->as_string());
-  if (found == schemes.end()) {
+  const auto scheme = find_name(schemes, name->as_string());
+  if (!scheme) {
     name->fail(fmt::format("\"{}\" is none of always, first and never", name->as_string()));
   }
-  return found->second;
+  return scheme;
 }
 
-// Older files know add_prefix_space only.  Beside a scheme, false must mean the same, and true
-// means nothing.
+// Older files have add_prefix_space only.  Beside a scheme, false must agree with it, and true has
+// no effect.
 PrependScheme read_prepend_scheme(const JsonNode& node) {
   const std::optional<PrependScheme> named = read_named_prepend_scheme(node);
-  if (flag_or(node, "add_prefix_space", true)) {
+  if (node.flag_or("add_prefix_space", true)) {
     return named.value_or(PrependScheme::kAlways);
   }
   if (named.value_or(PrependScheme::kNever) != PrependScheme::kNever) {
@@ -159,7 +165,7 @@ MetaspaceStep read_metaspace(const JsonNode& node) {
   node.allow_only(
       {"type", "replacement", "str_rep", "add_prefix_space", "prepend_scheme", "split"});
   return {read_character(node.require("replacement")), read_prepend_scheme(node),
-          flag_or(node, "split", true)};
+          node.flag_or("split", true)};
 }
 
 PreTokenizerStep read_pre_tokenizer_step(const JsonNode& node) {
@@ -179,7 +185,7 @@ PreTokenizerStep read_pre_tokenizer_step(const JsonNode& node) {
   refuse_component(node, type, "Sequence, Split, Digits, ByteLevel, Metaspace");
 }
 
-// Where a piece began in the text as it was is known only as long as nothing has changed or cut it.
+// A piece's place in the original text is known only before anything changes or cuts the text.
 void require_known_beginning(const JsonNode& node, const PreTokenizerStep& step, bool is_first_step,
                              const Normalizer& normalizer) {
   const auto* metaspace = std::get_if<MetaspaceStep>(&step);
@@ -227,33 +233,28 @@ DecoderStep read_decoder_step(const JsonNode& node) {
 
 Normalizer read_normalizer(const JsonNode& root) {
   std::vector<NormalizerStep> steps;
-  if (const std::optional<JsonNode> node = root.find("normalizer")) {
-    for (const JsonNode& component : flattened(*node, "normalizers")) {
-      steps.push_back(read_normalizer_step(component));
-    }
+  for (const JsonNode& component : components_of(root, "normalizer", "normalizers")) {
+    steps.push_back(read_normalizer_step(component));
   }
   return Normalizer(std::move(steps));
 }
 
 PreTokenizer read_pre_tokenizer(const JsonNode& root, const Normalizer& normalizer) {
   std::vector<PreTokenizerStep> steps;
-  if (const std::optional<JsonNode> node = root.find("pre_tokenizer")) {
-    for (const JsonNode& component : flattened(*node, "pretokenizers")) {
-      PreTokenizerStep step = read_pre_tokenizer_step(component);
-      require_known_beginning(component, step, steps.empty(), normalizer);
-      steps.push_back(std::move(step));
-    }
+  for (const JsonNode& component : components_of(root, "pre_tokenizer", "pretokenizers")) {
+    PreTokenizerStep step = read_pre_tokenizer_step(component);
+    require_known_beginning(component, step, steps.empty(), normalizer);
+    steps.push_back(std::move(step));
   }
   return PreTokenizer(std::move(steps));
 }
 
 TextDecoder read_decoder(const JsonNode& root) {
-  const std::optional<JsonNode> node = root.find("decoder");
-  if (!node) {
+  if (!root.find("decoder")) {
     return TextDecoder(std::nullopt);
   }
   std::vector<DecoderStep> steps;
-  for (const JsonNode& component : flattened(*node, "decoders")) {
+  for (const JsonNode& component : components_of(root, "decoder", "decoders")) {
     steps.push_back(read_decoder_step(component));
   }
   return TextDecoder(std::move(steps));
@@ -261,11 +262,6 @@ TextDecoder read_decoder(const JsonNode& root) {
 
 std::string type_of(const JsonNode& component) {
   return component.require("type").as_string();
-}
-
-bool flag_or(const JsonNode& node, std::string_view key, bool fallback) {
-  const std::optional<JsonNode> child = node.find(key);
-  return child ? child->as_bool() : fallback;
 }
 
 void refuse_component(const JsonNode& node, std::string_view type, std::string_view implemented) {

@@ -1,6 +1,4 @@
-// The content of a tokenizer.json, checked and in the terms of this folder.
-#include "datasets/tokenizer/tokenizer_json.hpp"
-
+// Reads and checks the content of a tokenizer.json.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -8,32 +6,25 @@
 #include <unordered_map>
 #include <unordered_set>
 
-#include "collectives/foundation/errors.hpp"
-#include "datasets/text/json_file.hpp"
-#include "datasets/text/json_node.hpp"
+#include "datasets/text/untrusted_json.hpp"
 #include "datasets/tokenizer/tokenizer_components.hpp"
+#include "datasets/tokenizer/tokenizer_parts.hpp"
 
 namespace bipo {
 namespace {
 
-bool is_known_post_processor(const std::string& type) {
+// Post-processors add special tokens, which are never used here, so that knowing them is enough.
+void require_known_post_processor(const JsonNode& root) {
   static const std::unordered_set<std::string> known = {
       "ByteLevel", "TemplateProcessing", "Sequence", "BertProcessing", "RobertaProcessing"};
-  return known.contains(type);
-}
-
-// Post-processors add special tokens, which nobody here asks for: it is enough to know them.
-void require_known_post_processor(const JsonNode& root) {
   const std::optional<JsonNode> node = root.find("post_processor");
   if (!node) {
     return;
   }
-  std::vector<JsonNode> components = {*node};
-  if (type_of(*node) == "Sequence") {
-    components = node->require("processors").elements();
-  }
-  for (const JsonNode& component : components) {
-    if (!is_known_post_processor(type_of(component))) {
+  const bool is_sequence = type_of(*node) == "Sequence";
+  for (const JsonNode& component :
+       is_sequence ? node->require("processors").elements() : std::vector{*node}) {
+    if (!known.contains(type_of(component))) {
       component.fail(fmt::format("the post-processor \"{}\" is not known", type_of(component)));
     }
   }
@@ -59,7 +50,7 @@ Vocabulary read_vocabulary(const JsonNode& node) {
 }
 
 // Merges are written "left right" or, since tokens may hold spaces, ["left", "right"].
-std::pair<std::string, std::string> read_merge(const JsonNode& node) {
+MergePair read_merge(const JsonNode& node) {
   if (node.value().is_array()) {
     const std::vector<JsonNode> sides = node.elements();
     if (sides.size() != 2) {
@@ -67,16 +58,16 @@ std::pair<std::string, std::string> read_merge(const JsonNode& node) {
     }
     return {sides[0].as_string(), sides[1].as_string()};
   }
-  const std::string line = node.as_string();
-  const std::size_t space = line.find(' ');
-  if (space == std::string::npos || line.find(' ', space + 1) != std::string::npos) {
-    node.fail(fmt::format("the merge \"{}\" must name two tokens with one space between", line));
+  const std::optional<MergePair> merge = split_merge(node.as_string());
+  if (!merge) {
+    node.fail(fmt::format("the merge \"{}\" must name two tokens with one space between",
+                          node.as_string()));
   }
-  return {line.substr(0, space), line.substr(space + 1)};
+  return *merge;
 }
 
-std::vector<std::pair<std::string, std::string>> read_merges(const JsonNode& node) {
-  std::vector<std::pair<std::string, std::string>> merges;
+std::vector<MergePair> read_merges(const JsonNode& node) {
+  std::vector<MergePair> merges;
   for (const JsonNode& merge : node.elements()) {
     const bool version_line =
         merge.value().is_string() && merge.as_string().starts_with("#version");
@@ -103,7 +94,7 @@ void require_no_dropout(const JsonNode& model) {
 }
 
 BpeModel read_model(const JsonNode& model) {
-  // The first files had no "type": whatever lacks one and is no BPE fails on its vocabulary or
+  // The first files had no "type"; a model without one that is no BPE fails on its vocabulary or
   // merges.
   if (model.find("type") && type_of(model) != "BPE") {
     refuse_component(model, type_of(model), "BPE");
@@ -121,9 +112,9 @@ BpeModel read_model(const JsonNode& model) {
   if (const std::optional<JsonNode> unknown = model.find("unk_token")) {
     settings.unknown_token = unknown->as_string();
   }
-  settings.fuse_unknown = flag_or(model, "fuse_unk", false);
-  settings.byte_fallback = flag_or(model, "byte_fallback", false);
-  settings.ignore_merges = flag_or(model, "ignore_merges", false);
+  settings.fuse_unknown = model.flag_or("fuse_unk", false);
+  settings.byte_fallback = model.flag_or("byte_fallback", false);
+  settings.ignore_merges = model.flag_or("ignore_merges", false);
   return BpeModel(std::move(settings));
 }
 
@@ -143,9 +134,9 @@ AddedToken read_added_token(const JsonNode& node) {
   return token;
 }
 
-// Hugging Face takes an added token's id from the vocabulary, else counts on from its size, and
-// only warns when the file says otherwise.  A file that says otherwise would give two programs two
-// tokenisations, so it is refused.
+// Hugging Face takes an added token's id from the vocabulary, or else counts on from its size, and
+// only warns if the file has another id.  Two programs would tokenise by such a file differently,
+// so it is refused.
 void require_expected_id(const JsonNode& node, const AddedToken& token,
                          const Vocabulary& vocabulary, TokenId next_id) {
   const auto known = vocabulary.find(token.content);
@@ -215,12 +206,7 @@ TokenizerParts read_parts(const JsonNode& root) {
 }  // namespace
 
 TokenizerParts read_tokenizer_json(const std::filesystem::path& path) {
-  const nlohmann::json document = read_json_file(path);
-  try {
-    return read_parts(JsonNode(document, ""));
-  } catch (const UserError& error) {
-    throw UserError(fmt::format("{}: {}", path.string(), error.what()));
-  }
+  return read_json_file(path, read_parts);
 }
 
 }  // namespace bipo

@@ -7,6 +7,8 @@
 #include <limits>
 
 #include "collectives/foundation/errors.hpp"
+#include "datasets/text/row_collector.hpp"
+#include "datasets/tokens/tokenization.hpp"
 
 namespace bipo {
 namespace {
@@ -55,7 +57,8 @@ Continuations tokenize_mc(const ChoiceItem& item, const TextTools& text) {
   return tokenize_answers({{"user", item.question}}, answers, AnswerEnd::kEos, text, item.where);
 }
 
-// Tokenised without regard to the limit, so that too long a prompt can be told from other defects.
+// Leaves out worked examples until the item fits.  Tokenises without a limit, so that a prompt that
+// is too long differs from other defects.
 Continuations tokenize_mmlu(const ChoiceItem& item, const std::vector<ChoiceItem>& shots,
                             const TextTools& text, std::size_t& shots_used) {
   TokenizeOptions unlimited = text.options;
@@ -99,22 +102,13 @@ Continuations tokenize_item(const ChoiceSet& set, const ChoiceItem& item, const 
 
 TokenizedChoices tokenize_choices(const ChoiceSet& set, const TextTools& text) {
   TokenizedChoices result;
+  RowCollector<TokenizedChoice> collector(text.options.bad_rows, result.items, result.skipped);
   for (std::size_t i = 0; i < set.items.size(); ++i) {
-    const ChoiceItem& item = set.items[i];
-    try {
-      result.items.push_back({i, tokenize_item(set, item, text, result.fewer_shots)});
-    } catch (const UserError& error) {
-      const std::string message = fmt::format("{}: {}", item.where, error.what());
-      if (text.options.bad_rows == BadRows::kRefuse) {
-        throw UserError(message);
-      }
-      result.skipped.push_back(message);
-    }
+    collector.add_at(set.items[i].where, [&] {
+      return TokenizedChoice{i, tokenize_item(set, set.items[i], text, result.fewer_shots)};
+    });
   }
-  if (result.items.empty() && !result.skipped.empty()) {
-    throw UserError(fmt::format("every item was left out by --skip-bad; the first: {}",
-                                result.skipped.front()));
-  }
+  collector.require_some("item");
   return result;
 }
 

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "datasets/rows/choice_items.hpp"
-#include "datasets/tokens/continuations.hpp"
+#include "datasets/tokens/tokenization.hpp"
 
 namespace bipo {
 
@@ -19,7 +19,7 @@ struct TokenizedChoice {
 struct TokenizedChoices {
   std::vector<TokenizedChoice> items;
   std::vector<std::string> skipped;  // one message per item left out (options.bad_rows is kSkip)
-  std::int64_t fewer_shots = 0;      // MMLU: items with fewer than five examples, for want of room
+  std::int64_t fewer_shots = 0;      // MMLU: items with fewer than five examples, to fit
 };
 
 // A/B: one user turn with the question, a blank line, and the lines "Choices:", " (A) ...", " (B)
@@ -31,10 +31,10 @@ struct TokenizedChoices {
 //
 // MMLU: plain text as in lm-evaluation-harness ("The following are multiple choice questions (with
 // answers) about high school physics.", a blank line, the examples with their letters, the question
-// and "Answer:"); the answers are " A" to " D".  Where five examples do not fit into
-// options.max_length, the last ones are left out, as hendrycks/test does.
+// and "Answer:"); the answers are " A" to " D".  If five examples do not fit into
+// options.max_length, the last ones are left out, as in hendrycks/test.
 //
-// Throws UserError naming the item where tokenize_answers() does.
+// Throws UserError naming the item when tokenize_answers() throws.
 TokenizedChoices tokenize_choices(const ChoiceSet& set, const TextTools& text);
 
 }  // namespace bipo

@@ -1,4 +1,4 @@
-// What a model's files say of text: its tokenizer, special tokens and chat template.
+// The text part of a model's files: its tokenizer, special tokens and chat template.
 #pragma once
 
 #include <filesystem>
@@ -14,8 +14,8 @@ struct ModelText {
   ChatTemplateSource chat_template;
 };
 
-// Of a Hugging Face model directory.  Throws UserError where the tokenizer is missing, or anything
-// of the three is malformed or not implemented.
+// Reads a Hugging Face model directory.  Throws UserError if the tokenizer is missing, or any of
+// the three is malformed or not implemented.
 ModelText read_model_text(const std::filesystem::path& directory);
 
 }  // namespace bipo

@@ -41,10 +41,10 @@ std::string PairTokenizer::implied_system_text() const {
 std::vector<std::string> PairTokenizer::warnings() const {
   std::vector<std::string> warnings;
   if (!options_.system_prompt.empty() && !chat_template_.takes_system_turn()) {
-    warnings.push_back(
-        fmt::format("the chat template ({}) takes no system turn: the system prompt stands before "
-                    "the first user turn",
-                    template_name()));
+    warnings.push_back(fmt::format(
+        "the chat template ({}) takes no system turn: the system prompt goes before the "
+        "first user turn",
+        template_name()));
   }
   if (date_given_ && !prints_date()) {
     warnings.push_back(
@@ -57,15 +57,9 @@ TokenizedFile PairTokenizer::read(const std::filesystem::path& file) const {
   TokenizedFile result;
   const PairFile rows = read_preference_pairs(file, options_.bad_rows);
   add_warnings(result.warnings, rows.skipped);
-  TokenPairs tokens = tokenize_pairs(rows.pairs, chat_template_, tokenizer_, special_, options_);
+  TokenPairs tokens = tokenize_pairs(rows.pairs, text());
   add_warnings(result.warnings, tokens.skipped);
-  check_ids(tokens.pairs);
-  result.pairs = std::move(tokens.pairs);
-  return result;
-}
-
-void PairTokenizer::check_ids(const std::vector<TokenPair>& pairs) const {
-  for (const TokenPair& pair : pairs) {
+  for (const TokenPair& pair : tokens.pairs) {
     try {
       for (const auto* part : {&pair.prompt, &pair.chosen, &pair.rejected}) {
         require_known_ids(*part, vocabulary_);
@@ -74,6 +68,8 @@ void PairTokenizer::check_ids(const std::vector<TokenPair>& pairs) const {
       throw UserError(fmt::format("{}: {}", pair.where, error.what()));
     }
   }
+  result.pairs = std::move(tokens.pairs);
+  return result;
 }
 
 }  // namespace bipo

@@ -8,22 +8,21 @@
 
 #include "datasets/template/chat_template.hpp"
 #include "datasets/tokenizer/tokenizer.hpp"
-#include "datasets/tokens/continuations.hpp"
 #include "datasets/tokens/model_text.hpp"
-#include "datasets/tokens/token_pairs.hpp"
+#include "datasets/tokens/tokenization.hpp"
 
 namespace bipo {
 
 struct TokenizedFile {
   std::vector<TokenPair> pairs;
-  std::vector<std::string> warnings;  // the first rows and pairs left out, and how many more
+  std::vector<std::string> warnings;  // the first rows left out, and the number of others
 };
 
 // A model's tokenizer, special tokens and chat template, with the settings of their use.
 class PairTokenizer {
  public:
-  // `vocabulary` is the number of ids that the model's embedding knows.  Throws UserError where
-  // there is no chat template, or one that is not implemented.
+  // `vocabulary` is the number of ids in the model's embedding.  Throws UserError if there is no
+  // chat template, or one that is not implemented.
   PairTokenizer(ModelText text, const ChatTemplateSettings& chat_template, std::int64_t vocabulary,
                 const TokenizeOptions& options);
 
@@ -32,23 +31,21 @@ class PairTokenizer {
   // Whether the tokens depend on the date in the settings.
   bool prints_date() const { return chat_template_.prints_date(); }
 
-  // What the template itself puts where the settings send no system prompt; "" where they send one.
+  // Returns the template's own system text if the settings send no system prompt; "" if they do.
   std::string implied_system_text() const;
 
-  // What the template does otherwise than the settings ask for: a system prompt that has to move, a
-  // date that nobody sees.
+  // Lists settings that the template cannot follow: a system prompt that has to move, a date that
+  // it does not print.
   std::vector<std::string> warnings() const;
 
   // Throws UserError as read_preference_pairs() and tokenize_pairs() do, and for an id that the
   // model does not know.
   TokenizedFile read(const std::filesystem::path& file) const;
 
-  // For other texts of the same model; valid as long as this object stays where it is.
+  // For other texts of the same model; valid until this object is moved or destroyed.
   TextTools text() const { return {chat_template_, tokenizer_, special_, options_, vocabulary_}; }
 
  private:
-  void check_ids(const std::vector<TokenPair>& pairs) const;
-
   Tokenizer tokenizer_;
   SpecialTokens special_;
   ChatTemplate chat_template_;

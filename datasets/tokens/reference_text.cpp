@@ -1,4 +1,4 @@
-// Cuts plain text files into documents, and documents into the sequences that a model can take.
+// Cuts plain text files into documents, and documents into sequences that fit the model.
 #include "datasets/tokens/reference_text.hpp"
 
 #include <fmt/format.h>
@@ -10,6 +10,8 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "datasets/text/data_text.hpp"
+#include "datasets/tokenizer/tokenizer.hpp"
+#include "datasets/tokens/tokenization.hpp"
 
 namespace bipo {
 namespace {
@@ -20,7 +22,7 @@ std::string_view without_carriage_return(std::string_view line) {
   return line.ends_with('\r') ? line.substr(0, line.size() - 1) : line;
 }
 
-// Tokens of one piece that come from the text, where BOS takes one of the model's.
+// Returns how many tokens of a piece come from the text: BOS takes one of the model's.
 std::size_t piece_length(const TextTools& text, bool begins_with_bos) {
   if (text.options.max_length < 2) {
     throw UserError(

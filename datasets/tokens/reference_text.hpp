@@ -1,4 +1,4 @@
-// Plain text files whose perplexity is asked for, as token sequences.
+// Plain text files, whose perplexity is measured, as token sequences.
 #pragma once
 
 #include <cstddef>
@@ -6,14 +6,14 @@
 #include <string>
 #include <vector>
 
-#include "datasets/tokens/continuations.hpp"
+#include "datasets/tokens/tokenization.hpp"
 
 namespace bipo {
 
-// A run of lines that are not blank, joined by line breaks (white space at its ends is kept).
+// A run of lines that are not blank, joined by line breaks; white space at its ends is kept.
 struct ReferenceDocument {
   std::string text;
-  std::string where;  // "text.txt:17": the line on which it begins
+  std::string where;  // "text.txt:17": the line where it begins
 };
 
 // UTF-8 text whose documents are separated by blank lines.  Throws UserError for a file that is
@@ -22,15 +22,15 @@ std::vector<ReferenceDocument> read_reference_text(const std::filesystem::path& 
 
 struct ReferencePieces {
   std::vector<Continuations> pieces;   // one answer each
-  std::vector<std::size_t> documents;  // of each piece: the index of the document it was cut from
+  std::vector<std::size_t> documents;  // the index of each piece's document
   std::vector<std::string> skipped;    // documents of a single token, with their place
 };
 
-// No chat template, no EOS.  Every token but the first is predicted: a piece's prompt is BOS (where
-// the options and the tokenizer have one) or else its first token, its answer the rest.  Documents
-// longer than options.max_length tokens are cut into pieces of that length without overlap, each of
-// which begins anew with BOS or an unpredicted token; a last piece of that token alone is dropped.
-// Throws UserError for a max_length below 2, and where nothing is left to predict.
+// Uses no chat template and no EOS.  Every token but the first is predicted: a piece's prompt is
+// BOS (if the options and the tokenizer have one) or else its first token, its answer the rest.
+// Documents longer than options.max_length tokens are cut into pieces of that length without
+// overlap, each beginning with BOS or an unpredicted token; a last piece of that token alone is
+// dropped.  Throws UserError for a max_length below 2, and if no token is left to predict.
 ReferencePieces tokenize_reference_text(const std::vector<ReferenceDocument>& documents,
                                         const TextTools& text);
 

@@ -10,6 +10,7 @@
 #include <map>
 
 #include "collectives/foundation/errors.hpp"
+#include "datasets/rows/choice_items.hpp"
 
 namespace bipo {
 namespace {

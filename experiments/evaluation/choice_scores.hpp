@@ -7,10 +7,11 @@
 #include <string>
 #include <vector>
 
-#include "datasets/rows/choice_items.hpp"
 #include "experiments/evaluation/statistics.hpp"
 
 namespace bipo {
+
+struct ChoiceItem;  // datasets/rows/choice_items.hpp
 
 struct ChoiceScore {
   // The likeliest right choice is likelier than every wrong one (a tie is a miss): A/B's m_LD > 0

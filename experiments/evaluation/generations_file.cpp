@@ -12,7 +12,8 @@
 #include "collectives/foundation/errors.hpp"
 #include "datasets/text/data_text.hpp"
 #include "datasets/text/json_lines.hpp"
-#include "datasets/tokens/stop_tokens.hpp"
+#include "datasets/tokenizer/tokenizer.hpp"
+#include "datasets/tokens/tokenization.hpp"
 
 namespace bipo {
 namespace {

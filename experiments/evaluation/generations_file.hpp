@@ -9,10 +9,12 @@
 #include <vector>
 
 #include "datasets/text/conversation.hpp"
-#include "datasets/tokenizer/tokenizer.hpp"
-#include "datasets/tokens/continuations.hpp"
+#include "datasets/tokenizer/token_id.hpp"
+#include "datasets/tokens/token_pair.hpp"
 
 namespace bipo {
+
+struct TextTools;  // datasets/tokens/tokenization.hpp
 
 struct Generation {
   std::int64_t prompt_index = 0;  // from 0

@@ -14,6 +14,8 @@
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
+#include "datasets/rows/choice_items.hpp"
+#include "datasets/rows/preference_pairs.hpp"
 #include "datasets/text/data_text.hpp"
 #include "datasets/text/json_lines.hpp"
 

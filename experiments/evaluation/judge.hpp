@@ -9,12 +9,13 @@
 #include <string>
 #include <vector>
 
-#include "datasets/rows/choice_items.hpp"
-#include "datasets/rows/preference_pairs.hpp"
 #include "experiments/evaluation/generations_file.hpp"
 #include "experiments/evaluation/statistics.hpp"
 
 namespace bipo {
+
+struct ChoiceSet;       // datasets/rows/choice_items.hpp
+struct PreferencePair;  // datasets/rows/preference_pairs.hpp
 
 // A text with the placeholders {question} and {response}, and optionally {matching} and
 // {not_matching}: examples of answers with the scores 4 and 1.

@@ -10,6 +10,8 @@
 #include "collectives/foundation/errors.hpp"
 #include "datasets/rows/prompt_list.hpp"
 #include "datasets/text/row_collector.hpp"
+#include "datasets/tokens/pair_tokenizer.hpp"
+#include "datasets/tokens/reference_text.hpp"
 #include "experiments/evaluation_run/judge_files.hpp"
 #include "experiments/job/text_options.hpp"
 #include "experiments/settings/fields.hpp"

@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <span>
 
+#include "collectives/session.hpp"
+#include "datasets/rows/choice_items.hpp"
 #include "datasets/rows/preference_pairs.hpp"
 #include "experiments/evaluation/evaluation_file.hpp"
 #include "experiments/files/atomic_file.hpp"

@@ -9,7 +9,7 @@
 
 #include "collectives/communicator.hpp"
 #include "collectives/topology.hpp"
-#include "datasets/tokenizer/tokenizer.hpp"
+#include "datasets/tokenizer/token_id.hpp"
 #include "experiments/generation/token_sampling.hpp"
 #include "trainer/model/decoder/decoder.hpp"
 #include "trainer/passes/steering.hpp"

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <span>
 
-#include "datasets/tokenizer/tokenizer.hpp"
+#include "datasets/tokenizer/token_id.hpp"
 
 namespace bipo {
 

@@ -9,7 +9,6 @@
 
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
-#include "datasets/tokens/stop_tokens.hpp"
 #include "experiments/job/new_file.hpp"
 #include "experiments/job/text_options.hpp"
 #include "experiments/progress/gib_text.hpp"

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include "collectives/foundation/errors.hpp"
+#include "datasets/template/chat_template.hpp"
+#include "datasets/tokens/tokenization.hpp"
 
 namespace bipo {
 

@@ -3,17 +3,18 @@
 
 #include <cstdint>
 
-#include "datasets/template/chat_template.hpp"
-#include "datasets/tokens/token_pairs.hpp"
 #include "experiments/settings/settings.hpp"
 
 namespace bipo {
+
+struct ChatTemplateSettings;  // datasets/template/chat_template.hpp
+struct TokenizeOptions;       // datasets/tokens/tokenization.hpp
 
 // `context`: the model's longest sequence in tokens, which is the limit where --max-length sets
 // none.  Throws UserError for a --max-length beyond it.
 TokenizeOptions tokenize_options(const TextOptions& options, std::int64_t context);
 
-// The date must have been chosen (launcher/template_dates.hpp).
+// The date must have been chosen: see choose_template_date().
 ChatTemplateSettings template_settings(const TextOptions& options);
 
 }  // namespace bipo

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "datasets/tokens/token_pairs.hpp"
+#include "datasets/tokens/token_pair.hpp"
 #include "experiments/settings/settings.hpp"
 #include "trainer/model/architecture/config.hpp"
 #include "trainer/model/weights/weights.hpp"

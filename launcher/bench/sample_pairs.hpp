@@ -6,7 +6,7 @@
 #include <filesystem>
 #include <vector>
 
-#include "datasets/tokens/token_pairs.hpp"
+#include "datasets/tokens/token_pair.hpp"
 #include "experiments/settings/settings.hpp"
 #include "trainer/model/architecture/config.hpp"
 

@@ -29,7 +29,7 @@ inline std::string without_system_turns() {
          kChatMl;
 }
 
-// Ids are the ASCII codes; "<", ">" and "!" stand for the three special tokens.
+// Ids are the ASCII codes; "<", ">" and "!" are the three special tokens.
 inline std::vector<TokenId> ids(const std::string& text) {
   std::vector<TokenId> result;
   for (const char character : text) {

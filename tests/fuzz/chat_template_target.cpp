@@ -46,8 +46,8 @@ void render_alone(std::string_view source) {
 }
 
 void render_for_model(const std::filesystem::path& directory) {
-  const auto chat_template = bipo::ChatTemplate::from_model_directory(
-      directory, {.choice = "auto", .date = {.day = kDay, .given = false}});
+  const bipo::ChatTemplate chat_template(bipo::read_chat_template_source(directory),
+                                         {.choice = "auto", .date = {.day = kDay, .given = false}});
   chat_template.implied_system_text();
   try_out([&] { chat_template.render_prompt({{"user", " why?\n"}}); });
   try_out([&] { chat_template.render_prompt({{"system", "Be brief."}, {"user", "why?"}}); });

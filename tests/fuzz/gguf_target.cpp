@@ -5,8 +5,10 @@
 #include <vector>
 
 #include "collectives/foundation/errors.hpp"
+#include "datasets/tokens/model_text.hpp"
 #include "tests/fuzz/exercise_tokenizer.hpp"
 #include "tests/fuzz/scratch_directory.hpp"
+#include "trainer/model/gguf/gguf_file.hpp"
 #include "trainer/model/gguf/gguf_model.hpp"
 
 namespace {

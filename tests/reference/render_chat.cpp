@@ -45,7 +45,7 @@ int main(int argc, char** argv) {
   const bool given = std::string(argv[4]) == "given";
   try {
     const auto chat_template =
-        bipo::ChatTemplate::from_model_directory(argv[1], {argv[2], {*day, given}});
+        bipo::ChatTemplate(bipo::read_chat_template_source(argv[1]), {argv[2], {*day, given}});
     std::cout << describe(chat_template) << '\n';
     for (std::string line; std::getline(std::cin, line);) {
       try {

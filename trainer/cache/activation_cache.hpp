@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "collectives/session.hpp"
-#include "datasets/tokens/token_pairs.hpp"
+#include "datasets/tokens/token_pair.hpp"
 #include "trainer/cache/activation_store.hpp"
 #include "trainer/model/decoder/decoder.hpp"
 #include "trainer/passes/objective.hpp"

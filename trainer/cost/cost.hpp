@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "datasets/tokens/token_pairs.hpp"
+#include "datasets/tokens/token_pair.hpp"
 #include "trainer/model/architecture/config.hpp"
 
 namespace bipo {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "collectives/session.hpp"
-#include "datasets/tokens/token_pairs.hpp"
+#include "datasets/tokens/token_pair.hpp"
 #include "trainer/cache/activation_cache.hpp"
 #include "trainer/model/decoder/decoder.hpp"
 

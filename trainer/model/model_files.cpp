@@ -10,6 +10,7 @@
 
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
+#include "datasets/tokens/model_text.hpp"
 #include "trainer/model/gguf/gguf_model.hpp"
 #include "trainer/model/lora/lora_weights.hpp"
 

@@ -6,13 +6,13 @@
 #include <filesystem>
 #include <memory>
 
-#include "datasets/tokens/model_text.hpp"
 #include "trainer/model/architecture/config.hpp"
 #include "trainer/model/weights/weights.hpp"
 
 namespace bipo {
 
 class GgufFile;
+struct ModelText;  // datasets/tokens/model_text.hpp
 
 struct ModelFiles {
   ModelConfig config;

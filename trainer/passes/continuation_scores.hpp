@@ -6,8 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "datasets/tokenizer/tokenizer.hpp"
-#include "datasets/tokens/continuations.hpp"
+#include "collectives/session.hpp"
+#include "datasets/tokens/token_pair.hpp"
+#include "trainer/passes/pair_scores.hpp"
 #include "trainer/passes/scoring.hpp"
 #include "trainer/passes/steering.hpp"
 

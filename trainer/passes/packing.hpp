@@ -8,8 +8,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "datasets/tokens/continuations.hpp"
-#include "datasets/tokens/token_pairs.hpp"
+#include "datasets/tokens/token_pair.hpp"
 #include "trainer/model/decoder/decoder.hpp"
 #include "trainer/model/operators/sequence_layout.hpp"
 

@@ -7,7 +7,9 @@
 #include <fstream>
 
 #include "collectives/foundation/errors.hpp"
+#include "datasets/template/chat_template.hpp"
 #include "datasets/tokens/choice_tokens.hpp"
+#include "datasets/tokens/tokenization.hpp"
 #include "tests/datasets/character_model.hpp"
 #include "tests/support/errors.hpp"
 
@@ -51,7 +53,7 @@ class ChoiceItems : public ::testing::Test {
   TokenizedChoices tokenize(const ChoiceSet& set) const {
     testing::write_character_model(directory_, testing::kChatMl);
     const ChatTemplate chat_template =
-        ChatTemplate::from_model_directory(directory_, {"auto", testing::kSomeDate});
+        ChatTemplate(read_chat_template_source(directory_), {"auto", testing::kSomeDate});
     const Tokenizer tokenizer = Tokenizer::from_file(directory_ / "tokenizer.json");
     const SpecialTokens special = {testing::kBos, testing::kTurnEnd, {}};
     return tokenize_choices(set, {chat_template, tokenizer, special, options_, 303});

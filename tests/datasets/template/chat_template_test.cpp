@@ -46,7 +46,7 @@ class ChatTemplates : public ::testing::Test {
   }
 
   ChatTemplate load(const std::string& choice = "auto", const TemplateDate& date = kDate) const {
-    return ChatTemplate::from_model_directory(directory_, {choice, date});
+    return ChatTemplate(read_chat_template_source(directory_), {choice, date});
   }
 
   std::string complaint(const std::string& name = "auto") const {
@@ -166,7 +166,7 @@ TEST_F(ChatTemplates, TemplatesThatDoNotHoldTogetherAreRefusedWithTheReason) {
       {replaced("in messages", "in messages[-1:]"), "does not begin with the prompt"},
       {replaced("in messages", "in messages[-2:]"), "several turns"},
       {replaced("m.content", "(m.content if m.role == 'user' else m.content | replace('<', '['))"),
-       "an answer does not stand"},
+       "does not contain an answer"},
       {replaced("m.content", "(m.content if m.role != 'system' else m.content * 1)"),
        "cannot be run"},
       {replaced("m.content", "(m.content if m.role != 'system' else (m.content + m.content))"),
@@ -238,7 +238,7 @@ TEST_F(ChatTemplates, TodayIsTheDateOfTheSettings) {
   EXPECT_FALSE(load().prints_date());
 }
 
-// Llama 3.1 prints a date of its own unless it is told one.
+// Llama 3.1 prints a date of its own unless it is given one.
 TEST_F(ChatTemplates, AGivenDateReachesTemplatesThatTakeItAsAVariable) {
   write_config(dated("(date_string if date_string is defined else '26 Jul 2024')"));
   EXPECT_FALSE(load().prints_date());

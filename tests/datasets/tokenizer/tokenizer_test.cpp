@@ -14,7 +14,7 @@
 #include <random>
 
 #include "collectives/foundation/errors.hpp"
-#include "datasets/text/oniguruma_pattern.hpp"
+#include "datasets/text/pcre2_regex.hpp"
 #include "datasets/tokenizer/pre_tokenizer.hpp"
 
 namespace bipo {
@@ -436,7 +436,7 @@ TEST(Tokenizer, AWordOfAMegabyteIsNotQuadratic) {
 struct BadFile {
   std::string name;
   std::function<void(json&)> damage;
-  std::string complaint;  // must stand in the message, beside the file's name
+  std::string complaint;  // must be in the message, beside the file's name
 };
 
 class RefusedTokenizers : public testing::TestWithParam<BadFile> {};
@@ -645,7 +645,7 @@ TEST(Tokenizer, RefusesAnExpressionThatTriesTooManyWays) {
     encode(content, std::string(60, 'a') + "c");
     ADD_FAILURE() << "matched in time";
   } catch (const UserError& error) {
-    EXPECT_NE(std::string(error.what()).find("so many steps"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("too many steps"), std::string::npos) << error.what();
   }
 }
 

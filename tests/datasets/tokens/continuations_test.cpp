@@ -1,5 +1,5 @@
 // Prompts with any answers against ids written down by hand.
-#include "datasets/tokens/continuations.hpp"
+#include "datasets/tokens/tokenization.hpp"
 
 #include <gtest/gtest.h>
 
@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "collectives/foundation/errors.hpp"
+#include "datasets/template/chat_template.hpp"
 #include "datasets/tokens/reference_text.hpp"
 #include "tests/datasets/character_model.hpp"
 #include "tests/support/errors.hpp"
@@ -38,7 +39,7 @@ class ContinuationsTest : public ::testing::Test {
   void set_template(const std::string& source) {
     testing::write_character_model(directory_, source);
     template_ = std::make_unique<ChatTemplate>(
-        ChatTemplate::from_model_directory(directory_, {"auto", testing::kSomeDate}));
+        ChatTemplate(read_chat_template_source(directory_), {"auto", testing::kSomeDate}));
     tokenizer_ = std::make_unique<Tokenizer>(Tokenizer::from_file(directory_ / "tokenizer.json"));
   }
 

@@ -1,6 +1,4 @@
 // What ends a generated answer: of a model directory with a template, and of one without marks.
-#include "datasets/tokens/stop_tokens.hpp"
-
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -9,6 +7,7 @@
 #include <string>
 
 #include "datasets/tokens/pair_tokenizer.hpp"
+#include "datasets/tokens/tokenization.hpp"
 #include "tests/datasets/character_model.hpp"
 
 namespace bipo {

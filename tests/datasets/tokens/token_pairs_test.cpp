@@ -1,11 +1,13 @@
 // Token pairs against ids written down by hand.
-#include "datasets/tokens/token_pairs.hpp"
+#include "datasets/tokens/tokenization.hpp"
 
 #include <gtest/gtest.h>
 
 #include <filesystem>
 
 #include "collectives/foundation/errors.hpp"
+#include "datasets/rows/preference_pairs.hpp"
+#include "datasets/template/chat_template.hpp"
 #include "tests/datasets/character_model.hpp"
 
 namespace bipo {
@@ -37,9 +39,11 @@ class TokenPairsTest : public ::testing::Test {
   }
 
   TokenPairs tokenize(const std::vector<PreferencePair>& pairs) const {
+    const ChatTemplate chat_template(read_chat_template_source(directory_),
+                                     {format_, testing::kSomeDate});
+    const Tokenizer tokenizer = Tokenizer::from_file(directory_ / "tokenizer.json");
     return tokenize_pairs(
-        pairs, ChatTemplate::from_model_directory(directory_, {format_, testing::kSomeDate}),
-        Tokenizer::from_file(directory_ / "tokenizer.json"), special_, options_);
+        pairs, {chat_template, tokenizer, special_, options_, tokenizer.vocabulary_size()});
   }
 
   TokenPair tokenize(const PreferencePair& pair) const {

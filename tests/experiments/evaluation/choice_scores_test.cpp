@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "collectives/foundation/errors.hpp"
+#include "datasets/rows/choice_items.hpp"
 
 namespace bipo {
 namespace {

@@ -6,6 +6,8 @@
 #include <fstream>
 
 #include "collectives/foundation/errors.hpp"
+#include "datasets/template/chat_template.hpp"
+#include "datasets/tokens/tokenization.hpp"
 #include "tests/datasets/character_model.hpp"
 #include "tests/support/errors.hpp"
 
@@ -42,7 +44,7 @@ class GenerationsFile : public ::testing::Test {
 
   GenerationTokens tokenize(const std::string& rows) const {
     const ChatTemplate chat_template =
-        ChatTemplate::from_model_directory(directory_, {"auto", testing::kSomeDate});
+        ChatTemplate(read_chat_template_source(directory_), {"auto", testing::kSomeDate});
     const Tokenizer tokenizer = Tokenizer::from_file(directory_ / "tokenizer.json");
     const SpecialTokens special = {testing::kBos, testing::kTurnEnd, {}};
     return tokenize_generations(read(rows), {chat_template, tokenizer, special, options_, 303});

@@ -8,6 +8,8 @@
 #include <nlohmann/json.hpp>
 
 #include "collectives/foundation/errors.hpp"
+#include "datasets/rows/choice_items.hpp"
+#include "datasets/rows/preference_pairs.hpp"
 #include "tests/support/errors.hpp"
 
 namespace bipo {

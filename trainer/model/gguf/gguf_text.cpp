@@ -11,6 +11,8 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "datasets/tokenizer/gguf_tokenizer.hpp"
+#include "datasets/tokens/model_text.hpp"
+#include "trainer/model/gguf/gguf_file.hpp"
 
 namespace bipo {
 namespace {
