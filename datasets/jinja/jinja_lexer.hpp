@@ -29,9 +29,8 @@ struct Token {
 
 // Ends with a kEnd token.  Behaves as Jinja's lexer with trim_blocks and lstrip_blocks on: drops
 // the line break after a block tag and the blanks before one at the beginning of a line; "-" strips
-// more,
-// "+" keeps all.  Throws UserError "line N: ..." for text that is no token and for tags that are
-// not closed.
+// more, "+" keeps all.  Throws UserError "line N: ..." for text that is no token and for tags that
+// are not closed.
 std::vector<Token> tokenize(std::string_view source);
 
 }  // namespace bipo::jinja

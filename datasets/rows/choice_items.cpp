@@ -228,8 +228,8 @@ std::vector<ChoiceItem> read_shots(const fs::path& test_file, const std::string&
   }
   if (!fs::exists(dev)) {
     throw UserError(fmt::format(
-        "{}: {} is missing, which holds the five worked examples; put it beside the file, or into "
-        "a folder dev beside the folder test",
+        "{}: {} is missing; put this file of five worked examples beside it, or into a folder dev "
+        "beside the folder test",
         test_file.string(), name));
   }
   std::vector<ChoiceItem> shots;

@@ -55,7 +55,7 @@ class ReplaceStage : public DecoderStage {
   const ReplaceStep& step_;
 };
 
-// Reads "<0x", two digits, ">"; Hugging Face's parser also accepts a plus sign for the first.
+// Reads "<0x", two digits, ">"; Hugging Face's parser also accepts a plus sign as the first.
 std::optional<char> byte_of(std::string_view token) {
   if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') {
     return std::nullopt;
