@@ -6,6 +6,8 @@ BIPO_CACHE=${BIPO_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/bipo-dist}
 BIPO_MODEL=$BIPO_CACHE/models/smollm2-135m-instruct.gguf
 # A clone at another path finds the same objects.
 export CCACHE_DIR=$BIPO_CACHE/ccache CCACHE_BASEDIR=$BIPO_SOURCE CCACHE_NOHASHDIR=1
+# With a precompiled header ccache cannot see which macros a source defines before it, nor headers' times.
+export CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
 
 BUILD_PACKAGES=(
   g++ cmake ninja-build git python3-venv pkg-config ccache libopenmpi-dev openmpi-bin libhdf5-dev
