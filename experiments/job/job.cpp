@@ -15,13 +15,18 @@ Job::Job(Session& session)
       display_(std::cerr, stderr_environment(), is_root_) {
 }
 
-Ranks Job::begin(const Computation& computation, const std::vector<SettingGroup>& table,
-                 const std::vector<std::string>& warnings) {
+void Job::show(const Computation& computation, const std::vector<SettingGroup>& table,
+               const std::vector<std::string>& warnings) {
   at::set_num_threads(static_cast<int>(computation.threads.threads));
   display_.start_table(table);
   for (const std::string& warning : warnings) {
     display_.warn(warning);
   }
+}
+
+Ranks Job::begin(const Computation& computation, const std::vector<SettingGroup>& table,
+                 const std::vector<std::string>& warnings) {
+  show(computation, table, warnings);
   return session_.make_ranks(computation.topology, computation.device.is_cuda());
 }
 

@@ -37,8 +37,11 @@ class Job {
     return *std::move(prepared);
   }
 
-  // Sets the number of threads, shows table and warnings, and makes the communicators of
-  // `computation`.  Collective over: world
+  // Sets the number of threads and shows table and warnings.  Local.
+  void show(const Computation& computation, const std::vector<SettingGroup>& table,
+            const std::vector<std::string>& warnings);
+
+  // The same, and makes the communicators of `computation`.  Collective over: world
   Ranks begin(const Computation& computation, const std::vector<SettingGroup>& table,
               const std::vector<std::string>& warnings);
 

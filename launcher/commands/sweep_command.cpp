@@ -24,13 +24,11 @@ namespace bipo {
 namespace {
 
 // The start-up table is that of the first cell.
-void begin(const SweepPreparation& sweep, Job& job) {
+void show_start(const SweepPreparation& sweep, Job& job) {
   const SweepPlan& plan = sweep.plan;
   const Cell& first = plan.packs.front().members.front();
   const JobPreparation& inputs = sweep.inputs[inputs_of(sweep, first)].job;
-  Computation computation = inputs.computation;
-  computation.topology = sweep.topology;
-  job.begin(computation, run_table(cell_options(sweep, first), inputs), sweep.warnings());
+  job.show(inputs.computation, run_table(cell_options(sweep, first), inputs), sweep.warnings());
   job.display().message(fmt::format("sweep of {} cells in {} packs, the first of them above, in {}",
                                     plan.cells.size(), plan.packs.size(),
                                     sweep.options.out.string()));
@@ -75,7 +73,7 @@ std::vector<const TrainingInputs*> first_of_each_model(const SweepPreparation& s
 
 int run_prepared(const SweepPreparation& sweep, Job& job) {
   Session& session = job.session();
-  begin(sweep, job);
+  show_start(sweep, job);
   if (sweep.options.check_weights) {
     check_weights(first_of_each_model(sweep), session);
   }
