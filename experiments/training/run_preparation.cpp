@@ -107,7 +107,8 @@ void choose_cache_budget(JobPreparation& job, const std::vector<std::int64_t>& l
   }
 }
 
-SettingNotes job_notes(const TrainOptions& options, const JobPreparation& job) {
+SettingNotes job_notes(const TrainOptions& options, const JobPreparation& job,
+                       const Topology& ranks) {
   const ModelConfig& c = job.inputs.config;
   const Computation& computation = job.computation;
   SettingNotes notes;
@@ -130,8 +131,7 @@ SettingNotes job_notes(const TrainOptions& options, const JobPreparation& job) {
                    c.architecture, c.blocks, c.hidden, c.heads, c.kv_heads, c.head_size,
                    c.vocabulary)}};
   notes.rows["Training"] = {{"AdamW", "betas 0.9 0.999, eps 1e-8, cosine to 0"}};
-  notes.rows["Machine"] = {{"ranks", computation.topology.to_string()},
-                           {"collectives", computation.backend}};
+  notes.rows["Machine"] = {{"ranks", ranks.to_string()}, {"collectives", computation.backend}};
   return notes;
 }
 

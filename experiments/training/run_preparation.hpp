@@ -44,8 +44,9 @@ JobPreparation prepare_job(const TrainOptions& options, const Topology& topology
 void choose_cache_budget(JobPreparation& job, const std::vector<std::int64_t>& layers,
                          const Session& session);
 
-// What the start-up table says of a job beside its settings.
-SettingNotes job_notes(const TrainOptions& options, const JobPreparation& job);
+// What the start-up table says of a job beside its settings; `ranks` are all that work.
+SettingNotes job_notes(const TrainOptions& options, const JobPreparation& job,
+                       const Topology& ranks);
 
 // Prepares one run, which begins at `now` unless it continues another.  Throws UserError.
 RunPreparation prepare_run(const TrainOptions& options, const std::string& now,

@@ -28,9 +28,10 @@ std::string run_config(const TrainOptions& options, const JobPreparation& job) {
   return settings_text(json);
 }
 
-std::vector<SettingGroup> run_table(const TrainOptions& options, const JobPreparation& job) {
+std::vector<SettingGroup> run_table(const TrainOptions& options, const JobPreparation& job,
+                                    const Topology& ranks) {
   TrainOptions described = options;
-  return settings_table(train_fields(described), job_notes(options, job));
+  return settings_table(train_fields(described), job_notes(options, job, ranks));
 }
 
 RunAttributes run_attributes(const TrainOptions& options, const JobPreparation& job,

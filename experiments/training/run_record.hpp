@@ -19,7 +19,9 @@ namespace bipo {
 // Returns a JSON object in the order of the help: what `config` in the run file holds.
 std::string run_config(const TrainOptions& options, const JobPreparation& job);
 
-std::vector<SettingGroup> run_table(const TrainOptions& options, const JobPreparation& job);
+// `ranks`: all that work, in a sweep more than those of one cell.
+std::vector<SettingGroup> run_table(const TrainOptions& options, const JobPreparation& job,
+                                    const Topology& ranks);
 
 RunAttributes run_attributes(const TrainOptions& options, const JobPreparation& job,
                              const Session& session, const std::string& config,

@@ -159,7 +159,7 @@ std::string extract_config(const ExtractPreparation& preparation, std::int64_t l
 std::vector<SettingGroup> extract_settings_table(const ExtractPreparation& preparation) {
   const JobPreparation& job = preparation.job;
   ExtractOptions described = resolved_options(preparation);
-  SettingNotes notes = job_notes(job.options, job);
+  SettingNotes notes = job_notes(job.options, job, job.computation.topology);
   notes.behind["layer"] =
       fmt::format("outputs of blocks {} of 0..{}", fmt::join(preparation.pass.layers, ", "),
                   job.inputs.config.blocks - 1);

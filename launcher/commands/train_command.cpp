@@ -50,7 +50,9 @@ int run_prepared(const RunPreparation& run, Job& job) {
   if (job.is_root()) {
     remove_stale_temps(options.out);
   }
-  const Ranks ranks = job.begin(run.job.computation, run_table(options, run.job), run.job.warnings);
+  const Ranks ranks =
+      job.begin(run.job.computation, run_table(options, run.job, run.job.computation.topology),
+                run.job.warnings);
   if (options.check_weights) {
     check_weights({&inputs}, session);
   }
