@@ -9,6 +9,35 @@ namespace bipo {
 
 using Json = nlohmann::ordered_json;
 
+template <>
+const std::vector<std::string>& names_of<Dtype>() {
+  static const std::vector<std::string> names = {"auto", "fp32", "bf16"};
+  return names;
+}
+
+template <>
+const std::vector<std::string>& names_of<DeviceKind>() {
+  static const std::vector<std::string> names = {"auto", "cpu", "cuda"};
+  return names;
+}
+
+template <>
+const std::vector<std::string>& names_of<LrUnit>() {
+  static const std::vector<std::string> names = {"absolute", "residual"};
+  return names;
+}
+
+template <>
+const std::vector<std::string>& names_of<Positions>() {
+  static const std::vector<std::string> names = {"all", "answer"};
+  return names;
+}
+
+template <>
+const std::vector<std::string>& names_of<SignRule>() {
+  return sign_names();
+}
+
 std::string Field::key() const {
   std::string result = name;
   std::replace(result.begin(), result.end(), '-', '_');

@@ -5,7 +5,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <array>
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -24,56 +24,23 @@
 
 namespace bipo {
 
-// The names of an enumeration's values, in the order of the help.
+// The names of an enumeration's values, in the order of their declaration, which is the help's.
 template <typename Enum>
-struct NamesOf;
+const std::vector<std::string>& names_of();
 template <>
-struct NamesOf<Dtype> {
-  static constexpr std::array kAll = {std::pair{"auto", Dtype::kAuto},
-                                      std::pair{"fp32", Dtype::kFp32},
-                                      std::pair{"bf16", Dtype::kBf16}};
-};
+const std::vector<std::string>& names_of<Dtype>();
 template <>
-struct NamesOf<DeviceKind> {
-  static constexpr std::array kAll = {std::pair{"auto", DeviceKind::kAuto},
-                                      std::pair{"cpu", DeviceKind::kCpu},
-                                      std::pair{"cuda", DeviceKind::kCuda}};
-};
+const std::vector<std::string>& names_of<DeviceKind>();
 template <>
-struct NamesOf<LrUnit> {
-  static constexpr std::array kAll = {std::pair{"absolute", LrUnit::kAbsolute},
-                                      std::pair{"residual", LrUnit::kResidual}};
-};
+const std::vector<std::string>& names_of<LrUnit>();
 template <>
-struct NamesOf<Positions> {
-  static constexpr std::array kAll = {std::pair{"all", Positions::kAll},
-                                      std::pair{"answer", Positions::kAnswer}};
-};
+const std::vector<std::string>& names_of<Positions>();
 template <>
-struct NamesOf<SignRule> {
-  static constexpr std::array kAll = {
-      std::pair{"batch", SignRule::kBatch}, std::pair{"pair", SignRule::kPair},
-      std::pair{"both", SignRule::kBoth}, std::pair{"plus", SignRule::kPlus},
-      std::pair{"minus", SignRule::kMinus}};
-};
+const std::vector<std::string>& names_of<SignRule>();
 
 template <typename Enum>
-std::vector<std::string> names_of() {
-  std::vector<std::string> names;
-  for (const auto& [name, value] : NamesOf<Enum>::kAll) {
-    names.emplace_back(name);
-  }
-  return names;
-}
-
-template <typename Enum>
-const char* name_of(Enum value) {
-  for (const auto& [name, named] : NamesOf<Enum>::kAll) {
-    if (named == value) {
-      return name;
-    }
-  }
-  return "";
+const std::string& name_of(Enum value) {
+  return names_of<Enum>().at(static_cast<std::size_t>(value));
 }
 
 // Whether equal results need equal values: resume compares kResult, stores kPlacement for the
@@ -152,7 +119,7 @@ requires(std::is_arithmetic_v<Value> || std::is_same_v<Value, std::string>) std:
 
 template <typename Enum>
 requires std::is_enum_v<Enum> nlohmann::ordered_json stored_value(Enum value) {
-  return stored_value(std::string(name_of(value)));
+  return stored_value(name_of(value));
 }
 template <typename Enum>
 requires std::is_enum_v<Enum> std::string shown_value(Enum value) {
@@ -196,17 +163,14 @@ Field on_off(std::string name, std::string description, bool& target);
 // --name NAME with the names of an enumeration, which the help lists.
 template <typename Enum>
 Field choice(std::string name, const std::string& description, Enum& target) {
-  return field(std::move(name), "NAME",
-               fmt::format("{}: {}", description, fmt::join(names_of<Enum>(), ", ")), target,
-               [](const std::string& text) {
-                 parse_name(text, names_of<Enum>());
-                 for (const auto& [known, value] : NamesOf<Enum>::kAll) {
-                   if (text == known) {
-                     return value;
-                   }
-                 }
-                 return Enum();
-               });
+  return field(
+      std::move(name), "NAME",
+      fmt::format("{}: {}", description, fmt::join(names_of<Enum>(), ", ")), target,
+      [](const std::string& text) {
+        const std::vector<std::string>& names = names_of<Enum>();
+        parse_name(text, names);
+        return static_cast<Enum>(std::find(names.begin(), names.end(), text) - names.begin());
+      });
 }
 
 // --name VALUE or auto; `automatic` says what auto stands for.
