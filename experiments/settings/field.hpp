@@ -160,13 +160,12 @@ Field field(std::string name, std::string value_name, std::string description,
 Field flag(std::string name, std::string description, bool& target);
 Field on_off(std::string name, std::string description, bool& target);
 
-// --name NAME with the names of an enumeration, which the help lists.
+// --name with one of the names of an enumeration, which the help lists.
 template <typename Enum>
-Field choice(std::string name, const std::string& description, Enum& target) {
+Field choice(std::string name, std::string description, Enum& target) {
   return field(
-      std::move(name), "NAME",
-      fmt::format("{}: {}", description, fmt::join(names_of<Enum>(), ", ")), target,
-      [](const std::string& text) {
+      std::move(name), fmt::format("{}", fmt::join(names_of<Enum>(), "|")), std::move(description),
+      target, [](const std::string& text) {
         const std::vector<std::string>& names = names_of<Enum>();
         parse_name(text, names);
         return static_cast<Enum>(std::find(names.begin(), names.end(), text) - names.begin());

@@ -47,10 +47,10 @@ std::vector<Field> steering_fields(SteeringOptions& o, const char* multipliers) 
                          return all;
                        });
   vector.repeats = true;
-  return {
-      model_field(o.model), adapter_field(o.adapter), std::move(vector),
-      list_field("multipliers", multipliers, o.multipliers),
-      choice("positions", "tokens at which vectors are added (all: as in training)", o.positions)};
+  return {model_field(o.model), adapter_field(o.adapter), std::move(vector),
+          list_field("multipliers", multipliers, o.multipliers),
+          choice("positions", "tokens at which vectors are added; training adds them at all",
+                 o.positions)};
 }
 
 }  // namespace
@@ -106,7 +106,7 @@ Field max_steps_field(std::int64_t& max_steps) {
 }
 
 Field lr_unit_field(LrUnit& lr_unit) {
-  return choice("lr-unit", "unit of the rate; residual is the layer's median RMS", lr_unit);
+  return choice("lr-unit", "what the rate is a multiple of: 1, or the layer's median RMS", lr_unit);
 }
 
 Field shuffle_field(bool& shuffle) {
