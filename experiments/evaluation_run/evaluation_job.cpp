@@ -36,7 +36,8 @@ void add_skipped(EvaluationJob& job, const std::vector<std::string>& skipped) {
   }
 }
 
-// The last prompt token predicts an answer's first token.
+// Warns of questions that --positions answer does not steer: the last prompt token predicts an
+// answer's first token.
 void warn_of_unsteered(EvaluationJob& job, const ChoiceQuestions& questions) {
   const auto count = std::count_if(
       questions.items.begin(), questions.items.end(), [](const TokenizedChoice& item) {

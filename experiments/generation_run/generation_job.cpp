@@ -18,8 +18,8 @@
 namespace bipo {
 namespace {
 
-// Answers that grow together without --batch-size: enough for efficient products, few enough to
-// leave memory for the weights beside their keys and values.
+// Answers that grow together without --batch-size: enough for efficient products, few enough that
+// their keys and values leave memory for the weights.
 constexpr std::int64_t kAnswersAtOnce = 64;
 
 GenerationSettings generation_settings(const GenerationJob& job) {

@@ -27,8 +27,8 @@ struct Computation {
 };
 
 // Arranges the session's ranks as the options request; without --dp, with `default_dp` replicas or
-// as many as there are ranks for.  The remaining ranks allow more cells in flight.  Throws
-// UserError.
+// as many as there are ranks for.  As many cells train at the same time as there are ranks for.
+// Throws UserError.
 Topology arrange_ranks(const MachineOptions& options, std::optional<int> default_dp,
                        const Session& session);
 

@@ -23,7 +23,7 @@ class Job {
   Session& session() { return session_; }
   bool is_root() const { return is_root_; }                    // whether this rank reports
   const std::string& begin_utc() const { return begin_utc_; }  // the same on all ranks
-  ProgressDisplay& display() { return display_; }              // silent on ranks but the root
+  ProgressDisplay& display() { return display_; }              // shows nothing except on the root
 
   // Runs `prepare`, which must not communicate, on every rank.  Its result must have a member
   // `agreement`, equal on ranks that are about to do the same; `what` names the work in the error.

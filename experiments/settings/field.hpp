@@ -76,8 +76,8 @@ const char* name_of(Enum value) {
   return "";
 }
 
-// Says how resume treats a setting: it compares kResult, stores kPlacement for the record only
-// (where the work happens, file names), and never sees kNotStored.
+// Whether a setting shapes the result: resume compares kResult, stores kPlacement for the record
+// only (where the work happens, file names), and never sees kNotStored.
 enum class Effect { kResult, kPlacement, kNotStored };
 
 struct Field {
@@ -245,8 +245,8 @@ nlohmann::ordered_json stored_settings(const std::vector<FieldGroup>& groups);
 // Returns the keys of the settings that a continued run may change.
 std::vector<std::string> placement_keys(const std::vector<FieldGroup>& groups);
 
-// Adds to the start-up table what the fields do not know: remarks behind values, by field name, and
-// extra rows, by group title.
+// What the start-up table shows beyond the fields: remarks behind values, by field name, and extra
+// rows, by group title.
 struct SettingNotes {
   std::map<std::string, std::string> behind;
   std::map<std::string, std::vector<std::pair<std::string, std::string>>> rows;

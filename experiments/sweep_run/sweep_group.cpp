@@ -161,7 +161,7 @@ SweepGroup::End SweepGroup::work_on(const std::vector<SweepPart>& parts, const P
   const auto train = [&] { end = train_pack(*part, pack, assignment, taken); };
   try {
     if (ranks_.world->size() == 1) {
-      // A group of one rank has no collective of its own, so its failure is agreed on at once.
+      // A group of one rank communicates with nobody, so its failure is agreed on at once.
       session_.together(train, *ranks_.world);
     } else {
       train();

@@ -18,7 +18,7 @@
 namespace bipo {
 namespace {
 
-// Pause of the first rank between checks of other jobs' claims.
+// Pause of the first rank between looks at the claims of other jobs.
 constexpr std::chrono::milliseconds kPoll{500};
 
 // A sweep at work on all ranks of the job.

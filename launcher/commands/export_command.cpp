@@ -1,3 +1,4 @@
+// The command `export`: writes a vector in the format of another program.
 #include <fmt/format.h>
 
 #include <iostream>

@@ -56,7 +56,8 @@ std::optional<double> choose_norm(const ExtractOptions& options) {
   return norm;
 }
 
-// Returns whether that needs less memory.  Uses sizes alone: all ranks must choose the same.
+// Returns whether the pass needs less memory block by block, and checks that it fits.  Decides from
+// sizes alone: all ranks must choose the same.
 bool goes_block_by_block(const JobPreparation& job, std::int64_t blocks, const Session& session) {
   const ModelConfig& config = job.inputs.config;
   const Topology& topology = job.computation.topology;

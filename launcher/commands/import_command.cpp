@@ -1,3 +1,4 @@
+// The command `import`: makes a run file of a vector in another format.
 #include <fmt/format.h>
 
 #include <iostream>
