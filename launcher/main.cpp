@@ -23,7 +23,7 @@ void complain(const std::string& message) {
   std::cerr << "bipo-dist: " + message + "\n" << std::flush;
 }
 
-// Commands of one process, which need no MPI (a login node may not have it working).
+// Commands of one process need no MPI (it may not work on a login node).
 struct RunLocally {
   std::optional<int> operator()(const PrintAndExit& print) const {
     std::cout << print.text << std::flush;
@@ -58,7 +58,7 @@ struct RunWithRanks {
   }
 };
 
-// What this rank alone knows: the others may be waiting for it in a collective.
+// Handles a failure that only this rank knows of: the others may wait for it in a collective.
 int fail_alone(Session& session, const std::string& message, int exit_code) {
   if (session.size() == 1) {
     complain(message);
@@ -96,7 +96,7 @@ int main(int argc, char** argv) {
   try {
     command = parse_command_line(arguments);
   } catch (const UserError&) {
-    // Reported once for all ranks, below.
+    // The code below reports it once for all ranks.
   }
   try {
     if (command) {

@@ -24,8 +24,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Tokens of a piece of the reference text: enough context for a perplexity, few enough for a batch
-// of pieces to stay small.
+// Tokens in a piece of the reference text: enough context for a perplexity, few enough to keep a
+// batch of pieces small.
 constexpr std::int64_t kReferenceWindow = 1024;
 
 void add_skipped(EvaluationJob& job, const std::vector<std::string>& skipped) {
@@ -36,7 +36,8 @@ void add_skipped(EvaluationJob& job, const std::vector<std::string>& skipped) {
   }
 }
 
-// An answer's first token is predicted where the prompt ends.
+// Warns of questions that --positions answer does not steer: the last prompt token predicts an
+// answer's first token.
 void warn_of_unsteered(EvaluationJob& job, const ChoiceQuestions& questions) {
   const auto count = std::count_if(
       questions.items.begin(), questions.items.end(), [](const TokenizedChoice& item) {

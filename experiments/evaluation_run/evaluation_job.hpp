@@ -1,4 +1,4 @@
-// Everything that `evaluate` reads and decides before the model is loaded.
+// Reads and decides everything that `evaluate` needs before the model is loaded.
 #pragma once
 
 #include <cstdint>
@@ -34,9 +34,9 @@ struct EvaluationJob {
   SteeringPlan plan;
   std::string chat_template;          // name of the format
   std::int64_t max_length = 0;        // tokens, effective
-  std::int64_t reference_window = 0;  // tokens of a piece of the reference text at most
+  std::int64_t reference_window = 0;  // most tokens in a piece of the reference text
 
-  // Empty where not asked for.
+  // Empty unless requested.
   std::vector<TokenPair> pairs;
   std::vector<ChoiceQuestions> choices;
   std::vector<Continuations> reference_text;
@@ -46,12 +46,12 @@ struct EvaluationJob {
   std::vector<JudgeScore> judge_scores;
   std::vector<std::string> judge_requests;  // lines of --judge-export
 
-  std::string config;  // JSON object: what the evaluation file holds of the settings
+  std::string config;  // JSON object: the settings in the evaluation file
   std::vector<std::string> warnings;
   std::uint64_t agreement = 0;  // equal on ranks that are about to evaluate the same
 };
 
-// Throws UserError.  Local, but for the place of --out, which the first rank alone looks at.
+// Throws UserError.  Local, except that only the root checks the place of --out.
 EvaluationJob prepare_evaluation(const EvaluateOptions& options, const std::string& now,
                                  const Session& session);
 

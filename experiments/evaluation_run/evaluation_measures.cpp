@@ -40,7 +40,7 @@ class Measurement {
   }
 
  private:
-  // Only the root fills tables: every rank has all scores, and intervals take a while.
+  // Only the root fills tables: every rank has all scores, but intervals take a while.
   bool is_root() const { return ranks_.world->rank() == 0; }
   std::uint64_t seed() const { return job_.options.seed; }
   MarginSettings margin_settings() const { return {job_.options.beta, seed()}; }
@@ -149,7 +149,7 @@ class Measurement {
     });
   }
 
-  // Under the model without vectors, whatever multiplier they were made at.
+  // Scores generations with the unsteered model, whatever multiplier they were made at.
   void measure_generations() {
     if (job_.generations.empty()) {
       return;
@@ -199,7 +199,7 @@ class Measurement {
   const Ranks& ranks_;
   ProgressDisplay& display_;
   SteeringVectors vectors_;
-  std::vector<std::vector<double>> of_directions_;  // settings without those of the grid
+  std::vector<std::vector<double>> of_directions_;  // settings outside the grid
   Evaluation evaluation_;
 };
 

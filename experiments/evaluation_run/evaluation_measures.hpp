@@ -9,9 +9,8 @@
 
 namespace bipo {
 
-// The tables of `job` under `decoder`, whose weights are all loaded; attributes are left to the
-// caller.  On ranks other than the root the tables stay empty.
-// Collective over: dp x tp
+// Returns the tables of `job` under `decoder`, whose weights are all loaded; the caller sets the
+// attributes.  The tables stay empty on ranks other than the root.  Collective over: dp x tp
 Evaluation measure(const EvaluationJob& job, const Decoder& decoder, const Ranks& ranks,
                    ProgressDisplay& display);
 

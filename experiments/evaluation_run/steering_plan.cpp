@@ -16,7 +16,7 @@
 namespace bipo {
 namespace {
 
-// What multiplier 1 adds at each layer, [D].
+// Returns what multiplier 1 adds at each layer, [D].
 std::map<std::int64_t, std::vector<double>> sums_of_layers(
     const std::vector<VectorInUse>& vectors) {
   std::map<std::int64_t, std::vector<double>> sums;
@@ -30,9 +30,9 @@ std::map<std::int64_t, std::vector<double>> sums_of_layers(
   return sums;
 }
 
-// Normal numbers i and i + 1 for even i (Box and Muller, 1958).
+// Returns the normal numbers i and i + 1 for even i (Box and Muller, 1958).
 std::pair<double, double> normal_pair(std::size_t i, std::int64_t layer, std::uint64_t seed) {
-  constexpr std::uint32_t kRandomDirection = 0x72646972;  // keeps clear of the seed's other uses
+  constexpr std::uint32_t kRandomDirection = 0x72646972;  // distinct from the seed's other uses
   const auto bits = philox4x32(
       {static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(layer), kRandomDirection, 0},
       {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
@@ -60,7 +60,7 @@ class SettingList {
   std::vector<std::vector<double>>& settings_;
 };
 
-// The control scaled to `norm`.
+// Returns the control scaled to `norm`.
 PlacedVector scaled_caa(const StoredVector& caa, const EvaluateOptions& options, double norm,
                         std::int64_t layer, std::size_t hidden) {
   const std::string file = options.caa.string();

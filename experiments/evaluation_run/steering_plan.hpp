@@ -1,5 +1,5 @@
-// The settings of vectors that an evaluation scores: the vectors at every multiplier, controls of
-// the same norm beside them, and the grid of two vectors.
+// Plans the settings of vectors that an evaluation scores: the vectors at every multiplier,
+// controls of the same norm, and the grid of two vectors.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@ namespace bipo {
 
 struct Direction {
   std::string name;                   // "vector", "caa", "random"
-  double norm = 0;                    // of what multiplier 1 adds, over all layers
+  double norm = 0;                    // norm of what multiplier 1 adds, over all layers
   std::vector<std::size_t> settings;  // one for each multiplier
 };
 
@@ -29,21 +29,22 @@ struct GridPoint {
 };
 
 struct SteeringPlan {
-  std::vector<PlacedVector> vectors;              // [M]: those named, then the controls
+  std::vector<PlacedVector> vectors;              // [M]: the user's, then the controls
   std::vector<std::vector<double>> coefficients;  // [S][M], no two alike; the first are all 0
-  std::size_t direction_settings = 0;             // the first ones; the others are the grid's only
+  std::size_t direction_settings = 0;  // the first ones; the others belong to the grid only
   std::vector<Direction> directions;
   std::vector<GridPoint> grid;
 };
 
-// A direction that a seed determines, [D], of Euclidean norm `norm`: counter-based normal numbers.
+// Returns the direction that a seed determines, [D], of Euclidean norm `norm`: counter-based normal
+// numbers.
 std::vector<float> random_direction(std::size_t hidden, double norm, std::int64_t layer,
                                     std::uint64_t seed);
 
-// `vectors` at options.multipliers, with the controls that the options ask for: `caa` scaled to the
-// norm of the vectors' sum, a random direction in each steered layer, of the norm of what is added
-// there.  Throws UserError where the vectors add nothing, and for a `caa` of another layer or
-// hidden size, or beside vectors of several layers.
+// Plans `vectors` at options.multipliers, with the controls that the options request: `caa` scaled
+// to the norm of the vectors' sum, and a random direction in each steered layer with the norm of
+// what is added there.  Throws UserError if the vectors add nothing, if `caa` has another layer or
+// hidden size, or if there is a `caa` beside vectors of several layers.
 SteeringPlan plan_steering(const std::vector<VectorInUse>& vectors,
                            const std::optional<StoredVector>& caa, const EvaluateOptions& options);
 

@@ -16,7 +16,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// A lone user turn as its text, a conversation as its messages.
+// Returns a single user turn as its text, a conversation as its messages.
 Json prompt_json(const Prompt& prompt) {
   if (prompt.messages.size() == 1 && prompt.messages.front().role == "user") {
     return prompt.messages.front().content;

@@ -1,4 +1,4 @@
-// Generated answers as rows of a JSON Lines file.
+// Writes generated answers as rows of a JSON Lines file.
 #pragma once
 
 #include <filesystem>
@@ -15,21 +15,21 @@ struct GeneratedRow {
   std::int64_t prompt_index = 0;
   const Prompt& prompt;
   double multiplier = 0;
-  std::vector<double> multipliers;  // one for each vector; told where there are several
+  std::vector<double> multipliers;  // one for each vector; written if there are several
   std::string text;
   const GeneratedText& generated;
 };
 
-// One line, with its line break; see `generate --help`.
+// Returns one line with its line break; see `generate --help`.
 std::string json_row(const GeneratedRow& row);
 
-// Appends rows to a file; what is written is never taken back.
+// Appends rows to a file; never removes what is written.
 class RowFile {
  public:
-  // Replaces what is there.  Throws UserError where the file cannot be written.
+  // Replaces an existing file.  Throws UserError if the file cannot be written.
   explicit RowFile(const std::filesystem::path& path);
 
-  // On disk when it returns.  Throws EnvironmentError, as where the disk is full.
+  // Returns when the rows are on disk.  Throws EnvironmentError, for instance if the disk is full.
   void append(const std::string& rows);
 
  private:

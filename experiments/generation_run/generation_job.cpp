@@ -18,8 +18,8 @@
 namespace bipo {
 namespace {
 
-// Answers that grow together where --batch-size leaves it open: enough for efficient products, few
-// enough for their keys and values not to crowd out the weights.
+// Answers that grow together without --batch-size: enough for efficient products, few enough that
+// their keys and values leave memory for the weights.
 constexpr std::int64_t kAnswersAtOnce = 64;
 
 GenerationSettings generation_settings(const GenerationJob& job) {
@@ -51,7 +51,7 @@ void check_out(const GenerateOptions& options) {
   check_new_file("--out", options.out, options.overwrite, inputs);
 }
 
-// The largest that a batch of consecutive prompts can take.
+// Checks the largest cache that a batch of consecutive prompts can need.
 void check_cache_fits(const GenerationJob& job, const Session& session) {
   std::int64_t longest = 0;
   for (const NumberedPrompt& prompt : job.tokens) {

@@ -1,4 +1,4 @@
-// Everything that `generate` reads and decides before the model is loaded.
+// Reads and decides everything that `generate` needs before the model is loaded.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +32,7 @@ struct GenerationJob {
   std::int64_t batches() const { return (prompt_count() + batch - 1) / batch; }
 };
 
-// Throws UserError.  Local, but for the place of --out, which the root alone looks at.
+// Throws UserError.  Local, except that only the root checks the place of --out.
 GenerationJob prepare_generation(const GenerateOptions& given, const std::string& now,
                                  const Session& session);
 

@@ -23,7 +23,7 @@ std::string title(double multiplier) {
   return fmt::format("multiplier {:+g}", multiplier);
 }
 
-// Where texts go: a file of rows, or a person.
+// Writes texts to a file of rows, or prints them for a person.
 class TextSink {
  public:
   TextSink(const GenerationJob& job, ProgressDisplay& display) : job_(job), display_(display) {
@@ -32,7 +32,7 @@ class TextSink {
     }
   }
 
-  // The next texts, in order.
+  // Adds the next texts, in order.
   void add(const std::vector<GeneratedText>& texts) {
     std::string rows;
     for (const GeneratedText& text : texts) {
@@ -74,7 +74,7 @@ class TextSink {
   std::int64_t tokens_ = 0;
 };
 
-// Shows texts while they grow; where stdout is no terminal, once they are whole.
+// Shows texts while they grow, or, if stdout is not a terminal, once they are complete.
 class LiveTexts {
  public:
   explicit LiveTexts(const GenerationJob& job) : texts_(job.options.multipliers.size()) {
@@ -122,7 +122,7 @@ std::vector<NumberedPrompt> batch_of(const GenerationJob& job, std::int64_t batc
   return {begin, end};
 }
 
-// Whether any rank of the replica was asked to stop.  Collective over: tp
+// Returns whether any rank of the replica got a request to stop.  Collective over: tp
 bool stop_requested(const Decoder& decoder, const Ranks& ranks) {
   const at::Tensor requested =
       at::tensor({std::int64_t{stop_signal_received() ? 1 : 0}}, at::kLong).to(decoder.device());
@@ -135,7 +135,7 @@ bool stop_requested(const Decoder& decoder, const Ranks& ranks) {
 GenerationOutcome generate(const GenerationJob& prepared, const Decoder& decoder,
                            const Ranks& ranks, Job& job) {
   using Clock = std::chrono::steady_clock;
-  std::optional<TextSink> sink;  // the root's
+  std::optional<TextSink> sink;  // on the root only
   job.session().together([&] {
     if (job.is_root()) {
       sink.emplace(prepared, job.display());

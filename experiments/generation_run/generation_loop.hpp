@@ -1,4 +1,4 @@
-// The answers of a generation, batch by batch, on all ranks of a job.
+// Generates answers, batch by batch, on all ranks of a job.
 #pragma once
 
 #include <cstdint>
@@ -12,14 +12,14 @@ namespace bipo {
 
 struct GenerationOutcome {
   std::int64_t prompts = 0;  // answered, at every multiplier
-  std::int64_t tokens = 0;   // of their answers
+  std::int64_t tokens = 0;   // in their answers
   double seconds = 0;
 };
 
-// Generates the answers of `prepared` under `decoder`, whose weights are all loaded, and has the
-// root show or store them: batches are dealt to the replicas, and a round that any replica cannot
-// finish is dropped on all.  Ends early after a request to stop.  Throws as Session::together()
-// where answers cannot be stored.  Collective over: world
+// Generates the answers of `prepared` under `decoder`, whose weights are all loaded; the root shows
+// or stores them.  Replicas share the batches; a round that any replica cannot finish is dropped on
+// all.  Ends early after a request to stop.  Throws as Session::together() if answers cannot be
+// stored.  Collective over: world
 GenerationOutcome generate(const GenerationJob& prepared, const Decoder& decoder,
                            const Ranks& ranks, Job& job);
 

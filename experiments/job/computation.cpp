@@ -12,7 +12,8 @@
 namespace bipo {
 namespace {
 
-// More ranks or threads than any machine has; what is larger is a slip, and would not fit an int.
+// More ranks or threads than any machine has; a larger number is a typing error and would not fit
+// an int.
 constexpr std::int64_t kMostRanks = 1 << 20;
 
 void check_counts(const MachineOptions& options) {
@@ -26,7 +27,7 @@ void check_counts(const MachineOptions& options) {
   check("threads", options.threads.value_or(1));
 }
 
-// To be called before a device is used: cuBLAS reads its variable then.
+// Must be called before a device is used: cuBLAS reads its variable then.
 void use_deterministic_kernels() {
   setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
   at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);

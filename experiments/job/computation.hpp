@@ -16,31 +16,32 @@ namespace bipo {
 
 // MachineOptions with every `auto` resolved, for one rank.
 struct Computation {
-  Topology topology;              // of the ranks that work together
+  Topology topology;              // arranges the ranks that work together
   c10::Device device{c10::kCPU};  // selected
   c10::ScalarType product_type = c10::kFloat;
-  Dtype dtype = Dtype::kFp32;  // of the products
+  Dtype dtype = Dtype::kFp32;  // used in products
   DeviceKind kind = DeviceKind::kCpu;
   bool emulated = false;  // bf16 products are computed in fp32
-  std::string backend;    // of the collectives: "self", "mpi", "nccl"
+  std::string backend;    // for collectives: "self", "mpi", "nccl"
   ThreadChoice threads;
 };
 
-// The session's ranks as the options want them; without --dp, `default_dp` or as many replicas as
-// there are ranks for.  As many cells are in flight as that leaves ranks for.  Throws UserError.
+// Arranges the session's ranks as the options request; without --dp, with `default_dp` replicas or
+// as many as there are ranks for.  As many cells train at the same time as there are ranks for.
+// Throws UserError.
 Topology arrange_ranks(const MachineOptions& options, std::optional<int> default_dp,
                        const Session& session);
 
-// Resolve auto: products are bf16 on CUDA and fp32 on CPUs, caches fp32.
+// Resolve auto: products are bf16 on CUDA and fp32 on CPUs, caches are fp32.
 Dtype effective_dtype(Dtype dtype, bool cuda);
 c10::ScalarType cache_type(Dtype cache_dtype);
 
-// Resolves the options for this rank and makes its device the current one; with --deterministic,
-// kernels are deterministic from here on.  Throws UserError as choose_device() does.
+// Resolves the options for this rank and selects its device; with --deterministic, kernels are
+// deterministic from here on.  Throws UserError as choose_device() does.
 Computation choose_computation(const MachineOptions& options, const Topology& topology,
                                const Session& session);
 
-// Writes what was resolved back into `options`, so that they say what is computed.
+// Writes the resolved values back into `options`, so that they describe the computation.
 void resolve(const Computation& computation, MachineOptions& options);
 
 }  // namespace bipo

@@ -14,7 +14,7 @@
 
 namespace bipo {
 
-// One rank's part in a command.  All members are called by every rank, in the same order.
+// One rank's part in a command.  Every rank calls all members, in the same order.
 class Job {
  public:
   // Collective over: world
@@ -23,12 +23,12 @@ class Job {
   Session& session() { return session_; }
   bool is_root() const { return is_root_; }                    // whether this rank reports
   const std::string& begin_utc() const { return begin_utc_; }  // the same on all ranks
-  ProgressDisplay& display() { return display_; }              // silent on ranks but the root
+  ProgressDisplay& display() { return display_; }              // shows nothing except on the root
 
   // Runs `prepare`, which must not communicate, on every rank.  Its result must have a member
-  // `agreement`, equal on ranks that are about to do the same; `what` names that in the error.
-  // Throws AgreedFailure (2) on every rank for a UserError of any of them, and where they differ.
-  // Collective over: world
+  // `agreement`, equal on ranks that are about to do the same; `what` names the work in the error.
+  // Throws AgreedFailure (2) on every rank if any rank throws UserError, and if the agreements
+  // differ.  Collective over: world
   template <typename Prepare>
   auto prepare(const Prepare& prepare, const std::string& what) {
     std::optional<std::invoke_result_t<Prepare>> prepared;

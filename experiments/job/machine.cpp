@@ -55,14 +55,14 @@ std::uint64_t available_by_kernel() {
   throw EnvironmentError("/proc/meminfo: no MemAvailable");
 }
 
-// Nothing for "max" and for a missing file.
+// Returns nothing for "max" and for a missing file.
 std::optional<std::uint64_t> read_number(const std::filesystem::path& path) {
   std::ifstream file(path);
   std::uint64_t value = 0;
   return file >> value ? std::optional(value) : std::nullopt;
 }
 
-// What the groups from `group` up to `root` leave of their limits.
+// Returns the memory that the limits of the groups from `group` up to `root` leave.
 std::uint64_t left_by_groups(const std::filesystem::path& root, std::filesystem::path group,
                              const char* limit_name, const char* usage_name) {
   std::uint64_t left = std::numeric_limits<std::uint64_t>::max();
@@ -78,8 +78,8 @@ std::uint64_t left_by_groups(const std::filesystem::path& root, std::filesystem:
   }
 }
 
-// Slurm and containers limit memory by control groups, which /proc/meminfo does not know of.  Lines
-// of /proc/self/cgroup read "0::/path" (version 2) or "4:memory:/path" (version 1).
+// Slurm and containers limit memory by control groups, which /proc/meminfo does not show.  Lines of
+// /proc/self/cgroup read "0::/path" (version 2) or "4:memory:/path" (version 1).
 std::uint64_t left_by_control_groups() {
   std::uint64_t left = std::numeric_limits<std::uint64_t>::max();
   std::ifstream file("/proc/self/cgroup");
@@ -140,7 +140,7 @@ c10::Device choose_device(DeviceKind kind, int local_rank, int local_ranks) {
     throw UserError(
         "--device cuda: no CUDA device is visible here; use --device cpu or see nvidia-smi");
   }
-  // A scheduler may show each rank its own device only.
+  // A scheduler may make only its own device visible to each rank.
   const int index = devices == 1 && local_ranks > 1 ? 0 : local_rank;
   if (index >= devices) {
     throw UserError(fmt::format(

@@ -12,7 +12,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// By any of its names; neither need be there yet.
+// Returns whether both paths name one file, under any of its names; neither needs to exist.
 bool is_same_file(const fs::path& a, const fs::path& b) {
   std::error_code ignored;
   return fs::equivalent(a, b, ignored) || fs::weakly_canonical(fs::absolute(a), ignored) ==
@@ -26,8 +26,8 @@ void check_not_input(const std::string& option, const fs::path& out,
   for (const fs::path& input : inputs) {
     if (!input.empty() && is_same_file(out, input)) {
       throw UserError(
-          fmt::format("{} {}: is a file that is read or written otherwise; name another", option,
-                      out.string()));
+          fmt::format("{} {}: the same file is also an input or another output; name another",
+                      option, out.string()));
     }
   }
 }

@@ -1,4 +1,4 @@
-// The files that a command writes beside those that it reads.
+// Checks the files that a command writes against those that it reads.
 #pragma once
 
 #include <filesystem>
@@ -7,12 +7,12 @@
 
 namespace bipo {
 
-// Throws UserError where `out`, which `option` names, is one of `inputs`; empty paths among them
-// are passed over, and so is what lies in a directory of them.
+// Throws UserError if `out`, the value of `option`, is one of `inputs`.  Ignores empty paths among
+// the inputs, and files inside input directories.
 void check_not_input(const std::string& option, const std::filesystem::path& out,
                      const std::vector<std::filesystem::path>& inputs);
 
-// Throws UserError unless `out` can be written: its directory takes new files, it is none of
+// Throws UserError unless `out` can be written: its directory accepts new files, it is not one of
 // `inputs`, and it does not exist or `overwrite` is given.
 void check_new_file(const std::string& option, const std::filesystem::path& out, bool overwrite,
                     const std::vector<std::filesystem::path>& inputs);

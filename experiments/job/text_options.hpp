@@ -1,4 +1,4 @@
-// What the text options mean for a model with a given context.
+// Applies the text options to a model with a given context.
 #pragma once
 
 #include <cstdint>
@@ -10,11 +10,11 @@ namespace bipo {
 struct ChatTemplateSettings;  // datasets/template/chat_template.hpp
 struct TokenizeOptions;       // datasets/tokens/tokenization.hpp
 
-// `context`: the model's longest sequence in tokens, which is the limit where --max-length sets
-// none.  Throws UserError for a --max-length beyond it.
+// `context`: the model's longest sequence in tokens, the limit if --max-length sets none.  Throws
+// UserError for a --max-length beyond it.
 TokenizeOptions tokenize_options(const TextOptions& options, std::int64_t context);
 
-// The date must have been chosen: see choose_template_date().
+// The date must already be chosen: see choose_template_date().
 ChatTemplateSettings template_settings(const TextOptions& options);
 
 }  // namespace bipo

@@ -11,7 +11,8 @@
 namespace bipo {
 namespace {
 
-// What the run file's settings say of the model; "" where they say nothing, as after an import.
+// Returns the model fingerprint in the run file's settings, "" if there is none, as after an
+// import.
 std::string trained_fingerprint(const StoredVector& vector) {
   const auto config = nlohmann::json::parse(vector.config, nullptr, /*allow_exceptions=*/false);
   if (!config.is_object() || !config.contains("model_fingerprint") ||

@@ -17,21 +17,22 @@ struct VectorInUse {
   StoredVector stored;
 };
 
-// Throws UserError, naming the file, for one that is no run file, for a vector of another hidden
-// size than the model's and for a layer that it does not have.
+// Throws UserError, naming the file, if it is not a run file, if the vector's hidden size is not
+// the model's, or if the model does not have its layer.
 std::vector<VectorInUse> read_vectors(const std::vector<VectorChoice>& choices,
                                       const ModelConfig& config);
 
 SteeredPositions steered_positions(Positions positions);
 
-// In the same order, without their weights.
+// Returns the vectors in the same order, without their weights.
 std::vector<PlacedVector> placed(const std::vector<VectorInUse>& vectors);
 
-// One for each vector that was trained on another model than this one: its use here is a transfer.
+// Returns a warning for each vector that was trained on another model: its use here is a transfer.
 std::vector<std::string> transfer_warnings(const std::vector<VectorInUse>& vectors,
                                            const ModelFiles& model);
 
-// For a file's config: an array of file, weight, layer, epoch, norm and the model of the training.
+// Returns an array for a file's config: file, weight, layer, epoch, norm and the model of the
+// training.
 nlohmann::ordered_json vectors_json(const std::vector<VectorInUse>& vectors);
 
 }  // namespace bipo

@@ -18,16 +18,16 @@ struct WholeModel {
   Computation computation;
 };
 
-// Opens the model's files and chooses where it computes; all ranks are replicas of --tp ranks.
-// Throws UserError, also where the weights do not fit into memory.  Local.
+// Opens the model's files and chooses where it computes; all ranks form replicas of --tp ranks.
+// Throws UserError, also if the weights do not fit into memory.  Local.
 WholeModel open_whole_model(const std::filesystem::path& model,
                             const std::filesystem::path& adapter, const MachineOptions& options,
                             const Session& session);
 
-// Bytes that are free for a rank beside the model's weights.  Local.
+// Returns the bytes free for a rank beside the model's weights.  Local.
 std::uint64_t memory_beside_weights(const WholeModel& model, const Session& session);
 
-// Loads all weights of the decoder, which `model` and `ranks` must outlive.  Local.
+// Loads all weights of the decoder; `model` and `ranks` must outlive it.  Local.
 std::unique_ptr<Decoder> load_whole_model(const WholeModel& model, const Ranks& ranks);
 
 }  // namespace bipo

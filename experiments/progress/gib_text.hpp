@@ -1,4 +1,4 @@
-// Amounts of memory as text.
+// Formats amounts of memory.
 #pragma once
 
 #include <fmt/format.h>
@@ -9,7 +9,7 @@ namespace bipo {
 
 inline constexpr double kGiB = 1 << 30;
 
-// "1.25 GiB".
+// Returns for instance "1.25 GiB".
 inline std::string gib_text(double bytes, int decimals = 2) {
   return fmt::format("{:.{}f} GiB", bytes / kGiB, decimals);
 }

@@ -1,5 +1,3 @@
-// Shows the user what a run is doing: the table of settings at the start, then a bar or plain
-// lines.
 #include "experiments/progress/progress.hpp"
 
 #include <fmt/format.h>
@@ -40,7 +38,7 @@ std::size_t stderr_columns() {
   return known ? size.ws_col : columns_from_environment();
 }
 
-// 0 done of 0 is all of it.
+// No work at all counts as done.
 double share_done(std::int64_t done, std::int64_t total) {
   return total > 0 ? std::clamp(static_cast<double>(done) / static_cast<double>(total), 0.0, 1.0)
                    : 1.0;
@@ -65,7 +63,7 @@ std::vector<std::string> step_details(const StepProgress& progress) {
   };
 }
 
-// Continuation lines of a value stand under its first.
+// Indents the continuation lines of a value to its first line.
 std::string indented(const std::string& value, std::size_t indent) {
   std::string result;
   for (const char letter : value) {
@@ -204,7 +202,7 @@ void ProgressDisplay::draw_bar(std::int64_t done, std::int64_t total,
                                     fmt::format("{} {:3.0f}%", bar_of(share), 100 * share),
                                     remaining_time(done, total)};
   parts.insert(parts.end(), details.begin(), details.end());
-  // A terminal wraps a line that fills its last column, and '\r' then returns to the wrapped rest.
+  // A terminal wraps a line that fills its last column; '\r' would then return to the wrapped rest.
   const std::size_t room = std::max<std::size_t>(environment_.columns(), 2) - 1;
   std::string line;
   for (const std::string& part : parts) {

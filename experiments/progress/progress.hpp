@@ -20,10 +20,10 @@ struct SettingGroup {
   std::vector<std::pair<std::string, std::string>> settings;  // name, value
 };
 
-// "1:05:00" or "4:10".
+// Returns for instance "1:05:00" or "4:10".
 std::string clock_text(double seconds);
 
-// One optimiser step that has just been done.
+// Figures of the last optimiser step.
 struct StepProgress {
   std::int64_t step = 0;  // steps done, this one included
   std::int64_t total = 0;
@@ -40,46 +40,47 @@ struct StepProgress {
   double pairs_per_second = 0;
 };
 
-// How the display sees the world; tests put in their own.
+// What the display knows of its surroundings; tests replace it.
 struct DisplayEnvironment {
   bool is_terminal = false;
-  std::function<std::size_t()> columns;  // asked at every redraw: the user may resize
+  std::function<std::size_t()> columns;  // called at every redraw: the user may resize
   std::function<std::chrono::steady_clock::time_point()> now;
 };
 
-// stderr: a terminal or not, its width (else $COLUMNS, else 80), and the steady clock.
+// Returns the environment of stderr: whether it is a terminal, its width (else $COLUMNS, else 80),
+// and the steady clock.
 DisplayEnvironment stderr_environment();
 
-// On a terminal one line, redrawn at most ten times a second; elsewhere plain lines, at most one in
-// ten seconds.  The first and the last of a phase always show, and without a terminal the end of
-// each epoch too.  For one thread; `out` outlives the display.
+// Shows progress on a terminal in one line, redrawn at most ten times a second; elsewhere in plain
+// lines, at most one in ten seconds.  Always shows the first and the last report of a phase and,
+// without a terminal, the end of each epoch.  For one thread; `out` must outlive the display.
 class ProgressDisplay {
  public:
-  // A display that does not show anything is what ranks have that do not report.
+  // Ranks that do not report have a display with `shows` false.
   ProgressDisplay(std::ostream& out, DisplayEnvironment environment, bool shows = true);
   ProgressDisplay(const ProgressDisplay&) = delete;
   ProgressDisplay& operator=(const ProgressDisplay&) = delete;
-  // Takes an unfinished bar away, so that what is printed next starts on an empty line.
+  // Removes an unfinished bar, so that later output starts on an empty line.
   ~ProgressDisplay();
 
   void start_table(const std::vector<SettingGroup>& groups);
 
-  // Progress of a pass over the data, such as "prefix"; `done` counts up to `total`.
+  // Reports the progress of a pass over the data, such as "prefix"; `done` counts up to `total`.
   void phase(const std::string& name, std::int64_t done, std::int64_t total);
 
   void step(const StepProgress& progress);
 
-  // A line of its own; a bar moves below it.
+  // Prints a line of its own; a bar moves below it.
   void message(const std::string& text);
   void warn(const std::string& text);  // the same after "warning: "
 
-  // Ends the current phase and leaves its last line standing.
+  // Ends the current phase and leaves its last line on the screen.
   void finish();
 
  private:
   using TimePoint = std::chrono::steady_clock::time_point;
 
-  // `details` by falling importance: a narrow terminal shows the first ones only.
+  // Lists `details` by falling importance: a narrow terminal shows only the first ones.
   void report(const std::string& name, std::int64_t done, std::int64_t total, bool must_show,
               const std::function<std::vector<std::string>()>& details);
   void begin_phase(const std::string& name);
@@ -87,15 +88,16 @@ class ProgressDisplay {
   void draw_bar(std::int64_t done, std::int64_t total, const std::vector<std::string>& details);
   void print_line(std::int64_t done, std::int64_t total, const std::vector<std::string>& details);
   void clear_bar();
-  // "ETA 1:23" from the moving average of the phase's last reports; empty before there are two.
+  // Returns "ETA 1:23" from the moving average of the phase's last reports; empty before there are
+  // two.
   std::string remaining_time(std::int64_t done, std::int64_t total) const;
 
   std::ostream& out_;
   DisplayEnvironment environment_;
   bool shows_;
-  std::string phase_;                                       // empty: none under way
+  std::string phase_;                                       // empty: none running
   std::optional<TimePoint> last_shown_;                     // of this phase
-  std::deque<std::pair<TimePoint, std::int64_t>> history_;  // when how many were done
+  std::deque<std::pair<TimePoint, std::int64_t>> history_;  // time, number done
   std::string bar_;  // on the terminal now, without a line end
 };
 

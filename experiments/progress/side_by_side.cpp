@@ -18,7 +18,7 @@ struct Character {
   std::size_t width;  // columns of a terminal
 };
 
-// A byte that is no UTF-8 becomes U+FFFD.
+// Splits UTF-8 text; an invalid byte becomes U+FFFD.
 std::vector<Character> characters(const std::string& text) {
   std::vector<Character> result;
   const auto* bytes = reinterpret_cast<const utf8proc_uint8_t*>(text.data());
@@ -54,7 +54,7 @@ struct Line {
   }
 };
 
-// `text` in lines of at most `width` columns.
+// Breaks `text` into lines of at most `width` columns.
 std::vector<Line> wrapped(const std::string& text, std::size_t width) {
   std::vector<Line> lines(1);
   Line word;

@@ -8,22 +8,22 @@
 
 namespace bipo {
 
-// Lines of at most `width` columns of a terminal: a title line, then the texts (UTF-8), broken
-// between words where possible.  Where columns would be narrower than 20, texts stand below each
-// other.  Control characters but line breaks become spaces.
+// Returns lines of at most `width` terminal columns: a title line, then the texts (UTF-8), broken
+// between words where possible.  Puts the texts below each other where columns would be narrower
+// than 20.  Replaces control characters other than line breaks by spaces.
 std::vector<std::string> side_by_side(const std::vector<std::string>& titles,
                                       const std::vector<std::string>& texts, std::size_t width);
 
 // Redraws the columns in place on a terminal.
 class ColumnDisplay {
  public:
-  // `height`: lines of the terminal; only the last that fit are shown while texts grow.
+  // `height`: lines of the terminal; while texts grow, only the last lines that fit are shown.
   ColumnDisplay(std::ostream& out, std::vector<std::string> titles, std::size_t width,
                 std::size_t height);
 
   void show(const std::vector<std::string>& texts);
 
-  // Everything, from the first line on; once, at the end.
+  // Prints everything from the first line on; to be called once, at the end.
   void finish(const std::vector<std::string>& texts);
 
  private:

@@ -15,7 +15,7 @@ void install(int signal, int flags) {
   struct sigaction action {};
   action.sa_handler = take_note;
   sigemptyset(&action.sa_mask);
-  // Interrupted system calls go on by themselves: the loop looks for the note at its own time.
+  // Interrupted system calls resume by themselves: the loop checks the flag when it is ready.
   action.sa_flags = SA_RESTART | flags;
   sigaction(signal, &action, nullptr);
 }

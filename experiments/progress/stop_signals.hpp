@@ -1,13 +1,12 @@
-// Requests to stop, which arrive as signals.
+// Records requests to stop, which arrive as signals.
 #pragma once
 
 namespace bipo {
 
-// From now on SIGUSR1, SIGTERM and SIGINT only take note; a second SIGINT ends the program as
-// usual.
+// Makes SIGUSR1, SIGTERM and SIGINT set a flag only; a second SIGINT ends the program as usual.
 void install_stop_signals();
 
-// Whether one of them has come.
+// Returns whether one of these signals has arrived.
 bool stop_signal_received();
 
 }  // namespace bipo

@@ -24,7 +24,8 @@
 
 namespace bipo {
 
-// The names of an enumeration's values, in the order of their declaration, which is the help's.
+// Returns the names of an enumeration's values, in the order of their declaration, which is the
+// help's.
 template <typename Enum>
 const std::vector<std::string>& names_of();
 template <>
@@ -43,17 +44,17 @@ const std::string& name_of(Enum value) {
   return names_of<Enum>().at(static_cast<std::size_t>(value));
 }
 
-// Whether equal results need equal values: resume compares kResult, stores kPlacement for the
-// record only (where the work is, what files are called), and never sees kNotStored.
+// Whether a setting shapes the result: resume compares kResult, stores kPlacement for the record
+// only (where the work happens, file names), and never sees kNotStored.
 enum class Effect { kResult, kPlacement, kNotStored };
 
 struct Field {
-  std::string name;         // of the option and the INI key; stored with '_' for '-'
+  std::string name;         // names the option and the INI key; stored with '_' for '-'
   std::string value_name;   // empty: a flag
   std::string description;  // without the default
   std::string fallback;     // the default as the help names it; empty: none is shown
-  // Checks a text and stores it in the settings that the field was made for.  Throws UserError with
-  // the rule that the text breaks.
+  // Checks a text and stores it in the settings that this field was made for.  Throws UserError
+  // with the rule that the text breaks.
   std::function<void(const std::string& text)> set;
   std::function<nlohmann::ordered_json()> value;  // the current value as files store it
   std::function<std::string()> text;              // the current value as a person reads it
@@ -75,7 +76,7 @@ struct Field {
   Field&& with_fallback(std::string shown) &&;  // instead of the current value
 };
 
-// In the order of the help.
+// A titled group of fields, in the order of the help.
 struct FieldGroup {
   std::string title;
   std::vector<Field> fields;
@@ -83,10 +84,10 @@ struct FieldGroup {
 
 std::vector<Field> operator+(std::vector<Field> first, std::vector<Field> second);
 
-// Absolute, "" where there is none.
+// Returns the absolute path as text, "" for an empty path.
 std::string absolute_text(const std::filesystem::path& path);
 
-// What JSON holds of a value, and what a person reads.
+// stored_value() returns a value as JSON stores it, shown_value() as a person reads it.
 nlohmann::ordered_json stored_value(const std::filesystem::path& value);
 nlohmann::ordered_json stored_value(const std::string& value);
 nlohmann::ordered_json stored_value(bool value);
@@ -135,8 +136,8 @@ std::string shown_value(const std::optional<Value>& value) {
   return value ? shown_value(*value) : "auto";
 }
 
-// A field of `target`, which must outlive it; `parse` turns a text into a value or throws UserError
-// with its rule.  The help shows the current value as the default.
+// Makes a field of `target`, which must outlive it.  `parse` turns a text into a value or throws
+// UserError with its rule.  The help shows the current value as the default.
 template <typename Value, typename Parse>
 Field field(std::string name, std::string value_name, std::string description, Value& target,
             const Parse& parse) {
@@ -172,7 +173,7 @@ Field choice(std::string name, std::string description, Enum& target) {
       });
 }
 
-// --name VALUE or auto; `automatic` says what auto stands for.
+// Makes --name VALUE, where VALUE may be auto; `automatic` describes what auto means.
 template <typename Value, typename Parse>
 Field automatic_or(std::string name, const std::string& value_name, std::string description,
                    std::optional<Value>& target, std::string automatic, const Parse& parse) {
@@ -202,20 +203,20 @@ std::string parse_any_text(const std::string& text);
 std::string parse_some_text(const std::string& text);  // not empty
 auto one_of(std::vector<std::string> names) -> std::function<std::string(const std::string&)>;
 
-// The stored settings of all groups, in their order: one JSON object.
+// Returns the stored settings of all groups, in their order, as one JSON object.
 nlohmann::ordered_json stored_settings(const std::vector<FieldGroup>& groups);
 
-// Keys of settings that a continued run may change.
+// Returns the keys of the settings that a continued run may change.
 std::vector<std::string> placement_keys(const std::vector<FieldGroup>& groups);
 
-// What the fields themselves do not know: a remark behind a field's value by the field's name, and
-// rows of their own by the title of their group.
+// What the start-up table shows beyond the fields: remarks behind values, by field name, and extra
+// rows, by group title.
 struct SettingNotes {
   std::map<std::string, std::string> behind;
   std::map<std::string, std::vector<std::pair<std::string, std::string>>> rows;
 };
 
-// The start-up table: every stored setting with its value.
+// Returns the start-up table: every stored setting with its value.
 std::vector<SettingGroup> settings_table(const std::vector<FieldGroup>& groups,
                                          const SettingNotes& notes);
 

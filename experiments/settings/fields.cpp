@@ -36,7 +36,7 @@ std::vector<Field> prompt_text_fields(TextOptions& o) {
       flag("no-bos", "no begin-of-sequence token before a prompt", o.no_bos)};
 }
 
-// Model, vectors and what is done with them.
+// Fields of the commands that apply vectors: model, vectors, multipliers, positions.
 std::vector<Field> steering_fields(SteeringOptions& o, const char* multipliers) {
   Field vector = field("vector", "FILE[@W]",
                        "run file whose last vector is added, times W (default 1); may be given "

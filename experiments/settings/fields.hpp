@@ -1,7 +1,7 @@
-// The settings of the commands, each described once, in the order of the help.
+// Describes the settings of the commands, each once, in the order of the help.
 //
-// All functions describe the settings that they are given, which must outlive the fields; the help
-// shows the values that these hold now as the defaults.
+// The fields refer to the settings that a function gets, which must outlive them.  The help shows
+// the values that the settings hold now as the defaults.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@
 
 namespace bipo {
 
-// What several commands share.
+// Fields that several commands share.
 Field model_field(std::filesystem::path& model);
 Field adapter_field(std::filesystem::path& adapter);
 Field check_weights_field(bool& check_weights);
@@ -38,7 +38,7 @@ std::vector<Field> cache_fields(CacheOptions& options);
 FieldGroup evaluation_and_saving_group(TrainingOptions& options);
 FieldGroup text_group(TextOptions& options);
 
-// Whole commands.
+// All fields of one command.
 std::vector<FieldGroup> train_fields(TrainOptions& options);
 std::vector<FieldGroup> extract_fields(ExtractOptions& options);
 std::vector<FieldGroup> generate_fields(GenerateOptions& options);

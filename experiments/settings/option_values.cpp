@@ -1,5 +1,3 @@
-// Turns the text of one option's value into a number, a list or a name, or says which rule it
-// breaks.
 #include "experiments/settings/option_values.hpp"
 
 #include <fmt/format.h>
@@ -73,7 +71,8 @@ std::vector<std::string_view> split(std::string_view text, char separator) {
   }
 }
 
-// The values of a comma separated list, each read by `parse_one`, whose rule an error carries.
+// Parses a comma separated list with `parse_one` for each value; an error includes that function's
+// rule.
 template <typename Parse>
 auto parse_different(std::string_view text, Parse parse_one) {
   std::vector<decltype(parse_one(text))> values;
@@ -86,7 +85,7 @@ auto parse_different(std::string_view text, Parse parse_one) {
                       rule.what()));
     }
     if (std::count(values.begin(), values.end(), values.back()) > 1) {
-      throw UserError(fmt::format("must be different values; {} comes twice", values.back()));
+      throw UserError(fmt::format("must be different values; {} is given twice", values.back()));
     }
   }
   return values;
@@ -101,7 +100,7 @@ LayerRange parse_layer_range(std::string_view text) {
   for (const std::string_view part : parts) {
     const auto number = to_number<std::int64_t>(part);
     if (!number || *number < 0) {
-      throw UserError(fmt::format("{}; '{}' is no layer", kRule, part));
+      throw UserError(fmt::format("{}; '{}' is not a layer", kRule, part));
     }
     numbers.push_back(*number);
   }
@@ -119,7 +118,7 @@ LayerRange parse_layer_range(std::string_view text) {
   return range;
 }
 
-// The power of two that a unit's letter stands for; 0 for any other character.
+// Returns the exponent of two that a unit's letter means; 0 for any other character.
 int unit_shift(char letter) {
   constexpr std::string_view kUnits = "KMGT";
   const char upper = static_cast<char>(std::toupper(static_cast<unsigned char>(letter)));
@@ -132,7 +131,7 @@ bool is_file_name_character(char character) {
          character == '_' || character == '-';
 }
 
-// A name that was given: it becomes a part of file names.
+// Checks a name that the user gave: it becomes a part of file names.
 std::string checked_name(std::string_view name) {
   if (name.empty() || name.front() == '.' ||
       !std::all_of(name.begin(), name.end(), is_file_name_character)) {
@@ -142,7 +141,7 @@ std::string checked_name(std::string_view name) {
   return std::string(name);
 }
 
-// A name made of what a path calls itself.
+// Makes a name from the last component of a path.
 std::string name_from(const std::filesystem::path& path) {
   std::string name = path.string();
   std::replace_if(
@@ -150,7 +149,7 @@ std::string name_from(const std::filesystem::path& path) {
   return checked_name(name);
 }
 
-// NAME=REST, or the whole text as the rest.
+// Splits NAME=REST; without a name, the whole text is the rest.
 std::pair<std::optional<std::string_view>, std::string_view> split_name(std::string_view text) {
   const auto equals = text.find('=');
   if (equals == std::string_view::npos) {
@@ -172,7 +171,7 @@ void require_different_names(const std::vector<Named>& values) {
     for (std::size_t j = 0; j < i; ++j) {
       if (values[i].name == values[j].name) {
         throw UserError(fmt::format(
-            "must have different names; '{}' comes twice, write NAME=PATH to tell them apart",
+            "must have different names; '{}' is given twice; write NAME=PATH to tell them apart",
             values[i].name));
       }
     }
@@ -212,10 +211,10 @@ std::vector<double> parse_real_list(std::string_view text) {
   for (const std::string_view part : split(text, ',')) {
     const auto value = to_number<double>(part);
     if (!value || !std::isfinite(*value)) {
-      throw UserError(fmt::format("{}; '{}' is no finite number", kRule, part));
+      throw UserError(fmt::format("{}; '{}' is not a finite number", kRule, part));
     }
     if (std::find(values.begin(), values.end(), *value) != values.end()) {
-      throw UserError(fmt::format("{}; {} comes twice", kRule, *value));
+      throw UserError(fmt::format("{}; {} is given twice", kRule, *value));
     }
     values.push_back(*value);
   }
@@ -315,7 +314,7 @@ std::vector<LayerRange> parse_layer_ranges(std::string_view text) {
   return ranges;
 }
 
-// A path may hold an '@' itself: only what reads as a number after the last one is a weight.
+// A path may contain '@' itself: only a number after the last '@' is a weight.
 VectorChoice parse_vector_choice(const std::string& text) {
   const std::size_t at = text.rfind('@');
   VectorChoice choice{text, 1};

@@ -1,5 +1,5 @@
-// Turns the text of one option's value into a number, a list or a name, or says which rule it
-// breaks.
+// Parses the text of one option's value into a number, a list or a name, or reports the rule that
+// the text breaks.
 #pragma once
 
 #include <cstdint>
@@ -14,9 +14,9 @@
 
 namespace bipo {
 
-// All of them read the whole text (no trailing characters, no blanks; one leading '+' is allowed)
-// and throw UserError whose text is the rule alone, as in "must be a finite number"; the
-// caller says which option and which value.
+// All functions parse the whole text (no trailing characters, no blanks; one leading '+' is
+// allowed).  They throw UserError whose text is the rule alone, such as "must be a finite number";
+// the caller adds the option and the value.
 
 std::int64_t parse_integer(std::string_view text, std::int64_t minimum);
 
@@ -24,43 +24,44 @@ std::uint64_t parse_unsigned(std::string_view text);
 
 enum class RealRange { kAny, kNonNegative, kPositive, kShare };  // kShare: above 0, at most 1
 
-// Finite, in decimal or scientific notation.
+// Parses a finite number in decimal or scientific notation.
 double parse_real(std::string_view text, RealRange range);
 
-// Comma separated, at least one, all different.
+// Parses at least one number, comma separated, all different.
 std::vector<double> parse_real_list(std::string_view text);
 
-// A count of bytes, with K, M, G or T (either case) for powers of 1024.
+// Parses a number of bytes; K, M, G or T (either case) mean powers of 1024.
 std::uint64_t parse_bytes(std::string_view text);
 
-// One of `names`.
+// Parses one of `names`.
 std::string parse_name(std::string_view text, const std::vector<std::string>& names);
 
-// YYYY-MM-DD.
+// Parses YYYY-MM-DD.
 CalendarDate parse_date(std::string_view text);
 
-// Comma separated, at least one, all different, each as the function of one value reads it.
+// Parse at least one value, comma separated, all different; the function of the same name for one
+// value parses each.
 std::vector<double> parse_positive_real_list(std::string_view text);
 std::vector<std::uint64_t> parse_unsigned_list(std::string_view text);
 std::vector<std::int64_t> parse_positive_integer_list(std::string_view text);
 std::vector<std::string> parse_name_list(std::string_view text,
                                          const std::vector<std::string>& names);
 
-// Comma separated DIR or NAME=DIR; without a name, the directory's own.
+// Parses comma separated DIR or NAME=DIR; the default name is the directory's.
 std::vector<NamedModel> parse_models(std::string_view text);
 
-// Comma separated TRAIN or TRAIN:TEST, with or without NAME= before it; without one, the name of
-// the training file up to its extension.
+// Parses comma separated TRAIN or TRAIN:TEST, each with or without NAME= before it; the default
+// name is data_name() of TRAIN.
 std::vector<NamedData> parse_data_sets(std::string_view text);
 
-// The name of a data set that was given none.
+// Returns the default name of a data set: the training file's name without its extension.
 std::string data_name(const std::filesystem::path& train);
 
-// FILE or FILE@WEIGHT.
+// Parses FILE or FILE@WEIGHT.
 VectorChoice parse_vector_choice(const std::string& text);
 
-// Comma separated N, FIRST:LAST or FIRST:LAST:STEP, both ends included; or `all`, which is no range
-// at all.
+// Parses comma separated N, FIRST:LAST or FIRST:LAST:STEP, both ends included, or `all`, which
+// yields no range.
 std::vector<LayerRange> parse_layer_ranges(std::string_view text);
 
 }  // namespace bipo

@@ -1,5 +1,5 @@
-// The settings of every command, as typed values.  experiments/settings/fields.hpp describes each
-// one once: its option, its help, its rule, its place in the start-up table and in stored files.
+// The settings of every command as typed values.  experiments/settings/fields.hpp describes each
+// one once: its option, help and rule, its row in the start-up table, and how files store it.
 #pragma once
 
 #include <cstdint>
@@ -14,13 +14,13 @@
 
 namespace bipo {
 
-// kAuto and an empty optional are `auto` on the command line; preparing a job resolves them.
+// kAuto and an empty optional mean `auto` on the command line; preparing a job resolves them.
 
 enum class Dtype { kAuto, kFp32, kBf16 };
 enum class DeviceKind { kAuto, kCpu, kCuda };
-// What --lr is a multiple of: 1, or the median RMS of the residual stream at the layer.
+// The unit of --lr: 1, or the median RMS of the residual stream at the layer.
 enum class LrUnit { kAbsolute, kResidual };
-// The tokens at which a vector is added: all, as in training, or those of answers.
+// The tokens at which a vector is added: all, as in training, or the answers' only.
 enum class Positions { kAll, kAnswer };
 
 // How a conversation becomes tokens.
@@ -51,7 +51,7 @@ struct CacheOptions {
   std::filesystem::path cache_dir;  // empty: anonymous shared memory
 };
 
-// What the cells of a sweep share: a training run without its place in the sweep.
+// Settings that the cells of a sweep share: those of a training run except for its axes.
 struct TrainingOptions : TextOptions, MachineOptions, CacheOptions {
   std::filesystem::path model;
   std::filesystem::path adapter;  // empty: none
@@ -86,8 +86,8 @@ struct TrainOptions : TrainingOptions {
 };
 
 struct SweepOptions : TrainingOptions {
-  // Replace model, epochs and batch_size above; axes.data may be empty where train and test are
-  // set.
+  // The axes replace model, epochs and batch_size above; axes.data may be empty where train and
+  // test are set.
   SweepAxes axes;
   std::filesystem::path out;                     // a directory
   std::optional<std::int64_t> vectors_per_pass;  // 1: one after the other
@@ -95,20 +95,20 @@ struct SweepOptions : TrainingOptions {
   bool dry_run = false;
 };
 
-// A model directory, or a named shape or config.json without weights; one of the two is set.
+// A model directory, or a named shape or config.json without weights; exactly one is set.
 struct ModelChoice {
   std::filesystem::path model;
   std::string shape;
 };
 
-// Pairs of made-up tokens, all of the same lengths, where no file gives real ones.
+// Pairs of made-up tokens, all of the same lengths, for use without a file of real ones.
 struct PairLengths {
   std::int64_t prompt_length = 80;
   std::int64_t answer_length = 12;
   std::int64_t common_prefix = 18;  // leading prompt tokens that all pairs share
 };
 
-// What bench measures and plan predicts: steps on one model and its pairs.
+// The work that bench measures and plan predicts: steps on one model and its pairs.
 struct WorkloadOptions {
   ModelChoice source;
   std::filesystem::path train;  // empty: pairs of the lengths below
@@ -134,13 +134,13 @@ struct PlanOptions : TextOptions, WorkloadOptions {
   Dtype dtype = Dtype::kAuto;
   Dtype cache_dtype = Dtype::kAuto;
   std::string machine;             // a name of the machine table; empty: see `measured`
-  std::filesystem::path measured;  // output of `bench --json`; both empty: this machine is measured
+  std::filesystem::path measured;  // output of `bench --json`; both empty: measure this machine
   std::int64_t devices = 1;
   std::optional<std::int64_t> tp;
   std::int64_t cells = 1;
 };
 
-// A direction that needs no training, from the same pairs.
+// Extraction: a direction computed from the same pairs without training.
 struct ExtractOptions : TextOptions, MachineOptions {
   std::string method = "caa";
   std::filesystem::path model;
@@ -157,12 +157,12 @@ struct ExtractOptions : TextOptions, MachineOptions {
 
 struct VectorChoice {
   std::filesystem::path file;  // a run file
-  double weight = 1;           // what every multiplier is multiplied by for this vector
+  double weight = 1;           // factor on every multiplier of this vector
 };
 
 // Vectors in use: a whole model, vectors, and the multipliers to try.
 struct SteeringOptions : TextOptions, MachineOptions {
-  std::filesystem::path model;    // empty: only a judge's files (evaluate)
+  std::filesystem::path model;    // empty: judge files only (evaluate)
   std::filesystem::path adapter;  // empty: none
   std::vector<VectorChoice> vectors;
   std::vector<double> multipliers = {-2, -1, 0, 1, 2};
@@ -185,7 +185,7 @@ struct GenerateOptions : SteeringOptions {  // out empty: texts go to stdout
 };
 
 struct EvaluateOptions : SteeringOptions {
-  // What to measure; empty: nothing of the kind.
+  // Inputs of the measures; an empty one means that its measure is left out.
   std::filesystem::path test;
   std::filesystem::path choices_ab;
   std::filesystem::path choices_mc;
@@ -223,8 +223,8 @@ struct ExportOptions {
 struct ImportOptions {
   std::filesystem::path file;
   std::string format = "auto";
-  std::optional<std::int64_t> layer;  // empty: as the file says
-  std::string model;                  // empty: as the file says
+  std::optional<std::int64_t> layer;  // empty: the file's
+  std::string model;                  // empty: the file's
   std::filesystem::path out;
   bool overwrite = false;
 };

@@ -14,7 +14,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// The number of ranks is no setting of its own: it follows from how the job is started.
+// The number of ranks is not a setting: it follows from how the job is started.
 bool is_placement(const std::string& key) {
   static const std::vector<std::string> keys = [] {
     TrainOptions options;

@@ -1,4 +1,3 @@
-// Which day chat templates print: the user's, that of a run's beginning, or a continued run's.
 #include "experiments/settings/template_dates.hpp"
 
 #include <fmt/format.h>
@@ -43,7 +42,7 @@ TemplateDate choose_template_date(const std::optional<TemplateDate>& given,
   }
   const auto today = parse_iso_date(created_utc.substr(0, created_utc.find('T')));
   if (!today) {
-    throw BugError(fmt::format("'{}' begins with no date", created_utc));
+    throw BugError(fmt::format("'{}' does not begin with a date", created_utc));
   }
   return {*today, false};
 }
@@ -67,7 +66,7 @@ std::optional<TemplateDate> template_date_of_plan(const std::string& plan) {
   if (auto date = date_in(common)) {
     return date;
   }
-  // Beside models whose templates print no date, the settings stand with the model.
+  // Where some models' templates print no date, each model has these settings of its own.
   const json inputs = common.value("inputs", json::array());
   for (const json& of_inputs : inputs) {
     if (!of_inputs.is_object()) {

@@ -1,4 +1,5 @@
-// Which day chat templates print: the user's, that of a run's beginning, or a continued run's.
+// Chooses and stores the day that chat templates print: the user's, the first day of the run, or a
+// continued run's.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
@@ -9,8 +10,8 @@
 
 namespace bipo {
 
-// Of a new run: the user's day, else the day of `created_utc` (ISO 8601).  What continues keeps the
-// day `stored`, unless the user names another.
+// Returns the day `stored` of a continued run unless the user gives another; a new run's day is the
+// user's, else that of `created_utc` (ISO 8601).
 TemplateDate choose_template_date(const std::optional<TemplateDate>& given,
                                   const std::optional<TemplateDate>& stored,
                                   const std::string& created_utc);
@@ -19,11 +20,11 @@ TemplateDate choose_template_date(const std::optional<TemplateDate>& given,
 // date.
 void store_template_date(const std::optional<TemplateDate>& date, nlohmann::ordered_json& settings);
 
-// What store_template_date() wrote, of a run's settings (a JSON text); nothing where that is
-// nothing or unreadable.
+// Returns what store_template_date() wrote to a run's settings (a JSON text), or nothing if it
+// wrote nothing or the text is unreadable.
 std::optional<TemplateDate> stored_template_date(const std::string& settings);
 
-// The same of the settings that the cells of a sweep share, in the text of its plan.
+// Returns the same from the settings that a sweep's cells share, in the text of its plan.
 std::optional<TemplateDate> template_date_of_plan(const std::string& plan);
 
 }  // namespace bipo

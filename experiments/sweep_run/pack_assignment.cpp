@@ -1,4 +1,3 @@
-// What the first rank of a group tells the others of the pack to train next.
 #include "experiments/sweep_run/pack_assignment.hpp"
 
 #include <ATen/ATen.h>
@@ -8,7 +7,7 @@
 namespace bipo {
 namespace {
 
-// What is broadcast first, as int64.
+// The fields of the first broadcast, as int64.
 enum Header : std::int64_t { kKind, kPlace, kActive, kStates, kHidden, kHeaderSize };
 enum Kind : std::int64_t { kNothing, kPack, kRetry };
 
@@ -43,7 +42,7 @@ Pack pack_at(const SweepPlan& plan, std::int64_t kind, std::int64_t place) {
   return {{cell}, cell.name};
 }
 
-// Rows of one state: vector, exp_avg, exp_avg_sq.
+// Visits the rows of one state: vector, exp_avg, exp_avg_sq.
 template <typename State, typename Use>
 void for_each_row(State& state, Use use) {
   for (auto* row : {&state.vector, &state.exp_avg, &state.exp_avg_sq}) {

@@ -1,4 +1,4 @@
-// What the first rank of a group tells the others of the pack to train next.
+// Shares the pack to train next between the first rank of a group and the others.
 #pragma once
 
 #include <cstdint>
@@ -13,13 +13,13 @@
 namespace bipo {
 
 struct PackAssignment {
-  Pack pack;                        // no members: nothing is left to do
+  Pack pack;                        // no members: no work is left
   std::vector<std::size_t> active;  // places in the pack of the members that train
-  std::vector<Checkpoint> states;   // of the active members, to continue from; none: from zero
+  std::vector<Checkpoint> states;   // where the active members continue; none: from zero
 };
 
-// `taken` counts on the group's first rank only; every rank gets what it says.  Logs stay with the
-// first rank, which alone writes them.  Collective over: group
+// Returns the assignment in `taken` of the group's first rank on every rank.  Logs stay with the
+// first rank, the only one that writes them.  Collective over: group
 PackAssignment share_assignment(const SweepPlan& plan, const SweepQueue* queue,
                                 const std::optional<TakenPack>& taken, Communicator& group);
 

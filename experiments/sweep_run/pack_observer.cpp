@@ -1,5 +1,3 @@
-// Connects the training loop to the members of a pack: each has its run file, all have one
-// checkpoint.
 #include "experiments/sweep_run/pack_observer.hpp"
 
 #include <fmt/format.h>
@@ -67,7 +65,7 @@ void PackSaver::commit(RunStatus status) {
     if (status != RunStatus::kRunning) {
       throw;
     }
-    warn(fmt::format("not saved, the checkpoint of the last save stands: {}", error.what()));
+    warn(fmt::format("not saved; the checkpoint of the last save remains: {}", error.what()));
   }
 }
 

@@ -1,4 +1,4 @@
-// Connects the training loop to the members of a pack: each has its run file, all have one
+// Connects the training loop to the members of a pack: each member has a run file, all share one
 // checkpoint.
 #pragma once
 
@@ -16,21 +16,22 @@
 
 namespace bipo {
 
-// Commits a pack to a step when the run files of all its members that have not failed hold that
-// step; with the last run file of a complete pack the checkpoint has served and goes.  A pack of
-// one member needs none: its run file is its checkpoint.
+// Commits a pack to a step when the run files of all members that have not failed hold that step;
+// removes the checkpoint after the last run file of a complete pack.  A pack of one member needs no
+// checkpoint: its run file serves as one.
 class PackSaver {
  public:
-  // `active`: the members' cells that train, of a pack of `pack_size`.  `display` must
-  // outlive the saver.
+  // `active`: cells of the members that train, in a pack of `pack_size`.  `display` must outlive
+  // the saver.
   PackSaver(std::filesystem::path path, std::size_t pack_size, std::set<std::string> active,
             ReplaceGuard may_replace, ProgressDisplay& display);
 
-  // To be called for each active member in turn, with its state if that is in its run file.  A
-  // commit that fails in mid-run is reported, and the former one stands; the last one throws.
+  // Must be called for each active member in turn, with its state if that is in its run file.  A
+  // commit that fails in mid-run is reported, and the previous one remains valid; a failure of the
+  // last one throws.
   void after_save(const std::string& member, std::optional<Checkpoint> saved, RunStatus status);
 
-  // The others' commits go on without it.
+  // Lets the commits of the other members continue without this one.
   void drop(const std::string& member);
 
  private:
@@ -41,7 +42,7 @@ class PackSaver {
   std::size_t pack_size_;
   std::set<std::string> active_;
   ReplaceGuard may_replace_;
-  std::set<std::string> asked_;  // members of the round of saves under way
+  std::set<std::string> asked_;  // members seen in the current round of saves
   PackCheckpoint saved_;
   ProgressDisplay& display_;
 };
@@ -51,11 +52,11 @@ class PackObserver final : public TrainingObserver {
  public:
   struct Context {
     std::string member;  // the cell's name
-    // Its run file holds the end already and stays as it is: the member only trains along, so that
-    // the others, which a kill kept from their last save, become what they would have become.
+    // The member's run file is complete and stays unchanged: the member trains along only, so that
+    // members whose last save a kill prevented reach their intended result.
     bool is_complete = false;
-    // Called on every rank for a member that failed, and for each step and evaluation of all of
-    // them: the first that goes on speaks for the pack.
+    // Called on every rank: on_failure for a member that failed, on_step for the steps of the pack.
+    // is_reporter is true for the first member that continues: it reports for the pack.
     std::function<void(const std::string& reason)> on_failure;
     std::function<bool()> is_reporter;
     std::function<void(const StepRow& row)> on_step;

@@ -1,4 +1,3 @@
-// One group of ranks that trains packs of a sweep, one after the other, until none is left.
 #include "experiments/sweep_run/sweep_group.hpp"
 
 #include <ATen/ops/full.h>
@@ -23,7 +22,7 @@
 namespace bipo {
 namespace {
 
-// What the training loop is given of one member.
+// What the training loop gets for one member.
 struct Member {
   TrainingSettings settings;
   TrainingRecord record;
@@ -38,7 +37,7 @@ struct Member {
         observer(std::move(pack_context), run, saver) {}
 };
 
-// The first rank's number on every rank.  Collective over: group
+// Returns the first rank's number on every rank.  Collective over: group
 std::int64_t from_first(std::int64_t value, Communicator& group) {
   const at::Tensor shared = at::full({1}, value, at::kLong);
   group.broadcast(shared, 0);
@@ -77,7 +76,7 @@ Decoder& LoadedModel::of(std::size_t inputs) {
 // A pack while it trains.
 struct SweepGroup::Training {
   const Pack& pack;
-  const TakenPack* taken;             // null but on the group's first rank
+  const TakenPack* taken;             // null except on the group's first rank
   std::vector<std::string> going_on;  // members that have not failed
   std::deque<Member> members;
   PackSaver saver;
@@ -119,7 +118,7 @@ RunStatus SweepGroup::work(const std::vector<SweepPart>& parts) {
   }
 }
 
-// Packs whose files cannot be continued from fail here; on the group's first rank.
+// Takes the next pack on the group's first rank; a pack whose files cannot be continued fails here.
 std::optional<TakenPack> SweepGroup::take(const std::vector<SweepPart>& parts) {
   const auto wanted = [&](const Pack& pack) {
     const Cell& cell = pack.members.front();
@@ -162,7 +161,7 @@ SweepGroup::End SweepGroup::work_on(const std::vector<SweepPart>& parts, const P
   const auto train = [&] { end = train_pack(*part, pack, assignment, taken); };
   try {
     if (ranks_.world->size() == 1) {
-      // A group of one has nobody to communicate with, so its failure is agreed on at once.
+      // A group of one rank communicates with nobody, so its failure is agreed on at once.
       session_.together(train, *ranks_.world);
     } else {
       train();
@@ -264,7 +263,7 @@ void SweepGroup::add_member(Training& training, const SweepPart& part, const Cel
                                 std::move(run), std::move(in_pack), display_.steps, training.saver);
 }
 
-// Where activations are not kept, every step runs the blocks before the layer.
+// Without cached activations, every step runs the blocks before the layer too.
 void SweepGroup::load_suffix(const SweepPart& part, std::int64_t layer) {
   Decoder& decoder = model_.of(part.inputs);
   const std::int64_t blocks = decoder.config().blocks;
@@ -307,7 +306,7 @@ void SweepGroup::end_pack(const PackTask& task, TakenPack& taken, End end) {
     return;
   }
   if (taken.claim->is_mine()) {
-    std::error_code ignored;  // what stays does no harm
+    std::error_code ignored;  // a file that remains is harmless
     std::filesystem::remove(pack_checkpoint_path(sweep_.options.out, task.pack), ignored);
     for (const Cell& cell : task.pack.members) {
       if (task.is_retry && is_complete(sweep_, cell)) {

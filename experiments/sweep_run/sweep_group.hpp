@@ -1,4 +1,4 @@
-// One group of ranks that trains packs of a sweep, one after the other, until none is left.
+// Trains packs of a sweep on one group of ranks, one after the other, until none is left.
 #pragma once
 
 #include <cstdint>
@@ -18,20 +18,20 @@
 
 namespace bipo {
 
-// A model with a data set, and the layers whose activations are kept now.
+// A model with a data set, and the layers whose activations are cached now.
 struct SweepPart {
   std::size_t inputs = 0;            // place among the sweep's inputs
   std::vector<std::int64_t> layers;  // ascending
   PreparedData data;
 };
 
-// The one model of a rank that is loaded; the next takes its place.
+// Holds the only model that a rank has loaded; the next one replaces it.
 class LoadedModel {
  public:
-  // Both must outlive it.  `ranks`: whose tensor-parallel group shares the model.
+  // Both must outlive it.  The tensor-parallel group of `ranks` shares the model.
   LoadedModel(const SweepPreparation& sweep, const Ranks& ranks) : sweep_(sweep), ranks_(ranks) {}
 
-  // The model of these inputs, of which head and final norm are loaded at least.  Local.
+  // Returns the model of these inputs with at least head and final norm loaded.  Local.
   Decoder& of(std::size_t inputs);
 
  private:
@@ -41,7 +41,7 @@ class LoadedModel {
   std::unique_ptr<Decoder> decoder_;
 };
 
-// Where a sweep's progress is shown; both show nothing on ranks but the root.
+// Displays of a sweep's progress; both show nothing on ranks other than the root.
 struct SweepDisplay {
   ProgressDisplay& steps;
   SweepProgress& cells;
@@ -49,12 +49,14 @@ struct SweepDisplay {
 
 class SweepGroup {
  public:
-  // All must outlive the group.  `queue` is the first rank's, null on the others.
+  // All arguments must outlive the group.  `queue` belongs to the group's first rank and is null on
+  // the others.
   SweepGroup(const SweepPreparation& sweep, const Ranks& ranks, Session& session,
              LoadedModel& model, SweepQueue* queue, SweepDisplay display);
 
-  // Trains the packs of these parts that nobody else takes.  A cell that fails is recorded, and the
-  // others go on.  kInterrupted after a request to stop.  Collective over: the group
+  // Trains those packs of the parts that no other group takes.  Records a cell that fails and
+  // continues with the others.  Returns kInterrupted after a request to stop.  Collective over: the
+  // group
   RunStatus work(const std::vector<SweepPart>& parts);
 
  private:

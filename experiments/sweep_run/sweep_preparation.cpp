@@ -1,4 +1,3 @@
-// All that is decided and checked about a sweep before the ranks begin to work together.
 #include "experiments/sweep_run/sweep_preparation.hpp"
 
 #include <fmt/format.h>
@@ -31,7 +30,7 @@ std::filesystem::path without_last_slash(const std::filesystem::path& path) {
   return path.has_filename() ? path : path.parent_path();
 }
 
-// What all cells of the inputs have in common; the axes keep their defaults.
+// Returns the options that all cells of the inputs share; the axes keep their defaults.
 TrainOptions options_of(const SweepOptions& sweep, const NamedModel& model, const NamedData& data) {
   TrainOptions options;
   static_cast<TrainingOptions&>(options) = sweep;
@@ -41,7 +40,7 @@ TrainOptions options_of(const SweepOptions& sweep, const NamedModel& model, cons
   return options;
 }
 
-// Of the largest batch, so that one cache serves cells of every batch size.
+// Returns the micro-batch of the largest batch, so that one cache serves cells of every batch size.
 std::int64_t largest_micro_batch(const SweepOptions& options) {
   const auto& sizes = options.axes.batch_sizes;
   return options.micro_batch.value_or(*std::max_element(sizes.begin(), sizes.end()));
@@ -87,7 +86,8 @@ std::vector<std::int64_t> blocks_of_models(const SweepPreparation& sweep) {
   throw UserError(fmt::format("{}", fmt::join(different, "\n  and ")));
 }
 
-// Settings of the cells of one model and data set that shape results, but for the axes.
+// Returns the settings, other than the axes, that shape the results of one model and data set's
+// cells.
 Json shared_settings(const SweepPreparation& sweep, const Cell& cell) {
   Json settings = Json::parse(result_settings(cell_config(sweep, cell)));
   for (const char* axis : {"layer", "seed", "lr", "beta", "sign", "batch_size", "epochs"}) {
@@ -99,7 +99,8 @@ Json shared_settings(const SweepPreparation& sweep, const Cell& cell) {
   return settings;
 }
 
-// {"settings" that all cells share..., "inputs": those in which models and data sets differ}.
+// Returns {"settings" that all cells share..., "inputs": the settings in which models and data sets
+// differ}.
 std::string plan_settings_text(const SweepPreparation& sweep) {
   std::vector<Json> of_inputs;
   for (const SweepInputs& inputs : sweep.inputs) {
@@ -154,14 +155,14 @@ BatchPlan batch_plan(const SweepPreparation& sweep, const Cell& cell) {
   return BatchPlan(plan_settings(cell_options(sweep, cell), job.inputs.train));
 }
 
-// Of cells that differ in what a warning depends on.
+// Adds the warnings about the batch plans of all packs, each once.
 void add_warnings(SweepPreparation& sweep) {
   std::vector<std::string> seen;
   for (const Pack& pack : sweep.plan.packs) {
     const Cell& cell = pack.members.front();
     JobPreparation& job = sweep.inputs[inputs_of(sweep, cell)].job;
     const PlanWording wording{"a cell's run", "--lrs",
-                              ", and the cut of a sweep does not follow the number of replicas"};
+                              ", and a sweep cuts batches alike for any number of replicas"};
     for (std::string& warning : plan_warnings(batch_plan(sweep, cell), sweep.options.warmup_steps,
                                               cell_options(sweep, cell).micro_batch.value(),
                                               job.computation.topology.dp(), wording)) {
@@ -195,7 +196,7 @@ SweepPreparation prepare_sweep(const SweepOptions& options, const Session& sessi
     sweep.options.axes.data = {{data_name(options.train), options.train, options.test}};
   }
   if (options.dry_run) {
-    sweep.options.cache_dir.clear();  // preparing would make it
+    sweep.options.cache_dir.clear();  // preparation would create it
   }
   sweep.topology = arrange_ranks(options, /*default_dp=*/1, session);
   std::vector<std::string> problems;
@@ -259,7 +260,7 @@ std::string cell_config(const SweepPreparation& sweep, const Cell& cell) {
 void check_belongs(const SweepPreparation& sweep, const Cell& cell, const RunRecord& record) {
   if (result_settings(record.attributes.config) != result_settings(cell_config(sweep, cell))) {
     throw UserError(fmt::format(
-        "{}: made with other settings than this sweep's; move it away, and its cell begins anew",
+        "{}: made with other settings than this sweep's; move it away to start its cell anew",
         run_file_path(sweep.options.out, cell).string()));
   }
 }
@@ -275,7 +276,7 @@ double cell_cost(const SweepPreparation& sweep, const Cell& cell) {
 }
 
 std::uint64_t run_file_bytes(const SweepPreparation& sweep, const Cell& cell) {
-  // A row of each table, and what a file without rows takes.
+  // Bytes of a row of each table, and of a file without rows.
   constexpr std::int64_t kStepBytes = 77;
   constexpr std::int64_t kEvalBytes = 68;
   constexpr std::int64_t kEmptyFileBytes = 32768;

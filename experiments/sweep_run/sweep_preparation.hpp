@@ -1,4 +1,4 @@
-// All that is decided and checked about a sweep before the ranks begin to work together.
+// Decides and checks everything about a sweep before the ranks begin to work together.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@
 
 namespace bipo {
 
-// One model with one data set: what many cells share.
+// One model with one data set, which many cells share.
 struct SweepInputs {
   NamedModel model;
   NamedData data;
@@ -24,42 +24,41 @@ struct SweepInputs {
 
 struct SweepPreparation {
   SweepOptions options;
-  Topology topology;                // of all ranks, in groups of one cell each
+  Topology topology;                // all ranks, in groups of one cell each
   std::vector<SweepInputs> inputs;  // every model with every data set
   SweepPlan plan;
-  std::string plan_text;        // of plan.json
+  std::string plan_text;        // text of plan.json
   std::uint64_t agreement = 0;  // a hash of it
 
   std::vector<std::string> warnings() const;
 };
 
-// Reads and checks all inputs and cells, without communicating, before anything heavy is loaded and
-// without writing or looking at the sweep's directory.  Throws one UserError that names all that is
-// wrong with any of them.
+// Reads and checks all inputs and cells before anything large is loaded, without communicating,
+// writing, or reading the sweep's directory.  Throws one UserError that names every fault.
 SweepPreparation prepare_sweep(const SweepOptions& options, const Session& session);
 
-// Place in `inputs` of a cell's model and data.
+// Returns the index in `inputs` of a cell's model and data.
 std::size_t inputs_of(const SweepPreparation& sweep, const Cell& cell);
 
-// The settings with which the cell would be a training run by itself.
+// Returns the settings with which the cell would be a training run by itself.
 TrainOptions cell_options(const SweepPreparation& sweep, const Cell& cell);
 
-// What its run file stores as `config`.
+// Returns what the cell's run file stores as `config`.
 std::string cell_config(const SweepPreparation& sweep, const Cell& cell);
 
-// Throws UserError unless `record`, of the cell's file, was made with this sweep's settings.
+// Throws UserError unless `record`, read from the cell's file, was made with this sweep's settings.
 void check_belongs(const SweepPreparation& sweep, const Cell& cell, const RunRecord& record);
 
-// Of the whole run, by the floor of a step.
+// Returns the cost of the cell's whole run, from the floor of a step.
 double cell_cost(const SweepPreparation& sweep, const Cell& cell);
 
-// Of a cell's run file when it is complete, roughly.
+// Estimates the size of a cell's complete run file.
 std::uint64_t run_file_bytes(const SweepPreparation& sweep, const Cell& cell);
 
-// The smallest of the cache budgets that the inputs allow, bytes per node.
+// Returns the smallest cache budget of all inputs, in bytes per node.
 std::uint64_t least_cache_budget(const SweepPreparation& sweep);
 
-// What the cached activations of the model and data set take per layer on each node.
+// Returns the bytes per layer and node of the cached activations of the model and data set.
 std::uint64_t cache_bytes_per_layer(const SweepPreparation& sweep, const SweepInputs& inputs);
 
 }  // namespace bipo

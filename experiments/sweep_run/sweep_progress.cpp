@@ -58,7 +58,7 @@ void SweepProgress::pack_ends() {
   pack_share_ = 0;
 }
 
-// As if all groups at work were as fast, and as far with their packs, as this one.
+// Assumes that all working groups are as fast, and as far with their packs, as this one.
 std::string SweepProgress::remaining_time(const std::vector<CellStatus>& status) const {
   double remaining = 0;
   double running = 0;

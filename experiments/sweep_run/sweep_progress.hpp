@@ -14,20 +14,20 @@
 
 namespace bipo {
 
-// Looks at the sweep's directory, so that what other groups and other jobs do counts as well.
+// Reads the sweep's directory, so that the work of other groups and other jobs counts as well.
 class SweepProgress {
  public:
-  // `display` must outlive it.  Looks and prints on the root only.
+  // `display` must outlive it.  Reads and prints on the root only.
   SweepProgress(const std::filesystem::path& directory, const SweepPlan& plan, const CellCost& cost,
                 ProgressDisplay& display, bool is_root);
 
-  // To be called often; prints a line where the last is half a minute old.
+  // Prints a line if the last one is half a minute old; to be called often.
   void tick();
 
   // Prints a line now.
   void report();
 
-  // What this rank's group works on: the rate by which the remaining time is told.
+  // Record what this rank's group works on: its rate gives the remaining time.
   void pack_begins(const Pack& pack);
   void pack_has_done(double share);  // of the pack's steps
   void pack_ends();
@@ -42,10 +42,10 @@ class SweepProgress {
   CellCost cost_;
   ProgressDisplay& display_;
   Clock::time_point last_report_ = Clock::now();
-  double seconds_training_ = 0;  // of this group, in packs that have ended
-  double cost_done_ = 0;         // in them
+  double seconds_training_ = 0;  // this group's, in packs that have ended
+  double cost_done_ = 0;         // cost of those packs
   Clock::time_point pack_begin_;
-  double pack_cost_ = 0;  // 0: no pack is under way
+  double pack_cost_ = 0;  // 0: no pack is training
   double pack_share_ = 0;
 };
 

@@ -1,4 +1,3 @@
-// Which models, data sets and layers of a sweep have their activations kept at the same time.
 #include "experiments/sweep_run/sweep_rounds.hpp"
 
 #include <algorithm>

@@ -1,4 +1,5 @@
-// Which models, data sets and layers of a sweep have their activations kept at the same time.
+// Plans which models, data sets and layers of a sweep have their activations cached at the same
+// time.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +8,7 @@
 
 namespace bipo {
 
-// Layers of one model with one data set (a place among the sweep's inputs).
+// Layers of one model with one data set (an index into the sweep's inputs).
 struct RoundPart {
   std::size_t inputs = 0;
   std::vector<std::int64_t> layers;  // ascending
@@ -15,18 +16,18 @@ struct RoundPart {
   bool operator==(const RoundPart&) const = default;
 };
 
-// What is left to train at one layer.
+// The remaining work at one layer.
 struct LayerNeed {
   std::size_t inputs = 0;
   std::int64_t layer = 0;
-  std::uint64_t bytes = 0;  // of its kept activations, per node
+  std::uint64_t bytes = 0;  // cached activations, per node
 };
 
-// The next round: as many of the needs, in their order, as fit `budget` bytes together, and always
-// the first.  The parts come in the order of their first need.
+// Plans the next round: as many needs, in their order, as fit `budget` bytes together, and always
+// the first.  The parts have the order of their first need.
 std::vector<RoundPart> plan_round(const std::vector<LayerNeed>& needs, std::uint64_t budget);
 
-// As text and back, for the ranks to agree on.
+// Convert a round to text and back, for the ranks to agree on.
 std::string round_to_text(const std::vector<RoundPart>& parts);
 std::vector<RoundPart> round_from_text(const std::string& text);
 

@@ -18,13 +18,13 @@
 namespace bipo {
 namespace {
 
-// How long the first rank sleeps between looks at others' claims.
+// Pause of the first rank between looks at the claims of other jobs.
 constexpr std::chrono::milliseconds kPoll{500};
 
 // A sweep at work on all ranks of the job.
 class SweepRun {
  public:
-  // `queue` is the root's, null on the others.
+  // `queue` belongs to the root and is null on the others.
   SweepRun(const SweepPreparation& sweep, Session& session, SweepQueue* queue, SweepDisplay display)
       : sweep_(sweep),
         session_(session),
@@ -34,7 +34,7 @@ class SweepRun {
         group_ranks_(session.make_ranks(sweep.topology, is_cuda())),
         model_(sweep, all_) {}
 
-  // Round after round, until nothing is left that nobody else does.
+  // Works round after round, until no work is left that no other job does.
   RunStatus run() {
     const bool leads = group_ranks_.world->rank() == 0;
     std::optional<SweepQueue> own_queue;
@@ -59,12 +59,12 @@ class SweepRun {
   }
 
  private:
-  // One data-parallel group of all replicas, for the passes that serve every cell.
+  // Returns one data-parallel group of all replicas, for the passes that serve every cell.
   static Topology of_all_ranks(const Topology& topology) {
     return Topology(topology.world(), topology.rank(), topology.tp(), std::nullopt);
   }
 
-  // What one group agrees on, the others do not know of: they would wait for it.
+  // A failure that one group agrees on is unknown to the others, which would wait for it.
   RunStatus work(SweepGroup& group, const std::vector<SweepPart>& parts) const {
     try {
       return group.work(parts);
@@ -84,7 +84,7 @@ class SweepRun {
 
   bool stop_signal_received_anywhere() const { return any_rank(stop_signal_received()); }
 
-  // Decided by the first rank, while the others sleep.
+  // The first rank decides while the others sleep.
   std::vector<RoundPart> next_round() {
     std::string text;
     if (queue_ != nullptr) {
@@ -109,7 +109,7 @@ class SweepRun {
     return {};
   }
 
-  // What packs need that have something left to do and that nobody works on.
+  // Returns the needs of packs that have work left and that no job works on.
   std::vector<LayerNeed> free_needs() {
     std::vector<LayerNeed> needs;
     for (const std::size_t task : queue_->free_tasks()) {
@@ -120,7 +120,7 @@ class SweepRun {
     return needs;
   }
 
-  // One pass per model and data set, by all ranks, for all layers of the round.
+  // Runs one pass per model and data set, on all ranks, for all layers of the round.
   std::vector<SweepPart> prepare(const std::vector<RoundPart>& round) {
     std::vector<SweepPart> parts;
     std::uint64_t budget = least_cache_budget(sweep_);
@@ -145,7 +145,7 @@ class SweepRun {
     return parts;
   }
 
-  // The model itself fails on this data: so do all cells of the part that nobody works on.
+  // The model itself fails on this data, so all cells of the part that no job works on fail.
   void fail(const RoundPart& part, const std::string& reason) {
     if (queue_ == nullptr) {
       return;

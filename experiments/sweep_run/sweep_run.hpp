@@ -1,4 +1,4 @@
-// A sweep at work on all ranks of a job.
+// Runs a sweep on all ranks of a job.
 #pragma once
 
 #include "collectives/session.hpp"
@@ -7,10 +7,10 @@
 
 namespace bipo {
 
-// Trains round after round, until nothing is left that no other job does.  `queue` is the root's,
-// null on the other ranks.  Returns kInterrupted after a request to stop on any rank.  Throws
-// AgreedFailure, or EnvironmentError where one group of several has failed, which takes the job
-// down.  Collective over: world
+// Trains round after round, until no work is left that no other job does.  `queue` belongs to the
+// root and is null on the other ranks.  Returns kInterrupted after a request to stop on any rank.
+// Throws AgreedFailure, or EnvironmentError if one group of several has failed, which ends the job.
+// Collective over: world
 RunStatus run_sweep(const SweepPreparation& sweep, Session& session, SweepQueue* queue,
                     SweepDisplay display);
 

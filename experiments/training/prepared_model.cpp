@@ -27,7 +27,8 @@ void run_prefix_pass(Decoder& decoder, const std::vector<ActivationCache*>& cach
               [&](const std::string& what, std::int64_t done, std::int64_t total) {
                 display.phase(what, done, total);
               });
-  // Not before: what the pass itself frees, prefix weights above all, goes back to the machine.
+  // Not earlier: memory that the pass itself frees, mostly prefix weights, must return to the
+  // machine.
   keep_freed_memory();
 }
 

@@ -1,4 +1,5 @@
-// A model, and what is cached of its data, ready to train vectors at the layers asked for.
+// Prepares a model and the cached activations of its data for training vectors at the requested
+// layers.
 #pragma once
 
 #include <cstdint>
@@ -13,15 +14,15 @@
 
 namespace bipo {
 
-// The job's model with head and final norm loaded, sharded over the tensor-parallel group of
-// `ranks`; both must outlive it.  Local.
+// Loads the job's model with head and final norm, sharded over the tensor-parallel group of
+// `ranks`; both arguments must outlive it.  Local.
 std::unique_ptr<Decoder> load_decoder(const JobPreparation& job, const Ranks& ranks);
 
 struct PreparedData {
   std::unique_ptr<ActivationCache> train;
-  std::unique_ptr<ActivationCache> held_out;  // null where nothing is evaluated
+  std::unique_ptr<ActivationCache> held_out;  // null without evaluation
 
-  // Whether no step needs the blocks up to the layer.
+  // Returns true if no step needs the blocks up to the layer.
   bool keeps_activations() const;
 };
 
@@ -31,13 +32,13 @@ struct DataRequest {
   std::uint64_t budget = 0;  // bytes per node
 };
 
-// Fills the caches, all of the same layers.  Afterwards memory that is freed stays with the
-// process, for the steps to come.  Collective over: world
+// Fills the caches, all of the same layers.  Afterwards freed memory stays with the process, for
+// later steps.  Collective over: world
 void run_prefix_pass(Decoder& decoder, const std::vector<ActivationCache*>& caches,
                      const Ranks& ranks, ProgressDisplay& display);
 
-// Fills the caches of the job's pairs, which must outlive the result (in one pass over the data for
-// all layers), and checks that training begins at the reference.  Collective over: world
+// Fills the caches of the job's pairs in one pass over the data for all layers, and checks that
+// training begins at the reference.  The pairs must outlive the result.  Collective over: world
 PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const DataRequest& request,
                           const Ranks& ranks, ProgressDisplay& display);
 

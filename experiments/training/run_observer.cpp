@@ -64,7 +64,7 @@ void RunObserver::save(const TrainingRecord& record, RunStatus status) {
     if (status != RunStatus::kRunning) {
       throw;
     }
-    display_.warn(fmt::format("not saved, the file of the last save stands: {}", error.what()));
+    display_.warn(fmt::format("not saved; the file of the last save remains: {}", error.what()));
   }
 }
 

@@ -22,8 +22,8 @@ class RunObserver final : public TrainingObserver {
     std::int64_t epochs = 0;
     std::int64_t batch_size = 0;
     std::int64_t train_pairs = 0;
-    double residual_norm = 0;  // median, for the vector's share of it
-    ReplaceGuard may_replace;  // whether the run file is still this process's to write
+    double residual_norm = 0;  // median; the vector is shown as a share of it
+    ReplaceGuard may_replace;  // whether this process may still write the run file
   };
 
   // `display` must outlive the observer.
@@ -31,17 +31,17 @@ class RunObserver final : public TrainingObserver {
 
   void on_step(const StepRow& row) override;
   void on_evaluation(const std::vector<EvalRow>& rows) override;
-  // Throws EnvironmentError: a run by itself ends here.
+  // Throws EnvironmentError: a failure ends a single run.
   void on_failure(const std::string& reason) override;
-  // A save that fails in mid-run is reported and the run goes on with the old file; the last one
-  // throws.  One that was not allowed stops the run.
+  // A save that fails in mid-run is reported, and the run continues with the old file; a failure of
+  // the last save throws.  A save without permission stops the run.
   void save(const TrainingRecord& record, RunStatus status) override;
   bool stop_requested() const override;
 
-  // Of the file as it stands; none before the first save of this process.
+  // Returns the step in the file; none before this process's first save.
   std::optional<std::int64_t> saved_step() const { return saved_step_; }
 
-  // Whether a save was not allowed.
+  // Returns whether a save was not permitted.
   bool is_superseded() const { return is_superseded_; }
 
  private:

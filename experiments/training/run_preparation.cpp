@@ -23,7 +23,7 @@
 namespace bipo {
 namespace {
 
-// The run that an existing --out leads to: none, or the one to continue.
+// Returns the run that --resume continues; none for a new run.  Checks an existing --out.
 std::optional<RunRecord> find_previous(const TrainOptions& options) {
   std::error_code unreachable;  // check_replaceable() says what is wrong with such a path
   if (!std::filesystem::exists(options.out, unreachable)) {
@@ -41,7 +41,7 @@ std::optional<RunRecord> find_previous(const TrainOptions& options) {
   return std::nullopt;
 }
 
-// `auto` is resolved in place, so that the options say what is computed.
+// Resolves `auto` in place, so that the options describe the computation.
 void resolve_options(JobPreparation& job, std::optional<std::int64_t> micro_batch) {
   TrainOptions& options = job.options;
   resolve(job.computation, options);
@@ -74,8 +74,8 @@ JobPreparation prepare_job(const TrainOptions& options, const Topology& topology
   return job;
 }
 
-// Weights come first; of what they leave of the node's memory, caches take half unless the user
-// says otherwise.  Where the caches do not fit, every block stays.
+// Weights come first; caches get half of the node's remaining memory unless the user sets a budget.
+// If the caches do not fit, every block stays loaded.
 void choose_cache_budget(JobPreparation& job, const std::vector<std::int64_t>& layers,
                          const Session& session) {
   const ModelConfig& config = job.inputs.config;
@@ -90,7 +90,7 @@ void choose_cache_budget(JobPreparation& job, const std::vector<std::int64_t>& l
   const auto require = [&](std::uint64_t bytes, const char* what) {
     require_memory(what, bytes, available, topology.tp());
   };
-  // One block of the prefix at a time, beside the suffix.
+  // The prefix pass holds one block at a time beside the suffix.
   const std::uint64_t resident = weights(std::min(config.blocks, config.blocks - layers.front()));
   require(resident, "the weights of the blocks after --layer, with the head, take");
   const std::uint64_t host = memory_per_rank(c10::Device(c10::kCPU), 1);

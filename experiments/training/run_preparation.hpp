@@ -1,4 +1,4 @@
-// All that is decided and checked about a training run before the ranks begin to work together.
+// Decides and checks everything about a training run before the ranks begin to work together.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@
 
 namespace bipo {
 
-// What the cells of a sweep have in common, and a single run has too.
+// The preparation that the cells of a sweep share, and that a single run has too.
 struct JobPreparation {
   TrainOptions options;  // with every `auto` resolved; cache_budget: see choose_cache_budget()
   TrainingInputs inputs;
@@ -29,22 +29,22 @@ struct RunPreparation {
   std::optional<RunRecord> previous;  // the run that --resume continues
   std::string created_utc;            // the first start of the run
   std::string config;                 // see run_config()
-  std::uint64_t agreement = 0;        // equal on ranks that make the same run from the same state
+  std::uint64_t agreement = 0;        // equal on ranks that start the same run from the same state
 };
 
 // Reads and checks everything but the places of results, without communicating and before anything
-// heavy is loaded.  `topology`: of the ranks that train together.  `micro_batch` is used where the
-// options leave it open; without it, too, the batch is dealt to the replicas.  Ignores
-// options.layer.  Throws UserError.
+// large is loaded.  `topology` arranges the ranks that train together.  Uses `micro_batch` if the
+// options set none; without either, deals the batch to the replicas.  Ignores options.layer.
+// Throws UserError.
 JobPreparation prepare_job(const TrainOptions& options, const Topology& topology,
                            std::optional<std::int64_t> micro_batch, const Session& session);
 
 // Decides how much may be cached for training at `layers` (ascending), and checks that weights and
-// the rest fit.  Throws UserError.
+// everything else fit.  Throws UserError.
 void choose_cache_budget(JobPreparation& job, const std::vector<std::int64_t>& layers,
                          const Session& session);
 
-// What the start-up table says of a job beside its settings; `ranks` are all that work.
+// Returns what the start-up table shows of a job beside its settings; `ranks` are all that work.
 SettingNotes job_notes(const TrainOptions& options, const JobPreparation& job,
                        const Topology& ranks);
 

@@ -1,4 +1,5 @@
-// What a run says of itself: its settings in its file, the start-up table, its file's attributes.
+// Describes a run: its settings in its file, its file's attributes, the settings of its training
+// loop.
 #pragma once
 
 #include <string>
@@ -13,8 +14,8 @@
 
 namespace bipo {
 
-// In all of these, `options` are those of one run, with every `auto` resolved: a job's own, or
-// those of one cell of a sweep.
+// `options` always belong to one run, with every `auto` resolved: a job's own, or those of one cell
+// of a sweep.
 
 // Returns a JSON object in the order of the help: what `config` in the run file holds.
 std::string run_config(const TrainOptions& options, const JobPreparation& job);
@@ -29,8 +30,8 @@ RunAttributes run_attributes(const TrainOptions& options, const JobPreparation& 
 
 PlanSettings plan_settings(const TrainOptions& options, const std::vector<TokenPair>& pairs);
 
-// `residual_rms`: the typical size of an element of the residual stream at the layer, the unit of
-// --lr-unit residual.
+// `residual_rms`: the typical size of a residual-stream element at the layer, the unit of --lr-unit
+// residual.
 TrainingSettings training_settings(const TrainOptions& options, const PlanSettings& plan,
                                    double residual_rms);
 

@@ -1,5 +1,5 @@
-// Everything a training run reads before it starts: model configuration, weights' headers, token
-// pairs.
+// Reads everything that a training run needs before it starts: model configuration, weight headers,
+// token pairs.
 #pragma once
 
 #include <cstdint>
@@ -18,19 +18,19 @@ namespace bipo {
 struct TrainingInputs {
   ModelConfig config;
   std::unique_ptr<WeightSource> weights;
-  std::uint64_t model_fingerprint = 0;        // of configuration and weights
+  std::uint64_t model_fingerprint = 0;        // covers configuration and weights
   std::string chat_template;                  // name of the format
-  std::optional<TemplateDate> template_date;  // none where the template prints no date
-  std::string implied_system_text;  // what the template adds where no system prompt is sent
-  std::int64_t max_length = 0;      // tokens, effective
+  std::optional<TemplateDate> template_date;  // none if the template prints no date
+  std::string implied_system_text;            // added by the template without a system prompt
+  std::int64_t max_length = 0;                // tokens, effective
   std::vector<TokenPair> train;
-  std::vector<TokenPair> test;   // empty where there is no --test
-  std::uint64_t train_hash = 0;  // of the ids
+  std::vector<TokenPair> test;   // empty without --test
+  std::uint64_t train_hash = 0;  // over the ids
   std::uint64_t test_hash = 0;
   std::vector<std::string> warnings;  // rows left out, a system prompt that had to move
 };
 
-// Reads and checks all of it; nothing heavy is loaded.  The date of chat templates must have been
+// Reads and checks all inputs; loads nothing large.  The date of chat templates must already be
 // chosen.  Throws UserError.
 TrainingInputs read_training_inputs(const TrainingOptions& options);
 

@@ -9,7 +9,7 @@
 namespace bipo {
 namespace {
 
-// The sums over the ranks of `node`.  Collective over: node
+// Returns the sums over the ranks of `node`.  Collective over: node
 std::vector<std::int64_t> summed(const std::vector<std::int64_t>& counts, Communicator& node) {
   const at::Tensor sums = at::tensor(counts, at::kLong);
   node.all_reduce(sums, ReduceOp::kSum);

@@ -1,4 +1,4 @@
-// The check that --check-weights asks for, by all ranks before work begins.
+// Checks weights on all ranks before work begins, for --check-weights.
 #pragma once
 
 #include <vector>
@@ -8,8 +8,8 @@
 
 namespace bipo {
 
-// Reads all weights of the models, the ranks of each node sharing the work so that every node's
-// files are seen whole.  Throws AgreedFailure (2) on every rank, naming each file and tensor with
+// Reads all weights of the models; the ranks of each node share the work, so that each node's files
+// are checked completely.  Throws AgreedFailure (2) on every rank, naming each file and tensor with
 // numbers that are not finite.  Collective over: world
 void check_weights(const std::vector<const TrainingInputs*>& models, Session& session);
 

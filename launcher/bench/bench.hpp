@@ -1,4 +1,4 @@
-// The commands that measure training and predict it.
+// The commands `bench` and `plan`, which measure training and predict it.
 #pragma once
 
 #include "collectives/session.hpp"
@@ -8,11 +8,12 @@ namespace bipo {
 
 // Both return the exit code and print to stdout, bench on world rank 0.
 //
-// Throws AgreedFailure for what is found before work begins; what a rank throws later, it throws
-// alone.  Collective over: world
+// Throws AgreedFailure for a fault found before work begins; later a rank throws alone.  Collective
+// over: world
 int run_bench_command(const BenchOptions& options, Session& session);
 
-// What a run needs and how long it takes, from sizes alone.  For one process.  Throws UserError.
+// Predicts what a run needs and how long it takes, from sizes alone.  For one process.  Throws
+// UserError.
 int run_plan_command(const PlanOptions& options);
 
 }  // namespace bipo

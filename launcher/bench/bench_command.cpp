@@ -1,4 +1,4 @@
-// The command `bench`: a few training steps, timed, next to what the machine can do at most.
+// The command `bench`: times a few training steps and compares them with the machine's peak.
 #include "launcher/bench/bench.hpp"
 
 #include <fmt/format.h>
@@ -37,7 +37,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::uint64_t kWeightSeed = 1;
 
-// Steps after the timed ones, in which the time of each kind of work is taken.
+// Steps after the timed ones, in which the time of each kind of work is measured.
 constexpr std::int64_t kMostProfiledSteps = 5;
 
 double seconds_since(Clock::time_point begin) {
@@ -68,7 +68,7 @@ std::vector<TokenPair> available_pairs(const BenchOptions& options, const ModelC
   return read_pairs(options.train, options.source.model, config, options);
 }
 
-// Whole batches only, so that every step is as long as the others.
+// Returns whole batches only, so that all steps are equally long.
 std::vector<TokenPair> pairs_to_use(const BenchOptions& options, const ModelConfig& config) {
   const std::int64_t batch = options.batch_size;
   const std::int64_t wanted = options.pairs.value_or(batch * (options.warmup + options.steps));
@@ -77,7 +77,7 @@ std::vector<TokenPair> pairs_to_use(const BenchOptions& options, const ModelConf
   const std::int64_t used = std::min(wanted, available) / batch * batch;
   if (used == 0) {
     throw UserError(
-        fmt::format("{} pairs are no whole batch of {}; lower --batch-size or give more pairs",
+        fmt::format("{} pairs do not fill a batch of {}; lower --batch-size or give more pairs",
                     std::min(wanted, available), batch));
   }
   pairs.resize(static_cast<std::size_t>(used));
@@ -114,7 +114,7 @@ BenchSetup prepare(const BenchOptions& options, const Session& session) {
   return setup;
 }
 
-// Takes the durations of the counted steps, then a profile of the steps after them.
+// Records the durations of the counted steps, then a profile of the steps after them.
 class TimingObserver final : public TrainingObserver {
  public:
   TimingObserver(const BenchSetup& setup, ProgressDisplay& display)
@@ -146,7 +146,7 @@ class TimingObserver final : public TrainingObserver {
 
   const std::vector<double>& step_seconds() const { return step_seconds_; }
 
-  // The profile's shares of `step_seconds`: taking it makes a step longer.
+  // Scales the profile's shares to `step_seconds`: profiling lengthens a step.
   StepSeconds breakdown(double step_seconds) const {
     const auto part = [&](Work work) {
       return work_[static_cast<std::size_t>(work)] / profiled_seconds_ * step_seconds;
@@ -196,7 +196,7 @@ CacheSettings cache_settings(const BenchSetup& setup, const Ranks& ranks) {
   return cache;
 }
 
-// The pipeline of `train`, from weights to the last step.
+// Runs the pipeline of `train`, from weights to the last step.
 void run_training(const BenchSetup& setup, const Ranks& ranks, ProgressDisplay& display,
                   BenchReport& report) {
   Decoder decoder(setup.config, *setup.weights, setup.computation.product_type,
@@ -240,7 +240,8 @@ StepSeconds of_micro_batch(const StepSeconds& step, double micro_batches) {
           step.collectives / micro_batches, step.other / micro_batches};
 }
 
-// The plan for this very run from the machine's rates alone, and the shares that the run reached.
+// Adds the plan for this very run from the machine's rates alone, and the shares that the run
+// reached.
 void add_plan(const BenchSetup& setup, double product_rate, double copy_rate, BenchReport& report) {
   const RunShape run = run_shape(setup);
   const auto batch = static_cast<double>(setup.options.batch_size);
@@ -290,7 +291,7 @@ BenchReport measure(const BenchSetup& setup, const Session& session, const Ranks
   const auto tokens = static_cast<std::int64_t>(report.tokens_per_step /
                                                 static_cast<double>(setup.options.batch_size) *
                                                 static_cast<double>(setup.micro_batch));
-  // All ranks at once, as in the run.
+  // All ranks measure at once, as in the run.
   const auto product_rate = [&] {
     ranks.world->barrier();
     return measure_product_rate(setup.config, setup.computation.topology.tp(),
@@ -309,7 +310,7 @@ BenchReport measure(const BenchSetup& setup, const Session& session, const Ranks
   report.peak_memory_bytes =
       all_reduced(peak_memory_bytes(setup.computation.device), ReduceOp::kMax, *ranks.world);
   report.weight_bytes = all_reduced(report.weight_bytes, ReduceOp::kMax, *ranks.world);
-  // Neighbours on the machine may have slowed either measurement down.
+  // Other work on the machine may have slowed either measurement.
   product = std::max(product, product_rate());
   copy = std::max(copy, copy_rate());
   report.peak_flops = all_reduced(product, ReduceOp::kSum, *ranks.world);

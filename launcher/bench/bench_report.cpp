@@ -1,4 +1,3 @@
-// What `bench` found out, as text and as JSON.
 #include "launcher/bench/bench_report.hpp"
 
 #include <fmt/format.h>
@@ -22,7 +21,7 @@ std::string bench_line(const std::string& name, const std::string& value) {
   return fmt::format("  {:<18}{}\n", name, value);
 }
 
-// In the order of the report.
+// Returns the parts in the order of the report.
 std::vector<std::pair<const char*, double>> parts_of(const StepSeconds& seconds) {
   return {{"products", seconds.products},
           {"attention", seconds.attention},
@@ -148,12 +147,12 @@ std::string bench_json(const BenchReport& r) {
 
 MeasuredMachine measured_machine(const std::string& text, const std::string& path) {
   const auto refuse = [&](const std::string& reason) -> UserError {
-    return UserError(fmt::format("--measured {}: is not what `bipo-dist bench --json` prints ({})",
+    return UserError(fmt::format("--measured {}: not the output of `bipo-dist bench --json` ({})",
                                  path, reason));
   };
   const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) {
-    throw refuse("it is no JSON object");
+    throw refuse("not a JSON object");
   }
   MeasuredMachine machine;
   try {

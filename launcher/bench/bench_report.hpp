@@ -1,4 +1,4 @@
-// What `bench` found out, as text and as JSON.
+// Writes the results of `bench` as text and as JSON, and reads that JSON.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 namespace bipo {
 
 struct BenchReport {
-  // What was run.
+  // The workload.
   std::string model;
   std::int64_t blocks = 0;
   std::int64_t layer = 0;
@@ -25,20 +25,20 @@ struct BenchReport {
   std::int64_t micro_batch = 0;
   std::int64_t pairs = 0;
   std::int64_t warmup = 0;
-  double tokens_per_step = 0;   // each pair's own, without what pairs share
+  double tokens_per_step = 0;   // each pair's own, without shared ones
   double answers_per_step = 0;  // answer tokens
 
-  // What it took.
-  std::vector<double> step_seconds;  // of the counted steps
+  // The measurements.
+  std::vector<double> step_seconds;  // the counted steps
   double prefix_seconds = 0;
-  StepSeconds breakdown;                // of the median step
-  double floor_flops_per_step = 0;      // of the whole step, all ranks
+  StepSeconds breakdown;                // the median step
+  double floor_flops_per_step = 0;      // whole step, all ranks
   double peak_flops = 0;                // per second, all ranks together
   double copy_bytes_per_second = 0;     // all ranks together
   std::uint64_t free_memory_bytes = 0;  // for a rank, before the run
-  std::uint64_t peak_memory_bytes = 0;  // of the rank that used the most
-  std::uint64_t weight_bytes = 0;       // of that rank, while it trains
-  std::uint64_t cache_bytes = 0;        // of a node
+  std::uint64_t peak_memory_bytes = 0;  // on the rank that used the most
+  std::uint64_t weight_bytes = 0;       // on that rank, while it trains
+  std::uint64_t cache_bytes = 0;        // per node
   bool cache_kept = true;
 
   // For `plan --measured`, and its prediction for this very run.
@@ -53,7 +53,7 @@ struct BenchReport {
 std::string bench_text(const BenchReport& report);
 std::string bench_json(const BenchReport& report);
 
-// What `plan` takes from a benchmark.
+// The part of a benchmark that `plan` uses.
 struct MeasuredMachine {
   MachineSpeed speed;
   double memory_bytes = 0;  // free for a rank
@@ -61,7 +61,7 @@ struct MeasuredMachine {
   std::string dtype;
 };
 
-// From the text that bench_json() made.  Throws UserError, naming `path`, for any other.
+// Parses the text that bench_json() returned.  Throws UserError, naming `path`, for any other text.
 MeasuredMachine measured_machine(const std::string& json, const std::string& path);
 
 }  // namespace bipo

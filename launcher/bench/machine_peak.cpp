@@ -1,5 +1,3 @@
-// What the machine can do at most: matrix products at a model's own shapes, copying, and the memory
-// that was used so far.
 #include "launcher/bench/machine_peak.hpp"
 
 #include <ATen/ATen.h>
@@ -55,7 +53,7 @@ struct Product {
   }
 };
 
-// The products with `weight` [out, in], both ways.
+// Adds the products with `weight` [out, in], both ways.
 void add_products(std::vector<Product>& products, const at::Tensor& weight, std::int64_t tokens) {
   const auto options = weight.options();
   products.push_back({at::randn({tokens, weight.size(1)}, options), weight.t(),
@@ -82,7 +80,7 @@ std::vector<Product> products_of_block(const ModelConfig& config, const ShardPla
   return products;
 }
 
-// A line "VmHWM:   123 kB" of the process's status.
+// Reads the line "VmHWM:   123 kB" of the process's status.
 std::uint64_t peak_resident_bytes() {
   std::ifstream status("/proc/self/status");
   for (std::string key; status >> key;) {
@@ -148,7 +146,7 @@ void reset_peak_memory(c10::Device device) {
     c10::getDeviceAllocator(device.type())->resetPeakStats(device.index());
     return;
   }
-  // Where the kernel refuses, the peak is the program's since its start.
+  // If the kernel refuses, the peak is the program's since its start.
   constexpr int kPeakResidentSize = 5;
   std::ofstream("/proc/self/clear_refs") << kPeakResidentSize;
 }

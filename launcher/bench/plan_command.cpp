@@ -1,4 +1,4 @@
-// The command `plan`: what a run needs and how long it takes, from sizes alone.
+// The command `plan`: predicts what a run needs and how long it takes, from sizes alone.
 #include "launcher/bench/bench.hpp"
 
 #include <ATen/Parallel.h>
@@ -74,7 +74,7 @@ void set_benchmarked_machine(const PlanOptions& options, PlanRequest& request) {
                      measured.memory_bytes,     measured.speed};
 }
 
-// A rank's share of this machine.
+// Describes a rank's share of this machine.
 void set_this_machine(const PlanOptions& options, PlanRequest& request) {
   const auto ranks = static_cast<int>(options.devices);
   const c10::Device device = choose_device(DeviceKind::kAuto, 0, 1);

@@ -1,4 +1,3 @@
-// A run's plan as text and as JSON.
 #include "launcher/bench/plan_report.hpp"
 
 #include <fmt/format.h>

@@ -1,4 +1,4 @@
-// A run's plan as text and as JSON.
+// Writes a run's plan as text and as JSON.
 #pragma once
 
 #include <string>

@@ -1,5 +1,3 @@
-// The model and the pairs that `bench` and `plan` work on: a file's, or made-up ones of given
-// lengths.
 #include "launcher/bench/sample_pairs.hpp"
 
 #include <fmt/format.h>
@@ -18,8 +16,8 @@
 namespace bipo {
 namespace {
 
-// `length` tokens of stream `part` of pair `pair`.  The first is `pair` itself, so that neighbours
-// differ there; vocabularies are larger than any data set made here needs.
+// Returns `length` tokens of stream `part` of pair `pair`.  The first is `pair` itself, so that
+// neighbours differ there; vocabularies are larger than any data set made here.
 std::vector<TokenId> make_tokens(std::int64_t pair, std::uint32_t part, std::int64_t length,
                                  std::int64_t vocabulary) {
   std::vector<TokenId> tokens;

@@ -1,5 +1,5 @@
-// The model and the pairs that `bench` and `plan` work on: a file's, or made-up ones of given
-// lengths.
+// Provides the model and the pairs for `bench` and `plan`: pairs from a file, or made-up ones of
+// given lengths.
 #pragma once
 
 #include <cstdint>
@@ -12,18 +12,18 @@
 
 namespace bipo {
 
-// Of the model directory, the GGUF file or the shape, with `layer` checked against it.  Throws
-// UserError.
+// Reads the configuration of the model directory, the GGUF file or the shape, and checks `layer`
+// against it.  Throws UserError.
 ModelConfig read_chosen_config(const ModelChoice& choice, std::int64_t layer);
 
-// The pairs of `file` as `train` tokenises them for the model in `model`, whose weights are not
-// needed.  Throws UserError.
+// Reads the pairs of `file` and tokenises them as `train` does for the model in `model`, whose
+// weights are not needed.  Throws UserError.
 std::vector<TokenPair> read_pairs(const std::filesystem::path& file,
                                   const std::filesystem::path& model, const ModelConfig& config,
                                   const TextOptions& options);
 
-// `count` pairs of pseudo-random tokens; prompts share exactly their first `common_prefix` tokens,
-// answers differ from their first token on.  Throws UserError where they exceed the context.
+// Makes `count` pairs of pseudo-random tokens; prompts share exactly their first `common_prefix`
+// tokens, answers differ from their first token on.  Throws UserError if they exceed the context.
 std::vector<TokenPair> make_pairs(const PairLengths& lengths, std::int64_t count,
                                   const ModelConfig& config);
 

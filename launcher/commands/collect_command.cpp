@@ -1,4 +1,4 @@
-// The command `collect`: the run files of a sweep as one file.
+// The command `collect`: gathers the run files of a sweep in one file.
 
 #include <iostream>
 

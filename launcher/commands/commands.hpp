@@ -1,5 +1,5 @@
-// What the program's commands do once their options are parsed.  All return the exit code and throw
-// UserError, EnvironmentError, BugError, or, where ranks agree on a failure, AgreedFailure.
+// The program's commands, called once their options are parsed.  All return the exit code and throw
+// UserError, EnvironmentError, BugError, or, if ranks agree on a failure, AgreedFailure.
 #pragma once
 
 #include "collectives/session.hpp"
@@ -7,7 +7,7 @@
 
 namespace bipo {
 
-// For one process; several ranks need not agree.
+// For one process: these do not communicate.
 int run_collect_command(const CollectOptions& options);
 int run_export_command(const ExportOptions& options);
 int run_import_command(const ImportOptions& options);

@@ -1,4 +1,4 @@
-// The command `evaluate`: what vectors do to a model's answers, and what that costs.
+// The command `evaluate`: measures how vectors change a model's answers, and at what cost.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 

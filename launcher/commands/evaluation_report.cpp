@@ -8,7 +8,7 @@
 namespace bipo {
 namespace {
 
-// Rows of cells under headings: the first column to the left, digits under digits in the others.
+// Rows of cells under headings: the first column is left-aligned, the others right-aligned.
 class TextTable {
  public:
   TextTable(std::string title, std::vector<std::string> headings)
@@ -16,7 +16,7 @@ class TextTable {
 
   void add(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
 
-  // "" where nothing was added.
+  // Returns "" if there are no rows.
   std::string text() const {
     if (rows_.size() == 1) {
       return "";

@@ -1,4 +1,4 @@
-// An evaluation as text for a terminal.
+// Formats an evaluation for a terminal.
 #pragma once
 
 #include <string>
@@ -8,10 +8,10 @@
 
 namespace bipo {
 
-// All tables but the samples and the judges' single scores; those without rows are left out.
+// Returns all tables except the samples and the judges' single scores; omits tables without rows.
 std::string evaluation_text(const Evaluation& evaluation);
 
-// The judges' table alone; "" without rows.
+// Returns the judges' table alone, "" without rows.
 std::string judge_text(const std::vector<JudgeSummary>& rows);
 
 }  // namespace bipo

@@ -1,3 +1,4 @@
+// The command `export`: writes a vector in the format of another program.
 #include <fmt/format.h>
 
 #include <iostream>
@@ -12,13 +13,13 @@
 namespace bipo {
 namespace {
 
-// lm-evaluation-harness tells what a file is by its name.
+// lm-evaluation-harness detects the type of a file by its name.
 void check_name(const ExportOptions& options) {
   if (options.format == "lm-eval" && options.out.extension() != ".pt") {
-    throw UserError(
-        fmt::format("--out {}: lm-evaluation-harness takes a file of this kind only where its name "
-                    "ends in .pt; name it so",
-                    options.out.string()));
+    throw UserError(fmt::format(
+        "--out {}: lm-evaluation-harness accepts such a file only if its name ends in .pt; "
+        "rename it",
+        options.out.string()));
   }
 }
 

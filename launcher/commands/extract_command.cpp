@@ -1,4 +1,4 @@
-// The command `extract`: a direction that needs no training, from the same pairs.
+// The command `extract`: computes a direction from the same pairs without training.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -46,7 +46,8 @@ FoundDirection scaled(const MeanDifference& difference, std::optional<double> no
   return direction;
 }
 
-// As a run that is complete after no step: one vector, and nothing to go on with.
+// Stores the direction as a run that is complete after no step: one vector, no state to continue
+// from.
 RunRecord run_record(const ExtractPreparation& preparation, const FoundDirection& direction,
                      const Session& session) {
   const JobPreparation& job = preparation.job;
@@ -62,7 +63,7 @@ RunRecord run_record(const ExtractPreparation& preparation, const FoundDirection
   return record;
 }
 
-// The program's result, on stdout.
+// Prints the program's result to stdout.
 void print_result(const ExtractOptions& options, const std::vector<FoundDirection>& directions) {
   fmt::print("{:>5}  {:>12}  {:>12}  {:>8}  {}\n", "layer", "norm found", "written", "% of |h|",
              "run file");

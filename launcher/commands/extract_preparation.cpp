@@ -25,7 +25,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// An extraction as the part of a training run that comes before the first step.
+// Returns the extraction's settings as those of a training run before its first step.
 TrainOptions job_options(const ExtractOptions& options) {
   TrainOptions job;
   static_cast<TextOptions&>(job) = options;
@@ -56,7 +56,8 @@ std::optional<double> choose_norm(const ExtractOptions& options) {
   return norm;
 }
 
-// Whichever needs less memory, told from sizes alone: all ranks must choose the same.
+// Returns whether the pass needs less memory block by block, and checks that it fits.  Decides from
+// sizes alone: all ranks must choose the same.
 bool goes_block_by_block(const JobPreparation& job, std::int64_t blocks, const Session& session) {
   const ModelConfig& config = job.inputs.config;
   const Topology& topology = job.computation.topology;

@@ -1,4 +1,4 @@
-// All that is decided and checked about an extraction before the ranks begin to work together.
+// Decides and checks everything about an extraction before the ranks begin to work together.
 #pragma once
 
 #include <cstdint>
@@ -19,27 +19,27 @@ struct ExtractPreparation {
   ExtractOptions options;
   JobPreparation job;
   MeanDifferenceSettings pass;
-  std::optional<double> norm;  // to scale to; none: as found
+  std::optional<double> norm;  // target norm; none: as found
   std::string created_utc;
   std::uint64_t agreement = 0;  // equal on ranks that are about to extract the same
 };
 
-// Reads and checks everything, the places of results too, without communicating and before anything
-// heavy is loaded.  Throws UserError.
+// Reads and checks everything, including the places of results, without communicating and before
+// anything large is loaded.  Throws UserError.
 ExtractPreparation prepare_extraction(const ExtractOptions& given, const std::string& created_utc,
                                       const Session& session);
 
-// Where the direction of `layer` goes.
+// Returns the file of the direction of `layer`.
 std::filesystem::path direction_file(const ExtractOptions& options, std::int64_t layer);
 
-// Lengths of one layer's direction.
+// Norms of one layer's direction.
 struct DirectionNorms {
   double found = 0;
   double written = 0;
   double residual = 0;  // median norm of the residual stream there
 };
 
-// A JSON object: what `config` in the run file of `layer` holds.
+// Returns a JSON object: what `config` in the run file of `layer` holds.
 std::string extract_config(const ExtractPreparation& preparation, std::int64_t layer,
                            const DirectionNorms& norms);
 

@@ -1,4 +1,4 @@
-// The command `generate`: answers under vectors, at several multipliers at once.
+// The command `generate`: writes answers under vectors, at several multipliers at once.
 #include <fmt/format.h>
 
 #include <cstdio>
@@ -18,7 +18,7 @@ int run_generate_command(const GenerateOptions& options, Session& session) {
   Job job(session);
   const GenerationJob prepared = job.prepare(
       [&] { return prepare_generation(options, job.begin_utc(), session); }, "the answers to make");
-  if (!options.stream) {  // a person's Ctrl-C just ends it
+  if (!options.stream) {  // Ctrl-C ends a streaming command at once
     install_stop_signals();
   }
   const Ranks ranks = job.begin(prepared.model.computation, {}, prepared.warnings);

@@ -1,3 +1,4 @@
+// The command `import`: makes a run file of a vector in another format.
 #include <fmt/format.h>
 
 #include <iostream>
@@ -27,7 +28,7 @@ std::int64_t layer_of(const VectorFile& vector, const ImportOptions& options) {
   return *vector.layer;
 }
 
-// Where the vector came from, in place of the settings of a training.
+// Returns the origin of the vector, stored in place of the settings of a training.
 std::string origin(const VectorFile& vector, const ImportOptions& options) {
   nlohmann::ordered_json json;
   json["imported_from"] = absolute_text(options.file);

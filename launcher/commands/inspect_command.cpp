@@ -1,3 +1,4 @@
+// The command `inspect`: prints what a run file holds.
 #include <iostream>
 
 #include "experiments/runs/inspect.hpp"

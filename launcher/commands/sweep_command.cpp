@@ -1,4 +1,4 @@
-// The command `sweep`: one vector for every combination of the axes, by groups of ranks.
+// The command `sweep`: trains one vector for every combination of the axes, on groups of ranks.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -23,7 +23,7 @@
 namespace bipo {
 namespace {
 
-// The start-up table is that of the first cell.
+// Shows the start-up table of the first cell.
 void show_start(const SweepPreparation& sweep, Job& job) {
   const SweepPlan& plan = sweep.plan;
   const Cell& first = plan.packs.front().members.front();
@@ -35,7 +35,7 @@ void show_start(const SweepPreparation& sweep, Job& job) {
                                     sweep.options.out.string()));
 }
 
-// The program's result, on stdout.  Returns the exit code.
+// Prints the program's result to stdout.  Returns the exit code.
 int print_result(const SweepPreparation& sweep, RunStatus status) {
   const bool evaluates =
       sweep.options.eval_every > 0 &&
@@ -52,7 +52,7 @@ int print_result(const SweepPreparation& sweep, RunStatus status) {
         "again\n");
   }
   if (summary.running > 0) {
-    fmt::print("{} cells are with other jobs, which continue them\n", summary.running);
+    fmt::print("{} cells are running in other jobs\n", summary.running);
   }
   std::fflush(stdout);
   if (status != RunStatus::kComplete) {
@@ -101,7 +101,7 @@ int run_prepared(const SweepPreparation& sweep, Job& job) {
   return static_cast<int>(std::stoll(session.from_first(std::to_string(exit_code))));
 }
 
-// A sweep that is continued keeps the day of its first start.
+// A continued sweep keeps the day of its first start.
 SweepOptions with_template_date(const SweepOptions& given, Job& job) {
   std::string plan;
   job.session().together([&] {

@@ -1,4 +1,3 @@
-// What has become of a sweep, as a table for the terminal.
 #include "launcher/commands/sweep_summary.hpp"
 
 #include <fmt/format.h>
@@ -54,7 +53,7 @@ Row row_of(const Cell& cell, CellStatus status, const std::filesystem::path& pat
   return row;
 }
 
-// Names to the left, figures to the right.
+// Aligns names to the left, figures to the right.
 std::string aligned(const std::vector<Row>& rows) {
   std::vector<std::size_t> widths(rows.front().size(), 0);
   for (const Row& row : rows) {

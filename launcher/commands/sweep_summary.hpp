@@ -1,4 +1,4 @@
-// What has become of a sweep, as a table for the terminal.
+// Summarises the state of a sweep as a table for the terminal.
 #pragma once
 
 #include <cstddef>
@@ -16,8 +16,8 @@ struct SweepSummary {
   std::size_t running = 0;
 };
 
-// Status, the last held-out accuracy at each multiplier (the last training loss, where nothing was
-// evaluated) and the run file of each cell, and why cells failed.
+// Returns each cell's status, last held-out accuracy at each multiplier (without evaluation, the
+// last training loss) and run file, and the reasons of failed cells.
 SweepSummary summarize_sweep(const std::filesystem::path& directory, const SweepPlan& plan,
                              const std::vector<double>& multipliers, bool evaluates);
 

@@ -1,4 +1,4 @@
-// The command `train`: one steering vector, into one run file.
+// The command `train`: trains one steering vector and writes one run file.
 #include <fmt/format.h>
 
 #include <cmath>
@@ -22,7 +22,7 @@
 namespace bipo {
 namespace {
 
-// The program's result, on stdout.
+// Prints the program's result to stdout.
 void print_result(const TrainingRecord& record, RunStatus status,
                   const std::filesystem::path& out) {
   if (!record.evals.empty()) {

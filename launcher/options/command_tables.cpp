@@ -10,7 +10,7 @@
 namespace bipo {
 namespace {
 
-// A table ends with --help, which the parser itself acts on.
+// Adds --help to a table as its last option; the parser itself handles it.
 CommandTable table(std::string command, std::string usage, std::vector<FieldGroup> groups,
                    std::string notes) {
   Field help{"help", "", "print this page", {}, {}, {}, {}};
@@ -19,7 +19,7 @@ CommandTable table(std::string command, std::string usage, std::vector<FieldGrou
   return {std::move(command), std::move(usage), std::move(groups), std::move(notes)};
 }
 
-// How a command reads --config.
+// Returns the help text on --config of a command.
 std::string config_notes(const std::string& command) {
   return fmt::format(
       "\n"
@@ -45,7 +45,7 @@ std::string exit_code_notes(const std::string& how_to_continue,
       how_to_continue, failure);
 }
 
-// Model and pairs of bench and plan.
+// Fields for the model and pairs of bench and plan.
 std::vector<Field> workload_fields(WorkloadOptions& o, const char* pairs,
                                    const char* automatic_pairs) {
   PairLengths& lengths = o.lengths;

@@ -1,4 +1,4 @@
-// The options of every command, declared once.
+// Declares the options of every command, once.
 #pragma once
 
 #include "experiments/settings/settings.hpp"

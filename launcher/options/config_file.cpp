@@ -1,4 +1,3 @@
-// Reads the INI file that --config names into its keys and values, each with its line.
 #include "launcher/options/config_file.hpp"
 
 #include <fmt/format.h>

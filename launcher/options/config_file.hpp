@@ -14,11 +14,10 @@ struct ConfigEntry {
   int line = 0;       // from 1
 };
 
-// `key = value` lines, `[section]` lines, empty lines, and comments: lines whose first character is
-// '#' or
-// ';'.  Everything after the first '=' is the value, '#' and quotes included (Boost's own reader
-// cuts a value at '#', and a system prompt may well hold one).  Throws UserError, with file and
-// line.
+// Accepts `key = value` lines, `[section]` lines, empty lines, and comments: lines whose first
+// character is '#' or ';'.  Everything after the first '=' is the value, '#' and quotes included
+// (Boost's own reader cuts a value at '#', which a system prompt may contain).  Throws UserError
+// with file and line.
 std::vector<ConfigEntry> read_config_file(const std::filesystem::path& path);
 
 }  // namespace bipo

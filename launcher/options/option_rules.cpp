@@ -18,7 +18,7 @@ void require_part_of_batch(const std::optional<std::int64_t>& micro_batch,
   }
 }
 
-// The rules of what bench and plan work on.
+// Checks the model and pairs of bench and plan.
 void require_one_model_and_pairs(const WorkloadOptions& options, const GivenNames& given) {
   if (given.contains("model") == given.contains("shape")) {
     throw UserError("give one of --model (a model directory) and --shape (a name or config.json)");
@@ -44,7 +44,7 @@ void require_one_model_and_pairs(const WorkloadOptions& options, const GivenName
   require_part_of_batch(options.micro_batch, options.batch_size);
 }
 
-// The forms that need no model.
+// Checks the forms of evaluate that need no model.
 void require_judge_files(const EvaluateOptions& options, const GivenNames& given) {
   if (!given.contains("judge-export") && !given.contains("judge-import")) {
     throw UserError(
@@ -73,7 +73,8 @@ void require_judge_files(const EvaluateOptions& options, const GivenNames& given
   if (!given.contains("judge-export") &&
       given.contains("generations") != given.contains("behaviour")) {
     throw UserError(
-        "--generations and --behaviour go together: they tell which lines --judge-import expects");
+        "--generations and --behaviour go together: they determine which lines --judge-import "
+        "expects");
   }
 }
 
@@ -116,7 +117,7 @@ void require_measurement(const EvaluateOptions& options, const GivenNames& given
     throw UserError("--behaviour needs --judge-export or --judge-import, whose files name it");
   }
   if (given.contains("behaviour") && !given.contains("generations")) {
-    throw UserError("--behaviour needs --generations, of which requests are made or expected");
+    throw UserError("--behaviour needs --generations, the answers to judge");
   }
 }
 
@@ -160,12 +161,11 @@ void require_consistent(const BenchOptions& options, const GivenNames& given) {
 void require_consistent(const PlanOptions& options, const GivenNames& given) {
   require_one_model_and_pairs(options, given);
   if (given.contains("machine") && given.contains("measured")) {
-    throw UserError(
-        "--machine and --measured exclude each other: both say what the machine can do");
+    throw UserError("--machine and --measured exclude each other: both describe the machine");
   }
   if (options.tp && options.devices % *options.tp != 0) {
     throw UserError(
-        fmt::format("--devices {} is no multiple of --tp {}", options.devices, *options.tp));
+        fmt::format("--devices {} is not a multiple of --tp {}", options.devices, *options.tp));
   }
 }
 
@@ -177,7 +177,7 @@ void require_consistent(const ExtractOptions&, const GivenNames& given) {
   }
   if (given.contains("norm") && given.contains("match-norm")) {
     throw UserError(
-        "--norm and --match-norm exclude each other: both say how long the direction becomes");
+        "--norm and --match-norm exclude each other: both set the length of the direction");
   }
 }
 
@@ -189,7 +189,8 @@ void require_consistent(const GenerateOptions& options, const GivenNames& given)
     throw UserError("--stream shows the texts of one --prompt, not those of a file");
   }
   if (options.stream && !options.out.empty()) {
-    throw UserError("--stream and --out exclude each other: one shows texts, the other keeps them");
+    throw UserError(
+        "--stream and --out exclude each other: one shows the texts, the other stores them");
   }
 }
 
@@ -208,7 +209,7 @@ void require_consistent(const EvaluateOptions& options, const GivenNames& given)
   } else {
     for (const char* name : {"rubric", "judge-model"}) {
       if (given.contains(name)) {
-        throw UserError(fmt::format("--{} needs --judge-export, whose requests it is for", name));
+        throw UserError(fmt::format("--{} needs --judge-export, whose requests use it", name));
       }
     }
   }

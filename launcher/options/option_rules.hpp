@@ -1,4 +1,4 @@
-// Which options go together: what must hold between the values of a command's options.
+// Checks the rules between the options of a command.
 #pragma once
 
 #include <set>
@@ -11,7 +11,7 @@ namespace bipo {
 // The names of the options that were given, on the command line or in the INI file.
 using GivenNames = std::set<std::string>;
 
-// Throw UserError with the rule that is broken.
+// Throw UserError with the broken rule.
 void require_consistent(const TrainOptions& options, const GivenNames& given);
 void require_consistent(const SweepOptions& options, const GivenNames& given);
 void require_consistent(const BenchOptions& options, const GivenNames& given);

@@ -1,4 +1,4 @@
-// A command's options as a table: what it is called, its fields, and the text around them.
+// A command's options as a table: its name, its fields, and the text around them.
 #pragma once
 
 #include <boost/program_options/options_description.hpp>
@@ -16,7 +16,7 @@ struct CommandTable {
   std::string notes;  // below the options
 };
 
-// Lists every name that is accepted, for parsing.
+// Lists every accepted name, for parsing.
 boost::program_options::options_description to_description(const std::vector<FieldGroup>& groups);
 
 std::string help_text(const CommandTable& table);

@@ -1,4 +1,3 @@
-// Parses the command line and the INI file into plain structs.
 #include "launcher/options/options.hpp"
 
 #include <fmt/format.h>
@@ -28,7 +27,7 @@ const char* const kInspectHelp =
     "\n"
     "Prints what a run file holds: settings, progress, losses, vectors and evaluations.\n";
 
-// By every name that is accepted.
+// Fields by every accepted name.
 using FieldByName = std::map<std::string, Field>;
 
 FieldByName by_name(const std::vector<FieldGroup>& groups) {
@@ -55,7 +54,7 @@ bool is_long_option(const std::string& word) {
   return word.size() > 2 && word.starts_with("--");
 }
 
-// "--name" of "--name=value".
+// Returns "--name" of "--name=value".
 std::string option_word(const std::string& word) {
   return word.substr(0, word.find('='));
 }
@@ -75,7 +74,7 @@ std::vector<std::string> names(const FieldByName& specs, const std::string& pref
   return all;
 }
 
-// Boost refuses `--name=`; the two words mean the same.
+// Splits `--name=` into two words, which mean the same: Boost refuses the single word.
 std::vector<std::string> split_empty_values(const std::vector<std::string>& words) {
   std::vector<std::string> result;
   for (const std::string& word : words) {
@@ -142,7 +141,7 @@ std::vector<GivenOption> read_config(const std::string& file, const std::string&
     const std::string where = fmt::format("{}:{}", file, entry.line);
     if (!entry.section.empty() && entry.section != command) {
       throw UserError(
-          fmt::format("{}: section [{}] is unknown; options stand under [{}] or under no "
+          fmt::format("{}: section [{}] is unknown; options are under [{}] or under no "
                       "section",
                       where, entry.section, command));
     }
@@ -195,7 +194,7 @@ void require_required(const CommandTable& table, const GivenNames& given) {
   }
 }
 
-// Sets the options that `table` was made for; returns the names of those that were given.
+// Sets the options that `table` was made for.  Returns the names of the given ones.
 GivenNames read_options(const CommandTable& table, const std::vector<std::string>& words) {
   const FieldByName specs = by_name(table.groups);
   std::vector<GivenOption> from_command_line;
@@ -247,8 +246,8 @@ Command parse_with(CommandTable (*make_table)(Options&), const std::vector<std::
   return options;
 }
 
-// Of a command whose one word that belongs to no option comes first: a file or directory, which
-// becomes `member`; `rule` is the error where it is missing.
+// Parses a command whose first word may be a path (stored in `member`) and the options after it;
+// `rule` is the error if the path is missing.
 template <typename Options>
 Command parse_after_path(std::filesystem::path Options::*member,
                          CommandTable (*make_table)(Options&),

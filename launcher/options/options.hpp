@@ -1,4 +1,4 @@
-// The command line and the INI file, parsed into the settings of one command.
+// Parses the command line and the INI file into the settings of one command.
 #pragma once
 
 #include <string>
@@ -9,7 +9,7 @@
 
 namespace bipo {
 
-// What --help and --version print.
+// The text that --help and --version print.
 struct PrintAndExit {
   std::string text;
 };
@@ -18,10 +18,9 @@ using Command = std::variant<TrainOptions, SweepOptions, CollectOptions, BenchOp
                              ExtractOptions, ExportOptions, ImportOptions, GenerateOptions,
                              EvaluateOptions, InspectOptions, PrintAndExit>;
 
-// Parses the command line (without the program's name) and the INI file it may name by --config
-// (the same option names; the command line wins).  Values are checked for what can be known without
-// looking at any file: ranges, names.  Throws UserError; an unknown option or command names the
-// nearest known one.
+// Parses the command line (without the program's name) and the INI file that --config may name (the
+// same option names; the command line wins).  Checks values without reading other files: ranges,
+// names.  Throws UserError; for an unknown option or command it names the nearest known one.
 Command parse_command_line(const std::vector<std::string>& arguments);
 
 }  // namespace bipo

@@ -1,4 +1,3 @@
-// The known name nearest to a mistyped one.
 #include "launcher/options/suggest.hpp"
 
 #include <algorithm>
@@ -12,7 +11,8 @@ char lower(char letter) {
   return static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
 }
 
-// Optimal string alignment distance, over the full (|a|+1) x (|b|+1) table: the words are short.
+// Returns the optimal string alignment distance, over the full (|a|+1) x (|b|+1) table: the words
+// are short.
 std::size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<std::vector<std::size_t>> edits(a.size() + 1, std::vector<std::size_t>(b.size() + 1));
   for (std::size_t i = 0; i <= a.size(); ++i) {

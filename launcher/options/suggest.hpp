@@ -1,4 +1,4 @@
-// The known name nearest to a mistyped one.
+// Finds the known name nearest to a mistyped one.
 #pragma once
 
 #include <string>
@@ -7,9 +7,9 @@
 
 namespace bipo {
 
-// The name of `known` that `word` abbreviates, else the one with the fewest single-character edits
-// (insertion, deletion, substitution, swap of neighbours; case does not count); the
-// first of equals.  `known` is not empty.
+// Returns the name of `known` that `word` abbreviates, else the first with the fewest
+// single-character edits (insertion, deletion, substitution, swap of neighbours; case does not
+// count).  `known` must not be empty.
 std::string nearest_name(std::string_view word, const std::vector<std::string>& known);
 
 }  // namespace bipo

@@ -9,7 +9,7 @@
 namespace bipo {
 namespace {
 
-// Of a device's memory: the rest is for what allocators cannot use.
+// The usable share of a device's memory: allocators cannot use the rest.
 constexpr double kUsableShare = 0.92;
 
 std::vector<std::int64_t> possible_tp(const PlanRequest& request) {

@@ -77,7 +77,7 @@ TEST(Bootstrap, WithoutItemsNothingIsKnownAndWithOneNothingVaries) {
   EXPECT_EQ(one.high, 2.5);
 }
 
-// Of two items, both are drawn alike half of the time: each extreme has a quarter of the resamples.
+// Two items are both drawn alike half of the time: each extreme has a quarter of the resamples.
 TEST(Bootstrap, TwoItemsReachBothExtremes) {
   const Interval interval = bootstrap_mean(Values{0, 1}, 7);
   EXPECT_EQ(interval.value, 0.5);

@@ -28,7 +28,7 @@ TEST(ExportedVector, EqualVectorsAreEqualFiles) {
   }
 }
 
-// Of a file that others map into memory.
+// Other programs map the file into memory, so its numbers must be aligned.
 TEST(ExportedVector, NumbersStandWhereTheyAreAligned) {
   const StoredVector vector = sample();
   const auto place = [&](const std::string& format) {

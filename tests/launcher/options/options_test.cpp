@@ -263,7 +263,7 @@ TEST(SweepOptions, ModelsAreDirectoriesWithOrWithoutNames) {
   const auto models_error = [&](const std::string& models) {
     return axes_error({"--models", models, "--train", "t.csv"});
   };
-  expect_parts(models_error("a/x,b/x"), {"'x' comes twice", "NAME=PATH"});
+  expect_parts(models_error("a/x,b/x"), {"'x' is given twice", "NAME=PATH"});
   expect_parts(models_error("a,,b"), {"must name a path"});
   expect_parts(models_error("a/b=c"), {"'a/b'", "letters, digits"});
   expect_parts(models_error(".x=c"), {"'.x'", "letters, digits"});
@@ -283,7 +283,7 @@ TEST(SweepOptions, DataSetsAreFilesWithOrWithoutHeldOutPairs) {
   EXPECT_EQ(options.axes.data[2].name, "c");
   expect_parts(axes_error({"--model", "m", "--data", "a:b:c"}), {"'a:b:c' has 3 files"});
   expect_parts(axes_error({"--model", "m", "--data", "a:"}), {"must name a path"});
-  expect_parts(axes_error({"--model", "m", "--data", "a/t.csv,b/t.csv"}), {"'t' comes twice"});
+  expect_parts(axes_error({"--model", "m", "--data", "a/t.csv,b/t.csv"}), {"'t' is given twice"});
 }
 
 TEST(SweepOptions, OneWayToNameTheData) {
@@ -400,10 +400,10 @@ TEST(SweepOptions, BadListsNameTheValueAndTheRule) {
   expect_parts(sweep_error({"--layers", "5:1"}), {"'5:1'", "ends before"});
   expect_parts(sweep_error({"--layers", "1:5:0"}), {"'1:5:0'", "step"});
   expect_parts(sweep_error({"--layers", "1:5:1:2"}), {"4 parts"});
-  expect_parts(sweep_error({"--layers", "1,,2"}), {"'' is no layer"});
-  expect_parts(sweep_error({"--layers=-1"}), {"'-1' is no layer"});
+  expect_parts(sweep_error({"--layers", "1,,2"}), {"'' is not a layer"});
+  expect_parts(sweep_error({"--layers=-1"}), {"'-1' is not a layer"});
   expect_parts(sweep_error({"--layers", "1", "--seeds", "1,-2"}), {"'-2'", "from 0"});
-  expect_parts(sweep_error({"--layers", "1", "--seeds", "1,1"}), {"1 comes twice"});
+  expect_parts(sweep_error({"--layers", "1", "--seeds", "1,1"}), {"1 is given twice"});
   expect_parts(sweep_error({"--layers", "1", "--lrs", "0.1,0"}), {"'0'", "above 0"});
   expect_parts(sweep_error({"--layers", "1", "--signs", "plus,up"}), {"'up'", "batch, pair"});
   expect_parts(sweep_error({"--layers", "1", "--vectors-per-pass", "0"}), {"or auto"});
