@@ -11,7 +11,7 @@
 #include "collectives/foundation/errors.hpp"
 #include "experiments/job/new_file.hpp"
 #include "experiments/job/text_options.hpp"
-#include "experiments/progress/gib_text.hpp"
+#include "experiments/progress/progress.hpp"
 #include "experiments/settings/field.hpp"
 #include "experiments/settings/template_dates.hpp"
 

@@ -19,7 +19,7 @@
 #include <string>
 
 #include "collectives/foundation/errors.hpp"
-#include "experiments/progress/gib_text.hpp"
+#include "experiments/progress/progress.hpp"
 #include "experiments/settings/version.hpp"
 
 namespace bipo {

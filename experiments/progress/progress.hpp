@@ -2,6 +2,8 @@
 // lines.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -14,6 +16,13 @@
 #include <vector>
 
 namespace bipo {
+
+inline constexpr double kGiB = 1 << 30;
+
+// Returns for instance "1.25 GiB".
+inline std::string gib_text(double bytes, int decimals = 2) {
+  return fmt::format("{:.{}f} GiB", bytes / kGiB, decimals);
+}
 
 struct SettingGroup {
   std::string title;

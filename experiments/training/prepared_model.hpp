@@ -3,10 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <vector>
 
 #include "collectives/session.hpp"
+#include "experiments/job/computation.hpp"
 #include "experiments/progress/progress.hpp"
 #include "experiments/training/run_preparation.hpp"
 #include "trainer/cache/activation_cache.hpp"
@@ -41,5 +43,22 @@ void run_prefix_pass(Decoder& decoder, const std::vector<ActivationCache*>& cach
 // training begins at the reference.  The pairs must outlive the result.  Collective over: world
 PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const DataRequest& request,
                           const Ranks& ranks, ProgressDisplay& display);
+
+// Creates the directory if it is missing (its parent must exist) and checks that files can be
+// written there.  Throws UserError.
+void prepare_cache_directory(const std::filesystem::path& directory);
+
+// Everything on which activations and reference log-probabilities depend to the last bit, except
+// for the layer and the CacheSettings.
+struct CacheOrigin {
+  std::uint64_t model_fingerprint = 0;  // covers configuration and weights
+  std::uint64_t tokens_hash = 0;
+  const Computation& computation;
+  bool deterministic = false;
+  int tp = 1;  // tensor-parallel size of the ranks that fill the cache
+};
+
+// Returns the key of CacheSettings for this build of the program.
+std::uint64_t cache_key(const CacheOrigin& origin);
 
 }  // namespace bipo

@@ -5,7 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "experiments/progress/gib_text.hpp"
+#include "experiments/progress/progress.hpp"
 #include "experiments/settings/fields.hpp"
 #include "experiments/settings/stored_settings.hpp"
 #include "experiments/settings/template_dates.hpp"

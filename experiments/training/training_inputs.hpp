@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "collectives/session.hpp"
 #include "datasets/tokens/token_pair.hpp"
 #include "experiments/settings/settings.hpp"
 #include "trainer/model/architecture/config.hpp"
@@ -33,5 +34,10 @@ struct TrainingInputs {
 // Reads and checks all inputs; loads nothing large.  The date of chat templates must already be
 // chosen.  Throws UserError.
 TrainingInputs read_training_inputs(const TrainingOptions& options);
+
+// Checks all weights of the models, for --check-weights; the ranks of each node share the work, so
+// that each node's files are checked completely.  Throws AgreedFailure (2) on every rank, naming
+// each file and tensor with numbers that are not finite.  Collective over: world
+void check_weights(const std::vector<const TrainingInputs*>& models, Session& session);
 
 }  // namespace bipo

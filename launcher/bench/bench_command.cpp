@@ -18,7 +18,6 @@
 #include "experiments/job/job.hpp"
 #include "experiments/job/machine.hpp"
 #include "experiments/settings/field.hpp"
-#include "experiments/training/cache_files.hpp"
 #include "experiments/training/prepared_model.hpp"
 #include "launcher/bench/bench_report.hpp"
 #include "launcher/bench/machine_peak.hpp"

@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "collectives/foundation/errors.hpp"
-#include "experiments/progress/gib_text.hpp"
+#include "experiments/progress/progress.hpp"
 
 namespace bipo {
 namespace {

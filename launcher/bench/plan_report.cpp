@@ -5,7 +5,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
-#include "experiments/progress/gib_text.hpp"
+#include "experiments/progress/progress.hpp"
 
 namespace bipo {
 namespace {

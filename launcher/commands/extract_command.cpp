@@ -12,7 +12,7 @@
 #include "experiments/runs/run_file.hpp"
 #include "experiments/training/prepared_model.hpp"
 #include "experiments/training/run_record.hpp"
-#include "experiments/training/weight_check.hpp"
+#include "experiments/training/training_inputs.hpp"
 #include "launcher/commands/commands.hpp"
 #include "launcher/commands/extract_preparation.hpp"
 #include "trainer/records/records.hpp"

@@ -16,7 +16,7 @@
 #include "experiments/sweeps/sweep_directory.hpp"
 #include "experiments/sweeps/sweep_queue.hpp"
 #include "experiments/training/run_record.hpp"
-#include "experiments/training/weight_check.hpp"
+#include "experiments/training/training_inputs.hpp"
 #include "launcher/commands/commands.hpp"
 #include "launcher/commands/sweep_summary.hpp"
 

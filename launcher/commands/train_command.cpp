@@ -15,7 +15,7 @@
 #include "experiments/training/run_observer.hpp"
 #include "experiments/training/run_preparation.hpp"
 #include "experiments/training/run_record.hpp"
-#include "experiments/training/weight_check.hpp"
+#include "experiments/training/training_inputs.hpp"
 #include "launcher/commands/commands.hpp"
 #include "trainer/loop/training.hpp"
 

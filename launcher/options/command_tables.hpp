@@ -1,10 +1,21 @@
 // Declares the options of every command, once.
 #pragma once
 
+#include <string>
+#include <vector>
+
+#include "experiments/settings/field.hpp"
 #include "experiments/settings/settings.hpp"
-#include "launcher/options/option_table.hpp"
 
 namespace bipo {
+
+// A command's options, and the text around them.
+struct CommandTable {
+  std::string command;
+  std::string usage;
+  std::vector<FieldGroup> groups;
+  std::string notes;  // below the options
+};
 
 // The help shows the values that `options` holds now as the defaults; `options` must outlive the
 // table.

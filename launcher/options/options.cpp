@@ -5,16 +5,18 @@
 
 #include <algorithm>
 #include <boost/program_options/cmdline.hpp>
+#include <boost/program_options/options_description.hpp>
 #include <boost/program_options/parsers.hpp>
+#include <boost/program_options/value_semantic.hpp>
 #include <map>
 #include <set>
+#include <sstream>
 
 #include "collectives/foundation/errors.hpp"
 #include "experiments/settings/version.hpp"
 #include "launcher/options/command_tables.hpp"
 #include "launcher/options/config_file.hpp"
 #include "launcher/options/option_rules.hpp"
-#include "launcher/options/option_table.hpp"
 #include "launcher/options/suggest.hpp"
 
 namespace bipo {
@@ -26,6 +28,36 @@ const char* const kInspectHelp =
     "bipo-dist inspect RUN_FILE\n"
     "\n"
     "Prints what a run file holds: settings, progress, losses, vectors and evaluations.\n";
+
+constexpr unsigned kHelpWidth = 110;
+
+void add(po::options_description& description, const Field& option, const std::string& name) {
+  const std::string help = option.help();
+  if (option.is_flag()) {
+    description.add_options()(name.c_str(), help.c_str());
+  } else {
+    description.add_options()(name.c_str(), po::value<std::string>()->value_name(option.value_name),
+                              help.c_str());
+  }
+}
+
+po::options_description listed_options(const std::vector<FieldGroup>& groups) {
+  po::options_description all(kHelpWidth);
+  for (const FieldGroup& group : groups) {
+    po::options_description titled(group.title, kHelpWidth);
+    for (const Field& option : group.fields) {
+      add(titled, option, option.name);
+    }
+    all.add(titled);
+  }
+  return all;
+}
+
+std::string help_text(const CommandTable& table) {
+  std::ostringstream text;
+  text << table.usage << listed_options(table.groups) << table.notes;
+  return text.str();
+}
 
 // Fields by every accepted name.
 using FieldByName = std::map<std::string, Field>;
@@ -120,7 +152,10 @@ GivenOption to_given(const po::option& parsed, const std::string& command,
 std::vector<po::option> split_words(const std::vector<std::string>& words,
                                     const CommandTable& table) {
   using namespace po::command_line_style;
-  const po::options_description description = to_description(table.groups);
+  po::options_description description;
+  for (const auto& [name, option] : by_name(table.groups)) {
+    add(description, option, name);
+  }
   try {
     return po::command_line_parser(split_empty_values(words))
         .options(description)
