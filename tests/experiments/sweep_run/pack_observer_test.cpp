@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <set>
@@ -123,7 +124,7 @@ TEST_F(PackSaverTest, AMemberWhoseFileLacksTheStepKeepsTheFormerCommit) {
   EXPECT_EQ(committed(), 11);
 }
 
-// A step's round that a stop cut off counts for nothing.
+// A round that was cut off is not counted.
 TEST_F(PackSaverTest, ANewRoundForgetsTheOneUnderWay) {
   PackSaver pack = saver({"a", "b"});
   pack.after_save("a", state(5), RunStatus::kRunning);
@@ -144,7 +145,7 @@ TEST_F(PackSaverTest, WithoutADroppedMemberTheOthersCommit) {
   EXPECT_EQ(names(), (Names{"a", "c"}));
 }
 
-// The pack was one of two: its run files may be at different steps.
+// A pack of two stays one: what is left of it is committed as well.
 TEST_F(PackSaverTest, TheLastOneLeftCommitsByItself) {
   PackSaver pack = saver({"a", "b"});
   pack.drop("a");
@@ -226,7 +227,7 @@ TEST_F(PackSaverTest, APackOfOneMemberWritesNone) {
   EXPECT_EQ(committed(), std::nullopt);
 }
 
-// One of two goes on after the other ended: the pack is still of two.
+// One of two continues after the other ended: the pack is still of two.
 TEST_F(PackSaverTest, ThePacksSizeCountsNotThatOfItsActiveMembers) {
   PackSaver pack(path_, 2, {"b"}, {}, display_);
   pack.after_save("b", state(5), RunStatus::kRunning);
