@@ -39,7 +39,7 @@ std::int64_t stored_integer(const std::string& config, const std::string& name) 
 
 std::string result_settings(const std::string& config) {
   const Json all = Json::parse(config);
-  Json shaping = Json::object();
+  auto shaping = nlohmann::json::object();  // sorted: versions store settings in different orders
   for (const auto& [name, value] : all.items()) {
     if (!is_placement(name)) {
       shaping[name] = value;

@@ -16,7 +16,8 @@ std::string settings_text(const nlohmann::ordered_json& settings);
 // Returns the value of an integer setting.  Throws UserError where `config` has none.
 std::int64_t stored_integer(const std::string& config, const std::string& name);
 
-// Returns the settings in `config` that shape the result, as text: equal texts mean equal results.
+// Returns the settings in `config` that shape the result, as text: equal texts mean equal results,
+// whatever the order in `config`.
 std::string result_settings(const std::string& config);
 
 // Throws UserError, listing each difference, unless both configurations agree in every setting that

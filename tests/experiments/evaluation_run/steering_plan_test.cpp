@@ -1,0 +1,197 @@
+// Settings, directions and controls of an evaluation, worked out by hand.
+#include "experiments/evaluation_run/steering_plan.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "collectives/foundation/errors.hpp"
+#include "tests/support/errors.hpp"
+#include "trainer/records/records.hpp"
+
+namespace bipo {
+namespace {
+
+using Indices = std::vector<std::size_t>;
+using Settings = std::vector<std::vector<double>>;
+using Values = std::vector<float>;
+
+using testing::error_of;
+using testing::expect_parts;
+
+StoredVector stored(Values value, std::int64_t layer) {
+  StoredVector vector;
+  vector.value = std::move(value);
+  vector.layer = layer;
+  return vector;
+}
+
+VectorInUse in_use(Values value, double weight, std::int64_t layer) {
+  return {{"v.h5", weight}, stored(std::move(value), layer)};
+}
+
+// 3 (1, 0) + 2 (0, 2) = (3, 4), of norm 5.
+std::vector<VectorInUse> two_of_one_layer() {
+  return {in_use({1, 0}, 3, 1), in_use({0, 2}, 2, 1)};
+}
+
+EvaluateOptions options_of(std::vector<double> multipliers, bool random_control = false) {
+  EvaluateOptions options;
+  options.multipliers = std::move(multipliers);
+  options.random_control = random_control;
+  options.caa = "caa.h5";
+  return options;
+}
+
+TEST(PlanSteering, OneVectorAtEachMultiplier) {
+  const SteeringPlan plan =
+      plan_steering({in_use({3, 4}, 2, 1)}, std::nullopt, options_of({-1, 0, 0.5}));
+  ASSERT_EQ(plan.vectors.size(), 1U);
+  EXPECT_EQ(plan.vectors[0].layer, 1);
+  EXPECT_EQ(plan.vectors[0].value, (Values{3, 4}));  // without its weight
+  EXPECT_EQ(plan.coefficients, (Settings{{0}, {-2}, {1}}));
+  EXPECT_EQ(plan.direction_settings, 3U);
+  ASSERT_EQ(plan.directions.size(), 1U);
+  EXPECT_EQ(plan.directions[0].name, "vector");
+  EXPECT_DOUBLE_EQ(plan.directions[0].norm, 10);
+  EXPECT_EQ(plan.directions[0].settings, (Indices{1, 0, 2}));
+  EXPECT_TRUE(plan.grid.empty());
+}
+
+TEST(PlanSteering, NothingIsAddedFirstEvenWithoutMultiplierZero) {
+  const SteeringPlan plan = plan_steering({in_use({3, 4}, 1, 1)}, std::nullopt, options_of({2, 1}));
+  EXPECT_EQ(plan.coefficients, (Settings{{0}, {2}, {1}}));
+  EXPECT_EQ(plan.directions[0].settings, (Indices{1, 2}));
+}
+
+TEST(PlanSteering, ZeroHasNoSign) {
+  const SteeringPlan plan =
+      plan_steering({in_use({3, 4}, 1, 1), in_use({1, 1}, 0, 1)}, std::nullopt, options_of({-1}));
+  ASSERT_EQ(plan.coefficients, (Settings{{0, 0}, {-1, 0}}));
+  EXPECT_FALSE(std::signbit(plan.coefficients[1][1]));
+}
+
+TEST(PlanSteering, TheMeanDifferenceIsScaledToTheNormOfTheSum) {
+  const SteeringPlan plan =
+      plan_steering(two_of_one_layer(), stored({0, -0.5}, 1), options_of({-1, 0, 0.5}));
+  ASSERT_EQ(plan.vectors.size(), 3U);
+  EXPECT_EQ(plan.vectors[2].layer, 1);
+  EXPECT_EQ(plan.vectors[2].value, (Values{0, -5}));
+  EXPECT_EQ(plan.coefficients,
+            (Settings{{0, 0, 0}, {-3, -2, 0}, {1.5, 1, 0}, {0, 0, -1}, {0, 0, 0.5}}));
+  ASSERT_EQ(plan.directions.size(), 2U);
+  EXPECT_EQ(plan.directions[0].settings, (Indices{1, 0, 2}));
+  EXPECT_EQ(plan.directions[1].name, "caa");
+  EXPECT_EQ(plan.directions[1].settings, (Indices{3, 0, 4}));
+  EXPECT_DOUBLE_EQ(plan.directions[1].norm, 5);
+  EXPECT_EQ(plan.direction_settings, 5U);
+}
+
+// Norms 3 and 4 at layers 0 and 2.
+TEST(PlanSteering, TheRandomControlHasTheNormOfEachLayer) {
+  const std::vector<VectorInUse> vectors = {in_use({0, 4, 0}, 1, 2), in_use({3, 0, 0}, 1, 0)};
+  const SteeringPlan plan = plan_steering(vectors, std::nullopt, options_of({1, 2}, true));
+  ASSERT_EQ(plan.vectors.size(), 4U);
+  EXPECT_EQ(plan.vectors[2].layer, 0);
+  EXPECT_NEAR(vector_norm(plan.vectors[2].value), 3, 1e-6);
+  EXPECT_EQ(plan.vectors[3].layer, 2);
+  EXPECT_NEAR(vector_norm(plan.vectors[3].value), 4, 1e-6);
+  EXPECT_EQ(plan.coefficients,
+            (Settings{{0, 0, 0, 0}, {1, 1, 0, 0}, {2, 2, 0, 0}, {0, 0, 1, 1}, {0, 0, 2, 2}}));
+  ASSERT_EQ(plan.directions.size(), 2U);
+  EXPECT_EQ(plan.directions[1].name, "random");
+  EXPECT_EQ(plan.directions[1].settings, (Indices{3, 4}));
+  EXPECT_DOUBLE_EQ(plan.directions[1].norm, 5);
+}
+
+TEST(PlanSteering, ControlsComeInOneOrder) {
+  const SteeringPlan plan =
+      plan_steering(two_of_one_layer(), stored({1, 0}, 1), options_of({1}, true));
+  ASSERT_EQ(plan.directions.size(), 3U);
+  EXPECT_EQ(plan.directions[1].name, "caa");
+  EXPECT_EQ(plan.directions[2].name, "random");
+  EXPECT_EQ(plan.coefficients, (Settings{{0, 0, 0, 0}, {3, 2, 0, 0}, {0, 0, 1, 0}, {0, 0, 0, 1}}));
+}
+
+// Nine points; (0, 0) and (0.5, 0.5) are settings of the vectors already.
+TEST(PlanSteering, TheGridCombinesTwoVectorsAndSharesSettings) {
+  EvaluateOptions options = options_of({0.5, 1});
+  options.grid = {0, 0.5, 2};
+  const SteeringPlan plan = plan_steering(two_of_one_layer(), std::nullopt, options);
+  EXPECT_EQ(
+      plan.coefficients,
+      (Settings{
+          {0, 0}, {1.5, 1}, {3, 2}, {0, 1}, {0, 4}, {1.5, 0}, {1.5, 4}, {6, 0}, {6, 1}, {6, 4}}));
+  EXPECT_EQ(plan.direction_settings, 3U);
+  const std::vector<std::vector<double>> expected = {{0, 0, 0},   {0, 0.5, 3},   {0, 2, 4},
+                                                     {0.5, 0, 5}, {0.5, 0.5, 1}, {0.5, 2, 6},
+                                                     {2, 0, 7},   {2, 0.5, 8},   {2, 2, 9}};
+  ASSERT_EQ(plan.grid.size(), expected.size());
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    EXPECT_EQ((std::vector<double>{plan.grid[i].multiplier_1, plan.grid[i].multiplier_2,
+                                   static_cast<double>(plan.grid[i].setting)}),
+              expected[i]);
+  }
+}
+
+TEST(PlanSteering, VectorsThatAddNothingAreRefused) {
+  for (const auto& vectors :
+       std::vector<std::vector<VectorInUse>>{{in_use({3, 4}, 1, 1), in_use({-6, -8}, 0.5, 1)},
+                                             {in_use({3, 4}, 0, 1)},
+                                             {in_use({3, 4}, 1e308, 1)}}) {
+    expect_parts(
+        error_of<UserError>([&] { plan_steering(vectors, std::nullopt, options_of({1})); }),
+        {"there is nothing to evaluate"});
+  }
+}
+
+TEST(PlanSteering, AMeanDifferenceThatDoesNotFitIsRefused) {
+  const auto refusal = [](const std::vector<VectorInUse>& vectors, const StoredVector& caa) {
+    return error_of<UserError>([&] { plan_steering(vectors, caa, options_of({1})); });
+  };
+  expect_parts(refusal(two_of_one_layer(), stored({1, 0, 0}, 1)),
+               {"--caa caa.h5", "3 numbers", "the vectors have 2"});
+  expect_parts(refusal(two_of_one_layer(), stored({1, 0}, 2)),
+               {"--caa caa.h5", "layer 2", "the vectors to layer 1"});
+  expect_parts(refusal(two_of_one_layer(), stored({0, 0}, 1)), {"--caa caa.h5", "it is zero"});
+  expect_parts(refusal({in_use({1, 0}, 1, 0), in_use({1, 0}, 1, 1)}, stored({1, 0}, 0)),
+               {"--caa needs vectors of one layer"});
+}
+
+// At its norm sqrt(D), the elements of a normal direction have mean 0, variance 1 and fourth moment
+// 3; the bounds are five standard errors.
+TEST(RandomDirection, IsNormal) {
+  constexpr std::size_t kHidden = 16384;
+  const Values direction = random_direction(kHidden, 128, 3, 11);
+  ASSERT_EQ(direction.size(), kHidden);
+  EXPECT_NEAR(vector_norm(direction), 128, 1e-4);
+  double sum = 0;
+  double fourth = 0;
+  double neighbours = 0;
+  for (std::size_t i = 0; i < kHidden; ++i) {
+    const double value = direction[i];
+    sum += value;
+    fourth += value * value * value * value;
+    neighbours += value * static_cast<double>(direction[(i + 1) % kHidden]);
+  }
+  EXPECT_NEAR(sum / kHidden, 0, 5 / 128.0);
+  EXPECT_NEAR(fourth / kHidden, 3, 5 * std::sqrt(96.0) / 128);
+  EXPECT_NEAR(neighbours / kHidden, 0, 5 / 128.0);
+}
+
+TEST(RandomDirection, IsAFunctionOfSeedAndLayer) {
+  const Values direction = random_direction(7, 2, 3, 11);
+  EXPECT_EQ(direction.size(), 7U);
+  EXPECT_NEAR(vector_norm(direction), 2, 1e-6);
+  EXPECT_EQ(random_direction(7, 2, 3, 11), direction);
+  EXPECT_NE(random_direction(7, 2, 4, 11), direction);
+  EXPECT_NE(random_direction(7, 2, 3, 12), direction);
+  EXPECT_NE(random_direction(7, 2, 3, 11 + (std::uint64_t{1} << 32)), direction);
+}
+
+}  // namespace
+}  // namespace bipo

@@ -1,0 +1,300 @@
+// What is decided about a run of a small model by one rank, against values worked out by hand.
+#include "experiments/training/run_preparation.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "collectives/foundation/errors.hpp"
+#include "experiments/training/run_record.hpp"
+#include "tests/support/errors.hpp"
+#include "tests/support/lone_session.hpp"
+#include "tests/support/model_directory.hpp"
+
+namespace bipo {
+namespace {
+
+using Texts = std::vector<std::string>;
+
+using testing::error_of;
+using testing::expect_parts;
+using testing::lone_session;
+
+constexpr const char* kNow = "2026-01-02T03:04:05Z";
+constexpr const char* kLater = "2026-02-03T04:05:06Z";
+
+// The model's template prints the date.
+class RunPreparationTest : public testing::ModelDirectory {
+ protected:
+  RunPreparationTest()
+      : ModelDirectory(std::string("{{ strftime_now('%Y-%m-%d') }}") + testing::kChatMl) {}
+
+  TrainOptions options() const {
+    TrainOptions options;
+    options.model = model();
+    options.train = train();
+    options.layer = 1;
+    options.out = directory_ / "run.h5";
+    options.device = DeviceKind::kCpu;
+    options.warmup_steps = 5;
+    return options;
+  }
+
+  static RunPreparation prepare(const TrainOptions& options, const char* now = kNow) {
+    return prepare_run(options, now, lone_session());
+  }
+
+  // Leaves the file of such a run at this step.
+  static void write_run(const TrainOptions& options, std::int64_t step, RunStatus status) {
+    const RunPreparation run = prepare(options);
+    RunRecord record{starting_record(testing::kModelHidden, options.seed),
+                     run_attributes(run.job.options, run.job, lone_session(), run.config, kNow)};
+    record.checkpoint.step = step;
+    record.attributes.status = status;
+    ASSERT_TRUE(write_run_file(options.out, record));
+  }
+};
+
+TEST_F(RunPreparationTest, ResolvesEveryAuto) {
+  TrainOptions given = options();
+  given.device = DeviceKind::kAuto;
+  const RunPreparation run = prepare(given);
+  const TrainOptions& resolved = run.job.options;
+  EXPECT_NE(resolved.device, DeviceKind::kAuto);
+  EXPECT_EQ(resolved.dtype, resolved.device == DeviceKind::kCuda ? Dtype::kBf16 : Dtype::kFp32);
+  EXPECT_EQ(resolved.cache_dtype, Dtype::kFp32);
+  EXPECT_EQ(resolved.dp, 1);
+  EXPECT_GE(resolved.threads.value(), 1);
+  EXPECT_EQ(resolved.micro_batch, 3);  // a batch of 4, but there are 3 pairs
+  EXPECT_EQ(resolved.max_length, testing::kModelContext);
+  EXPECT_NE(resolved.chat_template, "auto");
+  EXPECT_GT(resolved.cache_budget.value(), 0U);
+  ASSERT_TRUE(resolved.template_date);
+  EXPECT_EQ(iso_text(resolved.template_date->day), "2026-01-02");
+  EXPECT_EQ(run.config.find("\"auto\""), std::string::npos) << run.config;
+  EXPECT_EQ(run.created_utc, kNow);
+  EXPECT_FALSE(run.previous);
+}
+
+TEST_F(RunPreparationTest, KeepsWhatIsGiven) {
+  TrainOptions given = options();
+  given.dtype = Dtype::kBf16;
+  given.cache_dtype = Dtype::kBf16;
+  given.threads = 1;
+  given.micro_batch = 2;
+  given.max_length = 200;
+  given.cache_budget = 4096;
+  given.template_date = TemplateDate{parse_iso_date("2020-02-29").value(), /*given=*/true};
+  const TrainOptions resolved = prepare(given).job.options;
+  EXPECT_EQ(resolved.dtype, Dtype::kBf16);
+  EXPECT_EQ(resolved.cache_dtype, Dtype::kBf16);
+  EXPECT_EQ(resolved.threads, 1);
+  EXPECT_EQ(resolved.micro_batch, 2);
+  EXPECT_EQ(resolved.max_length, 200);
+  EXPECT_EQ(resolved.cache_budget, 4096U);
+  EXPECT_EQ(iso_text(resolved.template_date->day), "2020-02-29");
+}
+
+// The keys that version 0.1.0 wrote.
+TEST_F(RunPreparationTest, StoresTheKeysOfEarlyVersions) {
+  TrainOptions given = options();
+  given.test = test();
+  const auto config = nlohmann::json::parse(prepare(given).config);
+  std::set<std::string> keys;
+  for (const auto& [key, value] : config.items()) {
+    keys.insert(key);
+  }
+  EXPECT_EQ(keys, (std::set<std::string>{"model",
+                                         "adapter",
+                                         "model_fingerprint",
+                                         "train",
+                                         "train_pairs",
+                                         "train_tokens_hash",
+                                         "test",
+                                         "test_pairs",
+                                         "test_tokens_hash",
+                                         "layer",
+                                         "out",
+                                         "epochs",
+                                         "max_steps",
+                                         "batch_size",
+                                         "micro_batch",
+                                         "lr",
+                                         "lr_unit",
+                                         "beta",
+                                         "weight_decay",
+                                         "max_grad_norm",
+                                         "warmup_steps",
+                                         "sign",
+                                         "shuffle",
+                                         "seed",
+                                         "multipliers",
+                                         "eval_every",
+                                         "save_every",
+                                         "dtype",
+                                         "device",
+                                         "world_size",
+                                         "tp",
+                                         "dp",
+                                         "threads",
+                                         "deterministic",
+                                         "system_prompt",
+                                         "chat_template",
+                                         "template_date",
+                                         "template_date_given",
+                                         "no_eos",
+                                         "no_bos",
+                                         "max_length",
+                                         "skip_bad",
+                                         "cache_dtype",
+                                         "cache_budget",
+                                         "cache_dir"}));
+  EXPECT_EQ(config["train_pairs"], 3);
+  EXPECT_EQ(config["test_pairs"], 2);
+  EXPECT_EQ(config["world_size"], 1);
+  EXPECT_NE(config["train_tokens_hash"], config["test_tokens_hash"]);
+}
+
+TEST_F(RunPreparationTest, PlansTheStepsOfTheOptions) {
+  TrainOptions given = options();
+  given.epochs = 7;
+  given.batch_size = 2;
+  given.seed = 5;
+  given.sign = SignRule::kBoth;
+  const PlanSettings plan = prepare(given).plan;
+  EXPECT_EQ(plan.pairs, 3);
+  EXPECT_EQ(plan.batch_size, 2);
+  EXPECT_EQ(plan.micro_batch, 2);
+  EXPECT_EQ(plan.seed, 5U);
+  EXPECT_EQ(plan.sign, SignRule::kBoth);
+  EXPECT_EQ(BatchPlan(plan).total_steps(), 14);  // 2 an epoch
+}
+
+TEST_F(RunPreparationTest, AnExistingOutIsKeptUnlessOverwriteSaysOtherwise) {
+  TrainOptions given = options();
+  write_run(given, 2, RunStatus::kInterrupted);
+  expect_parts(error_of<UserError>([&] { prepare(given); }),
+               {"--out " + given.out.string(), "exists already", "--resume", "--overwrite"});
+  given.overwrite = true;
+  EXPECT_FALSE(prepare(given).previous);
+}
+
+TEST_F(RunPreparationTest, ResumeStartsAnewWhereThereIsNoFile) {
+  TrainOptions given = options();
+  given.resume = true;
+  EXPECT_FALSE(prepare(given).previous);
+}
+
+TEST_F(RunPreparationTest, ResumeContinuesTheFileWithItsDates) {
+  TrainOptions given = options();
+  write_run(given, 2, RunStatus::kInterrupted);
+  given.resume = true;
+  given.save_every = 1;  // shapes no result
+  const RunPreparation run = prepare(given, kLater);
+  ASSERT_TRUE(run.previous);
+  EXPECT_EQ(run.previous->checkpoint.step, 2);
+  EXPECT_EQ(run.created_utc, kNow);
+  EXPECT_EQ(iso_text(run.job.options.template_date->day), "2026-01-02");
+}
+
+TEST_F(RunPreparationTest, ResumeKeepsTheMicroBatchOfTheFile) {
+  TrainOptions given = options();
+  given.micro_batch = 1;  // 3 by itself
+  write_run(given, 2, RunStatus::kInterrupted);
+  given.micro_batch.reset();
+  given.resume = true;
+  EXPECT_EQ(prepare(given).plan.micro_batch, 1);
+}
+
+TEST_F(RunPreparationTest, ResumeWithOtherSettingsIsRefusedByName) {
+  TrainOptions given = options();
+  write_run(given, 2, RunStatus::kInterrupted);
+  given.resume = true;
+  given.lr = 0.25;
+  given.seed = 12;
+  expect_parts(
+      error_of<UserError>([&] { prepare(given); }),
+      {"--resume: " + given.out.string(), "lr was 0.0005, now 0.25", "seed was 11, now 12"});
+}
+
+TEST_F(RunPreparationTest, AgreementIsThatOfTheResultAndItsState) {
+  const TrainOptions given = options();
+  const std::uint64_t agreement = prepare(given).agreement;
+  EXPECT_EQ(prepare(given).agreement, agreement);
+  TrainOptions elsewhere = given;
+  elsewhere.out = directory_ / "other.h5";
+  elsewhere.save_every = 1;
+  EXPECT_EQ(prepare(elsewhere).agreement, agreement);
+  TrainOptions seeded = given;
+  seeded.seed = 12;
+  EXPECT_NE(prepare(seeded).agreement, agreement);
+
+  TrainOptions continued = given;
+  continued.resume = true;
+  std::set<std::uint64_t> all = {agreement};
+  write_run(given, 2, RunStatus::kInterrupted);
+  all.insert(prepare(continued).agreement);
+  std::filesystem::remove(given.out);
+  write_run(given, 3, RunStatus::kInterrupted);
+  all.insert(prepare(continued).agreement);
+  std::filesystem::remove(given.out);
+  write_run(given, 3, RunStatus::kComplete);
+  all.insert(prepare(continued).agreement);
+  EXPECT_EQ(all.size(), 4U);
+}
+
+// 3 pairs are one step an epoch.
+TEST_F(RunPreparationTest, WarnsOfAWarmUpAsLongAsTheRun) {
+  TrainOptions given = options();
+  given.epochs = 6;
+  EXPECT_EQ(prepare(given).job.warnings, Texts{});
+  given.epochs = 5;
+  EXPECT_EQ(prepare(given).job.warnings,
+            Texts{"the warm-up of 5 steps is as long as the run or longer (5 steps): the learning "
+                  "rate never reaches --lr; lower --warmup-steps"});
+}
+
+TEST_F(RunPreparationTest, WarnsOfOtherThreadsThanTheFiles) {
+  TrainOptions given = options();
+  given.threads = 1;
+  write_run(given, 2, RunStatus::kInterrupted);
+  RunRecord record = read_run_file(given.out);
+  auto config = nlohmann::ordered_json::parse(record.attributes.config);
+  config["threads"] = 6;
+  record.attributes.config = config.dump();
+  ASSERT_TRUE(write_run_file(given.out, record));
+  given.resume = true;
+  const Texts warnings = prepare(given).job.warnings;
+  ASSERT_EQ(warnings.size(), 1U);
+  expect_parts(warnings[0], {"threads per rank were 6, now 1"});
+}
+
+TEST_F(RunPreparationTest, RefusesALayerThatTheModelDoesNotHave) {
+  TrainOptions given = options();
+  given.layer = 3;
+  EXPECT_EQ(error_of<UserError>([&] { prepare(given); }),
+            "--layer 3: the model has 3 blocks, so layers go from 0 to 2");
+}
+
+TEST_F(RunPreparationTest, RefusesAnOutThatCannotOrMustNotBeWritten) {
+  TrainOptions given = options();
+  given.out = directory_ / "missing" / "run.h5";
+  expect_parts(error_of<UserError>([&] { prepare(given); }), {"there is no directory"});
+  given.out = train();
+  given.overwrite = true;
+  expect_parts(error_of<UserError>([&] { prepare(given); }), {"--out " + train().string()});
+}
+
+TEST_F(RunPreparationTest, RefusesMoreRanksThanThereAre) {
+  TrainOptions given = options();
+  given.dp = 2;
+  EXPECT_THROW(prepare(given), UserError);
+}
+
+}  // namespace
+}  // namespace bipo
