@@ -615,17 +615,17 @@ class TestRefusals:
             arguments = evaluate.arguments(vectors=[own], **{**exports, **changes}, overwrite=True)
             assert_refused(arguments, "name another")
         assert_refused(["evaluate", *program.options({**exports, "judge_export": generated, "overwrite": True})],
-                       "--judge-export", "is read")
+                       "--judge-export", "also an input")
         for changes in ({"out": tiny_test_pairs}, {"out": own, "match_norm": own}):
             assert_refused(["extract", *program.options({
                 "model": evaluate.settings["model"], "train": tiny_test_pairs, "layer": 1, **changes,
-                "overwrite": True})], "--out", "is read")
+                "overwrite": True})], "--out", "also an input")
         for changes in ({"out": own}, {"out": tiny_test_pairs}):
             assert_refused(["generate", "--vector", own, *program.options({
                 "model": evaluate.settings["model"], "prompts": tiny_test_pairs, **changes, "overwrite": True})],
-                "--out", "is read")
+                "--out", "also an input")
         assert_refused(["train", *program.options({
             "model": evaluate.settings["model"], "train": tiny_test_pairs, "layer": 1, "out": tiny_test_pairs,
-            "overwrite": True})], "--out", "is read")
+            "overwrite": True})], "--out", "also an input")
         assert all(path.read_bytes() == content for path, content in before.items())
         assert not (tmp_path / "new.h5").exists()

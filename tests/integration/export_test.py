@@ -276,7 +276,7 @@ def test_existing_files_are_kept(run, saved, tmp_path):
         assert out.read_bytes()[:5] != b"notes"
         assert run_files.temporary_files(tmp_path) == []
     before = run.read_bytes()
-    assert "is read" in refusal(["export", run, "--format", "npy", "--out", run, "--overwrite"])
+    assert "also an input" in refusal(["export", run, "--format", "npy", "--out", run, "--overwrite"])
     assert run.read_bytes() == before
 
 
