@@ -84,19 +84,28 @@ install_requirements() {
   rm -f "$venv/installing"
 }
 
-# ensure_venv cpu|full: the environment holds what launcher/requirements-*.txt names.
+# ensure_venv cpu|full|new: the environment holds what launcher/requirements-*.txt names.
 ensure_venv() {
   local venv=$BIPO_CACHE/venv-$1 requirements=$BIPO_SOURCE/launcher/requirements-$1.txt lock
   if [[ ! -e $venv/installing ]] && cmp -s "$requirements" "$venv/installed.txt"; then
     say "Python environment $venv: up to date"
     return
   fi
-  say "Python environment $venv: installing (the wheels are 0.5 GB for cpu, 2.7 GB for full)"
+  say "Python environment $venv: installing (the wheels are 0.5 GB for cpu, 2.7 GB for full, 0.1 GB for new)"
   mkdir -p "$BIPO_CACHE"
   exec {lock}>"$venv.lock"
   flock "$lock"
   install_requirements "$venv" "$requirements"
   exec {lock}>&-
+}
+
+# Those of the newer transformers find the packages that both need in venv-full, behind their own.
+ensure_new_venv() {
+  local site
+  ensure_venv new
+  for site in "$BIPO_CACHE"/venv-new/lib/python3.*/site-packages; do
+    echo "$BIPO_CACHE"/venv-full/lib/python3.*/site-packages >"$site/zz-venv-full.pth"
+  done
 }
 
 # The model's GGUF file comes with a Python package; the link gives it a place that does not change.
@@ -150,14 +159,17 @@ ensure_configured() {
 
 # configure_release and configure_cuda take the test settings along, so that the quickstart and the tests
 # share a build folder without configuring it in turns.
+TEST_SETTINGS=(
+  -DBIPO_TEST_PYTHON="$BIPO_CACHE/venv-full/bin/python" -DBIPO_TEST_NEW_PYTHON="$BIPO_CACHE/venv-new/bin/python"
+  -DBIPO_TEST_CACHE="$BIPO_CACHE"
+)
+
 configure_release() {
-  ensure_configured release build cpu \
-    -DBIPO_TEST_PYTHON="$BIPO_CACHE/venv-full/bin/python" -DBIPO_TEST_CACHE="$BIPO_CACHE"
+  ensure_configured release build cpu "${TEST_SETTINGS[@]}"
 }
 
 configure_cuda() {
-  ensure_configured cuda build-cuda full \
-    -DBIPO_TEST_PYTHON="$BIPO_CACHE/venv-full/bin/python" -DBIPO_TEST_CACHE="$BIPO_CACHE"
+  ensure_configured cuda build-cuda full "${TEST_SETTINGS[@]}"
 }
 
 # build_targets DIR TARGET...

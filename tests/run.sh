@@ -106,6 +106,7 @@ has_slurm=true
 tests/slurm/install.sh || has_slurm=false
 ensure_venv cpu
 ensure_venv full
+ensure_new_venv
 ensure_model
 ensure_test_models
 ensure_reference

@@ -30,7 +30,12 @@ void require_pair_text(const std::string& text, const std::string& where, std::s
 PreferencePair pair_from_csv(const std::vector<std::string>& fields, const std::string& where) {
   require_pair_text(fields[1], where, "matching");
   require_pair_text(fields[2], where, "not_matching");
-  return {{{"user", fields[0]}}, fields[1], fields[2], where};
+  PreferencePair pair;
+  pair.prompt = {{"user", fields[0]}};
+  pair.chosen = {{"assistant", fields[1]}};
+  pair.rejected = {{"assistant", fields[2]}};
+  pair.where = where;
+  return pair;
 }
 
 void read_csv(std::string_view text, const std::string& file, PairCollector collector) {
@@ -59,19 +64,20 @@ const Json& member(const Json& row, const std::string& key, const std::string& w
   return *found;
 }
 
-std::string answer_from_json(const Json& row, const std::string& key, const std::string& where) {
+std::vector<Message> answer_from_json(const Json& row, const std::string& key,
+                                      const std::string& where) {
   const Json& value = member(row, key, where);
   if (value.is_string()) {
-    return value.get<std::string>();
+    return {{"assistant", value.get<std::string>()}};
   }
-  const auto messages = messages_from_json(value, key, where);
+  auto messages = messages_from_json(value, key, where);
   if (messages.size() != 1 || messages[0].role != "assistant") {
     throw UserError(fmt::format(
         "{}: '{}' must hold exactly one assistant message, but holds {} message(s) of which the "
         "first is from '{}'",
         where, key, messages.size(), messages[0].role));
   }
-  return messages[0].content;
+  return messages;
 }
 
 // Handles TRL's form without a prompt: the common first turns of both conversations are the prompt,
@@ -98,10 +104,10 @@ PreferencePair pair_from_members(const Json& row, const std::string& suffix,
   pair.chosen = answer_from_json(row, "chosen" + suffix, where);
   pair.rejected = answer_from_json(row, "rejected" + suffix, where);
   require_user_turn_last(pair.prompt, "prompt" + suffix, where);
-  require_no_nul(pair.chosen, where);
-  require_no_nul(pair.rejected, where);
-  require_pair_text(pair.chosen, where, "chosen" + suffix);
-  require_pair_text(pair.rejected, where, "rejected" + suffix);
+  require_no_nul(pair.chosen[0].content, where);
+  require_no_nul(pair.rejected[0].content, where);
+  require_pair_text(pair.chosen[0].content, where, "chosen" + suffix);
+  require_pair_text(pair.rejected[0].content, where, "rejected" + suffix);
   return pair;
 }
 

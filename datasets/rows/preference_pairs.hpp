@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -12,8 +13,12 @@ namespace bipo {
 // One row of a data file.  `prompt` ends with the user turn to answer.
 struct PreferencePair {
   std::vector<Message> prompt;
-  std::string chosen;
-  std::string rejected;
+  // Each begins with an assistant turn, the answer; turns that the file has after it follow.
+  std::vector<Message> chosen;
+  std::vector<Message> rejected;
+  // An object: the row's variables for the chat template (`tools`, and the members of
+  // `chat_template_kwargs`).
+  nlohmann::ordered_json template_variables = nlohmann::ordered_json::object();
   std::string where;  // "train.csv:17": the line on which the row begins, for messages
 };
 

@@ -1,6 +1,7 @@
 // Shared by all kinds of data rows: the turns of a conversation, and the treatment of bad rows.
 #pragma once
 
+#include <nlohmann/json.hpp>
 #include <string>
 
 namespace bipo {
@@ -9,6 +10,11 @@ namespace bipo {
 struct Message {
   std::string role;
   std::string content;
+  // An object: further members of the message in the file (name, tool_calls, reasoning_content,
+  // ...), which the chat template sees, too.
+  nlohmann::ordered_json extra = nlohmann::ordered_json::object();
+
+  bool operator==(const Message&) const = default;
 };
 
 // How a caller treats rows that are not valid.

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
+#include <vector>
 
 #include "datasets/template/chat_template_source.hpp"
 #include "datasets/tokenizer/tokenizer.hpp"
@@ -12,6 +14,7 @@ struct ModelText {
   Tokenizer tokenizer;
   SpecialTokens special;
   ChatTemplateSource chat_template;
+  std::vector<std::string> warnings;  // where its files disagree, and which one is followed
 };
 
 // Reads a Hugging Face model directory.  Throws UserError if the tokenizer is missing, or any of

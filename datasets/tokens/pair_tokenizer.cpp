@@ -31,7 +31,8 @@ PairTokenizer::PairTokenizer(ModelText text, const ChatTemplateSettings& chat_te
       chat_template_(text.chat_template, chat_template),
       date_given_(chat_template.date.given),
       vocabulary_(vocabulary),
-      options_(options) {
+      options_(options),
+      text_warnings_(std::move(text.warnings)) {
 }
 
 std::string PairTokenizer::implied_system_text() const {
@@ -39,7 +40,7 @@ std::string PairTokenizer::implied_system_text() const {
 }
 
 std::vector<std::string> PairTokenizer::warnings() const {
-  std::vector<std::string> warnings;
+  std::vector<std::string> warnings = text_warnings_;
   if (!options_.system_prompt.empty() && !chat_template_.takes_system_turn()) {
     warnings.push_back(fmt::format(
         "the chat template ({}) takes no system turn: the system prompt goes before the "

@@ -34,8 +34,8 @@ class PairTokenizer {
   // Returns the template's own system text if the settings send no system prompt; "" if they do.
   std::string implied_system_text() const;
 
-  // Lists settings that the template cannot follow: a system prompt that has to move, a date that
-  // it does not print.
+  // Lists the warnings about the model's files, and settings that the template cannot follow: a
+  // system prompt that has to move, a date that it does not print.
   std::vector<std::string> warnings() const;
 
   // Throws UserError as read_preference_pairs() and tokenize_pairs() do, and for an id that the
@@ -52,6 +52,7 @@ class PairTokenizer {
   bool date_given_;
   std::int64_t vocabulary_;
   TokenizeOptions options_;
+  std::vector<std::string> text_warnings_;
 };
 
 }  // namespace bipo

@@ -181,8 +181,8 @@ Continuations join(const std::string& prompt, const std::vector<std::string>& an
 TokenPair tokenize_pair(const PreferencePair& pair, const TextTools& text) {
   const std::string prompt = render(pair.prompt, text);
   Continuations joint = split_jointly(prompt,
-                                      {text.chat_template.render_answer(pair.chosen),
-                                       text.chat_template.render_answer(pair.rejected)},
+                                      {text.chat_template.render_answer(pair.chosen[0].content),
+                                       text.chat_template.render_answer(pair.rejected[0].content)},
                                       text.tokenizer);
   TokenPair tokens{std::move(joint.prompt), std::move(joint.answers[0]),
                    std::move(joint.answers[1]), pair.where};

@@ -222,7 +222,8 @@ JudgeRubric read_judge_rubric(const std::filesystem::path& path) {
 JudgeExamples judge_examples(const std::vector<PreferencePair>& pairs) {
   JudgeExamples examples;
   for (const PreferencePair& pair : pairs) {
-    examples.try_emplace(pair.prompt.back().content, JudgeExample{pair.chosen, pair.rejected});
+    examples.try_emplace(pair.prompt.back().content,
+                         JudgeExample{pair.chosen[0].content, pair.rejected[0].content});
   }
   return examples;
 }

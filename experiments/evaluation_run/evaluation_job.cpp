@@ -235,7 +235,7 @@ EvaluationJob prepare_evaluation(const EvaluateOptions& options, const std::stri
     job.caa = read_stored_vector(options.caa);
   }
   job.plan = plan_steering(job.vectors, job.caa, options);
-  job.warnings = job.model.files.weights->warnings();
+  job.warnings = job.model.files.warnings();
   for (const std::string& warning : transfer_warnings(job.vectors, job.model.files)) {
     job.warnings.push_back(warning);
   }

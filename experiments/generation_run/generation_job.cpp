@@ -136,7 +136,7 @@ GenerationJob prepare_generation(const GenerateOptions& given, const std::string
   job.batch = given.batch_size.value_or(std::max<std::int64_t>(
       1, kAnswersAtOnce / static_cast<std::int64_t>(given.multipliers.size())));
   check_cache_fits(job, session);
-  job.warnings = job.model.files.weights->warnings();
+  job.warnings = job.model.files.warnings();
   for (auto& warnings : {job.text->warnings(), transfer_warnings(job.vectors, job.model.files)}) {
     job.warnings.insert(job.warnings.end(), warnings.begin(), warnings.end());
   }

@@ -27,6 +27,7 @@ TrainingInputs read_training_inputs(const TrainingOptions& options) {
   TrainingInputs inputs;
   ModelFiles model = open_model(options.model, options.adapter);
   inputs.config = model.config;
+  inputs.warnings = model.warnings();
   inputs.weights = std::move(model.weights);
   inputs.model_fingerprint = model.fingerprint;
   const auto add_all = [&](const std::vector<std::string>& warnings) {
@@ -42,7 +43,6 @@ TrainingInputs read_training_inputs(const TrainingOptions& options) {
     inputs.template_date = options.template_date;
   }
   inputs.implied_system_text = tokenizer.implied_system_text();
-  inputs.warnings = inputs.weights->warnings();
   add_all(tokenizer.warnings());
   const auto read = [&](const std::filesystem::path& path) {
     TokenizedFile file = tokenizer.read(path);

@@ -64,6 +64,13 @@ ModelFiles open_model(const std::filesystem::path& model, const std::filesystem:
   return files;
 }
 
+std::vector<std::string> ModelFiles::warnings() const {
+  std::vector<std::string> all = config.warnings;
+  const std::vector<std::string> of_weights = weights->warnings();
+  all.insert(all.end(), of_weights.begin(), of_weights.end());
+  return all;
+}
+
 ModelText ModelFiles::read_text() const {
   return gguf ? read_gguf_text(*gguf) : read_model_text(path);
 }

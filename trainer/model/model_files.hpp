@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "trainer/model/architecture/config.hpp"
 #include "trainer/model/weights/weights.hpp"
@@ -20,6 +22,9 @@ struct ModelFiles {
   std::uint64_t fingerprint = 0;         // covers configuration and weights
   std::filesystem::path path;            // the directory or GGUF file
   std::shared_ptr<const GgufFile> gguf;  // null for a directory
+
+  // Lists what is odd about configuration and weights, one line each.
+  std::vector<std::string> warnings() const;
 
   // Reads tokenizer, special tokens and chat template.  Throws UserError.
   ModelText read_text() const;

@@ -62,7 +62,7 @@ std::string describe(const PreferencePair& pair) {
   for (const Message& turn : pair.prompt) {
     text += turn.role + "(" + turn.content + ")";
   }
-  return text + " +" + pair.chosen + " -" + pair.rejected;
+  return text + " +" + pair.chosen[0].content + " -" + pair.rejected[0].content;
 }
 
 const std::string kHeader = "question,matching,not_matching\n";

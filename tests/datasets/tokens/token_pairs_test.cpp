@@ -67,7 +67,12 @@ class TokenPairsTest : public ::testing::Test {
 
 PreferencePair pair(const std::string& question, const std::string& chosen,
                     const std::string& rejected) {
-  return {{{"user", question}}, chosen, rejected, "train.csv:7"};
+  PreferencePair pair;
+  pair.prompt = {{"user", question}};
+  pair.chosen = {{"assistant", chosen}};
+  pair.rejected = {{"assistant", rejected}};
+  pair.where = "train.csv:7";
+  return pair;
 }
 
 TEST_F(TokenPairsTest, SystemPromptQuestionAnswersAndOneEos) {

@@ -88,6 +88,8 @@ struct ModelConfig {
       RotaryEmbedding{}};  // one or two; all turn the same elements
   std::vector<AttentionKind> attention_kinds = {AttentionKind{}};
   std::vector<std::size_t> kind_of_block;  // [N], indices in attention_kinds; empty: all 0
+
+  std::vector<std::string> warnings;  // settings of the file that are read and not used
 };
 
 // Reads directory/config.json as transformers' class for the architecture does, its defaults

@@ -165,7 +165,8 @@ ModelText read_gguf_text(const GgufFile& file) {
       special.ends.push_back(*id);
     }
   }
-  return {make_tokenizer(file, vocabulary), special, read_chat_template(file, vocabulary, keys)};
+  return {
+      make_tokenizer(file, vocabulary), special, read_chat_template(file, vocabulary, keys), {}};
 }
 
 }  // namespace bipo
