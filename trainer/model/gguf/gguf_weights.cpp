@@ -24,6 +24,8 @@ at::ScalarType type_of(const BlockFormat& format) {
       return at::kHalf;
     case GgmlType::kBF16:
       return at::kBFloat16;
+    case GgmlType::kF64:
+      return at::kDouble;
     default:
       return at::kFloat;
   }
