@@ -241,7 +241,7 @@ def refusal(path):
 
 
 @pytest.mark.parametrize("extra, says", [
-    (lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.YARN), "llama.rope.scaling.type"),
+    (lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE), "llama.rope.scaling.type"),
     (lambda w: w.add_sliding_window(64), "llama.attention.sliding_window"),
     (lambda w: w.add_expert_count(8), "llama.expert_count"),
     (lambda w: w.add_logit_scale(0.5), "llama.logit_scale"),
@@ -252,7 +252,7 @@ def refusal(path):
      "blk.0.attn_q.bias"),
     (lambda w: w.add_tensor("rope_freqs.weight", np.zeros(HEAD_DIM // 2, np.float32)),
      "rope_freqs.weight"),
-], ids=["yarn", "window", "experts", "logit scale", "vocabulary", "head size", "unknown key",
+], ids=["longrope", "window", "experts", "logit scale", "vocabulary", "head size", "unknown key",
         "bias", "zero divisors"])
 def test_what_would_change_the_mathematics_is_refused(tmp_path, extra, says):
     path = tmp_path / "model.gguf"

@@ -265,7 +265,6 @@ const std::vector<BadFile>& bad_files() {
       {"no_alignment",
        [](GgufBytes& f) { f.add_size("general.alignment", 0); },
        {"general.alignment"}},
-      {"split", [](GgufBytes& f) { f.add_size("split.count", 3); }, {"several files", "--merge"}},
   };
   return files;
 }
