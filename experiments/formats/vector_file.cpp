@@ -167,7 +167,7 @@ VectorFile read_gguf(const fs::path& path, std::optional<std::int64_t> layer) {
     refuse_shape(path, vector.tensor, tensor.shape);
   }
   if (tensor.format.elements != 1) {
-    throw UserError(fmt::format("{}: tensor {} is quantized to {}; F32, F16 and BF16 are read",
+    throw UserError(fmt::format("{}: tensor {} is quantized to {}; F32, F16, BF16 and F64 are read",
                                 path.string(), vector.tensor, tensor.format.name));
   }
   vector.value.resize(static_cast<std::size_t>(*length));

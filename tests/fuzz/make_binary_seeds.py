@@ -118,9 +118,12 @@ def write_every_type(folder: Path) -> None:
     writer.add_bool("v.bool", True)
     writer.add_array("v.flags", [True, False])
     writer.add_array("v.numbers", [0.5, 1.5])
-    for kind in (Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.Q4_K, Type.Q5_K,
-                 Type.Q6_K):
+    for kind in (Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.Q2_K, Type.Q3_K,
+                 Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.IQ1_S, Type.IQ1_M, Type.IQ2_XXS,
+                 Type.IQ2_XS, Type.IQ2_S, Type.IQ3_XXS, Type.IQ3_S, Type.IQ4_NL, Type.IQ4_XS,
+                 Type.TQ1_0, Type.TQ2_0, Type.MXFP4, Type.NVFP4):
         writer.add_tensor(kind.name, blocks(kind, 1), raw_dtype=kind)
+    writer.add_tensor("f64", numbers(2, 3).astype(np.float64))
     writer.add_tensor("f16", numbers(2, 3).astype(np.float16))
     writer.add_tensor("bf16", np.zeros((1, 4), dtype=np.uint8), raw_dtype=Type.BF16)
     finish(writer)

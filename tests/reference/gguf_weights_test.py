@@ -25,8 +25,10 @@ CONVERTED = CACHE / "models" / "smollm2-135m-instruct"
 # Rows are whole blocks of 256. Three ranks cut the columns of attn_output between blocks of 32 and
 # those of ffn_down (512 = 171 + 171 + 170) anywhere.
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, MLP, VOCABULARY, BLOCKS = 256, 8, 4, 32, 512, 97, 2
-TYPES = [Type.F32, Type.F16, Type.BF16, Type.Q8_0, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1,
-         Type.Q4_K, Type.Q5_K, Type.Q6_K]
+TYPES = [Type.F32, Type.F16, Type.BF16, Type.F64, Type.Q8_0, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1,
+         Type.Q2_K, Type.Q3_K, Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.IQ1_S, Type.IQ1_M, Type.IQ2_XXS,
+         Type.IQ2_XS, Type.IQ2_S, Type.IQ3_XXS, Type.IQ3_S, Type.IQ4_NL, Type.IQ4_XS, Type.TQ1_0,
+         Type.TQ2_0, Type.MXFP4, Type.NVFP4]
 
 # GGUF name, Hugging Face name, (rows, columns), and what is split over ranks: rows or columns, in
 # units of so many.
@@ -55,6 +57,11 @@ def named_norms():
     for block in range(BLOCKS):
         for name, hf_name in NORMS:
             yield f"blk.{block}.{name}.weight", f"model.layers.{block}.{hf_name}.weight"
+
+
+def values_of(rows, kind):
+    """gguf 0.19.0 decodes all types that it can read but F64, whose bytes are the values."""
+    return rows.view(np.float64) if kind == Type.F64 else gguf.quants.dequantize(rows, kind)
 
 
 def random_rows(generator, shape, kind):
@@ -90,7 +97,7 @@ def write_model(path, kind, norm_kind=Type.F32, extra=lambda writer: None):
     for name, _, shape, _ in named_matrices():
         rows = random_rows(generator, shape, kind)
         writer.add_tensor(name, rows, raw_dtype=kind)
-        stored[name] = gguf.quants.dequantize(rows, kind)
+        stored[name] = values_of(rows, kind)
     for name, _ in named_norms():
         values = generator.normal(1, 0.1, (HIDDEN,)).astype(np.float32)
         encoded = gguf.quants.quantize(values, norm_kind)
@@ -138,11 +145,12 @@ def part_of(values, split, tp, rank):
 
 
 def assert_same_bits(actual, expected, what):
-    actual = actual.float().numpy()
+    bits = np.uint64 if expected.dtype == np.float64 else np.uint32
+    actual = (actual if bits is np.uint64 else actual.float()).numpy()
     assert actual.shape == expected.shape, what
     expected_nan = np.isnan(expected)
     assert np.array_equal(np.isnan(actual), expected_nan), what
-    same = actual.view(np.uint32) == np.ascontiguousarray(expected).view(np.uint32)
+    same = actual.view(bits) == np.ascontiguousarray(expected).view(bits)
     assert np.all(same | expected_nan), what
 
 
@@ -177,7 +185,7 @@ def test_norms_of_other_types(tmp_path, kind):
 
 def test_types_that_need_no_decoding_stay_as_they_are(tmp_path):
     for kind, dtype in [(Type.F32, torch.float32), (Type.F16, torch.float16),
-                        (Type.BF16, torch.bfloat16), (Type.Q6_K, torch.float32)]:
+                        (Type.BF16, torch.bfloat16), (Type.F64, torch.float64), (Type.Q6_K, torch.float32)]:
         path = tmp_path / f"{kind.name}.gguf"
         write_model(path, kind)
         _, weights = dump(path, 1, 0)
@@ -233,7 +241,7 @@ def refusal(path):
 
 
 @pytest.mark.parametrize("extra, says", [
-    (lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.YARN), "llama.rope.scaling.type"),
+    (lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE), "llama.rope.scaling.type"),
     (lambda w: w.add_sliding_window(64), "llama.attention.sliding_window"),
     (lambda w: w.add_expert_count(8), "llama.expert_count"),
     (lambda w: w.add_logit_scale(0.5), "llama.logit_scale"),
@@ -244,7 +252,7 @@ def refusal(path):
      "blk.0.attn_q.bias"),
     (lambda w: w.add_tensor("rope_freqs.weight", np.zeros(HEAD_DIM // 2, np.float32)),
      "rope_freqs.weight"),
-], ids=["yarn", "window", "experts", "logit scale", "vocabulary", "head size", "unknown key",
+], ids=["longrope", "window", "experts", "logit scale", "vocabulary", "head size", "unknown key",
         "bias", "zero divisors"])
 def test_what_would_change_the_mathematics_is_refused(tmp_path, extra, says):
     path = tmp_path / "model.gguf"

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, CONFIG_MAPPING, PretrainedConfig,
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from tiny_families import (BLOCKS, CONTEXT, FOUR_ON_ONE, FULL, LLAMA3, LONGROPE, OTHER_THETA, SIX_ON_TWO, SLIDING,
-                           VOCABULARY, WINDOW, randomise)
+                           VOCABULARY, WINDOW, YARN, randomise)
 
 # Rows of whole blocks of 32; three ranks cut attn_output between blocks.
 WHOLE_BLOCKS = {"hidden_size": 64, "intermediate_size": 96, **FOUR_ON_ONE}
@@ -64,6 +64,13 @@ def architectures() -> dict[str, Architecture]:
             "llama", "llama",
             {**FOUR_ON_ONE, "head_dim": 10, "tie_word_embeddings": True, "rope_theta": OTHER_THETA,
              "rope_scaling": LLAMA3}, {"rope_scaling": LLAMA3}, {"no scaling": no_scaling}, is_exact=False),
+        "qwen3_yarn": Architecture(
+            "qwen3", "qwen3", {**SIX_ON_TWO, "head_dim": 16, "rope_theta": 100.0, "rope_scaling": YARN},
+            {"head_dim": 16, "rope_scaling": YARN},
+            {"no scaling": no_scaling, "no attention factor": {"rope_scaling": {**YARN, "attention_factor": 1.0}},
+             "usual beta_fast": {"rope_scaling": {**YARN, "beta_fast": 32.0}},
+             "usual beta_slow": {"rope_scaling": {**YARN, "beta_slow": 1.0}},
+             "original context": {"rope_scaling": {**YARN, "original_max_position_embeddings": CONTEXT}}}),
         "qwen2": Architecture(
             "qwen2", "qwen2", {**SIX_ON_TWO, "rope_theta": OTHER_THETA}, {},
             {"usual base": {"rope_theta": 10000.0}}),
@@ -261,6 +268,12 @@ def add_keys(writer: gguf.GGUFWriter, name: str, config: PretrainedConfig) -> No
     if scaling is not None and scaling["rope_type"] == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(scaling["factor"])
+    if scaling is not None and scaling["rope_type"] == "yarn":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(scaling["factor"])
+        writer.add_rope_scaling_orig_ctx_len(scaling["original_max_position_embeddings"])
+        writer.add_rope_scaling_yarn_beta_fast(scaling["beta_fast"])
+        writer.add_rope_scaling_yarn_beta_slow(scaling["beta_slow"])
 
 
 def add_phi3_keys(writer: gguf.GGUFWriter, config: PretrainedConfig) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+from gguf import GGMLQuantizationType as Type
 from safetensors.numpy import load_file
 
 NORMAL, CONTROL = 1, 3
@@ -19,10 +20,11 @@ OUTER_TENSORS = {"model.embed_tokens": "token_embd", "model.norm": "output_norm"
 
 
 def write_gguf(path: Path, model: Path, *, change: Callable[[gguf.GGUFWriter], None] = lambda writer: None,
-               with_tokenizer: bool = True) -> Path:
-    """Writes the directory `model` to `path`; `change` may add keys before the tensors."""
+               with_tokenizer: bool = True, matrices: Type = Type.F32, tensors_per_part: int = 0) -> Path:
+    """Writes the directory `model` to `path`; `change` may add keys before the tensors. With `tensors_per_part`, the
+    files are those of a split model, as gguf names them."""
     config = _read_json(model / "config.json")
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, "llama", split_max_tensors=tensors_per_part)
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_head_count(config["num_attention_heads"])
@@ -30,11 +32,11 @@ def write_gguf(path: Path, model: Path, *, change: Callable[[gguf.GGUFWriter], N
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_freq_base(config["rope_theta"])
+    writer.add_rope_freq_base((config.get("rope_parameters") or config)["rope_theta"])
     if with_tokenizer:
         _add_tokenizer(writer, model)
     change(writer)
-    _add_tensors(writer, model, config)
+    _add_tensors(writer, model, config, matrices)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -60,13 +62,15 @@ def _rotated_rows_side_by_side(rows: np.ndarray, heads: int) -> np.ndarray:
     return halves.swapaxes(1, 2).reshape(rows.shape)
 
 
-def _add_tensors(writer: gguf.GGUFWriter, model: Path, config: dict) -> None:
+def _add_tensors(writer: gguf.GGUFWriter, model: Path, config: dict, matrices: Type) -> None:
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
     for name, values in load_file(model / "model.safetensors").items():
         module = name.removesuffix(".weight").rpartition(".")[2]
         if module in heads:
             values = _rotated_rows_side_by_side(values, heads[module])
-        writer.add_tensor(_gguf_name(name), np.ascontiguousarray(values, dtype=np.float32))
+        kind = matrices if values.ndim == 2 else Type.F32
+        stored = gguf.quants.quantize(np.ascontiguousarray(values, dtype=np.float32), kind)
+        writer.add_tensor(_gguf_name(name), stored, raw_dtype=kind)
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, model: Path) -> None:
@@ -81,7 +85,10 @@ def _add_tokenizer(writer: gguf.GGUFWriter, model: Path) -> None:
     writer.add_token_list(tokens)
     writer.add_token_types([CONTROL if token in special else NORMAL for token in tokens])
     writer.add_token_merges(merges)
-    writer.add_bos_token_id(ids[settings["bos_token"]])
+    bos = settings.get("bos_token")
+    if bos is not None:
+        writer.add_bos_token_id(ids[bos])
     writer.add_eos_token_id(ids[settings["eos_token"]])
-    writer.add_add_bos_token(True)
-    writer.add_chat_template(settings["chat_template"])
+    writer.add_add_bos_token(bos is not None)
+    template = model / "chat_template.jinja"
+    writer.add_chat_template(settings.get("chat_template") or template.read_text(encoding="utf-8"))

@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cstring>
 #include <vector>
+
+#include "trainer/model/gguf/block_bytes.hpp"
+#include "trainer/model/gguf/codebook_quantization.hpp"
 
 namespace bipo {
 namespace {
@@ -21,48 +23,19 @@ struct TypeName {
   const char* name;
 };
 
-// Types that cannot be decoded, for messages.
+// Types that cannot be decoded, for messages.  Q8_1 and Q8_K exist during computations only, the
+// gguf package cannot decode Q1_0, and newer versions of llama.cpp have withdrawn the others.
 constexpr TypeName kOtherNames[] = {
-    {9, "Q8_1"},     {10, "Q2_K"},  {11, "Q3_K"},   {15, "Q8_K"},  {16, "IQ2_XXS"}, {17, "IQ2_XS"},
-    {18, "IQ3_XXS"}, {19, "IQ1_S"}, {20, "IQ4_NL"}, {21, "IQ3_S"}, {22, "IQ2_S"},   {23, "IQ4_XS"},
-    {24, "I8"},      {25, "I16"},   {26, "I32"},    {27, "I64"},   {28, "F64"},     {29, "IQ1_M"},
-    {34, "TQ1_0"},   {35, "TQ2_0"}, {39, "MXFP4"},
+    {4, "Q4_2"},      {5, "Q4_3"},        {9, "Q8_1"},        {15, "Q8_K"},       {24, "I8"},
+    {25, "I16"},      {26, "I32"},        {27, "I64"},        {31, "Q4_0_4_4"},   {32, "Q4_0_4_8"},
+    {33, "Q4_0_8_8"}, {36, "IQ4_NL_4_4"}, {37, "IQ4_NL_4_8"}, {38, "IQ4_NL_8_8"}, {41, "Q1_0"},
 };
-
-std::uint32_t byte_at(const std::byte* data, std::int64_t index) {
-  return std::to_integer<std::uint32_t>(data[index]);
-}
-
-template <typename T>
-T load(const std::byte* data) {
-  T value;
-  std::memcpy(&value, data, sizeof(T));
-  return value;
-}
-
-// Converts IEEE 754 binary16 to binary32, exactly.
-float half_to_float(std::uint16_t half) {
-  const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000U) << 16;
-  const std::uint32_t exponent = (half >> 10) & 0x1FU;
-  const std::uint32_t mantissa = half & 0x3FFU;
-  if (exponent == 0) {
-    const float magnitude = static_cast<float>(mantissa) * 0x1p-24F;
-    return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(magnitude));
-  }
-  constexpr std::uint32_t kRebias = 127 - 15;
-  const std::uint32_t wide = exponent == 0x1F ? 0xFF : exponent + kRebias;
-  return std::bit_cast<float>(sign | (wide << 23) | (mantissa << 13));
-}
-
-float half_at(const std::byte* data) {
-  return half_to_float(load<std::uint16_t>(data));
-}
 
 void decode_q8_0(const std::byte* block, float* values) {
   const float scale = half_at(block);
   const std::byte* quants = block + 2;
   for (std::int64_t i = 0; i < kSmall; ++i) {
-    values[i] = static_cast<float>(load<std::int8_t>(quants + i)) * scale;
+    values[i] = static_cast<float>(load_at<std::int8_t>(quants + i)) * scale;
   }
 }
 
@@ -90,7 +63,7 @@ void decode_q4_1(const std::byte* block, float* values) {
 
 // Returns the 5-bit quants of a block of 32: the fifth bit of element i is bit i of `high`.
 std::array<int, kSmall> five_bit_quants(const std::byte* high_bits, const std::byte* low_bits) {
-  const auto high = load<std::uint32_t>(high_bits);
+  const auto high = load_at<std::uint32_t>(high_bits);
   std::array<int, kSmall> quants{};
   for (std::uint32_t i = 0; i < kSmall; ++i) {
     const std::uint32_t both = byte_at(low_bits, i % (kSmall / 2));
@@ -185,14 +158,99 @@ void decode_q6_k(const std::byte* block, float* values) {
     for (std::int64_t i = 0; i < kGroup; ++i) {
       const std::uint32_t low = (byte_at(low_bits, i) >> (place / 2 * 4)) & 15U;
       const std::uint32_t high = (byte_at(high_bits, i) >> (place * 2)) & 3U;
-      const auto scale = static_cast<float>(load<std::int8_t>(scales + quarter * 2 + i / 16));
+      const auto scale = static_cast<float>(load_at<std::int8_t>(scales + quarter * 2 + i / 16));
       *values++ = block_scale * scale * static_cast<float>(static_cast<int>(low | high << 4) - 32);
     }
   }
 }
 
+constexpr std::int64_t kSmallGroup = 16;  // elements that share a scale in Q2_K and Q3_K
+
+// Returns the two bits of element `i` of a group in Q2_K and Q3_K: 32 bytes hold eight groups, two
+// beside each other at each of four shifts.
+std::uint32_t two_bits_at(const std::byte* quants, std::int64_t group, std::int64_t i) {
+  const std::byte* bytes = quants + group / 8 * kGroup + group % 2 * kSmallGroup;
+  return (byte_at(bytes, i) >> (group / 2 % 4 * 2)) & 3U;
+}
+
+void decode_q2_k(const std::byte* block, float* values) {
+  const std::byte* quants = block + 16;
+  const float block_scale = half_at(block + 80);
+  const float block_minimum = half_at(block + 82);
+  for (std::int64_t group = 0; group < kSuper / kSmallGroup; ++group) {
+    const std::uint32_t packed = byte_at(block, group);
+    const float scale = block_scale * static_cast<float>(packed & 15U);
+    const float minimum = block_minimum * static_cast<float>(packed >> 4);
+    for (std::int64_t i = 0; i < kSmallGroup; ++i) {
+      *values++ = scale * static_cast<float>(two_bits_at(quants, group, i)) - minimum;
+    }
+  }
+}
+
+// Returns the signed scale of one of the sixteen groups in Q3_K: its low four bits are in bytes
+// 0..7, those of the first eight groups in the low halves, and its upper two bits in bytes 8..11,
+// in which each fourth group is two bits further up.
+float q3_k_scale(const std::byte* packed, std::int64_t group) {
+  const std::uint32_t low = (byte_at(packed, group % 8) >> (group / 8 * 4)) & 15U;
+  const std::uint32_t high = (byte_at(packed + 8, group % 4) >> (group / 4 * 2)) & 3U;
+  return static_cast<float>(static_cast<int>(low | high << 4) - 32);
+}
+
+// A block of Q3_K: 32 bytes with the third bits, which are inverted (0 subtracts 4), then two bits
+// as in Q2_K.
+void decode_q3_k(const std::byte* block, float* values) {
+  const std::byte* quants = block + 32;
+  const float block_scale = half_at(block + 108);
+  for (std::int64_t group = 0; group < kSuper / kSmallGroup; ++group) {
+    const float scale = block_scale * q3_k_scale(block + 96, group);
+    const std::byte* third_bits = block + group % 2 * kSmallGroup;
+    for (std::int64_t i = 0; i < kSmallGroup; ++i) {
+      const std::uint32_t third = (byte_at(third_bits, i) >> (group / 2)) & 1U;
+      const std::uint32_t bits = two_bits_at(quants, group, i) | third << 2;
+      *values++ = scale * static_cast<float>(static_cast<int>(bits) - 4);
+    }
+  }
+}
+
+// Appends `digits` times `count` values of -1, 0 and 1 by the scale.  A byte is a fraction of 256,
+// whose ternary digits are the elements, `count` apart.
+float* append_ternary(const std::byte* bytes, std::int64_t count, int digits, float scale,
+                      float* values) {
+  std::uint32_t power = 1;
+  for (int digit = 0; digit < digits; ++digit) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::uint32_t fraction = (byte_at(bytes, i) * power) & 255U;
+      *values++ = scale * static_cast<float>(static_cast<int>((fraction * 3) >> 8) - 1);
+    }
+    power *= 3;
+  }
+  return values;
+}
+
+void decode_tq1_0(const std::byte* block, float* values) {
+  const float scale = half_at(block + 52);
+  values = append_ternary(block, 32, 5, scale, values);
+  values = append_ternary(block + 32, 16, 5, scale, values);
+  append_ternary(block + 48, 4, 4, scale, values);
+}
+
+void decode_tq2_0(const std::byte* block, float* values) {
+  const float scale = half_at(block + 64);
+  for (std::int64_t group = 0; group < kSuper / kGroup; ++group) {
+    const std::byte* bytes = block + group / 4 * kGroup;
+    for (std::int64_t i = 0; i < kGroup; ++i) {
+      const std::uint32_t bits = (byte_at(bytes, i) >> (group % 4 * 2)) & 3U;
+      *values++ = scale * static_cast<float>(static_cast<int>(bits) - 1);
+    }
+  }
+}
+
+void decode_f64(const std::byte* block, float* values) {
+  *values = static_cast<float>(load_at<double>(block));
+}
+
 void decode_f32(const std::byte* block, float* values) {
-  *values = load<float>(block);
+  *values = load_at<float>(block);
 }
 
 void decode_f16(const std::byte* block, float* values) {
@@ -200,21 +258,37 @@ void decode_f16(const std::byte* block, float* values) {
 }
 
 void decode_bf16(const std::byte* block, float* values) {
-  *values = std::bit_cast<float>(static_cast<std::uint32_t>(load<std::uint16_t>(block)) << 16);
+  *values = std::bit_cast<float>(static_cast<std::uint32_t>(load_at<std::uint16_t>(block)) << 16);
 }
 
 constexpr std::array kFormats = {
     BlockFormat{GgmlType::kF32, "F32", 1, 4, decode_f32},
     BlockFormat{GgmlType::kF16, "F16", 1, 2, decode_f16},
     BlockFormat{GgmlType::kBF16, "BF16", 1, 2, decode_bf16},
+    BlockFormat{GgmlType::kF64, "F64", 1, 8, decode_f64},
     BlockFormat{GgmlType::kQ8_0, "Q8_0", kSmall, 34, decode_q8_0},
     BlockFormat{GgmlType::kQ4_0, "Q4_0", kSmall, 18, decode_q4_0},
     BlockFormat{GgmlType::kQ4_1, "Q4_1", kSmall, 20, decode_q4_1},
     BlockFormat{GgmlType::kQ5_0, "Q5_0", kSmall, 22, decode_q5_0},
     BlockFormat{GgmlType::kQ5_1, "Q5_1", kSmall, 24, decode_q5_1},
+    BlockFormat{GgmlType::kQ2_K, "Q2_K", kSuper, 84, decode_q2_k},
+    BlockFormat{GgmlType::kQ3_K, "Q3_K", kSuper, 110, decode_q3_k},
     BlockFormat{GgmlType::kQ4_K, "Q4_K", kSuper, 144, decode_q4_k},
     BlockFormat{GgmlType::kQ5_K, "Q5_K", kSuper, 176, decode_q5_k},
     BlockFormat{GgmlType::kQ6_K, "Q6_K", kSuper, 210, decode_q6_k},
+    BlockFormat{GgmlType::kIQ1_S, "IQ1_S", kSuper, 50, decode_iq1_s},
+    BlockFormat{GgmlType::kIQ1_M, "IQ1_M", kSuper, 56, decode_iq1_m},
+    BlockFormat{GgmlType::kIQ2_XXS, "IQ2_XXS", kSuper, 66, decode_iq2_xxs},
+    BlockFormat{GgmlType::kIQ2_XS, "IQ2_XS", kSuper, 74, decode_iq2_xs},
+    BlockFormat{GgmlType::kIQ2_S, "IQ2_S", kSuper, 82, decode_iq2_s},
+    BlockFormat{GgmlType::kIQ3_XXS, "IQ3_XXS", kSuper, 98, decode_iq3_xxs},
+    BlockFormat{GgmlType::kIQ3_S, "IQ3_S", kSuper, 110, decode_iq3_s},
+    BlockFormat{GgmlType::kIQ4_NL, "IQ4_NL", kSmall, 18, decode_iq4_nl},
+    BlockFormat{GgmlType::kIQ4_XS, "IQ4_XS", kSuper, 136, decode_iq4_xs},
+    BlockFormat{GgmlType::kTQ1_0, "TQ1_0", kSuper, 54, decode_tq1_0},
+    BlockFormat{GgmlType::kTQ2_0, "TQ2_0", kSuper, 66, decode_tq2_0},
+    BlockFormat{GgmlType::kMXFP4, "MXFP4", kSmall, 17, decode_mxfp4},
+    BlockFormat{GgmlType::kNVFP4, "NVFP4", 2 * kSmall, 36, decode_nvfp4},
 };
 
 }  // namespace

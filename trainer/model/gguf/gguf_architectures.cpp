@@ -46,6 +46,22 @@ constexpr RoleNames kNames = {{
 }};
 static_assert(has_every_role(kNames));
 
+// Returns what a file that holds no model is; nothing for a model.
+std::string kind_of_other_file(const std::string& type, const std::string& architecture) {
+  if (type == "adapter") {
+    return "is an adapter, not a model; --model takes the base model, and --adapter the PEFT "
+           "directory that the adapter was converted from";
+  }
+  if (type == "mmproj" || architecture == "clip") {
+    return "is the image or sound encoder of a model (mmproj); take the GGUF file of its language "
+           "model";
+  }
+  if (architecture == "controlvector") {
+    return "is a control vector, not a model; bipo-dist import reads it";
+  }
+  return type.empty() || type == "model" ? "" : "does not hold a model";
+}
+
 }  // namespace
 
 const GgufArchitecture& architecture_of(const GgufFile& file) {
@@ -54,11 +70,11 @@ const GgufArchitecture& architecture_of(const GgufFile& file) {
     return value == nullptr ? "" : std::string(value->text().value_or(""));
   };
   const std::string type = text("general.type");
-  if (!type.empty() && type != "model") {
-    throw UserError(fmt::format("{}: does not hold a model: its general.type is {:?}",
-                                file.path().string(), type));
-  }
   const std::string name = text("general.architecture");
+  if (const std::string kind = kind_of_other_file(type, name); !kind.empty()) {
+    throw UserError(fmt::format("{}: {} (general.type {:?}, general.architecture {:?})",
+                                file.path().string(), kind, type, name));
+  }
   std::vector<const char*> supported;
   for (const GgufArchitecture& known : kArchitectures) {
     if (name == known.name) {

@@ -6,119 +6,19 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
-#include <set>
 #include <string>
+#include <vector>
 
 #include "collectives/foundation/errors.hpp"
 #include "trainer/model/architecture/families.hpp"
 #include "trainer/model/gguf/gguf_architectures.hpp"
+#include "trainer/model/gguf/gguf_keys.hpp"
 
 namespace bipo {
 namespace {
 
-// Far above any model's sizes; products of two sizes do not overflow.
-constexpr std::int64_t kLargestSize = std::int64_t{1} << 24;
-
 // SmolLM3's interval, which its files do not store.
 constexpr std::int64_t kUnrotatedInterval = 4;
-
-// Reads the keys of one architecture and remembers which ones it has read.
-class ArchitectureKeys {
- public:
-  ArchitectureKeys(const GgufFile& file, const std::string& architecture)
-      : file_(file), prefix_(architecture + ".") {}
-
-  [[noreturn]] void refuse(const std::string& what) const {
-    throw UserError(fmt::format("{}: {}", file_.path().string(), what));
-  }
-
-  std::string full(const char* key) const { return prefix_ + key; }
-
-  const GgufValue* find(const char* key) {
-    understood_.insert(full(key));
-    return file_.find_value(full(key));
-  }
-
-  bool has(const char* key) { return find(key) != nullptr; }
-
-  std::int64_t size(const char* key) {
-    const GgufValue* value = find(key);
-    if (value == nullptr) {
-      refuse(fmt::format("metadata {} is missing", full(key)));
-    }
-    const std::int64_t size = value->integer().value_or(0);
-    if (size < 1 || size > kLargestSize) {
-      refuse(fmt::format("metadata {} must be one integer from 1 to {}", full(key), kLargestSize));
-    }
-    return size;
-  }
-
-  std::int64_t size_or(const char* key, std::int64_t otherwise) {
-    return has(key) ? size(key) : otherwise;
-  }
-
-  // For keys that some converters omit and others write as 0.
-  std::int64_t size_or_zero(const char* key) {
-    const GgufValue* value = find(key);
-    return value == nullptr || value->integer() == 0 ? 0 : size(key);
-  }
-
-  double positive(const char* key) {
-    const GgufValue* value = find(key);
-    if (value == nullptr) {
-      refuse(fmt::format("metadata {} is missing", full(key)));
-    }
-    const double number = value->number().value_or(0);
-    if (!(number > 0) || !std::isfinite(number)) {
-      refuse(fmt::format("metadata {} must be a positive number", full(key)));
-    }
-    return number;
-  }
-
-  double positive_or(const char* key, double otherwise) {
-    return has(key) ? positive(key) : otherwise;
-  }
-
-  // Refuse any value but the one that this program implements; the key may be absent.
-  void require_size(const char* key, std::int64_t expected, const char* because) {
-    if (has(key) && find(key)->integer() != expected) {
-      refuse(fmt::format("metadata {} is not {}, {}; this is not supported", full(key), expected,
-                         because));
-    }
-  }
-  void require_number(const char* key, double expected) {
-    if (has(key) && find(key)->number() != expected) {
-      refuse(fmt::format("metadata {} is not {}; this is not supported", full(key), expected));
-    }
-  }
-  void require_truth(const char* key, bool expected) {
-    if (has(key) && find(key)->boolean() != expected) {
-      refuse(fmt::format("metadata {} is not {}; this is not supported", full(key), expected));
-    }
-  }
-
-  void ignore(const char* key) { understood_.insert(full(key)); }
-
-  void refuse_unknown() const {
-    std::vector<std::string> unknown;
-    for (const auto& [key, value] : file_.metadata()) {
-      if (key.starts_with(prefix_) && !understood_.contains(key)) {
-        unknown.push_back(key);
-      }
-    }
-    if (!unknown.empty()) {
-      refuse(fmt::format(
-          "metadata {} is not known to this program and may change what the model computes; it is "
-          "not ignored",
-          fmt::join(unknown, ", ")));
-    }
-  }
-
- private:
-  const GgufFile& file_;
-  std::string prefix_;
-  std::set<std::string> understood_;
-};
 
 void read_sizes(ArchitectureKeys& keys, const GgufFile& file, ModelConfig& config) {
   config.hidden = keys.size("embedding_length");
@@ -163,7 +63,7 @@ void read_head_size(ArchitectureKeys& keys, ModelConfig& config) {
   if (config.head_size % 2 != 0) {
     keys.refuse(fmt::format("head size {} is odd; rotary embedding needs pairs", config.head_size));
   }
-  if (config.head_size > kLargestSize / config.heads) {
+  if (config.head_size > kLargestGgufSize / config.heads) {
     keys.refuse(fmt::format("{} heads of size {} are too many", config.heads, config.head_size));
   }
   keys.require_size("attention.value_length", config.head_size, "the size of a key");
@@ -172,31 +72,13 @@ void read_head_size(ArchitectureKeys& keys, ModelConfig& config) {
 void read_vocabulary(ArchitectureKeys& keys, const GgufFile& file, ModelConfig& config) {
   const std::string name = kGgufEmbedding;
   const GgufTensor* embedding = file.find_tensor(name);
-  if (embedding == nullptr || embedding->shape.size() != 2 || embedding->shape[0] > kLargestSize) {
+  if (embedding == nullptr || embedding->shape.size() != 2 ||
+      embedding->shape[0] > kLargestGgufSize) {
     keys.refuse(fmt::format("tensor {} is missing or not an embedding matrix", name));
   }
   config.vocabulary = embedding->shape[0];
   keys.require_size("vocab_size", config.vocabulary, "the rows of the embedding");
   config.tied_head = file.find_tensor(kGgufHead) == nullptr;
-}
-
-// Returns the divisor of all positions, and so of all frequencies, under linear scaling.
-double linear_rope_factor(ArchitectureKeys& keys) {
-  const GgufValue* type = keys.find("rope.scaling.type");
-  // Files older than this key use linear scaling by their factor.
-  const auto name = type == nullptr ? "linear" : type->text().value_or("of another type");
-  const char* old_key = "rope.scale_linear";
-  const double factor = keys.positive_or("rope.scaling.factor", keys.positive_or(old_key, 1));
-  if (name == "none") {
-    return 1;
-  }
-  if (name != "linear") {
-    keys.refuse(
-        fmt::format("metadata {} is not supported; supported: none, linear, and factors "
-                    "in the tensor {}",
-                    keys.full("rope.scaling.type"), kGgufRopeDivisors));
-  }
-  return factor;
 }
 
 std::vector<float> stored_rope_divisors(const ArchitectureKeys& keys, const GgufFile& file,
@@ -226,32 +108,128 @@ void check_rope_divisors(const ArchitectureKeys& keys, const std::vector<float>&
 // Beyond the original context other frequencies and another factor apply, so it is the longest
 // context that this program accepts.
 void read_long_rope(ArchitectureKeys& keys, RotaryEmbedding& rotary, ModelConfig& config) {
-  rotary.factor = keys.positive_or("rope.scaling.attn_factor", 1);
+  const char* const factor_key = "rope.scaling.attn_factor";
   const std::int64_t original =
       keys.size_or("rope.scaling.original_context_length", config.context);
+  rotary.factor = keys.positive_or(factor_key, 1);
+  if (original < config.context && !keys.has(factor_key)) {
+    config.warnings.push_back(keys.located(
+        fmt::format("metadata {} is missing and 1 is used, as llama.cpp does; transformers "
+                    "computes it from {} {} and {} {}",
+                    keys.full(factor_key), keys.full("context_length"), config.context,
+                    keys.full("rope.scaling.original_context_length"), original)));
+  }
   config.context = std::min(config.context, original);
   keys.ignore("rope.scaling.type");
 }
 
+// Divides all positions, and so all frequencies, by one number.
+void scale_linearly(double factor, std::int64_t pairs, RotaryEmbedding& rotary) {
+  if (factor == 1) {
+    return;
+  }
+  rotary.divisors.resize(static_cast<std::size_t>(pairs), 1.0F);
+  for (float& divisor : rotary.divisors) {
+    divisor = static_cast<float>(divisor * factor);
+  }
+}
+
+// llama.cpp's rule: the turned elements are multiplied by 0.1 ln(s) + 1 (arXiv 2309.00071, equation
+// 22) times attn_factor.
+void read_yarn(ArchitectureKeys& keys, RotaryEmbedding& rotary, const ModelConfig& config) {
+  const double factor = keys.positive("rope.scaling.factor");
+  const double magnitude = factor <= 1 ? 1 : 0.1 * std::log(factor) + 1;
+  rotary.factor = keys.positive_or("rope.scaling.attn_factor", 1) * magnitude;
+  rotary.scaling = YarnRopeScaling{
+      factor, keys.positive_or("rope.scaling.yarn_beta_fast", 32),
+      keys.positive_or("rope.scaling.yarn_beta_slow", 1),
+      static_cast<double>(keys.size_or("rope.scaling.original_context_length", config.context))};
+  keys.require_number("rope.scaling.yarn_ext_factor", 1);
+  keys.require_number("rope.scaling.yarn_log_multiplier", 0);
+  if (keys.has("rope.scaling.yarn_attn_factor")) {
+    keys.refuse(fmt::format(
+        "metadata {} is not supported: for transformers it replaces the factor that YaRN computes, "
+        "for llama.cpp it multiplies it; use the model's Hugging Face directory",
+        keys.full("rope.scaling.yarn_attn_factor")));
+  }
+  if (rotary.theta <= 1) {
+    keys.refuse(fmt::format("YaRN needs a metadata {} above 1", keys.full("rope.freq_base")));
+  }
+  if (!rotary.divisors.empty()) {
+    keys.refuse(
+        fmt::format("YaRN together with the tensor {} is not supported", kGgufRopeDivisors));
+  }
+}
+
+void read_rope_scaling(ArchitectureKeys& keys, std::int64_t pairs, RotaryEmbedding& rotary,
+                       const ModelConfig& config) {
+  const GgufValue* type = keys.find("rope.scaling.type");
+  // Files older than this key use linear scaling by their factor.
+  const auto name = type == nullptr ? "linear" : type->text().value_or("of another type");
+  if (name == "yarn") {
+    read_yarn(keys, rotary, config);
+    return;
+  }
+  const char* old_key = "rope.scale_linear";
+  const double factor = keys.positive_or("rope.scaling.factor", keys.positive_or(old_key, 1));
+  if (name == "linear") {
+    scale_linearly(factor, pairs, rotary);
+  } else if (name != "none") {
+    keys.refuse(
+        fmt::format("metadata {} is not supported; supported: none, linear, yarn, and factors "
+                    "in the tensor {}",
+                    keys.full("rope.scaling.type"), kGgufRopeDivisors));
+  }
+  keys.require_number("rope.scaling.attn_factor", 1);
+}
+
+// Refuses tensors of rotary divisors that would not be read.
+void check_rope_tensors(const ArchitectureKeys& keys, const GgufFile& file, bool long_rope) {
+  const auto has = [&](const char* name) { return file.find_tensor(name) != nullptr; };
+  if (has(kGgufShortRopeDivisors) != has(kGgufLongRopeDivisors)) {
+    keys.refuse(fmt::format("of the tensors {} and {} one is missing", kGgufShortRopeDivisors,
+                            kGgufLongRopeDivisors));
+  }
+  if (!has(kGgufShortRopeDivisors)) {
+    return;
+  }
+  if (!long_rope) {
+    keys.refuse(
+        fmt::format("the tensors {} and {} (LongRoPE) are not supported in this "
+                    "architecture",
+                    kGgufShortRopeDivisors, kGgufLongRopeDivisors));
+  }
+  if (has(kGgufRopeDivisors)) {
+    keys.refuse(fmt::format("the tensors {} and {} exclude each other", kGgufShortRopeDivisors,
+                            kGgufRopeDivisors));
+  }
+}
+
+double read_theta(ArchitectureKeys& keys, const Family& family, ModelConfig& config) {
+  constexpr double kTheirs = 10000;
+  const char* const key = "rope.freq_base";
+  if (!keys.has(key) && family.theta != kTheirs) {
+    config.warnings.push_back(keys.located(
+        fmt::format("metadata {} is missing and {} is used, transformers' value for a {} that says "
+                    "nothing; llama.cpp takes {}",
+                    keys.full(key), family.theta, family.architecture, kTheirs)));
+  }
+  return keys.positive_or(key, family.theta);
+}
+
 RotaryEmbedding read_rope(ArchitectureKeys& keys, const GgufFile& file, const Family& family,
                           ModelConfig& config) {
+  check_rope_tensors(keys, file, family.long_rope);
   RotaryEmbedding rotary;
-  rotary.theta = keys.positive_or("rope.freq_base", family.theta);
+  rotary.theta = read_theta(keys, family, config);
   rotary.rotated = read_rotated(keys, family, config.head_size);
   const std::int64_t pairs = (rotary.rotated == 0 ? config.head_size : rotary.rotated) / 2;
-  if (family.long_rope && file.find_tensor(kGgufShortRopeDivisors) != nullptr) {
+  if (file.find_tensor(kGgufShortRopeDivisors) != nullptr) {
     rotary.divisors = stored_rope_divisors(keys, file, kGgufShortRopeDivisors, pairs);
     read_long_rope(keys, rotary, config);
   } else {
     rotary.divisors = stored_rope_divisors(keys, file, kGgufRopeDivisors, pairs);
-    const double factor = linear_rope_factor(keys);
-    if (factor != 1) {
-      rotary.divisors.resize(static_cast<std::size_t>(pairs), 1.0F);
-      for (float& divisor : rotary.divisors) {
-        divisor = static_cast<float>(divisor * factor);
-      }
-    }
-    keys.require_number("rope.scaling.attn_factor", 1);
+    read_rope_scaling(keys, pairs, rotary, config);
   }
   check_rope_divisors(keys, rotary.divisors);
   // Both describe the origin of the scaling; linear scaling does not use them.
@@ -280,8 +258,10 @@ void read_attention(ArchitectureKeys& keys, const Family& family, ModelConfig& c
         keys.positive_or("attn_logit_softcapping", family.attention_soft_cap_value);
   }
   if (family.logit_soft_cap) {
-    config.logit_soft_cap =
-        keys.positive_or("final_logit_softcapping", family.logit_soft_cap_value);
+    const char* const key = "final_logit_softcapping";
+    const GgufValue* value = keys.find(key);
+    const bool is_off = value != nullptr && value->number() == 0.0;
+    config.logit_soft_cap = is_off ? 0 : keys.positive_or(key, family.logit_soft_cap_value);
   }
   if (family.local_theta != 0) {
     config.rotary.push_back({.theta = keys.positive_or("rope.freq_base_swa", family.local_theta)});
@@ -297,6 +277,77 @@ void read_attention(ArchitectureKeys& keys, const Family& family, ModelConfig& c
                       window, config);
 }
 
+// Returns whether the key `attention.sliding_window_pattern` gives the window to other blocks than
+// this program does: a number N takes it from every N-th block, a list says it block by block.
+bool has_other_windows(const GgufValue& pattern, const ModelConfig& config) {
+  const auto blocks = static_cast<std::size_t>(config.blocks);
+  const std::optional<std::int64_t> interval = pattern.integer();
+  std::vector<bool> said = pattern.booleans().value_or(std::vector<bool>{});
+  if (interval && *interval >= 0) {
+    for (std::int64_t i = 0; i < config.blocks; ++i) {
+      said.push_back(*interval == 0 || (i + 1) % *interval != 0);
+    }
+  }
+  std::vector<bool> ours;
+  for (std::size_t i = 0; i < blocks; ++i) {
+    const std::size_t kind = config.kind_of_block.empty() ? 0 : config.kind_of_block[i];
+    ours.push_back(config.attention_kinds[kind].window != 0);
+  }
+  return said != ours;
+}
+
+void check_windows(ArchitectureKeys& keys, const Family& family, const ModelConfig& config) {
+  const char* const pattern_key = "attention.sliding_window_pattern";
+  const GgufValue* pattern = keys.find(pattern_key);
+  if (pattern != nullptr && has_other_windows(*pattern, config)) {
+    keys.refuse(
+        fmt::format("metadata {} gives the window to other blocks than {} has it in; this "
+                    "is not supported",
+                    keys.full(pattern_key), family.architecture));
+  }
+  // A window of the whole context hides nothing.
+  const char* const window_key = "attention.sliding_window";
+  if (family.windowed == WindowedBlocks::kAllButEveryNth ||
+      family.windowed == WindowedBlocks::kAll) {
+    return;
+  }
+  const GgufValue* window = keys.find(window_key);
+  if (window != nullptr && window->integer() != 0 &&
+      window->integer().value_or(1) < config.context) {
+    keys.refuse(
+        fmt::format("metadata {} is not supported in this architecture", keys.full(window_key)));
+  }
+}
+
+// Keys of other architectures, which may stand in a file with the value that changes nothing.  A
+// key with another value stays unknown, and so is refused.
+void accept_neutral_values(ArchitectureKeys& keys, const ModelConfig& config) {
+  for (const char* key :
+       {"expert_shared_count", "expert_feed_forward_length", "expert_shared_feed_forward_length",
+        "expert_group_count", "expert_group_used_count", "expert_gating_func",
+        "leading_dense_block_count", "nextn_predict_layers", "n_deepstack_layers",
+        "attention.shared_kv_layers", "attention.max_alibi_bias", "attention.clamp_kqv",
+        "attn_logit_softcapping", "final_logit_softcapping", "router_logit_softcapping"}) {
+    keys.accept_number(key, {0});
+  }
+  const double head_scale =
+      config.query_pre_attention_scalar.value_or(static_cast<double>(config.head_size));
+  // llama.cpp takes 0 for a key that is not there.
+  keys.accept_number("logit_scale", {0, 1});
+  keys.accept_number("residual_scale", {0, 1});
+  keys.accept_number("attention.output_scale", {0, 1});
+  keys.accept_number("embedding_scale", {0, config.embedding_scale});
+  keys.accept_number("attention.scale", {0, 1 / std::sqrt(head_scale)});
+  const auto head = static_cast<double>(config.head_size);
+  for (const char* key : {"attention.key_length_swa", "attention.value_length_swa"}) {
+    keys.accept_number(key, {head});
+  }
+  const std::int64_t rotated = config.rotary.front().rotated;
+  keys.accept_number("rope.dimension_count_swa",
+                     {rotated == 0 ? head : static_cast<double>(rotated)});
+  keys.accept_number("embedding_length_out", {static_cast<double>(config.hidden)});
+}
+
 void check_variations(ArchitectureKeys& keys) {
   keys.require_size("expert_count", 0, "a dense model");
   keys.require_size("expert_used_count", 0, "a dense model");
@@ -304,6 +355,30 @@ void check_variations(ArchitectureKeys& keys) {
   keys.require_truth("use_parallel_residual", false);
   // The row order, which is the same in every file of the architecture.
   keys.ignore("tensor_data_layout");
+  // The norms are RMSNorm, which has an epsilon of its own.
+  keys.ignore("attention.layer_norm_epsilon");
+}
+
+void warn_of_keys_not_used(ArchitectureKeys& keys, const GgufFile& file, ModelConfig& config) {
+  const GgufValue* pooling = keys.find("pooling_type");
+  if (pooling != nullptr && pooling->integer() != 0) {
+    config.warnings.push_back(keys.located(fmt::format(
+        "metadata {} is not used: the file is for embeddings of whole texts, here it is "
+        "a language model",
+        keys.full("pooling_type"))));
+  }
+  if (const std::vector<std::string> others = keys.of_other_architectures(); !others.empty()) {
+    config.warnings.push_back(
+        keys.located(fmt::format("metadata {} is not used: the keys of this file's architecture "
+                                 "begin with {}",
+                                 fmt::join(others, ", "), keys.full(""))));
+  }
+  const char* const repeat_key = "general.sampling.penalty_repeat";
+  const GgufValue* repeat = file.find_value(repeat_key);
+  if (repeat != nullptr && repeat->number() != 1.0) {
+    config.warnings.push_back(keys.located(
+        fmt::format("metadata {} is not used: texts are generated without it", repeat_key)));
+  }
 }
 
 void check_quantization_version(const GgufFile& file) {
@@ -323,6 +398,9 @@ ModelConfig read_gguf_config(const GgufFile& file) {
   const Family& family = *find_family(architecture.family);
   check_quantization_version(file);
   ArchitectureKeys keys(file, architecture.name);
+  if (file.tensors().empty()) {
+    keys.refuse("holds no tensors: it describes a vocabulary, not a model");
+  }
   ModelConfig config;
   read_sizes(keys, file, config);
   read_head_size(keys, config);
@@ -333,6 +411,9 @@ ModelConfig read_gguf_config(const GgufFile& file) {
   config.rotary = {read_rope(keys, file, family, config)};
   read_attention(keys, family, config);
   check_variations(keys);
+  check_windows(keys, family, config);
+  accept_neutral_values(keys, config);
+  warn_of_keys_not_used(keys, file, config);
   keys.refuse_unknown();
   return config;
 }

@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "collectives/foundation/errors.hpp"
+#include "trainer/model/gguf/gguf_parts.hpp"
 
 namespace bipo {
 namespace {
@@ -93,8 +94,11 @@ void check_magic_and_version(HeaderReader& reader) {
         "gguf-py's gguf_convert_endian.py");
   }
   if (version < kOldestVersion || version > kNewestVersion) {
-    reader.refuse(fmt::format("is of GGUF version {}; versions {} and {} are supported", version,
-                              kOldestVersion, kNewestVersion));
+    reader.refuse(fmt::format(
+        "is of GGUF version {}; versions {} and {} are supported{}", version, kOldestVersion,
+        kNewestVersion,
+        version == 1 ? "; get a newer file of the model, or convert it from its directory again"
+                     : ""));
   }
 }
 
@@ -250,15 +254,6 @@ void check_overlaps(const HeaderReader& reader, std::vector<TensorInfo> tensors)
   }
 }
 
-void refuse_split(const HeaderReader& reader, const GgufContents& contents) {
-  const auto found = contents.metadata.find("split.count");
-  if (found != contents.metadata.end() && found->second.integer().value_or(2) > 1) {
-    reader.refuse(
-        "is one part of a model split into several files, which is not supported; join them with "
-        "llama.cpp's llama-gguf-split --merge");
-  }
-}
-
 void parse_metadata(HeaderReader& reader, std::span<const std::byte> bytes, std::uint64_t count,
                     GgufContents& contents) {
   for (std::uint64_t i = 0; i < count; ++i) {
@@ -284,7 +279,6 @@ GgufContents parse_gguf(std::span<const std::byte> bytes, const std::string& nam
   const auto key_count = reader.number<std::uint64_t>("the number of metadata keys");
   GgufContents contents;
   parse_metadata(reader, bytes, key_count, contents);
-  refuse_split(reader, contents);
 
   std::vector<TensorInfo> tensors;
   for (std::uint64_t i = 0; i < tensor_count; ++i) {
@@ -305,21 +299,31 @@ GgufContents parse_gguf(std::span<const std::byte> bytes, const std::string& nam
   return contents;
 }
 
+GgufFile::GgufFile(const std::filesystem::path& path) : parts_(open_gguf_parts(path)) {
+  for (std::size_t i = 0; i < parts_.size(); ++i) {
+    for (const auto& [name, tensor] : parts_[i].contents.tensors) {
+      tensors_.emplace(name, tensor).first->second.part = i;
+    }
+  }
+}
+
 const GgufValue* GgufFile::find_value(std::string_view key) const {
-  const auto found = contents_.metadata.find(key);
-  return found == contents_.metadata.end() ? nullptr : &found->second;
+  const auto found = metadata().find(key);
+  return found == metadata().end() ? nullptr : &found->second;
 }
 
 const GgufTensor* GgufFile::find_tensor(std::string_view name) const {
-  const auto found = contents_.tensors.find(name);
-  return found == contents_.tensors.end() ? nullptr : &found->second;
+  const auto found = tensors_.find(name);
+  return found == tensors_.end() ? nullptr : &found->second;
 }
 
 std::uint64_t GgufFile::fingerprint() const {
   constexpr std::size_t kSample = 1024;
   ContentHash hash;
-  hash.add_bytes(contents_.header.data(), contents_.header.size());
-  for (const auto& [name, tensor] : contents_.tensors) {
+  for (const GgufPart& part : parts_) {
+    hash.add_bytes(part.contents.header.data(), part.contents.header.size());
+  }
+  for (const auto& [name, tensor] : tensors_) {
     const std::size_t count = std::min(tensor.data.size(), kSample);
     hash.add_bytes(tensor.data.data(), count);
     hash.add_bytes(tensor.data.data() + tensor.data.size() - count, count);

@@ -6,8 +6,10 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "collectives/foundation/content_hash.hpp"
@@ -23,6 +25,7 @@ struct GgufTensor {
   BlockFormat format;
   std::vector<std::int64_t> shape;
   std::span<const std::byte> data;  // within the file
+  std::size_t part = 0;             // of a model in several files
 };
 
 struct GgufContents {
@@ -33,39 +36,49 @@ struct GgufContents {
 
 // Parses the bytes of a GGUF file of version 2 or 3, which must outlive the result; `name` is the
 // file in messages.  Throws UserError, naming the rule, for a file of another kind or version, a
-// big-endian file, one part of a split file, anything that points outside the file, a number that
+// big-endian file, anything that points outside the file, a number that
 // would overflow, arrays of arrays, repeated keys or tensors, types that cannot be decoded, and
 // tensors that are misaligned or overlap.  (Gaps between tensors are padding.)
 GgufContents parse_gguf(std::span<const std::byte> bytes, const std::string& name);
 
-// One memory-mapped file; pages are read on access.
+// A memory-mapped file; pages are read on access.
+struct GgufPart {
+  std::unique_ptr<MappedFile> file;
+  GgufContents contents;
+};
+
+// A model, vector or vocabulary in one file, or in all parts of a split one.
 class GgufFile {
  public:
-  // Throws UserError as parse_gguf does.
-  explicit GgufFile(const std::filesystem::path& path)
-      : file_(path), contents_(parse_gguf(file_.bytes(), path.string())) {}
+  // Throws UserError as open_gguf_parts does, which tells how the parts are found.
+  explicit GgufFile(const std::filesystem::path& path);
 
-  const std::filesystem::path& path() const { return file_.path(); }
+  // The file with the metadata: the one file, or the first part.
+  const std::filesystem::path& path() const { return parts_.front().file->path(); }
   const std::map<std::string, GgufValue, std::less<>>& metadata() const {
-    return contents_.metadata;
+    return parts_.front().contents.metadata;
   }
-  const std::map<std::string, GgufTensor, std::less<>>& tensors() const {
-    return contents_.tensors;
-  }
+  // Those of all parts.
+  const std::map<std::string, GgufTensor, std::less<>>& tensors() const { return tensors_; }
 
-  // Return nullptr if the file has no such key or tensor.
+  // Return nullptr if there is no such key or tensor.
   const GgufValue* find_value(std::string_view key) const;
   const GgufTensor* find_tensor(std::string_view name) const;
 
-  // Releases the memory of a part of a tensor's data after it was read; see MappedFile.
-  void let_go(std::span<const std::byte> part) const { file_.let_go(part); }
+  // Returns the file that holds a tensor of this model.
+  const std::filesystem::path& path_of(const GgufTensor& tensor) const {
+    return parts_[tensor.part].file->path();
+  }
 
-  // Returns a hash of the header and of samples of every tensor's data.
+  // Releases the memory of a tensor's data after it was read; see MappedFile.
+  void let_go(const GgufTensor& tensor) const { parts_[tensor.part].file->let_go(tensor.data); }
+
+  // Returns a hash of the headers of all parts and of samples of every tensor's data.
   std::uint64_t fingerprint() const;
 
  private:
-  MappedFile file_;
-  GgufContents contents_;
+  std::vector<GgufPart> parts_;
+  std::map<std::string, GgufTensor, std::less<>> tensors_;
 };
 
 }  // namespace bipo

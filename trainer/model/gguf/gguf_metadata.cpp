@@ -1,5 +1,6 @@
 #include "trainer/model/gguf/gguf_metadata.hpp"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cmath>
@@ -56,6 +57,11 @@ std::uint64_t scalar_bytes(GgufType type) {
       break;
   }
   return 0;
+}
+
+bool GgufValue::equals(const GgufValue& other) const {
+  return type_ == other.type_ && is_array_ == other.is_array_ && count_ == other.count_ &&
+         std::ranges::equal(encoded_, other.encoded_);
 }
 
 std::optional<std::int64_t> GgufValue::integer_at(std::uint64_t index) const {
@@ -138,6 +144,17 @@ std::optional<std::vector<float>> GgufValue::floats() const {
   std::vector<float> values;
   for (std::uint64_t i = 0; i < count_; ++i) {
     values.push_back(load<float>(encoded_, i));
+  }
+  return values;
+}
+
+std::optional<std::vector<bool>> GgufValue::booleans() const {
+  if (!is_array_ || type_ != GgufType::kBool) {
+    return std::nullopt;
+  }
+  std::vector<bool> values;
+  for (const std::byte value : encoded_) {
+    values.push_back(value != std::byte{0});
   }
   return values;
 }

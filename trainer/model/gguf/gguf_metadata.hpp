@@ -43,6 +43,9 @@ class GgufValue {
   bool is_array() const { return is_array_; }
   std::uint64_t count() const { return count_; }
 
+  // Whether type and bytes are the same.
+  bool equals(const GgufValue& other) const;
+
   // For every integer type; nothing above 2^63 - 1.
   std::optional<std::int64_t> integer() const;
   // For every integer or floating-point type.  A float32 becomes the double with the same shortest
@@ -53,6 +56,7 @@ class GgufValue {
 
   std::optional<std::vector<std::int64_t>> integers() const;
   std::optional<std::vector<float>> floats() const;  // float32 only
+  std::optional<std::vector<bool>> booleans() const;
   std::optional<std::vector<std::string_view>> texts() const;
 
  private:

@@ -24,6 +24,8 @@ at::ScalarType type_of(const BlockFormat& format) {
       return at::kHalf;
     case GgmlType::kBF16:
       return at::kBFloat16;
+    case GgmlType::kF64:
+      return at::kDouble;
     default:
       return at::kFloat;
   }
@@ -48,7 +50,7 @@ class GgufWeights final : public WeightSource {
         adjacent_rotary_rows_(architecture_of(*file_).adjacent_rotary_rows) {
     StoredTensors stored;
     for (const auto& [name, tensor] : file_->tensors()) {
-      stored[name] = {file_->path().filename().string(), tensor.shape};
+      stored[name] = {file_->path_of(tensor).filename().string(), tensor.shape};
     }
     const TensorCheck check = {
         file_->path().string(), "the metadata",
@@ -80,13 +82,13 @@ class GgufWeights final : public WeightSource {
                       target + i * result_row_bytes);
       }
     });
-    file_->let_go(tensor.data);
+    file_->let_go(tensor);
     return result;
   }
 
   std::string place(Role role, std::int64_t block) const override {
-    return fmt::format("{}: tensor {}", file_->path().string(),
-                       gguf_tensor_place(config_, role, block).name);
+    const std::string name = gguf_tensor_place(config_, role, block).name;
+    return fmt::format("{}: tensor {}", file_->path_of(*file_->find_tensor(name)).string(), name);
   }
 
   std::uint64_t fingerprint() const override { return file_->fingerprint(); }

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstring>
 #include <random>
+#include <utility>
 #include <vector>
 
 namespace bipo {
@@ -184,6 +185,199 @@ TEST(BlockQuantization, Q6_K) {
   }
 }
 
+// Where the two bits of element i lie in Q2_K and Q3_K: in bits from the quants' beginning.
+std::size_t pair_of_bits(std::size_t i) {
+  return (i / 128 * 32 + i % 32) * 8 + i / 32 % 4 * 2;
+}
+
+TEST(BlockQuantization, Q2_K) {
+  const auto quants = random_quants(256, 4);
+  const auto scales = random_quants(16, 16);
+  const auto minima = random_quants(16, 15);
+  Bytes block(80);
+  for (std::size_t i = 0; i < 256; ++i) {
+    put(block, 16 * 8 + pair_of_bits(i), 2, quants[i]);
+  }
+  for (std::size_t j = 0; j < 16; ++j) {
+    put(block, j * 8, 4, scales[j]);
+    put(block, j * 8 + 4, 4, minima[j]);
+  }
+  append(block, half(0.5F));
+  append(block, half(0.25F));
+  const auto values = decoded(GgmlType::kQ2_K, block, {0, 256});
+  for (std::size_t i = 0; i < 256; ++i) {
+    const float scale = 0.5F * static_cast<float>(scales[i / 16]);
+    EXPECT_EQ(values[i],
+              scale * static_cast<float>(quants[i]) - 0.25F * static_cast<float>(minima[i / 16]))
+        << i;
+  }
+}
+
+TEST(BlockQuantization, Q3_K) {
+  const auto quants = random_quants(256, 8);
+  const auto scales = random_quants(16, 64);
+  Bytes block(108);
+  for (std::size_t i = 0; i < 256; ++i) {
+    put(block, i % 32 * 8 + i / 32, 1, quants[i] >> 2);
+    put(block, 32 * 8 + pair_of_bits(i), 2, quants[i] & 3U);
+  }
+  for (std::size_t j = 0; j < 16; ++j) {
+    put(block, (96 + j % 8) * 8 + j / 8 * 4, 4, scales[j] & 15U);
+    put(block, (104 + j % 4) * 8 + j / 4 * 2, 2, scales[j] >> 4);
+  }
+  append(block, half(0.5F));
+  const auto values = decoded(GgmlType::kQ3_K, block, {0, 256});
+  for (std::size_t i = 0; i < 256; ++i) {
+    const float scale = 0.5F * (static_cast<float>(scales[i / 16]) - 32);
+    EXPECT_EQ(values[i], scale * (static_cast<float>(quants[i]) - 4)) << i;
+  }
+}
+
+// The first and last of the sixteen values, and where its sign changes.
+TEST(BlockQuantization, Iq4_NlAndIq4_Xs) {
+  constexpr float kValues[] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                               1,    13,   25,  38,  53,  69,  89,  113};
+  const auto quants = random_quants(256, 16);
+  const auto scales = random_quants(8, 64);
+  Bytes small = half(0.5F);
+  small.resize(18);
+  Bytes large = half(0.25F);
+  large.resize(136);
+  for (std::size_t i = 0; i < 256; ++i) {
+    if (i < 32) {
+      put(small, 16 + nibble_of(i), 4, quants[i]);
+    }
+    put(large, 64 + i / 32 * 128 + nibble_of(i % 32), 4, quants[i]);
+  }
+  for (std::size_t j = 0; j < 8; ++j) {
+    put(large, 16 + j * 2, 2, scales[j] >> 4);
+    put(large, 32 + j * 4, 4, scales[j] & 15U);
+  }
+  const auto nl = decoded(GgmlType::kIQ4_NL, small, {0, 32});
+  const auto xs = decoded(GgmlType::kIQ4_XS, large, {0, 256});
+  for (std::size_t i = 0; i < 256; ++i) {
+    if (i < 32) {
+      EXPECT_EQ(nl[i], 0.5F * kValues[quants[i]]) << i;
+    }
+    const float scale = 0.25F * (static_cast<float>(scales[i / 32]) - 32);
+    EXPECT_EQ(xs[i], scale * kValues[quants[i]]) << i;
+  }
+}
+
+TEST(BlockQuantization, Mxfp4) {
+  constexpr float kE2m1[] = {0, 0.5F, 1, 1.5F, 2, 3, 4, 6};
+  // Exponents 127 (1), 130 (8), and those whose halves are subnormal: 2^-127 and 2^-126.
+  for (const auto& [exponent, scale] : std::vector<std::pair<std::uint8_t, float>>{
+           {127, 1.0F}, {130, 8.0F}, {0, 0x1p-127F}, {1, 0x1p-126F}}) {
+    Bytes block(17);
+    block[0] = exponent;
+    for (std::size_t i = 0; i < 32; ++i) {
+      put(block, 8 + nibble_of(i), 4, static_cast<std::uint32_t>(i % 16));
+    }
+    const auto values = decoded(GgmlType::kMXFP4, block, {0, 32});
+    for (std::size_t i = 0; i < 32; ++i) {
+      EXPECT_EQ(values[i], (i % 16 < 8 ? scale : -scale) * kE2m1[i % 8]) << i;
+    }
+  }
+}
+
+// E4M3 scales: 0x38 is 1, 0x7E 448, 0x01 2^-9, and 0x7F, NaN, counts as 0.
+TEST(BlockQuantization, Nvfp4) {
+  constexpr float kE2m1[] = {0, 0.5F, 1, 1.5F, 2, 3, 4, 6};
+  constexpr float kScales[] = {1, 448, 0x1p-9F, 0};
+  Bytes block = {0x38, 0x7E, 0x01, 0x7F};
+  block.resize(36);
+  for (std::size_t i = 0; i < 64; ++i) {
+    const std::size_t in_group = i % 16;
+    put(block, 32 + i / 16 * 64 + in_group % 8 * 8 + in_group / 8 * 4, 4,
+        static_cast<std::uint32_t>(in_group));
+  }
+  const auto values = decoded(GgmlType::kNVFP4, block, {0, 64});
+  for (std::size_t i = 0; i < 64; ++i) {
+    const float sign = i % 16 < 8 ? 1 : -1;
+    EXPECT_EQ(values[i], sign * kScales[i / 16] * kE2m1[i % 8]) << i;
+  }
+}
+
+// A byte holds the number that is made of five digits, in 243rds, rounded up to 256ths.
+TEST(BlockQuantization, TernaryTypes) {
+  const auto digits = random_quants(256, 3);
+  Bytes five(52);
+  const auto pack = [&](std::size_t at, std::size_t count, std::size_t many, std::size_t first) {
+    for (std::size_t i = 0; i < count; ++i) {
+      std::uint32_t number = 0;
+      for (std::size_t digit = 0; digit < 5; ++digit) {
+        number = number * 3 + (digit < many ? digits[first + digit * count + i] : 0);
+      }
+      five[at + i] = static_cast<std::uint8_t>((number * 256 + 242) / 243);
+    }
+  };
+  pack(0, 32, 5, 0);
+  pack(32, 16, 5, 160);
+  pack(48, 4, 4, 240);
+  Bytes pairs(64);
+  for (std::size_t i = 0; i < 256; ++i) {
+    put(pairs, pair_of_bits(i), 2, digits[i]);
+  }
+  append(five, half(0.5F));
+  append(pairs, half(0.25F));
+  const auto tq1 = decoded(GgmlType::kTQ1_0, five, {0, 256});
+  const auto tq2 = decoded(GgmlType::kTQ2_0, pairs, {0, 256});
+  for (std::size_t i = 0; i < 256; ++i) {
+    EXPECT_EQ(tq1[i], 0.5F * (static_cast<float>(digits[i]) - 1)) << i;
+    EXPECT_EQ(tq2[i], 0.25F * (static_cast<float>(digits[i]) - 1)) << i;
+  }
+}
+
+// Point 0 of the codebooks has the lowest coordinates in all dimensions, the last the highest; the
+// numbers in between are compared with the gguf package's.
+TEST(BlockQuantization, FirstAndLastPointsOfTheCodebooks) {
+  const auto all_equal = [](const std::vector<float>& values, std::size_t begin, float expected) {
+    for (std::size_t i = begin; i < begin + 8; ++i) {
+      EXPECT_EQ(values[i], expected) << i;
+    }
+  };
+  Bytes iq2 = half(2);
+  iq2.resize(82);
+  iq2[2 + 1] = 0xFF;  // the second point is number 1023
+  iq2[66] = 0x0C;
+  iq2[74] = 0x13;      // the scale is 2 (0.5 + 3) / 4
+  iq2[34 + 1] = 0xFF;  // and it has the other sign
+  const auto iq2_s = decoded(GgmlType::kIQ2_S, iq2, {0, 256});
+  all_equal(iq2_s, 0, 1.75F * 8);
+  all_equal(iq2_s, 8, -1.75F * 43);
+  all_equal(iq2_s, 16, 0.75F * 8);
+  Bytes iq1 = half(1);
+  iq1.resize(50);
+  iq1[2 + 3] = 0xFF;  // the fourth point is number 2047
+  iq1[34 + 1] = 0x0E;
+  iq1[34 + 3] = 0xF0;  // the second group has a scale of 15 and a negative shift
+  const auto iq1_s = decoded(GgmlType::kIQ1_S, iq1, {0, 256});
+  all_equal(iq1_s, 0, -0.875F);
+  all_equal(iq1_s, 24, 1.125F);
+  all_equal(iq1_s, 32, 15 * -1.125F);
+}
+
+// IQ2_XXS and IQ3_XXS store seven of eight signs: an odd number of them makes the eighth negative.
+TEST(BlockQuantization, TheEighthSignMakesTheirNumberEven) {
+  Bytes block = half(4);
+  block.resize(66);
+  put(block, 16 + 32, 7, 0b0000101);
+  put(block, 16 + 32 + 7, 7, 0b1000011);
+  const auto values = decoded(GgmlType::kIQ2_XXS, block, {0, 16});
+  const std::vector<int> minus = {1, 0, 1, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1};
+  for (std::size_t i = 0; i < minus.size(); ++i) {
+    EXPECT_EQ(values[i], (minus[i] == 1 ? -0.5F : 0.5F) * 8) << i;
+  }
+}
+
+TEST(BlockQuantization, F64IsRounded) {
+  Bytes row(16);
+  const double values[] = {1 + 0x1p-40, -1e300};
+  std::memcpy(row.data(), values, sizeof(values));
+  EXPECT_EQ(decoded(GgmlType::kF64, row, {0, 2}), (std::vector<float>{1, -INFINITY}));
+}
+
 class RowParts : public ::testing::TestWithParam<GgmlType> {};
 
 TEST_P(RowParts, AreThoseOfTheWholeRow) {
@@ -218,19 +412,27 @@ TEST_P(RowParts, AreThoseOfTheWholeRow) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Types, RowParts,
-                         ::testing::Values(GgmlType::kF32, GgmlType::kF16, GgmlType::kBF16,
-                                           GgmlType::kQ8_0, GgmlType::kQ4_0, GgmlType::kQ4_1,
-                                           GgmlType::kQ5_0, GgmlType::kQ5_1, GgmlType::kQ4_K,
-                                           GgmlType::kQ5_K, GgmlType::kQ6_K),
-                         [](const auto& type) {
-                           return ggml_type_name(static_cast<std::uint32_t>(type.param));
-                         });
+std::vector<GgmlType> all_types() {
+  std::vector<GgmlType> types;
+  for (std::uint32_t number = 0; number < 64; ++number) {
+    if (const BlockFormat* format = find_block_format(number)) {
+      types.push_back(format->type);
+    }
+  }
+  return types;
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, RowParts, ::testing::ValuesIn(all_types()), [](const auto& type) {
+  return ggml_type_name(static_cast<std::uint32_t>(type.param));
+});
 
 TEST(BlockQuantization, TypesThatAreNotDecodedHaveNamesOnly) {
-  EXPECT_EQ(find_block_format(10), nullptr);
-  EXPECT_EQ(ggml_type_name(10), "Q2_K");
-  EXPECT_EQ(ggml_type_name(999), "999");
+  EXPECT_EQ(all_types().size(), 27U);
+  for (const auto& [number, name] : std::vector<std::pair<std::uint32_t, const char*>>{
+           {15, "Q8_K"}, {31, "Q4_0_4_4"}, {41, "Q1_0"}, {999, "999"}}) {
+    EXPECT_EQ(find_block_format(number), nullptr);
+    EXPECT_EQ(ggml_type_name(number), name);
+  }
 }
 
 }  // namespace

@@ -239,8 +239,8 @@ const std::vector<BadFile>& bad_files() {
        },
        {"tensor t of type Q8_0 has rows of 48", "blocks of 32"}},
       {"type_that_is_not_decoded",
-       [](GgufBytes& f) { f.add_info("t", {256}, 10, 0); },
-       {"tensor t is of type Q2_K", "Q4_K"}},
+       [](GgufBytes& f) { f.add_info("t", {256}, 41, 0); },
+       {"tensor t is of type Q1_0", "Q4_K"}},
       {"type_that_does_not_exist",
        [](GgufBytes& f) { f.add_info("t", {256}, 999, 0); },
        {"tensor t is of type 999,"}},
@@ -265,7 +265,6 @@ const std::vector<BadFile>& bad_files() {
       {"no_alignment",
        [](GgufBytes& f) { f.add_size("general.alignment", 0); },
        {"general.alignment"}},
-      {"split", [](GgufBytes& f) { f.add_size("split.count", 3); }, {"several files", "--merge"}},
   };
   return files;
 }

@@ -4,9 +4,13 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <string>
+#include <variant>
+#include <vector>
 
 #include "collectives/foundation/errors.hpp"
 #include "tests/support/errors.hpp"
@@ -206,6 +210,114 @@ TEST_F(GgufWeights, RotaryDivisorsAndLinearScalingMultiply) {
   EXPECT_TRUE(open({.more = none}).config.rotary.front().divisors.empty());
 }
 
+void add_yarn(GgufBytes& file) {
+  file.add_text("llama.rope.scaling.type", "yarn");
+  file.add_float("llama.rope.scaling.factor", 4);
+  file.add_size("llama.rope.scaling.original_context_length", 20);
+}
+
+TEST_F(GgufWeights, YarnScaling) {
+  const RotaryEmbedding usual = open({.more = add_yarn}).config.rotary.front();
+  const auto* scaling = std::get_if<YarnRopeScaling>(&usual.scaling);
+  ASSERT_NE(scaling, nullptr);
+  EXPECT_EQ(scaling->factor, 4);
+  EXPECT_EQ(scaling->original_context, 20);
+  EXPECT_EQ(scaling->fast, 32);
+  EXPECT_EQ(scaling->slow, 1);
+  EXPECT_TRUE(scaling->whole_dimensions);
+  EXPECT_DOUBLE_EQ(usual.factor, 1 + 0.1 * std::log(4));
+  const auto special = [](GgufBytes& file) {
+    add_yarn(file);
+    file.add_float("llama.rope.scaling.yarn_beta_fast", 16);
+    file.add_float("llama.rope.scaling.yarn_beta_slow", 2);
+    file.add_float("llama.rope.scaling.yarn_ext_factor", 1);
+    file.add_float("llama.rope.scaling.attn_factor", 0.5F);
+  };
+  const RotaryEmbedding other = open({.more = special}).config.rotary.front();
+  EXPECT_EQ(std::get<YarnRopeScaling>(other.scaling).fast, 16);
+  EXPECT_EQ(std::get<YarnRopeScaling>(other.scaling).slow, 2);
+  EXPECT_DOUBLE_EQ(other.factor, 0.5 + 0.05 * std::log(4));
+}
+
+TEST_F(GgufWeights, YarnOfOtherMeaningIsRefused) {
+  const auto refuses = [&](const char* key, float value) {
+    const auto with = [=](GgufBytes& file) {
+      add_yarn(file);
+      file.add_float(key, value);
+    };
+    testing::expect_parts(refusal({.more = with}), {key});
+  };
+  refuses("llama.rope.scaling.yarn_attn_factor", 1);
+  refuses("llama.rope.scaling.yarn_ext_factor", 0.5F);
+  refuses("llama.rope.scaling.yarn_log_multiplier", 0.1F);
+  refuses("llama.rope.freq_base", 1);
+  const auto with_divisors = [](GgufBytes& file) {
+    add_yarn(file);
+    file.add_tensor("rope_freqs.weight", {3}, kTensorF32,
+                    encoded(1.0F) + encoded(1.0F) + encoded(1.0F));
+  };
+  testing::expect_parts(refusal({.more = with_divisors}), {"YaRN", "rope_freqs.weight"});
+}
+
+TEST_F(GgufWeights, LongRopeTensorsOfAnotherArchitectureAreRefused) {
+  const std::string factors = encoded(1.0F) + encoded(2.0F) + encoded(3.0F);
+  const auto one = [&](GgufBytes& file) {
+    file.add_tensor("rope_factors_long.weight", {3}, kTensorF32, factors);
+  };
+  testing::expect_parts(refusal({.more = one}), {"rope_factors_short.weight", "one is missing"});
+  const auto both = [&](GgufBytes& file) {
+    one(file);
+    file.add_tensor("rope_factors_short.weight", {3}, kTensorF32, factors);
+  };
+  testing::expect_parts(refusal({.more = both}), {"rope_factors_short.weight", "not supported"});
+}
+
+TEST_F(GgufWeights, ValuesThatChangeNothingAreAccepted) {
+  const auto neutral = [](GgufBytes& file) {
+    file.add_float("llama.logit_scale", 1);
+    file.add_float("llama.residual_scale", 0);
+    file.add_float("llama.embedding_scale", 1);
+    file.add_float("llama.attention.scale", 1 / std::sqrt(6.0F));
+    file.add_float("llama.final_logit_softcapping", 0);
+    file.add_size("llama.attention.sliding_window", 50);  // the context
+    file.add_size("llama.expert_shared_count", 0);
+    file.add_size("llama.rope.dimension_count_swa", kHeadSize);
+    file.add_array("llama.attention.sliding_window_pattern", 7, 1, encoded<std::uint8_t>(0));
+  };
+  EXPECT_TRUE(open({.more = neutral}).warnings().empty());
+}
+
+TEST_F(GgufWeights, WindowsThatAreNotComputedAreRefused) {
+  const auto window = [](GgufBytes& f) { f.add_size("llama.attention.sliding_window", 49); };
+  testing::expect_parts(refusal({.more = window}), {"llama.attention.sliding_window"});
+  const auto pattern = [](GgufBytes& f) {
+    f.add_size("llama.attention.sliding_window_pattern", 2);
+  };
+  testing::expect_parts(refusal({.more = pattern}), {"llama.attention.sliding_window_pattern"});
+}
+
+TEST_F(GgufWeights, KeysThatAreNotUsedAreNamed) {
+  const auto unused = [](GgufBytes& file) {
+    file.add_size("llama.pooling_type", 3);
+    file.add_float("qwen2.rope.freq_base", 1e6F);
+    file.add_float("general.sampling.penalty_repeat", 1.1F);
+  };
+  const std::vector<std::string> warnings = open({.more = unused}).warnings();
+  ASSERT_EQ(warnings.size(), 3U);
+  testing::expect_parts(warnings[0], {path_.string(), "llama.pooling_type"});
+  testing::expect_parts(warnings[1], {path_.string(), "qwen2.rope.freq_base", "llama."});
+  testing::expect_parts(warnings[2], {path_.string(), "general.sampling.penalty_repeat"});
+}
+
+TEST_F(GgufWeights, AVocabularyAloneIsNoModel) {
+  SmallModel model;
+  model.more = [](GgufBytes& file) {
+    file.infos.clear();
+    file.data.clear();
+  };
+  testing::expect_parts(refusal(model), {"holds no tensors", "vocabulary"});
+}
+
 TEST_F(GgufWeights, MissingTensorsAreAllNamed) {
   SmallModel model;
   model.left_out_tensor = "blk.0.ffn_up.weight";
@@ -261,12 +373,14 @@ TEST_F(GgufWeights, WhatChangesTheMathematicsIsRefused) {
   const auto refuses = [&](const std::function<void(GgufBytes&)>& more, const char* says) {
     testing::expect_parts(refusal({.more = more}), {says});
   };
-  refuses([](GgufBytes& f) { f.add_text("general.type", "adapter"); }, "general.type");
+  refuses([](GgufBytes& f) { f.add_text("general.type", "adapter"); }, "is an adapter");
+  refuses([](GgufBytes& f) { f.add_text("general.type", "mmproj"); }, "language model");
+  refuses([](GgufBytes& f) { f.add_text("general.type", "imatrix"); }, "general.type \"imatrix\"");
   refuses([](GgufBytes& f) { f.add_size("general.quantization_version", 1); },
           "general.quantization_version");
   refuses([](GgufBytes& f) { f.add_size("llama.rope.dimension_count", 4); },
           "llama.rope.dimension_count");
-  refuses([](GgufBytes& f) { f.add_text("llama.rope.scaling.type", "yarn"); },
+  refuses([](GgufBytes& f) { f.add_text("llama.rope.scaling.type", "longrope"); },
           "llama.rope.scaling.type");
   refuses([](GgufBytes& f) { f.add_float("llama.rope.scaling.attn_factor", 1.5F); },
           "llama.rope.scaling.attn_factor");
