@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "collectives/foundation/errors.hpp"
 #include "datasets/rows/preference_pairs.hpp"
@@ -14,9 +15,12 @@
 namespace bipo::fuzz {
 
 inline void check_pair(const PreferencePair& pair) {
-  const bool is_text = is_utf8(pair.chosen) && is_utf8(pair.rejected);
-  const bool is_answerable = !pair.prompt.empty() && pair.prompt.back().role == "user";
-  if (!is_text || !is_answerable || pair.chosen.empty() || pair.rejected.empty()) {
+  const auto is_answer = [](const std::vector<Message>& turns) {
+    return !turns.empty() && turns.front().role == "assistant" && is_utf8(turns.front().content);
+  };
+  const bool is_answerable = !pair.prompt.empty() && pair.prompt.back().role != "assistant" &&
+                             pair.prompt.back().role != "system";
+  if (!is_answerable || !is_answer(pair.chosen) || !is_answer(pair.rejected)) {
     throw std::logic_error(pair.where + ": accepted, but no valid pair");
   }
 }
