@@ -25,12 +25,16 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+void checked(const arrow::Status& status, const std::string& file) {
+  if (!status.ok()) {
+    throw UserError(fmt::format("{}: cannot be read ({}); get or write the file again", file,
+                                status.message()));
+  }
+}
+
 template <typename Value>
 Value checked_result(arrow::Result<Value> result, const std::string& file) {
-  if (!result.ok()) {
-    throw UserError(fmt::format("{}: cannot be read ({}); get or write the file again", file,
-                                result.status().message()));
-  }
+  checked(result.status(), file);
   return *std::move(result);
 }
 
@@ -169,6 +173,7 @@ std::shared_ptr<arrow::RecordBatchReader> open_arrow(
   const std::shared_ptr<arrow::Buffer> begin =
       checked_result(input->ReadAt(0, static_cast<std::int64_t>(kMark.size())), file);
   if (begin->ToString() != kMark) {
+    checked(input->Seek(0), file);  // wanted after ReadAt()
     return checked_result(arrow::ipc::RecordBatchStreamReader::Open(input), file);
   }
   const auto reader = checked_result(arrow::ipc::RecordBatchFileReader::Open(input), file);

@@ -11,10 +11,12 @@
 
 namespace bipo {
 
-// One pair of a data file.  `prompt` ends with the turn to answer, a user's or a tool's.
+// One pair of a data file.  `prompt` ends with the turn to answer, a user's or a tool's, or with the
+// last turn before conversations part.
 struct PreferencePair {
   std::vector<Message> prompt;
-  // Each begins with an assistant turn, the answer; turns that the file has after it follow.
+  // Each begins with an assistant turn, the answer, and turns that the file has after it follow;
+  // where conversations part at another turn, with that one.  Each holds an assistant turn.
   std::vector<Message> chosen;
   std::vector<Message> rejected;
   // An object: the row's variables for the chat template (`tools`, and the members of

@@ -30,27 +30,31 @@ using Pairs = std::vector<PreferencePair>;
 
 // ---- what all forms share
 
+// An assistant's turn must be there, and the first of them must say or do something.
 void require_answer_text(const std::vector<Message>& answer, const std::string& where,
                          std::string_view key) {
   for (const Message& turn : answer) {
     require_no_nul(turn.content, where);
   }
-  const Message& first = answer.front();
-  const bool calls_tools = first.extra.contains("tool_calls") || first.extra.contains("content");
-  if (is_blank(first.content) && !calls_tools) {
+  const auto first = std::find_if(answer.begin(), answer.end(),
+                                  [](const Message& turn) { return turn.role == "assistant"; });
+  if (first == answer.end()) {
+    throw UserError(fmt::format("{}: {} holds no assistant turn", where, key));
+  }
+  if (is_blank(first->content) && !first->extra.contains("content") &&
+      !first->extra.contains("tool_calls")) {
     throw UserError(fmt::format("{}: {} is empty; every pair needs text there", where, key));
   }
 }
 
-void require_answer(const std::vector<Message>& answer, const std::string& where,
-                    std::string_view key) {
+void require_answer_first(const std::vector<Message>& answer, const std::string& where,
+                          std::string_view key) {
   if (answer.front().role != "assistant") {
     throw UserError(fmt::format(
         "{}: '{}' must begin with an assistant turn, the answer to the prompt, but begins with "
         "'{}'; an answer that is a whole conversation needs the prompt's turns in it",
         where, key, answer.front().role));
   }
-  require_answer_text(answer, where, key);
 }
 
 struct PairKeys {
@@ -59,12 +63,11 @@ struct PairKeys {
   std::string rejected;
 };
 
-PreferencePair checked_pair(std::vector<Message> prompt, std::vector<Message> chosen,
-                            std::vector<Message> rejected, const PairKeys& keys,
-                            const RowReader& row) {
-  require_user_turn_last(prompt, keys.prompt, row.where());
-  require_answer(chosen, row.where(), keys.chosen);
-  require_answer(rejected, row.where(), keys.rejected);
+PreferencePair make_pair(std::vector<Message> prompt, std::vector<Message> chosen,
+                         std::vector<Message> rejected, const PairKeys& keys,
+                         const RowReader& row) {
+  require_answer_text(chosen, row.where(), keys.chosen);
+  require_answer_text(rejected, row.where(), keys.rejected);
   PreferencePair pair;
   pair.prompt = std::move(prompt);
   pair.chosen = std::move(chosen);
@@ -72,6 +75,15 @@ PreferencePair checked_pair(std::vector<Message> prompt, std::vector<Message> ch
   pair.template_variables = row.template_variables();
   pair.where = row.where();
   return pair;
+}
+
+PreferencePair checked_pair(std::vector<Message> prompt, std::vector<Message> chosen,
+                            std::vector<Message> rejected, const PairKeys& keys,
+                            const RowReader& row) {
+  require_user_turn_last(prompt, keys.prompt, row.where());
+  require_answer_first(chosen, row.where(), keys.chosen);
+  require_answer_first(rejected, row.where(), keys.rejected);
+  return make_pair(std::move(prompt), std::move(chosen), std::move(rejected), keys, row);
 }
 
 // Puts the column `system` before a prompt that has no system turn of its own.
@@ -225,20 +237,16 @@ Pairs read_alpaca_responses(const RowReader& row, AnswerPairs /*answers*/) {
 Pairs parted_pair(const std::vector<Message>& chosen, const std::vector<Message>& rejected,
                   const RowReader& row) {
   PartedTurns parted = part_conversations(chosen, rejected);
-  if (parted.prompt.empty()) {
+  const bool has_question = std::any_of(parted.prompt.begin(), parted.prompt.end(),
+                                        [](const Message& turn) { return turn.role != "system"; });
+  if (!has_question) {
     throw UserError(fmt::format(
         "{}: 'chosen' and 'rejected' differ from their first turn on, so that they have no prompt "
         "in common",
         row.where()));
   }
-  if (parted.chosen.front().role != "assistant" || parted.rejected.front().role != "assistant") {
-    throw UserError(fmt::format(
-        "{}: the conversations of 'chosen' and 'rejected' part at turn {}, which is not the "
-        "assistant's in both; only answers to the same prompt can be compared",
-        row.where(), parted.prompt.size() + 1));
-  }
-  return {checked_pair(with_system_column(std::move(parted.prompt), row), std::move(parted.chosen),
-                       std::move(parted.rejected), {"prompt", "chosen", "rejected"}, row)};
+  return {make_pair(with_system_column(std::move(parted.prompt), row), std::move(parted.chosen),
+                    std::move(parted.rejected), {"prompt", "chosen", "rejected"}, row)};
 }
 
 Pairs read_conversations(const RowReader& row, AnswerPairs /*answers*/) {
@@ -290,9 +298,25 @@ void require_prompt_in(const std::vector<Message>& common, const RowReader& row,
   }
 }
 
+// Whether `chosen` goes on where the messages of the prompt end, with an assistant's turn.
+bool is_continued(const RowJson& prompt, const std::vector<Message>& chosen, const RowReader& row,
+                  const std::string& key) {
+  if (!prompt.is_array()) {
+    return false;
+  }
+  const std::vector<Message> turns = row.prompt(key);
+  const bool is_repeated = turns.size() <= chosen.size() &&
+                           std::equal(turns.begin(), turns.end(), chosen.begin(), is_turn);
+  return turns.back().role == "assistant" && !is_repeated;
+}
+
 Pairs read_conversations_beside(const std::string& key, const RowReader& row) {
   const std::vector<Message> chosen = row.conversation("chosen");
   const std::vector<Message> rejected = row.conversation("rejected");
+  if (is_continued(row.value(key), chosen, row, key)) {
+    return {make_pair(with_system_column(row.prompt(key), row), chosen, rejected,
+                      {key, "chosen", "rejected"}, row)};
+  }
   Pairs pairs = parted_pair(chosen, rejected, row);
   require_prompt_in(pairs.front().prompt, row, key);
   return pairs;

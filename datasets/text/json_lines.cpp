@@ -145,6 +145,7 @@ Message message_from_json(const Ordered& value, std::string_view key, const std:
     if (!has_value(value, "tool_calls") && !has_value(value, "function_call")) {
       refuse();
     }
+    message.extra["content"] = nullptr;
   } else if (found->is_array()) {
     message.content = text_of_parts(*found, key, where);
   } else if (found->is_string()) {
@@ -153,8 +154,8 @@ Message message_from_json(const Ordered& value, std::string_view key, const std:
     refuse();
   }
   for (const auto& [name, member] : value.items()) {
-    if (name != role && (name != content || member.is_null())) {
-      message.extra[name == content ? "content" : name] = member;
+    if (name != role && name != content) {
+      message.extra[name] = member;
     }
   }
   return message;

@@ -52,8 +52,9 @@ nlohmann::ordered_json parse_json_row(std::string_view text, const std::string& 
 
 // Reads a non-empty array of messages: {role, content}, or ShareGPT's {from, value}.  A content may
 // be an array of text parts, which are joined; other parts are refused by name.  It may be null or
-// absent beside tool_calls: the message's text is then "", and a null is kept in Message::extra, as
-// all members besides role and content are.  Roles are kept as they are, ShareGPT's translated.
+// absent beside tool_calls: the message's text is then "", and Message::extra has a null `content`
+// beside all members that are neither role nor content.  Roles are kept as they are, ShareGPT's
+// translated.
 std::vector<Message> messages_from_json(const nlohmann::ordered_json& value, std::string_view key,
                                         const std::string& where);
 

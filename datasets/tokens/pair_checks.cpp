@@ -5,17 +5,28 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string_view>
 #include <unordered_map>
 #include <utility>
 
+#include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
 #include "datasets/rows/preference_pairs.hpp"
 #include "datasets/tokenizer/tokenizer.hpp"
 
 namespace bipo {
 namespace {
+
+std::uint64_t hash_of(const TokenPair& pair) {
+  ContentHash hash;
+  for (const std::vector<TokenId>* part : {&pair.prompt, &pair.chosen, &pair.rejected}) {
+    hash.add(std::uint64_t{part->size()});
+    hash.add_bytes(part->data(), part->size() * sizeof(TokenId));
+  }
+  return hash.value();
+}
 
 bool has_equal_tokens(const TokenPair& a, const TokenPair& b) {
   return a.prompt == b.prompt && a.chosen == b.chosen && a.rejected == b.rejected;
@@ -28,13 +39,13 @@ class PairIndex {
 
   // Returns an indexed pair with the tokens of `pair`; null if there is none.
   const TokenPair* find(const TokenPair& pair) const {
-    const auto [begin, end] = by_hash_.equal_range(pair_hash(pair));
+    const auto [begin, end] = by_hash_.equal_range(hash_of(pair));
     const auto found = std::find_if(begin, end, [&](const auto& entry) {
       return has_equal_tokens(pairs_[entry.second], pair);
     });
     return found == end ? nullptr : &pairs_[found->second];
   }
-  void add(std::size_t at) { by_hash_.emplace(pair_hash(pairs_[at]), at); }
+  void add(std::size_t at) { by_hash_.emplace(hash_of(pairs_[at]), at); }
 
  private:
   const std::vector<TokenPair>& pairs_;
@@ -140,7 +151,9 @@ std::vector<std::string> shared_pair_lines(const std::vector<TokenPair>& train,
                                            const std::vector<TokenPair>& test) {
   PairIndex index(train);
   for (std::size_t i = 0; i < train.size(); ++i) {
-    index.add(i);
+    if (index.find(train[i]) == nullptr) {
+      index.add(i);
+    }
   }
   Trouble shared;
   for (const TokenPair& pair : test) {

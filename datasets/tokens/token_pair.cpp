@@ -3,28 +3,15 @@
 #include "collectives/foundation/content_hash.hpp"
 
 namespace bipo {
-namespace {
-
-void add_pair(ContentHash& hash, const TokenPair& pair) {
-  for (const std::vector<TokenId>* part : {&pair.prompt, &pair.chosen, &pair.rejected}) {
-    hash.add(std::uint64_t{part->size()});
-    hash.add_bytes(part->data(), part->size() * sizeof(TokenId));
-  }
-}
-
-}  // namespace
-
-std::uint64_t pair_hash(const TokenPair& pair) {
-  ContentHash hash;
-  add_pair(hash, pair);
-  return hash.value();
-}
 
 std::uint64_t tokens_hash(const std::vector<TokenPair>& pairs) {
   ContentHash hash;
   hash.add(std::uint64_t{pairs.size()});
   for (const TokenPair& pair : pairs) {
-    add_pair(hash, pair);
+    for (const std::vector<TokenId>* part : {&pair.prompt, &pair.chosen, &pair.rejected}) {
+      hash.add(std::uint64_t{part->size()});
+      hash.add_bytes(part->data(), part->size() * sizeof(TokenId));
+    }
   }
   return hash.value();
 }

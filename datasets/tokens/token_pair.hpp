@@ -28,7 +28,6 @@ struct Continuations {
 };
 
 // Covers the ids only: equal pairs in equal order have equal hashes, from whatever file they come.
-std::uint64_t pair_hash(const TokenPair& pair);
 std::uint64_t tokens_hash(const std::vector<TokenPair>& pairs);
 
 }  // namespace bipo

@@ -1,6 +1,7 @@
 // Reads a fuzzer's input as a data file, and checks what every pair that comes out must satisfy.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <stdexcept>
@@ -16,11 +17,11 @@ namespace bipo::fuzz {
 
 inline void check_pair(const PreferencePair& pair) {
   const auto is_answer = [](const std::vector<Message>& turns) {
-    return !turns.empty() && turns.front().role == "assistant" && is_utf8(turns.front().content);
+    return std::any_of(turns.begin(), turns.end(), [](const Message& turn) {
+      return turn.role == "assistant" && is_utf8(turn.content);
+    });
   };
-  const bool is_answerable = !pair.prompt.empty() && pair.prompt.back().role != "assistant" &&
-                             pair.prompt.back().role != "system";
-  if (!is_answerable || !is_answer(pair.chosen) || !is_answer(pair.rejected)) {
+  if (pair.prompt.empty() || !is_answer(pair.chosen) || !is_answer(pair.rejected)) {
     throw std::logic_error(pair.where + ": accepted, but no valid pair");
   }
 }

@@ -334,7 +334,7 @@ TEST_F(PreferencePairs, MembersOfMessagesAreKeptInTheirOrder) {
                                   R"(assistant(){"content":null,"tool_calls":[{"b":1,"a":2}]})"
                                   R"(tool(42){"tool_call_id":"i"})"
                                   R"( + assistant(yes){"reasoning_content":"r","thinking":null})"
-                                  R"( - assistant(){"tool_calls":[{}]})");
+                                  R"( - assistant(){"content":null,"tool_calls":[{}]})");
 }
 
 TEST_F(PreferencePairs, PartsThatAreNoTextAreRefusedByName) {
@@ -374,10 +374,19 @@ TEST_F(PreferencePairs, EverythingAfterTheCommonTurnsIsAnswer) {
             "user(q)assistant(yes)user(more) + assistant(z) - assistant(z)");
   EXPECT_EQ(row(kYes + more, kYes),
             "user(q) + assistant(yes)user(more)assistant(z) - assistant(yes)");
-  expect_refused(
-      "a.jsonl",
-      fmt::format(R"({{"chosen":[{0},{1}{2}],"rejected":[{0},{1},{0},{1}]}})", kUser, kYes, more),
-      1, {"part at turn 3"});
+  // TRL trains on the user's turns, too, where the conversations part at one.
+  EXPECT_EQ(
+      whole(read("a.jsonl", fmt::format(R"({{"chosen":[{0},{1}{2}],"rejected":[{0},{1},{0},{1}]}})",
+                                        kUser, kYes, more))
+                .pairs[0]),
+      "user(q)assistant(yes) + user(more)assistant(z) - user(q)assistant(yes)");
+  expect_refused("a.jsonl",
+                 R"({"chosen":[{"role":"system","content":"s"},{"role":"user","content":"a"}],)"
+                 R"("rejected":[{"role":"system","content":"s"},{"role":"user","content":"b"}]})",
+                 1, {"differ from their first turn"});
+  expect_refused("a.jsonl",
+                 fmt::format(R"({{"chosen":[{0},{1}],"rejected":[{0},{0}]}})", kUser, kYes), 1,
+                 {"rejected holds no assistant turn"});
 }
 
 TEST_F(PreferencePairs, PromptBesideWholeConversationsIsNotSaidTwice) {
