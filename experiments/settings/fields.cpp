@@ -213,13 +213,15 @@ FieldGroup data_group(DataOptions& o, PairFiles files) {
                          .zero_means("all")
                          .placement());
   }
-  fields.push_back(field("data-seed", "N", "shuffle the pairs of a file before the first are taken",
-                         o.data_seed,
-                         [](const std::string& text) -> std::optional<std::uint64_t> {
-                           return parse_unsigned(text);
-                         })
-                       .with_fallback("no shuffle")
-                       .placement());
+  Field seed =
+      field("data-seed", "N", "shuffle the pairs of a file before the first are taken", o.data_seed,
+            [](const std::string& text) -> std::optional<std::uint64_t> {
+              return parse_unsigned(text);
+            })
+          .with_fallback("no shuffle")
+          .placement();
+  seed.text = [&o] { return o.data_seed ? shown_value(*o.data_seed) : "no shuffle"; };
+  fields.push_back(std::move(seed));
   fields.push_back(choice("on-duplicate",
                           "when chosen and rejected are equal, pairs repeat, or train and test "
                           "share some",
