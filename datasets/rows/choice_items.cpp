@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
+#include "datasets/rows/data_rows.hpp"
 #include "datasets/text/csv_reader.hpp"
 #include "datasets/text/data_text.hpp"
 #include "datasets/text/json_lines.hpp"
@@ -53,6 +54,36 @@ ChoiceItem ab_item(const std::vector<std::string>& fields, const std::string& wh
   require_item_text(fields[1], where, "A");
   require_item_text(fields[2], where, "B");
   return {fields[0], {{fields[1], first}, {fields[2], !first}}, "", where};
+}
+
+constexpr std::array<std::string_view, 4> kAbColumns = {"question", "A", "B", "matching"};
+
+// Whether a file with this suffix is not read as CSV, nor by its first character.
+bool is_other_container(std::string_view suffix) {
+  return names_json(suffix) || suffix == ".tsv" || suffix == ".parquet" || suffix == ".arrow";
+}
+
+ChoiceItem ab_item_of_row(const Json& row, const std::string& where) {
+  std::vector<std::string> fields;
+  for (const std::string_view column : kAbColumns) {
+    const auto found = row.find(std::string(column));
+    if (found == row.end() || !found->is_string()) {
+      throw UserError(fmt::format(
+          "{}: '{}' must be a string; an item has question, A, B and matching", where, column));
+    }
+    fields.push_back(found->get<std::string>());
+  }
+  return ab_item(fields, where);
+}
+
+void read_rows_of_items(const fs::path& path, ItemCollector& collector,
+                        ChoiceItem (*read)(const Json& row, const std::string& where)) {
+  DataRowVisitor visitor;
+  visitor.columns = [](const std::vector<std::string>&, const std::string&) {};
+  visitor.row = [&](const MakeRow& make, const std::string& where) {
+    collector.add([&] { return read(make(), where); });
+  };
+  for_each_data_row(path, visitor);
 }
 
 // A choice's text and whether it is right.
@@ -282,12 +313,16 @@ std::string_view choice_kind_name(ChoiceKind kind) {
 
 ChoiceSet read_ab_items(const fs::path& path, BadRows bad_rows) {
   const std::string file = path.string();
-  const std::string text = read_data_text(path);
   ChoiceSet set{set_name(path), ChoiceKind::kAb, {}, {}, {}};
   ItemCollector collector(bad_rows, set.items, set.skipped);
-  CsvTable table(text, file, {"question", "A", "B", "matching"});
-  while (table.next()) {
-    collector.add([&] { return ab_item(table.fields(), table.where()); });
+  if (is_other_container(data_suffix(path))) {
+    read_rows_of_items(path, collector, ab_item_of_row);
+  } else {
+    const std::string text = read_data_text(path);
+    CsvTable table(text, file, {kAbColumns.begin(), kAbColumns.end()});
+    while (table.next()) {
+      collector.add([&] { return ab_item(table.fields(), table.where()); });
+    }
   }
   require_items(set, file);
   return set;
@@ -295,9 +330,15 @@ ChoiceSet read_ab_items(const fs::path& path, BadRows bad_rows) {
 
 ChoiceSet read_mc_items(const fs::path& path, BadRows bad_rows) {
   const std::string file = path.string();
-  const std::string text = read_data_text(path);
   ChoiceSet set{set_name(path), ChoiceKind::kMc, {}, {}, {}};
   ItemCollector collector(bad_rows, set.items, set.skipped);
+  const std::string suffix = data_suffix(path);
+  if (is_other_container(suffix) && !names_json(suffix)) {
+    read_rows_of_items(path, collector, mc_item);
+    require_items(set, file);
+    return set;
+  }
+  const std::string text = read_data_text(path);
   if (text[text.find_first_not_of(kBlanks)] == '[') {
     read_mc_array(text, file, collector);
   } else {

@@ -42,13 +42,13 @@ struct ChoiceSet {
 // about rows go to `skipped` instead.  A file without any item is always an error.
 
 // CSV with the columns question, A, B and matching, which is A, B, (A) or (B); in any order,
-// further columns ignored.
+// further columns ignored.  Rows of JSON, TSV, Parquet and Arrow have the same keys.
 ChoiceSet read_ab_items(const std::filesystem::path& path, BadRows bad_rows);
 
 // JSON Lines of {"question", "choices": [texts], "labels": [0 or 1, one per choice]}, or of
 // TruthfulQA's {"question", "mc1_targets", "mc2_targets"}, whose targets are {text: 0 or 1} or
 // {"choices", "labels"}; a whole file may also be one JSON array of such objects, as TruthfulQA's
-// mc_task.json is.  Equal texts are one choice.
+// mc_task.json is.  Parquet and Arrow hold the same rows.  Equal texts are one choice.
 ChoiceSet read_mc_items(const std::filesystem::path& path, BadRows bad_rows);
 
 // CSV without a header as github.com/hendrycks/test has it: question, A, B, C, D, answer.  `path`

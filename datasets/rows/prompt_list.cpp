@@ -7,7 +7,9 @@
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
-#include "datasets/text/csv_reader.hpp"
+#include "datasets/rows/data_rows.hpp"
+#include "datasets/rows/row_forms.hpp"
+#include "datasets/rows/row_reader.hpp"
 #include "datasets/text/data_text.hpp"
 #include "datasets/text/json_lines.hpp"
 #include "datasets/text/row_collector.hpp"
@@ -22,26 +24,27 @@ Prompt from_messages(std::vector<Message> messages, const std::string& where) {
   if (is_blank(messages.back().content)) {
     throw UserError(fmt::format("{}: the prompt is empty; every prompt needs text", where));
   }
-  return {std::move(messages), where};
+  return {std::move(messages), nlohmann::ordered_json::object(), where};
 }
 
-void add_csv(std::string_view text, const std::string& file, PromptCollector& prompts) {
-  const std::vector<std::string> header = CsvReader(text, file).next()->fields;
-  const bool has_questions = std::find(header.begin(), header.end(), "question") != header.end();
-  CsvTable table(text, file, {has_questions ? "question" : "prompt"});
-  while (table.next()) {
-    prompts.add([&] { return from_messages({{"user", table.fields()[0]}}, table.where()); });
-  }
-}
-
-Prompt from_json_line(std::string_view line, const std::string& where) {
-  const nlohmann::json row = parse_json_line(line, where);
-  for (const char* key : {"prompt", "prompt_arr", "question"}) {
-    if (row.contains(key)) {
-      return from_messages(prompt_from_json(row[key], key, where), where);
-    }
-  }
-  throw UserError(fmt::format("{}: the row has no prompt; name it 'prompt' or 'question'", where));
+void read_rows(const std::filesystem::path& path, PromptCollector& prompts) {
+  ColumnUse columns;
+  DataRowVisitor visitor;
+  bool has_questions = false;  // a column: it comes before `prompt` then
+  visitor.columns = [&](const std::vector<std::string>& names, const std::string& where) {
+    require_prompt_column(names, where);
+    has_questions = std::find(names.begin(), names.end(), "question") != names.end();
+  };
+  visitor.row = [&](const MakeRow& make, const std::string& where) {
+    prompts.add([&] {
+      const nlohmann::ordered_json row = make();
+      const RowReader reader(row, where, columns);
+      Prompt prompt = from_messages(prompt_of_row(row, has_questions, reader), where);
+      prompt.template_variables = reader.template_variables();
+      return prompt;
+    });
+  };
+  for_each_data_row(path, visitor);
 }
 
 }  // namespace
@@ -57,17 +60,10 @@ std::vector<Prompt> read_prompts(const std::filesystem::path& path) {
 
 PromptFile read_prompts(const std::filesystem::path& path, BadRows bad_rows) {
   const std::string name = path.string();
-  const std::string text = read_data_text(path);
-  const std::string suffix = lower_extension(path);
   PromptFile file;
   PromptCollector prompts(bad_rows, file.prompts, file.skipped);
-  if (suffix == ".csv") {
-    add_csv(text, name, prompts);
-  } else if (names_json_lines(suffix)) {
-    for_each_line(text, name, [&](std::string_view line, const std::string& where) {
-      prompts.add([&] { return from_json_line(line, where); });
-    });
-  } else if (suffix == ".txt") {
+  if (data_suffix(path) == ".txt") {
+    const std::string text = read_data_text(path);
     for_each_line(text, name, [&](std::string_view line, const std::string& where) {
       prompts.add([&] {
         return prompt_from_text(
@@ -75,9 +71,7 @@ PromptFile read_prompts(const std::filesystem::path& path, BadRows bad_rows) {
       });
     });
   } else {
-    throw UserError(fmt::format(
-        "{}: the suffix '{}' says neither text, CSV nor JSON Lines; use .txt, .csv or .jsonl", name,
-        suffix));
+    read_rows(path, prompts);
   }
   if (file.prompts.empty()) {
     throw UserError(fmt::format(

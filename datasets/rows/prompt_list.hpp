@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -11,18 +12,20 @@ namespace bipo {
 
 struct Prompt {
   std::vector<Message> messages;  // ends with the user turn to answer
-  std::string where;              // "prompts.csv:17", for messages
+  // An object: the row's variables for the chat template, as PreferencePair has them.
+  nlohmann::ordered_json template_variables = nlohmann::ordered_json::object();
+  std::string where;  // "prompts.csv:17", for messages
 };
 
 // Makes a prompt of one user turn.  Throws UserError, which begins with `where`, for text that is
 // blank, not UTF-8 or holds NUL.
 Prompt prompt_from_text(const std::string& text, const std::string& where);
 
-// Reads by the suffix: .txt with one question a line, without blank lines; .csv, RFC 4180 with a
-// column `question` or `prompt` (further columns ignored, so that files of pairs can be used);
-// .jsonl, .ndjson or .json, JSON Lines with `prompt` (a text, or messages of {role, content}; also
-// `prompt_arr`) or `question`.  Throws UserError with file:line and the broken rule, also for an
-// empty prompt and for a file without any.
+// Reads .txt (also .txt.gz) with one question a line, without blank lines, or rows of any container
+// of for_each_data_row(): their `prompt` (a text, or messages; also `prompt_arr`), `question`,
+// `Question` or `instruction`, after their `system` if they have it; rows of pairs without such a
+// key give the prompt that their pairs have.  Throws UserError with file:line and the broken rule,
+// also for an empty prompt and for a file without any.
 std::vector<Prompt> read_prompts(const std::filesystem::path& path);
 
 struct PromptFile {

@@ -11,8 +11,11 @@
 
 namespace bipo {
 
-CsvReader::CsvReader(std::string_view text, std::string file)
-    : text_(text), file_(std::move(file)), content_end_(text.find_last_not_of(kBlanks) + 1) {
+CsvReader::CsvReader(std::string_view text, std::string file, char separator)
+    : text_(text),
+      file_(std::move(file)),
+      separator_(separator),
+      content_end_(text.find_last_not_of(kBlanks) + 1) {
 }
 
 std::optional<CsvRow> CsvReader::next() {
@@ -23,7 +26,7 @@ std::optional<CsvRow> CsvReader::next() {
   row.line = line_;
   do {
     row.fields.push_back(at('"') ? quoted_field(row) : plain_field());
-  } while (take(','));
+  } while (take(separator_));
   if (!take_line_end() && position_ < text_.size()) {
     row.defect = fmt::format(
         "text follows the closing quote of field {}; double every quote inside a quoted field",
@@ -61,7 +64,7 @@ bool CsvReader::take_line_end() {
 
 std::string CsvReader::plain_field() {
   const std::size_t begin = position_;
-  while (position_ < text_.size() && !at(',') && !at_line_end()) {
+  while (position_ < text_.size() && !at(separator_) && !at_line_end()) {
     ++position_;
   }
   return std::string(text_.substr(begin, position_ - begin));
@@ -102,11 +105,15 @@ std::vector<std::size_t> find_columns(const CsvRow& header, const std::string& w
   for (const std::string_view name : names) {
     const auto found = std::find(fields.begin(), fields.end(), name);
     if (found == fields.end() || std::count(found, fields.end(), name) > 1) {
+      const std::string needed =
+          names.size() == 1
+              ? fmt::format("column {} is", name)
+              : fmt::format("columns {} and {} are",
+                            fmt::join(names.begin(), names.end() - 1, ", "), names.back());
       throw UserError(
-          fmt::format("{}: the header must name the column '{}' once; it reads '{}', and the "
-                      "columns {} and {} are needed",
-                      where, name, fmt::join(fields, ","),
-                      fmt::join(names.begin(), names.end() - 1, ", "), names.back()));
+          fmt::format("{}: the header must name the column '{}' once; it reads '{}', and the {} "
+                      "needed",
+                      where, name, fmt::join(fields, ","), needed));
     }
     columns.push_back(static_cast<std::size_t>(found - fields.begin()));
   }

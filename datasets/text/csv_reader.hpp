@@ -1,4 +1,4 @@
-// Splits comma-separated text into rows and fields.
+// Splits comma-separated or tab-separated text into rows and fields.
 #pragma once
 
 #include <cstddef>
@@ -15,11 +15,12 @@ struct CsvRow {
   std::string defect;  // why the row cannot be split into fields; empty where it can
 };
 
-// Splits RFC 4180 text into rows.  A quoted field may hold commas, line breaks and doubled quotes.
+// Splits RFC 4180 text into rows, also with another separator of fields than the comma.  A quoted
+// field may hold separators, line breaks and doubled quotes.
 class CsvReader {
  public:
   // `text` must outlive the reader; `file` is its name in messages.
-  CsvReader(std::string_view text, std::string file);
+  CsvReader(std::string_view text, std::string file, char separator = ',');
 
   // Returns nullopt once only blank lines are left.  Throws UserError with file:line for a quote
   // that is never closed: it includes the rest of the file, so there is no row to skip.
@@ -36,6 +37,7 @@ class CsvReader {
 
   std::string_view text_;
   std::string file_;
+  char separator_;
   std::size_t content_end_;  // only blanks follow
   std::size_t position_ = 0;
   std::size_t line_ = 1;

@@ -8,6 +8,7 @@
 #include <iterator>
 
 #include "collectives/foundation/errors.hpp"
+#include "datasets/text/gzip_text.hpp"
 #include "datasets/text/unicode_text.hpp"
 
 namespace bipo {
@@ -21,25 +22,20 @@ std::string read_bytes(const std::filesystem::path& path) {
     throw UserError(fmt::format("{}: no such data file", path.string()));
   }
   if (std::filesystem::is_directory(path, error)) {
-    throw UserError(
-        fmt::format("{}: is a directory; name a .csv or .jsonl file in it", path.string()));
+    throw UserError(fmt::format("{}: is a directory; name a file of data in it", path.string()));
   }
   std::ifstream stream(path, std::ios::binary);
   std::string bytes{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
   if (!stream) {
     throw UserError(fmt::format("{}: cannot be read; check the file's permissions", path.string()));
   }
-  return bytes;
+  return is_gzip(bytes) ? gunzip(bytes, path.string()) : bytes;
 }
 
 }  // namespace
 
 bool is_blank(std::string_view text) {
   return text.find_first_not_of(kBlanks) == std::string_view::npos;
-}
-
-bool names_json_lines(std::string_view extension) {
-  return extension == ".jsonl" || extension == ".ndjson" || extension == ".json";
 }
 
 std::string read_data_text(const std::filesystem::path& path) {
@@ -69,6 +65,8 @@ void require_text(std::string_view text, const std::string& where) {
   }
 }
 
+namespace {
+
 std::string lower_extension(const std::filesystem::path& path) {
   std::string extension = path.extension().string();
   std::transform(extension.begin(), extension.end(), extension.begin(), [](char character) {
@@ -76,6 +74,17 @@ std::string lower_extension(const std::filesystem::path& path) {
                                                 : character;
   });
   return extension;
+}
+
+}  // namespace
+
+std::string data_suffix(const std::filesystem::path& path) {
+  const std::string extension = lower_extension(path);
+  return extension == ".gz" ? lower_extension(path.stem()) : extension;
+}
+
+bool names_json(std::string_view suffix) {
+  return suffix == ".jsonl" || suffix == ".ndjson" || suffix == ".json";
 }
 
 }  // namespace bipo

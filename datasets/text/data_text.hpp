@@ -7,8 +7,9 @@
 
 namespace bipo {
 
-// Returns the file's bytes without a byte-order mark.  Throws UserError for a file that is missing,
-// a directory, unreadable, or holds nothing but white space.
+// Returns the file's bytes, unpacked if they are gzip's, without a byte-order mark.  Throws
+// UserError for a file that is missing, a directory, unreadable, cut short, or holds nothing but
+// white space.
 std::string read_data_text(const std::filesystem::path& path);
 
 inline constexpr std::string_view kBlanks = " \t\r\n\v\f";  // ASCII white space
@@ -19,8 +20,8 @@ bool is_blank(std::string_view text);
 void require_no_nul(std::string_view text, const std::string& where);
 void require_text(std::string_view text, const std::string& where);
 
-// Returns ".csv" for "a.CSV".
-std::string lower_extension(const std::filesystem::path& path);
-bool names_json_lines(std::string_view extension);  // .jsonl, .ndjson or .json
+// Returns ".csv" for "a.CSV" and "a.csv.gz".
+std::string data_suffix(const std::filesystem::path& path);
+bool names_json(std::string_view suffix);  // .jsonl, .ndjson or .json
 
 }  // namespace bipo

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "collectives/foundation/errors.hpp"
@@ -23,6 +24,21 @@ class RowCollector {
   void add(const MakeRow& make_row) {
     try {
       rows_.push_back(make_row());
+    } catch (const UserError& error) {
+      if (bad_rows_ == BadRows::kRefuse) {
+        throw;
+      }
+      skipped_.emplace_back(error.what());
+    }
+  }
+
+  // The same for a `make_rows` that returns several; all of them or none are appended.
+  template <typename MakeRows>
+  void add_all(const MakeRows& make_rows) {
+    try {
+      for (Row& row : make_rows()) {
+        rows_.push_back(std::move(row));
+      }
     } catch (const UserError& error) {
       if (bad_rows_ == BadRows::kRefuse) {
         throw;

@@ -28,21 +28,61 @@ bool is_nested_too_deeply(std::string_view json) {
   return false;
 }
 
-nlohmann::json parse_untrusted_json(std::string_view text, const std::string& place,
-                                    std::string_view advice) {
+namespace {
+
+// Returns the parser's own words without its name for the error and the place.
+std::string reason_of(std::string_view message) {
+  for (const std::string_view end : {std::string_view("] "), std::string_view("parse error")}) {
+    if (const std::size_t at = message.find(end); at != std::string_view::npos) {
+      message.remove_prefix(end == "] " ? at + end.size() : message.find(": ", at) + 2);
+    }
+  }
+  return std::string(message);
+}
+
+// Says what people get wrong most often; `byte` counts up to the character that is refused.
+std::string parse_error_reason(std::string_view text, std::size_t byte, std::string_view message) {
+  const std::size_t at = std::min(byte, text.size()) - (byte == 0 ? 0 : 1);
+  const char refused = at < text.size() ? text[at] : '\0';
+  const std::size_t before =
+      at == 0 ? std::string_view::npos : text.find_last_not_of(" \t\r\n", at - 1);
+  if ((refused == '}' || refused == ']') && before != std::string_view::npos &&
+      text[before] == ',') {
+    return fmt::format("a comma stands before the closing '{}'; remove the comma", refused);
+  }
+  if (refused == '\'') {
+    return "text in single quotes, as Python prints it; JSON has double quotes";
+  }
+  return reason_of(message);
+}
+
+template <typename Json>
+Json parse_json(std::string_view text, const std::string& place, std::string_view advice) {
   if (is_nested_too_deeply(text)) {
     throw UserError(
         fmt::format("{}: JSON nested more than {} deep; {}", place, kDeepestJson, advice));
   }
   try {
-    return nlohmann::json::parse(text);
+    return Json::parse(text);
   } catch (const nlohmann::json::parse_error& error) {
     throw UserError(fmt::format("{}: not valid JSON at byte {} ({}); {}", place, error.byte,
-                                error.what(), advice));
+                                parse_error_reason(text, error.byte, error.what()), advice));
   } catch (const nlohmann::json::out_of_range& error) {
     throw UserError(fmt::format("{}: JSON with a number that is too large ({}); {}", place,
-                                error.what(), advice));
+                                reason_of(error.what()), advice));
   }
+}
+
+}  // namespace
+
+nlohmann::json parse_untrusted_json(std::string_view text, const std::string& place,
+                                    std::string_view advice) {
+  return parse_json<nlohmann::json>(text, place, advice);
+}
+
+nlohmann::ordered_json parse_ordered_json(std::string_view text, const std::string& place,
+                                          std::string_view advice) {
+  return parse_json<nlohmann::ordered_json>(text, place, advice);
 }
 
 nlohmann::json read_json_file(const std::filesystem::path& path) {

@@ -29,6 +29,10 @@ bool is_nested_too_deeply(std::string_view json);
 nlohmann::json parse_untrusted_json(std::string_view text, const std::string& place,
                                     std::string_view advice);
 
+// The same, with the members of objects in the text's order, as Python keeps them.
+nlohmann::ordered_json parse_ordered_json(std::string_view text, const std::string& place,
+                                          std::string_view advice);
+
 // Throws UserError naming the file when it is missing, unreadable, not JSON or nested too deeply.
 nlohmann::json read_json_file(const std::filesystem::path& path);
 

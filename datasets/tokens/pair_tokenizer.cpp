@@ -7,6 +7,7 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "datasets/rows/preference_pairs.hpp"
+#include "datasets/tokens/pair_checks.hpp"
 
 namespace bipo {
 namespace {
@@ -55,8 +56,16 @@ std::vector<std::string> PairTokenizer::warnings() const {
 }
 
 TokenizedFile PairTokenizer::read(const std::filesystem::path& file) const {
+  RowOptions options;
+  options.bad_rows = options_.bad_rows;
+  return read(file, options);
+}
+
+TokenizedFile PairTokenizer::read(const std::filesystem::path& file,
+                                  const RowOptions& options) const {
   TokenizedFile result;
-  const PairFile rows = read_preference_pairs(file, options_.bad_rows);
+  const PairFile rows = read_preference_pairs(file, options);
+  result.understood = rows.understood;
   add_warnings(result.warnings, rows.skipped);
   TokenPairs tokens = tokenize_pairs(rows.pairs, text());
   add_warnings(result.warnings, tokens.skipped);
@@ -69,6 +78,9 @@ TokenizedFile PairTokenizer::read(const std::filesystem::path& file) const {
       throw UserError(fmt::format("{}: {}", pair.where, error.what()));
     }
   }
+  report(repeat_lines(file.string(), tokens.pairs), options.on_duplicate, result.warnings);
+  report(templated_lines(file.string(), rows.pairs, tokenizer_), OnDuplicate::kWarn,
+         result.warnings);
   result.pairs = std::move(tokens.pairs);
   return result;
 }

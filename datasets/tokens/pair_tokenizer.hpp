@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "datasets/rows/row_options.hpp"
 #include "datasets/template/chat_template.hpp"
 #include "datasets/tokenizer/tokenizer.hpp"
 #include "datasets/tokens/model_text.hpp"
@@ -15,7 +16,10 @@ namespace bipo {
 
 struct TokenizedFile {
   std::vector<TokenPair> pairs;
-  std::vector<std::string> warnings;  // the first rows left out, and the number of others
+  // The first rows left out and the number of others; equal answers, repeats, and texts that are
+  // laid out for a chat already.
+  std::vector<std::string> warnings;
+  std::string understood;  // one line for people: see PairFile
 };
 
 // A model's tokenizer, special tokens and chat template, with the settings of their use.
@@ -38,9 +42,10 @@ class PairTokenizer {
   // system prompt that has to move, a date that it does not print.
   std::vector<std::string> warnings() const;
 
-  // Throws UserError as read_preference_pairs() and tokenize_pairs() do, and for an id that the
-  // model does not know.
-  TokenizedFile read(const std::filesystem::path& file) const;
+  // Throws UserError as read_preference_pairs() and tokenize_pairs() do, for an id that the model
+  // does not know, and for equal answers and repeats under OnDuplicate::kError.
+  TokenizedFile read(const std::filesystem::path& file, const RowOptions& rows) const;
+  TokenizedFile read(const std::filesystem::path& file) const;  // with the bad rows of the settings
 
   // For other texts of the same model; valid until this object is moved or destroyed.
   TextTools text() const { return {chat_template_, tokenizer_, special_, options_, vocabulary_}; }

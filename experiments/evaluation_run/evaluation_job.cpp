@@ -122,7 +122,8 @@ void read_data(EvaluationJob& job) {
   warn(tokenizer.warnings());
   const TextTools text = tokenizer.text();
   if (!options.test.empty()) {
-    TokenizedFile file = tokenizer.read(options.test);
+    TokenizedFile file = tokenizer.read(options.test, row_options(options, options.max_test_pairs));
+    job.notes.push_back(file.understood);
     warn(file.warnings);
     job.pairs = std::move(file.pairs);
   }

@@ -46,7 +46,8 @@ struct EvaluationJob {
   std::vector<JudgeScore> judge_scores;
   std::vector<std::string> judge_requests;  // lines of --judge-export
 
-  std::string config;  // JSON object: the settings in the evaluation file
+  std::string config;              // JSON object: the settings in the evaluation file
+  std::vector<std::string> notes;  // what was understood of --test
   std::vector<std::string> warnings;
   std::uint64_t agreement = 0;  // equal on ranks that are about to evaluate the same
 };

@@ -11,6 +11,7 @@
 #include "experiments/evaluation/evaluation_file.hpp"
 #include "experiments/files/atomic_file.hpp"
 #include "experiments/job/new_file.hpp"
+#include "experiments/job/text_options.hpp"
 
 namespace bipo {
 namespace {
@@ -30,7 +31,8 @@ JudgeExamples read_examples(const EvaluateOptions& options) {
   const BadRows bad_rows = options.skip_bad ? BadRows::kSkip : BadRows::kRefuse;
   JudgeExamples examples;
   if (!options.test.empty()) {
-    examples.merge(judge_examples(read_preference_pairs(options.test, bad_rows).pairs));
+    examples.merge(judge_examples(
+        read_preference_pairs(options.test, row_options(options, options.max_test_pairs)).pairs));
   }
   if (!options.choices_ab.empty()) {
     examples.merge(judge_examples(read_ab_items(options.choices_ab, bad_rows)));

@@ -16,17 +16,20 @@ Job::Job(Session& session)
 }
 
 void Job::show(const Computation& computation, const std::vector<SettingGroup>& table,
-               const std::vector<std::string>& warnings) {
+               const std::vector<std::string>& warnings, const std::vector<std::string>& notes) {
   at::set_num_threads(static_cast<int>(computation.threads.threads));
   display_.start_table(table);
+  for (const std::string& note : notes) {
+    display_.message(note);
+  }
   for (const std::string& warning : warnings) {
     display_.warn(warning);
   }
 }
 
 Ranks Job::begin(const Computation& computation, const std::vector<SettingGroup>& table,
-                 const std::vector<std::string>& warnings) {
-  show(computation, table, warnings);
+                 const std::vector<std::string>& warnings, const std::vector<std::string>& notes) {
+  show(computation, table, warnings, notes);
   return session_.make_ranks(computation.topology, computation.device.is_cuda());
 }
 

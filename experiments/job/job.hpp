@@ -37,13 +37,13 @@ class Job {
     return *std::move(prepared);
   }
 
-  // Sets the number of threads and shows table and warnings.  Local.
+  // Sets the number of threads and shows table, notes and warnings.  Local.
   void show(const Computation& computation, const std::vector<SettingGroup>& table,
-            const std::vector<std::string>& warnings);
+            const std::vector<std::string>& warnings, const std::vector<std::string>& notes = {});
 
   // The same, and makes the communicators of `computation`.  Collective over: world
   Ranks begin(const Computation& computation, const std::vector<SettingGroup>& table,
-              const std::vector<std::string>& warnings);
+              const std::vector<std::string>& warnings, const std::vector<std::string>& notes = {});
 
  private:
   Session& session_;

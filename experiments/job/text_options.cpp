@@ -22,6 +22,17 @@ TokenizeOptions tokenize_options(const TextOptions& options, std::int64_t contex
   return tokenize;
 }
 
+RowOptions row_options(const TextOptions& options, std::int64_t max_pairs) {
+  RowOptions rows;
+  rows.bad_rows = options.skip_bad ? BadRows::kSkip : BadRows::kRefuse;
+  rows.columns = parse_columns(options.columns);
+  rows.answer_pairs = options.answer_pairs;
+  rows.max_pairs = max_pairs;
+  rows.seed = options.data_seed;
+  rows.on_duplicate = options.on_duplicate;
+  return rows;
+}
+
 ChatTemplateSettings template_settings(const TextOptions& options) {
   if (!options.template_date) {
     throw BugError("a chat template is used before its date is chosen");

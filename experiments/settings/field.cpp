@@ -38,6 +38,18 @@ const std::vector<std::string>& names_of<SignRule>() {
   return sign_names();
 }
 
+template <>
+const std::vector<std::string>& names_of<AnswerPairs>() {
+  static const std::vector<std::string> names = {"best", "all"};
+  return names;
+}
+
+template <>
+const std::vector<std::string>& names_of<OnDuplicate>() {
+  static const std::vector<std::string> names = {"warn", "error"};
+  return names;
+}
+
 std::string Field::key() const {
   std::string result = name;
   std::replace(result.begin(), result.end(), '-', '_');

@@ -38,6 +38,10 @@ template <>
 const std::vector<std::string>& names_of<Positions>();
 template <>
 const std::vector<std::string>& names_of<SignRule>();
+template <>
+const std::vector<std::string>& names_of<AnswerPairs>();
+template <>
+const std::vector<std::string>& names_of<OnDuplicate>();
 
 template <typename Enum>
 const std::string& name_of(Enum value) {

@@ -182,15 +182,63 @@ FieldGroup text_group(TextOptions& o) {
                       flag("skip-bad", "skip and count bad rows instead of ending", o.skip_bad)}};
 }
 
+// All but --on-duplicate are stored for the record only: the hash of the tokens tells data apart.
+FieldGroup data_group(DataOptions& o, PairFiles files) {
+  std::vector<Field> fields = {
+      field("columns", "LIST",
+            "columns of the data files under other names, prompt=question,chosen=best; "
+            "NAME= hides one",
+            o.columns,
+            [](const std::string& text) {
+              parse_columns(text);
+              return text;
+            })
+          .with_fallback("as the files name them")
+          .placement(),
+      choice("answer-pairs",
+             "of rows with several right or wrong answers (TruthfulQA): best with best, or "
+             "all with all",
+             o.answer_pairs)
+          .placement()};
+  if (files != PairFiles::kTest) {
+    fields.push_back(field("max-pairs", "N",
+                           "training pairs to take: the file's first, see --data-seed", o.max_pairs,
+                           at_least(0))
+                         .zero_means("all")
+                         .placement());
+  }
+  if (files != PairFiles::kTrain) {
+    fields.push_back(field("max-test-pairs", "N", "held-out pairs to take, likewise",
+                           o.max_test_pairs, at_least(0))
+                         .zero_means("all")
+                         .placement());
+  }
+  Field seed =
+      field("data-seed", "N", "shuffle the pairs of a file before the first are taken", o.data_seed,
+            [](const std::string& text) -> std::optional<std::uint64_t> {
+              return parse_unsigned(text);
+            })
+          .with_fallback("no shuffle")
+          .placement();
+  seed.text = [&o] { return o.data_seed ? shown_value(*o.data_seed) : "no shuffle"; };
+  fields.push_back(std::move(seed));
+  fields.push_back(choice("on-duplicate",
+                          "when chosen and rejected are equal, pairs repeat, or train and test "
+                          "share some",
+                          o.on_duplicate)
+                       .unstored());
+  return {"Data", std::move(fields)};
+}
+
 std::vector<FieldGroup> train_fields(TrainOptions& o) {
   return {
       {"Input and output",
        {model_field(o.model).required(), adapter_field(o.adapter),
         check_weights_field(o.check_weights),
-        field("train", "FILE", "training pairs, CSV or JSONL", o.train).required().placement(),
-        field("test", "FILE", "held-out pairs, CSV or JSONL", o.test)
-            .with_fallback("none")
+        field("train", "FILE", "training pairs: CSV, TSV, JSON, JSONL, Parquet, Arrow", o.train)
+            .required()
             .placement(),
+        field("test", "FILE", "held-out pairs, likewise", o.test).with_fallback("none").placement(),
         layer_field(o.layer),
         field("out", "FILE", "run file to write", o.out).required().placement(),
         flag("resume", "continue --out from its checkpoint; start anew if there is none", o.resume)
@@ -207,6 +255,7 @@ std::vector<FieldGroup> train_fields(TrainOptions& o) {
                        seed_field(o.seed, "seed of the order and the signs")}},
       evaluation_and_saving_group(o),
       {"Machine", machine_fields(o) + cache_fields(o)},
+      data_group(o, PairFiles::kBoth),
       text_group(o)};
 }
 
@@ -215,7 +264,9 @@ std::vector<FieldGroup> extract_fields(ExtractOptions& o) {
       {"Input and output",
        {model_field(o.model).required(), adapter_field(o.adapter),
         check_weights_field(o.check_weights),
-        field("train", "FILE", "preference pairs, CSV or JSONL", o.train).required().placement(),
+        field("train", "FILE", "preference pairs: CSV, TSV, JSON, JSONL, Parquet, Arrow", o.train)
+            .required()
+            .placement(),
         field("layer", "N", "block, from 0, whose output the direction is of (this or --layers)",
               o.layer, at_least(0))
             .with_fallback(""),
@@ -235,6 +286,7 @@ std::vector<FieldGroup> extract_fields(ExtractOptions& o) {
               o.match_norm)
             .with_fallback("as found")}},
       {"Machine", machine_fields(o)},
+      data_group(o, PairFiles::kTrain),
       text_group(o)};
 }
 
@@ -247,10 +299,11 @@ std::vector<FieldGroup> generate_fields(GenerateOptions& o) {
            std::vector{
                field("prompt", "TEXT", "one question (this or --prompts)", o.prompt,
                      parse_some_text),
-               field("prompts", "FILE",
-                     "questions: a text file with one a line, CSV with a column question or "
-                     "prompt, or JSONL with prompt (a text or messages)",
-                     o.prompts),
+               field(
+                   "prompts", "FILE",
+                   "questions: a text file with one a line, or rows (CSV, JSONL, Parquet ...) with "
+                   "question or prompt (a text or messages)",
+                   o.prompts),
                field("out", "FILE", "JSONL file to write", o.out)
                    .with_fallback("none: texts go to stdout"),
                overwrite_field(o.overwrite),
@@ -280,9 +333,10 @@ std::vector<FieldGroup> evaluate_fields(EvaluateOptions& o) {
                        config_field()}},
       {"What to measure (at least one)",
        {field("test", "FILE",
-              "held-out pairs, CSV or JSONL: accuracy, margin, propensity curve, steerability",
+              "held-out pairs, CSV, JSONL, Parquet ...: accuracy, margin, propensity curve, "
+              "steerability",
               o.test),
-        field("choices-ab", "FILE", "A/B questions, CSV with question, A, B, matching",
+        field("choices-ab", "FILE", "A/B questions, CSV or JSONL with question, A, B, matching",
               o.choices_ab),
         field("choices-mc", "FILE", "MC1/MC2 questions, JSONL, also TruthfulQA's own form",
               o.choices_mc),
@@ -325,6 +379,7 @@ std::vector<FieldGroup> evaluate_fields(EvaluateOptions& o) {
               parse_some_text),
         field("judge-import", "FILE", "results of such a batch", o.judge_import)}},
       {"Machine", machine_fields(o)},
+      data_group(o, PairFiles::kTest),
       text_group(o)};
 }
 

@@ -38,6 +38,10 @@ std::vector<Field> cache_fields(CacheOptions& options);
 FieldGroup evaluation_and_saving_group(TrainingOptions& options);
 FieldGroup text_group(TextOptions& options);
 
+// Which of the two files of pairs a command reads.
+enum class PairFiles { kTrain, kTest, kBoth };
+FieldGroup data_group(DataOptions& options, PairFiles files);
+
 // All fields of one command.
 std::vector<FieldGroup> train_fields(TrainOptions& options);
 std::vector<FieldGroup> extract_fields(ExtractOptions& options);

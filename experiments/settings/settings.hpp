@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "datasets/batches/batch_plan.hpp"
+#include "datasets/rows/row_options.hpp"
 #include "datasets/text/template_date.hpp"
 #include "experiments/sweeps/sweep_axes.hpp"
 
@@ -23,8 +24,18 @@ enum class LrUnit { kAbsolute, kResidual };
 // The tokens at which a vector is added: all, as in training, or the answers' only.
 enum class Positions { kAll, kAnswer };
 
+// Which rows of a data file are taken, and how their columns are read.
+struct DataOptions {
+  std::string columns;  // as parse_columns() reads it; empty: the file's own names
+  AnswerPairs answer_pairs = AnswerPairs::kBest;
+  std::int64_t max_pairs = 0;              // of the training file; 0: all
+  std::int64_t max_test_pairs = 0;         // of the held-out file; 0: all
+  std::optional<std::uint64_t> data_seed;  // empty: the first pairs, in the file's order
+  OnDuplicate on_duplicate = OnDuplicate::kWarn;
+};
+
 // How a conversation becomes tokens.
-struct TextOptions {
+struct TextOptions : DataOptions {
   std::string system_prompt = "You are a helpful, honest and concise assistant.";
   std::string chat_template = "auto";
   std::optional<TemplateDate> template_date;  // empty: the first day of the run

@@ -155,6 +155,14 @@ BatchPlan batch_plan(const SweepPreparation& sweep, const Cell& cell) {
   return BatchPlan(plan_settings(cell_options(sweep, cell), job.inputs.train));
 }
 
+void add_new(std::vector<std::string>& lines, const std::vector<std::string>& more) {
+  for (const std::string& line : more) {
+    if (std::find(lines.begin(), lines.end(), line) == lines.end()) {
+      lines.push_back(line);
+    }
+  }
+}
+
 // Adds the warnings about the batch plans of all packs, each once.
 void add_warnings(SweepPreparation& sweep) {
   std::vector<std::string> seen;
@@ -179,11 +187,15 @@ void add_warnings(SweepPreparation& sweep) {
 std::vector<std::string> SweepPreparation::warnings() const {
   std::vector<std::string> different;
   for (const SweepInputs& of_inputs : inputs) {
-    for (const std::string& warning : of_inputs.job.warnings) {
-      if (std::find(different.begin(), different.end(), warning) == different.end()) {
-        different.push_back(warning);
-      }
-    }
+    add_new(different, of_inputs.job.warnings);
+  }
+  return different;
+}
+
+std::vector<std::string> SweepPreparation::notes() const {
+  std::vector<std::string> different;
+  for (const SweepInputs& of_inputs : inputs) {
+    add_new(different, of_inputs.job.inputs.notes);
   }
   return different;
 }

@@ -31,6 +31,7 @@ struct SweepPreparation {
   std::uint64_t agreement = 0;  // a hash of it
 
   std::vector<std::string> warnings() const;
+  std::vector<std::string> notes() const;  // each once
 };
 
 // Reads and checks all inputs and cells before anything large is loaded, without communicating,

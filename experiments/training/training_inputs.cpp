@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "datasets/tokens/pair_checks.hpp"
 #include "datasets/tokens/pair_tokenizer.hpp"
 #include "experiments/job/text_options.hpp"
 #include "trainer/model/model_files.hpp"
@@ -44,14 +45,16 @@ TrainingInputs read_training_inputs(const TrainingOptions& options) {
   }
   inputs.implied_system_text = tokenizer.implied_system_text();
   add_all(tokenizer.warnings());
-  const auto read = [&](const std::filesystem::path& path) {
-    TokenizedFile file = tokenizer.read(path);
+  const auto read = [&](const std::filesystem::path& path, std::int64_t max_pairs) {
+    TokenizedFile file = tokenizer.read(path, row_options(options, max_pairs));
+    inputs.notes.push_back(file.understood);
     add_all(file.warnings);
     return std::move(file.pairs);
   };
-  inputs.train = read(options.train);
+  inputs.train = read(options.train, options.max_pairs);
   if (!options.test.empty()) {
-    inputs.test = read(options.test);
+    inputs.test = read(options.test, options.max_test_pairs);
+    report(shared_pair_lines(inputs.train, inputs.test), options.on_duplicate, inputs.warnings);
   }
   inputs.train_hash = tokens_hash(inputs.train);
   inputs.test_hash = tokens_hash(inputs.test);

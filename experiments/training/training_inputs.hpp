@@ -28,7 +28,8 @@ struct TrainingInputs {
   std::vector<TokenPair> test;   // empty without --test
   std::uint64_t train_hash = 0;  // over the ids
   std::uint64_t test_hash = 0;
-  std::vector<std::string> warnings;  // rows left out, a system prompt that had to move
+  std::vector<std::string> notes;     // what was understood of each data file
+  std::vector<std::string> warnings;  // rows left out, a system prompt that had to move, repeats
 };
 
 // Reads and checks all inputs; loads nothing large.  The date of chat templates must already be

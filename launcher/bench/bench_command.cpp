@@ -64,7 +64,7 @@ std::vector<TokenPair> available_pairs(const BenchOptions& options, const ModelC
   if (options.train.empty()) {
     return make_pairs(options.lengths, wanted, config);
   }
-  return read_pairs(options.train, options.source.model, config, options);
+  return read_pairs(options.train, options.source.model, config, options).pairs;
 }
 
 // Returns whole batches only, so that all steps are equally long.

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
+#include <iostream>
 #include <iterator>
 
 #include "collectives/foundation/errors.hpp"
@@ -36,8 +37,13 @@ void set_pairs(const PlanOptions& options, PlanRequest& request) {
     request.train_pairs = options.pairs.value_or(kPairsWithoutFile);
     return;
   }
-  const std::vector<TokenPair> pairs =
+  const TokenizedFile file =
       read_pairs(options.train, options.source.model, request.config, options);
+  const std::vector<TokenPair>& pairs = file.pairs;
+  std::cerr << file.understood << '\n';
+  for (const std::string& warning : file.warnings) {
+    std::cerr << "warning: " << warning << '\n';
+  }
   request.pair = mean_pair(pairs);
   request.train_pairs = options.pairs.value_or(static_cast<std::int64_t>(pairs.size()));
 }

@@ -6,7 +6,6 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "datasets/batches/philox.hpp"
-#include "datasets/tokens/pair_tokenizer.hpp"
 #include "experiments/files/process_identity.hpp"
 #include "experiments/job/text_options.hpp"
 #include "experiments/settings/template_dates.hpp"
@@ -39,14 +38,13 @@ ModelConfig read_chosen_config(const ModelChoice& choice, std::int64_t layer) {
   return config;
 }
 
-std::vector<TokenPair> read_pairs(const std::filesystem::path& file,
-                                  const std::filesystem::path& model, const ModelConfig& config,
-                                  const TextOptions& options) {
+TokenizedFile read_pairs(const std::filesystem::path& file, const std::filesystem::path& model,
+                         const ModelConfig& config, const TextOptions& options) {
   TextOptions dated = options;
   dated.template_date = choose_template_date(options.template_date, std::nullopt, utc_text());
   const PairTokenizer tokenizer(read_text(model), template_settings(dated), config.vocabulary,
                                 tokenize_options(dated, config.context));
-  return tokenizer.read(file).pairs;
+  return tokenizer.read(file, row_options(dated, dated.max_pairs));
 }
 
 std::vector<TokenPair> make_pairs(const PairLengths& lengths, std::int64_t count,

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "datasets/tokens/pair_tokenizer.hpp"
 #include "datasets/tokens/token_pair.hpp"
 #include "experiments/settings/settings.hpp"
 #include "trainer/model/architecture/config.hpp"
@@ -18,9 +19,8 @@ ModelConfig read_chosen_config(const ModelChoice& choice, std::int64_t layer);
 
 // Reads the pairs of `file` and tokenises them as `train` does for the model in `model`, whose
 // weights are not needed.  Throws UserError.
-std::vector<TokenPair> read_pairs(const std::filesystem::path& file,
-                                  const std::filesystem::path& model, const ModelConfig& config,
-                                  const TextOptions& options);
+TokenizedFile read_pairs(const std::filesystem::path& file, const std::filesystem::path& model,
+                         const ModelConfig& config, const TextOptions& options);
 
 // Makes `count` pairs of pseudo-random tokens; prompts share exactly their first `common_prefix`
 // tokens, answers differ from their first token on.  Throws UserError if they exceed the context.

@@ -56,7 +56,7 @@ int run_evaluate_command(const EvaluateOptions& options, Session& session) {
   if (job.is_root()) {
     remove_stale_temps(options.out);
   }
-  const Ranks ranks = job.begin(prepared.model.computation, {}, prepared.warnings);
+  const Ranks ranks = job.begin(prepared.model.computation, {}, prepared.warnings, prepared.notes);
   std::unique_ptr<Decoder> decoder;
   session.together([&] { decoder = load_whole_model(prepared.model, ranks); });
   Evaluation evaluation = measure(prepared, *decoder, ranks, job.display());

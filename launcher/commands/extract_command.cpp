@@ -85,7 +85,7 @@ int run_extract_command(const ExtractOptions& options, Session& session) {
                   "the extraction to make");
   const TrainingInputs& inputs = preparation.job.inputs;
   const Ranks ranks = job.begin(preparation.job.computation, extract_settings_table(preparation),
-                                preparation.job.warnings);
+                                preparation.job.warnings, inputs.notes);
   if (options.check_weights) {
     check_weights({&inputs}, session);
   }

@@ -29,7 +29,7 @@ void show_start(const SweepPreparation& sweep, Job& job) {
   const Cell& first = plan.packs.front().members.front();
   const JobPreparation& inputs = sweep.inputs[inputs_of(sweep, first)].job;
   job.show(inputs.computation, run_table(cell_options(sweep, first), inputs, sweep.topology),
-           sweep.warnings());
+           sweep.warnings(), sweep.notes());
   job.display().message(fmt::format("sweep of {} cells in {} packs, the first of them above, in {}",
                                     plan.cells.size(), plan.packs.size(),
                                     sweep.options.out.string()));

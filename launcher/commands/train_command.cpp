@@ -52,7 +52,7 @@ int run_prepared(const RunPreparation& run, Job& job) {
   }
   const Ranks ranks =
       job.begin(run.job.computation, run_table(options, run.job, run.job.computation.topology),
-                run.job.warnings);
+                run.job.warnings, inputs.notes);
   if (options.check_weights) {
     check_weights({&inputs}, session);
   }

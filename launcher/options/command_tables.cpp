@@ -55,7 +55,7 @@ std::vector<Field> workload_fields(WorkloadOptions& o, const char* pairs,
                             fmt::join(kShapeNames, ", ")),
                 o.source.shape, parse_some_text),
           layer_field(o.layer),
-          field("train", "FILE", "pairs to take, CSV or JSONL", o.train)
+          field("train", "FILE", "pairs to take: CSV, TSV, JSON, JSONL, Parquet, Arrow", o.train)
               .with_fallback("made up, of the lengths below"),
           field("prompt-length", "N", "tokens of a prompt", lengths.prompt_length, at_least(1)),
           field("answer-length", "N", "tokens of an answer", lengths.answer_length, at_least(1)),
@@ -132,9 +132,10 @@ CommandTable sweep_table(SweepOptions& o) {
       "directory.\n"
       "Started again, it continues.\n",
       {{"Input and output",
-        {field("train", "FILE", "training pairs, CSV or JSONL (this or --data is required)",
+        {field("train", "FILE",
+               "training pairs: CSV, TSV, JSON, JSONL, Parquet, Arrow (this or --data is required)",
                o.train),
-         field("test", "FILE", "held-out pairs, CSV or JSONL", o.test).with_fallback("none"),
+         field("test", "FILE", "held-out pairs, likewise", o.test).with_fallback("none"),
          adapter_field(o.adapter), check_weights_field(o.check_weights),
          field("out", "DIR", "directory of the run files", o.out).required(),
          flag("retry-failed", "train cells again that failed before", o.retry_failed),
@@ -147,6 +148,7 @@ CommandTable sweep_table(SweepOptions& o) {
             optimizer_fields(o) + std::vector{shuffle_field(o.shuffle)}},
        evaluation_and_saving_group(o),
        {"Machine", machine_fields(o, "auto: 1") + cache_fields(o)},
+       data_group(o, PairFiles::kBoth),
        text_group(o)},
       config_notes("sweep") +
           "--model, --layer, --seed, --lr, --beta, --sign and --batch-size mean the same as their "
@@ -194,6 +196,7 @@ CommandTable bench_table(BenchOptions& o) {
          field("warmup", "N", "steps before them that do not count", o.warmup, at_least(0)),
          json_field(o.json)}},
        {"Machine", machine_fields(o) + cache_fields(o)},
+       data_group(o, PairFiles::kTrain),
        text_group(o)},
       config_notes("bench") +
           "\n"
@@ -229,6 +232,7 @@ CommandTable plan_table(PlanOptions& o) {
          field("devices", "N", "GPUs, or ranks on CPUs", o.devices, at_least(1)),
          automatic_or("tp", "N", "ranks that share one model", o.tp, "auto: the fastest that fits",
                       at_least(1))}},
+       data_group(o, PairFiles::kTrain),
        text_group(o)},
       config_notes("plan") +
           "\n"

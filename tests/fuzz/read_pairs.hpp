@@ -1,10 +1,12 @@
 // Reads a fuzzer's input as a data file, and checks what every pair that comes out must satisfy.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "collectives/foundation/errors.hpp"
 #include "datasets/rows/preference_pairs.hpp"
@@ -14,9 +16,12 @@
 namespace bipo::fuzz {
 
 inline void check_pair(const PreferencePair& pair) {
-  const bool is_text = is_utf8(pair.chosen) && is_utf8(pair.rejected);
-  const bool is_answerable = !pair.prompt.empty() && pair.prompt.back().role == "user";
-  if (!is_text || !is_answerable || pair.chosen.empty() || pair.rejected.empty()) {
+  const auto is_answer = [](const std::vector<Message>& turns) {
+    return std::any_of(turns.begin(), turns.end(), [](const Message& turn) {
+      return turn.role == "assistant" && is_utf8(turn.content);
+    });
+  };
+  if (pair.prompt.empty() || !is_answer(pair.chosen) || !is_answer(pair.rejected)) {
     throw std::logic_error(pair.where + ": accepted, but no valid pair");
   }
 }

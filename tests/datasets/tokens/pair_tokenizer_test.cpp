@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "collectives/foundation/errors.hpp"
+#include "datasets/tokens/pair_checks.hpp"
 #include "tests/datasets/character_model.hpp"
 #include "tests/support/errors.hpp"
 
@@ -82,6 +83,47 @@ TEST_F(PairTokenizerTest, WarnsOfTheFirstRowsLeftOutAndCountsTheOthers) {
   EXPECT_EQ(file.warnings[5], "left out: 2 rows more");
   EXPECT_TRUE(begins_with(6, 10)) << file.warnings[6];
   EXPECT_TRUE(begins_with(7, 11)) << file.warnings[7];
+}
+
+TEST_F(PairTokenizerTest, CountsEqualAnswersAndRepeats) {
+  const auto path = write_rows("q,y,n\nq,y,y\nr,y,n\nq,y,n\nq,y,n\n");
+  const std::string file = path.string();
+  const TokenizedFile read = tokenizer().read(path);
+  ASSERT_EQ(read.warnings.size(), 2U);
+  testing::expect_parts(read.warnings[0], {file + ": chosen and rejected are equal in 1 of 5 pairs",
+                                           "the first: " + file + ":3"});
+  testing::expect_parts(read.warnings[1], {file + ": 2 of 5 pairs repeat an earlier one",
+                                           "the first: " + file + ":5 is " + file + ":2 again"});
+  testing::expect_parts(read.understood, {file + ": 5 rows of the form question/matching"});
+  RowOptions strict;
+  strict.on_duplicate = OnDuplicate::kError;
+  testing::expect_parts(testing::error_of<UserError>([&] { tokenizer().read(path, strict); }),
+                        {"are equal in 1 of 5 pairs", "--on-duplicate error"});
+  EXPECT_TRUE(tokenizer().read(write_rows("q,y,n\nr,y,n\n"), strict).warnings.empty());
+}
+
+TEST_F(PairTokenizerTest, CountsPairsThatTwoFilesShare) {
+  const std::vector<TokenPair> train = tokenizer().read(write_rows("q,y,n\nr,y,n\nq,y,n\n")).pairs;
+  const std::vector<TokenPair> test = tokenizer().read(write_rows("s,y,n\nq,y,n\nr,n,y\n")).pairs;
+  const std::vector<std::string> lines = shared_pair_lines(train, test);
+  ASSERT_EQ(lines.size(), 1U);
+  testing::expect_parts(lines[0], {"1 of 3 held-out pairs is trained on", ":3 is ", ":2"});
+  EXPECT_TRUE(shared_pair_lines(train, {test[0], test[2]}).empty());
+  std::vector<std::string> warnings;
+  report(lines, OnDuplicate::kWarn, warnings);
+  EXPECT_EQ(warnings, lines);
+  EXPECT_THROW(report(lines, OnDuplicate::kError, warnings), UserError);
+}
+
+// The model's special tokens are single characters; marks of other models are plain text to it.
+TEST_F(PairTokenizerTest, NamesTextThatIsLaidOutAlready) {
+  const auto path = write_rows("hello <|im_start|> there,y,n\na < b [c] | d,y,n\nq,[INST] y,n\n");
+  const TokenizedFile read = tokenizer().read(path);
+  ASSERT_EQ(read.warnings.size(), 1U);
+  testing::expect_parts(
+      read.warnings[0],
+      {path.string() + ": marks of a chat format stand in the texts of 2 of 3 pairs",
+       path.string() + ":2 has \"<|im_start|>\""});
 }
 
 TEST_F(PairTokenizerTest, RefusesIdsThatTheModelDoesNotKnow) {

@@ -68,6 +68,11 @@ const std::vector<Example>& examples() {
       {"no-bos", "no_bos", "true", true},
       {"max-length", "max_length", "50", 50},
       {"skip-bad", "skip_bad", "true", true},
+      {"columns", "columns", "prompt=q", "prompt=q"},
+      {"answer-pairs", "answer_pairs", "all", "all"},
+      {"max-pairs", "max_pairs", "60", 60},
+      {"max-test-pairs", "max_test_pairs", "20", 20},
+      {"data-seed", "data_seed", "7", 7},
       {"cache-dtype", "cache_dtype", "bf16", "bf16"},
       {"cache-budget", "cache_budget", "3K", 3072},
       {"cache-dir", "cache_dir", "/a/cache", "/a/cache"},
@@ -105,7 +110,8 @@ TEST(TrainFields, PlaceTheWorkByTheKeysOfEarlyVersions) {
   const std::vector<std::string> keys = placement_keys(train_fields(options));
   EXPECT_EQ(Keys(keys.begin(), keys.end()),
             (Keys{"model", "adapter", "train", "test", "out", "dp", "threads", "save_every",
-                  "cache_budget", "cache_dir"}));
+                  "cache_budget", "cache_dir", "columns", "answer_pairs", "max_pairs",
+                  "max_test_pairs", "data_seed"}));
 }
 
 TEST(TrainFields, ATextChangesItsKeyAlone) {
@@ -144,6 +150,8 @@ TEST(TrainFields, ARefusedTextChangesNothing) {
   EXPECT_EQ(rule("sign", "odd"), "must be one of batch, pair, both, plus, minus");
   EXPECT_EQ(rule("shuffle", "true"), "must be one of on, off");
   EXPECT_EQ(rule("model", ""), "must name a path");
+  testing::expect_parts(rule("columns", "promt=x"), {"'promt=x'", "NAME=COLUMN", "prompt, chosen"});
+  EXPECT_EQ(rule("columns", "prompt=x,prompt=y"), "'prompt' is given twice");
   EXPECT_EQ(stored_settings(groups), before);
 }
 
@@ -196,8 +204,8 @@ TEST(TrainFields, HelpShowsTheValuesOfTheStructAsDefaults) {
 
 // But for defaults that no text of the option stands for.
 TEST(TrainFields, TheDefaultThatHelpShowsGivesTheStructsValue) {
-  const Keys in_words = {"adapter", "test",          "micro-batch",   "dp",
-                         "threads", "system-prompt", "template-date", "cache-dir"};
+  const Keys in_words = {"adapter",       "test",          "micro-batch", "dp",      "threads",
+                         "system-prompt", "template-date", "cache-dir",   "columns", "data-seed"};
   TrainOptions options;
   auto groups = train_fields(options);
   const Json before = stored_settings(groups);
