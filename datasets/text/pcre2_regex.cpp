@@ -73,7 +73,7 @@ std::optional<Span> match(const pcre2_code* code, std::string_view text, std::si
   }
   if (is_limit(result)) {
     throw UserError(
-        fmt::format("a regular expression of the tokenizer needs too many steps for a text of {} "
+        fmt::format("a regular expression needs too many steps for a text of {} "
                     "bytes ({}); such a file is refused",
                     text.size(), error_text(result)));
   }

@@ -53,7 +53,7 @@ ModelFiles open_model(const std::filesystem::path& model, const std::filesystem:
     files.weights = open_gguf_weights(files.gguf, files.config);
   }
   if (!adapter.empty()) {
-    files.weights = merge_lora(adapter, std::move(files.weights), files.config);
+    files.weights = merge_lora(adapter, std::move(files.weights), files.config, model);
   }
   ContentHash hash;
   hash.add(files.weights->fingerprint());

@@ -4,16 +4,17 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <map>
-#include <optional>
-#include <set>
+#include <algorithm>
 #include <string>
+#include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
 #include "trainer/model/lora/lora_config.hpp"
+#include "trainer/model/lora/lora_tensors.hpp"
 #include "trainer/model/sharding/names.hpp"
 #include "trainer/model/weights/safetensors.hpp"
 
@@ -22,175 +23,47 @@ namespace {
 
 constexpr const char* kConfigFile = "adapter_config.json";
 constexpr const char* kTensorFile = "adapter_model.safetensors";
+constexpr const char* kPickledFile = "adapter_model.bin";
 
-constexpr std::string_view kPrefix = "base_model.model.";
-constexpr std::string_view kSuffixA = ".lora_A.weight";
-constexpr std::string_view kSuffixB = ".lora_B.weight";
-constexpr std::string_view kWeight = ".weight";
-
-// The update of one module's weight.
-struct Update {
-  std::string a;  // names of the tensors
-  std::string b;
-  std::int64_t rank = 0;
-  double scale = 0;
-};
-
-std::string without_end(const std::string& text, std::string_view end) {
-  return text.substr(0, text.size() - end.size());
+// Rows of a matrix that are in memory at once beside a rank's slice.
+std::int64_t rows_at_once(std::int64_t columns) {
+  constexpr std::int64_t kElements = 1 << 22;
+  return std::max<std::int64_t>(1, kElements / columns);
 }
-
-// Returns [out, in] of each matrix that an adapter may update, by module: in fused tensors several
-// weights of the model are rows of one matrix.
-std::map<std::string, TensorShape> modules_of(const ModelConfig& config) {
-  std::map<std::string, TensorShape> modules;
-  for (const auto& [role, block] : weights_of(config)) {
-    const TensorPlace place = tensor_place(config, role, block);
-    if (!place.shape.is_vector() && place.name.ends_with(kWeight)) {
-      modules.emplace(without_end(place.name, kWeight), place.shape);
-    }
-  }
-  return modules;
-}
-
-// Checks an adapter against the model when it is opened.
-class AdapterReader {
- public:
-  AdapterReader(const LoraConfig& config, const SafetensorsFile& file, const ModelConfig& model)
-      : config_(config), file_(file), modules_(modules_of(model)) {
-    embedding_ = without_end(tensor_place(model, Role::kEmbedding).name, kWeight);
-  }
-
-  std::map<std::string, Update> read() {
-    std::vector<std::string> unknown;
-    for (const auto& [name, entry] : file_.entries()) {
-      if (!add(name)) {
-        unknown.push_back(name);
-      }
-    }
-    if (!unknown.empty()) {
-      refuse(fmt::format(
-          "{} of its tensors are not lora_A or lora_B of a matrix of this model: {}; the adapter "
-          "belongs to another model, or is of an unsupported kind",
-          unknown.size(), fmt::join(unknown, ", ")));
-    }
-    check_modules();
-    for (auto& [module, update] : updates_) {
-      complete(module, update);
-    }
-    return std::move(updates_);
-  }
-
- private:
-  [[noreturn]] void refuse(const std::string& what) const {
-    throw UserError(fmt::format("--adapter: {}: {}", file_.path().string(), what));
-  }
-
-  // Whether the tensor belongs to an update of one of the model's matrices.
-  bool add(const std::string& name) {
-    const bool is_a = name.ends_with(kSuffixA);
-    if (!name.starts_with(kPrefix) || (!is_a && !name.ends_with(kSuffixB))) {
-      return false;
-    }
-    const std::string module = without_end(name, is_a ? kSuffixA : kSuffixB).substr(kPrefix.size());
-    if (!modules_.contains(module) || module == embedding_) {
-      return false;
-    }
-    (is_a ? updates_[module].a : updates_[module].b) = name;
-    return true;
-  }
-
-  // Refuses other modules than the configuration lists.
-  void check_modules() const {
-    std::vector<std::string> missing;
-    std::vector<std::string> unlisted;
-    for (const auto& [module, shape] : modules_) {
-      const bool is_listed = config_.lists_targets() && config_.targets(module);
-      if (is_listed && !updates_.contains(module)) {
-        missing.push_back(module);
-      }
-      if (config_.lists_targets() && !is_listed && updates_.contains(module)) {
-        unlisted.push_back(module);
-      }
-    }
-    if (!missing.empty()) {
-      refuse(
-          fmt::format("{} modules that {} targets have no tensors here: {}; the adapter is "
-                      "incomplete, get it again",
-                      missing.size(), config_.path().string(), fmt::join(missing, ", ")));
-    }
-    if (!unlisted.empty()) {
-      refuse(
-          fmt::format("{} modules have tensors here, but {} does not target them: {}; the two "
-                      "files do not belong together",
-                      unlisted.size(), config_.path().string(), fmt::join(unlisted, ", ")));
-    }
-    if (updates_.empty()) {
-      refuse("holds no tensors; the adapter would change nothing");
-    }
-  }
-
-  void complete(const std::string& module, Update& update) const {
-    if (update.a.empty() || update.b.empty()) {
-      refuse(fmt::format("module {} has {} only; the adapter is incomplete, get it again", module,
-                         update.a.empty() ? "lora_B" : "lora_A"));
-    }
-    const TensorShape& shape = modules_.at(module);
-    update.rank = config_.rank(module);
-    update.scale = config_.scale(module);
-    check_shape(update.a, {update.rank, shape.columns});
-    check_shape(update.b, {shape.rows, update.rank});
-  }
-
-  void check_shape(const std::string& name, const std::vector<std::int64_t>& expected) const {
-    const SafetensorsFile::Entry& entry = file_.entries().at(name);
-    if (entry.shape != expected) {
-      refuse(fmt::format(
-          "tensor {} has shape [{}], but the model and the rank in {} imply [{}]; "
-          "they do not belong together",
-          name, fmt::join(entry.shape, ", "), config_.path().string(), fmt::join(expected, ", ")));
-    }
-    if (!at::isFloatingType(entry.type)) {
-      refuse(fmt::format("tensor {} is of type {}, which is not a floating-point type", name,
-                         c10::toString(entry.type)));
-    }
-  }
-
-  const LoraConfig& config_;
-  const SafetensorsFile& file_;
-  std::map<std::string, TensorShape> modules_;
-  std::string embedding_;
-  std::map<std::string, Update> updates_;
-};
 
 class AdaptedWeights final : public WeightSource {
  public:
   AdaptedWeights(const std::filesystem::path& directory, std::unique_ptr<WeightSource> base,
-                 const ModelConfig& config)
+                 const ModelConfig& config, const std::filesystem::path& model)
       : base_(std::move(base)), config_(config), file_(directory / kTensorFile) {
-    const LoraConfig adapter(directory / kConfigFile);
-    updates_ = AdapterReader(adapter, file_, config).read();
+    const LoraConfig adapter(directory / kConfigFile, model);
+    LoraTensors tensors = read_lora_tensors(adapter, file_, config, *base_);
+    updates_ = std::move(tensors.updates);
+    warnings_ = std::move(tensors.warnings);
   }
 
   at::Tensor read(Role role, std::int64_t block, const Slice& slice) const override {
-    const at::Tensor weight = base_->read(role, block, slice);
     const TensorPlace place = tensor_place(config_, role, block);
-    const Update* update = update_of(place);
+    const LoraUpdate* update = update_of(place);
     if (update == nullptr) {
-      return weight;
+      return base_->read(role, block, slice);
     }
-    const Range rows = {place.first_row + slice.rows.begin, place.first_row + slice.rows.end};
-    const Range ranks = {0, update->rank};
-    const at::Tensor a = file_.read(update->a, {ranks, slice.columns}).to(at::kFloat);
-    const at::Tensor b = file_.read(update->b, {rows, ranks}).to(at::kFloat);
-    const at::Tensor delta = at::mm(b, a).mul_(update->scale);
-    return delta.to(at::promote_types(weight.scalar_type(), at::kFloat)).add_(weight);
+    if (place.shape.is_vector()) {
+      return add_bias(base_->read(role, block, slice), *update, slice);
+    }
+    const Matrix matrix = {role, block, place.first_row, full_shape(config_, role), *update};
+    const at::Tensor sum = read_sum(matrix, slice);
+    return update->magnitude.empty() ? sum : rescale(sum, matrix, slice);
   }
 
-  std::vector<std::string> warnings() const override { return base_->warnings(); }
+  std::vector<std::string> warnings() const override {
+    std::vector<std::string> all = base_->warnings();
+    all.insert(all.end(), warnings_.begin(), warnings_.end());
+    return all;
+  }
 
   std::string place(Role role, std::int64_t block) const override {
-    const Update* update = update_of(tensor_place(config_, role, block));
+    const LoraUpdate* update = update_of(tensor_place(config_, role, block));
     return base_->place(role, block) +
            (update == nullptr ? "" : fmt::format(" with its update in {}", file_.path().string()));
   }
@@ -202,24 +75,141 @@ class AdaptedWeights final : public WeightSource {
       hash.add(fmt::format("{} {} {};", module, update.rank, update.scale));
       file_.add_sample(update.a, hash);
       file_.add_sample(update.b, hash);
+      for (const std::string& vector : {update.magnitude, update.bias}) {
+        if (!vector.empty()) {
+          hash.add(vector);
+          file_.add_sample(vector, hash);
+        }
+      }
     }
     return hash.value();
   }
 
  private:
-  const Update* update_of(const TensorPlace& place) const {
-    if (!place.name.ends_with(kWeight)) {
+  // A weight of the model that has an update.
+  struct Matrix {
+    Role role;
+    std::int64_t block;
+    std::int64_t first_row;  // in the module's matrix
+    TensorShape shape;
+    const LoraUpdate& update;
+
+    Range columns() const { return {0, shape.columns}; }
+    Range rows_in_module(Range rows) const {
+      return {first_row + rows.begin, first_row + rows.end};
+    }
+  };
+
+  // Returns the update of a matrix, or of a bias that has one.
+  const LoraUpdate* update_of(const TensorPlace& place) const {
+    const std::string_view end = place.shape.is_vector() ? kBiasEnd : kWeightEnd;
+    if (!place.name.ends_with(end)) {
       return nullptr;
     }
-    const auto found = updates_.find(without_end(place.name, kWeight));
-    return found == updates_.end() ? nullptr : &found->second;
+    const auto found = updates_.find(place.name.substr(0, place.name.size() - end.size()));
+    if (found == updates_.end() || (place.shape.is_vector() && found->second.bias.empty())) {
+      return nullptr;
+    }
+    return &found->second;
+  }
+
+  at::Tensor read_float(const std::string& name, const Slice& slice) const {
+    return file_.read(name, slice).to(at::kFloat);
+  }
+
+  // Returns bias + scale * the bias of B.
+  at::Tensor add_bias(const at::Tensor& bias, const LoraUpdate& update, const Slice& slice) const {
+    const at::Tensor delta = read_float(update.bias, {slice.rows, {}}).mul_(update.scale);
+    return delta.to(at::promote_types(bias.scalar_type(), at::kFloat)).add_(bias);
+  }
+
+  // Returns W + scale * B A.
+  at::Tensor read_sum(const Matrix& matrix, const Slice& slice) const {
+    const at::Tensor weight = base_->read(matrix.role, matrix.block, slice);
+    const at::Tensor delta = read_product(matrix, slice).mul_(matrix.update.scale);
+    return delta.to(at::promote_types(weight.scalar_type(), at::kFloat)).add_(weight);
+  }
+
+  // Returns B A, or its transpose for an embedding's own update.
+  at::Tensor read_product(const Matrix& matrix, const Slice& slice) const {
+    const LoraUpdate& update = matrix.update;
+    const Range ranks = {0, update.rank};
+    const Range rows = matrix.rows_in_module(slice.rows);
+    if (update.transposed) {
+      const at::Tensor a = read_float(update.a, {ranks, rows});
+      const at::Tensor b = read_float(update.b, {slice.columns, ranks});
+      return at::mm(a.t(), b.t());
+    }
+    const at::Tensor a = read_float(update.a, {ranks, slice.columns});
+    const at::Tensor b = read_float(update.b, {rows, ranks});
+    return at::mm(b, a);
+  }
+
+  // Returns m * V / |V| for rows of V = W + scale * B A that are as long as the module's matrix has
+  // columns, and for an embedding's own update for columns of the whole vocabulary (DoRA, arXiv
+  // 2402.09353, equation 5).
+  at::Tensor rescale(at::Tensor sum, const Matrix& matrix, const Slice& slice) const {
+    if (matrix.update.transposed) {
+      const at::Tensor magnitude = read_float(matrix.update.magnitude, {slice.columns, {}});
+      const at::Tensor norms = column_norms(matrix);
+      return sum.mul_(magnitude / norms.slice(0, slice.columns.begin, slice.columns.end));
+    }
+    const at::Tensor magnitude =
+        read_float(matrix.update.magnitude, {matrix.rows_in_module(slice.rows), {}});
+    const at::Tensor norms = slice.columns == matrix.columns() ? at::linalg_vector_norm(sum, 2, {1})
+                                                               : row_norms(matrix, slice.rows);
+    return sum.mul_((magnitude / norms).unsqueeze(1));
+  }
+
+  // Returns the norms of whole rows, of which this rank holds only some columns.  It reads them
+  // again instead of adding up the ranks' squares: no rank waits for another while it loads, and
+  // the result does not depend on their number.
+  at::Tensor row_norms(const Matrix& matrix, Range rows) const {
+    std::vector<at::Tensor> norms;
+    const std::int64_t step = rows_at_once(matrix.shape.columns);
+    for (std::int64_t begin = rows.begin; begin < rows.end; begin += step) {
+      const Range part = {begin, std::min(begin + step, rows.end)};
+      norms.push_back(at::linalg_vector_norm(read_sum(matrix, {part, matrix.columns()}), 2, {1}));
+    }
+    return norms.empty() ? at::empty({0}) : at::cat(norms);
+  }
+
+  // Returns the norms of whole columns, [D].
+  at::Tensor column_norms(const Matrix& matrix) const {
+    at::Tensor squares = at::zeros({matrix.shape.columns}, at::kDouble);
+    const std::int64_t step = rows_at_once(matrix.shape.columns);
+    for (std::int64_t begin = 0; begin < matrix.shape.rows; begin += step) {
+      const Range part = {begin, std::min(begin + step, matrix.shape.rows)};
+      const at::Tensor sum = read_sum(matrix, {part, matrix.columns()}).to(at::kDouble);
+      squares.add_(sum.square_().sum(0));
+    }
+    return squares.sqrt_().to(at::kFloat);
   }
 
   std::unique_ptr<WeightSource> base_;
   ModelConfig config_;
   SafetensorsFile file_;
-  std::map<std::string, Update> updates_;  // by module
+  LoraUpdates updates_;
+  std::vector<std::string> warnings_;
 };
+
+bool is_there(const std::filesystem::path& path) {
+  std::error_code unreachable;
+  return std::filesystem::exists(path, unreachable);
+}
+
+// Returns the folders of `directory` that hold an adapter: PEFT saves one that has a name there.
+std::vector<std::string> adapters_in(const std::filesystem::path& directory) {
+  std::vector<std::string> folders;
+  std::error_code unreachable;
+  for (const auto& entry : std::filesystem::directory_iterator(directory, unreachable)) {
+    if (is_there(entry.path() / kConfigFile)) {
+      folders.push_back(entry.path().string());
+    }
+  }
+  std::sort(folders.begin(), folders.end());
+  return folders;
+}
 
 void check_directory(const std::filesystem::path& directory) {
   std::error_code unreachable;
@@ -228,22 +218,37 @@ void check_directory(const std::filesystem::path& directory) {
         fmt::format("--adapter {}: no such directory; it takes a PEFT directory with {} and {}",
                     directory.string(), kConfigFile, kTensorFile));
   }
-  for (const char* name : {kConfigFile, kTensorFile}) {
-    if (!std::filesystem::exists(directory / name, unreachable)) {
-      throw UserError(fmt::format(
-          "--adapter {}: has no {}; adapters are read as PEFT saves them with safe_serialization",
-          directory.string(), name));
-    }
+  if (!is_there(directory / kConfigFile)) {
+    const std::vector<std::string> others = adapters_in(directory);
+    throw UserError(fmt::format(
+        "--adapter {}: has no {}; it takes a directory as PEFT's save_pretrained writes it{}",
+        directory.string(), kConfigFile,
+        others.empty() ? "" : fmt::format(", such as {}", fmt::join(others, ", "))));
   }
+  if (is_there(directory / kTensorFile)) {
+    return;
+  }
+  if (is_there(directory / kPickledFile)) {
+    throw UserError(fmt::format(
+        "--adapter {0}: has {1} only, which is a program as much as a file and is not read; "
+        "convert it: python -c \"import torch; from safetensors.torch import save_file; t = "
+        "torch.load('{0}/{1}', map_location='cpu', weights_only=True); save_file({{k: "
+        "v.clone().contiguous() for k, v in t.items()}}, '{0}/{2}', metadata={{'format': 'pt'}})\"",
+        directory.string(), kPickledFile, kTensorFile));
+  }
+  throw UserError(fmt::format(
+      "--adapter {}: has no {}; adapters are read as PEFT saves them with safe_serialization",
+      directory.string(), kTensorFile));
 }
 
 }  // namespace
 
 std::unique_ptr<WeightSource> merge_lora(const std::filesystem::path& directory,
                                          std::unique_ptr<WeightSource> base,
-                                         const ModelConfig& config) {
+                                         const ModelConfig& config,
+                                         const std::filesystem::path& model) {
   check_directory(directory);
-  return std::make_unique<AdaptedWeights>(directory, std::move(base), config);
+  return std::make_unique<AdaptedWeights>(directory, std::move(base), config, model);
 }
 
 }  // namespace bipo
