@@ -45,7 +45,9 @@ nlohmann::json parse_untrusted_json(std::string_view text, const std::string& pl
   }
 }
 
-nlohmann::json read_json_file(const std::filesystem::path& path) {
+namespace {
+
+std::string content_of_file(const std::filesystem::path& path) {
   if (!std::filesystem::is_regular_file(path)) {
     throw UserError(fmt::format("{}: no such file", path.string()));
   }
@@ -54,8 +56,19 @@ nlohmann::json read_json_file(const std::filesystem::path& path) {
     throw UserError(
         fmt::format("{}: the file cannot be opened; check its permissions", path.string()));
   }
-  const std::string text{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
-  return parse_untrusted_json(text, path.string(), "download or convert it again");
+  return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+}
+
+}  // namespace
+
+nlohmann::json read_json_file(const std::filesystem::path& path) {
+  return parse_untrusted_json(content_of_file(path), path.string(), "download or convert it again");
+}
+
+nlohmann::ordered_json read_ordered_json_file(const std::filesystem::path& path) {
+  const std::string text = content_of_file(path);
+  parse_untrusted_json(text, path.string(), "download or convert it again");
+  return nlohmann::ordered_json::parse(text);
 }
 
 std::optional<JsonNode> JsonNode::find(std::string_view key) const {
