@@ -166,11 +166,22 @@ Renderer make_form_renderer(const ChatForm& form, std::map<std::string, std::str
   return Renderer(form.jinja, fmt::format("--chat-template {}", form.name), to_json(tokens));
 }
 
+// Names the templates that the model has without a default one.
+std::string named_ones(const ChatTemplateSource& model) {
+  std::vector<std::string> names;
+  for (const auto& entry : model.named) {
+    names.push_back(entry.first);
+  }
+  return names.empty() ? ""
+                       : fmt::format(" named \"default\", only {} (a template's file can be given)",
+                                     fmt::join(names, ", "));
+}
+
 Renderer make_renderer(const ChatTemplateSource& model, const std::string& choice) {
   if (choice == "auto") {
     if (model.text.empty()) {
-      throw UserError(fmt::format("{}: the model has no chat template; {}", model.where,
-                                  advise_another_form()));
+      throw UserError(fmt::format("{}: the model has no chat template{}; {}", model.where,
+                                  named_ones(model), advise_another_form()));
     }
     return Renderer(model.text, model.where, to_json(model.special_tokens));
   }

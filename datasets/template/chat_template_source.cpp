@@ -6,6 +6,7 @@
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "collectives/foundation/errors.hpp"
 #include "datasets/text/untrusted_json.hpp"
@@ -33,26 +34,60 @@ std::map<std::string, std::string> special_tokens(const json& tokenizer_config) 
   return tokens;
 }
 
-// Returns the template's text; of several templates, the one named "default".
-std::string default_template(const json& templates, const std::string& where) {
+[[noreturn]] void refuse_templates(const std::string& where) {
+  throw UserError(fmt::format(
+      "{}: chat_template is neither a text nor a list of templates with names; correct it, or "
+      "choose another format with --chat-template NAME|FILE",
+      where));
+}
+
+// Returns templates by name; one without a name is "default".
+std::map<std::string, std::string> templates_by_name(const json& templates,
+                                                     const std::string& where) {
+  std::map<std::string, std::string> named;
   if (templates.is_null()) {
-    return "";
+    return named;
   }
+  const auto add = [&](const json& name, const json& text) {
+    if (!name.is_string() || !text.is_string()) {
+      refuse_templates(where);
+    }
+    named[name.get<std::string>()] = text.get<std::string>();
+  };
   if (templates.is_string()) {
-    return templates.get<std::string>();
-  }
-  if (templates.is_array()) {
+    add("default", templates);
+  } else if (templates.is_array()) {
     for (const json& entry : templates) {
-      if (entry.is_object() && entry.value("name", json()) == "default" &&
-          entry.contains("template") && entry["template"].is_string()) {
-        return entry["template"].get<std::string>();
+      if (!entry.is_object()) {
+        refuse_templates(where);
+      }
+      add(entry.value("name", json()), entry.value("template", json()));
+    }
+  } else if (templates.is_object()) {
+    for (const auto& [name, text] : templates.items()) {
+      add(name, text);
+    }
+  } else {
+    refuse_templates(where);
+  }
+  return named;
+}
+
+std::map<std::string, std::string> templates_in_files(const std::filesystem::path& directory) {
+  std::map<std::string, std::string> named;
+  const auto file = directory / "chat_template.jinja";
+  if (std::filesystem::exists(file)) {
+    named["default"] = read_template_file(file);
+  }
+  const auto folder = directory / "additional_chat_templates";
+  if (std::filesystem::is_directory(folder)) {
+    for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+      if (entry.path().extension() == ".jinja") {
+        named[entry.path().stem().string()] = read_template_file(entry.path());
       }
     }
   }
-  throw UserError(
-      fmt::format("{}: chat_template is neither a text nor a list with a template named 'default'; "
-                  "correct it, or choose another format with --chat-template NAME|FILE",
-                  where));
+  return named;
 }
 
 json read_tokenizer_config(const std::filesystem::path& file) {
@@ -73,13 +108,15 @@ ChatTemplateSource read_chat_template_source(const std::filesystem::path& model_
   const json config = read_tokenizer_config(config_file);
   ChatTemplateSource source;
   source.special_tokens = special_tokens(config);
-  const auto file = model_directory / "chat_template.jinja";
-  if (std::filesystem::exists(file)) {
-    source.where = file.string();
-    source.text = read_template_file(file);
-  } else {
+  source.named = templates_in_files(model_directory);
+  source.where = (model_directory / "chat_template.jinja").string();
+  if (source.named.empty()) {
     source.where = config_file.string();
-    source.text = default_template(config.value("chat_template", json()), source.where);
+    source.named = templates_by_name(config.value("chat_template", json()), source.where);
+  }
+  if (const auto found = source.named.find("default"); found != source.named.end()) {
+    source.text = std::move(found->second);
+    source.named.erase(found);
   }
   return source;
 }

@@ -14,11 +14,13 @@ struct ChatTemplateSource {
   std::string text;   // Jinja; empty if the model has none
   std::string where;  // the file that holds it or should hold it, for messages
   std::map<std::string, std::string> special_tokens;  // by template variable, as "bos_token"
+  std::map<std::string, std::string> named;           // further templates, as "tool_use"
 };
 
-// Reads chat_template.jinja, or else `chat_template` of tokenizer_config.json (of several, the one
-// named "default"); the special tokens from tokenizer_config.json.  Throws UserError for files that
-// cannot be read or hold something else.
+// Reads chat_template.jinja and additional_chat_templates/NAME.jinja, or else, where there is none
+// of these, `chat_template` of tokenizer_config.json (of several, the one named "default" is the
+// model's), as transformers does; the special tokens from tokenizer_config.json.  Throws UserError
+// for files that cannot be read or hold something else.
 ChatTemplateSource read_chat_template_source(const std::filesystem::path& model_directory);
 
 // Reads a file that holds one template.  Throws UserError.

@@ -73,6 +73,18 @@ Json parse_json(std::string_view text, const std::string& place, std::string_vie
   }
 }
 
+std::string content_of_file(const std::filesystem::path& path) {
+  if (!std::filesystem::is_regular_file(path)) {
+    throw UserError(fmt::format("{}: no such file", path.string()));
+  }
+  std::ifstream stream(path, std::ios::binary);
+  if (!stream) {
+    throw UserError(
+        fmt::format("{}: the file cannot be opened; check its permissions", path.string()));
+  }
+  return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+}
+
 }  // namespace
 
 nlohmann::json parse_untrusted_json(std::string_view text, const std::string& place,
@@ -86,16 +98,11 @@ nlohmann::ordered_json parse_ordered_json(std::string_view text, const std::stri
 }
 
 nlohmann::json read_json_file(const std::filesystem::path& path) {
-  if (!std::filesystem::is_regular_file(path)) {
-    throw UserError(fmt::format("{}: no such file", path.string()));
-  }
-  std::ifstream stream(path, std::ios::binary);
-  if (!stream) {
-    throw UserError(
-        fmt::format("{}: the file cannot be opened; check its permissions", path.string()));
-  }
-  const std::string text{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
-  return parse_untrusted_json(text, path.string(), "download or convert it again");
+  return parse_untrusted_json(content_of_file(path), path.string(), "download or convert it again");
+}
+
+nlohmann::ordered_json read_ordered_json_file(const std::filesystem::path& path) {
+  return parse_ordered_json(content_of_file(path), path.string(), "download or convert it again");
 }
 
 std::optional<JsonNode> JsonNode::find(std::string_view key) const {

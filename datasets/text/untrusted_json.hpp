@@ -36,6 +36,9 @@ nlohmann::ordered_json parse_ordered_json(std::string_view text, const std::stri
 // Throws UserError naming the file when it is missing, unreadable, not JSON or nested too deeply.
 nlohmann::json read_json_file(const std::filesystem::path& path);
 
+// Returns the same with the members of objects in the file's order.
+nlohmann::ordered_json read_ordered_json_file(const std::filesystem::path& path);
+
 // A JSON value with its place in the file, for error messages.  Refers to `value`, which must
 // outlive it.  Every member throws UserError naming the place and the rule when the value is not of
 // the requested kind.

@@ -21,8 +21,44 @@ bool ends_with_word_character(std::string_view text) {
 
 }  // namespace
 
-AddedTokenFinder::AddedTokenFinder(std::vector<AddedToken> patterns)
-    : patterns_(std::move(patterns)) {
+void AddedVocabulary::add(const AddedToken& token) {
+  if (token.content.empty()) {
+    return;
+  }
+  if (token.special) {
+    special_.emplace(token.content, token.normalized);
+  }
+  const TokenId size = static_cast<TokenId>(vocabulary_.size());
+  const TokenId id = id_of(token.content).value_or(std::max<TokenId>(highest_ + 1, size));
+  ids_.emplace(token.content, id);
+  highest_ = std::max(highest_, id);
+  AddedToken& stored = by_id_[id];
+  stored = token;
+  stored.id = id;
+}
+
+std::optional<TokenId> AddedVocabulary::id_of(const std::string& content) const {
+  if (const auto added = ids_.find(content); added != ids_.end()) {
+    return added->second;
+  }
+  const auto known = vocabulary_.find(content);
+  return known == vocabulary_.end() ? std::nullopt : std::optional(known->second);
+}
+
+std::vector<AddedToken> AddedVocabulary::tokens() const {
+  std::vector<AddedToken> all;
+  for (const auto& [id, token] : by_id_) {
+    all.push_back(token);
+    if (const auto first = special_.find(token.content); first != special_.end()) {
+      all.back().special = true;
+      all.back().normalized = token.normalized && first->second;
+    }
+  }
+  return all;
+}
+
+AddedTokenFinder::AddedTokenFinder(std::vector<AddedToken> patterns, bool splits_special)
+    : patterns_(std::move(patterns)), splits_special_(splits_special) {
   std::stable_partition(patterns_.begin(), patterns_.end(),
                         [](const AddedToken& token) { return token.special; });
   for (const AddedToken& token : patterns_) {
@@ -63,6 +99,9 @@ std::vector<TextSegment> AddedTokenFinder::split(std::string_view text) const {
     // The search continues right after the token, even if rstrip takes more or the token is
     // rejected as part of a word, as Hugging Face does.
     position = end;
+    if (splits_special_ && token->special) {
+      continue;
+    }
     if (token->single_word && (ends_with_word_character(text.substr(0, begin)) ||
                                starts_with_word_character(text.substr(end)))) {
       continue;

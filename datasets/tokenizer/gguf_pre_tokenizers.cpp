@@ -1,10 +1,9 @@
 // The pre-tokenizers that GGUF files know by name (tokenizer.ggml.pre).
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <array>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "collectives/foundation/errors.hpp"
 #include "datasets/text/pcre2_regex.hpp"
@@ -18,9 +17,6 @@ namespace {
 constexpr std::string_view kLlama3Pattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3})"
     R"(| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr std::string_view kQwen2Pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N})"
-    R"(| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr std::string_view kTekkenPattern =
     R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+)"
     R"(|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*)"
@@ -32,39 +28,89 @@ constexpr std::string_view kGpt4oPattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)?)"
     R"(|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
+constexpr std::string_view kSeedCoderPattern =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1})"
+    R"(| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kBailingPattern =
+    R"('(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N})"
+    R"(| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+)";
+constexpr std::string_view kMiniCpm5Pattern =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+)"
+    R"(| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kDeepSeek3Pattern =
+    R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+)"
+    R"(| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kDigit = "\\p{N}";
+constexpr std::string_view kThreeDigits = "\\p{N}{1,3}";
+// Chinese and, of the second, Japanese syllables.
+constexpr std::string_view kHan = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+";
+constexpr std::string_view kHanAndKana = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+";
+
+// Cuts by one expression after the other, then maps bytes; without any, as GPT-2 does.
 struct Description {
-  std::string_view name;
-  std::string_view pattern;  // "" for GPT-2's
-  bool digits_one_by_one = false;
+  std::vector<std::string_view> names;
+  std::vector<std::string_view> patterns = {};
+  bool cuts_as_gpt2 = false;  // after the patterns
   bool normalize_nfc = false;
   bool ignore_merges = false;
 };
 
-constexpr std::array kDescriptions = {
-    Description{.name = "gpt-2", .pattern = ""},
-    Description{.name = "smollm", .pattern = "", .digits_one_by_one = true},
-    Description{.name = "llama-bpe", .pattern = kLlama3Pattern, .ignore_merges = true},
-    Description{.name = "dbrx", .pattern = kLlama3Pattern},  // Phi-4's too
-    Description{.name = "qwen2", .pattern = kQwen2Pattern, .normalize_nfc = true},
-    Description{.name = "tekken", .pattern = kTekkenPattern, .ignore_merges = true},
-    Description{.name = "gpt-4o", .pattern = kGpt4oPattern},
-};
+// The first name of each is that of the model whose tokenizer.json it is; the others are the same
+// in llama.cpp (llama-vocab.cpp).
+const std::vector<Description>& descriptions() {
+  static const std::vector<Description> all = {
+      {.names = {"gpt-2", "phi-2", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "jina-v1-en",
+                 "jina-v2-code", "roberta-bpe", "gigachat", "a.x-4.0", "mellum", "modern-bert",
+                 "exaone4", "jais", "trillion", "granite-docling"},
+       .cuts_as_gpt2 = true},
+      {.names = {"olmo", "mpt"}, .cuts_as_gpt2 = true, .normalize_nfc = true},
+      {.names = {"smollm", "starcoder", "refact", "codeshell", "exaone", "minerva-7b", "mellum2"},
+       .patterns = {kDigit},
+       .cuts_as_gpt2 = true},
+      {.names = {"command-r"}, .patterns = {kDigit}, .cuts_as_gpt2 = true, .normalize_nfc = true},
+      {.names = {"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0",
+                 "lfm2", "jina-v5-nano"},
+       .patterns = {kLlama3Pattern},
+       .ignore_merges = true},
+      // dbrx is Phi-4's too, smaug-bpe SmolLM3's and that of many tunes of Llama 3.
+      {.names = {"dbrx", "smaug-bpe", "glm4", "chatglm-bpe"}, .patterns = {kLlama3Pattern}},
+      {.names = {"qwen2", "deepseek-r1-qwen", "megrez", "kormo", "f2llmv2"},
+       .patterns = {kQwen2Pattern},
+       .normalize_nfc = true},
+      {.names = {"stablelm2", "hunyuan", "solar-open", "grok-2"}, .patterns = {kQwen2Pattern}},
+      {.names = {"qwen35"}, .patterns = {kQwen35Pattern}, .normalize_nfc = true},
+      {.names = {"tekken"}, .patterns = {kTekkenPattern}, .ignore_merges = true},
+      {.names = {"gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"},
+       .patterns = {kGpt4oPattern}},
+      {.names = {"deepseek-v3", "hunyuan-dense", "joyai-llm"},
+       .patterns = {kThreeDigits, kHanAndKana, kDeepSeek3Pattern}},
+      {.names = {"deepseek-coder"},
+       .patterns = {"[\r\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", kHan, kDigit}},
+      {.names = {"seed-coder"}, .patterns = {kSeedCoderPattern}},
+      {.names = {"bailingmoe", "bailingmoe2", "llada-moe"}, .patterns = {kBailingPattern}},
+      {.names = {"minicpm5"}, .patterns = {kThreeDigits, kMiniCpm5Pattern}, .ignore_merges = true},
+      {.names = {"falcon"},
+       .patterns = {"[\\p{P}\\$\\+<=>\\^~\\|`]+", kGpt2Pattern, "[0-9][0-9][0-9]"}},
+      {.names = {"default", ""},
+       .patterns = {"[\\p{P}\\$\\+<=>\\^~\\|]+", kGpt2Pattern, "\\p{N}+", "[0-9][0-9][0-9]"}},
+  };
+  return all;
+}
 
 const Description& find_description(std::string_view name) {
-  const auto found =
-      std::find_if(kDescriptions.begin(), kDescriptions.end(),
-                   [&](const Description& description) { return description.name == name; });
-  if (found == kDescriptions.end()) {
-    std::string known;
-    for (const Description& description : kDescriptions) {
-      known += fmt::format("{}{}", known.empty() ? "" : ", ", description.name);
+  std::string known;
+  for (const Description& description : descriptions()) {
+    for (const std::string_view candidate : description.names) {
+      if (candidate == name) {
+        return description;
+      }
+      known += fmt::format("{}{}", known.empty() || candidate.empty() ? "" : ", ", candidate);
     }
-    throw UserError(fmt::format(
-        "tokenizer.ggml.pre: the pre-tokenizer \"{}\" is not implemented (only: {}); use the "
-        "model's Hugging Face directory with its tokenizer.json",
-        name, known));
   }
-  return *found;
+  throw UserError(fmt::format(
+      "tokenizer.ggml.pre: the pre-tokenizer \"{}\" is not implemented (only: {}); use the model's "
+      "Hugging Face directory with its tokenizer.json",
+      name, known));
 }
 
 }  // namespace
@@ -76,15 +122,12 @@ NamedPreTokenizer gguf_pre_tokenizer(std::string_view name) {
   if (description.normalize_nfc) {
     result.normalizer.emplace_back(UnicodeForm::kNfc);
   }
-  if (description.digits_one_by_one) {
-    result.steps.emplace_back(SplitStep{Regex("\\p{N}"), DelimiterBehavior::kIsolated, false});
+  for (const std::string_view pattern : description.patterns) {
+    result.steps.emplace_back(
+        SplitStep{Regex(oniguruma_to_pcre2(pattern)), DelimiterBehavior::kIsolated, false});
   }
-  const bool has_pattern = !description.pattern.empty();
-  if (has_pattern) {
-    result.steps.emplace_back(SplitStep{Regex(oniguruma_to_pcre2(description.pattern)),
-                                        DelimiterBehavior::kIsolated, false});
-  }
-  result.steps.emplace_back(ByteLevelStep{.add_prefix_space = false, .use_regex = !has_pattern});
+  result.steps.emplace_back(
+      ByteLevelStep{.add_prefix_space = false, .use_regex = description.cuts_as_gpt2});
   return result;
 }
 

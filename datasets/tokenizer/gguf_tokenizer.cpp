@@ -4,9 +4,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
+#include <string_view>
 #include <tuple>
+#include <unordered_map>
+#include <unordered_set>
 
 #include "collectives/foundation/errors.hpp"
 #include "datasets/text/unicode_text.hpp"
@@ -87,6 +91,11 @@ std::vector<MergePair> parse_merges(const std::vector<std::string>& lines) {
   return merges;
 }
 
+// The exceptions among Phi-3's special tokens.
+bool keeps_space_after(std::string_view token) {
+  return token == "<unk>" || token == "<s>" || token == "<|endoftext|>";
+}
+
 std::vector<AddedToken> added_tokens(const GgufVocabulary& vocabulary) {
   if (vocabulary.token_type.empty()) {
     return {};
@@ -108,6 +117,7 @@ std::vector<AddedToken> added_tokens(const GgufVocabulary& vocabulary) {
     token.id = static_cast<TokenId>(id);
     token.content = vocabulary.tokens[id];
     token.special = type != kUserDefined;
+    token.rstrip = vocabulary.special_tokens_strip_right && !keeps_space_after(token.content);
     added.push_back(std::move(token));
   }
   return added;
@@ -256,6 +266,61 @@ TokenizerParts sentencepiece_parts(const GgufVocabulary& vocabulary) {
 }
 
 }  // namespace
+
+bool gguf_begins_with_bos(const GgufVocabulary& vocabulary) {
+  constexpr std::array kNames = std::to_array<std::string_view>(
+      {"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2",
+       "jina-v5-nano", "tekken", "chameleon"});
+  return vocabulary.model == "llama" ||
+         std::find(kNames.begin(), kNames.end(), vocabulary.pre) != kNames.end();
+}
+
+std::vector<TokenId> gguf_end_tokens(const GgufVocabulary& vocabulary) {
+  static const std::unordered_set<std::string_view> kEnds = {
+      "<|eot_id|>",
+      "<|im_end|>",
+      "<|end|>",
+      "<|return|>",
+      "<|call|>",
+      "<|flush|>",
+      "<|calls|>",
+      "<end_of_turn>",
+      "<|endoftext|>",
+      "</s>",
+      "<|eom_id|>",
+      "<EOT>",
+      "_<EOT>",
+      "[EOT]",
+      "[EOS]",
+      "<|end_of_text|>",
+      "<end_of_utterance>",
+      "<eos>",
+      "<turn|>",
+      "<|tool_response>",
+      "<\uff5cend\u2581of\u2581sentence\uff5c>",
+      "[e~["};
+  std::unordered_map<std::string_view, TokenId> found;
+  for (std::size_t id = 0; id < vocabulary.tokens.size(); ++id) {
+    if (kEnds.contains(vocabulary.tokens[id])) {
+      found.emplace(vocabulary.tokens[id], static_cast<TokenId>(id));
+    }
+  }
+  const auto has = [&](std::string_view token) { return found.contains(token); };
+  const bool is_harmony = has("<|return|>") && has("<|call|>");
+  const bool is_solar = (has("<|call|>") || has("<|calls|>")) && has("<|flush|>");
+  if (is_harmony || is_solar) {
+    found.erase("<|end|>");  // ends a message there, not the answer
+  }
+  if (has("<|tool_response>")) {
+    found.erase("</s>");  // a text of Gemma 4's vocabulary
+  }
+  std::vector<TokenId> ends;
+  for (const auto& entry : found) {
+    ends.push_back(entry.second);
+  }
+  std::sort(ends.begin(), ends.end());
+  return ends;
+}
 
 TokenizerParts gguf_tokenizer_parts(const GgufVocabulary& vocabulary) {
   if (vocabulary.model == "gpt2") {

@@ -10,10 +10,6 @@
 namespace bipo {
 namespace {
 
-// The expression of GPT-2's encoder: the default of byte-level tokenizers.
-constexpr std::string_view kGpt2Pattern =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
-
 struct Piece {
   Span span;
   bool is_delimiter = false;

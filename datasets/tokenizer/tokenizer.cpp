@@ -58,8 +58,9 @@ struct Tokenizer::Impl {
         normalizer(std::move(parts.normalizer)),
         pre_tokenizer(std::move(parts.pre_tokenizer)),
         decoder(std::move(parts.decoder)),
-        raw_finder(found_in_raw_text(parts.added_tokens)),
-        normalized_finder(found_in_normalized_text(parts.added_tokens, normalizer)),
+        raw_finder(found_in_raw_text(parts.added_tokens), parts.splits_special_tokens),
+        normalized_finder(found_in_normalized_text(parts.added_tokens, normalizer),
+                          parts.splits_special_tokens),
         vocabulary_size(std::int64_t{highest_id(model.vocabulary())} + 1) {
     for (const AddedToken& token : parts.added_tokens) {
       added_ids.emplace(token.content, token.id);
@@ -112,16 +113,17 @@ struct Tokenizer::DecodeStream::State {
 };
 
 Tokenizer Tokenizer::from_file(const std::filesystem::path& tokenizer_json) {
-  TokenizerParts parts = read_tokenizer_json(tokenizer_json);
-  try {
-    return Tokenizer(std::make_unique<Impl>(std::move(parts)));
-  } catch (const UserError& error) {
-    throw UserError(fmt::format("{}: {}", tokenizer_json.string(), error.what()));
-  }
+  return read_json_file(tokenizer_json, [](const JsonNode& root) {
+    return from_parts(tokenizer_parts(root, std::nullopt));
+  });
+}
+
+Tokenizer Tokenizer::from_parts(TokenizerParts parts) {
+  return Tokenizer(std::make_unique<Impl>(std::move(parts)));
 }
 
 Tokenizer Tokenizer::from_gguf(const GgufVocabulary& vocabulary) {
-  return Tokenizer(std::make_unique<Impl>(gguf_tokenizer_parts(vocabulary)));
+  return from_parts(gguf_tokenizer_parts(vocabulary));
 }
 
 Tokenizer::Tokenizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {

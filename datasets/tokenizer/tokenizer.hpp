@@ -15,6 +15,7 @@
 namespace bipo {
 
 struct GgufVocabulary;  // gguf_tokenizer.hpp
+struct TokenizerParts;  // tokenizer_parts.hpp
 
 // Whether decoded text shows the tokens that are listed as special.
 enum class SpecialTokenText { kKept, kSkipped };
@@ -22,12 +23,17 @@ enum class SpecialTokenText { kKept, kSkipped };
 // Const members may be called from several threads at once.
 class Tokenizer {
  public:
-  // Throws UserError for a file that is missing, malformed or uses a component that is not
-  // implemented; the message names it, nothing is ignored.
+  // From a tokenizer.json alone, as Hugging Face tokenizers' Tokenizer.from_file(); the files
+  // beside it can change the tokens: see read_directory_tokenizer().  Throws UserError for a file
+  // that is missing, malformed or uses a component that is not implemented; the message names it,
+  // nothing is ignored.
   static Tokenizer from_file(const std::filesystem::path& tokenizer_json);
 
   // From a GGUF file's metadata.  Throws UserError naming the key (but not the file).
   static Tokenizer from_gguf(const GgufVocabulary& vocabulary);
+
+  // Throws UserError for an added token that would match anywhere.
+  static Tokenizer from_parts(TokenizerParts parts);
 
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;
@@ -80,19 +86,14 @@ class Tokenizer {
   std::unique_ptr<Impl> impl_;
 };
 
-// Begin- and end-of-sequence ids of a model directory.
+// A model's begin- and end-of-sequence ids.
 struct SpecialTokens {
   std::optional<TokenId> bos;
   std::optional<TokenId> eos;
-  std::vector<TokenId> ends;  // further tokens that end a generated text
+  std::vector<TokenId> ends;           // further tokens that end a generated text
+  std::vector<TokenId> before_text;    // put by the tokenizer itself before a plain text
+  std::vector<TokenId> after_text;     // and after it
+  std::optional<TokenId> earlier_bos;  // what version 0.1 put before every prompt
 };
-
-// Reads tokenizer_config.json's bos_token / eos_token (a string, or an object with "content"). Only
-// without that file, reads bos_token_id / eos_token_id (the first of a list) of
-// generation_config.json, then of config.json.  `ends` are all of generation_config.json's
-// eos_token_id that the tokenizer knows.  Throws UserError if a named token is not in the
-// vocabulary.
-SpecialTokens read_special_tokens(const std::filesystem::path& model_directory,
-                                  const Tokenizer& tokenizer);
 
 }  // namespace bipo

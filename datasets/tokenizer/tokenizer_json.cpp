@@ -1,7 +1,6 @@
 // Reads and checks the content of a tokenizer.json.
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
@@ -13,21 +12,50 @@
 namespace bipo {
 namespace {
 
-// Post-processors add special tokens, which are never used here, so that knowing them is enough.
-void require_known_post_processor(const JsonNode& root) {
-  static const std::unordered_set<std::string> known = {
-      "ByteLevel", "TemplateProcessing", "Sequence", "BertProcessing", "RobertaProcessing"};
-  const std::optional<JsonNode> node = root.find("post_processor");
-  if (!node) {
-    return;
-  }
-  const bool is_sequence = type_of(*node) == "Sequence";
-  for (const JsonNode& component :
-       is_sequence ? node->require("processors").elements() : std::vector{*node}) {
-    if (!known.contains(type_of(component))) {
-      component.fail(fmt::format("the post-processor \"{}\" is not known", type_of(component)));
+// TemplateProcessing: the pieces of `single` are special tokens and the text itself, A.
+SurroundingTokens read_template_processing(const JsonNode& node) {
+  SurroundingTokens tokens;
+  bool seen_text = false;
+  for (const JsonNode& piece : node.require("single").elements()) {
+    const std::optional<JsonNode> special = piece.find("SpecialToken");
+    if (!special) {
+      piece.require("Sequence");
+      seen_text = true;
+      continue;
+    }
+    const std::string name = special->require("id").as_string();
+    const JsonNode ids = node.require("special_tokens").require(name).require("ids");
+    for (const JsonNode& id : ids.elements()) {
+      (seen_text ? tokens.after : tokens.before).push_back(id.as_token_id());
     }
   }
+  return tokens;
+}
+
+// BERT's and RoBERTa's: ["[CLS]", id] before and ["[SEP]", id] after a text.
+SurroundingTokens read_class_and_separator(const JsonNode& node) {
+  const auto id_of = [&](const char* key) {
+    const std::vector<JsonNode> pair = node.require(key).elements();
+    if (pair.size() != 2) {
+      node.require(key).fail("must be a token and its id");
+    }
+    return pair[1].as_token_id();
+  };
+  return {{id_of("cls")}, {id_of("sep")}};
+}
+
+SurroundingTokens read_processor(const JsonNode& node) {
+  const std::string type = type_of(node);
+  if (type == "TemplateProcessing") {
+    return read_template_processing(node);
+  }
+  if (type == "BertProcessing" || type == "RobertaProcessing") {
+    return read_class_and_separator(node);
+  }
+  if (type != "ByteLevel") {
+    node.fail(fmt::format("the post-processor \"{}\" is not known", type));
+  }
+  return {};
 }
 
 Vocabulary read_vocabulary(const JsonNode& node) {
@@ -93,7 +121,7 @@ void require_no_dropout(const JsonNode& model) {
   }
 }
 
-BpeModel read_model(const JsonNode& model) {
+BpeSettings read_settings(const JsonNode& model) {
   // The first files had no "type"; a model without one that is no BPE fails on its vocabulary or
   // merges.
   if (model.find("type") && type_of(model) != "BPE") {
@@ -107,15 +135,13 @@ BpeModel read_model(const JsonNode& model) {
   require_empty_affix(model, "end_of_word_suffix");
 
   BpeSettings settings;
-  settings.vocabulary = read_vocabulary(model.require("vocab"));
-  settings.merges = read_merges(model.require("merges"));
   if (const std::optional<JsonNode> unknown = model.find("unk_token")) {
     settings.unknown_token = unknown->as_string();
   }
   settings.fuse_unknown = model.flag_or("fuse_unk", false);
   settings.byte_fallback = model.flag_or("byte_fallback", false);
   settings.ignore_merges = model.flag_or("ignore_merges", false);
-  return BpeModel(std::move(settings));
+  return settings;
 }
 
 AddedToken read_added_token(const JsonNode& node) {
@@ -134,79 +160,68 @@ AddedToken read_added_token(const JsonNode& node) {
   return token;
 }
 
-// Hugging Face takes an added token's id from the vocabulary, or else counts on from its size, and
-// only warns if the file has another id.  Two programs would tokenise by such a file differently,
-// so it is refused.
-void require_expected_id(const JsonNode& node, const AddedToken& token,
-                         const Vocabulary& vocabulary, TokenId next_id) {
-  const auto known = vocabulary.find(token.content);
-  const TokenId expected = known != vocabulary.end() ? known->second : next_id;
-  if (token.id != expected) {
-    node.fail(fmt::format(
-        "\"{}\" has id {}, but must have {}: the id that model.vocab gives it, or else the next "
-        "one after the vocabulary and the added tokens before it",
-        token.content, token.id, expected));
-  }
+// The settings of the model, with vocabulary and merges out of the file.
+BpeModel read_model(const JsonNode& file, const std::optional<RebuiltComponents>& rebuilt) {
+  BpeSettings settings =
+      rebuilt ? read_settings(JsonNode(rebuilt->model, "model")) : read_settings(file);
+  settings.vocabulary = read_vocabulary(file.require("vocab"));
+  settings.merges = read_merges(file.require("merges"));
+  return BpeModel(std::move(settings));
 }
 
-std::vector<AddedToken> read_added_tokens(const JsonNode& root, const Vocabulary& vocabulary) {
-  std::vector<AddedToken> tokens;
-  const std::optional<JsonNode> list = root.find("added_tokens");
-  if (!list) {
-    return tokens;
+std::vector<AddedToken> with_ids(const std::vector<AddedToken>& listed,
+                                 const Vocabulary& vocabulary) {
+  AddedVocabulary added(vocabulary);
+  for (const AddedToken& token : listed) {
+    added.add(token);
   }
-  std::unordered_set<std::string> contents;
-  std::unordered_set<TokenId> ids;
-  auto next_id = static_cast<TokenId>(vocabulary.size());
-  for (const JsonNode& node : list->elements()) {
-    AddedToken token = read_added_token(node);
-    if (!contents.insert(token.content).second || !ids.insert(token.id).second) {
-      node.fail(fmt::format("\"{}\" with id {} repeats a token or an id listed before it",
-                            token.content, token.id));
-    }
-    require_expected_id(node, token, vocabulary, next_id);
-    next_id = std::max(next_id, token.id + 1);
-    tokens.push_back(std::move(token));
-  }
-  return tokens;
+  return added.tokens();
 }
 
-void require_added_ids_free(const JsonNode& root, const std::vector<AddedToken>& tokens,
-                            const Vocabulary& vocabulary) {
-  std::unordered_map<TokenId, std::string_view> owner;
-  for (const auto& [token, id] : vocabulary) {
-    owner.emplace(id, token);
-  }
-  for (const AddedToken& token : tokens) {
-    const auto found = owner.find(token.id);
-    if (found != owner.end() && found->second != token.content) {
-      root.fail(fmt::format("added_tokens: id {} of \"{}\" is the vocabulary's id of \"{}\"",
-                            token.id, token.content, found->second));
-    }
-  }
-}
+}  // namespace
 
-TokenizerParts read_parts(const JsonNode& root) {
+TokenizerParts tokenizer_parts(const JsonNode& root,
+                               const std::optional<RebuiltComponents>& rebuilt) {
   root.allow_only({"version", "truncation", "padding", "added_tokens", "normalizer",
                    "pre_tokenizer", "post_processor", "decoder", "model"});
   if (const auto version = root.find("version"); version && version->as_string() != "1.0") {
     version->fail(fmt::format("\"{}\" is not known; only \"1.0\" is", version->as_string()));
   }
-  require_known_post_processor(root);
-  Normalizer normalizer = read_normalizer(root);
-  PreTokenizer pre_tokenizer = read_pre_tokenizer(root, normalizer);
-  TextDecoder decoder = read_decoder(root);
-  BpeModel model = read_model(root.require("model"));
-  std::vector<AddedToken> added_tokens = read_added_tokens(root, model.vocabulary());
-  require_added_ids_free(root, added_tokens, model.vocabulary());
+  read_post_processor(root);
+  const JsonNode components = rebuilt ? JsonNode(rebuilt->root, "") : root;
+  Normalizer normalizer = read_normalizer(components);
+  PreTokenizer pre_tokenizer = read_pre_tokenizer(components, normalizer);
+  TextDecoder decoder = read_decoder(components);
+  BpeModel model = read_model(root.require("model"), rebuilt);
+  std::vector<AddedToken> added = with_ids(listed_added_tokens(root), model.vocabulary());
   return {std::move(model), std::move(normalizer), std::move(pre_tokenizer), std::move(decoder),
-          std::move(added_tokens)};
+          std::move(added)};
 }
 
-}  // namespace
+std::vector<AddedToken> listed_added_tokens(const JsonNode& root) {
+  std::vector<AddedToken> tokens;
+  if (const std::optional<JsonNode> list = root.find("added_tokens")) {
+    for (const JsonNode& node : list->elements()) {
+      tokens.push_back(read_added_token(node));
+    }
+  }
+  return tokens;
+}
 
-TokenizerParts read_tokenizer_json(const std::filesystem::path& path) {
-  return read_json_file(path, read_parts);
+SurroundingTokens read_post_processor(const JsonNode& root) {
+  SurroundingTokens tokens;
+  const std::optional<JsonNode> node = root.find("post_processor");
+  if (!node) {
+    return tokens;
+  }
+  const bool is_sequence = type_of(*node) == "Sequence";
+  for (const JsonNode& component :
+       is_sequence ? node->require("processors").elements() : std::vector{*node}) {
+    const SurroundingTokens outer = read_processor(component);
+    tokens.before.insert(tokens.before.begin(), outer.before.begin(), outer.before.end());
+    tokens.after.insert(tokens.after.end(), outer.after.begin(), outer.after.end());
+  }
+  return tokens;
 }
 
 }  // namespace bipo

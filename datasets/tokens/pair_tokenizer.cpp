@@ -1,6 +1,7 @@
 #include "datasets/tokens/pair_tokenizer.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <cstddef>
 #include <utility>
@@ -47,6 +48,12 @@ std::vector<std::string> PairTokenizer::warnings() const {
         "the chat template ({}) takes no system turn: the system prompt goes before the "
         "first user turn",
         template_name()));
+  }
+  if (!special_.after_text.empty() && chat_template_.name() == kPlainForm) {
+    warnings.push_back(
+        fmt::format("the tokenizer puts the tokens {} after every text; prompts end without them, "
+                    "and answers with EOS unless --no-eos",
+                    special_.after_text));
   }
   if (date_given_ && !prints_date()) {
     warnings.push_back(

@@ -22,15 +22,16 @@ std::string_view without_carriage_return(std::string_view line) {
   return line.ends_with('\r') ? line.substr(0, line.size() - 1) : line;
 }
 
-// Returns how many tokens of a piece come from the text: BOS takes one of the model's.
-std::size_t piece_length(const TextTools& text, bool begins_with_bos) {
-  if (text.options.max_length < 2) {
+// Returns how many tokens of a piece come from the text: those before it take their share of the
+// model's.
+std::size_t piece_length(const TextTools& text, std::size_t before) {
+  if (text.options.max_length < static_cast<std::int64_t>(std::max<std::size_t>(before, 1)) + 1) {
     throw UserError(
         fmt::format("reference text: a limit of {} tokens leaves nothing to predict; raise "
                     "--max-length",
                     text.options.max_length));
   }
-  return static_cast<std::size_t>(text.options.max_length) - (begins_with_bos ? 1 : 0);
+  return static_cast<std::size_t>(text.options.max_length) - before;
 }
 
 }  // namespace
@@ -64,8 +65,8 @@ std::vector<ReferenceDocument> read_reference_text(const std::filesystem::path& 
 ReferencePieces tokenize_reference_text(const std::vector<ReferenceDocument>& documents,
                                         const TextTools& text) {
   ReferencePieces result;
-  const bool with_bos = text.options.add_bos && text.special.bos.has_value();
-  const std::size_t length = piece_length(text, with_bos);
+  const Tokens before = tokens_before_text(text);
+  const std::size_t length = piece_length(text, before.size());
   for (std::size_t index = 0; index < documents.size(); ++index) {
     const ReferenceDocument& document = documents[index];
     Tokens tokens;
@@ -75,16 +76,17 @@ ReferencePieces tokenize_reference_text(const std::vector<ReferenceDocument>& do
     } catch (const UserError& error) {
       throw UserError(fmt::format("{}: {}", document.where, error.what()));
     }
-    if (with_bos && !tokens.empty() && tokens.front() == *text.special.bos) {
-      tokens.erase(tokens.begin());
+    if (!before.empty() && before.size() <= tokens.size() &&
+        std::equal(before.begin(), before.end(), tokens.begin())) {
+      tokens.erase(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(before.size()));
     }
     const std::size_t pieces_before = result.pieces.size();
     for (std::size_t begin = 0; begin < tokens.size(); begin += length) {
       const auto first = tokens.begin() + static_cast<std::ptrdiff_t>(begin);
       const auto last =
           first + static_cast<std::ptrdiff_t>(std::min(length, tokens.size() - begin));
-      Continuations piece{{with_bos ? *text.special.bos : *first},
-                          {Tokens(with_bos ? first : first + 1, last)},
+      Continuations piece{before.empty() ? Tokens{*first} : before,
+                          {Tokens(before.empty() ? first + 1 : first, last)},
                           document.where};
       if (!piece.answers[0].empty()) {
         result.pieces.push_back(std::move(piece));

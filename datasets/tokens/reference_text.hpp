@@ -27,10 +27,10 @@ struct ReferencePieces {
 };
 
 // Uses no chat template and no EOS.  Every token but the first is predicted: a piece's prompt is
-// BOS (if the options and the tokenizer have one) or else its first token, its answer the rest.
-// Documents longer than options.max_length tokens are cut into pieces of that length without
-// overlap, each beginning with BOS or an unpredicted token; a last piece of that token alone is
-// dropped.  Throws UserError for a max_length below 2, and if no token is left to predict.
+// tokens_before_text() or else its first token, its answer the rest.  Documents longer than
+// options.max_length tokens are cut into pieces of that length without overlap, each beginning with
+// these tokens or an unpredicted one; a last piece of that token alone is dropped.  Throws
+// UserError for a max_length below 2, and if no token is left to predict.
 ReferencePieces tokenize_reference_text(const std::vector<ReferenceDocument>& documents,
                                         const TextTools& text);
 

@@ -81,11 +81,42 @@ Continuations split_jointly(const std::string& prompt, const std::vector<std::st
   return result;
 }
 
-void begin_with_bos(Tokens& tokens, const TextTools& text) {
-  const std::optional<TokenId> bos = text.special.bos;
-  if (text.options.add_bos && bos && (tokens.empty() || tokens.front() != *bos)) {
-    tokens.insert(tokens.begin(), *bos);
+Tokens tokens_before(const TextTools& text, bool is_plain) {
+  const SpecialTokens& special = text.special;
+  switch (text.options.bos) {
+    case BosRule::kAuto:
+      return is_plain ? special.before_text : Tokens();
+    case BosRule::kAlways:
+      if (!special.bos) {
+        throw UserError(
+            "--bos always: the model names no begin-of-sequence token; name bos_token in its "
+            "tokenizer_config.json, or use --bos auto");
+      }
+      return {*special.bos};
+    case BosRule::kNever:
+    case BosRule::kEarlierNever:
+      return {};
+    case BosRule::kEarlier:
+      return special.earlier_bos ? Tokens{*special.earlier_bos} : Tokens();
   }
+  throw BugError(fmt::format("BOS rule {} is not known", static_cast<int>(text.options.bos)));
+}
+
+void begin_with(const Tokens& before, Tokens& tokens) {
+  const bool is_there =
+      before.size() <= tokens.size() && std::equal(before.begin(), before.end(), tokens.begin());
+  if (!is_there) {
+    tokens.insert(tokens.begin(), before.begin(), before.end());
+  }
+}
+
+bool is_plain_form(const TextTools& text) {
+  return text.chat_template.name() == kPlainForm;
+}
+
+// Puts a BOS before a rendered conversation as the options want it.
+void begin_prompt(Tokens& tokens, const TextTools& text) {
+  begin_with(tokens_before(text, is_plain_form(text)), tokens);
 }
 
 void end_with_eos(Tokens& answer, const TextTools& text) {
@@ -159,14 +190,14 @@ Continuations checked(Continuations tokens, const TextTools& text) {
 }
 
 Continuations join(const std::string& prompt, const std::vector<std::string>& answers,
-                   AnswerEnd end, const TextTools& text, const std::string& where) {
+                   AnswerEnd end, bool is_plain, const TextTools& text, const std::string& where) {
   require_limit(text.options);
   if (end == AnswerEnd::kEos) {
     require_eos(text);
   }
   Continuations tokens = split_jointly(prompt, answers, text.tokenizer);
   tokens.where = where;
-  begin_with_bos(tokens.prompt, text);
+  begin_with(tokens_before(text, is_plain), tokens.prompt);
   for (std::size_t i = 0; i < answers.size(); ++i) {
     require_answer_token(tokens.answers[i], answers.size() == 1
                                                 ? std::string("answer")
@@ -188,7 +219,7 @@ TokenPair tokenize_pair(const PreferencePair& pair, const TextTools& text) {
                    std::move(joint.answers[1]), pair.where};
   require_answer_token(tokens.chosen, "chosen answer");
   require_answer_token(tokens.rejected, "rejected answer");
-  begin_with_bos(tokens.prompt, text);
+  begin_prompt(tokens.prompt, text);
   require_prompt_token(tokens.prompt);
   end_with_eos(tokens.chosen, text);
   end_with_eos(tokens.rejected, text);
@@ -215,7 +246,7 @@ TokenPairs tokenize_pairs(const std::vector<PreferencePair>& pairs, const TextTo
 Tokens tokenize_prompt(const std::vector<Message>& prompt, const TextTools& text) {
   require_limit(text.options);
   Continuations tokens{text.tokenizer.encode(render(prompt, text)), {}, ""};
-  begin_with_bos(tokens.prompt, text);
+  begin_prompt(tokens.prompt, text);
   return checked(std::move(tokens), text).prompt;
 }
 
@@ -227,24 +258,28 @@ Continuations tokenize_answers(const std::vector<Message>& prompt,
     rendered.push_back(end == AnswerEnd::kOpen ? render_open_answer(answer, text.chat_template)
                                                : text.chat_template.render_answer(answer));
   }
-  return join(render(prompt, text), rendered, end, text, where);
+  return join(render(prompt, text), rendered, end, is_plain_form(text), text, where);
 }
 
 Continuations tokenize_plain_text(const std::string& prompt,
                                   const std::vector<std::string>& answers, const TextTools& text,
                                   const std::string& where) {
-  return join(prompt, answers, AnswerEnd::kOpen, text, where);
+  return join(prompt, answers, AnswerEnd::kOpen, /*is_plain=*/true, text, where);
 }
 
 Continuations continue_with_text(const std::vector<Message>& prompt, const std::string& answer,
                                  const TextTools& text, const std::string& where) {
-  return join(render(prompt, text), {answer}, AnswerEnd::kOpen, text, where);
+  return join(render(prompt, text), {answer}, AnswerEnd::kOpen, is_plain_form(text), text, where);
 }
 
 Continuations continue_with_tokens(const std::vector<Message>& prompt, const Tokens& answer,
                                    const TextTools& text, const std::string& where) {
   require_answer_token(answer, "answer");
   return checked({tokenize_prompt(prompt, text), {answer}, where}, text);
+}
+
+Tokens tokens_before_text(const TextTools& text) {
+  return tokens_before(text, /*is_plain=*/true);
 }
 
 void require_known_ids(const Tokens& tokens, std::int64_t vocabulary) {
@@ -260,6 +295,7 @@ void require_known_ids(const Tokens& tokens, std::int64_t vocabulary) {
 
 std::vector<TokenId> stop_tokens(const TextTools& text) {
   std::set<TokenId> stops(text.special.ends.begin(), text.special.ends.end());
+  std::erase_if(stops, [&](TokenId id) { return id >= text.vocabulary; });
   if (text.special.eos) {
     stops.insert(*text.special.eos);
   }

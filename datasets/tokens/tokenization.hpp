@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "datasets/text/bos_rule.hpp"
 #include "datasets/text/conversation.hpp"
 #include "datasets/tokens/token_pair.hpp"
 
@@ -19,8 +20,8 @@ struct TokenizeOptions {
   // Put before the conversation unless that has a system turn of its own; "" sends none.  If the
   // template refuses system turns, it goes, with a blank line, before the first user turn.
   std::string system_prompt;
-  bool add_bos = true;  // if the tokenizer has one and the prompt does not begin with it
-  bool add_eos = true;  // exactly one after each answer
+  BosRule bos = BosRule::kAuto;  // never a second one
+  bool add_eos = true;           // exactly one after each answer
   // Tokens of prompt + longer answer; must be > 0 (the model's context).
   std::int64_t max_length = 0;
   BadRows bad_rows = BadRows::kRefuse;
@@ -77,6 +78,10 @@ Continuations continue_with_text(const std::vector<Message>& prompt, const std::
 Continuations continue_with_tokens(const std::vector<Message>& prompt,
                                    const std::vector<TokenId>& answer, const TextTools& text,
                                    const std::string& where);
+
+// Returns the tokens that precede a plain text by options.bos.  Throws UserError for
+// BosRule::kAlways where the model names no BOS.
+std::vector<TokenId> tokens_before_text(const TextTools& text);
 
 // Throws UserError for an id outside the model's vocabulary; all of the above check this.
 void require_known_ids(const std::vector<TokenId>& tokens, std::int64_t vocabulary);

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <span>
 #include <utility>
 
 namespace bipo {
@@ -183,10 +184,18 @@ class Batch {
       for (std::int64_t row = begin; row < end; ++row) {
         if (!ended(static_cast<std::size_t>(row))) {
           const auto& prompt = prompts_[static_cast<std::size_t>(row / settings())];
+          std::span<const float> row_logits(logits.const_data_ptr<float>() + row * logits.size(1),
+                                            static_cast<std::size_t>(logits.size(1)));
+          std::vector<float> penalised;
+          if (settings_.sampling.repetition_penalty != 1) {
+            penalised.assign(row_logits.begin(), row_logits.end());
+            penalise_repetition(penalised, prompt.tokens,
+                                texts_[static_cast<std::size_t>(row)].tokens,
+                                settings_.sampling.repetition_penalty);
+            row_logits = penalised;
+          }
           chosen[static_cast<std::size_t>(row)] = sample_token(
-              {logits.const_data_ptr<float>() + row * logits.size(1),
-               static_cast<std::size_t>(logits.size(1))},
-              settings_.sampling,
+              row_logits, settings_.sampling,
               {static_cast<std::uint32_t>(prompt.number),
                static_cast<std::uint32_t>(row % settings()), static_cast<std::uint32_t>(step)});
         }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <unordered_set>
 #include <vector>
 
 #include "collectives/foundation/errors.hpp"
@@ -50,6 +51,21 @@ std::vector<Candidate> candidates(std::span<const float> logits, std::int64_t co
 }
 
 }  // namespace
+
+void penalise_repetition(std::span<float> logits, std::span<const TokenId> prompt,
+                         std::span<const TokenId> text, double penalty) {
+  const auto factor = static_cast<float>(penalty);
+  std::unordered_set<TokenId> done;
+  for (const std::span<const TokenId> part : {prompt, text}) {
+    for (const TokenId token : part) {
+      const bool is_known = token >= 0 && static_cast<std::size_t>(token) < logits.size();
+      if (is_known && done.insert(token).second) {
+        float& logit = logits[static_cast<std::size_t>(token)];
+        logit = logit < 0 ? logit * factor : logit / factor;
+      }
+    }
+  }
+}
 
 TokenId sample_token(std::span<const float> logits, const SamplingSettings& settings,
                      DrawPlace place) {

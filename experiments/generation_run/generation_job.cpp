@@ -9,6 +9,7 @@
 
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
+#include "experiments/generation_run/sampling_defaults.hpp"
 #include "experiments/job/new_file.hpp"
 #include "experiments/job/text_options.hpp"
 #include "experiments/progress/progress.hpp"
@@ -36,7 +37,8 @@ GenerationSettings generation_settings(const GenerationJob& job) {
   if (!options.ignore_eos) {
     settings.stop_tokens = stop_tokens(job.text->text());
   }
-  settings.sampling = {options.temperature, options.top_k, options.top_p, options.seed};
+  settings.sampling = {options.temperature, options.top_k, options.top_p,
+                       options.repetition_penalty, options.seed};
   return settings;
 }
 
@@ -106,11 +108,12 @@ std::uint64_t agreement(const GenerationJob& job) {
     hash.add_bytes(prompt.tokens.data(), prompt.tokens.size() * sizeof(TokenId));
   }
   const GenerationSettings& settings = job.settings;
-  hash.add(fmt::format("{} {} {} {} {} {} {} {} {} {} {}", job.batch, settings.max_new_tokens,
+  hash.add(fmt::format("{} {} {} {} {} {} {} {} {} {} {} {}", job.batch, settings.max_new_tokens,
                        name_of(job.model.computation.dtype),
                        fmt::join(job.options.multipliers, ","), name_of(job.options.positions),
                        job.options.ignore_eos, job.options.stream, settings.sampling.temperature,
-                       settings.sampling.top_k, settings.sampling.top_p, settings.sampling.seed));
+                       settings.sampling.top_k, settings.sampling.top_p,
+                       settings.sampling.repetition_penalty, settings.sampling.seed));
   return hash.value();
 }
 
@@ -137,7 +140,8 @@ GenerationJob prepare_generation(const GenerateOptions& given, const std::string
       1, kAnswersAtOnce / static_cast<std::int64_t>(given.multipliers.size())));
   check_cache_fits(job, session);
   job.warnings = job.model.files.warnings();
-  for (auto& warnings : {job.text->warnings(), transfer_warnings(job.vectors, job.model.files)}) {
+  for (auto& warnings : {job.text->warnings(), sampling_warnings(given),
+                         transfer_warnings(job.vectors, job.model.files)}) {
     job.warnings.insert(job.warnings.end(), warnings.begin(), warnings.end());
   }
   if (job.batches() < job.model.computation.topology.dp()) {

@@ -15,7 +15,7 @@ TokenizeOptions tokenize_options(const TextOptions& options, std::int64_t contex
   }
   TokenizeOptions tokenize;
   tokenize.system_prompt = options.system_prompt;
-  tokenize.add_bos = !options.no_bos;
+  tokenize.bos = options.bos;
   tokenize.add_eos = !options.no_eos;
   tokenize.max_length = options.max_length == 0 ? context : options.max_length;
   tokenize.bad_rows = options.skip_bad ? BadRows::kSkip : BadRows::kRefuse;

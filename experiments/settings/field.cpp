@@ -50,6 +50,12 @@ const std::vector<std::string>& names_of<OnDuplicate>() {
   return names;
 }
 
+template <>
+const std::vector<std::string>& names_of<BosRule>() {
+  static const std::vector<std::string> names = {"auto", "always", "never", "as in 0.1", "never"};
+  return names;
+}
+
 std::string Field::key() const {
   std::string result = name;
   std::replace(result.begin(), result.end(), '-', '_');
@@ -198,7 +204,7 @@ Json stored_settings(const std::vector<FieldGroup>& groups) {
   for (const FieldGroup& group : groups) {
     for (const Field& field : group.fields) {
       if (field.effect != Effect::kNotStored) {
-        json[field.key()] = field.value();
+        json[field.stored_key ? field.stored_key() : field.key()] = field.value();
       }
     }
   }

@@ -42,6 +42,8 @@ template <>
 const std::vector<std::string>& names_of<AnswerPairs>();
 template <>
 const std::vector<std::string>& names_of<OnDuplicate>();
+template <>
+const std::vector<std::string>& names_of<BosRule>();
 
 template <typename Enum>
 const std::string& name_of(Enum value) {
@@ -67,6 +69,14 @@ struct Field {
   bool repeats = false;         // may be given several times; `set` is called for each
   std::string other_name = {};  // accepted too, not listed by itself
   std::string zero = {};        // what 0 means: "no limit"
+  // For a flag that is another spelling of an option's values.
+  struct StandsFor {
+    std::string option;
+    std::string if_true;
+    std::string if_false;
+  };
+  std::optional<StandsFor> stands_for = {};
+  std::function<std::string()> stored_key = {};  // instead of key(), where the value decides
 
   bool is_flag() const { return value_name.empty(); }
   std::string key() const;   // "weight_decay"

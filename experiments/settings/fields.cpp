@@ -1,5 +1,8 @@
 #include "experiments/settings/fields.hpp"
 
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
 #include "datasets/template/chat_template.hpp"
 
 namespace bipo {
@@ -15,6 +18,34 @@ Field seed_field(std::uint64_t& seed, const char* description) {
 
 Field beta_field(double& beta, const char* description) {
   return field("beta", "X", description, beta, real(RealRange::kPositive));
+}
+
+// Version 0.1's rules are no choice: only a run that it has begun has them, stored in its way.
+Field bos_field(BosRule& rule) {
+  Field made =
+      field("bos", "auto|always|never",
+            "begin-of-sequence token before a prompt; auto: what the chat template prints, and "
+            "before plain text what the tokenizer adds",
+            rule, [](const std::string& text) {
+              const std::vector<std::string> names = {"auto", "always", "never"};
+              const auto at = std::find(names.begin(), names.end(), parse_name(text, names));
+              return static_cast<BosRule>(at - names.begin());
+            });
+  const auto is_earlier = [&rule] {
+    return rule == BosRule::kEarlier || rule == BosRule::kEarlierNever;
+  };
+  made.stored_key = [is_earlier] { return is_earlier() ? "no_bos" : "bos"; };
+  made.value = [&rule, is_earlier] {
+    return is_earlier() ? stored_value(rule == BosRule::kEarlierNever) : stored_value(rule);
+  };
+  return made;
+}
+
+Field no_bos_field() {
+  Field alias{"no-bos", "", "the same as --bos never", {}, {}, {}, {}};
+  alias.set = [](const std::string& text) { parse_name(text, {"true", "false"}); };
+  alias.stands_for = {"bos", "never", "auto"};
+  return std::move(alias).unstored();
 }
 
 std::vector<Field> prompt_text_fields(TextOptions& o) {
@@ -33,7 +64,7 @@ std::vector<Field> prompt_text_fields(TextOptions& o) {
               return TemplateDate{parse_date(text), /*given=*/true};
             })
           .with_fallback("the run's first day, in UTC"),
-      flag("no-bos", "no begin-of-sequence token before a prompt", o.no_bos)};
+      bos_field(o.bos), no_bos_field()};
 }
 
 // Fields of the commands that apply vectors: model, vectors, multipliers, positions.
@@ -316,6 +347,9 @@ std::vector<FieldGroup> generate_fields(GenerateOptions& o) {
         field("top-k", "N", "sample among the N likeliest tokens; 0: all", o.top_k, at_least(0)),
         field("top-p", "X", "sample among the likeliest tokens that together have this probability",
               o.top_p, real(RealRange::kShare)),
+        field("repetition-penalty", "X",
+              "divide the logits of tokens that prompt and answer hold already; 1: no penalty",
+              o.repetition_penalty, real(RealRange::kPositive)),
         seed_field(o.seed, "seed of sampling"),
         flag("ignore-eos", "continue after end-of-sequence tokens", o.ignore_eos),
         automatic_or("batch-size", "N", "prompts that go through the model together", o.batch_size,

@@ -10,6 +10,7 @@
 
 #include "datasets/batches/batch_plan.hpp"
 #include "datasets/rows/row_options.hpp"
+#include "datasets/text/bos_rule.hpp"
 #include "datasets/text/template_date.hpp"
 #include "experiments/sweeps/sweep_axes.hpp"
 
@@ -40,7 +41,7 @@ struct TextOptions : DataOptions {
   std::string chat_template = "auto";
   std::optional<TemplateDate> template_date;  // empty: the first day of the run
   bool no_eos = false;
-  bool no_bos = false;
+  BosRule bos = BosRule::kAuto;
   std::int64_t max_length = 0;  // tokens; 0: the model's context
   bool skip_bad = false;
 };
@@ -190,6 +191,7 @@ struct GenerateOptions : SteeringOptions {  // out empty: texts go to stdout
   double temperature = 0;
   std::int64_t top_k = 0;
   double top_p = 1;
+  double repetition_penalty = 1;  // 1: none
   bool ignore_eos = false;
   std::optional<std::int64_t> batch_size;  // prompts
   bool stream = false;

@@ -23,7 +23,30 @@ bool is_placement(const std::string& key) {
   return key == "world_size" || std::find(keys.begin(), keys.end(), key) != keys.end();
 }
 
+BosRule continued_rule(BosRule given, const Json& settings) {
+  if (!settings.is_object() || !settings.contains("no_bos")) {
+    return given;
+  }
+  switch (given) {
+    case BosRule::kAuto:
+      return BosRule::kEarlier;
+    case BosRule::kNever:
+      return BosRule::kEarlierNever;
+    default:
+      return given;
+  }
+}
+
 }  // namespace
+
+BosRule continued_bos_rule(BosRule given, const std::string& config) {
+  return continued_rule(given, Json::parse(config, nullptr, /*allow_exceptions=*/false));
+}
+
+BosRule continued_bos_rule_of_plan(BosRule given, const std::string& plan) {
+  const Json stored = Json::parse(plan, nullptr, /*allow_exceptions=*/false);
+  return stored.is_object() ? continued_rule(given, stored.value("settings", Json())) : given;
+}
 
 std::string settings_text(const Json& settings) {
   return settings.dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace);

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "datasets/text/bos_rule.hpp"
+
 namespace bipo {
 
 // Returns the settings as files store them: JSON, with UTF-8 strings even where paths are not
@@ -15,6 +17,11 @@ std::string settings_text(const nlohmann::ordered_json& settings);
 
 // Returns the value of an integer setting.  Throws UserError where `config` has none.
 std::int64_t stored_integer(const std::string& config, const std::string& name);
+
+// Returns the rule by which a continued run goes on: `given`, or version 0.1's if that stored
+// `config`, which has "no_bos".  continued_bos_rule_of_plan() takes the text of a sweep's plan.
+BosRule continued_bos_rule(BosRule given, const std::string& config);
+BosRule continued_bos_rule_of_plan(BosRule given, const std::string& plan);
 
 // Returns the settings in `config` that shape the result, as text: equal texts mean equal results,
 // whatever the order in `config`.

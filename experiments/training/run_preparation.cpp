@@ -144,6 +144,9 @@ RunPreparation prepare_run(const TrainOptions& given, const std::string& now,
   options.template_date = choose_template_date(
       given.template_date,
       run.previous ? stored_template_date(run.previous->attributes.config) : std::nullopt, now);
+  if (run.previous) {
+    options.bos = continued_bos_rule(given.bos, run.previous->attributes.config);
+  }
   if (session.rank() == 0) {
     check_replaceable(options.out);
     check_not_input("--out", options.out,

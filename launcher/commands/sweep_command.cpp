@@ -9,6 +9,7 @@
 
 #include "experiments/job/job.hpp"
 #include "experiments/progress/stop_signals.hpp"
+#include "experiments/settings/stored_settings.hpp"
 #include "experiments/settings/template_dates.hpp"
 #include "experiments/sweep_run/sweep_preparation.hpp"
 #include "experiments/sweep_run/sweep_progress.hpp"
@@ -101,16 +102,19 @@ int run_prepared(const SweepPreparation& sweep, Job& job) {
   return static_cast<int>(std::stoll(session.from_first(std::to_string(exit_code))));
 }
 
-// A continued sweep keeps the day of its first start.
-SweepOptions with_template_date(const SweepOptions& given, Job& job) {
+// A continued sweep keeps the day of its first start, and version 0.1's rule for BOS if that
+// started it.
+SweepOptions as_first_started(const SweepOptions& given, Job& job) {
   std::string plan;
   job.session().together([&] {
     if (job.is_root()) {
       plan = stored_plan(given.out);
     }
   });
-  const auto stored = template_date_of_plan(job.session().from_first(plan));
+  plan = job.session().from_first(plan);
+  const auto stored = template_date_of_plan(plan);
   SweepOptions options = given;
+  options.bos = continued_bos_rule_of_plan(given.bos, plan);
   options.template_date = choose_template_date(given.template_date, stored, job.begin_utc());
   return options;
 }
@@ -119,7 +123,7 @@ SweepOptions with_template_date(const SweepOptions& given, Job& job) {
 
 int run_sweep_command(const SweepOptions& given, Session& session) {
   Job job(session);
-  const SweepOptions options = with_template_date(given, job);
+  const SweepOptions options = as_first_started(given, job);
   const SweepPreparation sweep =
       job.prepare([&] { return prepare_sweep(options, session); }, "the sweep to make");
   if (options.dry_run) {

@@ -149,6 +149,16 @@ GivenOption to_given(const po::option& parsed, const std::string& command,
   return {spec.name, value, fmt::format("--{} '{}'", parsed.string_key, value)};
 }
 
+// Replaces another spelling by the option that it stands for.
+GivenOption resolved(GivenOption given, const FieldByName& specs) {
+  const std::optional<Field::StandsFor>& other = specs.at(given.name).stands_for;
+  if (other && (given.value == "true" || given.value == "false")) {
+    given.name = other->option;
+    given.value = given.value == "true" ? other->if_true : other->if_false;
+  }
+  return given;
+}
+
 std::vector<po::option> split_words(const std::vector<std::string>& words,
                                     const CommandTable& table) {
   using namespace po::command_line_style;
@@ -188,8 +198,9 @@ std::vector<GivenOption> read_config(const std::string& file, const std::string&
       throw_unknown(fmt::format("'{}' in {}", entry.key, where), entry.key, names(specs, ""),
                     command);
     }
-    given.push_back({specs.at(entry.key).name, entry.value,
-                     fmt::format("{}: {} = '{}'", where, entry.key, entry.value)});
+    given.push_back(resolved({specs.at(entry.key).name, entry.value,
+                              fmt::format("{}: {} = '{}'", where, entry.key, entry.value)},
+                             specs));
   }
   return given;
 }
@@ -234,7 +245,7 @@ GivenNames read_options(const CommandTable& table, const std::vector<std::string
   const FieldByName specs = by_name(table.groups);
   std::vector<GivenOption> from_command_line;
   for (const po::option& parsed : split_words(words, table)) {
-    from_command_line.push_back(to_given(parsed, table.command, specs));
+    from_command_line.push_back(resolved(to_given(parsed, table.command, specs), specs));
   }
   require_no_repetition(from_command_line, specs);
 

@@ -26,7 +26,7 @@ import h5py  # noqa: E402
 import torch  # noqa: E402
 from transformers import AutoTokenizer, PreTrainedModel  # noqa: E402
 
-from pair_tokens import SYSTEM_PROMPT, encode, with_bos  # noqa: E402
+from pair_tokens import SYSTEM_PROMPT, encode  # noqa: E402
 from plain_bipo import load_model  # noqa: E402
 
 Answers = list[list[list[int]]]  # by prompt and multiplier, token ids
@@ -68,7 +68,7 @@ def tokenize(tokenizer, path: Path) -> list[list[int]]:
                      for question in questions]
     texts = [tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
              for messages in conversations]
-    return [with_bos(tokenizer, encode(tokenizer, text)) for text in texts]
+    return [encode(tokenizer, text) for text in texts]
 
 
 class SteeredModel:

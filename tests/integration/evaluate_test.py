@@ -248,7 +248,7 @@ def reference_text(tmp_path_factory) -> Path:
 def rendered(tokenizer, question: str) -> list[int]:
     messages = [{"role": "system", "content": pair_tokens.SYSTEM_PROMPT}, {"role": "user", "content": question}]
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    return pair_tokens.with_bos(tokenizer, pair_tokens.encode(tokenizer, text))
+    return pair_tokens.encode(tokenizer, text)
 
 
 def test_costs_are_those_of_transformers(evaluate, runs, model, tokenizer, neutral_prompts, reference_text):
@@ -256,7 +256,7 @@ def test_costs_are_those_of_transformers(evaluate, runs, model, tokenizer, neutr
                           test=None)
     own = vector_of(runs["own"])
     assert len(evaluation.curve) == 0 and len(evaluation.steerability) == 0
-    documents = [pair_tokens.with_bos(tokenizer, pair_tokens.encode(tokenizer, text.strip("\n")))
+    documents = [pair_tokens.encode_plain(tokenizer, text.strip("\n"))
                  for text in reference_text.read_text(encoding="utf-8").split("\n\n")]
     for multiplier in MULTIPLIERS:
         shifts = {1: multiplier * own}
@@ -291,11 +291,13 @@ def read_lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def joint_answers(tokenizer, prompt_text: str, answers: list[str], eos: bool) -> tuple[list[int], list[list[int]]]:
+def joint_answers(tokenizer, prompt_text: str, answers: list[str], eos: bool,
+                  plain: bool = False) -> tuple[list[int], list[list[int]]]:
     """What all sequences share, and the rest of each answer."""
-    prompt = pair_tokens.with_bos(tokenizer, pair_tokens.encode(tokenizer, prompt_text))
-    sequences = [pair_tokens.with_bos(tokenizer, pair_tokens.encode(tokenizer, prompt_text + answer))
-                 + ([tokenizer.eos_token_id] if eos else []) for answer in answers]
+    encode = pair_tokens.encode_plain if plain else pair_tokens.encode
+    prompt = encode(tokenizer, prompt_text)
+    sequences = [encode(tokenizer, prompt_text + answer) + ([tokenizer.eos_token_id] if eos else [])
+                 for answer in answers]
     shared = pair_tokens.common_prefix_length([prompt, *sequences])
     return prompt[:shared], [sequence[shared:] for sequence in sequences]
 
@@ -356,8 +358,8 @@ def write_csv(path: Path, rows: list[list[str]]) -> Path:
     return path
 
 
-def choice_log_probs(model, tokenizer, prompt_text, answers, eos, shifts) -> numpy.ndarray:
-    prompt, tokens = joint_answers(tokenizer, prompt_text, answers, eos)
+def choice_log_probs(model, tokenizer, prompt_text, answers, eos, shifts, plain=False) -> numpy.ndarray:
+    prompt, tokens = joint_answers(tokenizer, prompt_text, answers, eos, plain)
     return numpy.array([answer_log_prob(model, prompt, answer, shifts) for answer in tokens])
 
 
@@ -394,7 +396,8 @@ def test_multiple_choice(evaluate, runs, model, tokenizer, tmp_path):
             logps = choice_log_probs(model, tokenizer, chat(tokenizer, question), choices, True, shifts)
             expected["mc"].append((logps, numpy.array(labels, dtype=bool)))
         for row in mmlu:
-            logps = choice_log_probs(model, tokenizer, head + mmlu_text(row), [" A", " B", " C", " D"], False, shifts)
+            logps = choice_log_probs(model, tokenizer, head + mmlu_text(row), [" A", " B", " C", " D"], False, shifts,
+                                     plain=True)
             expected["mmlu"].append((logps, numpy.array([letter == row[5] for letter in "ABCD"])))
         for kind, items in expected.items():
             row = evaluation.row("choices", kind=kind, direction="vector", multiplier=multiplier)

@@ -47,11 +47,11 @@ def tokenize_pair(tokenizer: PreTrainedTokenizerBase, pair: TextPair, system_pro
     messages = [{"role": "system", "content": system_prompt}] if system_prompt else []
     messages.append({"role": "user", "content": pair.question})
     prompt_text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    prompt = with_bos(tokenizer, encode(tokenizer, prompt_text))
+    prompt = encode(tokenizer, prompt_text)
     sequences = []
     for answer in (pair.chosen, pair.rejected):
         text = prompt_text + rendered_answer(tokenizer, messages, prompt_text, answer, end_of_turn)
-        sequences.append(with_bos(tokenizer, encode(tokenizer, text)) + [tokenizer.eos_token_id])
+        sequences.append(encode(tokenizer, text) + [tokenizer.eos_token_id])
     shared = common_prefix_length([prompt, *sequences])
     return TokenPair(sequences[0][:shared], sequences[0][shared:], sequences[1][shared:])
 
@@ -71,10 +71,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def with_bos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
-    """`ids` behind a BOS, where the tokenizer has one and they do not begin with it already."""
-    bos = tokenizer.bos_token_id
-    return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+def encode_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of a text without a chat template, with what the tokenizer itself puts around it."""
+    return tokenizer(text)["input_ids"]
 
 
 def common_prefix_length(sequences: Sequence[Sequence[int]]) -> int:

@@ -1,15 +1,20 @@
 // Runs a tokenizer over lines of standard input: a JSON string gives its ids, an array of ids gives
-// the texts that a decode stream makes of them, one JSON value a line.
+// the texts that a decode stream makes of them, one JSON value a line.  For a model directory,
+// the first line tells of its special tokens and warnings.
 #include <algorithm>
 #include <exception>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "datasets/tokenizer/gguf_tokenizer.hpp"
 #include "datasets/tokenizer/tokenizer.hpp"
+#include "datasets/tokens/model_text.hpp"
 
 namespace {
 
@@ -43,6 +48,32 @@ bipo::Tokenizer from_gguf_values(const std::string& path) {
   return bipo::Tokenizer::from_gguf(vocabulary);
 }
 
+nlohmann::json id_or_null(const std::optional<bipo::TokenId>& id) {
+  return id ? nlohmann::json(*id) : nlohmann::json();
+}
+
+nlohmann::json description(const bipo::ModelText& text) {
+  return {{"bos", id_or_null(text.special.bos)},
+          {"eos", id_or_null(text.special.eos)},
+          {"ends", text.special.ends},
+          {"before_text", text.special.before_text},
+          {"after_text", text.special.after_text},
+          {"named", text.chat_template.special_tokens},
+          {"warnings", text.warnings}};
+}
+
+bipo::Tokenizer open_tokenizer(const std::string& path, bool gguf_values) {
+  if (gguf_values) {
+    return from_gguf_values(path);
+  }
+  if (std::filesystem::is_directory(path)) {
+    bipo::ModelText text = bipo::read_model_text(path);
+    std::cout << description(text).dump() << '\n';
+    return std::move(text.tokenizer);
+  }
+  return bipo::Tokenizer::from_file(path);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -55,9 +86,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   try {
-    const bipo::Tokenizer tokenizer = has_option("--gguf-values")
-                                          ? from_gguf_values(arguments[0])
-                                          : bipo::Tokenizer::from_file(arguments[0]);
+    const bipo::Tokenizer tokenizer = open_tokenizer(arguments[0], has_option("--gguf-values"));
     const auto special = has_option("--skip-special") ? bipo::SpecialTokenText::kSkipped
                                                       : bipo::SpecialTokenText::kKept;
     std::string line;

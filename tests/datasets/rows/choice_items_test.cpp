@@ -55,7 +55,7 @@ class ChoiceItems : public ::testing::Test {
     const ChatTemplate chat_template =
         ChatTemplate(read_chat_template_source(directory_), {"auto", testing::kSomeDate});
     const Tokenizer tokenizer = Tokenizer::from_file(directory_ / "tokenizer.json");
-    const SpecialTokens special = {testing::kBos, testing::kTurnEnd, {}};
+    const SpecialTokens special = {testing::kBos, testing::kTurnEnd, {}, {testing::kBos}};
     return tokenize_choices(set, {chat_template, tokenizer, special, options_, 303});
   }
 
@@ -225,7 +225,7 @@ TEST_F(ChoiceItems, AbIsAskedAsCaaAsksIt) {
   const TokenizedChoices result = tokenize(ab(kAb + "Why?,Yes.,No way,B\n"));
   ASSERT_EQ(result.items.size(), 1U);
   EXPECT_EQ(result.items[0].tokens.prompt,
-            ids("!<system\ns>\n<user\nWhy?\n\nChoices:\n (A) Yes.\n (B) No way>\n<assistant\n"));
+            ids("<system\ns>\n<user\nWhy?\n\nChoices:\n (A) Yes.\n (B) No way>\n<assistant\n"));
   EXPECT_EQ(result.items[0].tokens.answers,
             (std::vector<std::vector<TokenId>>{ids("(A"), ids("(B")}));
   EXPECT_TRUE(result.items[0].tokens.where.ends_with("tone.csv:2"));
@@ -234,7 +234,7 @@ TEST_F(ChoiceItems, AbIsAskedAsCaaAsksIt) {
 TEST_F(ChoiceItems, McIsAskedAsAQuestion) {
   const TokenizedChoices result =
       tokenize(mc(R"({"question":"q","choices":["x y","z"],"labels":[0,1]})"));
-  EXPECT_EQ(result.items.at(0).tokens.prompt, ids("!<user\nq>\n<assistant\n"));
+  EXPECT_EQ(result.items.at(0).tokens.prompt, ids("<user\nq>\n<assistant\n"));
   EXPECT_EQ(result.items.at(0).tokens.answers,
             (std::vector<std::vector<TokenId>>{ids("x y>"), ids("z>")}));
 }

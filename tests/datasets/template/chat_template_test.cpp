@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -136,7 +137,22 @@ TEST_F(ChatTemplates, AListOfTemplatesMeansItsDefault) {
                             {{"name", "default"}, {"template", kChatMl}}}));
   EXPECT_EQ(load().name(), "chatml");
   write_config(Json::array({{{"name", "tool_use"}, {"template", kChatMl}}}));
-  expect_complaint({"tokenizer_config.json", "'default'", "--chat-template"});
+  expect_complaint({"tokenizer_config.json", "\"default\"", "only tool_use", "--chat-template"});
+  write_config({{"tool_use", "{{ broken"}, {"default", kChatMl}});  // a table works, too
+  EXPECT_EQ(load().name(), "chatml");
+  write_config({{"default", 3}});
+  expect_complaint({"tokenizer_config.json", "chat_template is neither"});
+}
+
+// transformers 5.23 and 4.57 join templates in files with no others.
+TEST_F(ChatTemplates, TemplatesInFilesHideThoseOfTheConfig) {
+  write_config(kChatMl);
+  std::filesystem::create_directories(directory_ / "additional_chat_templates");
+  std::ofstream(directory_ / "additional_chat_templates" / "rag.jinja") << "{{ broken";
+  expect_complaint({"chat_template.jinja", "\"default\"", "only rag"});
+  std::ofstream(directory_ / "chat_template.jinja") << kChatMl;
+  EXPECT_EQ(load().name(), "chatml");
+  EXPECT_EQ(read_chat_template_source(directory_).named.at("rag"), "{{ broken");
 }
 
 TEST_F(ChatTemplates, WithoutATemplateTheErrorNamesWhatToChoose) {

@@ -8,10 +8,12 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "datasets/tokenizer/tokenizer.hpp"
+#include "tests/support/errors.hpp"
 
 namespace bipo {
 namespace {
 
+using testing::error_of;
 using Ids = std::vector<TokenId>;
 
 // "_" stands in for U+2581 in what follows.
@@ -75,7 +77,7 @@ struct BadVocabulary {
   std::string complaint;
 };
 
-class RefusedVocabularies : public testing::TestWithParam<BadVocabulary> {};
+class RefusedVocabularies : public ::testing::TestWithParam<BadVocabulary> {};
 
 TEST_P(RefusedVocabularies, NameTheKey) {
   try {
@@ -103,8 +105,6 @@ std::vector<BadVocabulary> bad_vocabularies() {
           "Model", pieces, [](auto& v) { v.model = "bert"; }, "\"bert\""),
       bad(
           "Pre", bytes, [](auto& v) { v.pre = "odd"; }, "\"odd\""),
-      bad(
-          "NoPre", bytes, [](auto& v) { v.pre = ""; }, "ggml.pre"),
       bad(
           "NoTokens", pieces, [](auto& v) { v.tokens.clear(); }, "ggml.tokens"),
       bad(
@@ -140,8 +140,66 @@ std::vector<BadVocabulary> bad_vocabularies() {
   };
 }
 
-INSTANTIATE_TEST_SUITE_P(Vocabularies, RefusedVocabularies, testing::ValuesIn(bad_vocabularies()),
+INSTANTIATE_TEST_SUITE_P(Vocabularies, RefusedVocabularies, ::testing::ValuesIn(bad_vocabularies()),
                          [](const auto& test) { return test.param.name; });
+
+TEST(GgufTokenizer, NamesOfPreTokenizersAreSynonymsOfFewRules) {
+  const auto cut = [](const char* name) {
+    GgufVocabulary vocabulary = byte_level();
+    vocabulary.tokens = {"1", "2", "3", "4", "12", "34", "123", "1234"};
+    vocabulary.merges = {"1 2", "3 4", "12 3", "12 34"};
+    vocabulary.token_type.clear();
+    vocabulary.pre = name;
+    return Tokenizer::from_gguf(vocabulary).encode("1234");
+  };
+  for (const char* whole : {"gpt-2", "olmo", "mpt", "exaone4"}) {
+    EXPECT_EQ(cut(whole), Ids{7}) << whole;
+  }
+  for (const char* threes : {"llama-bpe", "smaug-bpe", "llama3", "dbrx", "glm4", "gpt-4o", "llama4",
+                             "deepseek-v3", "default", ""}) {
+    EXPECT_EQ(cut(threes), (Ids{6, 3})) << threes;
+  }
+  for (const char* ones :
+       {"qwen2", "deepseek-r1-qwen", "qwen35", "stablelm2", "smollm", "starcoder", "refact",
+        "command-r", "tekken", "deepseek-coder", "seed-coder"}) {
+    EXPECT_EQ(cut(ones), (Ids{0, 1, 2, 3})) << ones;
+  }
+  EXPECT_NE(error_of<UserError>([&] { cut("other"); }).find("llama-bpe, llama3"),
+            std::string::npos);
+}
+
+TEST(GgufTokenizer, BosFollowsFromTheModelOrTheNameOfThePreTokenizer) {
+  EXPECT_TRUE(gguf_begins_with_bos(sentencepiece()));
+  GgufVocabulary vocabulary = byte_level();
+  for (const char* name : {"llama-bpe", "llama3", "tekken", "falcon3", "pixtral"}) {
+    vocabulary.pre = name;
+    EXPECT_TRUE(gguf_begins_with_bos(vocabulary)) << name;
+  }
+  for (const char* name : {"gpt-2", "qwen2", "smaug-bpe", "dbrx", "gpt-4o", "default"}) {
+    vocabulary.pre = name;
+    EXPECT_FALSE(gguf_begins_with_bos(vocabulary)) << name;
+  }
+}
+
+TEST(GgufTokenizer, EndTokensAreKnownByTheirText) {
+  GgufVocabulary vocabulary;
+  vocabulary.tokens = {"a", "<|im_end|>", "<|end|>", "<eos>", "</s>"};
+  EXPECT_EQ(gguf_end_tokens(vocabulary), (Ids{1, 2, 3, 4}));
+  // In OpenAI's harmony format <|end|> ends a message, and Gemma 4 has </s> as a text.
+  vocabulary.tokens = {"<|end|>", "<|return|>", "<|call|>", "</s>", "<|tool_response>"};
+  EXPECT_EQ(gguf_end_tokens(vocabulary), (Ids{1, 2, 4}));
+}
+
+TEST(GgufTokenizer, Phi3sSpecialTokensTakeTheSpaceAfterThem) {
+  GgufVocabulary vocabulary = sentencepiece();
+  vocabulary.add_space_prefix = false;
+  vocabulary.tokens[2] = "<|end|>";
+  vocabulary.token_type[2] = 3;
+  EXPECT_EQ(Tokenizer::from_gguf(vocabulary).encode("<|end|> a"), (Ids{2, 11}));
+  vocabulary.special_tokens_strip_right = true;
+  EXPECT_EQ(Tokenizer::from_gguf(vocabulary).encode("<|end|> a"), (Ids{2, 5}));
+  EXPECT_EQ(Tokenizer::from_gguf(vocabulary).encode("<s> a"), (Ids{1, 11}));
+}
 
 }  // namespace
 }  // namespace bipo

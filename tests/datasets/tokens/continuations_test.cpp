@@ -68,8 +68,9 @@ const std::vector<Message> kAsk = {{"user", "q"}};
 TEST_F(ContinuationsTest, PromptEndsWithTheHeaderOfTheAnswer) {
   options_.system_prompt = "s";
   special_.bos = kBos;
+  options_.bos = BosRule::kAlways;
   EXPECT_EQ(tokenize_prompt(kAsk, text()), ids("!<system\ns>\n<user\nq>\n<assistant\n"));
-  options_.add_bos = false;
+  options_.bos = BosRule::kNever;
   EXPECT_EQ(tokenize_prompt({{"system", "own"}, {"user", "q"}}, text()),
             ids("<system\nown>\n<user\nq>\n<assistant\n"));
 }
@@ -106,7 +107,7 @@ TEST_F(ContinuationsTest, OpenAnswersEndWithTheirOwnText) {
 
 TEST_F(ContinuationsTest, PlainTextHasNoTemplate) {
   options_.system_prompt = "s";
-  special_.bos = kBos;
+  special_.before_text = {kBos};
   const Continuations tokens = tokenize_plain_text("Answer:", {" A", " B"}, text(), "");
   EXPECT_EQ(tokens.prompt, ids("!Answer:"));
   EXPECT_EQ(tokens.answers, (std::vector<Ids>{ids(" A"), ids(" B")}));
@@ -169,7 +170,7 @@ TEST_F(ContinuationsTest, ReferenceTextMustBeText) {
 }
 
 TEST_F(ContinuationsTest, AfterBosEveryTokenOfADocumentIsPredicted) {
-  special_.bos = kBos;
+  special_.before_text = {kBos};
   options_.system_prompt = "s";
   const ReferencePieces result = pieces("ab\nc\n\nd\n\n<s>ef");
   ASSERT_EQ(result.pieces.size(), 3U);
@@ -199,7 +200,7 @@ TEST_F(ContinuationsTest, LongDocumentsAreCutWithoutOverlap) {
   ASSERT_EQ(without.pieces.size(), 2U);  // the g by itself has nothing to predict it
   EXPECT_EQ(without.pieces[1].prompt, ids("d"));
   EXPECT_EQ(without.pieces[1].answers, std::vector<Ids>{ids("ef")});
-  special_.bos = kBos;
+  special_.before_text = {kBos};
   const ReferencePieces with = pieces("x\n\nabcde");
   ASSERT_EQ(with.pieces.size(), 4U);
   EXPECT_EQ(with.documents, (std::vector<std::size_t>{0, 1, 1, 1}));

@@ -54,7 +54,7 @@ TEST_F(PairTokenizerTest, ReadsAFileAsTheModelsOwnFilesSay) {
   const TokenizedFile file = tokenizer().read(write_rows("q,yes,no\n"));
   ASSERT_EQ(file.pairs.size(), 1U);
   // BOS and EOS are those that tokenizer_config.json names.
-  EXPECT_EQ(file.pairs[0].prompt, ids("!<system\nbe kind>\n<user\nq>\n<assistant\n"));
+  EXPECT_EQ(file.pairs[0].prompt, ids("<system\nbe kind>\n<user\nq>\n<assistant\n"));
   EXPECT_EQ(file.pairs[0].chosen, ids("yes>"));
   EXPECT_EQ(file.pairs[0].rejected, ids("no>"));
   EXPECT_TRUE(file.warnings.empty());
@@ -130,7 +130,7 @@ TEST_F(PairTokenizerTest, RefusesIdsThatTheModelDoesNotKnow) {
   const std::filesystem::path file = write_rows("q,y,n\n");
   EXPECT_EQ(tokenizer(kVocabulary).read(file).pairs.size(), 1U);
   testing::expect_parts(testing::error_of<UserError>([&] { tokenizer(kTurnEnd).read(file); }),
-                        {file.string() + ":2: token id 302 is outside", "vocabulary of 301"});
+                        {file.string() + ":2: token id 301 is outside", "vocabulary of 301"});
 }
 
 TEST_F(PairTokenizerTest, SaysWhereTheSystemPromptGoes) {

@@ -62,6 +62,13 @@ TEST_F(StopTokens, GenerationConfigNamesFurtherOnes) {
   EXPECT_EQ(stops(), (std::vector<TokenId>{kTurnBegin, kTurnEnd}));
 }
 
+// The ids of all files together, also of a part of config.json.
+TEST_F(StopTokens, ConfigNamesFurtherOnes) {
+  write("generation_config.json", R"({"eos_token_id": 300})");
+  write("config.json", R"({"eos_token_id": [302, -1], "text_config": {"eos_token_id": 17}})");
+  EXPECT_EQ(stops(), (std::vector<TokenId>{17, kTurnBegin, kTurnEnd, 302}));
+}
+
 // The plain format puts a line break behind an answer, which any answer may hold.
 TEST_F(StopTokens, ALineBreakEndsNoAnswer) {
   EXPECT_EQ(stops("plain"), (std::vector<TokenId>{kTurnEnd}));

@@ -9,10 +9,12 @@
 #include "datasets/rows/preference_pairs.hpp"
 #include "datasets/template/chat_template.hpp"
 #include "tests/datasets/character_model.hpp"
+#include "tests/support/errors.hpp"
 
 namespace bipo {
 namespace {
 
+using testing::error_of;
 using testing::ids;
 using testing::kBos;
 using testing::kChatMl;
@@ -121,17 +123,43 @@ TEST_F(TokenPairsTest, AnswersThatBeginAlikeStillEndThePromptAtTheHeader) {
   EXPECT_EQ(tokens.rejected, ids("same n>"));
 }
 
+TEST_F(TokenPairsTest, ATemplatesTextGetsNoBosOfItsOwnAccord) {
+  special_.bos = kBos;
+  special_.before_text = {kBos};
+  EXPECT_EQ(tokenize(pair("q", "y", "n")).prompt, ids("<user\nq>\n<assistant\n"));
+  set_template(std::string("{{ bos_token }}") + kChatMl);
+  EXPECT_EQ(tokenize(pair("q", "y", "n")).prompt, ids("!<user\nq>\n<assistant\n"));
+}
+
 TEST_F(TokenPairsTest, BosIsAddedOnlyWhereItIsMissingAndKnown) {
   special_.bos = kBos;
+  options_.bos = BosRule::kAlways;
   EXPECT_EQ(tokenize(pair("q", "y", "n")).prompt, ids("!<user\nq>\n<assistant\n"));
-  options_.add_bos = false;
+  options_.bos = BosRule::kNever;
   EXPECT_EQ(tokenize(pair("q", "y", "n")).prompt, ids("<user\nq>\n<assistant\n"));
-  options_.add_bos = true;
+  options_.bos = BosRule::kAlways;
   special_.bos = kTurnBegin;  // as SmolLM2 names it
   EXPECT_EQ(tokenize(pair("q", "y", "n")).prompt, ids("<user\nq>\n<assistant\n"));
   special_.bos = kBos;
   set_template(std::string("{{ bos_token }}") + kChatMl);
   EXPECT_EQ(tokenize(pair("q", "y", "n")).prompt, ids("!<user\nq>\n<assistant\n"));
+}
+
+TEST_F(TokenPairsTest, AlwaysNeedsABosToPut) {
+  options_.bos = BosRule::kAlways;
+  const std::string error = error_of<UserError>([&] { tokenize(pair("q", "y", "n")); });
+  EXPECT_NE(error.find("--bos always"), std::string::npos) << error;
+}
+
+// The rule of version 0.1: whatever the files name, before every prompt.
+TEST_F(TokenPairsTest, ARunOfVersion01KeepsItsRule) {
+  options_.bos = BosRule::kEarlier;
+  special_.bos = kTurnEnd;
+  EXPECT_EQ(tokenize(pair("q", "y", "n")).prompt, ids("<user\nq>\n<assistant\n"));
+  special_.earlier_bos = kBos;
+  EXPECT_EQ(tokenize(pair("q", "y", "n")).prompt, ids("!<user\nq>\n<assistant\n"));
+  options_.bos = BosRule::kEarlierNever;
+  EXPECT_EQ(tokenize(pair("q", "y", "n")).prompt, ids("<user\nq>\n<assistant\n"));
 }
 
 TEST_F(TokenPairsTest, EosIsExactlyOneOrNone) {
@@ -165,7 +193,7 @@ TEST_F(TokenPairsTest, AnAnswerThatTheTemplateTrimsAwayIsRefused) {
 
 TEST_F(TokenPairsTest, PlainIsSystemTextBlankLinePromptLineBreakAnswer) {
   format_ = "plain";
-  special_.bos = kBos;
+  special_.before_text = {kBos};  // the tokenizer's own rule
   EXPECT_EQ(tokenize(pair("q", "yes", "no")).prompt, ids("!q\n"));
   options_.system_prompt = "be kind";
   const TokenPair tokens = tokenize(pair("q", "yes", "no"));

@@ -27,7 +27,7 @@ class GenerationsFile : public ::testing::Test {
     fs::create_directories(directory_);
     testing::write_character_model(directory_, testing::kChatMl);
     options_.max_length = 1000;
-    options_.add_bos = false;
+    options_.bos = BosRule::kNever;
   }
   void TearDown() override { fs::remove_all(directory_); }
 

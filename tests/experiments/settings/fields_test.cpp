@@ -65,7 +65,7 @@ const std::vector<Example>& examples() {
       {"chat-template", "chat_template", "zephyr", "zephyr"},
       {"template-date", "template_date", "2020-02-29", "2020-02-29"},
       {"no-eos", "no_eos", "true", true},
-      {"no-bos", "no_bos", "true", true},
+      {"bos", "bos", "always", "always"},
       {"max-length", "max_length", "50", 50},
       {"skip-bad", "skip_bad", "true", true},
       {"columns", "columns", "prompt=q", "prompt=q"},
@@ -131,7 +131,7 @@ TEST(TrainFields, OptionsWithoutAPlaceInFilesChangeNone) {
   TrainOptions options;
   auto groups = train_fields(options);
   const Json before = stored_settings(groups);
-  for (const char* option : {"check-weights", "resume", "overwrite"}) {
+  for (const char* option : {"check-weights", "resume", "overwrite", "no-bos"}) {
     named(groups, option).set("true");
   }
   EXPECT_TRUE(options.check_weights && options.resume && options.overwrite);
@@ -219,7 +219,7 @@ TEST(TrainFields, TheDefaultThatHelpShowsGivesTheStructsValue) {
       }
     }
   }
-  EXPECT_EQ(checked, 22);
+  EXPECT_EQ(checked, 23);
 }
 
 TEST(TrainFields, OnlyModelDataLayerAndOutAreRequired) {

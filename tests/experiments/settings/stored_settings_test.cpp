@@ -52,6 +52,7 @@ Json todays_config() {
   o.dp = 2;
   o.threads = 1;
   o.system_prompt = "Be brief.";
+  o.bos = continued_bos_rule(BosRule::kAuto, kOldConfig);
   o.chat_template = "chatml";
   o.template_date = TemplateDate{parse_iso_date("2026-01-02").value(), /*given=*/false};
   o.max_length = 64;

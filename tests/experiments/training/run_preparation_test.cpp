@@ -148,7 +148,7 @@ TEST_F(RunPreparationTest, StoresTheKeysOfEarlyVersions) {
                                          "template_date",
                                          "template_date_given",
                                          "no_eos",
-                                         "no_bos",
+                                         "bos",
                                          "max_length",
                                          "skip_bad",
                                          "cache_dtype",

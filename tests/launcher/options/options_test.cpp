@@ -84,7 +84,8 @@ TEST(TrainOptions, RequiredOnesAloneLeaveThePapersDefaults) {
   EXPECT_EQ(options.save_every, 30);
   EXPECT_EQ(options.system_prompt, "You are a helpful, honest and concise assistant.");
   EXPECT_FALSE(options.resume || options.overwrite || options.deterministic || options.no_eos ||
-               options.no_bos || options.skip_bad);
+               options.skip_bad);
+  EXPECT_EQ(options.bos, BosRule::kAuto);
 }
 
 TEST(TrainOptions, EveryOptionReachesItsField) {
@@ -141,7 +142,8 @@ TEST(TrainOptions, EveryOptionReachesItsField) {
                                        "--template-date",
                                        "2024-02-29",
                                        "--no-eos",
-                                       "--no-bos",
+                                       "--bos",
+                                       "always",
                                        "--max-length",
                                        "512",
                                        "--skip-bad",
@@ -170,7 +172,8 @@ TEST(TrainOptions, EveryOptionReachesItsField) {
   EXPECT_EQ(options.tp, 4);
   EXPECT_EQ(options.dp, 6);
   EXPECT_EQ(options.threads, 5);
-  EXPECT_TRUE(options.deterministic && options.no_eos && options.no_bos && options.skip_bad);
+  EXPECT_TRUE(options.deterministic && options.no_eos && options.skip_bad);
+  EXPECT_EQ(options.bos, BosRule::kAlways);
   EXPECT_EQ(options.system_prompt, "Be brief.");
   EXPECT_EQ(options.chat_template, "chatml");
   ASSERT_TRUE(options.template_date);
@@ -753,6 +756,7 @@ TEST(Help, ListsEveryOptionOfTheDesignOnALineOfItsOwn) {
                            "chat-template",
                            "template-date",
                            "no-eos",
+                           "bos",
                            "no-bos",
                            "max-length",
                            "skip-bad",

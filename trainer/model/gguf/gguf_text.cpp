@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cctype>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -18,6 +20,7 @@ namespace bipo {
 namespace {
 
 constexpr const char* kChatTemplate = "tokenizer.chat_template";
+constexpr const char* kChatTemplates = "tokenizer.chat_templates";  // names of further ones
 
 class TokenizerKeys {
  public:
@@ -79,7 +82,16 @@ void check_rewriting(const TokenizerKeys& keys) {
   }
 }
 
-GgufVocabulary read_vocabulary(const TokenizerKeys& keys) {
+// llama.cpp's rule for Phi-3, whose files lack the flags of its added tokens.
+bool is_phi3(const GgufFile& file) {
+  const GgufValue* value = file.find_value("general.name");
+  std::string name(value == nullptr ? "" : value->text().value_or(""));
+  std::transform(name.begin(), name.end(), name.begin(),
+                 [](unsigned char letter) { return static_cast<char>(std::tolower(letter)); });
+  return name.find("phi-3") != std::string::npos || name.find("phi3") != std::string::npos;
+}
+
+GgufVocabulary read_vocabulary(const GgufFile& file, const TokenizerKeys& keys) {
   if (keys.find("tokens") == nullptr) {
     keys.refuse("tokens",
                 "is missing: the file holds no tokenizer; use the model's Hugging Face directory");
@@ -98,6 +110,7 @@ GgufVocabulary read_vocabulary(const TokenizerKeys& keys) {
                               .value_or(std::vector<std::int64_t>());
   vocabulary.add_space_prefix = keys.truth("add_space_prefix");
   vocabulary.unknown_token_id = keys.integer("unknown_token_id");
+  vocabulary.special_tokens_strip_right = vocabulary.model == "llama" && is_phi3(file);
   return vocabulary;
 }
 
@@ -112,22 +125,29 @@ std::optional<TokenId> token_id(const TokenizerKeys& keys, const char* key, std:
   return static_cast<TokenId>(*id);
 }
 
-// Whether texts begin with a BOS, by llama.cpp's rule if the file does not say.
-bool begins_with_bos(const TokenizerKeys& keys, const GgufVocabulary& vocabulary) {
-  return keys.truth("add_bos_token")
-      .value_or(vocabulary.model == "llama" || vocabulary.pre == "llama-bpe");
+// Returns "" where the file has no such key.
+std::string template_text(const GgufFile& file, const std::string& key) {
+  const GgufValue* value = file.find_value(key);
+  if (value == nullptr) {
+    return "";
+  }
+  const auto text = value->text();
+  if (!text) {
+    throw UserError(fmt::format("{} ({}): must be a string", file.path().string(), key));
+  }
+  return std::string(*text);
 }
 
 ChatTemplateSource read_chat_template(const GgufFile& file, const GgufVocabulary& vocabulary,
                                       const TokenizerKeys& keys) {
   ChatTemplateSource source;
   source.where = fmt::format("{} ({})", file.path().string(), kChatTemplate);
-  if (const GgufValue* value = file.find_value(kChatTemplate)) {
-    const auto text = value->text();
-    if (!text) {
-      throw UserError(fmt::format("{}: must be a string", source.where));
+  source.text = template_text(file, kChatTemplate);
+  if (const GgufValue* names = file.find_value(kChatTemplates)) {
+    for (const std::string_view name : names->texts().value_or(std::vector<std::string_view>())) {
+      source.named[std::string(name)] =
+          template_text(file, fmt::format("{}.{}", kChatTemplate, name));
     }
-    source.text = *text;
   }
   const auto add = [&](const char* variable, const char* key) {
     if (const auto id = token_id(keys, key, vocabulary.tokens.size())) {
@@ -142,6 +162,43 @@ ChatTemplateSource read_chat_template(const GgufFile& file, const GgufVocabulary
   return source;
 }
 
+SpecialTokens read_special_tokens(const TokenizerKeys& keys, const GgufVocabulary& vocabulary) {
+  const auto find = [&](const char* key) { return token_id(keys, key, vocabulary.tokens.size()); };
+  const std::optional<bool> add_bos = keys.truth("add_bos_token");
+  SpecialTokens special;
+  special.bos = find("bos_token_id");
+  special.eos = find("eos_token_id");
+  if (special.bos && add_bos.value_or(gguf_begins_with_bos(vocabulary))) {
+    special.before_text = {*special.bos};
+  }
+  if (special.eos && keys.truth("add_eos_token").value_or(false)) {
+    special.after_text = {*special.eos};
+  }
+  if (add_bos.value_or(vocabulary.model == "llama" || vocabulary.pre == "llama-bpe")) {
+    special.earlier_bos = special.bos;
+  }
+  for (const char* name : {"eot_token_id", "eom_token_id"}) {  // end of turn, end of message
+    if (const auto id = find(name)) {
+      special.ends.push_back(*id);
+    }
+  }
+  const std::vector<TokenId> by_text = gguf_end_tokens(vocabulary);
+  special.ends.insert(special.ends.end(), by_text.begin(), by_text.end());
+  return special;
+}
+
+std::vector<std::string> warnings_of(const GgufFile& file, const GgufVocabulary& vocabulary) {
+  if (vocabulary.model != "gpt2" || !(vocabulary.pre.empty() || vocabulary.pre == "default")) {
+    return {};
+  }
+  return {fmt::format(
+      "{}: metadata {} is {}: the converter did not know how the model cuts its texts; followed "
+      "here: llama.cpp's rule for such files, which may differ from the model's own (the Hugging "
+      "Face directory has that)",
+      file.path().string(), TokenizerKeys::full("pre"),
+      vocabulary.pre.empty() ? "missing" : "\"default\"")};
+}
+
 Tokenizer make_tokenizer(const GgufFile& file, const GgufVocabulary& vocabulary) {
   try {
     return Tokenizer::from_gguf(vocabulary);
@@ -154,19 +211,9 @@ Tokenizer make_tokenizer(const GgufFile& file, const GgufVocabulary& vocabulary)
 
 ModelText read_gguf_text(const GgufFile& file) {
   const TokenizerKeys keys(file);
-  const GgufVocabulary vocabulary = read_vocabulary(keys);
-  SpecialTokens special;
-  if (begins_with_bos(keys, vocabulary)) {
-    special.bos = token_id(keys, "bos_token_id", vocabulary.tokens.size());
-  }
-  special.eos = token_id(keys, "eos_token_id", vocabulary.tokens.size());
-  for (const char* name : {"eot_token_id", "eom_token_id"}) {  // end of turn, end of message
-    if (const auto id = token_id(keys, name, vocabulary.tokens.size())) {
-      special.ends.push_back(*id);
-    }
-  }
-  return {
-      make_tokenizer(file, vocabulary), special, read_chat_template(file, vocabulary, keys), {}};
+  const GgufVocabulary vocabulary = read_vocabulary(file, keys);
+  return {make_tokenizer(file, vocabulary), read_special_tokens(keys, vocabulary),
+          read_chat_template(file, vocabulary, keys), warnings_of(file, vocabulary)};
 }
 
 }  // namespace bipo
