@@ -90,10 +90,10 @@ class Tokenizer {
 struct SpecialTokens {
   std::optional<TokenId> bos;
   std::optional<TokenId> eos;
-  std::vector<TokenId> ends;           // further tokens that end a generated text
-  std::vector<TokenId> before_text;    // put by the tokenizer itself before a plain text
-  std::vector<TokenId> after_text;     // and after it
-  std::optional<TokenId> earlier_bos;  // what version 0.1 put before every prompt
+  std::vector<TokenId> ends = {};           // further tokens that end a generated text
+  std::vector<TokenId> before_text = {};    // put by the tokenizer itself before a plain text
+  std::vector<TokenId> after_text = {};     // and after it
+  std::optional<TokenId> earlier_bos = {};  // what version 0.1 put before every prompt
 };
 
 }  // namespace bipo

@@ -165,6 +165,22 @@ def test_resume_refuses_changed_settings(long_job, changed, name):
     assert long_job.out.read_bytes() == before
 
 
+def test_a_run_of_version_01_goes_on_with_its_rule_for_bos(long_job):
+    """Version 0.1 put BOS before every prompt and stored no_bos; today's rule gives this model's prompts none."""
+    job = long_job.but(bos="always")
+    undisturbed = job.writing("undisturbed.h5")
+    program.run_successfully(undisturbed.arguments())
+    interrupt(job, signal.SIGUSR1, 5)
+    run_files.as_of_version_01(job.out)
+    program.run_successfully(long_job.arguments("--resume"))
+    resumed = run_files.read(job.out)
+    run_files.assert_identical(resumed, run_files.read(undisturbed.out))
+    assert resumed.config["no_bos"] is False and "bos" not in resumed.config, resumed.config
+    program.run_successfully(long_job.arguments("--resume"))
+    refused = program.run(long_job.arguments("--resume", "--no-bos"))
+    assert refused.code == program.BAD_INPUT and "no_bos was false, now true" in refused.stderr, refused
+
+
 def test_resume_refuses_changed_data(long_job, tmp_path):
     """The same path with other pairs behind it is another run."""
     from tiny_models import write_pairs

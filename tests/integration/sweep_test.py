@@ -120,6 +120,22 @@ def interrupt(sweep: Sweep, layer: int, steps: int) -> program.Finished:
     return finished
 
 
+def test_a_sweep_of_version_01_goes_on_with_its_rule_for_bos(sweep):
+    """As one that was stopped before its last cell: plan.json and run files hold no_bos."""
+    always = sweep.but(bos="always")
+    program.run_successfully(always.arguments())
+    expected = run_files.read(always.file(2, 2))
+    plan = json.loads((always.out / "plan.json").read_text(encoding="utf-8"))
+    assert plan["settings"].pop("bos") == "always"
+    plan["settings"]["no_bos"] = False
+    (always.out / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    for cell in CELLS[:-1]:
+        run_files.as_of_version_01(always.file(*cell))
+    always.file(2, 2).unlink()
+    program.run_successfully(sweep.arguments())
+    run_files.assert_identical(run_files.read(sweep.file(2, 2)), expected)
+
+
 def test_one_vector_per_pass_is_a_separate_run(sweep):
     single = sweep.but(vectors_per_pass=1)
     program.run_successfully(single.arguments())

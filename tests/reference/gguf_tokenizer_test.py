@@ -71,6 +71,61 @@ def test_byte_level(family, name, tmp_path):
     check_both_ways(values_of(content, "gpt2", pre=name, merges=merges), content, tmp_path)
 
 
+# The splits of further names, as those models' own tokenizer.json has them.
+LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+QWEN35 = LETTERS + (r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+"
+                    r"|\s+(?!\S)|\s+")
+SEED_CODER = LETTERS + (r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+"
+                        r"|\s+(?!\S)|\s+")
+BAILING = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]"
+           r"|\s+(?!\S)|\s+")
+QWEN2 = LETTERS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + REST
+LLAMA3 = LETTERS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + REST
+MINICPM5 = LETTERS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+" + REST
+DEEPSEEK3 = (r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
+             r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+HAN = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
+HAN_AND_KANA = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+NFC, DIGITS = {"type": "NFC"}, {"type": "Digits", "individual_digits": True}
+PLAIN_GPT2 = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+BYTES = PLAIN_GPT2 | {"use_regex": False}
+
+
+def split(pattern):
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+SPLITS = {
+    "smaug-bpe": (None, [split(LLAMA3), BYTES]), "glm4": (None, [split(LLAMA3), BYTES]),
+    "deepseek-r1-qwen": (NFC, [split(QWEN2), BYTES]), "megrez": (NFC, [split(QWEN2), BYTES]),
+    "stablelm2": (None, [split(QWEN2), BYTES]), "hunyuan": (None, [split(QWEN2), BYTES]),
+    "qwen35": (NFC, [split(QWEN35), BYTES]),
+    "phi-2": (None, [PLAIN_GPT2]), "olmo": (NFC, [PLAIN_GPT2]), "mpt": (NFC, [PLAIN_GPT2]),
+    "starcoder": (None, [DIGITS, PLAIN_GPT2]), "refact": (None, [DIGITS, PLAIN_GPT2]),
+    "command-r": (NFC, [DIGITS, PLAIN_GPT2]), "exaone": (None, [DIGITS, PLAIN_GPT2]),
+    "deepseek-v3": (None, [split(r"\p{N}{1,3}"), split(HAN_AND_KANA), split(DEEPSEEK3), BYTES]),
+    "deepseek-coder": (None, [split("[\r\n]"), split(r"\s?\p{L}+"), split(r"\s?\p{P}+"), split(HAN), DIGITS, BYTES]),
+    "seed-coder": (None, [split(SEED_CODER), BYTES]), "bailingmoe": (None, [split(BAILING), BYTES]),
+    "minicpm5": (None, [split(r"\p{N}{1,3}"), split(MINICPM5), BYTES]),
+    "falcon": (None, [split(r"[\p{P}\$\+<=>\^~\|`]+"), split(GPT2), split("[0-9][0-9][0-9]"), BYTES]),
+    "default": (None, [split(r"[\p{P}\$\+<=>\^~\|]+"), split(GPT2), split(r"\p{N}+"), split("[0-9][0-9][0-9]"), BYTES]),
+}
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_further_names(name, tmp_path):
+    content = with_plain_added_tokens(llama3())
+    normalizer, steps = SPLITS[name]
+    content["normalizer"] = normalizer
+    content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
+    content["model"]["ignore_merges"] = name == "minicpm5"
+    merges = [" ".join(merge) for merge in content["model"]["merges"]]
+    ours = [save(values_of(content, "gpt2", pre=name, merges=merges), tmp_path / "values.json"), "--gguf-values"]
+    assert compare(save(content, tmp_path / "tokenizer.json"), corpus()[::12], ours) >= 1_500
+
+
 def scores_by_id(tokens):
     return [-float(token_id) for token_id in range(len(tokens))]
 

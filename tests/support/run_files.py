@@ -46,6 +46,14 @@ def read(path: Path) -> RunFile:
                        file["vectors/step"][:], file["vectors/epoch"][:])
 
 
+def as_of_version_01(path: Path) -> None:
+    """Stores a run's rule for BOS, always, as version 0.1 stored that rule, which had no other name there."""
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["config"])
+        assert config.pop("bos") == "always"
+        file.attrs["config"] = json.dumps(config | {"no_bos": False})
+
+
 def steps_saved(path: Path) -> int:
     """Rows of /steps in the file as it is now; 0 where there is no file yet."""
     return len(read(path).steps) if path.exists() else 0

@@ -116,8 +116,14 @@ TEST_F(Judge, RubricsMustKnowTheirPlaceholders) {
 }
 
 TEST_F(Judge, ExamplesComeFromTheTestData) {
-  const JudgeExamples pairs =
-      judge_examples({{{{"user", "q"}}, "good", "bad", ""}, {{{"user", "q"}}, "2", "3", ""}});
+  const auto pair = [](const std::string& chosen, const std::string& rejected) {
+    PreferencePair made;
+    made.prompt = {{"user", "q"}};
+    made.chosen = {{"assistant", chosen}};
+    made.rejected = {{"assistant", rejected}};
+    return made;
+  };
+  const JudgeExamples pairs = judge_examples({pair("good", "bad"), pair("2", "3")});
   EXPECT_EQ(pairs.at("q").matching, "good");
   EXPECT_EQ(pairs.at("q").not_matching, "bad");
   ChoiceSet set;
