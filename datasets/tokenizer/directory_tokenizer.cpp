@@ -426,7 +426,8 @@ SpecialTokens special_tokens(const TextFiles& files, const VersionResult& result
   throw UserError(fmt::format(
       "{}: has no tokenizer.json, only {}; write it once with Python: from transformers import "
       "AutoTokenizer; AutoTokenizer.from_pretrained(\"{}\").save_pretrained(\"{}\") (needs the "
-      "packages transformers, sentencepiece, protobuf and tiktoken)",
+      "packages transformers, sentencepiece, protobuf and tiktoken; for vocab.json and merges.txt, "
+      "tokenizer_class in tokenizer_config.json must name the model's class, as GPT2Tokenizer)",
       path, found, path, path));
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import gguf
@@ -25,8 +26,72 @@ def test_training_is_the_same_to_the_bit(job, tiny_model, tmp_path, tp):
     np.testing.assert_array_equal(found, expected)
 
 
+def vector_of(job, *options) -> np.ndarray:
+    program.run_successfully(job.arguments("--overwrite", *options))
+    return run_files.read(job.out).vectors
+
+
+@pytest.mark.parametrize("options", [["--bos", "auto"], ["--bos", "always"], ["--no-bos"]],
+                         ids=lambda options: options[-1])
+def test_plain_texts_begin_as_those_of_the_directory(job, tiny_model, tmp_path, options):
+    """The tokenizer itself puts BOS before a plain text, by post-processor or add_bos_token."""
+    plain = ["--chat-template", "plain", *options]
+    path = write_gguf(tmp_path / "model.gguf", tiny_model)
+    vectors = vector_of(job, *plain)
+    np.testing.assert_array_equal(vector_of(job.but(model=path), *plain), vectors)
+    bare = vector_of(job, "--chat-template", "plain", "--bos", "never")
+    assert np.array_equal(bare, vectors) == (options == ["--no-bos"])
+
+
+def set_keys(**values):
+    """Replaces keys under tokenizer.ggml of a writer; None takes one away."""
+    def change(writer: gguf.GGUFWriter) -> None:
+        for key, value in values.items():
+            full = f"tokenizer.ggml.{key}"
+            for fields in writer.kv_data:
+                fields.pop(full, None)
+            if value is not None:
+                (writer.add_bool if isinstance(value, bool) else writer.add_string)(full, value)
+
+    return change
+
+
+@pytest.mark.parametrize("name, begins", [("tekken", True), ("llama3", True), ("falcon3", True), ("pixtral", True),
+                                          ("gpt-2", False), ("smaug-bpe", False)])
+def test_without_the_key_the_pre_tokenizers_name_decides_on_bos(job, tiny_model, tmp_path, name, begins):
+    """As llama.cpp b11549 does."""
+    vectors = {}
+    for number, key in enumerate((None, True, False)):
+        path = write_gguf(tmp_path / f"{number}.gguf", tiny_model, change=set_keys(pre=name, add_bos_token=key))
+        vectors[key] = vector_of(job.but(model=path), "--chat-template", "plain")
+    assert not np.array_equal(vectors[True], vectors[False])
+    np.testing.assert_array_equal(vectors[None], vectors[begins])
+
+
+def test_templates_with_names(job, tiny_model, tmp_path):
+    """As gguf's add_chat_template writes a list: the default one counts, and without it the others are named."""
+    def change(writer: gguf.GGUFWriter, **templates: str) -> None:
+        for fields in writer.kv_data:
+            fields.pop("tokenizer.chat_template", None)
+        writer.add_chat_template([{"name": name, "template": text} for name, text in templates.items()])
+
+    template = (tiny_model / "tokenizer_config.json").read_text(encoding="utf-8")
+    text = json.loads(template)["chat_template"]
+    both = write_gguf(tmp_path / "both.gguf", tiny_model, change=lambda w: change(w, rag="{{ broken", default=text))
+    np.testing.assert_array_equal(vector_of(job.but(model=both)), vector_of(job))
+    refused(job, write_gguf(tmp_path / "rag.gguf", tiny_model, change=lambda w: change(w, rag=text)), "only rag")
+
+
+def test_a_split_that_the_converter_did_not_know_is_warned_of(job, tiny_model, tmp_path):
+    for pre in ("default", None):
+        path = write_gguf(tmp_path / f"{pre}.gguf", tiny_model, change=set_keys(pre=pre))
+        finished = program.run_successfully(job.but(model=path).arguments("--overwrite"))
+        lines = [line for line in finished.stderr.splitlines() if "tokenizer.ggml.pre" in line]
+        assert len(lines) == 1 and "llama.cpp" in lines[0], finished
+
+
 def refused(job, model: Path, *parts: str) -> None:
-    finished = program.run(job.but(model=model).arguments())
+    finished = program.run(job.but(model=model).arguments("--overwrite"))
     assert finished.code == 2, str(finished)
     for part in (model.name, *parts):
         assert part in finished.stderr, str(finished)

@@ -165,8 +165,11 @@ def test_resume_refuses_changed_settings(long_job, changed, name):
     assert long_job.out.read_bytes() == before
 
 
-def test_a_run_of_version_01_goes_on_with_its_rule_for_bos(long_job):
-    """Version 0.1 put BOS before every prompt and stored no_bos; today's rule gives this model's prompts none."""
+def test_a_run_of_version_01_goes_on_with_its_rule_for_bos(long_job, tmp_path):
+    """Version 0.1 put BOS before every prompt and stored no_bos; today's rule puts none that the template lacks."""
+    template = tmp_path / "template.jinja"
+    template.write_text(run_files.TEMPLATE_WITHOUT_BOS, encoding="utf-8")
+    long_job = long_job.but(chat_template=template)
     job = long_job.but(bos="always")
     undisturbed = job.writing("undisturbed.h5")
     program.run_successfully(undisturbed.arguments())
@@ -177,6 +180,9 @@ def test_a_run_of_version_01_goes_on_with_its_rule_for_bos(long_job):
     run_files.assert_identical(resumed, run_files.read(undisturbed.out))
     assert resumed.config["no_bos"] is False and "bos" not in resumed.config, resumed.config
     program.run_successfully(long_job.arguments("--resume"))
+    fresh = long_job.but(max_steps=1).writing("fresh.h5")
+    program.run_successfully(fresh.arguments())
+    assert run_files.read(fresh.out).config["train_tokens_hash"] != resumed.config["train_tokens_hash"]
     refused = program.run(long_job.arguments("--resume", "--no-bos"))
     assert refused.code == program.BAD_INPUT and "no_bos was false, now true" in refused.stderr, refused
 

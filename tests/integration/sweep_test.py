@@ -120,8 +120,11 @@ def interrupt(sweep: Sweep, layer: int, steps: int) -> program.Finished:
     return finished
 
 
-def test_a_sweep_of_version_01_goes_on_with_its_rule_for_bos(sweep):
+def test_a_sweep_of_version_01_goes_on_with_its_rule_for_bos(sweep, tmp_path):
     """As one that was stopped before its last cell: plan.json and run files hold no_bos."""
+    template = tmp_path / "template.jinja"
+    template.write_text(run_files.TEMPLATE_WITHOUT_BOS, encoding="utf-8")
+    sweep = sweep.but(chat_template=template)
     always = sweep.but(bos="always")
     program.run_successfully(always.arguments())
     expected = run_files.read(always.file(2, 2))

@@ -46,6 +46,11 @@ def read(path: Path) -> RunFile:
                        file["vectors/step"][:], file["vectors/epoch"][:])
 
 
+# Prints no BOS, and nothing that is one.
+TEMPLATE_WITHOUT_BOS = ("{% for turn in messages %}[{{ turn['role'] }}] {{ turn['content'] }}\n{% endfor %}"
+                        "{% if add_generation_prompt %}[assistant] {% endif %}")
+
+
 def as_of_version_01(path: Path) -> None:
     """Stores a run's rule for BOS, always, as version 0.1 stored that rule, which had no other name there."""
     with h5py.File(path, "r+") as file:
