@@ -58,7 +58,7 @@ class GgufFile {
   const std::map<std::string, GgufValue, std::less<>>& metadata() const {
     return parts_.front().contents.metadata;
   }
-  // Those of all parts.
+  // The tensors of all parts.
   const std::map<std::string, GgufTensor, std::less<>>& tensors() const { return tensors_; }
 
   // Return nullptr if there is no such key or tensor.
