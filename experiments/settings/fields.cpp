@@ -91,7 +91,8 @@ Field model_field(std::filesystem::path& model) {
 }
 
 Field adapter_field(std::filesystem::path& adapter) {
-  return field("adapter", "DIR", "PEFT directory of a LoRA adapter, merged into the model", adapter)
+  return field("adapter", "DIR|FILE",
+               "LoRA adapter, a PEFT directory or a GGUF file, merged into the model", adapter)
       .with_fallback("none")
       .placement();
 }

@@ -10,12 +10,16 @@ import re
 from pathlib import Path
 
 import gguf
+import numpy as np
+import peft
 import pytest
+import torch
 from gguf import GGMLQuantizationType as Type
+from safetensors.numpy import load_file
 
 import program
 import user_files
-from gguf_models import write_gguf
+from gguf_models import adjacent_rotated_rows, gguf_name, write_gguf
 
 TENSORS_PER_PART = 8  # of 30
 
@@ -167,3 +171,92 @@ def test_other_alignments(base, tmp_path, alignment):
 def test_an_alignment_that_is_no_power_of_two_is_refused(base, tmp_path):
     file = write_gguf(tmp_path / "odd.gguf", base, change=lambda w: w.add_uint32("general.alignment", 24))
     refused(file, base, str(file), "general.alignment")
+
+
+# An adapter as GGUF, as llama.cpp's convert_lora_to_gguf.py writes it. The oracle is merge_and_unload of PEFT 0.21.2
+# on the directory, and the PEFT directory read by this program.
+
+ALL_PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]
+ALPHA, RANK = 6.0, 4
+
+
+@pytest.fixture(scope="module")
+def adapter(base, tmp_path_factory):
+    """A PEFT directory with noise in A and B, and the merged model."""
+    folder = tmp_path_factory.mktemp("adapter") / "peft"
+    model = peft.get_peft_model(user_files.load(base)[0], peft.LoraConfig(
+        r=RANK, lora_alpha=ALPHA, target_modules=ALL_PROJECTIONS))
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, values in model.named_parameters():
+            if "lora_" in name:
+                values.copy_(0.25 * torch.randn(values.shape, generator=generator))
+    model.save_pretrained(folder, save_embedding_layers=False)
+    return folder, model.merge_and_unload().eval()
+
+
+def write_adapter(path: Path, directory: Path, *, architecture: str = "llama", kind: str = "adapter",
+                  change=lambda writer, tensors: None, stored: Type = Type.F32) -> Path:
+    tensors = {}
+    for name, values in load_file(directory / "adapter_model.safetensors").items():
+        module, _, side = name.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".lora_")
+        if module.endswith(("q_proj", "k_proj")) and side == "B":
+            values = adjacent_rotated_rows(values, 4 if module.endswith("q_proj") else 2)
+        tensors[f"{gguf_name(module + '.weight')}.lora_{side.lower()}"] = values
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_type(kind)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, ALPHA)
+    change(writer, tensors)
+    for name, values in tensors.items():
+        writer.add_tensor(name, gguf.quants.quantize(np.ascontiguousarray(values), stored), raw_dtype=stored)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_an_adapter_as_gguf_is_the_peft_directory(base, adapter, tmp_path):
+    directory, merged = adapter
+    file = write_adapter(tmp_path / "adapter.gguf", directory)
+    model = write_gguf(tmp_path / "model.gguf", base)
+    expected = user_files.transformers_scores(base, model=merged)
+    plain = scores(model, base)
+    assert abs(plain[0] - expected[0]) > 1
+    for given in (base, model):
+        data = user_files.write_pairs(tmp_path / "pairs.csv")
+        assert user_files.scores(given, "--adapter", file, data=data)[0] == pytest.approx(expected, abs=2e-3)
+    from_directory = user_files.scores(model, "--adapter", directory, data=data)[0]
+    assert user_files.scores(model, "--adapter", file, data=data)[0] == from_directory
+    by_two = user_files.scores(model, "--adapter", file, "--tp", 2, data=data, ranks=2)[0]
+    assert by_two == pytest.approx(from_directory, abs=1e-3)
+
+
+def test_an_adapter_in_half_precision(base, adapter, tmp_path):
+    model = write_gguf(tmp_path / "model.gguf", base)
+    whole, half = (scores(model, base, "--adapter", write_adapter(tmp_path / f"{kind.name}.gguf", adapter[0], stored=kind))
+                   for kind in (Type.F32, Type.F16))
+    assert half != whole and half == pytest.approx(whole, abs=0.5)
+
+
+def rename(tensors: dict, old: str, new: str) -> None:
+    tensors[new] = tensors.pop(old)
+
+
+@pytest.mark.parametrize("options, says", [
+    ({"architecture": "qwen2"}, "general.architecture \"qwen2\""),
+    ({"kind": "model"}, "not a LoRA adapter"),
+    ({"change": lambda w, t: t.pop("blk.1.ffn_up.weight.lora_a")}, "blk.1.ffn_up.weight has lora_b only"),
+    ({"change": lambda w, t: rename(t, "blk.1.ffn_up.weight.lora_a", "blk.9.ffn_up.weight.lora_a")},
+     "blk.9.ffn_up.weight.lora_a"),
+    ({"change": lambda w, t: rename(t, "blk.1.ffn_up.weight.lora_a", "token_embd.weight.lora_a")},
+     "token_embd.weight.lora_a"),
+    ({"change": lambda w, t: t.update({"blk.1.attn_norm.weight": np.ones(64, np.float32)})}, "blk.1.attn_norm.weight"),
+    ({"change": lambda w, t: t.update({"blk.1.ffn_up.weight.lora_b": np.ones((64, RANK), np.float32)})}, "[96, 4]"),
+    ({"change": lambda w, t: w.add_array("adapter.alora.invocation_tokens", [1, 2])}, "invocation_tokens"),
+])
+def test_an_adapter_that_does_not_fit_is_refused(base, adapter, tmp_path, options, says):
+    file = write_adapter(tmp_path / "adapter.gguf", adapter[0], **options)
+    model = write_gguf(tmp_path / "model.gguf", base)
+    refused(model, base, str(file), says, options=("--adapter", file))

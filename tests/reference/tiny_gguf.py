@@ -64,6 +64,9 @@ def architectures() -> dict[str, Architecture]:
             "llama", "llama",
             {**FOUR_ON_ONE, "head_dim": 10, "tie_word_embeddings": True, "rope_theta": OTHER_THETA,
              "rope_scaling": LLAMA3}, {"rope_scaling": LLAMA3}, {"no scaling": no_scaling}, is_exact=False),
+        "llama_biases": Architecture(
+            "llama", "llama", {**SIX_ON_TWO, "attention_bias": True, "tie_word_embeddings": True},
+            {"attention_bias": True}, {"usual epsilon": {"rms_norm_eps": 1e-5}}),
         "qwen3_yarn": Architecture(
             "qwen3", "qwen3", {**SIX_ON_TWO, "head_dim": 16, "rope_theta": 100.0, "rope_scaling": YARN},
             {"head_dim": 16, "rope_scaling": YARN},

@@ -48,7 +48,7 @@ def _read_json(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _gguf_name(name: str) -> str:
+def gguf_name(name: str) -> str:
     module = name.removesuffix(".weight")
     if module in OUTER_TENSORS:
         return f"{OUTER_TENSORS[module]}.weight"
@@ -56,7 +56,7 @@ def _gguf_name(name: str) -> str:
     return f"blk.{block}.{BLOCK_TENSORS[inner]}.weight"
 
 
-def _rotated_rows_side_by_side(rows: np.ndarray, heads: int) -> np.ndarray:
+def adjacent_rotated_rows(rows: np.ndarray, heads: int) -> np.ndarray:
     """llama.cpp's order of the rows of a query or key matrix."""
     halves = rows.reshape(heads, 2, -1, rows.shape[1])
     return halves.swapaxes(1, 2).reshape(rows.shape)
@@ -67,10 +67,10 @@ def _add_tensors(writer: gguf.GGUFWriter, model: Path, config: dict, matrices: T
     for name, values in load_file(model / "model.safetensors").items():
         module = name.removesuffix(".weight").rpartition(".")[2]
         if module in heads:
-            values = _rotated_rows_side_by_side(values, heads[module])
+            values = adjacent_rotated_rows(values, heads[module])
         kind = matrices if values.ndim == 2 else Type.F32
         stored = gguf.quants.quantize(np.ascontiguousarray(values, dtype=np.float32), kind)
-        writer.add_tensor(_gguf_name(name), stored, raw_dtype=kind)
+        writer.add_tensor(gguf_name(name), stored, raw_dtype=kind)
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, model: Path) -> None:

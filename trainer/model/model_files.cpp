@@ -38,6 +38,12 @@ bool names_directory(const std::filesystem::path& model) {
   return std::filesystem::is_directory(model, unreachable);
 }
 
+bool names_gguf(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string magic(4, '\0');
+  return file.read(magic.data(), static_cast<std::streamsize>(magic.size())) && magic == "GGUF";
+}
+
 }  // namespace
 
 ModelFiles open_model(const std::filesystem::path& model, const std::filesystem::path& adapter) {
@@ -53,7 +59,9 @@ ModelFiles open_model(const std::filesystem::path& model, const std::filesystem:
     files.weights = open_gguf_weights(files.gguf, files.config);
   }
   if (!adapter.empty()) {
-    files.weights = merge_lora(adapter, std::move(files.weights), files.config, model);
+    files.weights = names_gguf(adapter)
+                        ? merge_gguf_lora(adapter, std::move(files.weights), files.config)
+                        : merge_lora(adapter, std::move(files.weights), files.config, model);
   }
   ContentHash hash;
   hash.add(files.weights->fingerprint());

@@ -34,8 +34,8 @@ struct ModelFiles {
 // that are refused; see read_model_config, open_safetensors, read_gguf_config, open_gguf_weights,
 // read_model_text and read_gguf_text.
 
-// Opens config.json and safetensors of a directory, or a GGUF file.  Merges the PEFT directory
-// `adapter` into the weights if one is given; see merge_lora.
+// Opens config.json and safetensors of a directory, or a GGUF file.  Merges `adapter` into the
+// weights if one is given: a PEFT directory or a GGUF file; see merge_lora and merge_gguf_lora.
 ModelFiles open_model(const std::filesystem::path& model,
                       const std::filesystem::path& adapter = {});
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <array>
 #include <string>
 #include <vector>
@@ -49,8 +50,7 @@ static_assert(has_every_role(kNames));
 // Returns what a file that holds no model is; nothing for a model.
 std::string kind_of_other_file(const std::string& type, const std::string& architecture) {
   if (type == "adapter") {
-    return "is an adapter, not a model; --model takes the base model, and --adapter the PEFT "
-           "directory that the adapter was converted from";
+    return "is an adapter, not a model; --model takes its base model, --adapter this file";
   }
   if (type == "mmproj" || architecture == "clip") {
     return "is the image or sound encoder of a model (mmproj); take the GGUF file of its language "
@@ -64,6 +64,13 @@ std::string kind_of_other_file(const std::string& type, const std::string& archi
 
 }  // namespace
 
+const GgufArchitecture* find_gguf_architecture(std::string_view name) {
+  const auto* found =
+      std::find_if(kArchitectures.begin(), kArchitectures.end(),
+                   [&](const GgufArchitecture& known) { return name == known.name; });
+  return found == kArchitectures.end() ? nullptr : found;
+}
+
 const GgufArchitecture& architecture_of(const GgufFile& file) {
   const auto text = [&](const char* key) -> std::string {
     const GgufValue* value = file.find_value(key);
@@ -75,15 +82,28 @@ const GgufArchitecture& architecture_of(const GgufFile& file) {
     throw UserError(fmt::format("{}: {} (general.type {:?}, general.architecture {:?})",
                                 file.path().string(), kind, type, name));
   }
+  if (const GgufArchitecture* found = find_gguf_architecture(name)) {
+    return *found;
+  }
   std::vector<const char*> supported;
   for (const GgufArchitecture& known : kArchitectures) {
-    if (name == known.name) {
-      return known;
-    }
     supported.push_back(known.name);
   }
   throw UserError(fmt::format("{}: general.architecture {:?} is not supported; supported: {}",
                               file.path().string(), name, fmt::join(supported, ", ")));
+}
+
+// Rows j and j + K/2 of a head, a rotated pair, are rows 2j and 2j + 1 if such rows are adjacent.
+std::int64_t row_in_gguf(const GgufArchitecture& architecture, const ModelConfig& config, Role role,
+                         std::int64_t row) {
+  const bool is_rotated = role == Role::kQuery || role == Role::kKey || role == Role::kQueryBias ||
+                          role == Role::kKeyBias;
+  if (!architecture.adjacent_rotary_rows || !is_rotated) {
+    return row;
+  }
+  const std::int64_t half = config.head_size / 2;
+  const std::int64_t in_head = row % config.head_size;
+  return row - in_head + in_head % half * 2 + in_head / half;
 }
 
 TensorPlace gguf_tensor_place(const ModelConfig& config, Role role, std::int64_t block) {

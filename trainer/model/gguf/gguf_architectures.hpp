@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 
 #include "trainer/model/architecture/config.hpp"
 #include "trainer/model/gguf/gguf_file.hpp"
@@ -20,6 +21,13 @@ struct GgufArchitecture {
 // Throws UserError for a file of another architecture, naming those that are supported, and for
 // files that hold no model (adapters, projectors).
 const GgufArchitecture& architecture_of(const GgufFile& file);
+
+// Returns the architecture that files call `name`, or nullptr.
+const GgufArchitecture* find_gguf_architecture(std::string_view name);
+
+// Returns where row `row` of a weight is among the rows of its role in the file.
+std::int64_t row_in_gguf(const GgufArchitecture& architecture, const ModelConfig& config, Role role,
+                         std::int64_t row);
 
 // Finds the weight that plays `role` in block `block` (ignored outside blocks).
 TensorPlace gguf_tensor_place(const ModelConfig& config, Role role, std::int64_t block = 0);

@@ -348,6 +348,18 @@ void accept_neutral_values(ArchitectureKeys& keys, const ModelConfig& config) {
   keys.accept_number("embedding_length_out", {static_cast<double>(config.hidden)});
 }
 
+// Biases have no key; their tensors tell, in all blocks or in none.
+void read_biases(const GgufFile& file, const Family& family, ModelConfig& config) {
+  if (family.biases == Biases::kIfConfigured) {
+    const auto has = [&](Role role) {
+      return file.find_tensor(gguf_tensor_place(config, role).name) != nullptr;
+    };
+    config.query_key_value_bias =
+        has(Role::kQueryBias) || has(Role::kKeyBias) || has(Role::kValueBias);
+    config.attention_output_bias = has(Role::kAttentionOutputBias);
+  }
+}
+
 void check_variations(ArchitectureKeys& keys) {
   keys.require_size("expert_count", 0, "a dense model");
   keys.require_size("expert_used_count", 0, "a dense model");
@@ -407,6 +419,7 @@ ModelConfig read_gguf_config(const GgufFile& file) {
   read_vocabulary(keys, file, config);
   config.norm_epsilon = keys.positive("attention.layer_norm_rms_epsilon");
   apply_family(family, config);
+  read_biases(file, family, config);
   config.norms_from_one = false;  // converters add the one
   config.rotary = {read_rope(keys, file, family, config)};
   read_attention(keys, family, config);

@@ -1,6 +1,7 @@
 // The parts of a model in a GGUF file: configuration, weights and text.
 #pragma once
 
+#include <filesystem>
 #include <memory>
 
 #include "datasets/tokens/model_text.hpp"
@@ -22,6 +23,16 @@ ModelConfig read_gguf_config(const GgufFile& file);
 // what the model computes.
 std::unique_ptr<WeightSource> open_gguf_weights(std::shared_ptr<const GgufFile> file,
                                                 const ModelConfig& config);
+
+// Merges the LoRA adapter of a GGUF file (general.type adapter) into `base`, the weights of a
+// directory or of a GGUF file.  If a weight W has an update, `read` returns W + scale * B A in
+// float32, or in float64 if W is stored so, with llama.cpp's scale alpha / rank.  Throws UserError
+// for a file of another kind, an adapter for another architecture, tensors that do not fit the
+// model, an update of an embedding, or of a head that is the embedding, and adapters that take
+// effect from certain tokens on.
+std::unique_ptr<WeightSource> merge_gguf_lora(const std::filesystem::path& file,
+                                              std::unique_ptr<WeightSource> base,
+                                              const ModelConfig& config);
 
 // Reads tokenizer, special tokens and chat template from the keys tokenizer.ggml.* and
 // tokenizer.chat_template.  Throws UserError, naming file and key, for what is missing, malformed

@@ -171,6 +171,25 @@ TEST_F(GgufWeights, QueryAndKeyRowsGetHalfAHeadApart) {
   EXPECT_TRUE(at::equal(read(model, Role::kQuery, 3, 2).select(1, 0), in_head + 1200));
 }
 
+TEST_F(GgufWeights, BiasesAreFoundAndTurnedLikeTheirRows) {
+  const auto biases = [](GgufBytes& file) {
+    file.add_tensor("blk.0.attn_q.bias", {18}, kTensorF32, numbered(1, 18));
+    file.add_tensor("blk.0.attn_k.bias", {6}, kTensorF32, numbered(1, 6));
+    file.add_tensor("blk.0.attn_v.bias", {6}, kTensorF32, numbered(1, 6));
+  };
+  const ModelFiles model = open({.more = biases});
+  EXPECT_TRUE(model.config.query_key_value_bias);
+  EXPECT_FALSE(model.config.attention_output_bias);
+  EXPECT_TRUE(at::equal(read(model, Role::kKeyBias), at::tensor({0, 2, 4, 1, 3, 5}, at::kFloat)));
+  EXPECT_TRUE(at::equal(read(model, Role::kQueryBias, 3, 2),
+                        at::tensor({12, 14, 16, 13, 15, 17}, at::kFloat)));
+  EXPECT_TRUE(at::equal(read(model, Role::kValueBias), at::arange(6, at::kFloat)));
+  const auto output = [](GgufBytes& file) {
+    file.add_tensor("blk.0.attn_output.bias", {kHidden}, kTensorF32, numbered(1, kHidden));
+  };
+  EXPECT_TRUE(open({.more = output}).config.attention_output_bias);
+}
+
 TEST_F(GgufWeights, SlicesAreThePartsAskedFor) {
   const ModelFiles model = open({});
   const at::Tensor output = read(model, Role::kAttentionOutput, 3, 1);
@@ -336,9 +355,9 @@ TEST_F(GgufWeights, WrongShapesAndTensorsNotKnownAreRefused) {
   testing::expect_parts(refusal({.left_out_tensor = "blk.0.ffn_up.weight", .more = transposed}),
                         {"blk.0.ffn_up.weight", "[12, 10]", "[10, 12]"});
   const auto bias = [](GgufBytes& file) {
-    file.add_tensor("blk.0.attn_q.bias", {18}, kTensorF32, numbered(1, 18));
+    file.add_tensor("blk.0.ffn_up.bias", {10}, kTensorF32, numbered(1, 10));
   };
-  testing::expect_parts(refusal({.more = bias}), {"blk.0.attn_q.bias", "not known"});
+  testing::expect_parts(refusal({.more = bias}), {"blk.0.ffn_up.bias", "not known"});
 }
 
 TEST_F(GgufWeights, MissingAndMalformedKeysAreRefused) {
