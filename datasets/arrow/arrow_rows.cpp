@@ -98,7 +98,12 @@ class ValueReader {
         return value(*extended.storage(), at,
                      type.extension_name() == "arrow.json" ? json_feature : feature);
       }
-      default: {  // dates, decimals, bytes: never part of a conversation
+      case arrow::Type::BINARY:
+      case arrow::Type::LARGE_BINARY:
+      case arrow::Type::BINARY_VIEW:
+      case arrow::Type::FIXED_SIZE_BINARY:
+        return "(bytes)";
+      default: {  // dates, decimals: never part of a conversation
         const std::string shown = checked_result(array.GetScalar(at), where_)->ToString();
         return Json(shown.substr(0, 1000));
       }
@@ -205,6 +210,7 @@ void for_each_arrow_row(
   const Json features = features_of(*reader->schema(), file);
   std::size_t number = 0;
   while (const std::shared_ptr<arrow::RecordBatch> batch = checked_result(reader->Next(), file)) {
+    checked(batch->ValidateFull(), file);  // offsets of a damaged file lead outside of its buffers
     for (std::int64_t at = 0; at < batch->num_rows(); ++at) {
       const std::string where = fmt::format("{}:{}", file, ++number);
       row(

@@ -608,7 +608,7 @@ std::vector<Message> prompt_of_row(const RowJson& row, bool question_first,
   if (row.contains("instruction") && !row.contains("prompt")) {
     return alpaca_prompt(reader);
   }
-  for (const char* key : {"prompt", "prompt_arr", "question", "Question"}) {
+  for (const char* key : {"prompt", "prompt_arr", "question", "Question", "messages"}) {
     if (row.contains(key)) {
       return with_system_column(reader.prompt(key), reader);
     }

@@ -203,7 +203,8 @@ Json stored_settings(const std::vector<FieldGroup>& groups) {
   Json json = Json::object();
   for (const FieldGroup& group : groups) {
     for (const Field& field : group.fields) {
-      if (field.effect != Effect::kNotStored) {
+      const bool is_omitted = field.is_omitted && field.is_omitted();
+      if (field.effect != Effect::kNotStored && !is_omitted) {
         json[field.stored_key ? field.stored_key() : field.key()] = field.value();
       }
     }

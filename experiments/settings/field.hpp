@@ -77,6 +77,8 @@ struct Field {
   };
   std::optional<StandsFor> stands_for = {};
   std::function<std::string()> stored_key = {};  // instead of key(), where the value decides
+  // Whether the value is one that files omit, so that they are as those of versions without it.
+  std::function<bool()> is_omitted = {};
 
   bool is_flag() const { return value_name.empty(); }
   std::string key() const;   // "weight_decay"
@@ -88,6 +90,13 @@ struct Field {
   Field&& also_named(const char* other) &&;
   Field&& zero_means(const char* meaning) &&;
   Field&& with_fallback(std::string shown) &&;  // instead of the current value
+
+  // Files omit it where `target` has this value.
+  template <typename Value>
+  Field&& omitted_at(const Value& target, Value omitted) && {
+    is_omitted = [&target, omitted = std::move(omitted)] { return target == omitted; };
+    return std::move(*this);
+  }
 };
 
 // A titled group of fields, in the order of the help.

@@ -226,23 +226,27 @@ FieldGroup data_group(DataOptions& o, PairFiles files) {
               return text;
             })
           .with_fallback("as the files name them")
+          .omitted_at(o.columns, std::string())
           .placement(),
       choice("answer-pairs",
              "of rows with several right or wrong answers (TruthfulQA): best with best, or "
              "all with all",
              o.answer_pairs)
+          .omitted_at(o.answer_pairs, AnswerPairs::kBest)
           .placement()};
   if (files != PairFiles::kTest) {
     fields.push_back(field("max-pairs", "N",
                            "training pairs to take: the file's first, see --data-seed", o.max_pairs,
                            at_least(0))
                          .zero_means("all")
+                         .omitted_at(o.max_pairs, std::int64_t{0})
                          .placement());
   }
   if (files != PairFiles::kTrain) {
     fields.push_back(field("max-test-pairs", "N", "held-out pairs to take, likewise",
                            o.max_test_pairs, at_least(0))
                          .zero_means("all")
+                         .omitted_at(o.max_test_pairs, std::int64_t{0})
                          .placement());
   }
   Field seed =
@@ -251,6 +255,7 @@ FieldGroup data_group(DataOptions& o, PairFiles files) {
               return parse_unsigned(text);
             })
           .with_fallback("no shuffle")
+          .omitted_at(o.data_seed, std::optional<std::uint64_t>())
           .placement();
   seed.text = [&o] { return o.data_seed ? shown_value(*o.data_seed) : "no shuffle"; };
   fields.push_back(std::move(seed));

@@ -55,6 +55,30 @@ TEST_F(PromptList, FilesOfPairsServe) {
   EXPECT_TRUE(prompts[0].where.ends_with("p.csv:2"));
 }
 
+TEST_F(PromptList, RowsOfPairsGiveThePromptOfTheirPairs) {
+  const auto prompt = [&](const std::string& row) {
+    std::string text;
+    for (const Message& turn : read_prompts(write("p.jsonl", row)).at(0).messages) {
+      text += turn.role + "(" + turn.content + ")";
+    }
+    return text;
+  };
+  EXPECT_EQ(prompt(R"({"system":"s","question":"q","chosen":null})"), "system(s)user(q)");
+  EXPECT_EQ(prompt(R"({"instruction":"i","input":"x"})"), "user(i\nx)");
+  EXPECT_EQ(prompt(R"({"messages":[{"role":"user","content":"m"}]})"), "user(m)");
+  EXPECT_EQ(
+      prompt(
+          R"({"chosen":"\n\nHuman: q\n\nAssistant: a","rejected":"\n\nHuman: q\n\nAssistant: b"})"),
+      "user(q)");
+  EXPECT_EQ(read_prompts(write("p.jsonl", R"({"prompt":"q","chat_template_kwargs":{"a":1}})"))
+                .at(0)
+                .template_variables.dump(),
+            R"({"a":1})");
+  expect_error("p.csv", "Title,Body\na,b\n", {"p.csv:1", "'Title,Body'", "'question' or 'prompt'"});
+  const auto both = read_prompts(write("p.csv", "prompt,question\nx,q\n"));
+  EXPECT_EQ(both.at(0).messages[0].content, "q");
+}
+
 TEST_F(PromptList, BadRowsCanBeLeftOut) {
   const auto expect_second = [&](const std::string& name, const std::string& content) {
     const auto path = write(name, content);

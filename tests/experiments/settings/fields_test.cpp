@@ -68,15 +68,20 @@ const std::vector<Example>& examples() {
       {"bos", "bos", "always", "always"},
       {"max-length", "max_length", "50", 50},
       {"skip-bad", "skip_bad", "true", true},
-      {"columns", "columns", "prompt=q", "prompt=q"},
-      {"answer-pairs", "answer_pairs", "all", "all"},
-      {"max-pairs", "max_pairs", "60", 60},
-      {"max-test-pairs", "max_test_pairs", "20", 20},
-      {"data-seed", "data_seed", "7", 7},
       {"cache-dtype", "cache_dtype", "bf16", "bf16"},
       {"cache-budget", "cache_budget", "3K", 3072},
       {"cache-dir", "cache_dir", "/a/cache", "/a/cache"},
   };
+  return all;
+}
+
+// The settings that later versions added, and store where they are not the default.
+const std::vector<Example>& later_examples() {
+  static const std::vector<Example> all = {{"columns", "columns", "prompt=q", "prompt=q"},
+                                           {"answer-pairs", "answer_pairs", "all", "all"},
+                                           {"max-pairs", "max_pairs", "60", 60},
+                                           {"max-test-pairs", "max_test_pairs", "20", 20},
+                                           {"data-seed", "data_seed", "0", 0}};
   return all;
 }
 
@@ -219,7 +224,19 @@ TEST(TrainFields, TheDefaultThatHelpShowsGivesTheStructsValue) {
       }
     }
   }
-  EXPECT_EQ(checked, 23);
+  EXPECT_EQ(checked, 27);
+}
+
+// Files are those of versions without these settings where they are not used.
+TEST(TrainFields, SettingsOfTheDataAreStoredWhereTheyAreUsed) {
+  TrainOptions options;
+  auto groups = train_fields(options);
+  const Json before = stored_settings(groups);
+  for (const Example& example : later_examples()) {
+    EXPECT_FALSE(before.contains(example.key)) << example.key;
+    named(groups, example.option).set(example.text);
+    EXPECT_EQ(stored_settings(groups)[example.key], example.stored) << example.key;
+  }
 }
 
 TEST(TrainFields, OnlyModelDataLayerAndOutAreRequired) {
@@ -246,8 +263,10 @@ TEST(SettingsTable, ShowsEveryStoredSettingOnce) {
     }
   }
   std::multiset<std::string> expected;
-  for (const Example& example : examples()) {
-    expected.insert(example.option);
+  for (const auto* all : {&examples(), &later_examples()}) {
+    for (const Example& example : *all) {
+      expected.insert(example.option);
+    }
   }
   EXPECT_EQ(shown, expected);
 }

@@ -153,12 +153,7 @@ TEST_F(RunPreparationTest, StoresTheKeysOfEarlyVersions) {
                                          "skip_bad",
                                          "cache_dtype",
                                          "cache_budget",
-                                         "cache_dir",
-                                         "columns",
-                                         "answer_pairs",
-                                         "max_pairs",
-                                         "max_test_pairs",
-                                         "data_seed"}));
+                                         "cache_dir"}));
   EXPECT_EQ(config["train_pairs"], 3);
   EXPECT_EQ(config["test_pairs"], 2);
   EXPECT_EQ(config["world_size"], 1);
