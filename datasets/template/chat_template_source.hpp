@@ -14,6 +14,7 @@ struct ChatTemplateSource {
   std::string text;   // Jinja; empty if the model has none
   std::string where;  // the file that holds it or should hold it, for messages
   std::map<std::string, std::string> special_tokens;  // by template variable, as "bos_token"
+  std::map<std::string, std::string> named;           // further templates, as "tool_use"
 };
 
 // Reads chat_template.jinja, or else `chat_template` of tokenizer_config.json (of several, the one
@@ -25,7 +26,7 @@ ChatTemplateSource read_chat_template_source(const std::filesystem::path& model_
 std::string read_template_file(const std::filesystem::path& file);
 
 struct ChatForm {
-  std::string_view name;  // as in llama.cpp
+  std::string_view name;  // as in llama.cpp, where that has one
   std::string_view jinja;
 };
 
@@ -34,5 +35,8 @@ std::span<const ChatForm> chat_forms();
 
 // A prompt, a line break, the answer: the form for models without chat tuning.
 inline constexpr std::string_view kPlainForm = "plain";
+
+// Texts as they are, nothing before, between or after: TRL's form of rows of plain strings.
+inline constexpr std::string_view kRawForm = "raw";
 
 }  // namespace bipo

@@ -38,6 +38,8 @@ template <>
 const std::vector<std::string>& names_of<Positions>();
 template <>
 const std::vector<std::string>& names_of<SignRule>();
+template <>
+const std::vector<std::string>& names_of<TrainTurns>();
 
 template <typename Enum>
 const std::string& name_of(Enum value) {
@@ -63,6 +65,8 @@ struct Field {
   bool repeats = false;         // may be given several times; `set` is called for each
   std::string other_name = {};  // accepted too, not listed by itself
   std::string zero = {};        // what 0 means: "no limit"
+  // Whether the value is one that files omit, so that they are as those of versions without it.
+  std::function<bool()> is_omitted = {};
 
   bool is_flag() const { return value_name.empty(); }
   std::string key() const;   // "weight_decay"
@@ -74,6 +78,13 @@ struct Field {
   Field&& also_named(const char* other) &&;
   Field&& zero_means(const char* meaning) &&;
   Field&& with_fallback(std::string shown) &&;  // instead of the current value
+
+  // Files omit it where `target` has this value.
+  template <typename Value>
+  Field&& omitted_at(const Value& target, Value omitted) && {
+    is_omitted = [&target, omitted = std::move(omitted)] { return target == omitted; };
+    return std::move(*this);
+  }
 };
 
 // A titled group of fields, in the order of the help.
@@ -96,10 +107,12 @@ nlohmann::ordered_json stored_value(std::int64_t value);
 nlohmann::ordered_json stored_value(std::uint64_t value);
 nlohmann::ordered_json stored_value(const std::vector<double>& value);
 nlohmann::ordered_json stored_value(const std::optional<TemplateDate>& value);
+nlohmann::ordered_json stored_value(const TemplateArguments& value);
 nlohmann::ordered_json automatic_value();  // "auto"
 std::string shown_value(const std::filesystem::path& value);
 std::string shown_value(const std::string& value);
 std::string shown_value(const std::optional<TemplateDate>& value);
+std::string shown_value(const TemplateArguments& value);
 inline std::string shown_value(bool value) {
   return value ? "yes" : "no";
 }
@@ -205,6 +218,9 @@ auto one_of(std::vector<std::string> names) -> std::function<std::string(const s
 
 // Returns the stored settings of all groups, in their order, as one JSON object.
 nlohmann::ordered_json stored_settings(const std::vector<FieldGroup>& groups);
+
+// Returns the keys of the settings that files omit at some value.
+std::vector<std::string> omissible_keys(const std::vector<FieldGroup>& groups);
 
 // Returns the keys of the settings that a continued run may change.
 std::vector<std::string> placement_keys(const std::vector<FieldGroup>& groups);

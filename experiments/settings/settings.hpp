@@ -4,12 +4,15 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "datasets/batches/batch_plan.hpp"
 #include "datasets/text/template_date.hpp"
+#include "datasets/text/train_turns.hpp"
 #include "experiments/sweeps/sweep_axes.hpp"
 
 namespace bipo {
@@ -23,11 +26,19 @@ enum class LrUnit { kAbsolute, kResidual };
 // The tokens at which a vector is added: all, as in training, or the answers' only.
 enum class Positions { kAll, kAnswer };
 
+// Variables of chat templates, by name.
+struct TemplateArguments {
+  std::map<std::string, nlohmann::ordered_json> values;
+  bool operator==(const TemplateArguments&) const = default;
+};
+
 // How a conversation becomes tokens.
 struct TextOptions {
   std::string system_prompt = "You are a helpful, honest and concise assistant.";
   std::string chat_template = "auto";
   std::optional<TemplateDate> template_date;  // empty: the first day of the run
+  TemplateArguments template_args;
+  TrainTurns train_turns = TrainTurns::kAssistant;
   bool no_eos = false;
   bool no_bos = false;
   std::int64_t max_length = 0;  // tokens; 0: the model's context
