@@ -357,11 +357,22 @@ struct ChatTemplate::Impl {
                                   left_out);
   }
 
-  void check_later_turns() const {
+  void check_later_turns() {
     const std::vector<Message> turns = {kProbeUser, kProbeAnswer, kProbeSecondUser};
     if (!holds_in_order(render(turns, true), turns)) {
       refuse("the prompt does not contain the texts of several turns in order and unaltered");
     }
+    learn_end_of_turn(render(turns, false));
+  }
+
+  // Where another turn follows, some templates leave out the end of a conversation, such as EOS.
+  void learn_end_of_turn(std::string_view later) {
+    const std::size_t at = later.find(kProbeAnswer.content);
+    std::string_view after = at == std::string_view::npos
+                                 ? std::string_view(after_answer)
+                                 : later.substr(at + kProbeAnswer.content.size());
+    after = after.substr(0, shared_length(after, after_answer));
+    end_of_turn_marker = without_trailing_space(without_leading_space(after));
   }
 
   bool learn_system_turn() {
@@ -480,14 +491,15 @@ struct ChatTemplate::Impl {
                             std::size_t turn, const Json& variables) const {
     const std::vector<Message> before(turns.begin(),
                                       turns.begin() + static_cast<std::ptrdiff_t>(turn));
-    const std::string closed = or_refusal([&] { return render(before, false, variables); });
-    if (!text.starts_with(closed)) {
+    const std::size_t begin =
+        shared_length(text, or_refusal([&] { return render(before, true, variables); }));
+    if (begin < content_span(text, turns, turn - 1, variables).end) {
       refuse_borders(
           fmt::format("the template writes the first {} turns otherwise when a turn "
                       "follows",
                       turn));
     }
-    return shared_length(text, or_refusal([&] { return render(before, true, variables); }));
+    return begin;
   }
 
   // Returns where the end-of-turn marker of assistant turn `turn` ends, which begins at `begin` and
@@ -497,7 +509,7 @@ struct ChatTemplate::Impl {
     const bool has_content = !turns[turn].extra.contains("content");
     const std::size_t content_end =
         has_content ? content_span(text, turns, turn, variables).end : begin;
-    const std::string_view marker = without_trailing_space(end_of_answer);
+    const std::string& marker = end_of_turn_marker;
     const std::size_t at = text.find(marker, std::max(begin, content_end));
     const std::size_t next = content_span(text, turns, turn + 1, variables).begin;
     if (at == std::string::npos || at + marker.size() > next) {
@@ -510,10 +522,11 @@ struct ChatTemplate::Impl {
   TemplateDate date;
   Json probe_variables = Json::object();
   std::string name;
-  std::string prompt;         // of the first probe
-  std::string left_out;       // see ChatTemplate::left_out_of_context()
-  std::string after_answer;   // all the text after the probe's answer
-  std::string end_of_answer;  // the same from the end-of-turn marker on
+  std::string prompt;              // of the first probe
+  std::string left_out;            // see ChatTemplate::left_out_of_context()
+  std::string after_answer;        // all the text after the probe's answer
+  std::string end_of_answer;       // the same from the end-of-turn marker on
+  std::string end_of_turn_marker;  // the part of it that every assistant turn has
   bool takes_system = false;
   bool prints_date = false;
   std::string implied_system;

@@ -240,6 +240,13 @@ struct ImportOptions {
   bool overwrite = false;
 };
 
+// Shows what the pairs of a file are to a model.
+struct ShowDataOptions : TextOptions {
+  std::filesystem::path file;
+  std::filesystem::path model;
+  bool json = false;
+};
+
 struct InspectOptions {
   std::filesystem::path run_file;
 };

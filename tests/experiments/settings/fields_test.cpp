@@ -196,8 +196,8 @@ TEST(TrainFields, HelpShowsTheValuesOfTheStructAsDefaults) {
 
 // But for defaults that no text of the option stands for.
 TEST(TrainFields, TheDefaultThatHelpShowsGivesTheStructsValue) {
-  const Keys in_words = {"adapter", "test",          "micro-batch",   "dp",
-                         "threads", "system-prompt", "template-date", "cache-dir"};
+  const Keys in_words = {"adapter",       "test",          "micro-batch",  "dp",       "threads",
+                         "system-prompt", "template-date", "template-arg", "cache-dir"};
   TrainOptions options;
   auto groups = train_fields(options);
   const Json before = stored_settings(groups);
@@ -211,7 +211,7 @@ TEST(TrainFields, TheDefaultThatHelpShowsGivesTheStructsValue) {
       }
     }
   }
-  EXPECT_EQ(checked, 22);
+  EXPECT_EQ(checked, 23);
 }
 
 TEST(TrainFields, OnlyModelDataLayerAndOutAreRequired) {
@@ -241,6 +241,7 @@ TEST(SettingsTable, ShowsEveryStoredSettingOnce) {
   for (const Example& example : examples()) {
     expected.insert(example.option);
   }
+  expected.insert({"template-arg", "train-turns"});  // which files omit by default
   EXPECT_EQ(shown, expected);
 }
 
