@@ -30,6 +30,7 @@ struct RunLocally {
     return kExitDone;
   }
   std::optional<int> operator()(const InspectOptions& o) const { return run_inspect_command(o); }
+  std::optional<int> operator()(const ShowDataOptions& o) const { return run_data_command(o); }
   std::optional<int> operator()(const CollectOptions& o) const { return run_collect_command(o); }
   std::optional<int> operator()(const ExportOptions& o) const { return run_export_command(o); }
   std::optional<int> operator()(const ImportOptions& o) const { return run_import_command(o); }

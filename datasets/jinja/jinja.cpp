@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <set>
 #include <utility>
 
 #include "datasets/jinja/jinja_lexer.hpp"
@@ -18,7 +19,7 @@ constexpr int kDeepestNesting = 200;  // far beyond any template, well within th
 
 class Parser {
  public:
-  explicit Parser(std::string_view source) : tokens_(tokenize(source)) {}
+  explicit Parser(std::vector<Token> tokens) : tokens_(std::move(tokens)) {}
 
   Body parse() {
     Body body = parse_body({});
@@ -595,11 +596,21 @@ class Parser {
 }  // namespace
 
 struct Template::Impl {
+  explicit Impl(std::vector<Token> tokens) {
+    for (const Token& token : tokens) {
+      if (token.kind == TokenKind::kName || token.kind == TokenKind::kString) {
+        words.insert(token.text);
+      }
+    }
+    body = Parser(std::move(tokens)).parse();
+  }
+
+  std::set<std::string> words;  // names and strings in tags
   Body body;
 };
 
 Template::Template(std::string_view source)
-    : impl_(std::make_unique<const Impl>(Impl{Parser(source).parse()})) {
+    : impl_(std::make_unique<const Impl>(tokenize(source))) {
 }
 Template::~Template() = default;
 Template::Template(Template&&) noexcept = default;
@@ -616,6 +627,10 @@ std::string Template::render(const Json& variables, const CalendarDate& today) c
     throw UserError(fmt::format("line {}: {}", context.line, error.what()));
   }
   return output;
+}
+
+bool Template::mentions(const std::string& name) const {
+  return impl_->words.contains(name);
 }
 
 }  // namespace bipo::jinja

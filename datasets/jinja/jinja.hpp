@@ -35,6 +35,10 @@ class Template {
   // TemplateRefusal from raise_exception.
   std::string render(const Json& variables, const CalendarDate& today) const;
 
+  // Whether a tag holds `name`, as a name or as a string: without that, no value of a variable or
+  // member of that name can change the output, unless the template prints all members of an object.
+  bool mentions(const std::string& name) const;
+
  private:
   struct Impl;
   std::unique_ptr<const Impl> impl_;

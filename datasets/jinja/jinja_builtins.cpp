@@ -75,6 +75,15 @@ Json title(const std::string& text) {
   return Json(result);
 }
 
+Json capitalize(const std::string& text) {
+  std::string result = require_ascii(text);
+  std::transform(result.begin(), result.end(), result.begin(), to_lower);
+  if (!result.empty()) {
+    result.front() = to_upper(result.front());
+  }
+  return Json(result);
+}
+
 // Cuts `text` at `separator`, at most `count` times if `count` is not negative.
 std::vector<std::string> parts_of(const std::string& text, const std::string& separator,
                                   std::int64_t count) {
@@ -204,6 +213,53 @@ std::optional<std::int64_t> indent_argument(const std::optional<Value>& given) {
   return given && !is_none ? std::optional(require_integer(*given, "indent")) : std::nullopt;
 }
 
+bool is_given(const std::optional<Value>& given) {
+  return given && (as_json(*given) == nullptr || !as_json(*given)->is_null());
+}
+
+// The arguments of transformers' tojson, in its order.
+JsonStyle json_style(const Bound& bound) {
+  JsonStyle style;
+  style.ensure_ascii = bound[0] && is_truthy(*bound[0]);
+  style.indent = indent_argument(bound[1]);
+  if (style.indent) {
+    style.between_elements = ",";  // json.dumps then writes no blank before the line break
+  }
+  if (is_given(bound[2])) {
+    const Json& separators = require_json(*bound[2]);
+    if (!separators.is_array() || separators.size() != 2 || !separators[0].is_string() ||
+        !separators[1].is_string()) {
+      throw UserError("tojson needs two texts as its separators");
+    }
+    style.between_elements = separators[0].get<std::string>();
+    style.after_key = separators[1].get<std::string>();
+  }
+  style.sort_keys = bound[3] && is_truthy(*bound[3]);
+  return style;
+}
+
+// Pairs of a dict by their keys, without regard to case unless that is asked for.
+Json sorted_pairs(const Value& input, const Bound& bound) {
+  const bool case_sensitive = bound[0] && is_truthy(*bound[0]);
+  const bool reverse = bound[2] && is_truthy(*bound[2]);
+  if (is_given(bound[1]) && !are_equal(*bound[1], Json("key"))) {
+    throw UserError("dictsort by anything but the key is not supported");
+  }
+  std::vector<std::pair<std::string, Json>> pairs;
+  for (const Json& pair : key_value_pairs(input)) {
+    const auto key = pair[0].get<std::string>();
+    pairs.emplace_back(case_sensitive ? key : lower(key).get<std::string>(), pair);
+  }
+  std::stable_sort(pairs.begin(), pairs.end(), [&](const auto& a, const auto& b) {
+    return reverse ? b.first < a.first : a.first < b.first;
+  });
+  Json sorted = Json::array();
+  for (auto& [key, pair] : pairs) {
+    sorted.push_back(std::move(pair));
+  }
+  return sorted;
+}
+
 // Returns the attribute "a" or "a.b" of an element.
 Value attribute_at(const Json& element, const std::string& path) {
   Value value = element;
@@ -270,10 +326,14 @@ const Builtins& filters() {
         {"default", {{"default_value", "boolean"}, or_default}},
         {"join", {{"d"}, join}},
         {"tojson",
-         {{"indent"},
+         {{"ensure_ascii", "indent", "separators", "sort_keys"},
           [](const Value& input, const Bound& bound) {
-            return Json(to_json_text(require_json(input), indent_argument(bound[0])));
+            return Json(to_json_text(require_json(input), json_style(bound)));
           }}},
+        {"dictsort", {{"case_sensitive", "by", "reverse"}, sorted_pairs}},
+        {"safe", {{}, [](const Value& input, const Bound&) { return Json(to_text(input)); }}},
+        {"capitalize",
+         {{}, [](const Value& input, const Bound&) { return capitalize(to_text(input)); }}},
         {"first", {{}, [](const Value& input, const Bound&) { return end_element(input, false); }}},
         {"last", {{}, [](const Value& input, const Bound&) { return end_element(input, true); }}},
         {"list", {{}, [](const Value& input, const Bound&) { return Json(elements_of(input)); }}},
@@ -324,6 +384,8 @@ const Builtins& string_methods() {
       {"upper", {{}, [](const Value& base, const Bound&) { return upper(text_of(base)); }}},
       {"lower", {{}, [](const Value& base, const Bound&) { return lower(text_of(base)); }}},
       {"title", {{}, [](const Value& base, const Bound&) { return title(text_of(base)); }}},
+      {"capitalize",
+       {{}, [](const Value& base, const Bound&) { return capitalize(text_of(base)); }}},
       {"replace",
        {{"old", "new", "count"},
         [](const Value& base, const Bound& bound) { return replace(text_of(base), bound); }}},

@@ -192,23 +192,32 @@ std::size_t weight_within(const Json& value, int levels) {
   return weight;
 }
 
-std::string dump_json(const Json& value, std::optional<std::int64_t> indent, std::size_t depth) {
+std::string dump_json(const Json& value, const JsonStyle& style, std::size_t depth) {
   const auto line_break = [&](std::size_t levels) {
-    return indent ? "\n" + std::string(static_cast<std::size_t>(*indent) * levels, ' ')
-                  : std::string();
+    return style.indent ? "\n" + std::string(static_cast<std::size_t>(*style.indent) * levels, ' ')
+                        : std::string();
   };
   if (value.is_number_float()) {
     return float_text(value.get<double>());
   }
   if (!value.is_structured() || value.empty()) {
-    return value.dump();
+    return value.dump(-1, ' ', style.ensure_ascii);
+  }
+  // Python sorts by code points, as bytes of UTF-8 do.
+  std::vector<std::pair<std::string, const Json*>> elements;
+  for (const auto& [key, element] : value.items()) {
+    elements.emplace_back(key, &element);
+  }
+  if (value.is_object() && style.sort_keys) {
+    std::sort(elements.begin(), elements.end(),
+              [](const auto& a, const auto& b) { return a.first < b.first; });
   }
   std::string text;
-  for (const auto& [key, element] : value.items()) {
-    text += text.empty() ? "" : indent ? "," : ", ";
+  for (const auto& [key, element] : elements) {
+    text += text.empty() ? "" : style.between_elements;
     text += line_break(depth + 1);
-    text += value.is_object() ? Json(key).dump() + ": " : "";
-    text += dump_json(element, indent, depth + 1);
+    text += value.is_object() ? Json(key).dump(-1, ' ', style.ensure_ascii) + style.after_key : "";
+    text += dump_json(*element, style, depth + 1);
     require_reasonable_size(text.size());
   }
   text += line_break(depth);
@@ -462,11 +471,11 @@ Value arithmetic(const std::string& operation, const Value& left, const Value& r
   refuse_operands(operation, left, right);
 }
 
-std::string to_json_text(const Json& value, std::optional<std::int64_t> indent) {
-  if (indent && (*indent < 0 || *indent > 16)) {
-    throw UserError(fmt::format("tojson with an indent of {} is not supported", *indent));
+std::string to_json_text(const Json& value, const JsonStyle& style) {
+  if (style.indent && (*style.indent < 0 || *style.indent > 16)) {
+    throw UserError(fmt::format("tojson with an indent of {} is not supported", *style.indent));
   }
-  return dump_json(value, indent, 0);
+  return dump_json(value, style, 0);
 }
 
 std::string_view strip(std::string_view text, Side side) {

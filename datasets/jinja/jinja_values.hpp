@@ -72,8 +72,16 @@ Value slice_of(const Value& base, std::optional<std::int64_t> start,
 // `operation` is one of + - * / // %.
 Value arithmetic(const std::string& operation, const Value& left, const Value& right);
 
-// json.dumps(value, ensure_ascii=False, indent=indent).
-std::string to_json_text(const Json& value, std::optional<std::int64_t> indent);
+// The arguments of json.dumps.
+struct JsonStyle {
+  bool ensure_ascii = false;
+  std::optional<std::int64_t> indent = {};
+  std::string between_elements = ", ";
+  std::string after_key = ": ";
+  bool sort_keys = false;
+};
+
+std::string to_json_text(const Json& value, const JsonStyle& style);
 
 enum class Side { kLeft, kRight, kBoth };
 std::string_view strip(std::string_view text, Side side);  // Python's whitespace

@@ -82,12 +82,34 @@ constexpr std::string_view kPhi4Mini =
     "{{ '<|' + message.role + '|>' + message.content + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}";
 
+// Ends a prompt with "<think>\n", after which an answer begins, its reasoning first.
+constexpr std::string_view kDeepSeekR1 =
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message.role == 'system' %}{{ message.content }}"
+    "{% elif message.role == 'user' %}{{ '<\uff5cUser\uff5c>' + message.content }}"
+    "{% else %}{{ '<\uff5cAssistant\uff5c>' }}"
+    "{{ '<think>\\n' + message.content if loop.last else message.content.split('</think>')[-1] }}"
+    "{{ '<\uff5cend\u2581of\u2581sentence\uff5c>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<\uff5cAssistant\uff5c><think>\\n' }}{% endif %}";
+
+constexpr std::string_view kDeepSeek3 =
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message.role == 'system' %}{{ message.content }}"
+    "{% elif message.role == 'user' %}{{ '<\uff5cUser\uff5c>' + message.content }}"
+    "{% else %}{{ '<\uff5cAssistant\uff5c>' + message.content + "
+    "'<\uff5cend\u2581of\u2581sentence\uff5c>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<\uff5cAssistant\uff5c>' }}{% endif %}";
+
+constexpr std::string_view kRaw = "{% for message in messages %}{{ message.content }}{% endfor %}";
+
 constexpr std::string_view kPlain =
     "{% for message in messages if message.content or message.role != 'system' %}"
     "{{ message.content + ('\\n\\n' if message.role == 'system' else '\\n') }}{% endfor %}";
 
-constexpr std::array<ChatForm, 11> kForms = {{
+constexpr std::array<ChatForm, 14> kForms = {{
     {"chatml", kChatMl},
+    {"deepseek-r1", kDeepSeekR1},
+    {"deepseek3", kDeepSeek3},
     {"gemma", kGemma},
     {"llama2", kLlama2},
     {"llama3", kLlama3},
@@ -98,6 +120,7 @@ constexpr std::array<ChatForm, 11> kForms = {{
     {"phi4", kPhi4},
     {"phi4-mini", kPhi4Mini},
     {kPlainForm, kPlain},
+    {kRawForm, kRaw},
 }};
 
 }  // namespace

@@ -27,7 +27,7 @@ ChatTemplateSource read_chat_template_source(const std::filesystem::path& model_
 std::string read_template_file(const std::filesystem::path& file);
 
 struct ChatForm {
-  std::string_view name;  // as in llama.cpp
+  std::string_view name;  // as in llama.cpp, where that has one
   std::string_view jinja;
 };
 
@@ -36,5 +36,8 @@ std::span<const ChatForm> chat_forms();
 
 // A prompt, a line break, the answer: the form for models without chat tuning.
 inline constexpr std::string_view kPlainForm = "plain";
+
+// Texts as they are, nothing before, between or after: TRL's form of rows of plain strings.
+inline constexpr std::string_view kRawForm = "raw";
 
 }  // namespace bipo

@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <cstddef>
+#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
@@ -32,6 +33,7 @@ PairTokenizer::PairTokenizer(ModelText text, const ChatTemplateSettings& chat_te
       special_(text.special),
       chat_template_(text.chat_template, chat_template),
       date_given_(chat_template.date.given),
+      arguments_(chat_template.arguments),
       vocabulary_(vocabulary),
       options_(options),
       text_warnings_(std::move(text.warnings)) {
@@ -55,6 +57,25 @@ std::vector<std::string> PairTokenizer::warnings() const {
                     "and answers with EOS unless --no-eos",
                     special_.after_text));
   }
+  if (!options_.system_prompt.empty() && chat_template_.is_raw()) {
+    warnings.push_back(
+        "--chat-template raw: texts stand as they are, so that no system prompt is sent; give "
+        "--system-prompt \"\" to say so");
+  }
+  for (const auto& [name, value] : arguments_.items()) {
+    if (!chat_template_.mentions(name)) {
+      warnings.push_back(fmt::format("--template-arg {}: the chat template ({}) never reads it",
+                                     name, template_name()));
+    }
+  }
+  if (const std::string& left_out = chat_template_.left_out_of_context(); !left_out.empty()) {
+    warnings.push_back(fmt::format(
+        "the chat template ({}) ends a prompt with {}, which a conversation with an answer lacks: "
+        "given answers (of pairs and choices) are scored without it in their context, as TRL 1.16 "
+        "does, while generation begins after it; a template file, or one of the formats of "
+        "--chat-template, can put both alike",
+        template_name(), nlohmann::json(left_out).dump()));
+  }
   if (date_given_ && !prints_date()) {
     warnings.push_back(
         fmt::format("--template-date: the chat template ({}) prints no date", template_name()));
@@ -76,6 +97,7 @@ TokenizedFile PairTokenizer::read(const std::filesystem::path& file,
   add_warnings(result.warnings, rows.skipped);
   TokenPairs tokens = tokenize_pairs(rows.pairs, text());
   add_warnings(result.warnings, tokens.skipped);
+  result.warnings.insert(result.warnings.end(), tokens.warnings.begin(), tokens.warnings.end());
   for (const TokenPair& pair : tokens.pairs) {
     try {
       for (const auto* part : {&pair.prompt, &pair.chosen, &pair.rejected}) {

@@ -38,8 +38,9 @@ class PairTokenizer {
   // Returns the template's own system text if the settings send no system prompt; "" if they do.
   std::string implied_system_text() const;
 
-  // Lists the warnings about the model's files, and settings that the template cannot follow: a
-  // system prompt that has to move, a date that it does not print.
+  // Lists the warnings about the model's files, settings that the template cannot follow (a system
+  // prompt that has to move or is not sent, a date that it does not print, a variable that it never
+  // reads), and the end of a generation prompt that given answers do without.
   std::vector<std::string> warnings() const;
 
   // Throws UserError as read_preference_pairs() and tokenize_pairs() do, for an id that the model
@@ -55,6 +56,7 @@ class PairTokenizer {
   SpecialTokens special_;
   ChatTemplate chat_template_;
   bool date_given_;
+  TemplateVariables arguments_;
   std::int64_t vocabulary_;
   TokenizeOptions options_;
   std::vector<std::string> text_warnings_;

@@ -1,6 +1,7 @@
 // Prompts and answers as token ids, without the means that make them from text.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -8,6 +9,18 @@
 #include "datasets/tokenizer/token_id.hpp"
 
 namespace bipo {
+
+// Whether each token of an answer is scored: a token that is not (of a user's turn inside the
+// answer) is context for those after it, and no term of the answer's log-probability.  Empty: all
+// are. Otherwise as long as the answer, whose last token is scored.
+using ScoredTokens = std::vector<bool>;
+
+inline bool is_scored(const ScoredTokens& scored, std::size_t token) {
+  return scored.empty() || scored[token];
+}
+
+// Returns the number of scored tokens of an answer of `length` tokens.
+std::int64_t scored_count(const ScoredTokens& scored, std::size_t length);
 
 // `prompt` is the longest common prefix of the tokenised prompt, prompt+chosen and prompt+rejected;
 // `chosen` and `rejected` are what follows it, never empty.  Positions of both answers continue at
@@ -17,6 +30,8 @@ struct TokenPair {
   std::vector<TokenId> chosen;
   std::vector<TokenId> rejected;
   std::string where;  // file:line of the row
+  ScoredTokens chosen_scored = {};
+  ScoredTokens rejected_scored = {};
 };
 
 // Several continuations of one prompt.  Neither the prompt nor any answer is empty; positions of
@@ -24,10 +39,12 @@ struct TokenPair {
 struct Continuations {
   std::vector<TokenId> prompt;
   std::vector<std::vector<TokenId>> answers;
-  std::string where;  // file:line, for messages
+  std::string where;                      // file:line, for messages
+  std::vector<ScoredTokens> scored = {};  // of each answer; empty: all tokens of all
 };
 
-// Covers the ids only: equal pairs in equal order have equal hashes, from whatever file they come.
+// Covers the ids, and which of them are scored where not all are: equal pairs in equal order have
+// equal hashes, from whatever file they come.
 std::uint64_t tokens_hash(const std::vector<TokenPair>& pairs);
 
 }  // namespace bipo

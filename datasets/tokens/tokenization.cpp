@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <map>
 #include <optional>
 #include <set>
 #include <utility>
@@ -30,48 +31,61 @@ void fold_system_turn_into_first_user_turn(std::vector<Message>& messages) {
   }
 }
 
-// Renders `prompt` with the system prompt before it unless it has a system turn of its own.
-std::string render(std::vector<Message> prompt, const TextTools& text) {
+// Puts the system prompt before a conversation unless it has a system turn of its own.
+std::vector<Message> with_system_prompt(std::vector<Message> prompt, const TextTools& text) {
   const std::string& system_prompt = text.options.system_prompt;
   const bool has_system_turn = std::any_of(
       prompt.begin(), prompt.end(), [](const Message& turn) { return turn.role == "system"; });
-  if (!has_system_turn && !system_prompt.empty()) {
+  if (!has_system_turn && !system_prompt.empty() && !text.chat_template.is_raw()) {
     prompt.insert(prompt.begin(), Message{"system", system_prompt});
   }
   const bool begins_with_system = !prompt.empty() && prompt.front().role == "system";
   if (begins_with_system && !text.chat_template.takes_system_turn()) {
     fold_system_turn_into_first_user_turn(prompt);
   }
-  return text.chat_template.render_prompt(prompt);
+  return prompt;
 }
 
-// Renders the answer with the template's text before it, but without the text after it.
-std::string render_open_answer(const std::string& answer, const ChatTemplate& chat_template) {
-  const std::string rendered = chat_template.render_answer(answer);
-  const std::size_t at = rendered.rfind(answer);
-  if (at == std::string::npos) {
-    throw UserError(
-        fmt::format("the chat template renders the answer '{}' as '{}', in which its end cannot be "
-                    "found; choose another one with --chat-template",
-                    answer, rendered));
+std::string render(const std::vector<Message>& prompt, const TextTools& text,
+                   const TemplateVariables& variables) {
+  return text.chat_template.render_prompt(with_system_prompt(prompt, text), variables);
+}
+
+std::string render(const std::vector<Message>& prompt, const TextTools& text) {
+  return render(prompt, text, TemplateVariables::object());
+}
+
+// Cuts what the template puts after the answer's own last character.
+std::string cut_open(const std::string& whole, const std::string& prompt,
+                     const std::string& answer) {
+  const std::size_t at = whole.rfind(answer);
+  const auto shared = static_cast<std::size_t>(
+      std::mismatch(prompt.begin(), prompt.end(), whole.begin(), whole.end()).second -
+      whole.begin());
+  if (at == std::string::npos || at + answer.size() <= shared) {
+    throw UserError(fmt::format(
+        "the chat template renders the answer '{}' otherwise ('...{}'), so that its "
+        "end cannot be found; choose another one with --chat-template",
+        answer, whole.substr(whole.size() - std::min(whole.size(), answer.size() + 40))));
   }
-  return rendered.substr(0, at + answer.size());
+  return whole.substr(0, at + answer.size());
 }
 
 std::ptrdiff_t common_prefix_length(const Tokens& a, const Tokens& b) {
   return std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin();
 }
 
-// Returns the longest common prefix of the tokenised prompt and all of prompt + answer, and what
-// follows it as answers; any of them may be empty.  Joint tokenisation may merge the prompt's last
-// characters with an answer's first ones, so the prefix can be shorter than the prompt by itself.
-Continuations split_jointly(const std::string& prompt, const std::vector<std::string>& answers,
+// Returns the longest common prefix of the tokenised prompt and all of `wholes`, which are prompts
+// with an answer, and what follows it as answers; any of them may be empty.  The prefix can be
+// shorter than the prompt by itself: joint tokenisation may merge the prompt's last characters with
+// an answer's first ones, and a generation prompt may be missing in the whole.
+Continuations split_jointly(const std::string& prompt, const std::vector<std::string>& wholes,
                             const Tokenizer& tokenizer) {
   const Tokens alone = tokenizer.encode(prompt);
   auto shared = static_cast<std::ptrdiff_t>(alone.size());
   Continuations result;
-  for (const std::string& answer : answers) {
-    result.answers.push_back(tokenizer.encode(prompt + answer));
+  for (const std::string& whole : wholes) {
+    result.answers.push_back(tokenizer.encode(whole));
     shared = std::min(shared, common_prefix_length(alone, result.answers.back()));
   }
   result.prompt.assign(alone.begin(), alone.begin() + shared);
@@ -111,7 +125,7 @@ void begin_with(const Tokens& before, Tokens& tokens) {
 }
 
 bool is_plain_form(const TextTools& text) {
-  return text.chat_template.name() == kPlainForm;
+  return text.chat_template.name() == kPlainForm || text.chat_template.is_raw();
 }
 
 // Puts a BOS before a rendered conversation as the options want it.
@@ -189,13 +203,15 @@ Continuations checked(Continuations tokens, const TextTools& text) {
   return tokens;
 }
 
-Continuations join(const std::string& prompt, const std::vector<std::string>& answers,
-                   AnswerEnd end, bool is_plain, const TextTools& text, const std::string& where) {
+// `wholes`: the prompt with each of the answers, as rendered.
+Continuations join(const std::string& prompt, const std::vector<std::string>& wholes,
+                   const std::vector<std::string>& answers, AnswerEnd end, bool is_plain,
+                   const TextTools& text, const std::string& where) {
   require_limit(text.options);
   if (end == AnswerEnd::kEos) {
     require_eos(text);
   }
-  Continuations tokens = split_jointly(prompt, answers, text.tokenizer);
+  Continuations tokens = split_jointly(prompt, wholes, text.tokenizer);
   tokens.where = where;
   begin_with(tokens_before(text, is_plain), tokens.prompt);
   for (std::size_t i = 0; i < answers.size(); ++i) {
@@ -209,20 +225,168 @@ Continuations join(const std::string& prompt, const std::vector<std::string>& an
   return checked(std::move(tokens), text);
 }
 
-TokenPair tokenize_pair(const PreferencePair& pair, const TextTools& text) {
-  const std::string prompt = render(pair.prompt, text);
-  Continuations joint = split_jointly(prompt,
-                                      {text.chat_template.render_answer(pair.chosen[0].content),
-                                       text.chat_template.render_answer(pair.rejected[0].content)},
-                                      text.tokenizer);
+// Drops the turns after the assistant's last one: nothing scored follows them.
+std::vector<Message> up_to_last_assistant_turn(std::vector<Message> answer, const char* which,
+                                               TrainTurns train_turns) {
+  const auto last = std::find_if(answer.rbegin(), answer.rend(),
+                                 [](const Message& turn) { return turn.role == "assistant"; });
+  if (last == answer.rend()) {
+    throw UserError(
+        fmt::format("the {} answer has no assistant turn; change the row, or leave it "
+                    "out with --skip-bad",
+                    which));
+  }
+  if (last != answer.rbegin() && train_turns == TrainTurns::kAll) {
+    throw UserError(
+        fmt::format("--train-turns all: the {} answer ends with a turn of '{}', whose end is not "
+                    "known; end it with an assistant turn, or use --train-turns assistant",
+                    which, answer.back().role));
+  }
+  answer.erase(last.base(), answer.end());
+  return answer;
+}
+
+// Marks the tokens of `tokens`, the tokens of turns.render_answered(), that begin in a span of the
+// assistant's.
+ScoredTokens scored_tokens(const std::string& whole, const Tokens& tokens,
+                           const std::vector<TextSpan>& spans, const TextTools& text) {
+  const auto tokens_before = [&](std::size_t byte, bool is_end) {
+    const Tokens before = text.tokenizer.encode(whole.substr(0, byte));
+    const std::ptrdiff_t shared = common_prefix_length(before, tokens);
+    if (is_end && shared != static_cast<std::ptrdiff_t>(before.size())) {
+      throw UserError(
+          "a token holds the end of an assistant turn and the beginning of the next one, so that "
+          "the user's turns in the answer cannot be masked; use --train-turns all, or another "
+          "--chat-template");
+    }
+    return shared;
+  };
+  ScoredTokens scored(tokens.size(), false);
+  for (const TextSpan& span : spans) {
+    const std::ptrdiff_t begin = tokens_before(span.begin, /*is_end=*/false);
+    const std::ptrdiff_t end = tokens_before(span.end, /*is_end=*/true);
+    std::fill(scored.begin() + begin, scored.begin() + std::max(begin, end), true);
+  }
+  return scored;
+}
+
+// What is noticed about the rows of a file.
+struct RowFindings {
+  std::map<std::string, std::pair<std::size_t, std::string>> unread;  // rows, the first one's place
+  std::size_t left_out = 0;    // prompts whose end the conversation with an answer lacks
+  std::string first_left_out;  // its end and place
+
+  std::vector<std::string> lines(const TextTools& text) const;
+};
+
+std::vector<std::string> RowFindings::lines(const TextTools& text) const {
+  std::vector<std::string> lines;
+  for (const auto& [name, rows] : unread) {
+    lines.push_back(fmt::format(
+        "{}: the chat template ({}) never reads {}, which {} row(s) hold: it changes nothing",
+        rows.second, text.chat_template.name(), name, rows.first));
+  }
+  if (left_out > 0) {
+    lines.push_back(fmt::format(
+        "{}: the end of the prompt is missing in the conversation with the answer, and left out of "
+        "the context, in {} row(s) (the rule of TRL 1.16)",
+        first_left_out, left_out));
+  }
+  return lines;
+}
+
+// Notes what the template cannot read of a row.  A template that prints all members of messages
+// reads them without their names.
+void note_unread(const PreferencePair& pair, const TextTools& text, RowFindings& findings) {
+  const ChatTemplate& chat_template = text.chat_template;
+  std::set<std::string> names;
+  for (const auto& [name, value] : pair.template_variables.items()) {
+    if (!value.is_null() && !chat_template.mentions(name)) {
+      names.insert(fmt::format("the variable '{}'", name));
+    }
+  }
+  const bool prints_all = chat_template.mentions("items") || chat_template.mentions("tojson");
+  for (const auto* turns : {&pair.prompt, &pair.chosen, &pair.rejected}) {
+    for (const Message& turn : *turns) {
+      for (const auto& [name, value] : turn.extra.items()) {
+        const bool is_reasoning = name == "thinking" || name == "reasoning";
+        const bool is_read = chat_template.mentions(name) || prints_all ||
+                             (is_reasoning && chat_template.mentions("reasoning_content")) ||
+                             (name == "reasoning_content" && chat_template.mentions("thinking"));
+        if (!value.is_null() && !is_read) {
+          names.insert(fmt::format("the messages' '{}'", name));
+        }
+      }
+    }
+  }
+  for (const std::string& name : names) {
+    auto& [rows, first] = findings.unread[name];
+    first = rows++ == 0 ? pair.where : first;
+  }
+}
+
+// Notes a prompt whose end is left out, unless that happens to every row or another turn follows
+// it.
+void note_left_out(const PreferencePair& pair, const std::string& prompt, const std::string& whole,
+                   const TextTools& text, RowFindings& findings) {
+  const bool is_known = !text.chat_template.left_out_of_context().empty();
+  if (is_known || whole.starts_with(prompt) || pair.chosen.front().role != "assistant") {
+    return;
+  }
+  if (findings.left_out++ == 0) {
+    findings.first_left_out = pair.where;
+  }
+}
+
+TokenPair tokenize_pair(const PreferencePair& pair, const TextTools& text, RowFindings& findings) {
+  const std::vector<Message> turns = with_system_prompt(pair.prompt, text);
+  const std::string prompt = text.chat_template.render_prompt(turns, pair.template_variables);
+  const TrainTurns train_turns = text.options.train_turns;
+  const AnswerTurns chosen{turns, up_to_last_assistant_turn(pair.chosen, "chosen", train_turns),
+                           pair.template_variables};
+  const AnswerTurns rejected{turns,
+                             up_to_last_assistant_turn(pair.rejected, "rejected", train_turns),
+                             pair.template_variables};
+  const std::string chosen_text = text.chat_template.render_answered(chosen);
+  const std::string rejected_text = text.chat_template.render_answered(rejected);
+  Continuations joint = split_jointly(prompt, {chosen_text, rejected_text}, text.tokenizer);
+  note_unread(pair, text, findings);
+  note_left_out(pair, prompt, chosen_text, text, findings);
+
   TokenPair tokens{std::move(joint.prompt), std::move(joint.answers[0]),
                    std::move(joint.answers[1]), pair.where};
   require_answer_token(tokens.chosen, "chosen answer");
   require_answer_token(tokens.rejected, "rejected answer");
+  const auto mask = [&](const AnswerTurns& answer, const std::string& whole, const Tokens& of) {
+    const bool is_one_turn = answer.answer.size() == 1;
+    if (is_one_turn || train_turns == TrainTurns::kAll) {
+      return ScoredTokens();
+    }
+    Tokens all = tokens.prompt;
+    all.insert(all.end(), of.begin(), of.end());
+    ScoredTokens scored =
+        scored_tokens(whole, all, text.chat_template.assistant_spans(answer), text);
+    scored.erase(scored.begin(),
+                 scored.begin() + static_cast<std::ptrdiff_t>(tokens.prompt.size()));
+    if (std::find(scored.begin(), scored.end(), true) == scored.end()) {
+      throw UserError(
+          "no token of the assistant's is left after the prompt; change the row, or "
+          "leave it out with --skip-bad");
+    }
+    return std::find(scored.begin(), scored.end(), false) == scored.end() ? ScoredTokens() : scored;
+  };
+  tokens.chosen_scored = mask(chosen, chosen_text, tokens.chosen);
+  tokens.rejected_scored = mask(rejected, rejected_text, tokens.rejected);
   begin_prompt(tokens.prompt, text);
   require_prompt_token(tokens.prompt);
-  end_with_eos(tokens.chosen, text);
-  end_with_eos(tokens.rejected, text);
+  const auto end = [&](Tokens& answer, ScoredTokens& scored) {
+    end_with_eos(answer, text);
+    if (!scored.empty()) {
+      scored.resize(answer.size(), true);
+    }
+  };
+  end(tokens.chosen, tokens.chosen_scored);
+  end(tokens.rejected, tokens.rejected_scored);
   require_fits(tokens.prompt.size(),
                {{"chosen", tokens.chosen.size()}, {"rejected", tokens.rejected.size()}},
                text.options.max_length);
@@ -236,16 +400,19 @@ TokenPairs tokenize_pairs(const std::vector<PreferencePair>& pairs, const TextTo
   require_eos(text);
   TokenPairs result;
   RowCollector<TokenPair> collector(text.options.bad_rows, result.pairs, result.skipped);
+  RowFindings findings;
   for (const PreferencePair& pair : pairs) {
-    collector.add_at(pair.where, [&] { return tokenize_pair(pair, text); });
+    collector.add_at(pair.where, [&] { return tokenize_pair(pair, text, findings); });
   }
   collector.require_some("pair");
+  result.warnings = findings.lines(text);
   return result;
 }
 
-Tokens tokenize_prompt(const std::vector<Message>& prompt, const TextTools& text) {
+Tokens tokenize_prompt(const std::vector<Message>& prompt, const TextTools& text,
+                       const nlohmann::ordered_json& variables) {
   require_limit(text.options);
-  Continuations tokens{text.tokenizer.encode(render(prompt, text)), {}, ""};
+  Continuations tokens{text.tokenizer.encode(render(prompt, text, variables)), {}, ""};
   begin_prompt(tokens.prompt, text);
   return checked(std::move(tokens), text).prompt;
 }
@@ -253,23 +420,32 @@ Tokens tokenize_prompt(const std::vector<Message>& prompt, const TextTools& text
 Continuations tokenize_answers(const std::vector<Message>& prompt,
                                const std::vector<std::string>& answers, AnswerEnd end,
                                const TextTools& text, const std::string& where) {
-  std::vector<std::string> rendered;
+  const std::vector<Message> turns = with_system_prompt(prompt, text);
+  const std::string rendered = text.chat_template.render_prompt(turns);
+  std::vector<std::string> wholes;
   for (const std::string& answer : answers) {
-    rendered.push_back(end == AnswerEnd::kOpen ? render_open_answer(answer, text.chat_template)
-                                               : text.chat_template.render_answer(answer));
+    const std::string whole =
+        text.chat_template.render_answered({turns, {Message{"assistant", answer}}});
+    wholes.push_back(end == AnswerEnd::kOpen ? cut_open(whole, rendered, answer) : whole);
   }
-  return join(render(prompt, text), rendered, end, is_plain_form(text), text, where);
+  return join(rendered, wholes, answers, end, is_plain_form(text), text, where);
 }
 
 Continuations tokenize_plain_text(const std::string& prompt,
                                   const std::vector<std::string>& answers, const TextTools& text,
                                   const std::string& where) {
-  return join(prompt, answers, AnswerEnd::kOpen, /*is_plain=*/true, text, where);
+  std::vector<std::string> wholes;
+  for (const std::string& answer : answers) {
+    wholes.push_back(prompt + answer);
+  }
+  return join(prompt, wholes, answers, AnswerEnd::kOpen, /*is_plain=*/true, text, where);
 }
 
 Continuations continue_with_text(const std::vector<Message>& prompt, const std::string& answer,
                                  const TextTools& text, const std::string& where) {
-  return join(render(prompt, text), {answer}, AnswerEnd::kOpen, is_plain_form(text), text, where);
+  const std::string rendered = render(prompt, text);
+  return join(rendered, {rendered + answer}, {answer}, AnswerEnd::kOpen, is_plain_form(text), text,
+              where);
 }
 
 Continuations continue_with_tokens(const std::vector<Message>& prompt, const Tokens& answer,

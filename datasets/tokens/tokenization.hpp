@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "datasets/text/bos_rule.hpp"
 #include "datasets/text/conversation.hpp"
+#include "datasets/text/train_turns.hpp"
 #include "datasets/tokens/token_pair.hpp"
 
 namespace bipo {
@@ -25,6 +27,7 @@ struct TokenizeOptions {
   // Tokens of prompt + longer answer; must be > 0 (the model's context).
   std::int64_t max_length = 0;
   BadRows bad_rows = BadRows::kRefuse;
+  TrainTurns train_turns = TrainTurns::kAssistant;
 };
 
 // The means to turn text into one model's tokens.  Refers to parts that must outlive it
@@ -40,9 +43,17 @@ struct TextTools {
 struct TokenPairs {
   std::vector<TokenPair> pairs;
   std::vector<std::string> skipped;  // one message per pair left out (BadRows::kSkip)
+  // What the template makes of the rows beyond ChatTemplate::left_out_of_context(): variables and
+  // members of messages that it never reads, further ends of prompts that are left out.
+  std::vector<std::string> warnings;
 };
 
-// Renders and tokenises every pair, prompt and answer jointly.  Throws UserError naming the row
+// Renders and tokenises every pair, prompt and answer jointly: the conversation with the answer is
+// rendered as a whole, and the answer begins where its tokens and those of the prompt with its
+// generation header begin to differ (the rule of TRL 1.16).  Unlike TRL, what the template writes
+// after the answer is replaced by EOS (see options.add_eos).  Of an answer of several turns,
+// options.train_turns chooses the scored tokens; turns after the last assistant's are left out.
+// Throws UserError naming the row
 // when a pair is longer than max_length or an answer has no token of its own, or when EOS is
 // requested and the model names none.  Does not check ids against the vocabulary.
 TokenPairs tokenize_pairs(const std::vector<PreferencePair>& pairs, const TextTools& text);
@@ -57,8 +68,12 @@ enum class AnswerEnd {
 // limit of prompt + longest answer.  They throw UserError without naming the place, which the
 // caller must add (`where` is only copied).
 
-// Renders the conversation up to the header of the turn that answers it, where generation begins.
-std::vector<TokenId> tokenize_prompt(const std::vector<Message>& prompt, const TextTools& text);
+// Renders the conversation up to the header of the turn that answers it, where generation begins,
+// with all that the template puts there (such as "<think>\n").  `variables`: an object, of the
+// conversation's own.
+std::vector<TokenId> tokenize_prompt(
+    const std::vector<Message>& prompt, const TextTools& text,
+    const nlohmann::ordered_json& variables = nlohmann::ordered_json::object());
 
 // `answers` as the assistant's next turn.  kOpen ends each with its own last character, without the
 // text that a template puts after an answer.

@@ -75,7 +75,10 @@ class Measurement {
     }
     std::vector<Continuations> items;
     for (const TokenPair& pair : job_.pairs) {
-      items.push_back({pair.prompt, {pair.chosen, pair.rejected}, pair.where});
+      items.push_back({pair.prompt,
+                       {pair.chosen, pair.rejected},
+                       pair.where,
+                       {pair.chosen_scored, pair.rejected_scored}});
     }
     const ContinuationScores scores = score(items, job_.plan.coefficients, "held-out pairs, group");
     if (!is_root()) {

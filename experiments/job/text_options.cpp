@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <utility>
+
 #include "collectives/foundation/errors.hpp"
 #include "datasets/template/chat_template.hpp"
 #include "datasets/tokens/tokenization.hpp"
@@ -19,6 +21,7 @@ TokenizeOptions tokenize_options(const TextOptions& options, std::int64_t contex
   tokenize.add_eos = !options.no_eos;
   tokenize.max_length = options.max_length == 0 ? context : options.max_length;
   tokenize.bad_rows = options.skip_bad ? BadRows::kSkip : BadRows::kRefuse;
+  tokenize.train_turns = options.train_turns;
   return tokenize;
 }
 
@@ -37,7 +40,11 @@ ChatTemplateSettings template_settings(const TextOptions& options) {
   if (!options.template_date) {
     throw BugError("a chat template is used before its date is chosen");
   }
-  return {options.chat_template, *options.template_date};
+  TemplateVariables arguments = TemplateVariables::object();
+  for (const auto& [name, value] : options.template_args.values) {
+    arguments[name] = value;
+  }
+  return {options.chat_template, *options.template_date, std::move(arguments)};
 }
 
 }  // namespace bipo

@@ -56,6 +56,12 @@ const std::vector<std::string>& names_of<BosRule>() {
   return names;
 }
 
+template <>
+const std::vector<std::string>& names_of<TrainTurns>() {
+  static const std::vector<std::string> names = {"assistant", "all"};
+  return names;
+}
+
 std::string Field::key() const {
   std::string result = name;
   std::replace(result.begin(), result.end(), '-', '_');
@@ -139,6 +145,13 @@ Json stored_value(const std::vector<double>& value) {
 Json stored_value(const std::optional<TemplateDate>& value) {
   return value ? iso_text(value->day) : "";
 }
+Json stored_value(const TemplateArguments& value) {
+  Json object = Json::object();
+  for (const auto& [name, argument] : value.values) {
+    object[name] = argument;
+  }
+  return object;
+}
 Json automatic_value() {
   return "auto";
 }
@@ -151,6 +164,14 @@ std::string shown_value(const std::string& value) {
 }
 std::string shown_value(const std::optional<TemplateDate>& value) {
   return value ? iso_text(value->day) : "(not printed)";
+}
+
+std::string shown_value(const TemplateArguments& value) {
+  std::vector<std::string> shown;
+  for (const auto& [name, argument] : value.values) {
+    shown.push_back(fmt::format("{}={}", name, argument.dump()));
+  }
+  return shown.empty() ? "(none)" : fmt::format("{}", fmt::join(shown, ", "));
 }
 
 Field field(std::string name, std::string value_name, std::string description,
@@ -212,16 +233,29 @@ Json stored_settings(const std::vector<FieldGroup>& groups) {
   return json;
 }
 
-std::vector<std::string> placement_keys(const std::vector<FieldGroup>& groups) {
+namespace {
+
+template <typename Wanted>
+std::vector<std::string> keys_of(const std::vector<FieldGroup>& groups, const Wanted& wanted) {
   std::vector<std::string> keys;
   for (const FieldGroup& group : groups) {
     for (const Field& field : group.fields) {
-      if (field.effect == Effect::kPlacement) {
+      if (wanted(field)) {
         keys.push_back(field.key());
       }
     }
   }
   return keys;
+}
+
+}  // namespace
+
+std::vector<std::string> omissible_keys(const std::vector<FieldGroup>& groups) {
+  return keys_of(groups, [](const Field& field) { return field.is_omitted != nullptr; });
+}
+
+std::vector<std::string> placement_keys(const std::vector<FieldGroup>& groups) {
+  return keys_of(groups, [](const Field& field) { return field.effect == Effect::kPlacement; });
 }
 
 std::vector<SettingGroup> settings_table(const std::vector<FieldGroup>& groups,

@@ -44,6 +44,8 @@ template <>
 const std::vector<std::string>& names_of<OnDuplicate>();
 template <>
 const std::vector<std::string>& names_of<BosRule>();
+template <>
+const std::vector<std::string>& names_of<TrainTurns>();
 
 template <typename Enum>
 const std::string& name_of(Enum value) {
@@ -119,10 +121,12 @@ nlohmann::ordered_json stored_value(std::int64_t value);
 nlohmann::ordered_json stored_value(std::uint64_t value);
 nlohmann::ordered_json stored_value(const std::vector<double>& value);
 nlohmann::ordered_json stored_value(const std::optional<TemplateDate>& value);
+nlohmann::ordered_json stored_value(const TemplateArguments& value);
 nlohmann::ordered_json automatic_value();  // "auto"
 std::string shown_value(const std::filesystem::path& value);
 std::string shown_value(const std::string& value);
 std::string shown_value(const std::optional<TemplateDate>& value);
+std::string shown_value(const TemplateArguments& value);
 inline std::string shown_value(bool value) {
   return value ? "yes" : "no";
 }
@@ -228,6 +232,9 @@ auto one_of(std::vector<std::string> names) -> std::function<std::string(const s
 
 // Returns the stored settings of all groups, in their order, as one JSON object.
 nlohmann::ordered_json stored_settings(const std::vector<FieldGroup>& groups);
+
+// Returns the keys of the settings that files omit at some value.
+std::vector<std::string> omissible_keys(const std::vector<FieldGroup>& groups);
 
 // Returns the keys of the settings that a continued run may change.
 std::vector<std::string> placement_keys(const std::vector<FieldGroup>& groups);

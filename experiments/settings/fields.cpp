@@ -48,6 +48,25 @@ Field no_bos_field() {
   return std::move(alias).unstored();
 }
 
+Field template_arg_field(TemplateArguments& arguments) {
+  Field made = field("template-arg", "NAME=JSON",
+                     "variable of the chat template: enable_thinking=false; may be given several "
+                     "times; a row's own chat_template_kwargs go before it",
+                     arguments,
+                     [&arguments](const std::string& text) {
+                       TemplateArguments all = arguments;
+                       auto [name, value] = parse_template_arg(text);
+                       if (!all.values.emplace(name, std::move(value)).second) {
+                         throw UserError(fmt::format("{} is given a second time", name));
+                       }
+                       return all;
+                     })
+                   .with_fallback("none")
+                   .omitted_at(arguments, TemplateArguments());
+  made.repeats = true;
+  return made;
+}
+
 std::vector<Field> prompt_text_fields(TextOptions& o) {
   return {
       field("system-prompt", "TEXT", "text before the conversation; \"\" sends none",
@@ -64,7 +83,9 @@ std::vector<Field> prompt_text_fields(TextOptions& o) {
               return TemplateDate{parse_date(text), /*given=*/true};
             })
           .with_fallback("the run's first day, in UTC"),
-      bos_field(o.bos), no_bos_field()};
+      template_arg_field(o.template_args),
+      bos_field(o.bos),
+      no_bos_field()};
 }
 
 // Fields of the commands that apply vectors: model, vectors, multipliers, positions.
@@ -211,6 +232,11 @@ FieldGroup text_group(TextOptions& o) {
                       field("max-length", "N", "most tokens in prompt and answer", o.max_length,
                             at_least(0))
                           .zero_means("the model's context"),
+                      choice("train-turns",
+                             "turns that count in an answer of several: the assistant's, or all, "
+                             "users' too (TRL)",
+                             o.train_turns)
+                          .omitted_at(o.train_turns, TrainTurns::kAssistant),
                       flag("skip-bad", "skip and count bad rows instead of ending", o.skip_bad)}};
 }
 

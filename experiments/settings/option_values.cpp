@@ -314,6 +314,45 @@ std::vector<LayerRange> parse_layer_ranges(std::string_view text) {
   return ranges;
 }
 
+std::pair<std::string, nlohmann::ordered_json> parse_template_arg(const std::string& text) {
+  const std::size_t equals = text.find('=');
+  const std::string name = text.substr(0, equals);
+  const bool is_identifier =
+      !name.empty() && std::isdigit(static_cast<unsigned char>(name.front())) == 0 &&
+      std::all_of(name.begin(), name.end(),
+                  [](unsigned char letter) { return std::isalnum(letter) != 0 || letter == '_'; });
+  if (equals == std::string::npos || !is_identifier) {
+    throw UserError("must be NAME=JSON, such as enable_thinking=false");
+  }
+  // What transformers' apply_chat_template takes for itself never reaches a template.
+  static const std::vector<std::string> own = {"conversation",
+                                               "messages",
+                                               "chat_template",
+                                               "add_generation_prompt",
+                                               "continue_final_message",
+                                               "tokenize",
+                                               "sanitize_control_tokens",
+                                               "padding",
+                                               "truncation",
+                                               "max_length",
+                                               "return_tensors",
+                                               "return_dict",
+                                               "return_assistant_tokens_mask",
+                                               "tokenizer_kwargs"};
+  if (std::find(own.begin(), own.end(), name) != own.end()) {
+    throw UserError(fmt::format("{} is no variable that a template can be given", name));
+  }
+  const std::string json = text.substr(equals + 1);
+  auto value = nlohmann::ordered_json::parse(json, nullptr, /*allow_exceptions=*/false);
+  if (value.is_discarded()) {
+    throw UserError(
+        fmt::format("'{}' is not JSON: write true, false, null, a number, a text in double quotes "
+                    "(in a shell: '{}=\"{}\"'), a list or an object",
+                    json, name, json));
+  }
+  return {name, std::move(value)};
+}
+
 // A path may contain '@' itself: only a number after the last '@' is a weight.
 VectorChoice parse_vector_choice(const std::string& text) {
   const std::size_t at = text.rfind('@');

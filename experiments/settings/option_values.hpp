@@ -4,8 +4,10 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "datasets/text/template_date.hpp"
@@ -56,6 +58,9 @@ std::vector<NamedData> parse_data_sets(std::string_view text);
 
 // Returns the default name of a data set: the training file's name without its extension.
 std::string data_name(const std::filesystem::path& train);
+
+// Parses NAME=JSON, a variable of a chat template: `enable_thinking=false`.
+std::pair<std::string, nlohmann::ordered_json> parse_template_arg(const std::string& text);
 
 // Parses FILE or FILE@WEIGHT.
 VectorChoice parse_vector_choice(const std::string& text);

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -12,6 +14,7 @@
 #include "datasets/rows/row_options.hpp"
 #include "datasets/text/bos_rule.hpp"
 #include "datasets/text/template_date.hpp"
+#include "datasets/text/train_turns.hpp"
 #include "experiments/sweeps/sweep_axes.hpp"
 
 namespace bipo {
@@ -35,11 +38,19 @@ struct DataOptions {
   OnDuplicate on_duplicate = OnDuplicate::kWarn;
 };
 
+// Variables of chat templates, by name.
+struct TemplateArguments {
+  std::map<std::string, nlohmann::ordered_json> values;
+  bool operator==(const TemplateArguments&) const = default;
+};
+
 // How a conversation becomes tokens.
 struct TextOptions : DataOptions {
   std::string system_prompt = "You are a helpful, honest and concise assistant.";
   std::string chat_template = "auto";
   std::optional<TemplateDate> template_date;  // empty: the first day of the run
+  TemplateArguments template_args;
+  TrainTurns train_turns = TrainTurns::kAssistant;
   bool no_eos = false;
   BosRule bos = BosRule::kAuto;
   std::int64_t max_length = 0;  // tokens; 0: the model's context
@@ -240,6 +251,13 @@ struct ImportOptions {
   std::string model;                  // empty: the file's
   std::filesystem::path out;
   bool overwrite = false;
+};
+
+// Shows what the pairs of a file are to a model.
+struct ShowDataOptions : TextOptions {
+  std::filesystem::path file;
+  std::filesystem::path model;
+  bool json = false;
 };
 
 struct InspectOptions {

@@ -86,6 +86,12 @@ void check_same_settings(const std::string& stored, const std::string& now,
       differences.push_back(fmt::format("{} was {}, now {}", name, old.dump(), value.dump()));
     }
   }
+  TrainOptions options;
+  for (const std::string& name : omissible_keys(train_fields(options))) {
+    if (before.contains(name) && !after.contains(name)) {
+      differences.push_back(fmt::format("{} was {}, now the default", name, before[name].dump()));
+    }
+  }
   if (!differences.empty()) {
     throw UserError(fmt::format(
         "--resume: {} was made with other settings ({}); use the same ones, or another --out, or "

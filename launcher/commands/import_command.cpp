@@ -9,6 +9,7 @@
 #include "experiments/formats/vector_file.hpp"
 #include "experiments/job/new_file.hpp"
 #include "experiments/runs/run_file.hpp"
+#include "experiments/settings/field.hpp"
 #include "experiments/settings/stored_settings.hpp"
 #include "experiments/settings/version.hpp"
 #include "launcher/commands/commands.hpp"

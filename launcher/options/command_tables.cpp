@@ -341,6 +341,25 @@ CommandTable evaluate_table(EvaluateOptions& o) {
           "eval.h5\n");
 }
 
+CommandTable data_table(ShowDataOptions& o) {
+  return table(
+      "data",
+      "bipo-dist data FILE --model DIR [options]\n"
+      "\n"
+      "Prints what was understood of a file of pairs, before any work: counts, lengths in tokens, "
+      "rows that\n"
+      "would be left out, and the first pair as the model gets it.  Needs no weights.\n",
+      {{"Options", {model_field(o.model).required(), json_field(o.json), config_field()}},
+       text_group(o)},
+      config_notes("data") +
+          "\n"
+          "Exit codes: 0 done, also where rows would be left out; 2 usage or bad input; 1 anything "
+          "else\n"
+          "\n"
+          "Example\n"
+          "  bipo-dist data train.csv --model models/SmolLM2-135M-Instruct\n");
+}
+
 CommandTable export_table(ExportOptions& o) {
   return table(
       "export",

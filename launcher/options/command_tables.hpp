@@ -28,6 +28,7 @@ CommandTable extract_table(ExtractOptions& options);
 CommandTable generate_table(GenerateOptions& options);
 CommandTable export_table(ExportOptions& options);
 CommandTable import_table(ImportOptions& options);
+CommandTable data_table(ShowDataOptions& options);
 CommandTable evaluate_table(EvaluateOptions& options);
 
 }  // namespace bipo

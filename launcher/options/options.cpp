@@ -317,6 +317,12 @@ Command parse_collect(const std::vector<std::string>& words) {
       "collect takes the directory of a sweep first; `bipo-dist collect DIR --out sweep.h5`");
 }
 
+Command parse_data(const std::vector<std::string>& words) {
+  return parse_after_path(
+      &ShowDataOptions::file, data_table, words,
+      "data takes a file of pairs first; `bipo-dist data train.csv --model DIR`");
+}
+
 Command parse_export(const std::vector<std::string>& words) {
   return parse_after_path(
       &ExportOptions::run_file, export_table, words,
@@ -372,6 +378,7 @@ constexpr CommandEntry kCommands[] = {
      parse_options<EvaluateOptions, evaluate_table>},
     {"extract", "a direction that needs no training, from the same pairs",
      parse_options<ExtractOptions, extract_table>},
+    {"data", "print what the pairs of a file are to a model", parse_data},
     {"inspect", "print what a run file holds", parse_inspect},
     {"export", "write a vector in the format of another program", parse_export},
     {"import", "make a run file of a vector in another format", parse_import},

@@ -16,7 +16,7 @@ struct PrintAndExit {
 
 using Command = std::variant<TrainOptions, SweepOptions, CollectOptions, BenchOptions, PlanOptions,
                              ExtractOptions, ExportOptions, ImportOptions, GenerateOptions,
-                             EvaluateOptions, InspectOptions, PrintAndExit>;
+                             EvaluateOptions, ShowDataOptions, InspectOptions, PrintAndExit>;
 
 // Parses the command line (without the program's name) and the INI file that --config may name (the
 // same option names; the command line wins).  Checks values without reading other files: ranges,

@@ -51,7 +51,10 @@ void render_for_model(const std::filesystem::path& directory) {
   chat_template.implied_system_text();
   try_out([&] { chat_template.render_prompt({{"user", " why?\n"}}); });
   try_out([&] { chat_template.render_prompt({{"system", "Be brief."}, {"user", "why?"}}); });
-  try_out([&] { chat_template.render_answer(" because\n"); });
+  try_out([&] {
+    chat_template.assistant_spans(
+        {{{"user", "why?"}}, {{"assistant", " because\n"}, {"user", "so?"}, {"assistant", "so"}}});
+  });
 }
 
 }  // namespace

@@ -25,8 +25,27 @@ std::vector<TokenPair> with_token_to_leave_out(std::vector<TokenPair> pairs) {
   for (TokenPair& pair : pairs) {
     pair.chosen.push_back(pair.chosen.back());
     pair.rejected.push_back(pair.rejected.back());
+    for (ScoredTokens* scored : {&pair.chosen_scored, &pair.rejected_scored}) {
+      if (!scored->empty()) {
+        scored->push_back(true);
+      }
+    }
   }
   return pairs;
+}
+
+// The mean over the scored tokens of an answer's rows [N, D], which lack its last token.
+at::Tensor mean_of_answer(const at::Tensor& rows, const ScoredTokens& scored) {
+  if (scored.empty()) {
+    return rows.mean(0);
+  }
+  std::vector<std::int64_t> counted;
+  for (std::int64_t row = 0; row < rows.size(0); ++row) {
+    if (scored[static_cast<std::size_t>(row)]) {
+      counted.push_back(row);
+    }
+  }
+  return rows.index_select(0, at::tensor(counted, at::kLong).to(rows.device())).mean(0);
 }
 
 class MeanDifferencePass {
@@ -147,7 +166,9 @@ class MeanDifferencePass {
         passenger.hidden.narrow(0, static_cast<std::int64_t>(pair.prompt.size()), chosen + rejected)
             .to(at::kDouble);
     const at::Tensor difference =
-        (rows.narrow(0, 0, chosen).mean(0) - rows.narrow(0, chosen, rejected).mean(0)).cpu();
+        (mean_of_answer(rows.narrow(0, 0, chosen), pair.chosen_scored) -
+         mean_of_answer(rows.narrow(0, chosen, rejected), pair.rejected_scored))
+            .cpu();
     found.sums.resize(static_cast<std::size_t>(shares_));
     at::Tensor& sum = found.sums[static_cast<std::size_t>(passenger.share)];
     sum = sum.defined() ? sum + difference : difference;
@@ -207,10 +228,10 @@ class MeanDifferencePass {
 }  // namespace
 
 void require_answer_positions(const std::vector<TokenPair>& pairs, bool answers_end_with_eos) {
-  const std::size_t least = answers_end_with_eos ? 2 : 1;
+  const std::int64_t least = answers_end_with_eos ? 2 : 1;
   for (const TokenPair& pair : pairs) {
-    const bool chosen = pair.chosen.size() < least;
-    if (chosen || pair.rejected.size() < least) {
+    const bool chosen = scored_count(pair.chosen_scored, pair.chosen.size()) < least;
+    if (chosen || scored_count(pair.rejected_scored, pair.rejected.size()) < least) {
       throw UserError(
           fmt::format("{}: the {} answer has no token but the end of the sequence, so there is no "
                       "position to take the mean over; change or remove the row",

@@ -18,9 +18,9 @@ namespace bipo {
 // v_L = mean over the pairs of [mean of h_L over the chosen answer's positions] - [mean of h_L over
 // the rejected answer's positions], where h_L is the output of block L without any vector.
 //
-// An answer's positions are its own tokens, from the first one after the shared prompt to the last
-// one of its text.  The end-of-sequence token does not count: generation ends with it, so that no
-// vector is ever added to its activations.  Packing leaves its row out, because it predicts
+// An answer's positions are its own scored tokens, from the first one after the shared prompt to
+// the last one of its text.  The end-of-sequence token does not count: generation ends with it, so
+// that no vector is ever added to its activations.  Packing leaves its row out, because it predicts
 // nothing. An answer without such a token (--no-eos) ends with text; then its last row is computed,
 // too.
 struct MeanDifferenceSettings {

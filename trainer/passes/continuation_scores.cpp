@@ -121,9 +121,11 @@ ContinuationScores score_continuations(const ScoringContext& context,
   auto sum = sums.cbegin();
   for (std::size_t s = 0; s < count; ++s) {
     for (std::size_t i = 0; i < items.size(); ++i) {
-      for (const std::vector<TokenId>& answer : items[i].answers) {
-        require_finite(*sum, "a log-probability", items[i].where, settings.coefficients[s]);
-        scores[s][i].push_back({*sum++, static_cast<std::int64_t>(answer.size())});
+      const Continuations& item = items[i];
+      for (std::size_t a = 0; a < item.answers.size(); ++a) {
+        require_finite(*sum, "a log-probability", item.where, settings.coefficients[s]);
+        const ScoredTokens scored = item.scored.empty() ? ScoredTokens() : item.scored[a];
+        scores[s][i].push_back({*sum++, scored_count(scored, item.answers[a].size())});
       }
     }
   }

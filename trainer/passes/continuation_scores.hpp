@@ -24,8 +24,8 @@ struct SteeringSettings {
 };
 
 struct AnswerScore {
-  double log_prob = 0;  // nats, summed over the answer's tokens in order
-  std::int64_t tokens = 0;
+  double log_prob = 0;      // nats, summed over the answer's scored tokens in order
+  std::int64_t tokens = 0;  // scored ones
 };
 
 // By setting, item and answer.

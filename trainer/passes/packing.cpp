@@ -13,30 +13,49 @@
 namespace bipo {
 namespace {
 
+const ScoredTokens kAllScored;
+
+struct Answer {
+  const std::vector<TokenId>* tokens = nullptr;
+  const ScoredTokens* scored = nullptr;
+};
+
 // An item's sequences: every answer follows the prompt.
 struct Sequences {
   const std::vector<TokenId>* prompt = nullptr;
-  std::vector<const std::vector<TokenId>*> answers;
+  std::vector<Answer> answers;
   const std::string* where = nullptr;
 };
 
 Sequences sequences_of(const TokenPair& pair) {
-  return {&pair.prompt, {&pair.chosen, &pair.rejected}, &pair.where};
+  return {&pair.prompt,
+          {{&pair.chosen, &pair.chosen_scored}, {&pair.rejected, &pair.rejected_scored}},
+          &pair.where};
 }
 
 Sequences sequences_of(const Continuations& item) {
   Sequences sequences{&item.prompt, {}, &item.where};
-  for (const std::vector<TokenId>& answer : item.answers) {
-    sequences.answers.push_back(&answer);
+  for (std::size_t i = 0; i < item.answers.size(); ++i) {
+    sequences.answers.push_back(
+        {&item.answers[i], item.scored.empty() ? &kAllScored : &item.scored.at(i)});
   }
   return sequences;
 }
 
 void require_tokens(const Sequences& item) {
-  const bool has_empty_answer = std::any_of(item.answers.begin(), item.answers.end(),
-                                            [](const auto* answer) { return answer->empty(); });
+  const bool has_empty_answer =
+      std::any_of(item.answers.begin(), item.answers.end(),
+                  [](const Answer& answer) { return answer.tokens->empty(); });
   if (item.prompt->empty() || item.answers.empty() || has_empty_answer) {
     throw BugError(fmt::format("packing: {} has an empty part", *item.where));
+  }
+  // The last token takes no row of its own: were it not scored, nothing would need the others.
+  for (const Answer& answer : item.answers) {
+    const ScoredTokens& scored = *answer.scored;
+    if (!scored.empty() && (scored.size() != answer.tokens->size() || !scored.back())) {
+      throw BugError(
+          fmt::format("packing: the scored tokens of {} do not fit its answer", *item.where));
+    }
   }
 }
 
@@ -111,9 +130,9 @@ class Packer {
     }
     std::int64_t offset = prompt_size;
     std::int64_t index = first_answer_[member];
-    for (const std::vector<TokenId>* answer : item.answers) {
-      add_answer(*answer, prompt, prompt_size, offset, index++);
-      offset += static_cast<std::int64_t>(answer->size()) - 1;
+    for (const Answer& answer : item.answers) {
+      add_answer(answer, prompt, prompt_size, offset, index++);
+      offset += static_cast<std::int64_t>(answer.tokens->size()) - 1;
     }
   }
 
@@ -136,16 +155,20 @@ class Packer {
     return rows;
   }
 
-  void add_answer(const std::vector<TokenId>& answer, const std::vector<Range>& prompt,
-                  std::int64_t position, std::int64_t offset, std::int64_t index) {
-    const Range rows = append(answer, 0, answer.size() - 1, position, offset, prompt);
-    for (std::int64_t row = rows.begin; row < rows.end; ++row) {
-      packed_.rows_of_answers.push_back(row);
-    }
-    for (std::size_t i = 0; i < answer.size(); ++i) {
-      predicting_rows_.push_back(i == 0 ? prompt.back().end - 1
-                                        : rows.begin + static_cast<std::int64_t>(i) - 1);
-      targets_.push_back(answer[i]);
+  void add_answer(const Answer& answer, const std::vector<Range>& prompt, std::int64_t position,
+                  std::int64_t offset, std::int64_t index) {
+    const std::vector<TokenId>& tokens = *answer.tokens;
+    const Range rows = append(tokens, 0, tokens.size() - 1, position, offset, prompt);
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+      if (!is_scored(*answer.scored, i)) {
+        continue;
+      }
+      const std::int64_t row = rows.begin + static_cast<std::int64_t>(i);
+      if (row < rows.end) {
+        packed_.rows_of_answers.push_back(row);
+      }
+      predicting_rows_.push_back(i == 0 ? prompt.back().end - 1 : row - 1);
+      targets_.push_back(tokens[i]);
       packed_.answer_of_target.push_back(index);
     }
   }

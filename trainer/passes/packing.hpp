@@ -14,7 +14,7 @@
 
 namespace bipo {
 
-// P packed items, T packed tokens, U rows that predict, R answer tokens.
+// P packed items, T packed tokens, U rows that predict, R scored answer tokens.
 
 // One way of steering: a vector of the pass and the sign d that it is added with.
 struct SteeringChoice {
@@ -35,16 +35,17 @@ struct PackItem {
 // predicts nothing and is left out.  Items that are steered alike share the tokens that all their
 // prompts begin with (the system prompt): the batch is a forest, one tree [shared | rest of prompt,
 // chosen, rejected | rest of prompt, ...] per way of steering, in ascending order.  Continuations
-// have any number of answers instead of two.
+// have any number of answers instead of two.  Tokens of an answer that are not scored have rows
+// like others, but are no targets.
 struct PackedAnswers {
   at::Tensor ids;  // [T] int64
   SequenceLayout layout;
   at::Tensor row_of_target;  // [R] int64: among the U predicting rows, the one before the token
-  at::Tensor targets;        // [R] int64: the answer tokens
+  at::Tensor targets;        // [R] int64: the scored answer tokens
   // [R] answers, counted item by item; of pairs: chosen, rejected, chosen, rejected, ...
   std::vector<std::int64_t> answer_of_target;
   std::vector<SteeringChoice> steering_of_token;  // [T]
-  std::vector<std::int64_t> rows_of_answers;      // ascending: rows of answers' tokens
+  std::vector<std::int64_t> rows_of_answers;      // ascending: rows of answers' scored tokens
   // A token's place in the packing of one of its items by itself.
   std::vector<std::int64_t> pair_of_token;    // [T]
   std::vector<std::int64_t> offset_of_token;  // [T]

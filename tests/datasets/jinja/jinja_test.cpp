@@ -29,6 +29,16 @@ void expect_complaint(std::string_view source, const std::vector<std::string>& f
   }
 }
 
+TEST(JinjaTemplates, KnowTheNamesAndTextsInTheirTags) {
+  const Template chat("{# a #} b {% if c.d %}{{ e['f'] | default(g) }}{% endif %}");
+  for (const char* name : {"c", "d", "e", "f", "g"}) {
+    EXPECT_TRUE(chat.mentions(name)) << name;
+  }
+  for (const char* name : {"a", "b", "h"}) {
+    EXPECT_FALSE(chat.mentions(name)) << name;
+  }
+}
+
 TEST(Jinja, BlockTagsTakeTheirLineWithThem) {
   EXPECT_EQ(render("a\n  {% if true %}\nb\n  {% endif %}\nc\n"), "a\nb\nc");
   EXPECT_EQ(render("a\n  {# note #}\nb"), "a\nb");
@@ -110,6 +120,19 @@ TEST(Jinja, TestsTellTypesApart) {
 TEST(Jinja, ToJsonWritesAsPythonDoes) {
   EXPECT_EQ(render("{{ {'a': [1, 2.0, none, true], 'b': {}, 'c': 'q\"\\u00e4\\n'} | tojson }}"),
             R"({"a": [1, 2.0, null, true], "b": {}, "c": "q\"ä\n"})");
+  EXPECT_EQ(
+      render(
+          "{{ {'b': '\u00e4', 'B': [1]} | tojson(true, separators=(',', ':'), sort_keys=true) }}"),
+      R"({"B":[1],"b":"\u00e4"})");
+  EXPECT_EQ(render("{% for k, v in {'b': 1, 'C': 2, 'a': 3} | dictsort %}{{ k ~ v }}{% endfor %}"),
+            "a3b1C2");
+  EXPECT_EQ(
+      render(
+          "{% for k, v in {'b': 1, 'C': 2} | dictsort(true, reverse=true) %}{{ k }}{% endfor %}"),
+      "bC");
+  EXPECT_EQ(
+      render("{{ 'aB' | capitalize }}{{ 'hELLO'.capitalize() }}{{ ([1] | tojson | safe) ~ '<' }}"),
+      "AbHello[1]<");
   EXPECT_EQ(render("{{ {'a': [1, 2]} | tojson(indent=2) }}"),
             "{\n  \"a\": [\n    1,\n    2\n  ]\n}");
 }

@@ -27,6 +27,15 @@ std::string dated(const std::string& expression) {
   return "{{ '<|im_start|>system\nToday ' + " + expression + " + '.<|im_end|>\n' }}" + kChatMl;
 }
 
+// What the template makes of an answer to a question, without the end of the turn.
+std::string answer_text(const ChatTemplate& chat, const std::string& answer) {
+  const std::vector<Message> prompt = {{"user", "q"}};
+  const std::string whole = chat.render_answered({prompt, {{"assistant", answer}}});
+  const std::string before = chat.render_prompt(prompt);
+  EXPECT_TRUE(whole.starts_with(before)) << whole;
+  return whole.substr(before.size());
+}
+
 class ChatTemplates : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -78,15 +87,15 @@ TEST_F(ChatTemplates, ChatMlIsRecognisedAndRendered) {
   EXPECT_EQ(
       chat.render_prompt({{"system", "S"}, {"user", " U "}}),
       "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\n U <|im_end|>\n<|im_start|>assistant\n");
-  EXPECT_EQ(chat.render_answer(" A\n"), " A\n");
+  EXPECT_EQ(answer_text(chat, " A\n"), " A\n");
 }
 
 TEST_F(ChatTemplates, AnAnswerMayHoldTheMarkerThatEndsIt) {
   write_config(kChatMl);
   const std::string answer = "a<|im_end|>\n<|im_start|>user\nb<|im_end|>";
-  EXPECT_EQ(load().render_answer(answer), answer);
-  EXPECT_EQ(load("llama3").render_answer(" x<|eot_id|>y "), "x<|eot_id|>y");
-  EXPECT_EQ(load("llama2").render_answer(" x</s>y "), " x</s>y ");
+  EXPECT_EQ(answer_text(load(), answer), answer);
+  EXPECT_EQ(answer_text(load("llama3"), " x<|eot_id|>y "), "x<|eot_id|>y");
+  EXPECT_EQ(answer_text(load("llama2"), " x</s>y "), " x</s>y ");
 }
 
 TEST_F(ChatTemplates, AnImpliedSystemTextIsReported) {
@@ -177,8 +186,8 @@ TEST_F(ChatTemplates, TemplatesThatDoNotHoldTogetherAreRefusedWithTheReason) {
        "'<assistant>'"},
       {replaced("m.content", "m.content | replace('\n', ' ')"), "a user's text"},
       {replaced("m.content", "(m.content + m.content)"), "a user's text"},
-      {replaced("m.role", "'user'"), "does not begin with the prompt"},
-      {replaced("assistant\n", "assistant\n<think>\n"), "does not begin with the prompt"},
+      {replaced("m.role", "'user'"),
+       "it writes 'user\n' between the prompt (whose end 'assistant\n'"},
       {replaced("in messages", "in messages[-1:]"), "does not begin with the prompt"},
       {replaced("in messages", "in messages[-2:]"), "several turns"},
       {replaced("m.content", "(m.content if m.role == 'user' else m.content | replace('<', '['))"),
@@ -207,7 +216,7 @@ TEST_F(ChatTemplates, AnyTemplateThatHoldsTogetherIsTaken) {
   EXPECT_EQ(
       chat.render_prompt({{"system", "S"}, {"user", "U "}, {"assistant", "A"}, {"user", "V"}}),
       "<s>Rules: S. Q: U\nA: A <end>\nQ: V\nA:");
-  EXPECT_EQ(chat.render_answer(" x <end>\ny "), " x <end>\ny ");
+  EXPECT_EQ(answer_text(chat, " x <end>\ny "), " x <end>\ny ");
 }
 
 // An empty <think> block before the last answer only, as Qwen3 writes it.
@@ -218,7 +227,157 @@ TEST_F(ChatTemplates, AnEmptyThinkBlockBelongsToTheAnswer) {
       "{{ m.content + '<|im_end|>\n' }}{% endfor %}"
       "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}");
   EXPECT_EQ(load().name(), "chatml");
-  EXPECT_EQ(load().render_answer("yes"), "<think>\n\n</think>\n\nyes");
+  EXPECT_EQ(answer_text(load(), "yes"), "<think>\n\n</think>\n\nyes");
+}
+
+std::string with_generation_prompt(const std::string& text) {
+  std::string chat = kChatMl;
+  return chat.replace(chat.rfind("assistant\n"), 10, "assistant\n" + text);
+}
+
+// As DeepSeek's R1 distills: the prompt opens a block that finished turns lack.
+TEST_F(ChatTemplates, TheEndOfAGenerationPromptMayBeMissingInConversations) {
+  for (const std::string open : {"<think>\n", "[THINK]", "<thought>\n", "Let me think."}) {
+    write_config(with_generation_prompt(open));
+    const ChatTemplate chat = load();
+    EXPECT_EQ(chat.left_out_of_context(), open);
+    EXPECT_EQ(chat.name(), "custom");
+    EXPECT_EQ(chat.render_prompt({{"user", "U"}}),
+              "<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n" + open);
+    EXPECT_EQ(chat.render_answered({{{"user", "U"}}, {{"assistant", "<b>A"}}}),
+              "<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n<b>A");
+  }
+}
+
+// As Qwen3 Thinking 2507: what the prompt opens, finished turns close at once.
+TEST_F(ChatTemplates, AnOpenedBlockMayBeClosedBeforeTheAnswer) {
+  write_config(
+      "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+      "{% if m.role == 'assistant' and loop.last %}{{ '<think>\n' }}"
+      "{{ (m.reasoning_content or '').strip('\n') + '\n</think>\n\n' }}{% endif %}"
+      "{{ m.content + '<|im_end|>\n' }}{% endfor %}"
+      "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}");
+  EXPECT_EQ(load().left_out_of_context(), "");
+  EXPECT_EQ(answer_text(load(), "yes"), "\n</think>\n\nyes");
+  Message reasoned{"assistant", "yes"};
+  reasoned.extra["reasoning"] = "why not";
+  EXPECT_EQ(
+      load().render_answered({{{"user", "U"}}, {reasoned}}),
+      "<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n<think>\nwhy not\n</think>\n\nyes");
+}
+
+TEST_F(ChatTemplates, VariablesAndMembersOfMessagesReachTheTemplate) {
+  write_config(
+      "{% if tools %}{{ tools | tojson + '\n' }}{% endif %}{{ mode is defined and mode or 'none' }}"
+      "{% for m in messages %}{{ '<|im_start|>' + m.role + (m.name is defined and ' ' + m.name or "
+      "'') "
+      "+ '\n' + (m.content or '') + (m.tool_calls | tojson if m.tool_calls else '') + "
+      "('!' if m.content is not defined else '') + '<|im_end|>\n' }}{% endfor %}"
+      "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}");
+  const ChatTemplate chat(read_chat_template_source(directory_),
+                          {"auto", kDate, {{"mode", "fast"}, {"unread", 1}}});
+  EXPECT_TRUE(chat.mentions("mode"));
+  EXPECT_FALSE(chat.mentions("unread"));
+  EXPECT_EQ(chat.render_prompt({{"user", "U"}}),
+            "fast<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n");
+  Message named{"user", "U"};
+  named.extra = {{"name", "Ann"}, {"tool_calls", nullptr}};
+  Message calling{"assistant", ""};
+  calling.extra = {{"content", nullptr}, {"tool_calls", {{{"z", 1}, {"a", 2}}}}};
+  EXPECT_EQ(chat.render_prompt({named, calling}, {{"mode", "slow"}, {"tools", {{{"n", 1}}}}}),
+            "[{\"n\": 1}]\nslow<|im_start|>user Ann\nU<|im_end|>\n<|im_start|>assistant\n"
+            "[{\"z\": 1, \"a\": 2}]!<|im_end|>\n<|im_start|>assistant\n");
+}
+
+TEST_F(ChatTemplates, ToolsChooseTheTemplateForThem) {
+  ChatTemplateSource source{kChatMl, "here", {}, {}};
+  source.named["tool_use"] =
+      "{% for t in tools %}{{ t.n | default('') }}{% endfor %}" + std::string(kChatMl);
+  const ChatTemplate chat(source, {"auto", kDate});
+  EXPECT_EQ(chat.render_prompt({{"user", "U"}}, {{"tools", {{{"n", "T"}}}}}),
+            "T<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n");
+  EXPECT_EQ(chat.render_prompt({{"user", "U"}}, {{"tools", nullptr}}),
+            "<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n");
+  source.named["tool_use"] = "{{ broken(";
+  EXPECT_THROW(ChatTemplate(source, {"auto", kDate}), UserError);
+}
+
+const std::vector<Message> kThreeTurns = {
+    {"assistant", "A1"}, {"user", "U2"}, {"assistant", "A2"}, {"user", "U3"}, {"assistant", "A3"}};
+
+std::vector<std::string> texts_of_spans(const ChatTemplate& chat, const AnswerTurns& turns) {
+  const std::string text = chat.render_answered(turns);
+  std::vector<std::string> texts;
+  for (const TextSpan& span : chat.assistant_spans(turns)) {
+    texts.push_back(text.substr(span.begin, span.end - span.begin));
+  }
+  return texts;
+}
+
+TEST_F(ChatTemplates, AssistantTurnsOfAnAnswerEndWithTheirMarker) {
+  const AnswerTurns turns{{{"user", "U1"}}, kThreeTurns};
+  write_config(kChatMl);
+  EXPECT_EQ(texts_of_spans(load(), turns),
+            (std::vector<std::string>{
+                "<|im_start|>user\nU1<|im_end|>\n<|im_start|>assistant\nA1<|im_end|>",
+                "A2<|im_end|>", "A3"}));
+  EXPECT_EQ(texts_of_spans(load("llama2"), turns),
+            (std::vector<std::string>{"<s>[INST] U1 [/INST] A1 </s>", " A2 </s>", " A3 "}));
+  EXPECT_EQ(texts_of_spans(load("plain"), turns), (std::vector<std::string>{"U1\nA1", "A2", "A3"}));
+  EXPECT_EQ(texts_of_spans(load("raw"), turns), (std::vector<std::string>{"U1A1", "A2", "A3"}));
+}
+
+// As Qwen3: only the last answer has the block, and a prompt's last turns differ from the whole's.
+TEST_F(ChatTemplates, AssistantTurnsAreFoundWhereLaterTurnsChangeTheThinking) {
+  write_config(
+      "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+      "{% if m.role == 'assistant' and loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+      "{{ m.content.split('</think>')[-1] | trim + '<|im_end|>\n' }}{% endfor %}"
+      "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}");
+  AnswerTurns turns{{{"user", "U1"}}, kThreeTurns};
+  turns.answer[0].content = "hm</think> A1 ";
+  EXPECT_EQ(texts_of_spans(load(), turns),
+            (std::vector<std::string>{
+                "<|im_start|>user\nU1<|im_end|>\n<|im_start|>assistant\nA1<|im_end|>",
+                "A2<|im_end|>", "<think>\n\n</think>\n\nA3"}));
+}
+
+TEST_F(ChatTemplates, BordersThatCannotBeFoundAreRefused) {
+  write_config(
+      "{% for m in messages %}{{ '<|im_start|>' + m.role + (messages | length > 3 and ' x' or '') "
+      "+ "
+      "'\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+      "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}");
+  try {
+    load().assistant_spans({{{"user", "U1"}}, kThreeTurns});
+    FAIL();
+  } catch (const UserError& error) {
+    EXPECT_NE(std::string(error.what()).find("--train-turns all"), std::string::npos);
+  }
+}
+
+TEST_F(ChatTemplates, DeepSeeksFormsBeginAnAnswerWithAndWithoutAnOpenedBlock) {
+  write_config("unused");
+  const std::vector<Message> talk = {
+      {"system", "S"}, {"user", "U"}, {"assistant", "why</think>A"}, {"user", "V"}};
+  const std::string user = "<\uff5cUser\uff5c>";
+  const std::string assistant = "<\uff5cAssistant\uff5c>";
+  const std::string end = "<\uff5cend\u2581of\u2581sentence\uff5c>";
+  EXPECT_EQ(load("deepseek3").render_prompt(talk),
+            "<s>S" + user + "U" + assistant + "why</think>A" + end + user + "V" + assistant);
+  EXPECT_EQ(load("deepseek-r1").render_prompt(talk),
+            "<s>S" + user + "U" + assistant + "A" + end + user + "V" + assistant + "<think>\n");
+  EXPECT_EQ(answer_text(load("deepseek-r1"), "why</think>A"), "why</think>A");
+  EXPECT_EQ(load("deepseek-r1").end_of_answer(), end);
+}
+
+TEST_F(ChatTemplates, RawIsTheTextsAlone) {
+  const ChatTemplate chat = load("raw");
+  EXPECT_TRUE(chat.is_raw());
+  EXPECT_FALSE(load("plain").is_raw());
+  EXPECT_EQ(chat.render_prompt({{"user", " U "}}), " U ");
+  EXPECT_EQ(answer_text(chat, " A\n"), " A\n");
+  EXPECT_EQ(chat.end_of_answer(), "");
 }
 
 TEST_F(ChatTemplates, PlainIsPromptLineBreakAnswer) {
@@ -228,7 +387,7 @@ TEST_F(ChatTemplates, PlainIsPromptLineBreakAnswer) {
   EXPECT_EQ(chat.render_prompt({{"system", "S"}, {"user", "U"}}), "S\n\nU\n");
   EXPECT_EQ(chat.render_prompt({{"system", ""}, {"user", "U"}, {"assistant", "A"}, {"user", "V"}}),
             "U\nA\nV\n");
-  EXPECT_EQ(chat.render_answer(" A\n"), " A\n");
+  EXPECT_EQ(answer_text(chat, " A\n"), " A\n");
   EXPECT_EQ(chat.implied_system_text(), "");
   EXPECT_TRUE(chat.takes_system_turn());
 }

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "collectives/foundation/errors.hpp"
 #include "datasets/rows/preference_pairs.hpp"
@@ -24,6 +25,7 @@ using testing::kTurnEnd;
 using testing::without_system_turns;
 using testing::write_character_model;
 using Ids = std::vector<TokenId>;
+using Json = nlohmann::ordered_json;
 
 class TokenPairsTest : public ::testing::Test {
  protected:
@@ -129,6 +131,109 @@ TEST_F(TokenPairsTest, ATemplatesTextGetsNoBosOfItsOwnAccord) {
   EXPECT_EQ(tokenize(pair("q", "y", "n")).prompt, ids("<user\nq>\n<assistant\n"));
   set_template(std::string("{{ bos_token }}") + kChatMl);
   EXPECT_EQ(tokenize(pair("q", "y", "n")).prompt, ids("!<user\nq>\n<assistant\n"));
+}
+
+// "1" for each scored token.
+std::string marks(const ScoredTokens& scored) {
+  std::string text;
+  for (const bool one : scored) {
+    text += one ? '1' : '0';
+  }
+  return text;
+}
+
+PreferencePair talk_of_turns() {
+  PreferencePair talk = pair("q", "ab", "no");
+  talk.chosen = {{"assistant", "ab"}, {"user", "c"}, {"assistant", "d"}, {"user", "left out"}};
+  return talk;
+}
+
+TEST_F(TokenPairsTest, UserTurnsInsideAnAnswerAndTheHeadersThereAreNotScored) {
+  const TokenPair tokens = tokenize(talk_of_turns());
+  EXPECT_EQ(tokens.prompt, ids("<user\nq>\n<assistant\n"));
+  EXPECT_EQ(tokens.chosen, ids("ab>\n<user\nc>\n<assistant\nd>"));
+  // The mark that ends the first turn is scored, the line break after it is not.
+  EXPECT_EQ(marks(tokens.chosen_scored), "111" + marks(ScoredTokens(21, false)) + "11");
+  EXPECT_EQ(tokens.rejected, ids("no>"));
+  EXPECT_TRUE(tokens.rejected_scored.empty());
+  EXPECT_EQ(scored_count(tokens.chosen_scored, tokens.chosen.size()), 5);
+  EXPECT_EQ(scored_count(tokens.rejected_scored, tokens.rejected.size()), 3);
+
+  TokenPair unmasked = tokens;
+  unmasked.chosen_scored.clear();
+  EXPECT_NE(tokens_hash({tokens}), tokens_hash({unmasked}));
+}
+
+TEST_F(TokenPairsTest, AllTurnsOfAnAnswerMayBeScored) {
+  options_.train_turns = TrainTurns::kAll;
+  PreferencePair talk = talk_of_turns();
+  const std::string message = complaint({talk});
+  EXPECT_NE(message.find("ends with a turn of 'user'"), std::string::npos) << message;
+  talk.chosen.pop_back();
+  const TokenPair tokens = tokenize(talk);
+  EXPECT_EQ(tokens.chosen, ids("ab>\n<user\nc>\n<assistant\nd>"));
+  EXPECT_TRUE(tokens.chosen_scored.empty());
+}
+
+TEST_F(TokenPairsTest, AnAnswerMayBeginWithAUsersTurn) {
+  PreferencePair talk = pair("q", "a", "b");
+  talk.prompt = {{"user", "q"}, {"assistant", "p"}};
+  talk.chosen = {{"user", "c"}, {"assistant", "d"}};
+  talk.rejected = {{"user", "x"}, {"assistant", "y"}};
+  const TokenPair tokens = tokenize(talk);
+  EXPECT_EQ(tokens.prompt, ids("<user\nq>\n<assistant\np>\n<"));
+  EXPECT_EQ(tokens.chosen, ids("user\nc>\n<assistant\nd>"));
+  EXPECT_EQ(marks(tokens.chosen_scored), marks(ScoredTokens(19, false)) + "11");
+  EXPECT_EQ(marks(tokens.rejected_scored), marks(tokens.chosen_scored));
+  talk.rejected.pop_back();
+  EXPECT_NE(complaint({talk}).find("rejected answer has no assistant turn"), std::string::npos);
+}
+
+// As TRL 1.16: the context ends where the prompt and the conversation with the answer differ.
+TEST_F(TokenPairsTest, AnOpenedBlockThatTheConversationLacksIsLeftOut) {
+  std::string opens = kChatMl;
+  opens.replace(opens.rfind("assistant\n"), 10, "assistant\nhm\n");
+  set_template(opens);
+  const TokenPairs tokens = tokenize(std::vector{pair("q", "y", "n"), pair("r", "hy", "n")});
+  EXPECT_EQ(tokens.pairs[0].prompt, ids("<user\nq>\n<assistant\n"));
+  EXPECT_EQ(tokens.pairs[0].chosen, ids("y>"));
+  EXPECT_EQ(tokens.pairs[1].prompt, ids("<user\nr>\n<assistant\n"));
+  EXPECT_EQ(tokens.pairs[1].chosen, ids("hy>"));
+  EXPECT_TRUE(tokens.warnings.empty());  // the template's own trait, of which its reader tells
+}
+
+TEST_F(TokenPairsTest, VariablesOfARowReachItsConversationsAlone) {
+  set_template(std::string("{% if mode is defined %}{{ mode }}{% endif %}") + kChatMl);
+  PreferencePair own = pair("q", "y", "n");
+  own.template_variables = {{"mode", "m"}};
+  const TokenPairs tokens = tokenize(std::vector{own, pair("q", "y", "n")});
+  EXPECT_EQ(tokens.pairs[0].prompt, ids("m<user\nq>\n<assistant\n"));
+  EXPECT_EQ(tokens.pairs[1].prompt, ids("<user\nq>\n<assistant\n"));
+  EXPECT_TRUE(tokens.warnings.empty());
+}
+
+TEST_F(TokenPairsTest, WhatTheTemplateNeverReadsOfRowsIsNamedOnce) {
+  PreferencePair own = pair("q", "y", "n");
+  own.template_variables = {{"tools", Json::array()}, {"unset", nullptr}};
+  own.chosen[0].extra = {{"reasoning_content", "r"}};
+  const TokenPairs tokens = tokenize(std::vector{pair("p", "y", "n"), own, own});
+  ASSERT_EQ(tokens.warnings.size(), 2U);
+  for (const char* part : {"train.csv:7", "messages' 'reasoning_content'", "2 row(s)"}) {
+    EXPECT_NE(tokens.warnings[0].find(part), std::string::npos) << tokens.warnings[0];
+  }
+  EXPECT_NE(tokens.warnings[1].find("the variable 'tools'"), std::string::npos);
+}
+
+TEST_F(TokenPairsTest, RawTextsHaveNothingBetweenThemAndNoSystemPrompt) {
+  format_ = "raw";
+  options_.system_prompt = "s";
+  const TokenPair tokens = tokenize(pair("q\n", "xy", "no"));
+  EXPECT_EQ(tokens.prompt, ids("q\n"));
+  EXPECT_EQ(tokens.chosen, ids("xy>"));
+  // The line break merges with the answer's first letter, as when TRL tokenises both together.
+  const TokenPair merged = tokenize(pair("q\n", "Ab", "no"));
+  EXPECT_EQ(merged.prompt, ids("q"));
+  EXPECT_EQ(merged.chosen, (Ids{kLineBreakThenA, 'b', kTurnEnd}));
 }
 
 TEST_F(TokenPairsTest, BosIsAddedOnlyWhereItIsMissingAndKnown) {

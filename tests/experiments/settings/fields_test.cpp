@@ -209,8 +209,9 @@ TEST(TrainFields, HelpShowsTheValuesOfTheStructAsDefaults) {
 
 // But for defaults that no text of the option stands for.
 TEST(TrainFields, TheDefaultThatHelpShowsGivesTheStructsValue) {
-  const Keys in_words = {"adapter",       "test",          "micro-batch", "dp",      "threads",
-                         "system-prompt", "template-date", "cache-dir",   "columns", "data-seed"};
+  const Keys in_words = {"adapter",   "test",          "micro-batch",   "dp",
+                         "threads",   "system-prompt", "template-date", "template-arg",
+                         "cache-dir", "columns",       "data-seed"};
   TrainOptions options;
   auto groups = train_fields(options);
   const Json before = stored_settings(groups);
@@ -268,6 +269,7 @@ TEST(SettingsTable, ShowsEveryStoredSettingOnce) {
       expected.insert(example.option);
     }
   }
+  expected.insert({"template-arg", "train-turns"});  // which files omit by default
   EXPECT_EQ(shown, expected);
 }
 

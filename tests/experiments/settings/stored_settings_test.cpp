@@ -91,6 +91,28 @@ TEST(StoredSettings, AConfigOfAnEarlyVersionCountsAsTheSame) {
   EXPECT_EQ(nlohmann::json::parse(kOldConfig), nlohmann::json::parse(todays_config().dump()));
 }
 
+// Settings that early versions did not have are stored where they are not the default, so that old
+// runs go on with it alone.
+TEST(StoredSettings, LaterSettingsAreComparedInBothDirections) {
+  TrainOptions o;
+  o.template_args.values = {{"enable_thinking", false}, {"effort", "low"}};
+  o.train_turns = TrainTurns::kAll;
+  const Json chosen = stored_settings(train_fields(o));
+  EXPECT_EQ(chosen["template_arg"], (Json{{"effort", "low"}, {"enable_thinking", false}}));
+  EXPECT_EQ(chosen["train_turns"], "all");
+  Json now = todays_config();
+  now["template_arg"] = chosen["template_arg"];
+  now["train_turns"] = "all";
+  const auto compare = [](const Json& before, const Json& after) {
+    return error_of<UserError>([&] { check_same_settings(before.dump(), after.dump(), "run.h5"); });
+  };
+  EXPECT_NO_THROW(check_same_settings(now.dump(), now.dump(), "run.h5"));
+  expect_parts(compare(Json::parse(kOldConfig), now),
+               {"template_arg was null, now", "train_turns was null, now \"all\""});
+  expect_parts(compare(now, todays_config()),
+               {"template_arg was", "train_turns was \"all\", now the default"});
+}
+
 // Sweeps compare these texts, whatever order a version writes the keys in.
 TEST(StoredSettings, TheTextOfWhatShapesResultsDoesNotDependOnTheOrderOfKeys) {
   EXPECT_EQ(nlohmann::json::parse(result_settings(kOldConfig)),

@@ -141,6 +141,12 @@ TEST(TrainOptions, EveryOptionReachesItsField) {
                                        "chatml",
                                        "--template-date",
                                        "2024-02-29",
+                                       "--template-arg",
+                                       "enable_thinking=false",
+                                       "--template-arg",
+                                       "effort=\"high\"",
+                                       "--train-turns",
+                                       "all",
                                        "--no-eos",
                                        "--bos",
                                        "always",
@@ -179,6 +185,9 @@ TEST(TrainOptions, EveryOptionReachesItsField) {
   ASSERT_TRUE(options.template_date);
   EXPECT_EQ(iso_text(options.template_date->day), "2024-02-29");
   EXPECT_TRUE(options.template_date->given);
+  EXPECT_EQ(options.template_args.values, (std::map<std::string, nlohmann::ordered_json>{
+                                              {"effort", "high"}, {"enable_thinking", false}}));
+  EXPECT_EQ(options.train_turns, TrainTurns::kAll);
   EXPECT_EQ(options.max_length, 512);
   EXPECT_EQ(options.cache_budget, 3U * 1024 * 1024);
 }
@@ -755,6 +764,8 @@ TEST(Help, ListsEveryOptionOfTheDesignOnALineOfItsOwn) {
                            "system-prompt",
                            "chat-template",
                            "template-date",
+                           "template-arg",
+                           "train-turns",
                            "no-eos",
                            "bos",
                            "no-bos",
@@ -769,6 +780,36 @@ TEST(Help, ListsEveryOptionOfTheDesignOnALineOfItsOwn) {
     EXPECT_NE(help.find(start), std::string::npos) << name;
   }
   expect_parts(help, {"Exit codes", "75", "Example", "(default 20)", "(default -1,0,1)"});
+}
+
+TEST(TrainOptions, TemplateArgumentsAreNamesWithJson) {
+  const auto rule = [](const std::string& argument) {
+    try {
+      parsed({"--template-arg", argument});
+      return std::string("accepted");
+    } catch (const UserError& error) {
+      return std::string(error.what());
+    }
+  };
+  expect_parts(rule("effort=high"), {"--template-arg", "'high' is not JSON", "'effort=\"high\"'"});
+  expect_parts(rule("enable_thinking=False"), {"'False' is not JSON", "true, false"});
+  for (const char* argument : {"enable_thinking", "=1", "1a=2", "a-b=2", ""}) {
+    expect_parts(rule(argument), {"must be NAME=JSON"});
+  }
+  expect_parts(rule("add_generation_prompt=false"), {"add_generation_prompt is no variable"});
+  EXPECT_EQ(rule("a={\"b\": [1, null]}"), "accepted");
+  EXPECT_THROW(parsed({"--template-arg", "a=1", "--template-arg", "a=2"}), UserError);
+}
+
+TEST(DataOptions, TakeAFileFirst) {
+  const auto options = std::get<ShowDataOptions>(parse_command_line(
+      {"data", "pairs.csv", "--model", "m", "--chat-template", "raw", "--json"}));
+  EXPECT_EQ(options.file, "pairs.csv");
+  EXPECT_EQ(options.model, "m");
+  EXPECT_EQ(options.chat_template, "raw");
+  EXPECT_TRUE(options.json);
+  EXPECT_THROW(parse_command_line({"data", "--model", "m"}), UserError);
+  EXPECT_THROW(parse_command_line({"data", "pairs.csv"}), UserError);
 }
 
 TEST(Help, IsGivenWhateverElseIsWrong) {

@@ -71,21 +71,27 @@ at::Tensor from_separate_sequences(const std::vector<TokenPair>& pairs, std::int
   Decoder decoder(config, weights, at::kDouble, at::kCPU, self);
   decoder.load_embedding();
   decoder.load_blocks({0, config.blocks});
-  const auto mean = [&](const TokenPair& pair, const std::vector<TokenId>& answer) {
+  const auto mean = [&](const TokenPair& pair, const std::vector<TokenId>& answer,
+                        const ScoredTokens& scored) {
     std::vector<TokenId> sequence = pair.prompt;
     sequence.insert(sequence.end(), answer.begin(), answer.end());
     const auto first = static_cast<std::int64_t>(pair.prompt.size());
     const auto last = static_cast<std::int64_t>(sequence.size()) - (without_last ? 1 : 0);
     at::Tensor sum = at::zeros({config.hidden}, at::kDouble);
     const at::Tensor rows = outputs(decoder, sequence, layer);
+    std::int64_t count = 0;
     for (std::int64_t row = first; row < last; ++row) {
-      sum = sum + rows[row];
+      if (is_scored(scored, static_cast<std::size_t>(row - first))) {
+        sum = sum + rows[row];
+        ++count;
+      }
     }
-    return sum / static_cast<double>(last - first);
+    return sum / static_cast<double>(count);
   };
   at::Tensor total = at::zeros({config.hidden}, at::kDouble);
   for (const TokenPair& pair : pairs) {
-    total = total + mean(pair, pair.chosen) - mean(pair, pair.rejected);
+    total = total + mean(pair, pair.chosen, pair.chosen_scored) -
+            mean(pair, pair.rejected, pair.rejected_scored);
   }
   return total / static_cast<double>(pairs.size());
 }
@@ -105,6 +111,25 @@ void expect_same_bits(const std::vector<MeanDifference>& found,
     EXPECT_EQ(found[i].layer, expected[i].layer);
     EXPECT_EQ(found[i].value, expected[i].value) << "layer " << found[i].layer;
     EXPECT_EQ(found[i].median_rms, expected[i].median_rms) << "layer " << found[i].layer;
+  }
+}
+
+TEST(MeanDifference, CountsScoredTokensAlone) {
+  for (const bool ends_with_eos : {true, false}) {
+    auto pairs = ended_pairs(5);
+    for (TokenPair& pair : pairs) {
+      pair.chosen.insert(pair.chosen.begin(), {3, 4});
+      pair.chosen_scored.assign(pair.chosen.size(), true);
+      pair.chosen_scored[1] = false;
+    }
+    for (const auto& found : on_one_rank(pairs, {{0, 2}, ends_with_eos, true})) {
+      expect_near(found, from_separate_sequences(pairs, found.layer, ends_with_eos));
+    }
+    pairs[3].chosen_scored.assign(pairs[3].chosen.size(), false);
+    pairs[3].chosen_scored.back() = true;
+    if (ends_with_eos) {
+      EXPECT_THROW(require_answer_positions(pairs, true), UserError);
+    }
   }
 }
 

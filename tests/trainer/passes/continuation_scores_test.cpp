@@ -116,6 +116,54 @@ struct World {
 const std::vector<std::vector<double>> kSettings = {
     {0, 0, 0}, {1, 0, 0}, {-2, 0.5, 0.25}, {0, 1.5, 0}, {0, 0, 0}};
 
+// Tokens that are not scored: the first ones, the middle ones, none.
+TEST(ContinuationScores, TokensThatAreNotScoredAreContextAlone) {
+  const World world;
+  std::vector<Continuations> items = tiny_items();
+  items[0].scored = {{false, true, true}, {}};
+  items[2].scored = {{}, {true, false, true}, {}, {false, false, true, true}};
+  for (const auto positions : {SteeredPositions::kAll, SteeredPositions::kAnswer}) {
+    for (const std::int64_t group : {1, 6}) {
+      const ContinuationScores scores =
+          score_continuations(world.groups_of(group), items, world.vectors, {kSettings, positions});
+      for (std::size_t s = 0; s < kSettings.size(); ++s) {
+        for (const std::size_t i : {0, 2}) {
+          const std::vector<TokenId>& prompt = items[i].prompt;
+          for (std::size_t a = 0; a < items[i].answers.size(); ++a) {
+            std::vector<std::int64_t> ids(prompt.begin(), prompt.end());
+            ids.insert(ids.end(), items[i].answers[a].begin(), items[i].answers[a].end());
+            AddedToBlocks added =
+                added_by(world.placed, kSettings[s], positions, prompt.size(), ids.size());
+            double sum = 0;
+            std::int64_t count = 0;
+            for (std::size_t t = prompt.size(); t < ids.size(); ++t) {
+              if (positions == SteeredPositions::kAnswer &&
+                  !is_scored(items[i].scored[a], t - prompt.size())) {
+                for (auto& [layer, rows] : added) {
+                  rows.select(0, static_cast<std::int64_t>(t)).zero_();
+                }
+              }
+            }
+            const at::Tensor log_probs = naive_log_probs(world.config, world.weights, ids, added);
+            for (std::size_t t = prompt.size(); t < ids.size(); ++t) {
+              if (is_scored(items[i].scored[a], t - prompt.size())) {
+                sum += log_probs[static_cast<std::int64_t>(t) - 1][ids[t]].item<double>();
+                ++count;
+              }
+            }
+            EXPECT_NEAR(scores[s][i][a].log_prob, sum, kExact) << s << " " << i << " " << a;
+            EXPECT_EQ(scores[s][i][a].tokens, count);
+          }
+        }
+      }
+    }
+  }
+  items[2].scored[1].back() = false;
+  EXPECT_THROW(score_continuations(world.groups_of(1), items, world.vectors,
+                                   {kSettings, SteeredPositions::kAll}),
+               BugError);
+}
+
 TEST(ContinuationScores, EqualEverySequenceByItself) {
   const World world;
   const auto items = tiny_items();
