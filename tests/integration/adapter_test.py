@@ -328,17 +328,12 @@ class TestOtherCommands:
                                 "--layer", 1])
         assert finished.code == program.BAD_INPUT and "--adapter" in finished.stderr, finished
 
-    def test_sweep_of_one_model(self, job, adapter_directory, merged_model, tmp_path):
-        def sweep(out, **changes):
-            settings = {**job.settings, "layers": 1, "out": out, "seeds": 3, "max_steps": 3, **changes}
+    def test_sweep_of_one_model(self, job, both, tmp_path):
+        for name, model in both.items():
+            settings = {**job.settings, "layers": 1, "out": tmp_path / name, "seeds": 3, "max_steps": 3, **model}
             settings.pop("layer")
-            return program.run(["sweep", *program.options(settings)])
-
-        finished = sweep(tmp_path / "adapted", adapter=adapter_directory)
-        assert finished.code == program.DONE, finished
-        merged = sweep(tmp_path / "merged", model=merged_model)
-        assert merged.code == program.DONE, merged
-        one, other = (run_files.read(next((tmp_path / name).rglob("*.h5"))) for name in ("adapted", "merged"))
+            program.run_successfully(["sweep", *program.options(settings)])
+        one, other = (run_files.read(next((tmp_path / name).rglob("*.h5"))) for name in both)
         numpy.testing.assert_allclose(one.steps["loss"], other.steps["loss"], rtol=1e-5)
 
     def test_sweep_of_several_models(self, job, tiny_model, merged_model, adapter_directory, tmp_path):
