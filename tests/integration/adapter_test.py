@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Phi3Config, Phi3ForCausalLM
 
 import damaged_models as damage
+import evaluations as evaluation_files
 import lora_adapters
 import program
 import run_files
@@ -137,20 +138,23 @@ def test_kept_activations_are_of_one_adapter(job, adapter_directory, tmp_path):
 @pytest.mark.parametrize("changes, says", [
     ({"peft_type": "IA3"}, "IA3"),
     ({"bias": "lora_only"}, "bias"),
-    ({"use_dora": True}, "use_dora"),
+    ({"use_dora": True}, "lora_magnitude_vector.*use_dora"),
     ({"use_qalora": True}, "use_qalora"),
     ({"lora_bias": True}, "lora_bias"),
-    ({"fan_in_fan_out": True}, "fan_in_fan_out"),
+    ({"lora_bias": True, "use_dora": True}, "lora_bias"),
+    ({"fan_in_fan_out": "yes"}, "fan_in_fan_out"),
     ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
     ({"trainable_token_indices": [1, 2]}, "trainable_token_indices"),
     ({"layer_replication": [[0, 2], [1, 3]]}, "layer_replication"),
-    ({"target_parameters": ["mlp.experts"]}, "target_parameters"),
+    ({"target_parameters": ["q_proj.weight"]}, "target_parameters"),
+    ({"target_parameters": ["q_proj.weight"], "use_dora": True}, "target_parameters"),
     ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
     ({"init_lora_weights": "pissa_niter_4"}, "pissa_niter_4"),
     ({"init_lora_weights": "olora"}, "olora"),
     ({"some_new_variant": 1}, "some_new_variant"),
-    ({"rank_pattern": {".*q_proj": 4}}, "rank_pattern"),
-    ({"alpha_pattern": {"(q|v)_proj": 4}}, "alpha_pattern"),
+    ({"rank_pattern": {".*q_proj": 5}}, r"lora_A.*\[4, 48\].*\[5, 48\]"),
+    ({"rank_pattern": {"(*ANY)q_proj": 4}}, "rank_pattern"),
+    ({"alpha_pattern": {"(q|v)_proj(": 4}}, "alpha_pattern"),
     ({"alpha_pattern": 3}, "alpha_pattern"),
     ({"r": 0}, '"r"'),
     ({"r": 2 ** 63}, '"r"'),
@@ -159,7 +163,8 @@ def test_kept_activations_are_of_one_adapter(job, adapter_directory, tmp_path):
     ({"use_rslora": "yes"}, "use_rslora"),
     ({"r": 5}, r"lora_A.*\[4, 48\].*\[5, 48\]"),
     ({"layers_to_transform": [0, 1]}, r"does not target.*layers\.2\.self_attn\.q_proj"),
-    ({"layers_to_transform": [0], "layers_pattern": "h"}, "layers_pattern"),
+    ({"layers_to_transform": [0], "layers_pattern": "h"}, r"does not target.*layers\.0\.self_attn\.q_proj"),
+    ({"layers_pattern": "layers"}, "layers_pattern"),
     ({"target_modules": ["q_proj"]}, r"does not target.*layers\.0\.self_attn\.v_proj"),
     ({"target_modules": ["q_proj", "v_proj", "up_proj"]}, r"no tensors.*layers\.3\.mlp\.up_proj"),
     ({"target_modules": [7]}, "target_modules"),
@@ -202,15 +207,21 @@ class TestFiles:
     @pytest.mark.parametrize("name", [
         "base_model.model.model.layers.9.self_attn.q_proj.lora_A.weight",
         "base_model.model.model.layers.0.mlp.experts.lora_A.weight",
-        "base_model.model.model.embed_tokens.lora_embedding_A",
-        "base_model.model.model.embed_tokens.lora_A.weight",
         "base_model.model.model.norm.lora_A.weight",
         "base_model.model.lm_head.weight",
         "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector",
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_A.poet.weight",
+        "base_model.model.layers.0.self_attn.q_proj.lora_A.weight",
         "model.layers.0.self_attn.q_proj.lora_A.weight"])
     def test_tensors_of_no_module(self, job, plain, name):
         self.edit(plain, lambda tensors: tensors.update({name: torch.zeros(4, 48)}))
         assert_refused(job.but(adapter=plain), r"adapter_model\.safetensors", re.escape(name))
+
+    @pytest.mark.parametrize("end", ["lora_embedding_A", "lora_A.weight"])
+    def test_tensors_of_no_target(self, job, plain, end):
+        name = f"base_model.model.model.embed_tokens.{end}"
+        self.edit(plain, lambda tensors: tensors.update({name: torch.zeros(4, 48)}))
+        assert_refused(job.but(adapter=plain), r"adapter_model\.safetensors", r"not target them: model\.embed_tokens")
 
     def test_one_matrix_of_two(self, job, plain):
         self.edit(plain, lambda tensors: tensors.pop(
@@ -240,7 +251,72 @@ class TestFiles:
         assert_refused(job.but(model=tied, adapter=adapter.write(tmp_path / "lora")), "lm_head")
 
 
+@pytest.fixture(scope="module")
+def decomposed(tiny_model, tmp_path_factory):
+    """An adapter with DoRA that has the head among its modules, with the head's weights saved along, and the
+    merged model."""
+    folder = tmp_path_factory.mktemp("decomposed")
+    model = random_llama(TinyModel())
+    state = {name: values.clone() for name, values in model.state_dict().items()}
+    adapter = lora_adapters.make_adapter(
+        lora_adapters.matrix_shapes(state), use_dora=True, alpha_pattern={r".*\.[13]\.mlp\..*": 3},
+        target_modules=["q_proj", "o_proj", "up_proj", "down_proj", "lm_head"])
+    shutil.copytree(tiny_model, folder / "merged")
+    model.load_state_dict(adapter_merged(adapter, state))
+    model.save_pretrained(folder / "merged")
+    adapter.tensors["base_model.model.lm_head.base_layer.weight"] = state["lm_head.weight"]
+    return adapter.write(folder / "lora"), folder / "merged"
+
+
+def adapter_merged(adapter, state):
+    """The scale of blocks 1 and 3's MLP is 3 / 4, which `lora_adapters` would have to match expressions for."""
+    plain = {name: 3 if re.search(r"layers\.[13]\.mlp", name) else 8 for name in adapter.modules()}
+    known = lora_adapters.Adapter({**adapter.config, "alpha_pattern": plain}, adapter.tensors)
+    return known.merged(state)
+
+
+@pytest.mark.parametrize("tp", [1, 2, 3])
+def test_magnitudes_of_rows_that_ranks_share(job, decomposed, tp):
+    adapter, merged_model = decomposed
+    merged = evaluations(job.writing("merged.h5"), model=merged_model, micro_batch=2)
+    adapted = evaluations(job.writing("adapted.h5"), tp, tp=tp, adapter=adapter, micro_batch=2)
+    without = evaluations(job.writing("without.h5"), micro_batch=2)
+    numpy.testing.assert_allclose(log_probs(adapted), log_probs(merged), rtol=0, atol=LOG_PROB_TOLERANCE)
+    assert numpy.abs(log_probs(without) - log_probs(merged)).min() > 100 * LOG_PROB_TOLERANCE
+    assert run_files.cosine(adapted.final_vector, merged.final_vector) >= 0.999999
+
+
 class TestOtherCommands:
+    @pytest.fixture
+    def both(self, job, decomposed, tiny_model):
+        adapter, merged_model = decomposed
+        return {"adapted": {"model": tiny_model, "adapter": adapter}, "merged": {"model": merged_model}}
+
+    def test_extract(self, job, both, tmp_path):
+        for name, model in both.items():
+            program.run_successfully(["extract", *program.options({
+                **model, "train": job.settings["train"], "layer": 1, "threads": 1, "out": tmp_path / f"{name}.h5"})])
+        adapted, merged = (run_files.read(tmp_path / f"{name}.h5").final_vector for name in both)
+        assert run_files.cosine(adapted, merged) >= 0.999999
+
+    def test_evaluate_and_generate(self, job, both, tmp_path):
+        prompts = tmp_path / "prompts.csv"
+        prompts.write_text("question\nthe cat and a dog\nmaybe\n", encoding="utf-8")
+        vector = job.but(epochs=1).writing("vector.h5")
+        program.run_successfully(vector.arguments())
+        rows, texts = {}, {}
+        for name, model in both.items():
+            common = {**model, "vector": vector.out, "multipliers": "0,4", "threads": 1}
+            program.run_successfully(["evaluate", *program.options({
+                **common, "test": job.settings["test"], "out": tmp_path / f"{name}.eval.h5"})])
+            program.run_successfully(["generate", *program.options({
+                **common, "prompts": prompts, "max_new_tokens": 8, "out": tmp_path / f"{name}.jsonl"})])
+            rows[name] = evaluation_files.read(tmp_path / f"{name}.eval.h5").samples
+            texts[name] = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        for column in ("chosen_logp", "rejected_logp"):
+            numpy.testing.assert_allclose(rows["adapted"][column], rows["merged"][column], atol=LOG_PROB_TOLERANCE)
+        assert [row["tokens"] for row in texts["adapted"]] == [row["tokens"] for row in texts["merged"]]
+
     def test_bench_merges(self, tiny_model, adapter_directory):
         finished = program.run_successfully(
             ["bench", "--model", tiny_model, "--adapter", adapter_directory, "--layer", 1, "--steps", 1,
@@ -252,17 +328,12 @@ class TestOtherCommands:
                                 "--layer", 1])
         assert finished.code == program.BAD_INPUT and "--adapter" in finished.stderr, finished
 
-    def test_sweep_of_one_model(self, job, adapter_directory, merged_model, tmp_path):
-        def sweep(out, **changes):
-            settings = {**job.settings, "layers": 1, "out": out, "seeds": 3, "max_steps": 3, **changes}
+    def test_sweep_of_one_model(self, job, both, tmp_path):
+        for name, model in both.items():
+            settings = {**job.settings, "layers": 1, "out": tmp_path / name, "seeds": 3, "max_steps": 3, **model}
             settings.pop("layer")
-            return program.run(["sweep", *program.options(settings)])
-
-        finished = sweep(tmp_path / "adapted", adapter=adapter_directory)
-        assert finished.code == program.DONE, finished
-        merged = sweep(tmp_path / "merged", model=merged_model)
-        assert merged.code == program.DONE, merged
-        one, other = (run_files.read(next((tmp_path / name).rglob("*.h5"))) for name in ("adapted", "merged"))
+            program.run_successfully(["sweep", *program.options(settings)])
+        one, other = (run_files.read(next((tmp_path / name).rglob("*.h5"))) for name in both)
         numpy.testing.assert_allclose(one.steps["loss"], other.steps["loss"], rtol=1e-5)
 
     def test_sweep_of_several_models(self, job, tiny_model, merged_model, adapter_directory, tmp_path):

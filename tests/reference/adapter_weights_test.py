@@ -111,11 +111,13 @@ def test_only_listed_layers_and_modules(model, tmp_path):
     assert sorted(changed) == [f"{module}.weight" for module in adapter.modules()]
 
 
-@pytest.mark.parametrize("target_modules", ["all-linear", r".*\.self_attn\.(q|v)_proj"])
-def test_modules_chosen_by_an_expression_are_those_with_tensors(model, tmp_path, target_modules):
+@pytest.mark.parametrize("target_modules, chosen", [
+    ("all-linear", lambda module: module != "lm_head"),
+    (r".*\.self_attn\.(q|v)_proj", lambda module: module.endswith(("q_proj", "v_proj")))], ids=["all", "expression"])
+def test_modules_chosen_by_an_expression(model, tmp_path, target_modules, chosen):
     folder, weights = model
     adapter = lora_adapters.make_adapter(lora_adapters.matrix_shapes(weights), target_modules=target_modules,
-                                         chosen=lambda module: module.endswith(("q_proj", "v_proj")))
+                                         chosen=chosen)
     _, actual = dump(folder, 1, 0, adapter.write(tmp_path))
     expected = adapter.merged(weights)
     for module in adapter.modules():
@@ -133,7 +135,8 @@ def test_gguf_base(tmp_path, kind):
     # Blocks of any bits hold infinities and what is near them, which say nothing of the sum.
     weights = {name: values.float() for name, values in base.items()}
     shapes = lora_adapters.matrix_shapes(weights)
-    adapter = lora_adapters.make_adapter(shapes, target_modules="chosen", chosen=lambda module: True)
+    adapter = lora_adapters.make_adapter(shapes, target_modules=".*", exclude_modules=r".*embed_tokens",
+                                         chosen=lambda module: True)
     adapter.write(tmp_path / "adapter")
     expected = adapter.merged(weights)
     assert any(module.endswith("q_proj") for module in adapter.modules())

@@ -55,12 +55,15 @@ class Adapter:
         rank = self.rank(module)
         return alpha / math.sqrt(rank) if self.config["use_rslora"] else alpha / rank
 
+    def tensor(self, module: str, part: str) -> torch.Tensor:
+        return self.tensors[f"base_model.model.{module}.{part}"].double()
+
     def delta(self, module: str) -> torch.Tensor:
-        a, b = (self.tensors[f"base_model.model.{module}.lora_{side}.weight"].double() for side in "AB")
-        return self.scale(module) * (b @ a)
+        return self.scale(module) * (self.tensor(module, "lora_B.weight") @ self.tensor(module, "lora_A.weight"))
 
     def modules(self) -> list[str]:
-        return sorted({name.removeprefix("base_model.model.").rsplit(".", 2)[0] for name in self.tensors})
+        return sorted({name.removeprefix("base_model.model.").removesuffix(".lora_A.weight") for name in self.tensors
+                       if name.endswith(".lora_A.weight")})
 
     def write(self, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,11 +72,14 @@ class Adapter:
         return folder
 
     def merged(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """float64, rounded once: W + scale B A."""
+        """float64, rounded once: V = W + scale B A, with use_dora m V / |V| by rows."""
         result = dict(weights)
         for module in self.modules():
             name = f"{module}.weight"
-            result[name] = (weights[name].double() + self.delta(module)).float()
+            merged = weights[name].double() + self.delta(module)
+            if self.config["use_dora"]:
+                merged *= (self.tensor(module, "lora_magnitude_vector") / merged.norm(dim=1)).unsqueeze(1)
+            result[name] = merged.float()
         return result
 
 
@@ -90,6 +96,9 @@ def make_adapter(shapes: dict[str, tuple[int, int]], dtype: torch.dtype = torch.
             for side, shape in (("A", (rank, columns)), ("B", (rows, rank))):
                 values = 0.2 * torch.randn(shape, generator=generator)
                 adapter.tensors[f"base_model.model.{module}.lora_{side}.weight"] = values.to(dtype)
+            if adapter.config["use_dora"]:
+                magnitude = 0.5 + torch.rand(rows, generator=generator)
+                adapter.tensors[f"base_model.model.{module}.lora_magnitude_vector"] = magnitude.to(dtype)
     assert adapter.tensors, "an adapter of nothing"
     return adapter
 

@@ -55,6 +55,9 @@ const std::map<std::string, std::string> kNeverMerged = {
     {"arrow_config",
      "it chooses among adapters for each token, so that PEFT cannot merge it into weights; such an "
      "adapter is not supported"},
+    {"layer_replication",
+     "PEFT gives blocks that share weights an update each and merges all of them into the shared "
+     "weights, which is another model; such an adapter is not supported"},
     {"use_qalora", "PEFT cannot merge it into weights; such an adapter is not supported"},
 };
 

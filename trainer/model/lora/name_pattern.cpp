@@ -29,6 +29,12 @@ class PythonExpression {
  public:
   PythonExpression(std::string_view text, bool whole) : text_(text), whole_(whole) {}
 
+  // Refuses what would not stay in one piece between other expressions.
+  std::string translate_one_piece() {
+    must_be_one_piece_ = true;
+    return translate();
+  }
+
   std::string translate() {
     while (at_ < text_.size()) {
       switch (text_[at_]) {
@@ -43,6 +49,10 @@ class PythonExpression {
           break;
         case '{':
           brace();
+          break;
+        case ')':
+        case '|':
+          end_piece();
           break;
         default:
           take(1);
@@ -74,9 +84,20 @@ class PythonExpression {
     at_ += count;
   }
 
+  // A parenthesis that closes, or a bar between alternatives.
+  void end_piece() {
+    if (must_be_one_piece_ && open_groups_ == 0) {
+      refuse(fmt::format("'{}' outside parentheses", text_[at_]));
+    }
+    open_groups_ -= text_[at_] == ')' ? 1 : 0;
+    take(1);
+  }
+
   void escape(std::string_view letters) {
     const char c = peek(1);
-    if (is_digit(c)) {
+    if (c == '\0') {
+      refuse("a backslash at its end");
+    } else if (is_digit(c)) {
       // A group's number; in a class, after 0 and with more digits it may be an octal number.
       if (letters == kInClasses || c == '0' || is_digit(peek(2))) {
         refuse("an octal number or a group's number of two digits");
@@ -116,14 +137,17 @@ class PythonExpression {
         std::find_if(kOpenings.begin(), kOpenings.end(),
                      [&](std::string_view candidate) { return follows(candidate); });
     if (opening != kOpenings.end()) {
+      ++open_groups_;
       take(std::string_view(*opening).size());
     } else if (follows("(?#")) {
+      ++open_groups_;
       take(text_.find(')', at_) - at_);
     } else if (follows("(?")) {
       flags();
     } else if (follows("(*")) {
       refuse("(*");
     } else {
+      ++open_groups_;
       take(1);
     }
   }
@@ -138,6 +162,7 @@ class PythonExpression {
     if (end == 2 || (peek(end) != ':' && !is_global)) {
       refuse(fmt::format("{}", text_.substr(at_, std::max<std::size_t>(end + 1, 3))));
     }
+    open_groups_ += is_global ? 0 : 1;
     take(end + 1);
   }
 
@@ -166,6 +191,8 @@ class PythonExpression {
 
   std::string_view text_;
   bool whole_;
+  bool must_be_one_piece_ = false;
+  int open_groups_ = 0;
   std::size_t at_ = 0;
   std::string result_;
 };
@@ -187,8 +214,8 @@ NamePattern NamePattern::ending(const std::string& expression) {
 }
 
 NamePattern NamePattern::before_block(const std::string& expression) {
-  return NamePattern(
-      fmt::format("(?:^|.*?\\.){}\\.(?P<idx>\\d+)\\.", python_to_pcre2(expression, false)));
+  return NamePattern(fmt::format("(?:^|.*?\\.){}\\.(?P<idx>\\d+)\\.",
+                                 PythonExpression(expression, false).translate_one_piece()));
 }
 
 bool NamePattern::matches(std::string_view name) const {

@@ -24,6 +24,7 @@ class NamePattern {
 
   // Matches names with the expression, a block's number and more, between dots, as
   // re.match(rf"(?:^|.*?\.){expression}\.(?P<idx>\d+)\.", name): layers_pattern.
+  // Refuses alternatives outside parentheses, of which PEFT finds a number after the last only.
   static NamePattern before_block(const std::string& expression);
 
   bool matches(std::string_view name) const;
