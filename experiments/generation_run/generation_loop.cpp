@@ -29,14 +29,17 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Returns a single user turn as its text, a conversation as its messages.
+// Returns a single user turn as its text, a conversation as its messages with all their members.
 Json prompt_json(const Prompt& prompt) {
-  if (prompt.messages.size() == 1 && prompt.messages.front().role == "user") {
-    return prompt.messages.front().content;
+  const Message& first = prompt.messages.front();
+  if (prompt.messages.size() == 1 && first.role == "user" && first.extra.empty()) {
+    return first.content;
   }
   Json messages = Json::array();
   for (const Message& message : prompt.messages) {
-    messages.push_back({{"role", message.role}, {"content", message.content}});
+    Json members = {{"role", message.role}, {"content", message.content}};
+    members.update(message.extra);
+    messages.push_back(std::move(members));
   }
   return messages;
 }

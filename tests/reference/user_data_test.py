@@ -294,6 +294,15 @@ def test_prompts_come_from_the_same_files(files: Files) -> None:
     assert finished.code == program.BAD_INPUT and "reads 'Title,Body', but names no column 'question'" in finished.stderr
 
 
+def test_generations_keep_the_members_of_their_prompts(files: Files) -> None:
+    prompt = [dict(role="assistant", content=None, tool_calls=[dict(type="function")]),
+              dict(role="tool", content="42", tool_call_id="7"), dict(role="user", content=KEYS, name="ann")]
+    out = files / "answers.jsonl"
+    program.run_successfully(["generate", "--model", files.base, "--prompts", files.lines(dict(prompt=prompt)),
+                              "--multipliers", 0, "--max-new-tokens", 2, "--system-prompt", "", "--out", out])
+    assert json.loads(out.read_text().splitlines()[0])["prompt"] == prompt
+
+
 # ---- settings
 
 def test_columns_of_any_name(files: Files, plain_scores: tuple[float, float]) -> None:
