@@ -62,6 +62,14 @@ def test_a_split_model_is_the_one_in_one_file(base, tmp_path, matrices):
     assert split_by_two == pytest.approx(expected, abs=1e-3)
 
 
+def test_the_first_part_may_hold_metadata_only(base, tmp_path):
+    write_gguf(tmp_path / "model.gguf", base, tensors_per_part=10, first_part_is_empty=True)
+    parts = parts_of(tmp_path)
+    assert len(parts) == 4 and not gguf.GGUFReader(parts[0]).tensors
+    expected = scores(write_gguf(tmp_path / "whole.gguf", base), base)
+    assert scores(parts[0], base) == scores(parts[3], base) == expected
+
+
 def refused(model: Path, base: Path, *says: str, options: tuple = ()) -> None:
     data = user_files.write_pairs(model.parent / "pairs.csv")
     finished = user_files.run_train(model, *options, data=data)

@@ -251,10 +251,11 @@ def refusal(path):
     (lambda w: w.add_tensor("blk.0.attn_q.bias", np.zeros(HIDDEN, np.float32)),
      "blk.0.attn_k.bias"),
     (lambda w: w.add_tensor("blk.0.ffn_up.bias", np.zeros(MLP, np.float32)), "blk.0.ffn_up.bias"),
+    (lambda w: w.add_tensor("blk.0.ffn_up.scale", np.full(1, 2, np.float32)), "blk.0.ffn_up.scale"),
     (lambda w: w.add_tensor("rope_freqs.weight", np.zeros(HEAD_DIM // 2, np.float32)),
      "rope_freqs.weight"),
 ], ids=["longrope", "window", "experts", "logit scale", "vocabulary", "head size", "unknown key",
-        "one bias of three", "bias of the MLP", "zero divisors"])
+        "one bias of three", "bias of the MLP", "scale beside NVFP4", "zero divisors"])
 def test_what_would_change_the_mathematics_is_refused(tmp_path, extra, says):
     path = tmp_path / "model.gguf"
     write_model(path, Type.Q8_0, extra=extra)

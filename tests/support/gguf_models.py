@@ -20,11 +20,13 @@ OUTER_TENSORS = {"model.embed_tokens": "token_embd", "model.norm": "output_norm"
 
 
 def write_gguf(path: Path, model: Path, *, change: Callable[[gguf.GGUFWriter], None] = lambda writer: None,
-               with_tokenizer: bool = True, matrices: Type = Type.F32, tensors_per_part: int = 0) -> Path:
+               with_tokenizer: bool = True, matrices: Type = Type.F32, tensors_per_part: int = 0,
+               first_part_is_empty: bool = False) -> Path:
     """Writes the directory `model` to `path`; `change` may add keys before the tensors. With `tensors_per_part`, the
-    files are those of a split model, as gguf names them."""
+    files are those of a split model, as gguf names them; the first may hold nothing but metadata."""
     config = _read_json(model / "config.json")
-    writer = gguf.GGUFWriter(path, "llama", split_max_tensors=tensors_per_part)
+    writer = gguf.GGUFWriter(path, "llama", split_max_tensors=tensors_per_part,
+                             small_first_shard=first_part_is_empty)
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_head_count(config["num_attention_heads"])

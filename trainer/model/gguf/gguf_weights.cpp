@@ -41,7 +41,9 @@ class GgufWeights final : public WeightSource {
 
   std::string place(Role role, std::int64_t block) const override {
     const std::string name = gguf_tensor_place(config_, role, block).name;
-    return fmt::format("{}: tensor {}", file_->path_of(*file_->find_tensor(name)).string(), name);
+    const GgufTensor* tensor = file_->find_tensor(name);
+    const auto& file = tensor == nullptr ? file_->path() : file_->path_of(*tensor);
+    return fmt::format("{}: tensor {}", file.string(), name);
   }
 
   std::uint64_t fingerprint() const override { return file_->fingerprint(); }
