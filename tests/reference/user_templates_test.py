@@ -291,14 +291,13 @@ def expected_scores(model: Path, one: Mapping) -> tuple[float, float]:
     return sums[0], sums[1]
 
 
-@pytest.mark.parametrize("options, ranks", [((), None), (("--tp", 2), 2), (("--micro-batch", 1, "--dp", 2), 2)],
+@pytest.mark.parametrize("options, ranks", [((), None), (("--tp", 2), 2), (("--dp", 2), 2)],
                          ids=["one rank", "tp 2", "dp 2"])
 def test_scores_are_sums_over_the_scored_tokens(model: Path, options: Sequence[object], ranks: int | None) -> None:
     use_template(model, MARKED)
     one = row(chosen=TALK, rejected=TALK[2:])
     file = user_files.write_rows(model.parent / "talk.jsonl", one, one)
-    size = ("--batch-size", 2) if ranks else ()
-    found, _ = user_files.scores(model, *size, *options, data=file, ranks=ranks)
+    found, _ = user_files.scores(model, *options, data=file, ranks=ranks)
     assert found == pytest.approx(expected_scores(model, one), abs=EPS)
 
 
