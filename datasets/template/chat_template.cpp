@@ -581,26 +581,29 @@ ChatTemplate::ChatTemplate(const ChatTemplateSource& model, const ChatTemplateSe
     impl_->name_form(model.special_tokens);
   }
   const auto tool_use = model.named.find("tool_use");
-  if (settings.choice == "auto" && tool_use != model.named.end()) {
+  if (settings.choice != "auto" || tool_use == model.named.end()) {
+    return;
+  }
+  // A template that cannot be used is an error only where tools are given.
+  try {
     for_tools_ =
         std::make_unique<Impl>(Renderer(tool_use->second, fmt::format("{} (tool_use)", model.where),
                                         to_json(model.special_tokens)),
                                settings.date);
     set_arguments(for_tools_->renderer, settings.arguments);
     for_tools_->probe_variables = probe_tools();
+    for_tools_->learn();
+  } catch (const UserError& error) {
+    tools_complaint_ = error.what();
   }
 }
 
-// A template for tools that cannot be used is an error only where tools are given.
 const ChatTemplate::Impl& ChatTemplate::impl_for(const TemplateVariables& variables) const {
   const bool has_tools = variables.contains("tools") && !variables["tools"].is_null();
-  if (!has_tools || !for_tools_) {
-    return *impl_;
+  if (has_tools && !tools_complaint_.empty()) {
+    throw UserError(tools_complaint_);
   }
-  if (for_tools_->prompt.empty()) {
-    for_tools_->learn();
-  }
-  return *for_tools_;
+  return has_tools && for_tools_ ? *for_tools_ : *impl_;
 }
 
 ChatTemplate::~ChatTemplate() = default;

@@ -117,6 +117,7 @@ class ChatTemplate {
 
   std::unique_ptr<Impl> impl_;
   std::unique_ptr<Impl> for_tools_;  // null: the same
+  std::string tools_complaint_;      // why the template for tools cannot be used; "": it can
 };
 
 }  // namespace bipo

@@ -299,7 +299,9 @@ TEST_F(ChatTemplates, ToolsChooseTheTemplateForThem) {
   EXPECT_EQ(chat.render_prompt({{"user", "U"}}, {{"tools", nullptr}}),
             "<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n");
   source.named["tool_use"] = "{{ broken(";
-  EXPECT_THROW(ChatTemplate(source, {"auto", kDate}), UserError);
+  const ChatTemplate broken(source, {"auto", kDate});
+  EXPECT_NO_THROW(broken.render_prompt({{"user", "U"}}));
+  EXPECT_THROW(broken.render_prompt({{"user", "U"}}, {{"tools", Json::array()}}), UserError);
 }
 
 const std::vector<Message> kThreeTurns = {
