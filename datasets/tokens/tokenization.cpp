@@ -51,10 +51,6 @@ std::string render(const std::vector<Message>& prompt, const TextTools& text,
   return text.chat_template.render_prompt(with_system_prompt(prompt, text), variables);
 }
 
-std::string render(const std::vector<Message>& prompt, const TextTools& text) {
-  return render(prompt, text, TemplateVariables::object());
-}
-
 // Cuts what the template puts after the answer's own last character.
 std::string cut_open(const std::string& whole, const std::string& prompt,
                      const std::string& answer) {
@@ -442,16 +438,18 @@ Continuations tokenize_plain_text(const std::string& prompt,
 }
 
 Continuations continue_with_text(const std::vector<Message>& prompt, const std::string& answer,
-                                 const TextTools& text, const std::string& where) {
-  const std::string rendered = render(prompt, text);
+                                 const TextTools& text, const std::string& where,
+                                 const nlohmann::ordered_json& variables) {
+  const std::string rendered = render(prompt, text, variables);
   return join(rendered, {rendered + answer}, {answer}, AnswerEnd::kOpen, is_plain_form(text), text,
               where);
 }
 
 Continuations continue_with_tokens(const std::vector<Message>& prompt, const Tokens& answer,
-                                   const TextTools& text, const std::string& where) {
+                                   const TextTools& text, const std::string& where,
+                                   const nlohmann::ordered_json& variables) {
   require_answer_token(answer, "answer");
-  return checked({tokenize_prompt(prompt, text), {answer}, where}, text);
+  return checked({tokenize_prompt(prompt, text, variables), {answer}, where}, text);
 }
 
 Tokens tokens_before_text(const TextTools& text) {

@@ -88,11 +88,14 @@ Continuations tokenize_plain_text(const std::string& prompt,
 
 // A model's own output after the rendered prompt, unaltered and without EOS: its text, or the
 // tokens themselves.
-Continuations continue_with_text(const std::vector<Message>& prompt, const std::string& answer,
-                                 const TextTools& text, const std::string& where);
-Continuations continue_with_tokens(const std::vector<Message>& prompt,
-                                   const std::vector<TokenId>& answer, const TextTools& text,
-                                   const std::string& where);
+Continuations continue_with_text(
+    const std::vector<Message>& prompt, const std::string& answer, const TextTools& text,
+    const std::string& where,
+    const nlohmann::ordered_json& variables = nlohmann::ordered_json::object());
+Continuations continue_with_tokens(
+    const std::vector<Message>& prompt, const std::vector<TokenId>& answer, const TextTools& text,
+    const std::string& where,
+    const nlohmann::ordered_json& variables = nlohmann::ordered_json::object());
 
 // Returns the tokens that precede a plain text by options.bos.  Throws UserError for
 // BosRule::kAlways where the model names no BOS.

@@ -18,7 +18,7 @@
 namespace bipo {
 namespace {
 
-using Json = nlohmann::json;
+using Json = nlohmann::ordered_json;
 
 const Json* find(const Json& row, const char* key) {
   const auto found = row.find(key);
@@ -90,6 +90,12 @@ Generation generation_from_json(const Json& row, const std::string& where) {
   generation.multiplier =
       read_value<double>(require(row, "multiplier", where), "multiplier", where);
   generation.text = read_value<std::string>(require(row, "text", where), "text", where);
+  if (const Json* variables = find(row, "template_variables")) {
+    if (!variables->is_object()) {
+      refuse(where, "template_variables", "an object", *variables);
+    }
+    generation.template_variables = *variables;
+  }
   if (const Json* tokens = find(row, "tokens")) {
     generation.tokens = read_tokens(*tokens, where);
   }
@@ -162,7 +168,7 @@ std::vector<Generation> read_generations(const std::filesystem::path& path) {
   const std::string text = read_data_text(path);
   std::vector<Generation> generations;
   for_each_line(text, path.string(), [&](std::string_view line, const std::string& where) {
-    generations.push_back(generation_from_json(parse_json_line(line, where), where));
+    generations.push_back(generation_from_json(parse_json_row(line, where), where));
   });
   PromptCheck check;
   for (const Generation& generation : generations) {
@@ -183,8 +189,10 @@ GenerationTokens tokenize_generations(const std::vector<Generation>& generations
     }
     try {
       const auto tokens = tokens_of_text(row, stops, text.tokenizer);
-      result.items.push_back(tokens ? continue_with_tokens(row.prompt, *tokens, text, row.where)
-                                    : continue_with_text(row.prompt, row.text, text, row.where));
+      result.items.push_back(
+          tokens
+              ? continue_with_tokens(row.prompt, *tokens, text, row.where, row.template_variables)
+              : continue_with_text(row.prompt, row.text, text, row.where, row.template_variables));
       result.rows.push_back(i);
     } catch (const UserError& error) {
       const std::string message = fmt::format("{}: {}", row.where, error.what());

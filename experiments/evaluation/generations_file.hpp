@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -19,6 +20,8 @@ struct TextTools;  // datasets/tokens/tokenization.hpp
 struct Generation {
   std::int64_t prompt_index = 0;  // from 0
   std::vector<Message> prompt;    // ends with the user turn that was answered
+  // An object: the variables with which the chat template rendered the prompt.
+  nlohmann::ordered_json template_variables = nlohmann::ordered_json::object();
   double multiplier = 0;
   std::string text;                            // may be empty
   std::optional<std::vector<TokenId>> tokens;  // of the model that made them
@@ -28,10 +31,10 @@ struct Generation {
 };
 
 // Reads objects with prompt_index, prompt (text of the user turn, or an array of messages),
-// multiplier, text and, if known, tokens, mean_logprob and finish_reason, in the file's order.
-// Ignores other members; null counts as absent.  Throws UserError with file:line for anything else,
-// for a second answer to the same prompt_index at the same multiplier, for one prompt_index with
-// two prompts, and for a file without a row.
+// multiplier, text and, if known, template_variables, tokens, mean_logprob and finish_reason, in
+// the file's order. Ignores other members; null counts as absent.  Throws UserError with file:line
+// for anything else, for a second answer to the same prompt_index at the same multiplier, for one
+// prompt_index with two prompts, and for a file without a row.
 std::vector<Generation> read_generations(const std::filesystem::path& path);
 
 struct GenerationTokens {

@@ -94,7 +94,8 @@ void read_neutral_prompts(EvaluationJob& job, const TextTools& text) {
   for (const Prompt& prompt : file.prompts) {
     prompts.add([&] {
       try {
-        return PromptTokens{tokenize_prompt(prompt.messages, text), prompt.where};
+        return PromptTokens{tokenize_prompt(prompt.messages, text, prompt.template_variables),
+                            prompt.where};
       } catch (const UserError& error) {
         throw UserError(fmt::format("{}: {}", prompt.where, error.what()));
       }

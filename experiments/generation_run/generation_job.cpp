@@ -81,7 +81,7 @@ void read_prompts_of(GenerationJob& job) {
   for (const Prompt& prompt : job.prompts) {
     std::vector<TokenId> tokens;
     try {
-      tokens = tokenize_prompt(prompt.messages, job.text->text());
+      tokens = tokenize_prompt(prompt.messages, job.text->text(), prompt.template_variables);
     } catch (const UserError& error) {
       throw UserError(fmt::format("{}: {}", prompt.where, error.what()));
     }

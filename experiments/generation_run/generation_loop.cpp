@@ -58,6 +58,9 @@ std::string json_row(const GeneratedRow& row) {
   Json json;
   json["prompt_index"] = row.prompt_index;
   json["prompt"] = prompt_json(row.prompt);
+  if (!row.prompt.template_variables.empty()) {
+    json["template_variables"] = row.prompt.template_variables;
+  }
   json["multiplier"] = row.multiplier;
   if (row.multipliers.size() > 1) {
     json["multipliers"] = row.multipliers;

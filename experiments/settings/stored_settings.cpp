@@ -88,7 +88,7 @@ void check_same_settings(const std::string& stored, const std::string& now,
   }
   TrainOptions options;
   for (const std::string& name : omissible_keys(train_fields(options))) {
-    if (before.contains(name) && !after.contains(name)) {
+    if (!is_placement(name) && before.contains(name) && !after.contains(name)) {
       differences.push_back(fmt::format("{} was {}, now the default", name, before[name].dump()));
     }
   }

@@ -100,6 +100,7 @@ TEST_F(GenerationsFile, RefusesWhatIsNoGeneration) {
   refuse(R"({"prompt_index":1,"prompt":"q","multiplier":"1","text":"t"})", {"'multiplier'"});
   refuse(R"({"prompt_index":1,"prompt":"q","multiplier":1,"text":null})", {"'text' is missing"});
   refuse(row(1, 1, "t", R"(,"tokens":[1.5])"), {"'tokens'", "1.5"});
+  refuse(row(1, 1, "t", R"(,"template_variables":[])"), {"'template_variables'", "object"});
   refuse(row(1, 1, "t", R"(,"finish_reason":"eos")"), {"'finish_reason'", "stop"});
   refuse(row(0, 1, "again"), {"second answer to prompt_index 0", "out.jsonl:1"});
   refuse(R"({"prompt_index":0,"prompt":"other","multiplier":2,"text":"t"})",
@@ -121,6 +122,16 @@ TEST_F(GenerationsFile, TokensOfTheSameTokenizerAreScoredAsTheyAre) {
   EXPECT_EQ(result.items[0].prompt, ids(kPrompt));
   EXPECT_EQ(result.items[0].answers.at(0), ids("b\nA"));
   EXPECT_EQ(result.rows, std::vector<std::size_t>{0});
+}
+
+TEST_F(GenerationsFile, VariablesOfThePromptReachTheTemplateAgain) {
+  testing::write_character_model(
+      directory_, std::string("{% if mode is defined %}{{ mode }}{% endif %}") + testing::kChatMl);
+  const GenerationTokens tokens = tokenize(row(0, 1, "t", R"(,"template_variables":{"mode":"m"})") +
+                                           row(1, 1, "t", R"(,"template_variables":null)"));
+  ASSERT_EQ(tokens.items.size(), 2U);
+  EXPECT_EQ(tokens.items[0].prompt, ids("m<user\nq0>\n<assistant\n"));
+  EXPECT_EQ(tokens.items[1].prompt, ids("<user\nq1>\n<assistant\n"));
 }
 
 TEST_F(GenerationsFile, OtherTokensGiveWayToTheText) {
