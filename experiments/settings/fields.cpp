@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "datasets/template/chat_template.hpp"
+#include "trainer/model/hub/hub_cache.hpp"
 
 namespace bipo {
 namespace {
@@ -105,17 +106,29 @@ std::vector<Field> steering_fields(SteeringOptions& o, const char* multipliers) 
                  o.positions)};
 }
 
+// Files store the snapshot that a name in the Hugging Face cache led to, so that resume finds it.
+Field stored_where_it_lies(Field made, const std::filesystem::path& path) {
+  made.value = [&path] { return stored_value(resolved_model_path(path)); };
+  return made;
+}
+
 }  // namespace
 
 Field model_field(std::filesystem::path& model) {
-  return field("model", "DIR|FILE", "Hugging Face model directory or GGUF file", model).placement();
+  return stored_where_it_lies(
+      field("model", "DIR|FILE",
+            "Hugging Face model directory or its name in the local Hub cache, or GGUF file", model)
+          .placement(),
+      model);
 }
 
 Field adapter_field(std::filesystem::path& adapter) {
-  return field("adapter", "DIR|FILE",
-               "LoRA adapter, a PEFT directory or a GGUF file, merged into the model", adapter)
-      .with_fallback("none")
-      .placement();
+  return stored_where_it_lies(
+      field("adapter", "DIR|FILE",
+            "LoRA adapter, a PEFT directory or a GGUF file, merged into the model", adapter)
+          .with_fallback("none")
+          .placement(),
+      adapter);
 }
 
 Field check_weights_field(bool& check_weights) {

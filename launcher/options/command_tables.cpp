@@ -49,7 +49,9 @@ std::string exit_code_notes(const std::string& how_to_continue,
 std::vector<Field> workload_fields(WorkloadOptions& o, const char* pairs,
                                    const char* automatic_pairs) {
   PairLengths& lengths = o.lengths;
-  return {field("model", "DIR|FILE", "Hugging Face model directory or GGUF file", o.source.model),
+  return {field("model", "DIR|FILE",
+                "Hugging Face model directory or its name in the local Hub cache, or GGUF file",
+                o.source.model),
           field("shape", "NAME|FILE",
                 fmt::format("instead of --model, no weights needed: {}, or a config.json",
                             fmt::join(kShapeNames, ", ")),

@@ -1,5 +1,5 @@
 // The one door to a model's files: configuration, weights and text of a Hugging Face directory or a
-// GGUF file, as --model names it.
+// GGUF file, as --model names it, also by its name in the local Hugging Face cache.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +21,7 @@ struct ModelFiles {
   std::unique_ptr<WeightSource> weights;
   std::uint64_t fingerprint = 0;         // covers configuration and weights
   std::filesystem::path path;            // the directory or GGUF file
+  std::vector<std::string> notes;        // which snapshot of a cache it is, what lies beside it
   std::shared_ptr<const GgufFile> gguf;  // null for a directory
 
   // Lists what is odd about configuration and weights, one line each.
@@ -30,9 +31,9 @@ struct ModelFiles {
   ModelText read_text() const;
 };
 
-// These throw UserError for a path that is neither a directory nor a regular file, and for files
-// that are refused; see read_model_config, open_safetensors, read_gguf_config, open_gguf_weights,
-// read_model_text and read_gguf_text.
+// These take a path or a model's name in the local Hugging Face cache; see find_model.  They throw
+// UserError for what is neither, and for files that are refused; see read_model_config,
+// open_safetensors, read_gguf_config, open_gguf_weights, read_model_text and read_gguf_text.
 
 // Opens config.json and safetensors of a directory, or a GGUF file.  Merges `adapter` into the
 // weights if one is given: a PEFT directory or a GGUF file; see merge_lora and merge_gguf_lora.

@@ -4,12 +4,17 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
+#include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
+#include <system_error>
 
 #include "collectives/foundation/errors.hpp"
 #include "trainer/model/architecture/config_fields.hpp"
 #include "trainer/model/architecture/families.hpp"
 #include "trainer/model/architecture/rope_config.hpp"
+#include "trainer/model/architecture/unused_keys.hpp"
 
 namespace bipo {
 namespace {
@@ -25,6 +30,7 @@ constexpr std::array kVariations = {
     "attention_multiplier",
     "attn_logit_softcapping",
     "clip_qkv",
+    "compression_config",
     "embedding_multiplier",
     "final_logit_softcapping",
     "layer_types",
@@ -35,8 +41,8 @@ constexpr std::array kVariations = {
     "no_rope_layers",
     "num_experts",
     "num_local_experts",
-    "partial_rotary_factor",
     "quantization_config",
+    "quantization",
     "query_pre_attn_scalar",
     "residual_multiplier",
     "rope_local_base_freq",
@@ -46,17 +52,68 @@ constexpr std::array kVariations = {
     "use_qk_norm",
 };
 
-const Family& family_of(const ConfigFields& fields) {
-  const auto architectures =
+// Families that 4.57.6 or 5.23.0 run as Llama under a name of their own.
+constexpr std::array kOtherNamesOfLlama = {"Yi", "internlm3", "iquestcoder"};
+
+// Returns null unless "architectures" names one supported family.
+const Family* family_by_architecture(const std::vector<std::string>& architectures) {
+  return architectures.size() == 1 ? find_family(architectures[0]) : nullptr;
+}
+
+// "LlamaModel" is the architecture of a model that was saved without its head.
+bool name_no_head(const std::vector<std::string>& architectures) {
+  return architectures.empty() ||
+         (architectures.size() == 1 && architectures[0].ends_with("Model"));
+}
+
+// Returns the family that transformers' Auto classes choose: they go by model_type, and take a
+// Mistral whose blocks are listed for a Ministral.
+const Family& family_of(const ConfigFields& fields, std::vector<std::string>& warnings) {
+  const std::string type = fields.text("model_type").value_or("");
+  const Family* by_type = find_family_of_type(type);
+  const auto names =
       fields.has("architectures") ? fields.texts("architectures") : std::vector<std::string>();
-  const Family* family = architectures.size() == 1 ? find_family(architectures[0]) : nullptr;
-  if (family == nullptr) {
-    fields.refuse(fmt::format(
-        "architectures {} is not supported; supported: {}",
-        fields.has("architectures") ? fields.at("architectures").dump() : "is missing and",
-        supported_architectures()));
+  const Family* family = family_by_architecture(names);
+  const std::string architectures =
+      fields.has("architectures") ? fields.at("architectures").dump() : "is missing and";
+  if (family == nullptr && (by_type == nullptr || !name_no_head(names))) {
+    fields.refuse(fmt::format("architectures {} is not supported; supported: {}", architectures,
+                              supported_architectures()));
   }
-  return *family;
+  const bool is_ministral = by_type != nullptr && family != nullptr &&
+                            by_type->model_type == "mistral" && family->model_type == "ministral";
+  if (by_type != nullptr && by_type != family && family != nullptr && !is_ministral) {
+    warnings.push_back(fields.located(fmt::format(
+        "\"model_type\": \"{}\" and \"architectures\": {} are two families; {} is followed, as "
+        "transformers' Auto classes do",
+        type, architectures, by_type->architecture)));
+  }
+  if (by_type == nullptr && !type.empty() &&
+      std::find(kOtherNamesOfLlama.begin(), kOtherNamesOfLlama.end(), type) ==
+          kOtherNamesOfLlama.end()) {
+    warnings.push_back(fields.located(
+        fmt::format("\"model_type\": \"{}\" is not known; the model is computed as {}, because "
+                    "\"architectures\" says so",
+                    type, family->architecture)));
+  }
+  const Family& chosen = by_type != nullptr ? *by_type : *family;
+  const bool lists_blocks = chosen.model_type == "mistral" && fields.has("layer_types");
+  return lists_blocks ? *find_family_of_type("ministral") : chosen;
+}
+
+// Whether the file says that transformers 4 wrote it.  What calls itself 4.58 or higher are
+// development versions of 5.
+bool is_of_transformers_4(const ConfigFields& fields) {
+  const std::string version = fields.text("transformers_version").value_or("");
+  const char* end = version.data() + version.size();
+  int major = 0;
+  int minor = 0;
+  const auto after_major = std::from_chars(version.data(), end, major);
+  if (after_major.ec != std::errc() || after_major.ptr == end || *after_major.ptr != '.' ||
+      std::from_chars(after_major.ptr + 1, end, minor).ec != std::errc()) {
+    return false;
+  }
+  return major < 4 || (major == 4 && minor < 58);
 }
 
 void read_heads(const ConfigFields& fields, const Family& family, ModelConfig& config) {
@@ -179,23 +236,65 @@ std::vector<bool> listed_windowed_blocks(const ConfigFields& fields, std::int64_
   return windowed;
 }
 
+constexpr std::int64_t kFirstWindowedBlock = 28;
+
+// Returns [N] whether a block has the window by the rule of its family.
+std::vector<bool> windowed_by_rule(const ConfigFields& fields, const Family& family,
+                                   const std::vector<bool>& rotated) {
+  const bool from_block = family.windowed == WindowedBlocks::kFromConfiguredBlock;
+  return windowed_by_default(
+      family, rotated, from_block ? fields.count_or("max_window_layers", kFirstWindowedBlock) : 0,
+      family.configured_every ? fields.size_or("sliding_window_pattern", family.full_every)
+                              : family.full_every);
+}
+
+// Warns where a setting of the rule was changed to no effect, because the file lists the blocks.
+void name_unused_rule(const ConfigFields& fields, const Family& family,
+                      const std::vector<bool>& listed, const std::vector<bool>& by_rule,
+                      std::vector<std::string>& warnings) {
+  const auto warn = [&](const char* name) {
+    warnings.push_back(fields.located(
+        fmt::format("{} is not used: \"layer_types\" lists the blocks with a window; change or "
+                    "remove that list",
+                    fields.shown(name))));
+  };
+  if (listed == by_rule) {
+    return;
+  }
+  if (family.configured_every && fields.has("sliding_window_pattern")) {
+    warn("sliding_window_pattern");
+  }
+  if (family.windowed == WindowedBlocks::kFromConfiguredBlock &&
+      fields.count_or("max_window_layers", kFirstWindowedBlock) != kFirstWindowedBlock) {
+    warn("max_window_layers");
+  }
+  const bool none = std::find(listed.begin(), listed.end(), true) == listed.end();
+  if (none && fields.has("use_sliding_window")) {
+    warn("use_sliding_window");
+  }
+}
+
 // Returns [N] whether a block has the window, if there is one.
 std::vector<bool> windowed_blocks(const ConfigFields& fields, const Family& family,
-                                  const std::vector<bool>& rotated) {
-  if (family.lists_windowed_blocks && fields.has("layer_types")) {
-    return listed_windowed_blocks(fields, static_cast<std::int64_t>(rotated.size()));
+                                  const std::vector<bool>& rotated, std::int64_t window,
+                                  std::vector<std::string>& warnings) {
+  const std::vector<bool> by_rule = windowed_by_rule(fields, family, rotated);
+  if (!family.lists_windowed_blocks || !fields.has("layer_types")) {
+    return by_rule;
   }
-  const bool from_block = family.windowed == WindowedBlocks::kFromConfiguredBlock;
-  const bool but_nth = family.windowed == WindowedBlocks::kAllButEveryNth;
-  return windowed_by_default(
-      family, rotated, from_block ? fields.count_or("max_window_layers", 28) : 0,
-      but_nth ? fields.size_or("sliding_window_pattern", family.full_every) : 0);
+  std::vector<bool> listed =
+      listed_windowed_blocks(fields, static_cast<std::int64_t>(rotated.size()));
+  if (window > 0) {
+    name_unused_rule(fields, family, listed, by_rule, warnings);
+  }
+  return listed;
 }
 
 void read_attention_kinds(const ConfigFields& fields, const Family& family, ModelConfig& config) {
   const std::int64_t window = window_of(fields, family);
   const std::vector<bool> rotated = rotated_blocks(fields, family, config.blocks);
-  const std::vector<bool> windowed = windowed_blocks(fields, family, rotated);
+  const std::vector<bool> windowed =
+      windowed_blocks(fields, family, rotated, window, config.warnings);
   const bool any = std::find(windowed.begin(), windowed.end(), true) != windowed.end();
   if (any && window == 0 && family.lists_windowed_blocks && fields.has("layer_types")) {
     fields.refuse("\"layer_types\" lists sliding_attention, but no window is set");
@@ -203,13 +302,28 @@ void read_attention_kinds(const ConfigFields& fields, const Family& family, Mode
   set_attention_kinds(rotated, windowed, window, config);
 }
 
+// Lists of blocks that all attend to everything say nothing.
+bool lists_full_attention(const nlohmann::json& types) {
+  return types.is_array() && std::all_of(types.begin(), types.end(),
+                                         [](const auto& type) { return type == "full_attention"; });
+}
+
 void check_variations(const ConfigFields& fields) {
   fields.require("is_encoder_decoder", false);
   for (const char* name : kVariations) {
-    if (!fields.was_read(name) && fields.has(name) && fields.at(name) != false &&
-        fields.at(name) != 1) {
-      fields.refuse(fmt::format("\"{}\": {} is not supported", name, fields.at(name).dump()));
+    if (fields.was_read(name) || !fields.has(name) || fields.at(name) == false ||
+        fields.at(name) == 1) {
+      continue;
     }
+    const std::string_view key = name;
+    if (key == "layer_types" && lists_full_attention(fields.at(name))) {
+      continue;
+    }
+    fields.refuse(
+        fmt::format("{} is not supported{}", fields.shown(name),
+                    key.starts_with("quantization") || key == "compression_config"
+                        ? "; get the model's unquantised weights, or a GGUF file (docs: Models)"
+                        : ""));
   }
 }
 
@@ -217,18 +331,19 @@ void check_variations(const ConfigFields& fields) {
 
 ModelConfig read_model_config(const std::filesystem::path& directory) {
   const ConfigFields fields(directory / "config.json");
-  const Family& family = family_of(fields);
   ModelConfig config;
+  const Family& family = family_of(fields, config.warnings);
+  config.follows_transformers_4 = is_of_transformers_4(fields);
   read_sizes(fields, family, config);
   apply_family(family, config);
   read_activation(fields, family, config);
   read_scores(fields, family, config);
-  config.rotary = {read_rotary_embedding(fields, family, config)};
-  if (family.local_theta != 0) {
-    config.rotary.push_back(read_local_rotary_embedding(fields, family));
-  }
+  read_rotary_embeddings(fields, family, config);
   read_attention_kinds(fields, family, config);
   check_variations(fields);
+  if (const auto unused = unused_keys(fields, family)) {
+    config.warnings.push_back(*unused);
+  }
   return config;
 }
 

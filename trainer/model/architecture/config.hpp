@@ -20,6 +20,8 @@ enum class Activation { kSilu, kGeluTanh };
 // Divides all frequencies by one number (position interpolation, arXiv 2306.15595).
 struct LinearRopeScaling {
   double factor = 1;
+
+  bool operator==(const LinearRopeScaling&) const = default;
 };
 
 // Llama 3.1's rescaling by wavelength (rope_type "llama3").
@@ -28,6 +30,8 @@ struct Llama3RopeScaling {
   double low_frequency_factor = 1;
   double high_frequency_factor = 4;
   double original_context = 8192;
+
+  bool operator==(const Llama3RopeScaling&) const = default;
 };
 
 // YaRN (Peng et al., arXiv 2309.00071, section 3.2): interpolates below `slow` rotations over the
@@ -38,6 +42,8 @@ struct YarnRopeScaling {
   double slow = 1;   // alpha of the paper
   double original_context = 4096;
   bool whole_dimensions = true;  // the blend begins and ends at whole pairs of elements
+
+  bool operator==(const YarnRopeScaling&) const = default;
 };
 
 struct RotaryEmbedding {
@@ -46,6 +52,8 @@ struct RotaryEmbedding {
   std::vector<float> divisors = {};  // [R / 2], one for each frequency; empty: all 1
   std::variant<std::monostate, LinearRopeScaling, Llama3RopeScaling, YarnRopeScaling> scaling = {};
   double factor = 1;  // multiplies the turned elements
+
+  bool operator==(const RotaryEmbedding&) const = default;
 };
 
 // A kind of attention, which some or all blocks have.
@@ -71,6 +79,9 @@ struct ModelConfig {
   std::int64_t context = 0;       // longest sequence, tokens
   double norm_epsilon = 1e-6;
   bool tied_head = false;  // the head is the embedding
+  // Whether the file says that transformers 4 wrote it: where 4.57.6 and 5.23 differ, it is then
+  // read as 4.57.6 reads it.
+  bool follows_transformers_4 = false;
 
   Activation activation = Activation::kSilu;
   double embedding_scale = 1;                        // multiplies embeddings
@@ -95,7 +106,8 @@ struct ModelConfig {
 // Reads directory/config.json as transformers' class for the architecture does, its defaults
 // included.  Throws UserError for a missing or malformed file, an unsupported architecture (naming
 // those that are supported), and every field that changes the mathematics in a way that this
-// program does not implement.
+// program does not implement.  Warns about every other field that it does not use and that is not
+// known to leave the mathematics alone, and where transformers 4 and 5 read the file differently.
 ModelConfig read_model_config(const std::filesystem::path& directory);
 
 // Sets attention_kinds and kind_of_block.  For each of the N blocks: `rotated` says whether it uses

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <iterator>
@@ -34,6 +35,11 @@ Json parsed(const std::filesystem::path& path) {
   return json;
 }
 
+bool holds_nothing(const Json& value) {
+  return value.is_null() || value == false || value == 0 ||
+         ((value.is_string() || value.is_structured()) && (value.empty() || value == ""));
+}
+
 }  // namespace
 
 ConfigFields::ConfigFields(const std::filesystem::path& path)
@@ -44,8 +50,35 @@ ConfigFields::ConfigFields(std::filesystem::path path, std::string prefix, Json 
     : path_(std::move(path)), prefix_(std::move(prefix)), json_(std::move(json)) {
 }
 
+std::string ConfigFields::located(const std::string& what) const {
+  return fmt::format("{}: {}{}", path_.string(), prefix_, what);
+}
+
 void ConfigFields::refuse(const std::string& what) const {
-  throw UserError(fmt::format("{}: {}{}", path_.string(), prefix_, what));
+  throw UserError(located(what));
+}
+
+ConfigFields ConfigFields::part(std::string prefix, Json values) const {
+  return {path_, std::move(prefix), std::move(values)};
+}
+
+std::vector<std::string> ConfigFields::unread() const {
+  std::vector<std::string> names;
+  for (const auto& [name, value] : json_.items()) {
+    if (!read_.contains(name) && !holds_nothing(value)) {
+      names.push_back(name);
+    }
+  }
+  return names;
+}
+
+std::string ConfigFields::shown(const std::string& name) const {
+  constexpr std::size_t kLongest = 60;
+  std::string value = json_.at(name).dump(-1, ' ', /*ensure_ascii=*/true);
+  if (value.size() > kLongest) {
+    value = value.substr(0, std::min(kLongest, value.find_last_of(" ,", kLongest))) + "...";
+  }
+  return fmt::format("\"{}\": {}", name, value);
 }
 
 bool ConfigFields::has(const char* name) const {

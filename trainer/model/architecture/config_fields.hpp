@@ -48,7 +48,21 @@ class ConfigFields {
 
   bool was_read(const std::string& name) const { return read_.contains(name); }
 
-  // Throws UserError with file, the object's name and `what`.
+  // Returns the fields that no function above has asked for, unless they hold nothing: null, false,
+  // 0, or an empty text, list or object.
+  std::vector<std::string> unread() const;
+
+  // Returns name and value of an existing field as a message shows them, shortened if long.
+  std::string shown(const std::string& name) const;
+
+  // Returns an object of the same file whose fields were put together from several places; `prefix`
+  // precedes names in messages.
+  ConfigFields part(std::string prefix, nlohmann::json values) const;
+
+  // Returns a message with the file and the object's name before `what`.
+  std::string located(const std::string& what) const;
+
+  // Throws UserError with located(what).
   [[noreturn]] void refuse(const std::string& what) const;
 
  private:

@@ -14,28 +14,38 @@ namespace bipo {
 namespace {
 
 constexpr std::array kFamilies = {
-    Family{.architecture = "LlamaForCausalLM", .biases = Biases::kIfConfigured, .context = 2048},
+    Family{.architecture = "LlamaForCausalLM",
+           .model_type = "llama",
+           .biases = Biases::kIfConfigured,
+           .old_rope_type_first = true,
+           .context = 2048},
     Family{.architecture = "MistralForCausalLM",
+           .model_type = "mistral",
            .windowed = WindowedBlocks::kAll,
            .kv_heads = 8,
            .context = 131072,
            .window = 4096},
     Family{.architecture = "MinistralForCausalLM",
+           .model_type = "ministral",
            .windowed = WindowedBlocks::kAll,
            .lists_windowed_blocks = true,
            .kv_heads = 8,
            .context = 131072,
            .window = 4096},
     Family{.architecture = "Qwen2ForCausalLM",
+           .model_type = "qwen2",
            .biases = Biases::kQueryKeyValue,
+           .old_rope_type_first = true,
            .windowed = WindowedBlocks::kFromConfiguredBlock,
            .lists_windowed_blocks = true,
            .kv_heads = 32,
            .context = 32768,
            .window = 4096},
     Family{.architecture = "Qwen3ForCausalLM",
+           .model_type = "qwen3",
            .biases = Biases::kIfConfigured,
            .query_key_norms = true,
+           .old_rope_type_first = true,
            .windowed = WindowedBlocks::kFromConfiguredBlock,
            .lists_windowed_blocks = true,
            .kv_heads = 32,
@@ -43,6 +53,7 @@ constexpr std::array kFamilies = {
            .context = 32768,
            .window = 4096},
     Family{.architecture = "Gemma2ForCausalLM",
+           .model_type = "gemma2",
            .activation = Activation::kGeluTanh,
            .biases = Biases::kIfConfigured,
            .output_norms = true,
@@ -63,6 +74,7 @@ constexpr std::array kFamilies = {
            .attention_soft_cap_value = 50,
            .logit_soft_cap_value = 30},
     Family{.architecture = "Gemma3ForCausalLM",
+           .model_type = "gemma3_text",
            .activation = Activation::kGeluTanh,
            .biases = Biases::kIfConfigured,
            .query_key_norms = true,
@@ -73,6 +85,7 @@ constexpr std::array kFamilies = {
            .query_scalar = true,
            .windowed = WindowedBlocks::kAllButEveryNth,
            .full_every = 6,
+           .configured_every = true,
            .lists_windowed_blocks = true,
            .local_theta = 10000,
            .tied_head = true,
@@ -83,8 +96,10 @@ constexpr std::array kFamilies = {
            .theta = 1000000,
            .query_scalar_value = 256},
     Family{.architecture = "SmolLM3ForCausalLM",
+           .model_type = "smollm3",
            .biases = Biases::kIfConfigured,
            .unrotated_blocks = true,
+           .old_rope_type_first = true,
            .windowed = WindowedBlocks::kUnrotated,
            .lists_windowed_blocks = true,
            .tied_head = true,
@@ -92,6 +107,7 @@ constexpr std::array kFamilies = {
            .context = 32768,
            .theta = 2000000},
     Family{.architecture = "Phi3ForCausalLM",
+           .model_type = "phi3",
            .fused_projections = true,
            .partial_rotation = true,
            .long_rope = true,
@@ -105,6 +121,13 @@ constexpr std::array kFamilies = {
 const Family* find_family(std::string_view architecture) {
   const auto* found = std::find_if(kFamilies.begin(), kFamilies.end(), [&](const Family& family) {
     return family.architecture == architecture;
+  });
+  return found == kFamilies.end() ? nullptr : found;
+}
+
+const Family* find_family_of_type(std::string_view model_type) {
+  const auto* found = std::find_if(kFamilies.begin(), kFamilies.end(), [&](const Family& family) {
+    return family.model_type == model_type;
   });
   return found == kFamilies.end() ? nullptr : found;
 }

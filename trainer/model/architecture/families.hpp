@@ -25,6 +25,7 @@ enum class WindowedBlocks {
 // Default values are those of transformers' configuration classes.
 struct Family {
   std::string_view architecture;  // in config.json's "architectures"
+  std::string_view model_type;    // in config.json
   Activation activation = Activation::kSilu;
   Biases biases = Biases::kNone;
   bool query_key_norms = false;
@@ -38,8 +39,11 @@ struct Family {
   bool unrotated_blocks = false;
   bool partial_rotation = false;
   bool long_rope = false;  // rescales rotary frequencies by LongRoPE (arXiv 2402.13753)
+  // transformers 4 prefers "type" to "rope_type" in rope_scaling.
+  bool old_rope_type_first = false;
   WindowedBlocks windowed = WindowedBlocks::kNone;
-  std::int64_t full_every = 0;  // the N of kAllButEveryNth
+  std::int64_t full_every = 0;    // the N of kAllButEveryNth
+  bool configured_every = false;  // files may say another N
   bool lists_windowed_blocks = false;
   double local_theta = 0;  // in blocks with a window; 0: as in the others
 
@@ -57,6 +61,9 @@ struct Family {
 
 // Returns nullptr for an unsupported architecture.
 const Family* find_family(std::string_view architecture);
+
+// Returns nullptr for a model_type that no supported family has.
+const Family* find_family_of_type(std::string_view model_type);
 
 // Returns "LlamaForCausalLM, ...".
 std::string supported_architectures();

@@ -1,34 +1,349 @@
 #include "trainer/model/architecture/rope_config.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
+#include <utility>
+#include <vector>
+
+#include "collectives/foundation/errors.hpp"
 
 namespace bipo {
 namespace {
+
+using Json = nlohmann::json;
 
 // transformers 5 stores theta, scaling and rotated part together, for each kind of block if there
 // are several.
 constexpr const char* kParameters = "rope_parameters";
 constexpr const char* kScaling = "rope_scaling";
+constexpr const char* kTheta = "rope_theta";
+constexpr const char* kLocalTheta = "rope_local_base_freq";
+constexpr const char* kPart = "partial_rotary_factor";
+constexpr const char* kOriginal = "original_max_position_embeddings";
+constexpr const char* kType = "rope_type";
+constexpr const char* kOldType = "type";
+constexpr const char* kFull = "full_attention";
+constexpr const char* kSliding = "sliding_attention";
 
-ConfigFields of_kind(const ConfigFields& parameters, const char* kind) {
-  return parameters.has(kind) ? parameters.object(kind) : parameters;
+// Of Phi-3, which has its original length at the top level even where the file is silent.
+constexpr std::int64_t kDefaultOriginal = 4096;
+
+struct RopeFile {
+  const ConfigFields& fields;
+  const Family& family;
+  std::int64_t head_size = 0;
+  std::int64_t context = 0;
+
+  bool has_two_kinds() const { return family.local_theta != 0; }
+};
+
+// The settings of one kind of block in one dictionary, as a rule has put them together.
+struct Settings {
+  std::string where;  // the member of the file that most of them come from
+  Json values = Json::object();
+};
+
+// A rule's result: settings of the blocks without a window, then of those with one if they differ.
+struct Reading {
+  std::vector<Settings> kinds;
+  std::vector<std::string> unused;  // settings that the rule reads past, and why
+};
+
+Json object_or_empty(const ConfigFields& fields, const char* name) {
+  if (!fields.has(name)) {
+    return Json::object();
+  }
+  if (!fields.at(name).is_object()) {
+    fields.object(name);  // refuses it
+  }
+  return fields.at(name);
 }
 
-std::string type_of(const ConfigFields& scaling) {
-  const auto type = scaling.text("rope_type");
-  return type ? *type : scaling.text("type").value_or("default");
+bool has(const Json& values, const char* name) {
+  return values.contains(name) && !values.at(name).is_null();
 }
 
-Llama3RopeScaling read_llama3(const ConfigFields& scaling) {
-  const Llama3RopeScaling result{scaling.positive("factor"), scaling.positive("low_freq_factor"),
-                                 scaling.positive("high_freq_factor"),
-                                 scaling.positive("original_max_position_embeddings")};
+std::string text_or(const Settings& settings, const char* name, const ConfigFields& fields) {
+  return fields.part(fmt::format("\"{}\": ", settings.where), settings.values)
+      .text(name)
+      .value_or("");
+}
+
+std::string assigned(const char* name, const Json& value) {
+  return fmt::format("\"{}\": {}", name, value.dump());
+}
+
+std::string assigned(const std::string& where, const char* name, const Json& value) {
+  return fmt::format("\"{}\": {}", where, assigned(name, value));
+}
+
+// Gives a setting its value at the top level, or else `otherwise`, unless the dictionary has one.
+void complete(const RopeFile& file, const char* name, const char* top_name, const Json& otherwise,
+              Settings& settings, Reading& reading) {
+  const Json top = file.fields.has(top_name) ? file.fields.at(top_name) : Json();
+  if (!has(settings.values, name)) {
+    settings.values[name] = top.is_null() ? otherwise : top;
+  } else if (!top.is_null() && top != settings.values.at(name)) {
+    reading.unused.push_back(fmt::format("{} is not used: {} comes first", assigned(top_name, top),
+                                         assigned(settings.where, name, settings.values.at(name))));
+  }
+}
+
+// Gives a setting its value at the top level, or else `otherwise`, whatever the dictionary has.
+void replace(const RopeFile& file, const char* name, const char* top_name, const Json& otherwise,
+             Settings& settings, Reading& reading) {
+  const Json value = file.fields.has(top_name) ? file.fields.at(top_name) : otherwise;
+  if (has(settings.values, name) && settings.values.at(name) != value) {
+    reading.unused.push_back(
+        fmt::format("{} is not used: the value is {}, {}",
+                    assigned(settings.where, name, settings.values.at(name)), value.dump(),
+                    file.fields.has(top_name) ? fmt::format("\"{}\" at the top level", top_name)
+                                              : std::string("the default")));
+  }
+  settings.values[name] = value;
+}
+
+// Early files of the family use an author's name, or the name of another method.
+std::string modern_type(const std::string& type, const Family& family) {
+  return family.long_rope && (type == "su" || type == "yarn") ? "longrope" : type;
+}
+
+// Leaves one name for the type.
+void choose_type(const RopeFile& file, bool old_first, Settings& settings, Reading& reading) {
+  const auto type_at = [&](const char* name) {
+    return modern_type(text_or(settings, name, file.fields), file.family);
+  };
+  const std::string first = type_at(old_first ? kOldType : kType);
+  const std::string second = type_at(old_first ? kType : kOldType);
+  if (!first.empty() && !second.empty() && first != second) {
+    reading.unused.push_back(
+        fmt::format("{} is not used: {} comes first",
+                    assigned(settings.where, old_first ? kType : kOldType, second),
+                    assigned(settings.where, old_first ? kOldType : kType, first)));
+  }
+  settings.values.erase(kOldType);
+  settings.values[kType] = !first.empty() ? first : !second.empty() ? second : "default";
+}
+
+bool has_original_length(const std::string& type) {
+  return type == "llama3" || type == "yarn" || type == "longrope";
+}
+
+void name_unused_original(const RopeFile& file, Reading& reading) {
+  if (file.fields.has(kOriginal) && !file.family.long_rope) {
+    reading.unused.push_back(fmt::format("{} is not used by these rotary settings",
+                                         assigned(kOriginal, file.fields.at(kOriginal))));
+  }
+}
+
+// Names what differs in `read_past`, the dictionary that lost to `settings`.
+void name_lost(const std::string& where, const Json& read_past, const Settings& settings,
+               Reading& reading) {
+  for (const auto& [name, value] : read_past.items()) {
+    if (!value.is_null() && settings.values.value(name, Json()) != value &&
+        !(name == kOldType && settings.values.value(kType, Json()) == value)) {
+      reading.unused.push_back(fmt::format("{} is not used: \"{}\" comes first",
+                                           assigned(where, name.c_str(), value), settings.where));
+    }
+  }
+}
+
+// One dictionary for all blocks, as PreTrainedConfig.convert_rope_params_to_dict and
+// standardize_rope_params of transformers 5.23.0 make it: the old dictionary wins as a whole, theta
+// and rotated part in it win over the top level, the original length at the top level wins over it.
+Reading read_one_as_5(const RopeFile& file) {
+  Reading reading;
+  const Json scaling = object_or_empty(file.fields, kScaling);
+  const Json parameters = object_or_empty(file.fields, kParameters);
+  Settings settings =
+      scaling.empty() ? Settings{kParameters, parameters} : Settings{kScaling, scaling};
+  for (const char* kind : {kFull, kSliding}) {
+    if (file.family.lists_windowed_blocks && has(settings.values, kind)) {
+      file.fields.refuse(
+          fmt::format("\"{}\": settings for each kind of block (\"{}\") are not supported for this "
+                      "architecture; transformers 5 has them for Gemma 3 only",
+                      settings.where, kind));
+    }
+  }
+  complete(file, kTheta, kTheta, file.family.theta, settings, reading);
+  complete(file, kPart, kPart, 1.0, settings, reading);
+  choose_type(file, /*old_first=*/false, settings, reading);
+  if (has_original_length(settings.values.at(kType))) {
+    if (file.fields.has(kOriginal) || file.family.long_rope) {
+      replace(file, kOriginal, kOriginal, kDefaultOriginal, settings, reading);
+    } else if (!has(settings.values, kOriginal)) {
+      settings.values[kOriginal] = file.context;
+    }
+  } else {
+    name_unused_original(file, reading);
+  }
+  if (!scaling.empty()) {
+    name_lost(kParameters, parameters, settings, reading);
+  }
+  reading.kinds = {settings};
+  return reading;
+}
+
+Settings kind_of(const RopeFile& file, const Json& parameters, const char* kind) {
+  Settings settings{fmt::format("{}\": \"{}", kParameters, kind)};
+  if (has(parameters, kind)) {
+    settings.values = file.fields.object(kParameters).at(kind);
+    if (!settings.values.is_object()) {
+      file.fields.object(kParameters).object(kind);  // refuses it
+    }
+  }
+  return settings;
+}
+
+// A dictionary for each kind of block, as Gemma3TextConfig.convert_rope_params_to_dict of
+// transformers 5.23.0 makes it: a flat rope_parameters is not used, rope_scaling is merged into the
+// settings of the blocks without a window, and the original length at the top level is not used.
+Reading read_kinds_as_5(const RopeFile& file) {
+  Reading reading;
+  const Json scaling = object_or_empty(file.fields, kScaling);
+  const Json parameters = object_or_empty(file.fields, kParameters);
+  if (file.fields.has(kScaling) && file.fields.has(kParameters) && !has(parameters, kFull)) {
+    file.fields.refuse(fmt::format(
+        "\"{}\" beside a \"{}\" without \"{}\" is not supported (transformers 5 cannot read it "
+        "either); write {{\"{}\": {{...}}, \"{}\": {{...}}}} as \"{}\", and no \"{}\"",
+        kScaling, kParameters, kFull, kFull, kSliding, kParameters, kScaling));
+  }
+  Settings full = kind_of(file, parameters, kFull);
+  Settings sliding = kind_of(file, parameters, kSliding);
+  const Settings before = full;
+  full.values.update(scaling);
+  complete(file, kTheta, kTheta, file.family.theta, full, reading);
+  complete(file, kTheta, kLocalTheta, file.family.local_theta, sliding, reading);
+  for (Settings* settings : {&full, &sliding}) {
+    complete(file, kPart, kPart, 1.0, *settings, reading);
+    choose_type(file, /*old_first=*/false, *settings, reading);
+    if (has_original_length(settings->values.at(kType)) && !has(settings->values, kOriginal)) {
+      settings->values[kOriginal] = file.context;
+    }
+    if (settings->values.at(kType) == "yarn") {  // read beside the kinds, not in them
+      const Json truncate = parameters.value("truncate", Json(true));
+      const Json inside = settings->values.value("truncate", truncate);
+      if (inside != truncate) {
+        reading.unused.push_back(
+            fmt::format("{} is not used: transformers 5 reads it beside \"{}\"",
+                        assigned(settings->where, "truncate", inside), kFull));
+      }
+      settings->values["truncate"] = truncate;
+    }
+  }
+  name_lost(before.where, before.values, {kScaling, full.values}, reading);
+  name_unused_original(file, reading);
+  for (const auto& [name, value] : parameters.items()) {
+    if (name != kFull && name != kSliding && name != "truncate" && !value.is_null()) {
+      reading.unused.push_back(fmt::format(
+          "{} is not used: this architecture has \"{}\" and \"{}\", each with settings of its own",
+          assigned(kParameters, name.c_str(), value), kFull, kSliding));
+    }
+  }
+  reading.kinds = {full, sliding};
+  return reading;
+}
+
+Reading read_as_5(const RopeFile& file) {
+  return file.has_two_kinds() ? read_kinds_as_5(file) : read_one_as_5(file);
+}
+
+bool has_numbers(const Json& values, std::initializer_list<const char*> names) {
+  return std::all_of(names.begin(), names.end(), [&](const char* name) {
+    return values.contains(name) && values.at(name).is_number();
+  });
+}
+
+// LongRoPE in transformers 4: an original length at the top level gives the factor too; without it
+// the original length is the context.
+bool complete_long_rope_as_4(const RopeFile& file, Settings& settings, Reading& reading) {
+  if (file.fields.has(kOriginal) || file.family.long_rope) {
+    replace(file, kOriginal, kOriginal, kDefaultOriginal, settings, reading);
+    if (has(settings.values, "factor")) {
+      reading.unused.push_back(
+          fmt::format("{} is not used: the ratio of max_position_embeddings to \"{}\" comes first",
+                      assigned(settings.where, "factor", settings.values.at("factor")), kOriginal));
+      settings.values.erase("factor");
+    }
+    return true;
+  }
+  replace(file, kOriginal, kOriginal, file.context, settings, reading);
+  return has_numbers(settings.values, {"factor"}) || has(settings.values, "attention_factor");
+}
+
+// Returns false for settings that transformers 4.57.6 cannot compute with.
+bool complete_type_as_4(const RopeFile& file, Settings& settings, Reading& reading) {
+  const std::string type = settings.values.at(kType);
+  if (type == "longrope") {
+    return complete_long_rope_as_4(file, settings, reading);
+  }
+  name_unused_original(file, reading);
+  if (type == "llama3") {
+    return has_numbers(settings.values,
+                       {"factor", "low_freq_factor", "high_freq_factor", kOriginal});
+  }
+  if (type == "yarn") {
+    if (!has(settings.values, kOriginal) || settings.values.at(kOriginal) == 0) {
+      settings.values[kOriginal] = file.context;
+    }
+    return has_numbers(settings.values, {"factor"});
+  }
+  return type == "default" ||
+         ((type == "linear" || type == "dynamic") && has_numbers(settings.values, {"factor"}));
+}
+
+// As transformers 4.57.6: theta and rotated part stand at the top level, the rest in rope_scaling.
+// Returns nothing for a file that it cannot compute with.
+std::optional<Reading> read_as_4(const RopeFile& file) {
+  Reading reading;
+  Settings settings{kScaling, object_or_empty(file.fields, kScaling)};
+  const bool scaled = file.fields.has(kScaling);
+  if (scaled && ((!has(settings.values, kType) && !has(settings.values, kOldType)) ||
+                 (file.family.long_rope && settings.values.size() != 3))) {
+    return std::nullopt;
+  }
+  replace(file, kTheta, kTheta, file.family.theta, settings, reading);
+  replace(file, kPart, kPart, 1.0, settings, reading);
+  choose_type(file, file.family.old_rope_type_first || file.family.long_rope, settings, reading);
+  if (!scaled) {
+    name_unused_original(file, reading);
+  } else if (!complete_type_as_4(file, settings, reading)) {
+    return std::nullopt;
+  }
+  if (file.fields.has(kParameters)) {
+    reading.unused.push_back(fmt::format("\"{}\" is not used: transformers 4 has \"{}\" and \"{}\"",
+                                         kParameters, kTheta, kScaling));
+  }
+  reading.kinds = {settings};
+  if (file.has_two_kinds()) {
+    Settings local{kLocalTheta};
+    replace(file, kTheta, kLocalTheta, file.family.local_theta, local, reading);
+    local.values[kPart] = 1.0;
+    local.values[kType] = "default";
+    reading.kinds.push_back(local);
+  }
+  return reading;
+}
+
+// Returns `otherwise` for 0 too, as Python's `or` does.
+double number_or(const ConfigFields& settings, const char* name, double otherwise) {
+  return settings.has(name) && settings.at(name) == 0 ? otherwise
+                                                      : settings.positive_or(name, otherwise);
+}
+
+Llama3RopeScaling read_llama3(const ConfigFields& settings) {
+  const Llama3RopeScaling result{settings.positive("factor"), settings.positive("low_freq_factor"),
+                                 settings.positive("high_freq_factor"),
+                                 settings.positive(kOriginal)};
   if (result.high_frequency_factor <= result.low_frequency_factor) {
-    scaling.refuse("high_freq_factor must exceed low_freq_factor");
+    settings.refuse("high_freq_factor must exceed low_freq_factor");
   }
   return result;
 }
@@ -38,82 +353,56 @@ double yarn_magnitude(double factor, double scale) {
   return factor <= 1 ? 1 : 0.1 * scale * std::log(factor) + 1;
 }
 
-void read_yarn(const ConfigFields& scaling, std::int64_t context, RotaryEmbedding& rotary) {
-  const double factor = scaling.positive("factor");
-  const bool two_scales = scaling.has("mscale") && scaling.has("mscale_all_dim");
-  const double magnitude = two_scales
-                               ? yarn_magnitude(factor, scaling.positive("mscale")) /
-                                     yarn_magnitude(factor, scaling.positive("mscale_all_dim"))
-                               : yarn_magnitude(factor, 1);
-  rotary.factor = scaling.positive_or("attention_factor", magnitude);
-  rotary.scaling = YarnRopeScaling{
-      factor, scaling.positive_or("beta_fast", 32), scaling.positive_or("beta_slow", 1),
-      scaling.positive_or("original_max_position_embeddings", static_cast<double>(context)),
-      scaling.truth_or("truncate", true)};
+// Without a factor, the ratio of both contexts.
+double factor_or_ratio(const ConfigFields& settings, double original, std::int64_t context) {
+  return settings.positive_or("factor", static_cast<double>(context) / original);
+}
+
+void read_yarn(const ConfigFields& settings, std::int64_t context, RotaryEmbedding& rotary) {
+  const double original = settings.positive(kOriginal);
+  const double factor = factor_or_ratio(settings, original, context);
+  const double scale = number_or(settings, "mscale", 0);
+  const double scale_of_all = number_or(settings, "mscale_all_dim", 0);
+  const bool two_scales = scale != 0 && scale_of_all != 0;
+  const double magnitude =
+      two_scales ? yarn_magnitude(factor, scale) / yarn_magnitude(factor, scale_of_all)
+                 : yarn_magnitude(factor, 1);
+  rotary.factor = settings.positive_or("attention_factor", magnitude);
+  rotary.scaling = YarnRopeScaling{factor, number_or(settings, "beta_fast", 32),
+                                   number_or(settings, "beta_slow", 1), original,
+                                   settings.truth_or("truncate", true)};
   if (rotary.theta <= 1) {
-    scaling.refuse("yarn needs a rope_theta above 1");
+    settings.refuse("yarn needs a rope_theta above 1");
   }
 }
 
 // Sequences beyond the original context use other frequencies for every token, so that answers on
 // both sides of it could not share a prefix: the original context becomes the limit.
-void read_long_rope(const ConfigFields& fields, const ConfigFields& scaling, std::int64_t pairs,
-                    RotaryEmbedding& rotary, ModelConfig& config) {
-  const std::vector<double> divisors = scaling.positives("short_factor");
+void read_long_rope(const ConfigFields& settings, std::int64_t pairs, std::int64_t& context,
+                    RotaryEmbedding& rotary) {
+  const std::vector<double> divisors = settings.positives("short_factor");
   if (static_cast<std::int64_t>(divisors.size()) != pairs) {
-    scaling.refuse(
+    settings.refuse(
         fmt::format("short_factor has {} numbers for {} rotated pairs", divisors.size(), pairs));
   }
+  settings.has("long_factor");  // for longer sequences only
   rotary.divisors.assign(divisors.begin(), divisors.end());
-  const auto context = static_cast<double>(config.context);
-  const double original =
-      fields.positive_or("original_max_position_embeddings",
-                         scaling.positive_or("original_max_position_embeddings", context));
+  const double original = settings.positive(kOriginal);
   if (original < 2) {
-    fields.refuse(
-        fmt::format("original_max_position_embeddings is {}, must be at least 2", original));
+    settings.refuse(fmt::format("{} is {}, must be at least 2", kOriginal, original));
   }
-  const double factor = context / original;
+  const double factor = factor_or_ratio(settings, original, context);
   const double magnitude = factor <= 1 ? 1 : std::sqrt(1 + std::log(factor) / std::log(original));
-  rotary.factor = scaling.positive_or("attention_factor", magnitude);
-  config.context = static_cast<std::int64_t>(std::min(context, original));
+  rotary.factor = settings.positive_or("attention_factor", magnitude);
+  context = static_cast<std::int64_t>(std::min(static_cast<double>(context), original));
 }
 
-void read_scaling(const ConfigFields& fields, const ConfigFields& scaling, const Family& family,
-                  RotaryEmbedding& rotary, ModelConfig& config) {
-  const std::string type = type_of(scaling);
-  const std::int64_t rotated = rotary.rotated == 0 ? config.head_size : rotary.rotated;
-  // Early files of the family use an author's name, or the name of another method.
-  const bool long_rope = family.long_rope && (type == "su" || type == "yarn");
-  if (type == "longrope" || long_rope) {
-    read_long_rope(fields, scaling, rotated / 2, rotary, config);
-  } else if (type == "linear") {
-    rotary.scaling = LinearRopeScaling{scaling.positive("factor")};
-  } else if (type == "llama3") {
-    rotary.scaling = read_llama3(scaling);
-  } else if (type == "yarn") {
-    read_yarn(scaling, config.context, rotary);
-  } else if (type != "default" && type != "dynamic") {
-    // "dynamic" changes only sequences longer than the context, which are refused.
-    scaling.refuse(
-        fmt::format("type \"{}\" is not supported; supported: default, linear, dynamic, "
-                    "llama3, yarn, longrope",
-                    type));
-  }
-}
-
-std::int64_t rotated_part(const ConfigFields& fields, const Family& family,
-                          std::int64_t head_size) {
-  if (!family.partial_rotation) {
-    fields.require("partial_rotary_factor", 1.0);
-    return 0;
-  }
-  const double part = fields.positive_or("partial_rotary_factor", 1);
+std::int64_t rotated_part(const ConfigFields& settings, double part, std::int64_t head_size) {
   // A part above 1 might overflow the integer.
   const auto rotated =
       part > 1 ? 0 : static_cast<std::int64_t>(static_cast<double>(head_size) * part);
   if (rotated < 2 || rotated % 2 != 0) {
-    fields.refuse(fmt::format(
+    settings.refuse(fmt::format(
         "\"partial_rotary_factor\" is {}, must rotate an even number of the {} elements "
         "of a head",
         part, head_size));
@@ -121,38 +410,151 @@ std::int64_t rotated_part(const ConfigFields& fields, const Family& family,
   return rotated;
 }
 
-}  // namespace
+// What a reading comes to.
+struct Embeddings {
+  std::vector<RotaryEmbedding> kinds;
+  std::int64_t context = 0;
+  std::vector<std::string> unused;
 
-RotaryEmbedding read_rotary_embedding(const ConfigFields& fields, const Family& family,
-                                      ModelConfig& config) {
+  bool operator==(const Embeddings& other) const {
+    return kinds == other.kinds && context == other.context;
+  }
+};
+
+RotaryEmbedding embedding_of(const ConfigFields& settings, const RopeFile& file,
+                             Embeddings& embeddings) {
   RotaryEmbedding rotary;
-  rotary.theta = fields.positive_or("rope_theta", family.theta);
-  rotary.rotated = rotated_part(fields, family, config.head_size);
-  if (fields.has(kParameters)) {
-    const ConfigFields parameters = of_kind(fields.object(kParameters), "full_attention");
-    rotary.theta = parameters.positive_or("rope_theta", rotary.theta);
-    if (parameters.has("partial_rotary_factor")) {
-      rotary.rotated = rotated_part(parameters, family, config.head_size);
-    }
-    read_scaling(fields, parameters, family, rotary, config);
-  } else if (fields.has(kScaling)) {
-    read_scaling(fields, fields.object(kScaling), family, rotary, config);
+  rotary.theta = settings.positive(kTheta);
+  const std::string type = settings.text(kType).value();
+  const double part = settings.positive(kPart);
+  if (file.family.partial_rotation) {
+    rotary.rotated = rotated_part(settings, part, file.head_size);
+  } else if (part != 1 && type == "default") {
+    embeddings.unused.push_back(
+        fmt::format("\"{}\": {} is not used: this architecture rotates whole heads", kPart, part));
+  } else if (part != 1) {
+    settings.refuse(fmt::format("\"{}\": {} is not supported (only 1.0)", kPart, part));
+  }
+  const std::int64_t rotated = rotary.rotated == 0 ? file.head_size : rotary.rotated;
+  if (type == "longrope") {
+    read_long_rope(settings, rotated / 2, embeddings.context, rotary);
+  } else if (type == "linear") {
+    rotary.scaling = LinearRopeScaling{settings.positive("factor")};
+  } else if (type == "llama3") {
+    rotary.scaling = read_llama3(settings);
+  } else if (type == "yarn") {
+    read_yarn(settings, file.context, rotary);
+  } else if (type == "dynamic") {
+    settings.has("factor");  // changes only sequences longer than the context, which are refused
+  } else if (type != "default") {
+    settings.refuse(
+        fmt::format("type \"{}\" is not supported; supported: default, linear, dynamic, "
+                    "llama3, yarn, longrope",
+                    type));
   }
   return rotary;
 }
 
-RotaryEmbedding read_local_rotary_embedding(const ConfigFields& fields, const Family& family) {
-  RotaryEmbedding rotary;
-  rotary.theta = fields.positive_or("rope_local_base_freq", family.local_theta);
-  if (fields.has(kParameters) && fields.object(kParameters).has("sliding_attention")) {
-    const ConfigFields parameters = fields.object(kParameters).object("sliding_attention");
-    rotary.theta = parameters.positive_or("rope_theta", rotary.theta);
-    const std::string type = type_of(parameters);
-    if (type != "default") {
-      parameters.refuse(fmt::format("type \"{}\" is not supported (only default)", type));
+Embeddings embeddings_of(const Reading& reading, const RopeFile& file) {
+  Embeddings embeddings{{}, file.context, {}};
+  embeddings.unused = reading.unused;
+  for (const Settings& kind : reading.kinds) {
+    const ConfigFields settings =
+        file.fields.part(fmt::format("\"{}\": ", kind.where), kind.values);
+    embeddings.kinds.push_back(embedding_of(settings, file, embeddings));
+    for (const std::string& name : settings.unread()) {
+      embeddings.unused.push_back(
+          fmt::format("\"{}\": {} is not used", kind.where, settings.shown(name)));
     }
   }
-  return rotary;
+  // Both kinds may have read past the same setting.
+  std::vector<std::string> different;
+  for (const std::string& unused : embeddings.unused) {
+    if (std::find(different.begin(), different.end(), unused) == different.end()) {
+      different.push_back(unused);
+    }
+  }
+  embeddings.unused = different;
+  return embeddings;
+}
+
+// Returns nothing where transformers 4.57.6 cannot compute with the file.
+std::optional<Embeddings> embeddings_as_4(const RopeFile& file) {
+  try {
+    const std::optional<Reading> reading = read_as_4(file);
+    return reading ? std::optional(embeddings_of(*reading, file)) : std::nullopt;
+  } catch (const UserError&) {
+    return std::nullopt;
+  }
+}
+
+std::string scaling_text(const RotaryEmbedding& rotary) {
+  if (const auto* linear = std::get_if<LinearRopeScaling>(&rotary.scaling)) {
+    return fmt::format(", linear by {}", linear->factor);
+  }
+  if (const auto* llama3 = std::get_if<Llama3RopeScaling>(&rotary.scaling)) {
+    return fmt::format(", llama3 by {} over {}", llama3->factor, llama3->original_context);
+  }
+  if (const auto* yarn = std::get_if<YarnRopeScaling>(&rotary.scaling)) {
+    return fmt::format(", yarn by {} over {}", yarn->factor, yarn->original_context);
+  }
+  return rotary.divisors.empty() ? "" : ", longrope";
+}
+
+std::string text_of(const Embeddings& embeddings) {
+  std::vector<std::string> kinds;
+  for (const RotaryEmbedding& rotary : embeddings.kinds) {
+    kinds.push_back(fmt::format(
+        "theta {}{}{}", rotary.theta, scaling_text(rotary),
+        rotary.factor == 1 ? "" : fmt::format(", attention factor {:.6g}", rotary.factor)));
+  }
+  return fmt::format("{}", fmt::join(kinds, " and, in blocks with a window, "));
+}
+
+std::string disagreement(const RopeFile& file, const Embeddings& as_4, const Embeddings& as_5,
+                         bool follows_4) {
+  const std::string version = file.fields.text("transformers_version").value_or("");
+  return file.fields.located(fmt::format(
+      "transformers 4.57.6 and 5.23.0 differ about the rotary settings: {} in 4.57.6, {} in "
+      "5.23.0; "
+      "{} is followed, because {}; leave one spelling of each setting in the file",
+      text_of(as_4), text_of(as_5), follows_4 ? "4.57.6" : "5.23.0",
+      version.empty()
+          ? std::string("the file names no version")
+          : fmt::format("the file says \"transformers_version\": \"{}\"{}", version,
+                        file.fields.has(kParameters) && !follows_4 && version.starts_with('4')
+                            ? fmt::format(", but only \"{}\" has rotary settings", kParameters)
+                            : "")));
+}
+
+}  // namespace
+
+void read_rotary_embeddings(const ConfigFields& fields, const Family& family, ModelConfig& config) {
+  const RopeFile file{fields, family, config.head_size, config.context};
+  const bool old_names = fields.has(kScaling) || fields.has(kTheta) ||
+                         (file.has_two_kinds() && fields.has(kLocalTheta));
+  const std::optional<Embeddings> as_4 = embeddings_as_4(file);
+  // A file of transformers 4 that has its settings under the name of transformers 5 only was edited
+  // for transformers 5.
+  const bool follows_4 =
+      config.follows_transformers_4 && as_4 && (old_names || !fields.has(kParameters));
+  std::optional<Embeddings> as_5;
+  try {
+    as_5 = embeddings_of(read_as_5(file), file);
+  } catch (const UserError&) {
+    if (!follows_4) {
+      throw;
+    }
+  }
+  const Embeddings& followed = follows_4 ? *as_4 : *as_5;
+  for (const std::string& unused : followed.unused) {
+    config.warnings.push_back(fields.located(unused));
+  }
+  if (as_4 && as_5 && *as_4 != *as_5 && (old_names || config.follows_transformers_4)) {
+    config.warnings.push_back(disagreement(file, *as_4, *as_5, follows_4));
+  }
+  config.rotary = followed.kinds;
+  config.context = followed.context;
 }
 
 }  // namespace bipo

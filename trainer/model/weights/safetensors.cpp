@@ -182,6 +182,28 @@ void SafetensorsFile::add_sample(const std::string& name, ContentHash& hash) con
   hash.add_bytes(data + size - count, count);
 }
 
+bool SafetensorsFile::holds_same(const std::string& name, const SafetensorsFile& other,
+                                 const std::string& other_name) const {
+  constexpr std::uint64_t kPiece = 1 << 24;
+  const Entry& entry = entries_.at(name);
+  const Entry& other_entry = other.entries_.at(other_name);
+  if (entry.type != other_entry.type || entry.shape != other_entry.shape) {
+    return false;
+  }
+  for (std::uint64_t at = entry.begin; at < entry.end; at += kPiece) {
+    const std::uint64_t size = std::min(kPiece, entry.end - at);
+    const auto mine = data_.subspan(at, size);
+    const auto theirs = other.data_.subspan(other_entry.begin + (at - entry.begin), size);
+    const bool same = std::memcmp(mine.data(), theirs.data(), size) == 0;
+    file_.let_go(mine);
+    other.file_.let_go(theirs);
+    if (!same) {
+      return false;
+    }
+  }
+  return true;
+}
+
 at::Tensor SafetensorsFile::read(const std::string& name, const Slice& slice) const {
   const Entry& entry = entries_.at(name);
   const bool matrix = entry.shape.size() == 2;

@@ -41,6 +41,11 @@ class SafetensorsFile {
   // Adds the first and last bytes of a tensor's data to `hash`.
   void add_sample(const std::string& name, ContentHash& hash) const;
 
+  // Whether two tensors have the same type, shape and bytes.  Reads both up to the first
+  // difference.
+  bool holds_same(const std::string& name, const SafetensorsFile& other,
+                  const std::string& other_name) const;
+
   // Returns a copy of these rows and columns (a 1-D tensor has no columns), in the file's type.
   at::Tensor read(const std::string& name, const Slice& slice) const;
 

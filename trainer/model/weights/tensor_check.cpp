@@ -69,8 +69,9 @@ std::vector<std::string> check_tensors(const TensorCheck& check, const ModelConf
   if (!problems.empty()) {
     throw UserError(fmt::format(
         "{}: {}.  Weights and configuration do not belong together, or files are incomplete: get "
-        "the model again",
-        check.model, fmt::join(problems, "; and ")));
+        "the model again{}",
+        check.model, fmt::join(problems, "; and "),
+        check.remark.empty() ? "" : ".  " + check.remark));
   }
   std::vector<std::string> extra;
   for (const auto& [name, tensor] : stored) {

@@ -28,6 +28,7 @@ struct TensorCheck {
   std::string authority;  // what lists the tensors: "config.json", "the metadata"
   // Where the files keep each weight.
   std::function<TensorPlace(Role role, std::int64_t block)> place;
+  std::string remark = {};  // ends the error: what the files have instead; may be empty
 };
 
 // Throws one UserError that names every tensor that is missing, has another shape than the

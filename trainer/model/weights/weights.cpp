@@ -1,8 +1,11 @@
 #include "trainer/model/weights/weights.hpp"
 
+#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <sys/stat.h>
 
+#include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -12,7 +15,10 @@
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
 #include "trainer/model/files/strict_json.hpp"
+#include "trainer/model/hub/hub_cache.hpp"
 #include "trainer/model/sharding/names.hpp"
+#include "trainer/model/weights/checkpoint_names.hpp"
+#include "trainer/model/weights/other_formats.hpp"
 #include "trainer/model/weights/safetensors.hpp"
 #include "trainer/model/weights/tensor_check.hpp"
 
@@ -22,11 +28,18 @@ namespace {
 constexpr const char* kSingleFile = "model.safetensors";
 constexpr const char* kIndexFile = "model.safetensors.index.json";
 
-// Whether a tensor repeats what the configuration says: frequencies of rotary embedding, in
-// checkpoints of 2023, and a second copy of a tied head.
-bool is_harmless(const std::string& name, const ModelConfig& config) {
-  return name.ends_with("rotary_emb.inv_freq") ||
-         (config.tied_head && name == tensor_place(config, Role::kHead).name);
+// Frequencies of rotary embedding, in checkpoints of 2023, repeat what the configuration says.
+bool repeats_configuration(const std::string& name) {
+  return name.ends_with("rotary_emb.inv_freq");
+}
+
+// Returns "2026-11-28 20:15" in UTC, or "unknown".
+std::string date_of(const std::filesystem::path& path) {
+  struct stat status {};
+  if (stat(path.c_str(), &status) != 0) {
+    return "unknown";
+  }
+  return fmt::format("{:%Y-%m-%d %H:%M}", fmt::gmtime(status.st_mtime));
 }
 
 // Shortens a list to what a warning can name.
@@ -57,8 +70,9 @@ void require_files(const std::filesystem::path& index, const std::set<std::strin
   }
   if (!absent.empty()) {
     throw UserError(fmt::format(
-        "{}: {} of the {} files it names are not there: {}; the model is incomplete, get it again",
-        index.string(), absent.size(), names.size(), fmt::join(absent, ", ")));
+        "{}: {} of the {} files it names are not there: {}; the model is incomplete: {}",
+        index.string(), absent.size(), names.size(), fmt::join(absent, ", "),
+        download_advice(index.parent_path())));
   }
 }
 
@@ -89,27 +103,32 @@ std::map<std::string, std::string> read_shard_index(const std::filesystem::path&
 
 class SafetensorsSource final : public WeightSource {
  public:
-  SafetensorsSource(const std::filesystem::path& directory, const ModelConfig& config)
+  // Sets config.tied_head.
+  SafetensorsSource(const std::filesystem::path& directory, ModelConfig& config)
       : directory_(directory), config_(config) {
     if (std::filesystem::exists(directory / kSingleFile)) {
       add(directory / kSingleFile);
+      name_other_index();
     } else if (std::filesystem::exists(directory / kIndexFile)) {
       add_shards();
     } else {
-      throw UserError(
-          fmt::format("{}: has neither {} nor {}", directory.string(), kSingleFile, kIndexFile));
+      refuse_without_safetensors(directory);
     }
+    name_other_shards();
+    choose_names();
+    decide_about_head();
+    config.tied_head = config_.tied_head;
     check();
   }
 
   at::Tensor read(Role role, std::int64_t block, const Slice& slice) const override {
-    const TensorPlace place = tensor_place(config_, role, block);
+    const TensorPlace place = place_of(role, block);
     const Range rows = {place.first_row + slice.rows.begin, place.first_row + slice.rows.end};
     return where_.at(place.name)->read(place.name, {rows, slice.columns});
   }
 
   std::string place(Role role, std::int64_t block) const override {
-    const std::string name = tensor_place(config_, role, block).name;
+    const std::string name = place_of(role, block).name;
     return fmt::format("{}: tensor {}", where_.at(name)->path().string(), name);
   }
 
@@ -166,6 +185,122 @@ class SafetensorsSource final : public WeightSource {
     }
   }
 
+  // transformers prefers the single file too, also where it is what an older save left behind.
+  void name_other_index() {
+    const std::filesystem::path single = directory_ / kSingleFile;
+    const std::filesystem::path index = directory_ / kIndexFile;
+    std::error_code unreachable;
+    if (!std::filesystem::exists(index, unreachable) || names_single_file_only(index)) {
+      return;
+    }
+    warnings_.push_back(fmt::format(
+        "{} (of {} UTC) is read, and {} (of {} UTC) with its shards is not, as in transformers; "
+        "remove the older ones",
+        single.string(), date_of(single), kIndexFile, date_of(index)));
+  }
+
+  static bool names_single_file_only(const std::filesystem::path& path) {
+    const nlohmann::json index = read_strict_json<nlohmann::json>(path, kLargestIndex);
+    const nlohmann::json map = index.is_object() ? index.value("weight_map", nlohmann::json()) : "";
+    return map.is_object() && !map.empty() &&
+           std::all_of(map.begin(), map.end(),
+                       [](const nlohmann::json& shard) { return shard == kSingleFile; });
+  }
+
+  void name_other_shards() {
+    std::vector<std::filesystem::path> used;
+    for (const auto& file : files_) {
+      used.push_back(file->path());
+    }
+    const std::vector<std::string> others = other_shards(directory_, used);
+    std::error_code unreachable;
+    const bool has_index = std::filesystem::exists(directory_ / kIndexFile, unreachable);
+    const bool is_single = used.size() == 1 && used.front().filename() == kSingleFile;
+    if (others.empty() || (is_single && has_index)) {  // the index was named with its shards
+      return;
+    }
+    warnings_.push_back(fmt::format(
+        "{}: not read, because {}: {}; remove what is left of another model", directory_.string(),
+        is_single ? fmt::format("{} holds the model", kSingleFile)
+                  : fmt::format("{} does not name it", kIndexFile),
+        fmt::join(first_of(others), ", ")));
+  }
+
+  void choose_names() {
+    std::vector<std::string> names;
+    for (const auto& [name, file] : where_) {
+      names.push_back(name);
+    }
+    names_ = find_names(names);
+    if (!names_.are_known_to_transformers()) {
+      warnings_.push_back(fmt::format(
+          "{}: the tensors are named \"{}layers...\" instead of \"model.layers...\", and are read "
+          "as those; transformers 5.23 starts such a model with random weights: rename them",
+          directory_.string(), names_.blocks));
+    }
+  }
+
+  // What transformers 5.23 does in PreTrainedModel.tie_weights.
+  void decide_about_head() {
+    const std::string embedding = tensor_place(config_, Role::kEmbedding).name;
+    const std::string stored = names_.stored(embedding);
+    const bool has_head = where_.contains(names_.head);
+    if (!config_.tied_head || !has_head) {
+      return;
+    }
+    if (!where_.contains(stored)) {
+      embedding_ = names_.head;
+      warnings_.push_back(fmt::format(
+          "{}: {} is the embedding too: config.json ties them, and the files lack {} (transformers "
+          "4.57.6 cannot use such files)",
+          directory_.string(), names_.head, stored));
+      return;
+    }
+    if (where_.at(names_.head)->holds_same(names_.head, *where_.at(stored), stored)) {
+      return;
+    }
+    const char* consequence =
+        config_.follows_transformers_4
+            ? "the head of the files is not used, as in transformers 4, which "
+              "wrote config.json (5.23 uses it); set it to false to use it"
+            : "the head of the files is used, as in transformers 5.23 (4.57.6 "
+              "uses the embedding); set it to false to be rid of this line";
+    warnings_.push_back(fmt::format(
+        "{}: config.json says \"tie_word_embeddings\": true, but {} differs from {}: {}",
+        directory_.string(), names_.head, stored, consequence));
+    config_.tied_head = config_.follows_transformers_4;
+  }
+
+  TensorPlace place_of(Role role, std::int64_t block) const {
+    TensorPlace place = tensor_place(config_, role, block);
+    place.name =
+        role == Role::kEmbedding && !embedding_.empty() ? embedding_ : names_.stored(place.name);
+    return place;
+  }
+
+  // What an error about missing tensors should add.
+  std::string remark() const {
+    const auto has_part = [&](const char* part) {
+      return std::any_of(where_.begin(), where_.end(), [&](const auto& tensor) {
+        return tensor.first.find(part) != std::string::npos;
+      });
+    };
+    if (has_part(".base_layer.") || has_part(".lora_A.")) {
+      return "The files hold an adapter's layers beside the model's: save the result of PEFT's "
+             "merge_and_unload instead";
+    }
+    if (!names_.alternatives.empty()) {
+      return fmt::format("The files hold several models, with tensors that begin with {}",
+                         fmt::join(names_.alternatives, ", "));
+    }
+    if (!config_.tied_head && !where_.contains(names_.head)) {
+      return "If the model's head is its embedding, set \"tie_word_embeddings\" to true in "
+             "config.json";
+    }
+    return where_.empty() ? std::string()
+                          : fmt::format("The files hold names such as {}", where_.begin()->first);
+  }
+
   void check() {
     StoredTensors stored;
     for (const auto& [name, file] : where_) {
@@ -179,9 +314,11 @@ class SafetensorsSource final : public WeightSource {
     }
     const TensorCheck check_of_model = {
         directory_.string(), "config.json",
-        [&](Role role, std::int64_t block) { return tensor_place(config_, role, block); }};
+        [&](Role role, std::int64_t block) { return place_of(role, block); }, remark()};
     std::vector<std::string> extra = check_tensors(check_of_model, config_, stored);
-    std::erase_if(extra, [&](const std::string& name) { return is_harmless(name, config_); });
+    std::erase_if(extra, [&](const std::string& name) {
+      return repeats_configuration(name) || (config_.tied_head && name == names_.head);
+    });
     if (!extra.empty()) {
       warnings_.push_back(fmt::format(
           "{}: {} not used, because the model of config.json has no such weight: {}",
@@ -193,13 +330,15 @@ class SafetensorsSource final : public WeightSource {
   ModelConfig config_;
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
   std::map<std::string, const SafetensorsFile*> where_;  // by name
+  CheckpointNames names_;
+  std::string embedding_;  // the tensor that is the embedding, if not the one of that name
   std::vector<std::string> warnings_;
 };
 
 }  // namespace
 
 std::unique_ptr<WeightSource> open_safetensors(const std::filesystem::path& directory,
-                                               const ModelConfig& config) {
+                                               ModelConfig& config) {
   return std::make_unique<SafetensorsSource>(directory, config);
 }
 

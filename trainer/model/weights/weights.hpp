@@ -32,14 +32,22 @@ class WeightSource {
   virtual std::uint64_t fingerprint() const = 0;
 };
 
-// Opens the safetensors of a model directory: model.safetensors, or the shards that
+// Opens the safetensors of a model directory: model.safetensors, or else the shards that
 // model.safetensors.index.json names (plain file names only, so that no index leads out of the
 // directory).  Throws UserError unless every tensor that the configuration implies exists, in a
 // floating-point type and with the implied shape, and every tensor of the index is in the file that
 // the index names.  Warns about tensors that the model does not use, except those that repeat what
-// the configuration says and a head that is the embedding.
+// the configuration says and a head that is the embedding, and about further files of another
+// model.
+//
+// Names may begin with something else than "model." (see checkpoint_names.hpp).  A configuration
+// that ties the head to the embedding is followed by what the files hold, as transformers 5.23
+// does: with a head alone, that is the embedding too; a head that differs from the embedding is a
+// head of its own, and `config.tied_head` becomes false (transformers 4.57.6 ties it all the same,
+// and so it is for files that transformers 4 wrote).  Only such a head is compared, up to the first
+// difference.
 std::unique_ptr<WeightSource> open_safetensors(const std::filesystem::path& directory,
-                                               const ModelConfig& config);
+                                               ModelConfig& config);
 
 // Makes normal weights of standard deviation 0.02 (the usual initial scale) in bfloat16; norms
 // are 1. An element depends on (seed, role, block, row, column) only, so that every sharding reads
