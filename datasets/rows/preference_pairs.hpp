@@ -11,8 +11,8 @@
 
 namespace bipo {
 
-// One pair of a data file.  `prompt` ends with the turn to answer, a user's or a tool's, or with the
-// last turn before conversations part.
+// One pair of a data file.  `prompt` ends with the turn to answer, a user's or a tool's, or with
+// the last turn before conversations part.
 struct PreferencePair {
   std::vector<Message> prompt;
   // Each begins with an assistant turn, the answer, and turns that the file has after it follow;

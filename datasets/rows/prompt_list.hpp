@@ -23,9 +23,9 @@ Prompt prompt_from_text(const std::string& text, const std::string& where);
 
 // Reads .txt (also .txt.gz) with one question a line, without blank lines, or rows of any container
 // of for_each_data_row(): their `prompt` (a text, or messages; also `prompt_arr`), `question`,
-// `Question`, `messages` or `instruction`, after their `system` if they have it; rows of pairs without such a
-// key give the prompt that their pairs have.  Throws UserError with file:line and the broken rule,
-// also for an empty prompt and for a file without any.
+// `Question`, `messages` or `instruction`, after their `system` if they have it; rows of pairs
+// without such a key give the prompt that their pairs have.  Throws UserError with file:line and
+// the broken rule, also for an empty prompt and for a file without any.
 std::vector<Prompt> read_prompts(const std::filesystem::path& path);
 
 struct PromptFile {

@@ -6,8 +6,8 @@
 
 namespace bipo {
 
-// One turn of a conversation.  `role` is "system", "user", "assistant", or another one that the chat
-// template knows ("tool").
+// One turn of a conversation.  `role` is "system", "user", "assistant", or another one that the
+// chat template knows ("tool").
 struct Message {
   std::string role;
   std::string content;
