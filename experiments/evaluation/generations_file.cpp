@@ -18,15 +18,15 @@
 namespace bipo {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
-const Json* find(const Json& row, const char* key) {
+const OrderedJson* find(const OrderedJson& row, const char* key) {
   const auto found = row.find(key);
   return found == row.end() || found->is_null() ? nullptr : &*found;
 }
 
-const Json& require(const Json& row, const char* key, const std::string& where) {
-  const Json* value = find(row, key);
+const OrderedJson& require(const OrderedJson& row, const char* key, const std::string& where) {
+  const OrderedJson* value = find(row, key);
   if (value == nullptr) {
     throw UserError(fmt::format(
         "{}: the key '{}' is missing; a generation has prompt_index, prompt, multiplier and text",
@@ -36,13 +36,13 @@ const Json& require(const Json& row, const char* key, const std::string& where) 
 }
 
 [[noreturn]] void refuse(const std::string& where, const char* key, const char* rule,
-                         const Json& value) {
+                         const OrderedJson& value) {
   throw UserError(fmt::format("{}: '{}' must be {}, not {}", where, key, rule,
                               value.is_structured() ? value.type_name() : value.dump()));
 }
 
-std::int64_t read_prompt_index(const Json& row, const std::string& where) {
-  const Json& value = require(row, "prompt_index", where);
+std::int64_t read_prompt_index(const OrderedJson& row, const std::string& where) {
+  const OrderedJson& value = require(row, "prompt_index", where);
   if (!value.is_number_integer() || value < 0 || value > std::int64_t{1} << 53) {
     refuse(where, "prompt_index", "an integer from 0", value);
   }
@@ -50,7 +50,7 @@ std::int64_t read_prompt_index(const Json& row, const std::string& where) {
 }
 
 template <typename T>
-T read_value(const Json& value, const char* key, const std::string& where) {
+T read_value(const OrderedJson& value, const char* key, const std::string& where) {
   constexpr bool kIsNumber = std::is_same_v<T, double>;
   if (kIsNumber ? !value.is_number() : !value.is_string()) {
     refuse(where, key, kIsNumber ? "a number" : "a string", value);
@@ -58,8 +58,8 @@ T read_value(const Json& value, const char* key, const std::string& where) {
   return value.get<T>();
 }
 
-std::vector<Message> read_prompt(const Json& row, const std::string& where) {
-  const Json& value = require(row, "prompt", where);
+std::vector<Message> read_prompt(const OrderedJson& row, const std::string& where) {
+  const OrderedJson& value = require(row, "prompt", where);
   if (!value.is_string() && !value.is_array()) {
     refuse(where, "prompt", "a string or an array of messages", value);
   }
@@ -68,12 +68,12 @@ std::vector<Message> read_prompt(const Json& row, const std::string& where) {
   return prompt;
 }
 
-std::vector<TokenId> read_tokens(const Json& value, const std::string& where) {
+std::vector<TokenId> read_tokens(const OrderedJson& value, const std::string& where) {
   if (!value.is_array()) {
     refuse(where, "tokens", "an array of token ids", value);
   }
   std::vector<TokenId> tokens;
-  for (const Json& id : value) {
+  for (const OrderedJson& id : value) {
     if (!id.is_number_integer() || id < 0 || id >= std::int64_t{1} << 31) {
       refuse(where, "tokens", "an array of token ids", id);
     }
@@ -82,7 +82,7 @@ std::vector<TokenId> read_tokens(const Json& value, const std::string& where) {
   return tokens;
 }
 
-Generation generation_from_json(const Json& row, const std::string& where) {
+Generation generation_from_json(const OrderedJson& row, const std::string& where) {
   Generation generation;
   generation.where = where;
   generation.prompt_index = read_prompt_index(row, where);
@@ -90,19 +90,19 @@ Generation generation_from_json(const Json& row, const std::string& where) {
   generation.multiplier =
       read_value<double>(require(row, "multiplier", where), "multiplier", where);
   generation.text = read_value<std::string>(require(row, "text", where), "text", where);
-  if (const Json* variables = find(row, "template_variables")) {
+  if (const OrderedJson* variables = find(row, "template_variables")) {
     if (!variables->is_object()) {
       refuse(where, "template_variables", "an object", *variables);
     }
     generation.template_variables = *variables;
   }
-  if (const Json* tokens = find(row, "tokens")) {
+  if (const OrderedJson* tokens = find(row, "tokens")) {
     generation.tokens = read_tokens(*tokens, where);
   }
-  if (const Json* mean_logprob = find(row, "mean_logprob")) {
+  if (const OrderedJson* mean_logprob = find(row, "mean_logprob")) {
     generation.mean_logprob = read_value<double>(*mean_logprob, "mean_logprob", where);
   }
-  if (const Json* reason = find(row, "finish_reason")) {
+  if (const OrderedJson* reason = find(row, "finish_reason")) {
     generation.finish_reason = read_value<std::string>(*reason, "finish_reason", where);
     if (generation.finish_reason != "stop" && generation.finish_reason != "length") {
       refuse(where, "finish_reason", "\"stop\" or \"length\"", *reason);

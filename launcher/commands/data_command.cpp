@@ -97,6 +97,7 @@ struct Shown {
   std::string template_place;
   std::int64_t max_length = 0;
   std::vector<TokenPair> pairs;
+  std::string understood;
   std::vector<std::string> notes;  // warnings, rows left out
 
   std::vector<std::int64_t> collect(std::int64_t (*length)(const TokenPair&)) const {
@@ -174,7 +175,8 @@ std::string part_text(const char* name, const Tokens& tokens, const ScoredTokens
 std::string text_of(const Shown& shown) {
   const TokenText tokens(shown.text.tokenizer);
   const TokenPair& first = shown.pairs.front();
-  std::string out = fmt::format("{}: {} pairs\n", shown.options.file.string(), shown.pairs.size());
+  std::string out =
+      fmt::format("{}\npairs for this model: {}\n", shown.understood, shown.pairs.size());
   out += fmt::format("model: {}\n", shown.options.model.string());
   out += fmt::format("chat template: {}, from {}\n", shown.template_name, shown.template_place);
   out += token_row("BOS", shown.begins_with_bos(), shown.text.special.bos, "before the prompt",
@@ -219,6 +221,7 @@ Json json_of(const Shown& shown) {
   };
   Json json;
   json["file"] = shown.options.file.string();
+  json["understood"] = shown.understood;
   json["pairs"] = shown.pairs.size();
   json["model"] = shown.options.model.string();
   json["chat_template"] = {{"name", shown.template_name}, {"from", shown.template_place}};
@@ -255,12 +258,19 @@ int run_data_command(const ShowDataOptions& given) {
   const std::string place = place_of(options, model.chat_template.where);
   const PairTokenizer tokenizer(std::move(model), template_settings(options), config.vocabulary,
                                 tokenize);
-  TokenizedFile file = tokenizer.read(options.file);
+  RowOptions rows = row_options(options, options.max_pairs);
+  rows.bad_rows = BadRows::kSkip;
+  TokenizedFile file = tokenizer.read(options.file, rows);
   std::vector<std::string> notes = tokenizer.warnings();
   notes.insert(notes.end(), file.warnings.begin(), file.warnings.end());
   const TextTools text = tokenizer.text();
-  const Shown shown{options,         text,       tokenizer.template_name(),
-                    place,           max_length, std::move(file.pairs),
+  const Shown shown{options,
+                    text,
+                    tokenizer.template_name(),
+                    place,
+                    max_length,
+                    std::move(file.pairs),
+                    file.understood,
                     std::move(notes)};
   fmt::print("{}", options.json ? json_of(shown).dump(2) + '\n' : text_of(shown));
   std::fflush(stdout);

@@ -352,6 +352,7 @@ CommandTable data_table(ShowDataOptions& o) {
       "rows that\n"
       "would be left out, and the first pair as the model gets it.  Needs no weights.\n",
       {{"Options", {model_field(o.model).required(), json_field(o.json), config_field()}},
+       data_group(o, PairFiles::kTrain),
        text_group(o)},
       config_notes("data") +
           "\n"
