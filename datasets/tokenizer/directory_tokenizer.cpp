@@ -47,7 +47,15 @@ bool was_written_by_version_4(const TextFiles& files) {
   return !version.empty() && std::atoi(version.c_str()) < 5;
 }
 
+// Version 5 looks for the word anywhere in the file.
 bool mentions_byte_level(const nlohmann::json& value) {
+  const auto model = value.find("model");
+  if (model != value.end() && model->is_object()) {
+    const auto vocabulary = model->find("vocab");
+    if (vocabulary != model->end() && vocabulary->contains("ByteLevel")) {
+      return true;
+    }
+  }
   for (const char* key : {"normalizer", "pre_tokenizer", "decoder", "post_processor"}) {
     const auto found = value.find(key);
     if (found != value.end() && found->dump().find("\"ByteLevel\"") != std::string::npos) {

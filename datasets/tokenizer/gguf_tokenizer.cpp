@@ -96,6 +96,34 @@ bool keeps_space_after(std::string_view token) {
   return token == "<unk>" || token == "<s>" || token == "<|endoftext|>";
 }
 
+// The texts by which llama.cpp (llama-vocab.cpp) knows the tokens that end a generation.
+bool ends_generation(std::string_view token) {
+  static const std::unordered_set<std::string_view> kEnds = {
+      "<|eot_id|>",
+      "<|im_end|>",
+      "<|end|>",
+      "<|return|>",
+      "<|call|>",
+      "<|flush|>",
+      "<|calls|>",
+      "<end_of_turn>",
+      "<|endoftext|>",
+      "</s>",
+      "<|eom_id|>",
+      "<EOT>",
+      "_<EOT>",
+      "[EOT]",
+      "[EOS]",
+      "<|end_of_text|>",
+      "<end_of_utterance>",
+      "<eos>",
+      "<turn|>",
+      "<|tool_response>",
+      "<\uff5cend\u2581of\u2581sentence\uff5c>",
+      "[e~["};
+  return kEnds.contains(token);
+}
+
 std::vector<AddedToken> added_tokens(const GgufVocabulary& vocabulary) {
   if (vocabulary.token_type.empty()) {
     return {};
@@ -107,7 +135,9 @@ std::vector<AddedToken> added_tokens(const GgufVocabulary& vocabulary) {
     if (type < kNormal || type > kByte) {
       fail("token_type", fmt::format("{} of token {} is no type from 1 to 6", type, id));
     }
-    if (type != kUnknown && type != kControl && type != kUserDefined) {
+    // Some converters took an end token for a normal one; llama.cpp corrects it, too.
+    const bool is_mistaken = type == kNormal && ends_generation(vocabulary.tokens[id]);
+    if (type != kUnknown && type != kControl && type != kUserDefined && !is_mistaken) {
       continue;
     }
     if (vocabulary.tokens[id].empty()) {
@@ -276,32 +306,9 @@ bool gguf_begins_with_bos(const GgufVocabulary& vocabulary) {
 }
 
 std::vector<TokenId> gguf_end_tokens(const GgufVocabulary& vocabulary) {
-  static const std::unordered_set<std::string_view> kEnds = {
-      "<|eot_id|>",
-      "<|im_end|>",
-      "<|end|>",
-      "<|return|>",
-      "<|call|>",
-      "<|flush|>",
-      "<|calls|>",
-      "<end_of_turn>",
-      "<|endoftext|>",
-      "</s>",
-      "<|eom_id|>",
-      "<EOT>",
-      "_<EOT>",
-      "[EOT]",
-      "[EOS]",
-      "<|end_of_text|>",
-      "<end_of_utterance>",
-      "<eos>",
-      "<turn|>",
-      "<|tool_response>",
-      "<\uff5cend\u2581of\u2581sentence\uff5c>",
-      "[e~["};
   std::unordered_map<std::string_view, TokenId> found;
   for (std::size_t id = 0; id < vocabulary.tokens.size(); ++id) {
-    if (kEnds.contains(vocabulary.tokens[id])) {
+    if (ends_generation(vocabulary.tokens[id])) {
       found.emplace(vocabulary.tokens[id], static_cast<TokenId>(id));
     }
   }

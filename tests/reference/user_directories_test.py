@@ -570,6 +570,19 @@ class TestHub:
         _, stderr = user_files.scores(hub / "snapshots" / "0123abcd", data=pairs)
         assert warnings_of(stderr) == []
 
+    def test_adapters(self, base, hub):
+        from peft import LoraConfig, get_peft_model
+
+        model, _ = user_files.load(base)
+        adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False))
+        snapshot = hub.parent / "models--me--lora" / "snapshots" / "89ab"
+        adapted.save_pretrained(snapshot)
+        (snapshot.parents[1] / "refs").mkdir()
+        (snapshot.parents[1] / "refs" / "main").write_text("89ab")
+        right = user_files.transformers_scores(base, model=adapted.merge_and_unload())
+        (line,) = expect(base, right, "--adapter me/lora", options=("--adapter", "me/lora"))
+        assert "89ab" in line
+
     def test_other_places_of_the_cache(self, base, hub, tmp_path, monkeypatch):
         monkeypatch.delenv("HF_HUB_CACHE")
         for variable, place in (("HUGGINGFACE_HUB_CACHE", "a"), ("HF_HOME", "b/hub"), ("XDG_CACHE_HOME", "c/huggingface/hub")):

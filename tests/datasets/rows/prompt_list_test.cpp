@@ -58,7 +58,8 @@ TEST_F(PromptList, FilesOfPairsServe) {
 TEST_F(PromptList, RowsOfPairsGiveThePromptOfTheirPairs) {
   const auto prompt = [&](const std::string& row) {
     std::string text;
-    for (const Message& turn : read_prompts(write("p.jsonl", row)).at(0).messages) {
+    const std::vector<Prompt> prompts = read_prompts(write("p.jsonl", row));
+    for (const Message& turn : prompts.at(0).messages) {
       text += turn.role + "(" + turn.content + ")";
     }
     return text;

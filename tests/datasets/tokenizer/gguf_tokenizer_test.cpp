@@ -190,6 +190,16 @@ TEST(GgufTokenizer, EndTokensAreKnownByTheirText) {
   EXPECT_EQ(gguf_end_tokens(vocabulary), (Ids{1, 2, 4}));
 }
 
+// llama.cpp corrects the type of such a token, which a directory has as an added one.
+TEST(GgufTokenizer, AnEndTokenIsSpecialWhateverTheConverterTookItFor) {
+  GgufVocabulary vocabulary = byte_level();
+  vocabulary.tokens.push_back("<|im_end|>");
+  vocabulary.token_type.push_back(1);
+  const Tokenizer tokenizer = Tokenizer::from_gguf(vocabulary);
+  EXPECT_EQ(tokenizer.encode("a<|im_end|>"), (Ids{0, 6}));
+  EXPECT_TRUE(tokenizer.is_special(6));
+}
+
 TEST(GgufTokenizer, Phi3sSpecialTokensTakeTheSpaceAfterThem) {
   GgufVocabulary vocabulary = sentencepiece();
   vocabulary.add_space_prefix = false;

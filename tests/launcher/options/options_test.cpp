@@ -682,6 +682,20 @@ TEST(ConfigFile, GivesWhatTheCommandLineDoesNot) {
   EXPECT_FALSE(options.no_eos);
 }
 
+TEST(TrainOptions, NoBosIsAnotherSpellingOfBosNever) {
+  EXPECT_EQ(parsed({"--no-bos"}).bos, BosRule::kNever);
+  EXPECT_EQ(parsed({"--bos", "never"}).bos, BosRule::kNever);
+  const IniFile never("no-bos = true\n");
+  EXPECT_EQ(parsed({"--config", never.path()}).bos, BosRule::kNever);
+  EXPECT_EQ(parsed({"--config", never.path(), "--bos", "always"}).bos, BosRule::kAlways);
+  const IniFile as_before("no-bos = false\n");
+  EXPECT_EQ(parsed({"--config", as_before.path()}).bos, BosRule::kAuto);
+  expect_parts(train_error({"--bos", "always", "--no-bos"}), {"--no-bos", "second time"});
+  expect_parts(train_error({"--bos", "as in 0.1"}), {"auto, always, never"});
+  const IniFile wrong("no-bos = yes\n");
+  expect_parts(train_error({"--config", wrong.path()}), {":1", "true, false"});
+}
+
 TEST(ConfigFile, ValuesSurviveAsWritten) {
   const IniFile file("system-prompt =  Say \"#1\" = best; then stop # really \n");
   EXPECT_EQ(parsed({"--config", file.path()}).system_prompt,

@@ -32,7 +32,7 @@ constexpr const char* kOldType = "type";
 constexpr const char* kFull = "full_attention";
 constexpr const char* kSliding = "sliding_attention";
 
-// Of Phi-3, which has its original length at the top level even where the file is silent.
+// Phi-3 has its original length at the top level even where the file is silent.
 constexpr std::int64_t kDefaultOriginal = 4096;
 
 struct RopeFile {

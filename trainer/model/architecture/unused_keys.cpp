@@ -42,7 +42,7 @@ constexpr auto kKnown = std::to_array<std::string_view>(
      "repetition_penalty", "return_dict_in_generate", "sequence_bias", "stop_strings",
      "suppress_tokens", "target_lookbehind", "temperature", "token_healing", "top_h", "top_k",
      "top_p", "typical_p", "watermarking_config",
-     // Of one family's files; others leave them without a reader.
+     // They belong to one family, and the files of others repeat them.
      "full_attn_mod", "interpolate_factor", "max_window_layers", "no_rope_layer_interval"});
 
 bool is_of_tokens(std::string_view name) {

@@ -186,8 +186,10 @@ TEST_F(ModelConfigs, NameWhatNobodyReads) {
 }
 
 TEST_F(ModelConfigs, RefuseWhatChangesTheMathematics) {
-  for (const Json& change : {Json{{"quantization_config", {{"bits", 4}}}}, Json{{"mlp_bias", true}},
-                             Json{{"residual_multiplier", 0.2}}, Json{{"sliding_window", 16}}}) {
+  for (const Json& change :
+       {Json{{"quantization_config", {{"bits", 4}}}}, Json{{"mlp_bias", true}},
+        Json{{"residual_multiplier", 0.2}}, Json{{"transformers_weights", "other.safetensors"}},
+        Json{{"sliding_window", 16}}}) {
     const std::string key = change.begin().key();
     testing::expect_parts(testing::error_of<UserError>([&] { read(with(llama(), change)); }),
                           {key, "not supported"});
