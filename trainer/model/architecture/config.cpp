@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
@@ -101,21 +100,6 @@ const Family& family_of(const ConfigFields& fields, std::vector<std::string>& wa
   const Family& chosen = by_type != nullptr ? *by_type : *family;
   const bool lists_blocks = chosen.model_type == "mistral" && fields.has("layer_types");
   return lists_blocks ? *find_family_of_type("ministral") : chosen;
-}
-
-// Whether the file says that transformers 4 wrote it.  What calls itself 4.58 or higher are
-// development versions of 5.
-bool is_of_transformers_4(const ConfigFields& fields) {
-  const std::string version = fields.text("transformers_version").value_or("");
-  const char* end = version.data() + version.size();
-  int major = 0;
-  int minor = 0;
-  const auto after_major = std::from_chars(version.data(), end, major);
-  if (after_major.ec != std::errc() || after_major.ptr == end || *after_major.ptr != '.' ||
-      std::from_chars(after_major.ptr + 1, end, minor).ec != std::errc()) {
-    return false;
-  }
-  return major < 4 || (major == 4 && minor < 58);
 }
 
 void read_heads(const ConfigFields& fields, const Family& family, ModelConfig& config) {
@@ -335,7 +319,6 @@ ModelConfig read_model_config(const std::filesystem::path& directory) {
   const ConfigFields fields(directory / "config.json");
   ModelConfig config;
   const Family& family = family_of(fields, config.warnings);
-  config.follows_transformers_4 = is_of_transformers_4(fields);
   read_sizes(fields, family, config);
   apply_family(family, config);
   read_activation(fields, family, config);

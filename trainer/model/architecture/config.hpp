@@ -79,9 +79,6 @@ struct ModelConfig {
   std::int64_t context = 0;       // longest sequence, tokens
   double norm_epsilon = 1e-6;
   bool tied_head = false;  // the head is the embedding
-  // Whether the file says that transformers 4 wrote it: where 4.57.6 and 5.23 differ, it is then
-  // read as 4.57.6 reads it.
-  bool follows_transformers_4 = false;
 
   Activation activation = Activation::kSilu;
   double embedding_scale = 1;                        // multiplies embeddings

@@ -511,20 +511,16 @@ std::string text_of(const Embeddings& embeddings) {
   return fmt::format("{}", fmt::join(kinds, " and, in blocks with a window, "));
 }
 
-std::string disagreement(const RopeFile& file, const Embeddings& as_4, const Embeddings& as_5,
-                         bool follows_4) {
+std::string disagreement(const RopeFile& file, const Embeddings& as_4, const Embeddings& as_5) {
   const std::string version = file.fields.text("transformers_version").value_or("");
   return file.fields.located(fmt::format(
       "transformers 4.57.6 and 5.23.0 differ about the rotary settings: {} in 4.57.6, {} in "
       "5.23.0; "
-      "{} is followed, because {}; leave one spelling of each setting in the file",
-      text_of(as_4), text_of(as_5), follows_4 ? "4.57.6" : "5.23.0",
-      version.empty()
-          ? std::string("the file names no version")
-          : fmt::format("the file says \"transformers_version\": \"{}\"{}", version,
-                        file.fields.has(kParameters) && !follows_4 && version.starts_with('4')
-                            ? fmt::format(", but only \"{}\" has rotary settings", kParameters)
-                            : "")));
+      "5.23.0 is followed{}; leave one spelling of each setting in the file",
+      text_of(as_4), text_of(as_5),
+      version.starts_with('4')
+          ? fmt::format(", although the file says \"transformers_version\": \"{}\"", version)
+          : ""));
 }
 
 }  // namespace
@@ -534,27 +530,16 @@ void read_rotary_embeddings(const ConfigFields& fields, const Family& family, Mo
   const bool old_names = fields.has(kScaling) || fields.has(kTheta) ||
                          (file.has_two_kinds() && fields.has(kLocalTheta));
   const std::optional<Embeddings> as_4 = embeddings_as_4(file);
-  // A file of transformers 4 that has its settings under the name of transformers 5 only was edited
-  // for transformers 5.
-  const bool follows_4 =
-      config.follows_transformers_4 && as_4 && (old_names || !fields.has(kParameters));
-  std::optional<Embeddings> as_5;
-  try {
-    as_5 = embeddings_of(read_as_5(file), file);
-  } catch (const UserError&) {
-    if (!follows_4) {
-      throw;
-    }
-  }
-  const Embeddings& followed = follows_4 ? *as_4 : *as_5;
-  for (const std::string& unused : followed.unused) {
+  const Embeddings as_5 = embeddings_of(read_as_5(file), file);
+  for (const std::string& unused : as_5.unused) {
     config.warnings.push_back(fields.located(unused));
   }
-  if (as_4 && as_5 && *as_4 != *as_5 && (old_names || config.follows_transformers_4)) {
-    config.warnings.push_back(disagreement(file, *as_4, *as_5, follows_4));
+  const bool is_of_4 = fields.text("transformers_version").value_or("").starts_with('4');
+  if (as_4 && *as_4 != as_5 && (old_names || is_of_4)) {
+    config.warnings.push_back(disagreement(file, *as_4, as_5));
   }
-  config.rotary = followed.kinds;
-  config.context = followed.context;
+  config.rotary = as_5.kinds;
+  config.context = as_5.context;
 }
 
 }  // namespace bipo

@@ -259,16 +259,13 @@ class SafetensorsSource final : public WeightSource {
     if (where_.at(names_.head)->holds_same(names_.head, *where_.at(stored), stored)) {
       return;
     }
-    const char* consequence =
-        config_.follows_transformers_4
-            ? "the head of the files is not used, as in transformers 4, which "
-              "wrote config.json (5.23 uses it); set it to false to use it"
-            : "the head of the files is used, as in transformers 5.23 (4.57.6 "
-              "uses the embedding); set it to false to be rid of this line";
     warnings_.push_back(fmt::format(
-        "{}: config.json says \"tie_word_embeddings\": true, but {} differs from {}: {}",
-        directory_.string(), names_.head, stored, consequence));
-    config_.tied_head = config_.follows_transformers_4;
+        "{}: config.json says \"tie_word_embeddings\": true, but {} differs from {}: the head of "
+        "the "
+        "files is used, as in transformers 5.23 (4.57.6 uses the embedding); set it to false to be "
+        "rid of this line",
+        directory_.string(), names_.head, stored));
+    config_.tied_head = false;
   }
 
   TensorPlace place_of(Role role, std::int64_t block) const {

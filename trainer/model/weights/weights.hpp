@@ -43,8 +43,8 @@ class WeightSource {
 // Names may begin with something else than "model." (see checkpoint_names.hpp).  A configuration
 // that ties the head to the embedding is followed by what the files hold, as transformers 5.23
 // does: with a head alone, that is the embedding too; a head that differs from the embedding is a
-// head of its own, and `config.tied_head` becomes false (transformers 4.57.6 ties it all the same,
-// and so it is for files that transformers 4 wrote).  Only such a head is compared, up to the first
+// head of its own, and `config.tied_head` becomes false (transformers 4.57.6 ties it all the
+// same).  Only such a head is compared, up to the first
 // difference.
 std::unique_ptr<WeightSource> open_safetensors(const std::filesystem::path& directory,
                                                ModelConfig& config);
