@@ -183,7 +183,8 @@ PairFile read_preference_pairs(const std::filesystem::path& path, const RowOptio
   visitor.row = [&](const MakeRow& make, const std::string& where) {
     collector.add_all([&] {
       const nlohmann::ordered_json row = with_names(make(), options.columns, where);
-      const RowForm& form = form_of_row(row, !options.columns.empty(), where);
+      const RowForm& form =
+          form_of_row(row, !options.columns.empty(), options.keeps_transcripts, where);
       understanding.columns().see(row);
       std::vector<PreferencePair> pairs =
           pairs_of_row(form, RowReader(row, where, understanding.columns()), options.answer_pairs);

@@ -523,7 +523,8 @@ void require_no_other_prompt(const RowJson& row, const std::string& where) {
 
 }  // namespace
 
-const RowForm& form_of_row(const RowJson& row, bool columns_given, const std::string& where) {
+const RowForm& form_of_row(const RowJson& row, bool columns_given, bool keeps_transcripts,
+                           const std::string& where) {
   for (const char* key : {"prompt_arr", "chosen_arr", "rejected_arr"}) {
     const bool begun = row.contains("prompt_arr") || row.contains("chosen_arr");
     if (begun && !row.contains(key)) {
@@ -531,7 +532,8 @@ const RowForm& form_of_row(const RowJson& row, bool columns_given, const std::st
     }
   }
   for (const RowForm& form : row_forms()) {
-    if (!has_all(form.keys, row) || !form.fits(row)) {
+    const bool is_passed_over = keeps_transcripts && form.read == read_transcripts;
+    if (!has_all(form.keys, row) || !form.fits(row) || is_passed_over) {
       continue;
     }
     if (form.read == read_texts && !columns_given) {
@@ -614,7 +616,8 @@ std::vector<Message> prompt_of_row(const RowJson& row, bool question_first,
     }
   }
   if (row.contains("chosen") && row.contains("rejected")) {
-    const RowForm& form = form_of_row(row, /*columns_given=*/true, reader.where());
+    const RowForm& form = form_of_row(row, /*columns_given=*/true,
+                                      /*keeps_transcripts=*/false, reader.where());
     return pairs_of_row(form, reader, AnswerPairs::kBest).front().prompt;
   }
   throw UserError(

@@ -13,10 +13,11 @@ namespace bipo {
 struct RowForm;
 
 // Returns the first form that the row has.  `columns_given`: the user has named columns, so that a
-// further one cannot be a forgotten prompt.  Throws UserError for a row of no form: it names the
-// keys that are missing, or what the row is instead, and what to do.
+// further one cannot be a forgotten prompt.  `keeps_transcripts`: see RowOptions.  Throws UserError
+// for a row of no form: it names the keys that are missing, or what the row is instead, and what to
+// do.
 const RowForm& form_of_row(const nlohmann::ordered_json& row, bool columns_given,
-                           const std::string& where);
+                           bool keeps_transcripts, const std::string& where);
 
 // Refuses a table whose columns are those of no form, or name a column of use twice.
 void require_columns_of_form(const std::vector<std::string>& columns, const std::string& where);

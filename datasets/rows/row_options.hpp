@@ -31,6 +31,9 @@ struct RowOptions {
   std::optional<std::uint64_t> seed =
       {};  // of a shuffle before the first are taken; none: no shuffle
   OnDuplicate on_duplicate = OnDuplicate::kWarn;
+  // Dialogues written as texts ("\n\nHuman: ...") remain texts, whose common beginning is the
+  // prompt.
+  bool keeps_transcripts = false;
 };
 
 // Reads "prompt=question,chosen=best answer".  Throws UserError with the rule that the text breaks.

@@ -6,6 +6,7 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "datasets/template/chat_template.hpp"
+#include "datasets/template/chat_template_source.hpp"
 #include "datasets/tokens/tokenization.hpp"
 
 namespace bipo {
@@ -33,6 +34,7 @@ RowOptions row_options(const TextOptions& options, std::int64_t max_pairs) {
   rows.max_pairs = max_pairs;
   rows.seed = options.data_seed;
   rows.on_duplicate = options.on_duplicate;
+  rows.keeps_transcripts = options.chat_template == kRawForm;
   return rows;
 }
 

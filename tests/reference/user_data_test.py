@@ -200,6 +200,13 @@ def test_transcripts_are_the_conversations_in_them(files: Files) -> None:
     assert files.scores(files.lines(row)) == pytest.approx(files.scores(files.lines(right, name="r.jsonl")), abs=EPS)
 
 
+def test_transcripts_as_raw_texts_are_those_of_trl(files: Files) -> None:
+    """TRL 1.16.0: the common characters are the prompt, nothing around them, EOS after each answer."""
+    row = dict(chosen=dialogue(KEYS, KEYS_YES), rejected=dialogue(KEYS, PLANT_NO))
+    ours = files.scores(files.lines(row), "--chat-template", "raw")
+    assert ours == pytest.approx(user_files.trl_scores(files.base, [row]), abs=1e-3)
+
+
 # ---- containers
 
 def packed(rows: Sequence[dict]) -> bytes:

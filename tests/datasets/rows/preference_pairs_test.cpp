@@ -414,6 +414,12 @@ TEST_F(PreferencePairs, TranscriptsBecomeTurns) {
       whole(file.pairs[0]),
       "user(Hi there)assistant(Hello.)user(And?) + assistant(Yes, so.) - assistant(Yes, no.)");
   EXPECT_NE(file.understood.find("1 row of the form HH-RLHF transcripts"), std::string::npos);
+  RowOptions texts;
+  texts.keeps_transcripts = true;
+  const PairFile kept = read_preference_pairs(directory_ / "a.jsonl", texts);
+  EXPECT_EQ(whole(kept.pairs[0]),
+            "user(\n\nHuman: Hi there\n\nAssistant: Hello.\n\nHuman: And?\n\nAssistant: Yes,) + "
+            "assistant( so.) - assistant( no.)");
   expect_refused(
       "a.jsonl",
       R"({"chosen":"\n\nHuman: Hi\n\nAssistant:","rejected":"\n\nHuman: Hi\n\nAssistant: b"})", 1,
