@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <array>
 #include <cstddef>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -89,8 +90,22 @@ TokenizedFile PairTokenizer::read(const std::filesystem::path& file) const {
   return read(file, options);
 }
 
+// A name that is no token of the vocabulary becomes a new one, as in transformers.
+void PairTokenizer::require_known_eos() const {
+  if (options_.add_eos && special_.eos && *special_.eos >= vocabulary_) {
+    throw UserError(fmt::format(
+        "the end-of-sequence token \"{}\" has the token id {}, which is outside the model's "
+        "vocabulary "
+        "of {}; name one that the model knows as eos_token in its tokenizer_config.json, or use "
+        "--no-eos",
+        tokenizer_.decode(std::array{*special_.eos}, SpecialTokenText::kKept), *special_.eos,
+        vocabulary_));
+  }
+}
+
 TokenizedFile PairTokenizer::read(const std::filesystem::path& file,
                                   const RowOptions& options) const {
+  require_known_eos();
   TokenizedFile result;
   const PairFile rows = read_preference_pairs(file, options);
   result.understood = rows.understood;

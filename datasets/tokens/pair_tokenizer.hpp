@@ -52,6 +52,8 @@ class PairTokenizer {
   TextTools text() const { return {chat_template_, tokenizer_, special_, options_, vocabulary_}; }
 
  private:
+  void require_known_eos() const;
+
   Tokenizer tokenizer_;
   SpecialTokens special_;
   ChatTemplate chat_template_;

@@ -130,6 +130,9 @@ TEST_F(PairTokenizerTest, RefusesIdsThatTheModelDoesNotKnow) {
   const std::filesystem::path file = write_rows("q,y,n\n");
   EXPECT_EQ(tokenizer(kVocabulary).read(file).pairs.size(), 1U);
   testing::expect_parts(testing::error_of<UserError>([&] { tokenizer(kTurnEnd).read(file); }),
+                        {"end-of-sequence token", "token id 301", "vocabulary of 301"});
+  options_.add_eos = false;
+  testing::expect_parts(testing::error_of<UserError>([&] { tokenizer(kTurnEnd).read(file); }),
                         {file.string() + ":2: token id 301 is outside", "vocabulary of 301"});
 }
 
