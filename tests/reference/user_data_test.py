@@ -302,7 +302,7 @@ def test_prompts_come_from_the_same_files(files: Files) -> None:
 
 
 def test_generations_keep_the_members_of_their_prompts(files: Files) -> None:
-    prompt = [dict(role="assistant", content=None, tool_calls=[dict(type="function")]),
+    prompt = [dict(role="assistant", content="Let me look.", tool_calls=[dict(type="function")]),
               dict(role="tool", content="42", tool_call_id="7"), dict(role="user", content=KEYS, name="ann")]
     out = files / "answers.jsonl"
     program.run_successfully(["generate", "--model", files.base, "--prompts", files.lines(dict(prompt=prompt)),

@@ -107,8 +107,10 @@ def older_scores(directory: Path) -> tuple[float, float]:
 
 
 def warnings_of(stderr: str) -> list[str]:
-    """Those about the files: a run of one step always has one about its warm-up."""
-    return [line for line in stderr.splitlines() if "warning: " in line and "warm-up" not in line]
+    """Those about configuration and weights, which leaves out the short run, its data and the small tokenizer."""
+    others = ("warm-up", "are trained on as well", "differ on this tokenizer")
+    return [line for line in stderr.splitlines()
+            if "warning: " in line and not any(other in line for other in others)]
 
 
 def expect(directory: Path, right: tuple[float, float], *named: str, options: tuple = ()) -> list[str]:
@@ -264,10 +266,12 @@ def test_rotary_settings_of_gemma_3(families, tmp_path, case):
     expect(directory, user_files.transformers_scores(directory), *named)
 
 
-def test_rotary_settings_of_gemma_3_as_4_reads_them(families, tmp_path):
+def test_rotary_settings_of_gemma_3_in_a_file_of_4(families, tmp_path):
     directory = edited(families["gemma3_text"], tmp_path / "model", **OLD, rope_theta=500.0,
                        rope_scaling={"rope_type": "linear", "factor": 2.0, "rope_theta": 77.0})
-    expect(directory, older_scores(directory), '"rope_theta": 77.0 is not used', "differ")
+    newer = user_files.transformers_scores(directory)
+    assert older_scores(directory) != pytest.approx(newer, abs=1e-2)
+    expect(directory, newer, "differ about the rotary settings", "5.23.0 is followed")
 
 
 PHI_LONGROPE = {**LONGROPE, "rope_theta": 1e4, "partial_rotary_factor": 0.5}
@@ -485,7 +489,7 @@ class TestFiles:
         merged = adapted.merge_and_unload()
         merged.save_pretrained(directory)
         right = user_files.transformers_scores(directory, model=merged)
-        assert user_files.transformers_scores(directory) != pytest.approx(right, abs=1)
+        assert user_files.transformers_scores(directory) != pytest.approx(right, abs=1e-2)
         expect(directory, right, "adapter_config.json")
 
     @pytest.mark.parametrize("names, parts", [
