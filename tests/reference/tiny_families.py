@@ -81,7 +81,8 @@ YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 
 LONGROPE = {"type": "longrope", "short_factor": [1.0, 1.7, 2.4], "long_factor": [1.5, 5.0, 9.0]}
 
 NO_ROPE_SCALING = Property({"rope_scaling": None})
-TIED_INSTEAD = Property({"tie_word_embeddings": True})
+# The head goes as well: transformers 5.23 uses one that the files have, whatever the flag says.
+TIED_INSTEAD = Property({"tie_word_embeddings": True}, lambda weights: weights.pop("lm_head.weight"))
 SILU_INSTEAD = Property({"hidden_activation": "silu"})
 NO_WINDOW = Property({"sliding_window": None})
 WINDOW = 7
