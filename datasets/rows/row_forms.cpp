@@ -270,11 +270,6 @@ Pairs read_texts(const RowReader& row, AnswerPairs /*answers*/) {
                     row)};
 }
 
-std::string_view without_blanks(std::string_view text) {
-  const std::size_t begin = std::min(text.find_first_not_of(kBlanks), text.size());
-  return text.substr(begin, text.find_last_not_of(kBlanks) + 1 - begin);
-}
-
 bool is_turn(const Message& turn, const Message& expected) {
   return turn.role == expected.role &&
          without_blanks(turn.content) == without_blanks(expected.content);

@@ -3,13 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
 #include "datasets/text/data_text.hpp"
 #include "datasets/text/json_lines.hpp"
+#include "datasets/text/template_variable.hpp"
 #include "datasets/text/untrusted_json.hpp"
 
 namespace bipo {
@@ -24,16 +24,11 @@ bool looks_like_messages(std::string_view text) {
          text.find("content") != std::string_view::npos;
 }
 
-std::string_view trimmed(std::string_view text) {
-  const std::size_t begin = std::min(text.find_first_not_of(kBlanks), text.size());
-  return text.substr(begin, text.find_last_not_of(kBlanks) + 1 - begin);
-}
-
 std::vector<std::string> split_at_semicolons(std::string_view text) {
   std::vector<std::string> parts;
   while (!text.empty()) {
     const std::size_t end = std::min(text.find(';'), text.size());
-    if (const std::string_view part = trimmed(text.substr(0, end)); !part.empty()) {
+    if (const std::string_view part = without_blanks(text.substr(0, end)); !part.empty()) {
       parts.emplace_back(part);
     }
     text.remove_prefix(std::min(end + 1, text.size()));
@@ -182,23 +177,8 @@ OrderedJson RowReader::template_variables() const {
   if (!further.is_object()) {
     throw UserError(fmt::format("{}: 'chat_template_kwargs' must be an object", where_));
   }
-  // Parameters of transformers' apply_chat_template, which never reach a template by such a name.
-  constexpr std::array<std::string_view, 14> kReserved = {"conversation",
-                                                          "messages",
-                                                          "chat_template",
-                                                          "add_generation_prompt",
-                                                          "continue_final_message",
-                                                          "tokenize",
-                                                          "sanitize_control_tokens",
-                                                          "padding",
-                                                          "truncation",
-                                                          "max_length",
-                                                          "return_tensors",
-                                                          "return_dict",
-                                                          "return_assistant_tokens_mask",
-                                                          "tokenizer_kwargs"};
   for (const auto& [name, value] : further.items()) {
-    if (std::find(kReserved.begin(), kReserved.end(), name) != kReserved.end()) {
+    if (is_parameter_of_rendering(name)) {
       throw UserError(fmt::format(
           "{}: 'chat_template_kwargs' holds '{}', which is no variable of a template; remove it",
           where_, name));

@@ -38,6 +38,11 @@ bool is_blank(std::string_view text) {
   return text.find_first_not_of(kBlanks) == std::string_view::npos;
 }
 
+std::string_view without_blanks(std::string_view text) {
+  const std::size_t begin = std::min(text.find_first_not_of(kBlanks), text.size());
+  return text.substr(begin, text.find_last_not_of(kBlanks) + 1 - begin);
+}
+
 std::string read_data_text(const std::filesystem::path& path) {
   std::string text = read_bytes(path);
   if (text.starts_with(kByteOrderMark)) {

@@ -15,6 +15,9 @@ std::string read_data_text(const std::filesystem::path& path);
 inline constexpr std::string_view kBlanks = " \t\r\n\v\f";  // ASCII white space
 bool is_blank(std::string_view text);
 
+// Returns the text without the blanks at its ends.
+std::string_view without_blanks(std::string_view text);
+
 // Throw UserError, which begins with `where`: the first for text with a NUL, the second also for
 // text that is not UTF-8.
 void require_no_nul(std::string_view text, const std::string& where);

@@ -15,23 +15,15 @@ using Ordered = nlohmann::ordered_json;
 // it.
 std::size_t value_end(std::string_view text) {
   std::ptrdiff_t depth = 0;
-  bool in_string = false;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const char character = text[i];
-    if (in_string) {
-      i += character == '\\' ? 1 : 0;
-      in_string = character != '"';
-    } else if (character == '"') {
-      in_string = true;
-    } else if (character == '[' || character == '{') {
-      ++depth;
-    } else if (depth > 0 && (character == ']' || character == '}')) {
-      --depth;
-    } else if (depth == 0 && (character == ',' || character == ']' || character == '}')) {
-      return i;
+  return find_outside_strings(text, [&](char character) {
+    const bool opens = character == '[' || character == '{';
+    const bool closes = character == ']' || character == '}';
+    if (depth == 0 && (closes || character == ',')) {
+      return true;
     }
-  }
-  return text.size();
+    depth += opens ? 1 : closes ? -1 : 0;
+    return false;
+  });
 }
 
 // Walks through the text of an array, counting lines.

@@ -9,23 +9,12 @@ namespace bipo {
 
 bool is_nested_too_deeply(std::string_view json) {
   std::ptrdiff_t depth = 0;
-  bool in_string = false;
-  for (std::size_t i = 0; i < json.size(); ++i) {
-    const char character = json[i];
-    if (in_string) {
-      i += character == '\\' ? 1 : 0;
-      in_string = character != '"';
-    } else if (character == '"') {
-      in_string = true;
-    } else if (character == '[' || character == '{') {
-      if (++depth > kDeepestJson) {
-        return true;
-      }
-    } else if (character == ']' || character == '}') {
-      --depth;
-    }
-  }
-  return false;
+  const auto goes_too_deep = [&](char character) {
+    depth += character == '[' || character == '{' ? 1 : 0;
+    depth -= character == ']' || character == '}' ? 1 : 0;
+    return depth > kDeepestJson;
+  };
+  return find_outside_strings(json, goes_too_deep) < json.size();
 }
 
 namespace {

@@ -21,6 +21,25 @@ namespace bipo {
 // recurses, so deeper values could overflow the stack.
 inline constexpr int kDeepestJson = 100;
 
+// Returns the offset of the first character outside of strings for which `stops` is true, asked in
+// order; the text's size if there is none.
+template <typename Stops>
+std::size_t find_outside_strings(std::string_view json, const Stops& stops) {
+  bool in_string = false;
+  for (std::size_t i = 0; i < json.size(); ++i) {
+    const char character = json[i];
+    if (in_string) {
+      i += character == '\\' ? 1 : 0;
+      in_string = character != '"';
+    } else if (character == '"') {
+      in_string = true;
+    } else if (stops(character)) {
+      return i;
+    }
+  }
+  return json.size();
+}
+
 // Counts the brackets outside of strings; does not check that `json` is JSON.
 bool is_nested_too_deeply(std::string_view json);
 

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
+#include "datasets/text/template_variable.hpp"
 
 namespace bipo {
 namespace {
@@ -324,22 +325,7 @@ std::pair<std::string, nlohmann::ordered_json> parse_template_arg(const std::str
   if (equals == std::string::npos || !is_identifier) {
     throw UserError("must be NAME=JSON, such as enable_thinking=false");
   }
-  // What transformers' apply_chat_template takes for itself never reaches a template.
-  static const std::vector<std::string> own = {"conversation",
-                                               "messages",
-                                               "chat_template",
-                                               "add_generation_prompt",
-                                               "continue_final_message",
-                                               "tokenize",
-                                               "sanitize_control_tokens",
-                                               "padding",
-                                               "truncation",
-                                               "max_length",
-                                               "return_tensors",
-                                               "return_dict",
-                                               "return_assistant_tokens_mask",
-                                               "tokenizer_kwargs"};
-  if (std::find(own.begin(), own.end(), name) != own.end()) {
+  if (is_parameter_of_rendering(name)) {
     throw UserError(fmt::format("{} is no variable that a template can be given", name));
   }
   const std::string json = text.substr(equals + 1);

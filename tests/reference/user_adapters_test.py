@@ -14,7 +14,6 @@ import sys
 import warnings
 from pathlib import Path
 
-import gguf
 import pytest
 import torch
 import transformers
@@ -25,6 +24,7 @@ from transformers import (AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, P
 
 import program
 import user_files
+from gguf_models import write_gguf
 
 TOLERANCE = 1e-4  # nats
 LEAST_EFFECT = 0.05
@@ -533,49 +533,11 @@ class TestRefused:
                        json.loads((tmp_path / "adapter" / CONFIG).read_text())["peft_type"], "merge_and_unload")
 
 
-def write_gguf(directory: Path, path: Path) -> Path:
-    """The model as llama.cpp's converter writes Llama: rows of q_proj and k_proj that rotate together are neighbours."""
-    model, fast = user_files.load(directory)
-    config = model.config
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(config.vocab_size)
-    backend = json.loads(fast.backend_tokenizer.to_str())
-    special = {token["id"] for token in backend["added_tokens"]}
-    tokens = fast.convert_ids_to_tokens(range(len(fast)))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(tokens)
-    writer.add_token_types([gguf.TokenType.CONTROL if index in special else gguf.TokenType.NORMAL
-                            for index in range(len(tokens))])
-    writer.add_token_merges([" ".join(pair) for pair in backend["model"]["merges"]])
-    writer.add_eos_token_id(fast.eos_token_id)
-    writer.add_chat_template(fast.chat_template)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    for name, values in model.state_dict().items():
-        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
-        if heads:
-            values = values.reshape(heads, 2, -1, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
-        writer.add_tensor(names.get_name(name, (".weight",)), values.contiguous().numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
 @pytest.mark.parametrize("settings", [
     {"target_modules": [*ALL, "lm_head", "embed_tokens"]}, {"target_modules": ALL, "use_dora": True}],
     ids=["plain", "DoRA"])
 def test_on_the_model_as_gguf(base, tmp_path, settings):
-    file = write_gguf(base("llama"), tmp_path / "model.gguf")
+    file = write_gguf(tmp_path / "model.gguf", base("llama"))
     adapter = save(base("llama"), tmp_path / "adapter", **settings)
     expected = merged_scores(base("llama"), adapter)
     pairs = shutil.copy(base("llama") / "pairs.csv", tmp_path / "pairs.csv")

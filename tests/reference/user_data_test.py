@@ -78,15 +78,8 @@ class Files:
         return self.folder / name
 
     def scores(self, data: Path, *options: object, test: Path | None = None) -> tuple[float, float]:
-        out = self.folder / f"{data.name}.run.h5"
-        finished = program.run(["train", "--model", self.base, "--train", data, "--test", test or data, "--layer", 1,
-                                "--epochs", 1, "--batch-size", 1, "--max-steps", 1, "--system-prompt", "",
-                                "--multipliers", 0, "--out", out, "--overwrite", *options], timeout=120)
-        assert finished.code == program.DONE, finished
-        self.stderr = finished.stderr
-        with h5py.File(out) as file:
-            row = file["evals"][-1]
-        return float(row["chosen_logp"]), float(row["rejected_logp"])
+        found, self.stderr = user_files.scores(self.base, *options, data=data, test=test)
+        return found
 
     def refusal(self, data: Path, *options: object) -> str:
         finished = user_files.run_train(self.base, *options, data=data)
@@ -372,7 +365,7 @@ def test_text_that_is_laid_out_already_is_named(files: Files, text: str, mark: s
 
 def test_a_run_file_is_that_of_a_version_without_these_settings(files: Files) -> None:
     data = files.lines(*PLAIN)
-    out = files / f"{data.name}.run.h5"
+    out = user_files.run_file(data)
     files.scores(data)
     with h5py.File(out) as file:
         config = json.loads(file.attrs["config"])

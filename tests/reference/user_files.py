@@ -100,22 +100,25 @@ def write_rows(path: Path, *rows: Mapping) -> Path:
     return path
 
 
-def run_train(model: Path, *options: object, data: Path | None = None, ranks: int | None = None) -> program.Finished:
-    """One step on the data (the model's pairs.csv) without a system prompt; the run file is run.h5 beside it."""
+def run_file(data: Path) -> Path:
+    return data.parent / f"{data.name}.run.h5"
+
+
+def run_train(model: Path, *options: object, data: Path | None = None, test: Path | None = None,
+              ranks: int | None = None) -> program.Finished:
+    """One step on the data (the model's pairs.csv) without a system prompt; writes run_file(data)."""
     data = data or model / "pairs.csv"
-    out = data.parent / f"{data.stem}.run.h5"
-    return program.run(["train", "--model", model, "--train", data, "--test", data, "--layer", 1, "--epochs", 1,
+    return program.run(["train", "--model", model, "--train", data, "--test", test or data, "--layer", 1, "--epochs", 1,
                         "--batch-size", 1, "--max-steps", 1, "--system-prompt", "", "--multipliers", 0,
-                        "--out", out, "--overwrite", *options], ranks, timeout=120)
+                        "--out", run_file(data), "--overwrite", *options], ranks, timeout=120)
 
 
-def scores(model: Path, *options: object, data: Path | None = None,
+def scores(model: Path, *options: object, data: Path | None = None, test: Path | None = None,
            ranks: int | None = None) -> tuple[tuple[float, float], str]:
     """The program's scores, and what it wrote on stderr."""
-    finished = run_train(model, *options, data=data, ranks=ranks)
+    finished = run_train(model, *options, data=data, test=test, ranks=ranks)
     assert finished.code == program.DONE, finished
-    data = data or model / "pairs.csv"
-    with h5py.File(data.parent / f"{data.stem}.run.h5") as file:
+    with h5py.File(run_file(data or model / "pairs.csv")) as file:
         table = file["evals"][()]
     row = table[table["multiplier"] == 0][0]
     return (float(row["chosen_logp"]), float(row["rejected_logp"])), finished.stderr
@@ -135,8 +138,7 @@ def load(directory: Path) -> tuple[torch.nn.Module, PreTrainedTokenizerFast]:
 def transformers_scores(directory: Path, pairs: Sequence[Sequence[str]] = PAIRS, *, model: torch.nn.Module = None,
                         **template: object) -> tuple[float, float]:
     """transformers 5: the directory's template, its tokenizer without further special tokens, EOS after each answer."""
-    loaded, fast = load(directory)
-    loaded = model or loaded
+    model, fast = (model, AutoTokenizer.from_pretrained(directory)) if model else load(directory)
     sums = [0.0, 0.0]
     for question, *answers in pairs:
         text = fast.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True,
@@ -144,7 +146,7 @@ def transformers_scores(directory: Path, pairs: Sequence[Sequence[str]] = PAIRS,
         prompt = fast(text, add_special_tokens=False).input_ids
         for which, answer in enumerate(answers):
             ids = [*fast(text + answer, add_special_tokens=False).input_ids, fast.eos_token_id]
-            sums[which] += answer_score(loaded, prompt, ids[len(prompt):])
+            sums[which] += answer_score(model, prompt, ids[len(prompt):])
     return sums[0] / len(pairs), sums[1] / len(pairs)
 
 

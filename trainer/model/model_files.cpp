@@ -77,8 +77,7 @@ void name_adapter_beside(const std::filesystem::path& model, const std::filesyst
     warnings.push_back(fmt::format(
         "{}: the adapter beside the model (adapter_config.json) is not applied; transformers does "
         "apply it if PEFT is installed, also to weights that it was merged into: remove it, or "
-        "give "
-        "it as --adapter if the weights are those of its base",
+        "give it as --adapter if the weights are those of its base",
         model.string()));
   }
 }

@@ -266,12 +266,7 @@ bool has_numbers(const Json& values, std::initializer_list<const char*> names) {
 bool complete_long_rope_as_4(const RopeFile& file, Settings& settings, Reading& reading) {
   if (file.fields.has(kOriginal) || file.family.long_rope) {
     replace(file, kOriginal, kOriginal, kDefaultOriginal, settings, reading);
-    if (has(settings.values, "factor")) {
-      reading.unused.push_back(
-          fmt::format("{} is not used: the ratio of max_position_embeddings to \"{}\" comes first",
-                      assigned(settings.where, "factor", settings.values.at("factor")), kOriginal));
-      settings.values.erase("factor");
-    }
+    settings.values.erase("factor");  // the ratio of both lengths counts
     return true;
   }
   replace(file, kOriginal, kOriginal, file.context, settings, reading);
@@ -284,7 +279,6 @@ bool complete_type_as_4(const RopeFile& file, Settings& settings, Reading& readi
   if (type == "longrope") {
     return complete_long_rope_as_4(file, settings, reading);
   }
-  name_unused_original(file, reading);
   if (type == "llama3") {
     return has_numbers(settings.values,
                        {"factor", "low_freq_factor", "high_freq_factor", kOriginal});
@@ -300,7 +294,8 @@ bool complete_type_as_4(const RopeFile& file, Settings& settings, Reading& readi
 }
 
 // As transformers 4.57.6: theta and rotated part stand at the top level, the rest in rope_scaling.
-// Returns nothing for a file that it cannot compute with.
+// Serves for comparison only, so that what it reads past is not complete.  Returns nothing for a
+// file that it cannot compute with.
 std::optional<Reading> read_as_4(const RopeFile& file) {
   Reading reading;
   Settings settings{kScaling, object_or_empty(file.fields, kScaling)};
@@ -312,14 +307,8 @@ std::optional<Reading> read_as_4(const RopeFile& file) {
   replace(file, kTheta, kTheta, file.family.theta, settings, reading);
   replace(file, kPart, kPart, 1.0, settings, reading);
   choose_type(file, file.family.old_rope_type_first || file.family.long_rope, settings, reading);
-  if (!scaled) {
-    name_unused_original(file, reading);
-  } else if (!complete_type_as_4(file, settings, reading)) {
+  if (scaled && !complete_type_as_4(file, settings, reading)) {
     return std::nullopt;
-  }
-  if (file.fields.has(kParameters)) {
-    reading.unused.push_back(fmt::format("\"{}\" is not used: transformers 4 has \"{}\" and \"{}\"",
-                                         kParameters, kTheta, kScaling));
   }
   reading.kinds = {settings};
   if (file.has_two_kinds()) {
@@ -511,8 +500,8 @@ std::string text_of(const Embeddings& embeddings) {
   return fmt::format("{}", fmt::join(kinds, " and, in blocks with a window, "));
 }
 
-std::string disagreement(const RopeFile& file, const Embeddings& as_4, const Embeddings& as_5) {
-  const std::string version = file.fields.text("transformers_version").value_or("");
+std::string disagreement(const RopeFile& file, const std::string& version, const Embeddings& as_4,
+                         const Embeddings& as_5) {
   return file.fields.located(fmt::format(
       "transformers 4.57.6 and 5.23.0 differ about the rotary settings: {} in 4.57.6, {} in "
       "5.23.0; "
@@ -534,9 +523,9 @@ void read_rotary_embeddings(const ConfigFields& fields, const Family& family, Mo
   for (const std::string& unused : as_5.unused) {
     config.warnings.push_back(fields.located(unused));
   }
-  const bool is_of_4 = fields.text("transformers_version").value_or("").starts_with('4');
-  if (as_4 && *as_4 != as_5 && (old_names || is_of_4)) {
-    config.warnings.push_back(disagreement(file, *as_4, as_5));
+  const std::string version = fields.text("transformers_version").value_or("");
+  if (as_4 && *as_4 != as_5 && (old_names || version.starts_with('4'))) {
+    config.warnings.push_back(disagreement(file, version, *as_4, as_5));
   }
   config.rotary = as_5.kinds;
   config.context = as_5.context;

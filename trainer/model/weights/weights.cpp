@@ -261,9 +261,8 @@ class SafetensorsSource final : public WeightSource {
     }
     warnings_.push_back(fmt::format(
         "{}: config.json says \"tie_word_embeddings\": true, but {} differs from {}: the head of "
-        "the "
-        "files is used, as in transformers 5.23 (4.57.6 uses the embedding); set it to false to be "
-        "rid of this line",
+        "the files is used, as in transformers 5.23 (4.57.6 uses the embedding); set it to false "
+        "to be rid of this line",
         directory_.string(), names_.head, stored));
     config_.tied_head = false;
   }
