@@ -146,7 +146,14 @@ std::vector<Field> machine_fields(MachineOptions& o, const char* automatic_dp) {
       automatic_or("threads", "N", "threads per rank", o.threads,
                    "auto: OMP_NUM_THREADS, else a share of the cores", at_least(1))
           .placement(),
-      flag("deterministic", "deterministic kernels on CUDA", o.deterministic)};
+      flag("deterministic", "deterministic kernels on CUDA", o.deterministic),
+      field("timeout", "TIME",
+            "how long a rank waits for one that makes no progress before the job ends: 90, 90s, "
+            "10m, 1h",
+            o.timeout, parse_duration)
+          .with_fallback("10m")
+          .zero_means("for ever")
+          .unstored()};
 }
 
 std::vector<Field> cache_fields(CacheOptions& o) {

@@ -42,6 +42,7 @@ struct MachineOptions {
   std::optional<std::int64_t> dp;
   std::optional<std::int64_t> threads;
   bool deterministic = false;
+  double timeout = 600;  // seconds that ranks wait for one without progress; 0: without end
 };
 
 // The cached activations of blocks 0..L.
