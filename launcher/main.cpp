@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/standard_streams.hpp"
 #include "collectives/session.hpp"
 #include "collectives/watch/watch.hpp"
 #include "experiments/settings/settings.hpp"
@@ -109,10 +110,8 @@ int run_with_ranks(const std::vector<std::string>& arguments,
   }
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  const std::vector<std::string> arguments(argv + 1, argv + argc);
+// Returns the exit code.
+int run(const std::vector<std::string>& arguments) {
   std::optional<Command> command;
   try {
     command = parse_command_line(arguments);
@@ -133,4 +132,20 @@ int main(int argc, char** argv) {
     complain(error.what());
     return kExitFailure;
   }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  prepare_standard_streams();
+  const int exit_code = run({argv + 1, argv + argc});
+  try {
+    flush_standard_output();
+  } catch (const EnvironmentError& error) {
+    if (exit_code == kExitDone) {
+      complain(error.what());
+      return kExitFailure;
+    }
+  }
+  return exit_code;
 }

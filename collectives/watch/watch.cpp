@@ -31,6 +31,8 @@ constexpr double kLongestTick = 1;  // second
 constexpr std::size_t kMostAsked = 64;
 // Seconds of waiting, at most, before the first question.
 constexpr double kFirstQuestion = 5;
+// Seconds that ranks have at least to start, until they can ask each other.
+constexpr double kShortestStart = 60;
 // Processor seconds in a tick that show that a process does something.
 constexpr double kSignOfWork = 5e-6;
 
@@ -248,8 +250,13 @@ void Watch::begin_judgement(std::uint64_t serial) {
   if (serial_.load(std::memory_order_relaxed) != serial) {
     return;
   }
-  judgement_ = std::make_unique<WaitJudgement>(limits_, own_rank_, std::move(others), count,
+  WaitLimits limits = limits_;
+  if (!knows_peers_ && limits.timeout > 0) {
+    limits.timeout = std::max(limits.timeout, kShortestStart);
+  }
+  judgement_ = std::make_unique<WaitJudgement>(limits, own_rank_, std::move(others), count,
                                                can_ask_ && knows_peers_);
+  judged_timeout_ = limits.timeout;
   judged_ = serial;
   judged_operation_ = operation;
 }
@@ -271,9 +278,9 @@ void Watch::report() {
     return;
   }
   has_told_ = true;
-  const std::string end = limits_.timeout > 0
+  const std::string end = judged_timeout_ > 0
                               ? fmt::format("; after {} without progress the job ends (--timeout)",
-                                            duration_text(limits_.timeout))
+                                            duration_text(judged_timeout_))
                               : "";
   say(fmt::format("{} has waited {} in {} for {}{}", name_of(own_rank_),
                   duration_text(judgement_->waited()), where(), reasons, end));
@@ -281,7 +288,7 @@ void Watch::report() {
 
 void Watch::end_late_job() {
   say(fmt::format("{}: no progress for {} (--timeout) in {}, which waits for {}; the job ends here",
-                  name_of(own_rank_), duration_text(limits_.timeout), where(),
+                  name_of(own_rank_), duration_text(judged_timeout_), where(),
                   judgement_->reasons([&](int rank) { return name_of(rank); }, /*all=*/true)));
   limits_.timeout = 0;
   judgement_.reset();

@@ -104,6 +104,7 @@ class Watch {
   std::unique_ptr<WaitJudgement> judgement_;  // while the main thread waits
   std::uint64_t judged_ = 0;                  // its serial number
   const char* judged_operation_ = "";
+  double judged_timeout_ = 0;
   bool has_told_ = false;
 
   int wake_[2] = {-1, -1};  // a pipe

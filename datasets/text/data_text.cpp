@@ -4,10 +4,9 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <fstream>
-#include <iterator>
 
 #include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/input_file.hpp"
 #include "datasets/text/unicode_text.hpp"
 
 namespace bipo {
@@ -24,12 +23,7 @@ std::string read_bytes(const std::filesystem::path& path) {
     throw UserError(
         fmt::format("{}: is a directory; name a .csv or .jsonl file in it", path.string()));
   }
-  std::ifstream stream(path, std::ios::binary);
-  std::string bytes{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
-  if (!stream) {
-    throw UserError(fmt::format("{}: cannot be read; check the file's permissions", path.string()));
-  }
-  return bytes;
+  return read_input_file(path, kMostTextBytes);
 }
 
 }  // namespace

@@ -1,9 +1,9 @@
 #include "datasets/text/untrusted_json.hpp"
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 #include <limits>
+
+#include "collectives/foundation/input_file.hpp"
 
 namespace bipo {
 
@@ -49,12 +49,7 @@ nlohmann::json read_json_file(const std::filesystem::path& path) {
   if (!std::filesystem::is_regular_file(path)) {
     throw UserError(fmt::format("{}: no such file", path.string()));
   }
-  std::ifstream stream(path, std::ios::binary);
-  if (!stream) {
-    throw UserError(
-        fmt::format("{}: the file cannot be opened; check its permissions", path.string()));
-  }
-  const std::string text{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+  const std::string text = read_input_file(path, kMostTextBytes);
   return parse_untrusted_json(text, path.string(), "download or convert it again");
 }
 

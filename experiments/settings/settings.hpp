@@ -50,6 +50,7 @@ struct CacheOptions {
   std::optional<std::uint64_t> cache_budget;  // bytes per node
   Dtype cache_dtype = Dtype::kAuto;
   std::filesystem::path cache_dir;  // empty: anonymous shared memory
+  bool cache_shared = false;        // opens files there that belong to other users
 };
 
 // Settings that the cells of a sweep share: those of a training run except for its axes.

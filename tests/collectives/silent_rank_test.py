@@ -13,6 +13,7 @@ import pytest
 import program
 import run_files
 from processes import ranks_of
+from two_hosts import NoNamespaces, TwoHosts
 
 NOTICE = 1  # seconds; users have 30
 TIMEOUT = 3
@@ -53,6 +54,36 @@ def test_a_stopped_rank_of_a_training(endless, ranks, layout, victim):
         stop(running, job.out, victim, ranks)
         assert_told_and_ended(running, job.out, victim, r"^an? [a-z-]+ \(train \d+/\d+\)$")
     run_files.assert_whole(job.out)
+
+
+def test_a_stopped_rank_on_another_host(endless):
+    job = endless.but(timeout=TIMEOUT, micro_batch=1, dp=2)
+    try:
+        with TwoHosts() as hosts, hosts.start(job.arguments(), EARLY) as running:
+            program.wait_until(lambda: run_files.steps_saved(job.out) >= 3, running)
+            stop(running, job.out, 1, 2)
+            assert_told_and_ended(running, job.out, 1, r"\(train \d+/\d+\)$")
+            assert "rank 1 on host-b: no sign of life" in running.output(None).stderr
+            assert "warning" not in running.output(None).stderr
+    except NoNamespaces as reason:
+        pytest.skip(f"no two hosts: {reason}")
+
+
+def test_hosts_that_cannot_ask_each_other(endless):
+    """Then a warning says that the time alone counts."""
+    job = endless.but(timeout=TIMEOUT, micro_batch=1, dp=2)
+    try:
+        with TwoHosts() as hosts:
+            hosts.lose_datagrams()
+            with hosts.start(job.arguments(), EARLY) as running:
+                program.wait_until(lambda: run_files.steps_saved(job.out) >= 3, running)
+                assert "warning: the ranks do not hear each other over UDP" in running.output(None).stderr
+                stop(running, job.out, 1, 2)
+                finished = running.finish(END_WITHIN)
+                assert finished.code == program.FAILED, finished
+                assert "no progress for 3 s (--timeout)" in finished.stderr, finished
+    except NoNamespaces as reason:
+        pytest.skip(f"no two hosts: {reason}")
 
 
 def test_a_rank_that_goes_on(endless):

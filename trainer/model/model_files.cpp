@@ -2,14 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <fstream>
-#include <iterator>
 #include <string>
 #include <system_error>
 #include <utility>
 
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/input_file.hpp"
 #include "datasets/tokens/model_text.hpp"
 #include "trainer/model/gguf/gguf_model.hpp"
 #include "trainer/model/lora/lora_weights.hpp"
@@ -18,8 +17,7 @@ namespace bipo {
 namespace {
 
 std::string content_of(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  return read_input_file(path, kMostSettingsBytes);
 }
 
 std::shared_ptr<const GgufFile> open_gguf(const std::filesystem::path& model) {

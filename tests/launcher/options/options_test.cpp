@@ -772,6 +772,7 @@ TEST(Help, ListsEveryOptionOfTheDesignOnALineOfItsOwn) {
                            "cache-budget",
                            "cache-dtype",
                            "cache-dir",
+                           "cache-shared",
                            "config",
                            "help"}) {
     const std::string start = std::string("\n  --") + name + " ";
