@@ -10,21 +10,17 @@
 #include <nccl.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <cstring>
 #include <exception>
 #include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "collectives/foundation/errors.hpp"
 
 namespace bipo {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-// The default of torch's NCCL process group.
-constexpr std::chrono::minutes kDeadline{10};
 
 void check_nccl(ncclResult_t result, ncclComm_t communicator, const char* call) {
   if (result != ncclSuccess && result != ncclInProgress) {
@@ -62,8 +58,10 @@ ncclRedOp_t nccl_op(ReduceOp op) {
 
 class NcclCommunicator final : public Communicator {
  public:
-  // Local: returns when NCCL reports the communicator ready.
-  NcclCommunicator(const ncclUniqueId& id, int rank, int size) : rank_(rank), size_(size) {
+  // Returns when NCCL reports the communicator ready; `group` is its number in `watch`.
+  NcclCommunicator(const ncclUniqueId& id, int rank, int size, Watch* watch, int group)
+      : watch_(watch), group_(group), rank_(rank), size_(size) {
+    const Waiting waiting(watch_, group_, "the start of NCCL");
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
     try {
@@ -85,11 +83,15 @@ class NcclCommunicator final : public Communicator {
       return;
     }
     try {
+      const Waiting waiting(watch_, group_, "the end of NCCL");
       check_nccl(ncclCommFinalize(communicator_), communicator_, "ncclCommFinalize");
       wait_until_accepted("ncclCommFinalize");
       ncclCommDestroy(communicator_);
     } catch (const EnvironmentError&) {
       abandon();
+    }
+    if (watch_ != nullptr) {
+      watch_->forget(group_);
     }
   }
 
@@ -106,6 +108,7 @@ class NcclCommunicator final : public Communicator {
  protected:
   void do_all_reduce(const at::Tensor& tensor, ReduceOp op) override {
     const auto stream = c10::cuda::getCurrentCUDAStream();
+    const Waiting waiting(watch_, group_, "an all-reduce of NCCL");
     check_nccl(ncclAllReduce(tensor.data_ptr(), tensor.data_ptr(), count(tensor),
                              nccl_type(tensor.scalar_type()), nccl_op(op), communicator_, stream),
                communicator_, "ncclAllReduce");
@@ -114,6 +117,7 @@ class NcclCommunicator final : public Communicator {
 
   void do_broadcast(const at::Tensor& tensor, int root) override {
     const auto stream = c10::cuda::getCurrentCUDAStream();
+    const Waiting waiting(watch_, group_, "a broadcast of NCCL");
     check_nccl(ncclBroadcast(tensor.data_ptr(), tensor.data_ptr(), count(tensor),
                              nccl_type(tensor.scalar_type()), root, communicator_, stream),
                communicator_, "ncclBroadcast");
@@ -122,6 +126,7 @@ class NcclCommunicator final : public Communicator {
 
   void do_all_gather(const at::Tensor& tensor, const at::Tensor& gathered) override {
     const auto stream = c10::cuda::getCurrentCUDAStream();
+    const Waiting waiting(watch_, group_, "an all-gather of NCCL");
     check_nccl(ncclAllGather(tensor.data_ptr(), gathered.data_ptr(), count(tensor),
                              nccl_type(tensor.scalar_type()), communicator_, stream),
                communicator_, "ncclAllGather");
@@ -138,7 +143,6 @@ class NcclCommunicator final : public Communicator {
   // Waits until the work is on the stream: a non-blocking communicator returns before that, and
   // only then accepts more.
   void wait_until_accepted(const char* call) {
-    const auto begin = Clock::now();
     for (;;) {
       ncclResult_t state = ncclSuccess;
       check_nccl(ncclCommGetAsyncError(communicator_, &state), communicator_,
@@ -147,16 +151,14 @@ class NcclCommunicator final : public Communicator {
         return;
       }
       check_nccl(state, communicator_, call);
-      give_up_after_deadline(begin, call);
       std::this_thread::yield();
     }
   }
 
-  // Polls for the end of the work, so that a lost peer does not hang this rank in a later
+  // Polls for the end of the work, so that an error of NCCL does not hang this rank in a later
   // synchronisation that cannot be interrupted.
   void wait(const char* call, cudaStream_t stream) {
     wait_until_accepted(call);
-    const auto begin = Clock::now();
     for (;;) {
       const cudaError_t progress = cudaStreamQuery(stream);
       if (progress == cudaSuccess) {
@@ -170,15 +172,7 @@ class NcclCommunicator final : public Communicator {
       check_nccl(ncclCommGetAsyncError(communicator_, &state), communicator_,
                  "ncclCommGetAsyncError");
       check_nccl(state, communicator_, call);
-      give_up_after_deadline(begin, call);
       std::this_thread::yield();
-    }
-  }
-
-  void give_up_after_deadline(Clock::time_point begin, const char* call) const {
-    if (Clock::now() - begin > kDeadline) {
-      throw EnvironmentError(fmt::format("NCCL: {} did not end within {} minutes on rank {} of {}",
-                                         call, kDeadline.count(), rank_, size_));
     }
   }
 
@@ -190,6 +184,8 @@ class NcclCommunicator final : public Communicator {
   }
 
   ncclComm_t communicator_ = nullptr;
+  Watch* watch_;
+  int group_;
   int rank_;
   int size_;
 };
@@ -234,7 +230,8 @@ std::string find_shared_device(Communicator& world) {
   return "";
 }
 
-std::unique_ptr<Communicator> make_nccl_communicator(Communicator& host_group) {
+std::unique_ptr<Communicator> make_nccl_communicator(Communicator& host_group, Watch* watch,
+                                                     std::vector<int> world_ranks) {
   int linked = 0;
   ncclGetVersion(&linked);
   if (linked != NCCL_VERSION_CODE) {
@@ -256,8 +253,10 @@ std::unique_ptr<Communicator> make_nccl_communicator(Communicator& host_group) {
   std::memcpy(&id, id_bytes.data_ptr(), sizeof(id));
 
   std::unique_ptr<NcclCommunicator> communicator;
+  const int group = watch == nullptr ? 0 : watch->add_group(std::move(world_ranks));
   try {
-    communicator = std::make_unique<NcclCommunicator>(id, host_group.rank(), host_group.size());
+    communicator =
+        std::make_unique<NcclCommunicator>(id, host_group.rank(), host_group.size(), watch, group);
   } catch (const EnvironmentError& error) {
     failure = error.what();
   }

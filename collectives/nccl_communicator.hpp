@@ -3,8 +3,10 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "collectives/communicator.hpp"
+#include "collectives/watch/watch.hpp"
 
 namespace bipo {
 
@@ -14,8 +16,10 @@ std::string find_shared_device(Communicator& world);
 
 // Makes a NCCL communicator over the ranks of `host_group`, which exchanges the NCCL id and whether
 // every rank succeeded.  Needs one rank per CUDA device, and the current device selected.  NCCL
-// runs non-blocking: every wait polls its asynchronous error and gives up after a deadline.  Throws
-// EnvironmentError on every rank if any rank fails.  Collective over: host_group
-std::unique_ptr<Communicator> make_nccl_communicator(Communicator& host_group);
+// runs non-blocking: every wait polls its asynchronous error.  `watch`, which may be null, watches
+// over the waits; `world_ranks` are the group's in the world.  Throws EnvironmentError on every
+// rank if any rank fails.  Collective over: host_group
+std::unique_ptr<Communicator> make_nccl_communicator(Communicator& host_group, Watch* watch,
+                                                     std::vector<int> world_ranks);
 
 }  // namespace bipo

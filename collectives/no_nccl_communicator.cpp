@@ -7,7 +7,7 @@ std::string find_shared_device(Communicator&) {
   return "";
 }
 
-std::unique_ptr<Communicator> make_nccl_communicator(Communicator&) {
+std::unique_ptr<Communicator> make_nccl_communicator(Communicator&, Watch*, std::vector<int>) {
   throw EnvironmentError(
       "this program was built without CUDA and NCCL; configure with -DBIPO_CUDA=ON");
 }

@@ -5,12 +5,16 @@
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <iostream>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -21,6 +25,9 @@
 
 namespace bipo {
 namespace {
+
+// Seconds within which a rank answers another at the start.
+constexpr double kPatience = 5;
 
 cpu_set_t allowed_cores() {
   cpu_set_t set;
@@ -40,25 +47,27 @@ void yield_when_oversubscribed() {
 }
 
 // Takes ownership of `group`.
-std::unique_ptr<Communicator> wrap(MPI_Comm group) {
-  auto communicator = std::make_unique<MpiCommunicator>(group);
-  if (communicator->size() == 1) {
+std::unique_ptr<Communicator> wrap(MPI_Comm group, Watch* watch) {
+  int size = 0;
+  BIPO_MPI(MPI_Comm_size(group, &size));
+  if (size == 1) {
+    BIPO_MPI(MPI_Comm_free(&group));
     return std::make_unique<SelfCommunicator>();
   }
-  return communicator;
+  return std::make_unique<MpiCommunicator>(group, watch);
 }
 
-std::unique_ptr<Communicator> split(MPI_Comm world, int color, int key) {
+std::unique_ptr<Communicator> split(MPI_Comm world, int color, int key, Watch* watch) {
   MPI_Comm group = MPI_COMM_NULL;
   BIPO_MPI(MPI_Comm_split(world, color, key, &group));
-  return wrap(group);
+  return wrap(group, watch);
 }
 
 // Groups the ranks of this host that have the same `color`.
-std::unique_ptr<Communicator> split_by_node(MPI_Comm world, int color, int key) {
+std::unique_ptr<Communicator> split_by_node(MPI_Comm world, int color, int key, Watch* watch) {
   MPI_Comm node = MPI_COMM_NULL;
   BIPO_MPI(MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node));
-  auto group = split(node, color, key);
+  auto group = split(node, color, key, watch);
   BIPO_MPI(MPI_Comm_free(&node));
   return group;
 }
@@ -93,6 +102,15 @@ std::string broadcast_text(Communicator& group, std::string text, int root) {
 }  // namespace
 
 struct Session::Impl {
+  // Initialises MPI and finds the ranks and hosts.
+  void start_mpi();
+  // Lets the watch ask the other ranks, and makes the world known to it.
+  void let_ranks_meet();
+  // Ends all ranks from the watch's thread, while the main thread waits in MPI.
+  void end_job() const;
+
+  std::atomic<bool> can_abort = false;
+  std::unique_ptr<Watch> watch;  // null: one rank; the communicators use it
   std::unique_ptr<MpiCommunicator> world;
   MPI_Comm world_handle = MPI_COMM_NULL;
   int local_rank = 0;
@@ -102,32 +120,89 @@ struct Session::Impl {
   std::vector<std::string> hosts;
 };
 
-Session::Session() : impl_(std::make_unique<Impl>()) {
-  yield_when_oversubscribed();
+void Session::Impl::start_mpi() {
   int provided = MPI_THREAD_SINGLE;
   BIPO_MPI(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided));
   if (provided < MPI_THREAD_FUNNELED) {
     throw EnvironmentError("MPI: this installation does not provide MPI_THREAD_FUNNELED");
   }
-  BIPO_MPI(MPI_Comm_dup(MPI_COMM_WORLD, &impl_->world_handle));
-  impl_->world = std::make_unique<MpiCommunicator>(impl_->world_handle);
+  BIPO_MPI(MPI_Comm_dup(MPI_COMM_WORLD, &world_handle));
+  world = std::make_unique<MpiCommunicator>(world_handle, nullptr);
+  can_abort = true;
 
   MPI_Comm node = MPI_COMM_NULL;
   BIPO_MPI(
-      MPI_Comm_split_type(impl_->world_handle, MPI_COMM_TYPE_SHARED, rank(), MPI_INFO_NULL, &node));
-  BIPO_MPI(MPI_Comm_rank(node, &impl_->local_rank));
-  BIPO_MPI(MPI_Comm_size(node, &impl_->local_size));
+      MPI_Comm_split_type(world_handle, MPI_COMM_TYPE_SHARED, world->rank(), MPI_INFO_NULL, &node));
+  BIPO_MPI(MPI_Comm_rank(node, &local_rank));
+  BIPO_MPI(MPI_Comm_size(node, &local_size));
   cpu_set_t cores = allowed_cores();
   BIPO_MPI(MPI_Allreduce(MPI_IN_PLACE, &cores, sizeof(cores), MPI_BYTE, MPI_BOR, node));
-  impl_->node_cores = CPU_COUNT(&cores);
+  node_cores = CPU_COUNT(&cores);
   BIPO_MPI(MPI_Comm_free(&node));
 
-  impl_->host = processor_name();
-  for (int root = 0; root < size(); ++root) {
-    const std::string name = broadcast_text(*impl_->world, impl_->host, root);
-    if (std::find(impl_->hosts.begin(), impl_->hosts.end(), name) == impl_->hosts.end()) {
-      impl_->hosts.push_back(name);
+  host = processor_name();
+  for (int root = 0; root < world->size(); ++root) {
+    const std::string name = broadcast_text(*world, host, root);
+    if (std::find(hosts.begin(), hosts.end(), name) == hosts.end()) {
+      hosts.push_back(name);
     }
+  }
+}
+
+void Session::Impl::let_ranks_meet() {
+  const at::Tensor secret = at::empty({static_cast<std::int64_t>(sizeof(JobSecret))}, at::kByte);
+  const JobSecret own_secret = random_secret();
+  std::memcpy(secret.data_ptr(), own_secret.data(), own_secret.size());
+  world->broadcast(secret, 0);
+  JobSecret shared{};
+  std::memcpy(shared.data(), secret.data_ptr(), shared.size());
+
+  const PeerAddress own = watch->open(host, hosts.size() == 1);
+  const at::Tensor bytes = at::empty({static_cast<std::int64_t>(sizeof(own))}, at::kByte);
+  std::memcpy(bytes.data_ptr(), &own, sizeof(own));
+  const at::Tensor all = world->all_gather(bytes);
+  std::vector<PeerAddress> peers(static_cast<std::size_t>(world->size()));
+  std::memcpy(peers.data(), all.data_ptr(), peers.size() * sizeof(PeerAddress));
+  watch->meet(std::move(peers), world->rank(), shared);
+
+  if (!holds_on_all(watch->answered(kPatience), *world)) {
+    watch->judge_by_time_alone();
+    if (world->rank() == 0) {
+      std::cerr << "bipo-dist: warning: the ranks do not hear each other over UDP, so that one at "
+                   "work is not told from a stopped one: a rank that waits for longer than "
+                   "--timeout ends the job\n"
+                << std::flush;
+    }
+  }
+  world->watch_with(*watch);
+}
+
+void Session::Impl::end_job() const {
+  // MPI may not answer any more; the launcher ends the others of a job in which a rank fails.
+  std::thread([] {
+    std::this_thread::sleep_for(std::chrono::seconds(5));
+    ::_exit(kExitFailure);
+  }).detach();
+  if (can_abort) {
+    MPI_Abort(world_handle, kExitFailure);
+  }
+  ::_exit(kExitFailure);
+}
+
+Session::Session(WatchSettings watch) : impl_(std::make_unique<Impl>()) {
+  yield_when_oversubscribed();
+  impl_->watch = std::make_unique<Watch>(watch, [impl = impl_.get()] { impl->end_job(); });
+  const int all = impl_->watch->add_group({});
+  {
+    const Waiting waiting(impl_->watch.get(), all, "MPI_Init");
+    impl_->start_mpi();
+    if (size() > 1) {
+      impl_->let_ranks_meet();
+    }
+  }
+  impl_->watch->forget(all);
+  if (size() == 1) {
+    impl_->watch.reset();
   }
 }
 
@@ -135,7 +210,10 @@ Session::~Session() {
   if (std::uncaught_exceptions() > 0) {
     return;
   }
+  const int group = impl_->world->watched_group();
   impl_->world.reset();
+  impl_->can_abort = false;
+  const Waiting waiting(impl_->watch.get(), group, "MPI_Finalize");
   MPI_Finalize();
 }
 
@@ -219,6 +297,8 @@ std::string Session::from_first(std::string text) {
 }
 
 void Session::wait_for_all(const std::function<void()>& meanwhile) {
+  const Waiting waiting(impl_->watch.get(), impl_->world->watched_group(),
+                        "the wait for all ranks");
   MPI_Request request = MPI_REQUEST_NULL;
   BIPO_MPI(MPI_Ibarrier(impl_->world_handle, &request));
   int done = 0;
@@ -233,10 +313,14 @@ void Session::wait_for_all(const std::function<void()>& meanwhile) {
 }
 
 Ranks Session::make_ranks(const Topology& topology, bool cuda) {
-  Ranks ranks{topology, split(impl_->world_handle, topology.cell(), rank()),
-              split_by_node(impl_->world_handle, topology.cell(), rank()),
-              split(impl_->world_handle, topology.dp_color(), rank()),
-              split(impl_->world_handle, topology.tp_color(), rank())};
+  Watch* watch = impl_->watch.get();
+  std::optional<Waiting> waiting(std::in_place, watch, impl_->world->watched_group(),
+                                 "the making of groups");
+  Ranks ranks{topology, split(impl_->world_handle, topology.cell(), rank(), watch),
+              split_by_node(impl_->world_handle, topology.cell(), rank(), watch),
+              split(impl_->world_handle, topology.dp_color(), rank(), watch),
+              split(impl_->world_handle, topology.tp_color(), rank(), watch)};
+  waiting.reset();
   if (cuda) {
     const std::string shared = find_shared_device(*ranks.world);
     together([&] {
@@ -246,7 +330,8 @@ Ranks Session::make_ranks(const Topology& topology, bool cuda) {
     });
     for (auto* group : {&ranks.dp, &ranks.tp}) {
       if ((*group)->size() > 1) {
-        *group = make_nccl_communicator(**group);
+        const auto& host_group = dynamic_cast<const MpiCommunicator&>(**group);
+        *group = make_nccl_communicator(**group, watch, host_group.members());
       }
     }
   }

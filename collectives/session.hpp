@@ -11,6 +11,7 @@
 
 #include "collectives/communicator.hpp"
 #include "collectives/topology.hpp"
+#include "collectives/watch/watch.hpp"
 
 namespace bipo {
 
@@ -47,8 +48,10 @@ class Session {
  public:
   // Initialises MPI (MPI_THREAD_FUNNELED: only the main thread calls it).  With more ranks than
   // cores it lets MPI yield while waiting, unless the user has set that, because a rank that spins
-  // starves the rank that it waits for.  Collective over: world
-  Session();
+  // starves the rank that it waits for.  With several ranks, every wait of one for the others is
+  // watched; a warning goes to standard error where the ranks cannot ask each other whether they
+  // work.  Collective over: world
+  explicit Session(WatchSettings watch = {});
 
   // Finalises MPI, except while an exception unwinds: the other ranks may wait in a collective that
   // this one will never join.

@@ -5,11 +5,15 @@
 #include <iostream>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <variant>
 #include <vector>
 
 #include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/standard_streams.hpp"
 #include "collectives/session.hpp"
+#include "collectives/watch/watch.hpp"
+#include "experiments/settings/settings.hpp"
 #include "launcher/bench/bench.hpp"
 #include "launcher/commands/commands.hpp"
 #include "launcher/options/options.hpp"
@@ -69,8 +73,26 @@ int fail_alone(Session& session, const std::string& message, int exit_code) {
   session.abort(exit_code);
 }
 
-int run_with_ranks(const std::vector<std::string>& arguments) {
-  Session session;
+// Returns the time that the ranks wait for each other; the default for a command line that is
+// wrong.
+WatchSettings watch_settings(const std::optional<Command>& command) {
+  WatchSettings settings;
+  settings.notice = notice_seconds();
+  if (command) {
+    std::visit(
+        [&]<typename Options>(const Options& options) {
+          if constexpr (std::is_base_of_v<MachineOptions, Options>) {
+            settings.timeout = options.timeout;
+          }
+        },
+        *command);
+  }
+  return settings;
+}
+
+int run_with_ranks(const std::vector<std::string>& arguments,
+                   const std::optional<Command>& parsed) {
+  Session session(watch_settings(parsed));
   try {
     Command command;
     session.together([&] { command = parse_command_line(arguments); });
@@ -89,10 +111,8 @@ int run_with_ranks(const std::vector<std::string>& arguments) {
   }
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  const std::vector<std::string> arguments(argv + 1, argv + argc);
+// Returns the exit code.
+int run(const std::vector<std::string>& arguments) {
   std::optional<Command> command;
   try {
     command = parse_command_line(arguments);
@@ -105,7 +125,7 @@ int main(int argc, char** argv) {
         return *code;
       }
     }
-    return run_with_ranks(arguments);
+    return run_with_ranks(arguments, command);
   } catch (const UserError& error) {
     complain(error.what());
     return kExitBadInput;
@@ -113,4 +133,20 @@ int main(int argc, char** argv) {
     complain(error.what());
     return kExitFailure;
   }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  prepare_standard_streams();
+  const int exit_code = run({argv + 1, argv + argc});
+  try {
+    flush_standard_output();
+  } catch (const EnvironmentError& error) {
+    if (exit_code == kExitDone) {
+      complain(error.what());
+      return kExitFailure;
+    }
+  }
+  return exit_code;
 }

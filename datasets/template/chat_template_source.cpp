@@ -3,12 +3,11 @@
 
 #include <fmt/format.h>
 
-#include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/input_file.hpp"
 #include "datasets/text/untrusted_json.hpp"
 
 namespace bipo {
@@ -122,12 +121,7 @@ ChatTemplateSource read_chat_template_source(const std::filesystem::path& model_
 }
 
 std::string read_template_file(const std::filesystem::path& file) {
-  std::ifstream stream(file, std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
-  if (!stream) {
-    throw UserError(fmt::format("{}: cannot be read; check the file's permissions", file.string()));
-  }
-  return text;
+  return read_input_file(file, kMostSettingsBytes);
 }
 
 }  // namespace bipo

@@ -4,10 +4,9 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <fstream>
-#include <iterator>
 
 #include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/input_file.hpp"
 #include "datasets/text/gzip_text.hpp"
 #include "datasets/text/unicode_text.hpp"
 
@@ -24,11 +23,7 @@ std::string read_bytes(const std::filesystem::path& path) {
   if (std::filesystem::is_directory(path, error)) {
     throw UserError(fmt::format("{}: is a directory; name a file of data in it", path.string()));
   }
-  std::ifstream stream(path, std::ios::binary);
-  std::string bytes{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
-  if (!stream) {
-    throw UserError(fmt::format("{}: cannot be read; check the file's permissions", path.string()));
-  }
+  std::string bytes = read_input_file(path, kMostTextBytes);
   return is_gzip(bytes) ? gunzip(bytes, path.string()) : bytes;
 }
 

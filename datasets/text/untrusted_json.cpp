@@ -1,9 +1,9 @@
 #include "datasets/text/untrusted_json.hpp"
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 #include <limits>
+
+#include "collectives/foundation/input_file.hpp"
 
 namespace bipo {
 
@@ -66,12 +66,7 @@ std::string content_of_file(const std::filesystem::path& path) {
   if (!std::filesystem::is_regular_file(path)) {
     throw UserError(fmt::format("{}: no such file", path.string()));
   }
-  std::ifstream stream(path, std::ios::binary);
-  if (!stream) {
-    throw UserError(
-        fmt::format("{}: the file cannot be opened; check its permissions", path.string()));
-  }
-  return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+  return read_input_file(path, kMostTextBytes);
 }
 
 }  // namespace

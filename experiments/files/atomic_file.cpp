@@ -9,12 +9,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <system_error>
 
 #include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/random_name.hpp"
 #include "experiments/files/file_descriptor.hpp"
 #include "experiments/files/process_identity.hpp"
 
@@ -68,13 +71,25 @@ class FileSizeSignalBlocked {
   sigset_t old_mask_{};
 };
 
-// Removes a temp file of this name first: it can only be left over from an earlier process with the
-// same pid.
-fs::path free_temp_path(const fs::path& path) {
-  const fs::path temp =
-      directory_of(path) / fmt::format("{}{}{}", temp_prefix(path), getpid(), kTempSuffix);
-  ::unlink(temp.c_str());
-  return temp;
+// Nobody can guess the name and put a file or a link there first.
+fs::path new_temp_path(const fs::path& path) {
+  return directory_of(path) /
+         fmt::format("{}{}.{}{}", temp_prefix(path), random_name(), getpid(), kTempSuffix);
+}
+
+// Returns the process that made a temp file beside `path` of this name; nothing for another file.
+// Earlier versions had no random part.
+std::optional<pid_t> maker_of(const std::string& name, const fs::path& path) {
+  std::string prefix = temp_prefix(path);
+  const std::size_t random_size = random_name().size();
+  const std::string random = name.substr(std::min(name.size(), prefix.size()), random_size);
+  const bool has_random = random.size() == random_size &&
+                          random.find_first_not_of("0123456789abcdef") == std::string::npos &&
+                          name.compare(prefix.size() + random_size, 1, ".") == 0;
+  if (has_random) {
+    prefix += random + ".";
+  }
+  return number_in_name<pid_t>(name, prefix, kTempSuffix);
 }
 
 void sync_directory(const fs::path& path) {
@@ -100,7 +115,7 @@ bool replace_file(const fs::path& given_path, std::span<const std::byte> bytes,
                   const ReplaceGuard& may_replace) {
   const fs::path path = resolved(given_path);
   const FileSizeSignalBlocked blocked;
-  TempFile temp(free_temp_path(path));
+  TempFile temp(new_temp_path(path));
   if (!temp.file().is_open()) {
     throw_failure(path, "creating a file beside it", errno);
   }
@@ -133,7 +148,7 @@ void check_replaceable(const fs::path& given_path) {
     throw UserError(fmt::format("{} cannot be written: there is no directory {}; create it",
                                 given_path.string(), directory_of(path).string()));
   }
-  TempFile temp(free_temp_path(path));
+  TempFile temp(new_temp_path(path));
   if (!temp.file().is_open()) {
     throw UserError(fmt::format(
         "{} cannot be written: its directory takes no new file ({}); choose another place",
@@ -143,12 +158,11 @@ void check_replaceable(const fs::path& given_path) {
 
 void remove_stale_temps(const fs::path& given_path) {
   const fs::path path = resolved(given_path);
-  const std::string prefix = temp_prefix(path);
   // A file that cannot be listed or removed does no harm; another process may be removing it.
   std::error_code ignored;
   fs::directory_iterator entry(directory_of(path), ignored);
   for (; entry != fs::directory_iterator(); entry.increment(ignored)) {
-    const auto pid = number_in_name<pid_t>(entry->path().filename().string(), prefix, kTempSuffix);
+    const auto pid = maker_of(entry->path().filename().string(), path);
     if (pid && is_gone(*pid)) {
       ::unlink(entry->path().c_str());
     }

@@ -13,6 +13,7 @@
 #include <system_error>
 
 #include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/input_file.hpp"
 
 namespace bipo::hdf5 {
 namespace {
@@ -394,6 +395,7 @@ std::vector<std::byte> file_image(const Handle& file) {
 }
 
 Handle open_file(const std::string& path) {
+  const InputFile checked(path);  // the library would wait for the other end of a pipe
   const Handle access(check(H5Pcreate(H5P_FILE_ACCESS), "H5Pcreate", "file access"), H5Pclose);
   const hbool_t use_locks = 0;
   const hbool_t ignore_missing_locks = 1;

@@ -20,6 +20,7 @@
 
 #include "collectives/communicator.hpp"
 #include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/standard_streams.hpp"
 #include "experiments/files/file_descriptor.hpp"
 #include "experiments/progress/side_by_side.hpp"
 #include "experiments/progress/stop_signals.hpp"
@@ -142,7 +143,8 @@ class TextSink {
       file_->append(rows);
     } else if (!job_.options.stream) {
       display_.finish();
-      std::cout << rows << std::flush;
+      std::cout << rows;
+      flush_standard_output();  // nobody is to wait for texts that nobody gets
     }
   }
 

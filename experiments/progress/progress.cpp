@@ -12,6 +12,8 @@
 #include <ostream>
 #include <string_view>
 
+#include "collectives/foundation/activity.hpp"
+
 namespace bipo {
 namespace {
 
@@ -157,6 +159,7 @@ void ProgressDisplay::finish() {
 void ProgressDisplay::report(const std::string& name, std::int64_t done, std::int64_t total,
                              bool must_show,
                              const std::function<std::vector<std::string>()>& details) {
+  set_activity(name, done, total);
   if (!shows_) {
     return;
   }

@@ -212,21 +212,31 @@ std::vector<Field> machine_fields(MachineOptions& o, const char* automatic_dp) {
       automatic_or("threads", "N", "threads per rank", o.threads,
                    "auto: OMP_NUM_THREADS, else a share of the cores", at_least(1))
           .placement(),
-      flag("deterministic", "deterministic kernels on CUDA", o.deterministic)};
+      flag("deterministic", "deterministic kernels on CUDA", o.deterministic),
+      field("timeout", "TIME",
+            "how long a rank waits for one that makes no progress before the job ends: 90, 90s, "
+            "10m, 1h",
+            o.timeout, parse_duration)
+          .with_fallback("10m")
+          .zero_means("for ever")
+          .unstored()};
 }
 
 std::vector<Field> cache_fields(CacheOptions& o) {
   const auto bytes = [](const std::string& text) { return parse_bytes(text); };
-  return {automatic_or("cache-budget", "SIZE", "bytes per node for cached activations: 512M, 8G",
-                       o.cache_budget, "auto", bytes)
-              .placement(),
-          cache_dtype_field(o.cache_dtype),
-          field("cache-dir", "DIR",
-                "keep the activations of blocks 0..L in files under DIR, so that the next run on "
-                "the same model and data starts at once",
-                o.cache_dir)
-              .with_fallback("none")
-              .placement()};
+  return {
+      automatic_or("cache-budget", "SIZE", "bytes per node for cached activations: 512M, 8G",
+                   o.cache_budget, "auto", bytes)
+          .placement(),
+      cache_dtype_field(o.cache_dtype),
+      field("cache-dir", "DIR",
+            "keep the activations of blocks 0..L in files under DIR, so that the next run on "
+            "the same model and data starts at once",
+            o.cache_dir)
+          .with_fallback("none")
+          .placement(),
+      flag("cache-shared", "trust files in --cache-dir that belong to other users", o.cache_shared)
+          .unstored()};
 }
 
 FieldGroup evaluation_and_saving_group(TrainingOptions& o) {

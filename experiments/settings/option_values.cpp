@@ -232,6 +232,20 @@ std::uint64_t parse_bytes(std::string_view text) {
   return *count << shift;
 }
 
+double parse_duration(std::string_view text) {
+  constexpr std::string_view kUnits = "smh";
+  constexpr double kSeconds[] = {1, 60, 3600};
+  const std::size_t unit = text.empty() ? std::string_view::npos : kUnits.find(text.back());
+  const bool has_unit = unit != std::string_view::npos;
+  const auto count = to_number<double>(text.substr(0, text.size() - (has_unit ? 1 : 0)));
+  const double seconds = count.value_or(-1) * (has_unit ? kSeconds[unit] : 1);
+  if (!std::isfinite(seconds) || seconds < 0) {
+    throw UserError(
+        "must be seconds, or a number with s, m or h after it: 90, 90s, 10m; 0 or above");
+  }
+  return seconds;
+}
+
 CalendarDate parse_date(std::string_view text) {
   const auto date = parse_iso_date(text);
   if (!date) {

@@ -35,6 +35,9 @@ std::vector<double> parse_real_list(std::string_view text);
 // Parses a number of bytes; K, M, G or T (either case) mean powers of 1024.
 std::uint64_t parse_bytes(std::string_view text);
 
+// Parses seconds, or a number with s, m or h after it: 90, 1.5m.
+double parse_duration(std::string_view text);
+
 // Parses one of `names`.
 std::string parse_name(std::string_view text, const std::vector<std::string>& names);
 

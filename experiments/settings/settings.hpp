@@ -65,6 +65,7 @@ struct MachineOptions {
   std::optional<std::int64_t> dp;
   std::optional<std::int64_t> threads;
   bool deterministic = false;
+  double timeout = 600;  // seconds that ranks wait for one without progress; 0: without end
 };
 
 // The cached activations of blocks 0..L.
@@ -72,6 +73,7 @@ struct CacheOptions {
   std::optional<std::uint64_t> cache_budget;  // bytes per node
   Dtype cache_dtype = Dtype::kAuto;
   std::filesystem::path cache_dir;  // empty: anonymous shared memory
+  bool cache_shared = false;        // opens files there that belong to other users
 };
 
 // Settings that the cells of a sweep share: those of a training run except for its axes.

@@ -157,7 +157,7 @@ std::string read_whole(int fd, const fs::path& path) {
 std::optional<FoundClaim> read_generation(const fs::path& claims, const std::string& name,
                                           std::int64_t generation) {
   const fs::path path = claim_path(claims, name, generation);
-  const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!file.is_open() && (errno == ENOENT || errno == ESTALE)) {
     return std::nullopt;
   }

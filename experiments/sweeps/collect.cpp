@@ -74,7 +74,7 @@ struct OpenRun {
 // if the path named the same file throughout.  Holding it open keeps its inode number from reuse.
 OpenRun open_run(const fs::path& path) {
   while (true) {
-    const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     OpenRun run{read_run_file(path), hdf5::open_file(path.string())};
     if (is_file_at(path, file)) {
       return run;

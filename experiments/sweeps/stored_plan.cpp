@@ -5,8 +5,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -17,6 +15,7 @@
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/input_file.hpp"
 
 namespace bipo {
 namespace {
@@ -267,12 +266,7 @@ std::string plan_to_json(const SweepPlan& plan) {
 }
 
 std::string read_plan_text(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) {
-    throw UserError(fmt::format("{}: cannot be read; change its permissions, or name another place",
-                                path.string()));
-  }
-  return {std::istreambuf_iterator<char>(file), {}};
+  return read_input_file(path, kMostTextBytes);
 }
 
 void check_same_plan(const std::string& stored, const std::string& now, const std::string& path) {

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -13,6 +12,7 @@
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/input_file.hpp"
 #include "experiments/files/atomic_file.hpp"
 #include "experiments/files/process_identity.hpp"
 #include "experiments/sweeps/claims.hpp"
@@ -182,16 +182,15 @@ void write_failure(const fs::path& directory, const std::string& cell, const std
 
 std::optional<CellFailure> read_failure(const fs::path& directory, const std::string& cell) {
   const fs::path path = record_path(directory, cell);
-  std::ifstream file(path, std::ios::binary);
   std::error_code ignored;
-  if (!file && !fs::exists(path, ignored)) {
+  if (!fs::exists(path, ignored)) {
     return std::nullopt;
   }
   try {
-    const auto json = nlohmann::json::parse(file);
+    const auto json = nlohmann::json::parse(read_input_file(path, kMostSettingsBytes));
     return CellFailure{json.at("reason").get<std::string>(), json.at("utc").get<std::string>(),
                        json.at("host").get<std::string>()};
-  } catch (const nlohmann::json::exception&) {
+  } catch (const std::exception&) {
     return CellFailure{fmt::format("unknown: its record {} cannot be read", path.string()), "", ""};
   }
 }

@@ -49,6 +49,7 @@ PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const Dat
     cache.group_size = options.micro_batch.value();
     cache.type = cache_type(options.cache_dtype);
     cache.directory = options.cache_dir;
+    cache.trusts_others = options.cache_shared;
     cache.key = cache_key({inputs.model_fingerprint, tokens_hash, job.computation,
                            options.deterministic, ranks.topology.tp()});
     const std::uint64_t bytes =
@@ -80,7 +81,7 @@ PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const Dat
   return data;
 }
 
-void prepare_cache_directory(const std::filesystem::path& directory) {
+void prepare_cache_directory(const std::filesystem::path& directory, bool trusts_others) {
   std::error_code error;
   std::filesystem::create_directory(directory, error);
   if (!std::filesystem::is_directory(directory)) {
@@ -88,6 +89,13 @@ void prepare_cache_directory(const std::filesystem::path& directory) {
                                 directory.string(), error.message()));
   }
   check_replaceable(directory / "cache");
+  const std::filesystem::path foreign = trusts_others ? "" : foreign_store(directory);
+  if (!foreign.empty()) {
+    throw UserError(
+        fmt::format("--cache-dir {}: {} belongs to another user, who could have written anything "
+                    "into it; name a directory of your own, or say --cache-shared to trust it",
+                    directory.string(), foreign.filename().string()));
+  }
 }
 
 std::uint64_t cache_key(const CacheOrigin& origin) {

@@ -45,8 +45,9 @@ PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const Dat
                           const Ranks& ranks, ProgressDisplay& display);
 
 // Creates the directory if it is missing (its parent must exist) and checks that files can be
-// written there.  Throws UserError.
-void prepare_cache_directory(const std::filesystem::path& directory);
+// written there, and, unless it `trusts_others`, that no file of activations there belongs to
+// another user.  Throws UserError.
+void prepare_cache_directory(const std::filesystem::path& directory, bool trusts_others);
 
 // Everything on which activations and reference log-probabilities depend to the last bit, except
 // for the layer and the CacheSettings.

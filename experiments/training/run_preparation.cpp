@@ -69,7 +69,7 @@ JobPreparation prepare_job(const TrainOptions& options, const Topology& topology
   job.computation = choose_computation(options, topology, session);
   resolve_options(job, micro_batch);
   if (session.local_rank() == 0 && !options.cache_dir.empty()) {
-    prepare_cache_directory(options.cache_dir);
+    prepare_cache_directory(options.cache_dir, options.cache_shared);
   }
   return job;
 }

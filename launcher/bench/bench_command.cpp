@@ -102,7 +102,7 @@ BenchSetup prepare(const BenchOptions& options, const Session& session) {
   setup.micro_batch =
       options.micro_batch.value_or(std::max<std::int64_t>(1, options.batch_size / topology.dp()));
   if (session.local_rank() == 0 && !options.cache_dir.empty()) {
-    prepare_cache_directory(options.cache_dir);
+    prepare_cache_directory(options.cache_dir, options.cache_shared);
   }
   const std::uint64_t free = memory_per_rank(c10::Device(c10::kCPU), 1);
   setup.cache_budget = std::min(options.cache_budget.value_or(free / 2), free);
@@ -187,6 +187,7 @@ CacheSettings cache_settings(const BenchSetup& setup, const Ranks& ranks) {
   cache.group_size = setup.micro_batch;
   cache.type = cache_type(setup.options.cache_dtype);
   cache.directory = setup.options.cache_dir;
+  cache.trusts_others = setup.options.cache_shared;
   cache.key = cache_key({setup.model_fingerprint, tokens_hash(setup.pairs), setup.computation,
                          setup.options.deterministic, ranks.topology.tp()});
   const std::uint64_t budget = all_reduced(setup.cache_budget, ReduceOp::kMin, *ranks.world);

@@ -7,11 +7,10 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
 #include <iostream>
-#include <iterator>
 
 #include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/input_file.hpp"
 #include "collectives/session.hpp"
 #include "experiments/job/computation.hpp"
 #include "experiments/job/machine.hpp"
@@ -64,12 +63,8 @@ void set_named_machine(const PlanOptions& options, PlanRequest& request) {
 
 void set_benchmarked_machine(const PlanOptions& options, PlanRequest& request) {
   const std::string path = options.measured.string();
-  std::ifstream file(options.measured);
-  if (!file) {
-    throw UserError(fmt::format("--measured {}: cannot be read", path));
-  }
-  const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  const MeasuredMachine measured = measured_machine(text, path);
+  const MeasuredMachine measured =
+      measured_machine(read_input_file(options.measured, kMostSettingsBytes), path);
   if (options.dtype != Dtype::kAuto && name_of(options.dtype) != measured.dtype) {
     throw UserError(fmt::format("--dtype {}: {} holds a measurement in {}", name_of(options.dtype),
                                 path, measured.dtype));

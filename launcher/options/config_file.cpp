@@ -2,10 +2,11 @@
 
 #include <fmt/format.h>
 
-#include <fstream>
+#include <sstream>
 #include <string_view>
 
 #include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/input_file.hpp"
 
 namespace bipo {
 namespace {
@@ -23,16 +24,19 @@ bool is_section(std::string_view line) {
   return line.size() > 2 && line.front() == '[' && line.back() == ']';
 }
 
+std::string text_of(const std::filesystem::path& path) {
+  try {
+    return read_input_file(path, kMostSettingsBytes);
+  } catch (const UserError& error) {
+    throw UserError(
+        fmt::format("--config {}; name an INI file with lines `option = value`", error.what()));
+  }
+}
+
 }  // namespace
 
 std::vector<ConfigEntry> read_config_file(const std::filesystem::path& path) {
-  std::ifstream file(path);
-  if (!file || std::filesystem::is_directory(path)) {
-    throw UserError(
-        fmt::format("--config {}: cannot be read as a file; name an INI file with lines "
-                    "`option = value`",
-                    path.string()));
-  }
+  std::istringstream file(text_of(path));
   std::vector<ConfigEntry> entries;
   std::string section;
   std::string text;
@@ -55,9 +59,6 @@ std::vector<ConfigEntry> read_config_file(const std::filesystem::path& path) {
     }
     entries.push_back(
         {section, std::string(key), std::string(trimmed(line.substr(equals + 1))), number});
-  }
-  if (file.bad()) {
-    throw UserError(fmt::format("--config {}: reading it failed", path.string()));
   }
   return entries;
 }

@@ -66,7 +66,7 @@ TEST(NcclCommunicator, OneRankPassesTheSuiteOnTheGpu) {
     FAIL() << "no CUDA device: this case must only be run where one is (label gpu)";
   }
   SelfCommunicator self;
-  const auto nccl = make_nccl_communicator(self);
+  const auto nccl = make_nccl_communicator(self, nullptr, {0});
   EXPECT_EQ(nccl->backend(), "nccl");
   testing::expect_communicator(*nccl, at::Device(at::kCUDA, 0));
 }

@@ -42,12 +42,13 @@ class Finished:
 class Running:
     """A started run; its output goes to files, so that no pipe can fill up and block it."""
 
-    def __init__(self, command: list[str]):
+    def __init__(self, command: list[str], environment: dict[str, str] | None = None):
         self.command = command
         self._stdout = tempfile.TemporaryFile()
         self._stderr = tempfile.TemporaryFile()
         self.process = subprocess.Popen(command, stdout=self._stdout, stderr=self._stderr,
-                                        stdin=subprocess.DEVNULL, env={**os.environ, **MPI_ENVIRONMENT})
+                                        stdin=subprocess.DEVNULL,
+                                        env={**os.environ, **MPI_ENVIRONMENT, **(environment or {})})
 
     def __enter__(self) -> Running:
         return self
@@ -91,12 +92,13 @@ class Running:
         return Finished(self.command, code, _text(self._stdout), _text(self._stderr))
 
 
-def start(arguments: Sequence[object], ranks: int | None = None) -> Running:
+def start(arguments: Sequence[object], ranks: int | None = None,
+          environment: dict[str, str] | None = None) -> Running:
     """Starts `bipo-dist ARGUMENTS`: under mpirun with `ranks` ranks, or without mpirun where None."""
     program = [from_environment("BIPO_DIST"), *map(str, arguments)]
     if ranks is None:
-        return Running(program)
-    return Running([from_environment("BIPO_MPIEXEC"), "-n", str(ranks), *program])
+        return Running(program, environment)
+    return Running([from_environment("BIPO_MPIEXEC"), "-n", str(ranks), *program], environment)
 
 
 def run(arguments: Sequence[object], ranks: int | None = None, timeout: float = 120) -> Finished:

@@ -49,14 +49,20 @@ class TwoHosts:
             holder.communicate()
         self._folder.cleanup()
 
-    def start(self, arguments: Sequence[object]) -> program.Running:
+    def start(self, arguments: Sequence[object], environment: dict[str, str] | None = None) -> program.Running:
         """`bipo-dist ARGUMENTS` under one mpirun, one rank on each host."""
         addresses = ",".join(f"{address}:1" for address in HOSTS.values())
         return program.Running([
             *self._inside(next(iter(HOSTS))), program.from_environment("BIPO_MPIEXEC"), "--host", addresses,
             "--mca", "plm", "rsh", "--mca", "plm_rsh_agent", str(self._agent),
             "--mca", "oob_tcp_if_include", NETWORK, "--mca", "btl_tcp_if_include", NETWORK,
-            program.from_environment("BIPO_DIST"), *map(str, arguments)])
+            *(word for name in environment or {} for word in ("-x", name)),
+            program.from_environment("BIPO_DIST"), *map(str, arguments)], environment)
+
+    def lose_datagrams(self) -> None:
+        """As a firewall between the hosts does that lets TCP alone through."""
+        for host in HOSTS:
+            _run(*self._inside(host), "ip", "rule", "add", "ipproto", "udp", "blackhole")
 
     def _hold(self, host: str) -> None:
         holder = subprocess.Popen([*HOLDER, host], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,

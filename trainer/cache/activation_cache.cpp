@@ -74,8 +74,8 @@ ActivationCache::ActivationCache(const Decoder& decoder, const std::vector<Token
     if (settings.keep && settings.directory.empty()) {
       entry.store = std::make_unique<ActivationStore>(shape, *ranks.node);
     } else if (settings.keep) {
-      entry.store =
-          std::make_unique<ActivationStore>(shape, settings.directory, layer_key(settings, layer));
+      entry.store = std::make_unique<ActivationStore>(
+          shape, settings.directory, layer_key(settings, layer), settings.trusts_others);
       entry.filled = holds_on_all(entry.store->is_complete(), *ranks.world);
       if (entry.filled) {
         read_back(entry);

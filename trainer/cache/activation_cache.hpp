@@ -29,6 +29,7 @@ struct CacheSettings {
   bool keep = true;                  // else every use runs the prefix again
   at::ScalarType type = at::kFloat;  // of the kept activations
   std::filesystem::path directory;   // of files that the next run opens; empty: in memory
+  bool trusts_others = false;        // opens files of other users too
   std::uint64_t key = 0;             // of everything that shapes the values, layer and type aside
 };
 

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/random_name.hpp"
 
 namespace bipo {
 namespace {
@@ -24,6 +25,8 @@ namespace {
 constexpr std::uint64_t kSeal = 0x6269706f61637431;
 
 constexpr std::int64_t kLongestPath = 4096;
+
+constexpr const char* kExtension = ".activations";
 
 // An open file, or none.
 class File {
@@ -79,10 +82,16 @@ std::filesystem::path scratch_directory(std::uint64_t bytes) {
       bytes));
 }
 
+// Host and process for people; nobody can guess the rest and put a file or a link there first.
 std::string unique_suffix() {
   char host[256] = {};
   ::gethostname(host, sizeof(host) - 1);
-  return fmt::format("{}.{}", host, ::getpid());
+  return fmt::format("{}.{}.{}", host, ::getpid(), random_name());
+}
+
+// Whoever owns a file could have written anything into it.
+bool is_own(const struct stat& status) {
+  return status.st_uid == ::geteuid() || status.st_uid == 0;
 }
 
 std::string broadcast_path(const std::filesystem::path& path, Communicator& node) {
@@ -101,17 +110,31 @@ std::uint64_t StoreShape::bytes() const {
          2 * sizeof(std::uint64_t);
 }
 
+std::filesystem::path foreign_store(const std::filesystem::path& directory) {
+  std::error_code error;
+  std::filesystem::directory_iterator entry(directory, error);
+  for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
+    struct stat status {};
+    if (entry->path().extension() == kExtension && ::stat(entry->path().c_str(), &status) == 0 &&
+        !is_own(status)) {
+      return entry->path();
+    }
+  }
+  return {};
+}
+
 ActivationStore::ActivationStore(const StoreShape& shape, Communicator& node) : shape_(shape) {
   begin(node);
 }
 
 ActivationStore::ActivationStore(const StoreShape& shape, const std::filesystem::path& directory,
-                                 std::uint64_t key)
-    : shape_(shape), final_path_(directory / fmt::format("{:016x}.activations", key)), key_(key) {
-  const File file(final_path_, O_RDONLY);
+                                 std::uint64_t key, bool trusts_others)
+    : shape_(shape), final_path_(directory / fmt::format("{:016x}{}", key, kExtension)), key_(key) {
+  const File file(final_path_, O_RDONLY | O_NONBLOCK);
   struct stat status {};
-  if (file.get() < 0 || ::fstat(file.get(), &status) != 0 ||
-      static_cast<std::uint64_t>(status.st_size) != shape.bytes()) {
+  const bool is_ours = file.get() >= 0 && ::fstat(file.get(), &status) == 0 &&
+                       S_ISREG(status.st_mode) && (trusts_others || is_own(status));
+  if (!is_ours || static_cast<std::uint64_t>(status.st_size) != shape.bytes()) {
     return;
   }
   map(file.get(), /*writable=*/false);
@@ -141,8 +164,7 @@ void ActivationStore::begin(Communicator& node) {
   } else if (node.size() > 1) {
     std::filesystem::path path;
     if (node.rank() == 0) {
-      path = scratch_directory(shape_.bytes()) /
-             fmt::format("bipo-dist.{}.{}", unique_suffix(), fmt::ptr(this));
+      path = scratch_directory(shape_.bytes()) / fmt::format("bipo-dist.{}", unique_suffix());
     }
     map_new_file(path, node, /*keep_name=*/false);
   } else {
@@ -155,7 +177,7 @@ void ActivationStore::begin(Communicator& node) {
 void ActivationStore::map_new_file(const std::filesystem::path& path, Communicator& node,
                                    bool keep_name) {
   if (node.rank() == 0) {
-    const File file(path, O_RDWR | O_CREAT | O_TRUNC);
+    const File file(path, O_RDWR | O_CREAT | O_EXCL);
     if (file.get() < 0) {
       fail(path, "open", errno);
     }
@@ -169,7 +191,7 @@ void ActivationStore::map_new_file(const std::filesystem::path& path, Communicat
   }
   const std::filesystem::path shared = broadcast_path(path, node);
   if (node.rank() != 0) {
-    const File file(shared, O_RDWR);
+    const File file(shared, O_RDWR | O_NOFOLLOW);
     if (file.get() < 0) {
       fail(shared, "open", errno);
     }

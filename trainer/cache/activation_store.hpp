@@ -22,6 +22,10 @@ struct StoreShape {
   std::uint64_t bytes() const;
 };
 
+// Returns a file of activations in `directory` that belongs to another user than this one and root,
+// or an empty path.
+std::filesystem::path foreign_store(const std::filesystem::path& directory);
+
 // One copy for all ranks of a node, which map the same memory.  The ranks write different rows and
 // see each other's after a barrier.
 class ActivationStore {
@@ -32,9 +36,10 @@ class ActivationStore {
 
   // Stores in the file `directory`/`key`.activations.  Opens an existing, whole file of this key
   // and shape for reading (is_complete() on this rank; ranks may disagree while another job
-  // writes); otherwise there is no storage until begin().
+  // writes); otherwise there is no storage until begin().  A file of another user counts as none
+  // unless it `trusts_others`.
   ActivationStore(const StoreShape& shape, const std::filesystem::path& directory,
-                  std::uint64_t key);
+                  std::uint64_t key, bool trusts_others);
 
   ~ActivationStore();
   ActivationStore(const ActivationStore&) = delete;

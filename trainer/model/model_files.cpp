@@ -2,14 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <fstream>
-#include <iterator>
 #include <string>
 #include <system_error>
 #include <utility>
 
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/input_file.hpp"
 #include "datasets/tokens/model_text.hpp"
 #include "trainer/model/gguf/gguf_model.hpp"
 #include "trainer/model/hub/hub_cache.hpp"
@@ -20,8 +19,7 @@ namespace bipo {
 namespace {
 
 std::string content_of(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  return read_input_file(path, kMostSettingsBytes);
 }
 
 std::shared_ptr<const GgufFile> open_gguf(const std::filesystem::path& model) {
@@ -43,9 +41,8 @@ bool names_directory(const std::filesystem::path& model) {
 }
 
 bool names_gguf(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string magic(4, '\0');
-  return file.read(magic.data(), static_cast<std::streamsize>(magic.size())) && magic == "GGUF";
+  std::error_code unreachable;
+  return std::filesystem::exists(path, unreachable) && InputFile(path).begins_with("GGUF");
 }
 
 bool has_file(const std::filesystem::path& directory, const char* name) {

@@ -511,6 +511,18 @@ TEST(CommandLine, CacheBudgetTakesBinaryUnits) {
   expect_parts(train_error({"--cache-budget", "17179869184G"}), {"--cache-budget", "17179869184G"});
 }
 
+TEST(CommandLine, TimeoutTakesUnitsOfTime) {
+  EXPECT_EQ(parsed({}).timeout, 600);
+  EXPECT_EQ(parsed({"--timeout", "0"}).timeout, 0);
+  EXPECT_EQ(parsed({"--timeout", "90"}).timeout, 90);
+  EXPECT_EQ(parsed({"--timeout", "2.5s"}).timeout, 2.5);
+  EXPECT_EQ(parsed({"--timeout", "1.5m"}).timeout, 90);
+  EXPECT_EQ(parsed({"--timeout", "2h"}).timeout, 7200);
+  for (const char* wrong : {"", "m", "-1", "nan", "inf", "1e308h", "10 m", "10min", "5d"}) {
+    expect_parts(train_error({"--timeout", wrong}), {"--timeout", "90s, 10m"});
+  }
+}
+
 TEST(CommandLine, MissingRequiredOptionsAreListedAtOnce) {
   expect_parts(error_of({"train"}), {"--model", "--train", "--layer", "--out"});
   const std::string message = error_of({"train", "--layer", "1", "--model", "m"});
@@ -775,6 +787,7 @@ TEST(Help, ListsEveryOptionOfTheDesignOnALineOfItsOwn) {
                            "dp",
                            "threads",
                            "deterministic",
+                           "timeout",
                            "system-prompt",
                            "chat-template",
                            "template-date",
@@ -788,6 +801,7 @@ TEST(Help, ListsEveryOptionOfTheDesignOnALineOfItsOwn) {
                            "cache-budget",
                            "cache-dtype",
                            "cache-dir",
+                           "cache-shared",
                            "config",
                            "help"}) {
     const std::string start = std::string("\n  --") + name + " ";

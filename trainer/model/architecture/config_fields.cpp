@@ -4,11 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
-#include <iterator>
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/input_file.hpp"
 #include "datasets/text/untrusted_json.hpp"
 
 namespace bipo {
@@ -20,14 +19,14 @@ using Json = nlohmann::json;
 constexpr std::int64_t kLargestSize = std::int64_t{1} << 24;
 
 Json parsed(const std::filesystem::path& path) {
-  std::ifstream file(path);
-  if (!file) {
+  std::error_code unreachable;
+  if (!std::filesystem::exists(path, unreachable)) {
     throw UserError(
         fmt::format("{}: cannot be read; --model takes a Hugging Face model directory "
                     "(config.json, tokenizer.json, *.safetensors) or a GGUF file",
                     path.string()));
   }
-  const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  const std::string text = read_input_file(path, kMostSettingsBytes);
   Json json = parse_untrusted_json(text, path.string(), "get the model again");
   if (!json.is_object()) {
     throw UserError(fmt::format("{}: not a JSON object", path.string()));

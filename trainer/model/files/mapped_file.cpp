@@ -1,39 +1,27 @@
 #include "trainer/model/files/mapped_file.hpp"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
 
 #include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/input_file.hpp"
 
 namespace bipo {
 
 MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
   const std::string file = path.string();
-  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0) {
-    throw UserError(fmt::format("{}: cannot be opened: {}", file, std::strerror(errno)));
-  }
-  struct stat status {};
-  if (fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
-    close(descriptor);
-    throw UserError(fmt::format("{}: is not a regular file", file));
-  }
-  const auto size = static_cast<std::size_t>(status.st_size);
+  const InputFile input(path);
+  const auto size = static_cast<std::size_t>(input.size());
   if (size == 0) {  // which mmap refuses
-    close(descriptor);
     return;
   }
-  void* mapping = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
-  const int error = errno;
-  close(descriptor);
+  void* mapping = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, input.get(), 0);
   if (mapping == MAP_FAILED) {
-    throw EnvironmentError(fmt::format("{}: mmap failed: {}", file, std::strerror(error)));
+    throw EnvironmentError(fmt::format("{}: mmap failed: {}", file, std::strerror(errno)));
   }
   bytes_ = {static_cast<const std::byte*>(mapping), size};
 }

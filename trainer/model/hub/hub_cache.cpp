@@ -6,14 +6,13 @@
 #include <algorithm>
 #include <cctype>
 #include <cstdlib>
-#include <fstream>
-#include <iterator>
 #include <optional>
 #include <string_view>
 #include <system_error>
 #include <vector>
 
 #include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/input_file.hpp"
 
 namespace bipo {
 namespace {
@@ -106,8 +105,10 @@ std::string command(const std::string& repository, const std::string& revision) 
 
 // Returns the commit that the cache has for a branch or tag, else the revision itself.
 std::string commit_of(const fs::path& folder, const std::string& revision) {
-  std::ifstream file(folder / "refs" / revision);
-  std::string commit{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  const fs::path file = folder / "refs" / revision;
+  std::error_code unreachable;
+  std::string commit =
+      fs::is_regular_file(file, unreachable) ? read_input_file(file, kMostSettingsBytes) : "";
   while (!commit.empty() && std::isspace(static_cast<unsigned char>(commit.back())) != 0) {
     commit.pop_back();
   }

@@ -1,0 +1,47 @@
+#include "collectives/foundation/standard_streams.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <iostream>
+#include <system_error>
+
+#include "collectives/foundation/errors.hpp"
+
+namespace bipo {
+
+void prepare_standard_streams() {
+  // Read-only, so that a write to standard output is an error; what goes to standard error is lost.
+  constexpr int kFlags[] = {O_RDONLY, O_RDONLY, O_WRONLY};
+  for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    // open() returns the lowest number that is free.
+    if (::fcntl(stream, F_GETFD) < 0 && ::open("/dev/null", kFlags[stream]) != stream) {
+      std::abort();
+    }
+  }
+  sigset_t closed_pipe;
+  sigemptyset(&closed_pipe);
+  sigaddset(&closed_pipe, SIGPIPE);
+  pthread_sigmask(SIG_BLOCK, &closed_pipe, nullptr);
+}
+
+void flush_standard_output() {
+  errno = 0;
+  std::cout.flush();
+  const bool is_flushed = std::fflush(stdout) == 0;
+  const int code = errno;
+  if (std::cout && is_flushed && std::ferror(stdout) == 0) {
+    return;
+  }
+  throw EnvironmentError(
+      fmt::format("standard output cannot be written{}: what the command prints is incomplete",
+                  code == 0 ? "" : ": " + std::generic_category().message(code)));
+}
+
+}  // namespace bipo
