@@ -10,6 +10,7 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "collectives/session.hpp"
+#include "experiments/progress/stop_signals.hpp"
 #include "launcher/bench/bench.hpp"
 #include "launcher/commands/commands.hpp"
 #include "launcher/options/options.hpp"
@@ -40,6 +41,18 @@ struct RunLocally {
   template <typename Options>
   std::optional<int> operator()(const Options&) const {
     return std::nullopt;
+  }
+};
+
+// Whether the command ends in order, and can go on later, after a signal.
+struct HearsStopSignals {
+  bool operator()(const TrainOptions&) const { return true; }
+  bool operator()(const SweepOptions&) const { return true; }
+  // Ctrl-C ends a streaming command at once.
+  bool operator()(const GenerateOptions& o) const { return !o.stream; }
+  template <typename Options>
+  bool operator()(const Options&) const {
+    return false;
   }
 };
 
@@ -102,6 +115,9 @@ int main(int argc, char** argv) {
     if (command) {
       if (const auto code = std::visit(RunLocally(), *command)) {
         return *code;
+      }
+      if (std::visit(HearsStopSignals(), *command)) {
+        hear_stop_signals(kExitInterrupted);  // before MPI starts threads of its own
       }
     }
     return run_with_ranks(arguments);
