@@ -13,6 +13,7 @@
 #include "collectives/foundation/standard_streams.hpp"
 #include "collectives/session.hpp"
 #include "collectives/watch/watch.hpp"
+#include "experiments/progress/stop_signals.hpp"
 #include "experiments/settings/settings.hpp"
 #include "launcher/bench/bench.hpp"
 #include "launcher/commands/commands.hpp"
@@ -45,6 +46,18 @@ struct RunLocally {
   template <typename Options>
   std::optional<int> operator()(const Options&) const {
     return std::nullopt;
+  }
+};
+
+// Whether the command ends in order, and can go on later, after a signal.
+struct HearsStopSignals {
+  bool operator()(const TrainOptions&) const { return true; }
+  bool operator()(const SweepOptions&) const { return true; }
+  // Ctrl-C ends a streaming command at once.
+  bool operator()(const GenerateOptions& o) const { return !o.stream; }
+  template <typename Options>
+  bool operator()(const Options&) const {
+    return false;
   }
 };
 
@@ -123,6 +136,9 @@ int run(const std::vector<std::string>& arguments) {
     if (command) {
       if (const auto code = std::visit(RunLocally(), *command)) {
         return *code;
+      }
+      if (std::visit(HearsStopSignals(), *command)) {
+        hear_stop_signals(kExitInterrupted);  // before MPI starts threads of its own
       }
     }
     return run_with_ranks(arguments, command);

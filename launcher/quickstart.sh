@@ -64,8 +64,6 @@ next_run_file() {
 # Few cores: ranks that spin or are bound to one core would starve each other.
 prepare_mpi() {
   export OMPI_MCA_mpi_yield_when_idle=1
-  # After a stop signal the ranks still write their checkpoint.
-  export OMPI_MCA_odls_base_sigkill_timeout=60
   if ((EUID == 0)); then
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
   fi
@@ -112,8 +110,11 @@ command=(mpirun "${mpi_options[@]}" "$build/bipo-dist" train --model "$BIPO_MODE
   --lr-unit residual --lr 3e-3 --warmup-steps 10 --epochs 3 --batch-size 4 --out "$out")
 say "${command[*]}"
 status=0
-"${command[@]}" || status=$?
+run_ranks "${command[@]}" || status=$?
 
+if ((status == 75)); then
+  say "stopped with a checkpoint; this continues: $(printf '%q ' "${command[@]}")--resume"
+fi
 if [[ -e $out ]]; then
   print_next_steps
 fi

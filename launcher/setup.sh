@@ -179,3 +179,31 @@ build_targets() {
   say "building $1/: ${*:2} ($jobs jobs)"
   cmake --build "$directory" --parallel "$jobs" --target "${@:2}"
 }
+
+# run_ranks MPIRUN-COMMAND...: runs it to its end and returns its exit code.  Ctrl-C and other requests to stop reach
+# this shell alone, which hands them on as SIGUSR1: mpirun passes that to its ranks, and they save and end with exit
+# code 75.  Interrupted itself, mpirun would end them within a second.  The second request interrupts it.
+run_ranks() {
+  local ranks='' requests=0 signal=USR1 before code
+  # shellcheck disable=SC2317 # the trap calls it
+  stop_ranks() {
+    requests=$((requests + 1))
+    if [[ -n $ranks ]]; then
+      kill -s "$signal" "$ranks" 2>/dev/null || true
+      signal=INT
+    fi
+  }
+  trap stop_ranks INT TERM HUP
+  set -m # a process group of its own, which Ctrl-C does not reach
+  "$@" </dev/null &
+  ranks=$!
+  set +m
+  # A trapped signal ends `wait` early, with a code of its own.
+  while
+    before=$requests code=0
+    wait "$ranks" || code=$?
+    ((requests != before))
+  do :; done
+  trap - INT TERM HUP
+  return "$code"
+}

@@ -15,11 +15,6 @@ quoted() {
   printf '%q ' "$@"
 }
 
-# So many seconds mpirun gives its ranks to save when it is told to end itself (scancel); its own default is one.
-# It also waits twice as long at the end of every run with another exit code than 0, and that time must fit, after the
-# time limit's signal, into BIPO_SIGNAL_SECONDS.
-export OMPI_MCA_odls_base_sigkill_timeout=${OMPI_MCA_odls_base_sigkill_timeout:-10}
-
 # start_ranks COMMAND...: in the background, the asked number on every node; sets `ranks`, the launcher's pid.
 start_ranks() {
   local launcher

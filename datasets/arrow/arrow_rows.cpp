@@ -9,6 +9,7 @@
 #include <arrow/util/key_value_metadata.h>
 #include <fmt/format.h>
 #include <parquet/arrow/reader.h>
+#include <unistd.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -17,6 +18,7 @@
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/input_file.hpp"
 #include "datasets/text/data_text.hpp"
 #include "datasets/text/untrusted_json.hpp"
 
@@ -201,7 +203,7 @@ void for_each_arrow_row(
     throw UserError(fmt::format("{}: no such data file", file));
   }
   const std::shared_ptr<arrow::io::ReadableFile> input =
-      checked_result(arrow::io::ReadableFile::Open(file), file);
+      checked_result(arrow::io::ReadableFile::Open(::dup(InputFile(path).get())), file);
   std::unique_ptr<parquet::arrow::FileReader> parquet;  // must outlive its batches' reader
   const std::shared_ptr<arrow::RecordBatchReader> reader = data_suffix(path) == ".parquet"
                                                                ? open_parquet(input, parquet, file)

@@ -21,6 +21,12 @@ namespace {
 constexpr hsize_t kMostRowsPerChunk = 4096;
 constexpr std::size_t kMemoryGrowth = 1 << 20;
 
+// Debian builds the library without locks of its own.
+std::recursive_mutex& library_mutex() {
+  static auto* const mutex = new std::recursive_mutex;  // other threads may outlive main()
+  return *mutex;
+}
+
 // The innermost entry of the error stack holds the cause; the outer ones repeat it.
 herr_t keep_innermost(unsigned, const H5E_error2_t* entry, void* data) {
   *static_cast<std::string*>(data) = fmt::format("{} in {}", entry->desc, entry->func_name);
@@ -365,7 +371,7 @@ Handle::~Handle() {
   }
 }
 
-ErrorPrintingOff::ErrorPrintingOff() {
+ErrorPrintingOff::ErrorPrintingOff() : lock_(library_mutex()) {
   H5Eget_auto2(H5E_DEFAULT, &function_, &data_);
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
 }

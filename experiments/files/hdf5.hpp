@@ -14,6 +14,7 @@
 #include <filesystem>
 #include <functional>
 #include <limits>
+#include <mutex>
 #include <span>
 #include <string>
 #include <type_traits>
@@ -44,6 +45,8 @@ class Handle {
 };
 
 // Keeps HDF5 from printing its error stack to stderr while the object lives; exceptions carry it.
+// Other threads that make one wait until it is gone: the library is for one thread at a time, so
+// whoever uses it on a thread that is not alone makes one first and lets it outlive every Handle.
 class ErrorPrintingOff {
  public:
   ErrorPrintingOff();
@@ -52,6 +55,7 @@ class ErrorPrintingOff {
   ~ErrorPrintingOff();
 
  private:
+  std::unique_lock<std::recursive_mutex> lock_;
   H5E_auto2_t function_ = nullptr;
   void* data_ = nullptr;
 };

@@ -205,8 +205,17 @@ SweepGroup::End SweepGroup::train_pack(const SweepPart& part, const Pack& pack,
   for (Member& member : training.members) {
     members.push_back({member.settings, member.record, member.observer});
   }
+  LastStep last_step;
+  std::optional<SaveAtStop> at_stop;
+  if (taken != nullptr) {
+    at_stop.emplace([&] {
+      last_step.save();
+      taken->claim->offer();
+    });
+  }
   const RunStatus status = train(model_.of(part.inputs), *part.data.train, part.data.held_out.get(),
-                                 layer, members, ranks_);
+                                 layer, members, ranks_, last_step);
+  at_stop.reset();
   const bool is_superseded =
       std::any_of(training.members.begin(), training.members.end(),
                   [](const Member& member) { return member.run.is_superseded(); });

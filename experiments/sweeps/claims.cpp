@@ -309,7 +309,7 @@ void require_file_name(const std::string& name) {
   }
 }
 
-// Signals must interrupt the main thread, which handles them.
+// Signals are for the threads that wait for them or are interrupted by them.
 void block_signals() {
   sigset_t all;
   sigfillset(&all);
@@ -379,6 +379,10 @@ bool Claim::is_mine() const {
   const auto newest = newest_claim(claims_, name_);
   const auto content = newest ? parse_claim(newest->text) : std::nullopt;
   return content && content->owner == owner_;
+}
+
+void Claim::offer() {
+  write_at_start(file_, released_text_, claim_path(claims_, name_, generation_));
 }
 
 void Claim::release() {

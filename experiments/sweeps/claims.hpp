@@ -28,8 +28,8 @@ struct ClaimTimes {
 };
 
 // One claim that this process holds; a thread of its own renews it while the object lives.  Its
-// functions throw EnvironmentError, with path and call, where the file system fails, and must be
-// called by one thread at a time.
+// functions throw EnvironmentError, with path and call, where the file system fails.  Other than
+// offer(), they must be called by one thread at a time.
 class Claim {
  public:
   // Returns null if any live process, including this one, holds `name`, which is part of file
@@ -44,6 +44,10 @@ class Claim {
 
   // Reads the claim again: false once another process took over, and after release() and finish().
   bool is_mine() const;
+
+  // Lets others take the claim at once; until one does, it stays ours.  For an owner that may be
+  // killed before it ends the claim; to be called once, beside is_mine() also by another thread.
+  void offer();
 
   // Ends the claim with work left to do: others may take it at once.
   void release();

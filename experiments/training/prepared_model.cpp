@@ -10,9 +10,11 @@
 #include "collectives/foundation/errors.hpp"
 #include "experiments/job/machine.hpp"
 #include "experiments/progress/progress.hpp"
+#include "experiments/progress/stop_signals.hpp"
 #include "experiments/runs/run_file.hpp"
 #include "experiments/settings/field.hpp"
 #include "experiments/settings/version.hpp"
+#include "trainer/cache/activation_store.hpp"
 #include "trainer/loop/training.hpp"
 
 namespace bipo {
@@ -39,6 +41,7 @@ void run_prefix_pass(Decoder& decoder, const std::vector<ActivationCache*>& cach
 
 PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const DataRequest& request,
                           const Ranks& ranks, ProgressDisplay& display) {
+  const EndAtOnce nothing_to_save(remove_unfinished_stores);
   const TrainingInputs& inputs = job.inputs;
   const TrainOptions& options = job.options;
   std::uint64_t budget = all_reduced(request.budget, ReduceOp::kMin, *ranks.world);

@@ -40,7 +40,8 @@ void run_prefix_pass(Decoder& decoder, const std::vector<ActivationCache*>& cach
                      const Ranks& ranks, ProgressDisplay& display);
 
 // Fills the caches of the job's pairs in one pass over the data for all layers, and checks that
-// training begins at the reference.  The pairs must outlive the result.  Collective over: world
+// training begins at the reference.  The pairs must outlive the result.  A stop signal ends the
+// process meanwhile; cache files that are whole by then stay.  Collective over: world
 PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const DataRequest& request,
                           const Ranks& ranks, ProgressDisplay& display);
 

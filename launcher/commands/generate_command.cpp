@@ -18,12 +18,10 @@ int run_generate_command(const GenerateOptions& options, Session& session) {
   Job job(session);
   const GenerationJob prepared = job.prepare(
       [&] { return prepare_generation(options, job.begin_utc(), session); }, "the answers to make");
-  if (!options.stream) {  // Ctrl-C ends a streaming command at once
-    install_stop_signals();
-  }
   const Ranks ranks = job.begin(prepared.model.computation, {}, prepared.warnings);
   std::unique_ptr<Decoder> decoder;
   session.together([&] { decoder = load_whole_model(prepared.model, ranks); });
+  stop_when_asked();
   const GenerationOutcome outcome = generate(prepared, *decoder, ranks, job);
   const bool is_complete = outcome.prompts == prepared.prompt_count();
   if (job.is_root()) {

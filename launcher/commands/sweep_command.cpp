@@ -89,7 +89,7 @@ int run_prepared(const SweepPreparation& sweep, Job& job) {
   SweepProgress progress(
       sweep.options.out, sweep.plan, [&](const Cell& cell) { return cell_cost(sweep, cell); },
       job.display(), job.is_root());
-  install_stop_signals();
+  stop_when_asked();
   const RunStatus status =
       run_sweep(sweep, session, queue ? &*queue : nullptr, {job.display(), progress});
   std::int64_t exit_code = kExitDone;

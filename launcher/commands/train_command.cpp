@@ -56,7 +56,6 @@ int run_prepared(const RunPreparation& run, Job& job) {
   if (options.check_weights) {
     check_weights({&inputs}, session);
   }
-  install_stop_signals();
   std::unique_ptr<Decoder> decoder;
   session.together([&] { decoder = load_decoder(run.job, ranks); });
   const PreparedData data = prepare_data(
@@ -80,9 +79,15 @@ int run_prepared(const RunPreparation& run, Job& job) {
                        job.display());
   TrainingRecord record = run.previous ? TrainingRecord(*run.previous)
                                        : starting_record(inputs.config.hidden, options.seed);
-  const RunStatus status =
-      train(*decoder, *data.train, data.held_out.get(), options.layer,
-            {{training_settings(options, run.plan, residual_rms), record, observer}}, ranks);
+  LastStep last_step;
+  std::optional<SaveAtStop> at_stop;
+  if (job.is_root()) {
+    at_stop.emplace([&] { last_step.save(); });
+  }
+  const RunStatus status = train(
+      *decoder, *data.train, data.held_out.get(), options.layer,
+      {{training_settings(options, run.plan, residual_rms), record, observer}}, ranks, last_step);
+  at_stop.reset();
   job.display().finish();
   if (job.is_root()) {
     print_result(record, status, options.out);

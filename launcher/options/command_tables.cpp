@@ -35,7 +35,11 @@ std::string config_notes(const std::string& command) {
 std::string exit_code_notes(const std::string& how_to_continue,
                             const std::string& failure = "anything else") {
   return fmt::format(
-      "SIGUSR1 and SIGTERM: a checkpoint at the next step, then exit code 75.\n"
+      "SIGUSR1, SIGTERM, SIGINT, SIGHUP and SIGPIPE: the last completed step is saved at once; the "
+      "end\n"
+      "  follows after the step in progress, with exit code 75 (1 from mpirun for its own SIGTERM "
+      "or "
+      "SIGINT).\n"
       "\n"
       "Exit codes\n"
       "   0  done\n"

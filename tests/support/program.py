@@ -101,6 +101,13 @@ def start(arguments: Sequence[object], ranks: int | None = None,
     return Running([from_environment("BIPO_MPIEXEC"), "-n", str(ranks), *program], environment)
 
 
+def spawn(arguments: Sequence[object], **streams) -> subprocess.Popen:
+    """Starts `bipo-dist ARGUMENTS` without mpirun; `streams` go to Popen, and what they leave out goes nowhere."""
+    program = [from_environment("BIPO_DIST"), *map(str, arguments)]
+    nowhere = {name: subprocess.DEVNULL for name in ("stdin", "stdout", "stderr")}
+    return subprocess.Popen(program, env={**os.environ, **MPI_ENVIRONMENT}, **{**nowhere, **streams})
+
+
 def run(arguments: Sequence[object], ranks: int | None = None, timeout: float = 120) -> Finished:
     """Runs `bipo-dist ARGUMENTS` to its end, whatever that is."""
     with start(arguments, ranks) as running:

@@ -18,9 +18,6 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "slurm"
 SITE = {"BIPO_NODES": 1, "BIPO_GPUS_PER_NODE": 0, "BIPO_RANKS_PER_NODE": 1, "BIPO_CPUS_PER_RANK": 1,
         "BIPO_TIME_LIMIT": 5, "BIPO_ANALYSIS_TIME_LIMIT": 5}
 
-# mpirun waits twice as many seconds when its ranks end with another code than 0.
-QUICK_END = {"OMPI_MCA_odls_base_sigkill_timeout": "2"}
-
 
 @dataclass(frozen=True)
 class SubmittedJob:
@@ -40,7 +37,7 @@ class Site:
 
     def __init__(self, folder: Path, environment: dict[str, str] | None = None):
         self.folder = folder
-        self.environment = {**(environment or os.environ), **program.MPI_ENVIRONMENT, **QUICK_END,
+        self.environment = {**(environment or os.environ), **program.MPI_ENVIRONMENT,
                             "BIPO_SITE": str(folder / "site.env")}
         self.settings: dict[str, object] = {
             **SITE, "BIPO_PROGRAM": program.from_environment("BIPO_DIST"), "BIPO_ANALYSIS_PYTHON": sys.executable}

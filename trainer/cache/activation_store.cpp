@@ -12,6 +12,8 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -45,6 +47,35 @@ class File {
  private:
   int descriptor_;
 };
+
+// The temporary files of this process.
+class TemporaryFiles {
+ public:
+  void add(const std::filesystem::path& path) {
+    const std::lock_guard lock(mutex_);
+    paths_.insert(path);
+  }
+  void forget(const std::filesystem::path& path) {
+    const std::lock_guard lock(mutex_);
+    paths_.erase(path);
+  }
+  void remove_all() {
+    const std::lock_guard lock(mutex_);
+    for (const std::filesystem::path& path : paths_) {
+      ::unlink(path.c_str());
+    }
+    paths_.clear();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::set<std::filesystem::path> paths_;
+};
+
+TemporaryFiles& temporary_files() {
+  static auto* const files = new TemporaryFiles;  // other threads may outlive main()
+  return *files;
+}
 
 [[noreturn]] void fail(const std::filesystem::path& path, const char* call, int error) {
   throw EnvironmentError(
@@ -123,6 +154,10 @@ std::filesystem::path foreign_store(const std::filesystem::path& directory) {
   return {};
 }
 
+void remove_unfinished_stores() {
+  temporary_files().remove_all();
+}
+
 ActivationStore::ActivationStore(const StoreShape& shape, Communicator& node) : shape_(shape) {
   begin(node);
 }
@@ -148,6 +183,7 @@ ActivationStore::~ActivationStore() {
   }
   if (removes_temporary_) {
     ::unlink(temporary_path_.c_str());
+    temporary_files().forget(temporary_path_);
   }
 }
 
@@ -177,6 +213,7 @@ void ActivationStore::begin(Communicator& node) {
 void ActivationStore::map_new_file(const std::filesystem::path& path, Communicator& node,
                                    bool keep_name) {
   if (node.rank() == 0) {
+    temporary_files().add(path);
     const File file(path, O_RDWR | O_CREAT | O_EXCL);
     if (file.get() < 0) {
       fail(path, "open", errno);
@@ -200,6 +237,7 @@ void ActivationStore::map_new_file(const std::filesystem::path& path, Communicat
   node.barrier();
   if (node.rank() == 0 && !keep_name) {
     ::unlink(path.c_str());
+    temporary_files().forget(path);
     removes_temporary_ = false;
   }
 }
@@ -235,6 +273,7 @@ void ActivationStore::commit(Communicator& node) {
   if (::rename(temporary_path_.c_str(), final_path_.c_str()) != 0) {
     fail(final_path_, "rename", errno);
   }
+  temporary_files().forget(temporary_path_);
   removes_temporary_ = false;
 }
 

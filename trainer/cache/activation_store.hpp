@@ -26,6 +26,10 @@ struct StoreShape {
 // or an empty path.
 std::filesystem::path foreign_store(const std::filesystem::path& directory);
 
+// Removes the files of this process that are not committed yet, for a process that ends without
+// destroying its stores.  For any thread.
+void remove_unfinished_stores();
+
 // One copy for all ranks of a node, which map the same memory.  The ranks write different rows and
 // see each other's after a barrier.
 class ActivationStore {

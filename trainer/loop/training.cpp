@@ -129,7 +129,31 @@ class Member {
     row.vector_norm = vector_norm(state.vector);
     row.seconds = seconds;
     record().steps.push_back(row);
-    observer().on_step(row);
+  }
+
+  bool ends_epoch() const {
+    return state().step % plan_.steps_per_epoch() == 0 || state().step == plan_.total_steps();
+  }
+
+  std::int32_t last_epoch() const { return plan_.epoch_of(state().step - 1); }
+
+  bool is_evaluation_due() const {
+    return settings().eval_every > 0 &&
+           ((last_epoch() + 1) % settings().eval_every == 0 || state().step == plan_.total_steps());
+  }
+
+  bool has_evaluation() const {
+    const std::vector<EvalRow>& evals = record_.get().evals;
+    return std::any_of(evals.begin(), evals.end(),
+                       [&](const EvalRow& row) { return row.step == state().step; });
+  }
+
+  // Adds the vector of the epoch that ends here.
+  void keep_vector() {
+    std::vector<SavedVector>& vectors = record().vectors;
+    if (vectors.empty() || vectors.back().step < state().step) {
+      vectors.push_back({state().vector, state().step, last_epoch()});
+    }
   }
 
   // The saved record ends with the checkpoint's vector, the record in memory does not.
@@ -137,7 +161,7 @@ class Member {
     std::vector<SavedVector>& vectors = record().vectors;
     const bool adds = state().step > 0 && (vectors.empty() || vectors.back().step != state().step);
     if (adds) {
-      vectors.push_back({state().vector, state().step, plan_.epoch_of(state().step - 1)});
+      vectors.push_back({state().vector, state().step, last_epoch()});
     }
     observer().save(record(), status);
     if (adds) {
@@ -154,29 +178,49 @@ class Member {
   std::vector<std::int64_t> order_;  // of that epoch
 };
 
+// Every change of a record, and every save, holds the lock of LastStep.
 class Trainer {
  public:
   Trainer(const Decoder& decoder, const ActivationCache& cache, const ActivationCache* held_out,
-          std::int64_t layer, const std::vector<TrainingMember>& members, const Ranks& ranks)
+          std::int64_t layer, const std::vector<TrainingMember>& members, const Ranks& ranks,
+          LastStep& last_step)
       : decoder_(decoder),
         cache_(cache),
         held_out_(held_out),
         layer_(layer),
         ranks_(ranks),
-        residual_(residual_options(decoder)) {
+        residual_(residual_options(decoder)),
+        last_step_(last_step) {
     for (const TrainingMember& member : members) {
       members_.emplace_back(member);
     }
     require_one_shape();
-  }
-
-  RunStatus run() {
     for (Member& member : members_) {
       member.drop_vectors_between_epochs();
     }
+    if (is_writer()) {
+      last_step_.begin([this] {
+        if (!is_saved_for_good_) {
+          save_members(RunStatus::kInterrupted);
+        }
+      });
+    }
+  }
+
+  ~Trainer() { last_step_.end(); }
+  Trainer(const Trainer&) = delete;
+  Trainer& operator=(const Trainer&) = delete;
+
+  RunStatus run() {
     const std::int64_t total = members_.front().plan().total_steps();
     if (steps_done() == 0) {
       save(RunStatus::kRunning);
+    } else if (members_.front().ends_epoch()) {
+      end_epoch();
+    }
+    if (steps_done() < total && agree().stop) {
+      save(RunStatus::kInterrupted);
+      return RunStatus::kInterrupted;
     }
     while (steps_done() < total) {
       std::vector<StepPlan> steps;
@@ -187,13 +231,12 @@ class Trainer {
       if (members_.empty()) {
         return RunStatus::kComplete;
       }
-      const bool last = steps_done() == total;
-      const bool ends_epoch = steps.front().ends_epoch;
-      if (ends_epoch || last) {
-        end_epoch(steps.front().epoch, last);
+      const bool ends_epoch = members_.front().ends_epoch();
+      if (ends_epoch) {
+        end_epoch();
       }
       const Verdict verdict = agree();
-      if (last) {
+      if (steps_done() == total) {
         break;
       }
       if (verdict.stop) {
@@ -223,6 +266,8 @@ class Trainer {
   };
 
   std::int64_t steps_done() const { return members_.front().state().step; }
+
+  bool is_writer() const { return ranks_.world->rank() == 0; }
 
   void require_one_shape() const {
     const BatchPlan& first = members_.front().plan();
@@ -379,13 +424,22 @@ class Trainer {
       outcomes = compute_apart(steps);
     }
     const double seconds = seconds_since(begin);
+    complete_step(steps, std::move(outcomes), seconds);
+    for (Member& member : members_) {
+      member.observer().on_step(member.record().steps.back());
+    }
+  }
+
+  void complete_step(const std::vector<StepPlan>& steps, std::vector<StepOutcome> outcomes,
+                     double seconds) {
+    const auto lock = last_step_.lock();
     std::vector<Member> remaining;
     for (std::size_t i = 0; i < members_.size(); ++i) {
       if (outcomes[i].finite) {
         members_[i].update(steps[i], std::move(outcomes[i]), seconds);
         remaining.push_back(std::move(members_[i]));
       } else {
-        if (ranks_.world->rank() == 0) {
+        if (is_writer()) {
           members_[i].save(RunStatus::kInterrupted);
         }
         members_[i].observer().on_failure(fmt::format(
@@ -395,16 +449,21 @@ class Trainer {
       }
     }
     members_ = std::move(remaining);
+    is_saved_for_good_ = false;
   }
 
-  void end_epoch(std::int32_t epoch, bool last) {
-    for (Member& member : members_) {
+  // Does what is due at the end of an epoch and not in the record yet.
+  void end_epoch() {
+    const std::vector<bool> needs_evaluation = find_missing_evaluations();
+    for (std::size_t i = 0; i < members_.size(); ++i) {
+      Member& member = members_[i];
       const Checkpoint& state = member.state();
       const TrainingSettings& settings = member.settings();
-      TrainingRecord& record = member.record();
-      record.vectors.push_back({state.vector, state.step, epoch});
-      const bool due = settings.eval_every > 0 && ((epoch + 1) % settings.eval_every == 0 || last);
-      if (held_out_ == nullptr || !due) {
+      {
+        const auto lock = last_step_.lock();
+        member.keep_vector();
+      }
+      if (!needs_evaluation[i]) {
         continue;
       }
       const ScoringContext context{decoder_, ranks_, held_out_->settings().group_size, {}};
@@ -412,18 +471,38 @@ class Trainer {
                                  settings.beta);
       for (EvalRow& row : rows) {
         row.step = state.step;
-        row.epoch = epoch;
+        row.epoch = member.last_epoch();
       }
-      record.evals.insert(record.evals.end(), rows.begin(), rows.end());
+      {
+        const auto lock = last_step_.lock();
+        std::vector<EvalRow>& evals = member.record().evals;
+        evals.insert(evals.end(), rows.begin(), rows.end());
+        is_saved_for_good_ = false;
+      }
       member.observer().on_evaluation(rows);
     }
   }
 
+  // World rank 0 decides: other ranks of a continued pack have no log.
+  std::vector<bool> find_missing_evaluations() const {
+    const at::Tensor needs = at::zeros({static_cast<std::int64_t>(members_.size())}, at::kLong);
+    for (std::size_t i = 0; i < members_.size(); ++i) {
+      needs[static_cast<std::int64_t>(i)] =
+          held_out_ != nullptr && members_[i].is_evaluation_due() && !members_[i].has_evaluation()
+              ? 1
+              : 0;
+    }
+    ranks_.world->broadcast(needs, 0);
+    std::vector<bool> result;
+    for (std::size_t i = 0; i < members_.size(); ++i) {
+      result.push_back(needs[static_cast<std::int64_t>(i)].item<std::int64_t>() != 0);
+    }
+    return result;
+  }
+
   // One rank's stop stops all; world rank 0's clock decides when to save.
   Verdict agree() {
-    const bool stop = std::any_of(members_.begin(), members_.end(), [](Member& member) {
-      return member.observer().stop_requested();
-    });
+    const bool stop = is_stop_requested();
     const bool save = seconds_since(last_save_) >= members_.front().settings().save_every;
     const at::Tensor wishes = at::zeros({2}, at::kLong);
     wishes[0] = stop ? 1 : 0;
@@ -432,15 +511,27 @@ class Trainer {
     return {wishes[0].item<std::int64_t>() != 0, wishes[1].item<std::int64_t>() != 0};
   }
 
+  bool is_stop_requested() {
+    const auto lock = last_step_.lock();
+    return std::any_of(members_.begin(), members_.end(),
+                       [](Member& member) { return member.observer().stop_requested(); });
+  }
+
   void save(RunStatus status) {
     check_same_vectors();
     last_save_ = Clock::now();
-    if (ranks_.world->rank() != 0) {
-      return;
+    if (is_writer()) {
+      const auto lock = last_step_.lock();
+      save_members(status);
     }
+  }
+
+  // Requires the lock.
+  void save_members(RunStatus status) {
     for (Member& member : members_) {
       member.save(status);
     }
+    is_saved_for_good_ = status != RunStatus::kRunning;
   }
 
   // Without this check, a vector that differs between ranks would be saved as if it were right.
@@ -466,9 +557,28 @@ class Trainer {
   at::TensorOptions residual_;
   std::vector<Member> members_;
   Clock::time_point last_save_ = Clock::now();
+  LastStep& last_step_;
+  bool is_saved_for_good_ = false;  // as interrupted or complete, with nothing new since
 };
 
 }  // namespace
+
+void LastStep::begin(std::function<void()> save) {
+  const std::lock_guard lock(mutex_);
+  save_ = std::move(save);
+}
+
+void LastStep::end() {
+  const std::lock_guard lock(mutex_);
+  save_ = nullptr;
+}
+
+void LastStep::save() {
+  const std::lock_guard lock(mutex_);
+  if (save_) {
+    save_();
+  }
+}
 
 void check_zero_vector(const Decoder& decoder, const ActivationCache& cache, std::int64_t layer,
                        const Ranks& ranks) {
@@ -509,9 +619,17 @@ void check_zero_vector(const Decoder& decoder, const ActivationCache& cache, std
 
 RunStatus train(const Decoder& decoder, const ActivationCache& cache,
                 const ActivationCache* held_out, std::int64_t layer,
-                const std::vector<TrainingMember>& members, const Ranks& ranks) {
+                const std::vector<TrainingMember>& members, const Ranks& ranks,
+                LastStep& last_step) {
   const SingleThreadedBackward single_threaded;
-  return Trainer(decoder, cache, held_out, layer, members, ranks).run();
+  return Trainer(decoder, cache, held_out, layer, members, ranks, last_step).run();
+}
+
+RunStatus train(const Decoder& decoder, const ActivationCache& cache,
+                const ActivationCache* held_out, std::int64_t layer,
+                const std::vector<TrainingMember>& members, const Ranks& ranks) {
+  LastStep last_step;
+  return train(decoder, cache, held_out, layer, members, ranks, last_step);
 }
 
 }  // namespace bipo

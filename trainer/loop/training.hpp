@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -39,7 +41,9 @@ class TrainingObserver {
   // of the pack continue without this vector.
   virtual void on_failure(const std::string& reason) = 0;
 
-  // Called on world rank 0 only.  The record's last vector is the checkpoint's.
+  // Called on world rank 0 only, by LastStep also on another thread, but never while on_failure()
+  // or stop_requested() of a member of the pack runs.  The record's last vector is the
+  // checkpoint's.
   virtual void save(const TrainingRecord& record, RunStatus status) = 0;
 
   // Polled on every rank after each step; true on one rank stops all ranks at the same step.
@@ -60,13 +64,39 @@ struct TrainingMember {
   TrainingObserver& observer;
 };
 
+// Lets another thread save the last completed step while train() is in the next one.
+class LastStep {
+ public:
+  // Saves all members that have not failed as interrupted, unless they are saved so already or
+  // complete; does nothing while no train() runs with this object, and on ranks other than world
+  // rank 0.  Waits while a step completes or a save is under way.  Throws what the observers'
+  // save() throws.  For any thread.
+  void save();
+
+  // For train(), which sets how to save, and holds the lock while it changes a record or saves one.
+  void begin(std::function<void()> save);
+  void end();
+  std::unique_lock<std::mutex> lock() { return std::unique_lock(mutex_); }
+
+ private:
+  std::mutex mutex_;
+  std::function<void()> save_;
+};
+
 // Trains the members' vectors at one layer together, to the end of the plan or to a stop.  Each
 // member has its own order of pairs, signs, optimiser and log; their micro-batches share passes
 // through the model.  Members may differ in seed, shuffle, sign, lr, beta and optimiser; they must
 // have the same numbers of pairs, epochs and steps, the same batch sizes and the same step to start
 // from.  A member's result depends on the others in the last bits only.  `held_out` may be null.
 // Returns kInterrupted after a stop, otherwise kComplete: every member that has not failed is at
-// the end of its plan.  Collective over: world
+// the end of its plan.  Where the state at the end of an epoch was saved without the evaluation
+// that is due there, that is made first.  Collective over: world
+RunStatus train(const Decoder& decoder, const ActivationCache& cache,
+                const ActivationCache* held_out, std::int64_t layer,
+                const std::vector<TrainingMember>& members, const Ranks& ranks,
+                LastStep& last_step);
+
+// The same, for a training that no other thread saves.
 RunStatus train(const Decoder& decoder, const ActivationCache& cache,
                 const ActivationCache* held_out, std::int64_t layer,
                 const std::vector<TrainingMember>& members, const Ranks& ranks);

@@ -1,0 +1,256 @@
+"""Every signal that asks for a stop, in every phase of a run: the last completed step is saved, and a resumed run
+ends with the bits of an undisturbed one."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+
+import pytest
+
+import program
+import run_files
+from processes import ranks_of
+from tiny_models import TinyModel, write_model, write_pairs
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGUSR1)
+BY_MPIRUN = tuple(number for number in SIGNALS if number != signal.SIGPIPE)  # mpirun ignores its own SIGPIPE
+SAVED_WITHIN = 0.2  # seconds, from the signal's arrival at the rank that writes
+
+EPOCHS, STEPS_PER_EPOCH = 4, 3
+
+
+@pytest.fixture(scope="module")
+def slow_inputs(tmp_path_factory):
+    """A model and pairs with which a pass, a step and an evaluation take long enough to be hit."""
+    folder = tmp_path_factory.mktemp("slow")
+    model = write_model(folder / "slow", TinyModel(hidden_size=192, intermediate_size=512, layers=6))
+    return {"model": model, "train": write_pairs(folder / "train.csv", 96),
+            "test": write_pairs(folder / "test.csv", 48, seed=8)}
+
+
+@pytest.fixture
+def slow_job(job, slow_inputs):
+    """Saves only at the end of an epoch."""
+    return job.but(**slow_inputs, epochs=EPOCHS, batch_size=32, micro_batch=4, save_every=600)
+
+
+@pytest.fixture(scope="module")
+def reference_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("reference")
+
+
+@pytest.fixture
+def expected(slow_job, reference_folder):
+    undisturbed = slow_job.but(out=reference_folder / "undisturbed.h5")
+    if not undisturbed.out.exists():
+        program.run_successfully(undisturbed.arguments())
+    return run_files.read(undisturbed.out)
+
+
+def stderr(running: program.Running) -> str:
+    return running.output(None).stderr
+
+
+def steps_seen(running: program.Running) -> int:
+    """The last step of which the progress told."""
+    return max((int(step) for step in re.findall(r"^train (\d+)/", stderr(running), re.MULTILINE)), default=0)
+
+
+def hears(pid: int) -> bool:
+    """Whether the process waits for signals: from then on none of them kills it."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8") as status:
+            [blocked] = [line.split()[1] for line in status if line.startswith("SigBlk:")]
+    except OSError:
+        return False
+    return bool(int(blocked, 16) & 1 << (signal.SIGTERM - 1))
+
+
+def root_of(running: program.Running, job, ranks: int | None) -> int | None:
+    return running.pid if ranks is None else ranks_of(job.out).get(0)
+
+
+def wait_for_phase(phase: str, running: program.Running, job, ranks: int | None) -> None:
+    """Returns when the run, which was started anew, is in the middle of the phase."""
+
+    def ready() -> bool:
+        if phase == "start":
+            pids = [running.pid] if ranks is None else list(ranks_of(job.out).values())
+            return len(pids) == (ranks or 1) and all(map(hears, pids))
+        if phase == "prefix":
+            return "prefix and reference, block 1/" in stderr(running)
+        if phase == "step":
+            return steps_seen(running) > 0
+        seen = steps_seen(running)
+        return seen > 0 and seen % STEPS_PER_EPOCH == 0
+
+    program.wait_until(ready, running)
+
+
+def stop(job, phase: str, number: signal.Signals, ranks: int | None, target: str) -> program.Finished:
+    """Starts or continues the run, sends the signal in the phase, and checks what must be saved."""
+    with program.start(job.arguments("--resume"), ranks) as running:
+        wait_for_phase(phase, running, job, ranks)
+        seen = steps_seen(running)
+        if target == "launched":
+            running.send(number)
+        else:
+            os.kill(ranks_of(job.out)[int(target)], number)
+        finished = running.finish(60)
+    ends_the_ranks_itself = ranks is not None and target == "launched" and number != signal.SIGUSR1
+    assert finished.code == (program.FAILED if ends_the_ranks_itself else program.INTERRUPTED), finished
+    assert re.search(r"bipo-dist: (rank \d+: )?SIG", finished.stderr), finished
+    assert not ranks_of(job.out), "left behind"
+    if phase in ("start", "prefix"):
+        assert seen == 0 and "ends now" in finished.stderr, finished
+    else:
+        run_files.assert_whole(job.out)
+        assert run_files.steps_saved(job.out) >= seen > 0, finished
+        assert run_files.read(job.out).attributes["status"] == "interrupted", finished
+    return finished
+
+
+def stop_in_every_phase(job, number, ranks, target, expected) -> None:
+    for phase in ("start", "step", "prefix", "evaluation"):
+        stop(job, phase, number, ranks, target)
+    program.run_successfully(job.arguments("--resume"), ranks)
+    run_files.assert_identical(run_files.read(job.out), expected)
+    assert run_files.temporary_files(job.folder) == []
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_the_bare_program(slow_job, expected, number):
+    stop_in_every_phase(slow_job, number, None, "launched", expected)
+
+
+@pytest.mark.parametrize("number", BY_MPIRUN, ids=lambda number: number.name)
+def test_mpirun(slow_job, expected, number):
+    stop_in_every_phase(slow_job, number, 2, "launched", expected)
+
+
+@pytest.mark.parametrize("number, rank", [(signal.SIGPIPE, "0"), (signal.SIGHUP, "1")], ids=["SIGPIPE-0", "SIGHUP-1"])
+def test_one_rank_of_two(slow_job, expected, number, rank):
+    stop_in_every_phase(slow_job, number, 2, rank, expected)
+
+
+@pytest.mark.parametrize("ranks", [None, 2])
+def test_the_save_does_not_wait_for_the_step(slow_job, slow_inputs, ranks):
+    """A step of all pairs, and more of them, lasts far longer than the last save may take."""
+    pairs = write_pairs(slow_job.folder / "many.csv", 600)
+    job = slow_job.but(train=pairs, test=None, batch_size=200, epochs=50)
+    with program.start(job.arguments(), ranks) as running:
+        program.wait_until(lambda: steps_seen(running) > 0, running)
+        sent = time.time()
+        os.kill(root_of(running, job, ranks), signal.SIGTERM)
+        program.wait_until(lambda: run_files.read(job.out).attributes["status"] == "interrupted", running, 1)
+        running.send(signal.SIGKILL)
+        running.process.wait()
+        assert job.out.stat().st_mtime - sent < SAVED_WITHIN
+    assert run_files.steps_saved(job.out) == 1
+
+
+def caught_in_save(job, running: program.Running, ranks: int | None) -> bool:
+    """Halts the writing rank while its new file has no name yet."""
+    root = None
+    while not running.ended():
+        root = root or root_of(running, job, ranks)
+        if root is None or not run_files.temporary_files(job.folder):
+            continue
+        os.kill(root, signal.SIGSTOP)
+        time.sleep(0.01)
+        if run_files.temporary_files(job.folder):
+            return True
+        os.kill(root, signal.SIGCONT)
+    return False
+
+
+@pytest.mark.parametrize("ranks", [None, 2])
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_in_the_middle_of_a_save(job, number, ranks):
+    often = job.but(epochs=60, save_every=0, eval_every=10, micro_batch=2)
+    reference = often.but(save_every=600).writing("reference.h5")
+    program.run_successfully(reference.arguments())
+    with program.start(often.arguments(), ranks) as running:
+        program.wait_until(lambda: run_files.steps_saved(often.out) > 3, running)
+        assert caught_in_save(often, running, ranks), running.output(None)
+        root = root_of(running, often, ranks)
+        os.kill(root, number)
+        os.kill(root, signal.SIGCONT)
+        finished = running.finish(30)
+    assert finished.code == program.INTERRUPTED, finished
+    assert run_files.read(often.out).attributes["status"] == "interrupted"
+    program.run_successfully(often.arguments("--resume"), ranks)
+    run_files.assert_identical(run_files.read(often.out), run_files.read(reference.out))
+    assert run_files.temporary_files(often.folder) == []
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_after_the_last_save_it_comes_too_late(job, number):
+    """The program is done then, and says so."""
+    with program.start(job.arguments()) as running:
+        while not (job.out.exists() and run_files.read(job.out).attributes["status"] == "complete"):
+            time.sleep(0.001)
+        running.send(number)
+        finished = running.finish(30)
+    assert finished.code == program.DONE, finished
+    assert run_files.read(job.out).attributes["status"] == "complete"
+    assert "run file: " in finished.stdout, finished
+
+
+def test_a_second_interrupt_ends_the_program_with_the_state_saved(slow_job):
+    job = slow_job.but(train=write_pairs(slow_job.folder / "many.csv", 600), test=None, batch_size=200, epochs=50)
+    with program.start(job.arguments()) as running:
+        program.wait_until(lambda: steps_seen(running) > 0, running)
+        sent = time.monotonic()
+        running.send(signal.SIGINT)
+        running.send(signal.SIGTERM)  # changes nothing
+        while running.process.poll() is None and time.monotonic() - sent < 0.1:
+            time.sleep(0.01)
+        running.send(signal.SIGINT)
+        finished = running.finish(0.9)
+    assert finished.code == program.INTERRUPTED, finished
+    assert "SIGINT again" in finished.stderr, finished
+    assert run_files.steps_saved(job.out) == 1
+    assert run_files.read(job.out).attributes["status"] == "interrupted"
+
+
+def test_nohup_outlives_its_terminal(slow_job):
+    """What the parent ignores stays ignored: SIGHUP under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with program.start(slow_job.arguments()) as running:
+            program.wait_until(lambda: steps_seen(running) > 0, running)
+            running.send(signal.SIGHUP)
+            finished = running.finish(60)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert finished.code == program.DONE, finished
+    assert run_files.read(slow_job.out).attributes["status"] == "complete"
+
+
+def test_a_closed_pipe_ends_the_progress_and_not_the_run(slow_job, expected):
+    reading, writing = os.pipe()
+    process = program.spawn(slow_job.arguments(), stderr=writing)
+    os.close(writing)
+    os.read(reading, 10)
+    os.close(reading)
+    assert process.wait(60) == program.DONE
+    run_files.assert_identical(run_files.read(slow_job.out), expected)
+
+
+def test_a_cache_on_disk_is_left_whole_or_not_at_all(slow_job, expected):
+    """The pass that was stopped leaves nothing; the next start makes the cache, and the one after it takes it."""
+    cache = slow_job.folder / "cache"
+    cached = slow_job.but(cache_dir=cache)
+    stop(cached, "prefix", signal.SIGTERM, 2, "0")
+    assert list(cache.iterdir()) == []
+    stop(cached, "step", signal.SIGUSR1, 2, "launched")
+    files = {path.name: path.read_bytes() for path in cache.iterdir()}
+    assert len(files) == 2 and not run_files.temporary_files(cache)
+    finished = program.run_successfully(cached.arguments("--resume"), 2)
+    assert "prefix and reference" not in finished.stderr, "the cache is there"
+    assert {path.name: path.read_bytes() for path in cache.iterdir()} == files
+    run_files.assert_identical(run_files.read(slow_job.out), expected)
