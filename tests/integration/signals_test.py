@@ -254,3 +254,30 @@ def test_a_cache_on_disk_is_left_whole_or_not_at_all(slow_job, expected):
     assert "prefix and reference" not in finished.stderr, "the cache is there"
     assert {path.name: path.read_bytes() for path in cache.iterdir()} == files
     run_files.assert_identical(run_files.read(slow_job.out), expected)
+
+
+def cells_of(sweep) -> list:
+    return sorted(path for path in sweep.out.glob("*.h5"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM], ids=lambda number: number.name)
+def test_every_group_of_a_sweep_saves_its_pack(slow_job, number):
+    """Two groups of one rank, each with a pack of two vectors; their claims are free for others at once."""
+    sweep = slow_job.but(layer=None, layers="1,2", seeds="1,2", epochs=2, out=slow_job.folder / "sweep")
+    undisturbed = sweep.but(out=slow_job.folder / "undisturbed")
+    arguments = lambda job, *extra: ["sweep", *job.arguments()[1:], *extra]
+    program.run_successfully(arguments(undisturbed), ranks=2)
+    with program.start(arguments(sweep), ranks=2) as running:
+        program.wait_until(lambda: steps_seen(running) > 0 and len(cells_of(sweep)) == 4, running)
+        running.send(number)
+        finished = running.finish(60)
+    assert finished.code == (program.INTERRUPTED if number == signal.SIGUSR1 else program.FAILED), finished
+    for cell in cells_of(sweep):
+        assert run_files.read(cell).attributes["status"] == "interrupted"
+        assert run_files.steps_saved(cell) > 0
+    claims = [path.read_text() for path in (sweep.out / "claims").iterdir()]
+    assert len(claims) == 2 and all('"released":true' in claim for claim in claims), claims
+    program.run_successfully(arguments(sweep), ranks=2)
+    assert len(cells_of(sweep)) == 4
+    for cell in cells_of(sweep):
+        run_files.assert_identical(run_files.read(cell), run_files.read(undisturbed.out / cell.name))
