@@ -17,6 +17,8 @@
 namespace bipo {
 
 void prepare_standard_streams() {
+  // Each message would flush standard output, and drop the reason why that cannot be written.
+  std::cerr.tie(nullptr);
   // Read-only, so that a write to standard output is an error; what goes to standard error is lost.
   constexpr int kFlags[] = {O_RDONLY, O_RDONLY, O_WRONLY};
   for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {

@@ -168,7 +168,6 @@ void ColumnDisplay::finish(const std::vector<std::string>& texts) {
   for (const std::string& line : side_by_side(titles_, texts, width_)) {
     out_ << line << '\n';
   }
-  out_ << std::flush;
 }
 
 }  // namespace bipo

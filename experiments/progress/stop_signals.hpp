@@ -15,9 +15,10 @@
 namespace bipo {
 
 // Blocks the signals in this thread, and so in all that it starts later, and begins to wait for
-// them.  The process must have no other thread yet.  A write to a closed pipe is from now on an
-// error of that write and no signal; a SIGHUP or SIGPIPE that the parent process ignored, as nohup
-// does, stays ignored.  `exit_code`: of a process that ends at once.
+// them.  The process must have no other thread yet, and prepare_standard_streams() must have run: a
+// SIGPIPE that is heard comes from another process, since the kernel's own for a write to a closed
+// pipe goes to the thread that wrote, which has it blocked.  A SIGHUP or SIGPIPE that the parent
+// process ignored, as nohup does, stays ignored.  `exit_code`: of a process that ends at once.
 void hear_stop_signals(int exit_code);
 
 // Ends the start: from now on the main thread acts on a stop.

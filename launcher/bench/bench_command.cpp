@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -330,7 +329,6 @@ int run_bench_command(const BenchOptions& options, Session& session) {
   job.display().finish();
   if (job.is_root()) {
     fmt::print("{}", options.json ? bench_json(report) : bench_text(report));
-    std::fflush(stdout);
   }
   return kExitDone;
 }

@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <iostream>
 
 #include "collectives/foundation/errors.hpp"
@@ -136,7 +135,6 @@ int run_plan_command(const PlanOptions& options) {
   const PlanRequest request = make_request(options);
   const RunPlan plan = make_plan(request);
   fmt::print("{}", options.json ? plan_json(request, plan) : plan_text(request, plan));
-  std::fflush(stdout);
   return kExitDone;
 }
 

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdio>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -273,7 +272,6 @@ int run_data_command(const ShowDataOptions& given) {
                     file.understood,
                     std::move(notes)};
   fmt::print("{}", options.json ? json_of(shown).dump(2) + '\n' : text_of(shown));
-  std::fflush(stdout);
   return kExitDone;
 }
 

@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <cstdio>
 #include <iostream>
 #include <memory>
 
@@ -43,7 +42,6 @@ void write_results(const EvaluationJob& job, const Evaluation& evaluation) {
   fmt::print("{}", evaluation_text(evaluation));
   write_judge_requests(job.options, job.judge_requests);
   fmt::print("evaluation file: {}\n", job.options.out.string());
-  std::fflush(stdout);
 }
 
 }  // namespace
@@ -86,7 +84,6 @@ int run_judge_files_command(const EvaluateOptions& options) {
     fmt::print("{}evaluation file: {}\n", judge_text(summary), options.out.string());
   }
   write_judge_requests(options, requests);
-  std::fflush(stdout);
   return kExitDone;
 }
 

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <memory>
 #include <optional>
 
@@ -73,7 +72,6 @@ void print_result(const ExtractOptions& options, const std::vector<FoundDirectio
                100 * direction.norms.written / direction.norms.residual,
                direction_file(options, direction.layer).string());
   }
-  std::fflush(stdout);
 }
 
 }  // namespace

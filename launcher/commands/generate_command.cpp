@@ -1,7 +1,6 @@
 // The command `generate`: writes answers under vectors, at several multipliers at once.
 #include <fmt/format.h>
 
-#include <cstdio>
 #include <iostream>
 #include <memory>
 
@@ -32,7 +31,6 @@ int run_generate_command(const GenerateOptions& options, Session& session) {
     if (!options.out.empty()) {
       fmt::print("{}: {}\n", is_complete ? "answers" : "interrupted; answers so far",
                  options.out.string());
-      std::fflush(stdout);
     }
   }
   return is_complete ? kExitDone : kExitInterrupted;

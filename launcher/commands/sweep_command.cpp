@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <optional>
 #include <set>
 #include <string>
@@ -55,7 +54,6 @@ int print_result(const SweepPreparation& sweep, RunStatus status) {
   if (summary.running > 0) {
     fmt::print("{} cells are running in other jobs\n", summary.running);
   }
-  std::fflush(stdout);
   if (status != RunStatus::kComplete) {
     return kExitInterrupted;
   }
@@ -131,7 +129,6 @@ int run_sweep_command(const SweepOptions& given, Session& session) {
       fmt::print("{}", describe_plan(
                            sweep.plan, [&](const Cell& cell) { return cell_cost(sweep, cell); },
                            [&](const Cell& cell) { return run_file_bytes(sweep, cell); }));
-      std::fflush(stdout);
     }
     return kExitDone;
   }

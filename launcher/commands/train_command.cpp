@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <cstdio>
 #include <iostream>
 #include <memory>
 #include <optional>
@@ -40,7 +39,6 @@ void print_result(const TrainingRecord& record, RunStatus status,
       "{}: {}\n",
       status == RunStatus::kComplete ? "run file" : "interrupted; continue with --resume; run file",
       out.string());
-  std::fflush(stdout);
 }
 
 int run_prepared(const RunPreparation& run, Job& job) {
