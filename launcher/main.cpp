@@ -49,10 +49,13 @@ struct RunLocally {
   }
 };
 
-// Whether the command ends in order, and can go on later, after a signal.
+// Whether the command ends in order after a signal: what it has completed is saved, and nothing
+// half-written is left.
 struct HearsStopSignals {
   bool operator()(const TrainOptions&) const { return true; }
   bool operator()(const SweepOptions&) const { return true; }
+  bool operator()(const ExtractOptions&) const { return true; }
+  bool operator()(const EvaluateOptions&) const { return true; }
   // Ctrl-C ends a streaming command at once.
   bool operator()(const GenerateOptions& o) const { return !o.stream; }
   template <typename Options>

@@ -10,6 +10,7 @@
 #include "experiments/evaluation_run/judge_files.hpp"
 #include "experiments/files/atomic_file.hpp"
 #include "experiments/job/job.hpp"
+#include "experiments/progress/stop_signals.hpp"
 #include "experiments/settings/field.hpp"
 #include "experiments/settings/version.hpp"
 #include "launcher/commands/commands.hpp"
@@ -58,6 +59,7 @@ int run_evaluate_command(const EvaluateOptions& options, Session& session) {
   std::unique_ptr<Decoder> decoder;
   session.together([&] { decoder = load_whole_model(prepared.model, ranks); });
   Evaluation evaluation = measure(prepared, *decoder, ranks, job.display());
+  stop_when_asked();  // the result is written whole
   session.together([&] {
     if (job.is_root()) {
       job.display().finish();

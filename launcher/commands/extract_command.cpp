@@ -8,6 +8,7 @@
 
 #include "experiments/files/atomic_file.hpp"
 #include "experiments/job/job.hpp"
+#include "experiments/progress/stop_signals.hpp"
 #include "experiments/runs/run_file.hpp"
 #include "experiments/training/prepared_model.hpp"
 #include "experiments/training/run_record.hpp"
@@ -99,6 +100,7 @@ int run_extract_command(const ExtractOptions& options, Session& session) {
   for (const MeanDifference& difference : differences) {
     directions.push_back(scaled(difference, preparation.norm));
   }
+  stop_when_asked();  // the results are written whole
   session.together([&] {
     if (!job.is_root()) {
       return;
