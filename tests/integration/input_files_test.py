@@ -1,7 +1,11 @@
-"""Whatever is read is a regular file of a sane size, or is refused at once; what is written follows no planted link."""
+"""Whatever is read is a regular file of a sane size, or is refused at once; what is written follows no planted link.
+
+The default run meets every input with two kinds of what is no file; BIPO_WHOLE_TABLE (label long) with all of them.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -21,6 +25,9 @@ def vector(tmp_path_factory, tiny_model, tiny_pairs):
     out = tmp_path_factory.mktemp("vector") / "run.h5"
     program.run_successfully(["train", *program.options({
         "model": tiny_model, "train": tiny_pairs, "layer": 1, "out": out, "max_steps": 2, "threads": 1})])
+    program.run_successfully(["evaluate", *program.options({
+        "model": tiny_model, "vector": out, "test": tiny_pairs, "multipliers": "0,1", "threads": 1,
+        "out": out.with_name("evaluation.h5")})])
     return out
 
 
@@ -56,51 +63,123 @@ def put_directory(path):
     path.mkdir()
 
 
-KINDS = {"pipe": put_pipe, "zeros": put_zeros, "socket": put_socket, "huge": put_huge, "directory": put_directory}
+def put_dangling(path):
+    path.symlink_to(path.parent / "nowhere")
+
+
+KINDS = {"pipe": put_pipe, "zeros": put_zeros, "socket": put_socket, "huge": put_huge, "directory": put_directory,
+         "dangling": put_dangling}
+
+
+OF_A_MODEL = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors",
+              "model.safetensors.index.json", "chat_template.jinja", "generation_config.json")
+
+
+def of_a_model(folder, model, name, train):
+    copy = folder / "model"
+    shutil.copytree(model, copy)
+    (copy / name).unlink(missing_ok=True)
+    if name == "model.safetensors.index.json":
+        (copy / "model.safetensors").unlink()
+    (folder / name).rename(copy / name)
+    if name == "generation_config.json":  # generate reads it, for the tokens that end an answer
+        return ["generate", *program.options({"model": copy, "vector": train["vector"], "prompt": "a", "threads": 1})]
+    return ["train", *program.options({**train, "vector": None, "model": copy})]
+
+
+def of_an_adapter(folder, name, train):
+    adapter = folder / "adapter"
+    adapter.mkdir()
+    (folder / name).rename(adapter / name)
+    if name != "adapter_config.json":
+        (adapter / "adapter_config.json").write_text(json.dumps({
+            "peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "bias": "none"}))
+    return ["train", *program.options({**train, "adapter": adapter})]
+
+
+def of_a_sweep(folder, name, train):
+    sweep = folder / "sweep"
+    sweep.mkdir()
+    (folder / name).rename(sweep / name)
+    settings = {**train, "layer": None, "layers": 1, "out": sweep}
+    return {"plan.json": ["collect", sweep, *program.options({"out": folder / "all.h5"})]}.get(
+        name, ["sweep", *program.options(settings)])
 
 
 def commands(folder, model, vector, pairs, name):
     """The command that reads `name`, which lies in `folder`."""
     file = folder / name
     train = {"model": model, "train": pairs, "layer": 1, "out": folder / "out.h5", "threads": 1, "max_steps": 1}
+    if name in OF_A_MODEL:
+        return of_a_model(folder, model, name, {**train, "vector": vector})
+    if name in ("adapter_config.json", "adapter_model.safetensors"):
+        return of_an_adapter(folder, name, train)
+    if name == "plan.json":
+        return of_a_sweep(folder, name, train)
     use = {"model": model, "vector": vector, "out": folder / "out.jsonl", "threads": 1}
-    if name in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors", "chat_template.jinja",
-                "generation_config.json"):
-        copy = folder / "model"
-        shutil.copytree(model, copy)
-        (copy / name).unlink(missing_ok=True)
-        file.rename(copy / name)
-        return ["train", *program.options({**train, "model": copy})]
+    judged = {"generations": folder / "answers.jsonl", "rubric": folder / "rubric.txt", "behaviour": "kindness",
+              "judge_export": folder / "requests.jsonl"}
+    option = {"run.ini": "config", "template.jinja": "chat_template", "model.gguf": "model", "adapter.gguf": "adapter"}
+    if name in option:
+        return ["train", *program.options({**train, option[name]: file})]
+    if name.startswith("train."):
+        return ["train", *program.options({**train, "train": file})]
+    if name.startswith("vector.") and name != "vector.h5":
+        return ["import", file, *program.options({"layer": 1, "out": folder / "out.h5"})]
+    if name in ("answers.jsonl", "rubric.txt"):
+        if name == "rubric.txt":
+            (folder / "answers.jsonl").write_text(json.dumps({
+                "prompt_index": 0, "prompt": "a", "multiplier": 1.0, "text": "b", "tokens": [1],
+                "mean_logprob": -1.0, "finish_reason": "stop"}) + "\n")
+        return ["evaluate", *program.options(judged)]
+    measured = {"ab.csv": "choices_ab", "mc.jsonl": "choices_mc", "mmlu.csv": "mmlu", "reference.txt": "reference_text",
+                "neutral.txt": "neutral_prompts", "generations.jsonl": "generations", "test.csv": "test", "caa.h5": "caa"}
+    if name in measured:
+        wanted = {"test": pairs} if name == "caa.h5" else {}
+        return ["evaluate", *program.options({**use, **wanted, "out": folder / "out.h5", measured[name]: file})]
     return {
-        "train.csv": ["train", *program.options({**train, "train": file})],
-        "train.jsonl": ["train", *program.options({**train, "train": file})],
-        "test.csv": ["train", *program.options({**train, "test": file})],
-        "run.ini": ["train", *program.options({**train, "config": file})],
-        "template.jinja": ["train", *program.options({**train, "chat_template": file})],
-        "model.gguf": ["train", *program.options({**train, "model": file})],
+        "held_out.csv": ["train", *program.options({**train, "test": file})],
         "resumed.h5": ["train", *program.options({**train, "out": file, "resume": True})],
         "vector.h5": ["generate", *program.options({**use, "vector": file, "prompt": "a"})],
         "inspected.h5": ["inspect", file],
-        "vector.pt": ["import", file, *program.options({"layer": 1, "out": folder / "out.h5"})],
+        "exported.h5": ["export", file, *program.options({"format": "pt", "out": folder / "out.pt"})],
+        "norm.h5": ["extract", *program.options({**train, "max_steps": None, "match_norm": file})],
+        "shown.csv": ["data", file, *program.options({"model": model})],
         "prompts.txt": ["generate", *program.options({**use, "prompts": file})],
-        "questions.csv": ["evaluate", *program.options({**use, "choices_ab": file})],
-        "reference.txt": ["evaluate", *program.options({**use, "reference_text": file})],
         "measured.json": ["plan", *program.options({"model": model, "layer": 1, "measured": file})],
+        "shape.json": ["bench", *program.options({"shape": file, "layer": 1, "threads": 1})],
+        "judged.h5": ["evaluate", *program.options({"judge_import": folder / "results.jsonl", "out": file})],
+        "results.jsonl": ["evaluate", *program.options({"judge_import": file, "out": vector.with_name("evaluation.h5")})],
     }[name]
 
 
-READ = ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors", "chat_template.jinja",
-        "train.csv", "train.jsonl", "test.csv", "run.ini", "template.jinja", "model.gguf", "resumed.h5", "vector.h5",
-        "inspected.h5", "vector.pt", "prompts.txt", "questions.csv", "reference.txt", "measured.json"]
+READ = [*OF_A_MODEL, "adapter_config.json", "adapter_model.safetensors", "adapter.gguf", "plan.json", "train.csv",
+        "train.tsv", "train.json", "train.jsonl", "train.parquet", "train.arrow", "held_out.csv", "run.ini",
+        "template.jinja", "model.gguf", "resumed.h5", "vector.h5", "inspected.h5", "exported.h5", "norm.h5", "shown.csv",
+        "vector.pt", "vector.safetensors", "vector.gguf", "prompts.txt", "test.csv", "ab.csv", "mc.jsonl", "mmlu.csv",
+        "reference.txt", "neutral.txt", "caa.h5", "generations.jsonl", "answers.jsonl", "rubric.txt", "results.jsonl",
+        "judged.h5", "measured.json", "shape.json"]
+# What a missing file means there: nothing is missed, or a new one is to be written.
+MAY_BE_MISSING = {"tokenizer_config.json", "chat_template.jinja", "generation_config.json",
+                  "model.safetensors.index.json", "resumed.h5"}
 
 
-@pytest.mark.parametrize("name", READ)
-@pytest.mark.parametrize("kind", KINDS)
+def table() -> list[tuple[str, str]]:
+    kinds = list(KINDS)
+    if os.environ.get("BIPO_WHOLE_TABLE"):
+        rows = [(name, kind) for name in READ for kind in kinds]
+    else:
+        rows = [(name, kinds[(place + turn) % len(kinds)]) for place, name in enumerate(READ) for turn in (0, 3)]
+    return [(name, kind) for name, kind in rows if kind != "dangling" or name not in MAY_BE_MISSING]
+
+
+@pytest.mark.parametrize("name, kind", table())
 def test_nothing_but_a_regular_file_is_read(tmp_path, tiny_model, vector, tiny_pairs, name, kind):
     KINDS[kind](tmp_path / name)
     finished = program.run(commands(tmp_path, tiny_model, vector, tiny_pairs, name), timeout=AT_ONCE)
     assert finished.code == program.BAD_INPUT, finished
-    assert name in finished.stderr, finished
+    # An adapter without its two files is named as a whole.
+    assert ("adapter" if name.startswith("adapter_") else name) in finished.stderr, finished
 
 
 @pytest.fixture
