@@ -119,7 +119,7 @@ def test_a_job_that_is_stopped_as_a_whole_does_not_end(endless):
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_stopped_rank_of_a_sweep(endless, tmp_path, victim):
     """Two groups of one rank: the other one finishes its cells first."""
-    sweep = endless.but(layer=None, layers="1", seeds="1,2", vectors_per_pass=1, epochs=200, timeout=TIMEOUT,
+    sweep = endless.but(layer=None, layers="1", seeds="1,2", vectors_per_pass=1, epochs=40, timeout=TIMEOUT,
                         out=tmp_path / "sweep")
     with program.start(["sweep", *sweep.arguments()[1:]], 2, EARLY) as running:
         program.wait_until(lambda: len(list(sweep.out.glob("*.h5"))) == 2, running)
