@@ -433,6 +433,26 @@ TEST_F(ClaimsTest, AReleasedClaimIsFreeAtOnce) {
   EXPECT_EQ(files(), (Files{"cell.1.json", "cell.2.json"}));
 }
 
+TEST_F(ClaimsTest, AnOfferedClaimIsOursUntilItIsTaken) {
+  const auto claim = take("cell");
+  claim->offer();
+  EXPECT_TRUE(claim->is_mine());
+  EXPECT_TRUE(is_free("cell"));
+  const auto taken = take("cell");
+  ASSERT_NE(taken, nullptr);
+  EXPECT_FALSE(claim->is_mine());
+  claim->release();
+  EXPECT_TRUE(taken->is_mine());
+  EXPECT_FALSE(is_free("cell"));
+}
+
+TEST_F(ClaimsTest, AnOfferedClaimCanBeFinished) {
+  const auto claim = take("cell");
+  claim->offer();
+  claim->finish();
+  EXPECT_EQ(files(), std::vector<std::string>());
+}
+
 TEST_F(ClaimsTest, AReleasedFileStaysJson) {
   take("cell")->release();
   EXPECT_EQ(nlohmann::json::parse(text_of(file("cell", 1))).at("released"), true);

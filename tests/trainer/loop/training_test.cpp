@@ -5,10 +5,12 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <set>
+#include <thread>
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
@@ -326,6 +328,114 @@ TEST(Training, APackContinuesWhereItStopped) {
     EXPECT_EQ(parts[i].checkpoint.vector, whole[i].checkpoint.vector) << i;
     EXPECT_EQ(parts[i].steps.size(), whole[i].steps.size());
   }
+}
+
+// Keeps what it is told to save, and looks at it as another thread's save would.
+class KeepingObserver final : public TrainingObserver {
+ public:
+  void on_step(const StepRow&) override {}
+  void on_evaluation(const std::vector<EvalRow>&) override {}
+  void on_failure(const std::string&) override {}
+  void save(const TrainingRecord& record, RunStatus status) override {
+    saved.push_back(record);
+    statuses.push_back(status);
+  }
+  bool stop_requested() const override { return false; }
+
+  std::vector<TrainingRecord> saved;
+  std::vector<RunStatus> statuses;
+};
+
+void expect_same(const TrainingRecord& record, const TrainingRecord& expected) {
+  EXPECT_EQ(record.checkpoint.vector, expected.checkpoint.vector);
+  ASSERT_EQ(record.evals.size(), expected.evals.size());
+  for (std::size_t i = 0; i < record.evals.size(); ++i) {
+    EXPECT_EQ(record.evals[i].step, expected.evals[i].step);
+    EXPECT_EQ(record.evals[i].epoch, expected.evals[i].epoch);
+    EXPECT_EQ(record.evals[i].margin, expected.evals[i].margin);
+  }
+  ASSERT_EQ(record.vectors.size(), expected.vectors.size());
+  for (std::size_t i = 0; i < record.vectors.size(); ++i) {
+    EXPECT_EQ(record.vectors[i].step, expected.vectors[i].step);
+    EXPECT_EQ(record.vectors[i].value, expected.vectors[i].value);
+  }
+}
+
+// Every state that another thread can catch is one step's whole, of all members, and goes on to the
+// same end.
+TEST(Training, AnotherThreadSavesCompletedSteps) {
+  const World world(for_layers({1}));
+  const auto settings = three_members();
+  const auto whole = train_together(world, settings);
+  std::vector<TrainingRecord> records;
+  std::vector<KeepingObserver> observers(settings.size());
+  std::vector<TrainingMember> members;
+  for (const TrainingSettings& member : settings) {
+    records.push_back(starting_record(world.config.hidden, member.plan.seed));
+  }
+  for (std::size_t i = 0; i < settings.size(); ++i) {
+    members.push_back({settings[i], records[i], observers[i]});
+  }
+  LastStep last_step;
+  std::jthread saver([&](const std::stop_token& stop) {
+    while (!stop.stop_requested()) {
+      last_step.save();
+    }
+  });
+  EXPECT_EQ(train(world.decoder, world.cache, &world.cache, 1, members, world.ranks, last_step),
+            RunStatus::kComplete);
+  saver.request_stop();
+  saver.join();
+  last_step.save();  // there is no training any more
+  const std::size_t saves = observers.front().saved.size();
+  EXPECT_EQ(observers.front().statuses.back(), RunStatus::kComplete);
+  EXPECT_GT(std::count(observers.front().statuses.begin(), observers.front().statuses.end(),
+                       RunStatus::kInterrupted),
+            5);
+  for (std::size_t i = 0; i < settings.size(); ++i) {
+    expect_same(records[i], whole[i]);
+    ASSERT_EQ(observers[i].saved.size(), saves);
+    for (std::size_t s = 0; s < saves; ++s) {
+      const TrainingRecord& saved = observers[i].saved[s];
+      const std::int64_t step = observers.front().saved[s].checkpoint.step;
+      EXPECT_EQ(saved.checkpoint.step, step);
+      EXPECT_EQ(saved.steps.size(), static_cast<std::size_t>(step));
+      EXPECT_EQ(saved.vectors.empty() ? 0 : saved.vectors.back().step, step);
+    }
+  }
+  for (std::size_t s = 0; s + 1 < saves; ++s) {
+    std::vector<TrainingRecord> caught;
+    for (const KeepingObserver& observer : observers) {
+      caught.push_back(observer.saved[s]);
+    }
+    const auto continued = train_together(world, settings, -1, caught);
+    for (std::size_t i = 0; i < settings.size(); ++i) {
+      expect_same(continued[i], whole[i]);
+    }
+  }
+}
+
+TEST(Training, AnEvaluationThatWasDueIsMadeUpFor) {
+  const World world(for_layers({1}));
+  const auto settings = three_members();
+  const auto whole = train_together(world, settings);
+  for (const std::int64_t step : {3, 9}) {
+    auto records = train_together(world, settings, step);
+    for (TrainingRecord& record : records) {
+      ASSERT_EQ(record.checkpoint.step, step);
+      std::erase_if(record.evals, [&](const EvalRow& row) { return row.step == step; });
+    }
+    records = train_together(world, settings, -1, records);
+    for (std::size_t i = 0; i < settings.size(); ++i) {
+      expect_same(records[i], whole[i]);
+    }
+  }
+}
+
+TEST(Training, AStopBeforeTheFirstStepIsHeard) {
+  const World world(for_layers({1}));
+  const auto settings = three_members();
+  EXPECT_EQ(train_together(world, settings, /*last_step=*/0).front().checkpoint.step, 0);
 }
 
 TEST(Training, MembersOfDifferentPlansAreRefused) {
