@@ -30,7 +30,14 @@ std::optional<RunRecord> find_previous(const TrainOptions& options) {
     return std::nullopt;
   }
   if (options.resume) {
-    return read_run_file(options.out);
+    RunRecord previous = read_run_file(options.out);
+    if (previous.attributes.status == RunStatus::kDiverged) {
+      throw UserError(fmt::format(
+          "--out {}: the run diverged, which going on from step {} cannot mend; train again with a "
+          "lower --lr, and replace the file with --overwrite or name another one",
+          options.out.string(), previous.checkpoint.step));
+    }
+    return previous;
   }
   if (!options.overwrite) {
     throw UserError(
