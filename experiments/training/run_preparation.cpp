@@ -70,7 +70,9 @@ JobPreparation prepare_job(const TrainOptions& options, const Topology& topology
                            std::optional<std::int64_t> micro_batch, const Session& session) {
   JobPreparation job;
   job.options = options;
-  job.inputs = read_training_inputs(options);
+  const ThreadChoice threads =
+      choose_threads(options.threads, session.local_size(), session.node_cores());
+  job.inputs = read_training_inputs(options, threads.threads);
   job.warnings = job.inputs.warnings;
   plan_shard(job.inputs.config, options.tp, topology.tp_rank());
   job.computation = choose_computation(options, topology, session);
