@@ -38,9 +38,17 @@ bool is_gzip(std::string_view bytes) {
   return bytes.starts_with(kGzipMark);
 }
 
-std::string gunzip(std::string_view bytes, const std::string& file) {
+namespace {
+
+// Text packs by 3 to 20, the same rows again and again by more; a file that is made to fill the
+// memory by up to 1030.
+constexpr std::size_t kMostRatio = 64;
+constexpr std::size_t kAlwaysAllowed = std::size_t{64} << 20;
+
+// Calls `take` with piece after piece of the unpacked bytes.
+template <typename Take>
+void inflate_all(std::string_view bytes, const std::string& file, const Take& take) {
   InflateStream stream(file);
-  std::string text;
   std::vector<char> piece(kPiece);
   int status = Z_OK;
   while (status != Z_STREAM_END || !bytes.empty()) {
@@ -58,9 +66,29 @@ std::string gunzip(std::string_view bytes, const std::string& file) {
       throw UserError(fmt::format("{}: the gzip file is {}; get or pack it again", file,
                                   status == Z_BUF_ERROR ? "cut short" : "damaged"));
     }
-    text.append(piece.data(), piece.size() - stream.zlib.avail_out);
+    take(std::string_view(piece.data(), piece.size() - stream.zlib.avail_out));
     bytes.remove_prefix(given - stream.zlib.avail_in);
   }
+}
+
+}  // namespace
+
+std::string gunzip(std::string_view bytes, const std::string& file) {
+  const std::size_t most = std::max(kAlwaysAllowed, kMostRatio * bytes.size());
+  std::size_t size = 0;
+  // Counted before any is kept, so that what is refused takes no memory.
+  inflate_all(bytes, file, [&](std::string_view piece) {
+    size += piece.size();
+    if (size > most) {
+      throw UserError(
+          fmt::format("{}: unpacks to more than {} times its {} bytes, as only files that are made "
+                      "to fill the memory do; if it is meant so, unpack it and give the result",
+                      file, kMostRatio, bytes.size()));
+    }
+  });
+  std::string text;
+  text.reserve(size);
+  inflate_all(bytes, file, [&](std::string_view piece) { text.append(piece); });
   return text;
 }
 

@@ -3,10 +3,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
+#include <exception>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <set>
+#include <span>
+#include <system_error>
+#include <thread>
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
@@ -272,8 +278,19 @@ struct RowFindings {
   std::size_t left_out = 0;    // prompts whose end the conversation with an answer lacks
   std::string first_left_out;  // its end and place
 
+  // Adds what was noticed about later rows.
+  void append(const RowFindings& later);
   std::vector<std::string> lines(const TextTools& text) const;
 };
+
+void RowFindings::append(const RowFindings& later) {
+  for (const auto& [name, rows] : later.unread) {
+    const auto [here, is_new] = unread.try_emplace(name, rows);
+    here->second.first += is_new ? 0 : rows.first;
+  }
+  first_left_out = left_out == 0 ? later.first_left_out : first_left_out;
+  left_out += later.left_out;
+}
 
 std::vector<std::string> RowFindings::lines(const TextTools& text) const {
   std::vector<std::string> lines;
@@ -386,7 +403,73 @@ TokenPair tokenize_pair(const PreferencePair& pair, const TextTools& text, RowFi
   require_fits(tokens.prompt.size(),
                {{"chosen", tokens.chosen.size()}, {"rejected", tokens.rejected.size()}},
                text.options.max_length);
+  // Tokenisation leaves room for the whole conversation in every part.
+  for (Tokens* part : {&tokens.prompt, &tokens.chosen, &tokens.rejected}) {
+    part->shrink_to_fit();
+  }
   return tokens;
+}
+
+// Consecutive pairs, which one thread tokenises.
+struct Chunk {
+  std::span<const PreferencePair> rows;
+  std::vector<TokenPair> pairs;
+  std::vector<std::string> skipped;
+  RowFindings findings;
+  std::exception_ptr failure;  // of the first pair that is refused; ends the chunk
+};
+
+void tokenize_chunk(Chunk& chunk, const TextTools& text) {
+  try {
+    RowCollector<TokenPair> collector(text.options.bad_rows, chunk.pairs, chunk.skipped);
+    for (const PreferencePair& pair : chunk.rows) {
+      collector.add_at(pair.where, [&] { return tokenize_pair(pair, text, chunk.findings); });
+    }
+  } catch (...) {
+    chunk.failure = std::current_exception();
+  }
+}
+
+std::vector<Chunk> chunks_of(std::span<const PreferencePair> pairs) {
+  constexpr std::size_t kPairsOfChunk = 256;
+  std::vector<Chunk> chunks;
+  while (!pairs.empty()) {
+    const std::size_t size = std::min(kPairsOfChunk, pairs.size());
+    chunks.push_back({pairs.first(size), {}, {}, {}, nullptr});
+    pairs = pairs.subspan(size);
+  }
+  return chunks;
+}
+
+// Threads take the chunks in their order, and none after a failure: every chunk before the first
+// one that fails is complete.
+void tokenize_chunks(std::vector<Chunk>& chunks, const TextTools& text) {
+  std::atomic<std::size_t> next = 0;
+  std::atomic<bool> has_failed = false;
+  const auto work = [&] {
+    while (!has_failed) {
+      const std::size_t mine = next++;
+      if (mine >= chunks.size()) {
+        return;
+      }
+      tokenize_chunk(chunks[mine], text);
+      if (chunks[mine].failure) {
+        has_failed = true;
+      }
+    }
+  };
+  const auto cores = static_cast<std::int64_t>(std::thread::hardware_concurrency());
+  const std::int64_t threads =
+      std::min({text.options.threads, cores, static_cast<std::int64_t>(chunks.size())});
+  std::vector<std::jthread> helpers;
+  try {
+    for (std::int64_t i = 1; i < threads; ++i) {
+      helpers.emplace_back(work);
+    }
+  } catch (const std::system_error&) {
+    // Where the system grants no further thread, those that are there do the work.
+  }
+  work();
 }
 
 }  // namespace
@@ -394,13 +477,21 @@ TokenPair tokenize_pair(const PreferencePair& pair, const TextTools& text, RowFi
 TokenPairs tokenize_pairs(const std::vector<PreferencePair>& pairs, const TextTools& text) {
   require_limit(text.options);
   require_eos(text);
+  std::vector<Chunk> chunks = chunks_of(pairs);
+  tokenize_chunks(chunks, text);
   TokenPairs result;
-  RowCollector<TokenPair> collector(text.options.bad_rows, result.pairs, result.skipped);
+  result.pairs.reserve(pairs.size());
   RowFindings findings;
-  for (const PreferencePair& pair : pairs) {
-    collector.add_at(pair.where, [&] { return tokenize_pair(pair, text, findings); });
+  for (Chunk& chunk : chunks) {
+    if (chunk.failure) {
+      std::rethrow_exception(chunk.failure);
+    }
+    std::move(chunk.pairs.begin(), chunk.pairs.end(), std::back_inserter(result.pairs));
+    std::move(chunk.skipped.begin(), chunk.skipped.end(), std::back_inserter(result.skipped));
+    findings.append(chunk.findings);
+    chunk.pairs = {};
   }
-  collector.require_some("pair");
+  RowCollector<TokenPair>(text.options.bad_rows, result.pairs, result.skipped).require_some("pair");
   result.warnings = findings.lines(text);
   return result;
 }

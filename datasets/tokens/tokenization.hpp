@@ -28,6 +28,8 @@ struct TokenizeOptions {
   std::int64_t max_length = 0;
   BadRows bad_rows = BadRows::kRefuse;
   TrainTurns train_turns = TrainTurns::kAssistant;
+  // The most that tokenize_pairs() works on at once; its result does not depend on it.
+  std::int64_t threads = 1;
 };
 
 // The means to turn text into one model's tokens.  Refers to parts that must outlive it

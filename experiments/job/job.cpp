@@ -5,6 +5,7 @@
 #include <iostream>
 
 #include "experiments/files/process_identity.hpp"
+#include "experiments/job/machine.hpp"
 
 namespace bipo {
 
@@ -24,6 +25,9 @@ void Job::show(const Computation& computation, const std::vector<SettingGroup>& 
   }
   for (const std::string& warning : warnings) {
     display_.warn(warning);
+  }
+  if (const auto warning = thread_warning(computation.threads)) {
+    display_.warn(*warning);
   }
 }
 

@@ -11,10 +11,12 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <limits>
 #include <string>
 
@@ -78,27 +80,61 @@ std::uint64_t left_by_groups(const std::filesystem::path& root, std::filesystem:
   }
 }
 
-// Slurm and containers limit memory by control groups, which /proc/meminfo does not show.  Lines of
-// /proc/self/cgroup read "0::/path" (version 2) or "4:memory:/path" (version 1).
-std::uint64_t left_by_control_groups() {
-  std::uint64_t left = std::numeric_limits<std::uint64_t>::max();
+// Visits the lines of /proc/self/cgroup, which read "0::/path" (version 2) or "4:memory:/path"
+// (version 1).
+void for_each_control_group(
+    const std::function<void(const std::string& controllers, const std::string& path)>& visit) {
   std::ifstream file("/proc/self/cgroup");
   for (std::string line; std::getline(file, line);) {
     const auto first = line.find(':');
     const auto second = line.find(':', first + 1);
-    if (second == std::string::npos) {
-      continue;
+    if (second != std::string::npos) {
+      visit(line.substr(first + 1, second - first - 1), line.substr(second + 1));
     }
-    const std::string controllers = line.substr(first + 1, second - first - 1);
-    const std::string path = line.substr(second + 1);
+  }
+}
+
+// Slurm and containers limit memory by control groups, which /proc/meminfo does not show.
+std::uint64_t left_by_control_groups() {
+  std::uint64_t left = std::numeric_limits<std::uint64_t>::max();
+  for_each_control_group([&](const std::string& controllers, const std::string& path) {
     if (controllers.empty()) {
       left = std::min(left, left_by_groups("/sys/fs/cgroup", path, "memory.max", "memory.current"));
     } else if (controllers == "memory") {
       left = std::min(left, left_by_groups("/sys/fs/cgroup/memory", path, "memory.limit_in_bytes",
                                            "memory.usage_in_bytes"));
     }
-  }
+  });
   return left;
+}
+
+// Returns the cores that a quota of processor time amounts to, rounded up; many without one.  The
+// file of version 2 reads "200000 100000" or "max 100000".
+std::int64_t quota_cores() {
+  std::int64_t cores = std::numeric_limits<std::int64_t>::max();
+  const auto limit = [&](double quota, double period) {
+    if (quota > 0 && period > 0) {
+      cores = std::min(cores, static_cast<std::int64_t>(std::ceil(quota / period)));
+    }
+  };
+  for_each_control_group([&](const std::string& controllers, const std::string& path) {
+    if (!controllers.empty()) {
+      return;
+    }
+    const std::filesystem::path root = "/sys/fs/cgroup";
+    for (std::filesystem::path group = path;; group = group.parent_path()) {
+      std::ifstream file(root / group.relative_path() / "cpu.max");
+      double quota = 0;
+      double period = 0;
+      if (file >> quota >> period) {
+        limit(quota, period);
+      }
+      if (!group.has_relative_path()) {
+        return;
+      }
+    }
+  });
+  return cores;
 }
 
 std::uint64_t available_host_memory() {
@@ -124,6 +160,20 @@ ThreadChoice choose_threads(std::optional<std::int64_t> requested, int local_ran
   }
   return {bound, fmt::format("{} cores / {} rank{} on this node", node_cores, local_ranks,
                              local_ranks == 1 ? "" : "s")};
+}
+
+std::optional<std::string> thread_warning(const ThreadChoice& choice) {
+  const std::int64_t bound = bound_cores();
+  const std::int64_t quota = quota_cores();
+  const std::int64_t cores = std::min(bound, quota);
+  if (choice.threads <= cores) {
+    return std::nullopt;
+  }
+  return fmt::format(
+      "{}: {} threads on {} {} that this process may use{}: they wait for each other, and every "
+      "step takes longer",
+      choice.reason, choice.threads, cores, cores == 1 ? "core" : "cores",
+      quota < bound ? " (limit of its control group)" : "");
 }
 
 c10::Device choose_device(DeviceKind kind, int local_rank, int local_ranks) {

@@ -16,6 +16,10 @@ struct ThreadChoice {
   std::string reason;  // "--threads", "OMP_NUM_THREADS", "2 cores / 1 rank", ...
 };
 
+// Returns a warning where this process can run on fewer cores than it is to have threads; else
+// nothing.
+std::optional<std::string> thread_warning(const ThreadChoice& choice);
+
 // Returns --threads, else OMP_NUM_THREADS, else a share of the `node_cores` on which the node's
 // `local_ranks` may run; never more than the cores this process is bound to.
 ThreadChoice choose_threads(std::optional<std::int64_t> requested, int local_ranks, int node_cores);

@@ -63,13 +63,14 @@ hdf5::Table<EvalRow> eval_table() {
 
 RunStatus read_status(const Handle& file) {
   const std::string text = hdf5::read_text_attribute(file, "status");
-  for (const auto status : {RunStatus::kRunning, RunStatus::kComplete, RunStatus::kInterrupted}) {
+  for (const auto status :
+       {RunStatus::kRunning, RunStatus::kComplete, RunStatus::kInterrupted, RunStatus::kDiverged}) {
     if (text == to_string(status)) {
       return status;
     }
   }
-  throw UserError(
-      fmt::format("attribute 'status' is '{}', not running, complete or interrupted", text));
+  throw UserError(fmt::format(
+      "attribute 'status' is '{}', not running, complete, interrupted or diverged", text));
 }
 
 template <typename T>
@@ -230,6 +231,8 @@ std::string to_string(RunStatus status) {
       return "complete";
     case RunStatus::kInterrupted:
       return "interrupted";
+    case RunStatus::kDiverged:
+      return "diverged";
   }
   throw BugError(fmt::format("no run status has the number {}", static_cast<int>(status)));
 }

@@ -268,8 +268,9 @@ void SweepGroup::add_member(Training& training, const SweepPart& part, const Cel
   if (state != nullptr) {
     record.checkpoint = *state;
   }
-  training.members.emplace_back(training_settings(options, plan, residual_rms), std::move(record),
-                                std::move(run), std::move(in_pack), display_.steps, training.saver);
+  training.members.emplace_back(
+      training_settings(options, plan, residual_rms, job.inputs.config.hidden), std::move(record),
+      std::move(run), std::move(in_pack), display_.steps, training.saver);
 }
 
 // Without cached activations, every step runs the blocks before the layer too.

@@ -46,7 +46,8 @@ void RunObserver::on_evaluation(const std::vector<EvalRow>& rows) {
 }
 
 void RunObserver::on_failure(const std::string& reason) {
-  throw EnvironmentError(reason);
+  throw EnvironmentError(
+      fmt::format("{} (the log and the last vector are in {})", reason, context_.out.string()));
 }
 
 void RunObserver::save(const TrainingRecord& record, RunStatus status) {

@@ -30,7 +30,14 @@ std::optional<RunRecord> find_previous(const TrainOptions& options) {
     return std::nullopt;
   }
   if (options.resume) {
-    return read_run_file(options.out);
+    RunRecord previous = read_run_file(options.out);
+    if (previous.attributes.status == RunStatus::kDiverged) {
+      throw UserError(fmt::format(
+          "--out {}: the run diverged, which going on from step {} cannot mend; train again with a "
+          "lower --lr, and replace the file with --overwrite or name another one",
+          options.out.string(), previous.checkpoint.step));
+    }
+    return previous;
   }
   if (!options.overwrite) {
     throw UserError(
@@ -63,7 +70,9 @@ JobPreparation prepare_job(const TrainOptions& options, const Topology& topology
                            std::optional<std::int64_t> micro_batch, const Session& session) {
   JobPreparation job;
   job.options = options;
-  job.inputs = read_training_inputs(options);
+  const ThreadChoice threads =
+      choose_threads(options.threads, session.local_size(), session.node_cores());
+  job.inputs = read_training_inputs(options, threads.threads);
   job.warnings = job.inputs.warnings;
   plan_shard(job.inputs.config, options.tp, topology.tp_rank());
   job.computation = choose_computation(options, topology, session);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "experiments/progress/progress.hpp"
@@ -70,7 +71,7 @@ PlanSettings plan_settings(const TrainOptions& options, const std::vector<TokenP
 }
 
 TrainingSettings training_settings(const TrainOptions& options, const PlanSettings& plan,
-                                   double residual_rms) {
+                                   double residual_rms, std::int64_t hidden) {
   TrainingSettings training;
   training.plan = plan;
   training.lr = options.lr * (options.lr_unit == LrUnit::kResidual ? residual_rms : 1);
@@ -81,6 +82,7 @@ TrainingSettings training_settings(const TrainOptions& options, const PlanSettin
   training.multipliers = options.multipliers;
   training.eval_every = options.eval_every;
   training.save_every = options.save_every;
+  training.residual_norm = residual_rms * std::sqrt(static_cast<double>(hidden));
   return training;
 }
 

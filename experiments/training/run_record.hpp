@@ -30,9 +30,9 @@ RunAttributes run_attributes(const TrainOptions& options, const JobPreparation& 
 
 PlanSettings plan_settings(const TrainOptions& options, const std::vector<TokenPair>& pairs);
 
-// `residual_rms`: the typical size of a residual-stream element at the layer, the unit of --lr-unit
-// residual.
+// `residual_rms`: the typical size of an element of the residual stream [D = hidden] at the layer,
+// the unit of --lr-unit residual.
 TrainingSettings training_settings(const TrainOptions& options, const PlanSettings& plan,
-                                   double residual_rms);
+                                   double residual_rms, std::int64_t hidden);
 
 }  // namespace bipo

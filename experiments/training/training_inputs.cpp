@@ -24,7 +24,7 @@ std::vector<std::int64_t> summed(const std::vector<std::int64_t>& counts, Commun
 
 }  // namespace
 
-TrainingInputs read_training_inputs(const TrainingOptions& options) {
+TrainingInputs read_training_inputs(const TrainingOptions& options, std::int64_t threads) {
   TrainingInputs inputs;
   ModelFiles model = open_model(options.model, options.adapter);
   inputs.config = model.config;
@@ -34,7 +34,8 @@ TrainingInputs read_training_inputs(const TrainingOptions& options) {
   const auto add_all = [&](const std::vector<std::string>& warnings) {
     inputs.warnings.insert(inputs.warnings.end(), warnings.begin(), warnings.end());
   };
-  const TokenizeOptions tokenize = tokenize_options(options, inputs.config.context);
+  TokenizeOptions tokenize = tokenize_options(options, inputs.config.context);
+  tokenize.threads = threads;
   inputs.max_length = tokenize.max_length;
 
   const PairTokenizer tokenizer(model.read_text(), template_settings(options),

@@ -33,8 +33,8 @@ struct TrainingInputs {
 };
 
 // Reads and checks all inputs; loads nothing large.  The date of chat templates must already be
-// chosen.  Throws UserError.
-TrainingInputs read_training_inputs(const TrainingOptions& options);
+// chosen.  `threads` tokenise at once.  Throws UserError.
+TrainingInputs read_training_inputs(const TrainingOptions& options, std::int64_t threads);
 
 // Checks all weights of the models, for --check-weights; the ranks of each node share the work, so
 // that each node's files are checked completely.  Throws AgreedFailure (2) on every rank, naming

@@ -82,9 +82,11 @@ int run_prepared(const RunPreparation& run, Job& job) {
   if (job.is_root()) {
     at_stop.emplace([&] { last_step.save(); });
   }
-  const RunStatus status = train(
-      *decoder, *data.train, data.held_out.get(), options.layer,
-      {{training_settings(options, run.plan, residual_rms), record, observer}}, ranks, last_step);
+  const RunStatus status =
+      train(*decoder, *data.train, data.held_out.get(), options.layer,
+            {{training_settings(options, run.plan, residual_rms, inputs.config.hidden), record,
+              observer}},
+            ranks, last_step);
   at_stop.reset();
   job.display().finish();
   if (job.is_root()) {

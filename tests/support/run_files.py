@@ -99,7 +99,7 @@ def assert_whole(path: Path) -> None:
     """The file opens, and its parts tell of the same moment: nothing of it is missing or half written."""
     run = read(path)
     count = len(run.steps)
-    assert run.attributes["status"] in ("running", "complete", "interrupted")
+    assert run.attributes["status"] in ("running", "complete", "interrupted", "diverged")
     assert list(run.steps["step"]) == list(range(count))
     assert numpy.isfinite(run.steps["loss"]).all()
     assert len(run.vectors) == len(run.vector_steps) == len(run.vector_epochs)

@@ -186,6 +186,7 @@ class PrefixPass {
         tasks_.emplace_back(*cache);
       }
     }
+    loads_by_block_ = keeps_all_ && weights_exceed_pairs();
   }
 
   void run() {
@@ -199,13 +200,21 @@ class PrefixPass {
       }
     } else if (!tasks_.empty()) {
       decoder_.load_embedding();
-      std::vector<Passenger> passengers;
-      for (Task& task : tasks_) {
-        for (std::size_t g = 0; g < task.cache.groups_.size(); ++g) {
-          board(task, g, passengers);
+      if (loads_by_block_) {
+        std::vector<Passenger> passengers;
+        for (Task& task : tasks_) {
+          for (std::size_t g = 0; g < task.cache.groups_.size(); ++g) {
+            board(task, g, passengers);
+          }
         }
+        stream(std::move(passengers));
+      } else {
+        decoder_.load_blocks({0, blocks});
+        for (Task& task : tasks_) {
+          stream_by_groups(task);
+        }
+        decoder_.release_blocks({0, layers_.front() + 1});
       }
-      stream(std::move(passengers));
       decoder_.release_embedding();
     }
     decoder_.load_blocks({layers_.front() + 1, blocks});
@@ -238,6 +247,22 @@ class PrefixPass {
     at::Tensor hidden;
   };
 
+  // Whether the blocks that block-wise loading never holds at once are larger than the pairs under
+  // way, which it all holds.  The same on every rank.
+  bool weights_exceed_pairs() const {
+    const auto bytes = [&](std::int64_t blocks) {
+      return static_cast<double>(Decoder::weight_bytes(decoder_.config(), ranks_.topology.tp(), 0,
+                                                       decoder_.product_type(), decoder_.device(),
+                                                       blocks, /*embedding=*/false));
+    };
+    double tokens = 0;
+    for (const Task& task : tasks_) {
+      tokens += static_cast<double>(task.cache.first_token_.back());
+    }
+    const auto of_token = static_cast<double>(decoder_.config().hidden) * sizeof(float);
+    return bytes(layers_.front()) - bytes(0) > tokens / ranks_.topology.dp() * of_token;
+  }
+
   bool is_mine(std::size_t group) const {
     return static_cast<int>(group % static_cast<std::size_t>(ranks_.topology.dp())) ==
            ranks_.topology.dp_rank();
@@ -259,7 +284,8 @@ class PrefixPass {
     return fmt::format("reference of {} pairs, group", cache.pairs_.size());
   }
 
-  // Without room for all pairs' cached activations, there is none for all pairs under way either.
+  // Where all pairs under way take more room than the blocks, or there is none for their cached
+  // activations.
   void stream_by_groups(Task& task) {
     const std::size_t groups = task.cache.groups_.size();
     for (std::size_t g = 0; g < groups; ++g) {
@@ -275,7 +301,7 @@ class PrefixPass {
   void stream(std::vector<Passenger> passengers) {
     const std::int64_t last = decoder_.config().blocks - 1;
     for (std::int64_t block = 0; block <= last; ++block) {
-      if (keeps_all_) {
+      if (loads_by_block_) {
         progress_("prefix and reference, block", block + 1, last + 1);
         decoder_.load_blocks({block, block + 1});
       }
@@ -293,7 +319,7 @@ class PrefixPass {
                passenger.task.rms[static_cast<std::size_t>(layer - layers_.begin())]);
         }
       }
-      if (keeps_all_ && block <= layers_.front()) {
+      if (loads_by_block_ && block <= layers_.front()) {
         decoder_.release_blocks({block, block + 1});
       }
     }
@@ -398,6 +424,7 @@ class PrefixPass {
   Decoder& decoder_;
   const std::vector<std::int64_t>& layers_;
   bool keeps_all_;
+  bool loads_by_block_ = false;  // all pairs go through a block before the next one is loaded
   const Ranks& ranks_;
   const PassProgress& progress_;
   std::vector<Task> tasks_;

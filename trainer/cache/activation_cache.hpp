@@ -109,11 +109,12 @@ at::Tensor token_rms(const at::Tensor& h);
 // dp x tp
 double shared_median(std::vector<double> rms, at::Device device, const Ranks& ranks);
 
-// Fills the caches that are not filled, all of the same layers.  Where activations are kept, all
-// pairs go through a block before the next block is loaded, and blocks up to the lowest layer are
-// released after use.  Afterwards the suffix of the lowest layer is loaded; everything else is too
-// if a cache does not keep activations.  Throws AgreedFailure (1) when a reference log-probability
-// is not finite.  Collective over: world
+// Fills the caches that are not filled, all of the same layers.  Where activations are kept and the
+// blocks up to the lowest layer are larger than the pairs' hidden states, all pairs go through a
+// block before the next block is loaded; else group after group goes through all blocks, with the
+// same bits.  Blocks up to the lowest layer are released after use.  Afterwards the suffix of the
+// lowest layer is loaded; everything else is too if a cache does not keep activations.  Throws
+// AgreedFailure (1) when a reference log-probability is not finite.  Collective over: world
 void fill_caches(Decoder& decoder, const std::vector<ActivationCache*>& caches, const Ranks& ranks,
                  const PassProgress& progress);
 

@@ -82,6 +82,15 @@ StepOutcome summarize(const at::Tensor& gradient, const std::vector<PairOutcome>
   return outcome;
 }
 
+// Beyond these no vector steers: the residual stream is nothing beside it, or no token's
+// log-probability can have changed by so much.
+constexpr double kMostResidualNorms = 100;
+constexpr double kMostNatsPerToken = 1000;
+
+constexpr const char* kAdvice =
+    "the training diverged; train again with a lower --lr (or, where the model overflows in bf16, "
+    "--dtype fp32)";
+
 // One vector's training: its plan, its state and its log.
 class Member {
  public:
@@ -114,7 +123,14 @@ class Member {
     return plan_.step(index, order_);
   }
 
-  void update(const StepPlan& step, StepOutcome outcome, double seconds) {
+  // Makes the step; returns why the training has diverged, "" if it has not.  A step to a vector
+  // that is not finite is taken back.
+  std::string update(const StepPlan& step, StepOutcome outcome, double seconds) {
+    if (!outcome.finite) {
+      return fmt::format("step {}: the loss or its gradient is not finite (overflow or NaN): {}",
+                         step.step, kAdvice);
+    }
+    const Checkpoint before = state();
     Checkpoint& state = record().checkpoint;
     StepRow row = outcome.row;
     row.step = step.step;
@@ -128,7 +144,14 @@ class Member {
     state.step = step.step + 1;
     row.vector_norm = vector_norm(state.vector);
     row.seconds = seconds;
+    if (!std::isfinite(row.vector_norm)) {
+      state = before;
+      return fmt::format("step {}: the vector is not finite after it (overflow): {}", row.step,
+                         kAdvice);
+    }
     record().steps.push_back(row);
+    zero_gradients_ = row.grad_norm == 0 ? zero_gradients_ + 1 : 0;
+    return divergence_after(row, static_cast<double>(step.pairs));
   }
 
   bool ends_epoch() const {
@@ -170,12 +193,37 @@ class Member {
   }
 
  private:
+  // Returns "" for sane numbers.  `pairs`: of the step.
+  std::string divergence_after(const StepRow& row, double pairs) const {
+    const double longest = kMostResidualNorms * settings().residual_norm;
+    if (settings().residual_norm > 0 && row.vector_norm > longest) {
+      return fmt::format(
+          "step {}: |v| is {:.3g}, more than {} times the residual stream's {:.4g}: {}", row.step,
+          row.vector_norm, kMostResidualNorms, settings().residual_norm, kAdvice);
+    }
+    const double most = std::log(2.0) + settings().beta * kMostNatsPerToken * row.tokens / pairs;
+    if (row.loss > most) {
+      return fmt::format(
+          "step {}: the loss is {:.3g}, more than the {:.3g} that its tokens explain: {}", row.step,
+          row.loss, most, kAdvice);
+    }
+    if (zero_gradients_ >= std::min(plan_.steps_per_epoch(), plan_.total_steps())) {
+      return fmt::format(
+          "step {}: the gradient was exactly 0 in each of the last {} steps, a whole epoch, so "
+          "that "
+          "nothing is learned: {}; or a lower --beta, where the loss is 0",
+          row.step, zero_gradients_, kAdvice);
+    }
+    return "";
+  }
+
   std::reference_wrapper<const TrainingSettings> settings_;
   std::reference_wrapper<TrainingRecord> record_;
   std::reference_wrapper<TrainingObserver> observer_;
   BatchPlan plan_;
   std::int32_t ordered_epoch_ = -1;
   std::vector<std::int64_t> order_;  // of that epoch
+  std::int64_t zero_gradients_ = 0;  // steps on end, in this process
 };
 
 // Every change of a record, and every save, holds the lock of LastStep.
@@ -435,18 +483,16 @@ class Trainer {
     const auto lock = last_step_.lock();
     std::vector<Member> remaining;
     for (std::size_t i = 0; i < members_.size(); ++i) {
-      if (outcomes[i].finite) {
-        members_[i].update(steps[i], std::move(outcomes[i]), seconds);
+      const std::string divergence = members_[i].update(steps[i], std::move(outcomes[i]), seconds);
+      if (divergence.empty()) {
         remaining.push_back(std::move(members_[i]));
-      } else {
-        if (is_writer()) {
-          members_[i].save(RunStatus::kInterrupted);
-        }
-        members_[i].observer().on_failure(fmt::format(
-            "step {}: the loss or its gradient is not finite (overflow or NaN); a lower "
-            "--lr may help, or --dtype fp32 where the model overflows in bf16",
-            steps[i].step));
+        continue;
       }
+      if (is_writer()) {
+        members_[i].save(RunStatus::kDiverged);
+      }
+      is_saved_for_good_ = members_.size() == 1;  // should on_failure() throw
+      members_[i].observer().on_failure(divergence);
     }
     members_ = std::move(remaining);
     is_saved_for_good_ = false;

@@ -25,6 +25,8 @@ struct TrainingSettings {
   std::vector<double> multipliers = {-1, 0, 1};
   std::int64_t eval_every = 1;  // epochs; 0: never
   double save_every = 30;       // seconds
+  // Norm of the residual stream at the layer, which the vector's is measured by; 0: not known.
+  double residual_norm = 0;
 };
 
 // Receives the loop's progress, saves its record and requests stops.
@@ -36,9 +38,9 @@ class TrainingObserver {
   virtual void on_step(const StepRow& row) = 0;
   virtual void on_evaluation(const std::vector<EvalRow>& rows) = 0;
 
-  // Called on every rank when the step from the record's checkpoint, which has just been saved as
-  // interrupted, gave a loss or gradient that is not finite.  Unless it throws, the other members
-  // of the pack continue without this vector.
+  // Called on every rank when the vector has diverged (see train()); the record, with the last
+  // finite vector, has just been saved as such.  Unless it throws, the other members of the pack
+  // continue without this vector.
   virtual void on_failure(const std::string& reason) = 0;
 
   // Called on world rank 0 only, by LastStep also on another thread, but never while on_failure()
@@ -88,6 +90,9 @@ class LastStep {
 // through the model.  Members may differ in seed, shuffle, sign, lr, beta and optimiser; they must
 // have the same numbers of pairs, epochs and steps, the same batch sizes and the same step to start
 // from.  A member's result depends on the others in the last bits only.  `held_out` may be null.
+// A member has diverged when its loss, gradient or vector is not finite, its loss is larger than
+// any answers explain, its vector is more than 100 times as long as the residual stream, or its
+// gradient was exactly zero in as many steps on end as an epoch has.
 // Returns kInterrupted after a stop, otherwise kComplete: every member that has not failed is at
 // the end of its plan.  Where the state at the end of an epoch was saved without the evaluation
 // that is due there, that is made first.  Collective over: world

@@ -10,7 +10,9 @@ namespace bipo {
 
 // D: hidden size.
 
-enum class RunStatus { kRunning, kComplete, kInterrupted };
+// kDiverged: the numbers left every sane range, so that neither the vector nor a continuation is of
+// use.
+enum class RunStatus { kRunning, kComplete, kInterrupted, kDiverged };
 
 // One optimiser step.  `loss` is taken before the update, `grad_norm` before clipping,
 // `vector_norm` after the update.

@@ -35,7 +35,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """What the file itself says: running, complete or interrupted."""
+        """What the file itself says: running, complete, interrupted or diverged."""
         return str(self.attributes["status"])
 
     @property

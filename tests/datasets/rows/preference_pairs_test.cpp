@@ -64,7 +64,7 @@ class PreferencePairs : public ::testing::Test {
 std::string gzip(const std::string& text) {
   z_stream zlib{};
   deflateInit2(&zlib, Z_BEST_COMPRESSION, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY);
-  std::string packed(1000, '\0');
+  std::string packed(deflateBound(&zlib, text.size()), '\0');
   zlib.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(text.data()));
   zlib.avail_in = static_cast<uInt>(text.size());
   zlib.next_out = reinterpret_cast<Bytef*>(packed.data());
@@ -603,6 +603,8 @@ TEST_F(PreferencePairs, GzipIsUnpacked) {
   std::string damaged = packed;
   damaged[12] = static_cast<char>(damaged[12] ^ 0x55);
   expect_message([&] { read("b.csv.gz", damaged); }, path, {"gzip file is"});
+  const std::string bomb = gzip("prompt,chosen,rejected\nq,a," + std::string(100U << 20U, 'b'));
+  expect_message([&] { read("b.csv.gz", bomb); }, path, {"unpacks to more than 64 times"});
 }
 
 TEST_F(PreferencePairs, PartsOfASetAreNamedTogether) {

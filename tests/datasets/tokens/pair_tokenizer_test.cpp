@@ -61,6 +61,42 @@ TEST_F(PairTokenizerTest, ReadsAFileAsTheModelsOwnFilesSay) {
   EXPECT_EQ(tokenizer().template_name(), "chatml");
 }
 
+TEST_F(PairTokenizerTest, ThreadsChangeNothing) {
+  options_.max_length = 60;
+  std::string rows;
+  for (int i = 0; i < 2000; ++i) {
+    rows += "q" + std::to_string(i) + ",yes,no\n";
+  }
+  const std::string too_long = "q," + std::string(60, 'y') + ",n\n";
+  const std::filesystem::path path = write_rows(rows + too_long + rows + too_long + rows);
+  const std::string first = path.string() + ":2002:";
+  const auto refusal = [&] {
+    try {
+      tokenizer().read(path);
+    } catch (const UserError& error) {
+      return std::string(error.what());
+    }
+    return std::string("not refused");
+  };
+  const std::string expected = refusal();
+  EXPECT_TRUE(expected.starts_with(first)) << expected;
+  options_.bad_rows = BadRows::kSkip;
+  const TokenizedFile alone = tokenizer().read(path);
+  ASSERT_EQ(alone.pairs.size(), 6000U);
+
+  options_.threads = 4;
+  for (int repeat = 0; repeat < 5; ++repeat) {
+    options_.bad_rows = BadRows::kRefuse;
+    EXPECT_EQ(refusal(), expected);
+    options_.bad_rows = BadRows::kSkip;
+    const TokenizedFile together = tokenizer().read(path);
+    EXPECT_EQ(together.warnings, alone.warnings);
+    ASSERT_EQ(together.pairs.size(), alone.pairs.size());
+    EXPECT_EQ(tokens_hash(together.pairs), tokens_hash(alone.pairs));
+    EXPECT_EQ(together.pairs[4000].where, alone.pairs[4000].where);
+  }
+}
+
 // Seven rows without an answer, then two whose pairs are too long.
 TEST_F(PairTokenizerTest, WarnsOfTheFirstRowsLeftOutAndCountsTheOthers) {
   options_.bad_rows = BadRows::kSkip;

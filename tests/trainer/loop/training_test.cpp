@@ -276,8 +276,7 @@ TEST(Training, VectorsInOnePassEqualEachAlone) {
   EXPECT_GT(distance(together[0].checkpoint.vector, together[1].checkpoint.vector), 0.01);
 }
 
-// With warm-up the first update is zero, the second leaves float32, and the third step cannot be
-// made.
+// With warm-up the first update is zero, and the second leaves float32.
 TEST(Training, AMemberThatOverflowsLeavesTheOthersAlone) {
   const World world(for_layers({1}));
   auto settings = three_members();
@@ -299,10 +298,12 @@ TEST(Training, AMemberThatOverflowsLeavesTheOthersAlone) {
   EXPECT_EQ(train(world.decoder, world.cache, &world.cache, 1, members, world.ranks),
             RunStatus::kComplete);
   for (const std::size_t failed : {0, 1}) {
-    EXPECT_EQ(observers[failed].failure().rfind("step 2: ", 0), 0U) << observers[failed].failure();
-    EXPECT_EQ(records[failed].steps.size(), 2U);
-    EXPECT_EQ(records[failed].checkpoint.step, 2);
-    EXPECT_EQ(observers[failed].last_status(), RunStatus::kInterrupted);
+    EXPECT_EQ(observers[failed].failure().rfind("step 1: the vector is not finite", 0), 0U)
+        << observers[failed].failure();
+    EXPECT_EQ(records[failed].steps.size(), 1U);
+    EXPECT_EQ(records[failed].checkpoint.step, 1);
+    EXPECT_TRUE(std::isfinite(vector_norm(records[failed].checkpoint.vector)));
+    EXPECT_EQ(observers[failed].last_status(), RunStatus::kDiverged);
   }
   EXPECT_EQ(observers[2].failure(), "");
   EXPECT_EQ(observers[2].last_status(), RunStatus::kComplete);
@@ -315,6 +316,53 @@ TEST(Training, AMemberThatOverflowsLeavesTheOthersAlone) {
                   world.ranks),
             RunStatus::kComplete)
       << "nothing is left to do where all have failed";
+}
+
+// Trains one member; returns why it diverged, "" if it did not.
+std::string divergence_of(const World& world, const TrainingSettings& settings,
+                          TrainingRecord& record) {
+  record = starting_record(world.config.hidden, settings.plan.seed);
+  QuietObserver observer;
+  train(world.decoder, world.cache, nullptr, 1, {{settings, record, observer}}, world.ranks);
+  EXPECT_EQ(observer.last_status(),
+            observer.failure().empty() ? RunStatus::kComplete : RunStatus::kDiverged);
+  return observer.failure();
+}
+
+TEST(Training, AVectorFarBeyondTheResidualStreamHasDiverged) {
+  const World world(for_layers({1}));
+  TrainingSettings settings = three_members().front();
+  TrainingRecord record;
+  const double residual_norm = world.cache.median_rms(1) * std::sqrt(20.0);
+  settings.residual_norm = residual_norm;
+  EXPECT_EQ(divergence_of(world, settings, record), "");
+
+  settings.lr = 30 * residual_norm;  // a step has the length lr sqrt(D): beyond 100 at once
+  const std::string reason = divergence_of(world, settings, record);
+  EXPECT_NE(reason.find("|v|"), std::string::npos) << reason;
+  EXPECT_NE(reason.find("--lr"), std::string::npos) << reason;
+  ASSERT_FALSE(record.steps.empty());
+  EXPECT_GT(record.steps.back().vector_norm, 100 * residual_norm);
+  EXPECT_EQ(reason.rfind("step " + std::to_string(record.steps.back().step) + ": ", 0), 0U);
+  EXPECT_EQ(vector_norm(record.checkpoint.vector), record.steps.back().vector_norm);
+  EXPECT_LT(record.steps.size(), 9U);
+
+  settings.residual_norm = 0;  // not known
+  EXPECT_EQ(divergence_of(world, settings, record), "");
+}
+
+// The squares of the residual stream overflow, so that the final norm makes 0 of it.
+TEST(Training, AnEpochOfZeroGradientsHasDiverged) {
+  const World world(for_layers({1}));
+  TrainingSettings settings = three_members().front();
+  settings.warmup_steps = 0;
+  settings.lr = 1e30;
+  TrainingRecord record;
+  const std::string reason = divergence_of(world, settings, record);
+  EXPECT_NE(reason.find("gradient was exactly 0"), std::string::npos) << reason;
+  ASSERT_EQ(record.steps.size(), 4U) << "one step with a gradient, then an epoch of three";
+  EXPECT_GT(record.steps.front().grad_norm, 0);
+  EXPECT_EQ(record.steps.back().grad_norm, 0);
 }
 
 TEST(Training, APackContinuesWhereItStopped) {
