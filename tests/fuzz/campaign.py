@@ -229,13 +229,17 @@ def main() -> int:
         campaign = Campaign(Path(folder), arguments.out)
         chosen = [kind for kind in campaign.kinds if arguments.kinds in kind.name]
         seeds = range(arguments.first_seed, arguments.first_seed + arguments.mutations)
-        outcomes = []
-        for outcome in campaign.run_all(chosen, seeds, arguments.workers):
-            outcomes.append(outcome)
-            if outcome.verdict in BAD:
-                print(f"{outcome.verdict}: {outcome.kind.name}, seed {outcome.seed}: {outcome.detail}", flush=True)
+        outcomes: list[Outcome] = []
+        try:
+            for outcome in campaign.run_all(chosen, seeds, arguments.workers):
+                outcomes.append(outcome)
+                if outcome.verdict in BAD:
+                    print(f"{outcome.verdict}: {outcome.kind.name}, seed {outcome.seed}: {outcome.detail}", flush=True)
+        except KeyboardInterrupt:
+            print("interrupted; what there is so far:")
     print(table(outcomes))
-    return 0 if all(outcome.verdict in GOOD for outcome in outcomes) else 1
+    is_whole = len(outcomes) == len(chosen) * len(seeds)
+    return 0 if is_whole and all(outcome.verdict in GOOD for outcome in outcomes) else 1
 
 
 if __name__ == "__main__":

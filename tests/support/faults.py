@@ -233,7 +233,7 @@ def faults_at(call: Call) -> Iterable[int | str]:
     return (*FAILURES.get(call.name, ()), *HARMLESS.get(call.name, ()))
 
 
-READ_BY_MANY = ("/model/", "/pairs.csv")
+READ_BY_MANY = ("/model/", "/pairs.csv", "/tokenizer", "/config.json")
 
 
 def telling_calls(command: Command, calls: list[Call]) -> list[Call]:
