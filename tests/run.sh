@@ -9,8 +9,8 @@ if [[ ${1:-} == --help ]]; then
 Usage: tests/run.sh [CTEST-ARGUMENT...]
 
 Without arguments: format check, all tests of the release build but the long ones, those with Slurm or a
-browser where these are there or can be installed, the GPU tests where there is a GPU, and the unit tests
-under the address and undefined-behaviour sanitizers.
+browser where these are there or can be installed, the GPU tests where there is a GPU, the unit tests
+under the address and undefined-behaviour sanitizers, and those with threads under the thread sanitizer.
 With arguments: only the release build's tests that ctest selects by them, for example
   tests/run.sh -R tokenizer      by name
   tests/run.sh -L long           by label: unit, mpi, failure, reference, slurm, browser, long
@@ -89,6 +89,12 @@ test_sanitized_units() {
     && build_targets build-asan unit_tests && run_ctest build-asan -L unit -E '^analysis_'
 }
 
+# libgomp is not instrumented: one thread, so that no race is seen where its barriers are.
+test_threads() {
+  ensure_configured tsan build-tsan cpu -DBIPO_TEST_CACHE="$BIPO_CACHE" \
+    && build_targets build-tsan thread_tests && run_ctest build-tsan -L '^threads$'
+}
+
 report() {
   printf '\nSummary\n'
   printf '  %s\n' "${summary[@]}"
@@ -139,4 +145,5 @@ elif [[ -e build-cuda/bipo-dist ]]; then
   check "gpu tests of build-cuda/" run_ctest build-cuda -L '^gpu$'
 fi
 check "unit tests of build-asan/ (sanitizers)" test_sanitized_units
+check "unit tests with threads of build-tsan/ (thread sanitizer)" test_threads
 report

@@ -26,12 +26,21 @@ const char* kind_of(mode_t mode) {
   return "a device";
 }
 
+// O_NONBLOCK lets open() return at once for a pipe without a writer; reading a regular file is the
+// same with it.  O_NOCTTY: a terminal does not become this process's own.  A signal may interrupt
+// an open() on a network file system.
+int open_to_read(const std::filesystem::path& path) {
+  int descriptor = 0;
+  do {
+    descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  } while (descriptor < 0 && errno == EINTR);
+  return descriptor;
+}
+
 }  // namespace
 
-// O_NONBLOCK lets open() return at once for a pipe without a writer; reading a regular file is the
-// same with it.  O_NOCTTY: a terminal does not become this process's own.
 InputFile::InputFile(const std::filesystem::path& path)
-    : path_(path), descriptor_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)) {
+    : path_(path), descriptor_(open_to_read(path)) {
   struct stat status {};
   if (descriptor_ < 0 || ::fstat(descriptor_, &status) != 0) {
     const int error = errno;

@@ -523,8 +523,9 @@ DirectoryTokenizer read_directory_tokenizer(const std::filesystem::path& directo
     return build(files, document, path.string());
   } catch (const UserError& error) {
     const std::string what = error.what();  // may name a file of its own already
-    throw UserError(
-        what.starts_with(directory.string()) ? what : fmt::format("{}: {}", path.string(), what));
+    const bool names_file =
+        what.starts_with((directory / "").string()) || what.starts_with(directory.string() + ":");
+    throw UserError(names_file ? what : fmt::format("{}: {}", path.string(), what));
   }
 }
 

@@ -10,18 +10,23 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <filesystem>
 #include <iostream>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
 #include "collectives/communicator.hpp"
 #include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/random_name.hpp"
 #include "collectives/foundation/standard_streams.hpp"
 #include "experiments/files/file_descriptor.hpp"
+#include "experiments/files/process_identity.hpp"
 #include "experiments/progress/side_by_side.hpp"
 #include "experiments/progress/stop_signals.hpp"
 
@@ -74,38 +79,96 @@ std::string json_row(const GeneratedRow& row) {
   return json.dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace) + "\n";
 }
 
-// Appends rows to a file; never removes what is written.
+bool is_regular_or_new(const std::filesystem::path& path) {
+  std::error_code unreachable;
+  const auto status = std::filesystem::status(path, unreachable);
+  return std::filesystem::is_regular_file(status) ||
+         status.type() == std::filesystem::file_type::not_found;
+}
+
+// Keeps a symbolic link: the file that it names is replaced.
+std::filesystem::path without_link(const std::filesystem::path& path) {
+  std::error_code unreachable;
+  const auto target = std::filesystem::is_symlink(path, unreachable)
+                          ? std::filesystem::weakly_canonical(path, unreachable)
+                          : path;
+  return unreachable ? path : target;
+}
+
+// A file of whole rows.  An earlier file of this name stays until the first rows are on disk.
 class RowFile {
  public:
   // Replaces an existing file.  Throws UserError if the file cannot be written.
   explicit RowFile(const std::filesystem::path& path);
 
-  // Returns when the rows are on disk.  Throws EnvironmentError, for instance if the disk is full.
+  // Returns when the rows are on disk.  Throws EnvironmentError, for instance if the disk is full;
+  // the file then ends with the rows before.
   void append(const std::string& rows);
 
  private:
+  int descriptor() const { return new_ ? new_->file().get() : stream_.get(); }
+  const FileDescriptor& file() const { return new_ ? new_->file() : stream_; }
+  void write(const std::string& rows);
+
   std::filesystem::path path_;
-  FileDescriptor file_;
+  std::unique_ptr<TempFile> new_;  // null for what is no regular file, as a pipe
+  FileDescriptor stream_;
+  bool has_name_ = false;  // the new file's own
+  off_t whole_ = 0;        // bytes of the rows before
 };
 
-RowFile::RowFile(const std::filesystem::path& path)
-    : path_(path), file_(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)) {
-  if (!file_.is_open()) {
+template <typename Call>
+void repeat_after_signals(const Call& call) {
+  do {
+    errno = 0;
+    call();
+  } while (errno == EINTR);
+}
+
+RowFile::RowFile(const std::filesystem::path& path) : path_(without_link(path)) {
+  if (is_regular_or_new(path_)) {
+    const std::filesystem::path beside =
+        path_.parent_path() / fmt::format(".{}.{}.{}.{}.tmp", path_.filename().string(),
+                                          host_name(), random_name(), getpid());
+    repeat_after_signals([&] { new_ = std::make_unique<TempFile>(beside); });
+  } else {
+    repeat_after_signals(
+        [&] { stream_ = FileDescriptor(::open(path_.c_str(), O_WRONLY | O_TRUNC | O_CLOEXEC)); });
+  }
+  if (!file().is_open()) {
     throw UserError(
         fmt::format("--out {}: cannot be written: {}", path.string(), std::strerror(errno)));
   }
 }
 
 void RowFile::append(const std::string& rows) {
+  try {
+    write(rows);
+  } catch (const EnvironmentError&) {
+    if (new_) {
+      [[maybe_unused]] const int ignored = ::ftruncate(descriptor(), whole_);
+    }
+    throw;
+  }
+}
+
+void RowFile::write(const std::string& rows) {
   const auto require = [&](bool succeeded, const char* call) {
     if (!succeeded) {
       throw EnvironmentError(
           fmt::format("{}: {} failed: {}", path_.string(), call, std::strerror(errno)));
     }
   };
-  require(write_all(file_, std::as_bytes(std::span(rows))), "write");
+  require(write_all(file(), std::as_bytes(std::span(rows))), "write");
+  int synced = 0;
+  repeat_after_signals([&] { synced = ::fsync(descriptor()); });
   // Pipes and terminals cannot be synced.
-  require(::fsync(file_.get()) == 0 || errno == EINVAL || errno == EROFS, "fsync");
+  require(synced == 0 || errno == EINVAL || errno == EROFS, "fsync");
+  if (new_ && !has_name_) {
+    require(new_->rename_to(path_) == 0, "rename");
+    has_name_ = true;
+  }
+  whole_ += static_cast<off_t>(rows.size());
 }
 
 std::string title(double multiplier) {

@@ -41,6 +41,10 @@ std::vector<ConfigEntry> read_config_file(const std::filesystem::path& path) {
   std::string section;
   std::string text;
   for (int number = 1; std::getline(file, text); ++number) {
+    if (text.find('\0') != std::string::npos) {  // an error message would end there
+      throw UserError(fmt::format("{}:{}: holds a zero byte, so that this is no text file",
+                                  path.string(), number));
+    }
     const std::string_view line = trimmed(text);
     if (line.empty() || line.front() == '#' || line.front() == ';') {
       continue;

@@ -3,10 +3,14 @@
 Usage: make_binary_seeds.py [DIRECTORY]    (default: seeds/ beside this script)
 """
 import argparse
+import gzip
+import json
 from pathlib import Path
 
 import gguf
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import torch
 from gguf import GGMLQuantizationType as Type
 from safetensors.numpy import save_file
@@ -142,6 +146,31 @@ def write_torch(folder: Path) -> None:
         torch.save(saved, folder / name, _use_new_zipfile_serialization=False)
 
 
+ROWS = [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "d", "chosen": "e", "rejected": "f"}]
+
+
+def write_gzip(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    lines = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+    table = b"question,matching,not_matching\na,b,c\n"
+    (folder / "csv").write_bytes(gzip.compress(table, mtime=0))
+    (folder / "jsonl_in_two_parts").write_bytes(gzip.compress(lines[:40], mtime=0) + gzip.compress(lines[40:], mtime=0))
+
+
+def write_arrow(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    texts = pyarrow.Table.from_pylist(ROWS)
+    turns = pyarrow.Table.from_pylist([{
+        "prompt": [{"role": "user", "content": "a"}], "chosen": [{"role": "assistant", "content": "b"}],
+        "rejected": [{"role": "assistant", "content": "c"}], "number": 1.5, "nothing": None}])
+    for name, table in (("texts", texts), ("turns", turns)):
+        pyarrow.parquet.write_table(table, folder / f"parquet_{name}", compression="snappy")
+        with pyarrow.ipc.new_stream(str(folder / f"stream_{name}"), table.schema) as stream:
+            stream.write_table(table)
+        with pyarrow.ipc.new_file(str(folder / f"file_{name}"), table.schema) as file:
+            file.write_table(table)
+
+
 def write_copied_tuple(folder: Path) -> None:
     """A pickle whose tuple of 2000 memo gets becomes 1300 storages, which would have a copy each."""
     folder.mkdir(exist_ok=True)
@@ -157,6 +186,8 @@ def main() -> None:
     directory = parser.parse_args().directory
     write_safetensors(directory / "safetensors")
     write_torch(directory / "torch_file")
+    write_gzip(directory / "gzip")
+    write_arrow(directory / "arrow")
     write_copied_tuple(directory.parent / "regressions" / "torch_file")
     for write in (write_gguf_model, write_sentencepiece, write_byte_level, write_every_type):
         write(directory / "gguf")

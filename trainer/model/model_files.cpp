@@ -42,7 +42,8 @@ bool names_directory(const std::filesystem::path& model) {
 
 bool names_gguf(const std::filesystem::path& path) {
   std::error_code unreachable;
-  return std::filesystem::exists(path, unreachable) && InputFile(path).begins_with("GGUF");
+  return std::filesystem::exists(path, unreachable) && !names_directory(path) &&
+         InputFile(path).begins_with("GGUF");
 }
 
 bool has_file(const std::filesystem::path& directory, const char* name) {

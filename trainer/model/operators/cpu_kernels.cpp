@@ -16,7 +16,7 @@ extern "C" __attribute__((__simd__("notinbranch"))) float tanhf(float) noexcept;
 // One program for every processor: at its start it chooses the widest version that can run.
 // Sanitizers cannot instrument functions that run before they are set up, as this choice does.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
-    !defined(__SANITIZE_ADDRESS__)
+    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define BIPO_FOR_EACH_PROCESSOR \
   __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
