@@ -181,13 +181,15 @@ TrainingSettings training_settings(const BenchSetup& setup) {
   return training;
 }
 
-CacheSettings cache_settings(const BenchSetup& setup, const Ranks& ranks) {
+CacheSettings cache_settings(const BenchSetup& setup, const Ranks& ranks,
+                             ProgressDisplay& display) {
   CacheSettings cache;
   cache.layers = {setup.options.layer};
   cache.group_size = setup.micro_batch;
   cache.type = cache_type(setup.options.cache_dtype);
   cache.directory = setup.options.cache_dir;
   cache.trusts_others = setup.options.cache_shared;
+  cache.warn = [&display](const std::string& text) { display.warn(text); };
   cache.key = cache_key({setup.model_fingerprint, tokens_hash(setup.pairs), setup.computation,
                          setup.options.deterministic, ranks.topology.tp()});
   const std::uint64_t budget = all_reduced(setup.cache_budget, ReduceOp::kMin, *ranks.world);
@@ -201,7 +203,7 @@ void run_training(const BenchSetup& setup, const Ranks& ranks, ProgressDisplay& 
                   BenchReport& report) {
   Decoder decoder(setup.config, *setup.weights, setup.computation.product_type,
                   setup.computation.device, *ranks.tp);
-  const CacheSettings settings = cache_settings(setup, ranks);
+  const CacheSettings settings = cache_settings(setup, ranks, display);
   ActivationCache cache(decoder, setup.pairs, settings, ranks);
   const auto begin = Clock::now();
   run_prefix_pass(decoder, {&cache}, ranks, display);
