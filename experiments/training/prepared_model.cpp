@@ -55,8 +55,8 @@ PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const Dat
     cache.directory = options.cache_dir;
     cache.trusts_others = options.cache_shared;
     cache.warn = [&display](const std::string& text) { display.warn(text); };
-    cache.key = cache_key({inputs.model_fingerprint, tokens_hash, job.computation,
-                           options.deterministic, ranks.topology.tp()});
+    cache.key = cache_key({inputs.model_fingerprint, inputs.weights_hash, tokens_hash,
+                           job.computation, options.deterministic, ranks.topology.tp()});
     const std::uint64_t bytes =
         ActivationCache::bytes_needed(inputs.config.hidden, pairs, cache.type) *
         static_cast<std::uint64_t>(request.layers.size());
@@ -105,8 +105,8 @@ void prepare_cache_directory(const std::filesystem::path& directory, bool trusts
 
 std::uint64_t cache_key(const CacheOrigin& origin) {
   ContentHash key;
-  key.add(fmt::format("{:016x} {:016x} tp {} {} {} threads {} deterministic {} {} {}",
-                      origin.model_fingerprint, origin.tokens_hash, origin.tp,
+  key.add(fmt::format("{:016x} {:016x} {:016x} tp {} {} {} threads {} deterministic {} {} {}",
+                      origin.model_fingerprint, origin.weights_hash, origin.tokens_hash, origin.tp,
                       name_of(origin.computation.dtype), name_of(origin.computation.kind),
                       origin.computation.threads.threads, origin.deterministic, kProgramVersion,
                       kGitCommit));

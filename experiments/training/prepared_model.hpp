@@ -53,7 +53,8 @@ void prepare_cache_directory(const std::filesystem::path& directory, bool trusts
 // Everything on which activations and reference log-probabilities depend to the last bit, except
 // for the layer and the CacheSettings.
 struct CacheOrigin {
-  std::uint64_t model_fingerprint = 0;  // covers configuration and weights
+  std::uint64_t model_fingerprint = 0;  // covers the configuration
+  std::uint64_t weights_hash = 0;       // covers every byte of the weights
   std::uint64_t tokens_hash = 0;
   const Computation& computation;
   bool deterministic = false;

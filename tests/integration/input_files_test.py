@@ -6,8 +6,6 @@ import os
 import shutil
 import socket
 
-import h5py
-import numpy
 import pytest
 
 import program

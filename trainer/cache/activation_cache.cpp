@@ -133,8 +133,9 @@ void ActivationCache::read_file(Layer& layer, const Ranks& ranks) {
     return;
   }
   if (is_remarkable(agreed) && settings_.warn) {
-    settings_.warn(fmt::format("{}: {}; it is removed, and what it should hold is computed again",
-                               layer.file->path().string(), described(agreed)));
+    settings_.warn(
+        fmt::format("{}: {}; it is removed if it can be, and what it should hold is computed again",
+                    layer.file->path().string(), described(agreed)));
   }
   if (is_remarkable(worst(own, *ranks.node)) && ranks.node->rank() == 0) {
     layer.file->remove();
