@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <charconv>
 #include <ctime>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -187,6 +188,8 @@ class StoredHash {
   // Where it cannot be written, the next process hashes anew.
   void write(std::uint64_t hash) const {
     const std::string text = text_of(hash);
+    std::error_code is_there;  // or cannot be made, of which others tell
+    std::filesystem::create_directory(path_.parent_path(), is_there);
     ::unlink(path_.c_str());
     const int file =
         ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, S_IRUSR | S_IWUSR);

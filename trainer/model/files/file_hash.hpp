@@ -10,7 +10,7 @@ namespace bipo {
 
 // Where hashes are remembered from one process to the next, one small file for each.
 struct HashMemory {
-  std::filesystem::path directory;  // empty: nowhere
+  std::filesystem::path directory;  // made if it is missing; empty: nowhere
   bool trusts_others = false;       // uses what other users wrote there
   // Smaller files are hashed each time.
   std::uint64_t least_bytes = std::uint64_t{64} << 20;

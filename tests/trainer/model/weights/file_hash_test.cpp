@@ -28,7 +28,7 @@ class FileHashTest : public ::testing::Test {
  protected:
   void SetUp() override {
     directory_ = fs::temp_directory_path() / ("bipo-file-hash-" + std::to_string(::getpid()));
-    fs::create_directories(directory_ / "memory");
+    fs::create_directories(directory_);
     path_ = directory_ / "weights";
     std::string content((9 << 20) - 5, 'x');  // many pieces, and a part of one
     for (std::size_t i = 0; i < content.size(); i += 4096) {
@@ -60,6 +60,9 @@ class FileHashTest : public ::testing::Test {
 
   std::vector<fs::path> remembered() const {
     std::vector<fs::path> files;
+    if (!fs::exists(directory_ / "memory")) {
+      return files;
+    }
     for (const auto& entry : fs::directory_iterator(directory_ / "memory")) {
       files.push_back(entry.path());
     }
@@ -117,7 +120,7 @@ TEST_F(FileHashTest, IsRememberedOnlyWhereNothingHasChangedForAWhile) {
 // did.
 TEST_F(FileHashTest, WhoeverReadsAPageThatIsGoneEndsWithTheFilesName) {
   const MappedFile file(path_);
-  const MappedFile other(directory_ / "memory/../weights");
+  const MappedFile other(directory_ / "../" / directory_.filename() / "weights");
   fs::resize_file(path_, 4096);
   EXPECT_EXIT(
       {
