@@ -17,6 +17,7 @@
 #include "experiments/settings/fields.hpp"
 #include "experiments/settings/stored_settings.hpp"
 #include "experiments/settings/template_dates.hpp"
+#include "trainer/model/weights/weights.hpp"
 #include "trainer/records/records.hpp"
 
 namespace bipo {
@@ -177,8 +178,9 @@ std::string evaluation_config(const EvaluationJob& job) {
   described.max_length = job.max_length;
   Json json = stored_settings(evaluate_fields(described));
   json["model_fingerprint"] = fmt::format("{:016x}", job.model.files.fingerprint);
+  json[kWeightsHashKey] = fmt::format("{:016x}", job.weights_hash);
   json["vectors"] = vectors_json(job.vectors);
-  json["transfer"] = !transfer_warnings(job.vectors, job.model.files).empty();
+  json["transfer"] = !transfer_warnings(job.vectors, job.model.files, job.weights_hash).empty();
   json["caa"] = caa_json(job);
   json["control_norm"] = job.plan.directions.front().norm;
   json["test_pairs"] = job.pairs.size();
@@ -194,6 +196,7 @@ std::string evaluation_config(const EvaluationJob& job) {
 std::uint64_t agreement(const EvaluationJob& job) {
   ContentHash hash;
   hash.add(job.model.files.fingerprint);
+  hash.add(job.weights_hash);
   hash.add(fmt::format("{} {} {}", job.options.batch_size, name_of(job.options.positions),
                        name_of(job.model.computation.dtype)));
   for (const PlacedVector& vector : job.plan.vectors) {
@@ -232,13 +235,15 @@ EvaluationJob prepare_evaluation(const EvaluateOptions& options, const std::stri
     check_evaluation_places(options);
   }
   job.model = open_whole_model(options.model, options.adapter, options, session);
+  job.weights_hash = hash_of_weights(*job.model.files.weights);
   job.vectors = read_vectors(options.vectors, job.model.files.config);
   if (!options.caa.empty()) {
     job.caa = read_stored_vector(options.caa);
   }
   job.plan = plan_steering(job.vectors, job.caa, options);
   job.warnings = job.model.files.warnings();
-  for (const std::string& warning : transfer_warnings(job.vectors, job.model.files)) {
+  for (const std::string& warning :
+       transfer_warnings(job.vectors, job.model.files, job.weights_hash)) {
     job.warnings.push_back(warning);
   }
   read_data(job);

@@ -29,6 +29,7 @@ struct EvaluationJob {
   EvaluateOptions options;  // with the date of chat templates chosen
   std::string created_utc;
   WholeModel model;
+  std::uint64_t weights_hash = 0;  // covers every byte of the weights
   std::vector<VectorInUse> vectors;
   std::optional<StoredVector> caa;
   SteeringPlan plan;

@@ -6,20 +6,27 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "experiments/settings/field.hpp"
+#include "experiments/settings/stored_settings.hpp"
 #include "trainer/records/records.hpp"
 
 namespace bipo {
 namespace {
 
-// Returns the model fingerprint in the run file's settings, "" if there is none, as after an
-// import.
-std::string trained_fingerprint(const StoredVector& vector) {
+// Returns a text in the run file's settings, "" if there is none, as after an import.
+std::string text_of_training(const StoredVector& vector, const char* key) {
   const auto config = nlohmann::json::parse(vector.config, nullptr, /*allow_exceptions=*/false);
-  if (!config.is_object() || !config.contains("model_fingerprint") ||
-      !config["model_fingerprint"].is_string()) {
-    return "";
-  }
-  return config["model_fingerprint"].get<std::string>();
+  return config.is_object() && config.contains(key) && config[key].is_string()
+             ? config[key].get<std::string>()
+             : "";
+}
+
+std::string trained_fingerprint(const StoredVector& vector) {
+  return text_of_training(vector, "model_fingerprint");
+}
+
+// Whether a vector says that it was trained on something else than `here`.
+bool differs(const std::string& trained, std::uint64_t here) {
+  return !trained.empty() && trained != fmt::format("{:016x}", here);
 }
 
 }  // namespace
@@ -59,12 +66,13 @@ std::vector<PlacedVector> placed(const std::vector<VectorInUse>& vectors) {
 }
 
 std::vector<std::string> transfer_warnings(const std::vector<VectorInUse>& vectors,
-                                           const ModelFiles& model) {
-  const std::string here = fmt::format("{:016x}", model.fingerprint);
+                                           const ModelFiles& model,
+                                           std::optional<std::uint64_t> weights_hash) {
   std::vector<std::string> warnings;
   for (const VectorInUse& vector : vectors) {
-    const std::string trained = trained_fingerprint(vector.stored);
-    if (!trained.empty() && trained != here) {
+    if (differs(trained_fingerprint(vector.stored), model.fingerprint) ||
+        (weights_hash &&
+         differs(text_of_training(vector.stored, kWeightsHashKey), *weights_hash))) {
       warnings.push_back(fmt::format("{}: trained on another model ({}); this is a transfer",
                                      vector.choice.file.string(), vector.stored.model));
     }

@@ -1,7 +1,9 @@
 // The vectors that a command uses, read and checked against the model.
 #pragma once
 
+#include <cstdint>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,8 +30,11 @@ SteeredPositions steered_positions(Positions positions);
 std::vector<PlacedVector> placed(const std::vector<VectorInUse>& vectors);
 
 // Returns a warning for each vector that was trained on another model: its use here is a transfer.
-std::vector<std::string> transfer_warnings(const std::vector<VectorInUse>& vectors,
-                                           const ModelFiles& model);
+// Without `weights_hash`, see hash_of_weights, models count as one whose configuration and samples
+// of the weights are the same.
+std::vector<std::string> transfer_warnings(
+    const std::vector<VectorInUse>& vectors, const ModelFiles& model,
+    std::optional<std::uint64_t> weights_hash = std::nullopt);
 
 // Returns an array for a file's config: file, weight, layer, epoch, norm and the model of the
 // training.

@@ -71,6 +71,16 @@ std::string result_settings(const std::string& config) {
   return shaping.dump();
 }
 
+bool have_same_results(const std::string& config, const std::string& other) {
+  Json one = Json::parse(config);
+  Json two = Json::parse(other);
+  if (!one.contains(kWeightsHashKey) || !two.contains(kWeightsHashKey)) {
+    one.erase(kWeightsHashKey);
+    two.erase(kWeightsHashKey);
+  }
+  return result_settings(one.dump()) == result_settings(two.dump());
+}
+
 void check_same_settings(const std::string& stored, const std::string& now,
                          const std::string& file) {
   const Json before = Json::parse(stored, nullptr, /*allow_exceptions=*/false);
@@ -82,6 +92,9 @@ void check_same_settings(const std::string& stored, const std::string& now,
   std::vector<std::string> differences;
   for (const auto& [name, value] : after.items()) {
     const Json old = before.value(name, Json());
+    if (name == kWeightsHashKey && !before.contains(name)) {
+      continue;  // harmless_differences() tells of it
+    }
     if (!is_placement(name) && old != value) {
       differences.push_back(fmt::format("{} was {}, now {}", name, old.dump(), value.dump()));
     }
@@ -109,6 +122,11 @@ std::vector<std::string> harmless_differences(const std::string& stored, const s
         "threads per rank were {}, now {}: the result may differ in its last bits from an "
         "uninterrupted run's",
         before.value("threads", Json()).dump(), after["threads"].dump()));
+  }
+  if (!before.contains(kWeightsHashKey) && after.contains(kWeightsHashKey)) {
+    warnings.emplace_back(
+        "the run was begun by an earlier version, which stored samples of the weights only: these "
+        "are the same, but the whole weights could not be compared");
   }
   return warnings;
 }

@@ -27,12 +27,20 @@ BosRule continued_bos_rule_of_plan(BosRule given, const std::string& plan);
 // whatever the order in `config`.
 std::string result_settings(const std::string& config);
 
+// The key of the hash of every byte of the weights, which earlier versions did not store.
+inline constexpr const char* kWeightsHashKey = "weights_hash";
+
+// Returns whether both configurations lead to the same results, as far as both say: the hash of the
+// weights counts only if both have one.
+bool have_same_results(const std::string& config, const std::string& other);
+
 // Throws UserError, listing each difference, unless both configurations agree in every setting that
-// shapes the result; `file` holds the stored one.
+// shapes the result; `file` holds the stored one, perhaps without the hash of the weights.
 void check_same_settings(const std::string& stored, const std::string& now,
                          const std::string& file);
 
-// Returns warnings about differences that may change last bits only.
+// Returns warnings about differences that may change last bits only, and about what cannot be
+// compared.
 std::vector<std::string> harmless_differences(const std::string& stored, const std::string& now);
 
 }  // namespace bipo

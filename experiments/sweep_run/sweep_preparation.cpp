@@ -270,7 +270,7 @@ std::string cell_config(const SweepPreparation& sweep, const Cell& cell) {
 }
 
 void check_belongs(const SweepPreparation& sweep, const Cell& cell, const RunRecord& record) {
-  if (result_settings(record.attributes.config) != result_settings(cell_config(sweep, cell))) {
+  if (!have_same_results(record.attributes.config, cell_config(sweep, cell))) {
     throw UserError(fmt::format(
         "{}: made with other settings than this sweep's; move it away to start its cell anew",
         run_file_path(sweep.options.out, cell).string()));

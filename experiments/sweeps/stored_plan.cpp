@@ -99,6 +99,26 @@ std::vector<std::string> setting_differences(const SortedJson& before, const Sor
   return differences;
 }
 
+// Plans of earlier versions do not say which weights they are about, but for samples of them.
+// Removes what only the other plan can say, among the settings of all cells or of some.
+void forget_weights_hashes(SortedJson& settings) {
+  constexpr const char* kKey = "weights_hash";
+  settings.erase(kKey);
+  if (settings.contains("inputs") && settings["inputs"].is_array()) {
+    for (SortedJson& inputs : settings["inputs"]) {
+      if (inputs.is_object()) {
+        inputs.erase(kKey);
+      }
+    }
+  }
+}
+
+bool has_weights_hashes(SortedJson settings) {
+  const SortedJson before = settings;
+  forget_weights_hashes(settings);
+  return settings != before;
+}
+
 std::set<std::string> cell_names(const SortedJson& plan) {
   std::set<std::string> names;
   for (const SortedJson& cell : plan["cells"]) {
@@ -271,7 +291,11 @@ std::string read_plan_text(const fs::path& path) {
 
 void check_same_plan(const std::string& stored, const std::string& now, const std::string& path) {
   const SortedJson before = parse_plan_to_compare(stored, path);
-  const auto differences = plan_differences(before, SortedJson::parse(now));
+  SortedJson after = SortedJson::parse(now);
+  if (!has_weights_hashes(before["settings"])) {
+    forget_weights_hashes(after["settings"]);
+  }
+  const auto differences = plan_differences(before, after);
   if (!differences.empty()) {
     throw UserError(fmt::format(
         "{}: the sweep in this directory has another plan ({}); a plan is fixed when its sweep "

@@ -14,7 +14,8 @@
 #include "experiments/runs/run_file.hpp"
 #include "experiments/settings/field.hpp"
 #include "experiments/settings/version.hpp"
-#include "trainer/cache/activation_store.hpp"
+#include "trainer/cache/activation_file.hpp"
+#include "trainer/cache/temporary_files.hpp"
 #include "trainer/loop/training.hpp"
 
 namespace bipo {
@@ -41,7 +42,7 @@ void run_prefix_pass(Decoder& decoder, const std::vector<ActivationCache*>& cach
 
 PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const DataRequest& request,
                           const Ranks& ranks, ProgressDisplay& display) {
-  const EndAtOnce nothing_to_save(remove_unfinished_stores);
+  const EndAtOnce nothing_to_save(remove_temporary_files);
   const TrainingInputs& inputs = job.inputs;
   const TrainOptions& options = job.options;
   std::uint64_t budget = all_reduced(request.budget, ReduceOp::kMin, *ranks.world);
@@ -53,8 +54,9 @@ PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const Dat
     cache.type = cache_type(options.cache_dtype);
     cache.directory = options.cache_dir;
     cache.trusts_others = options.cache_shared;
-    cache.key = cache_key({inputs.model_fingerprint, tokens_hash, job.computation,
-                           options.deterministic, ranks.topology.tp()});
+    cache.warn = [&display](const std::string& text) { display.warn(text); };
+    cache.key = cache_key({inputs.model_fingerprint, inputs.weights_hash, tokens_hash,
+                           job.computation, options.deterministic, ranks.topology.tp()});
     const std::uint64_t bytes =
         ActivationCache::bytes_needed(inputs.config.hidden, pairs, cache.type) *
         static_cast<std::uint64_t>(request.layers.size());
@@ -91,7 +93,6 @@ void prepare_cache_directory(const std::filesystem::path& directory, bool trusts
     throw UserError(fmt::format("--cache-dir {}: not a directory, and cannot be made: {}",
                                 directory.string(), error.message()));
   }
-  check_replaceable(directory / "cache");
   const std::filesystem::path foreign = trusts_others ? "" : foreign_store(directory);
   if (!foreign.empty()) {
     throw UserError(
@@ -99,12 +100,13 @@ void prepare_cache_directory(const std::filesystem::path& directory, bool trusts
                     "into it; name a directory of your own, or say --cache-shared to trust it",
                     directory.string(), foreign.filename().string()));
   }
+  remove_abandoned_stores(directory);
 }
 
 std::uint64_t cache_key(const CacheOrigin& origin) {
   ContentHash key;
-  key.add(fmt::format("{:016x} {:016x} tp {} {} {} threads {} deterministic {} {} {}",
-                      origin.model_fingerprint, origin.tokens_hash, origin.tp,
+  key.add(fmt::format("{:016x} {:016x} {:016x} tp {} {} {} threads {} deterministic {} {} {}",
+                      origin.model_fingerprint, origin.weights_hash, origin.tokens_hash, origin.tp,
                       name_of(origin.computation.dtype), name_of(origin.computation.kind),
                       origin.computation.threads.threads, origin.deterministic, kProgramVersion,
                       kGitCommit));

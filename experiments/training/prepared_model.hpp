@@ -45,15 +45,16 @@ void run_prefix_pass(Decoder& decoder, const std::vector<ActivationCache*>& cach
 PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const DataRequest& request,
                           const Ranks& ranks, ProgressDisplay& display);
 
-// Creates the directory if it is missing (its parent must exist) and checks that files can be
-// written there, and, unless it `trusts_others`, that no file of activations there belongs to
-// another user.  Throws UserError.
+// Creates the directory if it is missing (its parent must exist), checks, unless it
+// `trusts_others`, that no file of activations there belongs to another user, and removes what
+// killed processes left.  A directory that cannot be written serves for reading.  Throws UserError.
 void prepare_cache_directory(const std::filesystem::path& directory, bool trusts_others);
 
 // Everything on which activations and reference log-probabilities depend to the last bit, except
 // for the layer and the CacheSettings.
 struct CacheOrigin {
-  std::uint64_t model_fingerprint = 0;  // covers configuration and weights
+  std::uint64_t model_fingerprint = 0;  // covers the configuration
+  std::uint64_t weights_hash = 0;       // covers every byte of the weights
   std::uint64_t tokens_hash = 0;
   const Computation& computation;
   bool deterministic = false;

@@ -31,6 +31,7 @@ TrainingInputs read_training_inputs(const TrainingOptions& options, std::int64_t
   inputs.warnings = model.warnings();
   inputs.weights = std::move(model.weights);
   inputs.model_fingerprint = model.fingerprint;
+  inputs.weights_hash = hash_of_weights(*inputs.weights, {options.cache_dir, options.cache_shared});
   const auto add_all = [&](const std::vector<std::string>& warnings) {
     inputs.warnings.insert(inputs.warnings.end(), warnings.begin(), warnings.end());
   };

@@ -19,7 +19,8 @@ namespace bipo {
 struct TrainingInputs {
   ModelConfig config;
   std::unique_ptr<WeightSource> weights;
-  std::uint64_t model_fingerprint = 0;        // covers configuration and weights
+  std::uint64_t model_fingerprint = 0;        // covers configuration and samples of the weights
+  std::uint64_t weights_hash = 0;             // covers every byte of the weights
   std::string chat_template;                  // name of the format
   std::optional<TemplateDate> template_date;  // none if the template prints no date
   std::string implied_system_text;            // added by the template without a system prompt

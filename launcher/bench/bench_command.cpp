@@ -48,6 +48,7 @@ struct BenchSetup {
   ModelConfig config;
   std::unique_ptr<WeightSource> weights;
   std::uint64_t model_fingerprint = 0;
+  std::uint64_t weights_hash = 0;  // needed, and found, only where activations are kept
   std::vector<TokenPair> pairs;
   Computation computation;
   std::int64_t micro_batch = 1;
@@ -96,6 +97,9 @@ BenchSetup prepare(const BenchOptions& options, const Session& session) {
     setup.weights = make_synthetic_weights(setup.config, kWeightSeed);
     setup.model_fingerprint = setup.weights->fingerprint();
   }
+  if (!options.cache_dir.empty()) {
+    setup.weights_hash = hash_of_weights(*setup.weights, {options.cache_dir, options.cache_shared});
+  }
   setup.pairs = pairs_to_use(options, setup.config);
   setup.computation = choose_computation(options, topology, session);
   setup.micro_batch =
@@ -106,8 +110,8 @@ BenchSetup prepare(const BenchOptions& options, const Session& session) {
   const std::uint64_t free = memory_per_rank(c10::Device(c10::kCPU), 1);
   setup.cache_budget = std::min(options.cache_budget.value_or(free / 2), free);
   ContentHash agreement;
-  agreement.add(fmt::format("{} {} {} {}", setup.model_fingerprint, tokens_hash(setup.pairs),
-                            options.layer, setup.all_steps()));
+  agreement.add(fmt::format("{} {} {} {} {}", setup.model_fingerprint, setup.weights_hash,
+                            tokens_hash(setup.pairs), options.layer, setup.all_steps()));
   setup.agreement = agreement.value();
   return setup;
 }
@@ -180,15 +184,17 @@ TrainingSettings training_settings(const BenchSetup& setup) {
   return training;
 }
 
-CacheSettings cache_settings(const BenchSetup& setup, const Ranks& ranks) {
+CacheSettings cache_settings(const BenchSetup& setup, const Ranks& ranks,
+                             ProgressDisplay& display) {
   CacheSettings cache;
   cache.layers = {setup.options.layer};
   cache.group_size = setup.micro_batch;
   cache.type = cache_type(setup.options.cache_dtype);
   cache.directory = setup.options.cache_dir;
   cache.trusts_others = setup.options.cache_shared;
-  cache.key = cache_key({setup.model_fingerprint, tokens_hash(setup.pairs), setup.computation,
-                         setup.options.deterministic, ranks.topology.tp()});
+  cache.warn = [&display](const std::string& text) { display.warn(text); };
+  cache.key = cache_key({setup.model_fingerprint, setup.weights_hash, tokens_hash(setup.pairs),
+                         setup.computation, setup.options.deterministic, ranks.topology.tp()});
   const std::uint64_t budget = all_reduced(setup.cache_budget, ReduceOp::kMin, *ranks.world);
   cache.keep =
       ActivationCache::bytes_needed(setup.config.hidden, setup.pairs, cache.type) <= budget;
@@ -200,7 +206,7 @@ void run_training(const BenchSetup& setup, const Ranks& ranks, ProgressDisplay& 
                   BenchReport& report) {
   Decoder decoder(setup.config, *setup.weights, setup.computation.product_type,
                   setup.computation.device, *ranks.tp);
-  const CacheSettings settings = cache_settings(setup, ranks);
+  const CacheSettings settings = cache_settings(setup, ranks, display);
   ActivationCache cache(decoder, setup.pairs, settings, ranks);
   const auto begin = Clock::now();
   run_prefix_pass(decoder, {&cache}, ranks, display);

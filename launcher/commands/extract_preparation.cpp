@@ -146,6 +146,7 @@ std::string extract_config(const ExtractPreparation& preparation, std::int64_t l
   Json json = stored_settings(extract_fields(described));
   json["positions"] = "answer";
   json["model_fingerprint"] = fmt::format("{:016x}", inputs.model_fingerprint);
+  json[kWeightsHashKey] = fmt::format("{:016x}", inputs.weights_hash);
   json["train_pairs"] = inputs.train.size();
   json["train_tokens_hash"] = fmt::format("{:016x}", inputs.train_hash);
   json["norm"] = preparation.norm ? Json(*preparation.norm) : Json("as found");

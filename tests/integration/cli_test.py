@@ -51,7 +51,7 @@ def test_results_on_stdout_progress_on_stderr(finished_run):
 
 
 # What the stored configuration holds beside the settings themselves.
-FACTS = {"model_fingerprint", "train_pairs", "train_tokens_hash", "test_pairs", "test_tokens_hash", "world_size",
+FACTS = {"model_fingerprint", "weights_hash", "train_pairs", "train_tokens_hash", "test_pairs", "test_tokens_hash", "world_size",
          "template_date_given"}
 
 

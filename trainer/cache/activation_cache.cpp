@@ -71,16 +71,10 @@ ActivationCache::ActivationCache(const Decoder& decoder, const std::vector<Token
   for (const std::int64_t layer : settings.layers) {
     Layer entry;
     entry.layer = layer;
-    if (settings.keep && settings.directory.empty()) {
-      entry.store = std::make_unique<ActivationStore>(shape, *ranks.node);
-    } else if (settings.keep) {
-      entry.store = std::make_unique<ActivationStore>(
-          shape, settings.directory, layer_key(settings, layer), settings.trusts_others);
-      entry.filled = holds_on_all(entry.store->is_complete(), *ranks.world);
-      if (entry.filled) {
-        read_back(entry);
-      } else {
-        entry.store->begin(*ranks.node);
+    if (settings.keep) {
+      entry.store = std::make_unique<ActivationStore>(shape, settings.directory, *ranks.node);
+      if (!settings.directory.empty()) {
+        read_file(entry, ranks);
       }
     }
     layers_.push_back(std::move(entry));
@@ -112,6 +106,53 @@ const ActivationCache::Layer& ActivationCache::at(std::int64_t layer) const {
 Range ActivationCache::rows_of(std::int64_t pair) const {
   const auto index = static_cast<std::size_t>(pair);
   return {first_token_[index], first_token_[index + 1]};
+}
+
+// A file counts only if it is whole, and the same, for every rank of the world.
+void ActivationCache::read_file(Layer& layer, const Ranks& ranks) {
+  const auto worst = [](FileFlaw flaw, Communicator& group) {
+    return static_cast<FileFlaw>(
+        all_reduced(static_cast<std::int64_t>(flaw), ReduceOp::kMax, group));
+  };
+  layer.file =
+      std::make_unique<ActivationFile>(layer.store->shape(), settings_.directory,
+                                       layer_key(settings_, layer.layer), settings_.trusts_others);
+  FileFlaw own = layer.file->flaw();
+  FileFlaw agreed = worst(own, *ranks.world);
+  if (agreed == FileFlaw::kNone) {
+    const auto content = static_cast<std::int64_t>(layer.file->content());
+    const bool is_same = all_reduced(content, ReduceOp::kMin, *ranks.world) ==
+                         all_reduced(content, ReduceOp::kMax, *ranks.world);
+    own = is_same ? layer.file->read(*layer.store, ranks.node->rank(), ranks.node->size())
+                  : FileFlaw::kDiffers;
+    agreed = worst(own, *ranks.world);
+  }
+  layer.filled = agreed == FileFlaw::kNone;
+  if (layer.filled) {
+    read_back(layer);
+    return;
+  }
+  if (is_remarkable(agreed) && settings_.warn) {
+    settings_.warn(
+        fmt::format("{}: {}; it is removed if it can be, and what it should hold is computed again",
+                    layer.file->path().string(), described(agreed)));
+  }
+  if (is_remarkable(worst(own, *ranks.node)) && ranks.node->rank() == 0) {
+    layer.file->remove();
+  }
+}
+
+// Returns the same on every rank.
+std::optional<WriteProblem> ActivationCache::write_file(const Layer& layer,
+                                                        const Ranks& ranks) const {
+  std::int64_t code = 0;
+  if (ranks.node->rank() == 0) {
+    if (const auto problem = layer.file->write(*layer.store)) {
+      code = problem->code();
+    }
+  }
+  code = all_reduced(code, ReduceOp::kMax, *ranks.world);
+  return code == 0 ? std::nullopt : std::optional(WriteProblem::from_code(code));
 }
 
 void ActivationCache::read_back(Layer& layer) {
@@ -220,8 +261,12 @@ class PrefixPass {
     decoder_.load_blocks({layers_.front() + 1, blocks});
     for (Task& task : tasks_) {
       share(task);
-      find_references(task);
-      finish(task.cache);
+      for (ActivationCache::Layer& layer : task.cache.layers_) {
+        if (!layer.filled) {
+          find_reference(task, layer);
+          finish(task.cache, layer);
+        }
+      }
     }
   }
 
@@ -382,21 +427,17 @@ class PrefixPass {
     ranks_.node->barrier();
   }
 
-  void find_references(const Task& task) const {
-    ActivationCache& cache = task.cache;
+  void find_reference(const Task& task, ActivationCache::Layer& layer) const {
+    const ActivationCache& cache = task.cache;
     const bool exact = decoder_.product_type() != at::kBFloat16 &&
                        (!cache.settings_.keep || cache.settings_.type != at::kBFloat16);
-    for (ActivationCache::Layer& entry : cache.layers_) {
-      if (!entry.filled) {
-        entry.reference = exact ? task.answers : find_reference(cache, entry.layer);
-        require_finite(cache.pairs_, entry.reference);
-      }
-    }
+    layer.reference = exact ? task.answers : score_reference(cache, layer.layer);
+    require_finite(cache.pairs_, layer.reference);
   }
 
   // The very path that training takes, at v = 0.
-  std::vector<AnswerLogProbs> find_reference(const ActivationCache& cache,
-                                             std::int64_t layer) const {
+  std::vector<AnswerLogProbs> score_reference(const ActivationCache& cache,
+                                              std::int64_t layer) const {
     const auto progress = [&](std::int64_t done, std::int64_t total) {
       progress_(reference_phase(cache), done, total);
     };
@@ -404,20 +445,29 @@ class PrefixPass {
                        at::zeros({decoder_.config().hidden}, residual_options(decoder_)), 0);
   }
 
-  void finish(ActivationCache& cache) const {
-    for (ActivationCache::Layer& entry : cache.layers_) {
-      if (std::exchange(entry.filled, true) || !cache.settings_.keep) {
-        continue;
+  void finish(const ActivationCache& cache, ActivationCache::Layer& layer) {
+    layer.filled = true;
+    if (!cache.settings_.keep) {
+      return;
+    }
+    if (ranks_.node->rank() == 0) {
+      double* number = layer.store->numbers();
+      for (const AnswerLogProbs& pair : layer.reference) {
+        *number++ = pair.chosen;
+        *number++ = pair.rejected;
       }
-      if (ranks_.node->rank() == 0) {
-        double* number = entry.store->numbers();
-        for (const AnswerLogProbs& pair : entry.reference) {
-          *number++ = pair.chosen;
-          *number++ = pair.rejected;
-        }
-        *number = entry.median_rms;
-      }
-      entry.store->commit(*ranks_.node);
+      *number = layer.median_rms;
+    }
+    if (layer.file == nullptr) {
+      return;
+    }
+    const auto problem = cache.write_file(layer, ranks_);
+    if (problem && !std::exchange(has_warned_, true) && cache.settings_.warn) {
+      cache.settings_.warn(fmt::format(
+          "--cache-dir {}: activations cannot be kept there ({}); this run goes on with those in "
+          "memory, and the next one computes them again: make room there, or name a directory of "
+          "your own",
+          cache.settings_.directory.string(), problem->described()));
     }
   }
 
@@ -428,6 +478,7 @@ class PrefixPass {
   const Ranks& ranks_;
   const PassProgress& progress_;
   std::vector<Task> tasks_;
+  bool has_warned_ = false;  // of files; all mostly fail alike
 };
 
 void fill_caches(Decoder& decoder, const std::vector<ActivationCache*>& caches, const Ranks& ranks,

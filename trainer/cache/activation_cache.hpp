@@ -8,11 +8,13 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "collectives/session.hpp"
 #include "datasets/tokens/token_pair.hpp"
+#include "trainer/cache/activation_file.hpp"
 #include "trainer/cache/activation_store.hpp"
 #include "trainer/model/decoder/decoder.hpp"
 #include "trainer/passes/objective.hpp"
@@ -30,7 +32,8 @@ struct CacheSettings {
   at::ScalarType type = at::kFloat;  // of the kept activations
   std::filesystem::path directory;   // of files that the next run opens; empty: in memory
   bool trusts_others = false;        // opens files of other users too
-  std::uint64_t key = 0;             // of everything that shapes the values, layer and type aside
+  std::function<void(const std::string&)> warn;  // about files; called alike on every rank
+  std::uint64_t key = 0;  // of everything that shapes the values, layer and type aside
 };
 
 // The model runs pair by pair, so that its results depend neither on the number of replicas, nor on
@@ -40,8 +43,8 @@ struct CacheSettings {
 // take groups in turn and exchange the results.
 class ActivationCache {
  public:
-  // Reserves room, or opens what an earlier run kept.  `pairs` must outlive the cache.
-  // Collective over: world
+  // Reserves room, and reads what an earlier run kept.  A file that is damaged in any way is named
+  // in a warning and removed.  `pairs` must outlive the cache.  Collective over: world
   ActivationCache(const Decoder& decoder, const std::vector<TokenPair>& pairs,
                   const CacheSettings& settings, const Ranks& ranks);
 
@@ -81,13 +84,16 @@ class ActivationCache {
   struct Layer {
     std::int64_t layer = 0;
     std::unique_ptr<ActivationStore> store;  // null where activations are not kept
+    std::unique_ptr<ActivationFile> file;    // null without a directory
     std::vector<AnswerLogProbs> reference;
     double median_rms = 0;
     bool filled = false;
   };
 
   const Layer& at(std::int64_t layer) const;
+  void read_file(Layer& layer, const Ranks& ranks);
   void read_back(Layer& layer);
+  std::optional<WriteProblem> write_file(const Layer& layer, const Ranks& ranks) const;
   Range rows_of(std::int64_t pair) const;
 
   const std::vector<TokenPair>& pairs_;
@@ -112,7 +118,9 @@ double shared_median(std::vector<double> rms, at::Device device, const Ranks& ra
 // Fills the caches that are not filled, all of the same layers.  Where activations are kept and the
 // blocks up to the lowest layer are larger than the pairs' hidden states, all pairs go through a
 // block before the next block is loaded; else group after group goes through all blocks, with the
-// same bits.  Blocks up to the lowest layer are released after use.  Afterwards the suffix of the
+// same bits.  Blocks up to the lowest layer are released after use.  Each layer's file gets its
+// name as soon as the layer is complete; where none can be written, a warning says so and the
+// values stay in memory.  Afterwards the suffix of the
 // lowest layer is loaded; everything else is too if a cache does not keep activations.  Throws
 // AgreedFailure (1) when a reference log-probability is not finite.  Collective over: world
 void fill_caches(Decoder& decoder, const std::vector<ActivationCache*>& caches, const Ranks& ranks,

@@ -155,6 +155,28 @@ TEST(StoredSettings, ASettingThatTheFileDoesNotHaveDiffers) {
                {"momentum was null, now 0.5"});
 }
 
+TEST(StoredSettings, WeightsAreComparedWhereBothSayWhich) {
+  Json now = Json::parse(kOldConfig);
+  now["weights_hash"] = "00000000000000ab";
+  EXPECT_NO_THROW(check_same_settings(kOldConfig, now.dump(), "run.h5"));
+  EXPECT_TRUE(have_same_results(kOldConfig, now.dump()));
+  EXPECT_TRUE(have_same_results(now.dump(), kOldConfig));
+  const std::vector<std::string> warnings = harmless_differences(kOldConfig, now.dump());
+  ASSERT_EQ(warnings.size(), 1U);
+  expect_parts(warnings[0], {"earlier version", "whole weights could not be compared"});
+
+  Json other = now;
+  other["weights_hash"] = "00000000000000ac";
+  EXPECT_EQ(harmless_differences(now.dump(), other.dump()), std::vector<std::string>{});
+  EXPECT_TRUE(have_same_results(now.dump(), now.dump()));
+  EXPECT_FALSE(have_same_results(now.dump(), other.dump()));
+  expect_parts(
+      error_of<UserError>([&] { check_same_settings(now.dump(), other.dump(), "run.h5"); }),
+      {R"(weights_hash was "00000000000000ab", now "00000000000000ac")"});
+  now["lr"] = 0.25;
+  EXPECT_FALSE(have_same_results(kOldConfig, now.dump()));
+}
+
 TEST(StoredSettings, AConfigThatIsNoObjectIsRefused) {
   for (const char* stored : {"", "[]", "3", "{\"lr\":"}) {
     expect_parts(error_of<UserError>([&] { check_same_settings(stored, kOldConfig, "run.h5"); }),

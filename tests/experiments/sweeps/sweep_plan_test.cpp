@@ -365,6 +365,24 @@ TEST(CheckSamePlan, ListsEachDifferentSetting) {
                              R"(vectors_per_pass was 2, now 5)"));
 }
 
+// For all cells, or, where they differ, for those of each model.
+TEST(CheckSamePlan, ComparesWeightsWhereBothPlansSayWhich) {
+  const std::string old_text =
+      plan_to_json(small_plan(R"({"epochs":20,"inputs":[{"model":"m"}]})"));
+  const auto plan_with = [](const std::string& common, const std::string& of_inputs) {
+    return plan_to_json(
+        small_plan(R"({"epochs":20)" + common + R"(,"inputs":[{"model":"m")" + of_inputs + "}]}"));
+  };
+  const std::string one = R"(,"weights_hash":"1")";
+  const std::string two = R"(,"weights_hash":"2")";
+  EXPECT_NO_THROW(check_same_plan(old_text, plan_with(one, ""), "out/plan.json"));
+  EXPECT_NO_THROW(check_same_plan(old_text, plan_with("", one), "out/plan.json"));
+  EXPECT_NO_THROW(check_same_plan(plan_with(one, ""), plan_with(one, ""), "out/plan.json"));
+  EXPECT_EQ(plan_error(plan_with(one, ""), plan_with(two, "")),
+            other_plan_error(R"(weights_hash was "1", now "2")"));
+  EXPECT_NE(plan_error(plan_with("", one), plan_with("", two)), "");
+}
+
 TEST(CheckSamePlan, ListsCellsThatCameAndWent) {
   const SweepPlan stored = small_plan();
   SweepPlan now = stored;

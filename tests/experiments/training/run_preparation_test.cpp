@@ -116,6 +116,7 @@ TEST_F(RunPreparationTest, StoresTheKeysOfEarlyVersions) {
   EXPECT_EQ(keys, (std::set<std::string>{"model",
                                          "adapter",
                                          "model_fingerprint",
+                                         "weights_hash",
                                          "train",
                                          "train_pairs",
                                          "train_tokens_hash",

@@ -8,22 +8,21 @@
 #include <cstring>
 
 #include "collectives/foundation/errors.hpp"
-#include "collectives/foundation/input_file.hpp"
 
 namespace bipo {
 
-MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
+MappedFile::MappedFile(const std::filesystem::path& path) : path_(path), input_(path) {
   const std::string file = path.string();
-  const InputFile input(path);
-  const auto size = static_cast<std::size_t>(input.size());
+  const auto size = static_cast<std::size_t>(input_.size());
   if (size == 0) {  // which mmap refuses
     return;
   }
-  void* mapping = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, input.get(), 0);
+  void* mapping = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, input_.get(), 0);
   if (mapping == MAP_FAILED) {
     throw EnvironmentError(fmt::format("{}: mmap failed: {}", file, std::strerror(errno)));
   }
   bytes_ = {static_cast<const std::byte*>(mapping), size};
+  report_.begin(bytes_, path_.c_str());
 }
 
 void MappedFile::let_go(std::span<const std::byte> part) const {

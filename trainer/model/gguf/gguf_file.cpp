@@ -317,6 +317,14 @@ const GgufTensor* GgufFile::find_tensor(std::string_view name) const {
   return found == tensors_.end() ? nullptr : &found->second;
 }
 
+std::vector<const MappedFile*> GgufFile::files() const {
+  std::vector<const MappedFile*> files;
+  for (const GgufPart& part : parts_) {
+    files.push_back(part.file.get());
+  }
+  return files;
+}
+
 std::uint64_t GgufFile::fingerprint() const {
   constexpr std::size_t kSample = 1024;
   ContentHash hash;

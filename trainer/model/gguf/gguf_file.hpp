@@ -73,6 +73,9 @@ class GgufFile {
   // Releases the memory of a tensor's data after it was read; see MappedFile.
   void let_go(const GgufTensor& tensor) const { parts_[tensor.part].file->let_go(tensor.data); }
 
+  // Returns the files of all parts.
+  std::vector<const MappedFile*> files() const;
+
   // Returns a hash of the headers of all parts and of samples of every tensor's data.
   std::uint64_t fingerprint() const;
 

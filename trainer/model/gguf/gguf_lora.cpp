@@ -208,6 +208,13 @@ class GgufAdaptedWeights final : public WeightSource {
     return hash.value();
   }
 
+  std::vector<const MappedFile*> files() const override {
+    std::vector<const MappedFile*> files = base_->files();
+    const std::vector<const MappedFile*> own = file_.files();
+    files.insert(files.end(), own.begin(), own.end());
+    return files;
+  }
+
  private:
   std::unique_ptr<WeightSource> base_;
   ModelConfig config_;

@@ -48,6 +48,8 @@ class GgufWeights final : public WeightSource {
 
   std::uint64_t fingerprint() const override { return file_->fingerprint(); }
 
+  std::vector<const MappedFile*> files() const override { return file_->files(); }
+
  private:
   void refuse_extra(std::vector<std::string> extra) const {
     std::erase_if(extra, [](const std::string& name) {

@@ -85,6 +85,12 @@ class AdaptedWeights final : public WeightSource {
     return hash.value();
   }
 
+  std::vector<const MappedFile*> files() const override {
+    std::vector<const MappedFile*> files = base_->files();
+    files.push_back(&file_.file());
+    return files;
+  }
+
  private:
   // A weight of the model that has an update.
   struct Matrix {

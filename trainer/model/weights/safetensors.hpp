@@ -33,6 +33,7 @@ class SafetensorsFile {
   explicit SafetensorsFile(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return file_.path(); }
+  const MappedFile& file() const { return file_; }
   const std::map<std::string, Entry>& entries() const { return entries_; }
 
   // The texts of __metadata__, which no model needs.

@@ -145,6 +145,14 @@ class SafetensorsSource final : public WeightSource {
     return hash.value();
   }
 
+  std::vector<const MappedFile*> files() const override {
+    std::vector<const MappedFile*> files;
+    for (const auto& file : files_) {
+      files.push_back(&file->file());
+    }
+    return files;
+  }
+
  private:
   void add(const std::filesystem::path& path) {
     files_.push_back(std::make_unique<SafetensorsFile>(path));
@@ -332,6 +340,18 @@ class SafetensorsSource final : public WeightSource {
 };
 
 }  // namespace
+
+std::uint64_t hash_of_weights(const WeightSource& source, const HashMemory& memory) {
+  const std::vector<const MappedFile*> files = source.files();
+  if (files.empty()) {
+    return source.fingerprint();
+  }
+  ContentHash hash;
+  for (const MappedFile* file : files) {
+    hash.add(file_hash(*file, memory));
+  }
+  return hash.value();
+}
 
 std::unique_ptr<WeightSource> open_safetensors(const std::filesystem::path& directory,
                                                ModelConfig& config) {

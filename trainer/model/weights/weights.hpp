@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "trainer/model/architecture/config.hpp"
+#include "trainer/model/files/file_hash.hpp"
+#include "trainer/model/files/mapped_file.hpp"
 #include "trainer/model/sharding/sharding.hpp"
 
 namespace bipo {
@@ -28,9 +30,17 @@ class WeightSource {
   // Returns what is odd about the files but harmless, one sentence each.
   virtual std::vector<std::string> warnings() const { return {}; }
 
-  // Returns a hash of names, types, shapes and samples of the data, which identifies the weights.
+  // Returns a hash of names, types, shapes and samples of the data.
   virtual std::uint64_t fingerprint() const = 0;
+
+  // Returns the files that hold the weights; none where they are made up.
+  virtual std::vector<const MappedFile*> files() const { return {}; }
 };
+
+// Returns a hash of every byte of the source's files, which identifies the weights; of made-up
+// ones the fingerprint.  Reads all files that `memory` does not know.  Throws EnvironmentError; see
+// file_hash.
+std::uint64_t hash_of_weights(const WeightSource& source, const HashMemory& memory = {});
 
 // Opens the safetensors of a model directory: model.safetensors, or else the shards that
 // model.safetensors.index.json names (plain file names only, so that no index leads out of the
