@@ -30,7 +30,7 @@ std::optional<RunRecord> find_previous(const TrainOptions& options) {
     return std::nullopt;
   }
   if (options.resume) {
-    return read_run_file(options.out);
+    return read_run_to_continue(options.out);
   }
   if (!options.overwrite) {
     throw UserError(

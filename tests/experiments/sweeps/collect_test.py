@@ -15,6 +15,7 @@ import pandas
 import pytest
 
 import program
+import run_files
 
 WRITER = os.environ["BIPO_WRITE_SAMPLE_RUN"]
 
@@ -67,6 +68,7 @@ class Sweep:
                     row[column] = value
             file["evals"].resize((len(evals),))
             file["evals"][:] = rows
+            run_files.drop_checksums(file)
 
     def collect(self) -> program.Finished:
         plan = {"schema_version": 1, "settings": SETTINGS, "vectors_per_pass": "auto", "cells": self.cells,
