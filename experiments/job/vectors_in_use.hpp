@@ -31,6 +31,10 @@ std::vector<PlacedVector> placed(const std::vector<VectorInUse>& vectors);
 std::vector<std::string> transfer_warnings(const std::vector<VectorInUse>& vectors,
                                            const ModelFiles& model);
 
+// Returns the same, and one for each vector of a run that is not complete.
+std::vector<std::string> vector_warnings(const std::vector<VectorInUse>& vectors,
+                                         const ModelFiles& model);
+
 // Returns an array for a file's config: file, weight, layer, epoch, norm and the model of the
 // training.
 nlohmann::ordered_json vectors_json(const std::vector<VectorInUse>& vectors);
