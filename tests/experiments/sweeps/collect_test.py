@@ -227,7 +227,8 @@ def test_runs_are_copies_of_the_run_files(sweep):
     with h5py.File(sweep.out, "r") as file:
         assert set(file) == {"summary", "runs"}
         assert set(file["runs"]) == set(names[:2])
-        assert set(file.attrs) == {"schema_version", "kind", "plan", "program_version", "git_commit", "created_utc"}
+        assert set(file.attrs) == {"schema_version", "kind", "plan", "program_version", "git_commit", "created_utc",
+                                   "checksum"}
         assert json.loads(file.attrs["plan"])["cells"] == sweep.cells
         for name in names[:2]:
             with h5py.File(sweep.run_file(name), "r") as run:
