@@ -13,6 +13,7 @@
 #include "collectives/foundation/standard_streams.hpp"
 #include "collectives/session.hpp"
 #include "collectives/watch/watch.hpp"
+#include "experiments/files/trial_process.hpp"
 #include "experiments/progress/stop_signals.hpp"
 #include "experiments/settings/settings.hpp"
 #include "launcher/bench/bench.hpp"
@@ -157,6 +158,9 @@ int run(const std::vector<std::string>& arguments) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (const auto exit_code = run_trial_process(argc, argv)) {
+    return *exit_code;
+  }
   prepare_standard_streams();
   const int exit_code = run({argv + 1, argv + argc});
   try {

@@ -10,6 +10,7 @@
 #include "collectives/foundation/errors.hpp"
 #include "experiments/files/atomic_file.hpp"
 #include "experiments/files/hdf5.hpp"
+#include "experiments/files/hdf5_additions.hpp"
 
 namespace bipo {
 namespace {
@@ -19,7 +20,7 @@ using hdf5::Handle;
 constexpr hdf5::FileKind kEvaluationFile = {"an evaluation file", "evaluate", "evaluation",
                                             kEvaluationSchema,    "",         ""};
 
-// The tables that add_judge_scores() copies unchanged.
+// The tables that add_judge_scores() leaves unchanged.
 constexpr const char* kMeasuredTables[] = {"curve",   "steerability", "samples",
                                            "choices", "costs",        "grid"};
 
@@ -161,6 +162,7 @@ void write_attributes(const Handle& file, const EvaluationAttributes& attributes
   hdf5::write_identity(file, kEvaluationFile);
   hdf5::write_attributes<JobAttributes>(file, kJobAttributes, attributes);
   hdf5::write_attributes<EvaluationAttributes>(file, kEvaluationAttributes, attributes);
+  hdf5::write_attributes_checksum(file);
 }
 
 EvaluationAttributes read_attributes(const Handle& file) {
@@ -170,15 +172,43 @@ EvaluationAttributes read_attributes(const Handle& file) {
   return attributes;
 }
 
-std::string with_import(const std::string& config, const JudgeImport& import) {
-  using Json = nlohmann::ordered_json;
-  Json settings = Json::parse(config, nullptr, /*allow_exceptions=*/false);
-  if (!settings.is_object()) {
+using OrderedJson = nlohmann::ordered_json;
+
+OrderedJson parse_config(const std::string& config) {
+  return OrderedJson::parse(config, nullptr, /*allow_exceptions=*/false);
+}
+
+// What add_judge_scores() takes from the old file.
+struct OldEvaluation {
+  EvaluationAttributes attributes;
+  std::vector<JudgeScore> scores;
+  Handle rest;  // a file in memory: the measured tables, and what other programs added
+};
+
+OldEvaluation read_old(const Handle& file) {
+  OldEvaluation old{read_attributes(file), judge_score_table().read(file),
+                    hdf5::create_memory_file()};
+  if (!parse_config(old.attributes.config).is_object()) {
     throw UserError("its config is not a JSON object");
   }
+  for (const char* table : kMeasuredTables) {
+    hdf5::check_dataset(file, table);
+  }
+  const Handle replaced = hdf5::create_memory_file();
+  write_attributes(replaced, old.attributes);
+  judge_table().write(replaced, {});
+  judge_score_table().write(replaced, {});
+  hdf5::copy_additions(file, replaced, old.rest);
+  return old;
+}
+
+const hdf5::Reading<OldEvaluation> kOldEvaluation("evaluation", kEvaluationFile, read_old);
+
+std::string with_import(const std::string& config, const JudgeImport& import) {
+  OrderedJson settings = parse_config(config);
   settings["judge_import"] = import.results;
   settings["judge_seed"] = import.seed;
-  return settings.dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace);
+  return settings.dump(-1, ' ', /*ensure_ascii=*/false, OrderedJson::error_handler_t::replace);
 }
 
 }  // namespace
@@ -195,7 +225,7 @@ void write_evaluation_file(const std::filesystem::path& path, const Evaluation& 
   grid_table().write(file, evaluation.grid);
   judge_table().write(file, evaluation.judge);
   judge_score_table().write(file, evaluation.judge_scores);
-  replace_file(path, hdf5::file_image(file));
+  replace_file(path, hdf5::sealed_image(file));
 }
 
 std::vector<JudgeSummary> add_judge_scores(const std::filesystem::path& path,
@@ -205,37 +235,29 @@ std::vector<JudgeSummary> add_judge_scores(const std::filesystem::path& path,
   for (const JudgeScore& score : scores) {
     replaced.insert(score.id.behaviour);
   }
-  std::vector<JudgeSummary> summary;
-  std::vector<std::byte> image;
-  hdf5::read_file(path, kEvaluationFile, [&](const Handle& old) {
-    EvaluationAttributes attributes = read_attributes(old);
-    attributes.config = with_import(attributes.config, import);
-    std::vector<JudgeScore> all = judge_score_table().read(old);
-    std::erase_if(all, [&](const JudgeScore& row) { return replaced.contains(row.id.behaviour); });
-    all.insert(all.end(), scores.begin(), scores.end());
-    std::sort(all.begin(), all.end(), [](const JudgeScore& a, const JudgeScore& b) {
-      return std::tie(a.id.behaviour, a.id.prompt_index, a.id.multiplier) <
-             std::tie(b.id.behaviour, b.id.prompt_index, b.id.multiplier);
-    });
-    summary = summarize_judge(all, import.seed);
-    const Handle file = hdf5::create_memory_file();
-    write_attributes(file, attributes);
-    for (const char* table : kMeasuredTables) {
-      hdf5::copy_object(old, table, file);
-    }
-    judge_table().write(file, summary);
-    judge_score_table().write(file, all);
-    image = hdf5::file_image(file);
+  const hdf5::ErrorPrintingOff quiet;
+  OldEvaluation old = kOldEvaluation.from(path);
+  old.attributes.config = with_import(old.attributes.config, import);
+  std::vector<JudgeScore>& all = old.scores;
+  std::erase_if(all, [&](const JudgeScore& row) { return replaced.contains(row.id.behaviour); });
+  all.insert(all.end(), scores.begin(), scores.end());
+  std::sort(all.begin(), all.end(), [](const JudgeScore& a, const JudgeScore& b) {
+    return std::tie(a.id.behaviour, a.id.prompt_index, a.id.multiplier) <
+           std::tie(b.id.behaviour, b.id.prompt_index, b.id.multiplier);
   });
-  replace_file(path, image);
+  const std::vector<JudgeSummary> summary = summarize_judge(all, import.seed);
+  const Handle file = hdf5::create_memory_file();
+  write_attributes(file, old.attributes);
+  judge_table().write(file, summary);
+  judge_score_table().write(file, all);
+  hdf5::copy_additions(old.rest, file, file);
+  replace_file(path, hdf5::sealed_image(file));
   return summary;
 }
 
 void check_evaluation_file(const std::filesystem::path& path) {
-  hdf5::read_file(path, kEvaluationFile, [](const Handle& file) {
-    read_attributes(file);
-    judge_score_table().read(file);
-  });
+  const hdf5::ErrorPrintingOff quiet;
+  kOldEvaluation.from(path);
 }
 
 }  // namespace bipo

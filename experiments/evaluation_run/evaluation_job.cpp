@@ -242,9 +242,13 @@ EvaluationJob prepare_evaluation(const EvaluateOptions& options, const std::stri
   }
   job.plan = plan_steering(job.vectors, job.caa, options);
   job.warnings = job.model.files.warnings();
-  for (const std::string& warning :
-       transfer_warnings(job.vectors, job.model.files, job.weights_hash)) {
-    job.warnings.push_back(warning);
+  for (std::string& warning : vector_warnings(job.vectors, job.model.files, job.weights_hash)) {
+    job.warnings.push_back(std::move(warning));
+  }
+  if (job.caa) {
+    if (auto warning = unfinished_warning(options.caa, *job.caa)) {
+      job.warnings.push_back(std::move(*warning));
+    }
   }
   read_data(job);
   job.config = evaluation_config(job);

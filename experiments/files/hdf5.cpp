@@ -3,23 +3,34 @@
 #include "experiments/files/hdf5.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <sys/file.h>
 #include <unistd.h>
 
+#include <array>
+#include <atomic>
 #include <bit>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <string_view>
 #include <system_error>
 
 #include "collectives/foundation/errors.hpp"
 #include "collectives/foundation/input_file.hpp"
+#include "experiments/files/checksum.hpp"
+#include "experiments/files/file_seal.hpp"
+#include "experiments/files/hdf5_call.hpp"
+#include "experiments/files/trial_process.hpp"
 
 namespace bipo::hdf5 {
 namespace {
 
 constexpr hsize_t kMostRowsPerChunk = 4096;
 constexpr std::size_t kMemoryGrowth = 1 << 20;
+constexpr const char* kChecksum = "checksum";
 
 // Debian builds the library without locks of its own.
 std::recursive_mutex& library_mutex() {
@@ -31,22 +42,6 @@ std::recursive_mutex& library_mutex() {
 herr_t keep_innermost(unsigned, const H5E_error2_t* entry, void* data) {
   *static_cast<std::string*>(data) = fmt::format("{} in {}", entry->desc, entry->func_name);
   return 1;
-}
-
-[[noreturn]] void throw_failure(const char* call, const std::string& object) {
-  std::string message;
-  H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, keep_innermost, &message);
-  throw EnvironmentError(fmt::format("{} failed for '{}': {}", call, object,
-                                     message.empty() ? "HDF5 gives no reason" : message));
-}
-
-// HDF5 reports failure by a negative number in every signed result type.
-template <typename Result>
-Result check(Result result, const char* call, const std::string& object) {
-  if (result < 0) {
-    throw_failure(call, object);
-  }
-  return result;
 }
 
 Handle dataspace(const std::vector<hsize_t>& dims) {
@@ -124,6 +119,42 @@ struct OpenDataset {
   std::vector<hsize_t> dims;
 };
 
+std::string checksum_of(const std::string& name, const std::vector<hsize_t>& dims,
+                        std::span<const std::byte> elements) {
+  Checksum checksum;
+  checksum.add(fmt::format("{}[{}]", name, fmt::join(dims, ",")));
+  checksum.add(elements);
+  return checksum.text();
+}
+
+std::span<const std::byte> elements_of(const void* data, std::size_t count, std::size_t size) {
+  return {static_cast<const std::byte*>(data), count * size};
+}
+
+bool has_checksum(hid_t object, const std::string& name) {
+  return check(H5Aexists(object, kChecksum), "H5Aexists", name) > 0;
+}
+
+bool is_in_file_with_checksums(const OpenDataset& dataset) {
+  const Handle file(check(H5Iget_file_id(dataset.handle.id()), "H5Iget_file_id", dataset.name),
+                    H5Fclose);
+  return has_checksum(file.id(), dataset.name);
+}
+
+// A file has checksums everywhere or nowhere: a lost one is damage too.
+void require_unchanged(const OpenDataset& dataset, std::span<const std::byte> elements) {
+  const bool is_checked = has_checksum(dataset.handle.id(), dataset.name);
+  if (is_checked != is_in_file_with_checksums(dataset)) {
+    throw ContentChanged(
+        fmt::format("the checksum of {} is missing",
+                    is_checked ? "the attributes" : fmt::format("'{}'", dataset.name)));
+  }
+  if (is_checked && read_text_attribute(dataset.handle, kChecksum) !=
+                        checksum_of(dataset.name, dataset.dims, elements)) {
+    throw ContentChanged(fmt::format("'{}' does not match its checksum", dataset.name));
+  }
+}
+
 void read_data(const OpenDataset& dataset, void* data) {
   check(H5Dread(dataset.handle.id(), dataset.type.id(), H5S_ALL, H5S_ALL, H5P_DEFAULT, data),
         "H5Dread", dataset.name);
@@ -163,10 +194,8 @@ void require_own_layout(const Handle& dataset, const std::string& name, std::siz
 // does not hold.
 std::size_t checked_count(const OpenDataset& dataset) {
   const hid_t id = dataset.handle.id();
-  hsize_t file_size = 0;
   const Handle file(check(H5Iget_file_id(id), "H5Iget_file_id", dataset.name), H5Fclose);
-  check(H5Fget_filesize(file.id(), &file_size), "H5Fget_filesize", dataset.name);
-  const hsize_t stored = std::min(file_size, H5Dget_storage_size(id));
+  const hsize_t stored = std::min(file_size(file), H5Dget_storage_size(id));
   hsize_t count = 1;
   for (const hsize_t extent : dataset.dims) {
     if (extent != 0 && count > stored / H5Tget_size(dataset.type.id()) / extent) {
@@ -317,6 +346,69 @@ Handle open_scalar_attribute(const Handle& object, const std::string& name) {
   return attribute;
 }
 
+std::string attribute_value(const Handle& object, const std::string& name) {
+  const Handle attribute = open_scalar_attribute(object, name);
+  const Handle type(check(H5Aget_type(attribute.id()), "H5Aget_type", name), H5Tclose);
+  return H5Tget_class(type.id()) == H5T_STRING
+             ? read_text_attribute(object, name)
+             : fmt::format("{}", read_integer_attribute(object, name));
+}
+
+// Returns the root's checksum: of these attributes, which it names.
+std::string attributes_checksum(const Handle& file, const std::vector<std::string>& names) {
+  Checksum checksum;
+  for (const std::string& name : names) {
+    checksum.add(name + '\0' + attribute_value(file, name) + '\0');
+  }
+  return fmt::format("{}:{}", checksum.text(), fmt::join(names, ","));
+}
+
+std::vector<std::string> split(std::string_view text, char separator) {
+  std::vector<std::string> parts(1);
+  for (const char letter : text) {
+    if (letter == separator) {
+      parts.emplace_back();
+    } else {
+      parts.back() += letter;
+    }
+  }
+  return parts;
+}
+
+void require_attributes_unchanged(const Handle& file) {
+  if (!has_checksum(file.id(), "attributes")) {
+    return;
+  }
+  const std::string stored = read_text_attribute(file, kChecksum);
+  const std::string names = stored.substr(std::min(stored.size(), stored.find(':') + 1));
+  if (attributes_checksum(file, split(names, ',')) != stored) {
+    throw ContentChanged("its attributes do not match their checksum");
+  }
+}
+
+Handle memory_access() {
+  Handle access(check(H5Pcreate(H5P_FILE_ACCESS), "H5Pcreate", "file access"), H5Pclose);
+  const hbool_t write_to_disk = 0;
+  check(H5Pset_fapl_core(access.id(), kMemoryGrowth, write_to_disk), "H5Pset_fapl_core", "memory");
+  return access;
+}
+
+// HDF5 takes two open files of one name for the same file, in memory too.
+std::string memory_name() {
+  static std::atomic<int> count = 0;
+  return fmt::format("memory {}", ++count);
+}
+
+// Opens `place`, which messages call `path`.
+Handle open_as(const std::string& place, const std::string& path) {
+  const Handle access(check(H5Pcreate(H5P_FILE_ACCESS), "H5Pcreate", "file access"), H5Pclose);
+  const hbool_t use_locks = 0;
+  const hbool_t ignore_missing_locks = 1;
+  check(H5Pset_file_locking(access.id(), use_locks, ignore_missing_locks), "H5Pset_file_locking",
+        path);
+  return {check(H5Fopen(place.c_str(), H5F_ACC_RDONLY, access.id()), "H5Fopen", path), H5Fclose};
+}
+
 // HDF5's own messages for these cases are about its internals.
 void require_readable(const std::filesystem::path& path, const FileKind& kind) {
   std::error_code error;
@@ -332,6 +424,81 @@ void require_readable(const std::filesystem::path& path, const FileKind& kind) {
     throw UserError(fmt::format("{}: cannot be read: {}; change its permissions or name another",
                                 path.string(), std::generic_category().message(errno)));
   }
+}
+
+// Returns the version of the superblock, which says how old a library can read the file; nothing
+// where the file has none.  HDF5 looks for it in the same places.
+std::optional<int> superblock_version(int file) {
+  constexpr std::string_view kSignature = "\x89HDF\r\n\x1a\n";
+  std::array<char, kSignature.size() + 1> bytes{};
+  off_t place = 0;
+  while (::pread(file, bytes.data(), bytes.size(), place) == static_cast<ssize_t>(bytes.size())) {
+    if (std::string_view(bytes.data(), kSignature.size()) == kSignature) {
+      return static_cast<unsigned char>(bytes.back());
+    }
+    place = place == 0 ? 512 : 2 * place;
+  }
+  return std::nullopt;
+}
+
+// Takes a shared lock until the file is closed.  Returns false where another process has the file
+// open for writing and locked it; file systems without locks lock nothing.
+bool take_lock(int file) {
+  return ::flock(file, LOCK_SH | LOCK_NB) == 0 || errno != EWOULDBLOCK;
+}
+
+// HDF5's own variable; by default files are read without locks.
+bool asks_for_locks() {
+  const char* value = std::getenv("HDF5_USE_FILE_LOCKING");
+  const std::string_view text = value == nullptr ? "" : value;
+  return text == "TRUE" || text == "1" || text == "BEST_EFFORT";
+}
+
+[[noreturn]] void refuse_locked(const std::string& path) {
+  throw UserError(fmt::format(
+      "{}: another process has it open for writing and holds a lock on it; close it there, then "
+      "try again",
+      path));
+}
+
+std::string library_version() {
+  unsigned major = 0;
+  unsigned minor = 0;
+  unsigned release = 0;
+  H5get_libversion(&major, &minor, &release);
+  return fmt::format("{}.{}.{}", major, minor, release);
+}
+
+const char* damage_remedy(const FileKind& kind) {
+  return *kind.if_damaged == '\0' ? "; take an intact copy" : kind.if_damaged;
+}
+
+[[noreturn]] void refuse_damaged(const std::string& path, const FileKind& kind,
+                                 const std::string& reason) {
+  throw UserError(fmt::format("{}: damaged: {}{}", path, reason, damage_remedy(kind)));
+}
+
+// Says why HDF5 failed.
+[[noreturn]] void refuse_unreadable(const std::string& path, const FileKind& kind, int file,
+                                    const std::string& reason) {
+  constexpr int kNewestKnown = 3;   // superblock of HDF5 1.10 to 1.14
+  constexpr int kFirstChecked = 2;  // from here on, metadata carry checksums: they are not damaged
+  const int version = superblock_version(file).value_or(0);
+  const bool is_about_version = reason.find("version") != std::string::npos;
+  if (version > kNewestKnown || (version >= kFirstChecked && is_about_version)) {
+    throw UserError(fmt::format(
+        "{}: in a newer format than HDF5 {} of this program reads: {}; write its content with h5py "
+        "to a new file opened with libver=\"earliest\"",
+        path, library_version(), reason));
+  }
+  if (!take_lock(file)) {
+    refuse_locked(path);
+  }
+  refuse_damaged(path, kind,
+                 is_about_version
+                     ? fmt::format("{}, unless a program with a newer HDF5 than {} changed it",
+                                   reason, library_version())
+                     : reason);
 }
 
 void require_identity(const Handle& file, const FileKind& kind) {
@@ -352,7 +519,46 @@ void require_identity(const Handle& file, const FileKind& kind) {
   }
 }
 
+// Reads the open file with HDF5.
+void read_open_file(const std::string& path, const FileKind& kind, int file,
+                    const std::function<void(const Handle& file)>& read) {
+  try {
+    const Handle opened = open_as(fmt::format("/proc/self/fd/{}", file), path);
+    require_identity(opened, kind);
+    require_attributes_unchanged(opened);
+    read(opened);
+  } catch (const UserError& error) {
+    throw UserError(fmt::format("{}: not {} of bipo-dist, or not one this program can read: {}{}",
+                                path, kind.noun, error.what(), kind.if_foreign));
+  } catch (const ContentChanged& change) {
+    throw UserError(fmt::format(
+        "{}: damaged, or changed by another program after bipo-dist wrote it: {}{}; docs/files.md "
+        "says how to keep a change of your own",
+        path, change.what(), damage_remedy(kind)));
+  } catch (const CannotKeep& error) {
+    throw UserError(fmt::format("{}: {}", path, error.what()));
+  } catch (const EnvironmentError& error) {
+    refuse_unreadable(path, kind, file, error.what());
+  }
+}
+
+Seal seal_of(const std::string& path, const InputFile& file) {
+  try {
+    return check_seal(file);
+  } catch (const EnvironmentError& error) {
+    throw UserError(fmt::format("{}: cannot be read: {}; take an intact copy, or try again", path,
+                                error.what()));
+  }
+}
+
 }  // namespace
+
+[[noreturn]] void throw_failure(const char* call, const std::string& object) {
+  std::string message;
+  H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, keep_innermost, &message);
+  throw EnvironmentError(fmt::format("{} failed for '{}': {}", call, object,
+                                     message.empty() ? "HDF5 gives no reason" : message));
+}
 
 Handle::Handle(Handle&& other) noexcept
     : id_(std::exchange(other.id_, H5I_INVALID_HID)), close_(other.close_) {
@@ -381,11 +587,10 @@ ErrorPrintingOff::~ErrorPrintingOff() {
 }
 
 Handle create_memory_file() {
-  const Handle access(check(H5Pcreate(H5P_FILE_ACCESS), "H5Pcreate", "file access"), H5Pclose);
-  const hbool_t write_to_disk = 0;
-  check(H5Pset_fapl_core(access.id(), kMemoryGrowth, write_to_disk), "H5Pset_fapl_core", "memory");
+  const Handle access = memory_access();
+  const std::string name = memory_name();
   return {
-      check(H5Fcreate("memory", H5F_ACC_TRUNC, H5P_DEFAULT, access.id()), "H5Fcreate", "memory"),
+      check(H5Fcreate(name.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access.id()), "H5Fcreate", name),
       H5Fclose};
 }
 
@@ -400,14 +605,29 @@ std::vector<std::byte> file_image(const Handle& file) {
   return image;
 }
 
+std::vector<std::byte> sealed_image(const Handle& file) {
+  std::vector<std::byte> image = file_image(file);
+  add_seal(image);
+  return image;
+}
+
+Handle open_image(std::span<const std::byte> image) {
+  const Handle access = memory_access();
+  const std::string name = memory_name();
+  std::vector<std::byte> copy(image.begin(), image.end());  // the call takes no const bytes
+  check(H5Pset_file_image(access.id(), copy.data(), copy.size()), "H5Pset_file_image", name);
+  return {check(H5Fopen(name.c_str(), H5F_ACC_RDONLY, access.id()), "H5Fopen", name), H5Fclose};
+}
+
 Handle open_file(const std::string& path) {
   const InputFile checked(path);  // the library would wait for the other end of a pipe
-  const Handle access(check(H5Pcreate(H5P_FILE_ACCESS), "H5Pcreate", "file access"), H5Pclose);
-  const hbool_t use_locks = 0;
-  const hbool_t ignore_missing_locks = 1;
-  check(H5Pset_file_locking(access.id(), use_locks, ignore_missing_locks), "H5Pset_file_locking",
-        path);
-  return {check(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.id()), "H5Fopen", path), H5Fclose};
+  return open_as(path, path);
+}
+
+hsize_t file_size(const Handle& file) {
+  hsize_t size = 0;
+  check(H5Fget_filesize(file.id(), &size), "H5Fget_filesize", "file");
+  return size;
 }
 
 Handle create_group(const Handle& parent, const std::string& name) {
@@ -422,14 +642,22 @@ Handle open_group(const Handle& parent, const std::string& name) {
 }
 
 void copy_file(const Handle& file, const Handle& parent, const std::string& name) {
-  check(H5Ocopy(file.id(), "/", parent.id(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT), "H5Ocopy",
-        name);
+  copy_group(file, "/", parent, name);
 }
 
-void copy_object(const Handle& from, const std::string& name, const Handle& to) {
-  require_hard_link(from, name);
-  check(H5Ocopy(from.id(), name.c_str(), to.id(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT),
-        "H5Ocopy", name);
+void copy_group(const Handle& from, const std::string& from_name, const Handle& to,
+                const std::string& to_name) {
+  check(H5Ocopy(from.id(), from_name.c_str(), to.id(), to_name.c_str(), H5P_DEFAULT, H5P_DEFAULT),
+        "H5Ocopy", to_name);
+}
+
+void check_dataset(const Handle& parent, const std::string& name) {
+  const OpenDataset opened = open_dataset(parent, name, 1);
+  std::vector<std::byte> elements(checked_count(opened) * H5Tget_size(opened.type.id()));
+  if (!elements.empty()) {
+    read_data(opened, elements.data());
+  }
+  require_unchanged(opened, elements);
 }
 
 void write_identity(const Handle& file, const FileKind& kind) {
@@ -439,23 +667,51 @@ void write_identity(const Handle& file, const FileKind& kind) {
   }
 }
 
-void read_file(const std::filesystem::path& path, const FileKind& kind,
+void write_attributes_checksum(const Handle& file) {
+  write_attribute(file, kChecksum, attributes_checksum(file, attribute_names(file)));
+}
+
+void add_trial(const char* name, const FileKind& kind,
+               const std::function<void(const Handle& file)>& read) {
+  register_trial(name, [&kind, read](const std::string& path, int file) {
+    const ErrorPrintingOff quiet;
+    read_open_file(path, kind, file, read);
+  });
+}
+
+void read_file(const std::filesystem::path& path, const FileKind& kind, const char* trial,
                const std::function<void(const Handle& file)>& read) {
   if (kind.command != nullptr) {
     require_readable(path, kind);
   }
   const ErrorPrintingOff quiet;
+  const std::string name = path.string();
+  std::optional<InputFile> opened;
   try {
-    const Handle file = open_file(path.string());
-    require_identity(file, kind);
-    read(file);
+    opened.emplace(path);
   } catch (const UserError& error) {
-    throw UserError(fmt::format("{}: not {} of bipo-dist, or not one this program can read: {}{}",
-                                path.string(), kind.noun, error.what(), kind.if_foreign));
-  } catch (const EnvironmentError& error) {
-    throw UserError(fmt::format("{}: damaged, or not an HDF5 file: {}{}", path.string(),
-                                error.what(), kind.if_damaged));
+    throw UserError(error.what() + std::string(kind.if_damaged));
   }
+  const InputFile& file = *opened;
+  if (asks_for_locks() && !take_lock(file.get())) {
+    refuse_locked(name);
+  }
+  const Seal seal = seal_of(name, file);
+  if (seal == Seal::kBroken) {
+    refuse_damaged(name, kind, "its bytes do not match the checksum at its end");
+  }
+  if (seal == Seal::kNone && !superblock_version(file.get())) {
+    throw UserError(fmt::format("{}: damaged, or not an HDF5 file: it does not begin like one{}",
+                                name, damage_remedy(kind)));
+  }
+  if (seal == Seal::kNone) {
+    try {
+      try_reading(trial, name, file);
+    } catch (const TrialFailure& failure) {
+      refuse_damaged(name, kind, failure.what());
+    }
+  }
+  read_open_file(name, kind, file.get(), read);
 }
 
 void write_attribute(const Handle& object, const std::string& name, std::int64_t value) {
@@ -470,6 +726,18 @@ void write_attribute(const Handle& object, const std::string& name, const std::s
   const Handle type = text_type(H5T_VARIABLE);
   const char* text = value.c_str();
   write_attribute_data(object, name, type.id(), type.id(), &text);
+}
+
+std::vector<std::string> attribute_names(const Handle& object) {
+  std::vector<std::string> names;
+  const auto add = [](hid_t, const char* name, const H5A_info_t*, void* data) -> herr_t {
+    static_cast<std::vector<std::string>*>(data)->emplace_back(name);
+    return 0;
+  };
+  hsize_t place = 0;
+  check(H5Aiterate2(object.id(), H5_INDEX_NAME, H5_ITER_INC, &place, add, &names), "H5Aiterate2",
+        "attributes");
+  return names;
 }
 
 std::int64_t read_integer_attribute(const Handle& object, const std::string& name) {
@@ -506,6 +774,10 @@ void write_elements(const Handle& parent, const std::string& name, Type type,
   if (text.dims != nullptr) {
     write_attribute(dataset, "dims", text.dims);
   }
+  const std::size_t count =
+      std::accumulate(dims.begin(), dims.end(), std::size_t{1}, std::multiplies<>());
+  write_attribute(dataset, kChecksum,
+                  checksum_of(name, dims, elements_of(data, count, H5Tget_size(element))));
 }
 
 std::vector<hsize_t> read_elements(const Handle& parent, const std::string& name, Type type,
@@ -518,6 +790,7 @@ std::vector<hsize_t> read_elements(const Handle& parent, const std::string& name
   if (count > 0) {
     read_data(opened, values);
   }
+  require_unchanged(opened, elements_of(values, count, H5Tget_size(opened.type.id())));
   return opened.dims;
 }
 
@@ -544,6 +817,7 @@ void write_cells(const Handle& parent, const std::string& name, const std::vecto
     write_data(dataset, name, row_in_file.id(), bytes.data());
   }
   write_attribute(dataset, "units", describe(columns));
+  write_attribute(dataset, kChecksum, checksum_of(name, {rows}, bytes));
 }
 
 void read_cells(const Handle& parent, const std::string& name, const std::vector<Column>& columns,
@@ -559,6 +833,7 @@ void read_cells(const Handle& parent, const std::string& name, const std::vector
   if (rows > 0) {
     read_data(table, bytes.data());
   }
+  require_unchanged(table, bytes);
   resize(rows);
   const std::byte* source = bytes.data();
   for (std::size_t row = 0; row < rows; ++row) {

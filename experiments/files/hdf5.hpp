@@ -2,8 +2,20 @@
 // object that the program stores.
 //
 // A failed HDF5 call throws EnvironmentError with the call and HDF5's own message.  The functions
-// that read throw UserError for an object that is missing or has an unexpected type or shape.  They
-// follow no link out of the file and load no filter plugin.
+// that read throw UserError for an object that is missing or has an unexpected type or shape, and
+// ContentChanged for one that does not match its checksum.  They follow no link out of the file and
+// load no filter plugin.
+//
+// HDF5 may crash or loop on damaged metadata, and takes a moved chunk for one that was never
+// written.  Three things guard against it: the seal of the file (file_seal.hpp), which is checked
+// before HDF5 sees the file; a trial process (trial_process.hpp), which reads a file without a seal
+// first; and checksums of what is stored, as attributes "checksum", which copies of the file keep:
+//
+//   of a dataset  the Checksum of "NAME[D0,D1]" (its name and dimensions) and of its elements
+//   of the root   "CHECKSUM:NAME,NAME,...": the attributes that it covers, and the Checksum of
+//                 "NAME\0VALUE\0" of each, numbers in decimal
+//
+// Files of earlier versions have none.
 #pragma once
 
 #include <hdf5.h>
@@ -15,7 +27,9 @@
 #include <functional>
 #include <limits>
 #include <mutex>
+#include <optional>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -23,6 +37,18 @@
 #include <vector>
 
 namespace bipo::hdf5 {
+
+// What was stored is not what was written: damage, or a change by another program.
+class ContentChanged : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// The file is sound, but holds something that its next version could not hold; what() says what.
+class CannotKeep : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
 
 // Owns one HDF5 identifier.
 class Handle {
@@ -63,11 +89,21 @@ class ErrorPrintingOff {
 // Creates a file that exists in memory only, so that writing it meets no disk error inside HDF5.
 Handle create_memory_file();
 
-// Returns the bytes of a memory file as they would be on disk after closing it.
+// Returns the bytes of a memory file as they would be on disk after closing it, without a seal.
 std::vector<std::byte> file_image(const Handle& file);
 
+// Returns the same with its seal: what is written to disk.
+std::vector<std::byte> sealed_image(const Handle& file);
+
+// Opens an image for reading; copies it.
+Handle open_image(std::span<const std::byte> image);
+
 // Opens a file for reading, without a lock, so that file systems without locks can be read too.
+// HDF5 gets the file unchecked: read files by a Reading.
 Handle open_file(const std::string& path);
+
+// Returns its bytes, with what follows the end that HDF5 knows.
+hsize_t file_size(const Handle& file);
 
 Handle create_group(const Handle& parent, const std::string& name);
 Handle open_group(const Handle& parent, const std::string& name);
@@ -76,8 +112,12 @@ Handle open_group(const Handle& parent, const std::string& name);
 // lead out of the file are copied as links.
 void copy_file(const Handle& file, const Handle& parent, const std::string& name);
 
-// Copies the dataset or group `name` of one file or group into another, under the same name.
-void copy_object(const Handle& from, const std::string& name, const Handle& to);
+// Copies the group `from_name` to the new group `to_name`.
+void copy_group(const Handle& from, const std::string& from_name, const Handle& to,
+                const std::string& to_name);
+
+// Reads a 1-D dataset, and throws ContentChanged unless it matches its checksum.
+void check_dataset(const Handle& parent, const std::string& name);
 
 // A kind of file: how it identifies itself, and what messages say about it.
 struct FileKind {
@@ -92,16 +132,52 @@ struct FileKind {
 // Writes schema_version and kind to the root.
 void write_identity(const Handle& file, const FileKind& kind);
 
-// Opens the file, checks its identity and calls `read` with it.  Throws UserError, naming the file
-// and the remedy, for a file that is missing, unreadable, damaged, or of another kind or a newer
-// schema, and where `read` throws UserError or EnvironmentError.
-void read_file(const std::filesystem::path& path, const FileKind& kind,
+// Writes the checksum of all attributes that the root has by now.
+void write_attributes_checksum(const Handle& file);
+
+// See Reading, which calls both.
+void add_trial(const char* name, const FileKind& kind,
                const std::function<void(const Handle& file)>& read);
+void read_file(const std::filesystem::path& path, const FileKind& kind, const char* trial,
+               const std::function<void(const Handle& file)>& read);
+
+// How files of one kind are read: in a trial process first where they have no seal.  An object of
+// namespace scope; its name is that of the trial.
+template <typename Content>
+class Reading {
+ public:
+  using Function = Content (*)(const Handle& file);
+
+  // `kind` must outlive the object.
+  Reading(const char* name, const FileKind& kind, Function read)
+      : name_(name), kind_(kind), read_(read) {
+    add_trial(name, kind, [read](const Handle& file) { read(file); });
+  }
+
+  // Checks the file's bytes and identity, and returns what the function makes of it.  Throws
+  // UserError, naming the file and the remedy, for a file that is missing, unreadable, damaged,
+  // locked by another process (where HDF5_USE_FILE_LOCKING asks for locks), of another kind or a
+  // newer schema or HDF5 format, and where the function throws any of the errors named above;
+  // EnvironmentError where the trial process cannot be started.
+  Content from(const std::filesystem::path& path) const {
+    std::optional<Content> content;
+    read_file(path, kind_, name_, [&](const Handle& file) { content.emplace(read_(file)); });
+    return std::move(*content);
+  }
+
+ private:
+  const char* name_;
+  const FileKind& kind_;
+  Function read_;
+};
 
 // Attributes are int64 scalars and variable-length UTF-8 texts.
 
 void write_attribute(const Handle& object, const std::string& name, std::int64_t value);
 void write_attribute(const Handle& object, const std::string& name, const std::string& value);
+// Returns the names of the object's attributes, in their order.
+std::vector<std::string> attribute_names(const Handle& object);
+
 std::int64_t read_integer_attribute(const Handle& object, const std::string& name);
 std::string read_text_attribute(const Handle& object, const std::string& name);
 
@@ -133,7 +209,8 @@ void read_attributes(const Handle& object, std::span<const Attribute<T>> attribu
   }
 }
 
-// Datasets are little-endian on disk, with checksums; their first dimension can grow.
+// Datasets are little-endian on disk, with checksums of their chunks and of the whole; their first
+// dimension can grow.
 
 enum class Type { kInt8, kInt32, kInt64, kUint64, kFloat32, kFloat64, kText };
 

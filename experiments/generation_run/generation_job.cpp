@@ -141,7 +141,7 @@ GenerationJob prepare_generation(const GenerateOptions& given, const std::string
   check_cache_fits(job, session);
   job.warnings = job.model.files.warnings();
   for (auto& warnings : {job.text->warnings(), sampling_warnings(given),
-                         transfer_warnings(job.vectors, job.model.files)}) {
+                         vector_warnings(job.vectors, job.model.files)}) {
     job.warnings.insert(job.warnings.end(), warnings.begin(), warnings.end());
   }
   if (job.batches() < job.model.computation.topology.dp()) {

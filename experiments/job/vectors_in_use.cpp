@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "collectives/foundation/errors.hpp"
 #include "experiments/settings/field.hpp"
@@ -76,6 +77,21 @@ std::vector<std::string> transfer_warnings(const std::vector<VectorInUse>& vecto
       warnings.push_back(fmt::format("{}: trained on another model ({}); this is a transfer",
                                      vector.choice.file.string(), vector.stored.model));
     }
+  }
+  return warnings;
+}
+
+std::vector<std::string> vector_warnings(const std::vector<VectorInUse>& vectors,
+                                         const ModelFiles& model,
+                                         std::optional<std::uint64_t> weights_hash) {
+  std::vector<std::string> warnings;
+  for (const VectorInUse& vector : vectors) {
+    if (auto warning = unfinished_warning(vector.choice.file, vector.stored)) {
+      warnings.push_back(std::move(*warning));
+    }
+  }
+  for (std::string& warning : transfer_warnings(vectors, model, weights_hash)) {
+    warnings.push_back(std::move(warning));
   }
   return warnings;
 }

@@ -36,6 +36,11 @@ std::vector<std::string> transfer_warnings(
     const std::vector<VectorInUse>& vectors, const ModelFiles& model,
     std::optional<std::uint64_t> weights_hash = std::nullopt);
 
+// Returns the same, and one for each vector of a run that is not complete.
+std::vector<std::string> vector_warnings(const std::vector<VectorInUse>& vectors,
+                                         const ModelFiles& model,
+                                         std::optional<std::uint64_t> weights_hash = std::nullopt);
+
 // Returns an array for a file's config: file, weight, layer, epoch, norm and the model of the
 // training.
 nlohmann::ordered_json vectors_json(const std::vector<VectorInUse>& vectors);

@@ -13,15 +13,12 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "experiments/files/hdf5.hpp"
+#include "experiments/files/hdf5_additions.hpp"
 
 namespace bipo {
 namespace {
 
 using hdf5::Handle;
-
-constexpr hdf5::FileKind kRunFile = {
-    "a run file",   "train", nullptr,
-    kRunFileSchema, "",      "; take an intact copy, or start anew with another file"};
 
 constexpr hdf5::Attribute<RunAttributes> kRunAttributes[] = {{"layer", &RunAttributes::layer, 0}};
 
@@ -192,6 +189,49 @@ Checkpoint read_checkpoint(const Handle& file) {
   return checkpoint;
 }
 
+Handle record_in_memory(const RunRecord& record) {
+  Handle file = hdf5::create_memory_file();
+  hdf5::write_identity(file, kRunFileKind);
+  hdf5::write_attribute(file, "status", to_string(record.attributes.status));
+  hdf5::write_attributes<RunAttributes>(file, kRunAttributes, record.attributes);
+  hdf5::write_attributes<JobAttributes>(file, kJobAttributes, record.attributes);
+  hdf5::write_attributes_checksum(file);
+  step_table().write(file, record.steps);
+  eval_table().write(file, record.evals);
+  write_vectors(file, record.vectors, record.attributes.hidden_size);
+  write_checkpoint(file, record.checkpoint);
+  return file;
+}
+
+// Every save writes the additions again.
+RunAdditions read_additions(const Handle& file, const RunRecord& record) {
+  constexpr hsize_t kMostBytes = hsize_t{64} << 20;
+  const Handle ours = record_in_memory(record);
+  const std::size_t our_bytes = hdf5::file_image(ours).size();
+  if (hdf5::file_size(file) > our_bytes + kMostBytes) {
+    throw hdf5::CannotKeep(fmt::format(
+        "other programs added {} MiB to it, which every save would write again (at most {} MiB); "
+        "move them to a file of their own",
+        (hdf5::file_size(file) - our_bytes) >> 20, kMostBytes >> 20));
+  }
+  const Handle additions = hdf5::create_memory_file();
+  if (hdf5::copy_additions(file, ours, additions) == 0) {
+    return nullptr;
+  }
+  return std::make_shared<const std::vector<std::byte>>(hdf5::file_image(additions));
+}
+
+RunRecord read_record_to_continue(const Handle& file) {
+  RunRecord record = read_run(file);
+  record.additions = read_additions(file, record);
+  return record;
+}
+
+const hdf5::Reading<RunRecord> kRun("run", kRunFileKind, read_run);
+const hdf5::Reading<RunRecord> kRunToContinue("run to continue", kRunFileKind,
+                                              read_record_to_continue);
+const hdf5::Reading<RunStatus> kStatus("run status", kRunFileKind, read_status);
+
 const SavedVector& choose(const std::vector<SavedVector>& saved, std::optional<std::int64_t> epoch,
                           const std::string& file) {
   if (saved.empty()) {
@@ -223,6 +263,10 @@ bool is_other_format(const std::filesystem::path& path) {
 
 }  // namespace
 
+constexpr hdf5::FileKind kRunFileKind = {
+    "a run file",   "train", nullptr,
+    kRunFileSchema, "",      "; take an intact copy, or start anew with another file"};
+
 std::string to_string(RunStatus status) {
   switch (status) {
     case RunStatus::kRunning:
@@ -237,6 +281,19 @@ std::string to_string(RunStatus status) {
   throw BugError(fmt::format("no run status has the number {}", static_cast<int>(status)));
 }
 
+RunRecord read_run(const Handle& file) {
+  RunRecord record;
+  record.attributes.status = read_status(file);
+  hdf5::read_attributes<RunAttributes>(file, kRunAttributes, record.attributes);
+  hdf5::read_attributes<JobAttributes>(file, kJobAttributes, record.attributes);
+  record.steps = step_table().read(file);
+  record.evals = eval_table().read(file);
+  record.vectors = read_vectors(file);
+  record.checkpoint = read_checkpoint(file);
+  check_record(record);
+  return record;
+}
+
 bool write_run_file(const std::filesystem::path& path, const RunRecord& record,
                     const ReplaceGuard& may_replace) {
   try {
@@ -245,37 +302,23 @@ bool write_run_file(const std::filesystem::path& path, const RunRecord& record,
     throw BugError(fmt::format("refusing to write {}: {}", path.string(), error.what()));
   }
   const hdf5::ErrorPrintingOff quiet;
-  const Handle file = hdf5::create_memory_file();
-  hdf5::write_identity(file, kRunFile);
-  hdf5::write_attribute(file, "status", to_string(record.attributes.status));
-  hdf5::write_attributes<RunAttributes>(file, kRunAttributes, record.attributes);
-  hdf5::write_attributes<JobAttributes>(file, kJobAttributes, record.attributes);
-  step_table().write(file, record.steps);
-  eval_table().write(file, record.evals);
-  write_vectors(file, record.vectors, record.attributes.hidden_size);
-  write_checkpoint(file, record.checkpoint);
-  return replace_file(path, hdf5::file_image(file), may_replace);
+  const Handle file = record_in_memory(record);
+  if (record.additions) {
+    hdf5::copy_additions(hdf5::open_image(*record.additions), file, file);
+  }
+  return replace_file(path, hdf5::sealed_image(file), may_replace);
 }
 
 RunRecord read_run_file(const std::filesystem::path& path) {
-  RunRecord record;
-  hdf5::read_file(path, kRunFile, [&](const Handle& file) {
-    record.attributes.status = read_status(file);
-    hdf5::read_attributes<RunAttributes>(file, kRunAttributes, record.attributes);
-    hdf5::read_attributes<JobAttributes>(file, kJobAttributes, record.attributes);
-    record.steps = step_table().read(file);
-    record.evals = eval_table().read(file);
-    record.vectors = read_vectors(file);
-    record.checkpoint = read_checkpoint(file);
-    check_record(record);
-  });
-  return record;
+  return kRun.from(path);
+}
+
+RunRecord read_run_to_continue(const std::filesystem::path& path) {
+  return kRunToContinue.from(path);
 }
 
 RunStatus read_run_status(const std::filesystem::path& path) {
-  RunStatus status = RunStatus::kRunning;
-  hdf5::read_file(path, kRunFile, [&](const Handle& file) { status = read_status(file); });
-  return status;
+  return kStatus.from(path);
 }
 
 StoredVector read_stored_vector(const std::filesystem::path& run_file,
@@ -297,8 +340,17 @@ StoredVector read_stored_vector(const std::filesystem::path& run_file,
                    [](float value) { return std::isfinite(value); })) {
     throw UserError(fmt::format("{}: its vector holds NaN or infinity", run_file.string()));
   }
-  return {chosen.value, run.attributes.layer, chosen.step,
-          chosen.epoch, run.attributes.model, run.attributes.config};
+  return {chosen.value,         run.attributes.layer,  chosen.step,          chosen.epoch,
+          run.attributes.model, run.attributes.config, run.attributes.status};
+}
+
+std::optional<std::string> unfinished_warning(const std::filesystem::path& run_file,
+                                              const StoredVector& vector) {
+  if (vector.status == RunStatus::kComplete) {
+    return std::nullopt;
+  }
+  return fmt::format("{}: its run is not complete (status {}); its vector is that of step {}",
+                     run_file.string(), to_string(vector.status), vector.step);
 }
 
 }  // namespace bipo

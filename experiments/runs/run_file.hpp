@@ -5,13 +5,16 @@
 // kill.  One rank writes it; nothing here communicates.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "experiments/files/atomic_file.hpp"
+#include "experiments/files/hdf5.hpp"
 #include "experiments/files/job_attributes.hpp"
 #include "trainer/records/records.hpp"
 
@@ -27,20 +30,33 @@ struct RunAttributes : JobAttributes {
   std::int64_t layer = 0;
 };
 
+// What other programs added to a run file, as the image of an HDF5 file; null: nothing.
+using RunAdditions = std::shared_ptr<const std::vector<std::byte>>;
+
 struct RunRecord : TrainingRecord {
   RunAttributes attributes;
+  RunAdditions additions;
 };
 
 // The newest schema_version that this program reads, and the one that it writes.
 inline constexpr std::int64_t kRunFileSchema = 1;
 
-// Writes `record` to `path` as replace_file() does, with its errors and its result.
+// Writes `record`, with its additions, to `path` as replace_file() does, with its errors and its
+// result.
 bool write_run_file(const std::filesystem::path& path, const RunRecord& record,
                     const ReplaceGuard& may_replace = {});
 
-// Throws UserError, naming the file and the remedy, for a file that is missing, damaged, not a run
-// file or of a newer schema.
+extern const hdf5::FileKind kRunFileKind;
+
+// Reads an open run file; throws UserError, EnvironmentError and hdf5::ContentChanged.
+RunRecord read_run(const hdf5::Handle& file);
+
+// Throws UserError, naming the file and the remedy, as hdf5::Reading does.
 RunRecord read_run_file(const std::filesystem::path& path);
+
+// Reads the run with the additions, which its next version is to keep; throws as read_run_file()
+// does, and for additions that cannot be kept.
+RunRecord read_run_to_continue(const std::filesystem::path& path);
 
 // Reads the status alone; throws as read_run_file() does.
 RunStatus read_run_status(const std::filesystem::path& path);
@@ -53,12 +69,17 @@ struct StoredVector {
   std::int32_t epoch = 0;    // from 0
   std::string model;         // the model it was trained on, as the run file names it
   std::string config;        // JSON object: the run's settings
+  RunStatus status = RunStatus::kComplete;
 };
 
 // Reads the vector of `epoch`, or the last one.  Throws UserError as read_run_file() does, for a
 // run without such a vector, and for a vector with numbers that are not finite.
 StoredVector read_stored_vector(const std::filesystem::path& run_file,
                                 std::optional<std::int64_t> epoch = std::nullopt);
+
+// Returns a warning where the vector is of a run that is not complete; else nothing.
+std::optional<std::string> unfinished_warning(const std::filesystem::path& run_file,
+                                              const StoredVector& vector);
 
 // A row of D numbers of a checkpoint, as files name it.
 struct CheckpointPart {

@@ -244,6 +244,7 @@ void SweepGroup::add_member(Training& training, const SweepPart& part, const Cel
   run.train_pairs = plan.pairs;
   run.residual_norm = residual_rms * std::sqrt(static_cast<double>(job.inputs.config.hidden));
   run.may_replace = training.may_replace;
+  run.additions = previous != nullptr ? previous->additions : nullptr;
 
   PackObserver::Context in_pack;
   in_pack.member = cell.name;

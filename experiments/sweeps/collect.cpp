@@ -1,7 +1,6 @@
 // Merges the run files of a sweep into one HDF5 file.
 #include "experiments/sweeps/collect.hpp"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -12,9 +11,9 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "experiments/files/atomic_file.hpp"
-#include "experiments/files/file_descriptor.hpp"
 #include "experiments/files/hdf5.hpp"
 #include "experiments/files/process_identity.hpp"
+#include "experiments/files/trial_process.hpp"
 #include "experiments/runs/run_file.hpp"
 #include "experiments/sweeps/cell_summary.hpp"
 #include "experiments/sweeps/stored_plan.hpp"
@@ -30,14 +29,34 @@ constexpr hdf5::FileKind kCollectedFile = {"a collected sweep", "collect", "swee
                                            kCollectedSchema,    "",        ""};
 constexpr const char* kUnreadable = "unreadable";
 
+// A run file's content: as a record, and copied to the group kRunCopy of a file in memory.
+struct RunContent {
+  RunRecord record;
+  Handle copy;
+};
+
+constexpr const char* kRunCopy = "run";
+
+RunContent read_content(const Handle& file) {
+  RunContent content{read_run(file), hdf5::create_memory_file()};
+  hdf5::copy_file(file, content.copy, kRunCopy);
+  return content;
+}
+
+// Nothing of a collected sweep is read but its kind.
+bool read_nothing(const Handle& file) {
+  return file.id() >= 0;
+}
+
+const hdf5::Reading<RunContent> kRunContent("run to collect", kRunFileKind, read_content);
+const hdf5::Reading<bool> kCollected("collected sweep", kCollectedFile, read_nothing);
+
 bool is_collected_sweep(const fs::path& path) {
-  const hdf5::ErrorPrintingOff quiet;
   try {
-    return hdf5::read_text_attribute(hdf5::open_file(path.string()), "kind") == kCollectedFile.kind;
+    return kCollected.from(path);
   } catch (const UserError&) {
-  } catch (const EnvironmentError&) {
+    return false;
   }
-  return false;
 }
 
 bool is_part_of_sweep(const fs::path& out, const fs::path& directory, const SweepPlan& plan) {
@@ -61,24 +80,6 @@ void check_out(const CollectRequest& request, const SweepPlan& plan) {
         "--out {}: exists and was not written by `bipo-dist collect`; name another file, or give "
         "--overwrite",
         out));
-  }
-}
-
-// A run file, read and still open.
-struct OpenRun {
-  RunRecord record;
-  Handle file;
-};
-
-// A run under way replaces its file repeatedly: the record and the open file are of one save only
-// if the path named the same file throughout.  Holding it open keeps its inode number from reuse.
-OpenRun open_run(const fs::path& path) {
-  while (true) {
-    const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-    OpenRun run{read_run_file(path), hdf5::open_file(path.string())};
-    if (is_file_at(path, file)) {
-      return run;
-    }
   }
 }
 
@@ -123,9 +124,9 @@ std::string failure_of(const fs::path& directory, const Cell& cell) {
 // the file does not hold the complete run of the cell.
 RunStatus collect_run(const fs::path& path, const Cell& cell, const Handle& runs,
                       CellSummary& row) {
-  const OpenRun run = open_run(path);
+  const RunContent run = kRunContent.from(path);
   require_run_of(cell, run.record);
-  hdf5::copy_file(run.file, runs, cell.name);
+  hdf5::copy_group(run.copy, kRunCopy, runs, cell.name);
   add_run(run.record, row);
   return run.record.attributes.status;
 }
@@ -157,10 +158,12 @@ void write_collected_attributes(const Handle& file, const CollectRequest& reques
   hdf5::write_attribute(file, "program_version", request.program_version);
   hdf5::write_attribute(file, "git_commit", request.git_commit);
   hdf5::write_attribute(file, "created_utc", utc_text());
+  hdf5::write_attributes_checksum(file);
 }
 
 std::vector<CellSummary> collect_cells(const fs::path& directory, const SweepPlan& plan,
                                        const Handle& file) {
+  const TrialProcessKept trials;
   SweepMonitor monitor(directory, plan);
   const std::vector<CellStatus>& seen = monitor.look();
   const Handle runs = hdf5::create_group(file, "runs");
@@ -197,7 +200,7 @@ std::vector<CollectedCell> collect_sweep(const CollectRequest& request) {
   const std::vector<CellSummary> rows = collect_cells(request.directory, stored.plan, file);
   write_summary(file, rows, stored.plan.settings);
   remove_stale_temps(request.out);
-  replace_file(request.out, hdf5::file_image(file));
+  replace_file(request.out, hdf5::sealed_image(file));
 
   std::vector<CollectedCell> cells;
   for (const CellSummary& row : rows) {

@@ -105,6 +105,8 @@ PackCheckpoint read_checkpoint(const Handle& file) {
   return checkpoint;
 }
 
+const hdf5::Reading<PackCheckpoint> kReading("pack checkpoint", kFile, read_checkpoint);
+
 }  // namespace
 
 bool write_pack_checkpoint(const std::filesystem::path& path, const PackCheckpoint& checkpoint,
@@ -114,6 +116,7 @@ bool write_pack_checkpoint(const std::filesystem::path& path, const PackCheckpoi
   const Handle file = hdf5::create_memory_file();
   hdf5::write_identity(file, kFile);
   hdf5::write_attribute(file, "members", nlohmann::json(checkpoint.names).dump());
+  hdf5::write_attributes_checksum(file);
   hdf5::write_array(file, "step", {}, &checkpoint.members.front().step, {"optimiser steps done"});
   std::vector<std::uint64_t> seeds;
   for (const Checkpoint& member : checkpoint.members) {
@@ -123,13 +126,11 @@ bool write_pack_checkpoint(const std::filesystem::path& path, const PackCheckpoi
   for (const CheckpointPart& part : kCheckpointParts) {
     write_part(file, part, checkpoint.members);
   }
-  return replace_file(path, hdf5::file_image(file), may_replace);
+  return replace_file(path, hdf5::sealed_image(file), may_replace);
 }
 
 PackCheckpoint read_pack_checkpoint(const std::filesystem::path& path) {
-  PackCheckpoint checkpoint;
-  hdf5::read_file(path, kFile, [&](const Handle& file) { checkpoint = read_checkpoint(file); });
-  return checkpoint;
+  return kReading.from(path);
 }
 
 void rewind_to(const Checkpoint& checkpoint, TrainingRecord& record) {

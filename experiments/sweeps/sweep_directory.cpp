@@ -36,7 +36,7 @@ bool holds_files(const fs::path& directory) {
 }
 
 std::optional<RunRecord> read_if_there(const fs::path& path) {
-  return fs::exists(path) ? std::optional(read_run_file(path)) : std::nullopt;
+  return fs::exists(path) ? std::optional(read_run_to_continue(path)) : std::nullopt;
 }
 
 bool is_complete(const std::optional<RunRecord>& record) {

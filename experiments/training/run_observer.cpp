@@ -55,6 +55,7 @@ void RunObserver::save(const TrainingRecord& record, RunStatus status) {
   static_cast<TrainingRecord&>(run) = record;
   run.attributes = context_.attributes;
   run.attributes.status = status;
+  run.additions = context_.additions;
   try {
     if (write_run_file(context_.out, run, context_.may_replace)) {
       saved_step_ = record.checkpoint.step;

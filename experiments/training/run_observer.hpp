@@ -24,6 +24,7 @@ class RunObserver final : public TrainingObserver {
     std::int64_t train_pairs = 0;
     double residual_norm = 0;  // median; the vector is shown as a share of it
     ReplaceGuard may_replace;  // whether this process may still write the run file
+    RunAdditions additions;    // to keep; null: none
   };
 
   // `display` must outlive the observer.

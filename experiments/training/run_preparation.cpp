@@ -30,7 +30,7 @@ std::optional<RunRecord> find_previous(const TrainOptions& options) {
     return std::nullopt;
   }
   if (options.resume) {
-    RunRecord previous = read_run_file(options.out);
+    RunRecord previous = read_run_to_continue(options.out);
     if (previous.attributes.status == RunStatus::kDiverged) {
       throw UserError(fmt::format(
           "--out {}: the run diverged, which going on from step {} cannot mend; train again with a "

@@ -29,6 +29,9 @@ int run_export_command(const ExportOptions& options) {
   check_name(options);
   check_new_file("--out", options.out, options.overwrite, {options.run_file});
   const StoredVector vector = read_stored_vector(options.run_file, options.epoch);
+  if (const auto warning = unfinished_warning(options.run_file, vector)) {
+    std::cerr << "warning: " << *warning << '\n';
+  }
   replace_file(options.out, exported_vector(vector, options.multiplier, options.format));
   std::cout << fmt::format("{}: the vector of layer {}, epoch {}, step {} times {}, as {}\n",
                            options.out.string(), vector.layer, vector.epoch, vector.step,

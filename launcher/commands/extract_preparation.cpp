@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <system_error>
+#include <utility>
 
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
@@ -44,11 +45,16 @@ std::vector<std::int64_t> choose_layers(const ExtractOptions& options, const Mod
   return expand_layers(options.layers, options.model.string(), config.blocks);
 }
 
-std::optional<double> choose_norm(const ExtractOptions& options) {
+std::optional<double> choose_norm(const ExtractOptions& options,
+                                  std::vector<std::string>& warnings) {
   if (options.match_norm.empty()) {
     return options.norm > 0 ? std::optional(options.norm) : std::nullopt;
   }
-  const double norm = vector_norm(read_stored_vector(options.match_norm).value);
+  const StoredVector matched = read_stored_vector(options.match_norm);
+  if (auto warning = unfinished_warning(options.match_norm, matched)) {
+    warnings.push_back(std::move(*warning));
+  }
+  const double norm = vector_norm(matched.value);
   if (norm == 0) {
     throw UserError(fmt::format("--match-norm {}: its vector is zero; name a run that has moved",
                                 options.match_norm.string()));
@@ -112,9 +118,11 @@ ExtractPreparation prepare_extraction(const ExtractOptions& given, const std::st
   run.options = given;
   run.options.template_date = choose_template_date(given.template_date, std::nullopt, created_utc);
   run.created_utc = created_utc;
-  run.norm = choose_norm(run.options);
+  std::vector<std::string> warnings;
+  run.norm = choose_norm(run.options, warnings);
   run.job = prepare_job(job_options(run.options), arrange_ranks(given, std::nullopt, session),
                         std::nullopt, session);
+  run.job.warnings.insert(run.job.warnings.end(), warnings.begin(), warnings.end());
   const TrainingInputs& inputs = run.job.inputs;
   run.pass.layers = choose_layers(run.options, inputs.config);
   run.pass.answers_end_with_eos = !given.no_eos;

@@ -6,6 +6,7 @@
 #include <set>
 #include <string>
 
+#include "experiments/files/trial_process.hpp"
 #include "experiments/job/job.hpp"
 #include "experiments/progress/stop_signals.hpp"
 #include "experiments/settings/stored_settings.hpp"
@@ -120,6 +121,7 @@ SweepOptions as_first_started(const SweepOptions& given, Job& job) {
 }  // namespace
 
 int run_sweep_command(const SweepOptions& given, Session& session) {
+  const TrialProcessKept trials;  // one for all run files of earlier versions
   Job job(session);
   const SweepOptions options = as_first_started(given, job);
   const SweepPreparation sweep =

@@ -73,7 +73,8 @@ int run_prepared(const RunPreparation& run, Job& job) {
                         options.batch_size,
                         run.plan.pairs,
                         residual_norm,
-                        {}},
+                        {},
+                        run.previous ? run.previous->additions : nullptr},
                        job.display());
   TrainingRecord record = run.previous ? TrainingRecord(*run.previous)
                                        : starting_record(inputs.config.hidden, options.seed);

@@ -167,6 +167,7 @@ def wrong_vectors(tmp_path, vector):
         path.write_bytes(vector.read_bytes())
         with h5py.File(path, "r+") as file:
             change(file)
+            run_files.drop_checksums(file)
         return path
 
     def shorten(file):

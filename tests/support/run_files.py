@@ -46,6 +46,16 @@ def read(path: Path) -> RunFile:
                        file["vectors/step"][:], file["vectors/epoch"][:])
 
 
+def drop_checksums(file: h5py.File) -> None:
+    """Makes a file that is open for a change one of an earlier version, whose values nothing vouches for."""
+    file.attrs.pop("checksum", None)
+
+    def drop(_, item):
+        item.attrs.pop("checksum", None)
+
+    file.visititems(drop)
+
+
 # Prints no BOS, and nothing that is one.
 TEMPLATE_WITHOUT_BOS = ("{% for turn in messages %}[{{ turn['role'] }}] {{ turn['content'] }}\n{% endfor %}"
                         "{% if add_generation_prompt %}[assistant] {% endif %}")
@@ -57,6 +67,7 @@ def as_of_version_01(path: Path) -> None:
         config = json.loads(file.attrs["config"])
         assert config.pop("bos") == "always"
         file.attrs["config"] = json.dumps(config | {"no_bos": False})
+        drop_checksums(file)
 
 
 def steps_saved(path: Path) -> int:

@@ -11,6 +11,7 @@ import h5py
 import numpy
 import pandas
 
+from .checksums import require_checked_attributes
 from .errors import AnalysisError
 from .stored import plain_value, read_stored, read_table, require_schema
 
@@ -92,6 +93,7 @@ def load_evaluation(path: str | Path) -> Evaluation:
 def _read(file: h5py.File, name: str) -> Evaluation:
     attributes = {key: plain_value(value) for key, value in file.attrs.items()}
     _require_evaluation(file, attributes)
+    require_checked_attributes(file)
     settings = json.loads(str(attributes["config"]))
     if not isinstance(settings, dict):
         raise ValueError("the attribute config is not a JSON object")

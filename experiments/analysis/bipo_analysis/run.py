@@ -10,6 +10,7 @@ import h5py
 import numpy
 import pandas
 
+from .checksums import checked_values, require_checked_attributes
 from .stored import plain_value, read_stored, require_schema
 
 RUN_SCHEMA = 1
@@ -61,8 +62,10 @@ def read_run(group: h5py.Group, name: str) -> Run:
     """
     attributes = {key: plain_value(value) for key, value in group.attrs.items()}
     require_schema(attributes.get("schema_version"), RUN_SCHEMA)
+    require_checked_attributes(group)
     settings = json.loads(str(attributes["config"]))
     if not isinstance(settings, dict):
         raise ValueError("the attribute config is not a JSON object")
-    return Run(name, attributes, settings, pandas.DataFrame(group["steps"][:]), pandas.DataFrame(group["evals"][:]),
-               group["vectors/value"][:], group["vectors/step"][:], group["vectors/epoch"][:])
+    return Run(name, attributes, settings,
+               *(pandas.DataFrame(checked_values(group[table])) for table in ("steps", "evals")),
+               *(checked_values(group[f"vectors/{part}"]) for part in ("value", "step", "epoch")))

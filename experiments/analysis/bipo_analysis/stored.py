@@ -10,6 +10,7 @@ import h5py
 import numpy
 import pandas
 
+from .checksums import checked_values, require_sealed
 from .errors import AnalysisError
 
 Content = TypeVar("Content")
@@ -24,6 +25,7 @@ def read_stored(path: str | Path, kind: str, wrote: str, read: Callable[[h5py.Fi
     if not path.is_file():
         raise AnalysisError(f"{path}: no such file; name {kind} that {wrote} wrote")
     try:
+        require_sealed(path)
         with h5py.File(path, "r") as file:
             return read(file, path.stem if path.suffix == ".h5" else path.name)
     except AnalysisError as error:
@@ -52,7 +54,7 @@ def read_table(dataset: h5py.Dataset) -> pandas.DataFrame:
     """A 1-D compound dataset, its UTF-8 texts as str.  Raises ValueError for another kind of dataset."""
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype.names is None or dataset.ndim != 1:
         raise ValueError(f"{dataset.name} is not a table")
-    rows = dataset[:]
+    rows = checked_values(dataset)
     return pandas.DataFrame({name: _column(rows[name]) for name in rows.dtype.names})
 
 

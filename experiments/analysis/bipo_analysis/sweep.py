@@ -11,6 +11,7 @@ from typing import Any
 import h5py
 import pandas
 
+from .checksums import require_checked_attributes, require_sealed
 from .claims import is_claimed
 from .errors import AnalysisError
 from .run import Run, load_run, read_run
@@ -179,12 +180,14 @@ def _failure_reason(path: Path) -> str:
 
 def _load_collected(path: Path) -> Sweep:
     try:
+        require_sealed(path)
         with h5py.File(path, "r") as file:
             kind = file.attrs.get("kind")
             if kind != "sweep":
                 raise AnalysisError("not a collected sweep; name a sweep's directory or the file that "
                                     "`bipo-dist collect` made of it")
             require_schema(int(file.attrs["schema_version"]), COLLECTED_SCHEMA)
+            require_checked_attributes(file)
             plan = _checked_plan(str(file.attrs["plan"]))
             summary = read_table(file["summary"])
             cells = [name for name in summary["cell"] if name in file["runs"]]

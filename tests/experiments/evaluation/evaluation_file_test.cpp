@@ -9,6 +9,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <type_traits>
 
@@ -238,6 +239,37 @@ TEST_F(EvaluationFile, ScoresOfAJudgeAreAddedInPlace) {
   EXPECT_EQ(hdf5::read_text_attribute(file, "config"),
             R"({"seed":11,"judge_import":"/a/third.jsonl","judge_seed":12})");
   EXPECT_EQ(hdf5::read_integer_attribute(file, "hidden_size"), 48);
+}
+
+// Opens the file for a change by another program.
+void change(const std::filesystem::path& path, const std::function<void(hid_t)>& change) {
+  const hid_t file = H5Fopen(path.c_str(), H5F_ACC_RDWR, H5P_DEFAULT);
+  ASSERT_GE(file, 0);
+  change(file);
+  H5Fclose(file);
+}
+
+TEST_F(EvaluationFile, WhatOthersAddedIsKept) {
+  write_evaluation_file(path_, sample_evaluation());
+  change(path_, [](hid_t file) {
+    H5Gclose(H5Gcreate2(file, "mine", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
+  });
+  for (int round = 0; round < 2; ++round) {
+    add_judge_scores(path_, {{{"warmth", 0, 1}, 4}}, {"/a/first.jsonl", 11});
+    EXPECT_NO_THROW(hdf5::open_group(hdf5::open_file(path_.string()), "mine")) << round;
+  }
+}
+
+TEST_F(EvaluationFile, ChangedTablesAreNamed) {
+  const auto add = [&] { add_judge_scores(path_, {{{"warmth", 0, 1}, 4}}, {"results", 11}); };
+  write_evaluation_file(path_, sample_evaluation());
+  change(path_, [](hid_t file) {
+    const hsize_t none = 0;
+    const hid_t table = H5Dopen2(file, "curve", H5P_DEFAULT);
+    H5Dset_extent(table, &none);
+    H5Dclose(table);
+  });
+  expect_parts(error_of<UserError>(add), {"eval.h5", "changed", "'curve'", "checksum"});
 }
 
 TEST_F(EvaluationFile, OtherFilesAreRefused) {

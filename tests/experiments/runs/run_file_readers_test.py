@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -67,7 +68,7 @@ def test_integer_attributes_are_int64_scalars(opened):
 
 
 def test_root_holds_what_the_design_lists_and_no_more(opened):
-    assert set(opened.attrs) == TEXT_ATTRIBUTES.keys() | INTEGER_ATTRIBUTES.keys()
+    assert set(opened.attrs) == TEXT_ATTRIBUTES.keys() | INTEGER_ATTRIBUTES.keys() | {"checksum"}
     assert set(opened) == {"steps", "evals", "vectors", "checkpoint"}
     assert set(opened["vectors"]) == {"value", "step", "epoch"}
     assert set(opened["checkpoint"]) == {"vector", "exp_avg", "exp_avg_sq", "step", "seed"}
@@ -145,6 +146,50 @@ def test_h5dump_reads_all_of_it(sample):
     assert re.search(r'DATASET "steps" \{\s+DATATYPE  H5T_COMPOUND \{\s+H5T_STD_I64LE "step";', dump.stdout)
     assert "H5T_VLEN" not in dump.stdout
     assert re.search(r'DATASET "seed" \{[^}]*DATASPACE  SCALAR\s+DATA \{\s+\(0\): 18446744073709551614', dump.stdout)
+
+
+def test_the_seal_is_the_checksum_of_all_bytes_before_it(sample):
+    content = sample.read_bytes()
+    assert content[-32:-24] == b"bipo-sum"
+    assert int.from_bytes(content[-24:-16], "little") == len(content) - 32
+    assert content[-16:] == hashlib.blake2b(content[:-32], digest_size=16).digest()
+
+
+def test_every_dataset_has_the_checksum_of_its_values(opened):
+    datasets = []
+    opened.visititems(lambda _, item: datasets.append(item) if isinstance(item, h5py.Dataset) else None)
+    assert len(datasets) == 10
+    for dataset in datasets:
+        text = f"{dataset.name.split('/')[-1]}[{','.join(map(str, dataset.shape))}]"
+        expected = hashlib.blake2b(text.encode() + dataset[()].tobytes(), digest_size=16).hexdigest()
+        assert dataset.attrs["checksum"] == expected, dataset.name
+
+
+def test_the_root_has_the_checksum_of_its_attributes(opened):
+    stored, names = opened.attrs["checksum"].split(":")
+    assert set(names.split(",")) == TEXT_ATTRIBUTES.keys() | INTEGER_ATTRIBUTES.keys()
+    text = "".join(f"{name}\0{(TEXT_ATTRIBUTES | INTEGER_ATTRIBUTES)[name]}\0" for name in names.split(","))
+    assert stored == hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def test_h5repack_keeps_all_but_the_seal(sample, opened, tmp_path):
+    subprocess.run(["h5repack", str(sample), str(tmp_path / "copy.h5")], check=True)
+    assert b"bipo-sum" not in (tmp_path / "copy.h5").read_bytes()
+    with h5py.File(tmp_path / "copy.h5") as copy:
+        assert dict(copy.attrs) == dict(opened.attrs)
+        assert copy["steps"].attrs["checksum"] == opened["steps"].attrs["checksum"]
+
+
+@pytest.mark.parametrize("change", [
+    lambda file: file.attrs.modify("note", "mine"), lambda file: file.create_group("mine"),
+    lambda file: file["evals"].resize(1, 0), lambda file: file["checkpoint/step"].write_direct(numpy.array(3))],
+    ids=["attribute", "group", "resize", "value"])
+def test_h5py_cuts_the_seal_off(sample, tmp_path, change):
+    path = tmp_path / "run.h5"
+    path.write_bytes(sample.read_bytes())
+    with h5py.File(path, "r+") as file:
+        change(file)
+    assert b"bipo-sum" not in path.read_bytes()
 
 
 def test_a_reader_that_has_the_file_open_keeps_the_old_one(tmp_path):

@@ -2,8 +2,10 @@
 // leaves the old file.
 #include "experiments/runs/run_file.hpp"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <hdf5.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -11,6 +13,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdlib>
 #include <fstream>
 #include <limits>
 #include <tuple>
@@ -56,6 +59,23 @@ pid_t gone_pid() {
   return child;
 }
 
+// Makes the file one of an earlier version.
+void drop_checksums(hid_t file) {
+  H5Adelete(file, "checksum");
+  for (const std::string name :
+       {"steps", "evals", "vectors/value", "vectors/step", "vectors/epoch", "checkpoint/vector",
+        "checkpoint/exp_avg", "checkpoint/exp_avg_sq", "checkpoint/step", "checkpoint/seed"}) {
+    H5L_info_t info{};
+    const bool is_there =
+        H5Lexists(file, name.substr(0, name.find('/')).c_str(), H5P_DEFAULT) > 0 &&
+        H5Lexists(file, name.c_str(), H5P_DEFAULT) > 0 &&
+        H5Lget_info(file, name.c_str(), &info, H5P_DEFAULT) >= 0 && info.type == H5L_TYPE_HARD;
+    if (is_there && H5Aexists_by_name(file, name.c_str(), "checksum", H5P_DEFAULT) > 0) {
+      H5Adelete_by_name(file, name.c_str(), "checksum", H5P_DEFAULT);
+    }
+  }
+}
+
 class RunFileTest : public ::testing::Test {
  protected:
   RunFileTest()
@@ -75,13 +95,21 @@ class RunFileTest : public ::testing::Test {
     return found;
   }
 
-  // Changes a good file through HDF5 itself, so that only what is changed is wrong.
-  void edit(const std::function<void(hid_t)>& change) {
+  // Changes a good file through HDF5 itself.
+  void change(const std::function<void(hid_t)>& change) {
     write_run_file(file(), sample_run(4));
     const hid_t id = H5Fopen(file().c_str(), H5F_ACC_RDWR, H5P_DEFAULT);
     ASSERT_GE(id, 0);
     change(id);
     H5Fclose(id);
+  }
+
+  // The same with a file without checksums, so that only what is changed is wrong.
+  void edit(const std::function<void(hid_t)>& make_change) {
+    change([&](hid_t id) {
+      make_change(id);
+      drop_checksums(id);
+    });
   }
 
   fs::path directory_;
@@ -241,9 +269,9 @@ TEST_F(RunFileTest, WhatIsNoRunFileIsAUserErrorThatNamesIt) {
   expect_parts(read_error(directory_ / "none.h5"), {"none.h5", "no such file"});
   expect_parts(read_error(directory_), {directory_.string(), "not a file"});
   put_bytes(file(), "");
-  expect_parts(read_error(file()), {"run.h5", "H5Fopen"});
+  expect_parts(read_error(file()), {"run.h5", "not an HDF5 file"});
   put_bytes(file(), "question,matching,not_matching\n");
-  expect_parts(read_error(file()), {"run.h5", "H5Fopen"});
+  expect_parts(read_error(file()), {"run.h5", "not an HDF5 file"});
   H5Fclose(H5Fcreate(file().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT));
   expect_parts(read_error(file()), {"run.h5", "schema_version", "missing"});
 }
@@ -338,9 +366,22 @@ TEST_F(RunFileTest, EveryTruncationIsAUserError) {
   }
 }
 
+TEST_F(RunFileTest, EveryChangedByteIsFoundByTheSeal) {
+  write_run_file(file(), sample_run(4));
+  const std::string whole = bytes_of(file());
+  for (std::size_t i = 0; i < whole.size() - 32; i += 211) {
+    std::string bytes = whole;
+    bytes[i] = static_cast<char>(bytes[i] ^ 1);
+    put_bytes(file(), bytes);
+    expect_parts(read_error(file()), {"run.h5: damaged", "the checksum at its end", "intact copy"});
+  }
+}
+
+// The chunk's own checksum finds it, where the file has no seal.
 TEST_F(RunFileTest, DamagedNumbersAreFoundByTheirChecksum) {
   write_run_file(file(), sample_run(4));
   std::string bytes = bytes_of(file());
+  bytes.resize(bytes.size() - 32);
   const std::vector<float> values = sample_hidden(10);
   const std::string stored(reinterpret_cast<const char*>(values.data()),
                            values.size() * sizeof(float));
@@ -348,7 +389,187 @@ TEST_F(RunFileTest, DamagedNumbersAreFoundByTheirChecksum) {
   ASSERT_NE(position, std::string::npos);
   bytes[position + 5] ^= 1;
   put_bytes(file(), bytes);
-  expect_parts(read_error(file()), {"H5Dread", "vector"});
+  expect_parts(read_error(file()), {"damaged", "H5Dread", "vector"});
+}
+
+TEST_F(RunFileTest, AFileOfAnEarlierVersionIsRead) {
+  write_run_file(file(), sample_run(5));
+  const hid_t id = H5Fopen(file().c_str(), H5F_ACC_RDWR, H5P_DEFAULT);
+  drop_checksums(id);
+  H5Fclose(id);
+  expect_same_run(read_run_file(file()), sample_run(5));
+}
+
+TEST_F(RunFileTest, ChangedValuesAreNamed) {
+  change([](hid_t id) { set_integer(id, "layer", 3); });
+  expect_parts(read_error(file()), {"run.h5", "changed", "attributes", "docs/files.md"});
+  change([](hid_t id) { set_text(id, "model", "elsewhere"); });
+  expect_parts(read_error(file()), {"changed", "attributes"});
+  change([](hid_t id) {
+    const std::vector<float> other = sample_hidden(11);
+    const hid_t dataset = H5Dopen2(id, "checkpoint/vector", H5P_DEFAULT);
+    H5Dwrite(dataset, H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, other.data());
+    H5Dclose(dataset);
+  });
+  expect_parts(read_error(file()), {"changed", "'vector' does not match its checksum"});
+  change([](hid_t id) {
+    const std::int64_t step = 3;
+    const hid_t dataset = H5Dopen2(id, "checkpoint/step", H5P_DEFAULT);
+    H5Dwrite(dataset, H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, &step);
+    H5Dclose(dataset);
+  });
+  expect_parts(read_error(file()), {"changed", "'step' does not match its checksum"});
+}
+
+// Two datasets of one type under each other's names are what a damaged group looks like.
+TEST_F(RunFileTest, SwappedDatasetsAreFound) {
+  change([](hid_t id) {
+    H5Lmove(id, "checkpoint/vector", id, "kept", H5P_DEFAULT, H5P_DEFAULT);
+    H5Lmove(id, "checkpoint/exp_avg", id, "checkpoint/vector", H5P_DEFAULT, H5P_DEFAULT);
+    H5Lmove(id, "kept", id, "checkpoint/exp_avg", H5P_DEFAULT, H5P_DEFAULT);
+  });
+  expect_parts(read_error(file()), {"'vector' does not match its checksum"});
+}
+
+// HDF5 gives zeros for a chunk that it does not find.
+TEST_F(RunFileTest, ALostChunkIsFound) {
+  change([](hid_t id) {
+    hsize_t extent = 0;
+    const hid_t dataset = H5Dopen2(id, "checkpoint/vector", H5P_DEFAULT);
+    H5Dset_extent(dataset, &extent);
+    extent = kSampleHidden;
+    H5Dset_extent(dataset, &extent);
+    H5Dclose(dataset);
+  });
+  const std::string message = read_error(file());
+  EXPECT_TRUE(message.find("'vector' does not match its checksum") != std::string::npos ||
+              message.find("'vector' claims more elements") != std::string::npos)
+      << message;
+}
+
+TEST_F(RunFileTest, ALostChecksumIsFound) {
+  change([](hid_t id) { H5Adelete_by_name(id, "evals", "checksum", H5P_DEFAULT); });
+  expect_parts(read_error(file()), {"the checksum of 'evals' is missing"});
+  change([](hid_t id) { H5Adelete(id, "checksum"); });
+  expect_parts(read_error(file()), {"the checksum of the attributes is missing"});
+}
+
+TEST_F(RunFileTest, ALockOfAnotherProgramIsCalledThat) {
+  write_run_file(file(), sample_run(4));
+  const int descriptor = ::open(file().c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_EQ(::flock(descriptor, LOCK_EX), 0);
+  EXPECT_NO_THROW(read_run_file(file())) << "locks are for those who ask for them";
+  ::setenv("HDF5_USE_FILE_LOCKING", "TRUE", 1);
+  expect_parts(read_error(file()), {"run.h5", "lock", "close it"});
+  ::close(descriptor);
+  EXPECT_NO_THROW(read_run_file(file()));
+  ::unsetenv("HDF5_USE_FILE_LOCKING");
+}
+
+void add_text(hid_t object, const char* name, const char* value) {
+  const hid_t type = H5Tcopy(H5T_C_S1);
+  H5Tset_size(type, H5T_VARIABLE);
+  const hid_t space = H5Screate(H5S_SCALAR);
+  const hid_t attribute = H5Acreate2(object, name, type, space, H5P_DEFAULT, H5P_DEFAULT);
+  ASSERT_GE(H5Awrite(attribute, type, &value), 0);
+  H5Aclose(attribute);
+  H5Sclose(space);
+  H5Tclose(type);
+}
+
+std::string text_of(hid_t object, const char* name) {
+  const hid_t attribute = H5Aopen(object, name, H5P_DEFAULT);
+  const hid_t type = H5Aget_type(attribute);
+  char* text = nullptr;
+  EXPECT_GE(H5Aread(attribute, type, &text), 0) << name;
+  const std::string value = text == nullptr ? "" : text;
+  H5free_memory(text);
+  H5Tclose(type);
+  H5Aclose(attribute);
+  return value;
+}
+
+void add_numbers(hid_t file, const char* name, int first) {
+  const hsize_t count = 3;
+  const int values[] = {first, first + 1, first + 2};
+  const hid_t space = H5Screate_simple(1, &count, nullptr);
+  const hid_t dataset =
+      H5Dcreate2(file, name, H5T_STD_I32LE, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+  H5Dwrite(dataset, H5T_NATIVE_INT, H5S_ALL, H5S_ALL, H5P_DEFAULT, values);
+  H5Dclose(dataset);
+  H5Sclose(space);
+}
+
+int first_number(hid_t file, const char* name) {
+  int values[3] = {};
+  const hid_t dataset = H5Dopen2(file, name, H5P_DEFAULT);
+  H5Dread(dataset, H5T_NATIVE_INT, H5S_ALL, H5S_ALL, H5P_DEFAULT, values);
+  H5Dclose(dataset);
+  return values[0];
+}
+
+TEST_F(RunFileTest, WhatOthersAddedIsKept) {
+  change([](hid_t id) {
+    add_text(id, "note", "for the paper");
+    const hid_t steps = H5Dopen2(id, "steps", H5P_DEFAULT);
+    add_text(steps, "smoothed", "no");
+    H5Dclose(steps);
+    H5Gclose(H5Gcreate2(id, "mine", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
+    add_numbers(id, "mine/ratings", 4);
+    add_numbers(id, "vectors/labels", 7);
+    H5Lcreate_soft("/mine/ratings", id, "shortcut", H5P_DEFAULT, H5P_DEFAULT);
+    H5Lcreate_external("other.h5", "/there", id, "outside", H5P_DEFAULT, H5P_DEFAULT);
+  });
+  for (int round = 0; round < 2; ++round) {
+    RunRecord record = read_run_to_continue(file());
+    record.attributes.status = RunStatus::kInterrupted;
+    write_run_file(file(), record);
+    EXPECT_EQ(read_run_file(file()).attributes.status, RunStatus::kInterrupted);
+    const hid_t id = H5Fopen(file().c_str(), H5F_ACC_RDONLY, H5P_DEFAULT);
+    EXPECT_EQ(text_of(id, "note"), "for the paper");
+    const hid_t steps = H5Dopen2(id, "steps", H5P_DEFAULT);
+    EXPECT_EQ(text_of(steps, "smoothed"), "no");
+    H5Dclose(steps);
+    EXPECT_EQ(first_number(id, "mine/ratings"), 4);
+    EXPECT_EQ(first_number(id, "vectors/labels"), 7);
+    EXPECT_EQ(first_number(id, "shortcut"), 4);
+    H5L_info_t link{};
+    EXPECT_GE(H5Lget_info(id, "outside", &link, H5P_DEFAULT), 0);
+    EXPECT_EQ(link.type, H5L_TYPE_EXTERNAL);
+    H5Fclose(id);
+  }
+  write_run_file(file(), sample_run(4));
+  EXPECT_EQ(read_run_to_continue(file()).additions, nullptr) << "a new run has none of them";
+}
+
+TEST_F(RunFileTest, WhatCannotBeKeptIsRefusedByAResumeOnly) {
+  const auto continue_error = [&] {
+    EXPECT_NO_THROW(read_run_file(file()));
+    return error_of<UserError>([&] { read_run_to_continue(file()); });
+  };
+  change([](hid_t id) {
+    const hid_t space = H5Screate(H5S_SCALAR);
+    hobj_ref_t reference{};
+    H5Rcreate(&reference, id, "/steps", H5R_OBJECT, -1);
+    const hid_t attribute = H5Acreate2(id, "see", H5T_STD_REF_OBJ, space, H5P_DEFAULT, H5P_DEFAULT);
+    H5Awrite(attribute, H5T_STD_REF_OBJ, &reference);
+    H5Aclose(attribute);
+    H5Sclose(space);
+  });
+  expect_parts(continue_error(), {"run.h5", "'see'", "refers to other objects"});
+  change([](hid_t id) { H5Lcreate_hard(id, "/steps", id, "alias", H5P_DEFAULT, H5P_DEFAULT); });
+  expect_parts(continue_error(), {"run.h5", "'alias'", "several names"});
+  change([](hid_t id) {
+    const hsize_t count = hsize_t{65} << 20;
+    const hid_t space = H5Screate_simple(1, &count, nullptr);
+    H5Dclose(H5Dcreate2(id, "big", H5T_STD_I8LE, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
+    const hid_t big = H5Dopen2(id, "big", H5P_DEFAULT);
+    const std::vector<char> zeros(count);
+    H5Dwrite(big, H5T_NATIVE_CHAR, H5S_ALL, H5S_ALL, H5P_DEFAULT, zeros.data());
+    H5Dclose(big);
+    H5Sclose(space);
+  });
+  expect_parts(continue_error(), {"run.h5", "added 65 MiB", "at most 64 MiB"});
 }
 
 TEST_F(RunFileTest, CheckWritableTriesThePlace) {

@@ -168,6 +168,18 @@ TEST_F(PackCheckpointTest, RefusesFewerSeedsThanMembers) {
   expect_refused();
 }
 
+TEST_F(PackCheckpointTest, RefusesChangedNumbers) {
+  write_pack_checkpoint(path_, sample_checkpoint());
+  edit([](hid_t file) {
+    const std::vector<float> zeros(6);
+    const hid_t dataset = H5Dopen2(file, "vector", H5P_DEFAULT);
+    EXPECT_GE(H5Dwrite(dataset, H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, zeros.data()), 0);
+    H5Dclose(dataset);
+  });
+  const std::string message = error_of<UserError>([&] { read_pack_checkpoint(path_); });
+  expect_parts(message, {path_.string(), "'vector' does not match its checksum", "remove it"});
+}
+
 TEST_F(PackCheckpointTest, MembersAtDifferentStepsAreABug) {
   PackCheckpoint torn = sample_checkpoint();
   torn.members[1].step = 16;
