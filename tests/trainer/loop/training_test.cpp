@@ -3,7 +3,10 @@
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
+
 #include <unistd.h>
+#include <chrono>
+#include <thread>
 
 #include <cmath>
 #include <filesystem>
@@ -326,6 +329,40 @@ TEST(Training, APackContinuesWhereItStopped) {
     EXPECT_EQ(parts[i].checkpoint.vector, whole[i].checkpoint.vector) << i;
     EXPECT_EQ(parts[i].steps.size(), whole[i].steps.size());
   }
+}
+
+// Counts saves, each of which takes as long as a step of this model many times.
+class SlowDisk final : public TrainingObserver {
+ public:
+  void on_step(const StepRow&) override {}
+  void on_evaluation(const std::vector<EvalRow>&) override {}
+  void on_failure(const std::string&) override {}
+  void save(const TrainingRecord&, RunStatus status) override {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    saved.push_back(status);
+  }
+  bool stop_requested() const override { return false; }
+
+  std::vector<RunStatus> saved;
+};
+
+std::vector<RunStatus> saves_of(double save_every) {
+  const World world(for_layers({1}));
+  TrainingSettings settings = settings_of(11, 0.05, 0.1, SignRule::kBatch);
+  settings.plan.epochs = 10;
+  settings.eval_every = 0;
+  settings.save_every = save_every;
+  TrainingRecord record = starting_record(world.config.hidden, settings.plan.seed);
+  SlowDisk disk;
+  train(world.decoder, world.cache, nullptr, 1, {{settings, record, disk}}, world.ranks);
+  return disk.saved;
+}
+
+TEST(Training, SavesTakeAHundredthOfTheTimeUnlessEachStepIsToBeSaved) {
+  EXPECT_EQ(saves_of(30), (std::vector<RunStatus>{RunStatus::kRunning, RunStatus::kComplete}))
+      << "no epoch of these ends five seconds after the first save";
+  EXPECT_EQ(saves_of(1e-9), (std::vector<RunStatus>{RunStatus::kRunning, RunStatus::kComplete}));
+  EXPECT_EQ(saves_of(0).size(), 31U) << "before and after each of 30 steps";
 }
 
 TEST(Training, MembersOfDifferentPlansAreRefused) {
