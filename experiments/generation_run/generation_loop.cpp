@@ -4,13 +4,16 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/ioctl.h>
+#include <sys/types.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <filesystem>
 #include <iostream>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
@@ -21,6 +24,7 @@
 #include "collectives/communicator.hpp"
 #include "collectives/foundation/errors.hpp"
 #include "collectives/foundation/standard_streams.hpp"
+#include "experiments/files/atomic_file.hpp"
 #include "experiments/files/file_descriptor.hpp"
 #include "experiments/progress/side_by_side.hpp"
 #include "experiments/progress/stop_signals.hpp"
@@ -77,35 +81,56 @@ std::string json_row(const GeneratedRow& row) {
 // Appends rows to a file; never removes what is written.
 class RowFile {
  public:
-  // Replaces an existing file.  Throws UserError if the file cannot be written.
-  explicit RowFile(const std::filesystem::path& path);
+  // Throws UserError if the file cannot be written.
+  explicit RowFile(std::filesystem::path path);
 
-  // Returns when the rows are on disk.  Throws EnvironmentError, for instance if the disk is full.
+  // Returns when the rows are on disk; the first replace an existing file.  Throws
+  // EnvironmentError, for instance if the disk is full; the file then holds the former rows, whole.
   void append(const std::string& rows);
 
  private:
   std::filesystem::path path_;
-  FileDescriptor file_;
+  std::optional<FileVersion> found_;  // what was there at the start
+  std::unique_ptr<TempFile> first_;   // takes the first rows, beside a file or where none is yet
+  FileDescriptor file_;               // open from the start where the path names a pipe or device
 };
 
-RowFile::RowFile(const std::filesystem::path& path)
-    : path_(path), file_(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)) {
-  if (!file_.is_open()) {
+RowFile::RowFile(std::filesystem::path path) : path_(std::move(path)), found_(version_of(path_)) {
+  if (std::filesystem::exists(path_) && !std::filesystem::is_regular_file(path_)) {
+    file_ = FileDescriptor(::open(path_.c_str(), O_WRONLY | O_CLOEXEC));
+  } else {
+    first_ = std::make_unique<TempFile>(new_temp_path(written_path(path_)));
+  }
+  if (!(first_ ? first_->file() : file_).is_open()) {
     throw UserError(
-        fmt::format("--out {}: cannot be written: {}", path.string(), std::strerror(errno)));
+        fmt::format("--out {}: cannot be written: {}", path_.string(), std::strerror(errno)));
   }
 }
 
 void RowFile::append(const std::string& rows) {
+  FileDescriptor& file = first_ ? first_->file() : file_;
+  const off_t before = ::lseek(file.get(), 0, SEEK_CUR);  // -1: a pipe or terminal
   const auto require = [&](bool succeeded, const char* call) {
     if (!succeeded) {
+      const int code = errno;
+      [[maybe_unused]] const int ignored = before >= 0 ? ::ftruncate(file.get(), before) : 0;
       throw EnvironmentError(
-          fmt::format("{}: {} failed: {}", path_.string(), call, std::strerror(errno)));
+          fmt::format("{}: {} failed: {}", path_.string(), call, std::strerror(code)));
     }
   };
-  require(write_all(file_, std::as_bytes(std::span(rows))), "write");
+  require(write_all(file, std::as_bytes(std::span(rows))), "write");
   // Pipes and terminals cannot be synced.
-  require(::fsync(file_.get()) == 0 || errno == EINVAL || errno == EROFS, "fsync");
+  require(::fsync(file.get()) == 0 || errno == EINVAL || errno == EROFS, "fsync");
+  if (first_) {
+    if (version_of(path_) != found_) {
+      throw EnvironmentError(fmt::format(
+          "{}: another process wrote this file since this job began; it is left as it is",
+          path_.string()));
+    }
+    require(first_->rename_to(written_path(path_)) == 0, "rename");
+    file_ = std::move(first_->file());
+    first_.reset();
+  }
 }
 
 std::string title(double multiplier) {
