@@ -248,6 +248,7 @@ void Session::together(const std::function<void()>& work) {
 void Session::together(const std::function<void()>& work, Communicator& group) {
   std::string failure;
   int exit_code = kExitDone;
+  bool is_environment = true;
   try {
     work();
   } catch (const UserError& error) {
@@ -256,6 +257,7 @@ void Session::together(const std::function<void()>& work, Communicator& group) {
   } catch (const BugError& error) {
     failure = fmt::format("internal error: {}", error.what());
     exit_code = kExitFailure;
+    is_environment = false;
   } catch (const c10::Error& error) {
     failure = error.what_without_backtrace();
     exit_code = kExitFailure;
@@ -274,9 +276,11 @@ void Session::together(const std::function<void()>& work, Communicator& group) {
     failure = fmt::format("rank {} on {}: {}", rank(), impl_->host, failure);
   }
   failure = broadcast_text(group, failure, reporter);
-  const at::Tensor code = at::full({1}, exit_code, at::kLong);
-  group.broadcast(code, reporter);
-  throw AgreedFailure(failure, static_cast<int>(code.item<std::int64_t>()));
+  const at::Tensor kind = at::full({2}, exit_code, at::kLong);
+  kind[1] = is_environment ? 1 : 0;
+  group.broadcast(kind, reporter);
+  throw AgreedFailure(failure, static_cast<int>(kind[0].item<std::int64_t>()),
+                      kind[1].item<std::int64_t>() != 0);
 }
 
 void Session::expect_same(std::uint64_t value, const std::string& what) {

@@ -18,12 +18,16 @@ namespace bipo {
 // A failure that every rank knows of: all throw it, so that all end in order with `exit_code`.
 class AgreedFailure : public std::runtime_error {
  public:
-  AgreedFailure(const std::string& message, int exit_code)
-      : std::runtime_error(message), exit_code_(exit_code) {}
+  AgreedFailure(const std::string& message, int exit_code, bool is_environment = false)
+      : std::runtime_error(message), exit_code_(exit_code), is_environment_(is_environment) {}
   int exit_code() const { return exit_code_; }
+
+  // Whether the machine, its files or a library failed, so that the same work may succeed later.
+  bool is_environment() const { return is_environment_; }
 
  private:
   int exit_code_;
+  bool is_environment_;
 };
 
 // Exit codes of the program.

@@ -16,7 +16,24 @@ FileDescriptor::~FileDescriptor() {
 }
 
 int FileDescriptor::close() {
-  return ::close(std::exchange(fd_, -1));
+  const int result = ::close(std::exchange(fd_, -1));
+  return result != 0 && errno == EINTR ? 0 : result;
+}
+
+FileDescriptor open_file(const std::filesystem::path& path, int flags, mode_t mode) {
+  int file = -1;
+  do {
+    file = ::open(path.c_str(), flags, mode);
+  } while (file < 0 && errno == EINTR);
+  return FileDescriptor(file);
+}
+
+int sync_file(const FileDescriptor& file) {
+  int result = 0;
+  do {
+    result = ::fsync(file.get());
+  } while (result != 0 && errno == EINTR);
+  return result;
 }
 
 bool is_file_at(const std::filesystem::path& path, const FileDescriptor& file) {
@@ -39,7 +56,7 @@ bool write_all(const FileDescriptor& file, std::span<const std::byte> bytes) {
 
 TempFile::TempFile(const std::filesystem::path& path)
     : path_(path),
-      file_(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666)),
+      file_(open_file(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666)),
       is_ours_(file_.is_open()) {
 }
 

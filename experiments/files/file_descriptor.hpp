@@ -1,6 +1,8 @@
 // Owners of a file descriptor and of a temporary file, and numbers in the names of files.
 #pragma once
 
+#include <sys/types.h>
+
 #include <charconv>
 #include <cstddef>
 #include <filesystem>
@@ -28,12 +30,17 @@ class FileDescriptor {
   bool is_open() const { return fd_ >= 0; }
   int get() const { return fd_; }
 
-  // Returns the result of ::close(); nothing is open afterwards.
+  // Returns the result of ::close(), success where a signal interrupted it (on Linux the file is
+  // closed all the same); nothing is open afterwards.
   int close();
 
  private:
   int fd_ = -1;
 };
+
+// The system calls of these names, made again where a signal interrupted them.
+FileDescriptor open_file(const std::filesystem::path& path, int flags, mode_t mode = 0);
+int sync_file(const FileDescriptor& file);
 
 // Returns whether `path` now names the file that is open.
 bool is_file_at(const std::filesystem::path& path, const FileDescriptor& file);

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/ioctl.h>
+#include <sys/types.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -23,10 +24,9 @@
 
 #include "collectives/communicator.hpp"
 #include "collectives/foundation/errors.hpp"
-#include "collectives/foundation/random_name.hpp"
 #include "collectives/foundation/standard_streams.hpp"
+#include "experiments/files/atomic_file.hpp"
 #include "experiments/files/file_descriptor.hpp"
-#include "experiments/files/process_identity.hpp"
 #include "experiments/progress/side_by_side.hpp"
 #include "experiments/progress/stop_signals.hpp"
 
@@ -79,96 +79,59 @@ std::string json_row(const GeneratedRow& row) {
   return json.dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace) + "\n";
 }
 
-bool is_regular_or_new(const std::filesystem::path& path) {
-  std::error_code unreachable;
-  const auto status = std::filesystem::status(path, unreachable);
-  return std::filesystem::is_regular_file(status) ||
-         status.type() == std::filesystem::file_type::not_found;
-}
-
-// Keeps a symbolic link: the file that it names is replaced.
-std::filesystem::path without_link(const std::filesystem::path& path) {
-  std::error_code unreachable;
-  const auto target = std::filesystem::is_symlink(path, unreachable)
-                          ? std::filesystem::weakly_canonical(path, unreachable)
-                          : path;
-  return unreachable ? path : target;
-}
-
 // A file of whole rows.  An earlier file of this name stays until the first rows are on disk.
 class RowFile {
  public:
-  // Replaces an existing file.  Throws UserError if the file cannot be written.
-  explicit RowFile(const std::filesystem::path& path);
+  // Throws UserError if the file cannot be written.
+  explicit RowFile(std::filesystem::path path);
 
-  // Returns when the rows are on disk.  Throws EnvironmentError, for instance if the disk is full;
-  // the file then ends with the rows before.
+  // Returns when the rows are on disk; the first replace an existing file.  Throws
+  // EnvironmentError, for instance if the disk is full; the file then holds the former rows, whole.
   void append(const std::string& rows);
 
  private:
-  int descriptor() const { return new_ ? new_->file().get() : stream_.get(); }
-  const FileDescriptor& file() const { return new_ ? new_->file() : stream_; }
-  void write(const std::string& rows);
-
   std::filesystem::path path_;
-  std::unique_ptr<TempFile> new_;  // null for what is no regular file, as a pipe
-  FileDescriptor stream_;
-  bool has_name_ = false;  // the new file's own
-  off_t whole_ = 0;        // bytes of the rows before
+  std::optional<FileVersion> found_;  // what was there at the start
+  std::unique_ptr<TempFile> first_;   // takes the first rows, beside a file or where none is yet
+  FileDescriptor file_;               // open from the start where the path names a pipe or device
 };
 
-template <typename Call>
-void repeat_after_signals(const Call& call) {
-  do {
-    errno = 0;
-    call();
-  } while (errno == EINTR);
-}
-
-RowFile::RowFile(const std::filesystem::path& path) : path_(without_link(path)) {
-  if (is_regular_or_new(path_)) {
-    const std::filesystem::path beside =
-        path_.parent_path() / fmt::format(".{}.{}.{}.{}.tmp", path_.filename().string(),
-                                          host_name(), random_name(), getpid());
-    repeat_after_signals([&] { new_ = std::make_unique<TempFile>(beside); });
+RowFile::RowFile(std::filesystem::path path) : path_(std::move(path)), found_(version_of(path_)) {
+  if (std::filesystem::exists(path_) && !std::filesystem::is_regular_file(path_)) {
+    file_ = open_file(path_, O_WRONLY | O_CLOEXEC);
   } else {
-    repeat_after_signals(
-        [&] { stream_ = FileDescriptor(::open(path_.c_str(), O_WRONLY | O_TRUNC | O_CLOEXEC)); });
+    first_ = std::make_unique<TempFile>(new_temp_path(written_path(path_)));
   }
-  if (!file().is_open()) {
+  if (!(first_ ? first_->file() : file_).is_open()) {
     throw UserError(
-        fmt::format("--out {}: cannot be written: {}", path.string(), std::strerror(errno)));
+        fmt::format("--out {}: cannot be written: {}", path_.string(), std::strerror(errno)));
   }
 }
 
 void RowFile::append(const std::string& rows) {
-  try {
-    write(rows);
-  } catch (const EnvironmentError&) {
-    if (new_) {
-      [[maybe_unused]] const int ignored = ::ftruncate(descriptor(), whole_);
-    }
-    throw;
-  }
-}
-
-void RowFile::write(const std::string& rows) {
+  FileDescriptor& file = first_ ? first_->file() : file_;
+  const off_t before = ::lseek(file.get(), 0, SEEK_CUR);  // -1: a pipe or terminal
   const auto require = [&](bool succeeded, const char* call) {
     if (!succeeded) {
+      const int code = errno;
+      [[maybe_unused]] const int ignored = before >= 0 ? ::ftruncate(file.get(), before) : 0;
       throw EnvironmentError(
-          fmt::format("{}: {} failed: {}", path_.string(), call, std::strerror(errno)));
+          fmt::format("{}: {} failed: {}", path_.string(), call, std::strerror(code)));
     }
   };
-  require(write_all(file(), std::as_bytes(std::span(rows))), "write");
-  int synced = 0;
-  repeat_after_signals([&] { synced = ::fsync(descriptor()); });
+  require(write_all(file, std::as_bytes(std::span(rows))), "write");
   // Pipes and terminals cannot be synced.
-  require(synced == 0 || errno == EINVAL || errno == EROFS, "fsync");
-  if (new_ && !has_name_) {
-    require(new_->rename_to(path_) == 0, "rename");
-    has_name_ = true;
+  require(sync_file(file) == 0 || errno == EINVAL || errno == EROFS, "fsync");
+  if (first_) {
+    if (version_of(path_) != found_) {
+      throw EnvironmentError(fmt::format(
+          "{}: another process wrote this file since this job began; it is left as it is",
+          path_.string()));
+    }
+    require(first_->rename_to(written_path(path_)) == 0, "rename");
+    file_ = std::move(first_->file());
+    first_.reset();
   }
-  whole_ += static_cast<off_t>(rows.size());
 }
 
 std::string title(double multiplier) {

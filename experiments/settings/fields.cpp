@@ -240,11 +240,16 @@ std::vector<Field> cache_fields(CacheOptions& o) {
 }
 
 FieldGroup evaluation_and_saving_group(TrainingOptions& o) {
-  return {"Evaluation and saving",
-          evaluation_fields(o.multipliers, o.eval_every) +
-              std::vector{field("save-every", "S", "seconds between saves within an epoch",
-                                o.save_every, real(RealRange::kNonNegative))
-                              .placement()}};
+  return {
+      "Evaluation and saving",
+      evaluation_fields(o.multipliers, o.eval_every) +
+          std::vector{field("save-every", "S", "seconds between saves within an epoch",
+                            o.save_every, real(RealRange::kNonNegative))
+                          .placement(),
+                      field("rescue-dir", "DIR",
+                            "where the last state is kept if --out cannot be written", o.rescue_dir)
+                          .with_fallback("the system's folder for temporary files")
+                          .unstored()}};
 }
 
 FieldGroup text_group(TextOptions& o) {

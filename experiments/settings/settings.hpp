@@ -95,8 +95,9 @@ struct TrainingOptions : TextOptions, MachineOptions, CacheOptions {
   bool shuffle = true;
 
   std::vector<double> multipliers = {-1, 0, 1};
-  std::int64_t eval_every = 1;  // epochs; 0: never
-  double save_every = 30;       // seconds
+  std::int64_t eval_every = 1;       // epochs; 0: never
+  double save_every = 30;            // seconds
+  std::filesystem::path rescue_dir;  // empty: the system's folder for temporary files
 };
 
 struct TrainOptions : TrainingOptions {

@@ -59,13 +59,15 @@ void PackSaver::commit(RunStatus status) {
     }
     return;
   }
+  const bool is_new_failure = failure_.empty();
   try {
     write_pack_checkpoint(path_, saved_, may_replace_);
+    failure_.clear();
   } catch (const EnvironmentError& error) {
-    if (status != RunStatus::kRunning) {
-      throw;
+    failure_ = fmt::format("not saved; the checkpoint of the last save remains: {}", error.what());
+    if (is_new_failure && status == RunStatus::kRunning) {
+      warn(failure_);
     }
-    warn(fmt::format("not saved; the checkpoint of the last save remains: {}", error.what()));
   }
 }
 

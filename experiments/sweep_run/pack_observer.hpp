@@ -27,9 +27,11 @@ class PackSaver {
             ReplaceGuard may_replace, ProgressDisplay& display);
 
   // Must be called for each active member in turn, with its state if that is in its run file.  A
-  // commit that fails in mid-run is reported, and the previous one remains valid; a failure of the
-  // last one throws.
+  // commit that fails is reported, and the previous one remains valid.
   void after_save(const std::string& member, std::optional<Checkpoint> saved, RunStatus status);
+
+  // Returns why the last commit failed, "" where it did not.
+  const std::string& failure() const { return failure_; }
 
   // Lets the commits of the other members continue without this one.
   void drop(const std::string& member);
@@ -44,6 +46,7 @@ class PackSaver {
   ReplaceGuard may_replace_;
   std::set<std::string> asked_;  // members seen in the current round of saves
   PackCheckpoint saved_;
+  std::string failure_;
   ProgressDisplay& display_;
 };
 

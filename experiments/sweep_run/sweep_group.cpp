@@ -7,10 +7,12 @@
 #include <cmath>
 #include <deque>
 #include <filesystem>
+#include <iostream>
 #include <system_error>
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
+#include "experiments/files/atomic_file.hpp"
 #include "experiments/files/process_identity.hpp"
 #include "experiments/progress/stop_signals.hpp"
 #include "experiments/sweep_run/pack_observer.hpp"
@@ -129,13 +131,21 @@ std::optional<TakenPack> SweepGroup::take(const std::vector<SweepPart>& parts) {
   };
   while (auto taken = queue_->take(wanted)) {
     const PackTask& task = queue_->tasks()[taken->task];
+    for (const std::string& note : taken->notes) {
+      // Not on the display, which other ranks than the root lack.
+      std::cerr << fmt::format("warning: {}\n", note);
+    }
+    std::size_t member = 0;
     try {
       for (std::size_t i = 0; i < taken->progress.records.size(); ++i) {
-        check_belongs(sweep_, task.pack.members[taken->progress.active[i]],
-                      taken->progress.records[i]);
+        member = taken->progress.active[i];
+        check_belongs(sweep_, task.pack.members[member], taken->progress.records[i]);
       }
     } catch (const UserError& error) {
       taken->problem = error.what();
+      if (fail_one(task, member, *taken)) {
+        continue;
+      }
     }
     if (taken->problem.empty()) {
       return taken;
@@ -146,6 +156,18 @@ std::optional<TakenPack> SweepGroup::take(const std::vector<SweepPart>& parts) {
     end_pack(task, *taken, End::kDone);
   }
   return std::nullopt;
+}
+
+// Fails one of several members, so that the others go on when the pack is taken again.  Returns
+// whether it could.
+bool SweepGroup::fail_one(const PackTask& task, std::size_t member, TakenPack& taken) {
+  const Cell& cell = task.pack.members[member];
+  if (task.pack.members.size() == 1 || is_complete(sweep_, cell)) {
+    return false;
+  }
+  fail(cell, taken.problem, taken);
+  queue_->release(taken);
+  return true;
 }
 
 SweepGroup::End SweepGroup::work_on(const std::vector<SweepPart>& parts, const Pack& pack,
@@ -167,8 +189,14 @@ SweepGroup::End SweepGroup::work_on(const std::vector<SweepPart>& parts, const P
       train();
     }
   } catch (const AgreedFailure& failure) {
-    for (const std::size_t place : assignment.active) {
+    if (failure.is_environment()) {
       if (taken != nullptr) {
+        std::cerr << fmt::format("warning: {}: not trained: {}\n", pack.name, failure.what());
+      }
+      end = End::kUnsaved;
+    }
+    for (const std::size_t place : assignment.active) {
+      if (taken != nullptr && end != End::kUnsaved) {
         fail(pack.members[place], failure.what(), *taken);
       }
     }
@@ -181,7 +209,14 @@ SweepGroup::End SweepGroup::work_on(const std::vector<SweepPart>& parts, const P
 SweepGroup::End SweepGroup::train_pack(const SweepPart& part, const Pack& pack,
                                        const PackAssignment& assignment, TakenPack* taken) {
   const std::int64_t layer = pack.members.front().layer;
-  session_.together([&] { load_suffix(part, layer); }, *ranks_.world);
+  session_.together(
+      [&] {
+        if (taken != nullptr) {
+          require_space(pack, assignment);
+        }
+        load_suffix(part, layer);
+      },
+      *ranks_.world);
   if (taken != nullptr) {
     remove_stale_temps(sweep_.options.out, pack);
   }
@@ -219,10 +254,32 @@ SweepGroup::End SweepGroup::train_pack(const SweepPart& part, const Pack& pack,
   const bool is_superseded =
       std::any_of(training.members.begin(), training.members.end(),
                   [](const Member& member) { return member.run.is_superseded(); });
+  const bool is_unsaved =
+      !training.saver.failure().empty() ||
+      std::any_of(training.members.begin(), training.members.end(),
+                  [](const Member& member) { return !member.run.failure().empty(); });
+  has_unsaved_ = has_unsaved_ || is_unsaved;
   if (from_first(is_superseded ? 1 : 0, *ranks_.world) != 0) {
     return End::kSuperseded;
   }
-  return status == RunStatus::kInterrupted ? End::kStopped : End::kDone;
+  if (status == RunStatus::kInterrupted) {
+    return End::kStopped;
+  }
+  return from_first(is_unsaved ? 1 : 0, *ranks_.world) != 0 ? End::kUnsaved : End::kDone;
+}
+
+// Other jobs may take the room in the meantime; a save that fails then keeps its state elsewhere.
+void SweepGroup::require_space(const Pack& pack, const PackAssignment& assignment) const {
+  std::uint64_t bytes = 0;
+  std::uint64_t most = 0;  // of the file that a save writes beside the old one
+  for (const std::size_t place : assignment.active) {
+    const Cell& cell = pack.members[place];
+    const auto present = version_of(run_file_path(sweep_.options.out, cell));
+    const std::uint64_t whole = run_file_bytes(sweep_, cell);
+    bytes += whole - std::min(whole, present ? static_cast<std::uint64_t>(present->bytes) : 0);
+    most = std::max(most, whole);
+  }
+  check_replaceable(run_file_path(sweep_.options.out, pack.members.front()), bytes + most);
 }
 
 void SweepGroup::add_member(Training& training, const SweepPart& part, const Cell& cell,
@@ -245,6 +302,9 @@ void SweepGroup::add_member(Training& training, const SweepPart& part, const Cel
   run.residual_norm = residual_rms * std::sqrt(static_cast<double>(job.inputs.config.hidden));
   run.may_replace = training.may_replace;
   run.additions = previous != nullptr ? previous->additions : nullptr;
+  run.found = version_of(options.out);
+  run.rescue_dir = rescue_directory(sweep_.options.rescue_dir);
+  run.continuation = "the same command again";
 
   PackObserver::Context in_pack;
   in_pack.member = cell.name;
@@ -314,6 +374,11 @@ void SweepGroup::end_pack(const PackTask& task, TakenPack& taken, End end) {
   }
   if (end == End::kStopped) {
     queue_->release(taken);
+    return;
+  }
+  if (end == End::kUnsaved) {
+    has_unsaved_ = true;
+    queue_->give_up(taken);
     return;
   }
   if (taken.claim->is_mine()) {

@@ -55,13 +55,17 @@ class SweepGroup {
              LoadedModel& model, SweepQueue* queue, SweepDisplay display);
 
   // Trains those packs of the parts that no other group takes.  Records a cell that fails and
-  // continues with the others.  Returns kInterrupted after a request to stop.  Collective over: the
+  // continues with the others; leaves cells that the machine fails, for example its disk, to the
+  // sweep's next start.  Returns kInterrupted after a request to stop.  Collective over: the
   // group
   RunStatus work(const std::vector<SweepPart>& parts);
 
+  // Returns whether the machine failed cells, on the group's first rank.
+  bool has_unsaved() const { return has_unsaved_; }
+
  private:
   struct Training;
-  enum class End { kDone, kStopped, kSuperseded };
+  enum class End { kDone, kStopped, kSuperseded, kUnsaved };
 
   bool is_first() const { return ranks_.world->rank() == 0; }
   std::optional<TakenPack> take(const std::vector<SweepPart>& parts);
@@ -75,6 +79,8 @@ class SweepGroup {
   void announce(const Pack& pack, const TakenPack& taken) const;
   void fail(const Cell& cell, const std::string& reason, const TakenPack& taken);
   void end_pack(const PackTask& task, TakenPack& taken, End end);
+  bool fail_one(const PackTask& task, std::size_t member, TakenPack& taken);
+  void require_space(const Pack& pack, const PackAssignment& assignment) const;
 
   const SweepPreparation& sweep_;
   const Ranks& ranks_;
@@ -82,6 +88,7 @@ class SweepGroup {
   LoadedModel& model_;
   SweepQueue* queue_;
   SweepDisplay display_;
+  bool has_unsaved_ = false;
 };
 
 }  // namespace bipo

@@ -288,25 +288,9 @@ double cell_cost(const SweepPreparation& sweep, const Cell& cell) {
 }
 
 std::uint64_t run_file_bytes(const SweepPreparation& sweep, const Cell& cell) {
-  // Bytes of a row of each table, and of a file without rows.
-  constexpr std::int64_t kStepBytes = 77;
-  constexpr std::int64_t kEvalBytes = 68;
-  constexpr std::int64_t kEmptyFileBytes = 32768;
-  const TrainingOptions& options = sweep.options;
   const SweepInputs& inputs = sweep.inputs[inputs_of(sweep, cell)];
-  const BatchPlan plan = batch_plan(sweep, cell);
-  const std::int64_t steps = plan.total_steps();
-  const std::int64_t epochs = (steps + plan.steps_per_epoch() - 1) / plan.steps_per_epoch();
-  const bool evaluates = options.eval_every > 0 && !inputs.data.test.empty();
-  const std::int64_t evaluations =
-      evaluates ? (epochs + options.eval_every - 1) / options.eval_every : 0;
-  const auto multipliers = static_cast<std::int64_t>(options.multipliers.size());
-  const std::int64_t vectors = epochs + 3;  // with the checkpoint's
-  const auto vector_bytes =
-      inputs.job.inputs.config.hidden * static_cast<std::int64_t>(sizeof(float));
-  return static_cast<std::uint64_t>(kEmptyFileBytes + steps * kStepBytes +
-                                    evaluations * multipliers * kEvalBytes +
-                                    vectors * vector_bytes);
+  return run_file_bytes(sweep.options, batch_plan(sweep, cell), inputs.job.inputs.config.hidden,
+                        !inputs.data.test.empty());
 }
 
 std::uint64_t cache_bytes_per_layer(const SweepPreparation& sweep, const SweepInputs& inputs) {

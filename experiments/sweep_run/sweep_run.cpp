@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iostream>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -35,7 +36,7 @@ class SweepRun {
         model_(sweep, all_) {}
 
   // Works round after round, until no work is left that no other job does.
-  RunStatus run() {
+  SweepEnd run() {
     const bool leads = group_ranks_.world->rank() == 0;
     std::optional<SweepQueue> own_queue;
     SweepQueue* queue = queue_;
@@ -44,16 +45,20 @@ class SweepRun {
       queue = &*own_queue;
     }
     SweepGroup group(sweep_, group_ranks_, session_, model_, queue, display_);
+    const auto end = [&](RunStatus status) {
+      return SweepEnd{status, any_rank(has_unsaved_ || group.has_unsaved())};
+    };
     while (true) {
       const std::vector<RoundPart> round = next_round();
       if (round.empty()) {
-        return stop_signal_received_anywhere() ? RunStatus::kInterrupted : RunStatus::kComplete;
+        return end(stop_signal_received_anywhere() ? RunStatus::kInterrupted
+                                                   : RunStatus::kComplete);
       }
       const std::vector<SweepPart> parts = prepare(round);
       const RunStatus status = work(group, parts);
       session_.wait_for_all([&] { display_.cells.tick(); });
       if (any_rank(status == RunStatus::kInterrupted)) {
-        return RunStatus::kInterrupted;
+        return end(RunStatus::kInterrupted);
       }
     }
   }
@@ -139,31 +144,51 @@ class SweepRun {
         budget -= std::min(budget, kept);
         parts.push_back({wanted.inputs, wanted.layers, std::move(data)});
       } catch (const AgreedFailure& failure) {
-        fail(wanted, failure.what());
+        fail(wanted, failure);
       }
     }
     return parts;
   }
 
-  // The model itself fails on this data, so all cells of the part that no job works on fail.
-  void fail(const RoundPart& part, const std::string& reason) {
+  // The model itself fails on this data, so all cells of the part that no job works on fail; or the
+  // machine fails, and the cells are left to the next start.
+  void fail(const RoundPart& part, const AgreedFailure& failure) {
+    has_unsaved_ = has_unsaved_ || failure.is_environment();
     if (queue_ == nullptr) {
       return;
     }
-    const auto concerned = [&](const Pack& pack) {
+    if (failure.is_environment()) {
+      std::cerr << fmt::format("warning: {} packs are not trained: {}\n", give_up(concerning(part)),
+                               failure.what());
+      return;
+    }
+    while (auto taken = queue_->take(concerning(part))) {
+      const Pack& pack = queue_->tasks()[taken->task].pack;
+      for (const std::size_t place : taken->progress.active) {
+        const std::string& cell = pack.members[place].name;
+        write_failure(sweep_.options.out, cell, failure.what());
+        display_.steps.message(fmt::format("failed: {}: {}", cell, failure.what()));
+      }
+      queue_->finish(*taken);
+    }
+  }
+
+  SweepQueue::Wanted concerning(const RoundPart& part) const {
+    return [this, &part](const Pack& pack) {
       const Cell& cell = pack.members.front();
       return part.inputs == inputs_of(sweep_, cell) &&
              std::binary_search(part.layers.begin(), part.layers.end(), cell.layer);
     };
-    while (auto taken = queue_->take(concerned)) {
-      const Pack& pack = queue_->tasks()[taken->task].pack;
-      for (const std::size_t place : taken->progress.active) {
-        const std::string& cell = pack.members[place].name;
-        write_failure(sweep_.options.out, cell, reason);
-        display_.steps.message(fmt::format("failed: {}: {}", cell, reason));
-      }
-      queue_->finish(*taken);
+  }
+
+  // Returns how many packs it gave up.
+  std::size_t give_up(const SweepQueue::Wanted& wanted) {
+    std::size_t packs = 0;
+    while (auto taken = queue_->take(wanted)) {
+      queue_->give_up(*taken);
+      ++packs;
     }
+    return packs;
   }
 
   const SweepPreparation& sweep_;
@@ -173,12 +198,13 @@ class SweepRun {
   Ranks all_;
   Ranks group_ranks_;
   LoadedModel model_;
+  bool has_unsaved_ = false;  // the machine failed a pass
 };
 
 }  // namespace
 
-RunStatus run_sweep(const SweepPreparation& sweep, Session& session, SweepQueue* queue,
-                    SweepDisplay display) {
+SweepEnd run_sweep(const SweepPreparation& sweep, Session& session, SweepQueue* queue,
+                   SweepDisplay display) {
   return SweepRun(sweep, session, queue, display).run();
 }
 

@@ -7,11 +7,17 @@
 
 namespace bipo {
 
+struct SweepEnd {
+  RunStatus status = RunStatus::kComplete;
+  bool has_unsaved = false;  // the machine, for example its disk, failed cells that are left to do
+};
+
 // Trains round after round, until no work is left that no other job does.  `queue` belongs to the
-// root and is null on the other ranks.  Returns kInterrupted after a request to stop on any rank.
+// root and is null on the other ranks.  Ends as kInterrupted after a request to stop on any rank.
+// Returns the same on every rank.
 // Throws AgreedFailure, or EnvironmentError if one group of several has failed, which ends the job.
 // Collective over: world
-RunStatus run_sweep(const SweepPreparation& sweep, Session& session, SweepQueue* queue,
-                    SweepDisplay display);
+SweepEnd run_sweep(const SweepPreparation& sweep, Session& session, SweepQueue* queue,
+                   SweepDisplay display);
 
 }  // namespace bipo

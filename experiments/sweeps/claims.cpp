@@ -51,6 +51,8 @@ struct FoundClaim {
 struct ClaimContent {
   std::string owner;
   ProcessIdentity process;
+  std::string utc;
+  std::uint64_t directory = 0;  // inode of the claims' directory; 0: not known
   bool is_released = false;
 };
 
@@ -65,7 +67,7 @@ std::string random_owner() {
 
 // Both variants have the same length, so that one can overwrite the other in place.
 std::string claim_text(const std::string& owner, const ProcessIdentity& process,
-                       const std::string& utc, bool is_released) {
+                       const std::string& utc, std::uint64_t directory, bool is_released) {
   const nlohmann::ordered_json json = {{"owner", owner},
                                        {"host", process.host},
                                        {"boot_id", process.boot_id},
@@ -73,6 +75,7 @@ std::string claim_text(const std::string& owner, const ProcessIdentity& process,
                                        {"pid", process.pid},
                                        {"start_time", process.start_time},
                                        {"utc", utc},
+                                       {"directory", directory},
                                        {"released", is_released}};
   constexpr auto replace_bad_utf8 = nlohmann::ordered_json::error_handler_t::replace;
   return fmt::format("{}{}\n", json.dump(-1, ' ', false, replace_bad_utf8), is_released ? " " : "");
@@ -90,6 +93,8 @@ std::optional<ClaimContent> parse_claim(const std::string& text) {
     content.process.pid_namespace = json.at("pid_namespace").get<std::string>();
     content.process.pid = json.at("pid").get<std::int64_t>();
     content.process.start_time = json.at("start_time").get<std::uint64_t>();
+    content.utc = json.at("utc").get<std::string>();
+    content.directory = json.value("directory", std::uint64_t{0});  // version 0.1 wrote none
     content.is_released = json.at("released").get<bool>();
     return content;
   } catch (const nlohmann::json::exception&) {
@@ -99,6 +104,12 @@ std::optional<ClaimContent> parse_claim(const std::string& text) {
 
 fs::path claims_directory(const fs::path& directory) {
   return directory / "claims";
+}
+
+// Returns 0 where there is none.
+std::uint64_t inode_of(const fs::path& directory) {
+  struct stat status {};
+  return ::stat(directory.c_str(), &status) == 0 ? status.st_ino : 0;
 }
 
 fs::path claim_path(const fs::path& claims, const std::string& name, std::int64_t generation) {
@@ -157,7 +168,7 @@ std::string read_whole(int fd, const fs::path& path) {
 std::optional<FoundClaim> read_generation(const fs::path& claims, const std::string& name,
                                           std::int64_t generation) {
   const fs::path path = claim_path(claims, name, generation);
-  const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  const FileDescriptor file = open_file(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (!file.is_open() && (errno == ENOENT || errno == ESTALE)) {
     return std::nullopt;
   }
@@ -203,6 +214,7 @@ FileTime file_clock(const fs::path& claims) {
 // The newest claim and what is known of its owner.
 struct Holder {
   std::optional<FoundClaim> newest;
+  std::optional<ClaimContent> content;
   Life life = Life::kUnknown;
   bool is_live = false;
 };
@@ -210,6 +222,11 @@ struct Holder {
 // A date in the far future is as bad as an old one: a live owner renews by the present clock.
 bool is_recent(FileTime renewed, FileTime now, std::chrono::milliseconds dead_after) {
   return std::chrono::abs(now - renewed) <= dead_after;
+}
+
+// Other machines may number the files of a network file system differently.
+bool is_copy(const ClaimContent& claim, const fs::path& claims) {
+  return claim.directory != 0 && claim.directory != inode_of(claims);
 }
 
 Holder find_holder(const fs::path& claims, const std::string& name, const ClaimTimes& times) {
@@ -223,11 +240,21 @@ Holder find_holder(const fs::path& claims, const std::string& name, const ClaimT
   if (!holder.newest) {
     return holder;
   }
-  const auto content = parse_claim(holder.newest->text);
+  holder.content = parse_claim(holder.newest->text);
+  const auto& content = holder.content;
   holder.life = content ? life_of(content->process) : Life::kUnknown;
+  if (holder.life == Life::kLives && is_copy(*content, claims)) {
+    holder.life = Life::kEnded;
+  }
   holder.is_live = !(content && content->is_released) && holder.life != Life::kEnded &&
                    is_recent(holder.newest->renewed, now, times.dead_after);
   return holder;
+}
+
+std::string describe_owner(const std::optional<ClaimContent>& claim) {
+  return claim ? fmt::format("process {} on {}, since {}", claim->process.pid, claim->process.host,
+                             claim->utc)
+               : "an unknown process";
 }
 
 void write_at_start(const FileDescriptor& file, std::string_view text, const fs::path& path) {
@@ -237,7 +264,7 @@ void write_at_start(const FileDescriptor& file, std::string_view text, const fs:
   if (!write_all(file, std::as_bytes(std::span(text)))) {
     throw_failure(path, "write", errno);
   }
-  if (::fsync(file.get()) != 0) {
+  if (sync_file(file) != 0) {
     throw_failure(path, "fsync", errno);
   }
 }
@@ -248,9 +275,25 @@ bool has_second_name(int fd) {
   return ::fstat(fd, &status) == 0 && status.st_nlink == 2;
 }
 
+// For file systems without hard links.  Whoever reads the file before it is written sees a live
+// claim of an unknown owner.
+FileDescriptor create_without_link(const fs::path& path, const std::string& text) {
+  FileDescriptor file = open_file(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  if (!file.is_open() && errno != EEXIST && errno != ENOENT) {
+    throw_failure(path, "creating the file", errno);
+  }
+  if (file.is_open()) {
+    write_at_start(file, text, path);
+  }
+  return file;
+}
+
 // Creates the file with its whole content at once; returns no open file when another was first.
 FileDescriptor create_claim(const fs::path& claims, const fs::path& path, const std::string& text) {
   TempFile temp(temp_path(claims));
+  if (!temp.file().is_open() && errno == ENOENT) {
+    return {};  // the last owner has just removed the directory
+  }
   if (!temp.file().is_open()) {
     throw_failure(temp.path(), "creating the file", errno);
   }
@@ -259,6 +302,9 @@ FileDescriptor create_claim(const fs::path& claims, const fs::path& path, const 
     return std::move(temp.file());
   }
   const int code = errno;
+  if (code == EPERM || code == EOPNOTSUPP || code == ENOSYS || code == EMLINK) {
+    return create_without_link(path, text);
+  }
   if (code == EEXIST && has_second_name(temp.file().get())) {
     return std::move(temp.file());
   }
@@ -320,8 +366,12 @@ void block_signals() {
 
 std::unique_ptr<Claim> Claim::take(const fs::path& directory, const std::string& name,
                                    const ClaimTimes& times) {
+  return take_in(claims_directory(directory), name, times);
+}
+
+std::unique_ptr<Claim> Claim::take_in(const fs::path& claims, const std::string& name,
+                                      const ClaimTimes& times) {
   require_file_name(name);
-  const fs::path claims = claims_directory(directory);
   std::error_code error;
   fs::create_directory(claims, error);
   if (error) {
@@ -336,7 +386,8 @@ std::unique_ptr<Claim> Claim::take(const fs::path& directory, const std::string&
   const std::string owner = random_owner();
   const std::string utc = utc_text();
   const ProcessIdentity process = this_process();
-  FileDescriptor file = create_claim(claims, path, claim_text(owner, process, utc, false));
+  const std::uint64_t inode = inode_of(claims);
+  FileDescriptor file = create_claim(claims, path, claim_text(owner, process, utc, inode, false));
   if (!file.is_open()) {
     return nullptr;
   }
@@ -347,8 +398,8 @@ std::unique_ptr<Claim> Claim::take(const fs::path& directory, const std::string&
     return nullptr;
   }
   std::unique_ptr<Claim> claim(new Claim(claims, name, generation, owner,
-                                         claim_text(owner, process, utc, true), std::move(file),
-                                         times));
+                                         claim_text(owner, process, utc, inode, true),
+                                         std::move(file), times));
   claim->start_renewing();
   return claim;
 }
@@ -379,6 +430,12 @@ bool Claim::is_mine() const {
   const auto newest = newest_claim(claims_, name_);
   const auto content = newest ? parse_claim(newest->text) : std::nullopt;
   return content && content->owner == owner_;
+}
+
+bool Claim::is_taken_over() const {
+  const auto newest = newest_claim(claims_, name_);
+  const auto content = newest ? parse_claim(newest->text) : std::nullopt;
+  return newest && !(content && content->owner == owner_);
 }
 
 void Claim::offer() {
@@ -430,14 +487,18 @@ void Claim::stop_renewing() {
 }
 
 ClaimSign read_claim(const fs::path& directory, const std::string& name, const ClaimTimes& times) {
+  return read_claim_in(claims_directory(directory), name, times);
+}
+
+ClaimSign read_claim_in(const fs::path& claims, const std::string& name, const ClaimTimes& times) {
   require_file_name(name);
-  const Holder holder = find_holder(claims_directory(directory), name, times);
+  const Holder holder = find_holder(claims, name, times);
   if (!holder.is_live) {
     return {};
   }
   const std::chrono::sys_time<FileTime> renewed(holder.newest->renewed);
   return {ClaimState::kLive, std::chrono::file_clock::from_sys(renewed),
-          holder.life == Life::kLives};
+          holder.life == Life::kLives, describe_owner(holder.content)};
 }
 
 bool has_claim(const fs::path& directory, const std::string& name) {

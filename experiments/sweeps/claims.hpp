@@ -5,7 +5,8 @@
 // wins and none ever touches another's file.  The owner renews its claim by touching the file.  A
 // claim is dead, and may be taken over, when it was released, when its owner is known to have ended
 // (only a process on the same host can know), or when it was not renewed for `dead_after` by the
-// clock of the file system, so that the clocks of two hosts need not agree.
+// clock of the file system, so that the clocks of two hosts need not agree.  A claim of a process
+// on this machine that was made in another directory is dead too: someone copied the directory.
 //
 // An owner that was suspended for long may lose its claim while it works: call is_mine() before
 // replacing a file that the claim guards.  A race can then waste work, but never mixes files.
@@ -37,6 +38,10 @@ class Claim {
   static std::unique_ptr<Claim> take(const std::filesystem::path& directory,
                                      const std::string& name, const ClaimTimes& times = {});
 
+  // The same for a claim whose files are in `claims` itself, which is made if it is missing.
+  static std::unique_ptr<Claim> take_in(const std::filesystem::path& claims,
+                                        const std::string& name, const ClaimTimes& times = {});
+
   // Releases the claim unless it is finished.  Ignores errors: the claim then expires.
   ~Claim();
   Claim(const Claim&) = delete;
@@ -44,6 +49,9 @@ class Claim {
 
   // Reads the claim again: false once another process took over, and after release() and finish().
   bool is_mine() const;
+
+  // Returns whether another process holds the claim now; false also where its files are gone.
+  bool is_taken_over() const;
 
   // Lets others take the claim at once; until one does, it stays ours.  For an owner that may be
   // killed before it ends the claim; to be called once, beside is_mine() also by another thread.
@@ -82,12 +90,17 @@ struct ClaimSign {
   ClaimState state = ClaimState::kFree;     // kLive: take() would find a live owner
   std::filesystem::file_time_type renewed;  // last renewal by a live owner
   bool is_proven = false;                   // the live owner is known to run on this host
+  std::string owner;                        // the live owner, for people
 };
 
 // Requires read permission only.  Without write permission, ages are measured with this host's
 // clock.  Throws EnvironmentError.
 ClaimSign read_claim(const std::filesystem::path& directory, const std::string& name,
                      const ClaimTimes& times = {});
+
+// The same for claims whose files are in `claims` itself.
+ClaimSign read_claim_in(const std::filesystem::path& claims, const std::string& name,
+                        const ClaimTimes& times = {});
 
 inline ClaimState claim_state(const std::filesystem::path& directory, const std::string& name,
                               const ClaimTimes& times = {}) {

@@ -103,6 +103,23 @@ fs::path record_path(const fs::path& directory, const std::string& cell) {
   return directory / "failures" / (cell + ".json");
 }
 
+// Returns the new name.
+fs::path set_aside(const fs::path& file) {
+  fs::path name = file;
+  name += ".damaged";
+  for (int i = 2; fs::exists(fs::symlink_status(name)); ++i) {
+    name = file;
+    name += fmt::format(".damaged.{}", i);
+  }
+  std::error_code error;
+  fs::rename(file, name, error);
+  if (error) {
+    throw EnvironmentError(
+        fmt::format("cannot rename {} to {}: {}", file.string(), name.string(), error.message()));
+  }
+  return name;
+}
+
 bool is_complete_file(const fs::path& run_file) {
   try {
     return read_run_status(run_file) == RunStatus::kComplete;
@@ -141,7 +158,7 @@ void check_sweep_directory(const fs::path& directory, const std::string& plan) {
                     "empty or a new directory",
                     directory.string()));
   }
-  check_replaceable(stored);
+  check_replaceable(stored, /*bytes=*/0);
 }
 
 std::string stored_plan(const fs::path& directory) {
@@ -234,6 +251,30 @@ PackProgress read_pack_progress(const fs::path& directory, const Pack& pack, boo
     progress.records.push_back(std::move(*records.front()));
   }
   return progress;
+}
+
+std::vector<std::string> set_aside_damaged(const fs::path& directory, const Pack& pack,
+                                           bool retries_failed) {
+  std::vector<std::string> notes;
+  for (const Cell& cell : pack.members) {
+    const fs::path file = run_file_path(directory, cell);
+    try {
+      read_if_there(file);
+    } catch (const UserError& error) {
+      notes.push_back(fmt::format("{}; kept as {}; the cell starts again", error.what(),
+                                  set_aside(file).string()));
+    }
+  }
+  const fs::path checkpoint = pack_checkpoint_path(directory, pack);
+  if (pack.members.size() > 1 && fs::exists(checkpoint)) {
+    try {
+      read_pack_progress(directory, pack, retries_failed);
+    } catch (const UserError& error) {
+      notes.push_back(fmt::format("{}; the checkpoint is kept as {}; the pack's cells start again",
+                                  error.what(), set_aside(checkpoint).string()));
+    }
+  }
+  return notes;
 }
 
 void remove_stale_temps(const fs::path& directory, const Pack& pack) {

@@ -64,6 +64,12 @@ struct PackProgress {
 PackProgress read_pack_progress(const std::filesystem::path& directory, const Pack& pack,
                                 bool retries_failed = false);
 
+// Renames, to NAME.damaged or NAME.damaged.2 and so on, the pack's files that cannot be read, and
+// its checkpoint where the pack cannot continue from it: the pack's cells then start again. Returns
+// a line for each of them.  For the owner of the pack's claim.  Throws EnvironmentError.
+std::vector<std::string> set_aside_damaged(const std::filesystem::path& directory, const Pack& pack,
+                                           bool retries_failed = false);
+
 // Removes the temp files that killed writers of the pack's files left.
 void remove_stale_temps(const std::filesystem::path& directory, const Pack& pack);
 

@@ -52,12 +52,9 @@ std::optional<PackProgress> SweepQueue::look(const PackTask& task) const {
   try {
     return read_pack_progress(directory_, task.pack, task.is_retry);
   } catch (const UserError&) {
-    if (is_owned(task)) {
-      return std::nullopt;
-    }
+    // Damaged, for take() to see to under a claim; or an owner is writing, and the claim fails.
+    return is_owned(task) ? std::nullopt : std::optional(PackProgress());
   }
-  // An owner may have come and gone in the meantime.
-  return read_pack_progress(directory_, task.pack, task.is_retry);
 }
 
 std::vector<std::size_t> SweepQueue::free_tasks() {
@@ -76,21 +73,32 @@ std::vector<std::size_t> SweepQueue::free_tasks() {
   return free;
 }
 
+void SweepQueue::read_files(TakenPack& taken) const {
+  const PackTask& task = tasks_[taken.task];
+  try {
+    taken.progress = read_pack_progress(directory_, task.pack, task.is_retry);
+    return;
+  } catch (const UserError&) {
+    taken.notes = set_aside_damaged(directory_, task.pack, task.is_retry);
+  }
+  try {
+    taken.progress = read_pack_progress(directory_, task.pack, task.is_retry);
+  } catch (const UserError& error) {
+    taken.problem = error.what();
+  }
+}
+
 std::optional<TakenPack> SweepQueue::take(const Wanted& wanted) {
   for (std::size_t i = 0; i < tasks_.size(); ++i) {
     const PackTask& task = tasks_[i];
     if (done_[i] || !wanted(task.pack)) {
       continue;
     }
-    TakenPack taken{i, Claim::take(directory_, task.pack.name), {}, {}};
+    TakenPack taken{i, Claim::take(directory_, task.pack.name), {}, {}, {}};
     if (!taken.claim) {
       continue;
     }
-    try {
-      taken.progress = read_pack_progress(directory_, task.pack, task.is_retry);
-    } catch (const UserError& error) {
-      taken.problem = error.what();
-    }
+    read_files(taken);
     if (!taken.progress.is_done) {
       return taken;
     }
@@ -124,6 +132,11 @@ void SweepQueue::finish(TakenPack& taken) {
 
 void SweepQueue::release(TakenPack& taken) {
   taken.claim->release();
+}
+
+void SweepQueue::give_up(TakenPack& taken) {
+  taken.claim->release();
+  done_[taken.task] = true;
 }
 
 }  // namespace bipo

@@ -26,8 +26,9 @@ struct PackTask {
 struct TakenPack {
   std::size_t task = 0;  // index in the queue's tasks
   std::unique_ptr<Claim> claim;
-  PackProgress progress;  // read under the claim; work is left
-  std::string problem;    // why training cannot continue from its files; empty: it can
+  PackProgress progress;           // read under the claim; work is left
+  std::string problem;             // why training cannot continue from its files; empty: it can
+  std::vector<std::string> notes;  // what was set aside of them
 };
 
 // One worker's view of a sweep directory, from which other workers, of this job and of others, take
@@ -37,17 +38,16 @@ class SweepQueue {
   using Wanted = std::function<bool(const Pack&)>;
 
   // The tasks are the packs, in their order, then with `retries_failed` the cells with a recorded
-  // failure.  Throws UserError where training cannot continue from the files of an unclaimed pack.
+  // failure.
   SweepQueue(std::filesystem::path directory, const std::vector<Pack>& packs, bool retries_failed);
 
   const std::vector<PackTask>& tasks() const { return tasks_; }
 
-  // Returns the tasks with work left that no live owner holds.  Throws UserError as the constructor
-  // does.
+  // Returns the tasks with work left that no live owner holds; so has a pack with damaged files.
   std::vector<std::size_t> free_tasks();
 
   // Claims the first wanted task with work left that no live owner holds; nothing if there is none
-  // now.
+  // now.  Sets damaged files of the pack aside.
   std::optional<TakenPack> take(const Wanted& wanted);
 
   // Returns whether a task that others hold may still become free, because its owner has not
@@ -59,9 +59,13 @@ class SweepQueue {
   void finish(TakenPack& taken);
   void release(TakenPack& taken);
 
+  // Leaves the rest to others, and to the next start of the sweep.
+  void give_up(TakenPack& taken);
+
  private:
   bool is_owned(const PackTask& task) const;
   void mark_done(std::size_t task);
+  void read_files(TakenPack& taken) const;
   // Returns nothing where another worker is changing the files.
   std::optional<PackProgress> look(const PackTask& task) const;
 

@@ -2,12 +2,54 @@
 
 #include <fmt/format.h>
 
+#include <stdlib.h>
+
 #include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <filesystem>
+#include <iostream>
+#include <system_error>
 
 #include "collectives/foundation/errors.hpp"
 #include "experiments/progress/stop_signals.hpp"
 
 namespace bipo {
+namespace {
+
+// Between two lines about saves that fail.
+constexpr std::chrono::minutes kReportInterval{10};
+
+// Gives the reserved room up while a file is written.  The file that is there afterwards is ours,
+// also where the writing failed after the file was replaced.
+class ForWriting {
+ public:
+  explicit ForWriting(RunObserver::Context& context) : context_(context) {
+    context_.space.release();
+  }
+  ~ForWriting() {
+    if (const auto present = version_of(context_.out)) {
+      context_.found = present;
+    }
+    context_.space.take_again();
+  }
+  ForWriting(const ForWriting&) = delete;
+  ForWriting& operator=(const ForWriting&) = delete;
+
+ private:
+  RunObserver::Context& context_;
+};
+
+}  // namespace
+
+std::filesystem::path rescue_directory(const std::filesystem::path& wanted) {
+  if (!wanted.empty()) {
+    return wanted;
+  }
+  std::error_code error;
+  const std::filesystem::path found = std::filesystem::temp_directory_path(error);
+  return error ? std::filesystem::path("/tmp") : found;
+}
 
 RunObserver::RunObserver(Context context, ProgressDisplay& display)
     : context_(std::move(context)), display_(display) {
@@ -57,17 +99,108 @@ void RunObserver::save(const TrainingRecord& record, RunStatus status) {
   run.attributes.status = status;
   run.additions = context_.additions;
   try {
-    if (write_run_file(context_.out, run, context_.may_replace)) {
-      saved_step_ = record.checkpoint.step;
-    } else {
-      is_superseded_ = true;
-    }
+    write(run);
   } catch (const EnvironmentError& error) {
-    if (status != RunStatus::kRunning) {
-      throw;
+    if (context_.is_alone && record.checkpoint.step == 0 && !saved_step_) {
+      throw;  // there is nothing to lose
     }
-    display_.warn(fmt::format("not saved; the file of the last save remains: {}", error.what()));
+    keep(run);
+    failure_ = fmt::format("not saved: {}; {}", error.what(), describe_rescue(run));
+    if (context_.is_alone && status != RunStatus::kRunning) {
+      throw EnvironmentError(failure_);
+    }
+    report(status);
   }
+}
+
+void RunObserver::report(RunStatus status) {
+  const auto now = std::chrono::steady_clock::now();
+  if (status != RunStatus::kRunning) {
+    // Perhaps on the thread of a stop, while the display belongs to the main thread.
+    std::cerr << fmt::format("warning: {}\n", failure_);
+  } else if (!last_report_ || now - *last_report_ >= kReportInterval) {
+    last_report_ = now;
+    display_.warn(failure_);
+  }
+}
+
+void RunObserver::write(const RunRecord& run) {
+  if (context_.may_replace && !context_.may_replace()) {
+    is_superseded_ = true;
+    return;
+  }
+  check_place();
+  const ForWriting room(context_);
+  if (!write_run_file(context_.out, run, context_.may_replace)) {
+    is_superseded_ = true;
+    return;
+  }
+  saved_step_ = run.checkpoint.step;
+  forget_rescue();
+}
+
+// Throws EnvironmentError where another process has put a file in the place of ours.
+void RunObserver::check_place() {
+  const std::optional<FileVersion> present = version_of(context_.out);
+  if (present == context_.found ||
+      !std::filesystem::exists(std::filesystem::absolute(context_.out).parent_path())) {
+    return;
+  }
+  if (present) {
+    throw EnvironmentError(
+        fmt::format("{}: another process wrote this file since this run {} it; it is left as it is",
+                    context_.out.string(), saved_step_ ? "saved" : "looked at"));
+  }
+  // Not on the display, which belongs to the main thread.
+  std::cerr << fmt::format("warning: {}: was removed by another process; it is written again\n",
+                           context_.out.string());
+}
+
+void RunObserver::keep(const RunRecord& run) {
+  if (!rescue_ || rescue_->folder.empty()) {
+    rescue_.emplace();
+    std::string folder = (context_.rescue_dir / "bipo-dist-rescue-XXXXXX").string();
+    if (::mkdtemp(folder.data()) == nullptr) {
+      rescue_->failure = fmt::format("{}: {}", context_.rescue_dir.string(),
+                                     std::generic_category().message(errno));
+      return;
+    }
+    rescue_->folder = folder;
+    rescue_->file = rescue_->folder / context_.out.filename();
+  }
+  try {
+    write_run_file(rescue_->file, run);
+    rescue_->failure.clear();
+  } catch (const EnvironmentError& error) {
+    rescue_->failure = error.what();
+  }
+}
+
+void RunObserver::forget_rescue() {
+  if (rescue_ && !rescue_->folder.empty()) {
+    std::error_code ignored;  // a file that remains is harmless
+    std::filesystem::remove(rescue_->file, ignored);
+    std::filesystem::remove(rescue_->folder, ignored);
+  }
+  rescue_.reset();
+  failure_.clear();
+  last_report_.reset();
+}
+
+std::string RunObserver::describe_rescue(const RunRecord& run) const {
+  if (!rescue_) {
+    return "the file of the last save remains";
+  }
+  if (!rescue_->failure.empty()) {
+    return fmt::format("--rescue-dir does not take the state either ({})", rescue_->failure);
+  }
+  if (run.attributes.status == RunStatus::kComplete) {
+    return fmt::format("the complete run is kept: mv '{}' '{}'", rescue_->file.string(),
+                       context_.out.string());
+  }
+  return fmt::format("the state after step {} is kept; to go on from it: mv '{}' '{}', then {}",
+                     run.checkpoint.step, rescue_->file.string(), context_.out.string(),
+                     context_.continuation);
 }
 
 bool RunObserver::stop_requested() const {

@@ -1,16 +1,21 @@
 // Connects the training loop to the terminal, the run file and the stop signals.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
 
+#include "experiments/files/atomic_file.hpp"
 #include "experiments/progress/progress.hpp"
 #include "experiments/runs/run_file.hpp"
 #include "trainer/loop/training.hpp"
 
 namespace bipo {
+
+// Returns the folder for what cannot be saved: `wanted`, or the system's where that is empty.
+std::filesystem::path rescue_directory(const std::filesystem::path& wanted);
 
 class RunObserver final : public TrainingObserver {
  public:
@@ -22,9 +27,14 @@ class RunObserver final : public TrainingObserver {
     std::int64_t epochs = 0;
     std::int64_t batch_size = 0;
     std::int64_t train_pairs = 0;
-    double residual_norm = 0;  // median; the vector is shown as a share of it
-    ReplaceGuard may_replace;  // whether this process may still write the run file
-    RunAdditions additions;    // to keep; null: none
+    double residual_norm = 0;          // median; the vector is shown as a share of it
+    ReplaceGuard may_replace;          // whether this process may still write the run file
+    RunAdditions additions;            // to keep; null: none
+    std::optional<FileVersion> found;  // what was at `out` when the run was prepared
+    ReservedSpace space;               // for the run file
+    std::filesystem::path rescue_dir;  // takes the last state if `out` does not
+    std::string continuation;          // how the user goes on from a run file: "use --resume"
+    bool is_alone = false;             // a run whose failures end the job
   };
 
   // `display` must outlive the observer.
@@ -34,24 +44,45 @@ class RunObserver final : public TrainingObserver {
   void on_evaluation(const std::vector<EvalRow>& rows) override;
   // Throws EnvironmentError: a failure ends a single run.
   void on_failure(const std::string& reason) override;
-  // A save that fails in mid-run is reported, and the run continues with the old file; a failure of
-  // the last save throws.  A save without permission stops the run.
+  // A save that fails is reported, and the state is kept in the rescue folder until a later save
+  // succeeds; the run continues.  So is a save over a file that another process put in the place
+  // of ours.  A lone run throws EnvironmentError where its first or its last save fails.  A save
+  // without permission stops the run.
   void save(const TrainingRecord& record, RunStatus status) override;
   bool stop_requested() const override;
 
   // Returns the step in the file; none before this process's first save.
   std::optional<std::int64_t> saved_step() const { return saved_step_; }
 
+  // Returns what became of the state where the last save failed; else "".
+  const std::string& failure() const { return failure_; }
+
   // Returns whether a save was not permitted.
   bool is_superseded() const { return is_superseded_; }
 
  private:
+  // Keeps the state of a run whose save failed.
+  struct Rescue {
+    std::filesystem::path folder;
+    std::filesystem::path file;
+    std::string failure;  // why nothing is kept; empty: the file holds the state
+  };
+
   std::int64_t pairs_in_step(std::int64_t step) const;
+  void write(const RunRecord& run);
+  void check_place();
+  void keep(const RunRecord& run);
+  void forget_rescue();
+  std::string describe_rescue(const RunRecord& run) const;
+  void report(RunStatus status);
 
   Context context_;
   ProgressDisplay& display_;
   std::optional<std::int64_t> saved_step_;
   bool is_superseded_ = false;
+  std::optional<Rescue> rescue_;
+  std::string failure_;
+  std::optional<std::chrono::steady_clock::time_point> last_report_;  // of a failure
 };
 
 }  // namespace bipo

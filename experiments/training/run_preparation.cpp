@@ -147,6 +147,7 @@ SettingNotes job_notes(const TrainOptions& options, const JobPreparation& job,
 RunPreparation prepare_run(const TrainOptions& given, const std::string& now,
                            const Session& session) {
   RunPreparation run;
+  run.found = version_of(given.out);
   run.previous = find_previous(given);
   run.created_utc = run.previous ? run.previous->attributes.created_utc : now;
   TrainOptions options = given;

@@ -8,6 +8,7 @@
 
 #include "collectives/session.hpp"
 #include "datasets/batches/batch_plan.hpp"
+#include "experiments/files/atomic_file.hpp"
 #include "experiments/job/computation.hpp"
 #include "experiments/runs/run_file.hpp"
 #include "experiments/settings/field.hpp"
@@ -27,6 +28,7 @@ struct RunPreparation {
   JobPreparation job;
   PlanSettings plan;
   std::optional<RunRecord> previous;  // the run that --resume continues
+  std::optional<FileVersion> found;   // what was at --out before it was read
   std::string created_utc;            // the first start of the run
   std::string config;                 // see run_config()
   std::uint64_t agreement = 0;        // equal on ranks that start the same run from the same state

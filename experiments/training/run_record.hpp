@@ -2,6 +2,7 @@
 // loop.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,10 @@ std::vector<SettingGroup> run_table(const TrainOptions& options, const JobPrepar
 RunAttributes run_attributes(const TrainOptions& options, const JobPreparation& job,
                              const Session& session, const std::string& config,
                              const std::string& created_utc);
+
+// Returns about how many bytes the complete run file has.  `evaluates`: on held-out pairs.
+std::uint64_t run_file_bytes(const TrainingOptions& options, const BatchPlan& plan,
+                             std::int64_t hidden, bool evaluates);
 
 PlanSettings plan_settings(const TrainOptions& options, const std::vector<TokenPair>& pairs);
 

@@ -2,10 +2,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <set>
 #include <string>
+#include <vector>
 
+#include "experiments/files/atomic_file.hpp"
 #include "experiments/files/trial_process.hpp"
 #include "experiments/job/job.hpp"
 #include "experiments/progress/stop_signals.hpp"
@@ -37,7 +41,7 @@ void show_start(const SweepPreparation& sweep, Job& job) {
 }
 
 // Prints the program's result to stdout.  Returns the exit code.
-int print_result(const SweepPreparation& sweep, RunStatus status) {
+int print_result(const SweepPreparation& sweep, const SweepEnd& end) {
   const bool evaluates =
       sweep.options.eval_every > 0 &&
       std::any_of(sweep.inputs.begin(), sweep.inputs.end(),
@@ -45,7 +49,12 @@ int print_result(const SweepPreparation& sweep, RunStatus status) {
   const SweepSummary summary =
       summarize_sweep(sweep.options.out, sweep.plan, sweep.options.multipliers, evaluates);
   fmt::print("{}", summary.text);
-  if (status != RunStatus::kComplete) {
+  if (end.has_unsaved) {
+    fmt::print(
+        "cells that the machine failed, for example its disk, are left to do; the same "
+        "command tries them again\n");
+  }
+  if (end.status != RunStatus::kComplete) {
     fmt::print("interrupted; the same command continues\n");
   } else if (summary.failed > 0) {
     fmt::print(
@@ -55,10 +64,10 @@ int print_result(const SweepPreparation& sweep, RunStatus status) {
   if (summary.running > 0) {
     fmt::print("{} cells are running in other jobs\n", summary.running);
   }
-  if (status != RunStatus::kComplete) {
+  if (end.status != RunStatus::kComplete && !end.has_unsaved) {
     return kExitInterrupted;
   }
-  return summary.failed > 0 ? kExitFailure : kExitDone;
+  return summary.failed > 0 || end.has_unsaved ? kExitFailure : kExitDone;
 }
 
 std::vector<const TrainingInputs*> first_of_each_model(const SweepPreparation& sweep) {
@@ -89,16 +98,33 @@ int run_prepared(const SweepPreparation& sweep, Job& job) {
       sweep.options.out, sweep.plan, [&](const Cell& cell) { return cell_cost(sweep, cell); },
       job.display(), job.is_root());
   stop_when_asked();
-  const RunStatus status =
+  const SweepEnd end =
       run_sweep(sweep, session, queue ? &*queue : nullptr, {job.display(), progress});
   std::int64_t exit_code = kExitDone;
   session.together([&] {
     if (job.is_root()) {
       progress.report();
-      exit_code = print_result(sweep, status);
+      exit_code = print_result(sweep, end);
     }
   });
   return static_cast<int>(std::stoll(session.from_first(std::to_string(exit_code))));
+}
+
+// Returns about how many bytes the run files will take that are left to write.
+std::uint64_t bytes_to_write(const SweepPreparation& sweep) {
+  SweepMonitor monitor(sweep.options.out, sweep.plan);
+  const std::vector<CellStatus>& status = monitor.look();
+  std::uint64_t bytes = 0;
+  for (std::size_t i = 0; i < status.size(); ++i) {
+    if (status[i] == CellStatus::kComplete || status[i] == CellStatus::kFailed) {
+      continue;
+    }
+    const Cell& cell = sweep.plan.cells[i];
+    const auto present = version_of(run_file_path(sweep.options.out, cell));
+    const std::uint64_t whole = run_file_bytes(sweep, cell);
+    bytes += whole - std::min(whole, present ? static_cast<std::uint64_t>(present->bytes) : 0);
+  }
+  return bytes;
 }
 
 // A continued sweep keeps the day of its first start, and version 0.1's rule for BOS if that
@@ -137,6 +163,7 @@ int run_sweep_command(const SweepOptions& given, Session& session) {
   session.together([&] {
     if (job.is_root()) {
       check_sweep_directory(sweep.options.out, sweep.plan_text);
+      check_free_space(sweep.options.out, bytes_to_write(sweep));
     }
   });
   return run_prepared(sweep, job);

@@ -2,14 +2,18 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <filesystem>
 #include <iostream>
 #include <memory>
 #include <optional>
+#include <utility>
 
+#include "collectives/foundation/errors.hpp"
 #include "experiments/files/atomic_file.hpp"
 #include "experiments/job/job.hpp"
 #include "experiments/progress/stop_signals.hpp"
 #include "experiments/runs/run_file.hpp"
+#include "experiments/sweeps/out_claim.hpp"
 #include "experiments/training/prepared_model.hpp"
 #include "experiments/training/run_observer.hpp"
 #include "experiments/training/run_preparation.hpp"
@@ -41,13 +45,26 @@ void print_result(const TrainingRecord& record, RunStatus status,
       out.string());
 }
 
-int run_prepared(const RunPreparation& run, Job& job) {
+ReservedSpace reserve_run_file(const RunPreparation& run) {
+  const TrainingInputs& inputs = run.job.inputs;
+  return {run.job.options.out, run_file_bytes(run.job.options, BatchPlan(run.plan),
+                                              inputs.config.hidden, !inputs.test.empty())};
+}
+
+// `claim`: on --out, held by the root; null on the other ranks.
+int run_prepared(const RunPreparation& run, OutClaim* claim, Job& job) {
   Session& session = job.session();
   const TrainOptions& options = run.job.options;
   const TrainingInputs& inputs = run.job.inputs;
   if (job.is_root()) {
     remove_stale_temps(options.out);
   }
+  ReservedSpace space;
+  session.together([&] {
+    if (job.is_root()) {
+      space = reserve_run_file(run);
+    }
+  });
   const Ranks ranks =
       job.begin(run.job.computation, run_table(options, run.job, run.job.computation.topology),
                 run.job.warnings, inputs.notes);
@@ -65,23 +82,23 @@ int run_prepared(const RunPreparation& run, Job& job) {
   job.display().message(fmt::format("median norm of the residual stream after block {}: {:.4g}",
                                     options.layer, residual_norm));
   const BatchPlan plan(run.plan);
-  RunObserver observer({options.out,
-                        run_attributes(options, run.job, session, run.config, run.created_utc),
-                        plan.total_steps(),
-                        plan.steps_per_epoch(),
-                        options.epochs,
-                        options.batch_size,
-                        run.plan.pairs,
-                        residual_norm,
-                        {},
-                        run.previous ? run.previous->additions : nullptr},
-                       job.display());
+  RunObserver observer(
+      {options.out, run_attributes(options, run.job, session, run.config, run.created_utc),
+       plan.total_steps(), plan.steps_per_epoch(), options.epochs, options.batch_size,
+       run.plan.pairs, residual_norm,
+       claim == nullptr ? ReplaceGuard() : [claim] { return claim->is_mine(); },
+       run.previous ? run.previous->additions : nullptr, run.found, std::move(space),
+       rescue_directory(options.rescue_dir), "the same command with --resume", /*is_alone=*/true},
+      job.display());
   TrainingRecord record = run.previous ? TrainingRecord(*run.previous)
                                        : starting_record(inputs.config.hidden, options.seed);
   LastStep last_step;
   std::optional<SaveAtStop> at_stop;
   if (job.is_root()) {
-    at_stop.emplace([&] { last_step.save(); });
+    at_stop.emplace([&] {
+      last_step.save();
+      claim->offer();
+    });
   }
   const RunStatus status =
       train(*decoder, *data.train, data.held_out.get(), options.layer,
@@ -90,6 +107,12 @@ int run_prepared(const RunPreparation& run, Job& job) {
             ranks, last_step);
   at_stop.reset();
   job.display().finish();
+  session.together([&] {
+    if (observer.is_superseded() && !stop_signal_received()) {
+      throw EnvironmentError(fmt::format(
+          "--out {}: another job took it over, which continues this run", options.out.string()));
+    }
+  });
   if (job.is_root()) {
     print_result(record, status, options.out);
   }
@@ -100,6 +123,14 @@ int run_prepared(const RunPreparation& run, Job& job) {
 
 int run_train_command(const TrainOptions& options, Session& session) {
   Job job(session);
+  // Before the file is read, so that what is read is what no other job changes.
+  std::optional<OutClaim> claim;
+  session.together([&] {
+    if (job.is_root()) {
+      check_replaceable(options.out);
+      claim.emplace(options.out);
+    }
+  });
   const RunPreparation run = job.prepare(
       [&] { return prepare_run(options, job.begin_utc(), session); }, "the run to make");
   if (run.previous && run.previous->attributes.status == RunStatus::kComplete) {
@@ -109,7 +140,7 @@ int run_train_command(const TrainOptions& options, Session& session) {
     }
     return kExitDone;
   }
-  return run_prepared(run, job);
+  return run_prepared(run, claim ? &*claim : nullptr, job);
 }
 
 }  // namespace bipo

@@ -338,15 +338,110 @@ def test_a_directory_of_something_else_is_refused(sweep):
     assert finished.code == program.BAD_INPUT and str(lost.out.parent) in finished.stderr, finished
 
 
-def test_a_lost_run_file_of_a_pack_under_way_is_named(long_sweep):
+def test_a_lost_run_file_of_a_pack_under_way_is_named_and_made_again(long_sweep, expected):
     interrupt(long_sweep, layer=1, steps=5)
     [checkpoint] = long_sweep.checkpoints()
+    kept = checkpoint.read_bytes()
     long_sweep.file(1, 2).unlink()
-    before = long_sweep.content()
-    finished = program.run(long_sweep.arguments())
-    assert finished.code == program.BAD_INPUT, finished
+    finished = program.run_successfully(long_sweep.arguments())
     assert str(long_sweep.file(1, 2)) in finished.stderr and str(checkpoint) in finished.stderr, finished
-    assert long_sweep.content() == before
+    aside = checkpoint.with_name(checkpoint.name + ".damaged")
+    assert aside.read_bytes() == kept
+    aside.unlink()
+    assert_complete(long_sweep)
+    assert_same_results(long_sweep, expected)
+
+
+@pytest.mark.parametrize("vectors_per_pass", [1, 2], ids=["singles", "packs"])
+@pytest.mark.parametrize("broken", ["run file", "checkpoint", "complete run file"])
+def test_a_broken_file_is_set_aside_and_stops_no_other_cell(long_sweep, expected, vectors_per_pass, broken):
+    if vectors_per_pass == 1:
+        expected = long_sweep.but(save_every=30, vectors_per_pass=1, out=expected.out.parent / "singles")
+        program.run_successfully(expected.arguments())
+    sweep = long_sweep.but(vectors_per_pass=vectors_per_pass)
+    with program.start(sweep.arguments()) as running:
+        cell = (2, 1) if broken == "complete run file" else (1, 1)
+        program.wait_until(lambda: sweep.steps_saved(*cell) >= 5, running)
+        running.send(signal.SIGUSR1)
+        assert running.finish(30).code == program.INTERRUPTED
+    if broken == "checkpoint":
+        if vectors_per_pass == 1:
+            return  # a single run's file is its checkpoint
+        [path] = sweep.checkpoints()
+    else:
+        path = sweep.file(1, 1)
+    damaged = path.read_bytes()[:-300]
+    path.write_bytes(damaged)
+    finished = program.run_successfully(sweep.arguments())
+    assert str(path) in finished.stderr and "damaged" in finished.stderr, finished
+    aside = path.with_name(path.name + ".damaged")
+    assert aside.read_bytes() == damaged
+    for left in sweep.out.glob("*.damaged"):
+        left.unlink()
+    assert_complete(sweep)
+    assert_same_results(sweep, expected)
+
+
+def test_a_disk_that_takes_nothing_is_no_failure_of_a_cell(sweep):
+    """A limit on the size of files stands for a full disk, in the middle of the sweep's files."""
+    limited = ["bash", "-c", 'ulimit -f 8; exec "$@"', "limited"]
+    command = [*limited, program.from_environment("BIPO_DIST"), *map(str, sweep.arguments())]
+    with program.Running(command) as running:
+        finished = running.finish(60)
+    assert finished.code == program.FAILED, finished
+    assert str(sweep.out) in finished.stderr and "tries them again" in finished.stdout, finished
+    assert not (sweep.out / "failures").exists()
+    program.run_successfully(sweep.arguments())
+    assert_complete(sweep)
+
+
+@pytest.mark.parametrize("vectors_per_pass", [1, 2], ids=["singles", "packs"])
+def test_saves_that_fail_are_kept_elsewhere_and_tried_again(long_sweep, expected, vectors_per_pass):
+    """A directory in place of one cell's file: the other cells are complete, and so is this one, elsewhere."""
+    if vectors_per_pass == 1:
+        expected = long_sweep.but(save_every=30, vectors_per_pass=1, out=expected.out.parent / "singles-too")
+        program.run_successfully(expected.arguments())
+    rescue = long_sweep.job.folder / "rescue"
+    rescue.mkdir()
+    sweep = long_sweep.but(rescue_dir=rescue, vectors_per_pass=vectors_per_pass)
+    failing = sweep.file(1, 2)
+    with program.start(sweep.arguments()) as running:
+        program.wait_until(lambda: sweep.steps_saved(1, 2) >= 5, running)
+        running.send(signal.SIGSTOP)
+        failing.rename(sweep.job.folder / "last_good.h5")
+        failing.mkdir()
+        running.send(signal.SIGCONT)
+        finished = running.finish(60)
+    assert finished.code == program.FAILED, finished
+    [kept] = rescue.glob("*/*.h5")
+    assert str(kept) in finished.stderr, finished
+    assert not (sweep.out / "failures").exists()
+    for cell in CELLS:
+        if cell != (1, 2):
+            assert run_files.read(sweep.file(*cell)).attributes["status"] == "complete"
+    run_files.assert_identical(run_files.read(kept), run_files.read(expected.file(1, 2)))
+    failing.rmdir()
+    shutil.move(kept, failing)
+    program.run_successfully(sweep.arguments())
+    for path in [*sweep.out.glob("*.checkpoint"), *sweep.out.glob("*.damaged")]:
+        path.unlink()
+    assert_complete(sweep)
+    assert_same_results(sweep, expected)
+
+
+def test_a_copy_of_a_sweep_under_way_waits_for_nobody(long_sweep, expected):
+    copy = long_sweep.writing("copy")
+    with program.start(long_sweep.arguments()) as running:
+        program.wait_until(lambda: long_sweep.steps_saved(1, 1) >= 5, running)
+        running.send(signal.SIGSTOP)
+        shutil.copytree(long_sweep.out, copy.out)
+        program.run_successfully(copy.arguments(), timeout=60)
+        running.send(signal.SIGKILL)
+        running.finish(10)
+    for left in copy.out.glob(".*.tmp"):
+        left.unlink()
+    assert_complete(copy)
+    assert_same_results(copy, expected)
 
 
 def test_a_dry_run_writes_nothing(sweep):

@@ -238,6 +238,46 @@ TEST_F(RunFileTest, ALinkStaysALink) {
   EXPECT_EQ(read_run_file(directory_ / "real.h5").steps.size(), 4U);
 }
 
+TEST_F(RunFileTest, ALinkToNothingYetStaysALink) {
+  fs::create_directory(directory_ / "elsewhere");
+  fs::create_symlink("elsewhere/second.h5", file());
+  fs::create_symlink("real.h5", directory_ / "elsewhere" / "second.h5");
+  check_replaceable(file());
+  write_run_file(file(), sample_run(4));
+  EXPECT_TRUE(fs::is_symlink(file()));
+  EXPECT_TRUE(fs::is_symlink(directory_ / "elsewhere" / "second.h5"));
+  EXPECT_EQ(read_run_file(directory_ / "elsewhere" / "real.h5").steps.size(), 4U);
+  fs::create_symlink("circle.h5", directory_ / "circle.h5");
+  EXPECT_THROW(write_run_file(directory_ / "circle.h5", sample_run(1)), EnvironmentError);
+}
+
+TEST_F(RunFileTest, AVersionTellsWritesApart) {
+  EXPECT_EQ(version_of(file()), std::nullopt);
+  write_run_file(file(), sample_run(2));
+  const auto first = version_of(file());
+  ASSERT_TRUE(first);
+  EXPECT_EQ(version_of(file()), first);
+  write_run_file(file(), sample_run(2));
+  EXPECT_NE(version_of(file()), first);
+}
+
+TEST_F(RunFileTest, RoomIsReservedUntilItIsNeeded) {
+  const auto free_here = [&] { return fs::space(directory_).available; };
+  constexpr std::uint64_t kBytes = 32 << 20;  // twice
+  const auto before = free_here();
+  ReservedSpace space(file(), kBytes);
+  EXPECT_EQ(names(), std::vector<std::string>());
+  const auto held = free_here();
+  space.release();
+  const auto released = free_here();
+  // Others write to this file system too, but not so much.
+  EXPECT_LT(held + kBytes, before);
+  EXPECT_GT(released, held + kBytes);
+  space.take_again();
+  EXPECT_LT(free_here() + kBytes, released);
+  EXPECT_THROW(ReservedSpace(file(), std::uint64_t{1} << 50), UserError);
+}
+
 TEST_F(RunFileTest, APathWithoutDirectoryMeansTheCurrentOne) {
   const fs::path before = fs::current_path();
   fs::current_path(directory_);

@@ -263,6 +263,19 @@ std::vector<int> winners_of_race(const fs::path& directory) {
   return winners;
 }
 
+TEST_F(ClaimsTest, AClaimInACopyOfTheDirectoryIsNoClaim) {
+  const auto mine = take("a");
+  ASSERT_TRUE(mine);
+  fs::path copy = directory_;
+  copy += "-copy";
+  fs::copy(directory_, copy, fs::copy_options::recursive);
+  EXPECT_FALSE(is_free("a"));
+  EXPECT_EQ(claim_state(copy, "a", kPatient), ClaimState::kFree);
+  EXPECT_TRUE(Claim::take(copy, "a", kPatient));
+  EXPECT_TRUE(mine->is_mine());
+  fs::remove_all(copy);
+}
+
 TEST_F(ClaimsTest, OfRacingProcessesOneGetsEachName) {
   EXPECT_EQ(winners_of_race(directory_), std::vector<int>(kNames, 1));
   for (int name = 0; name < kNames; ++name) {

@@ -187,18 +187,45 @@ TEST_F(SweepQueueTest, FailedCellsAreRetriedEachByItself) {
   EXPECT_EQ(taken->progress.records.at(0).checkpoint.step, 2);
 }
 
-TEST_F(SweepQueueTest, FilesThatDoNotBelongTogetherAreAProblemOfTheirPack) {
+TEST_F(SweepQueueTest, ACheckpointWithoutARunFileIsSetAside) {
   write_run("b", 2, RunStatus::kRunning);
   commit({"a", "b"}, 2);
-  const std::string error = testing::error_of<UserError>([&] { queue(); });
-  EXPECT_NE(error.find("a.h5: missing"), std::string::npos) << error;
-
-  fs::remove(directory_ / "ab.checkpoint");
   SweepQueue mine = queue();
-  commit({"a", "b"}, 2);
+  EXPECT_EQ(mine.free_tasks(), (Tasks{0, 1}));
   auto taken = mine.take(kAny);
   ASSERT_TRUE(taken);
-  EXPECT_NE(taken->problem.find("a.h5: missing"), std::string::npos) << taken->problem;
+  EXPECT_EQ(taken->problem, "");
+  ASSERT_EQ(taken->notes.size(), 1U);
+  testing::expect_parts(taken->notes[0], {"a.h5: missing", "ab.checkpoint.damaged"});
+  EXPECT_EQ(taken->progress.active, (Tasks{0, 1}));
+  EXPECT_TRUE(taken->progress.records.empty());
+  EXPECT_TRUE(fs::exists(directory_ / "ab.checkpoint.damaged"));
+  EXPECT_TRUE(fs::exists(directory_ / "b.h5"));
+}
+
+TEST_F(SweepQueueTest, DamagedFilesAreSetAsideEachUnderANewName) {
+  for (const char* name : {"c.h5.damaged", "c.h5.damaged.3"}) {
+    for (const char* content : {"first", "second"}) {
+      std::ofstream(directory_ / "c.h5") << content;
+      SweepQueue mine = queue();
+      auto taken = mine.take([](const Pack& pack) { return pack.name == "c"; });
+      ASSERT_TRUE(taken);
+      EXPECT_EQ(taken->notes.size(), 1U);
+      EXPECT_EQ(taken->progress.active, Tasks{0});
+      EXPECT_FALSE(fs::exists(directory_ / "c.h5"));
+      mine.release(*taken);
+    }
+    EXPECT_TRUE(fs::exists(directory_ / name));
+  }
+}
+
+TEST_F(SweepQueueTest, APackGivenUpIsLeftToOthers) {
+  SweepQueue mine = queue();
+  auto taken = mine.take(kAny);
+  ASSERT_TRUE(taken);
+  mine.give_up(*taken);
+  EXPECT_EQ(mine.free_tasks(), Tasks{1});
+  EXPECT_EQ(queue().free_tasks(), (Tasks{0, 1}));
 }
 
 TEST_F(SweepQueueTest, AnOwnersUnfinishedWritesAreNoError) {

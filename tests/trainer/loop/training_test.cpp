@@ -3,7 +3,10 @@
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
+
 #include <unistd.h>
+#include <chrono>
+#include <thread>
 
 #include <algorithm>
 #include <cmath>
@@ -484,6 +487,40 @@ TEST(Training, AStopBeforeTheFirstStepIsHeard) {
   const World world(for_layers({1}));
   const auto settings = three_members();
   EXPECT_EQ(train_together(world, settings, /*last_step=*/0).front().checkpoint.step, 0);
+}
+
+// Counts saves, each of which takes as long as a step of this model many times.
+class SlowDisk final : public TrainingObserver {
+ public:
+  void on_step(const StepRow&) override {}
+  void on_evaluation(const std::vector<EvalRow>&) override {}
+  void on_failure(const std::string&) override {}
+  void save(const TrainingRecord&, RunStatus status) override {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    saved.push_back(status);
+  }
+  bool stop_requested() const override { return false; }
+
+  std::vector<RunStatus> saved;
+};
+
+std::vector<RunStatus> saves_of(double save_every) {
+  const World world(for_layers({1}));
+  TrainingSettings settings = settings_of(11, 0.05, 0.1, SignRule::kBatch);
+  settings.plan.epochs = 10;
+  settings.eval_every = 0;
+  settings.save_every = save_every;
+  TrainingRecord record = starting_record(world.config.hidden, settings.plan.seed);
+  SlowDisk disk;
+  train(world.decoder, world.cache, nullptr, 1, {{settings, record, disk}}, world.ranks);
+  return disk.saved;
+}
+
+TEST(Training, SavesTakeAHundredthOfTheTimeUnlessEachStepIsToBeSaved) {
+  EXPECT_EQ(saves_of(30), (std::vector<RunStatus>{RunStatus::kRunning, RunStatus::kComplete}))
+      << "no epoch of these ends five seconds after the first save";
+  EXPECT_EQ(saves_of(1e-9), (std::vector<RunStatus>{RunStatus::kRunning, RunStatus::kComplete}));
+  EXPECT_EQ(saves_of(0).size(), 31U) << "before and after each of 30 steps";
 }
 
 TEST(Training, MembersOfDifferentPlansAreRefused) {
