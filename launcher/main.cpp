@@ -32,7 +32,7 @@ void complain(const std::string& message) {
 // Commands of one process need no MPI (it may not work on a login node).
 struct RunLocally {
   std::optional<int> operator()(const PrintAndExit& print) const {
-    std::cout << print.text;
+    write_standard_output(print.text);
     return kExitDone;
   }
   std::optional<int> operator()(const InspectOptions& o) const { return run_inspect_command(o); }

@@ -26,6 +26,11 @@ const char* kind_of(mode_t mode) {
   return "a device";
 }
 
+std::uint64_t memory_of_machine() {
+  return static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) *
+         static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+}
+
 // O_NONBLOCK lets open() return at once for a pipe without a writer; reading a regular file is the
 // same with it.  O_NOCTTY: a terminal does not become this process's own.  A signal may interrupt
 // an open() on a network file system.
@@ -70,6 +75,10 @@ std::string InputFile::read(std::uint64_t most_bytes) const {
   if (size_ > most_bytes) {
     throw UserError(fmt::format("{}: has {} bytes; such a file may have at most {}", path_.string(),
                                 size_, most_bytes));
+  }
+  if (size_ > memory_of_machine()) {
+    throw UserError(
+        fmt::format("{}: has {} bytes, more than this machine has memory", path_.string(), size_));
   }
   return read_first(static_cast<std::size_t>(size_));
 }

@@ -27,11 +27,12 @@ class InputFile {
   int get() const { return descriptor_; }
   std::uint64_t size() const { return size_; }  // when it was opened
 
-  // Says whether the file's first bytes are these.  Throws EnvironmentError where it cannot be read.
+  // Says whether the file's first bytes are these.  Throws EnvironmentError where it cannot be
+  // read.
   bool begins_with(std::string_view mark) const;
 
-  // Returns the whole file.  Throws UserError where it has more than `most_bytes`, EnvironmentError
-  // where it cannot be read.
+  // Returns the whole file.  Throws UserError where it has more than `most_bytes`, or more than the
+  // machine has memory, EnvironmentError where it cannot be read.
   std::string read(std::uint64_t most_bytes) const;
 
  private:

@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
+#include <string_view>
 #include <system_error>
 
 #include "collectives/foundation/errors.hpp"
@@ -33,6 +34,23 @@ void prepare_standard_streams() {
   pthread_sigmask(SIG_BLOCK, &closed_pipe, nullptr);
 }
 
+namespace {
+
+[[noreturn]] void refuse_output(int code) {
+  throw EnvironmentError(
+      fmt::format("standard output cannot be written{}: what the command prints is incomplete",
+                  code == 0 ? "" : ": " + std::generic_category().message(code)));
+}
+
+}  // namespace
+
+void write_standard_output(std::string_view text) {
+  errno = 0;
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size()) {
+    refuse_output(errno);
+  }
+}
+
 void flush_standard_output() {
   errno = 0;
   std::cout.flush();
@@ -41,9 +59,7 @@ void flush_standard_output() {
   if (std::cout && is_flushed && std::ferror(stdout) == 0) {
     return;
   }
-  throw EnvironmentError(
-      fmt::format("standard output cannot be written{}: what the command prints is incomplete",
-                  code == 0 ? "" : ": " + std::generic_category().message(code)));
+  refuse_output(code);
 }
 
 }  // namespace bipo

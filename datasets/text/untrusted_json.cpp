@@ -63,7 +63,8 @@ Json parse_json(std::string_view text, const std::string& place, std::string_vie
 }
 
 std::string content_of_file(const std::filesystem::path& path) {
-  if (!std::filesystem::is_regular_file(path)) {
+  std::error_code unreachable;
+  if (!std::filesystem::exists(path, unreachable)) {
     throw UserError(fmt::format("{}: no such file", path.string()));
   }
   return read_input_file(path, kMostTextBytes);

@@ -124,6 +124,12 @@ int give_room(const FileDescriptor& file, std::uint64_t bytes) {
   return free && *free < bytes ? ENOSPC : 0;
 }
 
+FileVersion version_in(const struct stat& status) {
+  constexpr std::int64_t kNanosecondsPerSecond = 1'000'000'000;
+  return {status.st_dev, status.st_ino, status.st_size,
+          status.st_mtim.tv_sec * kNanosecondsPerSecond + status.st_mtim.tv_nsec};
+}
+
 bool is_gone(pid_t pid) {
   // A restarted container often gets its old pid again; no temp file with our own is in use now.
   return pid == getpid() || (::kill(pid, 0) != 0 && errno == ESRCH);
@@ -154,8 +160,12 @@ fs::path new_temp_path(const fs::path& path) {
 }
 
 bool replace_file(const fs::path& given_path, std::span<const std::byte> bytes,
-                  const ReplaceGuard& may_replace) {
+                  const ReplaceGuard& may_replace, FileVersion* written) {
   const fs::path path = written_path(given_path);
+  std::error_code ignored;
+  if (fs::is_symlink(path, ignored)) {
+    throw_failure(path, "following its links", ELOOP);
+  }
   const FileSizeSignalBlocked blocked;
   TempFile temp(new_temp_path(path));
   if (!temp.file().is_open()) {
@@ -166,6 +176,10 @@ bool replace_file(const fs::path& given_path, std::span<const std::byte> bytes,
   }
   if (sync_file(temp.file()) != 0) {
     throw_failure(path, "fsync", errno);
+  }
+  struct stat status {};
+  if (written != nullptr && ::fstat(temp.file().get(), &status) == 0) {
+    *written = version_in(status);
   }
   if (temp.file().close() != 0) {
     throw_failure(path, "close", errno);
@@ -206,12 +220,7 @@ void check_replaceable(const fs::path& given_path, std::uint64_t bytes) {
 
 std::optional<FileVersion> version_of(const fs::path& path) {
   struct stat status {};
-  if (::stat(path.c_str(), &status) != 0) {
-    return std::nullopt;
-  }
-  constexpr std::int64_t kNanosecondsPerSecond = 1'000'000'000;
-  return FileVersion{status.st_dev, status.st_ino, status.st_size,
-                     status.st_mtim.tv_sec * kNanosecondsPerSecond + status.st_mtim.tv_nsec};
+  return ::stat(path.c_str(), &status) == 0 ? std::optional(version_in(status)) : std::nullopt;
 }
 
 ReservedSpace::ReservedSpace(const fs::path& path, std::uint64_t bytes)

@@ -15,22 +15,6 @@
 
 namespace bipo {
 
-// Called right before a file is replaced, when everything else is done; false keeps the old file.
-using ReplaceGuard = std::function<bool()>;
-
-// Writes `bytes` to a temp file beside `path` (`.<name>.<host>.<random>.<pid>.tmp`), fsyncs it,
-// renames it over `path` and fsyncs the directory.  Returns whether the file was replaced: false
-// only where `may_replace` returned false.  Throws EnvironmentError, with path, call and reason,
-// where a step fails, including the file size limit (SIGXFSZ is blocked); the temp file is then
-// removed and the old file unchanged, but a failed fsync of the directory leaves the new file.  Two
-// threads of a process must not write the same path at once.
-bool replace_file(const std::filesystem::path& path, std::span<const std::byte> bytes,
-                  const ReplaceGuard& may_replace = {});
-
-// Throws UserError if `path` is a directory, or no file can be created beside it, or none of
-// `bytes` has room there (it creates and removes one).
-void check_replaceable(const std::filesystem::path& path, std::uint64_t bytes = 4096);
-
 // A file at one moment: which one, and how much and when something was written to it.
 struct FileVersion {
   dev_t device = 0;
@@ -40,6 +24,24 @@ struct FileVersion {
 
   bool operator==(const FileVersion&) const = default;
 };
+
+// Called right before a file is replaced, when everything else is done; false keeps the old file.
+using ReplaceGuard = std::function<bool()>;
+
+// Writes `bytes` to a temp file beside `path` (`.<name>.<host>.<random>.<pid>.tmp`), fsyncs it,
+// renames it over `path` and fsyncs the directory.  Returns whether the file was replaced: false
+// only where `may_replace` returned false.  Throws EnvironmentError, with path, call and reason,
+// where a step fails, including the file size limit (SIGXFSZ is blocked); the temp file is then
+// removed and the old file unchanged, but a failed fsync of the directory leaves the new file.  Two
+// threads of a process must not write the same path at once.  `written`, if given, becomes the new
+// file's version before anything is replaced, so that a caller can tell it from other files
+// whatever happens then.
+bool replace_file(const std::filesystem::path& path, std::span<const std::byte> bytes,
+                  const ReplaceGuard& may_replace = {}, FileVersion* written = nullptr);
+
+// Throws UserError if `path` is a directory, or no file can be created beside it, or none of
+// `bytes` has room there (it creates and removes one).
+void check_replaceable(const std::filesystem::path& path, std::uint64_t bytes = 4096);
 
 // Returns nothing where there is no file.
 std::optional<FileVersion> version_of(const std::filesystem::path& path);

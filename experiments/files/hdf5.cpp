@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
@@ -119,10 +120,24 @@ struct OpenDataset {
   std::vector<hsize_t> dims;
 };
 
-std::string checksum_of(const std::string& name, const std::vector<hsize_t>& dims,
+// Returns the names of a table's columns, none for other types.
+std::vector<std::string> column_names(hid_t type, const std::string& table) {
+  std::vector<std::string> names;
+  const bool is_table = H5Tget_class(type) == H5T_COMPOUND;
+  const int count = is_table ? check(H5Tget_nmembers(type), "H5Tget_nmembers", table) : 0;
+  for (int i = 0; i < count; ++i) {
+    char* name = H5Tget_member_name(type, static_cast<unsigned>(i));
+    names.emplace_back(name == nullptr ? "" : name);
+    H5free_memory(name);
+  }
+  return names;
+}
+
+std::string checksum_of(const std::string& name, const std::vector<hsize_t>& dims, hid_t type,
                         std::span<const std::byte> elements) {
   Checksum checksum;
-  checksum.add(fmt::format("{}[{}]", name, fmt::join(dims, ",")));
+  checksum.add(fmt::format("{}[{}]{}", name, fmt::join(dims, ","),
+                           fmt::join(column_names(type, name), ",")));
   checksum.add(elements);
   return checksum.text();
 }
@@ -150,7 +165,7 @@ void require_unchanged(const OpenDataset& dataset, std::span<const std::byte> el
                     is_checked ? "the attributes" : fmt::format("'{}'", dataset.name)));
   }
   if (is_checked && read_text_attribute(dataset.handle, kChecksum) !=
-                        checksum_of(dataset.name, dataset.dims, elements)) {
+                        checksum_of(dataset.name, dataset.dims, dataset.type.id(), elements)) {
     throw ContentChanged(fmt::format("'{}' does not match its checksum", dataset.name));
   }
 }
@@ -399,6 +414,10 @@ std::string memory_name() {
   return fmt::format("memory {}", ++count);
 }
 
+// The largest file that is read into memory whole: what the library gets are then the bytes that
+// were checked, whatever happens to the file meanwhile.
+constexpr std::uint64_t kLargestImage = std::uint64_t{256} << 20;
+
 // Opens `place`, which messages call `path`.
 Handle open_as(const std::string& place, const std::string& path) {
   const Handle access(check(H5Pcreate(H5P_FILE_ACCESS), "H5Pcreate", "file access"), H5Pclose);
@@ -407,6 +426,27 @@ Handle open_as(const std::string& place, const std::string& path) {
   check(H5Pset_file_locking(access.id(), use_locks, ignore_missing_locks), "H5Pset_file_locking",
         path);
   return {check(H5Fopen(place.c_str(), H5F_ACC_RDONLY, access.id()), "H5Fopen", path), H5Fclose};
+}
+
+// Opens a file that is open already.  The library knows files by name only, and refuses the name in
+// /proc of one that another process has replaced.
+Handle open_descriptor(int file, const std::string& path) {
+  struct stat status {};
+  if (::fstat(file, &status) != 0 || static_cast<std::uint64_t>(status.st_size) > kLargestImage) {
+    return open_as(fmt::format("/proc/self/fd/{}", file), path);
+  }
+  std::vector<std::byte> image(static_cast<std::size_t>(status.st_size));
+  std::size_t done = 0;
+  while (done < image.size()) {
+    const ssize_t count =
+        ::pread(file, image.data() + done, image.size() - done, static_cast<off_t>(done));
+    if (count == 0 || (count < 0 && errno != EINTR)) {
+      throw EnvironmentError(fmt::format("it cannot be read: {}",
+                                         count == 0 ? "it became shorter" : std::strerror(errno)));
+    }
+    done += count < 0 ? 0 : static_cast<std::size_t>(count);
+  }
+  return open_image(image);
 }
 
 // HDF5's own messages for these cases are about its internals.
@@ -523,7 +563,7 @@ void require_identity(const Handle& file, const FileKind& kind) {
 void read_open_file(const std::string& path, const FileKind& kind, int file,
                     const std::function<void(const Handle& file)>& read) {
   try {
-    const Handle opened = open_as(fmt::format("/proc/self/fd/{}", file), path);
+    const Handle opened = open_descriptor(file, path);
     require_identity(opened, kind);
     require_attributes_unchanged(opened);
     read(opened);
@@ -777,7 +817,7 @@ void write_elements(const Handle& parent, const std::string& name, Type type,
   const std::size_t count =
       std::accumulate(dims.begin(), dims.end(), std::size_t{1}, std::multiplies<>());
   write_attribute(dataset, kChecksum,
-                  checksum_of(name, dims, elements_of(data, count, H5Tget_size(element))));
+                  checksum_of(name, dims, element, elements_of(data, count, H5Tget_size(element))));
 }
 
 std::vector<hsize_t> read_elements(const Handle& parent, const std::string& name, Type type,
@@ -817,7 +857,7 @@ void write_cells(const Handle& parent, const std::string& name, const std::vecto
     write_data(dataset, name, row_in_file.id(), bytes.data());
   }
   write_attribute(dataset, "units", describe(columns));
-  write_attribute(dataset, kChecksum, checksum_of(name, {rows}, bytes));
+  write_attribute(dataset, kChecksum, checksum_of(name, {rows}, row_in_file.id(), bytes));
 }
 
 void read_cells(const Handle& parent, const std::string& name, const std::vector<Column>& columns,

@@ -295,7 +295,7 @@ RunRecord read_run(const Handle& file) {
 }
 
 bool write_run_file(const std::filesystem::path& path, const RunRecord& record,
-                    const ReplaceGuard& may_replace) {
+                    const ReplaceGuard& may_replace, FileVersion* written) {
   try {
     check_record(record);
   } catch (const UserError& error) {
@@ -306,7 +306,7 @@ bool write_run_file(const std::filesystem::path& path, const RunRecord& record,
   if (record.additions) {
     hdf5::copy_additions(hdf5::open_image(*record.additions), file, file);
   }
-  return replace_file(path, hdf5::sealed_image(file), may_replace);
+  return replace_file(path, hdf5::sealed_image(file), may_replace, written);
 }
 
 RunRecord read_run_file(const std::filesystem::path& path) {

@@ -44,7 +44,7 @@ inline constexpr std::int64_t kRunFileSchema = 1;
 // Writes `record`, with its additions, to `path` as replace_file() does, with its errors and its
 // result.
 bool write_run_file(const std::filesystem::path& path, const RunRecord& record,
-                    const ReplaceGuard& may_replace = {});
+                    const ReplaceGuard& may_replace = {}, FileVersion* written = nullptr);
 
 extern const hdf5::FileKind kRunFileKind;
 

@@ -20,24 +20,16 @@ namespace {
 // Between two lines about saves that fail.
 constexpr std::chrono::minutes kReportInterval{10};
 
-// Gives the reserved room up while a file is written.  The file that is there afterwards is ours,
-// also where the writing failed after the file was replaced.
-class ForWriting {
+// Gives the reserved room up while a file is written.
+class RoomForWriting {
  public:
-  explicit ForWriting(RunObserver::Context& context) : context_(context) {
-    context_.space.release();
-  }
-  ~ForWriting() {
-    if (const auto present = version_of(context_.out)) {
-      context_.found = present;
-    }
-    context_.space.take_again();
-  }
-  ForWriting(const ForWriting&) = delete;
-  ForWriting& operator=(const ForWriting&) = delete;
+  explicit RoomForWriting(ReservedSpace& space) : space_(space) { space_.release(); }
+  ~RoomForWriting() { space_.take_again(); }
+  RoomForWriting(const RoomForWriting&) = delete;
+  RoomForWriting& operator=(const RoomForWriting&) = delete;
 
  private:
-  RunObserver::Context& context_;
+  ReservedSpace& space_;
 };
 
 }  // namespace
@@ -130,26 +122,38 @@ void RunObserver::write(const RunRecord& run) {
     return;
   }
   check_place();
-  const ForWriting room(context_);
-  if (!write_run_file(context_.out, run, context_.may_replace)) {
+  const RoomForWriting room(context_.space);
+  // Asked again when all is written, which can take long.  The file that is written may be there
+  // although the writing failed in the end.
+  const auto may_replace = [this] {
+    require_own_file();
+    return !context_.may_replace || context_.may_replace();
+  };
+  const bool is_replaced = write_run_file(context_.out, run, may_replace, &written_);
+  if (!is_replaced) {
     is_superseded_ = true;
     return;
   }
+  context_.found = written_;
   saved_step_ = run.checkpoint.step;
   forget_rescue();
 }
 
 // Throws EnvironmentError where another process has put a file in the place of ours.
-void RunObserver::check_place() {
+void RunObserver::require_own_file() const {
   const std::optional<FileVersion> present = version_of(context_.out);
-  if (present == context_.found ||
-      !std::filesystem::exists(std::filesystem::absolute(context_.out).parent_path())) {
-    return;
-  }
-  if (present) {
+  if (present && present != context_.found && present != written_) {
     throw EnvironmentError(
         fmt::format("{}: another process wrote this file since this run {} it; it is left as it is",
                     context_.out.string(), saved_step_ ? "saved" : "looked at"));
+  }
+}
+
+void RunObserver::check_place() const {
+  require_own_file();
+  if (!context_.found || version_of(context_.out) ||
+      !std::filesystem::exists(std::filesystem::absolute(context_.out).parent_path())) {
+    return;
   }
   // Not on the display, which belongs to the main thread.
   std::cerr << fmt::format("warning: {}: was removed by another process; it is written again\n",

@@ -70,7 +70,8 @@ class RunObserver final : public TrainingObserver {
 
   std::int64_t pairs_in_step(std::int64_t step) const;
   void write(const RunRecord& run);
-  void check_place();
+  void require_own_file() const;
+  void check_place() const;
   void keep(const RunRecord& run);
   void forget_rescue();
   std::string describe_rescue(const RunRecord& run) const;
@@ -79,6 +80,7 @@ class RunObserver final : public TrainingObserver {
   Context context_;
   ProgressDisplay& display_;
   std::optional<std::int64_t> saved_step_;
+  FileVersion written_;  // of the last save, also one that failed in its last steps
   bool is_superseded_ = false;
   std::optional<Rescue> rescue_;
   std::string failure_;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "collectives/foundation/errors.hpp"
 #include "experiments/runs/run_file.hpp"
 #include "experiments/sweeps/sweep_directory.hpp"
 
@@ -37,10 +38,20 @@ Row header(const std::vector<double>& multipliers, bool evaluates) {
   return row;
 }
 
+// Returns an empty record where there is no file, or none that can be read: then `problem` says so.
+RunRecord record_in(const std::filesystem::path& path, std::string& problem) {
+  try {
+    return std::filesystem::exists(path) ? read_run_file(path) : RunRecord();
+  } catch (const UserError& error) {
+    problem += fmt::format("{}\n", error.what());
+    return {};
+  }
+}
+
 Row row_of(const Cell& cell, CellStatus status, const std::filesystem::path& path,
-           const std::vector<double>& multipliers, bool evaluates) {
+           const std::vector<double>& multipliers, bool evaluates, std::string& problems) {
   const bool has_file = std::filesystem::exists(path);
-  const RunRecord record = has_file ? read_run_file(path) : RunRecord();
+  const RunRecord record = record_in(path, problems);
   Row row{cell.name, to_string(status)};
   if (evaluates) {
     for (const double multiplier : multipliers) {
@@ -82,7 +93,8 @@ SweepSummary summarize_sweep(const std::filesystem::path& directory, const Sweep
   SweepSummary summary;
   for (std::size_t i = 0; i < plan.cells.size(); ++i) {
     const Cell& cell = plan.cells[i];
-    rows.push_back(row_of(cell, status[i], run_file_path(directory, cell), multipliers, evaluates));
+    rows.push_back(
+        row_of(cell, status[i], run_file_path(directory, cell), multipliers, evaluates, reasons));
     summary.running += status[i] == CellStatus::kRunning ? 1 : 0;
     if (status[i] == CellStatus::kFailed) {
       ++summary.failed;

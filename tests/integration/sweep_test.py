@@ -382,17 +382,20 @@ def test_a_broken_file_is_set_aside_and_stops_no_other_cell(long_sweep, expected
     assert_same_results(sweep, expected)
 
 
-def test_a_disk_that_takes_nothing_is_no_failure_of_a_cell(sweep):
-    """A limit on the size of files stands for a full disk, in the middle of the sweep's files."""
-    limited = ["bash", "-c", 'ulimit -f 8; exec "$@"', "limited"]
-    command = [*limited, program.from_environment("BIPO_DIST"), *map(str, sweep.arguments())]
-    with program.Running(command) as running:
-        finished = running.finish(60)
+def test_a_disk_that_takes_nothing_is_no_failure_of_a_cell(long_sweep):
+    """The disk fills up when the first cell is saved; what that leaves is taken to a disk with room."""
+    small = long_sweep.job.folder / "small"
+    left = long_sweep.writing("left")
+    sweep = long_sweep.but(out=small / "sweep")
+    fill = (f'(until ls {sweep.out}/*.h5 > {small}/seen 2>&1; do sleep 0.02; done; cat /dev/zero > {small}/filler) 2> {small}/said & '
+            f'"$@"; code=$?; cp -r {sweep.out} {left.out}; exit $code')
+    prefix = [*program.on_a_small_disk(small, 4096), "bash", "-c", fill, "fill"]
+    finished = program.run(sweep.arguments(), prefix=prefix)
     assert finished.code == program.FAILED, finished
-    assert str(sweep.out) in finished.stderr and "tries them again" in finished.stdout, finished
-    assert not (sweep.out / "failures").exists()
-    program.run_successfully(sweep.arguments())
-    assert_complete(sweep)
+    assert str(sweep.out) in finished.stderr and "No space left on device" in finished.stderr, finished
+    assert not (left.out / "failures").exists()
+    program.run_successfully(left.arguments())
+    assert_complete(left)
 
 
 @pytest.mark.parametrize("vectors_per_pass", [1, 2], ids=["singles", "packs"])

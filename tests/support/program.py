@@ -93,9 +93,9 @@ class Running:
 
 
 def start(arguments: Sequence[object], ranks: int | None = None,
-          environment: dict[str, str] | None = None) -> Running:
+          environment: dict[str, str] | None = None, prefix: Sequence[str] = ()) -> Running:
     """Starts `bipo-dist ARGUMENTS`: under mpirun with `ranks` ranks, or without mpirun where None."""
-    program = [from_environment("BIPO_DIST"), *map(str, arguments)]
+    program = [*prefix, from_environment("BIPO_DIST"), *map(str, arguments)]
     if ranks is None:
         return Running(program, environment)
     return Running([from_environment("BIPO_MPIEXEC"), "-n", str(ranks), *program], environment)
@@ -108,10 +108,20 @@ def spawn(arguments: Sequence[object], **streams) -> subprocess.Popen:
     return subprocess.Popen(program, env={**os.environ, **MPI_ENVIRONMENT}, **{**nowhere, **streams})
 
 
-def run(arguments: Sequence[object], ranks: int | None = None, timeout: float = 120) -> Finished:
-    """Runs `bipo-dist ARGUMENTS` to its end, whatever that is."""
-    with start(arguments, ranks) as running:
+def run(arguments: Sequence[object], ranks: int | None = None, timeout: float = 120,
+        prefix: Sequence[str] = ()) -> Finished:
+    """Runs `bipo-dist ARGUMENTS` to its end, whatever that is; `prefix` is a command that runs it."""
+    with start(arguments, ranks, prefix=prefix) as running:
         return running.finish(timeout)
+
+
+def on_a_small_disk(folder: Path, kilobytes: int) -> list[str]:
+    """A command prefix that gives the program a file system of its own in `folder`."""
+    folder.mkdir()
+    mount = ["unshare", "-rm", "bash", "-c", f'mount -t tmpfs -o size={kilobytes}k none "$0" && exec "$@"', str(folder)]
+    tried = subprocess.run([*mount, "true"], check=False, capture_output=True, text=True)
+    assert tried.returncode == 0, f"this test mounts a file system as root or in a user namespace: {tried.stderr}"
+    return mount
 
 
 def run_successfully(arguments: Sequence[object], ranks: int | None = None,

@@ -47,7 +47,9 @@ def checked_values(dataset: h5py.Dataset) -> numpy.ndarray:
     stored = dataset.attrs.get("checksum")
     if stored is not None:
         shape = ",".join(map(str, dataset.shape))
-        checksum = hashlib.blake2b(f"{dataset.name.rpartition('/')[2]}[{shape}]".encode(), digest_size=16)
+        columns = ",".join(dataset.dtype.names or ())
+        text = f"{dataset.name.rpartition('/')[2]}[{shape}]{columns}"
+        checksum = hashlib.blake2b(text.encode(), digest_size=16)
         checksum.update(numpy.asarray(values).tobytes())
         _require_same(stored, checksum.hexdigest(), f"{dataset.name} does")
     return values

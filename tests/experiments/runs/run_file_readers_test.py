@@ -161,6 +161,7 @@ def test_every_dataset_has_the_checksum_of_its_values(opened):
     assert len(datasets) == 10
     for dataset in datasets:
         text = f"{dataset.name.split('/')[-1]}[{','.join(map(str, dataset.shape))}]"
+        text += ",".join(dataset.dtype.names or ())
         expected = hashlib.blake2b(text.encode() + dataset[()].tobytes(), digest_size=16).hexdigest()
         assert dataset.attrs["checksum"] == expected, dataset.name
 

@@ -225,7 +225,7 @@ TEST(TrainFields, TheDefaultThatHelpShowsGivesTheStructsValue) {
       }
     }
   }
-  EXPECT_EQ(checked, 28);
+  EXPECT_EQ(checked, 30);
 }
 
 // Files are those of versions without these settings where they are not used.

@@ -351,7 +351,7 @@ TEST_F(CollectTest, AFailedWriteLeavesTheOlderFile) {
   run(0, RunStatus::kComplete);
   rlimit unlimited{};
   ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &unlimited), 0);
-  const rlimit small{1000, unlimited.rlim_max};
+  const rlimit small{5000, unlimited.rlim_max};  // room to begin, none for the whole
   ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
   const std::string message = error_of<EnvironmentError>([&] { collect(); });
   ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &unlimited), 0);

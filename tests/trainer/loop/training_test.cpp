@@ -3,12 +3,11 @@
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
-
 #include <unistd.h>
-#include <chrono>
-#include <thread>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -384,7 +383,12 @@ TEST(Training, APackContinuesWhereItStopped) {
 // Keeps what it is told to save, and looks at it as another thread's save would.
 class KeepingObserver final : public TrainingObserver {
  public:
-  void on_step(const StepRow&) override {}
+  // Returns when another thread has saved since the step, if there is one.
+  void on_step(const StepRow&) override {
+    for (const int before = rounds; is_watched && rounds < before + 2;) {
+      std::this_thread::yield();
+    }
+  }
   void on_evaluation(const std::vector<EvalRow>&) override {}
   void on_failure(const std::string&) override {}
   void save(const TrainingRecord& record, RunStatus status) override {
@@ -393,6 +397,8 @@ class KeepingObserver final : public TrainingObserver {
   }
   bool stop_requested() const override { return false; }
 
+  std::atomic<int> rounds = 0;  // saves of the other thread
+  std::atomic<bool> is_watched = false;
   std::vector<TrainingRecord> saved;
   std::vector<RunStatus> statuses;
 };
@@ -428,9 +434,11 @@ TEST(Training, AnotherThreadSavesCompletedSteps) {
     members.push_back({settings[i], records[i], observers[i]});
   }
   LastStep last_step;
+  observers.front().is_watched = true;
   std::jthread saver([&](const std::stop_token& stop) {
     while (!stop.stop_requested()) {
       last_step.save();
+      ++observers.front().rounds;
     }
   });
   EXPECT_EQ(train(world.decoder, world.cache, &world.cache, 1, members, world.ranks, last_step),
