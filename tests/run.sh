@@ -6,12 +6,13 @@ set -euo pipefail
 
 if [[ ${1:-} == --help ]]; then
   cat <<'TEXT'
-Usage: tests/run.sh [CTEST-ARGUMENT...]
+Usage: tests/run.sh [--threads | CTEST-ARGUMENT...]
 
 Without arguments: format check, all tests of the release build but the long ones, those with Slurm or a
-browser where these are there or can be installed, the GPU tests where there is a GPU, the unit tests
-under the address and undefined-behaviour sanitizers, and those with threads under the thread sanitizer.
-With arguments: only the release build's tests that ctest selects by them, for example
+browser where these are there or can be installed, the GPU tests where there is a GPU, and the unit tests
+under the address and undefined-behaviour sanitizers.
+With --threads: the unit tests that have threads under the thread sanitizer, in a build of their own.
+With other arguments: only the release build's tests that ctest selects by them, for example
   tests/run.sh -R tokenizer      by name
   tests/run.sh -L long           by label: unit, mpi, failure, reference, slurm, browser, long
 TEXT
@@ -119,6 +120,11 @@ ensure_reference
 configure_release
 build_targets build all
 
+if [[ ${1:-} == --threads ]]; then
+  check "unit tests with threads of build-tsan/ (thread sanitizer)" test_threads
+  report
+  exit 0
+fi
 if (($#)); then
   check "selected tests of build/" run_ctest build "$@"
   summary+=("format, GPU and sanitizer tests: not run (tests were selected)")
@@ -145,5 +151,5 @@ elif [[ -e build-cuda/bipo-dist ]]; then
   check "gpu tests of build-cuda/" run_ctest build-cuda -L '^gpu$'
 fi
 check "unit tests of build-asan/ (sanitizers)" test_sanitized_units
-check "unit tests with threads of build-tsan/ (thread sanitizer)" test_threads
+summary+=("thread sanitizer: not run (tests/run.sh --threads)")
 report

@@ -83,12 +83,12 @@ def stopped_sweep(folder, settings):
     return arguments, directory, checkpoint.name
 
 
-def assert_no_faults(subject, count, folder, sealed):
+def assert_no_faults(subject, count, folder, sealed, if_sealed=hdf5_mutations.REFUSED):
     counts, faults = hdf5_mutations.campaign(subject, count, seed=14, folder=folder, sealed=sealed)
     print(subject.name, "sealed" if sealed else "without a seal", dict(counts))
     assert not faults, "\n".join(faults)
     if sealed:
-        assert counts[hdf5_mutations.REFUSED] == count
+        assert counts[if_sealed] == count
 
 
 def count_of(short):
@@ -110,7 +110,8 @@ def test_mutated_evaluation_files(evaluation, tmp_path, sealed):
 
 @pytest.mark.parametrize("sealed", [True, False])
 def test_mutated_checkpoints(stopped_sweep, tmp_path, sealed):
-    assert_no_faults(hdf5_mutations.swept(*stopped_sweep), count_of(6), tmp_path / "s", sealed)
+    """A checkpoint that is refused is set aside, and the pack's cells start again."""
+    assert_no_faults(hdf5_mutations.swept(*stopped_sweep), count_of(6), tmp_path / "s", sealed, hdf5_mutations.HARMLESS)
 
 
 def lose_chunk(path, name):
@@ -136,7 +137,8 @@ def test_a_lost_chunk_ends_no_run_with_another_vector(interrupted, stopped_sweep
     shutil.copytree(directory, tmp_path / "sweep")
     lose_chunk(tmp_path / "sweep" / checkpoint, "vector")
     finished = program.run(arguments(tmp_path / "sweep"))
-    assert finished.code != program.DONE and checkpoint in finished.stderr and "'vector'" in finished.stderr, finished
+    assert finished.code == program.DONE and checkpoint in finished.stderr and "'vector'" in finished.stderr, finished
+    assert (tmp_path / "sweep" / f"{checkpoint}.damaged").exists(), "the pack's cells start again"
 
 
 def test_copies_of_other_programs_are_read(complete, tmp_path):

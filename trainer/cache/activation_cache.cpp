@@ -334,7 +334,8 @@ class PrefixPass {
   void stream_by_groups(Task& task) {
     const std::size_t groups = task.cache.groups_.size();
     for (std::size_t g = 0; g < groups; ++g) {
-      progress_(reference_phase(task.cache), static_cast<std::int64_t>(g) + 1,
+      progress_(keeps_all_ ? "prefix and reference, group" : reference_phase(task.cache),
+                static_cast<std::int64_t>(g) + 1,
                 static_cast<std::int64_t>(groups));
       std::vector<Passenger> passengers;
       board(task, g, passengers);
