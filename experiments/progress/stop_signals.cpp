@@ -33,6 +33,7 @@ struct Shared {
   std::mutex mutex;  // held while `action` runs, so that whoever replaces it waits
   Reaction reaction = Reaction::kEnds;
   std::function<void()> action;
+  std::function<void()> farewell;  // before the process ends at once
   int exit_code = 1;
 
   std::mutex done_mutex;
@@ -92,21 +93,22 @@ void say(const std::string& text) {
   [[maybe_unused]] const ssize_t ignored = ::write(STDERR_FILENO, line.data(), line.size());
 }
 
-// Returns whether the action succeeded.
-bool act(Shared& state) {
+// Returns whether the action, if there is one, succeeded.
+bool act(const std::function<void()>& action, const char* failed) {
   try {
-    if (state.action) {
-      state.action();
+    if (action) {
+      action();
     }
     return true;
   } catch (const std::exception& error) {
-    say(fmt::format("not saved at the signal: {}", error.what()));
+    say(fmt::format("{}: {}", failed, error.what()));
     return false;
   }
 }
 
 [[noreturn]] void end_process(Shared& state) {
-  act(state);
+  act(state.action, "not cleaned up at the signal");
+  act(state.farewell, "not cleaned up at the signal");
   ::_exit(state.exit_code);
 }
 
@@ -114,7 +116,7 @@ void save(Shared& state) {
   bool succeeded = false;
   {
     const std::lock_guard lock(state.mutex);
-    succeeded = state.reaction != Reaction::kSaves || act(state);
+    succeeded = state.reaction != Reaction::kSaves || act(state.action, "not saved at the signal");
   }
   const std::lock_guard lock(state.done_mutex);
   state.is_saved = succeeded;
@@ -219,6 +221,16 @@ EndAtOnce::EndAtOnce(std::function<void()> clean_up) {
 
 EndAtOnce::~EndAtOnce() {
   react(Reaction::kIsAsked, {});
+}
+
+BeforeEnd::BeforeEnd(std::function<void()> farewell) {
+  const std::lock_guard lock(shared().mutex);
+  shared().farewell = std::move(farewell);
+}
+
+BeforeEnd::~BeforeEnd() {
+  const std::lock_guard lock(shared().mutex);
+  shared().farewell = {};
 }
 
 SaveAtStop::SaveAtStop(std::function<void()> save) {

@@ -37,6 +37,16 @@ class EndAtOnce {
   EndAtOnce& operator=(const EndAtOnce&) = delete;
 };
 
+// Has `farewell` called, on another thread and after the clean-up, where a stop ends the process at
+// once while this lives.  There is one at a time.
+class BeforeEnd {
+ public:
+  explicit BeforeEnd(std::function<void()> farewell);
+  ~BeforeEnd();
+  BeforeEnd(const BeforeEnd&) = delete;
+  BeforeEnd& operator=(const BeforeEnd&) = delete;
+};
+
 // Calls `save` once, on another thread, when a signal arrives.  What it throws is printed.  The
 // destructor waits for a save under way; afterwards the main thread acts on a stop.
 class SaveAtStop {

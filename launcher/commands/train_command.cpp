@@ -125,10 +125,12 @@ int run_train_command(const TrainOptions& options, Session& session) {
   Job job(session);
   // Before the file is read, so that what is read is what no other job changes.
   std::optional<OutClaim> claim;
+  std::optional<BeforeEnd> release;
   session.together([&] {
     if (job.is_root()) {
       check_replaceable(options.out);
       claim.emplace(options.out);
+      release.emplace([&claim] { claim.reset(); });
     }
   });
   const RunPreparation run = job.prepare(

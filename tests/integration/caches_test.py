@@ -352,7 +352,7 @@ def test_a_sweep_is_not_continued_with_changed_weights(own_model, tmp_path):
 
 def test_weights_cut_short_under_a_job_are_named(own_model, tmp_path):
     """A mapped file's pages that are gone end the program by a signal, unless it hears that."""
-    model = write_model(tmp_path / "larger", TinyModel(hidden_size=256, intermediate_size=1024, layers=8))
+    model = write_model(tmp_path / "larger", TinyModel(hidden_size=256, intermediate_size=4096, layers=8))
     job = own_model.but(model=model, train=write_pairs(tmp_path / "many.csv", 500), layer=6)
     for ranks in (None, 2):
         with program.start(job.writing(f"cut-{ranks}.h5").arguments(), ranks) as running:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 
@@ -23,3 +24,16 @@ def ranks_of(out: Path) -> dict[int, int]:
             if variable.startswith(b"OMPI_COMM_WORLD_RANK="):
                 found[int(variable.split(b"=")[1])] = int(entry.name)
     return found
+
+
+def hears_signals(pid: int) -> bool:
+    """Whether the program waits for signals: from then on none of them kills it."""
+    try:
+        # Between fork and exec, Python's own copy of itself blocks all signals.
+        if Path(f"/proc/{pid}/exe").readlink().name != "bipo-dist":
+            return False
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    [blocked] = [line.split()[1] for line in status.splitlines() if line.startswith("SigBlk:")]
+    return bool(int(blocked, 16) & 1 << (signal.SIGTERM - 1))

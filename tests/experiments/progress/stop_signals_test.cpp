@@ -95,6 +95,18 @@ TEST_F(StopSignalsTest, CleansUpBeforeItEnds) {
       testing::ExitedWithCode(kStopped), "ends now.*\ncleaned up");
 }
 
+TEST_F(StopSignalsTest, SaysFarewellBeforeItEndsAtOnce) {
+  EXPECT_EXIT(
+      {
+        hear_stop_signals(kStopped);
+        const BeforeEnd before_end([] { std::fputs("farewell\n", stderr); });
+        const EndAtOnce at_once([] { std::fputs("cleaned up\n", stderr); });
+        ::kill(::getpid(), SIGTERM);
+        work_for_ever();
+      },
+      testing::ExitedWithCode(kStopped), "ends now.*\ncleaned up\nfarewell");
+}
+
 TEST_F(StopSignalsTest, EndsWhereItFindsTheSignalHere) {
   EXPECT_EXIT(
       {
