@@ -31,9 +31,10 @@ void obey(const std::string& path, int descriptor) {
   std::string order(16, '\0');
   order.resize(static_cast<std::size_t>(::pread(descriptor, order.data(), order.size(), 0)));
   if (order == "crash") {
+    ::signal(SIGSEGV, SIG_DFL);  // AddressSanitizer has a handler of its own
     ::raise(SIGSEGV);
   } else if (order == "loop") {
-    for (volatile int i = 0;; i = i + 1) {
+    for (volatile unsigned i = 0;; i = i + 1) {
     }
   } else if (order == "memory") {
     take_memory();
