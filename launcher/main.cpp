@@ -109,7 +109,12 @@ WatchSettings watch_settings(const std::optional<Command>& command) {
 
 int run_with_ranks(const std::vector<std::string>& arguments,
                    const std::optional<Command>& parsed) {
-  Session session(watch_settings(parsed));
+  std::optional<Session> started;
+  {
+    const EndLater when_started;
+    started.emplace(watch_settings(parsed));
+  }
+  Session& session = *started;
   try {
     Command command;
     session.together([&] { command = parse_command_line(arguments); });

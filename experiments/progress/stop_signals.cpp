@@ -26,7 +26,7 @@ constexpr int kSignals[] = {SIGTERM, SIGINT, SIGHUP, SIGPIPE, SIGUSR1};
 // How long a second SIGINT lets a save under way go on.
 constexpr std::chrono::seconds kPatience{2};
 
-enum class Reaction { kEnds, kSaves, kIsAsked };
+enum class Reaction { kEnds, kWaitsToEnd, kSaves, kIsAsked };
 
 // What the threads share.
 struct Shared {
@@ -123,6 +123,9 @@ void save(Shared& state) {
   state.done.notify_all();
 }
 
+constexpr const char* kEndsNow =
+    "ends now; there is nothing to save yet, and the same command starts again";
+
 void begin_stop(Shared& state, const siginfo_t& signal) {
   std::unique_lock lock(state.mutex);
   const auto report = [&](const char* what_follows) {
@@ -132,8 +135,11 @@ void begin_stop(Shared& state, const siginfo_t& signal) {
   };
   switch (state.reaction) {
     case Reaction::kEnds:
-      report("ends now; there is nothing to save yet, and the same command starts again");
+      report(kEndsNow);
       end_process(state);
+    case Reaction::kWaitsToEnd:
+      report(kEndsNow);
+      break;
     case Reaction::kSaves:
       report("saves the last completed step now, and stops after the step in progress");
       break;
@@ -221,6 +227,14 @@ EndAtOnce::EndAtOnce(std::function<void()> clean_up) {
 
 EndAtOnce::~EndAtOnce() {
   react(Reaction::kIsAsked, {});
+}
+
+EndLater::EndLater() {
+  react(Reaction::kWaitsToEnd, {});
+}
+
+EndLater::~EndLater() {
+  react(Reaction::kEnds, {});
 }
 
 BeforeEnd::BeforeEnd(std::function<void()> farewell) {

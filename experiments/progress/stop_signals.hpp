@@ -37,6 +37,16 @@ class EndAtOnce {
   EndAtOnce& operator=(const EndAtOnce&) = delete;
 };
 
+// Lets a stop end the process only after this: while MPI starts, for example, since mpirun of Open
+// MPI 4.1 may wait for ever for a rank that ends then.
+class EndLater {
+ public:
+  EndLater();
+  ~EndLater();
+  EndLater(const EndLater&) = delete;
+  EndLater& operator=(const EndLater&) = delete;
+};
+
 // Has `farewell` called, on another thread and after the clean-up, where a stop ends the process at
 // once while this lives.  There is one at a time.
 class BeforeEnd {

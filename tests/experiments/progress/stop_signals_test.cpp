@@ -95,6 +95,24 @@ TEST_F(StopSignalsTest, CleansUpBeforeItEnds) {
       testing::ExitedWithCode(kStopped), "ends now.*\ncleaned up");
 }
 
+TEST_F(StopSignalsTest, EndsNoEarlierThanItMay) {
+  EXPECT_EXIT(
+      {
+        hear_stop_signals(kStopped);
+        {
+          const EndLater later;
+          ::kill(::getpid(), SIGTERM);
+          while (!stop_signal_received()) {
+            std::this_thread::sleep_for(1ms);
+          }
+          std::this_thread::sleep_for(50ms);
+          std::fputs("started\n", stderr);
+        }
+        work_for_ever();
+      },
+      testing::ExitedWithCode(kStopped), "ends now.*\nstarted");
+}
+
 TEST_F(StopSignalsTest, SaysFarewellBeforeItEndsAtOnce) {
   EXPECT_EXIT(
       {
