@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -42,12 +43,15 @@ def reference_folder(tmp_path_factory):
     return tmp_path_factory.mktemp("reference")
 
 
+def undisturbed(job, reference: Path):
+    if not reference.exists():
+        program.run_successfully(job.but(out=reference).arguments())
+    return run_files.read(reference)
+
+
 @pytest.fixture
 def expected(slow_job, reference_folder):
-    undisturbed = slow_job.but(out=reference_folder / "undisturbed.h5")
-    if not undisturbed.out.exists():
-        program.run_successfully(undisturbed.arguments())
-    return run_files.read(undisturbed.out)
+    return undisturbed(slow_job, reference_folder / "undisturbed.h5")
 
 
 def stderr(running: program.Running) -> str:
@@ -119,8 +123,10 @@ def test_the_bare_program(slow_job, expected, number):
 
 
 @pytest.mark.parametrize("number", BY_MPIRUN, ids=lambda number: number.name)
-def test_mpirun(slow_job, expected, number):
-    stop_in_every_phase(slow_job, number, 2, "launched", expected)
+def test_mpirun(slow_job, reference_folder, number):
+    """Of more steps than one can make while mpirun waits."""
+    job = slow_job.but(epochs=5 * EPOCHS)
+    stop_in_every_phase(job, number, 2, "launched", undisturbed(job, reference_folder / "longer.h5"))
 
 
 @pytest.mark.parametrize("number, rank", [(signal.SIGPIPE, "0"), (signal.SIGHUP, "1")], ids=["SIGPIPE-0", "SIGHUP-1"])
