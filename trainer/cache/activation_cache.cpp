@@ -335,8 +335,7 @@ class PrefixPass {
     const std::size_t groups = task.cache.groups_.size();
     for (std::size_t g = 0; g < groups; ++g) {
       progress_(keeps_all_ ? "prefix and reference, group" : reference_phase(task.cache),
-                static_cast<std::int64_t>(g) + 1,
-                static_cast<std::int64_t>(groups));
+                static_cast<std::int64_t>(g) + 1, static_cast<std::int64_t>(groups));
       std::vector<Passenger> passengers;
       board(task, g, passengers);
       stream(std::move(passengers));
