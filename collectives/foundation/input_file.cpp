@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <span>
 #include <system_error>
 
 #include "collectives/foundation/errors.hpp"
@@ -32,39 +33,24 @@ std::uint64_t memory_of_machine() {
 }
 
 // O_NONBLOCK lets open() return at once for a pipe without a writer; reading a regular file is the
-// same with it.  O_NOCTTY: a terminal does not become this process's own.  A signal may interrupt
-// an open() on a network file system.
-int open_to_read(const std::filesystem::path& path) {
-  int descriptor = 0;
-  do {
-    descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-  } while (descriptor < 0 && errno == EINTR);
-  return descriptor;
-}
+// same with it.  O_NOCTTY: a terminal does not become this process's own.
+constexpr int kToRead = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
 
 }  // namespace
 
 InputFile::InputFile(const std::filesystem::path& path)
-    : path_(path), descriptor_(open_to_read(path)) {
+    : path_(path), file_(open_file(path, kToRead)) {
   struct stat status {};
-  if (descriptor_ < 0 || ::fstat(descriptor_, &status) != 0) {
+  if (!file_.is_open() || ::fstat(file_.get(), &status) != 0) {
     const int error = errno;
-    if (descriptor_ >= 0) {
-      ::close(descriptor_);
-    }
     throw UserError(fmt::format("{}: cannot be opened: {}", path.string(),
                                 std::generic_category().message(error)));
   }
   if (!S_ISREG(status.st_mode)) {
-    ::close(descriptor_);
     throw UserError(fmt::format("{}: is not a regular file but {}; name a file", path.string(),
                                 kind_of(status.st_mode)));
   }
   size_ = static_cast<std::uint64_t>(status.st_size);
-}
-
-InputFile::~InputFile() {
-  ::close(descriptor_);
 }
 
 bool InputFile::begins_with(std::string_view mark) const {
@@ -85,21 +71,13 @@ std::string InputFile::read(std::uint64_t most_bytes) const {
 
 std::string InputFile::read_first(std::size_t length) const {
   std::string bytes(length, '\0');
-  std::size_t done = 0;
-  while (done < bytes.size()) {
-    const ssize_t count =
-        ::pread(descriptor_, bytes.data() + done, bytes.size() - done, static_cast<off_t>(done));
-    if (count < 0 && errno == EINTR) {
-      continue;
-    }
-    if (count < 0) {
-      throw EnvironmentError(fmt::format("{}: cannot be read: {}", path_.string(),
-                                         std::generic_category().message(errno)));
-    }
-    if (count == 0) {
-      throw EnvironmentError(fmt::format("{}: became shorter while it was read", path_.string()));
-    }
-    done += static_cast<std::size_t>(count);
+  const ssize_t count = read_at(file_.get(), std::as_writable_bytes(std::span(bytes)), 0);
+  if (count < 0) {
+    throw EnvironmentError(fmt::format("{}: cannot be read: {}", path_.string(),
+                                       std::generic_category().message(errno)));
+  }
+  if (static_cast<std::size_t>(count) < length) {
+    throw EnvironmentError(fmt::format("{}: became shorter while it was read", path_.string()));
   }
   return bytes;
 }

@@ -7,6 +7,8 @@
 #include <string>
 #include <string_view>
 
+#include "collectives/foundation/file_descriptor.hpp"
+
 namespace bipo {
 
 // The most bytes of a file of one kind; real files are far smaller.
@@ -22,9 +24,8 @@ class InputFile {
   explicit InputFile(const std::filesystem::path& path);
   InputFile(const InputFile&) = delete;
   InputFile& operator=(const InputFile&) = delete;
-  ~InputFile();
 
-  int get() const { return descriptor_; }
+  int get() const { return file_.get(); }
   std::uint64_t size() const { return size_; }  // when it was opened
 
   // Says whether the file's first bytes are these.  Throws EnvironmentError where it cannot be
@@ -39,7 +40,7 @@ class InputFile {
   std::string read_first(std::size_t length) const;
 
   std::filesystem::path path_;
-  int descriptor_;
+  FileDescriptor file_;
   std::uint64_t size_ = 0;
 };
 

@@ -11,11 +11,11 @@
 #include <optional>
 #include <set>
 #include <span>
-#include <system_error>
 #include <thread>
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/worker_threads.hpp"
 #include "datasets/rows/preference_pairs.hpp"
 #include "datasets/template/chat_template.hpp"
 #include "datasets/text/row_collector.hpp"
@@ -461,15 +461,7 @@ void tokenize_chunks(std::vector<Chunk>& chunks, const TextTools& text) {
   const auto cores = static_cast<std::int64_t>(std::thread::hardware_concurrency());
   const std::int64_t threads =
       std::min({text.options.threads, cores, static_cast<std::int64_t>(chunks.size())});
-  std::vector<std::jthread> helpers;
-  try {
-    for (std::int64_t i = 1; i < threads; ++i) {
-      helpers.emplace_back(work);
-    }
-  } catch (const std::system_error&) {
-    // Where the system grants no further thread, those that are there do the work.
-  }
-  work();
+  run_in_threads(static_cast<std::size_t>(std::max<std::int64_t>(threads, 1)), work);
 }
 
 }  // namespace

@@ -18,8 +18,9 @@
 #include <system_error>
 
 #include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/file_descriptor.hpp"
+#include "collectives/foundation/host_name.hpp"
 #include "collectives/foundation/random_name.hpp"
-#include "experiments/files/file_descriptor.hpp"
 #include "experiments/files/process_identity.hpp"
 
 namespace bipo {

@@ -11,7 +11,7 @@
 #include <optional>
 #include <span>
 
-#include "experiments/files/file_descriptor.hpp"
+#include "collectives/foundation/file_descriptor.hpp"
 
 namespace bipo {
 

@@ -1,7 +1,6 @@
 #include "experiments/files/file_seal.hpp"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -14,6 +13,7 @@
 #include <system_error>
 
 #include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/file_descriptor.hpp"
 #include "experiments/files/checksum.hpp"
 
 namespace bipo {
@@ -30,22 +30,18 @@ struct SealBytes {
 };
 static_assert(sizeof(SealBytes) == 32);
 
-// Returns fewer bytes than `bytes` has only where the file ends.
-std::size_t read_at(const InputFile& file, std::uint64_t offset, std::span<std::byte> bytes) {
-  std::size_t done = 0;
-  while (done < bytes.size()) {
-    const ssize_t count = ::pread(file.get(), bytes.data() + done, bytes.size() - done,
-                                  static_cast<off_t>(offset + done));
-    if (count < 0 && errno != EINTR) {
-      throw EnvironmentError(
-          fmt::format("read failed: {}", std::generic_category().message(errno)));
-    }
-    if (count == 0) {
-      break;
-    }
-    done += count < 0 ? 0 : static_cast<std::size_t>(count);
+// Returns whether all bytes were read, false only where the file ends.
+bool read_all(const InputFile& file, std::uint64_t offset, std::span<std::byte> bytes) {
+  const ssize_t count = read_at(file.get(), bytes, offset);
+  if (count < 0) {
+    throw EnvironmentError(fmt::format("read failed: {}", std::generic_category().message(errno)));
   }
-  return done;
+  return static_cast<std::size_t>(count) == bytes.size();
+}
+
+bool is_seal_of(const SealBytes& seal, std::uint64_t content_bytes) {
+  return std::string_view(seal.mark.data(), seal.mark.size()) == kMark &&
+         seal.content_bytes == content_bytes;
 }
 
 }  // namespace
@@ -61,17 +57,29 @@ void add_seal(std::vector<std::byte>& content) {
   content.insert(content.end(), bytes.begin(), bytes.end());
 }
 
+Seal check_seal(std::span<const std::byte> file) {
+  SealBytes seal;
+  if (file.size() < sizeof(seal)) {
+    return Seal::kNone;
+  }
+  const auto content = file.first(file.size() - sizeof(seal));
+  std::memcpy(&seal, file.data() + content.size(), sizeof(seal));
+  if (!is_seal_of(seal, content.size())) {
+    return Seal::kNone;
+  }
+  Checksum checksum;
+  checksum.add(content);
+  return checksum.digest() == seal.digest ? Seal::kIntact : Seal::kBroken;
+}
+
 Seal check_seal(const InputFile& file) {
   SealBytes seal;
   if (file.size() < sizeof(seal)) {
     return Seal::kNone;
   }
   const std::uint64_t content_bytes = file.size() - sizeof(seal);
-  const bool is_there =
-      read_at(file, content_bytes, std::as_writable_bytes(std::span(&seal, 1))) == sizeof(seal) &&
-      std::string_view(seal.mark.data(), seal.mark.size()) == kMark &&
-      seal.content_bytes == content_bytes;
-  if (!is_there) {
+  if (!read_all(file, content_bytes, std::as_writable_bytes(std::span(&seal, 1))) ||
+      !is_seal_of(seal, content_bytes)) {
     return Seal::kNone;
   }
   Checksum checksum;
@@ -79,7 +87,7 @@ Seal check_seal(const InputFile& file) {
   for (std::uint64_t offset = 0; offset < content_bytes; offset += buffer.size()) {
     const auto part = std::span(buffer).first(
         static_cast<std::size_t>(std::min<std::uint64_t>(buffer.size(), content_bytes - offset)));
-    if (read_at(file, offset, part) != part.size()) {
+    if (!read_all(file, offset, part)) {
       return Seal::kBroken;
     }
     checksum.add(part);

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 #include <vector>
 
 #include "collectives/foundation/input_file.hpp"
@@ -25,7 +26,9 @@ enum class Seal {
   kNone,    // the file has no seal, or one of another length
 };
 
-// Reads the whole file.  Throws EnvironmentError where it cannot be read.
+// The first takes the bytes of a whole file.  The second reads it, piece by piece, and throws
+// EnvironmentError where it cannot be read.
+Seal check_seal(std::span<const std::byte> file);
 Seal check_seal(const InputFile& file);
 
 }  // namespace bipo

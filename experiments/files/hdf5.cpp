@@ -20,6 +20,7 @@
 #include <system_error>
 
 #include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/file_descriptor.hpp"
 #include "collectives/foundation/input_file.hpp"
 #include "experiments/files/checksum.hpp"
 #include "experiments/files/file_seal.hpp"
@@ -414,10 +415,6 @@ std::string memory_name() {
   return fmt::format("memory {}", ++count);
 }
 
-// The largest file that is read into memory whole: what the library gets are then the bytes that
-// were checked, whatever happens to the file meanwhile.
-constexpr std::uint64_t kLargestImage = std::uint64_t{256} << 20;
-
 // Opens `place`, which messages call `path`.
 Handle open_as(const std::string& place, const std::string& path) {
   const Handle access(check(H5Pcreate(H5P_FILE_ACCESS), "H5Pcreate", "file access"), H5Pclose);
@@ -428,26 +425,39 @@ Handle open_as(const std::string& place, const std::string& path) {
   return {check(H5Fopen(place.c_str(), H5F_ACC_RDONLY, access.id()), "H5Fopen", path), H5Fclose};
 }
 
-// Opens a file that is open already.  The library knows files by name only, and refuses the name in
-// /proc of one that another process has replaced.
-Handle open_descriptor(int file, const std::string& path) {
-  struct stat status {};
-  if (::fstat(file, &status) != 0 || static_cast<std::uint64_t>(status.st_size) > kLargestImage) {
-    return open_as(fmt::format("/proc/self/fd/{}", file), path);
-  }
-  std::vector<std::byte> image(static_cast<std::size_t>(status.st_size));
-  std::size_t done = 0;
-  while (done < image.size()) {
-    const ssize_t count =
-        ::pread(file, image.data() + done, image.size() - done, static_cast<off_t>(done));
-    if (count == 0 || (count < 0 && errno != EINTR)) {
-      throw EnvironmentError(fmt::format("it cannot be read: {}",
-                                         count == 0 ? "it became shorter" : std::strerror(errno)));
+// The largest file that is read into memory whole: what the library gets are then the bytes that
+// were checked, whatever happens to the file meanwhile.
+constexpr std::uint64_t kLargestImage = std::uint64_t{256} << 20;
+
+// A file that is open; read once, where it is not too large for that.
+class OpenedFile {
+ public:
+  // Throws EnvironmentError.
+  explicit OpenedFile(int file) : file_(file) {
+    struct stat status {};
+    if (::fstat(file, &status) != 0 || static_cast<std::uint64_t>(status.st_size) > kLargestImage) {
+      return;
     }
-    done += count < 0 ? 0 : static_cast<std::size_t>(count);
+    image_.emplace(static_cast<std::size_t>(status.st_size));
+    const ssize_t count = read_at(file, *image_, 0);
+    if (count != status.st_size) {
+      throw EnvironmentError(count < 0 ? fmt::format("read failed: {}", std::strerror(errno))
+                                       : std::string("it became shorter while it was read"));
+    }
   }
-  return open_image(image);
-}
+
+  Seal seal(const InputFile& file) const { return image_ ? check_seal(*image_) : check_seal(file); }
+
+  // The library knows files by name only, and refuses the name in /proc of one that another process
+  // has replaced.
+  Handle open(const std::string& path) const {
+    return image_ ? open_image(*image_) : open_as(fmt::format("/proc/self/fd/{}", file_), path);
+  }
+
+ private:
+  int file_;
+  std::optional<std::vector<std::byte>> image_;
+};
 
 // HDF5's own messages for these cases are about its internals.
 void require_readable(const std::filesystem::path& path, const FileKind& kind) {
@@ -561,9 +571,10 @@ void require_identity(const Handle& file, const FileKind& kind) {
 
 // Reads the open file with HDF5.
 void read_open_file(const std::string& path, const FileKind& kind, int file,
+                    const OpenedFile& content,
                     const std::function<void(const Handle& file)>& read) {
   try {
-    const Handle opened = open_descriptor(file, path);
+    const Handle opened = content.open(path);
     require_identity(opened, kind);
     require_attributes_unchanged(opened);
     read(opened);
@@ -582,12 +593,24 @@ void read_open_file(const std::string& path, const FileKind& kind, int file,
   }
 }
 
-Seal seal_of(const std::string& path, const InputFile& file) {
+[[noreturn]] void throw_unreadable(const std::string& path, const EnvironmentError& error) {
+  throw UserError(
+      fmt::format("{}: cannot be read: {}; take an intact copy, or try again", path, error.what()));
+}
+
+OpenedFile read_content(const std::string& path, int file) {
   try {
-    return check_seal(file);
+    return OpenedFile(file);
   } catch (const EnvironmentError& error) {
-    throw UserError(fmt::format("{}: cannot be read: {}; take an intact copy, or try again", path,
-                                error.what()));
+    throw_unreadable(path, error);
+  }
+}
+
+Seal seal_of(const std::string& path, const OpenedFile& content, const InputFile& file) {
+  try {
+    return content.seal(file);
+  } catch (const EnvironmentError& error) {
+    throw_unreadable(path, error);
   }
 }
 
@@ -715,7 +738,7 @@ void add_trial(const char* name, const FileKind& kind,
                const std::function<void(const Handle& file)>& read) {
   register_trial(name, [&kind, read](const std::string& path, int file) {
     const ErrorPrintingOff quiet;
-    read_open_file(path, kind, file, read);
+    read_open_file(path, kind, file, read_content(path, file), read);
   });
 }
 
@@ -736,7 +759,8 @@ void read_file(const std::filesystem::path& path, const FileKind& kind, const ch
   if (asks_for_locks() && !take_lock(file.get())) {
     refuse_locked(name);
   }
-  const Seal seal = seal_of(name, file);
+  const OpenedFile content = read_content(name, file.get());
+  const Seal seal = seal_of(name, content, file);
   if (seal == Seal::kBroken) {
     refuse_damaged(name, kind, "its bytes do not match the checksum at its end");
   }
@@ -751,7 +775,7 @@ void read_file(const std::filesystem::path& path, const FileKind& kind, const ch
       refuse_damaged(name, kind, failure.what());
     }
   }
-  read_open_file(name, kind, file.get(), read);
+  read_open_file(name, kind, file.get(), content, read);
 }
 
 void write_attribute(const Handle& object, const std::string& name, std::int64_t value) {

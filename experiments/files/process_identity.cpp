@@ -15,6 +15,8 @@
 #include <sstream>
 #include <system_error>
 
+#include "collectives/foundation/host_name.hpp"
+
 namespace bipo {
 namespace {
 
@@ -64,13 +66,6 @@ bool shares_our_pids(const ProcessIdentity& process) {
 }
 
 }  // namespace
-
-std::string host_name() {
-  std::array<char, 256> name{};
-  // The last byte stays 0: a truncated name may lack its terminator.
-  ::gethostname(name.data(), name.size() - 1);
-  return name.data();
-}
 
 std::string utc_text() {
   const std::time_t now = std::time(nullptr);

@@ -16,8 +16,6 @@ struct ProcessIdentity {
   std::uint64_t start_time = 0;  // clock ticks from boot; tells processes with the same pid apart
 };
 
-std::string host_name();
-
 // Returns the current time by this host's clock, ISO 8601 in UTC: 2026-01-02T03:04:05Z.
 std::string utc_text();
 

@@ -27,7 +27,7 @@
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
-#include "experiments/files/file_descriptor.hpp"
+#include "collectives/foundation/file_descriptor.hpp"
 
 namespace bipo {
 namespace {
@@ -72,36 +72,40 @@ struct Request {
   FileDescriptor file;
 };
 
+// A message of `text` with room for one file's descriptor; the text must outlive it.
+struct DescriptorMessage {
+  explicit DescriptorMessage(std::string& text) : part{text.data(), text.size()} {
+    header.msg_iov = &part;
+    header.msg_iovlen = 1;
+    header.msg_control = control.data();
+    header.msg_controllen = control.size();
+  }
+  DescriptorMessage(const DescriptorMessage&) = delete;
+  DescriptorMessage& operator=(const DescriptorMessage&) = delete;
+
+  iovec part;
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+  msghdr header{};
+};
+
 // The name and the path, with a NUL between them, and the file's descriptor.
 bool send_request(int socket, const std::string& name, const std::string& path, int file) {
   std::string text = name + '\0' + path;
-  iovec part{text.data(), text.size()};
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control.data();
-  message.msg_controllen = control.size();
-  cmsghdr* header = CMSG_FIRSTHDR(&message);
+  DescriptorMessage message(text);
+  cmsghdr* header = CMSG_FIRSTHDR(&message.header);
   header->cmsg_level = SOL_SOCKET;
   header->cmsg_type = SCM_RIGHTS;
   header->cmsg_len = CMSG_LEN(sizeof(int));
   std::memcpy(CMSG_DATA(header), &file, sizeof(int));
-  return ::sendmsg(socket, &message, MSG_NOSIGNAL) >= 0;
+  return ::sendmsg(socket, &message.header, MSG_NOSIGNAL) >= 0;
 }
 
 // Returns nothing where the other end is closed.
 std::optional<Request> receive_request() {
   std::string text(kMostMessageBytes, '\0');
-  iovec part{text.data(), text.size()};
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control.data();
-  message.msg_controllen = control.size();
-  const ssize_t size = ::recvmsg(kSocket, &message, MSG_CMSG_CLOEXEC);
-  const cmsghdr* header = size > 0 ? CMSG_FIRSTHDR(&message) : nullptr;
+  DescriptorMessage message(text);
+  const ssize_t size = ::recvmsg(kSocket, &message.header, MSG_CMSG_CLOEXEC);
+  const cmsghdr* header = size > 0 ? CMSG_FIRSTHDR(&message.header) : nullptr;
   if (header == nullptr || header->cmsg_type != SCM_RIGHTS) {
     return std::nullopt;
   }

@@ -24,9 +24,9 @@
 
 #include "collectives/communicator.hpp"
 #include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/file_descriptor.hpp"
 #include "collectives/foundation/standard_streams.hpp"
 #include "experiments/files/atomic_file.hpp"
-#include "experiments/files/file_descriptor.hpp"
 #include "experiments/progress/side_by_side.hpp"
 #include "experiments/progress/stop_signals.hpp"
 

@@ -19,7 +19,7 @@
 #include <string>
 #include <thread>
 
-#include "experiments/files/file_descriptor.hpp"
+#include "collectives/foundation/file_descriptor.hpp"
 
 namespace bipo {
 

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/host_name.hpp"
 #include "collectives/foundation/input_file.hpp"
 #include "experiments/files/atomic_file.hpp"
 #include "experiments/files/process_identity.hpp"

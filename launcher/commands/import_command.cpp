@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/host_name.hpp"
 #include "experiments/files/process_identity.hpp"
 #include "experiments/formats/vector_file.hpp"
 #include "experiments/job/new_file.hpp"

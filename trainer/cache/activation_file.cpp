@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "collectives/foundation/block_hash.hpp"
+#include "collectives/foundation/host_name.hpp"
 #include "collectives/foundation/random_name.hpp"
 #include "trainer/cache/temporary_files.hpp"
 
@@ -65,45 +66,8 @@ Seal seal_of(const StoreShape& shape, std::uint64_t key,
 }
 
 // Returns whether all bytes were read; the file may have become shorter, or its disk failed.
-bool read_fully(int file, std::span<std::byte> target, std::uint64_t offset) {
-  while (!target.empty()) {
-    const ssize_t count = ::pread(file, target.data(), target.size(), static_cast<off_t>(offset));
-    if (count < 0 && errno == EINTR) {
-      continue;
-    }
-    if (count <= 0) {
-      return false;
-    }
-    target = target.subspan(static_cast<std::size_t>(count));
-    offset += static_cast<std::uint64_t>(count);
-  }
-  return true;
-}
-
-bool write_fully(int file, std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t count = ::write(file, bytes.data(), bytes.size());
-    if (count < 0 && errno == EINTR) {
-      continue;
-    }
-    if (count <= 0) {
-      errno = count == 0 ? EIO : errno;
-      return false;
-    }
-    bytes = bytes.subspan(static_cast<std::size_t>(count));
-  }
-  return true;
-}
-
-// Whoever owns a file could have written anything into it.
-bool is_own(const struct stat& status) {
-  return status.st_uid == ::geteuid() || status.st_uid == 0;
-}
-
-std::string host_name() {
-  char host[256] = {};
-  ::gethostname(host, sizeof(host) - 1);
-  return host;
+bool read_fully(const FileDescriptor& file, std::span<std::byte> target, std::uint64_t offset) {
+  return read_at(file.get(), target, offset) == static_cast<ssize_t>(target.size());
 }
 
 // Calls `visit` with the path of each entry; what cannot be listed has none.
@@ -119,10 +83,9 @@ void for_each_entry(const std::filesystem::path& directory, const Visit& visit) 
 // Lets the name outlast a loss of power; where a directory cannot be synchronised, it stays with
 // the system when.
 void sync_directory(const std::filesystem::path& directory) {
-  const int file = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (file >= 0) {
-    ::fsync(file);
-    ::close(file);
+  const FileDescriptor file = open_file(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (file.is_open()) {
+    sync_file(file);
   }
 }
 
@@ -193,19 +156,13 @@ ActivationFile::ActivationFile(const StoreShape& shape, const std::filesystem::p
   flaw_ = open(trusts_others);
 }
 
-ActivationFile::~ActivationFile() {
-  if (descriptor_ >= 0) {
-    ::close(descriptor_);
-  }
-}
-
 FileFlaw ActivationFile::open(bool trusts_others) {
-  descriptor_ = ::open(path_.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-  if (descriptor_ < 0) {
+  file_ = open_file(path_, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+  if (!file_.is_open()) {
     return errno == ENOENT ? FileFlaw::kAbsent : FileFlaw::kUnreadable;
   }
   struct stat status {};
-  if (::fstat(descriptor_, &status) != 0) {
+  if (::fstat(file_.get(), &status) != 0) {
     return FileFlaw::kUnreadable;
   }
   if (!S_ISREG(status.st_mode)) {
@@ -224,9 +181,8 @@ bool ActivationFile::read_checksums(std::uint64_t bytes) {
   checksums_.resize(block_count(bytes));
   const auto target = std::as_writable_bytes(std::span(checksums_));
   Seal seal;
-  if (!read_fully(descriptor_, target, bytes) ||
-      !read_fully(descriptor_, std::as_writable_bytes(std::span(&seal, 1)),
-                  bytes + target.size())) {
+  if (!read_fully(file_, target, bytes) ||
+      !read_fully(file_, std::as_writable_bytes(std::span(&seal, 1)), bytes + target.size())) {
     return false;
   }
   const Seal expected = seal_of(shape_, key_, checksums_);
@@ -242,7 +198,7 @@ FileFlaw ActivationFile::read(const ActivationStore& store, int part, int parts)
                      for (std::int64_t block = begin; block < end; ++block) {
                        const auto index = static_cast<std::uint64_t>(block);
                        const std::span<std::byte> bytes = block_of(store.bytes(), index);
-                       if (!read_fully(descriptor_, bytes, index * kBlockBytes)) {
+                       if (!read_fully(file_, bytes, index * kBlockBytes)) {
                          flaw = FileFlaw::kUnreadable;
                        } else if (block_hash(bytes) != checksums_[index]) {
                          flaw = FileFlaw::kDamaged;
@@ -253,10 +209,7 @@ FileFlaw ActivationFile::read(const ActivationStore& store, int part, int parts)
 }
 
 void ActivationFile::remove() {
-  if (descriptor_ >= 0) {
-    ::close(descriptor_);
-    descriptor_ = -1;
-  }
+  file_ = FileDescriptor();
   ::unlink(path_.c_str());  // what remains is replaced later, or the run says that it cannot be
 }
 
@@ -281,11 +234,11 @@ std::optional<WriteProblem> ActivationFile::write(const ActivationStore& store) 
   for (const std::span<const std::byte> piece :
        {std::span<const std::byte>(bytes), std::as_bytes(std::span(checksums)),
         std::as_bytes(std::span(&seal, 1))}) {
-    if (!write_fully(file.get(), piece)) {
+    if (!write_all(file.file(), piece)) {
       return WriteProblem{kWrite, errno};
     }
   }
-  if (::fsync(file.get()) != 0) {
+  if (sync_file(file.file()) != 0) {
     return WriteProblem{kSync, errno};
   }
   if (!file.keep_as(path_)) {

@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include "collectives/foundation/file_descriptor.hpp"
 #include "trainer/cache/activation_store.hpp"
 
 namespace bipo {
@@ -54,7 +55,6 @@ class ActivationFile {
   // unless it `trusts_others`.  Never throws for what is wrong with the file: see flaw().  Local.
   ActivationFile(const StoreShape& shape, const std::filesystem::path& directory, std::uint64_t key,
                  bool trusts_others);
-  ~ActivationFile();
   ActivationFile(const ActivationFile&) = delete;
   ActivationFile& operator=(const ActivationFile&) = delete;
 
@@ -82,7 +82,7 @@ class ActivationFile {
   StoreShape shape_;
   std::filesystem::path path_;
   std::uint64_t key_;
-  int descriptor_ = -1;
+  FileDescriptor file_;
   FileFlaw flaw_ = FileFlaw::kAbsent;
   std::vector<std::uint64_t> checksums_;  // of the blocks
   std::uint64_t content_ = 0;

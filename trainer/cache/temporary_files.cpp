@@ -51,25 +51,21 @@ Registry& registry() {
 // caller's next step fails, as for any file that was removed.
 TemporaryFile::TemporaryFile(std::filesystem::path path) : path_(std::move(path)) {
   registry().add(path_);
-  descriptor_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-  if (descriptor_ < 0) {
+  file_ = open_file(path_, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+  if (!file_.is_open()) {
     const int error = errno;
     registry().forget(path_);
     errno = error;
   } else {
-    ::flock(descriptor_, LOCK_EX | LOCK_NB);  // where there are no locks, nobody takes one
+    ::flock(file_.get(), LOCK_EX | LOCK_NB);  // where there are no locks, nobody takes one
   }
 }
 
 TemporaryFile::~TemporaryFile() {
-  if (descriptor_ < 0) {
-    return;
-  }
-  if (!path_.empty()) {
+  if (file_.is_open() && !path_.empty()) {
     ::unlink(path_.c_str());
     registry().forget(path_);
   }
-  ::close(descriptor_);
 }
 
 bool TemporaryFile::keep_as(const std::filesystem::path& path) {
@@ -86,17 +82,16 @@ void remove_temporary_files() {
 }
 
 void remove_abandoned(const std::filesystem::path& path, bool is_of_this_host) {
-  const int file = ::open(path.c_str(), O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-  if (file < 0) {
+  const FileDescriptor file = open_file(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+  if (!file.is_open()) {
     return;
   }
   struct stat status {};
-  const bool is_candidate = ::fstat(file, &status) == 0 && S_ISREG(status.st_mode) &&
+  const bool is_candidate = ::fstat(file.get(), &status) == 0 && S_ISREG(status.st_mode) &&
                             (is_of_this_host || std::time(nullptr) - status.st_mtime > kDay);
-  if (is_candidate && ::flock(file, LOCK_EX | LOCK_NB) == 0) {
+  if (is_candidate && ::flock(file.get(), LOCK_EX | LOCK_NB) == 0) {
     ::unlink(path.c_str());
   }
-  ::close(file);
 }
 
 }  // namespace bipo

@@ -34,7 +34,8 @@ void obey(const std::string& path, int descriptor) {
     ::signal(SIGSEGV, SIG_DFL);  // AddressSanitizer has a handler of its own
     ::raise(SIGSEGV);
   } else if (order == "loop") {
-    for (volatile unsigned i = 0;; i = i + 1) {
+    const volatile bool goes_on = true;
+    while (goes_on) {
     }
   } else if (order == "memory") {
     take_memory();

@@ -12,6 +12,7 @@
 #include <set>
 
 #include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/host_name.hpp"
 #include "experiments/files/process_identity.hpp"
 #include "experiments/runs/run_file.hpp"
 #include "experiments/sweeps/pack_checkpoint.hpp"

@@ -54,7 +54,8 @@ class RunPreparationTest : public testing::ModelDirectory {
   static void write_run(const TrainOptions& options, std::int64_t step, RunStatus status) {
     const RunPreparation run = prepare(options);
     RunRecord record{starting_record(testing::kModelHidden, options.seed),
-                     run_attributes(run.job.options, run.job, lone_session(), run.config, kNow)};
+                     run_attributes(run.job.options, run.job, lone_session(), run.config, kNow),
+                     nullptr};
     record.checkpoint.step = step;
     record.attributes.status = status;
     ASSERT_TRUE(write_run_file(options.out, record));

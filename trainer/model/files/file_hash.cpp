@@ -19,13 +19,14 @@
 #include <span>
 #include <string>
 #include <system_error>
-#include <thread>
 #include <vector>
 
 #include "collectives/foundation/block_hash.hpp"
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/file_descriptor.hpp"
 #include "collectives/foundation/input_file.hpp"
+#include "collectives/foundation/worker_threads.hpp"
 
 namespace bipo {
 namespace {
@@ -76,18 +77,11 @@ std::size_t available_cores() {
 
 // Returns errno, ENODATA for a file that became shorter, or 0.
 int read_piece(int file, std::span<std::byte> target, std::uint64_t offset) {
-  while (!target.empty()) {
-    const ssize_t count = ::pread(file, target.data(), target.size(), static_cast<off_t>(offset));
-    if (count < 0 && errno == EINTR) {
-      continue;
-    }
-    if (count <= 0) {
-      return count == 0 ? ENODATA : errno;
-    }
-    target = target.subspan(static_cast<std::size_t>(count));
-    offset += static_cast<std::uint64_t>(count);
+  const ssize_t count = read_at(file, target, offset);
+  if (count < 0) {
+    return errno;
   }
-  return 0;
+  return static_cast<std::size_t>(count) < target.size() ? ENODATA : 0;
 }
 
 std::uint64_t hash_of_content(const MappedFile& file, std::uint64_t size) {
@@ -105,13 +99,7 @@ std::uint64_t hash_of_content(const MappedFile& file, std::uint64_t size) {
       pieces[piece] = block_hash(bytes);
     }
   };
-  std::vector<std::jthread> helpers;
-  const std::size_t threads = std::min({available_cores(), kMostThreads, pieces.size()});
-  for (std::size_t i = 1; i < threads; ++i) {
-    helpers.emplace_back(work);
-  }
-  work();
-  helpers.clear();
+  run_in_threads(std::min({available_cores(), kMostThreads, pieces.size()}), work);
   if (failure != 0) {
     throw EnvironmentError(fmt::format(
         "{}: {}; put the whole file back, and start the same command again", file.path().string(),
@@ -168,8 +156,7 @@ class StoredHash {
   // Returns none for a text that is not, byte for byte, what write() writes.
   std::optional<std::uint64_t> read() const {
     struct stat status {};
-    if (::stat(path_.c_str(), &status) != 0 ||
-        !(trusts_others_ || status.st_uid == ::geteuid() || status.st_uid == 0)) {
+    if (::stat(path_.c_str(), &status) != 0 || !(trusts_others_ || is_own(status))) {
       return std::nullopt;
     }
     try {
@@ -191,12 +178,11 @@ class StoredHash {
     std::error_code is_there;  // or cannot be made, of which others tell
     std::filesystem::create_directory(path_.parent_path(), is_there);
     ::unlink(path_.c_str());
-    const int file =
-        ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, S_IRUSR | S_IWUSR);
-    if (file >= 0) {
+    const FileDescriptor file =
+        open_file(path_, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, S_IRUSR | S_IWUSR);
+    if (file.is_open()) {
       // A part of a text counts for nothing.
-      [[maybe_unused]] const ssize_t ignored = ::write(file, text.data(), text.size());
-      ::close(file);
+      [[maybe_unused]] const bool ignored = write_all(file, std::as_bytes(std::span(text)));
     }
   }
 

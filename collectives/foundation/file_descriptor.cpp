@@ -1,4 +1,4 @@
-#include "experiments/files/file_descriptor.hpp"
+#include "collectives/foundation/file_descriptor.hpp"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -36,6 +36,29 @@ int sync_file(const FileDescriptor& file) {
   return result;
 }
 
+ssize_t read_at(int file, std::span<std::byte> target, std::uint64_t offset) {
+  std::size_t done = 0;
+  while (done < target.size()) {
+    const ssize_t count = ::pread(file, target.data() + done, target.size() - done,
+                                  static_cast<off_t>(offset + done));
+    if (count < 0 && errno == EINTR) {
+      continue;
+    }
+    if (count < 0) {
+      return -1;
+    }
+    if (count == 0) {
+      break;
+    }
+    done += static_cast<std::size_t>(count);
+  }
+  return static_cast<ssize_t>(done);
+}
+
+bool is_own(const struct stat& status) {
+  return status.st_uid == ::geteuid() || status.st_uid == 0;
+}
+
 bool is_file_at(const std::filesystem::path& path, const FileDescriptor& file) {
   struct stat opened {};
   struct stat named {};
@@ -46,10 +69,14 @@ bool is_file_at(const std::filesystem::path& path, const FileDescriptor& file) {
 bool write_all(const FileDescriptor& file, std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     const ssize_t written = ::write(file.get(), bytes.data(), bytes.size());
-    if (written < 0 && errno != EINTR) {
+    if (written < 0 && errno == EINTR) {
+      continue;
+    }
+    if (written <= 0) {
+      errno = written == 0 ? EIO : errno;
       return false;
     }
-    bytes = bytes.subspan(written < 0 ? 0 : static_cast<std::size_t>(written));
+    bytes = bytes.subspan(static_cast<std::size_t>(written));
   }
   return true;
 }

@@ -1,10 +1,13 @@
-// Owners of a file descriptor and of a temporary file, and numbers in the names of files.
+// Owners of a file descriptor and of a temporary file, system calls that go on after a signal, and
+// numbers in the names of files.
 #pragma once
 
+#include <sys/stat.h>
 #include <sys/types.h>
 
 #include <charconv>
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <span>
@@ -41,6 +44,13 @@ class FileDescriptor {
 // The system calls of these names, made again where a signal interrupted them.
 FileDescriptor open_file(const std::filesystem::path& path, int flags, mode_t mode = 0);
 int sync_file(const FileDescriptor& file);
+
+// Reads bytes from `offset` on.  Returns how many, fewer than `target` has only where the file
+// ends; -1, with errno set, where ::pread() fails.
+ssize_t read_at(int file, std::span<std::byte> target, std::uint64_t offset);
+
+// Returns whether the file is this user's or root's: others could have written anything into it.
+bool is_own(const struct stat& status);
 
 // Returns whether `path` now names the file that is open.
 bool is_file_at(const std::filesystem::path& path, const FileDescriptor& file);
