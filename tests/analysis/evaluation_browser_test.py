@@ -48,8 +48,9 @@ def test_transfer_report_has_no_problem(browser, transfer_page, width):
 
 def test_every_plot_of_a_transfer_is_there(browser, transfer_page):
     browser.open(transfer_page, DESK)
-    own = ["Propensity by multiplier", "Accuracy by multiplier", "Propensity per token by multiplier",
-           "Margin by multiplier", "Slopes of single pairs"]
+    own = ["Change of propensity by multiplier", "Change of accuracy by multiplier",
+           "Change of propensity per token by multiplier", "Propensity by multiplier", "Accuracy by multiplier",
+           "Slopes of single pairs"]
     assert plot_names(browser) == ["Steerability by model", "Propensity by model", "Accuracy by model", *own, *own]
 
 

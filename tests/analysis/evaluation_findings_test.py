@@ -11,11 +11,11 @@ import pytest
 from synthetic_evaluation import SyntheticEvaluation, around
 
 from bipo_analysis import Evaluation, load_evaluation
-from bipo_analysis.held_out_findings import (control_warnings, curve_findings, slope_difference,
-                                             steerability_findings)
+from bipo_analysis.held_out_findings import control_warnings, curve_findings, steerability_findings
 from bipo_analysis.limits import limits
 from bipo_analysis.measure_findings import (choice_findings, cost_findings, judge_findings, synergy_findings,
                                             tradeoff_findings)
+from bipo_analysis.paired import paired_slopes
 from bipo_analysis.transfer import compare, transfer_findings, transfer_warnings
 from bipo_analysis.vectors_in_use import is_own_model
 from bipo_analysis.wording import NO_BREAK
@@ -44,7 +44,10 @@ def test_rising_curve(load):
     # Propensity at 0 is the mean of -0.5 + 0.1 (i mod 7) over 60 pairs; the slopes' mean is 1.2.
     base = numpy.mean([-0.5 + 0.1 * (i % 7) for i in range(60)])
     assert f"rises monotonically from multiplier -2 to +2: from {base - 2.4:+.2f} to {base + 2.4:+.2f} nats" in found
-    assert "at its two ends do not overlap" in found
+    # Slopes evenly from 0.4 to 2.0, four times that between the ends: t of 59 degrees is 2.001.
+    half = 2.001 * 4 * 0.8 * math.sqrt(61 / 59 / 3) / math.sqrt(60)
+    assert f"changes by +4.80 nats between the two ends (95 % interval {4.8 - half:.2f} to {4.8 + half:.2f} over the " \
+           "same 60 pairs): that the vector has an effect on pairs like these is well supported" in found
     assert "moves propensity by +4.80 nats, the mean difference (CAA) +2.40 nats (50 % of that) and the random " \
            "direction +0.20 nats (4 % of that)" in found
 
@@ -59,14 +62,16 @@ def test_curve_that_bends_down(load):
     found = text(curve_findings(load(slopes=slopes(0.5), bend=0.3, spread=0.01)))
     assert "rises from multiplier -2 to +2" in found
     assert "not monotonically: it falls from +1 to +2 by 0.40 nats." in found
-    # Intervals of propensity are those of the pairs' bases, +-0.05: a fall of 0.06 lies within, one of 0.4 does not.
-    found = text(curve_findings(load(slopes=slopes(0.5), bend=0.188, spread=0.01)))
-    assert "by 0.06 nats, which its intervals leave open" in found
+    # Slopes of the pairs have a standard error of 0.0076: they leave a fall by 0.01 open, not one by 0.06.
+    found = text(curve_findings(load(slopes=slopes(0.5), bend=0.188, spread=0.1)))
+    assert "by 0.06 nats." in found
+    found = text(curve_findings(load(slopes=slopes(0.5), bend=0.17, spread=0.1)))
+    assert "by 0.01 nats, which the pairs leave open" in found
 
 
 def test_curve_that_does_not_rise(load):
     found = text(curve_findings(load(slopes=slopes(0.0), bend=0.3)))
-    assert "does not rise" in found and "overlap or are not known" in found and "of that" not in found
+    assert "does not rise" in found and "other pairs might show no effect" in found and "of that" not in found
 
 
 def test_equal_steps_are_no_rise(load):
@@ -99,16 +104,17 @@ def test_vector_as_good_as_the_mean_difference(load):
     own = evaluation.samples["direction"] == "vector"
     signs = numpy.where(evaluation.samples["pair"] % 2, 0.1, -0.1)
     evaluation.samples.loc[own, "slope"] += signs[own]
-    difference, interval = slope_difference(evaluation, "caa")
-    assert difference == pytest.approx(0, abs=1e-12) and interval.low < 0 < interval.high
+    difference = paired_slopes(evaluation, "vector", "caa")
+    assert difference.value == pytest.approx(0, abs=1e-12) and difference.interval.low < 0 < difference.interval.high
     assert "leaves open which of the two steers better" in text(steerability_findings(evaluation))
 
 
-def test_comparison_without_samples_rests_on_the_intervals(load):
-    absent = frozenset({"samples"})
-    close = text(steerability_findings(load(slopes=slopes(0.7, caa=0.6), absent=absent)))
-    assert "their intervals overlap, which leaves the order open" in close
-    assert "overlap" not in text(steerability_findings(load(absent=absent)))
+def test_without_samples_nothing_is_compared(load):
+    """Intervals of single means must not stand for a paired comparison, however far apart they are."""
+    evaluation = load(absent=frozenset({"samples"}))
+    assert "the order of the two is not tested" in text(steerability_findings(evaluation))
+    found = text(curve_findings(evaluation))
+    assert "cannot be tested" in found and "well supported" not in found
 
 
 def test_vector_without_effect(load):
@@ -170,14 +176,38 @@ def choice_rows(*points: tuple[float, float]) -> pandas.DataFrame:
                               **around("accuracy", accuracy, 0.03)} for m, accuracy in points])
 
 
+def of_choices(kind: str, rows: pandas.DataFrame, items: pandas.DataFrame | None = None) -> str:
+    none = pandas.DataFrame(columns=["direction", "multiplier", "item", "correct"])
+    return text(choice_findings("facts", kind, rows, none if items is None else items))
+
+
 def test_choices():
-    lost = text(choice_findings("facts", "mmlu", choice_rows((-2, 0.44), (0, 0.45), (2, 0.3))))
-    assert "44.0 % at -2, 45.0 % without steering and 30.0 % at +2 of 100 items" in lost
-    assert "at +2, which loses 15.0 points: the intervals do not overlap" in lost
-    gained = text(choice_findings("facts", "mc", choice_rows((-2, 0.47), (0, 0.45), (2, 0.44))))
-    assert "at -2, which gains 2.0 points: less than the intervals leave open" in gained
-    assert "changes nothing" in text(choice_findings("facts", "ab", choice_rows((-2, 0.5), (0, 0.5))))
-    assert "largest change" not in text(choice_findings("facts", "ab", choice_rows((-2, 0.5), (2, 0.9))))
+    lost = of_choices("mmlu", choice_rows((-2, 0.44), (0, 0.75), (2, 0.3)))
+    assert "44.0 % at -2, 75.0 % without steering and 30.0 % at +2 of 100 items" in lost
+    assert "at +2, which loses 45.0 points (whichever items changed, 95 % interval within" in lost
+    assert lost.endswith("more than chance.")
+    gained = of_choices("mc", choice_rows((-2, 0.47), (0, 0.45), (2, 0.44)))
+    assert "at -2, which gains 2.0 points; without single items in the file it is not tested" in gained
+    assert "does not change the share" in of_choices("ab", choice_rows((-2, 0.5), (0, 0.5)))
+    assert "largest change" not in of_choices("ab", choice_rows((-2, 0.5), (2, 0.9)))
+
+
+def choice_items(gained: int, lost: int) -> pandas.DataFrame:
+    """100 items, of which 50 are right without steering."""
+    before = numpy.arange(100) < 50
+    after = before.copy()
+    after[50:50 + gained], after[:lost] = True, False
+    return pandas.concat([pandas.DataFrame({"direction": "vector", "multiplier": m, "item": numpy.arange(100),
+                                            "correct": right.astype(float)}) for m, right in ((0, before), (2, after))])
+
+
+def test_choices_item_by_item():
+    """Shares of 50 % and 60 % of 100 items have intervals that overlap; the change is certain if it is all one way."""
+    rows = choice_rows((0, 0.5), (2, 0.6))
+    one_way, both_ways = (of_choices("ab", rows, choice_items(*changes)) for changes in ((10, 0), (30, 20)))
+    # (10.5 - 0.5) / 102 and 1.96 sqrt(11 - 10^2 / 102) / 102.
+    assert "gains 10.0 points (95 % interval over the same items 3.7 to 15.9)." in one_way
+    assert "which leaves open whether it is more than chance" in both_ways
 
 
 def test_costs(load):
@@ -209,18 +239,22 @@ def test_tradeoffs_of_controls_without_costs(load):
 def test_synergy(load):
     found = text(synergy_findings(load(synergy=0.3)))
     assert "At +1 and +1 the two vectors move propensity by +2.00 nats; alone they move it by +1.20 and +0.50, " \
-           "together +1.70: together they do more than the sum." in found
+           "together +1.70. Without single pairs in the file the difference of +0.30 is not tested." in found
+    singles = frozenset({"grid_samples"})
+    found = text(synergy_findings(load(synergy=0.3, singles=singles)))
+    assert "a difference of +0.30 (95 % interval 0.28 to 0.32, pair by pair): together they do more" in found
     assert "At -1 and -1 the two vectors move propensity by -1.40 nats" in found and "less than the sum" in found
-    additive = text(synergy_findings(load(synergy=0.05)))
-    assert additive.count("within the interval their effects add up") == 2
-    assert "At +1 and +1" in text(synergy_findings(load(synergy=-0.3))) and "less than the sum" in \
-        text(synergy_findings(load(synergy=-0.3)))
+    additive = text(synergy_findings(load(synergy=0.01, singles=singles)))
+    assert additive.count("as far as these pairs tell, their effects add up") == 2
+    assert text(synergy_findings(load(synergy=-0.3, singles=singles))).count("less than the sum") == 1
     assert synergy_findings(load(absent=frozenset({"grid"}))) == []
 
 
 def test_judge(load):
     found = text(judge_findings(load()))
-    assert "rises at every step from 1.30 at -2 to 3.70 at +2; the intervals at the ends do not overlap" in found
+    # Scores 1 + (prompt + m) mod 4 are the same at -2 and +2, prompt by prompt.
+    assert "rises at every step from 1.30 at -2 to 3.70 at +2; prompt by prompt that is +0.00" in found
+    assert "no effect is shown" in found
     assert "1 answer of the judge held no score and is left out" in found
     assert "held no score" not in text(judge_findings(load(judge_errors=0)))
     evaluation = load()

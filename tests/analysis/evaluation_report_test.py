@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import json
 import math
 from pathlib import Path
 from xml.etree import ElementTree
@@ -14,7 +15,8 @@ import pytest
 from page_reader import Reader, run_command
 from synthetic_evaluation import SyntheticEvaluation
 
-from bipo_analysis import evaluation_report_html, load_evaluation, write_evaluation_report
+from bipo_analysis import AnalysisError, evaluation_report_html, load_evaluation, write_evaluation_report
+from bipo_analysis.answers import load_answers
 from bipo_analysis.evaluation import COLUMNS
 
 PARTS = ["Propensity curve", "Steerability", "Choices", "Effect against cost", "What steering costs", "Synergy",
@@ -42,9 +44,10 @@ def test_page_needs_nothing_but_itself(page):
 
 def test_every_part_has_plots_and_a_table(page):
     assert page.headings == [*PARTS, "What this does not show", "Settings"]
-    # 4 curves, slopes, 2 of each of 3 sets of choices, 2 effects x 3 prices, 6 costs, 2 heat maps, 1 of the judge.
+    # 3 changes and 2 curves, slopes, 2 of each of 3 sets of choices, 2 effects x 3 prices, 6 costs, 2 heat maps,
+    # the judge.
     images = page.images()
-    assert len(images) == 4 + 1 + 6 + 6 + 6 + 2 + 1
+    assert len(images) == 5 + 1 + 6 + 6 + 6 + 2 + 1
     for image in images:
         drawing = ElementTree.fromstring(base64.b64decode(image.partition(",")[2]))
         assert drawing.tag.endswith("svg")
@@ -89,7 +92,7 @@ def test_several_models_stand_side_by_side(tmp_path):
     assert page.headings == ["Transfer", "smollm2", *PARTS, "sister", *PARTS, "smollm2 + lora", *PARTS[:2],
                              "What this does not show", "Settings", "smollm2", "sister", "smollm2 + lora"]
     text = page.text
-    assert "Steering on 3 models" in text and "of the 1.20 on smollm2: the vector steers there, too" in text
+    assert "warmth.h5 on 3 models" in text and "of the 1.20 on smollm2: the vector steers there, too" in text
     assert "sister: There is no mean difference (CAA)" in text
     # The two missing controls stand at the top and with their model.
     assert sum(attributes.get("class") == "warning" for _, attributes in page.tags) == 4
@@ -97,8 +100,65 @@ def test_several_models_stand_side_by_side(tmp_path):
 
 def test_different_vectors_are_no_transfer(tmp_path):
     page = read(tmp_path, SyntheticEvaluation(absent=HELD_OUT_ONLY),
-                SyntheticEvaluation(vector_file="cold.h5", absent=HELD_OUT_ONLY))
+                SyntheticEvaluation(vector_file="cold.h5", slopes={"vector": 0.4}, absent=HELD_OUT_ONLY))
+    assert page.headings[:2] == ["Side by side", "warmth.h5"] and "2 vectors on smollm2 (test.csv)" in page.text
+    # Pair by pair the slopes differ by 0.8, whatever they are spread over.
+    assert "pair by pair that is −0.80 against warmth.h5 (difference −0.80 to −0.80)" in page.text
+    assert "2 models" not in page.text and "Transfer" not in page.headings
+
+
+def test_two_evaluations_of_one_model_are_one_model(tmp_path):
+    page = read(tmp_path, SyntheticEvaluation(absent=HELD_OUT_ONLY),
+                SyntheticEvaluation(test="data/power.csv", absent=HELD_OUT_ONLY))
+    assert "warmth.h5 on smollm2: 2 data sets" in page.text and "2 models" not in page.text
+    assert page.headings[:2] == ["Side by side", "test.csv"]
+    # Other pairs are not compared pair by pair.
+    assert "pair by pair that is" not in page.text
+
+
+def test_different_vectors_on_different_models_say_so(tmp_path):
+    page = read(tmp_path, SyntheticEvaluation(absent=HELD_OUT_ONLY),
+                SyntheticEvaluation(vector_file="cold.h5", model="sister", absent=HELD_OUT_ONLY))
     assert page.headings[0] == "Side by side" and "evaluate different vectors" in page.text
+
+
+def test_answers_stand_beside_the_curves(tmp_path):
+    path = SyntheticEvaluation(absent=HELD_OUT_ONLY).write(tmp_path / "eval.h5")
+    rows = [{"prompt_index": index, "prompt": [{"role": "user", "content": f"<b>{index}?"}], "multiplier": m,
+             "text": f"answer {index} at {m}"} for index in range(5) for m in (-3, -2, 0, 2, 3)]
+    (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    finished = run_command("evaluation", path, "--out", tmp_path / "page.html", "--generations",
+                           tmp_path / "answers.jsonl")
+    assert finished.returncode == 0, finished.stderr
+    page = Reader((tmp_path / "page.html").read_text())
+    assert page.headings[:3] == ["Propensity curve", "Answers", "Steerability"]
+    assert "first 3 prompts of 5 in answers.jsonl" in page.text and "<b>0?" in page.text
+    assert [text for text in page.texts if text.startswith("answer ")] == [
+        f"answer {index} at {m}" for index in range(3) for m in (-2, 0, 2)]
+
+
+@pytest.mark.parametrize("content, message", [("", "holds no answers"), ('{"prompt": "x"}', ":1: not an answer"),
+                                              ("[1]", ":1: not an answer"), ("{", ":1: not an answer")])
+def test_answers_that_cannot_be_read(tmp_path, content, message):
+    (tmp_path / "answers.jsonl").write_text(content)
+    with pytest.raises(AnalysisError, match=message):
+        load_answers(tmp_path / "answers.jsonl")
+
+
+def test_many_random_directions_are_a_null(tmp_path):
+    """Nineteen draws between -0.1 and 0.1 nats per unit, twice that at +2; the vector's 1.2 is beyond all."""
+    page = read(tmp_path, SyntheticEvaluation(draws=19, absent=HELD_OUT_ONLY))
+    assert "The 19 random directions move propensity by −0.40 to 0.40 nats over these multipliers; none moves it as " \
+           "far as the vector (p = 0.050, by rank)." in page.text
+    assert "single draw" not in page.text and "random-2" not in page.text
+    evaluation = load_evaluation(tmp_path / "eval0.h5")
+    assert set(evaluation.curve["direction"]) == {"vector", "caa", "random"}
+    assert evaluation.random_curve["direction"].nunique() == 19
+    weak = read(tmp_path, SyntheticEvaluation(draws=19, slopes={"vector": 0.0751, "random": 0.05},
+                                              absent=HELD_OUT_ONLY))
+    # 6 of the 18 further draws, evenly from -0.1 to 0.1, are as far from 0 as 0.0751: p = 7 / 20.
+    assert "6 move it as far as the vector (p = 0.350, by rank)" in weak.text
+    assert "too few for a null distribution" in read(tmp_path, SyntheticEvaluation(draws=4, absent=HELD_OUT_ONLY)).text
 
 
 DEGENERATE = {

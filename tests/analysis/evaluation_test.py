@@ -14,7 +14,8 @@ from synthetic_evaluation import SyntheticEvaluation, fingerprint
 from synthetic_sweep import CellSpec, SyntheticSweep
 
 from bipo_analysis import AnalysisError, Evaluation, combined_table, load_evaluation, tradeoffs
-from bipo_analysis.evaluation import COLUMNS, directions_in, labels
+from bipo_analysis.evaluation import COLUMNS, directions_in
+from bipo_analysis.names import labels
 from bipo_analysis.pareto import UNSTEERED
 from bipo_analysis.vectors_in_use import VectorInUse, vectors_in_use
 
@@ -43,7 +44,8 @@ def test_attributes_and_settings(path):
     assert evaluation.attributes["hidden_size"] == 576 and evaluation.attributes["hosts"] == "node1"
     assert evaluation.settings["multipliers"] == [-2, -1, 0, 1, 2]
     assert vectors_in_use(evaluation) == [
-        VectorInUse("warmth.h5", 15, 1.0, 3.2, "smollm2", fingerprint("models/smollm2"))]
+        VectorInUse("warmth.h5", 15, 1.0, 3.2, "smollm2", fingerprint("models/smollm2"),
+                    "runs/warmth.h5", 2)]
 
 
 def test_texts_beyond_ascii(tmp_path):
@@ -146,6 +148,17 @@ def test_labels_name_models_then_files_then_numbers(tmp_path):
     assert labels([plain, lora]) == ["smollm2", "smollm2 + french"]
     assert labels([plain, lora, again]) == ["smollm2 (plain)", "smollm2 + french", "smollm2 (again)"]
     assert labels([plain, plain]) == ["smollm2 (plain) 1", "smollm2 (plain) 2"]
+
+
+def test_labels_name_what_differs(tmp_path):
+    cold = loaded(tmp_path, "cold", vector_file="runs/cold.h5")
+    elsewhere = loaded(tmp_path, "elsewhere", vector_file="older/warmth.h5")
+    other_data = loaded(tmp_path, "data", test="data/power.csv")
+    plain, other_model = loaded(tmp_path, "plain"), loaded(tmp_path, "model", model="sister")
+    assert labels([plain, cold]) == ["warmth.h5", "cold.h5"]
+    assert labels([plain, elsewhere]) == ["runs/warmth.h5", "older/warmth.h5"]
+    assert labels([plain, other_data]) == ["test.csv", "power.csv"]
+    assert labels([cold, other_model]) == ["smollm2, cold.h5", "sister, warmth.h5"]
 
 
 def test_combined_table_names_its_evaluations(tmp_path):

@@ -72,7 +72,11 @@ def test_findings_of_a_whole_sweep(tmp_path):
     # Wilson's formula at 0.79 and 0.37 of 50.
     assert "which leave 66 % to 88 % open for +v and 25 % to 51 % for −v" in found
     assert "The runner-up is layer 10" in found and "two seeds are too few for a firm order" in found
-    assert "(about ±11 points): on other pairs the order may turn round" in found
+    assert "small beside the ±11 points that 50 held-out pairs leave open for one accuracy by itself" in found
+    # At most 31.5 of 50 pairs turned right, and then 10.5 wrong: (32 - 11) / 52 and its standard error.
+    error = math.sqrt(32 + 11 - 21 * 21 / 52) / 52
+    low, high = (100 * (21 / 52 + side * 1.96 * error) for side in (-1, 1))
+    assert f"whichever pairs changed, the swing lies within {low:.1f} to {high:.1f} points" in found
     assert "names the same layer (+1.52 nats at +v, −1.52 at −v)" in found
     # Odd and even seeds are 10 degrees apart, and layers 3 degrees each.
     same = math.cos(math.radians(10))
@@ -88,7 +92,7 @@ def test_findings_name_disagreement_and_no_effect(tmp_path, monkeypatch):
     (tmp_path / "other").mkdir()
     found = sentences(SyntheticSweep(grid((5,), (1,))), tmp_path / "other")
     assert found[0].startswith("No layer steers in the intended direction by accuracy. The least bad is layer 5")
-    assert "these overlap, so a test set of other pairs might show no effect" in found[1]
+    assert "the two accuracies alone do not tell that" in found[1] and "well supported" not in found[1]
 
 
 def test_findings_leave_unfinished_cells_out(half_dead, tmp_path):

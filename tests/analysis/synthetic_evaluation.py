@@ -52,13 +52,24 @@ class SyntheticEvaluation:
     adapter: str = ""
     trained_on: str = "models/smollm2"
     vector_file: str = "runs/warmth.h5"
+    test: str = "data/test.csv"
+    draws: int = 1  # random directions
+    draw_spread: float = 0.1  # half the range of the further draws' mean slopes
+    singles: frozenset[str] = frozenset()  # of choice_items and grid_samples, those that the file holds
 
     def norm(self, direction: str) -> float:
         return self.norms.get(direction, 3.2)
 
     def pair_slopes(self, direction: str) -> numpy.ndarray:
         """Every direction spreads the same pairs the same way, so that slopes differ by a constant pair by pair."""
-        return self.slopes[direction] + self.spread * numpy.linspace(-1, 1, self.pairs)
+        return self._mean_slope(direction) + self.spread * numpy.linspace(-1, 1, self.pairs)
+
+    def _mean_slope(self, direction: str) -> float:
+        """Further draws lie evenly from -draw_spread to draw_spread."""
+        if direction in self.slopes:
+            return self.slopes[direction]
+        place = (int(direction.partition("-")[2]) - 2) / max(1, self.draws - 2)
+        return self.draw_spread * (2 * place - 1)
 
     def propensities(self, direction: str, multiplier: float) -> numpy.ndarray:
         base = -0.5 + 0.1 * (numpy.arange(self.pairs) % 7)
@@ -83,11 +94,14 @@ class SyntheticEvaluation:
         return rows
 
     def _points(self) -> list[tuple[str, float]]:
-        return [(direction, multiplier) for direction in self.slopes for multiplier in self.multipliers]
+        return [(direction, multiplier) for direction in self._directions() for multiplier in self.multipliers]
+
+    def _directions(self) -> list[str]:
+        return [*self.slopes, *(f"random-{draw}" for draw in range(2, self.draws + 1))]
 
     def steerability(self) -> Rows:
         rows = []
-        for direction in self.slopes:
+        for direction in self._directions():
             slopes = self.pair_slopes(direction)
             rows.append({"direction": direction, "norm": self.norm(direction), "pairs": self.pairs,
                          **estimate("steerability", slopes),
@@ -109,7 +123,7 @@ class SyntheticEvaluation:
         """A/B items follow the slope, MC hardly does, MMLU loses on both sides."""
         rows = []
         for direction, m in self._points():
-            slope = self.slopes[direction]
+            slope = self._mean_slope(direction)
             for name, kind, accuracy in (("warmth", "ab", 0.5 + 0.12 * slope * m), ("TruthfulQA", "mc", 0.3 + 0.01 * m),
                                          ("general knowledge", "mmlu", 0.45 - 0.03 * abs(slope) * m * m)):
                 share = min(1.0, max(0.0, accuracy))
@@ -133,7 +147,7 @@ class SyntheticEvaluation:
             for direction, m in self._points():
                 if direction != "vector" and measure not in ("perplexity_reference_text", "kl_neutral"):
                     continue  # generations are of the vector only
-                value = formula(self.damage if direction == "vector" else self.damages[direction], m)
+                value = formula(self.damage if direction == "vector" else self.damages[direction.partition("-")[0]], m)
                 rows.append({"measure": measure, "direction": direction, "multiplier": m,
                              **around("value", value, 0.05 * value), "items": 40})
         return rows
@@ -146,6 +160,27 @@ class SyntheticEvaluation:
                 rows.append({"multiplier_1": first, "multiplier_2": second, "pairs": self.pairs,
                              **around("accuracy", 0.5 + 0.2 * value, 0.05), "margin": BETA * (value + 0.2),
                              **around("propensity", value, 0.1)})
+        return rows
+
+    def choice_items(self) -> Rows:
+        """The A/B items alone: at each multiplier the first ones are right, as many as /choices says."""
+        rows = []
+        for row in self.choices():
+            right = round(row["accuracy"] * row["items"])
+            rows += [{"set": row["set"], "kind": row["kind"], "direction": row["direction"],
+                      "multiplier": row["multiplier"], "item": item, "correct": float(item < right)}
+                     for item in range(row["items"])]
+        return rows
+
+    def grid_samples(self) -> Rows:
+        """Pairs differ by bases of up to 60 nats and, in what both vectors do together, by up to 0.1."""
+        rows = []
+        for cell in self.grid():
+            together = cell["multiplier_1"] * cell["multiplier_2"]
+            for pair, place in enumerate(numpy.linspace(-1, 1, self.pairs)):
+                value = cell["propensity"] + 60 * place + 0.1 * together * place
+                rows.append({"multiplier_1": cell["multiplier_1"], "multiplier_2": cell["multiplier_2"], "pair": pair,
+                             "chosen_logp": -40 + value / 2, "rejected_logp": -40 - value / 2})
         return rows
 
     def judge(self) -> Rows:
@@ -161,7 +196,8 @@ class SyntheticEvaluation:
 
     def settings(self) -> dict[str, object]:
         """What `config` holds, in small."""
-        return {"model": self.model, "multipliers": list(self.multipliers), "seed": 42,
+        return {"model": self.model, "test": self.test, "test_tokens_hash": fingerprint(self.test),
+                "multipliers": list(self.multipliers), "seed": 42,
                 "model_fingerprint": fingerprint(self.model + self.adapter), "system_prompt": "Be brief.",
                 "vectors": [{"file": self.vector_file, "layer": 15, "epoch": 2, "step": 30, "weight": 1.0,
                              "norm": self.norm("vector"), "model": self.trained_on,
@@ -178,6 +214,8 @@ class SyntheticEvaluation:
                 # Of an empty table the columns' types are those of a full one.
                 full = as_array(getattr(self, table)() or getattr(SyntheticEvaluation(), table)())
                 file.create_dataset(table, data=full[:len(self.rows(table))], maxshape=(None,), chunks=(64,))
+            for table in self.singles:
+                file[table] = as_array(getattr(self, table)())
         return path
 
 

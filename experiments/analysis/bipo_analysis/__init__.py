@@ -7,19 +7,35 @@
     load_evaluation("eval.h5").steerability        # and curve, samples, choices, costs, grid, judge, judge_scores
 """
 
+import gc
+
+# Imports leave no garbage, and looking for it takes a tenth of their time.
+_collects = gc.isenabled()
+gc.disable()
+
 from .errors import AnalysisError
-from .evaluation import Evaluation, combined_table, load_evaluation
+from .evaluation import Evaluation, load_evaluation
 from .evaluation_report import evaluation_report_html, write_evaluation_report
-from .intervals import Interval, bootstrap_interval, wilson_interval
+from .intervals import Interval, bootstrap_interval, paired_share_interval, student_interval, wilson_interval
 from .layer_curve import compare_layers, layer_curve, ranked_layers
+from .names import combined_table
+from .paired import Change, changes_from_zero
 from .pareto import tradeoffs
 from .report import report_html, write_report
 from .run import Run, load_run
+from .run_report import run_report_html, write_run_report
+from .steering import Steering, SteeringVector, load_vector, steer
 from .sweep import Sweep, load_sweep
+from .sweeps import load_sweeps
 from .vectors import convergence, cosine, cosine_matrix, norms
 
+if _collects:
+    gc.enable()
+
 __all__ = [
-    "AnalysisError", "Evaluation", "Interval", "Run", "Sweep", "bootstrap_interval", "combined_table",
-    "compare_layers", "convergence", "cosine", "cosine_matrix", "evaluation_report_html", "layer_curve",
-    "load_evaluation", "load_run", "load_sweep", "norms", "ranked_layers", "report_html", "tradeoffs",
-    "wilson_interval", "write_evaluation_report", "write_report"]
+    "AnalysisError", "Change", "Evaluation", "Interval", "Run", "Steering", "SteeringVector", "Sweep",
+    "bootstrap_interval", "changes_from_zero", "combined_table", "compare_layers", "convergence", "cosine",
+    "cosine_matrix", "evaluation_report_html", "layer_curve", "load_evaluation", "load_run", "load_sweep",
+    "load_sweeps", "load_vector", "norms", "paired_share_interval", "ranked_layers", "report_html",
+    "run_report_html", "steer", "student_interval", "tradeoffs", "wilson_interval", "write_evaluation_report",
+    "write_report", "write_run_report"]

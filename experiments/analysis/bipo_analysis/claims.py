@@ -34,12 +34,13 @@ def is_claimed(directory: Path, pack: str, now: float | None = None) -> bool:
 
 def _newest(folder: Path, pack: str) -> Path | None:
     """The file of the highest generation, PACK.G.json."""
-    pattern = re.compile(re.escape(pack) + r"\.(\d+)\.json")
     generations = {}
     if folder.is_dir():
+        # A pattern for each of a sweep's packs would have to be compiled.
         for path in folder.iterdir():
-            if match := pattern.fullmatch(path.name):
-                generations[int(match.group(1))] = path
+            name, _, generation = path.name.removesuffix(".json").rpartition(".")
+            if name == pack and path.suffix == ".json" and re.fullmatch(r"\d+", generation):
+                generations[int(generation)] = path
     return generations[max(generations)] if generations else None
 
 

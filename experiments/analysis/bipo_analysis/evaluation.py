@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
@@ -14,10 +14,14 @@ import pandas
 from .checksums import require_checked_attributes
 from .errors import AnalysisError
 from .stored import plain_value, read_stored, read_table, require_schema
+from .wording import last_part
 
 EVALUATION_SCHEMA = 1
 VECTOR, CAA, RANDOM = "vector", "caa", "random"
 CONTROLS = (CAA, RANDOM)
+# Further random directions of the same norm are `random-2` and so on: ten or more are a null distribution.
+Tables = dict[str, pandas.DataFrame]
+_DRAW = re.compile(rf"{RANDOM}(?:-(\d+))?")
 # What the column `direction` says, in the order of plots and tables, and what readers call it.
 DIRECTIONS = {VECTOR: "vector", CAA: "mean difference (CAA)", RANDOM: "random direction"}
 
@@ -45,14 +49,20 @@ COLUMNS = {
     "judge": ("behaviour", "multiplier", "items", "errors", *_estimates("score")),
     "judge_scores": ("behaviour", "prompt", "multiplier", "score"),
 }
+# Single items, without which choices and two vectors together have no paired comparison; a file may lack them.
+ITEM_COLUMNS = {
+    "choice_items": ("set", "kind", "direction", "multiplier", "item", "correct"),
+    "grid_samples": ("multiplier_1", "multiplier_2", "pair", "chosen_logp", "rejected_logp"),
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """The content of one evaluation file, in memory.
 
-    The tables have the columns of COLUMNS and may each be empty: what was not asked for was not measured.
-    `settings` is every effective setting, the attribute config.
+    The tables have the columns of COLUMNS (ITEM_COLUMNS the last two) and may each be empty: what was not asked for
+    was not measured.  Of several random directions the first is RANDOM in all tables; `other_draws` holds the rows of
+    the others, by table.  `settings` is every effective setting, the attribute config.
     """
 
     name: str
@@ -66,6 +76,9 @@ class Evaluation:
     grid: pandas.DataFrame
     judge: pandas.DataFrame
     judge_scores: pandas.DataFrame
+    choice_items: pandas.DataFrame
+    grid_samples: pandas.DataFrame
+    other_draws: Tables = field(default_factory=dict)
 
     @property
     def model(self) -> str:
@@ -77,6 +90,17 @@ class Evaluation:
     def tables(self) -> dict[str, pandas.DataFrame]:
         """All tables by name."""
         return {name: getattr(self, name) for name in COLUMNS}
+
+    @property
+    def random_curve(self) -> pandas.DataFrame:
+        """The rows of /curve of all random directions."""
+        first = self.curve[self.curve["direction"] == RANDOM]
+        return pandas.concat([first, self.other_draws["curve"]]) if "curve" in self.other_draws else first
+
+    @property
+    def test_data(self) -> str:
+        """The name of the file of held-out pairs; empty where there were none."""
+        return last_part(self.settings.get("test"))
 
     @property
     def slopes(self) -> pandas.DataFrame:
@@ -97,7 +121,29 @@ def _read(file: h5py.File, name: str) -> Evaluation:
     settings = json.loads(str(attributes["config"]))
     if not isinstance(settings, dict):
         raise ValueError("the attribute config is not a JSON object")
-    return Evaluation(name, attributes, settings, **{table: _table(file, table) for table in COLUMNS})
+    tables = {table: _table(file, table, columns) for table, columns in COLUMNS.items()}
+    items = {table: _table(file, table, columns) if table in file else pandas.DataFrame(columns=list(columns))
+             for table, columns in ITEM_COLUMNS.items()}
+    shown, others = _split_draws({**tables, **items})
+    return Evaluation(name, attributes, settings, **shown, other_draws=others)
+
+
+def _split_draws(tables: Tables) -> tuple[Tables, Tables]:
+    """The tables with the first random direction as RANDOM, and the rows of the others."""
+    draws = {name: match for table in tables.values() if "direction" in table for name in set(table["direction"])
+             if (match := _DRAW.fullmatch(name))}
+    if len(draws) == 0:
+        return tables, {}
+    first = min(draws, key=lambda name: int(draws[name][1] or 1))
+    shown, others = {}, {}
+    for name, table in tables.items():
+        shown[name] = table
+        if "direction" in table and table["direction"].isin(draws).any():
+            is_other = table["direction"].isin(set(draws) - {first})
+            shown[name] = table[~is_other].replace({"direction": {first: RANDOM}}).reset_index(drop=True)
+            if is_other.any():
+                others[name] = table[is_other].reset_index(drop=True)
+    return shown, others
 
 
 def _require_evaluation(file: h5py.File, attributes: dict[str, object]) -> None:
@@ -112,19 +158,14 @@ def _require_evaluation(file: h5py.File, attributes: dict[str, object]) -> None:
     require_schema(attributes.get("schema_version"), EVALUATION_SCHEMA)
 
 
-def _table(file: h5py.File, name: str) -> pandas.DataFrame:
+def _table(file: h5py.File, name: str, columns: tuple[str, ...]) -> pandas.DataFrame:
     if name not in file:
         raise AnalysisError(f"it has no table /{name}: damaged, or not written by bipo-dist")
     table = read_table(file[name])
-    missing = [column for column in COLUMNS[name] if column not in table]
+    missing = [column for column in columns if column not in table]
     if missing:
         raise AnalysisError(f"its table /{name} lacks {', '.join(missing)}: damaged, or not written by bipo-dist")
     return table
-
-
-def last_part(path: object) -> str:
-    """A path without its folders."""
-    return str(path or "").rstrip("/").rpartition("/")[2]
 
 
 def direction_name(direction: str) -> str:
@@ -153,22 +194,3 @@ def in_order(rows: pandas.DataFrame) -> pandas.DataFrame:
     """All rows by direction, then multiplier."""
     parts = [of_direction(rows, direction) for direction in directions_in(rows)]
     return pandas.concat(parts) if parts else rows
-
-
-def labels(evaluations: Iterable[Evaluation]) -> list[str]:
-    """A name for each evaluation: its model, with the file's name where models repeat, with a number where both do."""
-    listed = list(evaluations)
-    models = [evaluation.model for evaluation in listed]
-    names = [model if models.count(model) == 1 else f"{model} ({evaluation.name})"
-             for model, evaluation in zip(models, listed, strict=True)]
-    return [name if names.count(name) == 1 else f"{name} {names[:index + 1].count(name)}"
-            for index, name in enumerate(names)]
-
-
-def combined_table(evaluations: list[Evaluation], table: str) -> pandas.DataFrame:
-    """One table of all evaluations, with the column `evaluation`, their labels, in front."""
-    parts = [evaluation.tables[table] for evaluation in evaluations]
-    named = [part.assign(evaluation=label) for label, part in zip(labels(evaluations), parts, strict=True)]
-    # Empty tables know nothing of types: they would turn the others' into objects.
-    whole = pandas.concat([part for part in named if len(part)] or named[:1], ignore_index=True)
-    return whole[["evaluation", *(name for name in whole.columns if name != "evaluation")]]

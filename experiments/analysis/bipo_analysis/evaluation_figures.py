@@ -5,7 +5,7 @@ Directions are told apart by colour, marker and line.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy
@@ -15,18 +15,22 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from .drawing import (CATEGORIES, INK, MARKERS, MUTED, RULE, STYLE, WIDTH, as_svg, bar_lengths, curve_with_bars,
-                      legend_above, new_figure, share_axis, shortened, write_values)
+                      distinctly_shortened, dodged, legend_above, new_figure, places, share_axis, shortened,
+                      write_values)
 from .evaluation import CAA, RANDOM, VECTOR, Evaluation, direction_name, directions_in, of_direction
+from .names import direction_names
+from .paired import changes_from_zero, null_band
 from .pareto import UNSTEERED, tradeoffs
-from .wording import multiplier, number, percent
+from .wording import multiplier, number, percent, plain
 
 # Colour, marker, line.
 LOOKS = {VECTOR: ("#0072B2", "o", "-"), CAA: ("#D55E00", "v", "--"), RANDOM: (MUTED, "s", ":")}
 OTHER_LOOK = ("#009E73", "D", "-.")
 # What a share of right choices is by chance.
 CHANCE = {"ab": 0.5, "mmlu": 0.25}
-CURVES = {"accuracy": "held-out accuracy", "propensity": "propensity (nats)",
-          "propensity_per_token": "propensity per token (nats)", "margin": "margin β·Δ (nats)"}
+CURVES = {"accuracy": "held-out accuracy", "propensity": "propensity (nats)"}
+CHANGES = {"propensity": "change of propensity (nats)", "accuracy": "change of accuracy (points)",
+           "propensity_per_token": "change of propensity\nper token (nats)"}
 COSTS = {"kl_neutral": "KL to unsteered (nats)", "perplexity_reference_text": "perplexity of reference text",
          "perplexity_of_generations": "perplexity of generations", "distinct_1": "distinct words",
          "distinct_2": "distinct word pairs", "distinct_3": "distinct word triples",
@@ -38,17 +42,40 @@ BARS = 24
 MOST_NUMBERS = 12
 # A price whose largest value is this many times the smallest is drawn on a logarithmic axis.
 WIDE = 20
-LONGEST_MODEL = 24
+LONGEST_MODEL = 28
 
 
-def curve_figure(rows: pandas.DataFrame, name: str, label: str) -> str | None:
-    """The column `name` by multiplier, one line per direction, with intervals."""
+def change_figure(evaluation: Evaluation, name: str, label: str) -> str | None:
+    """Change of `name` from multiplier 0 over the same pairs, one line per direction, with paired intervals.
+
+    Of propensity, a band shows what several random directions do.
+    """
+    rows = _known(changes_from_zero(evaluation), name)
+    if not (rows["multiplier"] != 0).any():
+        return None
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure()
+        axes.axhline(0, color=RULE, linewidth=0.9)
+        band = null_band(evaluation, rows["multiplier"]) if name == "propensity" else pandas.DataFrame()
+        if len(band):
+            axes.fill_between(band["multiplier"], band["low"], band["high"], color=RULE, alpha=0.35, linewidth=0,
+                              label=f"{int(band['draws'].max())} random directions")
+            rows = rows[rows["direction"] != RANDOM]
+        _direction_lines(axes, rows, name, direction_names(evaluation))
+        _finish_curve(axes, rows["multiplier"], label)
+        if name == "accuracy":
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
+        return as_svg(figure)
+
+
+def curve_figure(rows: pandas.DataFrame, name: str, label: str, names: Mapping[str, str]) -> str | None:
+    """The column `name` by multiplier, one line per direction, which `names` names, with the bars of `rows`."""
     rows = _known(rows, name)
     if rows.empty:
         return None
     with matplotlib.rc_context(STYLE):
         figure, axes = new_figure()
-        _direction_lines(axes, rows, name)
+        _direction_lines(axes, rows, name, names)
         _finish_curve(axes, rows["multiplier"], label)
         if name == "accuracy":
             share_axis(axes)
@@ -60,13 +87,15 @@ def slopes_figure(evaluation: Evaluation) -> str | None:
     slopes = evaluation.slopes
     if slopes.empty:
         return None
+    names = direction_names(evaluation)
     found, edges = directions_in(slopes), _edges(slopes["slope"].to_numpy())
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 0.7 + 1.35 * len(found)), layout="constrained")
         for index, direction in enumerate(found):
             axes = figure.add_subplot(len(found), 1, index + 1)
             _slope_bars(axes, of_direction(slopes, direction)["slope"].to_numpy(), edges, _look(direction)[0])
-            axes.set_title(direction_name(direction), loc="left", fontsize=10, color=_look(direction)[0])
+            axes.set_title(shortened(names.get(direction, direction), LONGEST_MODEL), loc="left", fontsize=10,
+                           color=_look(direction)[0])
             axes.tick_params(labelbottom=index == len(found) - 1)
         axes.set_xlabel("slope of a pair (nats per unit of the multiplier)")
         figure.supylabel("pairs", fontsize=10, color="#333A42")
@@ -82,7 +111,7 @@ def pareto_figure(evaluation: Evaluation, effect: str, price: str) -> str | None
         figure, axes = new_figure(height=3.9)
         _fronts(axes, points)
         for direction in directions_in(points):
-            _tradeoff_points(axes, of_direction(points, direction), direction)
+            _tradeoff_points(axes, of_direction(points, direction), direction, direction_names(evaluation))
         if points["price"].min() > 0 and points["price"].max() > WIDE * points["price"].min():
             axes.set_xscale("log")
         axes.margins(x=0.08, y=0.1)
@@ -101,7 +130,7 @@ def cost_figure(evaluation: Evaluation, measure: str) -> str | None:
         return None
     with matplotlib.rc_context(STYLE):
         figure, axes = new_figure(height=3.1)
-        _direction_lines(axes, rows, "value")
+        _direction_lines(axes, rows, "value", direction_names(evaluation))
         _finish_curve(axes, rows["multiplier"], COSTS.get(measure, measure.replace("_", " ")))
         if measure in SHARES:
             axes.yaxis.set_major_formatter(PercentFormatter(1))
@@ -110,7 +139,7 @@ def cost_figure(evaluation: Evaluation, measure: str) -> str | None:
         return as_svg(figure)
 
 
-def choice_figure(rows: pandas.DataFrame, kind: str, name: str, label: str) -> str | None:
+def choice_figure(rows: pandas.DataFrame, kind: str, name: str, label: str, names: Mapping[str, str]) -> str | None:
     """Accuracy or probability of one set of choices by multiplier, with chance where it is known."""
     rows = _known(rows, name)
     if rows.empty:
@@ -119,13 +148,13 @@ def choice_figure(rows: pandas.DataFrame, kind: str, name: str, label: str) -> s
         figure, axes = new_figure(height=3.1)
         if kind in CHANCE:
             axes.axhline(CHANCE[kind], color=RULE, linewidth=0.9, linestyle="--")
-        _direction_lines(axes, rows, name)
+        _direction_lines(axes, rows, name, names)
         _finish_curve(axes, rows["multiplier"], label)
         share_axis(axes)
         return as_svg(figure)
 
 
-def grid_figure(grid: pandas.DataFrame, name: str) -> str | None:
+def grid_figure(grid: pandas.DataFrame, name: str, vectors: Sequence[str]) -> str | None:
     """Heat map of one column over the two multipliers; propensity's colours are centred on the unsteered model's."""
     known = _known(grid, name)
     if known.empty:
@@ -139,8 +168,10 @@ def grid_figure(grid: pandas.DataFrame, name: str) -> str | None:
         axes.set_xticks(range(cells.shape[1]), [multiplier(value) for value in cells.columns])
         axes.set_yticks(range(cells.shape[0]), [multiplier(value) for value in cells.index])
         axes.grid(False)
-        axes.set_xlabel("multiplier of the first vector")
-        axes.set_ylabel("multiplier of the second vector")
+        first, second = distinctly_shortened(vectors, LONGEST_MODEL) if len(vectors) == 2 else ("the first vector",
+                                                                                                "the second vector")
+        axes.set_xlabel(f"multiplier of {first}")
+        axes.set_ylabel(f"multiplier of {second}")
         if max(values.shape) <= MOST_NUMBERS:
             write_values(axes, values, abs(values - (low + high) / 2) > 0.3 * (high - low))
         bar = figure.colorbar(image, ax=axes, shrink=0.85)
@@ -149,10 +180,12 @@ def grid_figure(grid: pandas.DataFrame, name: str) -> str | None:
         return as_svg(figure)
 
 
-def judge_figure(judge: pandas.DataFrame) -> str | None:
+def judge_figure(judge: pandas.DataFrame, scale: tuple[float, float]) -> str | None:
     """The judge's mean score by multiplier, one line per behaviour."""
     parts = [(str(name), rows.sort_values("multiplier")) for name, rows in judge.groupby("behaviour", sort=False)]
-    return named_curves_figure(parts, "score", "judge's score, 1 to 4", limits=(0.85, 4.15))
+    room = 0.05 * (scale[1] - scale[0])
+    return named_curves_figure(parts, "score", f"judge's score, {plain(scale[0])} to {plain(scale[1])}",
+                               limits=(scale[0] - room, scale[1] + room))
 
 
 def named_curves_figure(parts: Sequence[tuple[str, pandas.DataFrame]], name: str, label: str,
@@ -163,10 +196,12 @@ def named_curves_figure(parts: Sequence[tuple[str, pandas.DataFrame]], name: str
         return None
     with matplotlib.rc_context(STYLE):
         figure, axes = new_figure()
-        for index, (title, rows) in enumerate(shown):
-            curve_with_bars(axes, rows, "multiplier", name, shortened(title, LONGEST_MODEL),
+        multipliers = pandas.concat([rows["multiplier"] for _, rows in shown])
+        titles = distinctly_shortened([title for title, _ in shown], LONGEST_MODEL)
+        for index, ((_, rows), place) in enumerate(zip(shown, places(len(shown)), strict=True)):
+            curve_with_bars(axes, dodged(rows, "multiplier", place, multipliers), "multiplier", name, titles[index],
                             CATEGORIES[index], MARKERS[index], "-")
-        _finish_curve(axes, pandas.concat([rows["multiplier"] for _, rows in shown]), label)
+        _finish_curve(axes, multipliers, label)
         if limits:
             axes.set_ylim(*limits)
             axes.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -187,7 +222,7 @@ def transfer_figure(parts: Sequence[tuple[str, pandas.DataFrame]]) -> str | None
         axes.axvline(0, color=RULE, linewidth=0.9)
         for place, direction in enumerate(found):
             _steerability_marks(axes, known, direction, (place - (len(found) - 1) / 2) * 0.2)
-        axes.set_yticks(range(len(known)), [shortened(model, LONGEST_MODEL) for model, _ in known])
+        axes.set_yticks(range(len(known)), distinctly_shortened([model for model, _ in known], LONGEST_MODEL))
         axes.set_ylim(len(known) - 0.5, -0.5)
         axes.set_xlabel("steerability (nats per unit of the multiplier)")
         axes.grid(False, axis="y")
@@ -208,15 +243,17 @@ def _look(direction: str) -> tuple[str, str, str]:
     return LOOKS.get(direction, OTHER_LOOK)
 
 
-def _direction_lines(axes: Axes, rows: pandas.DataFrame, name: str) -> None:
+def _direction_lines(axes: Axes, rows: pandas.DataFrame, name: str, names: Mapping[str, str]) -> None:
+    found = directions_in(rows)
     # The vector comes last and so lies on top.
-    for direction in reversed(directions_in(rows)):
+    for direction, place in reversed(list(zip(found, places(len(found)), strict=True))):
         colour, marker, line = _look(direction)
-        curve_with_bars(axes, of_direction(rows, direction), "multiplier", name, direction_name(direction), colour,
-                        marker, line)
-    handles, names = axes.get_legend_handles_labels()
-    axes.legend(handles[::-1], names[::-1], loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3,
-                columnspacing=1.2, handletextpad=0.5)
+        own = dodged(of_direction(rows, direction), "multiplier", place, rows["multiplier"])
+        curve_with_bars(axes, own, "multiplier", name, shortened(names.get(direction, direction), LONGEST_MODEL),
+                        colour, marker, line)
+    handles, titles = axes.get_legend_handles_labels()
+    axes.legend(handles[::-1], titles[::-1], loc="lower center", bbox_to_anchor=(0.5, 1.0),
+                ncols=3 if sum(map(len, titles)) <= 60 else 2, columnspacing=1.2, handletextpad=0.5)
 
 
 def _finish_curve(axes: Axes, multipliers: pandas.Series, label: str) -> None:
@@ -259,11 +296,11 @@ def _fronts(axes: Axes, points: pandas.DataFrame) -> None:
         axes.plot(front["price"], front["effect"], color=RULE, linewidth=1.2, zorder=1)
 
 
-def _tradeoff_points(axes: Axes, points: pandas.DataFrame, direction: str) -> None:
+def _tradeoff_points(axes: Axes, points: pandas.DataFrame, direction: str, names: Mapping[str, str]) -> None:
     if direction == UNSTEERED:
         colour, marker, label = INK, "D", "unsteered"
     else:
-        colour, marker, label = *_look(direction)[:2], direction_name(direction)
+        colour, marker, label = *_look(direction)[:2], shortened(names.get(direction, direction), LONGEST_MODEL)
     axes.errorbar(points["price"], points["effect"], yerr=bar_lengths(points, "effect"), linestyle="none",
                   ecolor=colour, elinewidth=0.8, alpha=0.35)
     axes.scatter(points["price"], points["effect"], s=34, marker=marker, edgecolors=colour, zorder=3,

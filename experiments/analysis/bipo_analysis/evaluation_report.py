@@ -5,24 +5,29 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas
 
 from . import evaluation_figures as figures
-from .drawing import shortened
-from .evaluation import (CAA, VECTOR, Evaluation, direction_name, in_order, labels, last_part, of_direction,
-                         short_name)
+from .answers import Answers, answer_section
+from .choice import choice_sentences, chosen_multipliers
+from .drawing import distinctly_shortened
+from .evaluation import CAA, VECTOR, Evaluation, direction_name, in_order, of_direction, short_name
 from .held_out_findings import control_warnings, curve_findings, steerability_findings
 from .limits import limits
-from .measure_findings import (COST_NAMES, choice_findings, cost_findings, cost_text, judge_findings, measures_in,
-                               synergy_findings, tradeoff_findings)
+from .measure_findings import (COST_NAMES, choice_findings, cost_findings, cost_text, judge_findings, judge_scale,
+                               measures_in, synergy_findings, tradeoff_findings)
+from .names import data_names, direction_names, labels, model_names, single_vector_names
 from .page import (Markup, document, element, joined, key_figures, known_figures, listing, plot_grid,
                    setting_list, table, time_of_report, warning, with_interval, write_page)
+from .paired import changes_from_zero, with_paired_bars
 from .pareto import EFFECTS, PRICES, UNSTEERED, tradeoffs
 from .transfer import Transfer, compare, transfer_findings, transfer_warnings
 from .vectors_in_use import vector_words
-from .wording import counted, multiplier, number, percent, plain, signed
+from .wording import joined as listed
+from .wording import last_part, multiplier, number, percent, plain, signed
 
 CHOICE_KINDS = {"ab": "A/B choices", "mc": "multiple choice (MC1, MC2)", "mmlu": "MMLU-style"}
 PROBABILITIES = {"ab": "p(matching) / (p(matching) + p(other))", "mc": "MC2", "mmlu": "probability of the right letter"}
@@ -36,33 +41,59 @@ LONGEST_MODEL = 40
 ONLY_IN_TABLE = ("distinct_1", "distinct_3")
 COST_GROUPS = (("kl_neutral", "perplexity_reference_text", "perplexity_of_generations"),
                ("distinct_1", "distinct_2", "distinct_3", "compression_ratio", "refusal_rate"))
+CHANGE_CAPTIONS = {
+    "propensity": "What each direction changes: propensity less that of the unsteered model, pair by pair. "
+                  "Propensity is log p(matching answer) less log p(other answer), both given the prompt, summed over "
+                  "their tokens. "
+                  "Bars are 95 % intervals of the mean change over the same pairs.",
+    "accuracy": "The same for the share of pairs whose matching answer is the likelier one.",
+    "propensity_per_token": "The same for propensity with each answer's mean over its tokens, so that long answers "
+                            "weigh no more than short ones."}
+CURVE_CAPTIONS = {"propensity": "Mean propensity by multiplier.", "accuracy": "Held-out accuracy by multiplier."}
+PAIRED_BARS = "Bars are the intervals of the change from multiplier 0."
+MARGINAL_BARS = ("Bars are 95 % bootstrap intervals over pairs: they show how much pairs differ and say nothing about "
+                 "the effect, for the file holds no single pairs at multiplier 0.")
 Measure = Callable[[float], str]
 
 
-def write_evaluation_report(evaluations: Sequence[Evaluation], out: str | Path) -> None:
+@dataclass(frozen=True)
+class Extras:
+    """What a page shows beside the files: answers, and multipliers chosen on one half of the pairs."""
+
+    answers: Sequence[Answers] = ()
+    choose_on: str = ""  # a half of choice.HALVES
+    max_kl: float = math.inf  # in nats, of a chosen multiplier
+
+
+def write_evaluation_report(evaluations: Sequence[Evaluation], out: str | Path, extras: Extras = Extras()) -> None:
     """Writes the page to `out`, replacing it whole or not at all."""
-    write_page(evaluation_report_html(evaluations), out)
+    write_page(evaluation_report_html(evaluations, extras), out)
 
 
-def evaluation_report_html(evaluations: Sequence[Evaluation]) -> str:
+def evaluation_report_html(evaluations: Sequence[Evaluation], extras: Extras = Extras()) -> str:
     """The page as text; `evaluations` are at least one."""
     transfer, is_one = compare(evaluations), len(evaluations) == 1
     parts = [_header(transfer)]
     if is_one:
         parts += [_warnings(control_warnings(evaluations[0])), _key_figures(evaluations[0]),
-                  *_parts(evaluations[0], "h2")]
+                  *_parts(evaluations[0], "h2", extras)]
     else:
         parts += [_all_control_warnings(transfer), _transfer(transfer)]
         for label, evaluation in zip(transfer.labels, evaluations, strict=True):
             own = (element("h2", label), element("p", f"Vectors: {vector_words(evaluation)}.", class_="swept"),
-                   _warnings(control_warnings(evaluation)), _key_figures(evaluation), *_parts(evaluation, "h3"))
+                   _warnings(control_warnings(evaluation)), _key_figures(evaluation), *_parts(evaluation, "h3", extras))
             parts.append(element("section", *own))
+    if not is_one:
+        parts += [answer_section(answers, "h2") for answers in extras.answers]
     parts += [_limits(evaluations), _settings(evaluations)]
-    return document(f"{_title(transfer)}: evaluation of a steering vector", element("main", *parts))
+    return document(f"{transfer.title}: evaluation of a steering vector", element("main", *parts))
 
 
-def _title(transfer: Transfer) -> str:
-    return transfer.labels[0] if len(transfer.labels) == 1 else f"Steering on {counted(len(transfer.labels), 'model')}"
+def _places(transfer: Transfer) -> str:
+    """Where it was measured: "On smollm2; held-out pairs of test.csv."."""
+    models = list(dict.fromkeys(model_names(transfer.evaluations)))
+    data = [name for name in dict.fromkeys(data_names(transfer.evaluations)) if name]
+    return f"On {listed(models)}" + (f"; held-out pairs of {listed(data)}." if data else ".")
 
 
 def _header(transfer: Transfer) -> Markup:
@@ -71,7 +102,8 @@ def _header(transfer: Transfer) -> Markup:
         if first.attributes.get("program_version") else ""
     vectors = vector_words(first) if len(transfer.labels) == 1 or transfer.is_of_one_vector else "different vectors"
     return element("header", element("p", "Evaluation of a steering vector", class_="kind"),
-                   element("h1", _title(transfer)), element("p", vectors, class_="swept"),
+                   element("h1", transfer.title), element("p", vectors, class_="swept"),
+                   *([element("p", _places(transfer), class_="swept")] if len(transfer.labels) > 1 else []),
                    element("p", f"Report of {time_of_report()}{version}.", class_="made"))
 
 
@@ -117,40 +149,68 @@ def _accuracy_entry(curve: pandas.DataFrame) -> tuple[str, str]:
             f"from multiplier {multiplier(first['multiplier'])} to {multiplier(last['multiplier'])}")
 
 
-def _parts(evaluation: Evaluation, heading: str) -> list[Markup]:
+def _parts(evaluation: Evaluation, heading: str, extras: Extras) -> list[Markup]:
     """The parts that the file has data for; `heading` is the element of their titles, h2 or h3."""
-    return [_curve(evaluation, heading), _steerability(evaluation, heading), _choices(evaluation, heading),
-            _tradeoffs(evaluation, heading), _costs(evaluation, heading), _synergy(evaluation, heading),
-            _judge(evaluation, heading)]
+    beside = [answer_section(answers, heading) for answers in extras.answers] if heading == "h2" else []
+    chosen = [_chosen(evaluation, heading, extras)] if extras.choose_on else []
+    return [_curve(evaluation, heading), *beside, *chosen, _steerability(evaluation, heading),
+            _choices(evaluation, heading), _tradeoffs(evaluation, heading), _costs(evaluation, heading),
+            _synergy(evaluation, heading), _judge(evaluation, heading)]
 
 
 def _curve(evaluation: Evaluation, heading: str) -> Markup:
     parts = [element(heading, "Propensity curve"), _sentences(curve_findings(evaluation), has_lead=True)]
     if evaluation.curve.empty:
         return joined(parts)
-    captions = {
-        "propensity": "Propensity by multiplier: the mean of log p(matching answer) less log p(other answer), both "
-                      "given the prompt, summed over their tokens. Bars are 95 % bootstrap intervals over pairs.",
-        "accuracy": "Held-out accuracy: the share of pairs whose matching answer is the likelier one.",
-        "propensity_per_token": "Propensity per token: the same with each answer's mean over its tokens, so that long "
-                                "answers weigh no more than short ones.",
-        "margin": "Margin, the mean of β·Δ: by how much steering moves the model towards the matching answer, in the "
-                  "units of the training's loss; 0 without steering."}
-    plots = known_figures(*((figures.curve_figure(evaluation.curve, name, figures.CURVES[name]),
-                             f"{name.replace('_', ' ').capitalize()} by multiplier", caption)
-                            for name, caption in captions.items()))
-    headers = ["direction", "multiplier", "pairs", "accuracy", "propensity", "per token", "margin", "log p matching",
+    changes, bars = changes_from_zero(evaluation), with_paired_bars(evaluation)
+    has_changes = len(changes) > 0
+    plots = known_figures(
+        *((figures.change_figure(evaluation, name, figures.CHANGES[name]),
+           f"Change of {name.replace('_', ' ')} by multiplier", caption) for name, caption in CHANGE_CAPTIONS.items()),
+        *((figures.curve_figure(bars, name, figures.CURVES[name], direction_names(evaluation)),
+           f"{name.capitalize()} by multiplier", f"{caption} {PAIRED_BARS if has_changes else MARGINAL_BARS}")
+          for name, caption in CURVE_CAPTIONS.items()))
+    headers = ["direction", "multiplier", "propensity", "change", "accuracy", "points", "per token", "log p matching",
                "log p other"]
-    rows = [[short_name(row["direction"]), multiplier(row["multiplier"]), str(int(row["pairs"])),
-             _estimate(row, "accuracy", percent), _estimate(row, "propensity", signed),
-             _estimate(row, "propensity_per_token", _three), _estimate(row, "margin", signed),
+    by_point = changes.set_index(["direction", "multiplier"])
+    rows = [[short_name(row["direction"]), multiplier(row["multiplier"]), _estimate(row, "propensity", signed),
+             _change(by_point, row, "propensity", signed), _estimate(row, "accuracy", percent),
+             _change(by_point, row, "accuracy", _points), signed(row["propensity_per_token"], 3),
              number(row["chosen_logp"]), number(row["rejected_logp"])]
             for _, row in in_order(evaluation.curve).iterrows()]
-    return joined((*parts, plot_grid(plots), listing(headers, rows, ["direction"], "rows of the curve")))
+    note = element("p", "Below a mean or share is its bootstrap interval over pairs, which shows how much pairs "
+                        "differ; below a change is its interval over the same pairs. The margin of training is β times "
+                        "the change of propensity.", class_="note")
+    return joined((*parts, plot_grid(plots), listing(headers, rows, ["direction"], "rows of the curve"), note))
 
 
-def _three(value: float) -> str:
-    return signed(value, 3)
+def _change(by_point: pandas.DataFrame, row: pandas.Series, name: str, form: Measure) -> str:
+    """The change of `name` at the row's direction and multiplier, with its interval."""
+    key = (row["direction"], row["multiplier"])
+    if row["multiplier"] == 0 or key not in by_point.index:
+        return "–"
+    return _estimate(by_point.loc[key], name, form)
+
+
+def _points(value: float) -> str:
+    return signed(100 * value, 1)
+
+
+def _chosen(evaluation: Evaluation, heading: str, extras: Extras) -> Markup:
+    """What multipliers do that were chosen on the other half of the pairs."""
+    choices = chosen_multipliers(evaluation, extras.choose_on, extras.max_kl)
+    parts = [element(heading, "Multipliers chosen on one half of the pairs"),
+             _sentences(choice_sentences(evaluation, choices, extras.choose_on, extras.max_kl), has_lead=True)]
+    rows = [[short_name(choice.direction), "highest" if choice.aim > 0 else "lowest", multiplier(choice.multiplier),
+             signed(choice.chosen_on), with_interval(signed(choice.propensity.value),
+                                                     f"{signed(choice.propensity.interval.low)} to "
+                                                     f"{signed(choice.propensity.interval.high)}"),
+             with_interval(_points(choice.accuracy.value), f"{_points(choice.accuracy.interval.low)} to "
+                                                           f"{_points(choice.accuracy.interval.high)}"),
+             str(choice.propensity.items)] for choice in choices]
+    headers = ["direction", "aim", "multiplier", "change on the choosing half", "on the other half",
+               "accuracy there (points)", "pairs"]
+    return joined((*parts, table(headers, rows, texts=["direction", "aim"]))) if rows else joined(parts)
 
 
 def _estimate(row: pandas.Series | Mapping[str, float], name: str, form: Measure) -> Markup:
@@ -177,13 +237,15 @@ def _steerability(evaluation: Evaluation, heading: str) -> Markup:
 
 def _steerability_table(named: Sequence[tuple[str, pandas.DataFrame]]) -> Markup:
     headers = ["direction", "norm", "pairs", "steerability", "s.d.", "anti-steerable", "Spearman"]
-    rows = [[shortened(label, LONGEST_MODEL), short_name(row["direction"]), number(row["norm"]), str(int(row["pairs"])),
+    cut = dict(zip([label for label, _ in named], distinctly_shortened([label for label, _ in named], LONGEST_MODEL),
+                   strict=True))
+    rows = [[cut[label], short_name(row["direction"]), number(row["norm"]), str(int(row["pairs"])),
              _estimate(row, "steerability", signed), number(row["steerability_sd"]),
              _estimate(row, "anti_steerable", percent), _estimate(row, "spearman", signed)]
             for label, own in named for _, row in in_order(own).iterrows()]
     if len(named) == 1:
         return table(headers, [row[1:] for row in rows], texts=["direction"])
-    return table(["model", *headers], rows, texts=["model", "direction"])
+    return table(["evaluation", *headers], rows, texts=["evaluation", "direction"])
 
 
 def _choices(evaluation: Evaluation, heading: str) -> Markup:
@@ -193,22 +255,31 @@ def _choices(evaluation: Evaluation, heading: str) -> Markup:
     groups = list(evaluation.choices.groupby(["set", "kind"], sort=False))
     titles = [f"{last_part(name)}, {CHOICE_KINDS.get(kind, kind)}" for (name, kind), _ in groups]
     parts.append(_sentences([sentence for title, ((_, kind), rows) in zip(titles, groups, strict=True)
-                             for sentence in choice_findings(title, kind, rows)]))
+                             for sentence in choice_findings(title, kind, rows, _items_of(evaluation, rows))]))
     plots, rows = [], []
     for title, ((_, kind), own) in zip(titles, groups, strict=True):
-        plots += _choice_plots(title, str(kind), own)
+        plots += _choice_plots(title, str(kind), own, direction_names(evaluation))
         rows += [[title, *_choice_row(row)] for _, row in in_order(own).iterrows()]
-    headers = ["set", "direction", "multiplier", "items", "accuracy", "probability", "macro accuracy"]
+    is_mc = (evaluation.choices["kind"] == "mc").any()
+    headers = ["set", "direction", "multiplier", "items", "accuracy (of mc: MC1)" if is_mc else "accuracy",
+               "probability (of mc: MC2)" if is_mc else "probability", "macro accuracy"]
     return joined((*parts, plot_grid(plots), listing(headers, rows, ["set", "direction"], "rows of choices")))
 
 
-def _choice_plots(title: str, kind: str, rows: pandas.DataFrame) -> list[Markup]:
+def _items_of(evaluation: Evaluation, rows: pandas.DataFrame) -> pandas.DataFrame:
+    """The single items of the set that `rows` are of."""
+    items = evaluation.choice_items
+    return items[(items["set"] == rows["set"].iloc[0]) & (items["kind"] == rows["kind"].iloc[0])]
+
+
+def _choice_plots(title: str, kind: str, rows: pandas.DataFrame, names: Mapping[str, str]) -> list[Markup]:
     accuracy, probability = ("MC1", "MC2") if kind == "mc" else ("accuracy", "probability")
     chance = f" The dashed line is chance, {percent(figures.CHANCE[kind], 0)}." if kind in figures.CHANCE else ""
     return known_figures(
-        (figures.choice_figure(rows, kind, "accuracy", accuracy), f"{title}: {accuracy} by multiplier",
-         f"{title}: share of right choices.{chance} Bars are 95 % intervals over items."),
-        (figures.choice_figure(rows, kind, "probability", probability), f"{title}: {probability} by multiplier",
+        (figures.choice_figure(rows, kind, "accuracy", accuracy, names), f"{title}: {accuracy} by multiplier",
+         f"{title}: share of right choices.{chance} Bars are 95 % intervals over items, which show how much "
+         "items differ, not whether steering changes them."),
+        (figures.choice_figure(rows, kind, "probability", probability, names), f"{title}: {probability} by multiplier",
          f"{title}: mean {PROBABILITIES.get(kind, 'probability of the right choice')}, which moves before choices do."))
 
 
@@ -227,7 +298,8 @@ def _tradeoffs(evaluation: Evaluation, heading: str) -> Markup:
         return Markup("")
     note = element("p", "Filled points are on the Pareto front, which the grey line joins: no other point moves the "
                         "model as far in their direction, up for positive multipliers and down for negative ones, at a "
-                        "lower cost. Bars are 95 % intervals of the effect.", class_="note")
+                        "lower cost. Bars are 95 % intervals of the change from "
+                        "multiplier 0 over the same pairs, where the file has single pairs.", class_="note")
     return joined((element(heading, "Effect against cost"), _sentences(tradeoff_findings(evaluation)),
                    plot_grid(plots), note, _front_table(evaluation)))
 
@@ -290,15 +362,17 @@ def _synergy(evaluation: Evaluation, heading: str) -> Markup:
     if grid.empty:
         return Markup("")
     plots = known_figures(
-        (figures.grid_figure(grid, "propensity"), "Propensity of two vectors together",
+        (figures.grid_figure(grid, "propensity", single_vector_names(evaluation)), "Propensity of two vectors together",
          "Propensity with both vectors, each at its own multiplier, on the same held-out pairs. White is the unsteered "
          "model."),
-        (figures.grid_figure(grid, "accuracy"), "Accuracy of two vectors together",
+        (figures.grid_figure(grid, "accuracy", single_vector_names(evaluation)), "Accuracy of two vectors together",
          "Held-out accuracy with both vectors; white is 50 %."))
     rows = [[multiplier(row["multiplier_1"]), multiplier(row["multiplier_2"]), str(int(row["pairs"])),
              _estimate(row, "propensity", signed), _estimate(row, "accuracy", percent), signed(row["margin"])]
             for _, row in grid.sort_values(["multiplier_1", "multiplier_2"]).iterrows()]
-    headers = ["multiplier 1", "multiplier 2", "pairs", "propensity", "accuracy", "margin"]
+    names = single_vector_names(evaluation)
+    first, second = names if len(names) == 2 else ("1", "2")
+    headers = [f"multiplier {first}", f"multiplier {second}", "pairs", "propensity", "accuracy", "margin"]
     return joined((element(heading, "Synergy"), _sentences(synergy_findings(evaluation)), plot_grid(plots),
                    listing(headers, rows, [], "cells of the grid")))
 
@@ -307,9 +381,9 @@ def _judge(evaluation: Evaluation, heading: str) -> Markup:
     judge = evaluation.judge
     if judge.empty:
         return Markup("")
-    plots = known_figures((figures.judge_figure(judge), "Judge's score by multiplier",
-                           "Mean score that a language model as judge gave to the generations, from 1 (the behaviour "
-                           "does not show) to 4. Bars are 95 % intervals over prompts."))
+    plots = known_figures((figures.judge_figure(judge, judge_scale(evaluation)), "Judge's score by multiplier",
+                           "Mean score that a language model as judge gave to the generations. Bars are 95 % "
+                           "intervals over prompts, which show how much prompts differ."))
     rows = [[row["behaviour"], multiplier(row["multiplier"]), str(int(row["items"])), str(int(row["errors"])),
              _estimate(row, "score", number)]
             for _, row in judge.sort_values(["behaviour", "multiplier"], kind="stable").iterrows()]
@@ -319,17 +393,20 @@ def _judge(evaluation: Evaluation, heading: str) -> Markup:
 
 
 def _transfer(transfer: Transfer) -> Markup:
-    title = "Transfer" if transfer.is_of_one_vector else "Side by side"
+    title = "Transfer" if transfer.is_of_models else "Side by side"
+    what = "model" if transfer.is_of_models else "evaluation"
+    curves = [(label, of_direction(with_paired_bars(evaluation), VECTOR))
+              for label, evaluation in zip(transfer.labels, transfer.evaluations, strict=True)]
     plots = known_figures(
-        (figures.transfer_figure(transfer.all_rows("steerability")), "Steerability by model",
-         "Steerability of the vector and of the controls on each model, with 95 % intervals over pairs."),
-        (figures.named_curves_figure(transfer.vector_rows("curve"), "propensity", "propensity (nats)"),
-         "Propensity by model", "Propensity curve of the vector on each model. Models differ in what they prefer by "
-         "themselves, at 0; transfer is in the slopes."),
-        (figures.named_curves_figure(transfer.vector_rows("curve"), "accuracy", "held-out accuracy"),
-         "Accuracy by model", "Held-out accuracy of the vector on each model."))
+        (figures.transfer_figure(transfer.all_rows("steerability")), f"Steerability by {what}",
+         f"Steerability of the vector and of the controls in each {what}, with 95 % intervals over pairs."),
+        (figures.named_curves_figure(curves, "propensity", "propensity (nats)"),
+         f"Propensity by {what}", f"Propensity curve of the vector in each {what}. At 0 stands what a model prefers by "
+         "itself; steering is in the slopes. Bars are 95 % intervals of the change from 0 over the same pairs."),
+        (figures.named_curves_figure(curves, "accuracy", "held-out accuracy"),
+         f"Accuracy by {what}", f"Held-out accuracy of the vector in each {what}, with the same kind of bars."))
     most, count = len(figures.CATEGORIES), len(transfer.labels)
-    note = f"The curves are of the first {most} of {count} models."
+    note = f"The curves are of the first {most} of {count} {what}s."
     cut = [element("p", note, class_="note")] if count > most else []
     return joined((element("h2", title), _warnings(transfer_warnings(transfer)),
                    _sentences(transfer_findings(transfer)), plot_grid(plots), *cut,

@@ -16,7 +16,7 @@ from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from .drawing import (CATEGORIES, LONGEST_LABEL, MARKERS, STYLE, as_svg, curve_with_bars, legend_above, new_figure,
+from .drawing import (CATEGORIES, LONGEST_LABEL, MARKERS, STYLE, as_svg, curve_with_bars, legend_above, plain_figure,
                       share_axis, shortened, write_values)
 from .sections import Section, Variant
 from .traces import Trace, mean_by_layer, smoothed
@@ -36,7 +36,7 @@ MOST_NUMBERS = 12
 def layer_figure(variant: Variant, measure: str) -> str:
     """Mean of `measure` by layer at +v, 0 and -v, with intervals over seeds and the single seeds as dots."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure()
+        figure, axes = plain_figure()
         for side, label, colour, marker, line in SIDES:
             name = f"{measure}_{side}"
             if variant.curve[name].notna().any():
@@ -57,7 +57,7 @@ def layer_figure(variant: Variant, measure: str) -> str:
 def swing_figure(curves: Sequence[tuple[str, pandas.DataFrame]]) -> str:
     """Swing of accuracy by layer, one line per named layer curve."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure()
+        figure, axes = plain_figure()
         for index, (name, curve) in enumerate(curves):
             style = index % len(CATEGORIES)
             curve_with_bars(axes, curve, "layer", "accuracy_swing", shortened(name), CATEGORIES[style], MARKERS[style],
@@ -82,7 +82,7 @@ def training_figure(traces: Sequence[Trace], column: str) -> str | None:
     if curves.empty:
         return None
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure()
+        figure, axes = plain_figure()
         if column == "loss":
             axes.axhline(numpy.log(2), color="#9AA3AD", linewidth=0.9, linestyle="--")
         _layer_lines(figure, axes, smoothed(curves) if column == "loss" else smoothed(curves, 400), marker="")
@@ -100,7 +100,7 @@ def epoch_figure(traces: Sequence[Trace]) -> str | None:
         return None
     swing = curves["plus"] - curves["minus"]
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure()
+        figure, axes = plain_figure()
         _layer_lines(figure, axes, swing.set_index(swing.index + 1), marker="o")
         _epoch_axis(axes)
         axes.set_ylabel("margin at +v less at −v (nats)")
@@ -113,7 +113,7 @@ def convergence_figure(traces: Sequence[Trace]) -> str | None:
     if len(curves) < 2:
         return None
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure()
+        figure, axes = plain_figure()
         _layer_lines(figure, axes, curves.set_index(curves.index + 1), marker="o")
         _epoch_axis(axes)
         axes.set_ylim(bottom=0)
@@ -135,11 +135,13 @@ def cosine_figure(traces: Sequence[Trace]) -> str | None:
     if len(known) > MOST_ROWS:
         cosines, labels = _mean_cosines(cosines, [trace.layer for trace in known])
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure(height=4.6)
+        figure, axes = plain_figure(height=4.6)
         image = axes.imshow(cosines, vmin=-1, vmax=1, cmap="PuOr", interpolation="none")
         shown = range(0, len(labels), max(1, -(-len(labels) // 24)))
-        axes.set_xticks(shown, [labels[index] for index in shown], rotation=90, fontsize=8)
-        axes.set_yticks(shown, [labels[index] for index in shown], fontsize=8)
+        axes.set_xticks(shown, [labels[index] for index in shown])
+        axes.set_yticks(shown, [labels[index] for index in shown])
+        axes.tick_params(labelsize=8)
+        axes.tick_params(axis="x", labelrotation=90)
         axes.grid(False)
         by_seed = any("·" in label for label in labels)
         axes.set_xlabel("layer · seed" if by_seed else "layer")
@@ -157,7 +159,7 @@ def throughput_figure(cells: pandas.DataFrame, column: str) -> str | None:
     if known.empty:
         return None
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure()
+        figure, axes = plain_figure()
         axes.plot(known["layer"], known[column], linestyle="none", marker="o", color=CATEGORIES[0], alpha=0.6)
         means = known.groupby("layer")[column].mean()
         axes.plot(means.index, means, color=CATEGORIES[0], linewidth=1.2)

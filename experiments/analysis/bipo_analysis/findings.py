@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy
 import pandas
 
-from .intervals import wilson_interval
+from .intervals import widest_share_interval, wilson_interval
 from .layer_curve import Comparison, compare_layers, ranked_layers
 from .sections import Section, Variant
 from .traces import Trace, of_complete_runs
@@ -77,10 +77,12 @@ def _pair_uncertainty(variant: Variant, pairs: int) -> list[str]:
     minus = wilson_interval(best["accuracy_minus"], pairs)
     sentence = (f"Each accuracy rests on {counted(pairs, 'pair')}, which leave {percent(plus.low, 0)} to "
                 f"{percent(plus.high, 0)} open for +v and {percent(minus.low, 0)} to {percent(minus.high, 0)} for −v "
-                f"(Wilson, 95{NO_BREAK}%)")
-    if plus.low > minus.high:
-        return [sentence + ": these do not overlap, so that the vector has an effect is well supported."]
-    return [sentence + ": these overlap, so a test set of other pairs might show no effect."]
+                f"(Wilson, 95{NO_BREAK}%). Both are of the same pairs, so what counts is the change of each pair")
+    low, high = widest_share_interval(best["accuracy_minus"], best["accuracy_plus"], pairs)
+    if low > 0 or high < 0:
+        return [f"{sentence}: whichever pairs changed, the swing lies within {point_range(low, high)} points "
+                f"(95{NO_BREAK}%), so that the vector has an effect is well supported."]
+    return [f"{sentence}; the two accuracies alone do not tell that. `bipo-dist evaluate` measures it pair by pair."]
 
 
 def _runner_up(variant: Variant, pairs: int) -> str:
@@ -113,8 +115,9 @@ def _pair_support(variant: Variant, comparison: Comparison, pairs: int) -> str:
     best = ranked_layers(variant.curve, "accuracy").iloc[0]
     low, high = wilson_interval(best["accuracy_plus"], pairs)
     if comparison.difference < (high - low) / 2:
-        return (f" The lead is smaller than what {counted(pairs, 'held-out pair')} leave open for one accuracy "
-                f"(about ±{100 * (high - low) / 2:.0f} points): on other pairs the order may turn round.")
+        return (f" The lead is small beside the ±{100 * (high - low) / 2:.0f} points that "
+                f"{counted(pairs, 'held-out pair')} leave open for one accuracy by itself; whether it "
+                "holds on other pairs, only a comparison of both layers pair by pair can tell.")
     return ""
 
 

@@ -9,8 +9,9 @@ import numpy
 import pandas
 
 from .evaluation import CAA, CONTROLS, RANDOM, VECTOR, Evaluation, direction_name, of_direction
-from .intervals import UNKNOWN, Interval, bootstrap_interval
-from .wording import NO_BREAK, at_multiplier, counted, joined, multiplier, number, percent, signed, span
+from .paired import MIN_DRAWS, Change, change_between, null_of, pair_values, paired_slopes
+from .wording import (NO_BREAK, at_multiplier, counted, joined, multiplier, number, percent, point_range, points,
+                      signed, span)
 
 # A control's norm may differ from the vector's by this share: both are rounded to fp32.
 NORM_TOLERANCE = 0.01
@@ -74,10 +75,11 @@ def curve_findings(evaluation: Evaluation) -> list[str]:
         return ["No held-out pairs were evaluated with the vector, so there is no propensity curve."]
     if len(curve) == 1:
         return [f"Only multiplier {multiplier(curve['multiplier'].iloc[0])} was evaluated: one point is no curve."]
-    return [_course(curve), _ends(curve), *_accuracy(curve), *_controls_course(evaluation, curve)]
+    return [_course(evaluation, curve), _ends(evaluation, curve), *_accuracy(evaluation, curve),
+            *_controls_course(evaluation, curve), *_null(evaluation, curve)]
 
 
-def _course(curve: pandas.DataFrame) -> str:
+def _course(evaluation: Evaluation, curve: pandas.DataFrame) -> str:
     first, last = curve.iloc[0], curve.iloc[-1]
     where = f"from multiplier {multiplier(first['multiplier'])} to {multiplier(last['multiplier'])}"
     values = f"from {signed(first['propensity'])} to {signed(last['propensity'])} nats"
@@ -87,46 +89,54 @@ def _course(curve: pandas.DataFrame) -> str:
     if (steps < -RESOLUTION).all():
         return (f"The propensity curve of the vector falls monotonically {where}: {values}. A larger multiplier makes "
                 "the matching answer less likely: the vector, or its sign, is the wrong way round.")
-    turns = joined(_turns(curve))
+    turns = joined(_turns(evaluation, curve))
     if last["propensity"] - first["propensity"] > RESOLUTION:
         return f"The propensity curve of the vector rises {where}, {values}, but not monotonically: it falls {turns}."
     return f"The propensity curve of the vector does not rise {where} ({values}): it falls {turns}."
 
 
-def _turns(curve: pandas.DataFrame) -> list[str]:
+def _turns(evaluation: Evaluation, curve: pandas.DataFrame) -> list[str]:
     """The steps at which the curve does not rise, each with how sure that is."""
-    turns = []
+    turns, values = [], pair_values(evaluation.samples, VECTOR, "propensity")
     for (_, before), (_, after) in itertools.pairwise(curve.iterrows()):
         fall = before["propensity"] - after["propensity"]
         if fall >= -RESOLUTION:
-            within = before["propensity_low"] <= after["propensity_high"]
-            doubt = ", which its intervals leave open" if within else ""
+            change = change_between(values, before["multiplier"], after["multiplier"], "propensity")
+            doubt = "" if change.interval.high < 0 else ", which the pairs leave open" if change.items > 1 else ""
             turns.append(f"from {multiplier(before['multiplier'])} to {multiplier(after['multiplier'])} by "
                          f"{number(abs(float(fall)))} nats{doubt}")
     return turns
 
 
-def _ends(curve: pandas.DataFrame) -> str:
-    if _ends_differ(curve):
-        return (f"The 95{NO_BREAK}% intervals at its two ends do not overlap, so that the vector has an effect on "
-                "pairs like these is well supported.")
-    return f"The 95{NO_BREAK}% intervals at its two ends overlap or are not known: other pairs might show no effect."
+def change_over(evaluation: Evaluation, curve: pandas.DataFrame, measure: str = "propensity") -> Change:
+    """The paired change of the vector from the first to the last multiplier of its curve."""
+    start, end = curve["multiplier"].iloc[[0, -1]]
+    return change_between(pair_values(evaluation.samples, VECTOR, measure), start, end, measure)
 
 
-def _ends_differ(curve: pandas.DataFrame) -> bool:
-    """Whether the intervals at the first and the last multiplier are known and do not overlap."""
-    first, last = curve.iloc[0], curve.iloc[-1]
-    low, high = (first, last) if last["propensity"] >= first["propensity"] else (last, first)
-    return bool(high["propensity_low"] > low["propensity_high"])
+def _ends(evaluation: Evaluation, curve: pandas.DataFrame) -> str:
+    change = change_over(evaluation, curve)
+    if math.isnan(change.interval.low):
+        return ("The file does not hold two single pairs at both ends, so whether the effect is more than chance "
+                "cannot be tested.")
+    text = (f"Pair by pair, propensity changes by {signed(change.value)} nats between the two ends "
+            f"(95{NO_BREAK}% interval {span(*change.interval)} over the same {counted(change.items, 'pair')})")
+    if change.is_certain and abs(change.value) > RESOLUTION:
+        return f"{text}: that the vector has an effect on pairs like these is well supported."
+    return f"{text}: 0 lies within, so other pairs might show no effect."
 
 
-def _accuracy(curve: pandas.DataFrame) -> list[str]:
+def _accuracy(evaluation: Evaluation, curve: pandas.DataFrame) -> list[str]:
     if curve["accuracy"].isna().any():
         return []
     shown = curve[(curve["multiplier"] == 0) | curve["multiplier"].isin(curve["multiplier"].iloc[[0, -1]])]
     parts = [f"{percent(row['accuracy'])} {at_multiplier(row['multiplier'])}" for _, row in shown.iterrows()]
     pairs = int(curve["pairs"].max())
-    return [f"The matching answer is the likelier one in {joined(parts)} of {counted(pairs, 'held-out pair')}."]
+    change = change_over(evaluation, curve, "accuracy")
+    paired = "" if math.isnan(change.interval.low) else (
+        f" Over the same pairs that is a change of {points(change.value)} between the ends "
+        f"(95{NO_BREAK}% interval {point_range(*change.interval)}).")
+    return [f"The matching answer is the likelier one in {joined(parts)} of {counted(pairs, 'held-out pair')}.{paired}"]
 
 
 def _controls_course(evaluation: Evaluation, curve: pandas.DataFrame) -> list[str]:
@@ -134,7 +144,7 @@ def _controls_course(evaluation: Evaluation, curve: pandas.DataFrame) -> list[st
     for control in CONTROLS:
         moved = _reach(of_direction(evaluation.curve, control), curve)
         if math.isfinite(moved):
-            share = f" ({percent(moved / own, 0)} of that)" if _ends_differ(curve) else ""
+            share = f" ({percent(moved / own, 0)} of that)" if change_over(evaluation, curve).is_certain else ""
             parts.append(f"the {direction_name(control)} {signed(moved)} nats{share}")
     text = f"Over these multipliers the vector moves propensity by {signed(own)} nats, {joined(parts)}."
     return [text] if parts else []
@@ -146,6 +156,20 @@ def _reach(rows: pandas.DataFrame, curve: pandas.DataFrame) -> float:
     ends = curve["multiplier"].iloc[[0, -1]]
     return float(by_multiplier[ends.iloc[1]] - by_multiplier[ends.iloc[0]]) if ends.isin(by_multiplier.index).all() \
         else math.nan
+
+
+def _null(evaluation: Evaluation, curve: pandas.DataFrame) -> list[str]:
+    """The vector's move beside those of the random directions, where there are several."""
+    null = null_of(evaluation, *curve["multiplier"].iloc[[0, -1]])
+    draws = len(null.moved)
+    if draws < 2 or math.isnan(null.own):
+        return []
+    beyond = int((abs(null.moved) >= abs(null.own)).sum())
+    text = (f"The {draws} random directions move propensity by {span(null.moved.min(), null.moved.max())} nats over "
+            f"these multipliers; {'none moves' if beyond == 0 else f'{beyond} move'} it as far as the vector")
+    if draws < MIN_DRAWS:
+        return [f"{text}. {draws} are too few for a null distribution; {MIN_DRAWS} or more make one."]
+    return [f"{text} (p = {number(null.probability, 3)}, by rank)."]
 
 
 def steerability_findings(evaluation: Evaluation) -> list[str]:
@@ -179,7 +203,7 @@ def interval_words(row: pandas.Series, name: str) -> str:
 def _comparison(evaluation: Evaluation, own: pandas.Series, control: str, other: pandas.Series) -> list[str]:
     if math.isnan(other["steerability"]):
         return []
-    return [_ratio(own, control, other) + _paired_verdict(evaluation, own, control, other)]
+    return [_ratio(own, control, other) + _paired_verdict(evaluation, control)]
 
 
 def _ratio(own: pandas.Series, control: str, other: pandas.Series) -> str:
@@ -194,29 +218,17 @@ def _ratio(own: pandas.Series, control: str, other: pandas.Series) -> str:
     return f"The vector's steerability is {ratio} times that of the {name} ({size})"
 
 
-def _paired_verdict(evaluation: Evaluation, own: pandas.Series, control: str, other: pandas.Series) -> str:
-    difference, interval = slope_difference(evaluation, control)
-    if math.isnan(interval.low):
-        overlap = own["steerability_low"] <= other["steerability_high"] and \
-            other["steerability_low"] <= own["steerability_high"]
-        return "; their intervals overlap, which leaves the order open." if overlap else "."
-    compared = f"{number(abs(difference))} {'larger' if difference >= 0 else 'smaller'}"
-    text = f"; pair by pair the vector's slope is {compared} (difference {span(*interval)})"
-    if interval.low > 0:
+def _paired_verdict(evaluation: Evaluation, control: str) -> str:
+    change = paired_slopes(evaluation, VECTOR, control)
+    if math.isnan(change.interval.low):
+        return "; without the slopes of single pairs the order of the two is not tested."
+    compared = f"{number(abs(change.value))} {'larger' if change.value >= 0 else 'smaller'}"
+    text = f"; pair by pair the vector's slope is {compared} (difference {span(*change.interval)})"
+    if change.interval.low > 0:
         return f"{text}, so the vector's lead is well supported."
-    if interval.high < 0:
+    if change.interval.high < 0:
         return f"{text}: the vector is the worse of the two."
     return f"{text}, which leaves open which of the two steers better."
-
-
-def slope_difference(evaluation: Evaluation, control: str) -> tuple[float, Interval]:
-    """Mean over pairs of the vector's slope less the control's, with its bootstrap interval over pairs."""
-    slopes = evaluation.slopes
-    own, other = (of_direction(slopes, name).set_index("pair")["slope"] for name in (VECTOR, control))
-    differences = (own - other).dropna().to_numpy()
-    if len(differences) < 2:
-        return math.nan, UNKNOWN
-    return float(differences.mean()), bootstrap_interval(differences, resamples=2000)
 
 
 def _spread(own: pandas.Series) -> str:

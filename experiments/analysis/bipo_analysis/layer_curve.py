@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy
 import pandas
 
-from .intervals import UNKNOWN, Interval, bootstrap_interval
+from .intervals import UNKNOWN, Interval, bootstrap_bounds, bootstrap_interval
 from .summary import MEASURES, OUTCOMES
 
 SWINGS = tuple(f"{measure}_swing" for measure in MEASURES)
@@ -34,17 +34,23 @@ def layer_curve(cells: pandas.DataFrame) -> pandas.DataFrame:
     Columns: `layer`, `seeds` (cells of that layer), and for each of summary.OUTCOMES and SWINGS the mean NAME and
     the bounds NAME_low and NAME_high of its 95 % bootstrap interval over seeds, NaN for a single seed.
     """
+    names = [*OUTCOMES, *SWINGS]
     rows = []
     for layer, group in with_swings(cells).groupby("layer"):
-        row: dict[str, object] = {"layer": layer, "seeds": len(group)}
-        for name in (*OUTCOMES, *SWINGS):
-            values = group[name].dropna().to_numpy(dtype=numpy.float64)
-            interval = bootstrap_interval(values)
-            row.update({name: values.mean() if len(values) else math.nan,
-                        f"{name}_low": interval.low, f"{name}_high": interval.high})
-        rows.append(row)
-    bounds = (f"{name}{end}" for name in (*OUTCOMES, *SWINGS) for end in ("", "_low", "_high"))
-    return pandas.DataFrame(rows, columns=["layer", "seeds", *bounds])
+        values = group[names].to_numpy(dtype=numpy.float64)
+        known = ~numpy.isnan(values)
+        whole = known.all(axis=0)
+        # Columns without a gap share their resamples.
+        means, lows, highs = numpy.full((3, len(names)), math.nan)
+        means[whole] = values[:, whole].mean(axis=0)
+        lows[whole], highs[whole] = bootstrap_bounds(values[:, whole])
+        for place in numpy.flatnonzero(~whole & known.any(axis=0)):
+            there = values[known[:, place], place]
+            means[place] = there.mean()
+            lows[place], highs[place] = bootstrap_interval(there)
+        rows.append([layer, len(group), *numpy.stack([means, lows, highs], axis=1).ravel()])
+    return pandas.DataFrame(rows, columns=["layer", "seeds", *(f"{name}{end}" for name in names
+                                                               for end in ("", "_low", "_high"))])
 
 
 def ranked_layers(curve: pandas.DataFrame, measure: str) -> pandas.DataFrame:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .evaluation import VECTOR, Evaluation, labels, of_direction
+from .evaluation import VECTOR, Evaluation, of_direction
 from .measure_findings import COST_NAMES, measures_in
+from .names import labels
+from .paired import MIN_DRAWS
 from .wording import NO_BREAK, counted, joined
 
 # Below this the intervals of shares are wider than most effects.
@@ -19,10 +21,10 @@ NOT_MEASURED = {"curve": "held-out pairs", "choices": "choices (A/B, multiple ch
 def limits(evaluations: Sequence[Evaluation]) -> list[str]:
     """The sentences; those that hold for any evaluation first."""
     sentences = [
-        f"Intervals are 95{NO_BREAK}% bootstrap intervals over the items of this evaluation: they tell how other items "
-        "like these might come out, not how a vector of another training run would. None is corrected for the "
-        "number of comparisons: of twenty that show nothing, one looks like a finding.",
-        "The random direction is a single draw; another may do a little more or less.",
+        f"Intervals of a change compare the same items with and without steering (95{NO_BREAK}%, Student's t for "
+        "means, Agresti and Min's for shares); those of a mean or a share by itself are bootstrap intervals over the "
+        "items. Both tell how other items like these might come out, not how a vector of another training run would. "
+        "None is corrected for the number of comparisons: of twenty that show nothing, one looks like a finding.",
         "Propensity and accuracy rate answers that were given. What the model writes by itself is in the generations, "
         "and multiple choice hides damage to free text.",
         "A slope takes the curve for a straight line; where the curve bends, see the points."]
@@ -41,6 +43,11 @@ def _own_limits(evaluation: Evaluation) -> list[str]:
     pairs = int(curve["pairs"].max()) if len(curve) else 0
     if 0 < pairs < FEW_PAIRS:
         sentences.append(f"{counted(pairs, 'held-out pair')} are few: small effects do not show.")
+    draws = evaluation.random_curve["direction"].nunique()
+    if draws == 1:
+        sentences.append("The random direction is a single draw; another may do a little more or less.")
+    elif 1 < draws < MIN_DRAWS:
+        sentences.append(f"{draws} random directions are too few for a null distribution.")
     if alone := _without_controls(evaluation):
         sentences.append(f"Measured without controls: {joined(alone)}.")
     absent = [what for table, what in NOT_MEASURED.items() if evaluation.tables[table].empty]

@@ -10,8 +10,11 @@ import pandas
 
 from .evaluation import CONTROLS, VECTOR, Evaluation, direction_name, of_direction
 from .held_out_findings import interval_words
+from .intervals import widest_share_interval
+from .paired import NO_CHANGE_KNOWN, Change, mean_change
 from .pareto import EFFECTS, PRICES, rivals, tradeoffs
-from .wording import NO_BREAK, at_multiplier, counted, joined, multiplier, number, percent, points, signed
+from .wording import (NO_BREAK, at_multiplier, counted, joined, multiplier, number, percent, point_range, points,
+                      signed, span)
 
 CHOICE_ACCURACY = {"ab": "the matching option is the likelier one", "mc": "the right answer is the likeliest (MC1)",
                    "mmlu": "the right letter is the likeliest"}
@@ -24,15 +27,16 @@ COST_NAMES = {"kl_neutral": "KL from the unsteered model on neutral prompts",
 PERPLEXITIES = ("perplexity_reference_text", "perplexity_of_generations")
 
 
-def choice_findings(title: str, kind: str, rows: pandas.DataFrame) -> list[str]:
-    """One sentence on the vector in one set of choices."""
+def choice_findings(title: str, kind: str, rows: pandas.DataFrame, items: pandas.DataFrame) -> list[str]:
+    """One sentence on the vector in one set of choices; `items` are its rows of /choice_items, if any."""
     own = of_direction(rows, VECTOR)
     if own.empty:
         return [f"{title}: measured for the controls only."]
     what = CHOICE_ACCURACY.get(kind, "the choice is right")
     parts = [f"{percent(row['accuracy'])} {at_multiplier(row['multiplier'])}"
              for _, row in _ends_and_zero(own).iterrows()]
-    return [f"{title}: {what} in {joined(parts)} of {counted(int(own['items'].max()), 'item')}.{_against_zero(own)}"]
+    return [f"{title}: {what} in {joined(parts)} of {counted(int(own['items'].max()), 'item')}."
+            f"{_against_zero(own, of_direction(items, VECTOR))}"]
 
 
 def _ends_and_zero(rows: pandas.DataFrame) -> pandas.DataFrame:
@@ -40,8 +44,12 @@ def _ends_and_zero(rows: pandas.DataFrame) -> pandas.DataFrame:
     return rows[rows["multiplier"].isin(wanted)]
 
 
-def _against_zero(own: pandas.DataFrame) -> str:
-    """The largest change of accuracy from the unsteered model's, and whether intervals leave it open."""
+def _against_zero(own: pandas.DataFrame, items: pandas.DataFrame) -> str:
+    """The largest change of accuracy from the unsteered model's, and whether it is more than chance.
+
+    `items` are the vector's rows of /choice_items of this set.  Without them the widest interval that the two
+    accuracies allow decides what is certain whichever items changed.
+    """
     zero, steered = own[own["multiplier"] == 0], own[own["multiplier"] != 0]
     changes = (steered["accuracy"] - (zero["accuracy"].iloc[0] if len(zero) else math.nan)).dropna()
     if changes.empty:
@@ -49,11 +57,26 @@ def _against_zero(own: pandas.DataFrame) -> str:
     row, base = steered.loc[changes.abs().idxmax()], zero.iloc[0]
     change = changes[changes.abs().idxmax()]
     if change == 0:
-        return " Steering changes nothing."
-    apart = row["accuracy_low"] > base["accuracy_high"] or row["accuracy_high"] < base["accuracy_low"]
-    verdict = "the intervals do not overlap" if apart else "less than the intervals leave open"
+        return " Steering does not change the share."
     verb = "gains" if change > 0 else "loses"
-    return f" The largest change is at {multiplier(row['multiplier'])}, which {verb} {points(abs(change))}: {verdict}."
+    text = f" The largest change is at {multiplier(row['multiplier'])}, which {verb} {points(abs(change))}"
+    paired = _paired_items(items, row["multiplier"])
+    if not math.isnan(paired.interval.low):
+        verdict = "" if paired.is_certain else ", which leaves open whether it is more than chance"
+        return f"{text} (95{NO_BREAK}% interval over the same items {point_range(*paired.interval)}){verdict}."
+    low, high = widest_share_interval(base["accuracy"], row["accuracy"], int(row["items"]))
+    if low > 0 or high < 0:
+        return (f"{text} (whichever items changed, 95{NO_BREAK}% interval within {point_range(low, high)}): more than "
+                "chance.")
+    return f"{text}; without single items in the file it is not tested whether that is more than chance."
+
+
+def _paired_items(items: pandas.DataFrame, value: float) -> Change:
+    known = items.pivot_table(index="item", columns="multiplier", values="correct", aggfunc="first") \
+        if len(items) else pandas.DataFrame()
+    if 0.0 not in known or value not in known:
+        return NO_CHANGE_KNOWN
+    return mean_change((known[value] - known[0.0]).dropna().to_numpy(dtype=float), is_share=True)
 
 
 def cost_findings(evaluation: Evaluation) -> list[str]:
@@ -136,26 +159,42 @@ def synergy_findings(evaluation: Evaluation) -> list[str]:
     grid = grid.set_index(["multiplier_1", "multiplier_2"]).sort_index()
     firsts, seconds = (grid.index.get_level_values(level) for level in (0, 1))
     corners = [(firsts.max(), seconds.max()), (firsts.min(), seconds.min())]
-    sentences = [sentence for corner in corners for sentence in _corner(grid, *corner)]
+    sentences = [sentence for corner in corners for sentence in _corner(evaluation, grid, *corner)]
     best = grid.loc[grid["propensity"].idxmax()]
     first, second = grid["propensity"].idxmax()
-    return [f"Propensity is highest, {signed(best['propensity'])} nats ({interval_words(best, 'propensity')}), at "
+    return [f"Propensity is highest, {signed(best['propensity'])} nats, at "
             f"{multiplier(first)} and {multiplier(second)}.", *sentences]
 
 
-def _corner(grid: pandas.DataFrame, first: float, second: float) -> list[str]:
+def _corner(evaluation: Evaluation, grid: pandas.DataFrame, first: float, second: float) -> list[str]:
     needed = [(first, second), (first, 0.0), (0.0, second), (0.0, 0.0)]
     if first == 0 or second == 0 or any(cell not in grid.index for cell in needed):
         return []
     both, one, other, none = (float(grid.loc[cell, "propensity"]) for cell in needed)
     alone = one + other - 2 * none
-    low, high = (float(grid.loc[needed[0], f"propensity_{end}"]) - none for end in ("low", "high"))
     text = (f"At {multiplier(first)} and {multiplier(second)} the two vectors move propensity by {signed(both - none)} "
             f"nats; alone they move it by {signed(one - none)} and {signed(other - none)}, together {signed(alone)}")
-    if low <= alone <= high:
-        return [f"{text}: within the interval their effects add up."]
+    extra = _interaction(evaluation.grid_samples, needed)
+    if math.isnan(extra.interval.low):
+        return [f"{text}. Without single pairs in the file the difference of {signed(both - none - alone)} is not "
+                "tested."]
+    text += f", a difference of {signed(extra.value)} (95{NO_BREAK}% interval {span(*extra.interval)}, pair by pair)"
+    if not extra.is_certain:
+        return [f"{text}: as far as these pairs tell, their effects add up."]
     further = abs(both - none) > abs(alone) and (both - none) * alone > 0
     return [f"{text}: together they do {'more' if further else 'less'} than the sum."]
+
+
+def _interaction(samples: pandas.DataFrame, cells: list[tuple[float, float]]) -> Change:
+    """Over single pairs, what both vectors move less what each moves alone."""
+    values = samples["chosen_logp"] - samples["rejected_logp"]
+    columns = [values[(samples["multiplier_1"] == first) & (samples["multiplier_2"] == second)].set_axis(
+        samples["pair"][(samples["multiplier_1"] == first) & (samples["multiplier_2"] == second)])
+        for first, second in cells]
+    if any(column.empty for column in columns):
+        return NO_CHANGE_KNOWN
+    both, one, other, none = columns
+    return mean_change((both - one - other + none).dropna().to_numpy(dtype=float))
 
 
 def judge_findings(evaluation: Evaluation) -> list[str]:
@@ -164,7 +203,7 @@ def judge_findings(evaluation: Evaluation) -> list[str]:
     for behaviour, rows in evaluation.judge.groupby("behaviour", sort=False):
         known = rows[rows["score"].notna()].sort_values("multiplier")
         if len(known) > 1:
-            sentences.append(_judged_course(str(behaviour), known))
+            sentences.append(_judged_course(evaluation, str(behaviour), known))
         errors = int(rows["errors"].sum())
         if errors:
             sentences.append(f"{behaviour}: {counted(errors, 'answer')} of the judge held no score and "
@@ -172,14 +211,37 @@ def judge_findings(evaluation: Evaluation) -> list[str]:
     return sentences
 
 
-def _judged_course(behaviour: str, rows: pandas.DataFrame) -> str:
+def judge_scale(evaluation: Evaluation) -> tuple[float, float]:
+    """Lowest and highest score that the judge was asked for."""
+    low, _, high = str(evaluation.settings.get("judge_scale") or "1-4").partition("-")
+    try:
+        return float(low), float(high)
+    except ValueError:
+        return 1.0, 4.0
+
+
+def judged_change(evaluation: Evaluation, behaviour: str, start: float, end: float) -> Change:
+    """Mean over prompts of the score at multiplier `end` less that at `start`; prompts without both left out."""
+    scores = evaluation.judge_scores[evaluation.judge_scores["behaviour"] == behaviour]
+    # 0 stands for an answer without a score, unless the scale reaches it.
+    known = scores[scores["score"].notna() & ((scores["score"] != 0) | (judge_scale(evaluation)[0] <= 0))]
+    table = known.pivot_table(index="prompt", columns="multiplier", values="score", aggfunc="first")
+    if start not in table or end not in table:
+        return NO_CHANGE_KNOWN
+    return mean_change((table[end] - table[start]).dropna().to_numpy(dtype=float))
+
+
+def _judged_course(evaluation: Evaluation, behaviour: str, rows: pandas.DataFrame) -> str:
     first, last = rows.iloc[0], rows.iloc[-1]
-    low, high = (first, last) if last["score"] >= first["score"] else (last, first)
-    apart = "do not overlap" if high["score_low"] > low["score_high"] else "overlap or are not known"
+    change = judged_change(evaluation, behaviour, first["multiplier"], last["multiplier"])
     course = _course(numpy.diff(rows["score"]))
     scores = [f"{number(float(row['score']))} at {multiplier(row['multiplier'])}" for row in (first, last)]
-    return (f"{behaviour}: the judge's mean score {course} from {scores[0]} to {scores[1]}; "
-            f"the intervals at the ends {apart}.")
+    text = f"{behaviour}: the judge's mean score {course} from {scores[0]} to {scores[1]}"
+    if math.isnan(change.interval.low):
+        return f"{text}; without the scores of single prompts the change is not tested."
+    verdict = "an effect is well supported" if change.is_certain else "no effect is shown"
+    return (f"{text}; prompt by prompt that is {signed(change.value)} (95{NO_BREAK}% interval "
+            f"{span(*change.interval)}, {counted(change.items, 'prompt')}): {verdict}.")
 
 
 def _course(steps: numpy.ndarray) -> str:

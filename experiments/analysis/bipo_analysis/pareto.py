@@ -6,6 +6,7 @@ import numpy
 import pandas
 
 from .evaluation import VECTOR, Evaluation
+from .paired import with_paired_bars
 
 EFFECTS = ("accuracy", "propensity")
 # Measures of /costs of which less is better, so that an effect can be weighed against them.
@@ -19,13 +20,15 @@ def tradeoffs(evaluation: Evaluation, effect: str, price: str) -> pandas.DataFra
     """One row per direction and multiplier with both an effect and a price, and one for the unsteered model.
 
     `effect` is a column of /curve, `price` a measure of /costs.  Columns: direction (UNSTEERED at multiplier 0),
-    multiplier, effect and price with their bounds, on_front.  Steering has two aims: positive multipliers compete
-    for the highest effect at the lowest price, negative ones for the lowest effect; 0 takes part in both.
+    multiplier, effect and price with their bounds, on_front.  Where the file has single pairs, the bounds of an effect
+    are those of its change from multiplier 0.  Steering has two aims: positive multipliers compete for the highest
+    effect at the lowest price, negative ones for the lowest effect; 0 takes part in both.
     """
     costs = evaluation.costs[evaluation.costs["measure"] == price]
     prices = costs[["direction", "multiplier", "value", "value_low", "value_high"]].set_axis(
         ["direction", "multiplier", "price", "price_low", "price_high"], axis=1)
-    effects = evaluation.curve[["direction", "multiplier", effect, f"{effect}_low", f"{effect}_high"]].set_axis(
+    bounds = [f"{effect}_low", f"{effect}_high"]
+    effects = with_paired_bars(evaluation)[["direction", "multiplier", effect, *bounds]].set_axis(
         ["direction", "multiplier", "effect", "effect_low", "effect_high"], axis=1)
     points = effects.merge(prices, on=["direction", "multiplier"])
     points = points[numpy.isfinite(points["effect"]) & numpy.isfinite(points["price"])]

@@ -261,7 +261,7 @@ def _all_cells(sweep: Sweep) -> Markup:
              number(row["loss"], 4), number(row["vector_norm"]),
              *(percent(row[f"accuracy_{side}"]) for side in ("minus", "zero", "plus")),
              signed(row["margin_minus"]), signed(row["margin_plus"]), duration(row["seconds"]),
-             number(row["tokens_per_second"], 0), row["cell"]] for _, row in sweep.summary.iterrows()]
+             number(row["tokens_per_second"], 0), row["cell"]] for row in sweep.summary.to_dict("records")]
     return joined((element("h2", "All cells"), listing(headers, rows, ["model", "data", "status", "cell"], "cells")))
 
 

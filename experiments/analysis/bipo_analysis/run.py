@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import h5py
@@ -14,6 +15,8 @@ from .checksums import checked_values, require_checked_attributes
 from .stored import plain_value, read_stored, require_schema
 
 RUN_SCHEMA = 1
+# Single held-out pairs of the evaluations, which a file may lack.
+SAMPLE_COLUMNS = ("step", "epoch", "multiplier", "pair", "chosen_logp", "rejected_logp")
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,17 +25,37 @@ class Run:
 
     `steps` and `evals` are the tables /steps and /evals with the columns that docs/files.md describes; both may be
     empty.  `vectors` holds one row per saved epoch, float32; `vector_steps` (optimiser steps done) and
-    `vector_epochs` (from 0) stand beside it.
+    `vector_epochs` (from 0) stand beside it.  `eval_samples` are the single pairs of the evaluations, if known.
+    `step_rows`, `eval_rows` and `sample_rows` are these tables as stored, because frames of hundreds of runs take
+    seconds to make.
     """
 
     name: str
     attributes: dict[str, object]
     settings: dict[str, object]
-    steps: pandas.DataFrame
-    evals: pandas.DataFrame
+    step_rows: numpy.ndarray
+    eval_rows: numpy.ndarray
     vectors: numpy.ndarray
     vector_steps: numpy.ndarray
     vector_epochs: numpy.ndarray
+    sample_rows: numpy.ndarray | None = None
+
+    @cached_property
+    def steps(self) -> pandas.DataFrame:
+        """The table /steps."""
+        return pandas.DataFrame(self.step_rows)
+
+    @cached_property
+    def evals(self) -> pandas.DataFrame:
+        """The table /evals."""
+        return pandas.DataFrame(self.eval_rows)
+
+    @cached_property
+    def eval_samples(self) -> pandas.DataFrame:
+        """The table /eval_samples, empty where the file has none."""
+        if self.sample_rows is None:
+            return pandas.DataFrame(columns=list(SAMPLE_COLUMNS))
+        return pandas.DataFrame(self.sample_rows)
 
     @property
     def status(self) -> str:
@@ -60,12 +83,14 @@ def read_run(group: h5py.Group, name: str) -> Run:
     Raises AnalysisError for a newer schema, and h5py's own errors (OSError, KeyError, ValueError, TypeError) for
     a tree that is damaged.
     """
-    attributes = {key: plain_value(value) for key, value in group.attrs.items()}
+    stored = dict(group.attrs.items())
+    attributes = {key: plain_value(value) for key, value in stored.items()}
     require_schema(attributes.get("schema_version"), RUN_SCHEMA)
-    require_checked_attributes(group)
+    require_checked_attributes(group, stored)
     settings = json.loads(str(attributes["config"]))
     if not isinstance(settings, dict):
         raise ValueError("the attribute config is not a JSON object")
     return Run(name, attributes, settings,
-               *(pandas.DataFrame(checked_values(group[table])) for table in ("steps", "evals")),
-               *(checked_values(group[f"vectors/{part}"]) for part in ("value", "step", "epoch")))
+               *(checked_values(group[part]) for part in (
+                   "steps", "evals", "vectors/value", "vectors/step", "vectors/epoch")),
+               checked_values(group["eval_samples"]) if "eval_samples" in group else None)

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy
 import pandas
 
 from .run import Run
@@ -21,8 +22,12 @@ AXES = ("model", "data", "layer", "seed", "lr", "beta", "sign", "batch_size", "e
 MULTIPLIERS = {"minus": -1.0, "zero": 0.0, "plus": 1.0}
 MEASURES = ("accuracy", "margin")
 OUTCOMES = tuple(f"{measure}_{side}" for measure in MEASURES for side in MULTIPLIERS)
+EVALUATION_COLUMNS = ("step", "epoch", *OUTCOMES)
 COLUMNS = ("cell", "status", *AXES, "steps", "total_steps", "loss", "vector_norm", *OUTCOMES,
            "best_epoch", *(f"best_{name}" for name in OUTCOMES), "seconds", "tokens_per_second", "failure")
+
+# Columns by name, of pandas or as HDF5 stores them.
+Table = pandas.DataFrame | numpy.ndarray
 
 
 def cell_row(cell: Mapping[str, object], status: str, failure: str, run: Run | None) -> dict[str, object]:
@@ -32,7 +37,7 @@ def cell_row(cell: Mapping[str, object], status: str, failure: str, run: Run | N
     row.update(cell=cell["name"], status=status, failure=failure)
     if run is not None:
         row.update(_progress(run))
-        row.update(_outcomes(run.evals))
+        row.update(outcomes(run.eval_rows))
     return row
 
 
@@ -88,12 +93,13 @@ def _unknown(column: str) -> object:
 
 
 def _progress(run: Run) -> dict[str, object]:
-    progress: dict[str, object] = {"steps": len(run.steps), "total_steps": total_steps(run)}
-    if len(run.steps):
-        last, seconds = run.steps.iloc[-1], float(run.steps["seconds"].sum())
-        progress.update(loss=float(last["loss"]), vector_norm=float(last["vector_norm"]), seconds=seconds)
+    progress: dict[str, object] = {"steps": len(run.step_rows), "total_steps": total_steps(run)}
+    if len(run.step_rows):
+        seconds, tokens = (float(run.step_rows[name].sum()) for name in ("seconds", "tokens"))
+        progress.update({name: float(run.step_rows[name][-1]) for name in ("loss", "vector_norm")},
+                        seconds=seconds)
         if seconds > 0:
-            progress["tokens_per_second"] = float(run.steps["tokens"].sum()) / seconds
+            progress["tokens_per_second"] = tokens / seconds
     return progress
 
 
@@ -110,8 +116,18 @@ def total_steps(run: Run) -> int:
     return min(most, whole) if most > 0 else whole
 
 
-def evaluations(evals: pandas.DataFrame) -> pandas.DataFrame:
+def evaluations(evals: Table) -> pandas.DataFrame:
     """One row per evaluation, in order, with the columns step, epoch and OUTCOMES (NaN where not evaluated)."""
+    return pandas.DataFrame(_evaluation_rows(evals), columns=list(EVALUATION_COLUMNS))
+
+
+def evaluation_columns(evals: Table) -> dict[str, numpy.ndarray]:
+    """The same as arrays by name."""
+    rows = _evaluation_rows(evals)
+    return {name: numpy.array([row[name] for row in rows]) for name in EVALUATION_COLUMNS}
+
+
+def _evaluation_rows(evals: Table) -> list[dict[str, float]]:
     sides = {multiplier: side for side, multiplier in MULTIPLIERS.items()}
     rows: dict[int, dict[str, float]] = {}
     # Over plain lists: a sweep has thousands of these small tables, and a pivot of each would take seconds.
@@ -121,21 +137,25 @@ def evaluations(evals: pandas.DataFrame) -> pandas.DataFrame:
         if multiplier in sides:
             names = (f"{measure}_{sides[multiplier]}" for measure in MEASURES)
             row.update(zip(names, values, strict=True))
-    return pandas.DataFrame(list(rows.values()), columns=["step", "epoch", *OUTCOMES])
+    return list(rows.values())
 
 
-def _outcomes(evals: pandas.DataFrame) -> dict[str, object]:
-    """The last evaluation, and the one with the largest swing of accuracy, then of margin, then the earlier."""
-    table = evaluations(evals)
-    if table.empty:
+def outcomes(evals: Table) -> dict[str, object]:
+    """The columns from OUTCOMES to best_...: the last evaluation and the best one.
+
+    The best has the largest swing of accuracy, then of margin, and of equal ones is the earlier.
+    """
+    rows = _evaluation_rows(evals)
+    if not rows:
         return {}
-    outcomes: dict[str, object] = {name: float(table[name].iloc[-1]) for name in OUTCOMES}
-    sides = (table[name].tolist() for name in ("accuracy_plus", "accuracy_minus", "margin_plus", "margin_minus"))
+    found: dict[str, object] = {name: float(rows[-1][name]) for name in OUTCOMES}
+    sides = ([row[name] for row in rows] for name in ("accuracy_plus", "accuracy_minus", "margin_plus",
+                                                      "margin_minus"))
     swings = [(accuracy_plus - accuracy_minus, margin_plus - margin_minus, -index) for index,
               (accuracy_plus, accuracy_minus, margin_plus, margin_minus) in enumerate(zip(*sides, strict=True))]
     known = [swing for swing in swings if not math.isnan(swing[0])]
     if known:
-        best = table.iloc[-max(known)[2]]
-        outcomes["best_epoch"] = int(best["epoch"])
-        outcomes.update({f"best_{name}": float(best[name]) for name in OUTCOMES})
-    return outcomes
+        best = rows[-max(known)[2]]
+        found["best_epoch"] = int(best["epoch"])
+        found.update({f"best_{name}": float(best[name]) for name in OUTCOMES})
+    return found

@@ -24,10 +24,11 @@ COLLECTED_SCHEMA = 1
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """The plan of a sweep, the table of its cells, and their runs, each read when it is asked for.
+    """The plan of a sweep, the table of its cells, and their runs.
 
     `summary` has the columns of /summary (see `summary.COLUMNS`, then the shared settings).  `runs` maps the name
-    of a cell to its Run; cells without a readable run are not in it.  Every access reads the file anew.
+    of a cell to its Run; cells without a readable run are not in it.  Those of a directory are
+    in memory, those of a collected file are read at each access.
     """
 
     path: Path
@@ -44,25 +45,22 @@ class Sweep:
 
 
 class _RunFiles(Mapping[str, Run]):
-    """The runs of a sweep directory."""
+    """The runs of a sweep directory, as they were when it was loaded."""
 
-    def __init__(self, directory: Path, cells: list[str]):
-        self._directory = directory
-        self._cells = cells
+    def __init__(self, runs: dict[str, Run]):
+        self._runs = runs
 
     def __getitem__(self, cell: str) -> Run:
-        if cell not in self._cells:
-            raise KeyError(cell)
-        return load_run(self._directory / f"{cell}.h5")
+        return self._runs[cell]
 
     def __contains__(self, cell: object) -> bool:
-        return cell in self._cells
+        return cell in self._runs
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._cells)
+        return iter(self._runs)
 
     def __len__(self) -> int:
-        return len(self._cells)
+        return len(self._runs)
 
 
 class _CollectedRuns(Mapping[str, Run]):
@@ -110,17 +108,18 @@ def _load_directory(directory: Path) -> Sweep:
     settings = plan["settings"]
     packs = {member: pack["name"] for pack in plan.get("packs", []) for member in pack["members"]}
     claimed = {pack: is_claimed(directory, pack) for pack in {*packs.values()}}
-    rows, readable, versions = [], [], []
+    rows, versions = [], []
+    runs: dict[str, Run] = {}
     for cell in plan["cells"]:
         name = cell["name"]
         run, failure = _run_or_reason(directory / f"{name}.h5")
         if run is not None:
-            readable.append(name)
+            runs[name] = run
             versions.append(str(run.attributes.get("program_version", "")))
         status, reason = _status(directory, name, run, failure, claimed.get(packs.get(name, ""), False))
         rows.append(cell_row(cell, status, reason, run))
     return Sweep(directory, directory.resolve().name, plan, summary_frame(rows, settings),
-                 _RunFiles(directory, readable), versions[-1] if versions else "")
+                 _RunFiles(runs), versions[-1] if versions else "")
 
 
 def _read_plan(directory: Path) -> dict[str, Any]:

@@ -9,9 +9,12 @@ import numpy
 import pandas
 
 from .errors import AnalysisError
-from .summary import evaluations
+from .summary import evaluation_columns
 from .sweep import Sweep
-from .vectors import convergence
+from .vectors import relative_distances
+
+# A table of numbers by the names of its columns: frames of thousands of small tables would take seconds to make.
+Columns = dict[str, numpy.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,9 +25,9 @@ class Trace:
     status: str
     layer: int
     seed: int
-    steps: pandas.DataFrame  # step, loss, vector_norm
-    evaluations: pandas.DataFrame  # see summary.evaluations
-    convergence: pandas.DataFrame  # epoch, cosine and relative_distance to the last saved vector
+    steps: Columns  # step, loss, vector_norm
+    evaluations: Columns  # see summary.evaluations
+    convergence: Columns  # epoch and relative_distance to the last saved vector
     final_vector: numpy.ndarray | None
     pairs: int  # held out; 0 where nothing was evaluated
 
@@ -42,11 +45,11 @@ def read_traces(sweep: Sweep, cells: pandas.DataFrame) -> list[Trace]:
             run = sweep.runs[row.cell]
         except AnalysisError:
             continue
-        course = convergence(run.vectors).assign(epoch=run.vector_epochs)
-        pairs = int(run.evals["pairs"].iloc[-1]) if len(run.evals) else 0
-        steps = run.steps[["step", "loss", "vector_norm"]]
-        traces.append(Trace(row.cell, row.status, int(row.layer), int(row.seed), steps, evaluations(run.evals), course,
-                            run.final_vector, pairs))
+        pairs = int(run.eval_rows["pairs"][-1]) if len(run.eval_rows) else 0
+        traces.append(Trace(
+            row.cell, row.status, int(row.layer), int(row.seed),
+            {name: run.step_rows[name] for name in ("step", "loss", "vector_norm")}, evaluation_columns(run.eval_rows),
+            {"epoch": run.vector_epochs, "relative_distance": relative_distances(run.vectors)}, run.final_vector, pairs))
     return traces
 
 
@@ -57,10 +60,18 @@ def of_complete_runs(traces: Sequence[Trace]) -> Sequence[Trace]:
 
 def mean_by_layer(traces: Iterable[Trace], table: str, index: str, column: str) -> pandas.DataFrame:
     """Mean over seeds of `column` of one of a trace's tables: a row per value of `index`, a column per layer."""
-    parts = [getattr(trace, table)[[index, column]].assign(layer=trace.layer) for trace in traces]
-    parts = [part for part in parts if len(part)]
-    if not parts:
+    tables = [(trace.layer, columns) for trace in traces if len((columns := getattr(trace, table))[index])]
+    if not tables:
         return pandas.DataFrame()
+    places = tables[0][1][index]
+    columns = [(layer, rows[column]) for layer, rows in tables if numpy.array_equal(rows[index], places)]
+    if len(columns) == len(tables) and len(set(places)) == len(places) and \
+            not any(numpy.isnan(values).any() for _, values in columns):
+        # All runs have the same rows, as in most sweeps: a pivot of thousands of small tables takes seconds.
+        means = {layer: numpy.mean([values for own, values in columns if own == layer], axis=0)
+                 for layer in sorted({layer for layer, _ in columns})}
+        return pandas.DataFrame(means, index=pandas.Index(places, name=index)).rename_axis(columns="layer").sort_index()
+    parts = [pandas.DataFrame({index: rows[index], column: rows[column], "layer": layer}) for layer, rows in tables]
     return pandas.concat(parts).pivot_table(index=index, columns="layer", values=column, aggfunc="mean")
 
 

@@ -41,6 +41,13 @@ def convergence(vectors: numpy.ndarray) -> pandas.DataFrame:
     values = numpy.asarray(vectors, dtype=numpy.float64)
     if len(values) == 0:
         return pandas.DataFrame({"cosine": [], "relative_distance": []}, dtype=numpy.float64)
+    return pandas.DataFrame({"cosine": cosine_matrix(values)[:, -1], "relative_distance": relative_distances(values)})
+
+
+def relative_distances(vectors: numpy.ndarray) -> numpy.ndarray:
+    """The column relative_distance of `convergence`, without the cosines."""
+    values = numpy.asarray(vectors, dtype=numpy.float64)
+    if len(values) == 0:
+        return numpy.empty(0)
     last_norm = norms(values[-1:])[0]
-    distance = norms(values - values[-1]) / (last_norm if last_norm > 0 else numpy.nan)
-    return pandas.DataFrame({"cosine": cosine_matrix(values)[:, -1], "relative_distance": distance})
+    return norms(values - values[-1]) / (last_norm if last_norm > 0 else numpy.nan)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .evaluation import Evaluation, last_part
-from .wording import joined, number, plain
+from .evaluation import Evaluation
+from .wording import joined, last_part, number, plain
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class VectorInUse:
     norm: float
     trained_on: str
     fingerprint: str  # of that model
+    path: str
+    epoch: int | None  # from 0
 
     @property
     def words(self) -> str:
@@ -55,10 +57,11 @@ def is_own_model(evaluation: Evaluation) -> bool:
 
 
 def _vector(entry: dict[str, object]) -> VectorInUse:
-    layer = entry.get("layer")
+    layer, epoch = entry.get("layer"), entry.get("epoch")
     return VectorInUse(last_part(entry.get("file")), layer if isinstance(layer, int) else None,
                        _figure(entry.get("weight"), 1.0), _figure(entry.get("norm"), math.nan),
-                       last_part(entry.get("model")), str(entry.get("model_fingerprint") or ""))
+                       last_part(entry.get("model")), str(entry.get("model_fingerprint") or ""),
+                       str(entry.get("file") or ""), epoch if isinstance(epoch, int) else None)
 
 
 def _figure(value: object, otherwise: float) -> float:

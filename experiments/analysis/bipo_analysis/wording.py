@@ -98,3 +98,8 @@ def value_list(values: Iterable[object], most: int = 12) -> str:
 def axis_values(values: dict[str, object]) -> str:
     """The values of some axes: "lr 0.0005, sign batch"."""
     return ", ".join(f"{name.replace('_', ' ')} {plain(value)}" for name, value in values.items())
+
+
+def last_part(path: object) -> str:
+    """A path without its folders."""
+    return str(path or "").rstrip("/").rpartition("/")[2]

@@ -1,0 +1,86 @@
+"""A multiplier chosen on one half of the held-out pairs, and what it does on the other half.
+
+The best of several multipliers looks better than it is on the pairs that it was chosen on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas
+
+from .evaluation import Evaluation, direction_name, directions_in
+from .paired import Change, change_between, pair_values
+from .wording import NO_BREAK, counted, multiplier, number, point_range, points, signed, span
+
+# Which pairs choose, by their place in the file from 0; the others report.
+HALVES = {"even": 0, "odd": 1}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The multiplier of a direction that moves the choosing half furthest, and what it does on the other half."""
+
+    direction: str
+    aim: int  # 1 for the highest propensity, -1 for the lowest
+    multiplier: float
+    chosen_on: float  # mean change of propensity on the choosing half, nats
+    propensity: Change  # from multiplier 0, on the other half
+    accuracy: Change
+
+
+def chosen_multipliers(evaluation: Evaluation, half: str, max_kl: float = math.inf) -> list[Chosen]:
+    """For each direction and aim that has multipliers, the one chosen on `half`, a key of HALVES.
+
+    `max_kl` leaves out multipliers whose KL on neutral prompts is larger or, where it is finite, not known.  Empty
+    where the file holds no single pairs or no multiplier 0.
+    """
+    found = []
+    for direction in directions_in(evaluation.samples):
+        values = pair_values(evaluation.samples, direction, "propensity")
+        if 0.0 not in values:
+            continue
+        choosing, accuracy = values.index % 2 == HALVES[half], pair_values(evaluation.samples, direction, "accuracy")
+        means = (values[choosing].sub(values.loc[choosing, 0.0], axis=0)).mean()
+        for aim in (1, -1):
+            allowed = [value for value in means.index if value * aim > 0 and math.isfinite(means[value])
+                       and _kl(evaluation.costs, direction, value) <= max_kl]
+            if allowed:
+                best = max(allowed, key=lambda value: (aim * means[value], -abs(value)))
+                found.append(Chosen(direction, aim, best, float(means[best]),
+                                    change_between(values[~choosing], 0.0, best, "propensity"),
+                                    change_between(accuracy[accuracy.index % 2 != HALVES[half]], 0.0, best,
+                                                   "accuracy")))
+    return found
+
+
+def choice_sentences(evaluation: Evaluation, choices: Sequence[Chosen], half: str, max_kl: float) -> list[str]:
+    """How the choice was made, then the choices of each direction."""
+    if not choices:
+        return ["No multiplier can be chosen: it takes single pairs at multiplier 0 and at another one"
+                + ("." if math.isinf(max_kl) else f" whose KL is known and at most {number(max_kl)}.")]
+    limit = "" if math.isinf(max_kl) else f", among those with a KL of at most {number(max_kl)} nats on neutral prompts"
+    start = (f"Chosen on the pairs at {half} places of the file, counted from 0, by the largest change of propensity"
+             f"{limit}; the figures are of the other pairs, which had no part in the choice.")
+    return [start, *(_sentence(choice) for choice in choices)]
+
+
+def _sentence(choice: Chosen) -> str:
+    change, accuracy = choice.propensity, choice.accuracy
+    aim = "highest" if choice.aim > 0 else "lowest"
+    text = (f"{direction_name(choice.direction)}, {aim} propensity: multiplier {multiplier(choice.multiplier)} changes "
+            f"it by {signed(change.value)} nats on {counted(change.items, 'other pair')}")
+    if math.isnan(change.interval.low):
+        return f"{text}; too few for an interval."
+    verdict = "" if change.is_certain and choice.aim * change.value > 0 else ": no effect in that direction is shown"
+    return (f"{text} (95{NO_BREAK}% interval {span(*change.interval)}) and accuracy by {points(accuracy.value)} "
+            f"({point_range(*accuracy.interval)}){verdict}.")
+
+
+def _kl(costs: pandas.DataFrame, direction: str, value: float) -> float:
+    """KL on neutral prompts; infinite where it was not measured, so that only an infinite limit admits it."""
+    rows = costs[(costs["measure"] == "kl_neutral") & (costs["direction"] == direction)
+                 & (costs["multiplier"] == value)]
+    return float(rows["value"].iloc[0]) if len(rows) and math.isfinite(rows["value"].iloc[0]) else math.inf

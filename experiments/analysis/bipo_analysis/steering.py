@@ -1,0 +1,168 @@
+"""Steers a model of transformers (4 or 5) with the vectors of run files, as the program itself does.
+
+Needs torch, which the rest of the package does not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy
+
+from .errors import AnalysisError
+from .run import Run, load_run
+from .summary import outcomes
+
+if TYPE_CHECKING:
+    import torch
+
+# FILE, FILE:best or FILE:epoch=3, each with @WEIGHT behind it where it has one.
+_SPEC = re.compile(r"(?P<file>.+?)(?::(?:(?P<best>best)|epoch=(?P<epoch>\d+)))?"
+                   r"(?:@(?P<weight>[-+]?[\d.]+(?:e[-+]?\d+)?))?")
+POSITIONS = ("all", "answer")
+
+
+@dataclass(frozen=True, eq=False)
+class SteeringVector:
+    """A vector times its weight, float32 [hidden size], and the block, from 0, whose output it is added to."""
+
+    layer: int
+    value: numpy.ndarray
+    name: str
+
+
+def load_vector(spec: str | Path | Run) -> SteeringVector:
+    """The last vector of a run, or the one that `spec` names.
+
+    "run.h5", "run.h5:best" (the epoch with the largest swing of held-out accuracy, then of margin), "run.h5:epoch=3"
+    (counted from 1); "@0.5" behind any of them is a weight.  Raises AnalysisError for what is not there.
+    """
+    if isinstance(spec, Run):
+        return SteeringVector(spec.layer, _chosen(spec, spec.name, "", ""), spec.name)
+    match = None if Path(spec).is_file() else _SPEC.fullmatch(str(spec))
+    parts = match.groupdict() if match else {"file": str(spec), "best": None, "epoch": None, "weight": None}
+    try:
+        weight = float(parts["weight"] or 1)
+    except ValueError as error:
+        raise AnalysisError(f"{spec}: the weight behind @ is not a number") from error
+    run = load_run(parts["file"])
+    value = _chosen(run, parts["file"], parts["best"] or "", parts["epoch"] or "")
+    return SteeringVector(run.layer, numpy.float32(weight) * value, str(spec))
+
+
+def _chosen(run: Run, file: str, best: str, epoch: str) -> numpy.ndarray:
+    if len(run.vectors) == 0:
+        raise AnalysisError(f"{file}: no vector was saved yet")
+    if not best and not epoch:
+        return run.vectors[-1]
+    wanted = int(epoch) - 1 if epoch else int(outcomes(run.evals).get("best_epoch", -1))  # type: ignore[call-overload]
+    if best and wanted < 0:
+        raise AnalysisError(f"{file}: no epoch is the best, for nothing was evaluated at multipliers -1 and 1")
+    places = numpy.flatnonzero(run.vector_epochs == wanted)
+    if len(places) == 0:
+        saved = ", ".join(str(int(value) + 1) for value in run.vector_epochs)
+        raise AnalysisError(f"{file}: holds no vector of epoch {wanted + 1}, counted from 1; it has {saved}")
+    return run.vectors[places[-1]]
+
+
+class Steering:
+    """Steers `model` between enter and exit; `multiplier` may be changed on the way."""
+
+    def __init__(self, model: torch.nn.Module, vectors: Sequence[SteeringVector], multiplier: float,
+                 positions: str, prompt_tokens: int | Sequence[int] | None):
+        if positions not in POSITIONS:
+            raise AnalysisError(f"positions is '{positions}'; it must be one of {', '.join(POSITIONS)}")
+        if positions == "answer" and prompt_tokens is None:
+            raise AnalysisError("positions='answer' needs prompt_tokens, the tokens of the prompt, one number for all "
+                                "rows or one for each")
+        self.multiplier = multiplier
+        self._first = None if positions == "all" else prompt_tokens
+        self._blocks = blocks_of(model)
+        self._handles: list[Any] = []
+        hidden = _text_config(model).hidden_size
+        self._by_layer: dict[int, numpy.ndarray] = {}
+        for vector in vectors:
+            if not 0 <= vector.layer < len(self._blocks):
+                raise AnalysisError(f"{vector.name}: steers block {vector.layer}, but the model has blocks 0 to "
+                                    f"{len(self._blocks) - 1}")
+            if vector.value.shape != (hidden,):
+                raise AnalysisError(f"{vector.name}: has {vector.value.size} numbers, but the model's hidden size is "
+                                    f"{hidden}")
+            self._by_layer[vector.layer] = self._by_layer.get(vector.layer, 0) + vector.value
+
+    def __enter__(self) -> Steering:
+        if self._handles:
+            raise AnalysisError("this steering is in force already")
+        for layer, value in self._by_layer.items():
+            self._handles.append(self._blocks[layer].register_forward_hook(self._hook(value), with_kwargs=True))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _hook(self, value: numpy.ndarray) -> Any:
+        import torch
+
+        vector = torch.from_numpy(numpy.array(value, dtype=numpy.float32))
+
+        def hook(_: Any, __: Any, inputs: dict[str, Any], output: Any) -> Any:
+            if self.multiplier == 0:
+                return output
+            h = output[0] if isinstance(output, tuple) else output
+            added = (self.multiplier * vector).to(device=h.device, dtype=h.dtype)
+            if self._first is not None:
+                added = added * self._is_answer(inputs.get("position_ids"), h).to(h.dtype)
+            steered = h + added
+            return (steered, *output[1:]) if isinstance(output, tuple) else steered
+        return hook
+
+    def _is_answer(self, places: Any, h: torch.Tensor) -> torch.Tensor:
+        """[rows, tokens, 1], true from the first token of each row's answer on."""
+        import torch
+
+        if places is None or places.dim() != 2 or places.shape[1] != h.shape[1]:
+            raise AnalysisError("positions='answer' needs position_ids of one number a token, which this model's "
+                                "blocks do not receive")
+        first = torch.as_tensor(self._first, device=places.device).reshape(-1, 1)
+        return (places >= first).expand(h.shape[0], -1).unsqueeze(-1).to(h.device)
+
+
+def steer(model: torch.nn.Module, vectors: str | Path | Run | SteeringVector | Sequence[Any], multiplier: float = 1.0,
+          positions: str = "all", prompt_tokens: int | Sequence[int] | None = None) -> Steering:
+    """A context in which every forward pass of `model` is steered, generate() included.
+
+        with steer(model, "run.h5:best", multiplier=1.5):
+            model.generate(...)
+
+    `vectors` is one or several of what load_vector takes; those of one block add up.  positions="answer" leaves the
+    first `prompt_tokens` tokens of each row alone, by the position_ids: padding on the left does not count, provided
+    that an attention mask is given to generate(), or position_ids to a forward pass.  In bfloat16, h + v loses the
+    digits of a short v; the program keeps the stream in float32.  Raises AnalysisError for a vector that does not fit.
+    """
+    several = [vectors] if isinstance(vectors, (str, Path, Run, SteeringVector)) else list(vectors)
+    loaded = [each if isinstance(each, SteeringVector) else load_vector(each) for each in several]
+    return Steering(model, loaded, multiplier, positions, prompt_tokens)
+
+
+def blocks_of(model: torch.nn.Module) -> Any:
+    """The blocks of the text model, in order.  Raises AnalysisError where other lists look the same."""
+    import torch
+
+    count = _text_config(model).num_hidden_layers
+    found = [(name, module) for name, module in model.named_modules()
+             if isinstance(module, torch.nn.ModuleList) and len(module) == count
+             and not re.search(r"vision|visual|audio|encoder", name)]
+    if len(found) != 1:
+        names = ", ".join(name for name, _ in found) or "none"
+        raise AnalysisError(f"the model has {count} blocks, but lists of that many modules are: {names}")
+    return found[0][1]
+
+
+def _text_config(model: torch.nn.Module) -> Any:
+    config: Any = model.config
+    return config.get_text_config() if hasattr(config, "get_text_config") else config

@@ -1,0 +1,128 @@
+"""The report on a single run, whose every number is known, and sweeps read together."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import h5py
+import numpy
+import pytest
+from page_reader import Reader, run_command
+from synthetic_evaluation import SyntheticEvaluation
+from synthetic_sweep import CellSpec, SyntheticSweep, grid, write_run_tree
+
+from bipo_analysis import load_run, load_sweeps, report_html, run_report_html
+from bipo_analysis.run_findings import best_epoch, run_findings
+from bipo_analysis.run_scale import residual_norm
+
+CELL = CellSpec(15, 1)
+
+
+def write_run(path, steps: int = 30, status: str = "complete", settings: dict | None = None,
+              differences: numpy.ndarray | None = None):
+    """A run file; `differences` are the pairs' changes of propensity from -v to +v at the last evaluation."""
+    with h5py.File(path, "w") as file:
+        write_run_tree(file, CELL, status, steps)
+        file.attrs["config"] = json.dumps({**json.loads(file.attrs["config"]), "test": "data/test.csv",
+                                           **(settings or {})})
+        if differences is not None:
+            rows = [(30, 2, m, pair, -50 + m * change / 4, -50 - m * change / 4)
+                    for m in (-1.0, 0.0, 1.0) for pair, change in enumerate(differences)]
+            file["eval_samples"] = numpy.array(rows, [
+                ("step", "<i8"), ("epoch", "<i4"), ("multiplier", "<f8"), ("pair", "<i8"), ("chosen_logp", "<f8"),
+                ("rejected_logp", "<f8")])
+    return load_run(path)
+
+
+def text(sentences: list[str]) -> str:
+    return " ".join(sentences).replace("\N{NO-BREAK SPACE}", " ").replace("−", "-")
+
+
+def test_page_of_a_run(tmp_path):
+    page = Reader(run_report_html(write_run(tmp_path / "run.h5")))
+    assert page.headings == ["Does it steer?", "Held-out pairs", "Training", "Settings"]
+    assert len(page.images()) == 6 and "Layer 15 of smollm2, held-out pairs of test.csv" in page.text
+    assert "30 of 30" in page.text and "nan" not in page.text.lower().split()
+
+
+def test_best_epoch_is_counted_from_1(tmp_path):
+    """Margins grow with the epochs, so that the last of three is the best."""
+    run = write_run(tmp_path / "run.h5")
+    assert best_epoch(run) == 3 and run.vector_epochs.tolist() == [0, 1, 2]
+    assert "Epoch 3, counted from 1, is the best of 3 evaluations" in text(run_findings(run))
+    assert "the last one" in text(run_findings(run))
+
+
+def test_effect_pair_by_pair(tmp_path):
+    """Fifty differences around 2 nats are an effect, around 0 they are none, around -2 the wrong one."""
+    noise = numpy.linspace(-1, 1, 50)
+    steers, none, wrong = (text(run_findings(write_run(tmp_path / f"{name}.h5", differences=mean + noise)))
+                           for name, mean in (("plus", 2.0), ("zero", 0.0), ("minus", -2.0)))
+    half = 2.0096 * math.sqrt(51 / 49 / 3) / math.sqrt(50)  # t of 49 degrees
+    assert f"changes by +2.00 nats from -v to +v (95 % interval {2 - half:.2f} to {2 + half:.2f}, 50 pairs)" in steers
+    assert "the vector steers." in steers and "no effect is shown" not in steers
+    assert "no effect is shown. To change that, raise --lr, shorten the warm-up" in none
+    assert "steers the wrong way" in wrong
+
+
+def test_without_single_pairs_nothing_is_claimed(tmp_path):
+    found = text(run_findings(write_run(tmp_path / "run.h5")))
+    assert "holds no single pairs" in found and "the vector steers" not in found
+    # 40 and 18 of 50 pairs differ whichever pairs changed.
+    assert "80.0 % with +v, a swing of 44.0 points; whichever pairs changed" in found
+
+
+def test_short_vector_is_named(tmp_path):
+    """The last norm is 3: 0.3 % of 1000 is too short, 0.6 % of 500 is not."""
+    short = write_run(tmp_path / "short.h5", settings={"residual_norm": 1000.0})
+    assert "ended at 0.300 % of the residual stream's norm, below 0.5 %" in text(run_findings(short))
+    enough = write_run(tmp_path / "enough.h5", settings={"residual_norm": 500.0})
+    assert "residual stream" not in text(run_findings(enough))
+    assert "0.60 %" in Reader(run_report_html(enough)).text.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_residual_norm_from_the_learning_rates(tmp_path):
+    """Rates of 0.01 times an rms of 7 after 5 steps of warm-up in 30, on 16 hidden units: a norm of 28."""
+    path = tmp_path / "run.h5"
+    write_run(path, settings={"lr": 0.01, "lr_unit": "residual", "warmup_steps": 5})
+    with h5py.File(path, "r+") as file:
+        steps = file["steps"][:]
+        steps["lr"] = [0.07 * (step / 5 if step < 5 else 0.5 + 0.5 * math.cos(math.pi * (step - 5) / 25))
+                       for step in range(30)]
+        file["steps"][:] = steps
+    assert residual_norm(load_run(path)) == pytest.approx(28)
+    assert math.isnan(residual_norm(write_run(tmp_path / "absolute.h5", settings={"lr_unit": "absolute",
+                                                                                 "warmup_steps": 5})))
+
+
+@pytest.mark.parametrize("steps", [1, 5, 25])
+def test_runs_cut_short_have_a_page(tmp_path, steps):
+    page = Reader(run_report_html(write_run(tmp_path / "run.h5", steps, "interrupted")))
+    assert "not complete (interrupted" in page.text and "nan" not in page.text.lower().split()
+
+
+def test_command_report_takes_every_kind(tmp_path):
+    run, evaluation = tmp_path / "run.h5", SyntheticEvaluation(absent=frozenset(
+        {"choices", "costs", "grid", "judge", "judge_scores"})).write(tmp_path / "eval.h5")
+    write_run(run)
+    (tmp_path / "answers.jsonl").write_text('{"prompt_index": 0, "prompt": "Why?", "multiplier": 2, "text": "So."}\n')
+    finished = run_command("report", run, "--generations", tmp_path / "answers.jsonl", "--out", tmp_path / "run.html")
+    assert finished.stdout == f"{tmp_path}/run.html: a run of 30 steps, complete\n", finished.stderr
+    assert "Why?" in Reader((tmp_path / "run.html").read_text()).text
+    assert "1 evaluation" in run_command("report", evaluation, "--out", tmp_path / "e.html").stdout
+    mixed = run_command("report", run, evaluation, "--out", tmp_path / "no.html")
+    assert mixed.returncode == 2 and f"{run} is a run, {evaluation} is an evaluation" in mixed.stderr
+
+
+def test_sweeps_are_read_together(tmp_path):
+    """Layers of two directories; both hold layer 15 of seed 1."""
+    first = SyntheticSweep(grid((5, 15), (1,))).write(tmp_path / "first")
+    second = SyntheticSweep(grid((15, 25), (1,))).write(tmp_path / "second")
+    sweep = load_sweeps([first, second])
+    assert sweep.name == "first + second" and sorted(sweep.summary["layer"]) == [5, 15, 15, 25]
+    name = CellSpec(15, 1).name
+    assert set(sweep.runs) == {CellSpec(5, 1).name, f"first/{name}", f"second/{name}", CellSpec(25, 1).name}
+    assert sweep.runs[f"second/{name}"].layer == 15
+    assert sweep.settings["train_pairs"] == 40 and "first + second" in Reader(report_html(sweep)).text
+    assert len(load_sweeps([first, first]).summary) == 2
