@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "collectives/foundation/errors.hpp"
+#include "collectives/self_communicator.hpp"
 
 namespace bipo {
 namespace {
@@ -31,6 +32,14 @@ int scale_exponent(double largest, std::int64_t count) {
 
 at::Tensor exact_sum(const std::vector<at::Tensor>& contributions, std::int64_t n,
                      at::Device device, std::int64_t total_contributions, Communicator& group) {
+  if (group.size() == 1 && !device.is_cpu()) {  // the device would be waited for twice
+    std::vector<at::Tensor> on_host;
+    for (const at::Tensor& term : contributions) {
+      on_host.push_back(term.cpu());
+    }
+    SelfCommunicator alone;
+    return exact_sum(on_host, n, at::kCPU, total_contributions, alone);
+  }
   const auto doubles = at::TensorOptions().dtype(at::kDouble).device(device);
   // {largest magnitude, 1 if an element is not finite}
   const at::Tensor extent = at::zeros({2}, doubles);

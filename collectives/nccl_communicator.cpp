@@ -10,6 +10,7 @@
 #include <nccl.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstring>
 #include <exception>
 #include <string>
@@ -56,18 +57,31 @@ ncclRedOp_t nccl_op(ReduceOp op) {
   throw BugError("NCCL communicator: unknown reduction");
 }
 
+// What the ranks of a group know about the start of NCCL on all of them.
+struct StartOfAll {
+  bool failed = false;
+  bool unfinished = false;
+};
+
+// Collective over: host_group
+StartOfAll agree_on_start(Communicator& host_group, bool failed, bool unfinished) {
+  const at::Tensor any = at::zeros({2}, at::kLong);
+  any[0] = failed ? 1 : 0;
+  any[1] = unfinished ? 1 : 0;
+  host_group.all_reduce(any, ReduceOp::kMax);
+  return {any[0].item<std::int64_t>() != 0, any[1].item<std::int64_t>() != 0};
+}
+
 class NcclCommunicator final : public Communicator {
  public:
-  // Returns when NCCL reports the communicator ready; `group` is its number in `watch`.
-  NcclCommunicator(const ncclUniqueId& id, int rank, int size, Watch* watch, int group)
-      : watch_(watch), group_(group), rank_(rank), size_(size) {
+  // Returns when NCCL reports the communicator ready on every rank; `group` is its number in
+  // `watch`.  Throws on every rank if it fails on one: NCCL itself would let the others wait for
+  // that one.  Collective over: host_group
+  NcclCommunicator(const ncclUniqueId& id, Communicator& host_group, Watch* watch, int group)
+      : watch_(watch), group_(group), rank_(host_group.rank()), size_(host_group.size()) {
     const Waiting waiting(watch_, group_, "the start of NCCL");
-    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    config.blocking = 0;
     try {
-      check_nccl(ncclCommInitRankConfig(&communicator_, size, id, rank, &config), communicator_,
-                 "ncclCommInitRankConfig");
-      wait_until_accepted("ncclCommInitRankConfig");
+      start(id, host_group);
     } catch (...) {
       abandon();
       throw;
@@ -107,52 +121,103 @@ class NcclCommunicator final : public Communicator {
 
  protected:
   void do_all_reduce(const at::Tensor& tensor, ReduceOp op) override {
-    const auto stream = c10::cuda::getCurrentCUDAStream();
-    const Waiting waiting(watch_, group_, "an all-reduce of NCCL");
-    check_nccl(ncclAllReduce(tensor.data_ptr(), tensor.data_ptr(), count(tensor),
-                             nccl_type(tensor.scalar_type()), nccl_op(op), communicator_, stream),
-               communicator_, "ncclAllReduce");
-    wait("ncclAllReduce", stream);
+    run("ncclAllReduce", "an all-reduce of NCCL", [&](cudaStream_t stream) {
+      return ncclAllReduce(tensor.data_ptr(), tensor.data_ptr(), count(tensor),
+                           nccl_type(tensor.scalar_type()), nccl_op(op), communicator_, stream);
+    });
   }
 
   void do_broadcast(const at::Tensor& tensor, int root) override {
-    const auto stream = c10::cuda::getCurrentCUDAStream();
-    const Waiting waiting(watch_, group_, "a broadcast of NCCL");
-    check_nccl(ncclBroadcast(tensor.data_ptr(), tensor.data_ptr(), count(tensor),
-                             nccl_type(tensor.scalar_type()), root, communicator_, stream),
-               communicator_, "ncclBroadcast");
-    wait("ncclBroadcast", stream);
+    run("ncclBroadcast", "a broadcast of NCCL", [&](cudaStream_t stream) {
+      return ncclBroadcast(tensor.data_ptr(), tensor.data_ptr(), count(tensor),
+                           nccl_type(tensor.scalar_type()), root, communicator_, stream);
+    });
   }
 
   void do_all_gather(const at::Tensor& tensor, const at::Tensor& gathered) override {
-    const auto stream = c10::cuda::getCurrentCUDAStream();
-    const Waiting waiting(watch_, group_, "an all-gather of NCCL");
-    check_nccl(ncclAllGather(tensor.data_ptr(), gathered.data_ptr(), count(tensor),
-                             nccl_type(tensor.scalar_type()), communicator_, stream),
-               communicator_, "ncclAllGather");
-    wait("ncclAllGather", stream);
+    run("ncclAllGather", "an all-gather of NCCL", [&](cudaStream_t stream) {
+      return ncclAllGather(tensor.data_ptr(), gathered.data_ptr(), count(tensor),
+                           nccl_type(tensor.scalar_type()), communicator_, stream);
+    });
   }
 
   bool moves_memory_of(const at::Device& device) const override { return device.is_cuda(); }
 
  private:
+  void start(const ncclUniqueId& id, Communicator& host_group) {
+    constexpr const char* kCall = "ncclCommInitRankConfig";
+    constexpr auto kBetweenAgreements = std::chrono::milliseconds(20);
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    std::string failure;
+    bool begun = false;
+    StartOfAll all{.failed = false, .unfinished = true};
+    while (all.unfinished) {
+      bool ready = false;
+      try {
+        if (!begun) {
+          begun = true;
+          check_nccl(ncclCommInitRankConfig(&communicator_, size_, id, rank_, &config),
+                     communicator_, kCall);
+        }
+        ready = is_accepted_within(kBetweenAgreements, kCall);
+      } catch (const EnvironmentError& error) {
+        failure = error.what();
+      }
+      all = agree_on_start(host_group, !failure.empty(), !ready);
+      if (all.failed) {
+        throw EnvironmentError(
+            failure.empty() ? "NCCL: another rank could not join the communicator" : failure);
+      }
+    }
+  }
+
+  // Starts an operation and waits for its end.  A communicator that has failed takes no more work;
+  // it is aborted at once, because its end would wait for the operation.
+  template <class Start>
+  void run(const char* call, const char* operation, const Start& start) {
+    if (communicator_ == nullptr) {
+      throw EnvironmentError(fmt::format("NCCL: {} after the communicator has failed", call));
+    }
+    const auto stream = c10::cuda::getCurrentCUDAStream();
+    const Waiting waiting(watch_, group_, operation);
+    try {
+      check_nccl(start(stream), communicator_, call);
+      wait(call, stream);
+    } catch (const EnvironmentError&) {
+      abandon();
+      throw;
+    }
+  }
+
   static std::size_t count(const at::Tensor& tensor) {
     return static_cast<std::size_t>(tensor.numel());
   }
 
-  // Waits until the work is on the stream: a non-blocking communicator returns before that, and
-  // only then accepts more.
+  // Whether the work is on the stream: a non-blocking communicator returns before that, and only
+  // then accepts more.
+  bool is_accepted(const char* call) {
+    ncclResult_t state = ncclSuccess;
+    check_nccl(ncclCommGetAsyncError(communicator_, &state), communicator_,
+               "ncclCommGetAsyncError");
+    check_nccl(state, communicator_, call);
+    return state == ncclSuccess;
+  }
+
   void wait_until_accepted(const char* call) {
-    for (;;) {
-      ncclResult_t state = ncclSuccess;
-      check_nccl(ncclCommGetAsyncError(communicator_, &state), communicator_,
-                 "ncclCommGetAsyncError");
-      if (state == ncclSuccess) {
-        return;
-      }
-      check_nccl(state, communicator_, call);
+    while (!is_accepted(call)) {
       std::this_thread::yield();
     }
+  }
+
+  bool is_accepted_within(std::chrono::milliseconds limit, const char* call) {
+    const auto deadline = std::chrono::steady_clock::now() + limit;
+    bool accepted = is_accepted(call);
+    while (!accepted && std::chrono::steady_clock::now() < deadline) {
+      std::this_thread::yield();
+      accepted = is_accepted(call);
+    }
+    return accepted;
   }
 
   // Polls for the end of the work, so that an error of NCCL does not hang this rank in a later
@@ -252,16 +317,8 @@ std::unique_ptr<Communicator> make_nccl_communicator(Communicator& host_group, W
   host_group.broadcast(id_bytes, 0);
   std::memcpy(&id, id_bytes.data_ptr(), sizeof(id));
 
-  std::unique_ptr<NcclCommunicator> communicator;
   const int group = watch == nullptr ? 0 : watch->add_group(std::move(world_ranks));
-  try {
-    communicator =
-        std::make_unique<NcclCommunicator>(id, host_group.rank(), host_group.size(), watch, group);
-  } catch (const EnvironmentError& error) {
-    failure = error.what();
-  }
-  require_success_everywhere(host_group, failure);
-  return communicator;
+  return std::make_unique<NcclCommunicator>(id, host_group, watch, group);
 }
 
 }  // namespace bipo

@@ -1,7 +1,8 @@
 #include "collectives/profile.hpp"
 
-#include <ATen/Context.h>
-#include <ATen/detail/CUDAHooksInterface.h>
+#include <chrono>
+
+#include "collectives/device.hpp"
 
 namespace bipo {
 namespace {
@@ -9,7 +10,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 struct Profile {
-  bool on = false;
+  std::optional<c10::Device> device;  // nothing: no profile is taken
   WorkSeconds seconds{};
   Clock::time_point since;  // the innermost timer was last started or resumed
 };
@@ -17,19 +18,11 @@ struct Profile {
 thread_local Profile profile;
 thread_local WorkTimer* innermost = nullptr;
 
-// Launched work must end before the clock is read.
-void wait_for_device() {
-  if (at::globalContext().hasCUDA()) {
-    at::detail::getCUDAHooks().deviceSynchronize(
-        static_cast<c10::DeviceIndex>(at::detail::getCUDAHooks().getCurrentDevice()));
-  }
-}
-
 }  // namespace
 
-void take_profile(bool on) {
-  profile.on = on;
-  if (on) {
+void take_profile(std::optional<c10::Device> device) {
+  profile.device = device;
+  if (device) {
     profile.seconds = {};
   }
 }
@@ -39,7 +32,7 @@ const WorkSeconds& profiled_seconds() {
 }
 
 void WorkTimer::credit(Work work) {
-  wait_for_device();
+  synchronize_device(*profile.device);  // launched work must end before the clock is read
   const auto now = Clock::now();
   profile.seconds[static_cast<std::size_t>(work)] +=
       std::chrono::duration<double>(now - profile.since).count();
@@ -48,7 +41,7 @@ void WorkTimer::credit(Work work) {
 
 WorkTimer::WorkTimer(Work work) : work_(work), outer_(innermost) {
   innermost = this;
-  if (!profile.on) {
+  if (!profile.device) {
     return;
   }
   if (outer_ != nullptr) {
@@ -58,7 +51,7 @@ WorkTimer::WorkTimer(Work work) : work_(work), outer_(innermost) {
 }
 
 WorkTimer::~WorkTimer() {
-  if (profile.on) {
+  if (profile.device) {
     credit(work_);
   }
   innermost = outer_;

@@ -316,7 +316,7 @@ void Session::wait_for_all(const std::function<void()>& meanwhile) {
   }
 }
 
-Ranks Session::make_ranks(const Topology& topology, bool cuda) {
+Ranks Session::make_ranks(const Topology& topology, c10::Device device) {
   Watch* watch = impl_->watch.get();
   std::optional<Waiting> waiting(std::in_place, watch, impl_->world->watched_group(),
                                  "the making of groups");
@@ -325,7 +325,7 @@ Ranks Session::make_ranks(const Topology& topology, bool cuda) {
               split(impl_->world_handle, topology.dp_color(), rank(), watch),
               split(impl_->world_handle, topology.tp_color(), rank(), watch)};
   waiting.reset();
-  if (cuda) {
+  if (device.is_cuda()) {  // NCCL moves the memory of no other kind
     const std::string shared = find_shared_device(*ranks.world);
     together([&] {
       if (!shared.empty()) {

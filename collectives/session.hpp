@@ -1,6 +1,8 @@
 // One process's view of the job: MPI's lifetime, the ranks, and how they share failures.
 #pragma once
 
+#include <c10/core/Device.h>
+
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -90,9 +92,9 @@ class Session {
   // Collective over: world
   void wait_for_all(const std::function<void()>& meanwhile);
 
-  // Makes the communicators for `topology`; with `cuda`, dp and tp move CUDA memory, and the device
-  // must be selected before.  Collective over: world
-  Ranks make_ranks(const Topology& topology, bool cuda);
+  // Makes the communicators for `topology`; dp and tp move the memory of `device`, which must be
+  // selected before.  Collective over: world
+  Ranks make_ranks(const Topology& topology, c10::Device device);
 
   // Ends the whole job.  For a rank that failed alone.
   [[noreturn]] void abort(int exit_code);

@@ -31,8 +31,13 @@ struct CopyToTensorParallel : torch::autograd::Function<CopyToTensorParallel> {
 };
 
 struct ReduceFromTensorParallel : torch::autograd::Function<ReduceFromTensorParallel> {
-  static at::Tensor forward(AutogradContext*, const at::Tensor& x, std::int64_t tp) {
-    return all_reduced(x, *reinterpret_cast<Communicator*>(tp));
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, std::int64_t tp) {
+    const at::Tensor sum = x.contiguous();
+    if (sum.is_same(x)) {
+      context->mark_dirty({x});
+    }
+    reinterpret_cast<Communicator*>(tp)->all_reduce(sum, ReduceOp::kSum);
+    return sum;
   }
 
   static variable_list backward(AutogradContext*, const variable_list& gradients) {

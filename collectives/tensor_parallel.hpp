@@ -14,7 +14,8 @@ namespace bipo {
 at::Tensor copy_to_tensor_parallel(const at::Tensor& x, Communicator& tp);
 
 // g: an all-reduce forward, the identity backward.  `x` is this rank's partial sum, from products
-// with weights whose columns are sharded.  `x` keeps its value.  Collective over: tp
+// with weights whose columns are sharded.  A contiguous `x` becomes the result itself.  Collective
+// over: tp
 at::Tensor reduce_from_tensor_parallel(const at::Tensor& x, Communicator& tp);
 
 }  // namespace bipo

@@ -84,14 +84,14 @@ install_requirements() {
   rm -f "$venv/installing"
 }
 
-# ensure_venv cpu|full|new: the environment holds what launcher/requirements-*.txt names.
+# ensure_venv cpu|full|new|openmpi5|llama-cpp|lm-eval|repeng: the environment holds what launcher/requirements-*.txt names.
 ensure_venv() {
   local venv=$BIPO_CACHE/venv-$1 requirements=$BIPO_SOURCE/launcher/requirements-$1.txt lock
   if [[ ! -e $venv/installing ]] && cmp -s "$requirements" "$venv/installed.txt"; then
     say "Python environment $venv: up to date"
     return
   fi
-  say "Python environment $venv: installing (the wheels are 0.5 GB for cpu, 2.7 GB for full, 0.1 GB for new)"
+  say "Python environment $venv: installing (the wheels are 0.5 GB for cpu, 2.7 GB for full, at most 0.1 GB for another one)"
   mkdir -p "$BIPO_CACHE"
   exec {lock}>"$venv.lock"
   flock "$lock"
@@ -99,11 +99,11 @@ ensure_venv() {
   exec {lock}>&-
 }
 
-# Those of the newer transformers find the packages that both need in venv-full, behind their own.
-ensure_new_venv() {
+# ensure_venv_before_full new|lm-eval|repeng: the environment finds in venv-full what it does not hold itself.
+ensure_venv_before_full() {
   local site
-  ensure_venv new
-  for site in "$BIPO_CACHE"/venv-new/lib/python3.*/site-packages; do
+  ensure_venv "$1"
+  for site in "$BIPO_CACHE/venv-$1"/lib/python3.*/site-packages; do
     echo "$BIPO_CACHE"/venv-full/lib/python3.*/site-packages >"$site/zz-venv-full.pth"
   done
 }
@@ -161,6 +161,7 @@ ensure_configured() {
 # share a build folder without configuring it in turns.
 TEST_SETTINGS=(
   -DBIPO_TEST_PYTHON="$BIPO_CACHE/venv-full/bin/python" -DBIPO_TEST_NEW_PYTHON="$BIPO_CACHE/venv-new/bin/python"
+  -DBIPO_TEST_MPIEXEC_5="$BIPO_CACHE/venv-openmpi5/bin/mpiexec"
   -DBIPO_TEST_CACHE="$BIPO_CACHE"
 )
 

@@ -8,13 +8,14 @@ if [[ ${1:-} == --help ]]; then
   cat <<'TEXT'
 Usage: tests/run.sh [--threads | CTEST-ARGUMENT...]
 
-Without arguments: format check, all tests of the release build but the long ones, those with Slurm or a
-browser where these are there or can be installed, the GPU tests where there is a GPU, and the unit tests
+Without arguments: format check, all tests of the release build but the long ones, those with Slurm, a
+browser or a program that receives vectors where these are there or can be installed, the GPU tests where there is a GPU, and the unit tests
 under the address and undefined-behaviour sanitizers.
 With --threads: the unit tests that have threads under the thread sanitizer, in a build of their own.
 With other arguments: only the release build's tests that ctest selects by them, for example
   tests/run.sh -R tokenizer      by name
-  tests/run.sh -L long           by label: unit, mpi, failure, reference, slurm, browser, long
+  tests/run.sh -L long           by label: unit, mpi, failure, reference, slurm, browser,
+                             receivers, long
 TEXT
   exit 0
 fi
@@ -113,7 +114,14 @@ has_slurm=true
 tests/slurm/install.sh || has_slurm=false
 ensure_venv cpu
 ensure_venv full
-ensure_new_venv
+ensure_venv_before_full new
+ensure_venv openmpi5
+receivers=()
+for receiver in llama-cpp lm-eval repeng; do
+  if (ensure_venv_before_full "$receiver"); then
+    receivers+=("$receiver")
+  fi
+done
 ensure_model
 ensure_test_models
 ensure_reference
@@ -133,7 +141,7 @@ if (($#)); then
 fi
 
 check "format" check_format
-check "tests of build/" run_ctest build -LE '^(long|gpu|slurm|browser)$'
+check "tests of build/" run_ctest build -LE '^(long|gpu|slurm|browser|receivers)$'
 if $has_slurm; then
   check "slurm tests of build/" run_ctest build -L '^slurm$'
 else
@@ -144,6 +152,13 @@ if $has_browser; then
 else
   summary+=("browser tests: not run (no Chromium)")
 fi
+for receiver in llama-cpp lm-eval repeng; do
+  if [[ " ${receivers[*]} " == *" $receiver "* ]]; then
+    check "vectors in $receiver" run_ctest build -R "^receiver_${receiver//-/_}\$"
+  else
+    summary+=("vectors in $receiver: not run (its packages do not install)")
+  fi
+done
 check "build of build-cuda/" test_cuda_build
 if ! has_gpu; then
   summary+=("gpu tests: not run (no GPU)")

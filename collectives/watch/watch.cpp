@@ -159,6 +159,9 @@ void Watch::forget(int group) {
 }
 
 void Watch::begin(int group, const char* operation) {
+  if (depth_++ > 0) {
+    return;
+  }
   auto& begun = begun_[static_cast<std::size_t>(group)];
   begun.store(begun.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   group_.store(group, std::memory_order_relaxed);
@@ -167,6 +170,9 @@ void Watch::begin(int group, const char* operation) {
 }
 
 void Watch::end() {
+  if (--depth_ > 0) {
+    return;
+  }
   serial_.store(serial_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
 }
 

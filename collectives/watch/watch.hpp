@@ -87,6 +87,7 @@ class Watch {
   std::atomic<int> group_{0};
   std::atomic<const char*> operation_{""};
   std::array<std::atomic<std::uint64_t>, kMostGroups> begun_{};
+  int depth_ = 0;  // of operations inside of others, for the thread that computes
 
   // What follows belongs to the mutex.
   std::mutex mutex_;
@@ -112,7 +113,8 @@ class Watch {
 };
 
 // While it lives, this rank waits in an operation of `group`, or may: it costs some nanoseconds.
-// `operation` is a literal such as "an all-reduce".  Without a watch it does nothing.
+// `operation` is a literal such as "an all-reduce".  Inside of another one it belongs to that.
+// Without a watch it does nothing.
 class Waiting {
  public:
   Waiting(Watch* watch, int group, const char* operation) : watch_(watch) {

@@ -189,7 +189,7 @@ Json key_value_pairs(const Value& input) {
     throw UserError(fmt::format("items needs a dict, not {}", type_name(input)));
   }
   for (const auto& [key, value] : object.items()) {
-    pairs.push_back(Json::array({Json(key), value}));
+    pairs.push_back(Json::array({key_of(key), value}));
   }
   return pairs;
 }
@@ -245,13 +245,14 @@ Json sorted_pairs(const Value& input, const Bound& bound) {
   if (is_given(bound[1]) && !are_equal(*bound[1], Json("key"))) {
     throw UserError("dictsort by anything but the key is not supported");
   }
-  std::vector<std::pair<std::string, Json>> pairs;
+  std::vector<std::pair<Value, Json>> pairs;
   for (const Json& pair : key_value_pairs(input)) {
-    const auto key = pair[0].get<std::string>();
-    pairs.emplace_back(case_sensitive ? key : lower(key).get<std::string>(), pair);
+    const Json& key = pair[0];
+    const bool folds = key.is_string() && !case_sensitive;
+    pairs.emplace_back(folds ? lower(key.get<std::string>()) : key, pair);
   }
   std::stable_sort(pairs.begin(), pairs.end(), [&](const auto& a, const auto& b) {
-    return reverse ? b.first < a.first : a.first < b.first;
+    return reverse ? is_less(b.first, a.first) : is_less(a.first, b.first);
   });
   Json sorted = Json::array();
   for (auto& [key, pair] : pairs) {
@@ -399,7 +400,10 @@ const Builtins& dict_methods() {
        {{"key", "default"},
         [](const Value& base, const Bound& bound) {
           const Json& object = require_json(base);
-          const std::string key = text_argument(bound, 0, "the key of get");
+          const bool is_integer =
+              bound[0] && as_json(*bound[0]) != nullptr && as_json(*bound[0])->is_number_integer();
+          const std::string key = is_integer ? stored_key(require_json(*bound[0]))
+                                             : text_argument(bound, 0, "the key of get");
           return object.contains(key) ? Value(object.at(key))
                                       : bound[1].value_or(Value(Json(nullptr)));
         }}},

@@ -299,11 +299,8 @@ ExpressionPtr make_dict(std::vector<std::pair<ExpressionPtr, ExpressionPtr>> ent
   return expression([entries = std::move(entries)](Context& context) {
     Json dict = Json::object();
     for (const auto& [key, value] : entries) {
-      const Value name = key->evaluate(context);
-      if (as_string(name) == nullptr) {
-        throw UserError(fmt::format("a dict key that is {} is not supported", type_name(name)));
-      }
-      dict[*as_string(name)] = require_json(value->evaluate(context));
+      const std::string name = stored_key(require_json(key->evaluate(context)));
+      dict[name] = require_json(value->evaluate(context));
     }
     return dict;
   });

@@ -13,6 +13,9 @@
 namespace bipo::jinja {
 namespace {
 
+// Before an integer that is a dict's key; no byte of UTF-8 has this value.
+constexpr char kIntegerKey = '\xff';
+
 constexpr std::size_t kLargestValue = std::size_t{4} << 20;
 constexpr std::size_t kNodeWeight = 32;  // with what the allocator needs
 constexpr int kDeepestValue = 100;
@@ -203,20 +206,24 @@ std::string dump_json(const Json& value, const JsonStyle& style, std::size_t dep
   if (!value.is_structured() || value.empty()) {
     return value.dump(-1, ' ', style.ensure_ascii);
   }
-  // Python sorts by code points, as bytes of UTF-8 do.
-  std::vector<std::pair<std::string, const Json*>> elements;
+  std::vector<std::pair<Json, const Json*>> elements;
   for (const auto& [key, element] : value.items()) {
-    elements.emplace_back(key, &element);
+    elements.emplace_back(value.is_object() ? key_of(key) : Json(), &element);
   }
   if (value.is_object() && style.sort_keys) {
-    std::sort(elements.begin(), elements.end(),
-              [](const auto& a, const auto& b) { return a.first < b.first; });
+    // Python sorts by code points, as bytes of UTF-8 do.
+    std::stable_sort(elements.begin(), elements.end(), [](const auto& a, const auto& b) {
+      return is_less(Value(a.first), Value(b.first));
+    });
   }
   std::string text;
   for (const auto& [key, element] : elements) {
     text += text.empty() ? "" : style.between_elements;
     text += line_break(depth + 1);
-    text += value.is_object() ? Json(key).dump(-1, ' ', style.ensure_ascii) + style.after_key : "";
+    if (value.is_object()) {
+      const Json name = key.is_string() ? key : Json(key.dump());
+      text += name.dump(-1, ' ', style.ensure_ascii) + style.after_key;
+    }
     text += dump_json(*element, style, depth + 1);
     require_reasonable_size(text.size());
   }
@@ -356,6 +363,20 @@ bool contains(const Value& container, const Value& element) {
                      [&](const Json& candidate) { return are_equal(Value(candidate), element); });
 }
 
+std::string stored_key(const Json& key) {
+  if (key.is_string()) {
+    return key.get<std::string>();
+  }
+  if (!key.is_number_integer()) {
+    throw UserError(fmt::format("a dict key that is {} is not supported", type_name(Value(key))));
+  }
+  return kIntegerKey + key.dump();
+}
+
+Json key_of(const std::string& stored) {
+  return stored.starts_with(kIntegerKey) ? Json::parse(stored.substr(1)) : Json(stored);
+}
+
 std::vector<Json> elements_of(const Value& value) {
   std::vector<Json> elements;
   if (std::holds_alternative<Undefined>(value)) {
@@ -368,7 +389,7 @@ std::vector<Json> elements_of(const Value& value) {
     }
   } else if (json.is_object()) {
     for (const auto& [key, unused] : json.items()) {
-      elements.emplace_back(key);
+      elements.push_back(key_of(key));
     }
   } else if (json.is_array()) {
     elements.assign(json.begin(), json.end());
@@ -412,6 +433,10 @@ Value item_of(const Value& base, const Value& key) {
   const Json& json = require_json(base);
   const Json& index = require_json(key);
   const Undefined missing{fmt::format("a {} has no element {}", type_name(base), index.dump())};
+  if (json.is_object() && index.is_number_integer()) {
+    const auto found = json.find(stored_key(index));
+    return found != json.end() ? Value(*found) : Value(missing);
+  }
   if (!index.is_number_integer() || (!json.is_array() && !json.is_string())) {
     return missing;
   }

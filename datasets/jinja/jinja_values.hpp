@@ -60,6 +60,11 @@ bool are_equal(const Value& left, const Value& right);
 bool is_less(const Value& left, const Value& right);
 bool contains(const Value& container, const Value& element);
 
+// A dict is a JSON object, whose keys are strings: an integer is kept as text that no string can
+// be. Return the text for a key, a string or an integer (UserError for others), and the key itself.
+std::string stored_key(const Json& key);
+Json key_of(const std::string& stored);
+
 // Returns what iterating yields: items of a list, characters of a string, keys of a dict.
 std::vector<Json> elements_of(const Value& value);
 std::size_t length_of(const Value& value);

@@ -577,6 +577,7 @@ const std::string& form_name(const RowForm& form) {
 }
 
 Pairs pairs_of_row(const RowForm& form, const RowReader& row, AnswerPairs answers) {
+  row.require_text_alone();
   return form.read(row, answers);
 }
 
@@ -599,6 +600,7 @@ void require_prompt_column(const std::vector<std::string>& columns, const std::s
 
 std::vector<Message> prompt_of_row(const RowJson& row, bool question_first,
                                    const RowReader& reader) {
+  reader.require_text_alone();
   if (question_first) {
     return with_system_column(reader.prompt("question"), reader);
   }

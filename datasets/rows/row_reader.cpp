@@ -61,6 +61,20 @@ std::vector<std::string> ColumnUse::unused() const {
   return columns;
 }
 
+void RowReader::require_text_alone() const {
+  for (const char* key : {"images", "image"}) {
+    const auto found = row_.find(key);
+    const bool is_empty = found == row_.end() || found->is_null() || found->empty() || *found == "";
+    if (!is_empty) {
+      throw UserError(fmt::format(
+          "{}: '{}' holds an image; only text is supported, because only the text part of a model "
+          "is computed, so leave the row out with --skip-bad, or the column if the text does not "
+          "speak of the image",
+          where_, key));
+    }
+  }
+}
+
 const OrderedJson& RowReader::value(const std::string& key) const {
   const auto found = row_.find(key);
   if (found == row_.end()) {

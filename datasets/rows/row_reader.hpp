@@ -34,6 +34,9 @@ class RowReader {
   const std::string& where() const { return where_; }
   bool has(const std::string& key) const { return row_.contains(key); }  // null included; no use
 
+  // Refuses a row with images, under the names that TRL 1.16 has for their columns.
+  void require_text_alone() const;
+
   const nlohmann::ordered_json& value(const std::string& key) const;  // of any kind
   // A string or an array; refuses anything else.
   const nlohmann::ordered_json& text_or_messages(const std::string& key) const;

@@ -89,7 +89,7 @@ std::map<std::string, std::string> templates_in_files(const std::filesystem::pat
   return named;
 }
 
-json read_tokenizer_config(const std::filesystem::path& file) {
+json read_settings(const std::filesystem::path& file) {
   if (!std::filesystem::exists(file)) {
     return json::object();
   }
@@ -104,7 +104,7 @@ json read_tokenizer_config(const std::filesystem::path& file) {
 
 ChatTemplateSource read_chat_template_source(const std::filesystem::path& model_directory) {
   const auto config_file = model_directory / "tokenizer_config.json";
-  const json config = read_tokenizer_config(config_file);
+  const json config = read_settings(config_file);
   ChatTemplateSource source;
   source.special_tokens = special_tokens(config);
   source.named = templates_in_files(model_directory);
@@ -112,6 +112,12 @@ ChatTemplateSource read_chat_template_source(const std::filesystem::path& model_
   if (source.named.empty()) {
     source.where = config_file.string();
     source.named = templates_by_name(config.value("chat_template", json()), source.where);
+  }
+  const auto processor_file = model_directory / "chat_template.json";
+  if (source.named.empty() && std::filesystem::exists(processor_file)) {
+    source.where = processor_file.string();
+    source.named = templates_by_name(read_settings(processor_file).value("chat_template", json()),
+                                     source.where);
   }
   if (const auto found = source.named.find("default"); found != source.named.end()) {
     source.text = std::move(found->second);

@@ -19,7 +19,8 @@ struct ChatTemplateSource {
 
 // Reads chat_template.jinja and additional_chat_templates/NAME.jinja, or else, where there is none
 // of these, `chat_template` of tokenizer_config.json (of several, the one named "default" is the
-// model's), as transformers does; the special tokens from tokenizer_config.json.  Throws UserError
+// model's), as transformers does, or else that of chat_template.json, where processors of texts and
+// images had it; the special tokens from tokenizer_config.json.  Throws UserError
 // for files that cannot be read or hold something else.
 ChatTemplateSource read_chat_template_source(const std::filesystem::path& model_directory);
 

@@ -101,8 +101,8 @@ std::string text_of_parts(const Ordered& parts, std::string_view key, const std:
     const auto type = part["type"].get<std::string>();
     if (type != "text") {
       throw UserError(fmt::format(
-          "{}: '{}' has a content part of the type '{}'; only text is supported, so leave the row "
-          "out with --skip-bad",
+          "{}: '{}' has a content part of the type '{}'; only text is supported, because only the "
+          "text part of a model is computed, so leave the row out with --skip-bad",
           where, key, type));
     }
     if (!part.contains("text") || !part["text"].is_string()) {

@@ -2,7 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <atomic>
 #include <queue>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
 
 #include "collectives/foundation/errors.hpp"
 #include "datasets/text/unicode_text.hpp"
@@ -49,6 +54,41 @@ struct Candidate {
 using CandidateQueue =
     std::priority_queue<Candidate, std::vector<Candidate>, std::greater<Candidate>>;
 
+// The ids of a thread's latest words by one model: most words of a text come again.
+class RecentWords {
+ public:
+  // Returns null for a word that was not kept.
+  const std::vector<TokenId>* find(std::uint64_t model, std::string_view word) {
+    if (model != model_) {
+      ids_.clear();
+      model_ = model;
+    }
+    const auto found = ids_.find(word);
+    return found == ids_.end() ? nullptr : &found->second;
+  }
+
+  // `model`: that of the last call of find().
+  void keep(std::string_view word, std::vector<TokenId> ids) {
+    if (ids_.size() >= kMostWords) {
+      ids_.clear();
+    }
+    ids_.emplace(word, std::move(ids));
+  }
+
+ private:
+  static constexpr std::size_t kMostWords = 20'000;
+
+  std::uint64_t model_ = 0;
+  std::unordered_map<std::string, std::vector<TokenId>, StringHash, std::equal_to<>> ids_;
+};
+
+constexpr std::size_t kLongestKeptWord = 64;  // bytes; longer ones hardly ever come again
+
+std::uint64_t next_number() {
+  static std::atomic<std::uint64_t> last = 0;
+  return ++last;
+}
+
 }  // namespace
 
 std::optional<MergePair> split_merge(const std::string& line) {
@@ -59,7 +99,7 @@ std::optional<MergePair> split_merge(const std::string& line) {
   return MergePair(line.substr(0, space), line.substr(space + 1));
 }
 
-BpeModel::BpeModel(BpeSettings settings) : settings_(std::move(settings)) {
+BpeModel::BpeModel(BpeSettings settings) : settings_(std::move(settings)), number_(next_number()) {
   merges_.reserve(settings_.merges.size());
   std::int32_t rank = 0;
   for (const auto& [left, right] : settings_.merges) {
@@ -105,7 +145,19 @@ void BpeModel::append_ids(std::string_view word, std::vector<TokenId>& ids) cons
       return;
     }
   }
-  append_merged(character_ids(word), ids);
+  if (word.size() > kLongestKeptWord) {
+    append_merged(character_ids(word), ids);
+    return;
+  }
+  thread_local RecentWords recent;
+  if (const std::vector<TokenId>* known = recent.find(number_, word)) {
+    ids.insert(ids.end(), known->begin(), known->end());
+    return;
+  }
+  std::vector<TokenId> own;
+  append_merged(character_ids(word), own);
+  ids.insert(ids.end(), own.begin(), own.end());
+  recent.keep(word, std::move(own));
 }
 
 bool BpeModel::append_byte_tokens(std::string_view character, std::vector<TokenId>& ids) const {

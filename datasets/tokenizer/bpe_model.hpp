@@ -64,6 +64,7 @@ class BpeModel {
   void append_merged(std::vector<TokenId> characters, std::vector<TokenId>& ids) const;
 
   BpeSettings settings_;
+  std::uint64_t number_;  // of this object; a copy has the same ids and may share the number
   std::unordered_map<std::uint64_t, Merge> merges_;  // by the pair of ids
 };
 

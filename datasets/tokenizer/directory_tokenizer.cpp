@@ -522,9 +522,10 @@ DirectoryTokenizer read_directory_tokenizer(const std::filesystem::path& directo
   try {
     return build(files, document, path.string());
   } catch (const UserError& error) {
-    const std::string what = error.what();  // may name a file of its own already
-    const bool names_file =
-        what.starts_with((directory / "").string()) || what.starts_with(directory.string() + ":");
+    const std::string what = error.what();
+    // May name another file of the directory already.  A place in tokenizer.json ("model: ...") may
+    // read like the directory's name, but not with a slash behind it.
+    const bool names_file = what.starts_with((directory / "").string());
     throw UserError(names_file ? what : fmt::format("{}: {}", path.string(), what));
   }
 }

@@ -21,6 +21,8 @@ namespace {
 
 constexpr std::string_view kSpaceReplacement = "\u2581";
 
+constexpr std::string_view kGemma4 = "gemma4";
+
 // Far above any model's; it bounds the work that a hostile file can cause.
 constexpr std::size_t kLongestToken = 8192;
 
@@ -81,7 +83,7 @@ MergePair parse_merge(std::size_t index, const std::string& line) {
 
 std::vector<MergePair> parse_merges(const std::vector<std::string>& lines) {
   if (lines.empty()) {
-    fail("merges", "is missing or empty, and byte-level BPE needs it; convert the model again");
+    fail("merges", "is missing or empty, and BPE needs it; convert the model again");
   }
   std::vector<MergePair> merges;
   merges.reserve(lines.size());
@@ -281,12 +283,19 @@ TextDecoder sentencepiece_decoder(bool add_space_prefix) {
   return TextDecoder(std::move(steps));
 }
 
+// Gemma 4's files hold the merges that others' scores imply.
 TokenizerParts sentencepiece_parts(const GgufVocabulary& vocabulary) {
-  const bool add_space_prefix = vocabulary.add_space_prefix.value_or(true);
+  const bool has_merges = vocabulary.model == kGemma4;
+  const bool add_space_prefix = vocabulary.add_space_prefix.value_or(!has_merges);
   BpeSettings settings;
   settings.vocabulary = ids_of(vocabulary.tokens);
-  require_scores(vocabulary);
-  settings.merges = sentencepiece_merges(vocabulary.tokens, vocabulary.scores, settings.vocabulary);
+  if (has_merges) {
+    settings.merges = parse_merges(vocabulary.merges);
+  } else {
+    require_scores(vocabulary);
+    settings.merges =
+        sentencepiece_merges(vocabulary.tokens, vocabulary.scores, settings.vocabulary);
+  }
   std::vector<AddedToken> added = added_tokens(vocabulary);
   settings.unknown_token = unknown_token(vocabulary);
   settings.fuse_unknown = true;
@@ -333,12 +342,13 @@ TokenizerParts gguf_tokenizer_parts(const GgufVocabulary& vocabulary) {
   if (vocabulary.model == "gpt2") {
     return byte_level_parts(vocabulary);
   }
-  if (vocabulary.model == "llama") {
+  if (vocabulary.model == "llama" || vocabulary.model == kGemma4) {
     return sentencepiece_parts(vocabulary);
   }
-  fail("model", fmt::format("\"{}\" is not implemented (only: gpt2, llama); use the model's "
-                            "Hugging Face directory with its tokenizer.json",
-                            vocabulary.model));
+  fail("model",
+       fmt::format("\"{}\" is not implemented (only: gpt2, llama, gemma4); use the model's "
+                   "Hugging Face directory with its tokenizer.json",
+                   vocabulary.model));
 }
 
 }  // namespace bipo

@@ -189,7 +189,12 @@ bool replace_file(const fs::path& given_path, std::span<const std::byte> bytes,
     return false;
   }
   if (temp.rename_to(path) != 0) {
-    throw_failure(path, "rename", errno);
+    const int error = errno;
+    // Who takes a file over also removes what a writer that seemed dead has left.
+    if (error == ENOENT && may_replace && !may_replace()) {
+      return false;
+    }
+    throw_failure(path, "rename", error);
   }
   sync_directory(path);
   return true;

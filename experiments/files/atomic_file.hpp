@@ -25,7 +25,8 @@ struct FileVersion {
   bool operator==(const FileVersion&) const = default;
 };
 
-// Called right before a file is replaced, when everything else is done; false keeps the old file.
+// Called right before a file is replaced, when everything else is done, and again where the new one
+// has vanished meanwhile; false keeps the old file.
 using ReplaceGuard = std::function<bool()>;
 
 // Writes `bytes` to a temp file beside `path` (`.<name>.<host>.<random>.<pid>.tmp`), fsyncs it,

@@ -551,12 +551,28 @@ const char* damage_remedy(const FileKind& kind) {
                      : reason);
 }
 
+// Naming what was made of run files, in place of one, is a likely mistake.
+void require_no_result_of_runs(const Handle& file) {
+  if (check(H5Aexists(file.id(), "kind"), "H5Aexists", "kind") == 0) {
+    return;
+  }
+  const std::string found = read_text_attribute(file, "kind");
+  if (found == "evaluation") {
+    throw UserError("it is an evaluation file; `python -m bipo_analysis evaluation` reads it");
+  }
+  if (found == "sweep") {
+    throw UserError("it is a collected sweep; `python -m bipo_analysis report` reads it");
+  }
+}
+
 void require_identity(const Handle& file, const FileKind& kind) {
   if (kind.kind != nullptr) {
     const std::string found = read_text_attribute(file, "kind");
     if (found != kind.kind) {
       throw UserError(fmt::format("its kind is '{}', not '{}'", found, kind.kind));
     }
+  } else {
+    require_no_result_of_runs(file);
   }
   const std::int64_t schema = read_integer_attribute(file, "schema_version");
   if (schema > kind.schema) {
@@ -723,6 +739,30 @@ void check_dataset(const Handle& parent, const std::string& name) {
   require_unchanged(opened, elements);
 }
 
+// Returns what the file begins like, if that is known.
+const char* other_format(const InputFile& file) {
+  constexpr std::size_t kBeginning =
+      9;  // safetensors: the length of the header, and its first byte
+  std::string bytes(kBeginning, '\0');
+  const ssize_t count = ::pread(file.get(), bytes.data(), bytes.size(), 0);
+  if (count < static_cast<ssize_t>(bytes.size())) {
+    return nullptr;
+  }
+  if (bytes.starts_with("GGUF")) {
+    return "a GGUF file";
+  }
+  if (bytes.starts_with("PK\x03\x04")) {
+    return "a zip archive, as torch.save writes";
+  }
+  if (bytes.starts_with("\x93NUMPY")) {
+    return "a file of numpy";
+  }
+  if (bytes[kBeginning - 1] == '{') {
+    return "a safetensors file";
+  }
+  return nullptr;
+}
+
 void write_identity(const Handle& file, const FileKind& kind) {
   write_attribute(file, "schema_version", kind.schema);
   if (kind.kind != nullptr) {
@@ -765,6 +805,12 @@ void read_file(const std::filesystem::path& path, const FileKind& kind, const ch
     refuse_damaged(name, kind, "its bytes do not match the checksum at its end");
   }
   if (seal == Seal::kNone && !superblock_version(file.get())) {
+    if (const char* other = other_format(file)) {
+      throw UserError(
+          fmt::format("{}: is {}, not an HDF5 file; `bipo-dist import` makes a run file of a "
+                      "vector in another format",
+                      name, other));
+    }
     throw UserError(fmt::format("{}: damaged, or not an HDF5 file: it does not begin like one{}",
                                 name, damage_remedy(kind)));
   }

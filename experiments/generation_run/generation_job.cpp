@@ -53,23 +53,16 @@ void check_out(const GenerateOptions& options) {
   check_new_file("--out", options.out, options.overwrite, inputs);
 }
 
-// Checks the largest cache that a batch of consecutive prompts can need.
 void check_cache_fits(const GenerationJob& job, const Session& session) {
-  std::int64_t longest = 0;
-  for (const NumberedPrompt& prompt : job.tokens) {
-    longest = std::max(longest, static_cast<std::int64_t>(prompt.tokens.size()));
-  }
-  const std::int64_t prompts = std::min(job.batch, job.prompt_count());
   const std::uint64_t needed =
-      generation_cache_bytes(job.model.files.config, job.model.computation.topology, prompts,
-                             prompts * longest, job.settings);
+      generation_cache_bytes(job.model.files.config, job.model.computation.topology, job.room);
   const std::uint64_t available = memory_beside_weights(job.model, session);
   if (needed > available) {
     throw UserError(fmt::format(
         "keys and values of {} prompts at {} multipliers take up to {} per rank, but {} are free "
         "beside the weights; lower --batch-size or --max-new-tokens, or raise --tp",
-        prompts, job.settings.multipliers.size(), gib_text(static_cast<double>(needed)),
-        gib_text(static_cast<double>(available))));
+        std::min(job.batch, job.prompt_count()), job.settings.multipliers.size(),
+        gib_text(static_cast<double>(needed)), gib_text(static_cast<double>(available))));
   }
 }
 
@@ -99,6 +92,7 @@ void read_prompts_of(GenerationJob& job) {
 std::uint64_t agreement(const GenerationJob& job) {
   ContentHash hash;
   hash.add(job.model.files.fingerprint);
+  hash.add(job.weights_hash);
   for (const VectorInUse& vector : job.vectors) {
     hash.add(fmt::format("{} {}", vector.stored.layer, vector.choice.weight));
     hash.add_bytes(vector.stored.value.data(), vector.stored.value.size() * sizeof(float));
@@ -124,11 +118,15 @@ GenerationJob prepare_generation(const GenerateOptions& given, const std::string
   GenerationJob job;
   job.options = given;
   job.options.template_date = choose_template_date(given.template_date, std::nullopt, now);
+  if (given.vectors.empty()) {
+    job.options.multipliers = {0};  // all texts would be the same
+  }
   if (session.rank() == 0) {
     check_out(given);
   }
   job.model = open_whole_model(given.model, given.adapter, given, session);
   const ModelConfig& config = job.model.files.config;
+  job.weights_hash = hash_of_weights(*job.model.files.weights);
   job.vectors = read_vectors(given.vectors, config);
   TokenizeOptions tokenize = tokenize_options(job.options, config.context);
   tokenize.max_length = std::numeric_limits<std::int64_t>::max();  // see read_prompts_of()
@@ -137,18 +135,13 @@ GenerationJob prepare_generation(const GenerateOptions& given, const std::string
   read_prompts_of(job);
   job.settings = generation_settings(job);
   job.batch = given.batch_size.value_or(std::max<std::int64_t>(
-      1, kAnswersAtOnce / static_cast<std::int64_t>(given.multipliers.size())));
+      1, kAnswersAtOnce / static_cast<std::int64_t>(job.options.multipliers.size())));
+  job.room = generation_room(config, job.tokens, job.batch, job.settings);
   check_cache_fits(job, session);
   job.warnings = job.model.files.warnings();
   for (auto& warnings : {job.text->warnings(), sampling_warnings(given),
-                         vector_warnings(job.vectors, job.model.files)}) {
+                         vector_warnings(job.vectors, job.model.files, job.weights_hash)}) {
     job.warnings.insert(job.warnings.end(), warnings.begin(), warnings.end());
-  }
-  if (job.batches() < job.model.computation.topology.dp()) {
-    job.warnings.push_back(fmt::format(
-        "{} prompts in batches of {} keep {} of {} replicas busy; lower --batch-size, "
-        "or start fewer ranks",
-        job.prompt_count(), job.batch, job.batches(), job.model.computation.topology.dp()));
   }
   job.agreement = agreement(job);
   return job;

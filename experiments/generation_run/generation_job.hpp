@@ -19,17 +19,18 @@ namespace bipo {
 struct GenerationJob {
   GenerateOptions options;
   WholeModel model;
+  std::uint64_t weights_hash = 0;  // covers every byte of the weights
   std::vector<VectorInUse> vectors;
   std::vector<Prompt> prompts;
   std::vector<NumberedPrompt> tokens;
   GenerationSettings settings;
   std::int64_t batch = 1;  // prompts
+  GenerationRoom room;     // for any `batch` of them
   std::optional<PairTokenizer> text;
   std::vector<std::string> warnings;
   std::uint64_t agreement = 0;  // equal on ranks that are about to generate the same
 
   std::int64_t prompt_count() const { return static_cast<std::int64_t>(prompts.size()); }
-  std::int64_t batches() const { return (prompt_count() + batch - 1) / batch; }
 };
 
 // Throws UserError.  Local, except that only the root checks the place of --out.

@@ -13,6 +13,7 @@
 #include <cstring>
 #include <filesystem>
 #include <iostream>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -27,6 +28,7 @@
 #include "collectives/foundation/file_descriptor.hpp"
 #include "collectives/foundation/standard_streams.hpp"
 #include "experiments/files/atomic_file.hpp"
+#include "experiments/job/machine.hpp"
 #include "experiments/progress/side_by_side.hpp"
 #include "experiments/progress/stop_signals.hpp"
 
@@ -34,6 +36,10 @@ namespace bipo {
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+// Steps after which replicas tell each other what they have answered: few enough that rows reach
+// the file soon, enough that replicas seldom wait for each other.
+constexpr std::int64_t kStepsAlone = 32;
 
 // Returns a single user turn as its text, a conversation as its messages with all their members.
 Json prompt_json(const Prompt& prompt) {
@@ -147,23 +153,14 @@ class TextSink {
     }
   }
 
-  // Adds the next texts, in order.
-  void add(const std::vector<GeneratedText>& texts) {
+  // Adds the answers to the next prompts, in order.
+  void add(const std::vector<PromptAnswers>& answers) {
     std::string rows;
-    for (const GeneratedText& text : texts) {
-      const std::size_t settings = job_.options.multipliers.size();
-      const std::size_t prompt = next_ / settings;
-      const std::size_t setting = next_ % settings;
-      const GeneratedRow row{
-          static_cast<std::int64_t>(prompt),
-          job_.prompts[prompt],
-          job_.options.multipliers[setting],
-          job_.settings.multipliers[setting],
-          job_.text->text().tokenizer.decode(text.tokens, SpecialTokenText::kSkipped),
-          text};
-      rows += file_ ? json_row(row) : shown(row, setting == 0);
-      tokens_ += static_cast<std::int64_t>(text.tokens.size());
-      ++next_;
+    for (const auto& [number, texts] : answers) {
+      for (std::size_t setting = 0; setting < texts.size(); ++setting) {
+        rows += line(static_cast<std::size_t>(number), setting, texts[setting]);
+        tokens_ += static_cast<std::int64_t>(texts[setting].tokens.size());
+      }
     }
     if (file_) {
       file_->append(rows);
@@ -177,6 +174,17 @@ class TextSink {
   std::int64_t tokens() const { return tokens_; }
 
  private:
+  std::string line(std::size_t prompt, std::size_t setting, const GeneratedText& text) const {
+    const GeneratedRow row{
+        static_cast<std::int64_t>(prompt),
+        job_.prompts[prompt],
+        job_.options.multipliers[setting],
+        job_.settings.multipliers[setting],
+        job_.text->text().tokenizer.decode(text.tokens, SpecialTokenText::kSkipped),
+        text};
+    return file_ ? json_row(row) : shown(row, setting == 0);
+  }
+
   std::string shown(const GeneratedRow& row, bool is_first) const {
     const std::string head =
         is_first ? fmt::format("=== {}\n", row.prompt.messages.back().content) : "";
@@ -186,7 +194,6 @@ class TextSink {
   const GenerationJob& job_;
   ProgressDisplay& display_;
   std::optional<RowFile> file_;
-  std::size_t next_ = 0;
   std::int64_t tokens_ = 0;
 };
 
@@ -232,10 +239,103 @@ class LiveTexts {
   std::chrono::steady_clock::time_point last_shown_;
 };
 
-std::vector<NumberedPrompt> batch_of(const GenerationJob& job, std::int64_t batch) {
-  const auto begin = job.tokens.begin() + std::min(batch * job.batch, job.prompt_count());
-  const auto end = job.tokens.begin() + std::min((batch + 1) * job.batch, job.prompt_count());
-  return {begin, end};
+// Deals prompts to replicas, so that every replica always has enough that wait.  Every rank deals
+// alike.
+class Dealer {
+ public:
+  // Prompts are dealt in groups of `group` consecutive ones.
+  Dealer(const GenerationJob& job, std::int64_t group, int replicas)
+      : job_(job),
+        group_(group),
+        most_(job.batch + std::max(group, (job.batch + 1) / 2)),
+        unfinished_(static_cast<std::size_t>(replicas), 0) {}
+
+  // Gives each group to the replica with the fewest unfinished prompts, as long as one has few;
+  // calls add(prompts) for those of replica `mine`.
+  template <class Add>
+  void deal(int mine, const Add& add) {
+    while (next_ < job_.prompt_count()) {
+      const auto fewest = std::min_element(unfinished_.begin(), unfinished_.end());
+      const std::int64_t end = std::min(next_ + group_, job_.prompt_count());
+      if (*fewest + (end - next_) > most_) {
+        return;
+      }
+      if (fewest - unfinished_.begin() == mine) {
+        add(std::vector<NumberedPrompt>(job_.tokens.begin() + next_, job_.tokens.begin() + end));
+      }
+      *fewest += end - next_;
+      next_ = end;
+    }
+  }
+
+  void set_unfinished(std::vector<std::int64_t> of_replica) { unfinished_ = std::move(of_replica); }
+
+  // Whether all prompts are answered, as far as replicas have said.
+  bool is_done() const {
+    return next_ == job_.prompt_count() && std::all_of(unfinished_.begin(), unfinished_.end(),
+                                                       [](auto count) { return count == 0; });
+  }
+
+ private:
+  const GenerationJob& job_;
+  std::int64_t group_;
+  std::int64_t most_;  // unfinished prompts of a replica
+  std::int64_t next_ = 0;
+  std::vector<std::int64_t> unfinished_;
+};
+
+// Answers of all replicas, which are complete in any order.
+class OrderedAnswers {
+ public:
+  // Adds answers; returns those to the next prompts, as far as all before them are there.
+  std::vector<PromptAnswers> add(std::vector<PromptAnswers> answers) {
+    for (PromptAnswers& each : answers) {
+      const std::int64_t number = each.number;
+      waiting_.emplace(number, std::move(each));
+    }
+    std::vector<PromptAnswers> next;
+    while (!waiting_.empty() && waiting_.begin()->first == done_) {
+      next.push_back(std::move(waiting_.extract(waiting_.begin()).mapped()));
+      ++done_;
+    }
+    return next;
+  }
+
+  std::int64_t done() const { return done_; }  // prompts that add() has returned
+
+ private:
+  std::map<std::int64_t, PromptAnswers> waiting_;  // by number of the prompt
+  std::int64_t done_ = 0;
+};
+
+// What replicas tell each other between steps.
+struct ReplicaState {
+  std::vector<std::int64_t> unfinished;  // prompts of each replica
+  bool stops = false;                    // any of them was asked to stop
+};
+
+// Collective over: dp
+ReplicaState exchange_state(std::int64_t unfinished, bool stops, at::Device device,
+                            Communicator& dp) {
+  const at::Tensor mine = at::tensor({unfinished, std::int64_t{stops ? 1 : 0}}, at::kLong);
+  const at::Tensor all = dp.all_gather(mine.to(device)).cpu().view({-1, 2});
+  ReplicaState state;
+  for (std::int64_t replica = 0; replica < all.size(0); ++replica) {
+    state.unfinished.push_back(all[replica][0].item<std::int64_t>());
+    state.stops = state.stops || all[replica][1].item<std::int64_t>() == 1;
+  }
+  return state;
+}
+
+void warn_of_idle_replicas(const GenerationJob& job, std::int64_t group, std::int64_t replicas,
+                           ProgressDisplay& display) {
+  const std::int64_t busy = (job.prompt_count() + group - 1) / group;
+  if (busy < replicas) {
+    display.warn(fmt::format("{} prompts{} keep {} of {} replicas busy; {}start fewer ranks",
+                             job.prompt_count(),
+                             group > 1 ? fmt::format(" in batches of {}", group) : "", busy,
+                             replicas, group > 1 ? "lower --batch-size, or " : ""));
+  }
 }
 
 // Returns whether any rank of the replica got a request to stop.  Collective over: tp
@@ -261,47 +361,67 @@ GenerationOutcome generate(const GenerationJob& prepared, const Decoder& decoder
   if (job.is_root() && prepared.options.stream) {
     live.emplace(prepared);
   }
+  keep_freed_memory();
   const SteeringVectors vectors(placed(prepared.vectors), decoder);
-  GenerationHooks hooks;
-  hooks.on_token = [&](std::int64_t, std::int64_t setting, TokenId token) {
-    if (live) {
-      live->add(setting, token);
-    }
+  GenerationSettings settings = prepared.settings;
+  settings.has_independent_rows = holds_on_all(decoder.has_independent_rows(), *ranks.world);
+  TextGenerator generator(decoder, vectors, settings, prepared.room,
+                          [&](std::int64_t, std::int64_t setting, TokenId token) {
+                            if (live) {
+                              live->add(setting, token);
+                            }
+                          });
+  const int replicas = ranks.topology.dp();
+  const std::int64_t group = settings.has_independent_rows ? 1 : prepared.batch;
+  warn_of_idle_replicas(prepared, group, replicas, job.display());
+  Dealer dealer(prepared, group, replicas);
+  const auto deal = [&] {
+    dealer.deal(ranks.topology.dp_rank(),
+                [&](std::vector<NumberedPrompt> prompts) { generator.add(std::move(prompts)); });
   };
-  hooks.stops = [&] { return stop_requested(decoder, ranks); };
 
   const Clock::time_point begin = Clock::now();
-  const auto prompts_in = [&](std::int64_t batches) {
-    return std::min(batches * prepared.batch, prepared.prompt_count());
-  };
-  std::int64_t done = 0;  // batches
-  bool stops = false;
-  while (done < prepared.batches() && !stops) {
-    const std::vector<NumberedPrompt> prompts = batch_of(prepared, done + ranks.topology.dp_rank());
-    const auto mine = prompts.empty()
-                          ? std::vector<GeneratedText>{}
-                          : generate_batch(decoder, vectors, prompts, prepared.settings, hooks);
-    if (!holds_on_all(mine.has_value(), *ranks.world)) {
-      break;
-    }
-    const std::vector<GeneratedText> texts =
-        gather_texts(*mine, prepared.settings.max_new_tokens, decoder.device(), *ranks.dp);
-    job.session().together([&] {
-      if (sink) {
-        sink->add(texts);
+  std::vector<PromptAnswers> answered;  // by this replica, since it last told others
+  OrderedAnswers ordered;
+  std::int64_t steps_alone = 0;
+  deal();
+  for (bool ends = false; !ends;) {
+    const bool asked = stop_requested(decoder, ranks);
+    if (!asked && generator.unfinished() > 0) {
+      for (PromptAnswers& answers : generator.step()) {
+        answered.push_back(std::move(answers));
       }
-    });
-    done = std::min(done + ranks.topology.dp(), prepared.batches());
-    if (!live) {
-      job.display().phase("prompt", prompts_in(done), prepared.prompt_count());
     }
-    stops = !holds_on_all(!stop_signal_received(), *ranks.world);
+    const bool is_idle = generator.unfinished() == 0;
+    const bool tells = replicas == 1 ? !answered.empty() : ++steps_alone == kStepsAlone;
+    if (!asked && !is_idle && !tells) {
+      continue;
+    }
+    steps_alone = 0;
+    const ReplicaState state =
+        exchange_state(generator.unfinished(), asked, decoder.device(), *ranks.dp);
+    const std::vector<PromptAnswers> next =
+        ordered.add(gather_answers(answered, settings, decoder.device(), *ranks.dp));
+    answered.clear();
+    if (!next.empty()) {
+      job.session().together([&] {
+        if (sink) {
+          sink->add(next);
+        }
+      });
+      if (!live) {
+        job.display().phase("prompt", ordered.done(), prepared.prompt_count());
+      }
+    }
+    dealer.set_unfinished(state.unfinished);
+    deal();
+    ends = state.stops || dealer.is_done();
   }
   job.display().finish();
   if (live) {
     live->finish();
   }
-  return {prompts_in(done), sink ? sink->tokens() : 0,
+  return {ordered.done(), sink ? sink->tokens() : 0,
           std::chrono::duration<double>(Clock::now() - begin).count()};
 }
 

@@ -1,4 +1,4 @@
-// Generates answers, batch by batch, on all ranks of a job.
+// Generates answers on all ranks of a job.
 #pragma once
 
 #include <cstdint>
@@ -17,9 +17,9 @@ struct GenerationOutcome {
 };
 
 // Generates the answers of `prepared` under `decoder`, whose weights are all loaded; the root shows
-// or stores them.  Replicas share the batches; a round that any replica cannot finish is dropped on
-// all.  Ends early after a request to stop.  Throws as Session::together() if answers cannot be
-// stored.  Collective over: world
+// or stores them, in the order of the prompts, each as soon as it and all before it are complete.
+// Replicas share the prompts.  Ends early after a request to stop.  Throws as Session::together()
+// if answers cannot be stored.  Collective over: world
 GenerationOutcome generate(const GenerationJob& prepared, const Decoder& decoder,
                            const Ranks& ranks, Job& job);
 

@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "collectives/device.hpp"
 #include "collectives/foundation/errors.hpp"
+#include "trainer/model/operators/cpu_memory.hpp"
 #include "trainer/model/operators/operators.hpp"
 
 namespace bipo {
@@ -31,6 +33,8 @@ void check_counts(const MachineOptions& options) {
 void use_deterministic_kernels() {
   setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
   at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
+  // It would fill every new tensor with NaN, a kernel each, though all of them are written.
+  at::globalContext().setDeterministicFillUninitializedMemory(false);
 }
 
 }  // namespace
@@ -46,8 +50,8 @@ Topology arrange_ranks(const MachineOptions& options, std::optional<int> default
   return Topology(session.size(), session.rank(), tp, dp, cells);
 }
 
-Dtype effective_dtype(Dtype dtype, bool cuda) {
-  return dtype != Dtype::kAuto ? dtype : cuda ? Dtype::kBf16 : Dtype::kFp32;
+Dtype effective_dtype(Dtype dtype, bool accelerated) {
+  return dtype != Dtype::kAuto ? dtype : accelerated ? Dtype::kBf16 : Dtype::kFp32;
 }
 
 c10::ScalarType cache_type(Dtype cache_dtype) {
@@ -56,6 +60,9 @@ c10::ScalarType cache_type(Dtype cache_dtype) {
 
 Computation choose_computation(const MachineOptions& options, const Topology& topology,
                                const Session& session) {
+  use_compact_cpu_memory();
+  // Products of bfloat16 promise sums in float32, also where a GPU splits them.
+  at::globalContext().setAllowBF16ReductionCuBLAS(false);
   if (options.deterministic) {
     use_deterministic_kernels();
   }
@@ -63,13 +70,13 @@ Computation choose_computation(const MachineOptions& options, const Topology& to
   computation.topology = topology;
   computation.device = choose_device(options.device, session.local_rank(), session.local_size());
   select_device(computation.device);
-  const bool cuda = computation.device.is_cuda();
-  computation.dtype = effective_dtype(options.dtype, cuda);
+  const bool accelerated = !computation.device.is_cpu();
+  computation.dtype = effective_dtype(options.dtype, accelerated);
   const bool bf16 = computation.dtype == Dtype::kBf16;
   computation.product_type = bf16 ? c10::kBFloat16 : c10::kFloat;
-  computation.kind = cuda ? DeviceKind::kCuda : DeviceKind::kCpu;
+  computation.kind = accelerated ? DeviceKind::kCuda : DeviceKind::kCpu;
   computation.emulated = bf16 && emulates_bfloat16(computation.device);
-  computation.backend = topology.world() == 1 ? "self" : cuda ? "nccl" : "mpi";
+  computation.backend = topology.world() == 1 ? "self" : accelerated ? "nccl" : "mpi";
   computation.threads = choose_threads(options.threads, session.local_size(), session.node_cores());
   return computation;
 }

@@ -33,7 +33,7 @@ Topology arrange_ranks(const MachineOptions& options, std::optional<int> default
                        const Session& session);
 
 // Resolve auto: products are bf16 on CUDA and fp32 on CPUs, caches are fp32.
-Dtype effective_dtype(Dtype dtype, bool cuda);
+Dtype effective_dtype(Dtype dtype, bool accelerated);
 c10::ScalarType cache_type(Dtype cache_dtype);
 
 // Resolves the options for this rank and selects its device; with --deterministic, kernels are

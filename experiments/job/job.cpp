@@ -34,7 +34,7 @@ void Job::show(const Computation& computation, const std::vector<SettingGroup>& 
 Ranks Job::begin(const Computation& computation, const std::vector<SettingGroup>& table,
                  const std::vector<std::string>& warnings, const std::vector<std::string>& notes) {
   show(computation, table, warnings, notes);
-  return session_.make_ranks(computation.topology, computation.device.is_cuda());
+  return session_.make_ranks(computation.topology, computation.device);
 }
 
 }  // namespace bipo

@@ -1,9 +1,5 @@
 #include "experiments/job/machine.hpp"
 
-#include <ATen/Context.h>
-#include <ATen/detail/CUDAHooksInterface.h>
-#include <c10/core/CachingDeviceAllocator.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
 #include <fmt/format.h>
 #include <malloc.h>
 #include <sched.h>
@@ -20,6 +16,7 @@
 #include <limits>
 #include <string>
 
+#include "collectives/device.hpp"
 #include "collectives/foundation/errors.hpp"
 #include "experiments/progress/progress.hpp"
 #include "experiments/settings/version.hpp"
@@ -177,11 +174,11 @@ std::optional<std::string> thread_warning(const ThreadChoice& choice) {
 }
 
 c10::Device choose_device(DeviceKind kind, int local_rank, int local_ranks) {
-  const int devices = kHaveCuda ? at::detail::getCUDAHooks().deviceCount() : 0;
+  const int devices = accelerator_count();
   if (kind == DeviceKind::kCpu || (kind == DeviceKind::kAuto && devices == 0)) {
     return c10::Device(c10::kCPU);
   }
-  if (!kHaveCuda) {
+  if (devices == 0 && !kHaveCuda) {
     throw UserError(
         "--device cuda: this program was built for the CPU only; build it with the preset "
         "\"cuda\"");
@@ -197,19 +194,12 @@ c10::Device choose_device(DeviceKind kind, int local_rank, int local_ranks) {
         "--device cuda: {} ranks on this node, but {} CUDA devices; start one rank per device",
         local_ranks, devices));
   }
-  return c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(index));
-}
-
-void select_device(c10::Device device) {
-  if (device.is_cuda()) {
-    at::globalContext().lazyInitDevice(device.type());
-    c10::impl::VirtualGuardImpl(device.type()).setDevice(device);
-  }
+  return c10::Device(*accelerator_type(), static_cast<c10::DeviceIndex>(index));
 }
 
 std::uint64_t memory_per_rank(c10::Device device, int local_ranks) {
-  if (device.is_cuda()) {
-    return c10::getDeviceAllocator(device.type())->getMemoryInfo(device.index()).first;
+  if (!device.is_cpu()) {
+    return free_device_memory(device);
   }
   return available_host_memory() / static_cast<std::uint64_t>(local_ranks);
 }

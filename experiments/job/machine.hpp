@@ -29,11 +29,8 @@ ThreadChoice choose_threads(std::optional<std::int64_t> requested, int local_ran
 // devices than ranks.
 c10::Device choose_device(DeviceKind kind, int local_rank, int local_ranks);
 
-// Makes `device` the target of this thread's CUDA calls.
-void select_device(c10::Device device);
-
 // Returns the bytes free for one of `local_ranks` ranks: a share of the node's memory, within the
-// limits of this process's control groups, or the memory of the rank's own CUDA device.
+// limits of this process's control groups, or the memory of the rank's own device.
 std::uint64_t memory_per_rank(c10::Device device, int local_ranks);
 
 // Throws UserError if `needed` exceeds `available`, both bytes of one rank; `what` begins the

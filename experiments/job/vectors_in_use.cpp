@@ -25,6 +25,10 @@ std::string trained_fingerprint(const StoredVector& vector) {
   return text_of_training(vector, "model_fingerprint");
 }
 
+std::string with_adapter(const std::string& model, const std::string& adapter) {
+  return adapter.empty() ? model : fmt::format("{} with the adapter {}", model, adapter);
+}
+
 // Whether a vector says that it was trained on something else than `here`.
 bool differs(const std::string& trained, std::uint64_t here) {
   return !trained.empty() && trained != fmt::format("{:016x}", here);
@@ -67,23 +71,25 @@ std::vector<PlacedVector> placed(const std::vector<VectorInUse>& vectors) {
 }
 
 std::vector<std::string> transfer_warnings(const std::vector<VectorInUse>& vectors,
-                                           const ModelFiles& model,
-                                           std::optional<std::uint64_t> weights_hash) {
+                                           const ModelFiles& model, std::uint64_t weights_hash) {
   std::vector<std::string> warnings;
   for (const VectorInUse& vector : vectors) {
     if (differs(trained_fingerprint(vector.stored), model.fingerprint) ||
-        (weights_hash &&
-         differs(text_of_training(vector.stored, kWeightsHashKey), *weights_hash))) {
-      warnings.push_back(fmt::format("{}: trained on another model ({}); this is a transfer",
-                                     vector.choice.file.string(), vector.stored.model));
+        differs(text_of_training(vector.stored, kWeightsHashKey), weights_hash)) {
+      const std::string trained =
+          with_adapter(vector.stored.model, text_of_training(vector.stored, "adapter"));
+      warnings.push_back(
+          fmt::format("{}: trained on other weights or another configuration ({}) than those here "
+                      "({}); this is a transfer",
+                      vector.choice.file.string(), trained,
+                      with_adapter(absolute_text(model.path), absolute_text(model.adapter))));
     }
   }
   return warnings;
 }
 
 std::vector<std::string> vector_warnings(const std::vector<VectorInUse>& vectors,
-                                         const ModelFiles& model,
-                                         std::optional<std::uint64_t> weights_hash) {
+                                         const ModelFiles& model, std::uint64_t weights_hash) {
   std::vector<std::string> warnings;
   for (const VectorInUse& vector : vectors) {
     if (auto warning = unfinished_warning(vector.choice.file, vector.stored)) {

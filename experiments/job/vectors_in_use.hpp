@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,16 +29,13 @@ SteeredPositions steered_positions(Positions positions);
 std::vector<PlacedVector> placed(const std::vector<VectorInUse>& vectors);
 
 // Returns a warning for each vector that was trained on another model: its use here is a transfer.
-// Without `weights_hash`, see hash_of_weights, models count as one whose configuration and samples
-// of the weights are the same.
-std::vector<std::string> transfer_warnings(
-    const std::vector<VectorInUse>& vectors, const ModelFiles& model,
-    std::optional<std::uint64_t> weights_hash = std::nullopt);
+// `weights_hash` of the model: see hash_of_weights.
+std::vector<std::string> transfer_warnings(const std::vector<VectorInUse>& vectors,
+                                           const ModelFiles& model, std::uint64_t weights_hash);
 
 // Returns the same, and one for each vector of a run that is not complete.
 std::vector<std::string> vector_warnings(const std::vector<VectorInUse>& vectors,
-                                         const ModelFiles& model,
-                                         std::optional<std::uint64_t> weights_hash = std::nullopt);
+                                         const ModelFiles& model, std::uint64_t weights_hash);
 
 // Returns an array for a file's config: file, weight, layer, epoch, norm and the model of the
 // training.

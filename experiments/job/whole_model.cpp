@@ -9,7 +9,7 @@ std::uint64_t weight_bytes(const WholeModel& model) {
   const ModelConfig& config = model.files.config;
   return Decoder::weight_bytes(config, model.computation.topology.tp(),
                                model.computation.topology.tp_rank(), model.computation.product_type,
-                               model.computation.device, config.blocks, /*embedding=*/true);
+                               model.computation.device, {0, config.blocks}, /*embedding=*/true);
 }
 
 }  // namespace

@@ -139,7 +139,7 @@ void print_progress(std::ostream& out, const RunRecord& record) {
 }
 
 std::vector<std::string> step_cells(const StepRow& row) {
-  return {fmt::format("{}", row.step),          fmt::format("{}", row.epoch),
+  return {fmt::format("{}", row.step),          fmt::format("{}", row.epoch + 1),
           fmt::format("{:.4e}", row.lr),        fmt::format("{:.4f}", row.loss),
           fmt::format("{:.4f}", row.margin),    percent(row.accuracy),
           fmt::format("{:.4f}", row.grad_norm), fmt::format("{:.4f}", row.vector_norm)};
@@ -168,7 +168,7 @@ TextTable first_and_last_step(const std::vector<StepRow>& steps) {
 TextTable vector_table(const std::vector<SavedVector>& vectors) {
   TextTable table = {{"row", "epoch", "steps done", "|v|"}};
   for (const SavedVector& saved : vectors) {
-    table.push_back({fmt::format("{}", table.size() - 1), fmt::format("{}", saved.epoch),
+    table.push_back({fmt::format("{}", table.size() - 1), fmt::format("{}", saved.epoch + 1),
                      fmt::format("{}", saved.step),
                      fmt::format("{:.4f}", vector_norm(saved.value))});
   }
@@ -179,7 +179,7 @@ TextTable held_out_table(const std::vector<EvalRow>& evals) {
   TextTable table = {{"epoch", "steps done", "multiplier", "pairs", "accuracy", "margin", "loss",
                       "chosen logp", "rejected logp"}};
   for (const EvalRow& row : evals) {
-    table.push_back({fmt::format("{}", row.epoch), fmt::format("{}", row.step),
+    table.push_back({fmt::format("{}", row.epoch + 1), fmt::format("{}", row.step),
                      fmt::format("{:g}", row.multiplier), fmt::format("{:g}", row.pairs),
                      percent(row.accuracy), fmt::format("{:.4f}", row.margin),
                      fmt::format("{:.4f}", row.loss), fmt::format("{:.3f}", row.chosen_logp),

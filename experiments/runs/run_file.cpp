@@ -243,11 +243,11 @@ const SavedVector& choose(const std::vector<SavedVector>& saved, std::optional<s
   }
   // A run that was stopped within an epoch saved a vector there too: the later one counts.
   const auto found = std::find_if(saved.rbegin(), saved.rend(), [&](const SavedVector& vector) {
-    return vector.epoch == *epoch;
+    return vector.epoch + 1 == *epoch;
   });
   if (found == saved.rend()) {
     throw UserError(fmt::format("{}: holds no vector of epoch {}; its epochs are {} to {}", file,
-                                *epoch, saved.front().epoch, saved.back().epoch));
+                                *epoch, saved.front().epoch + 1, saved.back().epoch + 1));
   }
   return *found;
 }

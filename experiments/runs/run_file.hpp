@@ -72,8 +72,9 @@ struct StoredVector {
   RunStatus status = RunStatus::kComplete;
 };
 
-// Reads the vector of `epoch`, or the last one.  Throws UserError as read_run_file() does, for a
-// run without such a vector, and for a vector with numbers that are not finite.
+// Reads the vector of `epoch`, counted from 1 as people do, or the last one.  Throws UserError as
+// read_run_file() does, for a run without such a vector, and for a vector with numbers that are not
+// finite.
 StoredVector read_stored_vector(const std::filesystem::path& run_file,
                                 std::optional<std::int64_t> epoch = std::nullopt);
 

@@ -22,6 +22,12 @@ const std::vector<std::string>& names_of<DeviceKind>() {
 }
 
 template <>
+const std::vector<std::string>& names_of<CacheDevice>() {
+  static const std::vector<std::string> names = {"auto", "host", "device"};
+  return names;
+}
+
+template <>
 const std::vector<std::string>& names_of<LrUnit>() {
   static const std::vector<std::string> names = {"absolute", "residual"};
   return names;

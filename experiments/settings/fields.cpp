@@ -229,6 +229,10 @@ std::vector<Field> cache_fields(CacheOptions& o) {
                    o.cache_budget, "auto", bytes)
           .placement(),
       cache_dtype_field(o.cache_dtype),
+      choice("cache-device",
+             "where a training on CUDA has them; auto: on the device, in half of what it has left",
+             o.cache_device)
+          .unstored(),
       field("cache-dir", "DIR",
             "keep the activations of blocks 0..L in files under DIR, so that the next run on "
             "the same model and data starts at once",

@@ -184,7 +184,13 @@ void require_different_names(const std::vector<Named>& values) {
 std::int64_t parse_integer(std::string_view text, std::int64_t minimum) {
   const auto value = to_number<std::int64_t>(text);
   if (!value || *value < minimum) {
-    throw UserError(fmt::format("must be a whole number from {} to 2^63 - 1", minimum));
+    const bool is_too_large = !text.empty() && std::all_of(text.begin(), text.end(), [](char c) {
+      return c >= '0' && c <= '9';
+    }) && !value;
+    const bool is_list = text.find(',') != std::string_view::npos;
+    throw UserError(is_too_large ? "must be at most 2^63 - 1"
+                                 : fmt::format("must be {} whole number, {} or above",
+                                               is_list ? "one" : "a", minimum));
   }
   return *value;
 }

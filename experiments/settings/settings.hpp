@@ -23,6 +23,8 @@ namespace bipo {
 
 enum class Dtype { kAuto, kFp32, kBf16 };
 enum class DeviceKind { kAuto, kCpu, kCuda };
+// Where a training on a device reads the cached activations from; kAuto: there, if they fit.
+enum class CacheDevice { kAuto, kHost, kDevice };
 // The unit of --lr: 1, or the median RMS of the residual stream at the layer.
 enum class LrUnit { kAbsolute, kResidual };
 // The tokens at which a vector is added: all, as in training, or the answers' only.
@@ -72,6 +74,7 @@ struct MachineOptions {
 struct CacheOptions {
   std::optional<std::uint64_t> cache_budget;  // bytes per node
   Dtype cache_dtype = Dtype::kAuto;
+  CacheDevice cache_device = CacheDevice::kAuto;
   std::filesystem::path cache_dir;  // empty: anonymous shared memory
   bool cache_shared = false;        // opens files there that belong to other users
 };

@@ -254,14 +254,14 @@ SweepGroup::End SweepGroup::train_pack(const SweepPart& part, const Pack& pack,
   const bool is_superseded =
       std::any_of(training.members.begin(), training.members.end(),
                   [](const Member& member) { return member.run.is_superseded(); });
+  if (from_first(is_superseded ? 1 : 0, *ranks_.world) != 0) {
+    return End::kSuperseded;
+  }
   const bool is_unsaved =
       !training.saver.failure().empty() ||
       std::any_of(training.members.begin(), training.members.end(),
                   [](const Member& member) { return !member.run.failure().empty(); });
   has_unsaved_ = has_unsaved_ || is_unsaved;
-  if (from_first(is_superseded ? 1 : 0, *ranks_.world) != 0) {
-    return End::kSuperseded;
-  }
   if (status == RunStatus::kInterrupted) {
     return End::kStopped;
   }

@@ -31,8 +31,8 @@ class SweepRun {
         session_(session),
         queue_(queue),
         display_(display),
-        all_(session.make_ranks(of_all_ranks(sweep.topology), is_cuda())),
-        group_ranks_(session.make_ranks(sweep.topology, is_cuda())),
+        all_(session.make_ranks(of_all_ranks(sweep.topology), device())),
+        group_ranks_(session.make_ranks(sweep.topology, device())),
         model_(sweep, all_) {}
 
   // Works round after round, until no work is left that no other job does.
@@ -81,7 +81,7 @@ class SweepRun {
     }
   }
 
-  bool is_cuda() const { return sweep_.inputs.front().job.computation.device.is_cuda(); }
+  c10::Device device() const { return sweep_.inputs.front().job.computation.device; }
 
   bool any_rank(bool mine) const {
     return all_reduced(std::int64_t{mine}, ReduceOp::kMax, *all_.world) != 0;

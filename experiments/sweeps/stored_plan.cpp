@@ -169,7 +169,7 @@ std::string name_of(const Json& json) {
   std::string name = json.at("name").get<std::string>();
   if (name.empty() || name.front() == '.' || name.find('/') != std::string::npos ||
       name.find('\0') != std::string::npos) {
-    throw UserError(fmt::format("'{}' cannot name a cell or pack", name));
+    throw UserError(fmt::format("a cell or pack cannot be named '{}'", name));
   }
   return name;
 }
@@ -238,6 +238,35 @@ std::vector<Pack> packs_of(const Json& json, const std::vector<Cell>& cells) {
   return packs;
 }
 
+// Refuses names of settings that cannot be those of columns in a table, whose type HDF5 keeps in
+// 64 kB.
+void check_setting_names(const Json& settings) {
+  constexpr std::size_t kMostSettings = 200;
+  constexpr std::size_t kLongestName = 100;
+  std::set<std::string> names;
+  const auto add = [&](const Json& object) {
+    for (const auto& [name, value] : object.items()) {
+      if (name.empty() || name.size() > kLongestName || name.find('\0') != std::string::npos) {
+        throw UserError(
+            fmt::format("a setting cannot be named '{}'", name.substr(0, kLongestName)));
+      }
+      names.insert(name);
+    }
+  };
+  if (!settings.is_object()) {
+    throw UserError("its settings are not an object");
+  }
+  add(settings);
+  const Json inputs = settings.value("inputs", Json());
+  for (const Json& own : inputs.is_array() ? inputs : Json::array()) {
+    add(own.is_object() ? own : Json::object());
+  }
+  if (names.size() > kMostSettings) {
+    throw UserError(
+        fmt::format("{} settings; there cannot be more than {}", names.size(), kMostSettings));
+  }
+}
+
 SweepPlan plan_of(const std::string& text) {
   const Json json = Json::parse(text);
   const auto schema = json.at("schema_version").get<std::int64_t>();
@@ -247,10 +276,8 @@ SweepPlan plan_of(const std::string& text) {
                     schema, kSweepPlanSchema));
   }
   SweepPlan plan;
-  plan.settings = json.at("settings").dump();
-  if (!json["settings"].is_object()) {
-    throw UserError("its settings are not an object");
-  }
+  check_setting_names(json.at("settings"));
+  plan.settings = json["settings"].dump();
   if (json.at("vectors_per_pass").is_number()) {
     plan.vectors_per_pass = json["vectors_per_pass"].get<std::int64_t>();
   }

@@ -14,6 +14,12 @@ std::vector<std::string> plan_warnings(const BatchPlan& plan, std::int64_t warmu
         "reaches {}; lower --warmup-steps",
         warmup_steps, wording.run, plan.total_steps(), wording.lr_options));
   }
+  const PlanSettings& settings = plan.settings();
+  if (settings.batch_size > settings.pairs) {
+    warnings.push_back(
+        fmt::format("a batch of {} is more than the {} pairs: every step takes all of them",
+                    settings.batch_size, settings.pairs));
+  }
   const StepPlan first = plan.step(0);
   const auto busy = static_cast<std::int64_t>(first.micro_batches.size());
   if (busy < dp) {

@@ -29,6 +29,12 @@ bool PreparedData::keeps_activations() const {
   return train->keeps_activations() && (held_out == nullptr || held_out->keeps_activations());
 }
 
+ActivationPlace cache_place(CacheDevice cache_device) {
+  return cache_device == CacheDevice::kAuto   ? ActivationPlace::kAuto
+         : cache_device == CacheDevice::kHost ? ActivationPlace::kHost
+                                              : ActivationPlace::kDevice;
+}
+
 void run_prefix_pass(Decoder& decoder, const std::vector<ActivationCache*>& caches,
                      const Ranks& ranks, ProgressDisplay& display) {
   fill_caches(decoder, caches, ranks,
@@ -52,6 +58,7 @@ PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const Dat
     cache.layers = request.layers;
     cache.group_size = options.micro_batch.value();
     cache.type = cache_type(options.cache_dtype);
+    cache.place = cache_place(options.cache_device);
     cache.directory = options.cache_dir;
     cache.trusts_others = options.cache_shared;
     cache.warn = [&display](const std::string& text) { display.warn(text); };

@@ -34,6 +34,8 @@ struct DataRequest {
   std::uint64_t budget = 0;  // bytes per node
 };
 
+ActivationPlace cache_place(CacheDevice cache_device);
+
 // Fills the caches, all of the same layers.  Afterwards freed memory stays with the process, for
 // later steps.  Collective over: world
 void run_prefix_pass(Decoder& decoder, const std::vector<ActivationCache*>& caches,

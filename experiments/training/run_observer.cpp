@@ -93,6 +93,10 @@ void RunObserver::save(const TrainingRecord& record, RunStatus status) {
   try {
     write(run);
   } catch (const EnvironmentError& error) {
+    if (!holds_claim()) {
+      is_superseded_ = true;  // another job took over meanwhile; what is in the way is its file
+      return;
+    }
     if (context_.is_alone && record.checkpoint.step == 0 && !saved_step_) {
       throw;  // there is nothing to lose
     }
@@ -117,17 +121,17 @@ void RunObserver::report(RunStatus status) {
 }
 
 void RunObserver::write(const RunRecord& run) {
-  if (context_.may_replace && !context_.may_replace()) {
+  if (!holds_claim()) {
     is_superseded_ = true;
     return;
   }
-  check_place();
+  require_own_file();
   const RoomForWriting room(context_.space);
   // Asked again when all is written, which can take long.  The file that is written may be there
   // although the writing failed in the end.
   const auto may_replace = [this] {
-    require_own_file();
-    return !context_.may_replace || context_.may_replace();
+    check_place();
+    return holds_claim();
   };
   const bool is_replaced = write_run_file(context_.out, run, may_replace, &written_);
   if (!is_replaced) {

@@ -69,6 +69,7 @@ class RunObserver final : public TrainingObserver {
   };
 
   std::int64_t pairs_in_step(std::int64_t step) const;
+  bool holds_claim() const { return !context_.may_replace || context_.may_replace(); }
   void write(const RunRecord& run);
   void require_own_file() const;
   void check_place() const;

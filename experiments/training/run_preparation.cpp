@@ -1,11 +1,17 @@
 #include "experiments/training/run_preparation.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
+#include <map>
+#include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
@@ -18,10 +24,27 @@
 #include "experiments/training/prepared_model.hpp"
 #include "experiments/training/run_record.hpp"
 #include "trainer/cache/activation_cache.hpp"
+#include "trainer/model/architecture/wrappers.hpp"
 #include "trainer/model/decoder/decoder.hpp"
 
 namespace bipo {
 namespace {
+
+// Says what decides how long a thread without work spins: launcher/start.cpp sets it by default.
+std::string how_threads_wait() {
+  if (const char* policy = std::getenv("OMP_WAIT_POLICY")) {
+    return fmt::format("; waiting ones: OMP_WAIT_POLICY={}", policy);
+  }
+  const char* spins = std::getenv("GOMP_SPINCOUNT");
+  return spins == nullptr ? "" : fmt::format("; waiting ones sleep after {} spins", spins);
+}
+
+std::string how_ranks_wait(const Topology& ranks) {
+  const char* yields = std::getenv("OMPI_MCA_mpi_yield_when_idle");
+  return ranks.world() > 1 && yields != nullptr && yields == std::string_view("1")
+             ? "; waiting ones yield their core"
+             : "";
+}
 
 // Returns the run that --resume continues; none for a new run.  Checks an existing --out.
 std::optional<RunRecord> find_previous(const TrainOptions& options) {
@@ -91,7 +114,7 @@ void choose_cache_budget(JobPreparation& job, const std::vector<std::int64_t>& l
   const Topology& topology = job.computation.topology;
   const auto local_ranks = static_cast<std::uint64_t>(session.local_size());
   const std::uint64_t available = memory_per_rank(job.computation.device, session.local_size());
-  const auto weights = [&](std::int64_t blocks) {
+  const auto weights = [&](Range blocks) {
     return Decoder::weight_bytes(config, topology.tp(), topology.tp_rank(),
                                  job.computation.product_type, job.computation.device, blocks,
                                  /*embedding=*/true);
@@ -100,7 +123,11 @@ void choose_cache_budget(JobPreparation& job, const std::vector<std::int64_t>& l
     require_memory(what, bytes, available, topology.tp());
   };
   // The prefix pass holds one block at a time beside the suffix.
-  const std::uint64_t resident = weights(std::min(config.blocks, config.blocks - layers.front()));
+  const std::uint64_t suffix = weights({layers.front() + 1, config.blocks});
+  std::uint64_t resident = suffix;
+  for (std::int64_t i = 0; i <= layers.front(); ++i) {
+    resident = std::max(resident, suffix + weights({i, i + 1}) - weights({}));
+  }
   require(resident, "the weights of the blocks after --layer, with the head, take");
   const std::uint64_t host = memory_per_rank(c10::Device(c10::kCPU), 1);
   const std::uint64_t on_host = job.computation.device.is_cpu() ? resident * local_ranks : 0;
@@ -111,9 +138,28 @@ void choose_cache_budget(JobPreparation& job, const std::vector<std::int64_t>& l
                                                              cache_type(job.options.cache_dtype)) *
                                static_cast<std::uint64_t>(layers.size());
   if (needed > *job.options.cache_budget) {
-    require(weights(config.blocks),
+    require(weights({0, config.blocks}),
             "the activations do not fit into the cache, and the model's weights take");
   }
+}
+
+// Describes the heads, which may differ by block.
+std::string heads_of(const ModelConfig& config) {
+  std::map<std::pair<std::int64_t, std::int64_t>, std::int64_t> blocks;  // by Hkv and K
+  for (std::int64_t i = 0; i < config.blocks; ++i) {
+    const AttentionKind& kind = attention_of(config, i);
+    ++blocks[{kv_heads_of(config, kind), head_size_of(config, kind)}];
+  }
+  if (blocks.size() == 1) {
+    const auto& [kv_heads, head_size] = blocks.begin()->first;
+    return fmt::format("{} query and {} key/value heads of {}", config.heads, kv_heads, head_size);
+  }
+  std::vector<std::string> kinds;
+  for (const auto& [heads, count] : blocks) {
+    kinds.push_back(
+        fmt::format("{} key/value heads of {} in {} blocks", heads.first, heads.second, count));
+  }
+  return fmt::format("{} query heads, {}", config.heads, fmt::join(kinds, ", "));
 }
 
 SettingNotes job_notes(const TrainOptions& options, const JobPreparation& job,
@@ -129,18 +175,20 @@ SettingNotes job_notes(const TrainOptions& options, const JobPreparation& job,
   notes.behind["dtype"] = fmt::format(
       "products{}; residual stream and vector fp32",
       computation.emulated ? " computed in fp32: this processor has no bf16 instructions" : "");
-  notes.behind["threads"] = computation.threads.reason;
+  notes.behind["threads"] = computation.threads.reason + how_threads_wait();
   if (!job.inputs.implied_system_text.empty()) {
     notes.behind["system-prompt"] =
         fmt::format("the template puts \"{}\"", job.inputs.implied_system_text);
   }
   notes.rows["Input and output"] = {
-      {"architecture",
-       fmt::format("{}, {} blocks, hidden {}, {} query and {} key/value heads of {}, vocabulary {}",
-                   c.architecture, c.blocks, c.hidden, c.heads, c.kv_heads, c.head_size,
-                   c.vocabulary)}};
+      {"architecture", fmt::format("{}, {} blocks, hidden {}, {}, vocabulary {}",
+                                   c.wrapper == nullptr ? c.architecture
+                                                        : fmt::format("{} in {}", c.architecture,
+                                                                      c.wrapper->architecture),
+                                   c.blocks, c.hidden, heads_of(c), c.vocabulary)}};
   notes.rows["Training"] = {{"AdamW", "betas 0.9 0.999, eps 1e-8, cosine to 0"}};
-  notes.rows["Machine"] = {{"ranks", ranks.to_string()}, {"collectives", computation.backend}};
+  notes.rows["Machine"] = {{"ranks", ranks.to_string() + how_ranks_wait(ranks)},
+                           {"collectives", computation.backend}};
   return notes;
 }
 

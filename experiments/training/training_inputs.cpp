@@ -65,7 +65,7 @@ TrainingInputs read_training_inputs(const TrainingOptions& options, std::int64_t
 
 void check_weights(const std::vector<const TrainingInputs*>& models, Session& session) {
   const Topology all(session.size(), session.rank(), /*tp=*/1, std::nullopt);
-  const Ranks ranks = session.make_ranks(all, /*cuda=*/false);
+  const Ranks ranks = session.make_ranks(all, c10::Device(c10::kCPU));
   for (const TrainingInputs* model : models) {
     const std::vector<std::int64_t> counts = summed(
         count_non_finite(*model->weights, model->config, ranks.node->size(), ranks.node->rank()),

@@ -25,6 +25,7 @@
 #include "trainer/loop/training.hpp"
 #include "trainer/model/decoder/decoder.hpp"
 #include "trainer/model/model_files.hpp"
+#include "trainer/model/operators/cpu_products.hpp"
 #include "trainer/model/operators/operators.hpp"
 #include "trainer/model/weights/weights.hpp"
 
@@ -133,11 +134,11 @@ class TimingObserver final : public TrainingObserver {
     }
     display_.phase("step", done, setup_.all_steps());
     if (done == counted_end) {
-      take_profile(true);
+      take_profile(setup_.computation.device);
     }
     if (done == setup_.all_steps()) {
       work_ = profiled_seconds();
-      take_profile(false);
+      take_profile(std::nullopt);
     }
   }
 
@@ -153,8 +154,13 @@ class TimingObserver final : public TrainingObserver {
     const auto part = [&](Work work) {
       return work_[static_cast<std::size_t>(work)] / profiled_seconds_ * step_seconds;
     };
-    StepSeconds seconds{part(Work::kProducts),    part(Work::kAttention),   part(Work::kHead),
-                        part(Work::kElementwise), part(Work::kCollectives), 0};
+    StepSeconds seconds{part(Work::kProducts),
+                        part(Work::kAttention),
+                        part(Work::kRecurrence),
+                        part(Work::kHead),
+                        part(Work::kElementwise),
+                        part(Work::kCollectives),
+                        0};
     seconds.other = std::max(0.0, step_seconds - seconds.total());
     return seconds;
   }
@@ -190,6 +196,7 @@ CacheSettings cache_settings(const BenchSetup& setup, const Ranks& ranks,
   cache.layers = {setup.options.layer};
   cache.group_size = setup.micro_batch;
   cache.type = cache_type(setup.options.cache_dtype);
+  cache.place = cache_place(setup.options.cache_device);
   cache.directory = setup.options.cache_dir;
   cache.trusts_others = setup.options.cache_shared;
   cache.warn = [&display](const std::string& text) { display.warn(text); };
@@ -229,20 +236,23 @@ RunShape run_shape(const BenchSetup& setup) {
   run.layer = setup.options.layer;
   run.tp = setup.computation.topology.tp();
   run.dp = setup.computation.topology.dp();
-  run.cuda = setup.computation.device.is_cuda();
+  run.cuda = !setup.computation.device.is_cpu();
   run.pairs = static_cast<double>(setup.pairs.size());
   run.pair = mean_pair(setup.pairs);
   run.micro_pairs = static_cast<double>(setup.micro_batch);
-  run.bytes = element_bytes(setup.computation.dtype == Dtype::kBf16, run.cuda,
-                            emulates_bfloat16(setup.computation.device),
-                            setup.options.cache_dtype == Dtype::kBf16);
+  run.packs_prefix = !setup.config.delta_net &&
+                     multiplies_in_tiles(setup.computation.product_type, setup.computation.device);
+  run.bytes = element_bytes(
+      setup.computation.dtype == Dtype::kBf16, emulates_bfloat16(setup.computation.device),
+      keeps_float_head(setup.computation.device), setup.options.cache_dtype == Dtype::kBf16);
   return run;
 }
 
 StepSeconds of_micro_batch(const StepSeconds& step, double micro_batches) {
   return {step.products / micro_batches,    step.attention / micro_batches,
-          step.head / micro_batches,        step.elementwise / micro_batches,
-          step.collectives / micro_batches, step.other / micro_batches};
+          step.recurrence / micro_batches,  step.head / micro_batches,
+          step.elementwise / micro_batches, step.collectives / micro_batches,
+          step.other / micro_batches};
 }
 
 // Adds the plan for this very run from the machine's rates alone, and the shares that the run

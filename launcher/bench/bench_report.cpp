@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <string_view>
 
 #include "collectives/foundation/errors.hpp"
 #include "experiments/progress/progress.hpp"
@@ -13,6 +14,9 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+// Missing in what older versions wrote.
+constexpr const char* kRecurrenceShare = "recurrence_share";
+
 std::string bench_gib(double bytes) {
   return gib_text(bytes, 3);
 }
@@ -21,14 +25,18 @@ std::string bench_line(const std::string& name, const std::string& value) {
   return fmt::format("  {:<18}{}\n", name, value);
 }
 
-// Returns the parts in the order of the report.
+// Returns the parts in the order of the report; a recurrence only where the model has one.
 std::vector<std::pair<const char*, double>> parts_of(const StepSeconds& seconds) {
-  return {{"products", seconds.products},
-          {"attention", seconds.attention},
-          {"head", seconds.head},
-          {"elementwise", seconds.elementwise},
-          {"collectives", seconds.collectives},
-          {"other", seconds.other}};
+  std::vector<std::pair<const char*, double>> parts = {{"products", seconds.products},
+                                                       {"attention", seconds.attention},
+                                                       {"head", seconds.head},
+                                                       {"elementwise", seconds.elementwise},
+                                                       {"collectives", seconds.collectives},
+                                                       {"other", seconds.other}};
+  if (seconds.recurrence > 0) {
+    parts.insert(parts.begin() + 2, {"recurrence", seconds.recurrence});
+  }
+  return parts;
 }
 
 template <typename Speed>
@@ -38,6 +46,7 @@ auto fields_of(Speed& speed) {
                      std::pair{"link_bytes", &speed.link_bytes},
                      std::pair{"product_share", &speed.product_share},
                      std::pair{"attention_share", &speed.attention_share},
+                     std::pair{kRecurrenceShare, &speed.recurrence_share},
                      std::pair{"head_share", &speed.head_share},
                      std::pair{"elementwise_share", &speed.elementwise_share},
                      std::pair{"seconds_per_call", &speed.seconds_per_call},
@@ -157,7 +166,10 @@ MeasuredMachine measured_machine(const std::string& text, const std::string& pat
   MeasuredMachine machine;
   try {
     for (const auto& [name, value] : fields_of(machine.speed)) {
-      *value = json.at("speed").at(name).get<double>();
+      const Json& speed = json.at("speed");
+      if (name != std::string_view(kRecurrenceShare) || speed.contains(name)) {
+        *value = speed.at(name).get<double>();
+      }
     }
     machine.memory_bytes = json.at("free_memory_bytes").get<double>();
     machine.device = json.at("device").get<std::string>();

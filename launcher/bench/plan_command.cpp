@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <iostream>
 
+#include "collectives/device.hpp"
 #include "collectives/foundation/errors.hpp"
 #include "collectives/foundation/input_file.hpp"
 #include "collectives/session.hpp"
@@ -20,6 +21,7 @@
 #include "launcher/bench/sample_pairs.hpp"
 #include "trainer/cost/machine_table.hpp"
 #include "trainer/cost/run_plan.hpp"
+#include "trainer/model/operators/cpu_products.hpp"
 #include "trainer/model/operators/operators.hpp"
 
 namespace bipo {
@@ -79,7 +81,7 @@ void set_this_machine(const PlanOptions& options, PlanRequest& request) {
   const auto ranks = static_cast<int>(options.devices);
   const c10::Device device = choose_device(DeviceKind::kAuto, 0, 1);
   select_device(device);
-  const bool cuda = device.is_cuda();
+  const bool cuda = !device.is_cpu();
   const ThreadChoice threads = choose_threads(std::nullopt, cuda ? 1 : ranks,
                                               static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN)));
   at::set_num_threads(static_cast<int>(threads.threads));
@@ -124,8 +126,11 @@ PlanRequest make_request(const PlanOptions& options) {
     set_this_machine(options, request);
   }
   const c10::Device device(request.machine.cuda ? c10::kCUDA : c10::kCPU);
-  request.bytes = element_bytes(request.dtype == "bf16", request.machine.cuda,
-                                emulates_bfloat16(device), options.cache_dtype == Dtype::kBf16);
+  const bool bf16 = request.dtype == "bf16";
+  request.packs_prefix =
+      !request.config.delta_net && multiplies_in_tiles(bf16 ? c10::kBFloat16 : c10::kFloat, device);
+  request.bytes = element_bytes(bf16, emulates_bfloat16(device), keeps_float_head(device),
+                                options.cache_dtype == Dtype::kBf16);
   return request;
 }
 

@@ -74,6 +74,7 @@ std::string memory_text(const PlanRequest& r, const RunPlan& p) {
   text += plan_line("head and final norm", plan_gib(m.head));
   text += plan_line("activations of a micro-batch", plan_gib(m.activations));
   text += plan_line("prefix pass, before the others", plan_gib(m.prefix));
+  text += plan_line("pairs as tokens", plan_gib(m.data));
   text += plan_line("libraries", plan_gib(m.program));
   text += plan_line("at most", plan_gib(p.peak_bytes));
   text += plan_line(
@@ -121,10 +122,13 @@ std::string plan_json(const PlanRequest& r, const RunPlan& p) {
   json["tp"] = p.shape.tp;
   json["dp"] = p.shape.dp;
   json["micro_batch"] = static_cast<std::int64_t>(p.shape.micro_pairs);
-  json["memory_per_rank"] = {
-      {"suffix", p.memory.suffix},           {"head", p.memory.head},
-      {"activations", p.memory.activations}, {"prefix_pass", p.memory.prefix},
-      {"libraries", p.memory.program},       {"peak", p.peak_bytes}};
+  json["memory_per_rank"] = {{"suffix", p.memory.suffix},
+                             {"head", p.memory.head},
+                             {"activations", p.memory.activations},
+                             {"prefix_pass", p.memory.prefix},
+                             {"pairs", p.memory.data},
+                             {"libraries", p.memory.program},
+                             {"peak", p.peak_bytes}};
   json["cache_bytes"] = p.memory.cache;
   json["prefix_seconds"] = p.prefix_seconds;
   json["seconds_per_step"] = p.step.total();

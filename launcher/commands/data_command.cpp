@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -253,6 +254,7 @@ int run_data_command(const ShowDataOptions& given) {
   const std::int64_t max_length =
       std::exchange(tokenize.max_length, std::numeric_limits<std::int64_t>::max());
   tokenize.bad_rows = BadRows::kSkip;
+  tokenize.threads = std::thread::hardware_concurrency();
   ModelText model = read_text(options.model);
   const std::string place = place_of(options, model.chat_template.where);
   const PairTokenizer tokenizer(std::move(model), template_settings(options), config.vocabulary,

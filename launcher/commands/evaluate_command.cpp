@@ -4,6 +4,7 @@
 
 #include <iostream>
 #include <memory>
+#include <optional>
 
 #include "experiments/evaluation_run/evaluation_job.hpp"
 #include "experiments/evaluation_run/evaluation_measures.hpp"
@@ -13,8 +14,10 @@
 #include "experiments/progress/stop_signals.hpp"
 #include "experiments/settings/field.hpp"
 #include "experiments/settings/version.hpp"
+#include "experiments/sweeps/out_claim.hpp"
 #include "launcher/commands/commands.hpp"
 #include "launcher/commands/evaluation_report.hpp"
+#include "launcher/commands/output_claims.hpp"
 
 namespace bipo {
 namespace {
@@ -52,6 +55,7 @@ int run_evaluate_command(const EvaluateOptions& options, Session& session) {
   const EvaluationJob prepared =
       job.prepare([&] { return prepare_evaluation(options, job.begin_utc(), session); },
                   "the evaluation to make");
+  const OutputClaims claims(job, {options.out}, [&] { check_evaluation_places(options); });
   if (job.is_root()) {
     remove_stale_temps(options.out);
   }
@@ -64,6 +68,7 @@ int run_evaluate_command(const EvaluateOptions& options, Session& session) {
     if (job.is_root()) {
       job.display().finish();
       evaluation.attributes = attributes_of(prepared, session);
+      claims.require();
       write_results(prepared, evaluation);
     }
   });
@@ -72,6 +77,10 @@ int run_evaluate_command(const EvaluateOptions& options, Session& session) {
 
 int run_judge_files_command(const EvaluateOptions& options) {
   check_evaluation_places(options);
+  std::optional<OutClaim> claim;
+  if (!options.judge_import.empty()) {
+    claim.emplace(options.out);  // scores are added to what the file holds
+  }
   const std::vector<Generation> generations = options.generations.empty()
                                                   ? std::vector<Generation>{}
                                                   : read_generations(options.generations);

@@ -34,7 +34,7 @@ int run_export_command(const ExportOptions& options) {
   }
   replace_file(options.out, exported_vector(vector, options.multiplier, options.format));
   std::cout << fmt::format("{}: the vector of layer {}, epoch {}, step {} times {}, as {}\n",
-                           options.out.string(), vector.layer, vector.epoch, vector.step,
+                           options.out.string(), vector.layer, vector.epoch + 1, vector.step,
                            options.multiplier, options.format);
   return 0;
 }

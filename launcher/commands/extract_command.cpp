@@ -15,6 +15,7 @@
 #include "experiments/training/training_inputs.hpp"
 #include "launcher/commands/commands.hpp"
 #include "launcher/commands/extract_preparation.hpp"
+#include "launcher/commands/output_claims.hpp"
 #include "trainer/records/records.hpp"
 
 namespace bipo {
@@ -82,6 +83,12 @@ int run_extract_command(const ExtractOptions& options, Session& session) {
   const ExtractPreparation preparation =
       job.prepare([&] { return prepare_extraction(options, job.begin_utc(), session); },
                   "the extraction to make");
+  const std::vector<std::int64_t>& layers = preparation.pass.layers;
+  std::vector<std::filesystem::path> files;
+  for (const std::int64_t layer : layers) {
+    files.push_back(direction_file(options, layer));
+  }
+  const OutputClaims claims(job, files, [&] { prepare_places(options, layers); });
   const TrainingInputs& inputs = preparation.job.inputs;
   const Ranks ranks = job.begin(preparation.job.computation, extract_settings_table(preparation),
                                 preparation.job.warnings, inputs.notes);
@@ -105,6 +112,7 @@ int run_extract_command(const ExtractOptions& options, Session& session) {
     if (!job.is_root()) {
       return;
     }
+    claims.require();
     for (const FoundDirection& direction : directions) {
       const std::filesystem::path file = direction_file(options, direction.layer);
       remove_stale_temps(file);

@@ -67,14 +67,18 @@ std::optional<double> choose_norm(const ExtractOptions& options,
 bool goes_block_by_block(const JobPreparation& job, std::int64_t blocks, const Session& session) {
   const ModelConfig& config = job.inputs.config;
   const Topology& topology = job.computation.topology;
-  const auto weights = [&](std::int64_t count) {
+  const auto weights = [&](Range range) {
     return Decoder::weight_bytes(config, topology.tp(), 0, job.computation.product_type,
-                                 job.computation.device, count,
+                                 job.computation.device, range,
                                  /*embedding=*/true);
   };
+  std::uint64_t largest = 0;
+  for (std::int64_t i = 0; i < blocks; ++i) {
+    largest = std::max(largest, weights({i, i + 1}));
+  }
   const std::uint64_t streamed =
-      weights(1) + streamed_bytes(config.hidden, job.inputs.train, topology.dp());
-  const std::uint64_t loaded = weights(blocks);
+      largest + streamed_bytes(config.hidden, job.inputs.train, topology.dp());
+  const std::uint64_t loaded = weights({0, blocks});
   require_memory("the pass takes", std::min(streamed, loaded),
                  memory_per_rank(job.computation.device, session.local_size()), topology.tp());
   return streamed < loaded;
@@ -89,6 +93,15 @@ void prepare_directory(const std::filesystem::path& directory) {
   }
 }
 
+ExtractOptions resolved_options(const ExtractPreparation& preparation) {
+  ExtractOptions options = preparation.options;
+  static_cast<TextOptions&>(options) = preparation.job.options;
+  static_cast<MachineOptions&>(options) = preparation.job.options;
+  return options;
+}
+
+}  // namespace
+
 void prepare_places(const ExtractOptions& options, const std::vector<std::int64_t>& layers) {
   if (options.layer < 0) {
     prepare_directory(options.out);
@@ -98,15 +111,6 @@ void prepare_places(const ExtractOptions& options, const std::vector<std::int64_
                    {options.model, options.adapter, options.train, options.match_norm});
   }
 }
-
-ExtractOptions resolved_options(const ExtractPreparation& preparation) {
-  ExtractOptions options = preparation.options;
-  static_cast<TextOptions&>(options) = preparation.job.options;
-  static_cast<MachineOptions&>(options) = preparation.job.options;
-  return options;
-}
-
-}  // namespace
 
 std::filesystem::path direction_file(const ExtractOptions& options, std::int64_t layer) {
   return options.layer >= 0 ? options.out : options.out / fmt::format("layer{}.h5", layer);

@@ -29,6 +29,10 @@ struct ExtractPreparation {
 ExtractPreparation prepare_extraction(const ExtractOptions& given, const std::string& created_utc,
                                       const Session& session);
 
+// Makes the directory of the results where there are several, and checks their places.  Throws
+// UserError.
+void prepare_places(const ExtractOptions& options, const std::vector<std::int64_t>& layers);
+
 // Returns the file of the direction of `layer`.
 std::filesystem::path direction_file(const ExtractOptions& options, std::int64_t layer);
 

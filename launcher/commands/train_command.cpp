@@ -13,13 +13,13 @@
 #include "experiments/job/job.hpp"
 #include "experiments/progress/stop_signals.hpp"
 #include "experiments/runs/run_file.hpp"
-#include "experiments/sweeps/out_claim.hpp"
 #include "experiments/training/prepared_model.hpp"
 #include "experiments/training/run_observer.hpp"
 #include "experiments/training/run_preparation.hpp"
 #include "experiments/training/run_record.hpp"
 #include "experiments/training/training_inputs.hpp"
 #include "launcher/commands/commands.hpp"
+#include "launcher/commands/output_claims.hpp"
 #include "trainer/loop/training.hpp"
 
 namespace bipo {
@@ -51,8 +51,8 @@ ReservedSpace reserve_run_file(const RunPreparation& run) {
                                               inputs.config.hidden, !inputs.test.empty())};
 }
 
-// `claim`: on --out, held by the root; null on the other ranks.
-int run_prepared(const RunPreparation& run, OutClaim* claim, Job& job) {
+// `claims`: on --out.
+int run_prepared(const RunPreparation& run, OutputClaims& claims, Job& job) {
   Session& session = job.session();
   const TrainOptions& options = run.job.options;
   const TrainingInputs& inputs = run.job.inputs;
@@ -86,7 +86,7 @@ int run_prepared(const RunPreparation& run, OutClaim* claim, Job& job) {
       {options.out, run_attributes(options, run.job, session, run.config, run.created_utc),
        plan.total_steps(), plan.steps_per_epoch(), options.epochs, options.batch_size,
        run.plan.pairs, residual_norm,
-       claim == nullptr ? ReplaceGuard() : [claim] { return claim->is_mine(); },
+       job.is_root() ? ReplaceGuard([&claims] { return claims.are_mine(); }) : ReplaceGuard(),
        run.previous ? run.previous->additions : nullptr, run.found, std::move(space),
        rescue_directory(options.rescue_dir), "the same command with --resume", /*is_alone=*/true},
       job.display());
@@ -97,7 +97,7 @@ int run_prepared(const RunPreparation& run, OutClaim* claim, Job& job) {
   if (job.is_root()) {
     at_stop.emplace([&] {
       last_step.save();
-      claim->offer();
+      claims.offer();
     });
   }
   const RunStatus status =
@@ -123,16 +123,13 @@ int run_prepared(const RunPreparation& run, OutClaim* claim, Job& job) {
 
 int run_train_command(const TrainOptions& options, Session& session) {
   Job job(session);
-  // Before the file is read, so that what is read is what no other job changes.
-  std::optional<OutClaim> claim;
-  std::optional<BeforeEnd> release;
   session.together([&] {
     if (job.is_root()) {
       check_replaceable(options.out);
-      claim.emplace(options.out);
-      release.emplace([&claim] { claim.reset(); });
     }
   });
+  // Before the file is read, so that what is read is what no other job changes.
+  OutputClaims claims(job, {options.out}, [] {});
   const RunPreparation run = job.prepare(
       [&] { return prepare_run(options, job.begin_utc(), session); }, "the run to make");
   if (run.previous && run.previous->attributes.status == RunStatus::kComplete) {
@@ -142,7 +139,7 @@ int run_train_command(const TrainOptions& options, Session& session) {
     }
     return kExitDone;
   }
-  return run_prepared(run, claim ? &*claim : nullptr, job);
+  return run_prepared(run, claims, job);
 }
 
 }  // namespace bipo

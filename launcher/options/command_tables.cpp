@@ -380,7 +380,7 @@ CommandTable export_table(ExportOptions& o) {
                o.format, one_of({"pt", "safetensors", "gguf", "npy", "lm-eval"}))
              .required(),
          field("out", "FILE", "file to write", o.out).required(),
-         field("epoch", "N", "epoch, from 0, whose vector is meant", o.epoch, at_least(0))
+         field("epoch", "N", "epoch, from 1, whose vector is meant", o.epoch, at_least(1))
              .with_fallback("the last"),
          field("multiplier", "X", "factor on the vector", o.multiplier, real(RealRange::kAny)),
          overwrite_field(o.overwrite)}}},

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+
 #include "collectives/foundation/errors.hpp"
 
 namespace bipo {
@@ -184,6 +186,13 @@ void require_consistent(const ExtractOptions&, const GivenNames& given) {
 void require_consistent(const GenerateOptions& options, const GivenNames& given) {
   if (given.contains("prompt") == given.contains("prompts")) {
     throw UserError("give one of --prompt (one question) and --prompts (a file of them)");
+  }
+  const bool steers = given.contains("multipliers") &&
+                      std::any_of(options.multipliers.begin(), options.multipliers.end(),
+                                  [](double m) { return m != 0; });
+  if (steers && options.vectors.empty()) {
+    throw UserError(
+        "--multipliers needs --vector, which they multiply; without one, leave them out");
   }
   if (options.stream && !given.contains("prompt")) {
     throw UserError("--stream shows the texts of one --prompt, not those of a file");

@@ -215,12 +215,14 @@ void require_no_repetition(const std::vector<GivenOption>& given, const FieldByN
   }
 }
 
-void apply(const std::vector<GivenOption>& given, const FieldByName& specs) {
+// Sets the options; adds what is wrong with their values to `faults`.
+void apply(const std::vector<GivenOption>& given, const FieldByName& specs,
+           std::vector<std::string>& faults) {
   for (const GivenOption& option : given) {
     try {
       specs.at(option.name).set(option.value);
     } catch (const UserError& rule) {
-      throw UserError(fmt::format("{}: {}", option.shown, rule.what()));
+      faults.push_back(fmt::format("{}: {}", option.shown, rule.what()));
     }
   }
 }
@@ -265,11 +267,15 @@ GivenNames read_options(const CommandTable& table, const std::vector<std::string
   std::erase_if(from_file, [&](const GivenOption& option) {
     return specs.at(option.name).repeats && given.contains(option.name);
   });
+  std::vector<std::string> faults;
   for (const auto* source : {&from_file, &from_command_line}) {
-    apply(*source, specs);
+    apply(*source, specs, faults);
     for (const GivenOption& option : *source) {
       given.insert(option.name);
     }
+  }
+  if (!faults.empty()) {
+    throw UserError(fmt::format("{}", fmt::join(faults, "\n")));
   }
   require_required(table, given);
   return given;

@@ -96,7 +96,7 @@ inline void expect_tensor_parallel_pair(Communicator& group, at::Device device) 
 
   const at::Tensor part = at::tensor({1.0, 10.0}, on(device, at::kDouble)) * (group.rank() + 1);
   const at::Tensor leaf = part.clone().set_requires_grad(true);
-  const at::Tensor sum = reduce_from_tensor_parallel(leaf, group);
+  const at::Tensor sum = reduce_from_tensor_parallel(leaf * 1, group);
   EXPECT_TRUE(sum.equal(at::tensor({1.0, 10.0}, on(device, at::kDouble)) * ranks_sum));
   EXPECT_TRUE(leaf.detach().equal(part));
   (sum * 5).sum().backward();

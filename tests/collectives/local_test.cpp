@@ -91,12 +91,12 @@ TEST(Profile, CountsNestedWorkOnceAndOnlyWhileItIsTaken) {
     }
     wait(20);
   };
-  take_profile(true);
+  take_profile(at::Device(at::kCPU));
   const auto begin = std::chrono::steady_clock::now();
   work();
   const std::chrono::duration<double> duration = std::chrono::steady_clock::now() - begin;
   wait(30);  // nobody's
-  take_profile(false);
+  take_profile(std::nullopt);
   work();
   const double head = profiled_seconds()[static_cast<std::size_t>(Work::kHead)];
   const double collectives = profiled_seconds()[static_cast<std::size_t>(Work::kCollectives)];

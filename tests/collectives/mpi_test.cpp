@@ -19,8 +19,8 @@ namespace {
 Session* session = nullptr;
 
 TEST(MpiCommunicator, WorldPassesTheSuite) {
-  const Ranks ranks =
-      session->make_ranks(Topology(session->size(), session->rank(), 1, std::nullopt), false);
+  const Ranks ranks = session->make_ranks(
+      Topology(session->size(), session->rank(), 1, std::nullopt), at::Device(at::kCPU));
   ASSERT_EQ(ranks.world->backend(), session->size() == 1 ? "self" : "mpi");
   testing::expect_communicator(*ranks.world, at::kCPU);
   testing::expect_communicator(*ranks.dp, at::kCPU);
@@ -30,8 +30,8 @@ TEST(MpiCommunicator, GroupsOfTwoPassTheSuite) {
   if (session->size() % 2 != 0) {
     return;  // groups of two need an even world; sizes 2 and 4 run this
   }
-  const Ranks ranks =
-      session->make_ranks(Topology(session->size(), session->rank(), 2, std::nullopt), false);
+  const Ranks ranks = session->make_ranks(
+      Topology(session->size(), session->rank(), 2, std::nullopt), at::Device(at::kCPU));
   EXPECT_EQ(ranks.tp->size(), 2);
   EXPECT_EQ(ranks.tp->rank(), session->rank() % 2);
   EXPECT_EQ(ranks.dp->size(), session->size() / 2);
@@ -84,8 +84,8 @@ int main(int argc, char** argv) {
     return 1;
   }
   const int mine = RUN_ALL_TESTS();
-  const bipo::Ranks ranks =
-      session.make_ranks(bipo::Topology(session.size(), session.rank(), 1, std::nullopt), false);
+  const bipo::Ranks ranks = session.make_ranks(
+      bipo::Topology(session.size(), session.rank(), 1, std::nullopt), at::Device(at::kCPU));
   return static_cast<int>(
       bipo::all_reduced(std::int64_t{mine}, bipo::ReduceOp::kMax, *ranks.world));
 }

@@ -30,8 +30,8 @@ int main(int argc, char** argv) {
   }
   const std::string way = argv[1];
   Session session({std::strtod(argv[2], nullptr), notice_seconds()});
-  const Ranks ranks =
-      session.make_ranks(Topology(session.size(), session.rank(), 1, std::nullopt), false);
+  const Ranks ranks = session.make_ranks(Topology(session.size(), session.rank(), 1, std::nullopt),
+                                         at::Device(at::kCPU));
   const bool is_last = session.rank() == session.size() - 1;
   set_activity("test", 7, 9);
   if (is_last && way == "works") {

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import program
 from documentation import DOCS, PAGES, README, SOURCE, Block, anchors, blocks, links
 
 SMOLLM2 = "~/.cache/bipo-dist/models/smollm2-135m-instruct"
@@ -16,6 +18,8 @@ FULL_PYTHON = "~/.cache/bipo-dist/venv-full/bin/python"
 
 # Blocks that cannot run here, by their first line, each with the reason.
 NOT_RUN = {
+    "launcher/bundle.sh cpu      # or cuda, on a machine with or without a GPU": "installs and builds; see bundle_test.py",
+    "tar -xzf bipo-dist-cpu.tar.gz -C ~": "installs torch; bundle_test.py runs the same",
     "tests/run.sh": "runs all tests, this one among them",
     "tests/run.sh -R tokenizer": "installs and builds; what it runs then, CTest runs anyway",
     "pip install experiments/analysis": "changes the environment of the tests and needs a network",
@@ -27,6 +31,7 @@ NOT_RUN = {
         "needs the repository itself; tests/run.sh runs the same command there",
 }
 RUN = ("bash", "python")
+FILES = ("dockerfile",)  # what a reader saves and another program reads
 
 
 def train(checkout) -> None:
@@ -128,10 +133,22 @@ def test_the_blocks_of_a_page_run_in_their_order(checkout, page):
             checkout.run(["python", "-c", block.text])
 
 
+MPIRUN_LINES = sorted({line for page in PAGES for block in blocks_to_run(page)
+                       for line in re.findall(r"^mpirun (?:.*\\\n)*.*$", block.text, re.MULTILINE)})
+
+
+@pytest.mark.parametrize("line", MPIRUN_LINES, ids=lambda line: line.split()[4])
+def test_the_lines_of_mpirun_run_with_open_mpi_5(checkout, line):
+    newer = Path(program.from_environment("BIPO_MPIEXEC_5")).parent
+    environment = {**checkout.environment, "PATH": f"{newer}:{checkout.environment['PATH']}",
+                   "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
+    replace(checkout, environment=environment).bash(line)
+
+
 def test_every_block_is_run_or_has_a_reason():
     found = [block for page in PAGES for block in blocks(page)]
     # Blocks in another language, or hidden from blocks(), could be commands that no test sees.
-    assert {block.language for block in found} <= {*RUN, ""}
+    assert {block.language for block in found} <= {*RUN, *FILES, ""}
     for page in PAGES:
         assert len(re.findall(r"```|~~~", page.read_text(encoding="utf-8"))) == 2 * len(blocks(page)), page
     for block in found:

@@ -34,6 +34,7 @@ CRASH, HANG, MEMORY, WRONG, UNNAMED, BROKEN = ("crash", "hang", "memory", "WRONG
 GOOD = (REFUSED, SAME, OTHER)
 BAD = (CRASH, HANG, MEMORY, WRONG, UNNAMED, BROKEN)
 OUT_OF_MEMORY = ("bad_alloc", "Cannot allocate memory", "out of memory", "length_error", "vector::")
+OF_NUMBERS = ("is not finite", "the training diverged")
 OWN_FAULT = ("this is a bug", "Assertion", "terminate called")
 
 
@@ -96,7 +97,7 @@ def judge(kind: Kind, case: Path, ended: Ended, expected: object, original: Path
     if ended.code != program.DONE and any(words in ended.stderr for words in OUT_OF_MEMORY):
         return MEMORY, last
     if ended.code != program.DONE:
-        return judge_refusal(kind, ended, last)
+        return judge_refusal(kind, case, ended, last, original)
     try:
         result = kind.result(case, ended.stdout)
     except Exception as error:  # whatever a reader of the result may throw: there is none
@@ -108,13 +109,19 @@ def judge(kind: Kind, case: Path, ended: Ended, expected: object, original: Path
     return judge_other_result(kind, case, original)
 
 
-def judge_refusal(kind: Kind, ended: Ended, last: str) -> tuple[str, str]:
+def judge_refusal(kind: Kind, case: Path, ended: Ended, last: str, original: Path) -> tuple[str, str]:
     if kind.must_end_well:
         return BROKEN, f"exit code {ended.code}: {last}"
     name = kind.named or Path(kind.file).name
-    if name not in ended.stderr:
-        return UNNAMED, f"exit code {ended.code}: {last}"
-    return REFUSED, last
+    # What is missing in all files of a directory is missing in the directory, which the user named.
+    if name in ended.stderr or f"bipo-dist: {Path(kind.file).parent}: " in ended.stderr:
+        return REFUSED, last
+    # Numbers that are numbers may still be too large to compute with.
+    if kind.reading is not None and any(words in ended.stderr for words in OF_NUMBERS):
+        verdict, _ = judge_other_result(kind, case, original)
+        if verdict == OTHER:
+            return OTHER, last
+    return UNNAMED, f"exit code {ended.code}: {last}"
 
 
 def judge_other_result(kind: Kind, case: Path, original: Path) -> tuple[str, str]:

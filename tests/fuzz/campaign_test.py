@@ -28,7 +28,15 @@ def test_a_seed_means_one_damage(mutate, original):
     assert len(set(made)) > 40 and original not in made
 
 
+def test_a_value_far_deeper_than_python_recurses_is_mutated():
+    value: object = 0
+    for _ in range(5000):
+        value = [value]
+    assert mutators.mutate_value(random.Random(1), value) is not None
+
+
 EXACT = Kind("exact", "file.h5", "", (), standard_output)
+WEIGHTS = Kind("weights", "model/weights", "", (), standard_output)
 SETTINGS = Kind("settings", "file.json", "", (), standard_output, reading=as_json)
 CACHE = Kind("cache", "file.h5", "", (), standard_output, must_end_well=True)
 
@@ -37,6 +45,8 @@ CACHE = Kind("cache", "file.h5", "", (), standard_output, must_end_well=True)
     (EXACT, Ended(0, "right", ""), "", SAME),
     (EXACT, Ended(2, "", "bipo-dist: file.h5: damaged\n"), "", REFUSED),
     (EXACT, Ended(1, "", "bipo-dist: something is wrong\n"), "", UNNAMED),
+    (WEIGHTS, Ended(2, "", "bipo-dist: model: 1 tensor is missing\n"), "", REFUSED),
+    (WEIGHTS, Ended(2, "", "bipo-dist: 1 tensor of the model is missing\n"), "", UNNAMED),
     (EXACT, Ended(0, "other", ""), "", WRONG),
     (EXACT, Ended(-11, "", ""), "", CRASH),
     (EXACT, Ended(139, "", ""), "", CRASH),
@@ -47,7 +57,10 @@ CACHE = Kind("cache", "file.h5", "", (), standard_output, must_end_well=True)
     (SETTINGS, Ended(0, "other", ""), '{"a": 2}', OTHER),
     (SETTINGS, Ended(0, "other", ""), '{ "a": 1 }', WRONG),  # the same content
     (SETTINGS, Ended(0, "other", ""), '{"a": 1', WRONG),  # no content at all
-    (SETTINGS, Ended(0, "right", ""), '{"a": 1', SAME)])
+    (SETTINGS, Ended(0, "right", ""), '{"a": 1', SAME),
+    (SETTINGS, Ended(1, "", "t: step 1: the loss or its gradient is not finite"), '{"a": 1e38}', OTHER),
+    (SETTINGS, Ended(1, "", "t: step 1: the loss or its gradient is not finite"), '{ "a": 1 }', UNNAMED),
+    (SETTINGS, Ended(1, "", "t: step 1: something is wrong"), '{"a": 1e38}', UNNAMED)])
 def test_outcomes_are_told_apart(tmp_path, kind, ended, damaged, verdict):
     original = tmp_path / "original"
     original.write_text('{"a": 1}', encoding="utf-8")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections.abc import Callable
 
 LONGEST_RUN = 4096  # bytes
 LIMITS = (0, 1, -1, 2**7 - 1, 2**8 - 1, 2**15 - 1, 2**16 - 1, 2**31 - 1, -2**31, 2**32 - 1, 2**53, 2**63 - 1, -2**63,
           2**64 - 1, 10**30)
+
+sys.setrecursionlimit(10_000)  # json and repr recurse through values that were nested again and again
 
 Bytes = Callable[[random.Random, bytearray], None]
 
@@ -97,11 +100,14 @@ def mutate_range(dice: random.Random, original: bytes, start: int, end: int) -> 
 
 
 def _containers(value: object) -> list:
-    """All objects and lists in a JSON value that hold anything."""
-    if not isinstance(value, (dict, list)):
-        return []
-    inner = value.values() if isinstance(value, dict) else value
-    return ([value] if value else []) + [found for item in inner for found in _containers(item)]
+    """All objects and lists in a JSON value that hold anything, from the outermost inwards; it may be very deep."""
+    found, left = [], [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, (dict, list)) and item:
+            found.append(item)
+            left += reversed(list(item.values() if isinstance(item, dict) else item))
+    return found
 
 
 def _strange_value(dice: random.Random, value: object) -> object:

@@ -12,6 +12,7 @@ import pytest
 
 import program
 import run_files
+from tiny_models import write_pairs
 
 
 @pytest.fixture
@@ -195,7 +196,13 @@ def test_a_file_that_came_before_the_first_save_stays(long_job):
 
 
 def test_a_file_that_was_removed_is_written_again_with_a_warning(long_job, expected):
-    finished = disturbed(long_job, long_job.out.unlink)
+    """Removed between two saves: what vanishes while its successor is put in its place is not missed."""
+    with program.start(long_job.arguments()) as running:
+        program.wait_until(lambda: run_files.steps_saved(long_job.out) >= 5, running)
+        program.stop_when(running, lambda: not list(long_job.out.parent.glob(".*.tmp")))
+        long_job.out.unlink()
+        running.send(signal.SIGCONT)
+        finished = running.finish(60)
     assert finished.code == program.DONE, finished
     assert "was removed by another process" in finished.stderr, finished
     run_files.assert_identical(run_files.read(long_job.out), expected)
@@ -226,6 +233,31 @@ def test_a_second_job_on_one_file_is_refused(endless, option):
         first.send(signal.SIGUSR1)
         assert first.finish(30).code == program.INTERRUPTED
     assert not holder(endless).exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "extract"])
+def test_a_second_result_of_one_name_is_refused(job, command):
+    """Also with --overwrite: the first job is still to write it."""
+    vector, out = job.folder / "v.h5", job.folder / "out.h5"
+    program.run_successfully(job.but(out=vector, max_steps=4).arguments())
+    pairs = write_pairs(job.folder / "many.csv", 600)
+    own = {"evaluate": {"vector": vector, "test": pairs, "multipliers": "-2,-1,0,1,2"},
+           "extract": {"train": pairs, "layer": 1}}[command]
+    arguments = [command, *program.options({"model": job.settings["model"], "threads": 1, "out": out, **own}),
+                 "--overwrite"]
+    claim = holder(job.but(out=out))
+    with program.start(arguments) as first:
+        program.wait_until(lambda: any(claim.glob("job.*.json")), first)
+        first.send(signal.SIGSTOP)
+        second = program.run(arguments)
+        first.send(signal.SIGCONT)
+        assert second.code == program.BAD_INPUT, second
+        assert str(out) in second.stderr and f"process {first.pid} on " in second.stderr, second
+        assert first.finish(60).code == program.DONE
+    assert not claim.exists()
+    out.unlink()
+    finished = [running.finish(120) for running in [program.start(arguments[:-1]), program.start(arguments[:-1])]]
+    assert sorted(run.code for run in finished) == [program.DONE, program.BAD_INPUT], finished
 
 
 def test_two_jobs_that_begin_together_make_one_run(job):

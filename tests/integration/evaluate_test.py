@@ -444,6 +444,7 @@ def test_transfer_to_a_model_with_an_adapter(evaluate, runs, tiny_model, tmp_pat
     transferred = evaluations.read(tmp_path / "lora.h5")
     warnings = [line for line in finished.stderr.splitlines() if "warning" in line]
     assert len(warnings) == 1 and "own.h5" in warnings[0] and "transfer" in warnings[0], finished
+    assert f"({tiny_model})" in warnings[0] and f"({tiny_model} with the adapter {adapter})" in warnings[0], finished
     assert transferred.config["transfer"] is True and transferred.attributes["adapter"] == str(adapter)
     assert transferred.config["vectors"][0]["model_fingerprint"] == own.config["model_fingerprint"]
     assert abs(transferred.curve["chosen_logp"] - own.curve["chosen_logp"]).min() > 100 * LOG_PROB_TOLERANCE

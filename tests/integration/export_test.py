@@ -86,7 +86,7 @@ def test_pt_is_the_authors_tensor(run, tmp_path):
 
 
 def test_safetensors_says_what_it_is(trained, tmp_path):
-    path = export(trained, "safetensors", tmp_path / "vector.safetensors", "--multiplier", "-2", "--epoch", 0)
+    path = export(trained, "safetensors", tmp_path / "vector.safetensors", "--multiplier", "-2", "--epoch", 1)
     with h5py.File(trained) as file:
         value, config = file["vectors/value"][0], file.attrs["config"]
     assert_bits(load_file(path)["vector"], torch.from_numpy(value * numpy.float32(-2)))
@@ -131,7 +131,7 @@ def test_multiplier_and_epoch(trained, tmp_path):
         first, last = file["vectors/value"][:]
     scaled = (last.astype(numpy.float64) * 0.3).astype(numpy.float32)
     assert_bits(numpy.load(export(trained, "npy", tmp_path / "a.npy", "--multiplier", "0.3")), torch.from_numpy(scaled))
-    assert_bits(numpy.load(export(trained, "npy", tmp_path / "b.npy", "--epoch", 0)), torch.from_numpy(first))
+    assert_bits(numpy.load(export(trained, "npy", tmp_path / "b.npy", "--epoch", 1)), torch.from_numpy(first))
 
 
 @pytest.mark.parametrize("is_zip", [True, False])
@@ -284,7 +284,9 @@ def test_other_mistakes(run, saved, tmp_path):
     out = tmp_path / "out"
     message = refusal(["export", run, "--format", "onnx", "--out", out])
     assert "onnx" in message and "safetensors" in message
-    assert "no vector of epoch 3" in refusal(["export", run, "--format", "pt", "--out", out, "--epoch", 3])
+    assert "no vector of epoch 3; its epochs are 1 to " in refusal(
+        ["export", run, "--format", "pt", "--out", out, "--epoch", 3])
+    assert "--epoch" in refusal(["export", run, "--format", "pt", "--out", out, "--epoch", 0])
     assert "float32" in refusal(["export", run, "--format", "pt", "--out", out, "--multiplier", "1e9"])
     assert ".pt" in refusal(["export", run, "--format", "lm-eval", "--out", out])
     assert "bipo-dist import" in refusal(["export", saved, "--format", "npy", "--out", out])

@@ -71,7 +71,7 @@ def test_the_file_is_a_complete_run(settings, tmp_path, job):
     assert run.config["norm_found"] == run.config["norm_written"] == pytest.approx(norm(run.final_vector), rel=1e-6)
     shown = program.run_successfully(["inspect", tmp_path / "caa.h5"]).stdout
     assert re.search(r"status +complete", shown) and re.search(r"method +caa", shown)
-    assert re.search(rf"0 +0 +0 +{norm(run.final_vector):.4f}$", shown, re.MULTILINE), shown
+    assert re.search(rf"0 +1 +0 +{norm(run.final_vector):.4f}$", shown, re.MULTILINE), shown
     resumed = program.run([*job.but(out=tmp_path / "caa.h5").arguments(), "--resume"])
     assert resumed.code == program.BAD_INPUT, resumed
 

@@ -1,6 +1,10 @@
 """`generate`: every token against transformers with a hook, on any arrangement of ranks; errors before work."""
 
 import json
+import os
+import re
+import signal
+from pathlib import Path
 
 import h5py
 import numpy
@@ -10,6 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import program
 import run_files
+from processes import ranks_of
+from tiny_models import TinyModel, write_model
 
 MULTIPLIERS = (-8.0, 0.0, 8.0)
 SYSTEM = "You are a helpful, honest and concise assistant."
@@ -116,6 +122,67 @@ def test_any_number_of_replicas_writes_the_same_bytes(tmp_path, tiny_model, vect
     assert (tmp_path / "alone.jsonl").read_bytes() == (tmp_path / "shared.jsonl").read_bytes()
 
 
+def multiplies_tiles() -> bool:
+    """Whether a row of a product has the same bits whatever rows are computed beside it."""
+    flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return flags is not None and {"avx512f", "avx512bw", "avx512vl", "avx512dq"} <= set(flags[1].split())
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory, tiny_model, vector):
+    """Arguments whose answers end early and late, and more prompts than go through the model together."""
+    path = tmp_path_factory.mktemp("uneven") / "prompts.txt"
+    words = "the cat and a dog tell another bird that came near with one red ring".split()
+    path.write_text("".join(" ".join(words[:1 + 5 * i % 13]) + "\n" for i in range(14)))
+    return {"model": tiny_model, "vector": vector, "prompts": path, "temperature": 2, "max_new_tokens": 60, "seed": 5}
+
+
+@pytest.mark.skipif(not multiplies_tiles(), reason="other processors keep fixed batches, whose bits are their own")
+@pytest.mark.parametrize(("ranks", "tp"), [(None, 1), (2, 1), (2, 2)])
+def test_any_number_of_prompts_together_writes_the_same_bytes(tmp_path, uneven, ranks, tp):
+    rows, _ = generate({**uneven, "batch_size": 1, "tp": tp}, tmp_path / "one.jsonl", tp if tp > 1 else None)
+    lengths = [len(row["tokens"]) for row in rows]
+    assert len(set(lengths)) > 5 and {row["finish_reason"] for row in rows} == {"stop", "length"}, lengths
+    for size in (3, 14):
+        generate({**uneven, "batch_size": size, "tp": tp}, tmp_path / "many.jsonl", ranks)
+        assert (tmp_path / "many.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes(), size
+        (tmp_path / "many.jsonl").unlink()
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory, tiny_pairs):
+    """A model that is not done at once, and a vector of it."""
+    folder = tmp_path_factory.mktemp("slow")
+    model = write_model(folder / "slow", TinyModel(hidden_size=192, intermediate_size=512, layers=6))
+    program.run_successfully(["train", *program.options({
+        "model": model, "train": tiny_pairs, "layer": 1, "out": folder / "run.h5", "max_steps": 3, "warmup_steps": 1,
+        "threads": 1})])
+    return {"model": model, "vector": folder / "run.h5"}
+
+
+@pytest.mark.parametrize(("number", "addressee"), [(signal.SIGTERM, "bare"), (signal.SIGUSR1, "rank 1")])
+def test_a_stop_keeps_all_answers_that_are_complete_in_order(tmp_path, slow, uneven, number, addressee):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text(uneven["prompts"].read_text() * 12)
+    out = tmp_path / "out.jsonl"
+    given = {**uneven, **slow, "prompts": prompts, "batch_size": 3, "threads": 1, "multipliers": "-8,0,8"}
+    arguments = ["generate", *program.options(given)]
+    ranks = None if addressee == "bare" else 2
+    with program.start([*arguments, "--out", out], ranks) as running:
+        program.wait_until(lambda: re.search(r"^prompt \d", running.output(None).stderr, re.MULTILINE), running)
+        os.kill(running.pid if ranks is None else ranks_of(out)[1], number)
+        finished = running.finish(60)
+    assert finished.code == program.INTERRUPTED, finished
+    assert "interrupted; answers so far" in finished.stdout, finished
+    program.run_successfully([*arguments, "--out", tmp_path / "all.jsonl"])
+    kept = out.read_text().splitlines()
+    expected = (tmp_path / "all.jsonl").read_text().splitlines()
+    assert kept and len(kept) % 3 == 0 and len(kept) < len(expected), finished
+    if multiplies_tiles():
+        assert kept == expected[:len(kept)]
+    assert f"{len(kept)} answers, " in finished.stderr, finished
+
+
 @pytest.mark.parametrize("tp", [2, 3])
 def test_tensor_parallel_ranks_write_tokens_without_near_ties_alike(tmp_path, tiny_model, vector, prompts, tp):
     rows, _ = generate({"model": tiny_model, "vector": vector, "prompts": prompts, "tp": tp},
@@ -125,9 +192,11 @@ def test_tensor_parallel_ranks_write_tokens_without_near_ties_alike(tmp_path, ti
 
 def test_multiplier_zero_is_the_model_without_a_vector_to_the_bit(tmp_path, tiny_model, vector, prompts):
     steered, _ = generate({"model": tiny_model, "vector": vector, "prompts": prompts}, tmp_path / "a.jsonl")
-    plain, _ = generate({"model": tiny_model, "prompts": prompts}, tmp_path / "b.jsonl")
-    assert [row for row in steered if row["multiplier"] == 0] == [
-        row for row in plain if row["multiplier"] == 0]
+    plain, _ = generate({"model": tiny_model, "prompts": prompts, "multipliers": None}, tmp_path / "b.jsonl")
+    assert [row for row in steered if row["multiplier"] == 0] == plain
+    finished = program.run(["generate", *program.options({"model": tiny_model, "prompts": prompts,
+                                                          "multipliers": "-2,2", "out": tmp_path / "c.jsonl"})])
+    assert finished.code == program.BAD_INPUT and "needs --vector" in finished.stderr, finished
 
 
 def test_sampling_follows_its_seed(tmp_path, tiny_model, vector, prompts):

@@ -1,6 +1,6 @@
 """Whatever is read is a regular file of a sane size, or is refused at once; what is written follows no planted link.
 
-The default run meets every input with two kinds of what is no file; BIPO_WHOLE_TABLE (label long) with all of them.
+The default run meets every input with two kinds of what is no file; BIPO_LONG_FORM (label long) with all of them.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ MAY_BE_MISSING = {"tokenizer_config.json", "chat_template.jinja", "generation_co
 
 def table() -> list[tuple[str, str]]:
     kinds = list(KINDS)
-    if os.environ.get("BIPO_WHOLE_TABLE"):
+    if os.environ.get("BIPO_LONG_FORM"):
         rows = [(name, kind) for name in READ for kind in kinds]
     else:
         rows = [(name, kinds[(place + turn) % len(kinds)]) for place, name in enumerate(READ) for turn in (0, 3)]

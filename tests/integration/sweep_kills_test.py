@@ -16,7 +16,7 @@ import h5py
 import program
 import run_files
 
-KILLS = int(os.environ.get("BIPO_KILLS", "40"))
+KILLS = int(os.environ.get("BIPO_KILLS", "24"))
 KILLS_PER_SWEEP = 12
 LONGEST_LIFE = 2.5  # seconds; a job of its own is done after about as long
 

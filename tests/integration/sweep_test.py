@@ -90,9 +90,14 @@ def assert_same_results(left: Sweep, right: Sweep) -> None:
         run_files.assert_identical(run_files.read(left.file(*cell)), run_files.read(right.file(*cell)))
 
 
+def unfinished(sweep: Sweep, pid: int) -> bool:
+    content = sweep.content()
+    return content != without_unfinished(content, pid)
+
+
 def without_unfinished(content: dict[str, bytes], pid: int) -> dict[str, bytes]:
     """Leaves out what the process, stopped in the middle of a save, has not renamed yet."""
-    return {name: value for name, value in content.items() if not name.endswith(f".{pid}.tmp")}
+    return {name: value for name, value in content.items() if not (name.endswith(".tmp") and f".{pid}." in name)}
 
 
 def assert_complete(sweep: Sweep, stopped: int = 0) -> None:
@@ -547,7 +552,8 @@ def test_an_owner_that_lost_its_claim_stops_writing(long_sweep, expected):
     """Stopped for so long that another job took over: woken up, it must leave the files alone."""
     with program.start(long_sweep.arguments()) as sleeper:
         program.wait_until(lambda: long_sweep.steps_saved(1, 1) >= 5, sleeper)
-        sleeper.send(signal.SIGSTOP)
+        # In the middle of a save the check of the claim may already lie behind it.
+        program.stop_when(sleeper, lambda: not unfinished(long_sweep, sleeper.pid))
         [claim] = (long_sweep.out / "claims").iterdir()
         long_ago = claim.stat().st_mtime - 1000
         os.utime(claim, (long_ago, long_ago))

@@ -40,7 +40,7 @@ class Dump {
 
   void print(bipo::Role role, std::int64_t block = 0) const {
     const at::Tensor weight =
-        model_.weights->read(role, block, bipo::slice_of(model_.config, shard_, role));
+        model_.weights->read(role, block, bipo::slice_of(model_.config, shard_, role, block));
     bipo::testing::print_tensor(bipo::tensor_place(model_.config, role, block).name, weight);
   }
 
@@ -64,7 +64,7 @@ int main(int argc, char** argv) {
       dump.print(role);
     }
     for (std::int64_t block = 0; block < model.config.blocks; ++block) {
-      for (const bipo::Role role : bipo::block_roles(model.config)) {
+      for (const bipo::Role role : bipo::block_roles(model.config, block)) {
         dump.print(role, block);
       }
     }

@@ -577,6 +577,87 @@ PHI4_MINI = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% else %}{{ eos_token }}{% endif %}"
 )
 
+OLMO2 = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'system' %}"
+    "{{ '<|system|>\n' + message['content'] + '\n' }}{% elif message['role'] == 'user' %}"
+    "{{ '<|user|>\n' + message['content'] + '\n' }}{% elif message['role'] == 'assistant' %}{% if not loop.last %}"
+    "{{ '<|assistant|>\n' + message['content'] + eos_token + '\n' }}{% else %}"
+    "{{ '<|assistant|>\n' + message['content'] + eos_token }}{% endif %}{% endif %}"
+    "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}{% endfor %}"
+)
+
+GRANITE3 = r"""{%- if tools %}
+    {{- '<|start_of_role|>available_tools<|end_of_role|>\n' }}
+    {%- for tool in tools %}
+    {{- tool | tojson(indent=4) }}
+    {%- endfor %}
+    {{- '<|end_of_text|>\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {%- if message['role'] == 'system' %}
+    {{- '<|start_of_role|>system<|end_of_role|>' + message['content'] + '<|end_of_text|>\n' }}
+    {%- elif message['role'] == 'user' %}
+    {{- '<|start_of_role|>user<|end_of_role|>' + message['content'] + '<|end_of_text|>\n' }}
+    {%- elif message['role'] == 'assistant' %}
+    {{- '<|start_of_role|>assistant<|end_of_role|>' + message['content'] + '<|end_of_text|>\n' }}
+    {%- endif %}
+    {%- if loop.last and add_generation_prompt %}
+    {{- '<|start_of_role|>assistant<|end_of_role|>' }}
+    {%- endif %}
+{%- endfor %}"""
+
+ERNIE45 = """{%- if not add_generation_prompt is defined -%}
+    {%- set add_generation_prompt = true -%}
+{%- endif -%}
+{%- if not cls_token is defined -%}
+    {%- set cls_token = "<|begin_of_sentence|>" -%}
+{%- endif -%}
+{%- if not eos_token is defined -%}
+    {%- set eos_token = "</s>" -%}
+{%- endif -%}
+{{- cls_token -}}
+{%- for message in messages -%}
+    {%- if message["role"] == "user" -%}
+        {{- "User: " + message["content"] + "\n" -}}
+    {%- elif message["role"] == "assistant" -%}
+        {{- "Assistant: " + message["content"] + eos_token -}}
+    {%- elif message["role"] == "system" -%}
+        {{- message["content"] + "\n" -}}
+    {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{- "Assistant: " -}}
+{%- endif -%}"""
+
+GLM4 = """[gMASK]<sop>
+{%- for msg in messages %}
+    {%- if msg.role == 'system' %}
+<|system|>
+{{ msg.content }}
+    {%- endif %}
+{%- endfor %}
+
+{%- for message in messages if message.role != 'system' %}
+    {%- set role = message['role'] %}
+    {%- set content = message['content'] %}
+    {%- set meta = message.get("metadata", "") %}
+
+    {%- if role == 'user' %}
+<|user|>
+{{ content }}
+    {%- elif role == 'assistant' and not meta %}
+<|assistant|>
+{{ content }}
+    {%- elif role == 'assistant' and meta %}
+<|assistant|>{{ meta }}
+{{ content }}
+    {%- elif role == 'observation' %}
+<|observation|>
+{{ content }}
+    {%- endif %}
+{%- endfor %}
+{% if add_generation_prompt %}<|assistant|>{% endif %}"""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -599,6 +680,11 @@ PHI3_TOKENS = {"bos_token": "<s>", "eos_token": "<|endoftext|>"}
 PHI4_TOKENS = {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
 PHI4_MINI_TOKENS = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
 
+OLMO_TOKENS = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
+GRANITE_TOKENS = {"bos_token": "<|end_of_text|>", "eos_token": "<|end_of_text|>"}
+ERNIE_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<|begin_of_sentence|>"}
+GLM_TOKENS = {"bos_token": None, "eos_token": "<|user|>"}
+
 LLAMA3_HEADER = "<|start_header_id|>assistant<|end_header_id|>\n\n"
 
 FAMILIES = {
@@ -620,6 +706,10 @@ FAMILIES = {
     "mistral-nemo": Family(MISTRAL_NEMO, LLAMA2_TOKENS, "mistral-v3-tekken", "</s>", closed_keeps_system=False),
     "gemma-2": Family(GEMMA2, GEMMA_TOKENS, "gemma", "<end_of_turn>\n", takes_system=False),
     "gemma-3": Family(GEMMA3, GEMMA_TOKENS, "gemma", "<end_of_turn>\n"),
+    "olmo-2": Family(OLMO2, OLMO_TOKENS, "custom", "<|endoftext|>"),
+    "granite-3": Family(GRANITE3, GRANITE_TOKENS, "custom", "<|end_of_text|>\n"),
+    "ernie-4.5": Family(ERNIE45, ERNIE_TOKENS, "custom", "</s>"),
+    "glm-4": Family(GLM4, GLM_TOKENS, "custom", ""),
     "phi-3-medium": Family(PHI3_MEDIUM, PHI3_TOKENS, "phi3", "<|end|>\n", takes_system=False),
     "phi-3-mini": Family(PHI3_MINI, PHI3_TOKENS, "phi3", "<|end|>\n<|endoftext|>"),
     "phi-3-small": Family(PHI3_SMALL, PHI4_MINI_TOKENS, "phi3", "<|end|>\n<|endoftext|>"),

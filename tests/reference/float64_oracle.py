@@ -13,13 +13,15 @@ Errors of that size act linearly, so that the bound of float64 is 2^-29 of it.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch.overrides import TorchFunctionMode
-from transformers import AutoModelForCausalLM, PreTrainedModel
+import transformers
+from transformers import PreTrainedModel
 
 from plain_bipo import PairLogps, TokenPair, pair_losses, steered
 
@@ -74,12 +76,18 @@ def divergences(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (a.exp() * (a - b)).sum(dim=-1)
 
 
+def load(directory: Path) -> PreTrainedModel:
+    """By the class that config.json names: the Auto classes keep models of text and images apart."""
+    name, = json.loads((directory / "config.json").read_text(encoding="utf-8"))["architectures"]
+    return getattr(transformers, name).from_pretrained(directory, dtype=torch.float64, attn_implementation="eager")
+
+
 class Oracle:
     """A model, or that of a directory, on a fixed set of pairs, all in one right-padded batch."""
 
     def __init__(self, model: Path | PreTrainedModel, pairs: Sequence[TokenPair]):
         if isinstance(model, Path):
-            model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64, attn_implementation="eager")
+            model = load(model)
         self.model: PreTrainedModel = model.eval().requires_grad_(False)
         sequences = [pair.prompt + answer for pair in pairs for answer in (pair.chosen, pair.rejected)]
         # No row sees what comes after it, so that it does not matter what the padding is.
@@ -92,7 +100,11 @@ class Oracle:
 
     @property
     def hidden_size(self) -> int:
-        return self.model.config.hidden_size
+        return self.model.config.get_text_config().hidden_size
+
+    @property
+    def blocks(self) -> int:
+        return self.model.config.get_text_config().num_hidden_layers
 
     def scores(self, layer: int, vector: torch.Tensor) -> Scores:
         """With `vector` [D] added to the output of block `layer`."""
@@ -138,7 +150,8 @@ class Widening(TorchFunctionMode):
         self.is_rotating = False
         self.rotary = [module for name, module in model.named_modules()
                        if name.rpartition(".")[2].startswith("rotary_emb")]
-        assert self.rotary
+        has_no_positions = getattr(model.config, "position_embedding_type", "rope") is None
+        assert self.rotary or has_no_positions
         self.hooks = []
 
     def __enter__(self):

@@ -17,7 +17,7 @@ from family_parity_test import (LARGEST_DIVERGENCE, LEAST_EFFECT, MIDDLE, PAIRS,
 from float64_oracle import FLOAT64_BY_FLOAT32, Oracle, distances
 from make_reference import require_pinned_versions
 from tiny_families import read_config, write_copy
-from tiny_gguf import architectures, make_model, read_gguf, write_gguf
+from tiny_gguf import Architecture, architectures, make_model, read_gguf, write_gguf
 
 ARCHITECTURES = architectures()
 MISTAKES = [(name, mistake) for name, known in ARCHITECTURES.items() for mistake in known.mistakes]
@@ -28,8 +28,8 @@ MANY_BLOCKS = 40
 class Model:
     """A model as a directory and as a GGUF file, with what float64 says of it and what float32 may say."""
 
-    def __init__(self, folder: Path, name: str):
-        self.architecture = ARCHITECTURES[name]
+    def __init__(self, folder: Path, name: str, architecture: Architecture):
+        self.architecture = architecture
         source = make_model(self.architecture)
         self.directory = folder / name
         source.save_pretrained(self.directory)
@@ -49,13 +49,16 @@ def model(tmp_path_factory):
     require_pinned_versions()
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("architectures")
-    return functools.cache(lambda name: Model(folder, name))
+    return functools.cache(lambda name: Model(folder, name, ARCHITECTURES[name]))
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_architecture(model, tmp_path, name):
     """Packed and split over one to three ranks, in float32 by the fused loops and in float64 by plain ones."""
-    made = model(name)
+    agrees(model(name), tmp_path)
+
+
+def agrees(made: Model, tmp_path: Path) -> None:
     types = ("float32", "float64") if made.architecture.is_exact else ("float32",)
     found = program_scores(made.file, made.cases, tmp_path / "request.json", (1, 2, 3), types)
     for (number, ranks, case), scores in found.items():
@@ -77,7 +80,10 @@ def test_transformers_reads_the_same_model_in_the_file(model, name):
 
 @pytest.mark.parametrize("name, mistake", MISTAKES)
 def test_a_reader_that_takes_it_for_another_model_would_be_noticed(model, tmp_path, name, mistake):
-    made = model(name)
+    is_noticed(model(name), mistake, tmp_path)
+
+
+def is_noticed(made: Model, mistake: str, tmp_path: Path) -> None:
     case = unsteered(made.oracle)
     other = write_copy(tmp_path / "model", made.directory,
                        {**read_config(made.directory), **made.architecture.mistakes[mistake]})

@@ -148,6 +148,14 @@ def test_sentencepiece(family, scores, tmp_path):
     check_both_ways(values, content, tmp_path)
 
 
+def test_gemma4(tmp_path):
+    """Its files hold the merges instead of scores; what a score says is not used."""
+    content = with_plain_added_tokens(gemma())
+    merges = [" ".join(merge) for merge in content["model"]["merges"]]
+    values = values_of(content, "gemma4", merges=merges, add_space_prefix=False)
+    check_both_ways(values | {"scores": [-1000.0] * len(values["tokens"])}, content, tmp_path)
+
+
 def test_runs_of_spaces_as_converters_write_them(tmp_path):
     """Gemma's tokens of several spaces merge first in tokenizer.json; converters write them with
     plain spaces, as user-defined tokens with a score of no meaning."""

@@ -85,7 +85,10 @@ def steered(model: PreTrainedModel, layer: int, shift: torch.Tensor | None) -> I
             return (output[0] + shift, *output[1:])
         return output + shift
 
-    handle = model.model.layers[layer].register_forward_hook(add_shift)
+    # A model of text and images has its text part as a module inside.
+    body = getattr(model, "model", model.base_model)
+    text = getattr(body, "language_model", body)
+    handle = text.layers[layer].register_forward_hook(add_shift)
     try:
         yield
     finally:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, CONFIG_MAPPING
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, CONFIG_MAPPING
 
 from make_reference import require_pinned_versions
 from tiny_models import write_tokenizer
@@ -36,6 +36,8 @@ WEIGHT_GAIN = 1.2
 NORM_SPREAD = 0.3
 BIAS_SPREAD = 0.5
 EMBEDDING_SPREAD = 0.5
+# The mean logarithm of a recurrence's decay: states forget within some ten tokens.
+DECAY_MEAN = -2.0
 
 Weights = dict[str, torch.Tensor]
 
@@ -67,6 +69,12 @@ class Family:
     spellings: dict[str, Spelling] = field(default_factory=dict)
     storage: torch.dtype = torch.float32
     max_shard_size: str = "1GB"
+    wrapper: str | None = None  # the model_type of a model with images that this is the text part of
+    around: dict[str, object] = field(default_factory=dict)  # its configuration beside the text part
+    # Properties that no file can take away: each changes transformers' model in memory to one without it.
+    inherent: dict[str, Callable[[torch.nn.Module], None]] = field(default_factory=dict)
+    # Properties that change too little to be told from the errors of float32.
+    subtle: dict[str, Property] = field(default_factory=dict)
 
 
 SIX_ON_TWO = {"num_attention_heads": 6, "num_key_value_heads": 2}
@@ -275,7 +283,11 @@ def write_family(directory: Path, family: Family, seed: int = 1) -> Path:
     if family.model_type.startswith("gemma"):
         common["tie_word_embeddings"] = True
     config = CONFIG_MAPPING[family.model_type](**{**common, **family.config})
-    model = AutoModelForCausalLM.from_config(config)
+    if family.wrapper is not None:
+        config = CONFIG_MAPPING[family.wrapper](
+            text_config=config.to_dict(),
+            **{"tie_word_embeddings": config.tie_word_embeddings, "image_token_index": 3, **family.around})
+    model = model_class(family.wrapper).from_config(config)
     randomise(model, seed)
     directory.mkdir(parents=True)
     model.to(family.storage).save_pretrained(directory, max_shard_size=family.max_shard_size)
@@ -283,17 +295,24 @@ def write_family(directory: Path, family: Family, seed: int = 1) -> Path:
     return directory
 
 
+def model_class(wrapper: str | None) -> type:
+    return AutoModelForCausalLM if wrapper is None else AutoModelForImageTextToText
+
+
 def randomise(model: torch.nn.Module, seed: int) -> None:
     """Draws every parameter; a norm's are spread about what it began with, one or (Gemma) zero."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, weight in model.named_parameters():
+        scales = [(name, scale) for name, scale in model.named_buffers() if name.endswith("layer_scalar")]
+        for name, weight in [*model.named_parameters(), *scales]:
             noise = torch.randn(weight.shape, generator=generator)
-            if "norm" in name:
+            if name.endswith("A_log"):
+                weight.copy_(DECAY_MEAN + noise)
+            elif "norm" in name or (weight.dim() == 1 and not name.endswith("bias")):
                 weight += NORM_SPREAD * noise
             elif name.endswith("bias"):
                 weight.copy_(BIAS_SPREAD * noise)
-            elif "embed_tokens" in name or "lm_head" in name:
+            elif any(part in name for part in ("embed_tokens", "embed_in", "lm_head")):
                 weight.copy_(EMBEDDING_SPREAD * noise)
             else:
                 weight.copy_(WEIGHT_GAIN / weight.shape[1] ** 0.5 * noise)
@@ -301,7 +320,7 @@ def randomise(model: torch.nn.Module, seed: int) -> None:
 
 def write_without(directory: Path, model: Path, lost: Property) -> Path:
     """Writes `model` again as one that lost a property."""
-    write_copy(directory, model, {**read_config(model), **lost.config})
+    write_copy(directory, model, changed(read_config(model), lost.config))
     if lost.weights is not None:
         weights: Weights = {}
         for path in sorted(directory.glob("*.safetensors")):
@@ -313,6 +332,13 @@ def write_without(directory: Path, model: Path, lost: Property) -> Path:
     return directory
 
 
+def changed(config: dict[str, object], changes: dict[str, object]) -> dict[str, object]:
+    """A configuration with other settings of the text part."""
+    if "text_config" in config:
+        return {**config, "text_config": {**config["text_config"], **changes}}
+    return {**config, **changes}
+
+
 def write_spelled(directory: Path, model: Path, spelling: Spelling) -> Path:
     """Writes `model` again with another config.json that says the same."""
     kept = {name: value for name, value in read_config(model).items() if name not in spelling.left_out}
@@ -321,11 +347,16 @@ def write_spelled(directory: Path, model: Path, spelling: Spelling) -> Path:
 
 def write_sparse(directory: Path, model: Path) -> Path:
     """Writes `model` again with a config.json that says nothing that its class takes for granted."""
-    config = read_config(model)
+    return write_copy(directory, model, without_granted(read_config(model)))
+
+
+def without_granted(config: dict[str, object]) -> dict[str, object]:
     granted = CONFIG_MAPPING[config["model_type"]]().to_dict()
     named = ("model_type", "architectures")
-    return write_copy(directory, model, {name: value for name, value in config.items()
-                                         if name in named or granted.get(name, ...) != value})
+    sparse = {name: value for name, value in config.items() if name in named or granted.get(name, ...) != value}
+    if "text_config" in config:
+        sparse["text_config"] = without_granted(config["text_config"])
+    return sparse
 
 
 def write_copy(directory: Path, model: Path, config: dict[str, object]) -> Path:

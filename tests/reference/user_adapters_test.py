@@ -19,12 +19,14 @@ import torch
 import transformers
 from peft import (IA3Config, LoHaConfig, LoraConfig, OFTConfig, PeftModel, PromptTuningConfig, get_peft_model)
 from safetensors.torch import load_file, save_file
-from transformers import (AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Phi3Config, PretrainedConfig,
-                          Qwen2Config)
+from transformers import (AutoModelForCausalLM, Gemma3Config, Gemma3TextConfig, Gemma4TextConfig, Glm4Config,
+                          GPTNeoXConfig, LlamaConfig, Olmo2Config, Phi3Config, PhiConfig, PretrainedConfig, Qwen2Config,
+                          Starcoder2Config)
 
 import program
 import user_files
 from gguf_models import write_gguf
+from newer_families import SIGLIP
 
 TOLERANCE = 1e-4  # nats
 LEAST_EFFECT = 0.05
@@ -49,6 +51,18 @@ def families() -> dict[str, tuple[type[PretrainedConfig], dict]]:
         "gemma3": (Gemma3TextConfig, {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8,
                                       "tie_word_embeddings": True}),
         "gemma3, untied": (Gemma3TextConfig, {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8}),
+        "gemma3 with images": (Gemma3Config, {**SIGLIP, "text_config": {
+            **SIZES, "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8, "vocab_size": 343,
+            "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 0}, "tie_word_embeddings": True}),
+        "gemma4": (Gemma4TextConfig, {"head_dim": 16, "global_head_dim": 32, "num_global_key_value_heads": 1,
+                                      "attention_k_eq_v": True, "hidden_size_per_layer_input": 0,
+                                      "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2,
+                                      "num_hidden_layers": 4, "tie_word_embeddings": True}),
+        "glm4": (Glm4Config, {"head_dim": 16}),
+        "olmo2": (Olmo2Config, {}),
+        "gpt_neox": (GPTNeoXConfig, {}),
+        "phi": (PhiConfig, {}),
+        "starcoder2": (Starcoder2Config, {}),
         "phi3": (Phi3Config, {"original_max_position_embeddings": 256, "sliding_window": None}),
     }
 
@@ -57,8 +71,9 @@ def write_model(directory: Path, family: str) -> Path:
     fast = user_files.tokenizer()
     kind, settings = families()[family]
     dtype = settings.get("dtype", torch.float32)
-    config = kind(**{**SIZES, "vocab_size": len(fast), "tie_word_embeddings": False, "pad_token_id": 0,
-                     "bos_token_id": None, "eos_token_id": 0, **settings})
+    config = kind(**settings) if "text_config" in settings else kind(
+        **{**SIZES, "vocab_size": len(fast), "tie_word_embeddings": False, "pad_token_id": 0, "bos_token_id": None,
+           "eos_token_id": 0, **settings})
     model = user_files.make_loud(AutoModelForCausalLM.from_config(config).float())
     model.to(dtype).save_pretrained(directory)
     fast.save_pretrained(directory)
@@ -208,6 +223,23 @@ SAVED_BY_PEFT = {
        for kind in ("gaussian", "eva", "orthogonal", "mica")},
     "other families": ("gemma3", {"target_modules": "all-linear"}),
     "fused projections": ("phi3", {"target_modules": "all-linear"}),
+    "heads that differ by block": ("gemma4", {"target_modules": "all-linear", "use_dora": True}),
+    "rows that are reordered": ("glm4", {"target_modules": "all-linear"}),
+    "biases of rows that are reordered": ("glm4", {"target_modules": ["q_proj", "k_proj"], "lora_bias": True}),
+    "projections fused by head": ("gpt_neox", {"target_modules": ["query_key_value", "dense", "dense_h_to_4h",
+                                                                  "dense_4h_to_h"]}),
+    "projections fused by head, DoRA": ("gpt_neox", {"target_modules": "all-linear", "use_dora": True}),
+    "biases of projections fused by head": ("gpt_neox", {
+        "target_modules": ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"], "lora_bias": True}),
+    "an MLP without gates": ("phi", {"target_modules": ["q_proj", "v_proj", "dense", "fc1", "fc2"]}),
+    "biases of all products and the head": ("phi", {
+        "target_modules": ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2", "lm_head"], "lora_bias": True}),
+    "an MLP of convolutional names": ("starcoder2", {"target_modules": ["q_proj", "o_proj", "c_fc", "c_proj"],
+                                                     "lora_bias": True}),
+    "norms of all heads": ("olmo2", {"target_modules": "all-linear", "use_dora": True}),
+    "text part": ("gemma3 with images", {"target_modules": r".*language_model.*\.(q_proj|up_proj)", "alpha_pattern": {
+        r"model\.language_model\.layers\.1\..*": 20}}),
+    "text part and others": ("gemma3 with images", {"target_modules": "all-linear", "use_dora": True}),
     "biases in the base": ("qwen2", {"target_modules": "all-linear"}),
 }
 
@@ -226,7 +258,8 @@ def test_saved_by_peft(base, unadapted, tmp_path, kind):
     if kind == "fan_in_fan_out":
         edit_config(adapter, fan_in_fan_out=True)  # PEFT saves what it made of it
     said = assert_as_merged(base(family), adapter, unadapted(family), ranks=ranks_for(family, settings))
-    named = {"name after ^ that never matches": r'"alpha_pattern".*"\^q_proj" matches none',
+    named = {"text part and others": "27 of its tensors not used: they adapt other parts",
+             "name after ^ that never matches": r'"alpha_pattern".*"\^q_proj" matches none',
              "fan_in_fan_out": r'"fan_in_fan_out"', "parameters": r'"alpha_pattern".*"q_proj" matches none'}
     if kind in named:
         assert re.search(named[kind], said), said
@@ -318,6 +351,20 @@ class TestBaseWeightsSavedAlong:
 
 
 class TestNames:
+    def test_of_a_text_part_in_older_releases(self, base, unadapted, tmp_path):
+        """Before transformers 4.52, which PEFT still reads; names of a model of text alone it reads past."""
+        family = "gemma3 with images"
+        adapter = save(base(family), tmp_path / "adapter", target_modules=r".*language_model.*\.(q_proj|o_proj)")
+        inside = f"{PREFIX}model.language_model."
+        edit_tensors(adapter, lambda tensors: {name.replace(inside, f"{PREFIX}language_model.model."): value
+                                               for name, value in tensors.items()})
+        assert_as_merged(base(family), adapter, unadapted(family))
+        edit_tensors(adapter, lambda tensors: {name.replace("language_model.model.", "model."): value
+                                               for name, value in tensors.items()})
+        message = assert_refused(base(family), adapter, "model of text alone", "rename them")
+        run_command(message, "k.replace", tmp_path)
+        assert_as_merged(base(family), adapter, unadapted(family))
+
     @pytest.mark.parametrize("settings", [
         {}, {"use_dora": True}, {"target_modules": ["embed_tokens", "lm_head", "q_proj"]}], ids=["plain", "DoRA", "embedding"])
     def test_of_the_default_adapter(self, base, unadapted, tmp_path, settings):

@@ -237,10 +237,14 @@ READ_BY_MANY = ("/model/", "/pairs.csv", "/tokenizer", "/config.json")
 
 
 def telling_calls(command: Command, calls: list[Call]) -> list[Call]:
-    """The first and the last call of a name on a file. What every command reads in the same way counts for the first
-    command alone."""
+    """For the first command the first and the last call of a name on a file, for the others one of the two in turn. What
+    every command reads in the same way counts for the first command alone."""
     ends: dict[tuple[str, str], list[Call]] = {}
     for call in calls:
         if command is COMMANDS[0] or not any(part in call.path for part in READ_BY_MANY):
             ends.setdefault((call.name, final_name(call.path)), []).append(call)
-    return sorted({call for some in ends.values() for call in (some[0], some[-1])}, key=lambda call: call.number)
+    if command is COMMANDS[0]:
+        chosen = {call for some in ends.values() for call in (some[0], some[-1])}
+    else:
+        chosen = {some[-(turn % 2)] for turn, some in enumerate(ends.values())}
+    return sorted(chosen, key=lambda call: call.number)

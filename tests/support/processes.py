@@ -30,10 +30,16 @@ def hears_signals(pid: int) -> bool:
     """Whether the program waits for signals: from then on none of them kills it."""
     try:
         # Between fork and exec, Python's own copy of itself blocks all signals.
-        if Path(f"/proc/{pid}/exe").readlink().name != "bipo-dist":
+        if Path(f"/proc/{pid}/exe").readlink().name not in ("bipo-dist", "bipo-dist-compute"):
             return False
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return False
-    [blocked] = [line.split()[1] for line in status.splitlines() if line.startswith("SigBlk:")]
-    return bool(int(blocked, 16) & 1 << (signal.SIGTERM - 1))
+    [line] = [line for line in status.splitlines() if line.startswith("SigBlk:")]
+    blocked = int(line.split()[1], 16)
+    # While a thread is made, its maker blocks all signals.  Libraries make one before the program's main function.
+    return _is_in(signal.SIGTERM, blocked) and not _is_in(signal.SIGCHLD, blocked)
+
+
+def _is_in(number: signal.Signals, mask: int) -> bool:
+    return bool(mask & 1 << (number - 1))

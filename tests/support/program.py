@@ -152,6 +152,17 @@ def wait_until(condition: Callable[[], bool], running: Running, timeout: float =
         time.sleep(0.01)
 
 
+def stop_when(running: Running, condition: Callable[[], bool]) -> None:
+    """Stops the program at a moment at which `condition` holds; SIGCONT lets it go on."""
+    while True:
+        running.send(signal.SIGSTOP)
+        time.sleep(0.05)  # until it stands still
+        if condition():
+            return
+        running.send(signal.SIGCONT)
+        time.sleep(0.01)
+
+
 def from_environment(name: str) -> str:
     """The tests' set-up names the program, mpirun and the model cache in the environment."""
     value = os.environ.get(name)
@@ -168,5 +179,6 @@ def smollm2_directory() -> Path:
 
 
 def _text(file) -> str:
-    file.seek(0)
-    return file.read().decode(errors="replace")
+    """Leaves the file's offset alone: a run that goes on writes at the same one."""
+    descriptor = file.fileno()
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")

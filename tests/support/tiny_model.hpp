@@ -31,6 +31,16 @@ inline ModelConfig tiny_config() {
   return config;
 }
 
+// The same with a gated delta net in the first and the last block: 6 value heads share 3 key heads.
+inline ModelConfig tiny_recurrent_config() {
+  ModelConfig config = tiny_config();
+  config.kind_of_block = {0, 0, 0};
+  set_recurrent_blocks(
+      {true, false, true},
+      {.key_heads = 3, .value_heads = 6, .key_size = 4, .value_size = 5, .taps = 3}, config);
+  return config;
+}
+
 // Normal weights, scaled so that activations and logits are of order one; norms' weights are near
 // one.
 class RandomWeights final : public WeightSource {
@@ -38,7 +48,7 @@ class RandomWeights final : public WeightSource {
   explicit RandomWeights(const ModelConfig& config, std::uint64_t seed = 7) {
     at::manual_seed(seed);
     const auto add = [&](Role role, std::int64_t block) {
-      const TensorShape shape = full_shape(config, role);
+      const TensorShape shape = full_shape(config, role, block);
       tensors_[{role, block}] = shape.is_vector()
                                     ? at::randn({shape.rows}, at::kDouble) * 0.1 + 1
                                     : at::randn({shape.rows, shape.columns}, at::kDouble) /
@@ -48,7 +58,7 @@ class RandomWeights final : public WeightSource {
     add(Role::kFinalNorm, 0);
     add(Role::kHead, 0);
     for (std::int64_t block = 0; block < config.blocks; ++block) {
-      for (const Role role : block_roles(config)) {
+      for (const Role role : block_roles(config, block)) {
         add(role, block);
       }
     }

@@ -37,6 +37,22 @@ inline std::vector<TokenPair> varied_pairs(int count) {
   return pairs;
 }
 
+// Training on eleven pairs, in steps of four and passes of two, whose last step has three.
+inline TrainingSettings training_settings(std::int64_t epochs, std::uint64_t seed, double lr,
+                                          double beta, SignRule sign) {
+  TrainingSettings settings;
+  settings.plan.pairs = 11;
+  settings.plan.batch_size = 4;
+  settings.plan.micro_batch = 2;
+  settings.plan.epochs = epochs;
+  settings.plan.seed = seed;
+  settings.plan.sign = sign;
+  settings.lr = lr;
+  settings.beta = beta;
+  settings.warmup_steps = 2;
+  return settings;
+}
+
 // Listens, and stops the training after `last_step` steps where that is not negative.
 class QuietObserver final : public TrainingObserver {
  public:

@@ -6,22 +6,31 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <utility>
 
 #include "collectives/communicator.hpp"
+#include "collectives/device.hpp"
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
 #include "datasets/batches/batch_plan.hpp"
+#include "trainer/model/operators/upload.hpp"
 #include "trainer/passes/pair_scores.hpp"
 #include "trainer/passes/steering.hpp"
 
 namespace bipo {
 namespace {
 
-std::uint64_t layer_key(const CacheSettings& settings, std::int64_t layer) {
+// The tokens that a pass packs together at least, if there are that many: products with as many
+// rows run close to the processor's peak.
+constexpr std::int64_t kTokensPerPack = 512;
+
+// Values from products of another kind have other last bits.
+std::uint64_t layer_key(const CacheSettings& settings, std::int64_t layer, bool independent_rows) {
   ContentHash hash;
   hash.add(settings.key);
+  hash.add(static_cast<std::uint64_t>(independent_rows));
   hash.add(static_cast<std::uint64_t>(layer));
   hash.add(static_cast<std::uint64_t>(settings.type));
   hash.add(static_cast<std::uint64_t>(settings.group_size));
@@ -34,9 +43,11 @@ void require_finite(const std::vector<TokenPair>& pairs,
   for (std::size_t p = 0; p < pairs.size(); ++p) {
     if (!std::isfinite(reference[p].chosen) || !std::isfinite(reference[p].rejected)) {
       throw AgreedFailure(
-          fmt::format("{}: the model's own log-probability is not finite (chosen {}, rejected {}); "
-                      "if the model overflows, try --dtype fp32",
-                      pairs[p].where, reference[p].chosen, reference[p].rejected),
+          fmt::format(
+              "{}: the model's own log-probability is not finite (chosen {}, rejected {}); "
+              "if the model overflows, try --dtype fp32; --check-weights looks for damage in its "
+              "files",
+              pairs[p].where, reference[p].chosen, reference[p].rejected),
           kExitFailure);
     }
   }
@@ -65,7 +76,9 @@ ActivationCache::ActivationCache(const Decoder& decoder, const std::vector<Token
     : pairs_(pairs),
       settings_(settings),
       groups_(consecutive_groups(static_cast<std::int64_t>(pairs.size()), settings.group_size)),
-      first_token_(packed_offsets(pairs)) {
+      first_token_(packed_offsets(pairs)),
+      independent_rows_(all_reduced(std::int64_t{decoder.has_independent_rows()}, ReduceOp::kMin,
+                                    *ranks.world) == 1) {
   const StoreShape shape{first_token_.back(), decoder.config().hidden,
                          static_cast<std::int64_t>(pairs.size()), settings.type};
   for (const std::int64_t layer : settings.layers) {
@@ -114,9 +127,9 @@ void ActivationCache::read_file(Layer& layer, const Ranks& ranks) {
     return static_cast<FileFlaw>(
         all_reduced(static_cast<std::int64_t>(flaw), ReduceOp::kMax, group));
   };
-  layer.file =
-      std::make_unique<ActivationFile>(layer.store->shape(), settings_.directory,
-                                       layer_key(settings_, layer.layer), settings_.trusts_others);
+  layer.file = std::make_unique<ActivationFile>(
+      layer.store->shape(), settings_.directory,
+      layer_key(settings_, layer.layer, independent_rows_), settings_.trusts_others);
   FileFlaw own = layer.file->flaw();
   FileFlaw agreed = worst(own, *ranks.world);
   if (agreed == FileFlaw::kNone) {
@@ -164,18 +177,45 @@ void ActivationCache::read_back(Layer& layer) {
   layer.median_rms = *number;
 }
 
+at::Tensor ActivationCache::rows_on_device(const Decoder& decoder, std::int64_t layer) const {
+  const c10::Device device = decoder.device();
+  if (device.is_cpu() || !settings_.keep || settings_.place == ActivationPlace::kHost) {
+    return {};
+  }
+  const at::Tensor& rows = at(layer).store->activations();
+  release_unused_device_memory(device);
+  const std::uint64_t free = free_device_memory(device);
+  if (settings_.place == ActivationPlace::kDevice && rows.nbytes() > free) {
+    throw UserError(fmt::format(
+        "--cache-device device: the activations take {} bytes, and the device has {} left; use "
+        "--cache-device auto, or --cache-dtype bf16",
+        rows.nbytes(), free));
+  }
+  // The other half is for the work on a micro-batch.
+  const bool fits = settings_.place == ActivationPlace::kDevice || rows.nbytes() <= free / 2;
+  return fits ? rows.to(device) : at::Tensor();
+}
+
+std::vector<std::int64_t> ActivationCache::kept_rows(const PackedPairs& packed) const {
+  std::vector<std::int64_t> rows(packed.pair_of_token.size());
+  for (std::size_t t = 0; t < rows.size(); ++t) {
+    rows[t] = rows_of(packed.pair_of_token[t]).begin + packed.offset_of_token[t];
+  }
+  return rows;
+}
+
 at::Tensor ActivationCache::activations(const Decoder& decoder, const PackedPairs& packed,
                                         std::int64_t layer) const {
-  std::vector<std::int64_t> rows(packed.pair_of_token.size());
   if (settings_.keep) {
-    for (std::size_t t = 0; t < rows.size(); ++t) {
-      rows[t] = rows_of(packed.pair_of_token[t]).begin + packed.offset_of_token[t];
-    }
-    return at(layer)
-        .store->activations()
-        .index_select(0, at::tensor(rows, at::kLong))
-        .to(residual_options(decoder));
+    const at::Tensor kept =
+        at(layer).store->activations().index_select(0, at::tensor(kept_rows(packed), at::kLong));
+    // In the kept type, which has fewer bytes where it is narrower.
+    return uploaded(kept, kept.options().device(decoder.device())).to(decoder.residual_type());
   }
+  if (independent_rows_) {
+    return run_prefix(decoder, packed, layer);
+  }
+  std::vector<std::int64_t> rows(packed.pair_of_token.size());
   std::map<std::int64_t, std::int64_t> first_row;  // of each pair among the rows computed here
   std::vector<at::Tensor> parts;
   std::int64_t next = 0;
@@ -227,7 +267,8 @@ class PrefixPass {
         tasks_.emplace_back(*cache);
       }
     }
-    loads_by_block_ = keeps_all_ && weights_exceed_pairs();
+    loads_by_block_ = keeps_all_ && (weights_exceed_pairs() || !holds_all_blocks());
+    portion_bytes_ = choose_portion();
   }
 
   void run() {
@@ -242,13 +283,7 @@ class PrefixPass {
     } else if (!tasks_.empty()) {
       decoder_.load_embedding();
       if (loads_by_block_) {
-        std::vector<Passenger> passengers;
-        for (Task& task : tasks_) {
-          for (std::size_t g = 0; g < task.cache.groups_.size(); ++g) {
-            board(task, g, passengers);
-          }
-        }
-        stream(std::move(passengers));
+        stream_by_blocks();
       } else {
         decoder_.load_blocks({0, blocks});
         for (Task& task : tasks_) {
@@ -284,18 +319,19 @@ class PrefixPass {
     std::vector<AnswerLogProbs> answers;   // per pair
   };
 
-  // A pair that this replica computes.
+  // Pairs that this replica computes together.
   struct Passenger {
     Task& task;
-    std::int64_t pair;
+    std::vector<std::int64_t> pairs;  // ascending
     PackedPairs packed;
+    std::vector<std::vector<std::int64_t>> rows;  // of the pack, for each pair
     at::Tensor hidden;
   };
 
   // Whether the blocks that block-wise loading never holds at once are larger than the pairs under
   // way, which it all holds.  The same on every rank.
   bool weights_exceed_pairs() const {
-    const auto bytes = [&](std::int64_t blocks) {
+    const auto bytes = [&](Range blocks) {
       return static_cast<double>(Decoder::weight_bytes(decoder_.config(), ranks_.topology.tp(), 0,
                                                        decoder_.product_type(), decoder_.device(),
                                                        blocks, /*embedding=*/false));
@@ -305,7 +341,42 @@ class PrefixPass {
       tokens += static_cast<double>(task.cache.first_token_.back());
     }
     const auto of_token = static_cast<double>(decoder_.config().hidden) * sizeof(float);
-    return bytes(layers_.front()) - bytes(0) > tokens / ranks_.topology.dp() * of_token;
+    return bytes({0, layers_.front()}) - bytes({0, 0}) > tokens / ranks_.topology.dp() * of_token;
+  }
+
+  std::uint64_t bytes_of_blocks(Range blocks, bool embedding) const {
+    return Decoder::weight_bytes(decoder_.config(), ranks_.topology.tp(), ranks_.topology.tp_rank(),
+                                 decoder_.product_type(), decoder_.device(), blocks, embedding);
+  }
+
+  // Returns the bytes that the device has left beside the head when `blocks` and the embedding are
+  // loaded; the least of all ranks.
+  std::uint64_t left_beside(Range blocks) const {
+    const std::uint64_t free = free_device_memory(decoder_.device());
+    const std::uint64_t weights =
+        bytes_of_blocks(blocks, /*embedding=*/true) - bytes_of_blocks({0, 0}, /*embedding=*/false);
+    return all_reduced(free - std::min(free, weights), ReduceOp::kMin, *ranks_.world);
+  }
+
+  // Whether the device has room for the whole model and, in as much again as a tenth of it, for a
+  // pack.  In host memory the caller has seen to that.
+  bool holds_all_blocks() const {
+    const Range all = {0, decoder_.config().blocks};
+    return decoder_.device().is_cpu() || left_beside(all) > bytes_of_blocks(all, true) / 10;
+  }
+
+  // Returns the bytes that the pairs under way may take: half of what is left beside the blocks
+  // from the lowest layer on and one below; the other half is for the work on a pack.
+  std::uint64_t choose_portion() const {
+    if (decoder_.device().is_cpu()) {
+      return std::numeric_limits<std::uint64_t>::max();
+    }
+    const std::int64_t front = layers_.front();
+    std::uint64_t least = std::numeric_limits<std::uint64_t>::max();
+    for (const std::int64_t first : {front, std::max<std::int64_t>(0, front - 1)}) {
+      least = std::min(least, left_beside({first, decoder_.config().blocks}));
+    }
+    return least / 2;
   }
 
   bool is_mine(std::size_t group) const {
@@ -313,15 +384,52 @@ class PrefixPass {
            ranks_.topology.dp_rank();
   }
 
-  // Adds the pairs of `group` if it is this replica's.
-  void board(Task& task, std::size_t group, std::vector<Passenger>& passengers) const {
-    if (!is_mine(group)) {
-      return;
+  // Returns this replica's pairs, each entry packed together: where a row's bits do not depend on
+  // its neighbours, groups up to kTokensPerPack tokens, else every pair by itself.
+  std::vector<std::vector<std::int64_t>> packs_of(const ActivationCache& cache) const {
+    std::vector<std::vector<std::int64_t>> packs;
+    std::int64_t tokens = kTokensPerPack;  // of the last pack: full
+    for (std::size_t g = 0; g < cache.groups_.size(); ++g) {
+      if (!is_mine(g)) {
+        continue;
+      }
+      for (const std::int64_t pair : cache.groups_[g]) {
+        if (!cache.independent_rows_ || tokens >= kTokensPerPack) {
+          packs.emplace_back();
+          tokens = 0;
+        }
+        packs.back().push_back(pair);
+        tokens += cache.rows_of(pair).size();
+      }
     }
-    for (const std::int64_t pair : task.cache.groups_[group]) {
-      PackedPairs packed = pack_alike(task.cache.pairs_, {pair}, decoder_);
-      at::Tensor hidden = decoder_.embed(packed.ids);
-      passengers.push_back({task, pair, std::move(packed), std::move(hidden)});
+    return packs;
+  }
+
+  void board(Task& task, std::vector<std::int64_t> pairs,
+             std::vector<Passenger>& passengers) const {
+    PackedPairs packed = pack_alike(task.cache.pairs_, pairs, decoder_);
+    std::vector<std::vector<std::int64_t>> rows = rows_of_pairs(packed, pairs);
+    at::Tensor hidden = decoder_.embed(packed.ids);
+    passengers.push_back(
+        {task, std::move(pairs), std::move(packed), std::move(rows), std::move(hidden)});
+  }
+
+  // All pairs through one block after the other, as many at a time as there is room for.
+  void stream_by_blocks() {
+    std::vector<Passenger> passengers;
+    std::uint64_t bytes = 0;
+    for (Task& task : tasks_) {
+      for (std::vector<std::int64_t>& pairs : packs_of(task.cache)) {
+        board(task, std::move(pairs), passengers);
+        bytes += passengers.back().hidden.nbytes() + bytes_of(passengers.back().packed.layout);
+        if (bytes >= portion_bytes_) {
+          stream(std::exchange(passengers, {}));
+          bytes = 0;
+        }
+      }
+    }
+    if (!passengers.empty()) {
+      stream(std::move(passengers));
     }
   }
 
@@ -332,12 +440,12 @@ class PrefixPass {
   // Where all pairs under way take more room than the blocks, or there is none for their cached
   // activations.
   void stream_by_groups(Task& task) {
-    const std::size_t groups = task.cache.groups_.size();
-    for (std::size_t g = 0; g < groups; ++g) {
+    std::vector<std::vector<std::int64_t>> packs = packs_of(task.cache);
+    for (std::size_t g = 0; g < packs.size(); ++g) {
       progress_(keeps_all_ ? "prefix and reference, group" : reference_phase(task.cache),
-                static_cast<std::int64_t>(g) + 1, static_cast<std::int64_t>(groups));
+                static_cast<std::int64_t>(g) + 1, static_cast<std::int64_t>(packs.size()));
       std::vector<Passenger> passengers;
-      board(task, g, passengers);
+      board(task, std::move(packs[g]), passengers);
       stream(std::move(passengers));
     }
   }
@@ -374,18 +482,31 @@ class PrefixPass {
   void score(const Passenger& passenger) const {
     const at::Tensor output = decoder_.run_to_answers(
         passenger.hidden, decoder_.config().blocks - 1, passenger.packed.layout);
-    passenger.task.answers[static_cast<std::size_t>(passenger.pair)] =
-        score_output(decoder_, passenger.packed, output).answers.front();
+    const std::vector<AnswerLogProbs> answers =
+        score_output(decoder_, passenger.packed, output).answers;
+    for (std::size_t i = 0; i < answers.size(); ++i) {
+      passenger.task.answers[static_cast<std::size_t>(passenger.pairs[i])] = answers[i];
+    }
   }
 
   void keep(const Passenger& passenger, std::int64_t layer, std::vector<double>& rms) const {
     const ActivationCache& cache = passenger.task.cache;
-    const Range rows = cache.rows_of(passenger.pair);
-    const at::Tensor of_tokens = token_rms(passenger.hidden);
-    std::copy_n(of_tokens.const_data_ptr<double>(), rows.size(), rms.begin() + rows.begin);
     const ActivationCache::Layer& entry = cache.at(layer);
-    if (cache.settings_.keep && !entry.filled && ranks_.topology.tp_rank() == 0) {
-      entry.store->activations().narrow(0, rows.begin, rows.size()).copy_(passenger.hidden);
+    const bool stores = cache.settings_.keep && !entry.filled && ranks_.topology.tp_rank() == 0;
+    const at::Tensor of_tokens = token_rms(passenger.hidden);
+    const double* of_token = of_tokens.const_data_ptr<double>();
+    for (std::size_t i = 0; i < passenger.pairs.size(); ++i) {
+      const std::vector<std::int64_t>& rows = passenger.rows[i];
+      const Range places = cache.rows_of(passenger.pairs[i]);
+      for (std::size_t t = 0; t < rows.size(); ++t) {
+        rms[static_cast<std::size_t>(places.begin) + t] = of_token[rows[t]];
+      }
+      if (stores) {
+        const at::Tensor index = at::tensor(rows, at::kLong).to(passenger.hidden.device());
+        entry.store->activations()
+            .narrow(0, places.begin, places.size())
+            .copy_(passenger.hidden.index_select(0, index).to(cache.settings_.type));
+      }
     }
   }
 
@@ -429,8 +550,9 @@ class PrefixPass {
 
   void find_reference(const Task& task, ActivationCache::Layer& layer) const {
     const ActivationCache& cache = task.cache;
-    const bool exact = decoder_.product_type() != at::kBFloat16 &&
-                       (!cache.settings_.keep || cache.settings_.type != at::kBFloat16);
+    const bool same_path = cache.independent_rows_ || decoder_.product_type() != at::kBFloat16;
+    const bool exact =
+        same_path && (!cache.settings_.keep || cache.settings_.type != at::kBFloat16);
     layer.reference = exact ? task.answers : score_reference(cache, layer.layer);
     require_finite(cache.pairs_, layer.reference);
   }
@@ -474,7 +596,8 @@ class PrefixPass {
   Decoder& decoder_;
   const std::vector<std::int64_t>& layers_;
   bool keeps_all_;
-  bool loads_by_block_ = false;  // all pairs go through a block before the next one is loaded
+  bool loads_by_block_ = false;      // a portion goes through a block before the next one is loaded
+  std::uint64_t portion_bytes_ = 0;  // that the pairs of a portion may take, by one pair exceeded
   const Ranks& ranks_;
   const PassProgress& progress_;
   std::vector<Task> tasks_;

@@ -25,22 +25,31 @@ namespace bipo {
 
 // P pairs, T packed tokens of all pairs, D hidden.
 
+// Where the activations of a training are read from.
+enum class ActivationPlace {
+  kAuto,    // the device if they take at most half of what it has left, else host memory
+  kHost,    // host memory; a step brings its rows to the device
+  kDevice,  // the device
+};
+
 struct CacheSettings {
   std::vector<std::int64_t> layers;  // ascending, no layer twice
   std::int64_t group_size = 4;       // pairs that are scored together
   bool keep = true;                  // else every use runs the prefix again
   at::ScalarType type = at::kFloat;  // of the kept activations
-  std::filesystem::path directory;   // of files that the next run opens; empty: in memory
-  bool trusts_others = false;        // opens files of other users too
+  ActivationPlace place = ActivationPlace::kAuto;
+  std::filesystem::path directory;  // of files that the next run opens; empty: in memory
+  bool trusts_others = false;       // opens files of other users too
   std::function<void(const std::string&)> warn;  // about files; called alike on every rank
   std::uint64_t key = 0;  // of everything that shapes the values, layer and type aside
 };
 
-// The model runs pair by pair, so that its results depend neither on the number of replicas, nor on
-// the other requested layers, nor on whether activations are kept or recomputed.  With bfloat16 the
-// reference of a layer is scored again, in fixed groups of consecutive pairs, by the suffix that
-// training uses: there last bits become differences as large as a young vector's effect.  Replicas
-// take groups in turn and exchange the results.
+// The results depend neither on the number of replicas, nor on the other requested layers, nor on
+// whether activations are kept or recomputed.  Where the decoder's rows are independent, pairs are
+// packed together for it; elsewhere the model runs pair by pair, and with bfloat16 the reference of
+// a layer is scored again, in fixed groups of consecutive pairs, by the suffix that training uses:
+// there last bits become differences as large as a young vector's effect.  Replicas take groups in
+// turn and exchange the results.
 class ActivationCache {
  public:
   // Reserves room, and reads what an earlier run kept.  A file that is damaged in any way is named
@@ -63,6 +72,14 @@ class ActivationCache {
   // decoder's device. Collective over: tp (where activations are not kept)
   at::Tensor activations(const Decoder& decoder, const PackedPairs& packed,
                          std::int64_t layer) const;
+
+  // Returns a copy of all kept rows of a layer on the decoder's device, for training, where they
+  // belong there by the settings; else an undefined tensor.  Throws UserError where they have to be
+  // there and have no room.  Local.
+  at::Tensor rows_on_device(const Decoder& decoder, std::int64_t layer) const;
+
+  // Returns the row among them of each token of `packed`, [T].
+  std::vector<std::int64_t> kept_rows(const PackedPairs& packed) const;
 
   // Scores all pairs with `coefficient` times `vector` [D] added after block `layer`; the same on
   // every rank.  Collective over: dp x tp
@@ -100,6 +117,7 @@ class ActivationCache {
   CacheSettings settings_;
   std::vector<std::vector<std::int64_t>> groups_;
   std::vector<std::int64_t> first_token_;  // [P + 1] of each pair among all packed tokens
+  bool independent_rows_;                  // on every rank
   std::vector<Layer> layers_;
 };
 
@@ -117,11 +135,11 @@ double shared_median(std::vector<double> rms, at::Device device, const Ranks& ra
 
 // Fills the caches that are not filled, all of the same layers.  Where activations are kept and the
 // blocks up to the lowest layer are larger than the pairs' hidden states, all pairs go through a
-// block before the next block is loaded; else group after group goes through all blocks, with the
-// same bits.  Blocks up to the lowest layer are released after use.  Each layer's file gets its
-// name as soon as the layer is complete; where none can be written, a warning says so and the
-// values stay in memory.  Afterwards the suffix of the
-// lowest layer is loaded; everything else is too if a cache does not keep activations.  Throws
+// block before the next block is loaded, on an accelerator in portions of half of its free memory;
+// else pack after pack goes through all blocks, with the same bits.  Blocks up to the lowest layer
+// are released after use.  Each layer's file gets its name as soon as the layer is complete; where
+// none can be written, a warning says so and the values stay in memory.  Afterwards the suffix of
+// the lowest layer is loaded; everything else is too if a cache does not keep activations.  Throws
 // AgreedFailure (1) when a reference log-probability is not finite.  Collective over: world
 void fill_caches(Decoder& decoder, const std::vector<ActivationCache*>& caches, const Ranks& ranks,
                  const PassProgress& progress);

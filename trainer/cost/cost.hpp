@@ -34,7 +34,7 @@ TokenCounts micro_batch_of(const TokenCounts& pair, double count);
 
 // Count the parameters of a block's matrices, without norms, and of the whole model; a tied head
 // counts once.
-double block_parameters(const ModelConfig& config);
+double block_parameters(const ModelConfig& config, std::int64_t block);
 double model_parameters(const ModelConfig& config);
 
 // Returns the least operations of a step: forward and activation-only backward of the blocks after
@@ -47,7 +47,8 @@ struct Operations {
   double products = 0;
   double attention = 0;
   double head = 0;
-  double total() const { return products + attention + head; }
+  double recurrence = 0;
+  double total() const { return products + attention + head + recurrence; }
 };
 
 // Count the operations of a micro-batch in a step and in a forward pass over the suffix (an
@@ -68,18 +69,19 @@ struct ElementBytes {
   double cache = 4;  // kept activations
 };
 
-// Returns the storage of a model in `bf16` or fp32: on CPUs the head stays fp32, and so do the
-// blocks where the processor emulates bfloat16.
-ElementBytes element_bytes(bool bf16, bool cuda, bool emulated, bool bf16_cache);
+// Returns the storage of a model in `bf16` or fp32: the blocks stay fp32 where the processor
+// emulates bfloat16, the head where it multiplies no bfloat16 tiles.
+ElementBytes element_bytes(bool bf16, bool emulated, bool float_head, bool bf16_cache);
 
 // Bytes on one of the tp ranks that share a model: for each kind the most that any of them holds.
 struct RankMemory {
   double suffix = 0;       // blocks after the layer
   double head = 0;         // and final norm
   double activations = 0;  // a micro-batch's, kept for its backward pass, and its working space
-  double prefix = 0;   // while the prefix pass runs: embedding, one block, all pairs' activations
-  double cache = 0;    // kept activations of the node, which its ranks share; in host memory
-  double program = 0;  // libraries and the device's context
+  double prefix = 0;       // while the prefix pass runs: embedding, blocks, pairs under way
+  double data = 0;         // tokens of all pairs and what belongs to each; in host memory
+  double cache = 0;        // kept activations of the node, which its ranks share; in host memory
+  double program = 0;      // libraries and the device's context
 
   // The most at one time: training follows the prefix pass.
   double peak(bool with_cache) const;
@@ -90,9 +92,11 @@ struct RunShape {
   std::int64_t tp = 1;
   std::int64_t dp = 1;
   bool cuda = false;
-  double pairs = 0;        // training and held-out pairs, whose prefix is kept
-  TokenCounts pair;        // the mean pair
-  double micro_pairs = 1;  // pairs of a micro-batch
+  double device_bytes = 0;    // memory of an accelerator; 0: not known, and on a CPU
+  double pairs = 0;           // training and held-out pairs, whose prefix is kept
+  TokenCounts pair;           // the mean pair
+  double micro_pairs = 1;     // pairs of a micro-batch
+  bool packs_prefix = false;  // the pass packs pairs together, else it takes one at a time
   ElementBytes bytes;
 };
 
@@ -106,6 +110,7 @@ struct MachineSpeed {
   // Shares of the operations (or of the copy rate) that each kind of work reaches.
   double product_share = 1;
   double attention_share = 1;
+  double recurrence_share = 1;
   double head_share = 1;
   double elementwise_share = 1;
   double seconds_per_call = 0;  // of the host, for one operation on tensors
@@ -121,11 +126,14 @@ MachineSpeed typical_gpu(double operations, double copy_bytes, double link_bytes
 struct StepSeconds {
   double products = 0;
   double attention = 0;
+  double recurrence = 0;
   double head = 0;
   double elementwise = 0;
   double collectives = 0;
   double other = 0;  // the host's calls that the device's work does not hide
-  double total() const { return products + attention + head + elementwise + collectives + other; }
+  double total() const {
+    return products + attention + recurrence + head + elementwise + collectives + other;
+  }
 };
 
 // Predicts one micro-batch, forward and backward.

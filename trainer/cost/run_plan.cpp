@@ -47,6 +47,8 @@ RunShape shape_of(const PlanRequest& request, std::int64_t tp, std::int64_t micr
   shape.pairs = static_cast<double>(request.train_pairs + request.test_pairs);
   shape.pair = request.pair;
   shape.micro_pairs = static_cast<double>(micro_batch);
+  shape.packs_prefix = request.packs_prefix;
+  shape.device_bytes = request.machine.cuda ? request.machine.memory_bytes : 0;
   shape.bytes = request.bytes;
   return shape;
 }

@@ -36,6 +36,7 @@ struct PlanRequest {
   std::int64_t cells = 1;
   std::string dtype;  // "bf16" or "fp32"
   ElementBytes bytes;
+  bool packs_prefix = false;  // see RunShape
   PlannedMachine machine;
 };
 

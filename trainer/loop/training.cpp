@@ -16,6 +16,7 @@
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
 #include "trainer/loop/held_out_evaluation.hpp"
+#include "trainer/model/operators/upload.hpp"
 #include "trainer/passes/pair_scores.hpp"
 #include "trainer/passes/scoring.hpp"
 #include "trainer/passes/steering.hpp"
@@ -237,7 +238,8 @@ class Trainer {
         held_out_(held_out),
         layer_(layer),
         ranks_(ranks),
-        residual_(residual_options(decoder)),
+        residual_(at::TensorOptions().dtype(decoder.residual_type())),
+        rows_on_device_(cache.rows_on_device(decoder, layer)),
         last_step_(last_step) {
     for (const TrainingMember& member : members) {
       members_.emplace_back(member);
@@ -387,11 +389,24 @@ class Trainer {
     for (const Place& p : places) {
       items.push_back({p.pair, {static_cast<std::int64_t>(p.member), p.sign}});
     }
-    const PackedPairs packed = pack_pairs(cache_.pairs(), items, decoder_);
-    const at::Tensor hidden = cache_.activations(decoder_, packed, layer_);
-    const at::Tensor vectors = current_vectors(members).set_requires_grad(true);
-    const PairScores scores = score_pairs(
-        decoder_, packed, hidden, {layer_, coefficients_of(packed, members.size()), vectors});
+    at::Tensor vectors;
+    at::Tensor coefficients;
+    at::Tensor rows;  // of the kept activations
+    const PackedPairs packed = pack_pairs(
+        cache_.pairs(), items, decoder_, [&](const PackedPairs& of_items, Upload& upload) {
+          upload.add(current_vectors(members), vectors);
+          upload.add(coefficients_of(of_items, members.size()), coefficients);
+          if (rows_on_device_.defined()) {
+            upload.add(cache_.kept_rows(of_items), rows);
+          }
+        });
+    const at::Tensor hidden =
+        rows_on_device_.defined()
+            ? rows_on_device_.index_select(0, rows).to(decoder_.residual_type())
+            : cache_.activations(decoder_, packed, layer_);
+    vectors.set_requires_grad(true);
+    const PairScores scores =
+        score_pairs(decoder_, packed, hidden, {layer_, coefficients, vectors});
 
     std::vector<double> loss_by_answer;
     for (std::size_t i = 0; i < places.size(); ++i) {
@@ -409,10 +424,12 @@ class Trainer {
     for (const std::int64_t answer : packed.answer_of_target) {
       loss_by_target.push_back(loss_by_answer[static_cast<std::size_t>(answer)]);
     }
-    scores.target_log_probs.backward(at::tensor(loss_by_target, at::kDouble).to(residual_));
+    scores.target_log_probs.backward(
+        uploaded(at::tensor(loss_by_target, at::kDouble), residual_.device(decoder_.device())));
     return vectors.grad();
   }
 
+  // [M, D] on the host.
   at::Tensor current_vectors(std::span<const Member> members) const {
     std::vector<at::Tensor> rows;
     for (const Member& member : members) {
@@ -421,7 +438,7 @@ class Trainer {
     return at::stack(rows).to(residual_);
   }
 
-  // [M, T]: d where a row belongs to the member.
+  // [M, T] on the host: d where a row belongs to the member.
   at::Tensor coefficients_of(const PackedPairs& packed, std::size_t members) const {
     const auto tokens = packed.steering_of_token.size();
     std::vector<double> coefficients(members * tokens, 0.0);
@@ -439,8 +456,7 @@ class Trainer {
   StepOutcome reduce(const std::vector<at::Tensor>& gradients, std::vector<PairOutcome>& outcomes,
                      std::size_t micro_batches) const {
     at::Tensor gradient = exact_sum(gradients, decoder_.config().hidden, decoder_.device(),
-                                    static_cast<std::int64_t>(micro_batches), *ranks_.dp)
-                              .to(decoder_.device());
+                                    static_cast<std::int64_t>(micro_batches), *ranks_.dp);
     share_rows(outcomes, decoder_.device(), ranks_);
     // All ranks must agree whether the step can be made.
     if (!std::all_of(outcomes.begin(), outcomes.end(), [](const PairOutcome& pair) {
@@ -449,8 +465,12 @@ class Trainer {
       gradient.fill_(std::numeric_limits<double>::quiet_NaN());
     }
     // The tp ranks' gradients may differ in the last bits; their vectors must not.
-    ranks_.tp->broadcast(gradient, 0);
-    return summarize(gradient.cpu(), outcomes);
+    if (ranks_.tp->size() > 1) {
+      gradient = gradient.to(decoder_.device());
+      ranks_.tp->broadcast(gradient, 0);
+      gradient = gradient.cpu();
+    }
+    return summarize(gradient, outcomes);
   }
 
   // Each member in passes of its own.  In common ones, what is not finite of one reaches the
@@ -612,7 +632,8 @@ class Trainer {
   const ActivationCache* held_out_;
   std::int64_t layer_;
   const Ranks& ranks_;
-  at::TensorOptions residual_;
+  at::TensorOptions residual_;  // on the host
+  at::Tensor rows_on_device_;   // undefined where the host keeps them
   std::vector<Member> members_;
   Clock::time_point last_save_ = Clock::now();  // when it ended
   double seconds_of_save_ = 0;

@@ -94,6 +94,7 @@ ModelFiles open_model(const std::filesystem::path& model, const std::filesystem:
   const bool is_directory = names_directory(place.path);
   ModelFiles files;
   files.path = place.path;
+  files.adapter = place_of_adapter.path;
   add_note(place, "--model", files.notes);
   add_note(place_of_adapter, "--adapter", files.notes);
   if (is_directory) {

@@ -21,6 +21,7 @@ struct ModelFiles {
   std::unique_ptr<WeightSource> weights;
   std::uint64_t fingerprint = 0;         // covers configuration and samples of the weights
   std::filesystem::path path;            // the directory or GGUF file
+  std::filesystem::path adapter;         // merged into the weights; empty: none
   std::vector<std::string> notes;        // which snapshot of a cache it is, what lies beside it
   std::shared_ptr<const GgufFile> gguf;  // null for a directory
 

@@ -1,6 +1,5 @@
 #include "trainer/passes/packing.hpp"
 
-#include <ATen/ATen.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
+#include "trainer/model/operators/upload.hpp"
 
 namespace bipo {
 namespace {
@@ -82,7 +82,7 @@ class Packer {
     }
   }
 
-  PackedAnswers finish(const Decoder& decoder) {
+  PackedAnswers finish(const Decoder& decoder, const AddTables& add_tables) {
     std::vector<std::int64_t> answer_rows = predicting_rows_;
     std::sort(answer_rows.begin(), answer_rows.end());
     answer_rows.erase(std::unique(answer_rows.begin(), answer_rows.end()), answer_rows.end());
@@ -91,13 +91,14 @@ class Packer {
       row_of_target.push_back(std::lower_bound(answer_rows.begin(), answer_rows.end(), row) -
                               answer_rows.begin());
     }
-    const auto to_device = [&](const std::vector<std::int64_t>& values) {
-      return at::tensor(values, at::kLong).to(decoder.device());
-    };
-    packed_.ids = to_device(ids_);
-    packed_.layout = decoder.layout(positions_, parts_, answer_rows);
-    packed_.row_of_target = to_device(row_of_target);
-    packed_.targets = to_device(targets_);
+    Upload upload;
+    upload.add(ids_, packed_.ids);
+    upload.add(row_of_target, packed_.row_of_target);
+    upload.add(targets_, packed_.targets);
+    if (add_tables) {
+      add_tables(packed_, upload);
+    }
+    packed_.layout = decoder.layout(positions_, parts_, answer_rows, std::move(upload));
     packed_.items = static_cast<std::int64_t>(items_.size());
     packed_.answers = first_answer_.back();
     return std::move(packed_);
@@ -188,7 +189,7 @@ class Packer {
 
 template <typename Item>
 PackedAnswers pack(const std::vector<Item>& all, const std::vector<PackItem>& items,
-                   const Decoder& decoder) {
+                   const Decoder& decoder, const AddTables& add_tables = {}) {
   std::vector<Sequences> sequences;
   std::map<SteeringChoice, std::vector<std::size_t>> trees;
   for (std::size_t i = 0; i < items.size(); ++i) {
@@ -199,7 +200,7 @@ PackedAnswers pack(const std::vector<Item>& all, const std::vector<PackItem>& it
   for (const auto& [steering, members] : trees) {
     packer.add_tree(members);
   }
-  return packer.finish(decoder);
+  return packer.finish(decoder, add_tables);
 }
 
 std::vector<PackItem> alike(const std::vector<std::int64_t>& indices) {
@@ -231,9 +232,27 @@ std::vector<std::int64_t> packed_offsets(const std::vector<TokenPair>& pairs) {
   return offsets;
 }
 
+std::vector<std::vector<std::int64_t>> rows_of_pairs(const PackedPairs& packed,
+                                                     const std::vector<std::int64_t>& pairs) {
+  std::map<std::int64_t, std::size_t> place_of_pair;
+  for (std::size_t i = 0; i < pairs.size(); ++i) {
+    place_of_pair[pairs[i]] = i;
+  }
+  std::vector<std::vector<std::int64_t>> rows(pairs.size());
+  for (std::size_t t = 0; t < packed.pair_of_token.size(); ++t) {
+    std::vector<std::int64_t>& of_pair = rows[place_of_pair.at(packed.pair_of_token[t])];
+    // Shared tokens come first in the batch, each at its offset.
+    while (static_cast<std::int64_t>(of_pair.size()) < packed.offset_of_token[t]) {
+      of_pair.push_back(static_cast<std::int64_t>(of_pair.size()));
+    }
+    of_pair.push_back(static_cast<std::int64_t>(t));
+  }
+  return rows;
+}
+
 PackedPairs pack_pairs(const std::vector<TokenPair>& pairs, const std::vector<PackItem>& items,
-                       const Decoder& decoder) {
-  return pack(pairs, items, decoder);
+                       const Decoder& decoder, const AddTables& add_tables) {
+  return pack(pairs, items, decoder, add_tables);
 }
 
 PackedPairs pack_alike(const std::vector<TokenPair>& pairs,

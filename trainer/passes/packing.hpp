@@ -6,6 +6,7 @@
 
 #include <compare>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "datasets/tokens/token_pair.hpp"
@@ -65,8 +66,17 @@ std::int64_t packed_size(const TokenPair& pair);
 std::vector<std::int64_t> packed_sizes(const std::vector<TokenPair>& pairs);
 std::vector<std::int64_t> packed_offsets(const std::vector<TokenPair>& pairs);
 
+// Returns for each of `pairs`, packed alike, the rows that hold its tokens in the order of its
+// packing by itself; the pairs share the first rows.
+std::vector<std::vector<std::int64_t>> rows_of_pairs(const PackedPairs& packed,
+                                                     const std::vector<std::int64_t>& pairs);
+
+// Adds tables that belong to packed items, so that they go to the device with those of the packing.
+// Called when the items have their rows, and before any tensor of `packed` is there.
+using AddTables = std::function<void(const PackedAnswers& packed, Upload& upload)>;
+
 PackedPairs pack_pairs(const std::vector<TokenPair>& pairs, const std::vector<PackItem>& items,
-                       const Decoder& decoder);
+                       const Decoder& decoder, const AddTables& add_tables = {});
 
 // Packs the pairs (or continuations) `indices`, all steered alike.
 PackedPairs pack_alike(const std::vector<TokenPair>& pairs,

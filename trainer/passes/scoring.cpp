@@ -22,6 +22,9 @@ void for_each_group(const ScoringContext& context, std::int64_t items,
 }
 
 void share_values(double* values, std::int64_t count, at::Device device, const Ranks& ranks) {
+  if (ranks.dp->size() == 1 && ranks.tp->size() == 1) {
+    return;
+  }
   const at::Tensor on_host = at::from_blob(values, {count}, at::kDouble);
   const at::Tensor table = on_host.to(device, at::kDouble, /*non_blocking=*/false, /*copy=*/true);
   // Every element is non-zero on one replica only: the sum is exact in any order.

@@ -117,6 +117,23 @@ TEST(Jinja, TestsTellTypesApart) {
             "TrueFalseTrueTrue");
 }
 
+// ByteDance's Seed-OSS looks a number up in a dict of numbers.
+TEST(Jinja, KeysOfDictsMayBeIntegers) {
+  const std::string dict = "{% set d = {0: 'a', 1024: 'c', 512: 'b', '512': 'text'} %}";
+  EXPECT_EQ(render(dict + "{{ d[512] }} {{ d['512'] }} {{ d.get(1024) }} {{ d.get(7, 'none') }}"),
+            "b text c none");
+  EXPECT_EQ(render(dict + "{{ 0 in d }} {{ '0' in d }} {{ d[7] is defined }} {{ d | length }}"),
+            "True False False 4");
+  EXPECT_EQ(render("{% for k, v in {16: 'x', 2: 'y', -1: 'z'} | dictsort %}{{ k + 1 }}{{ v }} "
+                   "{% endfor %}"),
+            "0z 3y 17x ");
+  EXPECT_EQ(render(dict + "{{ d | tojson }}{% for k in d %}{{ k }} {% endfor %}"),
+            R"({"0": "a", "1024": "c", "512": "b", "512": "text"}0 1024 512 512 )");
+  EXPECT_EQ(render("{{ {10: 1, 9: 2} | tojson(sort_keys=true) }}"), R"({"9": 2, "10": 1})");
+  EXPECT_THROW(render("{{ {1.5: 1} }}"), UserError);
+  EXPECT_THROW(render("{{ {1: 1, 'a': 2} | dictsort }}"), UserError);
+}
+
 TEST(Jinja, ToJsonWritesAsPythonDoes) {
   EXPECT_EQ(render("{{ {'a': [1, 2.0, none, true], 'b': {}, 'c': 'q\"\\u00e4\\n'} | tojson }}"),
             R"({"a": [1, 2.0, null, true], "b": {}, "c": "q\"ä\n"})");

@@ -202,6 +202,20 @@ TEST_F(DirectoryTokenizerTest, AClassWithRulesThatAreNotKnownIsNamed) {
   expect_parts(read().warnings.back(), {"CodeLlamaTokenizer", "tokenizer.json"});
 }
 
+TEST_F(DirectoryTokenizerTest, AFileIsNamedWhereItsPartIsCalledLikeTheDirectory) {
+  const std::filesystem::path before = std::filesystem::current_path();
+  std::filesystem::current_path(directory_);
+  for (const char* part : {"model", "decoder", "added_tokens"}) {
+    std::filesystem::create_directory(part);
+    json content = small_tokenizer();
+    content[part] = 1;
+    std::ofstream(std::filesystem::path(part) / "tokenizer.json") << content.dump();
+    expect_parts(error_of<UserError>([&] { read_directory_tokenizer(part); }),
+                 {std::string(part) + "/tokenizer.json: " + part + ": "});
+  }
+  std::filesystem::current_path(before);
+}
+
 TEST_F(DirectoryTokenizerTest, OtherKindsOfFilesAreToBeConverted) {
   std::filesystem::remove(directory_ / "tokenizer.json");
   expect_parts(error_of<UserError>([&] { read(); }), {"no tokenizer.json"});

@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <vector>
@@ -19,8 +20,52 @@ namespace {
 using testing::naive_logits;
 using testing::RandomWeights;
 using testing::tiny_config;
+using testing::tiny_recurrent_config;
 
-const GenerationHooks kNobody = {[](std::int64_t, std::int64_t, TokenId) {}, [] { return false; }};
+void ignore_token(std::int64_t /*prompt*/, std::int64_t /*setting*/, TokenId /*token*/) {
+}
+
+// What a generator did.
+struct Answered {
+  std::vector<GeneratedText> texts;   // [P S], by number of the prompt
+  std::vector<std::int64_t> numbers;  // of the prompts, in the order in which they were answered
+  std::int64_t steps = 0;
+};
+
+// Answers `prompts`, `at_once` of them together.
+Answered answer(const Decoder& decoder, const SteeringVectors& vectors,
+                const std::vector<NumberedPrompt>& prompts, const GenerationSettings& settings,
+                std::int64_t at_once, const TextGenerator::OnToken& on_token = ignore_token) {
+  TextGenerator generator(decoder, vectors, settings,
+                          generation_room(decoder.config(), prompts, at_once, settings), on_token);
+  for (std::size_t first = 0; first < prompts.size(); first += static_cast<std::size_t>(at_once)) {
+    const std::size_t end = std::min(prompts.size(), first + static_cast<std::size_t>(at_once));
+    generator.add({prompts.begin() + static_cast<std::ptrdiff_t>(first),
+                   prompts.begin() + static_cast<std::ptrdiff_t>(end)});
+  }
+  Answered answered;
+  std::map<std::int64_t, std::vector<GeneratedText>> by_number;
+  while (generator.unfinished() > 0) {
+    for (const PromptAnswers& answers : generator.step()) {
+      answered.numbers.push_back(answers.number);
+      by_number[answers.number] = answers.texts;
+    }
+    ++answered.steps;
+  }
+  EXPECT_EQ(by_number.size(), prompts.size());
+  for (const auto& [number, texts] : by_number) {
+    answered.texts.insert(answered.texts.end(), texts.begin(), texts.end());
+  }
+  return answered;
+}
+
+// Answers all prompts together.
+std::vector<GeneratedText> generate_batch(const Decoder& decoder, const SteeringVectors& vectors,
+                                          const std::vector<NumberedPrompt>& prompts,
+                                          const GenerationSettings& settings) {
+  return answer(decoder, vectors, prompts, settings, static_cast<std::int64_t>(prompts.size()))
+      .texts;
+}
 
 std::vector<float> random_vector(std::int64_t hidden, std::uint64_t seed) {
   at::manual_seed(seed);
@@ -55,8 +100,7 @@ struct Model {
 
   std::vector<GeneratedText> generate(const std::vector<PlacedVector>& vectors,
                                       const GenerationSettings& settings) const {
-    return *generate_batch(decoder, SteeringVectors(vectors, decoder), prompts(), settings,
-                           kNobody);
+    return generate_batch(decoder, SteeringVectors(vectors, decoder), prompts(), settings);
   }
 
   ModelConfig config;
@@ -152,6 +196,15 @@ TEST(Generation, OfALaterBlockOnly) {
   expect_naive(Model(config), {{config.blocks - 1, random_vector(20, 5)}}, settings, 1e-4);
 }
 
+TEST(Generation, ARecurrentModelGoesOnFromItsStates) {
+  for (const SteeredPositions positions : {SteeredPositions::kAll, SteeredPositions::kAnswer}) {
+    GenerationSettings settings = settings_for(kMultipliers);
+    settings.positions = positions;
+    expect_naive(Model(tiny_recurrent_config()), two_layers(), settings, 1e-4);
+    expect_naive(Model(tiny_recurrent_config(), at::kFloat), two_layers(), settings, 1e-3);
+  }
+}
+
 TEST(Generation, WithoutAVectorAllSettingsAreAlike) {
   expect_naive(Model(tiny_config()), {}, settings_for({{}, {}}), 1e-4);
 }
@@ -167,15 +220,20 @@ TEST(Generation, EndsAtTheFirstStopToken) {
   expect_naive(model, two_layers(), settings, 1e-4);
 }
 
-TEST(Generation, StopsBetweenTokensWhereItIsAsked) {
+TEST(Generation, AStepIsOneTokenOfEveryText) {
   const Model model(tiny_config());
+  const GenerationSettings settings = settings_for(kMultipliers);
+  const SteeringVectors vectors(two_layers(), model.decoder);
   int tokens = 0;
-  int asked = 0;
-  const GenerationHooks hooks = {[&](std::int64_t, std::int64_t, TokenId) { ++tokens; },
-                                 [&] { return ++asked == 3; }};
-  EXPECT_FALSE(generate_batch(model.decoder, SteeringVectors(two_layers(), model.decoder),
-                              prompts(), settings_for(kMultipliers), hooks));
-  EXPECT_EQ(tokens, 3 * 9);  // one of each text before every question
+  TextGenerator generator(model.decoder, vectors, settings,
+                          generation_room(model.config, prompts(), 3, settings),
+                          [&](std::int64_t, std::int64_t, TokenId) { ++tokens; });
+  generator.add(prompts());
+  for (int step = 1; step <= 3; ++step) {
+    EXPECT_TRUE(generator.step().empty());
+    EXPECT_EQ(tokens, step * 9);
+    EXPECT_EQ(generator.unfinished(), 3);
+  }
 }
 
 TEST(Generation, EndsAtTheModelsContext) {
@@ -205,6 +263,37 @@ TEST(Generation, MultiplierZeroIsTheBatchWithoutAVectorToTheBit) {
   const auto without = model.generate({}, plain);
   for (std::size_t p = 0; p < prompts().size(); ++p) {
     expect_same_bits(with_vectors[3 * p + 1], without[3 * p + 1]);
+  }
+}
+
+// Prompts that begin alike, texts that end early beside others that grow on, one block of settings.
+TEST(Generation, IndependentRowsHaveTheBitsOfATextAlone) {
+  ModelConfig config = tiny_config();
+  config.attention_kinds.front().window = 5;
+  for (const ModelConfig& each : {tiny_config(), config}) {
+    const Model model(each, at::kFloat);
+    if (!model.decoder.has_independent_rows()) {
+      GTEST_SKIP() << "this processor multiplies no tiles";
+    }
+    const std::vector<NumberedPrompt> alike = {
+        {0, {1, 5, 9, 3}}, {1, {1, 5, 9}}, {2, {1, 5, 9, 3, 7, 7, 2, 8}}, {3, {1, 5, 2}}};
+    for (const SteeredPositions positions : {SteeredPositions::kAll, SteeredPositions::kAnswer}) {
+      const SteeringVectors vectors(two_layers(), model.decoder);
+      GenerationSettings together = settings_for(kMultipliers);
+      together.has_independent_rows = true;
+      together.positions = positions;
+      const auto endless = generate_batch(model.decoder, vectors, alike, together);
+      together.stop_tokens = {endless[0].tokens[2], endless[7].tokens[4]};
+      const auto texts = generate_batch(model.decoder, vectors, alike, together);
+      EXPECT_TRUE(texts[0].stopped);
+      for (std::size_t i = 0; i < texts.size(); ++i) {
+        GenerationSettings alone = together;
+        alone.multipliers = {kMultipliers[i % 3]};
+        alone.has_independent_rows = false;
+        expect_same_bits(texts[i],
+                         generate_batch(model.decoder, vectors, {alike[i / 3]}, alone).front());
+      }
+    }
   }
 }
 
@@ -260,8 +349,12 @@ TEST(Generation, RotaryWindowsAndSoftCapsGoThroughTheCache) {
   }
 }
 
-TEST(Generation, TensorParallelRanksGenerateTheSame) {
-  const ModelConfig config = tiny_config();
+class TensorParallel : public ::testing::TestWithParam<bool> {};
+
+INSTANTIATE_TEST_SUITE_P(Generation, TensorParallel, ::testing::Bool());
+
+TEST_P(TensorParallel, RanksGenerateTheSame) {
+  const ModelConfig config = GetParam() ? tiny_recurrent_config() : tiny_config();
   const RandomWeights weights(config);
   const GenerationSettings settings = settings_for(kMultipliers);
   const auto vectors = two_layers();  // drawn here: threads share the generator
@@ -272,7 +365,7 @@ TEST(Generation, TensorParallelRanksGenerateTheSame) {
       decoder.load_embedding();
       decoder.load_blocks({0, config.blocks});
       const auto texts =
-          *generate_batch(decoder, SteeringVectors(vectors, decoder), prompts(), settings, kNobody);
+          generate_batch(decoder, SteeringVectors(vectors, decoder), prompts(), settings);
       for (std::size_t i = 0; i < texts.size(); ++i) {
         EXPECT_EQ(texts[i].tokens, whole[i].tokens);
         EXPECT_NEAR(texts[i].log_prob, whole[i].log_prob, 1e-4);
@@ -281,18 +374,174 @@ TEST(Generation, TensorParallelRanksGenerateTheSame) {
   }
 }
 
-TEST(Generation, ReplicasGatherTextsInTheirOrder) {
+TEST(Generation, ReplicasGatherAnswersInTheirOrder) {
   GeneratedText longest{{1, 2, 3}, -0.1234567890123, false};
   GeneratedText stopped{{7}, -2.5, true};
   GeneratedText empty{{}, 0, true};
+  GenerationSettings settings = settings_for({{1}, {2}});
+  settings.max_new_tokens = 3;
   run_as_threads(3, [&](Communicator& dp) {
-    const std::vector<std::vector<GeneratedText>> of_replica = {{longest, stopped}, {empty}, {}};
-    const auto all = gather_texts(of_replica[static_cast<std::size_t>(dp.rank())], 3, at::kCPU, dp);
+    const std::vector<std::vector<PromptAnswers>> of_replica = {
+        {{4, {longest, stopped}}, {1, {empty, longest}}}, {{2, {empty, empty}}}, {}};
+    const auto all =
+        gather_answers(of_replica[static_cast<std::size_t>(dp.rank())], settings, at::kCPU, dp);
     ASSERT_EQ(all.size(), 3U);
-    expect_same_bits(all[0], longest);
-    expect_same_bits(all[1], stopped);
-    expect_same_bits(all[2], empty);
+    EXPECT_EQ(all[0].number, 4);
+    EXPECT_EQ(all[1].number, 1);
+    EXPECT_EQ(all[2].number, 2);
+    expect_same_bits(all[0].texts.at(0), longest);
+    expect_same_bits(all[0].texts.at(1), stopped);
+    expect_same_bits(all[1].texts.at(0), empty);
+    expect_same_bits(all[1].texts.at(1), longest);
+    expect_same_bits(all[2].texts.at(1), empty);
   });
+}
+
+// A model whose texts end at different lengths, more prompts than are at work together, some of
+// which begin alike; each text as it is alone, for any number of prompts at work.
+class WaitingPrompts : public ::testing::TestWithParam<SteeredPositions> {
+ protected:
+  WaitingPrompts() : model_(config(), at::kFloat), vectors_(two_layers(), model_.decoder) {
+    settings_.positions = GetParam();
+    settings_.has_independent_rows = true;
+    const auto endless = generate_batch(model_.decoder, vectors_, prompts_, settings_);
+    settings_.stop_tokens = {endless[0].tokens[2], endless[7].tokens[4], endless[20].tokens[1]};
+  }
+
+  void SetUp() override {
+    if (!model_.decoder.has_independent_rows()) {
+      GTEST_SKIP() << "this processor multiplies no tiles";
+    }
+  }
+
+  static ModelConfig config() {
+    ModelConfig config = tiny_config();
+    config.attention_kinds.front().window = 5;
+    config.context = 24;  // ends texts of the longest prompts
+    return config;
+  }
+
+  static std::vector<NumberedPrompt> many_prompts() {
+    std::vector<NumberedPrompt> prompts;
+    for (std::int64_t p = 0; p < 11; ++p) {
+      const TokenId number = static_cast<TokenId>(p);
+      NumberedPrompt& prompt = prompts.emplace_back(NumberedPrompt{p, {1, 5, 9, 3, 7}});
+      if (p % 4 == 3) {
+        prompt.tokens = {2};  // begins unlike the others
+      }
+      for (std::int64_t i = 0; i < (7 * p) % 10; ++i) {
+        prompt.tokens.push_back(static_cast<TokenId>(i + 3) % 30);
+      }
+      prompt.tokens.push_back(number + 4);
+    }
+    return prompts;
+  }
+
+  // The texts, each prompt and setting by itself.
+  std::vector<GeneratedText> one_by_one() const {
+    std::vector<GeneratedText> texts;
+    for (const NumberedPrompt& prompt : prompts_) {
+      for (const std::vector<double>& multipliers : kMultipliers) {
+        GenerationSettings alone = settings_;
+        alone.multipliers = {multipliers};
+        alone.has_independent_rows = false;
+        texts.push_back(generate_batch(model_.decoder, vectors_, {prompt}, alone).front());
+      }
+    }
+    return texts;
+  }
+
+  Answered answer_at_once(std::int64_t at_once, const TextGenerator::OnToken& on_token) const {
+    return answer(model_.decoder, vectors_, prompts_, settings_, at_once, on_token);
+  }
+
+  Model model_;
+  SteeringVectors vectors_;
+  std::vector<NumberedPrompt> prompts_ = many_prompts();
+  GenerationSettings settings_ = settings_for(kMultipliers);
+};
+
+TEST_P(WaitingPrompts, HaveTheBitsOfATextAloneForAnyNumberAtWork) {
+  const std::vector<GeneratedText> expected = one_by_one();
+  EXPECT_GT(
+      std::count_if(expected.begin(), expected.end(), [](auto& text) { return text.stopped; }), 5);
+  for (const std::int64_t at_once : {1, 2, 3, 5, 11, 20}) {
+    const Answered answered = answer_at_once(at_once, ignore_token);
+    ASSERT_EQ(answered.texts.size(), expected.size());
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      SCOPED_TRACE(::testing::Message() << "text " << i << ", " << at_once << " prompts at once");
+      expect_same_bits(answered.texts[i], expected[i]);
+    }
+  }
+}
+
+// Three prompts at work: the fourth begins as soon as one of the first three is answered.
+TEST_P(WaitingPrompts, BeginBeforeOthersAtWorkHaveEnded) {
+  std::vector<std::int64_t> begun;
+  std::map<std::int64_t, std::size_t> last_token;  // of a prompt, among all tokens
+  std::map<std::int64_t, std::size_t> first_token;
+  std::size_t tokens = 0;
+  const Answered answered = answer_at_once(3, [&](std::int64_t prompt, std::int64_t, TokenId) {
+    first_token.emplace(prompt, tokens);
+    last_token[prompt] = tokens++;
+  });
+  std::int64_t overlapping = 0;  // prompts of one group of three that meet some of the next group
+  for (const auto& [prompt, last] : last_token) {
+    for (const auto& [other, first] : first_token) {
+      overlapping += other / 3 > prompt / 3 && first < last ? 1 : 0;
+    }
+  }
+  EXPECT_GT(overlapping, 0);
+  // In fixed groups every group takes the steps of its longest text.
+  GenerationSettings fixed = settings_;
+  fixed.has_independent_rows = false;
+  const Answered in_groups = answer(model_.decoder, vectors_, prompts_, fixed, 3);
+  EXPECT_LT(answered.steps, in_groups.steps);
+  EXPECT_FALSE(std::is_sorted(answered.numbers.begin(), answered.numbers.end()));
+}
+
+INSTANTIATE_TEST_SUITE_P(Generation, WaitingPrompts,
+                         ::testing::Values(SteeredPositions::kAll, SteeredPositions::kAnswer));
+
+TEST(Generation, FixedGroupsHaveTheBitsOfABatchByItself) {
+  const Model model(tiny_config(), at::kFloat);
+  const SteeringVectors vectors(two_layers(), model.decoder);
+  GenerationSettings settings = settings_for(kMultipliers);
+  const auto endless = generate_batch(model.decoder, vectors, prompts(), settings);
+  settings.stop_tokens = {endless[0].tokens[2]};
+  std::vector<NumberedPrompt> six = prompts();
+  for (NumberedPrompt& prompt : prompts()) {
+    prompt.number += 3;
+    prompt.tokens.push_back(6);
+    six.push_back(prompt);
+  }
+  const Answered answered = answer(model.decoder, vectors, six, settings, 3);
+  const auto first =
+      generate_batch(model.decoder, vectors, {six.begin(), six.begin() + 3}, settings);
+  const auto second =
+      generate_batch(model.decoder, vectors, {six.begin() + 3, six.end()}, settings);
+  for (std::size_t i = 0; i < 9; ++i) {
+    expect_same_bits(answered.texts[i], first[i]);
+    expect_same_bits(answered.texts[9 + i], second[i]);
+  }
+}
+
+TEST(Generation, RowsGivenBackJoinTheirNeighbours) {
+  RowPool pool(10, 3);
+  const CacheRegion first = *pool.take(4);
+  const CacheRegion second = *pool.take(3);
+  const CacheRegion third = *pool.take(3);
+  EXPECT_EQ(third.rows.end, 10);
+  EXPECT_EQ(third.number, 2);
+  EXPECT_FALSE(pool.take(1));
+  pool.give_back(first);
+  pool.give_back(third);
+  EXPECT_FALSE(pool.take(5)) << "seven rows are free, but not side by side";
+  pool.give_back(second);
+  const CacheRegion all = *pool.take(10);
+  EXPECT_EQ(all.rows.begin, 0);
+  EXPECT_EQ(all.rows.end, 10);
+  EXPECT_EQ(all.number, 0);
 }
 
 }  // namespace

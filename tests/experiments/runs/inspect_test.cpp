@@ -82,8 +82,8 @@ TEST(Inspect, FirstAndLastStepAreAligned) {
   EXPECT_EQ(section(sample_run(4), "First and last step"),
             (Lines{
                 "  step  epoch          lr    loss  margin  accuracy  grad norm     |v|",
-                "     0      0  5.0000e-04  0.7500  0.0000     25.0%     1.5000  0.0000",
-                "     3      1  2.0000e-03  0.3750  1.5000     75.0%     4.5000  6.7500",
+                "     0      1  5.0000e-04  0.7500  0.0000     25.0%     1.5000  0.0000",
+                "     3      2  2.0000e-03  0.3750  1.5000     75.0%     4.5000  6.7500",
             }));
 }
 
@@ -93,8 +93,8 @@ TEST(Inspect, VectorsShowTheirNorm) {
   record.vectors[1].value = {0, 5, 0, 0, 0, 12};
   EXPECT_EQ(section(record, "Vectors"), (Lines{
                                             "  row  epoch  steps done      |v|",
-                                            "    0      0           2   5.0000",
-                                            "    1      1           4  13.0000",
+                                            "    0      1           2   5.0000",
+                                            "    1      2           4  13.0000",
                                         }));
 }
 
@@ -105,9 +105,9 @@ TEST(Inspect, EvaluationsStandByEpochAndMultiplier) {
   }
   EXPECT_EQ(text, R"(
   epoch  steps done  multiplier  pairs  accuracy   margin    loss  chosen logp  rejected logp
-      0           2          -1     50     30.0%  -2.0000  0.8000      -11.000        -12.000
-      0           2           0     50     50.0%   0.0000  0.7000      -10.000        -12.000
-      0           2         1.5     50     80.0%   3.0000  0.5500       -8.500        -12.000
+      1           2          -1     50     30.0%  -2.0000  0.8000      -11.000        -12.000
+      1           2           0     50     50.0%   0.0000  0.7000      -10.000        -12.000
+      1           2         1.5     50     80.0%   3.0000  0.5500       -8.500        -12.000
 )");
 }
 

@@ -266,6 +266,7 @@ TEST_F(SweepPreparationTest, ARunFileOfOtherSettingsDoesNotBelong) {
 TEST_F(SweepPreparationTest, WarningsComeOnce) {
   SweepOptions given = options();
   given.warmup_steps = 100;
+  given.axes.batch_sizes = {3};  // all pairs of the file
   const std::vector<std::string> warnings = prepare(given).warnings();
   ASSERT_EQ(warnings.size(), 1U);
   expect_parts(warnings[0], {"the warm-up of 100 steps", "a cell's run", "(20 steps)", "--lrs"});

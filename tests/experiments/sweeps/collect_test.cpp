@@ -393,6 +393,24 @@ INSTANTIATE_TEST_SUITE_P(
         BadPlan{"Twice", [](auto& plan) { plan["cells"][1] = plan["cells"][0]; }, "twice"},
         BadPlan{"Unpacked", [](auto& plan) { plan["packs"].erase(0); }, "in no pack"},
         BadPlan{"Unknown", [](auto& plan) { plan["packs"][0]["members"][0] = "x"; }, "no cell"},
+        BadPlan{"Nameless", [](auto& plan) { plan["settings"][""] = 1; },
+                "a setting cannot be named ''"},
+        BadPlan{"NamelessForAnInput",
+                [](auto& plan) {
+                  plan["settings"]["inputs"] = {{{"", 1}}};
+                },
+                "a setting cannot be named ''"},
+        BadPlan{"NameOfTwoTexts", [](auto& plan) { plan["settings"][std::string("lr\0x", 4)] = 1; },
+                "a setting cannot be named"},
+        BadPlan{"LongName", [](auto& plan) { plan["settings"][std::string(70'000, 'x')] = 1; },
+                "a setting cannot be named"},
+        BadPlan{"ManySettings",
+                [](auto& plan) {
+                  for (int i = 0; i < 3000; ++i) {
+                    plan["settings"]["setting" + std::to_string(i)] = i;
+                  }
+                },
+                "cannot be more than"},
         BadPlan{"Mistyped", [](auto& plan) { plan["cells"][0]["layer"] = "x"; }, "damaged"},
         BadPlan{"Array", [](auto& plan) { plan = nlohmann::json::array(); }, "damaged"}),
     [](const auto& instance) { return instance.param.name; });

@@ -28,6 +28,17 @@ TEST(PlanWarnings, NoneWhereTheRateIsReachedAndEveryReplicaWorks) {
   EXPECT_EQ(warnings_of(5, 2, kTraining), Texts{});
 }
 
+TEST(PlanWarnings, OfABatchOfMoreThanAllPairs) {
+  PlanSettings settings;
+  settings.pairs = 4;
+  settings.batch_size = 100;
+  settings.micro_batch = 4;
+  EXPECT_EQ(plan_warnings(BatchPlan(settings), 0, 4, 1, kTraining),
+            Texts{"a batch of 100 is more than the 4 pairs: every step takes all of them"});
+  settings.batch_size = 4;
+  EXPECT_EQ(plan_warnings(BatchPlan(settings), 0, 4, 1, kTraining), Texts{});
+}
+
 TEST(PlanWarnings, OfAWarmUpThatLastsTheWholeRun) {
   EXPECT_EQ(warnings_of(6, 1, kTraining),
             Texts{"the warm-up of 6 steps is as long as the run or longer (6 steps): the learning "

@@ -43,6 +43,7 @@ class RunPreparationTest : public testing::ModelDirectory {
     options.out = directory_ / "run.h5";
     options.device = DeviceKind::kCpu;
     options.warmup_steps = 5;
+    options.batch_size = 3;  // all pairs of the file
     return options;
   }
 

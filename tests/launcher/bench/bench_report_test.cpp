@@ -30,7 +30,12 @@ BenchReport sample_report() {
   report.peak_flops = 4e11;
   report.copy_bytes_per_second = 1e10;
   report.free_memory_bytes = 3000;
-  report.breakdown = {0.3, 0.05, 0.05, 0.04, 0.01, 0.05};
+  report.breakdown = {.products = 0.3,
+                      .attention = 0.05,
+                      .head = 0.05,
+                      .elementwise = 0.04,
+                      .collectives = 0.01,
+                      .other = 0.05};
   report.speed = typical_cpu(4e11, 1e10);
   report.speed.attention_share = 0.125;
   return report;
@@ -58,6 +63,22 @@ TEST(BenchReport, JsonHoldsRatesOfTheMedianStep) {
         "tp", "threads", "batch_size", "micro_batch"}) {
     EXPECT_TRUE(json.contains(key)) << key;
   }
+}
+
+TEST(BenchReport, NamesTheRecurrenceOfModelsThatHaveOne) {
+  BenchReport report = sample_report();
+  EXPECT_FALSE(nlohmann::json::parse(bench_json(report))["breakdown"].contains("recurrence"));
+  report.breakdown.recurrence = 0.125;
+  EXPECT_DOUBLE_EQ(nlohmann::json::parse(bench_json(report))["breakdown"]["recurrence"], 0.125);
+  EXPECT_NE(bench_text(report).find("recurrence 20 %"), std::string::npos);
+}
+
+TEST(BenchReport, APlanReadsWhatOlderVersionsWrote) {
+  auto json = nlohmann::json::parse(bench_json(sample_report()));
+  json["speed"].erase("recurrence_share");
+  EXPECT_DOUBLE_EQ(measured_machine(json.dump(), "bench.json").speed.operations, 4e11);
+  json["speed"].erase("head_share");
+  EXPECT_THROW(measured_machine(json.dump(), "bench.json"), UserError);
 }
 
 TEST(BenchReport, TextHoldsTheSameFigures) {

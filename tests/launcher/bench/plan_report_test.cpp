@@ -24,7 +24,7 @@ PlanRequest request_for(const std::string& shape, std::int64_t layer, std::int64
   request.test_pairs = 100;
   request.multipliers = 2;
   request.dtype = "bf16";
-  request.bytes = element_bytes(true, true, false, false);
+  request.bytes = element_bytes(true, false, false, false);
   request.machine = {
       "h100",
       entry.source,

@@ -198,12 +198,15 @@ TEST(TrainOptions, AutoMeansNothingFixed) {
   EXPECT_FALSE(options.micro_batch || options.dp || options.threads || options.cache_budget);
 }
 
-TEST(TrainOptions, CachesOfActivationsHaveATypeAndADirectory) {
+TEST(TrainOptions, CachesOfActivationsHaveATypeAPlaceAndADirectory) {
   EXPECT_EQ(parsed({}).cache_dtype, Dtype::kAuto);
   EXPECT_TRUE(parsed({}).cache_dir.empty());
-  const TrainOptions options = parsed({"--cache-dtype", "bf16", "--cache-dir", "kept"});
+  EXPECT_EQ(parsed({}).cache_device, CacheDevice::kAuto);
+  const TrainOptions options =
+      parsed({"--cache-dtype", "bf16", "--cache-dir", "kept", "--cache-device", "host"});
   EXPECT_EQ(options.cache_dtype, Dtype::kBf16);
   EXPECT_EQ(options.cache_dir, "kept");
+  EXPECT_EQ(options.cache_device, CacheDevice::kHost);
   expect_parts(train_error({"--cache-dtype", "fp16"}), {"cache-dtype", "auto, fp32, bf16"});
 }
 
@@ -310,7 +313,7 @@ TEST(SweepOptions, MicroBatchIsAPartOfEveryBatch) {
       (std::vector<std::int64_t>{8, 4}));
   expect_parts(sweep_error({"--layer", "1", "--batch-sizes", "8,4", "--micro-batch", "5"}),
                {"--micro-batch 5", "--batch-size 4"});
-  expect_parts(sweep_error({"--layer", "1", "--batch-sizes", "8,0"}), {"'0'", "from 1"});
+  expect_parts(sweep_error({"--layer", "1", "--batch-sizes", "8,0"}), {"'0'", "1 or above"});
 }
 
 TEST(CollectOptions, TakeADirectoryAndAFile) {
@@ -341,7 +344,7 @@ TEST(ExportOptions, TakeARunFileAndAFormat) {
   EXPECT_EQ(options.epoch, std::nullopt);
   EXPECT_EQ(options.multiplier, 1);
   EXPECT_FALSE(options.overwrite);
-  EXPECT_EQ(parsed({"--epoch", "0"}).epoch, 0);
+  EXPECT_EQ(parsed({"--epoch", "1"}).epoch, 1);
   EXPECT_EQ(parsed({"--multiplier", "-1.5"}).multiplier, -1.5);
   EXPECT_TRUE(parsed({"--overwrite"}).overwrite);
   expect_parts(error_of({"export"}), {"run file first"});
@@ -349,7 +352,7 @@ TEST(ExportOptions, TakeARunFileAndAFormat) {
   expect_parts(error_of({"export", "run.h5"}), {"--format", "--out"});
   expect_parts(error_of({"export", "run.h5", "--out", "x", "--format", "onnx"}),
                {"'onnx'", "lm-eval"});
-  expect_parts(error_of({"export", "run.h5", "--epoch", "-1"}), {"'-1'"});
+  expect_parts(error_of({"export", "run.h5", "--epoch", "0"}), {"'0'", "1 or above"});
   expect_parts(error_of({"export", "run.h5", "--multiplier", "nan"}), {"'nan'"});
 }
 
@@ -608,6 +611,13 @@ TEST(ExtractOptions, AsFoundOrScaledInOneWay) {
                {"--method", "caa"});
 }
 
+TEST(Options, AllBadValuesAreNamedAtOnce) {
+  expect_parts(error_of<UserError>([] {
+                 parsed({"--epochs", "3,4", "--lr", "fast", "--seed", "-1"});
+               }),
+               {"--epochs '3,4'", "one whole number", "--lr 'fast'", "--seed '-1'"});
+}
+
 struct BadValue {
   const char* option;
   const char* value;
@@ -615,15 +625,16 @@ struct BadValue {
 };
 
 constexpr BadValue kBadValues[] = {{"model", "", "path"},
-                                   {"layer", "-1", "from 0"},
+                                   {"layer", "-1", "0 or above"},
                                    {"layer", "1.5", "whole number"},
                                    {"layer", " 1", "whole number"},
-                                   {"epochs", "0", "from 1"},
+                                   {"epochs", "0", "1 or above"},
                                    {"epochs", "3x", "whole number"},
                                    {"epochs", "9223372036854775808", "2^63 - 1"},
-                                   {"max-steps", "-1", "from 0"},
-                                   {"batch-size", "0", "from 1"},
-                                   {"micro-batch", "0", "from 1"},
+                                   {"layer", "15,16", "one whole number"},
+                                   {"max-steps", "-1", "0 or above"},
+                                   {"batch-size", "0", "1 or above"},
+                                   {"micro-batch", "0", "1 or above"},
                                    {"micro-batch", "all", "or auto"},
                                    {"lr", "0", "above 0"},
                                    {"lr", "-1", "above 0"},
@@ -635,7 +646,7 @@ constexpr BadValue kBadValues[] = {{"model", "", "path"},
                                    {"beta", "0", "above 0"},
                                    {"weight-decay", "-0.1", "0 or above"},
                                    {"max-grad-norm", "-1", "0 or above"},
-                                   {"warmup-steps", "-1", "from 0"},
+                                   {"warmup-steps", "-1", "0 or above"},
                                    {"sign", "Plus", "batch, pair, both, plus, minus"},
                                    {"lr-unit", "rms", "absolute, residual"},
                                    {"shuffle", "yes", "on, off"},
@@ -646,14 +657,14 @@ constexpr BadValue kBadValues[] = {{"model", "", "path"},
                                    {"multipliers", "1,nan", "finite"},
                                    {"multipliers", "1,2,1.0", "twice"},
                                    {"multipliers", "0,-0", "twice"},
-                                   {"eval-every", "-1", "from 0"},
+                                   {"eval-every", "-1", "0 or above"},
                                    {"save-every", "-1", "0 or above"},
                                    {"dtype", "fp16", "auto, fp32, bf16"},
                                    {"device", "gpu", "auto, cpu, cuda"},
-                                   {"tp", "0", "from 1"},
-                                   {"dp", "0", "from 1"},
+                                   {"tp", "0", "1 or above"},
+                                   {"dp", "0", "1 or above"},
                                    {"threads", "0", "or auto"},
-                                   {"max-length", "-1", "from 0"},
+                                   {"max-length", "-1", "0 or above"},
                                    {"cache-budget", "G", "bytes"},
                                    {"cache-budget", "-1", "bytes"},
                                    {"cache-budget", "1.5G", "bytes"},

@@ -77,7 +77,7 @@ TEST(TokenCounts, AMicroBatchComputesSharedTokensOnce) {
 }
 
 TEST(Parameters, OfASmallModel) {
-  EXPECT_DOUBLE_EQ(block_parameters(small_model()), kSmallBlock);
+  EXPECT_DOUBLE_EQ(block_parameters(small_model(), 0), kSmallBlock);
   EXPECT_DOUBLE_EQ(model_parameters(small_model()), 3 * (kSmallBlock + 16) + 8 + 2 * 80);
 }
 
@@ -116,6 +116,25 @@ TEST(Operations, OfThePrefixAreForwardOnly) {
   EXPECT_DOUBLE_EQ(prefix.head, 0);
 }
 
+TEST(Operations, CountEachBlocksOwnHeads) {
+  // The last block has heads of 4 and one key/value head, whose keys are its values.
+  ModelConfig config = small_model();
+  config.attention_kinds = {{}, {.head_size = 4, .kv_heads = 1, .values_are_keys = true}};
+  config.kind_of_block = {0, 0, 1};
+  constexpr double kLast = 8 * 16 + 8 * 4 + 16 * 8 + 3 * 48;
+  EXPECT_DOUBLE_EQ(block_parameters(config, 2), kLast);
+  EXPECT_DOUBLE_EQ(model_parameters(config), 2 * kSmallBlock + kLast + 3 * 16 + 8 + 2 * 80);
+  const TokenCounts micro = micro_batch_of(uniform_pair(5, 3, 4), 3);  // 19 tokens, 15 predict
+  const Operations step = step_operations(config, 0, micro);
+  EXPECT_DOUBLE_EQ(step.products, 4 * (kSmallBlock * 19 + 8 * 4 * 19 + (kLast - 8 * 4) * 15));
+  EXPECT_NEAR(step.attention, 14 * 4 * micro.seen_keys * (2 + 4 * 15.0 / 19), 1e-6);
+  RunShape run;
+  run.pairs = 10;
+  run.pair = uniform_pair(5, 3, 0);
+  run.micro_pairs = 2;
+  EXPECT_DOUBLE_EQ(rank_memory(config, run).suffix, (kSmallBlock + kLast) * 4 + 2 * 2 * 8 * 4);
+}
+
 RunShape small_run() {
   RunShape run;
   run.layer = 0;
@@ -130,17 +149,24 @@ TEST(Memory, OfOneRank) {
   EXPECT_DOUBLE_EQ(memory.suffix, 2 * (kSmallBlock * 4 + 2 * 8 * 4));
   EXPECT_DOUBLE_EQ(memory.head, 80 * 4 + 8 * 4);
   EXPECT_DOUBLE_EQ(memory.cache, 10 * 9 * 8 * 4);
-  // Embedding, a block, and what is under way.
-  EXPECT_DOUBLE_EQ(memory.prefix, 80 * 4 + kSmallBlock * 4 + 2 * 8 * 4 + 10 * 9 * 8 * 4);
+  // The embedding and all blocks: none lies below the layer, so they are loaded at once.
+  EXPECT_DOUBLE_EQ(memory.prefix, 80 * 4 + 3 * (kSmallBlock * 4 + 2 * 8 * 4));
   // Per token: both norms' inputs 16 and scales 2, qkv 16, rotated queries and keys 12, normalisers
   // 4, gate and up 12; the last block for 10 rows of 18; then 3 x 6 + 4 x 8 at work.
   EXPECT_DOUBLE_EQ(memory.activations, ((1 + 10.0 / 18) * 62 + 50) * 18 * 4);
+  // Norms of heads keep the 16 of qkv, those of what a block adds 2 x 8.
+  ModelConfig normed = small_model();
+  normed.query_key_norms = QueryKeyNorms::kByHead;
+  normed.output_norms = true;
+  EXPECT_DOUBLE_EQ(rank_memory(normed, small_run()).activations,
+                   ((1 + 10.0 / 18) * (62 + 16 + 16) + 50) * 18 * 4);
 }
 
 TEST(Memory, TypesAndShardsShrinkIt) {
   RunShape run = small_run();
   run.tp = 2;
-  run.bytes = element_bytes(/*bf16=*/true, /*cuda=*/true, /*emulated=*/false, /*bf16_cache=*/true);
+  run.bytes =
+      element_bytes(/*bf16=*/true, /*emulated=*/false, /*float_head=*/false, /*bf16_cache=*/true);
   const RankMemory memory = rank_memory(small_model(), run);
   EXPECT_DOUBLE_EQ(memory.suffix, 2 * (kSmallBlock / 2 * 2 + 2 * 8 * 4));
   EXPECT_DOUBLE_EQ(memory.head, 40 * 2 + 8 * 4);
@@ -148,12 +174,13 @@ TEST(Memory, TypesAndShardsShrinkIt) {
   EXPECT_DOUBLE_EQ(memory.peak(true) - memory.peak(false), memory.cache);
 }
 
-TEST(Memory, HeadsOnCpusAreFloat32AndEmulatedBlocksToo) {
-  const ElementBytes emulated = element_bytes(true, false, true, false);
+TEST(Memory, BlocksAndHeadsMayStayFloat32) {
+  const ElementBytes emulated = element_bytes(true, /*emulated=*/true, /*float_head=*/true, false);
   EXPECT_EQ(emulated.block, 4);
   EXPECT_EQ(emulated.head, 4);
   EXPECT_EQ(emulated.embedding, 2);
-  EXPECT_EQ(element_bytes(true, false, false, false).block, 2);
+  EXPECT_EQ(element_bytes(true, false, true, false).block, 2);
+  EXPECT_EQ(element_bytes(true, false, false, false).head, 2);
 }
 
 // 1 operation per second, memory for free.
@@ -202,9 +229,20 @@ TEST(Seconds, OfThePassBeforeTraining) {
   const RunShape run = small_run();
   const MachineSpeed machine = one_operation_per_second();
   const double prefix = prefix_operations(small_model(), 0, run.pair).total();
-  const double reference =
-      forward_operations(small_model(), 0, micro_batch_of(run.pair, 2)).total();
-  EXPECT_NEAR(prefix_seconds(small_model(), run, machine), 10 * prefix + 5 * reference, 1e-3);
+  const double reference = forward_operations(small_model(), 0, run.pair).total();
+  EXPECT_NEAR(prefix_seconds(small_model(), run, machine), 10 * (prefix + reference), 1e-3);
+}
+
+TEST(Seconds, PacksOfThePassShareWhatTheirPromptsBeginWith) {
+  RunShape run = small_run();
+  run.packs_prefix = true;
+  run.pair = uniform_pair(5, 3, 2);
+  const MachineSpeed machine = one_operation_per_second();
+  const TokenCounts pack = micro_batch_of(run.pair, 10);  // all: a pack has 512 tokens
+  EXPECT_NEAR(prefix_seconds(small_model(), run, machine),
+              prefix_operations(small_model(), 0, pack).total() +
+                  forward_operations(small_model(), 0, pack).total(),
+              1e-3);
 }
 
 TEST(Seconds, CalibrationExplainsTheMeasurement) {

@@ -26,6 +26,7 @@ using testing::lone_ranks;
 using testing::QuietObserver;
 using testing::RandomWeights;
 using testing::tiny_config;
+using testing::training_settings;
 using testing::varied_pairs;
 
 void ignore_progress(const std::string&, std::int64_t, std::int64_t) {
@@ -100,7 +101,7 @@ TEST(ActivationCache, OnePassServesEveryLayer) {
 TEST(ActivationCache, LeavesOnlyTheSuffixOfTheLowestLayer) {
   const World world(for_layers({1, 2}));
   const auto suffix =
-      Decoder::weight_bytes(world.config, 1, 0, at::kFloat, at::kCPU, 1, /*embedding=*/false);
+      Decoder::weight_bytes(world.config, 1, 0, at::kFloat, at::kCPU, {2, 3}, /*embedding=*/false);
   EXPECT_EQ(world.decoder.loaded_bytes(), suffix + 20 * sizeof(float));
 }
 
@@ -209,23 +210,10 @@ TEST(ActivationCache, BFloat16RowsAreRoundedAndReferencesFollow) {
   check_zero_vector(rounded.decoder, rounded.cache, 1, rounded.ranks);
 }
 
-TrainingSettings settings_of(std::uint64_t seed, double lr, double beta, SignRule sign) {
-  TrainingSettings settings;
-  settings.plan.pairs = 11;
-  settings.plan.batch_size = 4;
-  settings.plan.micro_batch = 2;
-  settings.plan.epochs = 3;
-  settings.plan.seed = seed;
-  settings.plan.sign = sign;
-  settings.lr = lr;
-  settings.beta = beta;
-  settings.warmup_steps = 2;
-  return settings;
-}
-
 std::vector<TrainingSettings> three_members() {
-  return {settings_of(11, 0.05, 0.1, SignRule::kBatch), settings_of(12, 0.05, 0.3, SignRule::kPair),
-          settings_of(11, 0.02, 0.1, SignRule::kBoth)};
+  return {training_settings(3, 11, 0.05, 0.1, SignRule::kBatch),
+          training_settings(3, 12, 0.05, 0.3, SignRule::kPair),
+          training_settings(3, 11, 0.02, 0.1, SignRule::kBoth)};
 }
 
 std::vector<TrainingRecord> train_together(const World& world,
@@ -514,7 +502,7 @@ class SlowDisk final : public TrainingObserver {
 
 std::vector<RunStatus> saves_of(double save_every) {
   const World world(for_layers({1}));
-  TrainingSettings settings = settings_of(11, 0.05, 0.1, SignRule::kBatch);
+  TrainingSettings settings = training_settings(3, 11, 0.05, 0.1, SignRule::kBatch);
   settings.plan.epochs = 10;
   settings.eval_every = 0;
   settings.save_every = save_every;

@@ -19,6 +19,10 @@ class ConfigFields {
   // Reads the file.
   explicit ConfigFields(const std::filesystem::path& path);
 
+  // Takes what the file `path` would hold.
+  ConfigFields(const std::filesystem::path& path, const nlohmann::json& json)
+      : ConfigFields(path, "", json) {}
+
   bool has(const char* name) const;
   const nlohmann::json& at(const char* name) const;  // must exist
 

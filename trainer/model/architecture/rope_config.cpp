@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -24,13 +25,13 @@ using Json = nlohmann::json;
 constexpr const char* kParameters = "rope_parameters";
 constexpr const char* kScaling = "rope_scaling";
 constexpr const char* kTheta = "rope_theta";
-constexpr const char* kLocalTheta = "rope_local_base_freq";
 constexpr const char* kPart = "partial_rotary_factor";
 constexpr const char* kOriginal = "original_max_position_embeddings";
 constexpr const char* kType = "rope_type";
 constexpr const char* kOldType = "type";
 constexpr const char* kFull = "full_attention";
 constexpr const char* kSliding = "sliding_attention";
+constexpr const char* kProportional = "proportional";
 
 // Phi-3 has its original length at the top level even where the file is silent.
 constexpr std::int64_t kDefaultOriginal = 4096;
@@ -38,7 +39,7 @@ constexpr std::int64_t kDefaultOriginal = 4096;
 struct RopeFile {
   const ConfigFields& fields;
   const Family& family;
-  std::int64_t head_size = 0;
+  HeadSizes head_sizes;
   std::int64_t context = 0;
 
   bool has_two_kinds() const { return family.local_theta != 0; }
@@ -48,6 +49,7 @@ struct RopeFile {
 struct Settings {
   std::string where;  // the member of the file that most of them come from
   Json values = Json::object();
+  bool is_local = false;  // of blocks with a window
 };
 
 // A rule's result: settings of the blocks without a window, then of those with one if they differ.
@@ -85,9 +87,11 @@ std::string assigned(const std::string& where, const char* name, const Json& val
 }
 
 // Gives a setting its value at the top level, or else `otherwise`, unless the dictionary has one.
+// A null `top_name`: the top level has no such setting.
 void complete(const RopeFile& file, const char* name, const char* top_name, const Json& otherwise,
               Settings& settings, Reading& reading) {
-  const Json top = file.fields.has(top_name) ? file.fields.at(top_name) : Json();
+  const bool has_top = top_name != nullptr && file.fields.has(top_name);
+  const Json top = has_top ? file.fields.at(top_name) : Json();
   if (!has(settings.values, name)) {
     settings.values[name] = top.is_null() ? otherwise : top;
   } else if (!top.is_null() && top != settings.values.at(name)) {
@@ -161,19 +165,22 @@ void name_lost(const std::string& where, const Json& read_past, const Settings& 
 Reading read_one_as_5(const RopeFile& file) {
   Reading reading;
   const Json scaling = object_or_empty(file.fields, kScaling);
-  const Json parameters = object_or_empty(file.fields, kParameters);
+  Json parameters = object_or_empty(file.fields, kParameters);
+  if (scaling.empty() && parameters.empty() && !file.family.rope_parameters.empty()) {
+    parameters = Json::parse(file.family.rope_parameters);
+  }
   Settings settings =
       scaling.empty() ? Settings{kParameters, parameters} : Settings{kScaling, scaling};
   for (const char* kind : {kFull, kSliding}) {
     if (file.family.lists_windowed_blocks && has(settings.values, kind)) {
       file.fields.refuse(
           fmt::format("\"{}\": settings for each kind of block (\"{}\") are not supported for this "
-                      "architecture; transformers 5 has them for Gemma 3 only",
+                      "architecture; transformers 5 has them for Gemma 3 and OLMo 3 only",
                       settings.where, kind));
     }
   }
-  complete(file, kTheta, kTheta, file.family.theta, settings, reading);
-  complete(file, kPart, kPart, 1.0, settings, reading);
+  complete(file, kTheta, file.family.theta_key, file.family.theta, settings, reading);
+  complete(file, kPart, file.family.rotated_part_key, file.family.rotated_part, settings, reading);
   choose_type(file, /*old_first=*/false, settings, reading);
   if (has_original_length(settings.values.at(kType))) {
     if (file.fields.has(kOriginal) || file.family.long_rope) {
@@ -192,7 +199,8 @@ Reading read_one_as_5(const RopeFile& file) {
 }
 
 Settings kind_of(const RopeFile& file, const Json& parameters, const char* kind) {
-  Settings settings{fmt::format("{}\": \"{}", kParameters, kind)};
+  Settings settings{fmt::format("{}\": \"{}", kParameters, kind), Json::object(),
+                    std::string_view(kind) == kSliding};
   if (has(parameters, kind)) {
     settings.values = file.fields.object(kParameters).at(kind);
     if (!settings.values.is_object()) {
@@ -200,6 +208,63 @@ Settings kind_of(const RopeFile& file, const Json& parameters, const char* kind)
     }
   }
   return settings;
+}
+
+void name_outside_of_kinds(const Json& parameters, Reading& reading) {
+  for (const auto& [name, value] : parameters.items()) {
+    if (name != kFull && name != kSliding && name != "truncate" && !value.is_null()) {
+      reading.unused.push_back(fmt::format(
+          "{} is not used: this architecture has \"{}\" and \"{}\", each with settings of its own",
+          assigned(kParameters, name.c_str(), value), kFull, kSliding));
+    }
+  }
+}
+
+// What is the same for the settings of a kind wherever they come from.
+void complete_kind(const RopeFile& file, const Json& parameters, Settings& settings,
+                   Reading& reading) {
+  complete(file, kPart, kPart, 1.0, settings, reading);
+  choose_type(file, /*old_first=*/false, settings, reading);
+  if (has_original_length(settings.values.at(kType)) && !has(settings.values, kOriginal)) {
+    settings.values[kOriginal] = file.context;
+  }
+  if (settings.values.at(kType) == "yarn") {  // read beside the kinds, not in them
+    const Json truncate = parameters.value("truncate", Json(true));
+    const Json inside = settings.values.value("truncate", truncate);
+    if (inside != truncate) {
+      reading.unused.push_back(fmt::format("{} is not used: transformers 5 reads it beside \"{}\"",
+                                           assigned(settings.where, "truncate", inside), kFull));
+    }
+    settings.values["truncate"] = truncate;
+  }
+}
+
+// A dictionary for each kind of block and nothing else, as in Gemma4TextConfig of transformers
+// 5.23.0.
+Reading read_kinds_alone_as_5(const RopeFile& file) {
+  Reading reading;
+  Json parameters = object_or_empty(file.fields, kParameters);
+  if (parameters.empty()) {
+    parameters[kFull] = {{kType, kProportional},
+                         {kPart, file.family.proportional_part},
+                         {kTheta, file.family.theta}};
+    parameters[kSliding] = {{kTheta, file.family.local_theta}};
+  }
+  for (const char* kind : {kFull, kSliding}) {
+    if (!has(parameters, kind)) {
+      file.fields.refuse(fmt::format("\"{}\" has no \"{}\"", kParameters, kind));
+    }
+    Settings settings{fmt::format("{}\": \"{}", kParameters, kind), parameters.at(kind),
+                      std::string_view(kind) == kSliding};
+    if (!settings.values.is_object()) {
+      file.fields.object(kParameters).object(kind);  // refuses it
+    }
+    complete(file, kTheta, kTheta, Json(), settings, reading);
+    complete_kind(file, parameters, settings, reading);
+    reading.kinds.push_back(settings);
+  }
+  name_outside_of_kinds(parameters, reading);
+  return reading;
 }
 
 // A dictionary for each kind of block, as Gemma3TextConfig.convert_rope_params_to_dict of
@@ -220,38 +285,21 @@ Reading read_kinds_as_5(const RopeFile& file) {
   const Settings before = full;
   full.values.update(scaling);
   complete(file, kTheta, kTheta, file.family.theta, full, reading);
-  complete(file, kTheta, kLocalTheta, file.family.local_theta, sliding, reading);
+  complete(file, kTheta, file.family.local_theta_key, file.family.local_theta, sliding, reading);
   for (Settings* settings : {&full, &sliding}) {
-    complete(file, kPart, kPart, 1.0, *settings, reading);
-    choose_type(file, /*old_first=*/false, *settings, reading);
-    if (has_original_length(settings->values.at(kType)) && !has(settings->values, kOriginal)) {
-      settings->values[kOriginal] = file.context;
-    }
-    if (settings->values.at(kType) == "yarn") {  // read beside the kinds, not in them
-      const Json truncate = parameters.value("truncate", Json(true));
-      const Json inside = settings->values.value("truncate", truncate);
-      if (inside != truncate) {
-        reading.unused.push_back(
-            fmt::format("{} is not used: transformers 5 reads it beside \"{}\"",
-                        assigned(settings->where, "truncate", inside), kFull));
-      }
-      settings->values["truncate"] = truncate;
-    }
+    complete_kind(file, parameters, *settings, reading);
   }
   name_lost(before.where, before.values, {kScaling, full.values}, reading);
   name_unused_original(file, reading);
-  for (const auto& [name, value] : parameters.items()) {
-    if (name != kFull && name != kSliding && name != "truncate" && !value.is_null()) {
-      reading.unused.push_back(fmt::format(
-          "{} is not used: this architecture has \"{}\" and \"{}\", each with settings of its own",
-          assigned(kParameters, name.c_str(), value), kFull, kSliding));
-    }
-  }
+  name_outside_of_kinds(parameters, reading);
   reading.kinds = {full, sliding};
   return reading;
 }
 
 Reading read_as_5(const RopeFile& file) {
+  if (file.family.proportional_part != 0) {
+    return read_kinds_alone_as_5(file);
+  }
   return file.has_two_kinds() ? read_kinds_as_5(file) : read_one_as_5(file);
 }
 
@@ -297,6 +345,9 @@ bool complete_type_as_4(const RopeFile& file, Settings& settings, Reading& readi
 // Serves for comparison only, so that what it reads past is not complete.  Returns nothing for a
 // file that it cannot compute with.
 std::optional<Reading> read_as_4(const RopeFile& file) {
+  if (file.family.proportional_part != 0) {  // it does not know such families
+    return std::nullopt;
+  }
   Reading reading;
   Settings settings{kScaling, object_or_empty(file.fields, kScaling)};
   const bool scaled = file.fields.has(kScaling);
@@ -304,16 +355,18 @@ std::optional<Reading> read_as_4(const RopeFile& file) {
                  (file.family.long_rope && settings.values.size() != 3))) {
     return std::nullopt;
   }
-  replace(file, kTheta, kTheta, file.family.theta, settings, reading);
-  replace(file, kPart, kPart, 1.0, settings, reading);
+  replace(file, kTheta, file.family.theta_key, file.family.theta, settings, reading);
+  replace(file, kPart, file.family.rotated_part_key, file.family.rotated_part, settings, reading);
   choose_type(file, file.family.old_rope_type_first || file.family.long_rope, settings, reading);
   if (scaled && !complete_type_as_4(file, settings, reading)) {
     return std::nullopt;
   }
   reading.kinds = {settings};
   if (file.has_two_kinds()) {
-    Settings local{kLocalTheta};
-    replace(file, kTheta, kLocalTheta, file.family.local_theta, local, reading);
+    // Where it has no key of its own, it is the theta of all blocks.
+    const char* const key = file.family.local_theta_key;
+    Settings local{key == nullptr ? kTheta : key, Json::object(), true};
+    replace(file, kTheta, key == nullptr ? kTheta : key, file.family.local_theta, local, reading);
     local.values[kPart] = 1.0;
     local.values[kType] = "default";
     reading.kinds.push_back(local);
@@ -399,6 +452,26 @@ std::int64_t rotated_part(const ConfigFields& settings, double part, std::int64_
   return rotated;
 }
 
+// The part of a head's pairs that turns, by _compute_proportional_rope_parameters of transformers
+// 5.23.0 (modeling_rope_utils.py).
+void read_proportional(const ConfigFields& settings, double part, std::int64_t head_size,
+                       RotaryEmbedding& rotary) {
+  const auto pairs =
+      part > 1 ? 0 : static_cast<std::int64_t>(part * static_cast<double>(head_size) / 2);
+  if (pairs < 1) {
+    settings.refuse(fmt::format(
+        "\"partial_rotary_factor\" is {}, must turn at least one and at most all of the "
+        "{} pairs of a head",
+        part, head_size / 2));
+  }
+  rotary.rotated = 2 * pairs;
+  rotary.over_whole_head = true;
+  const double factor = settings.positive_or("factor", 1);
+  if (factor != 1) {
+    rotary.scaling = LinearRopeScaling{factor};
+  }
+}
+
 // What a reading comes to.
 struct Embeddings {
   std::vector<RotaryEmbedding> kinds;
@@ -410,21 +483,44 @@ struct Embeddings {
   }
 };
 
+// transformers cannot compute without both numbers.
+void read_query_growth(const ConfigFields& settings, RotaryEmbedding& rotary) {
+  constexpr const char* kGrowth = "llama_4_scaling_beta";
+  if (settings.has(kGrowth) && settings.at(kGrowth) == 0) {
+    return;
+  }
+  rotary.query_growth = settings.positive(kGrowth);
+  rotary.query_context = settings.positive(kOriginal);
+  settings.has("max_position_embeddings");  // repeats the context
+}
+
 RotaryEmbedding embedding_of(const ConfigFields& settings, const RopeFile& file,
-                             Embeddings& embeddings) {
+                             std::int64_t head_size, Embeddings& embeddings) {
   RotaryEmbedding rotary;
   rotary.theta = settings.positive(kTheta);
+  rotary.adjacent_pairs = file.family.adjacent_pairs;
   const std::string type = settings.text(kType).value();
   const double part = settings.positive(kPart);
+  if (type == kProportional && file.family.proportional_part != 0) {
+    read_proportional(settings, part, head_size, rotary);
+    return rotary;
+  }
   if (file.family.partial_rotation) {
-    rotary.rotated = rotated_part(settings, part, file.head_size);
+    rotary.rotated = rotated_part(settings, part, head_size);
   } else if (part != 1 && type == "default") {
     embeddings.unused.push_back(
         fmt::format("\"{}\": {} is not used: this architecture rotates whole heads", kPart, part));
   } else if (part != 1) {
     settings.refuse(fmt::format("\"{}\": {} is not supported (only 1.0)", kPart, part));
   }
-  const std::int64_t rotated = rotary.rotated == 0 ? file.head_size : rotary.rotated;
+  if (file.family.growing_queries) {
+    read_query_growth(settings, rotary);
+  }
+  if (file.family.sectioned_rotation) {
+    settings.has("mrope_section");
+    settings.has("mrope_interleaved");
+  }
+  const std::int64_t rotated = rotary.rotated == 0 ? head_size : rotary.rotated;
   if (type == "longrope") {
     read_long_rope(settings, rotated / 2, embeddings.context, rotary);
   } else if (type == "linear") {
@@ -450,7 +546,8 @@ Embeddings embeddings_of(const Reading& reading, const RopeFile& file) {
   for (const Settings& kind : reading.kinds) {
     const ConfigFields settings =
         file.fields.part(fmt::format("\"{}\": ", kind.where), kind.values);
-    embeddings.kinds.push_back(embedding_of(settings, file, embeddings));
+    const std::int64_t head_size = kind.is_local ? file.head_sizes.local : file.head_sizes.global;
+    embeddings.kinds.push_back(embedding_of(settings, file, head_size, embeddings));
     for (const std::string& name : settings.unread()) {
       embeddings.unused.push_back(
           fmt::format("\"{}\": {} is not used", kind.where, settings.shown(name)));
@@ -514,10 +611,12 @@ std::string disagreement(const RopeFile& file, const std::string& version, const
 
 }  // namespace
 
-void read_rotary_embeddings(const ConfigFields& fields, const Family& family, ModelConfig& config) {
-  const RopeFile file{fields, family, config.head_size, config.context};
-  const bool old_names = fields.has(kScaling) || fields.has(kTheta) ||
-                         (file.has_two_kinds() && fields.has(kLocalTheta));
+void read_rotary_embeddings(const ConfigFields& fields, const Family& family,
+                            const HeadSizes& head_sizes, ModelConfig& config) {
+  const RopeFile file{fields, family, head_sizes, config.context};
+  const bool old_names = fields.has(kScaling) || fields.has(family.theta_key) ||
+                         (file.has_two_kinds() && family.local_theta_key != nullptr &&
+                          fields.has(family.local_theta_key));
   const std::optional<Embeddings> as_4 = embeddings_as_4(file);
   const Embeddings as_5 = embeddings_of(read_as_5(file), file);
   for (const std::string& unused : as_5.unused) {

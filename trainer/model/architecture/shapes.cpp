@@ -5,8 +5,11 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <string_view>
+#include <vector>
 
 #include "collectives/foundation/errors.hpp"
+#include "trainer/model/architecture/families.hpp"
 
 namespace bipo {
 namespace {
@@ -60,8 +63,136 @@ ModelConfig smollm2_135m() {
   return config;
 }
 
+// Values of "text_config" of config.json in google/gemma-4-31B-it.
+ModelConfig gemma_4_31b() {
+  ModelConfig config;
+  config.hidden = 5376;
+  config.blocks = 60;
+  config.heads = 32;
+  config.kv_heads = 16;
+  config.head_size = 256;
+  config.intermediate = 21504;
+  config.vocabulary = 262144;
+  config.context = 262144;
+  config.tied_head = true;
+  const Family& family = *find_family("Gemma4ForCausalLM");
+  apply_family(family, config);
+  config.logit_soft_cap = 30;
+  config.rotary = {{.theta = 1000000, .rotated = 128, .over_whole_head = true}, {.theta = 10000}};
+  const std::vector<bool> rotated(static_cast<std::size_t>(config.blocks), true);
+  set_attention_kinds(rotated, windowed_by_default(family, rotated, 0, family.full_every),
+                      {.head_size = 512, .kv_heads = 4, .values_are_keys = true}, {.window = 1024},
+                      config);
+  return config;
+}
+
+// What the config.json of a published model says, as far as its class does not say it.
+ModelConfig published(std::string_view name, std::string_view text) {
+  return parse_model_config(text, name);
+}
+
+ModelConfig gemma_7b() {
+  return published("google/gemma-7b", R"({"model_type": "gemma", "hidden_size": 3072,
+      "intermediate_size": 24576, "num_hidden_layers": 28, "num_attention_heads": 16,
+      "vocab_size": 256000})");
+}
+
+ModelConfig gemma_3_12b() {
+  return published("google/gemma-3-12b-it", R"({"model_type": "gemma3", "text_config": {
+      "hidden_size": 3840, "intermediate_size": 15360, "num_hidden_layers": 48,
+      "num_attention_heads": 16, "num_key_value_heads": 8, "sliding_window": 1024,
+      "rope_scaling": {"factor": 8.0, "rope_type": "linear"}}})");
+}
+
+ModelConfig ministral_3_8b() {
+  return published("mistralai/Ministral-3-8B-Instruct-2512", R"({"model_type": "mistral3",
+      "tie_word_embeddings": false, "text_config": {"model_type": "ministral3"}})");
+}
+
+ModelConfig seed_oss_36b() {
+  return published("ByteDance-Seed/Seed-OSS-36B-Instruct", R"({"model_type": "seed_oss",
+      "hidden_size": 5120, "intermediate_size": 27648, "num_hidden_layers": 64,
+      "num_attention_heads": 80, "vocab_size": 155136, "rope_theta": 10000000.0})");
+}
+
+ModelConfig olmo_2_7b() {
+  return published("allenai/OLMo-2-1124-7B", R"({"model_type": "olmo2", "hidden_size": 4096,
+      "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
+      "max_position_embeddings": 4096, "rms_norm_eps": 1e-06, "rope_theta": 500000,
+      "vocab_size": 100352})");
+}
+
+ModelConfig olmo_3_7b() {
+  return published("allenai/Olmo-3-1025-7B", R"({"model_type": "olmo3", "hidden_size": 4096,
+      "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
+      "max_position_embeddings": 65536, "rms_norm_eps": 1e-06, "rope_theta": 500000,
+      "rope_scaling": {"rope_type": "yarn", "factor": 8.0, "beta_fast": 32.0, "beta_slow": 1.0,
+                       "attention_factor": 1.2079441541679836,
+                       "original_max_position_embeddings": 8192},
+      "vocab_size": 100278})");
+}
+
+ModelConfig exaone_4_1_2b() {
+  return published("LGAI-EXAONE/EXAONE-4.0-1.2B", R"({"model_type": "exaone4",
+      "hidden_size": 2048, "intermediate_size": 4096, "num_hidden_layers": 30,
+      "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 65536,
+      "sliding_window": null, "tie_word_embeddings": true, "rope_theta": 1000000,
+      "rope_scaling": {"rope_type": "llama3", "factor": 16.0, "low_freq_factor": 1.0,
+                       "high_freq_factor": 4.0, "original_max_position_embeddings": 8192},
+      "vocab_size": 102400})");
+}
+
+ModelConfig granite_3_3_8b() {
+  return published("ibm-granite/granite-3.3-8b-instruct", R"({"model_type": "granite",
+      "hidden_size": 4096, "intermediate_size": 12800, "num_hidden_layers": 40,
+      "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131072,
+      "rms_norm_eps": 1e-05, "rope_theta": 10000000.0, "tie_word_embeddings": true,
+      "attention_multiplier": 0.0078125, "embedding_multiplier": 12.0, "logits_scaling": 16.0,
+      "residual_multiplier": 0.22, "vocab_size": 49159})");
+}
+
+ModelConfig glm_4_9b() {
+  return published("zai-org/GLM-4-9B-0414", R"({"model_type": "glm4", "hidden_size": 4096,
+      "intermediate_size": 13696, "num_hidden_layers": 40, "num_attention_heads": 32,
+      "max_position_embeddings": 32768, "rms_norm_eps": 1e-05, "vocab_size": 151552})");
+}
+
+ModelConfig ernie_4_5_03b() {
+  return published("baidu/ERNIE-4.5-0.3B-PT", R"({"model_type": "ernie4_5", "hidden_size": 1024,
+      "intermediate_size": 3072, "num_hidden_layers": 18, "num_attention_heads": 16,
+      "vocab_size": 103424})");
+}
+
+// The class's defaults are those of the 9B model.
+ModelConfig qwen_3_5_9b() {
+  return published("Qwen/Qwen3.5-9B", R"({"model_type": "qwen3_5_text"})");
+}
+
+ModelConfig pythia_6_9b() {
+  return published("EleutherAI/pythia-6.9b", R"({"model_type": "gpt_neox", "hidden_size": 4096,
+      "intermediate_size": 16384, "num_hidden_layers": 32, "num_attention_heads": 32,
+      "vocab_size": 50432})");
+}
+
+ModelConfig phi_2() {
+  return published("microsoft/phi-2", R"({"model_type": "phi", "hidden_size": 2560,
+      "intermediate_size": 10240, "num_hidden_layers": 32, "num_attention_heads": 32,
+      "partial_rotary_factor": 0.4, "vocab_size": 51200})");
+}
+
+ModelConfig starcoder_2_7b() {
+  return published("bigcode/starcoder2-7b", R"({"model_type": "starcoder2", "hidden_size": 4608,
+      "intermediate_size": 18432, "num_hidden_layers": 32, "num_attention_heads": 36,
+      "num_key_value_heads": 4, "max_position_embeddings": 16384, "rope_theta": 1000000.0,
+      "sliding_window": 4096, "vocab_size": 49152})");
+}
+
 // In the order of kShapeNames.
-constexpr std::array kShapes = {llama_2_7b, llama_3_1_8b, llama_3_1_70b, smollm2_135m};
+constexpr std::array kShapes = {llama_2_7b,     llama_3_1_8b, llama_3_1_70b, smollm2_135m,
+                                gemma_4_31b,    gemma_7b,     gemma_3_12b,   ministral_3_8b,
+                                seed_oss_36b,   olmo_2_7b,    olmo_3_7b,     exaone_4_1_2b,
+                                granite_3_3_8b, glm_4_9b,     ernie_4_5_03b, qwen_3_5_9b,
+                                pythia_6_9b,    phi_2,        starcoder_2_7b};
 static_assert(kShapes.size() == kShapeNames.size());
 
 }  // namespace

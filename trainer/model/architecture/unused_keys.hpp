@@ -7,6 +7,7 @@
 
 #include "trainer/model/architecture/config_fields.hpp"
 #include "trainer/model/architecture/families.hpp"
+#include "trainer/model/architecture/wrappers.hpp"
 
 namespace bipo {
 
@@ -15,5 +16,8 @@ namespace bipo {
 // training and of sampling, ids of tokens, and what transformers' configuration classes write for
 // every model.  To be called when everything else has been read.
 std::optional<std::string> unused_keys(const ConfigFields& fields, const Family& family);
+
+// The same for the fields that stand around the "text_config" of a wrapper.
+std::optional<std::string> unused_keys(const ConfigFields& fields, const Wrapper& wrapper);
 
 }  // namespace bipo

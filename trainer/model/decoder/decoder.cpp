@@ -2,24 +2,30 @@
 
 #include <ATen/ATen.h>
 
-#include <cmath>
+#include <algorithm>
 
 #include "collectives/tensor_parallel.hpp"
+#include "trainer/model/decoder/attention_mixer.hpp"
+#include "trainer/model/decoder/delta_mixer.hpp"
+#include "trainer/model/operators/cpu_products.hpp"
 
 namespace bipo {
 namespace {
 
-SharedHeads local_heads(const ModelConfig& config, const ShardPlan& shard) {
-  auto heads = std::make_shared<AttentionHeads>();
-  heads->head_size = config.head_size;
-  heads->scale = 1 / std::sqrt(config.query_pre_attention_scalar.value_or(config.head_size));
-  heads->soft_cap = config.attention_soft_cap;
-  heads->kv_heads = shard.kv_heads.size();
-  const std::int64_t group = config.heads / config.kv_heads;
-  for (std::int64_t head = shard.heads.begin; head < shard.heads.end; ++head) {
-    heads->kv_head_of_query.push_back(head / group - shard.kv_heads.begin);
+// Makes the mixer of every kind of block.
+std::vector<std::unique_ptr<SequenceMixer>> make_mixers(const ModelConfig& config,
+                                                        const ShardPlan& shard,
+                                                        const BlockOperators& operators,
+                                                        at::TensorOptions residual) {
+  std::vector<std::unique_ptr<SequenceMixer>> mixers;
+  for (std::size_t kind = 0; kind < config.attention_kinds.size(); ++kind) {
+    if (config.attention_kinds[kind].is_recurrent) {
+      mixers.push_back(std::make_unique<DeltaMixer>(config, shard, operators, residual));
+    } else {
+      mixers.push_back(std::make_unique<AttentionMixer>(config, shard, kind, operators, residual));
+    }
   }
-  return heads;
+  return mixers;
 }
 
 }  // namespace
@@ -33,15 +39,41 @@ Decoder::Decoder(const ModelConfig& config, const WeightSource& source, at::Scal
       shard_(plan_shard(config, tp.size(), tp.rank())),
       weights_(config, shard_, source, product_type, device),
       layouts_(config, residual_type_for(product_type), device),
-      heads_(local_heads(config, shard_)),
+      operators_(config_, tp),
+      mixers_(
+          make_mixers(config_, shard_, operators_,
+                      at::TensorOptions().dtype(residual_type_for(product_type)).device(device))),
       embedding_scale_(at::scalar_tensor(config.embedding_scale, at::kDouble)
                            .to(product_type)
                            .to(at::kDouble)
                            .item<double>()) {
 }
 
-std::size_t Decoder::kind_of(std::int64_t block) const {
-  return config_.kind_of_block.empty() ? 0 : config_.kind_of_block[static_cast<std::size_t>(block)];
+bool Decoder::has_independent_rows() const {
+  // The order of sums over more than two ranks may depend on the number of rows.
+  const bool mixers_allow = std::all_of(mixers_.begin(), mixers_.end(), [](const auto& mixer) {
+    return mixer->has_independent_rows();
+  });
+  if (!mixers_allow || !multiplies_in_tiles(product_type_, device_) || tp_.size() > 2) {
+    return false;
+  }
+  if (product_type_ == at::kFloat || emulates_bfloat16(device_)) {
+    return true;
+  }
+  bool pairs_everywhere = config_.hidden % 2 == 0;  // of columns, which bfloat16 tiles need
+  for (std::int64_t rank = 0; rank < tp_.size(); ++rank) {
+    const ShardPlan shard = plan_shard(config_, tp_.size(), rank);
+    pairs_everywhere = pairs_everywhere && shard.intermediate.size() % 2 == 0;
+    for (const AttentionKind& kind : config_.attention_kinds) {
+      pairs_everywhere =
+          pairs_everywhere && shard.heads.size() * head_size_of(config_, kind) % 2 == 0;
+    }
+  }
+  return pairs_everywhere;
+}
+
+const SequenceMixer& Decoder::mixer(std::int64_t block) const {
+  return *mixers_[kind_of(config_, block)];
 }
 
 at::Tensor Decoder::embed(const at::Tensor& ids) const {
@@ -57,7 +89,7 @@ at::Tensor Decoder::embed(const at::Tensor& ids) const {
 at::Tensor Decoder::run_blocks(at::Tensor h, Range blocks, const SequenceLayout& layout) const {
   for (std::int64_t i = blocks.begin; i < blocks.end; ++i) {
     const BlockWeights& block = weights_.block(i);
-    h = mlp(block, attention(block, h, layout.kinds[kind_of(i)]));
+    h = mlp(block, h, mixer(i).run(block, h, layout));
   }
   return h;
 }
@@ -70,155 +102,96 @@ at::Tensor Decoder::run_to_answers(at::Tensor h, std::int64_t first_block,
   }
   h = run_blocks(h, {first_block, last}, layout);
   const BlockWeights& block = weights_.block(last);
-  return mlp(block, answer_attention(block, h, layout.answer_rows, layout.kinds[kind_of(last)]));
+  return mlp(block, config_.parallel_blocks ? h.index_select(0, layout.answer_rows) : at::Tensor(),
+             mixer(last).run_to_answers(block, h, layout));
 }
 
 at::Tensor Decoder::run_cached(at::Tensor h, Range blocks, const CachedLayout& layout,
-                               const KeyValueCache& cache) const {
+                               const DecoderCache& cache) const {
   for (std::int64_t i = blocks.begin; i < blocks.end; ++i) {
     const auto kept = static_cast<std::size_t>(i - cache.blocks.begin);
     const BlockWeights& block = weights_.block(i);
-    h = mlp(block, cached_attention(block, h, layout.kinds[kind_of(i)], layout.places,
-                                    {cache.keys.at(kept), cache.values.at(kept)}));
+    h = mlp(block, h, mixer(i).run_cached(block, h, layout, cache.of_block.at(kept)));
   }
   return h;
 }
 
-at::Tensor Decoder::attention(const BlockWeights& block, const at::Tensor& h,
-                              const AttentionLayout& layout) const {
-  const at::Tensor x = normed(h, block.attention_norm);
-  const at::Tensor qkv = project_heads(block, x, {0, block.qkv.matrix.size(0)});
-  if (!block.query_norm.defined()) {
-    return add_attention(h, self_attention(qkv, heads_, layout.all), block);
-  }
-  const at::Tensor q = qkv.narrow(1, 0, query_width());
-  const at::Tensor kv = qkv.narrow(1, query_width(), qkv.size(1) - query_width());
-  const at::Tensor attended =
-      bipo::attention(normed_heads(q, block.query_norm), normed_keys(kv, block.key_norm), heads_,
-                      layout.all, layout.all);
-  return add_attention(h, attended, block);
+// Returns a block's output from the residual stream `before` it (used in parallel blocks only) and
+// behind its attention.
+at::Tensor Decoder::mlp(const BlockWeights& block, const at::Tensor& before,
+                        const at::Tensor& attended) const {
+  const at::Tensor& input = config_.parallel_blocks ? before : attended;
+  const at::Tensor gate_up = frozen_linear(operators_.normed(input, block.mlp_norm), block.gate_up);
+  const at::Tensor unit = config_.gated_mlp
+                              ? gated_unit(gate_up, config_.activation)
+                              : plain_unit(gate_up, block.up_bias, config_.activation);
+  const at::Tensor sum =
+      operators_.project_onto(attended, unit, block.down, block.down_bias, block.mlp_output_norm);
+  return block.scale.defined() ? sum * block.scale : sum;
 }
 
-at::Tensor Decoder::answer_attention(const BlockWeights& block, const at::Tensor& h,
-                                     const at::Tensor& answer_rows,
-                                     const AttentionLayout& layout) const {
-  const at::Tensor x = normed(h, block.attention_norm);
-  const at::Tensor q = project_heads(block, x.index_select(0, answer_rows), {0, query_width()});
-  const at::Tensor kv = project_heads(block, x, {query_width(), block.qkv.matrix.size(0)});
-  const at::Tensor attended =
-      bipo::attention(normed_heads(q, block.query_norm), normed_keys(kv, block.key_norm), heads_,
-                      layout.answers, layout.all);
-  return add_attention(h.index_select(0, answer_rows), attended, block);
-}
-
-at::Tensor Decoder::cached_attention(const BlockWeights& block, const at::Tensor& h,
-                                     const QuerySet& rows, const at::Tensor& places,
-                                     const KeptRows& kept) const {
-  const at::Tensor x = normed(h, block.attention_norm);
-  const at::Tensor qkv = project_heads(block, x, {0, block.qkv.matrix.size(0)});
-  const at::Tensor q = qkv.narrow(1, 0, query_width());
-  const at::Tensor kv = qkv.narrow(1, query_width(), qkv.size(1) - query_width());
-  const at::Tensor attended =
-      bipo::cached_attention(normed_heads(q, block.query_norm), normed_keys(kv, block.key_norm),
-                             *heads_, rows, places, kept);
-  return add_attention(h, attended, block);
-}
-
-at::Tensor Decoder::mlp(const BlockWeights& block, const at::Tensor& h) const {
-  const at::Tensor gate_up = frozen_linear(normed(h, block.mlp_norm), block.gate_up);
-  return project_onto(h, gated_unit(gate_up, config_.activation), block.down, at::Tensor(),
-                      block.mlp_output_norm);
-}
-
-at::Tensor Decoder::normed(const at::Tensor& h, const at::Tensor& weight) const {
-  return copy_to_tensor_parallel(rms_norm(h, weight, config_.norm_epsilon), tp_);
-}
-
-// Returns the given columns of the queries, keys and values [n, (H + 2 Hkv) K] of x [n, D].
-at::Tensor Decoder::project_heads(const BlockWeights& block, const at::Tensor& x,
-                                  Range columns) const {
-  const FrozenWeight weight{block.qkv.matrix.narrow(0, columns.begin, columns.size()),
-                            block.qkv.rounds_inputs};
-  const at::Tensor heads = frozen_linear(x, weight);
-  return block.qkv_bias.defined() ? heads + block.qkv_bias.narrow(0, columns.begin, columns.size())
-                                  : heads;
-}
-
-// Norms every head of x [n, heads K] by itself, where there is a norm.
-at::Tensor Decoder::normed_heads(const at::Tensor& x, const at::Tensor& norm) const {
-  if (!norm.defined()) {
-    return x;
-  }
-  return rms_norm(x.reshape({-1, config_.head_size}), norm, config_.norm_epsilon).view(x.sizes());
-}
-
-// Norms the keys in kv [n, 2 Hkv K], where there is a norm.
-at::Tensor Decoder::normed_keys(const at::Tensor& kv, const at::Tensor& norm) const {
-  if (!norm.defined()) {
-    return kv;
-  }
-  const auto halves = kv.chunk(2, 1);
-  return at::cat({normed_heads(halves[0], norm), halves[1]}, 1);
-}
-
-at::Tensor Decoder::add_attention(const at::Tensor& residual, const at::Tensor& attended,
-                                  const BlockWeights& block) const {
-  return project_onto(residual, attended, block.attention_output, block.attention_output_bias,
-                      block.attention_output_norm);
-}
-
-// Returns residual + norm(x W^T + bias), with the product summed over the tp group; bias and norm
-// may be undefined.
-at::Tensor Decoder::project_onto(const at::Tensor& residual, const at::Tensor& x,
-                                 const FrozenWeight& weight, const at::Tensor& bias,
-                                 const at::Tensor& norm) const {
-  if (tp_.size() == 1 && !bias.defined() && !norm.defined()) {
-    return frozen_linear_onto(residual, x, weight);
-  }
-  at::Tensor sum = reduce_from_tensor_parallel(frozen_linear(x, weight), tp_);
-  if (bias.defined()) {
-    sum = sum + bias;
-  }
-  return residual + (norm.defined() ? rms_norm(sum, norm, config_.norm_epsilon) : sum);
-}
-
-KeyValueCache Decoder::make_cache(Range blocks, std::int64_t rows) const {
-  const auto options = at::TensorOptions().dtype(residual_type()).device(device_);
-  KeyValueCache cache{blocks, {}, {}};
-  for (std::int64_t i = 0; i < blocks.size(); ++i) {
-    for (auto* tensors : {&cache.keys, &cache.values}) {
-      tensors->push_back(at::empty({heads_->kv_heads, rows, heads_->head_size}, options));
-    }
+DecoderCache Decoder::make_cache(Range blocks, std::int64_t rows, std::int64_t regions) const {
+  DecoderCache cache{blocks, {}};
+  for (std::int64_t i = blocks.begin; i < blocks.end; ++i) {
+    cache.of_block.push_back(mixer(i).make_cache(rows, regions));
   }
   return cache;
 }
 
 std::uint64_t Decoder::cache_bytes_per_row(const ModelConfig& config, std::int64_t tp,
                                            std::int64_t tp_rank) {
-  const std::int64_t heads = plan_shard(config, tp, tp_rank).kv_heads.size();
-  return static_cast<std::uint64_t>(2 * heads * config.head_size) * sizeof(float);
+  const ShardPlan shard = plan_shard(config, tp, tp_rank);
+  std::int64_t elements = 0;
+  for (std::int64_t i = 0; i < config.blocks; ++i) {
+    const AttentionKind& kind = attention_of(config, i);
+    if (!kind.is_recurrent) {
+      elements += 2 * kv_part(config, shard, kind).size() * head_size_of(config, kind);
+    }
+  }
+  return static_cast<std::uint64_t>(elements) * sizeof(float);
+}
+
+std::uint64_t Decoder::cache_bytes_per_region(const ModelConfig& config, std::int64_t tp,
+                                              std::int64_t tp_rank) {
+  if (!config.delta_net) {
+    return 0;
+  }
+  const DeltaNetSizes& sizes = *config.delta_net;
+  const ShardPlan shard = plan_shard(config, tp, tp_rank);
+  const std::int64_t keys = delta_key_part(sizes, shard).size() * sizes.key_size;
+  const std::int64_t values = shard.delta_values.size() * sizes.value_size;
+  const std::int64_t of_block = values * sizes.key_size + (sizes.taps - 1) * (2 * keys + values);
+  std::int64_t elements = 0;
+  for (std::int64_t i = 0; i < config.blocks; ++i) {
+    elements += attention_of(config, i).is_recurrent ? of_block : 0;
+  }
+  return static_cast<std::uint64_t>(elements) * sizeof(float);
 }
 
 HeadShard Decoder::head() const {
-  return {weights_.head(), config_.vocabulary, config_.logit_soft_cap, tp_};
+  return {weights_.head(), config_.vocabulary, config_.logit_soft_cap, tp_, weights_.head_bias()};
+}
+
+at::Tensor Decoder::final_normed(const at::Tensor& h) const {
+  return operators_.normed(h, weights_.final_norm());
 }
 
 at::Tensor Decoder::next_token_logits(const at::Tensor& h) const {
-  return token_logits(normed(h, weights_.final_norm()), head());
+  return token_logits(final_normed(h), head());
 }
 
 at::Tensor Decoder::next_token_log_probs(const at::Tensor& h, const at::Tensor& row_of_target,
                                          const at::Tensor& targets) const {
-  return token_log_probs(normed(h, weights_.final_norm()), head(), row_of_target, targets);
+  return token_log_probs(final_normed(h), head(), row_of_target, targets);
 }
 
 at::Tensor Decoder::next_token_divergences(const at::Tensor& h,
                                            const std::vector<at::Tensor>& others) const {
   std::vector<at::Tensor> normed_others;
   for (const at::Tensor& other : others) {
-    normed_others.push_back(normed(other, weights_.final_norm()));
+    normed_others.push_back(final_normed(other));
   }
-  return token_divergences(normed(h, weights_.final_norm()), normed_others, head());
+  return token_divergences(final_normed(h), normed_others, head());
 }
 
 }  // namespace bipo

@@ -3,15 +3,16 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "collectives/communicator.hpp"
 #include "trainer/model/architecture/config.hpp"
+#include "trainer/model/decoder/block_operators.hpp"
 #include "trainer/model/decoder/resident_weights.hpp"
-#include "trainer/model/operators/attention.hpp"
+#include "trainer/model/decoder/sequence_mixer.hpp"
 #include "trainer/model/operators/head.hpp"
 #include "trainer/model/operators/operators.hpp"
 #include "trainer/model/operators/sequence_layout.hpp"
@@ -20,11 +21,10 @@
 
 namespace bipo {
 
-// Keys (rotated) and values of rows that later rows attend to, for a range of blocks.
-struct KeyValueCache {
+// What later rows of a generation need of earlier ones, for a range of blocks.
+struct DecoderCache {
   Range blocks;
-  std::vector<at::Tensor> keys;  // [Hkv, rows, K] for each block, of the residual stream's type
-  std::vector<at::Tensor> values;
+  std::vector<BlockCache> of_block;
 };
 
 // T tokens of a packed batch, U rows that predict an answer token, R answer tokens, D hidden.
@@ -40,6 +40,8 @@ class Decoder {
   // the backward passes of its results.  Does not communicate.
   Decoder(const ModelConfig& config, const WeightSource& source, at::ScalarType product_type,
           at::Device device, Communicator& tp);
+  Decoder(const Decoder&) = delete;
+  Decoder& operator=(const Decoder&) = delete;
 
   // See ResidentWeights.
   void load_blocks(Range blocks) { weights_.load_blocks(blocks); }
@@ -51,7 +53,7 @@ class Decoder {
   // Returns resident_bytes() of a rank of a tensor-parallel group.
   static std::uint64_t weight_bytes(const ModelConfig& config, std::int64_t tp,
                                     std::int64_t tp_rank, at::ScalarType product_type,
-                                    at::Device device, std::int64_t blocks, bool embedding) {
+                                    at::Device device, Range blocks, bool embedding) {
     return resident_bytes(config, plan_shard(config, tp, tp_rank), product_type, device, blocks,
                           embedding);
   }
@@ -61,12 +63,18 @@ class Decoder {
   at::ScalarType residual_type() const { return residual_type_for(product_type_); }
   at::ScalarType product_type() const { return product_type_; }
 
+  // Whether a row of every result depends on its own sequence only, to the bit, and not on what
+  // else is packed with it: on CPUs that multiply tiles.  The same on every rank of `tp` if their
+  // processors are alike.
+  bool has_independent_rows() const;
+
   // Returns the layout of a packed batch: positions[t] is the place of row t in its sequence;
   // `parts` cover the rows in order; `answer_rows` (ascending) are the rows that predict.
+  // What is in `upload` is sent to the device along with it.
   SequenceLayout layout(const std::vector<std::int64_t>& positions,
                         const std::vector<SequencePart>& parts,
-                        const std::vector<std::int64_t>& answer_rows) const {
-    return layouts_.packed(positions, parts, answer_rows);
+                        const std::vector<std::int64_t>& answer_rows, Upload upload = {}) const {
+    return layouts_.packed(positions, parts, answer_rows, std::move(upload));
   }
 
   // ids [T] int64 -> [T, D].  Collective over: tp
@@ -81,22 +89,25 @@ class Decoder {
   at::Tensor run_to_answers(at::Tensor h, std::int64_t first_block,
                             const SequenceLayout& layout) const;
 
-  // Allocates this rank's keys and values of `rows` rows in `blocks`.
-  KeyValueCache make_cache(Range blocks, std::int64_t rows) const;
+  // Allocates what `rows` rows leave to later ones in `blocks`, on this rank.  Parts of sequences
+  // take them in at most `regions` regions at the same time, see CachedPart.
+  DecoderCache make_cache(Range blocks, std::int64_t rows, std::int64_t regions) const;
 
-  // Returns the bytes of one row in one block of such a cache.
+  // Return the bytes of one row, and of one region, in all blocks of such a cache.
   static std::uint64_t cache_bytes_per_row(const ModelConfig& config, std::int64_t tp,
                                            std::int64_t tp_rank);
+  static std::uint64_t cache_bytes_per_region(const ModelConfig& config, std::int64_t tp,
+                                              std::int64_t tp_rank);
 
   // Returns the layout of new rows, which `parts` cover in order.
   CachedLayout cached_layout(const std::vector<CachedPart>& parts) const {
     return layouts_.cached(parts);
   }
 
-  // run_blocks() for new rows h [n, D] that attend to earlier ones in `cache`; stores their keys
-  // and values there too.  No gradient.  Collective over: tp
+  // run_blocks() for new rows h [n, D] that follow earlier ones in `cache`; stores there what later
+  // ones need of them.  No gradient.  Collective over: tp
   at::Tensor run_cached(at::Tensor h, Range blocks, const CachedLayout& layout,
-                        const KeyValueCache& cache) const;
+                        const DecoderCache& cache) const;
 
   // Returns the logits [n, V] of the tokens after rows of the last block's output h [n, D], in
   // float32 or better, whole on every rank.  No gradient.  Collective over: tp
@@ -114,25 +125,10 @@ class Decoder {
                                     const std::vector<at::Tensor>& others) const;
 
  private:
-  at::Tensor attention(const BlockWeights& block, const at::Tensor& h,
-                       const AttentionLayout& layout) const;
-  at::Tensor answer_attention(const BlockWeights& block, const at::Tensor& h,
-                              const at::Tensor& answer_rows, const AttentionLayout& layout) const;
-  at::Tensor cached_attention(const BlockWeights& block, const at::Tensor& h, const QuerySet& rows,
-                              const at::Tensor& places, const KeptRows& kept) const;
-  at::Tensor mlp(const BlockWeights& block, const at::Tensor& h) const;
-
-  std::int64_t query_width() const { return heads_->query_heads() * heads_->head_size; }
-  std::size_t kind_of(std::int64_t block) const;
-  at::Tensor normed(const at::Tensor& h, const at::Tensor& weight) const;
-  at::Tensor project_heads(const BlockWeights& block, const at::Tensor& x, Range columns) const;
-  at::Tensor normed_heads(const at::Tensor& x, const at::Tensor& norm) const;
-  at::Tensor normed_keys(const at::Tensor& kv, const at::Tensor& norm) const;
-  at::Tensor add_attention(const at::Tensor& residual, const at::Tensor& attended,
-                           const BlockWeights& block) const;
-  at::Tensor project_onto(const at::Tensor& residual, const at::Tensor& x,
-                          const FrozenWeight& weight, const at::Tensor& bias,
-                          const at::Tensor& norm) const;
+  const SequenceMixer& mixer(std::int64_t block) const;
+  at::Tensor mlp(const BlockWeights& block, const at::Tensor& before,
+                 const at::Tensor& attended) const;
+  at::Tensor final_normed(const at::Tensor& h) const;
   HeadShard head() const;
 
   ModelConfig config_;
@@ -142,8 +138,9 @@ class Decoder {
   ShardPlan shard_;
   ResidentWeights weights_;
   LayoutBuilder layouts_;
-  SharedHeads heads_;       // this rank's
-  double embedding_scale_;  // rounded to the products' type
+  BlockOperators operators_;
+  std::vector<std::unique_ptr<SequenceMixer>> mixers_;  // in the order of attention_kinds
+  double embedding_scale_;                              // rounded to the products' type
 };
 
 }  // namespace bipo

@@ -17,10 +17,24 @@ constexpr std::array kArchitectures = {
     GgufArchitecture{"llama", "LlamaForCausalLM", true},
     GgufArchitecture{"qwen2", "Qwen2ForCausalLM", false},
     GgufArchitecture{"qwen3", "Qwen3ForCausalLM", false},
+    GgufArchitecture{"gemma", "GemmaForCausalLM", false},
     GgufArchitecture{"gemma2", "Gemma2ForCausalLM", false},
     GgufArchitecture{"gemma3", "Gemma3ForCausalLM", false},
+    GgufArchitecture{"gemma4", "Gemma4ForCausalLM", false},
+    GgufArchitecture{"command-r", "CohereForCausalLM", false},
+    GgufArchitecture{"cohere2", "Cohere2ForCausalLM", false},
+    GgufArchitecture{"seed_oss", "SeedOssForCausalLM", false, true},
+    GgufArchitecture{"olmo2", "Olmo2ForCausalLM", false},
+    GgufArchitecture{"exaone4", "Exaone4ForCausalLM", false},
+    GgufArchitecture{"granite", "GraniteForCausalLM", true},
+    GgufArchitecture{"glm4", "Glm4ForCausalLM", false},
+    GgufArchitecture{"ernie4_5", "Ernie4_5ForCausalLM", false},
     GgufArchitecture{"smollm3", "SmolLM3ForCausalLM", true},
     GgufArchitecture{"phi3", "Phi3ForCausalLM", false},
+    GgufArchitecture{"gptneox", "GPTNeoXForCausalLM", false},
+    GgufArchitecture{"phi2", "PhiForCausalLM", false},
+    GgufArchitecture{"starcoder2", "Starcoder2ForCausalLM", false},
+    GgufArchitecture{"qwen35", "Qwen3_5ForCausalLM", false, true},
 };
 
 constexpr RoleNames kNames = {{
@@ -34,6 +48,8 @@ constexpr RoleNames kNames = {{
     {Role::kValueBias, "blk.{}.attn_v.bias"},
     {Role::kQueryNorm, "blk.{}.attn_q_norm.weight"},
     {Role::kKeyNorm, "blk.{}.attn_k_norm.weight"},
+    {Role::kJointQueryNorm, "blk.{}.attn_q_norm.weight"},
+    {Role::kJointKeyNorm, "blk.{}.attn_k_norm.weight"},
     {Role::kAttentionOutput, "blk.{}.attn_output.weight"},
     {Role::kAttentionOutputBias, "blk.{}.attn_output.bias"},
     {Role::kAttentionOutputNorm, "blk.{}.post_attention_norm.weight"},
@@ -42,8 +58,28 @@ constexpr RoleNames kNames = {{
     {Role::kUp, "blk.{}.ffn_up.weight"},
     {Role::kDown, "blk.{}.ffn_down.weight"},
     {Role::kMlpOutputNorm, "blk.{}.post_ffw_norm.weight"},
+    {Role::kBlockScale, "blk.{}.layer_output_scale.weight"},
     {Role::kFinalNorm, "output_norm.weight"},
     {Role::kHead, kGgufHead},
+    {Role::kDeltaQuery, "blk.{}.attn_qkv.weight"},
+    {Role::kDeltaKey, "blk.{}.attn_qkv.weight"},
+    {Role::kDeltaValue, "blk.{}.attn_qkv.weight"},
+    {Role::kDeltaGate, "blk.{}.attn_gate.weight"},
+    {Role::kDeltaStep, "blk.{}.ssm_beta.weight"},
+    {Role::kDeltaDecay, "blk.{}.ssm_alpha.weight"},
+    {Role::kDeltaQueryTaps, "blk.{}.ssm_conv1d.weight"},
+    {Role::kDeltaKeyTaps, "blk.{}.ssm_conv1d.weight"},
+    {Role::kDeltaValueTaps, "blk.{}.ssm_conv1d.weight"},
+    {Role::kDeltaDecayScale, "blk.{}.ssm_a"},
+    {Role::kDeltaDecayBias, "blk.{}.ssm_dt.bias"},
+    {Role::kDeltaNorm, "blk.{}.ssm_norm.weight"},
+    {Role::kDeltaOutput, "blk.{}.ssm_out.weight"},
+    {Role::kAttentionNormBias, "blk.{}.attn_norm.bias"},
+    {Role::kMlpNormBias, "blk.{}.ffn_norm.bias"},
+    {Role::kUpBias, "blk.{}.ffn_up.bias"},
+    {Role::kDownBias, "blk.{}.ffn_down.bias"},
+    {Role::kFinalNormBias, "output_norm.bias"},
+    {Role::kHeadBias, "output.bias"},
 }};
 static_assert(has_every_role(kNames));
 
@@ -60,6 +96,30 @@ std::string kind_of_other_file(const std::string& type, const std::string& archi
     return "is a control vector, not a model; bipo-dist import reads it";
   }
   return type.empty() || type == "model" ? "" : "does not hold a model";
+}
+
+bool calls_mlp_norm_post_attention(const ModelConfig& config) {
+  return std::any_of(
+      kArchitectures.begin(), kArchitectures.end(), [&](const GgufArchitecture& known) {
+        return config.architecture == known.family && known.mlp_norm_is_post_attention;
+      });
+}
+
+// Returns the rows of a role that belong to one value head of a recurrent block; 0 for others.
+std::int64_t rows_of_value_head(const ModelConfig& config, Role role) {
+  switch (role) {
+    case Role::kDeltaValue:
+    case Role::kDeltaGate:
+    case Role::kDeltaValueTaps:
+      return config.delta_net->value_size;
+    case Role::kDeltaStep:
+    case Role::kDeltaDecay:
+    case Role::kDeltaDecayScale:
+    case Role::kDeltaDecayBias:
+      return 1;
+    default:
+      return 0;
+  }
 }
 
 }  // namespace
@@ -95,21 +155,38 @@ const GgufArchitecture& architecture_of(const GgufFile& file) {
 
 // Rows j and j + K/2 of a head, a rotated pair, are rows 2j and 2j + 1 if such rows are adjacent.
 std::int64_t row_in_gguf(const GgufArchitecture& architecture, const ModelConfig& config, Role role,
-                         std::int64_t row) {
+                         std::int64_t block, std::int64_t row) {
+  if (const std::int64_t size = rows_of_value_head(config, role); size > 0) {
+    return value_head_in_gguf(*config.delta_net, row / size) * size + row % size;
+  }
   const bool is_rotated = role == Role::kQuery || role == Role::kKey || role == Role::kQueryBias ||
                           role == Role::kKeyBias;
   if (!architecture.adjacent_rotary_rows || !is_rotated) {
     return row;
   }
-  const std::int64_t half = config.head_size / 2;
-  const std::int64_t in_head = row % config.head_size;
+  const std::int64_t size = head_size_of(config, attention_of(config, block));
+  const std::int64_t half = size / 2;
+  const std::int64_t in_head = row % size;
   return row - in_head + in_head % half * 2 + in_head / half;
 }
 
+std::string gguf_tensor_name(Role role, std::int64_t block) {
+  return name_of(kNames, role, block);
+}
+
+std::int64_t value_head_in_gguf(const DeltaNetSizes& sizes, std::int64_t head) {
+  const std::int64_t group = sizes.value_heads / sizes.key_heads;
+  return head % group * sizes.key_heads + head / group;
+}
+
 TensorPlace gguf_tensor_place(const ModelConfig& config, Role role, std::int64_t block) {
-  return place_in(config, role,
-                  {name_of(kNames, role, block), fmt::format("blk.{}.attn_qkv.weight", block),
-                   fmt::format("blk.{}.ffn_up.weight", block)});
+  const Role named = role == Role::kMlpNorm && calls_mlp_norm_post_attention(config)
+                         ? Role::kAttentionOutputNorm
+                         : role;
+  return place_in(
+      config, role, block,
+      {name_of(kNames, named, block), fmt::format("blk.{}.attn_qkv.weight", block),
+       fmt::format("blk.{}.attn_qkv.bias", block), fmt::format("blk.{}.ffn_up.weight", block)});
 }
 
 }  // namespace bipo

@@ -20,21 +20,70 @@ namespace {
 // SmolLM3's interval, which its files do not store.
 constexpr std::int64_t kUnrotatedInterval = 4;
 
+// Computations that some models of an architecture have, by the keys that are 0 in the others.
+void check_switches(ArchitectureKeys& keys) {
+  keys.require_size("attention.shared_kv_layers", 0, "each block has keys and values of its own");
+  keys.require_size("embedding_length_per_layer_input", 0, "no embeddings for each block");
+  keys.require_size("expert_count", 0, "a dense model");
+  keys.require_size("expert_used_count", 0, "a dense model");
+}
+
+// Returns the number of key/value heads in each of the blocks of one kind, which is the same.
+std::int64_t kv_heads_of_kind(const ArchitectureKeys& keys, const char* key,
+                              const std::vector<std::int64_t>& by_block,
+                              const std::vector<bool>& windowed, bool is_windowed) {
+  std::int64_t found = 0;
+  for (std::size_t i = 0; i < windowed.size(); ++i) {
+    if (windowed[i] == is_windowed) {
+      if (by_block[i] < 1 || (found != 0 && by_block[i] != found)) {
+        keys.refuse(
+            fmt::format("metadata {} is not the same positive number in all blocks {} a "
+                        "window; this is not supported",
+                        keys.full(key), is_windowed ? "with" : "without"));
+      }
+      found = by_block[i];
+    }
+  }
+  return found;
+}
+
+// Reads the key/value heads, one number or one for each block.
+void read_kv_heads(ArchitectureKeys& keys, const Family& family, const std::vector<bool>& windowed,
+                   ModelConfig& config, AttentionKind& global) {
+  const char* const key = "attention.head_count_kv";
+  const GgufValue* value = keys.find(key);
+  if (!family.heads_by_kind || value == nullptr || !value->is_array()) {
+    config.kv_heads = keys.size_or(key, config.heads);
+  } else {
+    const auto by_block = value->integers().value_or(std::vector<std::int64_t>());
+    if (by_block.size() != windowed.size()) {
+      keys.refuse(fmt::format("metadata {} must be {} integers, one for each block", keys.full(key),
+                              windowed.size()));
+    }
+    global.kv_heads = kv_heads_of_kind(keys, key, by_block, windowed, false);
+    config.kv_heads = kv_heads_of_kind(keys, key, by_block, windowed, true);
+    if (config.kv_heads == 0) {
+      config.kv_heads = global.kv_heads;
+    }
+  }
+  for (const std::int64_t kv_heads : {config.kv_heads, kv_heads_of(config, global)}) {
+    if (config.heads % kv_heads != 0) {
+      keys.refuse(fmt::format("metadata {} {} is not a multiple of {} {}",
+                              keys.full("attention.head_count"), config.heads, keys.full(key),
+                              kv_heads));
+    }
+  }
+}
+
 void read_sizes(ArchitectureKeys& keys, const GgufFile& file, ModelConfig& config) {
   config.hidden = keys.size("embedding_length");
   config.blocks = keys.size("block_count");
   config.heads = keys.size("attention.head_count");
-  config.kv_heads = keys.size_or("attention.head_count_kv", config.heads);
   config.intermediate = keys.size("feed_forward_length");
   config.context = keys.size("context_length");
   if (static_cast<std::uint64_t>(config.blocks) > file.tensors().size()) {
     keys.refuse(fmt::format("metadata {} is {}, but there are {} tensors in all",
                             keys.full("block_count"), config.blocks, file.tensors().size()));
-  }
-  if (config.heads % config.kv_heads != 0) {
-    keys.refuse(fmt::format("metadata {} {} is not a multiple of {} {}",
-                            keys.full("attention.head_count"), config.heads,
-                            keys.full("attention.head_count_kv"), config.kv_heads));
   }
 }
 
@@ -67,6 +116,26 @@ void read_head_size(ArchitectureKeys& keys, ModelConfig& config) {
     keys.refuse(fmt::format("{} heads of size {} are too many", config.heads, config.head_size));
   }
   keys.require_size("attention.value_length", config.head_size, "the size of a key");
+}
+
+// In families whose global blocks have other heads, the keys without an ending are those of the
+// global blocks.
+void read_global_heads(ArchitectureKeys& keys, const GgufFile& file,
+                       const std::vector<bool>& windowed, ModelConfig& config,
+                       AttentionKind& global) {
+  global.head_size = config.head_size;
+  config.head_size = keys.size_or("attention.key_length_swa", global.head_size);
+  keys.require_size("attention.value_length_swa", config.head_size, "the size of a key");
+  keys.require_size("rope.dimension_count_swa", config.head_size, "the whole head");
+  if (config.head_size % 2 != 0 || config.head_size > kLargestGgufSize / config.heads) {
+    keys.refuse(
+        fmt::format("{} heads of size {} are too many or odd", config.heads, config.head_size));
+  }
+  const auto first = std::find(windowed.begin(), windowed.end(), false);
+  if (first != windowed.end()) {
+    const std::string values = gguf_tensor_name(Role::kValue, first - windowed.begin());
+    global.values_are_keys = file.find_tensor(values) == nullptr;
+  }
 }
 
 void read_vocabulary(ArchitectureKeys& keys, const GgufFile& file, ModelConfig& config) {
@@ -217,14 +286,39 @@ double read_theta(ArchitectureKeys& keys, const Family& family, ModelConfig& con
   return keys.positive_or(key, family.theta);
 }
 
+// Reads which of the first pairs of a head turn: converters write so large a divisor for the others
+// that they stand still.
+void read_turning_pairs(const ArchitectureKeys& keys, const GgufFile& file, std::int64_t head_size,
+                        RotaryEmbedding& rotary) {
+  constexpr float kStill = 1e30F;
+  rotary.divisors = stored_rope_divisors(keys, file, kGgufRopeDivisors, head_size / 2);
+  const auto end = std::find_if(rotary.divisors.begin(), rotary.divisors.end(),
+                                [](float divisor) { return divisor >= kStill; });
+  if (end == rotary.divisors.begin() ||
+      !std::all_of(end, rotary.divisors.end(), [](float divisor) { return divisor >= kStill; })) {
+    keys.refuse(fmt::format("tensor {} is missing, or does not begin with the pairs that turn",
+                            kGgufRopeDivisors));
+  }
+  rotary.divisors.erase(end, rotary.divisors.end());
+  rotary.rotated = 2 * static_cast<std::int64_t>(rotary.divisors.size());
+  rotary.over_whole_head = true;
+  if (std::all_of(rotary.divisors.begin(), rotary.divisors.end(),
+                  [](float divisor) { return divisor == 1; })) {
+    rotary.divisors.clear();
+  }
+}
+
 RotaryEmbedding read_rope(ArchitectureKeys& keys, const GgufFile& file, const Family& family,
-                          ModelConfig& config) {
+                          std::int64_t head_size, ModelConfig& config) {
   check_rope_tensors(keys, file, family.long_rope);
   RotaryEmbedding rotary;
   rotary.theta = read_theta(keys, family, config);
-  rotary.rotated = read_rotated(keys, family, config.head_size);
-  const std::int64_t pairs = (rotary.rotated == 0 ? config.head_size : rotary.rotated) / 2;
-  if (file.find_tensor(kGgufShortRopeDivisors) != nullptr) {
+  rotary.adjacent_pairs = family.adjacent_pairs;
+  rotary.rotated = read_rotated(keys, family, head_size);
+  const std::int64_t pairs = (rotary.rotated == 0 ? head_size : rotary.rotated) / 2;
+  if (family.proportional_part != 0) {
+    read_turning_pairs(keys, file, head_size, rotary);
+  } else if (file.find_tensor(kGgufShortRopeDivisors) != nullptr) {
     rotary.divisors = stored_rope_divisors(keys, file, kGgufShortRopeDivisors, pairs);
     read_long_rope(keys, rotary, config);
   } else {
@@ -240,19 +334,46 @@ RotaryEmbedding read_rope(ArchitectureKeys& keys, const GgufFile& file, const Fa
 
 // Returns the number whose root divides the scores, by llama.cpp's rule: D / H in the 27B models,
 // which it recognises by their number of blocks, else the head size.
-std::optional<double> query_scalar(const Family& family, const ModelConfig& config) {
+double query_scalar(const Family& family, const ModelConfig& config) {
   constexpr std::int64_t kBlocksOfGemma2At27B = 46;
   constexpr std::int64_t kBlocksOfGemma3At27B = 62;
-  if (!family.query_scalar) {
-    return std::nullopt;
-  }
   const bool is_27b =
-      config.blocks == (family.query_key_norms ? kBlocksOfGemma3At27B : kBlocksOfGemma2At27B);
+      config.blocks == (family.query_key_norms == QueryKeyNorms::kByHead ? kBlocksOfGemma3At27B
+                                                                         : kBlocksOfGemma2At27B);
   return static_cast<double>(is_27b ? config.hidden / config.heads : config.head_size);
 }
 
-void read_attention(ArchitectureKeys& keys, const Family& family, ModelConfig& config) {
-  config.query_pre_attention_scalar = query_scalar(family, config);
+// llama.cpp's rule for what is missing: as if the model had no such number.
+void read_multipliers(ArchitectureKeys& keys, ModelConfig& config) {
+  if (keys.has("attention.scale")) {
+    config.score_scale = keys.positive("attention.scale");
+  }
+  config.embedding_scale = keys.positive_or("embedding_scale", 1);
+  config.residual_scale = keys.positive_or("residual_scale", 1);
+  config.logit_scale = 1 / keys.positive_or("logit_scale", 1);
+}
+
+// Returns [N] whether each block has the window: by a list in the file where the family has one,
+// else by the family's rule.
+std::vector<bool> windowed_blocks(ArchitectureKeys& keys, const Family& family,
+                                  std::int64_t blocks) {
+  const GgufValue* pattern = keys.find("attention.sliding_window_pattern");
+  if (family.heads_by_kind && pattern != nullptr && pattern->booleans() &&
+      static_cast<std::int64_t>(pattern->booleans()->size()) == blocks) {
+    return *pattern->booleans();
+  }
+  return windowed_by_default(family, rotated_by_default(family, blocks, kUnrotatedInterval), blocks,
+                             family.full_every);
+}
+
+void read_attention(ArchitectureKeys& keys, const Family& family, const std::vector<bool>& windowed,
+                    const AttentionKind& global, ModelConfig& config) {
+  if (family.query_scalar) {
+    config.query_pre_attention_scalar = query_scalar(family, config);
+  }
+  if (family.logit_scale_value != 0) {
+    config.logit_scale = keys.positive_or("logit_scale", family.logit_scale_value);
+  }
   if (family.attention_soft_cap) {
     config.attention_soft_cap =
         keys.positive_or("attn_logit_softcapping", family.attention_soft_cap_value);
@@ -266,15 +387,52 @@ void read_attention(ArchitectureKeys& keys, const Family& family, ModelConfig& c
   if (family.local_theta != 0) {
     config.rotary.push_back({.theta = keys.positive_or("rope.freq_base_swa", family.local_theta)});
   }
+  if (family.multipliers) {
+    read_multipliers(keys, config);
+  }
   const char* const window_key = "attention.sliding_window";
+  // The smaller models of a family whose positions depend on windows have none.
+  const bool may_lack_window =
+      family.windowed == WindowedBlocks::kAll || family.rotated == RotatedBlocks::kWindowedIfAny;
   const std::int64_t window =
-      family.windowed == WindowedBlocks::kAllButEveryNth ? keys.size(window_key)
-      : family.windowed == WindowedBlocks::kAll          ? keys.size_or_zero(window_key)
-                                                         : 0;
+      family.windowed != WindowedBlocks::kAll && family.windowed != WindowedBlocks::kAllButEveryNth
+          ? 0
+      : may_lack_window ? keys.size_or_zero(window_key)
+                        : keys.size(window_key);
   const std::vector<bool> rotated = rotated_by_default(family, config.blocks, kUnrotatedInterval);
-  set_attention_kinds(rotated,
-                      windowed_by_default(family, rotated, config.blocks, family.full_every),
-                      window, config);
+  set_attention_kinds(rotated_with_windows(family, rotated, windowed, window), windowed, global,
+                      {.window = window}, config);
+}
+
+// The names of the keys are those of state space models.
+void read_delta_net(ArchitectureKeys& keys, const Family& family, ModelConfig& config) {
+  if (!family.delta_net) {
+    return;
+  }
+  DeltaNetSizes sizes;
+  sizes.key_heads = keys.size("ssm.group_count");
+  sizes.value_heads = keys.size("ssm.time_step_rank");
+  sizes.key_size = keys.size("ssm.state_size");
+  sizes.taps = keys.size("ssm.conv_kernel");
+  const std::int64_t columns = keys.size("ssm.inner_size");
+  if (sizes.value_heads % sizes.key_heads != 0 || columns % sizes.value_heads != 0) {
+    keys.refuse(fmt::format("metadata {} {} must be a multiple of {} {}, and {} {} one of {}",
+                            keys.full("ssm.time_step_rank"), sizes.value_heads,
+                            keys.full("ssm.group_count"), sizes.key_heads,
+                            keys.full("ssm.inner_size"), columns, sizes.value_heads));
+  }
+  if (sizes.taps < 2 || sizes.taps > static_cast<std::int64_t>(kMostConvolutionTaps)) {
+    keys.refuse(fmt::format("metadata {} is {}, must be 2 to {}", keys.full("ssm.conv_kernel"),
+                            sizes.taps, kMostConvolutionTaps));
+  }
+  sizes.value_size = columns / sizes.value_heads;
+  const std::int64_t every = keys.size_or("full_attention_interval", family.full_every);
+  std::vector<bool> recurrent;
+  for (std::int64_t block = 0; block < config.blocks; ++block) {
+    recurrent.push_back((block + 1) % every != 0);
+  }
+  set_recurrent_blocks(recurrent, sizes, config);
+  keys.ignore("rope.dimension_sections");  // of positions in images
 }
 
 // Returns whether the key `attention.sliding_window_pattern` gives the window to other blocks than
@@ -326,8 +484,8 @@ void accept_neutral_values(ArchitectureKeys& keys, const ModelConfig& config) {
        {"expert_shared_count", "expert_feed_forward_length", "expert_shared_feed_forward_length",
         "expert_group_count", "expert_group_used_count", "expert_gating_func",
         "leading_dense_block_count", "nextn_predict_layers", "n_deepstack_layers",
-        "attention.shared_kv_layers", "attention.max_alibi_bias", "attention.clamp_kqv",
-        "attn_logit_softcapping", "final_logit_softcapping", "router_logit_softcapping"}) {
+        "attention.max_alibi_bias", "attention.clamp_kqv", "attn_logit_softcapping",
+        "final_logit_softcapping", "router_logit_softcapping"}) {
     keys.accept_number(key, {0});
   }
   const double head_scale =
@@ -350,25 +508,43 @@ void accept_neutral_values(ArchitectureKeys& keys, const ModelConfig& config) {
 
 // Biases have no key; their tensors tell, in all blocks or in none.
 void read_biases(const GgufFile& file, const Family& family, ModelConfig& config) {
-  if (family.biases == Biases::kIfConfigured) {
-    const auto has = [&](Role role) {
-      return file.find_tensor(gguf_tensor_place(config, role).name) != nullptr;
-    };
-    config.query_key_value_bias =
-        has(Role::kQueryBias) || has(Role::kKeyBias) || has(Role::kValueBias);
-    config.attention_output_bias = has(Role::kAttentionOutputBias);
+  if (family.biases == Biases::kNone || family.biases == Biases::kQueryKeyValue ||
+      family.biases == Biases::kAll) {
+    return;
+  }
+  const auto has = [&](Role role) {
+    return file.find_tensor(gguf_tensor_place(config, role).name) != nullptr;
+  };
+  config.query_key_value_bias =
+      has(Role::kQueryBias) || has(Role::kKeyBias) || has(Role::kValueBias);
+  config.attention_output_bias = has(Role::kAttentionOutputBias);
+  if (family.biases == Biases::kEverywhereIfConfigured) {
+    config.mlp_biases = has(Role::kUpBias) || has(Role::kDownBias);
   }
 }
 
+// Families with a choice say which; in the others it would be another model.
+void read_parallel_blocks(ArchitectureKeys& keys, const Family& family, ModelConfig& config) {
+  constexpr const char* kKey = "use_parallel_residual";
+  if (!family.configured_parallel) {
+    keys.require_truth(kKey, false);
+    return;
+  }
+  const GgufValue* value = keys.find(kKey);
+  const std::optional<bool> parallel = value == nullptr ? std::nullopt : value->boolean();
+  if (!parallel) {
+    keys.refuse(fmt::format("metadata {} is missing or neither true nor false", keys.full(kKey)));
+  }
+  config.parallel_blocks = *parallel;
+}
+
 void check_variations(ArchitectureKeys& keys) {
-  keys.require_size("expert_count", 0, "a dense model");
-  keys.require_size("expert_used_count", 0, "a dense model");
   keys.require_truth("attention.causal", true);
-  keys.require_truth("use_parallel_residual", false);
   // The row order, which is the same in every file of the architecture.
   keys.ignore("tensor_data_layout");
-  // The norms are RMSNorm, which has an epsilon of its own.
+  // The epsilon of the other kind of norm.
   keys.ignore("attention.layer_norm_epsilon");
+  keys.ignore("attention.layer_norm_rms_epsilon");
 }
 
 void warn_of_keys_not_used(ArchitectureKeys& keys, const GgufFile& file, ModelConfig& config) {
@@ -414,15 +590,26 @@ ModelConfig read_gguf_config(const GgufFile& file) {
     keys.refuse("holds no tensors: it describes a vocabulary, not a model");
   }
   ModelConfig config;
+  check_switches(keys);
   read_sizes(keys, file, config);
+  const std::vector<bool> windowed = windowed_blocks(keys, family, config.blocks);
+  AttentionKind global;
+  read_kv_heads(keys, family, windowed, config, global);
   read_head_size(keys, config);
+  if (family.heads_by_kind) {
+    read_global_heads(keys, file, windowed, config, global);
+  }
   read_vocabulary(keys, file, config);
-  config.norm_epsilon = keys.positive("attention.layer_norm_rms_epsilon");
+  config.norm_epsilon =
+      keys.positive(family.norm == Norm::kLayer ? "attention.layer_norm_epsilon"
+                                                : "attention.layer_norm_rms_epsilon");
   apply_family(family, config);
   read_biases(file, family, config);
+  read_parallel_blocks(keys, family, config);
   config.norms_from_one = false;  // converters add the one
-  config.rotary = {read_rope(keys, file, family, config)};
-  read_attention(keys, family, config);
+  config.rotary = {read_rope(keys, file, family, head_size_of(config, global), config)};
+  read_attention(keys, family, windowed, global, config);
+  read_delta_net(keys, family, config);
   check_variations(keys);
   check_windows(keys, family, config);
   accept_neutral_values(keys, config);

@@ -49,6 +49,11 @@ class GgufAdapterReader {
       refuse(fmt::format("is for models of the general.architecture {:?}, and this one is a {}",
                          name, config_.architecture));
     }
+    if (config_.delta_net) {
+      refuse(
+          "updates a model with recurrent blocks, whose heads have an order of their own in GGUF "
+          "files; use the adapter's PEFT directory");
+    }
     if (file_.find_value("adapter.alora.invocation_tokens") != nullptr) {
       refuse(
           "has adapter.alora.invocation_tokens: it takes effect from certain tokens on, which is "
@@ -117,7 +122,7 @@ class GgufAdapterReader {
     std::map<std::string, TensorShape> matrices;
     for (const auto& [role, block] : weights_of(config_)) {
       const TensorPlace place = gguf_tensor_place(config_, role, block);
-      if (!place.shape.is_vector() && role != Role::kEmbedding) {
+      if (is_product(role) && role != Role::kEmbedding) {
         matrices.emplace(place.name, place.shape);
       }
     }
@@ -181,7 +186,7 @@ class GgufAdaptedWeights final : public WeightSource {
     const Range ranks = {0, update.a->shape.front()};
     const auto as_stored = [](std::int64_t row) { return row; };
     const auto in_file = [&](std::int64_t row) {
-      return place.first_row + row_in_gguf(*architecture_, config_, role, row);
+      return place.first_row + row_in_gguf(*architecture_, config_, role, block, row);
     };
     const at::Tensor a = read_gguf_slice(*update.a, {ranks, slice.columns}, as_stored);
     const at::Tensor b = read_gguf_slice(*update.b, {slice.rows, ranks}, in_file);

@@ -1,5 +1,6 @@
 #include "trainer/model/gguf/gguf_model.hpp"
 
+#include <ATen/ATen.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -32,11 +33,14 @@ class GgufWeights final : public WeightSource {
   at::Tensor read(Role role, std::int64_t block, const Slice& slice) const override {
     const TensorPlace place = gguf_tensor_place(config_, role, block);
     const GgufTensor& tensor = *file_->find_tensor(place.name);
-    at::Tensor result = read_gguf_slice(tensor, slice, [&](std::int64_t row) {
-      return place.first_row + row_in_gguf(architecture_, config_, role, row);
-    });
+    const auto row_in_file = [&](std::int64_t row) {
+      return place.first_row + row_in_gguf(architecture_, config_, role, block, row);
+    };
+    at::Tensor result = role == Role::kDeltaOutput ? read_by_value_heads(tensor, slice, row_in_file)
+                                                   : read_gguf_slice(tensor, slice, row_in_file);
     file_->let_go(tensor);
-    return result;
+    // Files hold the decay's factor itself; its logarithm is what the role is.
+    return role == Role::kDeltaDecayScale ? result.to(at::kFloat).neg().log() : result;
   }
 
   std::string place(Role role, std::int64_t block) const override {
@@ -51,6 +55,21 @@ class GgufWeights final : public WeightSource {
   std::vector<const MappedFile*> files() const override { return file_->files(); }
 
  private:
+  // For columns that belong to value heads, which the file has in another order.
+  at::Tensor read_by_value_heads(const GgufTensor& tensor, const Slice& slice,
+                                 const RowInFile& row) const {
+    const DeltaNetSizes& sizes = *config_.delta_net;
+    std::vector<at::Tensor> heads;
+    for (std::int64_t column = slice.columns.begin; column < slice.columns.end;
+         column += sizes.value_size) {
+      const std::int64_t first =
+          value_head_in_gguf(sizes, column / sizes.value_size) * sizes.value_size;
+      heads.push_back(
+          read_gguf_slice(tensor, {slice.rows, {first, first + sizes.value_size}}, row));
+    }
+    return at::cat(heads, 1);
+  }
+
   void refuse_extra(std::vector<std::string> extra) const {
     std::erase_if(extra, [](const std::string& name) {
       return name == kGgufRopeDivisors || name == kGgufShortRopeDivisors ||

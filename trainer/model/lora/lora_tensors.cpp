@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
+#include "trainer/model/architecture/wrappers.hpp"
 #include "trainer/model/sharding/names.hpp"
 
 namespace bipo {
@@ -18,6 +19,7 @@ namespace {
 
 constexpr std::string_view kPrefix = "base_model.model.";
 constexpr std::string_view kHeadModule = "lm_head";
+constexpr std::string_view kTextModule = "model.";
 
 // What a tensor of an adapter is, by the end of its name.  PEFT reads the names with its adapter's
 // name, which is "default" unless a caller says otherwise, as well as those without.
@@ -76,10 +78,10 @@ std::map<std::string, Module> modules_of(const ModelConfig& config) {
   std::map<std::string, Module> modules;
   std::set<std::string> biased;
   for (const auto& [role, block] : weights_of(config)) {
-    const TensorPlace place = tensor_place(config, role, block);
+    const TensorPlace place = parameter_place(config, role, block);
     if (place.name.ends_with(kBiasEnd)) {
       biased.insert(without_end(place.name, kBiasEnd));
-    } else if (!place.shape.is_vector()) {
+    } else if (is_product(role)) {
       modules.emplace(without_end(place.name, kWeightEnd),
                       Module{place.shape, false, role == Role::kEmbedding});
     }
@@ -94,10 +96,10 @@ std::map<std::string, Module> modules_of(const ModelConfig& config) {
 std::map<std::string, std::vector<WeightId>> weights_by_name(const ModelConfig& config) {
   std::map<std::string, std::vector<WeightId>> weights;
   for (const WeightId& id : weights_of(config)) {
-    weights[tensor_place(config, id.role, id.block).name].push_back(id);
+    weights[parameter_place(config, id.role, id.block).name].push_back(id);
   }
   if (config.tied_head) {
-    weights[tensor_place(config, Role::kHead).name] = {{Role::kEmbedding}};
+    weights[parameter_place(config, Role::kHead).name] = {{Role::kEmbedding}};
   }
   return weights;
 }
@@ -124,7 +126,7 @@ class TensorReader {
         base_(base),
         modules_(modules_of(model)),
         weights_(weights_by_name(model)),
-        embedding_(without_end(tensor_place(model, Role::kEmbedding).name, kWeightEnd)) {}
+        embedding_(without_end(parameter_place(model, Role::kEmbedding).name, kWeightEnd)) {}
 
   LoraTensors read() {
     for (const auto& [name, entry] : file_.entries()) {
@@ -142,6 +144,11 @@ class TensorReader {
     for (const auto& [copy, weight] : copies_) {
       check_copy(copy, weight, weights_.at(weight), warnings);
     }
+    if (of_other_parts_ > 0) {
+      warnings.push_back(fmt::format(
+          "{}: {} of its tensors not used: they adapt other parts of {} than its text part",
+          file_.path().string(), of_other_parts_, model_.wrapper->architecture));
+    }
     return {std::move(updates_), std::move(warnings)};
   }
 
@@ -158,7 +165,11 @@ class TensorReader {
       unknown(fmt::format("do not begin with {}, so that PEFT reads past them", kPrefix), name);
       return;
     }
-    const std::string in_model = name.substr(kPrefix.size());
+    const std::string in_model = name_in_class(name.substr(kPrefix.size()));
+    if (model_.wrapper != nullptr && model_.wrapper->other_module(in_model)) {
+      ++of_other_parts_;
+      return;
+    }
     for (const TensorKind& kind : kTensorKinds) {
       if (add_if(kind, name, in_model)) {
         return;
@@ -177,6 +188,21 @@ class TensorReader {
     } else {
       unknown("belong to no matrix of this model, or are of an unsupported kind", name);
     }
+  }
+
+  // Wrappers had their parts under other names until transformers 4.52, which PEFT still reads.
+  std::string name_in_class(std::string name) const {
+    if (model_.wrapper == nullptr) {
+      return name;
+    }
+    const std::string_view head = "language_model.lm_head.";
+    if (name.starts_with(head)) {
+      return fmt::format("{}.{}", kHeadModule, name.substr(head.size()));
+    }
+    const std::string_view older = model_.wrapper->text_names.front();
+    return name.starts_with(older)
+               ? std::string(model_.wrapper->text_module) + name.substr(older.size())
+               : name;
   }
 
   // Whether the name has the kind's end.
@@ -220,6 +246,15 @@ class TensorReader {
                             command_to_replace(file_.path().string(), std::string(kPrefix),
                                                std::string(kPrefix) + "model.")),
                 name);
+      } else if (const std::string inside = in_wrapper(module); modules_.contains(inside)) {
+        unknown(
+            fmt::format("are named as in a model of text alone, so that PEFT reads past them "
+                        "in {}; if they belong to this model, rename them: {}",
+                        model_.wrapper->architecture,
+                        command_to_replace(
+                            file_.path().string(), std::string(kPrefix) + std::string(kTextModule),
+                            fmt::format("{}{}", kPrefix, model_.wrapper->text_module))),
+            name);
       } else {
         unknown("belong to no matrix of this model, or are of an unsupported kind", name);
       }
@@ -237,6 +272,13 @@ class TensorReader {
     }
     part = name;
     update.transposed = update.transposed || kind.of_embedding;
+  }
+
+  // Returns the name in a wrapper's class of a module of a model of text alone.
+  std::string in_wrapper(const std::string& module) const {
+    return model_.wrapper == nullptr || !module.starts_with(kTextModule)
+               ? std::string()
+               : std::string(model_.wrapper->text_module) + module.substr(kTextModule.size());
   }
 
   void refuse_unknown() const {
@@ -390,7 +432,7 @@ class TensorReader {
   // Compares a base weight that was saved along with the model's, which is used.
   void check_copy(const std::string& copy, const std::string& weight,
                   const std::vector<WeightId>& ids, std::vector<std::string>& warnings) const {
-    const TensorPlace place = tensor_place(model_, ids.front().role, ids.front().block);
+    const TensorPlace place = parameter_place(model_, ids.front().role, ids.front().block);
     const std::vector<std::int64_t> shape =
         place.shape.is_vector() ? std::vector{place.shape.rows}
                                 : std::vector{place.shape.rows, place.shape.columns};
@@ -418,16 +460,15 @@ class TensorReader {
 
   Likeness compare_rows(const std::string& copy, const WeightId& id) const {
     constexpr std::int64_t kElementsPerPart = 1 << 22;
-    const TensorPlace place = tensor_place(model_, id.role, id.block);
-    const TensorShape shape = full_shape(model_, id.role);
+    const TensorPlace place = parameter_place(model_, id.role, id.block);
+    const TensorShape shape = full_shape(model_, id.role, id.block);
     const std::int64_t step =
         std::max<std::int64_t>(1, kElementsPerPart / std::max<std::int64_t>(1, shape.columns));
     Likeness likeness = Likeness::kEqual;
     for (std::int64_t begin = 0; begin < shape.rows; begin += step) {
       const Range rows = {begin, std::min(begin + step, shape.rows)};
-      const Range in_file = {place.first_row + rows.begin, place.first_row + rows.end};
       const Range columns = {0, shape.columns};
-      likeness = std::max(likeness, compare(file_.read(copy, {in_file, columns}),
+      likeness = std::max(likeness, compare(file_.read(copy, place.rows_in_tensor(rows), columns),
                                             base_.read(id.role, id.block, {rows, columns})));
     }
     return likeness;
@@ -456,6 +497,7 @@ class TensorReader {
   std::string embedding_;
   LoraUpdates updates_;
   std::vector<std::pair<std::string, std::string>> copies_;  // tensor, the model's weight
+  std::size_t of_other_parts_ = 0;  // tensors that adapt a wrapper's other parts
   std::map<std::string, std::vector<std::string>> unknown_;  // tensors by what is wrong
 };
 

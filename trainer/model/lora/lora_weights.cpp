@@ -43,15 +43,15 @@ class AdaptedWeights final : public WeightSource {
   }
 
   at::Tensor read(Role role, std::int64_t block, const Slice& slice) const override {
-    const TensorPlace place = tensor_place(config_, role, block);
+    const TensorPlace place = parameter_place(config_, role, block);
     const LoraUpdate* update = update_of(place);
     if (update == nullptr) {
       return base_->read(role, block, slice);
     }
     if (place.shape.is_vector()) {
-      return add_bias(base_->read(role, block, slice), *update, slice);
+      return add_bias(base_->read(role, block, slice), *update, place.rows_in_tensor(slice.rows));
     }
-    const Matrix matrix = {role, block, place.first_row, full_shape(config_, role), *update};
+    const Matrix matrix = {role, block, place, full_shape(config_, role, block), *update};
     const at::Tensor sum = read_sum(matrix, slice);
     return update->magnitude.empty() ? sum : rescale(sum, matrix, slice);
   }
@@ -63,7 +63,7 @@ class AdaptedWeights final : public WeightSource {
   }
 
   std::string place(Role role, std::int64_t block) const override {
-    const LoraUpdate* update = update_of(tensor_place(config_, role, block));
+    const LoraUpdate* update = update_of(parameter_place(config_, role, block));
     return base_->place(role, block) +
            (update == nullptr ? "" : fmt::format(" with its update in {}", file_.path().string()));
   }
@@ -96,14 +96,11 @@ class AdaptedWeights final : public WeightSource {
   struct Matrix {
     Role role;
     std::int64_t block;
-    std::int64_t first_row;  // in the module's matrix
+    TensorPlace place;  // in the module's matrix
     TensorShape shape;
     const LoraUpdate& update;
 
     Range columns() const { return {0, shape.columns}; }
-    Range rows_in_module(Range rows) const {
-      return {first_row + rows.begin, first_row + rows.end};
-    }
   };
 
   // Returns the update of a matrix, or of a bias that has one.
@@ -123,9 +120,15 @@ class AdaptedWeights final : public WeightSource {
     return file_.read(name, slice).to(at::kFloat);
   }
 
-  // Returns bias + scale * the bias of B.
-  at::Tensor add_bias(const at::Tensor& bias, const LoraUpdate& update, const Slice& slice) const {
-    const at::Tensor delta = read_float(update.bias, {slice.rows, {}}).mul_(update.scale);
+  at::Tensor read_float(const std::string& name, const std::vector<Range>& rows,
+                        Range columns) const {
+    return file_.read(name, rows, columns).to(at::kFloat);
+  }
+
+  // Returns bias + scale * these rows of the bias of B.
+  at::Tensor add_bias(const at::Tensor& bias, const LoraUpdate& update,
+                      const std::vector<Range>& rows) const {
+    const at::Tensor delta = read_float(update.bias, rows, {}).mul_(update.scale);
     return delta.to(at::promote_types(bias.scalar_type(), at::kFloat)).add_(bias);
   }
 
@@ -140,14 +143,13 @@ class AdaptedWeights final : public WeightSource {
   at::Tensor read_product(const Matrix& matrix, const Slice& slice) const {
     const LoraUpdate& update = matrix.update;
     const Range ranks = {0, update.rank};
-    const Range rows = matrix.rows_in_module(slice.rows);
     if (update.transposed) {
-      const at::Tensor a = read_float(update.a, {ranks, rows});
+      const at::Tensor a = read_float(update.a, {ranks, slice.rows});
       const at::Tensor b = read_float(update.b, {slice.columns, ranks});
       return at::mm(a.t(), b.t());
     }
     const at::Tensor a = read_float(update.a, {ranks, slice.columns});
-    const at::Tensor b = read_float(update.b, {rows, ranks});
+    const at::Tensor b = read_float(update.b, matrix.place.rows_in_tensor(slice.rows), ranks);
     return at::mm(b, a);
   }
 
@@ -161,7 +163,7 @@ class AdaptedWeights final : public WeightSource {
       return sum.mul_(magnitude / norms.slice(0, slice.columns.begin, slice.columns.end));
     }
     const at::Tensor magnitude =
-        read_float(matrix.update.magnitude, {matrix.rows_in_module(slice.rows), {}});
+        read_float(matrix.update.magnitude, matrix.place.rows_in_tensor(slice.rows), {});
     const at::Tensor norms = slice.columns == matrix.columns() ? at::linalg_vector_norm(sum, 2, {1})
                                                                : row_norms(matrix, slice.rows);
     return sum.mul_((magnitude / norms).unsqueeze(1));

@@ -4,10 +4,10 @@
 #include <ATen/core/ivalue.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <limits>
 #include <utility>
 
 #include "collectives/profile.hpp"
+#include "trainer/model/operators/avx512_tiles.hpp"
 #include "trainer/model/operators/cpu_attention.hpp"
 #include "trainer/model/operators/operators.hpp"
 
@@ -17,25 +17,108 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Turns x [n, heads, K] by the angles of its rows.
-at::Tensor rotated(const at::Tensor& x, const QuerySet& rows) {
+at::Tensor with_halves_swapped(const at::Tensor& x) {
   const auto halves = x.chunk(2, -1);
-  const at::Tensor cos = rows.cos.unsqueeze(1);
-  const at::Tensor sin = rows.sin.unsqueeze(1);
-  return at::cat({halves[0] * cos - halves[1] * sin, halves[1] * cos + halves[0] * sin}, -1);
+  return at::cat({halves[1], halves[0]}, -1);
 }
+
+// Turns x [n, heads, K] by the angles of its rows; the gradient is turned back.
+struct Rotate : torch::autograd::Function<Rotate> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& cos,
+                            const at::Tensor& sin) {
+    context->save_for_backward({cos, sin});
+    return at::addcmul(x * cos, with_halves_swapped(x), sin);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const auto saved = context->get_saved_variables();
+    const at::Tensor& gradient = gradients[0];
+    return {at::addcmul(gradient * saved[0], with_halves_swapped(gradient), saved[1], -1),
+            at::Tensor(), at::Tensor()};
+  }
+};
+
+at::Tensor rotated(const at::Tensor& x, const PaddedSpans& rows) {
+  return Rotate::apply(x, rows.cos, rows.sin);
+}
+
+// The gradients of these gathers are gathers and sums in a fixed order, so that they are the same
+// in every run: index_select()'s own adds in no order on a GPU.
+
+// x [n, H, K] -> [S q, H, K].  Slots without a query get no gradient, because nothing reads their
+// result.
+struct QueriesInSlots : torch::autograd::Function<QueriesInSlots> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x,
+                            const at::Tensor& query_of_slot, const at::Tensor& slot_of_query) {
+    context->save_for_backward({slot_of_query});
+    return x.index_select(0, query_of_slot);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    return {gradients[0].index_select(0, context->get_saved_variables()[0]), at::Tensor(),
+            at::Tensor()};
+  }
+};
+
+// x [S q, H K] -> [n, H K].
+struct QueriesOfSlots : torch::autograd::Function<QueriesOfSlots> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x,
+                            const at::Tensor& slot_of_query) {
+    context->save_for_backward({slot_of_query});
+    context->saved_data["slots"] = x.size(0);
+    return x.index_select(0, slot_of_query);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const at::Tensor of_slots = at::zeros(
+        {context->saved_data.at("slots").toInt(), gradients[0].size(1)}, gradients[0].options());
+    return {of_slots.index_copy_(0, context->get_saved_variables()[0], gradients[0]), at::Tensor()};
+  }
+};
+
+// x [T, Hkv, K] -> [S k, Hkv, K].  Slots without a key have no weight, hence no gradient.
+struct KeysInSlots : torch::autograd::Function<KeysInSlots> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x,
+                            const at::Tensor& key_of_slot, const at::Tensor& slots_by_key,
+                            const at::Tensor& slots_per_key) {
+    context->save_for_backward({slots_by_key, slots_per_key});
+    return x.index_select(0, key_of_slot);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const auto saved = context->get_saved_variables();
+    return {at::segment_reduce(gradients[0].index_select(0, saved[0]), "sum", saved[1], {}, {},
+                               /*axis=*/0, /*unsafe=*/true, /*initial=*/0),
+            at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+
+// x [S, Hkv, k, K] -> [S, H, k, K].
+struct PerQueryHead : torch::autograd::Function<PerQueryHead> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& index,
+                            const at::Tensor& members) {
+    context->save_for_backward({members});
+    return x.index_select(1, index);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const at::Tensor& d = gradients[0];
+    const at::Tensor members = context->get_saved_variables()[0];
+    return {at::matmul(members, d.reshape({d.size(0), d.size(1), -1}))
+                .view({d.size(0), members.size(0), d.size(2), d.size(3)}),
+            at::Tensor(), at::Tensor()};
+  }
+};
 
 // q [S, H, q, K], k and v [S, H, k, K] -> [S, H, q, K].
 at::Tensor attend_padded(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                         const at::Tensor& mask, const AttentionHeads& heads) {
+                         const at::Tensor& bias, const AttentionHeads& heads) {
   if (heads.soft_cap == 0) {
-    return at::scaled_dot_product_attention(q, k, v, mask, /*dropout_p=*/0, /*is_causal=*/false,
+    return at::scaled_dot_product_attention(q, k, v, bias, /*dropout_p=*/0, /*is_causal=*/false,
                                             heads.scale);
   }
-  const at::Tensor scores = at::matmul(q * heads.scale, k.transpose(-2, -1));
-  const at::Tensor capped = at::tanh(scores / heads.soft_cap) * heads.soft_cap;
-  const at::Tensor seen =
-      capped.masked_fill(mask.logical_not(), -std::numeric_limits<double>::infinity());
+  const at::Tensor scores = at::matmul(q * (heads.scale / heads.soft_cap), k.transpose(-2, -1));
+  const at::Tensor seen = at::add(bias, at::tanh(scores), heads.soft_cap);
   return at::matmul(at::softmax(seen, -1), v);
 }
 
@@ -48,20 +131,23 @@ at::Tensor by_head(const at::Tensor& x, std::int64_t count, std::int64_t head_si
 at::Tensor attend_in_slots(const at::Tensor& queries, const at::Tensor& keys,
                            const at::Tensor& values, const AttentionHeads& heads,
                            const PaddedSpans& padded) {
-  const std::int64_t spans = padded.mask.size(0);
-  const at::Tensor head_index = at::tensor(heads.kv_head_of_query, at::kLong).to(queries.device());
-  const auto in_slots = [&](const at::Tensor& x, const at::Tensor& row_of_slot) {
-    return x.index_select(0, row_of_slot)
-        .view({spans, -1, x.size(1), heads.head_size})
-        .transpose(1, 2);
+  const std::int64_t spans = padded.bias.size(0);
+  const auto by_span = [&](const at::Tensor& slots) {
+    return slots.view({spans, -1, slots.size(1), heads.head_size}).transpose(1, 2);
+  };
+  const auto per_query_head = [&](const at::Tensor& x) {
+    const at::Tensor slots = by_span(
+        KeysInSlots::apply(x, padded.key_of_slot, padded.slots_by_key, padded.slots_per_key));
+    return heads.kv_heads == heads.query_heads()
+               ? slots
+               : at::Tensor(PerQueryHead::apply(slots, heads.kv_index, heads.kv_members));
   };
   const at::Tensor result = attend_padded(
-      in_slots(queries, padded.query_of_slot),
-      in_slots(keys, padded.key_of_slot).index_select(1, head_index),
-      in_slots(values, padded.key_of_slot).index_select(1, head_index), padded.mask, heads);
-  return result.transpose(1, 2)
-      .reshape({-1, heads.query_heads() * heads.head_size})
-      .index_select(0, padded.slot_of_query);
+      by_span(QueriesInSlots::apply(queries, padded.query_of_slot, padded.slot_of_query)),
+      per_query_head(keys), per_query_head(values), padded.bias, heads);
+  return QueriesOfSlots::apply(
+      result.transpose(1, 2).reshape({-1, heads.query_heads() * heads.head_size}),
+      padded.slot_of_query);
 }
 
 // For any device and type: composed of tensor operations that autograd knows.
@@ -70,18 +156,30 @@ at::Tensor padded_attention(const at::Tensor& q, const at::Tensor& kv, const Att
   const AttentionHeads& heads = call.heads;
   const std::int64_t width = heads.kv_heads * heads.head_size;
   return attend_in_slots(
-      rotated(by_head(q, heads.query_heads(), heads.head_size), call.queries),
-      rotated(by_head(kv.narrow(1, 0, width), heads.kv_heads, heads.head_size), call.keys),
+      rotated(by_head(q, heads.query_heads(), heads.head_size), *call.queries.padded),
+      rotated(by_head(kv.narrow(1, 0, width), heads.kv_heads, heads.head_size), *call.keys.padded),
       by_head(kv.narrow(1, width, width), heads.kv_heads, heads.head_size), heads,
       *call.queries.padded);
 }
 
-Columns columns_of(const at::Tensor& x, std::int64_t first) {
-  return {x.mutable_data_ptr<float>() + first, x.stride(0)};
+// The same where queries, keys and values are columns of one matrix: queries and keys turn
+// together.
+at::Tensor padded_self_attention(const at::Tensor& qkv, const AttentionHeads& heads,
+                                 const PaddedSpans& rows) {
+  const WorkTimer timer(Work::kAttention);
+  const std::int64_t turning = heads.query_heads() + heads.kv_heads;
+  const at::Tensor turned =
+      rotated(by_head(qkv.narrow(1, 0, turning * heads.head_size), turning, heads.head_size), rows);
+  const at::Tensor values =
+      by_head(qkv.narrow(1, turning * heads.head_size, heads.kv_heads * heads.head_size),
+              heads.kv_heads, heads.head_size);
+  return attend_in_slots(turned.narrow(1, 0, heads.query_heads()),
+                         turned.narrow(1, heads.query_heads(), heads.kv_heads), values, heads,
+                         rows);
 }
 
-std::int64_t query_columns(const AttentionHeads& heads) {
-  return heads.query_heads() * heads.head_size;
+Columns columns_of(const at::Tensor& x, std::int64_t first) {
+  return {x.mutable_data_ptr<float>() + first, x.stride(0)};
 }
 
 // Kept by a fused call's node in the autograd graph, beside tensors.
@@ -128,13 +226,13 @@ struct FusedSelfAttention : torch::autograd::Function<FusedSelfAttention> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& qkv,
                             const KeptCallPointer& kept) {
     return fused_forward(context, kept, columns_of(qkv, 0),
-                         columns_of(qkv, query_columns(*kept->heads)), {qkv});
+                         columns_of(qkv, kept->heads->query_width()), {qkv});
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const KeptCallPointer kept = kept_call(context);
     const auto saved = context->get_saved_variables();
-    const std::int64_t first_kv = query_columns(*kept->heads);
+    const std::int64_t first_kv = kept->heads->query_width();
     const at::Tensor d_qkv = at::empty_like(saved[0]);
     fused_backward(*kept, saved, gradients[0], columns_of(saved[0], first_kv),
                    {columns_of(d_qkv, 0), columns_of(d_qkv, first_kv)});
@@ -161,14 +259,18 @@ struct FusedAttention : torch::autograd::Function<FusedAttention> {
 
 }  // namespace
 
+void set_head_tables(AttentionHeads& heads, at::TensorOptions residual) {
+  const at::Tensor index = at::tensor(heads.kv_head_of_query, at::kLong);
+  heads.kv_index = index.to(residual.device());
+  heads.kv_members = at::arange(heads.kv_heads).unsqueeze(1).eq(index).to(residual);
+}
+
 at::Tensor self_attention(const at::Tensor& qkv, const SharedHeads& heads,
                           const SharedQueries& rows) {
   if (runs_fused(qkv)) {
     return FusedSelfAttention::apply(qkv, c10::make_intrusive<KeptCall>(heads, rows, rows));
   }
-  const std::int64_t width = query_columns(*heads);
-  return padded_attention(qkv.narrow(1, 0, width), qkv.narrow(1, width, qkv.size(1) - width),
-                          {*heads, *rows, *rows});
+  return padded_self_attention(qkv, *heads, *rows->padded);
 }
 
 at::Tensor attention(const at::Tensor& q, const at::Tensor& kv, const SharedHeads& heads,
@@ -177,6 +279,14 @@ at::Tensor attention(const at::Tensor& q, const at::Tensor& kv, const SharedHead
     return FusedAttention::apply(q, kv, c10::make_intrusive<KeptCall>(heads, queries, keys));
   }
   return padded_attention(q, kv, {*heads, *queries, *keys});
+}
+
+KeptRows make_kept_rows(const AttentionHeads& heads, std::int64_t rows,
+                        const at::TensorOptions& options) {
+  const at::Tensor values = at::empty({heads.kv_heads, rows, heads.head_size}, options);
+  return {runs_fused(values) && tiles::runs_here() ? make_key_strips(heads, rows, options)
+                                                   : at::empty_like(values),
+          values};
 }
 
 at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& kv, const AttentionHeads& heads,
@@ -190,9 +300,9 @@ at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& kv, const Att
   const auto new_rows = [&](std::int64_t first) {
     return by_head(kv.narrow(1, first, width), heads.kv_heads, heads.head_size);
   };
-  kept.keys.index_copy_(1, places, rotated(new_rows(0), rows).transpose(0, 1));
+  kept.keys.index_copy_(1, places, rotated(new_rows(0), *rows.padded).transpose(0, 1));
   kept.values.index_copy_(1, places, new_rows(width).transpose(0, 1));
-  return attend_in_slots(rotated(by_head(q, heads.query_heads(), heads.head_size), rows),
+  return attend_in_slots(rotated(by_head(q, heads.query_heads(), heads.head_size), *rows.padded),
                          kept.keys.transpose(0, 1), kept.values.transpose(0, 1), heads,
                          *rows.padded);
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/TensorOptions.h>
 
 #include <cstdint>
 #include <memory>
@@ -20,8 +21,17 @@ struct AttentionHeads {
   double scale = 1;                            // s, mostly 1 / sqrt(K)
   double soft_cap = 0;                         // c; 0: scores are not capped
 
+  // For attention without the fused operators, on the device of the queries:
+  at::Tensor kv_index;  // [H] int64: kv_head_of_query
+  at::Tensor
+      kv_members;  // [Hkv, H] of the residual type: 1 where the key/value head is the query's
+
   std::int64_t query_heads() const { return static_cast<std::int64_t>(kv_head_of_query.size()); }
+  std::int64_t query_width() const { return query_heads() * head_size; }
 };
+
+// Sets the last two.
+void set_head_tables(AttentionHeads& heads, at::TensorOptions residual);
 
 // Shared, because the autograd graph keeps both until its backward pass has run.
 using SharedHeads = std::shared_ptr<const AttentionHeads>;
@@ -39,12 +49,17 @@ at::Tensor self_attention(const at::Tensor& qkv, const SharedHeads& heads,
 at::Tensor attention(const at::Tensor& q, const at::Tensor& kv, const SharedHeads& heads,
                      const SharedQueries& queries, const SharedQueries& keys);
 
-// Rotated keys and values of earlier and new rows, kept for later rows: [Hkv, C, K] each,
-// contiguous.
+// Rotated keys and values of earlier and new rows, kept for later rows, contiguous.
 struct KeptRows {
+  // [Hkv, C, K]; on a CPU that multiplies tiles [Hkv, C / 16, K, 16], as products read them, so
+  // that no product brings the keys of all earlier rows into this order again.
   at::Tensor keys;
-  at::Tensor values;
+  at::Tensor values;  // [Hkv, C, K]
 };
+
+// Allocates rows for later use; `options`: of the residual stream.
+KeptRows make_kept_rows(const AttentionHeads& heads, std::int64_t rows,
+                        const at::TensorOptions& options);
 
 // The same for rows that join earlier ones: writes the keys (rotated) and values of row i of kv
 // [n, 2 Hkv K] to row places[i] of `kept`, where the queries q [n, H K] attend to the rows that the

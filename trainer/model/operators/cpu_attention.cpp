@@ -1,49 +1,26 @@
 #include "trainer/model/operators/cpu_attention.hpp"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
+#include <utility>
 #include <vector>
 
 #include "trainer/model/operators/cpu_kernels.hpp"
-
-// libtorch exports the BLAS that it brings but does not declare it; tensor operations cost more per
-// call than products of this size.
-extern "C" void sgemm_(const char* transpose_a, const char* transpose_b, const int* m, const int* n,
-                       const int* k, const float* alpha, const float* a, const int* lda,
-                       const float* b, const int* ldb, const float* beta, float* c, const int* ldc);
+#include "trainer/model/operators/small_products.hpp"
+#include "trainer/model/operators/task_queue.hpp"
 
 namespace bipo {
 namespace {
 
 // Tokens whose queries are computed together: enough for efficient products, few enough that their
 // scores stay in a core's cache and that few of them are hidden by causality.
-constexpr std::int64_t kQueryChunk = 96;
+constexpr std::int64_t kQueryChunk = 48;
 
 using Matrix = kernels::ConstColumns;
-
-// A matrix as an operand of a product.
-struct Operand {
-  Matrix matrix;
-  bool is_transposed = false;
-};
-
-// c [m, n] = a b + beta c, row-major.  BLAS is column-major, so it computes c^T = b^T a^T.
-void multiply(std::int64_t m, std::int64_t n, std::int64_t k, Operand a, Operand b, float beta,
-              Columns c) {
-  const auto narrow = [](std::int64_t value) { return static_cast<int>(value); };
-  const int rows = narrow(n);
-  const int columns = narrow(m);
-  const int inner = narrow(k);
-  const int lda = narrow(a.matrix.stride);
-  const int ldb = narrow(b.matrix.stride);
-  const int ldc = narrow(c.stride);
-  const float one = 1;
-  sgemm_(b.is_transposed ? "T" : "N", a.is_transposed ? "T" : "N", &rows, &columns, &inner, &one,
-         b.matrix.first, &ldb, a.matrix.first, &lda, &beta, c.first, &ldc);
-}
+using small::multiply;
 
 // Queries of one span that are computed together, and the keys that any of them sees.
 struct Chunk {
@@ -106,6 +83,17 @@ void scores_against(const Chunk& chunk, std::int64_t rows, Matrix x, Matrix y,
   for (const Range& range : chunk.keys) {
     multiply(rows, range.size(), head_size, {x}, {rows_from(y, range.begin), true}, 0,
              {scores + column, chunk.key_count});
+    column += range.size();
+  }
+}
+
+// The same for keys in strips.
+void scores_against_strips(const Chunk& chunk, std::int64_t rows, Matrix x, const float* strips,
+                           std::int64_t head_size, float* scores) {
+  std::int64_t column = 0;
+  for (const Range& range : chunk.keys) {
+    tiles::multiply_by_strips(rows, range.size(), head_size, {x.first, x.stride, 1}, strips,
+                              range.begin, scores + column, chunk.key_count);
     column += range.size();
   }
 }
@@ -228,9 +216,24 @@ struct Most {
   std::int64_t rows = 0;
 };
 
-// The rotation of all rows, or back.
-kernels::Rotation rotation_of(const QuerySet& rows, float turn) {
-  return {rows.cos.const_data_ptr<float>(), rows.sin.const_data_ptr<float>(), turn, 1};
+// The rotation of the rows from `first` on, or back.
+kernels::Rotation rotation_of(const QuerySet& rows, std::int64_t first, std::int64_t head_size,
+                              float turn) {
+  const std::int64_t at = first * head_size / 2;
+  return {rows.cos.const_data_ptr<float>() + at, rows.sin.const_data_ptr<float>() + at, turn, 1};
+}
+
+// Calls work(head, range of its rows) for `heads` heads of `rows` rows.
+template <class Work>
+void share_head_rows(std::int64_t heads, std::int64_t rows, const Work& work) {
+  constexpr std::int64_t kRows = 64;
+  const std::int64_t parts = (rows + kRows - 1) / kRows;
+  share_tasks(heads * parts, [&](TaskQueue& queue) {
+    while (const auto task = queue.next()) {
+      const std::int64_t first = *task % parts * kRows;
+      work(*task / parts, Range{first, std::min(rows, first + kRows)});
+    }
+  });
 }
 
 // Returns the keys' columns, rotated: [Hkv, T, K].
@@ -239,11 +242,10 @@ at::Tensor rotate_keys(Columns keys, const AttentionHeads& heads, const QuerySet
   const std::int64_t size = heads.head_size;
   const at::Tensor out = at::empty({heads.kv_heads, count, size}, rows.cos.options());
   float* to = out.mutable_data_ptr<float>();
-  at::parallel_for(0, heads.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t head = begin; head < end; ++head) {
-      kernels::rotate({keys.first + head * size, keys.stride}, rotation_of(rows, 1), count, size,
-                      {to + head * count * size, size});
-    }
+  share_head_rows(heads.kv_heads, count, [&](std::int64_t head, Range part) {
+    kernels::rotate({keys.first + part.begin * keys.stride + head * size, keys.stride},
+                    rotation_of(rows, part.begin, size, 1), part.size(), size,
+                    {to + (head * count + part.begin) * size, size});
   });
   return out;
 }
@@ -252,33 +254,62 @@ void write_key_gradients(const at::Tensor& d_keys, const at::Tensor& d_values,
                          const AttentionHeads& heads, const QuerySet& rows, Columns d_kv) {
   const std::int64_t count = rows.cos.size(0);
   const std::int64_t size = heads.head_size;
-  at::parallel_for(0, heads.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t head = begin; head < end; ++head) {
-      kernels::rotate({d_keys.const_data_ptr<float>() + head * count * size, size},
-                      rotation_of(rows, -1), count, size, {d_kv.first + head * size, d_kv.stride});
-      const float* from = d_values.const_data_ptr<float>() + head * count * size;
-      float* to = d_kv.first + (heads.kv_heads + head) * size;
-      for (std::int64_t row = 0; row < count; ++row) {
-        std::copy_n(from + row * size, size, to + row * d_kv.stride);
-      }
+  share_head_rows(heads.kv_heads, count, [&](std::int64_t head, Range part) {
+    const std::int64_t first = (head * count + part.begin) * size;
+    float* d_key = d_kv.first + part.begin * d_kv.stride + head * size;
+    kernels::rotate({d_keys.const_data_ptr<float>() + first, size},
+                    rotation_of(rows, part.begin, size, -1), part.size(), size,
+                    {d_key, d_kv.stride});
+    const float* from = d_values.const_data_ptr<float>() + first;
+    float* d_value = d_key + heads.kv_heads * size;
+    for (std::int64_t row = 0; row < part.size(); ++row) {
+      std::copy_n(from + row * size, size, d_value + row * d_kv.stride);
     }
   });
 }
 
-// Returns into how many parts to divide each key/value head's chunks, so that all threads have
-// work.
-std::int64_t choose_parts(const AttentionHeads& heads, std::size_t chunks) {
-  const std::int64_t wanted = (2 * at::get_num_threads() - 1) / heads.kv_heads + 1;
-  return at::get_num_threads() == 1 ? 1 : std::min(wanted, static_cast<std::int64_t>(chunks));
+// Returns the chunks in groups that share no keys: the gradients of a group's keys are its own, so
+// that threads need no copies of them whose sum would depend on the number of threads.
+std::vector<std::vector<Chunk>> without_shared_keys(std::vector<Chunk> chunks, std::int64_t keys) {
+  std::vector<std::int64_t> group_of_key(static_cast<std::size_t>(keys), -1);
+  std::vector<std::vector<Chunk>> groups;
+  for (Chunk& chunk : chunks) {
+    auto group = static_cast<std::int64_t>(groups.size());
+    groups.emplace_back();
+    const auto for_each_key = [&](const auto& work) {
+      for (const Range& range : chunk.keys) {
+        std::for_each(group_of_key.begin() + range.begin, group_of_key.begin() + range.end, work);
+      }
+    };
+    for_each_key([&](std::int64_t other) {
+      if (other < 0 || other == group) {
+        return;
+      }
+      const std::int64_t to = std::min(group, other);
+      const std::int64_t from = std::max(group, other);
+      auto& joined = groups[static_cast<std::size_t>(to)];
+      auto& left = groups[static_cast<std::size_t>(from)];
+      joined.insert(joined.end(), std::make_move_iterator(left.begin()),
+                    std::make_move_iterator(left.end()));
+      left.clear();
+      std::replace(group_of_key.begin(), group_of_key.end(), from, to);
+      group = to;
+    });
+    for_each_key([&](std::int64_t& of_key) { of_key = group; });
+    groups[static_cast<std::size_t>(group)].push_back(std::move(chunk));
+  }
+  std::erase_if(groups, [](const std::vector<Chunk>& group) { return group.empty(); });
+  return groups;
 }
 
 // Rows of K numbers for each key/value head.
 struct HeadRows {
   const float* first;
   std::int64_t head_stride;
-  std::int64_t row_stride;
+  std::int64_t row_stride;  // 0: the rows are in strips, see KeptRows
 
   Matrix of(std::int64_t kv_head) const { return {first + kv_head * head_stride, row_stride}; }
+  bool are_in_strips() const { return row_stride == 0; }
 };
 
 // Allocates all but the keys.
@@ -299,19 +330,24 @@ void attend_to(Columns q, HeadRows keys, HeadRows values, const AttentionHeads& 
   const std::vector<HeadGroup> groups = group_heads(heads);
   const Most most(chunks, groups, size);
   const auto count = static_cast<std::int64_t>(chunks.size());
-  at::parallel_for(0, heads.kv_heads * count, 1, [&](std::int64_t begin, std::int64_t end) {
+  share_tasks(heads.kv_heads * count, [&](TaskQueue& queue) {
     const at::Tensor scratch = at::empty({most.scores + most.rows}, queries.cos.options());
     float* weights = scratch.mutable_data_ptr<float>();
     float* sums = weights + most.scores;
-    for (std::int64_t task = begin; task < end; ++task) {
-      const std::int64_t kv_head = task / count;
-      const Chunk& chunk = chunks[static_cast<std::size_t>(task % count)];
+    while (const auto task = queue.next()) {
+      const std::int64_t kv_head = *task / count;
+      const Chunk& chunk = chunks[static_cast<std::size_t>(*task % count)];
       const HeadGroup& group = groups[static_cast<std::size_t>(kv_head)];
       const std::int64_t rows = group.rows(chunk);
       const std::int64_t first = group.first_row(chunk, queries.cos.size(0));
       float* rotated = memory.queries.mutable_data_ptr<float>() + first * size;
       group.rotate_in(chunk, q, queries, rotated);
-      scores_against(chunk, rows, {rotated, size}, keys.of(kv_head), size, weights);
+      const Matrix of_head = keys.of(kv_head);
+      if (keys.are_in_strips()) {
+        scores_against_strips(chunk, rows, {rotated, size}, of_head.first, size, weights);
+      } else {
+        scores_against(chunk, rows, {rotated, size}, of_head, size, weights);
+      }
       if (cap != 0) {
         kernels::soft_cap(weights, rows * chunk.key_count, cap);
       }
@@ -398,21 +434,36 @@ AttentionMemory attend(Columns q, Columns kv, const AttentionCall& call) {
   return memory;
 }
 
+at::Tensor make_key_strips(const AttentionHeads& heads, std::int64_t rows,
+                           const at::TensorOptions& options) {
+  return at::empty(
+      {heads.kv_heads, tiles::whole_strips(rows) / tiles::kStrip, heads.head_size, tiles::kStrip},
+      options);
+}
+
 void keep_rows(Columns kv, const AttentionHeads& heads, const QuerySet& rows,
                const std::int64_t* places, const KeptRows& kept) {
   const std::int64_t size = heads.head_size;
   const float* cos = rows.cos.const_data_ptr<float>();
   const float* sin = rows.sin.const_data_ptr<float>();
-  at::parallel_for(0, heads.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t head = begin; head < end; ++head) {
-      float* keys = kept.keys.mutable_data_ptr<float>() + head * kept.keys.stride(0);
-      float* values = kept.values.mutable_data_ptr<float>() + head * kept.values.stride(0);
-      for (std::int64_t row = 0; row < rows.cos.size(0); ++row) {
-        const float* key = kv.first + row * kv.stride + head * size;
-        kernels::rotate({key, kv.stride}, {cos + row * size / 2, sin + row * size / 2, 1, 1}, 1,
-                        size, {keys + places[row] * size, size});
-        std::copy_n(key + heads.kv_heads * size, size, values + places[row] * size);
+  const bool in_strips = kept.keys.dim() == 4;
+  share_head_rows(heads.kv_heads, rows.cos.size(0), [&](std::int64_t head, Range part) {
+    float* keys = kept.keys.mutable_data_ptr<float>() + head * kept.keys.stride(0);
+    float* values = kept.values.mutable_data_ptr<float>() + head * kept.values.stride(0);
+    std::vector<float> rotated(static_cast<std::size_t>(size));
+    for (std::int64_t row = part.begin; row < part.end; ++row) {
+      const float* key = kv.first + row * kv.stride + head * size;
+      float* const to = in_strips ? rotated.data() : keys + places[row] * size;
+      kernels::rotate({key, kv.stride}, {cos + row * size / 2, sin + row * size / 2, 1, 1}, 1, size,
+                      {to, size});
+      if (in_strips) {
+        float* const column =
+            keys + places[row] / tiles::kStrip * size * tiles::kStrip + places[row] % tiles::kStrip;
+        for (std::int64_t i = 0; i < size; ++i) {
+          column[i * tiles::kStrip] = rotated[static_cast<std::size_t>(i)];
+        }
       }
+      std::copy_n(key + heads.kv_heads * size, size, values + places[row] * size);
     }
   });
 }
@@ -421,7 +472,8 @@ at::Tensor attend_to_kept(Columns q, const AttentionHeads& heads, const QuerySet
                           const KeptRows& kept) {
   AttentionMemory memory = memory_for(queries, heads);
   const auto by_kv_head = [&](const at::Tensor& rows) {
-    return HeadRows{rows.const_data_ptr<float>(), rows.stride(0), heads.head_size};
+    return HeadRows{rows.const_data_ptr<float>(), rows.stride(0),
+                    rows.dim() == 4 ? 0 : heads.head_size};
   };
   attend_to(q, by_kv_head(kept.keys), by_kv_head(kept.values), heads, queries, memory);
   return memory.result;
@@ -432,31 +484,30 @@ void attend_backward(const AttentionMemory& memory, Columns kv, const at::Tensor
   const AttentionHeads& heads = call.heads;
   const std::int64_t size = heads.head_size;
   const std::int64_t key_rows = call.keys.cos.size(0);
-  const std::vector<Chunk> chunks = make_chunks(call.queries.spans);
-  const std::vector<HeadGroup> groups = group_heads(heads);
-  const Most most(chunks, groups, size);
-  const std::int64_t parts = choose_parts(heads, chunks.size());
-  const at::Tensor d_keys = at::zeros({parts, heads.kv_heads, key_rows, size}, d_result.options());
+  std::vector<Chunk> chunks = make_chunks(call.queries.spans);
+  const std::vector<HeadGroup> head_groups = group_heads(heads);
+  const Most most(chunks, head_groups, size);
+  const std::vector<std::vector<Chunk>> groups = without_shared_keys(std::move(chunks), key_rows);
+  const auto count = static_cast<std::int64_t>(groups.size());
+  const at::Tensor d_keys = at::zeros({heads.kv_heads, key_rows, size}, d_result.options());
   const at::Tensor d_values = at::zeros_like(d_keys);
-  at::parallel_for(0, heads.kv_heads * parts, 1, [&](std::int64_t begin, std::int64_t end) {
+  share_tasks(heads.kv_heads * count, [&](TaskQueue& queue) {
     const BackwardScratch scratch(most, heads.soft_cap != 0, d_result.options());
-    for (std::int64_t task = begin; task < end; ++task) {
-      const std::int64_t kv_head = task % heads.kv_heads;
-      const std::int64_t part = task / heads.kv_heads;
-      const std::int64_t offset = (part * heads.kv_heads + kv_head) * key_rows * size;
-      const HeadOperands to{{memory.keys.const_data_ptr<float>() + kv_head * key_rows * size, size},
+    while (const auto task = queue.next()) {
+      const std::int64_t kv_head = *task / count;
+      const std::int64_t offset = kv_head * key_rows * size;
+      const HeadOperands to{{memory.keys.const_data_ptr<float>() + offset, size},
                             {kv.first + (heads.kv_heads + kv_head) * size, kv.stride},
                             d_keys.mutable_data_ptr<float>() + offset,
                             d_values.mutable_data_ptr<float>() + offset,
                             gradients.q};
-      for (auto c = static_cast<std::size_t>(part); c < chunks.size();
-           c += static_cast<std::size_t>(parts)) {
-        attend_backward_in_chunk(chunks[c], groups[static_cast<std::size_t>(kv_head)], memory,
+      for (const Chunk& chunk : groups[static_cast<std::size_t>(*task % count)]) {
+        attend_backward_in_chunk(chunk, head_groups[static_cast<std::size_t>(kv_head)], memory,
                                  d_result, call, to, scratch);
       }
     }
   });
-  write_key_gradients(d_keys.sum(0), d_values.sum(0), heads, call.keys, gradients.kv);
+  write_key_gradients(d_keys, d_values, heads, call.keys, gradients.kv);
 }
 
 }  // namespace bipo

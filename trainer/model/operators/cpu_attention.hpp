@@ -32,6 +32,10 @@ struct AttentionMemory {
 // `q`: H K columns of n rows; `kv`: Hkv K columns of keys, then as many of values, of T rows.
 AttentionMemory attend(Columns q, Columns kv, const AttentionCall& call);
 
+// Allocates the keys of KeptRows in strips.
+at::Tensor make_key_strips(const AttentionHeads& heads, std::int64_t rows,
+                           const at::TensorOptions& options);
+
 // Copies row i of `kv` (as in attend()) to row places[i] of `kept`; `rows` holds its angles.
 void keep_rows(Columns kv, const AttentionHeads& heads, const QuerySet& rows,
                const std::int64_t* places, const KeptRows& kept);

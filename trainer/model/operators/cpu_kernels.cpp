@@ -4,24 +4,7 @@
 #include <bit>
 #include <cmath>
 
-// GCC's vectoriser calls glibc's vector functions (libmvec) if they are declared as here.  glibc's
-// own headers declare them under -ffast-math only, which would also break NaN and infinity.
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
-extern "C" __attribute__((__simd__("notinbranch"))) float expf(float) noexcept;
-#if __GLIBC_PREREQ(2, 35)
-extern "C" __attribute__((__simd__("notinbranch"))) float tanhf(float) noexcept;
-#endif
-#endif
-
-// One program for every processor: at its start it chooses the widest version that can run.
-// Sanitizers cannot instrument functions that run before they are set up, as this choice does.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
-    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define BIPO_FOR_EACH_PROCESSOR \
-  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define BIPO_FOR_EACH_PROCESSOR
-#endif
+#include "trainer/model/operators/for_each_processor.hpp"
 
 namespace bipo::kernels {
 namespace {
@@ -87,6 +70,73 @@ template <class Activation>
 [[gnu::always_inline]] inline float activation_slope(float x, float sigmoid) {
   const float rest = sigmoid * (1 - sigmoid);
   return sigmoid + x * (rest > 0 ? rest * Activation::slope(x) : 0);
+}
+
+// Activations of one input: value and derivative.
+template <class Activation>
+struct BySigmoid {
+  [[gnu::always_inline]] static inline float sigmoid(float x) {
+    return 1 / (1 + std::exp(-Activation::inner(x)));
+  }
+  [[gnu::always_inline]] static inline float value(float x) { return x * sigmoid(x); }
+  [[gnu::always_inline]] static inline float derivative(float x) {
+    return activation_slope<Activation>(x, sigmoid(x));
+  }
+};
+
+// x times the normal distribution function (Hendrycks and Gimpel, arXiv 1606.08415, section 2).
+struct Gelu {
+  static constexpr float kRootHalf = 0.7071067812F;    // sqrt(1 / 2)
+  static constexpr float kDensityAt0 = 0.3989422804F;  // 1 / sqrt(2 pi)
+  [[gnu::always_inline]] static inline float probability(float x) {
+    return 0.5F * (1 + std::erf(kRootHalf * x));
+  }
+  [[gnu::always_inline]] static inline float value(float x) { return x * probability(x); }
+  [[gnu::always_inline]] static inline float derivative(float x) {
+    return probability(x) + x * kDensityAt0 * std::exp(-0.5F * x * x);
+  }
+};
+
+template <class Activation>
+[[gnu::always_inline]] inline void plain_unit(const float* x, const float* bias, std::int64_t rows,
+                                              std::int64_t columns, float* out) {
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const float* __restrict row = x + r * columns;
+    float* __restrict result = out + r * columns;
+    if (bias == nullptr) {
+#pragma omp simd
+      for (std::int64_t i = 0; i < columns; ++i) {
+        result[i] = Activation::value(row[i]);
+      }
+    } else {
+#pragma omp simd
+      for (std::int64_t i = 0; i < columns; ++i) {
+        result[i] = Activation::value(row[i] + bias[i]);
+      }
+    }
+  }
+}
+
+template <class Activation>
+[[gnu::always_inline]] inline void plain_unit_backward(const float* x, const float* bias,
+                                                       const float* d_out, std::int64_t rows,
+                                                       std::int64_t columns, float* dx) {
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const float* __restrict row = x + r * columns;
+    const float* __restrict upstream = d_out + r * columns;
+    float* __restrict result = dx + r * columns;
+    if (bias == nullptr) {
+#pragma omp simd
+      for (std::int64_t i = 0; i < columns; ++i) {
+        result[i] = upstream[i] * Activation::derivative(row[i]);
+      }
+    } else {
+#pragma omp simd
+      for (std::int64_t i = 0; i < columns; ++i) {
+        result[i] = upstream[i] * Activation::derivative(row[i] + bias[i]);
+      }
+    }
+  }
 }
 
 template <class Activation>
@@ -184,6 +234,27 @@ BIPO_FOR_EACH_PROCESSOR void geglu_backward(const float* gate_up, const float* d
                                             std::int64_t rows, std::int64_t columns,
                                             float* d_gate_up) {
   gated_unit_backward<GeluTanh>(gate_up, d_out, rows, columns, d_gate_up);
+}
+
+BIPO_FOR_EACH_PROCESSOR void gelu(const float* x, const float* bias, std::int64_t rows,
+                                  std::int64_t columns, float* out) {
+  plain_unit<Gelu>(x, bias, rows, columns, out);
+}
+
+BIPO_FOR_EACH_PROCESSOR void gelu_backward(const float* x, const float* bias, const float* d_out,
+                                           std::int64_t rows, std::int64_t columns, float* dx) {
+  plain_unit_backward<Gelu>(x, bias, d_out, rows, columns, dx);
+}
+
+BIPO_FOR_EACH_PROCESSOR void gelu_tanh(const float* x, const float* bias, std::int64_t rows,
+                                       std::int64_t columns, float* out) {
+  plain_unit<BySigmoid<GeluTanh>>(x, bias, rows, columns, out);
+}
+
+BIPO_FOR_EACH_PROCESSOR void gelu_tanh_backward(const float* x, const float* bias,
+                                                const float* d_out, std::int64_t rows,
+                                                std::int64_t columns, float* dx) {
+  plain_unit_backward<BySigmoid<GeluTanh>>(x, bias, d_out, rows, columns, dx);
 }
 
 BIPO_FOR_EACH_PROCESSOR void rotate(ConstColumns x, Rotation rotation, std::int64_t rows,

@@ -40,6 +40,19 @@ void geglu(const float* gate_up, std::int64_t rows, std::int64_t columns, float*
 void geglu_backward(const float* gate_up, const float* d_out, std::int64_t rows,
                     std::int64_t columns, float* d_gate_up);
 
+// out[t, i] = gelu(x[t, i] + bias[i]), x [T, I]; a null bias is 0.
+void gelu(const float* x, const float* bias, std::int64_t rows, std::int64_t columns, float* out);
+
+// Computes dx of the above from d out.
+void gelu_backward(const float* x, const float* bias, const float* d_out, std::int64_t rows,
+                   std::int64_t columns, float* dx);
+
+// The same two with the tanh approximation.
+void gelu_tanh(const float* x, const float* bias, std::int64_t rows, std::int64_t columns,
+               float* out);
+void gelu_tanh_backward(const float* x, const float* bias, const float* d_out, std::int64_t rows,
+                        std::int64_t columns, float* dx);
+
 // The angles of T rows of one head: cosines and sines of row t begin at cos + t K / 2 and sin + t K
 // / 2.  `turn` is +1, or -1 to turn back.
 struct Rotation {

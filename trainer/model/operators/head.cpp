@@ -1,7 +1,6 @@
 #include "trainer/model/operators/head.hpp"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -10,7 +9,9 @@
 
 #include "collectives/profile.hpp"
 #include "trainer/model/operators/cpu_kernels.hpp"
+#include "trainer/model/operators/cpu_products.hpp"
 #include "trainer/model/operators/operators.hpp"
+#include "trainer/model/operators/task_queue.hpp"
 #include "trainer/model/sharding/sharding.hpp"
 
 namespace bipo {
@@ -19,17 +20,20 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Calls work(rows) for one block of the head's rows after the other.  On a CPU a block is small
-// enough that its logits and its part of the head stay in the last-level cache, on a device large
-// enough to fill it.
+// Calls work(rows, their biases) for one block of the head's rows after the other.  On a CPU a
+// block is small enough that its logits and its part of the head stay in the last-level cache, on a
+// device large enough to fill it.
 template <class Work>
-void for_each_block(const at::Tensor& head, const Work& work) {
+void for_each_block(const HeadShard& shard, const Work& work) {
+  const at::Tensor& head = shard.rows;
   constexpr std::int64_t kCachedElements = 1 << 21;
   constexpr std::int64_t kDeviceBlock = 1 << 15;
   const std::int64_t block =
       head.is_cpu() ? std::max<std::int64_t>(1024, kCachedElements / head.size(1)) : kDeviceBlock;
   for (std::int64_t begin = 0; begin < head.size(0); begin += block) {
-    work(head.narrow(0, begin, std::min(block, head.size(0) - begin)));
+    const std::int64_t count = std::min(block, head.size(0) - begin);
+    work(head.narrow(0, begin, count),
+         shard.bias.defined() ? shard.bias.narrow(0, begin, count) : at::Tensor());
   }
 }
 
@@ -52,8 +56,13 @@ at::Tensor slopes_of_cap(const at::Tensor& capped, double cap) {
   return cap == 0 ? at::Tensor() : 1 - (capped / cap).square_();
 }
 
-at::Tensor capped_logits(const at::Tensor& x, const at::Tensor& rows, double cap) {
-  const at::Tensor logits = head_product(x, rows.t());
+at::Tensor capped_logits(const at::Tensor& x, const at::Tensor& rows, const at::Tensor& bias,
+                         double cap) {
+  const at::Tensor logits =
+      runs_in_tiles(x, rows) ? tiled_linear(x, rows, at::Tensor()) : head_product(x, rows.t());
+  if (bias.defined()) {
+    logits.add_(bias);
+  }
   apply_cap(logits, cap);
   return logits;
 }
@@ -70,7 +79,7 @@ struct OnlineSoftmax {
     if (runs_fused(logits)) {
       const std::int64_t columns = logits.size(1);
       constexpr std::int64_t kGrain = 4;
-      at::parallel_for(0, logits.size(0), kGrain, [&](std::int64_t begin, std::int64_t end) {
+      share_row_ranges(logits.size(0), kGrain, [&](std::int64_t begin, std::int64_t end) {
         kernels::online_softmax_block(
             logits.mutable_data_ptr<float>() + begin * columns, end - begin, columns,
             largest.mutable_data_ptr<float>() + begin, sum.mutable_data_ptr<float>() + begin,
@@ -96,8 +105,8 @@ struct TokenLogProbs : torch::autograd::Function<TokenLogProbs> {
     OnlineSoftmax softmax{
         at::full({h.size(0)}, -std::numeric_limits<double>::infinity(), h.options()),
         at::zeros({h.size(0)}, h.options()), keep ? at::zeros_like(h) : at::Tensor()};
-    for_each_block(head.rows, [&](const at::Tensor& rows) {
-      const at::Tensor logits = capped_logits(h, rows, head.soft_cap);
+    for_each_block(head, [&](const at::Tensor& rows, const at::Tensor& bias) {
+      const at::Tensor logits = capped_logits(h, rows, bias, head.soft_cap);
       const at::Tensor slopes = keep ? slopes_of_cap(logits, head.soft_cap) : at::Tensor();
       softmax.add(logits);
       if (keep) {
@@ -118,8 +127,10 @@ struct TokenLogProbs : torch::autograd::Function<TokenLogProbs> {
         at::where(is_local.ne(0), targets - local.begin, at::zeros_like(targets));
     const at::Tensor h_of_target =
         h.to(head.rows.scalar_type()).to(h.scalar_type()).index_select(0, row_of_target);
+    const at::Tensor product = (h_of_target * target_rows(head.rows, local_target, h)).sum(1);
     const at::Tensor logit =
-        (h_of_target * target_rows(head.rows, local_target, h)).sum(1) * is_local;
+        (head.bias.defined() ? product + head.bias.index_select(0, local_target) : product) *
+        is_local;
     head.tp.all_reduce(logit, ReduceOp::kSum);
     apply_cap(logit, head.soft_cap);
 
@@ -150,7 +161,9 @@ struct TokenLogProbs : torch::autograd::Function<TokenLogProbs> {
   }
 
   static void add_product(const at::Tensor& sum, const at::Tensor& x, const at::Tensor& y) {
-    if (x.scalar_type() == y.scalar_type()) {
+    if (runs_in_tiles(x, y)) {
+      add_tiled_product(x, y, sum, /*overwrite=*/false);
+    } else if (x.scalar_type() == y.scalar_type()) {
       sum.addmm_(x, y);
     } else {
       sum.add_(head_product(x, y));
@@ -209,7 +222,7 @@ at::Tensor token_log_probs(const at::Tensor& h, const HeadShard& head,
 
 at::Tensor token_logits(const at::Tensor& h, const HeadShard& head) {
   const WorkTimer timer(Work::kHead);
-  const at::Tensor logits = capped_logits(h, head.rows, head.soft_cap);
+  const at::Tensor logits = capped_logits(h, head.rows, head.bias, head.soft_cap);
   const int ranks = head.tp.size();
   if (ranks == 1) {
     return logits;
@@ -238,13 +251,14 @@ at::Tensor token_divergences(const at::Tensor& h, const std::vector<at::Tensor>&
   for (const at::Tensor& other : others) {
     theirs.emplace_back(other);
   }
-  for_each_block(head.rows, [&](const at::Tensor& rows) {
-    const at::Tensor logits = capped_logits(h, rows, head.soft_cap).to(at::kDouble);
+  for_each_block(head, [&](const at::Tensor& rows, const at::Tensor& bias) {
+    const at::Tensor logits = capped_logits(h, rows, bias, head.soft_cap).to(at::kDouble);
     at::Tensor shrink;
     const at::Tensor exponentials = own.add(logits, shrink);
     for (std::int64_t s = 0; s < count; ++s) {
       const auto index = static_cast<std::size_t>(s);
-      const at::Tensor other = capped_logits(others[index], rows, head.soft_cap).to(at::kDouble);
+      const at::Tensor other =
+          capped_logits(others[index], rows, bias, head.soft_cap).to(at::kDouble);
       weighted[s].mul_(shrink).add_((exponentials * (logits - other)).sum(1));
       at::Tensor unused;
       theirs[index].add(other, unused);

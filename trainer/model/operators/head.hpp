@@ -12,13 +12,14 @@
 
 namespace bipo {
 
-// A rank's part of the head of a model with D hidden elements and V tokens.  Logits are cap(row h),
-// where cap(x) = c tanh(x / c) if c = soft_cap > 0, else x.
+// A rank's part of the head of a model with D hidden elements and V tokens.  Logits are cap(row h +
+// bias), where cap(x) = c tanh(x / c) if c = soft_cap > 0, else x.
 struct HeadShard {
   at::Tensor rows;              // [V_local, D]
   std::int64_t vocabulary = 0;  // V
   double soft_cap = 0;          // c
   Communicator& tp;
+  at::Tensor bias = {};  // [V_local] in h's type; may be undefined
 };
 
 // Returns log softmax(logits of h_u)[target_r], u = row_of_target[r], [R] in h's type, the same on

@@ -1,11 +1,14 @@
 #include "trainer/model/operators/operators.hpp"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
+
+#include <tuple>
 
 #include "collectives/profile.hpp"
 #include "trainer/model/operators/cpu_kernels.hpp"
+#include "trainer/model/operators/cpu_products.hpp"
+#include "trainer/model/operators/task_queue.hpp"
 
 namespace bipo {
 namespace {
@@ -13,12 +16,12 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// The fewest rows that are worth a thread.
+// The rows that a thread takes at a time.
 constexpr std::int64_t kGrain = 16;
 
 template <class Work>
 void over_rows(std::int64_t rows, const Work& work) {
-  at::parallel_for(0, rows, kGrain,
+  share_row_ranges(rows, kGrain,
                    [&](std::int64_t begin, std::int64_t end) { work(begin, end - begin); });
 }
 
@@ -28,26 +31,59 @@ at::Tensor rounded_to_bfloat16(const at::Tensor& x) {
   const float* from = dense.const_data_ptr<float>();
   float* to = result.mutable_data_ptr<float>();
   constexpr std::int64_t kElementGrain = 1 << 14;
-  at::parallel_for(0, dense.numel(), kElementGrain, [&](std::int64_t begin, std::int64_t end) {
+  share_row_ranges(dense.numel(), kElementGrain, [&](std::int64_t begin, std::int64_t end) {
     kernels::round_to_bfloat16(from + begin, end - begin, to + begin);
   });
   return result;
 }
 
-// Returns x as the left operand of a product with `weight`.
+// Returns x as the left operand of a product with `weight`; tiles round it to the weight's type
+// themselves.
 at::Tensor operand(const at::Tensor& x, const FrozenWeight& weight) {
-  if (weight.rounds_inputs) {
-    return rounded_to_bfloat16(x);
+  return weight.rounds_inputs ? rounded_to_bfloat16(x) : x;
+}
+
+at::Tensor in_type(const at::Tensor& x, at::ScalarType type) {
+  return x.scalar_type() == type ? x : x.to(type);
+}
+
+// Whether the device has products of bfloat16 that return `type`, the accumulator's: one rounding
+// and one kernel less.
+bool returns_wider(const at::Tensor& matrix, at::ScalarType type) {
+  return !matrix.is_cpu() && matrix.scalar_type() == at::kBFloat16 && type == at::kFloat;
+}
+
+// Returns residual + x W^T in x's type; `residual` may be undefined.
+at::Tensor linear(const at::Tensor& x, const FrozenWeight& weight, const at::Tensor& residual) {
+  const at::Tensor left = operand(x, weight);
+  if (runs_in_tiles(left, weight.matrix)) {
+    return tiled_linear(left, weight.matrix, residual);
   }
-  return x.scalar_type() == weight.matrix.scalar_type() ? x : x.to(weight.matrix.scalar_type());
+  const at::Tensor typed = in_type(left, weight.matrix.scalar_type());
+  if (returns_wider(weight.matrix, x.scalar_type())) {
+    return residual.defined() ? at::addmm(residual, typed, weight.matrix.t(), x.scalar_type())
+                              : at::mm(typed, weight.matrix.t(), x.scalar_type());
+  }
+  if (residual.defined() && typed.scalar_type() == residual.scalar_type()) {
+    return at::addmm(residual, typed, weight.matrix.t());
+  }
+  const at::Tensor product = in_type(at::mm(typed, weight.matrix.t()), x.scalar_type());
+  return residual.defined() ? residual + product : product;
 }
 
 // d (x W^T) = gradient W.
 at::Tensor input_gradient(const at::Tensor& gradient, const FrozenWeight& weight) {
   const WorkTimer timer(Work::kProducts);
-  const at::Tensor product = at::mm(operand(gradient, weight), weight.matrix);
-  return product.scalar_type() == gradient.scalar_type() ? product
-                                                         : product.to(gradient.scalar_type());
+  const at::Tensor left = operand(gradient, weight);
+  if (runs_in_tiles(left, weight.matrix)) {
+    at::Tensor product = at::empty({left.size(0), weight.matrix.size(1)}, left.options());
+    add_tiled_product(left, weight.matrix, product, /*overwrite=*/true);
+    return product;
+  }
+  const at::Tensor typed = in_type(left, weight.matrix.scalar_type());
+  return returns_wider(weight.matrix, gradient.scalar_type())
+             ? at::mm(typed, weight.matrix, gradient.scalar_type())
+             : in_type(at::mm(typed, weight.matrix), gradient.scalar_type());
 }
 
 void keep_weight(AutogradContext* context, const FrozenWeight& weight) {
@@ -64,8 +100,7 @@ struct FrozenLinear : torch::autograd::Function<FrozenLinear> {
                             const FrozenWeight& weight) {
     const WorkTimer timer(Work::kProducts);
     keep_weight(context, weight);
-    const at::Tensor product = at::mm(operand(x, weight), weight.matrix.t());
-    return product.scalar_type() == x.scalar_type() ? product : product.to(x.scalar_type());
+    return linear(x, weight, at::Tensor());
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
@@ -78,11 +113,7 @@ struct FrozenLinearOnto : torch::autograd::Function<FrozenLinearOnto> {
                             const at::Tensor& x, const FrozenWeight& weight) {
     const WorkTimer timer(Work::kProducts);
     keep_weight(context, weight);
-    const at::Tensor left = operand(x, weight);
-    if (left.scalar_type() == residual.scalar_type()) {
-      return at::addmm(residual, left, weight.matrix.t());
-    }
-    return residual + at::mm(left, weight.matrix.t());
+    return linear(x, weight, residual);
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
@@ -94,6 +125,11 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
                             double epsilon) {
     const WorkTimer timer(Work::kElementwise);
+    if (!x.is_cpu()) {
+      const auto [y, scale] = at::_fused_rms_norm(x, weight.sizes(), weight, epsilon);
+      context->save_for_backward({x, weight, scale});
+      return y;
+    }
     if (!runs_fused(x)) {
       const at::Tensor scale = at::rsqrt(at::mean(x * x, -1, /*keepdim=*/true).add_(epsilon));
       context->save_for_backward({x, weight, scale});
@@ -118,6 +154,11 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
     const at::Tensor& x = saved[0];
     const at::Tensor& weight = saved[1];
     const at::Tensor& scale = saved[2];
+    if (!x.is_cpu()) {
+      return {std::get<0>(at::_fused_rms_norm_backward(gradients[0], x, weight.sizes(), scale,
+                                                       weight, {true, false})),
+              at::Tensor(), at::Tensor()};
+    }
     if (!runs_fused(x)) {
       // For the scale r and u = gradient * weight: dL/dx = r u - r^3 mean(u x) x.
       const at::Tensor u = gradients[0] * weight;
@@ -138,16 +179,44 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
   }
 };
 
-constexpr const char* kTanh = "tanh";  // at::gelu's name for the approximation
+// A vector that may be undefined, which autograd does not take for an argument.
+struct Bias {
+  at::Tensor vector;
+};
 
-at::Tensor activated(Activation activation, const at::Tensor& gate) {
-  return activation == Activation::kSilu ? at::silu(gate) : at::gelu(gate, kTanh);
+struct LayerNorm : torch::autograd::Function<LayerNorm> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
+                            const Bias& bias, double epsilon) {
+    const WorkTimer timer(Work::kElementwise);
+    auto [y, mean, scale] = at::native_layer_norm(x, {x.size(1)}, weight, bias.vector, epsilon);
+    context->save_for_backward({x, weight, mean, scale});
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const WorkTimer timer(Work::kElementwise);
+    const auto saved = context->get_saved_variables();
+    const auto dx =
+        at::native_layer_norm_backward(gradients[0].contiguous(), saved[0], {saved[0].size(1)},
+                                       saved[2], saved[3], saved[1], {}, {true, false, false});
+    return {std::get<0>(dx), at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+
+// at::gelu's name for the kind.
+const char* approximation(Activation activation) {
+  return activation == Activation::kGelu ? "none" : "tanh";
+}
+
+at::Tensor activated(Activation activation, const at::Tensor& x) {
+  return activation == Activation::kSilu ? at::silu(x) : at::gelu(x, approximation(activation));
 }
 
 at::Tensor activation_backward(Activation activation, const at::Tensor& gradient,
-                               const at::Tensor& gate) {
-  return activation == Activation::kSilu ? at::silu_backward(gradient, gate)
-                                         : at::gelu_backward(gradient, gate, kTanh);
+                               const at::Tensor& x) {
+  return activation == Activation::kSilu
+             ? at::silu_backward(gradient, x)
+             : at::gelu_backward(gradient, x, approximation(activation));
 }
 
 struct GatedUnit : torch::autograd::Function<GatedUnit> {
@@ -197,6 +266,59 @@ struct GatedUnit : torch::autograd::Function<GatedUnit> {
   }
 };
 
+at::Tensor with_bias(const at::Tensor& x, const at::Tensor& bias) {
+  return bias.defined() ? x + bias : x;
+}
+
+struct PlainUnit : torch::autograd::Function<PlainUnit> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const Bias& shift,
+                            Activation activation) {
+    const WorkTimer timer(Work::kElementwise);
+    const at::Tensor& bias = shift.vector;
+    context->save_for_backward({x, bias});
+    context->saved_data["activation"] = static_cast<std::int64_t>(activation);
+    if (!runs_fused(x) || activation == Activation::kSilu) {
+      return activated(activation, with_bias(x, bias));
+    }
+    const auto kernel = activation == Activation::kGelu ? kernels::gelu : kernels::gelu_tanh;
+    const at::Tensor out = at::empty_like(x);
+    const std::int64_t columns = x.size(1);
+    over_rows(x.size(0), [&](std::int64_t begin, std::int64_t rows) {
+      kernel(x.const_data_ptr<float>() + begin * columns, data_or_null(bias), rows, columns,
+             out.mutable_data_ptr<float>() + begin * columns);
+    });
+    return out;
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const WorkTimer timer(Work::kElementwise);
+    const auto saved = context->get_saved_variables();
+    const at::Tensor& x = saved[0];
+    const at::Tensor& bias = saved[1];
+    const auto activation = static_cast<Activation>(context->saved_data.at("activation").toInt());
+    if (!runs_fused(x) || activation == Activation::kSilu) {
+      return {activation_backward(activation, gradients[0], with_bias(x, bias)), at::Tensor(),
+              at::Tensor()};
+    }
+    const auto kernel =
+        activation == Activation::kGelu ? kernels::gelu_backward : kernels::gelu_tanh_backward;
+    const at::Tensor gradient = gradients[0].contiguous();
+    const at::Tensor dx = at::empty_like(x);
+    const std::int64_t columns = x.size(1);
+    over_rows(x.size(0), [&](std::int64_t begin, std::int64_t rows) {
+      const std::int64_t at = begin * columns;
+      kernel(x.const_data_ptr<float>() + at, data_or_null(bias),
+             gradient.const_data_ptr<float>() + at, rows, columns,
+             dx.mutable_data_ptr<float>() + at);
+    });
+    return {dx, at::Tensor(), at::Tensor()};
+  }
+
+  static const float* data_or_null(const at::Tensor& bias) {
+    return bias.defined() ? bias.const_data_ptr<float>() : nullptr;
+  }
+};
+
 }  // namespace
 
 bool runs_fused(const at::Tensor& x) {
@@ -211,8 +333,12 @@ bool emulates_bfloat16(at::Device device) {
 #endif
 }
 
+bool keeps_float_head(at::Device device) {
+  return device.is_cpu() && !multiplies_tiles(at::kBFloat16);
+}
+
 FrozenWeight make_frozen_weight(const at::Tensor& matrix, at::ScalarType type, at::Device device) {
-  const at::Tensor typed = matrix.to(at::TensorOptions().dtype(type).device(device));
+  const at::Tensor typed = matrix.to(at::TensorOptions().dtype(type).device(device)).contiguous();
   if (type == at::kBFloat16 && emulates_bfloat16(device)) {
     return {typed.to(at::kFloat), true};
   }
@@ -232,8 +358,17 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilo
   return RmsNorm::apply(x, weight, epsilon);
 }
 
+at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                      double epsilon) {
+  return LayerNorm::apply(x, weight, Bias{bias}, epsilon);
+}
+
 at::Tensor gated_unit(const at::Tensor& gate_up, Activation activation) {
   return GatedUnit::apply(gate_up, activation);
+}
+
+at::Tensor plain_unit(const at::Tensor& x, const at::Tensor& bias, Activation activation) {
+  return PlainUnit::apply(x, Bias{bias}, activation);
 }
 
 }  // namespace bipo

@@ -32,6 +32,10 @@ FrozenWeight make_frozen_weight(const at::Tensor& matrix, at::ScalarType type, a
 // Whether products in bfloat16 are computed in float32 (see FrozenWeight).
 bool emulates_bfloat16(at::Device device);
 
+// Whether a bfloat16 model keeps its head in float32: log-softmax needs logits better than
+// bfloat16, and a CPU without bfloat16 tiles has no other product that yields them.
+bool keeps_float_head(at::Device device);
+
 // Returns x W^T for x [T, in].
 at::Tensor frozen_linear(const at::Tensor& x, const FrozenWeight& weight);
 
@@ -43,8 +47,16 @@ at::Tensor frozen_linear_onto(const at::Tensor& residual, const at::Tensor& x,
 // arXiv 1910.07467, equation 4).
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon);
 
+// (x - mean(x)) / sqrt(variance(x) + epsilon) * weight + bias over the last dimension of x [T, D]
+// (Ba et al., arXiv 1607.06450, equation 3); bias may be undefined.
+at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                      double epsilon);
+
 // activation(gate) * up for gate_up [T, 2 I], gate first (Shazeer, arXiv 2002.05202, equation 6).
 at::Tensor gated_unit(const at::Tensor& gate_up, Activation activation);
+
+// activation(x + bias) for x [T, I]; bias [I] may be undefined.
+at::Tensor plain_unit(const at::Tensor& x, const at::Tensor& bias, Activation activation);
 
 // Whether the one-pass float32 loops for the CPU can process `x`.
 bool runs_fused(const at::Tensor& x);

@@ -10,10 +10,10 @@
 namespace bipo {
 namespace {
 
-// Returns theta^(2 i / R) for the pairs i of R rotated elements.
-at::Tensor wavelength_powers(double theta, std::int64_t rotated) {
-  return at::pow(
-      theta, at::arange(0, rotated, 2, at::kLong).to(at::kFloat) / static_cast<double>(rotated));
+// Returns theta^(2 i / size) for the first `pairs` pairs i.
+at::Tensor wavelength_powers(double theta, std::int64_t pairs, std::int64_t size) {
+  return at::pow(theta,
+                 at::arange(0, 2 * pairs, 2, at::kLong).to(at::kFloat) / static_cast<double>(size));
 }
 
 struct Rescaled {
@@ -76,7 +76,8 @@ std::int64_t rotated_elements(const RotaryEmbedding& embedding, std::int64_t hea
 
 at::Tensor inverse_frequencies(const RotaryEmbedding& embedding, std::int64_t head_size) {
   const std::int64_t rotated = rotated_elements(embedding, head_size);
-  at::Tensor powers = wavelength_powers(embedding.theta, rotated);
+  at::Tensor powers = wavelength_powers(embedding.theta, rotated / 2,
+                                        embedding.over_whole_head ? head_size : rotated);
   if (!embedding.divisors.empty()) {
     powers = at::tensor(embedding.divisors, at::kFloat) * powers;
   }
@@ -92,10 +93,20 @@ std::vector<std::int64_t> rotary_order(const RotaryEmbedding& embedding, std::in
       order.push_back(i);
     }
   };
+  if (embedding.over_whole_head) {
+    append(0, head_size);
+    return order;
+  }
+  // The first elements of the pairs that turn, then the second ones.
+  const auto append_turning = [&](std::int64_t second) {
+    for (std::int64_t pair = 0; pair < rotated / 2; ++pair) {
+      order.push_back(embedding.adjacent_pairs ? 2 * pair + second : pair + second * rotated / 2);
+    }
+  };
   const std::int64_t middle = rotated + (head_size - rotated) / 2;
-  append(0, rotated / 2);
+  append_turning(0);
   append(rotated, middle);
-  append(rotated / 2, rotated);
+  append_turning(1);
   append(middle, head_size);
   return order;
 }

@@ -3,9 +3,10 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <array>
+#include <limits>
 #include <utility>
 
-#include "trainer/model/operators/operators.hpp"
 #include "trainer/model/operators/rotary_tables.hpp"
 
 namespace bipo {
@@ -45,21 +46,40 @@ std::vector<QuerySpan> query_spans(const std::vector<SequencePart>& parts,
   return spans;
 }
 
-PaddedSpans pad_spans(const std::vector<QuerySpan>& spans, at::Device device) {
+// The tables of one kind of attention under way to the device.
+struct SpanTables {
+  std::int64_t spans = 0;
   std::int64_t most_queries = 0;
   std::int64_t most_keys = 0;
+  PaddedSpans padded;
+  at::Tensor keys_seen;   // [S q] int64
+  at::Tensor first_seen;  // [S q] int64
+};
+
+// `keys`: the number of rows that spans name, 0 where no gradient is needed.
+void add_tables(const std::vector<QuerySpan>& spans, std::int64_t keys, Upload& upload,
+                SpanTables& tables) {
+  tables.spans = static_cast<std::int64_t>(spans.size());
   for (const QuerySpan& span : spans) {
-    most_queries = std::max(most_queries, span.queries.size());
-    most_keys = std::max(most_keys, key_count(span));
+    tables.most_queries = std::max(tables.most_queries, span.queries.size());
+    tables.most_keys = std::max(tables.most_keys, key_count(span));
   }
   std::vector<std::int64_t> query_of_slot;
   std::vector<std::int64_t> key_of_slot;
   std::vector<std::int64_t> slot_of_query;
   std::vector<std::int64_t> keys_seen;
   std::vector<std::int64_t> first_seen;
+  std::vector<std::vector<std::int64_t>> slots_of_key(static_cast<std::size_t>(keys));
+  const auto add_key = [&](std::int64_t row) {
+    if (keys > 0) {
+      slots_of_key[static_cast<std::size_t>(row)].push_back(
+          static_cast<std::int64_t>(key_of_slot.size()));
+    }
+    key_of_slot.push_back(row);
+  };
   for (const QuerySpan& span : spans) {
     const std::int64_t before = context_size(span);
-    for (std::int64_t i = 0; i < most_queries; ++i) {
+    for (std::int64_t i = 0; i < tables.most_queries; ++i) {
       const bool real = i < span.queries.size();
       if (real) {
         slot_of_query.push_back(static_cast<std::int64_t>(query_of_slot.size()));
@@ -70,37 +90,172 @@ PaddedSpans pad_spans(const std::vector<QuerySpan>& spans, at::Device device) {
       first_seen.push_back(
           span.window == 0 ? 0 : std::max<std::int64_t>(0, keys_seen.back() - span.window));
     }
-    const std::size_t wanted = key_of_slot.size() + static_cast<std::size_t>(most_keys);
+    const std::size_t wanted = key_of_slot.size() + static_cast<std::size_t>(tables.most_keys);
     for (const Range& range : span.context) {
       for (std::int64_t row = range.begin; row < range.end; ++row) {
-        key_of_slot.push_back(row);
+        add_key(row);
       }
     }
     for (std::int64_t i = 0; i < span.visible + span.queries.size() - 1; ++i) {
-      key_of_slot.push_back(span.own.begin + i);
+      add_key(span.own.begin + i);
     }
     key_of_slot.resize(wanted, span.own.begin);
   }
-  const auto on_device = [&](const std::vector<std::int64_t>& values) {
-    return at::tensor(values, at::kLong).to(device);
-  };
-  const auto count = static_cast<std::int64_t>(spans.size());
-  const auto by_query = [&](const std::vector<std::int64_t>& values) {
-    return on_device(values).view({count, 1, most_queries, 1});
-  };
-  const at::Tensor ends = by_query(keys_seen);
-  const at::Tensor columns = at::arange(most_keys, ends.options());
-  return {on_device(query_of_slot), on_device(key_of_slot),
-          columns.lt(ends).logical_and_(columns.ge(by_query(first_seen))),
-          on_device(slot_of_query)};
+  std::vector<std::int64_t> slots_by_key;
+  std::vector<std::int64_t> slots_per_key;
+  for (const std::vector<std::int64_t>& slots : slots_of_key) {
+    slots_by_key.insert(slots_by_key.end(), slots.begin(), slots.end());
+    slots_per_key.push_back(static_cast<std::int64_t>(slots.size()));
+  }
+  upload.add(query_of_slot, tables.padded.query_of_slot);
+  upload.add(key_of_slot, tables.padded.key_of_slot);
+  upload.add(slot_of_query, tables.padded.slot_of_query);
+  upload.add(slots_by_key, tables.padded.slots_by_key);
+  upload.add(slots_per_key, tables.padded.slots_per_key);
+  upload.add(keys_seen, tables.keys_seen);
+  upload.add(first_seen, tables.first_seen);
 }
 
-// The padded tables serve attention without the fused operators.
-QuerySet padded_if_needed(QuerySet set, at::Device device) {
-  if (!runs_fused(set.cos)) {
-    set.padded = pad_spans(set.spans, device);
+// Rows of a part whose recurrence is computed together: the products with the state, which they
+// share, take most operations, and those among the rows, which grow with their number, few.
+constexpr std::int64_t kChunkRows = 64;
+
+// Returns the chunks of `parts`, their states and trees.
+RecurrentLayout chunked(const std::vector<SequencePart>& parts) {
+  RecurrentLayout layout;
+  std::vector<std::size_t> last;                             // chunk of each part
+  std::vector<std::pair<std::size_t, std::size_t>> follows;  // chunks that follow others
+  for (const SequencePart& part : parts) {
+    std::optional<std::size_t> before;
+    if (!part.context.empty()) {
+      const auto parent = std::find_if(parts.begin(), parts.end(), [&](const SequencePart& other) {
+        return other.rows == part.context.back();
+      });
+      before = last.at(static_cast<std::size_t>(parent - parts.begin()));
+    } else {
+      const auto first = static_cast<std::int64_t>(layout.chunks.size());
+      layout.trees.push_back({first, first});
+    }
+    for (std::int64_t row = part.rows.begin; row < part.rows.end; row += kChunkRows) {
+      if (before) {
+        follows.emplace_back(layout.chunks.size(), *before);
+      }
+      before = layout.chunks.size();
+      layout.chunks.push_back({{row, std::min(row + kChunkRows, part.rows.end)}});
+    }
+    layout.trees.back().end = static_cast<std::int64_t>(layout.chunks.size());
+    last.push_back(*before);
   }
-  return set;
+  for (const auto& [chunk, parent] : follows) {
+    std::int64_t& state = layout.chunks[parent].to;
+    if (state < 0) {
+      state = layout.states++;
+    }
+    layout.chunks[chunk].from = state;
+  }
+  return layout;
+}
+
+TapRows tap_rows(const std::vector<SequencePart>& parts, std::int64_t taps) {
+  TapRows result{taps, {}, {}};
+  for (const SequencePart& part : parts) {
+    std::vector<std::int64_t> sequence(static_cast<std::size_t>(taps - 1), -1);
+    const auto append = [&](const Range& range) {
+      for (std::int64_t row = range.begin; row < range.end; ++row) {
+        sequence.push_back(row);
+      }
+    };
+    std::for_each(part.context.begin(), part.context.end(), append);
+    const auto first = static_cast<std::ptrdiff_t>(sequence.size());
+    append(part.rows);
+    for (std::ptrdiff_t i = 0; i < part.rows.size(); ++i) {
+      const auto end = sequence.begin() + first + i + 1;
+      result.rows.insert(result.rows.end(), end - taps, end);
+    }
+  }
+  return result;
+}
+
+// Adds the tables of `rows` rows for tensor operations to `upload`.
+void pad_chunks(RecurrentLayout& layout, std::int64_t rows, Upload& upload) {
+  std::vector<std::pair<std::size_t, std::int64_t>> place_of_state(
+      static_cast<std::size_t>(layout.states));  // its depth, and its place there
+  std::vector<std::vector<const StateChunk*>> by_depth;
+  std::vector<std::vector<std::int64_t>> parents;
+  for (const StateChunk& chunk : layout.chunks) {
+    std::size_t depth = 0;
+    std::int64_t parent = 0;
+    if (chunk.from >= 0) {
+      const auto& place = place_of_state[static_cast<std::size_t>(chunk.from)];
+      depth = place.first + 1;
+      parent = place.second;
+    }
+    by_depth.resize(std::max(by_depth.size(), depth + 1));
+    parents.resize(by_depth.size());
+    if (chunk.to >= 0) {
+      place_of_state[static_cast<std::size_t>(chunk.to)] = {
+          depth, static_cast<std::int64_t>(by_depth[depth].size())};
+    }
+    by_depth[depth].push_back(&chunk);
+    parents[depth].push_back(parent);
+  }
+  layout.depths.resize(by_depth.size());
+  std::vector<std::int64_t> slot_of_row(static_cast<std::size_t>(rows));
+  std::int64_t slots = 0;
+  for (std::size_t depth = 0; depth < by_depth.size(); ++depth) {
+    std::int64_t longest = 0;
+    for (const StateChunk* chunk : by_depth[depth]) {
+      longest = std::max(longest, chunk->rows.size());
+    }
+    std::vector<std::int64_t> row_of_slot;
+    for (const StateChunk* chunk : by_depth[depth]) {
+      for (std::int64_t i = 0; i < longest; ++i, ++slots) {
+        const bool real = i < chunk->rows.size();
+        row_of_slot.push_back(real ? chunk->rows.begin + i : rows);
+        if (real) {
+          slot_of_row[static_cast<std::size_t>(chunk->rows.begin + i)] = slots;
+        }
+      }
+    }
+    upload.add(row_of_slot, layout.depths[depth].row_of_slot);
+    if (depth > 0) {
+      upload.add(parents[depth], layout.depths[depth].parents);
+    }
+  }
+  upload.add(slot_of_row, layout.slot_of_row);
+  std::vector<std::int64_t> taps = layout.taps.rows;
+  std::replace(taps.begin(), taps.end(), std::int64_t{-1}, rows);
+  upload.add(taps, layout.taps.padded);
+}
+
+// Returns the padded spans of `tables`, which are on the device, for the rows of `set`.
+PaddedSpans padded_spans(SpanTables tables, const QuerySet& set) {
+  PaddedSpans padded = std::move(tables.padded);
+  // Attention on a GPU wants rows that begin at multiples of so many elements, else it copies them.
+  constexpr std::int64_t kRowMultiple = 16;
+  const std::int64_t width = (tables.most_keys + kRowMultiple - 1) / kRowMultiple * kRowMultiple;
+  const auto by_query = [&](const at::Tensor& values) {
+    return values.view({tables.spans, 1, tables.most_queries, 1});
+  };
+  const at::Tensor columns = at::arange(width, tables.keys_seen.options());
+  const at::Tensor seen =
+      columns.lt(by_query(tables.keys_seen)).logical_and_(columns.ge(by_query(tables.first_seen)));
+  padded.bias = at::zeros(seen.sizes(), set.cos.options())
+                    .masked_fill_(seen.logical_not_(), -std::numeric_limits<double>::infinity())
+                    .narrow(-1, 0, tables.most_keys);
+  padded.cos = at::cat({set.cos, set.cos}, -1).unsqueeze(1);
+  padded.sin = at::cat({-set.sin, set.sin}, -1).unsqueeze(1);
+  return padded;
+}
+
+// The host knows it; the device would have to be waited for.
+std::int64_t last_of(const std::vector<std::int64_t>& positions) {
+  return positions.empty() ? -1 : *std::max_element(positions.begin(), positions.end());
+}
+
+// The padded tables serve attention without the fused operators, which need none.
+bool needs_padding(at::ScalarType type, at::Device device) {
+  return !device.is_cpu() || type != at::kFloat;
 }
 
 }  // namespace
@@ -113,46 +268,136 @@ std::int64_t context_size(const QuerySpan& span) {
   return count;
 }
 
+std::uint64_t bytes_of(const SequenceLayout& layout) {
+  std::uint64_t bytes = layout.answer_rows.nbytes();
+  if (layout.recurrent && layout.recurrent->slot_of_row.defined()) {
+    bytes += layout.recurrent->taps.padded.nbytes() + layout.recurrent->slot_of_row.nbytes();
+    for (const PaddedChunks& chunks : layout.recurrent->depths) {
+      bytes +=
+          chunks.row_of_slot.nbytes() + (chunks.parents.defined() ? chunks.parents.nbytes() : 0);
+    }
+  }
+  for (const AttentionLayout& kind : layout.kinds) {
+    if (!kind.all) {
+      continue;
+    }
+    for (const auto& set : {kind.all, kind.answers}) {
+      bytes += set->cos.nbytes() + set->sin.nbytes();
+      if (set->padded) {
+        const PaddedSpans& padded = *set->padded;
+        for (const at::Tensor& tensor :
+             {padded.query_of_slot, padded.key_of_slot, padded.slot_of_query, padded.slots_by_key,
+              padded.slots_per_key, padded.bias, padded.cos, padded.sin}) {
+          bytes += tensor.nbytes();
+        }
+      }
+    }
+  }
+  return bytes;
+}
+
+RecurrentLayout recurrent_layout(const std::vector<SequencePart>& parts, std::int64_t taps,
+                                 bool is_fused, at::Device device) {
+  RecurrentLayout layout = chunked(parts);
+  layout.taps = tap_rows(parts, taps);
+  if (!is_fused) {
+    Upload upload;
+    pad_chunks(layout, parts.empty() ? 0 : parts.back().rows.end, upload);
+    upload.send(device);
+    layout.taps.padded = layout.taps.padded.view({-1, taps});
+  }
+  return layout;
+}
+
 LayoutBuilder::LayoutBuilder(const ModelConfig& config, at::ScalarType type, at::Device device)
-    : type_(type), device_(device) {
+    : taps_(config.delta_net ? config.delta_net->taps : 0), type_(type), device_(device) {
   for (const AttentionKind& attention : config.attention_kinds) {
     // Pairs of elements that do not turn keep the angle 0 and the factor 1.
-    const at::Tensor frequencies = at::zeros({config.head_size / 2});
-    const at::Tensor factors = at::ones({config.head_size / 2});
+    const std::int64_t head_size = head_size_of(config, attention);
+    const at::Tensor frequencies = at::zeros({head_size / 2});
+    const at::Tensor factors = at::ones({head_size / 2});
     if (attention.rotary) {
       const RotaryEmbedding& rotary = config.rotary.at(*attention.rotary);
-      const at::Tensor turning = inverse_frequencies(rotary, config.head_size);
+      const at::Tensor turning = inverse_frequencies(rotary, head_size);
       frequencies.narrow(0, 0, turning.size(0)).copy_(turning);
       factors.narrow(0, 0, turning.size(0)).fill_(rotary.factor);
     }
     kinds_.push_back({frequencies.to(device), factors.to(device), attention.window});
+    kinds_.back().is_recurrent = attention.is_recurrent;
+    if (attention.rotary) {
+      const RotaryEmbedding& rotary = config.rotary.at(*attention.rotary);
+      kinds_.back().query_growth = rotary.query_growth;
+      kinds_.back().query_context = rotary.query_context;
+    }
   }
 }
 
-// Returns the angles of rows at `positions` [n] (float32), without spans.
-QuerySet LayoutBuilder::at_positions(const at::Tensor& positions, const Kind& kind) const {
+// Returns 1 + b ln(1 + floor(p / C)) [n, 1] for positions [n], the last of which is `last`;
+// undefined where all are below C.
+at::Tensor LayoutBuilder::scale_of_queries(const at::Tensor& positions, std::int64_t last,
+                                           const Kind& kind) const {
+  if (kind.query_growth == 0 || static_cast<double>(last) < kind.query_context) {
+    return {};
+  }
+  const at::Tensor steps = at::floor(positions / kind.query_context);
+  return (1 + kind.query_growth * at::log(1 + steps)).to(type_).unsqueeze(1);
+}
+
+void LayoutBuilder::set_angles(const at::Tensor& positions, std::int64_t last, const Kind& kind,
+                               QuerySet& set) const {
   const at::Tensor angles = at::outer(positions, kind.frequencies);
-  return {{},
-          angles.cos().mul_(kind.factors).to(type_),
-          angles.sin().mul_(kind.factors).to(type_),
-          std::nullopt};
+  set.cos = angles.cos().mul_(kind.factors).to(type_);
+  set.sin = angles.sin().mul_(kind.factors).to(type_);
+  set.query_scale = scale_of_queries(positions, last, kind);
 }
 
 SequenceLayout LayoutBuilder::packed(const std::vector<std::int64_t>& positions,
                                      const std::vector<SequencePart>& parts,
-                                     const std::vector<std::int64_t>& answer_rows) const {
+                                     const std::vector<std::int64_t>& answer_rows,
+                                     Upload upload) const {
+  const bool pads = needs_padding(type_, device_);
+  const auto keys = static_cast<std::int64_t>(positions.size());
   SequenceLayout layout;
-  layout.answer_rows = at::tensor(answer_rows, at::kLong).to(device_);
-  const at::Tensor places = at::tensor(positions, at::kLong).to(device_).to(at::kFloat);
-  for (const Kind& kind : kinds_) {
-    QuerySet all = at_positions(places, kind);
-    QuerySet answers{query_spans(parts, &answer_rows, kind.window),
-                     all.cos.index_select(0, layout.answer_rows),
-                     all.sin.index_select(0, layout.answer_rows), std::nullopt};
-    all.spans = query_spans(parts, nullptr, kind.window);
-    layout.kinds.push_back(
-        {std::make_shared<QuerySet>(padded_if_needed(std::move(all), device_)),
-         std::make_shared<QuerySet>(padded_if_needed(std::move(answers), device_))});
+  at::Tensor places;
+  upload.add(answer_rows, layout.answer_rows);
+  upload.add(at::tensor(positions, at::kFloat), places);
+  std::vector<std::array<QuerySet, 2>> sets(kinds_.size());  // all rows; those that predict
+  std::vector<std::array<SpanTables, 2>> tables(kinds_.size());
+  for (std::size_t kind = 0; kind < kinds_.size(); ++kind) {
+    if (kinds_[kind].is_recurrent) {
+      continue;
+    }
+    for (const std::size_t part : {0, 1}) {
+      QuerySet& set = sets[kind][part];
+      set.spans = query_spans(parts, part == 0 ? nullptr : &answer_rows, kinds_[kind].window);
+      if (pads) {
+        add_tables(set.spans, keys, upload, tables[kind][part]);
+      }
+    }
+  }
+  upload.send(device_);
+  if (taps_ > 0) {
+    layout.recurrent =
+        std::make_shared<RecurrentLayout>(recurrent_layout(parts, taps_, !pads, device_));
+  }
+  for (std::size_t kind = 0; kind < kinds_.size(); ++kind) {
+    if (kinds_[kind].is_recurrent) {
+      layout.kinds.emplace_back();
+      continue;
+    }
+    auto& [all, answers] = sets[kind];
+    set_angles(places, last_of(positions), kinds_[kind], all);
+    answers.cos = all.cos.index_select(0, layout.answer_rows);
+    answers.sin = all.sin.index_select(0, layout.answer_rows);
+    if (all.query_scale.defined()) {
+      answers.query_scale = all.query_scale.index_select(0, layout.answer_rows);
+    }
+    if (pads) {
+      all.padded = padded_spans(std::move(tables[kind][0]), all);
+      answers.padded = padded_spans(std::move(tables[kind][1]), answers);
+    }
+    layout.kinds.push_back({std::make_shared<QuerySet>(std::move(all)),
+                            std::make_shared<QuerySet>(std::move(answers))});
   }
   return layout;
 }
@@ -170,16 +415,37 @@ CachedLayout LayoutBuilder::cached(const std::vector<CachedPart>& parts) const {
       places.push_back(part.own.end - part.rows.size() + i);
     }
   }
+  const bool pads = needs_padding(type_, device_);
   CachedLayout layout;
-  layout.places = at::tensor(places, at::kLong).to(device_);
-  const at::Tensor on_device = at::tensor(positions, at::kLong).to(device_).to(at::kFloat);
-  for (const Kind& kind : kinds_) {
-    QuerySet rows = at_positions(on_device, kind);
+  layout.parts = parts;
+  at::Tensor turns;
+  Upload upload;
+  upload.add(places, layout.places);
+  upload.add(at::tensor(positions, at::kFloat), turns);
+  layout.kinds.resize(kinds_.size());
+  std::vector<SpanTables> tables(kinds_.size());
+  for (std::size_t kind = 0; kind < kinds_.size(); ++kind) {
+    if (kinds_[kind].is_recurrent) {
+      continue;
+    }
+    QuerySet& rows = layout.kinds[kind];
     rows.spans = spans;
     for (QuerySpan& span : rows.spans) {
-      span.window = kind.window;
+      span.window = kinds_[kind].window;
     }
-    layout.kinds.push_back(padded_if_needed(std::move(rows), device_));
+    if (pads) {
+      add_tables(rows.spans, /*keys=*/0, upload, tables[kind]);
+    }
+  }
+  upload.send(device_);
+  for (std::size_t kind = 0; kind < kinds_.size(); ++kind) {
+    if (kinds_[kind].is_recurrent) {
+      continue;
+    }
+    set_angles(turns, last_of(positions), kinds_[kind], layout.kinds[kind]);
+    if (pads) {
+      layout.kinds[kind].padded = padded_spans(std::move(tables[kind]), layout.kinds[kind]);
+    }
   }
   return layout;
 }

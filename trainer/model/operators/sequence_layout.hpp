@@ -9,11 +9,13 @@
 #include <vector>
 
 #include "trainer/model/architecture/config.hpp"
+#include "trainer/model/operators/upload.hpp"
 #include "trainer/model/sharding/sharding.hpp"
 
 namespace bipo {
 
-// T tokens of the packed batch, U rows that predict an answer token, K head size.
+// T tokens of the packed batch, U rows that predict an answer token, K head size of the block's
+// kind of attention.
 
 // Rows that follow one another in a sequence, after all rows of `context` (earlier parts of it).
 struct SequencePart {
@@ -39,14 +41,20 @@ std::int64_t context_size(const QuerySpan& span);
 struct PaddedSpans {
   at::Tensor query_of_slot;  // [S q] int64
   at::Tensor key_of_slot;    // [S k] int64
-  at::Tensor mask;           // [S, 1, q, k] bool: true where a query sees a key
   at::Tensor slot_of_query;  // [queries] int64
+  at::Tensor slots_by_key;   // int64: the slots that hold a key, those of key 0 first
+  at::Tensor slots_per_key;  // [T] int64: how many of them hold each key
+  at::Tensor bias;           // [S, 1, q, k] of the residual type: 0 where a query sees a key, else
+                             // minus infinity
+  at::Tensor cos;            // [n, 1, K]: QuerySet's, for both halves of a head
+  at::Tensor sin;            // [n, 1, K]: likewise, with a minus for the first half
 };
 
 struct QuerySet {
   std::vector<QuerySpan> spans;  // their queries cover [0, n) in order
   at::Tensor cos;                // [n, K / 2] at each query's position, times the rotary factor
   at::Tensor sin;                // [n, K / 2]
+  at::Tensor query_scale;        // [n, 1], multiplies the queries; undefined: all are 1
   std::optional<PaddedSpans> padded;
 };
 
@@ -56,24 +64,73 @@ struct AttentionLayout {
   std::shared_ptr<const QuerySet> answers;  // only the rows that predict are queries: n = U
 };
 
-struct SequenceLayout {
-  std::vector<AttentionLayout> kinds;  // in the order of ModelConfig::attention_kinds
-  at::Tensor answer_rows;              // [U] int64, ascending: the rows that predict
+// Rows of one sequence whose recurrence is computed together.
+struct StateChunk {
+  Range rows;
+  std::int64_t from = -1;  // the state that they begin with; -1: zeros
+  std::int64_t to = -1;    // where the state after them goes; -1: nobody needs it
 };
 
-// New rows of a sequence whose earlier rows are in a KeyValueCache.  They follow the rows of
-// `context` and the first rows of `own`, and become the last rows.size() rows of `own`.
+// Chunks that begin with states of the same depth, padded to the longest (c rows): index tables for
+// a recurrence composed of tensor operations.
+struct PaddedChunks {
+  at::Tensor row_of_slot;  // [n c] int64; slots without a row name the row after the last
+  at::Tensor parents;      // [n] int64, among the chunks of the depth before; undefined at depth 0
+};
+
+// Which rows a causal convolution of W taps sees.
+struct TapRows {
+  std::int64_t taps = 0;           // W
+  std::vector<std::int64_t> rows;  // [n, W] of each output row, the last one nearest; -1: none
+  at::Tensor padded;               // [n, W] int64, -1 as the row after the last; undefined if fused
+};
+
+// How a recurrence runs through a packed batch: every part begins with the state in which the part
+// before it in its sequence ended.
+struct RecurrentLayout {
+  std::vector<StateChunk> chunks;  // cover the rows in order
+  std::int64_t states = 0;         // that chunks begin with, zeros aside
+  std::vector<Range> trees;        // of chunks: those of different trees share no state
+  TapRows taps;
+  std::vector<PaddedChunks> depths;  // empty if fused
+  at::Tensor slot_of_row;            // [T] int64, among the slots of all depths; likewise
+};
+
+struct SequenceLayout {
+  std::vector<AttentionLayout> kinds;                // in the order of ModelConfig::attention_kinds
+  std::shared_ptr<const RecurrentLayout> recurrent;  // of models with recurrent blocks
+  at::Tensor answer_rows;                            // [U] int64, ascending: the rows that predict
+};
+
+// Returns the bytes of its tensors.
+std::uint64_t bytes_of(const SequenceLayout& layout);
+
+// New rows of a sequence whose earlier rows are in a DecoderCache.  They follow the rows of
+// `context` and the first rows of `own`, and become the last rows.size() rows of `own`.  Where
+// these are all rows of `own`, a region of the cache begins: what the cache holds there is of a
+// sequence that has ended.
 struct CachedPart {
   Range rows;  // of the batch
   Range own;   // of the cache
   std::vector<Range> context;
+  // For blocks that keep one state of a region: the numbers of the region that `own` begins and of
+  // the last one in `context`; -1: none.
+  std::int64_t region = 0;
+  std::int64_t region_before = -1;
 };
 
 struct CachedLayout {
-  std::vector<QuerySet> kinds;  // in the order of ModelConfig::attention_kinds; spans name the
-                                // cache's rows
-  at::Tensor places;            // [n] int64: where in the cache the new rows go
+  // In the order of ModelConfig::attention_kinds, those of recurrent blocks empty; spans name the
+  // cache's rows.
+  std::vector<QuerySet> kinds;
+  at::Tensor places;  // [n] int64: where in the cache the new rows go
+  std::vector<CachedPart> parts;
 };
+
+// Returns the layout of a recurrence over T rows in `parts`, which cover them in order, with a
+// convolution of `taps` taps.  `is_fused`: without the tables for tensor operations.
+RecurrentLayout recurrent_layout(const std::vector<SequencePart>& parts, std::int64_t taps,
+                                 bool is_fused, at::Device device);
 
 // Makes the layouts of batches for one model.
 class LayoutBuilder {
@@ -82,10 +139,10 @@ class LayoutBuilder {
   LayoutBuilder(const ModelConfig& config, at::ScalarType type, at::Device device);
 
   // positions[t] is the place of row t in its sequence; `parts` cover the rows in order;
-  // `answer_rows` (ascending) are the rows that predict.
+  // `answer_rows` (ascending) are the rows that predict.  What is in `upload` is sent along.
   SequenceLayout packed(const std::vector<std::int64_t>& positions,
                         const std::vector<SequencePart>& parts,
-                        const std::vector<std::int64_t>& answer_rows) const;
+                        const std::vector<std::int64_t>& answer_rows, Upload upload = {}) const;
 
   // `parts` cover the new rows in order.
   CachedLayout cached(const std::vector<CachedPart>& parts) const;
@@ -97,10 +154,18 @@ class LayoutBuilder {
     at::Tensor frequencies;  // [K / 2] float32
     at::Tensor factors;      // [K / 2] float32, multiply turned elements
     std::int64_t window = 0;
+    double query_growth = 0;  // as in RotaryEmbedding
+    double query_context = 0;
+    bool is_recurrent = false;  // rows see nothing by attention
   };
 
-  QuerySet at_positions(const at::Tensor& positions, const Kind& kind) const;
+  at::Tensor scale_of_queries(const at::Tensor& positions, std::int64_t last,
+                              const Kind& kind) const;
+  // Sets what depends on positions [n] float32, of which `last` is the last, in `set`.
+  void set_angles(const at::Tensor& positions, std::int64_t last, const Kind& kind,
+                  QuerySet& set) const;
 
+  std::int64_t taps_ = 0;  // of recurrent blocks' convolution; 0: the model has no such blocks
   at::ScalarType type_;
   at::Device device_;
   std::vector<Kind> kinds_;

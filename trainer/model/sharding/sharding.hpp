@@ -33,6 +33,8 @@ enum class Role {
   kValueBias,
   kQueryNorm,
   kKeyNorm,
+  kJointQueryNorm,
+  kJointKeyNorm,
   kAttentionOutput,
   kAttentionOutputBias,
   kAttentionOutputNorm,
@@ -41,11 +43,32 @@ enum class Role {
   kUp,
   kDown,
   kMlpOutputNorm,
+  kBlockScale,
   kFinalNorm,
   kHead,
+  // Recurrent blocks have products of the block's input, taps of the convolution, the rest.
+  kDeltaQuery,
+  kDeltaKey,
+  kDeltaValue,
+  kDeltaGate,
+  kDeltaStep,
+  kDeltaDecay,
+  kDeltaQueryTaps,
+  kDeltaKeyTaps,
+  kDeltaValueTaps,
+  kDeltaDecayScale,  // files hold its logarithm
+  kDeltaDecayBias,
+  kDeltaNorm,
+  kDeltaOutput,
+  kAttentionNormBias,
+  kMlpNormBias,
+  kUpBias,
+  kDownBias,
+  kFinalNormBias,
+  kHeadBias,
 };
 
-inline constexpr std::size_t kRoles = static_cast<std::size_t>(Role::kHead) + 1;
+inline constexpr std::size_t kRoles = static_cast<std::size_t>(Role::kHeadBias) + 1;
 
 // Whether a table has one entry for each role, in the order of Role.
 template <class Table>
@@ -58,11 +81,15 @@ constexpr bool has_every_role(const Table& table) {
   return table.size() == kRoles;
 }
 
-// Return the roles of the model's weights in every block, and outside its blocks.
-std::vector<Role> block_roles(const ModelConfig& config);
+// Return the roles of the model's weights in a block, and outside its blocks.
+std::vector<Role> block_roles(const ModelConfig& config, std::int64_t block);
 std::vector<Role> outer_roles(const ModelConfig& config);
 
 bool is_norm(Role role);
+
+// Whether the weight is a matrix that multiplies activations; all others are used element by
+// element.
+bool is_product(Role role);
 
 struct WeightId {
   Role role;
@@ -76,14 +103,21 @@ std::vector<WeightId> weights_of(const ModelConfig& config);
 // query heads attend to, so ranks may share one.
 struct ShardPlan {
   Range heads;         // of H
-  Range kv_heads;      // of Hkv
   Range intermediate;  // of I
   Range vocabulary;    // of V
+  Range delta_values;  // of the value heads of recurrent blocks
 };
 
 // Returns the parts of the rank at `tp_rank` of `tp`.  Throws UserError if tp exceeds the number of
-// query heads.
+// query heads, or of a recurrent block's value heads.
 ShardPlan plan_shard(const ModelConfig& config, std::int64_t tp, std::int64_t tp_rank);
+
+// Returns the part of the Hkv key/value heads of a kind of attention.
+Range kv_part(const ModelConfig& config, const ShardPlan& plan, const AttentionKind& kind);
+
+// Returns the part of a recurrent block's key heads, which its value heads use; ranks may share
+// one.
+Range delta_key_part(const DeltaNetSizes& sizes, const ShardPlan& plan);
 
 // Shape of a weight: [out, in] for products; for norms and biases [n], with columns = 0.
 struct TensorShape {
@@ -92,23 +126,29 @@ struct TensorShape {
 
   bool is_vector() const { return columns == 0; }
 };
-TensorShape full_shape(const ModelConfig& config, Role role);
+// `block` is ignored outside blocks, here and below.
+TensorShape full_shape(const ModelConfig& config, Role role, std::int64_t block);
 
 // A part of a weight.
 struct Slice {
   Range rows;
   Range columns;  // empty for norms and biases
 };
-Slice slice_of(const ModelConfig& config, const ShardPlan& plan, Role role);
+Slice slice_of(const ModelConfig& config, const ShardPlan& plan, Role role, std::int64_t block);
 
-// Elements that a rank holds of each kind of weight.
-struct HeldElements {
-  std::int64_t block_matrices = 0;  // of one block
-  std::int64_t block_vectors = 0;   // norms and biases of one block
-  std::int64_t final_norm = 0;
+// Elements that a rank holds of a block.
+struct BlockElements {
+  std::int64_t matrices = 0;
+  std::int64_t vectors = 0;  // norms, biases, taps of convolutions
+};
+BlockElements block_elements(const ModelConfig& config, const ShardPlan& plan, std::int64_t block);
+
+// Elements that a rank holds of the weights outside the blocks.
+struct OuterElements {
+  std::int64_t vectors = 0;  // final norm, biases
   std::int64_t embedding = 0;
   std::int64_t head = 0;  // if it is tied, the embedding's
 };
-HeldElements held_elements(const ModelConfig& config, const ShardPlan& plan);
+OuterElements outer_elements(const ModelConfig& config, const ShardPlan& plan);
 
 }  // namespace bipo

@@ -206,8 +206,8 @@ bool SafetensorsFile::holds_same(const std::string& name, const SafetensorsFile&
 
 at::Tensor SafetensorsFile::read(const std::string& name, const Slice& slice) const {
   const Entry& entry = entries_.at(name);
-  const bool matrix = entry.shape.size() == 2;
-  const std::int64_t row_length = matrix ? entry.shape[1] : 1;
+  const bool matrix = entry.shape.size() > 1;
+  const std::int64_t row_length = matrix ? entry.shape.back() : 1;
   const Range columns = matrix ? slice.columns : Range{0, 1};
   const auto options = at::TensorOptions().dtype(entry.type);
   const at::Tensor result = matrix ? at::empty({slice.rows.size(), columns.size()}, options)
@@ -232,6 +232,18 @@ at::Tensor SafetensorsFile::read(const std::string& name, const Slice& slice) co
   }
   file_.let_go({first_row, touched});
   return result;
+}
+
+at::Tensor SafetensorsFile::read(const std::string& name, const std::vector<Range>& rows,
+                                 Range columns) const {
+  if (rows.size() == 1) {
+    return read(name, {rows.front(), columns});
+  }
+  std::vector<at::Tensor> parts;
+  for (const Range& part : rows) {
+    parts.push_back(read(name, {part, columns}));
+  }
+  return parts.empty() ? read(name, {{0, 0}, columns}) : at::cat(parts);
 }
 
 }  // namespace bipo

@@ -47,8 +47,12 @@ class SafetensorsFile {
   bool holds_same(const std::string& name, const SafetensorsFile& other,
                   const std::string& other_name) const;
 
-  // Returns a copy of these rows and columns (a 1-D tensor has no columns), in the file's type.
+  // Returns a copy of these rows and columns (a 1-D tensor has no columns), in the file's type.  A
+  // tensor [rows, 1, columns], of a convolution by channels, is a matrix.
   at::Tensor read(const std::string& name, const Slice& slice) const;
+
+  // The same of several ranges of rows, one below the other.
+  at::Tensor read(const std::string& name, const std::vector<Range>& rows, Range columns) const;
 
  private:
   MappedFile file_;

@@ -21,8 +21,14 @@ constexpr std::int64_t kStride = 1000003;
 class SyntheticWeights final : public WeightSource {
  public:
   SyntheticWeights(const ModelConfig& config, std::uint64_t seed) : config_(config), seed_(seed) {
-    const std::int64_t longest_row =
-        std::max({config.hidden, config.heads * config.head_size, config.intermediate});
+    std::int64_t longest_row = std::max(config.hidden, config.intermediate);
+    for (const AttentionKind& kind : config.attention_kinds) {
+      longest_row = std::max(longest_row, config.heads * head_size_of(config, kind));
+    }
+    if (config.delta_net) {
+      longest_row =
+          std::max(longest_row, config.delta_net->value_heads * config.delta_net->value_size);
+    }
     auto generator = at::detail::createCPUGenerator(seed);
     values_ = at::empty({kWindows + longest_row}, at::kFloat)
                   .normal_(0, kScale, generator)
@@ -30,7 +36,7 @@ class SyntheticWeights final : public WeightSource {
   }
 
   at::Tensor read(Role role, std::int64_t block, const Slice& slice) const override {
-    if (full_shape(config_, role).is_vector()) {
+    if (full_shape(config_, role, block).is_vector()) {
       return at::ones({slice.rows.size()}, at::kBFloat16);
     }
     const std::int64_t first_window = window_of_first_row(role, block);

@@ -86,7 +86,7 @@ std::vector<std::int64_t> count_non_finite(const WeightSource& weights, const Mo
                                            std::int64_t parts, std::int64_t part) {
   std::vector<std::int64_t> counts;
   for (const auto& [role, block] : weights_of(config)) {
-    const TensorShape shape = full_shape(config, role);
+    const TensorShape shape = full_shape(config, role, block);
     const Range rows = split_range(shape.rows, parts, part);
     const std::int64_t piece =
         std::max<std::int64_t>(1, kElementsPerPiece / std::max<std::int64_t>(1, shape.columns));

@@ -9,11 +9,13 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
+#include "trainer/model/architecture/wrappers.hpp"
 #include "trainer/model/files/strict_json.hpp"
 #include "trainer/model/hub/hub_cache.hpp"
 #include "trainer/model/sharding/names.hpp"
@@ -28,9 +30,19 @@ namespace {
 constexpr const char* kSingleFile = "model.safetensors";
 constexpr const char* kIndexFile = "model.safetensors.index.json";
 
-// Frequencies of rotary embedding, in checkpoints of 2023, repeat what the configuration says.
+// Returns the shape of a convolution by channels [C, 1, W] as the matrix that it is.
+std::vector<std::int64_t> as_matrix(std::vector<std::int64_t> shape) {
+  if (shape.size() == 3 && shape[1] == 1) {
+    shape.erase(shape.begin() + 1);
+  }
+  return shape;
+}
+
+// Frequencies of rotary embedding, in checkpoints of 2023, repeat what the configuration says.  So
+// do GPT-NeoX's causal mask and the number that it put in place of masked scores.
 bool repeats_configuration(const std::string& name) {
-  return name.ends_with("rotary_emb.inv_freq");
+  return name.ends_with("rotary_emb.inv_freq") || name.ends_with(".attention.bias") ||
+         name.ends_with(".attention.masked_bias");
 }
 
 // Returns "2026-11-28 20:15" in UTC, or "unknown".
@@ -123,8 +135,7 @@ class SafetensorsSource final : public WeightSource {
 
   at::Tensor read(Role role, std::int64_t block, const Slice& slice) const override {
     const TensorPlace place = place_of(role, block);
-    const Range rows = {place.first_row + slice.rows.begin, place.first_row + slice.rows.end};
-    return where_.at(place.name)->read(place.name, {rows, slice.columns});
+    return where_.at(place.name)->read(place.name, place.rows_in_tensor(slice.rows), slice.columns);
   }
 
   std::string place(Role role, std::int64_t block) const override {
@@ -239,12 +250,12 @@ class SafetensorsSource final : public WeightSource {
     for (const auto& [name, file] : where_) {
       names.push_back(name);
     }
-    names_ = find_names(names);
-    if (!names_.are_known_to_transformers()) {
+    names_ = find_names(names, config_.wrapper, class_names(config_));
+    if (!names_.are_known_to_transformers) {
       warnings_.push_back(fmt::format(
-          "{}: the tensors are named \"{}layers...\" instead of \"model.layers...\", and are read "
+          "{}: the tensors are named \"{}layers...\" instead of \"{}layers...\", and are read "
           "as those; transformers 5.23 starts such a model with random weights: rename them",
-          directory_.string(), names_.blocks));
+          directory_.string(), names_.blocks, names_.usual));
     }
   }
 
@@ -267,12 +278,15 @@ class SafetensorsSource final : public WeightSource {
     if (where_.at(names_.head)->holds_same(names_.head, *where_.at(stored), stored)) {
       return;
     }
+    config_.tied_head = false;
+    if (config_.separate_head_is_usual) {
+      return;
+    }
     warnings_.push_back(fmt::format(
         "{}: config.json says \"tie_word_embeddings\": true, but {} differs from {}: the head of "
         "the files is used, as in transformers 5.23 (4.57.6 uses the embedding); set it to false "
         "to be rid of this line",
         directory_.string(), names_.head, stored));
-    config_.tied_head = false;
   }
 
   TensorPlace place_of(Role role, std::int64_t block) const {
@@ -314,7 +328,7 @@ class SafetensorsSource final : public WeightSource {
         flaw = fmt::format("is of type {}; float64, float32, float16 and bfloat16 are supported",
                            c10::toString(entry.type));
       }
-      stored[name] = {file->path().filename().string(), entry.shape, std::move(flaw)};
+      stored[name] = {file->path().filename().string(), as_matrix(entry.shape), std::move(flaw)};
     }
     const TensorCheck check_of_model = {
         directory_.string(), "config.json",
@@ -323,10 +337,33 @@ class SafetensorsSource final : public WeightSource {
     std::erase_if(extra, [&](const std::string& name) {
       return repeats_configuration(name) || (config_.tied_head && name == names_.head);
     });
+    name_other_parts(extra);
     if (!extra.empty()) {
       warnings_.push_back(fmt::format(
           "{}: {} not used, because the model of config.json has no such weight: {}",
           directory_.string(), tensors_are(extra.size()), fmt::join(first_of(extra), ", ")));
+    }
+  }
+
+  // Takes the tensors of the wrapper's other parts out of `extra`, and names these parts.
+  void name_other_parts(std::vector<std::string>& extra) {
+    if (config_.wrapper == nullptr) {
+      return;
+    }
+    std::set<std::string_view> parts;
+    const auto count = std::erase_if(extra, [&](const std::string& name) {
+      const auto part = config_.wrapper->other_module(name);
+      if (part) {
+        parts.insert(*part);
+      }
+      return part.has_value();
+    });
+    if (count > 0) {
+      warnings_.push_back(
+          fmt::format("{}: only the text part of {} is computed; {} of its other parts not read: "
+                      "{}",
+                      directory_.string(), config_.wrapper->architecture, tensors_are(count),
+                      fmt::join(parts, ", ")));
     }
   }
 

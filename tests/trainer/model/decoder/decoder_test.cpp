@@ -8,12 +8,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <utility>
 
 #include "collectives/foundation/errors.hpp"
 #include "collectives/self_communicator.hpp"
 #include "tests/support/naive_decoder.hpp"
 #include "tests/support/thread_communicator.hpp"
 #include "tests/support/tiny_model.hpp"
+#include "trainer/model/operators/cpu_products.hpp"
 #include "trainer/passes/pair_scores.hpp"
 
 namespace bipo {
@@ -23,8 +26,14 @@ using testing::naive_log_probs;
 using testing::RandomWeights;
 using testing::tiny_config;
 using testing::tiny_pairs;
+using testing::tiny_recurrent_config;
 
 constexpr std::int64_t kLayer = 0;
+
+// With attention in every block, and with a recurrence in some.
+std::vector<ModelConfig> both_kinds() {
+  return {tiny_config(), tiny_recurrent_config()};
+}
 
 double naive_answer(const ModelConfig& config, const RandomWeights& weights, const TokenPair& pair,
                     const std::vector<TokenId>& answer, const at::Tensor& added) {
@@ -93,9 +102,16 @@ at::Tensor probe_vector(const ModelConfig& config) {
   return at::randn({config.hidden}, at::kDouble) * 0.3;
 }
 
-TEST(Decoder, PackedPairsEqualSeparateSequences) {
+class BothKinds : public ::testing::TestWithParam<ModelConfig> {};
+
+INSTANTIATE_TEST_SUITE_P(Decoder, BothKinds, ::testing::ValuesIn(both_kinds()),
+                         [](const auto& instance) {
+                           return instance.param.delta_net ? "Recurrent" : "Attention";
+                         });
+
+TEST_P(BothKinds, PackedPairsEqualSeparateSequences) {
   for (const bool tied : {false, true}) {
-    ModelConfig config = tiny_config();
+    ModelConfig config = GetParam();
     config.tied_head = tied;
     const RandomWeights weights(config);
     const at::Tensor v = probe_vector(config);
@@ -146,8 +162,8 @@ TEST(Decoder, SharedPromptsArePackedOnce) {
   EXPECT_EQ(rows({{0, 5}, {1, 2}, {2, 2}, {3, 5}}), 29 - 4 - 2);
 }
 
-TEST(Decoder, GradientEqualsCentralDifferences) {
-  const ModelConfig config = tiny_config();
+TEST_P(BothKinds, GradientEqualsCentralDifferences) {
+  const ModelConfig& config = GetParam();
   const RandomWeights weights(config);
   const at::Tensor v = probe_vector(config);
   const std::vector<double> signs = {1, -1, -1, 1};
@@ -166,8 +182,8 @@ TEST(Decoder, GradientEqualsCentralDifferences) {
   }
 }
 
-TEST(Decoder, ShardsOfAnySizeEqualTheWhole) {
-  const ModelConfig config = tiny_config();
+TEST_P(BothKinds, ShardsOfAnySizeEqualTheWhole) {
+  const ModelConfig& config = GetParam();
   const RandomWeights weights(config);
   const at::Tensor v = probe_vector(config);
   const std::vector<double> signs = {1, -1, -1, 1};
@@ -186,8 +202,8 @@ TEST(Decoder, ShardsOfAnySizeEqualTheWhole) {
   }
 }
 
-TEST(Decoder, Float32StaysWithinItsRoundingOfFloat64) {
-  const ModelConfig config = tiny_config();
+TEST_P(BothKinds, Float32StaysWithinItsRoundingOfFloat64) {
+  const ModelConfig& config = GetParam();
   const RandomWeights weights(config);
   const at::Tensor v = probe_vector(config);
   const std::vector<double> signs = {1, -1, -1, 1};
@@ -204,8 +220,8 @@ TEST(Decoder, Float32StaysWithinItsRoundingOfFloat64) {
             kRelative * exact.gradient.norm().item<double>());
 }
 
-TEST(Decoder, FusedLoopsEqualTensorOperations) {
-  ModelConfig config = tiny_config();
+TEST_P(BothKinds, FusedLoopsEqualTensorOperations) {
+  ModelConfig config = GetParam();
   config.head_size = 16;
   const RandomWeights weights(config);
   SelfCommunicator self;
@@ -238,6 +254,45 @@ TEST(Decoder, FusedLoopsEqualTensorOperations) {
             1e-4 * results[0].gradient.norm().item<double>());
 }
 
+// Three pairs whose prompts begin alike, together and each by itself.
+TEST(Decoder, RowsAreIndependentWhereItSaysSo) {
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    ModelConfig config = tiny_config();
+    config.intermediate += config.intermediate % 2;  // bfloat16 tiles need pairs of columns
+    const RandomWeights weights(config);
+    SelfCommunicator tp;
+    Decoder decoder(config, weights, type, at::kCPU, tp);
+    ASSERT_EQ(decoder.has_independent_rows(), multiplies_in_tiles(type, at::kCPU));
+    if (!decoder.has_independent_rows()) {
+      continue;
+    }
+    decoder.load_embedding();
+    decoder.load_blocks({0, config.blocks});
+    const auto pairs = tiny_pairs();
+    std::vector<std::int64_t> all(pairs.size());
+    std::iota(all.begin(), all.end(), 0);
+    const at::NoGradGuard no_grad;
+    const auto outcome = [&](const PackedPairs& packed) {
+      const at::Tensor hidden = run_prefix(decoder, packed, kLayer);
+      const Steering steering{kLayer, at::ones({1, packed.tokens()}),
+                              probe_vector(config).to(at::kFloat).unsqueeze(0)};
+      return std::pair(hidden, score_pairs(decoder, packed, hidden, steering).answers);
+    };
+    const PackedPairs together = pack_alike(pairs, all, decoder);
+    const auto [hidden, answers] = outcome(together);
+    const auto rows = rows_of_pairs(together, all);
+    for (const std::int64_t pair : all) {
+      const auto index = static_cast<std::size_t>(pair);
+      const auto [own_hidden, own_answers] = outcome(pack_alike(pairs, {pair}, decoder));
+      ASSERT_EQ(static_cast<std::int64_t>(rows[index].size()), own_hidden.size(0));
+      EXPECT_TRUE(
+          at::equal(hidden.index_select(0, at::tensor(rows[index], at::kLong)), own_hidden));
+      EXPECT_EQ(answers[index].chosen, own_answers.front().chosen);
+      EXPECT_EQ(answers[index].rejected, own_answers.front().rejected);
+    }
+  }
+}
+
 TEST(PackedSizes, AreThoseOfThePairsPackedAlone) {
   const std::vector<TokenPair> pairs = tiny_pairs();
   // Prompt and both answers, without the answers' last tokens.
@@ -260,7 +315,7 @@ TEST(Decoder, HoldsOnlyWhatIsLoaded) {
     SelfCommunicator self;
     Decoder decoder(config, weights, at::kFloat, at::kCPU, self);
     const auto expected = [&](std::int64_t blocks, bool embedding) {
-      return Decoder::weight_bytes(config, 1, 0, at::kFloat, at::kCPU, blocks, embedding) +
+      return Decoder::weight_bytes(config, 1, 0, at::kFloat, at::kCPU, {0, blocks}, embedding) +
              20 * sizeof(float);  // the final norm
     };
     EXPECT_EQ(decoder.loaded_bytes(), expected(0, false));
@@ -318,8 +373,9 @@ TEST(Sharding, RangesTileAndKvHeadsCoverTheirQueries) {
       EXPECT_EQ(plan.heads.begin, next_head);
       EXPECT_EQ(plan.intermediate.begin, next_column);
       EXPECT_EQ(plan.vocabulary.begin, next_row);
-      EXPECT_EQ(plan.kv_heads.begin, plan.heads.begin / 3);
-      EXPECT_EQ(plan.kv_heads.end, (plan.heads.end + 2) / 3);
+      const Range kv_heads = kv_part(config, plan, attention_of(config, 0));
+      EXPECT_EQ(kv_heads.begin, plan.heads.begin / 3);
+      EXPECT_EQ(kv_heads.end, (plan.heads.end + 2) / 3);
       next_head = plan.heads.end;
       next_column = plan.intermediate.end;
       next_row = plan.vocabulary.end;

@@ -15,12 +15,14 @@ namespace {
 
 using testing::RandomWeights;
 using testing::tiny_config;
+using testing::tiny_recurrent_config;
 
 struct Case {
   int tp;
   bool tied_head;
   at::ScalarType type;
   std::int64_t layer;
+  bool recurrent = false;
 };
 
 std::vector<Case> cases() {
@@ -34,11 +36,15 @@ std::vector<Case> cases() {
       }
     }
   }
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    all.push_back({1, false, type, 0, /*recurrent=*/true});
+    all.push_back({2, false, type, 0, /*recurrent=*/true});
+  }
   return all;
 }
 
 ModelConfig config_of(const Case& c) {
-  ModelConfig config = tiny_config();
+  ModelConfig config = c.recurrent ? tiny_recurrent_config() : tiny_config();
   config.tied_head = c.tied_head;
   return config;
 }
@@ -64,7 +70,7 @@ TEST_P(ResidentWeights, AreThoseThatTheCheckBeforeAStartCounts) {
   for (int rank = 0; rank < GetParam().tp; ++rank) {
     const std::uint64_t final_norm = static_cast<std::uint64_t>(config.hidden) * sizeof(float);
     EXPECT_EQ(Decoder::weight_bytes(config, GetParam().tp, rank, GetParam().type, at::kCPU,
-                                    config.blocks - 1 - GetParam().layer, /*embedding=*/false) +
+                                    {GetParam().layer + 1, config.blocks}, /*embedding=*/false) +
                   final_norm,
               loaded[static_cast<std::size_t>(rank)])
         << "rank " << rank;
@@ -79,13 +85,13 @@ TEST_P(ResidentWeights, OfTheLargestPartAreThoseOfTheCostModel) {
   run.tp = GetParam().tp;
   run.pairs = 1;
   run.pair = uniform_pair(5, 3, 0);
-  run.bytes = element_bytes(bf16, /*cuda=*/false, emulates_bfloat16(at::kCPU), false);
+  run.bytes = element_bytes(bf16, emulates_bfloat16(at::kCPU), keeps_float_head(at::kCPU), false);
   const RankMemory memory = rank_memory(config_of(GetParam()), run);
   const auto most = static_cast<double>(*std::max_element(loaded.begin(), loaded.end()));
   // With 3 or 4 ranks the second one's heads straddle both key/value heads, which makes its blocks
   // the largest; but the first has one row more of the head.
   const bool straddles = GetParam().tp == 3 || GetParam().tp == 4;
-  const double row = straddles && GetParam().layer == 0 ? 20 * sizeof(float) : 0;
+  const double row = straddles && GetParam().layer == 0 ? 20 * run.bytes.head : 0;
   EXPECT_EQ(memory.suffix + memory.head, most + row);
 }
 

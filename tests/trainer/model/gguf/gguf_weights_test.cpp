@@ -126,7 +126,7 @@ class GgufWeights : public ::testing::Test {
   static at::Tensor read(const ModelFiles& model, Role role, std::int64_t tp = 1,
                          std::int64_t rank = 0) {
     return model.weights->read(role, 0,
-                               slice_of(model.config, plan_shard(model.config, tp, rank), role));
+                               slice_of(model.config, plan_shard(model.config, tp, rank), role, 0));
   }
 
   const std::filesystem::path path_ =

@@ -5,14 +5,17 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <limits>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <vector>
 
 #include "collectives/self_communicator.hpp"
 #include "tests/support/tiny_model.hpp"
 #include "trainer/model/decoder/decoder.hpp"
+#include "trainer/model/operators/cpu_products.hpp"
 
 namespace bipo {
 namespace {
@@ -38,6 +41,7 @@ Call make_call(at::ScalarType type) {
   heads->kv_heads = config.kv_heads;
   heads->scale = 0.5;
   heads->soft_cap = 2;
+  set_head_tables(*heads, at::TensorOptions().dtype(type));
   return {
       heads,
       LayoutBuilder(config, type, at::kCPU).packed(kPositions, kParts, kAnswerRows).kinds.front()};
@@ -102,6 +106,36 @@ TEST(Attention, BackwardPassOwnsHeadsAndLayout) {
                          answer_gradient(at::kDouble, false));
 }
 
+// Value and gradient of 100 rows, which take three chunks, for heads of size K.
+at::Tensor value_and_gradient(at::ScalarType type, std::int64_t head_size) {
+  ModelConfig config = tiny_config();
+  config.head_size = head_size;
+  const auto heads = std::make_shared<AttentionHeads>();
+  heads->head_size = head_size;
+  heads->kv_head_of_query = {0, 0, 0, 1, 1, 1};
+  heads->kv_heads = 2;
+  heads->scale = 1 / std::sqrt(static_cast<double>(head_size));
+  set_head_tables(*heads, at::TensorOptions().dtype(type));
+  std::vector<std::int64_t> positions(100);
+  std::iota(positions.begin(), positions.end(), 0);
+  const SequenceLayout layout =
+      LayoutBuilder(config, type, at::kCPU).packed(positions, {{{0, 100}, {}}}, {99});
+  const at::Tensor qkv =
+      random_columns(100, (6 + 2 * 2) * head_size, 5).to(type).set_requires_grad(true);
+  const at::Tensor value = self_attention(qkv, heads, layout.kinds.front().all);
+  value.backward(upstream_of(value));
+  return at::cat({value.detach().flatten(), qkv.grad().flatten()}).to(at::kDouble);
+}
+
+TEST(Attention, HeadsMayBeLarge) {
+  for (const std::int64_t head_size : {64, 256, 512}) {
+    const at::Tensor exact = value_and_gradient(at::kDouble, head_size);
+    EXPECT_LT((value_and_gradient(at::kFloat, head_size) - exact).abs().max().item<double>(),
+              20 * std::numeric_limits<float>::epsilon() * exact.abs().max().item<double>())
+        << head_size;
+  }
+}
+
 // The gradient of the embeddings through all blocks; `dropped`: neither decoder nor layout is left.
 at::Tensor decoder_gradient(const RandomWeights& weights, at::ScalarType type, bool dropped) {
   SelfCommunicator self;
@@ -124,6 +158,64 @@ TEST(Attention, GradientsOutliveDecoderAndLayout) {
   expect_right_gradients(decoder_gradient(weights, at::kFloat, false),
                          decoder_gradient(weights, at::kFloat, true),
                          decoder_gradient(weights, at::kDouble, false));
+}
+
+// A sequence of 40 tokens in one pass, and the same where its first 17 rows are kept in one place
+// of a cache, the others in another, some of them together and the last ones one by one.  No place
+// begins where a strip of keys begins.
+TEST(KeptRows, AttendAsTheWholeSequenceDoes) {
+  constexpr std::int64_t kLength = 40;
+  constexpr std::int64_t kFirst = 17;
+  constexpr std::int64_t kPlaceOfFirst = 30;
+  constexpr std::int64_t kPlaceOfOthers = 3;
+  for (const at::ScalarType type : {at::kFloat, at::kDouble}) {
+    for (const std::int64_t window : {0, 9}) {
+      ModelConfig config = tiny_config();
+      config.attention_kinds.front().window = window;
+      const LayoutBuilder layouts(config, type, at::kCPU);
+      AttentionHeads uncapped = *make_call(type).heads;
+      uncapped.soft_cap = 0;
+      const auto heads = std::make_shared<const AttentionHeads>(uncapped);
+      const at::Tensor exact_qkv = random_columns(kLength, (6 + 2 * 2) * 4, 4);
+      const at::Tensor qkv = exact_qkv.to(type);
+      const auto in_one_pass = [&](at::ScalarType of_type) {
+        std::vector<std::int64_t> positions(kLength);
+        std::iota(positions.begin(), positions.end(), 0);
+        const SequenceLayout layout =
+            LayoutBuilder(config, of_type, at::kCPU).packed(positions, {{{0, kLength}, {}}}, {0});
+        return self_attention(exact_qkv.to(of_type), heads, layout.kinds.front().all);
+      };
+      // What other sequences leave, or nobody ever wrote, must not be seen.
+      const KeptRows kept = make_kept_rows(*heads, 50, qkv.options());
+      kept.keys.fill_(std::numeric_limits<float>::quiet_NaN());
+      kept.values.fill_(std::numeric_limits<float>::quiet_NaN());
+      std::vector<at::Tensor> results;
+      const auto run = [&](std::int64_t begin, std::int64_t end) {
+        const bool is_first = end <= kFirst;
+        const Range own = is_first ? Range{kPlaceOfFirst, kPlaceOfFirst + end}
+                                   : Range{kPlaceOfOthers, kPlaceOfOthers + end - kFirst};
+        const std::vector<Range> context =
+            is_first ? std::vector<Range>{}
+                     : std::vector<Range>{{kPlaceOfFirst, kPlaceOfFirst + kFirst}};
+        const CachedLayout layout = layouts.cached({{{0, end - begin}, own, context}});
+        const at::Tensor rows = qkv.narrow(0, begin, end - begin);
+        results.push_back(cached_attention(rows.narrow(1, 0, 6 * 4), rows.narrow(1, 6 * 4, 4 * 4),
+                                           *heads, layout.kinds.front(), layout.places, kept));
+      };
+      run(0, kFirst);
+      run(kFirst, 31);
+      for (std::int64_t row = 31; row < kLength; ++row) {
+        run(row, row + 1);
+      }
+      const at::Tensor result = at::cat(results);
+      const at::Tensor exact = in_one_pass(at::kDouble);
+      EXPECT_LT((result.to(at::kDouble) - exact).abs().max().item<double>(), 1e-5)
+          << type << ", window " << window;
+      if (type == at::kFloat && multiplies_tiles(at::kFloat)) {
+        EXPECT_TRUE(result.equal(in_one_pass(at::kFloat))) << "window " << window;
+      }
+    }
+  }
 }
 
 }  // namespace

@@ -89,6 +89,65 @@ TEST(Operators, GeGluEqualsItsFormula) {
   expect_close(evaluate(geglu, x), exact);
 }
 
+at::Tensor by_name(const at::Tensor& x, Activation activation) {
+  if (activation == Activation::kSilu) {
+    return x / (1 + at::exp(-x));
+  }
+  if (activation == Activation::kGelu) {
+    return 0.5 * x * (1 + at::erf(x / std::sqrt(2.0)));
+  }
+  return 0.5 * x * (1 + at::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+}
+
+TEST(Operators, UnitsWithoutGatesEqualTheirFormulas) {
+  const at::Tensor x = random_rows(67, 21);
+  const at::Tensor bias = at::randn({21}, at::kDouble);
+  for (const Activation activation :
+       {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh}) {
+    for (const bool biased : {false, true}) {
+      const at::Tensor own = biased ? bias : at::Tensor();
+      const at::Tensor single = biased ? bias.to(at::kFloat) : at::Tensor();
+      const Outcome exact = evaluate(
+          [&](const at::Tensor& t) { return by_name(biased ? t + bias : t, activation); }, x);
+      expect_close(evaluate([&](const at::Tensor& t) { return plain_unit(t, single, activation); },
+                            x.to(at::kFloat)),
+                   exact);
+      expect_close(evaluate([&](const at::Tensor& t) { return plain_unit(t, own, activation); }, x),
+                   exact);
+    }
+  }
+}
+
+TEST(Operators, UnitsWithoutGatesStayFiniteWhereExponentialsOverflow) {
+  const at::Tensor x = at::tensor({-2e4F, -100.0F, 100.0F, 2e4F}).view({1, 4});
+  for (const Activation activation : {Activation::kGelu, Activation::kGeluTanh}) {
+    const Outcome found =
+        evaluate([&](const at::Tensor& t) { return plain_unit(t, at::Tensor(), activation); }, x);
+    EXPECT_TRUE(found.value.equal(at::tensor({0.0, 0.0, 100.0, 2e4}, at::kDouble).view({1, 4})));
+    EXPECT_TRUE(found.gradient.isfinite().all().item<bool>());
+  }
+}
+
+TEST(Operators, LayerNormWithABiasEqualsItsFormula) {
+  const at::Tensor x = random_rows(67, 37);
+  const at::Tensor weight = at::randn({37}, at::kDouble);
+  const at::Tensor bias = at::randn({37}, at::kDouble);
+  const Outcome exact = evaluate(
+      [&](const at::Tensor& t) {
+        const at::Tensor centred = t - t.mean(-1, true);
+        return centred / at::sqrt((centred * centred).mean(-1, true) + 1e-5) * weight + bias;
+      },
+      x);
+  expect_close(evaluate([&](const at::Tensor& t) { return layer_norm(t, weight, bias, 1e-5); }, x),
+               exact);
+  expect_close(evaluate(
+                   [&](const at::Tensor& t) {
+                     return layer_norm(t, weight.to(at::kFloat), bias.to(at::kFloat), 1e-5);
+                   },
+                   x.to(at::kFloat)),
+               exact);
+}
+
 TEST(Operators, GeGluStaysFiniteWhereExponentialsOverflow) {
   const at::Tensor x = at::tensor({-2e4F, -100.0F, 100.0F, 2e4F, 1.0F, 1.0F, 1.0F, 1.0F});
   const Outcome found = evaluate(geglu, x.view({1, 8}));

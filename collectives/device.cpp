@@ -1,0 +1,54 @@
+#include "collectives/device.hpp"
+
+#include <ATen/Context.h>
+#include <ATen/DeviceAccelerator.h>
+#include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+namespace bipo {
+
+std::optional<c10::DeviceType> accelerator_type() {
+  return at::accelerator::getAccelerator(/*checked=*/false);
+}
+
+int accelerator_count() {
+  return accelerator_type() ? at::accelerator::deviceCount() : 0;
+}
+
+void select_device(c10::Device device) {
+  if (!device.is_cpu()) {
+    at::globalContext().lazyInitDevice(device.type());
+    c10::impl::VirtualGuardImpl(device.type()).setDevice(device);
+  }
+}
+
+void synchronize_device(c10::Device device) {
+  if (!device.is_cpu()) {
+    c10::impl::VirtualGuardImpl(device.type()).synchronizeDevice(device.index());
+  }
+}
+
+void release_unused_device_memory(c10::Device device) {
+  if (!device.is_cpu()) {
+    c10::getDeviceAllocator(device.type())->emptyCache();
+  }
+}
+
+void reset_peak_device_memory(c10::Device device) {
+  if (!device.is_cpu()) {
+    c10::getDeviceAllocator(device.type())->resetPeakStats(device.index());
+  }
+}
+
+std::uint64_t free_device_memory(c10::Device device) {
+  return c10::getDeviceAllocator(device.type())->getMemoryInfo(device.index()).first;
+}
+
+std::uint64_t peak_device_memory(c10::Device device) {
+  using c10::CachingAllocator::StatType;
+  const auto statistics = c10::getDeviceAllocator(device.type())->getDeviceStats(device.index());
+  return static_cast<std::uint64_t>(
+      statistics.reserved_bytes[static_cast<std::size_t>(StatType::AGGREGATE)].peak);
+}
+
+}  // namespace bipo

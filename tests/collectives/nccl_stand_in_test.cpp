@@ -1,0 +1,306 @@
+// NcclCommunicator against a stand-in for NCCL: what it does when all goes well, and when something
+// fails.
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "collectives/foundation/errors.hpp"
+#include "collectives/nccl_communicator.hpp"
+#include "collectives/watch/watch.hpp"
+#include "tests/support/nccl_stand_in/stand_in.hpp"
+#include "tests/support/thread_communicator.hpp"
+
+namespace bipo {
+namespace {
+
+namespace stand_in = testing::stand_in;
+using stand_in::on_cuda;
+using stand_in::on_host;
+
+void pause() {
+  std::this_thread::sleep_for(std::chrono::milliseconds(40));
+}
+
+std::vector<int> ranks_up_to(int size) {
+  std::vector<int> ranks;
+  for (int rank = 0; rank < size; ++rank) {
+    ranks.push_back(rank);
+  }
+  return ranks;
+}
+
+// Runs body(communicator, rank) on threads with a communicator over all of them.
+void run_over_nccl(int size, const std::function<void(Communicator& nccl, int rank)>& body) {
+  run_as_threads(size, [&](Communicator& host) {
+    stand_in::set_rank(host.rank());
+    const auto nccl = make_nccl_communicator(host, nullptr, ranks_up_to(size));
+    body(*nccl, host.rank());
+  });
+}
+
+// Expects that every communicator ended in the given way, and that no rule of NCCL was broken.
+void expect_ends(int destroyed, int aborted) {
+  const stand_in::Ends ends = stand_in::ends();
+  EXPECT_EQ(ends.destroyed, destroyed);
+  EXPECT_EQ(ends.aborted, aborted);
+  EXPECT_EQ(ends.open, 0);
+  EXPECT_EQ(stand_in::complaints(), std::vector<std::string>());
+}
+
+// Returns what the first rank to fail says; "" if none does.
+std::string failure_of(const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const EnvironmentError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+class NcclStandIn : public ::testing::TestWithParam<int> {};
+
+TEST_P(NcclStandIn, ReducesBroadcastsAndGathers) {
+  stand_in::begin({});
+  run_over_nccl(GetParam(), [](Communicator& nccl, int rank) {
+    const int size = nccl.size();
+    const at::Tensor sum = on_cuda(at::full({3}, rank + 1.0, at::kDouble));
+    nccl.all_reduce(sum, ReduceOp::kSum);
+    EXPECT_EQ(on_host(sum)[2].item<double>(), size * (size + 1) / 2.0);
+    const at::Tensor extremes = on_cuda(at::full({2}, rank, at::kLong));
+    nccl.all_reduce(extremes, ReduceOp::kMax);
+    EXPECT_EQ(on_host(extremes)[0].item<std::int64_t>(), size - 1);
+    nccl.all_reduce(extremes, ReduceOp::kMin);
+    EXPECT_EQ(on_host(extremes)[0].item<std::int64_t>(), size - 1);
+    const at::Tensor of_root = on_cuda(at::full({4}, rank * 1.5F, at::kFloat));
+    nccl.broadcast(of_root, size - 1);
+    EXPECT_EQ(on_host(of_root)[3].item<float>(), (size - 1) * 1.5F);
+    const at::Tensor all = on_host(nccl.all_gather(on_cuda(at::full({2}, rank, at::kByte))));
+    for (int other = 0; other < size; ++other) {
+      EXPECT_EQ(all[other][1].item<int>(), other);
+    }
+    nccl.barrier();
+  });
+  expect_ends(GetParam(), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Ranks, NcclStandIn, ::testing::Values(1, 2, 3));
+
+TEST(NcclCommunicator, TakesMemoryOfCudaOnly) {
+  stand_in::begin({});
+  run_over_nccl(2, [](Communicator& nccl, int) {
+    EXPECT_THROW(nccl.all_reduce(at::zeros({2}), ReduceOp::kSum), BugError);
+    EXPECT_THROW(nccl.all_reduce(on_cuda(at::zeros({2}, at::kBFloat16)), ReduceOp::kSum), BugError);
+  });
+  expect_ends(2, 0);
+}
+
+TEST(NcclCommunicator, WaitsForALatePeerAtEveryStep) {
+  stand_in::begin({});
+  run_as_threads(2, [](Communicator& host) {
+    stand_in::set_rank(host.rank());
+    const bool is_late = host.rank() == 1;
+    if (is_late) {
+      pause();
+    }
+    const auto nccl = make_nccl_communicator(host, nullptr, {0, 1});
+    const at::Tensor sum = on_cuda(at::ones({2}));
+    if (is_late) {
+      pause();
+    }
+    nccl->all_reduce(sum, ReduceOp::kSum);
+    EXPECT_EQ(on_host(sum)[0].item<float>(), 2);
+    if (is_late) {
+      pause();
+    }
+  });
+  expect_ends(2, 0);
+}
+
+TEST(NcclCommunicator, AnotherVersionOfTheLibraryIsRefused) {
+  stand_in::begin({.version = NCCL_VERSION_CODE + 1});
+  const std::string failure = failure_of([] { run_over_nccl(2, [](Communicator&, int) {}); });
+  EXPECT_NE(failure.find("built for version code"), std::string::npos) << failure;
+}
+
+TEST(NcclCommunicator, WithoutAnIdAllRanksFail) {
+  stand_in::begin({.failing_call = "ncclGetUniqueId"});
+  std::atomic<int> failed = 0;
+  run_as_threads(2, [&](Communicator& host) {
+    failed += failure_of([&] { make_nccl_communicator(host, nullptr, {0, 1}); }).empty() ? 0 : 1;
+  });
+  EXPECT_EQ(failed, 2);
+}
+
+// Rank 1 of three cannot join, and says `reason`.
+void expect_all_fail(const stand_in::Faults& faults, const std::string& reason, int aborted) {
+  stand_in::begin(faults);
+  std::atomic<int> failed = 0;
+  run_as_threads(3, [&](Communicator& host) {
+    stand_in::set_rank(host.rank());
+    const std::string failure = failure_of([&] {
+      make_nccl_communicator(host, nullptr, {0, 1, 2});
+    });
+    EXPECT_NE(failure.find(host.rank() == 1 ? reason : "another rank"), std::string::npos)
+        << failure;
+    failed += failure.empty() ? 0 : 1;
+  });
+  EXPECT_EQ(failed, 3);
+  expect_ends(0, aborted);
+}
+
+TEST(NcclCommunicator, WhereOneRankCannotJoinAllFailAndAbort) {
+  expect_all_fail({.failing_later = "ncclCommInitRankConfig"}, "remote error", 3);
+}
+
+// The others' communicators never become ready, because one has not come.
+TEST(NcclCommunicator, WhereOneRankFailsAtOnceNobodyWaitsForIt) {
+  expect_all_fail({.failing_call = "ncclCommInitRankConfig"}, "system error", 2);
+}
+
+TEST(NcclCommunicator, AnAsynchronousErrorReachesEveryRank) {
+  stand_in::begin({.failing_later = "ncclAllReduce"});
+  std::atomic<int> failed = 0;
+  run_over_nccl(2, [&](Communicator& nccl, int) {
+    const std::string failure =
+        failure_of([&] { nccl.all_reduce(on_cuda(at::ones({2})), ReduceOp::kSum); });
+    EXPECT_NE(failure.find("ncclAllReduce failed: remote error"), std::string::npos) << failure;
+    failed += failure.empty() ? 0 : 1;
+    EXPECT_NE(failure_of([&] { nccl.barrier(); }), "") << "a failed communicator is used again";
+  });
+  EXPECT_EQ(failed, 2);
+  expect_ends(0, 2);
+}
+
+TEST(NcclCommunicator, TheDeathOfAPeerEndsTheWait) {
+  stand_in::begin({.failing_call = "ncclBroadcast"});
+  std::atomic<int> failed = 0;
+  run_over_nccl(2, [&](Communicator& nccl, int rank) {
+    const std::string failure = failure_of([&] { nccl.broadcast(on_cuda(at::ones({2})), 0); });
+    EXPECT_NE(failure.find(rank == 1 ? "system error" : "remote error"), std::string::npos)
+        << failure;
+    failed += failure.empty() ? 0 : 1;
+    if (rank == 1) {
+      stand_in::fail_everyone();
+    }
+  });
+  EXPECT_EQ(failed, 2);
+  expect_ends(0, 2);
+}
+
+TEST(NcclCommunicator, AnErrorOfTheStreamEndsTheWait) {
+  stand_in::begin({});
+  std::atomic<int> of_streams = 0;
+  std::atomic<int> done = 0;
+  run_over_nccl(2, [&](Communicator& nccl, int) {
+    const at::Tensor sum = on_cuda(at::ones({2}));
+    nccl.all_reduce(sum, ReduceOp::kSum);
+    ++done;
+    while (done < 2) {
+      pause();
+    }
+    stand_in::fail_streams();
+    const std::string failure = failure_of([&] { nccl.all_reduce(sum, ReduceOp::kSum); });
+    // The rank that sees it first aborts, which may be what the other one sees.
+    EXPECT_NE(failure, "");
+    of_streams += failure.substr(0, 5) == "CUDA:" ? 1 : 0;
+  });
+  EXPECT_GE(of_streams, 1);
+  expect_ends(0, 2);
+}
+
+TEST(NcclCommunicator, ARankThatUnwindsAborts) {
+  stand_in::begin({});
+  EXPECT_THROW(run_over_nccl(2, [](Communicator&, int) { throw UserError("bad input"); }),
+               UserError);
+  expect_ends(0, 2);
+}
+
+TEST(NcclCommunicator, RanksInDifferentOperationsAreNotTakenForEachOther) {
+  stand_in::begin({});
+  run_over_nccl(2, [](Communicator& nccl, int rank) {
+    const at::Tensor x = on_cuda(at::ones({2}));
+    EXPECT_NE(failure_of([&] {
+                if (rank == 0) {
+                  nccl.all_reduce(x, ReduceOp::kSum);
+                } else {
+                  nccl.broadcast(x, 0);
+                }
+              }),
+              "");
+  });
+  EXPECT_EQ(stand_in::complaints().size(), 1U);
+}
+
+// What make_nccl_communicator() exchanges over the host, by a rank that never comes to NCCL itself.
+void join_host_only(Communicator& host) {
+  host.all_reduce(at::zeros({1}, at::kLong), ReduceOp::kMax);
+  host.broadcast(at::zeros({sizeof(ncclUniqueId)}, at::kByte), 0);
+  bool failed = false;
+  while (!failed) {
+    const at::Tensor failed_or_unfinished = at::ones({2}, at::kLong);
+    failed_or_unfinished[0] = 0;
+    host.all_reduce(failed_or_unfinished, ReduceOp::kMax);
+    failed = failed_or_unfinished[0].item<std::int64_t>() == 1;
+  }
+}
+
+// Rank 0 waits for rank 1, which comes to no operation of NCCL, or to none after the first.
+void expect_deadline(bool joins) {
+  stand_in::begin({});
+  std::atomic<int> ended = 0;
+  std::vector<PeerAddress> addresses(2);
+  run_as_threads(2, [&](Communicator& host) {
+    stand_in::set_rank(host.rank());
+    Watch watch({.timeout = 0.5, .notice = 100}, [&] {
+      ++ended;
+      stand_in::fail_everyone();  // as MPI_Abort() would end the waiting of all
+    });
+    addresses[static_cast<std::size_t>(host.rank())] = watch.open("here", /*only_this_host=*/true);
+    host.barrier();
+    watch.meet(addresses, host.rank(), JobSecret{});
+    watch.judge_by_time_alone();
+    if (host.rank() == 1 && !joins) {
+      join_host_only(host);
+      return;
+    }
+    const std::string failure = failure_of([&] {
+      const auto nccl = make_nccl_communicator(host, host.rank() == 0 ? &watch : nullptr, {0, 1});
+      while (host.rank() == 1 && ended == 0) {
+        pause();
+      }
+      nccl->barrier();
+    });
+    EXPECT_NE(failure.find("remote error"), std::string::npos) << failure;
+  });
+  EXPECT_EQ(ended, 1);
+  EXPECT_EQ(stand_in::ends().open, 0);
+}
+
+TEST(NcclCommunicator, ARankThatNeverJoinsEndsTheJobAtTheDeadline) {
+  expect_deadline(/*joins=*/false);
+}
+
+TEST(NcclCommunicator, ARankThatMissesAnOperationEndsTheJobAtTheDeadline) {
+  expect_deadline(/*joins=*/true);
+}
+
+TEST(NcclCommunicator, TwoRanksOnOneDeviceAreNamed) {
+  for (const bool same : {false, true}) {
+    stand_in::begin({.same_bus = same});
+    run_as_threads(3, [&](Communicator& host) {
+      stand_in::set_rank(host.rank());
+      const std::string shared = find_shared_device(host);
+      EXPECT_EQ(shared.find("ranks 0 and 1 are on the same CUDA device") == 0, same) << shared;
+      EXPECT_EQ(shared.empty(), !same);
+    });
+  }
+}
+
+}  // namespace
+}  // namespace bipo

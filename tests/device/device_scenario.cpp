@@ -1,0 +1,380 @@
+#include "tests/device/device_scenario.hpp"
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <utility>
+
+#include "collectives/exact_sum.hpp"
+#include "experiments/generation/generation.hpp"
+#include "tests/support/training_world.hpp"
+#include "trainer/extraction/mean_difference.hpp"
+#include "trainer/loop/held_out_evaluation.hpp"
+#include "trainer/passes/continuation_scores.hpp"
+
+namespace bipo::testing {
+namespace {
+
+void ignore_progress(const std::string&, std::int64_t, std::int64_t) {
+}
+
+std::vector<float> random_vector(std::int64_t hidden, std::uint64_t seed) {
+  const at::Tensor values = at::randn({hidden}, at::detail::createCPUGenerator(seed)) * 0.3;
+  return {values.const_data_ptr<float>(), values.const_data_ptr<float>() + hidden};
+}
+
+void append(std::vector<double>& all, const at::Tensor& tensor) {
+  const at::Tensor host = tensor.to(at::kCPU, at::kDouble).contiguous();
+  all.insert(all.end(), host.const_data_ptr<double>(),
+             host.const_data_ptr<double>() + host.numel());
+}
+
+CacheSettings cache_settings(const Scenario& scenario) {
+  CacheSettings settings;
+  settings.layers = {1, 2};
+  settings.keep = scenario.keeps_activations;
+  settings.type = scenario.type;
+  return settings;
+}
+
+void add_record(Values& values, const std::string& name, const TrainingRecord& record) {
+  for (const StepRow& row : record.steps) {
+    values[name + ": loss"].push_back(row.loss);
+    values[name + ": margin"].push_back(row.margin);
+    values[name + ": gradient norm"].push_back(row.grad_norm);
+  }
+  for (const EvalRow& row : record.evals) {
+    values[name + ": evaluation"].insert(values[name + ": evaluation"].end(),
+                                         {row.loss, row.chosen_logp, row.rejected_logp});
+  }
+  values[name + ": vector"].assign(record.checkpoint.vector.begin(),
+                                   record.checkpoint.vector.end());
+}
+
+// A scenario under way.
+class Stages {
+ public:
+  Stages(const Scenario& scenario, const WeightSource& weights, const Ranks& ranks)
+      : scenario_(scenario),
+        ranks_(ranks),
+        pairs_(varied_pairs(11)),
+        decoder_(scenario.config, weights, scenario.type, scenario.device, *ranks.tp),
+        cache_(decoder_, pairs_, cache_settings(scenario), ranks) {}
+
+  Values run() {
+    fill();
+    train_vectors();
+    evaluate();
+    decoder_.load_embedding();
+    decoder_.load_blocks({0, scenario_.config.blocks});
+    generate();
+    score();
+    decoder_.release_blocks({0, scenario_.config.blocks});
+    decoder_.release_embedding();
+    extract();
+    add_exactly();
+    return std::move(values_);
+  }
+
+ private:
+  void fill() {
+    fill_caches(decoder_, {&cache_}, ranks_, ignore_progress);
+    for (const std::int64_t layer : {1, 2}) {
+      for (const AnswerLogProbs& answer : cache_.reference(layer)) {
+        values_["reference"].insert(values_["reference"].end(), {answer.chosen, answer.rejected});
+      }
+      values_["median rms"].push_back(cache_.median_rms(layer));
+    }
+    const at::Tensor rows =
+        cache_.activations(decoder_, pack_alike(pairs_, {2, 7, 0}, decoder_), 2);
+    TORCH_CHECK(rows.device() == scenario_.device, "activations on ", rows.device());
+    append(values_["activations"], rows);
+    check_zero_vector(decoder_, cache_, 1, ranks_);
+  }
+
+  void train_vectors() {
+    const TrainingSettings one = training_settings(2, 11, 0.05, 0.1, SignRule::kBatch);
+    TrainingRecord record = starting_record(scenario_.config.hidden, 11);
+    QuietObserver until_third(3);
+    train(decoder_, cache_, nullptr, 1, {{one, record, until_third}}, ranks_);
+    QuietObserver observer;
+    TrainingRecord resumed = record;
+    train(decoder_, cache_, nullptr, 1, {{one, resumed, observer}}, ranks_);
+    add_record(values_, "one vector, resumed", resumed);
+    TrainingRecord whole = starting_record(scenario_.config.hidden, 11);
+    QuietObserver another;
+    train(decoder_, cache_, nullptr, 1, {{one, whole, another}}, ranks_);
+    TORCH_CHECK(whole.checkpoint.vector == resumed.checkpoint.vector, "a resumed training differs");
+
+    const std::vector<TrainingSettings> three = {
+        one, training_settings(2, 12, 0.05, 0.3, SignRule::kPair),
+        training_settings(2, 11, 0.02, 0.1, SignRule::kBoth)};
+    std::vector<TrainingRecord> records;
+    for (const TrainingSettings& settings : three) {
+      records.push_back(starting_record(scenario_.config.hidden, settings.plan.seed));
+    }
+    std::vector<QuietObserver> observers(three.size());
+    std::vector<TrainingMember> members;
+    for (std::size_t i = 0; i < three.size(); ++i) {
+      members.push_back({three[i], records[i], observers[i]});
+    }
+    train(decoder_, cache_, &cache_, 1, members, ranks_);
+    for (std::size_t i = 0; i < three.size(); ++i) {
+      add_record(values_, "pack, vector " + std::to_string(i), records[i]);
+    }
+  }
+
+  void evaluate() {
+    for (const EvalRow& row :
+         evaluate_pairs({decoder_, ranks_, 4, {}}, cache_, 2,
+                        random_vector(scenario_.config.hidden, 4), {-1, 0, 2}, 0.1)) {
+      values_["evaluation"].insert(values_["evaluation"].end(),
+                                   {row.loss, row.chosen_logp, row.rejected_logp});
+    }
+  }
+
+  SteeringVectors vectors() const {
+    const std::int64_t hidden = scenario_.config.hidden;
+    return SteeringVectors({{0, random_vector(hidden, 1)},
+                            {1, random_vector(hidden, 2)},
+                            {1, random_vector(hidden, 3)}},
+                           decoder_);
+  }
+
+  void generate() {
+    std::vector<NumberedPrompt> mine;
+    const std::vector<NumberedPrompt> all = {
+        {0, {1, 5, 9, 3}}, {1, {4}}, {2, {4, 4, 32, 33, 34, 7, 8}}};
+    const auto first = static_cast<std::size_t>(ranks_.topology.dp_rank());
+    const std::size_t share = (all.size() + static_cast<std::size_t>(ranks_.topology.dp()) - 1) /
+                              static_cast<std::size_t>(ranks_.topology.dp());
+    for (std::size_t i = first * share; i < std::min(all.size(), (first + 1) * share); ++i) {
+      mine.push_back(all[i]);
+    }
+    for (const auto positions : {SteeredPositions::kAll, SteeredPositions::kAnswer}) {
+      GenerationSettings settings;
+      settings.multipliers = {{-2, -2, 1}, {0, 0, 0}, {1.5, 1, 2}};
+      settings.max_new_tokens = 8;
+      settings.positions = positions;
+      settings.has_independent_rows = decoder_.has_independent_rows();
+      const SteeringVectors steering = vectors();
+      TextGenerator generator(decoder_, steering, settings,
+                              generation_room(scenario_.config, mine, /*at_once=*/2, settings),
+                              [](std::int64_t, std::int64_t, TokenId) {});
+      for (const NumberedPrompt& prompt : mine) {
+        generator.add({prompt});
+      }
+      std::vector<PromptAnswers> answered;
+      while (generator.unfinished() > 0) {
+        for (PromptAnswers& answers : generator.step()) {
+          answered.push_back(std::move(answers));
+        }
+      }
+      add_answers(gather_answers(answered, settings, scenario_.device, *ranks_.dp));
+    }
+  }
+
+  void add_answers(std::vector<PromptAnswers> all) {
+    std::sort(all.begin(), all.end(),
+              [](const PromptAnswers& a, const PromptAnswers& b) { return a.number < b.number; });
+    for (const PromptAnswers& answers : all) {
+      for (const GeneratedText& text : answers.texts) {
+        values_["generated tokens"].insert(values_["generated tokens"].end(), text.tokens.begin(),
+                                           text.tokens.end());
+        values_["generated log-probability"].push_back(text.log_prob);
+      }
+    }
+  }
+
+  void score() {
+    const std::vector<std::vector<double>> coefficients = {{0, 0, 0}, {1, -1, 0.5}, {-2, 0, 1}};
+    const std::vector<Continuations> items = {{{1, 5, 9, 3}, {{7, 8, 2}, {11, 2}}, "i:1"},
+                                              {{4, 4}, {{20}}, "i:2"},
+                                              {{4, 4, 32, 33, 34}, {{6, 5}, {0, 1, 2}, {6}}, "i:3"},
+                                              {{9}, {{30, 31}, {2}}, "i:4"}};
+    const ScoringContext context{decoder_, ranks_, 2, {}};
+    for (const auto positions : {SteeredPositions::kAll, SteeredPositions::kAnswer}) {
+      for (const auto& of_setting :
+           score_continuations(context, items, vectors(), {coefficients, positions})) {
+        for (const auto& of_item : of_setting) {
+          for (const AnswerScore& answer : of_item) {
+            values_["continuations"].push_back(answer.log_prob);
+          }
+        }
+      }
+    }
+    const std::vector<PromptTokens> prompts = {
+        {{1, 5, 9, 3}, "p:1"}, {{4}, "p:2"}, {{4, 4, 32, 33}, "p:3"}};
+    for (const auto& of_setting : prompt_divergences(context, prompts, vectors(), coefficients)) {
+      for (const PromptDivergence& of_prompt : of_setting) {
+        values_["divergences"].push_back(of_prompt.sum);
+      }
+    }
+  }
+
+  void extract() {
+    for (const bool block_by_block : {true, false}) {
+      MeanDifferenceSettings settings;
+      settings.layers = {0, 2};
+      settings.answers_end_with_eos = false;
+      settings.block_by_block = block_by_block;
+      for (const MeanDifference& found :
+           mean_differences(decoder_, pairs_, settings, ranks_, ignore_progress)) {
+        values_["mean differences"].insert(values_["mean differences"].end(), found.value.begin(),
+                                           found.value.end());
+        values_["mean differences"].push_back(found.median_rms);
+      }
+    }
+  }
+
+  void add_exactly() {
+    std::vector<at::Tensor> terms;
+    for (int i = ranks_.topology.dp_rank(); i < 3; i += ranks_.topology.dp()) {
+      terms.push_back(
+          at::tensor(random_vector(20, 40 + static_cast<std::uint64_t>(i))).to(scenario_.device));
+    }
+    append(values_["exact sum"], exact_sum(terms, 20, scenario_.device, 3, *ranks_.dp));
+  }
+
+  const Scenario& scenario_;
+  const Ranks& ranks_;
+  std::vector<TokenPair> pairs_;
+  Decoder decoder_;
+  ActivationCache cache_;
+  Values values_;
+};
+
+}  // namespace
+
+ModelConfig llama_config() {
+  ModelConfig config = tiny_config();
+  config.blocks = 4;
+  return config;
+}
+
+ModelConfig gemma_config() {
+  ModelConfig config = llama_config();
+  config.activation = Activation::kGeluTanh;
+  config.embedding_scale = std::sqrt(20.0);
+  config.query_pre_attention_scalar = 6;
+  config.attention_soft_cap = 5;
+  config.logit_soft_cap = 3;
+  config.output_norms = true;
+  config.tied_head = true;
+  config.attention_kinds = {AttentionKind{}, AttentionKind{}};
+  config.attention_kinds[0].window = 3;
+  config.kind_of_block = {0, 1, 0, 1};
+  return config;
+}
+
+ModelConfig qwen_config() {
+  ModelConfig config = llama_config();
+  config.query_key_value_bias = true;
+  config.attention_output_bias = true;
+  config.query_key_norms = QueryKeyNorms::kByHead;
+  config.vocabulary = 33000;
+  return config;
+}
+
+ModelConfig gemma4_config() {
+  ModelConfig config = llama_config();
+  config.activation = Activation::kGeluTanh;
+  config.embedding_scale = std::sqrt(20.0);
+  config.score_scale = 1;
+  config.logit_soft_cap = 3;
+  config.query_key_norms = QueryKeyNorms::kByHead;
+  config.value_norms = true;
+  config.output_norms = true;
+  config.block_scales = true;
+  config.tied_head = true;
+  config.rotary.resize(2);
+  config.rotary[0].rotated = 4;
+  config.rotary[0].over_whole_head = true;
+  config.rotary[1].theta = 50;
+  config.attention_kinds = {AttentionKind{.head_size = 8, .kv_heads = 1, .values_are_keys = true},
+                            AttentionKind{.window = 3, .rotary = 1, .head_size = 4, .kv_heads = 3}};
+  config.kind_of_block = {1, 0, 1, 0};
+  return config;
+}
+
+ModelConfig cohere_config() {
+  ModelConfig config = llama_config();
+  config.norm = Norm::kLayer;
+  config.parallel_blocks = true;
+  config.logit_scale = 0.25;
+  config.tied_head = true;
+  config.rotary.front().adjacent_pairs = true;
+  config.attention_kinds = {AttentionKind{.window = 3}, AttentionKind{.rotary = std::nullopt}};
+  config.kind_of_block = {0, 0, 0, 1};
+  return config;
+}
+
+ModelConfig olmo_config() {
+  ModelConfig config = llama_config();
+  config.query_key_norms = QueryKeyNorms::kOfAllHeads;
+  config.input_norms = false;
+  config.output_norms = true;
+  return config;
+}
+
+ModelConfig glm_config() {
+  ModelConfig config = llama_config();
+  config.query_key_value_bias = true;
+  config.output_norms = true;
+  config.rotary.front().rotated = 2;
+  config.rotary.front().adjacent_pairs = true;
+  return config;
+}
+
+ModelConfig scaled_config() {
+  ModelConfig config = llama_config();
+  config.rotary.front().query_growth = 0.5;
+  config.rotary.front().query_context = 3;
+  config.embedding_scale = 2;
+  config.score_scale = 0.3;
+  config.residual_scale = 0.5;
+  return config;
+}
+
+ModelConfig recurrent_config() {
+  ModelConfig config = llama_config();
+  config.gated_attention = true;
+  config.query_key_norms = QueryKeyNorms::kByHead;
+  config.kind_of_block = {0, 0, 0, 0};
+  set_recurrent_blocks(
+      {true, true, false, true},
+      {.key_heads = 3, .value_heads = 6, .key_size = 4, .value_size = 5, .taps = 3}, config);
+  return config;
+}
+
+Values run_everything(const Scenario& scenario, const WeightSource& weights, const Ranks& ranks) {
+  return Stages(scenario, weights, ranks).run();
+}
+
+std::vector<double> first_gradient(const Scenario& scenario, const WeightSource& weights,
+                                   std::uint64_t seed) {
+  const Ranks ranks = lone_ranks();
+  const std::vector<TokenPair> pairs = varied_pairs(11);
+  Decoder decoder(scenario.config, weights, scenario.type, scenario.device, *ranks.tp);
+  ActivationCache cache(decoder, pairs, cache_settings(scenario), ranks);
+  fill_caches(decoder, {&cache}, ranks, ignore_progress);
+  TrainingSettings settings = training_settings(2, seed, 0.05, 0.1, SignRule::kBatch);
+  settings.plan.batch_size = 11;
+  settings.plan.max_steps = 1;
+  settings.max_grad_norm = 0;
+  TrainingRecord record = starting_record(scenario.config.hidden, seed);
+  record.checkpoint.vector = random_vector(scenario.config.hidden, seed);
+  QuietObserver observer;
+  train(decoder, cache, nullptr, 1, {{settings, record, observer}}, ranks);
+  // The first moment after one step is a tenth of the gradient.
+  std::vector<double> gradient;
+  for (const float moment : record.checkpoint.exp_avg) {
+    gradient.push_back(static_cast<double>(moment) / (1 - settings.optimizer.beta1));
+  }
+  return gradient;
+}
+
+}  // namespace bipo::testing

@@ -1,0 +1,55 @@
+// Everything that the program computes with a model, as named lists of numbers, on any device and
+// over any ranks.
+#pragma once
+
+#include <c10/core/Device.h>
+#include <c10/core/ScalarType.h>
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "collectives/session.hpp"
+#include "tests/support/tiny_model.hpp"
+
+namespace bipo::testing {
+
+// Tiny models of four blocks.
+ModelConfig llama_config();
+// Soft caps, windows, norms of outputs, a tied head, scaled embeddings.
+ModelConfig gemma_config();
+// Biases, norms of queries and keys, and more tokens than one block of the head holds on a device.
+ModelConfig qwen_config();
+// Two kinds of blocks with other heads, values that are keys, norms of values, a part of the heads
+// that turns, scales of blocks.
+ModelConfig gemma4_config();
+// Attention and MLP side by side, LayerNorm, blocks without positions, a scale of logits.
+ModelConfig cohere_config();
+// Norms of outputs alone, and of all heads of queries and keys together.
+ModelConfig olmo_config();
+// Half of a head turns, in adjacent pairs; norms before and behind, biases.
+ModelConfig glm_config();
+// Queries that grow with their position, and scales of embeddings, scores and branches.
+ModelConfig scaled_config();
+ModelConfig recurrent_config();
+
+struct Scenario {
+  ModelConfig config;
+  at::ScalarType type = at::kFloat;
+  at::Device device = at::kCPU;
+  bool keeps_activations = true;
+};
+
+using Values = std::map<std::string, std::vector<double>>;
+
+// Loading, prefix pass and cache, training of one vector and of a pack with held-out evaluation,
+// resuming, evaluation, generation, scores, divergences, mean differences.  The same on every rank,
+// but for "activations".
+Values run_everything(const Scenario& scenario, const WeightSource& weights, const Ranks& ranks);
+
+// Returns the gradient of the first step's loss for a start vector drawn from `seed`, [D].
+std::vector<double> first_gradient(const Scenario& scenario, const WeightSource& weights,
+                                   std::uint64_t seed);
+
+}  // namespace bipo::testing

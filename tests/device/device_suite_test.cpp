@@ -1,0 +1,344 @@
+// The trainer on the simulated device: the CPU's numbers, and how much it asks of the device.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <c10/core/AutogradState.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdio>
+#include <ostream>
+#include <string>
+#include <utility>
+
+#include "collectives/foundation/errors.hpp"
+#include "tests/device/device_scenario.hpp"
+#include "tests/support/device_communicator.hpp"
+#include "tests/support/simulated_device.hpp"
+#include "tests/support/training_world.hpp"
+
+namespace bipo::testing {
+namespace {
+
+// Expects every list of numbers to be the same within `tolerance` times its largest number.
+void expect_near(const Values& found, const Values& expected, double tolerance) {
+  ASSERT_EQ(found.size(), expected.size());
+  for (const auto& [name, numbers] : expected) {
+    const std::vector<double>& other = found.at(name);
+    ASSERT_EQ(other.size(), numbers.size()) << name;
+    double largest = 1e-30;
+    double worst = 0;
+    for (std::size_t i = 0; i < numbers.size(); ++i) {
+      largest = std::max(largest, std::abs(numbers[i]));
+      worst = std::isnan(other[i]) ? INFINITY : std::max(worst, std::abs(numbers[i] - other[i]));
+    }
+    EXPECT_LE(worst, tolerance * largest) << name;
+  }
+}
+
+double tolerance_of(at::ScalarType type) {
+  return type == at::kDouble ? 1e-9 : 2e-4;
+}
+
+struct Case {
+  const char* name;
+  ModelConfig (*config)();
+  at::ScalarType type;
+};
+
+void PrintTo(const Case& value, std::ostream* out) {
+  *out << value.name << ' ' << value.type;
+}
+
+std::string name_of_case(const ::testing::TestParamInfo<Case>& info) {
+  return std::string(info.param.name) + c10::toString(info.param.type);
+}
+
+class DeviceValues : public ::testing::TestWithParam<Case> {
+ protected:
+  static void SetUpTestSuite() { at::set_num_threads(1); }
+
+  DeviceValues() : weights_(GetParam().config()) {}
+
+  Values on(at::Device device, const Ranks& ranks, bool keeps_activations = true) const {
+    return run_everything({GetParam().config(), GetParam().type, device, keeps_activations},
+                          weights_, ranks);
+  }
+
+  Values expected() const { return on(at::kCPU, lone_ranks()); }
+
+  void expect_over_ranks(int tp, int dp, const Values& expected) const {
+    std::vector<Values> of_rank(static_cast<std::size_t>(tp * dp));
+    run_on_devices(tp, dp, [&](const Ranks& ranks) {
+      of_rank[static_cast<std::size_t>(ranks.topology.rank())] =
+          on(simulated_device(ranks.topology.rank()), ranks);
+    });
+    for (Values& values : of_rank) {
+      expect_near(values, expected,
+                  GetParam().type == at::kDouble ? 1e-6 : tolerance_of(GetParam().type));
+      values.erase("activations");
+      EXPECT_EQ(values, of_rank.front()) << tp << " x " << dp;
+    }
+  }
+
+ private:
+  RandomWeights weights_;
+};
+
+TEST_P(DeviceValues, AreTheCpus) {
+  expect_near(on(simulated_device(), lone_ranks()), expected(), tolerance_of(GetParam().type));
+}
+
+// One model of each kind of block.
+INSTANTIATE_TEST_SUITE_P(Models, DeviceValues,
+                         ::testing::Values(Case{"Llama", llama_config, at::kDouble},
+                                           Case{"Gemma", gemma_config, at::kFloat},
+                                           Case{"Gemma4", gemma4_config, at::kDouble},
+                                           Case{"Cohere", cohere_config, at::kDouble},
+                                           Case{"Olmo", olmo_config, at::kDouble},
+                                           Case{"Glm", glm_config, at::kDouble},
+                                           Case{"Scaled", scaled_config, at::kDouble},
+                                           Case{"Recurrent", recurrent_config, at::kFloat}),
+                         name_of_case);
+
+using DeviceValuesOverRanks = DeviceValues;
+
+TEST_P(DeviceValuesOverRanks, AreTheSame) {
+  expect_over_ranks(2, 1, expected());
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, DeviceValuesOverRanks,
+                         ::testing::Values(Case{"Gemma4", gemma4_config, at::kDouble},
+                                           Case{"Olmo", olmo_config, at::kFloat}),
+                         name_of_case);
+
+// Takes minutes: labelled long in CMakeLists.txt.
+using AllDeviceValues = DeviceValues;
+
+TEST_P(AllDeviceValues, AreTheCpusKeptOrNot) {
+  const Values cpu = expected();
+  for (const bool keeps_activations : {true, false}) {
+    expect_near(on(simulated_device(), lone_ranks(), keeps_activations), cpu,
+                tolerance_of(GetParam().type));
+  }
+}
+
+TEST_P(AllDeviceValues, AreTheSameOverRanks) {
+  const Values cpu = expected();
+  for (const auto& [tp, dp] : std::vector<std::pair<int, int>>{{2, 1}, {3, 1}, {1, 2}, {2, 2}}) {
+    expect_over_ranks(tp, dp, cpu);
+  }
+}
+
+std::vector<Case> all_cases() {
+  std::vector<Case> cases;
+  for (const at::ScalarType type : {at::kDouble, at::kFloat}) {
+    for (const auto& [name, config] :
+         std::vector<std::pair<const char*, ModelConfig (*)()>>{{"Llama", llama_config},
+                                                                {"Gemma", gemma_config},
+                                                                {"Qwen", qwen_config},
+                                                                {"Gemma4", gemma4_config},
+                                                                {"Cohere", cohere_config},
+                                                                {"Olmo", olmo_config},
+                                                                {"Glm", glm_config},
+                                                                {"Scaled", scaled_config},
+                                                                {"Recurrent", recurrent_config}}) {
+      cases.push_back({name, config, type});
+    }
+  }
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, AllDeviceValues, ::testing::ValuesIn(all_cases()), name_of_case);
+
+// --- bfloat16 ------------------------------------------------------------------------------------
+
+double distance(const std::vector<double>& found, const std::vector<double>& expected) {
+  double squares = 0;
+  double norm = 0;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    squares += (found[i] - expected[i]) * (found[i] - expected[i]);
+    norm += expected[i] * expected[i];
+  }
+  return std::sqrt(squares / norm);
+}
+
+// Half the distance between a bfloat16 number and the next.
+constexpr double kRoundoff = 1.0 / 256;
+
+struct GradientErrors {
+  double cpu = 0;  // root mean squares of the distance from float64, in roundoffs
+  double device = 0;
+};
+
+GradientErrors gradient_errors(const ModelConfig& config) {
+  constexpr int kDraws = 6;
+  GradientErrors errors;
+  for (int draw = 1; draw <= kDraws; ++draw) {
+    const auto seed = static_cast<std::uint64_t>(draw);
+    const RandomWeights weights(config, seed);
+    const auto of = [&](at::ScalarType type, at::Device device) {
+      return first_gradient({config, type, device, true}, weights, seed);
+    };
+    const std::vector<double> exact = of(at::kDouble, at::kCPU);
+    errors.cpu += std::pow(distance(of(at::kBFloat16, at::kCPU), exact) / kRoundoff, 2) / kDraws;
+    errors.device +=
+        std::pow(distance(of(at::kBFloat16, simulated_device()), exact) / kRoundoff, 2) / kDraws;
+  }
+  return {std::sqrt(errors.cpu), std::sqrt(errors.device)};
+}
+
+TEST(DeviceBfloat16, GradientsAreAsFarFromFloat64AsTheCpus) {
+  at::set_num_threads(1);
+  for (const auto& [name, config] :
+       {std::pair("Llama", llama_config()), std::pair("Gemma", gemma_config())}) {
+    const GradientErrors errors = gradient_errors(config);
+    std::printf(
+        "%s: gradient's distance from float64 in roundoffs of bfloat16: CPU %.1f, device %.1f\n",
+        name, errors.cpu, errors.device);
+    EXPECT_LT(errors.device, 1.5 * errors.cpu) << name;
+  }
+}
+
+// --- what is asked of the device -----------------------------------------------------------------
+
+void ignore_progress(const std::string&, std::int64_t, std::int64_t) {
+}
+
+struct BlockCounts {
+  DeviceCounts forward;
+  DeviceCounts backward;
+};
+
+BlockCounts counts_of_blocks(const Decoder& decoder, const PackedPairs& packed,
+                             std::int64_t blocks) {
+  auto state = c10::AutogradState::get_tls_state();
+  state.set_multithreading_enabled(false);
+  c10::AutogradState::set_tls_state(state);
+  const at::Tensor h = decoder.embed(packed.ids).detach().set_requires_grad(true);
+  const DeviceCounts start = device_counts();
+  const at::Tensor out = decoder.run_blocks(h, {0, blocks}, packed.layout);
+  const DeviceCounts middle = device_counts();
+  const at::Tensor gradient = at::ones_like(out);
+  const DeviceCounts later = device_counts();
+  out.backward(gradient);
+  return {middle - start, device_counts() - later};
+}
+
+BlockCounts counts_of_block(const ModelConfig& config, at::ScalarType type) {
+  const RandomWeights weights(config);
+  const Ranks ranks = lone_ranks();
+  Decoder decoder(config, weights, type, simulated_device(), *ranks.tp);
+  decoder.load_embedding();
+  decoder.load_blocks({0, config.blocks});
+  const PackedPairs packed = pack_alike(varied_pairs(11), {2, 7, 0, 5}, decoder);
+  const BlockCounts one = counts_of_blocks(decoder, packed, 1);
+  const BlockCounts two = counts_of_blocks(decoder, packed, 2);
+  return {two.forward - one.forward, two.backward - one.backward};
+}
+
+TEST(DeviceBudget, OfABlock) {
+  struct Budget {
+    const char* name;
+    ModelConfig config;
+    at::ScalarType type;
+    std::int64_t forward;
+    std::int64_t backward;
+  };
+  for (const Budget& budget : {Budget{"Llama", llama_config(), at::kFloat, 19, 39},
+                               Budget{"Llama", llama_config(), at::kBFloat16, 23, 43},
+                               Budget{"Qwen", qwen_config(), at::kFloat, 30, 50},
+                               Budget{"Gemma", gemma_config(), at::kBFloat16, 33, 54}}) {
+    const BlockCounts counts = counts_of_block(budget.config, budget.type);
+    std::printf("%s %s: %d kernels forward, %d backward\n", budget.name, c10::toString(budget.type),
+                static_cast<int>(counts.forward.kernels),
+                static_cast<int>(counts.backward.kernels));
+    EXPECT_LE(counts.forward.kernels, budget.forward) << budget.name;
+    EXPECT_LE(counts.backward.kernels, budget.backward) << budget.name;
+    EXPECT_EQ(counts.forward.waits, 0) << budget.name;
+    EXPECT_EQ(counts.backward.waits, 0) << budget.name;
+  }
+}
+
+// A model on the device with a filled cache.
+struct World {
+  explicit World(const ModelConfig& model, ActivationPlace place = ActivationPlace::kAuto)
+      : config(model),
+        weights(config),
+        ranks(lone_ranks()),
+        decoder(config, weights, at::kFloat, simulated_device(), *ranks.tp),
+        pairs(varied_pairs(11)),
+        cache(decoder, pairs, settings(place), ranks) {
+    fill_caches(decoder, {&cache}, ranks, ignore_progress);
+  }
+
+  static CacheSettings settings(ActivationPlace place) {
+    CacheSettings result;
+    result.place = place;
+    result.layers = {1};
+    return result;
+  }
+
+  DeviceCounts of_training(std::int64_t epochs) {
+    TrainingSettings settings = training_settings(2, 11, 0.05, 0.1, SignRule::kBatch);
+    settings.plan.epochs = epochs;
+    settings.plan.micro_batch = 4;
+    TrainingRecord record = starting_record(config.hidden, 11);
+    QuietObserver observer;
+    const DeviceCounts before = device_counts();
+    train(decoder, cache, nullptr, 1, {{settings, record, observer}}, ranks);
+    vector = record.checkpoint.vector;
+    return device_counts() - before;
+  }
+
+  ModelConfig config;
+  RandomWeights weights;
+  Ranks ranks;
+  Decoder decoder;
+  std::vector<TokenPair> pairs;
+  ActivationCache cache;
+  std::vector<float> vector;  // of the last training
+};
+
+TEST(DeviceBudget, OfAStep) {
+  World world(llama_config());
+  constexpr int kSteps = 3;  // of an epoch
+  const DeviceCounts later = world.of_training(3) - world.of_training(2);
+  std::printf("a step: %.1f kernels, %.1f copies to the device, %.1f host reads, %.1f waits\n",
+              later.kernels / 3.0, later.copies_to_device / 3.0, later.host_reads() / 3.0,
+              later.waits / 3.0);
+  EXPECT_LE(later.copies_to_device, 2 * kSteps);
+  EXPECT_LE(later.host_reads(), 2 * kSteps);
+  EXPECT_LE(later.waits, 2 * kSteps);
+  EXPECT_LE(later.kernels, 206 * kSteps);
+}
+
+TEST(DeviceBudget, ActivationsAreOnTheDeviceWhereTheyFit) {
+  World on_device(llama_config(), ActivationPlace::kDevice);
+  World on_host(llama_config(), ActivationPlace::kHost);
+  const DeviceCounts of_device = on_device.of_training(2) - on_device.of_training(1);
+  const DeviceCounts of_host = on_host.of_training(2) - on_host.of_training(1);
+  EXPECT_EQ(of_host.copies_to_device, of_device.copies_to_device + 3);  // in 3 steps
+  EXPECT_EQ(on_device.vector, on_host.vector);
+
+  World automatic(llama_config());
+  const auto rows = static_cast<std::int64_t>(
+      ActivationCache::bytes_needed(automatic.config.hidden, automatic.pairs, at::kFloat));
+  const std::int64_t used = device_bytes_in_use();
+  EXPECT_TRUE(automatic.cache.rows_on_device(automatic.decoder, 1).defined());
+  set_device_memory(used + rows);
+  EXPECT_FALSE(automatic.cache.rows_on_device(automatic.decoder, 1).defined());
+  set_device_memory(used + rows / 2);
+  EXPECT_THROW(on_device.cache.rows_on_device(on_device.decoder, 1), UserError);
+  set_device_memory(std::int64_t{1} << 40);
+}
+
+// The host knows the positions by which queries grow: it need not ask the device.
+TEST(DeviceBudget, GrowingQueriesAreNotWaitedFor) {
+  World world(scaled_config());
+  const DeviceCounts later = world.of_training(3) - world.of_training(2);
+  EXPECT_LE(later.waits, 2 * 3);
+  EXPECT_LE(later.copies_to_device, 2 * 3);
+}
+
+}  // namespace
+}  // namespace bipo::testing

@@ -1,0 +1,697 @@
+#include "tests/support/simulated_device.hpp"
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/EmptyTensor.h>
+#include <ATen/WrapDimUtils.h>
+#include <ATen/detail/PrivateUse1HooksInterface.h>
+#include <ATen/native/CPUFallback.h>
+#include <ATen/native/transformers/attention.h>
+#include <ATen/native/transformers/sdp_utils_cpp.h>
+#include <ATen/ops/_reshape_alias_native.h>
+#include <ATen/ops/as_strided_native.h>
+#include <ATen/ops/view_native.h>
+#include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <torch/library.h>
+
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <set>
+#include <utility>
+
+#include "tests/support/simulated_memory.hpp"
+
+namespace bipo::testing {
+namespace {
+
+// --- what a thread does --------------------------------------------------------------------------
+
+thread_local c10::DeviceIndex selected = 0;
+thread_local std::array<c10::StreamId, kSimulatedDevices>
+    streams{};                      // the current one of each device
+thread_local int kernel_depth = 0;  // of kernels that run on the CPU for the device
+thread_local int uncounted_depth = 0;
+thread_local DeviceCounts counts;
+thread_local std::map<std::string, std::int64_t> kernels;
+
+struct InKernel {
+  InKernel() { ++kernel_depth; }
+  ~InKernel() { --kernel_depth; }
+};
+
+bool counts_now() {
+  return kernel_depth == 0 && uncounted_depth == 0;
+}
+
+void count(std::int64_t DeviceCounts::*what) {
+  counts.*what += counts_now() ? 1 : 0;
+}
+
+void count_kernel(const std::string& name) {
+  if (counts_now()) {
+    ++counts.kernels;
+    ++kernels[name];
+  }
+}
+
+c10::Stream current_stream(c10::DeviceIndex device) {
+  return c10::Stream(c10::Stream::UNSAFE, simulated_device(device),
+                     streams[static_cast<std::size_t>(device)]);
+}
+
+// The host waits for all that the stream was asked to do.
+void wait_for(const c10::Stream& stream) {
+  count(&DeviceCounts::waits);
+  SimulatedMemory::get().arrive(SimulatedMemory::get().times_of(stream));
+}
+
+// --- memory --------------------------------------------------------------------------------------
+
+void delete_device_memory(void* begin) {
+  SimulatedMemory::get().free(static_cast<char*>(begin));
+}
+
+class Allocator final : public c10::DeviceAllocator {
+ public:
+  c10::DataPtr allocate(std::size_t bytes) override {
+    if (bytes == 0) {
+      return {nullptr, nullptr, &delete_device_memory, simulated_device(selected)};
+    }
+    count(&DeviceCounts::allocations);
+    char* begin = SimulatedMemory::get().allocate(bytes, selected);
+    return {begin, begin, &delete_device_memory, simulated_device(selected)};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return &delete_device_memory; }
+  void copy_data(void* to, const void* from, std::size_t bytes) const override {
+    default_copy_data(to, from, bytes);
+  }
+  bool initialized() override { return true; }
+  void emptyCache(c10::MempoolId_t) override {}
+  void recordStream(const c10::DataPtr&, c10::Stream) override {}
+  c10::CachingDeviceAllocator::DeviceStats getDeviceStats(c10::DeviceIndex device) override {
+    c10::CachingDeviceAllocator::DeviceStats statistics;
+    const auto all = static_cast<std::size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+    for (auto* of_bytes : {&statistics.allocated_bytes, &statistics.reserved_bytes}) {
+      (*of_bytes)[all].current = SimulatedMemory::get().in_use(device);
+      (*of_bytes)[all].peak = SimulatedMemory::get().peak(device);
+    }
+    return statistics;
+  }
+  void resetAccumulatedStats(c10::DeviceIndex) override {}
+  void resetPeakStats(c10::DeviceIndex device) override {
+    SimulatedMemory::get().reset_peak(device);
+  }
+  std::pair<std::size_t, std::size_t> getMemoryInfo(c10::DeviceIndex device) override {
+    const std::int64_t limit = SimulatedMemory::get().limit();
+    return {static_cast<std::size_t>(limit - SimulatedMemory::get().in_use(device)),
+            static_cast<std::size_t>(limit)};
+  }
+};
+Allocator allocator;
+REGISTER_ALLOCATOR(c10::kPrivateUse1, &allocator)
+
+const void* base_of(const at::Tensor& tensor) {
+  return tensor.storage().data();
+}
+
+void use(const at::Tensor& tensor, bool writes) {
+  if (kernel_depth == 0 && base_of(tensor) != nullptr) {
+    SimulatedMemory::get().use(base_of(tensor), current_stream(tensor.get_device()), writes);
+  }
+}
+
+// The memory of a device tensor as a CPU tensor, while this lives.
+class Opened {
+ public:
+  explicit Opened(const at::Tensor& tensor) : base_(base_of(tensor)) {
+    if (base_ == nullptr) {
+      host_ = at::empty(tensor.sizes(), tensor.scalar_type());
+      return;
+    }
+    SimulatedMemory::get().open(base_, +1);
+    char* first = static_cast<char*>(const_cast<void*>(base_)) +
+                  tensor.storage_offset() * static_cast<std::int64_t>(tensor.itemsize());
+    host_ = at::from_blob(first, tensor.sizes(), tensor.strides(),
+                          at::TensorOptions().dtype(tensor.scalar_type()));
+  }
+  ~Opened() {
+    if (base_ != nullptr) {
+      SimulatedMemory::get().open(base_, -1);
+    }
+  }
+  Opened(const Opened&) = delete;
+  Opened& operator=(const Opened&) = delete;
+  const at::Tensor& host() const { return host_; }
+
+ private:
+  const void* base_;
+  at::Tensor host_;
+};
+
+// --- copies --------------------------------------------------------------------------------------
+
+void copy_on_device(const at::Tensor& from, const at::Tensor& to) {
+  count_kernel("copy");
+  use(from, false);
+  use(to, true);
+  const InKernel inside;
+  const Opened source(from);
+  const Opened target(to);
+  target.host().copy_(source.host());
+}
+
+void copy_to_device(const at::Tensor& from, const at::Tensor& to, bool non_blocking) {
+  count(&DeviceCounts::copies_to_device);
+  use(to, true);
+  const c10::Stream stream = current_stream(to.get_device());
+  {
+    const InKernel inside;
+    const Opened target(to);
+    target.host().copy_(from);
+  }
+  if (kernel_depth > 0) {
+    return;
+  }
+  if (non_blocking && is_pinned_memory(from.const_data_ptr())) {
+    SimulatedMemory::get().watch_source(from, stream);
+  } else {
+    wait_for(stream);
+  }
+}
+
+void copy_to_host(const at::Tensor& from, const at::Tensor& to, bool non_blocking) {
+  count(&DeviceCounts::copies_to_host);
+  use(from, false);
+  const c10::Stream stream = current_stream(from.get_device());
+  const bool later = non_blocking && kernel_depth == 0 && to.is_contiguous();
+  {
+    const InKernel inside;
+    const Opened source(from);
+    if (later) {
+      SimulatedMemory::get().copy_to_host_later(to, source.host().to(to.scalar_type()).clone(),
+                                                stream);
+    } else {
+      to.copy_(source.host());
+    }
+  }
+  if (kernel_depth == 0 && !later) {
+    wait_for(stream);
+  }
+}
+
+at::Tensor copy_from(const at::Tensor& self, const at::Tensor& dst, bool non_blocking) {
+  if (!self.is_privateuseone()) {
+    copy_to_device(self, dst, non_blocking);
+  } else if (dst.is_privateuseone()) {
+    copy_on_device(self, dst);
+  } else {
+    copy_to_host(self, dst, non_blocking);
+  }
+  return dst;
+}
+
+at::Tensor copy_from_and_resize(const at::Tensor& self, const at::Tensor& dst) {
+  if (self.sizes() != dst.sizes()) {
+    dst.resize_(self.sizes());
+  }
+  return copy_from(self, dst, false);
+}
+
+at::Scalar local_scalar(const at::Tensor& self) {
+  count(&DeviceCounts::scalars_to_host);
+  use(self, false);
+  if (kernel_depth == 0) {
+    wait_for(current_stream(self.get_device()));
+  }
+  const InKernel inside;
+  const Opened opened(self);
+  return opened.host().item();
+}
+
+// --- tensors without arithmetic ------------------------------------------------------------------
+
+constexpr c10::DispatchKeySet kKeys(c10::DispatchKey::PrivateUse1);
+
+c10::Device device_or_selected(const std::optional<at::Device>& where) {
+  return simulated_device(where && where->has_index() ? where->index() : selected);
+}
+
+at::Tensor empty(c10::SymIntArrayRef size, std::optional<at::ScalarType> type,
+                 std::optional<at::Layout>, std::optional<at::Device> where, std::optional<bool>,
+                 std::optional<at::MemoryFormat> format) {
+  const c10::DeviceGuard guard(device_or_selected(where));
+  return at::detail::empty_generic(C10_AS_INTARRAYREF_SLOW(size), &allocator, kKeys,
+                                   type.value_or(at::kFloat), format);
+}
+
+at::Tensor empty_strided(c10::SymIntArrayRef size, c10::SymIntArrayRef stride,
+                         std::optional<at::ScalarType> type, std::optional<at::Layout>,
+                         std::optional<at::Device> where, std::optional<bool>) {
+  const c10::DeviceGuard guard(device_or_selected(where));
+  return at::detail::empty_strided_generic(C10_AS_INTARRAYREF_SLOW(size),
+                                           C10_AS_INTARRAYREF_SLOW(stride), &allocator, kKeys,
+                                           type.value_or(at::kFloat));
+}
+
+at::Tensor as_strided(const at::Tensor& self, c10::SymIntArrayRef size, c10::SymIntArrayRef stride,
+                      std::optional<c10::SymInt> offset) {
+  return at::native::as_strided_tensorimpl(
+      self, C10_AS_INTARRAYREF_SLOW(size), C10_AS_INTARRAYREF_SLOW(stride),
+      offset ? std::optional(offset->expect_int()) : std::nullopt);
+}
+
+at::Tensor view(const at::Tensor& self, c10::SymIntArrayRef size) {
+  return at::native::view(self, C10_AS_INTARRAYREF_SLOW(size));
+}
+
+at::Tensor reshape_alias(const at::Tensor& self, c10::SymIntArrayRef size,
+                         c10::SymIntArrayRef stride) {
+  return at::native::_reshape_alias(self, C10_AS_INTARRAYREF_SLOW(size),
+                                    C10_AS_INTARRAYREF_SLOW(stride));
+}
+
+at::Tensor unfold(const at::Tensor& self, std::int64_t dimension, std::int64_t size,
+                  std::int64_t step) {
+  const auto d = static_cast<std::size_t>(at::maybe_wrap_dim(dimension, self.dim()));
+  auto sizes = self.sizes().vec();
+  auto strides = self.strides().vec();
+  sizes.push_back(size);
+  strides.push_back(strides[d]);
+  sizes[d] = (sizes[d] - size) / step + 1;
+  strides[d] *= step;
+  return at::native::as_strided_tensorimpl(self, sizes, strides, self.storage_offset());
+}
+
+// Sets the size of a tensor that has no elements yet, as results of operators do.
+const at::Tensor& resize(const at::Tensor& self, c10::SymIntArrayRef size,
+                         std::optional<at::MemoryFormat>) {
+  self.unsafeGetTensorImpl()->set_sizes_contiguous(C10_AS_INTARRAYREF_SLOW(size));
+  const std::size_t bytes = static_cast<std::size_t>(self.numel()) * self.itemsize();
+  if (bytes > self.storage().nbytes()) {
+    TORCH_CHECK(self.storage().nbytes() == 0, "simulated device: memory with values does not grow");
+    const c10::DeviceGuard guard(self.device());
+    self.storage().unsafeGetStorageImpl()->set_data_ptr_noswap(allocator.allocate(bytes));
+    self.storage().unsafeGetStorageImpl()->set_nbytes(bytes);
+  }
+  return self;
+}
+
+at::Tensor& set_storage(at::Tensor& self, at::Storage source, c10::SymInt offset,
+                        c10::SymIntArrayRef size, c10::SymIntArrayRef stride) {
+  self.unsafeGetTensorImpl()->set_storage_keep_dtype(std::move(source));
+  self.unsafeGetTensorImpl()->set_sizes_and_strides(
+      C10_AS_INTARRAYREF_SLOW(size), C10_AS_INTARRAYREF_SLOW(stride), offset.expect_int());
+  return self;
+}
+
+// --- operators in general ------------------------------------------------------------------------
+
+// Calls visit(tensor, whether the operator writes it) for the defined tensors among the operator's
+// arguments.
+template <class Visit>
+void for_each_argument(const c10::OperatorHandle& op, torch::jit::Stack* stack,
+                       const Visit& visit) {
+  const auto& arguments = op.schema().arguments();
+  const auto values = torch::jit::last(stack, arguments.size());
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    const bool writes =
+        arguments[i].alias_info() != nullptr && arguments[i].alias_info()->isWrite();
+    const auto visit_defined = [&](const at::Tensor& tensor) {
+      if (tensor.defined()) {
+        visit(tensor, writes);
+      }
+    };
+    if (values[i].isTensor()) {
+      visit_defined(values[i].toTensor());
+    } else if (values[i].isTensorList()) {
+      for (const at::Tensor& tensor : values[i].toTensorVector()) {
+        visit_defined(tensor);
+      }
+    } else if (values[i].isOptionalTensorList()) {
+      for (const auto& tensor : values[i].toOptionalTensorVector()) {
+        visit_defined(tensor.value_or(at::Tensor()));
+      }
+    }
+  }
+}
+
+void require_one_device(const std::string& name, const at::Tensor& tensor,
+                        std::optional<c10::Device>& device) {
+  if (tensor.is_cpu() && tensor.dim() == 0) {
+    return;  // a number: kernels take it as an argument
+  }
+  device = device.value_or(tensor.device());
+  TORCH_CHECK(tensor.is_privateuseone() && tensor.device() == *device, "simulated device: ", name,
+              ": arguments on ", *device, " and ", tensor.device());
+}
+
+// Operators with a result whose shape, or value in host memory, depends on elements.
+bool reads_elements(const std::string& name) {
+  static const std::set<std::string> names = {"aten::equal",         "aten::nonzero",
+                                              "aten::masked_select", "aten::is_nonzero",
+                                              "aten::_unique2",      "aten::repeat_interleave"};
+  return names.count(name) > 0;
+}
+
+// Runs an operator on the CPU, on copies of its arguments.
+void run_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  const std::string& name = op.schema().name();
+  if (kernel_depth == 0) {
+    count_kernel(name);
+    std::optional<c10::Device> device;
+    for_each_argument(op, stack, [&](const at::Tensor& tensor, bool writes) {
+      require_one_device(name, tensor, device);
+      if (tensor.is_privateuseone()) {
+        use(tensor, writes);
+      }
+    });
+    if (reads_elements(name)) {
+      count(&DeviceCounts::scalars_to_host);
+      wait_for(current_stream(device.value_or(simulated_device(selected)).index()));
+    }
+  }
+  {
+    const InKernel inside;
+    for (auto& value : *stack) {  // the fallback puts results where its first tensor lies
+      if (value.isTensor() && value.toTensor().defined() && value.toTensor().is_cpu() &&
+          value.toTensor().dim() == 0) {
+        value = value.toTensor().to(simulated_device(selected));
+      }
+    }
+    at::native::cpu_fallback(op, stack, /*error_on_views=*/true);
+  }
+  for (const auto& result : torch::jit::last(stack, op.schema().returns().size())) {
+    if (result.isTensor() && result.toTensor().defined() && result.toTensor().is_privateuseone()) {
+      use(result.toTensor(), true);
+    }
+  }
+}
+
+// --- operators that CUDA has as one kernel, but the fallback would compose -----------------------
+
+// Runs compute(arguments as CPU tensors), which returns one CPU tensor for each result, as one
+// kernel.
+template <class Compute>
+std::vector<at::Tensor> kernel(const char* name, const std::vector<at::Tensor>& arguments,
+                               const Compute& compute) {
+  count_kernel(name);
+  std::vector<at::Tensor> results;
+  std::optional<c10::Device> device;
+  for (const at::Tensor& argument : arguments) {
+    if (argument.defined()) {
+      require_one_device(name, argument, device);
+      use(argument, false);
+    }
+  }
+  {
+    const InKernel inside;
+    std::vector<std::unique_ptr<Opened>> opened;
+    std::vector<at::Tensor> on_host;
+    for (const at::Tensor& argument : arguments) {
+      if (argument.defined()) {
+        opened.push_back(std::make_unique<Opened>(argument));
+      }
+      on_host.push_back(argument.defined() ? opened.back()->host() : at::Tensor());
+    }
+    for (const at::Tensor& result : compute(on_host)) {
+      results.push_back(result.defined() ? result.to(*device) : result);
+    }
+  }
+  for (const at::Tensor& result : results) {
+    if (result.defined()) {
+      use(result, true);
+    }
+  }
+  return results;
+}
+
+using Tensors = std::vector<at::Tensor>;
+
+void require_half_products(const at::Tensor& a, const at::Tensor& b, at::ScalarType type) {
+  TORCH_CHECK(
+      a.scalar_type() == b.scalar_type() && a.scalar_type() == at::kBFloat16 && type == at::kFloat,
+      "simulated device: CUDA multiplies two matrices of one half-precision type into float32");
+}
+
+at::Tensor mm_to_type(const at::Tensor& self, const at::Tensor& other, at::ScalarType type) {
+  require_half_products(self, other, type);
+  return kernel("aten::mm", {self, other},
+                [&](const Tensors& x) { return Tensors{at::mm(x[0].to(type), x[1].to(type))}; })[0];
+}
+
+at::Tensor addmm_to_type(const at::Tensor& self, const at::Tensor& a, const at::Tensor& b,
+                         at::ScalarType type, const at::Scalar& beta, const at::Scalar& alpha) {
+  require_half_products(a, b, type);
+  return kernel("aten::addmm", {self, a, b}, [&](const Tensors& x) {
+    return Tensors{at::addmm(x[0].to(type), x[1].to(type), x[2].to(type), beta, alpha)};
+  })[0];
+}
+
+at::Tensor silu_backward(const at::Tensor& gradient, const at::Tensor& self) {
+  return kernel("aten::silu_backward", {gradient, self},
+                [](const Tensors& x) { return Tensors{at::silu_backward(x[0], x[1])}; })[0];
+}
+
+// As on CUDA, sums are formed in float32 where the elements are narrower, and the scale is of that
+// type.
+at::Tensor to_sum_type(const at::Tensor& x) {
+  return x.scalar_type() == at::kDouble ? x : x.to(at::kFloat);
+}
+
+std::tuple<at::Tensor, at::Tensor> fused_rms_norm(const at::Tensor& input, at::IntArrayRef,
+                                                  const std::optional<at::Tensor>& weight,
+                                                  std::optional<double> epsilon) {
+  const Tensors results = kernel(
+      "aten::_fused_rms_norm", {input, weight.value_or(at::Tensor())}, [&](const Tensors& x) {
+        const at::Tensor wide = to_sum_type(x[0]);
+        const at::Tensor scale = at::rsqrt(at::mean(wide * wide, -1, true) + epsilon.value());
+        const at::Tensor normed = wide * scale;
+        return Tensors{(x[1].defined() ? normed * x[1] : normed).to(x[0].scalar_type()), scale};
+      });
+  return {results[0], results[1]};
+}
+
+std::tuple<at::Tensor, at::Tensor> fused_rms_norm_backward(const at::Tensor& gradient,
+                                                           const at::Tensor& input, at::IntArrayRef,
+                                                           const at::Tensor& scale,
+                                                           const std::optional<at::Tensor>& weight,
+                                                           std::array<bool, 2>) {
+  const Tensors results =
+      kernel("aten::_fused_rms_norm_backward",
+             {gradient, input, scale, weight.value_or(at::Tensor())}, [&](const Tensors& x) {
+               const at::Tensor wide = to_sum_type(x[1]);
+               const at::Tensor u = x[3].defined() ? to_sum_type(x[0]) * x[3] : to_sum_type(x[0]);
+               const at::Tensor projection = at::mean(u * wide, -1, true) * x[2] * x[2];
+               return Tensors{((u - wide * projection) * x[2]).to(x[1].scalar_type())};
+             });
+  return {results[0], at::Tensor()};
+}
+
+// As CUDA chooses for attention with a mask: the memory-efficient kernel, but float64 only
+// composed.
+std::int64_t choose_attention(const at::Tensor& query, const at::Tensor&, const at::Tensor&,
+                              const std::optional<at::Tensor>&, double, bool, std::optional<double>,
+                              bool) {
+  return static_cast<std::int64_t>(query.scalar_type() == at::kDouble
+                                       ? sdp::SDPBackend::math
+                                       : sdp::SDPBackend::efficient_attention);
+}
+
+double scale_of(const at::Tensor& query, std::optional<double> scale) {
+  return scale.value_or(1 / std::sqrt(static_cast<double>(query.size(-1))));
+}
+
+at::Tensor scores_of(const at::Tensor& query, const at::Tensor& key, const at::Tensor& bias,
+                     double scale) {
+  const at::Tensor scores = at::matmul(query, key.transpose(-2, -1)).mul_(scale);
+  return bias.defined() ? scores + bias : scores;
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> attention(
+    const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+    const std::optional<at::Tensor>& bias, bool, double, bool, std::optional<double> scale) {
+  const Tensors results =
+      kernel("attention", {query, key, value, bias.value_or(at::Tensor())}, [&](const Tensors& x) {
+        const at::Tensor scores = scores_of(x[0], x[1], x[3], scale_of(x[0], scale));
+        return Tensors{at::matmul(at::softmax(scores, -1), x[2]), at::logsumexp(scores, {-1}),
+                       at::zeros({}, at::kLong), at::zeros({}, at::kLong)};
+      });
+  return {results[0], results[1], results[2], results[3]};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> attention_backward(
+    const at::Tensor& gradient, const at::Tensor& query, const at::Tensor& key,
+    const at::Tensor& value, const at::Tensor& bias, const at::Tensor& out, const at::Tensor& sums,
+    const at::Tensor&, const at::Tensor&, double, std::array<bool, 4>, bool,
+    std::optional<double> scale) {
+  const Tensors results = kernel(
+      "attention_backward", {gradient, query, key, value, bias, out, sums}, [&](const Tensors& x) {
+        const double factor = scale_of(x[1], scale);
+        const at::Tensor weights =
+            (scores_of(x[1], x[2], x[4], factor) - x[6].unsqueeze(-1)).exp_();
+        const at::Tensor d_weights = at::matmul(x[0], x[3].transpose(-2, -1));
+        const at::Tensor d_scores = weights * (d_weights - (x[0] * x[5]).sum(-1, true)) * factor;
+        return Tensors{at::matmul(d_scores, x[2]), at::matmul(d_scores.transpose(-2, -1), x[1]),
+                       at::matmul(weights.transpose(-2, -1), x[0])};
+      });
+  return {results[0], results[1], results[2], at::Tensor()};
+}
+
+// --- the device ----------------------------------------------------------------------------------
+
+std::atomic<c10::StreamId> next_stream{1};
+
+struct Guard final : c10::impl::DeviceGuardImplInterface {
+  c10::DeviceType type() const override { return c10::kPrivateUse1; }
+  c10::Device exchangeDevice(c10::Device to) const override {
+    const c10::Device before = getDevice();
+    setDevice(to);
+    return before;
+  }
+  c10::Device getDevice() const override { return simulated_device(selected); }
+  void setDevice(c10::Device to) const override {
+    selected = to.has_index() ? to.index() : selected;
+  }
+  void uncheckedSetDevice(c10::Device to) const noexcept override { selected = to.index(); }
+  c10::DeviceIndex deviceCount() const noexcept override { return kSimulatedDevices; }
+
+  c10::Stream getStream(c10::Device where) const override {
+    return current_stream(where.has_index() ? where.index() : selected);
+  }
+  c10::Stream getDefaultStream(c10::Device where) const override {
+    return c10::Stream(c10::Stream::DEFAULT, where);
+  }
+  c10::Stream getNewStream(c10::Device where, int) const override {
+    return c10::Stream(c10::Stream::UNSAFE, where, next_stream++);
+  }
+  c10::Stream getStreamFromGlobalPool(c10::Device where, bool) const override {
+    return getNewStream(where, 0);
+  }
+  c10::Stream exchangeStream(c10::Stream to) const override {
+    const c10::Stream before = current_stream(to.device_index());
+    streams[static_cast<std::size_t>(to.device_index())] = to.id();
+    return before;
+  }
+  bool queryStream(const c10::Stream&) const override { return true; }
+  void synchronizeStream(const c10::Stream& stream) const override { wait_for(stream); }
+  void synchronizeDevice(c10::DeviceIndex device) const override {
+    wait_for(current_stream(device));
+  }
+
+  // An event is the times of the stream when it was recorded.
+  void record(void** event, const c10::Stream& stream, c10::DeviceIndex,
+              c10::EventFlag) const override {
+    if (*event == nullptr) {
+      *event = new StreamTimes;
+    }
+    *static_cast<StreamTimes*>(*event) = SimulatedMemory::get().times_of(stream);
+  }
+  void block(void* event, const c10::Stream& stream) const override {
+    SimulatedMemory::get().order_after(*static_cast<StreamTimes*>(event), stream);
+  }
+  bool queryEvent(void*) const override { return true; }
+  void synchronizeEvent(void* event) const override {
+    count(&DeviceCounts::waits);
+    SimulatedMemory::get().arrive(*static_cast<StreamTimes*>(event));
+  }
+  void destroyEvent(void* event, c10::DeviceIndex) const noexcept override {
+    delete static_cast<StreamTimes*>(event);
+  }
+};
+C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard)
+
+struct Hooks final : at::PrivateUse1HooksInterface {
+  bool isBuilt() const override { return true; }
+  bool isAvailable() const override { return true; }
+  bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
+  void init() const override {}
+  c10::DeviceIndex deviceCount() const override { return kSimulatedDevices; }
+  c10::DeviceIndex getCurrentDevice() const override { return selected; }
+  void setCurrentDevice(c10::DeviceIndex device) const override { selected = device; }
+  bool isPinnedPtr(const void* address) const override { return is_pinned_memory(address); }
+  c10::Allocator* getPinnedMemoryAllocator() const override { return &pinned_memory(); }
+  // at::manual_seed() asks for it; random numbers are not drawn on the device.
+  const at::Generator& getDefaultGenerator(c10::DeviceIndex) const override {
+    static const at::Generator generator = at::detail::createCPUGenerator();
+    return generator;
+  }
+};
+
+const bool kRegistered = [] {
+  c10::register_privateuse1_backend("simulated");
+  at::RegisterPrivateUse1HooksInterface(new Hooks);
+  return true;
+}();
+
+TORCH_LIBRARY_IMPL(_, PrivateUse1, library) {
+  library.fallback(torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>());
+}
+
+TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
+  library.impl("empty.memory_format", &empty);
+  library.impl("empty_strided", &empty_strided);
+  library.impl("as_strided", &as_strided);
+  library.impl("view", &view);
+  library.impl("_reshape_alias", &reshape_alias);
+  library.impl("unfold", &unfold);
+  library.impl("resize_", &resize);
+  library.impl("set_.source_Storage_storage_offset", &set_storage);
+  library.impl("_copy_from", &copy_from);
+  library.impl("_copy_from_and_resize", &copy_from_and_resize);
+  library.impl("_local_scalar_dense", &local_scalar);
+  library.impl("silu_backward", &silu_backward);
+  library.impl("mm.dtype", &mm_to_type);
+  library.impl("addmm.dtype", &addmm_to_type);
+  library.impl("_fused_rms_norm", &fused_rms_norm);
+  library.impl("_fused_rms_norm_backward", &fused_rms_norm_backward);
+  library.impl("_scaled_dot_product_efficient_attention", &attention);
+  library.impl("_scaled_dot_product_efficient_attention_backward", &attention_backward);
+}
+
+}  // namespace
+
+DeviceCounts operator-(const DeviceCounts& later, const DeviceCounts& earlier) {
+  return {later.kernels - earlier.kernels,
+          later.copies_to_device - earlier.copies_to_device,
+          later.copies_to_host - earlier.copies_to_host,
+          later.scalars_to_host - earlier.scalars_to_host,
+          later.waits - earlier.waits,
+          later.allocations - earlier.allocations};
+}
+
+DeviceCounts device_counts() {
+  return counts;
+}
+
+std::map<std::string, std::int64_t> device_kernels() {
+  return kernels;
+}
+
+Uncounted::Uncounted() {
+  ++uncounted_depth;
+}
+
+Uncounted::~Uncounted() {
+  --uncounted_depth;
+}
+
+void set_device_memory(std::int64_t bytes) {
+  SimulatedMemory::get().set_limit(bytes);
+}
+
+std::int64_t device_bytes_in_use(int index) {
+  return SimulatedMemory::get().in_use(static_cast<c10::DeviceIndex>(index));
+}
+
+std::int64_t device_bytes_at_peak(int index) {
+  return SimulatedMemory::get().peak(static_cast<c10::DeviceIndex>(index));
+}
+
+}  // namespace bipo::testing
+
+namespace at::native {
+REGISTER_PRIVATEUSE1_DISPATCH(_fused_sdp_choice_stub, &bipo::testing::choose_attention)
+}  // namespace at::native
