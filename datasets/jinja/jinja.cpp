@@ -159,6 +159,9 @@ class Parser {
     if (tag == "macro") {
       return parse_macro();
     }
+    if (tag == "filter") {
+      return parse_filter_block();
+    }
     if (tag == "generation") {
       return make_generation(parse_block_until("endgeneration"));
     }
@@ -167,6 +170,17 @@ class Parser {
     }
     --position_;
     fail(fmt::format("the statement '{}' is not supported", tag));
+  }
+
+  // Parses {% filter a | b(c) %}body{% endfilter %}.
+  StatementPtr parse_filter_block() {
+    FilterChain filters;
+    do {
+      std::string name = expect(TokenKind::kName, "the name of a filter");
+      CallArguments arguments = at_operator("(") ? parse_arguments() : CallArguments{};
+      filters.emplace_back(std::move(name), std::move(arguments));
+    } while (accept_operator("|"));
+    return make_filter_block(std::move(filters), parse_block_until("endfilter"));
   }
 
   StatementPtr parse_loop_control(Flow flow) {

@@ -7,20 +7,11 @@
 #include <array>
 #include <functional>
 
+#include "datasets/jinja/jinja_sequences.hpp"
 #include "datasets/text/unicode_text.hpp"
 
 namespace bipo::jinja {
 namespace {
-
-using Bound = std::vector<std::optional<Value>>;
-
-// Calls `body` with the bound arguments.
-struct Builtin {
-  std::vector<std::string> parameters;
-  std::function<Value(const Value& input, const Bound& bound)> body;
-};
-
-using Builtins = std::map<std::string, Builtin>;
 
 constexpr std::int64_t kLongestRange = 100000;  // the sandbox's own limit
 
@@ -261,20 +252,6 @@ Json sorted_pairs(const Value& input, const Bound& bound) {
   return sorted;
 }
 
-// Returns the attribute "a" or "a.b" of an element.
-Value attribute_at(const Json& element, const std::string& path) {
-  Value value = element;
-  std::size_t begin = 0;
-  while (true) {
-    const std::size_t end = std::min(path.find('.', begin), path.size());
-    value = attribute_of(value, path.substr(begin, end - begin));
-    if (end == path.size()) {
-      return value;
-    }
-    begin = end + 1;
-  }
-}
-
 // Returns the elements for which `tested` passes the test named in bound[first], whose argument
 // follows; without a test, those for which it is true.
 Json elements_that_pass(const Value& input, const Bound& bound, std::size_t first, bool wanted,
@@ -349,6 +326,7 @@ const Builtins& filters() {
     filter["rejectattr"] = attribute_filter(false);
     filter["count"] = filter["length"];
     filter["d"] = filter["default"];
+    filter.insert(sequence_filters().begin(), sequence_filters().end());
     return filter;
   }();
   return table;
@@ -365,32 +343,36 @@ Builtin strip_method(Side side) {
 }
 
 const Builtins& string_methods() {
-  static const Builtins table = {
-      {"strip", strip_method(Side::kBoth)},
-      {"lstrip", strip_method(Side::kLeft)},
-      {"rstrip", strip_method(Side::kRight)},
-      {"split",
-       {{"sep", "maxsplit"},
-        [](const Value& base, const Bound& bound) { return split(text_of(base), bound); }}},
-      {"startswith",
-       {{"prefix"},
-        [](const Value& base, const Bound& bound) {
-          return Json(text_of(base).starts_with(text_argument(bound, 0, "the prefix")));
-        }}},
-      {"endswith",
-       {{"suffix"},
-        [](const Value& base, const Bound& bound) {
-          return Json(text_of(base).ends_with(text_argument(bound, 0, "the suffix")));
-        }}},
-      {"upper", {{}, [](const Value& base, const Bound&) { return upper(text_of(base)); }}},
-      {"lower", {{}, [](const Value& base, const Bound&) { return lower(text_of(base)); }}},
-      {"title", {{}, [](const Value& base, const Bound&) { return title(text_of(base)); }}},
-      {"capitalize",
-       {{}, [](const Value& base, const Bound&) { return capitalize(text_of(base)); }}},
-      {"replace",
-       {{"old", "new", "count"},
-        [](const Value& base, const Bound& bound) { return replace(text_of(base), bound); }}},
-  };
+  static const Builtins table = [] {
+    Builtins methods = {
+        {"strip", strip_method(Side::kBoth)},
+        {"lstrip", strip_method(Side::kLeft)},
+        {"rstrip", strip_method(Side::kRight)},
+        {"split",
+         {{"sep", "maxsplit"},
+          [](const Value& base, const Bound& bound) { return split(text_of(base), bound); }}},
+        {"startswith",
+         {{"prefix"},
+          [](const Value& base, const Bound& bound) {
+            return Json(text_of(base).starts_with(text_argument(bound, 0, "the prefix")));
+          }}},
+        {"endswith",
+         {{"suffix"},
+          [](const Value& base, const Bound& bound) {
+            return Json(text_of(base).ends_with(text_argument(bound, 0, "the suffix")));
+          }}},
+        {"upper", {{}, [](const Value& base, const Bound&) { return upper(text_of(base)); }}},
+        {"lower", {{}, [](const Value& base, const Bound&) { return lower(text_of(base)); }}},
+        {"title", {{}, [](const Value& base, const Bound&) { return title(text_of(base)); }}},
+        {"capitalize",
+         {{}, [](const Value& base, const Bound&) { return capitalize(text_of(base)); }}},
+        {"replace",
+         {{"old", "new", "count"},
+          [](const Value& base, const Bound& bound) { return replace(text_of(base), bound); }}},
+    };
+    methods.insert(text_methods().begin(), text_methods().end());
+    return methods;
+  }();
   return table;
 }
 
@@ -494,11 +476,23 @@ const std::map<std::string, ComparisonTest>& comparison_tests() {
       {"eq", are_equal},
       {"ne", [](const Value& value, const Value& other) { return !are_equal(value, other); }},
       {"in", [](const Value& value, const Value& other) { return contains(other, value); }},
+      {"lt", is_less},
+      {"gt", [](const Value& value, const Value& other) { return is_less(other, value); }},
+      {"le", [](const Value& value, const Value& other) { return !is_less(other, value); }},
+      {"ge", [](const Value& value, const Value& other) { return !is_less(value, other); }},
+      {"divisibleby",
+       [](const Value& value, const Value& other) {
+         return are_equal(arithmetic("%", value, other), Json(0));
+       }},
   };
   return table;
 }
 
 using JsonTest = bool (*)(const Json&);
+
+std::int64_t remainder_by_two(const Json& value) {
+  return require_integer(arithmetic("%", value, Json(2)), "what odd and even look at");
+}
 
 const std::map<std::string, JsonTest>& json_tests() {
   static const std::map<std::string, JsonTest> table = {
@@ -513,6 +507,8 @@ const std::map<std::string, JsonTest>& json_tests() {
       {"number", [](const Json& value) { return value.is_number() || value.is_boolean(); }},
       {"integer", [](const Json& value) { return value.is_number_integer(); }},
       {"float", [](const Json& value) { return value.is_number_float(); }},
+      {"odd", [](const Json& value) { return remainder_by_two(value) == 1; }},
+      {"even", [](const Json& value) { return remainder_by_two(value) == 0; }},
   };
   return table;
 }
@@ -520,6 +516,12 @@ const std::map<std::string, JsonTest>& json_tests() {
 }  // namespace
 
 Value apply_filter(const std::string& name, const Value& input, const Arguments& arguments) {
+  if (name == "map") {
+    return map_elements(input, arguments);
+  }
+  if (name == "format") {
+    return format_by_percent(to_text(input), arguments);
+  }
   return call_builtin(filters(), "filter", name, input, arguments);
 }
 
@@ -551,6 +553,9 @@ bool apply_test(const std::string& name, const Value& input, const Arguments& ar
 
 Value call_method(const Value& base, const std::string& name, const Arguments& arguments) {
   if (as_string(base) != nullptr) {
+    if (name == "format") {
+      return format_text(*as_string(base), arguments);
+    }
     return call_builtin(string_methods(), "string method", name, base, arguments);
   }
   const Json& json = require_json(base);

@@ -208,6 +208,12 @@ Flow run_loop(const Loop& loop, Context& context, std::string& output) {
   return elements.empty() ? execute_body(loop.otherwise, context, output) : Flow::kNext;
 }
 
+// Runs a body whose text is no output by itself: a loop's end within it drops the text.
+Flow execute_apart(const Body& body, Context& context, std::string& text) {
+  const ScopeGuard scope(context);
+  return execute_body(body, context, text);
+}
+
 void assign_member(const std::string& name, const std::string& member, Value value,
                    Context& context) {
   const Value target = context.lookup(name);
@@ -476,13 +482,30 @@ StatementPtr make_capture(std::string name, Body body) {
   return statement(
       [name = std::move(name), body = std::move(body)](Context& context, std::string&) {
         std::string text;
-        {
-          const ScopeGuard scope(context);
-          execute_body(body, context, text);
+        const Flow flow = execute_apart(body, context, text);
+        if (flow == Flow::kNext) {
+          context.set(name, Json(text));
         }
-        context.set(name, Json(text));
-        return Flow::kNext;
+        return flow;
       });
+}
+
+StatementPtr make_filter_block(FilterChain filters, Body body) {
+  return statement([filters = std::move(filters), body = std::move(body)](Context& context,
+                                                                          std::string& output) {
+    std::string text;
+    const Flow flow = execute_apart(body, context, text);
+    if (flow != Flow::kNext) {
+      return flow;
+    }
+    Value value = Json(text);
+    for (const auto& [name, arguments] : filters) {
+      value = apply_filter(name, value, evaluate_arguments(arguments, context));
+      context.charge(weight_of(value));
+    }
+    output += to_text(value);
+    return Flow::kNext;
+  });
 }
 
 StatementPtr make_generation(Body body) {

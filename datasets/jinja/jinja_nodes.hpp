@@ -73,6 +73,9 @@ struct CallArguments {
   std::vector<std::pair<std::string, ExpressionPtr>> named;
 };
 
+// Names of filters with their arguments, the first to be applied first.
+using FilterChain = std::vector<std::pair<std::string, CallArguments>>;
+
 struct Loop {
   std::vector<std::string> targets;
   ExpressionPtr iterable;
@@ -121,6 +124,8 @@ StatementPtr make_for(Loop loop);
 StatementPtr make_assignment(std::string name, std::string member, ExpressionPtr value);
 // {% set name %}body{% endset %}.
 StatementPtr make_capture(std::string name, Body body);
+// {% filter a | b %}body{% endfilter %}: outputs the body's text through the filters.
+StatementPtr make_filter_block(FilterChain filters, Body body);
 // Marks the assistant's text for training masks; outputs its body.
 StatementPtr make_generation(Body body);
 StatementPtr make_loop_control(Flow flow);

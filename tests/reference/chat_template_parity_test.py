@@ -226,6 +226,18 @@ PIECES = [
     "{{ ['a', 'b'] | reject('in', 'xb') | join }}{{ ([{'r': 'a'}, {'s': 1}] | rejectattr('r', 'eq', 'a') | list) | tojson }}",
     "{{ strftime_now('%A %d. %B %Y, %a %b %j %y %m %H:%M:%S %% %e %F %D %-d %-m %U %W %u %w %G-W%V %I %p') }}",
     "{{- '  lead' -}}  \n  tail{%+ if true +%}\n  kept{% endif %}",
+    "{{ '42' | int + 1 }} {{ ' -7 ' | int }} {{ '3.9' | int }} {{ 'x' | int }} {{ 'x' | int(5) }} {{ -2.7 | int }} {{ '1_0' | int }} {{ '_1' | int(3) }} {{ none | int }} {{ true | int }} {{ '' | int }} {{ '+' | int }} {{ '+4' | int }} {{ '+-4' | int }} {{ '1e3' | int }}",
+    "{{ '2.50' | float }} {{ 3 | float }} {{ 'y' | float(1.5) if false else 'z' }} {{ -3 | abs }} {{ -3.5 | abs }} {{ none | float }} {{ '.5' | float }}",
+    "{{ 2.5 | round }} {{ 3.5 | round }} {{ 2.675 | round(2) }} {{ 7 | round }} {{ 2.1 | round(0, 'ceil') }} {{ 2.19 | round(1, 'floor') }} {{ 42.55 | round(1) | int }}",
+    "{{ [{'n': 'a', 'd': {'k': 1}}, {'n': 'b', 'd': {'k': 2}}] | map(attribute='n') | join('+') }} {{ [{'d': {'k': 1}}, {'d': {'k': 2}}] | map(attribute='d.k') | sum }} {{ ['x', 'Y'] | map('upper') | join }} {{ [{}, {'a': 1}] | map(attribute='a', default='-') | join }} {{ ['aXb', 'X'] | map('replace', 'X', 'y') | join(',') }}",
+    "{{ ['b', 'A', 'c', 'a'] | sort | join }} {{ ['b', 'A', 'c', 'a'] | sort(case_sensitive=true) | join }} {{ [3, 1, 2] | sort(reverse=true) | join }} {{ [{'k': 2, 'v': 'x'}, {'k': 1, 'v': 'y'}] | sort(attribute='k') | map(attribute='v') | join }}",
+    "{{ ['a', 'B', 'A', 'b', 1, 1.0, true] | unique | join(',') }} {{ [3, 1, 2] | reverse | join }} {{ 'grün' | reverse }} {{ [1, 2, 3.5] | sum }} {{ [] | sum }} {{ [{'p': 1}, {'p': 2}] | sum(attribute='p', start=10) }} {{ [3, 1, 2] | min }} {{ [3, 1, 2] | max }} {{ ['b', 'A'] | min }} {{ [['k', 1], ['l', 2]] | map(attribute=1) | join }}",
+    "{{ 'one\ntwo\n\nthree' | indent }}|{{ 'a\nb' | indent(2, true) }}|{{ 'a\n\nb' | indent(width=1, blank=true) }}|{{ 'a\nb' | indent('> ') }}|{{ 'a\n' | indent(3) }}|{{ '' | indent(2, true) }}",
+    "{{ 'grünes Gras'.find('s') }} {{ 'abc'.find('z') }} {{ 'grün grün'.rfind('g') }} {{ 'banana'.count('an') }} {{ 'aaa'.count('aa') }} {{ 'äb'.count('') }} {{ 'a\nb\r\nc\x0bd\u2028e\n'.splitlines() | join('/') }} {{ ', '.join(['a', 'b']) }} {{ 'prefix-x'.removeprefix('prefix-') }}{{ 'x.py'.removesuffix('.py') }}{{ 'x'.removesuffix('') }}",
+    "{{ '{} and {}'.format('a', 1) }} {{ '{1}{0}{1}'.format('x', 'y') }} {{ '{name}: {{}} {n}'.format(name='k', n=2.0) }} {{ '%s is %d%%' | format('x', 7) }} {{ '%d' | format(3.9) }}",
+    "{{ 3 is odd }}{{ 4 is even }}{{ 9 is divisibleby 3 }}{{ 9 is divisibleby(2) }}{{ 1 is lt 2 }}{{ 2 is ge(2) }}{{ 2 is le 1 }}{{ 'b' is gt 'a' }} {{ [1, 5, 9] | select('gt', 4) | join(',') }} {{ range(5) | reject('odd') | join }}",
+    "{% filter upper %}shout {{ 'now' }}{% endfilter %}{% filter replace('a', 'b') | trim %} banana {% endfilter %}|{% filter indent(2) %}x\ny{% endfilter %}",
+    "{% for i in range(3) %}{{ i }}{% filter upper %}a{% if i == 1 %}{% break %}{% endif %}{% endfilter %}{% endfor %}|{% set t = 'old' %}{% for i in range(3) %}{% set t %}new{% if i == 1 %}{% continue %}{% endif %}{% endset %}{{ t }}{{ i }}{% endfor %}",
 ]
 
 

@@ -201,13 +201,52 @@ TEST(Jinja, RaiseExceptionIsTheTemplatesOwnRefusal) {
 TEST(Jinja, UnsupportedConstructsAreNamedWithTheirLine) {
   expect_complaint("\n\n{% include 'x' %}", {"line 3", "'include'"});
   expect_complaint("a\n{{ 1 | center }}", {"line 2", "filter 'center'"});
-  expect_complaint("{{ 3 is divisibleby 3 }}", {"test 'divisibleby'"});
+  expect_complaint("{{ 3 is sameas 3 }}", {"test 'sameas'"});
   expect_complaint("{{ 'x'.zfill(3) }}", {"string method 'zfill'"});
   expect_complaint("{{ [1].append(2) }}", {"method 'append'", "list"});
   expect_complaint("{{ 2 ** 3 }}", {"'**'"});
   expect_complaint("{{ [1] }}", {"list", "tojson"});
   expect_complaint("{{ [1] | join(attribute='x') }}", {"'attribute'", "filter 'join'"});
   expect_complaint("{{ '\u00e4' | upper }}", {"ASCII"});
+}
+
+TEST(Jinja, NumbersAreReadAsPythonReadsThem) {
+  EXPECT_EQ(render("{{ ' 12 ' | int + 1 }},{{ '3.9' | int }},{{ 'x' | int(7) }},{{ none | int }}"),
+            "13,3,7,0");
+  EXPECT_EQ(render("{{ '2.5' | float }},{{ 3 | float }},{{ -3 | abs }},{{ 2.5 | round }}"),
+            "2.5,3.0,3,2.0");
+  expect_complaint("{{ '12' | int(0, 16) }}", {"'int'", "base"});
+  expect_complaint("{{ 'inf' | float }}", {"'inf'", "not supported"});
+  expect_complaint("{{ x | int }}", {"'x' is undefined"});
+  expect_complaint("{{ 99999999999999999999.0 | int }}", {"64-bit"});
+}
+
+TEST(Jinja, SequencesAreMappedAndSorted) {
+  EXPECT_EQ(render("{{ [{'n': 'b'}, {'n': 'A'}] | map(attribute='n') | sort | join(',') }}"),
+            "A,b");
+  EXPECT_EQ(render("{{ [3, 1, 3] | unique | reverse | join }}{{ [1, 2] | sum }}"), "133");
+  EXPECT_EQ(render("{{ 'a\nb' | indent(2, true) }}"), "  a\n  b");
+  expect_complaint("{{ [1, 'a'] | sort }}", {"'<'", "not supported"});
+  expect_complaint("{{ [{}] | map(attribute='n') | list }}", {"'n'"});
+  expect_complaint("{{ [1] | map }}", {"map needs"});
+  expect_complaint("{{ range(3000) | unique | join }}", {"more than 2000"});
+}
+
+TEST(Jinja, FormatTakesPlainFieldsOnly) {
+  EXPECT_EQ(render("{{ '{}-{}'.format(1, 'x') }}{{ '%s%%' | format(5) }}"), "1-x5%");
+  expect_complaint("{{ '{:>4}'.format(1) }}", {"'{:>4}'", "not supported"});
+  expect_complaint("{{ '{0.__class__}'.format(1) }}", {"not supported"});
+  expect_complaint("{{ '{}'.format() }}", {"no argument 0"});
+  expect_complaint("{{ '{}{0}'.format(1) }}", {"mixes"});
+  expect_complaint("{{ '%x' | format(1) }}", {"'%x'", "not supported"});
+}
+
+TEST(Jinja, FilterBlocksChangeTheirText) {
+  EXPECT_EQ(render("{% filter upper | replace('A', 'b') %}a{{ 1 }}c{% endfilter %}"), "b1C");
+  EXPECT_EQ(render("{% for i in range(3) %}{{ i }}{% filter upper %}a{% break %}{% endfilter %}"
+                   "{% endfor %}"),
+            "0");
+  expect_complaint("{% filter nonsense %}{% endfilter %}", {"'nonsense'"});
 }
 
 TEST(Jinja, UnreachedFiltersDoNoHarm) {
