@@ -23,7 +23,7 @@ fi
 REFERENCE=$BIPO_CACHE/reference/reference.h5
 CONVERTED=$BIPO_CACHE/models/smollm2-135m-instruct
 GEMMA=$BIPO_CACHE/models/gemma-3-270m-q4_k_m.gguf
-GPU_TESTS=mpi_test
+GPU_TESTS=(mpi_test gpu_suite_test)
 PYTHON=$BIPO_CACHE/venv-full/bin/python
 summary=()
 failed=false
@@ -83,7 +83,7 @@ run_ctest() {
 }
 
 test_cuda_build() {
-  configure_cuda && build_targets build-cuda bipo-dist "$GPU_TESTS"
+  configure_cuda && build_targets build-cuda bipo-dist "${GPU_TESTS[@]}"
 }
 
 test_sanitized_units() {

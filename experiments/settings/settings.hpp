@@ -165,6 +165,7 @@ struct PlanOptions : TextOptions, WorkloadOptions {
   std::string machine;             // a name of the machine table; empty: see `measured`
   std::filesystem::path measured;  // output of `bench --json`; both empty: measure this machine
   std::int64_t devices = 1;
+  std::optional<std::int64_t> devices_per_node;
   std::optional<std::int64_t> tp;
   std::int64_t cells = 1;
 };

@@ -16,6 +16,12 @@ using Json = nlohmann::ordered_json;
 
 // Missing in what older versions wrote.
 constexpr const char* kRecurrenceShare = "recurrence_share";
+constexpr const char* kNetworkBytes = "network_bytes";
+constexpr const char* kNetworkLatency = "network_latency";
+
+bool is_newer(std::string_view name) {
+  return name == kRecurrenceShare || name == kNetworkBytes || name == kNetworkLatency;
+}
 
 std::string bench_gib(double bytes) {
   return gib_text(bytes, 3);
@@ -50,7 +56,9 @@ auto fields_of(Speed& speed) {
                      std::pair{"head_share", &speed.head_share},
                      std::pair{"elementwise_share", &speed.elementwise_share},
                      std::pair{"seconds_per_call", &speed.seconds_per_call},
-                     std::pair{"link_latency", &speed.link_latency}};
+                     std::pair{"link_latency", &speed.link_latency},
+                     std::pair{kNetworkBytes, &speed.network_bytes},
+                     std::pair{kNetworkLatency, &speed.network_latency}};
 }
 
 std::string breakdown_text(const StepSeconds& seconds) {
@@ -167,7 +175,7 @@ MeasuredMachine measured_machine(const std::string& text, const std::string& pat
   try {
     for (const auto& [name, value] : fields_of(machine.speed)) {
       const Json& speed = json.at("speed");
-      if (name != std::string_view(kRecurrenceShare) || speed.contains(name)) {
+      if (!is_newer(name) || speed.contains(name)) {
         *value = speed.at(name).get<double>();
       }
     }

@@ -54,12 +54,12 @@ void set_named_machine(const PlanOptions& options, PlanRequest& request) {
   request.dtype = name_of(dtype);
   const double operations = dtype == Dtype::kBf16 ? entry.bf16_flops : entry.fp32_flops;
   request.machine = {
-      entry.name,
-      entry.source,
-      /*cuda=*/true,
-      options.devices,
-      entry.memory_bytes,
-      typical_gpu(operations, entry.memory_bytes_per_second, entry.link_bytes_per_second)};
+      .name = entry.name,
+      .source = entry.source,
+      .cuda = true,
+      .devices = options.devices,
+      .memory_bytes = entry.memory_bytes,
+      .speed = typical_gpu(operations, entry.memory_bytes_per_second, entry.link_bytes_per_second)};
 }
 
 void set_benchmarked_machine(const PlanOptions& options, PlanRequest& request) {
@@ -71,9 +71,12 @@ void set_benchmarked_machine(const PlanOptions& options, PlanRequest& request) {
                                 path, measured.dtype));
   }
   request.dtype = measured.dtype;
-  request.machine = {"ranks as measured",       path,
-                     measured.device == "cuda", options.devices,
-                     measured.memory_bytes,     measured.speed};
+  request.machine = {.name = "ranks as measured",
+                     .source = path,
+                     .cuda = measured.device == "cuda",
+                     .devices = options.devices,
+                     .memory_bytes = measured.memory_bytes,
+                     .speed = measured.speed};
 }
 
 // Describes a rank's share of this machine.
@@ -93,13 +96,24 @@ void set_this_machine(const PlanOptions& options, PlanRequest& request) {
       static_cast<std::int64_t>(micro_batch_of(request.pair, static_cast<double>(pairs)).tokens);
   const double operations = measure_product_rate(request.config, 1, 0, tokens, type, device);
   const double copy = measure_copy_rate(device);
-  request.machine = {cuda ? "CUDA device of this machine" : "ranks on this machine",
-                     fmt::format("measured, {} threads", threads.threads),
-                     cuda,
-                     options.devices,
-                     static_cast<double>(memory_per_rank(device, cuda ? 1 : ranks)),
-                     cuda ? typical_gpu(operations, copy, copy / 8)
-                          : typical_cpu(operations, copy / static_cast<double>(options.devices))};
+  request.machine = {
+      .name = cuda ? "CUDA device of this machine" : "ranks on this machine",
+      .source = fmt::format("measured, {} threads", threads.threads),
+      .cuda = cuda,
+      .devices = options.devices,
+      .memory_bytes = static_cast<double>(memory_per_rank(device, cuda ? 1 : ranks)),
+      .speed = cuda ? typical_gpu(operations, copy, copy / 8)
+                    : typical_cpu(operations, copy / static_cast<double>(options.devices))};
+}
+
+// Returns the most, up to 8 GPUs, that divide the devices into equal nodes.
+std::int64_t usual_devices_of_node(const PlannedMachine& machine) {
+  constexpr std::int64_t kGpusOfNode = 8;
+  std::int64_t count = machine.cuda ? std::min(kGpusOfNode, machine.devices) : machine.devices;
+  while (machine.devices % count != 0) {
+    --count;
+  }
+  return count;
 }
 
 PlanRequest make_request(const PlanOptions& options) {
@@ -125,6 +139,8 @@ PlanRequest make_request(const PlanOptions& options) {
   } else {
     set_this_machine(options, request);
   }
+  request.machine.devices_per_node =
+      options.devices_per_node.value_or(usual_devices_of_node(request.machine));
   const c10::Device device(request.machine.cuda ? c10::kCUDA : c10::kCPU);
   const bool bf16 = request.dtype == "bf16";
   request.packs_prefix =

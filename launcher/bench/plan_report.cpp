@@ -37,16 +37,24 @@ std::string whole_cost(const PlanRequest& request, double seconds) {
                      device_hours(request, seconds));
 }
 
+// Returns "" where all devices share a node.
+std::string nodes_text(const PlannedMachine& machine) {
+  const bool one_node =
+      machine.devices_per_node == 0 || machine.devices_per_node == machine.devices;
+  return one_node ? "" : fmt::format(", {} per node", machine.devices_per_node);
+}
+
 std::string head_text(const PlanRequest& r) {
   const PlannedMachine& m = r.machine;
   return fmt::format(
       "{}: {:.4g} G parameters, layer {} of 0..{}, {}\n"
-      "{} x {}: {:.4g} TFLOP/s, {:.4g} GB/s and {:.4g} GiB each ({})\n"
+      "{} x {}{}: {:.4g} TFLOP/s, {:.4g} GB/s and {:.4g} GiB each ({})\n"
       "{} training and {} held-out pairs of {:.0f} tokens, {:.0f} of answers; prompts share "
       "{:.0f}\n",
       r.model, model_parameters(r.config) / 1e9, r.layer, r.config.blocks - 1, r.dtype, m.devices,
-      m.name, m.speed.operations / 1e12, m.speed.copy_bytes / 1e9, m.memory_bytes / kGiB, m.source,
-      r.train_pairs, r.test_pairs, r.pair.tokens, r.pair.answers, r.pair.shared);
+      m.name, nodes_text(m), m.speed.operations / 1e12, m.speed.copy_bytes / 1e9,
+      m.memory_bytes / kGiB, m.source, r.train_pairs, r.test_pairs, r.pair.tokens, r.pair.answers,
+      r.pair.shared);
 }
 
 std::string remedies(const PlanRequest& r) {
@@ -88,6 +96,11 @@ std::string time_text(const PlanRequest& r, const RunPlan& p) {
   text += plan_line("prefix pass", fmt::format("{:>14}", duration(p.prefix_seconds)));
   text += plan_line("step", fmt::format("{:>14}, {:.4g} pairs/s", duration(p.step.total()),
                                         static_cast<double>(r.batch_size) / p.step.total()));
+  if (p.shape.tp * p.shape.dp > 1) {
+    text += plan_line(
+        "  exchanged within replicas, by all",
+        fmt::format("{:>14}, {}", duration(p.step.collectives), duration(p.step.reduction)));
+  }
   text += plan_line(fmt::format("training, {} steps", p.steps),
                     fmt::format("{:>14}", duration(p.training_seconds)));
   text += plan_line("evaluations", fmt::format("{:>14}", duration(p.evaluation_seconds)));
@@ -113,6 +126,7 @@ std::string plan_json(const PlanRequest& r, const RunPlan& p) {
   json["dtype"] = r.dtype;
   json["machine"] = r.machine.name;
   json["devices"] = r.machine.devices;
+  json["devices_per_node"] = r.machine.devices_per_node;
   json["memory_bytes"] = r.machine.memory_bytes;
   json["train_pairs"] = r.train_pairs;
   json["test_pairs"] = r.test_pairs;
@@ -132,6 +146,14 @@ std::string plan_json(const PlanRequest& r, const RunPlan& p) {
   json["cache_bytes"] = p.memory.cache;
   json["prefix_seconds"] = p.prefix_seconds;
   json["seconds_per_step"] = p.step.total();
+  json["step"] = {{"products", p.step.products},
+                  {"attention", p.step.attention},
+                  {"recurrence", p.step.recurrence},
+                  {"head", p.step.head},
+                  {"elementwise", p.step.elementwise},
+                  {"collectives", p.step.collectives},
+                  {"other", p.step.other},
+                  {"reduction", p.step.reduction}};
   json["steps"] = p.steps;
   json["training_seconds"] = p.training_seconds;
   json["evaluation_seconds"] = p.evaluation_seconds;

@@ -236,6 +236,8 @@ CommandTable plan_table(PlanOptions& o) {
              .with_fallback("this machine, measured"),
          field("measured", "FILE", "what `bench --json` printed on the machine", o.measured),
          field("devices", "N", "GPUs, or ranks on CPUs", o.devices, at_least(1)),
+         automatic_or("devices-per-node", "N", "so many of them share a node; --tp stays within it",
+                      o.devices_per_node, "auto: GPUs at most 8, ranks on CPUs all", at_least(1)),
          automatic_or("tp", "N", "ranks that share one model", o.tp, "auto: the fastest that fits",
                       at_least(1))}},
        data_group(o, PairFiles::kTrain),

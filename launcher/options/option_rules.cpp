@@ -165,6 +165,10 @@ void require_consistent(const PlanOptions& options, const GivenNames& given) {
   if (given.contains("machine") && given.contains("measured")) {
     throw UserError("--machine and --measured exclude each other: both describe the machine");
   }
+  if (options.devices_per_node && options.devices % *options.devices_per_node != 0) {
+    throw UserError(fmt::format("--devices {} is not a multiple of --devices-per-node {}",
+                                options.devices, *options.devices_per_node));
+  }
   if (options.tp && options.devices % *options.tp != 0) {
     throw UserError(
         fmt::format("--devices {} is not a multiple of --tp {}", options.devices, *options.tp));

@@ -1,15 +1,17 @@
-// The communicator suite over MPI (and over NCCL on one rank where a GPU is), under mpirun with
+// The communicator suite over MPI (and over NCCL where every rank has a GPU), under mpirun with
 // exactly the world size that the first argument names.
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <gtest/gtest.h>
 
 #include <cstdlib>
 #include <iostream>
-#include <memory>
+#include <numeric>
+#include <string>
+#include <vector>
 
 #include "collectives/communicator.hpp"
+#include "collectives/device.hpp"
 #include "collectives/nccl_communicator.hpp"
-#include "collectives/self_communicator.hpp"
 #include "collectives/session.hpp"
 #include "tests/collectives/communicator_suite.hpp"
 
@@ -61,14 +63,37 @@ TEST(Session, KnowsItsNode) {
   EXPECT_EQ(session->hosts().size(), 1U);
 }
 
-TEST(NcclCommunicator, OneRankPassesTheSuiteOnTheGpu) {
-  if (at::detail::getCUDAHooks().deviceCount() == 0) {
-    FAIL() << "no CUDA device: this case must only be run where one is (label gpu)";
+// The cases of these two suites need GPUs: one for each rank, and one for two ranks.
+
+TEST(NcclCommunicator, EveryRankPassesTheSuiteOnItsGpu) {
+  if (at::detail::getCUDAHooks().deviceCount() < session->local_size()) {
+    FAIL()
+        << "fewer CUDA devices than ranks: this case must only be run where they are (label gpu)";
   }
-  SelfCommunicator self;
-  const auto nccl = make_nccl_communicator(self, nullptr, {0});
+  const at::Device device(at::kCUDA, static_cast<at::DeviceIndex>(session->local_rank()));
+  select_device(device);
+  const Ranks host = session->make_ranks(
+      Topology(session->size(), session->rank(), 1, std::nullopt), at::Device(at::kCPU));
+  std::vector<int> members(static_cast<std::size_t>(session->size()));
+  std::iota(members.begin(), members.end(), 0);
+  const auto nccl = make_nccl_communicator(*host.world, nullptr, members);
   EXPECT_EQ(nccl->backend(), "nccl");
-  testing::expect_communicator(*nccl, at::Device(at::kCUDA, 0));
+  testing::expect_communicator(*nccl, device);
+}
+
+TEST(SharedDevice, IsRefusedOnEveryRank) {
+  if (at::detail::getCUDAHooks().deviceCount() == 0 || session->size() != 2) {
+    FAIL() << "this case must only be run by two ranks where a CUDA device is (label gpu)";
+  }
+  const at::Device device(at::kCUDA, 0);
+  select_device(device);
+  try {
+    session->make_ranks(Topology(2, session->rank(), 1, std::nullopt), device);
+    FAIL() << "rank " << session->rank() << " has a communicator";
+  } catch (const AgreedFailure& failure) {
+    EXPECT_EQ(failure.exit_code(), kExitBadInput);
+    EXPECT_NE(std::string(failure.what()).find("on the same CUDA device"), std::string::npos);
+  }
 }
 
 }  // namespace

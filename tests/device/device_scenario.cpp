@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
+#include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
@@ -247,6 +248,19 @@ class Stages {
   Values values_;
 };
 
+double distance(const std::vector<double>& found, const std::vector<double>& expected) {
+  double squares = 0;
+  double norm = 0;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    squares += (found[i] - expected[i]) * (found[i] - expected[i]);
+    norm += expected[i] * expected[i];
+  }
+  return std::sqrt(squares / norm);
+}
+
+// Half the distance between a bfloat16 number and the next.
+constexpr double kRoundoff = 1.0 / 256;
+
 }  // namespace
 
 ModelConfig llama_config() {
@@ -375,6 +389,37 @@ std::vector<double> first_gradient(const Scenario& scenario, const WeightSource&
     gradient.push_back(static_cast<double>(moment) / (1 - settings.optimizer.beta1));
   }
   return gradient;
+}
+
+void expect_near(const Values& found, const Values& expected, double tolerance) {
+  ASSERT_EQ(found.size(), expected.size());
+  for (const auto& [name, numbers] : expected) {
+    const std::vector<double>& other = found.at(name);
+    ASSERT_EQ(other.size(), numbers.size()) << name;
+    double largest = 1e-30;
+    double worst = 0;
+    for (std::size_t i = 0; i < numbers.size(); ++i) {
+      largest = std::max(largest, std::abs(numbers[i]));
+      worst = std::isnan(other[i]) ? INFINITY : std::max(worst, std::abs(numbers[i] - other[i]));
+    }
+    EXPECT_LE(worst, tolerance * largest) << name;
+  }
+}
+
+GradientErrors gradient_errors(const ModelConfig& config, at::Device device) {
+  constexpr int kDraws = 6;
+  GradientErrors errors;
+  for (int draw = 1; draw <= kDraws; ++draw) {
+    const auto seed = static_cast<std::uint64_t>(draw);
+    const RandomWeights weights(config, seed);
+    const auto of = [&](at::ScalarType type, at::Device where) {
+      return first_gradient({config, type, where, true}, weights, seed);
+    };
+    const std::vector<double> exact = of(at::kDouble, at::kCPU);
+    errors.cpu += std::pow(distance(of(at::kBFloat16, at::kCPU), exact) / kRoundoff, 2) / kDraws;
+    errors.device += std::pow(distance(of(at::kBFloat16, device), exact) / kRoundoff, 2) / kDraws;
+  }
+  return {std::sqrt(errors.cpu), std::sqrt(errors.device)};
 }
 
 }  // namespace bipo::testing

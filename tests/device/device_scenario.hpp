@@ -52,4 +52,15 @@ Values run_everything(const Scenario& scenario, const WeightSource& weights, con
 std::vector<double> first_gradient(const Scenario& scenario, const WeightSource& weights,
                                    std::uint64_t seed);
 
+// Expects every list of numbers to be the same within `tolerance` times its largest number.
+void expect_near(const Values& found, const Values& expected, double tolerance);
+
+// Root mean squares, over some draws of weights and vectors, of the distance of a bfloat16 model's
+// gradient from the CPU's in float64, in roundoffs of bfloat16.
+struct GradientErrors {
+  double cpu = 0;
+  double device = 0;
+};
+GradientErrors gradient_errors(const ModelConfig& config, at::Device device);
+
 }  // namespace bipo::testing

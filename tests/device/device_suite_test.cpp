@@ -4,7 +4,6 @@
 #include <c10/core/AutogradState.h>
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <cstdio>
 #include <ostream>
 #include <string>
@@ -18,22 +17,6 @@
 
 namespace bipo::testing {
 namespace {
-
-// Expects every list of numbers to be the same within `tolerance` times its largest number.
-void expect_near(const Values& found, const Values& expected, double tolerance) {
-  ASSERT_EQ(found.size(), expected.size());
-  for (const auto& [name, numbers] : expected) {
-    const std::vector<double>& other = found.at(name);
-    ASSERT_EQ(other.size(), numbers.size()) << name;
-    double largest = 1e-30;
-    double worst = 0;
-    for (std::size_t i = 0; i < numbers.size(); ++i) {
-      largest = std::max(largest, std::abs(numbers[i]));
-      worst = std::isnan(other[i]) ? INFINITY : std::max(worst, std::abs(numbers[i] - other[i]));
-    }
-    EXPECT_LE(worst, tolerance * largest) << name;
-  }
-}
 
 double tolerance_of(at::ScalarType type) {
   return type == at::kDouble ? 1e-9 : 2e-4;
@@ -152,46 +135,11 @@ INSTANTIATE_TEST_SUITE_P(Models, AllDeviceValues, ::testing::ValuesIn(all_cases(
 
 // --- bfloat16 ------------------------------------------------------------------------------------
 
-double distance(const std::vector<double>& found, const std::vector<double>& expected) {
-  double squares = 0;
-  double norm = 0;
-  for (std::size_t i = 0; i < expected.size(); ++i) {
-    squares += (found[i] - expected[i]) * (found[i] - expected[i]);
-    norm += expected[i] * expected[i];
-  }
-  return std::sqrt(squares / norm);
-}
-
-// Half the distance between a bfloat16 number and the next.
-constexpr double kRoundoff = 1.0 / 256;
-
-struct GradientErrors {
-  double cpu = 0;  // root mean squares of the distance from float64, in roundoffs
-  double device = 0;
-};
-
-GradientErrors gradient_errors(const ModelConfig& config) {
-  constexpr int kDraws = 6;
-  GradientErrors errors;
-  for (int draw = 1; draw <= kDraws; ++draw) {
-    const auto seed = static_cast<std::uint64_t>(draw);
-    const RandomWeights weights(config, seed);
-    const auto of = [&](at::ScalarType type, at::Device device) {
-      return first_gradient({config, type, device, true}, weights, seed);
-    };
-    const std::vector<double> exact = of(at::kDouble, at::kCPU);
-    errors.cpu += std::pow(distance(of(at::kBFloat16, at::kCPU), exact) / kRoundoff, 2) / kDraws;
-    errors.device +=
-        std::pow(distance(of(at::kBFloat16, simulated_device()), exact) / kRoundoff, 2) / kDraws;
-  }
-  return {std::sqrt(errors.cpu), std::sqrt(errors.device)};
-}
-
 TEST(DeviceBfloat16, GradientsAreAsFarFromFloat64AsTheCpus) {
   at::set_num_threads(1);
   for (const auto& [name, config] :
        {std::pair("Llama", llama_config()), std::pair("Gemma", gemma_config())}) {
-    const GradientErrors errors = gradient_errors(config);
+    const GradientErrors errors = gradient_errors(config, simulated_device());
     std::printf(
         "%s: gradient's distance from float64 in roundoffs of bfloat16: CPU %.1f, device %.1f\n",
         name, errors.cpu, errors.device);

@@ -15,16 +15,13 @@
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
 #include "datasets/batches/batch_plan.hpp"
+#include "datasets/batches/prefix_packs.hpp"
 #include "trainer/model/operators/upload.hpp"
 #include "trainer/passes/pair_scores.hpp"
 #include "trainer/passes/steering.hpp"
 
 namespace bipo {
 namespace {
-
-// The tokens that a pass packs together at least, if there are that many: products with as many
-// rows run close to the processor's peak.
-constexpr std::int64_t kTokensPerPack = 512;
 
 // Values from products of another kind have other last bits.
 std::uint64_t layer_key(const CacheSettings& settings, std::int64_t layer, bool independent_rows) {

@@ -5,16 +5,12 @@
 #include <cstddef>
 #include <vector>
 
-#include "trainer/model/sharding/sharding.hpp"
+#include "datasets/batches/prefix_packs.hpp"
+#include "trainer/cost/device_activations.hpp"
+#include "trainer/cost/rank_part.hpp"
 
 namespace bipo {
 namespace {
-
-// Activations are fp32 for every type of weights.
-constexpr double kActivationBytes = 4;
-
-// The tokens of a pack of the prefix pass at least (trainer/cache).
-constexpr double kTokensPerPack = 512;
 
 // The host's calls of tensor operations in one block, forward and backward.
 constexpr double kCallsPerBlock = 60;
@@ -29,7 +25,13 @@ TokenCounts counts_of(double prompt, double chosen, double rejected, double shar
   for (const double answer : {chosen - 1, rejected - 1}) {
     seen_keys += answer * prompt + triangle(answer);
   }
-  return {1, prompt + chosen + rejected - 2, shared, chosen + rejected, seen_keys};
+  return {.pairs = 1,
+          .tokens = prompt + chosen + rejected - 2,
+          .shared = shared,
+          .answers = chosen + rejected,
+          .seen_keys = seen_keys,
+          .longest_prompt = prompt,
+          .longest_answer = std::max(chosen, rejected)};
 }
 
 std::int64_t common_prompt(const std::vector<TokenPair>& pairs) {
@@ -39,245 +41,6 @@ std::int64_t common_prompt(const std::vector<TokenPair>& pairs) {
     end = std::mismatch(first.begin(), end, pair.prompt.begin(), pair.prompt.end()).first;
   }
   return end - first.begin();
-}
-
-// Counts the rows that predict: the prompt's last token predicts the first of both answers.
-double predicting_rows(const TokenCounts& micro) {
-  return micro.answers - micro.pairs;
-}
-
-// The scores again, then the gradients of weights, values, queries and keys: ten for every four of
-// the forward pass.
-constexpr double kAttentionBackward = 2.5;
-
-// The products among a chunk's rows again, then six products with states for every three of the
-// forward pass.
-constexpr double kRecurrenceBackward = 2.2;
-
-// Rows of a chunk of the recurrence (trainer/model/operators), if sequences are long enough.
-constexpr double kChunkRows = 64;
-
-// The largest share of one block that any rank of a group has.
-struct BlockPart {
-  double hidden;
-  double head_size;
-  double heads;
-  double kv_heads;
-  double intermediate;
-  bool values_are_keys;
-  bool query_key_norms;
-  bool output_norms;
-  bool is_gated;  // attention with gates
-  bool gated_mlp;
-  // A recurrent block has no attention but, 0 elsewhere, the sizes of a head, columns of all
-  // queries (and of all keys), and of all values.
-  double key_size;
-  double value_size;
-  double delta_keys;
-  double delta_values;
-  // Elements of its weights (see BlockElements).
-  double matrices;
-  double vectors;
-
-  // 2 operations per parameter and token.
-  double product_operations(const TokenCounts& micro) const { return 2 * matrices * micro.tokens; }
-
-  // The same for the last block, which treats most rows as keys only.
-  double product_operations_as_last(const TokenCounts& micro) const {
-    const double products = values_are_keys ? 1 : 2;
-    const double of_every_row = is_recurrent() ? hidden * (2 * delta_keys + delta_values)
-                                               : products * (hidden * head_size) * kv_heads;
-    return 2 * (of_every_row * micro.tokens + (matrices - of_every_row) * predicting_rows(micro));
-  }
-
-  bool is_recurrent() const { return value_size > 0; }
-
-  // Elements for each of the I columns: those that the activation takes, gate and up or up alone,
-  // and those that it reads or writes, forward and backward.
-  double mlp_inputs() const { return gated_mlp ? 2 : 1; }
-  double mlp_moves() const { return gated_mlp ? 8 : 5; }
-
-  // Every token and head of values takes part in three products with the state, and those with the
-  // other rows of its chunk, whose queries and keys the heads of values share.
-  double recurrence_operations(const TokenCounts& micro) const {
-    if (!is_recurrent()) {
-      return 0;
-    }
-    const double heads_of_values = delta_values / value_size;
-    return micro.tokens *
-           (heads_of_values * (6 * key_size * value_size + 3 * kChunkRows * value_size) +
-            4 * kChunkRows * delta_keys);
-  }
-
-  // q k^T and its product with v: 4 H K operations per key that a query sees.
-  double attention_operations(const TokenCounts& micro) const {
-    return 4 * heads * head_size * micro.seen_keys;
-  }
-
-  // Elements that the backward pass needs per token: the inputs of both norms (2 D) and their
-  // scales, queries, keys and values before rotation, rotated queries and keys with each query's
-  // normaliser, and gate and up.  Norms of heads, and of what attention and MLP add, keep their
-  // inputs too; gates their attention's result and themselves.  Frozen weights need no input.  A
-  // recurrent block keeps its products' results, the mixed columns, the corrections, the states of
-  // its chunks and what the gates' norm takes.
-  double kept_per_token() const {
-    if (is_recurrent()) {
-      const double columns = 2 * delta_keys + delta_values;
-      return 2 * hidden + 2 + 2 * columns + 5 * delta_values +
-             delta_values * key_size / kChunkRows + mlp_inputs() * intermediate;
-    }
-    const double products = (heads + (values_are_keys ? 1 : 2) * kv_heads) * head_size;
-    return 2 * hidden + 2 + (2 * heads + 3 * kv_heads) * head_size + heads +
-           mlp_inputs() * intermediate + (query_key_norms ? products : 0) +
-           (output_norms ? 2 * hidden : 0) + (is_gated ? 3 * heads * head_size : 0);
-  }
-
-  // Most temporary elements per token: the gradients of gate and up with that of their product, and
-  // of the residual stream before and after.
-  double working_per_token() const { return (mlp_inputs() + 1) * intermediate + 4 * hidden; }
-
-  // Elements per token that its norms, rotations, additions and SwiGLU read or write, forward and
-  // backward.
-  double moved_per_token() const {
-    if (is_recurrent()) {
-      return 20 * hidden + 20 * delta_values + mlp_moves() * intermediate;
-    }
-    return (is_gated ? 10 * heads * head_size : 0) + 20 * hidden +
-           6 * (heads + 2 * kv_heads) * head_size + mlp_moves() * intermediate;
-  }
-
-  double bytes(const ElementBytes& element) const {
-    return matrices * element.block + vectors * kActivationBytes;
-  }
-};
-
-// The largest share of each kind of work that any rank of a group has.
-struct RankPart {
-  double hidden;
-  std::vector<BlockPart> blocks;  // [N]
-  // Elements of its weights (see OuterElements).
-  double vectors;
-  double embedding;
-  double head;
-
-  // Returns the sum of of_block(part of the block) over `range`.
-  template <class Quantity>
-  double sum(Range range, const Quantity& of_block) const {
-    double total = 0;
-    for (std::int64_t i = range.begin; i < range.end; ++i) {
-      total += of_block(blocks[static_cast<std::size_t>(i)]);
-    }
-    return total;
-  }
-
-  // Returns the largest of_block(part of the block) in `range`, 0 if that is empty.
-  template <class Quantity>
-  double most(Range range, const Quantity& of_block) const {
-    double most = 0;
-    for (std::int64_t i = range.begin; i < range.end; ++i) {
-      most = std::max(most, of_block(blocks[static_cast<std::size_t>(i)]));
-    }
-    return most;
-  }
-
-  double matrices(Range range) const {
-    return sum(range, [](const BlockPart& block) { return block.matrices; });
-  }
-
-  double moved_per_token(Range range) const {
-    return sum(range, [](const BlockPart& block) { return block.moved_per_token(); });
-  }
-
-  // `suffix` ends with the last block.
-  Operations forward(Range suffix, const TokenCounts& micro) const {
-    Operations work{0, 0, 2 * head * predicting_rows(micro)};
-    if (suffix.size() == 0) {
-      return work;
-    }
-    const Range before_last = {suffix.begin, suffix.end - 1};
-    const BlockPart& last = blocks.back();
-    work.products =
-        sum(before_last, [&](const BlockPart& b) { return b.product_operations(micro); }) +
-        last.product_operations_as_last(micro);
-    work.recurrence =
-        sum(suffix, [&](const BlockPart& b) { return b.recurrence_operations(micro); });
-    work.attention =
-        sum(before_last, [&](const BlockPart& b) { return b.attention_operations(micro); }) +
-        last.attention_operations(micro) * (predicting_rows(micro) / micro.tokens);
-    return work;
-  }
-
-  Operations step(Range suffix, const TokenCounts& micro) const {
-    Operations work = forward(suffix, micro);
-    work.products *= 2;
-    work.attention *= 1 + kAttentionBackward;
-    work.recurrence *= 1 + kRecurrenceBackward;
-    work.head *= 2;
-    return work;
-  }
-
-  Operations prefix(Range range, const TokenCounts& pair) const {
-    return {sum(range, [&](const BlockPart& b) { return b.product_operations(pair); }),
-            sum(range, [&](const BlockPart& b) { return b.attention_operations(pair); }), 0,
-            sum(range, [&](const BlockPart& b) { return b.recurrence_operations(pair); })};
-  }
-
-  // Elements that the backward pass of the suffix needs, and its most temporary ones.
-  double activations(Range suffix, const TokenCounts& micro) const {
-    if (suffix.size() == 0) {
-      return blocks.back().working_per_token() * micro.tokens;
-    }
-    const auto kept = [](const BlockPart& block) { return block.kept_per_token(); };
-    const double rows = predicting_rows(micro);
-    return (sum({suffix.begin, suffix.end - 1}, kept) +
-            kept(blocks.back()) * (rows / micro.tokens) +
-            most(suffix, [](const BlockPart& block) { return block.working_per_token(); })) *
-           micro.tokens;
-  }
-};
-
-// Mostly the first rank's, but a later one may straddle two groups of query heads and hold a
-// key/value head more.
-RankPart largest_part(const ModelConfig& config, std::int64_t tp) {
-  const auto raise = [](double& most, std::int64_t count) {
-    most = std::max(most, static_cast<double>(count));
-  };
-  RankPart largest{};
-  largest.hidden = static_cast<double>(config.hidden);
-  largest.blocks.resize(static_cast<std::size_t>(config.blocks));
-  for (std::int64_t rank = 0; rank < tp; ++rank) {
-    const ShardPlan plan = plan_shard(config, tp, rank);
-    for (std::int64_t i = 0; i < config.blocks; ++i) {
-      const AttentionKind& kind = attention_of(config, i);
-      const BlockElements held = block_elements(config, plan, i);
-      BlockPart& block = largest.blocks[static_cast<std::size_t>(i)];
-      block.hidden = largest.hidden;
-      block.head_size = static_cast<double>(head_size_of(config, kind));
-      block.values_are_keys = kind.values_are_keys;
-      block.query_key_norms = config.query_key_norms != QueryKeyNorms::kNone;
-      block.output_norms = config.output_norms;
-      block.gated_mlp = config.gated_mlp;
-      block.is_gated = config.gated_attention && !kind.is_recurrent;
-      if (kind.is_recurrent) {
-        const DeltaNetSizes& delta = config.delta_net.value();
-        block.key_size = static_cast<double>(delta.key_size);
-        block.value_size = static_cast<double>(delta.value_size);
-        raise(block.delta_keys, delta_key_part(delta, plan).size() * delta.key_size);
-        raise(block.delta_values, plan.delta_values.size() * delta.value_size);
-      } else {
-        raise(block.heads, plan.heads.size());
-        raise(block.kv_heads, kv_part(config, plan, kind).size());
-      }
-      raise(block.intermediate, plan.intermediate.size());
-      raise(block.matrices, held.matrices);
-      raise(block.vectors, held.vectors);
-    }
-    const OuterElements held = outer_elements(config, plan);
-    raise(largest.vectors, held.vectors);
-    raise(largest.embedding, held.embedding);
-    raise(largest.head, held.head);
-  }
-  return largest;
 }
 
 Range blocks_after(const ModelConfig& config, std::int64_t layer) {
@@ -296,6 +59,19 @@ constexpr double kPackedBytes = 4000;
 constexpr double kPackedTokenBytes = 150;
 // A CUDA context with cuBLAS's workspace.
 constexpr double kCudaContextBytes = 600e6;
+
+struct Link {
+  double bytes;  // per second
+  double latency;
+};
+
+// Returns what `ranks` neighbours exchange by: the network, if they are on several nodes.
+Link link_of(const RunShape& run, std::int64_t ranks, const MachineSpeed& machine) {
+  const bool leaves_node = run.ranks_per_node > 0 && ranks > run.ranks_per_node;
+  return leaves_node && machine.network_bytes > 0
+             ? Link{machine.network_bytes, machine.network_latency}
+             : Link{machine.link_bytes, machine.link_latency};
+}
 
 // Seconds of a run on a machine, on the rank with the most work.
 class RunTiming {
@@ -364,8 +140,9 @@ class RunTiming {
     }
     const auto ranks = static_cast<double>(run_.tp);
     const double bytes = tokens * part_.hidden * kActivationBytes;
+    const Link link = link_of(run_, run_.tp, machine_);
     return 2 * directions * count(blocks) *
-           (machine_.link_latency + 2 * (ranks - 1) / ranks * bytes / machine_.link_bytes);
+           (link.latency + 2 * (ranks - 1) / ranks * bytes / link.bytes);
   }
 
   const RunShape& run_;
@@ -394,6 +171,8 @@ TokenCounts mean_pair(const std::vector<TokenPair>& pairs) {
     mean.tokens += one.tokens / count;
     mean.answers += one.answers / count;
     mean.seen_keys += one.seen_keys / count;
+    mean.longest_prompt = std::max(mean.longest_prompt, one.longest_prompt);
+    mean.longest_answer = std::max(mean.longest_answer, one.longest_answer);
   }
   mean.pairs = 1;
   mean.shared = static_cast<double>(common_prompt(pairs));
@@ -407,8 +186,12 @@ TokenCounts uniform_pair(std::int64_t prompt, std::int64_t answer, std::int64_t 
 
 TokenCounts micro_batch_of(const TokenCounts& pair, double count) {
   const double once_only = std::max(0.0, count - 1);
-  return {count * pair.pairs, count * pair.tokens - once_only * pair.shared, pair.shared,
-          count * pair.answers, count * pair.seen_keys - once_only * triangle(pair.shared)};
+  TokenCounts micro = pair;
+  micro.pairs = count * pair.pairs;
+  micro.tokens = count * pair.tokens - once_only * pair.shared;
+  micro.answers = count * pair.answers;
+  micro.seen_keys = count * pair.seen_keys - once_only * triangle(pair.shared);
+  return micro;
 }
 
 double block_parameters(const ModelConfig& config, std::int64_t block) {
@@ -483,7 +266,10 @@ RankMemory rank_memory(const ModelConfig& config, const RunShape& run) {
       run.device_bytes == 0 || run.device_bytes - kCudaContextBytes > 1.1 * (whole + memory.head);
   memory.prefix = lower > hidden || !holds_whole ? by_block + portion : whole;
   memory.data = run.pairs * (kPairBytes + kTokenBytes * run.pair.tokens);
-  memory.activations = part.activations(suffix, micro) * kActivationBytes;
+  memory.activations =
+      (run.cuda ? device_activations(part, suffix, run.pair, run.micro_pairs, run.bytes)
+                : part.activations(suffix, micro)) *
+      kActivationBytes;
   memory.program = kProgramBytes + (run.cuda ? kCudaContextBytes : 0);
   return memory;
 }
@@ -503,7 +289,9 @@ MachineSpeed typical_cpu(double operations, double copy_bytes) {
           .head_share = 0.83,
           .elementwise_share = 0.95,
           .seconds_per_call = 10e-6,
-          .link_latency = 30e-6};
+          .link_latency = 30e-6,
+          .network_bytes = 1.25e9,
+          .network_latency = 50e-6};
 }
 
 MachineSpeed typical_gpu(double operations, double copy_bytes, double link_bytes) {
@@ -516,7 +304,9 @@ MachineSpeed typical_gpu(double operations, double copy_bytes, double link_bytes
           .head_share = 0.5,
           .elementwise_share = 0.5,
           .seconds_per_call = 8e-6,
-          .link_latency = 20e-6};
+          .link_latency = 20e-6,
+          .network_bytes = 50e9,
+          .network_latency = 30e-6};
 }
 
 MachineSpeed calibrated(const ModelConfig& config, const RunShape& run, MachineSpeed machine,
@@ -548,17 +338,45 @@ MachineSpeed calibrated(const ModelConfig& config, const RunShape& run, MachineS
   return machine;
 }
 
+double reduction_seconds(const ModelConfig& config, const RunShape& run,
+                         const MachineSpeed& machine, double batch_pairs) {
+  constexpr double kNumber = 8;  // bytes of a float64 or an int64
+  // A ring moves each byte twice but for one rank's part; a message reaches all by a tree.
+  const auto reduced = [&](std::int64_t ranks, double bytes) {
+    const Link link = link_of(run, run.tp * run.dp, machine);
+    const auto count = static_cast<double>(ranks);
+    return link.latency * std::ceil(std::log2(count)) +
+           2 * (count - 1) / count * bytes / link.bytes;
+  };
+  const auto hidden = static_cast<double>(config.hidden);
+  double seconds = 0;
+  if (run.dp > 1) {
+    constexpr double kFigures = 3;  // of a pair: margin, loss, tokens
+    seconds += reduced(run.dp, 2 * kNumber) + reduced(run.dp, hidden * kNumber) +
+               reduced(run.dp, kFigures * batch_pairs * kNumber);
+  }
+  if (run.tp > 1) {
+    const Link link = link_of(run, run.tp, machine);
+    seconds += link.latency + hidden * kNumber / link.bytes;
+  }
+  return run.tp * run.dp > 1 ? seconds + reduced(run.tp * run.dp, 2 * kNumber) : seconds;
+}
+
 StepSeconds step_seconds(const ModelConfig& config, const RunShape& run,
                          const MachineSpeed& machine, double batch_pairs) {
   const double micro_batches = std::ceil(batch_pairs / run.micro_pairs);
-  return scaled(micro_batch_seconds(config, run, machine),
-                std::ceil(micro_batches / static_cast<double>(run.dp)));
+  StepSeconds seconds = scaled(micro_batch_seconds(config, run, machine),
+                               std::ceil(micro_batches / static_cast<double>(run.dp)));
+  seconds.reduction = reduction_seconds(config, run, machine, batch_pairs);
+  return seconds;
 }
 
 double prefix_seconds(const ModelConfig& config, const RunShape& run, const MachineSpeed& machine) {
   const double pairs_of_rank = std::ceil(run.pairs / static_cast<double>(run.dp));
   const double in_a_pack =
-      run.packs_prefix ? std::min(pairs_of_rank, std::ceil(kTokensPerPack / run.pair.tokens)) : 1;
+      run.packs_prefix ? std::min(pairs_of_rank,
+                                  std::ceil(static_cast<double>(kTokensPerPack) / run.pair.tokens))
+                       : 1;
   return pairs_of_rank / in_a_pack * RunTiming(config, run, machine).pass(in_a_pack);
 }
 

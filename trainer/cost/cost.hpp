@@ -20,6 +20,9 @@ struct TokenCounts {
   double shared = 0;     // leading tokens that all pairs have in common
   double answers = 0;    // answer tokens, which are predicted
   double seen_keys = 0;  // keys that the tokens attend to, themselves included
+  // Tokens of the data set's longest: a device pads every part of a pair to the longest beside it.
+  double longest_prompt = 0;
+  double longest_answer = 0;
 };
 
 // Returns the means over a data set, with pairs = 1; `pairs` must not be empty.
@@ -91,6 +94,7 @@ struct RunShape {
   std::int64_t layer = 0;
   std::int64_t tp = 1;
   std::int64_t dp = 1;
+  std::int64_t ranks_per_node = 0;  // 0: all are on one node
   bool cuda = false;
   double device_bytes = 0;    // memory of an accelerator; 0: not known, and on a CPU
   double pairs = 0;           // training and held-out pairs, whose prefix is kept
@@ -115,6 +119,8 @@ struct MachineSpeed {
   double elementwise_share = 1;
   double seconds_per_call = 0;  // of the host, for one operation on tensors
   double link_latency = 0;      // seconds, of one exchange among the ranks of a tp group
+  double network_bytes = 0;     // per rank and second, between nodes; 0: as link_bytes
+  double network_latency = 0;   // seconds, of one message between nodes
 };
 
 // Return a machine with the shares that this program was measured to reach: on a CPU, whose
@@ -130,9 +136,10 @@ struct StepSeconds {
   double head = 0;
   double elementwise = 0;
   double collectives = 0;
-  double other = 0;  // the host's calls that the device's work does not hide
+  double other = 0;      // the host's calls that the device's work does not hide
+  double reduction = 0;  // over all ranks, once in a step: gradient, figures, agreement
   double total() const {
-    return products + attention + recurrence + head + elementwise + collectives + other;
+    return products + attention + recurrence + head + elementwise + collectives + other + reduction;
   }
 };
 
@@ -143,6 +150,11 @@ StepSeconds micro_batch_seconds(const ModelConfig& config, const RunShape& run,
 // Returns `machine` with the shares that explain the `measured` seconds of a micro-batch of `run`.
 MachineSpeed calibrated(const ModelConfig& config, const RunShape& run, MachineSpeed machine,
                         const StepSeconds& measured);
+
+// Predicts what the ranks exchange once in a step of `batch_pairs` pairs: the gradient with its
+// extent, the pairs' figures, and whether to stop.
+double reduction_seconds(const ModelConfig& config, const RunShape& run,
+                         const MachineSpeed& machine, double batch_pairs);
 
 // Predicts a whole step: micro-batches are dealt to the replicas in turn.
 StepSeconds step_seconds(const ModelConfig& config, const RunShape& run,

@@ -12,14 +12,20 @@ namespace {
 // The usable share of a device's memory: allocators cannot use the rest.
 constexpr double kUsableShare = 0.92;
 
+std::int64_t devices_of_node(const PlannedMachine& machine) {
+  return machine.devices_per_node == 0 ? machine.devices : machine.devices_per_node;
+}
+
 std::vector<std::int64_t> possible_tp(const PlanRequest& request) {
   if (request.tp) {
     plan_shard(request.config, *request.tp, 0);
     return {*request.tp};
   }
+  // A replica stays within a node.
+  const std::int64_t of_node = devices_of_node(request.machine);
   std::vector<std::int64_t> sizes;
-  for (std::int64_t tp = 1; tp <= std::min(request.machine.devices, request.config.heads); ++tp) {
-    if (request.machine.devices % tp == 0) {
+  for (std::int64_t tp = 1; tp <= std::min(of_node, request.config.heads); ++tp) {
+    if (of_node % tp == 0) {
       sizes.push_back(tp);
     }
   }
@@ -43,6 +49,7 @@ RunShape shape_of(const PlanRequest& request, std::int64_t tp, std::int64_t micr
   shape.layer = request.layer;
   shape.tp = tp;
   shape.dp = request.machine.devices / tp;
+  shape.ranks_per_node = request.machine.devices_per_node;
   shape.cuda = request.machine.cuda;
   shape.pairs = static_cast<double>(request.train_pairs + request.test_pairs);
   shape.pair = request.pair;
@@ -55,8 +62,9 @@ RunShape shape_of(const PlanRequest& request, std::int64_t tp, std::int64_t micr
 
 // What the ranks of a node share counts in equal parts.
 double peak_of(const PlanRequest& request, const RankMemory& memory) {
-  const double shared =
-      request.machine.cuda ? 0 : memory.cache / static_cast<double>(request.machine.devices);
+  const double shared = request.machine.cuda
+                            ? 0
+                            : memory.cache / static_cast<double>(devices_of_node(request.machine));
   return memory.peak(/*with_cache=*/false) + shared;
 }
 

@@ -16,8 +16,9 @@ struct PlannedMachine {
   std::string source;  // of the figures
   bool cuda = false;
   std::int64_t devices = 1;
-  double memory_bytes = 0;  // of a device, or free for a rank on CPUs
-  MachineSpeed speed;       // of a rank
+  std::int64_t devices_per_node = 0;  // 0: all are on one node
+  double memory_bytes = 0;            // of a device, or free for a rank on CPUs
+  MachineSpeed speed;                 // of a rank
 };
 
 struct PlanRequest {
@@ -54,9 +55,9 @@ struct RunPlan {
   double sweep_seconds = 0;       // all cells, one after the other, on one prefix pass
 };
 
-// The fastest step among the tp that divide the devices and halvings of the micro-batch, within the
-// request; where none fits, the one that needs the least memory.  Throws UserError where tp exceeds
-// the model's query heads.
+// The fastest step among the tp that divide a node's devices and halvings of the micro-batch,
+// within the request; where none fits, the one that needs the least memory.  Throws UserError where
+// tp exceeds the model's query heads.
 RunPlan make_plan(const PlanRequest& request);
 
 }  // namespace bipo

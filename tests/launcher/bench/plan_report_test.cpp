@@ -25,13 +25,13 @@ PlanRequest request_for(const std::string& shape, std::int64_t layer, std::int64
   request.multipliers = 2;
   request.dtype = "bf16";
   request.bytes = element_bytes(true, false, false, false);
-  request.machine = {
-      "h100",
-      entry.source,
-      true,
-      devices,
-      entry.memory_bytes,
-      typical_gpu(entry.bf16_flops, entry.memory_bytes_per_second, entry.link_bytes_per_second)};
+  request.machine = {.name = "h100",
+                     .source = entry.source,
+                     .cuda = true,
+                     .devices = devices,
+                     .memory_bytes = entry.memory_bytes,
+                     .speed = typical_gpu(entry.bf16_flops, entry.memory_bytes_per_second,
+                                          entry.link_bytes_per_second)};
   return request;
 }
 
@@ -104,6 +104,18 @@ TEST(RunPlan, IsToldInFull) {
   const std::string json = plan_json(request, plan);
   EXPECT_NE(json.find("\"fits\": true"), std::string::npos);
   EXPECT_NE(json.find("\"steps\": 3220"), std::string::npos);
+}
+
+TEST(RunPlan, ReplicasStayWithinANode) {
+  PlanRequest request = request_for("llama-3.1-70b", 10, 16);
+  request.machine.devices_per_node = 2;
+  // 69 blocks of 855.6 M parameters do not fit on fewer than 2 devices.
+  const RunPlan plan = make_plan(request);
+  EXPECT_TRUE(plan.fits);
+  EXPECT_EQ(plan.shape.tp, 2);
+  EXPECT_EQ(plan.shape.dp, 8);
+  EXPECT_NE(plan_text(request, plan).find("16 x h100, 2 per node"), std::string::npos);
+  EXPECT_NE(plan_json(request, plan).find("\"devices_per_node\": 2"), std::string::npos);
 }
 
 TEST(RunPlan, SaysWhatToDoWhereNothingFits) {

@@ -477,9 +477,11 @@ TEST(BenchOptions, ContradictionsAreErrors) {
 TEST(PlanOptions, NameAMachineOrAMeasurement) {
   const auto options = std::get<PlanOptions>(
       parse_command_line({"plan", "--shape", "llama-3.1-70b", "--layer", "40", "--machine", "h100",
-                          "--devices", "8", "--tp", "4", "--cells", "12", "--test-pairs", "7"}));
+                          "--devices", "8", "--devices-per-node", "4", "--tp", "4", "--cells",
+                          "12", "--test-pairs", "7"}));
   EXPECT_EQ(options.machine, "h100");
   EXPECT_EQ(options.devices, 8);
+  EXPECT_EQ(options.devices_per_node, 4);
   EXPECT_EQ(options.tp, 4);
   EXPECT_EQ(options.cells, 12);
   EXPECT_EQ(options.test_pairs, 7);
@@ -492,6 +494,8 @@ TEST(PlanOptions, NameAMachineOrAMeasurement) {
   expect_parts(plan_error({"--machine", "h10"}), {"'h10'", "a100-80, h100, h200"});
   expect_parts(plan_error({"--machine", "h100", "--measured", "f"}), {"--machine", "--measured"});
   expect_parts(plan_error({"--devices", "6", "--tp", "4"}), {"--devices 6", "--tp 4"});
+  expect_parts(plan_error({"--devices", "6", "--devices-per-node", "4"}),
+               {"--devices 6", "--devices-per-node 4"});
 }
 
 TEST(CommandLine, ValuesMayBeginWithADashOrStandBehindAnEqualsSign) {

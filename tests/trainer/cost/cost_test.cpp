@@ -272,5 +272,51 @@ TEST(Seconds, TensorParallelRanksExchangeTheResidualStream) {
   EXPECT_NEAR(micro_batch_seconds(small_model(), run, machine).collectives, 8 * (1 + 18 * 8), 1e-6);
 }
 
+// One byte per second and a second of latency on a node, 100 between nodes.
+MachineSpeed slow_links() {
+  MachineSpeed machine = one_operation_per_second();
+  machine.operations = 1e30;
+  machine.link_bytes = 1;
+  machine.link_latency = 1;
+  machine.network_bytes = 0.5;
+  machine.network_latency = 100;
+  return machine;
+}
+
+TEST(Seconds, ReplicasReduceTheGradientOnceInAStep) {
+  RunShape run = small_run();
+  const MachineSpeed machine = slow_links();
+  EXPECT_EQ(reduction_seconds(small_model(), run, machine, 6), 0);
+  // 4 ranks: a tree of depth 2, and 1.5 times the bytes: extent 16, gradient 8 x 8, six pairs'
+  // three figures 144, agreement 16.
+  run.dp = 4;
+  EXPECT_DOUBLE_EQ(reduction_seconds(small_model(), run, machine, 6),
+                   4 * 2 + 1.5 * (16 + 64 + 144 + 16));
+  EXPECT_DOUBLE_EQ(step_seconds(small_model(), run, machine, 6).reduction,
+                   reduction_seconds(small_model(), run, machine, 6));
+  // On two nodes all goes by the network.
+  run.ranks_per_node = 2;
+  EXPECT_DOUBLE_EQ(reduction_seconds(small_model(), run, machine, 6),
+                   100 * 4 * 2 + 1.5 * (16 + 64 + 144 + 16) / 0.5);
+}
+
+TEST(Seconds, ReplicasOfSeveralRanksAlsoShareTheResult) {
+  RunShape run = small_run();
+  run.tp = 2;
+  // The gradient goes from the first of two ranks to the other; both agree.
+  EXPECT_DOUBLE_EQ(reduction_seconds(small_model(), run, slow_links(), 6), (1 + 64) + (1 + 16));
+}
+
+TEST(Seconds, ReplicasAcrossNodesExchangeByTheNetwork) {
+  RunShape run = small_run();
+  run.tp = 2;
+  const MachineSpeed machine = slow_links();
+  const double bytes = 18 * 8 * 4;
+  EXPECT_NEAR(micro_batch_seconds(small_model(), run, machine).collectives, 8 * (1 + bytes), 1e-6);
+  run.ranks_per_node = 1;
+  EXPECT_NEAR(micro_batch_seconds(small_model(), run, machine).collectives, 8 * (100 + bytes / 0.5),
+              1e-6);
+}
+
 }  // namespace
 }  // namespace bipo

@@ -1,0 +1,12 @@
+// How many pairs the pass over the whole data set packs together.
+#pragma once
+
+#include <cstdint>
+
+namespace bipo {
+
+// The tokens that a pass packs together at least, if there are that many: products with as many
+// rows run close to the processor's peak.
+constexpr std::int64_t kTokensPerPack = 512;
+
+}  // namespace bipo

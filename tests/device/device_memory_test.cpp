@@ -1,0 +1,169 @@
+// The plan of a step's memory on a device against what the simulated device's allocator counts.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <ostream>
+#include <string>
+
+#include "tests/device/device_scenario.hpp"
+#include "tests/support/simulated_device.hpp"
+#include "tests/support/simulated_memory.hpp"
+#include "tests/support/training_world.hpp"
+#include "trainer/cost/cost.hpp"
+
+namespace bipo::testing {
+namespace {
+
+constexpr std::int64_t kLayer = 1;
+
+void ignore_progress(const std::string&, std::int64_t, std::int64_t) {
+}
+
+// Gives a tiny model the proportions of a real one.
+ModelConfig enlarged(ModelConfig config) {
+  config.hidden = 96;
+  config.blocks = 8;
+  config.heads = 6;
+  config.kv_heads = 2;
+  config.head_size = 16;
+  config.intermediate = 256;
+  config.vocabulary = 400;
+  config.context = 512;
+  if (!config.kind_of_block.empty()) {
+    const std::vector<std::size_t> first = config.kind_of_block;
+    config.kind_of_block.clear();
+    for (std::size_t i = 0; i < static_cast<std::size_t>(config.blocks); ++i) {
+      config.kind_of_block.push_back(first[i % first.size()]);
+    }
+  }
+  return config;
+}
+
+ModelConfig enlarged_recurrent() {
+  ModelConfig config = enlarged(llama_config());
+  config.gated_attention = true;
+  config.query_key_norms = QueryKeyNorms::kByHead;
+  config.kind_of_block.assign(8, 0);
+  set_recurrent_blocks(
+      {true, true, true, false, true, true, true, false},
+      {.key_heads = 3, .value_heads = 6, .key_size = 16, .value_size = 16, .taps = 4}, config);
+  return config;
+}
+
+struct Lengths {
+  std::size_t prompt;
+  std::size_t answer;
+  std::size_t shared;
+  std::size_t spread;  // by so many tokens prompts and answers differ
+};
+
+std::vector<TokenPair> pairs_of(const Lengths& lengths, std::size_t count) {
+  std::vector<TokenPair> pairs(count);
+  for (std::size_t p = 0; p < count; ++p) {
+    TokenPair& pair = pairs[p];
+    pair.where = "made up:" + std::to_string(p + 1);
+    const std::size_t shorter = p % 2 == 0 ? 0 : lengths.spread;
+    for (std::size_t i = 0; i < lengths.prompt - shorter; ++i) {
+      pair.prompt.push_back(static_cast<TokenId>(i < lengths.shared ? i : 100 + 7 * p + i));
+    }
+    for (std::size_t i = 0; i < lengths.answer; ++i) {
+      pair.chosen.push_back(static_cast<TokenId>(50 + i));
+    }
+    for (std::size_t i = 0; i < lengths.answer - shorter / 2; ++i) {
+      pair.rejected.push_back(static_cast<TokenId>(80 + i));
+    }
+  }
+  return pairs;
+}
+
+// The most bytes that a step over `pairs` in one micro-batch has on the device, weights aside.
+double bytes_of_step(const ModelConfig& config, at::ScalarType type,
+                     const std::vector<TokenPair>& pairs) {
+  const RandomWeights weights(config);
+  const Ranks ranks = lone_ranks();
+  Decoder decoder(config, weights, type, simulated_device(), *ranks.tp);
+  CacheSettings settings;
+  settings.place = ActivationPlace::kHost;
+  settings.layers = {kLayer};
+  settings.type = at::kFloat;
+  ActivationCache cache(decoder, pairs, settings, ranks);
+  fill_caches(decoder, {&cache}, ranks, ignore_progress);
+  TrainingSettings training = training_settings(1, 11, 0.05, 0.1, SignRule::kBatch);
+  training.plan.pairs = static_cast<std::int64_t>(pairs.size());
+  training.plan.batch_size = training.plan.pairs;
+  training.plan.micro_batch = training.plan.pairs;
+  training.plan.max_steps = 1;
+  TrainingRecord record = starting_record(config.hidden, 11);
+  QuietObserver observer;
+  SimulatedMemory::get().reset_peak(0);
+  const std::int64_t before = device_bytes_in_use();
+  train(decoder, cache, nullptr, kLayer, {{training, record, observer}}, ranks);
+  return static_cast<double>(device_bytes_at_peak() - before);
+}
+
+double planned_bytes(const ModelConfig& config, at::ScalarType type,
+                     const std::vector<TokenPair>& pairs) {
+  RunShape run;
+  run.layer = kLayer;
+  run.cuda = true;
+  run.pairs = static_cast<double>(pairs.size());
+  run.pair = mean_pair(pairs);
+  run.micro_pairs = static_cast<double>(pairs.size());
+  run.bytes = element_bytes(type == at::kBFloat16, false, false, false);
+  return rank_memory(config, run).activations;
+}
+
+struct Block {
+  const char* name;
+  ModelConfig config;
+};
+
+void PrintTo(const Block& block, std::ostream* out) {
+  *out << block.name;
+}
+
+class PlannedMemory : public ::testing::TestWithParam<Block> {};
+
+TEST_P(PlannedMemory, IsTheAllocators) {
+  at::set_num_threads(1);
+  // Long prompts, long answers, and pairs that have nothing in common.
+  for (const Lengths& lengths :
+       {Lengths{64, 8, 12, 0}, Lengths{16, 48, 5, 0}, Lengths{40, 20, 0, 0}}) {
+    const std::vector<TokenPair> pairs = pairs_of(lengths, 4);
+    for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+      const double found = bytes_of_step(GetParam().config, type, pairs);
+      const double planned = planned_bytes(GetParam().config, type, pairs);
+      std::printf("%s %s, prompt %zu, answer %zu: %.0f bytes, plan %.0f (%+.1f %%)\n",
+                  GetParam().name, c10::toString(type), lengths.prompt, lengths.answer, found,
+                  planned, 100 * (planned / found - 1));
+      EXPECT_NEAR(planned / found, 1, 0.1);
+    }
+  }
+}
+
+std::string name_of_block(const ::testing::TestParamInfo<Block>& info) {
+  return info.param.name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Blocks, PlannedMemory,
+                         ::testing::Values(Block{"Llama", enlarged(llama_config())},
+                                           Block{"Gemma", enlarged(gemma_config())},
+                                           Block{"Qwen", enlarged(qwen_config())},
+                                           Block{"Olmo", enlarged(olmo_config())},
+                                           Block{"Cohere", enlarged(cohere_config())},
+                                           Block{"Recurrent", enlarged_recurrent()}),
+                         name_of_block);
+
+// Parts are padded to the longest of all pairs.
+TEST(PlannedMemoryOfAStep, PadsPairsOfDifferentLengths) {
+  at::set_num_threads(1);
+  const ModelConfig config = enlarged(llama_config());
+  const std::vector<TokenPair> pairs = pairs_of({64, 24, 6, 30}, 4);
+  const double found = bytes_of_step(config, at::kFloat, pairs);
+  EXPECT_NEAR(planned_bytes(config, at::kFloat, pairs) / found, 1, 0.1);
+}
+
+}  // namespace
+}  // namespace bipo::testing

@@ -1,0 +1,100 @@
+// The trainer on a GPU: the CPU's numbers.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <ATen/detail/CUDAHooksInterface.h>
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <ostream>
+#include <string>
+#include <utility>
+
+#include "collectives/device.hpp"
+#include "tests/device/device_scenario.hpp"
+#include "tests/support/training_world.hpp"
+
+namespace bipo::testing {
+namespace {
+
+const at::Device kGpu(at::kCUDA, 0);
+
+// Float32 sums in another order; float64 leaves room for what six steps make of its roundoff.
+double tolerance_of(at::ScalarType type) {
+  return type == at::kDouble ? 1e-6 : 1e-4;
+}
+
+struct Case {
+  const char* name;
+  ModelConfig (*config)();
+  at::ScalarType type;
+};
+
+void PrintTo(const Case& value, std::ostream* out) {
+  *out << value.name << ' ' << value.type;
+}
+
+class GpuValues : public ::testing::TestWithParam<Case> {
+ protected:
+  void SetUp() override {
+    ASSERT_GT(at::detail::getCUDAHooks().deviceCount(), 0)
+        << "no CUDA device: these cases must only be run where one is (label gpu)";
+    at::set_num_threads(1);
+    select_device(kGpu);
+  }
+};
+
+TEST_P(GpuValues, AreTheCpusKeptOrNot) {
+  const ModelConfig config = GetParam().config();
+  const RandomWeights weights(config);
+  const Ranks ranks = lone_ranks();
+  const auto on = [&](at::Device device, bool keeps_activations) {
+    return run_everything({config, GetParam().type, device, keeps_activations}, weights, ranks);
+  };
+  const Values cpu = on(at::kCPU, true);
+  for (const bool keeps_activations : {true, false}) {
+    expect_near(on(kGpu, keeps_activations), cpu, tolerance_of(GetParam().type));
+  }
+}
+
+std::vector<Case> all_cases() {
+  std::vector<Case> cases;
+  for (const at::ScalarType type : {at::kDouble, at::kFloat}) {
+    for (const auto& [name, config] :
+         std::vector<std::pair<const char*, ModelConfig (*)()>>{{"Llama", llama_config},
+                                                                {"Gemma", gemma_config},
+                                                                {"Qwen", qwen_config},
+                                                                {"Gemma4", gemma4_config},
+                                                                {"Cohere", cohere_config},
+                                                                {"Olmo", olmo_config},
+                                                                {"Glm", glm_config},
+                                                                {"Scaled", scaled_config},
+                                                                {"Recurrent", recurrent_config}}) {
+      cases.push_back({name, config, type});
+    }
+  }
+  return cases;
+}
+
+std::string name_of_case(const ::testing::TestParamInfo<Case>& info) {
+  return std::string(info.param.name) + c10::toString(info.param.type);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, GpuValues, ::testing::ValuesIn(all_cases()), name_of_case);
+
+TEST(GpuBfloat16, GradientsAreAsFarFromFloat64AsTheCpus) {
+  ASSERT_GT(at::detail::getCUDAHooks().deviceCount(), 0)
+      << "no CUDA device: this case must only be run where one is (label gpu)";
+  at::set_num_threads(1);
+  select_device(kGpu);
+  for (const auto& [name, config] :
+       {std::pair("Llama", llama_config()), std::pair("Gemma", gemma_config())}) {
+    const GradientErrors errors = gradient_errors(config, kGpu);
+    std::printf(
+        "%s: gradient's distance from float64 in roundoffs of bfloat16: CPU %.1f, GPU %.1f\n", name,
+        errors.cpu, errors.device);
+    EXPECT_LT(errors.device, 1.5 * errors.cpu) << name;
+  }
+}
+
+}  // namespace
+}  // namespace bipo::testing

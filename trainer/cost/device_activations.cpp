@@ -1,0 +1,227 @@
+#include "trainer/cost/device_activations.hpp"
+
+#include <cmath>
+
+namespace bipo {
+namespace {
+
+// An index is an int64, two elements.
+constexpr double kIndex = 2;
+
+// Rows of the head that are multiplied at a time on a device (operators/head.cpp).
+constexpr double kHeadBlock = 32768;
+
+// Rows of queries and keys as the device's attention takes them: every span is padded to the
+// longest.
+struct PaddedRows {
+  double queries = 0;  // without padding
+  double keys = 0;     // of all spans, without padding
+  double spans = 0;
+  double longest_queries = 0;
+  double longest_keys = 0;
+
+  double query_slots() const { return spans * longest_queries; }
+  double key_slots() const { return spans * longest_keys; }
+  double scores() const { return query_slots() * longest_keys; }
+};
+
+// A micro-batch: T tokens, U of which predict.
+struct DeviceBatch {
+  double tokens = 0;
+  double rows = 0;     // U
+  double targets = 0;  // answer tokens
+  double trees = 0;    // sequences with a beginning of their own
+  double prompts = 0;  // tokens of prompts, those that all share once
+  double longest_prompt = 0;
+  double longest_answer = 0;  // without its last token
+  PaddedRows all;
+  PaddedRows answers;  // the last block's, whose queries are the rows that predict
+};
+
+DeviceBatch batch_of(const TokenCounts& pair, double pairs) {
+  const TokenCounts micro = micro_batch_of(pair, pairs);
+  const double answers_of_pair = pair.answers - 2;  // rows of both
+  const double prompt = pair.tokens - answers_of_pair;
+  const double shared = pairs > 1 ? pair.shared : 0;
+  DeviceBatch batch;
+  batch.tokens = micro.tokens;
+  batch.rows = predicting_rows(micro);
+  batch.targets = micro.answers;
+  batch.trees = shared > 0 ? 1 : pairs;
+  batch.prompts = micro.tokens - pairs * answers_of_pair;
+  batch.longest_prompt = pair.longest_prompt;
+  batch.longest_answer = pair.longest_answer - 1;
+  const double longest_rest = pair.longest_prompt - shared;
+  // What pairs share is a span, and so are the rest of a prompt and each answer; an answer without
+  // rows is none.
+  const double with_rows = answers_of_pair > 0 ? 2 : 0;
+  const double longest_keys = pair.longest_prompt + batch.longest_answer;
+  const double keys_of_answers = with_rows * prompt + answers_of_pair;
+  batch.all = {micro.tokens, pairs * (prompt + keys_of_answers) + shared,
+               pairs * (1 + with_rows) + (shared > 0 ? 1 : 0),
+               std::max({shared, longest_rest, batch.longest_answer}), longest_keys};
+  batch.answers = {batch.rows, pairs * (prompt + keys_of_answers), pairs * (1 + with_rows),
+                   std::max(1.0, batch.longest_answer), longest_keys};
+  return batch;
+}
+
+// The tables of one set of queries: places of queries and keys in the slots and back, the first and
+// last key that a query sees, the mask, whose rows begin at multiples of 16, cosines and sines by
+// half heads and by whole ones.
+double tables_of(const PaddedRows& rows, double tokens, double head_size) {
+  constexpr double kRowMultiple = 16;
+  const double width = std::ceil(rows.longest_keys / kRowMultiple) * kRowMultiple;
+  const double indices =
+      3 * rows.query_slots() + rows.key_slots() + rows.queries + rows.keys + tokens;
+  return kIndex * indices + rows.query_slots() * width + 3 * rows.queries * head_size;
+}
+
+// One block over `rows` queries, with keys of all tokens.
+class DeviceBlock {
+ public:
+  DeviceBlock(const BlockPart& block, const DeviceBatch& batch, bool is_last)
+      : block_(block),
+        batch_(batch),
+        slots_(is_last ? batch.answers : batch.all),
+        rows_(is_last ? batch.rows : batch.tokens),
+        is_last_(is_last) {}
+
+  // Elements that its backward pass needs.
+  double kept() const { return kept_before_mlp() + kept_by_mlp(); }
+
+  // Most temporary elements of its backward pass, less those of its own kept ones that are free by
+  // then.  The gradient of the residual stream is among them.
+  double working() const {
+    const double gradient = rows_ * block_.hidden;
+    // d unit, then for a gated one: its product with up, both parts of the result by themselves, an
+    // activation, and the result.
+    const double of_mlp = gradient + rows_ * (block_.gated_mlp ? 7 : 3) * block_.intermediate;
+    return std::max(of_mlp, gradient + working_of_mixer() - kept_by_mlp());
+  }
+
+ private:
+  double width() const { return block_.heads * block_.head_size; }
+  double kv_width() const { return block_.kv_heads * block_.head_size; }
+
+  // The input and the scale of a norm of `rows` rows of the residual stream.
+  double norm(double rows) const { return rows * (block_.hidden + 1); }
+
+  double kept_by_mlp() const {
+    // In a parallel block both norms have the same input; in the last one the MLP's is a selection.
+    const double input = block_.parallel && !is_last_ ? rows_ : norm(rows_);
+    return (block_.input_norms ? input : 0) + rows_ * block_.mlp_inputs() * block_.intermediate +
+           (block_.output_norms ? norm(rows_) : 0);
+  }
+
+  double kept_before_mlp() const {
+    return (block_.input_norms ? norm(batch_.tokens) : 0) +
+           (block_.is_recurrent() ? kept_by_recurrence() : kept_by_attention()) +
+           (block_.output_norms ? norm(rows_) : 0);
+  }
+
+  // Norms of queries, keys and values keep copies of their inputs.
+  double kept_by_head_norms() const {
+    const bool by_head = block_.query_key_norms == QueryKeyNorms::kByHead;
+    const double of_queries = rows_ * (width() + (by_head ? block_.heads : 1));
+    const double of_keys = batch_.tokens * (kv_width() + (by_head ? block_.kv_heads : 1));
+    return (block_.query_key_norms == QueryKeyNorms::kNone ? 0 : of_queries + of_keys) +
+           (block_.value_norms ? batch_.tokens * (kv_width() + block_.kv_heads) : 0);
+  }
+
+  // Queries in slots, keys and values in slots for each query head; the fused operator keeps its
+  // result and the normalisers, the composed one of capped scores the scores behind cap and
+  // softmax.
+  double kept_by_attention() const {
+    const double queries = slots_.query_slots() * width();
+    const double result = block_.capped ? 2 * block_.heads * slots_.scores()
+                                        : queries + block_.heads * slots_.query_slots();
+    return kept_by_head_norms() + queries + 2 * slots_.key_slots() * width() + result +
+           (block_.is_gated ? 2 * rows_ * width() : 0);
+  }
+
+  // Chunks of at most 64 rows: for every two rows of one, seven numbers per head of values.
+  double kept_by_recurrence() const {
+    const double tokens = batch_.tokens;
+    const double heads = block_.delta_values / block_.value_size;
+    const double columns = 2 * block_.delta_keys + block_.delta_values;
+    const double first = std::min(kChunkRows, batch_.longest_prompt);
+    const double later = std::min(kChunkRows, batch_.longest_answer);
+    const double pairs_in_chunks = batch_.prompts * first + (tokens - batch_.prompts) * later;
+    const double after_others = std::max(0.0, tokens - batch_.trees * first);
+    // The convolution's sum, the mixed columns in slots, queries, keys and keys with decays for
+    // each head, corrections, decays and steps; then what the gated norm and unit take.
+    const double by_row =
+        2 * columns + 3 * heads * block_.key_size + 2 * block_.delta_values + 8 * heads;
+    const double of_gates = rows_ * (3 * block_.delta_values + heads);
+    // Behind other chunks: the target and two products with the state.
+    return tokens * by_row + 7 * heads * pairs_in_chunks +
+           after_others * (3 * block_.delta_values +
+                           block_.delta_values * block_.key_size / std::max(1.0, later)) +
+           of_gates;
+  }
+
+  // Where the mixer's backward pass needs most.
+  double working_of_mixer() const {
+    if (block_.is_recurrent()) {
+      return 4 * batch_.tokens * (2 * block_.delta_keys + block_.delta_values);
+    }
+    // Gradients of the result, the queries, and the keys and values for each query head; with a cap
+    // those of the values and, twice, of the scores.
+    const double queries = slots_.query_slots() * width();
+    const double keys = slots_.key_slots() * width();
+    return block_.capped ? queries + keys + 2 * block_.heads * slots_.scores()
+                         : 2 * queries + 2 * keys;
+  }
+
+  const BlockPart& block_;
+  const DeviceBatch& batch_;
+  const PaddedRows& slots_;
+  double rows_;
+  bool is_last_;
+};
+
+// The head's own inputs and, while all blocks' activations are there, its working space: the
+// logits of one block of its rows, or the rows of the targets.
+double head_elements(const RankPart& part, const DeviceBatch& batch, const ElementBytes& bytes) {
+  const double narrow = bytes.head / kActivationBytes;  // of an element
+  const double outputs = batch.rows * part.hidden;
+  const double columns = std::min(kHeadBlock, part.head / part.hidden);
+  const bool casts = narrow < 1;
+  const double logits = batch.rows * columns * (part.capped_head ? 3 : 1 + (casts ? narrow : 0));
+  const double of_block = logits + (casts ? (1 + narrow) * outputs : 0);
+  const double of_targets = (3 + (casts ? narrow : 0)) * batch.targets * part.hidden;
+  // The blocks' output, which the final norm keeps, its result, and the mean of the head's rows.
+  return 3 * outputs + std::max(of_block, of_targets);
+}
+
+}  // namespace
+
+double device_activations(const RankPart& part, Range suffix, const TokenCounts& pair,
+                          double micro_pairs, const ElementBytes& bytes) {
+  const DeviceBatch batch = batch_of(pair, micro_pairs);
+  // Tokens, coefficients, rows and targets; the kept activations of the tokens.
+  double alive = batch.tokens * (kIndex + 1 + kIndex) + 2 * kIndex * batch.targets +
+                 kIndex * batch.rows + batch.tokens * part.hidden;
+  std::vector<std::size_t> kinds;
+  for (const BlockPart& block : part.blocks) {
+    if (!block.is_recurrent() && std::find(kinds.begin(), kinds.end(), block.kind) == kinds.end()) {
+      kinds.push_back(block.kind);
+      alive += tables_of(batch.all, batch.tokens, block.head_size) +
+               tables_of(batch.answers, batch.tokens, block.head_size);
+    }
+  }
+  const double head = head_elements(part, batch, bytes);
+  if (suffix.size() == 0) {
+    return alive + head;
+  }
+  double kept = 0;
+  double most = 0;
+  for (std::int64_t i = suffix.begin; i < suffix.end; ++i) {
+    const DeviceBlock block(part.blocks[static_cast<std::size_t>(i)], batch, i + 1 == suffix.end);
+    kept += block.kept();
+    most = std::max(most, kept + block.working());
+  }
+  return alive + std::max(most, kept + head);
+}
+
+}  // namespace bipo

@@ -1,0 +1,15 @@
+// What a micro-batch takes on an accelerator, where operators are composed of libtorch's.
+#pragma once
+
+#include "trainer/cost/rank_part.hpp"
+
+namespace bipo {
+
+// Returns the elements (of kActivationBytes) that are alive at most at one time in a step over a
+// micro-batch of `micro_pairs` pairs like `pair`, weights and kept activations aside: its tables,
+// what the backward pass of the blocks `suffix` needs, and the working space of the moment.
+// `suffix` ends with the last block.
+double device_activations(const RankPart& part, Range suffix, const TokenCounts& pair,
+                          double micro_pairs, const ElementBytes& bytes);
+
+}  // namespace bipo

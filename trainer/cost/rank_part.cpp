@@ -1,0 +1,53 @@
+#include "trainer/cost/rank_part.hpp"
+
+namespace bipo {
+
+RankPart largest_part(const ModelConfig& config, std::int64_t tp) {
+  const auto raise = [](double& most, std::int64_t count) {
+    most = std::max(most, static_cast<double>(count));
+  };
+  RankPart largest{};
+  largest.hidden = static_cast<double>(config.hidden);
+  largest.capped_head = config.logit_soft_cap != 0;
+  largest.blocks.resize(static_cast<std::size_t>(config.blocks));
+  for (std::int64_t rank = 0; rank < tp; ++rank) {
+    const ShardPlan plan = plan_shard(config, tp, rank);
+    for (std::int64_t i = 0; i < config.blocks; ++i) {
+      const AttentionKind& kind = attention_of(config, i);
+      const BlockElements held = block_elements(config, plan, i);
+      BlockPart& block = largest.blocks[static_cast<std::size_t>(i)];
+      block.kind = kind_of(config, i);
+      block.hidden = largest.hidden;
+      block.head_size = static_cast<double>(head_size_of(config, kind));
+      block.values_are_keys = kind.values_are_keys;
+      block.query_key_norms = config.query_key_norms;
+      block.value_norms = config.value_norms;
+      block.input_norms = config.input_norms;
+      block.parallel = config.parallel_blocks;
+      block.capped = config.attention_soft_cap != 0;
+      block.output_norms = config.output_norms;
+      block.gated_mlp = config.gated_mlp;
+      block.is_gated = config.gated_attention && !kind.is_recurrent;
+      if (kind.is_recurrent) {
+        const DeltaNetSizes& delta = config.delta_net.value();
+        block.key_size = static_cast<double>(delta.key_size);
+        block.value_size = static_cast<double>(delta.value_size);
+        raise(block.delta_keys, delta_key_part(delta, plan).size() * delta.key_size);
+        raise(block.delta_values, plan.delta_values.size() * delta.value_size);
+      } else {
+        raise(block.heads, plan.heads.size());
+        raise(block.kv_heads, kv_part(config, plan, kind).size());
+      }
+      raise(block.intermediate, plan.intermediate.size());
+      raise(block.matrices, held.matrices);
+      raise(block.vectors, held.vectors);
+    }
+    const OuterElements held = outer_elements(config, plan);
+    raise(largest.vectors, held.vectors);
+    raise(largest.embedding, held.embedding);
+    raise(largest.head, held.head);
+  }
+  return largest;
+}
+
+}  // namespace bipo
