@@ -338,7 +338,11 @@ std::vector<FieldGroup> train_fields(TrainOptions& o) {
         field("out", "FILE", "run file to write", o.out).required().placement(),
         flag("resume", "continue --out from its checkpoint; start anew if there is none", o.resume)
             .unstored(),
-        overwrite_field(o.overwrite), config_field()}},
+        overwrite_field(o.overwrite),
+        flag("dry-run", "show the first pair, the settings, cost and memory; train nothing",
+             o.dry_run)
+            .unstored(),
+        config_field()}},
       {"Training",
        std::vector{epochs_field(o.epochs), max_steps_field(o.max_steps),
                    batch_size_field(o.batch_size), micro_batch_field(o.micro_batch),

@@ -101,6 +101,7 @@ struct TrainingOptions : TextOptions, MachineOptions, CacheOptions {
   std::int64_t eval_every = 1;       // epochs; 0: never
   double save_every = 30;            // seconds
   std::filesystem::path rescue_dir;  // empty: the system's folder for temporary files
+  bool dry_run = false;              // prepares and shows, trains and writes nothing
 };
 
 struct TrainOptions : TrainingOptions {
@@ -121,7 +122,6 @@ struct SweepOptions : TrainingOptions {
   std::filesystem::path out;                     // a directory
   std::optional<std::int64_t> vectors_per_pass;  // 1: one after the other
   bool retry_failed = false;
-  bool dry_run = false;
 };
 
 // A model directory, or a named shape or config.json without weights; exactly one is set.

@@ -100,7 +100,7 @@ JobPreparation prepare_job(const TrainOptions& options, const Topology& topology
   plan_shard(job.inputs.config, options.tp, topology.tp_rank());
   job.computation = choose_computation(options, topology, session);
   resolve_options(job, micro_batch);
-  if (session.local_rank() == 0 && !options.cache_dir.empty()) {
+  if (session.local_rank() == 0 && !options.cache_dir.empty() && !options.dry_run) {
     prepare_cache_directory(options.cache_dir, options.cache_shared);
   }
   return job;
@@ -216,7 +216,9 @@ RunPreparation prepare_run(const TrainOptions& given, const std::string& now,
   run.job =
       prepare_job(options, arrange_ranks(options, std::nullopt, session), micro_batch, session);
   check_layer(options.layer, run.job.inputs.config);
-  choose_cache_budget(run.job, {options.layer}, session);
+  if (!options.dry_run) {  // its plan says how much memory the run takes, elsewhere perhaps
+    choose_cache_budget(run.job, {options.layer}, session);
+  }
   run.plan = plan_settings(run.job.options, run.job.inputs.train);
   run.config = run_config(run.job.options, run.job);
   const auto add_warnings = [&](std::vector<std::string> warnings) {

@@ -50,7 +50,8 @@ void choose_cache_budget(JobPreparation& job, const std::vector<std::int64_t>& l
 SettingNotes job_notes(const TrainOptions& options, const JobPreparation& job,
                        const Topology& ranks);
 
-// Prepares one run, which begins at `now` unless it continues another.  Throws UserError.
+// Prepares one run, which begins at `now` unless it continues another.  A dry run is prepared
+// without what only a run needs: the hash of the weights, room for caches.  Throws UserError.
 RunPreparation prepare_run(const TrainOptions& options, const std::string& now,
                            const Session& session);
 

@@ -20,7 +20,9 @@ std::string run_config(const TrainOptions& options, const JobPreparation& job) {
   TrainOptions described = options;
   nlohmann::ordered_json json = stored_settings(train_fields(described));
   json["model_fingerprint"] = fmt::format("{:016x}", inputs.model_fingerprint);
-  json[kWeightsHashKey] = fmt::format("{:016x}", inputs.weights_hash);
+  if (!options.dry_run) {  // which does not know it
+    json[kWeightsHashKey] = fmt::format("{:016x}", inputs.weights_hash);
+  }
   json["train_pairs"] = inputs.train.size();
   json["train_tokens_hash"] = fmt::format("{:016x}", inputs.train_hash);
   json["test_pairs"] = inputs.test.size();

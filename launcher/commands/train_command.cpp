@@ -18,6 +18,7 @@
 #include "experiments/training/run_preparation.hpp"
 #include "experiments/training/run_record.hpp"
 #include "experiments/training/training_inputs.hpp"
+#include "launcher/bench/bench.hpp"
 #include "launcher/commands/commands.hpp"
 #include "launcher/commands/output_claims.hpp"
 #include "trainer/loop/training.hpp"
@@ -51,6 +52,37 @@ ReservedSpace reserve_run_file(const RunPreparation& run) {
                                               inputs.config.hidden, !inputs.test.empty())};
 }
 
+// Shows what the ranks are about to do.
+void show_overview(const RunPreparation& run, Job& job) {
+  for (const std::string& line : run.job.inputs.overview) {
+    job.display().message(line);
+  }
+}
+
+// Shows the run with its plan, and starts nothing.
+int show_run(const TrainOptions& options, Job& job) {
+  const RunPreparation run = job.prepare(
+      [&] { return prepare_run(options, job.begin_utc(), job.session()); }, "the run to make");
+  const JobPreparation& prepared = run.job;
+  job.show(prepared.computation,
+           run_table(prepared.options, prepared, prepared.computation.topology), prepared.warnings,
+           prepared.inputs.notes);
+  show_overview(run, job);
+  if (run.previous) {
+    job.display().message(
+        run.previous->attributes.status == RunStatus::kComplete
+            ? fmt::format("{}: complete already, nothing to do", options.out.string())
+            : fmt::format("{}: goes on from step {}", options.out.string(),
+                          run.previous->checkpoint.step));
+  }
+  job.session().together([&] {
+    if (job.is_root()) {
+      fmt::print("{}", planned_cost(prepared, job.session().local_size()));
+    }
+  });
+  return kExitDone;
+}
+
 // `claims`: on --out.
 int run_prepared(const RunPreparation& run, OutputClaims& claims, Job& job) {
   Session& session = job.session();
@@ -68,6 +100,7 @@ int run_prepared(const RunPreparation& run, OutputClaims& claims, Job& job) {
   const Ranks ranks =
       job.begin(run.job.computation, run_table(options, run.job, run.job.computation.topology),
                 run.job.warnings, inputs.notes);
+  show_overview(run, job);
   if (options.check_weights) {
     check_weights({&inputs}, session);
   }
@@ -123,6 +156,9 @@ int run_prepared(const RunPreparation& run, OutputClaims& claims, Job& job) {
 
 int run_train_command(const TrainOptions& options, Session& session) {
   Job job(session);
+  if (options.dry_run) {
+    return show_run(options, job);
+  }
   session.together([&] {
     if (job.is_root()) {
       check_replaceable(options.out);

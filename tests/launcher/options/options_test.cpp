@@ -776,6 +776,7 @@ TEST(Help, ListsEveryOptionOfTheDesignOnALineOfItsOwn) {
                            "out",
                            "resume",
                            "overwrite",
+                           "dry-run",
                            "epochs",
                            "max-steps",
                            "batch-size",
