@@ -20,6 +20,7 @@
 #include "experiments/job/new_file.hpp"
 #include "experiments/settings/stored_settings.hpp"
 #include "experiments/settings/template_dates.hpp"
+#include "experiments/settings/warmup.hpp"
 #include "experiments/training/plan_warnings.hpp"
 #include "experiments/training/prepared_model.hpp"
 #include "experiments/training/run_record.hpp"
@@ -204,6 +205,7 @@ RunPreparation prepare_run(const TrainOptions& given, const std::string& now,
       run.previous ? stored_template_date(run.previous->attributes.config) : std::nullopt, now);
   if (run.previous) {
     options.bos = continued_bos_rule(given.bos, run.previous->attributes.config);
+    options.warmup_steps = continued_warmup_steps(given, run.previous->attributes.config);
   }
   if (session.rank() == 0) {
     check_replaceable(options.out);
@@ -220,6 +222,7 @@ RunPreparation prepare_run(const TrainOptions& given, const std::string& now,
     choose_cache_budget(run.job, {options.layer}, session);
   }
   run.plan = plan_settings(run.job.options, run.job.inputs.train);
+  run.job.options.warmup_steps = warmup_steps(run.job.options, BatchPlan(run.plan).total_steps());
   run.config = run_config(run.job.options, run.job);
   const auto add_warnings = [&](std::vector<std::string> warnings) {
     std::move(warnings.begin(), warnings.end(), std::back_inserter(run.job.warnings));
@@ -229,8 +232,9 @@ RunPreparation prepare_run(const TrainOptions& given, const std::string& now,
     check_same_settings(stored, run.config, options.out.string());
     add_warnings(harmless_differences(stored, run.config));
   }
-  add_warnings(plan_warnings(BatchPlan(run.plan), options.warmup_steps, run.plan.micro_batch,
-                             run.job.computation.topology.dp(), {"the run", "--lr", ""}));
+  add_warnings(plan_warnings(BatchPlan(run.plan), *run.job.options.warmup_steps,
+                             run.plan.micro_batch, run.job.computation.topology.dp(),
+                             {"the run", "--lr", ""}));
   const std::int64_t steps_done = run.previous ? run.previous->checkpoint.step : -1;
   const bool complete = run.previous && run.previous->attributes.status == RunStatus::kComplete;
   ContentHash agreement;

@@ -18,7 +18,9 @@ namespace bipo {
 
 // The preparation that the cells of a sweep share, and that a single run has too.
 struct JobPreparation {
-  TrainOptions options;  // with every `auto` resolved; cache_budget: see choose_cache_budget()
+  // With every `auto` resolved, except for cache_budget, see choose_cache_budget(), and
+  // warmup_steps, which depend on the run.
+  TrainOptions options;
   TrainingInputs inputs;
   Computation computation;
   std::vector<std::string> warnings;

@@ -100,7 +100,7 @@ TrainingSettings training_settings(const TrainOptions& options, const PlanSettin
   training.beta = options.beta;
   training.optimizer.weight_decay = options.weight_decay;
   training.max_grad_norm = options.max_grad_norm;
-  training.warmup_steps = options.warmup_steps;
+  training.warmup_steps = options.warmup_steps.value();
   training.multipliers = options.multipliers;
   training.eval_every = options.eval_every;
   training.save_every = options.save_every;

@@ -15,6 +15,7 @@
 #include "experiments/progress/stop_signals.hpp"
 #include "experiments/settings/stored_settings.hpp"
 #include "experiments/settings/template_dates.hpp"
+#include "experiments/settings/warmup.hpp"
 #include "experiments/sweep_run/sweep_preparation.hpp"
 #include "experiments/sweep_run/sweep_progress.hpp"
 #include "experiments/sweep_run/sweep_run.hpp"
@@ -140,6 +141,7 @@ SweepOptions as_first_started(const SweepOptions& given, Job& job) {
   const auto stored = template_date_of_plan(plan);
   SweepOptions options = given;
   options.bos = continued_bos_rule_of_plan(given.bos, plan);
+  options.warmup_steps = continued_warmup_steps_of_plan(given, plan);
   options.template_date = choose_template_date(given.template_date, stored, job.begin_utc());
   return options;
 }
