@@ -304,7 +304,7 @@ double cell_cost(const SweepPreparation& sweep, const Cell& cell) {
 std::uint64_t run_file_bytes(const SweepPreparation& sweep, const Cell& cell) {
   const SweepInputs& inputs = sweep.inputs[inputs_of(sweep, cell)];
   return run_file_bytes(sweep.options, batch_plan(sweep, cell), inputs.job.inputs.config.hidden,
-                        !inputs.data.test.empty());
+                        static_cast<std::int64_t>(inputs.job.inputs.test.size()));
 }
 
 std::uint64_t cache_bytes_per_layer(const SweepPreparation& sweep, const SweepInputs& inputs) {

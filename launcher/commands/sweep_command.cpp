@@ -50,6 +50,13 @@ int print_result(const SweepPreparation& sweep, const SweepEnd& end) {
   const SweepSummary summary =
       summarize_sweep(sweep.options.out, sweep.plan, sweep.options.multipliers, evaluates);
   fmt::print("{}", summary.text);
+  if (summary.weak > 0) {
+    fmt::print(
+        "weak cells: {}, whose vectors are below 0.5 % of the residual stream's norm or whose "
+        "held-out margins at -v and +v are not apart; `bipo-dist inspect` of a run file says which "
+        "and what to change\n",
+        summary.weak);
+  }
   if (end.has_unsaved) {
     fmt::print(
         "cells that the machine failed, for example its disk, are left to do; the same "

@@ -26,8 +26,8 @@
 namespace bipo {
 namespace {
 
-// Prints the program's result to stdout.
-void print_result(const TrainingRecord& record, RunStatus status,
+// Prints the program's result to stdout.  `verdict`: of the complete run.
+void print_result(const TrainingRecord& record, RunStatus status, const std::string& verdict,
                   const std::filesystem::path& out) {
   if (!record.evals.empty()) {
     const EvalRow& last = record.evals.back();
@@ -44,12 +44,16 @@ void print_result(const TrainingRecord& record, RunStatus status,
       "{}: {}\n",
       status == RunStatus::kComplete ? "run file" : "interrupted; continue with --resume; run file",
       out.string());
+  if (verdict.starts_with(kWeakVerdict)) {
+    fmt::print("{}\n", verdict);
+  }
 }
 
 ReservedSpace reserve_run_file(const RunPreparation& run) {
   const TrainingInputs& inputs = run.job.inputs;
-  return {run.job.options.out, run_file_bytes(run.job.options, BatchPlan(run.plan),
-                                              inputs.config.hidden, !inputs.test.empty())};
+  return {run.job.options.out,
+          run_file_bytes(run.job.options, BatchPlan(run.plan), inputs.config.hidden,
+                         static_cast<std::int64_t>(inputs.test.size()))};
 }
 
 // Shows what the ranks are about to do.
@@ -121,7 +125,8 @@ int run_prepared(const RunPreparation& run, OutputClaims& claims, Job& job) {
        run.plan.pairs, residual_norm,
        job.is_root() ? ReplaceGuard([&claims] { return claims.are_mine(); }) : ReplaceGuard(),
        run.previous ? run.previous->additions : nullptr, run.found, std::move(space),
-       rescue_directory(options.rescue_dir), "the same command with --resume", /*is_alone=*/true},
+       rescue_directory(options.rescue_dir), "the same command with --resume", /*is_alone=*/true,
+       verdict_settings(options, residual_norm, plan.total_steps())},
       job.display());
   TrainingRecord record = run.previous ? TrainingRecord(*run.previous)
                                        : starting_record(inputs.config.hidden, options.seed);
@@ -147,7 +152,7 @@ int run_prepared(const RunPreparation& run, OutputClaims& claims, Job& job) {
     }
   });
   if (job.is_root()) {
-    print_result(record, status, options.out);
+    print_result(record, status, observer.verdict(), options.out);
   }
   return status == RunStatus::kComplete ? kExitDone : kExitInterrupted;
 }
@@ -171,7 +176,8 @@ int run_train_command(const TrainOptions& options, Session& session) {
   if (run.previous && run.previous->attributes.status == RunStatus::kComplete) {
     if (job.is_root()) {
       std::cerr << fmt::format("{}: complete already, nothing to do\n", options.out.string());
-      print_result(*run.previous, RunStatus::kComplete, options.out);
+      print_result(*run.previous, RunStatus::kComplete, run.previous->attributes.verdict,
+                   options.out);
     }
     return kExitDone;
   }
