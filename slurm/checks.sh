@@ -34,12 +34,6 @@ require_option() {
   [[ -n $(option_value "$1") ]] || fail "$command needs --$1; \`bipo-dist $command --help\` describes the options"
 }
 
-require_file() {
-  local file
-  file=$(option_value "$1")
-  [[ -z $file || (-f $file && -r $file) ]] || fail "--$1 $file: no such readable file; correct the path"
-}
-
 require_writable_parent() {
   local parent
   parent=$(dirname "$1")
@@ -62,40 +56,39 @@ check_commands() {
   done
 }
 
-check_train() {
-  local name model out
-  for name in model train layer out; do
-    require_option "$name"
+# try_here: the program itself checks the job, with one rank and on the CPU: a login node offers no more.  What it
+# says of this machine's speed is of no use here.
+try_here() {
+  local i kept=()
+  ! has_flag dry-run \
+    || fail "$command --dry-run trains nothing; \`bipo-dist $command --dry-run\` without Slurm shows what would be done"
+  for ((i = 0; i < ${#arguments[@]}; ++i)); do
+    case ${arguments[i]} in
+      --tp | --dp | --device) i=$((i + 1)) ;;
+      --tp=* | --dp=* | --device=*) ;;
+      *) kept+=("${arguments[i]}") ;;
+    esac
   done
-  model=$(option_value model)
-  [[ -f $model/config.json ]] \
-    || fail "--model $model: holds no config.json; name a Hugging Face model directory"
-  require_file train
-  require_file test
+  "$BIPO_PROGRAM" "$command" "${kept[@]}" --tp 1 --dp 1 --device cpu --dry-run \
+    || fail "nothing is submitted; bipo-dist says above why"
+}
+
+check_train() {
+  local out
+  require_option out
   out=$(option_value out)
   require_writable_parent "$out"
   ! has_flag overwrite \
     || fail "--overwrite: a job that is queued again would begin anew each time; remove $out, and leave the option out"
   [[ ! -e $out ]] || has_flag resume \
     || fail "--out $out: exists already; continue it with --resume, remove it, or name another file"
+  try_here >/dev/null
 }
 
-# The program itself checks the cells, with one rank and on the CPU: a login node offers no more.
 check_sweep() {
-  local i cells=()
   require_option out
   require_writable_parent "$(option_value out)"
-  ! has_flag dry-run \
-    || fail "sweep --dry-run trains nothing; \`bipo-dist sweep --dry-run\` without Slurm prints the cells"
-  for ((i = 0; i < ${#arguments[@]}; ++i)); do
-    case ${arguments[i]} in
-      --tp | --dp | --device) i=$((i + 1)) ;;
-      --tp=* | --dp=* | --device=*) ;;
-      *) cells+=("${arguments[i]}") ;;
-    esac
-  done
-  "$BIPO_PROGRAM" sweep "${cells[@]}" --tp 1 --dp 1 --device cpu --dry-run >&2 \
-    || fail "the sweep is not submitted; bipo-dist says above why"
+  try_here >&2
 }
 
 check_analysis_python() {

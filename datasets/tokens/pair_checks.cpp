@@ -115,23 +115,37 @@ std::optional<std::string> mark_in(const PreferencePair& pair, const Tokenizer& 
   return std::nullopt;
 }
 
-}  // namespace
+struct Repeats {
+  Trouble equal;     // answers
+  Trouble repeated;  // an earlier pair
+};
 
-std::vector<std::string> repeat_lines(const std::string& file,
-                                      const std::vector<TokenPair>& pairs) {
-  Trouble equal;
-  Trouble repeated;
+Repeats find_repeats(const std::vector<TokenPair>& pairs) {
+  Repeats found;
   PairIndex index(pairs);
   for (std::size_t i = 0; i < pairs.size(); ++i) {
     if (pairs[i].chosen == pairs[i].rejected) {
-      equal.add(pairs[i].where);
+      found.equal.add(pairs[i].where);
     }
     if (const TokenPair* earlier = index.find(pairs[i])) {
-      repeated.add(fmt::format("{} is {} again", pairs[i].where, earlier->where));
+      found.repeated.add(fmt::format("{} is {} again", pairs[i].where, earlier->where));
     } else {
       index.add(i);
     }
   }
+  return found;
+}
+
+}  // namespace
+
+RepeatCounts count_repeats(const std::vector<TokenPair>& pairs) {
+  const Repeats repeats = find_repeats(pairs);
+  return {repeats.equal.count, repeats.repeated.count};
+}
+
+std::vector<std::string> repeat_lines(const std::string& file,
+                                      const std::vector<TokenPair>& pairs) {
+  const auto [equal, repeated] = find_repeats(pairs);
   std::vector<std::string> lines;
   if (equal.count > 0) {
     lines.push_back(fmt::format(

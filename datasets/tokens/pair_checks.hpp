@@ -2,6 +2,7 @@
 // that is laid out for a chat already.
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <vector>
 
@@ -13,8 +14,16 @@ namespace bipo {
 struct PreferencePair;  // datasets/rows/preference_pairs.hpp
 class Tokenizer;        // datasets/tokenizer/tokenizer.hpp
 
-// Every function returns lines, none or one for each kind of trouble, with its number and first
-// place.  `file` begins them.
+struct RepeatCounts {
+  std::size_t equal = 0;     // pairs whose answers are equal
+  std::size_t repeated = 0;  // pairs that repeat an earlier one
+};
+
+// Counts by tokens.
+RepeatCounts count_repeats(const std::vector<TokenPair>& pairs);
+
+// Every function below returns lines, none or one for each kind of trouble, with its number and
+// first place.  `file` begins them.
 
 // Counts pairs whose answers are equal, and pairs that repeat an earlier one, by their tokens.
 std::vector<std::string> repeat_lines(const std::string& file, const std::vector<TokenPair>& pairs);

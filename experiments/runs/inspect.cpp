@@ -104,7 +104,7 @@ std::string percent(double share) {
 }
 
 void print_run_attributes(std::ostream& out, const RunAttributes& run) {
-  const Settings settings = {
+  Settings settings = {
       {"model", printable(run.model)},
       {"layer", fmt::format("{} (hidden size {})", run.layer, run.hidden_size)},
       {"status", to_string(run.status)},
@@ -113,6 +113,9 @@ void print_run_attributes(std::ostream& out, const RunAttributes& run) {
       {"ranks", fmt::format("{} = dp {} x tp {}", run.world_size, run.dp, run.tp)},
       {"backend", printable(fmt::format("{}, {}", run.backend, run.dtype))},
       {"hosts", printable(run.hosts)}};
+  if (!run.verdict.empty()) {
+    settings.emplace_back("verdict", printable(run.verdict));
+  }
   print_settings(out, settings, name_width(settings));
 }
 

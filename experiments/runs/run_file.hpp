@@ -28,7 +28,17 @@ std::string to_string(RunStatus status);
 struct RunAttributes : JobAttributes {
   RunStatus status = RunStatus::kRunning;
   std::int64_t layer = 0;
+  // Of a complete run, whether its vector steers: "steers: ", "untested: " or kWeakVerdict with a
+  // sentence; "" for other runs, and for those of earlier versions.
+  std::string verdict;
 };
+
+inline constexpr const char* kWeakVerdict = "weak: ";
+
+// Returns whether the run is complete and shows no effect.
+inline bool is_weak(const RunAttributes& run) {
+  return run.verdict.starts_with(kWeakVerdict);
+}
 
 // What other programs added to a run file, as the image of an HDF5 file; null: nothing.
 using RunAdditions = std::shared_ptr<const std::vector<std::byte>>;

@@ -158,6 +158,9 @@ Json stored_value(const TemplateArguments& value) {
   }
   return object;
 }
+Json stored_value(const Warmup& value) {
+  return std::visit([](auto amount) { return Json(amount); }, value);
+}
 Json automatic_value() {
   return "auto";
 }
@@ -170,6 +173,10 @@ std::string shown_value(const std::string& value) {
 }
 std::string shown_value(const std::optional<TemplateDate>& value) {
   return value ? iso_text(value->day) : "(not printed)";
+}
+
+std::string shown_value(const Warmup& value) {
+  return std::visit([](auto amount) { return fmt::format("{}", amount); }, value);
 }
 
 std::string shown_value(const TemplateArguments& value) {

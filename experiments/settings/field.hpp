@@ -78,6 +78,14 @@ struct Field {
     std::string if_false;
   };
   std::optional<StandsFor> stands_for = {};
+  // For an option whose values stand for those of others, where neither these nor their rivals are
+  // given.
+  struct Setting {
+    std::string option;
+    std::string value;
+    std::string rival;  // another option for the same; may be ""
+  };
+  std::map<std::string, std::vector<Setting>> presets = {};
   std::function<std::string()> stored_key = {};  // instead of key(), where the value decides
   // Whether the value is one that files omit, so that they are as those of versions without it.
   std::function<bool()> is_omitted = {};
@@ -122,11 +130,13 @@ nlohmann::ordered_json stored_value(std::uint64_t value);
 nlohmann::ordered_json stored_value(const std::vector<double>& value);
 nlohmann::ordered_json stored_value(const std::optional<TemplateDate>& value);
 nlohmann::ordered_json stored_value(const TemplateArguments& value);
+nlohmann::ordered_json stored_value(const Warmup& value);
 nlohmann::ordered_json automatic_value();  // "auto"
 std::string shown_value(const std::filesystem::path& value);
 std::string shown_value(const std::string& value);
 std::string shown_value(const std::optional<TemplateDate>& value);
 std::string shown_value(const TemplateArguments& value);
+std::string shown_value(const Warmup& value);
 inline std::string shown_value(bool value) {
   return value ? "yes" : "no";
 }

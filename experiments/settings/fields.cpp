@@ -187,14 +187,46 @@ Field cache_dtype_field(Dtype& dtype) {
   return choice("cache-dtype", "type of the cached activations; auto is fp32", dtype);
 }
 
+Field preset_field() {
+  const std::vector<Field::Setting> paper = {
+      {"epochs", "20", ""},       {"batch-size", "4", ""},
+      {"lr", "5e-4", ""},         {"lr-unit", "absolute", ""},
+      {"beta", "0.1", ""},        {"weight-decay", "0", ""},
+      {"max-grad-norm", "1", ""}, {"warmup-steps", "100", "warmup"},
+      {"sign", "batch", ""},      {"shuffle", "on", ""}};
+  std::vector<std::string> shown;
+  for (const Field::Setting& setting : paper) {
+    shown.push_back(fmt::format("{} {}", setting.option, setting.value));
+  }
+  Field made{"preset",
+             "NAME",
+             fmt::format("settings by a name, before which those that are given go; paper: the "
+                         "paper's own, {}",
+                         fmt::join(shown, ", ")),
+             {},
+             {},
+             {},
+             {}};
+  made.set = [](const std::string& text) { parse_name(text, {"paper"}); };
+  made.presets = {{"paper", paper}};
+  return std::move(made).unstored();
+}
+
 std::vector<Field> optimizer_fields(TrainingOptions& o) {
-  return {field("weight-decay", "X", "decoupled weight decay", o.weight_decay,
-                real(RealRange::kNonNegative)),
-          field("max-grad-norm", "X", "norm at which the gradient is clipped", o.max_grad_norm,
-                real(RealRange::kNonNegative))
-              .zero_means("no clipping"),
-          field("warmup-steps", "N", "steps of linear warm-up before the cosine", o.warmup_steps,
-                at_least(0))};
+  return {
+      field("weight-decay", "X", "decoupled weight decay", o.weight_decay,
+            real(RealRange::kNonNegative)),
+      field("max-grad-norm", "X", "norm at which the gradient is clipped", o.max_grad_norm,
+            real(RealRange::kNonNegative))
+          .zero_means("no clipping"),
+      automatic_or("warmup", "SHARE|N",
+                   "linear warm-up before the cosine, as a share of the steps (0.1) or as "
+                   "steps, which are always fewer than the run's",
+                   o.warmup, "auto: 100 steps, or 0.1 where the run has no more than those",
+                   parse_warmup)
+          .unstored(),
+      automatic_or("warmup-steps", "N", "the same in steps, even if they are more than the run's",
+                   o.warmup_steps, "auto: see --warmup", at_least(0))};
 }
 
 std::vector<Field> evaluation_fields(std::vector<double>& multipliers, std::int64_t& eval_every) {
@@ -338,9 +370,13 @@ std::vector<FieldGroup> train_fields(TrainOptions& o) {
         field("out", "FILE", "run file to write", o.out).required().placement(),
         flag("resume", "continue --out from its checkpoint; start anew if there is none", o.resume)
             .unstored(),
-        overwrite_field(o.overwrite), config_field()}},
+        overwrite_field(o.overwrite),
+        flag("dry-run", "show the first pair, the settings, cost and memory; train nothing",
+             o.dry_run)
+            .unstored(),
+        config_field()}},
       {"Training",
-       std::vector{epochs_field(o.epochs), max_steps_field(o.max_steps),
+       std::vector{preset_field(), epochs_field(o.epochs), max_steps_field(o.max_steps),
                    batch_size_field(o.batch_size), micro_batch_field(o.micro_batch),
                    field("lr", "X", "peak learning rate", o.lr, real(RealRange::kPositive)),
                    lr_unit_field(o.lr_unit),

@@ -30,6 +30,7 @@ Field lr_unit_field(LrUnit& lr_unit);
 Field shuffle_field(bool& shuffle);
 Field dtype_field(Dtype& dtype);
 Field cache_dtype_field(Dtype& dtype);
+Field preset_field();
 std::vector<Field> optimizer_fields(TrainingOptions& options);
 std::vector<Field> evaluation_fields(std::vector<double>& multipliers, std::int64_t& eval_every);
 std::vector<Field> machine_fields(MachineOptions& options,

@@ -260,6 +260,20 @@ CalendarDate parse_date(std::string_view text) {
   return *date;
 }
 
+Warmup parse_warmup(std::string_view text) {
+  const auto steps = to_number<std::int64_t>(text);
+  if (steps && *steps >= 0) {
+    return *steps;
+  }
+  const auto share = to_number<double>(text);
+  if (!steps && share && *share >= 0 && *share < 1) {
+    return *share;
+  }
+  throw UserError(
+      "must be a share of the steps, below 1 and with a decimal point (0.1), or a whole number of "
+      "steps (20)");
+}
+
 std::string parse_name(std::string_view text, const std::vector<std::string>& names) {
   if (std::find(names.begin(), names.end(), text) == names.end()) {
     throw UserError(fmt::format("must be one of {}", fmt::join(names, ", ")));

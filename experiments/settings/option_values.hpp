@@ -38,6 +38,9 @@ std::uint64_t parse_bytes(std::string_view text);
 // Parses seconds, or a number with s, m or h after it: 90, 1.5m.
 double parse_duration(std::string_view text);
 
+// Parses the share or the number of steps of a warm-up: 0.1, 20.
+Warmup parse_warmup(std::string_view text);
+
 // Parses one of `names`.
 std::string parse_name(std::string_view text, const std::vector<std::string>& names);
 

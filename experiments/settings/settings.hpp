@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "datasets/batches/batch_plan.hpp"
@@ -29,6 +30,9 @@ enum class CacheDevice { kAuto, kHost, kDevice };
 enum class LrUnit { kAbsolute, kResidual };
 // The tokens at which a vector is added: all, as in training, or the answers' only.
 enum class Positions { kAll, kAnswer };
+
+// A warm-up as a share of a run's steps, or as steps.
+using Warmup = std::variant<double, std::int64_t>;
 
 // Which rows of a data file are taken, and how their columns are read.
 struct DataOptions {
@@ -93,14 +97,16 @@ struct TrainingOptions : TextOptions, MachineOptions, CacheOptions {
   std::optional<std::int64_t> micro_batch;
   LrUnit lr_unit = LrUnit::kAbsolute;
   double weight_decay = 0;
-  double max_grad_norm = 1;  // 0: no clipping
-  std::int64_t warmup_steps = 100;
+  double max_grad_norm = 1;                  // 0: no clipping
+  std::optional<Warmup> warmup;              // see warmup.hpp, also for both empty
+  std::optional<std::int64_t> warmup_steps;  // as they are, even beyond the end of the run
   bool shuffle = true;
 
   std::vector<double> multipliers = {-1, 0, 1};
   std::int64_t eval_every = 1;       // epochs; 0: never
   double save_every = 30;            // seconds
   std::filesystem::path rescue_dir;  // empty: the system's folder for temporary files
+  bool dry_run = false;              // prepares and shows, trains and writes nothing
 };
 
 struct TrainOptions : TrainingOptions {
@@ -121,7 +127,6 @@ struct SweepOptions : TrainingOptions {
   std::filesystem::path out;                     // a directory
   std::optional<std::int64_t> vectors_per_pass;  // 1: one after the other
   bool retry_failed = false;
-  bool dry_run = false;
 };
 
 // A model directory, or a named shape or config.json without weights; exactly one is set.

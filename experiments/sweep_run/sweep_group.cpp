@@ -305,6 +305,7 @@ void SweepGroup::add_member(Training& training, const SweepPart& part, const Cel
   run.found = version_of(options.out);
   run.rescue_dir = rescue_directory(sweep_.options.rescue_dir);
   run.continuation = "the same command again";
+  run.judged_by = verdict_settings(options, run.residual_norm, run.total_steps);
 
   PackObserver::Context in_pack;
   in_pack.member = cell.name;

@@ -13,6 +13,7 @@
 #include "experiments/job/computation.hpp"
 #include "experiments/settings/option_values.hpp"
 #include "experiments/settings/stored_settings.hpp"
+#include "experiments/settings/warmup.hpp"
 #include "experiments/sweeps/stored_plan.hpp"
 #include "experiments/sweeps/sweep_directory.hpp"
 #include "experiments/training/plan_warnings.hpp"
@@ -96,6 +97,7 @@ Json shared_settings(const SweepPreparation& sweep, const Cell& cell) {
   if (!sweep.options.micro_batch) {
     settings["micro_batch"] = "auto";  // the batch
   }
+  settings["warmup_steps"] = planned_warmup(sweep.options);  // cells differ in their steps
   return settings;
 }
 
@@ -155,6 +157,16 @@ BatchPlan batch_plan(const SweepPreparation& sweep, const Cell& cell) {
   return BatchPlan(plan_settings(cell_options(sweep, cell), job.inputs.train));
 }
 
+std::int64_t steps_of(const SweepPreparation& sweep, const Cell& cell) {
+  PlanSettings plan;
+  plan.pairs =
+      static_cast<std::int64_t>(sweep.inputs[inputs_of(sweep, cell)].job.inputs.train.size());
+  plan.batch_size = cell.batch_size;
+  plan.epochs = cell.epochs;
+  plan.max_steps = sweep.options.max_steps;
+  return BatchPlan(plan).total_steps();
+}
+
 void add_new(std::vector<std::string>& lines, const std::vector<std::string>& more) {
   for (const std::string& line : more) {
     if (std::find(lines.begin(), lines.end(), line) == lines.end()) {
@@ -171,9 +183,10 @@ void add_warnings(SweepPreparation& sweep) {
     JobPreparation& job = sweep.inputs[inputs_of(sweep, cell)].job;
     const PlanWording wording{"a cell's run", "--lrs",
                               ", and a sweep cuts batches alike for any number of replicas"};
-    for (std::string& warning : plan_warnings(batch_plan(sweep, cell), sweep.options.warmup_steps,
-                                              cell_options(sweep, cell).micro_batch.value(),
-                                              job.computation.topology.dp(), wording)) {
+    for (std::string& warning :
+         plan_warnings(batch_plan(sweep, cell), cell_options(sweep, cell).warmup_steps.value(),
+                       cell_options(sweep, cell).micro_batch.value(), job.computation.topology.dp(),
+                       wording)) {
       if (std::find(seen.begin(), seen.end(), warning) == seen.end()) {
         seen.push_back(warning);
         job.warnings.push_back(std::move(warning));
@@ -262,6 +275,7 @@ TrainOptions cell_options(const SweepPreparation& sweep, const Cell& cell) {
   options.batch_size = cell.batch_size;
   options.epochs = cell.epochs;
   options.micro_batch = sweep.options.micro_batch.value_or(cell.batch_size);
+  options.warmup_steps = warmup_steps(options, steps_of(sweep, cell));
   return options;
 }
 
@@ -290,7 +304,7 @@ double cell_cost(const SweepPreparation& sweep, const Cell& cell) {
 std::uint64_t run_file_bytes(const SweepPreparation& sweep, const Cell& cell) {
   const SweepInputs& inputs = sweep.inputs[inputs_of(sweep, cell)];
   return run_file_bytes(sweep.options, batch_plan(sweep, cell), inputs.job.inputs.config.hidden,
-                        !inputs.data.test.empty());
+                        static_cast<std::int64_t>(inputs.job.inputs.test.size()));
 }
 
 std::uint64_t cache_bytes_per_layer(const SweepPreparation& sweep, const SweepInputs& inputs) {

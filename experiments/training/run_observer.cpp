@@ -90,6 +90,10 @@ void RunObserver::save(const TrainingRecord& record, RunStatus status) {
   run.attributes = context_.attributes;
   run.attributes.status = status;
   run.additions = context_.additions;
+  if (status == RunStatus::kComplete && context_.judged_by) {
+    verdict_ = judge_run(record, *context_.judged_by);
+    run.attributes.verdict = verdict_;
+  }
   try {
     write(run);
   } catch (const EnvironmentError& error) {

@@ -10,6 +10,7 @@
 #include "experiments/files/atomic_file.hpp"
 #include "experiments/progress/progress.hpp"
 #include "experiments/runs/run_file.hpp"
+#include "experiments/training/run_verdict.hpp"
 #include "trainer/loop/training.hpp"
 
 namespace bipo {
@@ -35,6 +36,7 @@ class RunObserver final : public TrainingObserver {
     std::filesystem::path rescue_dir;  // takes the last state if `out` does not
     std::string continuation;          // how the user goes on from a run file: "use --resume"
     bool is_alone = false;             // a run whose failures end the job
+    std::optional<VerdictSettings> judged_by = {};  // a complete run; empty: it gets no verdict
   };
 
   // `display` must outlive the observer.
@@ -56,6 +58,9 @@ class RunObserver final : public TrainingObserver {
 
   // Returns what became of the state where the last save failed; else "".
   const std::string& failure() const { return failure_; }
+
+  // Returns the verdict on the complete run, once that was saved; else "".
+  const std::string& verdict() const { return verdict_; }
 
   // Returns whether a save was not permitted.
   bool is_superseded() const { return is_superseded_; }
@@ -85,6 +90,7 @@ class RunObserver final : public TrainingObserver {
   bool is_superseded_ = false;
   std::optional<Rescue> rescue_;
   std::string failure_;
+  std::string verdict_;
   std::optional<std::chrono::steady_clock::time_point> last_report_;  // of a failure
 };
 

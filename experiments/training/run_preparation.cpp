@@ -20,6 +20,7 @@
 #include "experiments/job/new_file.hpp"
 #include "experiments/settings/stored_settings.hpp"
 #include "experiments/settings/template_dates.hpp"
+#include "experiments/settings/warmup.hpp"
 #include "experiments/training/plan_warnings.hpp"
 #include "experiments/training/prepared_model.hpp"
 #include "experiments/training/run_record.hpp"
@@ -100,7 +101,7 @@ JobPreparation prepare_job(const TrainOptions& options, const Topology& topology
   plan_shard(job.inputs.config, options.tp, topology.tp_rank());
   job.computation = choose_computation(options, topology, session);
   resolve_options(job, micro_batch);
-  if (session.local_rank() == 0 && !options.cache_dir.empty()) {
+  if (session.local_rank() == 0 && !options.cache_dir.empty() && !options.dry_run) {
     prepare_cache_directory(options.cache_dir, options.cache_shared);
   }
   return job;
@@ -204,6 +205,7 @@ RunPreparation prepare_run(const TrainOptions& given, const std::string& now,
       run.previous ? stored_template_date(run.previous->attributes.config) : std::nullopt, now);
   if (run.previous) {
     options.bos = continued_bos_rule(given.bos, run.previous->attributes.config);
+    options.warmup_steps = continued_warmup_steps(given, run.previous->attributes.config);
   }
   if (session.rank() == 0) {
     check_replaceable(options.out);
@@ -216,8 +218,11 @@ RunPreparation prepare_run(const TrainOptions& given, const std::string& now,
   run.job =
       prepare_job(options, arrange_ranks(options, std::nullopt, session), micro_batch, session);
   check_layer(options.layer, run.job.inputs.config);
-  choose_cache_budget(run.job, {options.layer}, session);
+  if (!options.dry_run) {  // its plan says how much memory the run takes, elsewhere perhaps
+    choose_cache_budget(run.job, {options.layer}, session);
+  }
   run.plan = plan_settings(run.job.options, run.job.inputs.train);
+  run.job.options.warmup_steps = warmup_steps(run.job.options, BatchPlan(run.plan).total_steps());
   run.config = run_config(run.job.options, run.job);
   const auto add_warnings = [&](std::vector<std::string> warnings) {
     std::move(warnings.begin(), warnings.end(), std::back_inserter(run.job.warnings));
@@ -227,8 +232,9 @@ RunPreparation prepare_run(const TrainOptions& given, const std::string& now,
     check_same_settings(stored, run.config, options.out.string());
     add_warnings(harmless_differences(stored, run.config));
   }
-  add_warnings(plan_warnings(BatchPlan(run.plan), options.warmup_steps, run.plan.micro_batch,
-                             run.job.computation.topology.dp(), {"the run", "--lr", ""}));
+  add_warnings(plan_warnings(BatchPlan(run.plan), *run.job.options.warmup_steps,
+                             run.plan.micro_batch, run.job.computation.topology.dp(),
+                             {"the run", "--lr", ""}));
   const std::int64_t steps_done = run.previous ? run.previous->checkpoint.step : -1;
   const bool complete = run.previous && run.previous->attributes.status == RunStatus::kComplete;
   ContentHash agreement;

@@ -18,7 +18,9 @@ namespace bipo {
 
 // The preparation that the cells of a sweep share, and that a single run has too.
 struct JobPreparation {
-  TrainOptions options;  // with every `auto` resolved; cache_budget: see choose_cache_budget()
+  // With every `auto` resolved, except for cache_budget, see choose_cache_budget(), and
+  // warmup_steps, which depend on the run.
+  TrainOptions options;
   TrainingInputs inputs;
   Computation computation;
   std::vector<std::string> warnings;
@@ -50,7 +52,8 @@ void choose_cache_budget(JobPreparation& job, const std::vector<std::int64_t>& l
 SettingNotes job_notes(const TrainOptions& options, const JobPreparation& job,
                        const Topology& ranks);
 
-// Prepares one run, which begins at `now` unless it continues another.  Throws UserError.
+// Prepares one run, which begins at `now` unless it continues another.  A dry run is prepared
+// without what only a run needs: the hash of the weights, room for caches.  Throws UserError.
 RunPreparation prepare_run(const TrainOptions& options, const std::string& now,
                            const Session& session);
 

@@ -20,7 +20,9 @@ std::string run_config(const TrainOptions& options, const JobPreparation& job) {
   TrainOptions described = options;
   nlohmann::ordered_json json = stored_settings(train_fields(described));
   json["model_fingerprint"] = fmt::format("{:016x}", inputs.model_fingerprint);
-  json[kWeightsHashKey] = fmt::format("{:016x}", inputs.weights_hash);
+  if (!options.dry_run) {  // which does not know it
+    json[kWeightsHashKey] = fmt::format("{:016x}", inputs.weights_hash);
+  }
   json["train_pairs"] = inputs.train.size();
   json["train_tokens_hash"] = fmt::format("{:016x}", inputs.train_hash);
   json["test_pairs"] = inputs.test.size();
@@ -58,22 +60,23 @@ RunAttributes run_attributes(const TrainOptions& options, const JobPreparation& 
 }
 
 std::uint64_t run_file_bytes(const TrainingOptions& options, const BatchPlan& plan,
-                             std::int64_t hidden, bool evaluates) {
+                             std::int64_t hidden, std::int64_t held_out_pairs) {
   // Bytes of a row of each table, and of a file without rows.
   constexpr std::int64_t kStepBytes = 77;
   constexpr std::int64_t kEvalBytes = 68;
+  constexpr std::int64_t kSampleBytes = 44;
   constexpr std::int64_t kEmptyFileBytes = 32768;
   const std::int64_t steps = plan.total_steps();
   const std::int64_t epochs = (steps + plan.steps_per_epoch() - 1) / plan.steps_per_epoch();
-  const std::int64_t evaluations = evaluates && options.eval_every > 0
+  const std::int64_t evaluations = held_out_pairs > 0 && options.eval_every > 0
                                        ? (epochs + options.eval_every - 1) / options.eval_every
                                        : 0;
   const auto multipliers = static_cast<std::int64_t>(options.multipliers.size());
   const std::int64_t vectors = epochs + 3;  // with the checkpoint's
   const std::int64_t vector_bytes = hidden * static_cast<std::int64_t>(sizeof(float));
-  return static_cast<std::uint64_t>(kEmptyFileBytes + steps * kStepBytes +
-                                    evaluations * multipliers * kEvalBytes +
-                                    vectors * vector_bytes);
+  return static_cast<std::uint64_t>(
+      kEmptyFileBytes + steps * kStepBytes + evaluations * multipliers * kEvalBytes +
+      (evaluations > 0 ? held_out_pairs * multipliers : 0) * kSampleBytes + vectors * vector_bytes);
 }
 
 PlanSettings plan_settings(const TrainOptions& options, const std::vector<TokenPair>& pairs) {
@@ -98,7 +101,7 @@ TrainingSettings training_settings(const TrainOptions& options, const PlanSettin
   training.beta = options.beta;
   training.optimizer.weight_decay = options.weight_decay;
   training.max_grad_norm = options.max_grad_norm;
-  training.warmup_steps = options.warmup_steps;
+  training.warmup_steps = options.warmup_steps.value();
   training.multipliers = options.multipliers;
   training.eval_every = options.eval_every;
   training.save_every = options.save_every;

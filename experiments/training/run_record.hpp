@@ -29,9 +29,9 @@ RunAttributes run_attributes(const TrainOptions& options, const JobPreparation& 
                              const Session& session, const std::string& config,
                              const std::string& created_utc);
 
-// Returns about how many bytes the complete run file has.  `evaluates`: on held-out pairs.
+// Returns about how many bytes the complete run file has.
 std::uint64_t run_file_bytes(const TrainingOptions& options, const BatchPlan& plan,
-                             std::int64_t hidden, bool evaluates);
+                             std::int64_t hidden, std::int64_t held_out_pairs);
 
 PlanSettings plan_settings(const TrainOptions& options, const std::vector<TokenPair>& pairs);
 

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "datasets/tokens/pair_checks.hpp"
+#include "datasets/tokens/pair_text.hpp"
 #include "datasets/tokens/pair_tokenizer.hpp"
 #include "experiments/job/text_options.hpp"
 #include "trainer/model/model_files.hpp"
@@ -22,6 +23,19 @@ std::vector<std::int64_t> summed(const std::vector<std::int64_t>& counts, Commun
   return {begin, begin + sums.numel()};
 }
 
+std::vector<std::string> overview_of(const TrainingInputs& inputs, const Tokenizer& tokenizer) {
+  std::vector<std::string> lines;
+  const auto add = [&](const std::vector<std::string>& more) {
+    lines.insert(lines.end(), more.begin(), more.end());
+  };
+  add(overview_lines("training pairs", inputs.train));
+  if (!inputs.test.empty()) {
+    add(overview_lines("held-out pairs", inputs.test));
+  }
+  add(bounded_lines("first training pair", inputs.train.front(), tokenizer));
+  return lines;
+}
+
 }  // namespace
 
 TrainingInputs read_training_inputs(const TrainingOptions& options, std::int64_t threads) {
@@ -31,7 +45,10 @@ TrainingInputs read_training_inputs(const TrainingOptions& options, std::int64_t
   inputs.warnings = model.warnings();
   inputs.weights = std::move(model.weights);
   inputs.model_fingerprint = model.fingerprint;
-  inputs.weights_hash = hash_of_weights(*inputs.weights, {options.cache_dir, options.cache_shared});
+  if (!options.dry_run) {  // reads every byte of the weights
+    inputs.weights_hash =
+        hash_of_weights(*inputs.weights, {options.cache_dir, options.cache_shared});
+  }
   const auto add_all = [&](const std::vector<std::string>& warnings) {
     inputs.warnings.insert(inputs.warnings.end(), warnings.begin(), warnings.end());
   };
@@ -58,6 +75,7 @@ TrainingInputs read_training_inputs(const TrainingOptions& options, std::int64_t
     inputs.test = read(options.test, options.max_test_pairs);
     report(shared_pair_lines(inputs.train, inputs.test), options.on_duplicate, inputs.warnings);
   }
+  inputs.overview = overview_of(inputs, tokenizer.text().tokenizer);
   inputs.train_hash = tokens_hash(inputs.train);
   inputs.test_hash = tokens_hash(inputs.test);
   return inputs;

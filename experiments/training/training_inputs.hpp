@@ -20,7 +20,7 @@ struct TrainingInputs {
   ModelConfig config;
   std::unique_ptr<WeightSource> weights;
   std::uint64_t model_fingerprint = 0;        // covers configuration and samples of the weights
-  std::uint64_t weights_hash = 0;             // covers every byte of the weights
+  std::uint64_t weights_hash = 0;             // covers every byte of the weights; 0: a dry run
   std::string chat_template;                  // name of the format
   std::optional<TemplateDate> template_date;  // none if the template prints no date
   std::string implied_system_text;            // added by the template without a system prompt
@@ -30,6 +30,7 @@ struct TrainingInputs {
   std::uint64_t train_hash = 0;  // over the ids
   std::uint64_t test_hash = 0;
   std::vector<std::string> notes;     // what was understood of each data file
+  std::vector<std::string> overview;  // numbers and lengths of the pairs, the first of them
   std::vector<std::string> warnings;  // rows left out, a system prompt that had to move, repeats
 };
 

@@ -79,7 +79,34 @@ void set_benchmarked_machine(const PlanOptions& options, PlanRequest& request) {
                      .speed = measured.speed};
 }
 
-// Describes a rank's share of this machine.
+// What computes on this machine.
+struct LocalRanks {
+  c10::Device device;
+  Dtype dtype;  // resolved
+  std::int64_t threads;
+  int ranks;                 // on this host
+  std::int64_t micro_batch;  // pairs
+};
+
+// Describes `devices` machines as large as a rank's share of this one.
+void set_measured_machine(const LocalRanks& local, std::int64_t devices, PlanRequest& request) {
+  const bool cuda = !local.device.is_cpu();
+  request.dtype = name_of(local.dtype);
+  const auto type = local.dtype == Dtype::kBf16 ? c10::kBFloat16 : c10::kFloat;
+  const auto tokens = static_cast<std::int64_t>(
+      micro_batch_of(request.pair, static_cast<double>(local.micro_batch)).tokens);
+  const double operations = measure_product_rate(request.config, 1, 0, tokens, type, local.device);
+  const double copy = measure_copy_rate(local.device);
+  request.machine = {
+      .name = cuda ? "CUDA device of this machine" : "ranks on this machine",
+      .source = fmt::format("measured, {} threads", local.threads),
+      .cuda = cuda,
+      .devices = devices,
+      .memory_bytes = static_cast<double>(memory_per_rank(local.device, cuda ? 1 : local.ranks)),
+      .speed = cuda ? typical_gpu(operations, copy, copy / 8)
+                    : typical_cpu(operations, copy / local.ranks)};
+}
+
 void set_this_machine(const PlanOptions& options, PlanRequest& request) {
   const auto ranks = static_cast<int>(options.devices);
   const c10::Device device = choose_device(DeviceKind::kAuto, 0, 1);
@@ -88,22 +115,9 @@ void set_this_machine(const PlanOptions& options, PlanRequest& request) {
   const ThreadChoice threads = choose_threads(std::nullopt, cuda ? 1 : ranks,
                                               static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN)));
   at::set_num_threads(static_cast<int>(threads.threads));
-  const Dtype dtype = effective_dtype(options.dtype, cuda);
-  request.dtype = name_of(dtype);
-  const auto type = dtype == Dtype::kBf16 ? c10::kBFloat16 : c10::kFloat;
-  const std::int64_t pairs = options.micro_batch.value_or(options.batch_size);
-  const auto tokens =
-      static_cast<std::int64_t>(micro_batch_of(request.pair, static_cast<double>(pairs)).tokens);
-  const double operations = measure_product_rate(request.config, 1, 0, tokens, type, device);
-  const double copy = measure_copy_rate(device);
-  request.machine = {
-      .name = cuda ? "CUDA device of this machine" : "ranks on this machine",
-      .source = fmt::format("measured, {} threads", threads.threads),
-      .cuda = cuda,
-      .devices = options.devices,
-      .memory_bytes = static_cast<double>(memory_per_rank(device, cuda ? 1 : ranks)),
-      .speed = cuda ? typical_gpu(operations, copy, copy / 8)
-                    : typical_cpu(operations, copy / static_cast<double>(options.devices))};
+  set_measured_machine({device, effective_dtype(options.dtype, cuda), threads.threads, ranks,
+                        options.micro_batch.value_or(options.batch_size)},
+                       options.devices, request);
 }
 
 // Returns the most, up to 8 GPUs, that divide the devices into equal nodes.
@@ -114,6 +128,22 @@ std::int64_t usual_devices_of_node(const PlannedMachine& machine) {
     --count;
   }
   return count;
+}
+
+// Multipliers that need an evaluation: 0 is known from the reference pass.
+std::int64_t evaluated(const std::vector<double>& multipliers) {
+  return static_cast<std::int64_t>(multipliers.size()) -
+         std::count(multipliers.begin(), multipliers.end(), 0.0);
+}
+
+// Sets what follows from the machine and its types.
+void set_types(Dtype cache_dtype, PlanRequest& request) {
+  const c10::Device device(request.machine.cuda ? c10::kCUDA : c10::kCPU);
+  const bool bf16 = request.dtype == "bf16";
+  request.packs_prefix =
+      !request.config.delta_net && multiplies_in_tiles(bf16 ? c10::kBFloat16 : c10::kFloat, device);
+  request.bytes = element_bytes(bf16, emulates_bfloat16(device), keeps_float_head(device),
+                                cache_dtype == Dtype::kBf16);
 }
 
 PlanRequest make_request(const PlanOptions& options) {
@@ -128,8 +158,7 @@ PlanRequest make_request(const PlanOptions& options) {
   request.micro_batch = options.micro_batch;
   request.tp = options.tp;
   request.epochs = options.epochs;
-  request.multipliers = static_cast<std::int64_t>(options.multipliers.size()) -
-                        std::count(options.multipliers.begin(), options.multipliers.end(), 0.0);
+  request.multipliers = evaluated(options.multipliers);
   request.eval_every = options.eval_every;
   request.cells = options.cells;
   if (!options.machine.empty()) {
@@ -141,12 +170,7 @@ PlanRequest make_request(const PlanOptions& options) {
   }
   request.machine.devices_per_node =
       options.devices_per_node.value_or(usual_devices_of_node(request.machine));
-  const c10::Device device(request.machine.cuda ? c10::kCUDA : c10::kCPU);
-  const bool bf16 = request.dtype == "bf16";
-  request.packs_prefix =
-      !request.config.delta_net && multiplies_in_tiles(bf16 ? c10::kBFloat16 : c10::kFloat, device);
-  request.bytes = element_bytes(bf16, emulates_bfloat16(device), keeps_float_head(device),
-                                options.cache_dtype == Dtype::kBf16);
+  set_types(options.cache_dtype, request);
   return request;
 }
 
@@ -157,6 +181,34 @@ int run_plan_command(const PlanOptions& options) {
   const RunPlan plan = make_plan(request);
   fmt::print("{}", options.json ? plan_json(request, plan) : plan_text(request, plan));
   return kExitDone;
+}
+
+std::string planned_cost(const JobPreparation& job, int local_ranks) {
+  const TrainOptions& options = job.options;
+  const Computation& computation = job.computation;
+  PlanRequest request;
+  request.model = options.model.string();
+  request.config = job.inputs.config;
+  request.layer = options.layer;
+  request.pair = mean_pair(job.inputs.train);
+  request.train_pairs = static_cast<std::int64_t>(job.inputs.train.size());
+  request.test_pairs = static_cast<std::int64_t>(job.inputs.test.size());
+  request.batch_size = options.batch_size;
+  request.micro_batch = options.micro_batch;
+  request.tp = computation.topology.tp();
+  request.epochs = options.epochs;
+  request.max_steps = options.max_steps;
+  request.passes = options.sign == SignRule::kBoth ? 2 : 1;
+  request.multipliers = evaluated(options.multipliers);
+  request.eval_every = options.eval_every;
+  set_measured_machine({computation.device, computation.dtype, computation.threads.threads,
+                        local_ranks, options.micro_batch.value()},
+                       computation.topology.world(), request);
+  if (request.machine.devices % local_ranks == 0) {
+    request.machine.devices_per_node = local_ranks;
+  }
+  set_types(options.cache_dtype, request);
+  return plan_text(request, make_plan(request));
 }
 
 }  // namespace bipo

@@ -104,7 +104,10 @@ std::string time_text(const PlanRequest& r, const RunPlan& p) {
   text += plan_line(fmt::format("training, {} steps", p.steps),
                     fmt::format("{:>14}", duration(p.training_seconds)));
   text += plan_line("evaluations", fmt::format("{:>14}", duration(p.evaluation_seconds)));
-  text += plan_line(fmt::format("run of {} epochs", r.epochs), whole_cost(r, p.run_seconds));
+  const bool is_cut = r.max_steps > 0 && p.steps == r.max_steps;
+  text += plan_line(
+      is_cut ? fmt::format("run of {} steps", p.steps) : fmt::format("run of {} epochs", r.epochs),
+      whole_cost(r, p.run_seconds));
   if (r.cells > 1) {
     text += plan_line(fmt::format("sweep of {} cells", r.cells), whole_cost(r, p.sweep_seconds));
   }

@@ -15,6 +15,7 @@
 #include "collectives/foundation/errors.hpp"
 #include "datasets/template/chat_template.hpp"
 #include "datasets/tokenizer/tokenizer.hpp"
+#include "datasets/tokens/pair_text.hpp"
 #include "datasets/tokens/pair_tokenizer.hpp"
 #include "experiments/files/process_identity.hpp"
 #include "experiments/job/text_options.hpp"
@@ -28,67 +29,6 @@ namespace {
 using Json = nlohmann::ordered_json;
 using Tokens = std::vector<TokenId>;
 
-constexpr std::size_t kFirstTokens = 6;
-
-struct Lengths {
-  std::int64_t least = 0;
-  double median = 0;
-  std::int64_t most = 0;
-};
-
-Lengths lengths_of(std::vector<std::int64_t> lengths) {
-  std::sort(lengths.begin(), lengths.end());
-  const std::size_t middle = lengths.size() / 2;
-  const double median = lengths.size() % 2 == 1
-                            ? static_cast<double>(lengths[middle])
-                            : static_cast<double>(lengths[middle - 1] + lengths[middle]) / 2;
-  return {lengths.front(), median, lengths.back()};
-}
-
-std::int64_t length_of(const TokenPair& pair) {
-  return static_cast<std::int64_t>(pair.prompt.size() +
-                                   std::max(pair.chosen.size(), pair.rejected.size()));
-}
-
-// Tokens as text; nothing of them is left out.
-class TokenText {
- public:
-  explicit TokenText(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
-
-  std::string whole(const Tokens& tokens) const {
-    return tokenizer_.decode(tokens, SpecialTokenText::kKept);
-  }
-
-  // The answer's text, with the parts that are not scored between "[[" and "]]".
-  std::string marked(const Tokens& tokens, const ScoredTokens& scored) const {
-    std::string text;
-    for (std::size_t begin = 0, end = 0; begin < tokens.size(); begin = end) {
-      const bool counts = is_scored(scored, begin);
-      while (end < tokens.size() && is_scored(scored, end) == counts) {
-        ++end;
-      }
-      const std::string part = whole({tokens.begin() + static_cast<std::ptrdiff_t>(begin),
-                                      tokens.begin() + static_cast<std::ptrdiff_t>(end)});
-      text += counts ? part : fmt::format("[[{}]]", part);
-    }
-    return text;
-  }
-
-  // "Cer" 310, "tainly" 422, ...
-  std::string first(const Tokens& tokens) const {
-    std::vector<std::string> shown;
-    for (std::size_t i = 0; i < std::min(tokens.size(), kFirstTokens); ++i) {
-      shown.push_back(fmt::format("{} {}", quoted({tokens[i]}), tokens[i]));
-    }
-    return fmt::format("{}{}", fmt::join(shown, ", "), tokens.size() > kFirstTokens ? ", ..." : "");
-  }
-
-  std::string quoted(const Tokens& tokens) const { return Json(whole(tokens)).dump(); }
-
- private:
-  const Tokenizer& tokenizer_;
-};
-
 // All that is printed.
 struct Shown {
   const ShowDataOptions& options;
@@ -99,27 +39,6 @@ struct Shown {
   std::vector<TokenPair> pairs;
   std::string understood;
   std::vector<std::string> notes;  // warnings, rows left out
-
-  std::vector<std::int64_t> collect(std::int64_t (*length)(const TokenPair&)) const {
-    std::vector<std::int64_t> lengths;
-    std::transform(pairs.begin(), pairs.end(), std::back_inserter(lengths), length);
-    return lengths;
-  }
-
-  std::vector<std::pair<const char*, Lengths>> lengths() const {
-    return {
-        {"prompt", lengths_of(collect([](const TokenPair& pair) {
-           return static_cast<std::int64_t>(pair.prompt.size());
-         }))},
-        {"chosen", lengths_of(collect([](const TokenPair& pair) {
-           return static_cast<std::int64_t>(pair.chosen.size());
-         }))},
-        {"rejected", lengths_of(collect([](const TokenPair& pair) {
-           return static_cast<std::int64_t>(pair.rejected.size());
-         }))},
-        {"prompt and longer answer", lengths_of(collect(length_of))},
-    };
-  }
 
   const TokenPair& longest() const {
     return *std::max_element(
@@ -184,7 +103,7 @@ std::string text_of(const Shown& shown) {
   out +=
       token_row("EOS", shown.ends_with_eos(), shown.text.special.eos, "after each answer", tokens);
   out += fmt::format("\n{:<26}{:>8}{:>9}{:>8}\n", "tokens", "least", "median", "most");
-  for (const auto& [name, lengths] : shown.lengths()) {
+  for (const auto& [name, lengths] : part_lengths(shown.pairs)) {
     out +=
         fmt::format("{:<26}{:>8}{:>9}{:>8}\n", name, lengths.least, lengths.median, lengths.most);
   }
@@ -227,7 +146,7 @@ Json json_of(const Shown& shown) {
   json["chat_template"] = {{"name", shown.template_name}, {"from", shown.template_place}};
   json["bos"] = id(shown.begins_with_bos(), shown.text.special.bos);
   json["eos"] = id(shown.ends_with_eos(), shown.text.special.eos);
-  for (const auto& [name, lengths] : shown.lengths()) {
+  for (const auto& [name, lengths] : part_lengths(shown.pairs)) {
     json["tokens"][name] = {
         {"least", lengths.least}, {"median", lengths.median}, {"most", lengths.most}};
   }

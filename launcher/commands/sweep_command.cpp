@@ -15,6 +15,7 @@
 #include "experiments/progress/stop_signals.hpp"
 #include "experiments/settings/stored_settings.hpp"
 #include "experiments/settings/template_dates.hpp"
+#include "experiments/settings/warmup.hpp"
 #include "experiments/sweep_run/sweep_preparation.hpp"
 #include "experiments/sweep_run/sweep_progress.hpp"
 #include "experiments/sweep_run/sweep_run.hpp"
@@ -49,6 +50,13 @@ int print_result(const SweepPreparation& sweep, const SweepEnd& end) {
   const SweepSummary summary =
       summarize_sweep(sweep.options.out, sweep.plan, sweep.options.multipliers, evaluates);
   fmt::print("{}", summary.text);
+  if (summary.weak > 0) {
+    fmt::print(
+        "weak cells: {}, whose vectors are below 0.5 % of the residual stream's norm or whose "
+        "held-out margins at -v and +v are not apart; `bipo-dist inspect` of a run file says which "
+        "and what to change\n",
+        summary.weak);
+  }
   if (end.has_unsaved) {
     fmt::print(
         "cells that the machine failed, for example its disk, are left to do; the same "
@@ -140,6 +148,7 @@ SweepOptions as_first_started(const SweepOptions& given, Job& job) {
   const auto stored = template_date_of_plan(plan);
   SweepOptions options = given;
   options.bos = continued_bos_rule_of_plan(given.bos, plan);
+  options.warmup_steps = continued_warmup_steps_of_plan(given, plan);
   options.template_date = choose_template_date(given.template_date, stored, job.begin_utc());
   return options;
 }

@@ -38,6 +38,18 @@ Row header(const std::vector<double>& multipliers, bool evaluates) {
   return row;
 }
 
+// What the line of a cell is made of.
+struct CellView {
+  const Cell& cell;
+  CellStatus status;
+  std::filesystem::path path;
+  RunRecord record;
+};
+
+std::string status_text(const CellView& view) {
+  return to_string(view.status) + (is_weak(view.record.attributes) ? ", weak" : "");
+}
+
 // Returns an empty record where there is no file, or none that can be read: then `problem` says so.
 RunRecord record_in(const std::filesystem::path& path, std::string& problem) {
   try {
@@ -48,19 +60,16 @@ RunRecord record_in(const std::filesystem::path& path, std::string& problem) {
   }
 }
 
-Row row_of(const Cell& cell, CellStatus status, const std::filesystem::path& path,
-           const std::vector<double>& multipliers, bool evaluates, std::string& problems) {
-  const bool has_file = std::filesystem::exists(path);
-  const RunRecord record = record_in(path, problems);
-  Row row{cell.name, to_string(status)};
+Row row_of(const CellView& view, const std::vector<double>& multipliers, bool evaluates) {
+  Row row{view.cell.name, status_text(view)};
   if (evaluates) {
     for (const double multiplier : multipliers) {
-      row.push_back(accuracy_at(multiplier, record));
+      row.push_back(accuracy_at(multiplier, view.record));
     }
   } else {
-    row.push_back(last_loss(record));
+    row.push_back(last_loss(view.record));
   }
-  row.push_back(has_file ? path.string() : kUnknown);
+  row.push_back(std::filesystem::exists(view.path) ? view.path.string() : kUnknown);
   return row;
 }
 
@@ -93,8 +102,10 @@ SweepSummary summarize_sweep(const std::filesystem::path& directory, const Sweep
   SweepSummary summary;
   for (std::size_t i = 0; i < plan.cells.size(); ++i) {
     const Cell& cell = plan.cells[i];
-    rows.push_back(
-        row_of(cell, status[i], run_file_path(directory, cell), multipliers, evaluates, reasons));
+    const std::filesystem::path path = run_file_path(directory, cell);
+    const CellView view{cell, status[i], path, record_in(path, reasons)};
+    rows.push_back(row_of(view, multipliers, evaluates));
+    summary.weak += is_weak(view.record.attributes) ? 1 : 0;
     summary.running += status[i] == CellStatus::kRunning ? 1 : 0;
     if (status[i] == CellStatus::kFailed) {
       ++summary.failed;

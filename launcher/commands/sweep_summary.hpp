@@ -14,6 +14,7 @@ struct SweepSummary {
   std::string text;
   std::size_t failed = 0;  // cells
   std::size_t running = 0;
+  std::size_t weak = 0;  // complete, but without an effect that is shown
 };
 
 // Returns each cell's status, last held-out accuracy at each multiplier (without evaluation, the

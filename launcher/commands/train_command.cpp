@@ -18,6 +18,7 @@
 #include "experiments/training/run_preparation.hpp"
 #include "experiments/training/run_record.hpp"
 #include "experiments/training/training_inputs.hpp"
+#include "launcher/bench/bench.hpp"
 #include "launcher/commands/commands.hpp"
 #include "launcher/commands/output_claims.hpp"
 #include "trainer/loop/training.hpp"
@@ -25,8 +26,8 @@
 namespace bipo {
 namespace {
 
-// Prints the program's result to stdout.
-void print_result(const TrainingRecord& record, RunStatus status,
+// Prints the program's result to stdout.  `verdict`: of the complete run.
+void print_result(const TrainingRecord& record, RunStatus status, const std::string& verdict,
                   const std::filesystem::path& out) {
   if (!record.evals.empty()) {
     const EvalRow& last = record.evals.back();
@@ -43,12 +44,47 @@ void print_result(const TrainingRecord& record, RunStatus status,
       "{}: {}\n",
       status == RunStatus::kComplete ? "run file" : "interrupted; continue with --resume; run file",
       out.string());
+  if (verdict.starts_with(kWeakVerdict)) {
+    fmt::print("{}\n", verdict);
+  }
 }
 
 ReservedSpace reserve_run_file(const RunPreparation& run) {
   const TrainingInputs& inputs = run.job.inputs;
-  return {run.job.options.out, run_file_bytes(run.job.options, BatchPlan(run.plan),
-                                              inputs.config.hidden, !inputs.test.empty())};
+  return {run.job.options.out,
+          run_file_bytes(run.job.options, BatchPlan(run.plan), inputs.config.hidden,
+                         static_cast<std::int64_t>(inputs.test.size()))};
+}
+
+// Shows what the ranks are about to do.
+void show_overview(const RunPreparation& run, Job& job) {
+  for (const std::string& line : run.job.inputs.overview) {
+    job.display().message(line);
+  }
+}
+
+// Shows the run with its plan, and starts nothing.
+int show_run(const TrainOptions& options, Job& job) {
+  const RunPreparation run = job.prepare(
+      [&] { return prepare_run(options, job.begin_utc(), job.session()); }, "the run to make");
+  const JobPreparation& prepared = run.job;
+  job.show(prepared.computation,
+           run_table(prepared.options, prepared, prepared.computation.topology), prepared.warnings,
+           prepared.inputs.notes);
+  show_overview(run, job);
+  if (run.previous) {
+    job.display().message(
+        run.previous->attributes.status == RunStatus::kComplete
+            ? fmt::format("{}: complete already, nothing to do", options.out.string())
+            : fmt::format("{}: goes on from step {}", options.out.string(),
+                          run.previous->checkpoint.step));
+  }
+  job.session().together([&] {
+    if (job.is_root()) {
+      fmt::print("{}", planned_cost(prepared, job.session().local_size()));
+    }
+  });
+  return kExitDone;
 }
 
 // `claims`: on --out.
@@ -68,6 +104,7 @@ int run_prepared(const RunPreparation& run, OutputClaims& claims, Job& job) {
   const Ranks ranks =
       job.begin(run.job.computation, run_table(options, run.job, run.job.computation.topology),
                 run.job.warnings, inputs.notes);
+  show_overview(run, job);
   if (options.check_weights) {
     check_weights({&inputs}, session);
   }
@@ -88,7 +125,8 @@ int run_prepared(const RunPreparation& run, OutputClaims& claims, Job& job) {
        run.plan.pairs, residual_norm,
        job.is_root() ? ReplaceGuard([&claims] { return claims.are_mine(); }) : ReplaceGuard(),
        run.previous ? run.previous->additions : nullptr, run.found, std::move(space),
-       rescue_directory(options.rescue_dir), "the same command with --resume", /*is_alone=*/true},
+       rescue_directory(options.rescue_dir), "the same command with --resume", /*is_alone=*/true,
+       verdict_settings(options, residual_norm, plan.total_steps())},
       job.display());
   TrainingRecord record = run.previous ? TrainingRecord(*run.previous)
                                        : starting_record(inputs.config.hidden, options.seed);
@@ -114,7 +152,7 @@ int run_prepared(const RunPreparation& run, OutputClaims& claims, Job& job) {
     }
   });
   if (job.is_root()) {
-    print_result(record, status, options.out);
+    print_result(record, status, observer.verdict(), options.out);
   }
   return status == RunStatus::kComplete ? kExitDone : kExitInterrupted;
 }
@@ -123,6 +161,9 @@ int run_prepared(const RunPreparation& run, OutputClaims& claims, Job& job) {
 
 int run_train_command(const TrainOptions& options, Session& session) {
   Job job(session);
+  if (options.dry_run) {
+    return show_run(options, job);
+  }
   session.together([&] {
     if (job.is_root()) {
       check_replaceable(options.out);
@@ -135,7 +176,8 @@ int run_train_command(const TrainOptions& options, Session& session) {
   if (run.previous && run.previous->attributes.status == RunStatus::kComplete) {
     if (job.is_root()) {
       std::cerr << fmt::format("{}: complete already, nothing to do\n", options.out.string());
-      print_result(*run.previous, RunStatus::kComplete, options.out);
+      print_result(*run.previous, RunStatus::kComplete, run.previous->attributes.verdict,
+                   options.out);
     }
     return kExitDone;
   }

@@ -149,7 +149,7 @@ CommandTable sweep_table(SweepOptions& o) {
          config_field()}},
        {"Axes", std::move(axes)},
        {"Training",
-        std::vector{max_steps_field(o.max_steps),
+        std::vector{preset_field(), max_steps_field(o.max_steps),
                     micro_batch_field(o.micro_batch, "auto: the batch"), lr_unit_field(o.lr_unit)} +
             optimizer_fields(o) + std::vector{shuffle_field(o.shuffle)}},
        evaluation_and_saving_group(o),

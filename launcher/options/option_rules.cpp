@@ -20,6 +20,13 @@ void require_part_of_batch(const std::optional<std::int64_t>& micro_batch,
   }
 }
 
+void require_one_warmup(const GivenNames& given) {
+  if (given.contains("warmup") && given.contains("warmup-steps")) {
+    throw UserError(
+        "--warmup and --warmup-steps exclude each other: both say how long the warm-up is");
+  }
+}
+
 // Checks the model and pairs of bench and plan.
 void require_one_model_and_pairs(const WorkloadOptions& options, const GivenNames& given) {
   if (given.contains("model") == given.contains("shape")) {
@@ -125,7 +132,8 @@ void require_measurement(const EvaluateOptions& options, const GivenNames& given
 
 }  // namespace
 
-void require_consistent(const TrainOptions& options, const GivenNames&) {
+void require_consistent(const TrainOptions& options, const GivenNames& given) {
+  require_one_warmup(given);
   if (options.resume && options.overwrite) {
     throw UserError(
         "--resume and --overwrite exclude each other: --resume continues the run file, "
@@ -148,6 +156,7 @@ void require_consistent(const SweepOptions& options, const GivenNames& given) {
         "--adapter belongs to one model, but --models names {}; make a sweep for each model",
         options.axes.models.size()));
   }
+  require_one_warmup(given);
   for (const std::int64_t batch_size : options.axes.batch_sizes) {
     require_part_of_batch(options.micro_batch, batch_size);
   }

@@ -242,6 +242,33 @@ void require_required(const CommandTable& table, const GivenNames& given) {
   }
 }
 
+// Returns what the preset among the given options, if there is one, stands for: the last one
+// decides.
+std::vector<GivenOption> from_preset(const std::vector<GivenOption>& given,
+                                     const FieldByName& specs) {
+  GivenNames names;
+  std::vector<Field::Setting> settings;
+  std::string shown;
+  for (const GivenOption& option : given) {
+    names.insert(option.name);
+    const auto& presets = specs.at(option.name).presets;
+    if (const auto preset = presets.find(option.value); preset != presets.end()) {
+      settings = preset->second;
+      shown = option.shown;
+    }
+  }
+  const auto is_given = [&](const std::string& name) {
+    return !name.empty() && names.contains(specs.at(name).name);
+  };
+  std::vector<GivenOption> result;
+  for (const Field::Setting& setting : settings) {
+    if (!is_given(setting.option) && !is_given(setting.rival)) {
+      result.push_back({specs.at(setting.option).name, setting.value, shown});
+    }
+  }
+  return result;
+}
+
 // Sets the options that `table` was made for.  Returns the names of the given ones.
 GivenNames read_options(const CommandTable& table, const std::vector<std::string>& words) {
   const FieldByName specs = by_name(table.groups);
@@ -268,6 +295,9 @@ GivenNames read_options(const CommandTable& table, const std::vector<std::string
     return specs.at(option.name).repeats && given.contains(option.name);
   });
   std::vector<std::string> faults;
+  std::vector<GivenOption> all = from_file;
+  all.insert(all.end(), from_command_line.begin(), from_command_line.end());
+  apply(from_preset(all, specs), specs, faults);
   for (const auto* source : {&from_file, &from_command_line}) {
     apply(*source, specs, faults);
     for (const GivenOption& option : *source) {

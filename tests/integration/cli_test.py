@@ -134,6 +134,31 @@ def test_warm_up_longer_than_the_run_is_a_warning(job):
     assert re.search(r"warning.*warm-?up.*\b500\b", finished.stderr, re.IGNORECASE), finished
 
 
+def test_a_short_run_reaches_its_peak_by_default(job):
+    """12 steps, of which a tenth, rounded up, warm up; then half a cosine over 10."""
+    program.run_successfully(job.but(warmup_steps=None).arguments())
+    rates = [0, 0.5] + [0.5 * (1 + numpy.cos(numpy.pi * k / 10)) for k in range(10)]
+    run = run_files.read(job.out)
+    assert numpy.allclose(run.steps["lr"], 0.05 * numpy.array(rates), rtol=1e-12)
+    assert json.loads(run.attributes["config"])["warmup_steps"] == 2
+    quarter = job.but(warmup_steps=None, warmup=0.25).writing("quarter.h5")
+    program.run_successfully(quarter.arguments())
+    assert numpy.argmax(run_files.read(quarter.out).steps["lr"]) == 3
+    most = job.but(warmup_steps=None, warmup=50).writing("most.h5")
+    finished = program.run_successfully(most.arguments())
+    assert numpy.argmax(run_files.read(most.out).steps["lr"]) == 11 and "warm-up" not in finished.stderr
+
+
+def test_a_preset_is_its_settings_spelled_out(job):
+    few = {"max_steps": 4, "lr": None, "warmup_steps": None, "weight_decay": None, "epochs": None}
+    preset = job.but(**few, preset="paper").writing("preset.h5")
+    program.run_successfully(preset.arguments())
+    spelled_out = job.but(max_steps=4, lr=5e-4, lr_unit="absolute", warmup_steps=100, weight_decay=0, epochs=20,
+                          batch_size=4, beta=0.1, max_grad_norm=1, sign="batch", shuffle="on")
+    program.run_successfully(spelled_out.arguments())
+    run_files.assert_identical(run_files.read(spelled_out.out), run_files.read(preset.out))
+
+
 def test_jsonl_pairs_train_like_the_same_csv(job, tiny_pairs):
     converted = job.folder / "train.jsonl"
     with open(tiny_pairs, newline="", encoding="utf-8") as source, open(converted, "w") as target:

@@ -195,6 +195,18 @@ def test_a_run_of_version_01_goes_on_with_its_rule_for_bos(long_job, tmp_path):
     assert refused.code == program.BAD_INPUT and "no_bos was false, now true" in refused.stderr, refused
 
 
+def test_a_run_of_an_earlier_version_goes_on_with_its_warm_up(job):
+    """It stored its default of 100 steps in this run of 60 too; today's default would be 6."""
+    earlier = job.but(epochs=10, save_every=0, warmup_steps=100)
+    undisturbed = earlier.writing("undisturbed.h5")
+    program.run_successfully(undisturbed.arguments())
+    interrupt(earlier, signal.SIGUSR1, 5)
+    program.run_successfully(earlier.but(warmup_steps=None).arguments("--resume"))
+    resumed = run_files.read(earlier.out)
+    run_files.assert_identical(resumed, run_files.read(undisturbed.out))
+    assert resumed.steps["lr"][-1] == pytest.approx(0.05 * 59 / 100)
+
+
 def test_resume_refuses_changed_data(long_job, tmp_path):
     """The same path with other pairs behind it is another run."""
     from tiny_models import write_pairs

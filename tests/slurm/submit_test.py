@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -102,16 +103,22 @@ def test_help_needs_nothing(site):
     ({"test": "absent.csv"}, ["--test absent.csv"]),
     ({"out": "absent/run.h5"}, ["--out absent/run.h5", "directory"]),
     ({"overwrite": True}, ["--overwrite", "begin anew"]),
+    ({"dry_run": True}, ["train --dry-run", "trains nothing"]),
+    ({"layer": 9}, ["--layer 9", "0 to 3", "nothing is submitted"]),
+    ({"bata": 1}, ["--bata", "--beta", "nothing is submitted"]),
 ])
 def test_a_run_that_cannot_start_is_refused(site, job, changes, parts):
     assert_refused(site.submit("--dry-run", *job.but(**changes).arguments()), *parts)
 
 
 def test_an_existing_run_file_needs_resume(site, job):
-    job.out.write_bytes(b"earlier")
+    program.run_successfully(job.but(max_steps=1).arguments())
+    earlier = job.out.read_bytes()
+    job = job.but(max_steps=1)
     assert_refused(site.submit("--dry-run", *job.arguments()), job.out, "--resume")
     [line] = lines_of(site.submit("--dry-run", *job.arguments("--resume")))
-    assert line.count("--resume") == 1
+    assert line.count("--resume") == 1 and job.out.read_bytes() == earlier
+    assert_refused(site.submit("--dry-run", *job.but(beta=0.5).arguments("--resume")), "beta was 0.1, now 0.5")
     config = job.folder / "run.ini"
     config.write_text(f"# mine\n[train]\nout = {job.out} \nepochs=1\n")
     from_file = job.but(out=None, epochs=None, config=config)
@@ -128,6 +135,20 @@ def test_an_existing_run_file_needs_resume(site, job):
 ])
 def test_a_sweep_that_cannot_start_is_refused(site, sweep_job, changes, parts):
     assert_refused(site.submit("--dry-run", *sweep_arguments(sweep_job.but(**changes))), *parts)
+
+
+def test_a_gguf_model_is_taken(site, job):
+    """The real one of the tests' cache, because the tiny ones are made in another environment."""
+    model = Path(program.from_environment("BIPO_TEST_CACHE")) / "models" / "smollm2-135m-instruct.gguf"
+    finished = site.submit("--dry-run", *job.but(model=model).arguments())
+    [line] = lines_of(finished)
+    assert str(model) in line and "first training pair" in finished.stderr, finished
+
+
+def test_the_ranks_and_the_device_of_the_job_need_not_be_here(site, job):
+    [line] = lines_of(site.submit("--dry-run", *job.but(tp=2, dp=4, device="cuda").arguments()))
+    assert line[-7:] == ["--tp", "2", "--dp", "4", "--device", "cuda", "--resume"]
+    assert not job.out.exists()
 
 
 def test_an_analysis_that_cannot_start_is_refused(site, sweep_job):

@@ -75,7 +75,7 @@ RunPlan plan_of(const PlanRequest& request, const RunShape& shape) {
   plan.peak_bytes = peak_of(request, plan.memory);
   plan.fits = plan.peak_bytes <= kUsableShare * request.machine.memory_bytes;
   plan.step = step_seconds(request.config, shape, request.machine.speed,
-                           static_cast<double>(request.batch_size));
+                           static_cast<double>(request.batch_size * request.passes));
   return plan;
 }
 
@@ -108,10 +108,15 @@ std::int64_t rounded_up(std::int64_t count, std::int64_t size) {
 RunPlan make_plan(const PlanRequest& request) {
   RunPlan plan = best_arrangement(request);
   const MachineSpeed& speed = request.machine.speed;
-  plan.steps = request.epochs * rounded_up(request.train_pairs, request.batch_size);
+  const std::int64_t of_epoch = rounded_up(request.train_pairs, request.batch_size);
+  plan.steps = request.epochs * of_epoch;
+  if (request.max_steps > 0) {
+    plan.steps = std::min(plan.steps, request.max_steps);
+  }
   plan.training_seconds = static_cast<double>(plan.steps) * plan.step.total();
   const std::int64_t evaluations =
-      request.eval_every == 0 ? 0 : rounded_up(request.epochs, request.eval_every);
+      request.eval_every == 0 ? 0
+                              : rounded_up(rounded_up(plan.steps, of_epoch), request.eval_every);
   plan.evaluation_seconds = static_cast<double>(evaluations * request.multipliers) *
                             evaluation_seconds(request.config, plan.shape, speed,
                                                static_cast<double>(request.test_pairs));

@@ -32,6 +32,8 @@ struct PlanRequest {
   std::optional<std::int64_t> micro_batch;
   std::optional<std::int64_t> tp;
   std::int64_t epochs = 20;
+  std::int64_t max_steps = 0;  // 0: no limit
+  std::int64_t passes = 1;     // over each batch: 2 where a step adds the vector in both directions
   std::int64_t multipliers = 0;  // that need an evaluation: 0 is known from the reference pass
   std::int64_t eval_every = 1;   // epochs; 0: never
   std::int64_t cells = 1;

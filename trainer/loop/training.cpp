@@ -166,9 +166,14 @@ class Member {
            ((last_epoch() + 1) % settings().eval_every == 0 || state().step == plan_.total_steps());
   }
 
+  // The last one counts only with its samples, which files of earlier versions do not hold.
   bool has_evaluation() const {
     const std::vector<EvalRow>& evals = record_.get().evals;
-    return std::any_of(evals.begin(), evals.end(),
+    const std::vector<EvalSampleRow>& samples = record_.get().eval_samples;
+    const bool needs_samples = state().step == plan_.total_steps();
+    const bool has_samples = !samples.empty() && samples.front().step == state().step;
+    return (has_samples || !needs_samples) &&
+           std::any_of(evals.begin(), evals.end(),
                        [&](const EvalRow& row) { return row.step == state().step; });
   }
 
@@ -533,16 +538,20 @@ class Trainer {
         continue;
       }
       const ScoringContext context{decoder_, ranks_, held_out_->settings().group_size, {}};
-      auto rows = evaluate_pairs(context, *held_out_, layer_, state.vector, settings.multipliers,
-                                 settings.beta);
-      for (EvalRow& row : rows) {
+      auto [rows, samples] = evaluate_pairs(context, *held_out_, layer_, state.vector,
+                                            settings.multipliers, settings.beta);
+      const auto date = [&](auto& row) {
         row.step = state.step;
         row.epoch = member.last_epoch();
-      }
+      };
+      std::for_each(rows.begin(), rows.end(), date);
+      std::for_each(samples.begin(), samples.end(), date);
       {
         const auto lock = last_step_.lock();
         std::vector<EvalRow>& evals = member.record().evals;
+        std::erase_if(evals, [&](const EvalRow& row) { return row.step == state.step; });
         evals.insert(evals.end(), rows.begin(), rows.end());
+        member.record().eval_samples = std::move(samples);
         is_saved_for_good_ = false;
       }
       member.observer().on_evaluation(rows);

@@ -53,6 +53,14 @@ TEST(Inspect, RunSaysWhatItWas) {
                                            }));
 }
 
+TEST(Inspect, AVerdictStandsBelowTheRun) {
+  RunRecord record = sample_run(4);
+  record.attributes.verdict = "weak: no effect\x1b";
+  const std::vector<std::string> lines = section(record, "Run");
+  ASSERT_EQ(lines.size(), 9U);
+  EXPECT_EQ(lines.back(), "  verdict  \"weak: no effect\\u001b\"");
+}
+
 TEST(Inspect, SettingsStandInTwoColumnsLongOnesBelow) {
   RunRecord record = sample_run(0);
   record.attributes.config =

@@ -136,10 +136,10 @@ TEST(TrainFields, OptionsWithoutAPlaceInFilesChangeNone) {
   TrainOptions options;
   auto groups = train_fields(options);
   const Json before = stored_settings(groups);
-  for (const char* option : {"check-weights", "resume", "overwrite", "no-bos"}) {
+  for (const char* option : {"check-weights", "resume", "overwrite", "dry-run", "no-bos"}) {
     named(groups, option).set("true");
   }
-  EXPECT_TRUE(options.check_weights && options.resume && options.overwrite);
+  EXPECT_TRUE(options.check_weights && options.resume && options.overwrite && options.dry_run);
   EXPECT_EQ(stored_settings(groups), before);
 }
 

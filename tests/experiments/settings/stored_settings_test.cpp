@@ -13,6 +13,7 @@
 #include "collectives/foundation/errors.hpp"
 #include "experiments/settings/fields.hpp"
 #include "experiments/settings/template_dates.hpp"
+#include "experiments/settings/warmup.hpp"
 #include "tests/support/errors.hpp"
 
 namespace bipo {
@@ -58,6 +59,7 @@ Json todays_config() {
   o.max_length = 64;
   o.cache_dtype = Dtype::kFp32;
   o.cache_budget = 1048576;
+  o.warmup_steps = continued_warmup_steps(o, kOldConfig);
   Json json = stored_settings(train_fields(o));
   json["model_fingerprint"] = "00000000000000aa";
   json["train_pairs"] = 4;

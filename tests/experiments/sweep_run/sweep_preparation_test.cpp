@@ -263,6 +263,35 @@ TEST_F(SweepPreparationTest, ARunFileOfOtherSettingsDoesNotBelong) {
                {cell.name + ".h5", "made with other settings"});
 }
 
+// 3 pairs in batches of 1 and 3: 60 and 20 steps.
+TEST_F(SweepPreparationTest, EachCellHasTheWarmUpOfItsOwnSteps) {
+  SweepOptions given = options();
+  given.warmup_steps.reset();
+  given.axes.batch_sizes = {1, 3};
+  const auto warmup_of = [&](const SweepPreparation& sweep, std::int64_t batch_size) {
+    for (const Cell& cell : sweep.plan.cells) {
+      if (cell.batch_size == batch_size) {
+        return cell_options(sweep, cell).warmup_steps.value();
+      }
+    }
+    throw BugError("no such cell");
+  };
+  const SweepPreparation by_default = prepare(given);
+  EXPECT_EQ(warmup_of(by_default, 1), 6);
+  EXPECT_EQ(warmup_of(by_default, 3), 2);
+  EXPECT_EQ(nlohmann::json::parse(by_default.plan_text)["settings"]["warmup_steps"], "auto");
+  EXPECT_EQ(by_default.warnings(), std::vector<std::string>{});
+  given.warmup = Warmup(std::int64_t{30});
+  const SweepPreparation limited = prepare(given);
+  EXPECT_EQ(warmup_of(limited, 1), 30);
+  EXPECT_EQ(warmup_of(limited, 3), 19);
+  given.warmup.reset();
+  given.warmup_steps = 100;
+  const SweepPreparation as_before = prepare(given);
+  EXPECT_EQ(warmup_of(as_before, 3), 100);
+  EXPECT_EQ(nlohmann::json::parse(as_before.plan_text)["settings"]["warmup_steps"], 100);
+}
+
 TEST_F(SweepPreparationTest, WarningsComeOnce) {
   SweepOptions given = options();
   given.warmup_steps = 100;

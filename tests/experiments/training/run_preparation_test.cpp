@@ -266,6 +266,53 @@ TEST_F(RunPreparationTest, WarnsOfAWarmUpAsLongAsTheRun) {
                   "rate never reaches --lr; lower --warmup-steps"});
 }
 
+// 3 pairs are one step an epoch: 20 steps.
+TEST_F(RunPreparationTest, ByDefaultAShortRunWarmsUpInATenthOfIt) {
+  TrainOptions given = options();
+  given.warmup_steps.reset();
+  const RunPreparation run = prepare(given);
+  EXPECT_EQ(run.job.options.warmup_steps, 2);
+  EXPECT_EQ(nlohmann::json::parse(run.config)["warmup_steps"], 2);
+  EXPECT_EQ(training_settings(run.job.options, run.plan, 1, 8).warmup_steps, 2);
+  EXPECT_EQ(run.job.warnings, Texts{});
+}
+
+// It stored 100 steps of a run of 20.
+TEST_F(RunPreparationTest, ResumeKeepsTheWarmUpOfAnEarlierVersion) {
+  TrainOptions given = options();
+  given.warmup_steps = 100;
+  write_run(given, 2, RunStatus::kInterrupted);
+  given.warmup_steps.reset();
+  given.resume = true;
+  EXPECT_EQ(prepare(given).job.options.warmup_steps, 100);
+  given.warmup = Warmup(0.1);
+  expect_parts(error_of<UserError>([&] { prepare(given); }), {"warmup_steps was 100, now 2"});
+}
+
+TEST_F(RunPreparationTest, ResumeComparesTheStepsOfAShare) {
+  TrainOptions given = options();
+  given.warmup_steps.reset();
+  given.warmup = Warmup(0.2);
+  write_run(given, 2, RunStatus::kInterrupted);
+  given.resume = true;
+  EXPECT_EQ(prepare(given).job.options.warmup_steps, 4);
+  given.warmup.reset();
+  expect_parts(error_of<UserError>([&] { prepare(given); }), {"warmup_steps was 4, now 2"});
+  given.warmup_steps = 4;
+  EXPECT_EQ(prepare(given).job.options.warmup_steps, 4);
+}
+
+TEST_F(RunPreparationTest, ADryRunLeavesOutWhatOnlyARunNeeds) {
+  TrainOptions given = options();
+  given.dry_run = true;
+  given.cache_dir = directory_ / "cache";
+  const RunPreparation run = prepare(given);
+  EXPECT_FALSE(std::filesystem::exists(given.cache_dir));
+  EXPECT_FALSE(run.job.options.cache_budget);
+  EXPECT_FALSE(nlohmann::json::parse(run.config).contains("weights_hash"));
+  EXPECT_FALSE(run.job.inputs.overview.empty());
+}
+
 TEST_F(RunPreparationTest, WarnsOfOtherThreadsThanTheFiles) {
   TrainOptions given = options();
   given.threads = 1;

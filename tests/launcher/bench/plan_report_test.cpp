@@ -54,6 +54,35 @@ TEST(RunPlan, CountsStepsEvaluationsAndCells) {
   EXPECT_EQ(make_plan(request).evaluation_seconds, 0);
 }
 
+// 200 steps are one epoch of 161 and 39 of the second, after which it is evaluated, too.
+TEST(RunPlan, AMaximumOfStepsCutsTheRun) {
+  PlanRequest request = request_for("llama-2-7b", 15, 1);
+  request.epochs = 5;
+  request.max_steps = 200;
+  const RunPlan plan = make_plan(request);
+  EXPECT_EQ(plan.steps, 200);
+  EXPECT_DOUBLE_EQ(plan.training_seconds, 200 * plan.step.total());
+  const double one = evaluation_seconds(request.config, plan.shape, request.machine.speed, 100);
+  EXPECT_DOUBLE_EQ(plan.evaluation_seconds, 4 * one);
+  EXPECT_NE(plan_text(request, plan).find("run of 200 steps"), std::string::npos);
+  request.max_steps = 806;  // one more than there are
+  EXPECT_EQ(make_plan(request).steps, 805);
+  EXPECT_NE(plan_text(request, make_plan(request)).find("run of 5 epochs"), std::string::npos);
+}
+
+TEST(RunPlan, BothDirectionsAreTwicePassesOfABatch) {
+  PlanRequest request = request_for("llama-2-7b", 15, 1);
+  request.micro_batch = 4;
+  const RunPlan once = make_plan(request);
+  request.passes = 2;
+  const RunPlan twice = make_plan(request);
+  request.passes = 1;
+  request.batch_size = 8;
+  EXPECT_DOUBLE_EQ(twice.step.total(), make_plan(request).step.total());
+  EXPECT_GT(twice.step.total(), once.step.total());
+  EXPECT_EQ(twice.steps, once.steps);
+}
+
 TEST(RunPlan, ASmallModelNeedsNoTensorParallelism) {
   const RunPlan plan = make_plan(request_for("llama-2-7b", 15, 4));
   EXPECT_TRUE(plan.fits);

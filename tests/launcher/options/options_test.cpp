@@ -76,7 +76,7 @@ TEST(TrainOptions, RequiredOnesAloneLeaveThePapersDefaults) {
   EXPECT_EQ(options.beta, 0.1);
   EXPECT_EQ(options.weight_decay, 0);
   EXPECT_EQ(options.max_grad_norm, 1);
-  EXPECT_EQ(options.warmup_steps, 100);
+  EXPECT_FALSE(options.warmup || options.warmup_steps);  // 100 steps of a long run
   EXPECT_EQ(options.sign, SignRule::kBatch);
   EXPECT_TRUE(options.shuffle);
   EXPECT_EQ(options.seed, 11U);
@@ -709,6 +709,69 @@ TEST(ConfigFile, GivesWhatTheCommandLineDoesNot) {
   EXPECT_FALSE(options.no_eos);
 }
 
+TEST(TrainOptions, WarmUpIsAShareOrSteps) {
+  EXPECT_EQ(std::get<double>(parsed({"--warmup", "0.1"}).warmup.value()), 0.1);
+  EXPECT_EQ(std::get<std::int64_t>(parsed({"--warmup", "20"}).warmup.value()), 20);
+  EXPECT_FALSE(parsed({"--warmup", "auto"}).warmup);
+  expect_parts(train_error({"--warmup", "1.5"}), {"--warmup '1.5'", "0.1", "20", "auto"});
+  expect_parts(train_error({"--warmup", "3", "--warmup-steps", "3"}),
+               {"--warmup and --warmup-steps", "exclude each other"});
+}
+
+// Every value of the presets' help differs from what the options hold before it.
+TEST(TrainOptions, APresetSetsWhatIsNotGiven) {
+  const IniFile other("lr = 0.25\nsign = pair\n");
+  const TrainOptions paper = parsed({"--preset", "paper"});
+  EXPECT_EQ(paper.epochs, 20);
+  EXPECT_EQ(paper.batch_size, 4);
+  EXPECT_EQ(paper.lr, 5e-4);
+  EXPECT_EQ(paper.lr_unit, LrUnit::kAbsolute);
+  EXPECT_EQ(paper.beta, 0.1);
+  EXPECT_EQ(paper.weight_decay, 0);
+  EXPECT_EQ(paper.max_grad_norm, 1);
+  EXPECT_EQ(paper.warmup_steps, 100);
+  EXPECT_EQ(paper.sign, SignRule::kBatch);
+  EXPECT_TRUE(paper.shuffle);
+
+  const TrainOptions mixed = parsed({"--epochs", "3", "--preset", "paper", "--config", other.path(),
+                                     "--lr-unit", "residual", "--shuffle", "off"});
+  EXPECT_EQ(mixed.epochs, 3);
+  EXPECT_EQ(mixed.lr, 0.25);
+  EXPECT_EQ(mixed.sign, SignRule::kPair);
+  EXPECT_EQ(mixed.lr_unit, LrUnit::kResidual);
+  EXPECT_FALSE(mixed.shuffle);
+  EXPECT_EQ(mixed.warmup_steps, 100);
+}
+
+TEST(TrainOptions, APresetLeavesAWarmUpThatIsGiven) {
+  const TrainOptions share = parsed({"--preset", "paper", "--warmup", "0.1"});
+  EXPECT_TRUE(share.warmup);
+  EXPECT_FALSE(share.warmup_steps);
+  EXPECT_EQ(parsed({"--preset", "paper", "--warmup-steps", "7"}).warmup_steps, 7);
+}
+
+TEST(TrainOptions, APresetStandsInAConfigurationFile) {
+  const IniFile file("preset = paper\nbeta = 0.5\n");
+  const TrainOptions options = parsed({"--config", file.path()});
+  EXPECT_EQ(options.warmup_steps, 100);
+  EXPECT_EQ(options.beta, 0.5);
+  const IniFile wrong("preset = papers\n");
+  expect_parts(train_error({"--config", wrong.path()}), {":1", "must be one of paper"});
+  expect_parts(printed({"train", "--help"}), {"--preset NAME", "warmup-steps 100", "lr 5e-4"});
+}
+
+TEST(SweepOptions, APresetSetsTheAxes) {
+  const SweepOptions options = std::get<SweepOptions>(
+      parse_command_line({"sweep", "--models", "m", "--train", "t.csv", "--layers", "1", "--out",
+                          "s", "--preset", "paper", "--lr", "0.5", "--seeds", "1,2"}));
+  EXPECT_EQ(options.axes.lrs, std::vector<double>{0.5});
+  EXPECT_EQ(options.axes.betas, std::vector<double>{0.1});
+  EXPECT_EQ(options.axes.epochs, std::vector<std::int64_t>{20});
+  EXPECT_EQ(options.axes.batch_sizes, std::vector<std::int64_t>{4});
+  EXPECT_EQ(options.axes.signs, std::vector<std::string>{"batch"});
+  EXPECT_EQ(options.warmup_steps, 100);
+}
+
 TEST(TrainOptions, NoBosIsAnotherSpellingOfBosNever) {
   EXPECT_EQ(parsed({"--no-bos"}).bos, BosRule::kNever);
   EXPECT_EQ(parsed({"--bos", "never"}).bos, BosRule::kNever);
@@ -780,6 +843,7 @@ TEST(Help, ListsEveryOptionOfTheDesignOnALineOfItsOwn) {
                            "out",
                            "resume",
                            "overwrite",
+                           "dry-run",
                            "epochs",
                            "max-steps",
                            "batch-size",
@@ -789,6 +853,8 @@ TEST(Help, ListsEveryOptionOfTheDesignOnALineOfItsOwn) {
                            "beta",
                            "weight-decay",
                            "max-grad-norm",
+                           "preset",
+                           "warmup",
                            "warmup-steps",
                            "sign",
                            "shuffle",

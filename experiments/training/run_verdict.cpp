@@ -1,0 +1,130 @@
+#include "experiments/training/run_verdict.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "experiments/evaluation/statistics.hpp"
+#include "experiments/runs/run_file.hpp"
+
+namespace bipo {
+namespace {
+
+constexpr double kShortShare = 0.005;
+constexpr double kLongWarmup = 0.1;  // of the steps
+constexpr std::uint64_t kSeed = 11;  // of the bootstrap
+
+// Margin at +m less that at -m, pair by pair, in nats.
+struct MarginChange {
+  double multiplier = 0;
+  std::vector<double> of_pairs;
+};
+
+// By multiplier and pair: how much likelier the chosen answer is than the rejected one.
+using Preferences = std::map<double, std::map<std::int64_t, double>>;
+
+std::optional<double> tested_multiplier(const Preferences& preferences) {
+  const auto has_both = [&](double m) {
+    return preferences.contains(m) && preferences.contains(-m);
+  };
+  if (has_both(1)) {
+    return 1;
+  }
+  const auto largest =
+      std::find_if(preferences.rbegin(), preferences.rend(),
+                   [&](const auto& entry) { return entry.first > 0 && has_both(entry.first); });
+  return largest == preferences.rend() ? std::nullopt : std::optional(largest->first);
+}
+
+std::optional<MarginChange> margin_change(const std::vector<EvalSampleRow>& samples, double beta) {
+  Preferences preferences;
+  for (const EvalSampleRow& sample : samples) {
+    preferences[sample.multiplier][sample.pair] = sample.chosen_logp - sample.rejected_logp;
+  }
+  const std::optional<double> m = tested_multiplier(preferences);
+  if (!m || preferences[*m].size() < 2) {
+    return std::nullopt;
+  }
+  MarginChange change{*m, {}};
+  for (const auto& [pair, plus] : preferences[*m]) {
+    change.of_pairs.push_back(beta * (plus - preferences[-*m].at(pair)));
+  }
+  return change;
+}
+
+std::string shorter_warmup(const VerdictSettings& s) {
+  const bool is_long =
+      static_cast<double>(s.warmup_steps) > kLongWarmup * static_cast<double>(s.total_steps) + 1;
+  return is_long ? fmt::format(" or a shorter --warmup (now {} of {} steps)", s.warmup_steps,
+                               s.total_steps)
+                 : "";
+}
+
+// What makes the vector longer.
+std::string advice(const VerdictSettings& s) {
+  return fmt::format("train again with a higher --lr (now {:g}{}), more --epochs (now {}){}", s.lr,
+                     s.lr_unit == LrUnit::kAbsolute
+                         ? "; --lr-unit residual makes it one for every model and layer"
+                         : ", in residual units",
+                     s.epochs, shorter_warmup(s));
+}
+
+}  // namespace
+
+VerdictSettings verdict_settings(const TrainOptions& options, double residual_norm,
+                                 std::int64_t total_steps) {
+  return {residual_norm,   options.beta,   options.lr,
+          options.lr_unit, options.epochs, options.warmup_steps.value(),
+          total_steps};
+}
+
+std::string judge_run(const TrainingRecord& record, const VerdictSettings& settings) {
+  std::vector<std::string> shown;
+  std::vector<std::string> faults;
+  if (settings.residual_norm > 0) {
+    const double share = vector_norm(record.checkpoint.vector) / settings.residual_norm;
+    std::string length =
+        fmt::format("the vector's norm is {:.3g} % of the residual stream's", 100 * share);
+    if (share < kShortShare) {
+      faults.push_back(fmt::format("{}, below {:g} %", length, 100 * kShortShare));
+    } else {
+      shown.push_back(std::move(length));
+    }
+  }
+  const auto change = margin_change(record.eval_samples, settings.beta);
+  bool is_reversed = false;
+  if (change) {
+    const Interval mean = bootstrap_mean(change->of_pairs, kSeed);
+    std::string difference = fmt::format(
+        "the held-out margins at {:+g}v and {:+g}v differ by {:+.3g} nats (95 % interval {:+.3g} "
+        "to "
+        "{:+.3g}, {} pairs)",
+        change->multiplier, -change->multiplier, mean.value, mean.low, mean.high,
+        change->of_pairs.size());
+    is_reversed = mean.high < 0;
+    if (is_reversed) {
+      faults.push_back(difference + ", the wrong way");
+    } else if (mean.low > 0) {
+      shown.push_back(std::move(difference));
+    } else {
+      faults.push_back(difference + ", which may be chance");
+    }
+  }
+  if (!faults.empty()) {
+    return fmt::format("{}{}; {}", kWeakVerdict, fmt::join(faults, ", and "),
+                       is_reversed && faults.size() == 1
+                           ? "see with `bipo-dist data` whether --train and --test ask for the same"
+                           : advice(settings));
+  }
+  if (!change) {
+    shown.emplace_back("no held-out pairs at -v and +v say whether it steers");
+  }
+  return fmt::format("{}{}", change ? "steers: " : "untested: ", fmt::join(shown, ", "));
+}
+
+}  // namespace bipo

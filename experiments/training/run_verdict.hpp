@@ -1,0 +1,35 @@
+// Whether a complete run shows an effect of its vector, in a sentence for people.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "experiments/settings/settings.hpp"
+#include "trainer/records/records.hpp"
+
+namespace bipo {
+
+// What the verdict on a run is measured by, and what its advice names.
+struct VerdictSettings {
+  double residual_norm = 0;  // median norm of the residual stream at the layer
+  double beta = 0.1;
+  double lr = 0;
+  LrUnit lr_unit = LrUnit::kAbsolute;
+  std::int64_t epochs = 0;
+  std::int64_t warmup_steps = 0;
+  std::int64_t total_steps = 0;
+};
+
+// `options`: of the run, with every `auto` resolved.
+VerdictSettings verdict_settings(const TrainOptions& options, double residual_norm,
+                                 std::int64_t total_steps);
+
+// Returns the verdict on a complete run as its file stores it (RunAttributes).  It is weak where
+// - the vector is shorter than 0.5 % of the residual stream's norm, or
+// - pair by pair, the held-out margin at +m v is not above that at -m v: the bootstrap's 95 %
+//   interval of the mean difference reaches 0 or less.
+// m is 1 if the last evaluation has both signs of it, else the largest multiplier with both;
+// without two pairs at such an m the margins are not tested.
+std::string judge_run(const TrainingRecord& record, const VerdictSettings& settings);
+
+}  // namespace bipo
