@@ -18,6 +18,7 @@
 #include "experiments/settings/settings.hpp"
 #include "launcher/bench/bench.hpp"
 #include "launcher/commands/commands.hpp"
+#include "launcher/light/light_commands.hpp"
 #include "launcher/options/options.hpp"
 
 namespace {
@@ -31,13 +32,7 @@ void complain(const std::string& message) {
 
 // Commands of one process need no MPI (it may not work on a login node).
 struct RunLocally {
-  std::optional<int> operator()(const PrintAndExit& print) const {
-    write_standard_output(print.text);
-    return kExitDone;
-  }
-  std::optional<int> operator()(const InspectOptions& o) const { return run_inspect_command(o); }
   std::optional<int> operator()(const ShowDataOptions& o) const { return run_data_command(o); }
-  std::optional<int> operator()(const CollectOptions& o) const { return run_collect_command(o); }
   std::optional<int> operator()(const ExportOptions& o) const { return run_export_command(o); }
   std::optional<int> operator()(const ImportOptions& o) const { return run_import_command(o); }
   std::optional<int> operator()(const PlanOptions& o) const { return run_plan_command(o); }
@@ -143,6 +138,9 @@ int run(const std::vector<std::string>& arguments) {
   }
   try {
     if (command) {
+      if (const auto code = run_light_command(*command)) {
+        return *code;
+      }
       if (const auto code = std::visit(RunLocally(), *command)) {
         return *code;
       }

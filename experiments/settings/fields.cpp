@@ -152,6 +152,10 @@ Field config_field() {
   return std::move(config).unstored();
 }
 
+Field json_field(bool& json, const char* what) {
+  return flag("json", what, json).unstored();
+}
+
 Field batch_size_field(std::int64_t& batch_size) {
   return field("batch-size", "N", "pairs per optimiser step", batch_size, at_least(1));
 }
@@ -428,6 +432,7 @@ std::vector<FieldGroup> evaluate_fields(EvaluateOptions& o) {
        steering_fields(o, "factors on the vectors, at least two") +
            std::vector{field("out", "FILE", "evaluation file to write", o.out),
                        overwrite_field(o.overwrite, "replace an existing --out or --judge-export"),
+                       json_field(o.json, "print the tables as one JSON object instead of text"),
                        config_field()}},
       {"What to measure (at least one)",
        {field("test", "FILE",

@@ -71,10 +71,6 @@ std::vector<Field> workload_fields(WorkloadOptions& o, const char* pairs,
           config_field()};
 }
 
-Field json_field(bool& json) {
-  return flag("json", "print one JSON object instead of text", json);
-}
-
 template <typename Value, typename Parse>
 Field axis(const char* name, const char* description, std::vector<Value>& values,
            const Parse& parse, const char* other_name = "") {
@@ -146,7 +142,7 @@ CommandTable sweep_table(SweepOptions& o) {
          field("out", "DIR", "directory of the run files", o.out).required(),
          flag("retry-failed", "train cells again that failed before", o.retry_failed),
          flag("dry-run", "print the cells, their order and cost, and train nothing", o.dry_run),
-         config_field()}},
+         json_field(o.json, "print what --dry-run finds as one JSON object"), config_field()}},
        {"Axes", std::move(axes)},
        {"Training",
         std::vector{max_steps_field(o.max_steps),
@@ -179,9 +175,23 @@ CommandTable collect_table(CollectOptions& o) {
       {{"Options",
         {field("out", "FILE", "file to write; an older one of its kind is replaced", o.out)
              .required(),
-         overwrite_field(o.overwrite, "replace whatever --out is")}}},
+         overwrite_field(o.overwrite, "replace whatever --out is"), json_field(o.json)}}},
       "\nExit codes: 0 done, also where cells are missing; 2 usage or bad input; 1 anything "
       "else\n");
+}
+
+CommandTable inspect_table(InspectOptions& o) {
+  return table(
+      "inspect",
+      "bipo-dist inspect RUN_FILE [options]\n"
+      "\n"
+      "Prints what a run file holds: settings, progress, losses, vectors and evaluations.\n",
+      {{"Options", {json_field(o.json)}}},
+      "\n"
+      "Exit codes: 0 done; 2 usage or bad input; 1 anything else\n"
+      "\n"
+      "Example\n"
+      "  bipo-dist inspect run.h5\n");
 }
 
 CommandTable bench_table(BenchOptions& o) {

@@ -22,6 +22,7 @@ struct CommandTable {
 CommandTable train_table(TrainOptions& options);
 CommandTable sweep_table(SweepOptions& options);
 CommandTable collect_table(CollectOptions& options);
+CommandTable inspect_table(InspectOptions& options);
 CommandTable bench_table(BenchOptions& options);
 CommandTable plan_table(PlanOptions& options);
 CommandTable extract_table(ExtractOptions& options);

@@ -24,11 +24,6 @@ namespace {
 
 namespace po = boost::program_options;
 
-const char* const kInspectHelp =
-    "bipo-dist inspect RUN_FILE\n"
-    "\n"
-    "Prints what a run file holds: settings, progress, losses, vectors and evaluations.\n";
-
 constexpr unsigned kHelpWidth = 110;
 
 void add(po::options_description& description, const Field& option, const std::string& name) {
@@ -342,18 +337,13 @@ Command parse_import(const std::vector<std::string>& words) {
       "run.h5`");
 }
 
-Command parse_inspect(const std::vector<std::string>& words) {
-  if (asks_for_help(words)) {
-    return PrintAndExit{kInspectHelp};
-  }
-  if (words.size() != 1 || words.front().empty()) {
-    throw UserError(fmt::format(
-        "inspect takes one run file, not {} arguments; `bipo-dist inspect run.h5`", words.size()));
-  }
-  if (is_long_option(words.front())) {
-    throw_unknown(words.front(), words.front(), {"--help"}, "inspect");
-  }
-  return InspectOptions{words.front()};
+// All options of inspect are flags, so that they may stand before the file too.
+Command parse_inspect(const std::vector<std::string>& given) {
+  std::vector<std::string> words = given;
+  std::stable_partition(words.begin(), words.end(),
+                        [](const std::string& word) { return !is_long_option(word); });
+  return parse_after_path(&InspectOptions::run_file, inspect_table, words,
+                          "inspect takes one run file first; `bipo-dist inspect run.h5`");
 }
 
 std::string version_text() {

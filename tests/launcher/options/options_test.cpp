@@ -750,9 +750,28 @@ TEST(ConfigFile, MissingFileIsAnError) {
 TEST(Commands, InspectTakesOneFile) {
   const auto options = std::get<InspectOptions>(parse_command_line({"inspect", "run.h5"}));
   EXPECT_EQ(options.run_file, "run.h5");
+  EXPECT_FALSE(options.json);
+  for (const Words& words :
+       {Words{"inspect", "run.h5", "--json"}, {"inspect", "--json", "run.h5"}}) {
+    const auto as_json = std::get<InspectOptions>(parse_command_line(words));
+    EXPECT_EQ(as_json.run_file, "run.h5");
+    EXPECT_TRUE(as_json.json);
+  }
   expect_parts(error_of({"inspect"}), {"one run file"});
-  expect_parts(error_of({"inspect", "a", "b"}), {"one run file"});
-  expect_parts(error_of({"inspect", "--hepl"}), {"--hepl", "--help"});
+  expect_parts(error_of({"inspect", "--json"}), {"one run file"});
+  expect_parts(error_of({"inspect", "a", "b"}), {"'b'"});
+  expect_parts(error_of({"inspect", "a", "--hepl"}), {"--hepl", "--help"});
+}
+
+TEST(Commands, JsonIsForWhatIsPrinted) {
+  EXPECT_TRUE(std::get<CollectOptions>(
+                  parse_command_line({"collect", "dir", "--out", "sweep.h5", "--json"}))
+                  .json);
+  EXPECT_TRUE(parsed_sweep({"--layers", "1", "--dry-run", "--json"}).json);
+  expect_parts(sweep_error({"--layers", "1", "--json"}), {"--json", "--dry-run"});
+  EXPECT_NO_THROW(
+      parse_command_line({"evaluate", "--judge-import", "s", "--out", "e.h5", "--json"}));
+  expect_parts(train_error({"--json"}), {"unknown option --json"});
 }
 
 TEST(Commands, UnknownOnesNameTheNearest) {
