@@ -2,6 +2,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
+#include "collectives/foundation/exit_codes.hpp"
 #include "experiments/settings/version.hpp"
 #include "experiments/sweeps/collect.hpp"
 #include "launcher/light/json_output.hpp"
@@ -17,7 +18,7 @@ int run_collect_command(const CollectOptions& options) {
   } else {
     std::cout << describe_collection(cells, options.out);
   }
-  return 0;
+  return kExitDone;
 }
 
 }  // namespace bipo

@@ -2,6 +2,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
+#include "collectives/foundation/exit_codes.hpp"
 #include "experiments/runs/inspect.hpp"
 #include "experiments/runs/run_file.hpp"
 #include "launcher/light/json_output.hpp"
@@ -18,7 +19,7 @@ int run_inspect_command(const InspectOptions& options) {
   } else {
     print_run(std::cout, record);
   }
-  return 0;
+  return kExitDone;
 }
 
 }  // namespace bipo

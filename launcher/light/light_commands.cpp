@@ -2,27 +2,35 @@
 
 #include <variant>
 
+#include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/exit_codes.hpp"
 #include "collectives/foundation/standard_streams.hpp"
 
 namespace bipo {
 namespace {
 
 struct RunLight {
-  std::optional<int> operator()(const PrintAndExit& print) const {
+  int operator()(const PrintAndExit& print) const {
     write_standard_output(print.text);
-    return 0;
+    return kExitDone;
   }
-  std::optional<int> operator()(const InspectOptions& o) const { return run_inspect_command(o); }
-  std::optional<int> operator()(const CollectOptions& o) const { return run_collect_command(o); }
+  int operator()(const InspectOptions& options) const { return run_inspect_command(options); }
+  int operator()(const CollectOptions& options) const { return run_collect_command(options); }
   template <typename Options>
-  std::optional<int> operator()(const Options&) const {
-    return std::nullopt;
+  int operator()(const Options&) const {
+    throw BugError("a command that needs libtorch was started without it");
   }
 };
 
 }  // namespace
 
-std::optional<int> run_light_command(const Command& command) {
+bool is_light_command(const Command& command) {
+  return std::holds_alternative<PrintAndExit>(command) ||
+         std::holds_alternative<InspectOptions>(command) ||
+         std::holds_alternative<CollectOptions>(command);
+}
+
+int run_light_command(const Command& command) {
   return std::visit(RunLight(), command);
 }
 

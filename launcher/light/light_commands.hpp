@@ -2,8 +2,6 @@
 // those libraries takes longer than the commands.
 #pragma once
 
-#include <optional>
-
 #include "experiments/settings/settings.hpp"
 #include "launcher/options/options.hpp"
 
@@ -14,7 +12,8 @@ namespace bipo {
 int run_collect_command(const CollectOptions& options);
 int run_inspect_command(const InspectOptions& options);
 
-// Returns nothing for a command that is not one of these.
-std::optional<int> run_light_command(const Command& command);
+// Whether run_light_command() takes the command: one of those above, or a text to print.
+bool is_light_command(const Command& command);
+int run_light_command(const Command& command);
 
 }  // namespace bipo
