@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "collectives/foundation/errors.hpp"
+#include "collectives/transport_versions.hpp"
 
 namespace bipo {
 namespace {
@@ -293,6 +294,12 @@ std::string find_shared_device(Communicator& world) {
     }
   }
   return "";
+}
+
+std::string nccl_version() {
+  int number = 0;  // 10,000 x major + 100 x minor + patch
+  ncclGetVersion(&number);
+  return fmt::format("{}.{}.{}", number / 10000, number / 100 % 100, number % 100);
 }
 
 std::unique_ptr<Communicator> make_nccl_communicator(Communicator& host_group, Watch* watch,

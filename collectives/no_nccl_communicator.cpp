@@ -1,9 +1,14 @@
 #include "collectives/foundation/errors.hpp"
 #include "collectives/nccl_communicator.hpp"
+#include "collectives/transport_versions.hpp"
 
 namespace bipo {
 
 std::string find_shared_device(Communicator&) {
+  return "";
+}
+
+std::string nccl_version() {
   return "";
 }
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "collectives/communicator.hpp"
+#include "collectives/foundation/exit_codes.hpp"
 #include "collectives/topology.hpp"
 #include "collectives/watch/watch.hpp"
 
@@ -31,12 +32,6 @@ class AgreedFailure : public std::runtime_error {
   int exit_code_;
   bool is_environment_;
 };
-
-// Exit codes of the program.
-inline constexpr int kExitDone = 0;
-inline constexpr int kExitFailure = 1;
-inline constexpr int kExitBadInput = 2;
-inline constexpr int kExitInterrupted = 75;
 
 // One rank's communicators with the ranks that it trains with: all ranks of the job, or, if several
 // cells are in flight, those of its cell.  `world` (all of these) and `node` (those on this rank's

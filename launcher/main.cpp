@@ -2,7 +2,6 @@
 #include <c10/util/Exception.h>
 
 #include <exception>
-#include <iostream>
 #include <optional>
 #include <string>
 #include <type_traits>
@@ -18,29 +17,21 @@
 #include "experiments/settings/settings.hpp"
 #include "launcher/bench/bench.hpp"
 #include "launcher/commands/commands.hpp"
+#include "launcher/light/light_commands.hpp"
+#include "launcher/light/outcome.hpp"
 #include "launcher/options/options.hpp"
 
 namespace {
 
 using namespace bipo;
 
-void complain(const std::string& message) {
-  // One write, so that lines of several ranks do not mix.
-  std::cerr << "bipo-dist: " + message + "\n" << std::flush;
-}
-
 // Commands of one process need no MPI (it may not work on a login node).
 struct RunLocally {
-  std::optional<int> operator()(const PrintAndExit& print) const {
-    write_standard_output(print.text);
-    return kExitDone;
-  }
-  std::optional<int> operator()(const InspectOptions& o) const { return run_inspect_command(o); }
   std::optional<int> operator()(const ShowDataOptions& o) const { return run_data_command(o); }
-  std::optional<int> operator()(const CollectOptions& o) const { return run_collect_command(o); }
   std::optional<int> operator()(const ExportOptions& o) const { return run_export_command(o); }
   std::optional<int> operator()(const ImportOptions& o) const { return run_import_command(o); }
   std::optional<int> operator()(const PlanOptions& o) const { return run_plan_command(o); }
+  std::optional<int> operator()(const DescribeBuild&) const { return run_version_command(); }
   std::optional<int> operator()(const EvaluateOptions& o) const {
     return o.model.empty() ? std::optional(run_judge_files_command(o)) : std::nullopt;
   }
@@ -141,23 +132,18 @@ int run(const std::vector<std::string>& arguments) {
   } catch (const UserError&) {
     // The code below reports it once for all ranks.
   }
-  try {
-    if (command) {
-      if (const auto code = std::visit(RunLocally(), *command)) {
-        return *code;
-      }
-      if (std::visit(HearsStopSignals(), *command)) {
-        hear_stop_signals(kExitInterrupted);  // before MPI starts threads of its own
-      }
+  if (command) {
+    if (is_light_command(*command)) {
+      return run_light_command(*command);
     }
-    return run_with_ranks(arguments, command);
-  } catch (const UserError& error) {
-    complain(error.what());
-    return kExitBadInput;
-  } catch (const std::exception& error) {
-    complain(error.what());
-    return kExitFailure;
+    if (const auto code = std::visit(RunLocally(), *command)) {
+      return *code;
+    }
+    if (std::visit(HearsStopSignals(), *command)) {
+      hear_stop_signals(kExitInterrupted);  // before MPI starts threads of its own
+    }
   }
+  return run_with_ranks(arguments, command);
 }
 
 }  // namespace
@@ -167,14 +153,5 @@ int main(int argc, char** argv) {
     return *exit_code;
   }
   prepare_standard_streams();
-  const int exit_code = run({argv + 1, argv + argc});
-  try {
-    flush_standard_output();
-  } catch (const EnvironmentError& error) {
-    if (exit_code == kExitDone) {
-      complain(error.what());
-      return kExitFailure;
-    }
-  }
-  return exit_code;
+  return exit_code_of([&] { return run({argv + 1, argv + argc}); });
 }

@@ -1,5 +1,6 @@
-// The program that users start: sets how threads and ranks wait, then becomes bipo-dist-compute,
-// the program itself, which lies beside it.
+// The program that users start.  It runs itself what needs neither libtorch nor MPI, which take
+// longer to load than such a command to run.  For everything else it sets how threads and ranks
+// wait, then becomes bipo-dist-compute, which lies beside it.
 //
 // libgomp and MPI read these settings before a main function could change them.  libgomp's threads
 // spin for some milliseconds at the end of every loop, and ranks spin for as long as they wait for
@@ -7,14 +8,29 @@
 // not running, and a step takes many times as long.
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <string>
+#include <vector>
+
+#include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/exit_codes.hpp"
+#include "collectives/foundation/standard_streams.hpp"
+#include "experiments/files/trial_process.hpp"
+#include "launcher/light/light_commands.hpp"
+#include "launcher/light/outcome.hpp"
+#include "launcher/options/options.hpp"
 
 namespace {
+
+using namespace bipo;
+
+using Words = std::vector<std::string>;
 
 // Some 0.1 ms: covers the gaps between the loops of a step; a thread that waits longer sleeps.
 constexpr const char* kSpins = "10000";
@@ -32,9 +48,32 @@ std::string own_directory() {
   return slash == std::string::npos ? "." : own.substr(0, slash);
 }
 
-}  // namespace
+// Whether the words may be a command of this program; the others are not even parsed here, because
+// they may name a configuration file that can be read only once.
+bool may_be_light(const Words& words) {
+  const Words first = {"--help", "-h",         "--version", "help",
+                       "man",    "completion", "inspect",   "collect"};
+  const auto asks_for_help = [](const std::string& word) {
+    return word == "--help" || word == "-h";
+  };
+  return !words.empty() && (std::find(first.begin(), first.end(), words.front()) != first.end() ||
+                            std::any_of(words.begin(), words.end(), asks_for_help));
+}
 
-int main(int /*argc*/, char** argv) {
+// Returns the command if it is one of this program.
+std::optional<Command> light_command(const Words& words) {
+  if (!may_be_light(words)) {
+    return std::nullopt;
+  }
+  try {
+    const Command command = parse_command_line(words);
+    return is_light_command(command) ? std::optional(command) : std::nullopt;
+  } catch (const UserError&) {
+    return std::nullopt;  // bipo-dist-compute reports it once for all ranks
+  }
+}
+
+int become_compute(char** argv) {
   if (std::getenv("OMP_WAIT_POLICY") == nullptr) {
     set_default("GOMP_SPINCOUNT", kSpins);
   }
@@ -43,5 +82,19 @@ int main(int /*argc*/, char** argv) {
   execv(program.c_str(), argv);
   std::fprintf(stderr, "bipo-dist: %s: cannot be started: %s; install or build it again\n",
                program.c_str(), std::strerror(errno));
-  return 1;
+  return kExitFailure;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (const auto exit_code = run_trial_process(argc, argv)) {
+    return *exit_code;
+  }
+  const Words words = argc > 1 ? Words(argv + 1, argv + argc) : Words();
+  if (const auto command = light_command(words)) {
+    prepare_standard_streams();
+    return exit_code_of([&] { return run_light_command(*command); });
+  }
+  return become_compute(argv);
 }

@@ -231,6 +231,10 @@ void for_each_arrow_row(
   }
 }
 
+std::string arrow_version() {
+  return arrow::GetBuildInfo().version_string;
+}
+
 }  // namespace bipo
 
 #endif  // BIPO_HAVE_ARROW

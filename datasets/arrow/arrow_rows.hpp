@@ -21,4 +21,7 @@ void for_each_arrow_row(
     const std::function<void(const std::function<nlohmann::ordered_json()>& make,
                              const std::string& where)>& row);
 
+// Returns the version of Arrow's library, "" in a program that was built without it.
+std::string arrow_version();
+
 }  // namespace bipo

@@ -20,6 +20,10 @@ void for_each_arrow_row(
       path.string(), path.extension() == ".parquet" ? "parquet" : "arrow"));
 }
 
+std::string arrow_version() {
+  return "";
+}
+
 }  // namespace bipo
 
 #endif  // BIPO_HAVE_ARROW

@@ -228,6 +228,19 @@ void write_evaluation_file(const std::filesystem::path& path, const Evaluation& 
   replace_file(path, hdf5::sealed_image(file));
 }
 
+nlohmann::ordered_json evaluation_as_json(const Evaluation& evaluation) {
+  return {{"curve", curve_table().as_json(evaluation.curve)},
+          {"steerability", steerability_table().as_json(evaluation.steerability)},
+          {"choices", choice_table().as_json(evaluation.choices)},
+          {"costs", cost_table().as_json(evaluation.costs)},
+          {"grid", grid_table().as_json(evaluation.grid)},
+          {"judge", judge_as_json(evaluation.judge)}};
+}
+
+nlohmann::ordered_json judge_as_json(const std::vector<JudgeSummary>& rows) {
+  return judge_table().as_json(rows);
+}
+
 std::vector<JudgeSummary> add_judge_scores(const std::filesystem::path& path,
                                            const std::vector<JudgeScore>& scores,
                                            const JudgeImport& import) {

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -102,6 +103,13 @@ inline constexpr std::int64_t kEvaluationSchema = 1;
 
 // Throws EnvironmentError where writing fails; the old file is then unchanged.
 void write_evaluation_file(const std::filesystem::path& path, const Evaluation& evaluation);
+
+// Returns the tables that people see (all but samples and judge_scores) as an object of lists, with
+// the columns of the file as members; numbers that are not finite are null.
+nlohmann::ordered_json evaluation_as_json(const Evaluation& evaluation);
+
+// Returns the table judge alone, as a list.
+nlohmann::ordered_json judge_as_json(const std::vector<JudgeSummary>& rows);
 
 struct JudgeImport {
   std::string results;     // absolute path of the file that the scores come from

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <cstdio>
 #include <span>
 
 #include "collectives/session.hpp"
@@ -70,7 +69,6 @@ void write_judge_requests(const EvaluateOptions& options, const std::vector<std:
     text += '\n';
   }
   replace_file(options.judge_export, std::as_bytes(std::span(text)));
-  fmt::print("{} requests: {}\n", lines.size(), options.judge_export.string());
 }
 
 JudgeScores read_judge_scores(const EvaluateOptions& options,

@@ -16,7 +16,7 @@ namespace bipo {
 std::vector<std::string> judge_requests(const EvaluateOptions& options,
                                         const std::vector<Generation>& generations);
 
-// Writes the lines and prints their number, if --judge-export is given.
+// Writes the lines if --judge-export is given.
 void write_judge_requests(const EvaluateOptions& options, const std::vector<std::string>& lines);
 
 // Reads --judge-import and checks it against the requests for `generations` if both those and

@@ -12,6 +12,7 @@
 #include <atomic>
 #include <bit>
 #include <cerrno>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -337,6 +338,30 @@ std::string describe(const std::vector<Column>& columns) {
     }
   }
   return units.dump();
+}
+
+nlohmann::ordered_json finite_or_null(double number) {
+  return std::isfinite(number) ? nlohmann::ordered_json(number) : nlohmann::ordered_json();
+}
+
+nlohmann::ordered_json cell_as_json(Type type, const void* value) {
+  switch (type) {
+    case Type::kInt8:
+      return *static_cast<const std::int8_t*>(value);
+    case Type::kInt32:
+      return *static_cast<const std::int32_t*>(value);
+    case Type::kInt64:
+      return *static_cast<const std::int64_t*>(value);
+    case Type::kUint64:
+      return *static_cast<const std::uint64_t*>(value);
+    case Type::kFloat32:
+      return finite_or_null(*static_cast<const float*>(value));
+    case Type::kFloat64:
+      return finite_or_null(*static_cast<const double*>(value));
+    case Type::kText:
+      return *static_cast<const std::string*>(value);
+  }
+  throw BugError("a cell of an unknown type");
 }
 
 void write_attribute_data(const Handle& object, const std::string& name, hid_t in_file,
@@ -932,6 +957,19 @@ void write_cells(const Handle& parent, const std::string& name, const std::vecto
   }
   write_attribute(dataset, "units", describe(columns));
   write_attribute(dataset, kChecksum, checksum_of(name, {rows}, row_in_file.id(), bytes));
+}
+
+nlohmann::ordered_json cells_as_json(const std::vector<Column>& columns, std::size_t rows,
+                                     const Cell& cell) {
+  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+  for (std::size_t row = 0; row < rows; ++row) {
+    nlohmann::ordered_json object = nlohmann::ordered_json::object();
+    for (std::size_t column = 0; column < columns.size(); ++column) {
+      object[columns[column].name] = cell_as_json(columns[column].type, cell(row, column));
+    }
+    list.push_back(std::move(object));
+  }
+  return list;
 }
 
 void read_cells(const Handle& parent, const std::string& name, const std::vector<Column>& columns,

@@ -27,6 +27,7 @@
 #include <functional>
 #include <limits>
 #include <mutex>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
 #include <stdexcept>
@@ -289,6 +290,11 @@ void read_cells(const Handle& parent, const std::string& name, const std::vector
                 const std::function<void(std::size_t rows)>& resize,
                 const std::function<void*(std::size_t row, std::size_t column)>& cell);
 
+// Returns a list of one object for each row, with the columns as members.
+nlohmann::ordered_json cells_as_json(
+    const std::vector<Column>& columns, std::size_t rows,
+    const std::function<const void*(std::size_t row, std::size_t column)>& cell);
+
 // One of the numbers of a struct that takes several columns of a table.
 template <typename Struct>
 struct Part {
@@ -343,6 +349,13 @@ class Table {
   void write(const Handle& parent, const std::vector<Row>& rows) const {
     write_cells(parent, name_, columns_, rows.size(),
                 [&](std::size_t row, std::size_t column) { return sources_[column](rows[row]); });
+  }
+
+  // Returns the rows as a list of objects, in JSON; numbers that are not finite are null.
+  nlohmann::ordered_json as_json(const std::vector<Row>& rows) const {
+    return cells_as_json(columns_, rows.size(), [&](std::size_t row, std::size_t column) {
+      return sources_[column](rows[row]);
+    });
   }
 
   std::vector<Row> read(const Handle& parent) const {

@@ -1,4 +1,3 @@
-// Prints a run file as text for a terminal.
 #include "experiments/runs/inspect.hpp"
 
 #include <fmt/format.h>
@@ -123,20 +122,33 @@ std::string rate(double tokens, double seconds) {
   return seconds > 0 ? fmt::format("{:.1f}", tokens / seconds) : "-";
 }
 
-void print_progress(std::ostream& out, const RunRecord& record) {
+// Sums over the logged steps.
+struct Work {
   double seconds = 0;
   double tokens = 0;
-  for (const StepRow& row : record.steps) {
-    seconds += row.seconds;
-    tokens += row.tokens;
+};
+
+Work work_of(const std::vector<StepRow>& steps) {
+  Work work;
+  for (const StepRow& row : steps) {
+    work.seconds += row.seconds;
+    work.tokens += row.tokens;
   }
+  return work;
+}
+
+std::int64_t epochs_begun(const std::vector<StepRow>& steps) {
+  return steps.empty() ? 0 : steps.back().epoch + 1;
+}
+
+void print_progress(std::ostream& out, const RunRecord& record) {
+  const Work work = work_of(record.steps);
   const Settings settings = {
       {"checkpoint", fmt::format("{} steps done", record.checkpoint.step)},
       {"steps logged", fmt::format("{}", record.steps.size())},
-      {"epochs begun",
-       record.steps.empty() ? "0" : fmt::format("{}", record.steps.back().epoch + 1)},
-      {"time in steps", fmt::format("{:.1f} s", seconds)},
-      {"tokens/s", rate(tokens, seconds)},
+      {"epochs begun", fmt::format("{}", epochs_begun(record.steps))},
+      {"time in steps", fmt::format("{:.1f} s", work.seconds)},
+      {"tokens/s", rate(work.tokens, work.seconds)},
   };
   print_settings(out, settings, name_width(settings));
 }
@@ -191,7 +203,72 @@ TextTable held_out_table(const std::vector<EvalRow>& evals) {
   return table;
 }
 
+using Json = nlohmann::ordered_json;
+
+Json step_as_json(const StepRow& row) {
+  return {{"step", row.step},     {"epoch", row.epoch + 1},     {"lr", row.lr},
+          {"loss", row.loss},     {"margin", row.margin},       {"accuracy", row.accuracy},
+          {"sign", row.sign},     {"grad_norm", row.grad_norm}, {"vector_norm", row.vector_norm},
+          {"tokens", row.tokens}, {"seconds", row.seconds}};
+}
+
+Json vectors_as_json(const std::vector<SavedVector>& vectors) {
+  Json list = Json::array();
+  for (const SavedVector& saved : vectors) {
+    list.push_back({{"row", list.size()},
+                    {"epoch", saved.epoch + 1},
+                    {"step", saved.step},
+                    {"norm", vector_norm(saved.value)}});
+  }
+  return list;
+}
+
+Json evals_as_json(const std::vector<EvalRow>& evals) {
+  Json list = Json::array();
+  for (const EvalRow& row : evals) {
+    list.push_back({{"epoch", row.epoch + 1},
+                    {"step", row.step},
+                    {"multiplier", row.multiplier},
+                    {"pairs", row.pairs},
+                    {"accuracy", row.accuracy},
+                    {"margin", row.margin},
+                    {"loss", row.loss},
+                    {"chosen_logp", row.chosen_logp},
+                    {"rejected_logp", row.rejected_logp}});
+  }
+  return list;
+}
+
 }  // namespace
+
+Json run_as_json(const RunRecord& record) {
+  const RunAttributes& run = record.attributes;
+  const std::vector<StepRow>& steps = record.steps;
+  const Work work = work_of(steps);
+  return {{"model", run.model},
+          {"layer", run.layer},
+          {"hidden_size", run.hidden_size},
+          {"status", to_string(run.status)},
+          {"created_utc", run.created_utc},
+          {"program_version", run.program_version},
+          {"git_commit", run.git_commit},
+          {"world_size", run.world_size},
+          {"dp", run.dp},
+          {"tp", run.tp},
+          {"backend", run.backend},
+          {"dtype", run.dtype},
+          {"hosts", run.hosts},
+          {"settings", Json::parse(run.config)},
+          {"steps_done", record.checkpoint.step},
+          {"steps_logged", steps.size()},
+          {"epochs_begun", epochs_begun(steps)},
+          {"seconds_in_steps", work.seconds},
+          {"tokens_per_second", work.seconds > 0 ? Json(work.tokens / work.seconds) : Json()},
+          {"first_step", steps.empty() ? Json() : step_as_json(steps.front())},
+          {"last_step", steps.empty() ? Json() : step_as_json(steps.back())},
+          {"vectors", vectors_as_json(record.vectors)},
+          {"evals", evals_as_json(record.evals)}};
+}
 
 void print_run(std::ostream& out, const RunRecord& record) {
   out << "Run\n";

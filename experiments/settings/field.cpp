@@ -87,6 +87,27 @@ std::string Field::help() const {
   return result;
 }
 
+PathKind path_kind_of(std::string_view value_name) {
+  const auto names = [&](std::string_view word) {
+    return value_name.find(word) != std::string_view::npos;
+  };
+  return names("FILE") ? PathKind::kFiles : names("DIR") ? PathKind::kDirectories : PathKind::kNone;
+}
+
+PathKind Field::path_kind() const {
+  return lists_paths ? PathKind::kFiles : path_kind_of(value_name);
+}
+
+Field&& Field::with_values(std::vector<std::string> names) && {
+  values = std::move(names);
+  return std::move(*this);
+}
+
+Field&& Field::listing_paths() && {
+  lists_paths = true;
+  return std::move(*this);
+}
+
 Field&& Field::required() && {
   is_required = true;
   return std::move(*this);
@@ -210,10 +231,12 @@ Field flag(std::string name, std::string description, bool& target) {
 
 Field on_off(std::string name, std::string description, bool& target) {
   const auto shown = [&target] { return std::string(target ? "on" : "off"); };
-  Field made =
-      field(std::move(name), "on|off", std::move(description), target, [](const std::string& text) {
-        return parse_name(text, {"on", "off"}) == "on";
-      }).with_fallback(shown());
+  Field made = field(std::move(name), "on|off", std::move(description), target,
+                     [](const std::string& text) {
+                       return parse_name(text, {"on", "off"}) == "on";
+                     })
+                   .with_fallback(shown())
+                   .with_values({"on", "off"});
   made.text = shown;
   return made;
 }

@@ -13,6 +13,7 @@
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -56,6 +57,12 @@ const std::string& name_of(Enum value) {
 // only (where the work happens, file names), and never sees kNotStored.
 enum class Effect { kResult, kPlacement, kNotStored };
 
+// Which paths a value may be, for the completion of shells.
+enum class PathKind { kNone, kFiles, kDirectories };
+
+// Judges by the name of the value: DIR is a directory, FILE or DIR|FILE a file (in some directory).
+PathKind path_kind_of(std::string_view value_name);
+
 struct Field {
   std::string name;         // names the option and the INI key; stored with '_' for '-'
   std::string value_name;   // empty: a flag
@@ -89,10 +96,13 @@ struct Field {
   std::function<std::string()> stored_key = {};  // instead of key(), where the value decides
   // Whether the value is one that files omit, so that they are as those of versions without it.
   std::function<bool()> is_omitted = {};
+  std::vector<std::string> values = {};  // names that the value may be, as far as they are fixed
+  bool lists_paths = false;              // the value is a list of files or directories
 
   bool is_flag() const { return value_name.empty(); }
   std::string key() const;   // "weight_decay"
   std::string help() const;  // the description with what 0 means and the default
+  PathKind path_kind() const;
 
   Field&& required() &&;
   Field&& placement() &&;
@@ -100,6 +110,8 @@ struct Field {
   Field&& also_named(const char* other) &&;
   Field&& zero_means(const char* meaning) &&;
   Field&& with_fallback(std::string shown) &&;  // instead of the current value
+  Field&& with_values(std::vector<std::string> names) &&;
+  Field&& listing_paths() &&;
 
   // Files omit it where `target` has this value.
   template <typename Value>
@@ -201,13 +213,15 @@ Field on_off(std::string name, std::string description, bool& target);
 // --name with one of the names of an enumeration, which the help lists.
 template <typename Enum>
 Field choice(std::string name, std::string description, Enum& target) {
-  return field(
-      std::move(name), fmt::format("{}", fmt::join(names_of<Enum>(), "|")), std::move(description),
-      target, [](const std::string& text) {
-        const std::vector<std::string>& names = names_of<Enum>();
-        parse_name(text, names);
-        return static_cast<Enum>(std::find(names.begin(), names.end(), text) - names.begin());
-      });
+  return field(std::move(name), fmt::format("{}", fmt::join(names_of<Enum>(), "|")),
+               std::move(description), target,
+               [](const std::string& text) {
+                 const std::vector<std::string>& names = names_of<Enum>();
+                 parse_name(text, names);
+                 return static_cast<Enum>(std::find(names.begin(), names.end(), text) -
+                                          names.begin());
+               })
+      .with_values(names_of<Enum>());
 }
 
 // Makes --name VALUE, where VALUE may be auto; `automatic` describes what auto means.
@@ -226,7 +240,8 @@ Field automatic_or(std::string name, const std::string& value_name, std::string 
   };
   return field(std::move(name), value_name + "|auto", std::move(description), target,
                parse_optional)
-      .with_fallback(std::move(automatic));
+      .with_fallback(std::move(automatic))
+      .with_values({"auto"});
 }
 
 // Rules for field().

@@ -35,6 +35,7 @@ Field bos_field(BosRule& rule) {
   const auto is_earlier = [&rule] {
     return rule == BosRule::kEarlier || rule == BosRule::kEarlierNever;
   };
+  made.values = {"auto", "always", "never"};
   made.stored_key = [is_earlier] { return is_earlier() ? "no_bos" : "bos"; };
   made.value = [&rule, is_earlier] {
     return is_earlier() ? stored_value(rule == BosRule::kEarlierNever) : stored_value(rule);
@@ -68,6 +69,12 @@ Field template_arg_field(TemplateArguments& arguments) {
   return made;
 }
 
+std::vector<std::string> chat_template_names() {
+  std::vector<std::string> names = ChatTemplate::names();
+  names.insert(names.begin(), "auto");
+  return names;
+}
+
 std::vector<Field> prompt_text_fields(TextOptions& o) {
   return {
       field("system-prompt", "TEXT", "text before the conversation; \"\" sends none",
@@ -77,7 +84,8 @@ std::vector<Field> prompt_text_fields(TextOptions& o) {
             fmt::format("how a conversation is laid out: auto (the model's own template), {}, or a "
                         "file with a Jinja template",
                         fmt::join(ChatTemplate::names(), ", ")),
-            o.chat_template, parse_some_text),
+            o.chat_template, parse_some_text)
+          .with_values(chat_template_names()),
       field("template-date", "YYYY-MM-DD", "the day that a template prints as today's",
             o.template_date,
             [](const std::string& text) -> std::optional<TemplateDate> {
@@ -150,6 +158,10 @@ Field config_field() {
   Field config{"config", "FILE", "INI file with any of these options", {}, {}, {}, {}};
   config.set = [](const std::string&) {};  // the parser itself reads it
   return std::move(config).unstored();
+}
+
+Field json_field(bool& json, const char* what) {
+  return flag("json", what, json).unstored();
 }
 
 Field batch_size_field(std::int64_t& batch_size) {
@@ -410,7 +422,8 @@ std::vector<FieldGroup> extract_fields(ExtractOptions& o) {
             .placement(),
         overwrite_field(o.overwrite, "replace run files that exist"), config_field()}},
       {"Direction",
-       {field("method", "NAME", "caa: the mean difference, see below", o.method, one_of({"caa"})),
+       {field("method", "NAME", "caa: the mean difference, see below", o.method, one_of({"caa"}))
+            .with_values({"caa"}),
         field("norm", "X", "scale the direction to this length", o.norm, real(RealRange::kPositive))
             .with_fallback("as found"),
         field("match-norm", "FILE", "scale it to the length of the last vector of this run file",
@@ -464,6 +477,7 @@ std::vector<FieldGroup> evaluate_fields(EvaluateOptions& o) {
        steering_fields(o, "factors on the vectors, at least two") +
            std::vector{field("out", "FILE", "evaluation file to write", o.out),
                        overwrite_field(o.overwrite, "replace an existing --out or --judge-export"),
+                       json_field(o.json, "print the tables as one JSON object instead of text"),
                        config_field()}},
       {"What to measure (at least one)",
        {field("test", "FILE",

@@ -21,6 +21,7 @@ Field check_weights_field(bool& check_weights);
 Field layer_field(std::int64_t& layer);
 Field overwrite_field(bool& overwrite, const char* what = "replace an existing --out");
 Field config_field();
+Field json_field(bool& json, const char* what = "print one JSON object instead of text");
 Field batch_size_field(std::int64_t& batch_size);
 Field micro_batch_field(std::optional<std::int64_t>& micro_batch,
                         const char* automatic = "auto: batch / dp");

@@ -127,6 +127,7 @@ struct SweepOptions : TrainingOptions {
   std::filesystem::path out;                     // a directory
   std::optional<std::int64_t> vectors_per_pass;  // 1: one after the other
   bool retry_failed = false;
+  bool json = false;  // with dry_run
 };
 
 // A model directory, or a named shape or config.json without weights; exactly one is set.
@@ -239,12 +240,14 @@ struct EvaluateOptions : SteeringOptions {
   std::string behaviour;
   std::string judge_model = "gpt-4o";
   std::filesystem::path judge_import;
+  bool json = false;
 };
 
 struct CollectOptions {
   std::filesystem::path directory;
   std::filesystem::path out;
   bool overwrite = false;
+  bool json = false;
 };
 
 struct ExportOptions {
@@ -274,6 +277,7 @@ struct ShowDataOptions : TextOptions {
 
 struct InspectOptions {
   std::filesystem::path run_file;
+  bool json = false;
 };
 
 }  // namespace bipo

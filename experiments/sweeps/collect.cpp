@@ -5,7 +5,9 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <exception>
+#include <nlohmann/json.hpp>
 #include <string_view>
 #include <utility>
 
@@ -28,6 +30,9 @@ using hdf5::Handle;
 constexpr hdf5::FileKind kCollectedFile = {"a collected sweep", "collect", "sweep",
                                            kCollectedSchema,    "",        ""};
 constexpr const char* kUnreadable = "unreadable";
+// What a cell's status may be, in the order of the description.
+constexpr std::array kStatuses = {"complete", "running",   "interrupted",
+                                  "failed",   kUnreadable, "missing"};
 
 // A run file's content: as a record, and copied to the group kRunCopy of a file in memory.
 struct RunContent {
@@ -212,8 +217,7 @@ std::vector<CollectedCell> collect_sweep(const CollectRequest& request) {
 std::string describe_collection(const std::vector<CollectedCell>& cells, const fs::path& out) {
   std::vector<std::string> counts;
   std::string lists;
-  for (const char* status :
-       {"complete", "running", "interrupted", "failed", kUnreadable, "missing"}) {
+  for (const char* status : kStatuses) {
     std::vector<const CollectedCell*> members;
     for (const CollectedCell& cell : cells) {
       if (cell.status == status) {
@@ -237,6 +241,24 @@ std::string describe_collection(const std::vector<CollectedCell>& cells, const f
         "--retry-failed for failed cells), then collect again\n";
   }
   return text;
+}
+
+nlohmann::ordered_json collection_as_json(const std::vector<CollectedCell>& cells,
+                                          const fs::path& out) {
+  using Json = nlohmann::ordered_json;
+  Json counts;
+  for (const char* status : kStatuses) {
+    counts[status] = std::count_if(cells.begin(), cells.end(), [&](const CollectedCell& cell) {
+      return cell.status == status;
+    });
+  }
+  Json list = Json::array();
+  for (const CollectedCell& cell : cells) {
+    list.push_back({{"name", cell.name},
+                    {"status", cell.status},
+                    {"reason", cell.reason.empty() ? Json() : Json(cell.reason)}});
+  }
+  return {{"out", out.string()}, {"counts", counts}, {"cells", list}};
 }
 
 }  // namespace bipo

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -40,5 +41,10 @@ std::vector<CollectedCell> collect_sweep(const CollectRequest& request);
 // cells by name, with reasons.
 std::string describe_collection(const std::vector<CollectedCell>& cells,
                                 const std::filesystem::path& out);
+
+// Returns the same for programs, as an object: out, counts (the number of cells of each status) and
+// cells (name, status, and the reason or null).
+nlohmann::ordered_json collection_as_json(const std::vector<CollectedCell>& cells,
+                                          const std::filesystem::path& out);
 
 }  // namespace bipo

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <numeric>
 #include <set>
 #include <span>
@@ -325,6 +326,44 @@ std::string describe_plan(const SweepPlan& plan, const CellCost& cost,
     }
   }
   return text;
+}
+
+nlohmann::ordered_json plan_as_json(
+    const SweepPlan& plan, const CellCost& cost,
+    const std::function<std::uint64_t(const Cell&)>& bytes_of_cell) {
+  using Json = nlohmann::ordered_json;
+  const double total = sum_of(plan.cells, cost);
+  Json packs = Json::array();
+  for (std::size_t order = 0; order < plan.packs.size(); ++order) {
+    const Pack& pack = plan.packs[order];
+    Json cells = Json::array();
+    for (const Cell& cell : pack.members) {
+      cells.push_back({{"name", cell.name},
+                       {"model", cell.model},
+                       {"data", cell.data},
+                       {"layer", cell.layer},
+                       {"seed", cell.seed},
+                       {"lr", cell.lr},
+                       {"beta", cell.beta},
+                       {"sign", cell.sign},
+                       {"batch_size", cell.batch_size},
+                       {"epochs", cell.epochs},
+                       {"operations", cost(cell)},
+                       {"share", cost(cell) / total},
+                       {"disk_bytes", bytes_of_cell(cell)}});
+    }
+    const double of_pack = pack_cost(pack, cost);
+    packs.push_back({{"order", order + 1},
+                     {"name", pack.name},
+                     {"operations", of_pack},
+                     {"share", of_pack / total},
+                     {"disk_bytes", sum_of(pack.members, bytes_of_cell)},
+                     {"cells", cells}});
+  }
+  return {{"cells", plan.cells.size()},
+          {"operations", total},
+          {"disk_bytes", sum_of(plan.cells, bytes_of_cell)},
+          {"packs", packs}};
 }
 
 }  // namespace bipo

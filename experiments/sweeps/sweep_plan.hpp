@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -83,5 +84,10 @@ double pack_cost(const Pack& pack, const CellCost& cost);
 // cost and share of the sweep's cost, and their disk use.
 std::string describe_plan(const SweepPlan& plan, const CellCost& cost,
                           const std::function<std::uint64_t(const Cell&)>& bytes_of_cell);
+
+// Returns the same for programs, as an object: cells (their number), operations and disk_bytes of
+// the sweep, and packs, each with its order from 1, its own figures and its cells.
+nlohmann::ordered_json plan_as_json(const SweepPlan& plan, const CellCost& cost,
+                                    const std::function<std::uint64_t(const Cell&)>& bytes_of_cell);
 
 }  // namespace bipo

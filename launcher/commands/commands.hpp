@@ -8,11 +8,10 @@
 namespace bipo {
 
 // For one process: these do not communicate.
-int run_collect_command(const CollectOptions& options);
 int run_export_command(const ExportOptions& options);
 int run_import_command(const ImportOptions& options);
 int run_data_command(const ShowDataOptions& options);
-int run_inspect_command(const InspectOptions& options);
+int run_version_command();                                    // --version --verbose
 int run_judge_files_command(const EvaluateOptions& options);  // evaluate without a model
 
 // Collective over: world

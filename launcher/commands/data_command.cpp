@@ -21,6 +21,7 @@
 #include "experiments/job/text_options.hpp"
 #include "experiments/settings/template_dates.hpp"
 #include "launcher/commands/commands.hpp"
+#include "launcher/light/json_output.hpp"
 #include "trainer/model/model_files.hpp"
 
 namespace bipo {
@@ -192,7 +193,11 @@ int run_data_command(const ShowDataOptions& given) {
                     std::move(file.pairs),
                     file.understood,
                     std::move(notes)};
-  fmt::print("{}", options.json ? json_of(shown).dump(2) + '\n' : text_of(shown));
+  if (options.json) {
+    print_json(json_of(shown));
+  } else {
+    fmt::print("{}", text_of(shown));
+  }
   return kExitDone;
 }
 

@@ -4,6 +4,7 @@
 
 #include <iostream>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "experiments/evaluation_run/evaluation_job.hpp"
@@ -18,6 +19,7 @@
 #include "launcher/commands/commands.hpp"
 #include "launcher/commands/evaluation_report.hpp"
 #include "launcher/commands/output_claims.hpp"
+#include "launcher/light/json_output.hpp"
 
 namespace bipo {
 namespace {
@@ -41,11 +43,44 @@ EvaluationAttributes attributes_of(const EvaluationJob& job, const Session& sess
   return attributes;
 }
 
+using Json = nlohmann::ordered_json;
+
+// Says which requests were written: a line of text, "" for none.
+std::string requests_text(const EvaluateOptions& options,
+                          const std::vector<std::string>& requests) {
+  return options.judge_export.empty()
+             ? ""
+             : fmt::format("{} requests: {}\n", requests.size(), options.judge_export.string());
+}
+
+// Prints the files that were written, then `tables`.
+void print_results_as_json(const EvaluateOptions& options, const std::vector<std::string>& requests,
+                           const Json& tables) {
+  Json json = {{"evaluation_file", nullptr}, {"judge_requests", nullptr}};
+  if (!options.out.empty()) {
+    json["evaluation_file"] = options.out.string();
+  }
+  if (!options.judge_export.empty()) {
+    json["judge_requests"] = {{"file", options.judge_export.string()},
+                              {"requests", requests.size()}};
+  }
+  json.update(tables);
+  print_json(json);
+}
+
 void write_results(const EvaluationJob& job, const Evaluation& evaluation) {
-  write_evaluation_file(job.options.out, evaluation);
-  fmt::print("{}", evaluation_text(evaluation));
-  write_judge_requests(job.options, job.judge_requests);
-  fmt::print("evaluation file: {}\n", job.options.out.string());
+  const EvaluateOptions& options = job.options;
+  write_evaluation_file(options.out, evaluation);
+  if (!options.json) {
+    fmt::print("{}", evaluation_text(evaluation));
+  }
+  write_judge_requests(options, job.judge_requests);
+  if (options.json) {
+    print_results_as_json(options, job.judge_requests, evaluation_as_json(evaluation));
+  } else {
+    fmt::print("{}evaluation file: {}\n", requests_text(options, job.judge_requests),
+               options.out.string());
+  }
 }
 
 }  // namespace
@@ -85,6 +120,7 @@ int run_judge_files_command(const EvaluateOptions& options) {
                                                   ? std::vector<Generation>{}
                                                   : read_generations(options.generations);
   const std::vector<std::string> requests = judge_requests(options, generations);
+  Json judged = Json::array();
   if (!options.judge_import.empty()) {
     const JudgeScores scores = read_judge_scores(options, generations);
     for (const std::string& warning : judge_warnings(scores)) {
@@ -92,9 +128,17 @@ int run_judge_files_command(const EvaluateOptions& options) {
     }
     const std::vector<JudgeSummary> summary = add_judge_scores(
         options.out, scores.scores, {absolute_text(options.judge_import), options.seed});
-    fmt::print("{}evaluation file: {}\n", judge_text(summary), options.out.string());
+    judged = judge_as_json(summary);
+    if (!options.json) {
+      fmt::print("{}evaluation file: {}\n", judge_text(summary), options.out.string());
+    }
   }
   write_judge_requests(options, requests);
+  if (options.json) {
+    print_results_as_json(options, requests, {{"judge", judged}});
+  } else {
+    fmt::print("{}", requests_text(options, requests));
+  }
   return kExitDone;
 }
 

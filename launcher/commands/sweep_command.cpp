@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 #include <string>
@@ -25,6 +26,7 @@
 #include "experiments/training/training_inputs.hpp"
 #include "launcher/commands/commands.hpp"
 #include "launcher/commands/sweep_summary.hpp"
+#include "launcher/light/json_output.hpp"
 
 namespace bipo {
 namespace {
@@ -153,6 +155,16 @@ SweepOptions as_first_started(const SweepOptions& given, Job& job) {
   return options;
 }
 
+void print_plan(const SweepPreparation& sweep) {
+  const auto cost = [&](const Cell& cell) { return cell_cost(sweep, cell); };
+  const auto bytes = [&](const Cell& cell) { return run_file_bytes(sweep, cell); };
+  if (sweep.options.json) {
+    print_json(plan_as_json(sweep.plan, cost, bytes));
+  } else {
+    fmt::print("{}", describe_plan(sweep.plan, cost, bytes));
+  }
+}
+
 }  // namespace
 
 int run_sweep_command(const SweepOptions& given, Session& session) {
@@ -163,9 +175,7 @@ int run_sweep_command(const SweepOptions& given, Session& session) {
       job.prepare([&] { return prepare_sweep(options, session); }, "the sweep to make");
   if (options.dry_run) {
     if (job.is_root()) {
-      fmt::print("{}", describe_plan(
-                           sweep.plan, [&](const Cell& cell) { return cell_cost(sweep, cell); },
-                           [&](const Cell& cell) { return run_file_bytes(sweep, cell); }));
+      print_plan(sweep);
     }
     return kExitDone;
   }

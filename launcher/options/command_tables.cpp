@@ -24,10 +24,12 @@ std::string config_notes(const std::string& command) {
   return fmt::format(
       "\n"
       "Configuration file (--config): lines `option = value` with the names above without dashes, "
-      "optionally\n"
-      "  under [{}]; flags take true or false.  The command line wins.  A value is everything "
-      "after the\n"
-      "  '=', '#' and quotes included; a comment is a line that begins with '#' or ';'.\n"
+      "before the\n"
+      "  first section or under [{}]; sections of other commands are theirs.  Flags take true or "
+      "false.  The\n"
+      "  command line wins.  A value is everything after the '=', '#' and quotes included; a "
+      "comment is a\n"
+      "  line that begins with '#' or ';'.\n"
       "A value that begins with two dashes needs the form --option=value.\n",
       command);
 }
@@ -59,7 +61,8 @@ std::vector<Field> workload_fields(WorkloadOptions& o, const char* pairs,
           field("shape", "NAME|FILE",
                 fmt::format("instead of --model, no weights needed: {}, or a config.json",
                             fmt::join(kShapeNames, ", ")),
-                o.source.shape, parse_some_text),
+                o.source.shape, parse_some_text)
+              .with_values({kShapeNames.begin(), kShapeNames.end()}),
           layer_field(o.layer),
           field("train", "FILE", "pairs to take: CSV, TSV, JSON, JSONL, Parquet, Arrow", o.train)
               .with_fallback("made up, of the lengths below"),
@@ -71,8 +74,12 @@ std::vector<Field> workload_fields(WorkloadOptions& o, const char* pairs,
           config_field()};
 }
 
-Field json_field(bool& json) {
-  return flag("json", "print one JSON object instead of text", json);
+std::vector<std::string> export_formats() {
+  return {"pt", "safetensors", "gguf", "npy", "lm-eval"};
+}
+
+std::vector<std::string> import_formats() {
+  return {"auto", "pt", "safetensors", "gguf"};
 }
 
 template <typename Value, typename Parse>
@@ -88,9 +95,11 @@ std::vector<Field> axis_fields(SweepAxes& axes) {
   return {
       axis("models", "Hugging Face model directories, DIR or NAME=DIR, separated by commas",
            axes.models, parse_models, "model")
+          .listing_paths()
           .required(),
       axis("data", "data sets, NAME=TRAIN:TEST or NAME=TRAIN, in place of --train and --test",
-           axes.data, parse_data_sets),
+           axes.data, parse_data_sets)
+          .listing_paths(),
       axis("layers", "blocks whose output is steered: 1,2,5 or 5:25:5 (first:last:step) or all",
            axes.layers, parse_layer_ranges, "layer")
           .required(),
@@ -99,7 +108,8 @@ std::vector<Field> axis_fields(SweepAxes& axes) {
       axis("betas", "sharpnesses of the preference loss", axes.betas, parse_positive_real_list,
            "beta"),
       axis("signs", "directions per step: batch, pair, both, plus, minus", axes.signs, signs,
-           "sign"),
+           "sign")
+          .with_values(names_of<SignRule>()),
       axis("batch-sizes", "pairs per optimiser step", axes.batch_sizes, parse_positive_integer_list,
            "batch-size"),
       axis("epochs", "passes over the training pairs", axes.epochs, parse_positive_integer_list)};
@@ -146,7 +156,7 @@ CommandTable sweep_table(SweepOptions& o) {
          field("out", "DIR", "directory of the run files", o.out).required(),
          flag("retry-failed", "train cells again that failed before", o.retry_failed),
          flag("dry-run", "print the cells, their order and cost, and train nothing", o.dry_run),
-         config_field()}},
+         json_field(o.json, "print what --dry-run finds as one JSON object"), config_field()}},
        {"Axes", std::move(axes)},
        {"Training",
         std::vector{preset_field(), max_steps_field(o.max_steps),
@@ -179,9 +189,23 @@ CommandTable collect_table(CollectOptions& o) {
       {{"Options",
         {field("out", "FILE", "file to write; an older one of its kind is replaced", o.out)
              .required(),
-         overwrite_field(o.overwrite, "replace whatever --out is")}}},
+         overwrite_field(o.overwrite, "replace whatever --out is"), json_field(o.json)}}},
       "\nExit codes: 0 done, also where cells are missing; 2 usage or bad input; 1 anything "
       "else\n");
+}
+
+CommandTable inspect_table(InspectOptions& o) {
+  return table(
+      "inspect",
+      "bipo-dist inspect RUN_FILE [options]\n"
+      "\n"
+      "Prints what a run file holds: settings, progress, losses, vectors and evaluations.\n",
+      {{"Options", {json_field(o.json)}}},
+      "\n"
+      "Exit codes: 0 done; 2 usage or bad input; 1 anything else\n"
+      "\n"
+      "Example\n"
+      "  bipo-dist inspect run.h5\n");
 }
 
 CommandTable bench_table(BenchOptions& o) {
@@ -233,6 +257,7 @@ CommandTable plan_table(PlanOptions& o) {
         {dtype_field(o.dtype), cache_dtype_field(o.cache_dtype),
          field("machine", "NAME", fmt::format("one of {}", fmt::join(machine_names(), ", ")),
                o.machine, one_of(machine_names()))
+             .with_values(machine_names())
              .with_fallback("this machine, measured"),
          field("measured", "FILE", "what `bench --json` printed on the machine", o.measured),
          field("devices", "N", "GPUs, or ranks on CPUs", o.devices, at_least(1)),
@@ -379,7 +404,8 @@ CommandTable export_table(ExportOptions& o) {
         {field("format", "NAME",
                "pt (torch.save of a float32 tensor), safetensors, gguf (a control vector for "
                "llama.cpp), npy, or lm-eval (for lm-evaluation-harness, --model steered)",
-               o.format, one_of({"pt", "safetensors", "gguf", "npy", "lm-eval"}))
+               o.format, one_of(export_formats()))
+             .with_values(export_formats())
              .required(),
          field("out", "FILE", "file to write", o.out).required(),
          field("epoch", "N", "epoch, from 1, whose vector is meant", o.epoch, at_least(1))
@@ -416,7 +442,8 @@ CommandTable import_table(ImportOptions& o) {
          field("format", "NAME",
                "pt (of torch.save, old and new), safetensors, gguf (a control vector), or auto: "
                "as the file begins",
-               o.format, one_of({"auto", "pt", "safetensors", "gguf"})),
+               o.format, one_of(import_formats()))
+             .with_values(import_formats()),
          field("model", "NAME", "what it was trained on", o.model, parse_some_text)
              .with_fallback("what the file says"),
          overwrite_field(o.overwrite)}}},
@@ -431,6 +458,10 @@ CommandTable import_table(ImportOptions& o) {
       "Example\n"
       "  bipo-dist import vec_ep20_layer15.pt --layer 15 --model meta-llama/Llama-2-7b-chat-hf "
       "--out power.h5\n");
+}
+
+CommandTable page_table(const std::string& command, const std::string& usage) {
+  return table(command, usage, {}, "");
 }
 
 }  // namespace bipo

@@ -63,10 +63,10 @@ void require_judge_files(const EvaluateOptions& options, const GivenNames& given
   GivenNames used;
   if (given.contains("judge-export")) {
     used.insert({"judge-export", "generations", "rubric", "behaviour", "judge-model", "test",
-                 "choices-ab", "skip-bad", "overwrite"});
+                 "choices-ab", "skip-bad", "overwrite", "json"});
   }
   if (given.contains("judge-import")) {
-    used.insert({"judge-import", "out", "generations", "behaviour", "seed"});
+    used.insert({"judge-import", "out", "generations", "behaviour", "seed", "json"});
   }
   for (const std::string& name : given) {
     if (name != "config" && !used.contains(name)) {
@@ -150,6 +150,12 @@ void require_consistent(const SweepOptions& options, const GivenNames& given) {
   if (given.contains("test") && given.contains("data")) {
     throw UserError(
         "--test and --data exclude each other: --data names the held-out pairs as NAME=TRAIN:TEST");
+  }
+  if (options.json && !options.dry_run) {
+    throw UserError(
+        "--json needs --dry-run, whose plan it prints; what a sweep made, `bipo-dist collect "
+        "--json` "
+        "says");
   }
   if (given.contains("adapter") && options.axes.models.size() > 1) {
     throw UserError(fmt::format(

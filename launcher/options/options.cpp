@@ -15,7 +15,9 @@
 #include "collectives/foundation/errors.hpp"
 #include "experiments/settings/version.hpp"
 #include "launcher/options/command_tables.hpp"
+#include "launcher/options/completion.hpp"
 #include "launcher/options/config_file.hpp"
+#include "launcher/options/man_page.hpp"
 #include "launcher/options/option_rules.hpp"
 #include "launcher/options/suggest.hpp"
 
@@ -23,11 +25,6 @@ namespace bipo {
 namespace {
 
 namespace po = boost::program_options;
-
-const char* const kInspectHelp =
-    "bipo-dist inspect RUN_FILE\n"
-    "\n"
-    "Prints what a run file holds: settings, progress, losses, vectors and evaluations.\n";
 
 constexpr unsigned kHelpWidth = 110;
 
@@ -179,16 +176,24 @@ std::vector<po::option> split_words(const std::vector<std::string>& words,
   }
 }
 
+// Defined below: every command with --config has a section of its own in the INI file.
+std::vector<std::string> config_sections();
+
+// Leaves out what is under the sections of other commands.
 std::vector<GivenOption> read_config(const std::string& file, const std::string& command,
                                      const FieldByName& specs) {
+  const std::vector<std::string> sections = config_sections();
   std::vector<GivenOption> given;
   for (const ConfigEntry& entry : read_config_file(file)) {
     const std::string where = fmt::format("{}:{}", file, entry.line);
     if (!entry.section.empty() && entry.section != command) {
-      throw UserError(
-          fmt::format("{}: section [{}] is unknown; options are under [{}] or under no "
-                      "section",
-                      where, entry.section, command));
+      if (std::find(sections.begin(), sections.end(), entry.section) == sections.end()) {
+        throw UserError(fmt::format(
+            "{}: section [{}] is unknown; the nearest is [{}]; options of {} are under [{}] or "
+            "before the first section",
+            where, entry.section, nearest_name(entry.section, sections), command, command));
+      }
+      continue;
     }
     if (entry.key == "config" || entry.key == "help") {
       throw UserError(fmt::format("{}: '{}' works on the command line only; remove the line", where,
@@ -372,29 +377,21 @@ Command parse_import(const std::vector<std::string>& words) {
       "run.h5`");
 }
 
-Command parse_inspect(const std::vector<std::string>& words) {
-  if (asks_for_help(words)) {
-    return PrintAndExit{kInspectHelp};
-  }
-  if (words.size() != 1 || words.front().empty()) {
-    throw UserError(fmt::format(
-        "inspect takes one run file, not {} arguments; `bipo-dist inspect run.h5`", words.size()));
-  }
-  if (is_long_option(words.front())) {
-    throw_unknown(words.front(), words.front(), {"--help"}, "inspect");
-  }
-  return InspectOptions{words.front()};
-}
-
-std::string version_text() {
-  return fmt::format("bipo-dist {} (commit {}, {})\n", kProgramVersion, kGitCommit,
-                     kHaveCuda ? "CPU and CUDA" : "CPU only");
+// All options of inspect are flags, so that they may stand before the file too.
+Command parse_inspect(const std::vector<std::string>& given) {
+  std::vector<std::string> words = given;
+  std::stable_partition(words.begin(), words.end(),
+                        [](const std::string& word) { return !is_long_option(word); });
+  return parse_after_path(&InspectOptions::run_file, inspect_table, words,
+                          "inspect takes one run file first; `bipo-dist inspect run.h5`");
 }
 
 struct CommandEntry {
   const char* name;
   const char* description;
   Command (*parse)(const std::vector<std::string>& words);
+  CommandTable (*table)();
+  const char* argument = "";  // the value name of the word before the options
 };
 
 template <typename Options, CommandTable (*make_table)(Options&)>
@@ -402,32 +399,125 @@ Command parse_options(const std::vector<std::string>& words) {
   return parse_with(make_table, words);
 }
 
+// Returns a table that shows the defaults.
+template <typename Options, CommandTable (*make_table)(Options&)>
+CommandTable table_of() {
+  static Options defaults;  // outlives the table
+  return make_table(defaults);
+}
+
+CommandTable help_table() {
+  return page_table("help",
+                    "bipo-dist help [COMMAND]\n"
+                    "\n"
+                    "Prints the page of a command, as `bipo-dist COMMAND --help` does; without one "
+                    "the list of commands.\n");
+}
+
+CommandTable completion_table() {
+  return page_table(
+      "completion",
+      "bipo-dist completion bash|zsh\n"
+      "\n"
+      "Prints a script that completes commands, options and values.  `cmake --install` puts it "
+      "where bash-completion\n"
+      "and zsh look for it; otherwise a start-up file reads it:\n"
+      "  source <(bipo-dist completion bash)    in ~/.bashrc\n"
+      "  source <(bipo-dist completion zsh)     in ~/.zshrc, after compinit\n");
+}
+
+CommandTable man_table() {
+  return page_table("man",
+                    "bipo-dist man\n"
+                    "\n"
+                    "Prints the manual page, for man: `bipo-dist man | man -l -`.\n");
+}
+
+Command parse_help(const std::vector<std::string>& words);
+Command parse_completion(const std::vector<std::string>& words);
+Command parse_man(const std::vector<std::string>& words);
+
 // In the order of the help.
 constexpr CommandEntry kCommands[] = {
-    {"train", "train a steering vector", parse_options<TrainOptions, train_table>},
+    {"train", "train a steering vector", parse_options<TrainOptions, train_table>,
+     table_of<TrainOptions, train_table>},
     {"sweep", "train one for every combination of models, data, layers, seeds and settings",
-     parse_options<SweepOptions, sweep_table>},
-    {"collect", "merge the run files of a sweep into one", parse_collect},
+     parse_options<SweepOptions, sweep_table>, table_of<SweepOptions, sweep_table>},
+    {"collect", "merge the run files of a sweep into one", parse_collect,
+     table_of<CollectOptions, collect_table>, "DIR"},
     {"generate", "text under vectors, at several multipliers at once",
-     parse_options<GenerateOptions, generate_table>},
+     parse_options<GenerateOptions, generate_table>, table_of<GenerateOptions, generate_table>},
     {"evaluate", "what vectors do to a model's answers, and what that costs",
-     parse_options<EvaluateOptions, evaluate_table>},
+     parse_options<EvaluateOptions, evaluate_table>, table_of<EvaluateOptions, evaluate_table>},
     {"extract", "a direction that needs no training, from the same pairs",
-     parse_options<ExtractOptions, extract_table>},
-    {"data", "print what the pairs of a file are to a model", parse_data},
-    {"inspect", "print what a run file holds", parse_inspect},
-    {"export", "write a vector in the format of another program", parse_export},
-    {"import", "make a run file of a vector in another format", parse_import},
+     parse_options<ExtractOptions, extract_table>, table_of<ExtractOptions, extract_table>},
+    {"data", "print what the pairs of a file are to a model", parse_data,
+     table_of<ShowDataOptions, data_table>, "FILE"},
+    {"inspect", "print what a run file holds", parse_inspect,
+     table_of<InspectOptions, inspect_table>, "RUN_FILE"},
+    {"export", "write a vector in the format of another program", parse_export,
+     table_of<ExportOptions, export_table>, "RUN_FILE"},
+    {"import", "make a run file of a vector in another format", parse_import,
+     table_of<ImportOptions, import_table>, "FILE"},
     {"bench", "measure the speed of training on this machine",
-     parse_options<BenchOptions, bench_table>},
+     parse_options<BenchOptions, bench_table>, table_of<BenchOptions, bench_table>},
     {"plan", "memory, time and the best topology of a run, before it is made",
-     parse_options<PlanOptions, plan_table>},
+     parse_options<PlanOptions, plan_table>, table_of<PlanOptions, plan_table>},
+    {"help", "print the page of a command", parse_help, help_table, "COMMAND"},
+    {"completion", "print the completion for bash or zsh", parse_completion, completion_table,
+     "bash|zsh"},
+    {"man", "print the manual page", parse_man, man_table},
 };
+
+std::vector<std::string> command_names() {
+  std::vector<std::string> names;
+  for (const CommandEntry& entry : kCommands) {
+    names.emplace_back(entry.name);
+  }
+  return names;
+}
+
+const CommandEntry* find_command(const std::string& name) {
+  const auto* const found =
+      std::find_if(std::begin(kCommands), std::end(kCommands),
+                   [&](const CommandEntry& entry) { return name == entry.name; });
+  return found == std::end(kCommands) ? nullptr : found;
+}
+
+[[noreturn]] void throw_unknown_command(const std::string& word,
+                                        const std::vector<std::string>& known) {
+  throw UserError(
+      fmt::format("unknown command '{}'; the nearest is {}; `bipo-dist --help` lists the commands",
+                  word, nearest_name(word, known)));
+}
+
+std::vector<std::string> config_sections() {
+  std::vector<std::string> sections;
+  for (const CommandEntry& entry : kCommands) {
+    if (by_name(entry.table().groups).contains("config")) {
+      sections.emplace_back(entry.name);
+    }
+  }
+  return sections;
+}
+
+std::vector<DescribedCommand> described_commands() {
+  const std::map<std::string, std::vector<std::string>> argument_names = {
+      {"help", command_names()}, {"completion", {"bash", "zsh"}}};
+  std::vector<DescribedCommand> commands;
+  for (const CommandEntry& entry : kCommands) {
+    const auto names = argument_names.find(entry.name);
+    commands.push_back({entry.name, entry.description, entry.argument,
+                        names == argument_names.end() ? std::vector<std::string>{} : names->second,
+                        entry.table()});
+  }
+  return commands;
+}
 
 std::string general_help() {
   std::string commands;
   for (const CommandEntry& entry : kCommands) {
-    commands += fmt::format("  {:<9}  {}\n", entry.name, entry.description);
+    commands += fmt::format("  {:<10}  {}\n", entry.name, entry.description);
   }
   return fmt::format(
       "bipo-dist COMMAND [options]\n"
@@ -437,37 +527,95 @@ std::string general_help() {
       "Commands\n"
       "{}"
       "\n"
-      "  bipo-dist COMMAND --help    a command's options and an example\n"
-      "  bipo-dist --version         version, commit and what it was built with\n"
+      "  bipo-dist COMMAND --help         a command's options and an example\n"
+      "  bipo-dist --version [--verbose]  version and commit; libraries and processor\n"
       "\n"
       "Exit codes: 0 done, 2 usage or bad input, 75 interrupted with a checkpoint, 1 anything "
       "else\n",
       commands);
 }
 
+Command parse_help(const std::vector<std::string>& words) {
+  if (words.empty()) {
+    return PrintAndExit{general_help()};
+  }
+  if (asks_for_help(words)) {
+    return PrintAndExit{help_text(help_table())};
+  }
+  const CommandEntry* const command = find_command(words.front());
+  if (command == nullptr) {
+    throw_unknown_command(words.front(), command_names());
+  }
+  if (words.size() > 1) {
+    throw UserError(fmt::format("help takes one command, not {}; `bipo-dist help {}`", words.size(),
+                                command->name));
+  }
+  return PrintAndExit{help_text(command->table())};
+}
+
+Command parse_completion(const std::vector<std::string>& words) {
+  if (asks_for_help(words)) {
+    return PrintAndExit{help_text(completion_table())};
+  }
+  if (words.size() == 1 && words.front() == "bash") {
+    return PrintAndExit{bash_completion(described_commands())};
+  }
+  if (words.size() == 1 && words.front() == "zsh") {
+    return PrintAndExit{zsh_completion(described_commands())};
+  }
+  throw UserError(fmt::format(
+      "completion takes the name of a shell, bash or zsh, not '{}'; `source <(bipo-dist completion "
+      "bash)`",
+      fmt::join(words, " ")));
+}
+
+Command parse_man(const std::vector<std::string>& words) {
+  if (asks_for_help(words)) {
+    return PrintAndExit{help_text(man_table())};
+  }
+  if (!words.empty()) {
+    throw UserError(fmt::format("man takes no '{}'; `bipo-dist man | man -l -` shows the page",
+                                fmt::join(words, " ")));
+  }
+  return PrintAndExit{man_page(described_commands(), kProgramVersion)};
+}
+
+Command parse_version(const std::vector<std::string>& words) {
+  if (words.empty()) {
+    return PrintAndExit{version_text()};
+  }
+  if (words.size() == 1 && words.front() == "--verbose") {
+    return DescribeBuild{};
+  }
+  throw UserError(
+      fmt::format("--version takes --verbose or nothing, not '{}'", fmt::join(words, " ")));
+}
+
 }  // namespace
+
+std::string version_text() {
+  return fmt::format("bipo-dist {} (commit {}, {})\n", kProgramVersion, kGitCommit,
+                     kHaveCuda ? "CPU and CUDA" : "CPU only");
+}
 
 Command parse_command_line(const std::vector<std::string>& arguments) {
   if (arguments.empty()) {
     throw UserError("no command given; `bipo-dist --help` lists the commands");
   }
   const std::string& command = arguments.front();
+  const std::vector<std::string> rest(arguments.begin() + 1, arguments.end());
   if (command == "--help" || command == "-h") {
     return PrintAndExit{general_help()};
   }
   if (command == "--version") {
-    return PrintAndExit{version_text()};
+    return parse_version(rest);
   }
-  std::vector<std::string> known = {"--help", "--version"};
-  for (const CommandEntry& entry : kCommands) {
-    if (command == entry.name) {
-      return entry.parse({arguments.begin() + 1, arguments.end()});
-    }
-    known.emplace_back(entry.name);
+  if (const CommandEntry* const entry = find_command(command)) {
+    return entry->parse(rest);
   }
-  throw UserError(
-      fmt::format("unknown command '{}'; the nearest is {}; `bipo-dist --help` lists the commands",
-                  command, nearest_name(command, known)));
+  std::vector<std::string> known = command_names();
+  known.insert(known.begin(), {"--help", "--version"});
+  throw_unknown_command(command, known);
 }
 
 }  // namespace bipo

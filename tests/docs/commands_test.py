@@ -88,7 +88,7 @@ def answer_requests(checkout) -> None:
 # Called before a page's first block, and before blocks that contain a text.
 BEFORE_PAGE: dict[str, Callable] = {
     "evaluate.md": train, "export.md": write_published_vector, "files.md": train, "generate.md": train,
-    "models.md": write_adapter, "analysis": make_results}
+    "models.md": write_adapter, "scripts.md": train, "analysis": make_results}
 BEFORE_BLOCK: dict[str, Callable] = {"gemma3=gemma-3-270m.gguf": exchange_gemma, "--judge-import": answer_requests}
 
 

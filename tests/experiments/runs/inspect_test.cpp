@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "tests/experiments/sample_run.hpp"
@@ -143,6 +144,37 @@ TEST(Inspect, ACompleteRunWithoutStepsWaitsForNothing) {
   for (const char* title : {"First and last step", "Held-out pairs"}) {
     EXPECT_EQ(section(record, title), Lines{"  none"}) << title;
   }
+}
+
+TEST(InspectAsJson, HasTheFiguresOfTheText) {
+  RunRecord record = sample_run(4);
+  record.vectors[0].value = {3, 0, 0, 4, 0, 0};
+  const nlohmann::ordered_json json = run_as_json(record);
+  EXPECT_EQ(json["layer"], 15);
+  EXPECT_EQ(json["settings"]["lr"], 0.0005);
+  EXPECT_EQ(json["steps_done"], 4);
+  EXPECT_EQ(json["epochs_begun"], 2);
+  EXPECT_EQ(json["tokens_per_second"], 203);
+  EXPECT_EQ(json["first_step"]["epoch"], 1);
+  EXPECT_EQ(json["last_step"]["epoch"], 2);
+  EXPECT_EQ(json["last_step"]["vector_norm"], 6.75);
+  EXPECT_EQ(json["vectors"][0],
+            (nlohmann::ordered_json{{"row", 0}, {"epoch", 1}, {"step", 2}, {"norm", 5.0}}));
+  EXPECT_EQ(json["evals"].size(), 6U);
+  EXPECT_EQ(json["evals"][5]["multiplier"], 1.5);
+}
+
+TEST(InspectAsJson, WhatIsNotThereOrNotFiniteIsNull) {
+  RunRecord record = sample_run(1);
+  record.steps[0].loss = std::numeric_limits<double>::quiet_NaN();
+  record.steps[0].grad_norm = std::numeric_limits<double>::infinity();
+  const auto printed = nlohmann::json::parse(run_as_json(record).dump());
+  EXPECT_TRUE(printed["first_step"]["loss"].is_null());
+  EXPECT_TRUE(printed["last_step"]["grad_norm"].is_null());
+  const nlohmann::ordered_json fresh = run_as_json(sample_run(0));
+  EXPECT_TRUE(fresh["first_step"].is_null() && fresh["last_step"].is_null());
+  EXPECT_TRUE(fresh["tokens_per_second"].is_null());
+  EXPECT_EQ(fresh["vectors"], nlohmann::json::array());
 }
 
 TEST(Inspect, TextsOfTheFileCannotSteerTheTerminal) {

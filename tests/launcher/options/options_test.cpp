@@ -8,6 +8,8 @@
 #include <array>
 #include <fstream>
 #include <limits>
+#include <regex>
+#include <sstream>
 
 #include "collectives/foundation/errors.hpp"
 #include "experiments/settings/version.hpp"
@@ -430,8 +432,49 @@ TEST(SweepOptions, ConfigFileHasASectionOfItsOwn) {
   const SweepOptions options = parsed_sweep({"--config", file.path()});
   EXPECT_EQ(layers_of(options), (std::vector<Triple>{{2, 2, 1}}));
   EXPECT_EQ(options.axes.seeds, (std::vector<std::uint64_t>{5, 6}));
-  const IniFile other("[train]\nlayer = 2\n");
-  expect_parts(sweep_error({"--config", other.path()}), {"[train] is unknown", "[sweep]"});
+  const IniFile other("[sweeps]\nlayer = 2\n");
+  expect_parts(sweep_error({"--config", other.path()}),
+               {":2", "[sweeps] is unknown", "nearest is [sweep]"});
+}
+
+TEST(ConfigFile, HasSectionsForSeveralCommands) {
+  const IniFile file(
+      "model = shared\n"
+      "[train]\ntrain = t.csv\nlayer = 7\nout = o.h5\nlr = 0.5\n"
+      "[plan]\nlayer = 9\nmachine = h100\ndevices = 8\n"
+      "[evaluate]\nvector = v.h5\ntest = e.csv\nout = e.h5\n"
+      "[train]\nepochs = 3\n");
+  const auto train = std::get<TrainOptions>(parse_command_line({"train", "--config", file.path()}));
+  EXPECT_EQ(train.model, "shared");
+  EXPECT_EQ(train.layer, 7);
+  EXPECT_EQ(train.lr, 0.5);
+  EXPECT_EQ(train.epochs, 3);
+  const auto plan = std::get<PlanOptions>(parse_command_line({"plan", "--config", file.path()}));
+  EXPECT_EQ(plan.source.model, "shared");
+  EXPECT_EQ(plan.layer, 9);
+  EXPECT_EQ(plan.devices, 8);
+  const auto evaluate =
+      std::get<EvaluateOptions>(parse_command_line({"evaluate", "--config", file.path()}));
+  EXPECT_EQ(evaluate.model, "shared");
+  EXPECT_EQ(evaluate.out, "e.h5");
+  EXPECT_EQ(evaluate.vectors.size(), 1U);
+}
+
+TEST(ConfigFile, ChecksTheOwnSectionAndTheNamesOfTheOthers) {
+  const auto error_in = [](const std::string& text) {
+    const IniFile file(text);
+    return train_error({"--config", file.path()});
+  };
+  // What others do with their keys is theirs.
+  const IniFile others("[plan]\ndevics = 8\n[evaluate]\nlr = 1\n");
+  EXPECT_EQ(parsed({"--config", others.path()}).lr, 5e-4);
+  expect_parts(error_in("[plan]\ndevices = 8\n[train]\nlrr = 1\n"),
+               {":4", "'lrr'", "nearest is lr;"});
+  expect_parts(error_in("[plna]\ndevices = 8\n"), {":2", "[plna] is unknown", "nearest is [plan]"});
+  expect_parts(error_in("[inspect]\njson = true\n"), {":2", "[inspect] is unknown"});
+  expect_parts(error_in("[train]\nlr = 1\n[plan]\nlayer = 1\n[train]\nlr = 2\n"),
+               {":6", "second time"});
+  expect_parts(error_in("devices = 8\n"), {":1", "'devices'"});
 }
 
 TEST(BenchOptions, TakeAShapeOrAModel) {
@@ -805,7 +848,7 @@ TEST(ConfigFile, MistakesNameFileAndLine) {
   expect_parts(error_in("\nlr\n"), {":2", "option = value"});
   expect_parts(error_in("lr = 1\nlr = 2\n"), {":2", "second time"});
   expect_parts(error_in("resume = yes\n"), {":1", "true, false"});
-  expect_parts(error_in("[sweep]\nlr = 1\n"), {":2", "[sweep]"});
+  expect_parts(error_in("[training]\nlr = 1\n"), {":2", "[training]", "[train]"});
   expect_parts(error_in("config = other.ini\n"), {":1", "command line only"});
 }
 
@@ -817,9 +860,28 @@ TEST(ConfigFile, MissingFileIsAnError) {
 TEST(Commands, InspectTakesOneFile) {
   const auto options = std::get<InspectOptions>(parse_command_line({"inspect", "run.h5"}));
   EXPECT_EQ(options.run_file, "run.h5");
+  EXPECT_FALSE(options.json);
+  for (const Words& words :
+       {Words{"inspect", "run.h5", "--json"}, {"inspect", "--json", "run.h5"}}) {
+    const auto as_json = std::get<InspectOptions>(parse_command_line(words));
+    EXPECT_EQ(as_json.run_file, "run.h5");
+    EXPECT_TRUE(as_json.json);
+  }
   expect_parts(error_of({"inspect"}), {"one run file"});
-  expect_parts(error_of({"inspect", "a", "b"}), {"one run file"});
-  expect_parts(error_of({"inspect", "--hepl"}), {"--hepl", "--help"});
+  expect_parts(error_of({"inspect", "--json"}), {"one run file"});
+  expect_parts(error_of({"inspect", "a", "b"}), {"'b'"});
+  expect_parts(error_of({"inspect", "a", "--hepl"}), {"--hepl", "--help"});
+}
+
+TEST(Commands, JsonIsForWhatIsPrinted) {
+  EXPECT_TRUE(std::get<CollectOptions>(
+                  parse_command_line({"collect", "dir", "--out", "sweep.h5", "--json"}))
+                  .json);
+  EXPECT_TRUE(parsed_sweep({"--layers", "1", "--dry-run", "--json"}).json);
+  expect_parts(sweep_error({"--layers", "1", "--json"}), {"--json", "--dry-run"});
+  EXPECT_NO_THROW(
+      parse_command_line({"evaluate", "--judge-import", "s", "--out", "e.h5", "--json"}));
+  expect_parts(train_error({"--json"}), {"unknown option --json"});
 }
 
 TEST(Commands, UnknownOnesNameTheNearest) {
@@ -832,6 +894,72 @@ TEST(Commands, UnknownOnesNameTheNearest) {
 
 TEST(Commands, VersionComesFromTheBuild) {
   expect_parts(printed({"--version"}), {"bipo-dist", kProgramVersion, kGitCommit});
+  EXPECT_TRUE(
+      std::holds_alternative<DescribeBuild>(parse_command_line({"--version", "--verbose"})));
+  expect_parts(error_of({"--version", "--verbos"}), {"--verbos", "--verbose"});
+}
+
+const Words kCommandNames = {"train",   "sweep", "collect", "generate",   "evaluate",
+                             "extract", "data",  "inspect", "export",     "import",
+                             "bench",   "plan",  "help",    "completion", "man"};
+
+TEST(Help, OfACommandIsItsPage) {
+  EXPECT_EQ(printed({"help"}), printed({"--help"}));
+  for (const std::string& command : kCommandNames) {
+    EXPECT_EQ(printed({"help", command}), printed({command, "--help"})) << command;
+    expect_parts(printed({"help"}), {"\n  " + command + " "});
+  }
+  expect_parts(error_of({"help", "trian"}), {"'trian'", "nearest is train;"});
+  expect_parts(error_of({"help", "train", "sweep"}), {"one command", "help train"});
+}
+
+// The options that a page lists, each at the beginning of a line.
+Words options_of(const std::string& command) {
+  std::istringstream page(printed({"help", command}));
+  Words options;
+  for (std::string line; std::getline(page, line);) {
+    if (line.starts_with("  --")) {
+      options.push_back(line.substr(2, line.find(' ', 2) - 2));
+    }
+  }
+  return options;
+}
+
+TEST(Completion, NamesEveryCommandAndOption) {
+  const std::string bash = printed({"completion", "bash"});
+  const std::string zsh = printed({"completion", "zsh"});
+  for (const std::string& command : kCommandNames) {
+    const std::string function = "_bipo_dist_" + command + "() {";
+    for (const std::string& script : {bash, zsh}) {
+      const std::size_t begin = script.find(function);
+      ASSERT_NE(begin, std::string::npos) << command;
+      const std::string body = script.substr(begin, script.find("\n}\n", begin) - begin);
+      EXPECT_FALSE(options_of(command).empty());
+      for (const std::string& option : options_of(command)) {
+        EXPECT_TRUE(std::regex_search(body, std::regex(option + "[^-a-z]"))) << command << option;
+      }
+    }
+  }
+  EXPECT_TRUE(zsh.starts_with("#compdef bipo-dist\n"));
+  expect_parts(error_of({"completion"}), {"bash", "zsh"});
+  expect_parts(error_of({"completion", "fish"}), {"'fish'", "bash", "zsh"});
+}
+
+TEST(ManPage, DescribesEveryCommandAndOption) {
+  const std::string page = printed({"man"});
+  for (const std::string& command : kCommandNames) {
+    const std::size_t begin = page.find("\n.SS " + command + "\n");
+    ASSERT_NE(begin, std::string::npos) << command;
+    const std::string section = page.substr(begin, page.find("\n.S", begin + 2) - begin);
+    for (const std::string& option : options_of(command)) {
+      const std::string escaped = std::regex_replace(option, std::regex("-"), "\\-");
+      EXPECT_NE(section.find("\n\\fB" + escaped + "\\fR"), std::string::npos) << command << option;
+    }
+  }
+  for (const char* part : {".TH BIPO\\-DIST 1", ".SH NAME", ".SH SYNOPSIS", ".SH EXIT STATUS"}) {
+    EXPECT_NE(page.find(part), std::string::npos) << part;
+  }
+  expect_parts(error_of({"man", "train"}), {"'train'", "man -l"});
 }
 
 TEST(Help, ListsEveryOptionOfTheDesignOnALineOfItsOwn) {

@@ -1,18 +1,24 @@
 // The command `collect`: gathers the run files of a sweep in one file.
-
 #include <iostream>
+#include <nlohmann/json.hpp>
 
+#include "collectives/foundation/exit_codes.hpp"
 #include "experiments/settings/version.hpp"
 #include "experiments/sweeps/collect.hpp"
-#include "launcher/commands/commands.hpp"
+#include "launcher/light/json_output.hpp"
+#include "launcher/light/light_commands.hpp"
 
 namespace bipo {
 
 int run_collect_command(const CollectOptions& options) {
   const auto cells = collect_sweep(
       {options.directory, options.out, options.overwrite, kProgramVersion, kGitCommit});
-  std::cout << describe_collection(cells, options.out);
-  return 0;
+  if (options.json) {
+    print_json(collection_as_json(cells, options.out));
+  } else {
+    std::cout << describe_collection(cells, options.out);
+  }
+  return kExitDone;
 }
 
 }  // namespace bipo
