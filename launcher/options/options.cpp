@@ -329,10 +329,27 @@ Command parse_data(const std::vector<std::string>& words) {
       "data takes a file of pairs first; `bipo-dist data train.csv --model DIR`");
 }
 
+// The words before the first option name vectors.
 Command parse_export(const std::vector<std::string>& words) {
-  return parse_after_path(
-      &ExportOptions::run_file, export_table, words,
-      "export takes a run file first; `bipo-dist export run.h5 --format pt --out vector.pt`");
+  ExportOptions options;
+  const CommandTable table = export_table(options);
+  if (asks_for_help(words)) {
+    return PrintAndExit{help_text(table)};
+  }
+  const auto end = std::find_if(words.begin(), words.end(), is_long_option);
+  if (end == words.begin() || words.front().empty()) {
+    throw UserError(
+        "export takes a run file first; `bipo-dist export run.h5 --format pt --out vector.pt`");
+  }
+  for (auto word = words.begin(); word != end; ++word) {
+    try {
+      options.vectors.push_back(parse_vector_choice(*word));
+    } catch (const UserError& broken) {
+      throw UserError(fmt::format("'{}': {}", *word, broken.what()));
+    }
+  }
+  read_options(table, {end, words.end()});
+  return options;
 }
 
 Command parse_import(const std::vector<std::string>& words) {
@@ -386,8 +403,8 @@ constexpr CommandEntry kCommands[] = {
      parse_options<ExtractOptions, extract_table>},
     {"data", "print what the pairs of a file are to a model", parse_data},
     {"inspect", "print what a run file holds", parse_inspect},
-    {"export", "write a vector in the format of another program", parse_export},
-    {"import", "make a run file of a vector in another format", parse_import},
+    {"export", "write vectors in the format of another program", parse_export},
+    {"import", "make run files of vectors in another format", parse_import},
     {"bench", "measure the speed of training on this machine",
      parse_options<BenchOptions, bench_table>},
     {"plan", "memory, time and the best topology of a run, before it is made",
