@@ -5,11 +5,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
-#include <filesystem>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <span>
 #include <string_view>
 #include <utility>
 
@@ -25,11 +22,13 @@ void align(std::string& bytes, std::size_t alignment, char filler, std::size_t m
   bytes.append(over == 0 ? 0 : alignment - over, filler);
 }
 
-std::vector<std::byte> with_numbers(const std::string& head, std::span<const float> values) {
-  std::vector<std::byte> bytes(head.size() + values.size_bytes());
-  std::memcpy(bytes.data(), head.data(), head.size());
-  std::memcpy(bytes.data() + head.size(), values.data(), values.size_bytes());
-  return bytes;
+std::string_view bytes_of(const std::vector<float>& values) {
+  return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)};
+}
+
+std::vector<std::byte> as_bytes(std::string_view text) {
+  const auto* begin = reinterpret_cast<const std::byte*>(text.data());
+  return {begin, begin + text.size()};
 }
 
 // Writes a pickle of protocol 2, which torch.load(weights_only=True) reads.  libtorch's own
@@ -72,14 +71,14 @@ class PickleWriter {
   std::string bytes_ = "\x80\x02";
 };
 
-// Writes a tensor [length] whose numbers are the archive's entry data/0.
-void write_tensor(PickleWriter& pickle, std::int64_t length) {
+// Writes a tensor [length] whose numbers are the archive's entry data/KEY.
+void write_tensor(PickleWriter& pickle, std::size_t key, std::int64_t length) {
   pickle.global("torch._utils", "_rebuild_tensor_v2");
   pickle.mark();
   pickle.mark();
   pickle.text("storage");
   pickle.global("torch", "FloatStorage");
-  pickle.text("0");
+  pickle.text(fmt::format("{}", key));
   pickle.text("cpu");
   pickle.integer(length);
   pickle.tuple_from_mark();
@@ -178,49 +177,80 @@ class ZipWriter {
   std::uint16_t entries_ = 0;
 };
 
-std::vector<std::byte> archive(const std::string& pickle, std::span<const float> vector) {
+// A vector as a file holds it.
+struct Written {
+  const StoredVector* stored = nullptr;
+  double multiplier = 1;
+  std::vector<float> values;  // times the multiplier, unless the file keeps that beside them
+};
+
+std::vector<std::byte> archive(const std::string& pickle, const std::vector<Written>& vectors) {
   ZipWriter zip;
   zip.add("archive/data.pkl", pickle);
   zip.add("archive/byteorder", "little");
-  zip.add("archive/data/0", {reinterpret_cast<const char*>(vector.data()), vector.size_bytes()});
+  for (std::size_t i = 0; i < vectors.size(); ++i) {
+    zip.add(fmt::format("archive/data/{}", i), bytes_of(vectors[i].values));
+  }
   zip.add("archive/version", "3\n");
-  const std::string bytes = zip.finish();
-  const auto* begin = reinterpret_cast<const std::byte*>(bytes.data());
-  return {begin, begin + bytes.size()};
+  return as_bytes(zip.finish());
 }
 
-// One float32 tensor [D] on the CPU, the form of the vectors that the authors of BiPO published.
-std::vector<std::byte> torch_vector_file(std::span<const float> vector) {
+// One float32 tensor [D] on the CPU, the form of the vectors that the authors of BiPO published, or
+// {layer: tensor} for several.
+std::vector<std::byte> torch_file(const std::vector<Written>& vectors) {
   PickleWriter pickle;
-  write_tensor(pickle, static_cast<std::int64_t>(vector.size()));
-  return archive(pickle.finish(), vector);
+  if (vectors.size() == 1) {
+    write_tensor(pickle, 0, static_cast<std::int64_t>(vectors[0].values.size()));
+    return archive(pickle.finish(), vectors);
+  }
+  pickle.empty_dictionary();
+  pickle.mark();
+  for (std::size_t i = 0; i < vectors.size(); ++i) {
+    pickle.integer(vectors[i].stored->layer);
+    write_tensor(pickle, i, static_cast<std::int64_t>(vectors[i].values.size()));
+  }
+  pickle.set_items_from_mark();
+  return archive(pickle.finish(), vectors);
 }
 
 // The file that `lm_eval --model steered` reads by steer_path (EleutherAI/lm-evaluation-harness,
 // lm_eval/models/hf_steered.py): {"layers.L": {"steering_vector": tensor [D],
-// "steering_coefficient": m, "action": "add", "bias": None, "head_index": None}}.  It adds m times
-// the vector to the output of that module of model.base_model at every position.
-std::vector<std::byte> lm_eval_file(std::span<const float> vector, std::int64_t layer,
-                                    double multiplier) {
+// "steering_coefficient": m, "action": "add", "bias": None, "head_index": None}, ...}.  It adds m
+// times the vector to the output of that module of model.base_model at every position.
+std::vector<std::byte> lm_eval_file(const std::vector<Written>& vectors) {
   PickleWriter pickle;
   pickle.empty_dictionary();
   pickle.mark();
-  pickle.text(fmt::format("layers.{}", layer));
+  for (std::size_t i = 0; i < vectors.size(); ++i) {
+    pickle.text(fmt::format("layers.{}", vectors[i].stored->layer));
+    pickle.empty_dictionary();
+    pickle.mark();
+    pickle.text("steering_vector");
+    write_tensor(pickle, i, static_cast<std::int64_t>(vectors[i].values.size()));
+    pickle.text("steering_coefficient");
+    pickle.real(vectors[i].multiplier);
+    pickle.text("action");
+    pickle.text("add");
+    pickle.text("bias");
+    pickle.none();
+    pickle.text("head_index");
+    pickle.none();
+    pickle.set_items_from_mark();
+  }
+  pickle.set_items_from_mark();
+  return archive(pickle.finish(), vectors);
+}
+
+// The file that IBM's vLLM-Hook reads by the vector_path of a steering configuration
+// (mia/workers/steer_worker.py): {"dir": tensor [D]}.
+std::vector<std::byte> vllm_hook_file(const std::vector<Written>& vectors) {
+  PickleWriter pickle;
   pickle.empty_dictionary();
   pickle.mark();
-  pickle.text("steering_vector");
-  write_tensor(pickle, static_cast<std::int64_t>(vector.size()));
-  pickle.text("steering_coefficient");
-  pickle.real(multiplier);
-  pickle.text("action");
-  pickle.text("add");
-  pickle.text("bias");
-  pickle.none();
-  pickle.text("head_index");
-  pickle.none();
+  pickle.text("dir");
+  write_tensor(pickle, 0, static_cast<std::int64_t>(vectors[0].values.size()));
   pickle.set_items_from_mark();
-  pickle.set_items_from_mark();
-  return archive(pickle.finish(), vector);
+  return archive(pickle.finish(), vectors);
 }
 
 std::vector<float> scaled(const std::vector<float>& values, double multiplier) {
@@ -236,13 +266,9 @@ std::vector<float> scaled(const std::vector<float>& values, double multiplier) {
   return result;
 }
 
-std::vector<std::byte> safetensors_file(const StoredVector& vector, double multiplier,
-                                        std::span<const float> values) {
-  nlohmann::ordered_json header;
-  header["__metadata__"] = {
-      {"format", "pt"},
-      {"kind", "steering vector"},
-      {"model", vector.model},
+nlohmann::ordered_json origin_of(const Written& written) {
+  const StoredVector& vector = *written.stored;
+  return {
       {"layer", fmt::format("{}", vector.layer)},
       {"site", fmt::format("added to the output of block {} (from 0) at every position: "
                            "h + m * vector",
@@ -250,25 +276,56 @@ std::vector<std::byte> safetensors_file(const StoredVector& vector, double multi
       {"sign_convention",
        "m > 0 steers towards the chosen answers of the training pairs, m < 0 towards the rejected "
        "ones"},
-      {"multiplier", fmt::format("{}", multiplier)},
+      {"multiplier", fmt::format("{}", written.multiplier)},
       {"multiplier_meaning", "the tensor is the trained vector times this"},
       {"epoch", fmt::format("{}", vector.epoch)},
       {"step", fmt::format("{}", vector.step)},
       {"training_settings", vector.config}};
-  header["vector"] = {
-      {"dtype", "F32"}, {"shape", {values.size()}}, {"data_offsets", {0, values.size_bytes()}}};
-  // Paths need not be UTF-8, JSON must.
-  std::string json = header.dump(-1, ' ', /*ensure_ascii=*/false,
-                                 nlohmann::ordered_json::error_handler_t::replace);
+}
+
+// A tensor "vector" with its origin as metadata; for several, tensors "layers.L", and the origin of
+// each as the JSON text of the key "layers.L".
+std::vector<std::byte> safetensors_file(const std::vector<Written>& vectors) {
+  const auto dumped = [](const nlohmann::ordered_json& json) {
+    // Paths need not be UTF-8, JSON must.
+    return json.dump(-1, ' ', /*ensure_ascii=*/false,
+                     nlohmann::ordered_json::error_handler_t::replace);
+  };
+  const bool is_single = vectors.size() == 1;
+  nlohmann::ordered_json metadata = {
+      {"format", "pt"},
+      {"kind", is_single ? "steering vector" : "steering vectors of several layers"},
+      {"model", vectors[0].stored->model}};
+  nlohmann::ordered_json tensors;
+  std::string numbers;
+  for (const Written& written : vectors) {
+    const std::string name = is_single ? "vector" : fmt::format("layers.{}", written.stored->layer);
+    if (is_single) {
+      metadata.update(origin_of(written));
+    } else {
+      metadata[name] = dumped(origin_of(written));
+    }
+    const std::size_t begin = numbers.size();
+    numbers += bytes_of(written.values);
+    tensors[name] = {{"dtype", "F32"},
+                     {"shape", {written.values.size()}},
+                     {"data_offsets", {begin, numbers.size()}}};
+  }
+  nlohmann::ordered_json header;
+  header["__metadata__"] = std::move(metadata);
+  header.update(tensors);
+  std::string json = dumped(header);
   align(json, sizeof(std::uint64_t), ' ');
   std::string head;
   append_number(head, static_cast<std::uint64_t>(json.size()));
-  return with_numbers(head + json, values);
+  return as_bytes(head + json + numbers);
 }
 
 // Writes the head of a GGUF file of version 3.
 class GgufHead {
  public:
+  static constexpr std::size_t kAlignment = 32;  // of the data and of every tensor in them
+
   void add_text(std::string_view key, std::string_view value) {
     append_text(key);
     append_number<std::uint32_t>(bytes_, 8);  // string
@@ -279,13 +336,13 @@ class GgufHead {
     append_number<std::uint32_t>(bytes_, 4);  // uint32
     append_number(bytes_, value);
   }
-  // Adds a 1-D float32 tensor at the beginning of the data.
-  void add_vector(std::string_view name, std::uint64_t length) {
+  // Adds a 1-D float32 tensor at `offset` of the data.
+  void add_vector(std::string_view name, std::uint64_t length, std::uint64_t offset) {
     append_text(name);
     append_number<std::uint32_t>(bytes_, 1);  // dimensions
     append_number(bytes_, length);
     append_number<std::uint32_t>(bytes_, 0);  // F32
-    append_number<std::uint64_t>(bytes_, 0);  // offset
+    append_number(bytes_, offset);
   }
   std::string finish(std::uint64_t tensors, std::uint64_t keys) {
     std::string head = "GGUF";
@@ -293,7 +350,7 @@ class GgufHead {
     append_number(head, tensors);
     append_number(head, keys);
     head += bytes_;
-    align(head, 32, '\0');  // the data begin here, as no key says otherwise
+    align(head, kAlignment, '\0');  // the data begin here, as no key says otherwise
     return head;
   }
 
@@ -306,31 +363,37 @@ class GgufHead {
   std::string bytes_;
 };
 
-// Returns the directory's name, which identifies the model, in UTF-8 as the format requires.
-std::string model_hint(const StoredVector& vector) {
-  const std::filesystem::path path = std::filesystem::path(vector.model).lexically_normal();
-  const std::string name = (path.has_filename() ? path : path.parent_path()).filename().string();
-  const nlohmann::json quoted = name;
+// Returns the text in UTF-8, as the format requires it.
+std::string in_utf8(const std::string& text) {
+  const nlohmann::json quoted = text;
   return nlohmann::json::parse(
       quoted.dump(-1, ' ', /*ensure_ascii=*/false, nlohmann::json::error_handler_t::replace));
 }
 
-std::vector<std::byte> gguf_file(const StoredVector& vector, std::span<const float> values) {
-  if (vector.layer == 0) {
+std::vector<std::byte> gguf_file(const std::vector<Written>& vectors,
+                                 const std::string& model_hint) {
+  if (vectors[0].stored->layer == 0) {
     throw UserError(
         "a vector of layer 0 cannot be a GGUF control vector: llama.cpp keeps none for block 0 and "
         "refuses a file with direction.0; export it as safetensors, pt or npy");
   }
   GgufHead head;
   head.add_text("general.architecture", "controlvector");
-  head.add_text("controlvector.model_hint", model_hint(vector));
-  head.add_count("controlvector.layer_count",
-                 1);  // directions in the file, as other programs count
-  head.add_vector(fmt::format("direction.{}", vector.layer), values.size());
-  return with_numbers(head.finish(/*tensors=*/1, /*keys=*/3), values);
+  head.add_text("controlvector.model_hint", in_utf8(model_hint));
+  // directions in the file, as other programs count
+  head.add_count("controlvector.layer_count", static_cast<std::uint32_t>(vectors.size()));
+  std::string numbers;
+  for (const Written& written : vectors) {
+    align(numbers, GgufHead::kAlignment, '\0');
+    head.add_vector(fmt::format("direction.{}", written.stored->layer), written.values.size(),
+                    numbers.size());
+    numbers += bytes_of(written.values);
+  }
+  return as_bytes(head.finish(/*tensors=*/vectors.size(), /*keys=*/3) + numbers);
 }
 
-std::vector<std::byte> npy_file(std::span<const float> values) {
+std::vector<std::byte> npy_file(const std::vector<Written>& vectors) {
+  const std::vector<float>& values = vectors[0].values;
   std::string head("\x93NUMPY\x01\x00", 8);  // version 1.0
   std::string description =
       fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({},), }}", values.size());
@@ -338,28 +401,74 @@ std::vector<std::byte> npy_file(std::span<const float> values) {
   align(description, 64, ' ', head.size() + kLengthBytes + 1);
   description += '\n';
   append_number(head, static_cast<std::uint16_t>(description.size()));
-  return with_numbers(head + description, values);
+  head += description;
+  head += bytes_of(values);
+  return as_bytes(head);
+}
+
+// Checks the vectors, and returns them in the order of their layers.
+std::vector<Written> prepared(const std::vector<ExportedVector>& vectors,
+                              const std::string& format) {
+  const bool keeps_multiplier = format == "lm-eval";
+  std::vector<Written> written;
+  for (const ExportedVector& exported : vectors) {
+    const StoredVector& stored = exported.vector;
+    written.push_back(
+        {&stored, exported.multiplier,
+         keeps_multiplier ? stored.value : scaled(stored.value, exported.multiplier)});
+  }
+  std::stable_sort(written.begin(), written.end(), [](const Written& a, const Written& b) {
+    return a.stored->layer < b.stored->layer;
+  });
+  for (std::size_t i = 1; i < written.size(); ++i) {
+    const StoredVector& before = *written[i - 1].stored;
+    const StoredVector& stored = *written[i].stored;
+    if (stored.value.size() != before.value.size()) {
+      throw UserError(fmt::format(
+          "the vectors have {} numbers for layer {} and {} for layer {}; one file is for one model",
+          before.value.size(), before.layer, stored.value.size(), stored.layer));
+    }
+    if (stored.layer == before.layer) {
+      throw UserError(fmt::format(
+          "two vectors are for layer {}; a file has one for a layer: give a program both files, or "
+          "export other layers together",
+          stored.layer));
+    }
+  }
+  if (written.size() > 1 && (format == "npy" || format == "vllm-hook")) {
+    throw UserError(fmt::format(
+        "a file of the format {} has no room for the vectors of {} layers; export them one by one, "
+        "or as gguf, safetensors, pt or lm-eval",
+        format, written.size()));
+  }
+  return written;
 }
 
 }  // namespace
 
-std::vector<std::byte> exported_vector(const StoredVector& vector, double multiplier,
-                                       const std::string& format) {
-  if (format == "lm-eval") {
-    return lm_eval_file(vector.value, vector.layer, multiplier);
+std::vector<std::byte> exported_vectors(const std::vector<ExportedVector>& vectors,
+                                        const std::string& format, const std::string& model_hint) {
+  if (vectors.empty()) {
+    throw BugError("no vector to export");
   }
-  const std::vector<float> values = scaled(vector.value, multiplier);
+  const std::vector<Written> written = prepared(vectors, format);
+  if (format == "lm-eval") {
+    return lm_eval_file(written);
+  }
   if (format == "pt") {
-    return torch_vector_file(values);
+    return torch_file(written);
   }
   if (format == "safetensors") {
-    return safetensors_file(vector, multiplier, values);
+    return safetensors_file(written);
   }
   if (format == "gguf") {
-    return gguf_file(vector, values);
+    return gguf_file(written, model_hint);
   }
   if (format == "npy") {
-    return npy_file(values);
+    return npy_file(written);
+  }
+  if (format == "vllm-hook") {
+    return vllm_hook_file(written);
   }
   throw BugError(fmt::format("no export format is called {}", format));
 }

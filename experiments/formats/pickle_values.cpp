@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <map>
 #include <string_view>
@@ -19,13 +20,43 @@ constexpr std::size_t kMostBytes = std::size_t{1} << 20;
 constexpr std::size_t kMostValues = 65536;
 
 constexpr std::string_view kRebuildTensor = "torch._utils._rebuild_tensor_v2";
+// Since torch 2.1, for types of numbers that have no class of storages.
+constexpr std::string_view kRebuildTypedTensor = "torch._utils._rebuild_tensor_v3";
 constexpr std::string_view kRebuildParameter = "torch._utils._rebuild_parameter";
 constexpr std::string_view kOrderedDict = "collections.OrderedDict";
 
 // The only names that a pickle may mention.  None is called; each stands for its result.
 constexpr std::string_view kGlobals[] = {
-    kRebuildTensor,        kRebuildParameter,   kOrderedDict,           "torch.FloatStorage",
-    "torch.DoubleStorage", "torch.HalfStorage", "torch.BFloat16Storage"};
+    kRebuildTensor,        kRebuildTypedTensor,     kRebuildParameter,
+    kOrderedDict,          "torch.FloatStorage",    "torch.DoubleStorage",
+    "torch.HalfStorage",   "torch.BFloat16Storage", "torch.storage.UntypedStorage",
+    "torch.float8_e4m3fn", "torch.float8_e5m2"};
+
+// Beginnings of the names of torch's types of numbers.
+constexpr std::string_view kNumberTypeNames[] = {
+    "float", "bfloat", "half", "double", "uint", "int", "complex", "bool", "quint", "qint", "bits"};
+
+// What torch.save and NumPy write for tensors that are no plain ones, and what to do about it.
+struct OtherTensor {
+  std::string_view global;
+  const char* what;
+  const char* remedy;
+};
+constexpr OtherTensor kOtherTensors[] = {
+    {"torch._utils._rebuild_sparse_tensor", "a sparse tensor", "tensor.to_dense()"},
+    {"torch._utils._rebuild_qtensor", "a quantised tensor", "tensor.dequantize()"},
+    {"torch._utils._rebuild_meta_tensor_no_storage", "a tensor of the device meta, without numbers",
+     "the tensor of a loaded model"},
+    {"torch._utils._rebuild_nested_tensor", "a nested tensor", "one of its tensors"},
+    {"torch._utils._rebuild_device_tensor_from_numpy", "a tensor of another device",
+     "tensor.cpu()"},
+    {"torch._utils._rebuild_device_tensor_from_cpu_tensor", "a tensor of another device",
+     "tensor.cpu()"},
+    {"torch._tensor._rebuild_from_type_v2", "a tensor with attributes of its own, or of a subclass",
+     "tensor.detach().clone() of a plain one"},
+    {"numpy.core.multiarray._reconstruct", "a NumPy array", "torch.from_numpy(array)"},
+    {"numpy._core.multiarray._reconstruct", "a NumPy array", "torch.from_numpy(array)"},
+};
 
 // As in Python's pickletools.
 enum Opcode : std::uint8_t {
@@ -141,7 +172,7 @@ class Interpreter {
     }
     count_items(items.size());
     stack_.push_back(static_cast<PickleIndex>(pickle_.values.size()));
-    pickle_.values.push_back({kind, integer, std::move(value_text), std::move(items)});
+    pickle_.values.push_back({kind, integer, std::move(value_text), std::move(items), 0});
   }
 
   void count_items(std::size_t more) {
@@ -208,17 +239,37 @@ class Interpreter {
     push(PickleKind::kInteger, value);
   }
 
+  void push_real() {
+    std::array<std::byte, sizeof(double)> bytes{};
+    const auto big_endian = take(bytes.size());
+    std::reverse_copy(big_endian.begin(), big_endian.end(), bytes.begin());
+    push(PickleKind::kReal);
+    at(top()).real = number_at<double>(bytes, 0);
+  }
+
   void push_global(const std::string& module, const std::string& global_name) {
     std::string full = module + "." + global_name;
     if (std::find(std::begin(kGlobals), std::end(kGlobals), full) != std::end(kGlobals)) {
       push(PickleKind::kGlobal, 0, std::move(full));
       return;
     }
-    if (module == "torch" && global_name.ends_with("Storage")) {
+    const bool is_number_type =
+        module == "torch" &&
+        (global_name.ends_with("Storage") ||
+         std::any_of(std::begin(kNumberTypeNames), std::end(kNumberTypeNames),
+                     [&](std::string_view type) { return global_name.starts_with(type); }));
+    if (is_number_type) {
       refuse(
-          fmt::format("holds numbers of the kind {}; float32, float64, float16 and bfloat16 are "
-                      "read",
+          fmt::format("holds numbers of the kind {}; float32, float64, float16, bfloat16, "
+                      "float8_e4m3fn and float8_e5m2 are read",
                       printable(full)));
+    }
+    const auto* other =
+        std::find_if(std::begin(kOtherTensors), std::end(kOtherTensors),
+                     [&](const OtherTensor& known) { return known.global == full; });
+    if (other != std::end(kOtherTensors)) {
+      throw UserError(fmt::format("{}: the pickle in it holds {} ({}); save {} by torch.save",
+                                  name_, other->what, full, other->remedy));
     }
     refuse_code(fmt::format("asks for {}", printable(full)));
   }
@@ -245,8 +296,9 @@ class Interpreter {
     const std::vector<PickleIndex>& arguments = at(arguments_index).items;
     if (function.text == kOrderedDict && arguments.empty()) {
       push(PickleKind::kDictionary);
-    } else if (function.text == kRebuildTensor) {
-      push(PickleKind::kTensor, 0, {}, arguments);
+    } else if (function.text == kRebuildTensor || function.text == kRebuildTypedTensor) {
+      push(PickleKind::kTensor, /*integer=*/function.text == kRebuildTypedTensor ? 1 : 0, {},
+           arguments);
     } else if (function.text == kRebuildParameter && !arguments.empty() &&
                at(arguments[0]).kind == PickleKind::kTensor) {
       stack_.push_back(arguments[0]);
@@ -284,8 +336,7 @@ class Interpreter {
       case kLong1:
         return push_large_or_integer();
       case kBinFloat:
-        take(sizeof(double));  // its value is not needed
-        return push(PickleKind::kReal);
+        return push_real();
       case kBinUnicode:
         return push(PickleKind::kText, 0, text(number<std::uint32_t>()));
       case kShortBinUnicode:

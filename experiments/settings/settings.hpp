@@ -251,10 +251,10 @@ struct CollectOptions {
 };
 
 struct ExportOptions {
-  std::filesystem::path run_file;
+  std::vector<VectorChoice> vectors;  // of different layers
   std::string format;
   std::filesystem::path out;
-  std::optional<std::int64_t> epoch;  // empty: the last vector
+  std::optional<std::int64_t> epoch;  // empty: the last vector of each
   double multiplier = 1;
   bool overwrite = false;
 };
@@ -262,9 +262,11 @@ struct ExportOptions {
 struct ImportOptions {
   std::filesystem::path file;
   std::string format = "auto";
-  std::optional<std::int64_t> layer;  // empty: the file's
+  std::optional<std::int64_t> layer;  // empty: all of the file's
+  std::string layer_of_row;           // of a table: "r" or "r-1"; empty: a table is refused
+  std::int64_t shift = 0;             // added to the layers that the file names
   std::string model;                  // empty: the file's
-  std::filesystem::path out;
+  std::filesystem::path out;          // a directory where several vectors are imported
   bool overwrite = false;
 };
 

@@ -1,13 +1,20 @@
-// The command `export`: writes a vector in the format of another program.
+// The command `export`: writes vectors in the format of another program.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
+#include <filesystem>
 #include <iostream>
+#include <nlohmann/json.hpp>
+#include <set>
 
 #include "collectives/foundation/errors.hpp"
 #include "experiments/files/atomic_file.hpp"
 #include "experiments/formats/exported_vector.hpp"
+#include "experiments/formats/model_type.hpp"
 #include "experiments/job/new_file.hpp"
 #include "experiments/runs/run_file.hpp"
+#include "experiments/settings/field.hpp"
 #include "launcher/commands/commands.hpp"
 
 namespace bipo {
@@ -23,19 +30,92 @@ void check_name(const ExportOptions& options) {
   }
 }
 
+std::vector<ExportedVector> vectors_of(const ExportOptions& options) {
+  std::vector<ExportedVector> vectors;
+  std::set<std::string> models;
+  for (const VectorChoice& choice : options.vectors) {
+    StoredVector stored = read_stored_vector(choice.file, options.epoch);
+    if (const auto warning = unfinished_warning(choice.file, stored)) {
+      std::cerr << "warning: " << *warning << '\n';
+    }
+    models.insert(stored.model);
+    vectors.push_back({std::move(stored), options.multiplier * choice.weight});
+  }
+  if (models.size() > 1) {
+    std::cerr << fmt::format("warning: the vectors were made for several models: {}\n",
+                             fmt::join(models, ", "));
+  }
+  return vectors;
+}
+
+// Returns what other programs compare with the model that they have loaded.
+std::string model_hint(const StoredVector& vector) {
+  if (auto type = model_type_of(vector.model)) {
+    return *type;
+  }
+  const std::filesystem::path path = std::filesystem::path(vector.model).lexically_normal();
+  std::string name = (path.has_filename() ? path : path.parent_path()).filename().string();
+  if (name != vector.model) {
+    std::cerr << fmt::format(
+        "note: {}: the model is not there, so that its name takes the place of its type in "
+        "controlvector.model_hint; llama.cpp ignores it, repeng warns where two vectors differ in "
+        "it\n",
+        vector.model);
+  }
+  return name;
+}
+
+// Returns what a person needs to know to use the file.
+std::string usage_note(const ExportOptions& options, const ExportedVector& vector) {
+  if (options.format == "lm-eval") {
+    return "note: lm-evaluation-harness (0.4.13) rounds the vector to the model's data type, which "
+           "is that of the weights unless --model_args has a dtype; dtype=float32 gives this "
+           "program's numbers\n";
+  }
+  if (options.format == "vllm-hook") {
+    nlohmann::ordered_json steering;
+    steering["method"] = "add_vector";
+    steering["coefficient"] = 1.0;
+    steering["optimal_layer"] = vector.vector.layer;
+    steering["vector_path"] = absolute_text(options.out);
+    const nlohmann::ordered_json configuration = {{"steering", steering}};
+    return fmt::format("note: the steering configuration of vLLM-Hook for this file: {}\n",
+                       configuration.dump(-1, ' ', /*ensure_ascii=*/false,
+                                          nlohmann::ordered_json::error_handler_t::replace));
+  }
+  return "";
+}
+
+std::string export_summary(const ExportOptions& options,
+                           const std::vector<ExportedVector>& vectors) {
+  if (vectors.size() == 1) {
+    const StoredVector& vector = vectors[0].vector;
+    return fmt::format("{}: the vector of layer {}, epoch {}, step {} times {}, as {}\n",
+                       options.out.string(), vector.layer, vector.epoch + 1, vector.step,
+                       vectors[0].multiplier, options.format);
+  }
+  std::vector<std::string> layers;
+  for (const ExportedVector& exported : vectors) {
+    layers.push_back(fmt::format("{} times {}", exported.vector.layer, exported.multiplier));
+  }
+  return fmt::format("{}: the vectors of the layers {}, as {}\n", options.out.string(),
+                     fmt::join(layers, ", "), options.format);
+}
+
 }  // namespace
 
 int run_export_command(const ExportOptions& options) {
   check_name(options);
-  check_new_file("--out", options.out, options.overwrite, {options.run_file});
-  const StoredVector vector = read_stored_vector(options.run_file, options.epoch);
-  if (const auto warning = unfinished_warning(options.run_file, vector)) {
-    std::cerr << "warning: " << *warning << '\n';
+  std::vector<std::filesystem::path> inputs;
+  for (const VectorChoice& choice : options.vectors) {
+    inputs.push_back(choice.file);
   }
-  replace_file(options.out, exported_vector(vector, options.multiplier, options.format));
-  std::cout << fmt::format("{}: the vector of layer {}, epoch {}, step {} times {}, as {}\n",
-                           options.out.string(), vector.layer, vector.epoch + 1, vector.step,
-                           options.multiplier, options.format);
+  check_new_file("--out", options.out, options.overwrite, inputs);
+  const std::vector<ExportedVector> vectors = vectors_of(options);
+  const std::string hint = options.format == "gguf" ? model_hint(vectors[0].vector) : "";
+  replace_file(options.out, exported_vectors(vectors, options.format, hint));
+  std::cerr << usage_note(options, vectors[0]);
+  std::cout << export_summary(options, vectors);
   return 0;
 }
 

@@ -1,8 +1,12 @@
-// The command `import`: makes a run file of a vector in another format.
+// The command `import`: makes run files of vectors in another format.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
+#include <filesystem>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <system_error>
 
 #include "collectives/foundation/errors.hpp"
 #include "collectives/foundation/host_name.hpp"
@@ -18,40 +22,37 @@
 namespace bipo {
 namespace {
 
-std::int64_t layer_of(const VectorFile& vector, const ImportOptions& options) {
-  if (options.layer) {
-    return *options.layer;
-  }
-  if (!vector.layer) {
-    throw UserError(fmt::format(
-        "{}: does not say which layer its vector is for; name the block, from 0, by --layer",
-        options.file.string()));
-  }
-  return *vector.layer;
-}
+namespace fs = std::filesystem;
 
 // Returns the origin of the vector, stored in place of the settings of a training.
-std::string origin(const VectorFile& vector, const ImportOptions& options) {
+std::string origin(const VectorFile& file, const LayerVector& vector,
+                   const ImportOptions& options) {
   nlohmann::ordered_json json;
   json["imported_from"] = absolute_text(options.file);
-  json["imported_format"] = vector.format;
+  json["imported_format"] = file.format;
   if (!vector.tensor.empty()) {
     json["imported_tensor"] = vector.tensor;
   }
-  if (!vector.metadata.empty()) {
-    json["imported_metadata"] = vector.metadata;
+  if (vector.coefficient != 1) {
+    json["imported_multiplier"] = vector.coefficient;
+  }
+  if (options.shift != 0) {
+    json["imported_shift"] = options.shift;
+  }
+  if (!file.metadata.empty()) {
+    json["imported_metadata"] = file.metadata;
   }
   return settings_text(json);
 }
 
-std::string model_of(const VectorFile& vector, const ImportOptions& options) {
+std::string model_of(const VectorFile& file, const ImportOptions& options) {
   if (!options.model.empty()) {
     return options.model;
   }
-  return vector.model.empty() ? "unknown" : vector.model;
+  return file.model.empty() ? "unknown" : file.model;
 }
 
-RunRecord run_of(const VectorFile& vector, const ImportOptions& options) {
+RunRecord run_of(const VectorFile& file, const LayerVector& vector, const ImportOptions& options) {
   RunRecord run;
   const auto hidden = static_cast<std::int64_t>(vector.value.size());
   static_cast<TrainingRecord&>(run) = starting_record(hidden, /*seed=*/0);
@@ -59,12 +60,12 @@ RunRecord run_of(const VectorFile& vector, const ImportOptions& options) {
   run.checkpoint.vector = vector.value;
   RunAttributes& attributes = run.attributes;
   attributes.status = RunStatus::kComplete;
-  attributes.config = origin(vector, options);
+  attributes.config = origin(file, vector, options);
   attributes.program_version = kProgramVersion;
   attributes.git_commit = kGitCommit;
   attributes.created_utc = utc_text();
-  attributes.model = model_of(vector, options);
-  attributes.layer = layer_of(vector, options);
+  attributes.model = model_of(file, options);
+  attributes.layer = vector.layer;
   attributes.hidden_size = hidden;
   attributes.world_size = 1;
   attributes.dp = 1;
@@ -75,18 +76,128 @@ RunRecord run_of(const VectorFile& vector, const ImportOptions& options) {
   return run;
 }
 
-}  // namespace
-
-int run_import_command(const ImportOptions& options) {
+void write_one(const VectorFile& file, const ImportOptions& options) {
   check_new_file("--out", options.out, options.overwrite, {options.file});
-  const VectorFile vector = read_vector_file(options.file, options.format, options.layer);
-  const RunRecord run = run_of(vector, options);
-  write_run_file(options.out, run);
+  const LayerVector& vector = file.vectors.front();
+  write_run_file(options.out, run_of(file, vector, options));
   std::cout << fmt::format(
       "{}: a vector of {} numbers for layer {}, from {} ({}); use it by "
       "--vector {}\n",
-      options.out.string(), run.attributes.hidden_size, run.attributes.layer, options.file.string(),
-      vector.format, options.out.string());
+      options.out.string(), vector.value.size(), vector.layer, options.file.string(), file.format,
+      options.out.string());
+}
+
+std::string layer_list(const VectorFile& file) {
+  std::vector<std::int64_t> layers;
+  for (const LayerVector& vector : file.vectors) {
+    layers.push_back(vector.layer);
+  }
+  return fmt::format("{}", fmt::join(layers, ", "));
+}
+
+void check_directory(const VectorFile& file, const ImportOptions& options) {
+  const bool is_directory = fs::is_directory(options.out);
+  if (!is_directory && (options.out.extension() == ".h5" || fs::exists(options.out))) {
+    throw UserError(fmt::format(
+        "{}: holds the vectors of layers {}; choose one by --layer, or let --out name a directory "
+        "for a run file of each, not {}",
+        options.file.string(), layer_list(file), options.out.string()));
+  }
+  const auto other =
+      std::find_if(file.vectors.begin(), file.vectors.end(), [&](const LayerVector& vector) {
+        return vector.value.size() != file.vectors.front().value.size();
+      });
+  if (other != file.vectors.end()) {
+    throw UserError(fmt::format(
+        "{}: its vectors have {} numbers for layer {} and {} for layer {}, which no model has; "
+        "choose one by --layer",
+        options.file.string(), file.vectors.front().value.size(), file.vectors.front().layer,
+        other->value.size(), other->layer));
+  }
+}
+
+// Removes the files and the directory that an import which fails has made.
+class MadeFiles {
+ public:
+  explicit MadeFiles(const fs::path& directory) : directory_(directory) {
+    std::error_code error;
+    is_new_ = fs::create_directory(directory, error);
+    if (!fs::is_directory(directory)) {
+      throw UserError(fmt::format("--out {}: not a directory, and cannot be made: {}",
+                                  directory.string(), error.message()));
+    }
+  }
+  MadeFiles(const MadeFiles&) = delete;
+  MadeFiles& operator=(const MadeFiles&) = delete;
+  ~MadeFiles() {
+    std::error_code ignored;
+    for (const fs::path& file : files_) {
+      fs::remove(file, ignored);
+    }
+    if (is_new_) {
+      fs::remove(directory_, ignored);
+    }
+  }
+
+  // Call it before the file is written.
+  void add(const fs::path& file) {
+    if (!fs::exists(file)) {
+      files_.push_back(file);
+    }
+  }
+  void keep() {
+    files_.clear();
+    is_new_ = false;
+  }
+
+ private:
+  fs::path directory_;
+  std::vector<fs::path> files_;
+  bool is_new_ = false;
+};
+
+void write_several(const VectorFile& file, const ImportOptions& options) {
+  check_directory(file, options);
+  MadeFiles made(options.out);
+  const auto path_of = [&](const LayerVector& vector) {
+    return options.out / fmt::format("layer{}.h5", vector.layer);
+  };
+  for (const LayerVector& vector : file.vectors) {
+    check_new_file("--out", path_of(vector), options.overwrite, {options.file});
+  }
+  for (const LayerVector& vector : file.vectors) {
+    made.add(path_of(vector));
+    write_run_file(path_of(vector), run_of(file, vector, options));
+  }
+  made.keep();
+  std::cout << fmt::format(
+      "{}: {} vectors of {} numbers for the layers {}, from {} ({}); use one by --vector {}\n",
+      options.out.string(), file.vectors.size(), file.vectors.front().value.size(),
+      layer_list(file), options.file.string(), file.format, path_of(file.vectors.front()).string());
+}
+
+WantedVectors choice_of(const ImportOptions& options) {
+  WantedVectors choice;
+  choice.layer = options.layer;
+  choice.shift = options.shift;
+  if (!options.layer_of_row.empty()) {
+    choice.rows = options.layer_of_row == "r" ? RowRule::kSame : RowRule::kPrevious;
+  }
+  return choice;
+}
+
+}  // namespace
+
+int run_import_command(const ImportOptions& options) {
+  const VectorFile file = read_vector_file(options.file, options.format, choice_of(options));
+  for (const std::string& note : file.notes) {
+    std::cerr << "note: " << note << '\n';
+  }
+  if (file.vectors.size() == 1 && !fs::is_directory(options.out)) {
+    write_one(file, options);
+  } else {
+    write_several(file, options);
+  }
   return 0;
 }
 

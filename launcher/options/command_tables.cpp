@@ -75,11 +75,11 @@ std::vector<Field> workload_fields(WorkloadOptions& o, const char* pairs,
 }
 
 std::vector<std::string> export_formats() {
-  return {"pt", "safetensors", "gguf", "npy", "lm-eval"};
+  return {"pt", "safetensors", "gguf", "npy", "lm-eval", "vllm-hook"};
 }
 
 std::vector<std::string> import_formats() {
-  return {"auto", "pt", "safetensors", "gguf"};
+  return {"auto", "pt", "npy", "safetensors", "gguf"};
 }
 
 template <typename Value, typename Parse>
@@ -397,14 +397,18 @@ CommandTable data_table(ShowDataOptions& o) {
 CommandTable export_table(ExportOptions& o) {
   return table(
       "export",
-      "bipo-dist export RUN_FILE --format NAME --out FILE [options]\n"
+      "bipo-dist export RUN_FILE[@W]... --format NAME --out FILE [options]\n"
       "\n"
-      "Writes the vector of a run file in the format of another program.\n",
+      "Writes the vector of a run file, or those of several layers of one model, in the format of "
+      "another\n"
+      "program; @W multiplies one of them.\n",
       {{"Options",
-        {field("format", "NAME",
-               "pt (torch.save of a float32 tensor), safetensors, gguf (a control vector for "
-               "llama.cpp), npy, or lm-eval (for lm-evaluation-harness, --model steered)",
-               o.format, one_of(export_formats()))
+        {field(
+             "format", "NAME",
+             "pt (torch.save of a float32 tensor), safetensors, gguf (a control vector for "
+             "llama.cpp), npy, lm-eval (for lm-evaluation-harness, --model steered), or vllm-hook "
+             "(for IBM's vLLM-Hook)",
+             o.format, one_of(export_formats()))
              .with_values(export_formats())
              .required(),
          field("out", "FILE", "file to write", o.out).required(),
@@ -418,46 +422,70 @@ CommandTable export_table(ExportOptions& o) {
       "  position.  A gguf names that block itself; one of block 0 cannot be written, because "
       "llama.cpp takes\n"
       "  none.  An lm-eval file names it as the module layers.L and must be called *.pt.\n"
+      "  A pt of several layers is {layer: tensor}, a safetensors file has the tensors layers.L; "
+      "an "
+      "npy and a\n"
+      "  vllm-hook file hold one vector.\n"
       "\n"
       "Exit codes: 0 done; 2 usage or bad input; 1 anything else\n"
       "\n"
-      "Example\n"
+      "Examples\n"
       "  bipo-dist export run.h5 --format gguf --out vector.gguf\n"
+      "  bipo-dist export layer10.h5 layer15.h5@0.5 --format gguf --out vector.gguf\n"
       "  llama-cli -m model.gguf --control-vector-scaled vector.gguf:1.5 -p \"...\"\n");
 }
 
 CommandTable import_table(ImportOptions& o) {
+  constexpr std::int64_t kLargestShift = 1000;
   return table(
       "import",
-      "bipo-dist import FILE --layer L --out RUN_FILE [options]\n"
+      "bipo-dist import FILE --out RUN_FILE [options]\n"
       "\n"
       "Makes a run file of a vector in another format, for --vector, export and inspect, which "
       "read "
       "run files only.\n",
       {{"Options",
-        {field("layer", "N", "block, from 0, to whose output the vector is added (a pt never says)",
+        {field("layer", "N",
+               "block, from 0, to whose output the vector is added; of several vectors in the file "
+               "it chooses one",
                o.layer, at_least(0))
-             .with_fallback("what the file says"),
-         field("out", "RUN_FILE", "run file to write", o.out).required(),
+             .with_fallback("all that the file has"),
+         field("layer-of-row", "r|r-1",
+               "the block of row r of a table [R, D]: r, or r-1 where row 0 is the embedding's, as "
+               "in persona_vectors",
+               o.layer_of_row, one_of({"r", "r-1"}))
+             .with_fallback("a table is refused"),
+         field("shift", "N",
+               "added to every layer that the file names; -1 for files of llama-cvector-generator, "
+               "which measured direction.N at block N - 1",
+               o.shift, at_least(-kLargestShift)),
+         field("out", "RUN_FILE", "run file to write; a directory for several vectors", o.out)
+             .required(),
          field("format", "NAME",
-               "pt (of torch.save, old and new), safetensors, gguf (a control vector), or auto: "
-               "as the file begins",
+               "pt (of torch.save, old and new), npy, safetensors, gguf (a control vector), or "
+               "auto: as the file begins",
                o.format, one_of(import_formats()))
              .with_values(import_formats()),
          field("model", "NAME", "what it was trained on", o.model, parse_some_text)
              .with_fallback("what the file says"),
          overwrite_field(o.overwrite)}}},
       "\n"
-      "FILE holds one vector of float32, float64, float16 or bfloat16; of a gguf with several "
-      "--layer chooses.\n"
-      "It is not trusted: nothing in it is run, and a pickle that holds more than a tensor is "
+      "FILE holds one vector, one for each of several layers ({layer: vector}, direction.L, "
+      "layers.L), or a\n"
+      "table.  Several make one run file each, DIR/layerL.h5, unless --layer chooses.  Numbers "
+      "are float32, 64,\n"
+      "16, bfloat16, or float8 in a pt; a multiplier beside a vector (lm-eval) is applied to it.\n"
+      "FILE is not trusted: nothing in it is run, and a pickle that holds more than tensors is "
       "refused.\n"
       "\n"
       "Exit codes: 0 done; 2 usage or bad input; 1 anything else\n"
       "\n"
-      "Example\n"
+      "Examples\n"
       "  bipo-dist import vec_ep20_layer15.pt --layer 15 --model meta-llama/Llama-2-7b-chat-hf "
-      "--out power.h5\n");
+      "--out power.h5\n"
+      "  bipo-dist import repeng.gguf --out layers/\n"
+      "  bipo-dist import evil_response_avg_diff.pt --layer-of-row r-1 --layer 15 --out "
+      "evil.h5\n");
 }
 
 CommandTable page_table(const std::string& command, const std::string& usage) {

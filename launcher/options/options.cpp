@@ -364,10 +364,27 @@ Command parse_data(const std::vector<std::string>& words) {
       "data takes a file of pairs first; `bipo-dist data train.csv --model DIR`");
 }
 
+// The words before the first option name vectors.
 Command parse_export(const std::vector<std::string>& words) {
-  return parse_after_path(
-      &ExportOptions::run_file, export_table, words,
-      "export takes a run file first; `bipo-dist export run.h5 --format pt --out vector.pt`");
+  ExportOptions options;
+  const CommandTable table = export_table(options);
+  if (asks_for_help(words)) {
+    return PrintAndExit{help_text(table)};
+  }
+  const auto end = std::find_if(words.begin(), words.end(), is_long_option);
+  if (end == words.begin() || words.front().empty()) {
+    throw UserError(
+        "export takes a run file first; `bipo-dist export run.h5 --format pt --out vector.pt`");
+  }
+  for (auto word = words.begin(); word != end; ++word) {
+    try {
+      options.vectors.push_back(parse_vector_choice(*word));
+    } catch (const UserError& broken) {
+      throw UserError(fmt::format("'{}': {}", *word, broken.what()));
+    }
+  }
+  read_options(table, {end, words.end()});
+  return options;
 }
 
 Command parse_import(const std::vector<std::string>& words) {
@@ -455,9 +472,9 @@ constexpr CommandEntry kCommands[] = {
      table_of<ShowDataOptions, data_table>, "FILE"},
     {"inspect", "print what a run file holds", parse_inspect,
      table_of<InspectOptions, inspect_table>, "RUN_FILE"},
-    {"export", "write a vector in the format of another program", parse_export,
+    {"export", "write vectors in the format of another program", parse_export,
      table_of<ExportOptions, export_table>, "RUN_FILE"},
-    {"import", "make a run file of a vector in another format", parse_import,
+    {"import", "make run files of vectors in another format", parse_import,
      table_of<ImportOptions, import_table>, "FILE"},
     {"bench", "measure the speed of training on this machine",
      parse_options<BenchOptions, bench_table>, table_of<BenchOptions, bench_table>},

@@ -50,12 +50,23 @@ def make_results(checkout) -> None:
                   "--out eval.h5")
 
 
-def write_published_vector(checkout) -> None:
-    """A vector in the form in which the authors published theirs."""
+def write_published_vectors(checkout) -> None:
+    """Vectors in the forms in which the authors of BiPO, repeng and persona_vectors publish theirs."""
+    import gguf
     import torch
 
     train(checkout)
-    torch.save(torch.linspace(-1, 1, 48), checkout.folder / "vec_ep20_layer15.pt")
+    vector = torch.linspace(-1, 1, 48)
+    torch.save(vector, checkout.folder / "vec_ep20_layer15.pt")
+    torch.save(torch.stack([row * vector for row in range(31)]), checkout.folder / "evil_response_avg_diff.pt")
+    writer = gguf.GGUFWriter(checkout.folder / "repeng.gguf", "controlvector")
+    writer.add_string("controlvector.model_hint", "llama")
+    for layer in range(1, 30):
+        writer.add_tensor(f"direction.{layer}", vector.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def write_adapter(checkout) -> None:
@@ -87,7 +98,7 @@ def answer_requests(checkout) -> None:
 
 # Called before a page's first block, and before blocks that contain a text.
 BEFORE_PAGE: dict[str, Callable] = {
-    "evaluate.md": train, "export.md": write_published_vector, "files.md": train, "generate.md": train,
+    "evaluate.md": train, "export.md": write_published_vectors, "files.md": train, "generate.md": train,
     "models.md": write_adapter, "scripts.md": train, "analysis": make_results}
 BEFORE_BLOCK: dict[str, Callable] = {"gemma3=gemma-3-270m.gguf": exchange_gemma, "--judge-import": answer_requests}
 

@@ -98,6 +98,10 @@ def vector_of(folder: Path, _stdout: str) -> object:
         return int(file.attrs["layer"]), file["vectors/value"][:].tobytes()
 
 
+def imported_layers(folder: Path, _stdout: str) -> object:
+    return tuple(_run(path) for path in sorted((folder / "imported").glob("*.h5")))
+
+
 def evaluation(folder: Path, _stdout: str) -> object:
     with h5py.File(folder / "eval.h5", "r") as file:
         return tuple(_table(file[name]) for name in sorted(file))
@@ -151,7 +155,14 @@ def as_bytes(path: Path) -> object:
 
 # These libraries may not survive a damaged file, so that they read it in a process of their own.
 CHILDREN = {
-    "torch": "import torch; t = torch.load(path, weights_only=True); print(t.flatten().float().numpy().tobytes().hex())",
+    "torch": """
+import torch
+def tensors(value):
+    if isinstance(value, dict):
+        return [(f"{key}/{name}", found) for key in value for name, found in tensors(value[key])]
+    return [("", value.flatten().float().numpy().tobytes().hex() if isinstance(value, torch.Tensor) else value)]
+print(tensors(torch.load(path, weights_only=True)))""",
+    "numpy": "import numpy; print(numpy.load(path).astype(numpy.float32).tobytes().hex())",
     "safetensors": """
 from safetensors.torch import load_file
 for name, values in sorted(load_file(path).items()):
@@ -290,8 +301,15 @@ def write_vectors(folder: Path) -> None:
     vector = torch.linspace(-1, 1, MODEL.hidden_size)
     torch.save(vector, folder / "vector.pt")
     torch.save(vector, folder / "legacy.pt", _use_new_zipfile_serialization=False)
+    torch.save(torch.stack([vector, 2 * vector]), folder / "table.pt")
+    torch.save({1: vector, 2: 2 * vector}, folder / "layers.pt")
+    torch.save(vector.to(torch.float8_e4m3fn), folder / "float8.pt")
+    numpy.save(folder / "vector.npy", vector.numpy())
     save_file({"vector": vector}, folder / "vector.safetensors")
+    save_file({"layer_0": vector, "layer_1": 2 * vector}, folder / "psyctl.safetensors",
+              metadata={"layer_names": "['model.layers[1].mlp', 'model.layers[2].mlp']"})
     run_command(folder, "export run.h5 --format gguf --out vector.gguf")
+    run_command(folder, "export run.h5 --format lm-eval --multiplier 1.5 --out lm_eval.pt")
 
 
 def write_judged(folder: Path) -> None:
@@ -370,11 +388,13 @@ def evaluation_kinds() -> list[Kind]:
 
 
 def vector_kinds() -> list[Kind]:
-    def imported(name: str, reading: Reading) -> Kind:
-        return Kind(f"vector {name}, import", name, f"import {name} --layer 1 --out out.h5", (name,), vector_of,
+    def imported(name: str, reading: Reading, options: str = "") -> Kind:
+        return Kind(f"vector {name}, import", name, f"import {name} --layer 1 {options}--out out.h5", (name,), vector_of,
                     reading=reading)
-    return [imported("vector.pt", in_a_child("torch")), imported("legacy.pt", in_a_child("torch")),
-            imported("vector.safetensors", in_a_child("safetensors")), imported("vector.gguf", as_bytes)]
+    return [*(imported(f"{name}.pt", in_a_child("torch")) for name in ("vector", "legacy", "layers", "float8", "lm_eval")),
+            imported("table.pt", in_a_child("torch"), "--layer-of-row r "), imported("vector.npy", in_a_child("numpy")),
+            imported("vector.safetensors", in_a_child("safetensors")), imported("psyctl.safetensors", as_bytes),
+            imported("vector.gguf", as_bytes)]
 
 
 def model_kinds() -> list[Kind]:

@@ -140,10 +140,24 @@ def write_torch(folder: Path) -> None:
     torch.save(vector.half()[None], folder / "zip_row_of_half")
     torch.save(vector.double(), folder / "zip_protocol_4", pickle_protocol=4)
     torch.save({"vector": vector}, folder / "zip_dictionary")
+    torch.save(torch.arange(6.0).reshape(3, 2), folder / "zip_table")
+    torch.save(vector.to(torch.float8_e4m3fn), folder / "zip_float8_e4m3fn")
+    torch.save(vector.to(torch.float8_e5m2), folder / "zip_float8_e5m2")
+    torch.save({1: vector, "layers.2": vector.half()}, folder / "zip_layers")
+    torch.save({"layers.3": {"steering_vector": vector, "steering_coefficient": -1.5, "action": "add", "bias": None,
+                             "head_index": None}}, folder / "zip_lm_eval")
+    torch.save({1: vector, 2: vector.double()}, folder / "legacy_layers", _use_new_zipfile_serialization=False)
     for name, saved in (("legacy_vector", vector), ("legacy_bfloat16", vector.bfloat16()),
                         ("legacy_parameter_of_double", torch.nn.Parameter(vector.double())),
                         ("legacy_every_second", torch.arange(6.0)[1::2])):
         torch.save(saved, folder / name, _use_new_zipfile_serialization=False)
+
+
+def write_npy(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    np.save(folder / "vector.npy", numbers(3))
+    np.save(folder / "table_of_half.npy", numbers(2, 3).astype(np.float16))
+    np.save(folder / "table_by_columns.npy", np.asfortranarray(numbers(2, 3).astype(np.float64)))
 
 
 ROWS = [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "d", "chosen": "e", "rejected": "f"}]
@@ -186,6 +200,7 @@ def main() -> None:
     directory = parser.parse_args().directory
     write_safetensors(directory / "safetensors")
     write_torch(directory / "torch_file")
+    write_npy(directory / "npy")
     write_gzip(directory / "gzip")
     write_arrow(directory / "arrow")
     write_copied_tuple(directory.parent / "regressions" / "torch_file")

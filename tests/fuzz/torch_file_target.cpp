@@ -12,9 +12,16 @@
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const auto bytes = std::as_bytes(std::span(data, size));
   try {
-    const std::vector<float> vector = bipo::read_torch_vector(bytes, "vector.pt");
-    if (vector.empty() || vector.size() > size) {
-      throw std::logic_error("more numbers than the file has bytes");
+    std::size_t numbers = 0;
+    for (const bipo::NamedTensor& tensor : bipo::read_torch_tensors(bytes, "vector.pt")) {
+      if (tensor.values.empty() ||
+          tensor.values.size() % static_cast<std::size_t>(tensor.rows) != 0) {
+        throw std::logic_error("a tensor without numbers, or with an unfinished row");
+      }
+      numbers += tensor.values.size();
+    }
+    if (numbers == 0 || numbers > size) {
+      throw std::logic_error("no number, or more numbers than the file has bytes");
     }
   } catch (const bipo::UserError&) {
     // The right answer to a bad file; anything else is a finding.

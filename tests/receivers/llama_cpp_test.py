@@ -55,6 +55,15 @@ def test_the_real_model(directory, in_float32, model, answers, runs, tmp_path, n
     print(f"llama.cpp, {name}: KL {distance:.1e}")
 
 
+def test_three_layers_in_one_file(in_float32, model, answers, runs, tmp_path):
+    used = [runs["first"], runs["middle"], runs["last"]]
+    path = receivers.export_together(used, "gguf", tmp_path / "v.gguf")
+    answer = answers[0]
+    (found,) = applied(in_float32, answer.tokens, [[[path, 1.0]]])
+    distance = receivers.assert_applied(model, answer.tokens, [(run, 1.0) for run in used], found)
+    print(f"llama.cpp, three layers in one file: KL {distance:.1e}")
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_tiny_models(tmp_path, name):
     # transformers 4.57.6 leaves out Gemma 2's soft cap of attention unless this is "eager".

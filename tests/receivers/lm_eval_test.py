@@ -22,10 +22,13 @@ def test_steered(directory, model, answers, runs, tmp_path, version):
         environment["PYTHONPATH"] = str(packages)
     used = [(runs["first"], 1.0), (runs["middle"], -1.5), (runs["last"], 2.0)]
     files = [run.export("lm-eval", tmp_path / f"{run.block}.pt", "--multiplier", scale) for run, scale in used]
+    together = [run for run, _ in used]
+    files.append(receivers.export_together(together, "lm-eval", tmp_path / "all.pt"))
     answer = answers[0]
     found = receivers.apply("lm-eval", "apply_lm_eval.py", {
         "model": str(directory), "tokens": answer.tokens, "settings": files, "transformers": version}, environment)
-    for (run, scale), table in zip(used, found, strict=True):
+    receivers.assert_applied(model, answer.tokens, [(run, 1.0) for run in together], found[-1])
+    for (run, scale), table in zip(used, found[:-1], strict=True):
         distance = receivers.assert_applied(model, answer.tokens, [(run, scale)], table)
         ours = receivers.program_log_probs(directory, [f"{run.path}@{scale}"], tmp_path)[0]
         assert answer.log_prob(table) == pytest.approx(ours, abs=receivers.LOG_PROB_TOLERANCE)

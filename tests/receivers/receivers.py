@@ -107,6 +107,12 @@ def write_run(path: Path, block: int, vector: numpy.ndarray, model: Path) -> Run
     return Run(path, block, vector)
 
 
+def export_together(runs: Sequence[Run], kind: str, out: Path, *arguments: object) -> str:
+    """One file of all of them."""
+    program.run_successfully(["export", *(run.path for run in runs), "--format", kind, "--out", out, *arguments])
+    return str(out)
+
+
 def random_vector(width: int, norm: float, seed: int) -> numpy.ndarray:
     vector = numpy.random.default_rng(seed).standard_normal(width)
     return (vector * (norm / numpy.linalg.norm(vector))).astype(numpy.float32)

@@ -14,10 +14,14 @@ SETTINGS = {
 def test_control_model(directory, model, answers, runs, tmp_path):
     answer = answers[0]
     files = {name: runs[name].export("gguf", tmp_path / f"{name}.gguf") for name in runs}
+    together = [runs["first"], runs["middle"], runs["last"]]
+    one_file = receivers.export_together(together, "gguf", tmp_path / "together.gguf")
     found = receivers.apply("repeng", "apply_repeng.py", {
         "model": str(directory), "tokens": answer.tokens,
-        "settings": [[[files[name], scale] for name, scale in scales.items()] for scales in SETTINGS.values()]})
-    for (name, scales), table in zip(SETTINGS.items(), found, strict=True):
+        "settings": [*([[files[name], scale] for name, scale in scales.items()] for scales in SETTINGS.values()),
+                     [[one_file, 1.0]]]})
+    receivers.assert_applied(model, answer.tokens, [(run, 1.0) for run in together], found[-1])
+    for (name, scales), table in zip(SETTINGS.items(), found[:-1], strict=True):
         used = [(runs[vector], scale) for vector, scale in scales.items()]
         distance = receivers.assert_applied(model, answer.tokens, used, table)
         ours = receivers.program_log_probs(directory, [f"{run.path}@{scale}" for run, scale in used], tmp_path)[0]

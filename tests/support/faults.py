@@ -18,7 +18,7 @@ import h5py
 
 import program
 from file_kinds import (GENERATE, LEFT_OUT, LONG, SWEEP, TRAIN, Result, bytes_of, cells, collected, environment, evaluation,
-                        run_of, standard_output, vector_of)
+                        imported_layers, run_of, standard_output, vector_of)
 
 SECONDS = 30
 SHORT = "short"
@@ -72,9 +72,11 @@ COMMANDS = (
             bytes_of("requests.jsonl")),
     Command("extract", "extract --model model --train pairs.csv --layer 1 --threads 1 --out out.h5", MODEL, ("out.h5",), vector_of),
     *(Command(f"export {kind}", f"export run.h5 --format {kind} --out out.{kind} --overwrite", ("run.h5",), (f"out.{kind}",),
-              bytes_of(f"out.{kind}")) for kind in ("pt", "safetensors", "gguf", "npy")),
+              bytes_of(f"out.{kind}")) for kind in ("pt", "safetensors", "gguf", "npy", "vllm-hook")),
     *(Command(f"import {kind}", f"import vector.{kind} --layer 1 --out out.h5 --overwrite", (f"vector.{kind}",), ("out.h5",),
-              vector_of) for kind in ("pt", "safetensors", "gguf")),
+              vector_of) for kind in ("pt", "npy", "safetensors", "gguf")),
+    Command("import of several layers", "import layers.pt --out imported", ("layers.pt",),
+            ("imported/layer1.h5", "imported/layer2.h5"), imported_layers),
     Command("inspect", "inspect run.h5", ("run.h5",), (), standard_output),
     Command("data", "data pairs.csv.gz --model model", ("model", "pairs.csv.gz"), (), standard_output),
 )

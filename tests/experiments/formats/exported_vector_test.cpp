@@ -18,12 +18,17 @@ namespace {
 using testing::error_of;
 using testing::expect_parts;
 
+std::vector<std::byte> exported_vector(const StoredVector& vector, double multiplier,
+                                       const std::string& format) {
+  return exported_vectors({{vector, multiplier}}, format, "llama");
+}
+
 StoredVector sample() {
   return {{0.5F, -0.0F, 3e38F}, /*layer=*/3, /*step=*/8, /*epoch=*/1, "models/tiny", "{}"};
 }
 
 TEST(ExportedVector, EqualVectorsAreEqualFiles) {
-  for (const char* format : {"pt", "safetensors", "gguf", "npy", "lm-eval"}) {
+  for (const char* format : {"pt", "safetensors", "gguf", "npy", "lm-eval", "vllm-hook"}) {
     EXPECT_EQ(exported_vector(sample(), 1, format), exported_vector(sample(), 1, format)) << format;
   }
 }
@@ -53,7 +58,7 @@ TEST(ExportedVector, OnlyTheLmEvalFileKeepsTheMultiplierApart) {
   StoredVector vector = sample();
   vector.value = {0.5F, 0.1F};
   const std::vector<float> thrice = {1.5F, static_cast<float>(3.0 * static_cast<double>(0.1F))};
-  EXPECT_EQ(read_torch_vector(exported_vector(vector, 3, "pt"), "made.pt"), thrice);
+  EXPECT_EQ(read_torch_tensors(exported_vector(vector, 3, "pt"), "made.pt").at(0).values, thrice);
   EXPECT_NE(exported_vector(vector, 3, "lm-eval"), exported_vector(vector, 1, "lm-eval"));
 }
 
@@ -66,6 +71,44 @@ TEST(ExportedVector, WhatAFormatCannotHold) {
                {"layer 0", "llama.cpp", "direction.0"});
   EXPECT_NO_THROW(exported_vector(vector, 1, "lm-eval"));
   EXPECT_THROW(exported_vector(vector, 1, "onnx"), BugError);
+}
+
+// In the order of the layers, whatever order they are given in.
+TEST(ExportedVector, SeveralLayers) {
+  StoredVector lower = sample();
+  StoredVector upper = sample();
+  lower.value = {1, 2, 3};
+  upper.layer = 7;
+  upper.value = {4, 5, 6};
+  for (const char* format : {"pt", "safetensors", "gguf", "lm-eval"}) {
+    EXPECT_EQ(exported_vectors({{lower, 2}, {upper, -1}}, format, "llama"),
+              exported_vectors({{upper, -1}, {lower, 2}}, format, "llama"))
+        << format;
+  }
+  for (const char* format : {"pt", "lm-eval"}) {
+    const auto tensors =
+        read_torch_tensors(exported_vectors({{upper, -1}, {lower, 2}}, format, ""), "made.pt");
+    ASSERT_EQ(tensors.size(), 2U);
+    EXPECT_EQ(tensors[0].layer, 3);
+    EXPECT_EQ(tensors[0].values, (std::vector<float>{2, 4, 6}));
+    EXPECT_EQ(tensors[1].layer, 7);
+    EXPECT_EQ(tensors[1].values, (std::vector<float>{-4, -5, -6}));
+  }
+  const auto refusal = [&](const char* format) {
+    return error_of<UserError>([&] {
+      exported_vectors({{lower, 1}, {upper, 1}}, format, "llama");
+    });
+  };
+  expect_parts(refusal("npy"), {"npy", "2 layers", "gguf"});
+  expect_parts(refusal("vllm-hook"), {"vllm-hook"});
+  upper.layer = 3;
+  expect_parts(refusal("gguf"), {"two vectors are for layer 3"});
+  upper.layer = 7;
+  upper.value.pop_back();
+  expect_parts(refusal("gguf"), {"3 numbers for layer 3", "2 for layer 7"});
+  upper = sample();
+  upper.layer = 0;
+  expect_parts(refusal("gguf"), {"layer 0", "llama.cpp"});
 }
 
 }  // namespace

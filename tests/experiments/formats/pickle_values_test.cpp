@@ -107,6 +107,24 @@ TEST(PickleValues, OtherGlobalsAreCode) {
   expect_parts(refusal(global("a\x1b[2J", "b")), {"asks for a?[2J.b"});
 }
 
+TEST(PickleValues, OtherTensorsAreNamed) {
+  for (const char* type : {"float8_e4m3fnuz", "uint16", "complex64", "int8"}) {
+    expect_parts(refusal(global("torch", type)), {std::string("torch.") + type, "float8_e4m3fn"});
+  }
+  expect_parts(refusal(global("torch._utils", "_rebuild_sparse_tensor")),
+               {"made.pt", "a sparse tensor", "to_dense()"});
+  expect_parts(refusal(global("torch._tensor", "_rebuild_from_type_v2")),
+               {"attributes of its own", "clone()"});
+  expect_parts(refusal(global("numpy._core.multiarray", "_reconstruct")),
+               {"NumPy array", "torch.from_numpy"});
+}
+
+TEST(PickleValues, RealNumbers) {
+  const Pickle pickle = parse(whole(std::string("G\xbf\xf8\0\0\0\0\0\0", 9)));
+  EXPECT_EQ(pickle[pickle.root].kind, PickleKind::kReal);
+  EXPECT_EQ(pickle[pickle.root].real, -1.5);
+}
+
 TEST(PickleValues, OnlyTheFunctionsAreCalled) {
   expect_parts(refusal(global("torch", "FloatStorage") + ")R"), {"calls torch.FloatStorage"});
   expect_parts(refusal(global("collections", "OrderedDict") + tuple({"]"}) + "R"), {"wrong kind"});

@@ -340,7 +340,9 @@ TEST(ExportOptions, TakeARunFileAndAFormat) {
     return std::get<ExportOptions>(parse_command_line(words));
   };
   const ExportOptions options = parsed({});
-  EXPECT_EQ(options.run_file, "run.h5");
+  ASSERT_EQ(options.vectors.size(), 1U);
+  EXPECT_EQ(options.vectors[0].file, "run.h5");
+  EXPECT_EQ(options.vectors[0].weight, 1);
   EXPECT_EQ(options.format, "gguf");
   EXPECT_EQ(options.out, "v.gguf");
   EXPECT_EQ(options.epoch, std::nullopt);
@@ -349,6 +351,11 @@ TEST(ExportOptions, TakeARunFileAndAFormat) {
   EXPECT_EQ(parsed({"--epoch", "1"}).epoch, 1);
   EXPECT_EQ(parsed({"--multiplier", "-1.5"}).multiplier, -1.5);
   EXPECT_TRUE(parsed({"--overwrite"}).overwrite);
+  const auto several = std::get<ExportOptions>(
+      parse_command_line({"export", "a.h5", "b.h5@0.5", "--format", "gguf", "--out", "v.gguf"}));
+  ASSERT_EQ(several.vectors.size(), 2U);
+  EXPECT_EQ(several.vectors[1].file, "b.h5");
+  EXPECT_EQ(several.vectors[1].weight, 0.5);
   expect_parts(error_of({"export"}), {"run file first"});
   expect_parts(error_of({"export", "--format", "pt"}), {"run file first"});
   expect_parts(error_of({"export", "run.h5"}), {"--format", "--out"});
@@ -376,7 +383,13 @@ TEST(ImportOptions, TakeAFile) {
   expect_parts(error_of({"import"}), {"file of a vector first"});
   expect_parts(error_of({"import", "v.pt"}), {"--out"});
   expect_parts(error_of({"import", "v.pt", "--layer", "-1"}), {"'-1'"});
-  expect_parts(error_of({"import", "v.pt", "--format", "npy"}), {"'npy'"});
+  EXPECT_EQ(options.layer_of_row, "");
+  EXPECT_EQ(options.shift, 0);
+  EXPECT_EQ(parsed({"--layer-of-row", "r-1"}).layer_of_row, "r-1");
+  EXPECT_EQ(parsed({"--shift", "-1"}).shift, -1);
+  EXPECT_EQ(parsed({"--format", "npy"}).format, "npy");
+  expect_parts(error_of({"import", "v.pt", "--format", "onnx"}), {"'onnx'"});
+  expect_parts(error_of({"import", "v.pt", "--layer-of-row", "2"}), {"'2'", "r-1"});
 }
 
 TEST(SweepOptions, AxesTakeLists) {
