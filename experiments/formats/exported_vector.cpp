@@ -252,7 +252,8 @@ std::vector<std::byte> safetensors_file(const StoredVector& vector, double multi
        "ones"},
       {"multiplier", fmt::format("{}", multiplier)},
       {"multiplier_meaning", "the tensor is the trained vector times this"},
-      {"epoch", fmt::format("{}", vector.epoch)},
+      {"epoch", fmt::format("{}", vector.epoch + 1)},
+      {"epoch_counted_from", "1"},
       {"step", fmt::format("{}", vector.step)},
       {"training_settings", vector.config}};
   header["vector"] = {

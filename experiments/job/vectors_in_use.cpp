@@ -40,7 +40,7 @@ std::vector<VectorInUse> read_vectors(const std::vector<VectorChoice>& choices,
                                       const ModelConfig& config) {
   std::vector<VectorInUse> vectors;
   for (const VectorChoice& choice : choices) {
-    StoredVector stored = read_stored_vector(choice.file);
+    StoredVector stored = read_stored_vector(choice.file, choice.selection);
     const auto size = static_cast<std::int64_t>(stored.value.size());
     if (size != config.hidden) {
       throw UserError(
@@ -102,17 +102,37 @@ std::vector<std::string> vector_warnings(const std::vector<VectorInUse>& vectors
   return warnings;
 }
 
+std::string vector_note(const VectorChoice& choice, const StoredVector& vector) {
+  const std::string epoch = epoch_text(vector);
+  return fmt::format("{}: vector of layer {}{}{}, norm {:.4g}{}", choice.file.string(),
+                     vector.layer, epoch.empty() ? "" : ", ", epoch, vector_norm(vector.value),
+                     choice.weight == 1 ? "" : fmt::format(", times {}", choice.weight));
+}
+
+std::vector<std::string> vector_notes(const std::vector<VectorInUse>& vectors) {
+  std::vector<std::string> notes;
+  for (const VectorInUse& vector : vectors) {
+    notes.push_back(vector_note(vector.choice, vector.stored));
+  }
+  return notes;
+}
+
+nlohmann::ordered_json vector_json(const VectorChoice& choice, const StoredVector& vector) {
+  return {{"file", absolute_text(choice.file)},
+          {"selected", to_string(choice.selection)},
+          {"weight", choice.weight},
+          {"layer", vector.layer},
+          {"epoch", vector.epoch},
+          {"step", vector.step},
+          {"norm", vector_norm(vector.value)},
+          {"model", vector.model},
+          {"model_fingerprint", trained_fingerprint(vector)}};
+}
+
 nlohmann::ordered_json vectors_json(const std::vector<VectorInUse>& vectors) {
   auto list = nlohmann::ordered_json::array();
   for (const VectorInUse& vector : vectors) {
-    list.push_back({{"file", absolute_text(vector.choice.file)},
-                    {"weight", vector.choice.weight},
-                    {"layer", vector.stored.layer},
-                    {"epoch", vector.stored.epoch},
-                    {"step", vector.stored.step},
-                    {"norm", vector_norm(vector.stored.value)},
-                    {"model", vector.stored.model},
-                    {"model_fingerprint", trained_fingerprint(vector.stored)}});
+    list.push_back(vector_json(vector.choice, vector.stored));
   }
   return list;
 }

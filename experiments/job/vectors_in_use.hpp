@@ -37,8 +37,18 @@ std::vector<std::string> transfer_warnings(const std::vector<VectorInUse>& vecto
 std::vector<std::string> vector_warnings(const std::vector<VectorInUse>& vectors,
                                          const ModelFiles& model, std::uint64_t weights_hash);
 
-// Returns an array for a file's config: file, weight, layer, epoch, norm and the model of the
+// Returns what `vector` is, for a person: its file, layer, epoch, norm and weight.
+std::string vector_note(const VectorChoice& choice, const StoredVector& vector);
+
+// Returns vector_note() of each.
+std::vector<std::string> vector_notes(const std::vector<VectorInUse>& vectors);
+
+// Returns for a file's config which vector of `choice` was meant and found: file, selected
+// ("best"), weight, layer, epoch (from 0, as in the file), step, norm and the model of the
 // training.
+nlohmann::ordered_json vector_json(const VectorChoice& choice, const StoredVector& vector);
+
+// Returns an array of them.
 nlohmann::ordered_json vectors_json(const std::vector<VectorInUse>& vectors);
 
 }  // namespace bipo

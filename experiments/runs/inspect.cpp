@@ -9,6 +9,7 @@
 #include <string>
 #include <utility>
 
+#include "trainer/records/best_epoch.hpp"
 #include "trainer/records/records.hpp"
 
 namespace bipo {
@@ -188,6 +189,17 @@ TextTable held_out_table(const std::vector<EvalRow>& evals) {
   return table;
 }
 
+// Says which row of `evals` is the best; "" where none can be.
+std::string best_epoch_text(const std::vector<EvalRow>& evals) {
+  const auto best = best_epoch(evals);
+  if (!best) {
+    return "";
+  }
+  return fmt::format(
+      "  best epoch: {} of {} evaluated, held-out margin {:+.4f} nats (at +1 less that at -1)\n",
+      best->epoch + 1, evaluated_epochs(evals).size(), best->margin);
+}
+
 }  // namespace
 
 void print_run(std::ostream& out, const RunRecord& record) {
@@ -203,6 +215,7 @@ void print_run(std::ostream& out, const RunRecord& record) {
   print_rows(out, vector_table(record.vectors), record.attributes.status);
   out << "\nHeld-out pairs (margin and loss in nats)\n";
   print_rows(out, held_out_table(record.evals), record.attributes.status);
+  out << best_epoch_text(record.evals);
 }
 
 }  // namespace bipo

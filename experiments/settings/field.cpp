@@ -127,6 +127,15 @@ std::string absolute_text(const std::filesystem::path& path) {
   return path.empty() ? "" : std::filesystem::absolute(path).lexically_normal().string();
 }
 
+std::string choice_text(const VectorChoice& choice, const std::string& file) {
+  if (choice.empty()) {
+    return "";
+  }
+  const std::string selection = to_string(choice.selection);
+  return fmt::format("{}{}{}{}", file, selection.empty() ? "" : ":", selection,
+                     choice.weight == 1 ? "" : fmt::format("@{}", choice.weight));
+}
+
 Json stored_value(const std::filesystem::path& value) {
   return absolute_text(value);
 }
@@ -158,6 +167,9 @@ Json stored_value(const TemplateArguments& value) {
   }
   return object;
 }
+Json stored_value(const VectorChoice& value) {
+  return choice_text(value, absolute_text(value.file));
+}
 Json automatic_value() {
   return "auto";
 }
@@ -178,6 +190,10 @@ std::string shown_value(const TemplateArguments& value) {
     shown.push_back(fmt::format("{}={}", name, argument.dump()));
   }
   return shown.empty() ? "(none)" : fmt::format("{}", fmt::join(shown, ", "));
+}
+
+std::string shown_value(const VectorChoice& value) {
+  return value.empty() ? "(none)" : choice_text(value, value.file.string());
 }
 
 Field field(std::string name, std::string value_name, std::string description,

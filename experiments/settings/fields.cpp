@@ -91,9 +91,10 @@ std::vector<Field> prompt_text_fields(TextOptions& o) {
 
 // Fields of the commands that apply vectors: model, vectors, multipliers, positions.
 std::vector<Field> steering_fields(SteeringOptions& o, const char* multipliers) {
-  Field vector = field("vector", "FILE[@W]",
-                       "run file whose last vector is added, times W (default 1); may be given "
-                       "several times: vectors add up",
+  Field vector = field("vector", "FILE[:EPOCH][@W]",
+                       "run file whose vector is added, times W (default 1); :best, :last or "
+                       ":epoch=N (from 1) behind the file choose another epoch than the run did; "
+                       "may be given several times: vectors add up",
                        o.vectors, [&o](const std::string& text) {
                          std::vector<VectorChoice> all = o.vectors;
                          all.push_back(parse_vector_choice(text));
@@ -377,8 +378,10 @@ std::vector<FieldGroup> extract_fields(ExtractOptions& o) {
        {field("method", "NAME", "caa: the mean difference, see below", o.method, one_of({"caa"})),
         field("norm", "X", "scale the direction to this length", o.norm, real(RealRange::kPositive))
             .with_fallback("as found"),
-        field("match-norm", "FILE", "scale it to the length of the last vector of this run file",
-              o.match_norm)
+        field("match-norm", "FILE[:EPOCH][@W]",
+              "scale it to the length of the vector of this run file, named as --vector names one, "
+              "times W",
+              o.match_norm, parse_vector_choice)
             .with_fallback("as found")}},
       {"Machine", machine_fields(o)},
       data_group(o, PairFiles::kTrain),
@@ -454,8 +457,9 @@ std::vector<FieldGroup> evaluate_fields(EvaluateOptions& o) {
                    o.grid)
             .with_fallback("none")}},
       {"Controls and statistics",
-       {field("caa", "FILE",
-              "run file of a mean difference of the vectors' layer, scaled to their norm", o.caa)
+       {field("caa", "FILE[:EPOCH][@W]",
+              "run file of a mean difference of the vectors' layer, scaled to W times their norm",
+              o.caa, parse_vector_choice)
             .with_fallback("none")
             .unstored(),
         on_off("random-control", "a random direction of the vectors' norm at their layers",

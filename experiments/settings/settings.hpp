@@ -15,6 +15,7 @@
 #include "datasets/text/bos_rule.hpp"
 #include "datasets/text/template_date.hpp"
 #include "datasets/text/train_turns.hpp"
+#include "experiments/runs/vector_selection.hpp"
 #include "experiments/sweeps/sweep_axes.hpp"
 
 namespace bipo {
@@ -169,6 +170,16 @@ struct PlanOptions : TextOptions, WorkloadOptions {
   std::int64_t cells = 1;
 };
 
+// A vector as people name it: FILE, FILE:best, FILE:last or FILE:epoch=N, each with or without
+// @WEIGHT behind it.
+struct VectorChoice {
+  std::filesystem::path file;  // a run file; empty: none
+  double weight = 1;           // factor on every multiplier of this vector
+  VectorSelection selection = {};
+
+  bool empty() const { return file.empty(); }
+};
+
 // Extraction: a direction computed from the same pairs without training.
 struct ExtractOptions : TextOptions, MachineOptions {
   std::string method = "caa";
@@ -180,13 +191,8 @@ struct ExtractOptions : TextOptions, MachineOptions {
   std::vector<LayerRange> layers;  // empty: every layer of the model
   std::filesystem::path out;       // a file for `layer`, a directory for `layers`
   bool overwrite = false;
-  double norm = 0;                   // 0: as found
-  std::filesystem::path match_norm;  // empty: see `norm`
-};
-
-struct VectorChoice {
-  std::filesystem::path file;  // a run file
-  double weight = 1;           // factor on every multiplier of this vector
+  double norm = 0;          // 0: as found
+  VectorChoice match_norm;  // empty: see `norm`
 };
 
 // Vectors in use: a whole model, vectors, and the multipliers to try.
@@ -224,7 +230,7 @@ struct EvaluateOptions : SteeringOptions {
   std::filesystem::path neutral_prompts;
   std::filesystem::path generations;
   std::vector<double> grid;
-  std::filesystem::path caa;  // empty: none
+  VectorChoice caa;  // empty: none
   bool random_control = true;
   double beta = 0.1;
   std::int64_t batch_size = 4;
@@ -242,10 +248,10 @@ struct CollectOptions {
 };
 
 struct ExportOptions {
-  std::filesystem::path run_file;
+  VectorChoice vector;
   std::string format;
   std::filesystem::path out;
-  std::optional<std::int64_t> epoch;  // empty: the last vector
+  std::optional<std::int64_t> epoch;  // empty: see `vector`
   double multiplier = 1;
   bool overwrite = false;
 };

@@ -23,19 +23,35 @@ void check_name(const ExportOptions& options) {
   }
 }
 
+// --epoch N is the same as :epoch=N behind the file.
+VectorSelection selection_of(const ExportOptions& options) {
+  if (!options.epoch) {
+    return options.vector.selection;
+  }
+  if (options.vector.selection.kind != VectorSelection::Kind::kResult) {
+    throw UserError(
+        fmt::format("--epoch {} and ':{}' behind the file both choose an epoch; give one",
+                    *options.epoch, to_string(options.vector.selection)));
+  }
+  return {VectorSelection::Kind::kEpoch, *options.epoch};
+}
+
 }  // namespace
 
 int run_export_command(const ExportOptions& options) {
   check_name(options);
-  check_new_file("--out", options.out, options.overwrite, {options.run_file});
-  const StoredVector vector = read_stored_vector(options.run_file, options.epoch);
-  if (const auto warning = unfinished_warning(options.run_file, vector)) {
+  const std::filesystem::path& file = options.vector.file;
+  check_new_file("--out", options.out, options.overwrite, {file});
+  const StoredVector vector = read_stored_vector(file, selection_of(options));
+  if (const auto warning = unfinished_warning(file, vector)) {
     std::cerr << "warning: " << *warning << '\n';
   }
-  replace_file(options.out, exported_vector(vector, options.multiplier, options.format));
-  std::cout << fmt::format("{}: the vector of layer {}, epoch {}, step {} times {}, as {}\n",
-                           options.out.string(), vector.layer, vector.epoch + 1, vector.step,
-                           options.multiplier, options.format);
+  const double factor = options.multiplier * options.vector.weight;
+  replace_file(options.out, exported_vector(vector, factor, options.format));
+  const std::string epoch = epoch_text(vector);
+  std::cout << fmt::format("{}: the vector of layer {}{}{}, step {} times {}, as {}\n",
+                           options.out.string(), vector.layer, epoch.empty() ? "" : ", ", epoch,
+                           vector.step, factor, options.format);
   return 0;
 }
 

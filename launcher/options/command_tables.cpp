@@ -370,9 +370,11 @@ CommandTable data_table(ShowDataOptions& o) {
 CommandTable export_table(ExportOptions& o) {
   return table(
       "export",
-      "bipo-dist export RUN_FILE --format NAME --out FILE [options]\n"
+      "bipo-dist export RUN_FILE[:EPOCH][@W] --format NAME --out FILE [options]\n"
       "\n"
-      "Writes the vector of a run file in the format of another program.\n",
+      "Writes the vector of a run file in the format of another program.  :best, :last or :epoch=N "
+      "(from 1)\n"
+      "behind the file choose another epoch than the run did; @W multiplies it.\n",
       {{"Options",
         {field("format", "NAME",
                "pt (torch.save of a float32 tensor), safetensors, gguf (a control vector for "
@@ -380,8 +382,8 @@ CommandTable export_table(ExportOptions& o) {
                o.format, one_of({"pt", "safetensors", "gguf", "npy", "lm-eval"}))
              .required(),
          field("out", "FILE", "file to write", o.out).required(),
-         field("epoch", "N", "epoch, from 1, whose vector is meant", o.epoch, at_least(1))
-             .with_fallback("the last"),
+         field("epoch", "N", "the same as :epoch=N behind the file", o.epoch, at_least(1))
+             .with_fallback("the vector that the run ended with"),
          field("multiplier", "X", "factor on the vector", o.multiplier, real(RealRange::kAny)),
          overwrite_field(o.overwrite)}}},
       "\n"

@@ -338,7 +338,8 @@ TEST(ExportOptions, TakeARunFileAndAFormat) {
     return std::get<ExportOptions>(parse_command_line(words));
   };
   const ExportOptions options = parsed({});
-  EXPECT_EQ(options.run_file, "run.h5");
+  EXPECT_EQ(options.vector.file, "run.h5");
+  EXPECT_EQ(options.vector.weight, 1);
   EXPECT_EQ(options.format, "gguf");
   EXPECT_EQ(options.out, "v.gguf");
   EXPECT_EQ(options.epoch, std::nullopt);
