@@ -18,6 +18,9 @@ struct VectorInUse {
   StoredVector stored;
 };
 
+// Reads one vector for the option `option`, with the errors of read_vectors().
+StoredVector read_vector(const VectorChoice& choice, const ModelConfig& config, const char* option);
+
 // Throws UserError, naming the file, if it is not a run file, if the vector's hidden size is not
 // the model's, or if the model does not have its layer.
 std::vector<VectorInUse> read_vectors(const std::vector<VectorChoice>& choices,
@@ -27,6 +30,10 @@ SteeredPositions steered_positions(Positions positions);
 
 // Returns the vectors in the same order, without their weights.
 std::vector<PlacedVector> placed(const std::vector<VectorInUse>& vectors);
+
+// Returns whether the vector says that it was trained on other weights or another configuration.
+bool is_transfer(const StoredVector& vector, std::uint64_t model_fingerprint,
+                 std::uint64_t weights_hash);
 
 // Returns a warning for each vector that was trained on another model: its use here is a transfer.
 // `weights_hash` of the model: see hash_of_weights.

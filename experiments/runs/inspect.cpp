@@ -121,6 +121,23 @@ std::string rate(double tokens, double seconds) {
   return seconds > 0 ? fmt::format("{:.1f}", tokens / seconds) : "-";
 }
 
+// Returns why a complete run ended before its last epoch; "" where it did not.
+std::string early_end(const RunRecord& record) {
+  const auto config = nlohmann::json::parse(record.attributes.config);
+  const auto integer = [&](const char* name) {
+    const auto found = config.find(name);
+    return found != config.end() && found->is_number_integer() ? found->get<std::int64_t>() : 0;
+  };
+  const std::int64_t since = evaluations_since_best(record.evals);
+  const bool is_out_of_patience = integer("patience") > 0 && since >= integer("patience");
+  const bool has_steps_left =
+      is_out_of_patience && record.evals.back().epoch + 1 < integer("epochs") &&
+      (integer("max_steps") == 0 || record.checkpoint.step < integer("max_steps"));
+  return record.attributes.status == RunStatus::kComplete && has_steps_left
+             ? fmt::format("no larger held-out margin in {} evaluations (--patience)", since)
+             : "";
+}
+
 void print_progress(std::ostream& out, const RunRecord& record) {
   double seconds = 0;
   double tokens = 0;
@@ -128,7 +145,7 @@ void print_progress(std::ostream& out, const RunRecord& record) {
     seconds += row.seconds;
     tokens += row.tokens;
   }
-  const Settings settings = {
+  Settings settings = {
       {"checkpoint", fmt::format("{} steps done", record.checkpoint.step)},
       {"steps logged", fmt::format("{}", record.steps.size())},
       {"epochs begun",
@@ -136,6 +153,10 @@ void print_progress(std::ostream& out, const RunRecord& record) {
       {"time in steps", fmt::format("{:.1f} s", seconds)},
       {"tokens/s", rate(tokens, seconds)},
   };
+  const std::string early = early_end(record);
+  if (!early.empty()) {
+    settings.emplace_back("ended early", early);
+  }
   print_settings(out, settings, name_width(settings));
 }
 

@@ -34,6 +34,12 @@ const std::vector<std::string>& names_of<LrUnit>() {
 }
 
 template <>
+const std::vector<std::string>& names_of<Select>() {
+  static const std::vector<std::string> names = {"last", "best"};
+  return names;
+}
+
+template <>
 const std::vector<std::string>& names_of<Positions>() {
   static const std::vector<std::string> names = {"all", "answer"};
   return names;

@@ -35,6 +35,8 @@ const std::vector<std::string>& names_of<DeviceKind>();
 template <>
 const std::vector<std::string>& names_of<LrUnit>();
 template <>
+const std::vector<std::string>& names_of<Select>();
+template <>
 const std::vector<std::string>& names_of<Positions>();
 template <>
 const std::vector<std::string>& names_of<SignRule>();

@@ -248,7 +248,12 @@ FieldGroup evaluation_and_saving_group(TrainingOptions& o) {
   return {
       "Evaluation and saving",
       evaluation_fields(o.multipliers, o.eval_every) +
-          std::vector{field("save-every", "S", "seconds between saves within an epoch",
+          std::vector{choice("select",
+                             "vector that the run file ends with: the last step's, or that of the "
+                             "epoch with the largest held-out margin at +1 less that at -1",
+                             o.select)
+                          .omitted_at(o.select, Select::kLast),
+                      field("save-every", "S", "seconds between saves within an epoch",
                             o.save_every, real(RealRange::kNonNegative))
                           .placement(),
                       field("rescue-dir", "DIR",
@@ -339,9 +344,20 @@ std::vector<FieldGroup> train_fields(TrainOptions& o) {
         field("out", "FILE", "run file to write", o.out).required().placement(),
         flag("resume", "continue --out from its checkpoint; start anew if there is none", o.resume)
             .unstored(),
+        field("continue-from", "FILE[:EPOCH][@W]",
+              "start a new run from the vector of this run file, named as --vector names one, "
+              "without its optimiser state",
+              o.continue_from, parse_vector_choice)
+            .with_fallback("zeros")
+            .unstored(),
         overwrite_field(o.overwrite), config_field()}},
       {"Training",
        std::vector{epochs_field(o.epochs), max_steps_field(o.max_steps),
+                   field("patience", "N",
+                         "end after this many evaluations without a larger held-out margin",
+                         o.patience, at_least(0))
+                       .zero_means("never")
+                       .omitted_at(o.patience, std::int64_t{0}),
                    batch_size_field(o.batch_size), micro_batch_field(o.micro_batch),
                    field("lr", "X", "peak learning rate", o.lr, real(RealRange::kPositive)),
                    lr_unit_field(o.lr_unit),

@@ -28,6 +28,9 @@ enum class DeviceKind { kAuto, kCpu, kCuda };
 enum class CacheDevice { kAuto, kHost, kDevice };
 // The unit of --lr: 1, or the median RMS of the residual stream at the layer.
 enum class LrUnit { kAbsolute, kResidual };
+// The vector that a complete run ends with: that of the last step, or of the epoch with the largest
+// held-out margin.
+enum class Select { kLast, kBest };
 // The tokens at which a vector is added: all, as in training, or the answers' only.
 enum class Positions { kAll, kAnswer };
 
@@ -80,6 +83,16 @@ struct CacheOptions {
   bool cache_shared = false;        // opens files there that belong to other users
 };
 
+// A vector as people name it: FILE, FILE:best, FILE:last or FILE:epoch=N, each with or without
+// @WEIGHT behind it.
+struct VectorChoice {
+  std::filesystem::path file;  // a run file; empty: none
+  double weight = 1;           // factor on every multiplier of this vector
+  VectorSelection selection = {};
+
+  bool empty() const { return file.empty(); }
+};
+
 // Settings that the cells of a sweep share: those of a training run except for its axes.
 struct TrainingOptions : TextOptions, MachineOptions, CacheOptions {
   std::filesystem::path model;
@@ -99,7 +112,8 @@ struct TrainingOptions : TextOptions, MachineOptions, CacheOptions {
   bool shuffle = true;
 
   std::vector<double> multipliers = {-1, 0, 1};
-  std::int64_t eval_every = 1;       // epochs; 0: never
+  std::int64_t eval_every = 1;  // epochs; 0: never
+  Select select = Select::kLast;
   double save_every = 30;            // seconds
   std::filesystem::path rescue_dir;  // empty: the system's folder for temporary files
 };
@@ -109,6 +123,8 @@ struct TrainOptions : TrainingOptions {
   std::filesystem::path out;
   bool resume = false;
   bool overwrite = false;
+  VectorChoice continue_from;  // empty: the vector starts at zero
+  std::int64_t patience = 0;   // evaluations without a better margin; 0: no early end
   double lr = 5e-4;
   double beta = 0.1;
   SignRule sign = SignRule::kBatch;
@@ -168,16 +184,6 @@ struct PlanOptions : TextOptions, WorkloadOptions {
   std::int64_t devices = 1;
   std::optional<std::int64_t> tp;
   std::int64_t cells = 1;
-};
-
-// A vector as people name it: FILE, FILE:best, FILE:last or FILE:epoch=N, each with or without
-// @WEIGHT behind it.
-struct VectorChoice {
-  std::filesystem::path file;  // a run file; empty: none
-  double weight = 1;           // factor on every multiplier of this vector
-  VectorSelection selection = {};
-
-  bool empty() const { return file.empty(); }
 };
 
 // Extraction: a direction computed from the same pairs without training.
