@@ -165,8 +165,12 @@ Json caa_json(const EvaluationJob& job) {
   if (!job.caa) {
     return nullptr;
   }
-  return {{"file", absolute_text(job.options.caa)},
+  return {{"file", absolute_text(job.options.caa.file)},
+          {"selected", to_string(job.options.caa.selection)},
+          {"weight", job.options.caa.weight},
           {"layer", job.caa->layer},
+          {"epoch", job.caa->epoch},
+          {"step", job.caa->step},
           {"norm_before_scaling", vector_norm(job.caa->value)},
           {"model", job.caa->model}};
 }
@@ -238,15 +242,19 @@ EvaluationJob prepare_evaluation(const EvaluateOptions& options, const std::stri
   job.weights_hash = hash_of_weights(*job.model.files.weights);
   job.vectors = read_vectors(options.vectors, job.model.files.config);
   if (!options.caa.empty()) {
-    job.caa = read_stored_vector(options.caa);
+    job.caa = read_stored_vector(options.caa.file, options.caa.selection);
   }
   job.plan = plan_steering(job.vectors, job.caa, options);
+  job.notes = vector_notes(job.vectors);
+  if (job.caa) {
+    job.notes.push_back(vector_note(options.caa, *job.caa) + ", scaled to that of the vectors");
+  }
   job.warnings = job.model.files.warnings();
   for (std::string& warning : vector_warnings(job.vectors, job.model.files, job.weights_hash)) {
     job.warnings.push_back(std::move(warning));
   }
   if (job.caa) {
-    if (auto warning = unfinished_warning(options.caa, *job.caa)) {
+    if (auto warning = unfinished_warning(options.caa.file, *job.caa)) {
       job.warnings.push_back(std::move(*warning));
     }
   }

@@ -19,7 +19,7 @@ std::vector<std::filesystem::path> inputs_of(const EvaluateOptions& options) {
   std::vector<std::filesystem::path> inputs = {
       options.model,      options.adapter,     options.test,           options.choices_ab,
       options.choices_mc, options.mmlu,        options.reference_text, options.neutral_prompts,
-      options.caa,        options.generations, options.rubric,         options.judge_import};
+      options.caa.file,   options.generations, options.rubric,         options.judge_import};
   for (const VectorChoice& vector : options.vectors) {
     inputs.push_back(vector.file);
   }

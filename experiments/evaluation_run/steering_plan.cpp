@@ -60,10 +60,10 @@ class SettingList {
   std::vector<std::vector<double>>& settings_;
 };
 
-// Returns the control scaled to `norm`.
+// Returns the control scaled to `norm`, which is below 0 where it is to point the other way.
 PlacedVector scaled_caa(const StoredVector& caa, const EvaluateOptions& options, double norm,
                         std::int64_t layer, std::size_t hidden) {
-  const std::string file = options.caa.string();
+  const std::string file = options.caa.file.string();
   if (caa.value.size() != hidden) {
     throw UserError(fmt::format("--caa {}: it has {} numbers, but the vectors have {}", file,
                                 caa.value.size(), hidden));
@@ -77,6 +77,9 @@ PlacedVector scaled_caa(const StoredVector& caa, const EvaluateOptions& options,
   const double own = vector_norm(caa.value);
   if (own == 0) {
     throw UserError(fmt::format("--caa {}: it is zero and has no direction", file));
+  }
+  if (norm == 0) {
+    throw UserError(fmt::format("--caa {}: its weight is 0, which leaves no control", file));
   }
   PlacedVector placed{layer, {}};
   for (const float value : caa.value) {
@@ -124,26 +127,33 @@ SteeringPlan plan_steering(const std::vector<VectorInUse>& vectors,
 
   SteeringPlan plan;
   plan.vectors = placed(vectors);
-  std::vector<std::pair<std::string, std::vector<double>>> directions(1);  // at multiplier 1
-  directions[0].first = "vector";
+  struct AtOne {  // multiplier
+    std::string name;
+    double norm = 0;
+    std::vector<double> coefficients;
+  };
+  std::vector<AtOne> directions = {{"vector", norm, {}}};
   for (const VectorInUse& vector : vectors) {
-    directions[0].second.push_back(vector.choice.weight);
+    directions[0].coefficients.push_back(vector.choice.weight);
   }
-  const auto add_control = [&](const std::string& name, const std::vector<PlacedVector>& control) {
+  const auto add_control = [&](const std::string& name, double length,
+                               const std::vector<PlacedVector>& control) {
     std::vector<double> coefficients(plan.vectors.size(), 0.0);
     coefficients.resize(plan.vectors.size() + control.size(), 1.0);
-    directions.emplace_back(name, coefficients);
+    directions.push_back({name, length, coefficients});
     plan.vectors.insert(plan.vectors.end(), control.begin(), control.end());
   };
   if (caa) {
-    add_control("caa", {scaled_caa(*caa, options, norm, sums.begin()->first, hidden)});
+    const double scaled = norm * options.caa.weight;
+    add_control("caa", std::abs(scaled),
+                {scaled_caa(*caa, options, scaled, sums.begin()->first, hidden)});
   }
   if (options.random_control) {
     std::vector<PlacedVector> control;
     for (const auto& [layer, sum] : sums) {
       control.push_back({layer, random_direction(hidden, vector_norm(sum), layer, options.seed)});
     }
-    add_control("random", control);
+    add_control("random", norm, control);
   }
 
   SettingList settings(plan.coefficients);
@@ -155,10 +165,10 @@ SteeringPlan plan_steering(const std::vector<VectorInUse>& vectors,
     return settings.index_of(coefficients);
   };
   setting_of({});
-  for (const auto& [name, at_one] : directions) {
-    Direction& direction = plan.directions.emplace_back(Direction{name, norm, {}});
+  for (const AtOne& at_one : directions) {
+    Direction& direction = plan.directions.emplace_back(Direction{at_one.name, at_one.norm, {}});
     for (const double multiplier : options.multipliers) {
-      std::vector<double> coefficients = at_one;
+      std::vector<double> coefficients = at_one.coefficients;
       for (double& coefficient : coefficients) {
         coefficient *= multiplier;
       }

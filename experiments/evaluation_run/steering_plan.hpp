@@ -42,9 +42,9 @@ std::vector<float> random_direction(std::size_t hidden, double norm, std::int64_
                                     std::uint64_t seed);
 
 // Plans `vectors` at options.multipliers, with the controls that the options request: `caa` scaled
-// to the norm of the vectors' sum, and a random direction in each steered layer with the norm of
-// what is added there.  Throws UserError if the vectors add nothing, if `caa` has another layer or
-// hidden size, or if there is a `caa` beside vectors of several layers.
+// to the norm of the vectors' sum, times options.caa.weight, and a random direction in each steered
+// layer with the norm of what is added there.  Throws UserError if the vectors add nothing, if
+// `caa` has another layer or hidden size, or if there is a `caa` beside vectors of several layers.
 SteeringPlan plan_steering(const std::vector<VectorInUse>& vectors,
                            const std::optional<StoredVector>& caa, const EvaluateOptions& options);
 

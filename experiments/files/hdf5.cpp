@@ -749,6 +749,11 @@ Handle open_group(const Handle& parent, const std::string& name) {
   return {check(H5Gopen2(parent.id(), name.c_str(), H5P_DEFAULT), "H5Gopen2", name), H5Gclose};
 }
 
+Handle open_dataset(const Handle& parent, const std::string& name) {
+  require_hard_link(parent, name);
+  return {check(H5Dopen2(parent.id(), name.c_str(), H5P_DEFAULT), "H5Dopen2", name), H5Dclose};
+}
+
 void copy_file(const Handle& file, const Handle& parent, const std::string& name) {
   copy_group(file, "/", parent, name);
 }

@@ -111,6 +111,7 @@ bool has_link(const Handle& parent, const std::string& name);
 
 Handle create_group(const Handle& parent, const std::string& name);
 Handle open_group(const Handle& parent, const std::string& name);
+Handle open_dataset(const Handle& parent, const std::string& name);
 
 // Copies a whole file, including the attributes of its root, to the new group `name`.  Links that
 // lead out of the file are copied as links.

@@ -278,7 +278,8 @@ nlohmann::ordered_json origin_of(const Written& written) {
        "ones"},
       {"multiplier", fmt::format("{}", written.multiplier)},
       {"multiplier_meaning", "the tensor is the trained vector times this"},
-      {"epoch", fmt::format("{}", vector.epoch)},
+      {"epoch", fmt::format("{}", vector.epoch + 1)},
+      {"epoch_counted_from", "1"},
       {"step", fmt::format("{}", vector.step)},
       {"training_settings", vector.config}};
 }

@@ -36,26 +36,36 @@ bool differs(const std::string& trained, std::uint64_t here) {
 
 }  // namespace
 
+StoredVector read_vector(const VectorChoice& choice, const ModelConfig& config,
+                         const char* option) {
+  StoredVector stored = read_stored_vector(choice.file, choice.selection);
+  const auto size = static_cast<std::int64_t>(stored.value.size());
+  if (size != config.hidden) {
+    throw UserError(
+        fmt::format("{} {}: the vector has {} numbers, but the model's hidden size is {}; "
+                    "a vector fits models of its own hidden size only",
+                    option, choice.file.string(), size, config.hidden));
+  }
+  if (stored.layer < 0 || stored.layer >= config.blocks) {
+    throw UserError(fmt::format("{} {}: it belongs to layer {}, but the model's are 0 to {}",
+                                option, choice.file.string(), stored.layer, config.blocks - 1));
+  }
+  return stored;
+}
+
 std::vector<VectorInUse> read_vectors(const std::vector<VectorChoice>& choices,
                                       const ModelConfig& config) {
   std::vector<VectorInUse> vectors;
   for (const VectorChoice& choice : choices) {
-    StoredVector stored = read_stored_vector(choice.file);
-    const auto size = static_cast<std::int64_t>(stored.value.size());
-    if (size != config.hidden) {
-      throw UserError(
-          fmt::format("--vector {}: the vector has {} numbers, but the model's hidden size is {}; "
-                      "a vector fits models of its own hidden size only",
-                      choice.file.string(), size, config.hidden));
-    }
-    if (stored.layer < 0 || stored.layer >= config.blocks) {
-      throw UserError(
-          fmt::format("--vector {}: it belongs to layer {}, but the model's are 0 to {}",
-                      choice.file.string(), stored.layer, config.blocks - 1));
-    }
-    vectors.push_back({choice, std::move(stored)});
+    vectors.push_back({choice, read_vector(choice, config, "--vector")});
   }
   return vectors;
+}
+
+bool is_transfer(const StoredVector& vector, std::uint64_t model_fingerprint,
+                 std::uint64_t weights_hash) {
+  return differs(trained_fingerprint(vector), model_fingerprint) ||
+         differs(text_of_training(vector, kWeightsHashKey), weights_hash);
 }
 
 SteeredPositions steered_positions(Positions positions) {
@@ -74,8 +84,7 @@ std::vector<std::string> transfer_warnings(const std::vector<VectorInUse>& vecto
                                            const ModelFiles& model, std::uint64_t weights_hash) {
   std::vector<std::string> warnings;
   for (const VectorInUse& vector : vectors) {
-    if (differs(trained_fingerprint(vector.stored), model.fingerprint) ||
-        differs(text_of_training(vector.stored, kWeightsHashKey), weights_hash)) {
+    if (is_transfer(vector.stored, model.fingerprint, weights_hash)) {
       const std::string trained =
           with_adapter(vector.stored.model, text_of_training(vector.stored, "adapter"));
       warnings.push_back(
@@ -102,17 +111,37 @@ std::vector<std::string> vector_warnings(const std::vector<VectorInUse>& vectors
   return warnings;
 }
 
+std::string vector_note(const VectorChoice& choice, const StoredVector& vector) {
+  const std::string epoch = epoch_text(vector);
+  return fmt::format("{}: vector of layer {}{}{}, norm {:.4g}{}", choice.file.string(),
+                     vector.layer, epoch.empty() ? "" : ", ", epoch, vector_norm(vector.value),
+                     choice.weight == 1 ? "" : fmt::format(", times {}", choice.weight));
+}
+
+std::vector<std::string> vector_notes(const std::vector<VectorInUse>& vectors) {
+  std::vector<std::string> notes;
+  for (const VectorInUse& vector : vectors) {
+    notes.push_back(vector_note(vector.choice, vector.stored));
+  }
+  return notes;
+}
+
+nlohmann::ordered_json vector_json(const VectorChoice& choice, const StoredVector& vector) {
+  return {{"file", absolute_text(choice.file)},
+          {"selected", to_string(choice.selection)},
+          {"weight", choice.weight},
+          {"layer", vector.layer},
+          {"epoch", vector.epoch},
+          {"step", vector.step},
+          {"norm", vector_norm(vector.value)},
+          {"model", vector.model},
+          {"model_fingerprint", trained_fingerprint(vector)}};
+}
+
 nlohmann::ordered_json vectors_json(const std::vector<VectorInUse>& vectors) {
   auto list = nlohmann::ordered_json::array();
   for (const VectorInUse& vector : vectors) {
-    list.push_back({{"file", absolute_text(vector.choice.file)},
-                    {"weight", vector.choice.weight},
-                    {"layer", vector.stored.layer},
-                    {"epoch", vector.stored.epoch},
-                    {"step", vector.stored.step},
-                    {"norm", vector_norm(vector.stored.value)},
-                    {"model", vector.stored.model},
-                    {"model_fingerprint", trained_fingerprint(vector.stored)}});
+    list.push_back(vector_json(vector.choice, vector.stored));
   }
   return list;
 }

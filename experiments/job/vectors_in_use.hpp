@@ -18,6 +18,9 @@ struct VectorInUse {
   StoredVector stored;
 };
 
+// Reads one vector for the option `option`, with the errors of read_vectors().
+StoredVector read_vector(const VectorChoice& choice, const ModelConfig& config, const char* option);
+
 // Throws UserError, naming the file, if it is not a run file, if the vector's hidden size is not
 // the model's, or if the model does not have its layer.
 std::vector<VectorInUse> read_vectors(const std::vector<VectorChoice>& choices,
@@ -28,6 +31,10 @@ SteeredPositions steered_positions(Positions positions);
 // Returns the vectors in the same order, without their weights.
 std::vector<PlacedVector> placed(const std::vector<VectorInUse>& vectors);
 
+// Returns whether the vector says that it was trained on other weights or another configuration.
+bool is_transfer(const StoredVector& vector, std::uint64_t model_fingerprint,
+                 std::uint64_t weights_hash);
+
 // Returns a warning for each vector that was trained on another model: its use here is a transfer.
 // `weights_hash` of the model: see hash_of_weights.
 std::vector<std::string> transfer_warnings(const std::vector<VectorInUse>& vectors,
@@ -37,8 +44,18 @@ std::vector<std::string> transfer_warnings(const std::vector<VectorInUse>& vecto
 std::vector<std::string> vector_warnings(const std::vector<VectorInUse>& vectors,
                                          const ModelFiles& model, std::uint64_t weights_hash);
 
-// Returns an array for a file's config: file, weight, layer, epoch, norm and the model of the
+// Returns what `vector` is, for a person: its file, layer, epoch, norm and weight.
+std::string vector_note(const VectorChoice& choice, const StoredVector& vector);
+
+// Returns vector_note() of each.
+std::vector<std::string> vector_notes(const std::vector<VectorInUse>& vectors);
+
+// Returns for a file's config which vector of `choice` was meant and found: file, selected
+// ("best"), weight, layer, epoch (from 0, as in the file), step, norm and the model of the
 // training.
+nlohmann::ordered_json vector_json(const VectorChoice& choice, const StoredVector& vector);
+
+// Returns an array of them.
 nlohmann::ordered_json vectors_json(const std::vector<VectorInUse>& vectors);
 
 }  // namespace bipo

@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "trainer/records/best_epoch.hpp"
 #include "trainer/records/records.hpp"
 
 namespace bipo {
@@ -122,6 +123,23 @@ std::string rate(double tokens, double seconds) {
   return seconds > 0 ? fmt::format("{:.1f}", tokens / seconds) : "-";
 }
 
+// Returns why a complete run ended before its last epoch; "" where it did not.
+std::string early_end(const RunRecord& record) {
+  const auto config = nlohmann::json::parse(record.attributes.config);
+  const auto integer = [&](const char* name) {
+    const auto found = config.find(name);
+    return found != config.end() && found->is_number_integer() ? found->get<std::int64_t>() : 0;
+  };
+  const std::int64_t since = evaluations_since_best(record.evals);
+  const bool is_out_of_patience = integer("patience") > 0 && since >= integer("patience");
+  const bool has_steps_left =
+      is_out_of_patience && record.evals.back().epoch + 1 < integer("epochs") &&
+      (integer("max_steps") == 0 || record.checkpoint.step < integer("max_steps"));
+  return record.attributes.status == RunStatus::kComplete && has_steps_left
+             ? fmt::format("no larger held-out margin in {} evaluations (--patience)", since)
+             : "";
+}
+
 // Sums over the logged steps.
 struct Work {
   double seconds = 0;
@@ -143,13 +161,17 @@ std::int64_t epochs_begun(const std::vector<StepRow>& steps) {
 
 void print_progress(std::ostream& out, const RunRecord& record) {
   const Work work = work_of(record.steps);
-  const Settings settings = {
+  Settings settings = {
       {"checkpoint", fmt::format("{} steps done", record.checkpoint.step)},
       {"steps logged", fmt::format("{}", record.steps.size())},
       {"epochs begun", fmt::format("{}", epochs_begun(record.steps))},
       {"time in steps", fmt::format("{:.1f} s", work.seconds)},
       {"tokens/s", rate(work.tokens, work.seconds)},
   };
+  const std::string early = early_end(record);
+  if (!early.empty()) {
+    settings.emplace_back("ended early", early);
+  }
   print_settings(out, settings, name_width(settings));
 }
 
@@ -239,12 +261,24 @@ Json evals_as_json(const std::vector<EvalRow>& evals) {
   return list;
 }
 
+// Says which row of `evals` is the best; "" where none can be.
+std::string best_epoch_text(const std::vector<EvalRow>& evals) {
+  const auto best = best_epoch(evals);
+  if (!best) {
+    return "";
+  }
+  return fmt::format(
+      "  best epoch: {} of {} evaluated, held-out margin {:+.4f} nats (at +1 less that at -1)\n",
+      best->epoch + 1, evaluated_epochs(evals).size(), best->margin);
+}
+
 }  // namespace
 
 Json run_as_json(const RunRecord& record) {
   const RunAttributes& run = record.attributes;
   const std::vector<StepRow>& steps = record.steps;
   const Work work = work_of(steps);
+  const auto best = best_epoch(record.evals);
   return {{"model", run.model},
           {"layer", run.layer},
           {"hidden_size", run.hidden_size},
@@ -267,7 +301,8 @@ Json run_as_json(const RunRecord& record) {
           {"first_step", steps.empty() ? Json() : step_as_json(steps.front())},
           {"last_step", steps.empty() ? Json() : step_as_json(steps.back())},
           {"vectors", vectors_as_json(record.vectors)},
-          {"evals", evals_as_json(record.evals)}};
+          {"evals", evals_as_json(record.evals)},
+          {"best_epoch", best ? Json(best->epoch + 1) : Json()}};
 }
 
 void print_run(std::ostream& out, const RunRecord& record) {
@@ -283,6 +318,7 @@ void print_run(std::ostream& out, const RunRecord& record) {
   print_rows(out, vector_table(record.vectors), record.attributes.status);
   out << "\nHeld-out pairs (margin and loss in nats)\n";
   print_rows(out, held_out_table(record.evals), record.attributes.status);
+  out << best_epoch_text(record.evals);
 }
 
 }  // namespace bipo

@@ -14,6 +14,7 @@
 #include "collectives/foundation/errors.hpp"
 #include "experiments/files/hdf5.hpp"
 #include "experiments/files/hdf5_additions.hpp"
+#include "trainer/records/best_epoch.hpp"
 
 namespace bipo {
 namespace {
@@ -231,6 +232,10 @@ Handle record_in_memory(const RunRecord& record) {
   step_table().write(file, record.steps);
   eval_table().write(file, record.evals);
   eval_sample_table().write(file, record.eval_samples);
+  if (const auto best = best_epoch(record.evals)) {
+    hdf5::write_attribute(hdf5::open_dataset(file, "evals"), "best_epoch",
+                          std::int64_t{best->epoch});
+  }
   write_vectors(file, record.vectors, record.attributes.hidden_size);
   write_checkpoint(file, record.checkpoint);
   return file;
@@ -265,24 +270,77 @@ const hdf5::Reading<RunRecord> kRunToContinue("run to continue", kRunFileKind,
                                               read_record_to_continue);
 const hdf5::Reading<RunStatus> kStatus("run status", kRunFileKind, read_status);
 
-const SavedVector& choose(const std::vector<SavedVector>& saved, std::optional<std::int64_t> epoch,
+// Counted from 1, as people do: "1 to 3".
+std::string epochs_text(const std::vector<SavedVector>& saved) {
+  const auto [first, last] = std::minmax_element(
+      saved.begin(), saved.end(),
+      [](const auto& one, const auto& other) { return one.epoch < other.epoch; });
+  return first->epoch == last->epoch ? fmt::format("{}", first->epoch + 1)
+                                     : fmt::format("{} to {}", first->epoch + 1, last->epoch + 1);
+}
+
+// Returns the last of those that `is_meant` holds for: a run that was stopped within an epoch saved
+// a vector there too, and the later one counts.
+template <typename IsMeant>
+const SavedVector* last_of(const std::vector<SavedVector>& saved, const IsMeant& is_meant) {
+  const auto found = std::find_if(saved.rbegin(), saved.rend(), is_meant);
+  return found == saved.rend() ? nullptr : &*found;
+}
+
+const SavedVector& best_of(const RunRecord& run, const std::string& file) {
+  const auto best = best_epoch(run.evals);
+  if (!best) {
+    throw UserError(fmt::format(
+        "{}: no epoch is the best, because held-out pairs were not evaluated with -1 and 1 times "
+        "the vector; name an epoch instead ({}:epoch=N, N from {}), or train with --test and with "
+        "-1 and 1 among the --multipliers",
+        file, file, epochs_text(run.vectors)));
+  }
+  const SavedVector* found =
+      last_of(run.vectors, [&](const SavedVector& vector) { return vector.step == best->step; });
+  if (found == nullptr) {
+    throw UserError(
+        fmt::format("{}: holds no vector of its best epoch, {}; its vectors are of the epochs {}",
+                    file, best->epoch + 1, epochs_text(run.vectors)));
+  }
+  return *found;
+}
+
+const SavedVector& choose(const RunRecord& run, const VectorSelection& selection,
                           const std::string& file) {
+  const std::vector<SavedVector>& saved = run.vectors;
   if (saved.empty()) {
     throw UserError(fmt::format(
         "{}: holds no vector yet: one is saved at the end of each epoch; wait for it", file));
   }
-  if (!epoch) {
-    return saved.back();
+  const SavedVector* found = nullptr;
+  switch (selection.kind) {
+    case VectorSelection::Kind::kResult:
+      return saved.back();
+    case VectorSelection::Kind::kLast:
+      return *std::max_element(
+          saved.begin(), saved.end(),
+          [](const SavedVector& a, const SavedVector& b) { return a.step < b.step; });
+    case VectorSelection::Kind::kBest:
+      return best_of(run, file);
+    case VectorSelection::Kind::kEpoch:
+      found = last_of(
+          saved, [&](const SavedVector& vector) { return vector.epoch + 1 == selection.epoch; });
+      break;
   }
-  // A run that was stopped within an epoch saved a vector there too: the later one counts.
-  const auto found = std::find_if(saved.rbegin(), saved.rend(), [&](const SavedVector& vector) {
-    return vector.epoch + 1 == *epoch;
-  });
-  if (found == saved.rend()) {
-    throw UserError(fmt::format("{}: holds no vector of epoch {}; its epochs are {} to {}", file,
-                                *epoch, saved.front().epoch + 1, saved.back().epoch + 1));
+  if (found == nullptr) {
+    throw UserError(fmt::format("{}: holds no vector of epoch {}; its epochs are {}", file,
+                                selection.epoch, epochs_text(saved)));
   }
   return *found;
+}
+
+std::int32_t number_of_epochs(const std::vector<SavedVector>& saved) {
+  std::int32_t last = -1;
+  for (const SavedVector& vector : saved) {
+    last = std::max(last, vector.epoch);
+  }
+  return last + 1;
 }
 
 // Naming the vector file of another program is a likely mistake.
@@ -312,6 +370,20 @@ std::string to_string(RunStatus status) {
       return "diverged";
   }
   throw BugError(fmt::format("no run status has the number {}", static_cast<int>(status)));
+}
+
+std::string to_string(const VectorSelection& selection) {
+  switch (selection.kind) {
+    case VectorSelection::Kind::kResult:
+      return "";
+    case VectorSelection::Kind::kLast:
+      return "last";
+    case VectorSelection::Kind::kBest:
+      return "best";
+    case VectorSelection::Kind::kEpoch:
+      return fmt::format("epoch={}", selection.epoch);
+  }
+  throw BugError(fmt::format("no selection has the number {}", static_cast<int>(selection.kind)));
 }
 
 RunRecord read_run(const Handle& file) {
@@ -359,7 +431,7 @@ RunStatus read_run_status(const std::filesystem::path& path) {
 }
 
 StoredVector read_stored_vector(const std::filesystem::path& run_file,
-                                std::optional<std::int64_t> epoch) {
+                                const VectorSelection& selection) {
   RunRecord run;
   try {
     run = read_run_file(run_file);
@@ -372,13 +444,28 @@ StoredVector read_stored_vector(const std::filesystem::path& run_file,
                     "import {} --layer L --out run.h5` makes one of a vector in another format",
                     run_file.string(), run_file.string()));
   }
-  const SavedVector& chosen = choose(run.vectors, epoch, run_file.string());
+  const SavedVector& chosen = choose(run, selection, run_file.string());
   if (!std::all_of(chosen.value.begin(), chosen.value.end(),
                    [](float value) { return std::isfinite(value); })) {
     throw UserError(fmt::format("{}: its vector holds NaN or infinity", run_file.string()));
   }
-  return {chosen.value,         run.attributes.layer,  chosen.step,          chosen.epoch,
-          run.attributes.model, run.attributes.config, run.attributes.status};
+  return {chosen.value,
+          run.attributes.layer,
+          chosen.step,
+          chosen.epoch,
+          run.attributes.model,
+          run.attributes.config,
+          run.attributes.status,
+          selection,
+          number_of_epochs(run.vectors)};
+}
+
+std::string epoch_text(const StoredVector& vector) {
+  if (vector.step == 0) {
+    return "";
+  }
+  return fmt::format("epoch {} of {}{}", vector.epoch + 1, vector.epochs,
+                     vector.selection.kind == VectorSelection::Kind::kBest ? ", the best" : "");
 }
 
 std::optional<std::string> unfinished_warning(const std::filesystem::path& run_file,

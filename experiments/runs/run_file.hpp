@@ -16,6 +16,7 @@
 #include "experiments/files/atomic_file.hpp"
 #include "experiments/files/hdf5.hpp"
 #include "experiments/files/job_attributes.hpp"
+#include "experiments/runs/vector_selection.hpp"
 #include "trainer/records/records.hpp"
 
 namespace bipo {
@@ -75,18 +76,24 @@ RunStatus read_run_status(const std::filesystem::path& path);
 struct StoredVector {
   std::vector<float> value;  // [D]
   std::int64_t layer = 0;    // the block, from 0, to whose output it is added
-  std::int64_t step = 0;     // updates done
+  std::int64_t step = 0;     // updates done; 0: no training made it
   std::int32_t epoch = 0;    // from 0
   std::string model;         // the model it was trained on, as the run file names it
   std::string config;        // JSON object: the run's settings
   RunStatus status = RunStatus::kComplete;
+  VectorSelection selection = {};  // by which it was found
+  std::int32_t epochs = 0;         // of which the file holds vectors
 };
 
-// Reads the vector of `epoch`, counted from 1 as people do, or the last one.  Throws UserError as
-// read_run_file() does, for a run without such a vector, and for a vector with numbers that are not
-// finite.
+// Reads the vector that `selection` means.  Throws UserError as read_run_file() does, for a run
+// without such a vector, naming the epochs that there are, for the best of a run without an
+// evaluation, and for a vector with numbers that are not finite.
 StoredVector read_stored_vector(const std::filesystem::path& run_file,
-                                std::optional<std::int64_t> epoch = std::nullopt);
+                                const VectorSelection& selection = {});
+
+// Returns "epoch 3 of 20", "epoch 3 of 20, the best", counted from 1; "" where no training made the
+// vector.
+std::string epoch_text(const StoredVector& vector);
 
 // Returns a warning where the vector is of a run that is not complete; else nothing.
 std::optional<std::string> unfinished_warning(const std::filesystem::path& run_file,

@@ -34,6 +34,12 @@ const std::vector<std::string>& names_of<LrUnit>() {
 }
 
 template <>
+const std::vector<std::string>& names_of<Select>() {
+  static const std::vector<std::string> names = {"last", "best"};
+  return names;
+}
+
+template <>
 const std::vector<std::string>& names_of<Positions>() {
   static const std::vector<std::string> names = {"all", "answer"};
   return names;
@@ -148,6 +154,15 @@ std::string absolute_text(const std::filesystem::path& path) {
   return path.empty() ? "" : std::filesystem::absolute(path).lexically_normal().string();
 }
 
+std::string choice_text(const VectorChoice& choice, const std::string& file) {
+  if (choice.empty()) {
+    return "";
+  }
+  const std::string selection = to_string(choice.selection);
+  return fmt::format("{}{}{}{}", file, selection.empty() ? "" : ":", selection,
+                     choice.weight == 1 ? "" : fmt::format("@{}", choice.weight));
+}
+
 Json stored_value(const std::filesystem::path& value) {
   return absolute_text(value);
 }
@@ -182,6 +197,9 @@ Json stored_value(const TemplateArguments& value) {
 Json stored_value(const Warmup& value) {
   return std::visit([](auto amount) { return Json(amount); }, value);
 }
+Json stored_value(const VectorChoice& value) {
+  return choice_text(value, absolute_text(value.file));
+}
 Json automatic_value() {
   return "auto";
 }
@@ -206,6 +224,10 @@ std::string shown_value(const TemplateArguments& value) {
     shown.push_back(fmt::format("{}={}", name, argument.dump()));
   }
   return shown.empty() ? "(none)" : fmt::format("{}", fmt::join(shown, ", "));
+}
+
+std::string shown_value(const VectorChoice& value) {
+  return value.empty() ? "(none)" : choice_text(value, value.file.string());
 }
 
 Field field(std::string name, std::string value_name, std::string description,

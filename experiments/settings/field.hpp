@@ -36,6 +36,8 @@ const std::vector<std::string>& names_of<DeviceKind>();
 template <>
 const std::vector<std::string>& names_of<LrUnit>();
 template <>
+const std::vector<std::string>& names_of<Select>();
+template <>
 const std::vector<std::string>& names_of<Positions>();
 template <>
 const std::vector<std::string>& names_of<SignRule>();
@@ -132,6 +134,9 @@ std::vector<Field> operator+(std::vector<Field> first, std::vector<Field> second
 // Returns the absolute path as text, "" for an empty path.
 std::string absolute_text(const std::filesystem::path& path);
 
+// Returns the choice as parse_vector_choice() reads it, with the file as `file`; "" for none.
+std::string choice_text(const VectorChoice& choice, const std::string& file);
+
 // stored_value() returns a value as JSON stores it, shown_value() as a person reads it.
 nlohmann::ordered_json stored_value(const std::filesystem::path& value);
 nlohmann::ordered_json stored_value(const std::string& value);
@@ -143,12 +148,14 @@ nlohmann::ordered_json stored_value(const std::vector<double>& value);
 nlohmann::ordered_json stored_value(const std::optional<TemplateDate>& value);
 nlohmann::ordered_json stored_value(const TemplateArguments& value);
 nlohmann::ordered_json stored_value(const Warmup& value);
+nlohmann::ordered_json stored_value(const VectorChoice& value);
 nlohmann::ordered_json automatic_value();  // "auto"
 std::string shown_value(const std::filesystem::path& value);
 std::string shown_value(const std::string& value);
 std::string shown_value(const std::optional<TemplateDate>& value);
 std::string shown_value(const TemplateArguments& value);
 std::string shown_value(const Warmup& value);
+std::string shown_value(const VectorChoice& value);
 inline std::string shown_value(bool value) {
   return value ? "yes" : "no";
 }

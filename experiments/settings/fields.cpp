@@ -99,9 +99,10 @@ std::vector<Field> prompt_text_fields(TextOptions& o) {
 
 // Fields of the commands that apply vectors: model, vectors, multipliers, positions.
 std::vector<Field> steering_fields(SteeringOptions& o, const char* multipliers) {
-  Field vector = field("vector", "FILE[@W]",
-                       "run file whose last vector is added, times W (default 1); may be given "
-                       "several times: vectors add up",
+  Field vector = field("vector", "FILE[:EPOCH][@W]",
+                       "run file whose vector is added, times W (default 1); :best, :last or "
+                       ":epoch=N (from 1) behind the file choose another epoch than the run did; "
+                       "may be given several times: vectors add up",
                        o.vectors, [&o](const std::string& text) {
                          std::vector<VectorChoice> all = o.vectors;
                          all.push_back(parse_vector_choice(text));
@@ -291,7 +292,12 @@ FieldGroup evaluation_and_saving_group(TrainingOptions& o) {
   return {
       "Evaluation and saving",
       evaluation_fields(o.multipliers, o.eval_every) +
-          std::vector{field("save-every", "S", "seconds between saves within an epoch",
+          std::vector{choice("select",
+                             "vector that the run file ends with: the last step's, or that of the "
+                             "epoch with the largest held-out margin at +1 less that at -1",
+                             o.select)
+                          .omitted_at(o.select, Select::kLast),
+                      field("save-every", "S", "seconds between saves within an epoch",
                             o.save_every, real(RealRange::kNonNegative))
                           .placement(),
                       field("rescue-dir", "DIR",
@@ -382,6 +388,12 @@ std::vector<FieldGroup> train_fields(TrainOptions& o) {
         field("out", "FILE", "run file to write", o.out).required().placement(),
         flag("resume", "continue --out from its checkpoint; start anew if there is none", o.resume)
             .unstored(),
+        field("continue-from", "FILE[:EPOCH][@W]",
+              "start a new run from the vector of this run file, named as --vector names one, "
+              "without its optimiser state",
+              o.continue_from, parse_vector_choice)
+            .with_fallback("zeros")
+            .unstored(),
         overwrite_field(o.overwrite),
         flag("dry-run", "show the first pair, the settings, cost and memory; train nothing",
              o.dry_run)
@@ -389,6 +401,11 @@ std::vector<FieldGroup> train_fields(TrainOptions& o) {
         config_field()}},
       {"Training",
        std::vector{preset_field(), epochs_field(o.epochs), max_steps_field(o.max_steps),
+                   field("patience", "N",
+                         "end after this many evaluations without a larger held-out margin",
+                         o.patience, at_least(0))
+                       .zero_means("never")
+                       .omitted_at(o.patience, std::int64_t{0}),
                    batch_size_field(o.batch_size), micro_batch_field(o.micro_batch),
                    field("lr", "X", "peak learning rate", o.lr, real(RealRange::kPositive)),
                    lr_unit_field(o.lr_unit),
@@ -426,8 +443,10 @@ std::vector<FieldGroup> extract_fields(ExtractOptions& o) {
             .with_values({"caa"}),
         field("norm", "X", "scale the direction to this length", o.norm, real(RealRange::kPositive))
             .with_fallback("as found"),
-        field("match-norm", "FILE", "scale it to the length of the last vector of this run file",
-              o.match_norm)
+        field("match-norm", "FILE[:EPOCH][@W]",
+              "scale it to the length of the vector of this run file, named as --vector names one, "
+              "times W",
+              o.match_norm, parse_vector_choice)
             .with_fallback("as found")}},
       {"Machine", machine_fields(o)},
       data_group(o, PairFiles::kTrain),
@@ -504,8 +523,9 @@ std::vector<FieldGroup> evaluate_fields(EvaluateOptions& o) {
                    o.grid)
             .with_fallback("none")}},
       {"Controls and statistics",
-       {field("caa", "FILE",
-              "run file of a mean difference of the vectors' layer, scaled to their norm", o.caa)
+       {field("caa", "FILE[:EPOCH][@W]",
+              "run file of a mean difference of the vectors' layer, scaled to W times their norm",
+              o.caa, parse_vector_choice)
             .with_fallback("none")
             .unstored(),
         on_off("random-control", "a random direction of the vectors' norm at their layers",

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <limits>
 #include <optional>
+#include <system_error>
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
@@ -177,6 +178,53 @@ void require_different_names(const std::vector<Named>& values) {
       }
     }
   }
+}
+
+bool is_there(const std::filesystem::path& path) {
+  std::error_code ignored;  // whoever reads the file says what is wrong with its path
+  return std::filesystem::exists(path, ignored);
+}
+
+// A path may contain '@' itself: only a number after the last '@' is a weight.
+void take_weight(VectorChoice& choice) {
+  const std::string text = choice.file.string();
+  const std::size_t at = text.rfind('@');
+  const auto weight = at == std::string::npos
+                          ? std::nullopt
+                          : to_number<double>(std::string_view(text).substr(at + 1));
+  if (weight && std::isfinite(*weight)) {
+    choice.weight = *weight;
+    choice.file = text.substr(0, at);
+  }
+}
+
+// Nor is everything after a ':' a selection, unless a file of the shorter name is there.
+void take_selection(VectorChoice& choice) {
+  constexpr std::string_view kEpoch = "epoch=";
+  const std::string text = choice.file.string();
+  const std::size_t colon = text.rfind(':');
+  if (colon == std::string::npos) {
+    return;
+  }
+  const std::string_view word = std::string_view(text).substr(colon + 1);
+  const std::string file = text.substr(0, colon);
+  const auto epoch =
+      word.starts_with(kEpoch) ? to_number<std::int64_t>(word.substr(kEpoch.size())) : std::nullopt;
+  if (word == "best") {
+    choice.selection.kind = VectorSelection::Kind::kBest;
+  } else if (word == "last") {
+    choice.selection.kind = VectorSelection::Kind::kLast;
+  } else if (epoch && *epoch >= 1) {
+    choice.selection = {VectorSelection::Kind::kEpoch, *epoch};
+  } else if (word.starts_with(kEpoch) || is_there(file)) {
+    throw UserError(fmt::format(
+        "must have one of best, last and epoch=N (N counted from 1) behind the file's ':', not "
+        "'{}'; a weight comes last, {}:best@0.5",
+        word, file));
+  } else {
+    return;
+  }
+  choice.file = file;
 }
 
 }  // namespace
@@ -373,20 +421,17 @@ std::pair<std::string, nlohmann::ordered_json> parse_template_arg(const std::str
   return {name, std::move(value)};
 }
 
-// A path may contain '@' itself: only a number after the last '@' is a weight.
 VectorChoice parse_vector_choice(const std::string& text) {
-  const std::size_t at = text.rfind('@');
-  VectorChoice choice{text, 1};
-  if (at != std::string::npos) {
-    try {
-      choice.weight = parse_real(text.substr(at + 1), RealRange::kAny);
-      choice.file = text.substr(0, at);
-    } catch (const UserError&) {
-      choice.file = text;
-    }
+  VectorChoice choice;
+  choice.file = text;
+  if (!is_there(choice.file)) {
+    take_weight(choice);
+  }
+  if (!is_there(choice.file)) {
+    take_selection(choice);
   }
   if (choice.file.empty()) {
-    throw UserError("must name a run file, or FILE@WEIGHT");
+    throw UserError("must name a run file: FILE, FILE:best, FILE:epoch=3, each also with @WEIGHT");
   }
   return choice;
 }

@@ -68,7 +68,8 @@ std::string data_name(const std::filesystem::path& train);
 // Parses NAME=JSON, a variable of a chat template: `enable_thinking=false`.
 std::pair<std::string, nlohmann::ordered_json> parse_template_arg(const std::string& text);
 
-// Parses FILE or FILE@WEIGHT.
+// Parses FILE[:best|:last|:epoch=N][@WEIGHT].  A file that exists under a longer name, with what
+// looks like an ending, is meant before one of a shorter name.
 VectorChoice parse_vector_choice(const std::string& text);
 
 // Parses comma separated N, FIRST:LAST or FIRST:LAST:STEP, both ends included, or `all`, which

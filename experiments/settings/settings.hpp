@@ -16,6 +16,7 @@
 #include "datasets/text/bos_rule.hpp"
 #include "datasets/text/template_date.hpp"
 #include "datasets/text/train_turns.hpp"
+#include "experiments/runs/vector_selection.hpp"
 #include "experiments/sweeps/sweep_axes.hpp"
 
 namespace bipo {
@@ -28,6 +29,9 @@ enum class DeviceKind { kAuto, kCpu, kCuda };
 enum class CacheDevice { kAuto, kHost, kDevice };
 // The unit of --lr: 1, or the median RMS of the residual stream at the layer.
 enum class LrUnit { kAbsolute, kResidual };
+// The vector that a complete run ends with: that of the last step, or of the epoch with the largest
+// held-out margin.
+enum class Select { kLast, kBest };
 // The tokens at which a vector is added: all, as in training, or the answers' only.
 enum class Positions { kAll, kAnswer };
 
@@ -83,6 +87,16 @@ struct CacheOptions {
   bool cache_shared = false;        // opens files there that belong to other users
 };
 
+// A vector as people name it: FILE, FILE:best, FILE:last or FILE:epoch=N, each with or without
+// @WEIGHT behind it.
+struct VectorChoice {
+  std::filesystem::path file;  // a run file; empty: none
+  double weight = 1;           // factor on every multiplier of this vector
+  VectorSelection selection = {};
+
+  bool empty() const { return file.empty(); }
+};
+
 // Settings that the cells of a sweep share: those of a training run except for its axes.
 struct TrainingOptions : TextOptions, MachineOptions, CacheOptions {
   std::filesystem::path model;
@@ -103,7 +117,8 @@ struct TrainingOptions : TextOptions, MachineOptions, CacheOptions {
   bool shuffle = true;
 
   std::vector<double> multipliers = {-1, 0, 1};
-  std::int64_t eval_every = 1;       // epochs; 0: never
+  std::int64_t eval_every = 1;  // epochs; 0: never
+  Select select = Select::kLast;
   double save_every = 30;            // seconds
   std::filesystem::path rescue_dir;  // empty: the system's folder for temporary files
   bool dry_run = false;              // prepares and shows, trains and writes nothing
@@ -114,6 +129,8 @@ struct TrainOptions : TrainingOptions {
   std::filesystem::path out;
   bool resume = false;
   bool overwrite = false;
+  VectorChoice continue_from;  // empty: the vector starts at zero
+  std::int64_t patience = 0;   // evaluations without a better margin; 0: no early end
   double lr = 5e-4;
   double beta = 0.1;
   SignRule sign = SignRule::kBatch;
@@ -187,13 +204,8 @@ struct ExtractOptions : TextOptions, MachineOptions {
   std::vector<LayerRange> layers;  // empty: every layer of the model
   std::filesystem::path out;       // a file for `layer`, a directory for `layers`
   bool overwrite = false;
-  double norm = 0;                   // 0: as found
-  std::filesystem::path match_norm;  // empty: see `norm`
-};
-
-struct VectorChoice {
-  std::filesystem::path file;  // a run file
-  double weight = 1;           // factor on every multiplier of this vector
+  double norm = 0;          // 0: as found
+  VectorChoice match_norm;  // empty: see `norm`
 };
 
 // Vectors in use: a whole model, vectors, and the multipliers to try.
@@ -231,7 +243,7 @@ struct EvaluateOptions : SteeringOptions {
   std::filesystem::path neutral_prompts;
   std::filesystem::path generations;
   std::vector<double> grid;
-  std::filesystem::path caa;  // empty: none
+  VectorChoice caa;  // empty: none
   bool random_control = true;
   double beta = 0.1;
   std::int64_t batch_size = 4;
@@ -254,7 +266,7 @@ struct ExportOptions {
   std::vector<VectorChoice> vectors;  // of different layers
   std::string format;
   std::filesystem::path out;
-  std::optional<std::int64_t> epoch;  // empty: the last vector of each
+  std::optional<std::int64_t> epoch;  // the same as the selection of every vector
   double multiplier = 1;
   bool overwrite = false;
 };

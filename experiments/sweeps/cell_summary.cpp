@@ -2,10 +2,11 @@
 #include "experiments/sweeps/cell_summary.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <type_traits>
+
+#include "trainer/records/best_epoch.hpp"
 
 namespace bipo {
 namespace {
@@ -14,7 +15,7 @@ using Json = nlohmann::ordered_json;
 
 // The figures of the held-out pairs at one step of the run.
 struct Evaluation {
-  std::int32_t epoch = 0;
+  std::int64_t step = 0;
   AtMultipliers accuracy;
   AtMultipliers margin;
 };
@@ -35,34 +36,13 @@ std::vector<Evaluation> evaluations_of(const std::vector<EvalRow>& rows) {
   std::optional<std::int64_t> step;
   for (const EvalRow& row : rows) {
     if (step != row.step) {
-      evaluations.push_back({row.epoch, {}, {}});
+      evaluations.push_back({row.step, {}, {}});
       step = row.step;
     }
     set_at(row.multiplier, row.accuracy, evaluations.back().accuracy);
     set_at(row.multiplier, row.margin, evaluations.back().margin);
   }
   return evaluations;
-}
-
-double effect(const AtMultipliers& figure) {
-  return figure.plus - figure.minus;
-}
-
-bool is_better(const Evaluation& a, const Evaluation& b) {
-  const double difference = effect(a.accuracy) - effect(b.accuracy);
-  return difference > 0 || (difference == 0 && effect(a.margin) > effect(b.margin));
-}
-
-// Returns nothing where no evaluation has both -1 and +1.
-std::optional<Evaluation> best_of(const std::vector<Evaluation>& evaluations) {
-  std::optional<Evaluation> best;
-  for (const Evaluation& evaluation : evaluations) {
-    const bool is_comparable = !std::isnan(effect(evaluation.accuracy));
-    if (is_comparable && (!best || is_better(evaluation, *best))) {
-      best = evaluation;
-    }
-  }
-  return best;
 }
 
 // Returns -1 where the run's configuration lacks a value.
@@ -113,7 +93,7 @@ hdf5::Table<CellSummary> summary_table() {
       .parts<AtMultipliers>("margin", "nats", "last evaluation of the held-out pairs", &Row::margin,
                             kMultipliers)
       .column("best_epoch", "1",
-              "epoch, from 0, of the evaluation with the largest accuracy_plus - accuracy_minus, "
+              "epoch, from 0, of the evaluation with the largest margin_plus - margin_minus, "
               "-1: not known",
               &Row::best_epoch)
       .parts<AtMultipliers>("best_accuracy", "share", "that evaluation", &Row::best_accuracy,
@@ -223,10 +203,13 @@ void add_run(const RunRecord& record, CellSummary& summary) {
     summary.accuracy = evaluations.back().accuracy;
     summary.margin = evaluations.back().margin;
   }
-  if (const auto best = best_of(evaluations)) {
+  if (const auto best = best_epoch(record.evals)) {
     summary.best_epoch = best->epoch;
-    summary.best_accuracy = best->accuracy;
-    summary.best_margin = best->margin;
+    const auto own =
+        std::find_if(evaluations.begin(), evaluations.end(),
+                     [&](const Evaluation& evaluation) { return evaluation.step == best->step; });
+    summary.best_accuracy = own->accuracy;
+    summary.best_margin = own->margin;
   }
 }
 

@@ -43,9 +43,8 @@ struct CellSummary {
   std::vector<std::variant<std::int64_t, double, std::string>> settings;
 };
 
-// Takes all but `cell`, `status`, `failure` and `settings` from the run.  The best evaluation has
-// the largest difference between the accuracies at +1 and -1; ties are decided by the difference
-// between the margins, then by the earlier epoch.
+// Takes all but `cell`, `status`, `failure` and `settings` from the run.  The best evaluation is
+// that of best_epoch().
 void add_run(const RunRecord& record, CellSummary& summary);
 
 // Writes the table /summary: the figures, then the settings, given as a JSON object, that all cells

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -18,6 +19,7 @@
 #include "experiments/files/atomic_file.hpp"
 #include "experiments/job/machine.hpp"
 #include "experiments/job/new_file.hpp"
+#include "experiments/job/vectors_in_use.hpp"
 #include "experiments/settings/stored_settings.hpp"
 #include "experiments/settings/template_dates.hpp"
 #include "experiments/settings/warmup.hpp"
@@ -30,6 +32,8 @@
 
 namespace bipo {
 namespace {
+
+using Json = nlohmann::ordered_json;
 
 // Says what decides how long a thread without work spins: launcher/start.cpp sets it by default.
 std::string how_threads_wait() {
@@ -86,6 +90,72 @@ void resolve_options(JobPreparation& job, std::optional<std::int64_t> micro_batc
   const std::int64_t dealt = std::max<std::int64_t>(
       1, std::min(options.batch_size, pairs) / job.computation.topology.dp());
   options.micro_batch = options.micro_batch.value_or(micro_batch.value_or(dealt));
+}
+
+// What a run from --continue-from begins with.
+struct Start {
+  std::vector<float> vector;  // [D]
+  Json provenance;            // null: it begins at zero
+};
+
+// Reads the vector and checks that it fits the run; adds what there is to say about it to the job.
+Start read_start(const VectorChoice& choice, std::int64_t layer, JobPreparation& job) {
+  const StoredVector stored = read_vector(choice, job.inputs.config, "--continue-from");
+  const std::string file = choice.file.string();
+  if (stored.layer != layer) {
+    throw UserError(fmt::format(
+        "--continue-from {}: its vector belongs to layer {}, but --layer is {}; a vector "
+        "means something at its own layer only",
+        file, stored.layer, layer));
+  }
+  if (const auto warning = unfinished_warning(choice.file, stored)) {
+    job.warnings.push_back(*warning);
+  }
+  if (is_transfer(stored, job.inputs.model_fingerprint, job.inputs.weights_hash)) {
+    job.warnings.push_back(
+        fmt::format("{}: trained on other weights or another configuration ({}) than those here; "
+                    "this run goes on from it all the same",
+                    file, stored.model));
+  }
+  job.inputs.notes.push_back(vector_note(choice, stored) +
+                             "; the run starts from it, with a new optimiser");
+  Start start;
+  for (const float value : stored.value) {
+    start.vector.push_back(static_cast<float>(choice.weight * value));
+  }
+  ContentHash hash;
+  hash.add_bytes(start.vector.data(), start.vector.size() * sizeof(float));
+  start.provenance = vector_json(choice, stored);
+  start.provenance["vector_hash"] = fmt::format("{:016x}", hash.value());
+  return start;
+}
+
+// Returns what the run that goes on began with, which needs no file any more.  Throws UserError
+// where the options name something else.
+Json continued_start(const VectorChoice& given, const std::string& config,
+                     const std::filesystem::path& out) {
+  const Json stored = Json::parse(config, nullptr, /*allow_exceptions=*/false);
+  const Json start = stored.is_object() ? stored.value(kContinueFromKey, Json()) : Json();
+  if (given.empty()) {
+    return start;
+  }
+  if (!start.is_object()) {
+    throw UserError(
+        fmt::format("--resume: {} did not start from --continue-from {}, but at zero; leave "
+                    "--continue-from out, or write another --out",
+                    out.string(), choice_text(given, given.file.string())));
+  }
+  const bool is_same = start.value("file", Json()) == absolute_text(given.file) &&
+                       start.value("selected", Json()) == to_string(given.selection) &&
+                       start.value("weight", Json()) == given.weight;
+  if (!is_same) {
+    throw UserError(
+        fmt::format("--resume: {} started from another vector ({}) than --continue-from {} names; "
+                    "leave --continue-from out, which a run that goes on does not need, or write "
+                    "another --out",
+                    out.string(), start.dump(), choice_text(given, given.file.string())));
+  }
+  return start;
 }
 
 }  // namespace
@@ -209,21 +279,30 @@ RunPreparation prepare_run(const TrainOptions& given, const std::string& now,
   }
   if (session.rank() == 0) {
     check_replaceable(options.out);
-    check_not_input("--out", options.out,
-                    {options.model, options.adapter, options.train, options.test});
+    check_not_input(
+        "--out", options.out,
+        {options.model, options.adapter, options.train, options.test, options.continue_from.file});
   }
+  Json provenance = run.previous ? continued_start(options.continue_from,
+                                                   run.previous->attributes.config, options.out)
+                                 : Json();
   const auto micro_batch =
       run.previous ? std::optional(stored_integer(run.previous->attributes.config, "micro_batch"))
                    : std::nullopt;
   run.job =
       prepare_job(options, arrange_ranks(options, std::nullopt, session), micro_batch, session);
   check_layer(options.layer, run.job.inputs.config);
+  if (!run.previous && !options.continue_from.empty()) {
+    Start start = read_start(options.continue_from, options.layer, run.job);
+    run.start = std::move(start.vector);
+    provenance = std::move(start.provenance);
+  }
   if (!options.dry_run) {  // its plan says how much memory the run takes, elsewhere perhaps
     choose_cache_budget(run.job, {options.layer}, session);
   }
   run.plan = plan_settings(run.job.options, run.job.inputs.train);
   run.job.options.warmup_steps = warmup_steps(run.job.options, BatchPlan(run.plan).total_steps());
-  run.config = run_config(run.job.options, run.job);
+  run.config = run_config(run.job.options, run.job, provenance);
   const auto add_warnings = [&](std::vector<std::string> warnings) {
     std::move(warnings.begin(), warnings.end(), std::back_inserter(run.job.warnings));
   };

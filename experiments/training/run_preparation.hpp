@@ -30,6 +30,7 @@ struct RunPreparation {
   JobPreparation job;
   PlanSettings plan;
   std::optional<RunRecord> previous;  // the run that --resume continues
+  std::vector<float> start;           // [D] of a new run from --continue-from; empty: zeros
   std::optional<FileVersion> found;   // what was at --out before it was read
   std::string created_utc;            // the first start of the run
   std::string config;                 // see run_config()

@@ -15,7 +15,8 @@
 
 namespace bipo {
 
-std::string run_config(const TrainOptions& options, const JobPreparation& job) {
+std::string run_config(const TrainOptions& options, const JobPreparation& job,
+                       const nlohmann::ordered_json& continued) {
   const TrainingInputs& inputs = job.inputs;
   TrainOptions described = options;
   nlohmann::ordered_json json = stored_settings(train_fields(described));
@@ -28,6 +29,9 @@ std::string run_config(const TrainOptions& options, const JobPreparation& job) {
   json["test_pairs"] = inputs.test.size();
   json["test_tokens_hash"] = fmt::format("{:016x}", inputs.test_hash);
   json["world_size"] = job.computation.topology.world();
+  if (!continued.is_null()) {
+    json[kContinueFromKey] = continued;
+  }
   store_template_date(options.template_date, json);
   return settings_text(json);
 }
@@ -72,7 +76,8 @@ std::uint64_t run_file_bytes(const TrainingOptions& options, const BatchPlan& pl
                                        ? (epochs + options.eval_every - 1) / options.eval_every
                                        : 0;
   const auto multipliers = static_cast<std::int64_t>(options.multipliers.size());
-  const std::int64_t vectors = epochs + 3;  // with the checkpoint's
+  const std::int64_t vectors =
+      epochs + (options.select == Select::kBest ? 4 : 3);  // with the checkpoint's
   const std::int64_t vector_bytes = hidden * static_cast<std::int64_t>(sizeof(float));
   return static_cast<std::uint64_t>(
       kEmptyFileBytes + steps * kStepBytes + evaluations * multipliers * kEvalBytes +
@@ -104,6 +109,8 @@ TrainingSettings training_settings(const TrainOptions& options, const PlanSettin
   training.warmup_steps = options.warmup_steps.value();
   training.multipliers = options.multipliers;
   training.eval_every = options.eval_every;
+  training.ends_with_best = options.select == Select::kBest;
+  training.patience = options.patience;
   training.save_every = options.save_every;
   training.residual_norm = residual_rms * std::sqrt(static_cast<double>(hidden));
   return training;

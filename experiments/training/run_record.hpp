@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -18,8 +19,13 @@ namespace bipo {
 // `options` always belong to one run, with every `auto` resolved: a job's own, or those of one cell
 // of a sweep.
 
+// The key of what a run began with that did not begin at zero.
+inline constexpr const char* kContinueFromKey = "continue_from";
+
 // Returns a JSON object in the order of the help: what `config` in the run file holds.
-std::string run_config(const TrainOptions& options, const JobPreparation& job);
+// `continued`: see kContinueFromKey; null: nothing.
+std::string run_config(const TrainOptions& options, const JobPreparation& job,
+                       const nlohmann::ordered_json& continued = nullptr);
 
 // `ranks`: all that work, in a sweep more than those of one cell.
 std::vector<SettingGroup> run_table(const TrainOptions& options, const JobPreparation& job,

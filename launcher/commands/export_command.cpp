@@ -30,11 +30,24 @@ void check_name(const ExportOptions& options) {
   }
 }
 
+// --epoch N is the same as :epoch=N behind every file.
+VectorSelection selection_of(const VectorChoice& choice, const ExportOptions& options) {
+  if (!options.epoch) {
+    return choice.selection;
+  }
+  if (choice.selection.kind != VectorSelection::Kind::kResult) {
+    throw UserError(
+        fmt::format("--epoch {} and ':{}' behind the file both choose an epoch; give one",
+                    *options.epoch, to_string(choice.selection)));
+  }
+  return {VectorSelection::Kind::kEpoch, *options.epoch};
+}
+
 std::vector<ExportedVector> vectors_of(const ExportOptions& options) {
   std::vector<ExportedVector> vectors;
   std::set<std::string> models;
   for (const VectorChoice& choice : options.vectors) {
-    StoredVector stored = read_stored_vector(choice.file, options.epoch);
+    StoredVector stored = read_stored_vector(choice.file, selection_of(choice, options));
     if (const auto warning = unfinished_warning(choice.file, stored)) {
       std::cerr << "warning: " << *warning << '\n';
     }
@@ -90,9 +103,10 @@ std::string export_summary(const ExportOptions& options,
                            const std::vector<ExportedVector>& vectors) {
   if (vectors.size() == 1) {
     const StoredVector& vector = vectors[0].vector;
-    return fmt::format("{}: the vector of layer {}, epoch {}, step {} times {}, as {}\n",
-                       options.out.string(), vector.layer, vector.epoch + 1, vector.step,
-                       vectors[0].multiplier, options.format);
+    const std::string epoch = epoch_text(vector);
+    return fmt::format("{}: the vector of layer {}{}{}, step {} times {}, as {}\n",
+                       options.out.string(), vector.layer, epoch.empty() ? "" : ", ", epoch,
+                       vector.step, vectors[0].multiplier, options.format);
   }
   std::vector<std::string> layers;
   for (const ExportedVector& exported : vectors) {

@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <system_error>
 #include <utility>
@@ -50,14 +51,15 @@ std::optional<double> choose_norm(const ExtractOptions& options,
   if (options.match_norm.empty()) {
     return options.norm > 0 ? std::optional(options.norm) : std::nullopt;
   }
-  const StoredVector matched = read_stored_vector(options.match_norm);
-  if (auto warning = unfinished_warning(options.match_norm, matched)) {
+  const VectorChoice& choice = options.match_norm;
+  const StoredVector matched = read_stored_vector(choice.file, choice.selection);
+  if (auto warning = unfinished_warning(choice.file, matched)) {
     warnings.push_back(std::move(*warning));
   }
-  const double norm = vector_norm(matched.value);
+  const double norm = vector_norm(matched.value) * std::abs(choice.weight);
   if (norm == 0) {
     throw UserError(fmt::format("--match-norm {}: its vector is zero; name a run that has moved",
-                                options.match_norm.string()));
+                                choice_text(choice, choice.file.string())));
   }
   return norm;
 }
@@ -108,7 +110,7 @@ void prepare_places(const ExtractOptions& options, const std::vector<std::int64_
   }
   for (const std::int64_t layer : layers) {
     check_new_file("--out", direction_file(options, layer), options.overwrite,
-                   {options.model, options.adapter, options.train, options.match_norm});
+                   {options.model, options.adapter, options.train, options.match_norm.file});
   }
 }
 

@@ -22,13 +22,36 @@
 #include "launcher/commands/commands.hpp"
 #include "launcher/commands/output_claims.hpp"
 #include "trainer/loop/training.hpp"
+#include "trainer/records/best_epoch.hpp"
 
 namespace bipo {
 namespace {
 
-// Prints the program's result to stdout.  `verdict`: of the complete run.
-void print_result(const TrainingRecord& record, RunStatus status, const std::string& verdict,
-                  const std::filesystem::path& out) {
+// Says what ended a complete run early and which vector it ends with, where that is not its last.
+std::string end_text(const TrainingRecord& record, RunStatus status, const TrainOptions& options,
+                     std::int64_t steps) {
+  const auto best = best_epoch(record.evals);
+  if (status != RunStatus::kComplete || !best) {
+    return "";
+  }
+  std::string text;
+  if (record.checkpoint.step < steps) {
+    text += fmt::format(
+        "ended after epoch {} of {}: no larger held-out margin in {} evaluations (--patience); the "
+        "best epoch is {}\n",
+        record.evals.back().epoch + 1, options.epochs, evaluations_since_best(record.evals),
+        best->epoch + 1);
+  }
+  if (options.select == Select::kBest) {
+    text += fmt::format("vector: that of epoch {}, the best: held-out margin {:+.4f}\n",
+                        best->epoch + 1, best->margin);
+  }
+  return text;
+}
+
+// Prints the program's result to stdout.  `steps`: of the plan.  `verdict`: of the complete run.
+void print_result(const TrainingRecord& record, RunStatus status, const TrainOptions& options,
+                  std::int64_t steps, const std::string& verdict) {
   if (!record.evals.empty()) {
     const EvalRow& last = record.evals.back();
     fmt::print("held-out pairs: {:.0f}, after step {}\n", last.pairs, last.step);
@@ -40,10 +63,11 @@ void print_result(const TrainingRecord& record, RunStatus status, const std::str
       }
     }
   }
+  fmt::print("{}", end_text(record, status, options, steps));
   fmt::print(
       "{}: {}\n",
       status == RunStatus::kComplete ? "run file" : "interrupted; continue with --resume; run file",
-      out.string());
+      options.out.string());
   if (verdict.starts_with(kWeakVerdict)) {
     fmt::print("{}\n", verdict);
   }
@@ -130,6 +154,9 @@ int run_prepared(const RunPreparation& run, OutputClaims& claims, Job& job) {
       job.display());
   TrainingRecord record = run.previous ? TrainingRecord(*run.previous)
                                        : starting_record(inputs.config.hidden, options.seed);
+  if (!run.start.empty()) {
+    record.checkpoint.vector = run.start;
+  }
   LastStep last_step;
   std::optional<SaveAtStop> at_stop;
   if (job.is_root()) {
@@ -152,7 +179,7 @@ int run_prepared(const RunPreparation& run, OutputClaims& claims, Job& job) {
     }
   });
   if (job.is_root()) {
-    print_result(record, status, observer.verdict(), options.out);
+    print_result(record, status, options, plan.total_steps(), observer.verdict());
   }
   return status == RunStatus::kComplete ? kExitDone : kExitInterrupted;
 }
@@ -176,8 +203,8 @@ int run_train_command(const TrainOptions& options, Session& session) {
   if (run.previous && run.previous->attributes.status == RunStatus::kComplete) {
     if (job.is_root()) {
       std::cerr << fmt::format("{}: complete already, nothing to do\n", options.out.string());
-      print_result(*run.previous, RunStatus::kComplete, run.previous->attributes.verdict,
-                   options.out);
+      print_result(*run.previous, RunStatus::kComplete, options, BatchPlan(run.plan).total_steps(),
+                   run.previous->attributes.verdict);
     }
     return kExitDone;
   }

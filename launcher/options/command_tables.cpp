@@ -397,11 +397,13 @@ CommandTable data_table(ShowDataOptions& o) {
 CommandTable export_table(ExportOptions& o) {
   return table(
       "export",
-      "bipo-dist export RUN_FILE[@W]... --format NAME --out FILE [options]\n"
+      "bipo-dist export RUN_FILE[:EPOCH][@W]... --format NAME --out FILE [options]\n"
       "\n"
       "Writes the vector of a run file, or those of several layers of one model, in the format of "
       "another\n"
-      "program; @W multiplies one of them.\n",
+      "program.  :best, :last or :epoch=N (from 1) behind a file choose another epoch than the run "
+      "did; @W\n"
+      "multiplies its vector.\n",
       {{"Options",
         {field(
              "format", "NAME",
@@ -412,8 +414,8 @@ CommandTable export_table(ExportOptions& o) {
              .with_values(export_formats())
              .required(),
          field("out", "FILE", "file to write", o.out).required(),
-         field("epoch", "N", "epoch, from 1, whose vector is meant", o.epoch, at_least(1))
-             .with_fallback("the last"),
+         field("epoch", "N", "the same as :epoch=N behind the file", o.epoch, at_least(1))
+             .with_fallback("the vector that the run ended with"),
          field("multiplier", "X", "factor on the vector", o.multiplier, real(RealRange::kAny)),
          overwrite_field(o.overwrite)}}},
       "\n"

@@ -10,6 +10,27 @@
 namespace bipo {
 namespace {
 
+// `has_pairs`: held-out ones, in every data set.
+void require_held_out_margin(const TrainingOptions& options, bool has_pairs,
+                             const std::string& option) {
+  const auto& multipliers = options.multipliers;
+  if (!has_pairs) {
+    throw UserError(
+        fmt::format("{} needs --test: epochs are compared by the margin of its pairs", option));
+  }
+  if (options.eval_every == 0) {
+    throw UserError(fmt::format(
+        "{} needs evaluations, and --eval-every 0 makes none; give 1 or above", option));
+  }
+  if (std::count(multipliers.begin(), multipliers.end(), -1) == 0 ||
+      std::count(multipliers.begin(), multipliers.end(), 1) == 0) {
+    throw UserError(fmt::format(
+        "{} needs -1 and 1 among the --multipliers: epochs are compared by the held-out margin at "
+        "+1 less that at -1",
+        option));
+  }
+}
+
 void require_part_of_batch(const std::optional<std::int64_t>& micro_batch,
                            std::int64_t batch_size) {
   if (micro_batch && *micro_batch > batch_size) {
@@ -139,6 +160,12 @@ void require_consistent(const TrainOptions& options, const GivenNames& given) {
         "--resume and --overwrite exclude each other: --resume continues the run file, "
         "--overwrite replaces it; give one");
   }
+  if (options.select == Select::kBest) {
+    require_held_out_margin(options, !options.test.empty(), "--select best");
+  }
+  if (options.patience > 0) {
+    require_held_out_margin(options, !options.test.empty(), "--patience");
+  }
   require_part_of_batch(options.micro_batch, options.batch_size);
 }
 
@@ -163,6 +190,14 @@ void require_consistent(const SweepOptions& options, const GivenNames& given) {
         options.axes.models.size()));
   }
   require_one_warmup(given);
+  if (options.select == Select::kBest) {
+    const std::vector<NamedData>& sets = options.axes.data;
+    const bool has_pairs =
+        sets.empty() ? !options.test.empty()
+                     : std::none_of(sets.begin(), sets.end(),
+                                    [](const NamedData& set) { return set.test.empty(); });
+    require_held_out_margin(options, has_pairs, "--select best");
+  }
   for (const std::int64_t batch_size : options.axes.batch_sizes) {
     require_part_of_batch(options.micro_batch, batch_size);
   }

@@ -333,12 +333,16 @@ Command parse_with(CommandTable (*make_table)(Options&), const std::vector<std::
   return options;
 }
 
-// Parses a command whose first word may be a path (stored in `member`) and the options after it;
-// `rule` is the error if the path is missing.
-template <typename Options>
-Command parse_after_path(std::filesystem::path Options::*member,
-                         CommandTable (*make_table)(Options&),
-                         const std::vector<std::string>& words, const char* rule) {
+std::filesystem::path parse_path(const std::string& text) {
+  return text;
+}
+
+// Parses a command whose first word may be a path (stored in `member` as `parse` reads it) and the
+// options after it; `rule` is the error if the path is missing.
+template <typename Options, typename Place>
+Command parse_after_path(Place Options::*member, CommandTable (*make_table)(Options&),
+                         const std::vector<std::string>& words, const char* rule,
+                         Place (*parse)(const std::string&)) {
   Options options;
   const CommandTable table = make_table(options);
   if (asks_for_help(words)) {
@@ -347,7 +351,11 @@ Command parse_after_path(std::filesystem::path Options::*member,
   if (words.empty() || words.front().empty() || is_long_option(words.front())) {
     throw UserError(rule);
   }
-  options.*member = words.front();
+  try {
+    options.*member = parse(words.front());
+  } catch (const UserError& broken) {
+    throw UserError(fmt::format("'{}': {}", words.front(), broken.what()));
+  }
   read_options(table, {words.begin() + 1, words.end()});
   return options;
 }
@@ -355,13 +363,14 @@ Command parse_after_path(std::filesystem::path Options::*member,
 Command parse_collect(const std::vector<std::string>& words) {
   return parse_after_path(
       &CollectOptions::directory, collect_table, words,
-      "collect takes the directory of a sweep first; `bipo-dist collect DIR --out sweep.h5`");
+      "collect takes the directory of a sweep first; `bipo-dist collect DIR --out sweep.h5`",
+      parse_path);
 }
 
 Command parse_data(const std::vector<std::string>& words) {
   return parse_after_path(
       &ShowDataOptions::file, data_table, words,
-      "data takes a file of pairs first; `bipo-dist data train.csv --model DIR`");
+      "data takes a file of pairs first; `bipo-dist data train.csv --model DIR`", parse_path);
 }
 
 // The words before the first option name vectors.
@@ -391,7 +400,8 @@ Command parse_import(const std::vector<std::string>& words) {
   return parse_after_path(
       &ImportOptions::file, import_table, words,
       "import takes the file of a vector first; `bipo-dist import vector.pt --layer 15 --out "
-      "run.h5`");
+      "run.h5`",
+      parse_path);
 }
 
 // All options of inspect are flags, so that they may stand before the file too.

@@ -15,9 +15,9 @@ from synthetic_sweep import CellSpec, SyntheticSweep
 
 from bipo_analysis import AnalysisError, Evaluation, combined_table, load_evaluation, tradeoffs
 from bipo_analysis.evaluation import COLUMNS, directions_in
-from bipo_analysis.names import labels
+from bipo_analysis.names import labels, vector_names
 from bipo_analysis.pareto import UNSTEERED
-from bipo_analysis.vectors_in_use import VectorInUse, vectors_in_use
+from bipo_analysis.vectors_in_use import VectorInUse, vector_words, vectors_in_use
 
 WHOLE = SyntheticEvaluation()
 
@@ -159,6 +159,14 @@ def test_labels_name_what_differs(tmp_path):
     assert labels([plain, elsewhere]) == ["runs/warmth.h5", "older/warmth.h5"]
     assert labels([plain, other_data]) == ["test.csv", "power.csv"]
     assert labels([cold, other_model]) == ["smollm2, cold.h5", "sister, warmth.h5"]
+
+
+def test_labels_and_words_name_a_chosen_epoch(tmp_path):
+    plain, best = loaded(tmp_path, "plain"), loaded(tmp_path, "best", epoch=1, selected="best")
+    assert vector_names([plain]) == ["warmth.h5"] and vector_names([best]) == ["warmth.h5 of epoch 2"]
+    assert labels([plain, best]) == ["warmth.h5 of epoch 3", "warmth.h5 of epoch 2"]
+    assert vector_words(plain).startswith("warmth.h5 (layer 15, epoch 3, norm")
+    assert vector_words(best).startswith("warmth.h5 (layer 15, epoch 2 (best), norm")
 
 
 def test_combined_table_names_its_evaluations(tmp_path):

@@ -144,7 +144,7 @@ def test_sweep_without_cells(tmp_path):
 
 
 def test_best_evaluation_is_the_earlier_of_equals(tmp_path):
-    """Accuracy decides, then the margin, then the order."""
+    """The margin at +1 less that at -1 decides, then the order; accuracy does not."""
     path = SyntheticSweep([CELL]).write(tmp_path / "sweep") / f"{CELL.name}.h5"
     with h5py.File(path, "r+") as file:
         rows = file["evals"][:]
@@ -154,7 +154,7 @@ def test_best_evaluation_is_the_earlier_of_equals(tmp_path):
     row = load_sweep(path.parent).summary.iloc[0]
     assert row["best_epoch"] == 1 and row["best_margin_plus"] == 2
     with h5py.File(path, "r+") as file:
-        rows["accuracy"][2] = 0.62
+        rows["accuracy"][2], rows["margin"][2] = 0.62, 3.5
         file["evals"][:] = rows
     row = load_sweep(path.parent).summary.iloc[0]
     assert row["best_epoch"] == 0 and row["best_accuracy_plus"] == 0.62 and row["accuracy_plus"] == 0.6

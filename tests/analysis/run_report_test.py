@@ -15,6 +15,7 @@ from synthetic_sweep import CellSpec, SyntheticSweep, grid, write_run_tree
 from bipo_analysis import load_run, load_sweeps, report_html, run_report_html
 from bipo_analysis.run_findings import best_epoch, run_findings
 from bipo_analysis.run_scale import residual_norm
+from bipo_analysis.steering import load_vector
 
 CELL = CellSpec(15, 1)
 
@@ -52,6 +53,36 @@ def test_best_epoch_is_counted_from_1(tmp_path):
     assert best_epoch(run) == 3 and run.vector_epochs.tolist() == [0, 1, 2]
     assert "Epoch 3, counted from 1, is the best of 3 evaluations" in text(run_findings(run))
     assert "the last one" in text(run_findings(run))
+
+
+def test_vectors_by_name(tmp_path):
+    """The same names as the program's; a run that selected its best epoch repeats that row at the end."""
+    path = tmp_path / "run.h5"
+    write_run(path)
+    with h5py.File(path, "r+") as file:
+        evals = file["evals"][:]
+        evals["margin"][(evals["epoch"] == 1) & (evals["multiplier"] == 1)] = 99
+        file["evals"][:] = evals
+    vectors = load_run(path).vectors
+    assert len(vectors) == 3 and best_epoch(load_run(path)) == 2
+    for name, expected in (("", vectors[2]), (":last", vectors[2]), (":best", vectors[1]), (":epoch=1", vectors[0]),
+                           ("@0.5", vectors[2] / 2), (":best@-2", -2 * vectors[1])):
+        numpy.testing.assert_array_equal(load_vector(f"{path}{name}").value, expected, err_msg=name)
+
+    with h5py.File(path, "r+") as file:
+        for name in ("value", "step", "epoch"):
+            rows = file[f"vectors/{name}"][:]
+            del file[f"vectors/{name}"]
+            file[f"vectors/{name}"] = numpy.concatenate([rows, rows[1:2]])
+    run = load_run(path)
+    assert run.vector_epochs.tolist() == [0, 1, 2] and len(run.vectors) == 3 and run.result_row == 1
+    numpy.testing.assert_array_equal(run.final_vector, vectors[1])
+    for name, expected in (("", vectors[1]), (":last", vectors[2]), (":epoch=2", vectors[1])):
+        numpy.testing.assert_array_equal(load_vector(f"{path}{name}").value, expected, err_msg=name)
+
+    longer = tmp_path / "run.h5:epoch=1"
+    longer.write_bytes(path.read_bytes())
+    numpy.testing.assert_array_equal(load_vector(longer).value, vectors[1])
 
 
 def test_effect_pair_by_pair(tmp_path):

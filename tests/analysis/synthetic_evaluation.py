@@ -52,6 +52,8 @@ class SyntheticEvaluation:
     adapter: str = ""
     trained_on: str = "models/smollm2"
     vector_file: str = "runs/warmth.h5"
+    epoch: int = 2  # from 0
+    selected: str = ""  # how the vector was asked for
     test: str = "data/test.csv"
     draws: int = 1  # random directions
     draw_spread: float = 0.1  # half the range of the further draws' mean slopes
@@ -199,7 +201,8 @@ class SyntheticEvaluation:
         return {"model": self.model, "test": self.test, "test_tokens_hash": fingerprint(self.test),
                 "multipliers": list(self.multipliers), "seed": 42,
                 "model_fingerprint": fingerprint(self.model + self.adapter), "system_prompt": "Be brief.",
-                "vectors": [{"file": self.vector_file, "layer": 15, "epoch": 2, "step": 30, "weight": 1.0,
+                "vectors": [{"file": self.vector_file, "layer": 15, "epoch": self.epoch, "step": 30, "weight": 1.0,
+                             "selected": self.selected,
                              "norm": self.norm("vector"), "model": self.trained_on,
                              "model_fingerprint": fingerprint(self.trained_on)}]}
 

@@ -94,7 +94,8 @@ def test_safetensors_says_what_it_is(trained, tmp_path):
         assert list(file.keys()) == ["vector"]
         metadata = file.metadata()
     assert metadata["model"] == "models/größe"
-    assert (metadata["layer"], metadata["epoch"], metadata["step"]) == ("15", "0", "2")
+    assert (metadata["layer"], metadata["epoch"], metadata["step"]) == ("15", "1", "2")
+    assert metadata["epoch_counted_from"] == "1"
     assert metadata["multiplier"] == "-2"
     assert "output of block 15" in metadata["site"] and "every position" in metadata["site"]
     assert "chosen" in metadata["sign_convention"]

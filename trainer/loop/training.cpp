@@ -20,6 +20,7 @@
 #include "trainer/passes/pair_scores.hpp"
 #include "trainer/passes/scoring.hpp"
 #include "trainer/passes/steering.hpp"
+#include "trainer/records/best_epoch.hpp"
 #include "trainer/records/records.hpp"
 
 namespace bipo {
@@ -185,20 +186,38 @@ class Member {
     }
   }
 
-  // The saved record ends with the checkpoint's vector, the record in memory does not.
+  // The saved record ends with the checkpoint's vector and the complete one with the result; the
+  // record in memory does not.
   void save(RunStatus status) {
     std::vector<SavedVector>& vectors = record().vectors;
-    const bool adds = state().step > 0 && (vectors.empty() || vectors.back().step != state().step);
-    if (adds) {
+    const auto own = static_cast<std::ptrdiff_t>(vectors.size());
+    if (state().step > 0 && (vectors.empty() || vectors.back().step != state().step)) {
       vectors.push_back({state().vector, state().step, last_epoch()});
     }
-    observer().save(record(), status);
-    if (adds) {
-      vectors.pop_back();
+    if (status == RunStatus::kComplete && settings().ends_with_best) {
+      end_with_best(vectors);
     }
+    observer().save(record(), status);
+    vectors.erase(vectors.begin() + own, vectors.end());
+  }
+
+  bool is_out_of_patience() const {
+    return settings().patience > 0 &&
+           evaluations_since_best(record_.get().evals) >= settings().patience;
   }
 
  private:
+  // Repeats the row of the best epoch where it is not the last.
+  void end_with_best(std::vector<SavedVector>& vectors) const {
+    const auto best = best_epoch(record_.get().evals);
+    const auto found = std::find_if(vectors.begin(), vectors.end(), [&](const SavedVector& saved) {
+      return best && saved.step == best->step;
+    });
+    if (found != vectors.end() && found + 1 != vectors.end()) {
+      vectors.push_back(SavedVector(*found));
+    }
+  }
+
   // Returns "" for sane numbers.  `pairs`: of the step.
   std::string divergence_after(const StepRow& row, double pairs) const {
     const double longest = kMostResidualNorms * settings().residual_norm;
@@ -273,11 +292,16 @@ class Trainer {
     } else if (members_.front().ends_epoch()) {
       end_epoch();
     }
-    if (steps_done() < total && agree(/*ends_epoch=*/false).stop) {
-      save(RunStatus::kInterrupted);
-      return RunStatus::kInterrupted;
+    bool is_over = steps_done() == total;
+    if (!is_over) {
+      const Verdict verdict = agree(/*ends_epoch=*/false);
+      is_over = verdict.is_over;
+      if (verdict.stop && !is_over) {
+        save(RunStatus::kInterrupted);
+        return RunStatus::kInterrupted;
+      }
     }
-    while (steps_done() < total) {
+    while (!is_over) {
       std::vector<StepPlan> steps;
       for (Member& member : members_) {
         steps.push_back(member.plan_step(steps_done()));
@@ -291,7 +315,8 @@ class Trainer {
         end_epoch();
       }
       const Verdict verdict = agree(ends_epoch);
-      if (steps_done() == total) {
+      is_over = verdict.is_over || steps_done() == total;
+      if (is_over) {
         break;
       }
       if (verdict.stop) {
@@ -310,6 +335,7 @@ class Trainer {
   struct Verdict {
     bool stop;
     bool save;
+    bool is_over;  // before the end of the plan
   };
 
   // One pair of one member under one sign, in the pass that is being packed.
@@ -331,7 +357,8 @@ class Trainer {
       if (plan.pairs != first.settings().pairs || plan.batch_size != first.settings().batch_size ||
           plan.micro_batch != first.settings().micro_batch ||
           member.plan().total_steps() != first.total_steps() ||
-          member.state().step != steps_done()) {
+          member.state().step != steps_done() ||
+          (member.settings().patience > 0 && members_.size() > 1)) {
         throw BugError("vectors of different plans or at different steps in one pass");
       }
     }
@@ -575,15 +602,19 @@ class Trainer {
     return result;
   }
 
-  // One rank's stop stops all; world rank 0's clock decides when to save.
+  // One rank's stop stops all; world rank 0's clock decides when to save, its log when the
+  // training has lost its patience.
   Verdict agree(bool ends_epoch) {
     const bool stop = is_stop_requested();
     const bool save = is_save_due(ends_epoch);
-    const at::Tensor wishes = at::zeros({2}, at::kLong);
+    const bool is_over = members_.front().is_out_of_patience();
+    const at::Tensor wishes = at::zeros({3}, at::kLong);
     wishes[0] = stop ? 1 : 0;
-    wishes[1] = save && ranks_.world->rank() == 0 ? 1 : 0;
+    wishes[1] = save && is_writer() ? 1 : 0;
+    wishes[2] = is_over && is_writer() ? 1 : 0;
     ranks_.world->all_reduce(wishes, ReduceOp::kMax);
-    return {wishes[0].item<std::int64_t>() != 0, wishes[1].item<std::int64_t>() != 0};
+    const auto wished = [&](std::int64_t i) { return wishes[i].item<std::int64_t>() != 0; };
+    return {wished(0), wished(1), wished(2)};
   }
 
   // A save rewrites the whole log, so that its cost grows with the run: it is due only where it

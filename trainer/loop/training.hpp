@@ -25,6 +25,10 @@ struct TrainingSettings {
   std::vector<double> multipliers = {-1, 0, 1};
   std::int64_t eval_every = 1;  // epochs; 0: never
   double save_every = 30;       // seconds
+  bool ends_with_best = false;  // the saved result is the vector of best_epoch(), not the last one
+  // Evaluations without a better held-out margin after which the training is complete; 0: none.
+  // Only for a member that is alone.
+  std::int64_t patience = 0;
   // Norm of the residual stream at the layer, which the vector's is measured by; 0: not known.
   double residual_norm = 0;
 };
@@ -45,7 +49,7 @@ class TrainingObserver {
 
   // Called on world rank 0 only, by LastStep also on another thread, but never while on_failure()
   // or stop_requested() of a member of the pack runs.  The record's last vector is the
-  // checkpoint's.
+  // checkpoint's; that of a complete run with `ends_with_best` is the best epoch's once more.
   virtual void save(const TrainingRecord& record, RunStatus status) = 0;
 
   // Polled on every rank after each step; true on one rank stops all ranks at the same step.
@@ -94,8 +98,8 @@ class LastStep {
 // any answers explain, its vector is more than 100 times as long as the residual stream, or its
 // gradient was exactly zero in as many steps on end as an epoch has.
 // Returns kInterrupted after a stop, otherwise kComplete: every member that has not failed is at
-// the end of its plan.  Where the state at the end of an epoch was saved without the evaluation
-// that is due there, that is made first.  Collective over: world
+// the end of its plan, or out of patience.  Where the state at the end of an epoch was saved
+// without the evaluation that is due there, that is made first.  Collective over: world
 RunStatus train(const Decoder& decoder, const ActivationCache& cache,
                 const ActivationCache* held_out, std::int64_t layer,
                 const std::vector<TrainingMember>& members, const Ranks& ranks,

@@ -40,12 +40,13 @@ def vector_names(evaluations: Sequence[Evaluation]) -> list[str]:
     files = iter(_shortest([vector.path for vectors in used for vector in vectors]))
     named = [[(vector, next(files)) for vector in vectors] for vectors in used]
     plainly = [" + ".join(_weighted(file, vector.weight) for vector, file in vectors) for vectors in named]
-    # One file may hold the vectors of several epochs.
+    # One file may hold the vectors of several epochs; one that was chosen is named.
     epochs = [tuple(vector.epoch for vector in vectors) for vectors in used]
     tell = len(set(zip(plainly, epochs, strict=True))) > len(set(plainly))
-    return [(name if not tell else " + ".join(
-        f"{_weighted(file, vector.weight)} of epoch {vector.epoch + 1}" if vector.epoch is not None else file
-        for vector, file in vectors)) or VECTOR for name, vectors in zip(plainly, named, strict=True)]
+    return [" + ".join(
+        f"{_weighted(file, vector.weight)} of epoch {vector.epoch + 1}"
+        if vector.epoch is not None and (tell or vector.selected) else _weighted(file, vector.weight)
+        for vector, file in vectors) or VECTOR for vectors in named]
 
 
 def data_names(evaluations: Sequence[Evaluation]) -> list[str]:

@@ -160,7 +160,8 @@ def _best_table(section: Section) -> Markup:
              number(row["vector_norm"]), _best_epoch(row)] for _, row in cells.iterrows()]
     return joined((element("h3", "Best cells"), table(headers, rows), element(
         "p", "By the swing of accuracy at the last evaluation, then of the margin. Best epoch: the one, counted from "
-        "1, whose evaluation had the largest swing, with that swing; it is chosen on the held-out pairs themselves.",
+        "1, whose evaluation had the largest swing of margin, with its swing of accuracy; it is chosen on the held-out "
+        "pairs themselves.",
         class_="note")))
 
 

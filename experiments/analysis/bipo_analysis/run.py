@@ -25,7 +25,8 @@ class Run:
 
     `steps` and `evals` are the tables /steps and /evals with the columns that docs/files.md describes; both may be
     empty.  `vectors` holds one row per saved epoch, float32; `vector_steps` (optimiser steps done) and
-    `vector_epochs` (from 0) stand beside it.  `eval_samples` are the single pairs of the evaluations, if known.
+    `vector_epochs` (from 0) stand beside it; `result_row` is the row that the run ended with, the last one unless
+    `--select best` chose another.  `eval_samples` are the single pairs of the evaluations, if known.
     `step_rows`, `eval_rows` and `sample_rows` are these tables as stored, because frames of hundreds of runs take
     seconds to make.
     """
@@ -39,6 +40,7 @@ class Run:
     vector_steps: numpy.ndarray
     vector_epochs: numpy.ndarray
     sample_rows: numpy.ndarray | None = None
+    result_row: int = -1
 
     @cached_property
     def steps(self) -> pandas.DataFrame:
@@ -68,8 +70,8 @@ class Run:
 
     @property
     def final_vector(self) -> numpy.ndarray | None:
-        """The last saved vector; None before the first save of one."""
-        return self.vectors[-1] if len(self.vectors) else None
+        """The vector that the run ended with; None before the first save of one."""
+        return self.vectors[self.result_row] if len(self.vectors) else None
 
 
 def load_run(path: str | Path) -> Run:
@@ -90,7 +92,12 @@ def read_run(group: h5py.Group, name: str) -> Run:
     settings = json.loads(str(attributes["config"]))
     if not isinstance(settings, dict):
         raise ValueError("the attribute config is not a JSON object")
-    return Run(name, attributes, settings,
-               *(checked_values(group[part]) for part in (
-                   "steps", "evals", "vectors/value", "vectors/step", "vectors/epoch")),
-               checked_values(group["eval_samples"]) if "eval_samples" in group else None)
+    steps, evals, vectors, vector_steps, vector_epochs = (checked_values(group[part]) for part in (
+        "steps", "evals", "vectors/value", "vectors/step", "vectors/epoch"))
+    result_row = -1
+    if len(vector_steps) > 1 and vector_steps[-1] < vector_steps[-2]:
+        # --select best repeats the row of its epoch at the end.
+        result_row = int(numpy.argmax(vector_steps == vector_steps[-1]))
+        vectors, vector_steps, vector_epochs = vectors[:-1], vector_steps[:-1], vector_epochs[:-1]
+    return Run(name, attributes, settings, steps, evals, vectors, vector_steps, vector_epochs,
+               checked_values(group["eval_samples"]) if "eval_samples" in group else None, result_row)

@@ -16,7 +16,7 @@ from .wording import NO_BREAK, counted, number, percent, point_range, points, si
 # A vector shorter than this share of the residual stream's norm hardly moves a model.
 SHORT = 0.005
 # What the best epoch is chosen by.
-SWING = "the largest swing of accuracy, then of margin"
+SWING = "the largest swing of margin"
 CHANGES = "raise --lr, shorten the warm-up or train for more epochs"
 
 
@@ -106,8 +106,8 @@ def _best(run: Run) -> list[str]:
     own = table[table["epoch"] == best - 1].iloc[-1]
     where = "the last one" if best == last else f"not the last one, {last}"
     return [f"Epoch {best}, counted from 1, is the best of {len(table)} evaluations by {SWING} "
-            f"({points(own['accuracy_plus'] - own['accuracy_minus'])}, "
-            f"{number(float(own['margin_plus'] - own['margin_minus']))} nats): {where}. It is chosen on the held-out "
+            f"({number(float(own['margin_plus'] - own['margin_minus']))} nats, of accuracy "
+            f"{points(own['accuracy_plus'] - own['accuracy_minus'])}): {where}. It is chosen on the held-out "
             "pairs themselves, so it looks a little better than it is."]
 
 

@@ -20,9 +20,9 @@ from .summary import outcomes
 if TYPE_CHECKING:
     import torch
 
-# FILE, FILE:best or FILE:epoch=3, each with @WEIGHT behind it where it has one.
-_SPEC = re.compile(r"(?P<file>.+?)(?::(?:(?P<best>best)|epoch=(?P<epoch>\d+)))?"
-                   r"(?:@(?P<weight>[-+]?[\d.]+(?:e[-+]?\d+)?))?")
+# FILE, FILE:best, FILE:last or FILE:epoch=3, each with @WEIGHT behind it where it has one.
+_WEIGHT = re.compile(r"(?P<file>.+)@(?P<weight>[-+]?[\d.]+(?:e[-+]?\d+)?)")
+_SELECTION = re.compile(r"(?P<file>.+):(?P<selection>best|last|epoch=(?P<epoch>\d+))")
 POSITIONS = ("all", "answer")
 
 
@@ -36,29 +36,35 @@ class SteeringVector:
 
 
 def load_vector(spec: str | Path | Run) -> SteeringVector:
-    """The last vector of a run, or the one that `spec` names.
+    """The vector that a run ended with, or the one that `spec` names, as `--vector` of the program does.
 
-    "run.h5", "run.h5:best" (the epoch with the largest swing of held-out accuracy, then of margin), "run.h5:epoch=3"
-    (counted from 1); "@0.5" behind any of them is a weight.  Raises AnalysisError for what is not there.
+    "run.h5", "run.h5:best" (the epoch with the largest held-out margin at +1 less that at -1), "run.h5:last",
+    "run.h5:epoch=3" (counted from 1); "@0.5" behind any of them is a weight.  A file that exists under the longer name
+    is meant before one of a shorter name.  Raises AnalysisError for what is not there.
     """
     if isinstance(spec, Run):
         return SteeringVector(spec.layer, _chosen(spec, spec.name, "", ""), spec.name)
-    match = None if Path(spec).is_file() else _SPEC.fullmatch(str(spec))
-    parts = match.groupdict() if match else {"file": str(spec), "best": None, "epoch": None, "weight": None}
-    try:
-        weight = float(parts["weight"] or 1)
-    except ValueError as error:
-        raise AnalysisError(f"{spec}: the weight behind @ is not a number") from error
-    run = load_run(parts["file"])
-    value = _chosen(run, parts["file"], parts["best"] or "", parts["epoch"] or "")
-    return SteeringVector(run.layer, numpy.float32(weight) * value, str(spec))
+    file, weight, selection, epoch = str(spec), 1.0, "", ""
+    if not Path(file).exists() and (weighted := _WEIGHT.fullmatch(file)):
+        file = weighted["file"]
+        try:
+            weight = float(weighted["weight"])
+        except ValueError as error:
+            raise AnalysisError(f"{spec}: the weight behind @ is not a number") from error
+    if not Path(file).exists() and (selected := _SELECTION.fullmatch(file)):
+        file, selection, epoch = selected["file"], selected["selection"], selected["epoch"] or ""
+    run = load_run(file)
+    return SteeringVector(run.layer, numpy.float32(weight) * _chosen(run, file, selection, epoch), str(spec))
 
 
-def _chosen(run: Run, file: str, best: str, epoch: str) -> numpy.ndarray:
+def _chosen(run: Run, file: str, selection: str, epoch: str) -> numpy.ndarray:
     if len(run.vectors) == 0:
         raise AnalysisError(f"{file}: no vector was saved yet")
-    if not best and not epoch:
+    if not selection:
+        return run.vectors[run.result_row]
+    if selection == "last":
         return run.vectors[-1]
+    best = selection == "best"
     wanted = int(epoch) - 1 if epoch else int(outcomes(run.evals).get("best_epoch", -1))  # type: ignore[call-overload]
     if best and wanted < 0:
         raise AnalysisError(f"{file}: no epoch is the best, for nothing was evaluated at multipliers -1 and 1")

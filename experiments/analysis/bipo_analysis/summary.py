@@ -143,19 +143,17 @@ def _evaluation_rows(evals: Table) -> list[dict[str, float]]:
 def outcomes(evals: Table) -> dict[str, object]:
     """The columns from OUTCOMES to best_...: the last evaluation and the best one.
 
-    The best has the largest swing of accuracy, then of margin, and of equal ones is the earlier.
+    The best has the largest swing of margin, that at +1 less that at -1, and of equal ones is the earliest; the
+    program chooses by the same rule.
     """
     rows = _evaluation_rows(evals)
     if not rows:
         return {}
     found: dict[str, object] = {name: float(rows[-1][name]) for name in OUTCOMES}
-    sides = ([row[name] for row in rows] for name in ("accuracy_plus", "accuracy_minus", "margin_plus",
-                                                      "margin_minus"))
-    swings = [(accuracy_plus - accuracy_minus, margin_plus - margin_minus, -index) for index,
-              (accuracy_plus, accuracy_minus, margin_plus, margin_minus) in enumerate(zip(*sides, strict=True))]
+    swings = [(row["margin_plus"] - row["margin_minus"], -index) for index, row in enumerate(rows)]
     known = [swing for swing in swings if not math.isnan(swing[0])]
     if known:
-        best = rows[-max(known)[2]]
+        best = rows[-max(known)[1]]
         found["best_epoch"] = int(best["epoch"])
         found.update({f"best_{name}": float(best[name]) for name in OUTCOMES})
     return found

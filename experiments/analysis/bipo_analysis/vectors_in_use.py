@@ -24,15 +24,17 @@ class VectorInUse:
     fingerprint: str  # of that model
     path: str
     epoch: int | None  # from 0
+    selected: str = ""  # "best", "last", "epoch=3"; empty: what the run ended with
 
     @property
     def words(self) -> str:
-        """"warmth.h5 (layer 15, norm 3.20, trained on smollm2)"."""
+        """"warmth.h5 (layer 15, epoch 3, norm 3.20, trained on smollm2)"."""
         layer = "" if self.layer is None else f"layer {self.layer}"
+        epoch = "" if self.epoch is None else f"epoch {self.epoch + 1}{' (best)' if self.selected == 'best' else ''}"
         weight = f"weight {plain(self.weight)}" if self.weight != 1 else ""
         norm = "" if math.isnan(self.norm) else f"norm {number(self.norm)}"
         trained_on = f"trained on {self.trained_on}" if self.trained_on else ""
-        known = [part for part in (layer, weight, norm, trained_on) if part]
+        known = [part for part in (layer, epoch, weight, norm, trained_on) if part]
         return f"{self.file} ({', '.join(known)})" if known else self.file
 
 
@@ -57,11 +59,14 @@ def is_own_model(evaluation: Evaluation) -> bool:
 
 
 def _vector(entry: dict[str, object]) -> VectorInUse:
-    layer, epoch = entry.get("layer"), entry.get("epoch")
+    layer = entry.get("layer")
+    # No training made the vector of step 0.
+    epoch = entry.get("epoch") if entry.get("step") else None
     return VectorInUse(last_part(entry.get("file")), layer if isinstance(layer, int) else None,
                        _figure(entry.get("weight"), 1.0), _figure(entry.get("norm"), math.nan),
                        last_part(entry.get("model")), str(entry.get("model_fingerprint") or ""),
-                       str(entry.get("file") or ""), epoch if isinstance(epoch, int) else None)
+                       str(entry.get("file") or ""), epoch if isinstance(epoch, int) else None,
+                       str(entry.get("selected") or ""))
 
 
 def _figure(value: object, otherwise: float) -> float:

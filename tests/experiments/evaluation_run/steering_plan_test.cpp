@@ -43,7 +43,7 @@ EvaluateOptions options_of(std::vector<double> multipliers, bool random_control 
   EvaluateOptions options;
   options.multipliers = std::move(multipliers);
   options.random_control = random_control;
-  options.caa = "caa.h5";
+  options.caa.file = "caa.h5";
   return options;
 }
 
@@ -73,6 +73,23 @@ TEST(PlanSteering, ZeroHasNoSign) {
       plan_steering({in_use({3, 4}, 1, 1), in_use({1, 1}, 0, 1)}, std::nullopt, options_of({-1}));
   ASSERT_EQ(plan.coefficients, (Settings{{0, 0}, {-1, 0}}));
   EXPECT_FALSE(std::signbit(plan.coefficients[1][1]));
+}
+
+TEST(PlanSteering, TheWeightOfTheMeanDifferenceIsAShareOfTheNorm) {
+  EvaluateOptions options = options_of({1}, /*random_control=*/true);
+  options.caa.weight = -0.5;
+  const SteeringPlan plan = plan_steering(two_of_one_layer(), stored({0, 0.25}, 1), options);
+  ASSERT_EQ(plan.vectors.size(), 4U);
+  EXPECT_EQ(plan.vectors[2].value, (Values{0, -2.5}));
+  ASSERT_EQ(plan.directions.size(), 3U);
+  EXPECT_DOUBLE_EQ(plan.directions[0].norm, 5);
+  EXPECT_DOUBLE_EQ(plan.directions[1].norm, 2.5);
+  EXPECT_DOUBLE_EQ(plan.directions[2].norm, 5);
+  options.caa.weight = 0;
+  expect_parts(error_of<UserError>([&] {
+                 plan_steering(two_of_one_layer(), stored({0, 0.25}, 1), options);
+               }),
+               {"--caa caa.h5", "weight is 0"});
 }
 
 TEST(PlanSteering, TheMeanDifferenceIsScaledToTheNormOfTheSum) {

@@ -120,6 +120,29 @@ TEST(Inspect, EvaluationsStandByEpochAndMultiplier) {
 )");
 }
 
+TEST(Inspect, TheBestEpochIsNamedFromOne) {
+  RunRecord record = sample_run(6);
+  for (EvalRow& row : record.evals) {
+    row.multiplier = row.multiplier == 1.5 ? 1 : row.multiplier;
+  }
+  record.evals[5].margin = 7.25;  // at +1 after the second epoch, where that at -1 is -2
+  EXPECT_EQ(section(record, "Held-out pairs").back(),
+            "  best epoch: 2 of 3 evaluated, held-out margin +9.2500 nats (at +1 less that at -1)");
+}
+
+TEST(Inspect, ACompleteRunThatLostItsPatienceSaysSo) {
+  RunRecord record = sample_run(6);
+  for (EvalRow& row : record.evals) {
+    row.multiplier = row.multiplier == 1.5 ? 1 : row.multiplier;
+  }
+  record.attributes.config = R"({"epochs":9,"max_steps":0,"patience":2})";
+  record.attributes.status = RunStatus::kComplete;
+  EXPECT_EQ(section(record, "Progress").back(),
+            "  ended early    no larger held-out margin in 2 evaluations (--patience)");
+  record.attributes.config = R"({"epochs":3,"max_steps":0,"patience":2})";
+  EXPECT_EQ(section(record, "Progress").back().find("early"), std::string::npos);
+}
+
 TEST(Inspect, NonFiniteNumbersShowAsSuch) {
   RunRecord record = sample_run(1);
   record.steps[0].loss = std::numeric_limits<double>::quiet_NaN();

@@ -16,6 +16,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <limits>
+#include <optional>
 #include <tuple>
 
 #include "collectives/foundation/errors.hpp"
@@ -716,6 +717,73 @@ TEST_F(RunFileTest, OnlyTempsOfThisHostsGoneWritersAreStale) {
   std::sort(expected.begin(), expected.end());
   EXPECT_EQ(names(), expected);
   EXPECT_NO_THROW(remove_stale_temps(directory_ / "none" / "run.h5"));
+}
+
+// Three epochs, evaluated at -1 and +1, of which the second has the largest margin between them.
+RunRecord run_with_a_best_epoch() {
+  RunRecord record = sample_run(6);
+  for (EvalRow& row : record.evals) {
+    row.multiplier = row.multiplier == 1.5 ? 1 : row.multiplier;
+  }
+  record.evals[5].margin = 7.25;
+  return record;
+}
+
+VectorSelection epoch_number(std::int64_t epoch) {
+  return {VectorSelection::Kind::kEpoch, epoch};
+}
+
+TEST_F(RunFileTest, AVectorIsChosenByItsEpoch) {
+  RunRecord record = run_with_a_best_epoch();
+  write_run_file(file(), record);
+  const auto chosen = [&](const VectorSelection& selection) {
+    return read_stored_vector(file(), selection);
+  };
+  EXPECT_EQ(chosen({}).step, 6);
+  EXPECT_EQ(chosen({VectorSelection::Kind::kLast}).step, 6);
+  const StoredVector best = chosen({VectorSelection::Kind::kBest});
+  EXPECT_EQ(best.step, 4);
+  EXPECT_EQ(best.value, record.vectors[1].value);
+  EXPECT_EQ(epoch_text(best), "epoch 2 of 3, the best");
+  EXPECT_EQ(chosen(epoch_number(1)).value, record.vectors[0].value);
+  EXPECT_EQ(epoch_text(chosen(epoch_number(1))), "epoch 1 of 3");
+  expect_parts(error_of<UserError>([&] { chosen(epoch_number(4)); }),
+               {"no vector of epoch 4", "its epochs are 1 to 3"});
+
+  record.vectors.push_back(record.vectors[1]);  // as --select best ends a file
+  write_run_file(file(), record);
+  EXPECT_EQ(chosen({}).step, 4);
+  EXPECT_EQ(chosen({VectorSelection::Kind::kLast}).step, 6);
+  expect_parts(error_of<UserError>([&] { chosen(epoch_number(4)); }), {"its epochs are 1 to 3"});
+}
+
+TEST_F(RunFileTest, WithoutEvaluationsNoEpochIsTheBest) {
+  write_run_file(file(), sample_run(6));  // evaluated at -1, 0 and 1.5
+  expect_parts(
+      error_of<UserError>([&] { read_stored_vector(file(), {VectorSelection::Kind::kBest}); }),
+      {"run.h5: no epoch is the best", "-1 and 1", "run.h5:epoch=N, N from 1 to 3", "--test"});
+}
+
+std::optional<std::int64_t> stored_best_epoch(const fs::path& path) {
+  const hdf5::Handle file = hdf5::open_file(path.string());
+  const hdf5::Handle evals = hdf5::open_dataset(file, "evals");
+  const auto names = hdf5::attribute_names(evals);
+  return std::find(names.begin(), names.end(), "best_epoch") == names.end()
+             ? std::nullopt
+             : std::optional(hdf5::read_integer_attribute(evals, "best_epoch"));
+}
+
+TEST_F(RunFileTest, TheEvaluationsNameTheBestEpochAsTheirRowsCount) {
+  write_run_file(file(), sample_run(6));
+  EXPECT_EQ(stored_best_epoch(file()), std::nullopt);
+  RunRecord record = run_with_a_best_epoch();
+  write_run_file(file(), record);
+  EXPECT_EQ(stored_best_epoch(file()), 1);
+  record = read_run_to_continue(file());
+  EXPECT_FALSE(record.additions) << "the attribute is the program's own";
+  record.evals.back().margin = 99;
+  write_run_file(file(), record);
+  EXPECT_EQ(stored_best_epoch(file()), 2);
 }
 
 TEST(RunStatusNames, AreTheDesigns) {

@@ -3,11 +3,15 @@
 #include "experiments/settings/fields.hpp"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <filesystem>
+#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -16,6 +20,8 @@
 
 namespace bipo {
 namespace {
+
+namespace fs = std::filesystem;
 
 using Json = nlohmann::ordered_json;
 using Keys = std::set<std::string>;
@@ -81,7 +87,9 @@ const std::vector<Example>& later_examples() {
                                            {"answer-pairs", "answer_pairs", "all", "all"},
                                            {"max-pairs", "max_pairs", "60", 60},
                                            {"max-test-pairs", "max_test_pairs", "20", 20},
-                                           {"data-seed", "data_seed", "0", 0}};
+                                           {"data-seed", "data_seed", "0", 0},
+                                           {"select", "select", "best", "best"},
+                                           {"patience", "patience", "3", 3}};
   return all;
 }
 
@@ -211,7 +219,7 @@ TEST(TrainFields, HelpShowsTheValuesOfTheStructAsDefaults) {
 TEST(TrainFields, TheDefaultThatHelpShowsGivesTheStructsValue) {
   const Keys in_words = {"adapter",   "test",          "micro-batch",   "dp",
                          "threads",   "system-prompt", "template-date", "template-arg",
-                         "cache-dir", "columns",       "data-seed"};
+                         "cache-dir", "columns",       "data-seed",     "continue-from"};
   TrainOptions options;
   auto groups = train_fields(options);
   const Json before = stored_settings(groups);
@@ -225,11 +233,11 @@ TEST(TrainFields, TheDefaultThatHelpShowsGivesTheStructsValue) {
       }
     }
   }
-  EXPECT_EQ(checked, 31);
+  EXPECT_EQ(checked, 33);
 }
 
 // Files are those of versions without these settings where they are not used.
-TEST(TrainFields, SettingsOfTheDataAreStoredWhereTheyAreUsed) {
+TEST(TrainFields, LaterSettingsAreStoredWhereTheyAreUsed) {
   TrainOptions options;
   auto groups = train_fields(options);
   const Json before = stored_settings(groups);
@@ -291,8 +299,10 @@ TEST(SettingsTable, ShowsWhatZeroMeansAndWhatNotesAdd) {
   const std::vector<SettingGroup> table = settings_table(groups, notes);
   ASSERT_EQ(table.size(), 2U);
   EXPECT_EQ(table[0].title, "Evaluation and saving");
-  EXPECT_EQ(table[0].settings,
-            (Rows{{"multipliers", "-1,0.5 (two)"}, {"eval-every", "never"}, {"save-every", "0"}}));
+  EXPECT_EQ(table[0].settings, (Rows{{"multipliers", "-1,0.5 (two)"},
+                                     {"eval-every", "never"},
+                                     {"select", "last"},
+                                     {"save-every", "0"}}));
   EXPECT_EQ(table[1].title, "Steps");
   EXPECT_EQ(table[1].settings, (Rows{{"max-steps", "no limit (as wished)"}, {"AdamW", "betas"}}));
 }
@@ -316,6 +326,78 @@ TEST(SettingsTable, ShowsValuesAsAPersonReadsThem) {
   EXPECT_EQ(shown["template-date"], "2020-02-29");
   EXPECT_EQ(shown["max-length"], "the model's context");
   EXPECT_EQ(shown["lr"], "0.0005");
+}
+
+class VectorChoiceTest : public ::testing::Test {
+ protected:
+  VectorChoiceTest()
+      : directory_(fs::path(::testing::TempDir()) /
+                   ("vector_choice_test_" + std::to_string(getpid()))) {
+    fs::create_directory(directory_);
+  }
+  ~VectorChoiceTest() override { fs::remove_all(directory_); }
+
+  std::string make(const std::string& name) const {
+    const fs::path path = directory_ / name;
+    std::ofstream(path) << "x";
+    return path.string();
+  }
+
+ private:
+  fs::path directory_;
+};
+
+// What a text is understood as: file, selection, weight.
+using Understood = std::tuple<std::string, std::string, double>;
+
+Understood understood(const std::string& text) {
+  const VectorChoice choice = parse_vector_choice(text);
+  return {choice.file.string(), to_string(choice.selection), choice.weight};
+}
+
+TEST_F(VectorChoiceTest, EndingsChooseAnEpochAndAWeight) {
+  for (const std::string& file : {make("run.h5"), std::string("no/such/run.h5")}) {
+    EXPECT_EQ(understood(file), Understood(file, "", 1));
+    EXPECT_EQ(understood(file + "@0.5"), Understood(file, "", 0.5));
+    EXPECT_EQ(understood(file + "@-2e-1"), Understood(file, "", -0.2));
+    EXPECT_EQ(understood(file + ":best"), Understood(file, "best", 1));
+    EXPECT_EQ(understood(file + ":last"), Understood(file, "last", 1));
+    EXPECT_EQ(understood(file + ":epoch=12"), Understood(file, "epoch=12", 1));
+    EXPECT_EQ(understood(file + ":best@0.5"), Understood(file, "best", 0.5));
+    const VectorChoice choice = parse_vector_choice(file + ":epoch=12@0.5");
+    EXPECT_EQ(choice_text(choice, file), file + ":epoch=12@0.5");
+  }
+}
+
+TEST_F(VectorChoiceTest, AFileOfTheLongerNameIsMeant) {
+  const std::string file = make("run.h5");
+  const std::string weighted = make("run.h5@0.5");
+  const std::string selected = make("run.h5:best");
+  const std::string both = make("run.h5:epoch=3@2");
+  EXPECT_EQ(understood(weighted), Understood(weighted, "", 1));
+  EXPECT_EQ(understood(weighted + ":best"), Understood(weighted, "best", 1));
+  EXPECT_EQ(understood(selected), Understood(selected, "", 1));
+  EXPECT_EQ(understood(selected + "@0.5"), Understood(selected, "", 0.5));
+  EXPECT_EQ(understood(both), Understood(both, "", 1));
+  EXPECT_EQ(understood(file + ":last"), Understood(file, "last", 1));
+}
+
+TEST_F(VectorChoiceTest, OtherEndingsBelongToTheName) {
+  EXPECT_EQ(understood("a@b.h5"), Understood("a@b.h5", "", 1));
+  EXPECT_EQ(understood("a:b.h5"), Understood("a:b.h5", "", 1));
+  EXPECT_EQ(understood("run.h5@inf"), Understood("run.h5@inf", "", 1));
+}
+
+TEST_F(VectorChoiceTest, WhatIsWrongIsSaid) {
+  const std::string file = make("run.h5");
+  const auto rule = [](const std::string& text) {
+    return error_of<UserError>([&] { parse_vector_choice(text); });
+  };
+  testing::expect_parts(rule(file + ":bset"), {"best, last and epoch=N", "'bset'"});
+  testing::expect_parts(rule("run.h5:epoch=0"), {"counted from 1", "'epoch=0'"});
+  testing::expect_parts(rule("run.h5:epoch=two"), {"'epoch=two'"});
+  testing::expect_parts(rule(""), {"must name a run file"});
+  testing::expect_parts(rule("@0.5"), {"must name a run file"});
 }
 
 }  // namespace

@@ -629,6 +629,44 @@ TEST(CommandLine, ResumeAndOverwriteExcludeEachOther) {
   expect_parts(train_error({"--resume", "--overwrite"}), {"--resume", "--overwrite"});
 }
 
+TEST(ExportOptions, NameAnEpochBehindTheFile) {
+  const auto vector = [](const std::string& word) {
+    const auto parsed =
+        parse_command_line({"export", word, "--format", "npy", "--out", "vector.npy"});
+    return std::get<ExportOptions>(parsed).vector;
+  };
+  EXPECT_EQ(vector("run.h5:best@0.5").file, "run.h5");
+  EXPECT_EQ(vector("run.h5:best@0.5").weight, 0.5);
+  EXPECT_EQ(to_string(vector("run.h5:best@0.5").selection), "best");
+  expect_parts(error_of({"export", "run.h5:epoch=0", "--format", "npy", "--out", "v.npy"}),
+               {"'run.h5:epoch=0'", "counted from 1"});
+}
+
+TEST(CommandLine, WhatComparesEpochsNeedsHeldOutMargins) {
+  EXPECT_EQ(parsed({"--test", "t.csv", "--select", "best"}).select, Select::kBest);
+  EXPECT_EQ(parsed({"--test", "t.csv", "--patience", "2"}).patience, 2);
+  EXPECT_EQ(parsed({}).select, Select::kLast);
+  EXPECT_EQ(parsed({}).patience, 0);
+  for (const Words& option : {Words{"--select", "best"}, Words{"--patience", "2"}}) {
+    const auto error = [&](const Words& others) {
+      Words words = option;
+      words.insert(words.end(), others.begin(), others.end());
+      return train_error(words);
+    };
+    expect_parts(error({}), {option[0], "needs --test"});
+    expect_parts(error({"--test", "t.csv", "--eval-every", "0"}), {option[0], "--eval-every 0"});
+    expect_parts(error({"--test", "t.csv", "--multipliers", "-1,0,2"}),
+                 {option[0], "-1 and 1 among the --multipliers"});
+  }
+}
+
+TEST(CommandLine, ARunContinuesFromAVectorByItsName) {
+  EXPECT_TRUE(parsed({}).continue_from.empty());
+  const VectorChoice choice = parsed({"--continue-from", "old.h5:epoch=3"}).continue_from;
+  EXPECT_EQ(choice.file, "old.h5");
+  EXPECT_EQ(choice.selection.epoch, 3);
+}
+
 TEST(CommandLine, MicroBatchIsPartOfTheBatch) {
   EXPECT_EQ(parsed({"--micro-batch", "4"}).micro_batch, 4);
   expect_parts(train_error({"--micro-batch", "5"}), {"--micro-batch 5", "--batch-size 4"});
@@ -983,10 +1021,12 @@ TEST(Help, ListsEveryOptionOfTheDesignOnALineOfItsOwn) {
                            "layer",
                            "out",
                            "resume",
+                           "continue-from",
                            "overwrite",
                            "dry-run",
                            "epochs",
                            "max-steps",
+                           "patience",
                            "batch-size",
                            "micro-batch",
                            "lr",
@@ -1002,6 +1042,7 @@ TEST(Help, ListsEveryOptionOfTheDesignOnALineOfItsOwn) {
                            "seed",
                            "multipliers",
                            "eval-every",
+                           "select",
                            "save-every",
                            "dtype",
                            "device",
