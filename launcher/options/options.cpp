@@ -410,7 +410,8 @@ Command parse_inspect(const std::vector<std::string>& given) {
   std::stable_partition(words.begin(), words.end(),
                         [](const std::string& word) { return !is_long_option(word); });
   return parse_after_path(&InspectOptions::run_file, inspect_table, words,
-                          "inspect takes one run file first; `bipo-dist inspect run.h5`");
+                          "inspect takes one run file first; `bipo-dist inspect run.h5`",
+                          parse_path);
 }
 
 struct CommandEntry {
