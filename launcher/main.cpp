@@ -1,5 +1,6 @@
 // The program: parses the command line, runs the command, and turns exceptions into exit codes.
 #include <c10/util/Exception.h>
+#include <unistd.h>
 
 #include <exception>
 #include <iostream>
@@ -15,6 +16,7 @@
 #include "collectives/watch/watch.hpp"
 #include "experiments/files/trial_process.hpp"
 #include "experiments/progress/stop_signals.hpp"
+#include "experiments/progress/terminal.hpp"
 #include "experiments/settings/settings.hpp"
 #include "launcher/bench/bench.hpp"
 #include "launcher/commands/commands.hpp"
@@ -25,8 +27,9 @@ namespace {
 using namespace bipo;
 
 void complain(const std::string& message) {
+  const Colour colour = shows_colours(STDERR_FILENO) ? Colour::kRed : Colour::kNone;
   // One write, so that lines of several ranks do not mix.
-  std::cerr << "bipo-dist: " + message + "\n" << std::flush;
+  std::cerr << coloured("bipo-dist:", colour) + " " + message + "\n" << std::flush;
 }
 
 // Commands of one process need no MPI (it may not work on a login node).
@@ -36,6 +39,7 @@ struct RunLocally {
     return kExitDone;
   }
   std::optional<int> operator()(const InspectOptions& o) const { return run_inspect_command(o); }
+  std::optional<int> operator()(const WatchOptions& o) const { return run_watch_command(o); }
   std::optional<int> operator()(const ShowDataOptions& o) const { return run_data_command(o); }
   std::optional<int> operator()(const CollectOptions& o) const { return run_collect_command(o); }
   std::optional<int> operator()(const ExportOptions& o) const { return run_export_command(o); }

@@ -15,6 +15,7 @@
 #include "datasets/text/bos_rule.hpp"
 #include "datasets/text/template_date.hpp"
 #include "datasets/text/train_turns.hpp"
+#include "experiments/progress/progress.hpp"
 #include "experiments/sweeps/sweep_axes.hpp"
 
 namespace bipo {
@@ -80,7 +81,7 @@ struct CacheOptions {
 };
 
 // Settings that the cells of a sweep share: those of a training run except for its axes.
-struct TrainingOptions : TextOptions, MachineOptions, CacheOptions {
+struct TrainingOptions : TextOptions, MachineOptions, CacheOptions, ReportOptions {
   std::filesystem::path model;
   std::filesystem::path adapter;  // empty: none
   bool check_weights = false;
@@ -106,6 +107,7 @@ struct TrainingOptions : TextOptions, MachineOptions, CacheOptions {
 struct TrainOptions : TrainingOptions {
   std::int64_t layer = -1;
   std::filesystem::path out;
+  std::filesystem::path log_jsonl;  // empty: none
   bool resume = false;
   bool overwrite = false;
   double lr = 5e-4;
@@ -170,7 +172,7 @@ struct PlanOptions : TextOptions, WorkloadOptions {
 };
 
 // Extraction: a direction computed from the same pairs without training.
-struct ExtractOptions : TextOptions, MachineOptions {
+struct ExtractOptions : TextOptions, MachineOptions, ReportOptions {
   std::string method = "caa";
   std::filesystem::path model;
   std::filesystem::path adapter;  // empty: none
@@ -190,7 +192,7 @@ struct VectorChoice {
 };
 
 // Vectors in use: a whole model, vectors, and the multipliers to try.
-struct SteeringOptions : TextOptions, MachineOptions {
+struct SteeringOptions : TextOptions, MachineOptions, ReportOptions {
   std::filesystem::path model;    // empty: judge files only (evaluate)
   std::filesystem::path adapter;  // empty: none
   std::vector<VectorChoice> vectors;
@@ -264,6 +266,13 @@ struct ShowDataOptions : TextOptions {
   std::filesystem::path file;
   std::filesystem::path model;
   bool json = false;
+};
+
+// Follows a sweep's directory, a run file, or a log of --log-jsonl.
+struct WatchOptions {
+  std::filesystem::path path;
+  double every = 5;  // seconds
+  bool once = false;
 };
 
 struct InspectOptions {

@@ -29,6 +29,7 @@ CommandTable generate_table(GenerateOptions& options);
 CommandTable export_table(ExportOptions& options);
 CommandTable import_table(ImportOptions& options);
 CommandTable data_table(ShowDataOptions& options);
+CommandTable watch_table(WatchOptions& options);
 CommandTable evaluate_table(EvaluateOptions& options);
 
 }  // namespace bipo

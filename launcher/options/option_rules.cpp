@@ -126,6 +126,11 @@ void require_measurement(const EvaluateOptions& options, const GivenNames& given
 }  // namespace
 
 void require_consistent(const TrainOptions& options, const GivenNames&) {
+  if (!options.log_jsonl.empty() && options.log_jsonl == options.out) {
+    throw UserError(
+        "--log-jsonl and --out name the same file: the log is a file of its own beside the run "
+        "file");
+  }
   if (options.resume && options.overwrite) {
     throw UserError(
         "--resume and --overwrite exclude each other: --resume continues the run file, "

@@ -342,6 +342,12 @@ Command parse_import(const std::vector<std::string>& words) {
       "run.h5`");
 }
 
+Command parse_watch(const std::vector<std::string>& words) {
+  return parse_after_path(&WatchOptions::path, watch_table, words,
+                          "watch takes the directory of a sweep, a run file or a log of steps "
+                          "first; `bipo-dist watch run.h5`");
+}
+
 Command parse_inspect(const std::vector<std::string>& words) {
   if (asks_for_help(words)) {
     return PrintAndExit{kInspectHelp};
@@ -386,6 +392,7 @@ constexpr CommandEntry kCommands[] = {
      parse_options<ExtractOptions, extract_table>},
     {"data", "print what the pairs of a file are to a model", parse_data},
     {"inspect", "print what a run file holds", parse_inspect},
+    {"watch", "show in a terminal how a run or a sweep is going", parse_watch},
     {"export", "write a vector in the format of another program", parse_export},
     {"import", "make a run file of a vector in another format", parse_import},
     {"bench", "measure the speed of training on this machine",
