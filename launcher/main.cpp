@@ -14,6 +14,7 @@
 #include "collectives/watch/watch.hpp"
 #include "experiments/files/trial_process.hpp"
 #include "experiments/progress/stop_signals.hpp"
+#include "experiments/progress/terminal.hpp"
 #include "experiments/settings/settings.hpp"
 #include "launcher/bench/bench.hpp"
 #include "launcher/commands/commands.hpp"
@@ -27,6 +28,7 @@ using namespace bipo;
 
 // Commands of one process need no MPI (it may not work on a login node).
 struct RunLocally {
+  std::optional<int> operator()(const WatchOptions& o) const { return run_watch_command(o); }
   std::optional<int> operator()(const ShowDataOptions& o) const { return run_data_command(o); }
   std::optional<int> operator()(const ExportOptions& o) const { return run_export_command(o); }
   std::optional<int> operator()(const ImportOptions& o) const { return run_import_command(o); }

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <atomic>
 #include <mutex>
 
 namespace bipo {
@@ -20,6 +21,8 @@ Activity& current() {
   return *instance;
 }
 
+std::atomic<bool> unfinished_line{false};
+
 }  // namespace
 
 void set_activity(std::string_view name, std::int64_t done, std::int64_t total) {
@@ -34,6 +37,14 @@ std::string activity() {
   Activity& now = current();
   const std::lock_guard lock(now.mutex);
   return now.name.empty() ? "" : fmt::format("{} {}/{}", now.name, now.done, now.total);
+}
+
+void note_unfinished_line(bool is_there) {
+  unfinished_line = is_there;
+}
+
+bool has_unfinished_line() {
+  return unfinished_line;
 }
 
 }  // namespace bipo

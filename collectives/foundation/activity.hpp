@@ -11,4 +11,9 @@ namespace bipo {
 void set_activity(std::string_view name, std::int64_t done, std::int64_t total);
 std::string activity();
 
+// Whether the progress has a line without an end on standard error: what another thread writes
+// there then begins with a line end.  Any thread may call both.
+void note_unfinished_line(bool is_there);
+bool has_unfinished_line();
+
 }  // namespace bipo

@@ -54,8 +54,7 @@ double processor_seconds_of_others() {
 
 // One write, so that lines of several ranks do not mix; without standard error nothing is said.
 void say(const std::string& text) {
-  // A terminal may show a progress bar, which has no line end.
-  const char* line_end = ::isatty(STDERR_FILENO) == 1 ? "\n" : "";
+  const char* line_end = has_unfinished_line() ? "\n" : "";
   const std::string line = fmt::format("{}bipo-dist: {}\n", line_end, text);
   [[maybe_unused]] const ssize_t ignored = ::write(STDERR_FILENO, line.data(), line.size());
 }

@@ -1,5 +1,6 @@
 #include "experiments/evaluation_run/evaluation_measures.hpp"
 
+#include <cstdint>
 #include <map>
 #include <string>
 #include <utility>
@@ -10,6 +11,44 @@
 
 namespace bipo {
 namespace {
+
+std::int64_t tokens_of(const std::vector<Continuations>& items) {
+  std::size_t tokens = 0;
+  for (const Continuations& item : items) {
+    tokens += item.prompt.size();
+    for (const auto& answer : item.answers) {
+      tokens += answer.size();
+    }
+  }
+  return static_cast<std::int64_t>(tokens);
+}
+
+std::int64_t tokens_of(const std::vector<PromptTokens>& prompts) {
+  std::size_t tokens = 0;
+  for (const PromptTokens& prompt : prompts) {
+    tokens += prompt.ids.size();
+  }
+  return static_cast<std::int64_t>(tokens);
+}
+
+std::vector<Continuations> items_of(const std::vector<TokenPair>& pairs) {
+  std::vector<Continuations> items;
+  for (const TokenPair& pair : pairs) {
+    items.push_back({pair.prompt,
+                     {pair.chosen, pair.rejected},
+                     pair.where,
+                     {pair.chosen_scored, pair.rejected_scored}});
+  }
+  return items;
+}
+
+std::vector<Continuations> items_of(const ChoiceQuestions& questions) {
+  std::vector<Continuations> items;
+  for (const TokenizedChoice& item : questions.items) {
+    items.push_back(item.tokens);
+  }
+  return items;
+}
 
 class Measurement {
  public:
@@ -25,6 +64,7 @@ class Measurement {
                            static_cast<std::ptrdiff_t>(job.plan.direction_settings)) {}
 
   Evaluation run() {
+    all_tokens_ = count_tokens();
     measure_pairs();
     for (const ChoiceQuestions& questions : job_.choices) {
       measure_choices(questions);
@@ -45,17 +85,34 @@ class Measurement {
   std::uint64_t seed() const { return job_.options.seed; }
   MarginSettings margin_settings() const { return {job_.options.beta, seed()}; }
 
-  ScoringContext context(const std::string& what) const {
-    const auto progress = [this, what](std::int64_t done, std::int64_t total) {
-      display_.phase(what, done, total);
+  // Tokens under every setting: what the time of the evaluation is about proportional to.
+  std::int64_t count_tokens() const {
+    const auto settings = static_cast<std::int64_t>(of_directions_.size());
+    std::int64_t tokens =
+        tokens_of(items_of(job_.pairs)) * static_cast<std::int64_t>(job_.plan.coefficients.size());
+    for (const ChoiceQuestions& questions : job_.choices) {
+      tokens += settings * tokens_of(items_of(questions));
+    }
+    return tokens + tokens_of(job_.generation_tokens.items) +
+           settings * (tokens_of(job_.reference_text) + tokens_of(job_.neutral_prompts));
+  }
+
+  // `tokens` under every setting; `what` names the measure.
+  ScoringContext context(const std::string& what, std::int64_t tokens) {
+    const std::int64_t before = tokens_done_;
+    tokens_done_ += tokens;
+    display_.share("evaluate", before, all_tokens_, what);
+    const auto progress = [this, what, before, tokens](std::int64_t done, std::int64_t total) {
+      display_.share("evaluate", before + tokens * done / total, all_tokens_, what);
     };
     return {decoder_, ranks_, job_.options.batch_size, progress};
   }
 
   ContinuationScores score(const std::vector<Continuations>& items,
                            const std::vector<std::vector<double>>& coefficients,
-                           const std::string& what) const {
-    return score_continuations(context(what), items, vectors_,
+                           const std::string& what) {
+    const std::int64_t tokens = tokens_of(items) * static_cast<std::int64_t>(coefficients.size());
+    return score_continuations(context(what, tokens), items, vectors_,
                                {coefficients, steered_positions(job_.options.positions)});
   }
 
@@ -73,14 +130,8 @@ class Measurement {
     if (job_.pairs.empty()) {
       return;
     }
-    std::vector<Continuations> items;
-    for (const TokenPair& pair : job_.pairs) {
-      items.push_back({pair.prompt,
-                       {pair.chosen, pair.rejected},
-                       pair.where,
-                       {pair.chosen_scored, pair.rejected_scored}});
-    }
-    const ContinuationScores scores = score(items, job_.plan.coefficients, "held-out pairs, group");
+    const ContinuationScores scores =
+        score(items_of(job_.pairs), job_.plan.coefficients, "held-out pairs");
     if (!is_root()) {
       return;
     }
@@ -105,12 +156,9 @@ class Measurement {
   }
 
   void measure_choices(const ChoiceQuestions& questions) {
-    std::vector<Continuations> items;
-    for (const TokenizedChoice& item : questions.items) {
-      items.push_back(item.tokens);
-    }
+    const std::vector<Continuations> items = items_of(questions);
     const std::string kind(choice_kind_name(questions.set.kind));
-    const ContinuationScores scores = score(items, of_directions_, kind + " questions, group");
+    const ContinuationScores scores = score(items, of_directions_, kind + " questions");
     if (!is_root()) {
       return;
     }
@@ -137,8 +185,7 @@ class Measurement {
     if (job_.reference_text.empty()) {
       return;
     }
-    const ContinuationScores scores =
-        score(job_.reference_text, of_directions_, "reference text, group");
+    const ContinuationScores scores = score(job_.reference_text, of_directions_, "reference text");
     if (!is_root()) {
       return;
     }
@@ -158,8 +205,7 @@ class Measurement {
       return;
     }
     const std::vector<std::vector<double>> unsteered = {job_.plan.coefficients.front()};
-    const ContinuationScores scores =
-        score(job_.generation_tokens.items, unsteered, "generations, group");
+    const ContinuationScores scores = score(job_.generation_tokens.items, unsteered, "generations");
     if (!is_root()) {
       return;
     }
@@ -182,7 +228,9 @@ class Measurement {
     if (job_.neutral_prompts.empty()) {
       return;
     }
-    const auto divergences = prompt_divergences(context("neutral prompts, group"),
+    const std::int64_t tokens =
+        tokens_of(job_.neutral_prompts) * static_cast<std::int64_t>(of_directions_.size());
+    const auto divergences = prompt_divergences(context("neutral prompts", tokens),
                                                 job_.neutral_prompts, vectors_, of_directions_);
     if (!is_root()) {
       return;
@@ -203,6 +251,8 @@ class Measurement {
   ProgressDisplay& display_;
   SteeringVectors vectors_;
   std::vector<std::vector<double>> of_directions_;  // settings outside the grid
+  std::int64_t all_tokens_ = 0;
+  std::int64_t tokens_done_ = 0;  // when the present measure ends
   Evaluation evaluation_;
 };
 

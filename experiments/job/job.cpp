@@ -9,11 +9,11 @@
 
 namespace bipo {
 
-Job::Job(Session& session)
+Job::Job(Session& session, const ReportOptions& report)
     : session_(session),
       is_root_(session.rank() == 0),
       begin_utc_(session.from_first(utc_text())),
-      display_(std::cerr, stderr_environment(), is_root_) {
+      display_(std::cerr, stderr_environment(), report, is_root_) {
 }
 
 void Job::show(const Computation& computation, const std::vector<SettingGroup>& table,

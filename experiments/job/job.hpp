@@ -18,7 +18,7 @@ namespace bipo {
 class Job {
  public:
   // Collective over: world
-  explicit Job(Session& session);
+  explicit Job(Session& session, const ReportOptions& report = {});
 
   Session& session() { return session_; }
   bool is_root() const { return is_root_; }                    // whether this rank reports

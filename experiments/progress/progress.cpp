@@ -2,15 +2,11 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
-#include <cstdlib>
 #include <ostream>
-#include <string_view>
 
 #include "collectives/foundation/activity.hpp"
 
@@ -24,21 +20,6 @@ constexpr std::chrono::milliseconds kRedrawInterval{100};
 constexpr std::chrono::seconds kLineInterval{10};
 constexpr std::size_t kAveragedReports = 64;
 constexpr std::size_t kBarWidth = 20;
-constexpr std::size_t kDefaultColumns = 80;
-
-std::size_t columns_from_environment() {
-  const char* text = std::getenv("COLUMNS");
-  const std::string_view digits = text == nullptr ? "" : text;
-  std::size_t columns = 0;
-  std::from_chars(digits.data(), digits.data() + digits.size(), columns);
-  return columns > 0 ? columns : kDefaultColumns;
-}
-
-std::size_t stderr_columns() {
-  winsize size{};
-  const bool known = ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
-  return known ? size.ws_col : columns_from_environment();
-}
 
 // No work at all counts as done.
 double share_done(std::int64_t done, std::int64_t total) {
@@ -55,13 +36,13 @@ std::vector<std::string> step_details(const StepProgress& progress) {
   return {
       fmt::format("epoch {}/{}", progress.epoch + 1, progress.epochs),
       fmt::format("loss {:.4f}", progress.loss),
-      fmt::format("acc {:.0f}%", 100 * progress.accuracy),
       fmt::format("margin {:.3f}", progress.margin),
-      fmt::format("|v| {:.3f} ({:.2f}% of |h|)", progress.vector_norm,
-                  100 * progress.residual_share),
+      fmt::format("|v| {:.2f}%", 100 * progress.residual_share),
+      fmt::format("acc {:.0f}%", 100 * progress.accuracy),
       fmt::format("{:.1f} pairs/s", progress.pairs_per_second),
       fmt::format("lr {:.2e}", progress.lr),
       fmt::format("grad {:.3g}", progress.grad_norm),
+      fmt::format("norm {:.3f}", progress.vector_norm),
   };
 }
 
@@ -89,23 +70,45 @@ std::string clock_text(double seconds) {
   return fmt::format("{}:{:02}", minutes, whole % 60);
 }
 
-DisplayEnvironment stderr_environment() {
-  return {isatty(STDERR_FILENO) == 1, stderr_columns, steady_clock::now};
+std::string in_lines(const std::string& start, const std::vector<std::string>& parts) {
+  constexpr std::size_t kIndent = 4;
+  std::string text = start;
+  std::size_t column = start.size();
+  for (const std::string& part : parts) {
+    const bool fits = column + 2 + part.size() <= kLineWidth;
+    text += fits ? "  " : '\n' + std::string(kIndent, ' ');
+    text += part;
+    column = (fits ? column + 2 : kIndent) + part.size();
+  }
+  return text;
 }
 
-ProgressDisplay::ProgressDisplay(std::ostream& out, DisplayEnvironment environment, bool shows)
-    : out_(out), environment_(std::move(environment)), shows_(shows) {
+DisplayEnvironment stderr_environment() {
+  return {::isatty(STDERR_FILENO) == 1, [] { return display_size(STDERR_FILENO); },
+          steady_clock::now, shows_colours(STDERR_FILENO), moves_cursor()};
+}
+
+ProgressDisplay::ProgressDisplay(std::ostream& out, DisplayEnvironment environment,
+                                 const ReportOptions& options, bool shows)
+    : out_(out),
+      environment_(std::move(environment)),
+      shows_(shows),
+      is_quiet_(options.quiet),
+      style_(options.progress) {
+  if (style_ == ProgressStyle::kAuto) {
+    style_ = environment_.is_terminal ? ProgressStyle::kBar : ProgressStyle::kLines;
+  }
 }
 
 ProgressDisplay::~ProgressDisplay() {
   if (shows_) {
-    clear_bar();
+    take_away();
     out_.flush();
   }
 }
 
 void ProgressDisplay::start_table(const std::vector<SettingGroup>& groups) {
-  if (!shows_) {
+  if (!shows_ || is_quiet_) {
     return;
   }
   std::size_t width = 0;
@@ -114,7 +117,7 @@ void ProgressDisplay::start_table(const std::vector<SettingGroup>& groups) {
       width = std::max(width, name.size());
     }
   }
-  clear_bar();
+  take_away();
   for (const SettingGroup& group : groups) {
     out_ << group.title << '\n';
     for (const auto& [name, value] : group.settings) {
@@ -125,46 +128,87 @@ void ProgressDisplay::start_table(const std::vector<SettingGroup>& groups) {
 }
 
 void ProgressDisplay::phase(const std::string& name, std::int64_t done, std::int64_t total) {
-  report(name, done, total, false, [] { return std::vector<std::string>(); });
+  report(name, done, total, false, false, [] { return std::vector<std::string>(); });
+}
+
+void ProgressDisplay::share(const std::string& name, std::int64_t done, std::int64_t total,
+                            const std::string& detail) {
+  report(name, done, total, false, true, [&] { return std::vector<std::string>{detail}; });
 }
 
 void ProgressDisplay::step(const StepProgress& progress) {
-  const bool ends_epoch = progress.ends_epoch && !environment_.is_terminal;
-  report("train", progress.step, progress.total, ends_epoch,
+  const bool ends_epoch = progress.ends_epoch && style_ == ProgressStyle::kLines;
+  report("train", progress.step, progress.total, ends_epoch, false,
          [&] { return step_details(progress); });
 }
 
 void ProgressDisplay::message(const std::string& text) {
-  if (!shows_) {
-    return;
+  if (!is_quiet_) {
+    print_apart(text);
   }
-  const std::string bar = bar_;
-  clear_bar();
-  out_ << text << '\n' << bar << std::flush;
-  bar_ = bar;
 }
 
 void ProgressDisplay::warn(const std::string& text) {
-  message("warning: " + text);
+  print_apart(marked("warning:", Colour::kYellow) + ' ' + text);
+}
+
+void ProgressDisplay::problem(const std::string& text) {
+  print_apart(marked("failed:", Colour::kRed) + ' ' + text);
+}
+
+bool ProgressDisplay::has_board() const {
+  return shows_ && !is_quiet_ && style_ == ProgressStyle::kBar && environment_.moves_cursor;
+}
+
+std::size_t ProgressDisplay::board_room() const {
+  // One line remains for the bar, and one for the cursor behind a bar that ends.
+  return std::max<std::size_t>(environment_.size().rows, 3) - 2;
+}
+
+void ProgressDisplay::board(std::vector<BoardLine> lines) {
+  if (!has_board()) {
+    return;
+  }
+  const std::string bar = bar_;
+  take_away();
+  board_ = std::move(lines);
+  put_back(bar);
 }
 
 void ProgressDisplay::finish() {
   if (!bar_.empty()) {
-    out_ << '\n' << std::flush;
-    bar_.clear();
+    const std::string bar = bar_;
+    take_away();
+    out_ << bar << '\n';
+    put_back("");
   }
   phase_.clear();
 }
 
+std::string ProgressDisplay::marked(const std::string& mark, Colour colour) const {
+  return environment_.has_colours ? coloured(mark, colour) : mark;
+}
+
+void ProgressDisplay::print_apart(const std::string& text) {
+  if (!shows_) {
+    return;
+  }
+  const std::string bar = bar_;
+  take_away();
+  out_ << text << '\n';
+  put_back(bar);
+}
+
 void ProgressDisplay::report(const std::string& name, std::int64_t done, std::int64_t total,
-                             bool must_show,
+                             bool must_show, bool as_share,
                              const std::function<std::vector<std::string>()>& details) {
   set_activity(name, done, total);
-  if (!shows_) {
+  if (!shows_progress()) {
     return;
   }
   if (name != phase_) {
     begin_phase(name);
+    as_share_ = as_share;
   }
   const TimePoint now = environment_.now();
   history_.emplace_back(now, done);
@@ -174,7 +218,7 @@ void ProgressDisplay::report(const std::string& name, std::int64_t done, std::in
   const bool is_last = done >= total;
   if (is_last || must_show || is_due(now)) {
     last_shown_ = now;
-    if (environment_.is_terminal) {
+    if (style_ == ProgressStyle::kBar) {
       draw_bar(done, total, details());
     } else {
       print_line(done, total, details());
@@ -193,20 +237,24 @@ void ProgressDisplay::begin_phase(const std::string& name) {
 }
 
 bool ProgressDisplay::is_due(TimePoint now) const {
-  const auto interval = environment_.is_terminal ? steady_clock::duration(kRedrawInterval)
-                                                 : steady_clock::duration(kLineInterval);
+  const auto interval = style_ == ProgressStyle::kBar ? steady_clock::duration(kRedrawInterval)
+                                                      : steady_clock::duration(kLineInterval);
   return !last_shown_ || now - *last_shown_ >= interval;
+}
+
+std::string ProgressDisplay::count_text(std::int64_t done, std::int64_t total) const {
+  return as_share_ ? phase_ : fmt::format("{} {}/{}", phase_, done, total);
 }
 
 void ProgressDisplay::draw_bar(std::int64_t done, std::int64_t total,
                                const std::vector<std::string>& details) {
   const double share = share_done(done, total);
-  std::vector<std::string> parts = {fmt::format("{} {}/{}", phase_, done, total),
+  std::vector<std::string> parts = {count_text(done, total),
                                     fmt::format("{} {:3.0f}%", bar_of(share), 100 * share),
                                     remaining_time(done, total)};
   parts.insert(parts.end(), details.begin(), details.end());
   // A terminal wraps a line that fills its last column; '\r' would then return to the wrapped rest.
-  const std::size_t room = std::max<std::size_t>(environment_.columns(), 2) - 1;
+  const std::size_t room = std::max<std::size_t>(environment_.size().columns, 2) - 1;
   std::string line;
   for (const std::string& part : parts) {
     if (part.empty()) {
@@ -221,24 +269,53 @@ void ProgressDisplay::draw_bar(std::int64_t done, std::int64_t total,
   const std::size_t leftover = bar_.size() > line.size() ? bar_.size() - line.size() : 0;
   out_ << '\r' << line << std::string(leftover, ' ') << std::string(leftover, '\b') << std::flush;
   bar_ = line;
+  note_unfinished_line(!bar_.empty());
 }
 
 void ProgressDisplay::print_line(std::int64_t done, std::int64_t total,
                                  const std::vector<std::string>& details) {
-  std::vector<std::string> parts = {fmt::format("{} {}/{}", phase_, done, total)};
-  const std::string remaining = remaining_time(done, total);
-  if (!remaining.empty()) {
-    parts.push_back(remaining);
-  }
+  std::vector<std::string> parts = {remaining_time(done, total)};
   parts.insert(parts.end(), details.begin(), details.end());
-  out_ << fmt::format("{}\n", fmt::join(parts, ", ")) << std::flush;
+  std::string line = count_text(done, total);
+  if (as_share_) {
+    line += fmt::format(" {:.0f}%", 100 * share_done(done, total));
+  }
+  for (const std::string& part : parts) {
+    if (part.empty()) {
+      continue;
+    }
+    if (line.size() + 2 + part.size() > kLineWidth) {
+      break;
+    }
+    line += ", " + part;
+  }
+  out_ << line << '\n' << std::flush;
 }
 
-void ProgressDisplay::clear_bar() {
-  if (!bar_.empty()) {
+void ProgressDisplay::take_away() {
+  if (board_shown_ > 0) {
+    out_ << fmt::format("\r\033[{}A\033[J", board_shown_);  // up, and clear what is below
+  } else if (!bar_.empty()) {
     out_ << '\r' << std::string(bar_.size(), ' ') << '\r';
-    bar_.clear();
   }
+  board_shown_ = 0;
+  bar_.clear();
+  note_unfinished_line(false);
+}
+
+void ProgressDisplay::put_back(const std::string& bar) {
+  if (!board_.empty()) {
+    const TerminalSize size = environment_.size();
+    const std::size_t rows = std::min(board_.size(), board_room());
+    for (std::size_t i = 0; i < rows; ++i) {
+      const std::string text = cut_to(board_[i].text, std::max<std::size_t>(size.columns, 2) - 1);
+      out_ << (environment_.has_colours ? coloured(text, board_[i].colour) : text) << '\n';
+    }
+    board_shown_ = rows;
+  }
+  out_ << bar << std::flush;
+  bar_ = bar;
+  note_unfinished_line(!bar_.empty());
 }
 
 std::string ProgressDisplay::remaining_time(std::int64_t done, std::int64_t total) const {

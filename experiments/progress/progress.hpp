@@ -1,5 +1,5 @@
 // Shows the user what a run is doing: the table of settings at the start, then a bar or plain
-// lines.
+// lines, and on a terminal perhaps a board of several lines above the bar.
 #pragma once
 
 #include <fmt/format.h>
@@ -14,6 +14,8 @@
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "experiments/progress/terminal.hpp"
 
 namespace bipo {
 
@@ -31,6 +33,22 @@ struct SettingGroup {
 
 // Returns for instance "1:05:00" or "4:10".
 std::string clock_text(double seconds);
+
+// The longest line that tables and plain lines have.
+inline constexpr std::size_t kLineWidth = 80;
+
+// Puts parts, such as one number with its name each, after each other with two spaces between, and
+// begins a new line, indented by four, before one that would make a line longer than kLineWidth.
+std::string in_lines(const std::string& start, const std::vector<std::string>& parts);
+
+// kAuto: a bar where standard error is a terminal, else lines.
+enum class ProgressStyle { kAuto, kBar, kLines, kNone };
+
+// How much a command says beside its results.
+struct ReportOptions {
+  ProgressStyle progress = ProgressStyle::kAuto;
+  bool quiet = false;  // warnings and failures only
+};
 
 // Figures of the last optimiser step.
 struct StepProgress {
@@ -52,24 +70,33 @@ struct StepProgress {
 // What the display knows of its surroundings; tests replace it.
 struct DisplayEnvironment {
   bool is_terminal = false;
-  std::function<std::size_t()> columns;  // called at every redraw: the user may resize
+  std::function<TerminalSize()> size;  // called at every redraw: the user may resize
   std::function<std::chrono::steady_clock::time_point()> now;
+  bool has_colours = false;
+  bool moves_cursor = false;  // upwards, for a board
 };
 
-// Returns the environment of stderr: whether it is a terminal, its width (else $COLUMNS, else 80),
-// and the steady clock.
+// Returns the environment of stderr, with display_size() and the steady clock.
 DisplayEnvironment stderr_environment();
 
-// Shows progress on a terminal in one line, redrawn at most ten times a second; elsewhere in plain
-// lines, at most one in ten seconds.  Always shows the first and the last report of a phase and,
-// without a terminal, the end of each epoch.  For one thread; `out` must outlive the display.
+// One line of a board.
+struct BoardLine {
+  std::string text;
+  Colour colour = Colour::kNone;
+};
+
+// Shows progress as a bar, one line that is redrawn at most ten times a second, or in plain lines
+// of at most kLineWidth bytes, at most one in ten seconds.  Always shows the first and the last
+// report of a phase and, in plain lines, the end of each epoch.  For one thread; `out` must outlive
+// the display.
 class ProgressDisplay {
  public:
   // Ranks that do not report have a display with `shows` false.
-  ProgressDisplay(std::ostream& out, DisplayEnvironment environment, bool shows = true);
+  ProgressDisplay(std::ostream& out, DisplayEnvironment environment,
+                  const ReportOptions& options = {}, bool shows = true);
   ProgressDisplay(const ProgressDisplay&) = delete;
   ProgressDisplay& operator=(const ProgressDisplay&) = delete;
-  // Removes an unfinished bar, so that later output starts on an empty line.
+  // Removes board and unfinished bar, so that later output starts on an empty line.
   ~ProgressDisplay();
 
   void start_table(const std::vector<SettingGroup>& groups);
@@ -77,11 +104,32 @@ class ProgressDisplay {
   // Reports the progress of a pass over the data, such as "prefix"; `done` counts up to `total`.
   void phase(const std::string& name, std::int64_t done, std::int64_t total);
 
+  // The same as a share of the work, whatever `done` and `total` count, with what it is now.
+  void share(const std::string& name, std::int64_t done, std::int64_t total,
+             const std::string& detail);
+
   void step(const StepProgress& progress);
 
-  // Prints a line of its own; a bar moves below it.
+  // Prints a line of its own; board and bar move below it.
   void message(const std::string& text);
-  void warn(const std::string& text);  // the same after "warning: "
+  void warn(const std::string& text);     // the same after "warning: ", also where it is quiet
+  void problem(const std::string& text);  // of a part of the work that failed, likewise
+
+  // Returns whether this rank shows anything.
+  bool shows() const { return shows_; }
+
+  // Returns whether this rank shows how the work goes on, beside messages.
+  bool shows_progress() const { return shows_ && !is_quiet_ && style_ != ProgressStyle::kNone; }
+
+  // Returns whether there can be a board: several lines above the bar, which are redrawn in place.
+  bool has_board() const;
+
+  // Returns how many lines of a board the terminal has room for.
+  std::size_t board_room() const;
+
+  // Replaces the board's lines and shows as many of them as the terminal has room for; an empty
+  // board goes away.  Does nothing where there can be none.
+  void board(std::vector<BoardLine> lines);
 
   // Ends the current phase and leaves its last line on the screen.
   void finish();
@@ -91,12 +139,17 @@ class ProgressDisplay {
 
   // Lists `details` by falling importance: a narrow terminal shows only the first ones.
   void report(const std::string& name, std::int64_t done, std::int64_t total, bool must_show,
-              const std::function<std::vector<std::string>()>& details);
+              bool as_share, const std::function<std::vector<std::string>()>& details);
   void begin_phase(const std::string& name);
   bool is_due(TimePoint now) const;
   void draw_bar(std::int64_t done, std::int64_t total, const std::vector<std::string>& details);
   void print_line(std::int64_t done, std::int64_t total, const std::vector<std::string>& details);
-  void clear_bar();
+  void print_apart(const std::string& text);
+  std::string marked(const std::string& mark, Colour colour) const;
+  // Take board and bar from the terminal, and put them there again.
+  void take_away();
+  void put_back(const std::string& bar);
+  std::string count_text(std::int64_t done, std::int64_t total) const;
   // Returns "ETA 1:23" from the moving average of the phase's last reports; empty before there are
   // two.
   std::string remaining_time(std::int64_t done, std::int64_t total) const;
@@ -104,6 +157,11 @@ class ProgressDisplay {
   std::ostream& out_;
   DisplayEnvironment environment_;
   bool shows_;
+  bool is_quiet_;
+  ProgressStyle style_;  // not kAuto
+  std::vector<BoardLine> board_;
+  std::size_t board_shown_ = 0;                             // lines on the terminal now
+  bool as_share_ = false;                                   // of this phase
   std::string phase_;                                       // empty: none running
   std::optional<TimePoint> last_shown_;                     // of this phase
   std::deque<std::pair<TimePoint, std::int64_t>> history_;  // time, number done

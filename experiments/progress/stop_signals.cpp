@@ -18,6 +18,8 @@
 #include <thread>
 #include <utility>
 
+#include "collectives/foundation/activity.hpp"
+
 namespace bipo {
 namespace {
 
@@ -86,8 +88,7 @@ void say(const std::string& text) {
   if (::poll(&ready, 1, 0) != 1 || (ready.revents & POLLOUT) == 0) {
     return;
   }
-  // A terminal may show a progress bar, which has no line end.
-  const char* line_end = ::isatty(STDERR_FILENO) == 1 ? "\n" : "";
+  const char* line_end = has_unfinished_line() ? "\n" : "";
   const std::string rank = launched_rank() == 0 ? "" : fmt::format("rank {}: ", launched_rank());
   const std::string line = fmt::format("{}bipo-dist: {}{}\n", line_end, rank, text);
   [[maybe_unused]] const ssize_t ignored = ::write(STDERR_FILENO, line.data(), line.size());

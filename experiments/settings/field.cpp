@@ -73,6 +73,11 @@ const std::vector<std::string>& names_of<TrainTurns>() {
   static const std::vector<std::string> names = {"assistant", "all"};
   return names;
 }
+template <>
+const std::vector<std::string>& names_of<ProgressStyle>() {
+  static const std::vector<std::string> names = {"auto", "bar", "lines", "none"};
+  return names;
+}
 
 std::string Field::key() const {
   std::string result = name;

@@ -49,6 +49,8 @@ template <>
 const std::vector<std::string>& names_of<BosRule>();
 template <>
 const std::vector<std::string>& names_of<TrainTurns>();
+template <>
+const std::vector<std::string>& names_of<ProgressStyle>();
 
 template <typename Enum>
 const std::string& name_of(Enum value) {

@@ -288,6 +288,15 @@ std::vector<Field> cache_fields(CacheOptions& o) {
           .unstored()};
 }
 
+std::vector<Field> report_fields(ReportOptions& o) {
+  return {choice("progress",
+                 "a bar, redrawn in place; lines, for files; or none; auto: a bar where standard "
+                 "error is a terminal (under mpirun it never is)",
+                 o.progress)
+              .unstored(),
+          flag("quiet", "print results, warnings and errors only", o.quiet).unstored()};
+}
+
 FieldGroup evaluation_and_saving_group(TrainingOptions& o) {
   return {
       "Evaluation and saving",
@@ -415,6 +424,15 @@ std::vector<FieldGroup> train_fields(TrainOptions& o) {
                        seed_field(o.seed, "seed of the order and the signs")}},
       evaluation_and_saving_group(o),
       {"Machine", machine_fields(o) + cache_fields(o)},
+      {"Progress",
+       report_fields(o) +
+           std::vector{
+               field("log-jsonl", "FILE",
+                     "write one JSON object a step to this file, at once, for programs that "
+                     "follow the run",
+                     o.log_jsonl)
+                   .with_fallback("none")
+                   .unstored()}},
       data_group(o, PairFiles::kBoth),
       text_group(o)};
 }
@@ -449,6 +467,7 @@ std::vector<FieldGroup> extract_fields(ExtractOptions& o) {
               o.match_norm, parse_vector_choice)
             .with_fallback("as found")}},
       {"Machine", machine_fields(o)},
+      {"Progress", report_fields(o)},
       data_group(o, PairFiles::kTrain),
       text_group(o)};
 }
@@ -487,6 +506,7 @@ std::vector<FieldGroup> generate_fields(GenerateOptions& o) {
         automatic_or("batch-size", "N", "prompts that go through the model together", o.batch_size,
                      "auto: for 64 answers", at_least(1))}},
       {"Machine", machine_fields(o)},
+      {"Progress", report_fields(o)},
       {"Text", prompt_text_fields(o)}};
 }
 
@@ -547,6 +567,7 @@ std::vector<FieldGroup> evaluate_fields(EvaluateOptions& o) {
               parse_some_text),
         field("judge-import", "FILE", "results of such a batch", o.judge_import)}},
       {"Machine", machine_fields(o)},
+      {"Progress", report_fields(o)},
       data_group(o, PairFiles::kTest),
       text_group(o)};
 }

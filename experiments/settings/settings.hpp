@@ -16,6 +16,7 @@
 #include "datasets/text/bos_rule.hpp"
 #include "datasets/text/template_date.hpp"
 #include "datasets/text/train_turns.hpp"
+#include "experiments/progress/progress.hpp"
 #include "experiments/runs/vector_selection.hpp"
 #include "experiments/sweeps/sweep_axes.hpp"
 
@@ -98,7 +99,7 @@ struct VectorChoice {
 };
 
 // Settings that the cells of a sweep share: those of a training run except for its axes.
-struct TrainingOptions : TextOptions, MachineOptions, CacheOptions {
+struct TrainingOptions : TextOptions, MachineOptions, CacheOptions, ReportOptions {
   std::filesystem::path model;
   std::filesystem::path adapter;  // empty: none
   bool check_weights = false;
@@ -127,6 +128,7 @@ struct TrainingOptions : TextOptions, MachineOptions, CacheOptions {
 struct TrainOptions : TrainingOptions {
   std::int64_t layer = -1;
   std::filesystem::path out;
+  std::filesystem::path log_jsonl;  // empty: none
   bool resume = false;
   bool overwrite = false;
   VectorChoice continue_from;  // empty: the vector starts at zero
@@ -194,7 +196,7 @@ struct PlanOptions : TextOptions, WorkloadOptions {
 };
 
 // Extraction: a direction computed from the same pairs without training.
-struct ExtractOptions : TextOptions, MachineOptions {
+struct ExtractOptions : TextOptions, MachineOptions, ReportOptions {
   std::string method = "caa";
   std::filesystem::path model;
   std::filesystem::path adapter;  // empty: none
@@ -209,7 +211,7 @@ struct ExtractOptions : TextOptions, MachineOptions {
 };
 
 // Vectors in use: a whole model, vectors, and the multipliers to try.
-struct SteeringOptions : TextOptions, MachineOptions {
+struct SteeringOptions : TextOptions, MachineOptions, ReportOptions {
   std::filesystem::path model;    // empty: judge files only (evaluate)
   std::filesystem::path adapter;  // empty: none
   std::vector<VectorChoice> vectors;
@@ -287,6 +289,13 @@ struct ShowDataOptions : TextOptions {
   std::filesystem::path file;
   std::filesystem::path model;
   bool json = false;
+};
+
+// Follows a sweep's directory, a run file, or a log of --log-jsonl.
+struct WatchOptions {
+  std::filesystem::path path;
+  double every = 5;  // seconds
+  bool once = false;
 };
 
 struct InspectOptions {

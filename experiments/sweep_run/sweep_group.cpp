@@ -65,6 +65,14 @@ bool is_complete(const SweepPreparation& sweep, const Cell& cell) {
 
 }  // namespace
 
+void SweepDisplay::warn(const std::string& text) const {
+  if (steps.shows()) {
+    steps.warn(text);
+  } else {
+    std::cerr << fmt::format("warning: {}\n", text);
+  }
+}
+
 Decoder& LoadedModel::of(std::size_t inputs) {
   const SweepInputs& wanted = sweep_.inputs[inputs];
   if (!decoder_ || name_ != wanted.model.name) {
@@ -92,7 +100,8 @@ SweepGroup::SweepGroup(const SweepPreparation& sweep, const Ranks& ranks, Sessio
       session_(session),
       model_(model),
       queue_(queue),
-      display_(display) {
+      display_(display),
+      names_(sweep.plan.cells) {
 }
 
 RunStatus SweepGroup::work(const std::vector<SweepPart>& parts) {
@@ -132,8 +141,7 @@ std::optional<TakenPack> SweepGroup::take(const std::vector<SweepPart>& parts) {
   while (auto taken = queue_->take(wanted)) {
     const PackTask& task = queue_->tasks()[taken->task];
     for (const std::string& note : taken->notes) {
-      // Not on the display, which other ranks than the root lack.
-      std::cerr << fmt::format("warning: {}\n", note);
+      display_.warn(note);
     }
     std::size_t member = 0;
     try {
@@ -191,7 +199,7 @@ SweepGroup::End SweepGroup::work_on(const std::vector<SweepPart>& parts, const P
   } catch (const AgreedFailure& failure) {
     if (failure.is_environment()) {
       if (taken != nullptr) {
-        std::cerr << fmt::format("warning: {}: not trained: {}\n", pack.name, failure.what());
+        display_.warn(fmt::format("{}: not trained: {}", names_.of(pack.members), failure.what()));
       }
       end = End::kUnsaved;
     }
@@ -349,13 +357,18 @@ void SweepGroup::load_suffix(const SweepPart& part, std::int64_t layer) {
 }
 
 void SweepGroup::announce(const Pack& pack, const TakenPack& taken) const {
-  const std::size_t vectors = taken.progress.active.size();
-  std::string text = fmt::format("{}: {} {}", pack.name, vectors, vectors == 1 ? "cell" : "cells");
+  std::vector<Cell> cells;
+  for (const std::size_t place : taken.progress.active) {
+    cells.push_back(pack.members[place]);
+  }
+  std::string text = fmt::format("training {}", names_.of(cells));
   if (!taken.progress.records.empty()) {
     text += fmt::format(", from step {}", taken.progress.records.front().checkpoint.step);
   }
   display_.cells.report();
-  display_.steps.message(text);
+  if (display_.steps.shows_progress() && !display_.steps.has_board()) {
+    display_.steps.message(text);
+  }
   display_.cells.pack_begins(pack);
 }
 
@@ -364,13 +377,13 @@ void SweepGroup::fail(const Cell& cell, const std::string& reason, const TakenPa
     return;
   }
   write_failure(sweep_.options.out, cell.name, reason);
-  display_.steps.message(fmt::format("failed: {}: {}", cell.name, reason));
+  display_.steps.problem(fmt::format("{}: {}", names_.of(cell), reason));
 }
 
 void SweepGroup::end_pack(const PackTask& task, TakenPack& taken, End end) {
   if (end == End::kSuperseded) {
-    display_.steps.message(
-        fmt::format("{}: taken over by another job, which continues it", task.pack.name));
+    display_.steps.message(fmt::format("{}: taken over by another job, which continues it",
+                                       names_.of(task.pack.members)));
     return;
   }
   if (end == End::kStopped) {

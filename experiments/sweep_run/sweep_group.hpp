@@ -13,6 +13,7 @@
 #include "experiments/sweep_run/pack_assignment.hpp"
 #include "experiments/sweep_run/sweep_preparation.hpp"
 #include "experiments/sweep_run/sweep_progress.hpp"
+#include "experiments/sweeps/short_names.hpp"
 #include "experiments/sweeps/sweep_queue.hpp"
 #include "experiments/training/prepared_model.hpp"
 
@@ -45,6 +46,9 @@ class LoadedModel {
 struct SweepDisplay {
   ProgressDisplay& steps;
   SweepProgress& cells;
+
+  // Warns on any rank: past the display where this one has none.
+  void warn(const std::string& text) const;
 };
 
 class SweepGroup {
@@ -88,6 +92,7 @@ class SweepGroup {
   LoadedModel& model_;
   SweepQueue* queue_;
   SweepDisplay display_;
+  ShortNames names_;
   bool has_unsaved_ = false;
 };
 

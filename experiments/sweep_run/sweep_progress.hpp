@@ -1,5 +1,5 @@
-// Reports the progress of the whole sweep periodically: cells done, running and failed, and the
-// time left.
+// Reports the progress of the whole sweep periodically: a board of its cells where the display has
+// one, else a line with the numbers of cells done, running and failed, and the time left.
 #pragma once
 
 #include <chrono>
@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "experiments/progress/progress.hpp"
+#include "experiments/sweep_run/sweep_board.hpp"
+#include "experiments/sweeps/short_names.hpp"
 #include "experiments/sweeps/sweep_directory.hpp"
 #include "experiments/sweeps/sweep_plan.hpp"
 #include "experiments/sweeps/sweep_queue.hpp"
@@ -17,15 +19,19 @@ namespace bipo {
 // Reads the sweep's directory, so that the work of other groups and other jobs counts as well.
 class SweepProgress {
  public:
-  // `display` must outlive it.  Reads and prints on the root only.
+  // `display` and `plan` must outlive it.  Reads and prints on the root only.
   SweepProgress(const std::filesystem::path& directory, const SweepPlan& plan, const CellCost& cost,
                 ProgressDisplay& display, bool is_root);
 
-  // Prints a line if the last one is half a minute old; to be called often.
+  // Redraws the board every second, looking at the directory every ten; or prints a line if the
+  // last one is half a minute old.  To be called often.
   void tick();
 
-  // Prints a line now.
+  // Looks at the directory and shows it now.
   void report();
+
+  // Takes the board away and prints the last line.
+  void finish();
 
   // Record what this rank's group works on: its rate gives the remaining time.
   void pack_begins(const Pack& pack);
@@ -35,12 +41,17 @@ class SweepProgress {
  private:
   using Clock = std::chrono::steady_clock;
 
-  std::string remaining_time(const std::vector<CellStatus>& status) const;
+  void show();
+  std::string line(const SweepEstimate& estimated) const;
+  SweepPace pace() const;
 
   std::optional<SweepMonitor> monitor_;  // empty on ranks but the root
-  std::vector<Cell> cells_;
+  const SweepPlan& plan_;
   CellCost cost_;
+  ShortNames names_;
   ProgressDisplay& display_;
+  std::vector<CellStatus> status_;  // at the last look
+  Clock::time_point last_look_ = Clock::now();
   Clock::time_point last_report_ = Clock::now();
   double seconds_training_ = 0;  // this group's, in packs that have ended
   double cost_done_ = 0;         // cost of those packs

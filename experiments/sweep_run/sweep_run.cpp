@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <iostream>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -158,16 +157,17 @@ class SweepRun {
       return;
     }
     if (failure.is_environment()) {
-      std::cerr << fmt::format("warning: {} packs are not trained: {}\n", give_up(concerning(part)),
-                               failure.what());
+      display_.warn(
+          fmt::format("{} packs are not trained: {}", give_up(concerning(part)), failure.what()));
       return;
     }
+    const ShortNames names(sweep_.plan.cells);
     while (auto taken = queue_->take(concerning(part))) {
       const Pack& pack = queue_->tasks()[taken->task].pack;
       for (const std::size_t place : taken->progress.active) {
-        const std::string& cell = pack.members[place].name;
-        write_failure(sweep_.options.out, cell, failure.what());
-        display_.steps.message(fmt::format("failed: {}: {}", cell, failure.what()));
+        const Cell& cell = pack.members[place];
+        write_failure(sweep_.options.out, cell.name, failure.what());
+        display_.steps.problem(fmt::format("{}: {}", names.of(cell), failure.what()));
       }
       queue_->finish(*taken);
     }

@@ -200,6 +200,10 @@ fs::path temp_path(const fs::path& claims) {
   return claims / fmt::format(".{}{}", random_owner(), kTempSuffix);
 }
 
+FileTime host_clock() {
+  return FileTime(std::chrono::system_clock::now().time_since_epoch());
+}
+
 // Returns the present time by the clock that dates the claims, read from a file just touched; by
 // this host's clock where the directory takes no file.
 FileTime file_clock(const fs::path& claims) {
@@ -207,8 +211,7 @@ FileTime file_clock(const fs::path& claims) {
   struct stat status {};
   const bool is_touched = probe.file().is_open() && ::futimens(probe.file().get(), nullptr) == 0 &&
                           ::fstat(probe.file().get(), &status) == 0;
-  return is_touched ? modification_time(status)
-                    : FileTime(std::chrono::system_clock::now().time_since_epoch());
+  return is_touched ? modification_time(status) : host_clock();
 }
 
 // The newest claim and what is known of its owner.
@@ -234,7 +237,7 @@ Holder find_holder(const fs::path& claims, const std::string& name, const ClaimT
     return {};
   }
   // Read the clock before the claim: a delay in between then makes the claim younger, not older.
-  const FileTime now = file_clock(claims);
+  const FileTime now = times.touches_files ? file_clock(claims) : host_clock();
   Holder holder;
   holder.newest = newest_claim(claims, name);
   if (!holder.newest) {

@@ -26,6 +26,9 @@ namespace bipo {
 struct ClaimTimes {
   std::chrono::milliseconds renew_every{10'000};
   std::chrono::milliseconds dead_after{120'000};  // several times `renew_every`
+  // Whether ages are measured by the file system's clock, which takes a file in it; else by this
+  // host's, for those who only read.
+  bool touches_files = true;
 };
 
 // One claim that this process holds; a thread of its own renews it while the object lives.  Its

@@ -101,4 +101,8 @@ OutClaim::~OutClaim() {
   fs::remove(folder_, ignored);
 }
 
+ClaimSign read_out_claim(const fs::path& out, const ClaimTimes& times) {
+  return read_claim_in(claim_folder(out), kName, times);
+}
+
 }  // namespace bipo

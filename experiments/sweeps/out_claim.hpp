@@ -35,4 +35,7 @@ class OutClaim {
   std::unique_ptr<Claim> claim_;
 };
 
+// Returns the claim on `out` as other processes see it.  Throws EnvironmentError.
+ClaimSign read_out_claim(const std::filesystem::path& out, const ClaimTimes& times = {});
+
 }  // namespace bipo

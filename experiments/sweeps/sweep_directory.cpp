@@ -301,8 +301,9 @@ std::string to_string(CellStatus status) {
   return "missing";
 }
 
-SweepMonitor::SweepMonitor(fs::path directory, const SweepPlan& plan)
+SweepMonitor::SweepMonitor(fs::path directory, const SweepPlan& plan, const ClaimTimes& times)
     : directory_(std::move(directory)),
+      times_(times),
       cells_(plan.cells),
       status_(plan.cells.size(), CellStatus::kMissing) {
   std::map<std::string, std::string> packs;
@@ -324,7 +325,7 @@ const std::vector<CellStatus>& SweepMonitor::look() {
     }
     const std::string& pack = pack_of_cell_[i];
     if (!claimed.contains(pack)) {
-      claimed[pack] = claim_state(directory_, pack) == ClaimState::kLive;
+      claimed[pack] = claim_state(directory_, pack, times_) == ClaimState::kLive;
     }
     status_[i] = look_at(cells_[i], claimed[pack]);
   }

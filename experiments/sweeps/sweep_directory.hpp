@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "experiments/runs/run_file.hpp"
+#include "experiments/sweeps/claims.hpp"
 #include "experiments/sweeps/sweep_plan.hpp"
 
 namespace bipo {
@@ -84,10 +85,11 @@ enum class CellStatus {
 // Returns "complete", "running", "interrupted", "failed" or "missing".
 std::string to_string(CellStatus status);
 
-// Looks at a sweep's directory repeatedly.  Only reads.
+// Looks at a sweep's directory repeatedly.  Only reads, apart from what `times` says.
 class SweepMonitor {
  public:
-  SweepMonitor(std::filesystem::path directory, const SweepPlan& plan);
+  SweepMonitor(std::filesystem::path directory, const SweepPlan& plan,
+               const ClaimTimes& times = {});
 
   // Returns the status of the plan's cells, in its order.  An unreadable run file counts as
   // interrupted.
@@ -97,6 +99,7 @@ class SweepMonitor {
   CellStatus look_at(const Cell& cell, bool is_claimed) const;
 
   std::filesystem::path directory_;
+  ClaimTimes times_;
   std::vector<Cell> cells_;
   std::vector<std::string> pack_of_cell_;
   std::vector<CellStatus> status_;

@@ -43,6 +43,15 @@ std::filesystem::path rescue_directory(const std::filesystem::path& wanted) {
   return error ? std::filesystem::path("/tmp") : found;
 }
 
+std::string evaluation_text(const std::vector<EvalRow>& rows) {
+  std::vector<std::string> parts;
+  for (const EvalRow& row : rows) {
+    parts.push_back(
+        fmt::format("{:+g}v {:.1f}% {:+.3f}", row.multiplier, 100 * row.accuracy, row.margin));
+  }
+  return in_lines(fmt::format("held-out after epoch {}:", rows.front().epoch + 1), parts);
+}
+
 RunObserver::RunObserver(Context context, ProgressDisplay& display)
     : context_(std::move(context)), display_(display) {
 }
@@ -52,7 +61,7 @@ std::int64_t RunObserver::pairs_in_step(std::int64_t step) const {
   return std::min(context_.batch_size, context_.train_pairs - first);
 }
 
-void RunObserver::on_step(const StepRow& row) {
+StepProgress RunObserver::progress_of(const StepRow& row) const {
   StepProgress progress;
   progress.step = row.step + 1;
   progress.total = context_.total_steps;
@@ -67,16 +76,34 @@ void RunObserver::on_step(const StepRow& row) {
   progress.residual_share = row.vector_norm / context_.residual_norm;
   progress.lr = row.lr;
   progress.pairs_per_second = static_cast<double>(pairs_in_step(row.step)) / row.seconds;
+  return progress;
+}
+
+void RunObserver::log_to(StepLog log, const std::vector<StepRow>& before) {
+  log_.emplace(std::move(log));
+  log_missing(before);
+}
+
+void RunObserver::log_missing(const std::vector<StepRow>& rows) {
+  for (auto i = static_cast<std::size_t>(log_->steps()); i < rows.size(); ++i) {
+    const std::string failure = log_->add(progress_of(rows[i]), rows[i]);
+    if (!failure.empty()) {
+      display_.warn(failure);
+      return;
+    }
+  }
+}
+
+void RunObserver::on_step(const StepRow& row) {
+  const StepProgress progress = progress_of(row);
   display_.step(progress);
+  if (const std::string failure = log_ ? log_->add(progress, row) : ""; !failure.empty()) {
+    display_.warn(failure);
+  }
 }
 
 void RunObserver::on_evaluation(const std::vector<EvalRow>& rows) {
-  std::string text = fmt::format("held-out pairs after epoch {}:", rows.front().epoch + 1);
-  for (const EvalRow& row : rows) {
-    text += fmt::format("  {:+g}v accuracy {:.1f} % margin {:+.3f}", row.multiplier,
-                        100 * row.accuracy, row.margin);
-  }
-  display_.message(text);
+  display_.message(evaluation_text(rows));
 }
 
 void RunObserver::on_failure(const std::string& reason) {
@@ -93,6 +120,9 @@ void RunObserver::save(const TrainingRecord& record, RunStatus status) {
   if (status == RunStatus::kComplete && context_.judged_by) {
     verdict_ = judge_run(record, *context_.judged_by);
     run.attributes.verdict = verdict_;
+  }
+  if (log_ && status == RunStatus::kDiverged) {
+    log_missing(record.steps);  // on_step() is not called for the last one
   }
   try {
     write(run);

@@ -6,17 +6,22 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "experiments/files/atomic_file.hpp"
 #include "experiments/progress/progress.hpp"
 #include "experiments/runs/run_file.hpp"
 #include "experiments/training/run_verdict.hpp"
+#include "experiments/training/step_log.hpp"
 #include "trainer/loop/training.hpp"
 
 namespace bipo {
 
 // Returns the folder for what cannot be saved: `wanted`, or the system's where that is empty.
 std::filesystem::path rescue_directory(const std::filesystem::path& wanted);
+
+// Returns the accuracies and margins of one evaluation as lines of at most kLineWidth.
+std::string evaluation_text(const std::vector<EvalRow>& rows);
 
 class RunObserver final : public TrainingObserver {
  public:
@@ -41,6 +46,10 @@ class RunObserver final : public TrainingObserver {
 
   // `display` must outlive the observer.
   RunObserver(Context context, ProgressDisplay& display);
+
+  // Logs the steps from now on, and those of `before` that the log lacks.  `log`: on the rank that
+  // writes the run file only.
+  void log_to(StepLog log, const std::vector<StepRow>& before);
 
   void on_step(const StepRow& row) override;
   void on_evaluation(const std::vector<EvalRow>& rows) override;
@@ -74,6 +83,8 @@ class RunObserver final : public TrainingObserver {
   };
 
   std::int64_t pairs_in_step(std::int64_t step) const;
+  StepProgress progress_of(const StepRow& row) const;
+  void log_missing(const std::vector<StepRow>& rows);
   bool holds_claim() const { return !context_.may_replace || context_.may_replace(); }
   void write(const RunRecord& run);
   void require_own_file() const;
@@ -85,6 +96,7 @@ class RunObserver final : public TrainingObserver {
 
   Context context_;
   ProgressDisplay& display_;
+  std::optional<StepLog> log_;
   std::optional<std::int64_t> saved_step_;
   FileVersion written_;  // of the last save, also one that failed in its last steps
   bool is_superseded_ = false;

@@ -86,7 +86,7 @@ void write_results(const EvaluationJob& job, const Evaluation& evaluation) {
 }  // namespace
 
 int run_evaluate_command(const EvaluateOptions& options, Session& session) {
-  Job job(session);
+  Job job(session, options);
   const EvaluationJob prepared =
       job.prepare([&] { return prepare_evaluation(options, job.begin_utc(), session); },
                   "the evaluation to make");

@@ -79,7 +79,7 @@ void print_result(const ExtractOptions& options, const std::vector<FoundDirectio
 }  // namespace
 
 int run_extract_command(const ExtractOptions& options, Session& session) {
-  Job job(session);
+  Job job(session, options);
   const ExtractPreparation preparation =
       job.prepare([&] { return prepare_extraction(options, job.begin_utc(), session); },
                   "the extraction to make");

@@ -1,7 +1,6 @@
 // The command `generate`: writes answers under vectors, at several multipliers at once.
 #include <fmt/format.h>
 
-#include <iostream>
 #include <memory>
 
 #include "experiments/generation_run/generation_job.hpp"
@@ -15,7 +14,7 @@
 namespace bipo {
 
 int run_generate_command(const GenerateOptions& options, Session& session) {
-  Job job(session);
+  Job job(session, options);
   const GenerationJob prepared = job.prepare(
       [&] { return prepare_generation(options, job.begin_utc(), session); }, "the answers to make");
   const Ranks ranks =
@@ -26,10 +25,10 @@ int run_generate_command(const GenerateOptions& options, Session& session) {
   const GenerationOutcome outcome = generate(prepared, *decoder, ranks, job);
   const bool is_complete = outcome.prompts == prepared.prompt_count();
   if (job.is_root()) {
-    std::cerr << fmt::format(
-        "{} answers, {} tokens in {:.1f} s, {:.1f} tokens/s\n",
+    job.display().message(fmt::format(
+        "{} answers, {} tokens in {:.1f} s, {:.1f} tokens/s",
         outcome.prompts * static_cast<std::int64_t>(options.multipliers.size()), outcome.tokens,
-        outcome.seconds, static_cast<double>(outcome.tokens) / outcome.seconds);
+        outcome.seconds, static_cast<double>(outcome.tokens) / outcome.seconds));
     if (!options.out.empty()) {
       fmt::print("{}: {}\n", is_complete ? "answers" : "interrupted; answers so far",
                  options.out.string());

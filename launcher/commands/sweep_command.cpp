@@ -1,5 +1,6 @@
 // The command `sweep`: trains one vector for every combination of the axes, on groups of ranks.
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -14,6 +15,7 @@
 #include "experiments/files/trial_process.hpp"
 #include "experiments/job/job.hpp"
 #include "experiments/progress/stop_signals.hpp"
+#include "experiments/progress/terminal.hpp"
 #include "experiments/settings/stored_settings.hpp"
 #include "experiments/settings/template_dates.hpp"
 #include "experiments/settings/warmup.hpp"
@@ -50,7 +52,8 @@ int print_result(const SweepPreparation& sweep, const SweepEnd& end) {
       std::any_of(sweep.inputs.begin(), sweep.inputs.end(),
                   [](const SweepInputs& inputs) { return !inputs.data.test.empty(); });
   const SweepSummary summary =
-      summarize_sweep(sweep.options.out, sweep.plan, sweep.options.multipliers, evaluates);
+      summarize_sweep(sweep.options.out, sweep.plan, sweep.options.multipliers, evaluates,
+                      shows_colours(STDOUT_FILENO));
   fmt::print("{}", summary.text);
   if (summary.weak > 0) {
     fmt::print(
@@ -68,7 +71,7 @@ int print_result(const SweepPreparation& sweep, const SweepEnd& end) {
     fmt::print("interrupted; the same command continues\n");
   } else if (summary.failed > 0) {
     fmt::print(
-        "failed cells are left alone; the same command with --retry-failed tries them "
+        "failed cells are left alone; the same command with --retry-failed tries them\n"
         "again\n");
   }
   if (summary.running > 0) {
@@ -113,7 +116,7 @@ int run_prepared(const SweepPreparation& sweep, Job& job) {
   std::int64_t exit_code = kExitDone;
   session.together([&] {
     if (job.is_root()) {
-      progress.report();
+      progress.finish();
       exit_code = print_result(sweep, end);
     }
   });
@@ -169,7 +172,7 @@ void print_plan(const SweepPreparation& sweep) {
 
 int run_sweep_command(const SweepOptions& given, Session& session) {
   const TrialProcessKept trials;  // one for all run files of earlier versions
-  Job job(session);
+  Job job(session, given);
   const SweepOptions options = as_first_started(given, job);
   const SweepPreparation sweep =
       job.prepare([&] { return prepare_sweep(options, session); }, "the sweep to make");

@@ -17,9 +17,11 @@ struct SweepSummary {
   std::size_t weak = 0;  // complete, but without an effect that is shown
 };
 
-// Returns each cell's status, last held-out accuracy at each multiplier (without evaluation, the
-// last training loss) and run file, and the reasons of failed cells.
+// Returns one line of at most 80 columns for each cell: its short name, status, last held-out
+// accuracy and margin at the multipliers, those furthest from 0 if not all fit (without evaluation,
+// the last training loss); then the reasons of failed cells, and where the run files are.
 SweepSummary summarize_sweep(const std::filesystem::path& directory, const SweepPlan& plan,
-                             const std::vector<double>& multipliers, bool evaluates);
+                             const std::vector<double>& multipliers, bool evaluates,
+                             bool has_colours);
 
 }  // namespace bipo

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "collectives/foundation/errors.hpp"
 #include "experiments/files/atomic_file.hpp"
@@ -17,6 +18,7 @@
 #include "experiments/training/run_observer.hpp"
 #include "experiments/training/run_preparation.hpp"
 #include "experiments/training/run_record.hpp"
+#include "experiments/training/step_log.hpp"
 #include "experiments/training/training_inputs.hpp"
 #include "launcher/bench/bench.hpp"
 #include "launcher/commands/commands.hpp"
@@ -73,6 +75,22 @@ void print_result(const TrainingRecord& record, RunStatus status, const TrainOpt
   }
 }
 
+// Returns nothing where no log is wanted.
+std::optional<StepLog> open_log(const RunPreparation& run) {
+  const TrainOptions& options = run.job.options;
+  if (options.log_jsonl.empty()) {
+    return std::nullopt;
+  }
+  ExistingLog existing = ExistingLog::kRefuse;
+  if (options.resume) {
+    existing = ExistingLog::kContinue;
+  } else if (options.overwrite) {
+    existing = ExistingLog::kReplace;
+  }
+  return StepLog(options.log_jsonl, existing,
+                 run.previous ? run.previous->steps : std::vector<StepRow>());
+}
+
 ReservedSpace reserve_run_file(const RunPreparation& run) {
   const TrainingInputs& inputs = run.job.inputs;
   return {run.job.options.out,
@@ -120,9 +138,11 @@ int run_prepared(const RunPreparation& run, OutputClaims& claims, Job& job) {
     remove_stale_temps(options.out);
   }
   ReservedSpace space;
+  std::optional<StepLog> log;
   session.together([&] {
     if (job.is_root()) {
       space = reserve_run_file(run);
+      log = open_log(run);
     }
   });
   const Ranks ranks =
@@ -152,6 +172,9 @@ int run_prepared(const RunPreparation& run, OutputClaims& claims, Job& job) {
        rescue_directory(options.rescue_dir), "the same command with --resume", /*is_alone=*/true,
        verdict_settings(options, residual_norm, plan.total_steps())},
       job.display());
+  if (log) {
+    observer.log_to(*std::move(log), run.previous ? run.previous->steps : std::vector<StepRow>());
+  }
   TrainingRecord record = run.previous ? TrainingRecord(*run.previous)
                                        : starting_record(inputs.config.hidden, options.seed);
   if (!run.start.empty()) {
@@ -187,7 +210,7 @@ int run_prepared(const RunPreparation& run, OutputClaims& claims, Job& job) {
 }  // namespace
 
 int run_train_command(const TrainOptions& options, Session& session) {
-  Job job(session);
+  Job job(session, options);
   if (options.dry_run) {
     return show_run(options, job);
   }

@@ -1,11 +1,14 @@
 #include "launcher/light/outcome.hpp"
 
+#include <unistd.h>
+
 #include <exception>
 #include <iostream>
 
 #include "collectives/foundation/errors.hpp"
 #include "collectives/foundation/exit_codes.hpp"
 #include "collectives/foundation/standard_streams.hpp"
+#include "experiments/progress/terminal.hpp"
 
 namespace bipo {
 namespace {
@@ -25,7 +28,9 @@ int reported(const std::function<int()>& work) {
 }  // namespace
 
 void complain(const std::string& message) {
-  std::cerr << "bipo-dist: " + message + "\n" << std::flush;
+  const Colour colour = shows_colours(STDERR_FILENO) ? Colour::kRed : Colour::kNone;
+  // One write, so that lines of several ranks do not mix.
+  std::cerr << coloured("bipo-dist:", colour) + " " + message + "\n" << std::flush;
 }
 
 int exit_code_of(const std::function<int()>& work) {

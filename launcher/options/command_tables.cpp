@@ -164,6 +164,7 @@ CommandTable sweep_table(SweepOptions& o) {
             optimizer_fields(o) + std::vector{shuffle_field(o.shuffle)}},
        evaluation_and_saving_group(o),
        {"Machine", machine_fields(o, "auto: 1") + cache_fields(o)},
+       {"Progress", report_fields(o)},
        data_group(o, PairFiles::kBoth),
        text_group(o)},
       config_notes("sweep") +
@@ -392,6 +393,30 @@ CommandTable data_table(ShowDataOptions& o) {
           "\n"
           "Example\n"
           "  bipo-dist data train.csv --model models/SmolLM2-135M-Instruct\n");
+}
+
+CommandTable watch_table(WatchOptions& o) {
+  return table(
+      "watch",
+      "bipo-dist watch DIR|RUN_FILE|LOG.jsonl [options]\n"
+      "\n"
+      "Shows the state of a sweep's directory, of a run file or of a log of --log-jsonl, again and "
+      "again: status,\n"
+      "step, loss, margin, time left, and which process on which host works on it.  Reads only, so "
+      "that it does\n"
+      "not disturb the job, and may run on another host that sees the files.\n",
+      {{"Options",
+        {field("every", "SECONDS", "time between two pictures", o.every,
+               real(RealRange::kPositive)),
+         flag("once", "show one picture and end", o.once)}}},
+      "\n"
+      "It ends when the work does, and at Ctrl-C.  A run file and its picture are as old as the "
+      "last save.\n"
+      "\n"
+      "Exit codes: 0 done, also at Ctrl-C; 2 usage or bad input; 1 anything else\n"
+      "\n"
+      "Example\n"
+      "  bipo-dist watch sweep\n");
 }
 
 CommandTable export_table(ExportOptions& o) {

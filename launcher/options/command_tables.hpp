@@ -39,6 +39,7 @@ CommandTable generate_table(GenerateOptions& options);
 CommandTable export_table(ExportOptions& options);
 CommandTable import_table(ImportOptions& options);
 CommandTable data_table(ShowDataOptions& options);
+CommandTable watch_table(WatchOptions& options);
 CommandTable evaluate_table(EvaluateOptions& options);
 
 // Returns the table of a command that takes no options: its page alone.

@@ -155,6 +155,11 @@ void require_measurement(const EvaluateOptions& options, const GivenNames& given
 
 void require_consistent(const TrainOptions& options, const GivenNames& given) {
   require_one_warmup(given);
+  if (!options.log_jsonl.empty() && options.log_jsonl == options.out) {
+    throw UserError(
+        "--log-jsonl and --out name the same file: the log is a file of its own beside the run "
+        "file");
+  }
   if (options.resume && options.overwrite) {
     throw UserError(
         "--resume and --overwrite exclude each other: --resume continues the run file, "

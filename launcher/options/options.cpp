@@ -404,6 +404,13 @@ Command parse_import(const std::vector<std::string>& words) {
       parse_path);
 }
 
+Command parse_watch(const std::vector<std::string>& words) {
+  return parse_after_path(&WatchOptions::path, watch_table, words,
+                          "watch takes the directory of a sweep, a run file or a log of steps "
+                          "first; `bipo-dist watch run.h5`",
+                          parse_path);
+}
+
 // All options of inspect are flags, so that they may stand before the file too.
 Command parse_inspect(const std::vector<std::string>& given) {
   std::vector<std::string> words = given;
@@ -483,6 +490,8 @@ constexpr CommandEntry kCommands[] = {
      table_of<ShowDataOptions, data_table>, "FILE"},
     {"inspect", "print what a run file holds", parse_inspect,
      table_of<InspectOptions, inspect_table>, "RUN_FILE"},
+    {"watch", "show in a terminal how a run or a sweep is going", parse_watch,
+     table_of<WatchOptions, watch_table>, "PATH"},
     {"export", "write vectors in the format of another program", parse_export,
      table_of<ExportOptions, export_table>, "RUN_FILE"},
     {"import", "make run files of vectors in another format", parse_import,

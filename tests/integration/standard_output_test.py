@@ -32,6 +32,7 @@ def commands(folder, model, pairs):
         "version": ["--version"],
         "inspect": ["inspect", folder / "run.h5"],
         "inspect --json": ["inspect", folder / "run.h5", "--json"],
+        "watch": ["watch", folder / "run.h5"],
         "plan": ["plan", *program.options({**workload, "machine": "h100"})],
         "plan --json": ["plan", *program.options({**workload, "machine": "h100", "json": True})],
         "bench --json": ["bench", *program.options({**workload, "steps": 2, "threads": 1, "json": True})],

@@ -30,7 +30,7 @@ PHASES = {
     "train": {"start": None, "pass": r"^prefix and reference", "step": r"^train \d", "end": r"^train 12/12"},
     "sweep": {"start": None, "pass": r"^prefix and reference", "step": r"^train \d"},
     "generate": {"start": None, "prompt": r"^prompt \d"},
-    "evaluate": {"start": None, "measure": r"^held-out pairs, group \d"},
+    "evaluate": {"start": None, "measure": r"^evaluate \d"},
     "extract": {"start": None, "pass": r"(block|pair) \d"},
 }
 SAVES = {("train", "step"), ("train", "end"), ("sweep", "step"), ("generate", "prompt")}

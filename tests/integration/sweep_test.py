@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -17,6 +18,7 @@ import pytest
 import program
 import run_files
 from conftest import Job
+from terminal import Terminal, screen_of
 
 LAYERS, SEEDS = (1, 2), (1, 2)
 CELLS = [(layer, seed) for layer in LAYERS for seed in SEEDS]
@@ -299,8 +301,45 @@ def test_a_complete_sweep_is_left_alone(sweep):
     before = sweep.content()
     finished = program.run_successfully(sweep.arguments())
     assert "4 of 4 cells done" in finished.stderr, finished
-    assert all(str(sweep.file(*cell)) in finished.stdout for cell in CELLS), finished
+    assert f"run files: {sweep.file(*CELLS[0])}\n  and 3 more\n" in finished.stdout, finished
     assert sweep.content() == before
+
+
+def test_the_table_has_accuracy_and_margin_of_every_cell(sweep):
+    finished = program.run_successfully(sweep.but(multipliers="-1,0,1,2").arguments())
+    groups, titles, *lines = finished.stdout.splitlines()
+    assert groups.split() == ["accuracy", "%", "margin"], finished
+    assert titles.split() == ["cell", "status", "-1v", "+0v", "+1v", "+2v", "-1v", "+1v", "+2v"], finished
+    assert groups.index("margin") + 7 == titles.index("-1v", groups.index("margin")) + 3, "above its first column"
+    for (layer, seed), line in zip(CELLS, lines):
+        evaluations = [run_files.read(sweep.file(layer, seed)).evaluation(m) for m in (-1.0, 0.0, 1.0, 2.0)]
+        assert line.split() == [f"layer{layer}-seed{seed}", "complete",
+                                *(f"{100 * row['accuracy']:.1f}" for row in evaluations),
+                                *(f"{evaluations[i]['margin']:+.3f}" for i in (0, 2, 3))]
+        assert len(line) <= 80 and len(line) == len(titles)
+
+
+def test_columns_far_from_zero_stay_where_not_all_fit(sweep):
+    multipliers = [m / 2 for m in range(-8, 9)]
+    finished = program.run_successfully(sweep.but(epochs=1, multipliers=",".join(map(str, multipliers))).arguments())
+    _, titles, *lines = finished.stdout.splitlines()
+    assert all(len(line) <= 80 for line in [titles, *lines[:4]]), finished
+    assert "-4v" in titles and "+4v" in titles and "+0v" not in titles, finished
+
+
+def test_a_terminal_shows_a_board_of_the_cells(sweep):
+    command = [program.from_environment("BIPO_DIST"), *sweep.but(vectors_per_pass=1, epochs=8).arguments()]
+    with Terminal(command, rows=30, environment=program.MPI_ENVIRONMENT) as terminal:
+        terminal.wait_for(lambda written: any(re.match(r"  layer1-seed1  +running", line)
+                                              for line in screen_of(written)))
+        board = screen_of(terminal.written)
+        assert terminal.finish() == program.DONE, terminal.written
+        assert "layer1-seed1" in terminal.process.stdout.read().decode()
+    begin = next(i for i, line in enumerate(board) if line.startswith("sweep: ") and "cells done" in line)
+    assert [line.split()[0] for line in board[begin + 1:begin + 5]] == [f"layer{layer}-seed{seed}" for layer, seed in CELLS]
+    left = terminal.screen()
+    assert not any(re.match("  layer", line) for line in left), left
+    assert sum(line.startswith("sweep: 4 of 4 cells done") for line in left) == 1, left
 
 
 @pytest.mark.parametrize("lost, kept", [(2, 1), (1, 2)])
@@ -463,10 +502,10 @@ def test_a_dry_run_writes_nothing(sweep):
 
 def test_without_held_out_pairs_the_last_loss_is_shown(sweep):
     finished = program.run_successfully(sweep.but(test=None).arguments())
-    for cell in CELLS:
-        loss = run_files.read(sweep.file(*cell)).steps["loss"][-1]
-        [row] = [line for line in finished.stdout.splitlines() if line.startswith(sweep.file(*cell).stem)]
-        assert row.split() == [sweep.file(*cell).stem, "complete", f"{loss:.4f}", str(sweep.file(*cell))]
+    for layer, seed in CELLS:
+        loss = run_files.read(sweep.file(layer, seed)).steps["loss"][-1]
+        [row] = [line for line in finished.stdout.splitlines() if line.startswith(f"layer{layer}-seed{seed} ")]
+        assert row.split() == [f"layer{layer}-seed{seed}", "complete", f"{loss:.4f}"]
 
 
 def test_a_cell_that_fails_leaves_the_others_alone(sweep):
@@ -476,7 +515,7 @@ def test_a_cell_that_fails_leaves_the_others_alone(sweep):
     assert finished.code == program.FAILED, finished
     failed, fine = doomed.file(1, 1, "1e+39"), doomed.file(1, 1)
     assert run_files.read(fine).attributes["status"] == "complete"
-    [line] = [line for line in finished.stdout.splitlines() if line.startswith(f"{failed.stem}: ")]
+    [line] = [line for line in finished.stdout.splitlines() if line.startswith("lr1e+39: ")]
     assert "step 1" in line and "not finite" in line, finished
     saved = run_files.read(failed)
     assert saved.attributes["status"] == "diverged" and len(saved.steps) == 1, "what led to it is there to look at"
@@ -493,7 +532,7 @@ def test_a_cell_that_fails_leaves_the_others_alone(sweep):
     assert again.code == program.FAILED and doomed.content() == before, again
     retried = program.run(doomed.arguments("--retry-failed"))
     assert retried.code == program.FAILED, retried
-    assert f"{failed.stem}: 1 cell" in retried.stderr, "the retry trains the failed cell alone"
+    assert "training lr1e+39\n" in retried.stderr, "the retry trains the failed cell alone"
     assert doomed.content()[fine.name] == before[fine.name]
 
 
@@ -510,7 +549,7 @@ def test_a_failed_cell_that_is_retried_with_success_is_complete(sweep):
 
     finished = program.run(job.arguments())
     assert finished.code == program.FAILED and not failed.exists(), finished
-    assert f"{failed.stem}: a full disk" in finished.stdout, finished
+    assert "seed2: a full disk" in finished.stdout, finished
     program.run_successfully(job.arguments("--retry-failed"))
     assert list(failures.iterdir()) == []
     for seed in SEEDS:

@@ -57,7 +57,10 @@ class PackSaverTest : public ::testing::Test {
   PackSaverTest()
       : directory_(fs::path(::testing::TempDir()) / ("bipo-saver-" + std::to_string(getpid()))),
         path_(directory_ / "pack.h5"),
-        display_(out_, {false, [] { return std::size_t{80}; },
+        display_(out_, {false,
+                        [] {
+                          return TerminalSize{80, 24};
+                        },
                         [] { return std::chrono::steady_clock::time_point(); }}) {
     fs::remove_all(directory_);
     fs::create_directories(directory_);

@@ -24,7 +24,10 @@ class RunObserverTest : public ::testing::Test {
  protected:
   RunObserverTest()
       : directory_(fs::path(::testing::TempDir()) / ("bipo-observer-" + std::to_string(getpid()))),
-        display_(shown_, {false, [] { return std::size_t{80}; },
+        display_(shown_, {false,
+                          [] {
+                            return TerminalSize{80, 24};
+                          },
                           [] { return std::chrono::steady_clock::time_point(); }}) {
     fs::remove_all(directory_);
     fs::create_directories(directory_ / "rescue");

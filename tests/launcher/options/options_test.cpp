@@ -586,6 +586,30 @@ TEST(CommandLine, TimeoutTakesUnitsOfTime) {
   }
 }
 
+TEST(CommandLine, ProgressIsOneOfFourWays) {
+  EXPECT_EQ(parsed({}).progress, ProgressStyle::kAuto);
+  EXPECT_EQ(parsed({"--progress", "bar"}).progress, ProgressStyle::kBar);
+  EXPECT_EQ(parsed({"--progress", "lines"}).progress, ProgressStyle::kLines);
+  EXPECT_EQ(parsed({"--progress", "none"}).progress, ProgressStyle::kNone);
+  EXPECT_TRUE(parsed({"--quiet"}).quiet);
+  expect_parts(train_error({"--progress", "dots"}), {"--progress 'dots'", "bar"});
+  EXPECT_EQ(parsed({"--log-jsonl", "steps.jsonl"}).log_jsonl, "steps.jsonl");
+}
+
+TEST(CommandLine, WatchTakesOnePlace) {
+  const auto watch = [](std::vector<std::string> words) {
+    words.insert(words.begin(), "watch");
+    return std::get<WatchOptions>(parse_command_line(words));
+  };
+  EXPECT_EQ(watch({"sweep"}).path, "sweep");
+  EXPECT_EQ(watch({"sweep"}).every, 5);
+  EXPECT_FALSE(watch({"sweep"}).once);
+  EXPECT_EQ(watch({"run.h5", "--every", "0.5"}).every, 0.5);
+  EXPECT_TRUE(watch({"run.h5", "--once"}).once);
+  expect_parts(error_of({"watch"}), {"watch takes", "run file"});
+  expect_parts(error_of({"watch", "run.h5", "--every", "0"}), {"--every '0'"});
+}
+
 TEST(CommandLine, MissingRequiredOptionsAreListedAtOnce) {
   expect_parts(error_of({"train"}), {"--model", "--train", "--layer", "--out"});
   const std::string message = error_of({"train", "--layer", "1", "--model", "m"});
@@ -1051,6 +1075,9 @@ TEST(Help, ListsEveryOptionOfTheDesignOnALineOfItsOwn) {
                            "threads",
                            "deterministic",
                            "timeout",
+                           "progress",
+                           "quiet",
+                           "log-jsonl",
                            "system-prompt",
                            "chat-template",
                            "template-date",
