@@ -199,6 +199,7 @@ std::string evaluation_config(const EvaluationJob& job) {
 // Equal on ranks that are about to evaluate the same.
 std::uint64_t agreement(const EvaluationJob& job) {
   ContentHash hash;
+  hash.add(job.model.computation.kernels);
   hash.add(job.model.files.fingerprint);
   hash.add(job.weights_hash);
   hash.add(fmt::format("{} {} {}", job.options.batch_size, name_of(job.options.positions),

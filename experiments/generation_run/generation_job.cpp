@@ -91,6 +91,7 @@ void read_prompts_of(GenerationJob& job) {
 
 std::uint64_t agreement(const GenerationJob& job) {
   ContentHash hash;
+  hash.add(job.model.computation.kernels);
   hash.add(job.model.files.fingerprint);
   hash.add(job.weights_hash);
   for (const VectorInUse& vector : job.vectors) {

@@ -8,6 +8,7 @@
 
 #include "collectives/device.hpp"
 #include "collectives/foundation/errors.hpp"
+#include "trainer/model/device_kernels/kernel_runner.hpp"
 #include "trainer/model/operators/cpu_memory.hpp"
 #include "trainer/model/operators/operators.hpp"
 
@@ -35,6 +36,12 @@ void use_deterministic_kernels() {
   at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
   // It would fill every new tensor with NaN, a kernel each, though all of them are written.
   at::globalContext().setDeterministicFillUninitializedMemory(false);
+}
+
+KernelChoice kernel_choice(Kernels kernels) {
+  return kernels == Kernels::kAuto       ? KernelChoice::kAuto
+         : kernels == Kernels::kComposed ? KernelChoice::kComposed
+                                         : KernelChoice::kCompiled;
 }
 
 }  // namespace
@@ -70,6 +77,7 @@ Computation choose_computation(const MachineOptions& options, const Topology& to
   computation.topology = topology;
   computation.device = choose_device(options.device, session.local_rank(), session.local_size());
   select_device(computation.device);
+  computation.kernels = choose_kernels(kernel_choice(options.kernels), computation.device);
   const bool accelerated = !computation.device.is_cpu();
   computation.dtype = effective_dtype(options.dtype, accelerated);
   const bool bf16 = computation.dtype == Dtype::kBf16;

@@ -23,6 +23,8 @@ struct Computation {
   DeviceKind kind = DeviceKind::kCpu;
   bool emulated = false;  // bf16 products are computed in fp32
   std::string backend;    // for collectives: "self", "mpi", "nccl"
+  std::string kernels;    // whose, on a device: "compiled for sm_90 by NVRTC 13.0"; the same on
+                          // all ranks that share a model
   ThreadChoice threads;
 };
 
@@ -37,7 +39,8 @@ Dtype effective_dtype(Dtype dtype, bool accelerated);
 c10::ScalarType cache_type(Dtype cache_dtype);
 
 // Resolves the options for this rank and selects its device; with --deterministic, kernels are
-// deterministic from here on.  Throws UserError as choose_device() does.
+// deterministic from here on; loads our own kernels where they are chosen.  Throws UserError as
+// choose_device() and choose_kernels() do.
 Computation choose_computation(const MachineOptions& options, const Topology& topology,
                                const Session& session);
 

@@ -28,6 +28,12 @@ const std::vector<std::string>& names_of<CacheDevice>() {
 }
 
 template <>
+const std::vector<std::string>& names_of<Kernels>() {
+  static const std::vector<std::string> names = {"auto", "composed", "compiled"};
+  return names;
+}
+
+template <>
 const std::vector<std::string>& names_of<LrUnit>() {
   static const std::vector<std::string> names = {"absolute", "residual"};
   return names;

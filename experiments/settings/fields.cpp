@@ -258,6 +258,11 @@ std::vector<Field> machine_fields(MachineOptions& o, const char* automatic_dp) {
                    "auto: OMP_NUM_THREADS, else a share of the cores", at_least(1))
           .placement(),
       flag("deterministic", "deterministic kernels on CUDA", o.deterministic),
+      choice("kernels",
+             "on CUDA, norms, rotation and units as kernels of our own, compiled where they run, "
+             "or composed of libtorch's; auto: our own where NVRTC is found",
+             o.kernels)
+          .unstored(),
       field("timeout", "TIME",
             "how long a rank waits for one that makes no progress before the job ends: 90, 90s, "
             "10m, 1h",

@@ -28,6 +28,7 @@ enum class Dtype { kAuto, kFp32, kBf16 };
 enum class DeviceKind { kAuto, kCpu, kCuda };
 // Where a training on a device reads the cached activations from; kAuto: there, if they fit.
 enum class CacheDevice { kAuto, kHost, kDevice };
+enum class Kernels { kAuto, kComposed, kCompiled };
 // The unit of --lr: 1, or the median RMS of the residual stream at the layer.
 enum class LrUnit { kAbsolute, kResidual };
 // The vector that a complete run ends with: that of the last step, or of the epoch with the largest
@@ -76,6 +77,7 @@ struct MachineOptions {
   std::optional<std::int64_t> dp;
   std::optional<std::int64_t> threads;
   bool deterministic = false;
+  Kernels kernels = Kernels::kAuto;
   double timeout = 600;  // seconds that ranks wait for one without progress; 0: without end
 };
 

@@ -244,6 +244,9 @@ SweepPreparation prepare_sweep(const SweepOptions& options, const Session& sessi
   }
   ContentHash plan;
   plan.add(sweep.plan_text);
+  for (const SweepInputs& inputs : sweep.inputs) {
+    plan.add(inputs.job.computation.kernels);
+  }
   sweep.agreement = plan.value();
   return sweep;
 }

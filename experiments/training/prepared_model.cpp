@@ -117,6 +117,9 @@ std::uint64_t cache_key(const CacheOrigin& origin) {
                       name_of(origin.computation.dtype), name_of(origin.computation.kind),
                       origin.computation.threads.threads, origin.deterministic, kProgramVersion,
                       kGitCommit));
+  if (!origin.computation.kernels.empty()) {
+    key.add(origin.computation.kernels);
+  }
   return key.value();
 }
 

@@ -260,6 +260,9 @@ SettingNotes job_notes(const TrainOptions& options, const JobPreparation& job,
   notes.rows["Training"] = {{"AdamW", "betas 0.9 0.999, eps 1e-8, cosine to 0"}};
   notes.rows["Machine"] = {{"ranks", ranks.to_string() + how_ranks_wait(ranks)},
                            {"collectives", computation.backend}};
+  if (!computation.kernels.empty()) {
+    notes.rows["Machine"].emplace_back("kernels", computation.kernels);
+  }
   return notes;
 }
 
@@ -318,6 +321,7 @@ RunPreparation prepare_run(const TrainOptions& given, const std::string& now,
   const bool complete = run.previous && run.previous->attributes.status == RunStatus::kComplete;
   ContentHash agreement;
   agreement.add(fmt::format("{} {} {}", result_settings(run.config), steps_done, complete));
+  agreement.add(run.job.computation.kernels);
   run.agreement = agreement.value();
   return run;
 }

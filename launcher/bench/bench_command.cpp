@@ -113,6 +113,7 @@ BenchSetup prepare(const BenchOptions& options, const Session& session) {
   ContentHash agreement;
   agreement.add(fmt::format("{} {} {} {} {}", setup.model_fingerprint, setup.weights_hash,
                             tokens_hash(setup.pairs), options.layer, setup.all_steps()));
+  agreement.add(setup.computation.kernels);
   setup.agreement = agreement.value();
   return setup;
 }

@@ -147,6 +147,7 @@ ExtractPreparation prepare_extraction(const ExtractOptions& given, const std::st
   agreement.add(fmt::format("{} {} {}",
                             result_settings(extract_config(run, run.pass.layers.front(), {})),
                             fmt::join(run.pass.layers, ","), run.pass.block_by_block));
+  agreement.add(run.job.computation.kernels);
   run.agreement = agreement.value();
   return run;
 }

@@ -14,6 +14,7 @@
 #include "tests/support/device_communicator.hpp"
 #include "tests/support/simulated_device.hpp"
 #include "tests/support/training_world.hpp"
+#include "trainer/model/device_kernels/kernel_runner.hpp"
 
 namespace bipo::testing {
 namespace {
@@ -82,6 +83,20 @@ INSTANTIATE_TEST_SUITE_P(Models, DeviceValues,
                                            Case{"Scaled", scaled_config, at::kDouble},
                                            Case{"Recurrent", recurrent_config, at::kFloat}),
                          name_of_case);
+
+TEST(DeviceValuesComposed, AreTheCpus) {
+  at::set_num_threads(1);
+  const RandomWeights weights(gemma_config());
+  const auto on = [&](at::Device device) {
+    return run_everything({gemma_config(), at::kDouble, device, true}, weights, lone_ranks());
+  };
+  choose_kernels(KernelChoice::kComposed, simulated_device());
+  const std::int64_t before = device_kernels()["turn"];
+  const Values composed = on(simulated_device());
+  EXPECT_EQ(device_kernels()["turn"], before);
+  EXPECT_EQ(choose_kernels(KernelChoice::kAuto, simulated_device()), "compiled");
+  expect_near(composed, on(at::kCPU), tolerance_of(at::kDouble));
+}
 
 using DeviceValuesOverRanks = DeviceValues;
 

@@ -22,6 +22,7 @@
 #include <set>
 #include <utility>
 
+#include "tests/support/host_kernels.hpp"
 #include "tests/support/simulated_memory.hpp"
 
 namespace bipo::testing {
@@ -490,6 +491,31 @@ std::tuple<at::Tensor, at::Tensor> fused_rms_norm_backward(const at::Tensor& gra
   return {results[0], at::Tensor()};
 }
 
+// Our own kernels, compiled for the CPU.
+class OwnKernels final : public KernelRunner {
+ public:
+  void run(const KernelCall& call) override {
+    count_kernel(call.kernel);
+    std::optional<c10::Device> device;
+    std::vector<std::unique_ptr<Opened>> opened;
+    for (const at::Tensor* tensor : call.reads) {
+      if (tensor != nullptr) {
+        require_one_device(call.kernel, *tensor, device);
+        use(*tensor, false);
+        opened.push_back(std::make_unique<Opened>(*tensor));
+      }
+    }
+    for (const at::Tensor* tensor : call.writes) {
+      if (tensor != nullptr) {
+        require_one_device(call.kernel, *tensor, device);
+        use(*tensor, true);
+        opened.push_back(std::make_unique<Opened>(*tensor));
+      }
+    }
+    run_on_host(call);
+  }
+};
+
 // As CUDA chooses for attention with a mask: the memory-efficient kernel, but float64 only
 // composed.
 std::int64_t choose_attention(const at::Tensor& query, const at::Tensor&, const at::Tensor&,
@@ -623,6 +649,7 @@ struct Hooks final : at::PrivateUse1HooksInterface {
 const bool kRegistered = [] {
   c10::register_privateuse1_backend("simulated");
   at::RegisterPrivateUse1HooksInterface(new Hooks);
+  register_kernels(c10::kPrivateUse1, new OwnKernels);
   return true;
 }();
 

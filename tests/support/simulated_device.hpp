@@ -10,8 +10,9 @@
 // NaN.  Where the host changes the pinned source of an asynchronous copy before a synchronisation,
 // that synchronisation throws.
 //
-// Kernels are the CPU's.  What this device cannot show: the numerics and the time of CUDA's
-// kernels, element types that they lack, the order of atomic additions, and NCCL.
+// Kernels are the CPU's, our own ones too (host_kernels.hpp).  What this device cannot show: the
+// numerics and the time of CUDA's kernels, element types that they lack, the order of atomic
+// additions, and NCCL.
 #pragma once
 
 #include <c10/core/Device.h>

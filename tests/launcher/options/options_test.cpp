@@ -212,6 +212,13 @@ TEST(TrainOptions, CachesOfActivationsHaveATypeAPlaceAndADirectory) {
   expect_parts(train_error({"--cache-dtype", "fp16"}), {"cache-dtype", "auto, fp32, bf16"});
 }
 
+TEST(TrainOptions, KernelsOfADeviceAreAChoice) {
+  EXPECT_EQ(parsed({}).kernels, Kernels::kAuto);
+  EXPECT_EQ(parsed({"--kernels", "composed"}).kernels, Kernels::kComposed);
+  EXPECT_EQ(parsed({"--kernels", "compiled"}).kernels, Kernels::kCompiled);
+  expect_parts(train_error({"--kernels", "own"}), {"kernels", "auto, composed, compiled"});
+}
+
 SweepOptions parsed_sweep(const Words& extra) {
   Words words = {"sweep", "--model", "m", "--train", "t.csv", "--out", "dir"};
   words.insert(words.end(), extra.begin(), extra.end());
@@ -1074,6 +1081,7 @@ TEST(Help, ListsEveryOptionOfTheDesignOnALineOfItsOwn) {
                            "dp",
                            "threads",
                            "deterministic",
+                           "kernels",
                            "timeout",
                            "progress",
                            "quiet",

@@ -34,14 +34,8 @@ at::Tensor BlockOperators::project_onto(const at::Tensor& residual, const at::Te
   if (tp_.size() == 1 && !bias.defined() && !norm.defined() && scale == 1) {
     return frozen_linear_onto(residual, x, weight);
   }
-  at::Tensor sum = reduce_from_tensor_parallel(frozen_linear(x, weight), tp_);
-  if (bias.defined()) {
-    sum = sum + bias;
-  }
-  if (norm.defined()) {
-    sum = rms_norm(sum, norm, config_.norm_epsilon);
-  }
-  return at::add(residual, sum, scale);
+  return add_onto(residual, reduce_from_tensor_parallel(frozen_linear(x, weight), tp_),
+                  {bias, norm, config_.norm_epsilon, scale});
 }
 
 }  // namespace bipo

@@ -8,6 +8,7 @@
 
 #include "collectives/profile.hpp"
 #include "trainer/model/operators/avx512_tiles.hpp"
+#include "trainer/model/operators/compiled_operators.hpp"
 #include "trainer/model/operators/cpu_attention.hpp"
 #include "trainer/model/operators/operators.hpp"
 
@@ -38,8 +39,57 @@ struct Rotate : torch::autograd::Function<Rotate> {
   }
 };
 
-at::Tensor rotated(const at::Tensor& x, const PaddedSpans& rows) {
-  return Rotate::apply(x, rows.cos, rows.sin);
+// Turns and splits in one kernel: x [n, heads K] -> queries, keys and values [n, heads of the kind,
+// K].
+struct TurnHeads : torch::autograd::Function<TurnHeads> {
+  static variable_list forward(AutogradContext* context, const at::Tensor& x, std::int64_t queries,
+                               std::int64_t keys, std::int64_t values, const at::Tensor& cos,
+                               const at::Tensor& sin) {
+    context->set_materialize_grads(false);
+    context->save_for_backward({cos, sin});
+    context->saved_data["heads"] = std::vector<std::int64_t>{queries, keys, values};
+    const auto turned = compiled_turn(x, {queries, keys, values}, cos, sin);
+    return {turned.begin(), turned.end()};
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const auto saved = context->get_saved_variables();
+    const auto heads = context->saved_data.at("heads").toIntVector();
+    return {compiled_turn_back({gradients[0], gradients[1], gradients[2]},
+                               {heads[0], heads[1], heads[2]}, saved[0], saved[1]),
+            at::Tensor(),
+            at::Tensor(),
+            at::Tensor(),
+            at::Tensor(),
+            at::Tensor()};
+  }
+};
+
+// Queries, keys and values [n, heads of the kind, K].
+struct Heads {
+  at::Tensor queries;
+  at::Tensor keys;
+  at::Tensor values;
+};
+
+// Splits x [n, heads K] into heads; turns queries and keys by the angles of their rows.
+Heads turned_heads(const at::Tensor& x, const HeadCounts& counts, const PaddedSpans& rows) {
+  if (runs_compiled(x)) {
+    const variable_list turned =
+        TurnHeads::apply(x, counts.queries, counts.keys, counts.values, rows.cos, rows.sin);
+    return {turned[0], turned[1], turned[2]};
+  }
+  const std::int64_t turning = counts.queries + counts.keys;
+  const std::int64_t size = rows.cos.size(-1);
+  const auto heads = [&](std::int64_t first, std::int64_t count) {
+    return x.narrow(1, first * size, count * size).reshape({x.size(0), count, size});
+  };
+  const at::Tensor turned = Rotate::apply(heads(0, turning), rows.cos, rows.sin);
+  const auto part = [&](std::int64_t first, std::int64_t count) {
+    return count == turning ? turned : turned.narrow(1, first, count);
+  };
+  return {part(0, counts.queries), part(counts.queries, counts.keys),
+          heads(turning, counts.values)};
 }
 
 // The gradients of these gathers are gathers and sums in a fixed order, so that they are the same
@@ -122,11 +172,6 @@ at::Tensor attend_padded(const at::Tensor& q, const at::Tensor& k, const at::Ten
   return at::matmul(at::softmax(seen, -1), v);
 }
 
-// Views x [n, count K] as [n, count, K].
-at::Tensor by_head(const at::Tensor& x, std::int64_t count, std::int64_t head_size) {
-  return x.reshape({x.size(0), count, head_size});
-}
-
 // Rotated queries [n, H, K], rotated keys and values [T, Hkv, K] -> [n, H K].
 at::Tensor attend_in_slots(const at::Tensor& queries, const at::Tensor& keys,
                            const at::Tensor& values, const AttentionHeads& heads,
@@ -154,12 +199,9 @@ at::Tensor attend_in_slots(const at::Tensor& queries, const at::Tensor& keys,
 at::Tensor padded_attention(const at::Tensor& q, const at::Tensor& kv, const AttentionCall& call) {
   const WorkTimer timer(Work::kAttention);
   const AttentionHeads& heads = call.heads;
-  const std::int64_t width = heads.kv_heads * heads.head_size;
-  return attend_in_slots(
-      rotated(by_head(q, heads.query_heads(), heads.head_size), *call.queries.padded),
-      rotated(by_head(kv.narrow(1, 0, width), heads.kv_heads, heads.head_size), *call.keys.padded),
-      by_head(kv.narrow(1, width, width), heads.kv_heads, heads.head_size), heads,
-      *call.queries.padded);
+  const Heads of_q = turned_heads(q, {heads.query_heads(), 0, 0}, *call.queries.padded);
+  const Heads of_kv = turned_heads(kv, {0, heads.kv_heads, heads.kv_heads}, *call.keys.padded);
+  return attend_in_slots(of_q.queries, of_kv.keys, of_kv.values, heads, *call.queries.padded);
 }
 
 // The same where queries, keys and values are columns of one matrix: queries and keys turn
@@ -167,15 +209,9 @@ at::Tensor padded_attention(const at::Tensor& q, const at::Tensor& kv, const Att
 at::Tensor padded_self_attention(const at::Tensor& qkv, const AttentionHeads& heads,
                                  const PaddedSpans& rows) {
   const WorkTimer timer(Work::kAttention);
-  const std::int64_t turning = heads.query_heads() + heads.kv_heads;
-  const at::Tensor turned =
-      rotated(by_head(qkv.narrow(1, 0, turning * heads.head_size), turning, heads.head_size), rows);
-  const at::Tensor values =
-      by_head(qkv.narrow(1, turning * heads.head_size, heads.kv_heads * heads.head_size),
-              heads.kv_heads, heads.head_size);
-  return attend_in_slots(turned.narrow(1, 0, heads.query_heads()),
-                         turned.narrow(1, heads.query_heads(), heads.kv_heads), values, heads,
-                         rows);
+  const Heads turned =
+      turned_heads(qkv, {heads.query_heads(), heads.kv_heads, heads.kv_heads}, rows);
+  return attend_in_slots(turned.queries, turned.keys, turned.values, heads, rows);
 }
 
 Columns columns_of(const at::Tensor& x, std::int64_t first) {
@@ -296,15 +332,12 @@ at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& kv, const Att
     keep_rows(columns_of(kv, 0), heads, rows, places.const_data_ptr<std::int64_t>(), kept);
     return attend_to_kept(columns_of(q, 0), heads, rows, kept);
   }
-  const std::int64_t width = heads.kv_heads * heads.head_size;
-  const auto new_rows = [&](std::int64_t first) {
-    return by_head(kv.narrow(1, first, width), heads.kv_heads, heads.head_size);
-  };
-  kept.keys.index_copy_(1, places, rotated(new_rows(0), *rows.padded).transpose(0, 1));
-  kept.values.index_copy_(1, places, new_rows(width).transpose(0, 1));
-  return attend_in_slots(rotated(by_head(q, heads.query_heads(), heads.head_size), *rows.padded),
-                         kept.keys.transpose(0, 1), kept.values.transpose(0, 1), heads,
-                         *rows.padded);
+  const Heads of_q = turned_heads(q, {heads.query_heads(), 0, 0}, *rows.padded);
+  const Heads of_kv = turned_heads(kv, {0, heads.kv_heads, heads.kv_heads}, *rows.padded);
+  kept.keys.index_copy_(1, places, of_kv.keys.transpose(0, 1));
+  kept.values.index_copy_(1, places, of_kv.values.transpose(0, 1));
+  return attend_in_slots(of_q.queries, kept.keys.transpose(0, 1), kept.values.transpose(0, 1),
+                         heads, *rows.padded);
 }
 
 }  // namespace bipo

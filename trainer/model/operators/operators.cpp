@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "collectives/profile.hpp"
+#include "trainer/model/operators/compiled_operators.hpp"
 #include "trainer/model/operators/cpu_kernels.hpp"
 #include "trainer/model/operators/cpu_products.hpp"
 #include "trainer/model/operators/task_queue.hpp"
@@ -125,6 +126,11 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
                             double epsilon) {
     const WorkTimer timer(Work::kElementwise);
+    if (runs_compiled(x)) {
+      const Normed normed = compiled_norm(x, {.weight = weight, .epsilon = epsilon});
+      context->save_for_backward({x, weight, normed.scale});
+      return normed.y;
+    }
     if (!x.is_cpu()) {
       const auto [y, scale] = at::_fused_rms_norm(x, weight.sizes(), weight, epsilon);
       context->save_for_backward({x, weight, scale});
@@ -154,6 +160,10 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
     const at::Tensor& x = saved[0];
     const at::Tensor& weight = saved[1];
     const at::Tensor& scale = saved[2];
+    if (runs_compiled(x)) {
+      return {compiled_norm_backward(x, {.weight = weight}, {.scale = scale}, gradients[0]),
+              at::Tensor(), at::Tensor()};
+    }
     if (!x.is_cpu()) {
       return {std::get<0>(at::_fused_rms_norm_backward(gradients[0], x, weight.sizes(), scale,
                                                        weight, {true, false})),
@@ -188,6 +198,12 @@ struct LayerNorm : torch::autograd::Function<LayerNorm> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
                             const Bias& bias, double epsilon) {
     const WorkTimer timer(Work::kElementwise);
+    if (runs_compiled(x)) {
+      const Normed normed = compiled_norm(
+          x, {.weight = weight, .bias = bias.vector, .epsilon = epsilon, .centred = true});
+      context->save_for_backward({x, weight, normed.mean, normed.scale});
+      return normed.y;
+    }
     auto [y, mean, scale] = at::native_layer_norm(x, {x.size(1)}, weight, bias.vector, epsilon);
     context->save_for_backward({x, weight, mean, scale});
     return y;
@@ -196,6 +212,11 @@ struct LayerNorm : torch::autograd::Function<LayerNorm> {
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const WorkTimer timer(Work::kElementwise);
     const auto saved = context->get_saved_variables();
+    if (runs_compiled(saved[0])) {
+      return {compiled_norm_backward(saved[0], {.weight = saved[1], .centred = true},
+                                     {.mean = saved[2], .scale = saved[3]}, gradients[0]),
+              at::Tensor(), at::Tensor(), at::Tensor()};
+    }
     const auto dx =
         at::native_layer_norm_backward(gradients[0].contiguous(), saved[0], {saved[0].size(1)},
                                        saved[2], saved[3], saved[1], {}, {true, false, false});
@@ -225,6 +246,9 @@ struct GatedUnit : torch::autograd::Function<GatedUnit> {
     const WorkTimer timer(Work::kElementwise);
     context->save_for_backward({gate_up});
     context->saved_data["activation"] = static_cast<std::int64_t>(activation);
+    if (runs_compiled(gate_up)) {
+      return compiled_gated_unit(gate_up, activation);
+    }
     const auto half = gate_up.size(-1) / 2;
     if (!runs_fused(gate_up)) {
       return activated(activation, gate_up.narrow(-1, 0, half))
@@ -243,6 +267,9 @@ struct GatedUnit : torch::autograd::Function<GatedUnit> {
     const WorkTimer timer(Work::kElementwise);
     const at::Tensor gate_up = context->get_saved_variables()[0];
     const auto activation = static_cast<Activation>(context->saved_data.at("activation").toInt());
+    if (runs_compiled(gate_up)) {
+      return {compiled_gated_unit_backward(gate_up, gradients[0], activation), at::Tensor()};
+    }
     const auto half = gate_up.size(-1) / 2;
     if (!runs_fused(gate_up)) {
       const at::Tensor gate = gate_up.narrow(-1, 0, half);
@@ -277,6 +304,9 @@ struct PlainUnit : torch::autograd::Function<PlainUnit> {
     const at::Tensor& bias = shift.vector;
     context->save_for_backward({x, bias});
     context->saved_data["activation"] = static_cast<std::int64_t>(activation);
+    if (runs_compiled(x)) {
+      return compiled_plain_unit(x, bias, activation);
+    }
     if (!runs_fused(x) || activation == Activation::kSilu) {
       return activated(activation, with_bias(x, bias));
     }
@@ -296,6 +326,10 @@ struct PlainUnit : torch::autograd::Function<PlainUnit> {
     const at::Tensor& x = saved[0];
     const at::Tensor& bias = saved[1];
     const auto activation = static_cast<Activation>(context->saved_data.at("activation").toInt());
+    if (runs_compiled(x)) {
+      return {compiled_plain_unit_backward(x, bias, gradients[0], activation), at::Tensor(),
+              at::Tensor()};
+    }
     if (!runs_fused(x) || activation == Activation::kSilu) {
       return {activation_backward(activation, gradients[0], with_bias(x, bias)), at::Tensor(),
               at::Tensor()};
@@ -316,6 +350,50 @@ struct PlainUnit : torch::autograd::Function<PlainUnit> {
 
   static const float* data_or_null(const at::Tensor& bias) {
     return bias.defined() ? bias.const_data_ptr<float>() : nullptr;
+  }
+};
+
+// Returns residual + factor norm(x + bias) of tensor operations that autograd knows.
+at::Tensor composed_onto(const at::Tensor& residual, const at::Tensor& x,
+                         const AddedBranch& branch) {
+  at::Tensor sum = with_bias(x, branch.bias);
+  if (branch.norm.defined()) {
+    sum = rms_norm(sum, branch.norm, branch.epsilon);
+  }
+  return at::add(residual, sum, branch.factor);
+}
+
+// The same as one kernel.
+struct CompiledOnto : torch::autograd::Function<CompiledOnto> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& residual,
+                            const at::Tensor& x, const AddedBranch& branch) {
+    const WorkTimer timer(Work::kElementwise);
+    context->saved_data["factor"] = branch.factor;
+    if (!branch.norm.defined()) {
+      return compiled_add_onto(residual, x, branch.bias, branch.factor);
+    }
+    const Normed normed = compiled_norm(x, {.weight = branch.norm,
+                                            .shift = branch.bias,
+                                            .residual = residual,
+                                            .epsilon = branch.epsilon,
+                                            .factor = branch.factor});
+    context->save_for_backward({x, branch.norm, branch.bias, normed.scale});
+    return normed.y;
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const WorkTimer timer(Work::kElementwise);
+    const double factor = context->saved_data.at("factor").toDouble();
+    const at::Tensor& d = gradients[0];
+    const auto saved = context->get_saved_variables();
+    if (saved.empty()) {
+      return {d, factor == 1 ? d : d * factor, at::Tensor()};
+    }
+    return {
+        d,
+        compiled_norm_backward(saved[0], {.weight = saved[1], .shift = saved[2], .factor = factor},
+                               {.scale = saved[3]}, d),
+        at::Tensor()};
   }
 };
 
@@ -361,6 +439,11 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilo
 at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                       double epsilon) {
   return LayerNorm::apply(x, weight, Bias{bias}, epsilon);
+}
+
+at::Tensor add_onto(const at::Tensor& residual, const at::Tensor& x, const AddedBranch& branch) {
+  return runs_compiled(x) ? at::Tensor(CompiledOnto::apply(residual, x, branch))
+                          : composed_onto(residual, x, branch);
 }
 
 at::Tensor gated_unit(const at::Tensor& gate_up, Activation activation) {

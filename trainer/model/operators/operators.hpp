@@ -9,8 +9,9 @@
 namespace bipo {
 
 // T tokens, D hidden, I MLP columns.  Activations have the residual stream's type on both sides of
-// every operator.  In float32 on the CPU each operator runs as one pass over memory; elsewhere it
-// is composed of tensor operations.
+// every operator.  In float32 on the CPU each operator runs as one pass over memory; on a device
+// with kernels of our own (compiled_operators.hpp) it is one of them; elsewhere it is composed of
+// tensor operations.
 
 // Returns the type of the residual stream of a model whose products have `product_type`.
 inline at::ScalarType residual_type_for(at::ScalarType product_type) {
@@ -51,6 +52,17 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilo
 // (Ba et al., arXiv 1607.06450, equation 3); bias may be undefined.
 at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                       double epsilon);
+
+// What a block's branch adds to the residual stream: factor RMSNorm(x + bias).
+struct AddedBranch {
+  at::Tensor bias;  // [D]; undefined: 0
+  at::Tensor norm;  // the norm's weight [D]; undefined: no norm
+  double epsilon = 0;
+  double factor = 1;
+};
+
+// Returns residual + factor norm(x + bias) for residual and x [T, D].
+at::Tensor add_onto(const at::Tensor& residual, const at::Tensor& x, const AddedBranch& branch);
 
 // activation(gate) * up for gate_up [T, 2 I], gate first (Shazeer, arXiv 2002.05202, equation 6).
 at::Tensor gated_unit(const at::Tensor& gate_up, Activation activation);
