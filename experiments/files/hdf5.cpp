@@ -709,6 +709,10 @@ hsize_t file_size(const Handle& file) {
   return size;
 }
 
+bool has_link(const Handle& parent, const std::string& name) {
+  return check(H5Lexists(parent.id(), name.c_str(), H5P_DEFAULT), "H5Lexists", name) > 0;
+}
+
 Handle create_group(const Handle& parent, const std::string& name) {
   return {check(H5Gcreate2(parent.id(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
                 "H5Gcreate2", name),

@@ -105,6 +105,9 @@ Handle open_file(const std::string& path);
 // Returns its bytes, with what follows the end that HDF5 knows.
 hsize_t file_size(const Handle& file);
 
+// Whether the group, or the root of the file, has a link of that name.
+bool has_link(const Handle& parent, const std::string& name);
+
 Handle create_group(const Handle& parent, const std::string& name);
 Handle open_group(const Handle& parent, const std::string& name);
 

@@ -25,10 +25,6 @@ Names link_names(const Handle& group) {
   return names;
 }
 
-bool has_link(const Handle& group, const std::string& name) {
-  return check(H5Lexists(group.id(), name.c_str(), H5P_DEFAULT), "H5Lexists", name) > 0;
-}
-
 H5L_info_t link_info(const Handle& group, const std::string& name) {
   H5L_info_t info{};
   check(H5Lget_info(group.id(), name.c_str(), &info, H5P_DEFAULT), "H5Lget_info", name);

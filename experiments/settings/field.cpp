@@ -158,6 +158,9 @@ Json stored_value(const TemplateArguments& value) {
   }
   return object;
 }
+Json stored_value(const JudgeScale& value) {
+  return value.text;
+}
 Json automatic_value() {
   return "auto";
 }
@@ -178,6 +181,10 @@ std::string shown_value(const TemplateArguments& value) {
     shown.push_back(fmt::format("{}={}", name, argument.dump()));
   }
   return shown.empty() ? "(none)" : fmt::format("{}", fmt::join(shown, ", "));
+}
+
+std::string shown_value(const JudgeScale& value) {
+  return value.text;
 }
 
 Field field(std::string name, std::string value_name, std::string description,

@@ -122,11 +122,13 @@ nlohmann::ordered_json stored_value(std::uint64_t value);
 nlohmann::ordered_json stored_value(const std::vector<double>& value);
 nlohmann::ordered_json stored_value(const std::optional<TemplateDate>& value);
 nlohmann::ordered_json stored_value(const TemplateArguments& value);
+nlohmann::ordered_json stored_value(const JudgeScale& value);
 nlohmann::ordered_json automatic_value();  // "auto"
 std::string shown_value(const std::filesystem::path& value);
 std::string shown_value(const std::string& value);
 std::string shown_value(const std::optional<TemplateDate>& value);
 std::string shown_value(const TemplateArguments& value);
+std::string shown_value(const JudgeScale& value);
 inline std::string shown_value(bool value) {
   return value ? "yes" : "no";
 }

@@ -15,6 +15,7 @@
 #include "datasets/text/bos_rule.hpp"
 #include "datasets/text/template_date.hpp"
 #include "datasets/text/train_turns.hpp"
+#include "experiments/evaluation/judge_scale.hpp"
 #include "experiments/sweeps/sweep_axes.hpp"
 
 namespace bipo {
@@ -226,6 +227,8 @@ struct EvaluateOptions : SteeringOptions {
   std::vector<double> grid;
   std::filesystem::path caa;  // empty: none
   bool random_control = true;
+  std::int64_t random = 1;          // random directions; all but the first on `test` only
+  std::optional<double> choose_on;  // share of the pairs of `test` that choose a multiplier
   double beta = 0.1;
   std::int64_t batch_size = 4;
   std::filesystem::path judge_export;
@@ -233,6 +236,9 @@ struct EvaluateOptions : SteeringOptions {
   std::string behaviour;
   std::string judge_model = "gpt-4o";
   std::filesystem::path judge_import;
+  JudgeScale judge_scale;
+
+  std::int64_t random_directions() const { return random_control ? random : 0; }
 };
 
 struct CollectOptions {

@@ -87,12 +87,14 @@ int run_judge_files_command(const EvaluateOptions& options) {
   const std::vector<std::string> requests = judge_requests(options, generations);
   if (!options.judge_import.empty()) {
     const JudgeScores scores = read_judge_scores(options, generations);
-    for (const std::string& warning : judge_warnings(scores)) {
+    for (const std::string& warning : judge_warnings(scores, options.judge_scale)) {
       std::cerr << "warning: " << warning << '\n';
     }
-    const std::vector<JudgeSummary> summary = add_judge_scores(
-        options.out, scores.scores, {absolute_text(options.judge_import), options.seed});
-    fmt::print("{}evaluation file: {}\n", judge_text(summary), options.out.string());
+    const std::vector<JudgeSummary> summary =
+        add_judge_scores(options.out, scores.scores,
+                         {absolute_text(options.judge_import), options.seed, options.judge_scale});
+    fmt::print("{}evaluation file: {}\n", judge_text(summary, options.judge_scale),
+               options.out.string());
   }
   write_judge_requests(options, requests);
   return kExitDone;

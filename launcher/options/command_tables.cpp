@@ -324,10 +324,12 @@ CommandTable evaluate_table(EvaluateOptions& o) {
       evaluate_fields(o),
       config_notes("evaluate") +
           "\n"
-          "Tables of --out: curve, steerability, samples, choices, costs, grid, judge and "
-          "judge_scores; those not\n"
-          "requested are empty.  Rows of the controls (direction caa, random) are beside the "
-          "vector's own.\n"
+          "Tables of --out: curve, steerability, chosen, choices, costs, grid and judge, and the "
+          "single items behind\n"
+          "them: samples, choosing_pairs, choice_items, grid_samples and judge_scores; those not "
+          "requested are empty.\n"
+          "Rows of the controls (direction caa, random, random-2 ...) are beside the vector's "
+          "own.\n"
           "With several vectors the controls have the norm of what all of them add; --caa needs "
           "vectors of one\n"
           "layer.  A vector of another model of the same hidden size is a transfer: allowed, with "
