@@ -58,6 +58,19 @@ hdf5::Table<EvalRow> eval_table() {
               &EvalRow::rejected_logp);
 }
 
+// Files of earlier versions lack it.
+hdf5::Table<EvalSampleRow> eval_sample_table() {
+  using Row = EvalSampleRow;
+  return hdf5::Table<Row>("eval_samples")
+      .column("step", "1", "optimiser steps done", &Row::step)
+      .column("epoch", "1", kEpoch, &Row::epoch)
+      .column("multiplier", "1", "factor on the vector", &Row::multiplier)
+      .column("pair", "1", "held-out pair, from 0", &Row::pair)
+      .column("chosen_logp", "nats", "log-probability of the chosen answer", &Row::chosen_logp)
+      .column("rejected_logp", "nats", "log-probability of the rejected answer",
+              &Row::rejected_logp);
+}
+
 RunStatus read_status(const Handle& file) {
   const std::string text = hdf5::read_text_attribute(file, "status");
   for (const auto status :
@@ -114,6 +127,12 @@ void check_record(const RunRecord& record) {
   for (const EvalRow& row : record.evals) {
     if (row.step < 0 || row.epoch < 0) {
       throw UserError(fmt::format("a row of /evals has step {} and epoch {}", row.step, row.epoch));
+    }
+  }
+  for (const EvalSampleRow& row : record.eval_samples) {
+    if (row.step < 0 || row.epoch < 0 || row.pair < 0) {
+      throw UserError(fmt::format("a row of /eval_samples has step {}, epoch {} and pair {}",
+                                  row.step, row.epoch, row.pair));
     }
   }
   for (const SavedVector& saved : record.vectors) {
@@ -198,6 +217,7 @@ Handle record_in_memory(const RunRecord& record) {
   hdf5::write_attributes_checksum(file);
   step_table().write(file, record.steps);
   eval_table().write(file, record.evals);
+  eval_sample_table().write(file, record.eval_samples);
   write_vectors(file, record.vectors, record.attributes.hidden_size);
   write_checkpoint(file, record.checkpoint);
   return file;
@@ -288,6 +308,9 @@ RunRecord read_run(const Handle& file) {
   hdf5::read_attributes<JobAttributes>(file, kJobAttributes, record.attributes);
   record.steps = step_table().read(file);
   record.evals = eval_table().read(file);
+  if (hdf5::has_link(file, "eval_samples")) {
+    record.eval_samples = eval_sample_table().read(file);
+  }
   record.vectors = read_vectors(file);
   record.checkpoint = read_checkpoint(file);
   check_record(record);

@@ -140,6 +140,8 @@ void rewind_to(const Checkpoint& checkpoint, TrainingRecord& record) {
   }
   std::erase_if(record.steps, [&](const StepRow& row) { return row.step >= checkpoint.step; });
   std::erase_if(record.evals, [&](const EvalRow& row) { return row.step > checkpoint.step; });
+  std::erase_if(record.eval_samples,
+                [&](const EvalSampleRow& row) { return row.step > checkpoint.step; });
   std::erase_if(record.vectors,
                 [&](const SavedVector& saved) { return saved.step > checkpoint.step; });
   record.checkpoint = checkpoint;

@@ -128,9 +128,10 @@ class Stages {
   }
 
   void evaluate() {
-    for (const EvalRow& row :
-         evaluate_pairs({decoder_, ranks_, 4, {}}, cache_, 2,
-                        random_vector(scenario_.config.hidden, 4), {-1, 0, 2}, 0.1)) {
+    const HeldOutEvaluation evaluation =
+        evaluate_pairs({decoder_, ranks_, 4, {}}, cache_, 2,
+                       random_vector(scenario_.config.hidden, 4), {-1, 0, 2}, 0.1);
+    for (const EvalRow& row : evaluation.rows) {
       values_["evaluation"].insert(values_["evaluation"].end(),
                                    {row.loss, row.chosen_logp, row.rejected_logp});
     }

@@ -62,7 +62,11 @@ inline RunRecord sample_run(std::int64_t steps) {
       continue;
     }
     record.vectors.push_back({sample_hidden(static_cast<float>(i)), i + 1, row.epoch});
+    record.eval_samples.clear();
     for (const double multiplier : {-1.0, 0.0, 1.5}) {
+      for (std::int64_t pair = 0; pair < 2; ++pair) {
+        record.eval_samples.push_back({i + 1, row.epoch, multiplier, pair, -10 + multiplier, -12});
+      }
       record.evals.push_back({i + 1, row.epoch, multiplier, 50, 0.7 - 0.1 * multiplier,
                               2 * multiplier, 0.5 + 0.2 * multiplier, -10 + multiplier, -12});
     }

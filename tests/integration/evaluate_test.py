@@ -186,6 +186,12 @@ def test_training_and_evaluate_agree(evaluate, runs):
         for name in ("chosen_logp", "rejected_logp"):
             assert now[name] == pytest.approx(then[name], abs=LOG_PROB_TOLERANCE)
         assert now["margin"] == pytest.approx(then["margin"], abs=0.1 * 4 * LOG_PROB_TOLERANCE)
+        # Pair by pair, too.
+        pairs = evaluation.rows("samples", direction="vector", multiplier=multiplier)
+        samples = training.eval_samples[training.eval_samples["multiplier"] == multiplier]
+        assert list(samples["pair"]) == list(pairs["pair"]) and set(samples["step"]) == {then["step"]}
+        for name in ("chosen_logp", "rejected_logp"):
+            numpy.testing.assert_allclose(samples[name], pairs[name], rtol=0, atol=LOG_PROB_TOLERANCE)
 
 
 def test_random_control_follows_the_seed_alone(evaluate, runs):

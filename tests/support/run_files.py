@@ -22,6 +22,7 @@ class RunFile:
     vectors: numpy.ndarray  # [saved, D]
     vector_steps: numpy.ndarray
     vector_epochs: numpy.ndarray
+    eval_samples: numpy.ndarray  # of the last evaluation
 
     @property
     def config(self) -> dict:
@@ -43,7 +44,8 @@ class RunFile:
 def read(path: Path) -> RunFile:
     with h5py.File(path, "r") as file:
         return RunFile(dict(file.attrs), file["steps"][:], file["evals"][:], file["vectors/value"][:],
-                       file["vectors/step"][:], file["vectors/epoch"][:])
+                       file["vectors/step"][:], file["vectors/epoch"][:],
+                       file["eval_samples"][:] if "eval_samples" in file else numpy.zeros(0))
 
 
 def drop_checksums(file: h5py.File) -> None:
@@ -79,7 +81,7 @@ def assert_identical(left: RunFile, right: RunFile) -> None:
     """Both runs logged and produced the same, bit for bit, wall times aside."""
     for name in TABLES:
         assert_same_table(name, getattr(left, name), getattr(right, name))
-    for name in ("vectors", "vector_steps", "vector_epochs"):
+    for name in ("vectors", "vector_steps", "vector_epochs", "eval_samples"):
         one, other = getattr(left, name), getattr(right, name)
         assert one.shape == other.shape, f"{name}: {one.shape} and {other.shape}"
         assert one.tobytes() == other.tobytes(), f"{name} differ by up to {largest_difference(one, other)}"

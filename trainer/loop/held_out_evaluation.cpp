@@ -26,18 +26,22 @@ EvalRow summarize(const std::vector<AnswerLogProbs>& policy,
 
 }  // namespace
 
-std::vector<EvalRow> evaluate_pairs(const ScoringContext& context, const ActivationCache& held_out,
-                                    std::int64_t layer, const std::vector<float>& vector,
-                                    const std::vector<double>& multipliers, double beta) {
+HeldOutEvaluation evaluate_pairs(const ScoringContext& context, const ActivationCache& held_out,
+                                 std::int64_t layer, const std::vector<float>& vector,
+                                 const std::vector<double>& multipliers, double beta) {
   const at::Tensor on_device = at::tensor(vector, at::kFloat).to(residual_options(context.decoder));
   const std::vector<AnswerLogProbs>& reference = held_out.reference(layer);
-  std::vector<EvalRow> rows;
+  HeldOutEvaluation evaluation;
   for (const double multiplier : multipliers) {
     const auto policy =
         multiplier == 0 ? reference : held_out.score(context, layer, on_device, multiplier);
-    rows.push_back(summarize(policy, reference, multiplier, beta));
+    evaluation.rows.push_back(summarize(policy, reference, multiplier, beta));
+    for (std::size_t p = 0; p < policy.size(); ++p) {
+      evaluation.samples.push_back(
+          {0, 0, multiplier, static_cast<std::int64_t>(p), policy[p].chosen, policy[p].rejected});
+    }
   }
-  return rows;
+  return evaluation;
 }
 
 }  // namespace bipo

@@ -9,11 +9,16 @@
 
 namespace bipo {
 
-// Scores every pair of `held_out` at each multiplier m (h + m v after `layer`).  Returns one row
-// per multiplier, with `step` and `epoch` left at 0, the same on every rank and for any number of
-// replicas.  Collective over: dp x tp
-std::vector<EvalRow> evaluate_pairs(const ScoringContext& context, const ActivationCache& held_out,
-                                    std::int64_t layer, const std::vector<float>& vector,
-                                    const std::vector<double>& multipliers, double beta);
+struct HeldOutEvaluation {
+  std::vector<EvalRow> rows;           // one for each multiplier
+  std::vector<EvalSampleRow> samples;  // one for each multiplier and pair
+};
+
+// Scores every pair of `held_out` at each multiplier m (h + m v after `layer`).  Leaves `step` and
+// `epoch` at 0; returns the same on every rank and for any number of replicas.
+// Collective over: dp x tp
+HeldOutEvaluation evaluate_pairs(const ScoringContext& context, const ActivationCache& held_out,
+                                 std::int64_t layer, const std::vector<float>& vector,
+                                 const std::vector<double>& multipliers, double beta);
 
 }  // namespace bipo

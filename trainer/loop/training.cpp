@@ -533,16 +533,19 @@ class Trainer {
         continue;
       }
       const ScoringContext context{decoder_, ranks_, held_out_->settings().group_size, {}};
-      auto rows = evaluate_pairs(context, *held_out_, layer_, state.vector, settings.multipliers,
-                                 settings.beta);
-      for (EvalRow& row : rows) {
+      auto [rows, samples] = evaluate_pairs(context, *held_out_, layer_, state.vector,
+                                            settings.multipliers, settings.beta);
+      const auto date = [&](auto& row) {
         row.step = state.step;
         row.epoch = member.last_epoch();
-      }
+      };
+      std::for_each(rows.begin(), rows.end(), date);
+      std::for_each(samples.begin(), samples.end(), date);
       {
         const auto lock = last_step_.lock();
         std::vector<EvalRow>& evals = member.record().evals;
         evals.insert(evals.end(), rows.begin(), rows.end());
+        member.record().eval_samples = std::move(samples);
         is_saved_for_good_ = false;
       }
       member.observer().on_evaluation(rows);

@@ -43,6 +43,16 @@ struct EvalRow {
   double rejected_logp = 0;  // mean over pairs, nats
 };
 
+// One held-out pair at one multiplier.
+struct EvalSampleRow {
+  std::int64_t step = 0;   // as in EvalRow
+  std::int32_t epoch = 0;  // as in EvalRow
+  double multiplier = 0;
+  std::int64_t pair = 0;     // from 0
+  double chosen_logp = 0;    // nats
+  double rejected_logp = 0;  // nats
+};
+
 struct SavedVector {
   std::vector<float> value;  // [D]
   std::int64_t step = 0;     // updates done
@@ -65,6 +75,7 @@ struct TrainingRecord {
   std::vector<EvalRow> evals;
   std::vector<SavedVector> vectors;
   Checkpoint checkpoint;
+  std::vector<EvalSampleRow> eval_samples = {};  // of the last evaluation alone
 };
 
 // Returns the record before the first step: the vector [D] and its moments are zeros.

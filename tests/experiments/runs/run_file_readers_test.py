@@ -32,6 +32,9 @@ STEP_TYPES = [
 EVAL_TYPES = [
     ("step", "<i8"), ("epoch", "<i4"), ("multiplier", "<f8"), ("pairs", "<f8"), ("loss", "<f8"),
     ("margin", "<f8"), ("accuracy", "<f8"), ("chosen_logp", "<f8"), ("rejected_logp", "<f8")]
+SAMPLE_TYPES = [
+    ("step", "<i8"), ("epoch", "<i4"), ("multiplier", "<f8"), ("pair", "<i8"), ("chosen_logp", "<f8"),
+    ("rejected_logp", "<f8")]
 
 
 def write_sample(path: Path, steps: int) -> Path:
@@ -69,12 +72,13 @@ def test_integer_attributes_are_int64_scalars(opened):
 
 def test_root_holds_what_the_design_lists_and_no_more(opened):
     assert set(opened.attrs) == TEXT_ATTRIBUTES.keys() | INTEGER_ATTRIBUTES.keys() | {"checksum"}
-    assert set(opened) == {"steps", "evals", "vectors", "checkpoint"}
+    assert set(opened) == {"steps", "evals", "eval_samples", "vectors", "checkpoint"}
     assert set(opened["vectors"]) == {"value", "step", "epoch"}
     assert set(opened["checkpoint"]) == {"vector", "exp_avg", "exp_avg_sq", "step", "seed"}
 
 
-@pytest.mark.parametrize("table, types", [("steps", STEP_TYPES), ("evals", EVAL_TYPES)])
+@pytest.mark.parametrize("table, types", [
+    ("steps", STEP_TYPES), ("evals", EVAL_TYPES), ("eval_samples", SAMPLE_TYPES)])
 def test_tables_are_chunked_packed_compounds(opened, table, types):
     dataset = opened[table]
     assert dataset.dtype == numpy.dtype(types)
@@ -158,7 +162,7 @@ def test_the_seal_is_the_checksum_of_all_bytes_before_it(sample):
 def test_every_dataset_has_the_checksum_of_its_values(opened):
     datasets = []
     opened.visititems(lambda _, item: datasets.append(item) if isinstance(item, h5py.Dataset) else None)
-    assert len(datasets) == 10
+    assert len(datasets) == 11
     for dataset in datasets:
         text = f"{dataset.name.split('/')[-1]}[{','.join(map(str, dataset.shape))}]"
         text += ",".join(dataset.dtype.names or ())

@@ -62,9 +62,9 @@ pid_t gone_pid() {
 // Makes the file one of an earlier version.
 void drop_checksums(hid_t file) {
   H5Adelete(file, "checksum");
-  for (const std::string name :
-       {"steps", "evals", "vectors/value", "vectors/step", "vectors/epoch", "checkpoint/vector",
-        "checkpoint/exp_avg", "checkpoint/exp_avg_sq", "checkpoint/step", "checkpoint/seed"}) {
+  for (const std::string name : {"steps", "evals", "eval_samples", "vectors/value", "vectors/step",
+                                 "vectors/epoch", "checkpoint/vector", "checkpoint/exp_avg",
+                                 "checkpoint/exp_avg_sq", "checkpoint/step", "checkpoint/seed"}) {
     H5L_info_t info{};
     const bool is_there =
         H5Lexists(file, name.substr(0, name.find('/')).c_str(), H5P_DEFAULT) > 0 &&
@@ -188,13 +188,25 @@ void expect_same_run(const RunRecord& read, const RunRecord& written) {
 TEST_F(RunFileTest, EverythingComesBack) {
   const RunRecord written = sample_run(5);
   write_run_file(file(), written);
-  expect_same_run(read_run_file(file()), written);
+  const RunRecord read = read_run_file(file());
+  expect_same_run(read, written);
+  ASSERT_EQ(read.eval_samples.size(),
+            6U);  // two pairs at three multipliers, of the last evaluation
+  for (std::size_t i = 0; i < 6; ++i) {
+    const EvalSampleRow& want = written.eval_samples[i];
+    const EvalSampleRow& have = read.eval_samples[i];
+    EXPECT_EQ(std::tie(have.step, have.epoch, have.multiplier, have.pair),
+              std::tie(want.step, want.epoch, want.multiplier, want.pair));
+    EXPECT_EQ(std::tie(have.chosen_logp, have.rejected_logp),
+              std::tie(want.chosen_logp, want.rejected_logp));
+  }
 }
 
 // The program of schema 1 wrote it; every later one must read it.
 TEST_F(RunFileTest, FilesOfSchema1StayReadable) {
   const fs::path kept = fs::path(BIPO_SOURCE_DIR) / "tests/experiments/data/run_schema1.h5";
   expect_same_run(read_run_file(kept), sample_run(5));
+  EXPECT_TRUE(read_run_file(kept).eval_samples.empty());
 }
 
 TEST_F(RunFileTest, AFirstSaveIsEmptyButComplete) {

@@ -202,6 +202,10 @@ TEST(RewindTest, LeavesTheRecordOfItsStep) {
   EXPECT_EQ(rewound.steps.back().loss, expected.steps.back().loss);
   ASSERT_EQ(rewound.evals.size(), expected.evals.size());
   EXPECT_EQ(rewound.evals.back().step, 4) << "the evaluation after the step belongs to it";
+  EXPECT_TRUE(rewound.eval_samples.empty()) << "those of the last evaluation, after the step";
+  RunRecord same = sample_run(4);
+  rewind_to(expected.checkpoint, same);
+  EXPECT_EQ(same.eval_samples.size(), expected.eval_samples.size());
   ASSERT_EQ(rewound.vectors.size(), 2U);
   EXPECT_EQ(rewound.vectors.back().step, 4);
   EXPECT_EQ(rewound.vectors.back().value, expected.vectors.back().value);

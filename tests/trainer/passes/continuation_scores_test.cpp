@@ -283,8 +283,8 @@ TEST(ContinuationScores, AgreeWithTheEvaluationInTraining) {
   fill_caches(decoder, {&cache}, world.ranks,
               [](const std::string&, std::int64_t, std::int64_t) {});
   const std::vector<double> multipliers = {-1, 0, 2};
-  const auto rows = evaluate_pairs({decoder, world.ranks, 4, {}}, cache, 0, world.placed[0].value,
-                                   multipliers, 0.1);
+  const auto [rows, samples] = evaluate_pairs({decoder, world.ranks, 4, {}}, cache, 0,
+                                              world.placed[0].value, multipliers, 0.1);
   std::vector<Continuations> items;
   for (const TokenPair& pair : pairs) {
     items.push_back({pair.prompt, {pair.chosen, pair.rejected}, pair.where});
@@ -302,6 +302,13 @@ TEST(ContinuationScores, AgreeWithTheEvaluationInTraining) {
     }
     // Float32 over three blocks, answers of up to five tokens of some 4 nats.
     EXPECT_NEAR(rows[m].chosen_logp, chosen, 1e-4);
+    for (std::size_t p = 0; p < pairs.size(); ++p) {
+      const EvalSampleRow& sample = samples.at(m * pairs.size() + p);
+      EXPECT_EQ(sample.multiplier, multipliers[m]);
+      EXPECT_EQ(sample.pair, static_cast<std::int64_t>(p));
+      EXPECT_NEAR(sample.chosen_logp, scores[m][p][0].log_prob, 1e-4);
+      EXPECT_NEAR(sample.rejected_logp, scores[m][p][1].log_prob, 1e-4);
+    }
     EXPECT_DOUBLE_EQ(rows[m].accuracy, accuracy);
   }
 }
