@@ -93,6 +93,7 @@ root=$folder/bipo-dist-$KIND
 mkdir -p "$root"/{bin,libexec,lib,mpi}
 cmake --install "$build" --prefix "$folder/installed" --strip >/dev/null
 cp "$folder/installed/bin/"* "$root/libexec/"
+cp -r "$folder/installed/share" "$root/"
 copy_libraries "$build/bipo-dist-compute" "$root/lib"
 strip "$root"/lib/*
 copy_mpi "$root/mpi"

@@ -36,6 +36,7 @@ struct RunLocally {
     return kExitDone;
   }
   std::optional<int> operator()(const InspectOptions& o) const { return run_inspect_command(o); }
+  std::optional<int> operator()(const ReportOptions& o) const { return run_report_command(o); }
   std::optional<int> operator()(const ShowDataOptions& o) const { return run_data_command(o); }
   std::optional<int> operator()(const CollectOptions& o) const { return run_collect_command(o); }
   std::optional<int> operator()(const ExportOptions& o) const { return run_export_command(o); }

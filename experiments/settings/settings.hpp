@@ -272,6 +272,14 @@ struct ShowDataOptions : TextOptions {
   bool json = false;
 };
 
+// Starts the analysis.
+struct ReportOptions {
+  std::vector<std::filesystem::path> paths;  // a run, sweeps or evaluations
+  std::filesystem::path out = "report.html";
+  std::vector<std::filesystem::path> generations;
+  std::filesystem::path python;  // empty: of the environment that the set-up made
+};
+
 struct InspectOptions {
   std::filesystem::path run_file;
 };

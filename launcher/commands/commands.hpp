@@ -13,6 +13,8 @@ int run_export_command(const ExportOptions& options);
 int run_import_command(const ImportOptions& options);
 int run_data_command(const ShowDataOptions& options);
 int run_inspect_command(const InspectOptions& options);
+// Becomes another program; returns only by an exception.
+int run_report_command(const ReportOptions& options);
 int run_judge_files_command(const EvaluateOptions& options);  // evaluate without a model
 
 // Collective over: world

@@ -349,6 +349,41 @@ CommandTable evaluate_table(EvaluateOptions& o) {
           "eval.h5\n");
 }
 
+CommandTable report_table(ReportOptions& o) {
+  Field generations = field("generations", "FILE",
+                            "answers that generate wrote, of which three prompts are shown; may be "
+                            "given several times",
+                            o.generations, [&o](const std::string& text) {
+                              std::vector<std::filesystem::path> all = o.generations;
+                              all.emplace_back(parse_some_text(text));
+                              return all;
+                            });
+  generations.repeats = true;
+  return table(
+      "report",
+      "bipo-dist report RUN|SWEEP...|EVALUATION... [options]\n"
+      "\n"
+      "Writes one HTML page about a run file, about sweeps (directories, or what collect made of "
+      "them) or about\n"
+      "evaluation files.  It starts the Python package of experiments/analysis, which offers "
+      "more.\n",
+      {{"Options",
+        {field("out", "FILE", "page to write; one that is there is replaced", o.out)
+             .with_fallback(o.out.string()),
+         std::move(generations),
+         field("python", "FILE", "Python with h5py, matplotlib, numpy and pandas", o.python)
+             .with_fallback("venv-report or venv-full in $BIPO_CACHE")}}},
+      "\n"
+      "launcher/quickstart.sh makes the environment venv-report (0.1 GB to fetch), unless there is "
+      "venv-full;\n"
+      "$BIPO_CACHE is ~/.cache/bipo-dist unless it is set.\n"
+      "\n"
+      "Exit codes: 0 done; 2 usage or bad input; 1 anything else\n"
+      "\n"
+      "Example\n"
+      "  bipo-dist report run.h5 --out run.html\n");
+}
+
 CommandTable data_table(ShowDataOptions& o) {
   return table(
       "data",

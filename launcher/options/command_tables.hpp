@@ -30,5 +30,6 @@ CommandTable export_table(ExportOptions& options);
 CommandTable import_table(ImportOptions& options);
 CommandTable data_table(ShowDataOptions& options);
 CommandTable evaluate_table(EvaluateOptions& options);
+CommandTable report_table(ReportOptions& options);
 
 }  // namespace bipo

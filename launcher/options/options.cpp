@@ -342,6 +342,23 @@ Command parse_import(const std::vector<std::string>& words) {
       "run.h5`");
 }
 
+Command parse_report(const std::vector<std::string>& words) {
+  ReportOptions options;
+  const CommandTable table = report_table(options);
+  if (asks_for_help(words)) {
+    return PrintAndExit{help_text(table)};
+  }
+  const auto first_option = std::find_if(words.begin(), words.end(), is_long_option);
+  options.paths.assign(words.begin(), first_option);
+  if (options.paths.empty() || options.paths.front().empty()) {
+    throw UserError(
+        "report takes a run, sweeps or evaluations first; `bipo-dist report run.h5 --out "
+        "run.html`");
+  }
+  read_options(table, {first_option, words.end()});
+  return options;
+}
+
 Command parse_inspect(const std::vector<std::string>& words) {
   if (asks_for_help(words)) {
     return PrintAndExit{kInspectHelp};
@@ -384,6 +401,7 @@ constexpr CommandEntry kCommands[] = {
      parse_options<EvaluateOptions, evaluate_table>},
     {"extract", "a direction that needs no training, from the same pairs",
      parse_options<ExtractOptions, extract_table>},
+    {"report", "one HTML page about a run, sweeps or evaluations", parse_report},
     {"data", "print what the pairs of a file are to a model", parse_data},
     {"inspect", "print what a run file holds", parse_inspect},
     {"export", "write a vector in the format of another program", parse_export},

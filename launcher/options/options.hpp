@@ -14,9 +14,10 @@ struct PrintAndExit {
   std::string text;
 };
 
-using Command = std::variant<TrainOptions, SweepOptions, CollectOptions, BenchOptions, PlanOptions,
-                             ExtractOptions, ExportOptions, ImportOptions, GenerateOptions,
-                             EvaluateOptions, ShowDataOptions, InspectOptions, PrintAndExit>;
+using Command =
+    std::variant<TrainOptions, SweepOptions, CollectOptions, BenchOptions, PlanOptions,
+                 ExtractOptions, ExportOptions, ImportOptions, GenerateOptions, EvaluateOptions,
+                 ShowDataOptions, ReportOptions, InspectOptions, PrintAndExit>;
 
 // Parses the command line (without the program's name) and the INI file that --config may name (the
 // same option names; the command line wins).  Checks values without reading other files: ranges,

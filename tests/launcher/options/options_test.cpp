@@ -755,6 +755,27 @@ TEST(Commands, InspectTakesOneFile) {
   expect_parts(error_of({"inspect", "--hepl"}), {"--hepl", "--help"});
 }
 
+TEST(ReportOptions, TakePathsFirst) {
+  const auto report = [](const Words& words) {
+    return std::get<ReportOptions>(parse_command_line(words));
+  };
+  const ReportOptions plain = report({"report", "run.h5"});
+  EXPECT_EQ(plain.paths, std::vector<std::filesystem::path>{"run.h5"});
+  EXPECT_EQ(plain.out, "report.html");
+  EXPECT_TRUE(plain.python.empty());
+  const ReportOptions full = report({"report", "a", "b", "--out", "page.html", "--generations",
+                                     "x.jsonl", "--generations", "y.jsonl", "--python", "python3"});
+  EXPECT_EQ(full.paths, (std::vector<std::filesystem::path>{"a", "b"}));
+  EXPECT_EQ(full.out, "page.html");
+  EXPECT_EQ(full.generations, (std::vector<std::filesystem::path>{"x.jsonl", "y.jsonl"}));
+  EXPECT_EQ(full.python, "python3");
+  expect_parts(error_of({"report"}), {"report takes a run", "--out"});
+  expect_parts(error_of({"report", "--out", "x.html"}), {"report takes a run"});
+  expect_parts(error_of({"report", "a", "--out", "x.html", "b"}), {"'b'", "report"});
+  expect_parts(error_of({"report", "a", "--pyhton", "p"}), {"--pyhton", "--python"});
+  expect_parts(printed({"report", "--help"}), {"bipo-dist report", "--python", "Exit codes"});
+}
+
 TEST(Commands, UnknownOnesNameTheNearest) {
   expect_parts(error_of({"trian"}), {"'trian'", "nearest is train;"});
   expect_parts(error_of({"inpsect", "x"}), {"nearest is inspect;"});
