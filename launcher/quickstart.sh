@@ -8,9 +8,9 @@ usage() {
   cat <<'TEXT'
 Usage: launcher/quickstart.sh [--cuda] [--ranks N]
 
-Installs what is missing, builds bipo-dist, fetches SmolLM2-135M-Instruct (GGUF) and trains a steering
-vector on datasets/sample under mpirun. Run it again at any time: what is there is kept, and each run writes a
-new file runs/quickstart-NNN.h5.
+Installs what is missing, builds bipo-dist, fetches SmolLM2-135M-Instruct (GGUF), trains a steering vector
+on datasets/sample under mpirun and makes a report of it. Run it again at any time: what is there is kept, and
+each run writes new files runs/quickstart-NNN.h5 and .html.
 
   --cuda     build the CUDA and NCCL program (the default where nvidia-smi finds a GPU)
   --ranks N  MPI ranks; default: two, or fewer where there are fewer cores (GPUs, if it runs on them)
@@ -69,14 +69,29 @@ prepare_mpi() {
   fi
 }
 
-# The printed commands work when pasted into the shell that started this script, in whatever folder. Only the
-# full environment has h5py and pandas.
+# make_report PAGE: a run without a page is a success, too.
+make_report() {
+  if ! is_venv_whole full && ! (ensure_venv report); then
+    say "no report: its Python packages could not be installed; bipo-dist report makes it later"
+    return 1
+  fi
+  BIPO_CACHE=$BIPO_CACHE "$build/bipo-dist" report "$out" --out "$1" >/dev/null \
+    || { say "no report; the reason stands above"; return 1; }
+}
+
+# The printed commands work when pasted into the shell that started this script, in whatever folder.
 print_next_steps() {
-  local place='' python=$BIPO_CACHE/venv-full
+  local place='' python='' name
   [[ $started_in -ef $BIPO_SOURCE ]] || place=$BIPO_SOURCE/
+  for name in report full; do
+    ! is_venv_whole "$name" || python=$BIPO_CACHE/venv-$name
+  done
+  if [[ -n ${page:-} ]]; then
+    printf '\nThe report is %s. Open it in a browser.' "$place$page"
+  fi
   printf '\nThe run file is %s. To look at it:\n' "$place$out"
   printf '  %q inspect %q\n' "$place$build/bipo-dist" "$place$out"
-  if [[ -e $python/installed.txt && ! -e $python/installing ]]; then
+  if [[ -n $python ]]; then
     printf "  %q -c 'import h5py, pandas, sys; print(pandas.DataFrame(h5py.File(sys.argv[1])[\"evals\"][:]).to_string())' %q\n" \
       "$python/bin/python" "$place$out"
   fi
@@ -114,6 +129,10 @@ run_ranks "${command[@]}" || status=$?
 
 if ((status == 75)); then
   say "stopped with a checkpoint; this continues: $(printf '%q ' "${command[@]}")--resume"
+fi
+page=
+if ((status == 0)) && make_report "${out%.h5}.html"; then
+  page=${out%.h5}.html
 fi
 if [[ -e $out ]]; then
   print_next_steps

@@ -84,7 +84,7 @@ install_requirements() {
   rm -f "$venv/installing"
 }
 
-# ensure_venv cpu|full|new|openmpi5|llama-cpp|lm-eval|repeng: the environment holds what launcher/requirements-*.txt names.
+# ensure_venv cpu|report|full|new|openmpi5|llama-cpp|lm-eval|repeng: the environment holds what launcher/requirements-*.txt names.
 ensure_venv() {
   local venv=$BIPO_CACHE/venv-$1 requirements=$BIPO_SOURCE/launcher/requirements-$1.txt lock
   if [[ ! -e $venv/installing ]] && cmp -s "$requirements" "$venv/installed.txt"; then
@@ -97,6 +97,11 @@ ensure_venv() {
   flock "$lock"
   install_requirements "$venv" "$requirements"
   exec {lock}>&-
+}
+
+# is_venv_whole NAME: nothing is missing that its installation was to bring.
+is_venv_whole() {
+  [[ -e $BIPO_CACHE/venv-$1/installed.txt && ! -e $BIPO_CACHE/venv-$1/installing ]]
 }
 
 # ensure_venv_before_full new|lm-eval|repeng: the environment finds in venv-full what it does not hold itself.

@@ -134,6 +134,14 @@ GridRow grid_row(double multiplier_1, double multiplier_2, const std::vector<Pai
   return row;
 }
 
+void add_grid_samples(Evaluation& evaluation, double multiplier_1, double multiplier_2,
+                      const std::vector<PairLogProbs>& pairs) {
+  for (std::size_t pair = 0; pair < pairs.size(); ++pair) {
+    evaluation.grid_samples.push_back({multiplier_1, multiplier_2, static_cast<std::int64_t>(pair),
+                                       pairs[pair].chosen, pairs[pair].rejected});
+  }
+}
+
 CostRow perplexity_row(const CostPlace& place, std::span<const TokenSum> log_probs,
                        std::uint64_t seed) {
   std::vector<double> sums;

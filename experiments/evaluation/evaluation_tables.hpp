@@ -42,6 +42,10 @@ void add_direction(Evaluation& evaluation, const DirectionScores& scores,
 GridRow grid_row(double multiplier_1, double multiplier_2, const std::vector<PairLogProbs>& pairs,
                  const std::vector<PairLogProbs>& reference, const MarginSettings& settings);
 
+// Adds the pairs of one combination of multipliers to the table grid_samples.
+void add_grid_samples(Evaluation& evaluation, double multiplier_1, double multiplier_2,
+                      const std::vector<PairLogProbs>& pairs);
+
 // Identifies a row of the table costs.
 struct CostPlace {
   std::string measure;

@@ -29,6 +29,7 @@ constexpr std::string_view kQuestion = "question";
 constexpr std::string_view kResponse = "response";
 constexpr std::string_view kMatching = "matching";
 constexpr std::string_view kNotMatching = "not_matching";
+constexpr std::string_view kScale = "scale";
 constexpr std::size_t kLongestBehaviour = 64;
 
 bool is_placeholder_name(std::string_view text) {
@@ -59,17 +60,30 @@ void for_each_part(std::string_view rubric, const Visit& name_or_text) {
   name_or_text(rubric.substr(text_begin), false);
 }
 
+// Returns the line that tells a judge of a scale that its rubric may not name; none of the default.
+std::string scale_line(const JudgeRubric& rubric, const JudgeScale& scale) {
+  if (rubric.uses_scale || scale == JudgeScale()) {
+    return "";
+  }
+  return fmt::format("{}Begin your reply with the score, {} from {}.",
+                     rubric.text.ends_with('\n') ? "" : "\n",
+                     scale.has_decimals ? "a number" : "a whole number", scale.words());
+}
+
 std::string fill(const JudgeRubric& rubric, const std::string& question,
-                 const std::string& response, const JudgeExample& example) {
+                 const std::string& response, const JudgeExample& example,
+                 const JudgeScale& scale) {
+  const std::string range = scale.words();
   std::string result;
   for_each_part(rubric.text, [&](std::string_view part, bool is_name) {
     result += !is_name            ? part
               : part == kQuestion ? std::string_view(question)
               : part == kResponse ? std::string_view(response)
+              : part == kScale    ? std::string_view(range)
               : part == kMatching ? std::string_view(example.matching)
                                   : std::string_view(example.not_matching);
   });
-  return result;
+  return result + scale_line(rubric, scale);
 }
 
 void require_behaviour(const std::string& behaviour) {
@@ -89,9 +103,9 @@ const JudgeExample& find_example(const JudgeExamples& examples, const Generation
   const auto found = examples.find(generation.prompt.back().content);
   if (found == examples.end()) {
     throw UserError(
-        fmt::format("{}: the rubric shows examples of the scores 4 and 1, but no row of the test "
-                    "data has this question: name the data that the prompts come from, or take "
-                    "{{matching}} and {{not_matching}} out of the rubric",
+        fmt::format("{}: the rubric shows examples of the highest and the lowest score, but no row "
+                    "of the test data has this question: name the data that the prompts come from, "
+                    "or take {{matching}} and {{not_matching}} out of the rubric",
                     generation.where));
   }
   return found->second;
@@ -119,10 +133,11 @@ std::optional<JudgeId> parse_custom_id(std::string_view text) {
   return id;
 }
 
-// A score, or the reason for its absence.
+// A score, or the reason for its absence and what came in its place.
 struct Verdict {
-  int score = 0;
+  std::optional<double> score;
   std::string why;
+  std::string answer;
 };
 
 // Returns null where any step of the path is absent.
@@ -140,42 +155,48 @@ const Json* follow(const Json& value, std::initializer_list<const char*> path) {
 
 std::string shortened(const std::string& text) {
   constexpr std::size_t kShown = 200;
-  return text.size() <= kShown ? text : text.substr(0, kShown) + "...";
+  if (text.size() <= kShown) {
+    return text;
+  }
+  // A byte that continues a character is no place to cut.
+  std::size_t end = kShown;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) {
+    --end;
+  }
+  return text.substr(0, end) + "...";
 }
 
 std::string as_json(const Json& value) {
   return shortened(value.dump(-1, ' ', true));
 }
 
-// Returns the first of 4, 3, 2, 1 in the first line, as BiPO's evaluate.py does.
-int score_in(std::string_view reply) {
-  const std::string_view line = reply.substr(0, reply.find('\n'));
-  for (int score = 4; score >= 1; --score) {
-    if (line.find(static_cast<char>('0' + score)) != std::string_view::npos) {
-      return score;
-    }
-  }
-  return 0;
+Verdict failed(const std::string& why, const Json& answer) {
+  return {std::nullopt, fmt::format("the request failed: {}{}", why, as_json(answer)),
+          as_json(answer)};
 }
 
-Verdict verdict_of(const Json& row) {
+Verdict verdict_of(const Json& row, const JudgeScale& scale) {
   if (const Json* error = follow(row, {"error"})) {
-    return {0, "the request failed: " + as_json(*error)};
+    return failed("", *error);
   }
   const Json* status = follow(row, {"response", "status_code"});
   if (status != nullptr && status->is_number() && *status != 200) {
-    return {0, "the request failed: status " + as_json(*status)};
+    return failed("status ", *status);
   }
   const Json* choices = follow(row, {"response", "body", "choices"});
   if (choices == nullptr || !choices->is_array() || choices->empty()) {
-    return {0, "response.body.choices is missing"};
+    return {std::nullopt, "response.body.choices is missing", ""};
   }
   const Json* content = follow(choices->front(), {"message", "content"});
   if (content == nullptr || !content->is_string()) {
-    return {0, "response.body.choices[0].message.content is not a text"};
+    return {std::nullopt, "response.body.choices[0].message.content is not a text", ""};
   }
-  const int score = score_in(content->get_ref<const std::string&>());
-  return {score, score == 0 ? "no score in the reply " + as_json(*content) : ""};
+  const auto& reply = content->get_ref<const std::string&>();
+  if (const std::optional<double> score = score_in_reply(reply, scale)) {
+    return {score, "", ""};
+  }
+  return {std::nullopt, fmt::format("no score from {} in {}", scale.words(), as_json(*content)),
+          shortened(reply)};
 }
 
 // The result for one custom_id.
@@ -192,7 +213,7 @@ auto sort_key(const JudgeId& id) {
 }  // namespace
 
 JudgeRubric read_judge_rubric(const std::filesystem::path& path) {
-  JudgeRubric rubric{read_data_text(path), false};
+  JudgeRubric rubric{read_data_text(path)};
   require_text(rubric.text, path.string());
   bool has_question = false;
   bool has_response = false;
@@ -203,10 +224,12 @@ JudgeRubric read_judge_rubric(const std::filesystem::path& path) {
     has_question = has_question || part == kQuestion;
     has_response = has_response || part == kResponse;
     rubric.uses_examples = rubric.uses_examples || part == kMatching || part == kNotMatching;
-    if (part != kQuestion && part != kResponse && part != kMatching && part != kNotMatching) {
+    rubric.uses_scale = rubric.uses_scale || part == kScale;
+    if (part != kQuestion && part != kResponse && part != kMatching && part != kNotMatching &&
+        part != kScale) {
       throw UserError(fmt::format(
           "{}: the placeholder {{{}}} is not known; there are {{question}}, {{response}}, "
-          "{{matching}} and {{not_matching}}",
+          "{{matching}}, {{not_matching}} and {{scale}}",
           path.string(), part));
     }
   });
@@ -254,7 +277,8 @@ std::vector<std::string> judge_ids(const std::vector<Generation>& generations,
 
 std::vector<std::string> judge_export(const std::vector<Generation>& generations,
                                       const JudgeRubric& rubric, const std::string& behaviour,
-                                      const std::string& model, const JudgeExamples& examples) {
+                                      const std::string& model, const JudgeExamples& examples,
+                                      const JudgeScale& scale) {
   require_behaviour(behaviour);
   require_text(model, "the judge's name");
   const std::vector<std::string> ids = judge_ids(generations, behaviour);
@@ -264,7 +288,7 @@ std::vector<std::string> judge_export(const std::vector<Generation>& generations
     const JudgeExample example =
         rubric.uses_examples ? find_example(examples, generation) : JudgeExample{};
     const std::string request =
-        fill(rubric, generation.prompt.back().content, generation.text, example);
+        fill(rubric, generation.prompt.back().content, generation.text, example, scale);
     const OrderedJson messages = {{{"role", "system"}, {"content", "You are a helpful assistant."}},
                                   {{"role", "user"}, {"content", request}}};
     const OrderedJson line = {{"custom_id", ids[i]},
@@ -282,7 +306,7 @@ std::vector<std::string> judge_export(const std::vector<Generation>& generations
 }
 
 JudgeScores judge_import(const std::filesystem::path& results,
-                         const std::vector<std::string>& expected) {
+                         const std::vector<std::string>& expected, const JudgeScale& scale) {
   const std::string text = read_data_text(results);
   const std::set<std::string> wanted(expected.begin(), expected.end());
   JudgeScores scores;
@@ -302,14 +326,14 @@ JudgeScores judge_import(const std::filesystem::path& results,
           fmt::format("{}: {}: no request of this export", where, shortened(name)));
       return;
     }
-    Entry entry{*id, verdict_of(row), where};
+    Entry entry{*id, verdict_of(row, scale), where};
     const auto [found, is_new] = entries.try_emplace(name, entry);
     if (is_new) {
       return;
     }
     scores.duplicates.push_back(
         fmt::format("{}: {}: the first line is at {}", where, name, found->second.where));
-    if (found->second.verdict.score == 0) {
+    if (!found->second.verdict.score) {
       found->second.verdict = entry.verdict;
       found->second.where = where;
     }
@@ -331,26 +355,30 @@ JudgeScores judge_import(const std::filesystem::path& results,
   std::sort(ordered.begin(), ordered.end(),
             [](const Entry* a, const Entry* b) { return sort_key(a->id) < sort_key(b->id); });
   for (const Entry* entry : ordered) {
-    scores.scores.push_back({entry->id, entry->verdict.score});
-    if (entry->verdict.score == 0) {
+    const Verdict& verdict = entry->verdict;
+    JudgeScore& score = scores.scores.emplace_back(JudgeScore{entry->id});
+    if (verdict.score) {
+      score.score = *verdict.score;
+    } else {
+      score.answer = verdict.answer;
       scores.errors.push_back(
-          fmt::format("{}: {}: {}", entry->where, judge_custom_id(entry->id), entry->verdict.why));
+          fmt::format("{}: {}: {}", entry->where, judge_custom_id(entry->id), verdict.why));
     }
   }
   return scores;
 }
 
 std::vector<JudgeSummary> summarize_judge(std::span<const JudgeScore> scores, std::uint64_t seed) {
-  std::map<std::pair<std::string, double>, std::vector<std::int64_t>> groups;
+  std::map<std::pair<std::string, double>, std::vector<const JudgeScore*>> groups;
   for (const JudgeScore& score : scores) {
-    groups[{score.id.behaviour, score.id.multiplier}].push_back(score.score);
+    groups[{score.id.behaviour, score.id.multiplier}].push_back(&score);
   }
   std::vector<JudgeSummary> summaries;
   for (const auto& [key, group] : groups) {
     std::vector<double> valid;
-    for (const std::int64_t score : group) {
-      if (score != 0) {
-        valid.push_back(static_cast<double>(score));
+    for (const JudgeScore* score : group) {
+      if (score->has_score()) {
+        valid.push_back(score->score);
       }
     }
     JudgeSummary summary{key.first, key.second, static_cast<std::int64_t>(group.size()), 0, {}};

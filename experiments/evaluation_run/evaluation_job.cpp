@@ -12,6 +12,7 @@
 #include "datasets/text/row_collector.hpp"
 #include "datasets/tokens/pair_tokenizer.hpp"
 #include "datasets/tokens/reference_text.hpp"
+#include "experiments/evaluation/multiplier_choice.hpp"
 #include "experiments/evaluation_run/judge_files.hpp"
 #include "experiments/job/text_options.hpp"
 #include "experiments/settings/fields.hpp"
@@ -128,6 +129,9 @@ void read_data(EvaluationJob& job) {
     job.notes.push_back(file.understood);
     warn(file.warnings);
     job.pairs = std::move(file.pairs);
+    if (options.choose_on) {
+      job.choosing_pairs = draw_choosing_pairs(job.pairs.size(), *options.choose_on, options.seed);
+    }
   }
   read_choices(job, text);
   if (!options.reference_text.empty()) {
@@ -143,7 +147,7 @@ void read_data(EvaluationJob& job) {
   }
   if (!options.judge_import.empty()) {
     JudgeScores scores = read_judge_scores(options, job.generations);
-    warn(judge_warnings(scores));
+    warn(judge_warnings(scores, options.judge_scale));
     job.judge_scores = std::move(scores.scores);
   }
   job.judge_requests = judge_requests(options, job.generations);

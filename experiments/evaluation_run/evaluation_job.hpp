@@ -39,6 +39,7 @@ struct EvaluationJob {
 
   // Empty unless requested.
   std::vector<TokenPair> pairs;
+  std::vector<bool> choosing_pairs;  // with --choose-on: which of `pairs` choose a multiplier
   std::vector<ChoiceQuestions> choices;
   std::vector<Continuations> reference_text;
   std::vector<PromptTokens> neutral_prompts;

@@ -7,6 +7,7 @@
 
 #include "experiments/evaluation/choice_scores.hpp"
 #include "experiments/evaluation/evaluation_tables.hpp"
+#include "experiments/evaluation/multiplier_choice.hpp"
 #include "trainer/passes/continuation_scores.hpp"
 
 namespace bipo {
@@ -75,6 +76,7 @@ class Measurement {
     if (is_root()) {
       evaluation_.judge_scores = job_.judge_scores;
       evaluation_.judge = summarize_judge(job_.judge_scores, seed());
+      evaluation_.judge_scale = job_.options.judge_scale;
     }
     return std::move(evaluation_);
   }
@@ -116,10 +118,13 @@ class Measurement {
                                {coefficients, steered_positions(job_.options.positions)});
   }
 
-  // Calls `add` with every direction, multiplier and index of the setting.
+  // Calls `add` with every direction, multiplier and index of the setting, further draws left out.
   template <typename Add>
   void for_each_point(const Add& add) const {
     for (const Direction& direction : job_.plan.directions) {
+      if (direction.is_further_draw) {
+        continue;
+      }
       for (std::size_t m = 0; m < direction.settings.size(); ++m) {
         add(direction.name, job_.options.multipliers[m], direction.settings[m]);
       }
@@ -148,8 +153,16 @@ class Measurement {
         of_direction.pairs.push_back(pairs[setting]);
       }
       add_direction(evaluation_, of_direction, pairs.front(), margin_settings());
+      if (!job_.choosing_pairs.empty() && !direction.is_further_draw) {
+        add_chosen(evaluation_, of_direction, pairs.front(), job_.choosing_pairs, seed());
+      }
+    }
+    for (std::size_t pair = 0; pair < job_.choosing_pairs.size(); ++pair) {
+      evaluation_.choosing_pairs.push_back(
+          {static_cast<std::int64_t>(pair), job_.choosing_pairs[pair] ? 1 : 0});
     }
     for (const GridPoint& point : job_.plan.grid) {
+      add_grid_samples(evaluation_, point.multiplier_1, point.multiplier_2, pairs[point.setting]);
       evaluation_.grid.push_back(grid_row(point.multiplier_1, point.multiplier_2,
                                           pairs[point.setting], pairs.front(), margin_settings()));
     }
@@ -172,6 +185,10 @@ class Measurement {
           log_probs.push_back(answer.log_prob);
         }
         of_items.push_back(score_choices(item, log_probs));
+        evaluation_.choice_items.push_back({questions.set.name, kind, direction, multiplier,
+                                            static_cast<std::int64_t>(questions.items[i].item),
+                                            of_items.back().correct ? 1 : 0,
+                                            of_items.back().probability});
         subjects.push_back(item.subject);
       }
       const ChoiceSummary summary = summarize_choices(of_items, subjects, seed());

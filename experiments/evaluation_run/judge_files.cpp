@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <span>
 
 #include "collectives/session.hpp"
@@ -47,6 +48,21 @@ void add_warning(std::vector<std::string>& warnings, const std::vector<std::stri
   }
 }
 
+std::string errors_text(const JudgeScores& scores, const JudgeScale& scale) {
+  constexpr std::size_t kShown = 20;
+  std::string text =
+      fmt::format("--judge-import: {} of {} answers have no score from {} and count as errors:",
+                  scores.errors.size(), scores.scores.size(), scale.words());
+  for (std::size_t i = 0; i < std::min(kShown, scores.errors.size()); ++i) {
+    text += "\n  " + scores.errors[i];
+  }
+  if (scores.errors.size() > kShown) {
+    text += fmt::format("\n  and {} more, in /judge_scores of the evaluation file",
+                        scores.errors.size() - kShown);
+  }
+  return text;
+}
+
 }  // namespace
 
 std::vector<std::string> judge_requests(const EvaluateOptions& options,
@@ -56,7 +72,8 @@ std::vector<std::string> judge_requests(const EvaluateOptions& options,
   }
   const JudgeRubric rubric = read_judge_rubric(options.rubric);
   const JudgeExamples examples = rubric.uses_examples ? read_examples(options) : JudgeExamples{};
-  return judge_export(generations, rubric, options.behaviour, options.judge_model, examples);
+  return judge_export(generations, rubric, options.behaviour, options.judge_model, examples,
+                      options.judge_scale);
 }
 
 void write_judge_requests(const EvaluateOptions& options, const std::vector<std::string>& lines) {
@@ -76,12 +93,14 @@ JudgeScores read_judge_scores(const EvaluateOptions& options,
   const std::vector<std::string> expected = options.behaviour.empty() || generations.empty()
                                                 ? std::vector<std::string>{}
                                                 : judge_ids(generations, options.behaviour);
-  return judge_import(options.judge_import, expected);
+  return judge_import(options.judge_import, expected, options.judge_scale);
 }
 
-std::vector<std::string> judge_warnings(const JudgeScores& scores) {
+std::vector<std::string> judge_warnings(const JudgeScores& scores, const JudgeScale& scale) {
   std::vector<std::string> warnings;
-  add_warning(warnings, scores.errors, "answers have no score");
+  if (!scores.errors.empty()) {
+    warnings.push_back(errors_text(scores, scale));
+  }
   add_warning(warnings, scores.duplicates, "lines repeat an id and are left out");
   add_warning(warnings, scores.unexpected, "lines belong to no request and are left out");
   add_warning(warnings, scores.missing, "requests have no line");

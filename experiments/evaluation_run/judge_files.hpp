@@ -24,8 +24,9 @@ void write_judge_requests(const EvaluateOptions& options, const std::vector<std:
 JudgeScores read_judge_scores(const EvaluateOptions& options,
                               const std::vector<Generation>& generations);
 
-// Warnings about an imported judge file, one per kind of problem.
-std::vector<std::string> judge_warnings(const JudgeScores& scores);
+// Warnings about an imported judge file, one per kind of problem; that about answers without a
+// score lists them.
+std::vector<std::string> judge_warnings(const JudgeScores& scores, const JudgeScale& scale);
 
 // Checks the outputs of `evaluate` against its inputs.  Throws UserError if --out or --judge-export
 // cannot be written, equals an input or the other output, or exists without --overwrite.  Without

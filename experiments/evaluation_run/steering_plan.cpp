@@ -31,10 +31,11 @@ std::map<std::int64_t, std::vector<double>> sums_of_layers(
 }
 
 // Returns the normal numbers i and i + 1 for even i (Box and Muller, 1958).
-std::pair<double, double> normal_pair(std::size_t i, std::int64_t layer, std::uint64_t seed) {
+std::pair<double, double> normal_pair(std::size_t i, std::int64_t layer, std::uint64_t seed,
+                                      std::uint32_t draw) {
   constexpr std::uint32_t kRandomDirection = 0x72646972;  // distinct from the seed's other uses
   const auto bits = philox4x32(
-      {static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(layer), kRandomDirection, 0},
+      {static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(layer), kRandomDirection, draw},
       {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
   const auto uniform = [](std::uint32_t number) { return (number + 0.5) * 0x1p-32; };
   const double radius = std::sqrt(-2 * std::log(uniform(bits[0])));
@@ -91,10 +92,10 @@ PlacedVector scaled_caa(const StoredVector& caa, const EvaluateOptions& options,
 }  // namespace
 
 std::vector<float> random_direction(std::size_t hidden, double norm, std::int64_t layer,
-                                    std::uint64_t seed) {
+                                    std::uint64_t seed, std::uint32_t draw) {
   std::vector<double> values(hidden + hidden % 2);
   for (std::size_t i = 0; i < values.size(); i += 2) {
-    std::tie(values[i], values[i + 1]) = normal_pair(i, layer, seed);
+    std::tie(values[i], values[i + 1]) = normal_pair(i, layer, seed, draw);
   }
   values.resize(hidden);
   const double own = vector_norm(values);
@@ -148,12 +149,14 @@ SteeringPlan plan_steering(const std::vector<VectorInUse>& vectors,
     add_control("caa", std::abs(scaled),
                 {scaled_caa(*caa, options, scaled, sums.begin()->first, hidden)});
   }
-  if (options.random_control) {
+  const std::size_t everywhere = directions.size() + (options.random_directions() > 0 ? 1 : 0);
+  for (std::int64_t draw = 0; draw < options.random_directions(); ++draw) {
     std::vector<PlacedVector> control;
     for (const auto& [layer, sum] : sums) {
-      control.push_back({layer, random_direction(hidden, vector_norm(sum), layer, options.seed)});
+      control.push_back({layer, random_direction(hidden, vector_norm(sum), layer, options.seed,
+                                                 static_cast<std::uint32_t>(draw))});
     }
-    add_control("random", norm, control);
+    add_control(draw == 0 ? "random" : fmt::format("random-{}", draw + 1), norm, control);
   }
 
   SettingList settings(plan.coefficients);
@@ -166,7 +169,12 @@ SteeringPlan plan_steering(const std::vector<VectorInUse>& vectors,
   };
   setting_of({});
   for (const AtOne& at_one : directions) {
-    Direction& direction = plan.directions.emplace_back(Direction{at_one.name, at_one.norm, {}});
+    const bool is_further_draw = plan.directions.size() >= everywhere;
+    if (plan.directions.size() == everywhere) {
+      plan.direction_settings = plan.coefficients.size();
+    }
+    Direction& direction =
+        plan.directions.emplace_back(Direction{at_one.name, at_one.norm, {}, is_further_draw});
     for (const double multiplier : options.multipliers) {
       std::vector<double> coefficients = at_one.coefficients;
       for (double& coefficient : coefficients) {
@@ -175,7 +183,9 @@ SteeringPlan plan_steering(const std::vector<VectorInUse>& vectors,
       direction.settings.push_back(setting_of(coefficients));
     }
   }
-  plan.direction_settings = plan.coefficients.size();
+  if (plan.directions.size() == everywhere) {
+    plan.direction_settings = plan.coefficients.size();
+  }
   for (const double first : options.grid) {
     for (const double second : options.grid) {
       plan.grid.push_back(

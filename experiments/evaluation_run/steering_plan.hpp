@@ -17,9 +17,10 @@ namespace bipo {
 // D hidden, M vectors, S settings.
 
 struct Direction {
-  std::string name;                   // "vector", "caa", "random"
+  std::string name;                   // "vector", "caa", "random", "random-2" and so on
   double norm = 0;                    // norm of what multiplier 1 adds, over all layers
   std::vector<std::size_t> settings;  // one for each multiplier
+  bool is_further_draw = false;       // a random direction that is measured on held-out pairs only
 };
 
 struct GridPoint {
@@ -31,18 +32,19 @@ struct GridPoint {
 struct SteeringPlan {
   std::vector<PlacedVector> vectors;              // [M]: the user's, then the controls
   std::vector<std::vector<double>> coefficients;  // [S][M], no two alike; the first are all 0
-  std::size_t direction_settings = 0;  // the first ones; the others belong to the grid only
+  // The first ones; the others belong to further draws and the grid only.
+  std::size_t direction_settings = 0;
   std::vector<Direction> directions;
   std::vector<GridPoint> grid;
 };
 
-// Returns the direction that a seed determines, [D], of Euclidean norm `norm`: counter-based normal
-// numbers.
+// Returns the direction that a seed and the number of the draw, from 0, determine, [D], of
+// Euclidean norm `norm`: counter-based normal numbers.
 std::vector<float> random_direction(std::size_t hidden, double norm, std::int64_t layer,
-                                    std::uint64_t seed);
+                                    std::uint64_t seed, std::uint32_t draw = 0);
 
 // Plans `vectors` at options.multipliers, with the controls that the options request: `caa` scaled
-// to the norm of the vectors' sum, times options.caa.weight, and a random direction in each steered
+// to the norm of the vectors' sum, times options.caa.weight, and random directions in each steered
 // layer with the norm of what is added there.  Throws UserError if the vectors add nothing, if
 // `caa` has another layer or hidden size, or if there is a `caa` beside vectors of several layers.
 SteeringPlan plan_steering(const std::vector<VectorInUse>& vectors,

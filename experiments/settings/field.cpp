@@ -211,6 +211,9 @@ Json stored_value(const Warmup& value) {
 Json stored_value(const VectorChoice& value) {
   return choice_text(value, absolute_text(value.file));
 }
+Json stored_value(const JudgeScale& value) {
+  return value.text;
+}
 Json automatic_value() {
   return "auto";
 }
@@ -239,6 +242,10 @@ std::string shown_value(const TemplateArguments& value) {
 
 std::string shown_value(const VectorChoice& value) {
   return value.empty() ? "(none)" : choice_text(value, value.file.string());
+}
+
+std::string shown_value(const JudgeScale& value) {
+  return value.text;
 }
 
 Field field(std::string name, std::string value_name, std::string description,

@@ -153,6 +153,7 @@ nlohmann::ordered_json stored_value(const std::optional<TemplateDate>& value);
 nlohmann::ordered_json stored_value(const TemplateArguments& value);
 nlohmann::ordered_json stored_value(const Warmup& value);
 nlohmann::ordered_json stored_value(const VectorChoice& value);
+nlohmann::ordered_json stored_value(const JudgeScale& value);
 nlohmann::ordered_json automatic_value();  // "auto"
 std::string shown_value(const std::filesystem::path& value);
 std::string shown_value(const std::string& value);
@@ -160,6 +161,7 @@ std::string shown_value(const std::optional<TemplateDate>& value);
 std::string shown_value(const TemplateArguments& value);
 std::string shown_value(const Warmup& value);
 std::string shown_value(const VectorChoice& value);
+std::string shown_value(const JudgeScale& value);
 inline std::string shown_value(bool value) {
   return value ? "yes" : "no";
 }

@@ -97,6 +97,19 @@ std::vector<Field> prompt_text_fields(TextOptions& o) {
       no_bos_field()};
 }
 
+Field choose_on_field(std::optional<double>& share) {
+  Field made =
+      field("choose-on", "SHARE|half",
+            "choose a multiplier on this share of the pairs of --test, drawn by --seed, "
+            "and report it on the others",
+            share,
+            [](const std::string& text) -> std::optional<double> { return parse_part(text); })
+          .with_fallback("none is chosen")
+          .omitted_at(share, std::optional<double>());
+  made.text = [&share] { return share ? shown_value(*share) : "none is chosen"; };
+  return made;
+}
+
 // Fields of the commands that apply vectors: model, vectors, multipliers, positions.
 std::vector<Field> steering_fields(SteeringOptions& o, const char* multipliers) {
   Field vector = field("vector", "FILE[:EPOCH][@W]",
@@ -553,10 +566,16 @@ std::vector<FieldGroup> evaluate_fields(EvaluateOptions& o) {
               o.caa, parse_vector_choice)
             .with_fallback("none")
             .unstored(),
-        on_off("random-control", "a random direction of the vectors' norm at their layers",
+        on_off("random-control", "random directions of the vectors' norm at their layers",
                o.random_control),
-        beta_field(o.beta, "sharpness of the margin"),
-        seed_field(o.seed, "seed of the random direction and the intervals"),
+        field("random", "N",
+              "how many random directions; from 10 on the report takes them for a null "
+              "distribution; all but the first are measured on --test only",
+              o.random, at_least(0))
+            .zero_means("none")
+            .omitted_at(o.random, std::int64_t{1}),
+        choose_on_field(o.choose_on), beta_field(o.beta, "sharpness of the margin"),
+        seed_field(o.seed, "seed of the random directions, the choosing pairs and the intervals"),
         field("batch-size", "N", "items that go through the model together", o.batch_size,
               at_least(1))}},
       {"Judges",
@@ -564,13 +583,17 @@ std::vector<FieldGroup> evaluate_fields(EvaluateOptions& o) {
               "write requests in the OpenAI batch format, one for each of --generations",
               o.judge_export),
         field("rubric", "FILE",
-              "text with {question} and {response}, if wanted also {matching} and "
+              "text with {question} and {response}, if wanted also {scale}, and {matching} and "
               "{not_matching}, which --test or --choices-ab give",
               o.rubric),
         field("behaviour", "NAME", "what is judged", o.behaviour, parse_some_text),
         field("judge-model", "NAME", "model that the requests name", o.judge_model,
               parse_some_text),
-        field("judge-import", "FILE", "results of such a batch", o.judge_import)}},
+        field("judge-import", "FILE", "results of such a batch", o.judge_import),
+        field("judge-scale", "LOW-HIGH",
+              "lowest and highest score: 0-2, 1-10, 0-100; with a decimal point, 0.0-1.0, scores "
+              "may have decimals",
+              o.judge_scale, parse_judge_scale)}},
       {"Machine", machine_fields(o)},
       {"Progress", report_fields(o)},
       data_group(o, PairFiles::kTest),

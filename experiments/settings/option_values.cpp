@@ -276,6 +276,14 @@ std::vector<double> parse_real_list(std::string_view text) {
   return values;
 }
 
+double parse_part(std::string_view text) {
+  const auto share = text == "half" ? std::optional(0.5) : to_number<double>(text);
+  if (!share || !(*share > 0 && *share < 1)) {
+    throw UserError("must be half, or a share above 0 and below 1");
+  }
+  return *share;
+}
+
 std::uint64_t parse_bytes(std::string_view text) {
   const int shift = text.empty() ? 0 : unit_shift(text.back());
   const auto count = to_number<std::uint64_t>(text.substr(0, text.size() - (shift > 0)));

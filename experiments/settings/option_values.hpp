@@ -32,6 +32,9 @@ double parse_real(std::string_view text, RealRange range);
 // Parses at least one number, comma separated, all different.
 std::vector<double> parse_real_list(std::string_view text);
 
+// Parses a share between 0 and 1, neither of them, or `half`.
+double parse_part(std::string_view text);
+
 // Parses a number of bytes; K, M, G or T (either case) mean powers of 1024.
 std::uint64_t parse_bytes(std::string_view text);
 

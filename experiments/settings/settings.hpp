@@ -16,6 +16,7 @@
 #include "datasets/text/bos_rule.hpp"
 #include "datasets/text/template_date.hpp"
 #include "datasets/text/train_turns.hpp"
+#include "experiments/evaluation/judge_scale.hpp"
 #include "experiments/progress/progress.hpp"
 #include "experiments/runs/vector_selection.hpp"
 #include "experiments/sweeps/sweep_axes.hpp"
@@ -249,6 +250,8 @@ struct EvaluateOptions : SteeringOptions {
   std::vector<double> grid;
   VectorChoice caa;  // empty: none
   bool random_control = true;
+  std::int64_t random = 1;          // random directions; all but the first on `test` only
+  std::optional<double> choose_on;  // share of the pairs of `test` that choose a multiplier
   double beta = 0.1;
   std::int64_t batch_size = 4;
   std::filesystem::path judge_export;
@@ -256,7 +259,10 @@ struct EvaluateOptions : SteeringOptions {
   std::string behaviour;
   std::string judge_model = "gpt-4o";
   std::filesystem::path judge_import;
+  JudgeScale judge_scale;
   bool json = false;
+
+  std::int64_t random_directions() const { return random_control ? random : 0; }
 };
 
 struct CollectOptions {
@@ -298,6 +304,14 @@ struct WatchOptions {
   std::filesystem::path path;
   double every = 5;  // seconds
   bool once = false;
+};
+
+// Starts the analysis.
+struct AnalysisOptions {
+  std::vector<std::filesystem::path> paths;  // a run, sweeps or evaluations
+  std::filesystem::path out = "report.html";
+  std::vector<std::filesystem::path> generations;
+  std::filesystem::path python;  // empty: of the environment that the set-up made
 };
 
 struct InspectOptions {

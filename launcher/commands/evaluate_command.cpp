@@ -123,14 +123,16 @@ int run_judge_files_command(const EvaluateOptions& options) {
   Json judged = Json::array();
   if (!options.judge_import.empty()) {
     const JudgeScores scores = read_judge_scores(options, generations);
-    for (const std::string& warning : judge_warnings(scores)) {
+    for (const std::string& warning : judge_warnings(scores, options.judge_scale)) {
       std::cerr << "warning: " << warning << '\n';
     }
-    const std::vector<JudgeSummary> summary = add_judge_scores(
-        options.out, scores.scores, {absolute_text(options.judge_import), options.seed});
+    const std::vector<JudgeSummary> summary =
+        add_judge_scores(options.out, scores.scores,
+                         {absolute_text(options.judge_import), options.seed, options.judge_scale});
     judged = judge_as_json(summary);
     if (!options.json) {
-      fmt::print("{}evaluation file: {}\n", judge_text(summary), options.out.string());
+      fmt::print("{}evaluation file: {}\n", judge_text(summary, options.judge_scale),
+                 options.out.string());
     }
   }
   write_judge_requests(options, requests);

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
+#include <map>
 #include <utility>
 
 namespace bipo {
@@ -64,11 +66,81 @@ std::string multiplier_text(double multiplier) {
   return fmt::format("{:+g}", multiplier);
 }
 
+bool is_further_draw(const std::string& direction) {
+  return direction.starts_with("random-");
+}
+
+// How far a direction moves propensity from the first multiplier to the last.
+std::map<std::string, double> moves_of(const std::vector<CurveRow>& rows) {
+  const auto [lowest, highest] = std::minmax_element(
+      rows.begin(), rows.end(),
+      [](const CurveRow& a, const CurveRow& b) { return a.multiplier < b.multiplier; });
+  std::map<std::string, double> moves;
+  for (const CurveRow& row : rows) {
+    if (row.multiplier == lowest->multiplier) {
+      moves[row.direction] -= row.propensity.value;
+    } else if (row.multiplier == highest->multiplier) {
+      moves[row.direction] += row.propensity.value;
+    }
+  }
+  return moves;
+}
+
+// The vector beside all random directions, where there are several: its rank among them.
+std::string draws_text(const std::vector<CurveRow>& rows) {
+  if (rows.empty()) {
+    return "";
+  }
+  std::map<std::string, double> moves = moves_of(rows);
+  const double own = moves["vector"];
+  std::vector<double> drawn;
+  for (const auto& [direction, move] : moves) {
+    if (direction == "random" || is_further_draw(direction)) {
+      drawn.push_back(move);
+    }
+  }
+  if (drawn.size() < 2) {
+    return "";
+  }
+  const auto as_far = std::count_if(drawn.begin(), drawn.end(),
+                                    [&](double move) { return std::abs(move) >= std::abs(own); });
+  const auto [least, most] = std::minmax_element(drawn.begin(), drawn.end());
+  return fmt::format(
+      "{} random directions move propensity by {} to {} nats from the lowest multiplier to the "
+      "highest,\nthe vector by {}; {} of them as far as the vector: p = {:.3g}, by rank\n\n",
+      drawn.size(), signed_number(*least), signed_number(*most), signed_number(own), as_far,
+      static_cast<double>(as_far + 1) / static_cast<double>(drawn.size() + 1));
+}
+
+std::string points(const Interval& share) {
+  return fmt::format("{:+.1f} [{:+.1f}, {:+.1f}]", 100 * share.value, 100 * share.low,
+                     100 * share.high);
+}
+
+std::string chosen_text(const std::vector<ChosenRow>& rows) {
+  TextTable table(rows.empty()
+                      ? ""
+                      : fmt::format("multipliers chosen on {} pairs by the largest change of "
+                                    "propensity, and what they change on the {} others",
+                                    rows.front().choosing_pairs, rows.front().pairs),
+                  {"direction", "aim", "multiplier", "where chosen, nats", "on the others, nats",
+                   "accuracy there, points"});
+  for (const ChosenRow& row : rows) {
+    table.add({row.direction, row.aim > 0 ? "highest" : "lowest", multiplier_text(row.multiplier),
+               signed_number(row.chosen_on), signed_interval(row.propensity),
+               points(row.accuracy)});
+  }
+  return table.text();
+}
+
 std::string curve_text(const std::vector<CurveRow>& rows) {
   TextTable table(
       fmt::format("held-out pairs: {}; [95 % interval]", rows.empty() ? 0 : rows.front().pairs),
       {"direction", "multiplier", "accuracy %", "propensity, nats", "per token", "margin"});
   for (const CurveRow& row : rows) {
+    if (is_further_draw(row.direction)) {
+      continue;
+    }
     table.add({row.direction, multiplier_text(row.multiplier), percent(row.accuracy),
                signed_interval(row.propensity), signed_number(row.propensity_per_token.value),
                signed_interval(row.margin)});
@@ -80,6 +152,9 @@ std::string steerability_text(const std::vector<SteerabilityRow>& rows) {
   TextTable table("steerability: slope of propensity over the multipliers, pair by pair",
                   {"direction", "norm", "steerability", "s.d.", "anti-steerable %", "Spearman"});
   for (const SteerabilityRow& row : rows) {
+    if (is_further_draw(row.direction)) {
+      continue;
+    }
     table.add({row.direction, fmt::format("{:.4g}", row.norm), signed_interval(row.steerability),
                fmt::format("{:.3f}", row.steerability_sd), percent(row.anti_steerable),
                signed_interval(row.spearman)});
@@ -119,8 +194,9 @@ std::string grid_text(const std::vector<GridRow>& rows) {
 
 }  // namespace
 
-std::string judge_text(const std::vector<JudgeSummary>& rows) {
-  TextTable table("judge, 1 to 4", {"behaviour", "multiplier", "score", "items", "errors"});
+std::string judge_text(const std::vector<JudgeSummary>& rows, const JudgeScale& scale) {
+  TextTable table(fmt::format("judge, {}", scale.words()),
+                  {"behaviour", "multiplier", "score", "items", "errors"});
   for (const JudgeSummary& row : rows) {
     table.add({row.behaviour, multiplier_text(row.multiplier), interval(row.score),
                fmt::format("{}", row.items), fmt::format("{}", row.errors)});
@@ -129,9 +205,10 @@ std::string judge_text(const std::vector<JudgeSummary>& rows) {
 }
 
 std::string evaluation_text(const Evaluation& evaluation) {
-  return curve_text(evaluation.curve) + steerability_text(evaluation.steerability) +
+  return curve_text(evaluation.curve) + draws_text(evaluation.curve) +
+         steerability_text(evaluation.steerability) + chosen_text(evaluation.chosen) +
          choices_text(evaluation.choices) + costs_text(evaluation.costs) +
-         grid_text(evaluation.grid) + judge_text(evaluation.judge);
+         grid_text(evaluation.grid) + judge_text(evaluation.judge, evaluation.judge_scale);
 }
 
 }  // namespace bipo

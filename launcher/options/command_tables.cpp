@@ -352,10 +352,12 @@ CommandTable evaluate_table(EvaluateOptions& o) {
       evaluate_fields(o),
       config_notes("evaluate") +
           "\n"
-          "Tables of --out: curve, steerability, samples, choices, costs, grid, judge and "
-          "judge_scores; those not\n"
-          "requested are empty.  Rows of the controls (direction caa, random) are beside the "
-          "vector's own.\n"
+          "Tables of --out: curve, steerability, chosen, choices, costs, grid and judge, and the "
+          "single items behind\n"
+          "them: samples, choosing_pairs, choice_items, grid_samples and judge_scores; those not "
+          "requested are empty.\n"
+          "Rows of the controls (direction caa, random, random-2 ...) are beside the vector's "
+          "own.\n"
           "With several vectors the controls have the norm of what all of them add; --caa needs "
           "vectors of one\n"
           "layer.  A vector of another model of the same hidden size is a transfer: allowed, with "
@@ -373,6 +375,41 @@ CommandTable evaluate_table(EvaluateOptions& o) {
           "--test test.csv \\\n"
           "      --multipliers -2,-1,0,1,2 --caa caa.h5 --neutral-prompts questions.txt --out "
           "eval.h5\n");
+}
+
+CommandTable report_table(AnalysisOptions& o) {
+  Field generations = field("generations", "FILE",
+                            "answers that generate wrote, of which three prompts are shown; may be "
+                            "given several times",
+                            o.generations, [&o](const std::string& text) {
+                              std::vector<std::filesystem::path> all = o.generations;
+                              all.emplace_back(parse_some_text(text));
+                              return all;
+                            });
+  generations.repeats = true;
+  return table(
+      "report",
+      "bipo-dist report RUN|SWEEP...|EVALUATION... [options]\n"
+      "\n"
+      "Writes one HTML page about a run file, about sweeps (directories, or what collect made of "
+      "them) or about\n"
+      "evaluation files.  It starts the Python package of experiments/analysis, which offers "
+      "more.\n",
+      {{"Options",
+        {field("out", "FILE", "page to write; one that is there is replaced", o.out)
+             .with_fallback(o.out.string()),
+         std::move(generations),
+         field("python", "FILE", "Python with h5py, matplotlib, numpy and pandas", o.python)
+             .with_fallback("venv-report or venv-full in $BIPO_CACHE")}}},
+      "\n"
+      "launcher/quickstart.sh makes the environment venv-report (0.1 GB to fetch), unless there is "
+      "venv-full;\n"
+      "$BIPO_CACHE is ~/.cache/bipo-dist unless it is set.\n"
+      "\n"
+      "Exit codes: 0 done; 2 usage or bad input; 1 anything else\n"
+      "\n"
+      "Example\n"
+      "  bipo-dist report run.h5 --out run.html\n");
 }
 
 CommandTable data_table(ShowDataOptions& o) {

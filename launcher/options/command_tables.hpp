@@ -41,6 +41,7 @@ CommandTable import_table(ImportOptions& options);
 CommandTable data_table(ShowDataOptions& options);
 CommandTable watch_table(WatchOptions& options);
 CommandTable evaluate_table(EvaluateOptions& options);
+CommandTable report_table(AnalysisOptions& options);
 
 // Returns the table of a command that takes no options: its page alone.
 CommandTable page_table(const std::string& command, const std::string& usage);

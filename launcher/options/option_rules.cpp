@@ -83,11 +83,11 @@ void require_judge_files(const EvaluateOptions& options, const GivenNames& given
   }
   GivenNames used;
   if (given.contains("judge-export")) {
-    used.insert({"judge-export", "generations", "rubric", "behaviour", "judge-model", "test",
-                 "choices-ab", "skip-bad", "overwrite", "json"});
+    used.insert({"judge-export", "generations", "rubric", "behaviour", "judge-model", "judge-scale",
+                 "test", "choices-ab", "skip-bad", "overwrite", "json"});
   }
   if (given.contains("judge-import")) {
-    used.insert({"judge-import", "out", "generations", "behaviour", "seed", "json"});
+    used.insert({"judge-import", "judge-scale", "out", "generations", "behaviour", "seed", "json"});
   }
   for (const std::string& name : given) {
     if (name != "config" && !used.contains(name)) {
@@ -142,9 +142,24 @@ void require_measurement(const EvaluateOptions& options, const GivenNames& given
         "--mmlu and --positions answer exclude each other: answers of one letter are predicted "
         "where the prompt ends, which is not steered then");
   }
-  if (given.contains("behaviour") && !given.contains("judge-export") &&
-      !given.contains("judge-import")) {
-    throw UserError("--behaviour needs --judge-export or --judge-import, whose files name it");
+  if (given.contains("random") && given.contains("random-control") &&
+      options.random_control != (options.random > 0)) {
+    throw UserError(
+        "--random and --random-control contradict each other: one asks for random directions, the "
+        "other for none; give one");
+  }
+  for (const char* name : {"random", "choose-on"}) {
+    const bool needs_pairs = name == std::string("choose-on") || options.random > 1;
+    if (given.contains(name) && needs_pairs && !given.contains("test")) {
+      throw UserError(fmt::format("--{} needs --test, the pairs that it is measured on", name));
+    }
+  }
+  for (const char* name : {"behaviour", "judge-scale"}) {
+    if (given.contains(name) && !given.contains("judge-export") &&
+        !given.contains("judge-import")) {
+      throw UserError(fmt::format(
+          "--{} needs --judge-export or --judge-import, whose files it belongs to", name));
+    }
   }
   if (given.contains("behaviour") && !given.contains("generations")) {
     throw UserError("--behaviour needs --generations, the answers to judge");

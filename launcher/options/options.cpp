@@ -404,6 +404,23 @@ Command parse_import(const std::vector<std::string>& words) {
       parse_path);
 }
 
+Command parse_report(const std::vector<std::string>& words) {
+  AnalysisOptions options;
+  const CommandTable table = report_table(options);
+  if (asks_for_help(words)) {
+    return PrintAndExit{help_text(table)};
+  }
+  const auto first_option = std::find_if(words.begin(), words.end(), is_long_option);
+  options.paths.assign(words.begin(), first_option);
+  if (options.paths.empty() || options.paths.front().empty()) {
+    throw UserError(
+        "report takes a run, sweeps or evaluations first; `bipo-dist report run.h5 --out "
+        "run.html`");
+  }
+  read_options(table, {first_option, words.end()});
+  return options;
+}
+
 Command parse_watch(const std::vector<std::string>& words) {
   return parse_after_path(&WatchOptions::path, watch_table, words,
                           "watch takes the directory of a sweep, a run file or a log of steps "
@@ -488,6 +505,8 @@ constexpr CommandEntry kCommands[] = {
      parse_options<ExtractOptions, extract_table>, table_of<ExtractOptions, extract_table>},
     {"data", "print what the pairs of a file are to a model", parse_data,
      table_of<ShowDataOptions, data_table>, "FILE"},
+    {"report", "one HTML page about a run, sweeps or evaluations", parse_report,
+     table_of<AnalysisOptions, report_table>, "PATH"},
     {"inspect", "print what a run file holds", parse_inspect,
      table_of<InspectOptions, inspect_table>, "RUN_FILE"},
     {"watch", "show in a terminal how a run or a sweep is going", parse_watch,

@@ -17,10 +17,10 @@ struct PrintAndExit {
 // --version --verbose, which asks the libraries themselves.
 struct DescribeBuild {};
 
-using Command =
-    std::variant<TrainOptions, SweepOptions, CollectOptions, BenchOptions, PlanOptions,
-                 ExtractOptions, ExportOptions, ImportOptions, GenerateOptions, EvaluateOptions,
-                 ShowDataOptions, InspectOptions, WatchOptions, PrintAndExit, DescribeBuild>;
+using Command = std::variant<TrainOptions, SweepOptions, CollectOptions, BenchOptions, PlanOptions,
+                             ExtractOptions, ExportOptions, ImportOptions, GenerateOptions,
+                             EvaluateOptions, ShowDataOptions, AnalysisOptions, InspectOptions,
+                             WatchOptions, PrintAndExit, DescribeBuild>;
 
 // Parses the command line (without the program's name) and the INI file that --config may name (the
 // same option names; the command line wins).  Checks values without reading other files: ranges,

@@ -13,8 +13,8 @@ from synthetic_evaluation import SyntheticEvaluation, around
 from bipo_analysis import Evaluation, load_evaluation
 from bipo_analysis.held_out_findings import control_warnings, curve_findings, steerability_findings
 from bipo_analysis.limits import limits
-from bipo_analysis.measure_findings import (choice_findings, cost_findings, judge_findings, synergy_findings,
-                                            tradeoff_findings)
+from bipo_analysis.measure_findings import (choice_findings, cost_findings, judge_findings, judge_scale, judged_change,
+                                            synergy_findings, tradeoff_findings)
 from bipo_analysis.paired import paired_slopes
 from bipo_analysis.transfer import compare, transfer_findings, transfer_warnings
 from bipo_analysis.vectors_in_use import is_own_model
@@ -260,6 +260,25 @@ def test_judge(load):
     evaluation = load()
     evaluation.judge["score"] = 5 - evaluation.judge["score"]
     assert "falls at every step" in text(judge_findings(evaluation))
+
+
+@pytest.mark.parametrize(("text_of_scale", "expected"), [
+    ("1-4", (1, 4)), ("0-100", (0, 100)), ("0.0-1.0", (0, 1)), ("-2-2", (-2, 2)), ("-2.5--0.5", (-2.5, -0.5)),
+    ("", (1, 4))])
+def test_scale_of_a_judge(load, text_of_scale, expected):
+    evaluation = load()
+    evaluation.settings["judge_scale"] = text_of_scale
+    assert judge_scale(evaluation) == expected
+
+
+def test_missing_scores_of_a_scale_with_zero(load):
+    """Prompts 0 to 9 score 0 at -2 and 2 at +2; the others have no score at +2."""
+    evaluation = load()
+    evaluation.settings["judge_scale"] = "0-2"
+    scores = evaluation.judge_scores
+    scores["score"] = numpy.where(scores["multiplier"] == 2, numpy.where(scores["prompt"] < 10, 2.0, numpy.nan), 0.0)
+    change = judged_change(evaluation, "warmth", -2, 2)
+    assert (change.value, change.items) == (2.0, 10)
 
 
 def test_transfer(load):

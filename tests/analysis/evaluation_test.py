@@ -106,8 +106,8 @@ def test_other_files_are_told_apart(tmp_path):
 
 # What is done to a good file, and what is said of it.
 DAMAGES = {
-    "newer": (lambda file: file.attrs.modify("schema_version", 2),
-              "schema_version is 2, and this package reads up to 1"),
+    "newer": (lambda file: file.attrs.modify("schema_version", 3),
+              "schema_version is 3, and this package reads up to 2"),
     "no schema": (lambda file: file.attrs.__delitem__("schema_version"), "no schema_version"),
     "no table": (lambda file: file.__delitem__("costs"), "no table /costs"),
     "no config": (lambda file: file.attrs.__delitem__("config"), "damaged"),

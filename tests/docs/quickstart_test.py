@@ -36,13 +36,33 @@ def test_all_of_them_where_the_full_environment_is(checkout):
     assert len(rows) == 9  # three epochs at three multipliers
 
 
+def test_the_report_of_the_run_is_named_and_shows_it(checkout):
+    output = checkout.bash("launcher/quickstart.sh --ranks 1")
+    assert "The report is runs/quickstart-001.html." in output
+    page = (checkout.folder / "runs" / "quickstart-001.html").read_text(encoding="utf-8")
+    assert "<h1>quickstart-001</h1>" in page and "Does it steer?" in page
+
+
+@pytest.mark.parametrize("missing", ["full", "report"])
+def test_one_of_the_environments_with_pandas_is_enough(checkout, missing):
+    shutil.rmtree(checkout.cache / f"venv-{missing}")
+    output = checkout.bash("launcher/quickstart.sh --ranks 1")
+    assert "The report is runs/quickstart-001.html." in output and "installing" not in output
+    assert len(printed_commands(output)) == 2
+
+
 @pytest.mark.parametrize("is_cut_short", [False, True])
 def test_inspect_alone_where_there_is_no_pandas(checkout, is_cut_short):
-    if is_cut_short:
-        (checkout.cache / "venv-full" / "installing").touch()
-    else:
-        shutil.rmtree(checkout.cache / "venv-full")
-    [inspect] = printed_commands(checkout.bash("launcher/quickstart.sh --ranks 1"))
+    """And none can be installed: pip is not to look for packages anywhere."""
+    for name in ("full", "report"):
+        if is_cut_short:
+            (checkout.cache / f"venv-{name}" / "installing").touch()
+        else:
+            shutil.rmtree(checkout.cache / f"venv-{name}")
+    output = checkout.bash("PIP_NO_INDEX=1 launcher/quickstart.sh --ranks 1")
+    assert "no report: its Python packages could not be installed" in output
+    assert not list((checkout.folder / "runs").glob("*.html"))
+    [inspect] = printed_commands(output)
     assert re.search(r"status +complete", checkout.bash(inspect))
 
 

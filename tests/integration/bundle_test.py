@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -55,6 +56,9 @@ def test_ranks_train_the_same_vector(bundle, job):
     finished = run(bundle, ["mpirun", "-np", "2", "bipo-dist", *map(str, ours.arguments())])
     assert finished.returncode == 0, finished
     run_files.assert_identical(run_files.read(ours.out), run_files.read(job.out))
+    page = job.folder / "ours.html"
+    finished = run(bundle, ["bipo-dist", "report", str(ours.out), "--python", sys.executable, "--out", str(page)])
+    assert finished.returncode == 0 and "Does it steer?" in page.read_text(encoding="utf-8"), finished
 
 
 @pytest.mark.parametrize("environment, part", [

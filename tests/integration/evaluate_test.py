@@ -170,7 +170,7 @@ def test_tables_are_those_of_transformers_and_numpy(evaluate, runs, model, pairs
                 assert point[f"{name}_low"] <= point[name] + 1e-12 and point[name] <= point[f"{name}_high"] + 1e-12
     for table, columns in evaluation.units.items():
         assert list(columns) == list(evaluation.tables[table].columns)
-    assert evaluation.attributes["kind"] == "evaluation" and evaluation.attributes["schema_version"] == 1
+    assert evaluation.attributes["kind"] == "evaluation" and evaluation.attributes["schema_version"] == 2
     config = evaluation.config
     assert config["vectors"][0]["layer"] == 1 and config["transfer"] is False
     assert config["vectors"][0]["file"] == str(runs["own"]) and config["caa"]["file"] == str(runs["other"])
@@ -186,6 +186,12 @@ def test_training_and_evaluate_agree(evaluate, runs):
         for name in ("chosen_logp", "rejected_logp"):
             assert now[name] == pytest.approx(then[name], abs=LOG_PROB_TOLERANCE)
         assert now["margin"] == pytest.approx(then["margin"], abs=0.1 * 4 * LOG_PROB_TOLERANCE)
+        # Pair by pair, too.
+        pairs = evaluation.rows("samples", direction="vector", multiplier=multiplier)
+        samples = training.eval_samples[training.eval_samples["multiplier"] == multiplier]
+        assert list(samples["pair"]) == list(pairs["pair"]) and set(samples["step"]) == {then["step"]}
+        for name in ("chosen_logp", "rejected_logp"):
+            numpy.testing.assert_allclose(samples[name], pairs[name], rtol=0, atol=LOG_PROB_TOLERANCE)
 
 
 def test_random_control_follows_the_seed_alone(evaluate, runs):
@@ -201,6 +207,62 @@ def test_random_control_follows_the_seed_alone(evaluate, runs):
     assert list(reseeded.rows("samples", direction="random")["slope"]) != list(
         first.rows("samples", direction="random")["slope"])
     assert set(without.curve["direction"]) == {"vector"}
+
+
+def test_several_random_directions_are_a_null_distribution(evaluate, runs, neutral_prompts):
+    single = evaluate("single.h5", [runs["own"]], neutral_prompts=neutral_prompts)
+    finished = program.run_successfully(evaluate.arguments("eval.h5", [runs["own"]], random=12,
+                                                           neutral_prompts=neutral_prompts))
+    evaluation = evaluations.read(evaluate.folder / "eval.h5")
+    names = ["random", *(f"random-{draw}" for draw in range(2, 13))]
+    assert list(dict.fromkeys(evaluation.curve["direction"])) == ["vector", *names]
+    # What a single draw gives stays as it is, bit for bit, and only held-out pairs see the others.
+    for table in ("curve", "steerability", "samples", "costs"):
+        own = evaluation.tables[table][evaluation.tables[table]["direction"].isin(["vector", "random"])]
+        assert own.reset_index(drop=True).equals(single.tables[table]), table
+    assert set(evaluation.costs["direction"]) == {"vector", "random"}
+    numpy.testing.assert_allclose(evaluation.steerability["norm"], evaluation.steerability["norm"].iloc[0], rtol=1e-6)
+    moves = {name: numpy.diff(evaluations.propensities(evaluation, name)[[MULTIPLIERS[0], MULTIPLIERS[-1]]].mean())[0]
+             for name in ["vector", *names]}
+    assert len({round(move, 9) for move in moves.values()}) == 13
+    as_far = sum(abs(moves[name]) >= abs(moves["vector"]) for name in names)
+    text = " ".join(finished.stdout.split())
+    assert (f"12 random directions move propensity by {min(moves[name] for name in names):+.3f} to "
+            f"{max(moves[name] for name in names):+.3f} nats") in text, text
+    assert f"{as_far} of them as far as the vector: p = {(as_far + 1) / 13:.3g}, by rank" in text
+    assert "random-2" not in finished.stdout
+    reseeded = evaluate("reseeded.h5", [runs["own"]], random=3, seed=12)
+    assert not set(reseeded.rows("steerability", direction="random-2")["steerability"]) & set(
+        evaluation.steerability["steerability"])
+
+
+def test_a_multiplier_is_chosen_on_some_pairs_and_reported_on_the_others(evaluate, runs, pairs):
+    finished = program.run_successfully(evaluate.arguments("eval.h5", [runs["own"]], caa=runs["other"], random=3,
+                                                           choose_on="half"))
+    evaluation = evaluations.read(evaluate.folder / "eval.h5")
+    assert evaluation.config["choose_on"] == 0.5
+    chooses = evaluation.choosing_pairs["chooses"].to_numpy() == 1
+    assert list(evaluation.choosing_pairs["pair"]) == list(range(len(pairs)))
+    assert chooses.sum() == math.floor(len(pairs) / 2 + 0.5)
+    assert [(row.direction, row.aim) for row in evaluation.chosen.itertuples()] == [
+        (direction, aim) for direction in ("vector", "caa", "random") for aim in (1, -1)]
+    for row in evaluation.chosen.itertuples():
+        curves = evaluations.propensities(evaluation, row.direction)
+        changes = curves.sub(curves[0.0], axis=0)
+        allowed = [m for m in MULTIPLIERS if m * row.aim > 0]
+        best = max(allowed, key=lambda m: row.aim * changes[m][chooses].mean())
+        assert row.multiplier == best
+        assert row.chosen_on == pytest.approx(changes[best][chooses].mean(), rel=1e-9)
+        assert (row.choosing_pairs, row.pairs) == (chooses.sum(), (~chooses).sum())
+        assert row.propensity == pytest.approx(changes[best][~chooses].mean(), rel=1e-9)
+        flips = (curves[best] > 0).astype(int) - (curves[0.0] > 0).astype(int)
+        assert row.accuracy == pytest.approx(flips[~chooses].mean(), abs=1e-12)
+        assert row.propensity_low <= row.propensity <= row.propensity_high
+        assert f"{row.propensity:+.3f} [{row.propensity_low:+.3f}, {row.propensity_high:+.3f}]" in finished.stdout
+    assert f"chosen on {chooses.sum()} pairs" in finished.stdout
+    assert f"on the {(~chooses).sum()} others" in finished.stdout
+    plain = evaluate("plain.h5", [runs["own"]])
+    assert len(plain.chosen) == 0 and len(plain.choosing_pairs) == 0 and "choose_on" not in plain.config
 
 
 @pytest.mark.parametrize("positions", ["all", "answer"])
@@ -228,6 +290,12 @@ def test_grid_of_two_vectors(evaluate, runs, model, pairs):
     curve = evaluation.row("curve", direction="vector", multiplier=2.0)
     for name in ("accuracy", "margin", "propensity", "propensity_low", "propensity_high"):
         assert both[name] == curve[name], name
+    # The single pairs are behind each point.
+    assert len(evaluation.grid_samples) == 9 * len(pairs)
+    for _, row in evaluation.grid.iterrows():
+        own = evaluation.rows("grid_samples", multiplier_1=row["multiplier_1"], multiplier_2=row["multiplier_2"])
+        assert list(own["pair"]) == list(range(len(pairs)))
+        assert (own["chosen_logp"] - own["rejected_logp"]).mean() == pytest.approx(row["propensity"], rel=1e-9)
 
 
 @pytest.fixture(scope="module")
@@ -408,6 +476,10 @@ def test_multiple_choice(evaluate, runs, model, tokenizer, tmp_path):
             assert row["probability"] == pytest.approx(probability, abs=2 * LOG_PROB_TOLERANCE), kind
             accuracy = numpy.mean([logps[right].max() > logps[~right].max() for logps, right in items])
             assert row["accuracy"] == pytest.approx(accuracy), kind
+            single = evaluation.rows("choice_items", kind=kind, direction="vector", multiplier=multiplier)
+            assert list(single["item"]) == list(range(len(items)))
+            assert list(single["correct"]) == [logps[right].max() > logps[~right].max() for logps, right in items]
+            assert single["probability"].mean() == pytest.approx(row["probability"], rel=1e-12)
             assert row["macro_accuracy"] == pytest.approx(accuracy), kind
     assert set(evaluation.choices["set"]) == {"warmth", "mc", "mmlu"}
 
@@ -481,7 +553,10 @@ def test_judges_files(evaluate, runs, generated, tmp_path):
     assert {**after.attributes, **same} == {**before.attributes, **same}
     assert before.config["judge_import"] == ""
     assert after.config == {**before.config, "judge_import": str(results), "judge_seed": 11}
-    assert list(after.judge_scores["score"]) == scores
+    assert before.config["judge_scale"] == "1-4"
+    numpy.testing.assert_array_equal(after.judge_scores["score"], [score or math.nan for score in scores])
+    assert list(after.judge_scores["answer"]) == [""] * 8 + ["none\nbecause"]
+    assert "1 of 9 answers have no score from 1 to 4" in finished.stderr and "none" in finished.stderr
     last = after.row("judge", behaviour="warmth", multiplier=2.0)
     assert (last["items"], last["errors"], last["score"]) == (3, 1, (3 + 2) / 2)
     # The same in one go with a model.
@@ -492,6 +567,41 @@ def test_judges_files(evaluate, runs, generated, tmp_path):
     expected = {"judge_import": str(results), "judge_export": str(tmp_path / "again.jsonl"), "rubric": str(rubric),
                 "judge_model": "some-judge", "behaviour": "warmth", "generations": str(generated)}
     assert {name: whole.config[name] for name in expected} == expected
+
+
+def test_judges_scores_are_on_the_scale_that_was_asked_for(evaluate, runs, generated, tmp_path):
+    evaluate(vectors=[runs["own"]])
+    requests, results = tmp_path / "requests.jsonl", tmp_path / "results.jsonl"
+    program.run_successfully(["evaluate", *program.options({
+        "judge_export": requests, "generations": generated, "behaviour": "warmth", "judge_scale": "0-10",
+        "rubric": write_rubric(tmp_path / "rubric.txt", "Rate from {scale}. {question} {response}\n")})])
+    ids = [line["custom_id"] for line in read_lines(requests)]
+    assert all(line["body"]["messages"][-1]["content"].startswith("Rate from 0 to 10. ") for line in read_lines(requests))
+    replies = ["10", "3.5", "-2", "0", "7/10", "8 or 9", "11", "Score: 2", "4. Two of 3 are warm"]
+    expected = [10, math.nan, math.nan, 0, 7, math.nan, math.nan, 2, 4]
+    results.write_text("".join(json.dumps({"custom_id": custom_id, "error": None, "response": {
+        "status_code": 200, "body": {"choices": [{"message": {"content": reply}}]}}}) + "\n"
+        for custom_id, reply in zip(ids, replies, strict=True)), encoding="utf-8")
+    finished = program.run_successfully(["evaluate", *program.options({
+        "judge_import": results, "out": tmp_path / "eval.h5", "judge_scale": "0-10"})])
+    assert "judge, 0 to 10" in finished.stdout
+    assert "4 of 9 answers have no score from 0 to 10" in finished.stderr
+    for reply in ("3.5", "-2", "8 or 9", "11"):
+        assert f'"{reply}"' in finished.stderr, finished
+    judged = evaluations.read(tmp_path / "eval.h5")
+    by_id = {f"{row.behaviour}:{row.prompt}:{row.multiplier:g}": (row.score, row.answer)
+             for row in judged.judge_scores.itertuples()}
+    numpy.testing.assert_array_equal([by_id[custom_id][0] for custom_id in ids], expected)
+    assert [by_id[custom_id][1] for custom_id in ids] == [
+        reply if math.isnan(score) else "" for reply, score in zip(replies, expected)]
+    assert judged.config["judge_scale"] == "0-10"
+    for row in judged.judge.itertuples():
+        own = [score for custom_id, score in zip(ids, expected) if custom_id.endswith(f":{row.multiplier:g}")]
+        assert row.errors == numpy.isnan(own).sum() and row.score == pytest.approx(numpy.nanmean(own))
+    # What is in the file already is on another scale.
+    other = tmp_path / "other.jsonl"
+    other.write_text(results.read_text(encoding="utf-8").replace("warmth:", "power:"), encoding="utf-8")
+    assert_refused(["evaluate", "--judge-import", other, "--out", tmp_path / "eval.h5"], "'warmth'", "--judge-scale 0-10")
 
 
 def write_rubric(path: Path, text: str) -> Path:
@@ -582,6 +692,8 @@ class TestRefusals:
         assert_refused(evaluate.arguments(vectors=[own], positions="answer", neutral_prompts=generated), "exclude")
         assert_refused(["evaluate", "--judge-export", "x.jsonl", "--generations", generated], "--rubric")
         assert_refused(["evaluate", "--judge-import", generated], "--out")
+        assert_refused(evaluate.arguments(vectors=[own], random=2, test=None, neutral_prompts=generated), "--test")
+        assert_refused(evaluate.arguments(vectors=[own], choose_on="half", max_test_pairs=1), "--choose-on", "at least two")
 
     def test_vector_of_another_hidden_size(self, evaluate, runs, tmp_path):
         small = write_model(tmp_path / "small", TinyModel(hidden_size=24))

@@ -10,7 +10,8 @@ import h5py
 import numpy
 import pandas
 
-TABLES = ("curve", "steerability", "samples", "choices", "costs", "grid", "judge", "judge_scores")
+TABLES = ("curve", "steerability", "samples", "chosen", "choosing_pairs", "choices", "choice_items", "costs", "grid",
+          "grid_samples", "judge", "judge_scores")
 
 
 @dataclass(frozen=True)

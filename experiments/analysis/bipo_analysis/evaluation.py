@@ -16,7 +16,7 @@ from .errors import AnalysisError
 from .stored import plain_value, read_stored, read_table, require_schema
 from .wording import last_part
 
-EVALUATION_SCHEMA = 1
+EVALUATION_SCHEMA = 2
 VECTOR, CAA, RANDOM = "vector", "caa", "random"
 CONTROLS = (CAA, RANDOM)
 # Further random directions of the same norm are `random-2` and so on: ten or more are a null distribution.
@@ -49,8 +49,10 @@ COLUMNS = {
     "judge": ("behaviour", "multiplier", "items", "errors", *_estimates("score")),
     "judge_scores": ("behaviour", "prompt", "multiplier", "score"),
 }
-# Single items, without which choices and two vectors together have no paired comparison; a file may lack them.
+# Single items, without which choices and two vectors together have no paired comparison, and the pairs that chose a
+# multiplier; a file may lack them.
 ITEM_COLUMNS = {
+    "choosing_pairs": ("pair", "chooses"),
     "choice_items": ("set", "kind", "direction", "multiplier", "item", "correct"),
     "grid_samples": ("multiplier_1", "multiplier_2", "pair", "chosen_logp", "rejected_logp"),
 }
@@ -60,7 +62,7 @@ ITEM_COLUMNS = {
 class Evaluation:
     """The content of one evaluation file, in memory.
 
-    The tables have the columns of COLUMNS (ITEM_COLUMNS the last two) and may each be empty: what was not asked for
+    The tables have the columns of COLUMNS (ITEM_COLUMNS the last three) and may each be empty: what was not asked for
     was not measured.  Of several random directions the first is RANDOM in all tables; `other_draws` holds the rows of
     the others, by table.  `settings` is every effective setting, the attribute config.
     """
@@ -76,6 +78,7 @@ class Evaluation:
     grid: pandas.DataFrame
     judge: pandas.DataFrame
     judge_scores: pandas.DataFrame
+    choosing_pairs: pandas.DataFrame
     choice_items: pandas.DataFrame
     grid_samples: pandas.DataFrame
     other_draws: Tables = field(default_factory=dict)

@@ -43,7 +43,8 @@ def run_evaluation_command(options: argparse.Namespace) -> tuple[str, list[str]]
     Raises AnalysisError for bad input, OSError where a file cannot be written.
     """
     evaluations = [load_evaluation(path) for path in options.paths]
-    if math.isfinite(options.max_kl) and not options.choose_on:
+    chooses = options.choose_on or any(len(evaluation.choosing_pairs) for evaluation in evaluations)
+    if math.isfinite(options.max_kl) and not chooses:
         raise AnalysisError("--max-kl limits the multipliers that --choose-on chooses from; give that, too")
     extras = Extras([load_answers(path) for path in options.generations], options.choose_on, options.max_kl)
     if options.csv is not None:

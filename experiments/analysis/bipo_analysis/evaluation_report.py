@@ -12,7 +12,7 @@ import pandas
 
 from . import evaluation_figures as figures
 from .answers import Answers, answer_section
-from .choice import choice_sentences, chosen_multipliers
+from .choice import DRAWN, choice_sentences, chosen_multipliers
 from .drawing import distinctly_shortened
 from .evaluation import CAA, VECTOR, Evaluation, direction_name, in_order, of_direction, short_name
 from .held_out_findings import control_warnings, curve_findings, steerability_findings
@@ -61,7 +61,7 @@ class Extras:
     """What a page shows beside the files: answers, and multipliers chosen on one half of the pairs."""
 
     answers: Sequence[Answers] = ()
-    choose_on: str = ""  # a half of choice.HALVES
+    choose_on: str = ""  # a half of choice.HALVES; without one the pairs that the file names
     max_kl: float = math.inf  # in nats, of a chosen multiplier
 
 
@@ -152,7 +152,8 @@ def _accuracy_entry(curve: pandas.DataFrame) -> tuple[str, str]:
 def _parts(evaluation: Evaluation, heading: str, extras: Extras) -> list[Markup]:
     """The parts that the file has data for; `heading` is the element of their titles, h2 or h3."""
     beside = [answer_section(answers, heading) for answers in extras.answers] if heading == "h2" else []
-    chosen = [_chosen(evaluation, heading, extras)] if extras.choose_on else []
+    half = extras.choose_on or (DRAWN if len(evaluation.choosing_pairs) else "")
+    chosen = [_chosen(evaluation, heading, half, extras.max_kl)] if half else []
     return [_curve(evaluation, heading), *beside, *chosen, _steerability(evaluation, heading),
             _choices(evaluation, heading), _tradeoffs(evaluation, heading), _costs(evaluation, heading),
             _synergy(evaluation, heading), _judge(evaluation, heading)]
@@ -196,11 +197,13 @@ def _points(value: float) -> str:
     return signed(100 * value, 1)
 
 
-def _chosen(evaluation: Evaluation, heading: str, extras: Extras) -> Markup:
-    """What multipliers do that were chosen on the other half of the pairs."""
-    choices = chosen_multipliers(evaluation, extras.choose_on, extras.max_kl)
-    parts = [element(heading, "Multipliers chosen on one half of the pairs"),
-             _sentences(choice_sentences(evaluation, choices, extras.choose_on, extras.max_kl), has_lead=True)]
+def _chosen(evaluation: Evaluation, heading: str, half: str, max_kl: float) -> Markup:
+    """What multipliers do that were chosen on the other pairs."""
+    choices = chosen_multipliers(evaluation, half, max_kl)
+    title = "Multipliers chosen on one part of the pairs" if half == DRAWN else \
+        "Multipliers chosen on one half of the pairs"
+    parts = [element(heading, title),
+             _sentences(choice_sentences(evaluation, choices, half, max_kl), has_lead=True)]
     rows = [[short_name(choice.direction), "highest" if choice.aim > 0 else "lowest", multiplier(choice.multiplier),
              signed(choice.chosen_on), with_interval(signed(choice.propensity.value),
                                                      f"{signed(choice.propensity.interval.low)} to "
@@ -208,7 +211,7 @@ def _chosen(evaluation: Evaluation, heading: str, extras: Extras) -> Markup:
              with_interval(_points(choice.accuracy.value), f"{_points(choice.accuracy.interval.low)} to "
                                                            f"{_points(choice.accuracy.interval.high)}"),
              str(choice.propensity.items)] for choice in choices]
-    headers = ["direction", "aim", "multiplier", "change on the choosing half", "on the other half",
+    headers = ["direction", "aim", "multiplier", "change on the choosing pairs", "on the others",
                "accuracy there (points)", "pairs"]
     return joined((*parts, table(headers, rows, texts=["direction", "aim"]))) if rows else joined(parts)
 

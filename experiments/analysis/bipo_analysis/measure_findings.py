@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 
 import numpy
 import pandas
@@ -213,17 +214,15 @@ def judge_findings(evaluation: Evaluation) -> list[str]:
 
 def judge_scale(evaluation: Evaluation) -> tuple[float, float]:
     """Lowest and highest score that the judge was asked for."""
-    low, _, high = str(evaluation.settings.get("judge_scale") or "1-4").partition("-")
-    try:
-        return float(low), float(high)
-    except ValueError:
-        return 1.0, 4.0
+    bound, stored = r"(-?\d+(?:\.\d+)?)", str(evaluation.settings.get("judge_scale") or "1-4")
+    found = re.fullmatch(f"{bound}-{bound}", stored)
+    return (float(found[1]), float(found[2])) if found else (1.0, 4.0)
 
 
 def judged_change(evaluation: Evaluation, behaviour: str, start: float, end: float) -> Change:
     """Mean over prompts of the score at multiplier `end` less that at `start`; prompts without both left out."""
     scores = evaluation.judge_scores[evaluation.judge_scores["behaviour"] == behaviour]
-    # 0 stands for an answer without a score, unless the scale reaches it.
+    # Of files of schema 1, 0 stands for an answer without a score; later ones store NaN.
     known = scores[scores["score"].notna() & ((scores["score"] != 0) | (judge_scale(evaluation)[0] <= 0))]
     table = known.pivot_table(index="prompt", columns="multiplier", values="score", aggfunc="first")
     if start not in table or end not in table:

@@ -5,6 +5,7 @@
 #include <hdf5.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -15,6 +16,7 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "experiments/evaluation/evaluation_tables.hpp"
+#include "experiments/evaluation/multiplier_choice.hpp"
 #include "experiments/files/hdf5.hpp"
 #include "tests/experiments/sample_run.hpp"
 #include "tests/support/errors.hpp"
@@ -124,6 +126,58 @@ TEST(EvaluationTables, TextMeasuresLeaveOutWhatIsTooShort) {
   EXPECT_EQ(value("refusal_rate", -1), std::pair(0.0, std::int64_t{1}));
 }
 
+// Four pairs at 1, 2 and -1, whose propensities are their changes: of the choosing pairs, 0 and 2,
+// 2 raises propensity by more; on the others it lowers it.
+TEST(MultiplierChoice, IsReportedOnThePairsThatDidNotChoose) {
+  const auto pairs = [](const std::vector<double>& changes) {
+    std::vector<PairLogProbs> made;
+    for (const double change : changes) {
+      made.push_back({-5 + change, -5, 1, 1});
+    }
+    return made;
+  };
+  DirectionScores scores{"vector", 1, {1, 2, -1}, {}};
+  scores.pairs = {pairs({1, 4, 1, 4}), pairs({3, -1, 2, -2}), pairs({-1, -1, -1, -3})};
+  Evaluation evaluation;
+  add_chosen(evaluation, scores, pairs({0, 0, 0, 0}), {true, false, true, false}, 11);
+  ASSERT_EQ(evaluation.chosen.size(), 2U);
+  const ChosenRow& highest = evaluation.chosen[0];
+  EXPECT_EQ(highest.direction, "vector");
+  EXPECT_EQ(highest.aim, 1);
+  EXPECT_EQ(highest.multiplier, 2);
+  EXPECT_EQ(highest.choosing_pairs, 2);
+  EXPECT_DOUBLE_EQ(highest.chosen_on, 2.5);
+  EXPECT_EQ(highest.pairs, 2);
+  EXPECT_DOUBLE_EQ(highest.propensity.value, -1.5);
+  EXPECT_DOUBLE_EQ(highest.propensity.low, -2);
+  EXPECT_DOUBLE_EQ(highest.propensity.high, -1);
+  EXPECT_EQ(highest.accuracy.value, 0);  // a tie is a miss, and so is what falls
+  const ChosenRow& lowest = evaluation.chosen[1];
+  EXPECT_EQ(lowest.aim, -1);
+  EXPECT_EQ(lowest.multiplier, -1);
+  EXPECT_DOUBLE_EQ(lowest.propensity.value, -2);
+}
+
+TEST(MultiplierChoice, DrawsAShareOfThePairsByTheSeed) {
+  const auto count = [](const std::vector<bool>& chooses) {
+    return std::count(chooses.begin(), chooses.end(), true);
+  };
+  const std::vector<bool> half = draw_choosing_pairs(101, 0.5, 11);
+  EXPECT_EQ(half.size(), 101U);
+  EXPECT_EQ(count(half), 51);
+  EXPECT_EQ(draw_choosing_pairs(101, 0.5, 11), half);
+  EXPECT_NE(draw_choosing_pairs(101, 0.5, 12), half);
+  EXPECT_NE(draw_choosing_pairs(101, 0.5, 11 + (std::uint64_t{1} << 32)), half);
+  EXPECT_EQ(count(draw_choosing_pairs(10, 0.01, 11)), 1);
+  EXPECT_EQ(count(draw_choosing_pairs(10, 0.99, 11)), 9);
+  EXPECT_EQ(count(draw_choosing_pairs(2, 0.5, 11)), 1);
+  // Some 250 of the first 500 of 1,000 pairs choose; five standard errors are 40.
+  const std::vector<bool> many = draw_choosing_pairs(1000, 0.5, 3);
+  EXPECT_NEAR(static_cast<double>(std::count(many.begin(), many.begin() + 500, true)), 250, 40);
+  expect_parts(error_of<UserError>([] { draw_choosing_pairs(1, 0.5, 11); }),
+               {"--choose-on", "1 held-out pair ", "at least two"});
+}
+
 // A directory of its own, removed at the end.
 class EvaluationFile : public ::testing::Test {
  protected:
@@ -216,7 +270,7 @@ TEST_F(EvaluationFile, ColumnsReadBackAsTheyWereWritten) {
 TEST_F(EvaluationFile, ScoresOfAJudgeAreAddedInPlace) {
   write_evaluation_file(path_, sample_evaluation());
   const auto before = read_columns_of(path_, "curve");
-  add_judge_scores(path_, {{{"warmth", 0, 1}, 4}, {{"warmth", 1, 1}, 0}, {{"warmth", 0, -1}, 2}},
+  add_judge_scores(path_, {{{"warmth", 0, 1}, 4}, {{"warmth", 1, 1}}, {{"warmth", 0, -1}, 2}},
                    {"/a/first.jsonl", 11});
   const auto summary = add_judge_scores(path_, {{{"power", 0, 1}, 3}}, {"/a/second.jsonl", 11});
   ASSERT_EQ(summary.size(), 3U);  // power at 1, warmth at -1 and 1
@@ -237,7 +291,7 @@ TEST_F(EvaluationFile, ScoresOfAJudgeAreAddedInPlace) {
   }
   const auto file = hdf5::open_file(path_.string());
   EXPECT_EQ(hdf5::read_text_attribute(file, "config"),
-            R"({"seed":11,"judge_import":"/a/third.jsonl","judge_seed":12})");
+            R"({"seed":11,"judge_import":"/a/third.jsonl","judge_seed":12,"judge_scale":"1-4"})");
   EXPECT_EQ(hdf5::read_integer_attribute(file, "hidden_size"), 48);
 }
 
@@ -247,6 +301,65 @@ void change(const std::filesystem::path& path, const std::function<void(hid_t)>&
   ASSERT_GE(file, 0);
   change(file);
   H5Fclose(file);
+}
+
+TEST_F(EvaluationFile, OneFileHasScoresOfOneScale) {
+  const auto import = [&](const char* behaviour, double score, const char* scale) {
+    add_judge_scores(path_, {{{behaviour, 0, 1}, score}}, {"r", 11, parse_judge_scale(scale)});
+  };
+  write_evaluation_file(path_, sample_evaluation());
+  import("warmth", 0, "0-2");
+  EXPECT_EQ(column_of<double>(path_, "judge_scores", "score"), std::vector<double>{0});
+  EXPECT_EQ(column_of<double>(path_, "judge", "score"), std::vector<double>{0});
+  EXPECT_EQ(column_of<std::int64_t>(path_, "judge", "errors"), std::vector<std::int64_t>{0});
+  expect_parts(error_of<UserError>([&] { import("power", 3, "1-4"); }),
+               {"eval.h5", "'warmth'", "0-2", "1-4", "--judge-scale 0-2"});
+  import("warmth", 3, "1-4");  // replaces all scores
+  import("power", 4, "1-4");
+  EXPECT_EQ(column_of<double>(path_, "judge_scores", "score"), (std::vector<double>{4, 3}));
+}
+
+struct Schema1Score {
+  JudgeId id;
+  std::int64_t score = 0;
+};
+
+// Makes the file one that a program of schema 1 wrote, with the scores 4 and none of a judge.
+void make_schema_1(hid_t id) {
+  const hdf5::Handle file(id, [](hid_t) { return herr_t{0}; });
+  for (const char* name :
+       {"judge_scores", "chosen", "choosing_pairs", "choice_items", "grid_samples"}) {
+    H5Ldelete(id, name, H5P_DEFAULT);
+  }
+  using Row = Schema1Score;
+  hdf5::Table<Row>("judge_scores")
+      .column("behaviour", "text", "", &Row::id, &JudgeId::behaviour)
+      .column("prompt", "1", "", &Row::id, &JudgeId::prompt_index)
+      .column("multiplier", "1", "", &Row::id, &JudgeId::multiplier)
+      .column("score", "1 to 4", "0: no score", &Row::score)
+      .write(file, {{{"warmth", 0, 1}, 4}, {{"warmth", 1, 1}, 0}});
+  H5Adelete(id, "checksum");
+  H5Adelete(id, "schema_version");
+  hdf5::write_attribute(file, "schema_version", 1);
+  hdf5::write_attributes_checksum(file);
+}
+
+TEST_F(EvaluationFile, FilesOfSchema1TakeScores) {
+  write_evaluation_file(path_, sample_evaluation());
+  const auto before = read_columns_of(path_, "curve");
+  change(path_, make_schema_1);
+  const auto summary = add_judge_scores(path_, {{{"power", 0, 1}, 3}}, {"r", 11});
+  ASSERT_EQ(summary.size(), 2U);
+  EXPECT_EQ(summary[1].items, 2);
+  EXPECT_EQ(summary[1].errors, 1);
+  EXPECT_EQ(summary[1].score.value, 4);
+  const auto scores = column_of<double>(path_, "judge_scores", "score");
+  ASSERT_EQ(scores.size(), 3U);
+  EXPECT_EQ(scores[0], 3);
+  EXPECT_EQ(scores[1], 4);
+  EXPECT_TRUE(std::isnan(scores[2]));
+  EXPECT_EQ(read_columns_of(path_, "curve").front().values, before.front().values);
+  add_judge_scores(path_, {{{"power", 0, 1}, 2}}, {"r", 11});  // now of schema 2
 }
 
 TEST_F(EvaluationFile, WhatOthersAddedIsKept) {

@@ -37,9 +37,9 @@ class Judge : public ::testing::Test {
 
   JudgeRubric rubric(const std::string& text) const { return read_judge_rubric(write(text)); }
 
-  JudgeScores import(const std::string& lines,
-                     const std::vector<std::string>& expected = {}) const {
-    return judge_import(write(lines), expected);
+  JudgeScores import(const std::string& lines, const std::vector<std::string>& expected = {},
+                     const JudgeScale& scale = {}) const {
+    return judge_import(write(lines), expected, scale);
   }
 
   fs::path directory_;
@@ -68,10 +68,13 @@ std::string result(const std::string& id, const std::string& content) {
          "\n";
 }
 
-std::vector<int> values(const JudgeScores& scores) {
-  std::vector<int> result;
+// The scores; kNone for none.
+constexpr double kNone = -1000;
+
+std::vector<double> values(const JudgeScores& scores) {
+  std::vector<double> result;
   for (const JudgeScore& score : scores.scores) {
-    result.push_back(static_cast<int>(score.score));
+    result.push_back(score.has_score() ? score.score : kNone);
   }
   return result;
 }
@@ -83,7 +86,7 @@ TEST_F(Judge, RequestsFillTheRubric) {
   // What is filled in is no template: braces in it stay.
   const auto lines =
       judge_export({generation(2, "{response}?", -1.5, "an \"answer\"\n")}, with_examples,
-                   "warm tone", "gpt-4o", {{"{response}?", {"kind", "curt"}}});
+                   "warm tone", "gpt-4o", {{"{response}?", {"kind", "curt"}}}, {});
   ASSERT_EQ(lines.size(), 1U);
   EXPECT_EQ(lines[0].find('\n'), std::string::npos);
   EXPECT_EQ(Json::parse(lines[0]),
@@ -101,6 +104,92 @@ TEST_F(Judge, RequestsFillTheRubric) {
                     {"max_tokens", 10},
                     {"temperature", 0},
                     {"seed", 42}}}}));
+}
+
+TEST(JudgeScales, AreALowestAndAHighestScore) {
+  const JudgeScale whole = parse_judge_scale("0-100");
+  EXPECT_EQ(whole.low, 0);
+  EXPECT_EQ(whole.high, 100);
+  EXPECT_FALSE(whole.has_decimals);
+  EXPECT_EQ(whole.words(), "0 to 100");
+  const JudgeScale negative = parse_judge_scale("-2.5--0.5");
+  EXPECT_EQ(negative.low, -2.5);
+  EXPECT_EQ(negative.high, -0.5);
+  EXPECT_TRUE(negative.has_decimals);
+  EXPECT_EQ(negative.words(), "-2.5 to -0.5");
+  EXPECT_TRUE(parse_judge_scale("1-4") == JudgeScale());
+  EXPECT_FALSE(parse_judge_scale("1.0-4") == JudgeScale());
+  for (const char* text : {"", "4", "4-1", "2-2", "1-", "-4", "1-4-7", "a-b", "1 - 4", "1e1-4",
+                           "1-inf", ".5-1", "1.-4"}) {
+    expect_parts(error_of<UserError>([&] { parse_judge_scale(text); }), {"LOW-HIGH"});
+  }
+}
+
+struct Reply {
+  const char* scale;
+  const char* text;
+  double score;  // kNone: none
+};
+
+// The third column is what a person reads.
+constexpr Reply kReplies[] = {
+    {"1-4", "3", 3},
+    {"1-4", " 3 ", 3},
+    {"1-4", "3.0", 3},
+    {"1-4", "+3", 3},
+    {"1-4", "**3**", 3},
+    {"1-4", "\"3\"", 3},
+    {"1-4", "Score: 3", 3},
+    {"1-4", "Score:3.", 3},
+    {"1-4", "I give it a 3", 3},
+    {"1-4", "3. Friendly, with 2 tips", 3},
+    {"1-4", "3 - friendly, 2 tips", 3},
+    {"1-4", "**3**: friendly, 2 tips", 3},
+    {"1-4", "3/4", 3},
+    {"1-4", "3 out of 4: only 2 tips", 3},
+    {"1-4", "3 out of 4: 2 tips", kNone},
+    {"1-4", "GPT-4 says 3", 3},
+    {"1-4", "the 2nd answer is 3", 3},
+    {"1-4", "3\n1 of them is bad", 3},
+    {"1-4", "\r\n 3\r\n", 3},
+    {"1-4", "3/5", kNone},
+    {"1-4", "3 or 4", kNone},
+    {"1-4", "3-4", kNone},
+    {"1-4", "3,5", kNone},
+    {"1-4", "3, 4", kNone},
+    {"1-4", "3. 4", kNone},
+    {"1-4", "03", kNone},
+    {"1-4", "3%", kNone},
+    {"1-4", "3e0", kNone},
+    {"1-4", ".3", kNone},
+    {"1-4", "0x3", kNone},
+    {"1-4", "-3", kNone},
+    {"1-4", "three", kNone},
+    {"1-4", "", kNone},
+    {"1-4", "1000000000000000000000000000003", kNone},
+    {"-2-2", "-2", -2},
+    {"-2-2",
+     "\xE2\x88\x92"
+     "1",
+     -1},
+    {"-2-2", "Score: -1", -1},
+    {"-2-2", "0", 0},
+    {"-2-2", "-3", kNone},
+    {"0-100", "85%", 85},
+    {"0-100", "100/100", 100},
+    {"0-100", "100.5", kNone},
+    {"0-100", "1,00", kNone},
+    {"0.0-1.0", "0.35", 0.35},
+    {"0.0-1.0", "1", 1},
+    {"0.0-1.0", "0.5.1", kNone},
+    {"0.0-1.0", "1.01", kNone},
+};
+
+TEST(JudgeReplies, HoldOneScoreOrNone) {
+  for (const Reply& reply : kReplies) {
+    const auto found = score_in_reply(reply.text, parse_judge_scale(reply.scale));
+    EXPECT_EQ(found.value_or(kNone), reply.score) << reply.scale << ": " << reply.text;
+  }
 }
 
 TEST_F(Judge, RubricsMustKnowTheirPlaceholders) {
@@ -131,8 +220,9 @@ TEST_F(Judge, ExamplesComeFromTheTestData) {
   EXPECT_EQ(judge_examples(set).at("q").matching, "right");
   EXPECT_EQ(judge_examples(set).at("q").not_matching, "wrong");
   const JudgeRubric needs = rubric("{question} {response} {matching}");
-  expect_parts(error_of<UserError>(
-                   [&] { judge_export({generation(0, "other", 1, "a")}, needs, "b", "m", pairs); }),
+  expect_parts(error_of<UserError>([&] {
+                 judge_export({generation(0, "other", 1, "a")}, needs, "b", "m", pairs, {});
+               }),
                {"out.jsonl:1", "{matching}"});
 }
 
@@ -150,7 +240,7 @@ TEST_F(Judge, BehavioursMustFitIntoTheId) {
   const JudgeRubric plain = rubric("{question} {response}");
   for (const std::string& name : {std::string(), std::string("a:b"), std::string("a\n"),
                                   std::string(65, 'x'), std::string("\xFF")}) {
-    error_of<UserError>([&] { judge_export({}, plain, name, "m", {}); });
+    error_of<UserError>([&] { judge_export({}, plain, name, "m", {}, {}); });
   }
   EXPECT_EQ(judge_custom_id({"b", 12, -0.0}), "b:12:0");
   EXPECT_EQ(judge_custom_id({"b", 0, 0.1}), "b:0:0.1");
@@ -160,7 +250,7 @@ TEST_F(Judge, BehavioursMustFitIntoTheId) {
 TEST_F(Judge, ScoresComeBackInOrder) {
   const JudgeScores scores = import(result("b:1:2", "4") + result("b:0:2", "Score: 3\n4 is out") +
                                     result("b:0:-0.5", "2") + result("a:7:1e-05", "1."));
-  EXPECT_EQ(values(scores), (std::vector<int>{1, 2, 3, 4}));
+  EXPECT_EQ(values(scores), (std::vector<double>{1, 2, 3, 4}));
   EXPECT_EQ(scores.scores[0].id.behaviour, "a");
   EXPECT_EQ(scores.scores[0].id.multiplier, 1e-5);
   EXPECT_EQ(scores.scores[1].id.multiplier, -0.5);
@@ -168,13 +258,44 @@ TEST_F(Judge, ScoresComeBackInOrder) {
   EXPECT_TRUE(scores.errors.empty() && scores.duplicates.empty() && scores.missing.empty());
 }
 
-// As the authors' evaluate.py does it: 4 before 3 before 2 before 1, wherever they stand.
-TEST_F(Judge, TheHighestDigitOfTheFirstLineIsTheScore) {
-  EXPECT_EQ(values(import(result("b:0:1", "1 or 3"))), std::vector<int>{3});
-  EXPECT_EQ(values(import(result("b:0:1", "\n4"))), std::vector<int>{0});
+// What was read before was the first of 4, 3, 2, 1 anywhere in the line.
+TEST_F(Judge, ANumberThatIsNoScoreIsNone) {
+  for (const char* reply : {"10", "3.5", "-2", "1 or 3", "0", "5", "4th",
+                            "\xE2\x88\x92"
+                            "2"}) {
+    const JudgeScores scores = import(result("b:0:1", reply));
+    EXPECT_EQ(values(scores), std::vector<double>{kNone}) << reply;
+    ASSERT_EQ(scores.errors.size(), 1U);
+    EXPECT_EQ(scores.scores[0].answer, reply);
+  }
+  EXPECT_EQ(values(import(result("b:0:1", "\n4"))), std::vector<double>{4});
 }
 
-TEST_F(Judge, ErrorsScoreZeroAndAreNamed) {
+TEST_F(Judge, ScoresAreThoseOfTheScale) {
+  const std::string replies = result("b:0:1", "10") + result("b:1:1", "0") +
+                              result("b:2:1", "7/10") + result("b:3:1", "11");
+  EXPECT_EQ(values(import(replies, {}, parse_judge_scale("0-10"))),
+            (std::vector<double>{10, 0, 7, kNone}));
+  EXPECT_EQ(values(import(replies, {}, parse_judge_scale("0-2"))),
+            (std::vector<double>{kNone, 0, kNone, kNone}));
+}
+
+TEST_F(Judge, RequestsNameTheScale) {
+  const auto request = [&](const std::string& text, const std::string& scale) {
+    const auto lines = judge_export({generation(0, "q", 1, "a")}, rubric(text), "b", "m", {},
+                                    parse_judge_scale(scale));
+    return Json::parse(lines.at(0))["body"]["messages"][1]["content"].get<std::string>();
+  };
+  EXPECT_EQ(request("{scale}: {question} {response}", "0-2"), "0 to 2: q a");
+  EXPECT_EQ(request("{scale}: {question} {response}", "1-4"), "1 to 4: q a");
+  EXPECT_EQ(request("{question} {response}", "1-4"), "q a");
+  EXPECT_EQ(request("{question} {response}\n", "0-100"),
+            "q a\nBegin your reply with the score, a whole number from 0 to 100.");
+  EXPECT_EQ(request("{question} {response}", "0.0-1.0"),
+            "q a\nBegin your reply with the score, a number from 0.0 to 1.0.");
+}
+
+TEST_F(Judge, ErrorsHaveNoScoreAndAreNamed) {
   const std::string refused =
       R"({"custom_id":"b:1:1","response":null,"error":{"message":"too many"}})"
       "\n"
@@ -185,7 +306,9 @@ TEST_F(Judge, ErrorsScoreZeroAndAreNamed) {
       R"({"custom_id":"b:4:1","response":{"body":{"choices":[{"message":{"content":null}}]}}})"
       "\n";
   const JudgeScores scores = import(result("b:0:1", "no idea") + refused + result("b:5:1", "2"));
-  EXPECT_EQ(values(scores), (std::vector<int>{0, 0, 0, 0, 0, 2}));
+  EXPECT_EQ(values(scores), (std::vector<double>{kNone, kNone, kNone, kNone, kNone, 2}));
+  EXPECT_EQ(scores.scores[0].answer, "no idea");
+  EXPECT_EQ(scores.scores[1].answer, R"({"message":"too many"})");
   ASSERT_EQ(scores.errors.size(), 5U);
   expect_parts(scores.errors[0], {"file:1: b:0:1: ", "no idea"});
   expect_parts(scores.errors[1], {"file:2: b:1:1: ", "too many"});
@@ -197,7 +320,7 @@ TEST_F(Judge, ErrorsScoreZeroAndAreNamed) {
 TEST_F(Judge, OfDuplicatesTheFirstScoreCounts) {
   const JudgeScores scores =
       import(result("b:0:1", "?") + result("b:0:1", "3") + result("b:0:1", "4"));
-  EXPECT_EQ(values(scores), std::vector<int>{3});
+  EXPECT_EQ(values(scores), std::vector<double>{3});
   EXPECT_TRUE(scores.errors.empty());
   ASSERT_EQ(scores.duplicates.size(), 2U);
   expect_parts(scores.duplicates[0], {"file:2: b:0:1: ", "file:1"});
@@ -209,7 +332,7 @@ TEST_F(Judge, MissingAndForeignIdsAreNamed) {
       judge_ids({generation(0, "q", 1, ""), generation(1, "r", 1, "")}, "b");
   const JudgeScores scores =
       import(result("b:0:1", "3") + result("b:9:1", "3") + result("request-7", "3"), expected);
-  EXPECT_EQ(values(scores), std::vector<int>{3});
+  EXPECT_EQ(values(scores), std::vector<double>{3});
   EXPECT_EQ(scores.missing, std::vector<std::string>{"b:1:1"});
   ASSERT_EQ(scores.unexpected.size(), 2U);
   expect_parts(scores.unexpected[0], {"file:2: b:9:1"});
@@ -237,7 +360,8 @@ TEST_F(Judge, FilesThatAreNoResultsAreRefused) {
 
 TEST_F(Judge, SummaryIsTheMeanWithoutErrors) {
   const auto score = [](double multiplier, int value) {
-    return JudgeScore{{"b", 0, multiplier}, value};
+    return value == 0 ? JudgeScore{{"b", 0, multiplier}}
+                      : JudgeScore{{"b", 0, multiplier}, static_cast<double>(value)};
   };
   const std::vector<JudgeScore> scores = {score(1, 4), score(-1, 1), score(1, 0), score(1, 3),
                                           score(0, 0)};

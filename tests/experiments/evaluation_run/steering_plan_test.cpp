@@ -134,6 +134,38 @@ TEST(PlanSteering, ControlsComeInOneOrder) {
   EXPECT_EQ(plan.coefficients, (Settings{{0, 0, 0, 0}, {3, 2, 0, 0}, {0, 0, 1, 0}, {0, 0, 0, 1}}));
 }
 
+TEST(PlanSteering, FurtherDrawsComeBehindAllOtherDirections) {
+  EvaluateOptions options = options_of({1, 2}, true);
+  options.random = 3;
+  options.grid = {0, 1};
+  const SteeringPlan plan = plan_steering(two_of_one_layer(), stored({1, 0}, 1), options);
+  std::vector<std::string> names;
+  for (const Direction& direction : plan.directions) {
+    names.push_back(direction.name);
+    EXPECT_DOUBLE_EQ(direction.norm, 5) << direction.name;
+    EXPECT_EQ(direction.is_further_draw, direction.name.starts_with("random-")) << direction.name;
+  }
+  EXPECT_EQ(names, (std::vector<std::string>{"vector", "caa", "random", "random-2", "random-3"}));
+  // Nothing, and two multipliers of the three directions that are measured everywhere.
+  EXPECT_EQ(plan.direction_settings, 7U);
+  EXPECT_EQ(plan.directions[3].settings, (Indices{7, 8}));
+  EXPECT_EQ(plan.directions[4].settings, (Indices{9, 10}));
+  ASSERT_EQ(plan.vectors.size(), 6U);
+  EXPECT_EQ(plan.coefficients[8], (std::vector<double>{0, 0, 0, 0, 2, 0}));
+  for (std::size_t vector = 3; vector < 6; ++vector) {
+    EXPECT_NEAR(vector_norm(plan.vectors[vector].value), 5, 1e-6);
+  }
+  // The first is the one of a single draw.
+  EvaluateOptions single = options_of({1, 2}, true);
+  EXPECT_EQ(plan.vectors[3].value,
+            plan_steering(two_of_one_layer(), stored({1, 0}, 1), single).vectors[3].value);
+  options.random = 0;
+  EXPECT_EQ(plan_steering(two_of_one_layer(), std::nullopt, options).directions.size(), 1U);
+  options.random = 3;
+  options.random_control = false;
+  EXPECT_EQ(plan_steering(two_of_one_layer(), std::nullopt, options).directions.size(), 1U);
+}
+
 // Nine points; (0, 0) and (0.5, 0.5) are settings of the vectors already.
 TEST(PlanSteering, TheGridCombinesTwoVectorsAndSharesSettings) {
   EvaluateOptions options = options_of({0.5, 1});
@@ -198,6 +230,23 @@ TEST(RandomDirection, IsNormal) {
   EXPECT_NEAR(sum / kHidden, 0, 5 / 128.0);
   EXPECT_NEAR(fourth / kHidden, 3, 5 * std::sqrt(96.0) / 128);
   EXPECT_NEAR(neighbours / kHidden, 0, 5 / 128.0);
+}
+
+// The cosine of two independent directions has mean 0 and standard deviation 1 / sqrt(D).
+TEST(RandomDirection, DrawsAreIndependent) {
+  constexpr std::size_t kHidden = 4096;
+  for (std::uint32_t first = 0; first < 4; ++first) {
+    for (std::uint32_t second = 0; second < first; ++second) {
+      const Values a = random_direction(kHidden, 1, 3, 11, first);
+      const Values b = random_direction(kHidden, 1, 3, 11, second);
+      double cosine = 0;
+      for (std::size_t i = 0; i < kHidden; ++i) {
+        cosine += static_cast<double>(a[i]) * static_cast<double>(b[i]);
+      }
+      EXPECT_NEAR(cosine, 0, 5 / 64.0) << first << " and " << second;
+    }
+  }
+  EXPECT_EQ(random_direction(kHidden, 1, 3, 11, 0), random_direction(kHidden, 1, 3, 11));
 }
 
 TEST(RandomDirection, IsAFunctionOfSeedAndLayer) {

@@ -162,7 +162,7 @@ def test_the_seal_is_the_checksum_of_all_bytes_before_it(sample):
 def test_every_dataset_has_the_checksum_of_its_values(opened):
     datasets = []
     opened.visititems(lambda _, item: datasets.append(item) if isinstance(item, h5py.Dataset) else None)
-    assert len(datasets) == 10
+    assert len(datasets) == 11
     for dataset in datasets:
         text = f"{dataset.name.split('/')[-1]}[{','.join(map(str, dataset.shape))}]"
         text += ",".join(dataset.dtype.names or ())

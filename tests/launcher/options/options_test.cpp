@@ -538,10 +538,9 @@ TEST(BenchOptions, ContradictionsAreErrors) {
 }
 
 TEST(PlanOptions, NameAMachineOrAMeasurement) {
-  const auto options = std::get<PlanOptions>(
-      parse_command_line({"plan", "--shape", "llama-3.1-70b", "--layer", "40", "--machine", "h100",
-                          "--devices", "8", "--devices-per-node", "4", "--tp", "4", "--cells",
-                          "12", "--test-pairs", "7"}));
+  const auto options = std::get<PlanOptions>(parse_command_line(
+      {"plan", "--shape", "llama-3.1-70b", "--layer", "40", "--machine", "h100", "--devices", "8",
+       "--devices-per-node", "4", "--tp", "4", "--cells", "12", "--test-pairs", "7"}));
   EXPECT_EQ(options.machine, "h100");
   EXPECT_EQ(options.devices, 8);
   EXPECT_EQ(options.devices_per_node, 4);
@@ -966,6 +965,28 @@ TEST(Commands, JsonIsForWhatIsPrinted) {
   expect_parts(train_error({"--json"}), {"unknown option --json"});
 }
 
+TEST(AnalysisOptions, TakePathsFirst) {
+  const auto report = [](const Words& words) {
+    return std::get<AnalysisOptions>(parse_command_line(words));
+  };
+  const AnalysisOptions plain = report({"report", "run.h5"});
+  EXPECT_EQ(plain.paths, std::vector<std::filesystem::path>{"run.h5"});
+  EXPECT_EQ(plain.out, "report.html");
+  EXPECT_TRUE(plain.python.empty());
+  const AnalysisOptions full =
+      report({"report", "a", "b", "--out", "page.html", "--generations", "x.jsonl", "--generations",
+              "y.jsonl", "--python", "python3"});
+  EXPECT_EQ(full.paths, (std::vector<std::filesystem::path>{"a", "b"}));
+  EXPECT_EQ(full.out, "page.html");
+  EXPECT_EQ(full.generations, (std::vector<std::filesystem::path>{"x.jsonl", "y.jsonl"}));
+  EXPECT_EQ(full.python, "python3");
+  expect_parts(error_of({"report"}), {"report takes a run", "--out"});
+  expect_parts(error_of({"report", "--out", "x.html"}), {"report takes a run"});
+  expect_parts(error_of({"report", "a", "--out", "x.html", "b"}), {"'b'", "report"});
+  expect_parts(error_of({"report", "a", "--pyhton", "p"}), {"--pyhton", "--python"});
+  expect_parts(printed({"report", "--help"}), {"bipo-dist report", "--python", "Exit codes"});
+}
+
 TEST(Commands, UnknownOnesNameTheNearest) {
   expect_parts(error_of({"trian"}), {"'trian'", "nearest is train;"});
   expect_parts(error_of({"inpsect", "x"}), {"nearest is inspect;"});
@@ -1173,18 +1194,19 @@ TEST(EvaluateOptionsTest, FormsWithoutAModelTakeOnlyTheirOptions) {
     words.insert(words.end(), extra.begin(), extra.end());
     return words;
   };
-  for (const Words& used :
-       {Words{"--judge-model", "j", "--test", "t.csv", "--choices-ab", "c.csv"},
-        Words{"--skip-bad", "--overwrite"}, Words{"--judge-import", "s.jsonl", "--out", "e.h5"}}) {
+  for (const Words& used : {Words{"--judge-model", "j", "--test", "t.csv", "--choices-ab", "c.csv"},
+                            Words{"--judge-scale", "0-2"}, Words{"--skip-bad", "--overwrite"},
+                            Words{"--judge-import", "s.jsonl", "--out", "e.h5"}}) {
     EXPECT_NO_THROW(parse_command_line(with(exporting, used))) << used.front();
   }
-  EXPECT_NO_THROW(parse_command_line(with(importing, {"--seed", "3"})));
+  EXPECT_NO_THROW(parse_command_line(with(importing, {"--seed", "3", "--judge-scale", "0-2"})));
   EXPECT_NO_THROW(
       parse_command_line(with(importing, {"--generations", "g.jsonl", "--behaviour", "b"})));
   for (const Words& unused :
        {Words{"--vector", "v.h5"}, Words{"--multipliers", "1,2"}, Words{"--beta", "0.5"},
         Words{"--tp", "2"}, Words{"--positions", "answer"}, Words{"--system-prompt", "s"},
-        Words{"--random-control", "off"}, Words{"--mmlu", "d"}}) {
+        Words{"--random-control", "off"}, Words{"--random", "3"}, Words{"--choose-on", "half"},
+        Words{"--mmlu", "d"}}) {
     for (const Words& form : {exporting, importing}) {
       expect_parts(error_of(with(form, unused)), {unused.front(), "without --model"});
     }
@@ -1207,7 +1229,48 @@ TEST(EvaluateOptionsTest, OptionsOfJudgesNeedTheirFiles) {
   };
   refused({"--behaviour", "b"}, {"--behaviour", "--judge-export"});
   refused({"--judge-model", "j"}, {"--judge-model", "--judge-export"});
+  refused({"--judge-scale", "0-2"}, {"--judge-scale", "--judge-import"});
   refused({"--rubric", "r.txt"}, {"--rubric", "--judge-export"});
+}
+
+EvaluateOptions parsed_evaluate(const Words& extra) {
+  return std::get<EvaluateOptions>(parse_command_line(evaluate_words(extra)));
+}
+
+TEST(EvaluateOptionsTest, RandomDirectionsAreANumber) {
+  EXPECT_EQ(parsed_evaluate({"--test", "t.csv"}).random_directions(), 1);
+  EXPECT_EQ(parsed_evaluate({"--test", "t.csv", "--random", "10"}).random_directions(), 10);
+  EXPECT_EQ(parsed_evaluate({"--test", "t.csv", "--random", "0"}).random_directions(), 0);
+  EXPECT_EQ(parsed_evaluate({"--test", "t.csv", "--random-control", "off"}).random_directions(), 0);
+  EXPECT_NO_THROW(parsed_evaluate({"--mmlu", "d", "--random", "1"}));
+  expect_parts(error_of(evaluate_words({"--mmlu", "d", "--random", "2"})), {"--random", "--test"});
+  expect_parts(
+      error_of(evaluate_words({"--test", "t.csv", "--random", "2", "--random-control", "off"})),
+      {"--random", "--random-control", "contradict"});
+  expect_parts(error_of(evaluate_words({"--test", "t.csv", "--random", "-1"})),
+               {"--random '-1'", "0 or above"});
+}
+
+TEST(EvaluateOptionsTest, AShareOfThePairsMayChoose) {
+  EXPECT_FALSE(parsed_evaluate({"--test", "t.csv"}).choose_on);
+  EXPECT_EQ(parsed_evaluate({"--test", "t.csv", "--choose-on", "half"}).choose_on, 0.5);
+  EXPECT_EQ(parsed_evaluate({"--test", "t.csv", "--choose-on", "0.3"}).choose_on, 0.3);
+  expect_parts(error_of(evaluate_words({"--mmlu", "d", "--choose-on", "half"})),
+               {"--choose-on", "--test"});
+  for (const char* share : {"0", "1", "-0.5", "even", "nan", ""}) {
+    expect_parts(error_of(evaluate_words({"--test", "t.csv", std::string("--choose-on=") + share})),
+                 {"--choose-on", "half"});
+  }
+}
+
+TEST(EvaluateOptionsTest, JudgesHaveAScale) {
+  const Words importing = {"--test", "t.csv", "--judge-import", "r.jsonl"};
+  EXPECT_TRUE(parsed_evaluate(importing).judge_scale == JudgeScale());
+  Words scaled = importing;
+  scaled.insert(scaled.end(), {"--judge-scale", "0-100"});
+  EXPECT_EQ(parsed_evaluate(scaled).judge_scale.high, 100);
+  scaled.back() = "4-1";
+  expect_parts(error_of(evaluate_words(scaled)), {"--judge-scale '4-1'", "LOW-HIGH"});
 }
 
 TEST(EvaluateOptionsTest, AnswersOfOneTokenAreNotSteeredByThemselves) {
