@@ -336,7 +336,7 @@ nlohmann::ordered_json evaluation_as_json(const Evaluation& evaluation) {
 }
 
 nlohmann::ordered_json judge_as_json(const std::vector<JudgeSummary>& rows) {
-  return judge_table().as_json(rows);
+  return judge_table("").as_json(rows);  // JSON has no units
 }
 
 std::vector<JudgeSummary> add_judge_scores(const std::filesystem::path& path,

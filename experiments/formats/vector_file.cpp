@@ -248,7 +248,7 @@ Contents read_gguf(const fs::path& path, const WantedVectors& choice) {
   }
   const GgufValue* hint = file.find_value("controlvector.model_hint");
   contents.model = hint == nullptr ? "" : std::string(hint->text().value_or(""));
-  // Of the programs that write such files, llama-cvector-generator stores an int32 here.
+  // repeng stores a uint32 here, llama-cvector-generator an int32.
   const GgufValue* count = file.find_value("controlvector.layer_count");
   if (count != nullptr && count->type() == GgufType::kInt32 && choice.shift == 0) {
     contents.notes.push_back(fmt::format(

@@ -17,6 +17,7 @@ namespace {
 using Texts = std::vector<std::string>;
 
 using testing::ids;
+using testing::kLineBreakThenA;
 
 constexpr TokenId kFirstByte = 400;  // of a letter of two bytes
 constexpr TokenId kSecondByte = 401;
