@@ -8,6 +8,7 @@ Min's interval for shares.
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -70,11 +71,21 @@ def mean_change(differences: numpy.ndarray, is_share: bool = False) -> Change:
     return Change(float(differences.mean()), interval, len(differences))
 
 
+# A page asks for the changes of an evaluation some twenty times, and the pairs of many directions take long.
+_CHANGES: weakref.WeakKeyDictionary[Evaluation, pandas.DataFrame] = weakref.WeakKeyDictionary()
+
+
 def changes_from_zero(evaluation: Evaluation) -> pandas.DataFrame:
     """One row per direction and multiplier: the change of each of MEASURES from multiplier 0, with its bounds.
 
     Empty where the file holds no single pairs or no multiplier 0.
     """
+    if evaluation not in _CHANGES:
+        _CHANGES[evaluation] = _changes_from_zero(evaluation)
+    return _CHANGES[evaluation].copy()
+
+
+def _changes_from_zero(evaluation: Evaluation) -> pandas.DataFrame:
     rows = []
     for direction in dict.fromkeys(evaluation.samples["direction"]):
         tables = {measure: pair_values(evaluation.samples, direction, measure) for measure in MEASURES}
