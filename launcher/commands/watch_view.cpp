@@ -36,7 +36,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::size_t kAveragedSteps = 64;
-constexpr double kUnknown = -1;
+constexpr double kUnknownTime = -1;
 
 // Claims are judged by this host's clock: asking the file system for its own takes a file in it.
 ClaimTimes reading_only() {
@@ -74,7 +74,7 @@ std::int64_t total_steps(const nlohmann::json& config) {
 struct RunState {
   RunStatus status = RunStatus::kRunning;
   StepProgress step;  // the last one; total 0: not known
-  double seconds_per_step = kUnknown;
+  double seconds_per_step = kUnknownTime;
   std::vector<EvalRow> evals;  // of the last evaluation
   std::int64_t saved = 0;      // when the file was written, nanoseconds since 1970
   std::string problem;         // why it cannot be read; else ""
@@ -148,7 +148,7 @@ class RunReader {
 // Returns the seconds that are left at the moment of the last save, less those since.
 double seconds_left(const RunState& state) {
   if (state.step.total <= state.step.step || state.seconds_per_step < 0) {
-    return kUnknown;
+    return kUnknownTime;
   }
   const double at_save =
       state.seconds_per_step * static_cast<double>(state.step.total - state.step.step);
@@ -228,7 +228,7 @@ class RunView final : public WatchView {
       picture.lines.push_back({"no job works on it; the same command with --resume continues"});
     }
     append(picture.lines,
-           lines_of(step_line(state->step, is_live ? seconds_left(*state) : kUnknown)));
+           lines_of(step_line(state->step, is_live ? seconds_left(*state) : kUnknownTime)));
     if (!state->evals.empty()) {
       append(picture.lines, lines_of(evaluation_text(state->evals)));
     }
@@ -271,7 +271,7 @@ class LogView final : public WatchView {
                                          picture.is_final ? "last step" : "step", when),
                              picture.is_final ? Colour::kGreen : Colour::kNone});
     for (BoardLine& line :
-         lines_of(step_line(step, picture.is_final || step.total == 0 ? kUnknown : left))) {
+         lines_of(step_line(step, picture.is_final || step.total == 0 ? kUnknownTime : left))) {
       picture.lines.push_back(std::move(line));
     }
     return picture;
@@ -382,7 +382,7 @@ class SweepView final : public WatchView {
   }
 
   std::string heading(std::size_t jobs) const {
-    const std::string eta = eta_text(jobs > 0 ? seconds_of_all(jobs) : kUnknown);
+    const std::string eta = eta_text(jobs > 0 ? seconds_of_all(jobs) : kUnknownTime);
     return fmt::format("{}: {} of {} cells done, {} running, {} failed{}{}", directory_.string(),
                        count(CellStatus::kComplete), status_.size(), count(CellStatus::kRunning),
                        count(CellStatus::kFailed), eta.empty() ? "" : ", ", eta);
@@ -417,7 +417,7 @@ class SweepView final : public WatchView {
         ++known;
       }
     }
-    return known == 0 ? kUnknown : sum / static_cast<double>(known);
+    return known == 0 ? kUnknownTime : sum / static_cast<double>(known);
   }
 
   // Takes packs that have not begun for as long and as fast as the others are on average.
@@ -426,7 +426,7 @@ class SweepView final : public WatchView {
     const double length =
         mean([](const RunState& state) { return static_cast<double>(state.step.total); });
     if (pace < 0 || length < 0) {
-      return kUnknown;
+      return kUnknownTime;
     }
     double seconds = 0;
     for (const Pack& pack : plan_.packs) {
@@ -436,7 +436,7 @@ class SweepView final : public WatchView {
         if (status_[i] == CellStatus::kComplete || status_[i] == CellStatus::kFailed) {
           continue;
         }
-        const double known = states_[i] ? seconds_left(*states_[i]) : kUnknown;
+        const double known = states_[i] ? seconds_left(*states_[i]) : kUnknownTime;
         left = std::max(left, known >= 0 ? known : pace * length);
       }
       seconds += left;
@@ -474,7 +474,7 @@ class SweepView final : public WatchView {
     if (state.step.step > 0) {
       text += fmt::format("  {:>8.4f}  {:>8.3f}", state.step.loss, state.step.margin);
     }
-    const double left = status == CellStatus::kRunning ? seconds_left(state) : kUnknown;
+    const double left = status == CellStatus::kRunning ? seconds_left(state) : kUnknownTime;
     return left < 0 ? text : text + fmt::format("  {}", clock_text(left));
   }
 
