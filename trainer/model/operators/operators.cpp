@@ -250,7 +250,7 @@ struct GatedUnit : torch::autograd::Function<GatedUnit> {
       return compiled_gated_unit(gate_up, activation);
     }
     const auto half = gate_up.size(-1) / 2;
-    if (!runs_fused(gate_up)) {
+    if (!runs_fused(gate_up) || activation == Activation::kGelu) {
       return activated(activation, gate_up.narrow(-1, 0, half))
           .mul_(gate_up.narrow(-1, half, half));
     }
@@ -271,7 +271,7 @@ struct GatedUnit : torch::autograd::Function<GatedUnit> {
       return {compiled_gated_unit_backward(gate_up, gradients[0], activation), at::Tensor()};
     }
     const auto half = gate_up.size(-1) / 2;
-    if (!runs_fused(gate_up)) {
+    if (!runs_fused(gate_up) || activation == Activation::kGelu) {
       const at::Tensor gate = gate_up.narrow(-1, 0, half);
       const at::Tensor up = gate_up.narrow(-1, half, half);
       const at::Tensor& gradient = gradients[0];
