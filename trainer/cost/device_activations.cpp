@@ -93,9 +93,8 @@ class DeviceBlock {
   // then.  The gradient of the residual stream is among them.
   double working() const {
     const double gradient = rows_ * block_.hidden;
-    // d unit, then for a gated one: its product with up, both parts of the result by themselves, an
-    // activation, and the result.
-    const double of_mlp = gradient + rows_ * (block_.gated_mlp ? 7 : 3) * block_.intermediate;
+    // d unit and the result of the unit's kernel; composed of libtorch's kernels it is more.
+    const double of_mlp = gradient + rows_ * (1 + block_.mlp_inputs()) * block_.intermediate;
     return std::max(of_mlp, gradient + working_of_mixer() - kept_by_mlp());
   }
 
