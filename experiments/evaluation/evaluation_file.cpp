@@ -329,6 +329,7 @@ void write_evaluation_file(const std::filesystem::path& path, const Evaluation& 
 nlohmann::ordered_json evaluation_as_json(const Evaluation& evaluation) {
   return {{"curve", curve_table().as_json(evaluation.curve)},
           {"steerability", steerability_table().as_json(evaluation.steerability)},
+          {"chosen", chosen_table().as_json(evaluation.chosen)},
           {"choices", choice_table().as_json(evaluation.choices)},
           {"costs", cost_table().as_json(evaluation.costs)},
           {"grid", grid_table().as_json(evaluation.grid)},

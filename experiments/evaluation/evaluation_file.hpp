@@ -149,7 +149,7 @@ inline constexpr std::int64_t kEvaluationSchema = 2;
 // Throws EnvironmentError where writing fails; the old file is then unchanged.
 void write_evaluation_file(const std::filesystem::path& path, const Evaluation& evaluation);
 
-// Returns the tables that people see (all but samples and judge_scores) as an object of lists, with
+// Returns the tables that people see (all but those of single items) as an object of lists, with
 // the columns of the file as members; numbers that are not finite are null.
 nlohmann::ordered_json evaluation_as_json(const Evaluation& evaluation);
 

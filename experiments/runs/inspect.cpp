@@ -227,6 +227,10 @@ TextTable held_out_table(const std::vector<EvalRow>& evals) {
 
 using Json = nlohmann::ordered_json;
 
+Json text_or_null(const std::string& text) {
+  return text.empty() ? Json() : Json(text);
+}
+
 Json step_as_json(const StepRow& row) {
   return {{"step", row.step},     {"epoch", row.epoch + 1},     {"lr", row.lr},
           {"loss", row.loss},     {"margin", row.margin},       {"accuracy", row.accuracy},
@@ -279,6 +283,7 @@ Json run_as_json(const RunRecord& record) {
   const std::vector<StepRow>& steps = record.steps;
   const Work work = work_of(steps);
   const auto best = best_epoch(record.evals);
+  const std::string early = early_end(record);
   return {{"model", run.model},
           {"layer", run.layer},
           {"hidden_size", run.hidden_size},
@@ -292,17 +297,21 @@ Json run_as_json(const RunRecord& record) {
           {"backend", run.backend},
           {"dtype", run.dtype},
           {"hosts", run.hosts},
+          {"verdict", text_or_null(run.verdict)},
           {"settings", Json::parse(run.config)},
           {"steps_done", record.checkpoint.step},
           {"steps_logged", steps.size()},
           {"epochs_begun", epochs_begun(steps)},
           {"seconds_in_steps", work.seconds},
           {"tokens_per_second", work.seconds > 0 ? Json(work.tokens / work.seconds) : Json()},
+          {"ended_early", text_or_null(early)},
           {"first_step", steps.empty() ? Json() : step_as_json(steps.front())},
           {"last_step", steps.empty() ? Json() : step_as_json(steps.back())},
           {"vectors", vectors_as_json(record.vectors)},
           {"evals", evals_as_json(record.evals)},
-          {"best_epoch", best ? Json(best->epoch + 1) : Json()}};
+          {"best_epoch", best ? Json(best->epoch + 1) : Json()},
+          {"best_margin", best ? Json(best->margin) : Json()},
+          {"evaluated_epochs", evaluated_epochs(record.evals).size()}};
 }
 
 void print_run(std::ostream& out, const RunRecord& record) {

@@ -56,7 +56,9 @@ std::string requests_text(const EvaluateOptions& options,
 // Prints the files that were written, then `tables`.
 void print_results_as_json(const EvaluateOptions& options, const std::vector<std::string>& requests,
                            const Json& tables) {
-  Json json = {{"evaluation_file", nullptr}, {"judge_requests", nullptr}};
+  Json json = {{"evaluation_file", nullptr},
+               {"judge_requests", nullptr},
+               {"judge_scale", options.judge_scale.text}};
   if (!options.out.empty()) {
     json["evaluation_file"] = options.out.string();
   }
@@ -76,7 +78,9 @@ void write_results(const EvaluationJob& job, const Evaluation& evaluation) {
   }
   write_judge_requests(options, job.judge_requests);
   if (options.json) {
-    print_results_as_json(options, job.judge_requests, evaluation_as_json(evaluation));
+    Json tables = evaluation_as_json(evaluation);
+    tables["random_directions"] = random_directions_as_json(evaluation);
+    print_results_as_json(options, job.judge_requests, tables);
   } else {
     fmt::print("{}evaluation file: {}\n", requests_text(options, job.judge_requests),
                options.out.string());

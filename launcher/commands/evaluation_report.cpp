@@ -4,7 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
 #include <utility>
 
 namespace bipo {
@@ -87,9 +91,19 @@ std::map<std::string, double> moves_of(const std::vector<CurveRow>& rows) {
 }
 
 // The vector beside all random directions, where there are several: its rank among them.
-std::string draws_text(const std::vector<CurveRow>& rows) {
+struct Draws {
+  std::size_t count = 0;
+  double least = 0;  // nats, from the lowest multiplier to the highest
+  double most = 0;
+  double vector = 0;
+  std::int64_t as_far = 0;  // of the draws
+
+  double p() const { return static_cast<double>(as_far + 1) / static_cast<double>(count + 1); }
+};
+
+std::optional<Draws> draws_of(const std::vector<CurveRow>& rows) {
   if (rows.empty()) {
-    return "";
+    return std::nullopt;
   }
   std::map<std::string, double> moves = moves_of(rows);
   const double own = moves["vector"];
@@ -100,16 +114,24 @@ std::string draws_text(const std::vector<CurveRow>& rows) {
     }
   }
   if (drawn.size() < 2) {
-    return "";
+    return std::nullopt;
   }
   const auto as_far = std::count_if(drawn.begin(), drawn.end(),
                                     [&](double move) { return std::abs(move) >= std::abs(own); });
   const auto [least, most] = std::minmax_element(drawn.begin(), drawn.end());
+  return Draws{drawn.size(), *least, *most, own, as_far};
+}
+
+std::string draws_text(const std::vector<CurveRow>& rows) {
+  const std::optional<Draws> draws = draws_of(rows);
+  if (!draws) {
+    return "";
+  }
   return fmt::format(
       "{} random directions move propensity by {} to {} nats from the lowest multiplier to the "
       "highest,\nthe vector by {}; {} of them as far as the vector: p = {:.3g}, by rank\n\n",
-      drawn.size(), signed_number(*least), signed_number(*most), signed_number(own), as_far,
-      static_cast<double>(as_far + 1) / static_cast<double>(drawn.size() + 1));
+      draws->count, signed_number(draws->least), signed_number(draws->most),
+      signed_number(draws->vector), draws->as_far, draws->p());
 }
 
 std::string points(const Interval& share) {
@@ -193,6 +215,15 @@ std::string grid_text(const std::vector<GridRow>& rows) {
 }
 
 }  // namespace
+
+nlohmann::ordered_json random_directions_as_json(const Evaluation& evaluation) {
+  const std::optional<Draws> draws = draws_of(evaluation.curve);
+  if (!draws) {
+    return nullptr;
+  }
+  return {{"draws", draws->count},   {"least", draws->least},   {"most", draws->most},
+          {"vector", draws->vector}, {"as_far", draws->as_far}, {"p", draws->p()}};
+}
 
 std::string judge_text(const std::vector<JudgeSummary>& rows, const JudgeScale& scale) {
   TextTable table(fmt::format("judge, {}", scale.words()),

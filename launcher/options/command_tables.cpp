@@ -518,6 +518,7 @@ CommandTable import_table(ImportOptions& o) {
                "the block of row r of a table [R, D]: r, or r-1 where row 0 is the embedding's, as "
                "in persona_vectors",
                o.layer_of_row, one_of({"r", "r-1"}))
+             .with_values({"r", "r-1"})
              .with_fallback("a table is refused"),
          field("shift", "N",
                "added to every layer that the file names; -1 for files of llama-cvector-generator, "

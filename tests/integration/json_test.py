@@ -16,7 +16,7 @@ import program
 import run_files
 
 STATUSES = ["complete", "running", "interrupted", "failed", "unreadable", "missing"]
-SHOWN_TABLES = ["curve", "steerability", "choices", "costs", "grid", "judge"]
+SHOWN_TABLES = ["curve", "steerability", "chosen", "choices", "costs", "grid", "judge"]
 
 
 def parsed(text: str) -> dict:
@@ -118,6 +118,13 @@ def test_inspect_is_the_run_file(run):
         for column in stored.evals.dtype.names:
             expected = row[column] + 1 if column == "epoch" else row[column]
             assert same_number(expected, printed[column]), column
+    margins = {row["epoch"]: row["margin"] - other["margin"] for row in result["evals"] for other in result["evals"]
+               if row["epoch"] == other["epoch"] and (row["multiplier"], other["multiplier"]) == (1, -1)}
+    best = max(margins, key=margins.get)
+    assert (result["best_epoch"], result["evaluated_epochs"]) == (best, len(margins))
+    assert result["best_margin"] == pytest.approx(margins[best], rel=1e-12)
+    assert result["ended_early"] is None
+    assert result["verdict"] == (stored.attributes.get("verdict") or None)
     assert_every_number_of(text_of("inspect", run), result)
 
 
@@ -145,6 +152,7 @@ def test_a_direction_without_steps(tmp_path, tiny_model, tiny_pairs):
                                                            "out": out, "threads": 1})])
     result = json_of("inspect", out)
     assert result["first_step"] is None and result["last_step"] is None and result["evals"] == []
+    assert result["best_epoch"] is result["best_margin"] is None and result["evaluated_epochs"] == 0
     assert result["steps_logged"] == result["epochs_begun"] == 0 and result["tokens_per_second"] is None
     assert len(result["vectors"]) == 1
 
@@ -169,7 +177,7 @@ def test_evaluate_prints_the_tables_of_its_file(job, run, ranks):
     arguments += ["--vector", run]
     finished = program.run_successfully([*arguments, "--json"], ranks)
     result = parsed(finished.stdout)
-    assert list(result) == ["evaluation_file", "judge_requests", *SHOWN_TABLES]
+    assert list(result) == ["evaluation_file", "judge_requests", "judge_scale", *SHOWN_TABLES, "random_directions"]
     assert result["evaluation_file"] == str(job.folder / "eval.h5") and result["judge_requests"] is None
     stored = evaluations.read(job.folder / "eval.h5")
     assert len(stored.curve) and len(stored.steerability) and len(stored.grid)
@@ -192,7 +200,7 @@ def test_evaluate_prints_what_judges_exchange(job, run):
         "judge_export": folder / "requests.jsonl", "generations": folder / "answers.jsonl",
         "rubric": folder / "rubric.txt", "behaviour": "b"}))
     requests = [json.loads(line) for line in (folder / "requests.jsonl").read_text().splitlines()]
-    assert exported == {"evaluation_file": None, "judge": [],
+    assert exported == {"evaluation_file": None, "judge_scale": "1-4", "judge": [],
                         "judge_requests": {"file": str(folder / "requests.jsonl"), "requests": len(requests)}}
     assert len(requests) == 4
     answer = {"status_code": 200, "body": {"choices": [{"message": {"content": "3"}}]}}

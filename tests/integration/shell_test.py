@@ -16,8 +16,8 @@ import pytest
 
 import program
 
-COMMANDS = ["train", "sweep", "collect", "generate", "evaluate", "extract", "data", "inspect", "export", "import",
-            "bench", "plan", "help", "completion", "man"]
+COMMANDS = ["train", "sweep", "collect", "generate", "evaluate", "extract", "data", "inspect", "watch", "export", "import",
+            "bench", "plan", "report", "help", "completion", "man"]
 # Takes the place of the program: prints its arguments, a line for each.
 ECHO = 'bipo-dist() { printf "<%s>\\n" "$@"; }'
 

@@ -1002,9 +1002,9 @@ TEST(Commands, VersionComesFromTheBuild) {
   expect_parts(error_of({"--version", "--verbos"}), {"--verbos", "--verbose"});
 }
 
-const Words kCommandNames = {"train",   "sweep", "collect", "generate",   "evaluate",
-                             "extract", "data",  "inspect", "export",     "import",
-                             "bench",   "plan",  "help",    "completion", "man"};
+const Words kCommandNames = {"train", "sweep",   "collect", "generate",   "evaluate", "extract",
+                             "data",  "inspect", "watch",   "export",     "import",   "bench",
+                             "plan",  "report",  "help",    "completion", "man"};
 
 TEST(Help, OfACommandIsItsPage) {
   EXPECT_EQ(printed({"help"}), printed({"--help"}));
