@@ -1,4 +1,4 @@
-// The trainer on a GPU: the CPU's numbers.
+// The trainer on a GPU, with libtorch's kernels and with our own: the CPU's numbers.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <ATen/detail/CUDAHooksInterface.h>
@@ -12,11 +12,13 @@
 #include "collectives/device.hpp"
 #include "tests/device/device_scenario.hpp"
 #include "tests/support/training_world.hpp"
+#include "trainer/model/device_kernels/kernel_runner.hpp"
 
 namespace bipo::testing {
 namespace {
 
 const at::Device kGpu(at::kCUDA, 0);
+constexpr KernelChoice kChoices[] = {KernelChoice::kComposed, KernelChoice::kCompiled};
 
 // Float32 sums in another order; float64 leaves room for what six steps make of its roundoff.
 double tolerance_of(at::ScalarType type) {
@@ -51,8 +53,11 @@ TEST_P(GpuValues, AreTheCpusKeptOrNot) {
     return run_everything({config, GetParam().type, device, keeps_activations}, weights, ranks);
   };
   const Values cpu = on(at::kCPU, true);
-  for (const bool keeps_activations : {true, false}) {
-    expect_near(on(kGpu, keeps_activations), cpu, tolerance_of(GetParam().type));
+  for (const KernelChoice choice : kChoices) {
+    SCOPED_TRACE(choose_kernels(choice, kGpu));
+    for (const bool keeps_activations : {true, false}) {
+      expect_near(on(kGpu, keeps_activations), cpu, tolerance_of(GetParam().type));
+    }
   }
 }
 
@@ -88,11 +93,15 @@ TEST(GpuBfloat16, GradientsAreAsFarFromFloat64AsTheCpus) {
   select_device(kGpu);
   for (const auto& [name, config] :
        {std::pair("Llama", llama_config()), std::pair("Gemma", gemma_config())}) {
-    const GradientErrors errors = gradient_errors(config, kGpu);
-    std::printf(
-        "%s: gradient's distance from float64 in roundoffs of bfloat16: CPU %.1f, GPU %.1f\n", name,
-        errors.cpu, errors.device);
-    EXPECT_LT(errors.device, 1.5 * errors.cpu) << name;
+    for (const KernelChoice choice : kChoices) {
+      const std::string kernels = choose_kernels(choice, kGpu);
+      const GradientErrors errors = gradient_errors(config, kGpu);
+      std::printf(
+          "%s: gradient's distance from float64 in roundoffs of bfloat16: CPU %.1f, GPU %.1f "
+          "(%s)\n",
+          name, errors.cpu, errors.device, kernels.c_str());
+      EXPECT_LT(errors.device, 1.5 * errors.cpu) << name << ", " << kernels;
+    }
   }
 }
 
