@@ -265,6 +265,17 @@ Json evals_as_json(const std::vector<EvalRow>& evals) {
   return list;
 }
 
+// Says why the last row stands there, where it is not that of the last step.
+std::string selection_text(const std::vector<SavedVector>& vectors) {
+  const std::size_t count = vectors.size();
+  return count > 1 && vectors[count - 1].step < vectors[count - 2].step
+             ? fmt::format(
+                   "  the last row repeats that of epoch {}, which the run selected as its "
+                   "result (--select best)\n",
+                   vectors.back().epoch + 1)
+             : "";
+}
+
 // Says which row of `evals` is the best; "" where none can be.
 std::string best_epoch_text(const std::vector<EvalRow>& evals) {
   const auto best = best_epoch(evals);
@@ -325,6 +336,7 @@ void print_run(std::ostream& out, const RunRecord& record) {
   print_rows(out, first_and_last_step(record.steps), record.attributes.status);
   out << "\nVectors\n";
   print_rows(out, vector_table(record.vectors), record.attributes.status);
+  out << selection_text(record.vectors);
   out << "\nHeld-out pairs (margin and loss in nats)\n";
   print_rows(out, held_out_table(record.evals), record.attributes.status);
   out << best_epoch_text(record.evals);

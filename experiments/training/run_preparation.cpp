@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <map>
@@ -122,6 +123,10 @@ Start read_start(const VectorChoice& choice, std::int64_t layer, JobPreparation&
   Start start;
   for (const float value : stored.value) {
     start.vector.push_back(static_cast<float>(choice.weight * value));
+  }
+  if (!std::isfinite(vector_norm(start.vector))) {
+    throw UserError(
+        fmt::format("--continue-from {}: its vector times {} is not finite", file, choice.weight));
   }
   ContentHash hash;
   hash.add_bytes(start.vector.data(), start.vector.size() * sizeof(float));

@@ -74,6 +74,16 @@ std::string advice(const VerdictSettings& s) {
                      s.epochs, shorter_warmup(s));
 }
 
+// Says so where the file ends with another vector than the judged one, which is the last step's.
+std::string of_last_step(const TrainingRecord& record) {
+  if (record.vectors.empty() || record.vectors.back().step >= record.checkpoint.step) {
+    return "";
+  }
+  return fmt::format(
+      " (said of the vector of the last step; the file ends with that of epoch {}, the best)",
+      record.vectors.back().epoch + 1);
+}
+
 }  // namespace
 
 VerdictSettings verdict_settings(const TrainOptions& options, double residual_norm,
@@ -116,7 +126,8 @@ std::string judge_run(const TrainingRecord& record, const VerdictSettings& setti
     }
   }
   if (!faults.empty()) {
-    return fmt::format("{}{}; {}", kWeakVerdict, fmt::join(faults, ", and "),
+    return fmt::format("{}{}{}; {}", kWeakVerdict, fmt::join(faults, ", and "),
+                       of_last_step(record),
                        is_reversed && faults.size() == 1
                            ? "see with `bipo-dist data` whether --train and --test ask for the same"
                            : advice(settings));
@@ -124,7 +135,8 @@ std::string judge_run(const TrainingRecord& record, const VerdictSettings& setti
   if (!change) {
     shown.emplace_back("no held-out pairs at -v and +v say whether it steers");
   }
-  return fmt::format("{}{}", change ? "steers: " : "untested: ", fmt::join(shown, ", "));
+  return fmt::format("{}{}{}", change ? "steers: " : "untested: ", fmt::join(shown, ", "),
+                     of_last_step(record));
 }
 
 }  // namespace bipo

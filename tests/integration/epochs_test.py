@@ -170,6 +170,9 @@ def test_select_best_changes_only_what_the_file_ends_with(wavering, whole):
     assert run.steps.shape == expected.steps.shape and "complete" == run.attributes["status"]
     with h5py.File(job.out) as file, h5py.File(whole) as other:
         assert (file["checkpoint/vector"][:] == other["checkpoint/vector"][:]).all()
+    assert f"said of the vector of the last step; the file ends with that of epoch {best + 1}" in (
+        run.attributes["verdict"])
+    assert f"the last row repeats that of epoch {best + 1}" in program.run_successfully(["inspect", job.out]).stdout
     out = job.folder / "v.npy"
     assert exported(job.out, out).tobytes() == expected.vectors[best].tobytes()
     assert exported(f"{job.out}:last", out).tobytes() == expected.vectors[-1].tobytes()

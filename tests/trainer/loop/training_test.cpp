@@ -11,7 +11,6 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
-#include <optional>
 #include <set>
 #include <thread>
 #include <utility>
@@ -464,45 +463,45 @@ TEST(Training, AnotherThreadSavesCompletedSteps) {
   }
 }
 
-// Settings of a run of six epochs whose held-out margin has its maximum before the end.
-TrainingSettings wavering_member() {
-  TrainingSettings settings = three_members().front();
-  settings.plan.epochs = 6;
-  settings.lr = 3;
-  settings.warmup_steps = 0;
-  return settings;
+// A run after its first epoch of three steps, whose margin there no later one reaches.
+TrainingRecord begun_with_the_best_epoch(const World& world, const TrainingSettings& settings) {
+  TrainingRecord record = train_together(world, {settings}, /*last_step=*/3).front();
+  for (EvalRow& row : record.evals) {
+    row.margin = row.multiplier == 1 ? 1e6 : row.margin;
+  }
+  return record;
 }
 
-TrainingRecord trained(const World& world, const TrainingSettings& settings,
-                       KeepingObserver& observer, std::optional<TrainingRecord> from = {}) {
-  TrainingRecord record = from ? *from : starting_record(world.config.hidden, settings.plan.seed);
+// Continues `record` to its end, which must be complete.
+TrainingRecord continued(const World& world, const TrainingSettings& settings,
+                         TrainingRecord record, KeepingObserver& observer) {
   EXPECT_EQ(train(world.decoder, world.cache, &world.cache, 1, {{settings, record, observer}},
                   world.ranks),
             RunStatus::kComplete);
+  EXPECT_EQ(observer.statuses.back(), RunStatus::kComplete);
   return record;
 }
 
 TEST(Training, ASelectedVectorIsSavedOnceMoreAtTheEnd) {
   const World world(for_layers({1}));
-  TrainingSettings settings = wavering_member();
-  KeepingObserver observer;
-  const TrainingRecord whole = trained(world, settings, observer);
-  const TrainingRecord plain = observer.saved.back();
-  const auto best = best_epoch(whole.evals);
-  ASSERT_TRUE(best);
-  ASSERT_LT(best->epoch, 5) << "the test needs a run whose best epoch is not its last";
+  TrainingSettings settings = three_members().front();
+  const TrainingRecord begun = begun_with_the_best_epoch(world, settings);
+  KeepingObserver plain;
+  const TrainingRecord whole = continued(world, settings, begun, plain);
+  ASSERT_EQ(plain.saved.back().vectors.size(), 3U);
 
   settings.ends_with_best = true;
   KeepingObserver selecting;
-  expect_same(trained(world, settings, selecting), whole);
+  expect_same(continued(world, settings, begun, selecting), whole);
   const TrainingRecord& saved = selecting.saved.back();
-  ASSERT_EQ(saved.vectors.size(), plain.vectors.size() + 1);
-  EXPECT_EQ(saved.vectors.back().step, best->step);
-  EXPECT_EQ(saved.vectors.back().epoch, best->epoch);
-  EXPECT_EQ(saved.vectors.back().value, plain.vectors[static_cast<std::size_t>(best->epoch)].value);
+  ASSERT_EQ(saved.vectors.size(), 4U);
+  EXPECT_EQ(saved.vectors.back().step, 3);
+  EXPECT_EQ(saved.vectors.back().epoch, 0);
+  EXPECT_EQ(saved.vectors.back().value, plain.saved.back().vectors.front().value);
+  EXPECT_EQ(saved.checkpoint.vector, plain.saved.back().checkpoint.vector);
   for (std::size_t i = 0; i + 1 < selecting.saved.size(); ++i) {
     const TrainingRecord& earlier = selecting.saved[i];
-    EXPECT_EQ(earlier.vectors.empty() ? 0 : earlier.vectors.back().step, earlier.checkpoint.step)
+    EXPECT_EQ(earlier.vectors.back().step, earlier.checkpoint.step)
         << "a run that is not complete ends with its checkpoint's vector";
   }
 }
@@ -510,36 +509,29 @@ TEST(Training, ASelectedVectorIsSavedOnceMoreAtTheEnd) {
 // The run with patience is the beginning of the run without, to the bit, wherever it is resumed.
 TEST(Training, PatienceEndsARunAfterEvaluationsWithoutABetterMargin) {
   const World world(for_layers({1}));
-  TrainingSettings settings = wavering_member();
+  TrainingSettings settings = three_members().front();
+  settings.plan.epochs = 5;
+  settings.save_every = 0;
+  const TrainingRecord begun = begun_with_the_best_epoch(world, settings);
   KeepingObserver observer;
-  const TrainingRecord whole = trained(world, settings, observer);
-  const auto evaluations = evaluated_epochs(whole.evals);
-  std::int64_t end = 0;  // evaluations until two in a row were not the largest so far
-  for (std::size_t i = 0, best = 0; i < evaluations.size(); ++i) {
-    best = evaluations[i].margin > evaluations[best].margin ? i : best;
-    if (i - best == 2) {
-      end = static_cast<std::int64_t>(i) + 1;
-      break;
-    }
-  }
-  ASSERT_GT(end, 0) << "the test needs a run that becomes worse";
-  ASSERT_LT(end, 6);
+  const TrainingRecord whole = continued(world, settings, begun, observer);
+  ASSERT_EQ(whole.checkpoint.step, 15);
 
   settings.patience = 2;
   KeepingObserver impatient;
-  const TrainingRecord ended = trained(world, settings, impatient);
-  EXPECT_EQ(impatient.statuses.back(), RunStatus::kComplete);
-  EXPECT_EQ(ended.vectors.size(), static_cast<std::size_t>(end));
-  ASSERT_EQ(ended.checkpoint.step, evaluations[static_cast<std::size_t>(end) - 1].step);
+  const TrainingRecord ended = continued(world, settings, begun, impatient);
+  ASSERT_EQ(ended.checkpoint.step, 9) << "two evaluations after the first epoch's";
+  ASSERT_EQ(ended.vectors.size(), 3U);
   for (std::size_t i = 0; i < ended.vectors.size(); ++i) {
     EXPECT_EQ(ended.vectors[i].value, whole.vectors[i].value) << i;
   }
   for (std::size_t i = 0; i < ended.steps.size(); ++i) {
     EXPECT_EQ(ended.steps[i].lr, whole.steps[i].lr) << "the schedule is that of the whole plan";
   }
+  ASSERT_GT(impatient.saved.size(), 5U);
   for (const TrainingRecord& caught : impatient.saved) {
     KeepingObserver resumed;
-    expect_same(trained(world, settings, resumed, caught), ended);
+    expect_same(continued(world, settings, caught, resumed), ended);
   }
 }
 
