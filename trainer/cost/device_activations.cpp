@@ -32,6 +32,7 @@ struct DeviceBatch {
   double targets = 0;  // answer tokens
   double trees = 0;    // sequences with a beginning of their own
   double prompts = 0;  // tokens of prompts, those that all share once
+  double shared = 0;
   double longest_prompt = 0;
   double longest_answer = 0;  // without its last token
   PaddedRows all;
@@ -48,6 +49,7 @@ DeviceBatch batch_of(const TokenCounts& pair, double pairs) {
   batch.rows = predicting_rows(micro);
   batch.targets = micro.answers;
   batch.trees = shared > 0 ? 1 : pairs;
+  batch.shared = shared;
   batch.prompts = micro.tokens - pairs * answers_of_pair;
   batch.longest_prompt = pair.longest_prompt;
   batch.longest_answer = pair.longest_answer - 1;
@@ -143,20 +145,26 @@ class DeviceBlock {
     const double tokens = batch_.tokens;
     const double heads = block_.delta_values / block_.value_size;
     const double columns = 2 * block_.delta_keys + block_.delta_values;
-    const double first = std::min(kChunkRows, batch_.longest_prompt);
-    const double later = std::min(kChunkRows, batch_.longest_answer);
-    const double pairs_in_chunks = batch_.prompts * first + (tokens - batch_.prompts) * later;
-    const double after_others = std::max(0.0, tokens - batch_.trees * first);
+    const auto chunk = [](double rows) { return std::min(kChunkRows, std::max(1.0, rows)); };
+    const double of_shared = chunk(batch_.shared);
+    const double of_rest = chunk(batch_.longest_prompt - batch_.shared);
+    const double of_answer = chunk(batch_.longest_answer);
+    const double rest = batch_.prompts - batch_.shared;
+    const double answers = tokens - batch_.prompts;
+    const double pairs_in_chunks = batch_.shared * of_shared + rest * of_rest + answers * of_answer;
+    // Chunks behind others begin with a state, those that begin a tree do not.
+    const double first = batch_.trees * (batch_.shared > 0 ? of_shared : of_rest);
+    const double chunks = batch_.shared / of_shared + rest / of_rest + answers / of_answer;
     // The convolution's sum, the mixed columns in slots, queries, keys and keys with decays for
     // each head, corrections, decays and steps; then what the gated norm and unit take.
     const double by_row =
-        2 * columns + 3 * heads * block_.key_size + 2 * block_.delta_values + 8 * heads;
+        2 * columns + 3 * heads * block_.key_size + block_.delta_values + 8 * heads;
     const double of_gates = rows_ * (3 * block_.delta_values + heads);
     // Behind other chunks: the target and two products with the state.
-    return tokens * by_row + 7 * heads * pairs_in_chunks +
-           after_others * (3 * block_.delta_values +
-                           block_.delta_values * block_.key_size / std::max(1.0, later)) +
-           of_gates;
+    const double behind_others =
+        std::max(0.0, tokens - first) * 3 * block_.delta_values +
+        std::max(0.0, chunks - batch_.trees) * block_.delta_values * block_.key_size;
+    return tokens * by_row + 7 * heads * pairs_in_chunks + behind_others + of_gates;
   }
 
   // Where the mixer's backward pass needs most.

@@ -162,6 +162,26 @@ TEST(Memory, OfOneRank) {
                    ((1 + 10.0 / 18) * (62 + 16 + 16) + 50) * 18 * 4);
 }
 
+TEST(Memory, OfActivationsOnADevice) {
+  RunShape run = small_run();
+  run.cuda = true;
+  // 2 pairs: 18 tokens, 10 of which predict 12.  6 spans of at most 5 queries and 7 keys are 30 and
+  // 42 slots; of those that predict, 2 and 7 are 12 and 42.  Indices are two elements, a row of a
+  // mask is 16.
+  constexpr double kTables = 2 * (3 * 30 + 42 + 18 + 38 + 18) + 30 * 16 + 3 * 18 * 2;
+  constexpr double kTablesOfAnswers = 2 * (3 * 12 + 42 + 10 + 38 + 18) + 12 * 16 + 3 * 10 * 2;
+  constexpr double kBatch = 18 * (2 + 1 + 2) + 2 * 2 * 12 + 2 * 10 + 18 * 8;
+  // Norms' inputs and scales, queries and results in slots with normalisers, keys and values for
+  // four heads; gate and up.
+  constexpr double kBlock = 18 * 9 + 30 * 8 * 2 + 4 * 30 + 2 * 42 * 8 + 18 * 9 + 18 * 12;
+  constexpr double kLast = 18 * 9 + 12 * 8 * 2 + 4 * 12 + 2 * 42 * 8;
+  // When the last block's attention is differentiated, its MLP is done: gradients of the stream,
+  // of queries and results, of keys and values.
+  constexpr double kWorking = 10 * 8 + 2 * 12 * 8 + 2 * 42 * 8;
+  EXPECT_DOUBLE_EQ(rank_memory(small_model(), run).activations,
+                   4 * (kTables + kTablesOfAnswers + kBatch + kBlock + kLast + kWorking));
+}
+
 TEST(Memory, TypesAndShardsShrinkIt) {
   RunShape run = small_run();
   run.tp = 2;
