@@ -663,7 +663,7 @@ TEST(ExportOptions, NameAnEpochBehindTheFile) {
   const auto vector = [](const std::string& word) {
     const auto parsed =
         parse_command_line({"export", word, "--format", "npy", "--out", "vector.npy"});
-    return std::get<ExportOptions>(parsed).vector;
+    return std::get<ExportOptions>(parsed).vectors.at(0);
   };
   EXPECT_EQ(vector("run.h5:best@0.5").file, "run.h5");
   EXPECT_EQ(vector("run.h5:best@0.5").weight, 0.5);
