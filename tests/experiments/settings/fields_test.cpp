@@ -217,9 +217,9 @@ TEST(TrainFields, HelpShowsTheValuesOfTheStructAsDefaults) {
 
 // But for defaults that no text of the option stands for.
 TEST(TrainFields, TheDefaultThatHelpShowsGivesTheStructsValue) {
-  const Keys in_words = {"adapter",   "test",          "micro-batch",   "dp",
-                         "threads",   "system-prompt", "template-date", "template-arg",
-                         "cache-dir", "columns",       "data-seed",     "continue-from"};
+  const Keys in_words = {"adapter",       "test",          "micro-batch",  "dp",          "threads",
+                         "system-prompt", "template-date", "template-arg", "cache-dir",   "columns",
+                         "data-seed",     "continue-from", "warmup",       "warmup-steps"};
   TrainOptions options;
   auto groups = train_fields(options);
   const Json before = stored_settings(groups);
@@ -233,7 +233,7 @@ TEST(TrainFields, TheDefaultThatHelpShowsGivesTheStructsValue) {
       }
     }
   }
-  EXPECT_EQ(checked, 33);
+  EXPECT_EQ(checked, 35);
 }
 
 // Files are those of versions without these settings where they are not used.
