@@ -107,6 +107,14 @@ TEST(Inspect, VectorsShowTheirNorm) {
                                         }));
 }
 
+TEST(Inspect, ARepeatedRowIsTheSelectedResult) {
+  RunRecord record = sample_run(6);
+  record.vectors.push_back(record.vectors[1]);
+  EXPECT_EQ(section(record, "Vectors").back(),
+            "  the last row repeats that of epoch 2, which the run selected as its result "
+            "(--select best)");
+}
+
 TEST(Inspect, EvaluationsStandByEpochAndMultiplier) {
   std::string text = "\n";
   for (const std::string& line : section(sample_run(2), "Held-out pairs")) {
