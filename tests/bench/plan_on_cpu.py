@@ -10,11 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+import program  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -43,18 +48,18 @@ GROUPS = (
 
 def output_of(command: list[object]) -> str:
     return subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True,
-                          timeout=1800).stdout
+                          timeout=1800, env={**os.environ, **program.MPI_ENVIRONMENT}).stdout
 
 
-def bench(program: Path, one: Case, shape: str, dtype: str, steps: int, cores: int) -> dict:
+def bench(binary: Path, one: Case, shape: str, dtype: str, steps: int, cores: int) -> dict:
     ranks = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", one.ranks] if one.ranks > 1 else []
-    return json.loads(output_of([*ranks, program, "bench", "--shape", shape, "--dtype", dtype, "--device", "cpu",
+    return json.loads(output_of([*ranks, binary, "bench", "--shape", shape, "--dtype", dtype, "--device", "cpu",
                                  "--steps", steps, "--tp", one.tp, "--threads", max(1, cores // one.ranks), "--json",
                                  *one.options]))
 
 
-def plan(program: Path, one: Case, shape: str, measured: Path) -> dict:
-    return json.loads(output_of([program, "plan", "--shape", shape, "--measured", measured, "--devices", one.ranks,
+def plan(binary: Path, one: Case, shape: str, measured: Path) -> dict:
+    return json.loads(output_of([binary, "plan", "--shape", shape, "--measured", measured, "--devices", one.ranks,
                                  "--tp", one.tp, "--micro-batch", int(one.options[3]) * one.tp // one.ranks, "--json",
                                  *one.options]))
 
