@@ -61,7 +61,8 @@ class NpyDescriptionReader {
         refuse_form();
       }
     }
-    if (keys != 3 || description.type.empty() || next() != '\0') {
+    next();  // skips the blanks behind it
+    if (keys != 3 || description.type.empty() || !text_.empty()) {
       refuse_form();
     }
     return description;

@@ -88,6 +88,7 @@ TEST(NpyReader, FilesThatLie) {
       refusal(npy("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (4,)}", kFour)),
       {"records"});
   expect_parts(refusal(npy("{'other': 1}", kFour)), {"the key 'other'"});
+  expect_parts(refusal(npy(text + std::string(1, '\0'), kFour)), {"a description that is not"});
   std::string version = npy(text, kFour);
   version[6] = 4;
   expect_parts(refusal(version), {"version 4"});
