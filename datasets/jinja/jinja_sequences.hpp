@@ -27,7 +27,7 @@ Value attribute_at(const Json& element, const std::string& path);
 
 const Builtins& sequence_filters();
 
-// Those methods of strings whose results are numbers, booleans or lists.
+// Methods of strings: those that count, find, cut and join.
 const Builtins& text_methods();
 
 // Python's str.format with plain fields: {}, {0} and {name}; throws UserError for format

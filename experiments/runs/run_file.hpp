@@ -29,8 +29,8 @@ std::string to_string(RunStatus status);
 struct RunAttributes : JobAttributes {
   RunStatus status = RunStatus::kRunning;
   std::int64_t layer = 0;
-  // Of a complete run, whether its vector steers: "steers: ", "untested: " or kWeakVerdict with a
-  // sentence; "" for other runs, and for those of earlier versions.
+  // Says of a complete run whether its vector steers: "steers: ", "untested: " or kWeakVerdict with
+  // a sentence; "" for other runs, and for those of earlier versions.
   std::string verdict;
 };
 

@@ -10,7 +10,7 @@ namespace bipo {
 namespace {
 
 // The longest name that leaves room for status and time.
-constexpr std::size_t kNameWidth = kLineWidth - 24;
+constexpr std::size_t kNameWidth = kLineWidth - 30;
 
 // The order in which cells get a line.
 int urgency(CellStatus status) {
