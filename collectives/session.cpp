@@ -99,6 +99,13 @@ std::string broadcast_text(Communicator& group, std::string text, int root) {
   return to_string(bytes);
 }
 
+// Gives the launcher time to read what this rank has said last: mpirun drops what is still in the
+// pipe when it ends the ranks of an aborted job.
+void let_last_words_through() {
+  constexpr std::chrono::milliseconds kReading(300);
+  std::this_thread::sleep_for(kReading);
+}
+
 }  // namespace
 
 struct Session::Impl {
@@ -183,6 +190,7 @@ void Session::Impl::end_job() const {
     std::this_thread::sleep_for(std::chrono::seconds(5));
     ::_exit(kExitFailure);
   }).detach();
+  let_last_words_through();
   if (can_abort) {
     MPI_Abort(world_handle, kExitFailure);
   }
@@ -343,6 +351,7 @@ Ranks Session::make_ranks(const Topology& topology, c10::Device device) {
 }
 
 void Session::abort(int exit_code) {
+  let_last_words_through();
   MPI_Abort(impl_->world_handle, exit_code);
   std::abort();  // MPI_Abort does not return
 }
