@@ -44,7 +44,7 @@ require_writable_parent() {
 check_program() {
   [[ -f $BIPO_PROGRAM && -x $BIPO_PROGRAM ]] \
     || fail "$BIPO_PROGRAM: no such program; build it (jobs build nothing), or correct BIPO_PROGRAM in $BIPO_SITE"
-  "$BIPO_PROGRAM" --version >/dev/null || fail "$BIPO_PROGRAM does not start; its message stands above"
+  "$BIPO_PROGRAM" --version --verbose >/dev/null || fail "$BIPO_PROGRAM does not start; its message stands above"
 }
 
 # check_commands NAME...

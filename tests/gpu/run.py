@@ -151,7 +151,7 @@ def describe_machine(call: Calls) -> str:
 
 
 def show_version(call: Calls) -> str:
-    return call("bipo-dist", "--version").strip().splitlines()[0]
+    return call("bipo-dist", "--version", "--verbose").strip().splitlines()[0]
 
 
 def run_suite(call: Calls) -> str:

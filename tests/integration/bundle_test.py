@@ -40,7 +40,7 @@ def run(bundle, command, **environment) -> subprocess.CompletedProcess:
 
 
 def test_it_loads_only_its_own_libraries_and_those_of_torch(bundle):
-    listed = run(bundle, ["bipo-dist", "--version"], LD_DEBUG="libs")
+    listed = run(bundle, ["bipo-dist", "--version", "--verbose"], LD_DEBUG="libs")
     assert listed.returncode == 0 and listed.stdout.startswith("bipo-dist"), listed
     loaded = set(re.findall(r"calling init: (\S+)", listed.stderr))
     assert any(path.endswith("libtorch_cpu.so") for path in loaded)
