@@ -58,7 +58,7 @@ def test_every_part_has_plots_and_a_table(page):
 
 def test_numbers_of_the_tables_are_those_of_the_file(page):
     text = page.text
-    assert "warmth.h5 (layer 15, norm 3.20, trained on smollm2)" in text
+    assert "warmth.h5 (layer 15, epoch 3, norm 3.20, trained on smollm2)" in text
     # Steerability with its interval, a KL, a log-probability, a judge's score.
     deviation = 0.8 * math.sqrt(sum((2 * i / 59 - 1)**2 for i in range(60)) / 60)
     half = 2 * deviation / math.sqrt(60)

@@ -53,7 +53,7 @@ def run_block(folder, *words) -> list[str]:
 
 def test_the_page_checks_checksums(folder, tmp_path):
     lines = run_block(folder, "hashlib", "bipo-sum")
-    assert len(lines) == 6 and all(line.endswith(": True") for line in lines), lines
+    assert len(lines) == 7 and all(line.endswith(": True") for line in lines), lines
     (tmp_path / "run.h5").write_bytes((folder / "run.h5").read_bytes())
     with h5py.File(tmp_path / "run.h5", "r+") as file:
         file["vectors/value"][0, 0] += 1

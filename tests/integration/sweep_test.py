@@ -310,10 +310,12 @@ def test_the_table_has_accuracy_and_margin_of_every_cell(sweep):
     groups, titles, *lines = finished.stdout.splitlines()
     assert groups.split() == ["accuracy", "%", "margin"], finished
     assert titles.split() == ["cell", "status", "-1v", "+0v", "+1v", "+2v", "-1v", "+1v", "+2v"], finished
-    assert groups.index("margin") + 7 == titles.index("-1v", groups.index("margin")) + 3, "above its first column"
+    assert groups.index("margin") == titles.index("+2v") + len("+2v") + 2, "where its first column begins"
     for (layer, seed), line in zip(CELLS, lines):
-        evaluations = [run_files.read(sweep.file(layer, seed)).evaluation(m) for m in (-1.0, 0.0, 1.0, 2.0)]
-        assert line.split() == [f"layer{layer}-seed{seed}", "complete",
+        run = run_files.read(sweep.file(layer, seed))
+        evaluations = [run.evaluation(m) for m in (-1.0, 0.0, 1.0, 2.0)]
+        status = ["complete,", "weak"] if run.attributes["verdict"].startswith("weak: ") else ["complete"]
+        assert line.split() == [f"layer{layer}-seed{seed}", *status,
                                 *(f"{100 * row['accuracy']:.1f}" for row in evaluations),
                                 *(f"{evaluations[i]['margin']:+.3f}" for i in (0, 2, 3))]
         assert len(line) <= 80 and len(line) == len(titles)
@@ -338,7 +340,7 @@ def test_a_terminal_shows_a_board_of_the_cells(sweep):
     begin = next(i for i, line in enumerate(board) if line.startswith("sweep: ") and "cells done" in line)
     assert [line.split()[0] for line in board[begin + 1:begin + 5]] == [f"layer{layer}-seed{seed}" for layer, seed in CELLS]
     left = terminal.screen()
-    assert not any(re.match("  layer", line) for line in left), left
+    assert not any(re.match(r"  layer\d-seed\d", line) for line in left), left
     assert sum(line.startswith("sweep: 4 of 4 cells done") for line in left) == 1, left
 
 
@@ -350,7 +352,8 @@ def test_complete_packs_are_skipped(sweep, lost, kept):
     sweep.file(lost, 1).unlink()
     untouched = sweep.file(kept, 1).stat().st_mtime_ns
     finished = program.run_successfully(sweep.arguments())
-    assert f"layer{lost}-2cells" in finished.stderr and f"layer{kept}-2cells" not in finished.stderr, finished
+    assert f"training layer{lost}-seed1, layer{lost}-seed2\n" in finished.stderr, finished
+    assert f"training layer{kept}" not in finished.stderr, finished
     assert sweep.file(kept, 1).stat().st_mtime_ns == untouched
     for cell in CELLS:
         run_files.assert_identical(run_files.read(sweep.file(*cell)), reference[cell])
@@ -532,7 +535,7 @@ def test_a_cell_that_fails_leaves_the_others_alone(sweep):
     assert again.code == program.FAILED and doomed.content() == before, again
     retried = program.run(doomed.arguments("--retry-failed"))
     assert retried.code == program.FAILED, retried
-    assert "training lr1e+39\n" in retried.stderr, "the retry trains the failed cell alone"
+    assert "training lr1e+39, from step 1\n" in retried.stderr, "the retry trains the failed cell alone"
     assert doomed.content()[fine.name] == before[fine.name]
 
 
@@ -568,7 +571,7 @@ def test_two_jobs_share_one_sweep(long_sweep, expected):
     assert_complete(long_sweep)
     assert_same_results(long_sweep, expected)
     for layer in LAYERS:
-        began = [job for job in finished if f"layer{layer}-2cells" in job.stderr]
+        began = [job for job in finished if f"training layer{layer}-seed1, layer{layer}-seed2" in job.stderr]
         assert len(began) == 1, finished
 
 
