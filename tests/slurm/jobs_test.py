@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
-import re
 import signal
+import struct
 
 import pytest
 
+import damaged_models as damage
 import program
 import run_files
 from processes import ranks_of
@@ -101,14 +103,22 @@ def test_a_cancelled_job_is_not_queued_again(cluster, site, endless):
     assert run_files.read(endless.out).attributes["status"] == "interrupted", submitted.log_text(site.folder)
 
 
-def test_a_failing_program_fails_the_job(cluster, site, job):
-    """A wrong row is no reason to queue again: the job ends with the program's exit code and message."""
-    damaged = job.folder / "damaged.csv"
-    damaged.write_text("question,matching,not_matching\nonly one field\n")
-    [submitted] = site.submitted(*job.but(train=damaged).arguments())
+def test_a_failing_program_fails_the_job(cluster, site, job, tiny_model, tmp_path):
+    """Bad input is no reason to queue again: the job ends with the program's exit code and message.
+
+    Before it submits, submit.sh lets the program look at all but the weights.
+    """
+    def poison(header: dict, data: bytearray) -> None:
+        begin = header["model.layers.0.input_layernorm.weight"]["data_offsets"][0]
+        data[begin:begin + 4] = struct.pack("<f", math.nan)
+
+    model = damage.copy_of(tiny_model, tmp_path)
+    damage.edit_safetensors(model / damage.WEIGHTS, poison)
+    [submitted] = site.submitted(*job.but(model=model).arguments("--check-weights"))
     [record] = cluster.wait_for_end(submitted.id)
     assert (record["JobState"], exit_code(record)) == ("FAILED", program.BAD_INPUT), record
-    assert record["Restarts"] == "0" and re.search(r"damaged\.csv:2", submitted.log_text(site.folder))
+    assert record["Restarts"] == "0", record
+    assert "tensor model.layers.0.input_layernorm.weight" in submitted.log_text(site.folder)
 
 
 def test_what_slurm_refuses_is_said(site, job):
