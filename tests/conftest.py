@@ -60,7 +60,8 @@ def job(tmp_path, tiny_model, tiny_pairs, tiny_test_pairs) -> Job:
     """Two epochs on the tiny model with a learning rate at which the vector really moves."""
     return Job(tmp_path, {
         "model": tiny_model, "train": tiny_pairs, "test": tiny_test_pairs, "layer": 1,
-        "out": tmp_path / "run.h5", "epochs": 2, "lr": 0.05, "warmup_steps": 2, "weight_decay": 0.05,
+        "out": tmp_path / "run.h5", "epochs": 2,
+        "lr_unit": "absolute", "lr": 0.05, "warmup_steps": 2, "weight_decay": 0.05,
         "threads": 1})
 
 

@@ -248,8 +248,7 @@ std::vector<Field> optimizer_fields(TrainingOptions& o) {
       automatic_or("warmup", "SHARE|N",
                    "linear warm-up before the cosine, as a share of the steps (0.1) or as "
                    "steps, which are always fewer than the run's",
-                   o.warmup, "auto: 100 steps, or 0.1 where the run has no more than those",
-                   parse_warmup)
+                   o.warmup, "auto: 0.1", parse_warmup)
           .unstored(),
       automatic_or("warmup-steps", "N", "the same in steps, even if they are more than the run's",
                    o.warmup_steps, "auto: see --warmup", at_least(0))};

@@ -7,6 +7,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <variant>
 #include <vector>
@@ -103,17 +104,18 @@ struct VectorChoice {
 
 // Settings that the cells of a sweep share: those of a training run except for its axes.
 struct TrainingOptions : TextOptions, MachineOptions, CacheOptions, ReportOptions {
+  std::set<std::string> given;  // names of the options that the user wrote
   std::filesystem::path model;
   std::filesystem::path adapter;  // empty: none
   bool check_weights = false;
   std::filesystem::path train;
   std::filesystem::path test;  // empty: no held-out pairs
 
-  std::int64_t epochs = 20;
+  std::int64_t epochs = 3;
   std::int64_t max_steps = 0;  // 0: no limit
   std::int64_t batch_size = 4;
   std::optional<std::int64_t> micro_batch;
-  LrUnit lr_unit = LrUnit::kAbsolute;
+  LrUnit lr_unit = LrUnit::kResidual;
   double weight_decay = 0;
   double max_grad_norm = 1;                  // 0: no clipping
   std::optional<Warmup> warmup;              // see warmup.hpp, also for both empty
@@ -136,7 +138,7 @@ struct TrainOptions : TrainingOptions {
   bool overwrite = false;
   VectorChoice continue_from;  // empty: the vector starts at zero
   std::int64_t patience = 0;   // evaluations without a better margin; 0: no early end
-  double lr = 5e-4;
+  double lr = 3e-3;
   double beta = 0.1;
   SignRule sign = SignRule::kBatch;
   std::uint64_t seed = 11;
@@ -185,7 +187,7 @@ struct BenchOptions : TextOptions, MachineOptions, CacheOptions, WorkloadOptions
 
 struct PlanOptions : TextOptions, WorkloadOptions {
   std::int64_t test_pairs = 0;
-  std::int64_t epochs = 20;
+  std::int64_t epochs = 3;
   std::vector<double> multipliers = {-1, 0, 1};
   std::int64_t eval_every = 1;  // epochs; 0: never
   Dtype dtype = Dtype::kAuto;

@@ -12,8 +12,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr std::int64_t kDefaultSteps = 100;
-constexpr double kShareOfShortRuns = 0.1;
+constexpr double kDefaultShare = 0.1;
+constexpr std::int64_t kEarlierDefault = 100;  // steps
 
 std::int64_t share_of(double share, std::int64_t total_steps) {
   // A decimal share of a whole number is off by the rounding of doubles, which must add no step.
@@ -24,7 +24,7 @@ std::int64_t share_of(double share, std::int64_t total_steps) {
 
 std::int64_t wanted_steps(const std::optional<Warmup>& warmup, std::int64_t total_steps) {
   if (!warmup) {
-    return total_steps > kDefaultSteps ? kDefaultSteps : share_of(kShareOfShortRuns, total_steps);
+    return share_of(kDefaultShare, total_steps);
   }
   const auto* share = std::get_if<double>(&*warmup);
   return share != nullptr ? share_of(*share, total_steps) : std::get<std::int64_t>(*warmup);
@@ -33,8 +33,8 @@ std::int64_t wanted_steps(const std::optional<Warmup>& warmup, std::int64_t tota
 std::optional<std::int64_t> continued(const TrainingOptions& given, const Json& settings) {
   const bool is_default = !given.warmup && !given.warmup_steps;
   return is_default && settings.is_object() &&
-                 settings.value("warmup_steps", Json()) == kDefaultSteps
-             ? kDefaultSteps
+                 settings.value("warmup_steps", Json()) == kEarlierDefault
+             ? kEarlierDefault
              : given.warmup_steps;
 }
 
@@ -60,10 +60,10 @@ std::optional<std::int64_t> continued_warmup_steps_of_plan(const TrainingOptions
 }
 
 Json planned_warmup(const TrainingOptions& options) {
-  if (options.warmup) {
-    return shown_value(options.warmup);
+  if (!options.warmup && options.warmup_steps) {
+    return stored_value(options.warmup_steps);
   }
-  return stored_value(options.warmup_steps);
+  return shown_value(options.warmup.value_or(Warmup(kDefaultShare)));
 }
 
 }  // namespace bipo

@@ -32,11 +32,11 @@ struct SweepAxes {
   std::vector<NamedData> data;
   std::vector<LayerRange> layers;  // empty: every layer of a model
   std::vector<std::uint64_t> seeds = {11};
-  std::vector<double> lrs = {5e-4};
+  std::vector<double> lrs = {3e-3};
   std::vector<double> betas = {0.1};
   std::vector<std::string> signs = {"batch"};
   std::vector<std::int64_t> batch_sizes = {4};
-  std::vector<std::int64_t> epochs = {20};
+  std::vector<std::int64_t> epochs = {3};
 };
 
 }  // namespace bipo

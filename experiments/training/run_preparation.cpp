@@ -21,6 +21,7 @@
 #include "experiments/job/machine.hpp"
 #include "experiments/job/new_file.hpp"
 #include "experiments/job/vectors_in_use.hpp"
+#include "experiments/settings/earlier_defaults.hpp"
 #include "experiments/settings/stored_settings.hpp"
 #include "experiments/settings/template_dates.hpp"
 #include "experiments/settings/warmup.hpp"
@@ -284,6 +285,7 @@ RunPreparation prepare_run(const TrainOptions& given, const std::string& now,
   if (run.previous) {
     options.bos = continued_bos_rule(given.bos, run.previous->attributes.config);
     options.warmup_steps = continued_warmup_steps(given, run.previous->attributes.config);
+    keep_earlier_defaults(options, run.previous->attributes.config);
   }
   if (session.rank() == 0) {
     check_replaceable(options.out);

@@ -16,6 +16,7 @@
 #include "experiments/job/job.hpp"
 #include "experiments/progress/stop_signals.hpp"
 #include "experiments/progress/terminal.hpp"
+#include "experiments/settings/earlier_defaults.hpp"
 #include "experiments/settings/stored_settings.hpp"
 #include "experiments/settings/template_dates.hpp"
 #include "experiments/settings/warmup.hpp"
@@ -154,6 +155,7 @@ SweepOptions as_first_started(const SweepOptions& given, Job& job) {
   SweepOptions options = given;
   options.bos = continued_bos_rule_of_plan(given.bos, plan);
   options.warmup_steps = continued_warmup_steps_of_plan(given, plan);
+  keep_earlier_defaults(options, plan);
   options.template_date = choose_template_date(given.template_date, stored, job.begin_utc());
   return options;
 }

@@ -330,6 +330,9 @@ Command parse_with(CommandTable (*make_table)(Options&), const std::vector<std::
   }
   const GivenNames given = read_options(table, words);
   require_consistent(options, given);
+  if constexpr (requires { options.given = given; }) {
+    options.given = given;
+  }
   return options;
 }
 

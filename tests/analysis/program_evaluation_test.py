@@ -16,7 +16,7 @@ def folder(tmp_path_factory, tiny_model, tiny_pairs, tiny_test_pairs) -> Path:
     folder = tmp_path_factory.mktemp("program")
     common = {"model": tiny_model, "threads": 1}
     program.run_successfully(["train", *program.options({
-        **common, "train": tiny_pairs, "layer": 1, "epochs": 1, "lr": 0.1, "warmup_steps": 2,
+        **common, "train": tiny_pairs, "layer": 1, "epochs": 1, "lr_unit": "absolute", "lr": 0.1, "warmup_steps": 2,
         "out": folder / "run.h5"})])
     program.run_successfully(["extract", *program.options({
         **common, "method": "caa", "train": tiny_pairs, "layer": 1, "match_norm": folder / "run.h5",
@@ -46,7 +46,7 @@ def test_a_run_is_tested_pair_by_pair(folder, tiny_model, tiny_pairs, tiny_test_
 
     program.run_successfully(["train", *program.options({
         "model": tiny_model, "threads": 1, "train": tiny_pairs, "test": tiny_test_pairs, "layer": 1, "epochs": 2,
-        "lr": 0.1, "warmup_steps": 2, "out": folder / "tested.h5"})])
+        "lr_unit": "absolute", "lr": 0.1, "warmup_steps": 2, "out": folder / "tested.h5"})])
     run = load_run(folder / "tested.h5")
     last = run.evals[run.evals["step"] == run.evals["step"].max()].set_index("multiplier")
     assert set(run.eval_samples["step"]) == {run.evals["step"].max()}

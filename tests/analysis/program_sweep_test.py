@@ -21,7 +21,8 @@ def directory(tmp_path_factory, tiny_model, tiny_pairs, tiny_test_pairs) -> Path
     folder = tmp_path_factory.mktemp("program") / "sweep"
     finished = program.run(["sweep", *program.options({
         "models": f"tiny={tiny_model}", "data": f"full={tiny_pairs}:{tiny_test_pairs},bare={tiny_pairs}",
-        "layers": "1,2", "seeds": "1,2", "lrs": f"0.05,{DOOMED_LR}", "epochs": 2, "warmup_steps": 2, "threads": 1,
+        "layers": "1,2", "seeds": "1,2", "lr_unit": "absolute", "lrs": f"0.05,{DOOMED_LR}",
+        "epochs": 2, "warmup_steps": 2, "threads": 1,
         "out": folder})])
     assert finished.code == program.FAILED, finished
     runs = sorted(path for path in folder.glob("*.h5") if "lr0.05" in path.name)

@@ -33,7 +33,8 @@ def trained(tmp_path, held_out, dtype):
     program.run_successfully(
         ["train", *program.options({
             "model": program.smollm2_directory(), "train": SAMPLE / "test.csv", "test": held_out, "layer": 15,
-            "out": out, "epochs": 2, "lr": 0.3, "warmup_steps": 4, "threads": 2, "dtype": dtype, "eval_every": 2})],
+            "out": out, "epochs": 2,
+            "lr_unit": "absolute", "lr": 0.3, "warmup_steps": 4, "threads": 2, "dtype": dtype, "eval_every": 2})],
         timeout=1200)
     return run_files.read(out)
 

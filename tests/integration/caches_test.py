@@ -352,7 +352,7 @@ def test_a_run_is_not_resumed_with_changed_weights(own_model):
 def test_a_sweep_is_not_continued_with_changed_weights(own_model, tmp_path):
     out = tmp_path / "sweep"
     arguments = ["sweep", *program.options({**own_model.settings, "layer": None, "lr": None, "out": out,
-                                            "layers": "1", "lrs": "0.05", "seeds": "1,2", "max_steps": 1})]
+                                            "layers": "1", "lr_unit": "absolute", "lrs": "0.05", "seeds": "1,2", "max_steps": 1})]
     program.run_successfully(arguments)
     change_inside(weights_of(own_model), "layers.0.mlp.up_proj")
     refused = program.run(arguments)

@@ -150,12 +150,15 @@ def test_a_short_run_reaches_its_peak_by_default(job):
 
 
 def test_a_preset_is_its_settings_spelled_out(job):
-    few = {"max_steps": 4, "lr": None, "warmup_steps": None, "weight_decay": None, "epochs": None}
+    few = {"max_steps": 4, "lr": None, "lr_unit": None, "warmup_steps": None, "weight_decay": None, "epochs": None}
     preset = job.but(**few, preset="paper").writing("preset.h5")
     program.run_successfully(preset.arguments())
     spelled_out = job.but(max_steps=4, lr=5e-4, lr_unit="absolute", warmup_steps=100, weight_decay=0, epochs=20,
                           batch_size=4, beta=0.1, max_grad_norm=1, sign="batch", shuffle="on")
     program.run_successfully(spelled_out.arguments())
+    run_files.assert_identical(run_files.read(spelled_out.out), run_files.read(preset.out))
+    # They were the defaults once: a run that began with them goes on without the preset.
+    program.run_successfully(job.but(**few, resume=True).writing("preset.h5").arguments())
     run_files.assert_identical(run_files.read(spelled_out.out), run_files.read(preset.out))
 
 
@@ -230,7 +233,7 @@ def test_help_and_version():
     for command in ("train", "inspect"):
         assert command in overview.stdout
     details = program.run_successfully(["train", "--help"])
-    for text in ("--multipliers", "--resume", "0.0005", "75"):
+    for text in ("--multipliers", "--resume", "0.003", "75"):
         assert text in details.stdout, details
     version = program.run_successfully(["--version"])
     assert "bipo-dist 0." in version.stdout

@@ -26,7 +26,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def settings(tiny_model, tiny_pairs, tiny_test_pairs):
-    return {"model": tiny_model, "train": tiny_pairs, "test": tiny_test_pairs, "layer": 1, "lr": 0.05,
+    return {"model": tiny_model, "train": tiny_pairs, "test": tiny_test_pairs, "layer": 1,
+            "lr_unit": "absolute", "lr": 0.05,
             "warmup_steps": 2, "threads": 1}
 
 

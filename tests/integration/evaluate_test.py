@@ -37,7 +37,8 @@ def trained(folder: Path, name: str, **settings: object) -> Path:
     """A run file with a vector that is large enough to be seen."""
     out = folder / f"{name}.h5"
     program.run_successfully(["train", *program.options({
-        "layer": 1, "out": out, "epochs": 1, "lr": 0.05, "warmup_steps": 2, "threads": 1, **settings})])
+        "layer": 1, "out": out, "epochs": 1,
+        "lr_unit": "absolute", "lr": 0.05, "warmup_steps": 2, "threads": 1, **settings})])
     return out
 
 

@@ -28,7 +28,8 @@ def vector(tmp_path_factory, tiny_model, tiny_pairs):
     """A vector of layer 1 after a few steps."""
     out = tmp_path_factory.mktemp("vector") / "run.h5"
     program.run_successfully(["train", *program.options({
-        "model": tiny_model, "train": tiny_pairs, "layer": 1, "out": out, "max_steps": 6, "lr": 0.2,
+        "model": tiny_model, "train": tiny_pairs, "layer": 1, "out": out, "max_steps": 6,
+        "lr_unit": "absolute", "lr": 0.2,
         "warmup_steps": 1, "threads": 1})])
     return out
 

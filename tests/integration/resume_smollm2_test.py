@@ -9,7 +9,7 @@ from tiny_models import write_pairs
 
 def test_three_kills(tmp_path):
     settings = {"model": program.smollm2_directory(), "train": write_pairs(tmp_path / "train.csv", 8),
-                "layer": 24, "batch_size": 2, "micro_batch": 1, "max_steps": 12, "lr": 0.02,
+                "layer": 24, "batch_size": 2, "micro_batch": 1, "max_steps": 12, "lr_unit": "absolute", "lr": 0.02,
                 "warmup_steps": 2, "eval_every": 0, "save_every": 0, "threads": 2}
 
     def arguments(name, *extra):

@@ -79,7 +79,7 @@ def arguments(row, inputs, out) -> list[object]:
     # mpirun passes a signal on after a second, in which an idle machine makes some twelve steps.
     epochs = 12 if phase == "step" and addressee == "mpirun" else 4
     trains = {"model": model, "train": train, "threads": 1, "out": out, "epochs": epochs, "batch_size": 32,
-              "micro_batch": 4, "lr": 0.05, "warmup_steps": 2, "save_every": 600}
+              "micro_batch": 4, "lr_unit": "absolute", "lr": 0.05, "warmup_steps": 2, "save_every": 600}
     options = {
         "train": {**trains, "layer": 1, "resume": True},
         "sweep": {**trains, "layers": "1", "seeds": "1,2", "vectors_per_pass": 1},

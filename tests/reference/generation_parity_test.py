@@ -74,7 +74,7 @@ def log_probs_of(model: torch.nn.Module, ids: list[int], added: torch.Tensor) ->
 def test_tokens_are_those_that_transformers_finds_likeliest(models, tmp_path, kind, ranks):
     directory = models(kind)
     run = program.run(["train", "--model", directory, "--train", directory / "pairs.csv", "--layer", LAYER,
-                       "--epochs", 2, "--batch-size", 2, "--max-steps", 2, "--lr", 0.1, "--warmup-steps", 0,
+                       "--epochs", 2, "--batch-size", 2, "--max-steps", 2, "--lr-unit", "absolute", "--lr", 0.1, "--warmup-steps", 0,
                        "--out", tmp_path / "run.h5"])
     assert run.code == program.DONE, run
     made = program.run(["generate", "--model", directory, "--vector", tmp_path / "run.h5", "--prompts",

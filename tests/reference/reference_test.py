@@ -46,7 +46,7 @@ class PlainRun:
 def train_options(settings: Settings, **more: object) -> list[object]:
     """The options under which the program must do what plain_bipo does with `settings`."""
     return ["train", *program.options({
-        "max_steps": settings.steps, "lr": settings.lr, "warmup_steps": settings.warmup_steps,
+        "max_steps": settings.steps, "lr_unit": "absolute", "lr": settings.lr, "warmup_steps": settings.warmup_steps,
         "weight_decay": settings.weight_decay, "beta": settings.beta,
         "max_grad_norm": settings.max_grad_norm, "batch_size": settings.batch_size, "sign": settings.sign,
         "shuffle": "off", "dtype": "fp32", "device": "cpu", "eval_every": 0, **more})]

@@ -35,7 +35,8 @@ def folder(tmp_path_factory) -> Path:
     for name, layer in (("run.h5", LAYER), ("other.h5", 0)):
         program.run_successfully(["train", *program.options({
             **common, "train": model / "pairs.csv", "test": model / "pairs.csv", "layer": layer, "epochs": 2,
-            "batch_size": 1, "lr": 0.3, "warmup_steps": 0, "multipliers": "-1,0,1", "out": folder / name})])
+            "batch_size": 1,
+            "lr_unit": "absolute", "lr": 0.3, "warmup_steps": 0, "multipliers": "-1,0,1", "out": folder / name})])
     both = ["--vector", folder / "run.h5", "--vector", f"{folder / 'other.h5'}@0.5"]
     for positions in ("all", "answer"):
         program.run_successfully(["evaluate", *both, *program.options({

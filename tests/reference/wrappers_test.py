@@ -104,7 +104,7 @@ def change_weights(directory: Path, change) -> None:
 def vector_of(model: Path, folder: Path, ranks: int) -> bytes:
     """Two steps of training."""
     run = program.run(["train", "--model", model, "--train", model / "pairs.csv", "--layer", 1, "--epochs", 2,
-                       "--batch-size", 2, "--max-steps", 2, "--lr", 0.1, "--warmup-steps", 0, "--out",
+                       "--batch-size", 2, "--max-steps", 2, "--lr-unit", "absolute", "--lr", 0.1, "--warmup-steps", 0, "--out",
                        folder / f"{ranks}.h5", "--tp", ranks, "--overwrite"], ranks if ranks > 1 else None, timeout=120)
     assert run.code == program.DONE, run
     with h5py.File(folder / f"{ranks}.h5") as file:

@@ -31,7 +31,7 @@ struct PlanRequest {
   std::int64_t batch_size = 4;
   std::optional<std::int64_t> micro_batch;
   std::optional<std::int64_t> tp;
-  std::int64_t epochs = 20;
+  std::int64_t epochs = 3;
   std::int64_t max_steps = 0;  // 0: no limit
   std::int64_t passes = 1;     // over each batch: 2 where a step adds the vector in both directions
   std::int64_t multipliers = 0;  // that need an evaluation: 0 is known from the reference pass

@@ -45,12 +45,12 @@ const std::vector<Example>& examples() {
       {"test", "test", "/a/test.csv", "/a/test.csv"},
       {"layer", "layer", "5", 5},
       {"out", "out", "/a/run.h5", "/a/run.h5"},
-      {"epochs", "epochs", "3", 3},
+      {"epochs", "epochs", "4", 4},
       {"max-steps", "max_steps", "12", 12},
       {"batch-size", "batch_size", "9", 9},
       {"micro-batch", "micro_batch", "2", 2},
       {"lr", "lr", "2.5e-1", 0.25},
-      {"lr-unit", "lr_unit", "residual", "residual"},
+      {"lr-unit", "lr_unit", "absolute", "absolute"},
       {"beta", "beta", "0.5", 0.5},
       {"weight-decay", "weight_decay", "0.125", 0.125},
       {"max-grad-norm", "max_grad_norm", "0", 0.0},
@@ -325,7 +325,7 @@ TEST(SettingsTable, ShowsValuesAsAPersonReadsThem) {
   EXPECT_EQ(shown["shuffle"], "off");
   EXPECT_EQ(shown["template-date"], "2020-02-29");
   EXPECT_EQ(shown["max-length"], "the model's context");
-  EXPECT_EQ(shown["lr"], "0.0005");
+  EXPECT_EQ(shown["lr"], "0.003");
 }
 
 class VectorChoiceTest : public ::testing::Test {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "collectives/foundation/errors.hpp"
+#include "experiments/settings/earlier_defaults.hpp"
 #include "experiments/settings/fields.hpp"
 #include "experiments/settings/template_dates.hpp"
 #include "experiments/settings/warmup.hpp"
@@ -60,6 +61,7 @@ Json todays_config() {
   o.cache_dtype = Dtype::kFp32;
   o.cache_budget = 1048576;
   o.warmup_steps = continued_warmup_steps(o, kOldConfig);
+  keep_earlier_defaults(o, kOldConfig);
   Json json = stored_settings(train_fields(o));
   json["model_fingerprint"] = "00000000000000aa";
   json["train_pairs"] = 4;

@@ -23,10 +23,10 @@ std::int64_t steps_of(const char* warmup, std::int64_t total) {
   return warmup_steps(options, total);
 }
 
-TEST(Warmup, ByDefaultIs100StepsOrATenthOfAShortRun) {
+TEST(Warmup, IsATenthOfTheRunByDefault) {
   const auto steps = [](std::int64_t total) { return warmup_steps(TrainOptions(), total); };
-  EXPECT_EQ(steps(3210), 100);
-  EXPECT_EQ(steps(101), 100);
+  EXPECT_EQ(steps(3210), 321);
+  EXPECT_EQ(steps(101), 11);
   EXPECT_EQ(steps(100), 10);
   EXPECT_EQ(steps(15), 2);
   EXPECT_EQ(steps(10), 1);
@@ -86,16 +86,16 @@ TEST(Warmup, SoDoesASweep) {
   SweepOptions given;
   EXPECT_EQ(continued_warmup_steps_of_plan(given, R"({"settings":{"warmup_steps":100}})"),
             Steps(100));
-  EXPECT_EQ(continued_warmup_steps_of_plan(given, R"({"settings":{"warmup_steps":"auto"}})"),
+  EXPECT_EQ(continued_warmup_steps_of_plan(given, R"({"settings":{"warmup_steps":"0.1"}})"),
             Steps());
   EXPECT_EQ(continued_warmup_steps_of_plan(given, ""), Steps());  // no plan yet
 }
 
 TEST(Warmup, APlanHoldsWhatIsGiven) {
   SweepOptions options;
-  EXPECT_EQ(planned_warmup(options), "auto");
-  options.warmup = parse_warmup("0.1");
   EXPECT_EQ(planned_warmup(options), "0.1");
+  options.warmup = parse_warmup("0.2");
+  EXPECT_EQ(planned_warmup(options), "0.2");
   options.warmup = parse_warmup("20");
   EXPECT_EQ(planned_warmup(options), "20");
   options.warmup.reset();

@@ -80,7 +80,7 @@ TEST_F(SweepPreparationTest, MakesACellOfEachCombination) {
     EXPECT_EQ(cell.data, "d");
     EXPECT_EQ(cell.sign, "batch");
     EXPECT_EQ(cell.batch_size, 4);
-    EXPECT_EQ(cell.epochs, 20);
+    EXPECT_EQ(cell.epochs, 3);
   }
 }
 
@@ -267,6 +267,7 @@ TEST_F(SweepPreparationTest, ARunFileOfOtherSettingsDoesNotBelong) {
 TEST_F(SweepPreparationTest, EachCellHasTheWarmUpOfItsOwnSteps) {
   SweepOptions given = options();
   given.warmup_steps.reset();
+  given.axes.epochs = {20};
   given.axes.batch_sizes = {1, 3};
   const auto warmup_of = [&](const SweepPreparation& sweep, std::int64_t batch_size) {
     for (const Cell& cell : sweep.plan.cells) {
@@ -279,7 +280,7 @@ TEST_F(SweepPreparationTest, EachCellHasTheWarmUpOfItsOwnSteps) {
   const SweepPreparation by_default = prepare(given);
   EXPECT_EQ(warmup_of(by_default, 1), 6);
   EXPECT_EQ(warmup_of(by_default, 3), 2);
-  EXPECT_EQ(nlohmann::json::parse(by_default.plan_text)["settings"]["warmup_steps"], "auto");
+  EXPECT_EQ(nlohmann::json::parse(by_default.plan_text)["settings"]["warmup_steps"], "0.1");
   EXPECT_EQ(by_default.warnings(), std::vector<std::string>{});
   given.warmup = Warmup(std::int64_t{30});
   const SweepPreparation limited = prepare(given);
@@ -298,7 +299,7 @@ TEST_F(SweepPreparationTest, WarningsComeOnce) {
   given.axes.batch_sizes = {3};  // all pairs of the file
   const std::vector<std::string> warnings = prepare(given).warnings();
   ASSERT_EQ(warnings.size(), 1U);
-  expect_parts(warnings[0], {"the warm-up of 100 steps", "a cell's run", "(20 steps)", "--lrs"});
+  expect_parts(warnings[0], {"the warm-up of 100 steps", "a cell's run", "(3 steps)", "--lrs"});
 }
 
 }  // namespace

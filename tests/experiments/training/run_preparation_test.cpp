@@ -226,7 +226,7 @@ TEST_F(RunPreparationTest, ResumeWithOtherSettingsIsRefusedByName) {
   given.seed = 12;
   expect_parts(
       error_of<UserError>([&] { prepare(given); }),
-      {"--resume: " + given.out.string(), "lr was 0.0005, now 0.25", "seed was 11, now 12"});
+      {"--resume: " + given.out.string(), "lr was 0.003, now 0.25", "seed was 11, now 12"});
 }
 
 TEST_F(RunPreparationTest, AgreementIsThatOfTheResultAndItsState) {

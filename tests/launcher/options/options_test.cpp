@@ -62,23 +62,23 @@ class IniFile {
   std::string path_;
 };
 
-TEST(TrainOptions, RequiredOnesAloneLeaveThePapersDefaults) {
+TEST(TrainOptions, RequiredOnesAloneLeaveTheDefaults) {
   const TrainOptions options = parsed({});
   EXPECT_EQ(options.model, "m");
   EXPECT_EQ(options.train, "t.csv");
   EXPECT_EQ(options.layer, 3);
   EXPECT_EQ(options.out, "run.h5");
   EXPECT_TRUE(options.test.empty());
-  EXPECT_EQ(options.epochs, 20);
+  EXPECT_EQ(options.epochs, 3);
   EXPECT_EQ(options.max_steps, 0);
   EXPECT_EQ(options.batch_size, 4);
   EXPECT_FALSE(options.micro_batch);
-  EXPECT_EQ(options.lr, 5e-4);
-  EXPECT_EQ(options.lr_unit, LrUnit::kAbsolute);
+  EXPECT_EQ(options.lr, 3e-3);
+  EXPECT_EQ(options.lr_unit, LrUnit::kResidual);
   EXPECT_EQ(options.beta, 0.1);
   EXPECT_EQ(options.weight_decay, 0);
   EXPECT_EQ(options.max_grad_norm, 1);
-  EXPECT_FALSE(options.warmup || options.warmup_steps);  // 100 steps of a long run
+  EXPECT_FALSE(options.warmup || options.warmup_steps);  // a tenth
   EXPECT_EQ(options.sign, SignRule::kBatch);
   EXPECT_TRUE(options.shuffle);
   EXPECT_EQ(options.seed, 11U);
@@ -245,11 +245,11 @@ TEST(SweepOptions, AxesDefaultToThePapersValues) {
   const SweepOptions options = parsed_sweep({"--layers", "15"});
   EXPECT_EQ(layers_of(options), (std::vector<Triple>{{15, 15, 1}}));
   EXPECT_EQ(options.axes.seeds, (std::vector<std::uint64_t>{11}));
-  EXPECT_EQ(options.axes.lrs, (std::vector<double>{5e-4}));
+  EXPECT_EQ(options.axes.lrs, (std::vector<double>{3e-3}));
   EXPECT_EQ(options.axes.betas, (std::vector<double>{0.1}));
   EXPECT_EQ(options.axes.signs, (Words{"batch"}));
   EXPECT_EQ(options.axes.batch_sizes, (std::vector<std::int64_t>{4}));
-  EXPECT_EQ(options.axes.epochs, (std::vector<std::int64_t>{20}));
+  EXPECT_EQ(options.axes.epochs, (std::vector<std::int64_t>{3}));
   EXPECT_EQ(options.out, "dir");
   EXPECT_FALSE(options.vectors_per_pass);
   EXPECT_FALSE(options.retry_failed);
@@ -487,7 +487,7 @@ TEST(ConfigFile, ChecksTheOwnSectionAndTheNamesOfTheOthers) {
   };
   // What others do with their keys is theirs.
   const IniFile others("[plan]\ndevics = 8\n[evaluate]\nlr = 1\n");
-  EXPECT_EQ(parsed({"--config", others.path()}).lr, 5e-4);
+  EXPECT_EQ(parsed({"--config", others.path()}).lr, 3e-3);
   expect_parts(error_in("[plan]\ndevices = 8\n[train]\nlrr = 1\n"),
                {":4", "'lrr'", "nearest is lr;"});
   expect_parts(error_in("[plna]\ndevices = 8\n"), {":2", "[plna] is unknown", "nearest is [plan]"});
@@ -547,7 +547,7 @@ TEST(PlanOptions, NameAMachineOrAMeasurement) {
   EXPECT_EQ(options.tp, 4);
   EXPECT_EQ(options.cells, 12);
   EXPECT_EQ(options.test_pairs, 7);
-  EXPECT_EQ(options.epochs, 20);
+  EXPECT_EQ(options.epochs, 3);
   const auto plan_error = [](const Words& extra) {
     Words words = {"plan", "--shape", "s", "--layer", "1"};
     words.insert(words.end(), extra.begin(), extra.end());
@@ -1126,7 +1126,7 @@ TEST(Help, ListsEveryOptionOfTheDesignOnALineOfItsOwn) {
     const std::string start = std::string("\n  --") + name + " ";
     EXPECT_NE(help.find(start), std::string::npos) << name;
   }
-  expect_parts(help, {"Exit codes", "75", "Example", "(default 20)", "(default -1,0,1)"});
+  expect_parts(help, {"Exit codes", "75", "Example", "(default 0.003)", "(default -1,0,1)"});
 }
 
 TEST(TrainOptions, TemplateArgumentsAreNamesWithJson) {
