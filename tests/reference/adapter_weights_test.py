@@ -59,7 +59,7 @@ def model_of_places(weights):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = write_model(tmp_path_factory.mktemp("model"), replace(TinyModel(), storage=torch.float16))
+    folder = write_model(tmp_path_factory.mktemp("model"), replace(TinyModel(), storage="float16"))
     return folder, load_file(folder / "model.safetensors")
 
 

@@ -1,16 +1,27 @@
-"""Tiny random Llama-architecture model directories and preference files for the tests."""
+"""Tiny random Llama-architecture model directories and preference files for the tests.
+
+transformers and torch are imported where a model is made, not before: that takes seconds, and most tests find their
+model made.
+"""
 
 from __future__ import annotations
 
 import csv
+import hashlib
+import importlib.metadata
 import json
+import os
 import random
+import shutil
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import LlamaConfig, LlamaForCausalLM
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
 
 BOS, EOS, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 SPECIAL_TOKENS = [PAD, BOS, EOS]
@@ -46,7 +57,7 @@ class TinyModel:
     tied: bool = False
     rope_scaling: dict | None = None
     rope_theta: float = 10000.0
-    storage: torch.dtype = torch.float32
+    storage: str = "float32"  # a type of torch
     max_shard_size: str = "1GB"
     seed: int = 1
 
@@ -57,8 +68,8 @@ def variants() -> dict[str, TinyModel]:
     return {
         "plain": base,
         "tied": replace(base, tied=True),
-        "bf16_storage": replace(base, storage=torch.bfloat16),
-        "fp16_storage": replace(base, storage=torch.float16),
+        "bf16_storage": replace(base, storage="bfloat16"),
+        "fp16_storage": replace(base, storage="float16"),
         "llama3_rope": replace(base, rope_scaling=LLAMA3_ROPE),
         "large_theta": replace(base, rope_theta=500000.0),
         "no_gqa": replace(base, kv_heads=base.heads),
@@ -72,6 +83,33 @@ def variants() -> dict[str, TinyModel]:
 
 def write_model(directory: Path, spec: TinyModel = TinyModel()) -> Path:
     """Writes the whole directory as transformers would save it and returns it."""
+    build = os.environ.get("BIPO_BUILD_DIR")
+    if build is None:
+        return make_model(directory, spec)
+    kept = Path(build) / "tests" / "tiny_models" / key_of(spec)
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+            made = make_model(Path(folder) / "model", spec)
+            try:
+                made.rename(kept)
+            except OSError:  # another test has put its own there
+                if not kept.exists():
+                    raise
+    # Files of now: the program trusts files that have been the same for a while.
+    shutil.copytree(kept, directory, copy_function=shutil.copyfile, dirs_exist_ok=True)
+    return directory
+
+
+def key_of(spec: TinyModel) -> str:
+    """Of all that a model's files depend on."""
+    versions = [f"{name} {importlib.metadata.version(name)}"
+                for name in ("safetensors", "tokenizers", "torch", "transformers")]
+    return hashlib.sha256("\n".join([repr(spec), *versions, Path(__file__).read_text(encoding="utf-8")])
+                          .encode()).hexdigest()[:16]
+
+
+def make_model(directory: Path, spec: TinyModel) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     random_llama(spec).save_pretrained(directory, max_shard_size=spec.max_shard_size)
     write_tokenizer(directory, spec.vocab_size)
@@ -80,6 +118,9 @@ def write_model(directory: Path, spec: TinyModel = TinyModel()) -> Path:
 
 def random_llama(spec: TinyModel) -> LlamaForCausalLM:
     """A Llama with weights large enough that log-probabilities depend visibly on everything."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     config = LlamaConfig(
         hidden_size=spec.hidden_size, intermediate_size=spec.intermediate_size,
         num_hidden_layers=spec.layers, num_attention_heads=spec.heads, num_key_value_heads=spec.kv_heads,
@@ -92,7 +133,7 @@ def random_llama(spec: TinyModel) -> LlamaForCausalLM:
         for name, weight in model.named_parameters():
             noise = torch.randn(weight.shape, generator=generator)
             weight.copy_(1 + 0.1 * noise if "norm" in name else 0.2 * noise)
-    return model.to(spec.storage)
+    return model.to(getattr(torch, spec.storage))
 
 
 def write_tokenizer(directory: Path, vocab_size: int) -> None:
