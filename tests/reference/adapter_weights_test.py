@@ -5,14 +5,16 @@ from dataclasses import replace
 import gguf
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import gguf_weights_test
 import lora_adapters
-from dumped_weights import dump
+from dumped_weights import dump, dump_all
 from tiny_models import TinyModel, write_model
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+MOST_RANKS = 3
 
 ADAPTERS = {
     "two modules": {},
@@ -65,12 +67,11 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def places(model, tmp_path_factory):
-    from safetensors.torch import save_file
-
+    """By number of ranks and rank: what a rank reads of a model of places."""
     folder = tmp_path_factory.mktemp("places")
     (folder / "config.json").write_bytes((model[0] / "config.json").read_bytes())
     save_file(model_of_places(model[1]), folder / "model.safetensors")
-    return folder
+    return dump_all(folder, MOST_RANKS)
 
 
 @pytest.mark.parametrize("kind", ADAPTERS)
@@ -79,20 +80,18 @@ def test_slices_of_every_rank(model, places, tmp_path, kind):
     adapter = lora_adapters.make_adapter(lora_adapters.matrix_shapes(weights), **ADAPTERS[kind])
     adapter.write(tmp_path)
     expected = adapter.merged(weights)
-    for tp in (1, 2, 3):
-        for rank in range(tp):
-            _, actual = dump(folder, tp, rank, tmp_path)
-            _, held = dump(places, tp, rank)
-            assert actual.keys() == weights.keys()
-            for name, values in actual.items():
-                module = name.removesuffix(".weight")
-                what = f"{name}, rank {rank} of {tp}"
-                if module in adapter.modules():
-                    rounding = part(rounding_of(adapter, weights, module), held, name)
-                    assert_merged(values, part(expected[name], held, name), rounding, what)
-                else:
-                    assert values.dtype == torch.float16, what
-                    assert torch.equal(values, part(weights[name], held, name)), what
+    for (tp, rank), actual in dump_all(folder, MOST_RANKS, tmp_path).items():
+        held = places[tp, rank]
+        assert actual.keys() == weights.keys()
+        for name, values in actual.items():
+            module = name.removesuffix(".weight")
+            what = f"{name}, rank {rank} of {tp}"
+            if module in adapter.modules():
+                rounding = part(rounding_of(adapter, weights, module), held, name)
+                assert_merged(values, part(expected[name], held, name), rounding, what)
+            else:
+                assert values.dtype == torch.float16, what
+                assert torch.equal(values, part(weights[name], held, name)), what
 
 
 def test_only_listed_layers_and_modules(model, tmp_path):

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from dumped_weights import PROGRAM, dump
+from dumped_weights import PROGRAM, dump, dump_all
 
 # numpy's, about the infinite and NaN scales among random blocks.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -160,18 +160,16 @@ def test_slices_are_those_of_the_packages_values(tmp_path, kind):
     stored = write_model(path, kind)
     finite = np.mean([np.isfinite(values).mean() for values in stored.values()])
     assert finite > 0.9
-    for tp in (1, 2, 3):
-        for rank in range(tp):
-            _, weights = dump(path, tp, rank)
-            for name, hf_name, shape, split in named_matrices():
-                values = stored[name].reshape(shape)
-                if split == "heads" or name.endswith("attn_k.weight"):
-                    values = half_a_head_apart(values, shape[0] // HEAD_DIM)
-                assert_same_bits(weights.pop(hf_name), part_of(values, split, tp, rank),
-                                 f"{kind.name} {name} rank {rank} of {tp}")
-            for name, hf_name in named_norms():
-                assert_same_bits(weights.pop(hf_name), stored[name], name)
-            assert not weights
+    for (tp, rank), weights in dump_all(path, 3).items():
+        for name, hf_name, shape, split in named_matrices():
+            values = stored[name].reshape(shape)
+            if split == "heads" or name.endswith("attn_k.weight"):
+                values = half_a_head_apart(values, shape[0] // HEAD_DIM)
+            assert_same_bits(weights.pop(hf_name), part_of(values, split, tp, rank),
+                             f"{kind.name} {name} rank {rank} of {tp}")
+        for name, hf_name in named_norms():
+            assert_same_bits(weights.pop(hf_name), stored[name], name)
+        assert not weights
 
 
 @pytest.mark.parametrize("kind", [Type.F16, Type.BF16, Type.Q8_0], ids=lambda kind: kind.name)
