@@ -94,6 +94,26 @@ def unsteered(oracle: Oracle) -> Case:
     return Case(MIDDLE, torch.zeros(oracle.hidden_size))
 
 
+class Scorer:
+    """score_tokens, one process for all models: libtorch takes longer to load than a tiny model to score."""
+
+    def __init__(self):
+        self._process: subprocess.Popen | None = None
+
+    def tensors_of(self, model: Path, request: Path) -> dict[str, torch.Tensor]:
+        if self._process is None or self._process.poll() is not None:
+            self._process = subprocess.Popen([PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._process.stdin.write(f"{model}\t{request}\n".encode())
+        self._process.stdin.flush()
+        try:
+            return tensor_stream.read_answer(self._process.stdout)
+        except EOFError:
+            raise AssertionError(f"score_tokens ended with exit code {self._process.wait()}") from None
+
+
+SCORER = Scorer()
+
+
 def program_scores(model: Path, asked: list[Case], request: Path, tp: tuple[int, ...] = (1,),
                    types: tuple[str, ...] = ("float32",), pairs: Sequence[TokenPair] = PAIRS,
                    groups: Sequence[Sequence[int]] = PACKED_TOGETHER) -> dict[tuple[str, int, str], Scores]:
@@ -103,9 +123,7 @@ def program_scores(model: Path, asked: list[Case], request: Path, tp: tuple[int,
         "types": types,
         "cases": [{"name": case.name, "layer": case.layer, "vector": case.vector.tolist()}
                   for case in asked]}))
-    run = subprocess.Popen([PROGRAM, model, request], stdout=subprocess.PIPE)
-    tensors = tensor_stream.read(run.stdout)
-    assert run.wait() == 0
+    tensors = SCORER.tensors_of(model, request)
     return {(number, ranks, case.name): Scores(*(tensors[f"{number}/tp{ranks}/{case.name}/{part}"]
                                                  for part in ("log_probs", "answers", "gradient")))
             for number in types for ranks in tp for case in asked}

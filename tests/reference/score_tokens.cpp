@@ -1,5 +1,6 @@
-// Prints what a model says of packed token pairs with vectors added after its blocks: every token's
-// log-probability, those of the answers, and the gradient of the BiPO loss.
+// Prints what models say of packed token pairs with vectors added after their blocks: every token's
+// log-probability, those of the answers, and the gradient of the BiPO loss.  Each line of standard
+// input names a model and, behind a tab, a file with a request; a line "{}" ends its answer.
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
@@ -37,7 +38,7 @@ struct Request {
   double beta = 0;
 };
 
-Request read_request(const char* path) {
+Request read_request(const std::string& path) {
   std::ifstream file(path);
   const Json json = Json::parse(file);
   Request request;
@@ -152,21 +153,29 @@ void score(const Request& request, const bipo::ModelFiles& model, const std::str
   }
 }
 
+void answer(const std::string& model_path, const std::string& request_path) {
+  const Request request = read_request(request_path);
+  const bipo::ModelFiles model = bipo::open_model(model_path);
+  for (const std::string& type : request.types) {
+    for (const int tp : request.tp) {
+      bipo::run_as_threads(tp,
+                           [&](bipo::Communicator& group) { score(request, model, type, group); });
+    }
+  }
+  std::cout << "{}" << std::endl;
+}
+
 }  // namespace
 
-int main(int argc, char** argv) {
-  if (argc != 3) {
-    std::cerr << "usage: score_tokens MODEL REQUEST.json\n";
-    return 2;
-  }
+int main() {
   try {
-    const Request request = read_request(argv[2]);
-    const bipo::ModelFiles model = bipo::open_model(argv[1]);
-    for (const std::string& type : request.types) {
-      for (const int tp : request.tp) {
-        bipo::run_as_threads(
-            tp, [&](bipo::Communicator& group) { score(request, model, type, group); });
+    for (std::string line; std::getline(std::cin, line);) {
+      const std::size_t tab = line.find('\t');
+      if (tab == std::string::npos) {
+        std::cerr << "no tab between a model and a request: " << line << '\n';
+        return 2;
       }
+      answer(line.substr(0, tab), line.substr(tab + 1));
     }
   } catch (const std::exception& error) {
     std::cerr << error.what() << '\n';
