@@ -65,6 +65,28 @@ def job(tmp_path, tiny_model, tiny_pairs, tiny_test_pairs) -> Job:
         "threads": 1})
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Trains a job that nothing disturbs and returns its run file. Jobs that differ in nothing but where and how often
+    they save are one: it is trained once for all tests of a file."""
+    import run_files
+
+    folder = tmp_path_factory.mktemp("undisturbed")
+    made: dict[str, Path] = {}
+
+    def result(job: Job) -> run_files.RunFile:
+        settings = {name: value for name, value in job.settings.items()
+                    if name not in ("out", "rescue_dir", "save_every")}
+        key = repr(sorted(settings.items()))
+        if key not in made:
+            out = folder / f"{len(made)}.h5"
+            program.run_successfully(job.but(out=out, rescue_dir=None, save_every=600).arguments())
+            made[key] = out
+        return run_files.read(made[key])
+
+    return result
+
+
 @pytest.fixture
 def endless(job) -> Job:
     """A job that no test waits for; it saves at every step."""

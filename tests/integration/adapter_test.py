@@ -61,10 +61,10 @@ def log_probs(run):
 
 
 @pytest.mark.parametrize("tp", [1, 2, 3])
-def test_answers_are_those_of_the_merged_model(job, adapter_directory, merged_model, tp):
-    merged = evaluations(job.writing("merged.h5"), model=merged_model, micro_batch=2)
-    adapted = evaluations(job.writing("adapted.h5"), tp, tp=tp, adapter=adapter_directory, micro_batch=2)
-    without = evaluations(job.writing("without.h5"), micro_batch=2)
+def test_answers_are_those_of_the_merged_model(job, undisturbed, adapter_directory, merged_model, tp):
+    job = job.but(epochs=1, micro_batch=2)
+    merged, without = undisturbed(job.but(model=merged_model)), undisturbed(job)
+    adapted = evaluations(job.writing("adapted.h5"), tp, tp=tp, adapter=adapter_directory)
     numpy.testing.assert_allclose(log_probs(adapted), log_probs(merged), rtol=0, atol=LOG_PROB_TOLERANCE)
     assert numpy.abs(log_probs(without) - log_probs(merged)).min() > 100 * LOG_PROB_TOLERANCE
     numpy.testing.assert_allclose(adapted.steps["loss"], merged.steps["loss"], rtol=1e-5)
@@ -92,11 +92,11 @@ def phi(tmp_path_factory):
 
 
 @pytest.mark.parametrize("tp", [1, 2, 3])
-def test_updates_of_fused_projections(job, phi, tp):
+def test_updates_of_fused_projections(job, undisturbed, phi, tp):
     base, adapter_of_phi, merged_phi = phi
-    merged = evaluations(job.writing("merged.h5"), model=merged_phi, micro_batch=2)
-    adapted = evaluations(job.writing("adapted.h5"), tp, tp=tp, model=base, adapter=adapter_of_phi, micro_batch=2)
-    without = evaluations(job.writing("without.h5"), model=base, micro_batch=2)
+    job = job.but(epochs=1, micro_batch=2)
+    merged, without = undisturbed(job.but(model=merged_phi)), undisturbed(job.but(model=base))
+    adapted = evaluations(job.writing("adapted.h5"), tp, tp=tp, model=base, adapter=adapter_of_phi)
     numpy.testing.assert_allclose(log_probs(adapted), log_probs(merged), rtol=0, atol=LOG_PROB_TOLERANCE)
     assert numpy.abs(log_probs(without) - log_probs(merged)).min() > 100 * LOG_PROB_TOLERANCE
 
@@ -276,11 +276,11 @@ def adapter_merged(adapter, state):
 
 
 @pytest.mark.parametrize("tp", [1, 2, 3])
-def test_magnitudes_of_rows_that_ranks_share(job, decomposed, tp):
+def test_magnitudes_of_rows_that_ranks_share(job, undisturbed, decomposed, tp):
     adapter, merged_model = decomposed
-    merged = evaluations(job.writing("merged.h5"), model=merged_model, micro_batch=2)
-    adapted = evaluations(job.writing("adapted.h5"), tp, tp=tp, adapter=adapter, micro_batch=2)
-    without = evaluations(job.writing("without.h5"), micro_batch=2)
+    job = job.but(epochs=1, micro_batch=2)
+    merged, without = undisturbed(job.but(model=merged_model)), undisturbed(job)
+    adapted = evaluations(job.writing("adapted.h5"), tp, tp=tp, adapter=adapter)
     numpy.testing.assert_allclose(log_probs(adapted), log_probs(merged), rtol=0, atol=LOG_PROB_TOLERANCE)
     assert numpy.abs(log_probs(without) - log_probs(merged)).min() > 100 * LOG_PROB_TOLERANCE
     assert run_files.cosine(adapted.final_vector, merged.final_vector) >= 0.999999

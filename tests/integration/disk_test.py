@@ -25,10 +25,8 @@ def long_job(job):
 
 
 @pytest.fixture
-def expected(long_job):
-    undisturbed = long_job.but(save_every=600).writing("undisturbed.h5")
-    program.run_successfully(undisturbed.arguments())
-    return run_files.read(undisturbed.out)
+def expected(long_job, undisturbed):
+    return undisturbed(long_job)
 
 
 def rescued(job) -> Path:
