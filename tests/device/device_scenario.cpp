@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <ostream>
 #include <utility>
 
 #include "collectives/exact_sum.hpp"
@@ -363,6 +364,30 @@ ModelConfig recurrent_config() {
       {true, true, false, true},
       {.key_heads = 3, .value_heads = 6, .key_size = 4, .value_size = 5, .taps = 3}, config);
   return config;
+}
+
+void PrintTo(const ModelCase& value, std::ostream* out) {
+  *out << value.name << ' ' << value.type;
+}
+
+std::string name_of_case(const ::testing::TestParamInfo<ModelCase>& info) {
+  return std::string(info.param.name) + c10::toString(info.param.type);
+}
+
+std::vector<ModelCase> all_model_cases() {
+  std::vector<ModelCase> cases;
+  for (const at::ScalarType type : {at::kDouble, at::kFloat}) {
+    cases.insert(cases.end(), {{"Llama", llama_config, type},
+                               {"Gemma", gemma_config, type},
+                               {"Qwen", qwen_config, type},
+                               {"Gemma4", gemma4_config, type},
+                               {"Cohere", cohere_config, type},
+                               {"Olmo", olmo_config, type},
+                               {"Glm", glm_config, type},
+                               {"Scaled", scaled_config, type},
+                               {"Recurrent", recurrent_config, type}});
+  }
+  return cases;
 }
 
 Values run_everything(const Scenario& scenario, const WeightSource& weights, const Ranks& ranks) {

@@ -4,8 +4,10 @@
 
 #include <c10/core/Device.h>
 #include <c10/core/ScalarType.h>
+#include <gtest/gtest.h>
 
 #include <cstdint>
+#include <iosfwd>
 #include <map>
 #include <string>
 #include <vector>
@@ -33,6 +35,18 @@ ModelConfig glm_config();
 // Queries that grow with their position, and scales of embeddings, scores and branches.
 ModelConfig scaled_config();
 ModelConfig recurrent_config();
+
+// A parameter of tests.
+struct ModelCase {
+  const char* name;
+  ModelConfig (*config)();
+  at::ScalarType type;
+};
+void PrintTo(const ModelCase& value, std::ostream* out);
+std::string name_of_case(const ::testing::TestParamInfo<ModelCase>& info);
+
+// Every model above, in float64 and in float32.
+std::vector<ModelCase> all_model_cases();
 
 struct Scenario {
   ModelConfig config;

@@ -5,7 +5,6 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
-#include <ostream>
 #include <string>
 #include <utility>
 
@@ -23,21 +22,7 @@ double tolerance_of(at::ScalarType type) {
   return type == at::kDouble ? 1e-9 : 2e-4;
 }
 
-struct Case {
-  const char* name;
-  ModelConfig (*config)();
-  at::ScalarType type;
-};
-
-void PrintTo(const Case& value, std::ostream* out) {
-  *out << value.name << ' ' << value.type;
-}
-
-std::string name_of_case(const ::testing::TestParamInfo<Case>& info) {
-  return std::string(info.param.name) + c10::toString(info.param.type);
-}
-
-class DeviceValues : public ::testing::TestWithParam<Case> {
+class DeviceValues : public ::testing::TestWithParam<ModelCase> {
  protected:
   static void SetUpTestSuite() { at::set_num_threads(1); }
 
@@ -74,14 +59,14 @@ TEST_P(DeviceValues, AreTheCpus) {
 
 // One model of each kind of block.
 INSTANTIATE_TEST_SUITE_P(Models, DeviceValues,
-                         ::testing::Values(Case{"Llama", llama_config, at::kDouble},
-                                           Case{"Gemma", gemma_config, at::kFloat},
-                                           Case{"Gemma4", gemma4_config, at::kDouble},
-                                           Case{"Cohere", cohere_config, at::kDouble},
-                                           Case{"Olmo", olmo_config, at::kDouble},
-                                           Case{"Glm", glm_config, at::kDouble},
-                                           Case{"Scaled", scaled_config, at::kDouble},
-                                           Case{"Recurrent", recurrent_config, at::kFloat}),
+                         ::testing::Values(ModelCase{"Llama", llama_config, at::kDouble},
+                                           ModelCase{"Gemma", gemma_config, at::kFloat},
+                                           ModelCase{"Gemma4", gemma4_config, at::kDouble},
+                                           ModelCase{"Cohere", cohere_config, at::kDouble},
+                                           ModelCase{"Olmo", olmo_config, at::kDouble},
+                                           ModelCase{"Glm", glm_config, at::kDouble},
+                                           ModelCase{"Scaled", scaled_config, at::kDouble},
+                                           ModelCase{"Recurrent", recurrent_config, at::kFloat}),
                          name_of_case);
 
 TEST(DeviceValuesComposed, AreTheCpus) {
@@ -105,8 +90,8 @@ TEST_P(DeviceValuesOverRanks, AreTheSame) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, DeviceValuesOverRanks,
-                         ::testing::Values(Case{"Gemma4", gemma4_config, at::kDouble},
-                                           Case{"Olmo", olmo_config, at::kFloat}),
+                         ::testing::Values(ModelCase{"Gemma4", gemma4_config, at::kDouble},
+                                           ModelCase{"Olmo", olmo_config, at::kFloat}),
                          name_of_case);
 
 // Takes minutes: labelled long in CMakeLists.txt.
@@ -127,26 +112,8 @@ TEST_P(AllDeviceValues, AreTheSameOverRanks) {
   }
 }
 
-std::vector<Case> all_cases() {
-  std::vector<Case> cases;
-  for (const at::ScalarType type : {at::kDouble, at::kFloat}) {
-    for (const auto& [name, config] :
-         std::vector<std::pair<const char*, ModelConfig (*)()>>{{"Llama", llama_config},
-                                                                {"Gemma", gemma_config},
-                                                                {"Qwen", qwen_config},
-                                                                {"Gemma4", gemma4_config},
-                                                                {"Cohere", cohere_config},
-                                                                {"Olmo", olmo_config},
-                                                                {"Glm", glm_config},
-                                                                {"Scaled", scaled_config},
-                                                                {"Recurrent", recurrent_config}}) {
-      cases.push_back({name, config, type});
-    }
-  }
-  return cases;
-}
-
-INSTANTIATE_TEST_SUITE_P(Models, AllDeviceValues, ::testing::ValuesIn(all_cases()), name_of_case);
+INSTANTIATE_TEST_SUITE_P(Models, AllDeviceValues, ::testing::ValuesIn(all_model_cases()),
+                         name_of_case);
 
 // --- bfloat16 ------------------------------------------------------------------------------------
 

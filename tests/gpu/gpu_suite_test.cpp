@@ -5,7 +5,6 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
-#include <ostream>
 #include <string>
 #include <utility>
 
@@ -25,17 +24,7 @@ double tolerance_of(at::ScalarType type) {
   return type == at::kDouble ? 1e-6 : 1e-4;
 }
 
-struct Case {
-  const char* name;
-  ModelConfig (*config)();
-  at::ScalarType type;
-};
-
-void PrintTo(const Case& value, std::ostream* out) {
-  *out << value.name << ' ' << value.type;
-}
-
-class GpuValues : public ::testing::TestWithParam<Case> {
+class GpuValues : public ::testing::TestWithParam<ModelCase> {
  protected:
   void SetUp() override {
     ASSERT_GT(at::detail::getCUDAHooks().deviceCount(), 0)
@@ -61,30 +50,7 @@ TEST_P(GpuValues, AreTheCpusKeptOrNot) {
   }
 }
 
-std::vector<Case> all_cases() {
-  std::vector<Case> cases;
-  for (const at::ScalarType type : {at::kDouble, at::kFloat}) {
-    for (const auto& [name, config] :
-         std::vector<std::pair<const char*, ModelConfig (*)()>>{{"Llama", llama_config},
-                                                                {"Gemma", gemma_config},
-                                                                {"Qwen", qwen_config},
-                                                                {"Gemma4", gemma4_config},
-                                                                {"Cohere", cohere_config},
-                                                                {"Olmo", olmo_config},
-                                                                {"Glm", glm_config},
-                                                                {"Scaled", scaled_config},
-                                                                {"Recurrent", recurrent_config}}) {
-      cases.push_back({name, config, type});
-    }
-  }
-  return cases;
-}
-
-std::string name_of_case(const ::testing::TestParamInfo<Case>& info) {
-  return std::string(info.param.name) + c10::toString(info.param.type);
-}
-
-INSTANTIATE_TEST_SUITE_P(Models, GpuValues, ::testing::ValuesIn(all_cases()), name_of_case);
+INSTANTIATE_TEST_SUITE_P(Models, GpuValues, ::testing::ValuesIn(all_model_cases()), name_of_case);
 
 TEST(GpuBfloat16, GradientsAreAsFarFromFloat64AsTheCpus) {
   ASSERT_GT(at::detail::getCUDAHooks().deviceCount(), 0)
