@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <limits>
+#include <ostream>
 
 #include "collectives/foundation/errors.hpp"
 #include "datasets/tokenizer/tokenizer.hpp"
@@ -76,6 +77,10 @@ struct BadVocabulary {
   std::function<GgufVocabulary()> make;
   std::string complaint;
 };
+
+void PrintTo(const BadVocabulary& vocabulary, std::ostream* out) {
+  *out << vocabulary.name;
+}
 
 class RefusedVocabularies : public ::testing::TestWithParam<BadVocabulary> {};
 

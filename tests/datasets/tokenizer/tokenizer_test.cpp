@@ -11,6 +11,7 @@
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <ostream>
 #include <random>
 
 #include "collectives/foundation/errors.hpp"
@@ -464,6 +465,10 @@ struct BadFile {
   std::function<void(json&)> damage;
   std::string complaint;  // must be in the message, beside the file's name
 };
+
+void PrintTo(const BadFile& file, std::ostream* out) {
+  *out << file.name;
+}
 
 class RefusedTokenizers : public testing::TestWithParam<BadFile> {};
 

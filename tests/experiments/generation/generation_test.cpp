@@ -501,7 +501,10 @@ TEST_P(WaitingPrompts, BeginBeforeOthersAtWorkHaveEnded) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Generation, WaitingPrompts,
-                         ::testing::Values(SteeredPositions::kAll, SteeredPositions::kAnswer));
+                         ::testing::Values(SteeredPositions::kAll, SteeredPositions::kAnswer),
+                         [](const auto& positions) {
+                           return positions.param == SteeredPositions::kAll ? "All" : "Answer";
+                         });
 
 TEST(Generation, FixedGroupsHaveTheBitsOfABatchByItself) {
   const Model model(tiny_config(), at::kFloat);

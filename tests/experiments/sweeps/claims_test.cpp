@@ -573,7 +573,7 @@ TEST_F(ClaimsTest, TheStartTimeIsThatOfTheKernel) {
   EXPECT_NEAR(age, expected, 2);
 }
 
-class ForeignClaimTest : public ClaimsTest, public testing::WithParamInterface<const char*> {};
+class ForeignClaimTest : public ClaimsTest, public testing::WithParamInterface<std::string> {};
 
 TEST_P(ForeignClaimTest, DiesOfAgeOnly) {
   Owner owner(directory_, "cell");
@@ -586,7 +586,8 @@ TEST_P(ForeignClaimTest, DiesOfAgeOnly) {
   EXPECT_NE(take("cell"), nullptr);
 }
 
-INSTANTIATE_TEST_SUITE_P(Of, ForeignClaimTest, testing::Values("boot_id", "pid_namespace"));
+INSTANTIATE_TEST_SUITE_P(Of, ForeignClaimTest, testing::Values("boot_id", "pid_namespace"),
+                         [](const auto& key) { return key.param; });
 
 TEST_F(ClaimsTest, ASignTellsWhetherTheOwnerIsKnownToLive) {
   EXPECT_EQ(read_claim(directory_, "cell").state, ClaimState::kFree);

@@ -15,6 +15,7 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -372,6 +373,10 @@ struct BadPlan {
   std::function<void(nlohmann::json&)> damage;
   const char* part;  // of the message
 };
+
+void PrintTo(const BadPlan& plan, std::ostream* out) {
+  *out << plan.name;
+}
 
 class BadPlanTest : public CollectTest, public ::testing::WithParamInterface<BadPlan> {};
 

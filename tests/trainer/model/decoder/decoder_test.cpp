@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <ostream>
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
@@ -102,12 +103,23 @@ at::Tensor probe_vector(const ModelConfig& config) {
   return at::randn({config.hidden}, at::kDouble) * 0.3;
 }
 
+const char* kind_of(const ModelConfig& config) {
+  return config.delta_net ? "Recurrent" : "Attention";
+}
+
+}  // namespace
+
+// In the namespace of the type, where GoogleTest looks for it.
+static void PrintTo(const ModelConfig& config, std::ostream* out) {
+  *out << kind_of(config);
+}
+
+namespace {
+
 class BothKinds : public ::testing::TestWithParam<ModelConfig> {};
 
 INSTANTIATE_TEST_SUITE_P(Decoder, BothKinds, ::testing::ValuesIn(both_kinds()),
-                         [](const auto& instance) {
-                           return instance.param.delta_net ? "Recurrent" : "Attention";
-                         });
+                         [](const auto& instance) { return kind_of(instance.param); });
 
 TEST_P(BothKinds, PackedPairsEqualSeparateSequences) {
   for (const bool tied : {false, true}) {

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <ostream>
+#include <string>
 #include <vector>
 
 #include "tests/support/thread_communicator.hpp"
@@ -24,6 +26,18 @@ struct Case {
   std::int64_t layer;
   bool recurrent = false;
 };
+
+void PrintTo(const Case& value, std::ostream* out) {
+  *out << (value.recurrent ? "recurrent, " : "") << (value.tied_head ? "tied head, " : "")
+       << value.type << ", layer " << value.layer << " over " << value.tp;
+}
+
+std::string name_of_case(const ::testing::TestParamInfo<Case>& info) {
+  const Case& value = info.param;
+  return std::string(value.recurrent ? "Recurrent" : "") + (value.tied_head ? "Tied" : "") +
+         c10::toString(value.type) + "Layer" + std::to_string(value.layer) + "Over" +
+         std::to_string(value.tp);
+}
 
 std::vector<Case> cases() {
   std::vector<Case> all;
@@ -95,7 +109,7 @@ TEST_P(ResidentWeights, OfTheLargestPartAreThoseOfTheCostModel) {
   EXPECT_EQ(memory.suffix + memory.head, most + row);
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, ResidentWeights, ::testing::ValuesIn(cases()));
+INSTANTIATE_TEST_SUITE_P(Models, ResidentWeights, ::testing::ValuesIn(cases()), name_of_case);
 
 }  // namespace
 }  // namespace bipo

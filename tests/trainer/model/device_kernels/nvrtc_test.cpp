@@ -24,7 +24,7 @@ const Nvrtc& compiler() {
   return nvrtc;
 }
 
-class KernelsFor : public ::testing::TestWithParam<const char*> {};
+class KernelsFor : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(KernelsFor, CompileWithAllTheirEntryPoints) {
   const std::string code = compiler().compile(kKernelSource, GetParam());
@@ -40,7 +40,7 @@ TEST_P(KernelsFor, CompileWithAllTheirEntryPoints) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Gpus, KernelsFor, ::testing::Values("sm_80", "sm_90", "sm_100"),
-                         [](const auto& gpu) { return std::string(gpu.param); });
+                         [](const auto& gpu) { return gpu.param; });
 
 std::string message_of(const std::function<void()>& work) {
   try {

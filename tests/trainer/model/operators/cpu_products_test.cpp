@@ -106,7 +106,8 @@ TEST_P(Tiles, NoRowsAreNoWork) {
   EXPECT_EQ(tiled_linear(at::empty({0, 64}), weight(64, 64), at::Tensor()).size(0), 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(Types, Tiles, ::testing::Values(at::kFloat, at::kBFloat16));
+INSTANTIATE_TEST_SUITE_P(Types, Tiles, ::testing::Values(at::kFloat, at::kBFloat16),
+                         [](const auto& type) { return c10::toString(type.param); });
 
 TEST(TiledWeights, AreThoseThatTilesCanRead) {
   EXPECT_FALSE(is_tiled_weight(at::zeros({64, 64}, at::kDouble)));

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <functional>
 #include <memory>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -121,6 +122,10 @@ struct Sizes {
   std::int64_t keys;
   std::int64_t values;
 };
+
+void PrintTo(const Sizes& sizes, std::ostream* out) {
+  *out << sizes.keys << " by " << sizes.values;
+}
 
 class DeltaRule : public ::testing::TestWithParam<Sizes> {};
 
