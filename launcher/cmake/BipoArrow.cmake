@@ -22,9 +22,11 @@ if(NOT BIPO_ARROW STREQUAL "OFF")
     # A package has one version; further names of the same file, where there are any, are links to it.
     list(GET _libarrow 0 _libarrow)
     list(GET _libparquet 0 _libparquet)
+    # As for the headers of torch.
+    file(CREATE_LINK "${_arrow}" "${PROJECT_BINARY_DIR}/arrow_package" SYMBOLIC)
     add_library(bipo_arrow_core SHARED IMPORTED)
     set_target_properties(bipo_arrow_core PROPERTIES IMPORTED_LOCATION "${_libarrow}"
-      INTERFACE_INCLUDE_DIRECTORIES "${_arrow}/include")
+      INTERFACE_INCLUDE_DIRECTORIES "${PROJECT_BINARY_DIR}/arrow_package/include")
     add_library(bipo_arrow_parquet SHARED IMPORTED)
     set_target_properties(bipo_arrow_parquet PROPERTIES IMPORTED_LOCATION "${_libparquet}"
       INTERFACE_LINK_LIBRARIES bipo_arrow_core)
