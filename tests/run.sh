@@ -27,6 +27,8 @@ GPU_TESTS=(mpi_test gpu_suite_test)
 PYTHON=$BIPO_CACHE/venv-full/bin/python
 summary=()
 failed=false
+builder='' # the process of the other builds
+logs=''    # the folder of what they print
 
 # check NAME COMMAND...: runs a part and notes how it went; the parts after it run all the same.
 check() {
@@ -82,13 +84,41 @@ run_ctest() {
   ctest --test-dir "$1" --output-on-failure --no-tests=error -j2 "${@:2}"
 }
 
-test_cuda_build() {
+build_cuda() {
   configure_cuda && build_targets build-cuda bipo-dist "${GPU_TESTS[@]}"
 }
 
-test_sanitized_units() {
+build_asan() {
   ensure_configured asan-ubsan build-asan cpu -DBIPO_TEST_CACHE="$BIPO_CACHE" \
-    && build_targets build-asan unit_tests && run_ctest build-asan -L unit -E '^analysis_'
+    && build_targets build-asan unit_tests
+}
+
+# Begins the builds of the other kinds.  They take the time that the tests of the release build wait, for mpirun, for a
+# deadline or for a second core, and leave them theirs.
+begin_other_builds() {
+  logs=$(mktemp -d)
+  set -m # a process group of its own, for end_other_builds
+  (
+    renice -n 19 "$BASHPID" >/dev/null
+    for kind in cuda asan; do
+      "build_$kind" >"$logs/$kind.log" 2>&1 && touch "$logs/$kind.built"
+    done
+  ) &
+  builder=$!
+  set +m
+}
+
+# built KIND: whether its build succeeded.
+built() {
+  cat "$logs/$1.log"
+  [[ -e $logs/$1.built ]]
+}
+
+end_other_builds() {
+  if [[ -n $builder ]]; then
+    kill -- "-$builder" 2>/dev/null || true
+  fi
+  rm -rf "$logs"
 }
 
 # libgomp is not instrumented: one thread, so that no race is seen where its barriers are.
@@ -112,8 +142,16 @@ has_browser=true
 (install_packages chromium) || has_browser=false
 has_slurm=true
 tests/slurm/install.sh || has_slurm=false
-ensure_venv cpu
+ensure_venv cpu &
+first_venv=$!
 ensure_venv full
+wait "$first_venv"
+ensure_model
+(
+  ensure_test_models
+  ensure_reference
+) &
+test_data=$!
 ensure_venv_before_full new
 ensure_venv openmpi5
 receivers=()
@@ -122,11 +160,9 @@ for receiver in llama-cpp lm-eval repeng; do
     receivers+=("$receiver")
   fi
 done
-ensure_model
-ensure_test_models
-ensure_reference
 configure_release
 build_targets build all
+wait "$test_data"
 
 if [[ ${1:-} == --threads ]]; then
   check "unit tests with threads of build-tsan/ (thread sanitizer)" test_threads
@@ -140,6 +176,8 @@ if (($#)); then
   exit 0
 fi
 
+trap end_other_builds EXIT
+begin_other_builds
 check "format" check_format
 check "tests of build/" run_ctest build -LE '^(long|gpu|slurm|browser|receivers)$'
 if $has_slurm; then
@@ -159,12 +197,18 @@ for receiver in llama-cpp lm-eval repeng; do
     summary+=("vectors in $receiver: not run (its packages do not install)")
   fi
 done
-check "build of build-cuda/" test_cuda_build
+say "builds of build-cuda/ and build-asan/: waiting for their end"
+wait "$builder" || true
+builder=''
+check "build of build-cuda/" built cuda
 if ! has_gpu; then
   summary+=("gpu tests: not run (no GPU)")
 elif [[ -e build-cuda/bipo-dist ]]; then
   check "gpu tests of build-cuda/" run_ctest build-cuda -L '^gpu$'
 fi
-check "unit tests of build-asan/ (sanitizers)" test_sanitized_units
+check "build of build-asan/ (sanitizers)" built asan
+if [[ -e $logs/asan.built ]]; then
+  check "unit tests of build-asan/ (sanitizers)" run_ctest build-asan -L unit -E '^analysis_'
+fi
 summary+=("thread sanitizer: not run (tests/run.sh --threads)")
 report
