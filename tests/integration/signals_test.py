@@ -146,6 +146,7 @@ def test_one_rank_of_two(slow_job, expected, number, rank):
     stop_in_every_phase(slow_job, number, 2, rank, expected, ("start", "step", "evaluation"))
 
 
+@pytest.mark.quiet
 @pytest.mark.parametrize("ranks", [None, 2])
 def test_the_save_does_not_wait_for_the_step(slow_job, slow_inputs, ranks):
     """A step of all pairs, and more of them, lasts far longer than the last save may take."""
@@ -209,6 +210,7 @@ def test_after_the_last_save_it_comes_too_late(job, number):
     assert "run file: " in finished.stdout, finished
 
 
+@pytest.mark.quiet
 def test_a_second_interrupt_ends_the_program_with_the_state_saved(slow_job):
     job = slow_job.but(train=write_pairs(slow_job.folder / "many.csv", 600), test=None, batch_size=200, epochs=50)
     with program.start(job.arguments()) as running:
