@@ -145,9 +145,7 @@ std::int64_t vectors_per_pass(const SweepPreparation& sweep, const Cell& cell) {
 void make_plan(SweepPreparation& sweep) {
   SweepPlan& plan = sweep.plan;
   plan.vectors_per_pass = sweep.options.vectors_per_pass;
-  plan.packs = make_packs(
-      plan.cells, [&](const Cell& cell) { return vectors_per_pass(sweep, cell); },
-      [&](const Cell& cell) { return cell_cost(sweep, cell); });
+  plan.packs = packs_of(sweep, plan.cells);
   plan.settings = plan_settings_text(sweep);
   sweep.plan_text = plan_to_json(plan);
 }
@@ -249,6 +247,17 @@ SweepPreparation prepare_sweep(const SweepOptions& options, const Session& sessi
   }
   sweep.agreement = plan.value();
   return sweep;
+}
+
+std::vector<Pack> packs_of(const SweepPreparation& sweep, const std::vector<Cell>& cells) {
+  return make_packs(
+      cells, [&](const Cell& cell) { return vectors_per_pass(sweep, cell); },
+      [&](const Cell& cell) { return cell_cost(sweep, cell); });
+}
+
+void adopt_packs(SweepPreparation& sweep, const std::string& text) {
+  sweep.plan.packs = packs_in_plan(text, sweep.plan.cells, plan_path(sweep.options.out).string());
+  sort_longest_first(sweep.plan.packs, [&](const Cell& cell) { return cell_cost(sweep, cell); });
 }
 
 std::uint64_t least_cache_budget(const SweepPreparation& sweep) {

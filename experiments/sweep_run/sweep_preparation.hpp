@@ -27,7 +27,7 @@ struct SweepPreparation {
   Topology topology;                // all ranks, in groups of one cell each
   std::vector<SweepInputs> inputs;  // every model with every data set
   SweepPlan plan;
-  std::string plan_text;        // text of plan.json
+  std::string plan_text;        // of plan.json, where the sweep begins there
   std::uint64_t agreement = 0;  // a hash of it
 
   std::vector<std::string> warnings() const;
@@ -37,6 +37,13 @@ struct SweepPreparation {
 // Reads and checks all inputs and cells before anything large is loaded, without communicating,
 // writing, or reading the sweep's directory.  Throws one UserError that names every fault.
 SweepPreparation prepare_sweep(const SweepOptions& options, const Session& session);
+
+// Packs cells of the sweep as its settings say, without regard to others.
+std::vector<Pack> packs_of(const SweepPreparation& sweep, const std::vector<Cell>& cells);
+
+// Takes the packs of its cells from the text of the plan in the sweep's directory, longest first.
+// Throws UserError where that has other packs.
+void adopt_packs(SweepPreparation& sweep, const std::string& text);
 
 // Returns the index in `inputs` of a cell's model and data.
 std::size_t inputs_of(const SweepPreparation& sweep, const Cell& cell);

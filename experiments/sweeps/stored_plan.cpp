@@ -69,10 +69,8 @@ SortedJson parse_plan_to_compare(const std::string& text, const std::string& pat
       !plan.value("settings", SortedJson()).is_object() ||
       !plan.value("cells", SortedJson()).is_array() ||
       !(vectors.is_number_integer() || vectors == "auto")) {
-    throw UserError(
-        fmt::format("{}: not the plan of a sweep, or damaged; bipo-dist writes it once and never "
-                    "changes it: restore it, or give another --out",
-                    path));
+    throw UserError(fmt::format(
+        "{}: not the plan of a sweep, or damaged; restore it, or give another --out", path));
   }
   return plan;
 }
@@ -99,31 +97,124 @@ std::vector<std::string> setting_differences(const SortedJson& before, const Sor
   return differences;
 }
 
-// Plans of earlier versions do not say which weights they are about, but for samples of them.
-// Removes what only the other plan can say, among the settings of all cells or of some.
-void forget_weights_hashes(SortedJson& settings) {
-  constexpr const char* kKey = "weights_hash";
-  settings.erase(kKey);
-  if (settings.contains("inputs") && settings["inputs"].is_array()) {
-    for (SortedJson& inputs : settings["inputs"]) {
-      if (inputs.is_object()) {
-        inputs.erase(kKey);
+// Returns what the settings of a plan say about the cells of one model and data set.
+SortedJson settings_of(const SortedJson& settings, const SortedJson& model,
+                       const SortedJson& data) {
+  SortedJson own = settings;
+  own.erase("inputs");
+  const SortedJson inputs = settings.value("inputs", SortedJson());
+  for (const SortedJson& of_inputs : inputs.is_array() ? inputs : SortedJson::array()) {
+    if (of_inputs.is_object() && of_inputs.value("model", model) == model &&
+        of_inputs.value("data", data) == data) {
+      SortedJson differing = of_inputs;
+      differing.erase("model");
+      differing.erase("data");
+      own.update(differing);
+    }
+  }
+  return own;
+}
+
+std::string cell_label(const SortedJson& cell) {
+  const bool is_named = cell.contains("name") && cell["name"].is_string();
+  return is_named ? cell["name"].get<std::string>() : cell.dump();
+}
+
+std::map<std::string, SortedJson> cells_by_name(const SortedJson& plan) {
+  std::map<std::string, SortedJson> cells;
+  for (const SortedJson& cell : plan["cells"]) {
+    cells[cell_label(cell)] = cell;
+  }
+  return cells;
+}
+
+// Model and data set of each cell, once.
+std::set<std::pair<SortedJson, SortedJson>> inputs_of_cells(const SortedJson& plan) {
+  std::set<std::pair<SortedJson, SortedJson>> inputs;
+  for (const SortedJson& cell : plan["cells"]) {
+    if (cell.is_object()) {
+      inputs.emplace(cell.value("model", SortedJson()), cell.value("data", SortedJson()));
+    }
+  }
+  return inputs;
+}
+
+// Compares the settings of the models and data sets that both plans have; of those that one of them
+// lacks, the cells are missing.
+std::vector<std::string> differences_of_settings(const SortedJson& before,
+                                                 const SortedJson& after) {
+  const auto inputs_before = inputs_of_cells(before);
+  const auto inputs_after = inputs_of_cells(after);
+  std::vector<std::string> differences;
+  for (const auto& inputs : inputs_before) {
+    if (!inputs_after.contains(inputs)) {
+      continue;
+    }
+    const auto& [model, data] = inputs;
+    const SortedJson old_settings = settings_of(before["settings"], model, data);
+    SortedJson new_settings = settings_of(after["settings"], model, data);
+    if (!old_settings.contains("weights_hash")) {
+      // Plans of earlier versions do not say which weights they are about, but for samples of them.
+      new_settings.erase("weights_hash");
+    }
+    const std::string whose =
+        inputs_before.size() == 1
+            ? ""
+            : fmt::format(" ({} with {})", model.is_string() ? model.get<std::string>() : "",
+                          data.is_string() ? data.get<std::string>() : "");
+    for (const std::string& difference : setting_differences(old_settings, new_settings)) {
+      differences.push_back(difference + whose);
+    }
+  }
+  return differences;
+}
+
+// Cells of one name are the same: the name has all values of the axes.
+std::vector<std::string> differences_of_cells(const std::map<std::string, SortedJson>& before,
+                                              const std::map<std::string, SortedJson>& after) {
+  std::vector<std::string> differences;
+  for (const auto& [name, cell] : before) {
+    const auto now = after.find(name);
+    if (now == after.end() || !cell.is_object()) {
+      continue;
+    }
+    for (const auto& [key, value] : now->second.items()) {
+      if (cell.contains(key) && cell[key] != value) {
+        differences.push_back(
+            fmt::format("{} of {} was {}, now {}", key, name, cell[key].dump(), value.dump()));
       }
     }
   }
+  return differences;
 }
 
-bool has_weights_hashes(SortedJson settings) {
-  const SortedJson before = settings;
-  forget_weights_hashes(settings);
-  return settings != before;
+// The extensions of a plan, from the second revision on.
+SortedJson revisions_of(const SortedJson& plan) {
+  const SortedJson revisions = plan.value("revisions", SortedJson());
+  return revisions.is_array() ? revisions : SortedJson::array();
 }
 
-std::set<std::string> cell_names(const SortedJson& plan) {
+// Returns whether `cells` are all that the plan held before one of its extensions.
+bool is_earlier_revision(const std::set<std::string>& cells, const SortedJson& plan,
+                         std::set<std::string> all) {
+  const SortedJson revisions = revisions_of(plan);
+  for (auto revision = revisions.rbegin(); revision != revisions.rend(); ++revision) {
+    const SortedJson added =
+        revision->is_object() ? revision->value("added", SortedJson()) : SortedJson();
+    for (const SortedJson& name : added.is_array() ? added : SortedJson::array()) {
+      all.erase(name.is_string() ? name.get<std::string>() : name.dump());
+    }
+    if (all == cells) {
+      return true;
+    }
+  }
+  return false;
+}
+
+std::set<std::string> names_of(const std::map<std::string, SortedJson>& cells) {
   std::set<std::string> names;
-  for (const SortedJson& cell : plan["cells"]) {
-    const bool is_named = cell.contains("name") && cell["name"].is_string();
-    names.insert(is_named ? cell["name"].get<std::string>() : cell.dump());
+  for (const auto& [name, cell] : cells) {
+    names.insert(name);
   }
   return names;
 }
@@ -145,23 +236,6 @@ void append_surplus(const std::set<std::string>& some, const std::set<std::strin
   }
   differences.push_back(fmt::format("{} {} {}: {}", count, count == 1 ? "cell" : "cells", direction,
                                     fmt::join(surplus, ", ")));
-}
-
-std::vector<std::string> plan_differences(const SortedJson& before, const SortedJson& after) {
-  auto differences = setting_differences(before["settings"], after["settings"]);
-  if (before["vectors_per_pass"] != after["vectors_per_pass"]) {
-    differences.push_back(fmt::format("vectors_per_pass was {}, now {}",
-                                      before["vectors_per_pass"].dump(),
-                                      after["vectors_per_pass"].dump()));
-  }
-  const auto cells_before = cell_names(before);
-  const auto cells_after = cell_names(after);
-  append_surplus(cells_before, cells_after, "less", differences);
-  append_surplus(cells_after, cells_before, "more", differences);
-  if (differences.empty() && before != after) {
-    differences.push_back("the same cells are in another order or in other packs");
-  }
-  return differences;
 }
 
 // Refuses names that cannot be those of files and of groups in an HDF5 file.
@@ -316,20 +390,129 @@ std::string read_plan_text(const fs::path& path) {
   return read_input_file(path, kMostTextBytes);
 }
 
-void check_same_plan(const std::string& stored, const std::string& now, const std::string& path) {
+PlanFit fit_plan(const std::string& stored, const SweepPlan& now, const std::string& path) {
   const SortedJson before = parse_plan_to_compare(stored, path);
-  SortedJson after = SortedJson::parse(now);
-  if (!has_weights_hashes(before["settings"])) {
-    forget_weights_hashes(after["settings"]);
+  const SortedJson after = SortedJson::parse(plan_to_json(now));
+  std::vector<std::string> differences = differences_of_settings(before, after);
+  if (before["vectors_per_pass"] != after["vectors_per_pass"]) {
+    differences.push_back(fmt::format("vectors_per_pass was {}, now {}",
+                                      before["vectors_per_pass"].dump(),
+                                      after["vectors_per_pass"].dump()));
   }
-  const auto differences = plan_differences(before, after);
+  const auto cells_before = cells_by_name(before);
+  const auto cells_after = cells_by_name(after);
+  for (std::string& difference : differences_of_cells(cells_before, cells_after)) {
+    differences.push_back(std::move(difference));
+  }
+  const std::set<std::string> names_before = names_of(cells_before);
+  const std::set<std::string> names_after = names_of(cells_after);
+  const bool is_whole = std::includes(names_after.begin(), names_after.end(), names_before.begin(),
+                                      names_before.end());
+  if (!is_whole && !is_earlier_revision(names_after, before, names_before)) {
+    append_surplus(names_before, names_after, "less", differences);
+    append_surplus(names_after, names_before, "more", differences);
+  }
   if (!differences.empty()) {
     throw UserError(fmt::format(
-        "{}: the sweep in this directory has another plan ({}); a plan is fixed when its sweep "
-        "first starts, and cells are not added later: give the settings of that time, or another "
-        "--out",
+        "{}: the sweep in this directory has another plan ({}); a sweep that has begun can get "
+        "more cells, by more values of its axes, but keeps those that it has and their settings: "
+        "give these too, or another --out",
         path, fmt::join(differences, "; ")));
   }
+  PlanFit fit;
+  const SortedJson revision = before.value("revision", SortedJson(1));
+  fit.revision = revision.is_number_integer() ? revision.get<std::int64_t>() : 1;
+  for (const Cell& cell : now.cells) {
+    if (!names_before.contains(cell.name)) {
+      fit.added.push_back(cell.name);
+    }
+  }
+  for (const SortedJson& cell : before["cells"]) {
+    if (!names_after.contains(cell_label(cell))) {
+      fit.later.push_back(cell_label(cell));
+    }
+  }
+  return fit;
+}
+
+std::string extended_plan(const std::string& stored, const SweepPlan& now,
+                          const std::vector<Pack>& packs, const std::string& utc) {
+  const Json before = Json::parse(stored);
+  Json json;
+  json["schema_version"] = kSweepPlanSchema;
+  const std::int64_t revision = before.value("revision", std::int64_t{1}) + 1;
+  json["revision"] = revision;
+  json["revisions"] = before.value("revisions", Json::array());
+  Json added = Json::array();
+  Json cells = before.at("cells");
+  Json all_packs = before.at("packs");
+  for (const Pack& pack : packs) {
+    all_packs.push_back(pack_to_json(pack));
+    for (const Cell& cell : pack.members) {
+      cells.push_back(cell_to_json(cell));
+      added.push_back(cell.name);
+    }
+  }
+  json["revisions"].push_back({{"revision", revision}, {"utc", utc}, {"added", std::move(added)}});
+  json["settings"] = Json::parse(now.settings);
+  json["vectors_per_pass"] = before.at("vectors_per_pass");
+  json["cells"] = std::move(cells);
+  json["packs"] = std::move(all_packs);
+  return json.dump(2) + '\n';
+}
+
+std::vector<Pack> packs_in_plan(const std::string& text, const std::vector<Cell>& cells,
+                                const std::string& path) {
+  std::map<std::string, const Cell*> left;
+  for (const Cell& cell : cells) {
+    left[cell.name] = &cell;
+  }
+  std::vector<Pack> packs;
+  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const Json stored = json.is_object() ? json.value("packs", Json()) : Json();
+  for (const Json& of_file : stored.is_array() ? stored : Json::array()) {
+    const Json members = of_file.is_object() ? of_file.value("members", Json()) : Json();
+    Pack pack;
+    for (const Json& member : members.is_array() ? members : Json::array()) {
+      const auto cell = left.find(member.is_string() ? member.get<std::string>() : "");
+      if (cell != left.end()) {
+        pack.members.push_back(*cell->second);
+      }
+    }
+    if (pack.members.empty() || pack.members.size() != members.size()) {
+      continue;
+    }
+    pack.name = name_of(of_file);
+    for (const Cell& cell : pack.members) {
+      left.erase(cell.name);
+    }
+    packs.push_back(std::move(pack));
+  }
+  const bool are_alike = std::all_of(packs.begin(), packs.end(), can_train_together);
+  if (!left.empty() || !are_alike) {
+    throw UserError(
+        fmt::format("{}: damaged: its packs do not hold the sweep's cells, each once, "
+                    "with those that train together; restore it, or give another --out",
+                    path));
+  }
+  return packs;
+}
+
+std::string describe_added(const SweepPlan& plan, const std::vector<std::string>& added) {
+  const std::set<std::string> new_names(added.begin(), added.end());
+  std::vector<std::string> axes;
+  for_each_value([&](const char* key, auto member) {
+    std::set<std::decay_t<decltype(std::declval<Cell>().*member)>> before;
+    std::set<std::decay_t<decltype(std::declval<Cell>().*member)>> brought;
+    for (const Cell& cell : plan.cells) {
+      (new_names.contains(cell.name) ? brought : before).insert(cell.*member);
+    }
+    std::erase_if(brought, [&](const auto& value) { return before.contains(value); });
+    if (!brought.empty()) {
+      axes.push_back(fmt::format("{} {}", key, fmt::join(brought, ", ")));
+    }
+  });
+  return fmt::format("{}", fmt::join(axes, "; "));
 }
 
 StoredPlan read_stored_plan(const fs::path& directory) {

@@ -4,11 +4,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
+#include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <span>
 #include <system_error>
+#include <thread>
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
@@ -31,9 +34,34 @@ bool is_unfinished_plan(const fs::path& path) {
   return name.starts_with(".plan.json.") && name.ends_with(".tmp");
 }
 
+// The claim under which that start wrote it is no other's file either.
 bool holds_files(const fs::path& directory) {
-  return std::any_of(fs::directory_iterator(directory), fs::directory_iterator(),
-                     [](const auto& entry) { return !is_unfinished_plan(entry.path()); });
+  return std::any_of(
+      fs::directory_iterator(directory), fs::directory_iterator(), [](const auto& entry) {
+        return !is_unfinished_plan(entry.path()) && entry.path().filename() != "claims";
+      });
+}
+
+// The claim on the plan itself; no pack has such a name.
+constexpr const char* kPlanClaim = "plan.json";
+
+std::vector<Cell> cells_named(const std::vector<std::string>& names, const SweepPlan& plan) {
+  const std::set<std::string> wanted(names.begin(), names.end());
+  std::vector<Cell> cells;
+  std::copy_if(plan.cells.begin(), plan.cells.end(), std::back_inserter(cells),
+               [&](const Cell& cell) { return wanted.contains(cell.name); });
+  return cells;
+}
+
+// Ends what a job left that was killed while it wrote the plan.
+void clear_plan_claim(const fs::path& directory) {
+  if (!has_claim(directory, kPlanClaim)) {
+    return;
+  }
+  if (const auto claim = Claim::take(directory, kPlanClaim)) {
+    remove_stale_temps(plan_path(directory));
+    claim->finish();
+  }
 }
 
 std::optional<RunRecord> read_if_there(const fs::path& path) {
@@ -139,27 +167,41 @@ fs::path pack_checkpoint_path(const fs::path& directory, const Pack& pack) {
   return directory / (pack.name + ".checkpoint");
 }
 
-void check_sweep_directory(const fs::path& directory, const std::string& plan) {
+DirectoryPlan check_sweep_directory(const fs::path& directory, const SweepPlan& plan,
+                                    const PackMaker& pack) {
   std::error_code unreachable;
   if (!fs::exists(directory, unreachable)) {
     check_replaceable(directory);
-    return;
+    return {plan_to_json(plan), {}, false};
   }
   if (!fs::is_directory(directory)) {
     throw UserError(fmt::format(
         "--out {}: is a file; a sweep writes a directory of run files; name another place",
         directory.string()));
   }
-  const fs::path stored = plan_path(directory);
-  if (fs::exists(stored)) {
-    check_same_plan(read_plan_text(stored), plan, stored.string());
-  } else if (holds_files(directory)) {
+  DirectoryPlan found = plan_in_directory(directory, plan, pack);
+  if (!found.is_in_directory && holds_files(directory)) {
     throw UserError(
         fmt::format("--out {}: holds files but no plan.json, so no sweep started there; name an "
                     "empty or a new directory",
                     directory.string()));
   }
-  check_replaceable(stored, /*bytes=*/0);
+  check_replaceable(plan_path(directory), /*bytes=*/0);
+  return found;
+}
+
+DirectoryPlan plan_in_directory(const fs::path& directory, const SweepPlan& plan,
+                                const PackMaker& pack) {
+  const std::string text = stored_plan(directory);
+  if (text.empty()) {
+    return {plan_to_json(plan), {}, false};
+  }
+  PlanFit fit = fit_plan(text, plan, plan_path(directory).string());
+  if (fit.added.empty()) {
+    return {text, std::move(fit), true};
+  }
+  std::string extended = extended_plan(text, plan, pack(cells_named(fit.added, plan)), utc_text());
+  return {std::move(extended), std::move(fit), true};
 }
 
 std::string stored_plan(const fs::path& directory) {
@@ -168,7 +210,8 @@ std::string stored_plan(const fs::path& directory) {
   return fs::exists(stored, unreachable) ? read_plan_text(stored) : "";
 }
 
-void begin_sweep_directory(const fs::path& directory, const std::string& plan) {
+std::string begin_sweep_directory(const fs::path& directory, const SweepPlan& plan,
+                                  const PackMaker& pack) {
   std::error_code error;
   fs::create_directory(directory, error);
   if (error) {
@@ -176,9 +219,25 @@ void begin_sweep_directory(const fs::path& directory, const std::string& plan) {
         fmt::format("cannot make the directory {}: {}", directory.string(), error.message()));
   }
   const fs::path path = plan_path(directory);
-  remove_stale_temps(path);
-  if (!fs::exists(path)) {
-    replace_file(path, std::as_bytes(std::span(plan)));
+  constexpr std::chrono::milliseconds kPause{100};
+  while (true) {
+    const DirectoryPlan before = plan_in_directory(directory, plan, pack);
+    if (before.is_in_directory && before.fit.added.empty()) {
+      clear_plan_claim(directory);
+      return before.text;
+    }
+    const auto claim = Claim::take(directory, kPlanClaim);
+    if (!claim) {
+      std::this_thread::sleep_for(kPause);  // another job writes the plan
+      continue;
+    }
+    // What is there now stays, as long as the claim is ours.
+    const DirectoryPlan now = plan_in_directory(directory, plan, pack);
+    if (!now.is_in_directory || !now.fit.added.empty()) {
+      remove_stale_temps(path);
+      replace_file(path, std::as_bytes(std::span(now.text)), [&] { return claim->is_mine(); });
+    }
+    claim->finish();
   }
 }
 

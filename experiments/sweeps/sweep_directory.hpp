@@ -1,6 +1,6 @@
 // The directory of a sweep: its plan, the run files of its cells, and the state of packs and cells.
 //
-//   plan.json            written once, at the first start (stored_plan.hpp)
+//   plan.json            written at the first start, extended by later ones (stored_plan.hpp)
 //   <cell>.h5            run file of a cell
 //   <pack>.checkpoint    state of a pack of several cells while it trains
 //   claims/              which job works on which pack (claims.hpp)
@@ -9,12 +9,14 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "experiments/runs/run_file.hpp"
 #include "experiments/sweeps/claims.hpp"
+#include "experiments/sweeps/stored_plan.hpp"
 #include "experiments/sweeps/sweep_plan.hpp"
 
 namespace bipo {
@@ -23,15 +25,35 @@ std::filesystem::path run_file_path(const std::filesystem::path& directory, cons
 std::filesystem::path pack_checkpoint_path(const std::filesystem::path& directory,
                                            const Pack& pack);
 
-// Throws UserError unless a sweep with this text of its plan can start in `directory` (it is new or
-// empty) or continue there (it holds the same plan).  Changes nothing.
-void check_sweep_directory(const std::filesystem::path& directory, const std::string& plan);
+// Packs the cells that a sweep adds to a plan.
+using PackMaker = std::function<std::vector<Pack>(const std::vector<Cell>& cells)>;
+
+// What plan.json holds, or will hold.
+struct DirectoryPlan {
+  std::string text;
+  PlanFit fit;                   // to what is there now
+  bool is_in_directory = false;  // whether there is a plan now
+};
+
+// Returns what begin_sweep_directory() would write.  Throws UserError unless the sweep can start in
+// `directory` (it is new or empty), continue there (it is the plan there, or an earlier revision of
+// it), or add cells to the plan there.  Changes nothing.
+DirectoryPlan check_sweep_directory(const std::filesystem::path& directory, const SweepPlan& plan,
+                                    const PackMaker& pack);
+
+// Returns the same where `directory` holds a plan, else a new plan, whatever else is there.
+DirectoryPlan plan_in_directory(const std::filesystem::path& directory, const SweepPlan& plan,
+                                const PackMaker& pack);
 
 // Returns the text of the plan in `directory`, "" where there is none.  Throws UserError.
 std::string stored_plan(const std::filesystem::path& directory);
 
-// Creates the directory and its plan where they are missing.  Throws EnvironmentError.
-void begin_sweep_directory(const std::filesystem::path& directory, const std::string& plan);
+// Creates the directory and its plan where they are missing, or adds the sweep's cells to the plan,
+// under a claim: of several jobs that do so at the same time, each sees what those before it wrote.
+// Returns the text of the plan.  Throws UserError where another job has written, since the check, a
+// plan that this one does not fit, and EnvironmentError.
+std::string begin_sweep_directory(const std::filesystem::path& directory, const SweepPlan& plan,
+                                  const PackMaker& pack);
 
 struct CellFailure {
   std::string reason;

@@ -284,14 +284,24 @@ std::vector<Pack> make_packs(const std::vector<Cell>& cells,
     }
     append_equal_packs(members, std::min(members.size(), static_cast<std::size_t>(limit)), packs);
   }
+  sort_longest_first(packs, cost);
+  return packs;
+}
+
+void sort_longest_first(std::vector<Pack>& packs, const CellCost& cost) {
   std::stable_sort(packs.begin(), packs.end(), [&](const Pack& a, const Pack& b) {
     return pack_cost(a, cost) > pack_cost(b, cost);
   });
-  return packs;
 }
 
 double pack_cost(const Pack& pack, const CellCost& cost) {
   return sum_of(pack.members, cost);
+}
+
+bool can_train_together(const Pack& pack) {
+  return std::all_of(pack.members.begin(), pack.members.end(), [&](const Cell& cell) {
+    return pack_key(cell) == pack_key(pack.members.front());
+  });
 }
 
 std::int64_t choose_vectors_per_pass(std::int64_t micro_batch_tokens, std::int64_t wanted_tokens) {

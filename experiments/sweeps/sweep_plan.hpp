@@ -73,6 +73,12 @@ std::vector<Pack> make_packs(const std::vector<Cell>& cells,
                              const std::function<std::int64_t(const Cell&)>& most,
                              const CellCost& cost);
 
+// Sorts packs as make_packs() does; those of equal cost keep their order.
+void sort_longest_first(std::vector<Pack>& packs, const CellCost& cost);
+
+// Returns whether the members differ in seed, lr, beta and sign only.
+bool can_train_together(const Pack& pack);
+
 // Returns how many vectors one pass needs to hold `wanted_tokens`, above which matrix products are
 // efficient, when a vector's own micro-batch has `micro_batch_tokens`; at least 1.
 std::int64_t choose_vectors_per_pass(std::int64_t micro_batch_tokens,

@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "collectives/foundation/errors.hpp"
 #include "experiments/files/atomic_file.hpp"
 #include "experiments/files/trial_process.hpp"
 #include "experiments/job/job.hpp"
@@ -23,6 +25,7 @@
 #include "experiments/sweep_run/sweep_preparation.hpp"
 #include "experiments/sweep_run/sweep_progress.hpp"
 #include "experiments/sweep_run/sweep_run.hpp"
+#include "experiments/sweeps/stored_plan.hpp"
 #include "experiments/sweeps/sweep_directory.hpp"
 #include "experiments/sweeps/sweep_queue.hpp"
 #include "experiments/training/run_record.hpp"
@@ -35,7 +38,7 @@ namespace bipo {
 namespace {
 
 // Shows the start-up table of the first cell.
-void show_start(const SweepPreparation& sweep, Job& job) {
+void show_start(const SweepPreparation& sweep, const std::string& growth, Job& job) {
   const SweepPlan& plan = sweep.plan;
   const Cell& first = plan.packs.front().members.front();
   const JobPreparation& inputs = sweep.inputs[inputs_of(sweep, first)].job;
@@ -44,6 +47,54 @@ void show_start(const SweepPreparation& sweep, Job& job) {
   job.display().message(fmt::format("sweep of {} cells in {} packs, the first of them above, in {}",
                                     plan.cells.size(), plan.packs.size(),
                                     sweep.options.out.string()));
+  if (!growth.empty()) {
+    job.display().message(growth);
+  }
+}
+
+// Returns the packs of cells that the sweep adds to a plan, for a function of directories.
+PackMaker pack_maker(const SweepPreparation& sweep) {
+  return [&sweep](const std::vector<Cell>& cells) { return packs_of(sweep, cells); };
+}
+
+std::string cell_count(std::size_t count) {
+  return fmt::format("{} {}", count, count == 1 ? "cell" : "cells");
+}
+
+// Says what the sweep adds to the plan in its directory, or what that has beside the sweep's cells;
+// "" for the same plan, or none.
+std::string describe_growth(const SweepPreparation& sweep, const PlanFit& fit) {
+  const std::string out = sweep.options.out.string();
+  if (!fit.added.empty()) {
+    const std::string values = describe_added(sweep.plan, fit.added);
+    return fmt::format("adds {} to the {} of the sweep in {}, as revision {} of its plan{}",
+                       cell_count(fit.added.size()), sweep.plan.cells.size() - fit.added.size(),
+                       out, fit.revision + 1, values.empty() ? "" : ": " + values);
+  }
+  if (!fit.later.empty()) {
+    return fmt::format(
+        "an earlier revision of the plan in {}: revision {} has {} more, which this job leaves "
+        "alone",
+        out, fit.revision, cell_count(fit.later.size()));
+  }
+  return "";
+}
+
+// Says what other jobs added to the plan since; "" where that is nothing or cannot be read.
+std::string describe_later(const SweepPreparation& sweep) {
+  try {
+    const PlanFit fit =
+        fit_plan(stored_plan(sweep.options.out), sweep.plan, plan_path(sweep.options.out).string());
+    if (fit.later.empty()) {
+      return "";
+    }
+    return fmt::format(
+        "the sweep's plan has grown: its revision {} has {} that these options do not name; the "
+        "jobs that added them train them, or a sweep with their options\n",
+        fit.revision, cell_count(fit.later.size()));
+  } catch (const UserError&) {
+    return "";
+  }
 }
 
 // Prints the program's result to stdout.  Returns the exit code.
@@ -78,6 +129,7 @@ int print_result(const SweepPreparation& sweep, const SweepEnd& end) {
   if (summary.running > 0) {
     fmt::print("{} cells are running in other jobs\n", summary.running);
   }
+  fmt::print("{}", describe_later(sweep));
   if (end.status != RunStatus::kComplete && !end.has_unsaved) {
     return kExitInterrupted;
   }
@@ -95,16 +147,31 @@ std::vector<const TrainingInputs*> first_of_each_model(const SweepPreparation& s
   return models;
 }
 
-int run_prepared(const SweepPreparation& sweep, Job& job) {
+// Lets the root read or write the plan in the sweep's directory; all ranks take their packs from
+// it.
+void share_plan(SweepPreparation& sweep, Job& job, const std::function<std::string()>& on_root) {
+  std::string text;
+  job.session().together([&] {
+    if (job.is_root()) {
+      text = on_root();
+    }
+  });
+  text = job.session().from_first(text);
+  job.session().together([&] { adopt_packs(sweep, text); });
+}
+
+int run_prepared(SweepPreparation& sweep, const std::string& growth, Job& job) {
   Session& session = job.session();
-  show_start(sweep, job);
+  show_start(sweep, growth, job);
   if (sweep.options.check_weights) {
     check_weights(first_of_each_model(sweep), session);
   }
+  share_plan(sweep, job, [&] {
+    return begin_sweep_directory(sweep.options.out, sweep.plan, pack_maker(sweep));
+  });
   std::optional<SweepQueue> queue;
   session.together([&] {
     if (job.is_root()) {
-      begin_sweep_directory(sweep.options.out, sweep.plan_text);
       queue.emplace(sweep.options.out, sweep.plan.packs, sweep.options.retry_failed);
     }
   });
@@ -160,13 +227,23 @@ SweepOptions as_first_started(const SweepOptions& given, Job& job) {
   return options;
 }
 
-void print_plan(const SweepPreparation& sweep) {
+// Prints what --dry-run shows.
+void print_plan(const SweepPreparation& sweep, const DirectoryPlan& in_directory) {
   const auto cost = [&](const Cell& cell) { return cell_cost(sweep, cell); };
   const auto bytes = [&](const Cell& cell) { return run_file_bytes(sweep, cell); };
+  const PlanFit& fit = in_directory.fit;
   if (sweep.options.json) {
-    print_json(plan_as_json(sweep.plan, cost, bytes));
-  } else {
-    fmt::print("{}", describe_plan(sweep.plan, cost, bytes));
+    nlohmann::ordered_json json = plan_as_json(sweep.plan, cost, bytes);
+    json["added"] = fit.added;
+    print_json(json);
+    return;
+  }
+  fmt::print("{}", describe_plan(sweep.plan, cost, bytes));
+  if (const std::string growth = describe_growth(sweep, fit); !growth.empty()) {
+    fmt::print("\n{}\n", growth);
+  }
+  for (const std::string& name : fit.added) {
+    fmt::print("  {}\n", name);
   }
 }
 
@@ -176,21 +253,26 @@ int run_sweep_command(const SweepOptions& given, Session& session) {
   const TrialProcessKept trials;  // one for all run files of earlier versions
   Job job(session, given);
   const SweepOptions options = as_first_started(given, job);
-  const SweepPreparation sweep =
+  SweepPreparation sweep =
       job.prepare([&] { return prepare_sweep(options, session); }, "the sweep to make");
+  DirectoryPlan in_directory;  // of the root
+  share_plan(sweep, job, [&] {
+    const auto look = options.dry_run ? plan_in_directory : check_sweep_directory;
+    in_directory = look(sweep.options.out, sweep.plan, pack_maker(sweep));
+    return in_directory.text;
+  });
   if (options.dry_run) {
     if (job.is_root()) {
-      print_plan(sweep);
+      print_plan(sweep, in_directory);
     }
     return kExitDone;
   }
   session.together([&] {
     if (job.is_root()) {
-      check_sweep_directory(sweep.options.out, sweep.plan_text);
       check_free_space(sweep.options.out, bytes_to_write(sweep));
     }
   });
-  return run_prepared(sweep, job);
+  return run_prepared(sweep, describe_growth(sweep, in_directory.fit), job);
 }
 
 }  // namespace bipo
