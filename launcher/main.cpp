@@ -29,7 +29,6 @@ using namespace bipo;
 // Commands of one process need no MPI (it may not work on a login node).
 struct RunLocally {
   std::optional<int> operator()(const WatchOptions& o) const { return run_watch_command(o); }
-  std::optional<int> operator()(const AnalysisOptions& o) const { return run_report_command(o); }
   std::optional<int> operator()(const ShowDataOptions& o) const { return run_data_command(o); }
   std::optional<int> operator()(const ExportOptions& o) const { return run_export_command(o); }
   std::optional<int> operator()(const ImportOptions& o) const { return run_import_command(o); }

@@ -51,8 +51,8 @@ std::string own_directory() {
 // Whether the words may be a command of this program; the others are not even parsed here, because
 // they may name a configuration file that can be read only once.
 bool may_be_light(const Words& words) {
-  const Words first = {"--help", "-h",         "--version", "help",
-                       "man",    "completion", "inspect",   "collect"};
+  const Words first = {"--help",     "-h",      "--version", "help",  "man",
+                       "completion", "inspect", "collect",   "report"};
   const auto asks_for_help = [](const std::string& word) {
     return word == "--help" || word == "-h";
   };

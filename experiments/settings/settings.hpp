@@ -268,7 +268,7 @@ struct EvaluateOptions : SteeringOptions {
 };
 
 struct CollectOptions {
-  std::filesystem::path directory;
+  std::vector<std::filesystem::path> sources;  // directories of sweeps, run files
   std::filesystem::path out;
   bool overwrite = false;
   bool json = false;

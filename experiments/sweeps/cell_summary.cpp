@@ -67,10 +67,10 @@ constexpr hdf5::Part<AtMultipliers> kMultipliers[] = {{"_minus", &AtMultipliers:
                                                       {"_zero", &AtMultipliers::zero},
                                                       {"_plus", &AtMultipliers::plus}};
 
-hdf5::Table<CellSummary> summary_table() {
+hdf5::Table<CellSummary> summary_table(bool has_origins) {
   using Row = CellSummary;
-  return hdf5::Table<Row>("summary")
-      .column("cell", "name", "the cell, and its group in /runs", &Row::cell, &Cell::name)
+  hdf5::Table<Row> table("summary");
+  table.column("cell", "name", "the cell, and its group in /runs", &Row::cell, &Cell::name)
       .column("status", "name", "complete, running, interrupted, failed, missing or unreadable",
               &Row::status)
       .column("model", "name", "model of the sweep", &Row::cell, &Cell::model)
@@ -104,6 +104,11 @@ hdf5::Table<CellSummary> summary_table() {
       .column("tokens_per_second", "tokens/s", "tokens of all steps over that time",
               &Row::tokens_per_second)
       .column("failure", "text", "why the cell failed or cannot be read", &Row::failure);
+  if (has_origins) {
+    table.column("origin", "path", "the sweep's directory or the run file that was collected",
+                 &Row::origin);
+  }
+  return table;
 }
 
 // Returns the settings that not all cells share: an object for each model and data set, which it
@@ -113,17 +118,7 @@ Json inputs_of(const Json& settings) {
   return inputs.is_array() ? inputs : Json::array();
 }
 
-Json own_settings(const Json& settings, const Cell& cell) {
-  for (const Json& inputs : inputs_of(settings)) {
-    if (inputs.is_object() && inputs.value("model", Json()) == cell.model &&
-        inputs.value("data", Json()) == cell.data) {
-      return inputs;
-    }
-  }
-  return Json::object();
-}
-
-std::vector<std::string> setting_names(const Json& settings) {
+std::vector<std::string> setting_names(const std::vector<Json>& of_sources) {
   std::vector<std::string> names;
   const auto append = [&](const Json& object) {
     for (const auto& [name, value] : object.items()) {
@@ -132,10 +127,12 @@ std::vector<std::string> setting_names(const Json& settings) {
       }
     }
   };
-  append(settings);
-  std::erase(names, "inputs");
-  for (const Json& inputs : inputs_of(settings)) {
-    append(inputs.is_object() ? inputs : Json::object());
+  for (const Json& settings : of_sources) {
+    append(settings);
+    std::erase(names, "inputs");
+    for (const Json& inputs : inputs_of(settings)) {
+      append(inputs.is_object() ? inputs : Json::object());
+    }
   }
   return names;
 }
@@ -214,9 +211,13 @@ void add_run(const RunRecord& record, CellSummary& summary) {
 }
 
 void write_summary(const hdf5::Handle& file, std::vector<CellSummary> rows,
-                   const std::string& settings_text) {
-  hdf5::Table<CellSummary> table = summary_table();
-  const Json settings = Json::parse(settings_text);
+                   const std::vector<std::string>& settings_texts) {
+  hdf5::Table<CellSummary> table = summary_table(std::any_of(
+      rows.begin(), rows.end(), [](const CellSummary& row) { return !row.origin.empty(); }));
+  std::vector<Json> settings;
+  for (const std::string& text : settings_texts) {
+    settings.push_back(Json::parse(text));
+  }
   std::size_t place = 0;  // in the settings of a row
   for (const std::string& name : setting_names(settings)) {
     if (table.has_column(name)) {
@@ -224,12 +225,23 @@ void write_summary(const hdf5::Handle& file, std::vector<CellSummary> rows,
     }
     std::vector<Json> values;
     for (const CellSummary& row : rows) {
-      const Json own = own_settings(settings, row.cell);
-      values.push_back(own.contains(name) ? own[name] : settings.value(name, Json()));
+      const Json& of_source = settings.at(row.source);
+      const Json own = own_settings(of_source, row.cell);
+      values.push_back(own.contains(name) ? own[name] : of_source.value(name, Json()));
     }
     add_setting(name, place++, values, table, rows);
   }
   table.write(file, rows);
+}
+
+Json own_settings(const Json& settings, const Cell& cell) {
+  for (const Json& inputs : inputs_of(settings)) {
+    if (inputs.is_object() && inputs.value("model", Json()) == cell.model &&
+        inputs.value("data", Json()) == cell.data) {
+      return inputs;
+    }
+  }
+  return Json::object();
 }
 
 }  // namespace bipo

@@ -1,8 +1,10 @@
 // The figures by which a sweep's cells are compared: one row per cell, from their run files.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <variant>
 #include <vector>
@@ -39,6 +41,9 @@ struct CellSummary {
   double tokens_per_second = kUnknownFigure;
   std::string failure;  // the reason; empty: none
 
+  std::size_t source = 0;  // place of the cell's settings among those of the table
+  std::string origin;      // where the cell comes from; empty for all: the table has no such column
+
   // One for each column of a setting; write_summary() fills it.
   std::vector<std::variant<std::int64_t, double, std::string>> settings;
 };
@@ -47,9 +52,13 @@ struct CellSummary {
 // that of best_epoch().
 void add_run(const RunRecord& record, CellSummary& summary);
 
-// Writes the table /summary: the figures, then the settings, given as a JSON object, that all cells
-// share or that depend on a cell's model and data set.
+// Writes the table /summary: the figures, then the settings, given as a JSON object for each source
+// of cells, that all cells of a source share or that depend on a cell's model and data set.
 void write_summary(const hdf5::Handle& file, std::vector<CellSummary> rows,
-                   const std::string& settings);
+                   const std::vector<std::string>& settings);
+
+// Returns what a sweep's settings say of the cell's model and data set alone, with their names; an
+// empty object where that is nothing.
+nlohmann::ordered_json own_settings(const nlohmann::ordered_json& settings, const Cell& cell);
 
 }  // namespace bipo

@@ -1,4 +1,4 @@
-// Merges the run files of a sweep into one HDF5 file.
+// Merges the run files of sweeps, and single ones, into one HDF5 file.
 #include "experiments/sweeps/collect.hpp"
 
 #include <fmt/format.h>
@@ -7,8 +7,11 @@
 #include <algorithm>
 #include <array>
 #include <exception>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
@@ -26,6 +29,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using hdf5::Handle;
+using Json = nlohmann::ordered_json;
 
 constexpr hdf5::FileKind kCollectedFile = {"a collected sweep", "collect", "sweep",
                                            kCollectedSchema,    "",        ""};
@@ -64,21 +68,209 @@ bool is_collected_sweep(const fs::path& path) {
   }
 }
 
-bool is_part_of_sweep(const fs::path& out, const fs::path& directory, const SweepPlan& plan) {
+// A sweep's directory, or a run file as a sweep of one cell.
+struct Source {
+  fs::path path;
+  bool is_sweep = false;
+  StoredPlan stored;
+
+  fs::path file_of(const Cell& cell) const { return is_sweep ? run_file_path(path, cell) : path; }
+};
+
+// Returns the cell that a single run is; what its settings do not say stays unknown.
+Cell cell_of(const fs::path& run_file, const RunRecord& record, const Json& config) {
+  const auto text = [&](const char* name) {
+    const Json value = config.value(name, Json());
+    return value.is_string() ? value.get<std::string>() : std::string();
+  };
+  const auto integer = [&](const char* name) {
+    const Json value = config.value(name, Json());
+    return value.is_number_integer() ? value.get<std::int64_t>() : std::int64_t{-1};
+  };
+  const auto number = [&](const char* name) {
+    const Json value = config.value(name, Json());
+    return value.is_number() ? value.get<double>() : kUnknownFigure;
+  };
+  Cell cell;
+  cell.name = run_file.stem().string();
+  cell.model = fs::path(record.attributes.model).filename().string();
+  cell.data = fs::path(text("train")).stem().string();
+  cell.layer = record.attributes.layer;
+  cell.seed = record.checkpoint.seed;
+  cell.lr = number("lr");
+  cell.beta = number("beta");
+  cell.sign = text("sign");
+  cell.batch_size = integer("batch_size");
+  cell.epochs = integer("epochs");
+  return cell;
+}
+
+Source source_of_run(const fs::path& run_file) {
+  const RunRecord record = read_run_file(run_file);
+  const Json parsed = Json::parse(record.attributes.config, nullptr, /*allow_exceptions=*/false);
+  const Json config = parsed.is_object() ? parsed : Json::object();
+  Source source{run_file, /*is_sweep=*/false, {}};
+  SweepPlan& plan = source.stored.plan;
+  plan.cells = {cell_of(run_file, record, config)};
+  plan.packs = {{plan.cells, plan.cells.front().name}};
+  Json settings = config;
+  for (const char* axis :
+       {"model", "data", "layer", "seed", "lr", "beta", "sign", "batch_size", "epochs"}) {
+    settings.erase(axis);
+  }
+  plan.settings = settings.dump();
+  source.stored.text = plan_to_json(plan);
+  return source;
+}
+
+Source open_source(const fs::path& path) {
+  std::error_code ignored;
+  if (fs::is_regular_file(path, ignored)) {
+    return source_of_run(path);
+  }
+  return {path, /*is_sweep=*/true, read_stored_plan(path)};
+}
+
+// Runs have more settings than a sweep's cells share; beside sweeps those of these are kept.
+void keep_settings_of_sweeps(std::vector<Source>& sources) {
+  std::set<std::string> names;
+  const auto add = [&](const Json& object) {
+    for (const auto& [name, value] : object.items()) {
+      names.insert(name);
+    }
+  };
+  for (const Source& source : sources) {
+    if (source.is_sweep) {
+      const Json settings = Json::parse(source.stored.plan.settings);
+      add(settings);
+      const Json inputs = settings.value("inputs", Json());
+      for (const Json& own : inputs.is_array() ? inputs : Json::array()) {
+        add(own.is_object() ? own : Json::object());
+      }
+    }
+  }
+  for (Source& source : sources) {
+    if (!names.empty() && !source.is_sweep) {
+      Json settings = Json::object();
+      for (const auto& [name, value] : Json::parse(source.stored.plan.settings).items()) {
+        if (names.contains(name)) {
+          settings[name] = value;
+        }
+      }
+      source.stored.plan.settings = settings.dump();
+    }
+  }
+}
+
+std::vector<Source> open_sources(const std::vector<fs::path>& paths) {
+  std::vector<Source> sources;
+  for (const fs::path& path : paths) {
+    sources.push_back(open_source(path));
+  }
+  keep_settings_of_sweeps(sources);
+  return sources;
+}
+
+// A group of the merged file can hold one run only.
+void require_different_cells(const std::vector<Source>& sources) {
+  constexpr std::size_t kMostShown = 5;
+  std::map<std::string, const Source*> seen;
+  std::vector<std::string> twice;
+  for (const Source& source : sources) {
+    for (const Cell& cell : source.stored.plan.cells) {
+      const auto [first, is_new] = seen.try_emplace(cell.name, &source);
+      if (!is_new) {
+        twice.push_back(fmt::format("{} is in {} and in {}", cell.name,
+                                    first->second->path.string(), source.path.string()));
+      }
+    }
+  }
+  if (twice.empty()) {
+    return;
+  }
+  const std::size_t count = twice.size();
+  if (count > kMostShown) {
+    twice.resize(kMostShown);
+    twice.push_back(fmt::format("and {} more", count - kMostShown));
+  }
+  throw UserError(fmt::format(
+      "the same cell comes from two places: {}; name one of them, or collect them into two files "
+      "(`bipo-dist report` takes both)",
+      fmt::join(twice, "; ")));
+}
+
+// Returns one plan in the form of plan.json: settings that all sources share, and for each model
+// and data set of a source those in which they differ.
+std::string joined_plan(const std::vector<Source>& sources) {
+  std::vector<Json> settings;
+  for (const Source& source : sources) {
+    settings.push_back(Json::parse(source.stored.plan.settings));
+  }
+  const auto is_shared = [&](const std::string& name, const Json& value) {
+    return name != "inputs" && std::all_of(settings.begin(), settings.end(), [&](const Json& of) {
+             return of.contains(name) && of[name] == value;
+           });
+  };
+  Json common = Json::object();
+  Json inputs = Json::array();
+  Json cells = Json::array();
+  Json packs = Json::array();
+  for (std::size_t i = 0; i < sources.size(); ++i) {
+    const SweepPlan& plan = sources[i].stored.plan;
+    const std::string origin = sources[i].path.string();
+    Json own = Json::object();  // of all cells of this source
+    for (const auto& [name, value] : settings[i].items()) {
+      if (is_shared(name, value)) {
+        common[name] = value;
+      } else if (name != "inputs") {
+        own[name] = value;
+      }
+    }
+    const Json of_plan = Json::parse(plan_to_json(plan));
+    std::set<std::pair<std::string, std::string>> seen;
+    for (std::size_t c = 0; c < plan.cells.size(); ++c) {
+      const Cell& cell = plan.cells[c];
+      cells.push_back(of_plan["cells"][c]);
+      cells.back()["origin"] = origin;
+      if (seen.emplace(cell.model, cell.data).second) {
+        Json entry = {{"model", cell.model}, {"data", cell.data}, {"origin", origin}};
+        entry.update(own);
+        entry.update(own_settings(settings[i], cell));
+        inputs.push_back(std::move(entry));
+      }
+    }
+    for (const Json& pack : of_plan["packs"]) {
+      packs.push_back(pack);
+    }
+  }
+  common["inputs"] = std::move(inputs);
+  const Json joined = {{"schema_version", kSweepPlanSchema},
+                       {"settings", std::move(common)},
+                       {"vectors_per_pass", "auto"},
+                       {"cells", std::move(cells)},
+                       {"packs", std::move(packs)}};
+  return joined.dump(2) + '\n';
+}
+
+bool is_part_of(const Source& source, const fs::path& out) {
   const auto names_out = [place = fs::weakly_canonical(out)](const fs::path& path) {
     return fs::weakly_canonical(path) == place;
   };
-  return names_out(directory / "plan.json") ||
-         std::any_of(plan.cells.begin(), plan.cells.end(),
-                     [&](const Cell& cell) { return names_out(run_file_path(directory, cell)); });
+  const auto& cells = source.stored.plan.cells;
+  return (source.is_sweep && names_out(source.path / "plan.json")) ||
+         std::any_of(cells.begin(), cells.end(),
+                     [&](const Cell& cell) { return names_out(source.file_of(cell)); });
 }
 
-void check_out(const CollectRequest& request, const SweepPlan& plan) {
+void check_out(const CollectRequest& request, const std::vector<Source>& sources) {
   const std::string out = request.out.string();
   check_replaceable(request.out);
-  if (is_part_of_sweep(request.out, request.directory, plan)) {
-    throw UserError(fmt::format(
-        "--out {}: a file of the sweep itself, which must not be replaced; name another", out));
+  for (const Source& source : sources) {
+    if (is_part_of(source, request.out)) {
+      throw UserError(fmt::format(
+          "--out {}: {}, which must not be replaced; name another", out,
+          source.is_sweep ? "a file of the sweep itself" : "one of the runs to collect"));
+    }
   }
   if (!request.overwrite && fs::exists(request.out) && !is_collected_sweep(request.out)) {
     throw UserError(fmt::format(
@@ -136,22 +328,31 @@ RunStatus collect_run(const fs::path& path, const Cell& cell, const Handle& runs
   return run.record.attributes.status;
 }
 
-CellSummary collect_cell(const fs::path& directory, const Cell& cell, CellStatus seen,
+// Returns the status of a single run, which no claim and no record of failures is about.
+std::string status_of_run(RunStatus status) {
+  return status == RunStatus::kDiverged ? to_string(CellStatus::kFailed) : to_string(status);
+}
+
+CellSummary collect_cell(const Source& source, const Cell& cell, CellStatus seen,
                          const Handle& runs) {
   CellSummary row;
   row.cell = cell;
   row.status = kUnreadable;
-  const fs::path path = run_file_path(directory, cell);
+  const fs::path path = source.file_of(cell);
   try {
-    row.status = fs::exists(path) ? status_with_file(collect_run(path, cell, runs, row), seen)
-                                  : status_without_file(seen);
+    if (!fs::exists(path)) {
+      row.status = status_without_file(seen);
+    } else {
+      const RunStatus status = collect_run(path, cell, runs, row);
+      row.status = source.is_sweep ? status_with_file(status, seen) : status_of_run(status);
+    }
   } catch (const UserError& error) {
     row.failure = reason_of(error, path);
   } catch (const EnvironmentError& error) {
     row.failure = reason_of(error, path);
   }
   if (row.status == to_string(CellStatus::kFailed)) {
-    row.failure = failure_of(directory, cell);
+    row.failure = source.is_sweep ? failure_of(source.path, cell) : "the training diverged";
   }
   return row;
 }
@@ -166,15 +367,26 @@ void write_collected_attributes(const Handle& file, const CollectRequest& reques
   hdf5::write_attributes_checksum(file);
 }
 
-std::vector<CellSummary> collect_cells(const fs::path& directory, const SweepPlan& plan,
-                                       const Handle& file) {
+std::vector<CellStatus> status_of_cells(const Source& source) {
+  if (!source.is_sweep) {
+    return {CellStatus::kMissing};
+  }
+  return SweepMonitor(source.path, source.stored.plan).look();
+}
+
+std::vector<CellSummary> collect_cells(const std::vector<Source>& sources, const Handle& file) {
   const TrialProcessKept trials;
-  SweepMonitor monitor(directory, plan);
-  const std::vector<CellStatus>& seen = monitor.look();
   const Handle runs = hdf5::create_group(file, "runs");
   std::vector<CellSummary> rows;
-  for (std::size_t i = 0; i < plan.cells.size(); ++i) {
-    rows.push_back(collect_cell(directory, plan.cells[i], seen[i], runs));
+  for (std::size_t s = 0; s < sources.size(); ++s) {
+    const Source& source = sources[s];
+    const std::vector<CellStatus> seen = status_of_cells(source);
+    const std::vector<Cell>& cells = source.stored.plan.cells;
+    for (std::size_t i = 0; i < cells.size(); ++i) {
+      rows.push_back(collect_cell(source, cells[i], seen[i], runs));
+      rows.back().source = s;
+      rows.back().origin = sources.size() > 1 ? source.path.string() : "";
+    }
   }
   return rows;
 }
@@ -185,8 +397,10 @@ std::string describe_cells(const std::vector<const CollectedCell*>& cells) {
   std::string text;
   for (std::size_t i = 0; i < std::min(cells.size(), kMostShown); ++i) {
     const CollectedCell& cell = *cells[i];
-    text += cell.reason.empty() ? fmt::format("  {}\n", cell.name)
-                                : fmt::format("  {}: {}\n", cell.name, cell.reason);
+    const std::string name =
+        cell.origin.empty() ? cell.name : fmt::format("{} in {}", cell.name, cell.origin);
+    text += cell.reason.empty() ? fmt::format("  {}\n", name)
+                                : fmt::format("  {}: {}\n", name, cell.reason);
   }
   if (cells.size() > kMostShown) {
     text += fmt::format("  and {} more\n", cells.size() - kMostShown);
@@ -197,19 +411,25 @@ std::string describe_cells(const std::vector<const CollectedCell*>& cells) {
 }  // namespace
 
 std::vector<CollectedCell> collect_sweep(const CollectRequest& request) {
-  const StoredPlan stored = read_stored_plan(request.directory);
-  check_out(request, stored.plan);
+  const std::vector<Source> sources = open_sources(request.sources);
+  check_out(request, sources);
+  require_different_cells(sources);
   const hdf5::ErrorPrintingOff quiet;
   const Handle file = hdf5::create_memory_file();
-  write_collected_attributes(file, request, stored.text);
-  const std::vector<CellSummary> rows = collect_cells(request.directory, stored.plan, file);
-  write_summary(file, rows, stored.plan.settings);
+  write_collected_attributes(
+      file, request, sources.size() == 1 ? sources.front().stored.text : joined_plan(sources));
+  const std::vector<CellSummary> rows = collect_cells(sources, file);
+  std::vector<std::string> settings;
+  for (const Source& source : sources) {
+    settings.push_back(source.stored.plan.settings);
+  }
+  write_summary(file, rows, settings);
   remove_stale_temps(request.out);
   replace_file(request.out, hdf5::sealed_image(file));
 
   std::vector<CollectedCell> cells;
   for (const CellSummary& row : rows) {
-    cells.push_back({row.cell.name, row.status, row.failure});
+    cells.push_back({row.cell.name, row.status, row.failure, row.origin});
   }
   return cells;
 }
@@ -245,7 +465,6 @@ std::string describe_collection(const std::vector<CollectedCell>& cells, const f
 
 nlohmann::ordered_json collection_as_json(const std::vector<CollectedCell>& cells,
                                           const fs::path& out) {
-  using Json = nlohmann::ordered_json;
   Json counts;
   for (const char* status : kStatuses) {
     counts[status] = std::count_if(cells.begin(), cells.end(), [&](const CollectedCell& cell) {
@@ -257,6 +476,9 @@ nlohmann::ordered_json collection_as_json(const std::vector<CollectedCell>& cell
     list.push_back({{"name", cell.name},
                     {"status", cell.status},
                     {"reason", cell.reason.empty() ? Json() : Json(cell.reason)}});
+    if (!cell.origin.empty()) {
+      list.back()["origin"] = cell.origin;
+    }
   }
   return {{"out", out.string()}, {"counts", counts}, {"cells", list}};
 }

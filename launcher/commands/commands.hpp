@@ -13,8 +13,6 @@ int run_import_command(const ImportOptions& options);
 int run_data_command(const ShowDataOptions& options);
 int run_version_command();                           // --version --verbose
 int run_watch_command(const WatchOptions& options);  // until Ctrl-C or the end of the work
-// Becomes another program; returns only by an exception.
-int run_report_command(const AnalysisOptions& options);
 int run_judge_files_command(const EvaluateOptions& options);  // evaluate without a model
 
 // Collective over: world

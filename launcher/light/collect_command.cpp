@@ -1,4 +1,4 @@
-// The command `collect`: gathers the run files of a sweep in one file.
+// The command `collect`: gathers the run files of sweeps in one file.
 #include <iostream>
 #include <nlohmann/json.hpp>
 
@@ -11,8 +11,8 @@
 namespace bipo {
 
 int run_collect_command(const CollectOptions& options) {
-  const auto cells = collect_sweep(
-      {options.directory, options.out, options.overwrite, kProgramVersion, kGitCommit});
+  const auto cells =
+      collect_sweep({options.sources, options.out, options.overwrite, kProgramVersion, kGitCommit});
   if (options.json) {
     print_json(collection_as_json(cells, options.out));
   } else {

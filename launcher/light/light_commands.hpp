@@ -11,6 +11,8 @@ namespace bipo {
 // process and do not communicate.
 int run_collect_command(const CollectOptions& options);
 int run_inspect_command(const InspectOptions& options);
+// Becomes another program; returns only by an exception.
+int run_report_command(const AnalysisOptions& options);
 
 // Whether run_light_command() takes the command: one of those above, or a text to print.
 bool is_light_command(const Command& command);

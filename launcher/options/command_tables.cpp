@@ -182,11 +182,11 @@ CommandTable sweep_table(SweepOptions& o) {
 CommandTable collect_table(CollectOptions& o) {
   return table(
       "collect",
-      "bipo-dist collect DIR --out FILE [options]\n"
+      "bipo-dist collect DIR|RUN_FILE... --out FILE [options]\n"
       "\n"
-      "Merges the run files of a sweep into one HDF5 file: /summary, one row per cell, and "
-      "/runs/CELL.\n"
-      "Works on a sweep that still runs, too, and says what is missing.\n",
+      "Merges the run files of sweeps, and single ones, into one HDF5 file: /summary, one row per "
+      "cell, and\n"
+      "/runs/CELL.  Works on a sweep that still runs, too, and says what is missing.\n",
       {{"Options",
         {field("out", "FILE", "file to write; an older one of its kind is replaced", o.out)
              .required(),
@@ -392,8 +392,9 @@ CommandTable report_table(AnalysisOptions& o) {
       "bipo-dist report RUN|SWEEP...|EVALUATION... [options]\n"
       "\n"
       "Writes one HTML page about a run file, about sweeps (directories, or what collect made of "
-      "them) or about\n"
-      "evaluation files.  It starts the Python package of experiments/analysis, which offers "
+      "them) and\n"
+      "runs, or about evaluation files.  It starts the Python package of experiments/analysis, "
+      "which offers "
       "more.\n",
       {{"Options",
         {field("out", "FILE", "page to write; one that is there is replaced", o.out)

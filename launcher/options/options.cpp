@@ -363,11 +363,31 @@ Command parse_after_path(Place Options::*member, CommandTable (*make_table)(Opti
   return options;
 }
 
+// Parses a command whose words before the first option are paths; `rule` is the error if there are
+// none.
+template <typename Options>
+Command parse_after_paths(std::vector<std::filesystem::path> Options::*member,
+                          CommandTable (*make_table)(Options&),
+                          const std::vector<std::string>& words, const char* rule) {
+  Options options;
+  const CommandTable table = make_table(options);
+  if (asks_for_help(words)) {
+    return PrintAndExit{help_text(table)};
+  }
+  const auto first_option = std::find_if(words.begin(), words.end(), is_long_option);
+  (options.*member).assign(words.begin(), first_option);
+  if ((options.*member).empty() || (options.*member).front().empty()) {
+    throw UserError(rule);
+  }
+  read_options(table, {first_option, words.end()});
+  return options;
+}
+
 Command parse_collect(const std::vector<std::string>& words) {
-  return parse_after_path(
-      &CollectOptions::directory, collect_table, words,
-      "collect takes the directory of a sweep first; `bipo-dist collect DIR --out sweep.h5`",
-      parse_path);
+  return parse_after_paths(
+      &CollectOptions::sources, collect_table, words,
+      "collect takes directories of sweeps, or run files, first; `bipo-dist collect DIR --out "
+      "sweep.h5`");
 }
 
 Command parse_data(const std::vector<std::string>& words) {
@@ -408,20 +428,9 @@ Command parse_import(const std::vector<std::string>& words) {
 }
 
 Command parse_report(const std::vector<std::string>& words) {
-  AnalysisOptions options;
-  const CommandTable table = report_table(options);
-  if (asks_for_help(words)) {
-    return PrintAndExit{help_text(table)};
-  }
-  const auto first_option = std::find_if(words.begin(), words.end(), is_long_option);
-  options.paths.assign(words.begin(), first_option);
-  if (options.paths.empty() || options.paths.front().empty()) {
-    throw UserError(
-        "report takes a run, sweeps or evaluations first; `bipo-dist report run.h5 --out "
-        "run.html`");
-  }
-  read_options(table, {first_option, words.end()});
-  return options;
+  return parse_after_paths(
+      &AnalysisOptions::paths, report_table, words,
+      "report takes runs, sweeps or evaluations first; `bipo-dist report run.h5 --out run.html`");
 }
 
 Command parse_watch(const std::vector<std::string>& words) {
@@ -498,8 +507,8 @@ constexpr CommandEntry kCommands[] = {
      table_of<TrainOptions, train_table>},
     {"sweep", "train one for every combination of models, data, layers, seeds and settings",
      parse_options<SweepOptions, sweep_table>, table_of<SweepOptions, sweep_table>},
-    {"collect", "merge the run files of a sweep into one", parse_collect,
-     table_of<CollectOptions, collect_table>, "DIR"},
+    {"collect", "merge the run files of sweeps into one", parse_collect,
+     table_of<CollectOptions, collect_table>, "FILE|DIR"},
     {"generate", "text under vectors, at several multipliers at once",
      parse_options<GenerateOptions, generate_table>, table_of<GenerateOptions, generate_table>},
     {"evaluate", "what vectors do to a model's answers, and what that costs",
@@ -508,7 +517,7 @@ constexpr CommandEntry kCommands[] = {
      parse_options<ExtractOptions, extract_table>, table_of<ExtractOptions, extract_table>},
     {"data", "print what the pairs of a file are to a model", parse_data,
      table_of<ShowDataOptions, data_table>, "FILE"},
-    {"report", "one HTML page about a run, sweeps or evaluations", parse_report,
+    {"report", "one HTML page about runs, sweeps or evaluations", parse_report,
      table_of<AnalysisOptions, report_table>, "FILE|DIR"},
     {"inspect", "print what a run file holds", parse_inspect,
      table_of<InspectOptions, inspect_table>, "RUN_FILE"},

@@ -161,7 +161,7 @@ class CollectTest : public ::testing::Test {
     write_run_file(run_file(layer), record);
   }
 
-  CollectRequest request() const { return {sweep_, out_, false, "1.2.3", "abcdef"}; }
+  CollectRequest request() const { return {{sweep_}, out_, false, "1.2.3", "abcdef"}; }
   std::string collect() const { return summary_of(collect_sweep(request())); }
 
   fs::path root_;

@@ -325,19 +325,23 @@ TEST(SweepOptions, MicroBatchIsAPartOfEveryBatch) {
   expect_parts(sweep_error({"--layer", "1", "--batch-sizes", "8,0"}), {"'0'", "1 or above"});
 }
 
-TEST(CollectOptions, TakeADirectoryAndAFile) {
+TEST(CollectOptions, TakeSourcesAndAFile) {
   const auto options =
       std::get<CollectOptions>(parse_command_line({"collect", "dir", "--out", "sweep.h5"}));
-  EXPECT_EQ(options.directory, "dir");
+  EXPECT_EQ(options.sources, std::vector<std::filesystem::path>{"dir"});
   EXPECT_EQ(options.out, "sweep.h5");
   EXPECT_FALSE(options.overwrite);
   EXPECT_TRUE(std::get<CollectOptions>(
                   parse_command_line({"collect", "dir", "--overwrite", "--out", "sweep.h5"}))
                   .overwrite);
-  expect_parts(error_of({"collect"}), {"directory of a sweep"});
-  expect_parts(error_of({"collect", "--out", "x", "dir"}), {"directory of a sweep"});
+  EXPECT_EQ(std::get<CollectOptions>(
+                parse_command_line({"collect", "dir", "run.h5", "--out", "sweep.h5"}))
+                .sources,
+            (std::vector<std::filesystem::path>{"dir", "run.h5"}));
+  expect_parts(error_of({"collect"}), {"directories of sweeps"});
+  expect_parts(error_of({"collect", "--out", "x", "dir"}), {"directories of sweeps"});
   expect_parts(error_of({"collect", "dir"}), {"collect needs --out"});
-  expect_parts(error_of({"collect", "dir", "more", "--out", "x"}), {"'more'"});
+  expect_parts(error_of({"collect", "dir", "--out", "x", "more"}), {"'more'"});
   expect_parts(error_of({"collect", "dir", "--ot", "x"}), {"--ot", "--out"});
 }
 
@@ -980,8 +984,8 @@ TEST(AnalysisOptions, TakePathsFirst) {
   EXPECT_EQ(full.out, "page.html");
   EXPECT_EQ(full.generations, (std::vector<std::filesystem::path>{"x.jsonl", "y.jsonl"}));
   EXPECT_EQ(full.python, "python3");
-  expect_parts(error_of({"report"}), {"report takes a run", "--out"});
-  expect_parts(error_of({"report", "--out", "x.html"}), {"report takes a run"});
+  expect_parts(error_of({"report"}), {"report takes runs", "--out"});
+  expect_parts(error_of({"report", "--out", "x.html"}), {"report takes runs"});
   expect_parts(error_of({"report", "a", "--out", "x.html", "b"}), {"'b'", "report"});
   expect_parts(error_of({"report", "a", "--pyhton", "p"}), {"--pyhton", "--python"});
   expect_parts(printed({"report", "--help"}), {"bipo-dist report", "--python", "Exit codes"});

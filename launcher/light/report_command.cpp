@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "collectives/foundation/errors.hpp"
-#include "launcher/commands/commands.hpp"
+#include "launcher/light/light_commands.hpp"
 
 namespace bipo {
 namespace {
