@@ -197,6 +197,17 @@ Field max_steps_field(std::int64_t& max_steps) {
       .zero_means("no limit");
 }
 
+Field patience_field(std::int64_t& patience) {
+  return field("patience", "N", "end after this many evaluations without a larger held-out margin",
+               patience, at_least(0))
+      .zero_means("never")
+      .omitted_at(patience, std::int64_t{0});
+}
+
+Field log_field(std::filesystem::path& log, const char* value, const char* what) {
+  return field("log-jsonl", value, what, log).with_fallback("none").unstored();
+}
+
 Field lr_unit_field(LrUnit& lr_unit) {
   return choice("lr-unit", "what the rate is a multiple of: 1, or the layer's median RMS", lr_unit);
 }
@@ -427,12 +438,8 @@ std::vector<FieldGroup> train_fields(TrainOptions& o) {
         config_field()}},
       {"Training",
        std::vector{preset_field(), epochs_field(o.epochs), max_steps_field(o.max_steps),
-                   field("patience", "N",
-                         "end after this many evaluations without a larger held-out margin",
-                         o.patience, at_least(0))
-                       .zero_means("never")
-                       .omitted_at(o.patience, std::int64_t{0}),
-                   batch_size_field(o.batch_size), micro_batch_field(o.micro_batch),
+                   patience_field(o.patience), batch_size_field(o.batch_size),
+                   micro_batch_field(o.micro_batch),
                    field("lr", "X", "peak learning rate", o.lr, real(RealRange::kPositive)),
                    lr_unit_field(o.lr_unit),
                    beta_field(o.beta, "sharpness of the preference loss")} +
@@ -443,13 +450,9 @@ std::vector<FieldGroup> train_fields(TrainOptions& o) {
       {"Machine", machine_fields(o) + cache_fields(o)},
       {"Progress",
        report_fields(o) +
-           std::vector{
-               field("log-jsonl", "FILE",
-                     "write one JSON object a step to this file, at once, for programs that "
-                     "follow the run",
-                     o.log_jsonl)
-                   .with_fallback("none")
-                   .unstored()}},
+           std::vector{log_field(o.log_jsonl, "FILE",
+                                 "write one JSON object a step to this file, at once, for programs "
+                                 "that follow the run")}},
       data_group(o, PairFiles::kBoth),
       text_group(o)};
 }

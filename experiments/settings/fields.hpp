@@ -27,6 +27,8 @@ Field micro_batch_field(std::optional<std::int64_t>& micro_batch,
                         const char* automatic = "auto: batch / dp");
 Field epochs_field(std::int64_t& epochs);
 Field max_steps_field(std::int64_t& max_steps);
+Field patience_field(std::int64_t& patience);
+Field log_field(std::filesystem::path& log, const char* value, const char* what);
 Field lr_unit_field(LrUnit& lr_unit);
 Field shuffle_field(bool& shuffle);
 Field dtype_field(Dtype& dtype);

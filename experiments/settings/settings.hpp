@@ -125,6 +125,8 @@ struct TrainingOptions : TextOptions, MachineOptions, CacheOptions, ReportOption
   std::vector<double> multipliers = {-1, 0, 1};
   std::int64_t eval_every = 1;  // epochs; 0: never
   Select select = Select::kLast;
+  std::int64_t patience = 0;         // evaluations without a better margin; 0: no early end
+  std::filesystem::path log_jsonl;   // of a sweep a directory of logs; empty: none
   double save_every = 30;            // seconds
   std::filesystem::path rescue_dir;  // empty: the system's folder for temporary files
   bool dry_run = false;              // prepares and shows, trains and writes nothing
@@ -133,11 +135,9 @@ struct TrainingOptions : TextOptions, MachineOptions, CacheOptions, ReportOption
 struct TrainOptions : TrainingOptions {
   std::int64_t layer = -1;
   std::filesystem::path out;
-  std::filesystem::path log_jsonl;  // empty: none
   bool resume = false;
   bool overwrite = false;
   VectorChoice continue_from;  // empty: the vector starts at zero
-  std::int64_t patience = 0;   // evaluations without a better margin; 0: no early end
   double lr = 3e-3;
   double beta = 0.1;
   SignRule sign = SignRule::kBatch;

@@ -83,6 +83,8 @@ void PackObserver::on_step(const StepRow& row) {
   if (context_.is_reporter()) {
     run_.on_step(row);
     context_.on_step(row);
+  } else {
+    run_.log_step(row);
   }
 }
 
@@ -97,13 +99,22 @@ void PackObserver::on_failure(const std::string& reason) {
   context_.on_failure(reason);
 }
 
+void PackObserver::on_early_end() {
+  if (is_saved_) {
+    saver_.drop(context_.member);
+  }
+  context_.on_early_end();
+}
+
 void PackObserver::save(const TrainingRecord& record, RunStatus status) {
   if (context_.is_complete) {
+    is_saved_ = true;
     saver_.after_save(context_.member, record.checkpoint, status);
     return;
   }
   run_.save(record, status);
   const bool is_saved = run_.saved_step() == record.checkpoint.step;
+  is_saved_ = is_saved && run_.failure().empty();
   saver_.after_save(context_.member, is_saved ? std::optional(record.checkpoint) : std::nullopt,
                     status);
 }

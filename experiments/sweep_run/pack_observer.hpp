@@ -58,9 +58,11 @@ class PackObserver final : public TrainingObserver {
     // The member's run file is complete and stays unchanged: the member trains along only, so that
     // members whose last save a kill prevented reach their intended result.
     bool is_complete = false;
-    // Called on every rank: on_failure for a member that failed, on_step for the steps of the pack.
-    // is_reporter is true for the first member that continues: it reports for the pack.
+    // Called on every rank: on_failure for a member that failed, on_early_end for one that was
+    // complete before the others, on_step for the steps of the pack.  is_reporter is true for the
+    // first member that continues: it reports for the pack.
     std::function<void(const std::string& reason)> on_failure;
+    std::function<void()> on_early_end;
     std::function<bool()> is_reporter;
     std::function<void(const StepRow& row)> on_step;
   };
@@ -71,6 +73,9 @@ class PackObserver final : public TrainingObserver {
   void on_step(const StepRow& row) override;
   void on_evaluation(const std::vector<EvalRow>& rows) override;
   void on_failure(const std::string& reason) override;
+  // A member that is not in its file stays part of the pack's commits, which then end: the pack
+  // continues from the last one.
+  void on_early_end() override;
   void save(const TrainingRecord& record, RunStatus status) override;
   bool stop_requested() const override { return run_.stop_requested(); }
 
@@ -78,6 +83,7 @@ class PackObserver final : public TrainingObserver {
   Context context_;
   RunObserver& run_;
   PackSaver& saver_;
+  bool is_saved_ = false;  // the last save reached the file
 };
 
 }  // namespace bipo

@@ -22,10 +22,9 @@
 #include "trainer/loop/training.hpp"
 
 namespace bipo {
-namespace {
 
 // What the training loop gets for one member.
-struct Member {
+struct SweepGroup::Member {
   TrainingSettings settings;
   TrainingRecord record;
   RunObserver run;
@@ -38,6 +37,8 @@ struct Member {
         run(std::move(run_context), display),
         observer(std::move(pack_context), run, saver) {}
 };
+
+namespace {
 
 // Returns the first rank's number on every rank.  Collective over: group
 std::int64_t from_first(std::int64_t value, Communicator& group) {
@@ -324,6 +325,7 @@ void SweepGroup::add_member(Training& training, const SweepPart& part, const Cel
       fail(cell, reason, *training.taken);
     }
   };
+  in_pack.on_early_end = [&training, &cell] { std::erase(training.going_on, cell.name); };
   in_pack.is_reporter = [&training, &cell] {
     return !training.going_on.empty() && training.going_on.front() == cell.name;
   };
@@ -341,6 +343,21 @@ void SweepGroup::add_member(Training& training, const SweepPart& part, const Cel
   training.members.emplace_back(
       training_settings(options, plan, residual_rms, job.inputs.config.hidden), std::move(record),
       std::move(run), std::move(in_pack), display_.steps, training.saver);
+  const bool is_complete =
+      previous != nullptr && previous->attributes.status == RunStatus::kComplete;
+  if (training.taken != nullptr && !options.log_jsonl.empty() && !is_complete) {
+    log_steps(training.members.back(), options.log_jsonl);
+  }
+}
+
+// A log that cannot be written is no reason to fail a cell.
+void SweepGroup::log_steps(Member& member, const std::filesystem::path& path) const {
+  const std::vector<StepRow>& before = member.record.steps;
+  try {
+    member.run.log_to(StepLog(path, ExistingLog::kContinue, before), before);
+  } catch (const UserError& error) {
+    display_.warn(fmt::format("{}; the cell trains without a log", error.what()));
+  }
 }
 
 // Without cached activations, every step runs the blocks before the layer too.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <set>
@@ -68,6 +69,7 @@ class SweepGroup {
   bool has_unsaved() const { return has_unsaved_; }
 
  private:
+  struct Member;
   struct Training;
   enum class End { kDone, kStopped, kSuperseded, kUnsaved };
 
@@ -79,6 +81,7 @@ class SweepGroup {
                  TakenPack* taken);
   void add_member(Training& training, const SweepPart& part, const Cell& cell,
                   const Checkpoint* state, const RunRecord* previous);
+  void log_steps(Member& member, const std::filesystem::path& path) const;
   void load_suffix(const SweepPart& part, std::int64_t layer);
   void announce(const Pack& pack, const TakenPack& taken) const;
   void fail(const Cell& cell, const std::string& reason, const TakenPack& taken);

@@ -280,6 +280,9 @@ TrainOptions cell_options(const SweepPreparation& sweep, const Cell& cell) {
   TrainOptions options = sweep.inputs[inputs_of(sweep, cell)].job.options;
   options.layer = cell.layer;
   options.out = run_file_path(sweep.options.out, cell);
+  if (!options.log_jsonl.empty()) {
+    options.log_jsonl /= cell.name + ".jsonl";
+  }
   options.lr = cell.lr;
   options.beta = cell.beta;
   options.sign = parse_sign_rule(cell.sign);

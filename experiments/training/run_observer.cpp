@@ -95,9 +95,12 @@ void RunObserver::log_missing(const std::vector<StepRow>& rows) {
 }
 
 void RunObserver::on_step(const StepRow& row) {
-  const StepProgress progress = progress_of(row);
-  display_.step(progress);
-  if (const std::string failure = log_ ? log_->add(progress, row) : ""; !failure.empty()) {
+  display_.step(progress_of(row));
+  log_step(row);
+}
+
+void RunObserver::log_step(const StepRow& row) {
+  if (const std::string failure = log_ ? log_->add(progress_of(row), row) : ""; !failure.empty()) {
     display_.warn(failure);
   }
 }

@@ -51,6 +51,9 @@ class RunObserver final : public TrainingObserver {
   // writes the run file only.
   void log_to(StepLog log, const std::vector<StepRow>& before);
 
+  // Logs a step that on_step() does not show.
+  void log_step(const StepRow& row);
+
   void on_step(const StepRow& row) override;
   void on_evaluation(const std::vector<EvalRow>& rows) override;
   // Throws EnvironmentError: a failure ends a single run.

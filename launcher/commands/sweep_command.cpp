@@ -5,11 +5,13 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "collectives/foundation/errors.hpp"
@@ -147,6 +149,21 @@ std::vector<const TrainingInputs*> first_of_each_model(const SweepPreparation& s
   return models;
 }
 
+// Throws UserError where the folder of --log-jsonl cannot be made.
+void make_log_folder(const SweepOptions& options) {
+  std::error_code error;
+  if (options.log_jsonl.empty() || std::filesystem::is_directory(options.log_jsonl, error)) {
+    return;
+  }
+  std::filesystem::create_directories(options.log_jsonl, error);
+  if (error) {
+    throw UserError(
+        fmt::format("--log-jsonl {}: the folder for the logs of the cells cannot be "
+                    "made: {}; name another",
+                    options.log_jsonl.string(), error.message()));
+  }
+}
+
 // Lets the root read or write the plan in the sweep's directory; all ranks take their packs from
 // it.
 void share_plan(SweepPreparation& sweep, Job& job, const std::function<std::string()>& on_root) {
@@ -270,6 +287,7 @@ int run_sweep_command(const SweepOptions& given, Session& session) {
   session.together([&] {
     if (job.is_root()) {
       check_free_space(sweep.options.out, bytes_to_write(sweep));
+      make_log_folder(sweep.options);
     }
   });
   return run_prepared(sweep, describe_growth(sweep, in_directory.fit), job);

@@ -159,12 +159,16 @@ CommandTable sweep_table(SweepOptions& o) {
          json_field(o.json, "print what --dry-run finds as one JSON object"), config_field()}},
        {"Axes", std::move(axes)},
        {"Training",
-        std::vector{preset_field(), max_steps_field(o.max_steps),
+        std::vector{preset_field(), max_steps_field(o.max_steps), patience_field(o.patience),
                     micro_batch_field(o.micro_batch, "auto: the batch"), lr_unit_field(o.lr_unit)} +
             optimizer_fields(o) + std::vector{shuffle_field(o.shuffle)}},
        evaluation_and_saving_group(o),
        {"Machine", machine_fields(o, "auto: 1") + cache_fields(o)},
-       {"Progress", report_fields(o)},
+       {"Progress",
+        report_fields(o) +
+            std::vector{log_field(o.log_jsonl, "DIR",
+                                  "write one JSON object a step, at once, to CELL.jsonl in this "
+                                  "folder, which is made if it is missing")}},
        data_group(o, PairFiles::kBoth),
        text_group(o)},
       config_notes("sweep") +

@@ -210,13 +210,16 @@ void require_consistent(const SweepOptions& options, const GivenNames& given) {
         options.axes.models.size()));
   }
   require_one_warmup(given);
+  const std::vector<NamedData>& sets = options.axes.data;
+  const bool has_pairs = sets.empty()
+                             ? !options.test.empty()
+                             : std::none_of(sets.begin(), sets.end(),
+                                            [](const NamedData& set) { return set.test.empty(); });
   if (options.select == Select::kBest) {
-    const std::vector<NamedData>& sets = options.axes.data;
-    const bool has_pairs =
-        sets.empty() ? !options.test.empty()
-                     : std::none_of(sets.begin(), sets.end(),
-                                    [](const NamedData& set) { return set.test.empty(); });
     require_held_out_margin(options, has_pairs, "--select best");
+  }
+  if (options.patience > 0) {
+    require_held_out_margin(options, has_pairs, "--patience");
   }
   for (const std::int64_t batch_size : options.axes.batch_sizes) {
     require_part_of_batch(options.micro_batch, batch_size);

@@ -291,6 +291,7 @@ class Trainer {
       save(RunStatus::kRunning);
     } else if (members_.front().ends_epoch()) {
       end_epoch();
+      end_impatient_members();
     }
     bool is_over = steps_done() == total;
     if (!is_over) {
@@ -313,6 +314,7 @@ class Trainer {
       const bool ends_epoch = members_.front().ends_epoch();
       if (ends_epoch) {
         end_epoch();
+        end_impatient_members();
       }
       const Verdict verdict = agree(ends_epoch);
       is_over = verdict.is_over || steps_done() == total;
@@ -357,8 +359,7 @@ class Trainer {
       if (plan.pairs != first.settings().pairs || plan.batch_size != first.settings().batch_size ||
           plan.micro_batch != first.settings().micro_batch ||
           member.plan().total_steps() != first.total_steps() ||
-          member.state().step != steps_done() ||
-          (member.settings().patience > 0 && members_.size() > 1)) {
+          member.state().step != steps_done()) {
         throw BugError("vectors of different plans or at different steps in one pass");
       }
     }
@@ -585,6 +586,42 @@ class Trainer {
     }
   }
 
+  // Completes the members that are out of patience, unless all are, which ends the training, or
+  // their plan ends here anyway.
+  void end_impatient_members() {
+    const bool are_patient =
+        std::none_of(members_.begin(), members_.end(),
+                     [](const Member& member) { return member.settings().patience > 0; });
+    if (are_patient || members_.size() == 1 ||
+        steps_done() == members_.front().plan().total_steps()) {
+      return;
+    }
+    // World rank 0 decides, as for evaluations.
+    const at::Tensor flags = at::zeros({static_cast<std::int64_t>(members_.size())}, at::kLong);
+    for (std::size_t i = 0; i < members_.size(); ++i) {
+      flags[static_cast<std::int64_t>(i)] = members_[i].is_out_of_patience() ? 1 : 0;
+    }
+    ranks_.world->broadcast(flags, 0);
+    const auto ended = flags.sum().item<std::int64_t>();
+    if (ended == 0 || ended == flags.numel()) {
+      return;
+    }
+    check_same_vectors();
+    const auto lock = last_step_.lock();
+    std::vector<Member> remaining;
+    for (std::size_t i = 0; i < members_.size(); ++i) {
+      if (flags[static_cast<std::int64_t>(i)].item<std::int64_t>() == 0) {
+        remaining.push_back(std::move(members_[i]));
+        continue;
+      }
+      if (is_writer()) {
+        members_[i].save(RunStatus::kComplete);
+      }
+      members_[i].observer().on_early_end();
+    }
+    members_ = std::move(remaining);
+  }
+
   // World rank 0 decides: other ranks of a continued pack have no log.
   std::vector<bool> find_missing_evaluations() const {
     const at::Tensor needs = at::zeros({static_cast<std::int64_t>(members_.size())}, at::kLong);
@@ -607,7 +644,9 @@ class Trainer {
   Verdict agree(bool ends_epoch) {
     const bool stop = is_stop_requested();
     const bool save = is_save_due(ends_epoch);
-    const bool is_over = members_.front().is_out_of_patience();
+    const bool is_over = std::all_of(members_.begin(), members_.end(), [](const Member& member) {
+      return member.is_out_of_patience();
+    });
     const at::Tensor wishes = at::zeros({3}, at::kLong);
     wishes[0] = stop ? 1 : 0;
     wishes[1] = save && is_writer() ? 1 : 0;

@@ -27,7 +27,6 @@ struct TrainingSettings {
   double save_every = 30;       // seconds
   bool ends_with_best = false;  // the saved result is the vector of best_epoch(), not the last one
   // Evaluations without a better held-out margin after which the training is complete; 0: none.
-  // Only for a member that is alone.
   std::int64_t patience = 0;
   // Norm of the residual stream at the layer, which the vector's is measured by; 0: not known.
   double residual_norm = 0;
@@ -47,9 +46,13 @@ class TrainingObserver {
   // continue without this vector.
   virtual void on_failure(const std::string& reason) = 0;
 
-  // Called on world rank 0 only, by LastStep also on another thread, but never while on_failure()
-  // or stop_requested() of a member of the pack runs.  The record's last vector is the
-  // checkpoint's; that of a complete run with `ends_with_best` is the best epoch's once more.
+  // Called on every rank when the vector is out of patience before the others of its pack, which
+  // continue without it; the record has just been saved as complete.
+  virtual void on_early_end() {}
+
+  // Called on world rank 0 only, by LastStep also on another thread, but never while on_failure(),
+  // on_early_end() or stop_requested() of a member of the pack runs.  The record's last vector is
+  // the checkpoint's; that of a complete run with `ends_with_best` is the best epoch's once more.
   virtual void save(const TrainingRecord& record, RunStatus status) = 0;
 
   // Polled on every rank after each step; true on one rank stops all ranks at the same step.

@@ -380,6 +380,7 @@ class KeepingObserver final : public TrainingObserver {
   }
   void on_evaluation(const std::vector<EvalRow>&) override {}
   void on_failure(const std::string&) override {}
+  void on_early_end() override { ++early_ends; }
   void save(const TrainingRecord& record, RunStatus status) override {
     saved.push_back(record);
     statuses.push_back(status);
@@ -388,6 +389,7 @@ class KeepingObserver final : public TrainingObserver {
 
   std::atomic<int> rounds = 0;  // saves of the other thread
   std::atomic<bool> is_watched = false;
+  int early_ends = 0;
   std::vector<TrainingRecord> saved;
   std::vector<RunStatus> statuses;
 };
@@ -532,6 +534,76 @@ TEST(Training, PatienceEndsARunAfterEvaluationsWithoutABetterMargin) {
   for (const TrainingRecord& caught : impatient.saved) {
     KeepingObserver resumed;
     expect_same(continued(world, settings, caught, resumed), ended);
+  }
+}
+
+// One member's margin was the best after its first epoch, the others' were the worst: the first
+// ends by itself, and the others go on to the end of their plan, wherever the pack is resumed.
+TEST(Training, AMemberOutOfPatienceEndsByItself) {
+  const World world(for_layers({1}));
+  auto settings = three_members();
+  for (TrainingSettings& member : settings) {
+    member.plan.epochs = 4;
+    member.save_every = 0;
+  }
+  std::vector<TrainingRecord> begun = train_together(world, settings, /*last_step=*/3);
+  for (std::size_t i = 0; i < begun.size(); ++i) {
+    for (EvalRow& row : begun[i].evals) {
+      row.margin = row.multiplier == 1 ? (i == 0 ? 1e6 : -1e6) : row.margin;
+    }
+  }
+  const auto train_from = [&](std::vector<TrainingRecord>& records,
+                              std::vector<KeepingObserver>& observers,
+                              const std::vector<TrainingSettings>& of_members) {
+    std::vector<TrainingMember> members;
+    for (std::size_t i = 0; i < records.size(); ++i) {
+      members.push_back({of_members[i], records[i], observers[i]});
+    }
+    EXPECT_EQ(train(world.decoder, world.cache, &world.cache, 1, members, world.ranks),
+              RunStatus::kComplete);
+  };
+  std::vector<TrainingRecord> whole = begun;
+  std::vector<KeepingObserver> patient(3);
+  train_from(whole, patient, settings);
+
+  for (TrainingSettings& member : settings) {
+    member.patience = 2;
+  }
+  std::vector<TrainingRecord> ended = begun;
+  std::vector<KeepingObserver> impatient(3);
+  train_from(ended, impatient, settings);
+  ASSERT_EQ(ended[0].checkpoint.step, 9) << "two evaluations after the first epoch's";
+  ASSERT_EQ(ended[0].vectors.size(), 3U);
+  for (std::size_t i = 0; i < ended[0].vectors.size(); ++i) {
+    EXPECT_EQ(ended[0].vectors[i].value, whole[0].vectors[i].value) << i;
+  }
+  EXPECT_EQ(impatient[0].early_ends, 1);
+  EXPECT_EQ(impatient[0].statuses.back(), RunStatus::kComplete);
+  EXPECT_EQ(impatient[0].saved.back().checkpoint.step, 9);
+  for (const std::size_t i : {1, 2}) {
+    EXPECT_EQ(ended[i].checkpoint.step, 12);
+    EXPECT_EQ(impatient[i].early_ends, 0);
+    EXPECT_EQ(impatient[i].statuses.back(), RunStatus::kComplete);
+    // Passes of two members instead of three round differently in float32.
+    EXPECT_LT(distance(ended[i].checkpoint.vector, whole[i].checkpoint.vector),
+              1e-5 * vector_norm(whole[i].checkpoint.vector));
+  }
+
+  ASSERT_GT(impatient[0].saved.size(), 5U);
+  ASSERT_GT(impatient[1].saved.size(), impatient[0].saved.size());
+  for (std::size_t s = 0; s < impatient[1].saved.size(); ++s) {
+    const bool is_together = impatient[1].saved[s].checkpoint.step < 9;
+    std::vector<TrainingRecord> caught;
+    std::vector<TrainingSettings> of_caught;
+    for (std::size_t i = is_together ? 0 : 1; i < 3; ++i) {
+      caught.push_back(impatient[i].saved[s]);
+      of_caught.push_back(settings[i]);
+    }
+    std::vector<KeepingObserver> resumed(caught.size());
+    train_from(caught, resumed, of_caught);
+    for (std::size_t i = 0; i < caught.size(); ++i) {
+      expect_same(caught[i], ended[i + (is_together ? 0 : 1)]);
+    }
   }
 }
 
