@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <limits>
@@ -336,96 +337,201 @@ TEST(PlanToJson, PacksNameTheirMembers) {
             nlohmann::json::array({"m-d-layer3-seed1-lr0.0005-beta0.1-signbatch-batch4-epochs20"}));
 }
 
-std::string plan_error(const std::string& stored, const std::string& now) {
-  return user_error([&] { check_same_plan(stored, now, "out/plan.json"); });
+std::string plan_error(const std::string& stored, const SweepPlan& now) {
+  return user_error([&] { fit_plan(stored, now, "out/plan.json"); });
 }
 
 std::string other_plan_error(const std::string& differences) {
   return "out/plan.json: the sweep in this directory has another plan (" + differences +
-         "); a plan is fixed when its sweep first starts, and cells are not added later: give the "
-         "settings of that time, or another --out";
+         "); a sweep that has begun can get more cells, by more values of its axes, but keeps "
+         "those that it has and their settings: give these too, or another --out";
 }
 
-TEST(CheckSamePlan, EqualPlansPassInAnyLayoutOfTheText) {
+TEST(FitPlan, EqualPlansPassInAnyLayoutOfTheText) {
   const std::string text = plan_to_json(small_plan());
-  EXPECT_NO_THROW(check_same_plan(text, text, "out/plan.json"));
   const std::string sorted_in_one_line = nlohmann::json::parse(text).dump();
   ASSERT_NE(sorted_in_one_line, text);
-  EXPECT_NO_THROW(check_same_plan(sorted_in_one_line, text, "out/plan.json"));
+  for (const std::string& stored : {text, sorted_in_one_line}) {
+    const PlanFit fit = fit_plan(stored, small_plan(), "out/plan.json");
+    EXPECT_EQ(fit.revision, 1);
+    EXPECT_EQ(fit.added, Texts());
+    EXPECT_EQ(fit.later, Texts());
+  }
 }
 
-TEST(CheckSamePlan, ListsEachDifferentSetting) {
+TEST(FitPlan, ListsEachDifferentSetting) {
   const std::string stored =
       plan_to_json(small_plan(R"({"epochs":20,"model":"m","lr_unit":"absolute","old":1})"));
   SweepPlan changed = small_plan(R"({"lr_unit":"residual","model":"m","epochs":10,"new":"x"})");
   changed.vectors_per_pass = 5;
-  EXPECT_EQ(plan_error(stored, plan_to_json(changed)),
+  EXPECT_EQ(plan_error(stored, changed),
             other_plan_error(R"(epochs was 20, now 10; lr_unit was "absolute", now "residual"; )"
                              R"(new was absent, now "x"; old was 1, now absent; )"
                              R"(vectors_per_pass was 2, now 5)"));
 }
 
 // For all cells, or, where they differ, for those of each model.
-TEST(CheckSamePlan, ComparesWeightsWhereBothPlansSayWhich) {
+TEST(FitPlan, ComparesWeightsWhereBothPlansSayWhich) {
   const std::string old_text =
       plan_to_json(small_plan(R"({"epochs":20,"inputs":[{"model":"m"}]})"));
   const auto plan_with = [](const std::string& common, const std::string& of_inputs) {
-    return plan_to_json(
-        small_plan(R"({"epochs":20)" + common + R"(,"inputs":[{"model":"m")" + of_inputs + "}]}"));
+    return small_plan(R"({"epochs":20)" + common + R"(,"inputs":[{"model":"m")" + of_inputs +
+                      "}]}");
+  };
+  const auto text_with = [&](const std::string& common, const std::string& of_inputs) {
+    return plan_to_json(plan_with(common, of_inputs));
   };
   const std::string one = R"(,"weights_hash":"1")";
   const std::string two = R"(,"weights_hash":"2")";
-  EXPECT_NO_THROW(check_same_plan(old_text, plan_with(one, ""), "out/plan.json"));
-  EXPECT_NO_THROW(check_same_plan(old_text, plan_with("", one), "out/plan.json"));
-  EXPECT_NO_THROW(check_same_plan(plan_with(one, ""), plan_with(one, ""), "out/plan.json"));
-  EXPECT_EQ(plan_error(plan_with(one, ""), plan_with(two, "")),
+  EXPECT_EQ(plan_error(old_text, plan_with(one, "")), "");
+  EXPECT_EQ(plan_error(old_text, plan_with("", one)), "");
+  EXPECT_EQ(plan_error(text_with(one, ""), plan_with(one, "")), "");
+  EXPECT_EQ(plan_error(text_with(one, ""), plan_with("", one)), "");
+  EXPECT_EQ(plan_error(text_with(one, ""), plan_with(two, "")),
             other_plan_error(R"(weights_hash was "1", now "2")"));
-  EXPECT_NE(plan_error(plan_with("", one), plan_with("", two)), "");
+  EXPECT_NE(plan_error(text_with("", one), plan_with("", two)), "");
 }
 
-TEST(CheckSamePlan, ListsCellsThatCameAndWent) {
-  const SweepPlan stored = small_plan();
-  SweepPlan now = stored;
-  now.cells = expand(axes_of({{2, 2, 1}, {3, 3, 1}}, {1, 2, 3}), 4);
-  now.packs = make_packs(now.cells, 2, cost_of(4, 1));
+SweepPlan plan_over(const std::vector<LayerRange>& layers, const std::vector<std::uint64_t>& seeds,
+                    const std::string& settings = R"({"epochs":20,"model":"m"})") {
+  SweepPlan plan;
+  plan.settings = settings;
+  plan.vectors_per_pass = 2;
+  plan.cells = expand(axes_of(layers, seeds), 8);
+  plan.packs = make_packs(plan.cells, 2, cost_of(8, 1));
+  return plan;
+}
+
+std::string name_of(std::int64_t layer, std::uint64_t seed) {
+  return "m-d-layer" + std::to_string(layer) + "-seed" + std::to_string(seed) +
+         "-lr0.0005-beta0.1-signbatch-batch4-epochs20";
+}
+
+// The next revision of a plan, whose new cells are packed by themselves.
+std::string grown(const std::string& stored, const SweepPlan& now) {
+  const PlanFit fit = fit_plan(stored, now, "out/plan.json");
+  std::vector<Cell> added;
+  for (const Cell& cell : now.cells) {
+    if (std::find(fit.added.begin(), fit.added.end(), cell.name) != fit.added.end()) {
+      added.push_back(cell);
+    }
+  }
+  return extended_plan(stored, now, make_packs(added, 2, cost_of(8, 1)), "2026-01-02T03:04:05Z");
+}
+
+TEST(FitPlan, CellsThatOnlyComeAreAdded) {
+  const SweepPlan now = plan_over({{1, 2, 1}}, {1, 2, 3});
+  const PlanFit fit = fit_plan(plan_to_json(plan_over({{1, 1, 1}}, {1, 2})), now, "out/plan.json");
+  EXPECT_EQ(fit.revision, 1);
+  EXPECT_EQ(fit.added, (Texts{name_of(1, 3), name_of(2, 1), name_of(2, 2), name_of(2, 3)}));
+  EXPECT_EQ(fit.later, Texts());
+  EXPECT_EQ(describe_added(now, fit.added), "layer 2; seed 3");
+  EXPECT_EQ(describe_added(now, {name_of(2, 3)}), "") << "others have both values";
+}
+
+TEST(FitPlan, CellsThatGoAreNamed) {
+  EXPECT_EQ(plan_error(plan_to_json(plan_over({{1, 3, 1}}, {1})), plan_over({{1, 3, 2}}, {1, 2})),
+            other_plan_error("1 cell less: " + name_of(2, 1) + "; 2 cells more: " + name_of(1, 2) +
+                             ", " + name_of(3, 2)));
+}
+
+TEST(FitPlan, LongListsOfCellsAreCut) {
   EXPECT_EQ(
-      plan_error(plan_to_json(stored), plan_to_json(now)),
-      other_plan_error("2 cells less: m-d-layer1-seed1-lr0.0005-beta0.1-signbatch-batch4-epochs20, "
-                       "m-d-layer1-seed2-lr0.0005-beta0.1-signbatch-batch4-epochs20; "
-                       "5 cells more: m-d-layer2-seed1-lr0.0005-beta0.1-signbatch-batch4-epochs20, "
-                       "m-d-layer2-seed2-lr0.0005-beta0.1-signbatch-batch4-epochs20, "
-                       "m-d-layer2-seed3-lr0.0005-beta0.1-signbatch-batch4-epochs20, "
-                       "m-d-layer3-seed2-lr0.0005-beta0.1-signbatch-batch4-epochs20, "
-                       "m-d-layer3-seed3-lr0.0005-beta0.1-signbatch-batch4-epochs20"));
+      plan_error(plan_to_json(plan_over({{0, 7, 1}}, {1})), plan_over({{7, 7, 1}}, {1})),
+      other_plan_error("7 cells less: " + name_of(0, 1) + ", " + name_of(1, 1) + ", " +
+                       name_of(2, 1) + ", " + name_of(3, 1) + ", " + name_of(4, 1) + ", ..."));
 }
 
-TEST(CheckSamePlan, LongListsOfCellsAreCut) {
-  SweepPlan stored = small_plan();
-  stored.cells.clear();
-  SweepPlan now = stored;
-  now.cells = expand(axes_of({}), 9);
-  EXPECT_EQ(
-      plan_error(plan_to_json(stored), plan_to_json(now)),
-      other_plan_error("9 cells more: m-d-layer0-seed1-lr0.0005-beta0.1-signbatch-batch4-epochs20, "
-                       "m-d-layer1-seed1-lr0.0005-beta0.1-signbatch-batch4-epochs20, "
-                       "m-d-layer2-seed1-lr0.0005-beta0.1-signbatch-batch4-epochs20, "
-                       "m-d-layer3-seed1-lr0.0005-beta0.1-signbatch-batch4-epochs20, "
-                       "m-d-layer4-seed1-lr0.0005-beta0.1-signbatch-batch4-epochs20, ..."));
+TEST(FitPlan, ACellWithOtherValuesIsAnotherPlan) {
+  auto stored = nlohmann::json::parse(plan_to_json(plan_over({{1, 1, 1}}, {1})));
+  stored["cells"][0]["lr"] = 0.25;
+  EXPECT_EQ(plan_error(stored.dump(), plan_over({{1, 1, 1}}, {1})),
+            other_plan_error("lr of " + name_of(1, 1) + " was 0.25, now 0.0005"));
 }
 
-TEST(CheckSamePlan, OtherPacksOfTheSameCellsAreAnotherPlan) {
-  const SweepPlan stored = small_plan();
-  SweepPlan now = stored;
-  std::swap(now.packs[0], now.packs[1]);
-  EXPECT_EQ(plan_error(plan_to_json(stored), plan_to_json(now)),
-            other_plan_error("the same cells are in another order or in other packs"));
+// A second data set makes settings differ that all cells shared before.
+TEST(FitPlan, SettingsMayMoveToThoseOfAModelAndDataSet) {
+  const std::string shared =
+      R"({"epochs":20,"train_pairs":60,"inputs":[{"model":"m","data":"d"}]})";
+  const std::string stored = plan_to_json(plan_over({{1, 1, 1}}, {1}, shared));
+  const auto with_second = [](const std::string& pairs) {
+    SweepPlan now = plan_over({{1, 1, 1}}, {1});
+    now.settings = R"({"epochs":20,"inputs":[{"model":"m","data":"d","train_pairs":)" + pairs +
+                   R"(},{"model":"m","data":"e","train_pairs":7}]})";
+    Cell second = now.cells.front();
+    second.data = "e";
+    second.name = "m-e-layer1";
+    now.cells.push_back(second);
+    now.packs = make_packs(now.cells, 2, cost_of(8, 1));
+    return now;
+  };
+  EXPECT_EQ(fit_plan(stored, with_second("60"), "out/plan.json").added, Texts{"m-e-layer1"});
+  EXPECT_EQ(plan_error(stored, with_second("61")), other_plan_error("train_pairs was 60, now 61"));
+  const std::string both = plan_to_json(with_second("60"));
+  EXPECT_EQ(plan_error(both, with_second("61")),
+            other_plan_error("train_pairs was 60, now 61 (m with d)"));
 }
 
-TEST(CheckSamePlan, RefusesWhatIsNoPlan) {
+TEST(ExtendedPlan, KeepsPacksAndSaysWhatEachRevisionAdded) {
+  const SweepPlan first = plan_over({{1, 2, 1}}, {1, 2});
+  const SweepPlan second = plan_over({{1, 2, 1}}, {1, 2, 3});
+  const SweepPlan third = plan_over({{1, 3, 1}}, {1, 2, 3});
+  const std::string before = plan_to_json(first);
+  const std::string text = grown(grown(before, second), third);
+  const auto json = nlohmann::json::parse(text);
+  EXPECT_EQ(json["revision"], 3);
+  ASSERT_EQ(json["revisions"].size(), 2U);
+  EXPECT_EQ(json["revisions"][0], (nlohmann::json{{"revision", 2},
+                                                  {"utc", "2026-01-02T03:04:05Z"},
+                                                  {"added", {name_of(1, 3), name_of(2, 3)}}}));
+  EXPECT_EQ(json["revisions"][1]["added"],
+            (nlohmann::json{name_of(3, 1), name_of(3, 2), name_of(3, 3)}));
+  const auto old_json = nlohmann::json::parse(before);
+  for (const char* list : {"cells", "packs"}) {
+    ASSERT_GT(json[list].size(), old_json[list].size());
+    for (std::size_t i = 0; i < old_json[list].size(); ++i) {
+      EXPECT_EQ(json[list][i], old_json[list][i]);
+    }
+  }
+
+  // Each earlier revision is one of it, with its own packs; others are not.
+  EXPECT_EQ(fit_plan(text, third, "out/plan.json").later, Texts());
+  const PlanFit of_second = fit_plan(text, second, "out/plan.json");
+  EXPECT_EQ(of_second.revision, 3);
+  EXPECT_EQ(of_second.later.size(), 3U);
+  EXPECT_EQ(fit_plan(text, first, "out/plan.json").later.size(), 5U);
+  EXPECT_NE(plan_error(text, plan_over({{1, 1, 1}}, {1, 2})), "");
+  EXPECT_NE(plan_error(text, plan_over({{1, 2, 1}}, {1, 3})), "");
+  EXPECT_EQ(packs_in_plan(text, first.cells, "out/plan.json"), first.packs);
+  std::multiset<std::string> members;
+  for (const Pack& pack : packs_in_plan(text, third.cells, "out/plan.json")) {
+    for (const Cell& cell : pack.members) {
+      members.insert(cell.name);
+    }
+  }
+  const Texts all = names(third.cells);
+  EXPECT_EQ(members, std::multiset<std::string>(all.begin(), all.end()));
+}
+
+TEST(PacksInPlan, OfOtherCellsAreADamagedPlan) {
+  const SweepPlan plan = plan_over({{1, 2, 1}}, {1, 2});
+  auto json = nlohmann::json::parse(plan_to_json(plan));
+  const auto error = [&] {
+    return user_error([&] { packs_in_plan(json.dump(), plan.cells, "out/plan.json"); });
+  };
+  EXPECT_EQ(error(), "");
+  std::swap(json["packs"][0]["members"][1], json["packs"][1]["members"][0]);
+  EXPECT_NE(error().find("out/plan.json: damaged"), std::string::npos) << "two layers in a pack";
+  json["packs"].erase(1);
+  EXPECT_NE(error().find("out/plan.json: damaged"), std::string::npos) << "cells without a pack";
+  json["packs"] = 7;
+  EXPECT_NE(error().find("out/plan.json: damaged"), std::string::npos);
+}
+
+TEST(FitPlan, RefusesWhatIsNoPlan) {
   const std::string now = plan_to_json(small_plan());
   const std::string expected =
-      "out/plan.json: not the plan of a sweep, or damaged; bipo-dist writes it once and never "
-      "changes it: restore it, or give another --out";
+      "out/plan.json: not the plan of a sweep, or damaged; restore it, or give another --out";
   for (const std::string& stored :
        {std::string(), now.substr(0, now.size() / 2), std::string("[1]"), std::string("7"),
         std::string("{}"), std::string(R"({"schema_version":"1"})"),
@@ -433,20 +539,20 @@ TEST(CheckSamePlan, RefusesWhatIsNoPlan) {
         std::string(R"({"schema_version":1,"settings":[],"cells":[],"vectors_per_pass":1})"),
         std::string(R"({"schema_version":1,"settings":{},"cells":{},"vectors_per_pass":1})"),
         std::string(R"({"schema_version":1,"settings":{},"cells":[],"vectors_per_pass":"1"})")}) {
-    EXPECT_EQ(plan_error(stored, now), expected) << stored;
+    EXPECT_EQ(plan_error(stored, small_plan()), expected) << stored;
   }
 }
 
-TEST(CheckSamePlan, CellWithoutANameIsShownAsItStands) {
-  const std::string now = plan_to_json(small_plan());
-  auto stored = nlohmann::json::parse(now);
+TEST(FitPlan, CellWithoutANameIsShownAsItStands) {
+  auto stored = nlohmann::json::parse(plan_to_json(small_plan()));
   stored["cells"].push_back(7);
   stored["cells"].push_back(nlohmann::json{{"name", 8}});
-  EXPECT_EQ(plan_error(stored.dump(), now), other_plan_error(R"(2 cells less: 7, {"name":8})"));
+  EXPECT_EQ(plan_error(stored.dump(), small_plan()),
+            other_plan_error(R"(2 cells less: 7, {"name":8})"));
 }
 
-TEST(CheckSamePlan, NewerSchemaNeedsTheNewerProgram) {
-  EXPECT_EQ(plan_error(R"({"schema_version":2})", plan_to_json(small_plan())),
+TEST(FitPlan, NewerSchemaNeedsTheNewerProgram) {
+  EXPECT_EQ(plan_error(R"({"schema_version":2})", small_plan()),
             "out/plan.json: a newer bipo-dist wrote this plan (schema 2; this one knows 1); "
             "continue the sweep with that version, or give another --out");
 }
