@@ -156,4 +156,29 @@ def test_sweeps_are_read_together(tmp_path):
     assert set(sweep.runs) == {CellSpec(5, 1).name, f"first/{name}", f"second/{name}", CellSpec(25, 1).name}
     assert sweep.runs[f"second/{name}"].layer == 15
     assert sweep.settings["train_pairs"] == 40 and "first + second" in Reader(report_html(sweep)).text
-    assert len(load_sweeps([first, first]).summary) == 2
+    assert list(sweep.summary["origin"]) == ["first", "first", "second", "second"]
+    single = load_sweeps([first, first])
+    assert len(single.summary) == 2 and "origin" not in single.summary
+
+
+def test_runs_and_sweeps_are_read_together(tmp_path):
+    """A sweep of two layers, a layer trained by itself, and that layer of another seed."""
+    sweep = SyntheticSweep(grid((5, 15), (1,))).write(tmp_path / "sweep")
+    for seed in (1, 2):
+        with h5py.File(tmp_path / f"more{seed}.h5", "w") as file:
+            write_run_tree(file, CellSpec(20, seed), "complete", 30)
+            file.attrs["config"] = json.dumps({**json.loads(file.attrs["config"]), "train": "data/warmth.csv"})
+    joined = load_sweeps([sweep, tmp_path / "more1.h5", tmp_path / "more2.h5"])
+    assert list(joined.summary["cell"]) == [CellSpec(5, 1).name, CellSpec(15, 1).name, "more1", "more2"]
+    assert list(joined.summary["origin"]) == ["sweep", "sweep", "more1", "more2"]
+    assert list(joined.summary["layer"]) == [5, 15, 20, 20] and list(joined.summary["seed"]) == [1, 1, 1, 2]
+    # All of one model and data set: one curve over the layers.
+    assert list(joined.summary["model"].unique()) == ["smollm2"]
+    assert list(joined.summary["data"].unique()) == ["warmth"]
+    for name in ("accuracy_plus", "margin_minus", "total_steps", "train_pairs"):
+        assert joined.summary[name].notna().all(), name
+    assert joined.runs["more2"].layer == 20
+    page = Reader(report_html(joined)).text
+    assert "more1" in page and "origin" in page
+    finished = run_command("report", sweep, tmp_path / "more1.h5", "--out", tmp_path / "page.html")
+    assert finished.stdout == f"{tmp_path}/page.html: 3 cells, 3 complete\n", finished.stderr

@@ -46,11 +46,11 @@ def _report(options: argparse.Namespace) -> str:
         run = load_run(options.paths[0])
         write_run_report(run, options.out, [load_answers(path) for path in options.generations])
         return f"{options.out}: a run of {counted(len(run.steps), 'step')}, {run.status}"
-    if RUN in kinds or EVALUATION in kinds:
-        raise AnalysisError("name one run, evaluations, or sweeps: "
+    if EVALUATION in kinds:
+        raise AnalysisError("name evaluations, or runs and sweeps: "
                             + ", ".join(f"{path} is {kind_of(path)}" for path in options.paths))
     if options.generations or options.choose_on:
-        raise AnalysisError("--generations and --choose-on belong to a run or an evaluation, not to a sweep")
+        raise AnalysisError("--generations and --choose-on belong to one run or to evaluations, not to a sweep")
     sweep = load_sweeps(options.paths)
     write_report(sweep, options.out)
     complete = int((sweep.summary["status"] == "complete").sum())
@@ -59,7 +59,8 @@ def _report(options: argparse.Namespace) -> str:
 
 def _summary(options: argparse.Namespace) -> str:
     sweep = load_sweeps(options.paths)
-    table = sweep.summary if options.all else sweep.summary[list(COLUMNS)]
+    shown = [*COLUMNS, *(["origin"] if "origin" in sweep.summary else [])]
+    table = sweep.summary if options.all else sweep.summary[shown]
     text = table.to_csv(index=False) if options.csv else table.to_string(index=False)
     return text.rstrip("\n")
 
@@ -83,8 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     summary = commands.add_parser("summary", help="the table of all cells")
     summary.add_argument("--csv", action="store_true", help="as CSV")
     summary.add_argument("--all", action="store_true", help="with the settings that all cells share")
-    sweeps = "sweeps, each a directory or the file that `bipo-dist collect` made; several are read as one"
-    report.add_argument("paths", type=Path, nargs="+", metavar="FILE|DIR", help=f"a run file, evaluations, or {sweeps}")
+    sweeps = ("run files and sweeps, each a directory or the file that `bipo-dist collect` made; several are read as "
+              "one")
+    report.add_argument("paths", type=Path, nargs="+", metavar="FILE|DIR", help=f"evaluations, or {sweeps}")
     summary.add_argument("paths", type=Path, nargs="+", metavar="SWEEP", help=sweeps)
     add_evaluation_command(commands)
     events = commands.add_parser("tensorboard", help="event files for TensorBoard, by the package tensorboard")

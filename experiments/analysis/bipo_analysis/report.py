@@ -151,14 +151,14 @@ def _best_table(section: Section) -> Markup:
     cells = best_cells(section.cells, BEST_CELLS)
     if cells.empty:
         return Markup("")
-    axes = ["layer", "seed", *_varying(section.cells, VARIANT_AXES)]
+    axes = ["layer", "seed", *_varying(section.cells, (*VARIANT_AXES, *_origin(section.cells)))]
     headers = [*(axis.replace("_", " ") for axis in axes), "accuracy −v", "none", "+v", "swing (points)",
                "margin −v", "+v", "norm of v", "best epoch"]
     rows = [[*(plain(row[axis]) for axis in axes),
              *(percent(row[f"accuracy_{side}"]) for side in ("minus", "zero", "plus")),
              number(100 * row["accuracy_swing"], 1), signed(row["margin_minus"]), signed(row["margin_plus"]),
              number(row["vector_norm"]), _best_epoch(row)] for _, row in cells.iterrows()]
-    return joined((element("h3", "Best cells"), table(headers, rows), element(
+    return joined((element("h3", "Best cells"), table(headers, rows, texts=["origin"]), element(
         "p", "By the swing of accuracy at the last evaluation, then of the margin. Best epoch: the one, counted from "
         "1, whose evaluation had the largest swing of margin, with its swing of accuracy; it is chosen on the held-out "
         "pairs themselves.",
@@ -219,9 +219,10 @@ def _troubles(sweep: Sweep) -> Markup:
         return joined((element("h2", "Failures"), element("p", "None: every cell is complete.")))
     order = {status: index for index, status in enumerate(("failed", "unreadable", "interrupted", "missing"))}
     ranked = incomplete.sort_values("status", key=lambda column: column.map(order).fillna(len(order)), kind="stable")
+    origin = _origin(sweep.summary)
     rows = [[row["cell"], row["status"], _progress(row["steps"], row["total_steps"]),
-             _reason(row["status"], row["failure"])] for _, row in ranked.iterrows()]
-    headers = ["cell", "status", "steps done", "reason"]
+             _reason(row["status"], row["failure"]), *(row[name] for name in origin)] for _, row in ranked.iterrows()]
+    headers = ["cell", "status", "steps done", "reason", *origin]
     return joined((element("h2", "Failures and missing cells"), listing(headers, rows, headers, "unfinished cells")))
 
 
@@ -256,14 +257,22 @@ def _is_unknown(value: object) -> bool:
 
 def _all_cells(sweep: Sweep) -> Markup:
     axes = ["layer", "seed", *_varying(sweep.summary, [axis for axis in AXES if axis not in ("layer", "seed")])]
+    origin = _origin(sweep.summary)
     headers = [*(axis.replace("_", " ") for axis in axes), "status", "steps", "loss", "norm of v", "accuracy −v",
-               "none", "+v", "margin −v", "+v", "time", "tokens/s", "cell"]
+               "none", "+v", "margin −v", "+v", "time", "tokens/s", *origin, "cell"]
     rows = [[*(plain(row[axis]) for axis in axes), row["status"], _progress(row["steps"], row["total_steps"]),
              number(row["loss"], 4), number(row["vector_norm"]),
              *(percent(row[f"accuracy_{side}"]) for side in ("minus", "zero", "plus")),
              signed(row["margin_minus"]), signed(row["margin_plus"]), duration(row["seconds"]),
-             number(row["tokens_per_second"], 0), row["cell"]] for row in sweep.summary.to_dict("records")]
-    return joined((element("h2", "All cells"), listing(headers, rows, ["model", "data", "status", "cell"], "cells")))
+             number(row["tokens_per_second"], 0), *(row[name] for name in origin), row["cell"]]
+            for row in sweep.summary.to_dict("records")]
+    texts = ["model", "data", "status", *origin, "cell"]
+    return joined((element("h2", "All cells"), listing(headers, rows, texts, "cells")))
+
+
+def _origin(cells: pandas.DataFrame) -> list[str]:
+    """The column that says what a cell comes from, where there are several sweeps."""
+    return ["origin"] if "origin" in cells else []
 
 
 def _varying(cells: pandas.DataFrame, axes: Sequence[str]) -> list[str]:

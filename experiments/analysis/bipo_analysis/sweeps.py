@@ -1,4 +1,4 @@
-"""Several sweeps as one: more layers, seeds or data in further directories."""
+"""Several sweeps and single runs as one: more layers, seeds or data in further directories."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 
 import pandas
 
-from .run import Run
-from .summary import COLUMNS, input_settings, shared_settings
+from .kinds import RUN, kind_of
+from .run import Run, load_run
+from .summary import AXES, COLUMNS, cell_row, input_settings, shared_settings, summary_frame
 from .sweep import Sweep, load_sweep
+from .wording import last_part
 
 
 class _JoinedRuns(Mapping[str, Run]):
@@ -34,12 +36,13 @@ class _JoinedRuns(Mapping[str, Run]):
 
 
 def load_sweeps(paths: Sequence[str | Path]) -> Sweep:
-    """Reads sweep directories and collected files, each as load_sweep does, as one sweep.
+    """Reads sweep directories, collected files and run files, which count as sweeps of one cell, as one sweep.
 
-    A cell whose name occurs in several of them carries its sweep's name in front; settings that differ are columns of
-    `summary` only.  Raises AnalysisError where load_sweep does.
+    Where there are several, the column `origin` of `summary` names what each cell comes from.  A cell whose name occurs
+    in several of them carries that in front; settings that differ are columns of `summary` only.  Raises
+    AnalysisError where load_sweep and load_run do.
     """
-    sweeps = [load_sweep(path) for path in dict.fromkeys(map(Path, paths))]
+    sweeps = [_load(path) for path in dict.fromkeys(map(Path, paths))]
     if len(sweeps) == 1:
         return sweeps[0]
     counts = pandas.concat([sweep.summary["cell"] for sweep in sweeps]).value_counts()
@@ -48,7 +51,9 @@ def load_sweeps(paths: Sequence[str | Path]) -> Sweep:
     for number, sweep in enumerate(sweeps):
         names = {cell: cell if counts[cell] == 1 else f"{_tag(sweeps, number)}/{cell}"
                  for cell in sweep.summary["cell"]}
-        tables.append(sweep.summary.assign(cell=sweep.summary["cell"].map(names)))
+        # What collect merged tells its cells' origins itself.
+        origin = sweep.summary["origin"] if "origin" in sweep.summary else _tag(sweeps, number)
+        tables.append(sweep.summary.assign(cell=sweep.summary["cell"].map(names), origin=origin))
         places.update({names[cell]: (sweep, cell) for cell in sweep.runs})
         packs += [{**pack, "name": f"{number}/{pack['name']}", "members": [names.get(cell, cell) for cell in
                                                                           pack["members"]]}
@@ -60,6 +65,29 @@ def load_sweeps(paths: Sequence[str | Path]) -> Sweep:
             "cells": [cell for sweep in sweeps for cell in sweep.plan["cells"]]}
     return Sweep(sweeps[0].path, " + ".join(sweep.name for sweep in sweeps), plan, summary, _JoinedRuns(places),
                  sweeps[0].program_version)
+
+
+def _load(path: Path) -> Sweep:
+    return _sweep_of_run(path) if kind_of(path) == RUN else load_sweep(path)
+
+
+def _sweep_of_run(path: Path) -> Sweep:
+    """A run as a sweep of one cell that is named as its file.
+
+    Its settings are those that a sweep's cells share: the axes and the names of files are no part of them.
+    """
+    run = load_run(path)
+    cell = {**{axis: run.settings[axis] for axis in AXES if axis in run.settings}, "name": path.stem,
+            "model": last_part(run.attributes.get("model")), "layer": run.layer,
+            "data": Path(last_part(run.settings.get("train"))).stem}
+    settings = {name: value for name, value in run.settings.items()
+                if name not in (*AXES, "train", "test", "train_file", "test_file", "name")}
+    status = {"diverged": "failed"}.get(run.status, run.status)
+    reason = "the training diverged" if status == "failed" else ""
+    plan = {"schema_version": 1, "settings": settings, "cells": [cell],
+            "packs": [{"name": path.stem, "members": [path.stem]}]}
+    return Sweep(path, path.stem, plan, summary_frame([cell_row(cell, status, reason, run)], settings),
+                 {path.stem: run}, str(run.attributes.get("program_version", "")))
 
 
 def _tag(sweeps: Sequence[Sweep], number: int) -> str:

@@ -16,7 +16,7 @@
 #include <thread>
 #include <vector>
 
-#include "experiments/sweeps/claims.hpp"
+#include "collectives/foundation/errors.hpp"
 #include "experiments/sweeps/stored_plan.hpp"
 #include "experiments/sweeps/sweep_directory.hpp"
 #include "experiments/sweeps/sweep_plan.hpp"
