@@ -363,8 +363,8 @@ def test_complete_packs_are_skipped(sweep, lost, kept):
 def test_another_plan_is_refused(long_sweep):
     interrupt(long_sweep, layer=1, steps=2)
     before = long_sweep.content()
-    for changed, parts in (({"seeds": "1,2,3"}, ["2 cells more", "-layer1-seed3-"]),
-                           ({"layers": "1"}, ["2 cells less", "-layer2-seed1-"]),
+    for changed, parts in (({"layers": "1"}, ["2 cells less", "-layer2-seed1-"]),
+                           ({"layers": "1,3"}, ["2 cells less", "-layer2-seed1-", "2 cells more", "-layer3-seed2-"]),
                            ({"warmup_steps": 3}, ["warmup_steps was 2, now 3"]),
                            ({"epochs": 9}, ["4 cells less", "4 cells more", "-epochs9"]),
                            ({"vectors_per_pass": 1}, ["vectors_per_pass"])):
@@ -373,6 +373,92 @@ def test_another_plan_is_refused(long_sweep):
         for part in [str(long_sweep.out / "plan.json"), *parts]:
             assert part in finished.stderr, finished
         assert long_sweep.content() == before
+
+
+def test_a_sweep_gets_more_cells(long_sweep, expected, tmp_path):
+    """Layer 2 comes to a sweep of layer 1 while a job with the old options is at work: no cell is trained twice, and the
+    grown sweep ends as if it had begun so."""
+    old = long_sweep.but(layers="1")
+    with program.start(old.arguments()) as running:
+        program.wait_until(lambda: old.steps_saved(1, 1) >= 3, running)
+        running.send(signal.SIGSTOP)
+        plan = program.run_successfully(long_sweep.arguments("--dry-run")).stdout
+        assert "adds 2 cells to the 2 of the sweep" in plan and "as revision 2 of its plan: layer 2\n" in plan, plan
+        assert f"\n  {long_sweep.file(2, 1).stem}\n" in plan, plan
+        assert "revision" not in json.loads((old.out / "plan.json").read_text())
+        extended = program.run_successfully(long_sweep.arguments())
+        running.send(signal.SIGCONT)
+        before = running.finish(120)
+    assert before.code == program.DONE, before
+    assert "the sweep's plan has grown: its revision 2 has 2 cells" in before.stdout, before
+    assert "training seed1, seed2\n" in before.stderr and "layer2" not in before.stderr, before
+    assert "adds 2 cells" in extended.stderr and "2 cells are running in other jobs" in extended.stdout, extended
+    assert "training layer2-seed1, layer2-seed2\n" in extended.stderr and "training layer1" not in extended.stderr, extended
+    assert_complete(long_sweep)
+    assert_same_results(long_sweep, expected)
+    stored = json.loads((old.out / "plan.json").read_text())
+    assert stored["revision"] == 2 and len(stored["cells"]) == 4
+    [revision] = stored["revisions"]
+    assert revision["added"] == [long_sweep.file(2, seed).stem for seed in SEEDS]
+    # The old options are those of an earlier revision: nothing is left to do.
+    again = program.run_successfully(old.arguments())
+    assert "the sweep's plan has grown" in again.stdout and "an earlier revision" in again.stderr, again
+    assert_complete(long_sweep)
+    more = program.run_successfully(long_sweep.but(seeds="1,2,3").arguments("--dry-run", "--json"))
+    assert json.loads(more.stdout)["added"] == [long_sweep.file(layer, 3).stem for layer in LAYERS]
+    program.run_successfully(["collect", old.out, "--out", tmp_path / "all.h5"])
+    with h5py.File(tmp_path / "all.h5") as file:
+        assert len(file["summary"]) == len(file["runs"]) == 4
+
+
+def test_a_second_data_set_comes_to_a_sweep(sweep, tiny_pairs, tiny_test_pairs):
+    first = sweep.but(train=None, test=None, seeds="1", data=f"warm={tiny_pairs}:{tiny_test_pairs}")
+    program.run_successfully(first.arguments())
+    untouched = {path: path.read_bytes() for path in first.out.glob("*.h5")}
+    second = first.but(data=f"warm={tiny_pairs}:{tiny_test_pairs},curt={tiny_test_pairs}:{tiny_pairs}")
+    finished = program.run_successfully(second.arguments())
+    assert "data curt" in finished.stderr, finished
+    assert len(list(first.out.glob("*.h5"))) == 4
+    assert {path: path.read_bytes() for path in untouched} == untouched
+    changed = program.run(first.but(data=f"warm={tiny_test_pairs}:{tiny_pairs}").arguments())
+    assert changed.code == program.BAD_INPUT and "train_tokens_hash was" in changed.stderr, changed
+
+
+def test_patience_ends_cells_by_themselves(sweep, tmp_path):
+    """Each cell of a pack is the run by itself with the same patience, wherever that ends."""
+    impatient = sweep.but(layers="1", seeds="1,2,3,4", epochs=12, patience=1, log_jsonl=tmp_path / "logs")
+    program.run_successfully(impatient.arguments())
+    steps = {}
+    for seed in (1, 2, 3, 4):
+        run = run_files.read(impatient.file(1, seed))
+        steps[seed] = len(run.steps)
+        alone = separate_run(impatient.but(log_jsonl=None), 1, seed)
+        assert run.attributes["status"] == "complete" and len(alone.steps) == len(run.steps)
+        numpy.testing.assert_allclose(run.vectors[-1], alone.vectors[-1], rtol=0, atol=1e-5)
+        lines = [json.loads(line) for line in (tmp_path / "logs" / f"{impatient.file(1, seed).stem}.jsonl")
+                 .read_text().splitlines()]
+        assert [line["step"] for line in lines] == list(range(1, len(run.steps) + 1))
+        assert [line["loss"] for line in lines] == list(run.steps["loss"])
+    assert len(set(steps.values())) > 1, f"all cells end together: {steps}"
+    assert impatient.checkpoints() == []
+
+
+def test_logs_of_cells_go_on_where_a_sweep_was_killed(long_sweep, expected, tmp_path):
+    logged = long_sweep.but(log_jsonl=tmp_path / "logs")
+    with program.start(logged.arguments()) as running:
+        program.wait_until(lambda: logged.steps_saved(1, 1) >= 5, running)
+        running.send(signal.SIGKILL)
+        running.finish(10)
+    program.run_successfully(logged.arguments())
+    assert_same_results(logged, expected)
+    for cell in CELLS:
+        path = logged.file(*cell)
+        lines = [json.loads(line) for line in (tmp_path / "logs" / f"{path.stem}.jsonl").read_text().splitlines()]
+        rows = run_files.read(path).steps
+        assert [(line["step"], line["loss"]) for line in lines] == [(row["step"] + 1, row["loss"]) for row in rows]
+    (tmp_path / "file").write_text("")
+    refused = program.run(long_sweep.writing("other").but(log_jsonl=tmp_path / "file").arguments())
+    assert refused.code == program.BAD_INPUT and "--log-jsonl" in refused.stderr, refused
 
 
 def test_a_directory_of_something_else_is_refused(sweep):

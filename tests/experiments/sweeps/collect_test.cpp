@@ -198,6 +198,112 @@ TEST_F(CollectTest, ASweepInEveryState) {
             (Names{cell_name(0), cell_name(1), cell_name(2), cell_name(3)}));
 }
 
+// Another sweep beside the first, with a cell of each layer, and a run by itself.
+class SeveralSources : public CollectTest {
+ protected:
+  void SetUp() override {
+    CollectTest::SetUp();
+    plan({{0}, {1}});
+    run(0, RunStatus::kComplete);
+    other_ = root_ / "other";
+    fs::create_directory(other_);
+    single_ = root_ / "single.h5";
+    RunRecord record = sample_run(4);
+    record.attributes.status = RunStatus::kComplete;
+    record.attributes.layer = 7;
+    record.attributes.model = "models/tiny";
+    record.checkpoint.seed = 5;
+    record.attributes.config =
+        R"({"weight_decay":0.5,"train":"data/pairs.csv","lr":0.25,"beta":0.1,"sign":"both",)"
+        R"("batch_size":2,"epochs":3,"world_size":4})";
+    write_run_file(single_, record);
+  }
+
+  void other_plan(const std::vector<std::vector<int>>& packs) const {
+    auto json = nlohmann::json::parse(plan_text(packs));
+    json["settings"] = {{"weight_decay", 0.75}, {"shuffle", true}};
+    write_text(other_ / "plan.json", json.dump());
+  }
+
+  CollectRequest all() const { return {{sweep_, other_, single_}, out_, false, "1.2.3", "abcdef"}; }
+
+  fs::path other_;
+  fs::path single_;
+};
+
+TEST_F(SeveralSources, AreOneFileThatNamesTheOrigins) {
+  other_plan({{2}});
+  RunRecord record = sample_run(4);
+  record.attributes.status = RunStatus::kComplete;
+  record.attributes.layer = 2;
+  record.checkpoint.seed = 11;
+  write_run_file(other_ / (cell_name(2) + ".h5"), record);
+  const std::vector<CollectedCell> cells = collect_sweep(all());
+  EXPECT_EQ(summary_of(cells), cell_name(0) + " complete\n" + cell_name(1) + " missing\n" +
+                                   cell_name(2) + " complete\nsingle complete\n");
+  EXPECT_EQ(cells[1].origin, sweep_.string());
+  EXPECT_EQ(cells[2].origin, other_.string());
+  EXPECT_EQ(cells[3].origin, single_.string());
+  EXPECT_EQ(group_names(out_, "runs"), (Names{cell_name(0), cell_name(2), "single"}));
+  expect_parts(describe_collection(cells, out_), {cell_name(1) + " in " + sweep_.string()});
+  EXPECT_EQ(collection_as_json(cells, out_)["cells"][3]["origin"], single_.string());
+
+  const hdf5::Handle file = hdf5::open_file(out_.string());
+  const auto joined = nlohmann::json::parse(hdf5::read_text_attribute(file, "plan"));
+  ASSERT_EQ(joined["cells"].size(), 4U);
+  EXPECT_EQ(joined["cells"][3], (nlohmann::json{{"name", "single"},
+                                                {"model", "tiny"},
+                                                {"data", "pairs"},
+                                                {"layer", 7},
+                                                {"seed", 5},
+                                                {"lr", 0.25},
+                                                {"beta", 0.1},
+                                                {"sign", "both"},
+                                                {"batch_size", 2},
+                                                {"epochs", 3},
+                                                {"origin", single_.string()}}));
+  ASSERT_EQ(joined["settings"]["inputs"].size(), 3U);
+  EXPECT_EQ(joined["settings"]["inputs"][1], (nlohmann::json{{"model", "tiny"},
+                                                             {"data", "pairs"},
+                                                             {"origin", other_.string()},
+                                                             {"weight_decay", 0.75},
+                                                             {"shuffle", true}}));
+  EXPECT_EQ(joined["settings"]["inputs"][2]["weight_decay"], 0.5);
+  EXPECT_FALSE(joined["settings"]["inputs"][2].contains("world_size"))
+      << "beside sweeps, a run has the settings that these have";
+}
+
+TEST_F(SeveralSources, ACellOfTwoPlacesIsRefusedByName) {
+  other_plan({{1}, {2}});
+  expect_parts(error_of<UserError>([&] { collect_sweep(all()); }),
+               {cell_name(1), sweep_.string(), other_.string()});
+  EXPECT_FALSE(fs::exists(out_));
+  CollectRequest request = all();
+  request.sources = {sweep_, run_file(0)};
+  expect_parts(error_of<UserError>([&] { collect_sweep(request); }), {cell_name(0)});
+}
+
+TEST_F(SeveralSources, AreNeverReplaced) {
+  other_plan({{2}});
+  CollectRequest request = all();
+  request.overwrite = true;
+  for (const fs::path& out : {single_, other_ / "plan.json", other_ / (cell_name(2) + ".h5")}) {
+    request.out = out;
+    expect_parts(error_of<UserError>([&] { collect_sweep(request); }),
+                 {out.string(), "must not be replaced"});
+  }
+}
+
+TEST_F(SeveralSources, ARunByItselfIsACellOfItsName) {
+  CollectRequest request = all();
+  request.sources = {single_};
+  EXPECT_EQ(summary_of(collect_sweep(request)), "single complete\n");
+  EXPECT_EQ(group_names(out_, "runs"), Names{"single"});
+  request.sources = {out_};
+  request.out = root_ / "again.h5";
+  expect_parts(error_of<UserError>([&] { collect_sweep(request); }), {out_.string()});
+}
+
 TEST_F(CollectTest, TheFileSaysWhatItIs) {
   plan({{0}});
   run(0, RunStatus::kComplete);
