@@ -31,6 +31,7 @@
 #include "experiments/job/machine.hpp"
 #include "experiments/progress/side_by_side.hpp"
 #include "experiments/progress/stop_signals.hpp"
+#include "experiments/settings/field.hpp"
 
 namespace bipo {
 namespace {
@@ -56,9 +57,25 @@ Json prompt_json(const Prompt& prompt) {
   return messages;
 }
 
+// Returns for each vector its name on the command line, layer and, where a training made it, epoch,
+// from 1.
+Json named_vectors(const std::vector<VectorInUse>& vectors) {
+  Json list = Json::array();
+  for (const VectorInUse& vector : vectors) {
+    Json entry = {{"vector", choice_text(vector.choice, vector.choice.file.string())},
+                  {"layer", vector.stored.layer}};
+    if (vector.stored.step > 0) {
+      entry["epoch"] = vector.stored.epoch + 1;
+    }
+    list.push_back(std::move(entry));
+  }
+  return list;
+}
+
 struct GeneratedRow {
   std::int64_t prompt_index = 0;
   const Prompt& prompt;
+  const Json& vectors;  // see named_vectors(); empty: none is in use
   double multiplier = 0;
   std::vector<double> multipliers;  // one for each vector; written if there are several
   std::string text;
@@ -72,6 +89,9 @@ std::string json_row(const GeneratedRow& row) {
   json["prompt"] = prompt_json(row.prompt);
   if (!row.prompt.template_variables.empty()) {
     json["template_variables"] = row.prompt.template_variables;
+  }
+  if (!row.vectors.empty()) {
+    json["vectors"] = row.vectors;
   }
   json["multiplier"] = row.multiplier;
   if (row.multipliers.size() > 1) {
@@ -147,7 +167,8 @@ std::string title(double multiplier) {
 // Writes texts to a file of rows, or prints them for a person.
 class TextSink {
  public:
-  TextSink(const GenerationJob& job, ProgressDisplay& display) : job_(job), display_(display) {
+  TextSink(const GenerationJob& job, ProgressDisplay& display)
+      : job_(job), vectors_(named_vectors(job.vectors)), display_(display) {
     if (!job.options.out.empty()) {
       file_.emplace(job.options.out);
     }
@@ -178,6 +199,7 @@ class TextSink {
     const GeneratedRow row{
         static_cast<std::int64_t>(prompt),
         job_.prompts[prompt],
+        vectors_,
         job_.options.multipliers[setting],
         job_.settings.multipliers[setting],
         job_.text->text().tokenizer.decode(text.tokens, SpecialTokenText::kSkipped),
@@ -192,6 +214,7 @@ class TextSink {
   }
 
   const GenerationJob& job_;
+  Json vectors_;
   ProgressDisplay& display_;
   std::optional<RowFile> file_;
   std::int64_t tokens_ = 0;
