@@ -400,6 +400,10 @@ PlanFit fit_plan(const std::string& stored, const SweepPlan& now, const std::str
                                       after["vectors_per_pass"].dump()));
   }
   const auto cells_before = cells_by_name(before);
+  if (cells_before.size() != before["cells"].size()) {
+    throw UserError(fmt::format(
+        "{}: damaged: a cell comes twice in it; restore it, or give another --out", path));
+  }
   const auto cells_after = cells_by_name(after);
   for (std::string& difference : differences_of_cells(cells_before, cells_after)) {
     differences.push_back(std::move(difference));
@@ -488,7 +492,7 @@ std::vector<Pack> packs_in_plan(const std::string& text, const std::vector<Cell>
     }
     packs.push_back(std::move(pack));
   }
-  const bool are_alike = std::all_of(packs.begin(), packs.end(), can_train_together);
+  const bool are_alike = std::all_of(packs.begin(), packs.end(), is_well_formed);
   if (!left.empty() || !are_alike) {
     throw UserError(
         fmt::format("{}: damaged: its packs do not hold the sweep's cells, each once, "

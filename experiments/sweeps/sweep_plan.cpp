@@ -298,10 +298,11 @@ double pack_cost(const Pack& pack, const CellCost& cost) {
   return sum_of(pack.members, cost);
 }
 
-bool can_train_together(const Pack& pack) {
-  return std::all_of(pack.members.begin(), pack.members.end(), [&](const Cell& cell) {
-    return pack_key(cell) == pack_key(pack.members.front());
-  });
+bool is_well_formed(const Pack& pack) {
+  return pack.name == pack_name(pack.members) &&
+         std::all_of(pack.members.begin(), pack.members.end(), [&](const Cell& cell) {
+           return pack_key(cell) == pack_key(pack.members.front());
+         });
 }
 
 std::int64_t choose_vectors_per_pass(std::int64_t micro_batch_tokens, std::int64_t wanted_tokens) {

@@ -76,8 +76,9 @@ std::vector<Pack> make_packs(const std::vector<Cell>& cells,
 // Sorts packs as make_packs() does; those of equal cost keep their order.
 void sort_longest_first(std::vector<Pack>& packs, const CellCost& cost);
 
-// Returns whether the members differ in seed, lr, beta and sign only.
-bool can_train_together(const Pack& pack);
+// Returns whether the members differ in seed, lr, beta and sign only, and the name is that of these
+// members.
+bool is_well_formed(const Pack& pack);
 
 // Returns how many vectors one pass needs to hold `wanted_tokens`, above which matrix products are
 // efficient, when a vector's own micro-batch has `micro_batch_tokens`; at least 1.

@@ -442,6 +442,13 @@ TEST(FitPlan, LongListsOfCellsAreCut) {
                        name_of(2, 1) + ", " + name_of(3, 1) + ", " + name_of(4, 1) + ", ..."));
 }
 
+TEST(FitPlan, ACellThatComesTwiceIsDamage) {
+  auto stored = nlohmann::json::parse(plan_to_json(plan_over({{1, 1, 1}}, {1})));
+  stored["cells"].push_back(stored["cells"][0]);
+  EXPECT_NE(plan_error(stored.dump(), plan_over({{1, 1, 1}}, {1})).find("comes twice"),
+            std::string::npos);
+}
+
 TEST(FitPlan, ACellWithOtherValuesIsAnotherPlan) {
   auto stored = nlohmann::json::parse(plan_to_json(plan_over({{1, 1, 1}}, {1})));
   stored["cells"][0]["lr"] = 0.25;
@@ -522,6 +529,9 @@ TEST(PacksInPlan, OfOtherCellsAreADamagedPlan) {
   EXPECT_EQ(error(), "");
   std::swap(json["packs"][0]["members"][1], json["packs"][1]["members"][0]);
   EXPECT_NE(error().find("out/plan.json: damaged"), std::string::npos) << "two layers in a pack";
+  json = nlohmann::json::parse(plan_to_json(plan));
+  json["packs"][0]["name"] = "another";
+  EXPECT_NE(error().find("out/plan.json: damaged"), std::string::npos) << "claims have its name";
   json["packs"].erase(1);
   EXPECT_NE(error().find("out/plan.json: damaged"), std::string::npos) << "cells without a pack";
   json["packs"] = 7;
