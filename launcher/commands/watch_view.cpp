@@ -346,16 +346,15 @@ class SweepView final : public WatchView {
  public:
   explicit SweepView(const fs::path& directory)
       : directory_(directory),
+        plan_version_(version_of(plan_path(directory))),
         plan_(read_stored_plan(directory).plan),
         names_(plan_.cells),
         monitor_(directory, plan_, reading_only()) {
-    for (std::size_t i = 0; i < plan_.cells.size(); ++i) {
-      place_[plan_.cells[i].name] = i;
-      readers_.emplace_back(run_file_path(directory, plan_.cells[i]));
-    }
+    place_cells();
   }
 
   Picture look(std::size_t rows) override {
+    follow_plan();
     status_ = monitor_.look();
     states_.clear();
     for (RunReader& reader : readers_) {
@@ -377,6 +376,28 @@ class SweepView final : public WatchView {
   }
 
  private:
+  // Another job may have added cells.
+  void follow_plan() {
+    const std::optional<FileVersion> present = version_of(plan_path(directory_));
+    if (!present || present == plan_version_) {
+      return;
+    }
+    plan_version_ = present;
+    plan_ = read_stored_plan(directory_).plan;
+    names_ = ShortNames(plan_.cells);
+    monitor_ = SweepMonitor(directory_, plan_, reading_only());
+    place_cells();
+  }
+
+  void place_cells() {
+    place_.clear();
+    readers_.clear();
+    for (std::size_t i = 0; i < plan_.cells.size(); ++i) {
+      place_[plan_.cells[i].name] = i;
+      readers_.emplace_back(run_file_path(directory_, plan_.cells[i]));
+    }
+  }
+
   std::size_t count(CellStatus wanted) const {
     return static_cast<std::size_t>(std::count(status_.begin(), status_.end(), wanted));
   }
@@ -482,6 +503,7 @@ class SweepView final : public WatchView {
   static constexpr std::size_t kNameWidth = kLineWidth - 56;
 
   fs::path directory_;
+  std::optional<FileVersion> plan_version_;
   SweepPlan plan_;
   ShortNames names_;
   SweepMonitor monitor_;

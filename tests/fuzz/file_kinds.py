@@ -342,7 +342,7 @@ def write_files(folder: Path) -> None:
     write_data(folder)
     write_models(folder)
     (folder / "prompts.txt").write_text("the cat\na dog?\n", encoding="utf-8")
-    run_command(folder, f"{TRAIN} --test pairs.csv --out run.h5")
+    run_command(folder, f"{TRAIN} --test pairs.csv --out run.h5 --log-jsonl log.jsonl")
     kill_once(folder, f"{LONG} --out stopped.h5", "stopped.h5")
     run_command(folder, f"{TRAIN} --cache-dir cache --out cached.h5")
     write_vectors(folder)

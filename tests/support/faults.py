@@ -45,6 +45,18 @@ class Command:
     result: Result
 
 
+def run_and_log(folder: Path, _stdout: str) -> object:
+    """The run; the log, which may end where it could not be written, has whole lines only."""
+    text = (folder / "log.jsonl").read_text(encoding="utf-8")
+    assert [json.loads(line)["step"] for line in text.splitlines()] == list(range(1, text.count("\n") + 1))
+    return run_of("out.h5")(folder, "")
+
+
+def ageless_output(_folder: Path, stdout: str) -> object:
+    """Without the time since the file was written."""
+    return re.sub(r"\d+(:\d\d)+ ago", "ago", stdout)
+
+
 MODEL = ("model", "pairs.csv")
 COMMANDS = (
     Command("train", f"{TRAIN} --test pairs.csv --out out.h5", MODEL, ("out.h5",), run_of("out.h5")),
@@ -58,8 +70,10 @@ COMMANDS = (
     Command("train on parts", f"{TRAIN.replace('--model model', '--model parts')} --out out.h5", ("parts", "pairs.csv"),
             ("out.h5",), run_of("out.h5")),
     Command("train, a new cache", f"{TRAIN} --cache-dir new --out out.h5", MODEL, ("out.h5",), run_of("out.h5")),
+    Command("train with a log of its steps", f"{TRAIN} --out out.h5 --log-jsonl log.jsonl", MODEL, ("out.h5",), run_and_log),
     Command("sweep", SWEEP.replace("--epochs 60", "--epochs 2"), MODEL, ("sweep/plan.json",), cells),
     Command("sweep, resumed", SWEEP, (*MODEL, "sweep"), ("sweep/plan.json",), cells),
+    Command("sweep, more cells", SWEEP.replace("--layers 1", "--layers 0,1"), (*MODEL, "done/sweep"), ("sweep/plan.json",), cells),
     Command("collect", "collect sweep --out all.h5", ("done/sweep", "all.h5"), ("all.h5",), collected),
     Command("generate", f"{GENERATE} --model model --vector run.h5 --out generations.jsonl --overwrite",
             ("model", "prompts.txt", "run.h5", "generations.jsonl"), ("generations.jsonl",), bytes_of("generations.jsonl")),
@@ -78,6 +92,8 @@ COMMANDS = (
     Command("import of several layers", "import layers.pt --out imported", ("layers.pt",),
             ("imported/layer1.h5", "imported/layer2.h5"), imported_layers),
     Command("inspect", "inspect run.h5", ("run.h5",), (), standard_output),
+    Command("watch", "watch run.h5 --once", ("run.h5",), (), ageless_output),
+    Command("watch of a log", "watch log.jsonl --once", ("log.jsonl",), (), ageless_output),
     Command("data", "data pairs.csv.gz --model model", ("model", "pairs.csv.gz"), (), standard_output),
 )
 
