@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "collectives/foundation/errors.hpp"
 #include "datasets/template/chat_template.hpp"
 #include "trainer/model/hub/hub_cache.hpp"
 
@@ -160,7 +161,15 @@ Field check_weights_field(bool& check_weights) {
 }
 
 Field layer_field(std::int64_t& layer) {
-  return field("layer", "N", "block, from 0, whose output is steered", layer, at_least(0))
+  return field("layer", "N", "block, from 0, whose output is steered", layer,
+               [parse = at_least(0)](const std::string& text) {
+                 if (text.find(',') != std::string::npos || text.find(':') != std::string::npos) {
+                   throw UserError(
+                       "must be one whole number, 0 or above; `bipo-dist sweep --layers` trains a "
+                       "vector for each of several layers");
+                 }
+                 return parse(text);
+               })
       .required();
 }
 

@@ -268,6 +268,9 @@ def test_what_is_no_sweep_is_refused(tmp_path, run_path):
         load_sweep(tmp_path)
     with pytest.raises(AnalysisError, match="not a collected sweep"):
         load_sweep(run_path)
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(AnalysisError, match="model.gguf: no HDF5 file; name a run file"):
+        load_sweep(tmp_path / "model.gguf")
     (tmp_path / "plan.json").write_text("{")
     with pytest.raises(AnalysisError, match="plan.json: not the plan of a sweep, or damaged"):
         load_sweep(tmp_path)

@@ -178,6 +178,9 @@ def _failure_reason(path: Path) -> str:
 
 
 def _load_collected(path: Path) -> Sweep:
+    if not h5py.is_hdf5(path):
+        raise AnalysisError(f"{path}: no HDF5 file; name a run file, evaluations, a sweep's directory or the file that "
+                            "`bipo-dist collect` made of it")
     try:
         require_sealed(path)
         with h5py.File(path, "r") as file:
