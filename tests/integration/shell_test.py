@@ -225,6 +225,8 @@ def test_light_commands_need_no_second_program(tmp_path, job):
         ended = subprocess.run([alone, *words], capture_output=True, text=True, timeout=60)
         assert (ended.returncode, ended.stderr) == (program.DONE, ""), ended
         assert ended.stdout == printed(*words)
+    started = subprocess.run([alone, "report", "run.h5", "--python", "/bin/echo"], capture_output=True, text=True, timeout=60)
+    assert started.stdout.endswith("report --out report.html -- run.h5\n"), started
     refused = subprocess.run([alone, "train"], capture_output=True, text=True, timeout=60)
     assert refused.returncode == program.FAILED and "bipo-dist-compute" in refused.stderr
 
