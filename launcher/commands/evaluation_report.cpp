@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -185,8 +186,12 @@ std::string steerability_text(const std::vector<SteerabilityRow>& rows) {
 }
 
 std::string choices_text(const std::vector<ChoiceRow>& rows) {
-  TextTable table("multiple choice", {"set", "kind", "direction", "multiplier", "items",
-                                      "accuracy %", "probability %", "macro %"});
+  const bool has_mc =
+      std::any_of(rows.begin(), rows.end(), [](const ChoiceRow& row) { return row.kind == "mc"; });
+  TextTable table(
+      has_mc ? "multiple choice; of mc, accuracy is MC1 and probability MC2" : "multiple choice",
+      {"set", "kind", "direction", "multiplier", "items", "accuracy %", "probability %",
+       "macro %"});
   for (const ChoiceRow& row : rows) {
     table.add({row.set, row.kind, row.direction, multiplier_text(row.multiplier),
                fmt::format("{}", row.items), percent(row.accuracy), percent(row.probability),
@@ -204,8 +209,26 @@ std::string costs_text(const std::vector<CostRow>& rows) {
   return table.text();
 }
 
-std::string grid_text(const std::vector<GridRow>& rows) {
-  TextTable table("two vectors",
+// Returns the names of the vectors' files in the evaluation's settings, without their folders.
+std::vector<std::string> vector_files(const std::string& config) {
+  const auto json = nlohmann::json::parse(config, nullptr, /*allow_exceptions=*/false);
+  const auto vectors =
+      json.is_object() ? json.value("vectors", nlohmann::json()) : nlohmann::json();
+  std::vector<std::string> names;
+  for (const auto& vector : vectors.is_array() ? vectors : nlohmann::json::array()) {
+    const auto file =
+        vector.is_object() ? vector.value("file", nlohmann::json()) : nlohmann::json();
+    names.push_back(
+        file.is_string() ? std::filesystem::path(file.get<std::string>()).filename().string() : "");
+  }
+  return names;
+}
+
+std::string grid_text(const std::vector<GridRow>& rows, const std::string& config) {
+  const std::vector<std::string> names = vector_files(config);
+  TextTable table(names.size() == 2
+                      ? fmt::format("two vectors: 1 is {}, 2 is {}", names[0], names[1])
+                      : "two vectors",
                   {"multiplier 1", "multiplier 2", "accuracy %", "propensity, nats", "margin"});
   for (const GridRow& row : rows) {
     table.add({multiplier_text(row.multiplier_1), multiplier_text(row.multiplier_2),
@@ -239,7 +262,8 @@ std::string evaluation_text(const Evaluation& evaluation) {
   return curve_text(evaluation.curve) + draws_text(evaluation.curve) +
          steerability_text(evaluation.steerability) + chosen_text(evaluation.chosen) +
          choices_text(evaluation.choices) + costs_text(evaluation.costs) +
-         grid_text(evaluation.grid) + judge_text(evaluation.judge, evaluation.judge_scale);
+         grid_text(evaluation.grid, evaluation.attributes.config) +
+         judge_text(evaluation.judge, evaluation.judge_scale);
 }
 
 }  // namespace bipo
