@@ -3,6 +3,7 @@ with."""
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from pathlib import Path
@@ -134,6 +135,13 @@ def test_evaluate_and_generate_take_an_epoch(whole, tmp_path, tiny_model, tiny_t
              for vector in (f"{whole}:epoch=2@2", f"{control}@2")]
     assert texts[0].stdout == texts[1].stdout != ""
     assert f"epoch 2 of {EPOCHS}" in texts[0].stderr
+    # A row tells which vectors it is of; an imported one has no epoch.
+    rows = tmp_path / "rows.jsonl"
+    program.run_successfully(["generate", "--model", tiny_model, "--threads", 1, "--vector", f"{whole}:best@0.5",
+                              "--vector", control, "--prompt", "red ring", "--max-new-tokens", 2, "--multipliers", "1",
+                              "--out", rows])
+    assert json.loads(rows.read_text())["vectors"] == [
+        {"vector": f"{whole}:best@0.5", "layer": 1, "epoch": best + 1}, {"vector": str(control), "layer": 1}]
 
 
 def test_extract_matches_the_norm_of_an_epoch(whole, tmp_path, tiny_model, tiny_pairs):
