@@ -1,9 +1,11 @@
 #include "experiments/training/prepared_model.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <string>
 #include <system_error>
+#include <vector>
 
 #include "collectives/communicator.hpp"
 #include "collectives/foundation/content_hash.hpp"
@@ -19,6 +21,25 @@
 #include "trainer/loop/training.hpp"
 
 namespace bipo {
+namespace {
+
+// Says which activations need no pass.
+void tell_kept(const PreparedData& data, const std::filesystem::path& directory,
+               ProgressDisplay& display) {
+  std::vector<std::string> kept;
+  if (data.train->is_filled()) {
+    kept.emplace_back("training");
+  }
+  if (data.held_out && data.held_out->is_filled()) {
+    kept.emplace_back("held-out");
+  }
+  if (!kept.empty()) {
+    display.message(fmt::format("read from {}: activations of the {} pairs", directory.string(),
+                                fmt::join(kept, " and ")));
+  }
+}
+
+}  // namespace
 
 std::unique_ptr<Decoder> load_decoder(const JobPreparation& job, const Ranks& ranks) {
   return std::make_unique<Decoder>(job.inputs.config, *job.inputs.weights,
@@ -85,6 +106,7 @@ PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const Dat
     data.held_out = make_cache(inputs.test, inputs.test_hash, "held-out pairs");
     caches.push_back(data.held_out.get());
   }
+  tell_kept(data, options.cache_dir, display);
   run_prefix_pass(decoder, caches, ranks, display);
   for (const std::int64_t layer : request.layers) {
     check_zero_vector(decoder, *data.train, layer, ranks);

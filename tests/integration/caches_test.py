@@ -107,7 +107,8 @@ def test_a_file_damaged_anywhere_is_named_and_made_again(cached, expected):
         assert all(f"warning: {path}" in finished.stderr for path in whole) and PASS in finished.stderr, finished
         assert_same(cached, "again.h5", expected)
         assert {path: path.read_bytes() for path in activations(cached)} == whole, of_each
-    assert PASS not in train(cached, "last.h5").stderr
+    last = train(cached, "last.h5").stderr
+    assert PASS not in last and "activations of the training and held-out pairs" in last
     assert everything(cached) == [path.name for path in whole]
 
 
