@@ -232,6 +232,36 @@ std::uint64_t agreement(const EvaluationJob& job) {
   return hash.value();
 }
 
+// Returns warnings where the control is no mean difference, or one over other pairs than those that
+// a vector was trained on.
+std::vector<std::string> control_warnings(const EvaluationJob& job) {
+  const auto settings_of_run = [](const StoredVector& vector) {
+    Json settings = Json::parse(vector.config, nullptr, /*allow_exceptions=*/false);
+    return settings.is_object() ? settings : Json::object();
+  };
+  const std::string file = job.options.caa.file.string();
+  const Json control = settings_of_run(*job.caa);
+  if (control.value("method", Json()) != "caa") {
+    return {
+        fmt::format("--caa {}: no mean difference that `bipo-dist extract` made, but {} vector; "
+                    "the tables call it caa",
+                    file, job.caa->step > 0 ? "a trained" : "an imported")};
+  }
+  std::vector<std::string> warnings;
+  for (const VectorInUse& vector : job.vectors) {
+    const Json trained = settings_of_run(vector.stored);
+    const char* const kHash = "train_tokens_hash";
+    if (trained.contains(kHash) && control.contains(kHash) && trained[kHash] != control[kHash]) {
+      warnings.push_back(fmt::format(
+          "--caa {}: the mean difference of other pairs ({}) than those that {} was trained on "
+          "({}), so that they differ by more than the method",
+          file, control.value("train_pairs", Json()).dump(), vector.choice.file.string(),
+          trained.value("train_pairs", Json()).dump()));
+    }
+  }
+  return warnings;
+}
+
 }  // namespace
 
 EvaluationJob prepare_evaluation(const EvaluateOptions& options, const std::string& now,
@@ -261,6 +291,9 @@ EvaluationJob prepare_evaluation(const EvaluateOptions& options, const std::stri
   if (job.caa) {
     if (auto warning = unfinished_warning(options.caa.file, *job.caa)) {
       job.warnings.push_back(std::move(*warning));
+    }
+    for (std::string& warning : control_warnings(job)) {
+      job.warnings.push_back(std::move(warning));
     }
   }
   read_data(job);

@@ -240,6 +240,7 @@ def test_several_random_directions_are_a_null_distribution(evaluate, runs, neutr
 def test_a_multiplier_is_chosen_on_some_pairs_and_reported_on_the_others(evaluate, runs, pairs):
     finished = program.run_successfully(evaluate.arguments("eval.h5", [runs["own"]], caa=runs["other"], random=3,
                                                            choose_on="half"))
+    assert f"warning: --caa {runs['other']}: no mean difference" in finished.stderr and "trained vector" in finished.stderr
     evaluation = evaluations.read(evaluate.folder / "eval.h5")
     assert evaluation.config["choose_on"] == 0.5
     chooses = evaluation.choosing_pairs["chooses"].to_numpy() == 1
@@ -645,6 +646,17 @@ def test_paths_need_not_be_utf8(evaluate, runs, tiny_test_pairs, tmp_path):
     program.run_successfully(["extract", *program.options({
         "model": evaluate.settings["model"], "train": data, "layer": 1, "threads": 1, "out": tmp_path / "caa.h5"})])
     assert run_files.read(tmp_path / "caa.h5").config["train"] == str(tmp_path / "gr\ufffd\ufffde.csv")
+
+
+def test_a_control_of_other_pairs_is_told(evaluate, runs, tiny_pairs, tiny_test_pairs, tmp_path):
+    """Without a word where the mean difference is over the pairs that the vector was trained on."""
+    for name, data in (("same", tiny_pairs), ("other", tiny_test_pairs)):
+        program.run_successfully(["extract", *program.options({
+            "model": evaluate.settings["model"], "train": data, "layer": 1, "threads": 1, "out": tmp_path / f"{name}.h5"})])
+        finished = program.run_successfully(evaluate.arguments(f"{name}-eval.h5", [runs["own"]], caa=tmp_path / f"{name}.h5"))
+        pairs = [run_files.read(path).config["train_pairs"] for path in (tmp_path / f"{name}.h5", runs["own"])]
+        told = f"the mean difference of other pairs ({pairs[0]}) than those that {runs['own']} was trained on ({pairs[1]})"
+        assert (told in finished.stderr) == (name == "other") and finished.stderr.count("--caa") == (name == "other"), finished
 
 
 def test_answers_of_one_token_are_told(evaluate, runs, tokenizer, tmp_path):
