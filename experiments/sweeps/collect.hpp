@@ -31,7 +31,7 @@ struct CollectedCell {
   std::string name;
   std::string status;  // a CellStatus, or "unreadable": its run file is damaged or foreign
   std::string reason;  // why it failed or cannot be read; else empty
-  std::string origin;  // its source where there are several; else empty
+  std::string origin = {};  // its source where there are several; else empty
 };
 
 // Writes the file atomically, whatever the state of the sweeps, and returns its cells, source by
