@@ -199,25 +199,16 @@ Value or_default(const Value& input, const Bound& bound) {
   return given ? input : bound[0].value_or(Value(Json("")));
 }
 
-std::optional<std::int64_t> indent_argument(const std::optional<Value>& given) {
-  const bool is_none = given && as_json(*given) != nullptr && as_json(*given)->is_null();
-  return given && !is_none ? std::optional(require_integer(*given, "indent")) : std::nullopt;
-}
-
-bool is_given(const std::optional<Value>& given) {
-  return given && (as_json(*given) == nullptr || !as_json(*given)->is_null());
-}
-
 // The arguments of transformers' tojson, in its order.
 JsonStyle json_style(const Bound& bound) {
   JsonStyle style;
   style.ensure_ascii = bound[0] && is_truthy(*bound[0]);
-  style.indent = indent_argument(bound[1]);
-  if (style.indent) {
+  if (const auto indent = given(bound[1])) {
+    style.indent = require_integer(*indent, "indent");
     style.between_elements = ",";  // json.dumps then writes no blank before the line break
   }
-  if (is_given(bound[2])) {
-    const Json& separators = require_json(*bound[2]);
+  if (const auto separators_given = given(bound[2])) {
+    const Json& separators = require_json(*separators_given);
     if (!separators.is_array() || separators.size() != 2 || !separators[0].is_string() ||
         !separators[1].is_string()) {
       throw UserError("tojson needs two texts as its separators");
@@ -233,7 +224,7 @@ JsonStyle json_style(const Bound& bound) {
 Json sorted_pairs(const Value& input, const Bound& bound) {
   const bool case_sensitive = bound[0] && is_truthy(*bound[0]);
   const bool reverse = bound[2] && is_truthy(*bound[2]);
-  if (is_given(bound[1]) && !are_equal(*bound[1], Json("key"))) {
+  if (const auto by = given(bound[1]); by && !are_equal(*by, Json("key"))) {
     throw UserError("dictsort by anything but the key is not supported");
   }
   std::vector<std::pair<Value, Json>> pairs;
@@ -591,6 +582,11 @@ std::vector<std::optional<Value>> bind_arguments(const std::string& callee,
     bound[static_cast<std::size_t>(found - parameters.begin())] = value;
   }
   return bound;
+}
+
+std::optional<Value> given(const std::optional<Value>& argument) {
+  const bool is_none = argument && as_json(*argument) != nullptr && as_json(*argument)->is_null();
+  return is_none ? std::nullopt : argument;
 }
 
 }  // namespace bipo::jinja

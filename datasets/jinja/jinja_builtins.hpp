@@ -1,6 +1,7 @@
 // The filters, tests, methods and functions that templates may use.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -27,5 +28,8 @@ bool is_function(const std::string& name);
 std::vector<std::optional<Value>> bind_arguments(const std::string& callee,
                                                  const Arguments& arguments,
                                                  const std::vector<std::string>& parameters);
+
+// Returns an argument, or nothing where it was not passed or is none.
+std::optional<Value> given(const std::optional<Value>& argument);
 
 }  // namespace bipo::jinja

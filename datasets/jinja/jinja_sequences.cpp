@@ -204,11 +204,6 @@ void refuse_several_attributes(const std::optional<Value>& attribute) {
   }
 }
 
-std::optional<Value> given(const std::optional<Value>& value) {
-  const bool is_none = value && as_json(*value) != nullptr && as_json(*value)->is_null();
-  return is_none ? std::nullopt : value;
-}
-
 using Keyed = std::vector<std::pair<Value, Json>>;
 
 Keyed with_keys(const Value& input, const std::optional<Value>& attribute, bool case_sensitive) {

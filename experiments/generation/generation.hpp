@@ -28,7 +28,7 @@ struct GenerationSettings {
   std::int64_t max_new_tokens = 200;
   std::vector<TokenId> stop_tokens;  // each ends a text
   SamplingSettings sampling;
-  bool has_independent_rows = false;  // Decoder::has_independent_rows() on every rank
+  bool has_independent_rows = false;  // Decoder::has_independent_cached_rows() on all
 };
 
 struct GeneratedText {

@@ -387,7 +387,7 @@ GenerationOutcome generate(const GenerationJob& prepared, const Decoder& decoder
   keep_freed_memory();
   const SteeringVectors vectors(placed(prepared.vectors), decoder);
   GenerationSettings settings = prepared.settings;
-  settings.has_independent_rows = holds_on_all(decoder.has_independent_rows(), *ranks.world);
+  settings.has_independent_rows = holds_on_all(decoder.has_independent_cached_rows(), *ranks.world);
   TextGenerator generator(decoder, vectors, settings, prepared.room,
                           [&](std::int64_t, std::int64_t setting, TokenId token) {
                             if (live) {

@@ -25,7 +25,6 @@
 #include "trainer/loop/training.hpp"
 #include "trainer/model/decoder/decoder.hpp"
 #include "trainer/model/model_files.hpp"
-#include "trainer/model/operators/cpu_products.hpp"
 #include "trainer/model/operators/operators.hpp"
 #include "trainer/model/weights/weights.hpp"
 
@@ -241,8 +240,8 @@ RunShape run_shape(const BenchSetup& setup) {
   run.pairs = static_cast<double>(setup.pairs.size());
   run.pair = mean_pair(setup.pairs);
   run.micro_pairs = static_cast<double>(setup.micro_batch);
-  run.packs_prefix = !setup.config.delta_net &&
-                     multiplies_in_tiles(setup.computation.product_type, setup.computation.device);
+  run.packs_prefix = Decoder::has_independent_rows(setup.config, setup.computation.product_type,
+                                                   setup.computation.device, run.tp);
   run.bytes = element_bytes(
       setup.computation.dtype == Dtype::kBf16, emulates_bfloat16(setup.computation.device),
       keeps_float_head(setup.computation.device), setup.options.cache_dtype == Dtype::kBf16);

@@ -21,7 +21,7 @@
 #include "launcher/bench/sample_pairs.hpp"
 #include "trainer/cost/machine_table.hpp"
 #include "trainer/cost/run_plan.hpp"
-#include "trainer/model/operators/cpu_products.hpp"
+#include "trainer/model/decoder/decoder.hpp"
 #include "trainer/model/operators/operators.hpp"
 
 namespace bipo {
@@ -140,8 +140,8 @@ std::int64_t evaluated(const std::vector<double>& multipliers) {
 void set_types(Dtype cache_dtype, PlanRequest& request) {
   const c10::Device device(request.machine.cuda ? c10::kCUDA : c10::kCPU);
   const bool bf16 = request.dtype == "bf16";
-  request.packs_prefix =
-      !request.config.delta_net && multiplies_in_tiles(bf16 ? c10::kBFloat16 : c10::kFloat, device);
+  request.packs_prefix = Decoder::has_independent_rows(
+      request.config, bf16 ? c10::kBFloat16 : c10::kFloat, device, request.tp.value_or(1));
   request.bytes = element_bytes(bf16, emulates_bfloat16(device), keeps_float_head(device),
                                 cache_dtype == Dtype::kBf16);
 }

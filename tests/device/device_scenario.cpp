@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <optional>
 #include <ostream>
 #include <utility>
 
@@ -162,7 +161,7 @@ class Stages {
       settings.multipliers = {{-2, -2, 1}, {0, 0, 0}, {1.5, 1, 2}};
       settings.max_new_tokens = 8;
       settings.positions = positions;
-      settings.has_independent_rows = decoder_.has_independent_rows();
+      settings.has_independent_rows = decoder_.has_independent_cached_rows();
       const SteeringVectors steering = vectors();
       TextGenerator generator(decoder_, steering, settings,
                               generation_room(scenario_.config, mine, /*at_once=*/2, settings),
@@ -264,107 +263,6 @@ double distance(const std::vector<double>& found, const std::vector<double>& exp
 constexpr double kRoundoff = 1.0 / 256;
 
 }  // namespace
-
-ModelConfig llama_config() {
-  ModelConfig config = tiny_config();
-  config.blocks = 4;
-  return config;
-}
-
-ModelConfig gemma_config() {
-  ModelConfig config = llama_config();
-  config.activation = Activation::kGeluTanh;
-  config.embedding_scale = std::sqrt(20.0);
-  config.query_pre_attention_scalar = 6;
-  config.attention_soft_cap = 5;
-  config.logit_soft_cap = 3;
-  config.output_norms = true;
-  config.tied_head = true;
-  config.attention_kinds = {AttentionKind{}, AttentionKind{}};
-  config.attention_kinds[0].window = 3;
-  config.kind_of_block = {0, 1, 0, 1};
-  return config;
-}
-
-ModelConfig qwen_config() {
-  ModelConfig config = llama_config();
-  config.query_key_value_bias = true;
-  config.attention_output_bias = true;
-  config.query_key_norms = QueryKeyNorms::kByHead;
-  config.vocabulary = 33000;
-  return config;
-}
-
-ModelConfig gemma4_config() {
-  ModelConfig config = llama_config();
-  config.activation = Activation::kGeluTanh;
-  config.embedding_scale = std::sqrt(20.0);
-  config.score_scale = 1;
-  config.logit_soft_cap = 3;
-  config.query_key_norms = QueryKeyNorms::kByHead;
-  config.value_norms = true;
-  config.output_norms = true;
-  config.block_scales = true;
-  config.tied_head = true;
-  config.rotary.resize(2);
-  config.rotary[0].rotated = 4;
-  config.rotary[0].over_whole_head = true;
-  config.rotary[1].theta = 50;
-  config.attention_kinds = {AttentionKind{.head_size = 8, .kv_heads = 1, .values_are_keys = true},
-                            AttentionKind{.window = 3, .rotary = 1, .head_size = 4, .kv_heads = 3}};
-  config.kind_of_block = {1, 0, 1, 0};
-  return config;
-}
-
-ModelConfig cohere_config() {
-  ModelConfig config = llama_config();
-  config.norm = Norm::kLayer;
-  config.parallel_blocks = true;
-  config.logit_scale = 0.25;
-  config.tied_head = true;
-  config.rotary.front().adjacent_pairs = true;
-  config.attention_kinds = {AttentionKind{.window = 3}, AttentionKind{.rotary = std::nullopt}};
-  config.kind_of_block = {0, 0, 0, 1};
-  return config;
-}
-
-ModelConfig olmo_config() {
-  ModelConfig config = llama_config();
-  config.query_key_norms = QueryKeyNorms::kOfAllHeads;
-  config.input_norms = false;
-  config.output_norms = true;
-  return config;
-}
-
-ModelConfig glm_config() {
-  ModelConfig config = llama_config();
-  config.query_key_value_bias = true;
-  config.output_norms = true;
-  config.rotary.front().rotated = 2;
-  config.rotary.front().adjacent_pairs = true;
-  return config;
-}
-
-ModelConfig scaled_config() {
-  ModelConfig config = llama_config();
-  config.rotary.front().query_growth = 0.5;
-  config.rotary.front().query_context = 3;
-  config.embedding_scale = 2;
-  config.score_scale = 0.3;
-  config.residual_scale = 0.5;
-  return config;
-}
-
-ModelConfig recurrent_config() {
-  ModelConfig config = llama_config();
-  config.gated_attention = true;
-  config.query_key_norms = QueryKeyNorms::kByHead;
-  config.kind_of_block = {0, 0, 0, 0};
-  set_recurrent_blocks(
-      {true, true, false, true},
-      {.key_heads = 3, .value_heads = 6, .key_size = 4, .value_size = 5, .taps = 3}, config);
-  return config;
-}
 
 void PrintTo(const ModelCase& value, std::ostream* out) {
   *out << value.name << ' ' << value.type;

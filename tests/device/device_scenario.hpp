@@ -13,28 +13,9 @@
 #include <vector>
 
 #include "collectives/session.hpp"
-#include "tests/support/tiny_model.hpp"
+#include "tests/support/model_variations.hpp"
 
 namespace bipo::testing {
-
-// Tiny models of four blocks.
-ModelConfig llama_config();
-// Soft caps, windows, norms of outputs, a tied head, scaled embeddings.
-ModelConfig gemma_config();
-// Biases, norms of queries and keys, and more tokens than one block of the head holds on a device.
-ModelConfig qwen_config();
-// Two kinds of blocks with other heads, values that are keys, norms of values, a part of the heads
-// that turns, scales of blocks.
-ModelConfig gemma4_config();
-// Attention and MLP side by side, LayerNorm, blocks without positions, a scale of logits.
-ModelConfig cohere_config();
-// Norms of outputs alone, and of all heads of queries and keys together.
-ModelConfig olmo_config();
-// Half of a head turns, in adjacent pairs; norms before and behind, biases.
-ModelConfig glm_config();
-// Queries that grow with their position, and scales of embeddings, scores and branches.
-ModelConfig scaled_config();
-ModelConfig recurrent_config();
 
 // A parameter of tests.
 struct ModelCase {
@@ -45,7 +26,7 @@ struct ModelCase {
 void PrintTo(const ModelCase& value, std::ostream* out);
 std::string name_of_case(const ::testing::TestParamInfo<ModelCase>& info);
 
-// Every model above, in float64 and in float32.
+// Every model of tests/support/model_variations.hpp, in float64 and in float32.
 std::vector<ModelCase> all_model_cases();
 
 struct Scenario {

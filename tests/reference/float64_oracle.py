@@ -76,10 +76,10 @@ def divergences(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (a.exp() * (a - b)).sum(dim=-1)
 
 
-def load(directory: Path) -> PreTrainedModel:
+def load(directory: Path, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
     """By the class that config.json names: the Auto classes keep models of text and images apart."""
     name, = json.loads((directory / "config.json").read_text(encoding="utf-8"))["architectures"]
-    return getattr(transformers, name).from_pretrained(directory, dtype=torch.float64, attn_implementation="eager")
+    return getattr(transformers, name).from_pretrained(directory, dtype=dtype, attn_implementation="eager")
 
 
 class Oracle:
@@ -106,11 +106,23 @@ class Oracle:
     def blocks(self) -> int:
         return self.model.config.get_text_config().num_hidden_layers
 
+    def log_probs(self) -> torch.Tensor:
+        """Scores.log_probs without a vector."""
+        with Widening(self.model), torch.no_grad():
+            return torch.cat(self.tables(0, None))
+
     def scores(self, layer: int, vector: torch.Tensor) -> Scores:
         """With `vector` [D] added to the output of block `layer`."""
+        return self.all_scores([(layer, vector)])[0]
+
+    def all_scores(self, sites: Sequence[tuple[int, torch.Tensor]]) -> list[Scores]:
+        """The same of several layers and vectors, one after the other."""
+        with Widening(self.model), torch.no_grad():
+            reference = self.pair_logps(self.tables(0, None))
+        return [self.scores_beside(reference, layer, vector) for layer, vector in sites]
+
+    def scores_beside(self, reference: PairLogps, layer: int, vector: torch.Tensor) -> Scores:
         with Widening(self.model):
-            with torch.no_grad():
-                reference = self.pair_logps(self.tables(layer, None))
             leaf = vector.double().clone().requires_grad_()
             tables = self.tables(layer, leaf)
             policy = self.pair_logps(tables)
@@ -120,16 +132,21 @@ class Oracle:
 
     def float32_bound(self, layer: int, vector: torch.Tensor, exact: Scores) -> Distances:
         """How far float32 may lie from `exact`, by the errors that this file's description speaks of."""
+        return self.float32_bounds([(layer, vector)], [exact])[0]
+
+    def float32_bounds(self, sites: Sequence[tuple[int, torch.Tensor]], exact: Sequence[Scores]) -> list[Distances]:
+        """The same of several layers and vectors."""
         found = []
         for draw in range(DRAWS):
             with rounding_errors(self.model, draw):
-                found.append(distances(self.scores(layer, vector), exact))
-        return largest(found)
+                found.append([distances(scores, own) for scores, own in zip(self.all_scores(sites), exact)])
+        return [largest(of_site) for of_site in zip(*found)]
 
     def tables(self, layer: int, shift: torch.Tensor | None) -> list[torch.Tensor]:
         """By sequence, the log-probabilities of every token in the place of each answer token."""
         with steered(self.model, layer, shift):
             logits = self.model(input_ids=self.ids, use_cache=False).logits
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return [logits[row, first - 1:length - 1].log_softmax(dim=-1)
                 for row, (first, length) in enumerate(zip(self.first, self.lengths))]
 
@@ -137,6 +154,17 @@ class Oracle:
         sums = [table.gather(1, self.ids[row, first:length, None]).sum()
                 for row, (table, first, length) in enumerate(zip(tables, self.first, self.lengths))]
         return PairLogps(torch.stack(sums[0::2]), torch.stack(sums[1::2]))
+
+
+def bfloat16_gradient(directory: Path, pairs: Sequence[TokenPair], layer: int, vector: torch.Tensor) -> torch.Tensor:
+    """Scores.gradient of transformers' model in bfloat16."""
+    model = Oracle(load(directory, torch.bfloat16), pairs)
+    with torch.no_grad():
+        reference = model.pair_logps(model.tables(layer, None))
+    leaf = vector.clone().requires_grad_()
+    policy = model.pair_logps(model.tables(layer, leaf.bfloat16()))
+    pair_losses(policy, reference, 1.0, BETA).mean().backward()
+    return leaf.grad
 
 
 class Widening(TorchFunctionMode):
@@ -202,6 +230,45 @@ def rounding_errors(model: PreTrainedModel, seed: int) -> Iterator[None]:
         if isinstance(module, torch.nn.Linear):
             hooks.append(module.register_forward_hook(forward))
             hooks.append(module.register_full_backward_hook(backward))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class Rounded(torch.autograd.Function):
+    """x as bfloat16 holds it; the gradient is left as it is."""
+
+    @staticmethod
+    def forward(context, x):
+        return x.bfloat16().to(x.dtype)
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient
+
+
+class RoundedBackward(torch.autograd.Function):
+    """x, whose gradient becomes what bfloat16 holds of it."""
+
+    @staticmethod
+    def forward(context, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient.bfloat16().to(gradient.dtype)
+
+
+@contextlib.contextmanager
+def bfloat16_products(model: PreTrainedModel) -> Iterator[None]:
+    """Inside the `with`, linear maps take bfloat16 and nothing else is rounded, forward and backward."""
+    hooks = []
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            hooks.append(module.register_forward_pre_hook(lambda _, inputs: (Rounded.apply(inputs[0]),)))
+            hooks.append(module.register_forward_hook(lambda _module, _inputs, output: RoundedBackward.apply(output)))
     try:
         yield
     finally:

@@ -77,16 +77,23 @@ def test_tokens_are_those_that_transformers_finds_likeliest(models, tmp_path, ki
                        "--epochs", 2, "--batch-size", 2, "--max-steps", 2, "--lr-unit", "absolute", "--lr", 0.1, "--warmup-steps", 0,
                        "--out", tmp_path / "run.h5"])
     assert run.code == program.DONE, run
-    made = program.run(["generate", "--model", directory, "--vector", tmp_path / "run.h5", "--prompts",
-                        directory / "prompts.txt", "--system-prompt", "", "--max-new-tokens", LENGTH,
-                        "--multipliers=" + ",".join(map(str, MULTIPLIERS)), "--tp", ranks,
-                        "--out", tmp_path / "texts.jsonl"], ranks if ranks > 1 else None)
-    assert made.code == program.DONE, made
+
+    def generate(name: str, *options: object) -> list[dict]:
+        made = program.run(["generate", "--model", directory, "--vector", tmp_path / "run.h5", "--prompts",
+                            directory / "prompts.txt", "--system-prompt", "", "--max-new-tokens", LENGTH,
+                            "--multipliers=" + ",".join(map(str, MULTIPLIERS)), "--tp", ranks, *options,
+                            "--out", tmp_path / name], ranks if ranks > 1 else None)
+        assert made.code == program.DONE, made
+        return [json.loads(line) for line in (tmp_path / name).read_text(encoding="utf-8").splitlines()]
+
+    rows = generate("texts.jsonl")
+    if kind == "qwen3_5_text" and ranks == 1:
+        alone = generate("one_by_one.jsonl", "--batch-size", 1)
+        assert [row["tokens"] for row in alone] == [row["tokens"] for row in rows]
     with h5py.File(tmp_path / "run.h5") as file:
         vector = torch.tensor(file["vectors/value"][-1])
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     fast = AutoTokenizer.from_pretrained(directory)
-    rows = [json.loads(line) for line in (tmp_path / "texts.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(rows) == len(PROMPTS) * len(MULTIPLIERS)
     assert len({tuple(row["tokens"]) for row in rows[:3]}) == 3, "the vector changes nothing"
     for row in rows:

@@ -70,7 +70,7 @@ def test_ids_and_text(reference, plain_values, tmp_path):
         assert ["".join(parts) for parts in got] == expected
 
 
-def test_scores(values, plain_values, tmp_path):
+def test_scores(values, plain_values):
     """Of short texts, at the ids that the tokenizer gives them."""
     ids = run_lines(plain_values, [text for parts in TEXTS for text in parts])
     bos = [values["bos_token_id"]]
@@ -80,8 +80,7 @@ def test_scores(values, plain_values, tmp_path):
     case = Case(STEERED, vector(oracle.hidden_size))
     exact = oracle.scores(case.layer, case.vector)
     bound = oracle.float32_bound(case.layer, case.vector, exact)
-    found = program_scores(FILE, [case], tmp_path / "request.json", (1,), ("float32",), pairs,
-                           [[row] for row in range(len(pairs))])
+    found = program_scores(FILE, [case], (1,), ("float32",), pairs, [[row] for row in range(len(pairs))])
     for (number, ranks, _), scores in found.items():
         distance = distances(scores, exact)
         print(f"{number}, tp {ranks}: {distance}, may be {bound}")

@@ -93,5 +93,5 @@ def test_the_file_is_the_model_of_the_directory(tmp_path, ranks):
     case = Case(2, vector(oracle.hidden_size))
     exact = oracle.scores(case.layer, case.vector)
     bound = oracle.float32_bound(case.layer, case.vector, exact)
-    (found,) = program_scores(file, [case], tmp_path / "request.json", (ranks,)).values()
+    (found,) = program_scores(file, [case], (ranks,)).values()
     assert distances(found, exact).within(bound), distances(found, exact)

@@ -3,6 +3,8 @@ of tiny_families.py: each with the properties that set it apart, and ways to tak
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable
 
 import torch
@@ -203,14 +205,53 @@ def norms_by_head(model: torch.nn.Module) -> None:
 
 def without_norm(which: str) -> Callable[[torch.nn.Module], None]:
     def change(model: torch.nn.Module) -> None:
-        for layer in model.model.layers:
-            getattr(layer.self_attn, which).forward = lambda x: x
+        for block in blocks_of(model):
+            getattr(block.self_attn, which).forward = lambda x: x
     return change
 
 
-def without_output_norms(model: torch.nn.Module) -> None:
-    for layer in model.model.layers:
-        layer.post_attention_layernorm.forward = layer.post_feedforward_layernorm.forward = lambda x: x
+def without_block_norms(*names: str) -> Callable[[torch.nn.Module], None]:
+    def change(model: torch.nn.Module) -> None:
+        for block in blocks_of(model):
+            for name in names:
+                getattr(block, name).forward = lambda x: x
+    return change
+
+
+without_output_norms = without_block_norms("post_attention_layernorm", "post_feedforward_layernorm")
+
+
+def rotated_everywhere(model: torch.nn.Module) -> None:
+    """Lets blocks without a window turn queries and keys; their masks stay as they are."""
+    for block in blocks_of(model):
+        block.self_attn.sliding_window = CONTEXT
+
+
+def with_another_rule(change: Callable[..., tuple]) -> Callable[[torch.nn.Module], None]:
+    """Lets a recurrence call `change` with the delta rule in front of its arguments."""
+    def change_all(model: torch.nn.Module) -> None:
+        for layer in [block.linear_attn for block in blocks_of(model) if hasattr(block, "linear_attn")]:
+            def forward(*rest, forward=layer.forward, module=sys.modules[type(layer).__module__], **named):
+                rule = module.torch_chunk_gated_delta_rule
+                module.torch_chunk_gated_delta_rule = functools.partial(change, rule)
+                try:
+                    return forward(*rest, **named)
+                finally:
+                    module.torch_chunk_gated_delta_rule = rule
+            layer.forward = forward
+    return change_all
+
+
+def of_any_length(rule: Callable[..., tuple], *rest: torch.Tensor, **named: object) -> tuple:
+    """Leaves queries and keys as long as they are."""
+    return rule(*rest, **{**named, "use_qk_l2norm_in_kernel": False})
+
+
+def of_distant_heads(rule: Callable[..., tuple], query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+                     **named: object) -> tuple:
+    """Gives value heads that share a key head no neighbours."""
+    times = value.shape[2] // key.shape[2]
+    return rule(query.repeat(1, 1, times, 1), key.repeat(1, 1, times, 1), value, **named)
 
 
 def positions_everywhere(model: torch.nn.Module) -> None:
@@ -275,7 +316,9 @@ def families() -> dict[str, Family]:
               "final_logit_softcapping": 6.0, "tie_word_embeddings": True}
     dense = {**gemma4, "hidden_size_per_layer_input": 0}
     older = {"global_head_dim": 16, "num_global_key_value_heads": 2}
-    inherent = {"value norms": without_value_norms, "scores not scaled": scaled_by_head_size,
+    inherent = {"value norms": without_value_norms, "norm of queries": without_norm("q_norm"),
+                "norm of keys": without_norm("k_norm"), "output norms": without_output_norms,
+                "scores not scaled": scaled_by_head_size,
                 "norm by w": norms_from_one, "frequencies of the whole head": frequencies_of_a_smaller_head,
                 "scale of the whole block": scaled_before_the_mlp}
     cohere = {**SIX_ON_TWO, "logit_scale": 0.5, "rope_parameters": {"rope_type": "default", "rope_theta": 700.0}}
@@ -345,7 +388,7 @@ def families() -> dict[str, Family]:
              "full blocks": Property({"layer_types": [SLIDING] * 6}),
              "which blocks": Property({"layer_types": [SLIDING, FULL, SLIDING] * 2})},
             {"pattern instead of layer types": Spelling(("layer_types",), {"sliding_window_pattern": 3})},
-            storage=torch.bfloat16, inherent=parallel),
+            storage=torch.bfloat16, inherent={**parallel, "full blocks without positions": rotated_everywhere}),
         "gemma4": Family(
             "gemma4_text", {**dense, "rms_norm_eps": 1e-2},
             {"values that are keys": Property({"attention_k_eq_v": False}, values_of_their_own),
@@ -394,11 +437,14 @@ def families() -> dict[str, Family]:
              "norm of the recurrence": weights_of("linear_attn.norm.weight", lambda weight: weight.fill_(1)),
              "gate of the attention": of_gates(16, torch.Tensor.zero_),
              "query norm": weights_of("q_norm.weight", torch.Tensor.zero_),
+             "key norm": weights_of("k_norm.weight", torch.Tensor.zero_),
              "partial rotation": Property({"rope_parameters": {**ROTATED, "partial_rotary_factor": 1.0}}),
              "norm by 1 + w": Property(weights=norms_but_the_recurrences_times_weight_alone)},
             {"interval instead of layer types": Spelling(("layer_types",), {"full_attention_interval": 4}),
              "rope at the top level": Spelling(("rope_parameters",),
-                                               {"rope_theta": 700.0, "partial_rotary_factor": 0.5})}),
+                                               {"rope_theta": 700.0, "partial_rotary_factor": 0.5})},
+            inherent={"queries and keys of length one": with_another_rule(of_any_length),
+                      "neighbours share a key head": with_another_rule(of_distant_heads)}),
         "qwen3_5_around": Family(
             "qwen3_5_text",
             {**FOUR_ON_ONE, "head_dim": 16, "tie_word_embeddings": True, "rms_norm_eps": 1e-2,
@@ -538,8 +584,12 @@ def families() -> dict[str, Family]:
             {"adjacent pairs": half_apart(4, 8), "names of norms": Property(weights=swapped_norms),
              "norm epsilon": Property({"rms_norm_eps": 1e-6}),
              "partial rotation": Property({"rope_parameters": {**PLAIN, "partial_rotary_factor": 1.0}})},
-            storage=torch.bfloat16, max_shard_size="60KB"),
+            storage=torch.bfloat16, max_shard_size="60KB",
+            inherent={"output norms": without_block_norms("post_self_attn_layernorm", "post_mlp_layernorm")}),
         "ernie4_5": Family(
             "ernie4_5", {**SIX_ON_TWO, "head_dim": 10, "tie_word_embeddings": True},
             {"adjacent pairs": half_apart(10, 10), "theta of 500000": Property({"rope_parameters": PLAIN})}),
+        "helium": Family(
+            "helium", {**SIX_ON_TWO, "head_dim": 8, "attention_bias": True},
+            {**BIASES, "adjacent pairs": half_apart(8, 8), "theta of 100000": Property({"rope_parameters": PLAIN})}),
     }

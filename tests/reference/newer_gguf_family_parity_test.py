@@ -25,8 +25,8 @@ def made(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_model(made, tmp_path, name):
-    agrees(made(name), tmp_path)
+def test_every_model(made, name):
+    agrees(made(name))
 
 
 @pytest.mark.parametrize("name, mistake", MISTAKES)

@@ -1,11 +1,10 @@
 // Prints what models say of packed token pairs with vectors added after their blocks: every token's
-// log-probability, those of the answers, and the gradient of the BiPO loss.  Each line of standard
-// input names a model and, behind a tab, a file with a request; a line "{}" ends its answer.
+// log-probability, those of the answers, and the gradient of the BiPO loss.  Answers one request
+// after the other, each a line of JSON on standard input, with tensors and an empty line.
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
 #include <exception>
-#include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -30,22 +29,24 @@ struct Case {
 };
 
 struct Request {
+  std::string model;
   std::vector<bipo::TokenPair> pairs;
   std::vector<std::vector<std::int64_t>> groups;  // pairs that are packed together
   std::vector<Case> cases;
   std::vector<int> tp;
-  std::vector<std::string> types;  // "float32" and "float64"
+  std::vector<std::string> types;  // "float32", "float64" and "bfloat16"
   double beta = 0;
 };
 
-Request read_request(const std::string& path) {
-  std::ifstream file(path);
-  const Json json = Json::parse(file);
+Request read_request(const std::string& line) {
+  const Json json = Json::parse(line);
   Request request;
+  json.at("model").get_to(request.model);
   for (const Json& pair : json.at("pairs")) {
     request.pairs.push_back({pair.at("prompt").get<std::vector<bipo::TokenId>>(),
                              pair.at("chosen").get<std::vector<bipo::TokenId>>(),
-                             pair.at("rejected").get<std::vector<bipo::TokenId>>(), path});
+                             pair.at("rejected").get<std::vector<bipo::TokenId>>(),
+                             request.model});
   }
   json.at("groups").get_to(request.groups);
   for (const Json& item : json.at("cases")) {
@@ -58,7 +59,7 @@ Request read_request(const std::string& path) {
 }
 
 at::ScalarType scalar_type(const std::string& name) {
-  return name == "float64" ? at::kDouble : at::kFloat;
+  return name == "float64" ? at::kDouble : name == "bfloat16" ? at::kBFloat16 : at::kFloat;
 }
 
 class Scorer {
@@ -153,29 +154,24 @@ void score(const Request& request, const bipo::ModelFiles& model, const std::str
   }
 }
 
-void answer(const std::string& model_path, const std::string& request_path) {
-  const Request request = read_request(request_path);
-  const bipo::ModelFiles model = bipo::open_model(model_path);
+void answer(const Request& request) {
+  const bipo::ModelFiles model = bipo::open_model(request.model);
   for (const std::string& type : request.types) {
     for (const int tp : request.tp) {
-      bipo::run_as_threads(tp,
-                           [&](bipo::Communicator& group) { score(request, model, type, group); });
+      bipo::run_as_threads(
+          tp, [&](bipo::Communicator& group) { score(request, model, type, group); });
     }
   }
-  std::cout << "{}" << std::endl;
+  std::cout << std::endl;
 }
 
 }  // namespace
 
 int main() {
   try {
-    for (std::string line; std::getline(std::cin, line);) {
-      const std::size_t tab = line.find('\t');
-      if (tab == std::string::npos) {
-        std::cerr << "no tab between a model and a request: " << line << '\n';
-        return 2;
-      }
-      answer(line.substr(0, tab), line.substr(tab + 1));
+    std::string line;
+    while (std::getline(std::cin, line)) {
+      answer(read_request(line));
     }
   } catch (const std::exception& error) {
     std::cerr << error.what() << '\n';

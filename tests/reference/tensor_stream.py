@@ -12,27 +12,11 @@ DTYPES = {"Float": torch.float32, "Double": torch.float64, "Half": torch.float16
 
 
 def read(stream: BinaryIO) -> dict[str, torch.Tensor]:
-    """All tensors up to the end of the stream, by name."""
-    tensors, _ = _read(stream)
-    return tensors
-
-
-def read_answer(stream: BinaryIO) -> dict[str, torch.Tensor]:
-    """All tensors up to the line "{}", by name."""
-    tensors, is_whole = _read(stream)
-    if not is_whole:
-        raise EOFError("the stream ends within an answer")
-    return tensors
-
-
-def _read(stream: BinaryIO) -> tuple[dict[str, torch.Tensor], bool]:
-    """Also returns whether the line "{}" ended them."""
+    """All tensors up to an empty line or the end of the stream, by name."""
     tensors = {}
-    while line := stream.readline():
+    while line := stream.readline().strip():
         header = json.loads(line)
-        if not header:
-            return tensors, True
         data = bytearray(stream.read(header["bytes"]))
         tensors[header["name"]] = torch.frombuffer(
             data, dtype=DTYPES[header["type"]]).reshape(header["shape"])
-    return tensors, False
+    return tensors

@@ -275,8 +275,8 @@ def families() -> dict[str, Family]:
     }
 
 
-def write_family(directory: Path, family: Family, seed: int = 1) -> Path:
-    """Writes the model as transformers saves it and returns its directory."""
+def write_family(directory: Path, family: Family, seed: int = 1, gain: float = WEIGHT_GAIN) -> Path:
+    """Writes the model as transformers saves it and returns its directory; see randomise()."""
     common = {"hidden_size": 48, "intermediate_size": 83, "num_hidden_layers": BLOCKS,
               "vocab_size": VOCABULARY, "max_position_embeddings": CONTEXT, "tie_word_embeddings": False,
               "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -288,7 +288,7 @@ def write_family(directory: Path, family: Family, seed: int = 1) -> Path:
             text_config=config.to_dict(),
             **{"tie_word_embeddings": config.tie_word_embeddings, "image_token_index": 3, **family.around})
     model = model_class(family.wrapper).from_config(config)
-    randomise(model, seed)
+    randomise(model, seed, gain)
     directory.mkdir(parents=True)
     model.to(family.storage).save_pretrained(directory, max_shard_size=family.max_shard_size)
     write_tokenizer(directory, VOCABULARY)
@@ -299,8 +299,8 @@ def model_class(wrapper: str | None) -> type:
     return AutoModelForCausalLM if wrapper is None else AutoModelForImageTextToText
 
 
-def randomise(model: torch.nn.Module, seed: int) -> None:
-    """Draws every parameter; a norm's are spread about what it began with, one or (Gemma) zero."""
+def randomise(model: torch.nn.Module, seed: int, gain: float = WEIGHT_GAIN) -> None:
+    """Draws every parameter; a norm's are spread about what it began with, one or (Gemma) zero. `gain`: of products."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         scales = [(name, scale) for name, scale in model.named_buffers() if name.endswith("layer_scalar")]
@@ -315,7 +315,7 @@ def randomise(model: torch.nn.Module, seed: int) -> None:
             elif any(part in name for part in ("embed_tokens", "embed_in", "lm_head")):
                 weight.copy_(EMBEDDING_SPREAD * noise)
             else:
-                weight.copy_(WEIGHT_GAIN / weight.shape[1] ** 0.5 * noise)
+                weight.copy_(gain / weight.shape[1] ** 0.5 * noise)
 
 
 def write_without(directory: Path, model: Path, lost: Property) -> Path:

@@ -62,6 +62,11 @@ class RandomWeights final : public WeightSource {
         add(role, block);
       }
     }
+    for (const Role role : outer_roles(config)) {
+      if (!tensors_.contains({role, 0})) {
+        add(role, 0);
+      }
+    }
   }
 
   at::Tensor read(Role role, std::int64_t block, const Slice& slice) const override {

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <string>
 #include <vector>
 
 #include "collectives/self_communicator.hpp"
@@ -266,13 +267,22 @@ TEST(Generation, MultiplierZeroIsTheBatchWithoutAVectorToTheBit) {
   }
 }
 
+// A window in some blocks, gates and states in others.
+ModelConfig gated_recurrent_config() {
+  ModelConfig config = tiny_recurrent_config();
+  config.gated_attention = true;
+  config.query_key_norms = QueryKeyNorms::kByHead;
+  config.attention_kinds.front().window = 5;
+  return config;
+}
+
 // Prompts that begin alike, texts that end early beside others that grow on, one block of settings.
 TEST(Generation, IndependentRowsHaveTheBitsOfATextAlone) {
   ModelConfig config = tiny_config();
   config.attention_kinds.front().window = 5;
-  for (const ModelConfig& each : {tiny_config(), config}) {
+  for (const ModelConfig& each : {tiny_config(), config, gated_recurrent_config()}) {
     const Model model(each, at::kFloat);
-    if (!model.decoder.has_independent_rows()) {
+    if (!model.decoder.has_independent_cached_rows()) {
       GTEST_SKIP() << "this processor multiplies no tiles";
     }
     const std::vector<NumberedPrompt> alike = {
@@ -397,25 +407,30 @@ TEST(Generation, ReplicasGatherAnswersInTheirOrder) {
   });
 }
 
+struct Waiting {
+  SteeredPositions positions;
+  bool is_recurrent;
+};
+
 // A model whose texts end at different lengths, more prompts than are at work together, some of
 // which begin alike; each text as it is alone, for any number of prompts at work.
-class WaitingPrompts : public ::testing::TestWithParam<SteeredPositions> {
+class WaitingPrompts : public ::testing::TestWithParam<Waiting> {
  protected:
   WaitingPrompts() : model_(config(), at::kFloat), vectors_(two_layers(), model_.decoder) {
-    settings_.positions = GetParam();
+    settings_.positions = GetParam().positions;
     settings_.has_independent_rows = true;
     const auto endless = generate_batch(model_.decoder, vectors_, prompts_, settings_);
     settings_.stop_tokens = {endless[0].tokens[2], endless[7].tokens[4], endless[20].tokens[1]};
   }
 
   void SetUp() override {
-    if (!model_.decoder.has_independent_rows()) {
+    if (!model_.decoder.has_independent_cached_rows()) {
       GTEST_SKIP() << "this processor multiplies no tiles";
     }
   }
 
   static ModelConfig config() {
-    ModelConfig config = tiny_config();
+    ModelConfig config = GetParam().is_recurrent ? gated_recurrent_config() : tiny_config();
     config.attention_kinds.front().window = 5;
     config.context = 24;  // ends texts of the longest prompts
     return config;
@@ -501,9 +516,15 @@ TEST_P(WaitingPrompts, BeginBeforeOthersAtWorkHaveEnded) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Generation, WaitingPrompts,
-                         ::testing::Values(SteeredPositions::kAll, SteeredPositions::kAnswer),
-                         [](const auto& positions) {
-                           return positions.param == SteeredPositions::kAll ? "All" : "Answer";
+                         ::testing::Values(Waiting{SteeredPositions::kAll, false},
+                                           Waiting{SteeredPositions::kAnswer, false},
+                                           Waiting{SteeredPositions::kAll, true},
+                                           Waiting{SteeredPositions::kAnswer, true}),
+                         [](const auto& instance) {
+                           return std::string(instance.param.is_recurrent ? "Recurrent"
+                                                                          : "Attention") +
+                                  (instance.param.positions == SteeredPositions::kAll ? "All"
+                                                                                      : "Answer");
                          });
 
 TEST(Generation, FixedGroupsHaveTheBitsOfABatchByItself) {

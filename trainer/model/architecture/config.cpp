@@ -15,6 +15,7 @@
 #include "collectives/foundation/errors.hpp"
 #include "trainer/model/architecture/config_fields.hpp"
 #include "trainer/model/architecture/families.hpp"
+#include "trainer/model/architecture/refused_families.hpp"
 #include "trainer/model/architecture/rope_config.hpp"
 #include "trainer/model/architecture/unused_keys.hpp"
 #include "trainer/model/architecture/wrappers.hpp"
@@ -105,7 +106,9 @@ const Family& family_of(const ConfigFields& fields, std::vector<std::string>& wa
   const std::string architectures =
       fields.has("architectures") ? fields.at("architectures").dump() : "is missing and";
   if (family == nullptr && (by_type == nullptr || !name_no_head(names))) {
-    fields.refuse(fmt::format("architectures {} is not supported; supported: {}", architectures,
+    const std::string_view missing = names.size() == 1 ? missing_for(names.front()) : "";
+    fields.refuse(fmt::format("architectures {} is not supported{}; supported: {}", architectures,
+                              missing.empty() ? "" : fmt::format(" (it needs {})", missing),
                               supported_architectures()));
   }
   const bool is_ministral = by_type != nullptr && family != nullptr &&

@@ -6,10 +6,8 @@
 #include <algorithm>
 #include <filesystem>
 #include <string_view>
-#include <vector>
 
 #include "collectives/foundation/errors.hpp"
-#include "trainer/model/architecture/families.hpp"
 
 namespace bipo {
 namespace {
@@ -63,29 +61,6 @@ ModelConfig smollm2_135m() {
   return config;
 }
 
-// Values of "text_config" of config.json in google/gemma-4-31B-it.
-ModelConfig gemma_4_31b() {
-  ModelConfig config;
-  config.hidden = 5376;
-  config.blocks = 60;
-  config.heads = 32;
-  config.kv_heads = 16;
-  config.head_size = 256;
-  config.intermediate = 21504;
-  config.vocabulary = 262144;
-  config.context = 262144;
-  config.tied_head = true;
-  const Family& family = *find_family("Gemma4ForCausalLM");
-  apply_family(family, config);
-  config.logit_soft_cap = 30;
-  config.rotary = {{.theta = 1000000, .rotated = 128, .over_whole_head = true}, {.theta = 10000}};
-  const std::vector<bool> rotated(static_cast<std::size_t>(config.blocks), true);
-  set_attention_kinds(rotated, windowed_by_default(family, rotated, 0, family.full_every),
-                      {.head_size = 512, .kv_heads = 4, .values_are_keys = true}, {.window = 1024},
-                      config);
-  return config;
-}
-
 // What the config.json of a published model says, as far as its class does not say it.
 ModelConfig published(std::string_view name, std::string_view text) {
   return parse_model_config(text, name);
@@ -102,6 +77,14 @@ ModelConfig gemma_3_12b() {
       "hidden_size": 3840, "intermediate_size": 15360, "num_hidden_layers": 48,
       "num_attention_heads": 16, "num_key_value_heads": 8, "sliding_window": 1024,
       "rope_scaling": {"factor": 8.0, "rope_type": "linear"}}})");
+}
+
+ModelConfig gemma_4_31b() {
+  return published("google/gemma-4-31B-it", R"({"model_type": "gemma4", "text_config": {
+      "hidden_size": 5376, "intermediate_size": 21504, "num_hidden_layers": 60,
+      "num_attention_heads": 32, "num_key_value_heads": 16, "num_global_key_value_heads": 4,
+      "attention_k_eq_v": true, "hidden_size_per_layer_input": 0, "sliding_window": 1024,
+      "final_logit_softcapping": 30.0, "max_position_embeddings": 262144}})");
 }
 
 ModelConfig ministral_3_8b() {

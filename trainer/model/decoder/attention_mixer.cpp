@@ -56,14 +56,14 @@ at::Tensor AttentionMixer::run(const BlockWeights& block, const at::Tensor& h,
   const bool is_plain = !config_.attention_kinds[kind_].values_are_keys &&
                         !block.query_norm.defined() && !rows->query_scale.defined();
   if (is_plain) {
-    return add_attention(h, self_attention(qkv, heads_, rows), x, block);
+    return add_attention(block, h, gated(block, self_attention(qkv, heads_, rows), x));
   }
   const at::Tensor q = qkv.narrow(1, 0, heads_->query_width());
   const at::Tensor kv = qkv.narrow(1, heads_->query_width(), qkv.size(1) - heads_->query_width());
   // Without norms the latter are columns of qkv.
   const at::Tensor attended = attention(
       queries(block, q, *rows), keys_and_values(block, kv).contiguous(), heads_, rows, rows);
-  return add_attention(h, attended, x, block);
+  return add_attention(block, h, gated(block, attended, x));
 }
 
 at::Tensor AttentionMixer::run_to_answers(const BlockWeights& block, const at::Tensor& h,
@@ -75,7 +75,8 @@ at::Tensor AttentionMixer::run_to_answers(const BlockWeights& block, const at::T
   const at::Tensor kv = project_heads(block, x, {heads_->query_width(), block.qkv.matrix.size(0)});
   const at::Tensor attended = attention(queries(block, q, *rows.answers),
                                         keys_and_values(block, kv), heads_, rows.answers, rows.all);
-  return add_attention(h.index_select(0, layout.answer_rows), attended, of_answers, block);
+  return add_attention(block, h.index_select(0, layout.answer_rows),
+                       gated(block, attended, of_answers));
 }
 
 at::Tensor AttentionMixer::run_cached(const BlockWeights& block, const at::Tensor& h,
@@ -87,7 +88,10 @@ at::Tensor AttentionMixer::run_cached(const BlockWeights& block, const at::Tenso
   const at::Tensor attended =
       cached_attention(queries(block, q, layout.kinds[kind_]), keys_and_values(block, kv), *heads_,
                        layout.kinds[kind_], layout.places, cache.rows);
-  return add_attention(h, attended, x, block);
+  const bool has_gates = block.query_gate.matrix.defined();
+  return add_attention(
+      block, h,
+      has_gates ? gated_row_by_row(attended, frozen_linear(x, block.query_gate)) : attended);
 }
 
 BlockCache AttentionMixer::make_cache(std::int64_t rows, std::int64_t /*regions*/) const {
@@ -141,12 +145,16 @@ at::Tensor AttentionMixer::keys_and_values(const BlockWeights& block, const at::
 }
 
 // `x`: the inputs of the rows whose queries were `attended`.
-at::Tensor AttentionMixer::add_attention(const at::Tensor& residual, const at::Tensor& attended,
-                                         const at::Tensor& x, const BlockWeights& block) const {
-  const at::Tensor gated = block.query_gate.matrix.defined()
-                               ? attended * at::sigmoid(frozen_linear(x, block.query_gate))
-                               : attended;
-  return operators_.project_onto(residual, gated, block.attention_output,
+at::Tensor AttentionMixer::gated(const BlockWeights& block, const at::Tensor& attended,
+                                 const at::Tensor& x) const {
+  return block.query_gate.matrix.defined()
+             ? attended * at::sigmoid(frozen_linear(x, block.query_gate))
+             : attended;
+}
+
+at::Tensor AttentionMixer::add_attention(const BlockWeights& block, const at::Tensor& residual,
+                                         const at::Tensor& attended) const {
+  return operators_.project_onto(residual, attended, block.attention_output,
                                  block.attention_output_bias, block.attention_output_norm);
 }
 

@@ -31,15 +31,19 @@ class AttentionMixer final : public SequenceMixer {
   at::Tensor run_cached(const BlockWeights& block, const at::Tensor& h, const CachedLayout& layout,
                         const BlockCache& cache) const override;
   BlockCache make_cache(std::int64_t rows, std::int64_t regions) const override;
-  bool has_independent_rows() const override { return true; }
+
+  // See DeltaMixer.
+  static constexpr bool kHasIndependentRows = true;
 
  private:
   at::Tensor project_heads(const BlockWeights& block, const at::Tensor& x, Range columns) const;
   at::Tensor normed_heads(const at::Tensor& x, const at::Tensor& norm) const;
   at::Tensor queries(const BlockWeights& block, const at::Tensor& x, const QuerySet& rows) const;
   at::Tensor keys_and_values(const BlockWeights& block, const at::Tensor& kv) const;
-  at::Tensor add_attention(const at::Tensor& residual, const at::Tensor& attended,
-                           const at::Tensor& x, const BlockWeights& block) const;
+  at::Tensor gated(const BlockWeights& block, const at::Tensor& attended,
+                   const at::Tensor& x) const;
+  at::Tensor add_attention(const BlockWeights& block, const at::Tensor& residual,
+                           const at::Tensor& attended) const;
 
   const ModelConfig& config_;
   std::size_t kind_;

@@ -28,6 +28,42 @@ std::vector<std::unique_ptr<SequenceMixer>> make_mixers(const ModelConfig& confi
   return mixers;
 }
 
+bool blocks_keep_rows_apart(const ModelConfig& config) {
+  const auto& kinds = config.attention_kinds;
+  return std::all_of(kinds.begin(), kinds.end(), [](const AttentionKind& kind) {
+    return kind.is_recurrent ? DeltaMixer::kHasIndependentRows
+                             : AttentionMixer::kHasIndependentRows;
+  });
+}
+
+// Returns the columns that the output of a block's mixer has on a rank.
+std::int64_t mixed_columns(const ModelConfig& config, const ShardPlan& shard,
+                           const AttentionKind& kind) {
+  return kind.is_recurrent ? shard.delta_values.size() * config.delta_net->value_size
+                           : shard.heads.size() * head_size_of(config, kind);
+}
+
+// Whether a row of all products, summed over `tp` ranks, has the same bits for any other rows.
+bool products_keep_rows_apart(const ModelConfig& config, at::ScalarType product_type,
+                              at::Device device, std::int64_t tp) {
+  // The order of sums over more than two ranks may depend on the number of rows.
+  if (!multiplies_in_tiles(product_type, device) || tp > 2) {
+    return false;
+  }
+  if (product_type == at::kFloat || emulates_bfloat16(device)) {
+    return true;
+  }
+  bool pairs_everywhere = config.hidden % 2 == 0;  // of columns, which bfloat16 tiles need
+  for (std::int64_t rank = 0; rank < tp; ++rank) {
+    const ShardPlan shard = plan_shard(config, tp, rank);
+    pairs_everywhere = pairs_everywhere && shard.intermediate.size() % 2 == 0;
+    for (const AttentionKind& kind : config.attention_kinds) {
+      pairs_everywhere = pairs_everywhere && mixed_columns(config, shard, kind) % 2 == 0;
+    }
+  }
+  return pairs_everywhere;
+}
+
 }  // namespace
 
 Decoder::Decoder(const ModelConfig& config, const WeightSource& source, at::ScalarType product_type,
@@ -49,27 +85,14 @@ Decoder::Decoder(const ModelConfig& config, const WeightSource& source, at::Scal
                            .item<double>()) {
 }
 
-bool Decoder::has_independent_rows() const {
-  // The order of sums over more than two ranks may depend on the number of rows.
-  const bool mixers_allow = std::all_of(mixers_.begin(), mixers_.end(), [](const auto& mixer) {
-    return mixer->has_independent_rows();
-  });
-  if (!mixers_allow || !multiplies_in_tiles(product_type_, device_) || tp_.size() > 2) {
-    return false;
-  }
-  if (product_type_ == at::kFloat || emulates_bfloat16(device_)) {
-    return true;
-  }
-  bool pairs_everywhere = config_.hidden % 2 == 0;  // of columns, which bfloat16 tiles need
-  for (std::int64_t rank = 0; rank < tp_.size(); ++rank) {
-    const ShardPlan shard = plan_shard(config_, tp_.size(), rank);
-    pairs_everywhere = pairs_everywhere && shard.intermediate.size() % 2 == 0;
-    for (const AttentionKind& kind : config_.attention_kinds) {
-      pairs_everywhere =
-          pairs_everywhere && shard.heads.size() * head_size_of(config_, kind) % 2 == 0;
-    }
-  }
-  return pairs_everywhere;
+bool Decoder::has_independent_rows(const ModelConfig& config, at::ScalarType product_type,
+                                   at::Device device, std::int64_t tp) {
+  return blocks_keep_rows_apart(config) &&
+         products_keep_rows_apart(config, product_type, device, tp);
+}
+
+bool Decoder::has_independent_cached_rows() const {
+  return products_keep_rows_apart(config_, product_type_, device_, tp_.size());
 }
 
 const SequenceMixer& Decoder::mixer(std::int64_t block) const {

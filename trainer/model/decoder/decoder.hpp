@@ -64,9 +64,16 @@ class Decoder {
   at::ScalarType product_type() const { return product_type_; }
 
   // Whether a row of every result depends on its own sequence only, to the bit, and not on what
-  // else is packed with it: on CPUs that multiply tiles.  The same on every rank of `tp` if their
-  // processors are alike.
-  bool has_independent_rows() const;
+  // else is packed with it: on CPUs that multiply tiles, of models all of whose blocks allow it.
+  // The same on every rank of `tp` if their processors are alike.
+  bool has_independent_rows() const {
+    return has_independent_rows(config_, product_type_, device_, tp_.size());
+  }
+  static bool has_independent_rows(const ModelConfig& config, at::ScalarType product_type,
+                                   at::Device device, std::int64_t tp);
+
+  // The same of run_cached(), and wherever sequences are cut into parts: all blocks allow it.
+  bool has_independent_cached_rows() const;
 
   // Returns the layout of a packed batch: positions[t] is the place of row t in its sequence;
   // `parts` cover the rows in order; `answer_rows` (ascending) are the rows that predict.

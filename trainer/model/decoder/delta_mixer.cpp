@@ -10,7 +10,8 @@
 namespace bipo {
 namespace {
 
-SharedDeltaHeads local_delta_heads(const DeltaNetSizes& sizes, const ShardPlan& shard) {
+SharedDeltaHeads local_delta_heads(const DeltaNetSizes& sizes, const ShardPlan& shard,
+                                   at::Device device) {
   auto heads = std::make_shared<DeltaHeads>();
   heads->key_size = sizes.key_size;
   heads->value_size = sizes.value_size;
@@ -20,6 +21,7 @@ SharedDeltaHeads local_delta_heads(const DeltaNetSizes& sizes, const ShardPlan& 
   for (std::int64_t head = shard.delta_values.begin; head < shard.delta_values.end; ++head) {
     heads->key_head_of_value.push_back(head / group - keys.begin);
   }
+  set_head_table(*heads, device);
   return heads;
 }
 
@@ -34,7 +36,7 @@ DeltaMixer::DeltaMixer(const ModelConfig& config, const ShardPlan& shard,
     : config_(config),
       operators_(operators),
       residual_(residual),
-      heads_(local_delta_heads(config.delta_net.value(), shard)) {
+      heads_(local_delta_heads(config.delta_net.value(), shard, residual.device())) {
 }
 
 // Returns what the convolution takes, steps, decays and, if they are there, gates.
@@ -96,9 +98,11 @@ at::Tensor DeltaMixer::run_cached(const BlockWeights& block, const at::Tensor& h
   const DeltaWeights& delta = block.delta;
   const at::Tensor x = operators_.normed(h, block.attention_norm);
   const auto parts = split(frozen_linear(x, delta.input), /*gates=*/true);
-  const at::Tensor mixed = cached_convolution(parts[0], delta.taps, layout.parts, cache.states);
+  const CachedRecurrence& rows = *layout.recurrent;
+  const at::Tensor mixed = cached_convolution(parts[0], delta.taps, rows, cache.states);
+  const DeltaRates rates = cached_rates(parts[2], parts[1], delta.decay_bias, delta.decay);
   const at::Tensor result =
-      cached_delta_rule(operands(delta, mixed, parts), *heads_, layout.parts, cache.states);
+      cached_delta_rule({mixed, rates.decays, rates.steps}, *heads_, rows, cache.states);
   return add_result(h, result, parts[3], delta);
 }
 

@@ -33,8 +33,10 @@ class DeltaMixer final : public SequenceMixer {
   at::Tensor run_cached(const BlockWeights& block, const at::Tensor& h, const CachedLayout& layout,
                         const BlockCache& cache) const override;
   BlockCache make_cache(std::int64_t rows, std::int64_t regions) const override;
+
+  // Whether a row of run() and run_to_answers() has the same bits whatever else is packed with it.
   // How a sequence is cut into chunks depends on what shares its beginning.
-  bool has_independent_rows() const override { return false; }
+  static constexpr bool kHasIndependentRows = false;
 
  private:
   std::vector<at::Tensor> split(const at::Tensor& projected, bool gates) const;

@@ -40,15 +40,13 @@ class SequenceMixer {
                                     const SequenceLayout& layout) const = 0;
 
   // New rows h [n, D] -> [n, D]; what later rows need of them goes to `cache`.  No gradient.
+  // Where the products allow it, a row has the same bits whatever else is computed with it and
+  // wherever its sequence is cut into parts.
   virtual at::Tensor run_cached(const BlockWeights& block, const at::Tensor& h,
                                 const CachedLayout& layout, const BlockCache& cache) const = 0;
 
   // Allocates what `rows` rows in `regions` regions leave to later ones.
   virtual BlockCache make_cache(std::int64_t rows, std::int64_t regions) const = 0;
-
-  // Whether a row's result does not depend, to the bit, on which other rows are computed with it,
-  // if that holds for the products.
-  virtual bool has_independent_rows() const = 0;
 };
 
 }  // namespace bipo

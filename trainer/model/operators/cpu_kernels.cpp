@@ -236,6 +236,13 @@ BIPO_FOR_EACH_PROCESSOR void geglu_backward(const float* gate_up, const float* d
   gated_unit_backward<GeluTanh>(gate_up, d_out, rows, columns, d_gate_up);
 }
 
+BIPO_FOR_EACH_PROCESSOR void open_gates(const float* x, const float* gate, std::int64_t count,
+                                        float* out) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    out[i] = x[i] / (1 + std::exp(-gate[i]));
+  }
+}
+
 BIPO_FOR_EACH_PROCESSOR void gelu(const float* x, const float* bias, std::int64_t rows,
                                   std::int64_t columns, float* out) {
   plain_unit<Gelu>(x, bias, rows, columns, out);

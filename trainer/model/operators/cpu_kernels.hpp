@@ -40,6 +40,9 @@ void geglu(const float* gate_up, std::int64_t rows, std::int64_t columns, float*
 void geglu_backward(const float* gate_up, const float* d_out, std::int64_t rows,
                     std::int64_t columns, float* d_gate_up);
 
+// out[i] = sigmoid(gate[i]) x[i].
+void open_gates(const float* x, const float* gate, std::int64_t count, float* out);
+
 // out[t, i] = gelu(x[t, i] + bias[i]), x [T, I]; a null bias is 0.
 void gelu(const float* x, const float* bias, std::int64_t rows, std::int64_t columns, float* out);
 

@@ -450,6 +450,21 @@ at::Tensor gated_unit(const at::Tensor& gate_up, Activation activation) {
   return GatedUnit::apply(gate_up, activation);
 }
 
+at::Tensor gated_row_by_row(const at::Tensor& x, const at::Tensor& gate) {
+  const WorkTimer timer(Work::kElementwise);
+  if (!runs_fused(x) || !runs_fused(gate)) {
+    return x * at::sigmoid(gate);
+  }
+  const at::Tensor out = at::empty_like(x);
+  const std::int64_t columns = x.size(1);
+  over_rows(x.size(0), [&](std::int64_t begin, std::int64_t rows) {
+    const std::int64_t at = begin * columns;
+    kernels::open_gates(x.const_data_ptr<float>() + at, gate.const_data_ptr<float>() + at,
+                        rows * columns, out.mutable_data_ptr<float>() + at);
+  });
+  return out;
+}
+
 at::Tensor plain_unit(const at::Tensor& x, const at::Tensor& bias, Activation activation) {
   return PlainUnit::apply(x, Bias{bias}, activation);
 }

@@ -70,6 +70,10 @@ at::Tensor gated_unit(const at::Tensor& gate_up, Activation activation);
 // activation(x + bias) for x [T, I]; bias [I] may be undefined.
 at::Tensor plain_unit(const at::Tensor& x, const at::Tensor& bias, Activation activation);
 
+// Returns sigmoid(gate) x for x and gate [T, C].  Each row by itself: in float32 on the CPU it has
+// the same bits whatever is computed with it.  No gradient.
+at::Tensor gated_row_by_row(const at::Tensor& x, const at::Tensor& gate);
+
 // Whether the one-pass float32 loops for the CPU can process `x`.
 bool runs_fused(const at::Tensor& x);
 

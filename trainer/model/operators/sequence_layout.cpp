@@ -176,7 +176,14 @@ TapRows tap_rows(const std::vector<SequencePart>& parts, std::int64_t taps) {
   return result;
 }
 
-// Adds the tables of `rows` rows for tensor operations to `upload`.
+// Adds the table for tensor operations to `upload`; a tap without a row sees row `none`.
+void add_taps(TapRows& taps, std::int64_t none, Upload& upload) {
+  std::vector<std::int64_t> rows = taps.rows;
+  std::replace(rows.begin(), rows.end(), std::int64_t{-1}, none);
+  upload.add(at::tensor(rows, at::kLong).view({-1, taps.taps}), taps.padded);
+}
+
+// Likewise the tables of chunks of `rows` rows together.
 void pad_chunks(RecurrentLayout& layout, std::int64_t rows, Upload& upload) {
   std::vector<std::pair<std::size_t, std::int64_t>> place_of_state(
       static_cast<std::size_t>(layout.states));  // its depth, and its place there
@@ -223,9 +230,63 @@ void pad_chunks(RecurrentLayout& layout, std::int64_t rows, Upload& upload) {
     }
   }
   upload.add(slot_of_row, layout.slot_of_row);
-  std::vector<std::int64_t> taps = layout.taps.rows;
-  std::replace(taps.begin(), taps.end(), std::int64_t{-1}, rows);
-  upload.add(taps, layout.taps.padded);
+}
+
+// Sets the layout of a recurrence over `parts`, if `pads` with its tables in `upload`; these are
+// there when it is sent, until when the layout must not move.
+void lay_out(const std::vector<SequencePart>& parts, std::int64_t taps, bool pads, Upload& upload,
+             RecurrentLayout& layout) {
+  layout = chunked(parts);
+  layout.taps = tap_rows(parts, taps);
+  if (pads) {
+    const std::int64_t rows = parts.empty() ? 0 : parts.back().rows.end;
+    pad_chunks(layout, rows, upload);
+    add_taps(layout.taps, rows, upload);
+  }
+}
+
+// The region whose state a part begins with; -1: it begins with zeros.
+std::int64_t origin_of(const CachedPart& part) {
+  return part.own.size() > part.rows.size() ? part.region : part.region_before;
+}
+
+// The same for new rows that follow those in a cache.
+void lay_out(const std::vector<CachedPart>& parts, std::int64_t taps, bool pads, Upload& upload,
+             CachedRecurrence& layout) {
+  const std::int64_t before = taps - 1;
+  const auto count = static_cast<std::int64_t>(parts.size());
+  layout.taps.taps = taps;
+  std::vector<std::int64_t> regions;
+  std::vector<std::int64_t> origins;
+  std::vector<std::int64_t> is_new;
+  std::vector<std::int64_t> kept;
+  std::vector<SequencePart> sequences;
+  for (const CachedPart& part : parts) {
+    const std::int64_t origin = origin_of(part);
+    std::vector<std::int64_t> sequence;
+    for (std::int64_t i = 0; i < before; ++i) {
+      sequence.push_back(static_cast<std::int64_t>(regions.size()) * before + i);
+    }
+    for (std::int64_t row = part.rows.begin; row < part.rows.end; ++row) {
+      sequence.push_back(count * before + row);
+      layout.taps.rows.insert(layout.taps.rows.end(), sequence.end() - taps, sequence.end());
+    }
+    kept.insert(kept.end(), sequence.end() - before, sequence.end());
+    layout.parts.push_back({part.rows, part.region, origin});
+    sequences.push_back({part.rows, {}});
+    regions.push_back(part.region);
+    origins.push_back(std::max<std::int64_t>(origin, 0));
+    is_new.push_back(origin < 0 ? 1 : 0);
+  }
+  upload.add(regions, layout.regions);
+  upload.add(origins, layout.origins);
+  upload.add(at::tensor(is_new, at::kLong).to(at::kBool), layout.is_new);
+  upload.add(kept, layout.kept);
+  if (pads) {
+    layout.layout = chunked(sequences);
+    pad_chunks(layout.layout, parts.empty() ? 0 : parts.back().rows.end, upload);
+    add_taps(layout.taps, 0, upload);  // none is without a row
+  }
 }
 
 // Returns the padded spans of `tables`, which are on the device, for the rows of `set`.
@@ -298,14 +359,19 @@ std::uint64_t bytes_of(const SequenceLayout& layout) {
 
 RecurrentLayout recurrent_layout(const std::vector<SequencePart>& parts, std::int64_t taps,
                                  bool is_fused, at::Device device) {
-  RecurrentLayout layout = chunked(parts);
-  layout.taps = tap_rows(parts, taps);
-  if (!is_fused) {
-    Upload upload;
-    pad_chunks(layout, parts.empty() ? 0 : parts.back().rows.end, upload);
-    upload.send(device);
-    layout.taps.padded = layout.taps.padded.view({-1, taps});
-  }
+  RecurrentLayout layout;
+  Upload upload;
+  lay_out(parts, taps, !is_fused, upload, layout);
+  upload.send(device);
+  return layout;
+}
+
+CachedRecurrence cached_recurrence(const std::vector<CachedPart>& parts, std::int64_t taps,
+                                   bool is_fused, at::Device device) {
+  CachedRecurrence layout;
+  Upload upload;
+  lay_out(parts, taps, !is_fused, upload, layout);
+  upload.send(device);
   return layout;
 }
 
@@ -375,11 +441,12 @@ SequenceLayout LayoutBuilder::packed(const std::vector<std::int64_t>& positions,
       }
     }
   }
-  upload.send(device_);
   if (taps_ > 0) {
-    layout.recurrent =
-        std::make_shared<RecurrentLayout>(recurrent_layout(parts, taps_, !pads, device_));
+    const auto recurrent = std::make_shared<RecurrentLayout>();
+    lay_out(parts, taps_, pads, upload, *recurrent);
+    layout.recurrent = recurrent;
   }
+  upload.send(device_);
   for (std::size_t kind = 0; kind < kinds_.size(); ++kind) {
     if (kinds_[kind].is_recurrent) {
       layout.kinds.emplace_back();
@@ -417,7 +484,6 @@ CachedLayout LayoutBuilder::cached(const std::vector<CachedPart>& parts) const {
   }
   const bool pads = needs_padding(type_, device_);
   CachedLayout layout;
-  layout.parts = parts;
   at::Tensor turns;
   Upload upload;
   upload.add(places, layout.places);
@@ -436,6 +502,11 @@ CachedLayout LayoutBuilder::cached(const std::vector<CachedPart>& parts) const {
     if (pads) {
       add_tables(rows.spans, /*keys=*/0, upload, tables[kind]);
     }
+  }
+  if (taps_ > 0) {
+    const auto recurrent = std::make_shared<CachedRecurrence>();
+    lay_out(parts, taps_, pads, upload, *recurrent);
+    layout.recurrent = recurrent;
   }
   upload.send(device_);
   for (std::size_t kind = 0; kind < kinds_.size(); ++kind) {

@@ -119,18 +119,39 @@ struct CachedPart {
   std::int64_t region_before = -1;
 };
 
+// How a recurrence goes on with new rows in P parts, each of which leaves its state in a region of
+// the cache.
+struct CachedRecurrence {
+  struct Part {
+    Range rows;               // of the batch
+    std::int64_t region = 0;  // where its state goes
+    std::int64_t origin = 0;  // the region whose state it begins with; -1: zeros
+  };
+
+  std::vector<Part> parts;
+  TapRows taps;        // over the W - 1 rows before each part, all of them first, then the new rows
+  at::Tensor regions;  // [P] int64
+  at::Tensor origins;  // [P] int64, 0 where there is none
+  at::Tensor is_new;   // [P] bool: there is none
+  at::Tensor kept;     // [P (W - 1)] int64: the rows that the part's next row sees, as in `taps`
+  RecurrentLayout layout;  // of the new rows; empty if fused
+};
+
 struct CachedLayout {
   // In the order of ModelConfig::attention_kinds, those of recurrent blocks empty; spans name the
   // cache's rows.
   std::vector<QuerySet> kinds;
   at::Tensor places;  // [n] int64: where in the cache the new rows go
-  std::vector<CachedPart> parts;
+  std::shared_ptr<const CachedRecurrence> recurrent;  // of models with recurrent blocks
 };
 
-// Returns the layout of a recurrence over T rows in `parts`, which cover them in order, with a
-// convolution of `taps` taps.  `is_fused`: without the tables for tensor operations.
+// Return the layout of a recurrence with a convolution of `taps` taps over rows in `parts`, which
+// cover them in order: T rows of a packed batch, and new rows that follow those in a cache.
+// `is_fused`: without the tables for tensor operations.
 RecurrentLayout recurrent_layout(const std::vector<SequencePart>& parts, std::int64_t taps,
                                  bool is_fused, at::Device device);
+CachedRecurrence cached_recurrence(const std::vector<CachedPart>& parts, std::int64_t taps,
+                                   bool is_fused, at::Device device);
 
 // Makes the layouts of batches for one model.
 class LayoutBuilder {

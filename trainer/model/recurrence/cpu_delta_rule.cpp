@@ -521,6 +521,19 @@ at::Tensor step_through(const DeltaOperands& operands, const DeltaHeads& heads,
   return result;
 }
 
+DeltaRates rates_by_row(const at::Tensor& x, const at::Tensor& y, const at::Tensor& bias,
+                        const at::Tensor& scale) {
+  const DeltaRates rates{at::empty(x.sizes(), x.options()), at::empty(y.sizes(), y.options())};
+  const std::int64_t columns = x.size(1);
+  for (std::int64_t row = 0; row < x.size(0); ++row) {
+    kernels::rates(x.const_data_ptr<float>() + row * x.stride(0), bias.const_data_ptr<float>(),
+                   scale.const_data_ptr<float>(), y.const_data_ptr<float>() + row * y.stride(0),
+                   columns, rates.decays.mutable_data_ptr<float>() + row * columns,
+                   rates.steps.mutable_data_ptr<float>() + row * columns);
+  }
+  return rates;
+}
+
 at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const TapRows& taps) {
   const std::int64_t columns = weight.size(1);
   const at::Tensor out = at::empty(

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <vector>
 
 #include "trainer/model/operators/sequence_layout.hpp"
 #include "trainer/model/recurrence/delta_rule.hpp"
@@ -34,6 +35,10 @@ struct SteppedPart {
 // Returns the result [n, Hv V] of the rows of all parts.
 at::Tensor step_through(const DeltaOperands& operands, const DeltaHeads& heads,
                         const std::vector<SteppedPart>& parts);
+
+// See cached_rates().
+DeltaRates rates_by_row(const at::Tensor& x, const at::Tensor& y, const at::Tensor& bias,
+                        const at::Tensor& scale);
 
 // Returns the convolution [n, C] of x [m, C] by weight [W, C].
 at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const TapRows& taps);

@@ -11,6 +11,9 @@ namespace {
 // Keeps the length of a row of zeros from dividing by zero.
 constexpr float kUnitEpsilon = 1e-6F;
 
+// From here on ln(1 + exp(x)) is x.
+constexpr float kLinearFrom = 20;
+
 [[gnu::always_inline]] inline float product_of(const float* __restrict x, const float* __restrict y,
                                                std::int64_t count) {
   float sum = 0;
@@ -198,6 +201,16 @@ void solve_lower_transposed(const float* lower, std::int64_t rows, std::int64_t 
     for (std::int64_t j = 0; j < i; ++j) {
       add_to(x.first + i * x.stride, -lower[i * stride + j], size, x.first + j * x.stride);
     }
+  }
+}
+
+BIPO_FOR_EACH_PROCESSOR
+void rates(const float* x, const float* bias, const float* scale, const float* y,
+           std::int64_t count, float* decays, float* steps) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float sum = x[i] + bias[i];
+    decays[i] = scale[i] * (sum > kLinearFrom ? sum : std::log1p(std::exp(sum)));
+    steps[i] = 1 / (1 + std::exp(-y[i]));
   }
 }
 

@@ -51,6 +51,10 @@ void solve_lower(const float* lower, std::int64_t rows, std::int64_t stride, std
 void solve_lower_transposed(const float* lower, std::int64_t rows, std::int64_t stride,
                             std::int64_t size, Columns x);
 
+// decays[i] = scale[i] ln(1 + exp(x[i] + bias[i])), steps[i] = 1 / (1 + exp(-y[i])).
+void rates(const float* x, const float* bias, const float* scale, const float* y,
+           std::int64_t count, float* decays, float* steps);
+
 // One token of the recurrence: state = decay state, then state += key (step (value - key^T
 // state))^T; out = query^T state.  `state` [keys, values]; `read` has room for `values` numbers.
 void step_state(const float* query, const float* key, const float* value, float decay, float step,

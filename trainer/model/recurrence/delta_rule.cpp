@@ -5,7 +5,6 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
-#include <optional>
 #include <utility>
 
 #include "collectives/profile.hpp"
@@ -158,8 +157,6 @@ ComposedResult composed_delta_rule(const DeltaOperands& operands, const DeltaHea
   const at::Tensor mixed = with_zero_row(operands.mixed);
   const at::Tensor decays = with_zero_row(operands.decays);
   const at::Tensor steps = with_zero_row(operands.steps);
-  const at::Tensor key_head =
-      uploaded(at::tensor(heads.key_head_of_value, at::kLong), mixed.options().dtype(at::kLong));
   const double scale = 1 / std::sqrt(static_cast<double>(heads.key_size));
   ComposedResult result;
   std::vector<at::Tensor> rows;
@@ -181,7 +178,8 @@ ComposedResult composed_delta_rule(const DeltaOperands& operands, const DeltaHea
     };
     const std::int64_t width = heads.key_columns();
     const auto of_values = [&](std::int64_t first) {
-      return unit_vectors(by_head(first, width, heads.key_size)).index_select(1, key_head);
+      return unit_vectors(by_head(first, width, heads.key_size))
+          .index_select(1, heads.key_head_table);
     };
     DepthResult found =
         run_depth({of_values(0) * scale, of_values(width),
@@ -209,15 +207,21 @@ at::Tensor final_states(const ComposedResult& result, const RecurrentLayout& lay
   return at::stack(states);
 }
 
-// The region whose state a part begins with; nothing: zeros.
-std::optional<std::int64_t> origin_of(const CachedPart& part) {
-  if (part.own.size() > part.rows.size()) {
-    return part.region;
-  }
-  return part.region_before < 0 ? std::nullopt : std::optional(part.region_before);
+// Returns those of `all` regions [R, ...] with which the parts begin, [P, ...].
+at::Tensor beginnings(const at::Tensor& all, const CachedRecurrence& layout) {
+  const at::Tensor found = all.index_select(0, layout.origins);
+  std::vector<std::int64_t> shape(static_cast<std::size_t>(all.dim()), 1);
+  shape.front() = -1;
+  // What was in a region before may be anything.
+  return found.masked_fill_(layout.is_new.view(shape), 0);
 }
 
 }  // namespace
+
+void set_head_table(DeltaHeads& heads, at::Device device) {
+  heads.key_head_table =
+      uploaded(at::tensor(heads.key_head_of_value, at::kLong), at::device(device).dtype(at::kLong));
+}
 
 at::Tensor short_convolution(const at::Tensor& x, const at::Tensor& weight,
                              const SharedRecurrence& layout) {
@@ -238,77 +242,50 @@ at::Tensor gated_delta_rule(const DeltaOperands& operands, const SharedDeltaHead
   return composed_delta_rule(operands, *heads, *layout, at::Tensor()).rows;
 }
 
-at::Tensor cached_convolution(const at::Tensor& x, const at::Tensor& weight,
-                              const std::vector<CachedPart>& parts, const KeptStates& kept) {
+DeltaRates cached_rates(const at::Tensor& x, const at::Tensor& y, const at::Tensor& bias,
+                        const at::Tensor& scale) {
   const WorkTimer timer(Work::kRecurrence);
-  const std::int64_t before = weight.size(0) - 1;
-  const auto count = static_cast<std::int64_t>(parts.size());
-  std::vector<at::Tensor> windows;
-  for (const CachedPart& part : parts) {
-    const auto origin = origin_of(part);
-    windows.push_back(origin ? kept.windows[*origin] : at::zeros_like(kept.windows[0]));
+  if (runs_fused_in_columns(x) && runs_fused_in_columns(y)) {
+    return rates_by_row(x, y, bias, scale);
   }
-  const at::Tensor new_rows = x.narrow(1, 0, weight.size(1));
-  const at::Tensor rows = at::cat({at::cat(windows), new_rows});
-  TapRows taps{weight.size(0), {}, {}};
-  std::vector<std::int64_t> kept_rows;
-  std::vector<std::int64_t> places;
-  for (std::int64_t p = 0; p < count; ++p) {
-    const CachedPart& part = parts[static_cast<std::size_t>(p)];
-    std::vector<std::int64_t> sequence;
-    for (std::int64_t i = 0; i < before; ++i) {
-      sequence.push_back(p * before + i);
-    }
-    for (std::int64_t row = part.rows.begin; row < part.rows.end; ++row) {
-      sequence.push_back(count * before + row);
-      taps.rows.insert(taps.rows.end(), sequence.end() - taps.taps, sequence.end());
-    }
-    kept_rows.insert(kept_rows.end(), sequence.end() - before, sequence.end());
-    places.push_back(part.region);
-  }
-  const auto on_device = [&](const std::vector<std::int64_t>& values) {
-    return uploaded(at::tensor(values, at::kLong), x.options().dtype(at::kLong));
-  };
-  kept.windows.index_copy_(
-      0, on_device(places),
-      rows.index_select(0, on_device(kept_rows)).view({count, before, rows.size(1)}));
+  return {scale * at::softplus(x + bias), at::sigmoid(y)};
+}
+
+at::Tensor cached_convolution(const at::Tensor& x, const at::Tensor& weight,
+                              const CachedRecurrence& layout, const KeptStates& kept) {
+  const WorkTimer timer(Work::kRecurrence);
+  const std::int64_t columns = weight.size(1);
+  const at::Tensor rows =
+      at::cat({beginnings(kept.windows, layout).view({-1, columns}), x.narrow(1, 0, columns)});
+  kept.windows.index_copy_(0, layout.regions,
+                           rows.index_select(0, layout.kept)
+                               .view({layout.regions.size(0), kept.windows.size(1), columns}));
   if (runs_fused(rows)) {
-    return convolve(rows, weight, taps);
+    return convolve(rows, weight, layout.taps);
   }
-  return composed_convolution(rows, weight, on_device(taps.rows).view({-1, taps.taps}));
+  return composed_convolution(rows, weight, layout.taps.padded);
 }
 
 at::Tensor cached_delta_rule(const DeltaOperands& operands, const DeltaHeads& heads,
-                             const std::vector<CachedPart>& parts, const KeptStates& kept) {
+                             const CachedRecurrence& layout, const KeptStates& kept) {
   const WorkTimer timer(Work::kRecurrence);
+  if (!runs_fused(operands.mixed)) {
+    const ComposedResult result =
+        composed_delta_rule(operands, heads, layout.layout, beginnings(kept.states, layout));
+    kept.states.index_copy_(0, layout.regions, final_states(result, layout.layout));
+    return result.rows;
+  }
   std::vector<SteppedPart> stepped;
-  std::vector<SequencePart> sequences;
-  std::vector<at::Tensor> states;
-  for (const CachedPart& part : parts) {
+  for (const CachedRecurrence::Part& part : layout.parts) {
     const at::Tensor state = kept.states[part.region];
-    const auto origin = origin_of(part);
-    if (!origin) {
+    if (part.origin < 0) {
       state.zero_();
-    } else if (*origin != part.region) {
-      state.copy_(kept.states[*origin]);
+    } else if (part.origin != part.region) {
+      state.copy_(kept.states[part.origin]);
     }
-    states.push_back(state);
-    sequences.push_back({part.rows, {}});
-    if (runs_fused(operands.mixed)) {
-      stepped.push_back({part.rows, state.mutable_data_ptr<float>()});
-    }
+    stepped.push_back({part.rows, state.mutable_data_ptr<float>()});
   }
-  if (runs_fused(operands.mixed)) {
-    return step_through(operands, heads, stepped);
-  }
-  const RecurrentLayout layout =
-      recurrent_layout(sequences, kept.windows.size(1) + 1, false, operands.mixed.device());
-  const ComposedResult result = composed_delta_rule(operands, heads, layout, at::stack(states));
-  const at::Tensor final = final_states(result, layout);
-  for (std::size_t i = 0; i < states.size(); ++i) {
-    states[i].copy_(final[static_cast<std::int64_t>(i)]);
-  }
-  return result.rows;
+  return step_through(operands, heads, stepped);
 }
 
 }  // namespace bipo

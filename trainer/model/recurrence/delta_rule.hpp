@@ -22,12 +22,16 @@ struct DeltaHeads {
   std::int64_t value_size = 0;                  // V
   std::int64_t key_heads = 0;                   // Hk
   std::vector<std::int64_t> key_head_of_value;  // [Hv], does not decrease
+  at::Tensor key_head_table = {};               // the same on the device
 
   std::int64_t value_heads() const { return static_cast<std::int64_t>(key_head_of_value.size()); }
   std::int64_t key_columns() const { return key_heads * key_size; }
   std::int64_t value_columns() const { return value_heads() * value_size; }
   std::int64_t columns() const { return 2 * key_columns() + value_columns(); }  // C
 };
+
+// Sets the last one.
+void set_head_table(DeltaHeads& heads, at::Device device);
 
 // Shared, because the autograd graph keeps them until its backward pass has run.
 using SharedDeltaHeads = std::shared_ptr<const DeltaHeads>;
@@ -54,17 +58,28 @@ struct DeltaOperands {
 at::Tensor gated_delta_rule(const DeltaOperands& operands, const SharedDeltaHeads& heads,
                             const SharedRecurrence& layout);
 
+// Returns decays scale softplus(x + bias) and steps sigmoid(y) of new rows, for x and y [n, Hv],
+// scale and bias [Hv].  Each row by itself: it has the same bits whatever is computed with it.  No
+// gradient.
+struct DeltaRates {
+  at::Tensor decays;
+  at::Tensor steps;
+};
+DeltaRates cached_rates(const at::Tensor& x, const at::Tensor& y, const at::Tensor& bias,
+                        const at::Tensor& scale);
+
 // What rows left in each of R regions of a cache (CachedPart::region).
 struct KeptStates {
   at::Tensor states;   // [R, Hv, K, V] after the last row
   at::Tensor windows;  // [R, W - 1, C] the inputs of the convolution before the next row
 };
 
-// The same two steps for new rows of sequences whose earlier rows left `kept`: x [n, C] and
-// weight as in short_convolution().  Updates `kept`.  No gradient.
+// Convolution and recurrence for new rows of sequences whose earlier rows left `kept`: x [n, C] and
+// weight as in short_convolution().  Update `kept`.  In float32 on the CPU, row by row: a row has
+// the same bits wherever parts are cut and whatever else is computed.  No gradient.
 at::Tensor cached_convolution(const at::Tensor& x, const at::Tensor& weight,
-                              const std::vector<CachedPart>& parts, const KeptStates& kept);
+                              const CachedRecurrence& layout, const KeptStates& kept);
 at::Tensor cached_delta_rule(const DeltaOperands& operands, const DeltaHeads& heads,
-                             const std::vector<CachedPart>& parts, const KeptStates& kept);
+                             const CachedRecurrence& layout, const KeptStates& kept);
 
 }  // namespace bipo

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "collectives/foundation/errors.hpp"
@@ -401,6 +402,21 @@ TEST_F(ModelConfigs, RefuseSwitchesThatAreNotComputedByTheirNames) {
   silent["text_config"].erase("hidden_size_per_layer_input");
   testing::expect_parts(testing::error_of<UserError>([&] { read(silent); }),
                         {"hidden_size_per_layer_input", "256"});
+}
+
+TEST_F(ModelConfigs, SayWhatKnownFamiliesNeed) {
+  for (const auto& [architecture, missing] :
+       {std::pair("ApertusForCausalLM", "(it needs xIELU)"),
+        std::pair("MixtralForCausalLM", "(it needs a mixture of experts)"),
+        std::pair("Qwen3MoeForCausalLM", "(it needs a mixture of experts)"),
+        std::pair("NemotronHForCausalLM", "(it needs state-space blocks)"),
+        std::pair("BertForMaskedLM", "is not supported; supported: ")}) {
+    testing::expect_parts(
+        testing::error_of<UserError>([&, name = architecture] {
+          read(with(llama(), {{"architectures", {name}}, {"model_type", "other"}}));
+        }),
+        {architecture, missing, "LlamaForCausalLM"});
+  }
 }
 
 TEST_F(ModelConfigs, NameWhatNobodyReads) {

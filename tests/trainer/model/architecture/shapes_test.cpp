@@ -71,6 +71,25 @@ TEST(Shapes, DifferWhereTheirModelsDo) {
   }
 }
 
+TEST(Shapes, GivesBlocksOfTwoKindsTheirOwnHeads) {
+  const ModelConfig config = read_shape("gemma-4-31b");
+  EXPECT_EQ(config.blocks, 60);
+  EXPECT_EQ(config.logit_soft_cap, 30);
+  EXPECT_EQ(config.context, 262144);
+  for (const std::int64_t block : {4, 5}) {
+    const AttentionKind& kind = attention_of(config, block);
+    const bool is_global = block == 5;
+    EXPECT_EQ(kind.window, is_global ? 0 : 1024);
+    EXPECT_EQ(head_size_of(config, kind), is_global ? 512 : 256);
+    EXPECT_EQ(kv_heads_of(config, kind), is_global ? 4 : 16);
+    EXPECT_EQ(kind.values_are_keys, is_global);
+    const RotaryEmbedding& rotary = config.rotary.at(kind.rotary.value());
+    EXPECT_EQ(rotary.theta, is_global ? 1000000 : 10000);
+    EXPECT_EQ(rotary.rotated, is_global ? 128 : 0);
+    EXPECT_EQ(rotary.over_whole_head, is_global);
+  }
+}
+
 TEST(Shapes, ComeFromAConfigFileToo) {
   const std::filesystem::path directory =
       std::filesystem::path(::testing::TempDir()) / "shapes_test_model";

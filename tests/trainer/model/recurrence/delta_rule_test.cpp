@@ -6,6 +6,7 @@
 #include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <memory>
@@ -47,7 +48,9 @@ Case make_case() {
 
 // Two heads of values share the first head of keys, the third has one of its own.
 SharedDeltaHeads make_heads(std::int64_t key_size, std::int64_t value_size) {
-  return std::make_shared<DeltaHeads>(DeltaHeads{key_size, value_size, 2, {0, 0, 1}});
+  const auto heads = std::make_shared<DeltaHeads>(DeltaHeads{key_size, value_size, 2, {0, 0, 1}});
+  set_head_table(*heads, at::kCPU);
+  return heads;
 }
 
 DeltaOperands random_operands(std::int64_t rows, const DeltaHeads& heads, std::uint64_t seed = 3) {
@@ -267,19 +270,20 @@ TEST(CachedDeltaRule, GoesOnFromTheStateOfEarlierRows) {
   const at::Tensor expected = by_definition(x, *heads, whole);
   for (const at::ScalarType type : {at::kDouble, at::kFloat}) {
     const KeptStates kept{
-        at::full({4, heads->value_heads(), heads->key_size, heads->value_size}, 1e9,
+        at::full({4, heads->value_heads(), heads->key_size, heads->value_size}, NAN,
                  at::TensorOptions().dtype(type)),
-        at::full({4, kTaps - 1, heads->columns()}, 1e9, at::TensorOptions().dtype(type))};
+        at::full({4, kTaps - 1, heads->columns()}, NAN, at::TensorOptions().dtype(type))};
     at::Tensor found = at::zeros_like(expected);
     const auto run = [&](const std::vector<CachedPart>& parts,
                          const std::vector<std::int64_t>& rows) {
       const at::NoGradGuard no_grad;
       const at::Tensor which = at::tensor(rows, at::kLong);
+      const CachedRecurrence layout = cached_recurrence(parts, kTaps, type == at::kFloat, at::kCPU);
       const at::Tensor mixed =
-          cached_convolution(raw.index_select(0, which).to(type), weight.to(type), parts, kept);
+          cached_convolution(raw.index_select(0, which).to(type), weight.to(type), layout, kept);
       const at::Tensor result = cached_delta_rule({mixed, x.decays.index_select(0, which).to(type),
                                                    x.steps.index_select(0, which).to(type)},
-                                                  *heads, parts, kept);
+                                                  *heads, layout, kept);
       found.index_copy_(0, which, result.to(at::kDouble));
     };
     // Regions hold more rows than are used and are numbered in another order than their rows.
@@ -292,6 +296,66 @@ TEST(CachedDeltaRule, GoesOnFromTheStateOfEarlierRows) {
     }
     EXPECT_LT(largest_difference(found, expected), type == at::kDouble ? 1e-13 : 5e-6);
   }
+}
+
+// A sequence whole, in two parts, and beside others.
+TEST(CachedDeltaRule, HasTheSameBitsWhereverPartsAreCut) {
+  const auto heads = make_heads(16, 33);
+  constexpr std::int64_t kRows = 150;
+  at::manual_seed(9);
+  const auto random = [](std::int64_t rows, std::int64_t columns) {
+    return at::randn({rows, columns}, at::kFloat);
+  };
+  const at::Tensor raw = random(2 * kRows, heads->columns());
+  // Columns of a wider matrix, as the products leave them.
+  const at::Tensor rates = random(2 * kRows, 7);
+  const at::Tensor weight = random(kTaps, heads->columns());
+  const at::Tensor bias = random(1, heads->value_heads())[0];
+  const at::Tensor scale = -random(1, heads->value_heads())[0].abs();
+  const auto run = [&](std::int64_t first, std::int64_t rows, const std::vector<CachedPart>& parts,
+                       const KeptStates& kept) {
+    const at::NoGradGuard no_grad;
+    const CachedRecurrence layout = cached_recurrence(parts, kTaps, true, at::kCPU);
+    const auto own = [&](const at::Tensor& x) { return x.narrow(0, first, rows); };
+    const DeltaRates found =
+        cached_rates(own(rates).narrow(1, 0, heads->value_heads()),
+                     own(rates).narrow(1, 3, heads->value_heads()), bias, scale);
+    return cached_delta_rule(
+        {cached_convolution(own(raw), weight, layout, kept), found.decays, found.steps}, *heads,
+        layout, kept);
+  };
+  const auto empty = [&] {
+    return KeptStates{at::full({3, heads->value_heads(), heads->key_size, heads->value_size}, NAN),
+                      at::full({3, kTaps - 1, heads->columns()}, NAN)};
+  };
+  const at::Tensor whole = run(0, kRows, {{{0, kRows}, {0, kRows}, {}, 0, -1}}, empty());
+  const at::Tensor beside = run(
+      0, 2 * kRows,
+      {{{0, kRows}, {0, kRows}, {}, 1, -1}, {{kRows, 2 * kRows}, {kRows, 2 * kRows}, {}, 0, -1}},
+      empty());
+  EXPECT_TRUE(at::equal(beside.narrow(0, 0, kRows), whole));
+  for (const std::int64_t cut : {1, 2, 64, 149}) {
+    const KeptStates kept = empty();
+    const at::Tensor before = run(0, cut, {{{0, cut}, {0, cut}, {}, 2, -1}}, kept);
+    const at::Tensor after =
+        run(cut, kRows - cut, {{{0, kRows - cut}, {cut, kRows}, {{0, cut}}, 1, 2}}, kept);
+    EXPECT_TRUE(at::equal(at::cat({before, after}), whole)) << cut;
+  }
+}
+
+// softplus and sigmoid of libtorch, which are the definition.
+TEST(CachedDeltaRule, HasTheRatesOfTheDefinition) {
+  const at::Tensor x = at::linspace(-60, 60, 121).view({11, 11});
+  const at::Tensor bias = at::linspace(-1, 1, 11);
+  const at::Tensor scale = -at::linspace(0.5, 3, 11);
+  const at::NoGradGuard no_grad;
+  const DeltaRates found = cached_rates(x, x, bias, scale);
+  const at::Tensor wide = x.to(at::kDouble);
+  const at::Tensor decays = scale.to(at::kDouble) * at::log1p(at::exp(wide + bias.to(at::kDouble)));
+  // Four roundings, the first of a sum below 64.
+  EXPECT_LT(((found.decays - decays).abs() / (decays.abs() + 64)).max().item<double>(),
+            4 * 0x1p-24);
+  EXPECT_LT(largest_difference(found.steps, at::sigmoid(wide)), 4 * 0x1p-24);
 }
 
 }  // namespace
