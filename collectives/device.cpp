@@ -3,6 +3,7 @@
 #include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
 #include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/StreamGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 namespace bipo {
@@ -38,6 +39,29 @@ void reset_peak_device_memory(c10::Device device) {
   if (!device.is_cpu()) {
     c10::getDeviceAllocator(device.type())->resetPeakStats(device.index());
   }
+}
+
+at::Tensor Arrival::receive() const {
+  const c10::Device device = tensor_.device();
+  const c10::Stream current = c10::impl::VirtualGuardImpl(device.type()).getStream(device);
+  sent_->block(current);
+  // Its memory belongs to the copying stream, which must not use it again before this one has.
+  c10::getDeviceAllocator(device.type())->recordStream(tensor_.storage().data_ptr(), current);
+  return tensor_;
+}
+
+CopyStream::CopyStream(c10::Device device)
+    : stream_(c10::impl::VirtualGuardImpl(device.type()).getStreamFromGlobalPool(device)) {
+}
+
+Arrival CopyStream::send(const at::Tensor& pinned) const {
+  const c10::StreamGuard guard(stream_);
+  Arrival arrival;
+  arrival.tensor_ = pinned.to(stream_.device(), pinned.scalar_type(), /*non_blocking=*/true);
+  const auto sent = std::make_shared<c10::Event>(stream_.device_type());
+  sent->record(stream_);
+  arrival.sent_ = sent;
+  return arrival;
 }
 
 std::uint64_t free_device_memory(c10::Device device) {

@@ -2,9 +2,13 @@
 // knows how.
 #pragma once
 
+#include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
+#include <c10/core/Event.h>
+#include <c10/core/Stream.h>
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 
 namespace bipo {
@@ -31,5 +35,31 @@ void reset_peak_device_memory(c10::Device device);
 // Return bytes of an accelerator: free now, and reserved at most since the last reset.
 std::uint64_t free_device_memory(c10::Device device);
 std::uint64_t peak_device_memory(c10::Device device);
+
+// A tensor on its way to a device.
+class Arrival {
+ public:
+  Arrival() = default;
+
+  // Returns the tensor for the current stream, which waits until it is there; the host does not.
+  at::Tensor receive() const;
+
+ private:
+  friend class CopyStream;
+  at::Tensor tensor_;
+  std::shared_ptr<const c10::Event> sent_;
+};
+
+// A stream of an accelerator beside the current one, for copies that travel while the device works.
+class CopyStream {
+ public:
+  explicit CopyStream(c10::Device device);
+
+  // Starts the copy of a tensor in pinned memory, which libtorch keeps until then.
+  Arrival send(const at::Tensor& pinned) const;
+
+ private:
+  c10::Stream stream_;
+};
 
 }  // namespace bipo

@@ -6,6 +6,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <tuple>
 
 #include "collectives/foundation/errors.hpp"
 #include "collectives/self_communicator.hpp"
@@ -26,6 +27,15 @@ int scale_exponent(double largest, std::int64_t count) {
   int exponent = 0;
   std::frexp(largest, &exponent);  // largest < 2^exponent
   return kSumBits - bits_for(count) - exponent;
+}
+
+// Returns 2^(s - e), the same kind of scale, for each of `largest` [M] < 2^e; NaN where that is
+// infinite.  The quotient of a number's mantissa and the number is a power of two, so that every
+// product here is exact.
+at::Tensor scales_of(const at::Tensor& largest, std::int64_t count) {
+  const at::Tensor positive = at::where(largest.gt(0), largest, at::ones_like(largest));
+  const at::Tensor mantissa = std::get<0>(at::frexp(positive));
+  return mantissa.div_(positive).mul_(std::ldexp(1.0, kSumBits - bits_for(count)));
 }
 
 }  // namespace
@@ -69,6 +79,23 @@ at::Tensor exact_sum(const std::vector<at::Tensor>& contributions, std::int64_t 
   }
   group.all_reduce(sum, ReduceOp::kSum);
   return sum.cpu().to(at::kDouble) * std::ldexp(1.0, -exponent);
+}
+
+at::Tensor exact_sums(const at::Tensor& contributions, std::int64_t total_contributions,
+                      Communicator& group) {
+  const at::Tensor terms = contributions.to(at::kDouble);
+  const std::int64_t count = terms.size(0);
+  // A maximum over ranks may lose a NaN, but no infinity.
+  const double infinity = std::numeric_limits<double>::infinity();
+  const at::Tensor largest =
+      count == 0 ? at::zeros({terms.size(1)}, terms.options())
+                 : at::nan_to_num(at::amax(terms.abs(), {0, 2}), infinity, infinity, infinity);
+  group.all_reduce(largest, ReduceOp::kMax);
+  const at::Tensor scale = scales_of(largest, total_contributions).unsqueeze(1);
+  const at::Tensor integers = at::round(terms * scale).to(at::kLong);
+  const at::Tensor sum = count == 1 ? integers.squeeze(0) : integers.sum(0);
+  group.all_reduce(sum, ReduceOp::kSum);
+  return sum.to(at::kDouble) / scale;
 }
 
 }  // namespace bipo

@@ -23,4 +23,12 @@ namespace bipo {
 at::Tensor exact_sum(const std::vector<at::Tensor>& contributions, std::int64_t n,
                      at::Device device, std::int64_t total_contributions, Communicator& group);
 
+// The same for M vectors at once, with the same bits, where they are: nobody waits for an
+// accelerator.
+//
+// contributions: [m, M, n], m of this rank (or none) to each sum.  Returns [M, n], float64 on their
+// device.  Collective over: group
+at::Tensor exact_sums(const at::Tensor& contributions, std::int64_t total_contributions,
+                      Communicator& group);
+
 }  // namespace bipo

@@ -11,8 +11,11 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cstdint>
 #include <cstring>
+#include <deque>
 #include <exception>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <utility>
@@ -28,6 +31,12 @@ void check_nccl(ncclResult_t result, ncclComm_t communicator, const char* call) 
   if (result != ncclSuccess && result != ncclInProgress) {
     throw EnvironmentError(fmt::format("NCCL: {} failed: {} ({})", call, ncclGetErrorString(result),
                                        ncclGetLastError(communicator)));
+  }
+}
+
+void check_cuda(cudaError_t result, const char* what) {
+  if (result != cudaSuccess) {
+    throw EnvironmentError(fmt::format("CUDA: {} in {}", cudaGetErrorString(result), what));
   }
 }
 
@@ -73,13 +82,49 @@ StartOfAll agree_on_start(Communicator& host_group, bool failed, bool unfinished
   return {any[0].item<std::int64_t>() != 0, any[1].item<std::int64_t>() != 0};
 }
 
+// Ends of operations on a stream: events without times, which are used again.
+class Events {
+ public:
+  Events() = default;
+  Events(const Events&) = delete;
+  Events& operator=(const Events&) = delete;
+  ~Events() {
+    for (const cudaEvent_t event : free_) {
+      cudaEventDestroy(event);
+    }
+  }
+
+  cudaEvent_t take() {
+    if (free_.empty()) {
+      cudaEvent_t event = nullptr;
+      check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming),
+                 "cudaEventCreateWithFlags");
+      return event;
+    }
+    const cudaEvent_t event = free_.back();
+    free_.pop_back();
+    return event;
+  }
+
+  void give_back(cudaEvent_t event) { free_.push_back(event); }
+
+ private:
+  std::vector<cudaEvent_t> free_;
+};
+
+// Operations are put on the current stream, and the host goes on; it waits at most until NCCL has
+// accepted one.  The watch's thread looks after those under way: it asks progress() now and then.
 class NcclCommunicator final : public Communicator {
  public:
   // Returns when NCCL reports the communicator ready on every rank; `group` is its number in
   // `watch`.  Throws on every rank if it fails on one: NCCL itself would let the others wait for
   // that one.  Collective over: host_group
   NcclCommunicator(const ncclUniqueId& id, Communicator& host_group, Watch* watch, int group)
-      : watch_(watch), group_(group), rank_(host_group.rank()), size_(host_group.size()) {
+      : watch_(watch),
+        group_(group),
+        rank_(host_group.rank()),
+        size_(host_group.size()),
+        device_(c10::cuda::current_device()) {
     const Waiting waiting(watch_, group_, "the start of NCCL");
     try {
       start(id, host_group);
@@ -87,26 +132,15 @@ class NcclCommunicator final : public Communicator {
       abandon();
       throw;
     }
+    if (watch_ != nullptr) {
+      watch_->watch_device(group_, [this] { return progress(); });
+    }
   }
 
   ~NcclCommunicator() override {
-    if (communicator_ == nullptr) {
-      return;
-    }
-    if (std::uncaught_exceptions() > 0) {
-      abandon();  // finalising is collective; the other ranks may not call it
-      return;
-    }
-    try {
-      const Waiting waiting(watch_, group_, "the end of NCCL");
-      check_nccl(ncclCommFinalize(communicator_), communicator_, "ncclCommFinalize");
-      wait_until_accepted("ncclCommFinalize");
-      ncclCommDestroy(communicator_);
-    } catch (const EnvironmentError&) {
-      abandon();
-    }
+    end();
     if (watch_ != nullptr) {
-      watch_->forget(group_);
+      watch_->forget(group_);  // from here on its thread does not call progress()
     }
   }
 
@@ -114,29 +148,34 @@ class NcclCommunicator final : public Communicator {
   int size() const override { return size_; }
   std::string_view backend() const override { return "nccl"; }
 
+  // The host waits for it.
   void barrier() override {
     const at::Tensor token =
         at::zeros({1}, at::TensorOptions().dtype(at::kFloat).device(at::kCUDA));
     do_all_reduce(token, ReduceOp::kSum);
+    const Waiting waiting(watch_, group_, "a barrier of NCCL");
+    while (!is_idle()) {
+      std::this_thread::yield();
+    }
   }
 
  protected:
   void do_all_reduce(const at::Tensor& tensor, ReduceOp op) override {
-    run("ncclAllReduce", "an all-reduce of NCCL", [&](cudaStream_t stream) {
+    run("ncclAllReduce", "an all-reduce of NCCL", tensor, [&](cudaStream_t stream) {
       return ncclAllReduce(tensor.data_ptr(), tensor.data_ptr(), count(tensor),
                            nccl_type(tensor.scalar_type()), nccl_op(op), communicator_, stream);
     });
   }
 
   void do_broadcast(const at::Tensor& tensor, int root) override {
-    run("ncclBroadcast", "a broadcast of NCCL", [&](cudaStream_t stream) {
+    run("ncclBroadcast", "a broadcast of NCCL", tensor, [&](cudaStream_t stream) {
       return ncclBroadcast(tensor.data_ptr(), tensor.data_ptr(), count(tensor),
                            nccl_type(tensor.scalar_type()), root, communicator_, stream);
     });
   }
 
   void do_all_gather(const at::Tensor& tensor, const at::Tensor& gathered) override {
-    run("ncclAllGather", "an all-gather of NCCL", [&](cudaStream_t stream) {
+    run("ncclAllGather", "an all-gather of NCCL", tensor, [&](cudaStream_t stream) {
       return ncclAllGather(tensor.data_ptr(), gathered.data_ptr(), count(tensor),
                            nccl_type(tensor.scalar_type()), communicator_, stream);
     });
@@ -145,6 +184,20 @@ class NcclCommunicator final : public Communicator {
   bool moves_memory_of(const at::Device& device) const override { return device.is_cuda(); }
 
  private:
+  // An operation on the stream.
+  struct UnderWay {
+    std::uint64_t number = 0;  // of this communicator, from 1
+    std::uint64_t begun = 0;   // of the group, for the watch
+    const char* operation = "";
+    std::size_t bytes = 0;
+    std::chrono::steady_clock::time_point asked;
+    cudaEvent_t end = nullptr;
+
+    std::string name() const {
+      return fmt::format("{} (number {}, {} bytes)", operation, number, bytes);
+    }
+  };
+
   void start(const ncclUniqueId& id, Communicator& host_group) {
     constexpr const char* kCall = "ncclCommInitRankConfig";
     constexpr auto kBetweenAgreements = std::chrono::milliseconds(20);
@@ -173,18 +226,45 @@ class NcclCommunicator final : public Communicator {
     }
   }
 
-  // Starts an operation and waits for its end.  A communicator that has failed takes no more work;
-  // it is aborted at once, because its end would wait for the operation.
+  void end() {
+    const std::lock_guard lock(mutex_);
+    if (communicator_ == nullptr) {
+      return;
+    }
+    if (std::uncaught_exceptions() > 0) {
+      abandon();  // finalising is collective; the other ranks may not call it
+      return;
+    }
+    try {
+      const Waiting waiting(watch_, group_, "the end of NCCL");
+      check_nccl(ncclCommFinalize(communicator_), communicator_, "ncclCommFinalize");
+      wait_until_accepted("ncclCommFinalize");
+      ncclCommDestroy(communicator_);
+      communicator_ = nullptr;
+      forget_operations();
+    } catch (const EnvironmentError&) {
+      abandon();
+    }
+  }
+
+  // Puts an operation on the stream.  A communicator that has failed takes no more work; it is
+  // aborted at once, because its end would wait for the operation.
   template <class Start>
-  void run(const char* call, const char* operation, const Start& start) {
+  void run(const char* call, const char* operation, const at::Tensor& tensor, const Start& start) {
+    const auto stream = c10::cuda::getCurrentCUDAStream();
+    const Waiting waiting(watch_, group_, operation);
+    const std::lock_guard lock(mutex_);
     if (communicator_ == nullptr) {
       throw EnvironmentError(fmt::format("NCCL: {} after the communicator has failed", call));
     }
-    const auto stream = c10::cuda::getCurrentCUDAStream();
-    const Waiting waiting(watch_, group_, operation);
     try {
       check_nccl(start(stream), communicator_, call);
-      wait(call, stream);
+      wait_until_accepted(call);
+      const UnderWay& last = under_way_.emplace_back(
+          UnderWay{++operations_, watch_ == nullptr ? 0 : watch_->begun(group_), operation,
+                   tensor.nbytes(), std::chrono::steady_clock::now(), events_.take()});
+      check_cuda(cudaEventRecord(last.end, stream), "cudaEventRecord");
+      drop_ended();
     } catch (const EnvironmentError&) {
       abandon();
       throw;
@@ -221,39 +301,100 @@ class NcclCommunicator final : public Communicator {
     return accepted;
   }
 
-  // Polls for the end of the work, so that an error of NCCL does not hang this rank in a later
-  // synchronisation that cannot be interrupted.
-  void wait(const char* call, cudaStream_t stream) {
-    wait_until_accepted(call);
-    for (;;) {
-      const cudaError_t progress = cudaStreamQuery(stream);
-      if (progress == cudaSuccess) {
+  // Requires the lock, as do those that follow.
+  void drop_ended() {
+    while (!under_way_.empty()) {
+      const UnderWay& oldest = under_way_.front();
+      const cudaError_t state = cudaEventQuery(oldest.end);
+      if (state == cudaErrorNotReady) {
+        cudaGetLastError();  // else the next kernel's launch is taken for failed
         return;
       }
-      if (progress != cudaErrorNotReady) {
-        throw EnvironmentError(
-            fmt::format("CUDA: {} while waiting for {}", cudaGetErrorString(progress), call));
-      }
-      ncclResult_t state = ncclSuccess;
-      check_nccl(ncclCommGetAsyncError(communicator_, &state), communicator_,
-                 "ncclCommGetAsyncError");
-      check_nccl(state, communicator_, call);
-      std::this_thread::yield();
+      check_cuda(state, oldest.operation);
+      events_.give_back(oldest.end);
+      under_way_.pop_front();
     }
+  }
+
+  void require_health() {
+    ncclResult_t state = ncclSuccess;
+    check_nccl(ncclCommGetAsyncError(communicator_, &state), communicator_,
+               "ncclCommGetAsyncError");
+    check_nccl(state, communicator_,
+               under_way_.empty() ? "a communicator" : under_way_.front().operation);
+  }
+
+  void forget_operations() {
+    for (const UnderWay& operation : under_way_) {
+      events_.give_back(operation.end);
+    }
+    under_way_.clear();
   }
 
   void abandon() noexcept {
     if (communicator_ != nullptr) {
       ncclCommAbort(communicator_);
       communicator_ = nullptr;
+      forget_operations();
     }
   }
 
-  ncclComm_t communicator_ = nullptr;
+  // Whether all operations have ended.
+  bool is_idle() {
+    const std::lock_guard lock(mutex_);
+    if (communicator_ == nullptr) {
+      throw EnvironmentError("NCCL: the communicator has failed");
+    }
+    try {
+      drop_ended();
+      require_health();
+    } catch (const EnvironmentError&) {
+      abandon();
+      throw;
+    }
+    return under_way_.empty();
+  }
+
+  // For the watch's thread, which must not wait: while this rank's main thread is in an operation,
+  // there is no news.
+  DeviceProgress progress() {
+    const std::unique_lock lock(mutex_, std::try_to_lock);
+    if (!lock.owns_lock() || communicator_ == nullptr) {
+      return {};
+    }
+    DeviceProgress progress;
+    try {
+      // A thread that has selected no device would make a context on the first one.
+      check_cuda(cudaSetDevice(device_), "cudaSetDevice");
+      drop_ended();
+      require_health();
+    } catch (const EnvironmentError& error) {
+      progress.failure = error.what();
+    }
+    if (!under_way_.empty()) {
+      const UnderWay& oldest = under_way_.front();
+      progress.oldest = {oldest.begun, oldest.name(), oldest.asked, oldest.number == 1};
+      if (!progress.failure.empty()) {
+        const std::chrono::duration<double> since = std::chrono::steady_clock::now() - oldest.asked;
+        progress.failure = fmt::format("{}, {} after it was asked for: {}", oldest.name(),
+                                       duration_text(since.count()), progress.failure);
+      }
+    }
+    return progress;
+  }
+
   Watch* watch_;
   int group_;
   int rank_;
   int size_;
+  int device_;
+
+  // What follows belongs to the mutex, which the watch's thread takes too.
+  std::mutex mutex_;
+  ncclComm_t communicator_ = nullptr;
+  std::uint64_t operations_ = 0;
+  Events events_;
+  std::deque<UnderWay> under_way_;  // in the order of the stream
 };
 
 // Returns host and PCI address of the selected device.

@@ -15,10 +15,12 @@ namespace bipo {
 std::string find_shared_device(Communicator& world);
 
 // Makes a NCCL communicator over the ranks of `host_group`, which exchanges the NCCL id and whether
-// every rank succeeded.  Needs one rank per CUDA device, and the current device selected.  NCCL
-// runs non-blocking: every wait polls its asynchronous error.  `watch`, which may be null, watches
-// over the waits; `world_ranks` are the group's in the world.  Throws EnvironmentError on every
-// rank if any rank fails.  Collective over: host_group
+// every rank succeeded.  Needs one rank per CUDA device, and the current device selected.  Its
+// operations are put on the current stream, and the host does not wait for their end; barrier()
+// alone does.  NCCL runs non-blocking: every wait polls its asynchronous error, and an operation
+// after a failure throws EnvironmentError.  `watch`, which may be null, looks at the operations
+// under way and ends the job where one fails or does not end; `world_ranks` are the group's in the
+// world.  Throws EnvironmentError on every rank if any rank fails.  Collective over: host_group
 std::unique_ptr<Communicator> make_nccl_communicator(Communicator& host_group, Watch* watch,
                                                      std::vector<int> world_ranks);
 

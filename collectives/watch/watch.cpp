@@ -157,6 +157,11 @@ void Watch::forget(int group) {
   groups_[static_cast<std::size_t>(group)] = {};
 }
 
+void Watch::watch_device(int group, std::function<DeviceProgress()> progress) {
+  const std::lock_guard lock(mutex_);
+  groups_[static_cast<std::size_t>(group)].progress = std::move(progress);
+}
+
 void Watch::begin(int group, const char* operation) {
   if (depth_++ > 0) {
     return;
@@ -212,9 +217,8 @@ void Watch::tick(double seconds) {
   idle_ = processor - processor_seconds_ >= kSignOfWork ? 0 : idle_ + seconds;
   processor_seconds_ = processor;
 
-  const std::uint64_t serial = serial_.load(std::memory_order_acquire);
-  const bool waits = serial % 2 == 1;
-  if (judgement_ && (!waits || serial != judged_)) {
+  const std::optional<Subject> subject = find_subject(serial_.load(std::memory_order_acquire));
+  if (judgement_ && subject != judged_) {
     if (has_told_) {
       say(fmt::format("{} goes on after {}", name_of(own_rank_),
                       duration_text(judgement_->waited())));
@@ -223,11 +227,11 @@ void Watch::tick(double seconds) {
     has_told_ = false;
     idle_ = 0;
   }
-  if (!waits) {
+  if (!subject) {
     return;
   }
   if (!judgement_) {
-    begin_judgement(serial);
+    begin_judgement(*subject);
     return;
   }
   judgement_->advance(seconds);
@@ -244,26 +248,80 @@ void Watch::tick(double seconds) {
   }
 }
 
-// Begins at the first tick that finds the operation under way.  What is read belongs to one
-// operation if the serial number is still the same afterwards; else the next tick tries again.
-void Watch::begin_judgement(std::uint64_t serial) {
-  const auto number = static_cast<std::size_t>(group_.load(std::memory_order_acquire));
+// Returns what this rank waits in; where its main thread does, that.
+std::optional<Watch::Subject> Watch::find_subject(std::uint64_t serial) {
+  const std::optional<int> on_device = find_oldest_on_devices();
+  if (serial % 2 == 1) {
+    return Subject{-1, serial};
+  }
+  return on_device ? std::optional(Subject{*on_device, on_device_.at(*on_device).begun})
+                   : std::nullopt;
+}
+
+// Asks all groups; returns the one whose operation was asked for first.
+std::optional<int> Watch::find_oldest_on_devices() {
+  std::optional<int> oldest;
+  on_device_.clear();
+  for (std::size_t i = 0; i < groups_.size(); ++i) {
+    if (!groups_[i].progress || has_ended_job_) {
+      continue;
+    }
+    DeviceProgress progress = groups_[i].progress();
+    if (!progress.failure.empty()) {
+      end_failed_job(progress.failure);
+    }
+    if (progress.oldest) {
+      const auto asked = progress.oldest->asked;
+      const int group = static_cast<int>(i);
+      on_device_[group] = std::move(*progress.oldest);
+      oldest = oldest && on_device_.at(*oldest).asked <= asked ? oldest : group;
+    }
+  }
+  return oldest;
+}
+
+void Watch::begin_judgement(const Subject& subject) {
+  if (subject.group_on_device >= 0) {
+    judge_operation_on_device(subject.group_on_device);
+    judged_ = subject;
+    return;
+  }
+  // What is read belongs to one operation if the serial number is still the same afterwards; else
+  // the next tick tries again.
+  const int group = group_.load(std::memory_order_acquire);
   const char* operation = operation_.load(std::memory_order_acquire);
-  const GroupCount count{groups_[number].key, begun_[number].load(std::memory_order_acquire)};
-  std::vector<int> others = groups_[number].ranks;
-  std::erase(others, own_rank_);
-  if (serial_.load(std::memory_order_relaxed) != serial) {
+  const std::uint64_t begun =
+      begun_[static_cast<std::size_t>(group)].load(std::memory_order_acquire);
+  if (serial_.load(std::memory_order_relaxed) != subject.number) {
     return;
   }
   WaitLimits limits = limits_;
   if (!knows_peers_ && limits.timeout > 0) {
     limits.timeout = std::max(limits.timeout, kShortestStart);
   }
-  judgement_ = std::make_unique<WaitJudgement>(limits, own_rank_, std::move(others), count,
-                                               can_ask_ && knows_peers_);
-  judged_timeout_ = limits.timeout;
-  judged_ = serial;
+  judge(limits, group, begun);
+  judged_ = subject;
   judged_operation_ = operation;
+}
+
+void Watch::judge_operation_on_device(int group) {
+  const DeviceOperation& operation = on_device_.at(group);
+  WaitLimits limits = limits_;
+  if (operation.is_first && limits.timeout > 0) {
+    limits.timeout = std::max(limits.timeout, kShortestStart);
+  }
+  judge(limits, group, operation.begun);
+  judged_operation_ = operation.name;
+}
+
+void Watch::judge(WaitLimits limits, int group, std::uint64_t begun) {
+  const Group& waiting = groups_[static_cast<std::size_t>(group)];
+  std::vector<int> others = waiting.ranks;
+  std::erase(others, own_rank_);
+  judgement_ =
+      std::make_unique<WaitJudgement>(limits, own_rank_, std::move(others),
+                                      GroupCount{waiting.key, begun}, can_ask_ && knows_peers_);
+  judged_timeout_ = limits.timeout;
 }
 
 std::string Watch::name_of(int rank) const {
@@ -295,8 +353,18 @@ void Watch::end_late_job() {
   say(fmt::format("{}: no progress for {} (--timeout) in {}, which waits for {}; the job ends here",
                   name_of(own_rank_), duration_text(judged_timeout_), where(),
                   judgement_->reasons([&](int rank) { return name_of(rank); }, /*all=*/true)));
+  has_ended_job_ = true;
   limits_.timeout = 0;
   judgement_.reset();
+  end_job_();
+}
+
+void Watch::end_failed_job(const std::string& failure) {
+  has_ended_job_ = true;
+  const std::string doing = activity();
+  say(fmt::format("{}: {}{}; the job ends here", name_of(own_rank_), failure,
+                  doing.empty() ? "" : fmt::format(" ({})", doing)));
+  limits_.timeout = 0;
   end_job_();
 }
 
@@ -308,10 +376,12 @@ PeerStatus Watch::own_status() {
     status.groups[i] = {groups_[i].key, begun_[i].load(std::memory_order_relaxed)};
   }
   status.activity = activity();
-  status.waits = serial % 2 == 1;
+  const bool host_waits = serial % 2 == 1;
+  const bool device_waits = judgement_ && judged_.group_on_device >= 0;
+  status.waits = host_waits || device_waits;
   if (!status.waits) {
     status.quiet = judgement_ ? 0 : idle_;
-  } else if (judgement_ && judged_ == serial) {
+  } else if (judgement_ && (host_waits ? judged_ == Subject{-1, serial} : device_waits)) {
     status.quiet = judgement_->quiet();
     status.knows_cause = judgement_->knows_cause();
   }

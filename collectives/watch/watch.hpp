@@ -5,16 +5,21 @@
 // A thread of its own asks the other ranks of the operation's group while this rank waits, and
 // answers what others ask, whatever the main thread does: a rank at work is never taken for a
 // stopped one.  As long as nobody waits for long, no datagram is sent.
+//
+// Operations that a device was asked for, and for which the host does not wait, are watched in the
+// same way: the oldest one that has not ended counts as a wait of this rank.
 #pragma once
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <thread>
@@ -29,6 +34,20 @@ namespace bipo {
 struct WatchSettings {
   double timeout = 600;  // seconds without progress after which the job ends; 0: never
   double notice = 30;    // seconds of waiting after which the user is told, then after 2, 4, ...
+};
+
+// An operation that a device was asked for.
+struct DeviceOperation {
+  std::uint64_t begun = 0;  // Watch::begun() of its group when it was asked for
+  std::string name;         // "an all-reduce of NCCL (number 3, 4096 bytes)"
+  std::chrono::steady_clock::time_point asked;
+  bool is_first = false;  // of its group: it may take as long as the ranks have to start
+};
+
+// How far the operations of a group on a device have come.
+struct DeviceProgress {
+  std::optional<DeviceOperation> oldest;  // of those that have not ended
+  std::string failure;                    // what has failed, "" if nothing has
 };
 
 // Returns the default notice, or the seconds in the environment's BIPO_NOTICE, which tests set.
@@ -57,12 +76,29 @@ class Watch {
   int add_group(std::vector<int> world_ranks);
   void forget(int group);
 
+  // Has the watching thread ask, until forget(), how far the group's operations on a device have
+  // come.  `progress` must neither wait nor call this object.  A failure ends the job.
+  void watch_device(int group, std::function<DeviceProgress()> progress);
+
+  // How many operations of the group this rank has begun; for the thread that computes.
+  std::uint64_t begun(int group) const {
+    return begun_[static_cast<std::size_t>(group)].load(std::memory_order_relaxed);
+  }
+
  private:
   friend class Waiting;
 
   struct Group {
     std::vector<int> ranks;
     std::uint64_t key = 0;
+    std::function<DeviceProgress()> progress = {};  // of its operations on a device
+  };
+
+  // What this rank waits in: an operation of the main thread, or one on the device.
+  struct Subject {
+    int group_on_device = -1;  // -1: of the main thread
+    std::uint64_t number = 0;  // serial number, or that among the group's operations
+    bool operator==(const Subject&) const = default;
   };
 
   void begin(int group, const char* operation);
@@ -70,9 +106,14 @@ class Watch {
 
   void run();
   void tick(double seconds);
-  void begin_judgement(std::uint64_t serial);
+  std::optional<Subject> find_subject(std::uint64_t serial);
+  std::optional<int> find_oldest_on_devices();
+  void begin_judgement(const Subject& subject);
+  void judge_operation_on_device(int group);
+  void judge(WaitLimits limits, int group, std::uint64_t begun);
   void report();
   void end_late_job();
+  void end_failed_job(const std::string& failure);
   PeerStatus own_status();
   void hear(const PeerStatus& status);
   std::string name_of(int rank) const;
@@ -102,11 +143,13 @@ class Watch {
   bool is_ending_ = false;
   double idle_ = 0;                           // seconds, see PeerStatus::quiet
   double processor_seconds_ = 0;              // at the last tick, without this thread's
-  std::unique_ptr<WaitJudgement> judgement_;  // while the main thread waits
-  std::uint64_t judged_ = 0;                  // its serial number
-  const char* judged_operation_ = "";
+  std::unique_ptr<WaitJudgement> judgement_;  // while this rank waits
+  Subject judged_;
+  std::string judged_operation_;
   double judged_timeout_ = 0;
   bool has_told_ = false;
+  std::map<int, DeviceOperation> on_device_;  // the oldest of each group, at the last tick
+  bool has_ended_job_ = false;
 
   int wake_[2] = {-1, -1};  // a pipe
   std::thread thread_;

@@ -162,6 +162,40 @@ inline void expect_exact_sum_edges(Communicator& group, at::Device device) {
   EXPECT_TRUE(sum_with(2.0, 0).equal(at::full({2}, group.size() + 1.0, at::kDouble)));
 }
 
+// Vectors at once have the bits of one after the other.
+inline void expect_exact_sums(Communicator& group, at::Device device) {
+  constexpr std::int64_t kLength = 101;
+  std::vector<at::Tensor> first = contributions_of(group.rank(), group.size(), kLength, device);
+  std::vector<at::Tensor> second;
+  std::vector<at::Tensor> both;
+  for (const at::Tensor& term : first) {
+    second.push_back(term.flip(0) * -3000);
+    both.push_back(at::stack({first[second.size() - 1], second.back()}));
+  }
+  const at::Tensor none = at::empty({0, 2, kLength}, on(device, at::kFloat));
+  const at::Tensor sums = exact_sums(both.empty() ? none : at::stack(both), 24, group).cpu();
+  EXPECT_TRUE(sums[0].equal(exact_sum(first, kLength, device, 24, group)));
+  EXPECT_TRUE(sums[1].equal(exact_sum(second, kLength, device, 24, group)));
+  // The last rank has one contribution, and the others have none.
+  const auto sum_with = [&](double value) {
+    const at::Tensor term = at::ones({1, 2, kLength}, on(device, at::kFloat));
+    term[0][1][0] = value;
+    return exact_sums(group.rank() == group.size() - 1 ? term : none, 1, group).cpu();
+  };
+  EXPECT_TRUE(sum_with(0)[0].eq(1).all().item<bool>());
+  for (const double odd :
+       {std::numeric_limits<double>::quiet_NaN(), -std::numeric_limits<double>::infinity()}) {
+    const at::Tensor sum = sum_with(odd);
+    EXPECT_TRUE(sum[0].eq(1).all().item<bool>());
+    EXPECT_TRUE(sum[1].isnan().all().item<bool>());
+  }
+  EXPECT_TRUE(exact_sums(at::zeros({3, 1, 4}, on(device, at::kDouble)), 3 * group.size(), group)
+                  .cpu()
+                  .eq(0)
+                  .all()
+                  .item<bool>());
+}
+
 inline void expect_communicator(Communicator& group, at::Device device) {
   expect_all_reduce(group, device);
   if (device.is_cpu()) {
@@ -172,6 +206,7 @@ inline void expect_communicator(Communicator& group, at::Device device) {
   expect_tensor_parallel_pair(group, device);
   expect_exact_sum(group, device);
   expect_exact_sum_edges(group, device);
+  expect_exact_sums(group, device);
 }
 
 }  // namespace bipo::testing

@@ -14,6 +14,7 @@
 
 #include "collectives/session.hpp"
 #include "tests/support/model_variations.hpp"
+#include "tests/support/simulated_device.hpp"
 
 namespace bipo::testing {
 
@@ -57,5 +58,13 @@ struct GradientErrors {
   double device = 0;
 };
 GradientErrors gradient_errors(const ModelConfig& config, at::Device device);
+
+// What one block asks of the simulated device.
+struct BlockCounts {
+  DeviceCounts forward;
+  DeviceCounts backward;
+};
+// Block `block` of a model with random weights, which is not its first.
+BlockCounts counts_of_block(const ModelConfig& config, at::ScalarType type, std::int64_t block);
 
 }  // namespace bipo::testing

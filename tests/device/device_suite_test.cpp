@@ -1,7 +1,6 @@
 // The trainer on the simulated device: the CPU's numbers, and how much it asks of the device.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <c10/core/AutogradState.h>
 #include <gtest/gtest.h>
 
 #include <cstdio>
@@ -134,38 +133,6 @@ TEST(DeviceBfloat16, GradientsAreAsFarFromFloat64AsTheCpus) {
 void ignore_progress(const std::string&, std::int64_t, std::int64_t) {
 }
 
-struct BlockCounts {
-  DeviceCounts forward;
-  DeviceCounts backward;
-};
-
-BlockCounts counts_of_blocks(const Decoder& decoder, const PackedPairs& packed,
-                             std::int64_t blocks) {
-  auto state = c10::AutogradState::get_tls_state();
-  state.set_multithreading_enabled(false);
-  c10::AutogradState::set_tls_state(state);
-  const at::Tensor h = decoder.embed(packed.ids).detach().set_requires_grad(true);
-  const DeviceCounts start = device_counts();
-  const at::Tensor out = decoder.run_blocks(h, {0, blocks}, packed.layout);
-  const DeviceCounts middle = device_counts();
-  const at::Tensor gradient = at::ones_like(out);
-  const DeviceCounts later = device_counts();
-  out.backward(gradient);
-  return {middle - start, device_counts() - later};
-}
-
-BlockCounts counts_of_block(const ModelConfig& config, at::ScalarType type) {
-  const RandomWeights weights(config);
-  const Ranks ranks = lone_ranks();
-  Decoder decoder(config, weights, type, simulated_device(), *ranks.tp);
-  decoder.load_embedding();
-  decoder.load_blocks({0, config.blocks});
-  const PackedPairs packed = pack_alike(varied_pairs(11), {2, 7, 0, 5}, decoder);
-  const BlockCounts one = counts_of_blocks(decoder, packed, 1);
-  const BlockCounts two = counts_of_blocks(decoder, packed, 2);
-  return {two.forward - one.forward, two.backward - one.backward};
-}
-
 TEST(DeviceBudget, OfABlock) {
   struct Budget {
     const char* name;
@@ -178,7 +145,7 @@ TEST(DeviceBudget, OfABlock) {
                                Budget{"Llama", llama_config(), at::kBFloat16, 20, 27},
                                Budget{"Qwen", qwen_config(), at::kFloat, 24, 37},
                                Budget{"Gemma", gemma_config(), at::kBFloat16, 28, 38}}) {
-    const BlockCounts counts = counts_of_block(budget.config, budget.type);
+    const BlockCounts counts = counts_of_block(budget.config, budget.type, /*block=*/1);
     std::printf("%s %s: %d kernels forward, %d backward\n", budget.name, c10::toString(budget.type),
                 static_cast<int>(counts.forward.kernels),
                 static_cast<int>(counts.backward.kernels));
@@ -192,10 +159,13 @@ TEST(DeviceBudget, OfABlock) {
 // A model on the device with a filled cache.
 struct World {
   explicit World(const ModelConfig& model, ActivationPlace place = ActivationPlace::kAuto)
+      : World(model, lone_ranks(), place) {}
+
+  World(const ModelConfig& model, Ranks of_world, ActivationPlace place)
       : config(model),
         weights(config),
-        ranks(lone_ranks()),
-        decoder(config, weights, at::kFloat, simulated_device(), *ranks.tp),
+        ranks(std::move(of_world)),
+        decoder(config, weights, at::kFloat, simulated_device(ranks.topology.rank()), *ranks.tp),
         pairs(varied_pairs(11)),
         cache(decoder, pairs, settings(place), ranks) {
     fill_caches(decoder, {&cache}, ranks, ignore_progress);
@@ -208,16 +178,27 @@ struct World {
     return result;
   }
 
-  DeviceCounts of_training(std::int64_t epochs) {
+  DeviceCounts of_training(std::int64_t epochs, const PlanSettings& plan = training_plan()) {
     TrainingSettings settings = training_settings(2, 11, 0.05, 0.1, SignRule::kBatch);
+    settings.plan = plan;
     settings.plan.epochs = epochs;
-    settings.plan.micro_batch = 4;
     TrainingRecord record = starting_record(config.hidden, 11);
     QuietObserver observer;
     const DeviceCounts before = device_counts();
     train(decoder, cache, nullptr, 1, {{settings, record, observer}}, ranks);
     vector = record.checkpoint.vector;
     return device_counts() - before;
+  }
+
+  // The second epoch of kSteps steps.
+  DeviceCounts of_epoch(const PlanSettings& plan = training_plan()) {
+    return of_training(2, plan) - of_training(1, plan);
+  }
+
+  static PlanSettings training_plan() {
+    PlanSettings plan = training_settings(2, 11, 0.05, 0.1, SignRule::kBatch).plan;
+    plan.micro_batch = plan.batch_size;
+    return plan;
   }
 
   ModelConfig config;
@@ -229,25 +210,52 @@ struct World {
   std::vector<float> vector;  // of the last training
 };
 
+constexpr int kSteps = 3;  // of an epoch
+
+void print_counts(const char* what, const DeviceCounts& counts) {
+  std::printf("%s: %.1f kernels, %.1f copies to the device, %.1f host reads, %.1f waits a step\n",
+              what, counts.kernels / double{kSteps}, counts.copies_to_device / double{kSteps},
+              counts.host_reads() / double{kSteps}, counts.waits / double{kSteps});
+}
+
 TEST(DeviceBudget, OfAStep) {
   World world(llama_config());
-  constexpr int kSteps = 3;  // of an epoch
-  const DeviceCounts later = world.of_training(3) - world.of_training(2);
-  std::printf("a step: %.1f kernels, %.1f copies to the device, %.1f host reads, %.1f waits\n",
-              later.kernels / 3.0, later.copies_to_device / 3.0, later.host_reads() / 3.0,
-              later.waits / 3.0);
-  EXPECT_LE(later.copies_to_device, 2 * kSteps);
-  EXPECT_LE(later.host_reads(), 2 * kSteps);
-  EXPECT_LE(later.waits, 2 * kSteps);
+  const DeviceCounts later = world.of_epoch();
+  print_counts("one micro-batch", later);
+  EXPECT_LE(later.copies_to_device, 2 * kSteps);  // vectors; tables of what comes next
+  EXPECT_LE(later.host_reads(), kSteps);
+  EXPECT_LE(later.waits, kSteps);
   EXPECT_LE(later.kernels, 169 * kSteps);
+
+  // A plan that repeats: its tables stay on the device, for both signs.
+  PlanSettings plan = World::training_plan();
+  plan.shuffle = false;
+  plan.micro_batch = 2;
+  const DeviceCounts repeated = world.of_epoch(plan);
+  print_counts("a plan that repeats", repeated);
+  EXPECT_LE(repeated.copies_to_device, kSteps);  // the vectors alone
+  EXPECT_LE(repeated.host_reads(), kSteps);
+  EXPECT_LE(repeated.waits, kSteps);
+}
+
+TEST(DeviceBudget, OfAStepOverRanks) {
+  run_on_devices(/*tp=*/2, /*dp=*/2, [&](Ranks& ranks) {
+    World world(llama_config(), std::move(ranks), ActivationPlace::kAuto);
+    PlanSettings plan = World::training_plan();
+    plan.micro_batch = 1;
+    const DeviceCounts later = world.of_epoch(plan);
+    EXPECT_LE(later.host_reads(), kSteps);
+    EXPECT_LE(later.waits, kSteps);
+  });
 }
 
 TEST(DeviceBudget, ActivationsAreOnTheDeviceWhereTheyFit) {
   World on_device(llama_config(), ActivationPlace::kDevice);
   World on_host(llama_config(), ActivationPlace::kHost);
-  const DeviceCounts of_device = on_device.of_training(2) - on_device.of_training(1);
-  const DeviceCounts of_host = on_host.of_training(2) - on_host.of_training(1);
-  EXPECT_EQ(of_host.copies_to_device, of_device.copies_to_device + 3);  // in 3 steps
+  const DeviceCounts of_device = on_device.of_epoch();
+  const DeviceCounts of_host = on_host.of_epoch();
+  EXPECT_EQ(of_host.copies_to_device, of_device.copies_to_device + kSteps);
+  EXPECT_LE(of_host.waits, kSteps);
   EXPECT_EQ(on_device.vector, on_host.vector);
 
   World automatic(llama_config());
@@ -265,9 +273,9 @@ TEST(DeviceBudget, ActivationsAreOnTheDeviceWhereTheyFit) {
 // The host knows the positions by which queries grow: it need not ask the device.
 TEST(DeviceBudget, GrowingQueriesAreNotWaitedFor) {
   World world(scaled_config());
-  const DeviceCounts later = world.of_training(3) - world.of_training(2);
-  EXPECT_LE(later.waits, 2 * 3);
-  EXPECT_LE(later.copies_to_device, 2 * 3);
+  const DeviceCounts later = world.of_epoch();
+  EXPECT_LE(later.waits, kSteps);
+  EXPECT_LE(later.copies_to_device, 2 * kSteps);
 }
 
 }  // namespace

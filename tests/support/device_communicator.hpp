@@ -16,8 +16,9 @@
 
 namespace bipo::testing {
 
-// Moves device memory by a communicator of host memory, and takes device memory only, as NCCL does.
-// None of it counts as the caller's copies and kernels.
+// Moves device memory by a communicator of host memory, and takes device memory only, as NCCL does:
+// on the current stream, so that asynchronous copies do not arrive for it.  None of it counts as
+// the caller's copies and kernels.
 class DeviceCommunicator final : public Communicator {
  public:
   explicit DeviceCommunicator(std::unique_ptr<Communicator> host) : host_(std::move(host)) {}
@@ -37,8 +38,10 @@ class DeviceCommunicator final : public Communicator {
   }
   void do_all_gather(const at::Tensor& tensor, const at::Tensor& gathered) override {
     ++calls_;
-    const Uncounted uncounted;
-    gathered.copy_(host_->all_gather(tensor.cpu()));
+    at::Tensor own;
+    run_on_stream(tensor, [&](const at::Tensor& on_host) { own = on_host.clone(); });
+    run_on_stream(gathered,
+                  [&](const at::Tensor& on_host) { on_host.copy_(host_->all_gather(own)); });
   }
   bool moves_memory_of(const at::Device& device) const override {
     return device.is_privateuseone();
@@ -48,10 +51,7 @@ class DeviceCommunicator final : public Communicator {
   template <class Exchange>
   void move(const at::Tensor& tensor, const Exchange& exchange) {
     ++calls_;
-    const Uncounted uncounted;
-    const at::Tensor on_host = tensor.cpu();
-    exchange(on_host);
-    tensor.copy_(on_host);
+    run_on_stream(tensor, exchange);
   }
 
   std::unique_ptr<Communicator> host_;
@@ -60,7 +60,7 @@ class DeviceCommunicator final : public Communicator {
 
 // Runs body(ranks) for tp x dp ranks on threads; dp and tp groups move the memory of the ranks'
 // devices.  Rethrows the first exception.
-inline void run_on_devices(int tp, int dp, const std::function<void(const Ranks&)>& body) {
+inline void run_on_devices(int tp, int dp, const std::function<void(Ranks&)>& body) {
   const int size = tp * dp;
   std::vector<std::unique_ptr<Meeting>> meetings;
   const auto meetings_of = [&](int count, int members) {
@@ -86,7 +86,7 @@ inline void run_on_devices(int tp, int dp, const std::function<void(const Ranks&
     const auto in_node = [&] {
       return std::make_unique<ThreadCommunicator>(*node.front(), world.rank(), size);
     };
-    const Ranks ranks{
+    Ranks ranks{
         topology, in_node(), in_node(),
         on_device(dps[static_cast<std::size_t>(topology.tp_rank())], topology.dp_rank(), dp),
         on_device(tps[static_cast<std::size_t>(topology.dp_rank())], topology.tp_rank(), tp)};

@@ -705,6 +705,13 @@ Uncounted::~Uncounted() {
   --uncounted_depth;
 }
 
+void run_on_stream(const at::Tensor& tensor, const std::function<void(const at::Tensor&)>& work) {
+  use(tensor, true);
+  const InKernel inside;
+  const Opened opened(tensor);
+  work(opened.host());
+}
+
 void set_device_memory(std::int64_t bytes) {
   SimulatedMemory::get().set_limit(bytes);
 }

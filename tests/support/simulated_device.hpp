@@ -15,9 +15,11 @@
 // additions, and NCCL.
 #pragma once
 
+#include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 
@@ -55,6 +57,10 @@ class Uncounted {
   Uncounted(const Uncounted&) = delete;
   Uncounted& operator=(const Uncounted&) = delete;
 };
+
+// Lets `work` change the elements of a device tensor, which it sees as a CPU tensor, as the next
+// operation of the current stream.  It counts as nothing, and nothing is waited for.
+void run_on_stream(const at::Tensor& tensor, const std::function<void(const at::Tensor&)>& work);
 
 // Gives every device so many bytes; an allocation beyond them throws c10::OutOfMemoryError.
 void set_device_memory(std::int64_t bytes);

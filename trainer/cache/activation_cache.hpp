@@ -78,6 +78,11 @@ class ActivationCache {
   // there and have no room.  Local.
   at::Tensor rows_on_device(const Decoder& decoder, std::int64_t layer) const;
 
+  // Returns all kept rows of a layer, in host memory.
+  const at::Tensor& kept_activations(std::int64_t layer) const {
+    return at(layer).store->activations();
+  }
+
   // Returns the row among them of each token of `packed`, [T].
   std::vector<std::int64_t> kept_rows(const PackedPairs& packed) const;
 

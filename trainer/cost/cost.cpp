@@ -12,8 +12,13 @@
 namespace bipo {
 namespace {
 
-// The host's calls of tensor operations in one block, forward and backward.
+// The host's calls of tensor operations in one block on a CPU, forward and backward.
 constexpr double kCallsPerBlock = 60;
+
+// Kernels of a micro-batch on a device besides those of its blocks: tables, steering, head,
+// objective; of a forward pass alone.  As the simulated device counts them for a step.
+constexpr double kKernelsOfStep = 100;
+constexpr double kKernelsOfScores = 60;
 
 // Returns 1 + 2 + ... + n.
 double triangle(double n) {
@@ -100,8 +105,7 @@ class RunTiming {
     seconds.elementwise = directions / 2 * part_.moved_per_token(suffix_) * micro.tokens *
                           kActivationBytes / (machine_.copy_bytes * machine_.elementwise_share);
     seconds.collectives = exchange(suffix_, micro.tokens, directions);
-    const double calls =
-        directions / 2 * (count(suffix_) + 1) * kCallsPerBlock * machine_.seconds_per_call;
+    const double calls = calls_of_micro_batch(backward) * machine_.seconds_per_call;
     // A device works while the host makes the next calls; a CPU does both itself.
     seconds.other = run_.cuda ? std::max(0.0, calls - seconds.total()) : calls;
     return seconds;
@@ -118,13 +122,32 @@ class RunTiming {
         work.attention / (machine_.operations * machine_.attention_share) +
         part_.moved_per_token(blocks) / 2 * pack.tokens * kActivationBytes / machine_.copy_bytes +
         exchange(blocks, pack.tokens, 1);
-    const double calls = count(blocks) * kCallsPerBlock / 2 * machine_.seconds_per_call;
+    const double calls = calls_of(blocks, /*backward=*/false) * machine_.seconds_per_call;
     return (run_.cuda ? std::max(of_pack, calls) : of_pack + calls) +
            micro_batch(pack, /*backward=*/false).total();
   }
 
+  // The host's calls of tensor operations; on a device the kernels that it asks for.
+  double calls_of_micro_batch(bool backward) const {
+    const double besides = run_.cuda  ? (backward ? kKernelsOfStep : kKernelsOfScores)
+                           : backward ? kCallsPerBlock
+                                      : kCallsPerBlock / 2;
+    return calls_of(suffix_, backward) + besides;
+  }
+
  private:
   static double count(Range blocks) { return static_cast<double>(blocks.size()); }
+
+  double calls_of(Range blocks, bool backward) const {
+    if (!run_.cuda) {
+      return count(blocks) * (backward ? kCallsPerBlock : kCallsPerBlock / 2);
+    }
+    const bool narrow = run_.bytes.block < kActivationBytes;
+    return part_.sum(blocks, [&](const BlockPart& block) {
+      const DeviceKernels kernels = block.device_kernels(narrow);
+      return kernels.forward + (backward ? kernels.backward : 0);
+    });
+  }
 
   // A matrix product takes the time of its operations or of reading its weights, whichever is
   // longer.
@@ -330,7 +353,7 @@ MachineSpeed calibrated(const ModelConfig& config, const RunShape& run, MachineS
   set_share(machine.head_share, work.head / machine.operations, measured.head);
   set_share(machine.elementwise_share, at_full_rate.elementwise, measured.elementwise);
   machine.seconds_per_call =
-      measured.other / ((static_cast<double>(blocks.size()) + 1) * kCallsPerBlock);
+      measured.other / RunTiming(config, run, machine).calls_of_micro_batch(/*backward=*/true);
   if (run.tp > 1 && measured.collectives > 0) {
     machine.link_latency = 0;
     machine.link_bytes *= at_full_rate.collectives / measured.collectives;

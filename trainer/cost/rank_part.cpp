@@ -2,6 +2,16 @@
 
 namespace bipo {
 
+DeviceKernels BlockPart::device_kernels(bool narrow) const {
+  DeviceKernels kernels{16, 23};
+  const auto add = [&](bool has, double forward, double backward) {
+    kernels.forward += has ? forward : 0;
+    kernels.backward += has ? backward : 0;
+  };
+  add(narrow, 4, 4);
+  return kernels;
+}
+
 RankPart largest_part(const ModelConfig& config, std::int64_t tp) {
   const auto raise = [](double& most, std::int64_t count) {
     most = std::max(most, static_cast<double>(count));

@@ -9,14 +9,15 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <optional>
 #include <span>
 #include <utility>
 
 #include "collectives/exact_sum.hpp"
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
+#include "trainer/loop/device_step.hpp"
 #include "trainer/loop/held_out_evaluation.hpp"
-#include "trainer/model/operators/upload.hpp"
 #include "trainer/passes/pair_scores.hpp"
 #include "trainer/passes/scoring.hpp"
 #include "trainer/passes/steering.hpp"
@@ -263,7 +264,6 @@ class Trainer {
         layer_(layer),
         ranks_(ranks),
         residual_(at::TensorOptions().dtype(decoder.residual_type())),
-        rows_on_device_(cache.rows_on_device(decoder, layer)),
         last_step_(last_step) {
     for (const TrainingMember& member : members) {
       members_.emplace_back(member);
@@ -271,6 +271,12 @@ class Trainer {
     require_one_shape();
     for (Member& member : members_) {
       member.drop_vectors_between_epochs();
+    }
+    if (!decoder.device().is_cpu()) {
+      const bool repeats = std::none_of(members.begin(), members.end(), [](const auto& member) {
+        return member.settings.plan.shuffle;
+      });
+      device_step_.emplace(decoder, cache, layer, ranks, repeats);
     }
     if (is_writer()) {
       last_step_.begin([this] {
@@ -303,10 +309,7 @@ class Trainer {
       }
     }
     while (!is_over) {
-      std::vector<StepPlan> steps;
-      for (Member& member : members_) {
-        steps.push_back(member.plan_step(steps_done()));
-      }
+      const std::vector<StepPlan> steps = plan_steps(steps_done());
       advance(steps);
       if (members_.empty()) {
         return RunStatus::kComplete;
@@ -340,6 +343,14 @@ class Trainer {
     bool is_over;  // before the end of the plan
   };
 
+  std::vector<StepPlan> plan_steps(std::int64_t index) {
+    std::vector<StepPlan> steps;
+    for (Member& member : members_) {
+      steps.push_back(member.plan_step(index));
+    }
+    return steps;
+  }
+
   // One pair of one member under one sign, in the pass that is being packed.
   struct Place {
     std::size_t member;
@@ -365,9 +376,115 @@ class Trainer {
     }
   }
 
-  // One step's forward and backward passes of `members`, reduced over the replicas.
-  std::vector<StepOutcome> compute(std::span<const Member> members,
-                                   std::span<const StepPlan> steps) const {
+  bool is_mine(std::size_t micro_batch) const {
+    return static_cast<int>(micro_batch % static_cast<std::size_t>(ranks_.topology.dp())) ==
+           ranks_.topology.dp_rank();
+  }
+
+  static std::int64_t rows_of(const StepPlan& step) {
+    return static_cast<std::int64_t>(step.passes.size()) * step.pairs;
+  }
+
+  // What this replica computes of a step; the members' figures follow one another.
+  std::vector<MicroBatch> micro_batches_of(std::span<const Member> members,
+                                           std::span<const StepPlan> steps) const {
+    std::vector<MicroBatch> all;
+    std::int64_t first_pair = 0;
+    for (std::size_t m = 0; m < steps.front().micro_batches.size(); ++m) {
+      if (is_mine(m)) {
+        MicroBatch& micro_batch = all.emplace_back();
+        micro_batch.members = static_cast<std::int64_t>(members.size());
+        std::int64_t first_row = 0;
+        for (std::size_t i = 0; i < steps.size(); ++i) {
+          add_places(steps[i], m, first_pair, first_row, static_cast<std::int64_t>(i),
+                     members[i].settings().beta, micro_batch.places);
+          first_row += rows_of(steps[i]);
+        }
+      }
+      first_pair += static_cast<std::int64_t>(steps.front().micro_batches[m].size());
+    }
+    return all;
+  }
+
+  static void add_places(const StepPlan& step, std::size_t micro_batch, std::int64_t first_pair,
+                         std::int64_t first_row, std::int64_t member, double beta,
+                         std::vector<PairPlace>& places) {
+    for (std::size_t pass = 0; pass < step.passes.size(); ++pass) {
+      std::int64_t in_batch = first_pair;
+      for (const std::int64_t pair : step.micro_batches[micro_batch]) {
+        places.push_back({member, pair, step.passes[pass][static_cast<std::size_t>(in_batch)], beta,
+                          first_row + static_cast<std::int64_t>(pass) * step.pairs + in_batch});
+        ++in_batch;
+      }
+    }
+  }
+
+  // compute() on an accelerator, which prepares the first micro-batch of `next` on the way (none if
+  // empty).
+  std::vector<StepOutcome> compute_on_device(std::span<const Member> members,
+                                             std::span<const StepPlan> steps,
+                                             std::span<const StepPlan> next) {
+    const std::vector<MicroBatch> mine = micro_batches_of(members, steps);
+    const std::vector<MicroBatch> of_next =
+        next.empty() ? std::vector<MicroBatch>() : micro_batches_of(members, next);
+    device_step_->begin(current_vectors(members));
+    for (std::size_t m = 0; m < mine.size(); ++m) {
+      const MicroBatch* after = m + 1 < mine.size() ? &mine[m + 1]
+                                : of_next.empty()   ? nullptr
+                                                    : &of_next.front();
+      device_step_->add(mine[m], after);
+    }
+    std::int64_t rows = 0;
+    for (const StepPlan& step : steps) {
+      rows += rows_of(step);
+    }
+    const auto micro_batches = static_cast<std::int64_t>(steps.front().micro_batches.size());
+    const DeviceStep::Result found = device_step_->finish(micro_batches, rows);
+    std::vector<StepOutcome> result;
+    std::int64_t first_row = 0;
+    for (std::size_t i = 0; i < steps.size(); ++i) {
+      result.push_back(
+          outcome_of(steps[i], found.gradients[static_cast<std::int64_t>(i)],
+                     found.figures.narrow(1, first_row, rows_of(steps[i])).contiguous()));
+      first_row += rows_of(steps[i]);
+    }
+    return result;
+  }
+
+  // `figures`: [2, rows], margins and minus the losses.
+  StepOutcome outcome_of(const StepPlan& step, at::Tensor gradient,
+                         const at::Tensor& figures) const {
+    std::vector<PairOutcome> outcomes(static_cast<std::size_t>(rows_of(step)));
+    const double* figure = figures.const_data_ptr<double>();
+    std::vector<double> tokens;  // of the batch's pairs
+    for (const std::vector<std::int64_t>& micro_batch : step.micro_batches) {
+      for (const std::int64_t pair : micro_batch) {
+        tokens.push_back(
+            static_cast<double>(packed_size(cache_.pairs()[static_cast<std::size_t>(pair)])));
+      }
+    }
+    for (std::size_t row = 0; row < outcomes.size(); ++row) {
+      outcomes[row] = {figure[row], -figure[outcomes.size() + row], tokens[row % tokens.size()]};
+    }
+    if (!are_finite(outcomes)) {
+      gradient.fill_(std::numeric_limits<double>::quiet_NaN());
+    }
+    return summarize(gradient, outcomes);
+  }
+
+  static bool are_finite(const std::vector<PairOutcome>& outcomes) {
+    return std::all_of(outcomes.begin(), outcomes.end(), [](const PairOutcome& pair) {
+      return std::isfinite(pair.margin) && std::isfinite(pair.loss);
+    });
+  }
+
+  // One step's forward and backward passes of `members`, reduced over the replicas; `next` is the
+  // step after it, if any.
+  std::vector<StepOutcome> compute(std::span<const Member> members, std::span<const StepPlan> steps,
+                                   std::span<const StepPlan> next) {
+    if (device_step_) {
+      return compute_on_device(members, steps, next);
+    }
     // Per member, pass and pair; each element is filled by one replica.
     std::vector<std::vector<PairOutcome>> outcomes;
     for (const StepPlan& step : steps) {
@@ -377,8 +494,7 @@ class Trainer {
     std::vector<at::Tensor> gradients;  // [M, D] per micro-batch of this replica
     std::size_t first_pair = 0;
     for (std::size_t m = 0; m < micro_batches; ++m) {
-      if (static_cast<int>(m % static_cast<std::size_t>(ranks_.topology.dp())) ==
-          ranks_.topology.dp_rank()) {
+      if (is_mine(m)) {
         gradients.push_back(differentiate(members, place(steps, m, first_pair, outcomes)));
       }
       first_pair += steps.front().micro_batches[m].size();
@@ -422,24 +538,12 @@ class Trainer {
     for (const Place& p : places) {
       items.push_back({p.pair, {static_cast<std::int64_t>(p.member), p.sign}});
     }
-    at::Tensor vectors;
-    at::Tensor coefficients;
-    at::Tensor rows;  // of the kept activations
-    const PackedPairs packed = pack_pairs(
-        cache_.pairs(), items, decoder_, [&](const PackedPairs& of_items, Upload& upload) {
-          upload.add(current_vectors(members), vectors);
-          upload.add(coefficients_of(of_items, members.size()), coefficients);
-          if (rows_on_device_.defined()) {
-            upload.add(cache_.kept_rows(of_items), rows);
-          }
-        });
-    const at::Tensor hidden =
-        rows_on_device_.defined()
-            ? rows_on_device_.index_select(0, rows).to(decoder_.residual_type())
-            : cache_.activations(decoder_, packed, layer_);
+    const PackedPairs packed = pack_pairs(cache_.pairs(), items, decoder_);
+    const at::Tensor vectors = current_vectors(members);
     vectors.set_requires_grad(true);
     const PairScores scores =
-        score_pairs(decoder_, packed, hidden, {layer_, coefficients, vectors});
+        score_pairs(decoder_, packed, cache_.activations(decoder_, packed, layer_),
+                    {layer_, coefficients_of(packed, members.size()), vectors});
 
     std::vector<double> loss_by_answer;
     for (std::size_t i = 0; i < places.size(); ++i) {
@@ -457,8 +561,7 @@ class Trainer {
     for (const std::int64_t answer : packed.answer_of_target) {
       loss_by_target.push_back(loss_by_answer[static_cast<std::size_t>(answer)]);
     }
-    scores.target_log_probs.backward(
-        uploaded(at::tensor(loss_by_target, at::kDouble), residual_.device(decoder_.device())));
+    scores.target_log_probs.backward(at::tensor(loss_by_target, at::kDouble).to(residual_));
     return vectors.grad();
   }
 
@@ -492,33 +595,33 @@ class Trainer {
                                     static_cast<std::int64_t>(micro_batches), *ranks_.dp);
     share_rows(outcomes, decoder_.device(), ranks_);
     // All ranks must agree whether the step can be made.
-    if (!std::all_of(outcomes.begin(), outcomes.end(), [](const PairOutcome& pair) {
-          return std::isfinite(pair.margin) && std::isfinite(pair.loss);
-        })) {
+    if (!are_finite(outcomes)) {
       gradient.fill_(std::numeric_limits<double>::quiet_NaN());
     }
     // The tp ranks' gradients may differ in the last bits; their vectors must not.
     if (ranks_.tp->size() > 1) {
-      gradient = gradient.to(decoder_.device());
       ranks_.tp->broadcast(gradient, 0);
-      gradient = gradient.cpu();
     }
     return summarize(gradient, outcomes);
   }
 
   // Each member in passes of its own.  In common ones, what is not finite of one reaches the
   // others: coefficients of 0 separate their rows, and 0 times infinity is not 0.
-  std::vector<StepOutcome> compute_apart(const std::vector<StepPlan>& steps) const {
+  std::vector<StepOutcome> compute_apart(const std::vector<StepPlan>& steps) {
     std::vector<StepOutcome> outcomes;
     for (std::size_t i = 0; i < members_.size(); ++i) {
-      outcomes.push_back(compute({&members_[i], 1}, {&steps[i], 1}).front());
+      outcomes.push_back(compute({&members_[i], 1}, {&steps[i], 1}, {}).front());
     }
     return outcomes;
   }
 
   void advance(const std::vector<StepPlan>& steps) {
     const auto begin = Clock::now();
-    std::vector<StepOutcome> outcomes = compute(members_, steps);
+    const std::int64_t after = steps_done() + 1;
+    const std::vector<StepPlan> next = device_step_ && after < members_.front().plan().total_steps()
+                                           ? plan_steps(after)
+                                           : std::vector<StepPlan>();
+    std::vector<StepOutcome> outcomes = compute(members_, steps, next);
     const bool all_finite = std::all_of(outcomes.begin(), outcomes.end(),
                                         [](const StepOutcome& outcome) { return outcome.finite; });
     if (!all_finite) {
@@ -712,8 +815,8 @@ class Trainer {
   std::int64_t layer_;
   const Ranks& ranks_;
   at::TensorOptions residual_;  // on the host
-  at::Tensor rows_on_device_;   // undefined where the host keeps them
   std::vector<Member> members_;
+  std::optional<DeviceStep> device_step_;       // where the model is not on the CPU
   Clock::time_point last_save_ = Clock::now();  // when it ended
   double seconds_of_save_ = 0;
   LastStep& last_step_;

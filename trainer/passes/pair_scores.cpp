@@ -3,12 +3,33 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include <utility>
+
 #include "trainer/passes/steering.hpp"
 
 namespace bipo {
 
-PairScores score_pairs(const Decoder& decoder, const PackedPairs& packed, const at::Tensor& hidden,
-                       const Steering& steering) {
+namespace {
+
+at::Tensor log_probs_of(const Decoder& decoder, const PackedPairs& packed,
+                        const at::Tensor& output) {
+  return decoder.next_token_log_probs(output, packed.row_of_target, packed.targets);
+}
+
+PairScores with_sums(const PackedPairs& packed, at::Tensor log_probs) {
+  PairScores scores;
+  scores.target_log_probs = std::move(log_probs);
+  const std::vector<double> sums = sum_answers(packed, scores.target_log_probs.detach());
+  for (std::size_t i = 0; i + 1 < sums.size(); i += 2) {
+    scores.answers.push_back({sums[i], sums[i + 1]});
+  }
+  return scores;
+}
+
+}  // namespace
+
+at::Tensor target_log_probs(const Decoder& decoder, const PackedPairs& packed,
+                            const at::Tensor& hidden, const Steering& steering) {
   const ResidualStream steered = run_past_sites(
       {hidden, steering.layer + 1}, {steering.layer},
       [&](const at::Tensor& h, std::int64_t) {
@@ -17,20 +38,18 @@ PairScores score_pairs(const Decoder& decoder, const PackedPairs& packed, const 
       [&](const at::Tensor& h, Range blocks) {
         return decoder.run_blocks(h, blocks, packed.layout);
       });
-  return score_output(decoder, packed,
+  return log_probs_of(decoder, packed,
                       decoder.run_to_answers(steered.hidden, steered.next_block, packed.layout));
+}
+
+PairScores score_pairs(const Decoder& decoder, const PackedPairs& packed, const at::Tensor& hidden,
+                       const Steering& steering) {
+  return with_sums(packed, target_log_probs(decoder, packed, hidden, steering));
 }
 
 PairScores score_output(const Decoder& decoder, const PackedPairs& packed,
                         const at::Tensor& output) {
-  PairScores scores;
-  scores.target_log_probs =
-      decoder.next_token_log_probs(output, packed.row_of_target, packed.targets);
-  const std::vector<double> sums = sum_answers(packed, scores.target_log_probs.detach());
-  for (std::size_t i = 0; i + 1 < sums.size(); i += 2) {
-    scores.answers.push_back({sums[i], sums[i + 1]});
-  }
-  return scores;
+  return with_sums(packed, log_probs_of(decoder, packed, output));
 }
 
 std::vector<double> sum_answers(const PackedAnswers& packed, const at::Tensor& target_log_probs) {

@@ -25,8 +25,12 @@ struct PairScores {
   std::vector<AnswerLogProbs> answers;  // [P], sums over an answer's tokens in order, float64
 };
 
-// Runs blocks layer+1.. and the head on `hidden` [T, D], the output of block `layer`.
-// Collective over: tp
+// Runs blocks layer+1.. and the head on `hidden` [T, D], the output of block `layer`; returns the
+// log-probabilities of the targets, [R].  The host does not wait for them.  Collective over: tp
+at::Tensor target_log_probs(const Decoder& decoder, const PackedPairs& packed,
+                            const at::Tensor& hidden, const Steering& steering);
+
+// The same, with the sums over answers.  Collective over: tp
 PairScores score_pairs(const Decoder& decoder, const PackedPairs& packed, const at::Tensor& hidden,
                        const Steering& steering);
 

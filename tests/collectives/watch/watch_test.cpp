@@ -43,6 +43,7 @@ class Ranks {
     return std::make_unique<Waiting>(watches_[rank].get(), groups_[rank], operation);
   }
 
+  int group(std::size_t rank) const { return groups_[rank]; }
   Watch& watch(std::size_t rank) { return *watches_[rank]; }
   // The rank answers no more, as one that is stopped.
   void lose(std::size_t rank) { watches_[rank].reset(); }
@@ -129,6 +130,36 @@ TEST(Watch, GroupsOfTheSameRanksAreDifferent) {
   EXPECT_TRUE(ranks.ends(0, milliseconds(20000)) || ranks.has_ended(1));
   const std::string said = ::testing::internal::GetCapturedStderr();
   EXPECT_NE(said.find("waits for others"), std::string::npos) << said;
+}
+
+// The rank's main thread does not wait for it.
+TEST(Watch, AnOperationOnADeviceIsAWait) {
+  Ranks ranks(2);
+  ranks.lose(1);
+  ::testing::internal::CaptureStderr();
+  ranks.watch(0).watch_device(ranks.group(0), [] {
+    return DeviceProgress{DeviceOperation{1, "a sum (number 7)", {}}, ""};
+  });
+  EXPECT_TRUE(ranks.ends(0, milliseconds(20000)));
+  ranks.watch(0).forget(ranks.group(0));
+  const std::string said = ::testing::internal::GetCapturedStderr();
+  EXPECT_NE(said.find("in a sum (number 7), which waits for rank 1 on here: no sign of life"),
+            std::string::npos)
+      << said;
+}
+
+TEST(Watch, OperationsOnADeviceThatEndSayNothing) {
+  Ranks ranks(2);
+  std::atomic<std::uint64_t> begun = 0;
+  ::testing::internal::CaptureStderr();
+  ranks.watch(0).watch_device(ranks.group(0), [&] {
+    return DeviceProgress{DeviceOperation{++begun, "a sum", {}}, ""};
+  });
+  std::this_thread::sleep_for(milliseconds(900));
+  ranks.watch(0).forget(ranks.group(0));
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
+  EXPECT_FALSE(ranks.has_ended(0));
+  EXPECT_GT(begun, 3U);
 }
 
 TEST(Watch, KnowsWhetherAllAnswer) {

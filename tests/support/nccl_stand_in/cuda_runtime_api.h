@@ -4,7 +4,15 @@
 enum cudaError { cudaSuccess = 0, cudaErrorUnknown = 999, cudaErrorNotReady = 600 };
 using cudaError_t = cudaError;
 using cudaStream_t = struct CUstream_st*;
+using cudaEvent_t = struct CUevent_st*;
 
-cudaError_t cudaStreamQuery(cudaStream_t stream);
+constexpr unsigned cudaEventDisableTiming = 2;
+
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventQuery(cudaEvent_t event);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
+cudaError_t cudaGetLastError();
 const char* cudaGetErrorString(cudaError_t error);
 cudaError_t cudaDeviceGetPCIBusId(char* bus, int length, int device);

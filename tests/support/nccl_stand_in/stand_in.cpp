@@ -6,10 +6,13 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <thread>
+#include <utility>
 
 namespace {
 
@@ -56,9 +59,12 @@ struct StandInCommunicator {
 };
 
 struct CUstream_st {
-  ncclComm_t communicator = nullptr;  // of the last operation
+  int group = 0;  // of the last operation; 0: none
   std::size_t operation = 0;
-  bool is_busy = false;
+};
+
+struct CUevent_st {
+  CUstream_st recorded;  // what the stream was asked for last
   int polls = 0;
 };
 
@@ -66,6 +72,7 @@ namespace {
 
 thread_local int own_rank = 0;
 thread_local CUstream_st own_stream;
+thread_local cudaError_t last_error = cudaSuccess;
 
 void complain(const std::string& text) {
   all_complaints.push_back(text);
@@ -126,6 +133,14 @@ bool all_have_come(const StandInCommunicator& c) {
   return c.pending != "ncclCommFinalize" || group.finalizing == group.size;
 }
 
+// Operations of a communicator are done in order.
+bool is_done(const CUstream_st& stream) {
+  const std::vector<Operation>& operations = groups.at(stream.group).operations;
+  return std::all_of(operations.begin(),
+                     operations.begin() + static_cast<std::ptrdiff_t>(stream.operation) + 1,
+                     [](const Operation& op) { return op.done; });
+}
+
 ncclResult_t start(StandInCommunicator& c, const char* call) {
   if (!c.pending.empty()) {
     complain(std::string(call) + " before " + c.pending + " was accepted");
@@ -141,6 +156,9 @@ ncclResult_t start(StandInCommunicator& c, const char* call) {
 ncclResult_t enqueue(const char* call, const void* from, void* to, std::size_t count,
                      ncclDataType_t type, int detail, ncclComm_t c, cudaStream_t stream) {
   const std::lock_guard lock(mutex);
+  if (last_error != cudaSuccess) {  // libtorch asks for it behind each kernel
+    complain("an event that is not ready is left as the last error");
+  }
   const ncclResult_t started = start(*c, call);
   if (started != ncclInProgress) {
     return started;
@@ -166,7 +184,7 @@ ncclResult_t enqueue(const char* call, const void* from, void* to, std::size_t c
     perform(op, group.size);
     op.done = true;
   }
-  *stream = {c, index, true, 0};
+  *stream = {c->group, index};
   return ncclInProgress;
 }
 
@@ -288,21 +306,45 @@ ncclResult_t ncclAllGather(const void* from, void* to, std::size_t count, ncclDa
   return enqueue("ncclAllGather", from, to, count, type, 0, communicator, stream);
 }
 
-cudaError_t cudaStreamQuery(cudaStream_t stream) {
+cudaError_t cudaSetDevice(int) {
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
+  const std::lock_guard lock(mutex);
+  if (flags != cudaEventDisableTiming) {
+    complain("an event that takes the time");
+  }
+  *event = new CUevent_st;
+  ++all_ends.events;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  const std::lock_guard lock(mutex);
+  *event = {*stream, 0};
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t event) {
   const std::lock_guard lock(mutex);
   if (streams_fail) {
     return cudaErrorUnknown;
   }
-  if (!stream->is_busy) {
-    return cudaSuccess;
-  }
-  if (!groups.at(stream->communicator->group).operations.at(stream->operation).done) {
-    return cudaErrorNotReady;
-  }
-  if (++stream->polls < faults.polls_until_done) {
-    return cudaErrorNotReady;
-  }
-  stream->is_busy = false;
+  const bool is_ready = (event->recorded.group == 0 || is_done(event->recorded)) &&
+                        ++event->polls >= faults.polls_until_done;
+  last_error = is_ready ? last_error : cudaErrorNotReady;
+  return is_ready ? cudaSuccess : cudaErrorNotReady;
+}
+
+cudaError_t cudaGetLastError() {
+  return std::exchange(last_error, cudaSuccess);
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  const std::lock_guard lock(mutex);
+  --all_ends.events;
+  delete event;
   return cudaSuccess;
 }
 
@@ -412,6 +454,22 @@ at::Tensor on_cuda(const at::Tensor& host) {
 }
 
 at::Tensor on_host(const at::Tensor& cuda) {
+  const auto has_ended = [] {
+    const std::lock_guard lock(mutex);
+    if (everyone_fails || own_stream.group == 0) {
+      return true;
+    }
+    const std::vector<Operation>& operations = groups.at(own_stream.group).operations;
+    return is_done(own_stream) || std::any_of(operations.begin(), operations.end(),
+                                              [](const Operation& op) { return op.failed; });
+  };
+  while (!has_ended()) {
+    std::this_thread::yield();
+  }
+  return as_it_is(cuda);
+}
+
+at::Tensor as_it_is(const at::Tensor& cuda) {
   const at::Tensor host = at::empty(cuda.sizes(), cuda.scalar_type());
   std::memcpy(host.data_ptr(), cuda.const_data_ptr(), cuda.nbytes());
   return host;

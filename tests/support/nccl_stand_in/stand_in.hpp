@@ -2,9 +2,10 @@
 // it is CUDA's.
 //
 // Like NCCL's non-blocking communicators, this one returns ncclInProgress and accepts nothing more
-// until ncclCommGetAsyncError() says ncclSuccess.  An operation is done, as cudaStreamQuery()
-// tells, when every rank of the communicator has asked for it.  A call that NCCL forbids, and ranks
-// that ask for different operations, are kept as complaints.
+// until ncclCommGetAsyncError() says ncclSuccess.  An operation is done, as cudaEventQuery() tells
+// of an event behind it, when every rank of the communicator has asked for it and for those before.
+// A call that NCCL forbids, ranks that ask for different operations, and an error of CUDA that the
+// next kernel's launch would find, are kept as complaints.
 #pragma once
 
 #include <nccl.h>
@@ -18,9 +19,9 @@
 namespace bipo::testing::stand_in {
 
 struct Faults {
-  int polls_until_accepted = 3;  // of ncclCommGetAsyncError, for every call
-  int polls_until_done = 3;      // of cudaStreamQuery, after all ranks have asked for the operation
-  std::string failing_call = {};   // fails at once, on rank `failing_rank`
+  int polls_until_accepted = 3;   // of ncclCommGetAsyncError, for every call
+  int polls_until_done = 3;       // of cudaEventQuery, after all ranks have asked for the operation
+  std::string failing_call = {};  // fails at once, on rank `failing_rank`
   std::string failing_later = {};  // is accepted there, and fails while it runs
   int failing_rank = 1;
   bool same_bus = false;  // all ranks have the same device
@@ -42,14 +43,17 @@ struct Ends {
   int finalized = 0;
   int destroyed = 0;
   int aborted = 0;
-  int open = 0;  // communicators that are neither destroyed nor aborted
+  int open = 0;    // communicators that are neither destroyed nor aborted
+  int events = 0;  // that are not destroyed
 };
 Ends ends();
 std::vector<std::string> complaints();
 
 // Returns a tensor of CUDA's with these values.
 at::Tensor on_cuda(const at::Tensor& host);
-// Returns the values of one.
+// Return the values of one: when this thread's stream has done what it was asked for, and as they
+// lie in its memory now.
 at::Tensor on_host(const at::Tensor& cuda);
+at::Tensor as_it_is(const at::Tensor& cuda);
 
 }  // namespace bipo::testing::stand_in

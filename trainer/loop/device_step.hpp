@@ -1,0 +1,127 @@
+// A training step on an accelerator: the host asks for all of it, prepares what comes next
+// meanwhile, and reads once.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <compare>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "collectives/device.hpp"
+#include "collectives/session.hpp"
+#include "trainer/cache/activation_cache.hpp"
+#include "trainer/model/decoder/decoder.hpp"
+#include "trainer/passes/packing.hpp"
+
+namespace bipo {
+
+// M vectors that are trained together, D hidden.
+
+// One pair under one sign, for one of the vectors.
+struct PairPlace {
+  std::int64_t member = 0;  // of the M
+  std::int64_t pair = 0;
+  std::int64_t sign = 0;
+  double beta = 0;
+  std::int64_t row = 0;  // of the step's figures
+  auto operator<=>(const PairPlace&) const = default;
+};
+
+// What goes through the model together.
+struct MicroBatch {
+  std::int64_t members = 0;  // M
+  std::vector<PairPlace> places;
+  auto operator<=>(const MicroBatch&) const = default;
+};
+
+// Bytes of tables of micro-batches that a device keeps for later epochs, at most; no more than a
+// sixteenth of what is free.
+inline constexpr std::uint64_t kMostTableBytes = std::uint64_t{256} << 20;
+
+class DeviceStep {
+ public:
+  // Takes the activations of `layer` onto the device where they belong there.  `repeats`: every
+  // epoch has the same micro-batches, whose tables are then kept on the device within
+  // kMostTableBytes.  All that is referred to must outlive this object.  Local.
+  DeviceStep(const Decoder& decoder, const ActivationCache& cache, std::int64_t layer,
+             const Ranks& ranks, bool repeats);
+
+  // Begins a step from `vectors` [M, D] in host memory.
+  void begin(const at::Tensor& vectors);
+
+  // Asks for the forward and backward pass of a micro-batch of this replica.  While the device is
+  // at it, prepares `next` (null: nothing is known of it), the one that is added after it.
+  // Collective over: tp
+  void add(const MicroBatch& micro_batch, const MicroBatch* next);
+
+  // Of all replicas' micro-batches.
+  struct Result {
+    at::Tensor gradients;  // [M, D] of the summed losses, float64 on the host
+    at::Tensor figures;    // [2, rows]: margins, and minus the losses, likewise
+  };
+
+  // Ends the step: reduces over the replicas what `micro_batches` of all of them gave, and waits.
+  // The same on every rank.  `rows`: of all figures.  Collective over: dp x tp
+  Result finish(std::int64_t micro_batches, std::int64_t rows);
+
+ private:
+  // A micro-batch's tables on the device.
+  struct Tables {
+    PackedPairs packed;
+    at::Tensor coefficients;         // [M, T]
+    at::Tensor rows;                 // [T] of the activations on the device, if they are there
+    at::Tensor targets_of_item;      // [P], items in the order of their targets
+    at::Tensor item_of_target;       // [R], numbered in that order
+    at::Tensor direction_of_target;  // [R] float64: sign times beta, minus that if rejected
+    at::Tensor offset;               // [P] float64: the margin of log-probabilities of 0
+    at::Tensor rows_of_figures;      // [P]
+    at::Tensor rows_on_host;         // the same in host memory
+    std::uint64_t bytes() const;
+  };
+
+  struct Prepared {
+    MicroBatch micro_batch;
+    std::int64_t sign = 1;  // times those of the tables
+    std::shared_ptr<const Tables> tables;
+    std::optional<Arrival> hidden;  // where the host keeps the activations
+  };
+
+  // What one micro-batch gave; gradient and figures are on the device.
+  struct Found {
+    at::Tensor gradient;   // [M, D]
+    at::Tensor margin;     // [P]
+    at::Tensor log_score;  // [P]: minus the loss
+    at::Tensor rows;       // [P], in host memory where this replica is alone
+  };
+
+  Prepared prepare(const MicroBatch& micro_batch);
+  std::shared_ptr<const Tables> tables_of(const MicroBatch& micro_batch);
+  std::shared_ptr<const Tables> make_tables(const MicroBatch& micro_batch) const;
+  Arrival send_activations(const PackedPairs& packed) const;
+  at::Tensor hidden_of(const Prepared& prepared) const;
+  static at::Tensor backward_weights(const Prepared& prepared, const at::Tensor& log_probs,
+                                     Found& found);
+  Result sum_on_host(const at::Tensor& read, std::int64_t micro_batches, std::int64_t rows) const;
+
+  const Decoder& decoder_;
+  const ActivationCache& cache_;
+  std::int64_t layer_;
+  const Ranks& ranks_;
+  bool repeats_;
+  at::Tensor rows_on_device_;  // undefined where the host keeps them
+  CopyStream copies_;
+  std::uint64_t table_bytes_left_;
+  std::map<MicroBatch, std::shared_ptr<const Tables>> kept_tables_;
+  std::optional<Prepared> next_;
+
+  // Of the step under way.
+  at::Tensor vectors_;        // [M, D]
+  std::vector<Found> found_;  // by this replica's micro-batches
+};
+
+}  // namespace bipo
