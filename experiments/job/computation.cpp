@@ -44,6 +44,12 @@ KernelChoice kernel_choice(Kernels kernels) {
                                          : KernelChoice::kCompiled;
 }
 
+AttentionChoice attention_choice(Attention attention) {
+  return attention == Attention::kAuto       ? AttentionChoice::kAuto
+         : attention == Attention::kComposed ? AttentionChoice::kComposed
+                                             : AttentionChoice::kFlash;
+}
+
 }  // namespace
 
 Topology arrange_ranks(const MachineOptions& options, std::optional<int> default_dp,
@@ -82,6 +88,13 @@ Computation choose_computation(const MachineOptions& options, const Topology& to
   computation.dtype = effective_dtype(options.dtype, accelerated);
   const bool bf16 = computation.dtype == Dtype::kBf16;
   computation.product_type = bf16 ? c10::kBFloat16 : c10::kFloat;
+  choose_attention(attention_choice(options.attention), computation.device,
+                   computation.product_type);
+  computation.flash = accelerated && bf16 && options.attention != Attention::kComposed &&
+                      largest_flash_head(computation.device) > 0;
+  if (computation.flash) {
+    computation.kernels += ", flash attention";
+  }
   computation.kind = accelerated ? DeviceKind::kCuda : DeviceKind::kCpu;
   computation.emulated = bf16 && emulates_bfloat16(computation.device);
   computation.backend = topology.world() == 1 ? "self" : accelerated ? "nccl" : "mpi";

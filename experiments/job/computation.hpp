@@ -23,8 +23,9 @@ struct Computation {
   DeviceKind kind = DeviceKind::kCpu;
   bool emulated = false;  // bf16 products are computed in fp32
   std::string backend;    // for collectives: "self", "mpi", "nccl"
-  std::string kernels;    // whose, on a device: "compiled for sm_90 by NVRTC 13.0"; the same on
-                          // all ranks that share a model
+  std::string kernels;    // whose, on a device: "compiled for sm_90 by NVRTC 13.0, flash
+                          // attention"; the same on all ranks that share a model
+  bool flash = false;     // packed rows attend by flash attention where the model allows it
   ThreadChoice threads;
 };
 

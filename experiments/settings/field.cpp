@@ -34,6 +34,12 @@ const std::vector<std::string>& names_of<Kernels>() {
 }
 
 template <>
+const std::vector<std::string>& names_of<Attention>() {
+  static const std::vector<std::string> names = {"auto", "composed", "flash"};
+  return names;
+}
+
+template <>
 const std::vector<std::string>& names_of<LrUnit>() {
   static const std::vector<std::string> names = {"absolute", "residual"};
   return names;

@@ -295,6 +295,12 @@ std::vector<Field> machine_fields(MachineOptions& o, const char* automatic_dp) {
              "or composed of libtorch's; auto: our own where NVRTC is found",
              o.kernels)
           .unstored(),
+      choice(
+          "attention",
+          "on CUDA in bf16, flash attention over pairs without padding, or attention composed of "
+          "products in fp32; auto: flash where GPU and model allow it",
+          o.attention)
+          .unstored(),
       field("timeout", "TIME",
             "how long a rank waits for one that makes no progress before the job ends: 90, 90s, "
             "10m, 1h",

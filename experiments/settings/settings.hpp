@@ -31,6 +31,8 @@ enum class DeviceKind { kAuto, kCpu, kCuda };
 // Where a training on a device reads the cached activations from; kAuto: there, if they fit.
 enum class CacheDevice { kAuto, kHost, kDevice };
 enum class Kernels { kAuto, kComposed, kCompiled };
+// How packed rows attend on a device; kAuto: by flash attention, where device and model allow it.
+enum class Attention { kAuto, kComposed, kFlash };
 // The unit of --lr: 1, or the median RMS of the residual stream at the layer.
 enum class LrUnit { kAbsolute, kResidual };
 // The vector that a complete run ends with: that of the last step, or of the epoch with the largest
@@ -80,6 +82,7 @@ struct MachineOptions {
   std::optional<std::int64_t> threads;
   bool deterministic = false;
   Kernels kernels = Kernels::kAuto;
+  Attention attention = Attention::kAuto;
   double timeout = 600;  // seconds that ranks wait for one without progress; 0: without end
 };
 

@@ -237,6 +237,7 @@ RunShape run_shape(const BenchSetup& setup) {
   run.tp = setup.computation.topology.tp();
   run.dp = setup.computation.topology.dp();
   run.cuda = !setup.computation.device.is_cpu();
+  run.flash = setup.computation.flash;
   run.pairs = static_cast<double>(setup.pairs.size());
   run.pair = mean_pair(setup.pairs);
   run.micro_pairs = static_cast<double>(setup.micro_batch);

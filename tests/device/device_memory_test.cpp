@@ -107,10 +107,11 @@ double bytes_of_step(const ModelConfig& config, at::ScalarType type,
 }
 
 double planned_bytes(const ModelConfig& config, at::ScalarType type,
-                     const std::vector<TokenPair>& pairs) {
+                     const std::vector<TokenPair>& pairs, bool flash = false) {
   RunShape run;
   run.layer = kLayer;
   run.cuda = true;
+  run.flash = flash;
   run.pairs = static_cast<double>(pairs.size());
   run.pair = mean_pair(pairs);
   run.micro_pairs = static_cast<double>(pairs.size());
@@ -131,6 +132,7 @@ class PlannedMemory : public ::testing::TestWithParam<Block> {};
 
 TEST_P(PlannedMemory, IsTheAllocators) {
   at::set_num_threads(1);
+  choose_attention(AttentionChoice::kComposed, simulated_device(), at::kBFloat16);
   // Long prompts, long answers, and pairs that have nothing in common.
   for (const Lengths& lengths :
        {Lengths{64, 8, 12, 0}, Lengths{16, 48, 5, 0}, Lengths{40, 20, 0, 0}}) {
@@ -158,6 +160,26 @@ INSTANTIATE_TEST_SUITE_P(Blocks, PlannedMemory,
                                            Block{"Cohere", enlarged(cohere_config())},
                                            Block{"Recurrent", enlarged_recurrent()}),
                          name_of_block);
+
+// Flash attention's working space has a part for each span that short pairs do not fill.
+TEST(PlannedMemoryOfFlash, IsTheAllocators) {
+  at::set_num_threads(1);
+  choose_attention(AttentionChoice::kFlash, simulated_device(), at::kBFloat16);
+  ModelConfig all_heads = enlarged(llama_config());
+  all_heads.kv_heads = all_heads.heads;
+  for (const Block& block :
+       {Block{"Llama", enlarged(llama_config())}, Block{"all heads", all_heads},
+        Block{"Qwen", enlarged(qwen_config())}}) {
+    for (const Lengths& lengths : {Lengths{64, 8, 12, 0}, Lengths{100, 60, 5, 0}}) {
+      const std::vector<TokenPair> pairs = pairs_of(lengths, 4);
+      const double found = bytes_of_step(block.config, at::kBFloat16, pairs);
+      const double planned = planned_bytes(block.config, at::kBFloat16, pairs, /*flash=*/true);
+      std::printf("%s, prompt %zu, answer %zu: %.0f bytes, plan %.0f (%+.1f %%)\n", block.name,
+                  lengths.prompt, lengths.answer, found, planned, 100 * (planned / found - 1));
+      EXPECT_NEAR(planned / found, 1, 0.1);
+    }
+  }
+}
 
 // Parts are padded to the longest of all pairs.
 TEST(PlannedMemoryOfAStep, PadsPairsOfDifferentLengths) {

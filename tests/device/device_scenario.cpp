@@ -304,6 +304,22 @@ std::vector<ModelCase> all_model_cases() {
   return cases;
 }
 
+ModelConfig flash_config() {
+  ModelConfig config = llama_config();
+  config.head_size = 8;
+  return config;
+}
+
+ModelConfig flash_window_config() {
+  ModelConfig config = flash_config();
+  config.query_key_value_bias = true;
+  config.query_key_norms = QueryKeyNorms::kByHead;
+  config.attention_kinds = {AttentionKind{}, AttentionKind{}};
+  config.attention_kinds[0].window = 3;
+  config.kind_of_block = {0, 1, 0, 1};
+  return config;
+}
+
 Values run_everything(const Scenario& scenario, const WeightSource& weights, const Ranks& ranks) {
   return Stages(scenario, weights, ranks).run();
 }

@@ -30,6 +30,11 @@ std::string name_of_case(const ::testing::TestParamInfo<ModelCase>& info);
 // Every model of tests/support/model_variations.hpp, in float64 and in float32.
 std::vector<ModelCase> all_model_cases();
 
+// Heads that flash attention takes: of Llama's kind; and with windows in every other block, biases,
+// and norms of queries and keys.
+ModelConfig flash_config();
+ModelConfig flash_window_config();
+
 struct Scenario {
   ModelConfig config;
   at::ScalarType type = at::kFloat;

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -13,6 +14,7 @@
 #include "tests/support/simulated_device.hpp"
 #include "tests/support/training_world.hpp"
 #include "trainer/model/device_kernels/kernel_runner.hpp"
+#include "trainer/model/operators/attention.hpp"
 
 namespace bipo::testing {
 namespace {
@@ -119,13 +121,157 @@ INSTANTIATE_TEST_SUITE_P(Models, AllDeviceValues, ::testing::ValuesIn(all_model_
 TEST(DeviceBfloat16, GradientsAreAsFarFromFloat64AsTheCpus) {
   at::set_num_threads(1);
   for (const auto& [name, config] :
-       {std::pair("Llama", llama_config()), std::pair("Gemma", gemma_config())}) {
+       {std::pair("Llama", llama_config()), std::pair("Gemma", gemma_config()),
+        std::pair("flash", flash_config()),
+        std::pair("flash with windows", flash_window_config())}) {
+    const std::int64_t before = device_kernels()["flash_attention_backward"];
     const GradientErrors errors = gradient_errors(config, simulated_device());
     std::printf(
         "%s: gradient's distance from float64 in roundoffs of bfloat16: CPU %.1f, device %.1f\n",
         name, errors.cpu, errors.device);
     EXPECT_LT(errors.device, 1.5 * errors.cpu) << name;
+    EXPECT_EQ(device_kernels()["flash_attention_backward"] > before, config.head_size == 8) << name;
   }
+}
+
+// --- flash attention -----------------------------------------------------------------------------
+
+// What a prompt that two pairs share, the rests of their prompts and their answers see.
+const std::vector<SequencePart> kParts = {{{0, 4}, {}},
+                                          {{4, 9}, {{0, 4}}},
+                                          {{9, 15}, {{0, 4}, {4, 9}}},
+                                          {{15, 16}, {{0, 4}, {4, 9}}},
+                                          {{16, 18}, {{0, 4}}},
+                                          {{18, 25}, {{0, 4}, {16, 18}}},
+                                          {{25, 28}, {{0, 4}, {16, 18}}}};
+const std::vector<std::int64_t> kPositions = {0,  1, 2, 3, 4, 5, 6, 7, 8,  9,  10, 11, 12, 13,
+                                              14, 9, 4, 5, 6, 7, 8, 9, 10, 11, 12, 6,  7,  8};
+const std::vector<std::int64_t> kAnswerRows = {8, 9, 10, 11, 12, 13, 15, 17, 18, 19, 20, 25, 26};
+
+struct Attended {
+  at::Tensor all;      // self_attention()
+  at::Tensor answers;  // attention()
+  at::Tensor d_qkv;    // of both
+};
+
+// H = 6 heads of size 16 over Hkv, with a window of so many keys.
+Attended attended(const at::Tensor& qkv, std::int64_t kv_heads, std::int64_t window,
+                  at::ScalarType type, at::Device device) {
+  auto heads = std::make_shared<AttentionHeads>();
+  heads->head_size = 16;
+  heads->kv_heads = kv_heads;
+  heads->scale = 0.3;
+  for (std::int64_t head = 0; head < 6; ++head) {
+    heads->kv_head_of_query.push_back(head * kv_heads / 6);
+  }
+  set_head_tables(*heads, at::TensorOptions().dtype(type).device(device));
+  ModelConfig config = flash_config();
+  config.head_size = 16;
+  config.attention_kinds.front().window = window;
+  const AttentionLayout layout = LayoutBuilder(config, type, device, {!device.is_cpu()})
+                                     .packed(kPositions, kParts, kAnswerRows)
+                                     .kinds.front();
+  const at::Tensor leaf =
+      qkv.to(at::TensorOptions().dtype(type).device(device)).detach().set_requires_grad(true);
+  Attended result;
+  result.all = self_attention(leaf, heads, layout.all);
+  const at::Tensor rows = at::tensor(kAnswerRows).to(device);
+  result.answers =
+      attention(leaf.index_select(0, rows).narrow(1, 0, 6 * 16),
+                leaf.narrow(1, 6 * 16, 2 * kv_heads * 16), heads, layout.answers, layout.all);
+  const auto upstream = [](const at::Tensor& x) {
+    return at::arange(x.numel(), at::kDouble).mul_(0.37).sin_().view(x.sizes()).to(x.options());
+  };
+  (result.all.to(type) * upstream(result.all.to(type))).sum().backward();
+  (result.answers.to(type) * upstream(result.answers.to(type))).sum().backward();
+  result.d_qkv = leaf.grad();
+  return result;
+}
+
+// Queries, keys, values, weights, their gradients and the result are rounded once each.
+TEST(DeviceFlash, IsAttentionOfTheSpansWithinRoundoff) {
+  at::manual_seed(3);
+  const auto distance = [](const at::Tensor& found, const at::Tensor& exact) {
+    const at::Tensor difference = found.detach().to(at::kCPU, at::kDouble) - exact.detach();
+    return (difference.norm() / exact.detach().norm()).item<double>() * 256;
+  };
+  for (const std::int64_t kv_heads : {6, 2}) {
+    for (const std::int64_t window : {0, 1, 3, 8}) {
+      const at::Tensor qkv = at::randn({28, (6 + 2 * kv_heads) * 16}, at::kDouble);
+      const std::int64_t before = device_kernels()["flash_attention"];
+      const Attended found = attended(qkv, kv_heads, window, at::kFloat, simulated_device());
+      EXPECT_EQ(device_kernels()["flash_attention"], before + 2);
+      EXPECT_EQ(found.all.scalar_type(), at::kBFloat16);
+      const Attended exact = attended(qkv, kv_heads, window, at::kDouble, at::kCPU);
+      for (const auto& [what, error] :
+           {std::pair("all", distance(found.all, exact.all)),
+            std::pair("answers", distance(found.answers, exact.answers)),
+            std::pair("gradient", distance(found.d_qkv, exact.d_qkv))}) {
+        std::printf("%d key heads, window %d: %s: %.2f roundoffs\n", static_cast<int>(kv_heads),
+                    static_cast<int>(window), what, error);
+        EXPECT_LT(error, 2) << what << ", window " << window;
+      }
+    }
+  }
+  EXPECT_FALSE(at::globalContext().deterministicAlgorithms());
+}
+
+// The cache of keys that generation reads is attended to in slots, in float32.
+TEST(DeviceFlash, RunsEverythingOverRanksToo) {
+  at::set_num_threads(1);
+  const RandomWeights weights(flash_window_config());
+  const auto on = [&](const Ranks& ranks, int index) {
+    Values values = run_everything(
+        {flash_window_config(), at::kBFloat16, simulated_device(index), true}, weights, ranks);
+    values.erase("activations");
+    return values;
+  };
+  const Values alone = on(lone_ranks(), 0);
+  EXPECT_EQ(on(lone_ranks(), 0), alone);
+  std::vector<Values> of_rank(2);
+  run_on_devices(2, 1, [&](const Ranks& ranks) {
+    const int rank = ranks.topology.rank();
+    of_rank[static_cast<std::size_t>(rank)] = on(ranks, rank);
+  });
+  EXPECT_EQ(of_rank[1], of_rank[0]);
+}
+
+TEST(DeviceFlash, IsRefusedWhereItCannotRun) {
+  const at::Device device = simulated_device();
+  const auto error_of = [&](const ModelConfig& config) -> std::string {
+    const RandomWeights weights(config);
+    const Ranks ranks = lone_ranks();
+    try {
+      const Decoder decoder(config, weights, at::kBFloat16, device, *ranks.tp);
+    } catch (const UserError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_THROW(choose_attention(AttentionChoice::kFlash, at::kCPU, at::kBFloat16), UserError);
+  EXPECT_THROW(choose_attention(AttentionChoice::kFlash, device, at::kFloat), UserError);
+  choose_kernels(KernelChoice::kComposed, device);
+  EXPECT_THROW(choose_attention(AttentionChoice::kFlash, device, at::kBFloat16), UserError);
+  choose_kernels(KernelChoice::kAuto, device);
+  choose_attention(AttentionChoice::kFlash, device, at::kBFloat16);
+  EXPECT_EQ(error_of(flash_config()), "");
+  EXPECT_NE(error_of(llama_config()).find("4 numbers"), std::string::npos);
+  EXPECT_NE(error_of(gemma_config()).find("caps its attention scores"), std::string::npos);
+  choose_attention(AttentionChoice::kAuto, device, at::kBFloat16);
+  EXPECT_EQ(error_of(gemma_config()), "");
+}
+
+TEST(DeviceFlash, RunsWhereItIsChosen) {
+  const RandomWeights weights(flash_config());
+  const auto kernels_of = [&](AttentionChoice choice, at::ScalarType type) {
+    choose_attention(choice, simulated_device(), type);
+    const std::int64_t before = device_kernels()["flash_attention"];
+    first_gradient({flash_config(), type, simulated_device(), true}, weights, 1);
+    return device_kernels()["flash_attention"] - before;
+  };
+  EXPECT_EQ(kernels_of(AttentionChoice::kComposed, at::kBFloat16), 0);
+  EXPECT_EQ(kernels_of(AttentionChoice::kAuto, at::kFloat), 0);
+  EXPECT_GT(kernels_of(AttentionChoice::kAuto, at::kBFloat16), 0);
 }
 
 // --- what is asked of the device -----------------------------------------------------------------
@@ -141,10 +287,14 @@ TEST(DeviceBudget, OfABlock) {
     std::int64_t forward;
     std::int64_t backward;
   };
-  for (const Budget& budget : {Budget{"Llama", llama_config(), at::kFloat, 16, 23},
-                               Budget{"Llama", llama_config(), at::kBFloat16, 20, 27},
-                               Budget{"Qwen", qwen_config(), at::kFloat, 24, 37},
-                               Budget{"Gemma", gemma_config(), at::kBFloat16, 28, 38}}) {
+  for (const Budget& budget :
+       {Budget{"Llama", llama_config(), at::kFloat, 13, 17},
+        Budget{"Llama", llama_config(), at::kBFloat16, 13, 19},
+        Budget{"Qwen", qwen_config(), at::kFloat, 14, 17},
+        Budget{"Qwen", qwen_config(), at::kBFloat16, 14, 19},
+        Budget{"Gemma", gemma_config(), at::kBFloat16, 17, 23},
+        Budget{"flash", flash_config(), at::kBFloat16, 10, 24},
+        Budget{"flash, Qwen", flash_window_config(), at::kBFloat16, 10, 24}}) {
     const BlockCounts counts = counts_of_block(budget.config, budget.type, /*block=*/1);
     std::printf("%s %s: %d kernels forward, %d backward\n", budget.name, c10::toString(budget.type),
                 static_cast<int>(counts.forward.kernels),

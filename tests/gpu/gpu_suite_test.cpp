@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "collectives/device.hpp"
 #include "tests/device/device_scenario.hpp"
@@ -58,7 +59,9 @@ TEST(GpuBfloat16, GradientsAreAsFarFromFloat64AsTheCpus) {
   at::set_num_threads(1);
   select_device(kGpu);
   for (const auto& [name, config] :
-       {std::pair("Llama", llama_config()), std::pair("Gemma", gemma_config())}) {
+       {std::pair("Llama", llama_config()), std::pair("Gemma", gemma_config()),
+        std::pair("flash", flash_config()),
+        std::pair("flash with windows", flash_window_config())}) {
     for (const KernelChoice choice : kChoices) {
       const std::string kernels = choose_kernels(choice, kGpu);
       const GradientErrors errors = gradient_errors(config, kGpu);
@@ -69,6 +72,27 @@ TEST(GpuBfloat16, GradientsAreAsFarFromFloat64AsTheCpus) {
       EXPECT_LT(errors.device, 1.5 * errors.cpu) << name << ", " << kernels;
     }
   }
+}
+
+// The parts of a query's gradient are added in a fixed order.
+TEST(GpuFlash, GradientsRepeatToTheBit) {
+  ASSERT_GT(at::detail::getCUDAHooks().deviceCount(), 0)
+      << "no CUDA device: this case must only be run where one is (label gpu)";
+  select_device(kGpu);
+  choose_kernels(KernelChoice::kCompiled, kGpu);
+  ASSERT_GT(largest_flash_head(kGpu), 0) << "a GPU of compute capability below 8.0";
+  choose_attention(AttentionChoice::kFlash, kGpu, at::kBFloat16);
+  for (const ModelConfig& config : {flash_config(), flash_window_config()}) {
+    const RandomWeights weights(config);
+    const auto gradient = [&] {
+      return first_gradient({config, at::kBFloat16, kGpu, true}, weights, 1);
+    };
+    const std::vector<double> first = gradient();
+    for (int i = 0; i < 4; ++i) {
+      EXPECT_EQ(gradient(), first);
+    }
+  }
+  choose_attention(AttentionChoice::kAuto, kGpu, at::kBFloat16);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Context.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/WrapDimUtils.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
@@ -22,6 +23,7 @@
 #include <set>
 #include <utility>
 
+#include "tests/support/flash_reference.hpp"
 #include "tests/support/host_kernels.hpp"
 #include "tests/support/simulated_memory.hpp"
 
@@ -566,6 +568,99 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> attention_backward(
   return {results[0], results[1], results[2], at::Tensor()};
 }
 
+// Flash attention has the limits that libtorch 2.11 states for CUDA.
+void require_flash_operands(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            const at::Tensor& query_bounds, const at::Tensor& key_bounds) {
+  for (const at::Tensor& x : {q, k, v}) {
+    TORCH_CHECK(x.dim() == 3 && x.scalar_type() == at::kBFloat16 && x.stride(-1) == 1,
+                "simulated device: flash attention takes dense heads of half-precision numbers");
+    constexpr std::int64_t kAlignment = 8;  // of elements, to read 16 bytes at once
+    TORCH_CHECK(x.stride(0) % kAlignment == 0 && x.stride(1) % kAlignment == 0 &&
+                    x.storage_offset() % kAlignment == 0,
+                "simulated device: flash attention: an unaligned row");
+  }
+  TORCH_CHECK(q.size(2) % 8 == 0 && q.size(2) <= 256 && k.size(2) == q.size(2) &&
+                  q.size(1) % k.size(1) == 0 && k.sizes() == v.sizes(),
+              "simulated device: flash attention: heads of a wrong size or number");
+  for (const at::Tensor& bounds : {query_bounds, key_bounds}) {
+    TORCH_CHECK(bounds.scalar_type() == at::kInt && bounds.is_contiguous() && bounds.size(0) > 1 &&
+                    bounds.sizes() == query_bounds.sizes(),
+                "simulated device: flash attention takes bounds of at least one sequence in int32");
+  }
+}
+
+std::int64_t window_of(const std::optional<c10::SymInt>& left) {
+  return left ? left->expect_int() : -1;
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> flash_attention(
+    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+    const std::optional<at::Tensor>& query_bounds, const std::optional<at::Tensor>& key_bounds,
+    const c10::SymInt& most_queries, const c10::SymInt&, double dropout, bool is_causal, bool,
+    std::optional<double> scale, const std::optional<c10::SymInt>& left,
+    const std::optional<c10::SymInt>& right, const std::optional<at::Tensor>&,
+    const std::optional<at::Tensor>&) {
+  require_flash_operands(q, k, v, query_bounds.value(), key_bounds.value());
+  TORCH_CHECK(dropout == 0 && is_causal && !right && most_queries.expect_int() > 1,
+              "simulated device: flash attention with causality, of more than one query, only");
+  const Tensors results =
+      kernel("flash_attention", {q, k, v, *query_bounds, *key_bounds}, [&](const Tensors& x) {
+        const auto [out, log_sums] =
+            flash_forward({x[0], x[1], x[2], x[3], x[4], scale_of(q, scale), window_of(left)});
+        return Tensors{out, log_sums};
+      });
+  const auto random = [&](at::IntArrayRef sizes) {
+    return at::empty(sizes, q.options().dtype(at::kUInt64));
+  };
+  return {results[0], results[1], random({2}), random({}), at::Tensor()};
+}
+
+// The launches and the memory of CUDA's: sums of products for the softmax's gradient, the pass
+// itself, the queries' gradient from the parts that its blocks have added up, and the sums over the
+// query heads of a key head.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_attention_backward(
+    const at::Tensor& d, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+    const at::Tensor& out, const at::Tensor& log_sums, const at::Tensor& query_bounds,
+    const at::Tensor& key_bounds, const c10::SymInt&, const c10::SymInt&, double, bool is_causal,
+    const at::Tensor&, const at::Tensor&, std::optional<double> scale,
+    const std::optional<c10::SymInt>& left, const std::optional<c10::SymInt>&) {
+  require_flash_operands(q, k, v, query_bounds, key_bounds);
+  TORCH_CHECK(is_causal && d.scalar_type() == at::kBFloat16 && d.is_contiguous(),
+              "simulated device: flash attention: a gradient of another type, or not dense");
+  TORCH_CHECK(at::globalContext().deterministicAlgorithms() &&
+                  !at::globalContext().deterministicAlgorithmsWarnOnly(),
+              "simulated device: flash attention's gradient would be added atomically");
+  constexpr std::int64_t kMultiprocessors = 132;  // of an H100
+  constexpr std::int64_t kBlock = 128;            // queries of a block at most
+  const std::int64_t heads = q.size(1);
+  const std::int64_t spans = query_bounds.size(0) - 1;
+  const std::int64_t rows = q.size(0) + kBlock * spans;
+  const std::int64_t step = q.size(2) <= 128 ? 32 : 64;
+  const std::int64_t size = (q.size(2) + step - 1) / step * step;
+  const std::int64_t splits = (kMultiprocessors + spans * heads - 1) / (spans * heads);
+  const auto float32 = q.options().dtype(at::kFloat);
+  const at::Tensor sums = at::empty({heads, rows}, float32);
+  const at::Tensor parts = at::zeros({splits, rows, heads, size}, float32);
+  Tensors expanded;
+  if (heads != k.size(1)) {
+    expanded = {at::empty({k.size(0), heads, q.size(2)}, q.options()),
+                at::empty({k.size(0), heads, q.size(2)}, q.options())};
+  }
+  count_kernel("flash_attention_backward: sums of products");
+  const Tensors results = kernel(
+      "flash_attention_backward", {d, q, k, v, out, log_sums, query_bounds, key_bounds},
+      [&](const Tensors& x) {
+        const auto [dq, dk, dv] = flash_backward(
+            {x[1], x[2], x[3], x[6], x[7], scale_of(q, scale), window_of(left)}, x[4], x[5], x[0]);
+        return Tensors{dq, dk, dv};
+      });
+  count_kernel("flash_attention_backward: parts of queries");
+  for (std::size_t i = 0; i < expanded.size(); ++i) {
+    count_kernel("flash_attention_backward: sums of heads");
+  }
+  return {results[0], results[1], results[2]};
+}
+
 // --- the device ----------------------------------------------------------------------------------
 
 std::atomic<c10::StreamId> next_stream{1};
@@ -650,6 +745,7 @@ const bool kRegistered = [] {
   c10::register_privateuse1_backend("simulated");
   at::RegisterPrivateUse1HooksInterface(new Hooks);
   register_kernels(c10::kPrivateUse1, new OwnKernels);
+  register_flash_attention(c10::kPrivateUse1, 256);
   return true;
 }();
 
@@ -674,6 +770,8 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("addmm.dtype", &addmm_to_type);
   library.impl("_fused_rms_norm", &fused_rms_norm);
   library.impl("_fused_rms_norm_backward", &fused_rms_norm_backward);
+  library.impl("_flash_attention_forward", &flash_attention);
+  library.impl("_flash_attention_backward", &flash_attention_backward);
   library.impl("_scaled_dot_product_efficient_attention", &attention);
   library.impl("_scaled_dot_product_efficient_attention_backward", &attention_backward);
 }

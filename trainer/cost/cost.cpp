@@ -290,7 +290,7 @@ RankMemory rank_memory(const ModelConfig& config, const RunShape& run) {
   memory.prefix = lower > hidden || !holds_whole ? by_block + portion : whole;
   memory.data = run.pairs * (kPairBytes + kTokenBytes * run.pair.tokens);
   memory.activations =
-      (run.cuda ? device_activations(part, suffix, run.pair, run.micro_pairs, run.bytes)
+      (run.cuda ? device_activations(part, suffix, run.pair, run.micro_pairs, run.bytes, run.flash)
                 : part.activations(suffix, micro)) *
       kActivationBytes;
   memory.program = kProgramBytes + (run.cuda ? kCudaContextBytes : 0);

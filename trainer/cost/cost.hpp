@@ -96,6 +96,7 @@ struct RunShape {
   std::int64_t dp = 1;
   std::int64_t ranks_per_node = 0;  // 0: all are on one node
   bool cuda = false;
+  bool flash = false;         // there, blocks that allow it run flash attention
   double device_bytes = 0;    // memory of an accelerator; 0: not known, and on a CPU
   double pairs = 0;           // training and held-out pairs, whose prefix is kept
   TokenCounts pair;           // the mean pair

@@ -11,8 +11,18 @@ constexpr double kIndex = 2;
 // Rows of the head that are multiplied at a time on a device (operators/head.cpp).
 constexpr double kHeadBlock = 32768;
 
-// Rows of queries and keys as the device's attention takes them: every span is padded to the
-// longest.
+// What flash attention's backward pass works with: a part of the queries' gradient for each of so
+// many blocks that run at the same time, one for each multiprocessor of an H100, whose spans are
+// apart by a block's queries.
+constexpr double kMultiprocessors = 132;
+constexpr double kFlashBlock = 128;
+
+double up_to_multiple(double x, double of) {
+  return std::ceil(x / of) * of;
+}
+
+// Rows of queries and keys as the device's attention takes them: in slots, where every span is
+// padded to the longest, or, for flash attention, one span after the other.
 struct PaddedRows {
   double queries = 0;  // without padding
   double keys = 0;     // of all spans, without padding
@@ -74,19 +84,37 @@ double tables_of(const PaddedRows& rows, double tokens, double head_size) {
   constexpr double kRowMultiple = 16;
   const double width = std::ceil(rows.longest_keys / kRowMultiple) * kRowMultiple;
   const double indices =
-      3 * rows.query_slots() + rows.key_slots() + rows.queries + rows.keys + tokens;
+      3 * rows.query_slots() + rows.key_slots() + rows.queries + rows.keys + 2 * tokens + 1;
   return kIndex * indices + rows.query_slots() * width + 3 * rows.queries * head_size;
+}
+
+// The same for flash attention: the rows of keys and back, where the keys of a row and, in int32,
+// the queries and keys of a span begin.
+double joined_tables_of(const PaddedRows& rows, double tokens, double head_size) {
+  return kIndex * (2 * rows.keys + tokens + 1) + 2 * (rows.spans + 1) +
+         3 * rows.queries * head_size;
+}
+
+// As runs_flash_attention() in trainer/model/operators.
+bool allows_flash(const BlockPart& block) {
+  constexpr double kLargestHead = 256;
+  return !block.is_recurrent() && !block.capped && std::fmod(block.head_size, 8) == 0 &&
+         block.head_size <= kLargestHead && std::fmod(block.heads, block.kv_heads) == 0;
 }
 
 // One block over `rows` queries, with keys of all tokens.
 class DeviceBlock {
  public:
-  DeviceBlock(const BlockPart& block, const DeviceBatch& batch, bool is_last)
+  // `narrow`: products take and return bfloat16 where they can.
+  DeviceBlock(const BlockPart& block, const DeviceBatch& batch, bool is_last, bool narrow,
+              bool flash)
       : block_(block),
         batch_(batch),
         slots_(is_last ? batch.answers : batch.all),
         rows_(is_last ? batch.rows : batch.tokens),
-        is_last_(is_last) {}
+        is_last_(is_last),
+        narrow_(narrow ? 0.5 : 1),
+        flash_(flash && allows_flash(block)) {}
 
   // Elements that its backward pass needs.
   double kept() const { return kept_before_mlp() + kept_by_mlp(); }
@@ -96,7 +124,8 @@ class DeviceBlock {
   double working() const {
     const double gradient = rows_ * block_.hidden;
     // d unit and the result of the unit's kernel; composed of libtorch's kernels it is more.
-    const double of_mlp = gradient + rows_ * (1 + block_.mlp_inputs()) * block_.intermediate;
+    const double of_mlp =
+        gradient + rows_ * (1 + narrow_ * block_.mlp_inputs()) * block_.intermediate;
     return std::max(of_mlp, gradient + working_of_mixer() - kept_by_mlp());
   }
 
@@ -120,9 +149,13 @@ class DeviceBlock {
            (block_.output_norms ? norm(rows_) : 0);
   }
 
-  // Norms of queries, keys and values keep copies of their inputs.
+  // Norms of queries, keys and values keep their inputs: norms by head, which are part of the
+  // rotation, the product that all of them come from, others copies.
   double kept_by_head_norms() const {
     const bool by_head = block_.query_key_norms == QueryKeyNorms::kByHead;
+    if (by_head && !block_.values_are_keys) {
+      return rows_ * width() + 2 * batch_.tokens * kv_width();
+    }
     const double of_queries = rows_ * (width() + (by_head ? block_.heads : 1));
     const double of_keys = batch_.tokens * (kv_width() + (by_head ? block_.kv_heads : 1));
     return (block_.query_key_norms == QueryKeyNorms::kNone ? 0 : of_queries + of_keys) +
@@ -130,9 +163,13 @@ class DeviceBlock {
   }
 
   // Queries in slots, keys and values in slots for each query head; the fused operator keeps its
-  // result and the normalisers, the composed one of capped scores the scores behind cap and
-  // softmax.
+  // result and the normalisers, the composed one of capped scores these and the weights.  Flash
+  // attention keeps queries, keys and values as they are, and the result, in bfloat16.
   double kept_by_attention() const {
+    if (flash_) {
+      return kept_by_head_norms() + rows_ * width() + batch_.tokens * kv_width() +
+             block_.heads * rows_ + (block_.is_gated ? 2 * rows_ * width() : 0);
+    }
     const double queries = slots_.query_slots() * width();
     const double result = block_.capped ? 2 * block_.heads * slots_.scores()
                                         : queries + block_.heads * slots_.query_slots();
@@ -172,12 +209,26 @@ class DeviceBlock {
     if (block_.is_recurrent()) {
       return 4 * batch_.tokens * (2 * block_.delta_keys + block_.delta_values);
     }
+    if (flash_) {
+      return working_of_flash();
+    }
     // Gradients of the result, the queries, and the keys and values for each query head; with a cap
-    // those of the values and, twice, of the scores.
+    // those of the scores, too.
     const double queries = slots_.query_slots() * width();
     const double keys = slots_.key_slots() * width();
-    return block_.capped ? queries + keys + 2 * block_.heads * slots_.scores()
-                         : 2 * queries + 2 * keys;
+    return 2 * queries + 2 * keys + (block_.capped ? block_.heads * slots_.scores() : 0);
+  }
+
+  // The result's gradient in both types, the keys and values of all spans, the gradients of
+  // queries, keys and values, the latter also for each query head; the softmax's sums, and the
+  // parts of the queries' gradient.
+  double working_of_flash() const {
+    const double rows = rows_ + kFlashBlock * slots_.spans;
+    const double size = up_to_multiple(block_.head_size, block_.head_size <= 128 ? 32 : 64);
+    const double splits = std::ceil(kMultiprocessors / (slots_.spans * block_.heads));
+    const double expanded = block_.heads == block_.kv_heads ? 0 : slots_.keys * width();
+    return 2 * rows_ * width() + 2 * slots_.keys * kv_width() + expanded +
+           block_.heads * rows * (1 + splits * size);
   }
 
   const BlockPart& block_;
@@ -185,6 +236,8 @@ class DeviceBlock {
   const PaddedRows& slots_;
   double rows_;
   bool is_last_;
+  double narrow_;  // elements of a result that may be bfloat16
+  bool flash_;
 };
 
 // The head's own inputs and, while all blocks' activations are there, its working space: the
@@ -204,7 +257,7 @@ double head_elements(const RankPart& part, const DeviceBatch& batch, const Eleme
 }  // namespace
 
 double device_activations(const RankPart& part, Range suffix, const TokenCounts& pair,
-                          double micro_pairs, const ElementBytes& bytes) {
+                          double micro_pairs, const ElementBytes& bytes, bool flash) {
   const DeviceBatch batch = batch_of(pair, micro_pairs);
   // Tokens, coefficients, rows and targets; the kept activations of the tokens.
   double alive = batch.tokens * (kIndex + 1 + kIndex) + 2 * kIndex * batch.targets +
@@ -213,8 +266,9 @@ double device_activations(const RankPart& part, Range suffix, const TokenCounts&
   for (const BlockPart& block : part.blocks) {
     if (!block.is_recurrent() && std::find(kinds.begin(), kinds.end(), block.kind) == kinds.end()) {
       kinds.push_back(block.kind);
-      alive += tables_of(batch.all, batch.tokens, block.head_size) +
-               tables_of(batch.answers, batch.tokens, block.head_size);
+      const auto tables = flash && allows_flash(block) ? joined_tables_of : tables_of;
+      alive += tables(batch.all, batch.tokens, block.head_size) +
+               tables(batch.answers, batch.tokens, block.head_size);
     }
   }
   const double head = head_elements(part, batch, bytes);
@@ -224,7 +278,8 @@ double device_activations(const RankPart& part, Range suffix, const TokenCounts&
   double kept = 0;
   double most = 0;
   for (std::int64_t i = suffix.begin; i < suffix.end; ++i) {
-    const DeviceBlock block(part.blocks[static_cast<std::size_t>(i)], batch, i + 1 == suffix.end);
+    const DeviceBlock block(part.blocks[static_cast<std::size_t>(i)], batch, i + 1 == suffix.end,
+                            bytes.block < kActivationBytes, flash);
     kept += block.kept();
     most = std::max(most, kept + block.working());
   }

@@ -1,4 +1,4 @@
-// What a micro-batch takes on an accelerator, where operators are composed of libtorch's.
+// What a micro-batch takes on an accelerator with our own kernels.
 #pragma once
 
 #include "trainer/cost/rank_part.hpp"
@@ -8,8 +8,8 @@ namespace bipo {
 // Returns the elements (of kActivationBytes) that are alive at most at one time in a step over a
 // micro-batch of `micro_pairs` pairs like `pair`, weights and kept activations aside: its tables,
 // what the backward pass of the blocks `suffix` needs, and the working space of the moment.
-// `suffix` ends with the last block.
+// `suffix` ends with the last block.  `flash`: blocks that allow it run flash attention.
 double device_activations(const RankPart& part, Range suffix, const TokenCounts& pair,
-                          double micro_pairs, const ElementBytes& bytes);
+                          double micro_pairs, const ElementBytes& bytes, bool flash);
 
 }  // namespace bipo

@@ -219,6 +219,13 @@ TEST(TrainOptions, KernelsOfADeviceAreAChoice) {
   expect_parts(train_error({"--kernels", "own"}), {"kernels", "auto, composed, compiled"});
 }
 
+TEST(TrainOptions, AttentionOfADeviceIsAChoice) {
+  EXPECT_EQ(parsed({}).attention, Attention::kAuto);
+  EXPECT_EQ(parsed({"--attention", "composed"}).attention, Attention::kComposed);
+  EXPECT_EQ(parsed({"--attention", "flash"}).attention, Attention::kFlash);
+  expect_parts(train_error({"--attention", "padded"}), {"attention", "auto, composed, flash"});
+}
+
 SweepOptions parsed_sweep(const Words& extra) {
   Words words = {"sweep", "--model", "m", "--train", "t.csv", "--out", "dir"};
   words.insert(words.end(), extra.begin(), extra.end());
@@ -1107,6 +1114,7 @@ TEST(Help, ListsEveryOptionOfTheDesignOnALineOfItsOwn) {
                            "threads",
                            "deterministic",
                            "kernels",
+                           "attention",
                            "timeout",
                            "progress",
                            "quiet",

@@ -4,25 +4,39 @@
 
 #include <cmath>
 #include <memory>
+#include <utility>
+
+#include "trainer/model/operators/device_attention.hpp"
 
 namespace bipo {
 namespace {
 
-SharedHeads local_heads(const ModelConfig& config, const ShardPlan& shard,
-                        const AttentionKind& kind, at::TensorOptions residual) {
-  auto heads = std::make_shared<AttentionHeads>();
-  heads->head_size = head_size_of(config, kind);
-  heads->scale = config.score_scale.value_or(
-      1 / std::sqrt(config.query_pre_attention_scalar.value_or(heads->head_size)));
-  heads->soft_cap = config.attention_soft_cap;
+// Without tables.
+AttentionHeads local_heads(const ModelConfig& config, const ShardPlan& shard,
+                           const AttentionKind& kind) {
+  AttentionHeads heads;
+  heads.head_size = head_size_of(config, kind);
+  heads.scale = config.score_scale.value_or(
+      1 / std::sqrt(config.query_pre_attention_scalar.value_or(heads.head_size)));
+  heads.soft_cap = config.attention_soft_cap;
   const Range kv_heads = kv_part(config, shard, kind);
-  heads->kv_heads = kv_heads.size();
+  heads.kv_heads = kv_heads.size();
   const std::int64_t group = config.heads / kv_heads_of(config, kind);
   for (std::int64_t head = shard.heads.begin; head < shard.heads.end; ++head) {
-    heads->kv_head_of_query.push_back(head / group - kv_heads.begin);
+    heads.kv_head_of_query.push_back(head / group - kv_heads.begin);
   }
-  set_head_tables(*heads, residual);
   return heads;
+}
+
+SharedHeads shared_heads(AttentionHeads heads, bool narrow, at::TensorOptions residual) {
+  heads.narrow = narrow;
+  set_head_tables(heads, residual);
+  return std::make_shared<const AttentionHeads>(std::move(heads));
+}
+
+// Returns the weight of some of the product's columns.
+FrozenWeight columns_of(const FrozenWeight& weight, Range columns) {
+  return {weight.matrix.narrow(0, columns.begin, columns.size()), weight.rounds_inputs};
 }
 
 // Returns the columns of the keys that this rank counts in sums over all heads: ranks may share a
@@ -43,15 +57,40 @@ AttentionMixer::AttentionMixer(const ModelConfig& config, const ShardPlan& shard
       kind_(kind),
       operators_(operators),
       residual_(residual),
-      heads_(local_heads(config, shard, config.attention_kinds.at(kind), residual)),
+      heads_(shared_heads(local_heads(config, shard, config.attention_kinds.at(kind)),
+                          operators.product_type() == at::kBFloat16, residual)),
       norm_together_(config.query_key_norms == QueryKeyNorms::kOfAllHeads),
       counted_keys_(keys_to_count(config, shard, config.attention_kinds.at(kind))) {
+}
+
+bool AttentionMixer::runs_flash(const ModelConfig& config, const ShardPlan& shard, std::size_t kind,
+                                at::ScalarType product_type, at::Device device) {
+  const AttentionKind& attention = config.attention_kinds.at(kind);
+  return !attention.is_recurrent &&
+         runs_flash_attention(local_heads(config, shard, attention), product_type, device);
+}
+
+// Whether biases, norms and factors of heads are part of the kernel that turns them: for heads with
+// norms of their own.
+bool AttentionMixer::fuses_heads(const at::Tensor& x) const {
+  return runs_compiled(x) && !norm_together_ && !config_.attention_kinds[kind_].values_are_keys;
+}
+
+HeadTransforms AttentionMixer::head_operands(const BlockWeights& block,
+                                             const QuerySet& rows) const {
+  return {block.qkv_bias,   block.query_norm, block.key_norm,
+          block.value_norm, rows.query_scale, config_.norm_epsilon};
 }
 
 at::Tensor AttentionMixer::run(const BlockWeights& block, const at::Tensor& h,
                                const SequenceLayout& layout) const {
   const SharedQueries& rows = layout.kinds[kind_].all;
-  const at::Tensor x = operators_.normed(h, block.attention_norm);
+  const at::Tensor x = operators_.product_input(h, block.attention_norm);
+  if (fuses_heads(h)) {
+    return add_attention(
+        h, self_attention(frozen_linear(x, block.qkv), heads_, rows, head_operands(block, *rows)),
+        x, block);
+  }
   const at::Tensor qkv = project_heads(block, x, {0, block.qkv.matrix.size(0)});
   const bool is_plain = !config_.attention_kinds[kind_].values_are_keys &&
                         !block.query_norm.defined() && !rows->query_scale.defined();
@@ -69,8 +108,16 @@ at::Tensor AttentionMixer::run(const BlockWeights& block, const at::Tensor& h,
 at::Tensor AttentionMixer::run_to_answers(const BlockWeights& block, const at::Tensor& h,
                                           const SequenceLayout& layout) const {
   const AttentionLayout& rows = layout.kinds[kind_];
-  const at::Tensor x = operators_.normed(h, block.attention_norm);
+  const at::Tensor x = operators_.product_input(h, block.attention_norm);
   const at::Tensor of_answers = x.index_select(0, layout.answer_rows);
+  accept_any_gradient(of_answers);
+  if (fuses_heads(h)) {
+    const at::Tensor attended = attention(
+        frozen_linear(of_answers, columns_of(block.qkv, {0, heads_->query_width()})),
+        frozen_linear(x, columns_of(block.qkv, {heads_->query_width(), block.qkv.matrix.size(0)})),
+        heads_, rows.answers, rows.all, head_operands(block, *rows.answers));
+    return add_attention(h.index_select(0, layout.answer_rows), attended, of_answers, block);
+  }
   const at::Tensor q = project_heads(block, of_answers, {0, heads_->query_width()});
   const at::Tensor kv = project_heads(block, x, {heads_->query_width(), block.qkv.matrix.size(0)});
   const at::Tensor attended = attention(queries(block, q, *rows.answers),
@@ -81,10 +128,19 @@ at::Tensor AttentionMixer::run_to_answers(const BlockWeights& block, const at::T
 
 at::Tensor AttentionMixer::run_cached(const BlockWeights& block, const at::Tensor& h,
                                       const CachedLayout& layout, const BlockCache& cache) const {
-  const at::Tensor x = operators_.normed(h, block.attention_norm);
-  const at::Tensor qkv = project_heads(block, x, {0, block.qkv.matrix.size(0)});
-  const at::Tensor q = qkv.narrow(1, 0, heads_->query_width());
-  const at::Tensor kv = qkv.narrow(1, heads_->query_width(), qkv.size(1) - heads_->query_width());
+  const at::Tensor x = operators_.product_input(h, block.attention_norm);
+  const auto columns = [&](const at::Tensor& qkv) {
+    const std::int64_t width = heads_->query_width();
+    return std::pair(qkv.narrow(1, 0, width), qkv.narrow(1, width, qkv.size(1) - width));
+  };
+  if (fuses_heads(h)) {
+    const auto [q, kv] = columns(frozen_linear(x, block.qkv));
+    return add_attention(h,
+                         cached_attention(q, kv, *heads_, layout.kinds[kind_], layout.places,
+                                          cache.rows, head_operands(block, layout.kinds[kind_])),
+                         x, block);
+  }
+  const auto [q, kv] = columns(project_heads(block, x, {0, block.qkv.matrix.size(0)}));
   const at::Tensor attended =
       cached_attention(queries(block, q, layout.kinds[kind_]), keys_and_values(block, kv), *heads_,
                        layout.kinds[kind_], layout.places, cache.rows);
@@ -101,9 +157,7 @@ BlockCache AttentionMixer::make_cache(std::int64_t rows, std::int64_t /*regions*
 // Returns the given columns of the queries, keys and values [n, (H + 2 Hkv) K] of x [n, D].
 at::Tensor AttentionMixer::project_heads(const BlockWeights& block, const at::Tensor& x,
                                          Range columns) const {
-  const FrozenWeight weight{block.qkv.matrix.narrow(0, columns.begin, columns.size()),
-                            block.qkv.rounds_inputs};
-  const at::Tensor heads = frozen_linear(x, weight);
+  const at::Tensor heads = frozen_linear(x, columns_of(block.qkv, columns));
   return block.qkv_bias.defined() ? heads + block.qkv_bias.narrow(0, columns.begin, columns.size())
                                   : heads;
 }

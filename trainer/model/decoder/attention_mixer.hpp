@@ -24,6 +24,11 @@ class AttentionMixer final : public SequenceMixer {
   AttentionMixer(const ModelConfig& config, const ShardPlan& shard, std::size_t kind,
                  const BlockOperators& operators, at::TensorOptions residual);
 
+  // Whether packed batches attend by flash attention, with products in `product_type` (see
+  // runs_flash_attention()).
+  static bool runs_flash(const ModelConfig& config, const ShardPlan& shard, std::size_t kind,
+                         at::ScalarType product_type, at::Device device);
+
   at::Tensor run(const BlockWeights& block, const at::Tensor& h,
                  const SequenceLayout& layout) const override;
   at::Tensor run_to_answers(const BlockWeights& block, const at::Tensor& h,
@@ -36,6 +41,8 @@ class AttentionMixer final : public SequenceMixer {
   static constexpr bool kHasIndependentRows = true;
 
  private:
+  bool fuses_heads(const at::Tensor& x) const;
+  HeadTransforms head_operands(const BlockWeights& block, const QuerySet& rows) const;
   at::Tensor project_heads(const BlockWeights& block, const at::Tensor& x, Range columns) const;
   at::Tensor normed_heads(const at::Tensor& x, const at::Tensor& norm) const;
   at::Tensor queries(const BlockWeights& block, const at::Tensor& x, const QuerySet& rows) const;

@@ -3,15 +3,29 @@
 #include <ATen/ATen.h>
 
 #include "collectives/tensor_parallel.hpp"
+#include "trainer/model/operators/compiled_operators.hpp"
 
 namespace bipo {
 
+bool BlockOperators::narrows(const at::Tensor& x) const {
+  return product_type_ == at::kBFloat16 && runs_compiled(x);
+}
+
 at::Tensor BlockOperators::normed(const at::Tensor& h, const NormWeights& norm) const {
+  return normed(h, norm, /*narrow=*/false);
+}
+
+at::Tensor BlockOperators::product_input(const at::Tensor& h, const NormWeights& norm) const {
+  // The gradients of several ranks are added, in the residual stream's type.
+  return normed(h, norm, narrows(h) && tp_.size() == 1);
+}
+
+at::Tensor BlockOperators::normed(const at::Tensor& h, const NormWeights& norm, bool narrow) const {
   const double epsilon = config_.norm_epsilon;
   const at::Tensor x = !norm.weight.defined() ? h
                        : config_.norm == Norm::kLayer
-                           ? layer_norm(h, norm.weight, norm.bias, epsilon)
-                           : rms_norm(h, norm.weight, epsilon);
+                           ? layer_norm(h, norm.weight, norm.bias, epsilon, narrow)
+                           : rms_norm(h, norm.weight, epsilon, narrow);
   return copy_to_tensor_parallel(x, tp_);
 }
 

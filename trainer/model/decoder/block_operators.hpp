@@ -17,11 +17,22 @@ namespace bipo {
 // its results.  Collective over: tp, here and in the backward pass.
 class BlockOperators {
  public:
-  BlockOperators(const ModelConfig& config, Communicator& tp) : config_(config), tp_(tp) {}
+  // `product_type`: of the matrix products.
+  BlockOperators(const ModelConfig& config, at::ScalarType product_type, Communicator& tp)
+      : config_(config), product_type_(product_type), tp_(tp) {}
+
+  at::ScalarType product_type() const { return product_type_; }
+
+  // Whether our own kernels write the inputs of products that begin from `x` in bfloat16, which the
+  // products take.
+  bool narrows(const at::Tensor& x) const;
 
   // Returns the norm of h [T, D], or h itself if its weight is undefined, as the input of products
   // whose outputs are local.
   at::Tensor normed(const at::Tensor& h, const NormWeights& norm) const;
+
+  // The same for products only, in the products' type where narrows().
+  at::Tensor product_input(const at::Tensor& h, const NormWeights& norm) const;
 
   // Returns the norm of x [T, C] together with the columns of the other ranks.  Of all ranks, each
   // of the `total` columns is among the `counted` of exactly one.
@@ -35,7 +46,10 @@ class BlockOperators {
                           const at::Tensor& norm) const;
 
  private:
+  at::Tensor normed(const at::Tensor& h, const NormWeights& norm, bool narrow) const;
+
   const ModelConfig& config_;
+  at::ScalarType product_type_;
   Communicator& tp_;
 };
 

@@ -64,6 +64,16 @@ bool products_keep_rows_apart(const ModelConfig& config, at::ScalarType product_
   return pairs_everywhere;
 }
 
+// Returns for every kind of block whether packed batches attend by flash attention.
+std::vector<bool> flash_kinds(const ModelConfig& config, const ShardPlan& shard,
+                              at::ScalarType product_type, at::Device device) {
+  std::vector<bool> kinds;
+  for (std::size_t kind = 0; kind < config.attention_kinds.size(); ++kind) {
+    kinds.push_back(AttentionMixer::runs_flash(config, shard, kind, product_type, device));
+  }
+  return kinds;
+}
+
 }  // namespace
 
 Decoder::Decoder(const ModelConfig& config, const WeightSource& source, at::ScalarType product_type,
@@ -74,8 +84,9 @@ Decoder::Decoder(const ModelConfig& config, const WeightSource& source, at::Scal
       tp_(tp),
       shard_(plan_shard(config, tp.size(), tp.rank())),
       weights_(config, shard_, source, product_type, device),
-      layouts_(config, residual_type_for(product_type), device),
-      operators_(config_, tp),
+      layouts_(config, residual_type_for(product_type), device,
+               flash_kinds(config, shard_, product_type, device)),
+      operators_(config_, product_type, tp),
       mixers_(
           make_mixers(config_, shard_, operators_,
                       at::TensorOptions().dtype(residual_type_for(product_type)).device(device))),
@@ -144,10 +155,12 @@ at::Tensor Decoder::run_cached(at::Tensor h, Range blocks, const CachedLayout& l
 at::Tensor Decoder::mlp(const BlockWeights& block, const at::Tensor& before,
                         const at::Tensor& attended) const {
   const at::Tensor& input = config_.parallel_blocks ? before : attended;
-  const at::Tensor gate_up = frozen_linear(operators_.normed(input, block.mlp_norm), block.gate_up);
+  const at::Tensor gate_up =
+      frozen_linear(operators_.product_input(input, block.mlp_norm), block.gate_up);
+  const bool narrow = operators_.narrows(gate_up);
   const at::Tensor unit = config_.gated_mlp
-                              ? gated_unit(gate_up, config_.activation)
-                              : plain_unit(gate_up, block.up_bias, config_.activation);
+                              ? gated_unit(gate_up, config_.activation, narrow)
+                              : plain_unit(gate_up, block.up_bias, config_.activation, narrow);
   const at::Tensor sum =
       operators_.project_onto(attended, unit, block.down, block.down_bias, block.mlp_output_norm);
   return block.scale.defined() ? sum * block.scale : sum;

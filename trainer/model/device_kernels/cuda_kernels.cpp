@@ -120,6 +120,16 @@ void check_runtime(cudaError_t result, const char* call) {
   }
 }
 
+// The largest head of libtorch's flash attention, forward and backward: the backward pass of heads
+// above 192 needs more shared memory than consumer GPUs have.
+std::int64_t largest_head_of(int major, int minor) {
+  if (major < 8) {
+    return 0;
+  }
+  const bool is_small = (major == 8 && minor != 0) || major >= 12;
+  return is_small ? 192 : 256;
+}
+
 }  // namespace
 
 std::string load_cuda_kernels(c10::Device device) {
@@ -138,6 +148,7 @@ std::string load_cuda_kernels(c10::Device device) {
   kernels = std::make_unique<CudaKernels>(
       device, device_code(nvrtc, kKernelSource, architecture, kernel_cache_folder()));
   register_kernels(c10::kCUDA, kernels.get());
+  register_flash_attention(c10::kCUDA, largest_head_of(major, minor));
   return fmt::format("compiled for {} by NVRTC {}", architecture, nvrtc.version());
 }
 

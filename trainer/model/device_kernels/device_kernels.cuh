@@ -1,14 +1,15 @@
-// The kernels that a device runs where libtorch would need several: norms, rotation, units with
-// and without gates, sums with the residual stream, each with its gradient by the input (weights
-// are frozen).
+// The kernels that a device runs where libtorch would need several: norms, units with and without
+// gates, sums with the residual stream; what attention does beside its products: biases, norms and
+// rotation of heads, rows gathered into slots and back, the softmax of capped scores.  Each comes
+// with its gradient by the input (weights are frozen).
 //
 // NVRTC compiles this file for the GPU that is there, without any header (nvrtc.hpp).  The C++
 // compiler compiles it for tests, as it is: only the first section, what a thread and a block are,
 // differs.  Both add in the same order: thread i of n takes the elements i, i + n, ..., then the
 // threads' sums are added as a tree.  Nothing is added atomically.
 //
-// A block of threads computes one row.  T is the elements' type in memory.  Sums and what lies
-// between two roundings are float32, or float64 where the elements are.
+// A block of threads computes one row (of heads: one head of it).  T is the elements' type in
+// memory.  Sums and what lies between two roundings are float32, or float64 where the elements are.
 #pragma once
 
 #ifndef __CUDACC_RTC__
@@ -51,21 +52,32 @@ class Block {
   // Returns the sum of term(i) over every i below `count`, to all threads.
   template <class Sum, class Term>
   __device__ Sum sum(int count, const Term& term) const {
-    __shared__ Sum sums[kMostThreads];
-    Sum own = 0;
+    return joined(Sum(0), count, term, [](Sum a, Sum b) { return a + b; });
+  }
+
+  // Likewise the largest.
+  template <class Sum, class Term>
+  __device__ Sum largest(int count, const Term& term) const {
+    return joined(term(0), count, term, [](Sum a, Sum b) { return a > b ? a : b; });
+  }
+
+ private:
+  template <class Sum, class Term, class Join>
+  __device__ Sum joined(Sum own, int count, const Term& term, const Join& join) const {
+    __shared__ Sum of_thread[kMostThreads];
     for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
-      own += term(i);
+      own = join(own, term(i));
     }
-    sums[threadIdx.x] = own;
+    of_thread[threadIdx.x] = own;
     for (unsigned half = blockDim.x / 2; half > 0; half /= 2) {
       __syncthreads();
       if (threadIdx.x < half) {
-        sums[threadIdx.x] += sums[threadIdx.x + half];
+        of_thread[threadIdx.x] = join(of_thread[threadIdx.x], of_thread[threadIdx.x + half]);
       }
     }
     __syncthreads();
-    const Sum result = sums[0];
-    __syncthreads();  // before the next sum writes there
+    const Sum result = of_thread[0];
+    __syncthreads();  // before the next call writes there
     return result;
   }
 };
@@ -113,6 +125,16 @@ class Block {
       }
     }
     return sums[0];
+  }
+
+  template <class Sum, class Term>
+  Sum largest(int count, const Term& term) const {
+    Sum result = term(0);
+    for (int i = 1; i < count; ++i) {
+      const Sum other = term(i);
+      result = other > result ? other : result;
+    }
+    return result;
   }
 
  private:
@@ -168,6 +190,22 @@ BIPO_DEVICE SumOf<T> rounded(SumOf<T> x) {
   T stored;
   store(x, stored);
   return wide(stored);
+}
+
+// Element `at` of a matrix of T, or of BFloat16 where that is `narrow`: an operand of a product in
+// bfloat16, or a result of one.
+template <class T>
+BIPO_DEVICE SumOf<T> read(const void* matrix, long long at, int narrow) {
+  return narrow != 0 ? static_cast<SumOf<T>>(wide(static_cast<const BFloat16*>(matrix)[at]))
+                     : wide(static_cast<const T*>(matrix)[at]);
+}
+template <class T>
+BIPO_DEVICE void write(SumOf<T> value, void* matrix, long long at, int narrow) {
+  if (narrow != 0) {
+    store(static_cast<float>(value), static_cast<BFloat16*>(matrix)[at]);
+  } else {
+    store(value, static_cast<T*>(matrix)[at]);
+  }
 }
 
 // The row's first element of a matrix with so many columns.
@@ -229,6 +267,7 @@ struct Norm {
   int columns;
   double epsilon;
   double factor;
+  int narrow;  // y
 };
 
 template <class T>
@@ -254,7 +293,6 @@ BIPO_DEVICE void norm(const Block& block, const Norm& call) {
   });
   const Sum scale = Sum(1) / sqrt(squares / count + static_cast<Sum>(call.epsilon));
   const T* weight = static_cast<const T*>(call.weight);
-  T* y = row_of<T>(call.y, block.row(), columns);
   block.each(columns, [&](int i) {
     Sum value = (shifted(x, call.shift, i) - mean) * scale * wide(weight[i]);
     if (call.bias != nullptr) {
@@ -264,7 +302,7 @@ BIPO_DEVICE void norm(const Block& block, const Norm& call) {
       value = wide(row_of<T>(call.residual, block.row(), columns)[i]) +
               static_cast<Sum>(call.factor) * rounded<T>(value);
     }
-    store(value, y[i]);
+    write<T>(value, call.y, block.row() * columns + i, call.narrow);
   });
   if (block.is_first_thread()) {
     static_cast<Sum*>(call.scale)[block.row()] = scale;
@@ -337,15 +375,16 @@ struct GatedUnit {
   void* out;
   int columns;  // I
   int unit;
+  int narrow;  // out
 };
 
 template <class T>
 BIPO_DEVICE void gated_unit(const Block& block, const GatedUnit& call) {
   const T* gate = row_of<T>(call.gate_up, block.row(), 2 * call.columns);
   const T* up = gate + call.columns;
-  T* out = row_of<T>(call.out, block.row(), call.columns);
   block.each(call.columns, [&](int i) {
-    store(rounded<T>(activated(call.unit, wide(gate[i])).value) * wide(up[i]), out[i]);
+    write<T>(rounded<T>(activated(call.unit, wide(gate[i])).value) * wide(up[i]), call.out,
+             block.row() * call.columns + i, call.narrow);
   });
 }
 
@@ -355,6 +394,7 @@ struct GatedUnitBackward {
   void* d_gate_up;
   int columns;
   int unit;
+  int narrow;  // d_gate_up
 };
 
 template <class T>
@@ -362,12 +402,13 @@ BIPO_DEVICE void gated_unit_backward(const Block& block, const GatedUnitBackward
   const T* gate = row_of<T>(call.gate_up, block.row(), 2 * call.columns);
   const T* up = gate + call.columns;
   const T* d_out = row_of<T>(call.d_out, block.row(), call.columns);
-  T* d_gate = row_of<T>(call.d_gate_up, block.row(), 2 * call.columns);
-  T* d_up = d_gate + call.columns;
+  const long long d_gate = block.row() * 2 * call.columns;
   block.each(call.columns, [&](int i) {
     const Activated<SumOf<T>> act = activated(call.unit, wide(gate[i]));
-    store(rounded<T>(wide(d_out[i]) * wide(up[i])) * act.slope, d_gate[i]);
-    store(wide(d_out[i]) * rounded<T>(act.value), d_up[i]);
+    write<T>(rounded<T>(wide(d_out[i]) * wide(up[i])) * act.slope, call.d_gate_up, d_gate + i,
+             call.narrow);
+    write<T>(wide(d_out[i]) * rounded<T>(act.value), call.d_gate_up, d_gate + call.columns + i,
+             call.narrow);
   });
 }
 
@@ -378,14 +419,16 @@ struct PlainUnit {
   void* out;
   int columns;
   int unit;
+  int narrow;  // out
 };
 
 template <class T>
 BIPO_DEVICE void plain_unit(const Block& block, const PlainUnit& call) {
   const T* x = row_of<T>(call.x, block.row(), call.columns);
-  T* out = row_of<T>(call.out, block.row(), call.columns);
-  block.each(call.columns,
-             [&](int i) { store(activated(call.unit, shifted(x, call.shift, i)).value, out[i]); });
+  block.each(call.columns, [&](int i) {
+    write<T>(activated(call.unit, shifted(x, call.shift, i)).value, call.out,
+             block.row() * call.columns + i, call.narrow);
+  });
 }
 
 struct PlainUnitBackward {
@@ -395,94 +438,348 @@ struct PlainUnitBackward {
   void* dx;
   int columns;
   int unit;
+  int narrow;  // dx
 };
 
 template <class T>
 BIPO_DEVICE void plain_unit_backward(const Block& block, const PlainUnitBackward& call) {
   const T* x = row_of<T>(call.x, block.row(), call.columns);
   const T* d_out = row_of<T>(call.d_out, block.row(), call.columns);
-  T* dx = row_of<T>(call.dx, block.row(), call.columns);
   block.each(call.columns, [&](int i) {
-    store(wide(d_out[i]) * activated(call.unit, shifted(x, call.shift, i)).slope, dx[i]);
+    write<T>(wide(d_out[i]) * activated(call.unit, shifted(x, call.shift, i)).slope, call.dx,
+             block.row() * call.columns + i, call.narrow);
   });
 }
 
-// --- rotation ------------------------------------------------------------------------------------
+// --- heads ---------------------------------------------------------------------------------------
 
 // A row of x holds `queries` query heads, `keys` key heads and `values` value heads of `head_size`
-// numbers K each.  Query and key heads are turned, value heads copied; each kind becomes a matrix
-// of its own.  Turned: element i becomes x[i] cos[i] + x[j] sin[i], where j is K / 2 away; the sine
-// has a minus in the first half.  Every rotary embedding is one of these by its tables.
-struct Turn {
+// numbers K each.  A shift is added; then heads of a kind that has a norm pass through RMSNorm,
+// queries are multiplied by the factor of their row, and queries and keys are turned: element i
+// becomes z[i] cos[i] + z[j] sin[i], where j is K / 2 away; the sine has a minus in the first half.
+// Every rotary embedding is one of these by its tables.  Shift, norms and factors may be null.
+//
+// A block of threads computes one head of one row.
+struct Heads {
   const void* x;
-  const void* cos;  // [rows, K]
-  const void* sin;  // [rows, K]
-  void* q;          // [rows, queries, K], and likewise
-  void* k;
-  void* v;
-  long long stride;  // between rows of x
+  const void* shift;       // [(queries + keys + values) K]
+  const void* query_norm;  // [K] weights
+  const void* key_norm;
+  const void* value_norm;
+  const void* query_factor;  // [rows]
+  const void* cos;           // [rows, K]
+  const void* sin;           // [rows, K]
+  long long stride;          // between rows of x
   int queries;
   int keys;
   int values;
   int head_size;
+  double epsilon;
+};
+
+// Each kind becomes a matrix of its own.
+struct Turn {
+  Heads heads;
+  void* q;  // [rows, queries, K], dense
+  void* k;  // rows of `keys` heads
+  void* v;  // rows of `values` heads
+  long long k_stride;
+  long long v_stride;
+  int narrow;  // the three
+};
+
+// One head of one row.
+template <class T>
+struct Head {
+  long long row;
+  int kind;  // 0: a query, 1: a key, 2: a value
+  int head;  // of its kind
+  const T* x;
+  const void* shift;
+  const T* norm;  // null: none
+  SumOf<T> factor;
+  const T* cos;
+  const T* sin;
 };
 
 template <class T>
-BIPO_DEVICE void turn(const Block& block, const Turn& call) {
-  const int size = call.head_size;
-  const int of_queries = call.queries * size;
-  const int of_keys = call.keys * size;
-  const int of_values = call.values * size;
-  const T* x = row_of<T>(call.x, block.row(), call.stride);
-  const T* cos = row_of<T>(call.cos, block.row(), size);
-  const T* sin = row_of<T>(call.sin, block.row(), size);
-  T* q = row_of<T>(call.q, block.row(), of_queries);
-  T* k = row_of<T>(call.k, block.row(), of_keys);
-  T* v = row_of<T>(call.v, block.row(), of_values);
-  block.each(of_queries + of_keys, [&](int at) {
-    const int i = at % size;
-    const int other = i < size / 2 ? at + size / 2 : at - size / 2;
-    store(rounded<T>(wide(x[at]) * wide(cos[i])) + wide(x[other]) * wide(sin[i]),
-          at < of_queries ? q[at] : k[at - of_queries]);
-  });
-  block.each(of_values, [&](int at) { v[at] = x[of_queries + of_keys + at]; });
+BIPO_DEVICE Head<T> head_of(const Block& block, const Heads& heads) {
+  const int count = heads.queries + heads.keys + heads.values;
+  const int of_row = static_cast<int>(block.row() % count);
+  Head<T> head;
+  head.row = block.row() / count;
+  head.kind = of_row < heads.queries ? 0 : of_row < heads.queries + heads.keys ? 1 : 2;
+  head.head = of_row - (head.kind > 0 ? heads.queries : 0) - (head.kind > 1 ? heads.keys : 0);
+  const long long column = static_cast<long long>(of_row) * heads.head_size;
+  head.x = heads.x == nullptr ? nullptr : row_of<T>(heads.x, head.row, heads.stride) + column;
+  head.shift = heads.shift == nullptr ? nullptr : static_cast<const T*>(heads.shift) + column;
+  const void* norms[] = {heads.query_norm, heads.key_norm, heads.value_norm};
+  head.norm = static_cast<const T*>(norms[head.kind]);
+  head.factor = head.kind == 0 && heads.query_factor != nullptr
+                    ? wide(static_cast<const T*>(heads.query_factor)[head.row])
+                    : SumOf<T>(1);
+  head.cos = row_of<T>(heads.cos, head.row, heads.head_size);
+  head.sin = row_of<T>(heads.sin, head.row, heads.head_size);
+  return head;
 }
 
-// dx of the above: the gradients of queries and keys turned back, and those of the values.
+// The scale of the head's norm, 1 / sqrt(mean(z^2) + epsilon).
+template <class T>
+BIPO_DEVICE SumOf<T> scale_of(const Block& block, const Heads& heads, const Head<T>& head) {
+  using Sum = SumOf<T>;
+  if (head.norm == nullptr) {
+    return Sum(1);
+  }
+  const Sum squares = block.template sum<Sum>(heads.head_size, [&](int i) {
+    const Sum z = shifted(head.x, head.shift, i);
+    return z * z;
+  });
+  return Sum(1) /
+         sqrt(squares / static_cast<Sum>(heads.head_size) + static_cast<Sum>(heads.epsilon));
+}
+
+BIPO_DEVICE int partner(int i, int size) {
+  return i < size / 2 ? i + size / 2 : i - size / 2;
+}
+
+template <class T>
+BIPO_DEVICE void turn(const Block& block, const Turn& call) {
+  using Sum = SumOf<T>;
+  const int size = call.heads.head_size;
+  const Head<T> head = head_of<T>(block, call.heads);
+  const Sum scale = scale_of(block, call.heads, head);
+  const auto value = [&](int i) {
+    Sum z = shifted(head.x, head.shift, i);
+    if (head.norm != nullptr) {
+      z = rounded<T>(z * scale * wide(head.norm[i]));
+    }
+    return head.factor == Sum(1) ? z : rounded<T>(z * head.factor);
+  };
+  void* const targets[] = {call.q, call.k, call.v};
+  const long long strides[] = {static_cast<long long>(call.heads.queries) * size, call.k_stride,
+                               call.v_stride};
+  const long long first = head.row * strides[head.kind] + static_cast<long long>(head.head) * size;
+  block.each(size, [&](int i) {
+    const Sum turned = head.kind == 2 ? value(i)
+                                      : rounded<T>(value(i) * wide(head.cos[i])) +
+                                            value(partner(i, size)) * wide(head.sin[i]);
+    write<T>(turned, targets[head.kind], first + i, call.narrow);
+  });
+}
+
+// dx of the above: the gradients of queries and keys turned back, and those of the values, then
+// through factors and norms.  A gradient that is null is 0.
 struct TurnBack {
+  Heads heads;  // x and shift are read for norms only
   const void* dq;
   const void* dk;
   const void* dv;
-  const void* cos;
-  const void* sin;
   void* dx;  // [rows, (queries + keys + values) K]
-  int queries;
-  int keys;
-  int values;
-  int head_size;
+  long long k_stride;
+  long long v_stride;
+  int narrow_dq;
+  int narrow_dkv;
+  int narrow;  // dx
 };
 
 template <class T>
 BIPO_DEVICE void turn_back(const Block& block, const TurnBack& call) {
-  const int size = call.head_size;
-  const int of_queries = call.queries * size;
-  const int of_keys = call.keys * size;
-  const int of_values = call.values * size;
-  const T* dq = row_of<T>(call.dq, block.row(), of_queries);
-  const T* dk = row_of<T>(call.dk, block.row(), of_keys);
-  const T* dv = row_of<T>(call.dv, block.row(), of_values);
-  const T* cos = row_of<T>(call.cos, block.row(), size);
-  const T* sin = row_of<T>(call.sin, block.row(), size);
-  T* dx = row_of<T>(call.dx, block.row(), of_queries + of_keys + of_values);
-  block.each(of_queries + of_keys, [&](int at) {
-    const int i = at % size;
-    const int other = i < size / 2 ? at + size / 2 : at - size / 2;
-    const auto d = [&](int of) {
-      return of < of_queries ? wide(dq[of]) : wide(dk[of - of_queries]);
-    };
-    store(rounded<T>(d(at) * wide(cos[i])) - d(other) * wide(sin[i]), dx[at]);
+  using Sum = SumOf<T>;
+  const int size = call.heads.head_size;
+  const Head<T> head = head_of<T>(block, call.heads);
+  const Sum scale = scale_of(block, call.heads, head);
+  const void* const gradients[] = {call.dq, call.dk, call.dv};
+  const long long strides[] = {static_cast<long long>(call.heads.queries) * size, call.k_stride,
+                               call.v_stride};
+  const void* const gradient = gradients[head.kind];
+  const int narrow = head.kind == 0 ? call.narrow_dq : call.narrow_dkv;
+  const long long first = head.row * strides[head.kind] + static_cast<long long>(head.head) * size;
+  const auto d = [&](int i) {
+    return gradient == nullptr ? Sum(0) : read<T>(gradient, first + i, narrow);
+  };
+  const auto d_value = [&](int i) {
+    const Sum back = head.kind == 2 ? d(i)
+                                    : rounded<T>(d(i) * wide(head.cos[i])) -
+                                          d(partner(i, size)) * wide(head.sin[i]);
+    return head.factor == Sum(1) ? back : rounded<T>(back) * head.factor;
+  };
+  const long long target = block.row() * size;
+  if (head.norm == nullptr) {
+    block.each(size, [&](int i) { write<T>(d_value(i), call.dx, target + i, call.narrow); });
+    return;
+  }
+  // As in norm_backward().
+  const auto u = [&](int i) { return rounded<T>(d_value(i)) * wide(head.norm[i]); };
+  const auto n = [&](int i) { return shifted(head.x, head.shift, i) * scale; };
+  const Sum mean_un =
+      block.template sum<Sum>(size, [&](int i) { return u(i) * n(i); }) / static_cast<Sum>(size);
+  block.each(size, [&](int i) {
+    write<T>(scale * (u(i) - n(i) * mean_un), call.dx, target + i, call.narrow);
   });
-  block.each(of_values, [&](int at) { dx[of_queries + of_keys + at] = dv[at]; });
+}
+
+// --- slots ---------------------------------------------------------------------------------------
+
+// Attention takes S spans of `slots` slots each, padded to the longest: [S, heads, slots, K].  A
+// slot names the row that it holds.
+
+// Element strides of such a matrix; a head's numbers are dense.
+struct SlotStrides {
+  long long span;
+  long long head;
+  long long slot;
+};
+
+// y[span, h, i] = x[row of the slot, head_of[h]], dense; 0 in slots that repeat a row which another
+// slot holds, where slot_of_row is not null.
+struct ToSlots {
+  const void* x;
+  const long long* row_of_slot;
+  const long long* slot_of_row;
+  const long long* head_of;  // null: the same
+  void* y;
+  long long stride;       // between rows of x
+  long long head_stride;  // between heads of a row
+  int heads;              // of y
+  int slots;
+  int head_size;
+  int by_slot;  // y is [span, i, h] in memory
+  int narrow;   // x
+};
+
+template <class T>
+BIPO_DEVICE void to_slots(const Block& block, const ToSlots& call) {
+  const long long by_head = block.row() / call.slots;
+  const long long slot = call.by_slot != 0
+                             ? block.row() / call.heads
+                             : by_head / call.heads * call.slots + block.row() % call.slots;
+  const long long head = (call.by_slot != 0 ? block.row() : by_head) % call.heads;
+  const long long row = call.row_of_slot[slot];
+  const bool is_empty = call.slot_of_row != nullptr && call.slot_of_row[row] != slot;
+  const long long from = call.head_of == nullptr ? head : call.head_of[head];
+  const long long first = row * call.stride + from * call.head_stride;
+  T* y = row_of<T>(call.y, block.row(), call.head_size);
+  block.each(call.head_size, [&](int i) {
+    store(is_empty ? SumOf<T>(0) : read<T>(call.x, first + i, call.narrow), y[i]);
+  });
+}
+
+// y[row, h] = x[slot of the row, h], dense.
+struct FromSlots {
+  const void* x;
+  const long long* slot_of_row;
+  void* y;
+  SlotStrides strides;  // of x
+  int heads;
+  int slots;
+  int head_size;
+  int narrow;  // y
+};
+
+template <class T>
+BIPO_DEVICE void from_slots(const Block& block, const FromSlots& call) {
+  const long long slot = call.slot_of_row[block.row() / call.heads];
+  const T* x = static_cast<const T*>(call.x) + slot / call.slots * call.strides.span +
+               block.row() % call.heads * call.strides.head + slot % call.slots * call.strides.slot;
+  block.each(call.head_size, [&](int i) {
+    write<T>(wide(x[i]), call.y, block.row() * call.head_size + i, call.narrow);
+  });
+}
+
+// y[row, h] = the sum of x[slot, g] over the slots that hold the row, in their order, and the heads
+// g of x from first_head[h] until first_head[h + 1].
+struct SumSlots {
+  const void* x;
+  const long long* slots_by_row;  // those of row 0 first
+  const long long* first_slot;    // [rows + 1], among these
+  const long long* first_head;    // [heads + 1]; null: h alone
+  void* y;                        // rows of `heads` heads
+  SlotStrides strides;            // of x
+  long long stride;               // between rows of y
+  int heads;
+  int slots;
+  int head_size;
+  int narrow;  // x
+};
+
+template <class T>
+BIPO_DEVICE void sum_slots(const Block& block, const SumSlots& call) {
+  const long long row = block.row() / call.heads;
+  const long long head = block.row() % call.heads;
+  const long long heads_begin = call.first_head == nullptr ? head : call.first_head[head];
+  const long long heads_end = call.first_head == nullptr ? head + 1 : call.first_head[head + 1];
+  T* y = row_of<T>(call.y, row, call.stride) + head * call.head_size;
+  block.each(call.head_size, [&](int i) {
+    SumOf<T> sum = 0;
+    for (long long at = call.first_slot[row]; at < call.first_slot[row + 1]; ++at) {
+      const long long slot = call.slots_by_row[at];
+      const long long first =
+          slot / call.slots * call.strides.span + slot % call.slots * call.strides.slot;
+      for (long long g = heads_begin; g < heads_end; ++g) {
+        sum += read<T>(call.x, first + g * call.strides.head + i, call.narrow);
+      }
+    }
+    store(sum, y[i]);
+  });
+}
+
+// --- capped scores -------------------------------------------------------------------------------
+
+// weights = softmax(cap tanh(scale / cap scores) + bias) over the last dimension of scores [S,
+// heads, queries, columns]; bias [S, queries, columns] is 0 or minus infinity.
+struct CappedSoftmax {
+  const void* scores;
+  const void* bias;
+  void* weights;
+  long long bias_stride;  // between queries
+  int heads;
+  int queries;
+  int columns;
+  double scale;
+  double cap;
+};
+
+template <class T>
+BIPO_DEVICE void capped_softmax(const Block& block, const CappedSoftmax& call) {
+  using Sum = SumOf<T>;
+  const T* scores = row_of<T>(call.scores, block.row(), call.columns);
+  const long long span = block.row() / call.queries / call.heads;
+  const T* bias =
+      row_of<T>(call.bias, span * call.queries + block.row() % call.queries, call.bias_stride);
+  const auto factor = static_cast<Sum>(call.scale / call.cap);
+  const auto cap = static_cast<Sum>(call.cap);
+  const auto logit = [&](int i) { return cap * tanh(factor * wide(scores[i])) + wide(bias[i]); };
+  const Sum most = block.template largest<Sum>(call.columns, logit);
+  const Sum sum =
+      block.template sum<Sum>(call.columns, [&](int i) { return exp(logit(i) - most); });
+  T* weights = row_of<T>(call.weights, block.row(), call.columns);
+  block.each(call.columns, [&](int i) { store(exp(logit(i) - most) / sum, weights[i]); });
+}
+
+// The gradient by the scores, written over that by the weights.
+struct CappedSoftmaxBackward {
+  const void* scores;
+  const void* weights;
+  void* d;
+  int columns;
+  double scale;
+  double cap;
+};
+
+template <class T>
+BIPO_DEVICE void capped_softmax_backward(const Block& block, const CappedSoftmaxBackward& call) {
+  using Sum = SumOf<T>;
+  const T* scores = row_of<T>(call.scores, block.row(), call.columns);
+  const T* weights = row_of<T>(call.weights, block.row(), call.columns);
+  T* d = row_of<T>(call.d, block.row(), call.columns);
+  const auto factor = static_cast<Sum>(call.scale / call.cap);
+  const auto scale = static_cast<Sum>(call.scale);
+  const Sum mean =
+      block.template sum<Sum>(call.columns, [&](int i) { return wide(weights[i]) * wide(d[i]); });
+  block.each(call.columns, [&](int i) {
+    const Sum bent = tanh(factor * wide(scores[i]));
+    store(wide(weights[i]) * (wide(d[i]) - mean) * (Sum(1) - bent * bent) * scale, d[i]);
+  });
 }
 
 // --- entry points --------------------------------------------------------------------------------
@@ -492,7 +789,10 @@ BIPO_DEVICE void turn_back(const Block& block, const TurnBack& call) {
   apply(norm, Norm) apply(norm_backward, NormBackward) apply(add_onto, AddOnto)      \
       apply(gated_unit, GatedUnit) apply(gated_unit_backward, GatedUnitBackward)     \
           apply(plain_unit, PlainUnit) apply(plain_unit_backward, PlainUnitBackward) \
-              apply(turn, Turn) apply(turn_back, TurnBack)
+              apply(turn, Turn) apply(turn_back, TurnBack) apply(to_slots, ToSlots)  \
+                  apply(from_slots, FromSlots) apply(sum_slots, SumSlots)            \
+                      apply(capped_softmax, CappedSoftmax)                           \
+                          apply(capped_softmax_backward, CappedSoftmaxBackward)
 
 #ifdef __CUDACC_RTC__
 #define BIPO_ENTRY_POINTS(kernel, Arguments)                 \

@@ -1,4 +1,5 @@
-// Who runs the kernels of device_kernels.cuh, and whether they are run at all.
+// Who runs the kernels of device_kernels.cuh, and whether they are run at all; likewise flash
+// attention, which is libtorch's.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -18,7 +19,7 @@ struct KernelCall {
   std::int64_t rows = 0;  // not 0
   int threads = 0;        // for each row, a power of 2
   const void* arguments = nullptr;
-  std::array<const at::Tensor*, 7> reads{};
+  std::array<const at::Tensor*, 11> reads{};
   std::array<const at::Tensor*, 3> writes{};
 };
 
@@ -44,5 +45,22 @@ std::string choose_kernels(KernelChoice choice, c10::Device device);
 // Returns the runner for tensors on `device`, null where libtorch's kernels are chosen: the one
 // place that decides.
 KernelRunner* kernels_for(c10::Device device);
+
+// How packed rows attend on a device.  auto takes libtorch's flash attention where device and model
+// allow it (runs_flash_attention() in device_attention.hpp).
+enum class AttentionChoice { kAuto, kComposed, kFlash };
+
+// Makes the choice for the process.  Throws UserError for kFlash where the selected `device`, or
+// `product_type`, has no flash attention.
+void choose_attention(AttentionChoice choice, c10::Device device, at::ScalarType product_type);
+AttentionChoice chosen_attention();
+
+// Says that devices of this kind have flash attention for heads of so many numbers at most, forward
+// and backward; 0: they have not (again).
+void register_flash_attention(c10::DeviceType type, std::int64_t largest_head);
+
+// Returns the largest head that flash attention takes on `device`; 0: it has none, or our own
+// kernels, which bring its operands in order, do not run there.
+std::int64_t largest_flash_head(c10::Device device);
 
 }  // namespace bipo

@@ -4,12 +4,15 @@
 #include <ATen/core/ivalue.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <numeric>
 #include <utility>
+#include <vector>
 
 #include "collectives/profile.hpp"
 #include "trainer/model/operators/avx512_tiles.hpp"
 #include "trainer/model/operators/compiled_operators.hpp"
 #include "trainer/model/operators/cpu_attention.hpp"
+#include "trainer/model/operators/device_attention.hpp"
 #include "trainer/model/operators/operators.hpp"
 
 namespace bipo {
@@ -39,32 +42,6 @@ struct Rotate : torch::autograd::Function<Rotate> {
   }
 };
 
-// Turns and splits in one kernel: x [n, heads K] -> queries, keys and values [n, heads of the kind,
-// K].
-struct TurnHeads : torch::autograd::Function<TurnHeads> {
-  static variable_list forward(AutogradContext* context, const at::Tensor& x, std::int64_t queries,
-                               std::int64_t keys, std::int64_t values, const at::Tensor& cos,
-                               const at::Tensor& sin) {
-    context->set_materialize_grads(false);
-    context->save_for_backward({cos, sin});
-    context->saved_data["heads"] = std::vector<std::int64_t>{queries, keys, values};
-    const auto turned = compiled_turn(x, {queries, keys, values}, cos, sin);
-    return {turned.begin(), turned.end()};
-  }
-
-  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    const auto saved = context->get_saved_variables();
-    const auto heads = context->saved_data.at("heads").toIntVector();
-    return {compiled_turn_back({gradients[0], gradients[1], gradients[2]},
-                               {heads[0], heads[1], heads[2]}, saved[0], saved[1]),
-            at::Tensor(),
-            at::Tensor(),
-            at::Tensor(),
-            at::Tensor(),
-            at::Tensor()};
-  }
-};
-
 // Queries, keys and values [n, heads of the kind, K].
 struct Heads {
   at::Tensor queries;
@@ -74,11 +51,6 @@ struct Heads {
 
 // Splits x [n, heads K] into heads; turns queries and keys by the angles of their rows.
 Heads turned_heads(const at::Tensor& x, const HeadCounts& counts, const PaddedSpans& rows) {
-  if (runs_compiled(x)) {
-    const variable_list turned =
-        TurnHeads::apply(x, counts.queries, counts.keys, counts.values, rows.cos, rows.sin);
-    return {turned[0], turned[1], turned[2]};
-  }
   const std::int64_t turning = counts.queries + counts.keys;
   const std::int64_t size = rows.cos.size(-1);
   const auto heads = [&](std::int64_t first, std::int64_t count) {
@@ -299,10 +271,19 @@ void set_head_tables(AttentionHeads& heads, at::TensorOptions residual) {
   const at::Tensor index = at::tensor(heads.kv_head_of_query, at::kLong);
   heads.kv_index = index.to(residual.device());
   heads.kv_members = at::arange(heads.kv_heads).unsqueeze(1).eq(index).to(residual);
+  std::vector<std::int64_t> first_query(static_cast<std::size_t>(heads.kv_heads) + 1);
+  for (const std::int64_t kv_head : heads.kv_head_of_query) {
+    ++first_query[static_cast<std::size_t>(kv_head) + 1];
+  }
+  std::partial_sum(first_query.begin(), first_query.end(), first_query.begin());
+  heads.first_query = at::tensor(first_query, at::kLong).to(residual.device());
 }
 
 at::Tensor self_attention(const at::Tensor& qkv, const SharedHeads& heads,
-                          const SharedQueries& rows) {
+                          const SharedQueries& rows, const HeadTransforms& operands) {
+  if (runs_compiled(qkv)) {
+    return device_self_attention(qkv, *heads, *rows, operands);
+  }
   if (runs_fused(qkv)) {
     return FusedSelfAttention::apply(qkv, c10::make_intrusive<KeptCall>(heads, rows, rows));
   }
@@ -310,7 +291,11 @@ at::Tensor self_attention(const at::Tensor& qkv, const SharedHeads& heads,
 }
 
 at::Tensor attention(const at::Tensor& q, const at::Tensor& kv, const SharedHeads& heads,
-                     const SharedQueries& queries, const SharedQueries& keys) {
+                     const SharedQueries& queries, const SharedQueries& keys,
+                     const HeadTransforms& operands) {
+  if (runs_compiled(q)) {
+    return device_attention(q, kv, *heads, *queries, *keys, operands);
+  }
   if (runs_fused(q) && runs_fused(kv)) {
     return FusedAttention::apply(q, kv, c10::make_intrusive<KeptCall>(heads, queries, keys));
   }
@@ -326,8 +311,12 @@ KeptRows make_kept_rows(const AttentionHeads& heads, std::int64_t rows,
 }
 
 at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& kv, const AttentionHeads& heads,
-                            const QuerySet& rows, const at::Tensor& places, const KeptRows& kept) {
+                            const QuerySet& rows, const at::Tensor& places, const KeptRows& kept,
+                            const HeadTransforms& operands) {
   const WorkTimer timer(Work::kAttention);
+  if (runs_compiled(q)) {
+    return device_cached_attention(q, kv, heads, rows, places, kept, operands);
+  }
   if (!rows.padded) {
     keep_rows(columns_of(kv, 0), heads, rows, places.const_data_ptr<std::int64_t>(), kept);
     return attend_to_kept(columns_of(q, 0), heads, rows, kept);

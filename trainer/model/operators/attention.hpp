@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "trainer/model/operators/compiled_operators.hpp"
 #include "trainer/model/operators/sequence_layout.hpp"
 
 namespace bipo {
@@ -20,17 +21,21 @@ struct AttentionHeads {
   std::int64_t kv_heads = 0;                   // Hkv
   double scale = 1;                            // s, mostly 1 / sqrt(K)
   double soft_cap = 0;                         // c; 0: scores are not capped
+  // On a device with our own kernels: the products before and behind attention are in bfloat16, and
+  // take its result and the gradient of its input in it.
+  bool narrow = false;
 
   // For attention without the fused operators, on the device of the queries:
   at::Tensor kv_index;  // [H] int64: kv_head_of_query
   at::Tensor
       kv_members;  // [Hkv, H] of the residual type: 1 where the key/value head is the query's
+  at::Tensor first_query;  // [Hkv + 1] int64: where the query heads of each key/value head begin
 
   std::int64_t query_heads() const { return static_cast<std::int64_t>(kv_head_of_query.size()); }
   std::int64_t query_width() const { return query_heads() * head_size; }
 };
 
-// Sets the last two.
+// Sets the last three.
 void set_head_tables(AttentionHeads& heads, at::TensorOptions residual);
 
 // Shared, because the autograd graph keeps both until its backward pass has run.
@@ -41,13 +46,15 @@ using SharedQueries = std::shared_ptr<const QuerySet>;
 // holds queries, keys and values before rotation (rotary position embedding of Su et al., arXiv
 // 2104.09864, section 3.2, in the half-split order of Hugging Face checkpoints), and cap(x) = c
 // tanh(x / c) (Gemma 2, arXiv 2408.00118, section 2).
+// `operands` are applied before rotation, on devices with runs_compiled() only.
 at::Tensor self_attention(const at::Tensor& qkv, const SharedHeads& heads,
-                          const SharedQueries& rows);
+                          const SharedQueries& rows, const HeadTransforms& operands = {});
 
 // The same from q [n, H K] and kv [T, 2 Hkv K] -> [n, H K]: `queries` describes the n rows of q,
 // `keys` the T rows of kv.
 at::Tensor attention(const at::Tensor& q, const at::Tensor& kv, const SharedHeads& heads,
-                     const SharedQueries& queries, const SharedQueries& keys);
+                     const SharedQueries& queries, const SharedQueries& keys,
+                     const HeadTransforms& operands = {});
 
 // Rotated keys and values of earlier and new rows, kept for later rows, contiguous.
 struct KeptRows {
@@ -65,6 +72,7 @@ KeptRows make_kept_rows(const AttentionHeads& heads, std::int64_t rows,
 // [n, 2 Hkv K] to row places[i] of `kept`, where the queries q [n, H K] attend to the rows that the
 // spans of `rows` name.  q and kv may be columns of a wider matrix.  No gradient.
 at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& kv, const AttentionHeads& heads,
-                            const QuerySet& rows, const at::Tensor& places, const KeptRows& kept);
+                            const QuerySet& rows, const at::Tensor& places, const KeptRows& kept,
+                            const HeadTransforms& operands = {});
 
 }  // namespace bipo

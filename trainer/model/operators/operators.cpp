@@ -54,21 +54,28 @@ bool returns_wider(const at::Tensor& matrix, at::ScalarType type) {
   return !matrix.is_cpu() && matrix.scalar_type() == at::kBFloat16 && type == at::kFloat;
 }
 
-// Returns residual + x W^T in x's type; `residual` may be undefined.
+// Returns the type of the residual stream, given an operand or a gradient that may be the narrower
+// type of products.
+at::ScalarType stream_type(const at::Tensor& x) {
+  return !x.is_cpu() && x.scalar_type() == at::kBFloat16 ? at::kFloat : x.scalar_type();
+}
+
+// Returns residual + x W^T in the residual stream's type; `residual` may be undefined.
 at::Tensor linear(const at::Tensor& x, const FrozenWeight& weight, const at::Tensor& residual) {
   const at::Tensor left = operand(x, weight);
+  const at::ScalarType type = stream_type(x);
   if (runs_in_tiles(left, weight.matrix)) {
     return tiled_linear(left, weight.matrix, residual);
   }
   const at::Tensor typed = in_type(left, weight.matrix.scalar_type());
-  if (returns_wider(weight.matrix, x.scalar_type())) {
-    return residual.defined() ? at::addmm(residual, typed, weight.matrix.t(), x.scalar_type())
-                              : at::mm(typed, weight.matrix.t(), x.scalar_type());
+  if (returns_wider(weight.matrix, type)) {
+    return residual.defined() ? at::addmm(residual, typed, weight.matrix.t(), type)
+                              : at::mm(typed, weight.matrix.t(), type);
   }
   if (residual.defined() && typed.scalar_type() == residual.scalar_type()) {
     return at::addmm(residual, typed, weight.matrix.t());
   }
-  const at::Tensor product = in_type(at::mm(typed, weight.matrix.t()), x.scalar_type());
+  const at::Tensor product = in_type(at::mm(typed, weight.matrix.t()), type);
   return residual.defined() ? residual + product : product;
 }
 
@@ -82,9 +89,9 @@ at::Tensor input_gradient(const at::Tensor& gradient, const FrozenWeight& weight
     return product;
   }
   const at::Tensor typed = in_type(left, weight.matrix.scalar_type());
-  return returns_wider(weight.matrix, gradient.scalar_type())
-             ? at::mm(typed, weight.matrix, gradient.scalar_type())
-             : in_type(at::mm(typed, weight.matrix), gradient.scalar_type());
+  const at::ScalarType type = stream_type(gradient);
+  return returns_wider(weight.matrix, type) ? at::mm(typed, weight.matrix, type)
+                                            : in_type(at::mm(typed, weight.matrix), type);
 }
 
 void keep_weight(AutogradContext* context, const FrozenWeight& weight) {
@@ -124,10 +131,11 @@ struct FrozenLinearOnto : torch::autograd::Function<FrozenLinearOnto> {
 
 struct RmsNorm : torch::autograd::Function<RmsNorm> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
-                            double epsilon) {
+                            double epsilon, bool narrow) {
     const WorkTimer timer(Work::kElementwise);
     if (runs_compiled(x)) {
-      const Normed normed = compiled_norm(x, {.weight = weight, .epsilon = epsilon});
+      const Normed normed =
+          compiled_norm(x, {.weight = weight, .epsilon = epsilon, .narrow = narrow});
       context->save_for_backward({x, weight, normed.scale});
       return normed.y;
     }
@@ -162,18 +170,18 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
     const at::Tensor& scale = saved[2];
     if (runs_compiled(x)) {
       return {compiled_norm_backward(x, {.weight = weight}, {.scale = scale}, gradients[0]),
-              at::Tensor(), at::Tensor()};
+              at::Tensor(), at::Tensor(), at::Tensor()};
     }
     if (!x.is_cpu()) {
       return {std::get<0>(at::_fused_rms_norm_backward(gradients[0], x, weight.sizes(), scale,
                                                        weight, {true, false})),
-              at::Tensor(), at::Tensor()};
+              at::Tensor(), at::Tensor(), at::Tensor()};
     }
     if (!runs_fused(x)) {
       // For the scale r and u = gradient * weight: dL/dx = r u - r^3 mean(u x) x.
       const at::Tensor u = gradients[0] * weight;
       const at::Tensor projection = at::mean(u * x, -1, /*keepdim=*/true).mul_(scale).mul_(scale);
-      return {u.sub_(x * projection).mul_(scale), at::Tensor(), at::Tensor()};
+      return {u.sub_(x * projection).mul_(scale), at::Tensor(), at::Tensor(), at::Tensor()};
     }
     const at::Tensor gradient = gradients[0].contiguous();
     const at::Tensor dx = at::empty_like(x);
@@ -185,7 +193,7 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
                                  gradient.const_data_ptr<float>() + at, rows, columns,
                                  dx.mutable_data_ptr<float>() + at);
     });
-    return {dx, at::Tensor(), at::Tensor()};
+    return {dx, at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
@@ -196,11 +204,14 @@ struct Bias {
 
 struct LayerNorm : torch::autograd::Function<LayerNorm> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
-                            const Bias& bias, double epsilon) {
+                            const Bias& bias, double epsilon, bool narrow) {
     const WorkTimer timer(Work::kElementwise);
     if (runs_compiled(x)) {
-      const Normed normed = compiled_norm(
-          x, {.weight = weight, .bias = bias.vector, .epsilon = epsilon, .centred = true});
+      const Normed normed = compiled_norm(x, {.weight = weight,
+                                              .bias = bias.vector,
+                                              .epsilon = epsilon,
+                                              .centred = true,
+                                              .narrow = narrow});
       context->save_for_backward({x, weight, normed.mean, normed.scale});
       return normed.y;
     }
@@ -215,12 +226,12 @@ struct LayerNorm : torch::autograd::Function<LayerNorm> {
     if (runs_compiled(saved[0])) {
       return {compiled_norm_backward(saved[0], {.weight = saved[1], .centred = true},
                                      {.mean = saved[2], .scale = saved[3]}, gradients[0]),
-              at::Tensor(), at::Tensor(), at::Tensor()};
+              at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
     }
     const auto dx =
         at::native_layer_norm_backward(gradients[0].contiguous(), saved[0], {saved[0].size(1)},
                                        saved[2], saved[3], saved[1], {}, {true, false, false});
-    return {std::get<0>(dx), at::Tensor(), at::Tensor(), at::Tensor()};
+    return {std::get<0>(dx), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
@@ -242,12 +253,13 @@ at::Tensor activation_backward(Activation activation, const at::Tensor& gradient
 
 struct GatedUnit : torch::autograd::Function<GatedUnit> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& gate_up,
-                            Activation activation) {
+                            Activation activation, bool narrow) {
     const WorkTimer timer(Work::kElementwise);
     context->save_for_backward({gate_up});
     context->saved_data["activation"] = static_cast<std::int64_t>(activation);
+    context->saved_data["narrow"] = narrow;
     if (runs_compiled(gate_up)) {
-      return compiled_gated_unit(gate_up, activation);
+      return compiled_gated_unit(gate_up, activation, narrow);
     }
     const auto half = gate_up.size(-1) / 2;
     if (!runs_fused(gate_up) || activation == Activation::kGelu) {
@@ -268,7 +280,9 @@ struct GatedUnit : torch::autograd::Function<GatedUnit> {
     const at::Tensor gate_up = context->get_saved_variables()[0];
     const auto activation = static_cast<Activation>(context->saved_data.at("activation").toInt());
     if (runs_compiled(gate_up)) {
-      return {compiled_gated_unit_backward(gate_up, gradients[0], activation), at::Tensor()};
+      return {compiled_gated_unit_backward(gate_up, gradients[0], activation,
+                                           context->saved_data.at("narrow").toBool()),
+              at::Tensor(), at::Tensor()};
     }
     const auto half = gate_up.size(-1) / 2;
     if (!runs_fused(gate_up) || activation == Activation::kGelu) {
@@ -278,7 +292,7 @@ struct GatedUnit : torch::autograd::Function<GatedUnit> {
       return {at::cat({activation_backward(activation, gradient * up, gate),
                        gradient * activated(activation, gate)},
                       -1),
-              at::Tensor()};
+              at::Tensor(), at::Tensor()};
     }
     const auto kernel =
         activation == Activation::kSilu ? kernels::swiglu_backward : kernels::geglu_backward;
@@ -289,7 +303,7 @@ struct GatedUnit : torch::autograd::Function<GatedUnit> {
              gradient.const_data_ptr<float>() + begin * half, rows, half,
              d_gate_up.mutable_data_ptr<float>() + 2 * begin * half);
     });
-    return {d_gate_up, at::Tensor()};
+    return {d_gate_up, at::Tensor(), at::Tensor()};
   }
 };
 
@@ -299,13 +313,14 @@ at::Tensor with_bias(const at::Tensor& x, const at::Tensor& bias) {
 
 struct PlainUnit : torch::autograd::Function<PlainUnit> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const Bias& shift,
-                            Activation activation) {
+                            Activation activation, bool narrow) {
     const WorkTimer timer(Work::kElementwise);
     const at::Tensor& bias = shift.vector;
     context->save_for_backward({x, bias});
     context->saved_data["activation"] = static_cast<std::int64_t>(activation);
+    context->saved_data["narrow"] = narrow;
     if (runs_compiled(x)) {
-      return compiled_plain_unit(x, bias, activation);
+      return compiled_plain_unit(x, bias, activation, narrow);
     }
     if (!runs_fused(x) || activation == Activation::kSilu) {
       return activated(activation, with_bias(x, bias));
@@ -327,12 +342,13 @@ struct PlainUnit : torch::autograd::Function<PlainUnit> {
     const at::Tensor& bias = saved[1];
     const auto activation = static_cast<Activation>(context->saved_data.at("activation").toInt());
     if (runs_compiled(x)) {
-      return {compiled_plain_unit_backward(x, bias, gradients[0], activation), at::Tensor(),
-              at::Tensor()};
+      return {compiled_plain_unit_backward(x, bias, gradients[0], activation,
+                                           context->saved_data.at("narrow").toBool()),
+              at::Tensor(), at::Tensor(), at::Tensor()};
     }
     if (!runs_fused(x) || activation == Activation::kSilu) {
       return {activation_backward(activation, gradients[0], with_bias(x, bias)), at::Tensor(),
-              at::Tensor()};
+              at::Tensor(), at::Tensor()};
     }
     const auto kernel =
         activation == Activation::kGelu ? kernels::gelu_backward : kernels::gelu_tanh_backward;
@@ -345,7 +361,7 @@ struct PlainUnit : torch::autograd::Function<PlainUnit> {
              gradient.const_data_ptr<float>() + at, rows, columns,
              dx.mutable_data_ptr<float>() + at);
     });
-    return {dx, at::Tensor(), at::Tensor()};
+    return {dx, at::Tensor(), at::Tensor(), at::Tensor()};
   }
 
   static const float* data_or_null(const at::Tensor& bias) {
@@ -423,8 +439,27 @@ FrozenWeight make_frozen_weight(const at::Tensor& matrix, at::ScalarType type, a
   return {typed, false};
 }
 
+void accept_any_gradient(const at::Tensor& x) {
+  if (const auto node = x.grad_fn()) {
+    node->mutable_input_metadata(x.output_nr()).set_grad_dtype(std::nullopt);
+  }
+}
+
+namespace {
+
+// A result whose gradient may be of the type of products, too.
+at::Tensor with_any_gradient(at::Tensor x, bool applies) {
+  if (applies) {
+    accept_any_gradient(x);
+  }
+  return x;
+}
+
+}  // namespace
+
 at::Tensor frozen_linear(const at::Tensor& x, const FrozenWeight& weight) {
-  return FrozenLinear::apply(x, weight);
+  return with_any_gradient(FrozenLinear::apply(x, weight),
+                           returns_wider(weight.matrix, stream_type(x)));
 }
 
 at::Tensor frozen_linear_onto(const at::Tensor& residual, const at::Tensor& x,
@@ -432,13 +467,13 @@ at::Tensor frozen_linear_onto(const at::Tensor& residual, const at::Tensor& x,
   return FrozenLinearOnto::apply(residual, x, weight);
 }
 
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon) {
-  return RmsNorm::apply(x, weight, epsilon);
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon, bool narrow) {
+  return with_any_gradient(RmsNorm::apply(x, weight, epsilon, narrow), narrow);
 }
 
 at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                      double epsilon) {
-  return LayerNorm::apply(x, weight, Bias{bias}, epsilon);
+                      double epsilon, bool narrow) {
+  return with_any_gradient(LayerNorm::apply(x, weight, Bias{bias}, epsilon, narrow), narrow);
 }
 
 at::Tensor add_onto(const at::Tensor& residual, const at::Tensor& x, const AddedBranch& branch) {
@@ -446,8 +481,8 @@ at::Tensor add_onto(const at::Tensor& residual, const at::Tensor& x, const Added
                           : composed_onto(residual, x, branch);
 }
 
-at::Tensor gated_unit(const at::Tensor& gate_up, Activation activation) {
-  return GatedUnit::apply(gate_up, activation);
+at::Tensor gated_unit(const at::Tensor& gate_up, Activation activation, bool narrow) {
+  return with_any_gradient(GatedUnit::apply(gate_up, activation, narrow), narrow);
 }
 
 at::Tensor gated_row_by_row(const at::Tensor& x, const at::Tensor& gate) {
@@ -465,8 +500,9 @@ at::Tensor gated_row_by_row(const at::Tensor& x, const at::Tensor& gate) {
   return out;
 }
 
-at::Tensor plain_unit(const at::Tensor& x, const at::Tensor& bias, Activation activation) {
-  return PlainUnit::apply(x, Bias{bias}, activation);
+at::Tensor plain_unit(const at::Tensor& x, const at::Tensor& bias, Activation activation,
+                      bool narrow) {
+  return with_any_gradient(PlainUnit::apply(x, Bias{bias}, activation, narrow), narrow);
 }
 
 }  // namespace bipo

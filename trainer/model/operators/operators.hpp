@@ -37,21 +37,25 @@ bool emulates_bfloat16(at::Device device);
 // bfloat16, and a CPU without bfloat16 tiles has no other product that yields them.
 bool keeps_float_head(at::Device device);
 
-// Returns x W^T for x [T, in].
+// Returns x W^T for x [T, in]; float32 where x is bfloat16, the weight's type, on a device.
 at::Tensor frozen_linear(const at::Tensor& x, const FrozenWeight& weight);
 
 // Returns residual + x W^T for residual [T, out].
 at::Tensor frozen_linear_onto(const at::Tensor& residual, const at::Tensor& x,
                               const FrozenWeight& weight);
 
+// The results of the operators with a parameter `narrow` may be bfloat16, because only a product in
+// it takes them; their gradients stay in x's type.  Only for x with runs_compiled().
+
 // x / sqrt(mean(x^2) + epsilon) * weight over the last dimension of x [T, D] (Zhang and Sennrich,
 // arXiv 1910.07467, equation 4).
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon);
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon,
+                    bool narrow = false);
 
 // (x - mean(x)) / sqrt(variance(x) + epsilon) * weight + bias over the last dimension of x [T, D]
 // (Ba et al., arXiv 1607.06450, equation 3); bias may be undefined.
 at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                      double epsilon);
+                      double epsilon, bool narrow = false);
 
 // What a block's branch adds to the residual stream: factor RMSNorm(x + bias).
 struct AddedBranch {
@@ -65,10 +69,16 @@ struct AddedBranch {
 at::Tensor add_onto(const at::Tensor& residual, const at::Tensor& x, const AddedBranch& branch);
 
 // activation(gate) * up for gate_up [T, 2 I], gate first (Shazeer, arXiv 2002.05202, equation 6).
-at::Tensor gated_unit(const at::Tensor& gate_up, Activation activation);
+at::Tensor gated_unit(const at::Tensor& gate_up, Activation activation, bool narrow = false);
 
 // activation(x + bias) for x [T, I]; bias [I] may be undefined.
-at::Tensor plain_unit(const at::Tensor& x, const at::Tensor& bias, Activation activation);
+at::Tensor plain_unit(const at::Tensor& x, const at::Tensor& bias, Activation activation,
+                      bool narrow = false);
+
+// Lets the backward pass hand a gradient of any type to `x`, a result of a function of ours: on a
+// device bfloat16 operands of products have float32 gradients, and the other way around.  libtorch
+// would convert it, a kernel and a rounding more.
+void accept_any_gradient(const at::Tensor& x);
 
 // Returns sigmoid(gate) x for x and gate [T, C].  Each row by itself: in float32 on the CPU it has
 // the same bits whatever is computed with it.  No gradient.

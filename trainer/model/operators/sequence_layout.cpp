@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <numeric>
 #include <utility>
 
 #include "trainer/model/operators/rotary_tables.hpp"
@@ -46,12 +47,66 @@ std::vector<QuerySpan> query_spans(const std::vector<SequencePart>& parts,
   return spans;
 }
 
+// Returns which places hold each of `rows` rows, given each place's row: all of them, those of row
+// 0 first, and where those of each row begin.
+std::pair<std::vector<std::int64_t>, std::vector<std::int64_t>> places_by_row(
+    const std::vector<std::int64_t>& row_of_place, std::int64_t rows) {
+  std::vector<std::int64_t> first(static_cast<std::size_t>(rows) + 1);
+  for (const std::int64_t row : row_of_place) {
+    ++first[static_cast<std::size_t>(row) + 1];
+  }
+  std::partial_sum(first.begin(), first.end(), first.begin());
+  std::vector<std::int64_t> next = first;
+  std::vector<std::int64_t> places(row_of_place.size());
+  for (std::size_t place = 0; place < places.size(); ++place) {
+    std::int64_t& at = next[static_cast<std::size_t>(row_of_place[place])];
+    places[static_cast<std::size_t>(at++)] = static_cast<std::int64_t>(place);
+  }
+  return {places, first};
+}
+
+// Adds the tables of flash attention over `rows` rows to `upload`.
+void add_joined(const std::vector<QuerySpan>& spans, std::int64_t rows, Upload& upload,
+                JoinedSpans& joined) {
+  std::vector<std::int64_t> row_of_key;
+  std::vector<std::int32_t> query_bounds = {0};
+  std::vector<std::int32_t> key_bounds = {0};
+  for (const QuerySpan& span : spans) {
+    // Of all that come before, only the last ones are in the window of the first query.
+    const std::int64_t all = key_count(span);
+    const std::int64_t seen =
+        span.window == 0 ? all : std::min(all, span.window + span.queries.size() - 1);
+    std::int64_t skipped = all - seen;
+    const auto add = [&](const Range& range) {
+      const std::int64_t skip = std::min(skipped, range.size());
+      skipped -= skip;
+      for (std::int64_t row = range.begin + skip; row < range.end; ++row) {
+        row_of_key.push_back(row);
+      }
+    };
+    std::for_each(span.context.begin(), span.context.end(), add);
+    add({span.own.begin, span.own.begin + span.visible + span.queries.size() - 1});
+    joined.window = span.window;
+    joined.most_queries = std::max(joined.most_queries, span.queries.size());
+    joined.most_keys = std::max(joined.most_keys, seen);
+    query_bounds.push_back(static_cast<std::int32_t>(span.queries.end));
+    key_bounds.push_back(static_cast<std::int32_t>(row_of_key.size()));
+  }
+  const auto [places, first] = places_by_row(row_of_key, rows);
+  upload.add(row_of_key, joined.row_of_key);
+  upload.add(places, joined.keys_by_row);
+  upload.add(first, joined.first_key);
+  upload.add(at::tensor(query_bounds, at::kInt), joined.query_bounds);
+  upload.add(at::tensor(key_bounds, at::kInt), joined.key_bounds);
+}
+
 // The tables of one kind of attention under way to the device.
 struct SpanTables {
   std::int64_t spans = 0;
   std::int64_t most_queries = 0;
   std::int64_t most_keys = 0;
   PaddedSpans padded;
+  JoinedSpans joined;
   at::Tensor keys_seen;   // [S q] int64
   at::Tensor first_seen;  // [S q] int64
 };
@@ -103,15 +158,18 @@ void add_tables(const std::vector<QuerySpan>& spans, std::int64_t keys, Upload& 
   }
   std::vector<std::int64_t> slots_by_key;
   std::vector<std::int64_t> slots_per_key;
+  std::vector<std::int64_t> first_slot = {0};
   for (const std::vector<std::int64_t>& slots : slots_of_key) {
     slots_by_key.insert(slots_by_key.end(), slots.begin(), slots.end());
     slots_per_key.push_back(static_cast<std::int64_t>(slots.size()));
+    first_slot.push_back(static_cast<std::int64_t>(slots_by_key.size()));
   }
   upload.add(query_of_slot, tables.padded.query_of_slot);
   upload.add(key_of_slot, tables.padded.key_of_slot);
   upload.add(slot_of_query, tables.padded.slot_of_query);
   upload.add(slots_by_key, tables.padded.slots_by_key);
   upload.add(slots_per_key, tables.padded.slots_per_key);
+  upload.add(first_slot, tables.padded.first_slot);
   upload.add(keys_seen, tables.keys_seen);
   upload.add(first_seen, tables.first_seen);
 }
@@ -289,6 +347,13 @@ void lay_out(const std::vector<CachedPart>& parts, std::int64_t taps, bool pads,
   }
 }
 
+// Sets what both halves of a head are turned by.
+template <class Spans>
+void set_turns(const QuerySet& set, Spans& spans) {
+  spans.cos = at::cat({set.cos, set.cos}, -1).unsqueeze(1);
+  spans.sin = at::cat({-set.sin, set.sin}, -1).unsqueeze(1);
+}
+
 // Returns the padded spans of `tables`, which are on the device, for the rows of `set`.
 PaddedSpans padded_spans(SpanTables tables, const QuerySet& set) {
   PaddedSpans padded = std::move(tables.padded);
@@ -304,8 +369,7 @@ PaddedSpans padded_spans(SpanTables tables, const QuerySet& set) {
   padded.bias = at::zeros(seen.sizes(), set.cos.options())
                     .masked_fill_(seen.logical_not_(), -std::numeric_limits<double>::infinity())
                     .narrow(-1, 0, tables.most_keys);
-  padded.cos = at::cat({set.cos, set.cos}, -1).unsqueeze(1);
-  padded.sin = at::cat({-set.sin, set.sin}, -1).unsqueeze(1);
+  set_turns(set, padded);
   return padded;
 }
 
@@ -348,7 +412,15 @@ std::uint64_t bytes_of(const SequenceLayout& layout) {
         const PaddedSpans& padded = *set->padded;
         for (const at::Tensor& tensor :
              {padded.query_of_slot, padded.key_of_slot, padded.slot_of_query, padded.slots_by_key,
-              padded.slots_per_key, padded.bias, padded.cos, padded.sin}) {
+              padded.slots_per_key, padded.first_slot, padded.bias, padded.cos, padded.sin}) {
+          bytes += tensor.nbytes();
+        }
+      }
+      if (set->joined) {
+        const JoinedSpans& joined = *set->joined;
+        for (const at::Tensor& tensor :
+             {joined.row_of_key, joined.keys_by_row, joined.first_key, joined.query_bounds,
+              joined.key_bounds, joined.cos, joined.sin}) {
           bytes += tensor.nbytes();
         }
       }
@@ -375,7 +447,8 @@ CachedRecurrence cached_recurrence(const std::vector<CachedPart>& parts, std::in
   return layout;
 }
 
-LayoutBuilder::LayoutBuilder(const ModelConfig& config, at::ScalarType type, at::Device device)
+LayoutBuilder::LayoutBuilder(const ModelConfig& config, at::ScalarType type, at::Device device,
+                             std::vector<bool> joins)
     : taps_(config.delta_net ? config.delta_net->taps : 0), type_(type), device_(device) {
   for (const AttentionKind& attention : config.attention_kinds) {
     // Pairs of elements that do not turn keep the angle 0 and the factor 1.
@@ -390,6 +463,7 @@ LayoutBuilder::LayoutBuilder(const ModelConfig& config, at::ScalarType type, at:
     }
     kinds_.push_back({frequencies.to(device), factors.to(device), attention.window});
     kinds_.back().is_recurrent = attention.is_recurrent;
+    kinds_.back().joins = !joins.empty() && joins.at(kinds_.size() - 1);
     if (attention.rotary) {
       const RotaryEmbedding& rotary = config.rotary.at(*attention.rotary);
       kinds_.back().query_growth = rotary.query_growth;
@@ -436,7 +510,9 @@ SequenceLayout LayoutBuilder::packed(const std::vector<std::int64_t>& positions,
     for (const std::size_t part : {0, 1}) {
       QuerySet& set = sets[kind][part];
       set.spans = query_spans(parts, part == 0 ? nullptr : &answer_rows, kinds_[kind].window);
-      if (pads) {
+      if (kinds_[kind].joins) {
+        add_joined(set.spans, keys, upload, tables[kind][part].joined);
+      } else if (pads) {
         add_tables(set.spans, keys, upload, tables[kind][part]);
       }
     }
@@ -459,7 +535,13 @@ SequenceLayout LayoutBuilder::packed(const std::vector<std::int64_t>& positions,
     if (all.query_scale.defined()) {
       answers.query_scale = all.query_scale.index_select(0, layout.answer_rows);
     }
-    if (pads) {
+    if (kinds_[kind].joins) {
+      for (const std::size_t part : {0, 1}) {
+        QuerySet& set = sets[kind][part];
+        set.joined = std::move(tables[kind][part].joined);
+        set_turns(set, *set.joined);
+      }
+    } else if (pads) {
       all.padded = padded_spans(std::move(tables[kind][0]), all);
       answers.padded = padded_spans(std::move(tables[kind][1]), answers);
     }

@@ -44,10 +44,25 @@ struct PaddedSpans {
   at::Tensor slot_of_query;  // [queries] int64
   at::Tensor slots_by_key;   // int64: the slots that hold a key, those of key 0 first
   at::Tensor slots_per_key;  // [T] int64: how many of them hold each key
+  at::Tensor first_slot;     // [T + 1] int64: where those of each key begin
   at::Tensor bias;           // [S, 1, q, k] of the residual type: 0 where a query sees a key, else
                              // minus infinity
   at::Tensor cos;            // [n, 1, K]: QuerySet's, for both halves of a head
   at::Tensor sin;            // [n, 1, K]: likewise, with a minus for the first half
+};
+
+// The S spans one after the other, for flash attention: keys without padding.
+struct JoinedSpans {
+  at::Tensor row_of_key;    // [k] int64: the rows that the first span sees, then those of the next
+  at::Tensor keys_by_row;   // [k] int64: the keys that are row 0, then those that are row 1
+  at::Tensor first_key;     // [T + 1] int64: where those of each row begin
+  at::Tensor query_bounds;  // [S + 1] int32: where the queries of each span begin, and n
+  at::Tensor key_bounds;    // [S + 1] int32: likewise its keys
+  std::int64_t most_queries = 0;  // of a span
+  std::int64_t most_keys = 0;
+  std::int64_t window = 0;  // as in QuerySpan
+  at::Tensor cos;           // as in PaddedSpans
+  at::Tensor sin;
 };
 
 struct QuerySet {
@@ -56,6 +71,7 @@ struct QuerySet {
   at::Tensor sin;                // [n, K / 2]
   at::Tensor query_scale;        // [n, 1], multiplies the queries; undefined: all are 1
   std::optional<PaddedSpans> padded;
+  std::optional<JoinedSpans> joined;  // instead, where flash attention runs
 };
 
 // The layout for one kind of block.
@@ -156,8 +172,10 @@ CachedRecurrence cached_recurrence(const std::vector<CachedPart>& parts, std::in
 // Makes the layouts of batches for one model.
 class LayoutBuilder {
  public:
-  // `type`: of the residual stream.
-  LayoutBuilder(const ModelConfig& config, at::ScalarType type, at::Device device);
+  // `type`: of the residual stream; `joins`: for each kind of attention, whether flash attention
+  // runs on packed batches (none: nowhere).
+  LayoutBuilder(const ModelConfig& config, at::ScalarType type, at::Device device,
+                std::vector<bool> joins = {});
 
   // positions[t] is the place of row t in its sequence; `parts` cover the rows in order;
   // `answer_rows` (ascending) are the rows that predict.  What is in `upload` is sent along.
@@ -178,6 +196,7 @@ class LayoutBuilder {
     double query_growth = 0;  // as in RotaryEmbedding
     double query_context = 0;
     bool is_recurrent = false;  // rows see nothing by attention
+    bool joins = false;
   };
 
   at::Tensor scale_of_queries(const at::Tensor& positions, std::int64_t last,

@@ -10,6 +10,7 @@
 #include <limits>
 #include <ostream>
 #include <string>
+#include <utility>
 
 #include "collectives/foundation/errors.hpp"
 #include "tests/support/host_kernels.hpp"
@@ -232,9 +233,9 @@ TEST_P(DeviceKernels, HeadsTurnAndTurnBack) {
     const at::Tensor upstream = numbers(rows, width).view({rows, heads.sum(), kSize});
     exact.backward(upstream);
 
-    const auto found = compiled_turn(typed(wide).narrow(1, 2, width), heads, cos, sin);
-    expect_close(at::cat({found[0], found[1], found[2]}, 1).to(at::kDouble), exact.detach(),
-                 "value");
+    const TurnedHeads found = compiled_turn(typed(wide).narrow(1, 2, width), heads, cos, sin);
+    expect_close(at::cat({found.queries, found.keys, found.values}, 1).to(at::kDouble),
+                 exact.detach(), "value");
     const at::Tensor d = typed(upstream);
     const at::Tensor back =
         compiled_turn_back({d.narrow(1, 0, heads.queries), d.narrow(1, heads.queries, heads.keys),
@@ -249,6 +250,172 @@ TEST_P(DeviceKernels, HeadsTurnAndTurnBack) {
     EXPECT_TRUE(without.narrow(1, 0, of_queries).equal(back.narrow(1, 0, of_queries)));
     EXPECT_TRUE(without.narrow(1, of_queries, width - of_queries).eq(0).all().item<bool>());
   }
+}
+
+// Biases, norms of each kind and factors of queries, before heads turn.
+TEST_P(DeviceKernels, HeadsPassThroughTheirOperandsAndTurn) {
+  const std::int64_t rows = GetParam().rows;
+  constexpr std::int64_t kSize = 40;  // more than a warp
+  constexpr HeadCounts kHeads{3, 2, 2};
+  const std::int64_t width = kHeads.sum() * kSize;
+  const at::Tensor angles = at::randn({rows, kSize / 2}, at::kDouble);
+  const at::Tensor cos = typed(at::cat({angles.cos(), angles.cos()}, -1).unsqueeze(1));
+  const at::Tensor sin = typed(at::cat({-angles.sin(), angles.sin()}, -1).unsqueeze(1));
+  const at::Tensor bias = numbers(width);
+  const at::Tensor norms[] = {numbers(kSize), numbers(kSize), numbers(kSize)};
+  const at::Tensor factor = numbers(rows, 1);
+  struct Applied {
+    bool bias, norms, value_norm, factor;
+  };
+  for (const Applied& applied :
+       {Applied{true, false, false, false}, Applied{true, true, false, true},
+        Applied{false, true, true, false}}) {
+    const HeadTransforms operands{.bias = applied.bias ? typed(bias) : at::Tensor(),
+                                  .query_norm = applied.norms ? typed(norms[0]) : at::Tensor(),
+                                  .key_norm = applied.norms ? typed(norms[1]) : at::Tensor(),
+                                  .value_norm = applied.value_norm ? typed(norms[2]) : at::Tensor(),
+                                  .query_factor = applied.factor ? typed(factor) : at::Tensor(),
+                                  .epsilon = 1e-5};
+    const at::Tensor x = numbers(rows, width);
+    const at::Tensor leaf = x.clone().set_requires_grad(true);
+    const at::Tensor by_head =
+        (applied.bias ? leaf + bias : leaf).reshape({rows, kHeads.sum(), kSize});
+    const auto kind = [&](std::int64_t first, std::int64_t count, bool is_normed,
+                          const at::Tensor& norm) {
+      const at::Tensor heads = by_head.narrow(1, first, count);
+      return is_normed ? rms_formula(heads, norm) : heads;
+    };
+    const at::Tensor q = kind(0, 3, applied.norms, norms[0]);
+    const at::Tensor exact =
+        at::cat({turned_formula(applied.factor ? q * factor.unsqueeze(2) : q, angles),
+                 turned_formula(kind(3, 2, applied.norms, norms[1]), angles),
+                 kind(5, 2, applied.value_norm, norms[2])},
+                1);
+    const at::Tensor upstream = numbers(rows, width).view({rows, kHeads.sum(), kSize});
+    exact.backward(upstream);
+
+    // bfloat16 is rounded behind the norm, behind the factor and twice in the rotation.
+    const double times = GetParam().type == at::kBFloat16 ? 2 : 1;
+    const TurnedHeads found = compiled_turn(typed(x), kHeads, cos, sin, operands);
+    expect_close(at::cat({found.queries, found.keys, found.values}, 1).to(at::kDouble),
+                 exact.detach(), "value", times);
+    const at::Tensor d = typed(upstream);
+    const TurnedHeads gradients{d.narrow(1, 0, 3), d.narrow(1, 3, 2), d.narrow(1, 5, 2)};
+    const at::Tensor back = compiled_turn_back(gradients, kHeads, cos, sin, operands, typed(x));
+    expect_close(back.to(at::kDouble), leaf.grad(), "gradient", times);
+
+    if (GetParam().type == at::kFloat) {
+      const TurnedHeads narrow = compiled_turn(typed(x), kHeads, cos, sin, operands, true);
+      EXPECT_TRUE(narrow.queries.equal(found.queries.to(at::kBFloat16)));
+      EXPECT_TRUE(
+          narrow.keys_and_values.equal(at::cat({found.keys, found.values}, 1).to(at::kBFloat16)));
+      const at::Tensor halves = at::cat({gradients.keys, gradients.values}, 1).to(at::kBFloat16);
+      const TurnedHeads rounded{gradients.queries.to(at::kBFloat16), halves.narrow(1, 0, 2),
+                                halves.narrow(1, 2, 2)};
+      const TurnedHeads wide{rounded.queries.to(at::kFloat), rounded.keys.to(at::kFloat),
+                             rounded.values.to(at::kFloat)};
+      EXPECT_TRUE(compiled_turn_back(rounded, kHeads, cos, sin, operands, typed(x), /*narrow=*/true)
+                      .equal(compiled_turn_back(wide, kHeads, cos, sin, operands, typed(x))
+                                 .to(at::kBFloat16)));
+    }
+  }
+}
+
+// Two spans of three slots over four rows; the last slot of the second span repeats row 2.
+TEST_P(DeviceKernels, RowsGoIntoSlotsAndBack) {
+  const std::int64_t size = GetParam().columns;
+  const at::Tensor x = typed(numbers(4, 2 * size)).view({4, 2, size});
+  const at::Tensor row_of_slot = at::tensor({0, 1, 0, 2, 3, 2}, at::kLong);
+  const at::Tensor head_of = at::tensor({0, 0, 1}, at::kLong);
+  for (const bool by_slot : {false, true}) {
+    const at::Tensor slots = compiled_to_slots(
+        x, {.row_of_slot = row_of_slot, .head_of = head_of, .spans = 2, .by_slot = by_slot},
+        GetParam().type);
+    const at::Tensor exact = x.index_select(0, row_of_slot)
+                                 .view({2, 3, 2, size})
+                                 .transpose(1, 2)
+                                 .index_select(1, head_of);
+    EXPECT_TRUE(slots.equal(exact));
+    EXPECT_EQ(slots.stride(2), by_slot ? 3 * size : size);
+
+    // Row 0 lies in two slots of the first span, of which this table names the last.
+    const at::Tensor slot_of_row = at::tensor({2, 1, 3, 4}, at::kLong);
+    EXPECT_TRUE(
+        compiled_from_slots(slots, slot_of_row)
+            .equal(exact.transpose(1, 2).reshape({6, 3, size}).index_select(0, slot_of_row)));
+    const at::Tensor filled = compiled_to_slots(
+        x, {.row_of_slot = row_of_slot, .slot_of_row = slot_of_row, .spans = 2}, GetParam().type);
+    EXPECT_TRUE(filled.select(0, 0).select(1, 0).eq(0).all().item<bool>());
+    EXPECT_TRUE(filled.select(0, 1).select(1, 2).eq(0).all().item<bool>());
+    EXPECT_TRUE(filled.select(0, 0).select(1, 2).equal(x.select(0, 0)));
+
+    const at::Tensor sums = at::zeros({4, 2, size}, x.options());
+    compiled_sum_slots(slots, at::tensor({0, 2, 1, 3, 5, 4}, at::kLong),
+                       at::tensor({0, 2, 3, 5, 6}, at::kLong), at::tensor({0, 2, 3}, at::kLong),
+                       sums);
+    // Every row as often as it is there; the first of its heads is there twice.
+    const at::Tensor times = at::tensor({2.0, 1.0, 2.0, 1.0}, at::kDouble).view({4, 1, 1}) *
+                             at::tensor({2.0, 1.0}, at::kDouble).view({1, 2, 1});
+    EXPECT_TRUE(sums.equal((x.to(at::kDouble) * times).to(GetParam().type)));
+  }
+}
+
+TEST_P(DeviceKernels, CappedSoftmax) {
+  const std::int64_t columns = GetParam().columns;
+  constexpr double kScale = 0.7;
+  constexpr double kCap = 5;
+  const at::Tensor x = numbers(2 * 3 * 4, columns).view({2, 3, 4, columns});
+  const at::Tensor wide_bias = at::zeros({2, 1, 4, columns + 3}, at::kDouble);
+  wide_bias.narrow(3, 1, 2).fill_(-std::numeric_limits<double>::infinity());
+  wide_bias.select(2, 3).narrow(2, 3, 2).fill_(-std::numeric_limits<double>::infinity());
+  const at::Tensor bias = wide_bias.narrow(3, 0, columns);
+  const at::Tensor leaf = x.clone().set_requires_grad(true);
+  const at::Tensor exact = at::softmax(kCap * at::tanh(leaf * (kScale / kCap)) + bias, -1);
+  const at::Tensor upstream = numbers(2 * 3 * 4, columns).view({2, 3, 4, columns});
+  exact.backward(upstream);
+  const at::Tensor dense_bias = typed(wide_bias).narrow(3, 0, columns);
+  const at::Tensor weights = compiled_capped_softmax(typed(x), dense_bias, kScale, kCap);
+  expect_close(weights.to(at::kDouble), exact.detach(), "weights");
+  const at::Tensor d = typed(upstream);
+  compiled_capped_softmax_backward(typed(x), weights, kScale, kCap, d);
+  // The weights of a bfloat16 call are rounded before their mean gradient is taken.
+  expect_close(d.to(at::kDouble), leaf.grad(), "gradient",
+               GetParam().type == at::kBFloat16 ? 4 : 1);
+}
+
+// Results for products are what a conversion would make of the others, and gradients the same.
+TEST_P(DeviceKernels, NarrowResultsAreRoundedOnce) {
+  if (GetParam().type != at::kFloat) {
+    return;  // the residual stream of a model in bfloat16 is float32
+  }
+  const std::int64_t columns = GetParam().columns;
+  const at::Tensor weight = typed(numbers(columns));
+  const at::Tensor x = typed(numbers(GetParam().rows, columns));
+  const at::Tensor both = typed(numbers(GetParam().rows, 2 * columns));
+  const auto expect_rounded = [](const auto& op, const at::Tensor& input, bool gradient_too) {
+    const auto run = [&](bool narrow) {
+      const at::Tensor leaf = input.clone().set_requires_grad(true);
+      const at::Tensor value = op(leaf, narrow);
+      value.backward(at::arange(value.numel(), at::kFloat).sin().view(value.sizes()));
+      return std::pair(value.detach(), leaf.grad());
+    };
+    const auto [wide, d_wide] = run(false);
+    const auto [narrow, d_narrow] = run(true);
+    EXPECT_TRUE(narrow.equal(wide.to(at::kBFloat16)));
+    EXPECT_TRUE(d_narrow.equal(gradient_too ? d_wide.to(at::kBFloat16).to(at::kFloat) : d_wide));
+  };
+  expect_rounded(
+      [&](const at::Tensor& t, bool narrow) { return rms_norm(t, weight, 1e-5, narrow); }, x,
+      false);
+  expect_rounded(
+      [&](const at::Tensor& t, bool narrow) { return layer_norm(t, weight, weight, 1e-5, narrow); },
+      x, false);
+  expect_rounded(
+      [](const at::Tensor& t, bool narrow) { return gated_unit(t, Activation::kSilu, narrow); },
+      both, true);
+  expect_rounded([&](const at::Tensor& t,
+                     bool narrow) { return plain_unit(t, weight, Activation::kGelu, narrow); },
+                 x, true);
 }
 
 std::vector<Case> all_cases() {
