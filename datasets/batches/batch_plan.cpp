@@ -16,7 +16,7 @@ namespace bipo {
 namespace {
 
 // Keeps the random numbers of different purposes apart under one seed.
-enum class Stream : std::uint32_t { kShuffle = 0, kBatchSign = 1, kPairSign = 2 };
+enum class Stream : std::uint32_t { kShuffle = 0, kBatchSign = 1, kPairSign = 2, kFactor = 3 };
 
 std::uint64_t random_bits(std::uint64_t seed, Stream stream, std::int32_t epoch,
                           std::int64_t index) {
@@ -65,6 +65,18 @@ std::vector<std::vector<std::int8_t>> signs_of_passes(const PlanSettings& settin
   return {signs};
 }
 
+// Draws each pair's factor: the bits are a fraction of 2^64, of which every factor has an equal
+// part.
+std::vector<double> factors_of(const PlanSettings& settings, std::int32_t epoch,
+                               const std::vector<std::int64_t>& batch) {
+  std::vector<double> factors;
+  for (const std::int64_t pair : batch) {
+    const std::uint64_t upper = random_bits(settings.seed, Stream::kFactor, epoch, pair) >> 32;
+    factors.push_back(settings.factors[(upper * settings.factors.size()) >> 32]);
+  }
+  return factors;
+}
+
 void require_at_least(std::int64_t value, std::int64_t least, const char* what) {
   if (value < least) {
     throw UserError(fmt::format("{} must be at least {}, but is {}", what, least, value));
@@ -97,6 +109,9 @@ BatchPlan::BatchPlan(PlanSettings settings) : settings_(std::move(settings)) {
   require_at_least(settings_.micro_batch, 1, "--micro-batch");
   require_at_least(settings_.epochs, 1, "--epochs");
   require_at_least(settings_.max_steps, 0, "--max-steps");
+  if (settings_.factors.empty()) {
+    throw BugError("a plan without a factor");
+  }
   if (!settings_.costs.empty() &&
       settings_.costs.size() != static_cast<std::size_t>(settings_.pairs)) {
     throw BugError(fmt::format("{} costs for {} pairs", settings_.costs.size(), settings_.pairs));
@@ -166,6 +181,7 @@ StepPlan BatchPlan::step(std::int64_t index, const std::vector<std::int64_t>& or
 
   plan.logged_sign = step_sign(settings_, plan.epoch, step_in_epoch);
   plan.passes = signs_of_passes(settings_, plan, batch);
+  plan.factors = factors_of(settings_, plan.epoch, batch);
   return plan;
 }
 

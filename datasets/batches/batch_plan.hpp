@@ -27,6 +27,8 @@ struct PlanSettings {
   std::uint64_t seed = 11;
   bool shuffle = true;
   SignRule sign = SignRule::kBatch;
+  // Each pair draws one in every epoch, by which the vector is multiplied for it; at least one.
+  std::vector<double> factors = {1};
   // [P] costs of the pairs, so that a step's micro-batches cost about the same; empty: all the
   // same.
   std::vector<std::int64_t> costs;
@@ -42,6 +44,7 @@ struct StepPlan {
   // Every micro-batch makes these passes; each has one sign per pair of the batch, in batch order.
   // One pass, except for kBoth, which makes two (+1, then -1).
   std::vector<std::vector<std::int8_t>> passes;
+  std::vector<double> factors;  // of the pairs, in batch order, in every pass
   std::int8_t logged_sign = 0;  // d of the step; 0 where the step has several (pair, both)
 };
 

@@ -5,12 +5,11 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <numbers>
 #include <tuple>
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
-#include "datasets/batches/philox.hpp"
+#include "datasets/batches/normal_numbers.hpp"
 #include "trainer/records/records.hpp"
 
 namespace bipo {
@@ -30,17 +29,13 @@ std::map<std::int64_t, std::vector<double>> sums_of_layers(
   return sums;
 }
 
-// Returns the normal numbers i and i + 1 for even i (Box and Muller, 1958).
-std::pair<double, double> normal_pair(std::size_t i, std::int64_t layer, std::uint64_t seed,
-                                      std::uint32_t draw) {
+// Returns the normal numbers i and i + 1 for even i.
+std::pair<double, double> normal_pair_at(std::size_t i, std::int64_t layer, std::uint64_t seed,
+                                         std::uint32_t draw) {
   constexpr std::uint32_t kRandomDirection = 0x72646972;  // distinct from the seed's other uses
-  const auto bits = philox4x32(
+  return normal_pair(
       {static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(layer), kRandomDirection, draw},
-      {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
-  const auto uniform = [](std::uint32_t number) { return (number + 0.5) * 0x1p-32; };
-  const double radius = std::sqrt(-2 * std::log(uniform(bits[0])));
-  const double angle = 2 * std::numbers::pi * uniform(bits[1]);
-  return {radius * std::cos(angle), radius * std::sin(angle)};
+      seed);
 }
 
 // Collects settings, each once.
@@ -95,7 +90,7 @@ std::vector<float> random_direction(std::size_t hidden, double norm, std::int64_
                                     std::uint64_t seed, std::uint32_t draw) {
   std::vector<double> values(hidden + hidden % 2);
   for (std::size_t i = 0; i < values.size(); i += 2) {
-    std::tie(values[i], values[i + 1]) = normal_pair(i, layer, seed, draw);
+    std::tie(values[i], values[i + 1]) = normal_pair_at(i, layer, seed, draw);
   }
   values.resize(hidden);
   const double own = vector_norm(values);

@@ -31,7 +31,8 @@ hdf5::Table<StepRow> step_table() {
       .column("epoch", "1", kEpoch, &StepRow::epoch)
       .column("lr", "absolute", "learning rate of this step", &StepRow::lr)
       .column("loss", "nats", "mean over the batch, before the update", &StepRow::loss)
-      .column("margin", "nats", "mean of sign*beta*delta", &StepRow::margin)
+      .column("margin", "nats", "mean margin of the objective; of bipo sign*beta*delta",
+              &StepRow::margin)
       .column("accuracy", "share", "pairs with sign*delta > 0", &StepRow::accuracy)
       .column("sign", "1", "+1 or -1; 0 where the step has no single sign", &StepRow::sign)
       .column("grad_norm", "nats per hidden unit",
@@ -49,8 +50,10 @@ hdf5::Table<EvalRow> eval_table() {
       .column("epoch", "1", kEpoch, &EvalRow::epoch)
       .column("multiplier", "1", "factor on the vector", &EvalRow::multiplier)
       .column("pairs", "pairs", "held-out pairs evaluated", &EvalRow::pairs)
-      .column("loss", "nats", "mean of -log sigmoid(beta*delta)", &EvalRow::loss)
-      .column("margin", "nats", "mean of beta*delta", &EvalRow::margin)
+      .column("loss", "nats", "mean loss of the objective; of bipo -log sigmoid(beta*delta)",
+              &EvalRow::loss)
+      .column("margin", "nats", "mean margin of the objective; of bipo beta*delta",
+              &EvalRow::margin)
       .column("accuracy", "share", "pairs whose chosen answer is likelier than the rejected one",
               &EvalRow::accuracy)
       .column("chosen_logp", "nats", "mean log-probability of the chosen answer",

@@ -58,6 +58,28 @@ const std::vector<std::string>& names_of<Positions>() {
 }
 
 template <>
+const std::vector<std::string>& names_of<ObjectiveKind>() {
+  return objective_names();
+}
+
+template <>
+const std::vector<std::string>& names_of<Reduction>() {
+  return reduction_names();
+}
+
+template <>
+const std::vector<std::string>& names_of<Schedule>() {
+  static const std::vector<std::string> names = {"cosine", "linear", "constant"};
+  return names;
+}
+
+template <>
+const std::vector<std::string>& names_of<NormRule>() {
+  static const std::vector<std::string> names = {"free", "max", "fixed"};
+  return names;
+}
+
+template <>
 const std::vector<std::string>& names_of<SignRule>() {
   return sign_names();
 }
@@ -220,6 +242,13 @@ Json stored_value(const VectorChoice& value) {
 Json stored_value(const JudgeScale& value) {
   return value.text;
 }
+// As their options read it.
+Json stored_value(const NormChoice& value) {
+  return shown_value(value);
+}
+Json stored_value(const RandomStart& value) {
+  return shown_value(value);
+}
 Json automatic_value() {
   return "auto";
 }
@@ -252,6 +281,24 @@ std::string shown_value(const VectorChoice& value) {
 
 std::string shown_value(const JudgeScale& value) {
   return value.text;
+}
+
+namespace {
+
+std::string length_text(const Length& length) {
+  return fmt::format("{}{}", length.value, length.is_percent ? "%" : "");
+}
+
+}  // namespace
+
+std::string shown_value(const NormChoice& value) {
+  const std::string& rule = name_of(value.rule);
+  return value.rule == NormRule::kFree ? rule
+                                       : fmt::format("{}:{}", rule, length_text(value.length));
+}
+
+std::string shown_value(const RandomStart& value) {
+  return value == RandomStart() ? "zero" : fmt::format("random:{}", length_text(value.length));
 }
 
 Field field(std::string name, std::string value_name, std::string description,

@@ -44,6 +44,14 @@ const std::vector<std::string>& names_of<Select>();
 template <>
 const std::vector<std::string>& names_of<Positions>();
 template <>
+const std::vector<std::string>& names_of<ObjectiveKind>();
+template <>
+const std::vector<std::string>& names_of<Reduction>();
+template <>
+const std::vector<std::string>& names_of<Schedule>();
+template <>
+const std::vector<std::string>& names_of<NormRule>();
+template <>
 const std::vector<std::string>& names_of<SignRule>();
 template <>
 const std::vector<std::string>& names_of<AnswerPairs>();
@@ -156,6 +164,8 @@ nlohmann::ordered_json stored_value(const TemplateArguments& value);
 nlohmann::ordered_json stored_value(const Warmup& value);
 nlohmann::ordered_json stored_value(const VectorChoice& value);
 nlohmann::ordered_json stored_value(const JudgeScale& value);
+nlohmann::ordered_json stored_value(const NormChoice& value);
+nlohmann::ordered_json stored_value(const RandomStart& value);
 nlohmann::ordered_json automatic_value();  // "auto"
 std::string shown_value(const std::filesystem::path& value);
 std::string shown_value(const std::string& value);
@@ -164,6 +174,8 @@ std::string shown_value(const TemplateArguments& value);
 std::string shown_value(const Warmup& value);
 std::string shown_value(const VectorChoice& value);
 std::string shown_value(const JudgeScale& value);
+std::string shown_value(const NormChoice& value);
+std::string shown_value(const RandomStart& value);
 inline std::string shown_value(bool value) {
   return value ? "yes" : "no";
 }

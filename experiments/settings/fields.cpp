@@ -22,6 +22,54 @@ Field beta_field(double& beta, const char* description) {
   return field("beta", "X", description, beta, real(RealRange::kPositive));
 }
 
+// Files hold what belongs to another objective than BiPO's own form.
+std::vector<Field> objective_fields(TrainOptions& o) {
+  Field gamma = field("simpo-gamma", "X", "margin that --objective simpo wants above 0",
+                      o.simpo_gamma, real(RealRange::kNonNegative));
+  gamma.is_omitted = [&o] { return o.objective != ObjectiveKind::kSimpo; };
+  gamma.text = [&o] {
+    return o.objective == ObjectiveKind::kSimpo ? shown_value(o.simpo_gamma) : "not used";
+  };
+  const auto own = [&o] { return o.reduction.value_or(own_reduction(o.objective)); };
+  Field reduction =
+      automatic_or("reduction", "sum|mean",
+                   "how the log-probabilities of an answer's tokens become one number", o.reduction,
+                   "auto: mean for ipo, simpo and sft, else sum",
+                   [](const std::string& text) {
+                     return parse_reduction(parse_name(text, reduction_names()));
+                   })
+          .with_values({"sum", "mean", "auto"});
+  reduction.is_omitted = [&o, own] {
+    return o.objective == ObjectiveKind::kBipo && own() == Reduction::kSum;
+  };
+  reduction.value = [own] { return stored_value(own()); };
+  reduction.text = [own] { return shown_value(own()); };
+  return {objective_field(o.objective), beta_field(o.beta, "sharpness of the preference loss"),
+          field("label-smoothing", "X",
+                "share of pairs that are taken to be labelled the wrong way round",
+                o.label_smoothing, [](const std::string& text) { return parse_smoothing(text); })
+              .omitted_at(o.label_smoothing, 0.0),
+          std::move(gamma), std::move(reduction)};
+}
+
+// The vector of a file goes where --continue-from puts it.
+Field train_start_field(TrainOptions& o) {
+  Field made = start_field(o.start);
+  made.value_name += "|FILE[:EPOCH][@W]";
+  made.description =
+      "vector before the first step: zeros, of length X (as in --norm) in a random direction by "
+      "the seed, or that of a run file, as --continue-from takes it";
+  made.set = [&o](const std::string& text) {
+    const bool names_file = text != "zero" && !text.starts_with("random:");
+    o.continue_from = names_file ? parse_vector_choice(text) : VectorChoice();
+    o.start = names_file ? RandomStart() : parse_start(text);
+  };
+  made.text = [&o] {
+    return o.continue_from.empty() ? shown_value(o.start) : shown_value(o.continue_from);
+  };
+  return made;
+}
+
 // Version 0.1's rules are no choice: only a run that it has begun has them, stored in its way.
 Field bos_field(BosRule& rule) {
   Field made =
@@ -221,6 +269,14 @@ Field lr_unit_field(LrUnit& lr_unit) {
   return choice("lr-unit", "what the rate is a multiple of: 1, or the layer's median RMS", lr_unit);
 }
 
+Field objective_field(ObjectiveKind& objective) {
+  return choice("objective",
+                "what is minimised: BiPO, its one-directional form DPO, IPO, SimPO, or the "
+                "cross-entropy of the chosen answer (sft); simpo and sft need no reference",
+                objective)
+      .omitted_at(objective, ObjectiveKind::kBipo);
+}
+
 Field shuffle_field(bool& shuffle) {
   return on_off("shuffle", "new order each epoch", shuffle);
 }
@@ -234,12 +290,19 @@ Field cache_dtype_field(Dtype& dtype) {
 }
 
 Field preset_field() {
-  const std::vector<Field::Setting> paper = {
-      {"epochs", "20", ""},       {"batch-size", "4", ""},
-      {"lr", "5e-4", ""},         {"lr-unit", "absolute", ""},
-      {"beta", "0.1", ""},        {"weight-decay", "0", ""},
-      {"max-grad-norm", "1", ""}, {"warmup-steps", "100", "warmup"},
-      {"sign", "batch", ""},      {"shuffle", "on", ""}};
+  const std::vector<Field::Setting> paper = {{"epochs", "20", ""},
+                                             {"batch-size", "4", ""},
+                                             {"lr", "5e-4", ""},
+                                             {"lr-unit", "absolute", ""},
+                                             {"objective", "bipo", ""},
+                                             {"norm", "free", ""},
+                                             {"schedule", "cosine", ""},
+                                             {"beta", "0.1", ""},
+                                             {"weight-decay", "0", ""},
+                                             {"max-grad-norm", "1", ""},
+                                             {"warmup-steps", "100", "warmup"},
+                                             {"sign", "batch", ""},
+                                             {"shuffle", "on", ""}};
   std::vector<std::string> shown;
   for (const Field::Setting& setting : paper) {
     shown.push_back(fmt::format("{} {}", setting.option, setting.value));
@@ -258,6 +321,14 @@ Field preset_field() {
   return std::move(made).unstored();
 }
 
+Field start_field(RandomStart& start) {
+  return field("init", "zero|random:X",
+               "vector before the first step: zeros, or of length X in a random direction by the "
+               "seed; X as in --norm",
+               start, parse_start)
+      .omitted_at(start, RandomStart());
+}
+
 std::vector<Field> optimizer_fields(TrainingOptions& o) {
   return {
       field("weight-decay", "X", "decoupled weight decay", o.weight_decay,
@@ -265,8 +336,20 @@ std::vector<Field> optimizer_fields(TrainingOptions& o) {
       field("max-grad-norm", "X", "norm at which the gradient is clipped", o.max_grad_norm,
             real(RealRange::kNonNegative))
           .zero_means("no clipping"),
+      field("factors", "LIST",
+            "numbers above 0, of which each pair draws one an epoch to multiply the vector by",
+            o.factors, parse_positive_real_list)
+          .omitted_at(o.factors, std::vector<double>{1}),
+      field("norm", "free|max:X|fixed:X",
+            "length of the vector after every step: as it comes, X at most, or X; a number, or per "
+            "cent of the residual stream's median norm (5%)",
+            o.norm, parse_norm)
+          .omitted_at(o.norm, NormChoice()),
+      choice("schedule", "the rate after the warm-up: half a cosine or a line to 0, or constant",
+             o.schedule)
+          .omitted_at(o.schedule, Schedule::kCosine),
       automatic_or("warmup", "SHARE|N",
-                   "linear warm-up before the cosine, as a share of the steps (0.1) or as "
+                   "linear warm-up before that, as a share of the steps (0.1) or as "
                    "steps, which are always fewer than the run's",
                    o.warmup, "auto: 0.1", parse_warmup)
           .unstored(),
@@ -456,10 +539,11 @@ std::vector<FieldGroup> train_fields(TrainOptions& o) {
                    patience_field(o.patience), batch_size_field(o.batch_size),
                    micro_batch_field(o.micro_batch),
                    field("lr", "X", "peak learning rate", o.lr, real(RealRange::kPositive)),
-                   lr_unit_field(o.lr_unit),
-                   beta_field(o.beta, "sharpness of the preference loss")} +
-           optimizer_fields(o) +
-           std::vector{choice("sign", "direction per step", o.sign), shuffle_field(o.shuffle),
+                   lr_unit_field(o.lr_unit)} +
+           objective_fields(o) + optimizer_fields(o) +
+           std::vector{train_start_field(o),
+                       choice("sign", "direction per step; --objective dpo has plus only", o.sign),
+                       shuffle_field(o.shuffle),
                        seed_field(o.seed, "seed of the order and the signs")}},
       evaluation_and_saving_group(o),
       {"Machine", machine_fields(o) + cache_fields(o)},

@@ -30,10 +30,12 @@ Field max_steps_field(std::int64_t& max_steps);
 Field patience_field(std::int64_t& patience);
 Field log_field(std::filesystem::path& log, const char* value, const char* what);
 Field lr_unit_field(LrUnit& lr_unit);
+Field objective_field(ObjectiveKind& objective);
 Field shuffle_field(bool& shuffle);
 Field dtype_field(Dtype& dtype);
 Field cache_dtype_field(Dtype& dtype);
 Field preset_field();
+Field start_field(RandomStart& start);
 std::vector<Field> optimizer_fields(TrainingOptions& options);
 std::vector<Field> evaluation_fields(std::vector<double>& multipliers, std::int64_t& eval_every);
 std::vector<Field> machine_fields(MachineOptions& options,

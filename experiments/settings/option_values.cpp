@@ -276,6 +276,56 @@ std::vector<double> parse_real_list(std::string_view text) {
   return values;
 }
 
+namespace {
+
+constexpr const char* kLengthRule =
+    "X must be a number above 0, or a share of the residual stream's norm: 3.5, 5%";
+
+std::optional<Length> to_length(std::string_view text) {
+  const bool is_percent = text.ends_with('%');
+  const auto value = to_number<double>(text.substr(0, text.size() - (is_percent ? 1 : 0)));
+  if (!value || !std::isfinite(*value) || !(*value > 0)) {
+    return std::nullopt;
+  }
+  return Length{*value, is_percent};
+}
+
+}  // namespace
+
+NormChoice parse_norm(std::string_view text) {
+  if (text == "free") {
+    return {};
+  }
+  const std::size_t colon = std::min(text.find(':'), text.size());
+  const std::string_view rule = text.substr(0, colon);
+  const auto length = to_length(text.substr(std::min(colon + 1, text.size())));
+  if ((rule != "max" && rule != "fixed") || !length) {
+    throw UserError(fmt::format("must be free, max:X or fixed:X; {}", kLengthRule));
+  }
+  return {rule == "max" ? NormRule::kMax : NormRule::kFixed, *length};
+}
+
+RandomStart parse_start(std::string_view text) {
+  constexpr std::string_view kRandom = "random:";
+  if (text == "zero") {
+    return {};
+  }
+  const auto length =
+      text.starts_with(kRandom) ? to_length(text.substr(kRandom.size())) : std::nullopt;
+  if (!length) {
+    throw UserError(fmt::format("must be zero or random:X; {}", kLengthRule));
+  }
+  return {*length};
+}
+
+double parse_smoothing(std::string_view text) {
+  const auto share = to_number<double>(text);
+  if (!share || !(*share >= 0 && *share < 0.5)) {
+    throw UserError("must be at least 0 and below 0.5, where a label means nothing any more");
+  }
+  return *share;
+}
+
 double parse_part(std::string_view text) {
   const auto share = text == "half" ? std::optional(0.5) : to_number<double>(text);
   if (!share || !(*share > 0 && *share < 1)) {
@@ -340,6 +390,15 @@ std::string parse_name(std::string_view text, const std::vector<std::string>& na
 std::vector<double> parse_positive_real_list(std::string_view text) {
   return parse_different(
       text, [](std::string_view part) { return parse_real(part, RealRange::kPositive); });
+}
+
+std::vector<double> parse_non_negative_real_list(std::string_view text) {
+  return parse_different(
+      text, [](std::string_view part) { return parse_real(part, RealRange::kNonNegative); });
+}
+
+std::vector<double> parse_smoothing_list(std::string_view text) {
+  return parse_different(text, parse_smoothing);
 }
 
 std::vector<std::uint64_t> parse_unsigned_list(std::string_view text) {

@@ -32,6 +32,17 @@ double parse_real(std::string_view text, RealRange range);
 // Parses at least one number, comma separated, all different.
 std::vector<double> parse_real_list(std::string_view text);
 
+// Parses free, max:X or fixed:X, where X is a number above 0, or with a % behind it a share of the
+// residual stream's norm.
+NormChoice parse_norm(std::string_view text);
+
+// Parses zero or random:X, with X likewise.
+RandomStart parse_start(std::string_view text);
+
+// Parses a smoothing of labels: at least 0, below 0.5.
+double parse_smoothing(std::string_view text);
+std::vector<double> parse_smoothing_list(std::string_view text);
+
 // Parses a share between 0 and 1, neither of them, or `half`.
 double parse_part(std::string_view text);
 
@@ -53,6 +64,7 @@ CalendarDate parse_date(std::string_view text);
 // Parse at least one value, comma separated, all different; the function of the same name for one
 // value parses each.
 std::vector<double> parse_positive_real_list(std::string_view text);
+std::vector<double> parse_non_negative_real_list(std::string_view text);
 std::vector<std::uint64_t> parse_unsigned_list(std::string_view text);
 std::vector<std::int64_t> parse_positive_integer_list(std::string_view text);
 std::vector<std::string> parse_name_list(std::string_view text,

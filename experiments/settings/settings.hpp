@@ -21,6 +21,8 @@
 #include "experiments/progress/progress.hpp"
 #include "experiments/runs/vector_selection.hpp"
 #include "experiments/sweeps/sweep_axes.hpp"
+#include "trainer/objective/objective.hpp"
+#include "trainer/optimizer/optimizer.hpp"
 
 namespace bipo {
 
@@ -40,6 +42,30 @@ enum class LrUnit { kAbsolute, kResidual };
 enum class Select { kLast, kBest };
 // The tokens at which a vector is added: all, as in training, or the answers' only.
 enum class Positions { kAll, kAnswer };
+
+// A length of the vector: a number, or per cent of the residual stream's median norm.
+struct Length {
+  double value = 0;
+  bool is_percent = false;
+  bool operator==(const Length&) const = default;
+
+  double absolute(double residual_norm) const {
+    return is_percent ? value / 100 * residual_norm : value;
+  }
+};
+
+// The vector's norm after every update.
+struct NormChoice {
+  NormRule rule = NormRule::kFree;
+  Length length;  // unless kFree
+  bool operator==(const NormChoice&) const = default;
+};
+
+// The vector before the first step, unless a file has it: of a random direction, or zeros.
+struct RandomStart {
+  Length length;  // 0: zeros
+  bool operator==(const RandomStart&) const = default;
+};
 
 // A warm-up as a share of a run's steps, or as steps.
 using Warmup = std::variant<double, std::int64_t>;
@@ -120,7 +146,11 @@ struct TrainingOptions : TextOptions, MachineOptions, CacheOptions, ReportOption
   std::optional<std::int64_t> micro_batch;
   LrUnit lr_unit = LrUnit::kResidual;
   double weight_decay = 0;
-  double max_grad_norm = 1;                  // 0: no clipping
+  double max_grad_norm = 1;  // 0: no clipping
+  std::vector<double> factors = {1};
+  Schedule schedule = Schedule::kCosine;
+  NormChoice norm;
+  RandomStart start;
   std::optional<Warmup> warmup;              // see warmup.hpp, also for both empty
   std::optional<std::int64_t> warmup_steps;  // as they are, even beyond the end of the run
   bool shuffle = true;
@@ -142,10 +172,20 @@ struct TrainOptions : TrainingOptions {
   bool overwrite = false;
   VectorChoice continue_from;  // empty: the vector starts at zero
   double lr = 3e-3;
+  ObjectiveKind objective = ObjectiveKind::kBipo;
   double beta = 0.1;
-  SignRule sign = SignRule::kBatch;
+  double label_smoothing = 0;
+  double simpo_gamma = Objective().simpo_gamma;
+  std::optional<Reduction> reduction;  // empty: the objective's own
+  SignRule sign = SignRule::kBatch;  // of an objective with one direction, kPlus after preparation
   std::uint64_t seed = 11;
 };
+
+// The objective's own reduction, or the given one.
+inline Objective objective_of(const TrainOptions& options) {
+  return {options.objective, options.beta, options.label_smoothing, options.simpo_gamma,
+          options.reduction.value_or(own_reduction(options.objective))};
+}
 
 struct SweepOptions : TrainingOptions {
   // The axes replace model, epochs and batch_size above; axes.data may be empty where train and
@@ -184,12 +224,14 @@ struct WorkloadOptions {
 
 struct BenchOptions : TextOptions, MachineOptions, CacheOptions, WorkloadOptions {
   std::filesystem::path adapter;  // empty: none
+  ObjectiveKind objective = ObjectiveKind::kBipo;
   std::int64_t steps = 10;
   std::int64_t warmup = 2;  // steps before the counted ones
 };
 
 struct PlanOptions : TextOptions, WorkloadOptions {
   std::int64_t test_pairs = 0;
+  ObjectiveKind objective = ObjectiveKind::kBipo;
   std::int64_t epochs = 3;
   std::vector<double> multipliers = {-1, 0, 1};
   std::int64_t eval_every = 1;  // epochs; 0: never

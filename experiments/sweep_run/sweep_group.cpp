@@ -314,7 +314,7 @@ void SweepGroup::add_member(Training& training, const SweepPart& part, const Cel
   run.found = version_of(options.out);
   run.rescue_dir = rescue_directory(sweep_.options.rescue_dir);
   run.continuation = "the same command again";
-  run.judged_by = verdict_settings(options, run.residual_norm, run.total_steps);
+  run.judged_by = verdict_settings(options, job.inputs.test, run.residual_norm, run.total_steps);
 
   PackObserver::Context in_pack;
   in_pack.member = cell.name;
@@ -336,7 +336,7 @@ void SweepGroup::add_member(Training& training, const SweepPart& part, const Cel
 
   TrainingRecord record = previous != nullptr
                               ? TrainingRecord(*previous)
-                              : starting_record(job.inputs.config.hidden, cell.seed);
+                              : new_record(options, job.inputs.config.hidden, run.residual_norm);
   if (state != nullptr) {
     record.checkpoint = *state;
   }

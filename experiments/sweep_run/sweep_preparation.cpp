@@ -91,7 +91,8 @@ std::vector<std::int64_t> blocks_of_models(const SweepPreparation& sweep) {
 // cells.
 Json shared_settings(const SweepPreparation& sweep, const Cell& cell) {
   Json settings = Json::parse(result_settings(cell_config(sweep, cell)));
-  for (const char* axis : {"layer", "seed", "lr", "beta", "sign", "batch_size", "epochs"}) {
+  for (const char* axis : {"layer", "seed", "lr", "beta", "objective", "label_smoothing",
+                           "simpo_gamma", "reduction", "sign", "batch_size", "epochs"}) {
     settings.erase(axis);
   }
   if (!sweep.options.micro_batch) {
@@ -276,6 +277,12 @@ std::size_t inputs_of(const SweepPreparation& sweep, const Cell& cell) {
   return static_cast<std::size_t>(found - sweep.inputs.begin());
 }
 
+bool uses_reference(const SweepPreparation& sweep) {
+  return std::any_of(sweep.plan.cells.begin(), sweep.plan.cells.end(), [](const Cell& cell) {
+    return uses_reference(parse_objective(cell.objective));
+  });
+}
+
 TrainOptions cell_options(const SweepPreparation& sweep, const Cell& cell) {
   TrainOptions options = sweep.inputs[inputs_of(sweep, cell)].job.options;
   options.layer = cell.layer;
@@ -285,6 +292,10 @@ TrainOptions cell_options(const SweepPreparation& sweep, const Cell& cell) {
   }
   options.lr = cell.lr;
   options.beta = cell.beta;
+  options.objective = parse_objective(cell.objective);
+  options.label_smoothing = cell.label_smoothing;
+  options.simpo_gamma = cell.simpo_gamma;
+  options.reduction = parse_reduction(cell.reduction);
   options.sign = parse_sign_rule(cell.sign);
   options.seed = cell.seed;
   options.batch_size = cell.batch_size;

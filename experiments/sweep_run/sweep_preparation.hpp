@@ -48,6 +48,9 @@ void adopt_packs(SweepPreparation& sweep, const std::string& text);
 // Returns the index in `inputs` of a cell's model and data.
 std::size_t inputs_of(const SweepPreparation& sweep, const Cell& cell);
 
+// Returns whether a cell's objective needs the log-probabilities without a vector.
+bool uses_reference(const SweepPreparation& sweep);
+
 // Returns the settings with which the cell would be a training run by itself.
 TrainOptions cell_options(const SweepPreparation& sweep, const Cell& cell);
 

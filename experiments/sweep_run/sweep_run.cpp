@@ -135,9 +135,10 @@ class SweepRun {
                                          wanted.layers.size() == 1 ? "layer" : "layers"));
       try {
         session_.together([&] { model_.of(wanted.inputs); });
-        PreparedData data = prepare_data(model_.of(wanted.inputs), inputs.job,
-                                         {wanted.layers, sweep_.options.eval_every > 0, budget},
-                                         all_, display_.steps);
+        PreparedData data = prepare_data(
+            model_.of(wanted.inputs), inputs.job,
+            {wanted.layers, sweep_.options.eval_every > 0, budget, uses_reference(sweep_)}, all_,
+            display_.steps);
         const std::uint64_t kept = cache_bytes_per_layer(sweep_, inputs) *
                                    static_cast<std::uint64_t>(wanted.layers.size());
         budget -= std::min(budget, kept);

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <type_traits>
+#include <utility>
 
 #include "trainer/records/best_epoch.hpp"
 
@@ -109,6 +110,23 @@ hdf5::Table<CellSummary> summary_table(bool has_origins) {
                  &Row::origin);
   }
   return table;
+}
+
+// The columns of a sweep that has more than BiPO's own form.
+using CellValue = Json (*)(const Cell& cell);
+constexpr std::pair<const char*, CellValue> kObjectiveAxes[] = {
+    {"objective", [](const Cell& cell) { return Json(cell.objective); }},
+    {"label_smoothing", [](const Cell& cell) { return Json(cell.label_smoothing); }},
+    {"simpo_gamma", [](const Cell& cell) { return Json(cell.simpo_gamma); }},
+    {"reduction", [](const Cell& cell) { return Json(cell.reduction); }}};
+
+bool has_other_objectives(const std::vector<CellSummary>& rows) {
+  const Cell usual;
+  return std::any_of(rows.begin(), rows.end(), [&](const CellSummary& row) {
+    return std::any_of(std::begin(kObjectiveAxes), std::end(kObjectiveAxes), [&](const auto& axis) {
+      return axis.second(row.cell) != axis.second(usual);
+    });
+  });
 }
 
 // Returns the settings that not all cells share: an object for each model and data set, which it
@@ -219,6 +237,15 @@ void write_summary(const hdf5::Handle& file, std::vector<CellSummary> rows,
     settings.push_back(Json::parse(text));
   }
   std::size_t place = 0;  // in the settings of a row
+  if (has_other_objectives(rows)) {
+    for (const auto& [name, value] : kObjectiveAxes) {
+      std::vector<Json> values;
+      for (const CellSummary& row : rows) {
+        values.push_back(value(row.cell));
+      }
+      add_setting(name, place++, values, table, rows);
+    }
+  }
   for (const std::string& name : setting_names(settings)) {
     if (table.has_column(name)) {
       continue;

@@ -11,7 +11,7 @@
 namespace bipo {
 namespace {
 
-constexpr std::size_t kAxes = 9;
+constexpr std::size_t kAxes = 13;
 constexpr std::size_t kLayer = 2;
 constexpr std::size_t kLongestList = 60;
 
@@ -22,6 +22,10 @@ std::array<std::string, kAxes> parts_of(const Cell& cell) {
           fmt::format("seed{}", cell.seed),
           fmt::format("lr{}", cell.lr),
           fmt::format("beta{}", cell.beta),
+          cell.objective,
+          fmt::format("smoothing{}", cell.label_smoothing),
+          fmt::format("gamma{}", cell.simpo_gamma),
+          cell.reduction,
           fmt::format("sign{}", cell.sign),
           fmt::format("batch{}", cell.batch_size),
           fmt::format("epochs{}", cell.epochs)};

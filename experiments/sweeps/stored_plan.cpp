@@ -38,10 +38,26 @@ void for_each_value(const Visit& visit) {
   visit("epochs", &Cell::epochs);
 }
 
+// Does so for the values of later versions, which a plan holds where they are not a cell's usual
+// ones.
+template <typename Visit>
+void for_each_later_value(const Visit& visit) {
+  visit("objective", &Cell::objective);
+  visit("label_smoothing", &Cell::label_smoothing);
+  visit("simpo_gamma", &Cell::simpo_gamma);
+  visit("reduction", &Cell::reduction);
+}
+
 Json cell_to_json(const Cell& cell) {
+  const Cell usual;
   Json json;
   json["name"] = cell.name;
   for_each_value([&](const char* key, auto member) { json[key] = cell.*member; });
+  for_each_later_value([&](const char* key, auto member) {
+    if (cell.*member != usual.*member) {
+      json[key] = cell.*member;
+    }
+  });
   return json;
 }
 
@@ -269,6 +285,8 @@ Cell cell_of(const Json& json) {
       cell.*member = json.value(key, unknown_value(member));
     }
   });
+  for_each_later_value(
+      [&](const char* key, auto member) { cell.*member = json.value(key, cell.*member); });
   return cell;
 }
 

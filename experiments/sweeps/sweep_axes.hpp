@@ -34,6 +34,10 @@ struct SweepAxes {
   std::vector<std::uint64_t> seeds = {11};
   std::vector<double> lrs = {3e-3};
   std::vector<double> betas = {0.1};
+  std::vector<std::string> objectives = {"bipo"};
+  std::vector<double> label_smoothings = {0};
+  std::vector<double> simpo_gammas = {0.5};
+  std::vector<std::string> reductions = {"auto"};  // the objective's own, or sum or mean
   std::vector<std::string> signs = {"batch"};
   std::vector<std::int64_t> batch_sizes = {4};
   std::vector<std::int64_t> epochs = {3};

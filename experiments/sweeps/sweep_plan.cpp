@@ -16,6 +16,7 @@
 
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
+#include "trainer/objective/objective.hpp"
 
 namespace bipo {
 namespace {
@@ -121,9 +122,43 @@ void check_names(std::string_view option, const std::vector<Named>& values,
 }
 
 std::string cell_name(const Cell& cell) {
-  return fmt::format("{}-{}-layer{}-seed{}-lr{}-beta{}-sign{}-batch{}-epochs{}", cell.model,
-                     cell.data, cell.layer, cell.seed, cell.lr, cell.beta, cell.sign,
-                     cell.batch_size, cell.epochs);
+  std::string name = fmt::format("{}-{}-layer{}-seed{}-lr{}-beta{}-sign{}-batch{}-epochs{}",
+                                 cell.model, cell.data, cell.layer, cell.seed, cell.lr, cell.beta,
+                                 cell.sign, cell.batch_size, cell.epochs);
+  const Cell usual;
+  const bool has_other_objective = cell.objective != usual.objective;
+  if (has_other_objective) {
+    name += fmt::format("-objective{}", cell.objective);
+  }
+  if (cell.label_smoothing != 0) {
+    name += fmt::format("-smoothing{}", cell.label_smoothing);
+  }
+  if (cell.objective == to_string(ObjectiveKind::kSimpo)) {
+    name += fmt::format("-gamma{}", cell.simpo_gamma);
+  }
+  if (has_other_objective || cell.reduction != usual.reduction) {
+    name += fmt::format("-reduction{}", cell.reduction);
+  }
+  return name;
+}
+
+// Takes from the cell what its objective does not use.
+void settle_objective(Cell& cell) {
+  const ObjectiveKind kind = parse_objective(cell.objective);
+  if (kind != ObjectiveKind::kSimpo) {
+    cell.simpo_gamma = Cell().simpo_gamma;
+  }
+  if (!has_two_directions(kind)) {
+    cell.sign = "plus";
+  }
+  cell.reduction =
+      to_string(cell.reduction == "auto" ? own_reduction(kind) : parse_reduction(cell.reduction));
+}
+
+// Leaves the first of cells with the same name.
+void drop_repeated(std::vector<Cell>& cells) {
+  std::set<std::string> names;
+  std::erase_if(cells, [&](const Cell& cell) { return !names.insert(cell.name).second; });
 }
 
 // Returns what members of a pack have in common.
@@ -233,6 +268,10 @@ std::vector<Cell> expand(const SweepAxes& axes, const std::vector<std::int64_t>&
   const auto seeds = sort_axis("--seeds", axes.seeds, problems);
   const auto lrs = sort_axis("--lrs", axes.lrs, problems);
   const auto betas = sort_axis("--betas", axes.betas, problems);
+  const auto objectives = sort_axis("--objectives", axes.objectives, problems);
+  const auto smoothings = sort_axis("--label-smoothings", axes.label_smoothings, problems);
+  const auto gammas = sort_axis("--simpo-gammas", axes.simpo_gammas, problems);
+  const auto reductions = sort_axis("--reductions", axes.reductions, problems);
   const auto signs = sort_axis("--signs", axes.signs, problems);
   const auto batch_sizes = sort_axis("--batch-sizes", axes.batch_sizes, problems);
   const auto epochs = sort_axis("--epochs", axes.epochs, problems);
@@ -257,6 +296,10 @@ std::vector<Cell> expand(const SweepAxes& axes, const std::vector<std::int64_t>&
   combine(seeds, [](Cell& cell, std::uint64_t seed) { cell.seed = seed; });
   combine(lrs, [](Cell& cell, double lr) { cell.lr = lr; });
   combine(betas, [](Cell& cell, double beta) { cell.beta = beta; });
+  combine(objectives, [](Cell& cell, const std::string& name) { cell.objective = name; });
+  combine(smoothings, [](Cell& cell, double smoothing) { cell.label_smoothing = smoothing; });
+  combine(gammas, [](Cell& cell, double gamma) { cell.simpo_gamma = gamma; });
+  combine(reductions, [](Cell& cell, const std::string& name) { cell.reduction = name; });
   combine(signs, [](Cell& cell, const std::string& sign) { cell.sign = sign; });
   combine(batch_sizes, [](Cell& cell, std::int64_t size) { cell.batch_size = size; });
   combine(epochs, [](Cell& cell, std::int64_t count) { cell.epochs = count; });
@@ -264,8 +307,10 @@ std::vector<Cell> expand(const SweepAxes& axes, const std::vector<std::int64_t>&
     return std::tie(a.model, a.data) < std::tie(b.model, b.data);
   });
   for (Cell& cell : cells) {
+    settle_objective(cell);
     cell.name = cell_name(cell);
   }
+  drop_repeated(cells);
   return cells;
 }
 
@@ -359,6 +404,10 @@ nlohmann::ordered_json plan_as_json(
                        {"sign", cell.sign},
                        {"batch_size", cell.batch_size},
                        {"epochs", cell.epochs},
+                       {"objective", cell.objective},
+                       {"label_smoothing", cell.label_smoothing},
+                       {"simpo_gamma", cell.simpo_gamma},
+                       {"reduction", cell.reduction},
                        {"operations", cost(cell)},
                        {"share", cost(cell) / total},
                        {"disk_bytes", bytes_of_cell(cell)}});

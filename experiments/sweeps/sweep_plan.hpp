@@ -29,16 +29,22 @@ struct Cell {
   std::int64_t epochs = 0;
   // Stem of the cell's file, e.g. smollm2-sycophancy-layer15-seed1-lr0.0005-beta0.1-signbatch-
   // batch4-epochs20: every axis, including those with one value, so that a later sweep over more
-  // values gives the same cell the same name.  It contains dots: append the suffix, do not replace
-  // an extension.
+  // values gives the same cell the same name; those of the objective where it is not BiPO's own
+  // form: ...-epochs20-objectivesimpo-gamma0.5-reductionmean.  It contains dots: append the suffix,
+  // do not replace an extension.
   std::string name;
+  // The objective; names and plans leave out these usual values.
+  std::string objective = "bipo";
+  double label_smoothing = 0;
+  double simpo_gamma = 0.5;  // so where the objective has none
+  std::string reduction = "sum";
 
   bool operator==(const Cell&) const = default;
 };
 
 // Cells that train together in the same matrix products: the unit of claim, checkpoint and resume.
 struct Pack {
-  std::vector<Cell> members;  // at least one; they differ in seed, lr, beta and sign only
+  std::vector<Cell> members;  // at least one; they differ in seed, lr, sign and objective only
   std::string name;           // a function of the members' names; a lone member's own
 
   bool operator==(const Pack&) const = default;
@@ -56,9 +62,12 @@ struct SweepPlan {
 };
 
 // Returns the cartesian product of the axes for models of `blocks` blocks (one number for each
-// model of the axes), sorted by model, data, layer, seed, lr, beta, sign, batch size and epochs,
-// whatever the order of the values.  Throws one UserError that names every problem: layers that a
-// model does not have, empty ranges, repeated values, axes without a value.
+// model of the axes), sorted by model, data, layer, seed, lr, beta, objective (with its smoothing,
+// gamma and reduction), sign, batch size and epochs, whatever the order of the values.  Where an
+// objective does not use an axis, it has one cell for all its values: DPO the sign plus, all but
+// SimPO the gamma 0.5.  Throws UserError for a name of no objective or reduction.  Throws one
+// UserError that names every problem: layers that a model does not have, empty ranges, repeated
+// values, axes without a value.
 std::vector<Cell> expand(const SweepAxes& axes, const std::vector<std::int64_t>& blocks);
 
 // Returns the layers in `ranges`, ascending, for one model of `blocks` blocks; all of them where
@@ -66,8 +75,8 @@ std::vector<Cell> expand(const SweepAxes& axes, const std::vector<std::int64_t>&
 std::vector<std::int64_t> expand_layers(const std::vector<LayerRange>& ranges,
                                         const std::string& model, std::int64_t blocks);
 
-// Packs cells that differ in seed, lr, beta and sign only, at most `most` (for any of them) in a
-// pack, with sizes as equal as possible.  Longest pack first, so that groups of ranks that take
+// Packs cells that differ in seed, lr, sign and objective only, at most `most` (for any of them) in
+// a pack, with sizes as equal as possible.  Longest pack first, so that groups of ranks that take
 // packs in turn end together.
 std::vector<Pack> make_packs(const std::vector<Cell>& cells,
                              const std::function<std::int64_t(const Cell&)>& most,

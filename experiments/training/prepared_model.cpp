@@ -74,9 +74,10 @@ PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const Dat
   const TrainOptions& options = job.options;
   std::uint64_t budget = all_reduced(request.budget, ReduceOp::kMin, *ranks.world);
   const auto make_cache = [&](const std::vector<TokenPair>& pairs, std::uint64_t tokens_hash,
-                              const char* name) {
+                              const char* name, bool reference) {
     CacheSettings cache;
     cache.layers = request.layers;
+    cache.reference = reference;
     cache.group_size = options.micro_batch.value();
     cache.type = cache_type(options.cache_dtype);
     cache.place = cache_place(options.cache_device);
@@ -100,16 +101,18 @@ PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const Dat
     return std::make_unique<ActivationCache>(decoder, pairs, cache, ranks);
   };
   PreparedData data;
-  data.train = make_cache(inputs.train, inputs.train_hash, "training pairs");
+  data.train = make_cache(inputs.train, inputs.train_hash, "training pairs", request.reference);
   std::vector<ActivationCache*> caches{data.train.get()};
   if (!inputs.test.empty() && request.evaluates) {
-    data.held_out = make_cache(inputs.test, inputs.test_hash, "held-out pairs");
+    data.held_out = make_cache(inputs.test, inputs.test_hash, "held-out pairs", /*reference=*/true);
     caches.push_back(data.held_out.get());
   }
   tell_kept(data, options.cache_dir, display);
   run_prefix_pass(decoder, caches, ranks, display);
-  for (const std::int64_t layer : request.layers) {
-    check_zero_vector(decoder, *data.train, layer, ranks);
+  if (const ActivationCache* checked = request.reference ? data.train.get() : data.held_out.get()) {
+    for (const std::int64_t layer : request.layers) {
+      check_zero_vector(decoder, *checked, layer, ranks);
+    }
   }
   display.finish();
   return data;

@@ -32,6 +32,9 @@ struct DataRequest {
   std::vector<std::int64_t> layers;  // ascending
   bool evaluates = true;
   std::uint64_t budget = 0;  // bytes per node
+  // Whether training needs the log-probabilities of its pairs without a vector.  Those of held-out
+  // pairs, which are measured without one too, are always there.
+  bool reference = true;
 };
 
 ActivationPlace cache_place(CacheDevice cache_device);
@@ -42,8 +45,9 @@ void run_prefix_pass(Decoder& decoder, const std::vector<ActivationCache*>& cach
                      const Ranks& ranks, ProgressDisplay& display);
 
 // Fills the caches of the job's pairs in one pass over the data for all layers, and checks that
-// training begins at the reference.  The pairs must outlive the result.  A stop signal ends the
-// process meanwhile; cache files that are whole by then stay.  Collective over: world
+// training begins at the reference, on held-out pairs where the others have none.  The pairs must
+// outlive the result.  A stop signal ends the process meanwhile; cache files that are whole by then
+// stay.  Collective over: world
 PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const DataRequest& request,
                           const Ranks& ranks, ProgressDisplay& display);
 

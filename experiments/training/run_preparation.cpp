@@ -92,6 +92,10 @@ void resolve_options(JobPreparation& job, std::optional<std::int64_t> micro_batc
   const std::int64_t dealt = std::max<std::int64_t>(
       1, std::min(options.batch_size, pairs) / job.computation.topology.dp());
   options.micro_batch = options.micro_batch.value_or(micro_batch.value_or(dealt));
+  options.reduction = objective_of(options).reduction;
+  if (!has_two_directions(options.objective)) {
+    options.sign = SignRule::kPlus;
+  }
 }
 
 // What a run from --continue-from begins with.
@@ -263,7 +267,7 @@ SettingNotes job_notes(const TrainOptions& options, const JobPreparation& job,
                                                         : fmt::format("{} in {}", c.architecture,
                                                                       c.wrapper->architecture),
                                    c.blocks, c.hidden, heads_of(c), c.vocabulary)}};
-  notes.rows["Training"] = {{"AdamW", "betas 0.9 0.999, eps 1e-8, cosine to 0"}};
+  notes.rows["Training"] = {{"AdamW", "betas 0.9 0.999, eps 1e-8"}};
   notes.rows["Machine"] = {{"ranks", ranks.to_string() + how_ranks_wait(ranks)},
                            {"collectives", computation.backend}};
   if (!computation.kernels.empty()) {

@@ -94,16 +94,20 @@ PlanSettings plan_settings(const TrainOptions& options, const std::vector<TokenP
   plan.seed = options.seed;
   plan.shuffle = options.shuffle;
   plan.sign = options.sign;
+  plan.factors = options.factors;
   plan.costs = packed_sizes(pairs);
   return plan;
 }
 
 TrainingSettings training_settings(const TrainOptions& options, const PlanSettings& plan,
                                    double residual_rms, std::int64_t hidden) {
+  const double residual_norm = residual_rms * std::sqrt(static_cast<double>(hidden));
   TrainingSettings training;
   training.plan = plan;
   training.lr = options.lr * (options.lr_unit == LrUnit::kResidual ? residual_rms : 1);
-  training.beta = options.beta;
+  training.objective = objective_of(options);
+  training.schedule = options.schedule;
+  training.norm = {options.norm.rule, options.norm.length.absolute(residual_norm)};
   training.optimizer.weight_decay = options.weight_decay;
   training.max_grad_norm = options.max_grad_norm;
   training.warmup_steps = options.warmup_steps.value();
@@ -112,8 +116,17 @@ TrainingSettings training_settings(const TrainOptions& options, const PlanSettin
   training.ends_with_best = options.select == Select::kBest;
   training.patience = options.patience;
   training.save_every = options.save_every;
-  training.residual_norm = residual_rms * std::sqrt(static_cast<double>(hidden));
+  training.residual_norm = residual_norm;
   return training;
+}
+
+TrainingRecord new_record(const TrainOptions& options, std::int64_t hidden, double residual_norm) {
+  TrainingRecord record = starting_record(hidden, options.seed);
+  if (options.start != RandomStart()) {
+    record.checkpoint.vector =
+        random_start(hidden, options.start.length.absolute(residual_norm), options.seed);
+  }
+  return record;
 }
 
 }  // namespace bipo

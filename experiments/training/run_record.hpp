@@ -46,4 +46,8 @@ PlanSettings plan_settings(const TrainOptions& options, const std::vector<TokenP
 TrainingSettings training_settings(const TrainOptions& options, const PlanSettings& plan,
                                    double residual_rms, std::int64_t hidden);
 
+// Returns the record of a new run before its first step, [D = hidden]; where it starts from a file,
+// the caller sets the vector.  `residual_norm`: see Length.
+TrainingRecord new_record(const TrainOptions& options, std::int64_t hidden, double residual_norm);
+
 }  // namespace bipo

@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <utility>
@@ -11,6 +12,7 @@
 
 #include "experiments/evaluation/statistics.hpp"
 #include "experiments/runs/run_file.hpp"
+#include "trainer/passes/pair_scores.hpp"
 
 namespace bipo {
 namespace {
@@ -41,10 +43,16 @@ std::optional<double> tested_multiplier(const Preferences& preferences) {
   return largest == preferences.rend() ? std::nullopt : std::optional(largest->first);
 }
 
-std::optional<MarginChange> margin_change(const std::vector<EvalSampleRow>& samples, double beta) {
+std::optional<MarginChange> margin_change(const std::vector<EvalSampleRow>& samples,
+                                          const VerdictSettings& settings) {
   Preferences preferences;
   for (const EvalSampleRow& sample : samples) {
-    preferences[sample.multiplier][sample.pair] = sample.chosen_logp - sample.rejected_logp;
+    const AnswerTokens tokens = settings.tokens.empty()
+                                    ? AnswerTokens{}
+                                    : settings.tokens.at(static_cast<std::size_t>(sample.pair));
+    const AnswerLogProbs answers =
+        reduced(settings.objective, {sample.chosen_logp, sample.rejected_logp}, tokens);
+    preferences[sample.multiplier][sample.pair] = answers.chosen - answers.rejected;
   }
   const std::optional<double> m = tested_multiplier(preferences);
   if (!m || preferences[*m].size() < 2) {
@@ -52,7 +60,7 @@ std::optional<MarginChange> margin_change(const std::vector<EvalSampleRow>& samp
   }
   MarginChange change{*m, {}};
   for (const auto& [pair, plus] : preferences[*m]) {
-    change.of_pairs.push_back(beta * (plus - preferences[-*m].at(pair)));
+    change.of_pairs.push_back(settings.objective.beta * (plus - preferences[-*m].at(pair)));
   }
   return change;
 }
@@ -86,11 +94,22 @@ std::string of_last_step(const TrainingRecord& record) {
 
 }  // namespace
 
-VerdictSettings verdict_settings(const TrainOptions& options, double residual_norm,
+VerdictSettings verdict_settings(const TrainOptions& options,
+                                 const std::vector<TokenPair>& held_out, double residual_norm,
                                  std::int64_t total_steps) {
-  return {residual_norm,   options.beta,   options.lr,
-          options.lr_unit, options.epochs, options.warmup_steps.value(),
-          total_steps};
+  VerdictSettings settings;
+  settings.residual_norm = residual_norm;
+  settings.objective = objective_of(options);
+  if (settings.objective.reduction == Reduction::kMean) {
+    std::transform(held_out.begin(), held_out.end(), std::back_inserter(settings.tokens),
+                   answer_tokens);
+  }
+  settings.lr = options.lr;
+  settings.lr_unit = options.lr_unit;
+  settings.epochs = options.epochs;
+  settings.warmup_steps = options.warmup_steps.value();
+  settings.total_steps = total_steps;
+  return settings;
 }
 
 std::string judge_run(const TrainingRecord& record, const VerdictSettings& settings) {
@@ -106,7 +125,7 @@ std::string judge_run(const TrainingRecord& record, const VerdictSettings& setti
       shown.push_back(std::move(length));
     }
   }
-  const auto change = margin_change(record.eval_samples, settings.beta);
+  const auto change = margin_change(record.eval_samples, settings);
   bool is_reversed = false;
   if (change) {
     const Interval mean = bootstrap_mean(change->of_pairs, kSeed);

@@ -3,8 +3,11 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
+#include "datasets/tokens/token_pair.hpp"
 #include "experiments/settings/settings.hpp"
+#include "trainer/objective/objective.hpp"
 #include "trainer/records/records.hpp"
 
 namespace bipo {
@@ -12,7 +15,9 @@ namespace bipo {
 // What the verdict on a run is measured by, and what its advice names.
 struct VerdictSettings {
   double residual_norm = 0;  // median norm of the residual stream at the layer
-  double beta = 0.1;
+  Objective objective;
+  // The lengths of the held-out pairs, where the objective takes means over them; else empty.
+  std::vector<AnswerTokens> tokens;
   double lr = 0;
   LrUnit lr_unit = LrUnit::kAbsolute;
   std::int64_t epochs = 0;
@@ -21,7 +26,8 @@ struct VerdictSettings {
 };
 
 // `options`: of the run, with every `auto` resolved.
-VerdictSettings verdict_settings(const TrainOptions& options, double residual_norm,
+VerdictSettings verdict_settings(const TrainOptions& options,
+                                 const std::vector<TokenPair>& held_out, double residual_norm,
                                  std::int64_t total_steps);
 
 // Returns the verdict on a complete run as its file stores it (RunAttributes).  It is weak where

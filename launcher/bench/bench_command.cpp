@@ -110,8 +110,9 @@ BenchSetup prepare(const BenchOptions& options, const Session& session) {
   const std::uint64_t free = memory_per_rank(c10::Device(c10::kCPU), 1);
   setup.cache_budget = std::min(options.cache_budget.value_or(free / 2), free);
   ContentHash agreement;
-  agreement.add(fmt::format("{} {} {} {} {}", setup.model_fingerprint, setup.weights_hash,
-                            tokens_hash(setup.pairs), options.layer, setup.all_steps()));
+  agreement.add(fmt::format("{} {} {} {} {} {}", setup.model_fingerprint, setup.weights_hash,
+                            tokens_hash(setup.pairs), options.layer, setup.all_steps(),
+                            to_string(options.objective)));
   agreement.add(setup.computation.kernels);
   setup.agreement = agreement.value();
   return setup;
@@ -184,6 +185,8 @@ TrainingSettings training_settings(const BenchSetup& setup) {
   plan.shuffle = false;
   plan.costs = packed_sizes(setup.pairs);
   plan.sign = SignRule::kPlus;
+  training.objective.kind = setup.options.objective;
+  training.objective.reduction = own_reduction(setup.options.objective);
   training.warmup_steps = 0;
   training.eval_every = 0;
   training.save_every = 1e9;
@@ -195,6 +198,7 @@ CacheSettings cache_settings(const BenchSetup& setup, const Ranks& ranks,
   CacheSettings cache;
   cache.layers = {setup.options.layer};
   cache.group_size = setup.micro_batch;
+  cache.reference = uses_reference(setup.options.objective);
   cache.type = cache_type(setup.options.cache_dtype);
   cache.place = cache_place(setup.options.cache_device);
   cache.directory = setup.options.cache_dir;
@@ -239,6 +243,7 @@ RunShape run_shape(const BenchSetup& setup) {
   run.cuda = !setup.computation.device.is_cpu();
   run.flash = setup.computation.flash;
   run.pairs = static_cast<double>(setup.pairs.size());
+  run.without_reference = uses_reference(setup.options.objective) ? 0 : run.pairs;
   run.pair = mean_pair(setup.pairs);
   run.micro_pairs = static_cast<double>(setup.micro_batch);
   run.packs_prefix = Decoder::has_independent_rows(setup.config, setup.computation.product_type,
@@ -292,6 +297,7 @@ BenchReport described(const BenchSetup& setup) {
   report.batch_size = options.batch_size;
   report.micro_batch = setup.micro_batch;
   report.pairs = static_cast<std::int64_t>(setup.pairs.size());
+  report.objective = to_string(options.objective);
   report.warmup = options.warmup;
   report.tokens_per_step = batch * pair.tokens;
   report.answers_per_step = batch * pair.answers;

@@ -90,6 +90,9 @@ std::string bench_text(const BenchReport& r) {
       r.model, r.layer, r.blocks - 1, r.dtype, r.device, r.world, r.dp, r.tp, r.threads,
       r.batch_size, r.micro_batch, r.tokens_per_step, r.answers_per_step, r.step_seconds.size(),
       r.warmup);
+  if (r.objective != BenchReport().objective) {
+    text += bench_line("objective", r.objective);
+  }
   text += bench_line("step",
                      fmt::format("{:.4g} s median ({:.4g} to {:.4g})", step, *fastest, *slowest));
   text += bench_line("pairs", fmt::format("{:.4g} /s", static_cast<double>(r.batch_size) / step));
@@ -131,6 +134,7 @@ std::string bench_json(const BenchReport& r) {
   json["batch_size"] = r.batch_size;
   json["micro_batch"] = r.micro_batch;
   json["pairs"] = r.pairs;
+  json["objective"] = r.objective;
   json["warmup"] = r.warmup;
   json["steps"] = r.step_seconds.size();
   json["tokens_per_step"] = r.tokens_per_step;

@@ -24,6 +24,7 @@ struct BenchReport {
   std::int64_t batch_size = 0;
   std::int64_t micro_batch = 0;
   std::int64_t pairs = 0;
+  std::string objective = "bipo";
   std::int64_t warmup = 0;
   double tokens_per_step = 0;   // each pair's own, without shared ones
   double answers_per_step = 0;  // answer tokens

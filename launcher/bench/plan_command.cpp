@@ -154,6 +154,7 @@ PlanRequest make_request(const PlanOptions& options) {
   request.layer = options.layer;
   set_pairs(options, request);
   request.test_pairs = options.test_pairs;
+  request.uses_reference = uses_reference(options.objective);
   request.batch_size = options.batch_size;
   request.micro_batch = options.micro_batch;
   request.tp = options.tp;
@@ -193,6 +194,7 @@ std::string planned_cost(const JobPreparation& job, int local_ranks) {
   request.pair = mean_pair(job.inputs.train);
   request.train_pairs = static_cast<std::int64_t>(job.inputs.train.size());
   request.test_pairs = static_cast<std::int64_t>(job.inputs.test.size());
+  request.uses_reference = uses_reference(options.objective);
   request.batch_size = options.batch_size;
   request.micro_batch = options.micro_batch;
   request.tp = computation.topology.tp();

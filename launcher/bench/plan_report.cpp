@@ -93,7 +93,8 @@ std::string memory_text(const PlanRequest& r, const RunPlan& p) {
 
 std::string time_text(const PlanRequest& r, const RunPlan& p) {
   std::string text = "\ntime\n";
-  text += plan_line("prefix pass", fmt::format("{:>14}", duration(p.prefix_seconds)));
+  text += plan_line(r.uses_reference ? "prefix pass" : "prefix pass, without reference",
+                    fmt::format("{:>14}", duration(p.prefix_seconds)));
   text += plan_line("step", fmt::format("{:>14}, {:.4g} pairs/s", duration(p.step.total()),
                                         static_cast<double>(r.batch_size) / p.step.total()));
   if (p.shape.tp * p.shape.dp > 1) {

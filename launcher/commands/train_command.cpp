@@ -154,9 +154,12 @@ int run_prepared(const RunPreparation& run, OutputClaims& claims, Job& job) {
   }
   std::unique_ptr<Decoder> decoder;
   session.together([&] { decoder = load_decoder(run.job, ranks); });
-  const PreparedData data = prepare_data(
-      *decoder, run.job, {{options.layer}, options.eval_every > 0, options.cache_budget.value()},
-      ranks, job.display());
+  const PreparedData data = prepare_data(*decoder, run.job,
+                                         {{options.layer},
+                                          options.eval_every > 0,
+                                          options.cache_budget.value(),
+                                          uses_reference(options.objective)},
+                                         ranks, job.display());
 
   const double residual_rms = data.train->median_rms(options.layer);
   const double residual_norm = residual_rms * std::sqrt(static_cast<double>(inputs.config.hidden));
@@ -170,13 +173,13 @@ int run_prepared(const RunPreparation& run, OutputClaims& claims, Job& job) {
        job.is_root() ? ReplaceGuard([&claims] { return claims.are_mine(); }) : ReplaceGuard(),
        run.previous ? run.previous->additions : nullptr, run.found, std::move(space),
        rescue_directory(options.rescue_dir), "the same command with --resume", /*is_alone=*/true,
-       verdict_settings(options, residual_norm, plan.total_steps())},
+       verdict_settings(options, inputs.test, residual_norm, plan.total_steps())},
       job.display());
   if (log) {
     observer.log_to(*std::move(log), run.previous ? run.previous->steps : std::vector<StepRow>());
   }
   TrainingRecord record = run.previous ? TrainingRecord(*run.previous)
-                                       : starting_record(inputs.config.hidden, options.seed);
+                                       : new_record(options, inputs.config.hidden, residual_norm);
   if (!run.start.empty()) {
     record.checkpoint.vector = run.start;
   }

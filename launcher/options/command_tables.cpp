@@ -107,6 +107,24 @@ std::vector<Field> axis_fields(SweepAxes& axes) {
       axis("lrs", "peak learning rates", axes.lrs, parse_positive_real_list, "lr"),
       axis("betas", "sharpnesses of the preference loss", axes.betas, parse_positive_real_list,
            "beta"),
+      axis(
+          "objectives", "what is minimised: bipo, dpo (in direction plus only), ipo, simpo, sft",
+          axes.objectives,
+          [](const std::string& text) { return parse_name_list(text, objective_names()); },
+          "objective")
+          .with_values(objective_names()),
+      axis("label-smoothings", "shares of pairs that are taken to be labelled the wrong way round",
+           axes.label_smoothings, parse_smoothing_list, "label-smoothing"),
+      axis("simpo-gammas", "margins that simpo wants above 0", axes.simpo_gammas,
+           parse_non_negative_real_list, "simpo-gamma"),
+      axis(
+          "reductions", "of an answer's log-probabilities: sum, mean, or auto, the objective's own",
+          axes.reductions,
+          [](const std::string& text) {
+            return parse_name_list(text, {"sum", "mean", "auto"});
+          },
+          "reduction")
+          .with_values({"sum", "mean", "auto"}),
       axis("signs", "directions per step: batch, pair, both, plus, minus", axes.signs, signs,
            "sign")
           .with_values(names_of<SignRule>()),
@@ -161,7 +179,7 @@ CommandTable sweep_table(SweepOptions& o) {
        {"Training",
         std::vector{preset_field(), max_steps_field(o.max_steps), patience_field(o.patience),
                     micro_batch_field(o.micro_batch, "auto: the batch"), lr_unit_field(o.lr_unit)} +
-            optimizer_fields(o) + std::vector{shuffle_field(o.shuffle)}},
+            optimizer_fields(o) + std::vector{start_field(o.start), shuffle_field(o.shuffle)}},
        evaluation_and_saving_group(o),
        {"Machine", machine_fields(o, "auto: 1") + cache_fields(o)},
        {"Progress",
@@ -172,8 +190,8 @@ CommandTable sweep_table(SweepOptions& o) {
        data_group(o, PairFiles::kBoth),
        text_group(o)},
       config_notes("sweep") +
-          "--model, --layer, --seed, --lr, --beta, --sign and --batch-size mean the same as their "
-          "plurals.\n" +
+          "--model, --layer, --seed, --lr, --beta, --objective, --label-smoothing, --simpo-gamma,\n"
+          "--reduction, --sign and --batch-size mean the same as their plurals.\n" +
           exit_code_notes("the same command", "a cell failed, or anything else") +
           "\n"
           "Example\n"
@@ -226,7 +244,8 @@ CommandTable bench_table(BenchOptions& o) {
       "Start it by itself or under mpirun or srun, as train.\n",
       {{"Model and pairs", std::move(workload)},
        {"Measurement",
-        {batch_size_field(o.batch_size), micro_batch_field(o.micro_batch),
+        {objective_field(o.objective), batch_size_field(o.batch_size),
+         micro_batch_field(o.micro_batch),
          field("steps", "N", "optimiser steps to measure", o.steps, at_least(1)),
          field("warmup", "N", "steps before them that do not count", o.warmup, at_least(0)),
          json_field(o.json)}},
@@ -253,8 +272,8 @@ CommandTable plan_table(PlanOptions& o) {
       "--micro-batch to use, and the cost of the run and of a sweep.  Needs no weights.\n",
       {{"Model and pairs", std::move(workload)},
        {"Run",
-        std::vector{batch_size_field(o.batch_size), micro_batch_field(o.micro_batch),
-                    epochs_field(o.epochs)} +
+        std::vector{objective_field(o.objective), batch_size_field(o.batch_size),
+                    micro_batch_field(o.micro_batch), epochs_field(o.epochs)} +
             evaluation_fields(o.multipliers, o.eval_every) +
             std::vector{field("cells", "N", "training runs of a sweep", o.cells, at_least(1)),
                         json_field(o.json)}},

@@ -48,6 +48,41 @@ void require_one_warmup(const GivenNames& given) {
   }
 }
 
+// `option`: with its ending for a sweep.
+void require_sigmoid(ObjectiveKind objective, double label_smoothing, const char* option) {
+  if (label_smoothing != 0 && !has_sigmoid(objective)) {
+    throw UserError(fmt::format(
+        "{} {} needs an objective with a log sigmoid (bipo, dpo, simpo): the loss of {} has none "
+        "to smooth labels in; leave it out",
+        option, label_smoothing, to_string(objective)));
+  }
+}
+
+[[noreturn]] void refuse_directions(const char* option) {
+  throw UserError(fmt::format(
+      "{}: --objective dpo trains in one direction, plus; in both of them it is --objective bipo",
+      option));
+}
+
+// The values that some of a sweep's objectives do not use must serve another of them.
+void require_objectives(const SweepAxes& axes, const GivenNames& given) {
+  const auto has = [&](const char* name) {
+    return std::count(axes.objectives.begin(), axes.objectives.end(), name) > 0;
+  };
+  for (const std::string& name : axes.objectives) {
+    for (const double smoothing : axes.label_smoothings) {
+      require_sigmoid(parse_objective(name), smoothing, "--label-smoothings");
+    }
+  }
+  if (given.contains("simpo-gammas") && !has("simpo")) {
+    throw UserError("--simpo-gammas belongs to simpo, which is not among the --objectives");
+  }
+  if (given.contains("signs") && has("dpo") &&
+      std::count(axes.signs.begin(), axes.signs.end(), "plus") == 0) {
+    refuse_directions("--signs");
+  }
+}
+
 // Checks the model and pairs of bench and plan.
 void require_one_model_and_pairs(const WorkloadOptions& options, const GivenNames& given) {
   if (given.contains("model") == given.contains("shape")) {
@@ -170,6 +205,21 @@ void require_measurement(const EvaluateOptions& options, const GivenNames& given
 
 void require_consistent(const TrainOptions& options, const GivenNames& given) {
   require_one_warmup(given);
+  require_sigmoid(options.objective, options.label_smoothing, "--label-smoothing");
+  if (given.contains("simpo-gamma") && options.objective != ObjectiveKind::kSimpo) {
+    throw UserError(fmt::format(
+        "--simpo-gamma belongs to --objective simpo: {} has no such margin; leave it out",
+        to_string(options.objective)));
+  }
+  if (given.contains("init") && given.contains("continue-from")) {
+    throw UserError(
+        "--init and --continue-from exclude each other: both say what the vector is before the "
+        "first step");
+  }
+  if (given.contains("sign") && options.sign != SignRule::kPlus &&
+      !has_two_directions(options.objective)) {
+    refuse_directions("--sign");
+  }
   if (!options.log_jsonl.empty() && options.log_jsonl == options.out) {
     throw UserError(
         "--log-jsonl and --out name the same file: the log is a file of its own beside the run "
@@ -210,6 +260,7 @@ void require_consistent(const SweepOptions& options, const GivenNames& given) {
         options.axes.models.size()));
   }
   require_one_warmup(given);
+  require_objectives(options.axes, given);
   const std::vector<NamedData>& sets = options.axes.data;
   const bool has_pairs = sets.empty()
                              ? !options.test.empty()

@@ -145,3 +145,18 @@ def test_smoothing_keeps_a_line_and_the_last_step():
     thin = smoothed(curve)
     assert len(thin) == 200 and thin.index[-1] == 3999
     assert thin[5].iloc[-1] == pytest.approx(3999 - 49.5), "the mean of the last 100 of 4000 steps"
+
+
+def test_objectives_make_variants(tmp_path):
+    """Layers are compared within one objective, and the axes are columns only of a sweep that has others."""
+    sweep = SyntheticSweep(grid(layers=(5, 15), objective=("bipo", "ipo")))
+    loaded = load_sweep(sweep.write(tmp_path / "sweep"))
+    assert list(loaded.summary["objective"]) == ["bipo"] * 4 + ["ipo"] * 4
+    assert list(loaded.summary["reduction"]) == ["sum"] * 4 + ["mean"] * 4
+    assert set(loaded.summary["label_smoothing"]) == {0.0} and set(loaded.summary["simpo_gamma"]) == {0.5}
+    variants = split_sections(loaded)[0].variants
+    assert {tuple(variant.values.items()) for variant in variants} == {
+        (("objective", name), ("reduction", reduction)) for name, reduction in (("bipo", "sum"), ("ipo", "mean"))}
+    assert [len(variant.cells) for variant in variants] == [4, 4]
+    usual = load_sweep(SyntheticSweep(grid(layers=(5, 15))).write(tmp_path / "usual"))
+    assert "objective" not in usual.summary and len(split_sections(usual)[0].variants) == 1

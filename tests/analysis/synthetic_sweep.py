@@ -37,20 +37,23 @@ class CellSpec:
     sign: str = "batch"
     batch_size: int = BATCH
     epochs: int = 3
+    objective: str = "bipo"  # plans name it, and its reduction, where it is another
 
     @property
     def name(self) -> str:
         return (f"{self.model}-{self.data}-layer{self.layer}-seed{self.seed}-lr{self.lr:g}-beta{self.beta:g}"
-                f"-sign{self.sign}-batch{self.batch_size}-epochs{self.epochs}").replace("/", "_")
+                f"-sign{self.sign}-batch{self.batch_size}-epochs{self.epochs}"
+                f"{'' if self.objective == 'bipo' else f'-objective{self.objective}-reductionmean'}").replace("/", "_")
 
     @property
     def total_steps(self) -> int:
         return self.epochs * STEPS_PER_EPOCH
 
     def axes(self) -> dict[str, object]:
+        other = {} if self.objective == "bipo" else {"objective": self.objective, "reduction": "mean"}
         return {"name": self.name, "model": self.model, "data": self.data, "layer": self.layer, "seed": self.seed,
                 "lr": self.lr, "beta": self.beta, "sign": self.sign, "batch_size": self.batch_size,
-                "epochs": self.epochs}
+                "epochs": self.epochs, **other}
 
 
 def quality(cell: CellSpec) -> float:

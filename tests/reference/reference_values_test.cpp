@@ -139,16 +139,16 @@ class Reference : public ::testing::Test {
     constexpr double kBeta = 0.1;
     std::vector<float> upstream;
     double loss = 0;
-    std::vector<double> loss_by_delta;
+    std::vector<double> loss_by_answer;
     for (std::size_t p = 0; p < 4; ++p) {
-      const PairObjective objective =
-          pair_objective(scores.answers[p], {chosen[p], rejected[p]}, direction, kBeta);
-      loss += objective.loss / 4;
-      loss_by_delta.push_back(objective.loss_by_delta / 4);
+      const PairObjective found = pair_objective({ObjectiveKind::kBipo, kBeta}, scores.answers[p],
+                                                 {chosen[p], rejected[p]}, {}, direction);
+      loss += found.loss / 4;
+      loss_by_answer.insert(loss_by_answer.end(),
+                            {found.slope.chosen / 4, found.slope.rejected / 4});
     }
     for (const std::int64_t answer : packed.answer_of_target) {
-      const double by_delta = loss_by_delta[static_cast<std::size_t>(answer / 2)];
-      upstream.push_back(static_cast<float>(answer % 2 == 0 ? by_delta : -by_delta));
+      upstream.push_back(static_cast<float>(loss_by_answer[static_cast<std::size_t>(answer)]));
     }
     scores.target_log_probs.backward(at::tensor(upstream, at::kFloat));
 

@@ -117,22 +117,23 @@ class Scorer {
   void backward(const bipo::PackedPairs& packed, const bipo::PairScores& scores,
                 std::int64_t layer) const {
     const at::Tensor zero = at::zeros({1, decoder_.config().hidden}, decoder_.residual_type());
-    std::vector<double> loss_by_delta;
+    std::vector<double> loss_by_answer;
     {
       const at::NoGradGuard no_grad;
       const bipo::PairScores reference =
           bipo::score_output(decoder_, packed, run(packed, layer, zero));
       for (std::size_t p = 0; p < scores.answers.size(); ++p) {
-        loss_by_delta.push_back(
-            bipo::pair_objective(scores.answers[p], reference.answers[p], kDirection, request_.beta)
-                .loss_by_delta /
-            static_cast<double>(request_.pairs.size()));
+        const bipo::AnswerLogProbs slope =
+            bipo::pair_objective({bipo::ObjectiveKind::kBipo, request_.beta}, scores.answers[p],
+                                 reference.answers[p], {}, kDirection)
+                .slope;
+        const auto count = static_cast<double>(request_.pairs.size());
+        loss_by_answer.insert(loss_by_answer.end(), {slope.chosen / count, slope.rejected / count});
       }
     }
     std::vector<double> upstream;
     for (const std::int64_t answer : packed.answer_of_target) {
-      const double by_delta = loss_by_delta[static_cast<std::size_t>(answer / 2)];
-      upstream.push_back(answer % 2 == 0 ? by_delta : -by_delta);
+      upstream.push_back(loss_by_answer[static_cast<std::size_t>(answer)]);
     }
     scores.target_log_probs.backward(
         at::tensor(upstream, at::kDouble).to(scores.target_log_probs.scalar_type()));

@@ -48,7 +48,7 @@ inline TrainingSettings training_settings(std::int64_t epochs, std::uint64_t see
   settings.plan.seed = seed;
   settings.plan.sign = sign;
   settings.lr = lr;
-  settings.beta = beta;
+  settings.objective.beta = beta;
   settings.warmup_steps = 2;
   return settings;
 }

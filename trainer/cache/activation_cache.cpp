@@ -24,13 +24,17 @@ namespace bipo {
 namespace {
 
 // Values from products of another kind have other last bits.
-std::uint64_t layer_key(const CacheSettings& settings, std::int64_t layer, bool independent_rows) {
+std::uint64_t layer_key(const CacheSettings& settings, std::int64_t layer, bool independent_rows,
+                        bool with_reference) {
   ContentHash hash;
   hash.add(settings.key);
   hash.add(static_cast<std::uint64_t>(independent_rows));
   hash.add(static_cast<std::uint64_t>(layer));
   hash.add(static_cast<std::uint64_t>(settings.type));
   hash.add(static_cast<std::uint64_t>(settings.group_size));
+  if (!with_reference) {
+    hash.add("without reference");
+  }
   return hash.value();
 }
 
@@ -113,20 +117,36 @@ const ActivationCache::Layer& ActivationCache::at(std::int64_t layer) const {
   throw BugError(fmt::format("layer {} is not in the activation cache", layer));
 }
 
+const std::vector<AnswerLogProbs>& ActivationCache::reference(std::int64_t layer) const {
+  if (!settings_.reference) {
+    throw BugError(fmt::format("the activation cache of layer {} has no reference", layer));
+  }
+  return at(layer).reference;
+}
+
 Range ActivationCache::rows_of(std::int64_t pair) const {
   const auto index = static_cast<std::size_t>(pair);
   return {first_token_[index], first_token_[index + 1]};
 }
 
-// A file counts only if it is whole, and the same, for every rank of the world.
+// Where no reference is needed, a file with one serves as well.
 void ActivationCache::read_file(Layer& layer, const Ranks& ranks) {
+  try_file(layer, /*with_reference=*/true, ranks);
+  if (!layer.filled && !settings_.reference) {
+    try_file(layer, /*with_reference=*/false, ranks);
+  }
+}
+
+// A file counts only if it is whole, and the same, for every rank of the world.
+void ActivationCache::try_file(Layer& layer, bool with_reference, const Ranks& ranks) {
   const auto worst = [](FileFlaw flaw, Communicator& group) {
     return static_cast<FileFlaw>(
         all_reduced(static_cast<std::int64_t>(flaw), ReduceOp::kMax, group));
   };
   layer.file = std::make_unique<ActivationFile>(
       layer.store->shape(), settings_.directory,
-      layer_key(settings_, layer.layer, independent_rows_), settings_.trusts_others);
+      layer_key(settings_, layer.layer, independent_rows_, with_reference),
+      settings_.trusts_others);
   FileFlaw own = layer.file->flaw();
   FileFlaw agreed = worst(own, *ranks.world);
   if (agreed == FileFlaw::kNone) {
@@ -168,7 +188,9 @@ std::optional<WriteProblem> ActivationCache::write_file(const Layer& layer,
 void ActivationCache::read_back(Layer& layer) {
   const double* number = layer.store->numbers();
   for (std::size_t p = 0; p < pairs_.size(); ++p) {
-    layer.reference.push_back({number[0], number[1]});
+    if (settings_.reference) {
+      layer.reference.push_back({number[0], number[1]});
+    }
     number += 2;
   }
   layer.median_rms = *number;
@@ -431,7 +453,16 @@ class PrefixPass {
   }
 
   static std::string reference_phase(const ActivationCache& cache) {
-    return fmt::format("reference of {} pairs, group", cache.pairs_.size());
+    return fmt::format("{} of {} pairs, group",
+                       cache.settings_.reference ? "reference" : "residual stream",
+                       cache.pairs_.size());
+  }
+
+  std::string phase_of(const ActivationCache& cache) const {
+    if (!keeps_all_) {
+      return reference_phase(cache);
+    }
+    return cache.settings_.reference ? "prefix and reference, group" : "prefix, group";
   }
 
   // Where all pairs under way take more room than the blocks, or there is none for their cached
@@ -439,8 +470,8 @@ class PrefixPass {
   void stream_by_groups(Task& task) {
     std::vector<std::vector<std::int64_t>> packs = packs_of(task.cache);
     for (std::size_t g = 0; g < packs.size(); ++g) {
-      progress_(keeps_all_ ? "prefix and reference, group" : reference_phase(task.cache),
-                static_cast<std::int64_t>(g) + 1, static_cast<std::int64_t>(packs.size()));
+      progress_(phase_of(task.cache), static_cast<std::int64_t>(g) + 1,
+                static_cast<std::int64_t>(packs.size()));
       std::vector<Passenger> passengers;
       board(task, std::move(packs[g]), passengers);
       stream(std::move(passengers));
@@ -450,14 +481,22 @@ class PrefixPass {
   // Runs every pair through block after block to the head; keeps its output at requested layers.
   void stream(std::vector<Passenger> passengers) {
     const std::int64_t last = decoder_.config().blocks - 1;
-    for (std::int64_t block = 0; block <= last; ++block) {
+    const bool needs_all =
+        std::any_of(passengers.begin(), passengers.end(),
+                    [](const Passenger& p) { return p.task.cache.settings_.reference; });
+    const std::int64_t end = needs_all ? last + 1 : layers_.back() + 1;
+    for (std::int64_t block = 0; block < end; ++block) {
       if (loads_by_block_) {
-        progress_("prefix and reference, block", block + 1, last + 1);
+        progress_(needs_all ? "prefix and reference, block" : "prefix, block", block + 1, end);
         decoder_.load_blocks({block, block + 1});
       }
       const auto layer = std::find(layers_.begin(), layers_.end(), block);
       for (Passenger& passenger : passengers) {
-        if (block == last) {
+        const bool wants_reference = passenger.task.cache.settings_.reference;
+        if (!wants_reference && block > layers_.back()) {
+          continue;
+        }
+        if (block == last && wants_reference) {
           score(passenger);  // the head needs the last block's output at the predicting rows only
         }
         if (block < last || layer != layers_.end()) {
@@ -519,7 +558,9 @@ class PrefixPass {
         }
       }
     }
-    share_rows(task.answers, decoder_.device(), ranks_);
+    if (cache.settings_.reference) {
+      share_rows(task.answers, decoder_.device(), ranks_);
+    }
   }
 
   // Where the ranks have several nodes, sends every group's rows from its replica to the others; on
@@ -547,6 +588,9 @@ class PrefixPass {
 
   void find_reference(const Task& task, ActivationCache::Layer& layer) const {
     const ActivationCache& cache = task.cache;
+    if (!cache.settings_.reference) {
+      return;
+    }
     const bool same_path = cache.independent_rows_ || decoder_.product_type() != at::kBFloat16;
     const bool exact =
         same_path && (!cache.settings_.keep || cache.settings_.type != at::kBFloat16);
@@ -571,9 +615,14 @@ class PrefixPass {
     }
     if (ranks_.node->rank() == 0) {
       double* number = layer.store->numbers();
-      for (const AnswerLogProbs& pair : layer.reference) {
-        *number++ = pair.chosen;
-        *number++ = pair.rejected;
+      const auto count = 2 * static_cast<std::ptrdiff_t>(cache.pairs_.size());
+      if (cache.settings_.reference) {
+        for (const AnswerLogProbs& pair : layer.reference) {
+          *number++ = pair.chosen;
+          *number++ = pair.rejected;
+        }
+      } else {
+        number = std::fill_n(number, count, std::numeric_limits<double>::quiet_NaN());
       }
       *number = layer.median_rms;
     }

@@ -17,7 +17,7 @@
 #include "trainer/cache/activation_file.hpp"
 #include "trainer/cache/activation_store.hpp"
 #include "trainer/model/decoder/decoder.hpp"
-#include "trainer/passes/objective.hpp"
+#include "trainer/objective/objective.hpp"
 #include "trainer/passes/packing.hpp"
 #include "trainer/passes/scoring.hpp"
 
@@ -36,6 +36,7 @@ struct CacheSettings {
   std::vector<std::int64_t> layers;  // ascending, no layer twice
   std::int64_t group_size = 4;       // pairs that are scored together
   bool keep = true;                  // else every use runs the prefix again
+  bool reference = true;             // else only activations: blocks behind the layers do not run
   at::ScalarType type = at::kFloat;  // of the kept activations
   ActivationPlace place = ActivationPlace::kAuto;
   std::filesystem::path directory;  // of files that the next run opens; empty: in memory
@@ -91,10 +92,10 @@ class ActivationCache {
   std::vector<AnswerLogProbs> score(const ScoringContext& context, std::int64_t layer,
                                     const at::Tensor& vector, double coefficient) const;
 
-  // [P] log-probabilities at v = 0.
-  const std::vector<AnswerLogProbs>& reference(std::int64_t layer) const {
-    return at(layer).reference;
-  }
+  bool has_reference() const { return settings_.reference; }
+
+  // [P] log-probabilities at v = 0.  Throws BugError where the settings want none.
+  const std::vector<AnswerLogProbs>& reference(std::int64_t layer) const;
 
   // Median over all packed tokens of the root mean square of the residual stream after block
   // `layer`.
@@ -107,13 +108,14 @@ class ActivationCache {
     std::int64_t layer = 0;
     std::unique_ptr<ActivationStore> store;  // null where activations are not kept
     std::unique_ptr<ActivationFile> file;    // null without a directory
-    std::vector<AnswerLogProbs> reference;
+    std::vector<AnswerLogProbs> reference;   // empty where the settings want none
     double median_rms = 0;
     bool filled = false;
   };
 
   const Layer& at(std::int64_t layer) const;
   void read_file(Layer& layer, const Ranks& ranks);
+  void try_file(Layer& layer, bool with_reference, const Ranks& ranks);
   void read_back(Layer& layer);
   std::optional<WriteProblem> write_file(const Layer& layer, const Ranks& ranks) const;
   Range rows_of(std::int64_t pair) const;
@@ -138,7 +140,8 @@ at::Tensor token_rms(const at::Tensor& h);
 // dp x tp
 double shared_median(std::vector<double> rms, at::Device device, const Ranks& ranks);
 
-// Fills the caches that are not filled, all of the same layers.  Where activations are kept and the
+// Fills the caches that are not filled, all of the same layers; a reference-free one runs no block
+// behind its layers.  Where activations are kept and the
 // blocks up to the lowest layer are larger than the pairs' hidden states, all pairs go through a
 // block before the next block is loaded, on an accelerator in portions of half of its free memory;
 // else pack after pack goes through all blocks, with the same bits.  Blocks up to the lowest layer

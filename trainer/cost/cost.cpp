@@ -111,8 +111,12 @@ class RunTiming {
     return seconds;
   }
 
-  // Prefix and reference of `pairs` pairs in one pack.
-  double pass(double pairs) const {
+  // What follows the prefix of `pairs` pairs in one pack, for the reference.
+  double reference(double pairs) const {
+    return micro_batch(micro_batch_of(run_.pair, pairs), /*backward=*/false).total();
+  }
+
+  double prefix(double pairs) const {
     const Range blocks = {0, run_.layer + 1};
     const TokenCounts pack = micro_batch_of(run_.pair, pairs);
     const Operations work = part_.prefix(blocks, pack);
@@ -123,8 +127,7 @@ class RunTiming {
         part_.moved_per_token(blocks) / 2 * pack.tokens * kActivationBytes / machine_.copy_bytes +
         exchange(blocks, pack.tokens, 1);
     const double calls = calls_of(blocks, /*backward=*/false) * machine_.seconds_per_call;
-    return (run_.cuda ? std::max(of_pack, calls) : of_pack + calls) +
-           micro_batch(pack, /*backward=*/false).total();
+    return run_.cuda ? std::max(of_pack, calls) : of_pack + calls;
   }
 
   // The host's calls of tensor operations; on a device the kernels that it asks for.
@@ -400,7 +403,11 @@ double prefix_seconds(const ModelConfig& config, const RunShape& run, const Mach
       run.packs_prefix ? std::min(pairs_of_rank,
                                   std::ceil(static_cast<double>(kTokensPerPack) / run.pair.tokens))
                        : 1;
-  return pairs_of_rank / in_a_pack * RunTiming(config, run, machine).pass(in_a_pack);
+  const RunTiming timing(config, run, machine);
+  const double with_reference =
+      std::ceil((run.pairs - run.without_reference) / static_cast<double>(run.dp));
+  return pairs_of_rank / in_a_pack * timing.prefix(in_a_pack) +
+         with_reference / in_a_pack * timing.reference(in_a_pack);
 }
 
 double evaluation_seconds(const ModelConfig& config, const RunShape& run,

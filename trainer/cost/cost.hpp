@@ -96,12 +96,13 @@ struct RunShape {
   std::int64_t dp = 1;
   std::int64_t ranks_per_node = 0;  // 0: all are on one node
   bool cuda = false;
-  bool flash = false;         // there, blocks that allow it run flash attention
-  double device_bytes = 0;    // memory of an accelerator; 0: not known, and on a CPU
-  double pairs = 0;           // training and held-out pairs, whose prefix is kept
-  TokenCounts pair;           // the mean pair
-  double micro_pairs = 1;     // pairs of a micro-batch
-  bool packs_prefix = false;  // the pass packs pairs together, else it takes one at a time
+  bool flash = false;            // there, blocks that allow it run flash attention
+  double device_bytes = 0;       // memory of an accelerator; 0: not known, and on a CPU
+  double pairs = 0;              // training and held-out pairs, whose prefix is kept
+  double without_reference = 0;  // pairs among them that the prefix pass ends for at the layer
+  TokenCounts pair;              // the mean pair
+  double micro_pairs = 1;        // pairs of a micro-batch
+  bool packs_prefix = false;     // the pass packs pairs together, else it takes one at a time
   ElementBytes bytes;
 };
 
@@ -161,7 +162,8 @@ double reduction_seconds(const ModelConfig& config, const RunShape& run,
 StepSeconds step_seconds(const ModelConfig& config, const RunShape& run,
                          const MachineSpeed& machine, double batch_pairs);
 
-// Predicts the pass over all pairs before the first step: prefix and reference.
+// Predicts the pass over all pairs before the first step: prefix and, of those that need it,
+// reference.
 double prefix_seconds(const ModelConfig& config, const RunShape& run, const MachineSpeed& machine);
 
 // Predicts one evaluation of `pairs` pairs at one multiplier other than 0.

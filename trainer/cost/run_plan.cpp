@@ -53,6 +53,7 @@ RunShape shape_of(const PlanRequest& request, std::int64_t tp, std::int64_t micr
   shape.cuda = request.machine.cuda;
   shape.flash = request.machine.cuda && request.dtype == "bf16";
   shape.pairs = static_cast<double>(request.train_pairs + request.test_pairs);
+  shape.without_reference = request.uses_reference ? 0 : static_cast<double>(request.train_pairs);
   shape.pair = request.pair;
   shape.micro_pairs = static_cast<double>(micro_batch);
   shape.packs_prefix = request.packs_prefix;

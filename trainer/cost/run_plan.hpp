@@ -28,6 +28,7 @@ struct PlanRequest {
   TokenCounts pair;  // the mean one
   std::int64_t train_pairs = 0;
   std::int64_t test_pairs = 0;
+  bool uses_reference = true;  // the objective, of the training pairs; held-out ones have theirs
   std::int64_t batch_size = 4;
   std::optional<std::int64_t> micro_batch;
   std::optional<std::int64_t> tp;

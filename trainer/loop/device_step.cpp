@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "collectives/exact_sum.hpp"
@@ -18,14 +19,14 @@ at::TensorOptions doubles_on_host() {
   return at::TensorOptions().dtype(at::kDouble);
 }
 
-// [M, T] on the host: d where a row belongs to the member.
+// [M, T] on the host: d times the factor where a row belongs to the member.
 at::Tensor coefficients_of(const PackedPairs& packed, std::int64_t members, at::ScalarType type) {
   const auto tokens = static_cast<std::int64_t>(packed.steering_of_token.size());
   const at::Tensor coefficients = at::zeros({members, tokens}, doubles_on_host());
   auto* value = coefficients.mutable_data_ptr<double>();
   for (std::int64_t t = 0; t < tokens; ++t) {
     const SteeringChoice& steering = packed.steering_of_token[static_cast<std::size_t>(t)];
-    value[steering.vector * tokens + t] = static_cast<double>(steering.sign);
+    value[steering.vector * tokens + t] = static_cast<double>(steering.sign) * steering.factor;
   }
   return coefficients.to(type);
 }
@@ -33,6 +34,35 @@ at::Tensor coefficients_of(const PackedPairs& packed, std::int64_t members, at::
 bool has_one_sign(const MicroBatch& micro_batch, std::int64_t sign) {
   return std::all_of(micro_batch.places.begin(), micro_batch.places.end(),
                      [&](const PairPlace& place) { return place.sign == sign; });
+}
+
+// Whether the loss is BiPO's own, -log sigma of the margin.
+bool is_plain(const Objective& objective) {
+  return has_sigmoid(objective.kind) && uses_reference(objective.kind) &&
+         objective.label_smoothing == 0 && objective.reduction == Reduction::kSum;
+}
+
+bool is_plain(const MicroBatch& micro_batch) {
+  return std::all_of(micro_batch.places.begin(), micro_batch.places.end(),
+                     [](const PairPlace& place) { return is_plain(place.objective); });
+}
+
+// Columns of `Tables::forms`: see DeviceStep::general_weights().
+std::array<double, 6> form_of(const Objective& objective) {
+  const double smoothing = objective.label_smoothing;
+  switch (objective.kind) {
+    case ObjectiveKind::kIpo:
+      return {0, 0, 0, 1, 1 / objective.beta, 1 / (2 * objective.beta)};
+    case ObjectiveKind::kSft:
+      return {};
+    default:
+      return {1 - smoothing,
+              smoothing,
+              objective.kind == ObjectiveKind::kSimpo ? objective.simpo_gamma : 0,
+              0,
+              0,
+              0};
+  }
 }
 
 }  // namespace
@@ -43,6 +73,9 @@ std::uint64_t DeviceStep::Tables::bytes() const {
        {packed.ids, packed.row_of_target, packed.targets, coefficients, targets_of_item,
         item_of_target, direction_of_target, offset, rows_of_figures}) {
     bytes += table.nbytes();
+  }
+  if (forms.defined()) {
+    bytes += forms.nbytes() + loss_of_target.nbytes();
   }
   return bytes + (rows.defined() ? rows.nbytes() : 0);
 }
@@ -87,7 +120,8 @@ void DeviceStep::add(const MicroBatch& micro_batch, const MicroBatch* next) {
 
 DeviceStep::Prepared DeviceStep::prepare(const MicroBatch& micro_batch) {
   Prepared prepared{micro_batch, 1, {}, {}};
-  if (repeats_ && has_one_sign(micro_batch, -1)) {  // its tables are those of the other sign
+  if (repeats_ && has_one_sign(micro_batch, -1) && is_plain(micro_batch)) {
+    // Its tables are those of the other sign.
     MicroBatch other = micro_batch;
     for (PairPlace& place : other.places) {
       place.sign = 1;
@@ -121,35 +155,54 @@ std::shared_ptr<const DeviceStep::Tables> DeviceStep::make_tables(
   auto tables = std::make_shared<Tables>();
   std::vector<PackItem> items;
   for (const PairPlace& place : micro_batch.places) {
-    items.push_back({place.pair, {place.member, place.sign}});
+    items.push_back({place.pair, {place.member, place.sign, place.factor}});
   }
   const auto add_tables = [&](const PackedPairs& packed, Upload& upload) {
     std::vector<std::int64_t> targets_of_item;
     std::vector<std::int64_t> item_of_target;
     std::vector<double> direction_of_target;
     std::vector<double> offset;
+    std::vector<double> forms;  // [P, 6]
+    std::vector<double> loss_of_target;
     std::vector<std::int64_t> rows_of_figures;
     std::int64_t last = -1;
     for (const std::int64_t answer : packed.answer_of_target) {  // chosen, then rejected
       const std::int64_t item = answer / 2;
       const PairPlace& place = micro_batch.places[static_cast<std::size_t>(item)];
-      const double direction = static_cast<double>(place.sign) * place.beta;
+      const auto pair = static_cast<std::size_t>(place.pair);
+      const Objective& objective = place.objective;
+      const AnswerTokens tokens = answer_tokens(cache_.pairs()[pair]);
+      const double direction = static_cast<double>(place.sign) * objective.beta;
       if (item != last) {
-        const AnswerLogProbs& reference =
-            cache_.reference(layer_)[static_cast<std::size_t>(place.pair)];
         targets_of_item.push_back(0);
-        offset.push_back(-direction * (reference.chosen - reference.rejected));
+        offset.push_back(0);
+        if (uses_reference(objective.kind)) {
+          const AnswerLogProbs reference =
+              reduced(objective, cache_.reference(layer_)[pair], tokens);
+          offset.back() = -direction * (reference.chosen - reference.rejected);
+        }
+        const std::array<double, 6> form = form_of(objective);
+        forms.insert(forms.end(), form.begin(), form.end());
         rows_of_figures.push_back(place.row);
       }
       last = item;
       ++targets_of_item.back();
       item_of_target.push_back(static_cast<std::int64_t>(offset.size()) - 1);
-      direction_of_target.push_back(answer % 2 == 0 ? direction : -direction);
+      const bool is_chosen = answer % 2 == 0;
+      const AnswerLogProbs by_token = reduced(objective, {1, 1}, tokens);
+      const double share = is_chosen ? by_token.chosen : by_token.rejected;
+      direction_of_target.push_back(share * (is_chosen ? direction : -direction));
+      const bool is_trained = is_chosen == (place.sign > 0);
+      loss_of_target.push_back(objective.kind == ObjectiveKind::kSft && is_trained ? -share : 0.0);
     }
     upload.add(targets_of_item, tables->targets_of_item);
     upload.add(item_of_target, tables->item_of_target);
     upload.add(at::tensor(direction_of_target, at::kDouble), tables->direction_of_target);
     upload.add(at::tensor(offset, at::kDouble), tables->offset);
+    if (!is_plain(micro_batch)) {
+      upload.add(at::tensor(forms, at::kDouble).view({-1, 6}).t().contiguous(), tables->forms);
+      upload.add(at::tensor(loss_of_target, at::kDouble), tables->loss_of_target);
+    }
     tables->rows_on_host = at::tensor(rows_of_figures, at::kLong);
     upload.add(tables->rows_on_host, tables->rows_of_figures);
     upload.add(coefficients_of(packed, micro_batch.members, decoder_.residual_type()),
@@ -188,6 +241,9 @@ at::Tensor DeviceStep::backward_weights(const Prepared& prepared, const at::Tens
       at::segment_reduce(log_probs * tables.direction_of_target, "sum", tables.targets_of_item, {},
                          {}, /*axis=*/0, /*unsafe=*/true, /*initial=*/0);
   found.margin = of_items.add_(tables.offset);
+  if (tables.forms.defined()) {
+    return general_weights(tables, log_probs, found);
+  }
   if (prepared.sign < 0) {
     found.margin.neg_();
   }
@@ -196,6 +252,28 @@ at::Tensor DeviceStep::backward_weights(const Prepared& prepared, const at::Tens
   at::mul_out(weights, at::expm1(found.log_score).index_select(0, tables.item_of_target),
               tables.direction_of_target);
   return weights;
+}
+
+// The same for any objective.  With the rows a, e, gamma, i, k, l of `forms`, the margin m and what
+// the loss has of log-probabilities alone, L:
+//   loss   a (-log sigma(m - gamma)) + e (-log sigma(gamma - m)) + i (k m - l)^2 + L
+at::Tensor DeviceStep::general_weights(const Tables& tables, const at::Tensor& log_probs,
+                                       Found& found) {
+  const at::Tensor shifted = found.margin - tables.forms[2];
+  const at::Tensor ahead = at::log_sigmoid(shifted);
+  const at::Tensor behind = at::log_sigmoid(-shifted);
+  const at::Tensor distance = tables.forms[4] * found.margin - tables.forms[5];
+  const at::Tensor alone =
+      at::segment_reduce(log_probs * tables.loss_of_target, "sum", tables.targets_of_item, {}, {},
+                         /*axis=*/0, /*unsafe=*/true, /*initial=*/0);
+  found.log_score = tables.forms[0] * ahead + tables.forms[1] * behind -
+                    tables.forms[3] * distance * distance - alone;
+  const at::Tensor slope = tables.forms[0] * at::expm1(ahead) -
+                           tables.forms[1] * at::expm1(behind) +
+                           2 * tables.forms[3] * tables.forms[4] * distance;
+  return (slope.index_select(0, tables.item_of_target) * tables.direction_of_target +
+          tables.loss_of_target)
+      .to(log_probs.scalar_type());
 }
 
 DeviceStep::Result DeviceStep::finish(std::int64_t micro_batches, std::int64_t rows) {

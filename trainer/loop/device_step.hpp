@@ -16,6 +16,7 @@
 #include "collectives/session.hpp"
 #include "trainer/cache/activation_cache.hpp"
 #include "trainer/model/decoder/decoder.hpp"
+#include "trainer/objective/objective.hpp"
 #include "trainer/passes/packing.hpp"
 
 namespace bipo {
@@ -27,7 +28,8 @@ struct PairPlace {
   std::int64_t member = 0;  // of the M
   std::int64_t pair = 0;
   std::int64_t sign = 0;
-  double beta = 0;
+  double factor = 1;  // times the sign, on the vector
+  Objective objective;
   std::int64_t row = 0;  // of the step's figures
   auto operator<=>(const PairPlace&) const = default;
 };
@@ -73,14 +75,18 @@ class DeviceStep {
   // A micro-batch's tables on the device.
   struct Tables {
     PackedPairs packed;
-    at::Tensor coefficients;         // [M, T]
-    at::Tensor rows;                 // [T] of the activations on the device, if they are there
-    at::Tensor targets_of_item;      // [P], items in the order of their targets
-    at::Tensor item_of_target;       // [R], numbered in that order
-    at::Tensor direction_of_target;  // [R] float64: sign times beta, minus that if rejected
-    at::Tensor offset;               // [P] float64: the margin of log-probabilities of 0
-    at::Tensor rows_of_figures;      // [P]
-    at::Tensor rows_on_host;         // the same in host memory
+    at::Tensor coefficients;     // [M, T]
+    at::Tensor rows;             // [T] of the activations on the device, if they are there
+    at::Tensor targets_of_item;  // [P], items in the order of their targets
+    at::Tensor item_of_target;   // [R], numbered in that order
+    // [R] float64: the margin by each log-probability, sign times beta (by the mean, over the
+    // answer's tokens), minus that if rejected
+    at::Tensor direction_of_target;
+    at::Tensor offset;           // [P] float64: the margin of log-probabilities of 0
+    at::Tensor forms;            // [6, P] float64, see general_loss(); undefined: all are BiPO's
+    at::Tensor loss_of_target;   // [R] float64: a loss's slope that depends on nothing
+    at::Tensor rows_of_figures;  // [P]
+    at::Tensor rows_on_host;     // the same in host memory
     std::uint64_t bytes() const;
   };
 
@@ -106,6 +112,8 @@ class DeviceStep {
   at::Tensor hidden_of(const Prepared& prepared) const;
   static at::Tensor backward_weights(const Prepared& prepared, const at::Tensor& log_probs,
                                      Found& found);
+  static at::Tensor general_weights(const Tables& tables, const at::Tensor& log_probs,
+                                    Found& found);
   Result sum_on_host(const at::Tensor& read, std::int64_t micro_batches, std::int64_t rows) const;
 
   const Decoder& decoder_;

@@ -2,22 +2,27 @@
 
 #include <ATen/ATen.h>
 
-#include "trainer/passes/objective.hpp"
+#include "trainer/objective/objective.hpp"
+#include "trainer/passes/pair_scores.hpp"
 #include "trainer/passes/steering.hpp"
 
 namespace bipo {
 namespace {
 
-EvalRow summarize(const std::vector<AnswerLogProbs>& policy,
-                  const std::vector<AnswerLogProbs>& reference, double multiplier, double beta) {
+EvalRow summarize(const std::vector<TokenPair>& pairs, const std::vector<AnswerLogProbs>& policy,
+                  const std::vector<AnswerLogProbs>& reference, double multiplier,
+                  const Objective& objective) {
   EvalRow row;
   row.multiplier = multiplier;
   row.pairs = static_cast<double>(policy.size());
   for (std::size_t p = 0; p < policy.size(); ++p) {
-    const PairObjective objective = pair_objective(policy[p], reference[p], /*direction=*/1, beta);
-    row.loss += objective.loss / row.pairs;
-    row.margin += objective.margin / row.pairs;
-    row.accuracy += (policy[p].chosen > policy[p].rejected ? 1 : 0) / row.pairs;
+    const AnswerTokens tokens = answer_tokens(pairs[p]);
+    const PairObjective found =
+        pair_objective(objective, policy[p], reference[p], tokens, /*direction=*/1);
+    const AnswerLogProbs answers = reduced(objective, policy[p], tokens);
+    row.loss += found.loss / row.pairs;
+    row.margin += found.margin / row.pairs;
+    row.accuracy += (answers.chosen > answers.rejected ? 1 : 0) / row.pairs;
     row.chosen_logp += policy[p].chosen / row.pairs;
     row.rejected_logp += policy[p].rejected / row.pairs;
   }
@@ -28,14 +33,16 @@ EvalRow summarize(const std::vector<AnswerLogProbs>& policy,
 
 HeldOutEvaluation evaluate_pairs(const ScoringContext& context, const ActivationCache& held_out,
                                  std::int64_t layer, const std::vector<float>& vector,
-                                 const std::vector<double>& multipliers, double beta) {
+                                 const std::vector<double>& multipliers,
+                                 const Objective& objective) {
   const at::Tensor on_device = at::tensor(vector, at::kFloat).to(residual_options(context.decoder));
   const std::vector<AnswerLogProbs>& reference = held_out.reference(layer);
   HeldOutEvaluation evaluation;
   for (const double multiplier : multipliers) {
     const auto policy =
         multiplier == 0 ? reference : held_out.score(context, layer, on_device, multiplier);
-    evaluation.rows.push_back(summarize(policy, reference, multiplier, beta));
+    evaluation.rows.push_back(
+        summarize(held_out.pairs(), policy, reference, multiplier, objective));
     for (std::size_t p = 0; p < policy.size(); ++p) {
       evaluation.samples.push_back(
           {0, 0, multiplier, static_cast<std::int64_t>(p), policy[p].chosen, policy[p].rejected});

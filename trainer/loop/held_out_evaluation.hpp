@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "trainer/cache/activation_cache.hpp"
+#include "trainer/objective/objective.hpp"
 #include "trainer/records/records.hpp"
 
 namespace bipo {
@@ -14,11 +15,14 @@ struct HeldOutEvaluation {
   std::vector<EvalSampleRow> samples;  // one for each multiplier and pair
 };
 
-// Scores every pair of `held_out` at each multiplier m (h + m v after `layer`).  Leaves `step` and
+// Scores every pair of `held_out`, which has its reference, at each multiplier m (h + m v after
+// `layer`).  Loss and margin are the objective's in direction +1; a pair counts as right where the
+// chosen answer is ahead by the objective's reduction.  Leaves `step` and
 // `epoch` at 0; returns the same on every rank and for any number of replicas.
 // Collective over: dp x tp
 HeldOutEvaluation evaluate_pairs(const ScoringContext& context, const ActivationCache& held_out,
                                  std::int64_t layer, const std::vector<float>& vector,
-                                 const std::vector<double>& multipliers, double beta);
+                                 const std::vector<double>& multipliers,
+                                 const Objective& objective);
 
 }  // namespace bipo

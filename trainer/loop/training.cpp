@@ -138,12 +138,13 @@ class Member {
     StepRow row = outcome.row;
     row.step = step.step;
     row.epoch = step.epoch;
-    row.lr =
-        settings().lr * cosine_with_warmup(step.step, settings().warmup_steps, plan_.total_steps());
+    row.lr = settings().lr * schedule_factor(settings().schedule, step.step,
+                                             settings().warmup_steps, plan_.total_steps());
     row.sign = step.logged_sign;
     row.grad_norm = clip_norm(outcome.gradient, settings().max_grad_norm);
     settings().optimizer.update(state.vector, state.exp_avg, state.exp_avg_sq, outcome.gradient,
                                 row.lr, step.step);
+    settings().norm.apply(state.vector);
     state.step = step.step + 1;
     row.vector_norm = vector_norm(state.vector);
     row.seconds = seconds;
@@ -227,7 +228,11 @@ class Member {
           "step {}: |v| is {:.3g}, more than {} times the residual stream's {:.4g}: {}", row.step,
           row.vector_norm, kMostResidualNorms, settings().residual_norm, kAdvice);
     }
-    const double most = std::log(2.0) + settings().beta * kMostNatsPerToken * row.tokens / pairs;
+    // The mean per token of each of two answers may have changed so, or all tokens.
+    const double nats = settings().objective.reduction == Reduction::kMean
+                            ? 2 * kMostNatsPerToken
+                            : kMostNatsPerToken * row.tokens / pairs;
+    const double most = largest_loss(settings().objective, nats);
     if (row.loss > most) {
       return fmt::format(
           "step {}: the loss is {:.3g}, more than the {:.3g} that its tokens explain: {}", row.step,
@@ -356,6 +361,7 @@ class Trainer {
     std::size_t member;
     std::int64_t pair;
     std::int8_t sign;
+    double factor;
     PairOutcome* outcome;  // to be filled
   };
 
@@ -397,7 +403,7 @@ class Trainer {
         std::int64_t first_row = 0;
         for (std::size_t i = 0; i < steps.size(); ++i) {
           add_places(steps[i], m, first_pair, first_row, static_cast<std::int64_t>(i),
-                     members[i].settings().beta, micro_batch.places);
+                     members[i].settings().objective, micro_batch.places);
           first_row += rows_of(steps[i]);
         }
       }
@@ -407,12 +413,13 @@ class Trainer {
   }
 
   static void add_places(const StepPlan& step, std::size_t micro_batch, std::int64_t first_pair,
-                         std::int64_t first_row, std::int64_t member, double beta,
+                         std::int64_t first_row, std::int64_t member, const Objective& objective,
                          std::vector<PairPlace>& places) {
     for (std::size_t pass = 0; pass < step.passes.size(); ++pass) {
       std::int64_t in_batch = first_pair;
       for (const std::int64_t pair : step.micro_batches[micro_batch]) {
-        places.push_back({member, pair, step.passes[pass][static_cast<std::size_t>(in_batch)], beta,
+        const auto at = static_cast<std::size_t>(in_batch);
+        places.push_back({member, pair, step.passes[pass][at], step.factors[at], objective,
                           first_row + static_cast<std::int64_t>(pass) * step.pairs + in_batch});
         ++in_batch;
       }
@@ -523,8 +530,8 @@ class Trainer {
         for (std::size_t i = 0; i < indices.size(); ++i) {
           const std::size_t in_batch = first_pair + i;
           const std::size_t row = pass * static_cast<std::size_t>(step.pairs) + in_batch;
-          places.push_back(
-              {member, indices[i], step.passes[pass][in_batch], &outcomes[member][row]});
+          places.push_back({member, indices[i], step.passes[pass][in_batch], step.factors[in_batch],
+                            &outcomes[member][row]});
         }
       }
     }
@@ -536,7 +543,7 @@ class Trainer {
                            const std::vector<Place>& places) const {
     std::vector<PackItem> items;
     for (const Place& p : places) {
-      items.push_back({p.pair, {static_cast<std::int64_t>(p.member), p.sign}});
+      items.push_back({p.pair, {static_cast<std::int64_t>(p.member), p.sign, p.factor}});
     }
     const PackedPairs packed = pack_pairs(cache_.pairs(), items, decoder_);
     const at::Tensor vectors = current_vectors(members);
@@ -549,12 +556,13 @@ class Trainer {
     for (std::size_t i = 0; i < places.size(); ++i) {
       const Place& p = places[i];
       const auto pair = static_cast<std::size_t>(p.pair);
-      const PairObjective objective =
-          pair_objective(scores.answers[i], cache_.reference(layer_)[pair], p.sign,
-                         members[p.member].settings().beta);
-      loss_by_answer.insert(loss_by_answer.end(),
-                            {objective.loss_by_delta, -objective.loss_by_delta});
-      *p.outcome = {objective.margin, objective.loss,
+      const Objective& objective = members[p.member].settings().objective;
+      const PairObjective found = pair_objective(
+          objective, scores.answers[i],
+          uses_reference(objective.kind) ? cache_.reference(layer_)[pair] : AnswerLogProbs{},
+          answer_tokens(cache_.pairs()[pair]), p.sign);
+      loss_by_answer.insert(loss_by_answer.end(), {found.slope.chosen, found.slope.rejected});
+      *p.outcome = {found.margin, found.loss,
                     static_cast<double>(packed_size(cache_.pairs()[pair]))};
     }
     std::vector<double> loss_by_target;
@@ -574,14 +582,14 @@ class Trainer {
     return at::stack(rows).to(residual_);
   }
 
-  // [M, T] on the host: d where a row belongs to the member.
+  // [M, T] on the host: d times the factor where a row belongs to the member.
   at::Tensor coefficients_of(const PackedPairs& packed, std::size_t members) const {
     const auto tokens = packed.steering_of_token.size();
     std::vector<double> coefficients(members * tokens, 0.0);
     for (std::size_t t = 0; t < tokens; ++t) {
       const SteeringChoice& steering = packed.steering_of_token[t];
       coefficients[static_cast<std::size_t>(steering.vector) * tokens + t] =
-          static_cast<double>(steering.sign);
+          static_cast<double>(steering.sign) * steering.factor;
     }
     return at::tensor(coefficients, at::kDouble)
         .view({static_cast<std::int64_t>(members), packed.tokens()})
@@ -670,7 +678,7 @@ class Trainer {
       }
       const ScoringContext context{decoder_, ranks_, held_out_->settings().group_size, {}};
       auto [rows, samples] = evaluate_pairs(context, *held_out_, layer_, state.vector,
-                                            settings.multipliers, settings.beta);
+                                            settings.multipliers, settings.objective);
       const auto date = [&](auto& row) {
         row.step = state.step;
         row.epoch = member.last_epoch();

@@ -10,7 +10,8 @@
 #include "collectives/session.hpp"
 #include "datasets/batches/batch_plan.hpp"
 #include "trainer/cache/activation_cache.hpp"
-#include "trainer/loop/optimizer.hpp"
+#include "trainer/objective/objective.hpp"
+#include "trainer/optimizer/optimizer.hpp"
 #include "trainer/records/records.hpp"
 
 namespace bipo {
@@ -18,8 +19,10 @@ namespace bipo {
 struct TrainingSettings {
   PlanSettings plan;
   double lr = 5e-4;  // absolute: the factor of `--lr-unit residual` is already applied
-  double beta = 0.1;
+  Objective objective;
   AdamW optimizer;
+  Schedule schedule = Schedule::kCosine;
+  NormControl norm;
   double max_grad_norm = 1;
   std::int64_t warmup_steps = 100;
   std::vector<double> multipliers = {-1, 0, 1};
@@ -94,15 +97,16 @@ class LastStep {
 
 // Trains the members' vectors at one layer together, to the end of the plan or to a stop.  Each
 // member has its own order of pairs, signs, optimiser and log; their micro-batches share passes
-// through the model.  Members may differ in seed, shuffle, sign, lr, beta and optimiser; they must
-// have the same numbers of pairs, epochs and steps, the same batch sizes and the same step to start
-// from.  A member's result depends on the others in the last bits only.  `held_out` may be null.
-// A member has diverged when its loss, gradient or vector is not finite, its loss is larger than
-// any answers explain, its vector is more than 100 times as long as the residual stream, or its
-// gradient was exactly zero in as many steps on end as an epoch has.
-// Returns kInterrupted after a stop, otherwise kComplete: every member that has not failed is at
-// the end of its plan, or out of patience.  Where the state at the end of an epoch was saved
-// without the evaluation that is due there, that is made first.  Collective over: world
+// through the model.  Members may differ in factors, seed, shuffle, sign, lr, objective and
+// optimiser; they must have the same numbers of pairs, epochs and steps, the same batch sizes and
+// the same step to start from.  A member's result depends on the others in the last bits only.
+// `held_out` may be null. Objectives that use the reference need a cache with it. A member has
+// diverged when its loss, gradient or vector is not finite, its loss is larger than any answers
+// explain, its vector is more than 100 times as long as the residual stream, or its gradient was
+// exactly zero in as many steps on end as an epoch has. Returns kInterrupted after a stop,
+// otherwise kComplete: every member that has not failed is at the end of its plan, or out of
+// patience.  Where the state at the end of an epoch was saved without the evaluation that is due
+// there, that is made first. Collective over: world
 RunStatus train(const Decoder& decoder, const ActivationCache& cache,
                 const ActivationCache* held_out, std::int64_t layer,
                 const std::vector<TrainingMember>& members, const Ranks& ranks,

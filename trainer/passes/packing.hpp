@@ -17,10 +17,11 @@ namespace bipo {
 
 // P packed items, T packed tokens, U rows that predict, R scored answer tokens.
 
-// One way of steering: a vector of the pass and the sign d that it is added with.
+// One way of steering: a vector of the pass, and the sign d and the factor that it is added with.
 struct SteeringChoice {
   std::int64_t vector = 0;
   std::int64_t sign = 0;
+  double factor = 1;
   auto operator<=>(const SteeringChoice&) const = default;
 };
 

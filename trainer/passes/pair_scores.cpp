@@ -28,6 +28,11 @@ PairScores with_sums(const PackedPairs& packed, at::Tensor log_probs) {
 
 }  // namespace
 
+AnswerTokens answer_tokens(const TokenPair& pair) {
+  return {static_cast<double>(scored_count(pair.chosen_scored, pair.chosen.size())),
+          static_cast<double>(scored_count(pair.rejected_scored, pair.rejected.size()))};
+}
+
 at::Tensor target_log_probs(const Decoder& decoder, const PackedPairs& packed,
                             const at::Tensor& hidden, const Steering& steering) {
   const ResidualStream steered = run_past_sites(

@@ -6,8 +6,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "datasets/tokens/token_pair.hpp"
 #include "trainer/model/decoder/decoder.hpp"
-#include "trainer/passes/objective.hpp"
+#include "trainer/objective/objective.hpp"
 #include "trainer/passes/packing.hpp"
 
 namespace bipo {
@@ -24,6 +25,9 @@ struct PairScores {
   at::Tensor target_log_probs;  // [R], in the autograd graph where the vectors require a gradient
   std::vector<AnswerLogProbs> answers;  // [P], sums over an answer's tokens in order, float64
 };
+
+// Returns the numbers of scored tokens of the pair's answers.
+AnswerTokens answer_tokens(const TokenPair& pair);
 
 // Runs blocks layer+1.. and the head on `hidden` [T, D], the output of block `layer`; returns the
 // log-probabilities of the targets, [R].  The host does not wait for them.  Collective over: tp

@@ -21,8 +21,8 @@ struct StepRow {
   std::int32_t epoch = 0;  // from 0
   double lr = 0;
   double loss = 0;       // nats, mean over the batch
-  double margin = 0;     // mean of d * beta * delta
-  double accuracy = 0;   // share of pairs with d * delta > 0
+  double margin = 0;     // mean of the objective's margin, in BiPO d * beta * delta
+  double accuracy = 0;   // share of pairs with a margin above 0
   std::int8_t sign = 0;  // d; 0 where the step has no single sign
   double grad_norm = 0;
   double vector_norm = 0;
@@ -36,9 +36,9 @@ struct EvalRow {
   std::int32_t epoch = 0;  // epoch that had just ended (or was under way), from 0
   double multiplier = 0;
   double pairs = 0;
-  double loss = 0;           // mean of -log sigmoid(beta * delta_m), nats
-  double margin = 0;         // mean of beta * delta_m
-  double accuracy = 0;       // share of pairs with log pi_m(chosen) > log pi_m(rejected)
+  double loss = 0;      // of the objective, mean; in BiPO of -log sigmoid(beta * delta_m), nats
+  double margin = 0;    // of the objective, mean; in BiPO of beta * delta_m
+  double accuracy = 0;  // share of pairs whose chosen answer is the likelier one, by its reduction
   double chosen_logp = 0;    // mean over pairs, nats
   double rejected_logp = 0;  // mean over pairs, nats
 };

@@ -14,7 +14,7 @@ from .layer_curve import ranked_layers
 from .page import (Markup, document, element, figure, joined, key_figures, known_figures, listing, plot_grid,
                    setting_list, table, time_of_report, write_page)
 from .sections import VARIANT_AXES, Section, best_cells, split_sections
-from .summary import AXES, input_settings, shared_settings
+from .summary import axes_of, input_settings, shared_settings
 from .sweep import Sweep
 from .traces import Trace, of_complete_runs, read_traces
 from .wording import counted, duration, number, percent, plain, signed, value_list
@@ -50,7 +50,7 @@ def _header(sweep: Sweep) -> Markup:
 def swept_text(sweep: Sweep) -> str:
     """What was swept: "10 cells: layer 5, 10, 15, 20, 25 × seed 1, 2; model smollm2"."""
     varying, fixed = [], []
-    for axis in AXES:
+    for axis in axes_of(sweep.summary):
         values = sorted(set(sweep.summary[axis]))
         name = axis.replace("_", " ")
         if len(values) > 1:
@@ -239,7 +239,8 @@ def _progress(steps: int, total: int) -> str:
 
 
 def _settings(sweep: Sweep) -> Markup:
-    axes = {axis: sweep.summary[axis].iloc[0] for axis in AXES if sweep.summary[axis].nunique(dropna=False) == 1}
+    axes = {axis: sweep.summary[axis].iloc[0] for axis in axes_of(sweep.summary)
+            if sweep.summary[axis].nunique(dropna=False) == 1}
     known = {name: value for name, value in axes.items() if not _is_unknown(value)}
     inputs = input_settings(sweep.settings)
     shared = {**known, **shared_settings(sweep.settings), **(inputs[0] if len(inputs) == 1 else {})}
@@ -256,7 +257,8 @@ def _is_unknown(value: object) -> bool:
 
 
 def _all_cells(sweep: Sweep) -> Markup:
-    axes = ["layer", "seed", *_varying(sweep.summary, [axis for axis in AXES if axis not in ("layer", "seed")])]
+    others = [axis for axis in axes_of(sweep.summary) if axis not in ("layer", "seed")]
+    axes = ["layer", "seed", *_varying(sweep.summary, others)]
     origin = _origin(sweep.summary)
     headers = [*(axis.replace("_", " ") for axis in axes), "status", "steps", "loss", "norm of v", "accuracy −v",
                "none", "+v", "margin −v", "+v", "time", "tokens/s", *origin, "cell"]
@@ -276,4 +278,4 @@ def _origin(cells: pandas.DataFrame) -> list[str]:
 
 
 def _varying(cells: pandas.DataFrame, axes: Sequence[str]) -> list[str]:
-    return [axis for axis in axes if cells[axis].nunique(dropna=False) > 1]
+    return [axis for axis in axes if axis in cells and cells[axis].nunique(dropna=False) > 1]

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import pandas
 
 from .layer_curve import evaluated, layer_curve, ranked_layers, with_swings
+from .summary import OBJECTIVE_AXES
 from .sweep import Sweep
 
 # Axes that make a variant: layers are compared with all of these equal.
-VARIANT_AXES = ("lr", "beta", "sign", "batch_size", "epochs")
+VARIANT_AXES = ("lr", "beta", *OBJECTIVE_AXES, "sign", "batch_size", "epochs")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,7 @@ def split_sections(sweep: Sweep) -> list[Section]:
 
 
 def _variants(cells: pandas.DataFrame) -> list[Variant]:
-    varying = [axis for axis in VARIANT_AXES if cells[axis].nunique(dropna=False) > 1]
+    varying = [axis for axis in VARIANT_AXES if axis in cells and cells[axis].nunique(dropna=False) > 1]
     if not varying:
         return [_variant({}, cells)]
     groups = cells.groupby(varying, sort=True, dropna=False)

@@ -18,6 +18,9 @@ from .run import Run
 TEXT_COLUMNS = ("cell", "status", "model", "data", "sign", "failure")
 INTEGER_COLUMNS = ("layer", "seed", "batch_size", "epochs", "steps", "total_steps", "best_epoch")
 AXES = ("model", "data", "layer", "seed", "lr", "beta", "sign", "batch_size", "epochs")
+# Axes of sweeps with other objectives than BiPO's own form, with the values of that; other sweeps lack the columns.
+OBJECTIVE_AXES: dict[str, object] = {"objective": "bipo", "label_smoothing": 0.0, "simpo_gamma": 0.5,
+                                     "reduction": "sum"}
 # The multipliers that the summary compares, and what their columns are called.
 MULTIPLIERS = {"minus": -1.0, "zero": 0.0, "plus": 1.0}
 MEASURES = ("accuracy", "margin")
@@ -34,6 +37,7 @@ def cell_row(cell: Mapping[str, object], status: str, failure: str, run: Run | N
     """A cell's row without the settings: `cell` is the plan's entry, `run` what there is of its run file."""
     row: dict[str, object] = {name: _unknown(name) for name in COLUMNS}
     row.update({name: cell[name] for name in AXES if name in cell})
+    row.update({name: cell.get(name, usual) for name, usual in OBJECTIVE_AXES.items()})
     row.update(cell=cell["name"], status=status, failure=failure)
     if run is not None:
         row.update(_progress(run))
@@ -48,10 +52,23 @@ def summary_frame(rows: Sequence[Mapping[str, object]], settings: Mapping[str, o
         kind = "object" if name in TEXT_COLUMNS else "int64" if name in INTEGER_COLUMNS else "float64"
         # Seeds go up to 2^64 - 1.
         frame[name] = frame[name].astype("uint64" if name == "seed" and (frame[name] >= 0).all() else kind)
+    own_axes = _objective_columns(rows)
     by_cell = [cell_settings(settings, str(row["model"]), str(row["data"])) for row in rows]
     names = dict.fromkeys([*shared_settings(settings), *(name for own in by_cell for name in own)])
     columns = {name: _setting_column([own.get(name) for own in by_cell]) for name in names if name not in COLUMNS}
-    return pandas.concat([frame, pandas.DataFrame(columns, index=frame.index)], axis=1)
+    return pandas.concat([frame, pandas.DataFrame({**own_axes, **columns}, index=frame.index)], axis=1)
+
+
+def axes_of(frame: pandas.DataFrame) -> list[str]:
+    """The axes that the table has, those of the objective among them where there are several."""
+    return [*AXES, *(name for name in OBJECTIVE_AXES if name in frame.columns)]
+
+
+def _objective_columns(rows: Sequence[Mapping[str, object]]) -> dict[str, pandas.Series]:
+    values = {name: [row.get(name, usual) for row in rows] for name, usual in OBJECTIVE_AXES.items()}
+    if all(value == OBJECTIVE_AXES[name] for name, column in values.items() for value in column):
+        return {}
+    return {name: _setting_column(column) for name, column in values.items()}
 
 
 def shared_settings(settings: Mapping[str, object]) -> dict[str, object]:

@@ -326,5 +326,41 @@ TEST(BatchPlan, CostsDealTheSamePairsDifferently) {
   EXPECT_THROW(BatchPlan{settings}, BugError);
 }
 
+// The factors of all pairs in an epoch, by pair.
+std::vector<double> factors_of(const BatchPlan& plan, std::int64_t epoch, std::size_t pairs) {
+  std::vector<double> factors(pairs);
+  for (std::int64_t step = 0; step < plan.steps_per_epoch(); ++step) {
+    const StepPlan of_step = plan.step(epoch * plan.steps_per_epoch() + step);
+    const auto batch = batch_of(of_step);
+    for (std::size_t i = 0; i < batch.size(); ++i) {
+      factors[static_cast<std::size_t>(batch[i])] = of_step.factors.at(i);
+    }
+  }
+  return factors;
+}
+
+TEST(Factors, AreOneByDefault) {
+  EXPECT_EQ(factors_of(BatchPlan(settings(10, 4)), 1, 10), std::vector<double>(10, 1.0));
+}
+
+TEST(Factors, FollowSeedEpochAndPairAlone) {
+  PlanSettings given = settings(3000, 8);
+  given.factors = {0.5, 1, 4};
+  const std::vector<double> first = factors_of(BatchPlan(given), 0, 3000);
+  for (const double factor : given.factors) {
+    // A third of 3000 with a standard deviation of 26.
+    EXPECT_NEAR(static_cast<double>(std::count(first.begin(), first.end(), factor)), 1000, 130);
+  }
+  PlanSettings other = given;
+  other.batch_size = 5;
+  other.micro_batch = 2;
+  other.shuffle = false;
+  other.sign = SignRule::kBoth;
+  EXPECT_EQ(factors_of(BatchPlan(other), 0, 3000), first);
+  EXPECT_NE(factors_of(BatchPlan(given), 1, 3000), first);
+  other.seed = 12;
+  EXPECT_NE(factors_of(BatchPlan(other), 0, 3000), first);
+}
+
 }  // namespace
 }  // namespace bipo

@@ -89,7 +89,13 @@ const std::vector<Example>& later_examples() {
                                            {"max-test-pairs", "max_test_pairs", "20", 20},
                                            {"data-seed", "data_seed", "0", 0},
                                            {"select", "select", "best", "best"},
-                                           {"patience", "patience", "3", 3}};
+                                           {"patience", "patience", "3", 3},
+                                           {"label-smoothing", "label_smoothing", "0.25", 0.25},
+                                           {"reduction", "reduction", "mean", "mean"},
+                                           {"factors", "factors", "0.5,2", Json::array({0.5, 2.0})},
+                                           {"norm", "norm", "max:7%", "max:7%"},
+                                           {"schedule", "schedule", "linear", "linear"},
+                                           {"init", "init", "random:0.5", "random:0.5"}};
   return all;
 }
 
@@ -187,6 +193,26 @@ TEST(TrainFields, AutoTakesAValueBack) {
   }
 }
 
+// BiPO's own form is stored as by versions that had no other.
+TEST(TrainFields, AnotherObjectiveIsStoredWithAllThatItUses) {
+  TrainOptions options;
+  auto groups = train_fields(options);
+  const Json usual = stored_settings(groups);
+  named(groups, "reduction").set("sum");
+  EXPECT_EQ(stored_settings(groups), usual) << "the objective's own";
+  named(groups, "reduction").set("auto");
+  named(groups, "objective").set("ipo");
+  Json expected = usual;
+  expected["objective"] = "ipo";
+  expected["reduction"] = "mean";
+  EXPECT_EQ(nlohmann::json(stored_settings(groups)), nlohmann::json(expected));
+  named(groups, "objective").set("simpo");
+  expected["objective"] = "simpo";
+  expected["simpo_gamma"] = 0.5;
+  EXPECT_EQ(nlohmann::json(stored_settings(groups)), nlohmann::json(expected));
+  EXPECT_EQ(named(groups, "reduction").text(), "mean");
+}
+
 TEST(TrainFields, HelpShowsTheValuesOfTheStructAsDefaults) {
   TrainOptions options;
   options.epochs = 123;
@@ -217,9 +243,10 @@ TEST(TrainFields, HelpShowsTheValuesOfTheStructAsDefaults) {
 
 // But for defaults that no text of the option stands for.
 TEST(TrainFields, TheDefaultThatHelpShowsGivesTheStructsValue) {
-  const Keys in_words = {"adapter",       "test",          "micro-batch",  "dp",          "threads",
-                         "system-prompt", "template-date", "template-arg", "cache-dir",   "columns",
-                         "data-seed",     "continue-from", "warmup",       "warmup-steps"};
+  const Keys in_words = {"adapter",   "test",          "micro-batch",   "dp",
+                         "threads",   "system-prompt", "template-date", "template-arg",
+                         "cache-dir", "columns",       "data-seed",     "continue-from",
+                         "warmup",    "warmup-steps",  "reduction"};
   TrainOptions options;
   auto groups = train_fields(options);
   const Json before = stored_settings(groups);
@@ -233,7 +260,7 @@ TEST(TrainFields, TheDefaultThatHelpShowsGivesTheStructsValue) {
       }
     }
   }
-  EXPECT_EQ(checked, 35);
+  EXPECT_EQ(checked, 42);
 }
 
 // Files are those of versions without these settings where they are not used.
@@ -277,7 +304,8 @@ TEST(SettingsTable, ShowsEveryStoredSettingOnce) {
       expected.insert(example.option);
     }
   }
-  expected.insert({"template-arg", "train-turns"});  // which files omit by default
+  // Which files omit by default, without an example above.
+  expected.insert({"template-arg", "train-turns", "objective", "simpo-gamma"});
   EXPECT_EQ(shown, expected);
 }
 

@@ -205,6 +205,10 @@ TEST_F(SweepPreparationTest, EachInputHasItsCells) {
 TEST_F(SweepPreparationTest, ACellIsTheRunByItself) {
   SweepOptions given = options();
   given.axes.betas = {0.75};
+  given.axes.objectives = {"simpo"};
+  given.axes.label_smoothings = {0.125};
+  given.axes.simpo_gammas = {1.5};
+  given.axes.reductions = {"sum"};
   given.axes.signs = {"both"};
   given.axes.batch_sizes = {2};
   given.axes.epochs = {7};
@@ -223,6 +227,10 @@ TEST_F(SweepPreparationTest, ACellIsTheRunByItself) {
   alone.seed = 2;
   alone.lr = 0.5;
   alone.beta = 0.75;
+  alone.objective = ObjectiveKind::kSimpo;
+  alone.label_smoothing = 0.125;
+  alone.simpo_gamma = 1.5;
+  alone.reduction = Reduction::kSum;
   alone.sign = SignRule::kBoth;
   alone.batch_size = 2;
   alone.epochs = 7;
@@ -242,6 +250,23 @@ TEST_F(SweepPreparationTest, ACellIsTheRunByItself) {
     of_run.erase(placement);
   }
   EXPECT_EQ(of_cell, of_run);
+}
+
+TEST_F(SweepPreparationTest, OneCellWithAReferenceIsEnoughToComputeIt) {
+  SweepOptions given = options();
+  given.axes.objectives = {"simpo", "sft"};
+  EXPECT_FALSE(uses_reference(prepare(given)));
+  given.axes.objectives = {"simpo", "dpo"};
+  const SweepPreparation sweep = prepare(given);
+  EXPECT_TRUE(uses_reference(sweep));
+  for (const Cell& cell : sweep.plan.cells) {
+    const TrainOptions of_cell = cell_options(sweep, cell);
+    EXPECT_EQ(to_string(of_cell.objective), cell.objective);
+    EXPECT_EQ(of_cell.sign, cell.objective == "dpo" ? SignRule::kPlus : SignRule::kBatch);
+    EXPECT_EQ(of_cell.reduction, own_reduction(of_cell.objective));
+  }
+  const auto settings = nlohmann::json::parse(sweep.plan_text)["settings"];
+  EXPECT_FALSE(settings.contains("objective") || settings.contains("reduction"));
 }
 
 TEST_F(SweepPreparationTest, ARunFileOfOtherSettingsDoesNotBelong) {

@@ -137,6 +137,41 @@ TEST(Expand, CellHoldsTheValuesOfItsName) {
   EXPECT_EQ(cells, std::vector<Cell>{expected});
 }
 
+TEST(Expand, NamesSayAnotherObjective) {
+  SweepAxes axes = axes_of({{0, 0, 1}}, {1}, {1e-3}, {0.1}, {"batch"});
+  axes.objectives = {"simpo", "bipo"};
+  axes.simpo_gammas = {0.25, 1};
+  axes.label_smoothings = {0, 0.1};
+  EXPECT_EQ(names(expand(axes, 1)),
+            (Texts{
+                "m-d-layer0-seed1-lr0.001-beta0.1-signbatch-batch4-epochs20",
+                "m-d-layer0-seed1-lr0.001-beta0.1-signbatch-batch4-epochs20-smoothing0.1",
+                "m-d-layer0-seed1-lr0.001-beta0.1-signbatch-batch4-epochs20-objectivesimpo-"
+                "gamma0.25-reductionmean",
+                "m-d-layer0-seed1-lr0.001-beta0.1-signbatch-batch4-epochs20-objectivesimpo-"
+                "gamma1-reductionmean",
+                "m-d-layer0-seed1-lr0.001-beta0.1-signbatch-batch4-epochs20-objectivesimpo-"
+                "smoothing0.1-gamma0.25-reductionmean",
+                "m-d-layer0-seed1-lr0.001-beta0.1-signbatch-batch4-epochs20-objectivesimpo-"
+                "smoothing0.1-gamma1-reductionmean",
+            }));
+}
+
+TEST(Expand, AnObjectiveHasOneCellForWhatItDoesNotUse) {
+  SweepAxes axes = axes_of({{0, 0, 1}}, {1}, {1e-3}, {0.1}, {"batch", "both"});
+  axes.objectives = {"dpo", "ipo"};
+  axes.reductions = {"auto", "mean"};
+  const std::string name = "m-d-layer0-seed1-lr0.001-beta0.1-sign";
+  EXPECT_EQ(names(expand(axes, 1)), (Texts{
+                                        name + "plus-batch4-epochs20-objectivedpo-reductionsum",
+                                        name + "plus-batch4-epochs20-objectivedpo-reductionmean",
+                                        name + "batch-batch4-epochs20-objectiveipo-reductionmean",
+                                        name + "both-batch4-epochs20-objectiveipo-reductionmean",
+                                    }));
+  axes.objectives = {"orpo"};
+  EXPECT_NE(expand_error(axes, 1).find("'orpo'"), std::string::npos);
+}
+
 TEST(Expand, OrderOfListedValuesDoesNotMatter) {
   const SweepAxes listed =
       axes_of({{15, 15, 1}, {5, 10, 5}}, {2, 11, 1}, {1e-3, 5e-4}, {0.5, 0.1}, {"plus", "batch"});
@@ -326,6 +361,22 @@ TEST(PlanToJson, HoldsSettingsCellsAndPacksInOrder) {
 }
 )");
 }  // namespace
+
+// A plan of cells of the usual objective is as an earlier version's, which has no other.
+TEST(PlanToJson, SaysWhatIsNotTheUsualObjective) {
+  SweepAxes axes = axes_of({{0, 0, 1}}, {1}, {1e-3}, {0.1}, {"batch"});
+  axes.objectives = {"bipo", "simpo"};
+  SweepPlan plan;
+  plan.settings = "{}";
+  plan.cells = expand(axes, 1);
+  plan.packs = make_packs(plan.cells, 8, cost_of(1, 1));
+  ASSERT_EQ(plan.packs.size(), 1U) << "objectives share passes";
+  const auto cells = nlohmann::json::parse(plan_to_json(plan))["cells"];
+  EXPECT_FALSE(cells[0].contains("objective") || cells[0].contains("reduction"));
+  EXPECT_EQ(cells[1]["objective"], "simpo");
+  EXPECT_EQ(cells[1]["reduction"], "mean");
+  EXPECT_FALSE(cells[1].contains("simpo_gamma")) << "the usual one";
+}
 
 TEST(PlanToJson, PacksNameTheirMembers) {
   const auto json = nlohmann::json::parse(plan_to_json(small_plan()));

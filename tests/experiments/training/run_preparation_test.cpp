@@ -229,6 +229,33 @@ TEST_F(RunPreparationTest, ResumeWithOtherSettingsIsRefusedByName) {
       {"--resume: " + given.out.string(), "lr was 0.003, now 0.25", "seed was 11, now 12"});
 }
 
+TEST_F(RunPreparationTest, ResumeComparesTheObjective) {
+  TrainOptions given = options();
+  given.objective = ObjectiveKind::kSimpo;
+  const auto config = nlohmann::json::parse(prepare(given).config);
+  EXPECT_EQ(config["objective"], "simpo");
+  EXPECT_EQ(config["reduction"], "mean");
+  EXPECT_EQ(config["simpo_gamma"], 0.5);
+  write_run(given, 2, RunStatus::kInterrupted);
+  given.resume = true;
+  given.reduction = Reduction::kMean;  // the same in other words
+  EXPECT_EQ(prepare(given).previous->checkpoint.step, 2);
+  given.simpo_gamma = 1;
+  expect_parts(error_of<UserError>([&] { prepare(given); }), {"simpo_gamma was 0.5, now 1.0"});
+  given.objective = ObjectiveKind::kBipo;
+  given.reduction.reset();
+  expect_parts(error_of<UserError>([&] { prepare(given); }),
+               {"objective was \"simpo\", now the default"});
+}
+
+TEST_F(RunPreparationTest, DpoHasOneDirection) {
+  TrainOptions given = options();
+  given.objective = ObjectiveKind::kDpo;
+  const RunPreparation run = prepare(given);
+  EXPECT_EQ(run.plan.sign, SignRule::kPlus);
+  EXPECT_EQ(nlohmann::json::parse(run.config)["sign"], "plus");
+}
+
 TEST_F(RunPreparationTest, AgreementIsThatOfTheResultAndItsState) {
   const TrainOptions given = options();
   const std::uint64_t agreement = prepare(given).agreement;

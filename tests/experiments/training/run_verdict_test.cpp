@@ -19,7 +19,7 @@ using testing::expect_parts;
 VerdictSettings settings() {
   VerdictSettings s;
   s.residual_norm = 100;
-  s.beta = 0.5;
+  s.objective.beta = 0.5;
   s.lr = 5e-4;
   s.lr_unit = LrUnit::kAbsolute;
   s.epochs = 3;
@@ -49,6 +49,17 @@ std::string verdict(const std::vector<std::pair<double, Logps>>& chosen,
 
 bool begins_with(const std::string& text, const char* beginning) {
   return text.starts_with(beginning);
+}
+
+// By tokens: -6 / 2 and -4 / 2 of the chosen answers of two tokens; the rejected ones do not
+// change.
+TEST(RunVerdict, OfMarginsByTokens) {
+  VerdictSettings by_tokens = settings();
+  by_tokens.objective.reduction = Reduction::kMean;
+  by_tokens.tokens = {{2, 5}, {2, 5}, {2, 5}};
+  EXPECT_EQ(verdict({{-1, {-6, -7, -8}}, {1, {-4, -5, -6}}}, by_tokens),
+            "steers: the vector's norm is 5 % of the residual stream's, the held-out margins at "
+            "+1v and -1v differ by +0.5 nats (95 % interval +0.5 to +0.5, 3 pairs)");
 }
 
 // Margins of beta = 0.5 times 2 nats.

@@ -427,6 +427,88 @@ TEST(SweepOptions, AxesTakeLists) {
   EXPECT_EQ(options.tp, 2);
 }
 
+TEST(TrainOptions, TakeAnObjective) {
+  const TrainOptions usual = parsed({});
+  EXPECT_EQ(usual.objective, ObjectiveKind::kBipo);
+  EXPECT_EQ(objective_of(usual), Objective());
+  const TrainOptions simpo = parsed(
+      {"--objective", "simpo", "--simpo-gamma", "1.25", "--beta", "2", "--label-smoothing", "0.1"});
+  EXPECT_EQ(objective_of(simpo),
+            (Objective{ObjectiveKind::kSimpo, 2, 0.1, 1.25, Reduction::kMean}));
+  EXPECT_EQ(objective_of(parsed({"--objective", "ipo", "--reduction", "sum"})).reduction,
+            Reduction::kSum);
+  EXPECT_FALSE(parsed({"--reduction", "auto"}).reduction);
+  EXPECT_EQ(parsed({"--objective", "dpo", "--sign", "plus"}).sign, SignRule::kPlus);
+  EXPECT_EQ(parsed({"--objective", "dpo", "--preset", "paper"}).objective, ObjectiveKind::kDpo);
+}
+
+TEST(TrainOptions, RefuseWhatTheObjectiveDoesNotKnow) {
+  expect_parts(train_error({"--objective", "orpo"}), {"bipo, dpo, ipo, simpo, sft"});
+  expect_parts(train_error({"--objective", "ipo", "--label-smoothing", "0.1"}),
+               {"--label-smoothing 0.1", "log sigmoid", "ipo"});
+  expect_parts(train_error({"--objective", "sft", "--label-smoothing", "0.1"}), {"sft"});
+  expect_parts(train_error({"--simpo-gamma", "1"}), {"--simpo-gamma", "bipo has no such margin"});
+  expect_parts(train_error({"--objective", "dpo", "--sign", "both"}),
+               {"--sign", "one direction", "--objective bipo"});
+  expect_parts(train_error({"--label-smoothing", "0.5"}), {"below 0.5"});
+  expect_parts(train_error({"--reduction", "max"}), {"sum, mean, or auto"});
+}
+
+TEST(TrainOptions, TakeNormScheduleAndStart) {
+  const TrainOptions usual = parsed({});
+  EXPECT_EQ(usual.norm, NormChoice());
+  EXPECT_EQ(usual.schedule, Schedule::kCosine);
+  EXPECT_EQ(usual.start, RandomStart());
+  const TrainOptions given = parsed({"--norm", "max:5%", "--schedule", "constant", "--init",
+                                     "random:0.25", "--factors", "0.5,1,2"});
+  EXPECT_EQ(usual.factors, std::vector<double>{1});
+  EXPECT_EQ(given.factors, (std::vector<double>{0.5, 1, 2}));
+  expect_parts(train_error({"--factors", "1,0"}), {"--factors", "above 0"});
+  EXPECT_EQ(given.norm, (NormChoice{NormRule::kMax, {5, true}}));
+  EXPECT_DOUBLE_EQ(given.norm.length.absolute(40), 2);
+  EXPECT_EQ(given.schedule, Schedule::kConstant);
+  EXPECT_EQ(given.start, (RandomStart{{0.25, false}}));
+  EXPECT_EQ(parsed({"--norm", "fixed:3.5"}).norm, (NormChoice{NormRule::kFixed, {3.5, false}}));
+  const TrainOptions file = parsed({"--init", "run.h5:best@0.5"});
+  EXPECT_EQ(file.continue_from.file, "run.h5");
+  EXPECT_EQ(file.continue_from.weight, 0.5);
+  EXPECT_EQ(file.start, RandomStart());
+  const IniFile ini("init = run.h5\n");
+  EXPECT_TRUE(parsed({"--config", ini.path(), "--init", "zero"}).continue_from.empty());
+
+  for (const char* norm : {"", "max", "max:", "max:0", "max:-1", "fixed:x%", "least:3", "5%"}) {
+    expect_parts(train_error({std::string("--norm=") + norm}),
+                 {"--norm", "free, max:X or fixed:X", "5%"});
+  }
+  expect_parts(train_error({"--init", "random:0"}), {"zero or random:X"});
+  expect_parts(train_error({"--init", "random:1", "--continue-from", "run.h5"}),
+               {"--init and --continue-from", "exclude each other"});
+  const SweepOptions swept =
+      parsed_sweep({"--layers", "1", "--norm", "fixed:5%", "--init", "random:1%"});
+  EXPECT_EQ(swept.norm, (NormChoice{NormRule::kFixed, {5, true}}));
+  EXPECT_EQ(swept.start, (RandomStart{{1, true}}));
+  expect_parts(sweep_error({"--layers", "1", "--init", "run.h5"}), {"zero or random:X"});
+}
+
+TEST(SweepOptions, ObjectivesAreAxes) {
+  const SweepOptions usual = parsed_sweep({"--layers", "1"});
+  EXPECT_EQ(usual.axes.objectives, Words{"bipo"});
+  EXPECT_EQ(usual.axes.reductions, Words{"auto"});
+  const SweepOptions options =
+      parsed_sweep({"--layers", "1", "--objectives", "bipo,simpo", "--label-smoothings", "0,0.1",
+                    "--simpo-gammas", "0,0.5", "--reduction", "sum"});
+  EXPECT_EQ(options.axes.objectives, (Words{"bipo", "simpo"}));
+  EXPECT_EQ(options.axes.label_smoothings, (std::vector<double>{0, 0.1}));
+  EXPECT_EQ(options.axes.simpo_gammas, (std::vector<double>{0, 0.5}));
+  EXPECT_EQ(options.axes.reductions, Words{"sum"});
+  expect_parts(
+      sweep_error({"--layers", "1", "--objectives", "bipo,ipo", "--label-smoothings", "0,0.1"}),
+      {"--label-smoothings 0.1", "ipo"});
+  expect_parts(sweep_error({"--layers", "1", "--simpo-gammas", "1"}), {"--simpo-gammas", "simpo"});
+  expect_parts(sweep_error({"--layers", "1", "--objective", "dpo", "--signs", "batch,both"}),
+               {"--signs", "one direction"});
+}
+
 TEST(SweepOptions, TrainsNamesMeanListsOfOne) {
   const SweepOptions options = parsed_sweep(
       {"--layer", "3", "--seed", "4", "--lr", "0.5", "--beta", "0.25", "--sign", "both"});
@@ -1094,7 +1176,15 @@ TEST(Help, ListsEveryOptionOfTheDesignOnALineOfItsOwn) {
                            "micro-batch",
                            "lr",
                            "lr-unit",
+                           "objective",
                            "beta",
+                           "label-smoothing",
+                           "simpo-gamma",
+                           "reduction",
+                           "factors",
+                           "norm",
+                           "schedule",
+                           "init",
                            "weight-decay",
                            "max-grad-norm",
                            "preset",

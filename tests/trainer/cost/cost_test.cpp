@@ -253,6 +253,15 @@ TEST(Seconds, OfThePassBeforeTraining) {
   EXPECT_NEAR(prefix_seconds(small_model(), run, machine), 10 * (prefix + reference), 1e-3);
 }
 
+TEST(Seconds, OfAPassThatEndsAtTheLayerForSomePairs) {
+  RunShape run = small_run();
+  run.without_reference = 7;  // of ten
+  const MachineSpeed machine = one_operation_per_second();
+  const double prefix = prefix_operations(small_model(), 0, run.pair).total();
+  const double reference = forward_operations(small_model(), 0, run.pair).total();
+  EXPECT_NEAR(prefix_seconds(small_model(), run, machine), 10 * prefix + 3 * reference, 1e-3);
+}
+
 TEST(Seconds, PacksOfThePassShareWhatTheirPromptsBeginWith) {
   RunShape run = small_run();
   run.packs_prefix = true;

@@ -127,6 +127,69 @@ TEST(ActivationCache, SharedBeginningsAreTakenFromAnyOfThePairs) {
   EXPECT_LT((of_both.narrow(0, 0, 3) - of_one.narrow(0, 0, 3)).abs().max().item<float>(), 1e-5);
 }
 
+// Weights whose last block gives nothing that is a number.
+class NanBehind final : public WeightSource {
+ public:
+  explicit NanBehind(const ModelConfig& config) : weights_(config), last_(config.blocks - 1) {}
+
+  at::Tensor read(Role role, std::int64_t block, const Slice& slice) const override {
+    const at::Tensor read = weights_.read(role, block, slice);
+    return block == last_ ? at::full_like(read, std::nan("")) : read;
+  }
+  std::string place(Role role, std::int64_t block) const override {
+    return weights_.place(role, block);
+  }
+  std::uint64_t fingerprint() const override { return weights_.fingerprint(); }
+
+ private:
+  RandomWeights weights_;
+  std::int64_t last_;
+};
+
+TEST(ActivationCache, WithoutReferenceNoBlockBehindTheLayersRuns) {
+  const ModelConfig config = tiny_config();
+  const NanBehind weights(config);
+  const Ranks ranks = lone_ranks();
+  const std::vector<TokenPair> pairs = varied_pairs(11);
+  const World usual(for_layers({0, 1}));
+  for (const bool keep : {true, false}) {
+    CacheSettings settings = for_layers({0, 1});
+    settings.keep = keep;
+    Decoder decoder(config, weights, at::kFloat, at::kCPU, *ranks.tp);
+    ActivationCache with(decoder, pairs, settings, ranks);
+    EXPECT_THROW(fill_caches(decoder, {&with}, ranks, ignore_progress), AgreedFailure);
+    settings.reference = false;
+    ActivationCache without(decoder, pairs, settings, ranks);
+    fill_caches(decoder, {&without}, ranks, ignore_progress);
+    const PackedPairs packed = pack_alike(pairs, {2, 7, 0}, decoder);
+    for (const std::int64_t layer : {0, 1}) {
+      EXPECT_TRUE(without.activations(decoder, packed, layer).equal(rows_of(usual, layer)));
+      EXPECT_EQ(without.median_rms(layer), usual.cache.median_rms(layer));
+      EXPECT_THROW(without.reference(layer), BugError);
+    }
+  }
+}
+
+// Beside one with it, as held-out pairs are, of the last block too.
+TEST(ActivationCache, OnePassFillsCachesWithAndWithoutReference) {
+  const World usual(for_layers({1, 2}));
+  const std::vector<TokenPair> others = varied_pairs(5);
+  Decoder decoder(usual.config, usual.weights, at::kFloat, at::kCPU, *usual.ranks.tp);
+  CacheSettings settings = for_layers({1, 2});
+  ActivationCache held_out(decoder, usual.pairs, settings, usual.ranks);
+  settings.reference = false;
+  ActivationCache without(decoder, others, settings, usual.ranks);
+  fill_caches(decoder, {&without, &held_out}, usual.ranks, ignore_progress);
+  for (const std::int64_t layer : {1, 2}) {
+    const PackedPairs packed = pack_alike(others, {4, 1}, decoder);
+    EXPECT_TRUE(without.activations(decoder, packed, layer)
+                    .equal(usual.cache.activations(decoder, packed, layer)));
+    for (std::size_t p = 0; p < usual.pairs.size(); ++p) {
+      EXPECT_EQ(held_out.reference(layer)[p].chosen, usual.cache.reference(layer)[p].chosen);
+    }
+  }
+}
+
 class CacheFiles : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -182,6 +245,30 @@ TEST_F(CacheFiles, WhatIsKeptSavesReadingThePrefix) {
   EXPECT_TRUE(reads_block(second, 1));
   EXPECT_TRUE(reads_block(second, 2));
   EXPECT_FALSE(second.weights.reads.count({Role::kEmbedding, 0}) > 0);
+}
+
+// A run that needs no reference opens a file with one, but not the other way round.
+TEST_F(CacheFiles, WithoutReferenceAreOthersThatTheirOwnKindOpens) {
+  CacheSettings free = settings(3);
+  free.reference = false;
+  { const World first(free); }
+  EXPECT_EQ(files().size(), 2U);
+  const World again(free);
+  EXPECT_TRUE(again.was_filled);
+  const World with(settings(3));
+  EXPECT_FALSE(with.was_filled);
+  EXPECT_EQ(files().size(), 4U);
+  EXPECT_TRUE(rows_of(again, 1).equal(rows_of(with, 1)));
+  EXPECT_EQ(again.cache.median_rms(0), with.cache.median_rms(0));
+  EXPECT_TRUE(World(settings(3)).was_filled);
+
+  const World other(settings(4));
+  free.key = 4;
+  const World opens(free);
+  EXPECT_TRUE(opens.was_filled);
+  EXPECT_EQ(opens.cache.median_rms(1), other.cache.median_rms(1));
+  EXPECT_THROW(opens.cache.reference(1), BugError);
+  EXPECT_EQ(files().size(), 6U);
 }
 
 TEST_F(CacheFiles, DamagedOnesAreMadeAgain) {
@@ -265,6 +352,243 @@ TEST(Training, VectorsInOnePassEqualEachAlone) {
     EXPECT_NEAR(together[i].evals.back().margin, alone.evals.back().margin, 1e-5);
   }
   EXPECT_GT(distance(together[0].checkpoint.vector, together[1].checkpoint.vector), 0.01);
+}
+
+// One member of each objective, in both of its reductions.
+std::vector<TrainingSettings> members_of_all_objectives(SignRule sign) {
+  std::vector<TrainingSettings> members;
+  for (const std::string& name : objective_names()) {
+    for (const Reduction reduction : {Reduction::kSum, Reduction::kMean}) {
+      members.push_back(training_settings(3, 11, 0.05, 0.3, sign));
+      members.back().objective.kind = parse_objective(name);
+      members.back().objective.reduction = reduction;
+      members.back().objective.simpo_gamma = 0.4;
+    }
+  }
+  return members;
+}
+
+// The loss before a step at `vector`, and its gradient, whose first moment after one step is a
+// tenth of it.
+StepRow first_step(const World& world, TrainingSettings settings, const std::vector<float>& vector,
+                   std::vector<double>* gradient = nullptr) {
+  settings.plan.batch_size = 11;
+  settings.plan.micro_batch = 4;
+  settings.plan.max_steps = 1;
+  settings.plan.shuffle = false;
+  settings.max_grad_norm = 0;
+  settings.eval_every = 0;
+  TrainingRecord record = starting_record(world.config.hidden, settings.plan.seed);
+  record.checkpoint.vector = vector;
+  QuietObserver observer;
+  train(world.decoder, world.cache, nullptr, 1, {{settings, record, observer}}, world.ranks);
+  EXPECT_EQ(observer.failure(), "");
+  if (gradient != nullptr) {
+    for (const float moment : record.checkpoint.exp_avg) {
+      gradient->push_back(static_cast<double>(moment) / (1 - settings.optimizer.beta1));
+    }
+  }
+  return record.steps.front();
+}
+
+// In float64, through the whole model.
+TEST(Training, GradientsOfAllObjectivesEqualCentralDifferences) {
+  const World world(for_layers({1}), at::kDouble);
+  constexpr float kStep = 1.0F / 1024;  // exact, as are the vector's elements
+  std::vector<float> vector;
+  for (int i = 0; i < 20; ++i) {
+    vector.push_back(static_cast<float>(i * 7 % 11 - 5) / 16);
+  }
+  for (const SignRule sign : {SignRule::kPlus, SignRule::kMinus}) {
+    for (const TrainingSettings& settings : members_of_all_objectives(sign)) {
+      std::vector<double> gradient;
+      first_step(world, settings, vector, &gradient);
+      const double length = vector_norm(gradient);
+      EXPECT_GT(length, 1e-3);
+      for (const std::size_t i : {0, 7, 19}) {
+        const auto loss_at = [&](float shift) {
+          std::vector<float> shifted = vector;
+          shifted[i] += shift;
+          return first_step(world, settings, shifted).loss;
+        };
+        const double slope = (loss_at(kStep) - loss_at(-kStep)) / (2 * kStep);
+        // Third derivatives times the square of the step; the moment is float32.
+        EXPECT_NEAR(gradient[i], slope, 1e-5 * length) << to_string(settings.objective.kind);
+      }
+    }
+  }
+}
+
+TEST(Training, ObjectivesInOnePassEqualEachAlone) {
+  const World world(for_layers({1}), at::kDouble);
+  const auto settings = members_of_all_objectives(SignRule::kBatch);
+  const auto together = train_together(world, settings);
+  std::set<std::vector<float>> different;
+  for (std::size_t i = 0; i < settings.size(); ++i) {
+    const TrainingRecord alone = train_together(world, {settings[i]}).front();
+    EXPECT_GT(vector_norm(alone.checkpoint.vector), 0.05);
+    EXPECT_LT(distance(together[i].checkpoint.vector, alone.checkpoint.vector),
+              1e-5 * vector_norm(alone.checkpoint.vector))
+        << i;
+    ASSERT_EQ(together[i].evals.size(), alone.evals.size());
+    EXPECT_NEAR(together[i].evals.back().loss, alone.evals.back().loss, 1e-4);
+    EXPECT_NEAR(together[i].evals.back().margin, alone.evals.back().margin, 1e-4);
+    different.insert(alone.checkpoint.vector);
+  }
+  EXPECT_EQ(different.size(), settings.size() - 2) << "bipo and dpo differ in their signs only";
+}
+
+TEST(Training, APackOfObjectivesContinuesWhereItStopped) {
+  const World world(for_layers({1}));
+  const auto settings = members_of_all_objectives(SignRule::kBatch);
+  const auto whole = train_together(world, settings);
+  auto parts = train_together(world, settings, /*last_step=*/5);
+  parts = train_together(world, settings, -1, parts);
+  for (std::size_t i = 0; i < settings.size(); ++i) {
+    EXPECT_EQ(parts[i].checkpoint.vector, whole[i].checkpoint.vector) << i;
+  }
+}
+
+TEST(Training, ReferenceFreeObjectivesNeedNoReference) {
+  const World with(for_layers({1}));
+  CacheSettings settings = for_layers({1});
+  settings.reference = false;
+  const World without(settings);
+  for (const ObjectiveKind kind : {ObjectiveKind::kSimpo, ObjectiveKind::kSft}) {
+    TrainingSettings member = training_settings(2, 11, 0.05, 0.3, SignRule::kBatch);
+    member.objective = {kind, 0.3, 0, 0.5, Reduction::kMean};
+    const auto trained = [&](const World& world) {
+      TrainingRecord record = starting_record(world.config.hidden, 11);
+      QuietObserver observer;
+      train(world.decoder, world.cache, &with.cache, 1, {{member, record, observer}}, world.ranks);
+      return record;
+    };
+    const TrainingRecord free = trained(without);
+    EXPECT_EQ(free.checkpoint.vector, trained(with).checkpoint.vector);
+    EXPECT_GT(vector_norm(free.checkpoint.vector), 0.05);
+    EXPECT_FALSE(free.evals.empty());
+  }
+}
+
+// The held-out rows by their definition, from the single pairs.
+TEST(Training, EvaluationsAreOfTheObjective) {
+  const World world(for_layers({1}), at::kDouble);
+  for (const TrainingSettings& settings : members_of_all_objectives(SignRule::kPlus)) {
+    const TrainingRecord record = train_together(world, {settings}).front();
+    const Objective& objective = settings.objective;
+    const EvalRow& row = record.evals.back();
+    double margin = 0;
+    double accuracy = 0;
+    for (const EvalSampleRow& sample : record.eval_samples) {
+      if (sample.multiplier != row.multiplier) {
+        continue;
+      }
+      const auto p = static_cast<std::size_t>(sample.pair);
+      const bool mean = objective.reduction == Reduction::kMean;
+      const double chosen =
+          sample.chosen_logp / (mean ? static_cast<double>(world.pairs[p].chosen.size()) : 1);
+      const double rejected =
+          sample.rejected_logp / (mean ? static_cast<double>(world.pairs[p].rejected.size()) : 1);
+      const AnswerLogProbs reference = world.cache.reference(1)[p];
+      const double without =
+          uses_reference(objective.kind)
+              ? reference.chosen / (mean ? static_cast<double>(world.pairs[p].chosen.size()) : 1) -
+                    reference.rejected /
+                        (mean ? static_cast<double>(world.pairs[p].rejected.size()) : 1)
+              : 0;
+      margin += 0.3 * (chosen - rejected - without) / 11;
+      accuracy += (chosen > rejected ? 1.0 : 0.0) / 11;
+    }
+    EXPECT_NEAR(row.margin, margin, 1e-12);
+    EXPECT_NEAR(row.accuracy, accuracy, 1e-12);
+  }
+}
+
+TEST(Training, TheNormStaysAsItsRuleSays) {
+  const World world(for_layers({1}));
+  std::vector<TrainingSettings> settings(3, training_settings(3, 11, 0.05, 0.3, SignRule::kBatch));
+  settings[1].norm = {NormRule::kMax, 0.2};
+  settings[2].norm = {NormRule::kFixed, 0.3};
+  const auto whole = train_together(world, settings);
+  EXPECT_GT(whole[0].steps.back().vector_norm, 0.4) << "the rules change something";
+  bool was_shorter = false;
+  for (const StepRow& row : whole[1].steps) {
+    EXPECT_LE(row.vector_norm, 0.2 * (1 + 1e-6));
+    was_shorter = was_shorter || (row.step > 0 && row.vector_norm < 0.199);
+  }
+  EXPECT_TRUE(was_shorter);
+  EXPECT_NEAR(whole[1].steps.back().vector_norm, 0.2, 1e-6);
+  EXPECT_EQ(whole[2].steps.front().vector_norm, 0) << "the warm-up's first rate is 0";
+  for (std::size_t s = 1; s < whole[2].steps.size(); ++s) {
+    EXPECT_NEAR(whole[2].steps[s].vector_norm, 0.3, 1e-6);
+  }
+  auto parts = train_together(world, settings, /*last_step=*/5);
+  parts = train_together(world, settings, -1, parts);
+  for (std::size_t i = 0; i < settings.size(); ++i) {
+    EXPECT_EQ(parts[i].checkpoint.vector, whole[i].checkpoint.vector) << i;
+  }
+}
+
+// At v under the factor f the model is that at f v under 1, and slopes by v are f times as large.
+TEST(Training, AFactorMultipliesTheVector) {
+  const World world(for_layers({1}), at::kDouble);
+  std::vector<float> vector(20);
+  std::vector<float> tripled(20);
+  for (int i = 0; i < 20; ++i) {
+    vector[static_cast<std::size_t>(i)] = static_cast<float>(i * 7 % 11 - 5) / 16;
+    tripled[static_cast<std::size_t>(i)] = 3 * vector[static_cast<std::size_t>(i)];
+  }
+  for (const SignRule sign : {SignRule::kPair, SignRule::kBoth}) {
+    TrainingSettings settings = training_settings(1, 11, 0.05, 0.3, sign);
+    std::vector<double> expected;
+    const StepRow at_tripled = first_step(world, settings, tripled, &expected);
+    settings.plan.factors = {3};
+    std::vector<double> gradient;
+    EXPECT_NEAR(first_step(world, settings, vector, &gradient).loss, at_tripled.loss, 1e-12);
+    for (std::size_t i = 0; i < gradient.size(); ++i) {
+      EXPECT_NEAR(gradient[i], 3 * expected[i], 1e-6 * vector_norm(expected));
+    }
+  }
+}
+
+// By the factors that the plan draws, pair by pair.
+TEST(Training, EveryPairHasTheFactorThatItDraws) {
+  const World world(for_layers({1}), at::kDouble);
+  const std::vector<float> vector(20, 0.25F);
+  TrainingSettings settings = training_settings(1, 11, 0.05, 0.3, SignRule::kPlus);
+  settings.plan.factors = {0.5, 1, 2};
+  PlanSettings plan = settings.plan;
+  plan.batch_size = 11;
+  plan.micro_batch = 4;
+  plan.shuffle = false;
+  const StepPlan step = BatchPlan(plan).step(0);
+  double loss = 0;
+  std::size_t in_batch = 0;
+  std::set<double> drawn;
+  for (const auto& micro_batch : step.micro_batches) {
+    for (const std::int64_t pair : micro_batch) {
+      const double factor = step.factors[in_batch++];
+      drawn.insert(factor);
+      const std::vector<AnswerLogProbs> scores = world.cache.score(
+          {world.decoder, world.ranks, 1, {}}, 1, at::full({20}, 0.25, at::kDouble), factor);
+      const auto p = static_cast<std::size_t>(pair);
+      loss +=
+          pair_objective(settings.objective, scores[p], world.cache.reference(1)[p], {}, 1).loss;
+    }
+  }
+  EXPECT_EQ(drawn.size(), 3U);
+  EXPECT_NEAR(first_step(world, settings, vector).loss, loss / 11, 1e-12);
+}
+
+TEST(Training, TheRateFollowsItsSchedule) {
+  const World world(for_layers({1}));
+  TrainingSettings settings = training_settings(3, 11, 0.05, 0.3, SignRule::kBatch);
+  settings.schedule = Schedule::kLinear;  // 9 steps, 2 of them to warm up
+  const TrainingRecord record = train_together(world, {settings}).front();
+  for (const StepRow& row : record.steps) {
+    EXPECT_DOUBLE_EQ(row.lr, 0.05 * (row.step < 2 ? static_cast<double>(row.step) / 2
+                                                  : 1 - static_cast<double>(row.step - 2) / 7));
+  }
 }
 
 // With warm-up the first update is zero, and the second leaves float32.

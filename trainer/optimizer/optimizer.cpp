@@ -1,9 +1,10 @@
-#include "trainer/loop/optimizer.hpp"
+#include "trainer/optimizer/optimizer.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <numbers>
 
+#include "datasets/batches/normal_numbers.hpp"
 #include "trainer/records/records.hpp"
 
 namespace bipo {
@@ -24,13 +25,48 @@ void AdamW::update(std::vector<float>& vector, std::vector<float>& exp_avg,
   }
 }
 
-double cosine_with_warmup(std::int64_t step, std::int64_t warmup, std::int64_t total) {
+double schedule_factor(Schedule schedule, std::int64_t step, std::int64_t warmup,
+                       std::int64_t total) {
   if (step < warmup) {
     return static_cast<double>(step) / static_cast<double>(std::max<std::int64_t>(1, warmup));
   }
+  if (schedule == Schedule::kConstant) {
+    return 1;
+  }
   const double progress = static_cast<double>(step - warmup) /
                           static_cast<double>(std::max<std::int64_t>(1, total - warmup));
+  if (schedule == Schedule::kLinear) {
+    return std::max(0.0, 1 - progress);
+  }
   return std::max(0.0, 0.5 * (1 + std::cos(std::numbers::pi * progress)));
+}
+
+void NormControl::apply(std::vector<float>& vector) const {
+  const double length = vector_norm(vector);
+  const bool is_scaled = rule == NormRule::kFixed || (rule == NormRule::kMax && length > norm);
+  if (!is_scaled || length == 0 || !std::isfinite(length)) {
+    return;
+  }
+  for (float& value : vector) {
+    value = static_cast<float>(norm / length * value);
+  }
+}
+
+std::vector<float> random_start(std::int64_t hidden, double norm, std::uint64_t seed) {
+  constexpr std::uint32_t kRandomStart = 0x73747274;  // distinct from the seed's other uses
+  std::vector<double> numbers;
+  for (std::int64_t i = 0; i < hidden; i += 2) {
+    const auto [first, second] =
+        normal_pair({static_cast<std::uint32_t>(i), 0, kRandomStart, 0}, seed);
+    numbers.insert(numbers.end(), {first, second});
+  }
+  numbers.resize(static_cast<std::size_t>(hidden));
+  const double length = vector_norm(numbers);
+  std::vector<float> vector;
+  for (const double number : numbers) {
+    vector.push_back(static_cast<float>(norm / length * number));
+  }
+  return vector;
 }
 
 double clip_norm(std::vector<double>& gradient, double max_norm) {

@@ -1,0 +1,137 @@
+"""Runs and sweeps with other objectives than BiPO: the same under every arrangement of ranks, and as the files say."""
+
+from __future__ import annotations
+
+import re
+
+import h5py
+import numpy
+import pandas
+import pytest
+
+import program
+import run_files
+
+ALL = ("bipo", "dpo", "ipo", "simpo", "sft")
+# fp32 sums in another order, as in parity_test.py.
+LOSS_RTOL, VECTOR_COSINE = 1e-5, 0.999999
+
+
+def train(job, ranks=None, **changes) -> run_files.RunFile:
+    changed = job.but(**changes)
+    program.run_successfully(changed.arguments(), ranks)
+    return run_files.read(changed.out)
+
+
+@pytest.mark.parametrize("objective", ["ipo", "simpo"])
+def test_no_arrangement_of_ranks_matters(job, objective):
+    settings = {"objective": objective, "batch_size": 8, "micro_batch": 1, "epochs": 1}
+    alone = train(job.writing("alone.h5"), **settings)
+    assert alone.steps["vector_norm"][-1] > 0.05, "hardly moved: the comparison says nothing"
+    run_files.assert_identical(train(job.writing("dp2.h5"), 2, dp=2, **settings), alone)
+    split = train(job.writing("tp2.h5"), 2, tp=2, **settings)
+    numpy.testing.assert_allclose(split.steps["loss"], alone.steps["loss"], rtol=LOSS_RTOL, atol=0)
+    assert run_files.cosine(split.final_vector, alone.final_vector) >= VECTOR_COSINE
+
+
+def test_norm_schedule_and_start(job):
+    """Three steps an epoch; lengths in per cent of the median norm that the program prints."""
+    settings = {"batch_size": 8, "micro_batch": 1, "norm": "max:5%", "schedule": "linear", "init": "random:2%",
+                "factors": "0.5,1,2", "epochs": 4}
+    alone = job.writing("alone.h5").but(**settings)
+    finished = program.run_successfully(alone.arguments())
+    residual = float(re.search(r"median norm of the residual stream after block 1: (\S+)", finished.stderr)[1])
+    run = run_files.read(alone.out)
+    norms = run.steps["vector_norm"]
+    assert norms[0] == pytest.approx(0.02 * residual, rel=1e-3), "the first rate is 0"
+    assert [norms.max(), norms[-1]] == pytest.approx([0.05 * residual] * 2, rel=1e-3)
+    steps = run.steps["step"]
+    expected = numpy.where(steps < 2, steps / 2, 1 - (steps - 2) / (len(steps) - 2))
+    numpy.testing.assert_allclose(run.steps["lr"], 0.05 * expected, rtol=1e-12)
+    names = ("norm", "schedule", "init", "factors")
+    assert [run.config[name] for name in names] == ["max:5%", "linear", "random:2%", [0.5, 1.0, 2.0]]
+    run_files.assert_identical(train(job.writing("dp2.h5"), 2, dp=2, **settings), run)
+    other = train(job.writing("seed.h5"), seed=12, **settings)
+    assert other.steps["vector_norm"][0] == pytest.approx(norms[0], rel=1e-6)
+    assert abs(run_files.cosine(other.final_vector, run.final_vector)) < 0.9
+
+
+def test_init_of_a_file_is_continue_from(job):
+    first = train(job.writing("first.h5"), epochs=1)
+    one = train(job.writing("one.h5"), epochs=1, init=f"{job.folder / 'first.h5'}@0.5")
+    two = train(job.writing("two.h5"), epochs=1, continue_from=f"{job.folder / 'first.h5'}@0.5")
+    numpy.testing.assert_array_equal(one.final_vector, two.final_vector)
+    assert one.config["continue_from"] == two.config["continue_from"]
+    assert one.steps["vector_norm"][0] == pytest.approx(0.5 * first.steps["vector_norm"][-1], rel=1e-6)
+
+
+def test_dpo_is_bipo_in_one_direction(job):
+    dpo = train(job.writing("dpo.h5"), objective="dpo")
+    bipo = train(job.writing("bipo.h5"), sign="plus")
+    numpy.testing.assert_array_equal(dpo.final_vector, bipo.final_vector)
+    assert (dpo.config["objective"], dpo.config["sign"]) == ("dpo", "plus")
+    assert "objective" not in bipo.config, "files of BiPO are as before"
+
+
+def test_the_first_losses_are_those_of_the_model_itself(job):
+    """At v = 0 x equals x0, and log-probabilities are the unsteered model's."""
+    every_pair = {"batch_size": 22, "sign": "plus", "epochs": 1, "test": job.settings["train"], "beta": 0.25}
+    bipo = train(job.writing("bipo.h5"), **every_pair)
+    ipo = train(job.writing("ipo.h5"), objective="ipo", **every_pair)
+    sft = train(job.writing("sft.h5"), objective="sft", reduction="sum", **every_pair)
+    simpo = train(job.writing("simpo.h5"), objective="simpo", reduction="sum", simpo_gamma=0.75, **every_pair)
+    with h5py.File(job.folder / "bipo.h5") as file:
+        samples = pandas.DataFrame(file["eval_samples"][:]).query("multiplier == 0")
+    ahead = 0.25 * (samples["chosen_logp"] - samples["rejected_logp"])
+    expected = {"bipo": numpy.log(2), "ipo": 4.0, "sft": -samples["chosen_logp"].mean(),
+                "simpo": numpy.logaddexp(0, 0.75 - ahead).mean()}
+    found = {"bipo": bipo, "ipo": ipo, "sft": sft, "simpo": simpo}
+    for objective, run in found.items():
+        assert run.steps["loss"][0] == pytest.approx(expected[objective], rel=LOSS_RTOL), objective
+    assert simpo.steps["margin"][0] == pytest.approx(ahead.mean(), rel=LOSS_RTOL)
+    assert ipo.steps["margin"][0] == pytest.approx(0, abs=1e-4)
+
+
+def test_a_sweep_trains_them_in_one_pass(job):
+    settings = {"layer": None, "layers": 1, "objectives": ",".join(ALL), "beta": 0.5, "out": job.folder / "sweep"}
+    swept = job.but(**settings)
+    program.run_successfully(["sweep", *swept.arguments()[1:]])
+    files = sorted(swept.out.glob("*.h5"))
+    assert len(files) == len(ALL)
+    for path in files:
+        run = run_files.read(path)
+        objective = run.config.get("objective", "bipo")
+        assert ("-objective" in path.name) == (objective != "bipo")
+        alone = train(job.writing(f"{objective}.h5"), objective=objective, beta=0.5)
+        places = dict.fromkeys(("out", "cache_budget"))
+        assert {**alone.config, **places} == {**run.config, **places}
+        assert run_files.cosine(run.final_vector, alone.final_vector) >= VECTOR_COSINE
+    program.run_successfully(["collect", swept.out, "--out", job.folder / "sweep.h5"])
+    with h5py.File(job.folder / "sweep.h5") as file:
+        summary = pandas.DataFrame(file["summary"][:])
+    assert {name.decode() for name in summary["objective"]} == set(ALL)
+    by_name = summary.set_index("objective")
+    assert by_name.loc[b"simpo", "reduction"] == b"mean" and by_name.loc[b"dpo", "sign"] == b"plus"
+    program.run_successfully(["sweep", *swept.arguments()[1:]])  # all complete: the plan is the same
+
+
+def test_cache_files_serve_whom_they_can(job):
+    """What a run with reference keeps, one without opens; the other way round it is computed."""
+    kept = job.folder / "cache"
+    first = train(job.writing("first.h5"), objective="simpo", cache_dir=kept)
+    own = set(kept.glob("*.activations"))
+    train(job.writing("bipo.h5"), cache_dir=kept)
+    assert set(kept.glob("*.activations")) > own
+    for path in own:
+        path.unlink()
+    again = train(job.writing("again.h5"), objective="simpo", cache_dir=kept)
+    numpy.testing.assert_array_equal(again.final_vector, first.final_vector)
+
+
+@pytest.mark.parametrize("option, value, parts", [
+    ("label_smoothing", 0.1, ["--label-smoothing 0.1", "log sigmoid"]), ("simpo_gamma", 1, ["--simpo-gamma"])])
+def test_what_the_objective_does_not_use_is_refused_before_work(job, option, value, parts):
+    finished = program.run(job.but(objective="ipo", **{option: value}).arguments())
+    assert finished.code == program.BAD_INPUT
+    assert all(part in finished.stderr for part in parts), finished
+    assert not job.out.exists()
