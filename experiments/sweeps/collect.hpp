@@ -29,8 +29,8 @@ struct CollectRequest {
 
 struct CollectedCell {
   std::string name;
-  std::string status;  // a CellStatus, or "unreadable": its run file is damaged or foreign
-  std::string reason;  // why it failed or cannot be read; else empty
+  std::string status;       // a CellStatus, or "unreadable": its run file is damaged or foreign
+  std::string reason;       // why it failed or cannot be read; else empty
   std::string origin = {};  // its source where there are several; else empty
 };
 

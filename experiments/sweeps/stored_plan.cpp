@@ -465,12 +465,18 @@ std::string extended_plan(const std::string& stored, const SweepPlan& now,
   const std::int64_t revision = before.value("revision", std::int64_t{1}) + 1;
   json["revision"] = revision;
   json["revisions"] = before.value("revisions", Json::array());
-  Json added = Json::array();
   Json cells = before.at("cells");
   Json all_packs = before.at("packs");
+  std::set<std::string> new_names;
   for (const Pack& pack : packs) {
     all_packs.push_back(pack_to_json(pack));
     for (const Cell& cell : pack.members) {
+      new_names.insert(cell.name);
+    }
+  }
+  Json added = Json::array();
+  for (const Cell& cell : now.cells) {
+    if (new_names.contains(cell.name)) {
       cells.push_back(cell_to_json(cell));
       added.push_back(cell.name);
     }

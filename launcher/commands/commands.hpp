@@ -11,8 +11,8 @@ namespace bipo {
 int run_export_command(const ExportOptions& options);
 int run_import_command(const ImportOptions& options);
 int run_data_command(const ShowDataOptions& options);
-int run_version_command();                           // --version --verbose
-int run_watch_command(const WatchOptions& options);  // until Ctrl-C or the end of the work
+int run_version_command();                                    // --version --verbose
+int run_watch_command(const WatchOptions& options);           // until Ctrl-C or the end of the work
 int run_judge_files_command(const EvaluateOptions& options);  // evaluate without a model
 
 // Collective over: world

@@ -69,7 +69,7 @@ struct BlockCounts {
   DeviceCounts forward;
   DeviceCounts backward;
 };
-// Block `block` of a model with random weights, which is not its first.
-BlockCounts counts_of_block(const ModelConfig& config, at::ScalarType type, std::int64_t block);
+// The second block of a model with random weights.
+BlockCounts counts_of_block(const ModelConfig& config, at::ScalarType type);
 
 }  // namespace bipo::testing

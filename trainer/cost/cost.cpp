@@ -231,6 +231,10 @@ double model_parameters(const ModelConfig& config) {
          whole.vectors + whole.embedding + (config.tied_head ? 0 : whole.head);
 }
 
+DeviceKernels block_kernels(const ModelConfig& config, std::int64_t block, bool bf16) {
+  return largest_part(config, 1).blocks.at(static_cast<std::size_t>(block)).device_kernels(bf16);
+}
+
 double floor_operations(const ModelConfig& config, std::int64_t layer, double tokens,
                         double answers) {
   return 4 * largest_part(config, 1).matrices(blocks_after(config, layer)) * tokens +

@@ -40,6 +40,13 @@ TokenCounts micro_batch_of(const TokenCounts& pair, double count);
 double block_parameters(const ModelConfig& config, std::int64_t block);
 double model_parameters(const ModelConfig& config);
 
+// Kernels of a block on an accelerator, our own where there are some; --kernels composed runs more.
+struct DeviceKernels {
+  double forward = 0;
+  double backward = 0;
+};
+DeviceKernels block_kernels(const ModelConfig& config, std::int64_t block, bool bf16);
+
 // Returns the least operations of a step: forward and activation-only backward of the blocks after
 // `layer` over `tokens`, each pair's own, and the head on `answers` answer tokens; no attention.
 double floor_operations(const ModelConfig& config, std::int64_t layer, double tokens,

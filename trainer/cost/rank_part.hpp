@@ -30,13 +30,6 @@ constexpr double kRecurrenceBackward = 2.2;
 // Rows of a chunk of the recurrence (trainer/model/operators), if sequences are long enough.
 constexpr double kChunkRows = 64;
 
-// Kernels of a block on an accelerator, our own where there are some; with --kernels composed they
-// are about twice as many.
-struct DeviceKernels {
-  double forward = 0;
-  double backward = 0;
-};
-
 // The largest share of one block that any rank of a group has.
 struct BlockPart {
   std::size_t kind;  // of attention, an index in ModelConfig::attention_kinds

@@ -90,7 +90,10 @@ class GrownDirectory : public ::testing::Test {
       EXPECT_TRUE(entry.path().filename() == "plan.json" || entry.path().filename() == "claims")
           << entry.path();
     }
-    EXPECT_TRUE(fs::is_empty(sweep_ / "claims"));
+    // A killed taker may have left a temp file, which goes when it is old.
+    for (const auto& entry : fs::directory_iterator(sweep_ / "claims")) {
+      EXPECT_NE(entry.path().extension(), ".json") << entry.path();
+    }
   }
 
   static pid_t start(const std::function<void()>& work) {

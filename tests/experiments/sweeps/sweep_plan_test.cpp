@@ -389,7 +389,7 @@ TEST(PlanToJson, PacksNameTheirMembers) {
 }
 
 std::string plan_error(const std::string& stored, const SweepPlan& now) {
-  return user_error([&] { fit_plan(stored, now, "out/plan.json"); });
+  return user_error([&] { fit_plan(stored, now, "out/plan.json"); });  // "no error" for none
 }
 
 std::string other_plan_error(const std::string& differences) {
@@ -434,13 +434,13 @@ TEST(FitPlan, ComparesWeightsWhereBothPlansSayWhich) {
   };
   const std::string one = R"(,"weights_hash":"1")";
   const std::string two = R"(,"weights_hash":"2")";
-  EXPECT_EQ(plan_error(old_text, plan_with(one, "")), "");
-  EXPECT_EQ(plan_error(old_text, plan_with("", one)), "");
-  EXPECT_EQ(plan_error(text_with(one, ""), plan_with(one, "")), "");
-  EXPECT_EQ(plan_error(text_with(one, ""), plan_with("", one)), "");
+  EXPECT_EQ(plan_error(old_text, plan_with(one, "")), "no error");
+  EXPECT_EQ(plan_error(old_text, plan_with("", one)), "no error");
+  EXPECT_EQ(plan_error(text_with(one, ""), plan_with(one, "")), "no error");
+  EXPECT_EQ(plan_error(text_with(one, ""), plan_with("", one)), "no error");
   EXPECT_EQ(plan_error(text_with(one, ""), plan_with(two, "")),
             other_plan_error(R"(weights_hash was "1", now "2")"));
-  EXPECT_NE(plan_error(text_with("", one), plan_with("", two)), "");
+  EXPECT_NE(plan_error(text_with("", one), plan_with("", two)), "no error");
 }
 
 SweepPlan plan_over(const std::vector<LayerRange>& layers, const std::vector<std::uint64_t>& seeds,
@@ -558,8 +558,8 @@ TEST(ExtendedPlan, KeepsPacksAndSaysWhatEachRevisionAdded) {
   EXPECT_EQ(of_second.revision, 3);
   EXPECT_EQ(of_second.later.size(), 3U);
   EXPECT_EQ(fit_plan(text, first, "out/plan.json").later.size(), 5U);
-  EXPECT_NE(plan_error(text, plan_over({{1, 1, 1}}, {1, 2})), "");
-  EXPECT_NE(plan_error(text, plan_over({{1, 2, 1}}, {1, 3})), "");
+  EXPECT_NE(plan_error(text, plan_over({{1, 1, 1}}, {1, 2})), "no error");
+  EXPECT_NE(plan_error(text, plan_over({{1, 2, 1}}, {1, 3})), "no error");
   EXPECT_EQ(packs_in_plan(text, first.cells, "out/plan.json"), first.packs);
   std::multiset<std::string> members;
   for (const Pack& pack : packs_in_plan(text, third.cells, "out/plan.json")) {
@@ -577,7 +577,7 @@ TEST(PacksInPlan, OfOtherCellsAreADamagedPlan) {
   const auto error = [&] {
     return user_error([&] { packs_in_plan(json.dump(), plan.cells, "out/plan.json"); });
   };
-  EXPECT_EQ(error(), "");
+  EXPECT_EQ(error(), "no error");
   std::swap(json["packs"][0]["members"][1], json["packs"][1]["members"][0]);
   EXPECT_NE(error().find("out/plan.json: damaged"), std::string::npos) << "two layers in a pack";
   json = nlohmann::json::parse(plan_to_json(plan));

@@ -170,21 +170,15 @@ double bfloat16_error(const ModelConfig& config, double gain) {
 }
 
 // Inputs of products are rounded, some 25 times between vector and loss and back, with signs that
-// know nothing of each other.  Of quiet models: a norm of next to nothing, as a recurrence may have
-// it, answers a rounding with many times as much.
+// know nothing of each other.  Weights are small and no norm divides by next to nothing, as that of
+// a recurrence does where a key and a query are nearly orthogonal: with an epsilon of 1e-5 and
+// weights twice as large, the recurrent model answers a rounding with some two hundred.
 TEST_P(Variations, BFloat16GradientIsAFewRoundoffsFromFloat64) {
   ModelConfig config = GetParam().config;
-  config.norm_epsilon = 1e-2;
+  config.norm_epsilon = 0.1;
   const double error = bfloat16_error(config, 0.5);
   std::printf("%s: %.1f roundoffs of bfloat16\n", GetParam().name, error);
-  for (double gain : {1.0, 0.5, 0.25}) {
-    for (double epsilon : {1e-5, 1e-2, 1e-1}) {
-      config.norm_epsilon = epsilon;
-      std::printf("EXPLORE %s gain %g epsilon %g: %.2f\n", GetParam().name, gain, epsilon,
-                  bfloat16_error(config, gain));
-    }
-  }
-  EXPECT_LT(error, 5);
+  EXPECT_LT(error, 3);
 }
 
 }  // namespace
