@@ -87,9 +87,9 @@ at::Tensor AttentionMixer::run(const BlockWeights& block, const at::Tensor& h,
   const SharedQueries& rows = layout.kinds[kind_].all;
   const at::Tensor x = operators_.product_input(h, block.attention_norm);
   if (fuses_heads(h)) {
-    return add_attention(
-        h, self_attention(frozen_linear(x, block.qkv), heads_, rows, head_operands(block, *rows)),
-        x, block);
+    const at::Tensor attended =
+        self_attention(frozen_linear(x, block.qkv), heads_, rows, head_operands(block, *rows));
+    return add_attention(block, h, gated(block, attended, x));
   }
   const at::Tensor qkv = project_heads(block, x, {0, block.qkv.matrix.size(0)});
   const bool is_plain = !config_.attention_kinds[kind_].values_are_keys &&
@@ -116,7 +116,8 @@ at::Tensor AttentionMixer::run_to_answers(const BlockWeights& block, const at::T
         frozen_linear(of_answers, columns_of(block.qkv, {0, heads_->query_width()})),
         frozen_linear(x, columns_of(block.qkv, {heads_->query_width(), block.qkv.matrix.size(0)})),
         heads_, rows.answers, rows.all, head_operands(block, *rows.answers));
-    return add_attention(h.index_select(0, layout.answer_rows), attended, of_answers, block);
+    return add_attention(block, h.index_select(0, layout.answer_rows),
+                         gated(block, attended, of_answers));
   }
   const at::Tensor q = project_heads(block, of_answers, {0, heads_->query_width()});
   const at::Tensor kv = project_heads(block, x, {heads_->query_width(), block.qkv.matrix.size(0)});
@@ -133,17 +134,17 @@ at::Tensor AttentionMixer::run_cached(const BlockWeights& block, const at::Tenso
     const std::int64_t width = heads_->query_width();
     return std::pair(qkv.narrow(1, 0, width), qkv.narrow(1, width, qkv.size(1) - width));
   };
-  if (fuses_heads(h)) {
-    const auto [q, kv] = columns(frozen_linear(x, block.qkv));
-    return add_attention(h,
-                         cached_attention(q, kv, *heads_, layout.kinds[kind_], layout.places,
-                                          cache.rows, head_operands(block, layout.kinds[kind_])),
-                         x, block);
-  }
-  const auto [q, kv] = columns(project_heads(block, x, {0, block.qkv.matrix.size(0)}));
-  const at::Tensor attended =
-      cached_attention(queries(block, q, layout.kinds[kind_]), keys_and_values(block, kv), *heads_,
-                       layout.kinds[kind_], layout.places, cache.rows);
+  const auto attended_rows = [&] {
+    if (fuses_heads(h)) {
+      const auto [q, kv] = columns(frozen_linear(x, block.qkv));
+      return cached_attention(q, kv, *heads_, layout.kinds[kind_], layout.places, cache.rows,
+                              head_operands(block, layout.kinds[kind_]));
+    }
+    const auto [q, kv] = columns(project_heads(block, x, {0, block.qkv.matrix.size(0)}));
+    return cached_attention(queries(block, q, layout.kinds[kind_]), keys_and_values(block, kv),
+                            *heads_, layout.kinds[kind_], layout.places, cache.rows);
+  };
+  const at::Tensor attended = attended_rows();
   const bool has_gates = block.query_gate.matrix.defined();
   return add_attention(
       block, h,
