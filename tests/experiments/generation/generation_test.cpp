@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -412,6 +413,15 @@ struct Waiting {
   bool is_recurrent;
 };
 
+std::string name_of(const Waiting& waiting) {
+  return std::string(waiting.is_recurrent ? "Recurrent" : "Attention") +
+         (waiting.positions == SteeredPositions::kAll ? "All" : "Answer");
+}
+
+void PrintTo(const Waiting& waiting, std::ostream* out) {
+  *out << name_of(waiting);
+}
+
 // A model whose texts end at different lengths, more prompts than are at work together, some of
 // which begin alike; each text as it is alone, for any number of prompts at work.
 class WaitingPrompts : public ::testing::TestWithParam<Waiting> {
@@ -525,12 +535,7 @@ INSTANTIATE_TEST_SUITE_P(Generation, WaitingPrompts,
                                            Waiting{SteeredPositions::kAnswer, false},
                                            Waiting{SteeredPositions::kAll, true},
                                            Waiting{SteeredPositions::kAnswer, true}),
-                         [](const auto& instance) {
-                           return std::string(instance.param.is_recurrent ? "Recurrent"
-                                                                          : "Attention") +
-                                  (instance.param.positions == SteeredPositions::kAll ? "All"
-                                                                                      : "Answer");
-                         });
+                         [](const auto& instance) { return name_of(instance.param); });
 
 TEST(Generation, FixedGroupsHaveTheBitsOfABatchByItself) {
   const Model model(tiny_config(), at::kFloat);

@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <cstdio>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,10 @@ struct Variation {
   const char* name;
   ModelConfig config;
 };
+
+void PrintTo(const Variation& variation, std::ostream* out) {
+  *out << variation.name;
+}
 
 std::vector<Variation> variations() {
   return {{"Llama", testing::llama_config()},   {"Gemma", testing::gemma_config()},
