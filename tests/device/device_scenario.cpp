@@ -132,7 +132,7 @@ class Stages {
   void evaluate() {
     const HeldOutEvaluation evaluation =
         evaluate_pairs({decoder_, ranks_, 4, {}}, cache_, 2,
-                       random_vector(scenario_.config.hidden, 4), {-1, 0, 2}, 0.1);
+                       random_vector(scenario_.config.hidden, 4), {-1, 0, 2}, Objective());
     for (const EvalRow& row : evaluation.rows) {
       values_["evaluation"].insert(values_["evaluation"].end(),
                                    {row.loss, row.chosen_logp, row.rejected_logp});
@@ -322,6 +322,48 @@ ModelConfig flash_window_config() {
 
 Values run_everything(const Scenario& scenario, const WeightSource& weights, const Ranks& ranks) {
   return Stages(scenario, weights, ranks).run();
+}
+
+Values train_objectives(const Scenario& scenario, const WeightSource& weights, const Ranks& ranks) {
+  const std::vector<TokenPair> pairs = varied_pairs(11);
+  Decoder decoder(scenario.config, weights, scenario.type, scenario.device, *ranks.tp);
+  ActivationCache cache(decoder, pairs, cache_settings(scenario), ranks);
+  CacheSettings free = cache_settings(scenario);
+  free.reference = false;
+  ActivationCache without_reference(decoder, pairs, free, ranks);
+  fill_caches(decoder, {&cache, &without_reference}, ranks, ignore_progress);
+  const std::vector<std::pair<Objective, SignRule>> kinds = {
+      {{ObjectiveKind::kBipo, 0.3, 0, 0.5, Reduction::kSum}, SignRule::kBatch},
+      {{ObjectiveKind::kBipo, 0.3, 0.2, 0.5, Reduction::kMean}, SignRule::kPair},
+      {{ObjectiveKind::kIpo, 0.4, 0, 0.5, Reduction::kMean}, SignRule::kBoth},
+      {{ObjectiveKind::kSimpo, 2, 0.1, 0.7, Reduction::kMean}, SignRule::kMinus},
+      {{ObjectiveKind::kSft, 0.3, 0, 0.5, Reduction::kSum}, SignRule::kPair}};
+  Values values;
+  std::vector<TrainingSettings> settings;
+  std::vector<TrainingRecord> records;
+  for (const auto& [objective, sign] : kinds) {
+    settings.push_back(training_settings(2, 11, 0.05, 0.1, sign));
+    settings.back().objective = objective;
+    settings.back().plan.factors = {0.5, 1, 2};
+    records.push_back(starting_record(scenario.config.hidden, 11));
+  }
+  std::vector<QuietObserver> observers(settings.size());
+  std::vector<TrainingMember> members;
+  for (std::size_t i = 0; i < settings.size(); ++i) {
+    members.push_back({settings[i], records[i], observers[i]});
+  }
+  train(decoder, cache, &cache, 1, members, ranks);
+  for (std::size_t i = 0; i < settings.size(); ++i) {
+    add_record(values, to_string(settings[i].objective.kind) + std::to_string(i), records[i]);
+  }
+  TrainingSettings alone = settings[3];  // SimPO, in the same micro-batches every epoch
+  alone.plan.sign = SignRule::kBatch;
+  alone.plan.shuffle = false;
+  TrainingRecord record = starting_record(scenario.config.hidden, 11);
+  QuietObserver observer;
+  train(decoder, without_reference, nullptr, 1, {{alone, record, observer}}, ranks);
+  add_record(values, "simpo without reference", record);
+  return values;
 }
 
 std::vector<double> first_gradient(const Scenario& scenario, const WeightSource& weights,

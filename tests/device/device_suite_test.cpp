@@ -70,6 +70,25 @@ INSTANTIATE_TEST_SUITE_P(Models, DeviceValues,
                                            ModelCase{"Recurrent", recurrent_config, at::kFloat}),
                          name_of_case);
 
+// Vectors are float32 whatever the passes are.
+TEST(DeviceObjectives, AreTheCpus) {
+  at::set_num_threads(1);
+  constexpr double kTolerance = 1e-6;
+  const RandomWeights weights(llama_config());
+  const auto on = [&](at::Device device, const Ranks& ranks) {
+    return train_objectives({llama_config(), at::kDouble, device, true}, weights, ranks);
+  };
+  const Values cpu = on(at::kCPU, lone_ranks());
+  expect_near(on(simulated_device(), lone_ranks()), cpu, kTolerance);
+  std::vector<Values> of_rank(2);
+  run_on_devices(/*tp=*/1, /*dp=*/2, [&](const Ranks& ranks) {
+    const int rank = ranks.topology.rank();
+    of_rank[static_cast<std::size_t>(rank)] = on(simulated_device(rank), ranks);
+  });
+  expect_near(of_rank[0], cpu, kTolerance);
+  EXPECT_EQ(of_rank[0], of_rank[1]);
+}
+
 TEST(DeviceValuesComposed, AreTheCpus) {
   at::set_num_threads(1);
   const RandomWeights weights(gemma_config());

@@ -284,7 +284,7 @@ TEST(ContinuationScores, AgreeWithTheEvaluationInTraining) {
               [](const std::string&, std::int64_t, std::int64_t) {});
   const std::vector<double> multipliers = {-1, 0, 2};
   const auto [rows, samples] = evaluate_pairs({decoder, world.ranks, 4, {}}, cache, 0,
-                                              world.placed[0].value, multipliers, 0.1);
+                                              world.placed[0].value, multipliers, Objective());
   std::vector<Continuations> items;
   for (const TokenPair& pair : pairs) {
     items.push_back({pair.prompt, {pair.chosen, pair.rejected}, pair.where});
