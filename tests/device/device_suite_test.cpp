@@ -307,13 +307,13 @@ TEST(DeviceBudget, OfABlock) {
     std::int64_t backward;
   };
   for (const Budget& budget :
-       {Budget{"Llama", llama_config(), at::kFloat, 13, 17},
-        Budget{"Llama", llama_config(), at::kBFloat16, 13, 19},
-        Budget{"Qwen", qwen_config(), at::kFloat, 14, 17},
-        Budget{"Qwen", qwen_config(), at::kBFloat16, 14, 19},
+       {Budget{"Llama", llama_config(), at::kFloat, 13, 15},
+        Budget{"Llama", llama_config(), at::kBFloat16, 13, 17},
+        Budget{"Qwen", qwen_config(), at::kFloat, 14, 15},
+        Budget{"Qwen", qwen_config(), at::kBFloat16, 14, 17},
         Budget{"Gemma", gemma_config(), at::kBFloat16, 17, 23},
-        Budget{"flash", flash_config(), at::kBFloat16, 10, 24},
-        Budget{"flash, Qwen", flash_window_config(), at::kBFloat16, 10, 24}}) {
+        Budget{"flash", flash_config(), at::kBFloat16, 10, 22},
+        Budget{"flash, Qwen", flash_window_config(), at::kBFloat16, 10, 22}}) {
     const BlockCounts counts = counts_of_block(budget.config, budget.type);
     std::printf("%s %s: %d kernels forward, %d backward\n", budget.name, c10::toString(budget.type),
                 static_cast<int>(counts.forward.kernels),

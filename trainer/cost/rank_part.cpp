@@ -3,14 +3,14 @@
 namespace bipo {
 
 DeviceKernels BlockPart::device_kernels(bool narrow) const {
-  DeviceKernels kernels{13, 17};
+  DeviceKernels kernels{13, 15};
   const auto add = [&](bool has, double forward, double backward) {
     kernels.forward += has ? forward : 0;
     kernels.backward += has ? backward : 0;
   };
   add(narrow, 0, 2);
   add(query_key_norms != QueryKeyNorms::kNone, 1, 0);
-  add(capped, 2, 2);
+  add(capped, 2, 4);
   add(output_norms, 2, 2);
   return kernels;
 }
