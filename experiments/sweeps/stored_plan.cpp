@@ -529,7 +529,7 @@ std::vector<Pack> packs_in_plan(const std::string& text, const std::vector<Cell>
 std::string describe_added(const SweepPlan& plan, const std::vector<std::string>& added) {
   const std::set<std::string> new_names(added.begin(), added.end());
   std::vector<std::string> axes;
-  for_each_value([&](const char* key, auto member) {
+  const auto add_axis = [&](const char* key, auto member) {
     std::set<std::decay_t<decltype(std::declval<Cell>().*member)>> before;
     std::set<std::decay_t<decltype(std::declval<Cell>().*member)>> brought;
     for (const Cell& cell : plan.cells) {
@@ -539,7 +539,9 @@ std::string describe_added(const SweepPlan& plan, const std::vector<std::string>
     if (!brought.empty()) {
       axes.push_back(fmt::format("{} {}", key, fmt::join(brought, ", ")));
     }
-  });
+  };
+  for_each_value(add_axis);
+  for_each_later_value(add_axis);
   return fmt::format("{}", fmt::join(axes, "; "));
 }
 
