@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <exception>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -102,6 +103,19 @@ Cell cell_of(const fs::path& run_file, const RunRecord& record, const Json& conf
   cell.sign = text("sign");
   cell.batch_size = integer("batch_size");
   cell.epochs = integer("epochs");
+  // A run that does not name them has the usual ones.
+  if (const std::string objective = text("objective"); !objective.empty()) {
+    cell.objective = objective;
+  }
+  if (const std::string reduction = text("reduction"); !reduction.empty()) {
+    cell.reduction = reduction;
+  }
+  if (const double smoothing = number("label_smoothing"); !std::isnan(smoothing)) {
+    cell.label_smoothing = smoothing;
+  }
+  if (const double gamma = number("simpo_gamma"); !std::isnan(gamma)) {
+    cell.simpo_gamma = gamma;
+  }
   return cell;
 }
 
@@ -114,8 +128,8 @@ Source source_of_run(const fs::path& run_file) {
   plan.cells = {cell_of(run_file, record, config)};
   plan.packs = {{plan.cells, plan.cells.front().name}};
   Json settings = config;
-  for (const char* axis :
-       {"model", "data", "layer", "seed", "lr", "beta", "sign", "batch_size", "epochs"}) {
+  for (const char* axis : {"model", "data", "layer", "seed", "lr", "beta", "sign", "batch_size",
+                           "epochs", "objective", "label_smoothing", "simpo_gamma", "reduction"}) {
     settings.erase(axis);
   }
   plan.settings = settings.dump();
@@ -151,8 +165,9 @@ void keep_settings_of_sweeps(std::vector<Source>& sources) {
   }
   for (Source& source : sources) {
     if (!names.empty() && !source.is_sweep) {
+      const Json all = Json::parse(source.stored.plan.settings);
       Json settings = Json::object();
-      for (const auto& [name, value] : Json::parse(source.stored.plan.settings).items()) {
+      for (const auto& [name, value] : all.items()) {
         if (names.contains(name)) {
           settings[name] = value;
         }

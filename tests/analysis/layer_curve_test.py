@@ -11,7 +11,7 @@ import pytest
 import synthetic_sweep
 from synthetic_sweep import SyntheticSweep, grid
 
-from bipo_analysis import compare_layers, layer_curve, load_sweep, ranked_layers
+from bipo_analysis import compare_layers, layer_curve, load_sweep, load_sweeps, ranked_layers
 from bipo_analysis.findings import findings
 from bipo_analysis.sections import split_sections
 from bipo_analysis.traces import mean_by_layer, read_traces, smoothed
@@ -160,3 +160,7 @@ def test_objectives_make_variants(tmp_path):
     assert [len(variant.cells) for variant in variants] == [4, 4]
     usual = load_sweep(SyntheticSweep(grid(layers=(5, 15))).write(tmp_path / "usual"))
     assert "objective" not in usual.summary and len(split_sections(usual)[0].variants) == 1
+    files = [tmp_path / "sweep" / f"{cell.name}.h5" for cell in (sweep.cells[0], sweep.cells[-1])]
+    joined = load_sweeps([tmp_path / "usual", *files])
+    assert list(joined.summary["objective"]) == ["bipo"] * 5 + ["ipo"]
+    assert list(joined.summary["reduction"]) == ["sum"] * 5 + ["mean"]

@@ -112,3 +112,8 @@ def test_a_sweep_trains_them_in_one_pass(job):
     by_name = summary.set_index("objective")
     assert by_name.loc[b"simpo", "reduction"] == b"mean" and by_name.loc[b"dpo", "sign"] == b"plus"
     program.run_successfully(["sweep", *swept.arguments()[1:]])  # all complete: the plan is the same
+    alone = [job.folder / "simpo.h5", job.folder / "dpo.h5"]
+    program.run_successfully(["collect", *alone, "--out", job.folder / "alone.h5"])
+    with h5py.File(job.folder / "alone.h5") as file:
+        assert set(zip(file["summary"]["objective"], file["summary"]["reduction"], strict=True)) == {
+            (b"simpo", b"mean"), (b"dpo", b"sum")}

@@ -10,7 +10,7 @@ import pandas
 
 from .kinds import RUN, kind_of
 from .run import Run, load_run
-from .summary import AXES, COLUMNS, cell_row, input_settings, shared_settings, summary_frame
+from .summary import AXES, COLUMNS, OBJECTIVE_AXES, cell_row, input_settings, shared_settings, summary_frame
 from .sweep import Sweep, load_sweep
 from .wording import last_part
 
@@ -58,7 +58,8 @@ def load_sweeps(paths: Sequence[str | Path]) -> Sweep:
         packs += [{**pack, "name": f"{number}/{pack['name']}", "members": [names.get(cell, cell) for cell in
                                                                           pack["members"]]}
                   for pack in sweep.plan.get("packs", [])]
-    summary = pandas.concat(tables, ignore_index=True)
+    # Sweeps without another objective lack its columns.
+    summary = pandas.concat(tables, ignore_index=True).fillna(OBJECTIVE_AXES)
     known = [name for name in COLUMNS if name in summary]
     summary = summary[[*known, *(name for name in summary.columns if name not in COLUMNS)]]
     plan = {**sweeps[0].plan, "settings": _joined_settings(sweeps), "packs": packs,
@@ -77,11 +78,12 @@ def _sweep_of_run(path: Path) -> Sweep:
     Its settings are those that a sweep's cells share: the axes and the names of files are no part of them.
     """
     run = load_run(path)
-    cell = {**{axis: run.settings[axis] for axis in AXES if axis in run.settings}, "name": path.stem,
+    axes = (*AXES, *OBJECTIVE_AXES)
+    cell = {**{axis: run.settings[axis] for axis in axes if axis in run.settings}, "name": path.stem,
             "model": last_part(run.attributes.get("model")), "layer": run.layer,
             "data": Path(last_part(run.settings.get("train"))).stem}
     settings = {name: value for name, value in run.settings.items()
-                if name not in (*AXES, "train", "test", "train_file", "test_file", "name")}
+                if name not in (*axes, "train", "test", "train_file", "test_file", "name")}
     status = {"diverged": "failed"}.get(run.status, run.status)
     reason = "the training diverged" if status == "failed" else ""
     plan = {"schema_version": 1, "settings": settings, "cells": [cell],
