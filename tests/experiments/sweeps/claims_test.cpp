@@ -101,7 +101,7 @@ void set_age(const fs::path& path, std::chrono::seconds age) {
 
 // Changes one value of a claim file, as another owner would have written it.
 template <typename Value>
-void edit(const fs::path& path, const char* key, const Value& value) {
+void edit(const fs::path& path, const std::string& key, const Value& value) {
   const auto renewed = fs::last_write_time(path);
   auto json = nlohmann::json::parse(text_of(path));
   ASSERT_TRUE(json.contains(key)) << json;
