@@ -226,14 +226,16 @@ def test_more_models_than_colours(tmp_path):
 def test_report_replaces_a_file_whole(tmp_path):
     out = tmp_path / "report.html"
     out.write_text("old")
-    write_evaluation_report([load_evaluation(SyntheticEvaluation().write(tmp_path / "eval.h5"))], out)
+    path = SyntheticEvaluation(absent=HELD_OUT_ONLY).write(tmp_path / "eval.h5")
+    write_evaluation_report([load_evaluation(path)], out)
     assert out.read_text().startswith("<!DOCTYPE html>") and out.read_text().endswith("</html>\n")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["eval.h5", "report.html"]
 
 
 def test_command_evaluation(tmp_path):
     own = SyntheticEvaluation().write(tmp_path / "own.h5")
-    sister = SyntheticEvaluation(model="sister", slopes={"vector": 0.6, "caa": 0.3}).write(tmp_path / "sister.h5")
+    sister = SyntheticEvaluation(model="sister", slopes={"vector": 0.6, "caa": 0.3},
+                                 absent=HELD_OUT_ONLY).write(tmp_path / "sister.h5")
     finished = run_command("evaluation", own, sister, "--out", tmp_path / "page.html", "--csv", tmp_path / "tables")
     assert finished.returncode == 0
     assert finished.stdout == f"{tmp_path}/page.html: 2 evaluations, 1 warning\n"
@@ -255,7 +257,7 @@ def test_command_names_bad_input(tmp_path):
 
 @pytest.mark.parametrize("option", ["--out", "--csv"])
 def test_command_that_cannot_write(tmp_path, option):
-    good = SyntheticEvaluation().write(tmp_path / "eval.h5")
+    good = SyntheticEvaluation(absent=HELD_OUT_ONLY).write(tmp_path / "eval.h5")
     (tmp_path / "file").write_text("")
     finished = run_command("evaluation", good, "--out", tmp_path / "page.html", option, tmp_path / "file" / "x")
     assert finished.returncode == 1 and "cannot write" in finished.stderr and "Traceback" not in finished.stderr
