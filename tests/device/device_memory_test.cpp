@@ -145,6 +145,7 @@ TEST_P(PlannedMemory, IsTheAllocators) {
       EXPECT_NEAR(planned / found, 1, 0.1);
     }
   }
+  choose_attention(AttentionChoice::kAuto, simulated_device(), at::kBFloat16);
 }
 
 std::string name_of_block(const ::testing::TestParamInfo<Block>& info) {
@@ -178,6 +179,7 @@ TEST(PlannedMemoryOfFlash, IsTheAllocators) {
       EXPECT_NEAR(planned / found, 1, 0.1);
     }
   }
+  choose_attention(AttentionChoice::kAuto, simulated_device(), at::kBFloat16);
 }
 
 // Parts are padded to the longest of all pairs.
