@@ -394,7 +394,7 @@ TEST(DeviceBudget, OfAStep) {
   EXPECT_LE(later.copies_to_device, 2 * kSteps);  // vectors; tables of what comes next
   EXPECT_LE(later.host_reads(), kSteps);
   EXPECT_LE(later.waits, kSteps);
-  EXPECT_LE(later.kernels, 169 * kSteps);
+  EXPECT_LE(later.kernels, 156 * kSteps);
 
   // A plan that repeats: its tables stay on the device, for both signs.
   PlanSettings plan = World::training_plan();

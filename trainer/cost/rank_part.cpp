@@ -2,16 +2,23 @@
 
 namespace bipo {
 
+// As PlannedKernels in tests/device counts them.
 DeviceKernels BlockPart::device_kernels(bool narrow) const {
-  DeviceKernels kernels{13, 15};
+  const double more = narrow ? 1 : 0;  // conversions
+  if (is_recurrent()) {                // where no part of a pair is longer than a chunk
+    return {180 + 2 * more, 350 + 3 * more};
+  }
+  DeviceKernels kernels{13, 15 + 2 * more};
   const auto add = [&](bool has, double forward, double backward) {
     kernels.forward += has ? forward : 0;
     kernels.backward += has ? backward : 0;
   };
-  add(narrow, 0, 2);
-  add(query_key_norms != QueryKeyNorms::kNone, 1, 0);
+  add(query_key_norms == QueryKeyNorms::kByHead, 1, 0);
+  add(query_key_norms == QueryKeyNorms::kOfAllHeads, 4 + 2 * more, 12 + 3 * more);
+  add(value_norms, 8, 17 + 3 * more);
   add(capped, 2, 4);
   add(output_norms, 2, 2);
+  add(is_gated, 3 + more, 5 + more);
   return kernels;
 }
 
