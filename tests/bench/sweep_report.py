@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -37,9 +38,12 @@ synthetic_sweep.SyntheticSweep(cells).write(Path(sys.argv[2]))
 """
 
 
-def write_sweep(python: Path, directory: Path, cells: int) -> None:
+def write_sweep(python: Path, directory: Path, cells: int, run_file: Path | None = None) -> None:
+    """With `run_file`, every cell's file is a copy of it: of the program, with its seal and checksums."""
     arguments = [ROOT / "tests/analysis", directory, LAYERS, max(1, cells // LAYERS), HIDDEN, EPOCHS]
     subprocess.run([python, "-c", WRITE, *map(str, arguments)], check=True)
+    for path in sorted(directory.glob("*.h5")) if run_file else ():
+        shutil.copyfile(run_file, path)
 
 
 def measure(python: Path, checkout: Path, sweep: Path, out: Path) -> tuple[float, float]:
@@ -59,19 +63,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="reports of each checkout (default: %(default)s)")
     parser.add_argument("--python", type=Path, default=Path(sys.executable), help="with the package's dependencies")
     parser.add_argument("--against", type=Path, help="another checkout, which the ratio is to")
+    parser.add_argument("--run-file", type=Path, help="a real run file, which stands for that of every cell")
     parser.add_argument("--most", type=float, help="the ratio that must be met: exit code 1 otherwise")
     options = parser.parse_args()
     checkouts = {"this": ROOT, **({"other": options.against.resolve()} if options.against else {})}
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in checkouts}
     with tempfile.TemporaryDirectory(prefix="bipo-report-") as folder:
         sweep = Path(folder) / "sweep"
-        write_sweep(options.python, sweep, options.cells)
+        write_sweep(options.python, sweep, options.cells, options.run_file)
         for checkout in checkouts.values():  # compiles the package, and fills the cache of files
             measure(options.python, checkout, sweep, Path(folder) / "report.html")
         for _ in range(options.rounds):
             for name, checkout in checkouts.items():
                 seconds[name].append(measure(options.python, checkout, sweep, Path(folder) / "report.html"))
-    medians = {name: [statistics.median(values) for values in zip(*rounds)] for name, rounds in seconds.items()}
+    medians = {name: [statistics.median(values) for values in zip(*rounds, strict=True)] for name, rounds in seconds.items()}
     figures = {"cells": options.cells, "rounds": options.rounds,
                **{name: {"processor_seconds": round(processor, 3), "seconds": round(clock, 3)}
                   for name, (processor, clock) in medians.items()}}
