@@ -61,7 +61,7 @@ class DeviceStep {
   // Collective over: tp
   void add(const MicroBatch& micro_batch, const MicroBatch* next);
 
-  // Of all replicas' micro-batches.
+  // What all replicas' micro-batches gave.
   struct Result {
     at::Tensor gradients;  // [M, D] of the summed losses, float64 on the host
     at::Tensor figures;    // [2, rows]: margins, and minus the losses, likewise
@@ -127,7 +127,7 @@ class DeviceStep {
   std::map<MicroBatch, std::shared_ptr<const Tables>> kept_tables_;
   std::optional<Prepared> next_;
 
-  // Of the step under way.
+  // What the step under way has so far.
   at::Tensor vectors_;        // [M, D]
   std::vector<Found> found_;  // by this replica's micro-batches
 };

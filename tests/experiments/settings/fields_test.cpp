@@ -260,7 +260,7 @@ TEST(TrainFields, TheDefaultThatHelpShowsGivesTheStructsValue) {
       }
     }
   }
-  EXPECT_EQ(checked, 42);
+  EXPECT_EQ(checked, 43);
 }
 
 // Files are those of versions without these settings where they are not used.

@@ -33,6 +33,7 @@ SweepAxes axes_of(std::vector<LayerRange> layers, std::vector<std::uint64_t> see
   axes.lrs = std::move(lrs);
   axes.betas = std::move(betas);
   axes.signs = std::move(signs);
+  axes.epochs = {20};
   return axes;
 }
 

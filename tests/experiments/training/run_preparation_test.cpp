@@ -42,6 +42,7 @@ class RunPreparationTest : public testing::ModelDirectory {
     options.layer = 1;
     options.out = directory_ / "run.h5";
     options.device = DeviceKind::kCpu;
+    options.epochs = 20;
     options.warmup_steps = 5;
     options.batch_size = 3;  // all pairs of the file
     return options;

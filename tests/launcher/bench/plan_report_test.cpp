@@ -23,6 +23,7 @@ PlanRequest request_for(const std::string& shape, std::int64_t layer, std::int64
   request.train_pairs = 642;
   request.test_pairs = 100;
   request.multipliers = 2;
+  request.epochs = 20;
   request.dtype = "bf16";
   request.bytes = element_bytes(true, false, false, false);
   request.machine = {.name = "h100",

@@ -72,7 +72,7 @@ void add_joined(const std::vector<QuerySpan>& spans, std::int64_t rows, Upload& 
   std::vector<std::int32_t> query_bounds = {0};
   std::vector<std::int32_t> key_bounds = {0};
   for (const QuerySpan& span : spans) {
-    // Of all that come before, only the last ones are in the window of the first query.
+    // The window of the first query holds the last ones only of all that come before.
     const std::int64_t all = key_count(span);
     const std::int64_t seen =
         span.window == 0 ? all : std::min(all, span.window + span.queries.size() - 1);
