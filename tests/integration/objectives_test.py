@@ -50,9 +50,6 @@ def test_norm_schedule_and_start(job):
     names = ("norm", "schedule", "init", "factors")
     assert [run.config[name] for name in names] == ["max:3%", "linear", "random:2%", [0.5, 1.0, 2.0]]
     run_files.assert_identical(train(job.writing("dp2.h5"), 2, dp=2, **settings), run)
-    other = train(job.writing("seed.h5"), seed=12, **settings)
-    assert other.steps["vector_norm"][0] == pytest.approx(norms[0], rel=1e-6)
-    assert abs(run_files.cosine(other.final_vector, run.final_vector)) < 0.9
 
 
 def test_init_takes_the_vector_of_a_file(job):
@@ -73,16 +70,15 @@ def test_dpo_is_bipo_in_one_direction(job):
 def test_the_first_losses_are_those_of_the_model_itself(job):
     """At v = 0 x equals x0, and log-probabilities are the unsteered model's."""
     every_pair = {"batch_size": 22, "sign": "plus", "epochs": 1, "test": job.settings["train"], "beta": 0.25}
-    bipo = train(job.writing("bipo.h5"), **every_pair)
     ipo = train(job.writing("ipo.h5"), objective="ipo", **every_pair)
     sft = train(job.writing("sft.h5"), objective="sft", reduction="sum", **every_pair)
     simpo = train(job.writing("simpo.h5"), objective="simpo", reduction="sum", simpo_gamma=0.75, **every_pair)
-    with h5py.File(job.folder / "bipo.h5") as file:
+    with h5py.File(job.folder / "sft.h5") as file:
         samples = pandas.DataFrame(file["eval_samples"][:]).query("multiplier == 0")
     ahead = 0.25 * (samples["chosen_logp"] - samples["rejected_logp"])
-    expected = {"bipo": numpy.log(2), "ipo": 4.0, "sft": -samples["chosen_logp"].mean(),
+    expected = {"ipo": 4.0, "sft": -samples["chosen_logp"].mean(),
                 "simpo": numpy.logaddexp(0, 0.75 - ahead).mean()}
-    found = {"bipo": bipo, "ipo": ipo, "sft": sft, "simpo": simpo}
+    found = {"ipo": ipo, "sft": sft, "simpo": simpo}
     for objective, run in found.items():
         assert run.steps["loss"][0] == pytest.approx(expected[objective], rel=LOSS_RTOL), objective
     assert simpo.steps["margin"][0] == pytest.approx(ahead.mean(), rel=LOSS_RTOL)
