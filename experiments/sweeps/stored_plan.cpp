@@ -155,6 +155,8 @@ std::set<std::pair<SortedJson, SortedJson>> inputs_of_cells(const SortedJson& pl
   return inputs;
 }
 
+constexpr const char* kWeightsHash = "weights_hash";
+
 // Compares the settings of the models and data sets that both plans have; of those that one of them
 // lacks, the cells are missing.
 std::vector<std::string> differences_of_settings(const SortedJson& before,
@@ -167,11 +169,13 @@ std::vector<std::string> differences_of_settings(const SortedJson& before,
       continue;
     }
     const auto& [model, data] = inputs;
-    const SortedJson old_settings = settings_of(before["settings"], model, data);
+    SortedJson old_settings = settings_of(before["settings"], model, data);
     SortedJson new_settings = settings_of(after["settings"], model, data);
-    if (!old_settings.contains("weights_hash")) {
-      // Plans of earlier versions do not say which weights they are about, but for samples of them.
-      new_settings.erase("weights_hash");
+    if (!old_settings.contains(kWeightsHash) || !new_settings.contains(kWeightsHash)) {
+      // Plans of earlier versions do not say which weights they are about, but for samples of them,
+      // and a dry run does not read them.
+      old_settings.erase(kWeightsHash);
+      new_settings.erase(kWeightsHash);
     }
     const std::string whose =
         inputs_before.size() == 1
