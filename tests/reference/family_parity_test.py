@@ -106,8 +106,9 @@ def unsteered(oracle: Oracle) -> Case:
 
 @functools.cache
 def scoring_program() -> subprocess.Popen:
-    """Answers all requests, so that its libraries are loaded once."""
-    return subprocess.Popen([PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    """Answers all requests, so that its libraries are loaded once; threads would wait for each other longer than work."""
+    return subprocess.Popen([PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                            env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def program_scores(model: Path, asked: list[Case], tp: tuple[int, ...] = (1,),
