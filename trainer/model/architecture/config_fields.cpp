@@ -3,7 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <string>
+#include <string_view>
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
@@ -18,6 +21,29 @@ using Json = nlohmann::json;
 // Far above any model's sizes; products of two sizes do not overflow.
 constexpr std::int64_t kLargestSize = std::int64_t{1} << 24;
 
+// Puts numbers that JSON does not have, which Python's json module writes all the same, between
+// quotes: a key that nothing reads (time limits of state spaces are infinite) is then no reason to
+// refuse the file, and a key that is read is refused by its name.
+std::string with_quoted_numbers(std::string_view json) {
+  constexpr std::array<std::string_view, 3> kWords = {"-Infinity", "Infinity", "NaN"};
+  std::string result;
+  while (!json.empty()) {
+    const std::size_t at =
+        find_outside_strings(json, [](char c) { return c == '-' || c == 'I' || c == 'N'; });
+    result += json.substr(0, at);
+    json.remove_prefix(at);
+    const auto* word = std::find_if(kWords.begin(), kWords.end(), [&](std::string_view candidate) {
+      return json.starts_with(candidate);
+    });
+    const std::size_t taken =
+        word == kWords.end() ? std::min<std::size_t>(json.size(), 1) : word->size();
+    result +=
+        word == kWords.end() ? std::string(json.substr(0, taken)) : fmt::format("\"{}\"", *word);
+    json.remove_prefix(taken);
+  }
+  return result;
+}
+
 Json parsed(const std::filesystem::path& path) {
   std::error_code unreachable;
   if (!std::filesystem::exists(path, unreachable)) {
@@ -26,7 +52,7 @@ Json parsed(const std::filesystem::path& path) {
                     "(config.json, tokenizer.json, *.safetensors) or a GGUF file",
                     path.string()));
   }
-  const std::string text = read_input_file(path, kMostSettingsBytes);
+  const std::string text = with_quoted_numbers(read_input_file(path, kMostSettingsBytes));
   Json json = parse_untrusted_json(text, path.string(), "get the model again");
   if (!json.is_object()) {
     throw UserError(fmt::format("{}: not a JSON object", path.string()));

@@ -27,8 +27,10 @@ class ModelConfigs : public ::testing::Test {
   void SetUp() override { std::filesystem::create_directories(directory_); }
   void TearDown() override { std::filesystem::remove_all(directory_); }
 
-  ModelConfig read(const Json& json) const {
-    std::ofstream(directory_ / "config.json") << json;
+  ModelConfig read(const Json& json) const { return read(json.dump()); }
+
+  ModelConfig read(const std::string& text) const {
+    std::ofstream(directory_ / "config.json") << text;
     return read_model_config(directory_);
   }
 
@@ -417,6 +419,23 @@ TEST_F(ModelConfigs, SayWhatKnownFamiliesNeed) {
         }),
         {architecture, missing, "LlamaForCausalLM"});
   }
+}
+
+// As Python's json module writes them.
+TEST_F(ModelConfigs, MayHoldNumbersThatJsonDoesNotHave) {
+  const auto text_with = [](const std::string& member) {
+    return "{" + member + ", " + llama().dump().substr(1);
+  };
+  const ModelConfig config = read(
+      text_with(R"("time_step_limit": [0.0, Infinity, -Infinity, NaN], "note": "Infinity -1")"));
+  EXPECT_EQ(config.hidden, 64);
+  EXPECT_TRUE(is_named(config, {"\"note\": \"Infinity -1\""}));
+  testing::expect_parts(
+      testing::error_of<UserError>([&] { read(text_with(R"("rms_norm_eps": Infinity)")); }),
+      {"rms_norm_eps"});
+  testing::expect_parts(
+      testing::error_of<UserError>([&] { read(text_with(R"("rms_norm_eps": Infinite)")); }),
+      {"not valid JSON"});
 }
 
 TEST_F(ModelConfigs, NameWhatNobodyReads) {
