@@ -28,7 +28,7 @@ std::vector<Field> objective_fields(TrainOptions& o) {
                       o.simpo_gamma, real(RealRange::kNonNegative));
   gamma.is_omitted = [&o] { return o.objective != ObjectiveKind::kSimpo; };
   gamma.text = [&o] {
-    return o.objective == ObjectiveKind::kSimpo ? shown_value(o.simpo_gamma) : "not used";
+    return o.objective == ObjectiveKind::kSimpo ? shown_value(o.simpo_gamma) : "(simpo only)";
   };
   const auto own = [&o] { return o.reduction.value_or(own_reduction(o.objective)); };
   Field reduction =

@@ -45,8 +45,7 @@ Request read_request(const std::string& line) {
   for (const Json& pair : json.at("pairs")) {
     request.pairs.push_back({pair.at("prompt").get<std::vector<bipo::TokenId>>(),
                              pair.at("chosen").get<std::vector<bipo::TokenId>>(),
-                             pair.at("rejected").get<std::vector<bipo::TokenId>>(),
-                             request.model});
+                             pair.at("rejected").get<std::vector<bipo::TokenId>>(), request.model});
   }
   json.at("groups").get_to(request.groups);
   for (const Json& item : json.at("cases")) {
@@ -159,8 +158,8 @@ void answer(const Request& request) {
   const bipo::ModelFiles model = bipo::open_model(request.model);
   for (const std::string& type : request.types) {
     for (const int tp : request.tp) {
-      bipo::run_as_threads(
-          tp, [&](bipo::Communicator& group) { score(request, model, type, group); });
+      bipo::run_as_threads(tp,
+                           [&](bipo::Communicator& group) { score(request, model, type, group); });
     }
   }
   std::cout << std::endl;

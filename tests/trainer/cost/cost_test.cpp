@@ -169,7 +169,8 @@ TEST(Memory, OfActivationsOnADevice) {
   // 42 slots; of those that predict, 2 and 7 are 12 and 42.  Indices are two elements, a row of a
   // mask is 16.
   constexpr double kTables = 2 * (3 * 30 + 42 + 18 + 38 + 2 * 18 + 1) + 30 * 16 + 3 * 18 * 2;
-  constexpr double kTablesOfAnswers = 2 * (3 * 12 + 42 + 10 + 38 + 2 * 18 + 1) + 12 * 16 + 3 * 10 * 2;
+  constexpr double kTablesOfAnswers =
+      2 * (3 * 12 + 42 + 10 + 38 + 2 * 18 + 1) + 12 * 16 + 3 * 10 * 2;
   constexpr double kBatch = 18 * (2 + 1 + 2) + 2 * 2 * 12 + 2 * 10 + 18 * 8;
   // Norms' inputs and scales, queries and results in slots with normalisers, keys and values for
   // four heads; gate and up.
