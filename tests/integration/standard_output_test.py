@@ -49,7 +49,7 @@ def commands(folder, model, pairs):
         "sweep": ["sweep", *program.options({"model": model, "train": pairs, "max_steps": 2, "threads": 1,
                                              "layers": 1, "out": folder / "sweep"})],
         "sweep --dry-run": ["sweep", *program.options({"model": model, "train": pairs, "layers": 1, "dry_run": True,
-                                                       "out": folder / "sweep"})],
+                                                       "out": folder / "new"})],
     }
 
 
