@@ -9,6 +9,7 @@
 #include <tuple>
 #include <vector>
 
+#include "tests/device/block_counts.hpp"
 #include "tests/device/device_scenario.hpp"
 #include "tests/support/simulated_device.hpp"
 #include "tests/support/simulated_memory.hpp"

@@ -14,7 +14,6 @@
 
 #include "collectives/session.hpp"
 #include "tests/support/model_variations.hpp"
-#include "tests/support/simulated_device.hpp"
 
 namespace bipo::testing {
 
@@ -67,13 +66,5 @@ struct GradientErrors {
   double device = 0;
 };
 GradientErrors gradient_errors(const ModelConfig& config, at::Device device);
-
-// What one block asks of the simulated device.
-struct BlockCounts {
-  DeviceCounts forward;
-  DeviceCounts backward;
-};
-// The second block of a model with random weights.
-BlockCounts counts_of_block(const ModelConfig& config, at::ScalarType type);
 
 }  // namespace bipo::testing

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
+#include "tests/device/block_counts.hpp"
 #include "tests/device/device_scenario.hpp"
 #include "tests/support/device_communicator.hpp"
 #include "tests/support/simulated_device.hpp"

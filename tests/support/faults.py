@@ -125,6 +125,13 @@ def final_name(path: str) -> str:
     return found[1] if found else name
 
 
+def calls_in(log: Path) -> list[Call]:
+    """Threads that renew claims or save by the clock call at other times in each run of a command, so that a number may
+    be another call's."""
+    lines = log.read_text(encoding="utf-8").splitlines()
+    return [Call(number, *line.split(" ", 1)) for number, line in enumerate(lines, 1)]
+
+
 class Faults:
     """Runs commands on copies of the files in `source`, in folders below `folder`."""
 
@@ -165,8 +172,7 @@ class Faults:
         case = self.new_case(command)
         ended = self.run(command, case)
         assert ended.code == program.DONE, f"{command.name}: {ended}"
-        lines = (case / "log").read_text(encoding="utf-8").splitlines()
-        calls = [Call(number, *line.split(" ", 1)) for number, line in enumerate(lines, 1)]
+        calls = calls_in(case / "log")
         result = command.result(case / "files", ended.stdout)
         shutil.rmtree(case)
         return calls, result
@@ -177,6 +183,7 @@ class Faults:
         files = case / "files"
         before = {name: content(files / name) for name in command.outputs}
         ended = self.run(command, case, call.number, error, lasts)
+        call = next((own for own in calls_in(case / "log") if own.number == call.number), call)
         wrong = self._what_is_wrong(command, call, error, expected, files, before, ended)
         shutil.rmtree(case)
         if wrong is None:
