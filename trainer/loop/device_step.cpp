@@ -19,18 +19,6 @@ at::TensorOptions doubles_on_host() {
   return at::TensorOptions().dtype(at::kDouble);
 }
 
-// [M, T] on the host: d times the factor where a row belongs to the member.
-at::Tensor coefficients_of(const PackedPairs& packed, std::int64_t members, at::ScalarType type) {
-  const auto tokens = static_cast<std::int64_t>(packed.steering_of_token.size());
-  const at::Tensor coefficients = at::zeros({members, tokens}, doubles_on_host());
-  auto* value = coefficients.mutable_data_ptr<double>();
-  for (std::int64_t t = 0; t < tokens; ++t) {
-    const SteeringChoice& steering = packed.steering_of_token[static_cast<std::size_t>(t)];
-    value[steering.vector * tokens + t] = static_cast<double>(steering.sign) * steering.factor;
-  }
-  return coefficients.to(type);
-}
-
 bool has_one_sign(const MicroBatch& micro_batch, std::int64_t sign) {
   return std::all_of(micro_batch.places.begin(), micro_batch.places.end(),
                      [&](const PairPlace& place) { return place.sign == sign; });
@@ -166,14 +154,16 @@ std::shared_ptr<const DeviceStep::Tables> DeviceStep::make_tables(
     std::vector<double> loss_of_target;
     std::vector<std::int64_t> rows_of_figures;
     std::int64_t last = -1;
+    AnswerLogProbs share;  // of a log-probability in what the item's objective takes of its answer
     for (const std::int64_t answer : packed.answer_of_target) {  // chosen, then rejected
       const std::int64_t item = answer / 2;
       const PairPlace& place = micro_batch.places[static_cast<std::size_t>(item)];
-      const auto pair = static_cast<std::size_t>(place.pair);
       const Objective& objective = place.objective;
-      const AnswerTokens tokens = answer_tokens(cache_.pairs()[pair]);
       const double direction = static_cast<double>(place.sign) * objective.beta;
       if (item != last) {
+        const auto pair = static_cast<std::size_t>(place.pair);
+        const AnswerTokens tokens = answer_tokens(cache_.pairs()[pair]);
+        share = reduced(objective, {1, 1}, tokens);
         targets_of_item.push_back(0);
         offset.push_back(0);
         if (uses_reference(objective.kind)) {
@@ -189,11 +179,10 @@ std::shared_ptr<const DeviceStep::Tables> DeviceStep::make_tables(
       ++targets_of_item.back();
       item_of_target.push_back(static_cast<std::int64_t>(offset.size()) - 1);
       const bool is_chosen = answer % 2 == 0;
-      const AnswerLogProbs by_token = reduced(objective, {1, 1}, tokens);
-      const double share = is_chosen ? by_token.chosen : by_token.rejected;
-      direction_of_target.push_back(share * (is_chosen ? direction : -direction));
+      const double own = is_chosen ? share.chosen : share.rejected;
+      direction_of_target.push_back(own * (is_chosen ? direction : -direction));
       const bool is_trained = is_chosen == (place.sign > 0);
-      loss_of_target.push_back(objective.kind == ObjectiveKind::kSft && is_trained ? -share : 0.0);
+      loss_of_target.push_back(objective.kind == ObjectiveKind::kSft && is_trained ? -own : 0.0);
     }
     upload.add(targets_of_item, tables->targets_of_item);
     upload.add(item_of_target, tables->item_of_target);
@@ -205,7 +194,7 @@ std::shared_ptr<const DeviceStep::Tables> DeviceStep::make_tables(
     }
     tables->rows_on_host = at::tensor(rows_of_figures, at::kLong);
     upload.add(tables->rows_on_host, tables->rows_of_figures);
-    upload.add(coefficients_of(packed, micro_batch.members, decoder_.residual_type()),
+    upload.add(steering_coefficients(packed, micro_batch.members, decoder_.residual_type()),
                tables->coefficients);
     if (rows_on_device_.defined()) {
       upload.add(cache_.kept_rows(packed), tables->rows);

@@ -550,7 +550,10 @@ class Trainer {
     vectors.set_requires_grad(true);
     const PairScores scores =
         score_pairs(decoder_, packed, cache_.activations(decoder_, packed, layer_),
-                    {layer_, coefficients_of(packed, members.size()), vectors});
+                    {layer_,
+                     steering_coefficients(packed, static_cast<std::int64_t>(members.size()),
+                                           decoder_.residual_type()),
+                     vectors});
 
     std::vector<double> loss_by_answer;
     for (std::size_t i = 0; i < places.size(); ++i) {
@@ -580,20 +583,6 @@ class Trainer {
       rows.push_back(at::tensor(member.state().vector, at::kFloat));
     }
     return at::stack(rows).to(residual_);
-  }
-
-  // [M, T] on the host: d times the factor where a row belongs to the member.
-  at::Tensor coefficients_of(const PackedPairs& packed, std::size_t members) const {
-    const auto tokens = packed.steering_of_token.size();
-    std::vector<double> coefficients(members * tokens, 0.0);
-    for (std::size_t t = 0; t < tokens; ++t) {
-      const SteeringChoice& steering = packed.steering_of_token[t];
-      coefficients[static_cast<std::size_t>(steering.vector) * tokens + t] =
-          static_cast<double>(steering.sign) * steering.factor;
-    }
-    return at::tensor(coefficients, at::kDouble)
-        .view({static_cast<std::int64_t>(members), packed.tokens()})
-        .to(residual_);
   }
 
   // `gradients`: one member's, of each of this replica's micro-batches.

@@ -33,6 +33,18 @@ AnswerTokens answer_tokens(const TokenPair& pair) {
           static_cast<double>(scored_count(pair.rejected_scored, pair.rejected.size()))};
 }
 
+at::Tensor steering_coefficients(const PackedPairs& packed, std::int64_t vectors,
+                                 at::ScalarType type) {
+  const auto tokens = static_cast<std::int64_t>(packed.steering_of_token.size());
+  const at::Tensor coefficients = at::zeros({vectors, tokens}, at::kDouble);
+  auto* value = coefficients.mutable_data_ptr<double>();
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    const SteeringChoice& steering = packed.steering_of_token[static_cast<std::size_t>(t)];
+    value[steering.vector * tokens + t] = static_cast<double>(steering.sign) * steering.factor;
+  }
+  return coefficients.to(type);
+}
+
 at::Tensor target_log_probs(const Decoder& decoder, const PackedPairs& packed,
                             const at::Tensor& hidden, const Steering& steering) {
   const ResidualStream steered = run_past_sites(

@@ -29,6 +29,11 @@ struct PairScores {
 // Returns the numbers of scored tokens of the pair's answers.
 AnswerTokens answer_tokens(const TokenPair& pair);
 
+// Returns the coefficients [M, T] of `vectors` M, on the host: the sign times the factor where a
+// row belongs to the vector, else 0.
+at::Tensor steering_coefficients(const PackedPairs& packed, std::int64_t vectors,
+                                 at::ScalarType type);
+
 // Runs blocks layer+1.. and the head on `hidden` [T, D], the output of block `layer`; returns the
 // log-probabilities of the targets, [R].  The host does not wait for them.  Collective over: tp
 at::Tensor target_log_probs(const Decoder& decoder, const PackedPairs& packed,
