@@ -38,6 +38,15 @@ void use_deterministic_kernels() {
   at::globalContext().setDeterministicFillUninitializedMemory(false);
 }
 
+// Products of float32 are products of float32 on a GPU, whatever the environment says: images of
+// containers set TORCH_ALLOW_TF32_CUBLAS_OVERRIDE.  Products of bfloat16 promise sums in float32,
+// also where a GPU splits them.
+void keep_product_precision() {
+  at::globalContext().setAllowTF32CuBLAS(false);
+  at::globalContext().setAllowTF32CuDNN(false);
+  at::globalContext().setAllowBF16ReductionCuBLAS(false);
+}
+
 KernelChoice kernel_choice(Kernels kernels) {
   return kernels == Kernels::kAuto       ? KernelChoice::kAuto
          : kernels == Kernels::kComposed ? KernelChoice::kComposed
@@ -74,8 +83,7 @@ c10::ScalarType cache_type(Dtype cache_dtype) {
 Computation choose_computation(const MachineOptions& options, const Topology& topology,
                                const Session& session) {
   use_compact_cpu_memory();
-  // Products of bfloat16 promise sums in float32, also where a GPU splits them.
-  at::globalContext().setAllowBF16ReductionCuBLAS(false);
+  keep_product_precision();
   if (options.deterministic) {
     use_deterministic_kernels();
   }

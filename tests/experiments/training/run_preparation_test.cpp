@@ -1,6 +1,7 @@
 // What is decided about a run of a small model by one rank, against values worked out by hand.
 #include "experiments/training/run_preparation.hpp"
 
+#include <ATen/Context.h>
 #include <gtest/gtest.h>
 
 #include <cstdint>
@@ -370,6 +371,19 @@ TEST_F(RunPreparationTest, RefusesAnOutThatCannotOrMustNotBeWritten) {
   given.out = train();
   given.overwrite = true;
   expect_parts(error_of<UserError>([&] { prepare(given); }), {"--out " + train().string()});
+}
+
+// As TORCH_ALLOW_TF32_CUBLAS_OVERRIDE and libtorch's defaults leave it.
+TEST_F(RunPreparationTest, KeepsThePrecisionOfProducts) {
+  at::Context& context = at::globalContext();
+  context.setAllowTF32CuBLAS(true);
+  context.setAllowTF32CuDNN(true);
+  context.setAllowBF16ReductionCuBLAS(true);
+  prepare(options());
+  EXPECT_FALSE(context.allowTF32CuBLAS());
+  EXPECT_FALSE(context.allowTF32CuDNN());
+  EXPECT_EQ(context.allowBF16ReductionCuBLAS(),
+            at::CuBLASReductionOption::DisallowReducedPrecisionAllowSplitK);
 }
 
 TEST_F(RunPreparationTest, RefusesMoreRanksThanThereAre) {
