@@ -16,6 +16,16 @@ int accelerator_count() {
   return accelerator_type() ? at::accelerator::deviceCount() : 0;
 }
 
+std::string message_of(const c10::Error& error) {
+  std::string message = error.what_without_backtrace();
+  if (dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr) {
+    message +=
+        "; give less to one pass through the model (--micro-batch, or --batch-size where there is "
+        "none) or more ranks to a replica (--tp): bipo-dist plan says what a run takes";
+  }
+  return message;
+}
+
 void select_device(c10::Device device) {
   if (!device.is_cpu()) {
     at::globalContext().lazyInitDevice(device.type());

@@ -6,10 +6,12 @@
 #include <c10/core/Device.h>
 #include <c10/core/Event.h>
 #include <c10/core/Stream.h>
+#include <c10/util/Exception.h>
 
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 
 namespace bipo {
 
@@ -19,6 +21,10 @@ std::optional<c10::DeviceType> accelerator_type();
 
 // Returns how many devices of that kind are visible; 0 without one.
 int accelerator_count();
+
+// Returns what an exception of libtorch says, without the stack; where a device had no memory left,
+// with what to do.
+std::string message_of(const c10::Error& error);
 
 // Makes `device` the target of what this thread asks of accelerators.  On a CPU these four do
 // nothing.

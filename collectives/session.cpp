@@ -18,6 +18,7 @@
 #include <thread>
 #include <utility>
 
+#include "collectives/device.hpp"
 #include "collectives/foundation/errors.hpp"
 #include "collectives/mpi_communicator.hpp"
 #include "collectives/nccl_communicator.hpp"
@@ -267,7 +268,7 @@ void Session::together(const std::function<void()>& work, Communicator& group) {
     exit_code = kExitFailure;
     is_environment = false;
   } catch (const c10::Error& error) {
-    failure = error.what_without_backtrace();
+    failure = message_of(error);
     exit_code = kExitFailure;
   } catch (const std::exception& error) {
     failure = error.what();

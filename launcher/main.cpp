@@ -8,6 +8,7 @@
 #include <variant>
 #include <vector>
 
+#include "collectives/device.hpp"
 #include "collectives/foundation/errors.hpp"
 #include "collectives/foundation/standard_streams.hpp"
 #include "collectives/session.hpp"
@@ -120,7 +121,7 @@ int run_with_ranks(const std::vector<std::string>& arguments,
   } catch (const UserError& error) {
     return fail_alone(session, error.what(), kExitBadInput);
   } catch (const c10::Error& error) {
-    return fail_alone(session, error.what_without_backtrace(), kExitFailure);
+    return fail_alone(session, message_of(error), kExitFailure);
   } catch (const std::exception& error) {
     return fail_alone(session, error.what(), kExitFailure);
   }

@@ -1,9 +1,13 @@
 // The communicators of one process, and the arrangement of ranks.
+#include <c10/util/Exception.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <functional>
+#include <string>
 #include <thread>
 
+#include "collectives/device.hpp"
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/profile.hpp"
 #include "collectives/self_communicator.hpp"
@@ -104,6 +108,22 @@ TEST(Profile, CountsNestedWorkOnceAndOnlyWhileItIsTaken) {
   EXPECT_GE(collectives, 0.04);
   EXPECT_LE(head + collectives, duration.count());
   EXPECT_EQ(profiled_seconds()[static_cast<std::size_t>(Work::kProducts)], 0);
+}
+
+std::string told_of(const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const c10::Error& error) {
+    return message_of(error);
+  }
+  return "no error";
+}
+
+TEST(MessageOfLibtorch, SaysWhatToDoWhereADeviceHasNoMemoryLeft) {
+  const std::string full =
+      told_of([] { C10_THROW_ERROR(OutOfMemoryError, "CUDA out of memory. Tried 2 GiB."); });
+  testing::expect_parts(full, {"CUDA out of memory. Tried 2 GiB.", "--micro-batch", "--tp"});
+  EXPECT_EQ(told_of([] { C10_THROW_ERROR(ValueError, "another"); }), "another");
 }
 
 }  // namespace
