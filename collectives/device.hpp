@@ -22,6 +22,11 @@ std::optional<c10::DeviceType> accelerator_type();
 // Returns how many devices of that kind are visible; 0 without one.
 int accelerator_count();
 
+// Returns why no device can be used although a driver is there: "the NVIDIA driver supports CUDA
+// 12.2, ..."; "" where nothing is wrong, or there is no driver.  libtorch itself counts no device
+// then, which looks like a machine without GPUs.
+std::string accelerator_fault();
+
 // Returns what an exception of libtorch says, without the stack; where a device had no memory left,
 // with what to do.
 std::string message_of(const c10::Error& error);

@@ -366,6 +366,9 @@ class NcclCommunicator final : public Communicator {
     try {
       // A thread that has selected no device would make a context on the first one.
       check_cuda(cudaSetDevice(device_), "cudaSetDevice");
+      // Else an event that is asked for here spoils a graph that the main thread captures.
+      cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+      check_cuda(cudaThreadExchangeStreamCaptureMode(&mode), "cudaThreadExchangeStreamCaptureMode");
       drop_ended();
       require_health();
     } catch (const EnvironmentError& error) {
@@ -397,13 +400,18 @@ class NcclCommunicator final : public Communicator {
   std::deque<UnderWay> under_way_;  // in the order of the stream
 };
 
+std::string version_text(int number) {  // 10,000 x major + 100 x minor + patch
+  return fmt::format("{}.{}.{}", number / 10000, number / 100 % 100, number % 100);
+}
+
 // Returns host and PCI address of the selected device.
 at::Tensor device_identity() {
   char text[64 + 32] = {};
   char host[64] = {};
   gethostname(host, sizeof(host) - 1);
   char bus[32] = {};
-  cudaDeviceGetPCIBusId(bus, sizeof(bus), c10::cuda::current_device());
+  check_cuda(cudaDeviceGetPCIBusId(bus, sizeof(bus), c10::cuda::current_device()),
+             "cudaDeviceGetPCIBusId");
   const std::string identity = fmt::format("{} {}", host, bus);
   std::strncpy(text, identity.c_str(), sizeof(text) - 1);
   at::Tensor bytes = at::empty({static_cast<std::int64_t>(sizeof(text))}, at::kByte);
@@ -429,8 +437,9 @@ std::string find_shared_device(Communicator& world) {
     for (int b = a + 1; b < world.size(); ++b) {
       if (all[a].equal(all[b])) {
         return fmt::format(
-            "ranks {} and {} are on the same CUDA device ({}); start one rank per device", a, b,
-            reinterpret_cast<const char*>(all[a].data_ptr()));
+            "ranks {} and {} are on the same CUDA device ({}); start one rank per device (the "
+            "slices that MIG makes of a GPU count as one)",
+            a, b, reinterpret_cast<const char*>(all[a].data_ptr()));
       }
     }
   }
@@ -438,9 +447,9 @@ std::string find_shared_device(Communicator& world) {
 }
 
 std::string nccl_version() {
-  int number = 0;  // 10,000 x major + 100 x minor + patch
+  int number = 0;
   ncclGetVersion(&number);
-  return fmt::format("{}.{}.{}", number / 10000, number / 100 % 100, number % 100);
+  return version_text(number);
 }
 
 std::unique_ptr<Communicator> make_nccl_communicator(Communicator& host_group, Watch* watch,
@@ -449,7 +458,10 @@ std::unique_ptr<Communicator> make_nccl_communicator(Communicator& host_group, W
   ncclGetVersion(&linked);
   if (linked != NCCL_VERSION_CODE) {
     throw EnvironmentError(
-        fmt::format("NCCL: built for version code {}, running with {}", NCCL_VERSION_CODE, linked));
+        fmt::format("NCCL: this program was built with version {}, but {} was loaded: use the "
+                    "nvidia-nccl package that torch itself asks for, and take other folders with a "
+                    "libnccl.so.2 out of LD_LIBRARY_PATH",
+                    version_text(NCCL_VERSION_CODE), version_text(linked)));
   }
   ncclUniqueId id{};
   std::string failure;

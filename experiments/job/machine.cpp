@@ -174,8 +174,16 @@ std::optional<std::string> thread_warning(const ThreadChoice& choice) {
 }
 
 c10::Device choose_device(DeviceKind kind, int local_rank, int local_ranks) {
+  if (kind == DeviceKind::kCpu) {
+    return c10::Device(c10::kCPU);
+  }
+  // Asked first: libtorch would only warn, and a job for GPUs would go on for days on the CPU.
+  if (const std::string fault = accelerator_fault(); !fault.empty()) {
+    throw UserError(fmt::format("--device {}: {}; --device cpu runs without",
+                                kind == DeviceKind::kAuto ? "auto" : "cuda", fault));
+  }
   const int devices = accelerator_count();
-  if (kind == DeviceKind::kCpu || (kind == DeviceKind::kAuto && devices == 0)) {
+  if (kind == DeviceKind::kAuto && devices == 0) {
     return c10::Device(c10::kCPU);
   }
   if (devices == 0 && !kHaveCuda) {
@@ -185,7 +193,8 @@ c10::Device choose_device(DeviceKind kind, int local_rank, int local_ranks) {
   }
   if (devices == 0) {
     throw UserError(
-        "--device cuda: no CUDA device is visible here; use --device cpu or see nvidia-smi");
+        "--device cuda: no CUDA device is visible here; see nvidia-smi and CUDA_VISIBLE_DEVICES (a "
+        "container needs docker's --gpus all, apptainer's --nv), or use --device cpu");
   }
   // A scheduler may make only its own device visible to each rank.
   const int index = devices == 1 && local_ranks > 1 ? 0 : local_rank;

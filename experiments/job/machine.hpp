@@ -25,8 +25,8 @@ std::optional<std::string> thread_warning(const ThreadChoice& choice);
 ThreadChoice choose_threads(std::optional<std::int64_t> requested, int local_ranks, int node_cores);
 
 // Returns the device that --device names (auto: CUDA if the build and the machine have it); with
-// CUDA, the one of `local_rank`.  Throws UserError if CUDA is requested but missing, or has fewer
-// devices than ranks.
+// CUDA, the one of `local_rank`.  Throws UserError if CUDA is requested but missing, has fewer
+// devices than ranks, or (with auto, too) has a driver whose devices cannot be used.
 c10::Device choose_device(DeviceKind kind, int local_rank, int local_ranks);
 
 // Returns the bytes free for one of `local_ranks` ranks: a share of the node's memory, within the

@@ -10,6 +10,7 @@
 #include <string>
 #include <thread>
 
+#include "collectives/device.hpp"
 #include "collectives/foundation/errors.hpp"
 #include "collectives/nccl_communicator.hpp"
 #include "collectives/watch/watch.hpp"
@@ -175,7 +176,8 @@ TEST(NcclCommunicator, ABarrierIsWaitedFor) {
 TEST(NcclCommunicator, AnotherVersionOfTheLibraryIsRefused) {
   stand_in::begin({.version = NCCL_VERSION_CODE + 1});
   const std::string failure = failure_of([] { run_over_nccl(2, [](Communicator&, int) {}); });
-  EXPECT_NE(failure.find("built for version code"), std::string::npos) << failure;
+  EXPECT_NE(failure.find("built with version 2.28.9, but 2.28.10 was loaded"), std::string::npos)
+      << failure;
 }
 
 TEST(NcclCommunicator, WithoutAnIdAllRanksFail) {
@@ -399,6 +401,69 @@ TEST(NcclCommunicator, TheWatchNamesAnOperationThatNobodyWaitsForWhenItFails) {
             std::string::npos)
       << said;
   EXPECT_NE(said.find("the job ends here"), std::string::npos) << said;
+}
+
+// NCCL connects the ranks then.
+TEST(NcclCommunicator, TheFirstOperationMayTakeLongerThanTheDeadline) {
+  stand_in::begin({});
+  std::atomic<int> ended = 0;
+  run_watched(ended, [&](Communicator& host, Watch& watch) {
+    const auto nccl = make_nccl_communicator(host, host.rank() == 0 ? &watch : nullptr, {0, 1});
+    const at::Tensor x = on_cuda(at::ones({3}, at::kDouble));
+    if (host.rank() == 1) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1500));  // three times the deadline
+    }
+    nccl->broadcast(x, 0);
+    on_host(x);
+  });
+  EXPECT_EQ(ended, 0);
+  expect_ends(2, 0);
+}
+
+TEST(NcclCommunicator, TheWatchSpoilsNoCapture) {
+  stand_in::begin({});
+  std::atomic<int> ended = 0;
+  run_watched(ended, [&](Communicator& host, Watch& watch) {
+    const auto nccl = make_nccl_communicator(host, host.rank() == 0 ? &watch : nullptr, {0, 1});
+    const at::Tensor x = on_cuda(at::ones({3}, at::kDouble));
+    nccl->barrier();
+    host.barrier();
+    if (host.rank() == 0) {
+      nccl->broadcast(x, 0);
+      stand_in::begin_capture();
+    }
+    wait_for_the_end(ended);
+  });
+  EXPECT_EQ(ended, 1);
+  EXPECT_EQ(stand_in::complaints(), std::vector<std::string>());
+}
+
+TEST(NcclCommunicator, WhereTheEndFailsTheRankAborts) {
+  for (const stand_in::Faults& faults :
+       {stand_in::Faults{.failing_call = "ncclCommFinalize", .failing_rank = 0},
+        stand_in::Faults{.failing_later = "ncclCommFinalize", .failing_rank = 0}}) {
+    stand_in::begin(faults);
+    run_over_nccl(1, [](Communicator& nccl, int) { nccl.barrier(); });
+    expect_ends(0, 1);
+  }
+}
+
+TEST(AcceleratorFault, IsAnOldDriverOrAMachineThatIsNotReady) {
+  const auto fault_of = [](cudaError_t counted, int driver) {
+    stand_in::begin({.count_of_devices = counted, .driver = driver});
+    const std::string fault = accelerator_fault();
+    EXPECT_EQ(cudaGetLastError(), cudaSuccess);
+    return fault;
+  };
+  EXPECT_EQ(fault_of(cudaSuccess, 13000), "");
+  EXPECT_EQ(fault_of(cudaErrorNoDevice, 13000), "");
+  EXPECT_EQ(fault_of(cudaErrorInsufficientDriver, 0), "") << "as without any driver";
+  const std::string old = fault_of(cudaErrorInsufficientDriver, 12020);
+  EXPECT_NE(old.find("is for CUDA 12.2, and this program's torch needs one for CUDA 13.0"),
+            std::string::npos)
+      << old;
+  const std::string not_ready = fault_of(cudaErrorSystemNotReady, 0);
+  EXPECT_NE(not_ready.find("stand-in's error (error 802)"), std::string::npos) << not_ready;
 }
 
 TEST(NcclCommunicator, ARankThatNeverJoinsEndsTheJobAtTheDeadline) {

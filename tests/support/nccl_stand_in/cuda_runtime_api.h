@@ -1,7 +1,15 @@
-/* The few calls of CUDA's runtime that NcclCommunicator makes, for a test without CUDA. */
+/* The few calls of CUDA's runtime that collectives/ makes, for a test without CUDA. */
 #pragma once
 
-enum cudaError { cudaSuccess = 0, cudaErrorUnknown = 999, cudaErrorNotReady = 600 };
+enum cudaError {
+  cudaSuccess = 0,
+  cudaErrorInsufficientDriver = 35,
+  cudaErrorNoDevice = 100,
+  cudaErrorNotReady = 600,
+  cudaErrorSystemNotReady = 802,
+  cudaErrorUnknown = 999
+};
+enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal = 0, cudaStreamCaptureModeRelaxed = 2 };
 using cudaError_t = cudaError;
 using cudaStream_t = struct CUstream_st*;
 using cudaEvent_t = struct CUevent_st*;
@@ -16,3 +24,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaGetLastError();
 const char* cudaGetErrorString(cudaError_t error);
 cudaError_t cudaDeviceGetPCIBusId(char* bus, int length, int device);
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode);
+cudaError_t cudaGetDeviceCount(int* devices);
+cudaError_t cudaDriverGetVersion(int* version);
+cudaError_t cudaRuntimeGetVersion(int* version);

@@ -46,6 +46,7 @@ std::map<int, Group> groups;
 int next_group = 1;
 bool everyone_fails = false;
 bool streams_fail = false;
+bool captures = false;
 
 }  // namespace
 
@@ -73,6 +74,7 @@ namespace {
 thread_local int own_rank = 0;
 thread_local CUstream_st own_stream;
 thread_local cudaError_t last_error = cudaSuccess;
+thread_local cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
 
 void complain(const std::string& text) {
   all_complaints.push_back(text);
@@ -331,6 +333,9 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (streams_fail) {
     return cudaErrorUnknown;
   }
+  if (captures && capture_mode != cudaStreamCaptureModeRelaxed) {
+    complain("an event is asked for, which ends another thread's capture");
+  }
   const bool is_ready = (event->recorded.group == 0 || is_done(event->recorded)) &&
                         ++event->polls >= faults.polls_until_done;
   last_error = is_ready ? last_error : cudaErrorNotReady;
@@ -356,6 +361,29 @@ cudaError_t cudaDeviceGetPCIBusId(char* bus, int length, int device) {
   const std::lock_guard lock(mutex);
   const std::string text = "0000:0" + std::to_string(faults.same_bus ? 0 : device) + ":00.0";
   std::strncpy(bus, text.c_str(), static_cast<std::size_t>(length) - 1);
+  return cudaSuccess;
+}
+
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  *mode = std::exchange(capture_mode, *mode);
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceCount(int* devices) {
+  const std::lock_guard lock(mutex);
+  *devices = faults.count_of_devices == cudaSuccess ? 1 : 0;
+  last_error = faults.count_of_devices;
+  return faults.count_of_devices;
+}
+
+cudaError_t cudaDriverGetVersion(int* version) {
+  const std::lock_guard lock(mutex);
+  *version = faults.driver;
+  return cudaSuccess;
+}
+
+cudaError_t cudaRuntimeGetVersion(int* version) {
+  *version = 13000;
   return cudaSuccess;
 }
 
@@ -419,6 +447,12 @@ void begin(const Faults& wanted) {
   groups.clear();
   everyone_fails = false;
   streams_fail = false;
+  captures = false;
+}
+
+void begin_capture() {
+  const std::lock_guard lock(mutex);
+  captures = true;
 }
 
 void set_rank(int rank) {

@@ -26,10 +26,16 @@ struct Faults {
   int failing_rank = 1;
   bool same_bus = false;  // all ranks have the same device
   int version = NCCL_VERSION_CODE;
+  cudaError_t count_of_devices = cudaSuccess;  // what cudaGetDeviceCount() returns
+  int driver = 13000;                          // 0: there is none
 };
 
 // Forgets everything, and begins with `faults`.
 void begin(const Faults& faults);
+
+// From now on a thread of no rank captures a graph, so that a thread may ask for events in the
+// relaxed mode only.
+void begin_capture();
 
 // Names this thread's rank, whose device has the same number.
 void set_rank(int rank);
