@@ -20,8 +20,8 @@ SOURCE = Path(__file__).parents[2]
 BUILD = Path(program.from_environment("BIPO_BUILD_DIR"))
 TORCH = Path(sysconfig.get_paths()["purelib"]) / "torch"
 OF_TORCH = re.compile(r"lib(torch|c10|nccl|cudart|cublas|cudnn|gomp)")
-STEPS = ["machine", "version", "device-suite", "nccl", "shared-device", "parity-tiny", "bench-smollm2-135m-4",
-         "bench-smollm2-135m-32", "bench-llama-2-7b-4", "bench-llama-2-7b-32", "profile", "sanitizer", "parity-real",
+STEPS = ["machine", "version", "device-suite", "nccl", "shared-device", "parity-tiny", "parity-ranks",
+         "bench-smollm2-135m-4", "bench-smollm2-135m-32", "bench-llama-2-7b-4", "bench-llama-2-7b-32", "profile", "sanitizer", "parity-real",
          "bench-llama-3.1-8b-4", "bench-llama-3.1-8b-32"]
 
 # The peak and the plan are round numbers, so that a reader of the table can check its figures.
@@ -41,7 +41,7 @@ echo "  a step's time     products 60 %, attention 40 %" """,
     # Two ranks of the program on one device are refused; tests are run once.
     "mpirun": """
 shift 2
-case $1 in bipo-dist) echo "--device cuda: 2 ranks on this node, but 1 CUDA devices; start one rank per device"; exit 2;; esac
+case "$1 $2" in "bipo-dist bench") echo "--device cuda: 2 ranks on this node, but 1 CUDA devices; start one rank per device"; exit 2;; esac
 exec "$@" """,
     "compute-sanitizer": "exit 0",
     "nsys": 'echo "Time,Kernel"',
@@ -50,8 +50,9 @@ exec "$@" """,
 # Stands for the Python of the machine: answers what the steps ask of torch.  Vectors of the CPU in fp32 are the truth.
 PYTHON = """
 case "$2" in
-  *cuda.device_count*) echo "2.11.0+cu130 13.0 2";;
-  *) case "$3 $4" in *cuda-fp32*) echo "${FP32:-3e-6}";; *cpu-bf16*) echo 1e-2;; *cuda-bf16*) echo "${BF16:-1.2e-2}";; esac;;
+  *cuda.device_count*) echo "2.11.0+cu130 13.0 ${GPUS:-2}";;
+  *) case "$3 $4" in *cuda-fp32*) echo "${FP32:-3e-6}";; *cpu-bf16*) echo 1e-2;; *cuda-bf16*) echo "${BF16:-1.2e-2}";;
+     *dp-*) echo "${DP:-0.000e+00}";; *tp-*) echo "${TP:-2e-6}";; esac;;
 esac
 """
 
@@ -110,6 +111,7 @@ def test_all_steps_of_a_machine_in_order_pass(bundle, tmp_path):
     # 20 ms, half of 800 TFLOP/s, 3 GiB; 3,220 steps of 20 ms are 64 s.
     assert marks["bench-llama-2-7b-4"][1] == ("20 ms per step, 50.0 % of 800 TFLOP/s, 3 GiB; the plan: 30 ms, 4 GiB; "
                                               "the paper's run 64 s")
+    assert marks["parity-ranks"][1] == "2 replicas: the same bits; --tp 2 in fp32: 2.0e-06 (at most 1e-04)"
     assert "2 ranks" in marks["nccl"][1] and "19 tests" in marks["device-suite"][1]
     assert "kernels.csv" in marks["profile"][1]
     assert (bundle.results / "kernels.csv").read_text() == "Time,Kernel\n"
@@ -160,6 +162,22 @@ def test_parity_keeps_its_tolerances(bundle, values, fails, part):
     bundle.run("--only", "parity-tiny", **values)
     mark, note = bundle.marks()["parity-tiny"]
     assert mark == ("FAILED" if fails else "passed") and part in note, note
+
+
+@pytest.mark.parametrize(("values", "mark", "part"), [
+    ({"DP": "1e-12"}, "FAILED", "2 replicas differ from one"), ({"DP": "nan"}, "FAILED", "2 replicas differ from one"),
+    ({"TP": "1.1e-4"}, "FAILED", "a divided model differs"), ({"TP": "nan"}, "FAILED", "a divided model differs"),
+    ({"GPUS": "1"}, "not run", "one GPU is visible"), ({"GPUS": "0"}, "FAILED", "torch sees none"),
+], ids=str)
+def test_ranks_are_held_to_one(bundle, values, mark, part):
+    bundle.run("--only", "parity-ranks", **values)
+    assert bundle.marks()["parity-ranks"][0] == mark and part in bundle.marks()["parity-ranks"][1], bundle.marks()
+
+
+def test_as_many_ranks_start_as_there_are_visible_gpus(bundle):
+    bundle.set("mpirun", 'echo "[  PASSED  ] $2 tests."')
+    bundle.run("--only", "nccl", GPUS="3")
+    assert bundle.marks()["nccl"] == ("passed", "3 ranks")
 
 
 def test_missing_tools_are_said_and_are_no_pass(bundle):
@@ -248,4 +266,4 @@ def test_its_script_says_what_was_not_run_here(unpacked, tmp_path):
     write_program(unpacked / "bin" / "nvidia-smi", "exit 9")
     finished = run_unpacked(unpacked, sys.executable, unpacked / "run.py", "--results", tmp_path / "results")
     assert finished.returncode == 3, finished
-    assert "1 passed, 0 FAILED, 14 not run" in finished.stdout
+    assert "1 passed, 0 FAILED, 15 not run" in finished.stdout

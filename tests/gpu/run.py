@@ -168,9 +168,17 @@ def tests_passed(output: str) -> str:
     return f"{found[1]} tests"
 
 
-def run_nccl(call: Calls) -> str:
+def visible_ranks(call: Calls) -> int:
+    """One rank for each GPU that programs see: CUDA_VISIBLE_DEVICES may hide some of those that nvidia-smi lists."""
     call.machine.require_gpu()
-    ranks = len(call.machine.gpus)
+    ranks = int(call(call.machine.python, "-c", "import torch; print(torch.cuda.device_count())").split()[-1])
+    if ranks == 0:
+        raise StepFailed("nvidia-smi lists GPUs, but torch sees none")
+    return ranks
+
+
+def run_nccl(call: Calls) -> str:
+    ranks = visible_ranks(call)
     output = call("mpirun", "-np", ranks, call.machine.require("mpi_test"),
                   "--gtest_filter=NcclCommunicator*", ranks)
     tests_passed(output)
@@ -193,12 +201,14 @@ def tiny_model() -> list[object]:
     return ["--model", HERE / "tiny" / "model", "--train", HERE / "tiny" / "train.csv", "--layer", 2]
 
 
-def train_vector(call: Calls, folder: Path, model: list[object], device: str, dtype: str) -> Path:
+def train_vector(call: Calls, folder: Path, model: list[object], device: str, dtype: str, *options: object,
+                 ranks: int = 1, name: str = "") -> Path:
     """Returns a file with the vector of a few steps."""
-    run = folder / f"{device}-{dtype}.h5"
+    run = folder / f"{name or f'{device}-{dtype}'}.h5"
     vector = run.with_suffix(".pt")
-    call("bipo-dist", "train", *model, "--device", device, "--dtype", dtype, "--max-steps", 6, "--warmup-steps", 0,
-         "--eval-every", 0, "--out", run)
+    launcher = ["mpirun", "-np", ranks] if ranks > 1 else []
+    call(*launcher, "bipo-dist", "train", *model, "--device", device, "--dtype", dtype, "--max-steps", 6,
+         "--warmup-steps", 0, "--eval-every", 0, "--out", run, *options)
     call("bipo-dist", "export", run, "--format", "pt", "--out", vector)
     return vector
 
@@ -241,6 +251,28 @@ def parity_of_real_model(call: Calls) -> str:
         raise CannotRun("no --model was given")
     return parity(call, ["--model", call.machine.model, "--train", HERE / "sample" / "train.csv", "--max-pairs", 24,
                          "--layer", 15, "--lr-unit", "residual", "--lr", "3e-3"], "real")
+
+
+def parity_over_ranks(call: Calls) -> str:
+    """Replicas on all GPUs give the bits of one, and a model divided over two GPUs its numbers."""
+    ranks = visible_ranks(call)
+    if ranks < 2:
+        raise CannotRun("one GPU is visible")
+    folder = call.machine.results / "parity-ranks"
+    folder.mkdir()
+    options = ["--batch-size", 2 * ranks, "--micro-batch", 1]
+    for dtype in ("fp32", "bf16"):
+        one = train_vector(call, folder, tiny_model(), "cuda", dtype, *options, name=f"one-{dtype}")
+        replicas = train_vector(call, folder, tiny_model(), "cuda", dtype, *options, ranks=ranks, name=f"dp-{dtype}")
+        found = distance(call, replicas, one)
+        if found != 0:
+            raise StepFailed(f"{dtype}: {ranks} replicas differ from one by {found:.1e}, not in no bit")
+    divided = train_vector(call, folder, tiny_model(), "cuda", "fp32", *options, "--tp", 2, ranks=2, name="tp-fp32")
+    found = distance(call, divided, folder / "one-fp32.pt")
+    note = f"{ranks} replicas: the same bits; --tp 2 in fp32: {found:.1e} (at most {FP32_TOLERANCE:.0e})"
+    if not found <= FP32_TOLERANCE:
+        raise StepFailed(f"a divided model differs: {note}")
+    return note
 
 
 def sanitize(call: Calls) -> str:
@@ -298,6 +330,7 @@ def steps() -> list[Step]:
             Step("nccl", 120, run_nccl),
             Step("shared-device", 120, refuse_shared_device),
             Step("parity-tiny", 180, parity_of_tiny_model),
+            Step("parity-ranks", 180, parity_over_ranks),
             *(Step(f"bench-smollm2-135m-{pairs}", 60, bench("smollm2-135m", pairs)) for pairs in PAIRS),
             *(Step(f"bench-llama-2-7b-{pairs}", 150, bench("llama-2-7b", pairs)) for pairs in PAIRS),
             Step("profile", 90, profile),
