@@ -25,6 +25,7 @@ std::uint64_t key_of(const Nvrtc& nvrtc, std::string_view source, std::string_vi
   key.add(source);
   key.add(architecture);
   key.add(nvrtc.version());
+  key.add(Nvrtc::options());
   return key.value();
 }
 

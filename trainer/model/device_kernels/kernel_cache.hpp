@@ -17,9 +17,9 @@ extern const char* const kKernelSource;
 std::filesystem::path kernel_cache_folder();
 
 // Returns the device code of `source` for `architecture`: from its file in `folder`, if that is
-// whole, this user's, and made from the same source by the same version of NVRTC, else compiled,
-// and kept there if possible.  Several processes may do so at a time.  Throws EnvironmentError as
-// compile() does.
+// whole, this user's, and made from the same source by the same version of NVRTC with the same
+// options, else compiled, and kept there if possible.  Several processes may do so at a time.
+// Throws EnvironmentError as compile() does.
 std::string device_code(const Nvrtc& nvrtc, const std::string& source,
                         std::string_view architecture, const std::filesystem::path& folder);
 

@@ -54,28 +54,30 @@ struct Nvrtc::Library {
 };
 
 std::vector<std::string> places_of_nvrtc() {
-  std::vector<std::string> places = {"libnvrtc.so.13", "libnvrtc.so.12"};
+  const std::vector<std::string> names = {"libnvrtc.so.13", "libnvrtc.so.12"};
   void* core = dlopen("libc10.so", RTLD_LAZY | RTLD_NOLOAD);
   link_map* loaded = nullptr;
   if (core == nullptr || dlinfo(core, RTLD_DI_LINKMAP, &loaded) != 0) {
-    return places;
+    return names;
   }
-  // .../site-packages/torch/lib/libc10.so -> .../site-packages/nvidia/*/lib
+  // .../site-packages/torch/lib/libc10.so -> .../site-packages/nvidia/*/lib; the file itself may be
+  // a link into the store of an installer.
   std::error_code ignored;
   const std::filesystem::path packages =
-      std::filesystem::weakly_canonical(loaded->l_name, ignored).parent_path() / ".." / ".." /
-      "nvidia";
-  std::vector<std::string> found;
+      std::filesystem::weakly_canonical(std::filesystem::path(loaded->l_name).parent_path(),
+                                        ignored) /
+      ".." / ".." / "nvidia";
+  std::vector<std::string> places;
   for (const auto& package : std::filesystem::directory_iterator(packages, ignored)) {
     std::error_code none;
     for (const auto& file : std::filesystem::directory_iterator(package.path() / "lib", none)) {
       if (file.path().filename().string().starts_with("libnvrtc.so.")) {
-        found.push_back(file.path().lexically_normal().string());
+        places.push_back(file.path().lexically_normal().string());
       }
     }
   }
-  std::sort(found.begin(), found.end());
-  places.insert(places.end(), found.rbegin(), found.rend());
+  std::sort(places.rbegin(), places.rend());
+  places.insert(places.end(), names.begin(), names.end());
   return places;
 }
 
@@ -106,6 +108,10 @@ Nvrtc::Nvrtc(const std::vector<std::string>& places) : library_(std::make_unique
 }
 
 Nvrtc::~Nvrtc() = default;
+
+std::string Nvrtc::options() {
+  return fmt::format("{} {}", kLanguage, kRounding);
+}
 
 std::string Nvrtc::compile(const std::string& source, std::string_view architecture) const {
   Program program = nullptr;

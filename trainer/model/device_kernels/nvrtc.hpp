@@ -9,8 +9,8 @@
 
 namespace bipo {
 
-// Returns where the library may be: its names, and its files in the folder of packages that the
-// torch package is in.
+// Returns where the library may be: its files in the folder of packages that the torch package is
+// in, then its names, which may be those of a toolkit that a module has loaded.
 std::vector<std::string> places_of_nvrtc();
 
 class Nvrtc {
@@ -22,6 +22,9 @@ class Nvrtc {
   Nvrtc& operator=(const Nvrtc&) = delete;
 
   const std::string& version() const { return version_; }  // "13.0"
+
+  // Returns the compiler's options apart from the architecture.
+  static std::string options();
 
   // Returns device code (an ELF file) of `source` for an architecture such as "sm_90".  Throws
   // EnvironmentError with the compiler's messages.
