@@ -313,6 +313,12 @@ TEST(DeviceBudget, OfABlock) {
         Budget{"Qwen", qwen_config(), at::kFloat, 14, 15},
         Budget{"Qwen", qwen_config(), at::kBFloat16, 14, 17},
         Budget{"Gemma", gemma_config(), at::kBFloat16, 17, 23},
+        Budget{"Gemma 4", gemma4_config(), at::kFloat, 17, 20},
+        Budget{"Gemma 4", gemma4_config(), at::kBFloat16, 17, 22},
+        Budget{"Olmo", olmo_config(), at::kFloat, 15, 17},
+        Budget{"Olmo", olmo_config(), at::kBFloat16, 15, 19},
+        Budget{"Cohere", cohere_config(), at::kBFloat16, 20, 30},
+        Budget{"Glm", glm_config(), at::kBFloat16, 20, 30},
         Budget{"flash", flash_config(), at::kBFloat16, 10, 22},
         Budget{"flash, Qwen", flash_window_config(), at::kBFloat16, 10, 22}}) {
     const BlockCounts counts = counts_of_block(budget.config, budget.type);

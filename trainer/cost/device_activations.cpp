@@ -149,17 +149,13 @@ class DeviceBlock {
            (block_.output_norms ? norm(rows_) : 0);
   }
 
-  // Norms of queries, keys and values keep their inputs: norms by head, which are part of the
-  // rotation, the product that all of them come from, others copies.
+  // Norms of queries, keys and values are part of the rotation and keep the product that all of
+  // them come from.
   double kept_by_head_norms() const {
-    const bool by_head = block_.query_key_norms == QueryKeyNorms::kByHead;
-    if (by_head && !block_.values_are_keys) {
-      return rows_ * width() + 2 * batch_.tokens * kv_width();
+    if (block_.query_key_norms == QueryKeyNorms::kNone && !block_.value_norms) {
+      return 0;
     }
-    const double of_queries = rows_ * (width() + (by_head ? block_.heads : 1));
-    const double of_keys = batch_.tokens * (kv_width() + (by_head ? block_.kv_heads : 1));
-    return (block_.query_key_norms == QueryKeyNorms::kNone ? 0 : of_queries + of_keys) +
-           (block_.value_norms ? batch_.tokens * (kv_width() + block_.kv_heads) : 0);
+    return rows_ * width() + (block_.values_are_keys ? 1 : 2) * batch_.tokens * kv_width();
   }
 
   // Queries in slots, keys and values in slots for each query head; the fused operator keeps its

@@ -14,8 +14,6 @@ DeviceKernels BlockPart::device_kernels(bool narrow) const {
     kernels.backward += has ? backward : 0;
   };
   add(query_key_norms == QueryKeyNorms::kByHead, 1, 0);
-  add(query_key_norms == QueryKeyNorms::kOfAllHeads, 4 + 2 * more, 12 + 3 * more);
-  add(value_norms, 8, 17 + 3 * more);
   add(capped, 2, 4);
   add(output_norms, 2, 2);
   add(is_gated, 3 + more, 5 + more);

@@ -70,16 +70,19 @@ bool AttentionMixer::runs_flash(const ModelConfig& config, const ShardPlan& shar
          runs_flash_attention(local_heads(config, shard, attention), product_type, device);
 }
 
-// Whether biases, norms and factors of heads are part of the kernel that turns them: for heads with
-// norms of their own.
+// Whether biases, norms and factors of heads are part of the kernel that turns them: where a norm
+// is of numbers that this rank has.
 bool AttentionMixer::fuses_heads(const at::Tensor& x) const {
-  return runs_compiled(x) && !norm_together_ && !config_.attention_kinds[kind_].values_are_keys;
+  return runs_compiled(x) &&
+         (!norm_together_ || (operators_.has_all_heads() && !config_.value_norms));
 }
 
 HeadTransforms AttentionMixer::head_operands(const BlockWeights& block,
                                              const QuerySet& rows) const {
-  return {block.qkv_bias,   block.query_norm, block.key_norm,
-          block.value_norm, rows.query_scale, config_.norm_epsilon};
+  return {block.qkv_bias,   block.query_norm,
+          block.key_norm,   block.value_norm,
+          rows.query_scale, config_.norm_epsilon,
+          norm_together_,   config_.attention_kinds[kind_].values_are_keys};
 }
 
 at::Tensor AttentionMixer::run(const BlockWeights& block, const at::Tensor& h,

@@ -23,6 +23,9 @@ class BlockOperators {
 
   at::ScalarType product_type() const { return product_type_; }
 
+  // Whether this rank has all heads.
+  bool has_all_heads() const { return tp_.size() == 1; }
+
   // Whether our own kernels write the inputs of products that begin from `x` in bfloat16, which the
   // products take.
   bool narrows(const at::Tensor& x) const;

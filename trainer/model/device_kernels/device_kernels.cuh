@@ -27,6 +27,7 @@ constexpr int kMostThreads = 256;
 #ifdef __CUDACC_RTC__
 
 #define BIPO_DEVICE __device__ inline
+#define BIPO_MEMBER __device__
 
 BIPO_DEVICE float float_of(unsigned bits) {
   return __uint_as_float(bits);
@@ -85,6 +86,7 @@ class Block {
 #else
 
 #define BIPO_DEVICE inline
+#define BIPO_MEMBER
 
 using std::erf;
 using std::exp;
@@ -454,16 +456,20 @@ BIPO_DEVICE void plain_unit_backward(const Block& block, const PlainUnitBackward
 // --- heads ---------------------------------------------------------------------------------------
 
 // A row of x holds `queries` query heads, `keys` key heads and `values` value heads of `head_size`
-// numbers K each.  A shift is added; then heads of a kind that has a norm pass through RMSNorm,
-// queries are multiplied by the factor of their row, and queries and keys are turned: element i
-// becomes z[i] cos[i] + z[j] sin[i], where j is K / 2 away; the sine has a minus in the first half.
-// Every rotary embedding is one of these by its tables.  Shift, norms and factors may be null.
+// numbers K each, or values are the keys' numbers once more (`shares_keys`).  A shift is added;
+// then heads of a kind that has a norm pass through RMSNorm, each by itself or all of the kind
+// together
+// (`together`), queries are multiplied by the factor of their row, and queries and keys are turned:
+// element i of a head becomes z[i] cos[i] + z[j] sin[i], where j is K / 2 away; the sine has a
+// minus in the first half.  Every rotary embedding is one of these by its tables.  Shift, norms and
+// factors may be null.
 //
-// A block of threads computes one head of one row.
+// A block of threads computes one head of one row, or all heads of a kind where they are normed
+// together.
 struct Heads {
   const void* x;
-  const void* shift;       // [(queries + keys + values) K]
-  const void* query_norm;  // [K] weights
+  const void* shift;       // [the columns of x]
+  const void* query_norm;  // weights, [K], or of all heads of the kind
   const void* key_norm;
   const void* value_norm;
   const void* query_factor;  // [rows]
@@ -475,6 +481,8 @@ struct Heads {
   int values;
   int head_size;
   double epsilon;
+  int together;
+  int shares_keys;
 };
 
 // Each kind becomes a matrix of its own.
@@ -488,12 +496,13 @@ struct Turn {
   int narrow;  // the three
 };
 
-// One head of one row.
+// What a block of threads computes of one row: one head, or all heads of a kind.
 template <class T>
 struct Head {
   long long row;
-  int kind;  // 0: a query, 1: a key, 2: a value
-  int head;  // of its kind
+  int kind;     // 0: queries, 1: keys, 2: values
+  int head;     // of its kind, the first
+  int columns;  // K for each head
   const T* x;
   const void* shift;
   const T* norm;  // null: none
@@ -502,51 +511,68 @@ struct Head {
   const T* sin;
 };
 
+// The heads of `kind` from `head` on, or all of them where the kind is normed together.
 template <class T>
-BIPO_DEVICE Head<T> head_of(const Block& block, const Heads& heads) {
-  const int count = heads.queries + heads.keys + heads.values;
-  const int of_row = static_cast<int>(block.row() % count);
-  Head<T> head;
-  head.row = block.row() / count;
-  head.kind = of_row < heads.queries ? 0 : of_row < heads.queries + heads.keys ? 1 : 2;
-  head.head = of_row - (head.kind > 0 ? heads.queries : 0) - (head.kind > 1 ? heads.keys : 0);
-  const long long column = static_cast<long long>(of_row) * heads.head_size;
-  head.x = heads.x == nullptr ? nullptr : row_of<T>(heads.x, head.row, heads.stride) + column;
-  head.shift = heads.shift == nullptr ? nullptr : static_cast<const T*>(heads.shift) + column;
+BIPO_DEVICE Head<T> head_of_kind(const Heads& heads, long long row, int kind, int head) {
+  const int counts[] = {heads.queries, heads.keys, heads.values};
+  const int firsts[] = {0, heads.queries,
+                        heads.shares_keys != 0 ? heads.queries : heads.queries + heads.keys};
   const void* norms[] = {heads.query_norm, heads.key_norm, heads.value_norm};
-  head.norm = static_cast<const T*>(norms[head.kind]);
-  head.factor = head.kind == 0 && heads.query_factor != nullptr
-                    ? wide(static_cast<const T*>(heads.query_factor)[head.row])
-                    : SumOf<T>(1);
-  head.cos = row_of<T>(heads.cos, head.row, heads.head_size);
-  head.sin = row_of<T>(heads.sin, head.row, heads.head_size);
-  return head;
+  Head<T> result;
+  result.row = row;
+  result.kind = kind;
+  result.head = head;
+  result.columns = (heads.together != 0 ? counts[kind] : 1) * heads.head_size;
+  const long long column = static_cast<long long>(firsts[kind] + head) * heads.head_size;
+  result.x = heads.x == nullptr ? nullptr : row_of<T>(heads.x, row, heads.stride) + column;
+  result.shift = heads.shift == nullptr ? nullptr : static_cast<const T*>(heads.shift) + column;
+  result.norm = static_cast<const T*>(norms[kind]);
+  result.factor = kind == 0 && heads.query_factor != nullptr
+                      ? wide(static_cast<const T*>(heads.query_factor)[row])
+                      : SumOf<T>(1);
+  result.cos = row_of<T>(heads.cos, row, heads.head_size);
+  result.sin = row_of<T>(heads.sin, row, heads.head_size);
+  return result;
+}
+
+// What the block computes, of `values` heads of values.
+template <class T>
+BIPO_DEVICE Head<T> head_of(const Block& block, const Heads& heads, int values) {
+  const int kinds = values > 0 ? 3 : 2;
+  if (heads.together != 0) {
+    return head_of_kind<T>(heads, block.row() / kinds, static_cast<int>(block.row() % kinds), 0);
+  }
+  const int count = heads.queries + heads.keys + values;
+  const int of_row = static_cast<int>(block.row() % count);
+  const int kind = of_row < heads.queries ? 0 : of_row < heads.queries + heads.keys ? 1 : 2;
+  const int before = (kind > 0 ? heads.queries : 0) + (kind > 1 ? heads.keys : 0);
+  return head_of_kind<T>(heads, block.row() / count, kind, of_row - before);
 }
 
 // The scale of the head's norm, 1 / sqrt(mean(z^2) + epsilon).
 template <class T>
 BIPO_DEVICE SumOf<T> scale_of(const Block& block, const Heads& heads, const Head<T>& head) {
   using Sum = SumOf<T>;
-  if (head.norm == nullptr) {
+  if (head.norm == nullptr || head.columns == 0) {
     return Sum(1);
   }
-  const Sum squares = block.template sum<Sum>(heads.head_size, [&](int i) {
+  const Sum squares = block.template sum<Sum>(head.columns, [&](int i) {
     const Sum z = shifted(head.x, head.shift, i);
     return z * z;
   });
-  return Sum(1) /
-         sqrt(squares / static_cast<Sum>(heads.head_size) + static_cast<Sum>(heads.epsilon));
+  return Sum(1) / sqrt(squares / static_cast<Sum>(head.columns) + static_cast<Sum>(heads.epsilon));
 }
 
+// The element with which element i of the heads turns.
 BIPO_DEVICE int partner(int i, int size) {
-  return i < size / 2 ? i + size / 2 : i - size / 2;
+  return i % size < size / 2 ? i + size / 2 : i - size / 2;
 }
 
 template <class T>
 BIPO_DEVICE void turn(const Block& block, const Turn& call) {
   using Sum = SumOf<T>;
   const int size = call.heads.head_size;
-  const Head<T> head = head_of<T>(block, call.heads);
+  const Head<T> head = head_of<T>(block, call.heads, call.heads.values);
   const Sum scale = scale_of(block, call.heads, head);
   const auto value = [&](int i) {
     Sum z = shifted(head.x, head.shift, i);
@@ -559,10 +585,10 @@ BIPO_DEVICE void turn(const Block& block, const Turn& call) {
   const long long strides[] = {static_cast<long long>(call.heads.queries) * size, call.k_stride,
                                call.v_stride};
   const long long first = head.row * strides[head.kind] + static_cast<long long>(head.head) * size;
-  block.each(size, [&](int i) {
+  block.each(head.columns, [&](int i) {
     const Sum turned = head.kind == 2 ? value(i)
-                                      : rounded<T>(value(i) * wide(head.cos[i])) +
-                                            value(partner(i, size)) * wide(head.sin[i]);
+                                      : rounded<T>(value(i) * wide(head.cos[i % size])) +
+                                            value(partner(i, size)) * wide(head.sin[i % size]);
     write<T>(turned, targets[head.kind], first + i, call.narrow);
   });
 }
@@ -574,7 +600,7 @@ struct TurnBack {
   const void* dq;
   const void* dk;
   const void* dv;
-  void* dx;  // [rows, (queries + keys + values) K]
+  void* dx;  // rows of as many columns as the heads have in x
   long long k_stride;
   long long v_stride;
   int narrow_dq;
@@ -582,39 +608,71 @@ struct TurnBack {
   int narrow;  // dx
 };
 
+// The gradient of one kind's numbers by those in x.
+template <class T>
+class HeadGradient {
+ public:
+  using Sum = SumOf<T>;
+
+  BIPO_MEMBER HeadGradient(const Block& block, const TurnBack& call, const Head<T>& head)
+      : head_(head), size_(call.heads.head_size) {
+    const void* const gradients[] = {call.dq, call.dk, call.dv};
+    const long long strides[] = {static_cast<long long>(call.heads.queries) * size_, call.k_stride,
+                                 call.v_stride};
+    gradient_ = gradients[head.kind];
+    narrow_ = head.kind == 0 ? call.narrow_dq : call.narrow_dkv;
+    first_ = head.row * strides[head.kind] + static_cast<long long>(head.head) * size_;
+    scale_ = scale_of(block, call.heads, head);
+    if (head.norm != nullptr && head.columns > 0) {
+      mean_un_ = block.template sum<Sum>(head.columns, [&](int i) { return u(i) * n(i); }) /
+                 static_cast<Sum>(head.columns);
+    }
+  }
+
+  BIPO_MEMBER Sum at(int i) const {
+    // As in norm_backward().
+    return head_.norm == nullptr ? d_value(i) : scale_ * (u(i) - n(i) * mean_un_);
+  }
+
+ private:
+  BIPO_MEMBER Sum d(int i) const {
+    return gradient_ == nullptr ? Sum(0) : read<T>(gradient_, first_ + i, narrow_);
+  }
+  BIPO_MEMBER Sum d_value(int i) const {
+    const Sum back = head_.kind == 2 ? d(i)
+                                     : rounded<T>(d(i) * wide(head_.cos[i % size_])) -
+                                           d(partner(i, size_)) * wide(head_.sin[i % size_]);
+    return head_.factor == Sum(1) ? back : rounded<T>(back) * head_.factor;
+  }
+  BIPO_MEMBER Sum u(int i) const { return rounded<T>(d_value(i)) * wide(head_.norm[i]); }
+  BIPO_MEMBER Sum n(int i) const { return shifted(head_.x, head_.shift, i) * scale_; }
+
+  Head<T> head_;
+  int size_;
+  const void* gradient_;
+  int narrow_;
+  long long first_;
+  Sum scale_;
+  Sum mean_un_ = 0;
+};
+
 template <class T>
 BIPO_DEVICE void turn_back(const Block& block, const TurnBack& call) {
-  using Sum = SumOf<T>;
-  const int size = call.heads.head_size;
-  const Head<T> head = head_of<T>(block, call.heads);
-  const Sum scale = scale_of(block, call.heads, head);
-  const void* const gradients[] = {call.dq, call.dk, call.dv};
-  const long long strides[] = {static_cast<long long>(call.heads.queries) * size, call.k_stride,
-                               call.v_stride};
-  const void* const gradient = gradients[head.kind];
-  const int narrow = head.kind == 0 ? call.narrow_dq : call.narrow_dkv;
-  const long long first = head.row * strides[head.kind] + static_cast<long long>(head.head) * size;
-  const auto d = [&](int i) {
-    return gradient == nullptr ? Sum(0) : read<T>(gradient, first + i, narrow);
-  };
-  const auto d_value = [&](int i) {
-    const Sum back = head.kind == 2 ? d(i)
-                                    : rounded<T>(d(i) * wide(head.cos[i])) -
-                                          d(partner(i, size)) * wide(head.sin[i]);
-    return head.factor == Sum(1) ? back : rounded<T>(back) * head.factor;
-  };
-  const long long target = block.row() * size;
-  if (head.norm == nullptr) {
-    block.each(size, [&](int i) { write<T>(d_value(i), call.dx, target + i, call.narrow); });
+  const Heads& heads = call.heads;
+  const bool shares = heads.shares_keys != 0;
+  const Head<T> head = head_of<T>(block, heads, shares ? 0 : heads.values);
+  const int in_x = heads.queries + heads.keys + (shares ? 0 : heads.values);
+  const int before = (head.kind > 0 ? heads.queries : 0) + (head.kind > 1 ? heads.keys : 0);
+  const long long target =
+      (head.row * in_x + before + head.head) * static_cast<long long>(heads.head_size);
+  const HeadGradient<T> own(block, call, head);
+  if (!shares || head.kind == 0) {
+    block.each(head.columns, [&](int i) { write<T>(own.at(i), call.dx, target + i, call.narrow); });
     return;
   }
-  // As in norm_backward().
-  const auto u = [&](int i) { return rounded<T>(d_value(i)) * wide(head.norm[i]); };
-  const auto n = [&](int i) { return shifted(head.x, head.shift, i) * scale; };
-  const Sum mean_un =
-      block.template sum<Sum>(size, [&](int i) { return u(i) * n(i); }) / static_cast<Sum>(size);
-  block.each(size, [&](int i) {
-    write<T>(scale * (u(i) - n(i) * mean_un), call.dx, target + i, call.narrow);
+  const HeadGradient<T> of_value(block, call, head_of_kind<T>(heads, head.row, 2, head.head));
+  block.each(head.columns, [&](int i) {
+    write<T>(rounded<T>(own.at(i)) + of_value.at(i), call.dx, target + i, call.narrow);
   });
 }
 

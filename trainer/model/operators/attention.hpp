@@ -46,12 +46,13 @@ using SharedQueries = std::shared_ptr<const QuerySet>;
 // holds queries, keys and values before rotation (rotary position embedding of Su et al., arXiv
 // 2104.09864, section 3.2, in the half-split order of Hugging Face checkpoints), and cap(x) = c
 // tanh(x / c) (Gemma 2, arXiv 2408.00118, section 2).
-// `operands` are applied before rotation, on devices with runs_compiled() only.
+// `operands` are applied before rotation, on devices with runs_compiled() only.  There qkv is
+// [T, (H + Hkv) K] where operands.shares_keys.
 at::Tensor self_attention(const at::Tensor& qkv, const SharedHeads& heads,
                           const SharedQueries& rows, const HeadTransforms& operands = {});
 
-// The same from q [n, H K] and kv [T, 2 Hkv K] -> [n, H K]: `queries` describes the n rows of q,
-// `keys` the T rows of kv.
+// The same from q [n, H K] and kv [T, 2 Hkv K] (or, likewise, [T, Hkv K]) -> [n, H K]: `queries`
+// describes the n rows of q, `keys` the T rows of kv.
 at::Tensor attention(const at::Tensor& q, const at::Tensor& kv, const SharedHeads& heads,
                      const SharedQueries& queries, const SharedQueries& keys,
                      const HeadTransforms& operands = {});

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <limits>
 #include <utility>
 #include <vector>
@@ -228,7 +229,18 @@ dk::Heads heads_arguments(const at::Tensor& x, const HeadCounts& heads, const at
           checked(heads.keys),
           checked(heads.values),
           checked(cos.size(-1)),
-          operands.epsilon};
+          operands.epsilon,
+          operands.together,
+          heads.shares_keys};
+}
+
+// The grid of the blocks that compute `values` heads of values beside the others.
+Grid heads_grid(at::ScalarType type, std::int64_t rows, const HeadCounts& heads,
+                std::int64_t values, std::int64_t size, const HeadTransforms& operands) {
+  if (!operands.together) {
+    return {type, rows * (heads.queries + heads.keys + values), size};
+  }
+  return {type, rows * (values > 0 ? 3 : 2), std::max({heads.queries, heads.keys, values}) * size};
 }
 
 dk::SlotStrides slot_strides(const at::Tensor& x) {
@@ -278,7 +290,8 @@ TurnedHeads compiled_turn(const at::Tensor& x, const HeadCounts& heads, const at
                            result.keys.stride(0),
                            result.values.stride(0),
                            is_narrow(result.queries, x.scalar_type())};
-  run_kernel("turn", {x.scalar_type(), x.size(0) * heads.sum(), size}, arguments,
+  run_kernel("turn", heads_grid(x.scalar_type(), x.size(0), heads, heads.values, size, operands),
+             arguments,
              {&rows, &operands.bias, &operands.query_norm, &operands.key_norm, &operands.value_norm,
               &operands.query_factor, &cos, &sin},
              {&result.queries, &result.keys, &result.values});
@@ -296,7 +309,7 @@ at::Tensor compiled_turn_back(const TurnedHeads& gradients, const HeadCounts& he
                           : has_dense_rows(x)   ? x
                                                 : x.contiguous();
   const std::int64_t size = cos.size(-1);
-  const at::Tensor dx = at::empty({cos.size(0), heads.sum() * size},
+  const at::Tensor dx = at::empty({cos.size(0), heads.in_row() * size},
                                   narrow ? cos.options().dtype(at::kBFloat16) : cos.options());
   const dk::TurnBack arguments{heads_arguments(rows, heads, cos, sin, operands),
                                elements(dq),
@@ -308,10 +321,13 @@ at::Tensor compiled_turn_back(const TurnedHeads& gradients, const HeadCounts& he
                                is_narrow(dq, type),
                                is_narrow(dk_.defined() ? dk_ : dv, type),
                                is_narrow(dx, type)};
-  run_kernel("turn_back", {type, cos.size(0) * heads.sum(), size}, arguments,
-             {&cos, &sin, &rows, &operands.bias, &operands.query_norm, &operands.key_norm,
-              &operands.value_norm, &operands.query_factor, &dq, &dk_, &dv},
-             {&dx});
+  run_kernel(
+      "turn_back",
+      heads_grid(type, cos.size(0), heads, heads.shares_keys ? 0 : heads.values, size, operands),
+      arguments,
+      {&cos, &sin, &rows, &operands.bias, &operands.query_norm, &operands.key_norm,
+       &operands.value_norm, &operands.query_factor, &dq, &dk_, &dv},
+      {&dx});
   return dx;
 }
 

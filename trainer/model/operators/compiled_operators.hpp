@@ -64,9 +64,11 @@ struct HeadCounts {
   std::int64_t queries = 0;
   std::int64_t keys = 0;
   std::int64_t values = 0;
+  bool shares_keys = false;  // values are the keys' numbers, which the row holds once
 
   std::array<std::int64_t, 3> all() const { return {queries, keys, values}; }
   std::int64_t sum() const { return queries + keys + values; }
+  std::int64_t in_row() const { return queries + keys + (shares_keys ? 0 : values); }
 };
 
 // What heads pass through before they turn; each may be undefined.
@@ -77,6 +79,8 @@ struct HeadTransforms {
   at::Tensor value_norm = {};    // [K]
   at::Tensor query_factor = {};  // [T, 1], behind the norm
   double epsilon = 0;
+  bool together = false;     // a norm is of all heads of its kind, its weight [heads K]
+  bool shares_keys = false;  // values are the keys' product, which rows hold once
 
   bool has_norms() const {
     return query_norm.defined() || key_norm.defined() || value_norm.defined();
@@ -91,14 +95,14 @@ struct TurnedHeads {
   at::Tensor keys_and_values = {};  // [T, keys + values, K] whose parts these two are, if narrow
 };
 
-// Splits x [T, heads K], which may be columns of a wider matrix, into queries, keys and values;
-// adds the bias, norms them, multiplies queries by their factors; turns queries and keys by cos and
-// sin [T, 1, K] (PaddedSpans).
+// Splits x [T, heads.in_row() K], which may be columns of a wider matrix, into queries, keys and
+// values; adds the bias, norms them, multiplies queries by their factors; turns queries and keys by
+// cos and sin [T, 1, K] (PaddedSpans).
 TurnedHeads compiled_turn(const at::Tensor& x, const HeadCounts& heads, const at::Tensor& cos,
                           const at::Tensor& sin, const HeadTransforms& operands = {},
                           bool narrow = false);
 
-// The gradient by x [T, heads K], from those of the three; an undefined one is 0.  x is read where
+// The gradient by x, from those of the three; an undefined one is 0.  x is read where
 // there are norms only.
 at::Tensor compiled_turn_back(const TurnedHeads& gradients, const HeadCounts& heads,
                               const at::Tensor& cos, const at::Tensor& sin,

@@ -29,8 +29,8 @@ using torch::autograd::variable_list;
 // bfloat16, with keys and values together.
 enum class TurnedFor { kSlots, kFlash };
 
-// x [n, heads K] -> queries, keys and values [n, heads of the kind, K]; for flash attention
-// queries, and keys and values [n, keys + values, K].
+// x [n, heads.in_row() K] -> queries, keys and values [n, heads of the kind, K]; for flash
+// attention queries, and keys and values [n, keys + values, K].
 struct TurnDeviceHeads : torch::autograd::Function<TurnDeviceHeads> {
   static variable_list forward(AutogradContext* context, const at::Tensor& x,
                                const HeadCounts& heads, const at::Tensor& cos,
@@ -41,8 +41,9 @@ struct TurnDeviceHeads : torch::autograd::Function<TurnDeviceHeads> {
                                 operands.query_norm, operands.key_norm, operands.value_norm,
                                 operands.query_factor});
     context->saved_data["heads"] =
-        std::vector<std::int64_t>{heads.queries, heads.keys, heads.values};
+        std::vector<std::int64_t>{heads.queries, heads.keys, heads.values, heads.shares_keys};
     context->saved_data["epsilon"] = operands.epsilon;
+    context->saved_data["together"] = operands.together;
     context->saved_data["narrow"] = narrow;
     const TurnedHeads turned =
         compiled_turn(x, heads, cos, sin, operands, purpose == TurnedFor::kFlash);
@@ -53,9 +54,14 @@ struct TurnDeviceHeads : torch::autograd::Function<TurnDeviceHeads> {
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const auto saved = context->get_saved_variables();
     const auto counts = context->saved_data.at("heads").toIntVector();
-    const HeadCounts heads{counts[0], counts[1], counts[2]};
-    const HeadTransforms operands{saved[3], saved[4], saved[5],
-                                  saved[6], saved[7], context->saved_data.at("epsilon").toDouble()};
+    const HeadCounts heads{counts[0], counts[1], counts[2], counts[3] != 0};
+    const HeadTransforms operands{saved[3],
+                                  saved[4],
+                                  saved[5],
+                                  saved[6],
+                                  saved[7],
+                                  context->saved_data.at("epsilon").toDouble(),
+                                  context->saved_data.at("together").toBool()};
     TurnedHeads d{gradients[0], gradients[1], {}, {}};
     if (gradients.size() == 3) {
       d.values = gradients[2];
@@ -387,7 +393,8 @@ bool runs_flash_attention(const AttentionHeads& heads, at::ScalarType product_ty
 
 at::Tensor device_self_attention(const at::Tensor& qkv, const AttentionHeads& heads,
                                  const QuerySet& rows, const HeadTransforms& operands) {
-  const HeadCounts counts{heads.query_heads(), heads.kv_heads, heads.kv_heads};
+  const HeadCounts counts{heads.query_heads(), heads.kv_heads, heads.kv_heads,
+                          operands.shares_keys};
   if (rows.joined) {
     const variable_list turned = TurnDeviceHeads::apply(
         qkv, counts, rows.joined->cos, rows.joined->sin, operands, TurnedFor::kFlash, heads.narrow);
@@ -402,10 +409,10 @@ at::Tensor device_attention(const at::Tensor& q, const at::Tensor& kv, const Att
                             const QuerySet& queries, const QuerySet& keys,
                             const HeadTransforms& operands) {
   const HeadCounts of_q{heads.query_heads(), 0, 0};
-  const HeadCounts of_kv{0, heads.kv_heads, heads.kv_heads};
+  const HeadCounts of_kv{0, heads.kv_heads, heads.kv_heads, operands.shares_keys};
   const HeadTransforms q_operands = operands_of(operands, 0, of_q.sum(), heads.head_size);
   const HeadTransforms kv_operands =
-      operands_of(operands, of_q.sum(), of_kv.sum(), heads.head_size);
+      operands_of(operands, of_q.sum(), of_kv.in_row(), heads.head_size);
   if (queries.joined) {
     const at::Tensor turned_q =
         TurnDeviceHeads::apply(q, of_q, queries.joined->cos, queries.joined->sin, q_operands,
@@ -428,11 +435,11 @@ at::Tensor device_cached_attention(const at::Tensor& q, const at::Tensor& kv,
                                    const at::Tensor& places, const KeptRows& kept,
                                    const HeadTransforms& operands) {
   const HeadCounts of_q{heads.query_heads(), 0, 0};
-  const HeadCounts of_kv{0, heads.kv_heads, heads.kv_heads};
+  const HeadCounts of_kv{0, heads.kv_heads, heads.kv_heads, operands.shares_keys};
   const TurnedHeads turned_q = turned_for_slots(
       q, of_q, *rows.padded, operands_of(operands, 0, of_q.sum(), heads.head_size), heads.narrow);
   const TurnedHeads turned_kv = turned_for_slots(
-      kv, of_kv, *rows.padded, operands_of(operands, of_q.sum(), of_kv.sum(), heads.head_size),
+      kv, of_kv, *rows.padded, operands_of(operands, of_q.sum(), of_kv.in_row(), heads.head_size),
       heads.narrow);
   kept.keys.index_copy_(1, places, turned_kv.keys.transpose(0, 1));
   kept.values.index_copy_(1, places, turned_kv.values.transpose(0, 1));

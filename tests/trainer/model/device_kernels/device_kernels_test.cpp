@@ -321,6 +321,95 @@ TEST_P(DeviceKernels, HeadsPassThroughTheirOperandsAndTurn) {
   }
 }
 
+// Norms of all heads of a kind together.
+TEST_P(DeviceKernels, HeadsAreNormedTogether) {
+  const std::int64_t rows = GetParam().rows;
+  constexpr std::int64_t kSize = 40;
+  constexpr HeadCounts kHeads{3, 2, 2};
+  const std::int64_t width = kHeads.sum() * kSize;
+  const at::Tensor angles = at::randn({rows, kSize / 2}, at::kDouble);
+  const at::Tensor cos = typed(at::cat({angles.cos(), angles.cos()}, -1).unsqueeze(1));
+  const at::Tensor sin = typed(at::cat({-angles.sin(), angles.sin()}, -1).unsqueeze(1));
+  const at::Tensor bias = numbers(width);
+  const at::Tensor of_queries = numbers(3 * kSize);
+  const at::Tensor of_keys = numbers(2 * kSize);
+  const HeadTransforms operands{.bias = typed(bias),
+                                .query_norm = typed(of_queries),
+                                .key_norm = typed(of_keys),
+                                .epsilon = 1e-5,
+                                .together = true};
+  const at::Tensor x = numbers(rows, width);
+  const at::Tensor leaf = x.clone().set_requires_grad(true);
+  const at::Tensor shifted = leaf + bias;
+  const auto heads = [&](const at::Tensor& columns) { return columns.reshape({rows, -1, kSize}); };
+  const at::Tensor exact = at::cat(
+      {turned_formula(heads(rms_formula(shifted.narrow(1, 0, 3 * kSize), of_queries)), angles),
+       turned_formula(heads(rms_formula(shifted.narrow(1, 3 * kSize, 2 * kSize), of_keys)), angles),
+       heads(shifted.narrow(1, 5 * kSize, 2 * kSize))},
+      1);
+  const at::Tensor upstream = numbers(rows, width).view({rows, kHeads.sum(), kSize});
+  exact.backward(upstream);
+
+  const double times = GetParam().type == at::kBFloat16 ? 2 : 1;
+  const TurnedHeads found = compiled_turn(typed(x), kHeads, cos, sin, operands);
+  expect_close(at::cat({found.queries, found.keys, found.values}, 1).to(at::kDouble),
+               exact.detach(), "value", times);
+  const at::Tensor d = typed(upstream);
+  const at::Tensor back =
+      compiled_turn_back({d.narrow(1, 0, 3), d.narrow(1, 3, 2), d.narrow(1, 5, 2)}, kHeads, cos,
+                         sin, operands, typed(x));
+  expect_close(back.to(at::kDouble), leaf.grad(), "gradient", times);
+
+  // Queries by themselves, as in a model's last block.
+  const at::Tensor alone =
+      compiled_turn(typed(x).narrow(1, 0, 3 * kSize), {3, 0, 0}, cos, sin, operands).queries;
+  EXPECT_TRUE(alone.equal(found.queries));
+}
+
+// Keys with a norm and a rotation, and values with a norm alone, from the same numbers.
+TEST_P(DeviceKernels, ValuesThatAreKeys) {
+  const std::int64_t rows = GetParam().rows;
+  constexpr std::int64_t kSize = 40;
+  constexpr HeadCounts kHeads{3, 2, 2, /*shares_keys=*/true};
+  const std::int64_t width = kHeads.in_row() * kSize;
+  const at::Tensor angles = at::randn({rows, kSize / 2}, at::kDouble);
+  const at::Tensor cos = typed(at::cat({angles.cos(), angles.cos()}, -1).unsqueeze(1));
+  const at::Tensor sin = typed(at::cat({-angles.sin(), angles.sin()}, -1).unsqueeze(1));
+  const at::Tensor norms[] = {numbers(kSize), numbers(kSize), numbers(kSize)};
+  for (const bool is_normed : {false, true}) {
+    HeadTransforms operands{.epsilon = 1e-5, .shares_keys = true};
+    if (is_normed) {
+      operands.query_norm = typed(norms[0]);
+      operands.key_norm = typed(norms[1]);
+      operands.value_norm = typed(norms[2]);
+    }
+    const at::Tensor x = numbers(rows, width);
+    const at::Tensor leaf = x.clone().set_requires_grad(true);
+    const at::Tensor by_head = leaf.reshape({rows, kHeads.in_row(), kSize});
+    const auto kind = [&](std::int64_t first, std::int64_t count, const at::Tensor& norm) {
+      const at::Tensor heads = by_head.narrow(1, first, count);
+      return is_normed ? rms_formula(heads, norm) : heads;
+    };
+    const at::Tensor exact =
+        at::cat({turned_formula(kind(0, 3, norms[0]), angles),
+                 turned_formula(kind(3, 2, norms[1]), angles), kind(3, 2, norms[2])},
+                1);
+    const at::Tensor upstream =
+        numbers(rows, kHeads.sum() * kSize).view({rows, kHeads.sum(), kSize});
+    exact.backward(upstream);
+
+    const double times = GetParam().type == at::kBFloat16 ? 2 : 1;
+    const TurnedHeads found = compiled_turn(typed(x), kHeads, cos, sin, operands);
+    expect_close(at::cat({found.queries, found.keys, found.values}, 1).to(at::kDouble),
+                 exact.detach(), "value", times);
+    const at::Tensor d = typed(upstream);
+    const at::Tensor back =
+        compiled_turn_back({d.narrow(1, 0, 3), d.narrow(1, 3, 2), d.narrow(1, 5, 2)}, kHeads, cos,
+                           sin, operands, typed(x));
+    expect_close(back.to(at::kDouble), leaf.grad(), "gradient", times);
+  }
+}
+
 // Two spans of three slots over four rows; the last slot of the second span repeats row 2.
 TEST_P(DeviceKernels, RowsGoIntoSlotsAndBack) {
   const std::int64_t size = GetParam().columns;
