@@ -319,6 +319,8 @@ TEST(DeviceBudget, OfABlock) {
         Budget{"Olmo", olmo_config(), at::kBFloat16, 15, 19},
         Budget{"Cohere", cohere_config(), at::kBFloat16, 20, 30},
         Budget{"Glm", glm_config(), at::kBFloat16, 20, 30},
+        Budget{"recurrent", recurrent_config(), at::kFloat, 16, 19},
+        Budget{"recurrent", recurrent_config(), at::kBFloat16, 16, 21},
         Budget{"flash", flash_config(), at::kBFloat16, 10, 22},
         Budget{"flash, Qwen", flash_window_config(), at::kBFloat16, 10, 22}}) {
     const BlockCounts counts = counts_of_block(budget.config, budget.type);

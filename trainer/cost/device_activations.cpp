@@ -37,11 +37,11 @@ struct PaddedRows {
 
 // A micro-batch: T tokens, U of which predict.
 struct DeviceBatch {
+  double pairs = 0;
   double tokens = 0;
   double rows = 0;     // U
   double targets = 0;  // answer tokens
   double trees = 0;    // sequences with a beginning of their own
-  double prompts = 0;  // tokens of prompts, those that all share once
   double shared = 0;
   double longest_prompt = 0;
   double longest_answer = 0;  // without its last token
@@ -55,12 +55,12 @@ DeviceBatch batch_of(const TokenCounts& pair, double pairs) {
   const double prompt = pair.tokens - answers_of_pair;
   const double shared = pairs > 1 ? pair.shared : 0;
   DeviceBatch batch;
+  batch.pairs = pairs;
   batch.tokens = micro.tokens;
   batch.rows = predicting_rows(micro);
   batch.targets = micro.answers;
   batch.trees = shared > 0 ? 1 : pairs;
   batch.shared = shared;
-  batch.prompts = micro.tokens - pairs * answers_of_pair;
   batch.longest_prompt = pair.longest_prompt;
   batch.longest_answer = pair.longest_answer - 1;
   const double longest_rest = pair.longest_prompt - shared;
@@ -173,37 +173,58 @@ class DeviceBlock {
            (block_.is_gated ? 2 * rows_ * width() : 0);
   }
 
-  // Chunks of at most 64 rows: for every two rows of one, seven numbers per head of values.
+  double heads_of_values() const { return block_.delta_values / block_.value_size; }
+  double delta_columns() const { return 2 * block_.delta_keys + block_.delta_values; }
+
+  // Rows of the longest chunk: two products with the others of its chunk are kept of every row.
+  double chunk_rows() const {
+    return std::min(kChunkRows, std::max({1.0, batch_.shared, batch_.longest_prompt - batch_.shared,
+                                          batch_.longest_answer}));
+  }
+
+  // States with which chunks begin: those behind chunks that others follow.
+  double states() const {
+    const auto chunks = [](double rows) { return std::ceil(rows / kChunkRows); };
+    const double rest = chunks(batch_.longest_prompt - batch_.shared);
+    return (batch_.shared > 0 ? chunks(batch_.shared) : 0) +
+           batch_.pairs * (rest + 2 * std::max(0.0, chunks(batch_.longest_answer) - 1));
+  }
+  // Chunks that begin with one.
+  double followers() const {
+    const auto chunks = [](double rows) { return std::ceil(rows / kChunkRows); };
+    const double all = (batch_.shared > 0 ? chunks(batch_.shared) : 0) +
+                       batch_.pairs * (chunks(batch_.longest_prompt - batch_.shared) +
+                                       2 * chunks(batch_.longest_answer));
+    return all - batch_.trees;
+  }
+  double state_size() const { return block_.delta_values * block_.key_size; }
+
+  // What the input weight made, the mixed columns, sums of decays in float64, three more numbers
+  // per head, the products of pairs of rows, the errors, the rule's result, the norm's scale, the
+  // states.
   double kept_by_recurrence() const {
     const double tokens = batch_.tokens;
-    const double heads = block_.delta_values / block_.value_size;
-    const double columns = 2 * block_.delta_keys + block_.delta_values;
-    const auto chunk = [](double rows) { return std::min(kChunkRows, std::max(1.0, rows)); };
-    const double of_shared = chunk(batch_.shared);
-    const double of_rest = chunk(batch_.longest_prompt - batch_.shared);
-    const double of_answer = chunk(batch_.longest_answer);
-    const double rest = batch_.prompts - batch_.shared;
-    const double answers = tokens - batch_.prompts;
-    const double pairs_in_chunks = batch_.shared * of_shared + rest * of_rest + answers * of_answer;
-    // Chunks behind others begin with a state, those that begin a tree do not.
-    const double first = batch_.trees * (batch_.shared > 0 ? of_shared : of_rest);
-    const double chunks = batch_.shared / of_shared + rest / of_rest + answers / of_answer;
-    // The convolution's sum, the mixed columns in slots, queries, keys and keys with decays for
-    // each head, corrections, decays and steps; then what the gated norm and unit take.
-    const double by_row =
-        2 * columns + 3 * heads * block_.key_size + block_.delta_values + 8 * heads;
-    const double of_gates = rows_ * (3 * block_.delta_values + heads);
-    // Behind other chunks: the target and two products with the state.
-    const double behind_others =
-        std::max(0.0, tokens - first) * 3 * block_.delta_values +
-        std::max(0.0, chunks - batch_.trees) * block_.delta_values * block_.key_size;
-    return tokens * by_row + 7 * heads * pairs_in_chunks + behind_others + of_gates;
+    const double heads = heads_of_values();
+    return tokens * (2 * delta_columns() + 7 * heads + 2 * heads * chunk_rows() +
+                     2 * block_.delta_values) +
+           rows_ * (block_.delta_values + heads) + states() * state_size();
+  }
+
+  // The gradients of the input weight's result, the rule's result, the errors, queries and keys
+  // (keys twice) for each head of values, the pairs' products, the states twice, the convolution.
+  double working_of_recurrence() const {
+    const double tokens = batch_.tokens;
+    const double heads = heads_of_values();
+    return narrow_ * (tokens * (delta_columns() + 2 * heads) + rows_ * block_.delta_values) +
+           tokens * (2 * block_.delta_values + 3 * heads * block_.key_size + 2 * heads) +
+           std::max(2 * tokens * heads * chunk_rows() + (states() + followers()) * state_size(),
+                    tokens * delta_columns());
   }
 
   // Where the mixer's backward pass needs most.
   double working_of_mixer() const {
     if (block_.is_recurrent()) {
-      return 4 * batch_.tokens * (2 * block_.delta_keys + block_.delta_values);
+      return working_of_recurrence();
     }
     if (flash_) {
       return working_of_flash();

@@ -5,8 +5,8 @@ namespace bipo {
 // As PlannedKernels in tests/device counts them.
 DeviceKernels BlockPart::device_kernels(bool narrow) const {
   const double more = narrow ? 1 : 0;  // conversions
-  if (is_recurrent()) {                // where no part of a pair is longer than a chunk
-    return {180 + 2 * more, 350 + 3 * more};
+  if (is_recurrent()) {                // parts of sequences one behind the other: at most three
+    return {14, 18 + 2 * more};
   }
   DeviceKernels kernels{13, 15 + 2 * more};
   const auto add = [&](bool has, double forward, double backward) {

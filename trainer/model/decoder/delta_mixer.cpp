@@ -21,7 +21,7 @@ SharedDeltaHeads local_delta_heads(const DeltaNetSizes& sizes, const ShardPlan& 
   for (std::int64_t head = shard.delta_values.begin; head < shard.delta_values.end; ++head) {
     heads->key_head_of_value.push_back(head / group - keys.begin);
   }
-  set_head_table(*heads, device);
+  set_head_tables(*heads, device);
   return heads;
 }
 
@@ -59,14 +59,29 @@ at::Tensor DeltaMixer::add_result(const at::Tensor& residual, const at::Tensor& 
   const at::Tensor normed =
       rms_norm(result.reshape({-1, heads_->value_size}), delta.norm, config_.norm_epsilon)
           .view(result.sizes());
-  return operators_.project_onto(residual,
-                                 gated_unit(at::cat({gates, normed}, 1), Activation::kSilu),
-                                 delta.output, at::Tensor(), at::Tensor());
+  return add_output(residual, gated_unit(at::cat({gates, normed}, 1), Activation::kSilu), delta);
+}
+
+// What our own kernels take, for the products of `projected`.
+DeviceDeltaNet DeltaMixer::device_net(const DeltaWeights& delta, const SequenceLayout& layout,
+                                      const at::Tensor& projected) const {
+  return {heads_,      layout.recurrent, delta.taps,           delta.decay_bias,
+          delta.decay, delta.norm,       config_.norm_epsilon, operators_.narrows(projected)};
+}
+
+at::Tensor DeltaMixer::add_output(const at::Tensor& residual, const at::Tensor& gated,
+                                  const DeltaWeights& delta) const {
+  return operators_.project_onto(residual, gated, delta.output, at::Tensor(), at::Tensor());
 }
 
 at::Tensor DeltaMixer::run(const BlockWeights& block, const at::Tensor& h,
                            const SequenceLayout& layout) const {
   const DeltaWeights& delta = block.delta;
+  if (layout.recurrent->compiled) {
+    const at::Tensor projected =
+        frozen_linear(operators_.product_input(h, block.attention_norm), delta.input);
+    return add_output(h, device_delta_net(projected, device_net(delta, layout, projected)), delta);
+  }
   const at::Tensor x = operators_.normed(h, block.attention_norm);
   const auto parts = split(frozen_linear(x, delta.input), /*gates=*/true);
   const at::Tensor mixed = short_convolution(parts[0], delta.taps, layout.recurrent);
@@ -81,6 +96,16 @@ at::Tensor DeltaMixer::run_to_answers(const BlockWeights& block, const at::Tenso
   const DeltaWeights& delta = block.delta;
   const std::int64_t gates = heads_->value_columns();
   const std::int64_t others = delta.input.matrix.size(0) - gates;
+  if (layout.recurrent->compiled) {
+    const at::Tensor input = operators_.product_input(h, block.attention_norm);
+    const at::Tensor of_answers = input.index_select(0, layout.answer_rows);
+    accept_any_gradient(of_answers);
+    const at::Tensor projected = frozen_linear(input, rows_of(delta.input, 0, others));
+    const at::Tensor gated =
+        device_delta_net(projected, frozen_linear(of_answers, rows_of(delta.input, others, gates)),
+                         layout.answer_rows, device_net(delta, layout, projected));
+    return add_output(h.index_select(0, layout.answer_rows), gated, delta);
+  }
   const at::Tensor x = operators_.normed(h, block.attention_norm);
   const auto parts = split(frozen_linear(x, rows_of(delta.input, 0, others)), /*gates=*/false);
   const at::Tensor mixed = short_convolution(parts[0], delta.taps, layout.recurrent);

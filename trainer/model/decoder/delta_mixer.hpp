@@ -12,6 +12,7 @@
 #include "trainer/model/decoder/sequence_mixer.hpp"
 #include "trainer/model/operators/sequence_layout.hpp"
 #include "trainer/model/recurrence/delta_rule.hpp"
+#include "trainer/model/recurrence/device_delta_net.hpp"
 #include "trainer/model/sharding/sharding.hpp"
 
 namespace bipo {
@@ -42,6 +43,10 @@ class DeltaMixer final : public SequenceMixer {
   std::vector<at::Tensor> split(const at::Tensor& projected, bool gates) const;
   DeltaOperands operands(const DeltaWeights& delta, const at::Tensor& mixed,
                          const std::vector<at::Tensor>& parts) const;
+  DeviceDeltaNet device_net(const DeltaWeights& delta, const SequenceLayout& layout,
+                            const at::Tensor& projected) const;
+  at::Tensor add_output(const at::Tensor& residual, const at::Tensor& gated,
+                        const DeltaWeights& delta) const;
   at::Tensor add_result(const at::Tensor& residual, const at::Tensor& result,
                         const at::Tensor& gates, const DeltaWeights& delta) const;
 

@@ -19,8 +19,8 @@ struct KernelCall {
   std::int64_t rows = 0;  // not 0
   int threads = 0;        // for each row, a power of 2
   const void* arguments = nullptr;
-  std::array<const at::Tensor*, 11> reads{};
-  std::array<const at::Tensor*, 3> writes{};
+  std::array<const at::Tensor*, 16> reads{};
+  std::array<const at::Tensor*, 4> writes{};
 };
 
 // Runs kernels on the devices of one kind, in the order of the device's current stream.

@@ -1,16 +1,14 @@
 #include "trainer/model/operators/compiled_operators.hpp"
 
 #include <ATen/ATen.h>
-#include <fmt/format.h>
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 #include <vector>
 
-#include "collectives/foundation/errors.hpp"
 #include "trainer/model/device_kernels/device_kernels.cuh"
 #include "trainer/model/device_kernels/kernel_runner.hpp"
+#include "trainer/model/operators/kernel_launch.hpp"
 
 namespace bipo {
 namespace {
@@ -21,82 +19,9 @@ static_assert(static_cast<int>(Activation::kSilu) == dk::kSilu &&
               static_cast<int>(Activation::kGelu) == dk::kGelu &&
               static_cast<int>(Activation::kGeluTanh) == dk::kGeluTanh);
 
-using Reads = std::array<const at::Tensor*, 11>;
-using Writes = std::array<const at::Tensor*, 3>;
-
-// Returns the elements in memory; null if there is no tensor.
-const void* elements(const at::Tensor& x) {
-  return x.defined() ? x.const_data_ptr() : nullptr;
-}
-void* target(const at::Tensor& x) {
-  return x.defined() ? x.mutable_data_ptr() : nullptr;
-}
-
-int checked(std::int64_t columns) {
-  if (columns > std::numeric_limits<int>::max()) {
-    throw BugError(fmt::format("device kernel: {} columns", columns));
-  }
-  return static_cast<int>(columns);
-}
-
-// Returns how many threads compute a row of so many elements: a warp at least.
-int threads_for(std::int64_t columns) {
-  int threads = 32;
-  while (threads < dk::kMostThreads && threads < columns) {
-    threads *= 2;
-  }
-  return threads;
-}
-
-// So many rows of so many numbers, computed in a type.
-struct Grid {
-  at::ScalarType type;
-  std::int64_t rows;
-  std::int64_t columns;
-};
-
-// Runs `kernel` for every row; the first tensor that it reads is not undefined.
-template <class Arguments>
-void run_kernel(const char* kernel, const Grid& grid, const Arguments& arguments,
-                const Reads& reads, const Writes& writes) {
-  if (grid.rows == 0 || grid.columns == 0) {
-    return;
-  }
-  KernelCall call;
-  call.kernel = kernel;
-  call.type = grid.type;
-  call.rows = grid.rows;
-  call.threads = threads_for(grid.columns);
-  call.arguments = &arguments;
-  for (std::size_t i = 0; i < reads.size(); ++i) {
-    call.reads.at(i) = reads.at(i) != nullptr && reads.at(i)->defined() ? reads.at(i) : nullptr;
-  }
-  for (std::size_t i = 0; i < writes.size(); ++i) {
-    call.writes.at(i) = writes.at(i) != nullptr && writes.at(i)->defined() ? writes.at(i) : nullptr;
-  }
-  kernels_for(reads.front()->device())->run(call);
-}
-
-// Runs it for every row of `x`, which is among the tensors that it reads.
-template <class Arguments>
-void run_kernel(const char* kernel, const at::Tensor& x, std::int64_t columns,
-                const Arguments& arguments, const Reads& reads, const Writes& writes) {
-  run_kernel(kernel, {x.scalar_type(), x.size(0), columns}, arguments, reads, writes);
-}
-
 // Returns a new tensor of x's shape, narrow or of its type.
 at::Tensor empty_result(const at::Tensor& x, bool narrow) {
   return at::empty(x.sizes(), narrow ? x.options().dtype(at::kBFloat16) : x.options());
-}
-
-// Returns the gradient in x's type: where it is of a narrow result it may be of either.
-at::Tensor in_type_of(const at::Tensor& x, const at::Tensor& gradient) {
-  return gradient.scalar_type() == x.scalar_type() ? gradient.contiguous()
-                                                   : gradient.to(x.scalar_type()).contiguous();
-}
-
-const long long* indices(const at::Tensor& x) {
-  return static_cast<const long long*>(elements(x));
 }
 
 at::ScalarType sum_type(const at::Tensor& x) {

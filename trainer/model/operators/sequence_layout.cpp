@@ -8,6 +8,7 @@
 #include <numeric>
 #include <utility>
 
+#include "trainer/model/device_kernels/kernel_runner.hpp"
 #include "trainer/model/operators/rotary_tables.hpp"
 
 namespace bipo {
@@ -182,18 +183,22 @@ constexpr std::int64_t kChunkRows = 64;
 RecurrentLayout chunked(const std::vector<SequencePart>& parts) {
   RecurrentLayout layout;
   std::vector<std::size_t> last;                             // chunk of each part
+  std::vector<std::size_t> depths;                           // of the parts
   std::vector<std::pair<std::size_t, std::size_t>> follows;  // chunks that follow others
   for (const SequencePart& part : parts) {
     std::optional<std::size_t> before;
+    std::size_t depth = 0;
     if (!part.context.empty()) {
       const auto parent = std::find_if(parts.begin(), parts.end(), [&](const SequencePart& other) {
         return other.rows == part.context.back();
       });
       before = last.at(static_cast<std::size_t>(parent - parts.begin()));
+      depth = depths.at(static_cast<std::size_t>(parent - parts.begin())) + 1;
     } else {
       const auto first = static_cast<std::int64_t>(layout.chunks.size());
       layout.trees.push_back({first, first});
     }
+    const auto first_chunk = static_cast<std::int64_t>(layout.chunks.size());
     for (std::int64_t row = part.rows.begin; row < part.rows.end; row += kChunkRows) {
       if (before) {
         follows.emplace_back(layout.chunks.size(), *before);
@@ -203,6 +208,9 @@ RecurrentLayout chunked(const std::vector<SequencePart>& parts) {
     }
     layout.trees.back().end = static_cast<std::int64_t>(layout.chunks.size());
     last.push_back(*before);
+    depths.push_back(depth);
+    layout.parts.resize(std::max(layout.parts.size(), depth + 1));
+    layout.parts[depth].push_back({first_chunk, layout.trees.back().end});
   }
   for (const auto& [chunk, parent] : follows) {
     std::int64_t& state = layout.chunks[parent].to;
@@ -290,16 +298,68 @@ void pad_chunks(RecurrentLayout& layout, std::int64_t rows, Upload& upload) {
   upload.add(slot_of_row, layout.slot_of_row);
 }
 
-// Sets the layout of a recurrence over `parts`, if `pads` with its tables in `upload`; these are
-// there when it is sent, until when the layout must not move.
-void lay_out(const std::vector<SequencePart>& parts, std::int64_t taps, bool pads, Upload& upload,
-             RecurrentLayout& layout) {
+// Likewise the tables of our own kernels; those of the taps are there already.
+void compile_chunks(const RecurrentLayout& layout, std::int64_t rows, Upload& upload,
+                    CompiledChunks& compiled) {
+  std::vector<std::vector<std::int64_t>> followers(static_cast<std::size_t>(layout.states));
+  std::vector<std::int64_t> number_of_chunk;
+  std::vector<std::int64_t> chunk_of_row;
+  for (std::size_t c = 0; c < layout.chunks.size(); ++c) {
+    const StateChunk& chunk = layout.chunks[c];
+    number_of_chunk.push_back(chunk.from < 0 ? -1 : compiled.followers++);
+    if (chunk.from >= 0) {
+      followers[static_cast<std::size_t>(chunk.from)].push_back(number_of_chunk.back());
+    }
+    compiled.width = std::max(compiled.width, chunk.rows.size());
+    chunk_of_row.insert(chunk_of_row.end(), static_cast<std::size_t>(chunk.rows.size()),
+                        static_cast<std::int64_t>(c));
+  }
+  std::vector<std::int64_t> table;
+  std::vector<std::int64_t> children;
+  for (std::size_t c = 0; c < layout.chunks.size(); ++c) {
+    const StateChunk& chunk = layout.chunks[c];
+    const auto first_child = static_cast<std::int64_t>(children.size());
+    if (chunk.to >= 0) {
+      const auto& own = followers[static_cast<std::size_t>(chunk.to)];
+      children.insert(children.end(), own.begin(), own.end());
+    }
+    table.insert(table.end(),
+                 {chunk.rows.begin, chunk.rows.end, chunk.from, chunk.to, number_of_chunk[c],
+                  first_child, static_cast<std::int64_t>(children.size())});
+  }
+  std::vector<std::int64_t> row_of_use = layout.taps.rows;
+  std::replace(row_of_use.begin(), row_of_use.end(), std::int64_t{-1}, rows);
+  const auto [uses, first_use] = places_by_row(row_of_use, rows + 1);
+  upload.add(table, compiled.table);
+  upload.add(chunk_of_row, compiled.chunk_of_row);
+  upload.add(children, compiled.children);
+  upload.add(uses, compiled.uses);
+  upload.add(first_use, compiled.first_use);
+  compiled.parts.resize(layout.parts.size());
+  for (std::size_t depth = 0; depth < layout.parts.size(); ++depth) {
+    std::vector<std::int64_t> bounds;
+    for (const Range& part : layout.parts[depth]) {
+      bounds.insert(bounds.end(), {part.begin, part.end});
+    }
+    upload.add(at::tensor(bounds, at::kLong).view({-1, 2}), compiled.parts[depth]);
+  }
+}
+
+// Sets the layout of a recurrence over `parts`, with its tables in `upload`; these are there when
+// it is sent, until when the layout must not move.
+void lay_out(const std::vector<SequencePart>& parts, std::int64_t taps, RecurrenceTables tables,
+             Upload& upload, RecurrentLayout& layout) {
   layout = chunked(parts);
   layout.taps = tap_rows(parts, taps);
-  if (pads) {
-    const std::int64_t rows = parts.empty() ? 0 : parts.back().rows.end;
+  if (tables == RecurrenceTables::kNone) {
+    return;
+  }
+  const std::int64_t rows = parts.empty() ? 0 : parts.back().rows.end;
+  add_taps(layout.taps, rows, upload);
+  if (tables == RecurrenceTables::kCompiled) {
+    compile_chunks(layout, rows, upload, layout.compiled.emplace());
+  } else {
     pad_chunks(layout, rows, upload);
-    add_taps(layout.taps, rows, upload);
   }
 }
 
@@ -309,8 +369,8 @@ std::int64_t origin_of(const CachedPart& part) {
 }
 
 // The same for new rows that follow those in a cache.
-void lay_out(const std::vector<CachedPart>& parts, std::int64_t taps, bool pads, Upload& upload,
-             CachedRecurrence& layout) {
+void lay_out(const std::vector<CachedPart>& parts, std::int64_t taps, RecurrenceTables tables,
+             Upload& upload, CachedRecurrence& layout) {
   const std::int64_t before = taps - 1;
   const auto count = static_cast<std::int64_t>(parts.size());
   layout.taps.taps = taps;
@@ -340,7 +400,7 @@ void lay_out(const std::vector<CachedPart>& parts, std::int64_t taps, bool pads,
   upload.add(origins, layout.origins);
   upload.add(at::tensor(is_new, at::kLong).to(at::kBool), layout.is_new);
   upload.add(kept, layout.kept);
-  if (pads) {
+  if (tables != RecurrenceTables::kNone) {
     layout.layout = chunked(sequences);
     pad_chunks(layout.layout, parts.empty() ? 0 : parts.back().rows.end, upload);
     add_taps(layout.taps, 0, upload);  // none is without a row
@@ -383,6 +443,12 @@ bool needs_padding(at::ScalarType type, at::Device device) {
   return !device.is_cpu() || type != at::kFloat;
 }
 
+RecurrenceTables recurrence_tables(at::ScalarType type, at::Device device) {
+  return !needs_padding(type, device)     ? RecurrenceTables::kNone
+         : kernels_for(device) != nullptr ? RecurrenceTables::kCompiled
+                                          : RecurrenceTables::kPadded;
+}
+
 }  // namespace
 
 std::int64_t context_size(const QuerySpan& span) {
@@ -393,14 +459,33 @@ std::int64_t context_size(const QuerySpan& span) {
   return count;
 }
 
+namespace {
+
+std::uint64_t bytes_of(const RecurrentLayout& layout) {
+  std::uint64_t bytes = layout.taps.padded.nbytes();
+  for (const PaddedChunks& chunks : layout.depths) {
+    bytes += chunks.row_of_slot.nbytes() + (chunks.parents.defined() ? chunks.parents.nbytes() : 0);
+  }
+  if (!layout.compiled) {
+    return bytes + layout.slot_of_row.nbytes();
+  }
+  const CompiledChunks& compiled = *layout.compiled;
+  for (const at::Tensor& bounds : compiled.parts) {
+    bytes += bounds.nbytes();
+  }
+  for (const at::Tensor& tensor : {compiled.table, compiled.chunk_of_row, compiled.children,
+                                   compiled.uses, compiled.first_use}) {
+    bytes += tensor.nbytes();
+  }
+  return bytes;
+}
+
+}  // namespace
+
 std::uint64_t bytes_of(const SequenceLayout& layout) {
   std::uint64_t bytes = layout.answer_rows.nbytes();
-  if (layout.recurrent && layout.recurrent->slot_of_row.defined()) {
-    bytes += layout.recurrent->taps.padded.nbytes() + layout.recurrent->slot_of_row.nbytes();
-    for (const PaddedChunks& chunks : layout.recurrent->depths) {
-      bytes +=
-          chunks.row_of_slot.nbytes() + (chunks.parents.defined() ? chunks.parents.nbytes() : 0);
-    }
+  if (layout.recurrent && layout.recurrent->taps.padded.defined()) {
+    bytes += bytes_of(*layout.recurrent);
   }
   for (const AttentionLayout& kind : layout.kinds) {
     if (!kind.all) {
@@ -429,23 +514,21 @@ std::uint64_t bytes_of(const SequenceLayout& layout) {
   return bytes;
 }
 
-RecurrentLayout recurrent_layout(const std::vector<SequencePart>& parts, std::int64_t taps,
-                                 bool is_fused, at::Device device) {
-  RecurrentLayout layout;
+template <class Part>
+typename RecurrenceOf<Part>::Layout recurrence_over(const std::vector<Part>& parts,
+                                                    std::int64_t taps, RecurrenceTables tables,
+                                                    at::Device device) {
+  typename RecurrenceOf<Part>::Layout layout;
   Upload upload;
-  lay_out(parts, taps, !is_fused, upload, layout);
+  lay_out(parts, taps, tables, upload, layout);
   upload.send(device);
   return layout;
 }
 
-CachedRecurrence cached_recurrence(const std::vector<CachedPart>& parts, std::int64_t taps,
-                                   bool is_fused, at::Device device) {
-  CachedRecurrence layout;
-  Upload upload;
-  lay_out(parts, taps, !is_fused, upload, layout);
-  upload.send(device);
-  return layout;
-}
+template RecurrentLayout recurrence_over(const std::vector<SequencePart>&, std::int64_t,
+                                         RecurrenceTables, at::Device);
+template CachedRecurrence recurrence_over(const std::vector<CachedPart>&, std::int64_t,
+                                          RecurrenceTables, at::Device);
 
 LayoutBuilder::LayoutBuilder(const ModelConfig& config, at::ScalarType type, at::Device device,
                              std::vector<bool> joins)
@@ -519,7 +602,7 @@ SequenceLayout LayoutBuilder::packed(const std::vector<std::int64_t>& positions,
   }
   if (taps_ > 0) {
     const auto recurrent = std::make_shared<RecurrentLayout>();
-    lay_out(parts, taps_, pads, upload, *recurrent);
+    lay_out(parts, taps_, recurrence_tables(type_, device_), upload, *recurrent);
     layout.recurrent = recurrent;
   }
   upload.send(device_);
@@ -587,7 +670,7 @@ CachedLayout LayoutBuilder::cached(const std::vector<CachedPart>& parts) const {
   }
   if (taps_ > 0) {
     const auto recurrent = std::make_shared<CachedRecurrence>();
-    lay_out(parts, taps_, pads, upload, *recurrent);
+    lay_out(parts, taps_, recurrence_tables(type_, device_), upload, *recurrent);
     layout.recurrent = recurrent;
   }
   upload.send(device_);

@@ -98,18 +98,33 @@ struct PaddedChunks {
 struct TapRows {
   std::int64_t taps = 0;           // W
   std::vector<std::int64_t> rows;  // [n, W] of each output row, the last one nearest; -1: none
-  at::Tensor padded;               // [n, W] int64, -1 as the row after the last; undefined if fused
+  at::Tensor padded;  // [n, W] int64, -1 as the row after the last; undefined without tables
+};
+
+// The same chunks for our own kernels (device_kernels.cuh).
+struct CompiledChunks {
+  at::Tensor table;               // [chunks, 7] int64: device_kernels::Chunk
+  at::Tensor chunk_of_row;        // [T] int64
+  at::Tensor children;            // int64: the followers of each chunk, by their number among such
+  std::vector<at::Tensor> parts;  // [parts, 2] int64 for each depth, the number of parts before it
+                                  // in its sequence: the parts' first chunks, and those behind them
+  at::Tensor uses;  // int64: which taps see each row, as output * W + tap, those of row 0 first
+  at::Tensor first_use;        // [T + 1 or more] int64: where those of each row begin
+  std::int64_t followers = 0;  // chunks that begin with a state
+  std::int64_t width = 0;      // of the longest chunk
 };
 
 // How a recurrence runs through a packed batch: every part begins with the state in which the part
 // before it in its sequence ended.
 struct RecurrentLayout {
-  std::vector<StateChunk> chunks;  // cover the rows in order
-  std::int64_t states = 0;         // that chunks begin with, zeros aside
-  std::vector<Range> trees;        // of chunks: those of different trees share no state
+  std::vector<StateChunk> chunks;         // cover the rows in order
+  std::int64_t states = 0;                // that chunks begin with, zeros aside
+  std::vector<Range> trees;               // of chunks: those of different trees share no state
+  std::vector<std::vector<Range>> parts;  // of chunks, by the number of parts before a part
   TapRows taps;
-  std::vector<PaddedChunks> depths;  // empty if fused
-  at::Tensor slot_of_row;            // [T] int64, among the slots of all depths; likewise
+  std::vector<PaddedChunks> depths;        // of RecurrenceTables::kPadded
+  at::Tensor slot_of_row;                  // [T] int64, among the slots of all depths; likewise
+  std::optional<CompiledChunks> compiled;  // of RecurrenceTables::kCompiled
 };
 
 struct SequenceLayout {
@@ -150,7 +165,7 @@ struct CachedRecurrence {
   at::Tensor origins;  // [P] int64, 0 where there is none
   at::Tensor is_new;   // [P] bool: there is none
   at::Tensor kept;     // [P (W - 1)] int64: the rows that the part's next row sees, as in `taps`
-  RecurrentLayout layout;  // of the new rows; empty if fused
+  RecurrentLayout layout;  // of the new rows; empty without tables
 };
 
 struct CachedLayout {
@@ -161,13 +176,28 @@ struct CachedLayout {
   std::shared_ptr<const CachedRecurrence> recurrent;  // of models with recurrent blocks
 };
 
-// Return the layout of a recurrence with a convolution of `taps` taps over rows in `parts`, which
-// cover them in order: T rows of a packed batch, and new rows that follow those in a cache.
-// `is_fused`: without the tables for tensor operations.
-RecurrentLayout recurrent_layout(const std::vector<SequencePart>& parts, std::int64_t taps,
-                                 bool is_fused, at::Device device);
-CachedRecurrence cached_recurrence(const std::vector<CachedPart>& parts, std::int64_t taps,
-                                   bool is_fused, at::Device device);
+// The tables that a recurrence takes: none for the loops on the CPU, those of tensor operations, or
+// those of our own kernels, which only SequenceParts have.
+enum class RecurrenceTables { kNone, kPadded, kCompiled };
+
+// What parts of a batch make: RecurrentLayout of SequenceParts, CachedRecurrence of CachedParts.
+template <class Part>
+struct RecurrenceOf;
+template <>
+struct RecurrenceOf<SequencePart> {
+  using Layout = RecurrentLayout;
+};
+template <>
+struct RecurrenceOf<CachedPart> {
+  using Layout = CachedRecurrence;
+};
+
+// Returns the layout of a recurrence with a convolution of `taps` taps over rows in `parts`, which
+// cover them in order: T rows of a packed batch, or new rows that follow those in a cache.
+template <class Part>
+typename RecurrenceOf<Part>::Layout recurrence_over(const std::vector<Part>& parts,
+                                                    std::int64_t taps, RecurrenceTables tables,
+                                                    at::Device device);
 
 // Makes the layouts of batches for one model.
 class LayoutBuilder {

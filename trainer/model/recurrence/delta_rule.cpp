@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "collectives/profile.hpp"
@@ -218,9 +219,15 @@ at::Tensor beginnings(const at::Tensor& all, const CachedRecurrence& layout) {
 
 }  // namespace
 
-void set_head_table(DeltaHeads& heads, at::Device device) {
-  heads.key_head_table =
-      uploaded(at::tensor(heads.key_head_of_value, at::kLong), at::device(device).dtype(at::kLong));
+void set_head_tables(DeltaHeads& heads, at::Device device) {
+  const auto options = at::device(device).dtype(at::kLong);
+  heads.key_head_table = uploaded(at::tensor(heads.key_head_of_value, at::kLong), options);
+  std::vector<std::int64_t> first_value(static_cast<std::size_t>(heads.key_heads) + 1);
+  for (const std::int64_t key_head : heads.key_head_of_value) {
+    ++first_value[static_cast<std::size_t>(key_head) + 1];
+  }
+  std::partial_sum(first_value.begin(), first_value.end(), first_value.begin());
+  heads.first_value_table = uploaded(at::tensor(first_value, at::kLong), options);
 }
 
 at::Tensor short_convolution(const at::Tensor& x, const at::Tensor& weight,

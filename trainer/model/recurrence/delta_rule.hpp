@@ -23,6 +23,7 @@ struct DeltaHeads {
   std::int64_t key_heads = 0;                   // Hk
   std::vector<std::int64_t> key_head_of_value;  // [Hv], does not decrease
   at::Tensor key_head_table = {};               // the same on the device
+  at::Tensor first_value_table = {};  // [Hk + 1]: where the value heads of each key head begin
 
   std::int64_t value_heads() const { return static_cast<std::int64_t>(key_head_of_value.size()); }
   std::int64_t key_columns() const { return key_heads * key_size; }
@@ -30,8 +31,8 @@ struct DeltaHeads {
   std::int64_t columns() const { return 2 * key_columns() + value_columns(); }  // C
 };
 
-// Sets the last one.
-void set_head_table(DeltaHeads& heads, at::Device device);
+// Sets the last two.
+void set_head_tables(DeltaHeads& heads, at::Device device);
 
 // Shared, because the autograd graph keeps them until its backward pass has run.
 using SharedDeltaHeads = std::shared_ptr<const DeltaHeads>;

@@ -49,7 +49,7 @@ Case make_case() {
 // Two heads of values share the first head of keys, the third has one of its own.
 SharedDeltaHeads make_heads(std::int64_t key_size, std::int64_t value_size) {
   const auto heads = std::make_shared<DeltaHeads>(DeltaHeads{key_size, value_size, 2, {0, 0, 1}});
-  set_head_table(*heads, at::kCPU);
+  set_head_tables(*heads, at::kCPU);
   return heads;
 }
 
@@ -60,9 +60,14 @@ DeltaOperands random_operands(std::int64_t rows, const DeltaHeads& heads, std::u
           at::rand({rows, heads.value_heads()}, at::kDouble)};
 }
 
+// The loops for the CPU take float32, tensor operations anything else.
+RecurrenceTables tables_for(at::ScalarType type) {
+  return type == at::kFloat ? RecurrenceTables::kNone : RecurrenceTables::kPadded;
+}
+
 SharedRecurrence layout_of(const Case& of, at::ScalarType type) {
   return std::make_shared<RecurrentLayout>(
-      recurrent_layout(of.parts, kTaps, type == at::kFloat, at::kCPU));
+      recurrence_over(of.parts, kTaps, tables_for(type), at::kCPU));
 }
 
 // The rows of the sequence that ends with a part.
@@ -278,7 +283,7 @@ TEST(CachedDeltaRule, GoesOnFromTheStateOfEarlierRows) {
                          const std::vector<std::int64_t>& rows) {
       const at::NoGradGuard no_grad;
       const at::Tensor which = at::tensor(rows, at::kLong);
-      const CachedRecurrence layout = cached_recurrence(parts, kTaps, type == at::kFloat, at::kCPU);
+      const CachedRecurrence layout = recurrence_over(parts, kTaps, tables_for(type), at::kCPU);
       const at::Tensor mixed =
           cached_convolution(raw.index_select(0, which).to(type), weight.to(type), layout, kept);
       const at::Tensor result = cached_delta_rule({mixed, x.decays.index_select(0, which).to(type),
@@ -315,7 +320,8 @@ TEST(CachedDeltaRule, HasTheSameBitsWhereverPartsAreCut) {
   const auto run = [&](std::int64_t first, std::int64_t rows, const std::vector<CachedPart>& parts,
                        const KeptStates& kept) {
     const at::NoGradGuard no_grad;
-    const CachedRecurrence layout = cached_recurrence(parts, kTaps, true, at::kCPU);
+    const CachedRecurrence layout =
+        recurrence_over(parts, kTaps, RecurrenceTables::kNone, at::kCPU);
     const auto own = [&](const at::Tensor& x) { return x.narrow(0, first, rows); };
     const DeltaRates found =
         cached_rates(own(rates).narrow(1, 0, heads->value_heads()),
