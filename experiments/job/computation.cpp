@@ -8,6 +8,7 @@
 
 #include "collectives/device.hpp"
 #include "collectives/foundation/errors.hpp"
+#include "trainer/model/decoder/decoder.hpp"
 #include "trainer/model/device_kernels/kernel_runner.hpp"
 #include "trainer/model/operators/cpu_memory.hpp"
 #include "trainer/model/operators/operators.hpp"
@@ -80,8 +81,52 @@ c10::ScalarType cache_type(Dtype cache_dtype) {
   return cache_dtype == Dtype::kBf16 ? c10::kBFloat16 : c10::kFloat;
 }
 
-Computation choose_computation(const MachineOptions& options, const Topology& topology,
-                               const Session& session) {
+namespace {
+
+// Why packed rows do not attend by flash attention in some blocks of a model on a device; empty if
+// all do.  Sets whether some do.
+std::string reason_for_composed(const MachineOptions& options, const ModelConfig& config,
+                                const Computation& computation, bool& some) {
+  some = false;
+  if (options.attention == Attention::kComposed) {
+    return "as --attention asks for";
+  }
+  if (computation.dtype != Dtype::kBf16) {
+    return "flash attention needs --dtype bf16";
+  }
+  if (kernels_for(computation.device) == nullptr) {
+    return "flash attention needs our own kernels";
+  }
+  const std::int64_t largest_head = largest_flash_head(computation.device);
+  if (largest_head == 0) {
+    return "flash attention needs compute capability 8.0";
+  }
+  const Decoder::FlashFit fit = Decoder::flash_fit(config, computation.topology.tp(), largest_head);
+  some = fit.some;
+  return fit.obstacle;
+}
+
+// Sets what attention runs, and says it; the device allows what the options ask for.
+void resolve_attention(const MachineOptions& options, const ModelConfig& config,
+                       Computation& computation) {
+  const std::string reason = reason_for_composed(options, config, computation, computation.flash);
+  if (options.attention == Attention::kFlash && !reason.empty()) {
+    throw UserError(
+        fmt::format("--attention flash: {}; --attention auto composes it there", reason));
+  }
+  if (computation.flash) {
+    computation.kernels += ", flash attention";
+  }
+  if (!reason.empty()) {
+    computation.kernels += fmt::format(", composed attention{}: {}",
+                                       computation.flash ? " in some blocks" : "", reason);
+  }
+}
+
+}  // namespace
+
+Computation choose_computation(const MachineOptions& options, const ModelConfig& config,
+                               const Topology& topology, const Session& session) {
   use_compact_cpu_memory();
   keep_product_precision();
   if (options.deterministic) {
@@ -98,10 +143,8 @@ Computation choose_computation(const MachineOptions& options, const Topology& to
   computation.product_type = bf16 ? c10::kBFloat16 : c10::kFloat;
   choose_attention(attention_choice(options.attention), computation.device,
                    computation.product_type);
-  computation.flash = accelerated && bf16 && options.attention != Attention::kComposed &&
-                      largest_flash_head(computation.device) > 0;
-  if (computation.flash) {
-    computation.kernels += ", flash attention";
+  if (accelerated) {
+    resolve_attention(options, config, computation);
   }
   computation.kind = accelerated ? DeviceKind::kCuda : DeviceKind::kCpu;
   computation.emulated = bf16 && emulates_bfloat16(computation.device);

@@ -11,6 +11,7 @@
 #include "collectives/topology.hpp"
 #include "experiments/job/machine.hpp"
 #include "experiments/settings/settings.hpp"
+#include "trainer/model/architecture/config.hpp"
 
 namespace bipo {
 
@@ -24,7 +25,8 @@ struct Computation {
   bool emulated = false;  // bf16 products are computed in fp32
   std::string backend;    // for collectives: "self", "mpi", "nccl"
   std::string kernels;    // whose, on a device: "compiled for sm_90 by NVRTC 13.0, flash
-                          // attention"; the same on all ranks that share a model
+                          // attention", or why attention is composed; the same on all ranks that
+                          // share a model
   bool flash = false;     // packed rows attend by flash attention where the model allows it
   ThreadChoice threads;
 };
@@ -39,11 +41,12 @@ Topology arrange_ranks(const MachineOptions& options, std::optional<int> default
 Dtype effective_dtype(Dtype dtype, bool accelerated);
 c10::ScalarType cache_type(Dtype cache_dtype);
 
-// Resolves the options for this rank and selects its device; with --deterministic, kernels are
-// deterministic from here on; loads our own kernels where they are chosen.  Throws UserError as
-// choose_device() and choose_kernels() do.
-Computation choose_computation(const MachineOptions& options, const Topology& topology,
-                               const Session& session);
+// Resolves the options for this rank and a model, and selects its device; with --deterministic,
+// kernels are deterministic from here on; loads our own kernels where they are chosen.  Throws
+// UserError as choose_device() and choose_kernels() do, and where --attention flash is given and
+// device or model do not allow it.
+Computation choose_computation(const MachineOptions& options, const ModelConfig& config,
+                               const Topology& topology, const Session& session);
 
 // Writes the resolved values back into `options`, so that they describe the computation.
 void resolve(const Computation& computation, MachineOptions& options);

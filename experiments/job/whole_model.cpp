@@ -20,7 +20,7 @@ WholeModel open_whole_model(const std::filesystem::path& path, const std::filesy
   model.files = open_model(path, adapter);
   const Topology topology = arrange_ranks(options, std::nullopt, session);
   plan_shard(model.files.config, options.tp, topology.tp_rank());
-  model.computation = choose_computation(options, topology, session);
+  model.computation = choose_computation(options, model.files.config, topology, session);
   require_memory("the model's weights take", weight_bytes(model),
                  memory_per_rank(model.computation.device, session.local_size()),
                  model.computation.topology.tp());

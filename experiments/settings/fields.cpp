@@ -363,6 +363,15 @@ std::vector<Field> evaluation_fields(std::vector<double>& multipliers, std::int6
               .zero_means("never")};
 }
 
+Field attention_field(Attention& attention) {
+  return choice(
+             "attention",
+             "on CUDA in bf16, flash attention over pairs without padding, or attention composed "
+             "of products in fp32; auto: flash where GPU and model allow it",
+             attention)
+      .unstored();
+}
+
 std::vector<Field> machine_fields(MachineOptions& o, const char* automatic_dp) {
   return {
       dtype_field(o.dtype),
@@ -378,12 +387,7 @@ std::vector<Field> machine_fields(MachineOptions& o, const char* automatic_dp) {
              "or composed of libtorch's; auto: our own where NVRTC is found",
              o.kernels)
           .unstored(),
-      choice(
-          "attention",
-          "on CUDA in bf16, flash attention over pairs without padding, or attention composed of "
-          "products in fp32; auto: flash where GPU and model allow it",
-          o.attention)
-          .unstored(),
+      attention_field(o.attention),
       field("timeout", "TIME",
             "how long a rank waits for one that makes no progress before the job ends: 90, 90s, "
             "10m, 1h",

@@ -38,6 +38,7 @@ Field preset_field();
 Field start_field(RandomStart& start);
 std::vector<Field> optimizer_fields(TrainingOptions& options);
 std::vector<Field> evaluation_fields(std::vector<double>& multipliers, std::int64_t& eval_every);
+Field attention_field(Attention& attention);
 std::vector<Field> machine_fields(MachineOptions& options,
                                   const char* automatic_dp = "auto: ranks / tp");
 std::vector<Field> cache_fields(CacheOptions& options);

@@ -237,6 +237,7 @@ struct PlanOptions : TextOptions, WorkloadOptions {
   std::int64_t eval_every = 1;  // epochs; 0: never
   Dtype dtype = Dtype::kAuto;
   Dtype cache_dtype = Dtype::kAuto;
+  Attention attention = Attention::kAuto;
   std::string machine;             // a name of the machine table; empty: see `measured`
   std::filesystem::path measured;  // output of `bench --json`; both empty: measure this machine
   std::int64_t devices = 1;

@@ -179,7 +179,7 @@ JobPreparation prepare_job(const TrainOptions& options, const Topology& topology
   job.inputs = read_training_inputs(options, threads.threads);
   job.warnings = job.inputs.warnings;
   plan_shard(job.inputs.config, options.tp, topology.tp_rank());
-  job.computation = choose_computation(options, topology, session);
+  job.computation = choose_computation(options, job.inputs.config, topology, session);
   resolve_options(job, micro_batch);
   if (session.local_rank() == 0 && !options.cache_dir.empty() && !options.dry_run) {
     prepare_cache_directory(options.cache_dir, options.cache_shared);

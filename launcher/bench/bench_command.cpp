@@ -101,7 +101,7 @@ BenchSetup prepare(const BenchOptions& options, const Session& session) {
     setup.weights_hash = hash_of_weights(*setup.weights, {options.cache_dir, options.cache_shared});
   }
   setup.pairs = pairs_to_use(options, setup.config);
-  setup.computation = choose_computation(options, topology, session);
+  setup.computation = choose_computation(options, setup.config, topology, session);
   setup.micro_batch =
       options.micro_batch.value_or(std::max<std::int64_t>(1, options.batch_size / topology.dp()));
   if (session.local_rank() == 0 && !options.cache_dir.empty()) {

@@ -22,6 +22,7 @@
 #include "trainer/cost/machine_table.hpp"
 #include "trainer/cost/run_plan.hpp"
 #include "trainer/model/decoder/decoder.hpp"
+#include "trainer/model/device_kernels/kernel_runner.hpp"
 #include "trainer/model/operators/operators.hpp"
 
 namespace bipo {
@@ -136,6 +137,28 @@ std::int64_t evaluated(const std::vector<double>& multipliers) {
          std::count(multipliers.begin(), multipliers.end(), 0.0);
 }
 
+// Sets how attention runs.  Throws UserError where flash attention is asked for and cannot.
+void set_attention(Attention attention, PlanRequest& request) {
+  const Decoder::FlashFit fit =
+      Decoder::flash_fit(request.config, request.tp.value_or(1), kLargestFlashHead);
+  const std::string reason = attention == Attention::kComposed ? "as --attention asks for"
+                             : !request.machine.cuda
+                                 ? "flash attention is for GPUs, and the machine has none"
+                             : request.dtype != "bf16" ? "flash attention needs --dtype bf16"
+                                                       : fit.obstacle;
+  if (attention == Attention::kFlash && !reason.empty()) {
+    throw UserError(
+        fmt::format("--attention flash: {}; --attention auto composes it there", reason));
+  }
+  if (!request.machine.cuda) {
+    return;
+  }
+  request.flash = attention != Attention::kComposed && request.dtype == "bf16" && fit.some;
+  request.attention = !request.flash   ? fmt::format("composed: {}", reason)
+                      : reason.empty() ? "flash"
+                                       : fmt::format("flash, composed in some blocks: {}", reason);
+}
+
 // Sets what follows from the machine and its types.
 void set_types(Dtype cache_dtype, PlanRequest& request) {
   const c10::Device device(request.machine.cuda ? c10::kCUDA : c10::kCPU);
@@ -172,6 +195,7 @@ PlanRequest make_request(const PlanOptions& options) {
   request.machine.devices_per_node =
       options.devices_per_node.value_or(usual_devices_of_node(request.machine));
   set_types(options.cache_dtype, request);
+  set_attention(options.attention, request);
   return request;
 }
 
@@ -210,6 +234,7 @@ std::string planned_cost(const JobPreparation& job, int local_ranks) {
     request.machine.devices_per_node = local_ranks;
   }
   set_types(options.cache_dtype, request);
+  set_attention(options.attention, request);
   return plan_text(request, make_plan(request));
 }
 

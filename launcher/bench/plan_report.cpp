@@ -68,7 +68,8 @@ std::string remedies(const PlanRequest& r) {
 std::string arrangement_text(const PlanRequest& r, const RunPlan& p) {
   if (p.fits) {
     return fmt::format("--tp {} --dp {} --micro-batch {:.0f}\n", p.shape.tp, p.shape.dp,
-                       p.shape.micro_pairs);
+                       p.shape.micro_pairs) +
+           (r.attention.empty() ? "" : fmt::format("attention {}\n", r.attention));
   }
   return fmt::format("does not fit: --tp {} needs the least, {:.3g} GiB of {:.3g}; {}\n",
                      p.shape.tp, p.peak_bytes / kGiB, r.machine.memory_bytes / kGiB, remedies(r));
@@ -140,6 +141,9 @@ std::string plan_json(const PlanRequest& r, const RunPlan& p) {
   json["tp"] = p.shape.tp;
   json["dp"] = p.shape.dp;
   json["micro_batch"] = static_cast<std::int64_t>(p.shape.micro_pairs);
+  if (!r.attention.empty()) {
+    json["attention"] = r.attention;
+  }
   json["memory_per_rank"] = {{"suffix", p.memory.suffix},
                              {"head", p.memory.head},
                              {"activations", p.memory.activations},

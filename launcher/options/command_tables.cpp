@@ -278,7 +278,7 @@ CommandTable plan_table(PlanOptions& o) {
             std::vector{field("cells", "N", "training runs of a sweep", o.cells, at_least(1)),
                         json_field(o.json)}},
        {"Machine",
-        {dtype_field(o.dtype), cache_dtype_field(o.cache_dtype),
+        {dtype_field(o.dtype), cache_dtype_field(o.cache_dtype), attention_field(o.attention),
          field("machine", "NAME", fmt::format("one of {}", fmt::join(machine_names(), ", ")),
                o.machine, one_of(machine_names()))
              .with_values(machine_names())

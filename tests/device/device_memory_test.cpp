@@ -231,7 +231,8 @@ TEST(PlannedKernels, AreThoseOfTheDevice) {
   for (const Block& block : blocks_to_count()) {
     for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
       const BlockCounts found = counts_of_block(block.config, type);
-      const DeviceKernels planned = block_kernels(block.config, 1, type == at::kBFloat16);
+      const DeviceKernels planned =
+          block_kernels(block.config, 1, type == at::kBFloat16, /*flash=*/false);
       std::printf("%s %s: %d kernels forward, %d backward; plan %.0f, %.0f\n", block.name,
                   c10::toString(type), static_cast<int>(found.forward.kernels),
                   static_cast<int>(found.backward.kernels), planned.forward, planned.backward);
@@ -239,6 +240,19 @@ TEST(PlannedKernels, AreThoseOfTheDevice) {
       EXPECT_NEAR((planned.forward + planned.backward) / all, 1, 0.1) << block.name;
     }
   }
+}
+
+TEST(PlannedKernels, AreThoseOfFlashAttention) {
+  at::set_num_threads(1);
+  choose_attention(AttentionChoice::kFlash, simulated_device(), at::kBFloat16);
+  for (const Block& block :
+       {Block{"Llama", flash_config()}, Block{"windows, norms", flash_window_config()}}) {
+    const BlockCounts found = counts_of_block(block.config, at::kBFloat16);
+    const DeviceKernels planned = block_kernels(block.config, 1, /*bf16=*/true, /*flash=*/true);
+    const auto all = static_cast<double>(found.forward.kernels + found.backward.kernels);
+    EXPECT_NEAR((planned.forward + planned.backward) / all, 1, 0.1) << block.name;
+  }
+  choose_attention(AttentionChoice::kAuto, simulated_device(), at::kBFloat16);
 }
 
 }  // namespace

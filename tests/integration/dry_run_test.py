@@ -137,6 +137,27 @@ def test_a_dry_run_says_what_resume_would_do(job):
 
 def test_a_dry_run_finds_what_keeps_a_run_from_starting(job, tmp_path):
     for changes, part in (({"layer": 9}, "--layer 9"), ({"out": tmp_path / "absent" / "run.h5"}, "no directory"),
-                          ({"train": tmp_path / "absent.csv"}, "absent.csv"), ({"micro_batch": 5}, "--micro-batch 5")):
+                          ({"train": tmp_path / "absent.csv"}, "absent.csv"), ({"micro_batch": 5}, "--micro-batch 5"),
+                          ({"attention": "flash"}, "--attention flash: this is for GPUs")):
         finished = program.run(job.but(**changes).arguments("--dry-run"))
+        assert finished.code == program.BAD_INPUT and part in finished.stderr and not finished.stdout, finished
+
+
+@pytest.mark.parametrize("shape,options,attention", [
+    ("llama-3.1-8b", {}, "flash"),
+    ("llama-3.1-8b", {"attention": "composed"}, "composed: as --attention asks for"),
+    ("llama-3.1-8b", {"dtype": "fp32"}, "composed: flash attention needs --dtype bf16"),
+    # Blocks that see everything have heads of 512 numbers.
+    ("gemma-4-31b", {}, "flash, composed in some blocks: the model's heads have 512 numbers"),
+])
+def test_a_plan_says_which_attention_it_is_of(shape, options, attention):
+    words = ["plan", *program.options({"shape": shape, "layer": 15, "machine": "h100", **options})]
+    assert json.loads(program.run_successfully([*words, "--json"]).stdout)["attention"].startswith(attention)
+    assert f"\nattention {attention}" in program.run_successfully(words).stdout
+
+
+def test_a_plan_with_flash_attention_that_cannot_run_is_refused():
+    for options, part in (({"shape": "gemma-4-31b", "machine": "h100"}, "512 numbers"),
+                          ({"shape": "llama-3.1-8b", "machine": "h100", "dtype": "fp32"}, "--dtype bf16")):
+        finished = program.run(["plan", *program.options({"layer": 15, "attention": "flash", **options})])
         assert finished.code == program.BAD_INPUT and part in finished.stderr and not finished.stdout, finished

@@ -147,7 +147,7 @@ class RunTiming {
     }
     const bool narrow = run_.bytes.block < kActivationBytes;
     return part_.sum(blocks, [&](const BlockPart& block) {
-      const DeviceKernels kernels = block.device_kernels(narrow);
+      const DeviceKernels kernels = block.device_kernels(narrow, run_.flash);
       return kernels.forward + (backward ? kernels.backward : 0);
     });
   }
@@ -231,8 +231,10 @@ double model_parameters(const ModelConfig& config) {
          whole.vectors + whole.embedding + (config.tied_head ? 0 : whole.head);
 }
 
-DeviceKernels block_kernels(const ModelConfig& config, std::int64_t block, bool bf16) {
-  return largest_part(config, 1).blocks.at(static_cast<std::size_t>(block)).device_kernels(bf16);
+DeviceKernels block_kernels(const ModelConfig& config, std::int64_t block, bool bf16, bool flash) {
+  return largest_part(config, 1)
+      .blocks.at(static_cast<std::size_t>(block))
+      .device_kernels(bf16, flash);
 }
 
 double floor_operations(const ModelConfig& config, std::int64_t layer, double tokens,

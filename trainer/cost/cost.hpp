@@ -41,11 +41,12 @@ double block_parameters(const ModelConfig& config, std::int64_t block);
 double model_parameters(const ModelConfig& config);
 
 // Kernels of a block on an accelerator, our own where there are some; --kernels composed runs more.
+// `flash`: a block that allows it runs flash attention.
 struct DeviceKernels {
   double forward = 0;
   double backward = 0;
 };
-DeviceKernels block_kernels(const ModelConfig& config, std::int64_t block, bool bf16);
+DeviceKernels block_kernels(const ModelConfig& config, std::int64_t block, bool bf16, bool flash);
 
 // Returns the least operations of a step: forward and activation-only backward of the blocks after
 // `layer` over `tokens`, each pair's own, and the head on `answers` answer tokens; no attention.

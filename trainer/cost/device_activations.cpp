@@ -95,13 +95,6 @@ double joined_tables_of(const PaddedRows& rows, double tokens, double head_size)
          3 * rows.queries * head_size;
 }
 
-// As runs_flash_attention() in trainer/model/operators.
-bool allows_flash(const BlockPart& block) {
-  constexpr double kLargestHead = 256;
-  return !block.is_recurrent() && !block.capped && std::fmod(block.head_size, 8) == 0 &&
-         block.head_size <= kLargestHead && std::fmod(block.heads, block.kv_heads) == 0;
-}
-
 // One block over `rows` queries, with keys of all tokens.
 class DeviceBlock {
  public:
@@ -114,7 +107,7 @@ class DeviceBlock {
         rows_(is_last ? batch.rows : batch.tokens),
         is_last_(is_last),
         narrow_(narrow ? 0.5 : 1),
-        flash_(flash && allows_flash(block)) {}
+        flash_(flash && block.allows_flash()) {}
 
   // Elements that its backward pass needs.
   double kept() const { return kept_before_mlp() + kept_by_mlp(); }
@@ -283,7 +276,7 @@ double device_activations(const RankPart& part, Range suffix, const TokenCounts&
   for (const BlockPart& block : part.blocks) {
     if (!block.is_recurrent() && std::find(kinds.begin(), kinds.end(), block.kind) == kinds.end()) {
       kinds.push_back(block.kind);
-      const auto tables = flash && allows_flash(block) ? joined_tables_of : tables_of;
+      const auto tables = flash && block.allows_flash() ? joined_tables_of : tables_of;
       alive += tables(batch.all, batch.tokens, block.head_size) +
                tables(batch.answers, batch.tokens, block.head_size);
     }

@@ -1,19 +1,28 @@
 #include "trainer/cost/rank_part.hpp"
 
+#include <cmath>
+
 namespace bipo {
 
+bool BlockPart::allows_flash() const {
+  constexpr double kLargestHead = 256;
+  return !is_recurrent() && !capped && std::fmod(head_size, 8) == 0 && head_size <= kLargestHead &&
+         std::fmod(heads, kv_heads) == 0;
+}
+
 // As PlannedKernels in tests/device counts them.
-DeviceKernels BlockPart::device_kernels(bool narrow) const {
+DeviceKernels BlockPart::device_kernels(bool narrow, bool flash) const {
   const double more = narrow ? 1 : 0;  // conversions
   if (is_recurrent()) {                // parts of sequences one behind the other: at most three
     return {14, 18 + 2 * more};
   }
-  DeviceKernels kernels{13, 15 + 2 * more};
+  const bool by_flash = flash && allows_flash();
+  DeviceKernels kernels = by_flash ? DeviceKernels{10, 22} : DeviceKernels{13, 15 + 2 * more};
   const auto add = [&](bool has, double forward, double backward) {
     kernels.forward += has ? forward : 0;
     kernels.backward += has ? backward : 0;
   };
-  add(query_key_norms == QueryKeyNorms::kByHead, 1, 0);
+  add(query_key_norms == QueryKeyNorms::kByHead && !by_flash, 1, 0);
   add(capped, 2, 4);
   add(output_norms, 2, 2);
   add(is_gated, 3 + more, 5 + more);

@@ -128,8 +128,12 @@ struct BlockPart {
     return matrices * element.block + vectors * kActivationBytes;
   }
 
-  // As the simulated device counts them; `narrow`: products are of bfloat16.
-  DeviceKernels device_kernels(bool narrow) const;
+  // As runs_flash_attention() in trainer/model/operators, on a device that has it.
+  bool allows_flash() const;
+
+  // As the simulated device counts them; `narrow`: products are of bfloat16, `flash`: blocks that
+  // allow it run flash attention.
+  DeviceKernels device_kernels(bool narrow, bool flash) const;
 };
 
 // The largest share of each kind of work that any rank of a group has.

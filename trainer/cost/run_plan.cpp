@@ -51,7 +51,7 @@ RunShape shape_of(const PlanRequest& request, std::int64_t tp, std::int64_t micr
   shape.dp = request.machine.devices / tp;
   shape.ranks_per_node = request.machine.devices_per_node;
   shape.cuda = request.machine.cuda;
-  shape.flash = request.machine.cuda && request.dtype == "bf16";
+  shape.flash = request.flash;
   shape.pairs = static_cast<double>(request.train_pairs + request.test_pairs);
   shape.without_reference = request.uses_reference ? 0 : static_cast<double>(request.train_pairs);
   shape.pair = request.pair;

@@ -38,7 +38,9 @@ struct PlanRequest {
   std::int64_t multipliers = 0;  // that need an evaluation: 0 is known from the reference pass
   std::int64_t eval_every = 1;   // epochs; 0: never
   std::int64_t cells = 1;
-  std::string dtype;  // "bf16" or "fp32"
+  std::string dtype;      // "bf16" or "fp32"
+  bool flash = false;     // see RunShape
+  std::string attention;  // how attention runs and why, for people; empty on CPUs
   ElementBytes bytes;
   bool packs_prefix = false;  // see RunShape
   PlannedMachine machine;

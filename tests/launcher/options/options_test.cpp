@@ -641,6 +641,7 @@ TEST(PlanOptions, NameAMachineOrAMeasurement) {
   EXPECT_EQ(options.cells, 12);
   EXPECT_EQ(options.test_pairs, 7);
   EXPECT_EQ(options.epochs, 3);
+  EXPECT_EQ(options.attention, Attention::kAuto);
   const auto plan_error = [](const Words& extra) {
     Words words = {"plan", "--shape", "s", "--layer", "1"};
     words.insert(words.end(), extra.begin(), extra.end());

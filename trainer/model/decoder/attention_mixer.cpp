@@ -70,6 +70,12 @@ bool AttentionMixer::runs_flash(const ModelConfig& config, const ShardPlan& shar
          runs_flash_attention(local_heads(config, shard, attention), product_type, device);
 }
 
+std::string AttentionMixer::flash_obstacle(const ModelConfig& config, const ShardPlan& shard,
+                                           std::size_t kind, std::int64_t largest_head) {
+  return bipo::flash_obstacle(local_heads(config, shard, config.attention_kinds.at(kind)),
+                              largest_head);
+}
+
 // Whether biases, norms and factors of heads are part of the kernel that turns them: where a norm
 // is of numbers that this rank has.
 bool AttentionMixer::fuses_heads(const at::Tensor& x) const {

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include "trainer/model/architecture/config.hpp"
 #include "trainer/model/decoder/block_operators.hpp"
@@ -36,6 +37,10 @@ class AttentionMixer final : public SequenceMixer {
   at::Tensor run_cached(const BlockWeights& block, const at::Tensor& h, const CachedLayout& layout,
                         const BlockCache& cache) const override;
   BlockCache make_cache(std::int64_t rows, std::int64_t regions) const override;
+
+  // Why the kind's heads cannot attend by flash attention (see flash_obstacle()).
+  static std::string flash_obstacle(const ModelConfig& config, const ShardPlan& shard,
+                                    std::size_t kind, std::int64_t largest_head);
 
   // See DeltaMixer.
   static constexpr bool kHasIndependentRows = true;

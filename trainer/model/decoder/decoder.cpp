@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "collectives/tensor_parallel.hpp"
 #include "trainer/model/decoder/attention_mixer.hpp"
@@ -100,6 +101,26 @@ bool Decoder::has_independent_rows(const ModelConfig& config, at::ScalarType pro
                                    at::Device device, std::int64_t tp) {
   return blocks_keep_rows_apart(config) &&
          products_keep_rows_apart(config, product_type, device, tp);
+}
+
+Decoder::FlashFit Decoder::flash_fit(const ModelConfig& config, std::int64_t tp,
+                                     std::int64_t largest_head) {
+  FlashFit fit;
+  for (std::size_t kind = 0; kind < config.attention_kinds.size(); ++kind) {
+    if (config.attention_kinds[kind].is_recurrent) {
+      continue;
+    }
+    std::string of_kind;
+    for (std::int64_t rank = 0; rank < tp && of_kind.empty(); ++rank) {
+      of_kind =
+          AttentionMixer::flash_obstacle(config, plan_shard(config, tp, rank), kind, largest_head);
+    }
+    fit.some = fit.some || of_kind.empty();
+    if (fit.obstacle.empty()) {
+      fit.obstacle = std::move(of_kind);
+    }
+  }
+  return fit;
 }
 
 bool Decoder::has_independent_cached_rows() const {

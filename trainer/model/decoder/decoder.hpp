@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -71,6 +72,14 @@ class Decoder {
   }
   static bool has_independent_rows(const ModelConfig& config, at::ScalarType product_type,
                                    at::Device device, std::int64_t tp);
+
+  // Which blocks of a model on `tp` ranks could attend by flash attention, on a device that takes
+  // heads of `largest_head` numbers at most, and why others could not.  The same on every rank.
+  struct FlashFit {
+    bool some = false;     // there are blocks that can
+    std::string obstacle;  // of the first kind of block that cannot; empty: all can
+  };
+  static FlashFit flash_fit(const ModelConfig& config, std::int64_t tp, std::int64_t largest_head);
 
   // The same of run_cached(), and wherever sequences are cut into parts: all blocks allow it.
   bool has_independent_cached_rows() const;

@@ -59,6 +59,9 @@ AttentionChoice chosen_attention();
 // and backward; 0: they have not (again).
 void register_flash_attention(c10::DeviceType type, std::int64_t largest_head);
 
+// The largest head that flash attention takes on the GPUs that have most of it.
+inline constexpr std::int64_t kLargestFlashHead = 256;
+
 // Returns the largest head that flash attention takes on `device`; 0: it has none, or our own
 // kernels, which bring its operands in order, do not run there.
 std::int64_t largest_flash_head(c10::Device device);

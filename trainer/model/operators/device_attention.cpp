@@ -354,8 +354,9 @@ at::Tensor attend_by_flash(const at::Tensor& q, const at::Tensor& kv, const Join
   return attended;
 }
 
-// Why flash attention cannot compute these heads; empty if it can.
-std::string obstacle(const AttentionHeads& heads, std::int64_t largest_head) {
+}  // namespace
+
+std::string flash_obstacle(const AttentionHeads& heads, std::int64_t largest_head) {
   if (heads.soft_cap != 0) {
     return "the model caps its attention scores";
   }
@@ -375,8 +376,6 @@ std::string obstacle(const AttentionHeads& heads, std::int64_t largest_head) {
   return "";
 }
 
-}  // namespace
-
 bool runs_flash_attention(const AttentionHeads& heads, at::ScalarType product_type,
                           at::Device device) {
   const std::int64_t largest_head = device.is_cpu() ? 0 : largest_flash_head(device);
@@ -384,7 +383,7 @@ bool runs_flash_attention(const AttentionHeads& heads, at::ScalarType product_ty
       largest_head == 0) {
     return false;
   }
-  const std::string reason = obstacle(heads, largest_head);
+  const std::string reason = flash_obstacle(heads, largest_head);
   if (!reason.empty() && chosen_attention() == AttentionChoice::kFlash) {
     throw UserError(fmt::format("--attention flash: {}; --attention auto composes it", reason));
   }

@@ -4,11 +4,18 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+#include <string>
+
 #include "trainer/model/operators/attention.hpp"
 #include "trainer/model/operators/compiled_operators.hpp"
 #include "trainer/model/operators/sequence_layout.hpp"
 
 namespace bipo {
+
+// Why flash attention cannot compute these heads, on a device whose largest head it is; empty if it
+// can.
+std::string flash_obstacle(const AttentionHeads& heads, std::int64_t largest_head);
 
 // Whether flash attention runs for these heads of a model whose products have `product_type`: on a
 // device that has it (largest_flash_head()), in bfloat16, where scores have no cap, heads a
