@@ -1,8 +1,8 @@
 // The kernels that a device runs where libtorch would need several: norms, units with and without
 // gates, sums with the residual stream; what attention does beside its products: biases, norms and
 // rotation of heads, rows gathered into slots and back, the softmax of capped scores; the gated
-// delta rule with its convolution, rates, gates and norm.  Each comes
-// with its gradient by the input (weights are frozen).
+// delta rule with its convolution, rates, gates and norm.  Each comes with its gradient by the
+// input (weights are frozen).
 //
 // NVRTC compiles this file for the GPU that is there, without any header (nvrtc.hpp).  The C++
 // compiler compiles it for tests, as it is: only the first section, what a thread and a block are,

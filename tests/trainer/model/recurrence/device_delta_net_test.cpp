@@ -57,7 +57,7 @@ DeviceDeltaNet net_of(at::ScalarType type, RecurrenceTables tables) {
   return net;
 }
 
-// Of tensor operations, in float64.
+// The same composed of tensor operations, in float64.
 at::Tensor composed_net(const at::Tensor& projected, const at::Tensor& gates,
                         const at::Tensor& rows) {
   const DeviceDeltaNet net = net_of(at::kDouble, RecurrenceTables::kPadded);
