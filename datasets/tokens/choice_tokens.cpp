@@ -112,4 +112,22 @@ TokenizedChoices tokenize_choices(const ChoiceSet& set, const TextTools& text) {
   return result;
 }
 
+std::vector<TokenPair> letter_pairs(const ChoiceSet& set, const TokenizedChoices& tokens) {
+  const auto last_alone = [](const std::vector<TokenId>& answer) {
+    ScoredTokens scored(answer.size(), false);
+    scored.back() = true;
+    return scored;
+  };
+  std::vector<TokenPair> pairs;
+  for (const TokenizedChoice& item : tokens.items) {
+    const std::vector<std::vector<TokenId>>& answers = item.tokens.answers;
+    const std::size_t matching = set.items[item.item].choices.front().right ? 0 : 1;
+    const std::vector<TokenId>& chosen = answers[matching];
+    const std::vector<TokenId>& rejected = answers[1 - matching];
+    pairs.push_back({item.tokens.prompt, chosen, rejected, item.tokens.where, last_alone(chosen),
+                     last_alone(rejected)});
+  }
+  return pairs;
+}
+
 }  // namespace bipo

@@ -37,4 +37,8 @@ struct TokenizedChoices {
 // Throws UserError naming the item when tokenize_answers() throws.
 TokenizedChoices tokenize_choices(const ChoiceSet& set, const TextTools& text);
 
+// Returns A/B items as pairs whose chosen answer is the matching letter, "(A" or "(B", and whose
+// rejected answer is the other; of each answer only the last token is scored, the letter's.
+std::vector<TokenPair> letter_pairs(const ChoiceSet& set, const TokenizedChoices& tokens);
+
 }  // namespace bipo

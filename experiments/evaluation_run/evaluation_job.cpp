@@ -241,11 +241,16 @@ std::vector<std::string> control_warnings(const EvaluationJob& job) {
   };
   const std::string file = job.options.caa.file.string();
   const Json control = settings_of_run(*job.caa);
-  if (control.value("method", Json()) != "caa") {
+  const Json method = control.value("method", Json());
+  if (method != "caa") {
+    const std::string kind = job.caa->step > 0 ? "a trained vector"
+                             : method.is_string()
+                                 ? fmt::format("one by --method {}", method.get<std::string>())
+                                 : "an imported vector";
     return {
-        fmt::format("--caa {}: no mean difference that `bipo-dist extract` made, but {} vector; "
-                    "the tables call it caa",
-                    file, job.caa->step > 0 ? "a trained" : "an imported")};
+        fmt::format("--caa {}: no mean difference that `bipo-dist extract` made, but {}; the "
+                    "tables call it caa",
+                    file, kind)};
   }
   std::vector<std::string> warnings;
   for (const VectorInUse& vector : job.vectors) {

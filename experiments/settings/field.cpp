@@ -68,6 +68,13 @@ const std::vector<std::string>& names_of<Reduction>() {
 }
 
 template <>
+const std::vector<std::string>& names_of<ExtractMethod>() {
+  static const std::vector<std::string> names = {"caa",           "probe",    "pca",
+                                                 "mean-centring", "ensemble", "caa-letter"};
+  return names;
+}
+
+template <>
 const std::vector<std::string>& names_of<Schedule>() {
   static const std::vector<std::string> names = {"cosine", "linear", "constant"};
   return names;

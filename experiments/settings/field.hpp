@@ -44,6 +44,8 @@ const std::vector<std::string>& names_of<Select>();
 template <>
 const std::vector<std::string>& names_of<Positions>();
 template <>
+const std::vector<std::string>& names_of<ExtractMethod>();
+template <>
 const std::vector<std::string>& names_of<ObjectiveKind>();
 template <>
 const std::vector<std::string>& names_of<Reduction>();

@@ -159,19 +159,25 @@ Field choose_on_field(std::optional<double>& share) {
   return made;
 }
 
+// --vector, which may be given several times.
+Field vectors_field(std::string description, std::vector<VectorChoice>& vectors) {
+  Field made = field("vector", "FILE[:EPOCH][@W]", std::move(description), vectors,
+                     [&vectors](const std::string& text) {
+                       std::vector<VectorChoice> all = vectors;
+                       all.push_back(parse_vector_choice(text));
+                       return all;
+                     });
+  made.repeats = true;
+  return made;
+}
+
 // Fields of the commands that apply vectors: model, vectors, multipliers, positions.
 std::vector<Field> steering_fields(SteeringOptions& o, const char* multipliers) {
-  Field vector = field("vector", "FILE[:EPOCH][@W]",
-                       "run file whose vector is added, times W (default 1); :best, :last or "
-                       ":epoch=N (from 1) behind the file choose another epoch than the run did; "
-                       "may be given several times: vectors add up",
-                       o.vectors, [&o](const std::string& text) {
-                         std::vector<VectorChoice> all = o.vectors;
-                         all.push_back(parse_vector_choice(text));
-                         return all;
-                       });
-  vector.repeats = true;
-  return {model_field(o.model), adapter_field(o.adapter), std::move(vector),
+  return {model_field(o.model), adapter_field(o.adapter),
+          vectors_field("run file whose vector is added, times W (default 1); :best, :last or "
+                        ":epoch=N (from 1) behind the file choose another epoch than the run did; "
+                        "may be given several times: vectors add up",
+                        o.vectors),
           list_field("multipliers", multipliers, o.multipliers),
           choice("positions", "tokens at which vectors are added; training adds them at all",
                  o.positions)};
@@ -560,12 +566,35 @@ std::vector<FieldGroup> train_fields(TrainOptions& o) {
       text_group(o)};
 }
 
+// Files hold what belongs to another method than the mean difference where it is in use.
+Field probe_c_field(ExtractOptions& o) {
+  Field made = field("probe-c", "X",
+                     "--method probe: weight of the data against the penalty of the logistic "
+                     "regression",
+                     o.probe_c, real(RealRange::kPositive));
+  const auto is_unused = [&o] { return o.method != ExtractMethod::kProbe; };
+  made.is_omitted = is_unused;
+  made.text = [&o, is_unused] {
+    return is_unused() ? std::string("not used") : shown_value(o.probe_c);
+  };
+  return made;
+}
+
 std::vector<FieldGroup> extract_fields(ExtractOptions& o) {
+  Field members = vectors_field(
+      "--method ensemble: run file whose vector, times W (default 1), is one of "
+      "those that the direction is the mean of; may be given several times",
+      o.vectors);
+  members.is_omitted = [&o] { return o.vectors.empty(); };
   return {
       {"Input and output",
        {model_field(o.model).required(), adapter_field(o.adapter),
         check_weights_field(o.check_weights),
-        field("train", "FILE", "preference pairs: CSV, TSV, JSON, JSONL, Parquet, Arrow", o.train)
+        field(
+            "train", "FILE",
+            "preference pairs: CSV, TSV, JSON, JSONL, Parquet, Arrow; for --method caa-letter A/B "
+            "items",
+            o.train)
             .required()
             .placement(),
         field("layer", "N", "block, from 0, whose output the direction is of (this or --layers)",
@@ -580,8 +609,17 @@ std::vector<FieldGroup> extract_fields(ExtractOptions& o) {
             .placement(),
         overwrite_field(o.overwrite, "replace run files that exist"), config_field()}},
       {"Direction",
-       {field("method", "NAME", "caa: the mean difference, see below", o.method, one_of({"caa"}))
-            .with_values({"caa"}),
+       {choice("method", "how the direction is made, see below", o.method), probe_c_field(o),
+        field(
+            "background", "FILE",
+            "--method mean-centring: pairs whose answers, chosen and rejected, are the background",
+            o.background)
+            .omitted_at(o.background, std::filesystem::path())
+            .placement(),
+        std::move(members),
+        flag("normalise", "--method ensemble: bring each vector to length 1 before W and the mean",
+             o.normalise)
+            .omitted_at(o.normalise, false),
         field("norm", "X", "scale the direction to this length", o.norm, real(RealRange::kPositive))
             .with_fallback("as found"),
         field("match-norm", "FILE[:EPOCH][@W]",

@@ -42,6 +42,8 @@ enum class LrUnit { kAbsolute, kResidual };
 enum class Select { kLast, kBest };
 // The tokens at which a vector is added: all, as in training, or the answers' only.
 enum class Positions { kAll, kAnswer };
+// How `extract` makes a direction: see trainer/extraction/methods.hpp.
+enum class ExtractMethod { kCaa, kProbe, kPca, kMeanCentring, kEnsemble, kCaaLetter };
 
 // A length of the vector: a number, or per cent of the residual stream's median norm.
 struct Length {
@@ -138,7 +140,9 @@ struct TrainingOptions : TextOptions, MachineOptions, CacheOptions, ReportOption
   std::filesystem::path adapter;  // empty: none
   bool check_weights = false;
   std::filesystem::path train;
-  std::filesystem::path test;  // empty: no held-out pairs
+  std::filesystem::path test;        // empty: no held-out pairs
+  std::filesystem::path background;  // of an extraction; empty: none
+  bool trains_on_letters = false;    // of an extraction: `train` has A/B items
 
   std::int64_t epochs = 3;
   std::int64_t max_steps = 0;  // 0: no limit
@@ -248,7 +252,11 @@ struct PlanOptions : TextOptions, WorkloadOptions {
 
 // Extraction: a direction computed from the same pairs without training.
 struct ExtractOptions : TextOptions, MachineOptions, ReportOptions {
-  std::string method = "caa";
+  ExtractMethod method = ExtractMethod::kCaa;
+  double probe_c = 1;                 // of kProbe
+  std::filesystem::path background;   // pairs of kMeanCentring
+  std::vector<VectorChoice> vectors;  // of kEnsemble
+  bool normalise = false;             // each of them
   std::filesystem::path model;
   std::filesystem::path adapter;  // empty: none
   bool check_weights = false;

@@ -1,10 +1,15 @@
 #include "experiments/training/training_inputs.hpp"
 
 #include <ATen/ops/tensor.h>
+#include <fmt/format.h>
+
 #include <filesystem>
 #include <optional>
 #include <utility>
 
+#include "collectives/foundation/errors.hpp"
+#include "datasets/rows/choice_items.hpp"
+#include "datasets/tokens/choice_tokens.hpp"
 #include "datasets/tokens/pair_checks.hpp"
 #include "datasets/tokens/pair_text.hpp"
 #include "datasets/tokens/pair_tokenizer.hpp"
@@ -34,6 +39,25 @@ std::vector<std::string> overview_of(const TrainingInputs& inputs, const Tokeniz
   }
   add(bounded_lines("first training pair", inputs.train.front(), tokenizer));
   return lines;
+}
+
+// Reads A/B items as pairs of letters, and adds what was understood and left out to `inputs`.
+std::vector<TokenPair> read_letters(const std::filesystem::path& path, const TextTools& text,
+                                    TrainingInputs& inputs) {
+  const ChoiceSet set = read_ab_items(path, text.options.bad_rows);
+  const TokenizedChoices tokens = tokenize_choices(set, text);
+  std::vector<std::string> skipped = set.skipped;
+  skipped.insert(skipped.end(), tokens.skipped.begin(), tokens.skipped.end());
+  if (tokens.items.empty()) {
+    throw UserError(
+        fmt::format("{}: every item was left out; the first: {}", path.string(), skipped.front()));
+  }
+  if (!skipped.empty()) {
+    inputs.warnings.push_back(fmt::format("{}: {} of the A/B items are left out; the first: {}",
+                                          path.string(), skipped.size(), skipped.front()));
+  }
+  inputs.notes.push_back(fmt::format("{}: {} A/B items", path.string(), tokens.items.size()));
+  return letter_pairs(set, tokens);
 }
 
 }  // namespace
@@ -70,14 +94,19 @@ TrainingInputs read_training_inputs(const TrainingOptions& options, std::int64_t
     add_all(file.warnings);
     return std::move(file.pairs);
   };
-  inputs.train = read(options.train, options.max_pairs);
+  inputs.train = options.trains_on_letters ? read_letters(options.train, tokenizer.text(), inputs)
+                                           : read(options.train, options.max_pairs);
   if (!options.test.empty()) {
     inputs.test = read(options.test, options.max_test_pairs);
     report(shared_pair_lines(inputs.train, inputs.test), options.on_duplicate, inputs.warnings);
   }
+  if (!options.background.empty()) {
+    inputs.background = read(options.background, /*max_pairs=*/0);
+  }
   inputs.overview = overview_of(inputs, tokenizer.text().tokenizer);
   inputs.train_hash = tokens_hash(inputs.train);
   inputs.test_hash = tokens_hash(inputs.test);
+  inputs.background_hash = tokens_hash(inputs.background);
   return inputs;
 }
 

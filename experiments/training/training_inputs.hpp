@@ -26,9 +26,11 @@ struct TrainingInputs {
   std::string implied_system_text;            // added by the template without a system prompt
   std::int64_t max_length = 0;                // tokens, effective
   std::vector<TokenPair> train;
-  std::vector<TokenPair> test;   // empty without --test
-  std::uint64_t train_hash = 0;  // over the ids
+  std::vector<TokenPair> test;        // empty without --test
+  std::vector<TokenPair> background;  // empty without --background
+  std::uint64_t train_hash = 0;       // over the ids
   std::uint64_t test_hash = 0;
+  std::uint64_t background_hash = 0;
   std::vector<std::string> notes;     // what was understood of each data file
   std::vector<std::string> overview;  // numbers and lengths of the pairs, the first of them
   std::vector<std::string> warnings;  // rows left out, a system prompt that had to move, repeats

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 
+#include "collectives/foundation/errors.hpp"
 #include "experiments/files/atomic_file.hpp"
 #include "experiments/job/job.hpp"
 #include "experiments/progress/stop_signals.hpp"
@@ -27,21 +28,38 @@ struct FoundDirection {
   DirectionNorms norms;
 };
 
+MakeStatistics statistics_of(const ExtractPreparation& preparation) {
+  switch (preparation.options.method) {
+    case ExtractMethod::kCaa:
+    case ExtractMethod::kCaaLetter:  // the mean over an answer's one scored token
+      return mean_difference_statistics();
+    case ExtractMethod::kProbe:
+      return probe_statistics(preparation.options.probe_c);
+    case ExtractMethod::kPca:
+      return pca_statistics();
+    case ExtractMethod::kMeanCentring:
+      return mean_centring_statistics(
+          static_cast<std::int64_t>(preparation.job.inputs.train.size()));
+    case ExtractMethod::kEnsemble:
+      return known_direction(preparation.ensemble_mean);
+  }
+  throw BugError("a method of extract without statistics");
+}
+
 // Every rank holds the same values.
-FoundDirection scaled(const MeanDifference& difference, std::optional<double> norm) {
-  FoundDirection direction{difference.layer, {}, {}};
-  direction.norms.found = vector_norm(difference.value);
-  direction.norms.residual =
-      difference.median_rms * std::sqrt(static_cast<double>(difference.value.size()));
+FoundDirection scaled(const ExtractedDirection& found, std::optional<double> norm) {
+  FoundDirection direction{found.layer, {}, {}};
+  direction.norms.found = vector_norm(found.value);
+  direction.norms.residual = found.median_rms * std::sqrt(static_cast<double>(found.value.size()));
   if (norm && direction.norms.found == 0) {
     throw AgreedFailure(
-        fmt::format("layer {}: the mean difference is zero, so there is no direction to scale",
-                    difference.layer),
+        fmt::format("layer {}: the direction is zero, so that it has no length to scale",
+                    found.layer),
         kExitFailure);
   }
   direction.norms.written = norm.value_or(direction.norms.found);
   const double factor = norm ? *norm / direction.norms.found : 1;
-  for (const double x : difference.value) {
+  for (const double x : found.value) {
     direction.value.push_back(static_cast<float>(factor * x));
   }
   return direction;
@@ -97,15 +115,15 @@ int run_extract_command(const ExtractOptions& options, Session& session) {
   }
   std::unique_ptr<Decoder> decoder;
   session.together([&] { decoder = load_decoder(preparation.job, ranks); });
-  const std::vector<MeanDifference> differences =
-      mean_differences(*decoder, inputs.train, preparation.pass, ranks,
-                       [&](const std::string& what, std::int64_t done, std::int64_t total) {
-                         job.display().phase(what, done, total);
-                       });
+  const std::vector<ExtractedDirection> found = extract_directions(
+      *decoder, preparation.pairs, preparation.pass, statistics_of(preparation), ranks,
+      [&](const std::string& what, std::int64_t done, std::int64_t total) {
+        job.display().phase(what, done, total);
+      });
   job.display().finish();
   std::vector<FoundDirection> directions;
-  for (const MeanDifference& difference : differences) {
-    directions.push_back(scaled(difference, preparation.norm));
+  for (const ExtractedDirection& of_layer : found) {
+    directions.push_back(scaled(of_layer, preparation.norm));
   }
   stop_when_asked();  // the results are written whole
   session.together([&] {

@@ -35,6 +35,8 @@ TrainOptions job_options(const ExtractOptions& options) {
   job.model = options.model;
   job.adapter = options.adapter;
   job.train = options.train;
+  job.background = options.background;
+  job.trains_on_letters = options.method == ExtractMethod::kCaaLetter;
   return job;
 }
 
@@ -64,9 +66,77 @@ std::optional<double> choose_norm(const ExtractOptions& options,
   return norm;
 }
 
+// Reads the vectors of an ensemble, which must belong to `layer`, and warns of those that are of
+// another model or of a run that is not complete.
+std::vector<VectorInUse> read_ensemble(const ExtractOptions& options, const TrainingInputs& inputs,
+                                       std::int64_t layer, std::vector<std::string>& warnings) {
+  std::vector<VectorInUse> ensemble;
+  for (const VectorChoice& choice : options.vectors) {
+    StoredVector stored = read_vector(choice, inputs.config, "--vector");
+    const std::string file = choice.file.string();
+    if (stored.layer != layer) {
+      throw UserError(fmt::format(
+          "--vector {}: it belongs to layer {}, but --layer is {}; the mean of an ensemble is of "
+          "vectors of one layer",
+          file, stored.layer, layer));
+    }
+    if (options.normalise && vector_norm(stored.value) == 0) {
+      throw UserError(fmt::format(
+          "--vector {}: its vector is zero, which --normalise cannot bring to length 1; leave the "
+          "file out",
+          choice_text(choice, file)));
+    }
+    if (auto warning = unfinished_warning(choice.file, stored)) {
+      warnings.push_back(std::move(*warning));
+    }
+    if (is_transfer(stored, inputs.model_fingerprint, inputs.weights_hash)) {
+      warnings.push_back(fmt::format(
+          "--vector {}: trained on other weights or another configuration ({}) than those here",
+          file, stored.model));
+    }
+    ensemble.push_back({choice, std::move(stored)});
+  }
+  return ensemble;
+}
+
+// Returns the mean of the vectors, each brought to length 1 where that is asked for, then times its
+// weight; as Siddique et al. 2025 (arXiv 2503.05371) average the vectors of several behaviours.
+std::vector<double> mean_of(const std::vector<VectorInUse>& ensemble, bool normalise) {
+  std::vector<double> mean(ensemble.empty() ? 0 : ensemble.front().stored.value.size(), 0);
+  for (const VectorInUse& member : ensemble) {
+    const std::vector<float>& value = member.stored.value;
+    const double length = normalise ? vector_norm(value) : 1;
+    const double factor = member.choice.weight / length / static_cast<double>(ensemble.size());
+    for (std::size_t i = 0; i < mean.size(); ++i) {
+      mean[i] += factor * static_cast<double>(value[i]);
+    }
+  }
+  return mean;
+}
+
+// The bytes that a rank keeps in host memory of each layer that it has begun.
+std::uint64_t statistics_bytes(const ExtractOptions& options, const JobPreparation& job) {
+  switch (options.method) {
+    case ExtractMethod::kCaa:
+    case ExtractMethod::kCaaLetter:
+    case ExtractMethod::kMeanCentring:
+    case ExtractMethod::kEnsemble:
+      return 0;  // a few vectors
+    case ExtractMethod::kProbe:
+      return probe_bytes(job.inputs.config.hidden,
+                         static_cast<std::int64_t>(job.inputs.train.size()),
+                         job.computation.topology.dp());
+    case ExtractMethod::kPca:
+      return pca_bytes(job.inputs.config.hidden);
+  }
+  throw BugError("a method of extract without a size");
+}
+
 // Returns whether the pass needs less memory block by block, and checks that it fits.  Decides from
 // sizes alone: all ranks must choose the same.
-bool goes_block_by_block(const JobPreparation& job, std::int64_t blocks, const Session& session) {
+bool goes_block_by_block(const ExtractPreparation& run, const Session& session) {
+  const JobPreparation& job = run.job;
+  const std::int64_t blocks = run.pass.layers.back() + 1;
   const ModelConfig& config = job.inputs.config;
   const Topology& topology = job.computation.topology;
   const auto weights = [&](Range range) {
@@ -78,12 +148,22 @@ bool goes_block_by_block(const JobPreparation& job, std::int64_t blocks, const S
   for (std::int64_t i = 0; i < blocks; ++i) {
     largest = std::max(largest, weights({i, i + 1}));
   }
-  const std::uint64_t streamed =
-      largest + streamed_bytes(config.hidden, job.inputs.train, topology.dp());
-  const std::uint64_t loaded = weights({0, blocks});
+  std::uint64_t streamed = largest + streamed_bytes(config.hidden, run.pairs, topology.dp());
+  std::uint64_t loaded = weights({0, blocks});
+  const std::uint64_t kept = statistics_bytes(run.options, job);
+  const std::uint64_t all_kept = kept * run.pass.layers.size();
+  if (job.computation.device.is_cpu()) {
+    streamed += kept;
+    loaded += all_kept;
+  }
   require_memory("the pass takes", std::min(streamed, loaded),
                  memory_per_rank(job.computation.device, session.local_size()), topology.tp());
-  return streamed < loaded;
+  const bool goes = streamed < loaded;
+  if (!job.computation.device.is_cpu() && kept > 0) {
+    require_memory("what the method keeps takes", goes ? kept : all_kept,
+                   memory_per_rank(at::kCPU, session.local_size()), topology.tp());
+  }
+  return goes;
 }
 
 void prepare_directory(const std::filesystem::path& directory) {
@@ -108,9 +188,13 @@ void prepare_places(const ExtractOptions& options, const std::vector<std::int64_
   if (options.layer < 0) {
     prepare_directory(options.out);
   }
+  std::vector<std::filesystem::path> inputs = {options.model, options.adapter, options.train,
+                                               options.background, options.match_norm.file};
+  for (const VectorChoice& choice : options.vectors) {
+    inputs.push_back(choice.file);
+  }
   for (const std::int64_t layer : layers) {
-    check_new_file("--out", direction_file(options, layer), options.overwrite,
-                   {options.model, options.adapter, options.train, options.match_norm.file});
+    check_new_file("--out", direction_file(options, layer), options.overwrite, inputs);
   }
 }
 
@@ -131,14 +215,19 @@ ExtractPreparation prepare_extraction(const ExtractOptions& given, const std::st
   run.job.warnings.insert(run.job.warnings.end(), warnings.begin(), warnings.end());
   const TrainingInputs& inputs = run.job.inputs;
   run.pass.layers = choose_layers(run.options, inputs.config);
-  run.pass.answers_end_with_eos = !given.no_eos;
-  require_answer_positions(inputs.train, run.pass.answers_end_with_eos);
-  run.pass.block_by_block = goes_block_by_block(run.job, run.pass.layers.back() + 1, session);
-  if (static_cast<std::int64_t>(inputs.train.size()) < run.job.computation.topology.dp()) {
+  run.ensemble = read_ensemble(run.options, inputs, run.pass.layers.front(), run.job.warnings);
+  run.ensemble_mean = mean_of(run.ensemble, run.options.normalise);
+  const bool has_letters = given.method == ExtractMethod::kCaaLetter;
+  run.pass.answers_end_with_eos = !given.no_eos && !has_letters;
+  run.pairs = inputs.train;
+  run.pairs.insert(run.pairs.end(), inputs.background.begin(), inputs.background.end());
+  require_answer_positions(run.pairs, run.pass.answers_end_with_eos);
+  run.pass.block_by_block = goes_block_by_block(run, session);
+  if (static_cast<std::int64_t>(run.pairs.size()) < run.job.computation.topology.dp()) {
     run.job.warnings.push_back(fmt::format(
-        "{} pairs for {} replicas: {} of them idle; start fewer ranks", inputs.train.size(),
+        "{} pairs for {} replicas: {} of them idle; start fewer ranks", run.pairs.size(),
         run.job.computation.topology.dp(),
-        static_cast<std::size_t>(run.job.computation.topology.dp()) - inputs.train.size()));
+        static_cast<std::size_t>(run.job.computation.topology.dp()) - run.pairs.size()));
   }
   if (session.rank() == 0) {
     prepare_places(run.options, run.pass.layers);
@@ -147,6 +236,7 @@ ExtractPreparation prepare_extraction(const ExtractOptions& given, const std::st
   agreement.add(fmt::format("{} {} {}",
                             result_settings(extract_config(run, run.pass.layers.front(), {})),
                             fmt::join(run.pass.layers, ","), run.pass.block_by_block));
+  agreement.add(fmt::format("{}", fmt::join(run.ensemble_mean, ",")));
   agreement.add(run.job.computation.kernels);
   run.agreement = agreement.value();
   return run;
@@ -159,11 +249,18 @@ std::string extract_config(const ExtractPreparation& preparation, std::int64_t l
   described.layer = layer;
   described.out = direction_file(preparation.options, layer);
   Json json = stored_settings(extract_fields(described));
-  json["positions"] = "answer";
+  json["positions"] = described.method == ExtractMethod::kCaaLetter ? "letter" : "answer";
   json["model_fingerprint"] = fmt::format("{:016x}", inputs.model_fingerprint);
   json[kWeightsHashKey] = fmt::format("{:016x}", inputs.weights_hash);
   json["train_pairs"] = inputs.train.size();
   json["train_tokens_hash"] = fmt::format("{:016x}", inputs.train_hash);
+  if (!preparation.ensemble.empty()) {
+    json["ensemble"] = vectors_json(preparation.ensemble);
+  }
+  if (!inputs.background.empty()) {
+    json["background_pairs"] = inputs.background.size();
+    json["background_tokens_hash"] = fmt::format("{:016x}", inputs.background_hash);
+  }
   json["norm"] = preparation.norm ? Json(*preparation.norm) : Json("as found");
   json["norm_found"] = norms.found;
   json["norm_written"] = norms.written;
@@ -180,9 +277,15 @@ std::vector<SettingGroup> extract_settings_table(const ExtractPreparation& prepa
   notes.behind["layer"] =
       fmt::format("outputs of blocks {} of 0..{}", fmt::join(preparation.pass.layers, ", "),
                   job.inputs.config.blocks - 1);
+  if (!job.inputs.background.empty()) {
+    notes.behind["background"] = fmt::format("{} pairs", job.inputs.background.size());
+  }
   notes.behind["dtype"] = "products; residual stream fp32, sums float64";
   notes.behind["norm"] = preparation.norm ? fmt::format("scaled to {:.6g}", *preparation.norm)
                                           : std::string("as found");
+  for (const std::string& note : vector_notes(preparation.ensemble)) {
+    notes.rows["Direction"].emplace_back("vector", note);
+  }
   notes.rows["Machine"].emplace_back("pass", preparation.pass.block_by_block
                                                  ? "all pairs, one block after the other"
                                                  : "all blocks, one pair after the other");

@@ -8,18 +8,23 @@
 #include <vector>
 
 #include "collectives/session.hpp"
+#include "datasets/tokens/token_pair.hpp"
+#include "experiments/job/vectors_in_use.hpp"
 #include "experiments/progress/progress.hpp"
 #include "experiments/settings/settings.hpp"
 #include "experiments/training/run_preparation.hpp"
-#include "trainer/extraction/mean_difference.hpp"
+#include "trainer/extraction/extraction_pass.hpp"
 
 namespace bipo {
 
 struct ExtractPreparation {
   ExtractOptions options;
   JobPreparation job;
-  MeanDifferenceSettings pass;
-  std::optional<double> norm;  // target norm; none: as found
+  ExtractionSettings pass;
+  std::vector<TokenPair> pairs;       // of the pass: those of --train, then those of --background
+  std::vector<VectorInUse> ensemble;  // empty for other methods
+  std::vector<double> ensemble_mean;  // [D]
+  std::optional<double> norm;         // target norm; none: as found
   std::string created_utc;
   std::uint64_t agreement = 0;  // equal on ranks that are about to extract the same
 };

@@ -299,7 +299,40 @@ void require_consistent(const PlanOptions& options, const GivenNames& given) {
   }
 }
 
-void require_consistent(const ExtractOptions&, const GivenNames& given) {
+void require_consistent(const ExtractOptions& options, const GivenNames& given) {
+  if (given.contains("probe-c") && options.method != ExtractMethod::kProbe) {
+    throw UserError("--probe-c belongs to --method probe, the only one that fits a regression");
+  }
+  if (given.contains("background") != (options.method == ExtractMethod::kMeanCentring)) {
+    throw UserError(
+        "--method mean-centring and --background belong together: the direction leads from the "
+        "background's mean to that of the chosen answers of --train");
+  }
+  for (const char* const name : {"columns", "max-pairs", "data-seed", "answer-pairs"}) {
+    if (given.contains(name) && options.method == ExtractMethod::kCaaLetter) {
+      throw UserError(
+          fmt::format("--{} is about preference pairs, but --method caa-letter reads A/B items "
+                      "(question, A, B, "
+                      "matching), all of them",
+                      name));
+    }
+  }
+  const bool is_ensemble = options.method == ExtractMethod::kEnsemble;
+  if (given.contains("vector") != is_ensemble) {
+    throw UserError(
+        "--method ensemble and --vector belong together: the direction is the mean of the vectors "
+        "of these run files");
+  }
+  if (options.normalise && !is_ensemble) {
+    throw UserError(
+        "--normalise belongs to --method ensemble, whose vectors it brings to length 1; the length "
+        "of a direction is set by --norm or --match-norm");
+  }
+  if (given.contains("layers") && is_ensemble) {
+    throw UserError(
+        "--method ensemble takes --layer, not --layers: each vector belongs to one layer, and the "
+        "mean is of vectors of the same");
+  }
   if (given.contains("layer") == given.contains("layers")) {
     throw UserError(
         "give one of --layer (one direction, --out is its file) and --layers (several, --out is "

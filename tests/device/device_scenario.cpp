@@ -12,7 +12,7 @@
 #include "collectives/exact_sum.hpp"
 #include "experiments/generation/generation.hpp"
 #include "tests/support/training_world.hpp"
-#include "trainer/extraction/mean_difference.hpp"
+#include "trainer/extraction/extraction_pass.hpp"
 #include "trainer/loop/held_out_evaluation.hpp"
 #include "trainer/passes/continuation_scores.hpp"
 
@@ -76,6 +76,7 @@ class Stages {
     decoder_.release_blocks({0, scenario_.config.blocks});
     decoder_.release_embedding();
     extract();
+    make_directions();
     add_exactly();
     return std::move(values_);
   }
@@ -219,16 +220,35 @@ class Stages {
 
   void extract() {
     for (const bool block_by_block : {true, false}) {
-      MeanDifferenceSettings settings;
+      ExtractionSettings settings;
       settings.layers = {0, 2};
       settings.answers_end_with_eos = false;
       settings.block_by_block = block_by_block;
-      for (const MeanDifference& found :
-           mean_differences(decoder_, pairs_, settings, ranks_, ignore_progress)) {
+      for (const ExtractedDirection& found : extract_directions(
+               decoder_, pairs_, settings, mean_difference_statistics(), ranks_, ignore_progress)) {
         values_["mean differences"].insert(values_["mean differences"].end(), found.value.begin(),
                                            found.value.end());
         values_["mean differences"].push_back(found.median_rms);
       }
+    }
+  }
+
+  // From made-up activations, so that only the methods' own work may differ, and does not.
+  void make_directions() {
+    constexpr std::int64_t kPairs = 6;
+    constexpr std::int64_t kSize = 20;
+    const auto row = [&](std::int64_t number) {
+      const auto seed = static_cast<std::uint64_t>(60 + number);
+      return at::tensor(random_vector(kSize, seed)).to(scenario_.device, at::kDouble);
+    };
+    for (const MakeStatistics& method :
+         {probe_statistics(1), pca_statistics(), mean_centring_statistics(2)}) {
+      const auto statistics = method({0, kSize, kPairs, kPairs, scenario_.device, &ranks_});
+      for (std::int64_t pair = ranks_.topology.dp_rank(); pair < kPairs;
+           pair += ranks_.topology.dp()) {
+        statistics->add(pair, pair, row(2 * pair), row(2 * pair + 1));
+      }
+      append(values_["directions"], statistics->direction(0.3));
     }
   }
 

@@ -51,6 +51,49 @@ def test_a_split_model_gives_the_same_within_rounding(settings, tmp_path, tp, dp
     assert norm(split - alone) < 1e-5 * norm(alone)
 
 
+@pytest.mark.parametrize("method", ["probe", "pca"])
+def test_every_method_shares_the_work(settings, tmp_path, method):
+    alone = direction(tmp_path / "alone.h5", settings, method=method)
+    replicas = direction(tmp_path / "replicas.h5", settings, 2, method=method)
+    assert replicas.vectors.tobytes() == alone.vectors.tobytes()
+    assert alone.config["method"] == method and norm(alone.final_vector) == pytest.approx(1, rel=1e-6)
+    split = direction(tmp_path / "split.h5", settings, 2, method=method, tp=2)
+    # Float32 roundings of the activations, some hundred times as large in directions that hardly differ.
+    assert norm(split.final_vector - alone.final_vector) < 1e-3
+
+
+def test_mean_centring_counts_both_files(settings, tmp_path, tiny_test_pairs):
+    centred = {**settings, "method": "mean-centring", "background": tiny_test_pairs}
+    alone = direction(tmp_path / "alone.h5", centred)
+    replicas = direction(tmp_path / "replicas.h5", centred, 3)
+    assert replicas.vectors.tobytes() == alone.vectors.tobytes()
+    assert (alone.config["train_pairs"], alone.config["background_pairs"]) == (22, 9)
+    assert alone.config["background"] == str(tiny_test_pairs)
+
+
+def test_an_ensemble_is_the_mean_of_its_vectors(settings, tmp_path):
+    first = direction(tmp_path / "caa.h5", settings).final_vector.astype(numpy.float64)
+    second = direction(tmp_path / "pca.h5", settings, method="pca").final_vector.astype(numpy.float64)
+    members = ["--method", "ensemble", "--vector", f"{tmp_path / 'caa.h5'}@2", "--vector", str(tmp_path / "pca.h5")]
+
+    def ensemble(name, *extra, ranks=None):
+        program.run_successfully(
+            ["extract", *program.options({**settings, "out": tmp_path / name}), *members, *extra], ranks)
+        return run_files.read(tmp_path / name)
+
+    plain = ensemble("plain.h5")
+    numpy.testing.assert_allclose(plain.final_vector, (2 * first + second) / 2, rtol=1e-6, atol=1e-9)
+    assert plain.config["method"] == "ensemble"
+    assert [(member["file"], member["weight"]) for member in plain.config["ensemble"]] == [
+        (str(tmp_path / "caa.h5"), 2), (str(tmp_path / "pca.h5"), 1)]
+    even = ensemble("even.h5", "--normalise", ranks=2)
+    numpy.testing.assert_allclose(even.final_vector, (2 * first / norm(first) + second / norm(second)) / 2,
+                                  rtol=1e-6, atol=1e-9)
+    elsewhere = program.run(["extract", *program.options({**settings, "layer": 2, "out": tmp_path / "no.h5"}), *members])
+    assert elsewhere.code == program.BAD_INPUT and "belongs to layer 1" in elsewhere.stderr, elsewhere
+    assert not (tmp_path / "no.h5").exists()
+
+
 def test_one_pass_writes_every_layer(settings, tmp_path):
     settings.pop("layer")
     extract(tmp_path / "all", settings, layers="all")
@@ -127,7 +170,14 @@ def test_an_existing_file_is_kept_unless_told_otherwise(settings, tmp_path):
     ({"layer": None, "layers": "2,9"}, [r"--layers", r"\b9\b", r"0 to 3"]),
     ({"layer": None, "layers": "2,2"}, [r"--layers", "more than once"]),
     ({"layer": None}, ["--layer", "--layers"]),
-    ({"method": "pca"}, ["--method", "caa"]),
+    ({"method": "lda"}, ["--method", "caa", "probe"]),
+    ({"probe_c": 2}, ["--probe-c", "--method probe"]),
+    ({"method": "mean-centring"}, ["--background"]),
+    ({"method": "ensemble"}, ["--vector"]),
+    ({"method": "caa-letter", "max_pairs": 3}, ["--max-pairs", "A/B items"]),
+    ({"method": "caa-letter"}, [r"\bA\b"]),
+    ({"method": "ensemble", "vector": "nowhere.h5"}, [r"nowhere\.h5"]),
+    ({"method": "mean-centring", "background": "nowhere.csv"}, [r"nowhere\.csv"]),
     ({"norm": 0}, ["--norm", "above 0"]),
     ({"match_norm": "nowhere.h5"}, [r"nowhere\.h5", "no such file"]),
     ({"train": "nowhere.csv"}, [r"nowhere\.csv"]),

@@ -815,7 +815,7 @@ TEST(ExtractOptions, OneLayerOrSeveral) {
 
 TEST(ExtractOptions, AsFoundOrScaledInOneWay) {
   const ExtractOptions found = parsed_extract({"--layer", "3"});
-  EXPECT_EQ(found.method, "caa");
+  EXPECT_EQ(found.method, ExtractMethod::kCaa);
   EXPECT_EQ(found.norm, 0);
   EXPECT_TRUE(found.match_norm.empty());
   EXPECT_EQ(parsed_extract({"--layer", "3", "--norm", "2.5"}).norm, 2.5);
@@ -828,9 +828,54 @@ TEST(ExtractOptions, AsFoundOrScaledInOneWay) {
                }),
                {"--norm", "above 0"});
   expect_parts(error_of<UserError>([] {
-                 parsed_extract({"--layer", "3", "--method", "pca"});
+                 parsed_extract({"--layer", "3", "--method", "lda"});
                }),
-               {"--method", "caa"});
+               {"--method", "caa", "probe", "pca"});
+}
+
+TEST(ExtractOptions, WhatBelongsToOneMethodIsRefusedWithOthers) {
+  EXPECT_EQ(parsed_extract({"--layer", "3", "--method", "probe", "--probe-c", "0.1"}).probe_c, 0.1);
+  expect_parts(error_of<UserError>([] {
+                 parsed_extract({"--layer", "3", "--probe-c", "2"});
+               }),
+               {"--probe-c", "--method probe"});
+  for (const char* const option : {"--columns", "--max-pairs", "--data-seed", "--answer-pairs"}) {
+    const std::string value = std::string(option) == "--columns"        ? "prompt=q"
+                              : std::string(option) == "--answer-pairs" ? "all"
+                                                                        : "3";
+    expect_parts(error_of<UserError>([&] {
+                   parsed_extract({"--layer", "3", "--method", "caa-letter", option, value});
+                 }),
+                 {option, "--method caa-letter", "A/B"});
+  }
+  const ExtractOptions ensemble = parsed_extract(
+      {"--layer", "3", "--method", "ensemble", "--vector", "a.h5", "--vector", "b.h5@2"});
+  ASSERT_EQ(ensemble.vectors.size(), 2u);
+  EXPECT_EQ(ensemble.vectors[1].weight, 2);
+  EXPECT_FALSE(ensemble.normalise);
+  for (const Words& words : {Words{"--method", "ensemble"}, Words{"--vector", "a.h5"}}) {
+    Words all = {"--layer", "3"};
+    all.insert(all.end(), words.begin(), words.end());
+    expect_parts(error_of<UserError>([&] { parsed_extract(all); }),
+                 {"--method ensemble", "--vector"});
+  }
+  expect_parts(error_of<UserError>([] {
+                 parsed_extract({"--layer", "3", "--normalise"});
+               }),
+               {"--normalise", "--method ensemble"});
+  expect_parts(error_of<UserError>([] {
+                 parsed_extract({"--layers", "all", "--method", "ensemble", "--vector", "a.h5"});
+               }),
+               {"--method ensemble", "--layers"});
+  EXPECT_EQ(
+      parsed_extract({"--layer", "3", "--method", "mean-centring", "--background", "b"}).background,
+      "b");
+  for (const Words& words : {Words{"--method", "mean-centring"}, Words{"--background", "b.csv"}}) {
+    Words all = {"--layer", "3"};
+    all.insert(all.end(), words.begin(), words.end());
+    expect_parts(error_of<UserError>([&] { parsed_extract(all); }),
+                 {"--method mean-centring", "--background"});
+  }
 }
 
 TEST(Options, AllBadValuesAreNamedAtOnce) {

@@ -1,6 +1,6 @@
 // Mean differences against sequences that run one by one, and against themselves however the work
 // is cut.
-#include "trainer/extraction/mean_difference.hpp"
+#include "trainer/extraction/extraction_pass.hpp"
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
@@ -40,14 +40,15 @@ std::vector<TokenPair> ended_pairs(int count) {
   return pairs;
 }
 
-std::vector<MeanDifference> on_one_rank(const std::vector<TokenPair>& pairs,
-                                        const MeanDifferenceSettings& settings,
-                                        at::ScalarType type = at::kDouble) {
+std::vector<ExtractedDirection> on_one_rank(const std::vector<TokenPair>& pairs,
+                                            const ExtractionSettings& settings,
+                                            at::ScalarType type = at::kDouble) {
   const ModelConfig config = tiny_config();
   const RandomWeights weights(config);
   const Ranks ranks = lone_ranks();
   Decoder decoder(config, weights, type, at::kCPU, *ranks.tp);
-  return mean_differences(decoder, pairs, settings, ranks, ignore_progress);
+  return extract_directions(decoder, pairs, settings, mean_difference_statistics(), ranks,
+                            ignore_progress);
 }
 
 // The output of block `layer` [n, D] for one sequence by itself.
@@ -96,7 +97,7 @@ at::Tensor from_separate_sequences(const std::vector<TokenPair>& pairs, std::int
   return total / static_cast<double>(pairs.size());
 }
 
-void expect_near(const MeanDifference& found, const at::Tensor& expected) {
+void expect_near(const ExtractedDirection& found, const at::Tensor& expected) {
   ASSERT_EQ(static_cast<std::int64_t>(found.value.size()), expected.numel());
   for (std::int64_t i = 0; i < expected.numel(); ++i) {
     // Activations of order one through three float64 blocks of products of some 20 terms.
@@ -104,8 +105,8 @@ void expect_near(const MeanDifference& found, const at::Tensor& expected) {
   }
 }
 
-void expect_same_bits(const std::vector<MeanDifference>& found,
-                      const std::vector<MeanDifference>& expected) {
+void expect_same_bits(const std::vector<ExtractedDirection>& found,
+                      const std::vector<ExtractedDirection>& expected) {
   ASSERT_EQ(found.size(), expected.size());
   for (std::size_t i = 0; i < found.size(); ++i) {
     EXPECT_EQ(found[i].layer, expected[i].layer);
@@ -194,7 +195,7 @@ TEST(MeanDifference, AnyNumberOfReplicasGivesTheSameBits) {
   for (const int count : {3, 300}) {
     const auto pairs = ended_pairs(count);
     for (const bool block_by_block : {true, false}) {
-      const MeanDifferenceSettings settings{{0, 2}, true, block_by_block};
+      const ExtractionSettings settings{{0, 2}, true, block_by_block};
       const auto alone = on_one_rank(pairs, settings, at::kFloat);
       for (const int dp : {2, 5}) {
         run_as_threads(dp, [&](Communicator& group) {
@@ -203,7 +204,8 @@ TEST(MeanDifference, AnyNumberOfReplicasGivesTheSameBits) {
               std::make_unique<BorrowedCommunicator>(group),
               std::make_unique<BorrowedCommunicator>(group), std::make_unique<SelfCommunicator>()};
           Decoder decoder(config, weights, at::kFloat, at::kCPU, *ranks.tp);
-          expect_same_bits(mean_differences(decoder, pairs, settings, ranks, ignore_progress),
+          expect_same_bits(extract_directions(decoder, pairs, settings,
+                                              mean_difference_statistics(), ranks, ignore_progress),
                            alone);
         });
       }
@@ -218,8 +220,8 @@ TEST(MeanDifference, LeavesHeadAndFinalNormOnly) {
   for (const bool block_by_block : {true, false}) {
     Decoder decoder(config, weights, at::kFloat, at::kCPU, *ranks.tp);
     const std::uint64_t before = decoder.loaded_bytes();
-    mean_differences(decoder, ended_pairs(3), {{0, 1}, true, block_by_block}, ranks,
-                     ignore_progress);
+    extract_directions(decoder, ended_pairs(3), {{0, 1}, true, block_by_block},
+                       mean_difference_statistics(), ranks, ignore_progress);
     EXPECT_EQ(decoder.loaded_bytes(), before);
   }
 }
@@ -255,10 +257,11 @@ TEST(MeanDifference, ActivationsThatOverflowAreAnErrorOfTheirLayer) {
   const OverflowingWeights weights(config);
   const Ranks ranks = lone_ranks();
   Decoder decoder(config, weights, at::kFloat, at::kCPU, *ranks.tp);
-  EXPECT_NO_THROW(
-      mean_differences(decoder, ended_pairs(3), {{0}, true, true}, ranks, ignore_progress));
+  EXPECT_NO_THROW(extract_directions(decoder, ended_pairs(3), {{0}, true, true},
+                                     mean_difference_statistics(), ranks, ignore_progress));
   const auto message = error_of<AgreedFailure>([&] {
-    mean_differences(decoder, ended_pairs(3), {{0, 1}, true, true}, ranks, ignore_progress);
+    extract_directions(decoder, ended_pairs(3), {{0, 1}, true, true}, mean_difference_statistics(),
+                       ranks, ignore_progress);
   });
   expect_parts(message, {"block 1", "not finite"});
 }

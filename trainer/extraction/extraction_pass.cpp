@@ -1,4 +1,4 @@
-#include "trainer/extraction/mean_difference.hpp"
+#include "trainer/extraction/extraction_pass.hpp"
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
@@ -6,9 +6,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <utility>
 
-#include "collectives/exact_sum.hpp"
 #include "collectives/foundation/errors.hpp"
 #include "trainer/passes/packing.hpp"
 
@@ -48,14 +48,15 @@ at::Tensor mean_of_answer(const at::Tensor& rows, const ScoredTokens& scored) {
   return rows.index_select(0, at::tensor(counted, at::kLong).to(rows.device())).mean(0);
 }
 
-class MeanDifferencePass {
+class ExtractionPass {
  public:
   // `pairs`: each answer ends with a token that does not count.
-  MeanDifferencePass(Decoder& decoder, const std::vector<TokenPair>& pairs,
-                     const MeanDifferenceSettings& settings, const Ranks& ranks,
-                     const PassProgress& progress)
+  ExtractionPass(Decoder& decoder, const std::vector<TokenPair>& pairs,
+                 const ExtractionSettings& settings, const MakeStatistics& method,
+                 const Ranks& ranks, const PassProgress& progress)
       : decoder_(decoder),
         pairs_(pairs),
+        method_(method),
         layers_(settings.layers),
         block_by_block_(settings.block_by_block),
         ranks_(ranks),
@@ -65,7 +66,7 @@ class MeanDifferencePass {
         first_token_(packed_offsets(pairs)),
         found_(settings.layers.size()) {}
 
-  std::vector<MeanDifference> run() {
+  std::vector<ExtractedDirection> run() {
     const at::NoGradGuard no_grad;
     decoder_.load_embedding();
     if (block_by_block_) {
@@ -86,8 +87,8 @@ class MeanDifferencePass {
 
   // What this replica found at one layer.
   struct Found {
-    std::vector<at::Tensor> sums;  // of each share: [D] float64 on the CPU, undefined: another's
-    std::vector<double> rms;       // of every token; 0 for those of other replicas
+    std::unique_ptr<LayerStatistics> statistics;  // null before the first pair
+    std::vector<double> rms;                      // of every token; 0 for those of other replicas
   };
 
   std::int64_t blocks() const { return layers_.back() + 1; }
@@ -147,7 +148,7 @@ class MeanDifferencePass {
     passenger.hidden =
         decoder_.run_blocks(passenger.hidden, {block, block + 1}, passenger.packed.layout);
     if (const auto place = place_of(block); place < layers_.size()) {
-      record(passenger, found_[place]);
+      record(passenger, place);
     }
   }
 
@@ -158,48 +159,46 @@ class MeanDifferencePass {
   }
 
   // A pair by itself is packed as [prompt | chosen | rejected].
-  void record(const Passenger& passenger, Found& found) const {
+  void record(const Passenger& passenger, std::size_t place) {
     const TokenPair& pair = pairs_[static_cast<std::size_t>(passenger.pair)];
     const auto chosen = static_cast<std::int64_t>(pair.chosen.size()) - 1;
     const auto rejected = static_cast<std::int64_t>(pair.rejected.size()) - 1;
     const at::Tensor rows =
         passenger.hidden.narrow(0, static_cast<std::int64_t>(pair.prompt.size()), chosen + rejected)
             .to(at::kDouble);
-    const at::Tensor difference =
-        (mean_of_answer(rows.narrow(0, 0, chosen), pair.chosen_scored) -
-         mean_of_answer(rows.narrow(0, chosen, rejected), pair.rejected_scored))
-            .cpu();
-    found.sums.resize(static_cast<std::size_t>(shares_));
-    at::Tensor& sum = found.sums[static_cast<std::size_t>(passenger.share)];
-    sum = sum.defined() ? sum + difference : difference;
+    statistics_of(place).add(
+        passenger.pair, passenger.share,
+        mean_of_answer(rows.narrow(0, 0, chosen), pair.chosen_scored),
+        mean_of_answer(rows.narrow(0, chosen, rejected), pair.rejected_scored));
 
+    Found& found = found_[place];
     const std::int64_t first = first_token_[static_cast<std::size_t>(passenger.pair)];
     const at::Tensor rms = token_rms(passenger.hidden);
     found.rms.resize(static_cast<std::size_t>(first_token_.back()));
     std::copy_n(rms.const_data_ptr<double>(), rms.numel(), found.rms.begin() + first);
   }
 
-  // Reduces one layer's sums over all replicas and clears this replica's share.
+  LayerStatistics& statistics_of(std::size_t place) {
+    Found& found = found_[place];
+    if (!found.statistics) {
+      found.statistics = method_(
+          {layers_[place], decoder_.config().hidden, count_, shares_, decoder_.device(), &ranks_});
+    }
+    return *found.statistics;
+  }
+
+  // Makes one layer's direction of what all replicas have gathered, and clears this replica's part.
   void reduce(std::size_t place) {
+    statistics_of(place);  // a replica may have no pair
     Found found = std::exchange(found_[place], {});
     found.rms.resize(static_cast<std::size_t>(first_token_.back()));
-    std::vector<at::Tensor> contributions;
-    for (const at::Tensor& sum : found.sums) {
-      if (sum.defined()) {
-        contributions.push_back(sum.to(decoder_.device()));
-      }
-    }
-    const at::Tensor mean =
-        exact_sum(contributions, decoder_.config().hidden, decoder_.device(), shares_, *ranks_.dp) /
-        static_cast<double>(count_);
+    const double residual_unit = shared_median(std::move(found.rms), decoder_.device(), ranks_);
     // The tp ranks' activations may differ in the last bits; the direction must not.
-    const at::Tensor agreed = mean.to(decoder_.device());
+    const at::Tensor agreed = found.statistics->direction(residual_unit).to(decoder_.device());
     ranks_.tp->broadcast(agreed, 0);
     const at::Tensor on_host = agreed.cpu();
     const double* values = on_host.const_data_ptr<double>();
-    MeanDifference result{layers_[place],
-                          {values, values + on_host.numel()},
-                          shared_median(std::move(found.rms), decoder_.device(), ranks_)};
+    ExtractedDirection result{layers_[place], {values, values + on_host.numel()}, residual_unit};
     // Every rank holds the same values.
     if (!std::all_of(result.value.begin(), result.value.end(),
                      [](double x) { return std::isfinite(x); })) {
@@ -214,6 +213,7 @@ class MeanDifferencePass {
 
   Decoder& decoder_;
   const std::vector<TokenPair>& pairs_;
+  const MakeStatistics& method_;
   const std::vector<std::int64_t>& layers_;
   bool block_by_block_;
   const Ranks& ranks_;
@@ -222,7 +222,7 @@ class MeanDifferencePass {
   std::int64_t shares_;                    // dealt to the replicas in turn
   std::vector<std::int64_t> first_token_;  // [P + 1] of each pair among all packed tokens
   std::vector<Found> found_;               // by layer
-  std::vector<MeanDifference> results_;
+  std::vector<ExtractedDirection> results_;
 };
 
 }  // namespace
@@ -247,15 +247,17 @@ std::uint64_t streamed_bytes(std::int64_t hidden, const std::vector<TokenPair>& 
          static_cast<std::uint64_t>(hidden) * sizeof(float);
 }
 
-std::vector<MeanDifference> mean_differences(Decoder& decoder, const std::vector<TokenPair>& pairs,
-                                             const MeanDifferenceSettings& settings,
-                                             const Ranks& ranks, const PassProgress& progress) {
+std::vector<ExtractedDirection> extract_directions(Decoder& decoder,
+                                                   const std::vector<TokenPair>& pairs,
+                                                   const ExtractionSettings& settings,
+                                                   const MakeStatistics& method, const Ranks& ranks,
+                                                   const PassProgress& progress) {
   require_answer_positions(pairs, settings.answers_end_with_eos);
   if (settings.answers_end_with_eos) {
-    return MeanDifferencePass(decoder, pairs, settings, ranks, progress).run();
+    return ExtractionPass(decoder, pairs, settings, method, ranks, progress).run();
   }
   const std::vector<TokenPair> lengthened = with_token_to_leave_out(pairs);
-  return MeanDifferencePass(decoder, lengthened, settings, ranks, progress).run();
+  return ExtractionPass(decoder, lengthened, settings, method, ranks, progress).run();
 }
 
 }  // namespace bipo

@@ -1,5 +1,5 @@
-// Mean-difference directions (CAA, arXiv 2312.06681) of preference pairs, for all requested layers
-// in one pass of the pairs through the model.
+// Directions of preference pairs without training, for all requested layers in one pass of the
+// pairs through the model.
 #pragma once
 
 #include <cstdint>
@@ -9,21 +9,19 @@
 #include "collectives/session.hpp"
 #include "datasets/tokens/token_pair.hpp"
 #include "trainer/cache/activation_cache.hpp"
+#include "trainer/extraction/methods.hpp"
 #include "trainer/model/decoder/decoder.hpp"
 
 namespace bipo {
 
 // D hidden, P pairs.
 
-// v_L = mean over the pairs of [mean of h_L over the chosen answer's positions] - [mean of h_L over
-// the rejected answer's positions], where h_L is the output of block L without any vector.
-//
 // An answer's positions are its own scored tokens, from the first one after the shared prompt to
 // the last one of its text.  The end-of-sequence token does not count: generation ends with it, so
 // that no vector is ever added to its activations.  Packing leaves its row out, because it predicts
 // nothing. An answer without such a token (--no-eos) ends with text; then its last row is computed,
 // too.
-struct MeanDifferenceSettings {
+struct ExtractionSettings {
   std::vector<std::int64_t> layers;  // ascending, no layer twice
   bool answers_end_with_eos = true;  // as TokenizeOptions::add_eos makes them
   // True: all pairs go through a block before the next one is loaded; memory holds one block and
@@ -32,7 +30,7 @@ struct MeanDifferenceSettings {
   bool block_by_block = true;
 };
 
-struct MeanDifference {
+struct ExtractedDirection {
   std::int64_t layer = 0;
   std::vector<double> value;  // [D]
   double median_rms = 0;      // of h_L: over all tokens of the pass, of their root mean squares
@@ -47,9 +45,12 @@ std::uint64_t streamed_bytes(std::int64_t hidden, const std::vector<TokenPair>& 
 // Returns one direction per layer, in their order, the same on every rank.  The model runs pair by
 // pair; means and sums are float64, and the sum over pairs does not depend on the number of
 // replicas, so that any number of them yields the same bits.  Only head and final norm remain
-// loaded.  Throws AgreedFailure (1) if an activation is not finite.  Collective over: dp x tp
-std::vector<MeanDifference> mean_differences(Decoder& decoder, const std::vector<TokenPair>& pairs,
-                                             const MeanDifferenceSettings& settings,
-                                             const Ranks& ranks, const PassProgress& progress);
+// loaded.  Throws AgreedFailure (1) if an activation is not finite, and as the method's statistics
+// do.  Collective over: dp x tp
+std::vector<ExtractedDirection> extract_directions(Decoder& decoder,
+                                                   const std::vector<TokenPair>& pairs,
+                                                   const ExtractionSettings& settings,
+                                                   const MakeStatistics& method, const Ranks& ranks,
+                                                   const PassProgress& progress);
 
 }  // namespace bipo

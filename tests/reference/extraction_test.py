@@ -1,0 +1,218 @@
+"""The methods of `extract` against transformers in float64, within what float32 may be off by.
+
+The activations are transformers'; what each method makes of them is written down here a second time, with dense
+linear algebra.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+import pair_tokens
+import program
+import run_files
+from float64_oracle import DRAWS, Widening, rounding_errors
+from plain_bipo import TokenPair
+from tiny_models import TinyModel, write_model
+
+LAYERS = 4
+TARGETS = 22  # pairs of the training file
+
+
+@pytest.fixture(scope="module")
+def odd_model(tmp_path_factory) -> Path:
+    return write_model(tmp_path_factory.mktemp("odd") / "model",
+                       TinyModel(vocab_size=301, intermediate_size=83, tied=True))
+
+
+def load(directory: Path) -> PreTrainedModel:
+    torch.set_num_threads(1)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float64, attn_implementation="eager")
+    return model.eval().requires_grad_(False)
+
+
+def block_outputs(model: PreTrainedModel, ids: list[int]) -> torch.Tensor:
+    """[blocks, T, D], as the blocks hand them on: transformers' hidden_states end behind the final norm."""
+    outputs = []
+
+    def keep(_module, _inputs, output):
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+
+    hooks = [block.register_forward_hook(keep) for block in model.model.layers]
+    try:
+        with torch.no_grad():
+            hidden = model(input_ids=torch.tensor([ids]), use_cache=False, output_hidden_states=True).hidden_states
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for block in range(LAYERS - 1):
+        assert torch.equal(outputs[block], hidden[block + 1]), "block L's output is hidden_states[L + 1]"
+    return torch.stack(outputs)[:, 0]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the methods know of P pairs at one layer, first those of the training file."""
+
+    chosen: torch.Tensor  # [P, D]: means over the tokens of the answers
+    rejected: torch.Tensor
+    unit: float  # median of the root mean squares of the activations of the training file's tokens
+
+    def of_training(self) -> Answers:
+        return Answers(self.chosen[:TARGETS], self.rejected[:TARGETS], self.unit)
+
+
+def answers(model: PreTrainedModel, pairs: list[TokenPair]) -> list[Answers]:
+    """Of every block, each answer alone after its prompt, its end-of-sequence token left out."""
+    chosen, rejected, sizes = [], [], []
+    with Widening(model):
+        for pair in pairs:
+            first = len(pair.prompt)
+            by_side = [block_outputs(model, pair.prompt + answer)[:, :-1] for answer in (pair.chosen, pair.rejected)]
+            chosen.append(by_side[0][:, first:].mean(dim=1))
+            rejected.append(by_side[1][:, first:].mean(dim=1))
+            tokens = torch.cat([by_side[0], by_side[1][:, first:]], dim=1)  # the prompt's once
+            sizes.append(tokens.pow(2).mean(dim=2).sqrt())
+    units = torch.cat(sizes[:TARGETS], dim=1).quantile(0.5, dim=1)  # of an even number the mean of the middle two
+    return [Answers(torch.stack(chosen)[:, block], torch.stack(rejected)[:, block], float(units[block]))
+            for block in range(LAYERS)]
+
+
+def mean_difference(known: Answers) -> torch.Tensor:
+    known = known.of_training()
+    return (known.chosen - known.rejected).mean(dim=0)
+
+
+def probe(known: Answers, c: float = 1.0) -> torch.Tensor:
+    """argmin |w|^2 / 2 + c sum log(1 + exp(-y (w x + t))) by Newton's steps with the whole Hessian."""
+    known = known.of_training()
+    rows = torch.cat([known.chosen, known.rejected]) / known.unit
+    rows = torch.cat([rows, torch.ones(len(rows), 1).double()], dim=1)
+    labels = torch.cat([torch.ones(len(known.chosen)), -torch.ones(len(known.rejected))]).double()
+    penalty = torch.ones(rows.shape[1]).double()
+    penalty[-1] = 0  # the intercept is free
+    weights = torch.zeros_like(penalty)
+    for _ in range(50):
+        wrong = torch.sigmoid(-labels * (rows @ weights))
+        slope = penalty * weights - c * rows.T @ (labels * wrong)
+        hessian = torch.diag(penalty) + c * (rows.T * (wrong * (1 - wrong))) @ rows
+        weights = weights - torch.linalg.solve(hessian, slope)
+    assert slope.norm() < 1e-9, "the steps have not arrived at the minimum"
+    return weights[:-1] / weights[:-1].norm()
+
+
+def principal_component(known: Answers) -> torch.Tensor:
+    """By the singular vectors of the differences, with the sign of their mean."""
+    known = known.of_training()
+    differences = known.chosen - known.rejected
+    component = torch.linalg.svd(differences, full_matrices=False).Vh[0]
+    return component * torch.sign(differences.mean(dim=0) @ component)
+
+
+def mean_centred(known: Answers) -> torch.Tensor:
+    """The pairs of the training file are the target, those behind them the background."""
+    background = torch.cat([known.chosen[TARGETS:], known.rejected[TARGETS:]])
+    return known.chosen[:TARGETS].mean(dim=0) - background.mean(dim=0)
+
+
+METHODS: dict[str, Callable[[Answers], torch.Tensor]] = {
+    "caa": mean_difference, "probe": probe, "pca": principal_component, "mean-centring": mean_centred}
+# What float32's roundoff may change a direction by, of its length, on these models at most: the bounds are that of
+# every layer, and about forty times the program's errors.  A component answers to roundoff by 1 over the gap between
+# the two largest eigenvalues, so that its bound is larger.
+SHARP = {"caa": 1e-4, "probe": 1e-4, "pca": 3e-4, "mean-centring": 1e-4}
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """A model, its answers in float64, and again with float32's errors."""
+
+    directory: Path
+    exact: list[Answers]
+    disturbed: list[list[Answers]]
+
+
+@pytest.fixture(scope="module", params=["plain", "odd"])
+def oracle(request, tiny_model, odd_model, tiny_pairs, tiny_test_pairs) -> Oracle:
+    directory = tiny_model if request.param == "plain" else odd_model
+    rows = pair_tokens.read_csv(tiny_pairs)
+    assert len(rows) == TARGETS
+    pairs = pair_tokens.tokenize(AutoTokenizer.from_pretrained(directory),
+                                 rows + pair_tokens.read_csv(tiny_test_pairs))
+    model = load(directory)
+    exact = answers(model, pairs)
+    disturbed = []
+    for draw in range(DRAWS):
+        with rounding_errors(model, draw):
+            disturbed.append(answers(model, pairs))
+    return Oracle(directory, exact, disturbed)
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory) -> tuple[Path, list[pair_tokens.TextPair]]:
+    """A file of A/B items, and the same as pairs of the letters."""
+    items = [("Is it warm (0)?", "yes", "no", "A"), ("Do you think so?", "never", "always", "B"),
+             ("Red?", "ring", "leg", "(A)"), ("More, or less than that?", "more", "less", "B")]
+    path = tmp_path_factory.mktemp("letters") / "items.csv"
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("question", "A", "B", "matching"), *items])
+    rows = []
+    for question, a, b, matching in items:
+        both = ["(A", "(B"] if "A" in matching else ["(B", "(A"]
+        rows.append(pair_tokens.TextPair(f"{question}\n\nChoices:\n (A) {a}\n (B) {b}", *both))
+    return path, rows
+
+
+def letter_differences(model: PreTrainedModel, pairs: list[TokenPair]) -> torch.Tensor:
+    """[blocks, D] of the mean difference at the letters, which are the last tokens before the end."""
+    def letter(pair: TokenPair, answer: list[int]) -> torch.Tensor:
+        return block_outputs(model, pair.prompt + answer)[:, -2]
+
+    with Widening(model):
+        return torch.stack([letter(pair, pair.chosen) - letter(pair, pair.rejected) for pair in pairs]).mean(dim=0)
+
+
+def test_letters_are_those_of_transformers(tiny_model, letters, tmp_path):
+    path, rows = letters
+    program.run_successfully(["extract", *program.options({
+        "method": "caa-letter", "model": tiny_model, "train": path, "layers": "all", "out": tmp_path / "out",
+        "threads": 1, "dtype": "fp32", "device": "cpu"})])
+    model = load(tiny_model)
+    pairs = pair_tokens.tokenize(AutoTokenizer.from_pretrained(tiny_model), rows)
+    exact = letter_differences(model, pairs)
+    bounds = torch.zeros(LAYERS, dtype=torch.float64)
+    for draw in range(DRAWS):
+        with rounding_errors(model, draw):
+            bounds = torch.maximum(bounds, (letter_differences(model, pairs) - exact).norm(dim=1))
+    for layer in range(LAYERS):
+        run = run_files.read(tmp_path / "out" / f"layer{layer}.h5")
+        assert (run.config["method"], run.config["positions"], run.config["train_pairs"]) == (
+            "caa-letter", "letter", len(rows))
+        distance = float((torch.from_numpy(run.final_vector).double() - exact[layer]).norm())
+        assert distance <= float(bounds[layer]), f"layer {layer}: {distance:.2g}, allowed {bounds[layer]:.2g}"
+        assert float(bounds[layer]) < 1e-4 * float(exact[layer].norm())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_layer_is_that_of_transformers(oracle, tiny_pairs, tiny_test_pairs, tmp_path, method):
+    program.run_successfully(["extract", *program.options({
+        "method": method, "model": oracle.directory, "train": tiny_pairs, "layers": "all", "out": tmp_path / "out",
+        "background": tiny_test_pairs if method == "mean-centring" else None,
+        "threads": 1, "dtype": "fp32", "device": "cpu"})])
+    direction = METHODS[method]
+    for layer in range(LAYERS):
+        exact = direction(oracle.exact[layer])
+        bound = max(float((direction(draw[layer]) - exact).norm()) for draw in oracle.disturbed)
+        run = run_files.read(tmp_path / "out" / f"layer{layer}.h5")
+        assert run.config["method"] == method
+        distance = float((torch.from_numpy(run.final_vector).double() - exact).norm())
+        assert distance <= bound, f"layer {layer}: {distance:.2g}, allowed {bound:.2g}"
+        # The bound is sharp: another definition, with the end of sequence or of another block, lies far beyond.
+        assert bound < SHARP[method] * float(exact.norm())
