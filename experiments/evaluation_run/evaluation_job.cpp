@@ -46,7 +46,7 @@ void warn_of_unsteered(EvaluationJob& job, const ChoiceQuestions& questions) {
         return std::all_of(item.tokens.answers.begin(), item.tokens.answers.end(),
                            [](const std::vector<TokenId>& answer) { return answer.size() == 1; });
       });
-  if (job.options.positions == Positions::kAnswer && count > 0) {
+  if (job.options.positions->kind == SteeredPositions::Kind::kAnswer && count > 0) {
     job.warnings.push_back(
         fmt::format("--choices-{}: all answers of {} of {} questions are one token, which "
                     "--positions answer does not steer",
@@ -110,6 +110,30 @@ void read_neutral_prompts(EvaluationJob& job, const TextTools& text) {
   add_skipped(job, file.skipped);
 }
 
+// Refuses measures that the positions, which may come from the vectors' files, leave unsteered.
+void check_positions(const EvaluateOptions& options) {
+  if (!options.reference_text.empty() &&
+      (!options.positions->steers_answers() || !options.gate.vector.empty())) {
+    throw UserError(fmt::format(
+        "--reference-text is text without a prompt, which {} is about; leave one of them out",
+        options.gate.vector.empty() ? fmt::format("--positions {}", to_string(*options.positions))
+                                    : "--gate"));
+  }
+  if (options.positions->steers_prompts()) {
+    return;
+  }
+  const std::pair<const char*, const std::filesystem::path&> measures[] = {
+      {"neutral-prompts", options.neutral_prompts}, {"mmlu", options.mmlu}};
+  for (const auto& [name, path] : measures) {
+    if (!path.empty()) {
+      throw UserError(fmt::format(
+          "--{} measures what prompts predict, and the vectors act at the answers only, as they "
+          "were trained; leave it out, or give --positions",
+          name));
+    }
+  }
+}
+
 void read_data(EvaluationJob& job) {
   const EvaluateOptions& options = job.options;
   const ModelConfig& config = job.model.files.config;
@@ -124,6 +148,9 @@ void read_data(EvaluationJob& job) {
   };
   warn(tokenizer.warnings());
   const TextTools text = tokenizer.text();
+  warn(resolve_positions(job.vectors, text.special.bos, job.options));
+  check_positions(job.options);
+  add_steering_notes(job.options, job.gate, job.notes);
   if (!options.test.empty()) {
     TokenizedFile file = tokenizer.read(options.test, row_options(options, options.max_test_pairs));
     job.notes.push_back(file.understood);
@@ -206,8 +233,14 @@ std::uint64_t agreement(const EvaluationJob& job) {
   hash.add(job.model.computation.kernels);
   hash.add(job.model.files.fingerprint);
   hash.add(job.weights_hash);
-  hash.add(fmt::format("{} {} {}", job.options.batch_size, name_of(job.options.positions),
-                       name_of(job.model.computation.dtype)));
+  hash.add(fmt::format("{} {} {} {} {}", job.options.batch_size, to_string(*job.options.positions),
+                       job.options.positions->left_out_bos, name_of(job.model.computation.dtype),
+                       to_string(job.options.intervention)));
+  if (job.gate) {
+    const PlacedVector& vector = job.gate->vector;
+    hash.add(fmt::format("gate {} {}", vector.layer, job.gate->threshold));
+    hash.add_bytes(vector.value.data(), vector.value.size() * sizeof(float));
+  }
   for (const PlacedVector& vector : job.plan.vectors) {
     hash.add(static_cast<std::uint64_t>(vector.layer));
     hash.add_bytes(vector.value.data(), vector.value.size() * sizeof(float));
@@ -284,6 +317,8 @@ EvaluationJob prepare_evaluation(const EvaluateOptions& options, const std::stri
   if (!options.caa.empty()) {
     job.caa = read_stored_vector(options.caa.file, options.caa.selection);
   }
+  check_weights_of(job.vectors, options.intervention);
+  job.gate = read_gate(options.gate, job.model.files.config);
   job.plan = plan_steering(job.vectors, job.caa, options);
   job.notes = vector_notes(job.vectors);
   if (job.caa) {

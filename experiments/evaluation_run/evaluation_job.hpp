@@ -32,6 +32,7 @@ struct EvaluationJob {
   std::uint64_t weights_hash = 0;  // covers every byte of the weights
   std::vector<VectorInUse> vectors;
   std::optional<StoredVector> caa;
+  std::optional<Gate> gate;
   SteeringPlan plan;
   std::string chat_template;          // name of the format
   std::int64_t max_length = 0;        // tokens, effective
@@ -49,7 +50,7 @@ struct EvaluationJob {
   std::vector<std::string> judge_requests;  // lines of --judge-export
 
   std::string config;              // JSON object: the settings in the evaluation file
-  std::vector<std::string> notes;  // what was understood of --test
+  std::vector<std::string> notes;  // about the vectors, how they act, and what --test was read as
   std::vector<std::string> warnings;
   std::uint64_t agreement = 0;  // equal on ranks that are about to evaluate the same
 };

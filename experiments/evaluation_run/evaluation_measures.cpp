@@ -1,5 +1,8 @@
 #include "experiments/evaluation_run/evaluation_measures.hpp"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -114,8 +117,36 @@ class Measurement {
                            const std::vector<std::vector<double>>& coefficients,
                            const std::string& what) {
     const std::int64_t tokens = tokens_of(items) * static_cast<std::int64_t>(coefficients.size());
-    return score_continuations(context(what, tokens), items, vectors_,
-                               {coefficients, steered_positions(job_.options.positions)});
+    const ScoringContext scoring = context(what, tokens);
+    std::vector<PromptTokens> prompts;
+    for (const Continuations& item : items) {
+      prompts.push_back({item.prompt, item.where});
+    }
+    return score_continuations(scoring, items, vectors_,
+                               settings_of(scoring, prompts, coefficients, what));
+  }
+
+  // Decides the gates of `prompts`, if there is one, and says how many are open.
+  SteeringSettings settings_of(const ScoringContext& scoring,
+                               const std::vector<PromptTokens>& prompts,
+                               const std::vector<std::vector<double>>& coefficients,
+                               const std::string& what) {
+    SteeringSettings settings{coefficients, *job_.options.positions};
+    const bool is_steered =
+        std::any_of(coefficients.begin(), coefficients.end(), [](const auto& of_setting) {
+          return std::any_of(of_setting.begin(), of_setting.end(),
+                             [](double coefficient) { return coefficient != 0; });
+        });
+    if (job_.gate && is_steered) {
+      settings.is_open =
+          open_gates({decoder_, ranks_, scoring.group_size, {}}, prompts, *job_.gate);
+      if (is_root()) {
+        display_.message(fmt::format(
+            "{}: the gate is open for {} of {} prompts", what,
+            std::count(settings.is_open.begin(), settings.is_open.end(), true), prompts.size()));
+      }
+    }
+    return settings;
   }
 
   // Calls `add` with every direction, multiplier and index of the setting, further draws left out.
@@ -247,8 +278,10 @@ class Measurement {
     }
     const std::int64_t tokens =
         tokens_of(job_.neutral_prompts) * static_cast<std::int64_t>(of_directions_.size());
-    const auto divergences = prompt_divergences(context("neutral prompts", tokens),
-                                                job_.neutral_prompts, vectors_, of_directions_);
+    const ScoringContext scoring = context("neutral prompts", tokens);
+    const auto divergences = prompt_divergences(
+        scoring, job_.neutral_prompts, vectors_,
+        settings_of(scoring, job_.neutral_prompts, of_directions_, "neutral prompts"));
     if (!is_root()) {
       return;
     }

@@ -77,7 +77,7 @@ PlacedVector scaled_caa(const StoredVector& caa, const EvaluateOptions& options,
   if (norm == 0) {
     throw UserError(fmt::format("--caa {}: its weight is 0, which leaves no control", file));
   }
-  PlacedVector placed{layer, {}};
+  PlacedVector placed{layer, {}, options.intervention};
   for (const float value : caa.value) {
     placed.value.push_back(static_cast<float>(value * (norm / own)));
   }
@@ -122,7 +122,7 @@ SteeringPlan plan_steering(const std::vector<VectorInUse>& vectors,
   }
 
   SteeringPlan plan;
-  plan.vectors = placed(vectors);
+  plan.vectors = placed(vectors, options.intervention);
   struct AtOne {  // multiplier
     std::string name;
     double norm = 0;
@@ -148,8 +148,10 @@ SteeringPlan plan_steering(const std::vector<VectorInUse>& vectors,
   for (std::int64_t draw = 0; draw < options.random_directions(); ++draw) {
     std::vector<PlacedVector> control;
     for (const auto& [layer, sum] : sums) {
-      control.push_back({layer, random_direction(hidden, vector_norm(sum), layer, options.seed,
-                                                 static_cast<std::uint32_t>(draw))});
+      control.push_back({layer,
+                         random_direction(hidden, vector_norm(sum), layer, options.seed,
+                                          static_cast<std::uint32_t>(draw)),
+                         options.intervention});
     }
     add_control(draw == 0 ? "random" : fmt::format("random-{}", draw + 1), norm, control);
   }

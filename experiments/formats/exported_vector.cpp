@@ -181,6 +181,7 @@ class ZipWriter {
 struct Written {
   const StoredVector* stored = nullptr;
   double multiplier = 1;
+  std::string positions;      // where training added it; empty: everywhere
   std::vector<float> values;  // times the multiplier, unless the file keeps that beside them
 };
 
@@ -270,9 +271,10 @@ nlohmann::ordered_json origin_of(const Written& written) {
   const StoredVector& vector = *written.stored;
   return {
       {"layer", fmt::format("{}", vector.layer)},
-      {"site", fmt::format("added to the output of block {} (from 0) at every position: "
-                           "h + m * vector",
-                           vector.layer)},
+      {"site",
+       fmt::format(
+           "added to the output of block {} (from 0) at {}: h + m * vector", vector.layer,
+           written.positions.empty() ? "every position" : "the positions " + written.positions)},
       {"sign_convention",
        "m > 0 steers towards the chosen answers of the training pairs, m < 0 towards the rejected "
        "ones"},
@@ -415,7 +417,7 @@ std::vector<Written> prepared(const std::vector<ExportedVector>& vectors,
   for (const ExportedVector& exported : vectors) {
     const StoredVector& stored = exported.vector;
     written.push_back(
-        {&stored, exported.multiplier,
+        {&stored, exported.multiplier, exported.positions,
          keeps_multiplier ? stored.value : scaled(stored.value, exported.multiplier)});
   }
   std::stable_sort(written.begin(), written.end(), [](const Written& a, const Written& b) {
@@ -446,6 +448,10 @@ std::vector<Written> prepared(const std::vector<ExportedVector>& vectors,
 }
 
 }  // namespace
+
+bool carries_positions(const std::string& format) {
+  return format == "safetensors";
+}
 
 std::vector<std::byte> exported_vectors(const std::vector<ExportedVector>& vectors,
                                         const std::string& format, const std::string& model_hint) {

@@ -12,14 +12,18 @@ namespace bipo {
 struct ExportedVector {
   StoredVector vector;
   double multiplier = 1;
+  std::string positions = {};  // where training added it, for a person; empty: at every position
 };
+
+// Returns whether a format of `export --format` says at which positions a vector acts.
+bool carries_positions(const std::string& format);
 
 // Returns the bytes of a file with each vector times its multiplier, in a format of `export
 // --format`; several vectors are of different layers of one model:
 //   pt           torch.save of a float32 tensor [D], or of {layer: tensor}, readable with
 //                weights_only=True
-//   safetensors  a float32 tensor [D] named "vector", with its origin as metadata; for several,
-//                "layers.L"
+//   safetensors  a float32 tensor [D] named "vector", with its origin and positions as metadata;
+//                for several, "layers.L"
 //   gguf         a control vector of llama.cpp: direction.L, added to the output of block L;
 //                `model_hint` says which kind of model it is for
 //   npy          numpy.save of a float32 array [D]

@@ -54,14 +54,17 @@ struct TextGenerator::Region {
 
 // Tokens with which several prompts begin.
 struct TextGenerator::Beginning {
-  bool begins(const NumberedPrompt& prompt) const {
+  // `steered`: the prompt's rows.
+  bool begins(const NumberedPrompt& prompt, const std::vector<bool>& steered) const {
     return tokens.size() < prompt.tokens.size() &&
-           std::equal(tokens.begin(), tokens.end(), prompt.tokens.begin());
+           std::equal(tokens.begin(), tokens.end(), prompt.tokens.begin()) &&
+           std::equal(is_steered.begin(), is_steered.end(), steered.begin());
   }
 
   std::vector<TokenId> tokens;
-  Region shared;            // of the shared cache
-  std::vector<Region> own;  // [S] of the other cache
+  std::vector<bool> is_steered;  // of them
+  Region shared;                 // of the shared cache
+  std::vector<Region> own;       // [S] of the other cache
 };
 
 // A prompt whose texts grow.  Prompt and text are separate regions in both caches, so that the
@@ -100,6 +103,7 @@ struct TextGenerator::Passage {
   std::int64_t size() const { return static_cast<std::int64_t>(tokens.size()); }
 
   std::span<const TokenId> tokens;
+  std::vector<bool> is_steered;  // of them
   Region& shared;
   std::vector<Region>& own;  // [S]
 };
@@ -160,7 +164,7 @@ TextGenerator::TextGenerator(const Decoder& decoder, const SteeringVectors& vect
       shared_rows_(room.shared_rows, room.shared_regions),
       own_rows_(room.own_rows, room.own_regions) {
   const std::int64_t blocks = decoder.config().blocks;
-  const bool shares_all = settings.positions == SteeredPositions::kAnswer || layers_.empty();
+  const bool shares_all = !settings.positions.steers_prompts() || layers_.empty();
   shared_ = {0, shares_all ? blocks : layers_.front() + 1};
   own_ = {shared_.end, blocks};
   shared_cache_ = decoder.make_cache(shared_, room.shared_rows, room.shared_regions);
@@ -169,6 +173,7 @@ TextGenerator::TextGenerator(const Decoder& decoder, const SteeringVectors& vect
   for (const std::vector<double>& multipliers : settings.multipliers) {
     columns.push_back(at::tensor(multipliers, at::kDouble).unsqueeze(1));
   }
+  columns.push_back(at::zeros({vectors.count(), 1}, at::kDouble));
   by_setting_ = at::cat(columns, 1).to(residual_options(decoder));
 }
 
@@ -229,7 +234,7 @@ std::vector<TextGenerator::Answering*> TextGenerator::place_waiting() {
 
 // Lays out the first prompt that waits; returns whether there are rows for it.
 bool TextGenerator::place(NumberedPrompt& prompt) {
-  const bool fits = beginning_ && beginning_->begins(prompt);
+  const bool fits = beginning_ && beginning_->begins(prompt, steered_rows(prompt));
   if (beginning_ && !fits && beginning_.use_count() == 1) {
     beginning_.reset();
   }
@@ -246,7 +251,7 @@ bool TextGenerator::place(NumberedPrompt& prompt) {
     const std::shared_ptr<Beginning> longer = make_beginning(prompt, length);
     if (longer && put(longer)) {
       beginning_ = longer;
-      run_passages({{longer->tokens, longer->shared, longer->own}});
+      run_passages({{longer->tokens, longer->is_steered, longer->shared, longer->own}});
       return true;
     }
   }
@@ -273,16 +278,21 @@ std::size_t TextGenerator::worthy_beginning(const NumberedPrompt& prompt) const 
   if (!settings_.has_independent_rows || decoder_.config().attention_soft_cap != 0 || count < 2) {
     return 0;
   }
+  const std::vector<bool> steered = steered_rows(prompt);
   std::size_t common = prompt.tokens.size() - 1;
   for (std::size_t i = 0; i < count; ++i) {
-    const std::vector<TokenId>& other = waiting_[i].front().tokens;
+    const NumberedPrompt& waiting = waiting_[i].front();
+    const std::vector<TokenId>& other = waiting.tokens;
     const auto most = static_cast<std::ptrdiff_t>(std::min(common, other.size() - 1));
     const auto end =
         std::mismatch(prompt.tokens.begin(), prompt.tokens.begin() + most, other.begin());
-    common = static_cast<std::size_t>(end.first - prompt.tokens.begin());
+    const auto alike =
+        std::mismatch(steered.begin(), steered.begin() + (end.first - prompt.tokens.begin()),
+                      steered_rows(waiting).begin());
+    common = static_cast<std::size_t>(alike.first - steered.begin());
   }
   const std::size_t known =
-      beginning_ && beginning_->begins(prompt) ? beginning_->tokens.size() : 0;
+      beginning_ && beginning_->begins(prompt, steered) ? beginning_->tokens.size() : 0;
   return common > known && count * (common - known) > common ? common : 0;
 }
 
@@ -300,8 +310,10 @@ std::shared_ptr<TextGenerator::Beginning> TextGenerator::make_beginning(
     return nullptr;
   }
   const auto end = prompt.tokens.begin() + static_cast<std::ptrdiff_t>(length);
-  return std::make_shared<Beginning>(
-      Beginning{{prompt.tokens.begin(), end}, std::move(shared), std::move(own)});
+  std::vector<bool> steered = steered_rows(prompt);
+  steered.resize(length);
+  return std::make_shared<Beginning>(Beginning{
+      {prompt.tokens.begin(), end}, std::move(steered), std::move(shared), std::move(own)});
 }
 
 // Returns the prompt's rows, without the prompt; null where they are lacking.
@@ -330,8 +342,12 @@ void TextGenerator::begin(const std::vector<Answering*>& begun) {
   std::vector<Passage> passages;
   std::vector<Row> rows;
   for (Answering* each : begun) {
+    const std::vector<bool> steered = steered_rows(each->prompt);
+    const auto first = static_cast<std::ptrdiff_t>(each->first());
     passages.push_back({std::span<const TokenId>(each->prompt.tokens).subspan(each->first()),
-                        each->shared_prompt, each->own_prompts});
+                        {steered.begin() + first, steered.end()},
+                        each->shared_prompt,
+                        each->own_prompts});
     for (std::size_t s = 0; s < settings(); ++s) {
       rows.push_back({each, s});
     }
@@ -368,7 +384,7 @@ at::Tensor TextGenerator::run_together(const std::vector<Passage>& passages) {
   const at::Tensor ids = at::tensor(tokens, at::kLong).to(decoder_.device());
   const at::Tensor h = decoder_.run_cached(decoder_.embed(ids), shared_,
                                            decoder_.cached_layout(parts), shared_cache_);
-  if (settings_.positions == SteeredPositions::kAll) {
+  if (settings_.positions.steers_prompts()) {
     return run_own(passages, h);
   }
   std::vector<at::Tensor> last;
@@ -401,18 +417,19 @@ at::Tensor TextGenerator::run_own(const std::vector<Passage>& passages, const at
   for_each_pack(sizes, most, [&](std::size_t begin, std::size_t end) {
     std::vector<at::Tensor> inputs;
     std::vector<CachedPart> parts;
-    std::vector<std::int64_t> setting_of_row;
+    std::vector<std::int64_t> column_of_row;
     std::vector<std::int64_t> last_rows;
     for (const Item& item : std::span(items).subspan(begin, end - begin)) {
       inputs.push_back(item.h);
       parts.push_back(item.passage.own[item.setting].extend(
-          static_cast<std::int64_t>(setting_of_row.size()), item.passage.size()));
-      setting_of_row.resize(setting_of_row.size() + item.passage.tokens.size(),
-                            static_cast<std::int64_t>(item.setting));
-      last_rows.push_back(static_cast<std::int64_t>(setting_of_row.size()) - 1);
+          static_cast<std::int64_t>(column_of_row.size()), item.passage.size()));
+      for (const bool is_steered : item.passage.is_steered) {
+        column_of_row.push_back(static_cast<std::int64_t>(is_steered ? item.setting : settings()));
+      }
+      last_rows.push_back(static_cast<std::int64_t>(column_of_row.size()) - 1);
     }
     const at::Tensor out = run_steered(at::cat(inputs), own_, own_layout(parts), own_cache_,
-                                       coefficients_of(setting_of_row));
+                                       coefficients_of(column_of_row));
     last.push_back(out.index_select(0, at::tensor(last_rows, at::kLong).to(decoder_.device())));
   });
   return at::cat(last);
@@ -426,7 +443,7 @@ at::Tensor TextGenerator::run_steered(const at::Tensor& h, Range blocks, const C
     return decoder_.run_cached(x, part, layout, cache);
   };
   const auto add = [&](const at::Tensor& x, std::int64_t layer) {
-    return vectors_.add(x, layer, coefficients);
+    return vectors_.steer(x, layer, coefficients);
   };
   const ResidualStream steered = run_past_sites({h, blocks.begin}, layers_, add, run);
   return run(steered.hidden, {steered.next_block, blocks.end});
@@ -436,15 +453,23 @@ CachedLayout TextGenerator::own_layout(const std::vector<CachedPart>& parts) con
   return own_.size() > 0 ? decoder_.cached_layout(parts) : CachedLayout{};
 }
 
-// Returns the coefficients [M, n] of n rows.
-at::Tensor TextGenerator::coefficients_of(const std::vector<std::int64_t>& setting_of_row) const {
-  return by_setting_.index_select(1, at::tensor(setting_of_row, at::kLong).to(decoder_.device()));
+// Returns the coefficients [M, n] of n rows, each at a setting, or with the number of settings not
+// steered.
+at::Tensor TextGenerator::coefficients_of(const std::vector<std::int64_t>& column_of_row) const {
+  return by_setting_.index_select(1, at::tensor(column_of_row, at::kLong).to(decoder_.device()));
+}
+
+// Returns for each token of the prompt whether vectors act on its row.
+std::vector<bool> TextGenerator::steered_rows(const NumberedPrompt& prompt) const {
+  return steered_rows_of_prompt(static_cast<std::int64_t>(prompt.tokens.size()),
+                                prompt.tokens.front(),
+                                prompt.is_open ? settings_.positions : SteeredPositions::kNone);
 }
 
 void TextGenerator::grow() {
   std::vector<Row> rows;
   std::vector<std::int64_t> ids;
-  std::vector<std::int64_t> setting_of_row;
+  std::vector<std::int64_t> column_of_row;
   std::vector<CachedPart> shared_parts;
   std::vector<CachedPart> own_parts;
   for (const std::unique_ptr<Answering>& each : at_work_) {
@@ -458,15 +483,16 @@ void TextGenerator::grow() {
       Region& own = each->own_texts[s];
       rows.push_back({each.get(), s});
       ids.push_back(grows ? each->texts[s].tokens.back() : 0);
-      setting_of_row.push_back(static_cast<std::int64_t>(s));
+      const bool is_steered = each->prompt.is_open && settings_.positions.steers_answers();
+      column_of_row.push_back(static_cast<std::int64_t>(is_steered ? s : settings()));
       shared_parts.push_back(grows ? shared.extend(row, 1) : shared.idle(row));
       own_parts.push_back(grows ? own.extend(row, 1) : own.idle(row));
     }
   }
   const at::Tensor embedded = decoder_.embed(at::tensor(ids, at::kLong).to(decoder_.device()));
   const CachedLayout shared = decoder_.cached_layout(shared_parts);
-  const at::Tensor coefficients = coefficients_of(setting_of_row);
-  if (settings_.positions == SteeredPositions::kAnswer) {
+  const at::Tensor coefficients = coefficients_of(column_of_row);
+  if (!settings_.positions.steers_prompts()) {
     choose_tokens(rows, run_steered(embedded, shared_, shared, shared_cache_, coefficients));
     return;
   }

@@ -41,6 +41,7 @@ struct GeneratedText {
 struct NumberedPrompt {
   std::int64_t number = 0;
   std::vector<TokenId> tokens;  // fewer than the model's context
+  bool is_open = true;          // by its gate; vectors do not act on a closed one and its texts
 };
 
 struct PromptAnswers {
@@ -132,8 +133,9 @@ class TextGenerator {
   at::Tensor run_own(const std::vector<Passage>& passages, const at::Tensor& h);
   at::Tensor run_steered(const at::Tensor& h, Range blocks, const CachedLayout& layout,
                          const DecoderCache& cache, const at::Tensor& coefficients) const;
+  std::vector<bool> steered_rows(const NumberedPrompt& prompt) const;
   CachedLayout own_layout(const std::vector<CachedPart>& parts) const;
-  at::Tensor coefficients_of(const std::vector<std::int64_t>& setting_of_row) const;
+  at::Tensor coefficients_of(const std::vector<std::int64_t>& column_of_row) const;
   void choose_tokens(const std::vector<Row>& rows, const at::Tensor& output);
 
   const Decoder& decoder_;
@@ -148,7 +150,7 @@ class TextGenerator {
   RowPool own_rows_;
   DecoderCache shared_cache_;
   DecoderCache own_cache_;
-  at::Tensor by_setting_;  // [M, S]
+  at::Tensor by_setting_;  // [M, S + 1]: of rows at each setting, and of those not steered
   std::deque<std::vector<NumberedPrompt>> waiting_;
   std::shared_ptr<Beginning> beginning_;             // of the prompts that begin next
   std::vector<std::unique_ptr<Answering>> at_work_;  // in the order in which they began

@@ -32,7 +32,7 @@ GenerationSettings generation_settings(const GenerationJob& job) {
       row.push_back(multiplier * vector.choice.weight);
     }
   }
-  settings.positions = steered_positions(options.positions);
+  settings.positions = *options.positions;
   settings.max_new_tokens = std::min(options.max_new_tokens, job.model.files.config.context);
   if (!options.ignore_eos) {
     settings.stop_tokens = stop_tokens(job.text->text());
@@ -98,6 +98,13 @@ std::uint64_t agreement(const GenerationJob& job) {
     hash.add(fmt::format("{} {}", vector.stored.layer, vector.choice.weight));
     hash.add_bytes(vector.stored.value.data(), vector.stored.value.size() * sizeof(float));
   }
+  hash.add(to_string(job.options.intervention));
+  hash.add(fmt::format("{}", job.settings.positions.left_out_bos));
+  if (job.gate) {
+    const PlacedVector& vector = job.gate->vector;
+    hash.add(fmt::format("gate {} {}", vector.layer, job.gate->threshold));
+    hash.add_bytes(vector.value.data(), vector.value.size() * sizeof(float));
+  }
   for (const NumberedPrompt& prompt : job.tokens) {
     hash.add(std::uint64_t{prompt.tokens.size()});
     hash.add_bytes(prompt.tokens.data(), prompt.tokens.size() * sizeof(TokenId));
@@ -105,7 +112,7 @@ std::uint64_t agreement(const GenerationJob& job) {
   const GenerationSettings& settings = job.settings;
   hash.add(fmt::format("{} {} {} {} {} {} {} {} {} {} {} {}", job.batch, settings.max_new_tokens,
                        name_of(job.model.computation.dtype),
-                       fmt::join(job.options.multipliers, ","), name_of(job.options.positions),
+                       fmt::join(job.options.multipliers, ","), to_string(*job.options.positions),
                        job.options.ignore_eos, job.options.stream, settings.sampling.temperature,
                        settings.sampling.top_k, settings.sampling.top_p,
                        settings.sampling.repetition_penalty, settings.sampling.seed));
@@ -129,18 +136,24 @@ GenerationJob prepare_generation(const GenerateOptions& given, const std::string
   const ModelConfig& config = job.model.files.config;
   job.weights_hash = hash_of_weights(*job.model.files.weights);
   job.vectors = read_vectors(given.vectors, config);
+  check_weights_of(job.vectors, given.intervention);
+  job.gate = read_gate(given.gate, config);
   TokenizeOptions tokenize = tokenize_options(job.options, config.context);
   tokenize.max_length = std::numeric_limits<std::int64_t>::max();  // see read_prompts_of()
   job.text.emplace(job.model.files.read_text(), template_settings(job.options), config.vocabulary,
                    tokenize);
   read_prompts_of(job);
+  const std::vector<std::string> position_warnings =
+      resolve_positions(job.vectors, job.text->text().special.bos, job.options);
+  job.notes = vector_notes(job.vectors);
+  add_steering_notes(job.options, job.gate, job.notes);
   job.settings = generation_settings(job);
   job.batch = given.batch_size.value_or(std::max<std::int64_t>(
       1, kAnswersAtOnce / static_cast<std::int64_t>(job.options.multipliers.size())));
   job.room = generation_room(config, job.tokens, job.batch, job.settings);
   check_cache_fits(job, session);
   job.warnings = job.model.files.warnings();
-  for (auto& warnings : {job.text->warnings(), sampling_warnings(given),
+  for (auto& warnings : {job.text->warnings(), sampling_warnings(given), position_warnings,
                          vector_warnings(job.vectors, job.model.files, job.weights_hash)}) {
     job.warnings.insert(job.warnings.end(), warnings.begin(), warnings.end());
   }

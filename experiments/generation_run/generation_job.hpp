@@ -21,12 +21,14 @@ struct GenerationJob {
   WholeModel model;
   std::uint64_t weights_hash = 0;  // covers every byte of the weights
   std::vector<VectorInUse> vectors;
+  std::optional<Gate> gate;
   std::vector<Prompt> prompts;
   std::vector<NumberedPrompt> tokens;
   GenerationSettings settings;
   std::int64_t batch = 1;  // prompts
   GenerationRoom room;     // for any `batch` of them
   std::optional<PairTokenizer> text;
+  std::vector<std::string> notes;  // about the vectors and how they act
   std::vector<std::string> warnings;
   std::uint64_t agreement = 0;  // equal on ranks that are about to generate the same
 

@@ -80,6 +80,7 @@ struct GeneratedRow {
   std::vector<double> multipliers;  // one for each vector; written if there are several
   std::string text;
   const GeneratedText& generated;
+  std::optional<bool> gate_open;  // none without --gate
 };
 
 // Returns one line with its line break; see `generate --help`.
@@ -96,6 +97,9 @@ std::string json_row(const GeneratedRow& row) {
   json["multiplier"] = row.multiplier;
   if (row.multipliers.size() > 1) {
     json["multipliers"] = row.multipliers;
+  }
+  if (row.gate_open) {
+    json["gate_open"] = *row.gate_open;
   }
   json["text"] = row.text;
   json["tokens"] = row.generated.tokens;
@@ -167,8 +171,9 @@ std::string title(double multiplier) {
 // Writes texts to a file of rows, or prints them for a person.
 class TextSink {
  public:
-  TextSink(const GenerationJob& job, ProgressDisplay& display)
-      : job_(job), vectors_(named_vectors(job.vectors)), display_(display) {
+  TextSink(const GenerationJob& job, const std::vector<NumberedPrompt>& prompts,
+           ProgressDisplay& display)
+      : job_(job), prompts_(prompts), vectors_(named_vectors(job.vectors)), display_(display) {
     if (!job.options.out.empty()) {
       file_.emplace(job.options.out);
     }
@@ -203,17 +208,21 @@ class TextSink {
         job_.options.multipliers[setting],
         job_.settings.multipliers[setting],
         job_.text->text().tokenizer.decode(text.tokens, SpecialTokenText::kSkipped),
-        text};
+        text,
+        job_.gate ? std::optional(prompts_[prompt].is_open) : std::nullopt};
     return file_ ? json_row(row) : shown(row, setting == 0);
   }
 
   std::string shown(const GeneratedRow& row, bool is_first) const {
     const std::string head =
         is_first ? fmt::format("=== {}\n", row.prompt.messages.back().content) : "";
-    return fmt::format("{}--- {}\n{}\n", head, title(row.multiplier), row.text);
+    const bool is_closed = row.gate_open && !*row.gate_open;
+    return fmt::format("{}--- {}{}\n{}\n", head, title(row.multiplier),
+                       is_closed ? ", gate closed" : "", row.text);
   }
 
   const GenerationJob& job_;
+  const std::vector<NumberedPrompt>& prompts_;
   Json vectors_;
   ProgressDisplay& display_;
   std::optional<RowFile> file_;
@@ -267,8 +276,10 @@ class LiveTexts {
 class Dealer {
  public:
   // Prompts are dealt in groups of `group` consecutive ones.
-  Dealer(const GenerationJob& job, std::int64_t group, int replicas)
+  Dealer(const GenerationJob& job, const std::vector<NumberedPrompt>& tokens, std::int64_t group,
+         int replicas)
       : job_(job),
+        tokens_(tokens),
         group_(group),
         most_(job.batch + std::max(group, (job.batch + 1) / 2)),
         unfinished_(static_cast<std::size_t>(replicas), 0) {}
@@ -284,7 +295,7 @@ class Dealer {
         return;
       }
       if (fewest - unfinished_.begin() == mine) {
-        add(std::vector<NumberedPrompt>(job_.tokens.begin() + next_, job_.tokens.begin() + end));
+        add(std::vector<NumberedPrompt>(tokens_.begin() + next_, tokens_.begin() + end));
       }
       *fewest += end - next_;
       next_ = end;
@@ -301,6 +312,7 @@ class Dealer {
 
  private:
   const GenerationJob& job_;
+  const std::vector<NumberedPrompt>& tokens_;
   std::int64_t group_;
   std::int64_t most_;  // unfinished prompts of a replica
   std::int64_t next_ = 0;
@@ -361,6 +373,19 @@ void warn_of_idle_replicas(const GenerationJob& job, std::int64_t group, std::in
   }
 }
 
+// Collective over: dp x tp
+void decide_gates(const GenerationJob& job, const Decoder& decoder, const Ranks& ranks,
+                  std::vector<NumberedPrompt>& prompts) {
+  std::vector<PromptTokens> tokens;
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    tokens.push_back({prompts[i].tokens, job.prompts[i].where});
+  }
+  const std::vector<bool> open = open_gates({decoder, ranks, job.batch, {}}, tokens, *job.gate);
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    prompts[i].is_open = open[i];
+  }
+}
+
 // Returns whether any rank of the replica got a request to stop.  Collective over: tp
 bool stop_requested(const Decoder& decoder, const Ranks& ranks) {
   const at::Tensor requested =
@@ -374,10 +399,11 @@ bool stop_requested(const Decoder& decoder, const Ranks& ranks) {
 GenerationOutcome generate(const GenerationJob& prepared, const Decoder& decoder,
                            const Ranks& ranks, Job& job) {
   using Clock = std::chrono::steady_clock;
+  std::vector<NumberedPrompt> prompts = prepared.tokens;
   std::optional<TextSink> sink;  // on the root only
   job.session().together([&] {
     if (job.is_root()) {
-      sink.emplace(prepared, job.display());
+      sink.emplace(prepared, prompts, job.display());
     }
   });
   std::optional<LiveTexts> live;
@@ -385,7 +411,10 @@ GenerationOutcome generate(const GenerationJob& prepared, const Decoder& decoder
     live.emplace(prepared);
   }
   keep_freed_memory();
-  const SteeringVectors vectors(placed(prepared.vectors), decoder);
+  const SteeringVectors vectors(placed(prepared.vectors, prepared.options.intervention), decoder);
+  if (prepared.gate) {
+    decide_gates(prepared, decoder, ranks, prompts);
+  }
   GenerationSettings settings = prepared.settings;
   settings.has_independent_rows = holds_on_all(decoder.has_independent_cached_rows(), *ranks.world);
   TextGenerator generator(decoder, vectors, settings, prepared.room,
@@ -397,7 +426,7 @@ GenerationOutcome generate(const GenerationJob& prepared, const Decoder& decoder
   const int replicas = ranks.topology.dp();
   const std::int64_t group = settings.has_independent_rows ? 1 : prepared.batch;
   warn_of_idle_replicas(prepared, group, replicas, job.display());
-  Dealer dealer(prepared, group, replicas);
+  Dealer dealer(prepared, prompts, group, replicas);
   const auto deal = [&] {
     dealer.deal(ranks.topology.dp_rank(),
                 [&](std::vector<NumberedPrompt> prompts) { generator.add(std::move(prompts)); });

@@ -68,16 +68,96 @@ bool is_transfer(const StoredVector& vector, std::uint64_t model_fingerprint,
          differs(text_of_training(vector, kWeightsHashKey), weights_hash);
 }
 
-SteeredPositions steered_positions(Positions positions) {
-  return positions == Positions::kAll ? SteeredPositions::kAll : SteeredPositions::kAnswer;
+SteeredPositions trained_positions(const StoredVector& vector) {
+  const std::string text = text_of_training(vector, kStoredPositionsKey);
+  return text.empty() ? SteeredPositions::kAll : parse_positions(text);
 }
 
-std::vector<PlacedVector> placed(const std::vector<VectorInUse>& vectors) {
+bool trained_with_bos(const StoredVector& vector) {
+  const auto config = nlohmann::json::parse(vector.config, nullptr, /*allow_exceptions=*/false);
+  return !config.is_object() || config.value(kStoredSteerBosKey, nlohmann::json(true)) != false;
+}
+
+std::vector<std::string> resolve_positions(const std::vector<VectorInUse>& vectors,
+                                           std::optional<TokenId> bos, SteeringOptions& options) {
+  std::vector<std::string> warnings;
+  const auto resolve_one = [&](const char* option, auto& choice, auto trained, const auto& shown) {
+    if (!choice) {
+      choice = vectors.empty() ? trained(StoredVector()) : trained(vectors.front().stored);
+      for (const VectorInUse& vector : vectors) {
+        if (trained(vector.stored) != *choice) {
+          throw UserError(fmt::format(
+              "the vectors were trained at different positions ({} has --{} {}, {} has {}); give "
+              "--{} to choose for all of them",
+              vectors.front().choice.file.string(), option, shown(*choice),
+              vector.choice.file.string(), shown(trained(vector.stored)), option));
+        }
+      }
+      return;
+    }
+    for (const VectorInUse& vector : vectors) {
+      if (trained(vector.stored) != *choice) {
+        warnings.push_back(fmt::format("{}: trained with --{} {}, used with {} as given",
+                                       vector.choice.file.string(), option,
+                                       shown(trained(vector.stored)), shown(*choice)));
+      }
+    }
+  };
+  resolve_one("positions", options.positions, trained_positions,
+              [](const SteeredPositions& positions) { return to_string(positions); });
+  resolve_one("steer-bos", options.steer_bos, trained_with_bos,
+              [](bool steers) { return steers ? "on" : "off"; });
+  options.positions->left_out_bos = *options.steer_bos ? -1 : bos.value_or(-1);
+  return warnings;
+}
+
+void check_weights_of(const std::vector<VectorInUse>& vectors, const Intervention& intervention) {
+  for (const VectorInUse& vector : vectors) {
+    if (intervention.kind != Intervention::Kind::kAdd && vector.choice.weight != 1) {
+      throw UserError(fmt::format(
+          "--vector {}: a weight ({}) belongs to vectors that are added; --intervention {} knows "
+          "their directions only, and --multipliers say how much of it is done",
+          vector.choice.file.string(), vector.choice.weight, to_string(intervention)));
+    }
+  }
+}
+
+std::vector<PlacedVector> placed(const std::vector<VectorInUse>& vectors,
+                                 const Intervention& intervention) {
   std::vector<PlacedVector> result;
   for (const VectorInUse& vector : vectors) {
-    result.push_back({vector.stored.layer, vector.stored.value});
+    result.push_back({vector.stored.layer, vector.stored.value, intervention});
   }
   return result;
+}
+
+std::optional<Gate> read_gate(const GateChoice& choice, const ModelConfig& config) {
+  if (choice.vector.empty()) {
+    return std::nullopt;
+  }
+  StoredVector stored = read_vector(choice.vector, config, "--gate");
+  if (vector_norm(stored.value) == 0) {
+    throw UserError(fmt::format("--gate {}: its vector is zero and has no direction",
+                                choice.vector.file.string()));
+  }
+  return Gate{{stored.layer, std::move(stored.value)}, choice.threshold};
+}
+
+void add_steering_notes(const SteeringOptions& options, const std::optional<Gate>& gate,
+                        std::vector<std::string>& notes) {
+  if (options.positions != SteeredPositions::kAll) {
+    notes.push_back(fmt::format("steered positions: {}{}", to_string(*options.positions),
+                                *options.steer_bos ? "" : ", without the begin-of-sequence token"));
+  }
+  if (options.intervention != Intervention()) {
+    notes.push_back(fmt::format("intervention: {}", to_string(options.intervention)));
+  }
+  if (gate) {
+    notes.push_back(fmt::format(
+        "gate {}: only prompts are steered whose last token's component along its vector, after "
+        "layer {} of the model without steering, is above {}",
+        options.gate.vector.file.string(), gate->vector.layer, gate->threshold));
+  }
 }
 
 std::vector<std::string> transfer_warnings(const std::vector<VectorInUse>& vectors,

@@ -3,12 +3,14 @@
 
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "experiments/runs/run_file.hpp"
 #include "experiments/settings/settings.hpp"
 #include "trainer/model/model_files.hpp"
+#include "trainer/passes/continuation_scores.hpp"
 #include "trainer/passes/steering.hpp"
 
 namespace bipo {
@@ -26,10 +28,32 @@ StoredVector read_vector(const VectorChoice& choice, const ModelConfig& config, 
 std::vector<VectorInUse> read_vectors(const std::vector<VectorChoice>& choices,
                                       const ModelConfig& config);
 
-SteeredPositions steered_positions(Positions positions);
+// Returns where a vector was added in training, by its file; everywhere where the file does not
+// say.
+SteeredPositions trained_positions(const StoredVector& vector);
+bool trained_with_bos(const StoredVector& vector);
+
+// Fills options.positions and options.steer_bos where they are not given, with those of the
+// vectors' training, and the token that is left out, `bos` (if any).  Returns warnings where what
+// is given differs from the training.  Throws UserError where vectors were trained at different
+// positions and none are given.
+std::vector<std::string> resolve_positions(const std::vector<VectorInUse>& vectors,
+                                           std::optional<TokenId> bos, SteeringOptions& options);
+
+// Throws UserError where a vector has a weight that the intervention has no meaning for.
+void check_weights_of(const std::vector<VectorInUse>& vectors, const Intervention& intervention);
 
 // Returns the vectors in the same order, without their weights.
-std::vector<PlacedVector> placed(const std::vector<VectorInUse>& vectors);
+std::vector<PlacedVector> placed(const std::vector<VectorInUse>& vectors,
+                                 const Intervention& intervention = {});
+
+// Reads --gate; none if it is not given.  Throws UserError for a file that does not fit the model,
+// and for a vector of zeros.
+std::optional<Gate> read_gate(const GateChoice& choice, const ModelConfig& config);
+
+// Adds where and how the vectors act where that is not adding at all tokens, for a person.
+void add_steering_notes(const SteeringOptions& options, const std::optional<Gate>& gate,
+                        std::vector<std::string>& notes);
 
 // Returns whether the vector says that it was trained on other weights or another configuration.
 bool is_transfer(const StoredVector& vector, std::uint64_t model_fingerprint,

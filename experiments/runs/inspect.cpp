@@ -202,12 +202,19 @@ TextTable first_and_last_step(const std::vector<StepRow>& steps) {
   return table;
 }
 
-TextTable vector_table(const std::vector<SavedVector>& vectors) {
+TextTable vector_table(const TrainingRecord& record) {
+  const bool is_learned = record.checkpoint.factor.has_value();
   TextTable table = {{"row", "epoch", "steps done", "|v|"}};
-  for (const SavedVector& saved : vectors) {
+  if (is_learned) {
+    table.front().push_back("factor in it");
+  }
+  for (const SavedVector& saved : record.vectors) {
     table.push_back({fmt::format("{}", table.size() - 1), fmt::format("{}", saved.epoch + 1),
                      fmt::format("{}", saved.step),
                      fmt::format("{:.4f}", vector_norm(saved.value))});
+    if (is_learned) {
+      table.back().push_back(fmt::format("{:.4f}", saved.factor));
+    }
   }
   return table;
 }
@@ -238,13 +245,16 @@ Json step_as_json(const StepRow& row) {
           {"tokens", row.tokens}, {"seconds", row.seconds}};
 }
 
-Json vectors_as_json(const std::vector<SavedVector>& vectors) {
+Json vectors_as_json(const TrainingRecord& record) {
   Json list = Json::array();
-  for (const SavedVector& saved : vectors) {
+  for (const SavedVector& saved : record.vectors) {
     list.push_back({{"row", list.size()},
                     {"epoch", saved.epoch + 1},
                     {"step", saved.step},
                     {"norm", vector_norm(saved.value)}});
+    if (record.checkpoint.factor) {
+      list.back()["factor"] = saved.factor;
+    }
   }
   return list;
 }
@@ -318,7 +328,7 @@ Json run_as_json(const RunRecord& record) {
           {"ended_early", text_or_null(early)},
           {"first_step", steps.empty() ? Json() : step_as_json(steps.front())},
           {"last_step", steps.empty() ? Json() : step_as_json(steps.back())},
-          {"vectors", vectors_as_json(record.vectors)},
+          {"vectors", vectors_as_json(record)},
           {"evals", evals_as_json(record.evals)},
           {"best_epoch", best ? Json(best->epoch + 1) : Json()},
           {"best_margin", best ? Json(best->margin) : Json()},
@@ -335,7 +345,7 @@ void print_run(std::ostream& out, const RunRecord& record) {
   out << "\nFirst and last step (loss and margin in nats)\n";
   print_rows(out, first_and_last_step(record.steps), record.attributes.status);
   out << "\nVectors\n";
-  print_rows(out, vector_table(record.vectors), record.attributes.status);
+  print_rows(out, vector_table(record), record.attributes.status);
   out << selection_text(record.vectors);
   out << "\nHeld-out pairs (margin and loss in nats)\n";
   print_rows(out, held_out_table(record.evals), record.attributes.status);

@@ -77,6 +77,9 @@ hdf5::Table<EvalSampleRow> eval_sample_table() {
 
 constexpr const char* kVerdict = "verdict";
 
+// Of runs that learn one; others lack it.
+constexpr const char* kFactor = "factor";
+
 // Files of earlier versions have none.
 std::string read_verdict(const Handle& file) {
   const std::vector<std::string> names = hdf5::attribute_names(file);
@@ -154,6 +157,9 @@ void check_record(const RunRecord& record) {
       throw UserError(fmt::format("a vector has step {} and epoch {}", saved.step, saved.epoch));
     }
     check_size("a vector", saved.value.size(), attributes.hidden_size);
+    if (!std::isfinite(saved.factor)) {
+      throw UserError(fmt::format("a vector's factor is {}", saved.factor));
+    }
   }
   if (record.checkpoint.step < 0) {
     throw UserError(fmt::format("the checkpoint's step is {}", record.checkpoint.step));
@@ -165,14 +171,16 @@ void check_record(const RunRecord& record) {
 }
 
 void write_vectors(const Handle& file, const std::vector<SavedVector>& vectors,
-                   std::int64_t hidden_size) {
+                   std::int64_t hidden_size, bool has_factors) {
   std::vector<float> values;
   std::vector<std::int64_t> steps;
   std::vector<std::int32_t> epochs;
+  std::vector<double> factors;
   for (const SavedVector& saved : vectors) {
     values.insert(values.end(), saved.value.begin(), saved.value.end());
     steps.push_back(saved.step);
     epochs.push_back(saved.epoch);
+    factors.push_back(saved.factor);
   }
   const hsize_t count = vectors.size();
   const Handle group = hdf5::create_group(file, "vectors");
@@ -181,6 +189,10 @@ void write_vectors(const Handle& file, const std::vector<SavedVector>& vectors,
   hdf5::write_array(group, "step", {count}, steps.data(), {"optimiser steps done", "saved vector"});
   hdf5::write_array(group, "epoch", {count}, epochs.data(),
                     {"passes over the training pairs, from 0", "saved vector"});
+  if (has_factors) {
+    hdf5::write_array(group, kFactor, {count}, factors.data(),
+                      {"1, a part of the value", "saved vector"});
+  }
 }
 
 std::vector<SavedVector> read_vectors(const Handle& file) {
@@ -192,10 +204,21 @@ std::vector<SavedVector> read_vectors(const Handle& file) {
     throw UserError(fmt::format("/vectors holds {} values, {} steps and {} epochs", value.dims[0],
                                 step.dims[0], epoch.dims[0]));
   }
+  hdf5::Array<double> factor;
+  if (hdf5::has_link(group, kFactor)) {
+    factor = hdf5::read_array<double>(group, kFactor, 1);
+    if (factor.dims[0] != value.dims[0]) {
+      throw UserError(
+          fmt::format("/vectors holds {} values and {} factors", value.dims[0], factor.dims[0]));
+    }
+  }
   std::vector<SavedVector> vectors(value.dims[0]);
   for (std::size_t i = 0; i < vectors.size(); ++i) {
     const float* row = value.values.data() + i * value.dims[1];
-    vectors[i] = {{row, row + value.dims[1]}, step.values[i], epoch.values[i]};
+    vectors[i] = {{row, row + value.dims[1]},
+                  step.values[i],
+                  epoch.values[i],
+                  factor.values.empty() ? 1 : factor.values[i]};
   }
   return vectors;
 }
@@ -209,6 +232,12 @@ void write_checkpoint(const Handle& file, const Checkpoint& checkpoint) {
   }
   hdf5::write_array(group, "step", {}, &checkpoint.step, {"optimiser steps done"});
   hdf5::write_array(group, "seed", {}, &checkpoint.seed, {"1"});
+  if (checkpoint.factor) {
+    const LearnedFactor& factor = *checkpoint.factor;
+    const std::vector<float> values{factor.value, factor.exp_avg, factor.exp_avg_sq};
+    hdf5::write_array(group, kFactor, {values.size()}, values.data(),
+                      {"1, nats, nats^2", "factor, exp_avg, exp_avg_sq"});
+  }
 }
 
 Checkpoint read_checkpoint(const Handle& file) {
@@ -219,6 +248,13 @@ Checkpoint read_checkpoint(const Handle& file) {
   }
   checkpoint.step = hdf5::read_array<std::int64_t>(group, "step", 0).values[0];
   checkpoint.seed = hdf5::read_array<std::uint64_t>(group, "seed", 0).values[0];
+  if (hdf5::has_link(group, kFactor)) {
+    const std::vector<float> values = hdf5::read_array<float>(group, kFactor, 1).values;
+    if (values.size() != 3) {
+      throw UserError(fmt::format("checkpoint factor has {} elements, not 3", values.size()));
+    }
+    checkpoint.factor = LearnedFactor{values[0], values[1], values[2]};
+  }
   return checkpoint;
 }
 
@@ -239,7 +275,8 @@ Handle record_in_memory(const RunRecord& record) {
     hdf5::write_attribute(hdf5::open_dataset(file, "evals"), "best_epoch",
                           std::int64_t{best->epoch});
   }
-  write_vectors(file, record.vectors, record.attributes.hidden_size);
+  write_vectors(file, record.vectors, record.attributes.hidden_size,
+                record.checkpoint.factor.has_value());
   write_checkpoint(file, record.checkpoint);
   return file;
 }

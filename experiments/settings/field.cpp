@@ -52,12 +52,6 @@ const std::vector<std::string>& names_of<Select>() {
 }
 
 template <>
-const std::vector<std::string>& names_of<Positions>() {
-  static const std::vector<std::string> names = {"all", "answer"};
-  return names;
-}
-
-template <>
 const std::vector<std::string>& names_of<ObjectiveKind>() {
   return objective_names();
 }
@@ -256,6 +250,19 @@ Json stored_value(const NormChoice& value) {
 Json stored_value(const RandomStart& value) {
   return shown_value(value);
 }
+Json stored_value(const FactorChoice& value) {
+  return value.is_learned ? Json("learned") : stored_value(value.values);
+}
+Json stored_value(const SteeredPositions& value) {
+  return shown_value(value);
+}
+Json stored_value(const Intervention& value) {
+  return shown_value(value);
+}
+Json stored_value(const GateChoice& value) {
+  return fmt::format("{}:{}", choice_text(value.vector, absolute_text(value.vector.file)),
+                     value.threshold);
+}
 Json automatic_value() {
   return "auto";
 }
@@ -306,6 +313,25 @@ std::string shown_value(const NormChoice& value) {
 
 std::string shown_value(const RandomStart& value) {
   return value == RandomStart() ? "zero" : fmt::format("random:{}", length_text(value.length));
+}
+
+std::string shown_value(const FactorChoice& value) {
+  return value.is_learned ? "learned" : fmt::format("{}", fmt::join(value.values, ","));
+}
+
+std::string shown_value(const SteeredPositions& value) {
+  return to_string(value);
+}
+
+std::string shown_value(const Intervention& value) {
+  return to_string(value);
+}
+
+std::string shown_value(const GateChoice& value) {
+  return value.vector.empty()
+             ? "(none)"
+             : fmt::format("{}:{}", choice_text(value.vector, value.vector.file.string()),
+                           value.threshold);
 }
 
 Field field(std::string name, std::string value_name, std::string description,
@@ -377,7 +403,7 @@ std::vector<std::string> keys_of(const std::vector<FieldGroup>& groups, const Wa
   for (const FieldGroup& group : groups) {
     for (const Field& field : group.fields) {
       if (wanted(field)) {
-        keys.push_back(field.key());
+        keys.push_back(field.stored_key ? field.stored_key() : field.key());
       }
     }
   }

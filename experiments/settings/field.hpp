@@ -42,8 +42,6 @@ const std::vector<std::string>& names_of<LrUnit>();
 template <>
 const std::vector<std::string>& names_of<Select>();
 template <>
-const std::vector<std::string>& names_of<Positions>();
-template <>
 const std::vector<std::string>& names_of<ExtractMethod>();
 template <>
 const std::vector<std::string>& names_of<ObjectiveKind>();
@@ -168,6 +166,10 @@ nlohmann::ordered_json stored_value(const VectorChoice& value);
 nlohmann::ordered_json stored_value(const JudgeScale& value);
 nlohmann::ordered_json stored_value(const NormChoice& value);
 nlohmann::ordered_json stored_value(const RandomStart& value);
+nlohmann::ordered_json stored_value(const FactorChoice& value);
+nlohmann::ordered_json stored_value(const SteeredPositions& value);
+nlohmann::ordered_json stored_value(const Intervention& value);
+nlohmann::ordered_json stored_value(const GateChoice& value);
 nlohmann::ordered_json automatic_value();  // "auto"
 std::string shown_value(const std::filesystem::path& value);
 std::string shown_value(const std::string& value);
@@ -178,6 +180,10 @@ std::string shown_value(const VectorChoice& value);
 std::string shown_value(const JudgeScale& value);
 std::string shown_value(const NormChoice& value);
 std::string shown_value(const RandomStart& value);
+std::string shown_value(const FactorChoice& value);
+std::string shown_value(const SteeredPositions& value);
+std::string shown_value(const Intervention& value);
+std::string shown_value(const GateChoice& value);
 inline std::string shown_value(bool value) {
   return value ? "yes" : "no";
 }

@@ -5,10 +5,13 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "datasets/template/chat_template.hpp"
+#include "experiments/settings/stored_settings.hpp"
 #include "trainer/model/hub/hub_cache.hpp"
 
 namespace bipo {
 namespace {
+
+constexpr const char* kPositionsValues = "all|answer|prompt|first:P,last:S";
 
 Field list_field(std::string name, std::string description, std::vector<double>& target) {
   return field(std::move(name), "LIST", std::move(description), target, parse_real_list);
@@ -34,7 +37,7 @@ std::vector<Field> objective_fields(TrainOptions& o) {
   Field reduction =
       automatic_or("reduction", "sum|mean",
                    "how the log-probabilities of an answer's tokens become one number", o.reduction,
-                   "auto: mean for ipo, simpo and sft, else sum",
+                   "auto: mean for ipo, simpo, sft and reps, else sum",
                    [](const std::string& text) {
                      return parse_reduction(parse_name(text, reduction_names()));
                    })
@@ -50,6 +53,15 @@ std::vector<Field> objective_fields(TrainOptions& o) {
                 o.label_smoothing, [](const std::string& text) { return parse_smoothing(text); })
               .omitted_at(o.label_smoothing, 0.0),
           std::move(gamma), std::move(reduction)};
+}
+
+// Files hold it where there is such a factor.
+Field of_learned_factor(const TrainingOptions& o, Field made) {
+  made.is_omitted = [&o] { return !o.factors.is_learned; };
+  made.text = [&o, shown = made.text] {
+    return o.factors.is_learned ? shown() : "(learned factors only)";
+  };
+  return made;
 }
 
 // The vector of a file goes where --continue-from puts it.
@@ -173,14 +185,54 @@ Field vectors_field(std::string description, std::vector<VectorChoice>& vectors)
 
 // Fields of the commands that apply vectors: model, vectors, multipliers, positions.
 std::vector<Field> steering_fields(SteeringOptions& o, const char* multipliers) {
-  return {model_field(o.model), adapter_field(o.adapter),
-          vectors_field("run file whose vector is added, times W (default 1); :best, :last or "
-                        ":epoch=N (from 1) behind the file choose another epoch than the run did; "
-                        "may be given several times: vectors add up",
-                        o.vectors),
-          list_field("multipliers", multipliers, o.multipliers),
-          choice("positions", "tokens at which vectors are added; training adds them at all",
-                 o.positions)};
+  constexpr const char* kTrained = "as the vectors were trained";
+  const auto is_trained = [kTrained](const auto& value) {
+    return [&value, kTrained] { return value ? shown_value(*value) : kTrained; };
+  };
+  Field positions =
+      field("positions", kPositionsValues,
+            "tokens at which vectors act: all, the answers', the prompt's, or the prompt's first P "
+            "and last S; the prompt's last token predicts the answer's first",
+            o.positions,
+            [](const std::string& text) -> std::optional<SteeredPositions> {
+              return parse_positions(text);
+            })
+          .with_fallback(kTrained)
+          .with_values({"all", "answer", "prompt"});
+  positions.text = is_trained(o.positions);
+  Field steer_bos =
+      field("steer-bos", "on|off",
+            "whether a prompt's begin-of-sequence token is steered and counts for --positions",
+            o.steer_bos,
+            [](const std::string& text) -> std::optional<bool> {
+              return parse_name(text, {"on", "off"}) == "on";
+            })
+          .with_fallback(kTrained)
+          .with_values({"on", "off"});
+  steer_bos.text = is_trained(o.steer_bos);
+  steer_bos.is_omitted = [&o] { return o.steer_bos.value_or(true); };
+  Field gate = field("gate", "FILE[:EPOCH]:X",
+                     "run file whose vector decides: only prompts are steered whose last token's "
+                     "component along it, after its layer, is above X",
+                     o.gate, parse_gate)
+                   .with_fallback("none: all prompts");
+  gate.is_omitted = [&o] { return o.gate.vector.empty(); };
+  Field intervention =
+      field("intervention", "add|null|clamp:X",
+            "what a vector does to a token's row, times the multiplier: add it, take the "
+            "component along it away, or set that component to X",
+            o.intervention, [](const std::string& text) { return parse_intervention(text); })
+          .with_values({"add", "null"})
+          .omitted_at(o.intervention, Intervention());
+  Field vectors = vectors_field(
+      "run file whose vector is added, times W (default 1); :best, :last or "
+      ":epoch=N (from 1) behind the file choose another epoch than the run did; "
+      "may be given several times: vectors add up",
+      o.vectors);
+  return {model_field(o.model),    adapter_field(o.adapter),
+          std::move(vectors),      list_field("multipliers", multipliers, o.multipliers),
+          std::move(positions),    std::move(steer_bos),
+          std::move(intervention), std::move(gate)};
 }
 
 // Files store the snapshot that a name in the Hugging Face cache led to, so that resume finds it.
@@ -277,8 +329,10 @@ Field lr_unit_field(LrUnit& lr_unit) {
 
 Field objective_field(ObjectiveKind& objective) {
   return choice("objective",
-                "what is minimised: BiPO, its one-directional form DPO, IPO, SimPO, or the "
-                "cross-entropy of the chosen answer (sft); simpo and sft need no reference",
+                "what is minimised: BiPO, its one-directional form DPO, IPO, SimPO, the "
+                "cross-entropy of the chosen answer (sft), minus log(1 - p) of the rejected one's "
+                "tokens (suppress), or RePS, which adds the vector and projects it out (reps, with "
+                "--factors); simpo, sft and suppress need no reference",
                 objective)
       .omitted_at(objective, ObjectiveKind::kBipo);
 }
@@ -335,25 +389,63 @@ Field start_field(RandomStart& start) {
       .omitted_at(start, RandomStart());
 }
 
-std::vector<Field> optimizer_fields(TrainingOptions& o) {
+// Stored under another name than extract's, whose positions are those that it reads.
+Field positions_field(SteeredPositions& positions) {
+  Field made =
+      field("positions", kPositionsValues,
+            "tokens at which the vector is added: all, the answers', the prompt's, or the prompt's "
+            "first P and last S; the prompt's last token predicts the answer's first",
+            positions,
+            [&positions](const std::string& text) {
+              SteeredPositions parsed = parse_positions(text);
+              parsed.left_out_bos = positions.left_out_bos;
+              return parsed;
+            })
+          .with_values({"all", "answer", "prompt"});
+  made.is_omitted = [&positions] { return positions.kind == SteeredPositions::Kind::kAll; };
+  made.stored_key = [] { return kStoredPositionsKey; };
+  return made;
+}
+
+Field steer_bos_field(bool& steer_bos) {
+  return on_off("steer-bos",
+                "whether a prompt's begin-of-sequence token is steered and counts for --positions",
+                steer_bos)
+      .omitted_at(steer_bos, true);
+}
+
+Field norm_field(NormChoice& norm) {
+  return field("norm", "free|max:X|fixed:X",
+               "length of the vector after every step: as it comes, X at most, or X; a number, or "
+               "per cent of the residual stream's median norm (5%)",
+               norm, parse_norm)
+      .omitted_at(norm, NormChoice());
+}
+
+Field schedule_field(Schedule& schedule) {
+  return choice("schedule", "the rate after the warm-up: half a cosine or a line to 0, or constant",
+                schedule)
+      .omitted_at(schedule, Schedule::kCosine);
+}
+
+Field factors_field(FactorChoice& factors) {
+  return field("factors", "LIST|learned",
+               "numbers above 0, of which each pair draws one an epoch to multiply the vector by, "
+               "or one that is trained with the vector",
+               factors, parse_factors)
+      .omitted_at(factors, FactorChoice());
+}
+
+std::vector<Field> learned_factor_fields(TrainingOptions& o) {
+  return {of_learned_factor(
+              o, field("factor-lr", "X", "peak learning rate of --factors learned, absolute",
+                       o.factor_lr, real(RealRange::kPositive))),
+          of_learned_factor(o, field("factor-init", "X", "where --factors learned begins",
+                                     o.factor_init, real(RealRange::kPositive)))};
+}
+
+std::vector<Field> warmup_fields(TrainingOptions& o) {
   return {
-      field("weight-decay", "X", "decoupled weight decay", o.weight_decay,
-            real(RealRange::kNonNegative)),
-      field("max-grad-norm", "X", "norm at which the gradient is clipped", o.max_grad_norm,
-            real(RealRange::kNonNegative))
-          .zero_means("no clipping"),
-      field("factors", "LIST",
-            "numbers above 0, of which each pair draws one an epoch to multiply the vector by",
-            o.factors, parse_positive_real_list)
-          .omitted_at(o.factors, std::vector<double>{1}),
-      field("norm", "free|max:X|fixed:X",
-            "length of the vector after every step: as it comes, X at most, or X; a number, or per "
-            "cent of the residual stream's median norm (5%)",
-            o.norm, parse_norm)
-          .omitted_at(o.norm, NormChoice()),
-      choice("schedule", "the rate after the warm-up: half a cosine or a line to 0, or constant",
-             o.schedule)
-          .omitted_at(o.schedule, Schedule::kCosine),
       automatic_or("warmup", "SHARE|N",
                    "linear warm-up before that, as a share of the steps (0.1) or as "
                    "steps, which are always fewer than the run's",
@@ -361,6 +453,14 @@ std::vector<Field> optimizer_fields(TrainingOptions& o) {
           .unstored(),
       automatic_or("warmup-steps", "N", "the same in steps, even if they are more than the run's",
                    o.warmup_steps, "auto: see --warmup", at_least(0))};
+}
+
+std::vector<Field> decay_fields(TrainingOptions& o) {
+  return {field("weight-decay", "X", "decoupled weight decay", o.weight_decay,
+                real(RealRange::kNonNegative)),
+          field("max-grad-norm", "X", "norm at which the gradient is clipped", o.max_grad_norm,
+                real(RealRange::kNonNegative))
+              .zero_means("no clipping")};
 }
 
 std::vector<Field> evaluation_fields(std::vector<double>& multipliers, std::int64_t& eval_every) {
@@ -550,11 +650,14 @@ std::vector<FieldGroup> train_fields(TrainOptions& o) {
                    micro_batch_field(o.micro_batch),
                    field("lr", "X", "peak learning rate", o.lr, real(RealRange::kPositive)),
                    lr_unit_field(o.lr_unit)} +
-           objective_fields(o) + optimizer_fields(o) +
-           std::vector{train_start_field(o),
-                       choice("sign", "direction per step; --objective dpo has plus only", o.sign),
-                       shuffle_field(o.shuffle),
-                       seed_field(o.seed, "seed of the order and the signs")}},
+           objective_fields(o) + decay_fields(o) + std::vector{factors_field(o.factors)} +
+           learned_factor_fields(o) + std::vector{norm_field(o.norm), schedule_field(o.schedule)} +
+           warmup_fields(o) +
+           std::vector{
+               train_start_field(o), positions_field(o.positions), steer_bos_field(o.steer_bos),
+               choice("sign", "direction per step; --objective dpo has plus only, reps both",
+                      o.sign),
+               shuffle_field(o.shuffle), seed_field(o.seed, "seed of the order and the signs")}},
       evaluation_and_saving_group(o),
       {"Machine", machine_fields(o) + cache_fields(o)},
       {"Progress",

@@ -36,7 +36,14 @@ Field dtype_field(Dtype& dtype);
 Field cache_dtype_field(Dtype& dtype);
 Field preset_field();
 Field start_field(RandomStart& start);
-std::vector<Field> optimizer_fields(TrainingOptions& options);
+Field positions_field(SteeredPositions& positions);
+Field steer_bos_field(bool& steer_bos);
+Field norm_field(NormChoice& norm);
+Field schedule_field(Schedule& schedule);
+Field factors_field(FactorChoice& factors);
+std::vector<Field> learned_factor_fields(TrainingOptions& options);
+std::vector<Field> decay_fields(TrainingOptions& options);
+std::vector<Field> warmup_fields(TrainingOptions& options);
 std::vector<Field> evaluation_fields(std::vector<double>& multipliers, std::int64_t& eval_every);
 Field attention_field(Attention& attention);
 std::vector<Field> machine_fields(MachineOptions& options,

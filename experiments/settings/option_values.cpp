@@ -305,6 +305,20 @@ NormChoice parse_norm(std::string_view text) {
   return {rule == "max" ? NormRule::kMax : NormRule::kFixed, *length};
 }
 
+FactorChoice parse_factors(std::string_view text) {
+  FactorChoice choice;
+  if (text == "learned") {
+    choice.is_learned = true;
+    return choice;
+  }
+  try {
+    choice.values = parse_positive_real_list(text);
+  } catch (const UserError& rule) {
+    throw UserError(fmt::format("must be learned, or {}", std::string_view(rule.what()).substr(8)));
+  }
+  return choice;
+}
+
 RandomStart parse_start(std::string_view text) {
   constexpr std::string_view kRandom = "random:";
   if (text == "zero") {
@@ -501,6 +515,28 @@ VectorChoice parse_vector_choice(const std::string& text) {
     throw UserError("must name a run file: FILE, FILE:best, FILE:epoch=3, each also with @WEIGHT");
   }
   return choice;
+}
+
+GateChoice parse_gate(const std::string& text) {
+  constexpr const char* kRule =
+      "must be a run file and a threshold, FILE:THRESHOLD, with a finite number behind the last "
+      "colon: harmful.h5:0.5";
+  const std::size_t colon = text.rfind(':');
+  const auto threshold =
+      colon == std::string::npos ? std::nullopt : to_number<double>(text.substr(colon + 1));
+  if (!threshold || !std::isfinite(*threshold) || colon == 0) {
+    throw UserError(kRule);
+  }
+  const GateChoice gate{parse_vector_choice(text.substr(0, colon)), *threshold};
+  if (gate.vector.weight != 1) {
+    throw UserError("takes no @WEIGHT: a gate's vector has a direction only");
+  }
+  return gate;
+}
+
+std::vector<std::string> parse_positions_list(std::string_view text) {
+  return parse_different(text,
+                         [](std::string_view part) { return to_string(parse_positions(part)); });
 }
 
 }  // namespace bipo

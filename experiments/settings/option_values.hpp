@@ -39,6 +39,9 @@ NormChoice parse_norm(std::string_view text);
 // Parses zero or random:X, with X likewise.
 RandomStart parse_start(std::string_view text);
 
+// Parses learned, or different numbers above 0.
+FactorChoice parse_factors(std::string_view text);
+
 // Parses a smoothing of labels: at least 0, below 0.5.
 double parse_smoothing(std::string_view text);
 std::vector<double> parse_smoothing_list(std::string_view text);
@@ -86,6 +89,13 @@ std::pair<std::string, nlohmann::ordered_json> parse_template_arg(const std::str
 // Parses FILE[:best|:last|:epoch=N][@WEIGHT].  A file that exists under a longer name, with what
 // looks like an ending, is meant before one of a shorter name.
 VectorChoice parse_vector_choice(const std::string& text);
+
+// Parses FILE[:best|:last|:epoch=N]:THRESHOLD, a finite number behind the last colon.
+GateChoice parse_gate(const std::string& text);
+
+// Parses at least one rule of positions, comma separated, all different; in a list first:P+last:S
+// stands for first:P,last:S.  Returns their texts.
+std::vector<std::string> parse_positions_list(std::string_view text);
 
 // Parses comma separated N, FIRST:LAST or FIRST:LAST:STEP, both ends included, or `all`, which
 // yields no range.

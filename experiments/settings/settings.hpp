@@ -21,6 +21,8 @@
 #include "experiments/progress/progress.hpp"
 #include "experiments/runs/vector_selection.hpp"
 #include "experiments/sweeps/sweep_axes.hpp"
+#include "trainer/intervention/intervention.hpp"
+#include "trainer/intervention/positions.hpp"
 #include "trainer/objective/objective.hpp"
 #include "trainer/optimizer/optimizer.hpp"
 
@@ -40,8 +42,6 @@ enum class LrUnit { kAbsolute, kResidual };
 // The vector that a complete run ends with: that of the last step, or of the epoch with the largest
 // held-out margin.
 enum class Select { kLast, kBest };
-// The tokens at which a vector is added: all, as in training, or the answers' only.
-enum class Positions { kAll, kAnswer };
 // How `extract` makes a direction: see trainer/extraction/methods.hpp.
 enum class ExtractMethod { kCaa, kProbe, kPca, kMeanCentring, kEnsemble, kCaaLetter };
 
@@ -67,6 +67,14 @@ struct NormChoice {
 struct RandomStart {
   Length length;  // 0: zeros
   bool operator==(const RandomStart&) const = default;
+};
+
+// By what a pair's vector is multiplied: one of `values`, which it draws, or a number that is
+// trained with the vector.
+struct FactorChoice {
+  std::vector<double> values = {1};
+  bool is_learned = false;
+  bool operator==(const FactorChoice&) const = default;
 };
 
 // A warm-up as a share of a run's steps, or as steps.
@@ -151,10 +159,13 @@ struct TrainingOptions : TextOptions, MachineOptions, CacheOptions, ReportOption
   LrUnit lr_unit = LrUnit::kResidual;
   double weight_decay = 0;
   double max_grad_norm = 1;  // 0: no clipping
-  std::vector<double> factors = {1};
+  FactorChoice factors;
+  double factor_lr = 0.01;  // of a learned factor, absolute
+  double factor_init = 1;   // where it begins
   Schedule schedule = Schedule::kCosine;
   NormChoice norm;
   RandomStart start;
+  bool steer_bos = true;                     // a prompt's begin-of-sequence token is one of it
   std::optional<Warmup> warmup;              // see warmup.hpp, also for both empty
   std::optional<std::int64_t> warmup_steps;  // as they are, even beyond the end of the run
   bool shuffle = true;
@@ -181,7 +192,9 @@ struct TrainOptions : TrainingOptions {
   double label_smoothing = 0;
   double simpo_gamma = Objective().simpo_gamma;
   std::optional<Reduction> reduction;  // empty: the objective's own
-  SignRule sign = SignRule::kBatch;  // of an objective with one direction, kPlus after preparation
+  SteeredPositions positions;          // after preparation with the token that is left out
+  // After preparation kPlus for an objective with one direction, kBoth for one that projects out.
+  SignRule sign = SignRule::kBatch;
   std::uint64_t seed = 11;
 };
 
@@ -269,13 +282,22 @@ struct ExtractOptions : TextOptions, MachineOptions, ReportOptions {
   VectorChoice match_norm;  // empty: see `norm`
 };
 
+// The prompts whose answers are steered: those whose projection on the vector is above a threshold.
+struct GateChoice {
+  VectorChoice vector;  // empty: all prompts
+  double threshold = 0;
+};
+
 // Vectors in use: a whole model, vectors, and the multipliers to try.
 struct SteeringOptions : TextOptions, MachineOptions, ReportOptions {
   std::filesystem::path model;    // empty: judge files only (evaluate)
   std::filesystem::path adapter;  // empty: none
   std::vector<VectorChoice> vectors;
   std::vector<double> multipliers = {-2, -1, 0, 1, 2};
-  Positions positions = Positions::kAll;
+  std::optional<SteeredPositions> positions;  // empty: those that the vectors were trained at
+  std::optional<bool> steer_bos;              // likewise
+  Intervention intervention;
+  GateChoice gate;
   std::filesystem::path out;
   bool overwrite = false;
   std::uint64_t seed = 11;

@@ -30,6 +30,11 @@ std::string result_settings(const std::string& config);
 // The key of the hash of every byte of the weights, which earlier versions did not store.
 inline constexpr const char* kWeightsHashKey = "weights_hash";
 
+// The keys by which a run file says where its vector was added in training; without them it was at
+// all tokens.
+inline constexpr const char* kStoredPositionsKey = "steered_positions";
+inline constexpr const char* kStoredSteerBosKey = "steer_bos";
+
 // Returns whether both configurations lead to the same results, as far as both say: the hash of the
 // weights counts only if both have one.
 bool have_same_results(const std::string& config, const std::string& other);

@@ -53,24 +53,37 @@ void for_each_row(State& state, Use use) {
 void share_states(const std::vector<RunRecord>& records, std::int64_t hidden,
                   std::vector<Checkpoint>& states, Communicator& group) {
   const auto members = static_cast<std::int64_t>(states.size());
-  const at::Tensor counters = at::zeros({members, 2}, at::kLong);  // step, seed
+  const at::Tensor counters = at::zeros({members, 3}, at::kLong);  // step, seed, learns a factor
+  const at::Tensor factors = at::zeros({members, 3}, at::kFloat);  // and its moments
   const at::Tensor values = at::zeros({members, 3, hidden}, at::kFloat);
   float* next = values.mutable_data_ptr<float>();
   for (std::size_t i = 0; i < records.size(); ++i) {
     const Checkpoint& state = records[i].checkpoint;
     counters[static_cast<std::int64_t>(i)][0] = state.step;
     counters[static_cast<std::int64_t>(i)][1] = static_cast<std::int64_t>(state.seed);
+    if (state.factor) {
+      float* factor = factors.mutable_data_ptr<float>() + 3 * i;
+      counters[static_cast<std::int64_t>(i)][2] = 1;
+      factor[0] = state.factor->value;
+      factor[1] = state.factor->exp_avg;
+      factor[2] = state.factor->exp_avg_sq;
+    }
     for_each_row(state, [&](const std::vector<float>& row) {
       next = std::copy(row.begin(), row.end(), next);
     });
   }
   group.broadcast(counters, 0);
   group.broadcast(values, 0);
+  group.broadcast(factors, 0);
   const float* read = values.const_data_ptr<float>();
   for (std::size_t i = 0; i < states.size(); ++i) {
     const auto row = static_cast<std::int64_t>(i);
     states[i].step = counters[row][0].item<std::int64_t>();
     states[i].seed = static_cast<std::uint64_t>(counters[row][1].item<std::int64_t>());
+    if (counters[row][2].item<std::int64_t>() != 0) {
+      const float* factor = factors.const_data_ptr<float>() + 3 * i;
+      states[i].factor = LearnedFactor{factor[0], factor[1], factor[2]};
+    }
     for_each_row(states[i], [&](std::vector<float>& values_of_row) {
       values_of_row.assign(read, read + hidden);
       read += hidden;

@@ -11,6 +11,7 @@
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
 #include "experiments/job/computation.hpp"
+#include "experiments/settings/field.hpp"
 #include "experiments/settings/option_values.hpp"
 #include "experiments/settings/stored_settings.hpp"
 #include "experiments/settings/warmup.hpp"
@@ -91,9 +92,22 @@ std::vector<std::int64_t> blocks_of_models(const SweepPreparation& sweep) {
 // cells.
 Json shared_settings(const SweepPreparation& sweep, const Cell& cell) {
   Json settings = Json::parse(result_settings(cell_config(sweep, cell)));
-  for (const char* axis : {"layer", "seed", "lr", "beta", "objective", "label_smoothing",
-                           "simpo_gamma", "reduction", "sign", "batch_size", "epochs"}) {
+  for (const char* axis :
+       {"layer", "seed", "lr", "beta", "objective", "label_smoothing", "simpo_gamma", "reduction",
+        kStoredPositionsKey, "sign", "batch_size", "epochs"}) {
     settings.erase(axis);
+  }
+  const SweepAxes& axes = sweep.options.axes;
+  for (const auto& [name, values] :
+       {std::pair("norm", &axes.norms), std::pair("schedule", &axes.schedules),
+        std::pair("init", &axes.inits), std::pair("factors", &axes.factors)}) {
+    if (!values->empty()) {
+      settings.erase(name);
+    }
+  }
+  if (std::count(axes.factors.begin(), axes.factors.end(), "learned") > 0) {
+    settings["factor_lr"] = sweep.options.factor_lr;
+    settings["factor_init"] = sweep.options.factor_init;
   }
   if (!sweep.options.micro_batch) {
     settings["micro_batch"] = "auto";  // the batch
@@ -296,10 +310,22 @@ TrainOptions cell_options(const SweepPreparation& sweep, const Cell& cell) {
   options.label_smoothing = cell.label_smoothing;
   options.simpo_gamma = cell.simpo_gamma;
   options.reduction = parse_reduction(cell.reduction);
+  const std::int64_t left_out_bos = options.positions.left_out_bos;
+  options.positions = parse_positions(cell.positions);
+  options.positions.left_out_bos = left_out_bos;
   options.sign = parse_sign_rule(cell.sign);
   options.seed = cell.seed;
   options.batch_size = cell.batch_size;
   options.epochs = cell.epochs;
+  const SweepAxes& axes = sweep.options.axes;
+  options.norm = axes.norms.empty() ? options.norm : parse_norm(cell.norm);
+  options.start = axes.inits.empty() ? options.start : parse_start(cell.init);
+  options.factors = axes.factors.empty() ? options.factors : parse_factors(cell.factors);
+  if (!axes.schedules.empty()) {
+    const std::vector<std::string>& names = names_of<Schedule>();
+    options.schedule =
+        static_cast<Schedule>(std::find(names.begin(), names.end(), cell.schedule) - names.begin());
+  }
   options.micro_batch = sweep.options.micro_batch.value_or(cell.batch_size);
   options.warmup_steps = warmup_steps(options, steps_of(sweep, cell));
   return options;

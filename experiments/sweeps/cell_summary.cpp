@@ -112,13 +112,14 @@ hdf5::Table<CellSummary> summary_table(bool has_origins) {
   return table;
 }
 
-// The columns of a sweep that has more than BiPO's own form.
+// The columns of a sweep that has more than BiPO's own form, at all tokens.
 using CellValue = Json (*)(const Cell& cell);
 constexpr std::pair<const char*, CellValue> kObjectiveAxes[] = {
     {"objective", [](const Cell& cell) { return Json(cell.objective); }},
     {"label_smoothing", [](const Cell& cell) { return Json(cell.label_smoothing); }},
     {"simpo_gamma", [](const Cell& cell) { return Json(cell.simpo_gamma); }},
-    {"reduction", [](const Cell& cell) { return Json(cell.reduction); }}};
+    {"reduction", [](const Cell& cell) { return Json(cell.reduction); }},
+    {"steered_positions", [](const Cell& cell) { return Json(cell.positions); }}};
 
 bool has_other_objectives(const std::vector<CellSummary>& rows) {
   const Cell usual;
@@ -245,6 +246,22 @@ void write_summary(const hdf5::Handle& file, std::vector<CellSummary> rows,
       }
       add_setting(name, place++, values, table, rows);
     }
+  }
+  // Settings that are no axis of the sweep are among the shared ones.
+  const Cell usual;
+  for (const auto& [name, member] : kSettingAxes) {
+    if (std::all_of(rows.begin(), rows.end(), [&, member = member](const CellSummary& row) {
+          return row.cell.*member == usual.*member;
+        })) {
+      continue;
+    }
+    std::vector<Json> values;
+    for (const CellSummary& row : rows) {
+      values.push_back(row.cell.*member == usual.*member
+                           ? settings.at(row.source).value(name, Json(usual.*member))
+                           : Json(row.cell.*member));
+    }
+    add_setting(name, place++, values, table, rows);
   }
   for (const std::string& name : setting_names(settings)) {
     if (table.has_column(name)) {

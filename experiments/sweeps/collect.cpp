@@ -116,6 +116,9 @@ Cell cell_of(const fs::path& run_file, const RunRecord& record, const Json& conf
   if (const double gamma = number("simpo_gamma"); !std::isnan(gamma)) {
     cell.simpo_gamma = gamma;
   }
+  if (const std::string positions = text("steered_positions"); !positions.empty()) {
+    cell.positions = positions;
+  }
   return cell;
 }
 
@@ -128,8 +131,9 @@ Source source_of_run(const fs::path& run_file) {
   plan.cells = {cell_of(run_file, record, config)};
   plan.packs = {{plan.cells, plan.cells.front().name}};
   Json settings = config;
-  for (const char* axis : {"model", "data", "layer", "seed", "lr", "beta", "sign", "batch_size",
-                           "epochs", "objective", "label_smoothing", "simpo_gamma", "reduction"}) {
+  for (const char* axis :
+       {"model", "data", "layer", "seed", "lr", "beta", "sign", "batch_size", "epochs", "objective",
+        "label_smoothing", "simpo_gamma", "reduction", "steered_positions"}) {
     settings.erase(axis);
   }
   plan.settings = settings.dump();

@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "collectives/foundation/errors.hpp"
@@ -14,6 +16,7 @@ namespace {
 
 using hdf5::Handle;
 
+constexpr const char* kFactors = "factor";  // of packs that learn some; others lack it
 constexpr const char* kRemedy = "; remove it, and the pack's cells start again";
 constexpr hdf5::FileKind kFile = {"a pack's checkpoint", nullptr, nullptr,
                                   kPackCheckpointSchema, kRemedy, kRemedy};
@@ -48,6 +51,39 @@ void write_part(const Handle& file, const CheckpointPart& part,
   const hsize_t count = members.size();
   hdf5::write_array(file, part.name, {count, values.size() / count}, values.data(),
                     {part.units, "member, hidden dimension"});
+}
+
+// Members without a learned factor have NaN.
+void write_factors(const Handle& file, const std::vector<Checkpoint>& members) {
+  std::vector<float> values;
+  bool is_any_learned = false;
+  for (const Checkpoint& member : members) {
+    constexpr float kNone = std::numeric_limits<float>::quiet_NaN();
+    const LearnedFactor factor = member.factor.value_or(LearnedFactor{kNone, kNone, kNone});
+    values.insert(values.end(), {factor.value, factor.exp_avg, factor.exp_avg_sq});
+    is_any_learned = is_any_learned || member.factor;
+  }
+  if (is_any_learned) {
+    hdf5::write_array(file, kFactors, {members.size(), 3}, values.data(),
+                      {"1, nats, nats^2", "member, factor and its moments"});
+  }
+}
+
+void read_factors(const Handle& file, std::vector<Checkpoint>& members) {
+  if (!hdf5::has_link(file, kFactors)) {
+    return;
+  }
+  const auto array = hdf5::read_array<float>(file, kFactors, 2);
+  if (array.dims[0] != members.size() || array.dims[1] != 3) {
+    throw UserError(fmt::format("'{}' has {} x {} elements for {} members", kFactors, array.dims[0],
+                                array.dims[1], members.size()));
+  }
+  for (std::size_t i = 0; i < members.size(); ++i) {
+    const float* row = array.values.data() + 3 * i;
+    if (!std::isnan(row[0])) {
+      members[i].factor = LearnedFactor{row[0], row[1], row[2]};
+    }
+  }
 }
 
 std::vector<std::string> read_names(const Handle& file) {
@@ -95,6 +131,7 @@ PackCheckpoint read_checkpoint(const Handle& file) {
   for (const CheckpointPart& part : kCheckpointParts) {
     read_part(file, part, checkpoint.members);
   }
+  read_factors(file, checkpoint.members);
   const Checkpoint& first = checkpoint.members.front();
   if (first.exp_avg.size() != first.vector.size() ||
       first.exp_avg_sq.size() != first.vector.size()) {
@@ -126,6 +163,7 @@ bool write_pack_checkpoint(const std::filesystem::path& path, const PackCheckpoi
   for (const CheckpointPart& part : kCheckpointParts) {
     write_part(file, part, checkpoint.members);
   }
+  write_factors(file, checkpoint.members);
   return replace_file(path, hdf5::sealed_image(file), may_replace);
 }
 

@@ -11,7 +11,7 @@
 namespace bipo {
 namespace {
 
-constexpr std::size_t kAxes = 13;
+constexpr std::size_t kAxes = 18;
 constexpr std::size_t kLayer = 2;
 constexpr std::size_t kLongestList = 60;
 
@@ -26,9 +26,14 @@ std::array<std::string, kAxes> parts_of(const Cell& cell) {
           fmt::format("smoothing{}", cell.label_smoothing),
           fmt::format("gamma{}", cell.simpo_gamma),
           cell.reduction,
+          cell.positions,
           fmt::format("sign{}", cell.sign),
           fmt::format("batch{}", cell.batch_size),
-          fmt::format("epochs{}", cell.epochs)};
+          fmt::format("epochs{}", cell.epochs),
+          "norm" + cell.norm,
+          cell.schedule,
+          "init" + cell.init,
+          "factors" + cell.factors};
 }
 
 }  // namespace

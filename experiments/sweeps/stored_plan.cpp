@@ -46,6 +46,10 @@ void for_each_later_value(const Visit& visit) {
   visit("label_smoothing", &Cell::label_smoothing);
   visit("simpo_gamma", &Cell::simpo_gamma);
   visit("reduction", &Cell::reduction);
+  visit("steered_positions", &Cell::positions);
+  for (const auto& [key, member] : kSettingAxes) {
+    visit(key, member);
+  }
 }
 
 Json cell_to_json(const Cell& cell) {

@@ -38,9 +38,16 @@ struct SweepAxes {
   std::vector<double> label_smoothings = {0};
   std::vector<double> simpo_gammas = {0.5};
   std::vector<std::string> reductions = {"auto"};  // the objective's own, or sum or mean
+  std::vector<std::string> positions = {"all"};    // as to_string() writes them
   std::vector<std::string> signs = {"batch"};
   std::vector<std::int64_t> batch_sizes = {4};
   std::vector<std::int64_t> epochs = {3};
+  // Settings of a run as the options read them; empty: one value for all cells, which is among the
+  // settings that they share.
+  std::vector<std::string> norms;
+  std::vector<std::string> schedules;
+  std::vector<std::string> inits;
+  std::vector<std::string> factors;
 };
 
 }  // namespace bipo

@@ -121,6 +121,25 @@ void check_names(std::string_view option, const std::vector<Named>& values,
   sort_axis(option, names, problems);
 }
 
+// Leaves out what names of files should not hold: "max:3%" becomes max3pct, "0.5,1" 0.5+1.
+std::string name_part(const std::string& value) {
+  std::string part;
+  for (const char c : value) {
+    if (c == '%') {
+      part += "pct";
+    } else if (c != ':') {
+      part += c == ',' ? '+' : c;
+    }
+  }
+  return part;
+}
+
+bool is_axis(const std::vector<Cell>& cells, std::string Cell::*setting) {
+  return std::any_of(cells.begin(), cells.end(), [usual = Cell(), setting](const Cell& cell) {
+    return cell.*setting != usual.*setting;
+  });
+}
+
 std::string cell_name(const Cell& cell) {
   std::string name = fmt::format("{}-{}-layer{}-seed{}-lr{}-beta{}-sign{}-batch{}-epochs{}",
                                  cell.model, cell.data, cell.layer, cell.seed, cell.lr, cell.beta,
@@ -139,6 +158,16 @@ std::string cell_name(const Cell& cell) {
   if (has_other_objective || cell.reduction != usual.reduction) {
     name += fmt::format("-reduction{}", cell.reduction);
   }
+  if (cell.positions != usual.positions) {
+    name += "-positions";
+    std::copy_if(cell.positions.begin(), cell.positions.end(), std::back_inserter(name),
+                 [](char letter) { return letter != ':' && letter != ','; });
+  }
+  for (const auto& [axis, setting] : kSettingAxes) {
+    if (cell.*setting != usual.*setting) {
+      name += fmt::format("-{}{}", axis, name_part(cell.*setting));
+    }
+  }
   return name;
 }
 
@@ -150,6 +179,9 @@ void settle_objective(Cell& cell) {
   }
   if (!has_two_directions(kind)) {
     cell.sign = "plus";
+  }
+  if (projects_out(kind)) {
+    cell.sign = "both";
   }
   cell.reduction =
       to_string(cell.reduction == "auto" ? own_reduction(kind) : parse_reduction(cell.reduction));
@@ -272,9 +304,15 @@ std::vector<Cell> expand(const SweepAxes& axes, const std::vector<std::int64_t>&
   const auto smoothings = sort_axis("--label-smoothings", axes.label_smoothings, problems);
   const auto gammas = sort_axis("--simpo-gammas", axes.simpo_gammas, problems);
   const auto reductions = sort_axis("--reductions", axes.reductions, problems);
+  const auto positions = sort_axis("--positions", axes.positions, problems);
   const auto signs = sort_axis("--signs", axes.signs, problems);
   const auto batch_sizes = sort_axis("--batch-sizes", axes.batch_sizes, problems);
   const auto epochs = sort_axis("--epochs", axes.epochs, problems);
+  std::vector<std::pair<std::string Cell::*, std::vector<std::string>>> settings = {
+      {&Cell::norm, sort_values("--norms", axes.norms, problems)},
+      {&Cell::schedule, sort_values("--schedules", axes.schedules, problems)},
+      {&Cell::init, sort_values("--inits", axes.inits, problems)},
+      {&Cell::factors, sort_values("--factors", axes.factors, problems)}};
   throw_if_any(problems);
 
   std::vector<Cell> cells{Cell()};
@@ -300,9 +338,16 @@ std::vector<Cell> expand(const SweepAxes& axes, const std::vector<std::int64_t>&
   combine(smoothings, [](Cell& cell, double smoothing) { cell.label_smoothing = smoothing; });
   combine(gammas, [](Cell& cell, double gamma) { cell.simpo_gamma = gamma; });
   combine(reductions, [](Cell& cell, const std::string& name) { cell.reduction = name; });
+  combine(positions, [](Cell& cell, const std::string& text) { cell.positions = text; });
   combine(signs, [](Cell& cell, const std::string& sign) { cell.sign = sign; });
   combine(batch_sizes, [](Cell& cell, std::int64_t size) { cell.batch_size = size; });
   combine(epochs, [](Cell& cell, std::int64_t count) { cell.epochs = count; });
+  for (const auto& [member, values] : settings) {
+    if (!values.empty()) {
+      combine(values,
+              [member = member](Cell& cell, const std::string& value) { cell.*member = value; });
+    }
+  }
   std::stable_sort(cells.begin(), cells.end(), [](const Cell& a, const Cell& b) {
     return std::tie(a.model, a.data) < std::tie(b.model, b.data);
   });
@@ -408,9 +453,15 @@ nlohmann::ordered_json plan_as_json(
                        {"label_smoothing", cell.label_smoothing},
                        {"simpo_gamma", cell.simpo_gamma},
                        {"reduction", cell.reduction},
+                       {"steered_positions", cell.positions},
                        {"operations", cost(cell)},
                        {"share", cost(cell) / total},
                        {"disk_bytes", bytes_of_cell(cell)}});
+      for (const auto& [name, member] : kSettingAxes) {
+        if (is_axis(plan.cells, member)) {
+          cells.back()[name] = cell.*member;
+        }
+      }
     }
     const double of_pack = pack_cost(pack, cost);
     packs.push_back({{"order", order + 1},

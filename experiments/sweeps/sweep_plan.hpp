@@ -10,6 +10,7 @@
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "experiments/sweeps/sweep_axes.hpp"
@@ -30,21 +31,36 @@ struct Cell {
   // Stem of the cell's file, e.g. smollm2-sycophancy-layer15-seed1-lr0.0005-beta0.1-signbatch-
   // batch4-epochs20: every axis, including those with one value, so that a later sweep over more
   // values gives the same cell the same name; those of the objective where it is not BiPO's own
-  // form: ...-epochs20-objectivesimpo-gamma0.5-reductionmean.  It contains dots: append the suffix,
-  // do not replace an extension.
+  // form: ...-epochs20-objectivesimpo-gamma0.5-reductionmean, -positionsfirst2last2 where the
+  // vector is not added at all tokens, and those of the settings that are axes where they are not
+  // the usual ones: ...-normmax3pct-factors0.5+1.  It contains dots: append the suffix, do not
+  // replace an extension.
   std::string name;
-  // The objective; names and plans leave out these usual values.
+  // The objective and the positions; names and plans leave out these usual values.
   std::string objective = "bipo";
   double label_smoothing = 0;
   double simpo_gamma = 0.5;  // so where the objective has none
   std::string reduction = "sum";
+  std::string positions = "all";  // where the vector is added
+  // Settings that are axes, likewise; a sweep without such an axis has them among its settings.
+  std::string norm = "free";
+  std::string schedule = "cosine";
+  std::string init = "zero";
+  std::string factors = "1";
 
   bool operator==(const Cell&) const = default;
 };
 
+// Settings of a run that may be axes, by their names in files.
+inline constexpr std::pair<const char*, std::string Cell::*> kSettingAxes[] = {
+    {"norm", &Cell::norm},
+    {"schedule", &Cell::schedule},
+    {"init", &Cell::init},
+    {"factors", &Cell::factors}};
+
 // Cells that train together in the same matrix products: the unit of claim, checkpoint and resume.
 struct Pack {
-  std::vector<Cell> members;  // at least one; they differ in seed, lr, sign and objective only
+  std::vector<Cell> members;  // at least one; of one model, data set, layer, batch size and epochs
   std::string name;           // a function of the members' names; a lone member's own
 
   bool operator==(const Pack&) const = default;
@@ -63,11 +79,11 @@ struct SweepPlan {
 
 // Returns the cartesian product of the axes for models of `blocks` blocks (one number for each
 // model of the axes), sorted by model, data, layer, seed, lr, beta, objective (with its smoothing,
-// gamma and reduction), sign, batch size and epochs, whatever the order of the values.  Where an
-// objective does not use an axis, it has one cell for all its values: DPO the sign plus, all but
-// SimPO the gamma 0.5.  Throws UserError for a name of no objective or reduction.  Throws one
-// UserError that names every problem: layers that a model does not have, empty ranges, repeated
-// values, axes without a value.
+// gamma and reduction), positions, sign, batch size, epochs, norm, schedule, init and factors,
+// whatever the order of the values.  Where an objective does not use an axis, it has one cell for
+// all its values: DPO the sign plus, RePS both, all but SimPO the gamma 0.5.  Throws UserError for
+// a name of no objective or reduction.  Throws one UserError that names every problem: layers that
+// a model does not have, empty ranges, repeated values, axes without a value.
 std::vector<Cell> expand(const SweepAxes& axes, const std::vector<std::int64_t>& blocks);
 
 // Returns the layers in `ranges`, ascending, for one model of `blocks` blocks; all of them where
@@ -75,9 +91,9 @@ std::vector<Cell> expand(const SweepAxes& axes, const std::vector<std::int64_t>&
 std::vector<std::int64_t> expand_layers(const std::vector<LayerRange>& ranges,
                                         const std::string& model, std::int64_t blocks);
 
-// Packs cells that differ in seed, lr, sign and objective only, at most `most` (for any of them) in
-// a pack, with sizes as equal as possible.  Longest pack first, so that groups of ranks that take
-// packs in turn end together.
+// Packs cells of one model, data set, layer, batch size and number of epochs, at most `most` (for
+// any of them) in a pack, with sizes as equal as possible.  Longest pack first, so that groups of
+// ranks that take packs in turn end together.
 std::vector<Pack> make_packs(const std::vector<Cell>& cells,
                              const std::function<std::int64_t(const Cell&)>& most,
                              const CellCost& cost);
@@ -85,8 +101,7 @@ std::vector<Pack> make_packs(const std::vector<Cell>& cells,
 // Sorts packs as make_packs() does; those of equal cost keep their order.
 void sort_longest_first(std::vector<Pack>& packs, const CellCost& cost);
 
-// Returns whether the members differ in seed, lr, beta and sign only, and the name is that of these
-// members.
+// Returns whether the members are what make_packs() packs, and the name is that of these members.
 bool is_well_formed(const Pack& pack);
 
 // Returns how many vectors one pass needs to hold `wanted_tokens`, above which matrix products are

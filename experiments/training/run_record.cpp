@@ -94,7 +94,7 @@ PlanSettings plan_settings(const TrainOptions& options, const std::vector<TokenP
   plan.seed = options.seed;
   plan.shuffle = options.shuffle;
   plan.sign = options.sign;
-  plan.factors = options.factors;
+  plan.factors = options.factors.values;
   plan.costs = packed_sizes(pairs);
   return plan;
 }
@@ -106,7 +106,11 @@ TrainingSettings training_settings(const TrainOptions& options, const PlanSettin
   training.plan = plan;
   training.lr = options.lr * (options.lr_unit == LrUnit::kResidual ? residual_rms : 1);
   training.objective = objective_of(options);
+  training.positions = options.positions;
   training.schedule = options.schedule;
+  if (options.factors.is_learned) {
+    training.factor = FactorTraining{options.factor_lr, options.factor_init};
+  }
   training.norm = {options.norm.rule, options.norm.length.absolute(residual_norm)};
   training.optimizer.weight_decay = options.weight_decay;
   training.max_grad_norm = options.max_grad_norm;

@@ -116,7 +116,7 @@ std::string judge_run(const TrainingRecord& record, const VerdictSettings& setti
   std::vector<std::string> shown;
   std::vector<std::string> faults;
   if (settings.residual_norm > 0) {
-    const double share = vector_norm(record.checkpoint.vector) / settings.residual_norm;
+    const double share = vector_norm(whole_vector(record.checkpoint)) / settings.residual_norm;
     std::string length =
         fmt::format("the vector's norm is {:.3g} % of the residual stream's", 100 * share);
     if (share < kShortShare) {

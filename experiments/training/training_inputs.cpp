@@ -83,6 +83,7 @@ TrainingInputs read_training_inputs(const TrainingOptions& options, std::int64_t
   const PairTokenizer tokenizer(model.read_text(), template_settings(options),
                                 inputs.config.vocabulary, tokenize);
   inputs.chat_template = tokenizer.template_name();
+  inputs.bos = tokenizer.text().special.bos;
   if (tokenizer.prints_date()) {
     inputs.template_date = options.template_date;
   }

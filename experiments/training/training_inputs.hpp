@@ -25,6 +25,7 @@ struct TrainingInputs {
   std::optional<TemplateDate> template_date;  // none if the template prints no date
   std::string implied_system_text;            // added by the template without a system prompt
   std::int64_t max_length = 0;                // tokens, effective
+  std::optional<TokenId> bos;                 // begin-of-sequence token
   std::vector<TokenPair> train;
   std::vector<TokenPair> test;        // empty without --test
   std::vector<TokenPair> background;  // empty without --background

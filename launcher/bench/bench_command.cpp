@@ -184,7 +184,7 @@ TrainingSettings training_settings(const BenchSetup& setup) {
   plan.max_steps = setup.all_steps();
   plan.shuffle = false;
   plan.costs = packed_sizes(setup.pairs);
-  plan.sign = SignRule::kPlus;
+  plan.sign = projects_out(setup.options.objective) ? SignRule::kBoth : SignRule::kPlus;
   training.objective.kind = setup.options.objective;
   training.objective.reduction = own_reduction(setup.options.objective);
   training.warmup_steps = 0;

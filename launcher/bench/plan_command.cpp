@@ -178,6 +178,7 @@ PlanRequest make_request(const PlanOptions& options) {
   set_pairs(options, request);
   request.test_pairs = options.test_pairs;
   request.uses_reference = uses_reference(options.objective);
+  request.passes = projects_out(options.objective) ? 2 : 1;
   request.batch_size = options.batch_size;
   request.micro_batch = options.micro_batch;
   request.tp = options.tp;

@@ -13,6 +13,7 @@
 #include "experiments/formats/exported_vector.hpp"
 #include "experiments/formats/model_type.hpp"
 #include "experiments/job/new_file.hpp"
+#include "experiments/job/vectors_in_use.hpp"
 #include "experiments/runs/run_file.hpp"
 #include "experiments/settings/field.hpp"
 #include "launcher/commands/commands.hpp"
@@ -43,6 +44,16 @@ VectorSelection selection_of(const VectorChoice& choice, const ExportOptions& op
   return {VectorSelection::Kind::kEpoch, *options.epoch};
 }
 
+// Returns the positions of the vector's training, "" for all.
+std::string positions_text(const StoredVector& vector) {
+  const SteeredPositions positions = trained_positions(vector);
+  const bool has_bos = trained_with_bos(vector);
+  if (positions == SteeredPositions::kAll && has_bos) {
+    return "";
+  }
+  return to_string(positions) + (has_bos ? "" : " without the begin-of-sequence token");
+}
+
 std::vector<ExportedVector> vectors_of(const ExportOptions& options) {
   std::vector<ExportedVector> vectors;
   std::set<std::string> models;
@@ -52,7 +63,15 @@ std::vector<ExportedVector> vectors_of(const ExportOptions& options) {
       std::cerr << "warning: " << *warning << '\n';
     }
     models.insert(stored.model);
-    vectors.push_back({std::move(stored), options.multiplier * choice.weight});
+    std::string positions = positions_text(stored);
+    if (!positions.empty() && !carries_positions(options.format)) {
+      std::cerr << fmt::format(
+          "warning: {}: its vector was trained at the positions {}; a file of the format {} has no "
+          "place for that, and the programs that read it add the vector at every position\n",
+          choice.file.string(), positions, options.format);
+    }
+    vectors.push_back(
+        {std::move(stored), options.multiplier * choice.weight, std::move(positions)});
   }
   if (models.size() > 1) {
     std::cerr << fmt::format("warning: the vectors were made for several models: {}\n",

@@ -6,7 +6,6 @@
 #include "experiments/generation_run/generation_job.hpp"
 #include "experiments/generation_run/generation_loop.hpp"
 #include "experiments/job/job.hpp"
-#include "experiments/job/vectors_in_use.hpp"
 #include "experiments/job/whole_model.hpp"
 #include "experiments/progress/stop_signals.hpp"
 #include "launcher/commands/commands.hpp"
@@ -17,8 +16,7 @@ int run_generate_command(const GenerateOptions& options, Session& session) {
   Job job(session, options);
   const GenerationJob prepared = job.prepare(
       [&] { return prepare_generation(options, job.begin_utc(), session); }, "the answers to make");
-  const Ranks ranks =
-      job.begin(prepared.model.computation, {}, prepared.warnings, vector_notes(prepared.vectors));
+  const Ranks ranks = job.begin(prepared.model.computation, {}, prepared.warnings, prepared.notes);
   std::unique_ptr<Decoder> decoder;
   session.together([&] { decoder = load_whole_model(prepared.model, ranks); });
   stop_when_asked();

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+
 #include "experiments/settings/fields.hpp"
 #include "trainer/cost/machine_table.hpp"
 #include "trainer/model/architecture/shapes.hpp"
@@ -88,6 +90,46 @@ Field axis(const char* name, const char* description, std::vector<Value>& values
   return field(name, "LIST", description, values, parse).also_named(other_name);
 }
 
+// Makes an axis of a setting of a run: several values are the axis; one is the setting of all
+// cells, as it was in earlier versions.
+Field setting_axis(const char* name, char separator, const Field& setting,
+                   std::vector<std::string>& values) {
+  Field made = setting;
+  made.name = name;
+  made.other_name = setting.name == name ? "" : setting.name;
+  made.value_name = "LIST";
+  made.set = [setting, usual = setting.text(), separator, &values](const std::string& text) {
+    values.clear();
+    for (std::size_t begin = 0; begin <= text.size();) {
+      const std::size_t end = std::min(text.find(separator, begin), text.size());
+      setting.set(text.substr(begin, end - begin));
+      values.push_back(setting.text());
+      if (std::count(values.begin(), values.end(), values.back()) > 1) {
+        throw UserError(fmt::format("must be different values; {} is given twice", values.back()));
+      }
+      begin = end + 1;
+    }
+    if (values.size() > 1) {
+      setting.set(usual);
+    } else {
+      values.clear();
+    }
+  };
+  made.text = [setting, separator, &values] {
+    return values.empty() ? setting.text()
+                          : fmt::format("{}", fmt::join(values, std::string(1, separator)));
+  };
+  return made;
+}
+
+std::vector<Field> setting_axes(SweepOptions& o) {
+  SweepAxes& axes = o.axes;
+  return {setting_axis("norms", ',', norm_field(o.norm), axes.norms),
+          setting_axis("schedules", ',', schedule_field(o.schedule), axes.schedules),
+          setting_axis("inits", ',', start_field(o.start), axes.inits),
+          setting_axis("factors", ';', factors_field(o.factors), axes.factors)};
+}
+
 std::vector<Field> axis_fields(SweepAxes& axes) {
   const auto signs = [](const std::string& text) {
     return parse_name_list(text, names_of<SignRule>());
@@ -108,7 +150,9 @@ std::vector<Field> axis_fields(SweepAxes& axes) {
       axis("betas", "sharpnesses of the preference loss", axes.betas, parse_positive_real_list,
            "beta"),
       axis(
-          "objectives", "what is minimised: bipo, dpo (in direction plus only), ipo, simpo, sft",
+          "objectives",
+          "what is minimised: bipo, dpo (in direction plus only), ipo, simpo, sft, suppress, reps "
+          "(with --factors)",
           axes.objectives,
           [](const std::string& text) { return parse_name_list(text, objective_names()); },
           "objective")
@@ -125,6 +169,12 @@ std::vector<Field> axis_fields(SweepAxes& axes) {
           },
           "reduction")
           .with_values({"sum", "mean", "auto"}),
+      axis(
+          "positions",
+          "tokens at which the vector is added: all, answer, prompt, first:P, last:S; in this list "
+          "first:P+last:S for both ends",
+          axes.positions, parse_positions_list)
+          .with_values({"all", "answer", "prompt"}),
       axis("signs", "directions per step: batch, pair, both, plus, minus", axes.signs, signs,
            "sign")
           .with_values(names_of<SignRule>()),
@@ -152,7 +202,7 @@ CommandTable train_table(TrainOptions& o) {
 }
 
 CommandTable sweep_table(SweepOptions& o) {
-  std::vector<Field> axes = axis_fields(o.axes);
+  std::vector<Field> axes = axis_fields(o.axes) + setting_axes(o);
   axes.push_back(automatic_or("vectors-per-pass", "N",
                               "cells of a layer that train in the same products; 1: each by itself",
                               o.vectors_per_pass, "auto", at_least(1)));
@@ -179,7 +229,8 @@ CommandTable sweep_table(SweepOptions& o) {
        {"Training",
         std::vector{preset_field(), max_steps_field(o.max_steps), patience_field(o.patience),
                     micro_batch_field(o.micro_batch, "auto: the batch"), lr_unit_field(o.lr_unit)} +
-            optimizer_fields(o) + std::vector{start_field(o.start), shuffle_field(o.shuffle)}},
+            decay_fields(o) + learned_factor_fields(o) + warmup_fields(o) +
+            std::vector{steer_bos_field(o.steer_bos), shuffle_field(o.shuffle)}},
        evaluation_and_saving_group(o),
        {"Machine", machine_fields(o, "auto: 1") + cache_fields(o)},
        {"Progress",
@@ -191,7 +242,9 @@ CommandTable sweep_table(SweepOptions& o) {
        text_group(o)},
       config_notes("sweep") +
           "--model, --layer, --seed, --lr, --beta, --objective, --label-smoothing, --simpo-gamma,\n"
-          "--reduction, --sign and --batch-size mean the same as their plurals.\n" +
+          "--reduction, --sign, --batch-size, --norm, --schedule and --init mean the same as "
+          "their\n"
+          "plurals.  --factors has lists: 1;0.5,1,2;learned is an axis of three.\n" +
           exit_code_notes("the same command", "a cell failed, or anything else") +
           "\n"
           "Example\n"

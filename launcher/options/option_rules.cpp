@@ -51,10 +51,11 @@ void require_one_warmup(const GivenNames& given) {
 // `option`: with its ending for a sweep.
 void require_sigmoid(ObjectiveKind objective, double label_smoothing, const char* option) {
   if (label_smoothing != 0 && !has_sigmoid(objective)) {
-    throw UserError(fmt::format(
-        "{} {} needs an objective with a log sigmoid (bipo, dpo, simpo): the loss of {} has none "
-        "to smooth labels in; leave it out",
-        option, label_smoothing, to_string(objective)));
+    throw UserError(
+        fmt::format("{} {} needs an objective with a log sigmoid (bipo, dpo, simpo, reps): the "
+                    "loss of {} has none "
+                    "to smooth labels in; leave it out",
+                    option, label_smoothing, to_string(objective)));
   }
 }
 
@@ -62,6 +63,32 @@ void require_sigmoid(ObjectiveKind objective, double label_smoothing, const char
   throw UserError(fmt::format(
       "{}: --objective dpo trains in one direction, plus; in both of them it is --objective bipo",
       option));
+}
+
+void require_factors(ObjectiveKind objective, const GivenNames& given) {
+  if (projects_out(objective) && !given.contains("factors")) {
+    throw UserError(fmt::format(
+        "--objective {} needs --factors, the strengths at which its vector is added (the paper "
+        "draws from 2,4,6,8,10,12,14,16,18,20), or --factors learned: what is projected out "
+        "depends on the vector's direction alone, so that its strength is a choice of its own",
+        to_string(objective)));
+  }
+}
+
+[[noreturn]] void refuse_signs_of_reps(const char* option) {
+  throw UserError(fmt::format(
+      "{}: --objective reps adds the vector and projects it out in every step, which is both; "
+      "leave it out",
+      option));
+}
+
+void require_learned_factor(bool has_learned, const GivenNames& given) {
+  for (const char* name : {"factor-lr", "factor-init"}) {
+    if (given.contains(name) && !has_learned) {
+      throw UserError(fmt::format(
+          "--{} belongs to --factors learned; leave it out, or learn the factor", name));
+    }
+  }
 }
 
 // The values that some of a sweep's objectives do not use must serve another of them.
@@ -73,6 +100,7 @@ void require_objectives(const SweepAxes& axes, const GivenNames& given) {
     for (const double smoothing : axes.label_smoothings) {
       require_sigmoid(parse_objective(name), smoothing, "--label-smoothings");
     }
+    require_factors(parse_objective(name), given);
   }
   if (given.contains("simpo-gammas") && !has("simpo")) {
     throw UserError("--simpo-gammas belongs to simpo, which is not among the --objectives");
@@ -80,6 +108,10 @@ void require_objectives(const SweepAxes& axes, const GivenNames& given) {
   if (given.contains("signs") && has("dpo") &&
       std::count(axes.signs.begin(), axes.signs.end(), "plus") == 0) {
     refuse_directions("--signs");
+  }
+  if (given.contains("signs") && has("reps") && axes.objectives.size() == 1 &&
+      std::count(axes.signs.begin(), axes.signs.end(), "both") == 0) {
+    refuse_signs_of_reps("--signs");
   }
 }
 
@@ -167,12 +199,13 @@ void require_measurement(const EvaluateOptions& options, const GivenNames& given
         fmt::format("--grid needs exactly two vectors, one for each axis, but --vector names {}",
                     options.vectors.size()));
   }
-  if (given.contains("neutral-prompts") && options.positions != Positions::kAll) {
+  if (given.contains("neutral-prompts") && options.positions &&
+      !options.positions->steers_prompts()) {
     throw UserError(
         "--neutral-prompts and --positions answer exclude each other: prompts without answers are "
         "not steered then");
   }
-  if (given.contains("mmlu") && options.positions != Positions::kAll) {
+  if (given.contains("mmlu") && options.positions && !options.positions->steers_prompts()) {
     throw UserError(
         "--mmlu and --positions answer exclude each other: answers of one letter are predicted "
         "where the prompt ends, which is not steered then");
@@ -220,6 +253,12 @@ void require_consistent(const TrainOptions& options, const GivenNames& given) {
       !has_two_directions(options.objective)) {
     refuse_directions("--sign");
   }
+  require_factors(options.objective, given);
+  if (given.contains("sign") && options.sign != SignRule::kBoth &&
+      projects_out(options.objective)) {
+    refuse_signs_of_reps("--sign");
+  }
+  require_learned_factor(options.factors.is_learned, given);
   if (!options.log_jsonl.empty() && options.log_jsonl == options.out) {
     throw UserError(
         "--log-jsonl and --out name the same file: the log is a file of its own beside the run "
@@ -261,6 +300,10 @@ void require_consistent(const SweepOptions& options, const GivenNames& given) {
   }
   require_one_warmup(given);
   require_objectives(options.axes, given);
+  const std::vector<std::string>& factors = options.axes.factors;
+  require_learned_factor(
+      options.factors.is_learned || std::count(factors.begin(), factors.end(), "learned") > 0,
+      given);
   const std::vector<NamedData>& sets = options.axes.data;
   const bool has_pairs = sets.empty()
                              ? !options.test.empty()

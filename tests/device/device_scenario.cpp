@@ -211,7 +211,8 @@ class Stages {
     }
     const std::vector<PromptTokens> prompts = {
         {{1, 5, 9, 3}, "p:1"}, {{4}, "p:2"}, {{4, 4, 32, 33}, "p:3"}};
-    for (const auto& of_setting : prompt_divergences(context, prompts, vectors(), coefficients)) {
+    for (const auto& of_setting :
+         prompt_divergences(context, prompts, vectors(), {coefficients, SteeredPositions::kAll})) {
       for (const PromptDivergence& of_prompt : of_setting) {
         values_["divergences"].push_back(of_prompt.sum);
       }
@@ -341,7 +342,9 @@ Values train_objectives(const Scenario& scenario, const WeightSource& weights, c
       {{ObjectiveKind::kBipo, 0.3, 0.2, 0.5, Reduction::kMean}, SignRule::kPair},
       {{ObjectiveKind::kIpo, 0.4, 0, 0.5, Reduction::kMean}, SignRule::kBoth},
       {{ObjectiveKind::kSimpo, 2, 0.1, 0.7, Reduction::kMean}, SignRule::kMinus},
-      {{ObjectiveKind::kSft, 0.3, 0, 0.5, Reduction::kSum}, SignRule::kPair}};
+      {{ObjectiveKind::kSft, 0.3, 0, 0.5, Reduction::kSum}, SignRule::kPair},
+      {{ObjectiveKind::kSuppress, 0.3, 0, 0.5, Reduction::kSum}, SignRule::kPair},
+      {{ObjectiveKind::kReps, 0.3, 0.1, 0.5, Reduction::kMean}, SignRule::kBoth}};
   Values values;
   std::vector<TrainingSettings> settings;
   std::vector<TrainingRecord> records;
@@ -351,6 +354,7 @@ Values train_objectives(const Scenario& scenario, const WeightSource& weights, c
     settings.back().plan.factors = {0.5, 1, 2};
     records.push_back(starting_record(scenario.config.hidden, 11));
   }
+  settings[5].factor = FactorTraining{0.1, 2};
   std::vector<QuietObserver> observers(settings.size());
   std::vector<TrainingMember> members;
   for (std::size_t i = 0; i < settings.size(); ++i) {

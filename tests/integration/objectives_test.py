@@ -12,7 +12,7 @@ import pytest
 import program
 import run_files
 
-ALL = ("bipo", "dpo", "ipo", "simpo", "sft")
+ALL = ("bipo", "dpo", "ipo", "simpo", "sft", "suppress", "reps")
 # fp32 sums in another order, as in parity_test.py.
 LOSS_RTOL, VECTOR_COSINE = 1e-5, 0.999999
 
@@ -25,6 +25,18 @@ def train(job, ranks=None, **changes) -> run_files.RunFile:
 
 def test_no_arrangement_of_ranks_matters(job):
     settings = {"objective": "simpo", "batch_size": 8, "micro_batch": 1, "epochs": 1}
+    alone = train(job.writing("alone.h5"), **settings)
+    assert alone.steps["vector_norm"][-1] > 0.05, "hardly moved: the comparison says nothing"
+    run_files.assert_identical(train(job.writing("dp2.h5"), 2, dp=2, **settings), alone)
+    split = train(job.writing("tp2.h5"), 2, tp=2, **settings)
+    numpy.testing.assert_allclose(split.steps["loss"], alone.steps["loss"], rtol=LOSS_RTOL, atol=0)
+    assert run_files.cosine(split.final_vector, alone.final_vector) >= VECTOR_COSINE
+
+
+@pytest.mark.parametrize("settings", [{"objective": "suppress", "sign": "pair"},
+                                      {"objective": "reps", "factors": "learned", "factor_init": 2}])
+def test_nor_does_it_for_what_goes_beyond_sums_and_additions(job, settings):
+    settings = {"batch_size": 8, "micro_batch": 2, "epochs": 1, "eval_every": 0, **settings}
     alone = train(job.writing("alone.h5"), **settings)
     assert alone.steps["vector_norm"][-1] > 0.05, "hardly moved: the comparison says nothing"
     run_files.assert_identical(train(job.writing("dp2.h5"), 2, dp=2, **settings), alone)
@@ -86,7 +98,8 @@ def test_the_first_losses_are_those_of_the_model_itself(job):
 
 
 def test_a_sweep_trains_them_in_one_pass(job):
-    settings = {"layer": None, "layers": 1, "objectives": ",".join(ALL), "beta": 0.5, "out": job.folder / "sweep"}
+    settings = {"layer": None, "layers": 1, "objectives": ",".join(ALL), "beta": 0.5, "factors": 1,
+                "out": job.folder / "sweep"}
     swept = job.but(**settings)
     program.run_successfully(["sweep", *swept.arguments()[1:]])
     files = sorted(swept.out.glob("*.h5"))
@@ -107,9 +120,31 @@ def test_a_sweep_trains_them_in_one_pass(job):
     assert {name.decode() for name in summary["objective"]} == set(ALL)
     by_name = summary.set_index("objective")
     assert by_name.loc[b"simpo", "reduction"] == b"mean" and by_name.loc[b"dpo", "sign"] == b"plus"
+    assert by_name.loc[b"reps", "sign"] == b"both" and by_name.loc[b"suppress", "reduction"] == b"sum"
     program.run_successfully(["sweep", *swept.arguments()[1:]])  # all complete: the plan is the same
     alone = [job.folder / "simpo.h5", job.folder / "dpo.h5"]
     program.run_successfully(["collect", *alone, "--out", job.folder / "alone.h5"])
     with h5py.File(job.folder / "alone.h5") as file:
         assert set(zip(file["summary"]["objective"], file["summary"]["reduction"], strict=True)) == {
             (b"simpo", b"mean"), (b"dpo", b"sum")}
+
+
+def test_settings_are_axes_of_a_sweep(job):
+    settings = {"layer": None, "layers": 1, "norms": "free,max:1%", "factors": "1;0.5,1;learned", "out": job.folder / "sweep",
+                "epochs": 1, "test": None}
+    swept = job.but(**settings)
+    program.run_successfully(["sweep", *swept.arguments()[1:]])
+    runs = {path.stem.split("-epochs1")[1]: run_files.read(path) for path in swept.out.glob("*.h5")}
+    assert set(runs) == {f"{norm}{factors}" for norm in ("", "-normmax1pct")
+                         for factors in ("", "-factors0.5+1", "-factorslearned")}
+    alone = train(job.writing("alone.h5"), norm="max:1%", factors="learned", epochs=1, test=None)
+    cell = runs["-normmax1pct-factorslearned"]
+    places = dict.fromkeys(("out", "cache_budget"))
+    assert {**alone.config, **places} == {**cell.config, **places}
+    assert run_files.cosine(cell.final_vector, alone.final_vector) >= VECTOR_COSINE
+    assert "norm" not in runs["-factors0.5+1"].config
+    program.run_successfully(["collect", swept.out, "--out", job.folder / "sweep.h5"])
+    with h5py.File(job.folder / "sweep.h5") as file:
+        found = set(zip(file["summary"]["norm"], file["summary"]["factors"], strict=True))
+    assert found == {(norm, factors) for norm in (b"free", b"max:1%") for factors in (b"1", b"0.5,1", b"learned")}
+    program.run_successfully(["sweep", *swept.arguments()[1:]])  # all complete: the plan is the same

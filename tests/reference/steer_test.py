@@ -145,3 +145,185 @@ def test_bad_input_is_named(folder, model):
         steer(model, "nothing.h5:best")
     best = load_vector(f"{folder / 'run.h5'}:best@-2")
     assert any(numpy.array_equal(best.value, -2 * vector) for vector in load_run(folder / "run.h5").vectors)
+
+
+RULES = {"answer": lambda t, n: t >= n, "prompt": lambda t, n: t < n,
+         "first:2,last:1": lambda t, n: t < 2 or t == n - 1, "last:3": lambda t, n: n - 3 <= t < n}
+
+
+def hooked(model, layer: int, change):
+    """A hook of PyTorch alone: `change(h)` [tokens, hidden] in place of the block's output."""
+    def hook(_, __, output):
+        h = output[0] if isinstance(output, tuple) else output
+        changed = change(h[0]).unsqueeze(0)
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+    return model.model.layers[layer].register_forward_hook(hook)
+
+
+def answer_log_probs(model, scored, change, layer=LAYER) -> torch.Tensor:
+    """[pairs, 2]; `change(h, prompt)` is what happens to the block's output h."""
+    sums = []
+    for count, ids in scored:
+        handle = hooked(model, layer, lambda h, count=count: change(h, count))
+        table = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        handle.remove()
+        sums.append(sum(table[place - 1, ids[place]] for place in range(count, len(ids))))
+    return torch.stack(sums).view(-1, 2)
+
+
+@pytest.fixture(scope="module")
+def positioned(folder, scored) -> dict[str, Path]:
+    """One step on all pairs at each rule's positions."""
+    runs = {}
+    for rule in RULES:
+        runs[rule] = folder / f"at-{rule.replace(':', '').replace(',', '-')}.h5"
+        program.run_successfully(["train", *program.options({
+            "model": folder / "model", "train": folder / "model" / "pairs.csv",
+            "test": folder / "model" / "pairs.csv", "layer": LAYER, "positions": rule, "epochs": 1, "max_steps": 1,
+            "batch_size": len(scored) // 2, "sign": "plus", "lr_unit": "absolute", "lr": 0.3, "warmup_steps": 0,
+            "multipliers": "-1,0,1", "system_prompt": "", "dtype": "fp32", "device": "cpu", "threads": 1,
+            "out": runs[rule]})])
+    return runs
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_step_at_positions_has_pytorchs_gradient(positioned, model, scored, rule):
+    vector = torch.zeros(64, requires_grad=True)
+
+    def add(h, prompt):
+        mask = torch.tensor([float(RULES[rule](t, prompt)) for t in range(len(h))]).unsqueeze(1)
+        return h + mask * vector
+    found = answer_log_probs(model, scored, add)
+    margins = 0.1 * ((found[:, 0] - found[:, 1]) - (found[:, 0] - found[:, 1]).detach())
+    torch.nn.functional.softplus(-margins).mean().backward()
+    gradient = vector.grad.numpy()
+    run = load_run(positioned[rule])
+    assert run.settings["steered_positions"] == rule
+    # Sums over some 40 tokens and 10 pairs, two float32 implementations.
+    assert run.steps["grad_norm"].iloc[0] == pytest.approx(numpy.linalg.norm(gradient), rel=1e-3)
+    # AdamW's first step has the length of the rate in every element, against the gradient.
+    is_clear = numpy.abs(gradient) > 1e-3 * numpy.abs(gradient).max()
+    assert is_clear.sum() > 50
+    assert (numpy.sign(run.vectors[-1]) == -numpy.sign(gradient))[is_clear].all()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_runs_positions_are_those_of_its_evaluation_and_use(positioned, model, scored, tmp_path, rule):
+    """Of the held-out pairs in training, of evaluate, and of bipo_analysis.steer, none of which is told."""
+    run = positioned[rule]
+    evaluation = program.run_successfully(["evaluate", "--vector", run, *program.options({
+        "model": model.name_or_path, "test": Path(model.name_or_path) / "pairs.csv", "multipliers": "-1,1",
+        "system_prompt": "", "dtype": "fp32", "device": "cpu", "random_control": "off", "out": tmp_path / "e.h5"})])
+    assert f"steered positions: {rule}" in evaluation.stderr
+    samples = load_evaluation(tmp_path / "e.h5").samples.query("multiplier == 1")[["chosen_logp", "rejected_logp"]]
+    found = log_probs(model, scored, vectors=run)
+    numpy.testing.assert_allclose(found, samples, rtol=0, atol=TOLERANCE)
+    trained = load_run(run).evals.query("multiplier == 1").iloc[-1]
+    numpy.testing.assert_allclose(found.mean(axis=0), [trained["chosen_logp"], trained["rejected_logp"]], rtol=0,
+                                  atol=TOLERANCE)
+    everywhere = log_probs(model, scored, vectors=run, positions="all")
+    assert numpy.abs(everywhere - found).max() > 10 * TOLERANCE
+
+
+def test_positions_are_compared_and_said(positioned, folder, tmp_path):
+    run = positioned["prompt"]
+    resumed = program.run(["train", *program.options({
+        "model": folder / "model", "train": folder / "model" / "pairs.csv", "layer": LAYER, "out": run,
+        "system_prompt": ""}), "--resume"])
+    assert resumed.code == program.BAD_INPUT and 'steered_positions was "prompt", now the default' in resumed.stderr
+    both = program.run(["generate", "--vector", run, "--vector", folder / "run.h5", *program.options({
+        "model": folder / "model", "prompt": "Where are the keys?"})])
+    assert both.code == program.BAD_INPUT and "different positions" in both.stderr
+    other = program.run_successfully(["generate", "--vector", run, *program.options({
+        "model": folder / "model", "prompt": "Where are the keys?", "positions": "all", "max_new_tokens": 2})])
+    assert "trained with --positions prompt, used with all as given" in " ".join(other.stderr.split())
+    for form in ("gguf", "pt", "npy", "safetensors"):
+        exported = program.run_successfully(["export", run, "--format", form, "--out", tmp_path / f"v.{form}"])
+        assert ("trained at the positions prompt" in " ".join(exported.stderr.split())) == (form != "safetensors")
+    assert b"the positions prompt" in (tmp_path / "v.safetensors").read_bytes()
+
+
+def projected(vector, intervention: str, multiplier: float):
+    """What an intervention does to rows h, by the definitions in docs/generate.md."""
+    unit = vector / vector.norm()
+
+    def change(h):
+        component = (h @ unit).unsqueeze(1)
+        if intervention == "null":
+            return h - multiplier * component * unit
+        level = multiplier * float(intervention.removeprefix("clamp:"))
+        return h + (level - component) * unit
+    return change
+
+
+@pytest.mark.parametrize(("intervention", "positions"), [("null", "all"), ("clamp:3", "all"), ("clamp:3", "answer")])
+def test_interventions_are_those_of_hooks(folder, model, scored, tmp_path, intervention, positions):
+    vector = torch.from_numpy(load_vector(folder / "run.h5").value)
+    program.run_successfully(["evaluate", "--vector", folder / "run.h5", *program.options({
+        "model": folder / "model", "test": folder / "model" / "pairs.csv", "multipliers": "-0.5,0,1",
+        "intervention": intervention, "positions": positions, "system_prompt": "", "dtype": "fp32", "device": "cpu",
+        "random_control": "off", "out": tmp_path / "e.h5"})])
+    samples = load_evaluation(tmp_path / "e.h5").samples
+    for multiplier in (-0.5, 0.0, 1.0):
+        def change(h, prompt, multiplier=multiplier):
+            if multiplier == 0:
+                return h
+            changed = projected(vector, intervention, multiplier)(h)
+            return changed if positions == "all" else torch.cat([h[:prompt], changed[prompt:]])
+        with torch.no_grad():
+            found = answer_log_probs(model, scored, change).numpy()
+        rows = samples.query("multiplier == @multiplier")[["chosen_logp", "rejected_logp"]]
+        numpy.testing.assert_allclose(found, rows, rtol=0, atol=TOLERANCE)
+
+
+# The gate below, at and above the steered block.
+@pytest.mark.parametrize("layer", [0, LAYER, 2])
+def test_a_gate_opens_by_the_last_prompt_token(folder, model, tmp_path, layer):
+    prompts = ["Where are the keys?", "Where are they then, and since when? Tell me now.", "Why?"]
+    (tmp_path / "prompts.txt").write_text("\n".join(prompts) + "\n")
+    torch.manual_seed(layer)
+    torch.save(torch.randn(64), tmp_path / "gate.pt")
+    gate = tmp_path / "gate.h5"
+    program.run_successfully(["import", tmp_path / "gate.pt", "--layer", layer, "--out", gate])
+    direction = torch.load(tmp_path / "gate.pt")
+    fast = AutoTokenizer.from_pretrained(folder / "model")
+    ids = [fast(fast.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True,
+                                         tokenize=False), add_special_tokens=False).input_ids for prompt in prompts]
+    components = []
+    for row in ids:
+        seen = []
+        handle = hooked(model, layer, lambda h, seen=seen: seen.append(h[-1]) or h)
+        with torch.no_grad():
+            model(torch.tensor([row]))
+        handle.remove()
+        components.append((seen[0] @ direction / direction.norm()).item())
+    threshold = sum(sorted(components)[:2]) / 2  # between the lowest and the next
+    common = {"model": folder / "model", "vector": folder / "run.h5", "prompts": tmp_path / "prompts.txt",
+              "system_prompt": "", "max_new_tokens": 8, "multipliers": "0,2", "dtype": "fp32", "device": "cpu"}
+
+    def rows(name, **more):
+        program.run_successfully(["generate", *program.options({**common, **more, "out": tmp_path / name})])
+        return [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+    gated, free = rows("gated.jsonl", gate=f"{gate}:{threshold}"), rows("free.jsonl")
+    assert "gate_open" not in free[0]
+    for index, component in enumerate(components):
+        is_open = component > threshold
+        off, on = gated[2 * index:2 * index + 2]
+        assert off["gate_open"] is is_open and on["gate_open"] is is_open
+        assert off["tokens"] == free[2 * index]["tokens"]
+        assert on["tokens"] == free[2 * index + is_open]["tokens"]
+
+
+def test_a_gate_that_cannot_be_is_refused(folder, tmp_path):
+    torch.save(torch.randn(65), tmp_path / "wide.pt")
+    torch.save(torch.randn(64), tmp_path / "deep.pt")
+    torch.save(torch.zeros(64), tmp_path / "zero.pt")
+    for name, layer, word in (("wide", 1, "hidden size"), ("deep", 3, "layer 3"), ("zero", 1, "no direction")):
+        program.run_successfully(["import", tmp_path / f"{name}.pt", "--layer", layer, "--out", tmp_path / f"{name}.h5"])
+        refused = program.run(["generate", *program.options({
+            "model": folder / "model", "vector": folder / "run.h5", "prompt": "Why?",
+            "gate": f"{tmp_path / name}.h5:0"})])
+        assert refused.code == program.BAD_INPUT and "--gate" in refused.stderr and word in refused.stderr, refused
+    weighted = program.run(["generate", "--vector", f"{folder / 'run.h5'}@0.5", *program.options({
+        "model": folder / "model", "prompt": "Why?", "intervention": "null"})])
+    assert weighted.code == program.BAD_INPUT and "weight" in weighted.stderr

@@ -252,21 +252,37 @@ at::Tensor ActivationCache::activations(const Decoder& decoder, const PackedPair
 
 std::vector<AnswerLogProbs> ActivationCache::score(const ScoringContext& context,
                                                    std::int64_t layer, const at::Tensor& vector,
-                                                   double coefficient) const {
+                                                   double coefficient,
+                                                   const SteeredPositions& positions,
+                                                   std::vector<AnswerLogProbs>* complements) const {
   const at::NoGradGuard no_grad;
   std::vector<AnswerLogProbs> answers(pairs_.size());
+  std::vector<AnswerLogProbs> others(complements == nullptr ? 0 : pairs_.size());
   const auto score_group = [&](const std::vector<std::int64_t>& group) {
-    const PackedPairs packed = pack_alike(pairs_, group, context.decoder);
-    const at::Tensor coefficients = at::full({1, packed.tokens()}, coefficient, vector.options());
+    const PackedPairs packed = pack_alike(pairs_, group, context.decoder, positions);
+    at::Tensor coefficients = at::full({1, packed.tokens()}, coefficient, vector.options());
+    if (positions != SteeredPositions::kAll) {
+      coefficients = coefficients * steered_mask(packed, context.decoder);
+    }
     const PairScores scores =
         score_pairs(context.decoder, packed, activations(context.decoder, packed, layer),
                     {layer, coefficients, vector.unsqueeze(0)});
     for (std::size_t i = 0; i < group.size(); ++i) {
       answers[static_cast<std::size_t>(group[i])] = scores.answers[i];
     }
+    if (complements != nullptr) {
+      const std::vector<AnswerLogProbs> sums = complement_sums(packed, scores.target_log_probs);
+      for (std::size_t i = 0; i < group.size(); ++i) {
+        others[static_cast<std::size_t>(group[i])] = sums[i];
+      }
+    }
   };
   for_each_group(context, static_cast<std::int64_t>(pairs_.size()), score_group);
   share_rows(answers, context.decoder.device(), context.ranks);
+  if (complements != nullptr) {
+    share_rows(others, context.decoder.device(), context.ranks);
+    *complements = std::move(others);
+  }
   return answers;
 }
 

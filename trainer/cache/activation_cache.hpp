@@ -87,10 +87,13 @@ class ActivationCache {
   // Returns the row among them of each token of `packed`, [T].
   std::vector<std::int64_t> kept_rows(const PackedPairs& packed) const;
 
-  // Scores all pairs with `coefficient` times `vector` [D] added after block `layer`; the same on
-  // every rank.  Collective over: dp x tp
+  // Scores all pairs with `coefficient` times `vector` [D] added after block `layer` at
+  // `positions`; the same on every rank.  `complements`, where wanted, gets the sums of log(1 - pi)
+  // over the answers' tokens.  Collective over: dp x tp
   std::vector<AnswerLogProbs> score(const ScoringContext& context, std::int64_t layer,
-                                    const at::Tensor& vector, double coefficient) const;
+                                    const at::Tensor& vector, double coefficient,
+                                    const SteeredPositions& positions = {},
+                                    std::vector<AnswerLogProbs>* complements = nullptr) const;
 
   bool has_reference() const { return settings_.reference; }
 

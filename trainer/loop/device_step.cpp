@@ -35,22 +35,13 @@ bool is_plain(const MicroBatch& micro_batch) {
                      [](const PairPlace& place) { return is_plain(place.objective); });
 }
 
-// Columns of `Tables::forms`: see DeviceStep::general_weights().
-std::array<double, 6> form_of(const Objective& objective) {
-  const double smoothing = objective.label_smoothing;
-  switch (objective.kind) {
-    case ObjectiveKind::kIpo:
-      return {0, 0, 0, 1, 1 / objective.beta, 1 / (2 * objective.beta)};
-    case ObjectiveKind::kSft:
-      return {};
-    default:
-      return {1 - smoothing,
-              smoothing,
-              objective.kind == ObjectiveKind::kSimpo ? objective.simpo_gamma : 0,
-              0,
-              0,
-              0};
-  }
+// Columns of `Tables::forms`.
+std::array<double, 6> columns_of(const PairForm& form) {
+  return {form.sigmoid, form.smoothed, form.gamma, form.square, form.scale, form.shift};
+}
+
+bool any_of(const std::vector<double>& values) {
+  return std::any_of(values.begin(), values.end(), [](double value) { return value != 0; });
 }
 
 }  // namespace
@@ -62,10 +53,11 @@ std::uint64_t DeviceStep::Tables::bytes() const {
         item_of_target, direction_of_target, offset, rows_of_figures}) {
     bytes += table.nbytes();
   }
-  if (forms.defined()) {
-    bytes += forms.nbytes() + loss_of_target.nbytes();
+  for (const at::Tensor& table :
+       {forms, loss_of_target, argument_of_target, complement_of_target, shares, rows}) {
+    bytes += table.defined() ? table.nbytes() : 0;
   }
-  return bytes + (rows.defined() ? rows.nbytes() : 0);
+  return bytes;
 }
 
 DeviceStep::DeviceStep(const Decoder& decoder, const ActivationCache& cache, std::int64_t layer,
@@ -95,8 +87,9 @@ void DeviceStep::add(const MicroBatch& micro_batch, const MicroBatch* next) {
   // the sign of the loss's derivative, which is left out, too.
   const at::Tensor vectors = prepared.sign > 0 ? vectors_.detach() : vectors_.neg();
   vectors.set_requires_grad(true);
-  const at::Tensor log_probs = target_log_probs(decoder_, tables.packed, hidden_of(prepared),
-                                                {layer_, tables.coefficients, vectors});
+  const at::Tensor log_probs =
+      target_log_probs(decoder_, tables.packed, hidden_of(prepared),
+                       {layer_, tables.coefficients, vectors, tables.shares});
   Found& found = found_.emplace_back();
   log_probs.backward(backward_weights(prepared, log_probs.detach(), found));
   found.gradient = vectors.grad();
@@ -143,7 +136,8 @@ std::shared_ptr<const DeviceStep::Tables> DeviceStep::make_tables(
   auto tables = std::make_shared<Tables>();
   std::vector<PackItem> items;
   for (const PairPlace& place : micro_batch.places) {
-    items.push_back({place.pair, {place.member, place.sign, place.factor}});
+    items.push_back({place.pair, steering_choice(place.member, place.sign, place.factor,
+                                                 place.positions, place.objective.kind)});
   }
   const auto add_tables = [&](const PackedPairs& packed, Upload& upload) {
     std::vector<std::int64_t> targets_of_item;
@@ -152,37 +146,36 @@ std::shared_ptr<const DeviceStep::Tables> DeviceStep::make_tables(
     std::vector<double> offset;
     std::vector<double> forms;  // [P, 6]
     std::vector<double> loss_of_target;
+    std::vector<double> argument_of_target;
+    std::vector<double> complement_of_target;
     std::vector<std::int64_t> rows_of_figures;
     std::int64_t last = -1;
-    AnswerLogProbs share;  // of a log-probability in what the item's objective takes of its answer
+    PairForm form;                                               // of the item
     for (const std::int64_t answer : packed.answer_of_target) {  // chosen, then rejected
       const std::int64_t item = answer / 2;
-      const PairPlace& place = micro_batch.places[static_cast<std::size_t>(item)];
-      const Objective& objective = place.objective;
-      const double direction = static_cast<double>(place.sign) * objective.beta;
       if (item != last) {
+        const PairPlace& place = micro_batch.places[static_cast<std::size_t>(item)];
         const auto pair = static_cast<std::size_t>(place.pair);
-        const AnswerTokens tokens = answer_tokens(cache_.pairs()[pair]);
-        share = reduced(objective, {1, 1}, tokens);
+        form = pair_form(place.objective,
+                         uses_reference(place.objective.kind) ? cache_.reference(layer_)[pair]
+                                                              : AnswerLogProbs{},
+                         answer_tokens(cache_.pairs()[pair]), static_cast<double>(place.sign));
         targets_of_item.push_back(0);
-        offset.push_back(0);
-        if (uses_reference(objective.kind)) {
-          const AnswerLogProbs reference =
-              reduced(objective, cache_.reference(layer_)[pair], tokens);
-          offset.back() = -direction * (reference.chosen - reference.rejected);
-        }
-        const std::array<double, 6> form = form_of(objective);
-        forms.insert(forms.end(), form.begin(), form.end());
+        offset.push_back(form.offset);
+        const std::array<double, 6> columns = columns_of(form);
+        forms.insert(forms.end(), columns.begin(), columns.end());
         rows_of_figures.push_back(place.row);
       }
       last = item;
       ++targets_of_item.back();
       item_of_target.push_back(static_cast<std::int64_t>(offset.size()) - 1);
-      const bool is_chosen = answer % 2 == 0;
-      const double own = is_chosen ? share.chosen : share.rejected;
-      direction_of_target.push_back(own * (is_chosen ? direction : -direction));
-      const bool is_trained = is_chosen == (place.sign > 0);
-      loss_of_target.push_back(objective.kind == ObjectiveKind::kSft && is_trained ? -own : 0.0);
+      const auto own = [&](const AnswerLogProbs& by_answer) {
+        return answer % 2 == 0 ? by_answer.chosen : by_answer.rejected;
+      };
+      direction_of_target.push_back(own(form.margin));
+      loss_of_target.push_back(own(form.plain));
+      argument_of_target.push_back(own(form.argument));
+      complement_of_target.push_back(own(form.complement));
     }
     upload.add(targets_of_item, tables->targets_of_item);
     upload.add(item_of_target, tables->item_of_target);
@@ -192,10 +185,21 @@ std::shared_ptr<const DeviceStep::Tables> DeviceStep::make_tables(
       upload.add(at::tensor(forms, at::kDouble).view({-1, 6}).t().contiguous(), tables->forms);
       upload.add(at::tensor(loss_of_target, at::kDouble), tables->loss_of_target);
     }
+    if (any_of(argument_of_target)) {
+      upload.add(at::tensor(argument_of_target, at::kDouble), tables->argument_of_target);
+    }
+    if (any_of(complement_of_target)) {
+      upload.add(at::tensor(complement_of_target, at::kDouble), tables->complement_of_target);
+    }
     tables->rows_on_host = at::tensor(rows_of_figures, at::kLong);
     upload.add(tables->rows_on_host, tables->rows_of_figures);
     upload.add(steering_coefficients(packed, micro_batch.members, decoder_.residual_type()),
                tables->coefficients);
+    if (const at::Tensor shares =
+            projection_shares(packed, micro_batch.members, decoder_.residual_type());
+        shares.defined()) {
+      upload.add(shares, tables->shares);
+    }
     if (rows_on_device_.defined()) {
       upload.add(cache_.kept_rows(packed), tables->rows);
     }
@@ -243,26 +247,46 @@ at::Tensor DeviceStep::backward_weights(const Prepared& prepared, const at::Tens
   return weights;
 }
 
-// The same for any objective.  With the rows a, e, gamma, i, k, l of `forms`, the margin m and what
-// the loss has of log-probabilities alone, L:
-//   loss   a (-log sigma(m - gamma)) + e (-log sigma(gamma - m)) + i (k m - l)^2 + L
+// The same for any objective, by its PairForm.
 at::Tensor DeviceStep::general_weights(const Tables& tables, const at::Tensor& log_probs,
                                        Found& found) {
-  const at::Tensor shifted = found.margin - tables.forms[2];
-  const at::Tensor ahead = at::log_sigmoid(shifted);
-  const at::Tensor behind = at::log_sigmoid(-shifted);
+  const auto by_item = [&](const at::Tensor& of_targets) {
+    return at::segment_reduce(of_targets, "sum", tables.targets_of_item, {}, {},
+                              /*axis=*/0, /*unsafe=*/true, /*initial=*/0);
+  };
+  at::Tensor argument = found.margin - tables.forms[2];
+  at::Tensor by_argument = tables.direction_of_target;  // its slope by the log-probabilities
+  if (tables.argument_of_target.defined()) {
+    argument = argument + by_item(log_probs * tables.argument_of_target);
+    by_argument = by_argument + tables.argument_of_target;
+  }
+  const at::Tensor ahead = at::log_sigmoid(argument);
+  const at::Tensor behind = at::log_sigmoid(-argument);
   const at::Tensor distance = tables.forms[4] * found.margin - tables.forms[5];
-  const at::Tensor alone =
-      at::segment_reduce(log_probs * tables.loss_of_target, "sum", tables.targets_of_item, {}, {},
-                         /*axis=*/0, /*unsafe=*/true, /*initial=*/0);
+  at::Tensor alone = log_probs * tables.loss_of_target;
+  at::Tensor weights = tables.loss_of_target;
+  if (tables.complement_of_target.defined()) {
+    // As complement() has it.
+    const at::Tensor exact = log_probs.to(at::kDouble);
+    const at::Tensor bounded = exact.clamp_max(kMostLogProb);
+    const at::Tensor slope = at::expm1(-bounded).reciprocal().neg();
+    const at::Tensor value = at::log(-at::expm1(bounded)) + slope * (exact - bounded);
+    alone = alone + value * tables.complement_of_target;
+    weights = weights + slope * tables.complement_of_target;
+  }
   found.log_score = tables.forms[0] * ahead + tables.forms[1] * behind -
-                    tables.forms[3] * distance * distance - alone;
-  const at::Tensor slope = tables.forms[0] * at::expm1(ahead) -
-                           tables.forms[1] * at::expm1(behind) +
-                           2 * tables.forms[3] * tables.forms[4] * distance;
-  return (slope.index_select(0, tables.item_of_target) * tables.direction_of_target +
-          tables.loss_of_target)
-      .to(log_probs.scalar_type());
+                    tables.forms[3] * distance * distance - by_item(alone);
+  const at::Tensor by_sigmoid =
+      tables.forms[0] * at::expm1(ahead) - tables.forms[1] * at::expm1(behind);
+  const at::Tensor by_square = 2 * tables.forms[3] * tables.forms[4] * distance;
+  const auto of_item = [&](const at::Tensor& slopes) {
+    return slopes.index_select(0, tables.item_of_target);
+  };
+  weights = weights + (tables.argument_of_target.defined()
+                           ? of_item(by_sigmoid) * by_argument +
+                                 of_item(by_square) * tables.direction_of_target
+                           : of_item(by_sigmoid + by_square) * tables.direction_of_target);
+  return weights.to(log_probs.scalar_type());
 }
 
 DeviceStep::Result DeviceStep::finish(std::int64_t micro_batches, std::int64_t rows) {

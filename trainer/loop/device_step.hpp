@@ -15,6 +15,7 @@
 #include "collectives/device.hpp"
 #include "collectives/session.hpp"
 #include "trainer/cache/activation_cache.hpp"
+#include "trainer/intervention/positions.hpp"
 #include "trainer/model/decoder/decoder.hpp"
 #include "trainer/objective/objective.hpp"
 #include "trainer/passes/packing.hpp"
@@ -30,6 +31,7 @@ struct PairPlace {
   std::int64_t sign = 0;
   double factor = 1;  // times the sign, on the vector
   Objective objective;
+  SteeredPositions positions;
   std::int64_t row = 0;  // of the step's figures
   auto operator<=>(const PairPlace&) const = default;
 };
@@ -76,15 +78,20 @@ class DeviceStep {
   struct Tables {
     PackedPairs packed;
     at::Tensor coefficients;     // [M, T]
+    at::Tensor shares;           // [M, T] of what is projected out; undefined: nothing
     at::Tensor rows;             // [T] of the activations on the device, if they are there
     at::Tensor targets_of_item;  // [P], items in the order of their targets
     at::Tensor item_of_target;   // [R], numbered in that order
     // [R] float64: the margin by each log-probability, sign times beta (by the mean, over the
     // answer's tokens), minus that if rejected
     at::Tensor direction_of_target;
-    at::Tensor offset;           // [P] float64: the margin of log-probabilities of 0
-    at::Tensor forms;            // [6, P] float64, see general_loss(); undefined: all are BiPO's
-    at::Tensor loss_of_target;   // [R] float64: a loss's slope that depends on nothing
+    at::Tensor offset;          // [P] float64: the margin of log-probabilities of 0
+    at::Tensor forms;           // [6, P] float64, see PairForm; undefined: all are BiPO's
+    at::Tensor loss_of_target;  // [R] float64: a loss's slope that depends on nothing
+    // [R] float64, undefined where they are 0: what the sigmoid's argument has beside the margin,
+    // and the slope by log(1 - pi)
+    at::Tensor argument_of_target;
+    at::Tensor complement_of_target;
     at::Tensor rows_of_figures;  // [P]
     at::Tensor rows_on_host;     // the same in host memory
     std::uint64_t bytes() const;

@@ -9,7 +9,9 @@
 namespace bipo {
 namespace {
 
+// `complements`: of each pair, or none.
 EvalRow summarize(const std::vector<TokenPair>& pairs, const std::vector<AnswerLogProbs>& policy,
+                  const std::vector<AnswerLogProbs>& complements,
                   const std::vector<AnswerLogProbs>& reference, double multiplier,
                   const Objective& objective) {
   EvalRow row;
@@ -18,7 +20,8 @@ EvalRow summarize(const std::vector<TokenPair>& pairs, const std::vector<AnswerL
   for (std::size_t p = 0; p < policy.size(); ++p) {
     const AnswerTokens tokens = answer_tokens(pairs[p]);
     const PairObjective found =
-        pair_objective(objective, policy[p], reference[p], tokens, /*direction=*/1);
+        pair_objective(objective, policy[p], reference[p], tokens, /*direction=*/1,
+                       complements.empty() ? AnswerLogProbs{} : complements[p]);
     const AnswerLogProbs answers = reduced(objective, policy[p], tokens);
     row.loss += found.loss / row.pairs;
     row.margin += found.margin / row.pairs;
@@ -33,16 +36,21 @@ EvalRow summarize(const std::vector<TokenPair>& pairs, const std::vector<AnswerL
 
 HeldOutEvaluation evaluate_pairs(const ScoringContext& context, const ActivationCache& held_out,
                                  std::int64_t layer, const std::vector<float>& vector,
-                                 const std::vector<double>& multipliers,
-                                 const Objective& objective) {
+                                 const std::vector<double>& multipliers, const Objective& objective,
+                                 const SteeredPositions& positions) {
   const at::Tensor on_device = at::tensor(vector, at::kFloat).to(residual_options(context.decoder));
   const std::vector<AnswerLogProbs>& reference = held_out.reference(layer);
   HeldOutEvaluation evaluation;
   for (const double multiplier : multipliers) {
-    const auto policy =
-        multiplier == 0 ? reference : held_out.score(context, layer, on_device, multiplier);
+    const bool has_complements = uses_complements(objective.kind);
+    std::vector<AnswerLogProbs> complements;
+    std::vector<AnswerLogProbs> policy = reference;
+    if (multiplier != 0 || has_complements) {
+      policy = held_out.score(context, layer, on_device, multiplier, positions,
+                              has_complements ? &complements : nullptr);
+    }
     evaluation.rows.push_back(
-        summarize(held_out.pairs(), policy, reference, multiplier, objective));
+        summarize(held_out.pairs(), policy, complements, reference, multiplier, objective));
     for (std::size_t p = 0; p < policy.size(); ++p) {
       evaluation.samples.push_back(
           {0, 0, multiplier, static_cast<std::int64_t>(p), policy[p].chosen, policy[p].rejected});

@@ -101,11 +101,17 @@ class Member {
       : settings_(member.settings),
         record_(member.record),
         observer_(member.observer),
-        plan_(member.settings.plan) {}
+        plan_(member.settings.plan) {
+    std::optional<LearnedFactor>& factor = record().checkpoint.factor;
+    if (settings().factor && !factor) {
+      factor = LearnedFactor{static_cast<float>(settings().factor->start), 0, 0};
+    }
+  }
 
   const TrainingSettings& settings() const { return settings_; }
   const BatchPlan& plan() const { return plan_; }
   const Checkpoint& state() const { return record_.get().checkpoint; }
+  std::vector<float> vector() const { return whole_vector(state()); }
   TrainingRecord& record() { return record_; }
   TrainingObserver& observer() { return observer_; }
 
@@ -138,15 +144,20 @@ class Member {
     StepRow row = outcome.row;
     row.step = step.step;
     row.epoch = step.epoch;
-    row.lr = settings().lr * schedule_factor(settings().schedule, step.step,
-                                             settings().warmup_steps, plan_.total_steps());
+    const double schedule = schedule_factor(settings().schedule, step.step, settings().warmup_steps,
+                                            plan_.total_steps());
+    row.lr = settings().lr * schedule;
     row.sign = step.logged_sign;
+    const double by_factor = state.factor ? split_gradient(state, outcome.gradient) : 0;
     row.grad_norm = clip_norm(outcome.gradient, settings().max_grad_norm);
     settings().optimizer.update(state.vector, state.exp_avg, state.exp_avg_sq, outcome.gradient,
                                 row.lr, step.step);
     settings().norm.apply(state.vector);
+    if (state.factor) {
+      update_factor(*state.factor, by_factor, schedule, step.step);
+    }
     state.step = step.step + 1;
-    row.vector_norm = vector_norm(state.vector);
+    row.vector_norm = vector_norm(vector());
     row.seconds = seconds;
     if (!std::isfinite(row.vector_norm)) {
       state = before;
@@ -184,7 +195,7 @@ class Member {
   void keep_vector() {
     std::vector<SavedVector>& vectors = record().vectors;
     if (vectors.empty() || vectors.back().step < state().step) {
-      vectors.push_back({state().vector, state().step, last_epoch()});
+      vectors.push_back(saved_vector());
     }
   }
 
@@ -194,7 +205,7 @@ class Member {
     std::vector<SavedVector>& vectors = record().vectors;
     const auto own = static_cast<std::ptrdiff_t>(vectors.size());
     if (state().step > 0 && (vectors.empty() || vectors.back().step != state().step)) {
-      vectors.push_back({state().vector, state().step, last_epoch()});
+      vectors.push_back(saved_vector());
     }
     if (status == RunStatus::kComplete && settings().ends_with_best) {
       end_with_best(vectors);
@@ -209,6 +220,32 @@ class Member {
   }
 
  private:
+  SavedVector saved_vector() const {
+    return {vector(), state().step, last_epoch(), state().factor ? state().factor->value : 1.0};
+  }
+
+  // Makes the gradient by f v that by v; returns the one by f.
+  static double split_gradient(const Checkpoint& state, std::vector<double>& gradient) {
+    double by_factor = 0;
+    for (std::size_t i = 0; i < gradient.size(); ++i) {
+      by_factor += gradient[i] * state.vector[i];
+      gradient[i] *= state.factor->value;
+    }
+    return by_factor;
+  }
+
+  void update_factor(LearnedFactor& factor, double gradient, double schedule,
+                     std::int64_t step) const {
+    AdamW optimizer = settings().optimizer;
+    optimizer.weight_decay = 0;
+    std::vector<float> value{factor.value};
+    std::vector<float> exp_avg{factor.exp_avg};
+    std::vector<float> exp_avg_sq{factor.exp_avg_sq};
+    optimizer.update(value, exp_avg, exp_avg_sq, {gradient}, settings().factor->lr * schedule,
+                     step);
+    factor = {value[0], exp_avg[0], exp_avg_sq[0]};
+  }
+
   // Repeats the row of the best epoch where it is not the last.
   void end_with_best(std::vector<SavedVector>& vectors) const {
     const auto best = best_epoch(record_.get().evals);
@@ -403,7 +440,7 @@ class Trainer {
         std::int64_t first_row = 0;
         for (std::size_t i = 0; i < steps.size(); ++i) {
           add_places(steps[i], m, first_pair, first_row, static_cast<std::int64_t>(i),
-                     members[i].settings().objective, micro_batch.places);
+                     members[i].settings(), micro_batch.places);
           first_row += rows_of(steps[i]);
         }
       }
@@ -413,13 +450,14 @@ class Trainer {
   }
 
   static void add_places(const StepPlan& step, std::size_t micro_batch, std::int64_t first_pair,
-                         std::int64_t first_row, std::int64_t member, const Objective& objective,
-                         std::vector<PairPlace>& places) {
+                         std::int64_t first_row, std::int64_t member,
+                         const TrainingSettings& settings, std::vector<PairPlace>& places) {
     for (std::size_t pass = 0; pass < step.passes.size(); ++pass) {
       std::int64_t in_batch = first_pair;
       for (const std::int64_t pair : step.micro_batches[micro_batch]) {
         const auto at = static_cast<std::size_t>(in_batch);
-        places.push_back({member, pair, step.passes[pass][at], step.factors[at], objective,
+        places.push_back({member, pair, step.passes[pass][at], step.factors[at], settings.objective,
+                          settings.positions,
                           first_row + static_cast<std::int64_t>(pass) * step.pairs + in_batch});
         ++in_batch;
       }
@@ -543,7 +581,10 @@ class Trainer {
                            const std::vector<Place>& places) const {
     std::vector<PackItem> items;
     for (const Place& p : places) {
-      items.push_back({p.pair, {static_cast<std::int64_t>(p.member), p.sign, p.factor}});
+      const TrainingSettings& settings = members[p.member].settings();
+      items.push_back(
+          {p.pair, steering_choice(static_cast<std::int64_t>(p.member), p.sign, p.factor,
+                                   settings.positions, settings.objective.kind)});
     }
     const PackedPairs packed = pack_pairs(cache_.pairs(), items, decoder_);
     const at::Tensor vectors = current_vectors(members);
@@ -553,9 +594,18 @@ class Trainer {
                     {layer_,
                      steering_coefficients(packed, static_cast<std::int64_t>(members.size()),
                                            decoder_.residual_type()),
-                     vectors});
+                     vectors,
+                     projection_shares(packed, static_cast<std::int64_t>(members.size()),
+                                       decoder_.residual_type())});
 
+    const bool has_complements = std::any_of(
+        members.begin(), members.end(),
+        [](const Member& member) { return uses_complements(member.settings().objective.kind); });
+    const std::vector<AnswerLogProbs> complements =
+        has_complements ? complement_sums(packed, scores.target_log_probs.detach())
+                        : std::vector<AnswerLogProbs>(places.size());
     std::vector<double> loss_by_answer;
+    std::vector<double> loss_by_complement;  // likewise
     for (std::size_t i = 0; i < places.size(); ++i) {
       const Place& p = places[i];
       const auto pair = static_cast<std::size_t>(p.pair);
@@ -563,8 +613,10 @@ class Trainer {
       const PairObjective found = pair_objective(
           objective, scores.answers[i],
           uses_reference(objective.kind) ? cache_.reference(layer_)[pair] : AnswerLogProbs{},
-          answer_tokens(cache_.pairs()[pair]), p.sign);
+          answer_tokens(cache_.pairs()[pair]), p.sign, complements[i]);
       loss_by_answer.insert(loss_by_answer.end(), {found.slope.chosen, found.slope.rejected});
+      loss_by_complement.insert(loss_by_complement.end(),
+                                {found.complement_slope.chosen, found.complement_slope.rejected});
       *p.outcome = {found.margin, found.loss,
                     static_cast<double>(packed_size(cache_.pairs()[pair]))};
     }
@@ -572,15 +624,33 @@ class Trainer {
     for (const std::int64_t answer : packed.answer_of_target) {
       loss_by_target.push_back(loss_by_answer[static_cast<std::size_t>(answer)]);
     }
+    if (has_complements) {
+      add_complements(packed, scores.target_log_probs.detach(), loss_by_complement, loss_by_target);
+    }
     scores.target_log_probs.backward(at::tensor(loss_by_target, at::kDouble).to(residual_));
     return vectors.grad();
+  }
+
+  // Adds to the slopes by the targets' log-probabilities [R] those that go by log(1 - pi), of which
+  // `by_answer` has the sums' slopes.
+  static void add_complements(const PackedPairs& packed, const at::Tensor& log_probs,
+                              const std::vector<double>& by_answer,
+                              std::vector<double>& by_target) {
+    const at::Tensor on_host = log_probs.to(at::kCPU, at::kDouble);
+    const double* log_prob = on_host.const_data_ptr<double>();
+    for (std::size_t r = 0; r < by_target.size(); ++r) {
+      const double slope = by_answer[static_cast<std::size_t>(packed.answer_of_target[r])];
+      if (slope != 0) {
+        by_target[r] += slope * complement(log_prob[r]).slope;
+      }
+    }
   }
 
   // [M, D] on the host.
   at::Tensor current_vectors(std::span<const Member> members) const {
     std::vector<at::Tensor> rows;
     for (const Member& member : members) {
-      rows.push_back(at::tensor(member.state().vector, at::kFloat));
+      rows.push_back(at::tensor(member.vector(), at::kFloat));
     }
     return at::stack(rows).to(residual_);
   }
@@ -666,8 +736,9 @@ class Trainer {
         continue;
       }
       const ScoringContext context{decoder_, ranks_, held_out_->settings().group_size, {}};
-      auto [rows, samples] = evaluate_pairs(context, *held_out_, layer_, state.vector,
-                                            settings.multipliers, settings.objective);
+      auto [rows, samples] =
+          evaluate_pairs(context, *held_out_, layer_, member.vector(), settings.multipliers,
+                         settings.objective, settings.positions);
       const auto date = [&](auto& row) {
         row.step = state.step;
         row.epoch = member.last_epoch();
@@ -797,6 +868,9 @@ class Trainer {
     for (const Member& member : members_) {
       const std::vector<float>& vector = member.state().vector;
       hash.add_bytes(vector.data(), vector.size() * sizeof(float));
+      if (const std::optional<LearnedFactor>& factor = member.state().factor) {
+        hash.add_bytes(&factor->value, sizeof(float));
+      }
     }
     const at::Tensor mine = at::full({1}, static_cast<std::int64_t>(hash.value()), at::kLong);
     const at::Tensor all = ranks_.world->all_gather(mine);

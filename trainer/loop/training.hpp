@@ -4,25 +4,37 @@
 #include <cstdint>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "collectives/session.hpp"
 #include "datasets/batches/batch_plan.hpp"
 #include "trainer/cache/activation_cache.hpp"
+#include "trainer/intervention/positions.hpp"
 #include "trainer/objective/objective.hpp"
 #include "trainer/optimizer/optimizer.hpp"
 #include "trainer/records/records.hpp"
 
 namespace bipo {
 
+// A factor on the vector that is trained with it (Bao et al., arXiv 2605.05983, section 4): the
+// update of v and that of the factor f are AdamW steps from d/dv = f d/dw and d/df = v . d/dw,
+// where w = f v is what steers.  Neither weight decay nor clipping applies to f.
+struct FactorTraining {
+  double lr = 0.01;  // absolute; the schedule is the vector's
+  double start = 1;  // not 0
+};
+
 struct TrainingSettings {
   PlanSettings plan;
   double lr = 5e-4;  // absolute: the factor of `--lr-unit residual` is already applied
   Objective objective;
+  SteeredPositions positions;
   AdamW optimizer;
   Schedule schedule = Schedule::kCosine;
-  NormControl norm;
+  NormControl norm;                      // of the vector without the learned factor
+  std::optional<FactorTraining> factor;  // none: it is not learned, and the plan's factors apply
   double max_grad_norm = 1;
   std::int64_t warmup_steps = 100;
   std::vector<double> multipliers = {-1, 0, 1};
@@ -97,9 +109,9 @@ class LastStep {
 
 // Trains the members' vectors at one layer together, to the end of the plan or to a stop.  Each
 // member has its own order of pairs, signs, optimiser and log; their micro-batches share passes
-// through the model.  Members may differ in factors, seed, shuffle, sign, lr, objective and
-// optimiser; they must have the same numbers of pairs, epochs and steps, the same batch sizes and
-// the same step to start from.  A member's result depends on the others in the last bits only.
+// through the model.  Members may differ in factors, seed, shuffle, sign, lr, objective, positions
+// and optimiser; they must have the same numbers of pairs, epochs and steps, the same batch sizes
+// and the same step to start from.  A member's result depends on the others in the last bits only.
 // `held_out` may be null. Objectives that use the reference need a cache with it. A member has
 // diverged when its loss, gradient or vector is not finite, its loss is larger than any answers
 // explain, its vector is more than 100 times as long as the residual stream, or its gradient was

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <functional>
 
+#include "collectives/foundation/errors.hpp"
 #include "collectives/session.hpp"
 #include "trainer/passes/packing.hpp"
 #include "trainer/passes/pair_scores.hpp"
@@ -23,12 +24,7 @@ void for_each_setting(const Decoder& decoder, const PackedAnswers& packed,
                       const SteeringVectors& vectors, const SteeringSettings& settings,
                       const std::function<void(std::size_t, const ResidualStream&)>& visit) {
   const std::vector<std::int64_t> layers = vectors.layers();
-  // [T]: 1 where a row is steered.
-  at::Tensor mask = at::ones({packed.tokens()}, residual_options(decoder));
-  if (settings.positions == SteeredPositions::kAnswer) {
-    const at::Tensor rows = at::tensor(packed.rows_of_answers, at::kLong).to(decoder.device());
-    mask = at::zeros_like(mask).index_fill_(0, rows, 1);
-  }
+  const at::Tensor mask = steered_mask(packed, decoder);
   const auto run = [&](const at::Tensor& h, Range blocks) {
     return decoder.run_blocks(h, blocks, packed.layout);
   };
@@ -38,7 +34,7 @@ void for_each_setting(const Decoder& decoder, const PackedAnswers& packed,
     const at::Tensor of_rows =
         at::outer(at::tensor(settings.coefficients[s], at::kDouble).to(mask.options()), mask);
     const auto add = [&](const at::Tensor& h, std::int64_t layer) {
-      return vectors.add(h, layer, of_rows);
+      return vectors.steer(h, layer, of_rows);
     };
     visit(s, run_past_sites(prefix, layers, add, run));
   }
@@ -58,16 +54,28 @@ void require_finite(double value, const char* what, const std::string& where,
 // Prompts side by side: no tree is shared, so that each one's rows follow one another.  The answer
 // of one token, which takes no row, makes the last row one that predicts.
 PackedAnswers pack_prompts(const std::vector<PromptTokens>& prompts,
-                           const std::vector<std::int64_t>& group, const Decoder& decoder) {
+                           const std::vector<std::int64_t>& group, const SteeringSettings& settings,
+                           const Decoder& decoder) {
   std::vector<Continuations> items;
   std::vector<PackItem> trees;
   for (const std::int64_t index : group) {
     const PromptTokens& prompt = prompts[static_cast<std::size_t>(index)];
     const auto place = static_cast<std::int64_t>(items.size());
-    trees.push_back({place, {place, 0}});
+    trees.push_back({place, {place, 0, 1, settings.positions_of(static_cast<std::size_t>(index))}});
     items.push_back({prompt.ids, {{prompt.ids.back()}}, prompt.where});
   }
   return pack_continuations(items, trees, decoder);
+}
+
+// Packs the answers `group` of items, those with the same steering in one tree.
+PackedAnswers pack_items(const std::vector<Continuations>& items,
+                         const std::vector<std::int64_t>& group, const SteeringSettings& settings,
+                         const Decoder& decoder) {
+  std::vector<PackItem> packed;
+  for (const std::int64_t index : group) {
+    packed.push_back({index, {0, 0, 1, settings.positions_of(static_cast<std::size_t>(index))}});
+  }
+  return pack_continuations(items, packed, decoder);
 }
 
 // [S, T]
@@ -103,7 +111,7 @@ ContinuationScores score_continuations(const ScoringContext& context,
   std::vector<double> sums(count * first.back(), 0.0);
   const auto score_group = [&](const std::vector<std::int64_t>& group) {
     const Decoder& decoder = context.decoder;
-    const PackedAnswers packed = pack_alike(items, group, decoder);
+    const PackedAnswers packed = pack_items(items, group, settings, decoder);
     const std::size_t place = first[static_cast<std::size_t>(group.front())];
     const auto score_setting = [&](std::size_t s, const ResidualStream& steered) {
       const std::vector<double> of_group = sum_answers(
@@ -134,9 +142,9 @@ ContinuationScores score_continuations(const ScoringContext& context,
 
 std::vector<std::vector<PromptDivergence>> prompt_divergences(
     const ScoringContext& context, const std::vector<PromptTokens>& prompts,
-    const SteeringVectors& vectors, const std::vector<std::vector<double>>& settings) {
+    const SteeringVectors& vectors, const SteeringSettings& settings) {
   const at::NoGradGuard no_grad;
-  const std::size_t count = settings.size();
+  const std::size_t count = settings.coefficients.size();
   std::vector<std::vector<PromptDivergence>> result(count);
   if (prompts.empty() || count == 0) {
     return result;
@@ -146,10 +154,8 @@ std::vector<std::vector<PromptDivergence>> prompt_divergences(
   };
   std::vector<double> sums(count * prompts.size(), 0.0);
   const auto score_group = [&](const std::vector<std::int64_t>& group) {
-    const PackedAnswers packed = pack_prompts(prompts, group, context.decoder);
-    const at::Tensor of_rows =
-        divergences(context.decoder, packed, vectors, {settings, SteeredPositions::kAll})
-            .to(at::kCPU);
+    const PackedAnswers packed = pack_prompts(prompts, group, settings, context.decoder);
+    const at::Tensor of_rows = divergences(context.decoder, packed, vectors, settings).to(at::kCPU);
     std::int64_t row = 0;
     for (const std::int64_t index : group) {
       const auto prompt = static_cast<std::size_t>(index);
@@ -165,11 +171,62 @@ std::vector<std::vector<PromptDivergence>> prompt_divergences(
   auto sum = sums.cbegin();
   for (std::size_t s = 0; s < count; ++s) {
     for (std::size_t prompt = 0; prompt < prompts.size(); ++prompt) {
-      require_finite(*sum, "the KL divergence", prompts[prompt].where, settings[s]);
+      require_finite(*sum, "the KL divergence", prompts[prompt].where, settings.coefficients[s]);
       result[s].push_back({*sum++, positions_of(prompt)});
     }
   }
   return result;
+}
+
+std::vector<double> gate_projections(const ScoringContext& context,
+                                     const std::vector<PromptTokens>& prompts, const Gate& gate) {
+  const at::NoGradGuard no_grad;
+  const Decoder& decoder = context.decoder;
+  const at::Tensor vector = at::tensor(gate.vector.value, at::kFloat).to(at::kDouble);
+  const double norm = vector.norm().item<double>();
+  if (norm == 0) {
+    throw BugError("a gate's vector of zeros");
+  }
+  std::vector<double> projections(prompts.size(), 0.0);
+  const auto project_group = [&](const std::vector<std::int64_t>& group) {
+    const PackedAnswers packed = pack_prompts(prompts, group, {}, decoder);
+    std::vector<std::int64_t> last_rows;
+    std::int64_t end = 0;
+    for (const std::int64_t index : group) {
+      end += static_cast<std::int64_t>(prompts[static_cast<std::size_t>(index)].ids.size());
+      last_rows.push_back(end - 1);
+    }
+    const at::Tensor last =
+        run_prefix(decoder, packed, gate.vector.layer)
+            .index_select(0, at::tensor(last_rows, at::kLong).to(decoder.device()))
+            .to(at::kCPU, at::kDouble);
+    for (std::size_t i = 0; i < group.size(); ++i) {
+      projections[static_cast<std::size_t>(group[i])] =
+          last[static_cast<std::int64_t>(i)].dot(vector).item<double>() / norm;
+    }
+  };
+  for_each_group(context, static_cast<std::int64_t>(prompts.size()), project_group);
+  if (!prompts.empty()) {
+    share_rows(projections, decoder.device(), context.ranks);
+  }
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    if (!std::isfinite(projections[i])) {
+      throw AgreedFailure(
+          fmt::format("{}: its projection on the gate's vector is {}; use --dtype fp32",
+                      prompts[i].where, projections[i]),
+          kExitFailure);
+    }
+  }
+  return projections;
+}
+
+std::vector<bool> open_gates(const ScoringContext& context,
+                             const std::vector<PromptTokens>& prompts, const Gate& gate) {
+  std::vector<bool> open;
+  for (const double projection : gate_projections(context, prompts, gate)) {
+    open.push_back(projection > gate.threshold);
+  }
+  return open;
 }
 
 }  // namespace bipo

@@ -21,6 +21,11 @@ namespace bipo {
 struct SteeringSettings {
   std::vector<std::vector<double>> coefficients;  // [S][M]
   SteeredPositions positions = SteeredPositions::kAll;
+  std::vector<bool> is_open = {};  // by item: whether its gate lets vectors act; empty: all do
+
+  const SteeredPositions& positions_of(std::size_t item) const {
+    return is_open.empty() || is_open.at(item) ? positions : SteeredPositions::kNone;
+  }
 };
 
 struct AnswerScore {
@@ -47,10 +52,26 @@ struct PromptDivergence {
   std::int64_t positions = 0;
 };
 
-// Returns by setting [S][M] and prompt: KL of the model's own next-token distribution from the one
-// steered at all positions, summed over the positions.  Collective over: dp x tp
+// Returns by setting and prompt: KL of the model's own next-token distribution from the steered
+// one, summed over the positions.  Collective over: dp x tp
 std::vector<std::vector<PromptDivergence>> prompt_divergences(
     const ScoringContext& context, const std::vector<PromptTokens>& prompts,
-    const SteeringVectors& vectors, const std::vector<std::vector<double>>& settings);
+    const SteeringVectors& vectors, const SteeringSettings& settings);
+
+// A prompt's gate is open where its projection on the vector is above the threshold.
+struct Gate {
+  PlacedVector vector;
+  double threshold = 0;
+};
+
+// Returns for each prompt the component of its last token's row after block `gate.vector.layer`
+// along the vector, (g.h)/|g|, without any steering: a pass of its own up to that block, wherever
+// the steered ones are.  Throws BugError for a vector of zeros.  Collective over: dp x tp
+std::vector<double> gate_projections(const ScoringContext& context,
+                                     const std::vector<PromptTokens>& prompts, const Gate& gate);
+
+// Returns whether each prompt's gate is open.  Collective over: dp x tp
+std::vector<bool> open_gates(const ScoringContext& context,
+                             const std::vector<PromptTokens>& prompts, const Gate& gate);
 
 }  // namespace bipo

@@ -75,7 +75,10 @@ class Packer {
   void add_tree(const std::vector<std::size_t>& members) {
     steering_ = items_[members.front()].steering;
     pair_ = items_[members.front()].pair;
-    const Range root = append(*sequences_[members.front()].prompt, 0, shared_by(members), 0, 0, {});
+    const std::vector<TokenId>& first = *sequences_[members.front()].prompt;
+    const std::size_t shared = shared_by(members);
+    const Range root = append(first, 0, shared, 0, 0, {});
+    mark_prompt(first, 0, root);
     for (const std::size_t member : members) {
       pair_ = items_[member].pair;
       add_item(member, root);
@@ -105,15 +108,36 @@ class Packer {
   }
 
  private:
-  // Counts the tokens that all the members' prompts begin with.
+  // Counts the tokens that all the members' prompts begin with and that are steered in all of them
+  // or in none.
   std::size_t shared_by(const std::vector<std::size_t>& members) const {
     const std::vector<TokenId>& first = *sequences_[members.front()].prompt;
+    const std::vector<bool> steered = steered_rows(first);
     auto end = first.end();
     for (const std::size_t member : members) {
       const std::vector<TokenId>& prompt = *sequences_[member].prompt;
       end = std::mismatch(first.begin(), end, prompt.begin(), prompt.end()).first;
+      if (steering_.positions.last > 0 && prompt.size() != first.size()) {
+        const auto unlike = std::mismatch(steered.begin(), steered.begin() + (end - first.begin()),
+                                          steered_rows(prompt).begin());
+        end = first.begin() + (unlike.first - steered.begin());
+      }
     }
     return static_cast<std::size_t>(end - first.begin());
+  }
+
+  std::vector<bool> steered_rows(const std::vector<TokenId>& prompt) const {
+    return steered_rows_of_prompt(static_cast<std::int64_t>(prompt.size()), prompt.front(),
+                                  steering_.positions);
+  }
+
+  // Notes which of `rows`, the prompt's tokens from `begin` on, are steered.
+  void mark_prompt(const std::vector<TokenId>& prompt, std::int64_t begin, Range rows) {
+    const std::vector<bool> steered = steered_rows(prompt);
+    for (std::int64_t i = 0; i < rows.size(); ++i) {
+      packed_.is_steered[static_cast<std::size_t>(rows.begin + i)] =
+          steered[static_cast<std::size_t>(begin + i)];
+    }
   }
 
   void add_item(std::size_t member, Range root) {
@@ -126,6 +150,7 @@ class Packer {
     }
     const Range rest =
         append(*item.prompt, shared, item.prompt->size(), root.size(), root.size(), prompt);
+    mark_prompt(*item.prompt, root.size(), rest);
     if (rest.size() > 0) {
       prompt.push_back(rest);
     }
@@ -146,6 +171,7 @@ class Packer {
       ids_.push_back(tokens[i]);
       positions_.push_back(position++);
       packed_.steering_of_token.push_back(steering_);
+      packed_.is_steered.push_back(steering_.positions.kind == SteeredPositions::Kind::kAll);
       packed_.pair_of_token.push_back(pair_);
       packed_.offset_of_token.push_back(offset++);
     }
@@ -167,6 +193,7 @@ class Packer {
       const std::int64_t row = rows.begin + static_cast<std::int64_t>(i);
       if (row < rows.end) {
         packed_.rows_of_answers.push_back(row);
+        packed_.is_steered[static_cast<std::size_t>(row)] = steering_.positions.steers_answers();
       }
       predicting_rows_.push_back(i == 0 ? prompt.back().end - 1 : row - 1);
       targets_.push_back(tokens[i]);
@@ -203,10 +230,11 @@ PackedAnswers pack(const std::vector<Item>& all, const std::vector<PackItem>& it
   return packer.finish(decoder, add_tables);
 }
 
-std::vector<PackItem> alike(const std::vector<std::int64_t>& indices) {
+std::vector<PackItem> alike(const std::vector<std::int64_t>& indices,
+                            const SteeredPositions& positions) {
   std::vector<PackItem> items;
   for (const std::int64_t index : indices) {
-    items.push_back({index, {}});
+    items.push_back({index, {0, 0, 1, positions}});
   }
   return items;
 }
@@ -256,13 +284,15 @@ PackedPairs pack_pairs(const std::vector<TokenPair>& pairs, const std::vector<Pa
 }
 
 PackedPairs pack_alike(const std::vector<TokenPair>& pairs,
-                       const std::vector<std::int64_t>& indices, const Decoder& decoder) {
-  return pack(pairs, alike(indices), decoder);
+                       const std::vector<std::int64_t>& indices, const Decoder& decoder,
+                       const SteeredPositions& positions) {
+  return pack(pairs, alike(indices, positions), decoder);
 }
 
 PackedAnswers pack_alike(const std::vector<Continuations>& continuations,
-                         const std::vector<std::int64_t>& indices, const Decoder& decoder) {
-  return pack(continuations, alike(indices), decoder);
+                         const std::vector<std::int64_t>& indices, const Decoder& decoder,
+                         const SteeredPositions& positions) {
+  return pack(continuations, alike(indices, positions), decoder);
 }
 
 PackedAnswers pack_continuations(const std::vector<Continuations>& continuations,

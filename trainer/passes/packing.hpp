@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "datasets/tokens/token_pair.hpp"
+#include "trainer/intervention/positions.hpp"
 #include "trainer/model/decoder/decoder.hpp"
 #include "trainer/model/operators/sequence_layout.hpp"
 
@@ -17,11 +18,14 @@ namespace bipo {
 
 // P packed items, T packed tokens, U rows that predict, R scored answer tokens.
 
-// One way of steering: a vector of the pass, and the sign d and the factor that it is added with.
+// One way of steering: a vector of the pass, the sign d and the factor that it is added with (or,
+// with sign 0, that it is projected out), and the rows where it is.
 struct SteeringChoice {
   std::int64_t vector = 0;
   std::int64_t sign = 0;
   double factor = 1;
+  SteeredPositions positions = {};
+  bool projects_out = false;
   auto operator<=>(const SteeringChoice&) const = default;
 };
 
@@ -35,8 +39,9 @@ struct PackItem {
 // A pair by itself is [prompt | chosen | rejected]: both answers attend to the prompt and to
 // themselves, and their positions continue at the prompt's end.  The last token of an answer
 // predicts nothing and is left out.  Items that are steered alike share the tokens that all their
-// prompts begin with (the system prompt): the batch is a forest, one tree [shared | rest of prompt,
-// chosen, rejected | rest of prompt, ...] per way of steering, in ascending order.  Continuations
+// prompts begin with (the system prompt), as far as the same of these are steered: the batch is a
+// forest, one tree [shared | rest of prompt, chosen, rejected | rest of prompt, ...] per way of
+// steering, in ascending order.  Continuations
 // have any number of answers instead of two.  Tokens of an answer that are not scored have rows
 // like others, but are no targets.
 struct PackedAnswers {
@@ -47,6 +52,7 @@ struct PackedAnswers {
   // [R] answers, counted item by item; of pairs: chosen, rejected, chosen, rejected, ...
   std::vector<std::int64_t> answer_of_target;
   std::vector<SteeringChoice> steering_of_token;  // [T]
+  std::vector<bool> is_steered;                   // [T]: by the positions of its steering
   std::vector<std::int64_t> rows_of_answers;      // ascending: rows of answers' scored tokens
   // A token's place in the packing of one of its items by itself.
   std::vector<std::int64_t> pair_of_token;    // [T]
@@ -81,9 +87,11 @@ PackedPairs pack_pairs(const std::vector<TokenPair>& pairs, const std::vector<Pa
 
 // Packs the pairs (or continuations) `indices`, all steered alike.
 PackedPairs pack_alike(const std::vector<TokenPair>& pairs,
-                       const std::vector<std::int64_t>& indices, const Decoder& decoder);
+                       const std::vector<std::int64_t>& indices, const Decoder& decoder,
+                       const SteeredPositions& positions = {});
 PackedAnswers pack_alike(const std::vector<Continuations>& continuations,
-                         const std::vector<std::int64_t>& indices, const Decoder& decoder);
+                         const std::vector<std::int64_t>& indices, const Decoder& decoder,
+                         const SteeredPositions& positions = {});
 
 PackedAnswers pack_continuations(const std::vector<Continuations>& continuations,
                                  const std::vector<PackItem>& items, const Decoder& decoder);

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "trainer/passes/steering.hpp"
@@ -16,13 +17,19 @@ at::Tensor log_probs_of(const Decoder& decoder, const PackedPairs& packed,
   return decoder.next_token_log_probs(output, packed.row_of_target, packed.targets);
 }
 
+// `sums`: chosen, rejected, chosen, ...
+std::vector<AnswerLogProbs> by_pairs(const std::vector<double>& sums) {
+  std::vector<AnswerLogProbs> pairs;
+  for (std::size_t i = 0; i + 1 < sums.size(); i += 2) {
+    pairs.push_back({sums[i], sums[i + 1]});
+  }
+  return pairs;
+}
+
 PairScores with_sums(const PackedPairs& packed, at::Tensor log_probs) {
   PairScores scores;
   scores.target_log_probs = std::move(log_probs);
-  const std::vector<double> sums = sum_answers(packed, scores.target_log_probs.detach());
-  for (std::size_t i = 0; i + 1 < sums.size(); i += 2) {
-    scores.answers.push_back({sums[i], sums[i + 1]});
-  }
+  scores.answers = by_pairs(sum_answers(packed, scores.target_log_probs.detach()));
   return scores;
 }
 
@@ -33,6 +40,13 @@ AnswerTokens answer_tokens(const TokenPair& pair) {
           static_cast<double>(scored_count(pair.rejected_scored, pair.rejected.size()))};
 }
 
+SteeringChoice steering_choice(std::int64_t vector, std::int64_t sign, double factor,
+                               const SteeredPositions& positions, ObjectiveKind objective) {
+  return sign < 0 && projects_out(objective)
+             ? SteeringChoice{vector, 0, 1, positions, /*projects_out=*/true}
+             : SteeringChoice{vector, sign, factor, positions};
+}
+
 at::Tensor steering_coefficients(const PackedPairs& packed, std::int64_t vectors,
                                  at::ScalarType type) {
   const auto tokens = static_cast<std::int64_t>(packed.steering_of_token.size());
@@ -40,9 +54,44 @@ at::Tensor steering_coefficients(const PackedPairs& packed, std::int64_t vectors
   auto* value = coefficients.mutable_data_ptr<double>();
   for (std::int64_t t = 0; t < tokens; ++t) {
     const SteeringChoice& steering = packed.steering_of_token[static_cast<std::size_t>(t)];
+    if (!packed.is_steered[static_cast<std::size_t>(t)]) {
+      continue;
+    }
     value[steering.vector * tokens + t] = static_cast<double>(steering.sign) * steering.factor;
   }
   return coefficients.to(type);
+}
+
+at::Tensor projection_shares(const PackedPairs& packed, std::int64_t vectors, at::ScalarType type) {
+  const std::vector<SteeringChoice>& steering = packed.steering_of_token;
+  if (std::none_of(steering.begin(), steering.end(),
+                   [](const SteeringChoice& choice) { return choice.projects_out; })) {
+    return {};
+  }
+  const auto tokens = static_cast<std::int64_t>(steering.size());
+  const at::Tensor shares = at::zeros({vectors, tokens}, at::kDouble);
+  auto* share = shares.mutable_data_ptr<double>();
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    const auto row = static_cast<std::size_t>(t);
+    if (steering[row].projects_out && packed.is_steered[row]) {
+      share[steering[row].vector * tokens + t] = 1;
+    }
+  }
+  return shares.to(type);
+}
+
+at::Tensor steered_mask(const PackedAnswers& packed, const Decoder& decoder) {
+  std::vector<std::int64_t> rows;
+  for (std::size_t t = 0; t < packed.is_steered.size(); ++t) {
+    if (packed.is_steered[t]) {
+      rows.push_back(static_cast<std::int64_t>(t));
+    }
+  }
+  if (static_cast<std::int64_t>(rows.size()) == packed.tokens()) {
+    return at::ones({packed.tokens()}, residual_options(decoder));
+  }
+  return at::zeros({packed.tokens()}, residual_options(decoder))
+      .index_fill_(0, at::tensor(rows, at::kLong).to(decoder.device()), 1);
 }
 
 at::Tensor target_log_probs(const Decoder& decoder, const PackedPairs& packed,
@@ -50,7 +99,9 @@ at::Tensor target_log_probs(const Decoder& decoder, const PackedPairs& packed,
   const ResidualStream steered = run_past_sites(
       {hidden, steering.layer + 1}, {steering.layer},
       [&](const at::Tensor& h, std::int64_t) {
-        return steer(h, steering.coefficients, steering.vectors);
+        const at::Tensor added = steer(h, steering.coefficients, steering.vectors);
+        return steering.shares.defined() ? project_out(added, steering.shares, steering.vectors)
+                                         : added;
       },
       [&](const at::Tensor& h, Range blocks) {
         return decoder.run_blocks(h, blocks, packed.layout);
@@ -62,6 +113,17 @@ at::Tensor target_log_probs(const Decoder& decoder, const PackedPairs& packed,
 PairScores score_pairs(const Decoder& decoder, const PackedPairs& packed, const at::Tensor& hidden,
                        const Steering& steering) {
   return with_sums(packed, target_log_probs(decoder, packed, hidden, steering));
+}
+
+std::vector<AnswerLogProbs> complement_sums(const PackedPairs& packed,
+                                            const at::Tensor& target_log_probs) {
+  const at::Tensor complements =
+      target_log_probs.to(at::kCPU, at::kDouble, /*non_blocking=*/false, /*copy=*/true);
+  auto* value = complements.mutable_data_ptr<double>();
+  for (std::int64_t r = 0; r < complements.numel(); ++r) {
+    value[r] = complement(value[r]).value;
+  }
+  return by_pairs(sum_answers(packed, complements));
 }
 
 PairScores score_output(const Decoder& decoder, const PackedPairs& packed,

@@ -14,11 +14,12 @@
 namespace bipo {
 
 // M vectors at one site: added to the output of block `layer` with one coefficient per vector and
-// packed token.
+// packed token, then projected out of it where they have a share.
 struct Steering {
   std::int64_t layer = 0;
   at::Tensor coefficients;  // [M, T], of the residual type
   at::Tensor vectors;       // [M, D], of the residual type
+  at::Tensor shares = {};   // [M, T], of project_out(); undefined: nothing is projected out
 };
 
 struct PairScores {
@@ -29,10 +30,23 @@ struct PairScores {
 // Returns the numbers of scored tokens of the pair's answers.
 AnswerTokens answer_tokens(const TokenPair& pair);
 
+// Returns how a pair is steered in direction `sign` of an objective: the vector is added, or
+// projected out (see projects_out()).
+SteeringChoice steering_choice(std::int64_t vector, std::int64_t sign, double factor,
+                               const SteeredPositions& positions, ObjectiveKind objective);
+
 // Returns the coefficients [M, T] of `vectors` M, on the host: the sign times the factor where a
-// row belongs to the vector, else 0.
+// row belongs to the vector and is at its positions, else 0.
 at::Tensor steering_coefficients(const PackedPairs& packed, std::int64_t vectors,
                                  at::ScalarType type);
+
+// Returns the shares [M, T] of project_out(), on the host: 1 where a row belongs to a vector that
+// is projected out of it, else 0; undefined where no row does.
+at::Tensor projection_shares(const PackedPairs& packed, std::int64_t vectors, at::ScalarType type);
+
+// Returns 1 where a row is at the positions of its steering, else 0: [T], of the residual type, on
+// the decoder's device.  Without a copy to the device where all are.
+at::Tensor steered_mask(const PackedAnswers& packed, const Decoder& decoder);
 
 // Runs blocks layer+1.. and the head on `hidden` [T, D], the output of block `layer`; returns the
 // log-probabilities of the targets, [R].  The host does not wait for them.  Collective over: tp
@@ -42,6 +56,10 @@ at::Tensor target_log_probs(const Decoder& decoder, const PackedPairs& packed,
 // The same, with the sums over answers.  Collective over: tp
 PairScores score_pairs(const Decoder& decoder, const PackedPairs& packed, const at::Tensor& hidden,
                        const Steering& steering);
+
+// Returns [P] the sums of log(1 - pi) over the answers' tokens, from log-probabilities [R].
+std::vector<AnswerLogProbs> complement_sums(const PackedPairs& packed,
+                                            const at::Tensor& target_log_probs);
 
 // Runs the head on the last block's output [U, D] at the predicting rows.  Collective over: tp
 PairScores score_output(const Decoder& decoder, const PackedPairs& packed,

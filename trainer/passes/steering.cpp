@@ -4,7 +4,11 @@
 #include <fmt/format.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <limits>
 #include <map>
+#include <numeric>
+#include <utility>
+#include <vector>
 
 #include "collectives/foundation/errors.hpp"
 
@@ -23,9 +27,88 @@ struct Steer : torch::autograd::Function<Steer> {
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const at::Tensor coefficients = context->get_saved_variables()[0];
-    return {at::Tensor(), at::Tensor(), at::mm(coefficients, gradients[0])};
+    return {context->needs_input_grad(0) ? gradients[0] : at::Tensor(), at::Tensor(),
+            at::mm(coefficients, gradients[0])};
   }
 };
+
+// Returns 1/(v.v) of each vector, [M, 1]; 0 for a vector of zeros.
+at::Tensor inverse_squares(const at::Tensor& vectors) {
+  const at::Tensor squares = (vectors * vectors).sum(1, /*keepdim=*/true);
+  return at::where(squares > 0, squares.reciprocal(), at::zeros_like(squares));
+}
+
+// With S the shares, n = 1/(v.v), A = n V h^T and G the gradient by the result, all rows at once:
+//   y = h - (S A)^T V,   B = n V G^T
+//   dL/dh = G - (S B)^T V
+//   dL/dV = 2 (sum over rows of S A B) V - (S A) G - (S B) h
+// where the first term comes from n: dn/dv = -2 n^2 v.
+struct ProjectOut : torch::autograd::Function<ProjectOut> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& h, const at::Tensor& shares,
+                            const at::Tensor& vectors) {
+    context->save_for_backward({h, shares, vectors});
+    const at::Tensor parts = shares * inverse_squares(vectors) * at::mm(vectors, h.t());
+    return at::addmm(h, parts.t(), vectors, /*beta=*/1, /*alpha=*/-1);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const variable_list saved = context->get_saved_variables();
+    const at::Tensor& h = saved[0];
+    const at::Tensor& shares = saved[1];
+    const at::Tensor& vectors = saved[2];
+    const at::Tensor& gradient = gradients[0];
+    const at::Tensor along = at::mm(vectors, gradient.t());  // [M, T], v.G
+    const at::Tensor inverse = inverse_squares(vectors);
+    const at::Tensor of_gradient = shares * inverse * along;
+    at::Tensor by_h;
+    if (context->needs_input_grad(0)) {
+      by_h = at::addmm(gradient, of_gradient.t(), vectors, /*beta=*/1, /*alpha=*/-1);
+    }
+    const at::Tensor components = inverse * at::mm(vectors, h.t());  // A
+    const at::Tensor of_inverse = (2 * of_gradient * components).sum(1, /*keepdim=*/true);
+    const at::Tensor by_vectors =
+        of_inverse * vectors - at::mm(shares * components, gradient) - at::mm(of_gradient, h);
+    return {by_h, at::Tensor(), by_vectors};
+  }
+};
+
+// Returns v.h of every row, each computed by itself: what a row loses must not depend on how many
+// rows are computed beside it.  float64, [T].
+at::Tensor row_products(const at::Tensor& h, const at::Tensor& vector) {
+  if (!h.is_cpu()) {
+    return (h * vector).sum(1);
+  }
+  const at::Tensor rows = h.contiguous();
+  const at::Tensor products = at::empty({h.size(0)}, h.options());
+  const auto* row = rows.const_data_ptr<double>();
+  const auto* v = vector.const_data_ptr<double>();
+  auto* product = products.mutable_data_ptr<double>();
+  for (std::int64_t t = 0; t < h.size(0); ++t, row += h.size(1)) {
+    product[t] = std::inner_product(row, row + h.size(1), v, 0.0);
+  }
+  return products;
+}
+
+// Returns h steered by one vector [D] with the coefficients [T], in float64 where a product of rows
+// is taken.
+at::Tensor intervene(const at::Tensor& h, const at::Tensor& coefficients, const at::Tensor& vector,
+                     const Intervention& intervention) {
+  if (intervention.kind == Intervention::Kind::kAdd) {
+    return h + coefficients.unsqueeze(1) * vector;
+  }
+  const at::Tensor v = vector.to(at::kDouble);
+  // A vector of zeros stays one, and changes nothing.
+  const at::Tensor direction = v / v.norm().clamp_min(std::numeric_limits<double>::min());
+  const at::Tensor exact = h.to(at::kDouble);
+  const at::Tensor component = row_products(exact, direction);
+  const at::Tensor c = coefficients.to(at::kDouble);
+  const at::Tensor change =
+      intervention.kind == Intervention::Kind::kNull
+          ? -c * component
+          : at::where(c == 0, at::zeros_like(c), c * intervention.level - component);
+  const at::Tensor steered = (exact + change.unsqueeze(1) * direction).to(h.scalar_type());
+  return at::where((c == 0).unsqueeze(1), h, steered);
+}
 
 }  // namespace
 
@@ -43,6 +126,10 @@ ResidualStream run_past_sites(ResidualStream stream, const std::vector<std::int6
 
 at::Tensor steer(const at::Tensor& h, const at::Tensor& coefficients, const at::Tensor& vectors) {
   return Steer::apply(h, coefficients, vectors);
+}
+
+at::Tensor project_out(const at::Tensor& h, const at::Tensor& shares, const at::Tensor& vectors) {
+  return ProjectOut::apply(h, shares, vectors);
 }
 
 SteeringVectors::SteeringVectors(const std::vector<PlacedVector>& vectors, const Decoder& decoder)
@@ -63,11 +150,14 @@ SteeringVectors::SteeringVectors(const std::vector<PlacedVector>& vectors, const
   }
   for (const auto& [layer, which] : at_layer) {
     std::vector<at::Tensor> rows;
+    std::vector<Intervention> interventions;
     for (const std::int64_t i : which) {
-      rows.push_back(at::tensor(vectors[static_cast<std::size_t>(i)].value, at::kFloat));
+      const PlacedVector& vector = vectors[static_cast<std::size_t>(i)];
+      rows.push_back(at::tensor(vector.value, at::kFloat));
+      interventions.push_back(vector.intervention);
     }
     sites_.push_back({layer, at::tensor(which, at::kLong).to(decoder.device()),
-                      at::stack(rows).to(residual_options(decoder))});
+                      at::stack(rows).to(residual_options(decoder)), std::move(interventions)});
   }
 }
 
@@ -81,8 +171,8 @@ std::vector<std::int64_t> SteeringVectors::layers() const {
 
 // Not a product like steer()'s: in a product a row's result could depend on the other rows, and a
 // row that is not steered must keep its bits.
-at::Tensor SteeringVectors::add(const at::Tensor& h, std::int64_t layer,
-                                const at::Tensor& coefficients) const {
+at::Tensor SteeringVectors::steer(const at::Tensor& h, std::int64_t layer,
+                                  const at::Tensor& coefficients) const {
   at::Tensor steered = h;
   for (const Site& site : sites_) {
     if (site.layer != layer) {
@@ -90,7 +180,8 @@ at::Tensor SteeringVectors::add(const at::Tensor& h, std::int64_t layer,
     }
     const at::Tensor weights = coefficients.index_select(0, site.which);
     for (std::int64_t i = 0; i < weights.size(0); ++i) {
-      steered = steered + weights[i].unsqueeze(1) * site.vectors[i];
+      steered = intervene(steered, weights[i], site.vectors[i],
+                          site.interventions[static_cast<std::size_t>(i)]);
     }
   }
   return steered;

@@ -8,6 +8,7 @@
 #include <functional>
 #include <vector>
 
+#include "trainer/intervention/intervention.hpp"
 #include "trainer/model/decoder/decoder.hpp"
 #include "trainer/model/sharding/sharding.hpp"
 
@@ -31,23 +32,28 @@ using RunBlocks = std::function<at::Tensor(const at::Tensor& hidden, Range block
 
 // Brings a batch past its last steering site: runs the blocks up to each of `layers` (ascending,
 // none below next_block - 1) by `run`, and adds the vectors after it by `add`.  Training adds by
-// steer(), use by SteeringVectors::add().
+// steer() or takes away by project_out(), use does either by SteeringVectors::steer().
 ResidualStream run_past_sites(ResidualStream stream, const std::vector<std::int64_t>& layers,
                               const AddVectors& add, const RunBlocks& run);
 
 // h + C^T V as one product, with a gradient: h [T, D] is the steered block's output, V [M, D] the
 // vectors, C [M, T] their coefficients at every row (d in training, otherwise the multiplier; 0
-// where another vector steers the row); all of h's type.  The only gradient is V's: dL/dv_m = sum
-// over rows of c_mt dL/dh_t (Cao et al., arXiv 2406.00045, equation 2 with A_L(x) + d v).
+// where another vector steers the row); all of h's type.  The gradients are V's, dL/dv_m = sum over
+// rows of c_mt dL/dh_t (Cao et al., arXiv 2406.00045, equation 2 with A_L(x) + d v), and h's where
+// h requires one.
 at::Tensor steer(const at::Tensor& h, const at::Tensor& coefficients, const at::Tensor& vectors);
 
-// Rows that vectors are added to: all of them, as in training, or the answer's own rows (a prompt's
-// last row, which predicts the answer's first token, is not steered).
-enum class SteeredPositions { kAll, kAnswer };
+// h - sum over m of s_mt (v_m.h_t)/(v_m.v_m) v_m, all components taken from h itself, with
+// gradients in h and V: S [M, T] is the share of its component that a row loses to a vector (1
+// projects it out; 0 keeps the row's bits); all of h's type.  A vector of zeros takes nothing away
+// and has the gradient 0.  Rows that several vectors steer lose all of these only where the vectors
+// are orthogonal.  (The null intervention of RePS, arXiv 2505.20809, is S = 1.)
+at::Tensor project_out(const at::Tensor& h, const at::Tensor& shares, const at::Tensor& vectors);
 
 struct PlacedVector {
-  std::int64_t layer = 0;    // the block whose output it is added to
+  std::int64_t layer = 0;    // the block whose output it steers
   std::vector<float> value;  // [D]
+  Intervention intervention = {};
 };
 
 // Vectors in use, at one block or several; each row of a batch has its own multipliers.
@@ -62,16 +68,17 @@ class SteeringVectors {
   // Blocks whose output is steered, ascending.
   std::vector<std::int64_t> layers() const;
 
-  // Adds every vector of block `layer` to its output h [T, D], row by row with the coefficients
-  // [M, T] (of the residual type, on the decoder's device).  A row whose coefficients are all 0
-  // keeps its bits.
-  at::Tensor add(const at::Tensor& h, std::int64_t layer, const at::Tensor& coefficients) const;
+  // Lets every vector of block `layer` act on its output h [T, D] by its intervention, one after
+  // the other in their order, row by row with the coefficients [M, T] (of the residual type, on the
+  // decoder's device).  A row whose coefficients are all 0 keeps its bits.
+  at::Tensor steer(const at::Tensor& h, std::int64_t layer, const at::Tensor& coefficients) const;
 
  private:
   struct Site {
     std::int64_t layer;
-    at::Tensor which;    // [m] int64: the vectors' places among the M
-    at::Tensor vectors;  // [m, D]
+    at::Tensor which;                         // [m] int64: the vectors' places among the M
+    at::Tensor vectors;                       // [m, D]
+    std::vector<Intervention> interventions;  // [m]
   };
 
   std::int64_t count_ = 0;

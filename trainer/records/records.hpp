@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 namespace bipo {
@@ -54,20 +55,40 @@ struct EvalSampleRow {
 };
 
 struct SavedVector {
-  std::vector<float> value;  // [D]
+  std::vector<float> value;  // [D], a learned factor included
   std::int64_t step = 0;     // updates done
   std::int32_t epoch = 0;
+  double factor = 1;  // the learned factor; 1 where none is learned
+};
+
+// A number by which the trained vector is multiplied, trained with it; its AdamW moments.
+struct LearnedFactor {
+  float value = 1;
+  float exp_avg = 0;
+  float exp_avg_sq = 0;
 };
 
 // Everything needed to continue: the sampler needs the settings and the step only, because every
 // random choice is a function of (seed, epoch, index).
 struct Checkpoint {
-  std::vector<float> vector;      // [D]
+  std::vector<float> vector;      // [D], without the learned factor
   std::vector<float> exp_avg;     // [D] AdamW first moment
   std::vector<float> exp_avg_sq;  // [D] AdamW second moment
   std::int64_t step = 0;          // updates done
   std::uint64_t seed = 0;
+  std::optional<LearnedFactor> factor = {};  // where one is learned
 };
+
+// Returns the vector that is added: the checkpoint's times its learned factor, in float32.
+inline std::vector<float> whole_vector(const Checkpoint& checkpoint) {
+  std::vector<float> vector = checkpoint.vector;
+  if (checkpoint.factor) {
+    for (float& value : vector) {
+      value *= checkpoint.factor->value;
+    }
+  }
+  return vector;
+}
 
 // The run so far.
 struct TrainingRecord {

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import pandas
 
 from .layer_curve import evaluated, layer_curve, ranked_layers, with_swings
-from .summary import OBJECTIVE_AXES
+from .summary import OBJECTIVE_AXES, SETTING_AXES
 from .sweep import Sweep
 
 # Axes that make a variant: layers are compared with all of these equal.
-VARIANT_AXES = ("lr", "beta", *OBJECTIVE_AXES, "sign", "batch_size", "epochs")
+VARIANT_AXES = ("lr", "beta", *OBJECTIVE_AXES, "sign", "batch_size", "epochs", *SETTING_AXES)
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,16 +23,22 @@ if TYPE_CHECKING:
 # FILE, FILE:best, FILE:last or FILE:epoch=3, each with @WEIGHT behind it where it has one.
 _WEIGHT = re.compile(r"(?P<file>.+)@(?P<weight>[-+]?[\d.]+(?:e[-+]?\d+)?)")
 _SELECTION = re.compile(r"(?P<file>.+):(?P<selection>best|last|epoch=(?P<epoch>\d+))")
-POSITIONS = ("all", "answer")
+_ENDS = re.compile(r"(?:first:(?P<first>\d+))?(?:[,+])?(?:last:(?P<last>\d+))?")
+POSITIONS = ("all", "answer", "prompt", "first:P,last:S")
 
 
 @dataclass(frozen=True, eq=False)
 class SteeringVector:
-    """A vector times its weight, float32 [hidden size], and the block, from 0, whose output it is added to."""
+    """A vector times its weight, float32 [hidden size], and the block, from 0, whose output it is added to.
+
+    `positions` and `steer_bos` are those of its training, where a run file says them.
+    """
 
     layer: int
     value: numpy.ndarray
     name: str
+    positions: str = "all"
+    steer_bos: bool = True
 
 
 def load_vector(spec: str | Path | Run) -> SteeringVector:
@@ -43,7 +49,7 @@ def load_vector(spec: str | Path | Run) -> SteeringVector:
     is meant before one of a shorter name.  Raises AnalysisError for what is not there.
     """
     if isinstance(spec, Run):
-        return SteeringVector(spec.layer, _chosen(spec, spec.name, "", ""), spec.name)
+        return SteeringVector(spec.layer, _chosen(spec, spec.name, "", ""), spec.name, *_trained_positions(spec))
     file, weight, selection, epoch = str(spec), 1.0, "", ""
     if not Path(file).exists() and (weighted := _WEIGHT.fullmatch(file)):
         file = weighted["file"]
@@ -54,7 +60,12 @@ def load_vector(spec: str | Path | Run) -> SteeringVector:
     if not Path(file).exists() and (selected := _SELECTION.fullmatch(file)):
         file, selection, epoch = selected["file"], selected["selection"], selected["epoch"] or ""
     run = load_run(file)
-    return SteeringVector(run.layer, numpy.float32(weight) * _chosen(run, file, selection, epoch), str(spec))
+    return SteeringVector(run.layer, numpy.float32(weight) * _chosen(run, file, selection, epoch), str(spec),
+                          *_trained_positions(run))
+
+
+def _trained_positions(run: Run) -> tuple[str, bool]:
+    return str(run.settings.get("steered_positions", "all")), bool(run.settings.get("steer_bos", True))
 
 
 def _chosen(run: Run, file: str, selection: str, epoch: str) -> numpy.ndarray:
@@ -79,14 +90,19 @@ class Steering:
     """Steers `model` between enter and exit; `multiplier` may be changed on the way."""
 
     def __init__(self, model: torch.nn.Module, vectors: Sequence[SteeringVector], multiplier: float,
-                 positions: str, prompt_tokens: int | Sequence[int] | None):
-        if positions not in POSITIONS:
+                 positions: str, prompt_tokens: int | Sequence[int] | None, left_out: int):
+        ends = _ENDS.fullmatch(positions)
+        first, last = (int(count or 0) for count in ends.groups()) if ends else (0, 0)
+        if positions not in POSITIONS[:3] and first + last == 0:
             raise AnalysisError(f"positions is '{positions}'; it must be one of {', '.join(POSITIONS)}")
-        if positions == "answer" and prompt_tokens is None:
-            raise AnalysisError("positions='answer' needs prompt_tokens, the tokens of the prompt, one number for all "
-                                "rows or one for each")
+        if positions != "all" and prompt_tokens is None:
+            raise AnalysisError(f"positions='{positions}' needs prompt_tokens, the tokens of the prompt, one number "
+                                "for all rows or one for each")
         self.multiplier = multiplier
-        self._first = None if positions == "all" else prompt_tokens
+        self._positions = positions
+        self._ends = (first, last)
+        self._left_out = left_out
+        self._prompt_tokens = prompt_tokens
         self._blocks = blocks_of(model)
         self._handles: list[Any] = []
         hidden = _text_config(model).hidden_size
@@ -121,38 +137,64 @@ class Steering:
                 return output
             h = output[0] if isinstance(output, tuple) else output
             added = (self.multiplier * vector).to(device=h.device, dtype=h.dtype)
-            if self._first is not None:
-                added = added * self._is_answer(inputs.get("position_ids"), h).to(h.dtype)
+            if self._positions != "all" or self._left_out:
+                added = added * self._is_steered(inputs.get("position_ids"), h).to(h.dtype)
             steered = h + added
             return (steered, *output[1:]) if isinstance(output, tuple) else steered
         return hook
 
-    def _is_answer(self, places: Any, h: torch.Tensor) -> torch.Tensor:
-        """[rows, tokens, 1], true from the first token of each row's answer on."""
+    def _is_steered(self, places: Any, h: torch.Tensor) -> torch.Tensor:
+        """[rows, tokens, 1], true where a row's token is at the positions."""
         import torch
 
         if places is None or places.dim() != 2 or places.shape[1] != h.shape[1]:
-            raise AnalysisError("positions='answer' needs position_ids of one number a token, which this model's "
-                                "blocks do not receive")
-        first = torch.as_tensor(self._first, device=places.device).reshape(-1, 1)
-        return (places >= first).expand(h.shape[0], -1).unsqueeze(-1).to(h.device)
+            raise AnalysisError(f"positions='{self._positions}' needs position_ids of one number a token, which this "
+                                "model's blocks do not receive")
+        count = torch.as_tensor(0 if self._prompt_tokens is None else self._prompt_tokens,
+                                device=places.device).reshape(-1, 1)
+        in_prompt = places < count
+        if self._positions == "all":
+            steered = torch.ones_like(places, dtype=torch.bool)
+        elif self._positions == "answer":
+            steered = ~in_prompt
+        elif self._positions == "prompt":
+            steered = in_prompt
+        else:
+            first, last = self._ends
+            steered = in_prompt & ((places < first + self._left_out) | (places >= count - last))
+        # An answer's tokens are never left out.
+        steered = steered & (places >= self._left_out)
+        return steered.expand(h.shape[0], -1).unsqueeze(-1).to(h.device)
 
 
 def steer(model: torch.nn.Module, vectors: str | Path | Run | SteeringVector | Sequence[Any], multiplier: float = 1.0,
-          positions: str = "all", prompt_tokens: int | Sequence[int] | None = None) -> Steering:
+          positions: str | None = None, prompt_tokens: int | Sequence[int] | None = None,
+          left_out: int | None = None) -> Steering:
     """A context in which every forward pass of `model` is steered, generate() included.
 
         with steer(model, "run.h5:best", multiplier=1.5):
             model.generate(...)
 
-    `vectors` is one or several of what load_vector takes; those of one block add up.  positions="answer" leaves the
-    first `prompt_tokens` tokens of each row alone, by the position_ids: padding on the left does not count, provided
-    that an attention mask is given to generate(), or position_ids to a forward pass.  In bfloat16, h + v loses the
-    digits of a short v; the program keeps the stream in float32.  Raises AnalysisError for a vector that does not fit.
+    `vectors` is one or several of what load_vector takes; those of one block add up.  `positions` are those of
+    --positions, by default the training's; all but "all" need `prompt_tokens`, and go by the position_ids: padding on
+    the left does not count, provided that an attention mask is given to generate(), or position_ids to a forward pass.
+    `left_out` is the number of tokens at the beginning of each row that are not steered and do not count as the
+    prompt's first: 1 for a begin-of-sequence token with --steer-bos off, which a run that was trained so needs to be
+    told.  In bfloat16, h + v loses the digits of a short v; the program keeps the stream in float32.  Raises
+    AnalysisError for a vector that does not fit, and where vectors were trained at different positions.
     """
     several = [vectors] if isinstance(vectors, (str, Path, Run, SteeringVector)) else list(vectors)
     loaded = [each if isinstance(each, SteeringVector) else load_vector(each) for each in several]
-    return Steering(model, loaded, multiplier, positions, prompt_tokens)
+    if positions is None:
+        trained = dict.fromkeys(each.positions for each in loaded)
+        if len(trained) > 1:
+            raise AnalysisError(f"the vectors were trained at different positions ({'; '.join(trained)}); give "
+                                "positions for all of them")
+        positions = next(iter(trained), "all")
+    if left_out is None and not all(each.steer_bos for each in loaded):
+        raise AnalysisError("a vector was trained with --steer-bos off; give left_out, 1 where rows begin with a "
+                            "begin-of-sequence token, else 0")
+    return Steering(model, loaded, multiplier, positions, prompt_tokens, left_out or 0)
 
 
 def blocks_of(model: torch.nn.Module) -> Any:

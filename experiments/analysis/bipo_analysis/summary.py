@@ -20,7 +20,9 @@ INTEGER_COLUMNS = ("layer", "seed", "batch_size", "epochs", "steps", "total_step
 AXES = ("model", "data", "layer", "seed", "lr", "beta", "sign", "batch_size", "epochs")
 # Axes of sweeps with other objectives than BiPO's own form, with the values of that; other sweeps lack the columns.
 OBJECTIVE_AXES: dict[str, object] = {"objective": "bipo", "label_smoothing": 0.0, "simpo_gamma": 0.5,
-                                     "reduction": "sum"}
+                                     "reduction": "sum", "steered_positions": "all"}
+# Settings that a sweep may have as axes, with the usual values, which cells do not name; else they are shared settings.
+SETTING_AXES: dict[str, object] = {"norm": "free", "schedule": "cosine", "init": "zero", "factors": "1"}
 # The multipliers that the summary compares, and what their columns are called.
 MULTIPLIERS = {"minus": -1.0, "zero": 0.0, "plus": 1.0}
 MEASURES = ("accuracy", "margin")
@@ -38,6 +40,7 @@ def cell_row(cell: Mapping[str, object], status: str, failure: str, run: Run | N
     row: dict[str, object] = {name: _unknown(name) for name in COLUMNS}
     row.update({name: cell[name] for name in AXES if name in cell})
     row.update({name: cell.get(name, usual) for name, usual in OBJECTIVE_AXES.items()})
+    row.update({name: cell[name] for name in SETTING_AXES if name in cell})
     row.update(cell=cell["name"], status=status, failure=failure)
     if run is not None:
         row.update(_progress(run))
@@ -56,12 +59,16 @@ def summary_frame(rows: Sequence[Mapping[str, object]], settings: Mapping[str, o
     by_cell = [cell_settings(settings, str(row["model"]), str(row["data"])) for row in rows]
     names = dict.fromkeys([*shared_settings(settings), *(name for own in by_cell for name in own)])
     columns = {name: _setting_column([own.get(name) for own in by_cell]) for name in names if name not in COLUMNS}
+    columns.update({name: _setting_column([row.get(name, own.get(name, usual))
+                                           for row, own in zip(rows, by_cell, strict=True)])
+                    for name, usual in SETTING_AXES.items() if any(name in row for row in rows)})
     return pandas.concat([frame, pandas.DataFrame({**own_axes, **columns}, index=frame.index)], axis=1)
 
 
 def axes_of(frame: pandas.DataFrame) -> list[str]:
-    """The axes that the table has, those of the objective among them where there are several."""
-    return [*AXES, *(name for name in OBJECTIVE_AXES if name in frame.columns)]
+    """The axes that the table has, those of the objective and of settings among them where there are several."""
+    settings = (name for name in SETTING_AXES if name in frame.columns and frame[name].astype(str).nunique() > 1)
+    return [*AXES, *(name for name in OBJECTIVE_AXES if name in frame.columns), *settings]
 
 
 def _objective_columns(rows: Sequence[Mapping[str, object]]) -> dict[str, pandas.Series]:

@@ -10,7 +10,8 @@ import pandas
 
 from .kinds import RUN, kind_of
 from .run import Run, load_run
-from .summary import AXES, COLUMNS, OBJECTIVE_AXES, cell_row, input_settings, shared_settings, summary_frame
+from .summary import (AXES, COLUMNS, OBJECTIVE_AXES, SETTING_AXES, cell_row, input_settings, shared_settings,
+                      summary_frame)
 from .sweep import Sweep, load_sweep
 from .wording import last_part
 
@@ -59,7 +60,7 @@ def load_sweeps(paths: Sequence[str | Path]) -> Sweep:
                                                                           pack["members"]]}
                   for pack in sweep.plan.get("packs", [])]
     # Sweeps without another objective lack its columns.
-    summary = pandas.concat(tables, ignore_index=True).fillna(OBJECTIVE_AXES)
+    summary = pandas.concat(tables, ignore_index=True).fillna({**OBJECTIVE_AXES, **SETTING_AXES})
     known = [name for name in COLUMNS if name in summary]
     summary = summary[[*known, *(name for name in summary.columns if name not in COLUMNS)]]
     plan = {**sweeps[0].plan, "settings": _joined_settings(sweeps), "packs": packs,

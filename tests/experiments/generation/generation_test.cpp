@@ -117,9 +117,12 @@ std::map<std::int64_t, at::Tensor> added(const std::vector<PlacedVector>& vector
                                          const std::vector<double>& multipliers,
                                          std::int64_t length, std::int64_t prompt,
                                          SteeredPositions positions) {
-  const at::Tensor steered = at::ones({length, 1}, at::kDouble);
-  if (positions == SteeredPositions::kAnswer) {
-    steered.narrow(0, 0, prompt).zero_();
+  const at::Tensor steered = at::zeros({length, 1}, at::kDouble);
+  for (std::int64_t t = 0; t < length; ++t) {
+    const bool is_at_end = t < positions.first || t >= prompt - positions.last;
+    const bool is_of_prompt =
+        positions.kind == SteeredPositions::Kind::kEnds ? is_at_end : positions.steers_prompts();
+    steered[t] = (t < prompt ? is_of_prompt : positions.steers_answers()) ? 1 : 0;
   }
   std::map<std::int64_t, at::Tensor> result;
   for (std::size_t m = 0; m < vectors.size(); ++m) {
@@ -190,6 +193,30 @@ TEST(Generation, SteersTheAnswerAlone) {
   GenerationSettings settings = settings_for(kMultipliers);
   settings.positions = SteeredPositions::kAnswer;
   expect_naive(Model(tiny_config()), two_layers(), settings, 1e-4);
+}
+
+TEST(Generation, SteersTheEndsOfPrompts) {
+  for (const char* text : {"prompt", "first:2,last:1", "first:1", "last:3"}) {
+    GenerationSettings settings = settings_for(kMultipliers);
+    settings.positions = parse_positions(text);
+    expect_naive(Model(tiny_config()), two_layers(), settings, 1e-4);
+  }
+}
+
+TEST(Generation, APromptWithAClosedGateIsNotSteered) {
+  const Model model(tiny_config());
+  const SteeringVectors vectors(two_layers(), model.decoder);
+  const GenerationSettings settings = settings_for(kMultipliers);
+  std::vector<NumberedPrompt> gated = prompts();
+  gated[2].is_open = false;
+  const auto open = generate_batch(model.decoder, vectors, prompts(), settings);
+  const auto texts = generate_batch(model.decoder, vectors, gated, settings);
+  for (std::size_t s = 0; s < 3; ++s) {
+    EXPECT_EQ(texts[s].tokens, open[s].tokens);
+    EXPECT_EQ(texts[6 + s].tokens, open[7].tokens);  // as at multipliers of 0
+    EXPECT_NEAR(texts[6 + s].log_prob, open[7].log_prob, 1e-4);
+  }
+  EXPECT_NE(open[6].tokens, open[7].tokens);
 }
 
 TEST(Generation, OfALaterBlockOnly) {
@@ -288,7 +315,8 @@ TEST(Generation, IndependentRowsHaveTheBitsOfATextAlone) {
     }
     const std::vector<NumberedPrompt> alike = {
         {0, {1, 5, 9, 3}}, {1, {1, 5, 9}}, {2, {1, 5, 9, 3, 7, 7, 2, 8}}, {3, {1, 5, 2}}};
-    for (const SteeredPositions positions : {SteeredPositions::kAll, SteeredPositions::kAnswer}) {
+    for (const SteeredPositions& positions :
+         {SteeredPositions::kAll, SteeredPositions::kAnswer, parse_positions("first:1,last:2")}) {
       const SteeringVectors vectors(two_layers(), model.decoder);
       GenerationSettings together = settings_for(kMultipliers);
       together.has_independent_rows = true;

@@ -203,6 +203,33 @@ TEST_F(RunFileTest, EverythingComesBack) {
   }
 }
 
+TEST_F(RunFileTest, ALearnedFactorComesBack) {
+  RunRecord written = sample_run(5);
+  written.checkpoint.factor = LearnedFactor{1.75F, 0.25F, 0.125F};
+  written.vectors.front().factor = 1.5;
+  written.vectors.back().factor = 1.75;
+  write_run_file(file(), written);
+  const RunRecord read = read_run_file(file());
+  expect_same_run(read, written);
+  ASSERT_TRUE(read.checkpoint.factor.has_value());
+  EXPECT_EQ(read.checkpoint.factor->value, 1.75F);
+  EXPECT_EQ(read.checkpoint.factor->exp_avg, 0.25F);
+  EXPECT_EQ(read.checkpoint.factor->exp_avg_sq, 0.125F);
+  EXPECT_EQ(read.vectors.front().factor, 1.5);
+  EXPECT_EQ(read.vectors.back().factor, 1.75);
+}
+
+// As files of earlier versions.
+TEST_F(RunFileTest, ARunWithoutALearnedFactorHasNone) {
+  edit([](hid_t id) {
+    EXPECT_EQ(H5Lexists(id, "vectors/factor", H5P_DEFAULT), 0);
+    EXPECT_EQ(H5Lexists(id, "checkpoint/factor", H5P_DEFAULT), 0);
+  });
+  const RunRecord read = read_run_file(file());
+  EXPECT_FALSE(read.checkpoint.factor.has_value());
+  EXPECT_EQ(read.vectors.back().factor, 1);
+}
+
 TEST_F(RunFileTest, AVerdictComesBack) {
   RunRecord written = sample_run(5);
   written.attributes.verdict = "weak: no effect is shown";

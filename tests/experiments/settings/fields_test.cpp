@@ -83,19 +83,22 @@ const std::vector<Example>& examples() {
 
 // The settings that later versions added, and store where they are not the default.
 const std::vector<Example>& later_examples() {
-  static const std::vector<Example> all = {{"columns", "columns", "prompt=q", "prompt=q"},
-                                           {"answer-pairs", "answer_pairs", "all", "all"},
-                                           {"max-pairs", "max_pairs", "60", 60},
-                                           {"max-test-pairs", "max_test_pairs", "20", 20},
-                                           {"data-seed", "data_seed", "0", 0},
-                                           {"select", "select", "best", "best"},
-                                           {"patience", "patience", "3", 3},
-                                           {"label-smoothing", "label_smoothing", "0.25", 0.25},
-                                           {"reduction", "reduction", "mean", "mean"},
-                                           {"factors", "factors", "0.5,2", Json::array({0.5, 2.0})},
-                                           {"norm", "norm", "max:7%", "max:7%"},
-                                           {"schedule", "schedule", "linear", "linear"},
-                                           {"init", "init", "random:0.5", "random:0.5"}};
+  static const std::vector<Example> all = {
+      {"columns", "columns", "prompt=q", "prompt=q"},
+      {"answer-pairs", "answer_pairs", "all", "all"},
+      {"max-pairs", "max_pairs", "60", 60},
+      {"max-test-pairs", "max_test_pairs", "20", 20},
+      {"data-seed", "data_seed", "0", 0},
+      {"select", "select", "best", "best"},
+      {"patience", "patience", "3", 3},
+      {"label-smoothing", "label_smoothing", "0.25", 0.25},
+      {"reduction", "reduction", "mean", "mean"},
+      {"factors", "factors", "0.5,2", Json::array({0.5, 2.0})},
+      {"norm", "norm", "max:7%", "max:7%"},
+      {"schedule", "schedule", "linear", "linear"},
+      {"init", "init", "random:0.5", "random:0.5"},
+      {"positions", "steered_positions", "first:2,last:1", "first:2,last:1"},
+      {"steer-bos", "steer_bos", "off", false}};
   return all;
 }
 
@@ -213,6 +216,21 @@ TEST(TrainFields, AnotherObjectiveIsStoredWithAllThatItUses) {
   EXPECT_EQ(named(groups, "reduction").text(), "mean");
 }
 
+TEST(TrainFields, ALearnedFactorIsStoredWithItsRateAndStart) {
+  TrainOptions options;
+  auto groups = train_fields(options);
+  Json expected = stored_settings(groups);
+  named(groups, "factor-lr").set("0.5");
+  EXPECT_EQ(stored_settings(groups), expected) << "no factor is learned";
+  EXPECT_EQ(named(groups, "factor-lr").text(), "(learned factors only)");
+  named(groups, "factors").set("learned");
+  expected["factors"] = "learned";
+  expected["factor_lr"] = 0.5;
+  expected["factor_init"] = 1.0;
+  EXPECT_EQ(nlohmann::json(stored_settings(groups)), nlohmann::json(expected));
+  EXPECT_EQ(named(groups, "factor-lr").text(), "0.5");
+}
+
 TEST(TrainFields, HelpShowsTheValuesOfTheStructAsDefaults) {
   TrainOptions options;
   options.epochs = 123;
@@ -260,7 +278,7 @@ TEST(TrainFields, TheDefaultThatHelpShowsGivesTheStructsValue) {
       }
     }
   }
-  EXPECT_EQ(checked, 43);
+  EXPECT_EQ(checked, 47);
 }
 
 // Files are those of versions without these settings where they are not used.
@@ -272,6 +290,24 @@ TEST(TrainFields, LaterSettingsAreStoredWhereTheyAreUsed) {
     EXPECT_FALSE(before.contains(example.key)) << example.key;
     named(groups, example.option).set(example.text);
     EXPECT_EQ(stored_settings(groups)[example.key], example.stored) << example.key;
+  }
+}
+
+// What resume compares where a file has a setting that is now the default again.
+TEST(TrainFields, TheKeyOfPositionsIsTheStoredOne) {
+  TrainOptions options;
+  const std::vector<std::string> keys = omissible_keys(train_fields(options));
+  EXPECT_EQ(std::count(keys.begin(), keys.end(), "steered_positions"), 1);
+  EXPECT_EQ(std::count(keys.begin(), keys.end(), "positions"), 0);
+}
+
+TEST(Gate, IsAFileAndAThreshold) {
+  const GateChoice gate = parse_gate("no/such/run.h5:epoch=2:-1.5");
+  EXPECT_EQ(gate.vector.file, "no/such/run.h5");
+  EXPECT_EQ(to_string(gate.vector.selection), "epoch=2");
+  EXPECT_EQ(gate.threshold, -1.5);
+  for (const char* text : {"run.h5", "run.h5:", "run.h5:x", ":1", "run.h5:inf", "run.h5@2:1", ""}) {
+    EXPECT_THROW(parse_gate(text), UserError) << text;
   }
 }
 
@@ -305,7 +341,8 @@ TEST(SettingsTable, ShowsEveryStoredSettingOnce) {
     }
   }
   // Which files omit by default, without an example above.
-  expected.insert({"template-arg", "train-turns", "objective", "simpo-gamma"});
+  expected.insert(
+      {"template-arg", "train-turns", "objective", "simpo-gamma", "factor-lr", "factor-init"});
   EXPECT_EQ(shown, expected);
 }
 

@@ -209,6 +209,8 @@ TEST_F(SweepPreparationTest, ACellIsTheRunByItself) {
   given.axes.label_smoothings = {0.125};
   given.axes.simpo_gammas = {1.5};
   given.axes.reductions = {"sum"};
+  given.axes.positions = {"first:1,last:2"};
+  given.steer_bos = false;
   given.axes.signs = {"both"};
   given.axes.batch_sizes = {2};
   given.axes.epochs = {7};
@@ -231,6 +233,8 @@ TEST_F(SweepPreparationTest, ACellIsTheRunByItself) {
   alone.label_smoothing = 0.125;
   alone.simpo_gamma = 1.5;
   alone.reduction = Reduction::kSum;
+  alone.positions = parse_positions("first:1,last:2");
+  alone.steer_bos = false;
   alone.sign = SignRule::kBoth;
   alone.batch_size = 2;
   alone.epochs = 7;

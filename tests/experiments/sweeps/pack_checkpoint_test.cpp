@@ -110,6 +110,20 @@ TEST_F(PackCheckpointTest, ComesBackAsItWasWritten) {
   EXPECT_EQ(read.members[1].seed, kLargestSeed);
 }
 
+TEST_F(PackCheckpointTest, LearnedFactorsComeBackToTheirMembers) {
+  PackCheckpoint written = sample_checkpoint();
+  written.members[1].factor = LearnedFactor{1.5F, 0.25F, 0.125F};
+  write_pack_checkpoint(path_, written);
+  const PackCheckpoint read = read_pack_checkpoint(path_);
+  EXPECT_FALSE(read.members[0].factor.has_value());
+  ASSERT_TRUE(read.members[1].factor.has_value());
+  EXPECT_EQ(read.members[1].factor->value, 1.5F);
+  EXPECT_EQ(read.members[1].factor->exp_avg, 0.25F);
+  EXPECT_EQ(read.members[1].factor->exp_avg_sq, 0.125F);
+  write_pack_checkpoint(path_, sample_checkpoint());
+  edit([](hid_t file) { EXPECT_EQ(H5Lexists(file, "factor", H5P_DEFAULT), 0); });
+}
+
 TEST_F(PackCheckpointTest, ReplacesAnOlderOne) {
   write_pack_checkpoint(path_, {{"other"}, {state(0, 3)}});
   write_pack_checkpoint(path_, sample_checkpoint());

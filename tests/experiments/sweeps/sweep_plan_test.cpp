@@ -158,6 +158,14 @@ TEST(Expand, NamesSayAnotherObjective) {
             }));
 }
 
+TEST(Expand, NamesSayOtherPositions) {
+  SweepAxes axes = axes_of({{0, 0, 1}}, {1}, {1e-3}, {0.1}, {"batch"});
+  axes.positions = {"first:2,last:10", "all", "answer"};
+  const std::string name = "m-d-layer0-seed1-lr0.001-beta0.1-signbatch-batch4-epochs20";
+  EXPECT_EQ(names(expand(axes, 1)),
+            (Texts{name, name + "-positionsanswer", name + "-positionsfirst2last10"}));
+}
+
 TEST(Expand, AnObjectiveHasOneCellForWhatItDoesNotUse) {
   SweepAxes axes = axes_of({{0, 0, 1}}, {1}, {1e-3}, {0.1}, {"batch", "both"});
   axes.objectives = {"dpo", "ipo"};
@@ -169,8 +177,34 @@ TEST(Expand, AnObjectiveHasOneCellForWhatItDoesNotUse) {
                                         name + "batch-batch4-epochs20-objectiveipo-reductionmean",
                                         name + "both-batch4-epochs20-objectiveipo-reductionmean",
                                     }));
+  axes.objectives = {"reps"};
+  axes.reductions = {"auto"};
+  EXPECT_EQ(names(expand(axes, 1)),
+            Texts{name + "both-batch4-epochs20-objectivereps-reductionmean"});
   axes.objectives = {"orpo"};
   EXPECT_NE(expand_error(axes, 1).find("'orpo'"), std::string::npos);
+}
+
+TEST(Expand, NamesSaySettingsThatAreAxesAndNotTheUsualOnes) {
+  SweepAxes axes = axes_of({{0, 0, 1}}, {1}, {1e-3}, {0.1}, {"batch"});
+  axes.norms = {"free", "max:3%"};
+  axes.factors = {"1", "0.5,1", "learned"};
+  const std::string name = "m-d-layer0-seed1-lr0.001-beta0.1-signbatch-batch4-epochs20";
+  const auto cells = expand(axes, 1);
+  EXPECT_EQ(names(cells), (Texts{name + "-factors0.5+1", name, name + "-factorslearned",
+                                 name + "-normmax3pct-factors0.5+1", name + "-normmax3pct",
+                                 name + "-normmax3pct-factorslearned"}));
+  EXPECT_EQ(cells.back().norm, "max:3%");
+  EXPECT_EQ(cells.back().factors, "learned");
+  EXPECT_EQ(cells.back().schedule, "cosine");
+  SweepPlan plan;
+  plan.settings = "{}";
+  plan.cells = cells;
+  plan.packs = make_packs(plan.cells, 8, cost_of(1, 1));
+  EXPECT_EQ(plan.packs.size(), 1U) << "they share passes";
+  const auto stored = nlohmann::json::parse(plan_to_json(plan))["cells"];
+  EXPECT_EQ(stored[5]["norm"], "max:3%");
+  EXPECT_FALSE(stored[1].contains("norm") || stored[1].contains("factors"));
 }
 
 TEST(Expand, OrderOfListedValuesDoesNotMatter) {

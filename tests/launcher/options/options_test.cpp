@@ -443,7 +443,8 @@ TEST(TrainOptions, TakeAnObjective) {
 }
 
 TEST(TrainOptions, RefuseWhatTheObjectiveDoesNotKnow) {
-  expect_parts(train_error({"--objective", "orpo"}), {"bipo, dpo, ipo, simpo, sft"});
+  expect_parts(train_error({"--objective", "orpo"}),
+               {"bipo, dpo, ipo, simpo, sft, suppress, reps"});
   expect_parts(train_error({"--objective", "ipo", "--label-smoothing", "0.1"}),
                {"--label-smoothing 0.1", "log sigmoid", "ipo"});
   expect_parts(train_error({"--objective", "sft", "--label-smoothing", "0.1"}), {"sft"});
@@ -461,9 +462,10 @@ TEST(TrainOptions, TakeNormScheduleAndStart) {
   EXPECT_EQ(usual.start, RandomStart());
   const TrainOptions given = parsed({"--norm", "max:5%", "--schedule", "constant", "--init",
                                      "random:0.25", "--factors", "0.5,1,2"});
-  EXPECT_EQ(usual.factors, std::vector<double>{1});
-  EXPECT_EQ(given.factors, (std::vector<double>{0.5, 1, 2}));
-  expect_parts(train_error({"--factors", "1,0"}), {"--factors", "above 0"});
+  EXPECT_EQ(usual.factors, FactorChoice());
+  EXPECT_EQ(given.factors, (FactorChoice{{0.5, 1, 2}, false}));
+  expect_parts(train_error({"--factors", "1,0"}), {"--factors", "learned, or", "above 0"});
+  expect_parts(train_error({"--factors", "2,2"}), {"--factors", "2 is given twice"});
   EXPECT_EQ(given.norm, (NormChoice{NormRule::kMax, {5, true}}));
   EXPECT_DOUBLE_EQ(given.norm.length.absolute(40), 2);
   EXPECT_EQ(given.schedule, Schedule::kConstant);
@@ -488,6 +490,58 @@ TEST(TrainOptions, TakeNormScheduleAndStart) {
   EXPECT_EQ(swept.norm, (NormChoice{NormRule::kFixed, {5, true}}));
   EXPECT_EQ(swept.start, (RandomStart{{1, true}}));
   expect_parts(sweep_error({"--layers", "1", "--init", "run.h5"}), {"zero or random:X"});
+}
+
+TEST(TrainOptions, RepsNeedsFactorsAndHasBothDirections) {
+  EXPECT_EQ(parsed({"--objective", "reps", "--factors", "2,4"}).objective, ObjectiveKind::kReps);
+  EXPECT_TRUE(parsed({"--objective", "reps", "--factors", "learned"}).factors.is_learned);
+  parsed({"--objective", "reps", "--factors", "1", "--sign", "both"});
+  expect_parts(train_error({"--objective", "reps"}), {"reps needs --factors", "2,4,6", "learned"});
+  expect_parts(train_error({"--objective", "reps", "--factors", "2", "--sign", "plus"}),
+               {"--sign", "reps", "in every step"});
+  expect_parts(train_error({"--objective", "suppress", "--label-smoothing", "0.1"}), {"suppress"});
+  expect_parts(sweep_error({"--layers", "1", "--objectives", "bipo,reps"}),
+               {"reps needs --factors"});
+  expect_parts(sweep_error({"--layers", "1", "--objective", "reps", "--factors", "2", "--signs",
+                            "batch,plus"}),
+               {"--signs", "reps"});
+}
+
+TEST(TrainOptions, ALearnedFactorHasARateAndAStart) {
+  const TrainOptions options =
+      parsed({"--factors", "learned", "--factor-lr", "0.5", "--factor-init", "4"});
+  EXPECT_TRUE(options.factors.is_learned);
+  EXPECT_EQ(options.factors.values, std::vector<double>{1});
+  EXPECT_EQ(options.factor_lr, 0.5);
+  EXPECT_EQ(options.factor_init, 4);
+  expect_parts(train_error({"--factor-lr", "0.5"}), {"--factor-lr", "--factors learned"});
+  expect_parts(train_error({"--factors", "2", "--factor-init", "3"}),
+               {"--factor-init", "--factors learned"});
+  expect_parts(sweep_error({"--layers", "1", "--factors", "1;2", "--factor-lr", "0.5"}),
+               {"--factor-lr", "--factors learned"});
+}
+
+// One value is a setting of all cells, as before there were such axes.
+TEST(SweepOptions, SeveralNormsSchedulesStartsAndFactorsAreAxes) {
+  const SweepOptions one = parsed_sweep({"--layers", "1", "--norms", "max:3%", "--schedule",
+                                         "linear", "--inits", "zero", "--factors", "0.5,1"});
+  EXPECT_EQ(one.norm, (NormChoice{NormRule::kMax, {3, true}}));
+  EXPECT_EQ(one.schedule, Schedule::kLinear);
+  EXPECT_EQ(one.factors, (FactorChoice{{0.5, 1}, false}));
+  EXPECT_TRUE(one.axes.norms.empty() && one.axes.schedules.empty());
+  EXPECT_TRUE(one.axes.inits.empty() && one.axes.factors.empty());
+  const SweepOptions several = parsed_sweep(
+      {"--layers", "1", "--norm", "max:3.0%,free", "--schedules", "constant,cosine", "--inits",
+       "random:1,zero", "--factors", "1;0.5,1;learned", "--factor-lr", "0.5"});
+  EXPECT_EQ(several.axes.norms, (Words{"max:3%", "free"}));
+  EXPECT_EQ(several.axes.schedules, (Words{"constant", "cosine"}));
+  EXPECT_EQ(several.axes.inits, (Words{"random:1", "zero"}));
+  EXPECT_EQ(several.axes.factors, (Words{"1", "0.5,1", "learned"}));
+  EXPECT_EQ(several.norm, NormChoice());
+  EXPECT_EQ(several.factors, FactorChoice());
+  expect_parts(sweep_error({"--layers", "1", "--norms", "free,free"}), {"--norms", "twice"});
+  expect_parts(sweep_error({"--layers", "1", "--norms", "free,5%"}),
+               {"--norms", "free, max:X or fixed:X"});
 }
 
 TEST(SweepOptions, ObjectivesAreAxes) {
@@ -1228,6 +1282,10 @@ TEST(Help, ListsEveryOptionOfTheDesignOnALineOfItsOwn) {
                            "simpo-gamma",
                            "reduction",
                            "factors",
+                           "factor-lr",
+                           "factor-init",
+                           "positions",
+                           "steer-bos",
                            "norm",
                            "schedule",
                            "init",

@@ -452,7 +452,8 @@ TEST(Training, ReferenceFreeObjectivesNeedNoReference) {
   CacheSettings settings = for_layers({1});
   settings.reference = false;
   const World without(settings);
-  for (const ObjectiveKind kind : {ObjectiveKind::kSimpo, ObjectiveKind::kSft}) {
+  for (const ObjectiveKind kind :
+       {ObjectiveKind::kSimpo, ObjectiveKind::kSft, ObjectiveKind::kSuppress}) {
     TrainingSettings member = training_settings(2, 11, 0.05, 0.3, SignRule::kBatch);
     member.objective = {kind, 0.3, 0, 0.5, Reduction::kMean};
     const auto trained = [&](const World& world) {
@@ -489,7 +490,7 @@ TEST(Training, EvaluationsAreOfTheObjective) {
           sample.rejected_logp / (mean ? static_cast<double>(world.pairs[p].rejected.size()) : 1);
       const AnswerLogProbs reference = world.cache.reference(1)[p];
       const double without =
-          uses_reference(objective.kind)
+          uses_reference(objective.kind) && objective.kind != ObjectiveKind::kReps
               ? reference.chosen / (mean ? static_cast<double>(world.pairs[p].chosen.size()) : 1) -
                     reference.rejected /
                         (mean ? static_cast<double>(world.pairs[p].rejected.size()) : 1)
@@ -550,6 +551,69 @@ TEST(Training, AFactorMultipliesTheVector) {
 }
 
 // By the factors that the plan draws, pair by pair.
+// One step from v and f is one from w = f v, whose gradient g by w gives f g and v.g.
+TEST(Training, ALearnedFactorIsDifferentiatedBesideTheVector) {
+  const World world(for_layers({1}), at::kDouble);
+  std::vector<float> vector;
+  std::vector<float> whole;
+  for (int i = 0; i < 20; ++i) {
+    vector.push_back(static_cast<float>(i * 7 % 11 - 5) / 16);
+    whole.push_back(1.5F * vector.back());
+  }
+  for (const ObjectiveKind kind :
+       {ObjectiveKind::kBipo, ObjectiveKind::kReps, ObjectiveKind::kSuppress}) {
+    TrainingSettings settings = training_settings(1, 11, 0.05, 0.3, SignRule::kBoth);
+    settings.objective.kind = kind;
+    std::vector<double> by_whole;
+    const StepRow plain = first_step(world, settings, whole, &by_whole);
+    settings.plan.batch_size = 11;
+    settings.plan.micro_batch = 4;
+    settings.plan.max_steps = 1;
+    settings.plan.shuffle = false;
+    settings.max_grad_norm = 0;
+    settings.warmup_steps = 0;
+    settings.eval_every = 0;
+    settings.factor = FactorTraining{0.25, 1.5};
+    TrainingRecord record = starting_record(world.config.hidden, 11);
+    record.checkpoint.vector = vector;
+    QuietObserver observer;
+    train(world.decoder, world.cache, nullptr, 1, {{settings, record, observer}}, world.ranks);
+    EXPECT_NEAR(record.steps.front().loss, plain.loss, 1e-12);
+    const Checkpoint& state = record.checkpoint;
+    double by_factor = 0;
+    for (std::size_t i = 0; i < vector.size(); ++i) {
+      // The moments are float32.
+      EXPECT_NEAR(state.exp_avg[i], 0.1 * 1.5 * by_whole[i], 1e-6 * (1 + std::abs(by_whole[i])));
+      by_factor += by_whole[i] * vector[i];
+    }
+    ASSERT_TRUE(state.factor.has_value());
+    EXPECT_NEAR(state.factor->exp_avg, 0.1 * by_factor, 1e-6 * (1 + std::abs(by_factor)));
+    // AdamW's first step has the length of the rate.
+    EXPECT_NEAR(state.factor->value, 1.5 - (by_factor > 0 ? 0.25 : -0.25), 1e-5);
+    EXPECT_EQ(record.vectors.back().value, whole_vector(state));
+    EXPECT_EQ(record.vectors.back().factor, state.factor->value);
+    EXPECT_DOUBLE_EQ(record.steps.front().vector_norm, vector_norm(whole_vector(state)));
+  }
+}
+
+// Beside one that has none.
+TEST(Training, APackWithALearnedFactorContinuesWhereItStopped) {
+  const World world(for_layers({1}));
+  std::vector<TrainingSettings> settings(2, training_settings(2, 11, 0.05, 0.3, SignRule::kBoth));
+  settings[0].objective.kind = ObjectiveKind::kReps;
+  settings[0].factor = FactorTraining{0.1, 2};
+  const auto whole = train_together(world, settings);
+  auto parts = train_together(world, settings, /*last_step=*/4);
+  EXPECT_NE(parts[0].checkpoint.factor->value, 2);
+  parts = train_together(world, settings, -1, parts);
+  for (std::size_t i = 0; i < settings.size(); ++i) {
+    EXPECT_EQ(parts[i].checkpoint.vector, whole[i].checkpoint.vector) << i;
+  }
+  EXPECT_EQ(parts[0].checkpoint.factor->value, whole[0].checkpoint.factor->value);
+  EXPECT_EQ(parts[0].checkpoint.factor->exp_avg_sq, whole[0].checkpoint.factor->exp_avg_sq);
+  EXPECT_FALSE(parts[1].checkpoint.factor.has_value());
+}
+
 TEST(Training, EveryPairHasTheFactorThatItDraws) {
   const World world(for_layers({1}), at::kDouble);
   const std::vector<float> vector(20, 0.25F);

@@ -87,6 +87,66 @@ TEST(Objective, OthersEqualTheirClosedForms) {
   EXPECT_DOUBLE_EQ(found(ObjectiveKind::kSft, 0, Reduction::kSum).margin, 3);
 }
 
+// Of reps: log pi_0(yr) - log pi_0(yc) is 5 - 1, so that the chosen answer counts four times in
+// direction +1, and the other one once in direction -1.
+TEST(Objective, RepsWeighsAnAnswerByTheReference) {
+  const auto ln = [](double x) { return std::log(1 / (1 + std::exp(-x))); };
+  const AnswerLogProbs policy{-3, -2};
+  const AnswerLogProbs reference{-5, -1};
+  const AnswerTokens tokens{2, 4};
+  const Objective reps{ObjectiveKind::kReps, 0.5, 0, 0.25, Reduction::kMean};
+  const PairObjective plus = pair_objective(reps, policy, reference, tokens, 1);
+  EXPECT_DOUBLE_EQ(plus.loss, -ln(4 * -1.5 + 0.5));
+  EXPECT_DOUBLE_EQ(plus.margin, 0.5 * (-1.5 + 0.5)) << "as of simpo";
+  EXPECT_DOUBLE_EQ(plus.slope.chosen, -(4.0 / 2) / (1 + std::exp(-5.5)));
+  EXPECT_DOUBLE_EQ(plus.slope.rejected, (1.0 / 4) / (1 + std::exp(-5.5)));
+  const PairObjective minus = pair_objective(reps, policy, reference, tokens, -1);
+  EXPECT_DOUBLE_EQ(minus.loss, -ln(-0.5 + 1.5));
+  Objective sums = reps;
+  sums.reduction = Reduction::kSum;
+  EXPECT_DOUBLE_EQ(pair_objective(sums, policy, reference, tokens, 1).loss, -ln(4 * -3 + 2));
+}
+
+TEST(Objective, SuppressionTakesTheComplementsOfTheOtherAnswer) {
+  const AnswerLogProbs complements{-0.7, -0.2};
+  const Objective sums{ObjectiveKind::kSuppress, 0.5, 0, 0.25, Reduction::kSum};
+  const PairObjective plus = pair_objective(sums, {-3, -9}, {}, {2, 4}, 1, complements);
+  EXPECT_DOUBLE_EQ(plus.loss, 0.2);
+  EXPECT_DOUBLE_EQ(plus.margin, 3);
+  EXPECT_EQ(plus.slope.rejected, 0);
+  EXPECT_EQ(plus.complement_slope.chosen, 0);
+  EXPECT_EQ(plus.complement_slope.rejected, -1);
+  const Objective mean{ObjectiveKind::kSuppress, 0.5, 0, 0.25, Reduction::kMean};
+  const PairObjective minus = pair_objective(mean, {-3, -9}, {}, {2, 4}, -1, complements);
+  EXPECT_DOUBLE_EQ(minus.loss, 0.35);
+  EXPECT_EQ(minus.complement_slope.chosen, -0.5);
+  EXPECT_EQ(minus.complement_slope.rejected, 0);
+}
+
+TEST(Objective, AComplementIsStableAtBothEnds) {
+  // log(1 - 1/2), log(1 - 1/4)
+  EXPECT_DOUBLE_EQ(complement(std::log(0.5)).value, std::log(0.5));
+  EXPECT_DOUBLE_EQ(complement(std::log(0.25)).value, std::log(0.75));
+  EXPECT_DOUBLE_EQ(complement(std::log(0.25)).slope, -1.0 / 3);
+  // A token of probability e^-50: 1 - p is 1 in float64, its logarithm -p.
+  EXPECT_DOUBLE_EQ(complement(-50).value, -std::exp(-50));
+  EXPECT_DOUBLE_EQ(complement(-50).slope, -std::exp(-50));
+  EXPECT_EQ(complement(-5000).value, 0);
+  EXPECT_EQ(complement(-5000).slope, 0);
+  // A certain token: finite, and on the tangent at the last value below.
+  const Complement last = complement(kMostLogProb);
+  EXPECT_NEAR(last.value, std::log(-kMostLogProb), 1e-6);
+  EXPECT_NEAR(last.slope * -kMostLogProb, -1, 1e-6);
+  EXPECT_DOUBLE_EQ(complement(0).value, last.value - last.slope * kMostLogProb);
+  EXPECT_EQ(complement(0).slope, last.slope);
+  for (const double log_prob : {-20.0, -0.7, -0.6, -1e-3}) {
+    const double step = 1e-6 * -log_prob;
+    const double slope =
+        (complement(log_prob + step).value - complement(log_prob - step).value) / (2 * step);
+    EXPECT_NEAR(complement(log_prob).slope, slope, 1e-8 * (1 + std::abs(slope))) << log_prob;
+  }
+}
+
 std::vector<Objective> all_objectives() {
   std::vector<Objective> all;
   for (const std::string& name : objective_names()) {
@@ -118,6 +178,31 @@ TEST(Objective, SlopesEqualCentralDifferences) {
       EXPECT_NEAR(slope.rejected, (loss(-4, -2 + kStep) - loss(-4, -2 - kStep)) / (2 * kStep),
                   kRounding)
           << to_string(objective.kind);
+    }
+  }
+}
+
+// The formula for devices, evaluated here.
+TEST(Objective, TheCommonFormGivesTheSame) {
+  const AnswerLogProbs policy{-4, -2};
+  const AnswerLogProbs reference{-7, -2.5};
+  const AnswerLogProbs complements{-0.3, -0.6};
+  const auto dot = [](const AnswerLogProbs& a, const AnswerLogProbs& b) {
+    return a.chosen * b.chosen + a.rejected * b.rejected;
+  };
+  for (const Objective& objective : all_objectives()) {
+    for (const double direction : {1.0, -1.0}) {
+      const PairForm form = pair_form(objective, reference, {3, 5}, direction);
+      const double margin = dot(form.margin, policy) + form.offset;
+      const double z = margin - form.gamma + dot(form.argument, policy);
+      const double distance = form.scale * margin - form.shift;
+      const double loss = -form.sigmoid * log_sigmoid(z) - form.smoothed * log_sigmoid(-z) +
+                          form.square * distance * distance + dot(form.plain, policy) +
+                          dot(form.complement, complements);
+      const PairObjective found =
+          pair_objective(objective, policy, reference, {3, 5}, direction, complements);
+      EXPECT_NEAR(margin, found.margin, 1e-14) << to_string(objective.kind);
+      EXPECT_NEAR(loss, found.loss, 1e-13) << to_string(objective.kind);
     }
   }
 }
@@ -169,7 +254,7 @@ TEST(Objective, NamesAreRead) {
   }
   EXPECT_EQ(parse_reduction("mean"), Reduction::kMean);
   testing::expect_parts(testing::error_of<UserError>([] { parse_objective("orpo"); }),
-                        {"objective 'orpo'", "bipo, dpo, ipo, simpo, sft"});
+                        {"objective 'orpo'", "bipo, dpo, ipo, simpo, sft, suppress, reps"});
 }
 
 }  // namespace

@@ -61,9 +61,16 @@ std::vector<PlacedVector> tiny_vectors(const ModelConfig& config) {
 AddedToBlocks added_by(const std::vector<PlacedVector>& vectors,
                        const std::vector<double>& coefficients, SteeredPositions positions,
                        std::size_t prompt, std::size_t length) {
-  at::Tensor rows = at::ones({static_cast<std::int64_t>(length), 1}, at::kDouble);
-  if (positions == SteeredPositions::kAnswer) {
-    rows.narrow(0, 0, static_cast<std::int64_t>(prompt)).zero_();
+  at::Tensor rows = at::zeros({static_cast<std::int64_t>(length), 1}, at::kDouble);
+  const auto first = static_cast<std::size_t>(positions.first);
+  const auto last = static_cast<std::size_t>(positions.last);
+  for (std::size_t t = 0; t < length; ++t) {
+    const bool is_at_end = t < prompt && (t < first || t + last >= prompt);
+    const bool is_steered = t < prompt ? positions.kind == SteeredPositions::Kind::kEnds
+                                             ? is_at_end
+                                             : positions.steers_prompts()
+                                       : positions.steers_answers();
+    rows[static_cast<std::int64_t>(t)] = is_steered ? 1 : 0;
   }
   AddedToBlocks added;
   for (std::size_t i = 0; i < vectors.size(); ++i) {
@@ -167,7 +174,9 @@ TEST(ContinuationScores, TokensThatAreNotScoredAreContextAlone) {
 TEST(ContinuationScores, EqualEverySequenceByItself) {
   const World world;
   const auto items = tiny_items();
-  for (const auto positions : {SteeredPositions::kAll, SteeredPositions::kAnswer}) {
+  for (const auto& positions :
+       {SteeredPositions::kAll, SteeredPositions::kAnswer, parse_positions("prompt"),
+        parse_positions("first:2,last:1"), parse_positions("last:2")}) {
     for (const std::int64_t group : {1, 4, 6}) {
       const ContinuationScores scores =
           score_continuations(world.groups_of(group), items, world.vectors, {kSettings, positions});
@@ -191,6 +200,51 @@ TEST(ContinuationScores, EqualEverySequenceByItself) {
       }
     }
   }
+}
+
+// Two prompts are alike, and the gate of one is closed.
+TEST(ContinuationScores, AClosedGateLeavesAnItemUnsteered) {
+  const World world;
+  const std::vector<bool> is_open = {true, false, false, true, true, false};
+  const auto score = [&](std::vector<bool> gates) {
+    return score_continuations(world.groups_of(6), tiny_items(), world.vectors,
+                               {{{1, 0.5, -1}}, SteeredPositions::kAll, std::move(gates)});
+  };
+  const auto open = score({});
+  const auto closed = score(std::vector<bool>(6, false));
+  const auto gated = score(is_open);
+  for (std::size_t i = 0; i < is_open.size(); ++i) {
+    EXPECT_GT(std::abs(open[0][i][0].log_prob - closed[0][i][0].log_prob), 1e-4);
+    EXPECT_NEAR(gated[0][i][0].log_prob, (is_open[i] ? open : closed)[0][i][0].log_prob, kExact);
+  }
+}
+
+TEST(Gates, AreTheLastTokensComponentsWithoutSteering) {
+  const World world;
+  std::vector<PromptTokens> prompts;
+  for (const Continuations& item : tiny_items()) {
+    prompts.push_back({item.prompt, item.where});
+  }
+  for (const std::int64_t layer : {std::int64_t{0}, world.config.blocks - 1}) {
+    Gate gate{{layer, world.placed.front().value}, 0};
+    const auto found = gate_projections(world.groups_of(4), prompts, gate);
+    const at::Tensor vector = at::tensor(gate.vector.value, at::kFloat).to(at::kDouble);
+    for (std::size_t i = 0; i < prompts.size(); ++i) {
+      const PackedAnswers alone = pack_alike(
+          std::vector<Continuations>{{prompts[i].ids, {{prompts[i].ids.back()}}, "alone"}}, {0},
+          world.decoder);
+      const at::Tensor last = run_prefix(world.decoder, alone, layer)[-1];
+      EXPECT_NEAR(found[i], (last.dot(vector) / vector.norm()).item<double>(), kExact);
+    }
+    gate.threshold = found[2];
+    const auto open = open_gates(world.groups_of(4), prompts, gate);
+    for (std::size_t i = 0; i < prompts.size(); ++i) {
+      EXPECT_EQ(open[i], found[i] > found[2]);  // at the threshold it is closed
+    }
+  }
+  EXPECT_THROW(gate_projections(world.groups_of(4), prompts,
+                                {{0, std::vector<float>(world.placed.front().value.size())}, 0}),
+               BugError);
 }
 
 TEST(ContinuationScores, PositionsMatter) {
@@ -367,7 +421,8 @@ TEST(PromptDivergences, EqualTheModelsOwnSoftmax) {
   const World world(config);
   const std::vector<PromptTokens> prompts = {
       {{1, 5, 9, 3}, "p:1"}, {{4}, "p:2"}, {{1, 5, 9, 3, 8, 8, 7}, "p:3"}};
-  const auto found = prompt_divergences(world.groups_of(2), prompts, world.vectors, kSettings);
+  const auto found = prompt_divergences(world.groups_of(2), prompts, world.vectors,
+                                        {kSettings, SteeredPositions::kAll});
   for (std::size_t s = 0; s < kSettings.size(); ++s) {
     for (std::size_t p = 0; p < prompts.size(); ++p) {
       const std::vector<std::int64_t> ids(prompts[p].ids.begin(), prompts[p].ids.end());
