@@ -51,8 +51,8 @@ def test_every_part_has_plots_and_a_table(page):
     for image in images:
         drawing = ElementTree.fromstring(base64.b64decode(image.partition(",")[2]))
         assert drawing.tag.endswith("svg")
-    # Costs have two tables.
-    assert sum(tag == "table" for tag, _ in page.tags) == len(PARTS) + 1
+    # Costs have two tables, and so has steerability: the controls less the vector.
+    assert sum(tag == "table" for tag, _ in page.tags) == len(PARTS) + 2
     assert not any(attributes.get("class") == "warning" for _, attributes in page.tags)
 
 

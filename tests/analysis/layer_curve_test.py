@@ -67,8 +67,8 @@ def test_findings_of_a_whole_sweep(tmp_path):
     """At layer 15 seed 1 has 40 and 18 of 50 pairs, seed 2 has 39 and 19; layers 10 and 20 have 2 pairs less."""
     found = " ".join(sentences(SyntheticSweep(grid()), tmp_path))
     assert ("Layer 15 steers best: with +v the matching answer is the likelier one in 79.0 % of the held-out pairs, "
-            "with −v in 37.0 %, and without steering in 58.0 %, a swing of 42.0 points (mean of 2 seeds, 95 % interval "
-            "over seeds 40.0 to 44.0).") in found
+            "with −v in 37.0 %, and without steering in 58.0 %, a swing of 42.0 points (mean of 2 seeds, range of "
+            "2 seeds 40.0 to 44.0).") in found
     # Wilson's formula at 0.79 and 0.37 of 50.
     assert "which leave 66 % to 88 % open for +v and 25 % to 51 % for −v" in found
     assert "The runner-up is layer 10" in found and "two seeds are too few for a firm order" in found

@@ -24,6 +24,7 @@ NOT_RUN = {
     "tests/run.sh -R tokenizer": "installs and builds; what it runs then, CTest runs anyway",
     "pip install experiments/analysis": "changes the environment of the tests and needs a network",
     f"{FULL_PYTHON} tests/bench/speed.py --model {SMOLLM2}": "measures for 25 minutes",
+    "python3 tests/bench/ratios.py --base 'bench --shape smollm2-135m --layer 15' \\": "measures for minutes",
     f"{FULL_PYTHON} tests/bench/generation.py --model {SMOLLM2} \\": "measures for many minutes, a tiny model too",
     'llama-cli -m model.gguf --control-vector-scaled vector.gguf:1.5 -p "Is it worth starting a compost heap?"':
         "needs llama.cpp",

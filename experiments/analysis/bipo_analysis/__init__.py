@@ -13,6 +13,8 @@ import gc
 _collects = gc.isenabled()
 gc.disable()
 
+from .cells import load_cells, panels
+from .effects import choice_table, difference_table
 from .errors import AnalysisError
 from .evaluation import Evaluation, load_evaluation
 from .evaluation_report import evaluation_report_html, write_evaluation_report
@@ -22,6 +24,7 @@ from .names import combined_table
 from .paired import Change, changes_from_zero
 from .pareto import tradeoffs
 from .report import report_html, write_report
+from .resampling import holm, paired_bootstrap, seed_interval
 from .run import Run, load_run
 from .run_report import run_report_html, write_run_report
 from .steering import Steering, SteeringVector, load_vector, steer
@@ -34,8 +37,8 @@ if _collects:
 
 __all__ = [
     "AnalysisError", "Change", "Evaluation", "Interval", "Run", "Steering", "SteeringVector", "Sweep",
-    "bootstrap_interval", "changes_from_zero", "combined_table", "compare_layers", "convergence", "cosine",
-    "cosine_matrix", "evaluation_report_html", "layer_curve", "load_evaluation", "load_run", "load_sweep",
-    "load_sweeps", "load_vector", "norms", "paired_share_interval", "ranked_layers", "report_html",
-    "run_report_html", "steer", "student_interval", "tradeoffs", "wilson_interval", "write_evaluation_report",
-    "write_report", "write_run_report"]
+    "bootstrap_interval", "changes_from_zero", "choice_table", "combined_table", "compare_layers", "convergence",
+    "cosine", "cosine_matrix", "difference_table", "evaluation_report_html", "holm", "layer_curve", "load_cells",
+    "load_evaluation", "load_run", "load_sweep", "load_sweeps", "load_vector", "norms", "paired_bootstrap",
+    "paired_share_interval", "panels", "ranked_layers", "report_html", "run_report_html", "seed_interval", "steer",
+    "student_interval", "tradeoffs", "wilson_interval", "write_evaluation_report", "write_report", "write_run_report"]

@@ -1,4 +1,4 @@
-"""The command line: python -m bipo_analysis report FILE|DIR..., summary SWEEP..., evaluation FILE..."""
+"""The command line: python -m bipo_analysis report FILE|DIR..., summary SWEEP..., evaluation FILE..., tradeoffs DIR..."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from .run import load_run
 from .run_report import write_run_report
 from .summary import COLUMNS
 from .sweeps import load_sweeps
+from .tradeoff_command import add_tradeoff_command, run_tradeoff_command
 from .wording import counted
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
@@ -26,7 +27,8 @@ DONE, FAILED, BAD_INPUT = 0, 1, 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns 0, 2 for bad usage or input, or 1 where the result cannot be written."""
     options = _parser().parse_args(arguments)
-    commands = {"report": _report, "summary": _summary, "tensorboard": _tensorboard, "evaluation": _evaluation}
+    commands = {"report": _report, "summary": _summary, "tensorboard": _tensorboard, "evaluation": _evaluation,
+                "tradeoffs": run_tradeoff_command}
     try:
         print(commands[options.command](options))
     except AnalysisError as error:
@@ -89,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("paths", type=Path, nargs="+", metavar="FILE|DIR", help=f"evaluations, or {sweeps}")
     summary.add_argument("paths", type=Path, nargs="+", metavar="SWEEP", help=sweeps)
     add_evaluation_command(commands)
+    add_tradeoff_command(commands)
     events = commands.add_parser("tensorboard", help="event files for TensorBoard, by the package tensorboard")
     events.add_argument("path", type=Path, metavar="FILE|DIR", help="a run file or a sweep")
     events.add_argument("--out", type=Path, default=Path("events"), help="folder to write to (default: %(default)s)")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import re
 from collections.abc import Sequence
 
 import numpy
@@ -16,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.text import Text
 from matplotlib.ticker import PercentFormatter
 
@@ -27,11 +29,14 @@ INK, MUTED, RULE = "#22272E", "#5F6770", "#9AA3AD"
 DODGE = 0.09
 # Characters in a legend.
 LONGEST_LABEL = 48
-# Of matplotlib's DejaVu Sans, in multiples of its size: a line, a digit and other characters of ticks.
-LINE, DIGIT = 1.2, 0.64
+# Of matplotlib's DejaVu Sans, in multiples of its size: a line, a digit, a letter of a text on average, and other
+# characters of ticks.
+LINE, DIGIT, LETTER = 1.2, 0.64, 0.6
 CHARACTERS = {".": 0.32, ",": 0.32, " ": 0.32, "·": 0.32, "−": 0.84, "%": 0.95}
 # In points: a tick and the gap before its text, that text, the gap before a label, the edge of a figure; an inch.
 TICK_ROOM, TICK_SIZE, LABEL_ROOM, EDGE, POINTS = 7.5, 10, 4.5, 4.0, 72
+# What mathematical text has beside the characters that are drawn.
+_MARKUP = re.compile(r"\\mathdefault|\\times|[${}^\\]")
 STYLE = {
     "svg.fonttype": "path", "svg.hashsalt": "bipo_analysis", "font.size": 10, "axes.spines.top": False,
     "axes.spines.right": False, "axes.edgecolor": RULE, "axes.labelcolor": "#333A42", "text.color": "#333A42",
@@ -77,12 +82,16 @@ def _set_margins(figure: Figure) -> None:
     right = sum(_across(bar.yaxis) + _label_height(bar.yaxis.label) for bar in bars) if bars else 2 * EDGE
     figure.subplots_adjust(left=(EDGE + left) / width, bottom=(EDGE + bottom) / height,
                            right=1 - (EDGE + right) / width, top=1 - (EDGE + _legend_height(axes)) / height)
+    _keep_legend_inside(axes, width)
 
 
 def _across(axis: Axis) -> float:
     """Points that an axis's ticks and their texts, lying across it, take beside it."""
     texts = axis.get_major_formatter().format_ticks(axis.get_majorticklocs())
-    longest = max((sum(CHARACTERS.get(character, DIGIT) for character in text) for text in texts), default=0.0)
+    # Between powers of ten a logarithmic axis names its minor ticks, where there are few.
+    texts += axis.get_minor_formatter().format_ticks(axis.get_minorticklocs())
+    longest = max((sum(CHARACTERS.get(character, DIGIT) for character in _MARKUP.sub("", text)) for text in texts),
+                  default=0.0)
     return TICK_ROOM + longest * axis.get_tick_params().get("labelsize", TICK_SIZE)
 
 
@@ -98,6 +107,27 @@ def _legend_height(axes: Axes) -> float:
     texts = legend.get_texts()
     rows, size = -(-len(texts) // legend._ncols), texts[0].get_size()
     return size * (rows * LINE + (rows - 1) * legend.labelspacing + 2 * legend.borderpad + legend.borderaxespad)
+
+
+def _keep_legend_inside(axes: Axes, width: float) -> None:
+    """Moves a legend above the plot sideways where it would leave a figure of `width` points."""
+    legend = axes.get_legend()
+    if legend is None:
+        return
+    half = _legend_width(legend) / 2
+    box = axes.get_position()
+    centre = (box.x0 + box.x1) / 2 * width
+    moved = width / 2 if half + EDGE > width / 2 else min(max(centre, half + EDGE), width - half - EDGE)
+    if moved != centre:
+        legend.set_bbox_to_anchor(((moved / width - box.x0) / box.width, 1.0), transform=axes.transAxes)
+
+
+def _legend_width(legend: Legend) -> float:
+    texts = [text.get_text() for text in legend.get_texts()]
+    size = legend.get_texts()[0].get_size()
+    columns = [column for column in numpy.array_split(numpy.array(texts, dtype=object), legend._ncols) if len(column)]
+    across = sum(max(map(len, column)) * LETTER + legend.handlelength + legend.handletextpad for column in columns)
+    return size * (across + (len(columns) - 1) * legend.columnspacing + 2 * legend.borderpad)
 
 
 def bar_lengths(rows: pandas.DataFrame, name: str) -> list[pandas.Series]:

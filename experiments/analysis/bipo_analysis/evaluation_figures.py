@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from .drawing import (CATEGORIES, INK, MARKERS, MUTED, RULE, STYLE, WIDTH, as_svg, bar_lengths, curve_with_bars,
-                      distinctly_shortened, dodged, legend_above, new_figure, places, share_axis, shortened,
-                      write_values)
+                      distinctly_shortened, dodged, legend_above, new_figure,
+                      places, plain_figure, share_axis, shortened, write_values)
 from .evaluation import CAA, RANDOM, VECTOR, Evaluation, direction_name, directions_in, of_direction
 from .names import direction_names
 from .paired import changes_from_zero, null_band
@@ -54,7 +54,7 @@ def change_figure(evaluation: Evaluation, name: str, label: str) -> str | None:
     if not (rows["multiplier"] != 0).any():
         return None
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure()
+        figure, axes = plain_figure()
         axes.axhline(0, color=RULE, linewidth=0.9)
         band = null_band(evaluation, rows["multiplier"]) if name == "propensity" else pandas.DataFrame()
         if len(band):
@@ -74,7 +74,7 @@ def curve_figure(rows: pandas.DataFrame, name: str, label: str, names: Mapping[s
     if rows.empty:
         return None
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure()
+        figure, axes = plain_figure()
         _direction_lines(axes, rows, name, names)
         _finish_curve(axes, rows["multiplier"], label)
         if name == "accuracy":
@@ -108,7 +108,7 @@ def pareto_figure(evaluation: Evaluation, effect: str, price: str) -> str | None
     if not (points["multiplier"] != 0).any():
         return None
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure(height=3.9)
+        figure, axes = plain_figure(height=3.9)
         _fronts(axes, points)
         for direction in directions_in(points):
             _tradeoff_points(axes, of_direction(points, direction), direction, direction_names(evaluation))
@@ -129,7 +129,7 @@ def cost_figure(evaluation: Evaluation, measure: str) -> str | None:
     if rows.empty:
         return None
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure(height=3.1)
+        figure, axes = plain_figure(height=3.1)
         _direction_lines(axes, rows, "value", direction_names(evaluation))
         _finish_curve(axes, rows["multiplier"], COSTS.get(measure, measure.replace("_", " ")))
         if measure in SHARES:
@@ -145,7 +145,7 @@ def choice_figure(rows: pandas.DataFrame, kind: str, name: str, label: str, name
     if rows.empty:
         return None
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure(height=3.1)
+        figure, axes = plain_figure(height=3.1)
         if kind in CHANCE:
             axes.axhline(CHANCE[kind], color=RULE, linewidth=0.9, linestyle="--")
         _direction_lines(axes, rows, name, names)
@@ -162,7 +162,7 @@ def grid_figure(grid: pandas.DataFrame, name: str, vectors: Sequence[str]) -> st
     cells = known.pivot_table(index="multiplier_2", columns="multiplier_1", values=name)[::-1]
     values = cells.to_numpy()
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure(height=4.2)
+        figure, axes = plain_figure(height=4.2)
         low, high = (0.0, 1.0) if name == "accuracy" else _centred(cells)
         image = axes.imshow(values, vmin=low, vmax=high, cmap="PuOr", interpolation="none", aspect="auto")
         axes.set_xticks(range(cells.shape[1]), [multiplier(value) for value in cells.columns])
@@ -195,7 +195,7 @@ def named_curves_figure(parts: Sequence[tuple[str, pandas.DataFrame]], name: str
     if not shown:
         return None
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure()
+        figure, axes = plain_figure()
         multipliers = pandas.concat([rows["multiplier"] for _, rows in shown])
         titles = distinctly_shortened([title for title, _ in shown], LONGEST_MODEL)
         for index, ((_, rows), place) in enumerate(zip(shown, places(len(shown)), strict=True)):

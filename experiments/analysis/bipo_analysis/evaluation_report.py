@@ -17,6 +17,7 @@ from .drawing import distinctly_shortened
 from .evaluation import CAA, VECTOR, Evaluation, direction_name, in_order, of_direction, short_name
 from .held_out_findings import control_warnings, curve_findings, steerability_findings
 from .limits import limits
+from .method_comparisons import Compared, comparison_note, controls_compared, vectors_compared
 from .measure_findings import (COST_NAMES, choice_findings, cost_findings, cost_text, judge_findings, judge_scale,
                                measures_in, synergy_findings, tradeoff_findings)
 from .names import data_names, direction_names, labels, model_names, single_vector_names
@@ -235,7 +236,26 @@ def _steerability(evaluation: Evaluation, heading: str) -> Markup:
         parts.append(plot_grid(plots))
     if len(evaluation.steerability):
         parts.append(_steerability_table([("", evaluation.steerability)]))
+    parts.append(comparison_table(controls_compared(evaluation), "the vector", "Slope of a pair"))
     return joined(parts)
+
+
+def comparison_table(compared: Sequence[Compared], reference: str, what: str) -> Markup:
+    """Differences from a reference with their p, corrected for their number; nothing where there are none."""
+    if not compared:
+        return Markup("")
+    has_seeds = any(one.difference.seeds > 1 for one in compared)
+    rows = [[one.label, with_interval(signed(one.difference.value), "no interval"
+                                      if math.isnan(one.difference.interval.low) else
+                                      f"{signed(one.difference.interval.low)} to "
+                                      f"{signed(one.difference.interval.high)}"),
+             *([", ".join(signed(value) for value in one.difference.by_seed)] if has_seeds else []),
+             str(one.difference.pairs), number(one.difference.probability, 4), number(one.corrected, 4), one.verdict]
+            for one in compared]
+    headers = ["compared", "difference (nats)", *(["seed by seed"] if has_seeds else []), "pairs", "p", "p, Holm",
+               "steers"]
+    return joined((table(headers, rows, texts=["compared", "steers", "seed by seed"]),
+                   element("p", comparison_note(compared, reference, what), class_="note")))
 
 
 def _steerability_table(named: Sequence[tuple[str, pandas.DataFrame]]) -> Markup:
@@ -413,7 +433,10 @@ def _transfer(transfer: Transfer) -> Markup:
     cut = [element("p", note, class_="note")] if count > most else []
     return joined((element("h2", title), _warnings(transfer_warnings(transfer)),
                    _sentences(transfer_findings(transfer)), plot_grid(plots), *cut,
-                   _steerability_table(transfer.all_rows("steerability"))))
+                   _steerability_table(transfer.all_rows("steerability")),
+                   comparison_table([] if transfer.is_of_models else
+                                    vectors_compared(transfer.labels, transfer.evaluations), transfer.labels[0],
+                                    "Slope of a pair")))
 
 
 def _limits(evaluations: Sequence[Evaluation]) -> Markup:

@@ -10,6 +10,7 @@ import pandas
 
 from .intervals import widest_share_interval, wilson_interval
 from .layer_curve import Comparison, compare_layers, ranked_layers
+from .resampling import seed_words
 from .sections import Section, Variant
 from .traces import Trace, of_complete_runs
 from .vectors import cosine_matrix
@@ -55,7 +56,7 @@ def _best_layer(variant: Variant) -> str:
     seeds = int(best["seeds"])
     spread = "a single seed"
     if seeds > 1:
-        spread = (f"mean of {seeds} seeds, 95{NO_BREAK}% interval over seeds "
+        spread = (f"mean of {seeds} seeds, {seed_words(seeds)} "
                   f"{point_range(best['accuracy_swing_low'], best['accuracy_swing_high'])}")
     if swing <= 0:
         return (f"No layer steers in the intended direction by accuracy. The least bad is layer {int(best['layer'])}: "
@@ -106,7 +107,7 @@ def _seed_support(comparison: Comparison) -> str:
     if comparison.seeds == 2:
         return f" (the two seeds say {point_range(low, high)}; two seeds are too few for a firm order)."
     verdict = "the order held over the seeds" if low > 0 else "the seeds leave the order open"
-    return f" (95{NO_BREAK}% interval over {comparison.seeds} seeds {point_range(low, high)}): {verdict}."
+    return f" ({seed_words(comparison.seeds)} {point_range(low, high)}): {verdict}."
 
 
 def _pair_support(variant: Variant, comparison: Comparison, pairs: int) -> str:

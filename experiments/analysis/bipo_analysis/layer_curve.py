@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy
 import pandas
 
-from .intervals import UNKNOWN, Interval, bootstrap_bounds, bootstrap_interval
+from .intervals import UNKNOWN, Interval
+from .resampling import seed_interval
 from .summary import MEASURES, OUTCOMES
 
 SWINGS = tuple(f"{measure}_swing" for measure in MEASURES)
@@ -32,22 +33,17 @@ def layer_curve(cells: pandas.DataFrame) -> pandas.DataFrame:
     """One row per layer, in order, from the last evaluation of evaluated rows of the summary.
 
     Columns: `layer`, `seeds` (cells of that layer), and for each of summary.OUTCOMES and SWINGS the mean NAME and
-    the bounds NAME_low and NAME_high of its 95 % bootstrap interval over seeds, NaN for a single seed.
+    the bounds NAME_low and NAME_high of resampling.seed_interval: the range of few seeds; NaN for a single one.
     """
     names = [*OUTCOMES, *SWINGS]
     rows = []
     for layer, group in with_swings(cells).groupby("layer"):
         values = group[names].to_numpy(dtype=numpy.float64)
-        known = ~numpy.isnan(values)
-        whole = known.all(axis=0)
-        # Columns without a gap share their resamples.
         means, lows, highs = numpy.full((3, len(names)), math.nan)
-        means[whole] = values[:, whole].mean(axis=0)
-        lows[whole], highs[whole] = bootstrap_bounds(values[:, whole])
-        for place in numpy.flatnonzero(~whole & known.any(axis=0)):
-            there = values[known[:, place], place]
-            means[place] = there.mean()
-            lows[place], highs[place] = bootstrap_interval(there)
+        for place in numpy.flatnonzero(~numpy.isnan(values).all(axis=0)):
+            means[place] = numpy.nanmean(values[:, place])
+            bounds = seed_interval(values[:, place])
+            lows[place], highs[place] = bounds.low, bounds.high
         rows.append([layer, len(group), *numpy.stack([means, lows, highs], axis=1).ravel()])
     return pandas.DataFrame(rows, columns=["layer", "seeds", *(f"{name}{end}" for name in names
                                                                for end in ("", "_low", "_high"))])
@@ -74,4 +70,5 @@ def compare_layers(cells: pandas.DataFrame, first: int, second: int, swing: str 
     paired = (by_layer[first] - by_layer[second]).dropna()
     if paired.empty:
         return Comparison(float(by_layer[first].mean() - by_layer[second].mean()), UNKNOWN, 0)
-    return Comparison(float(paired.mean()), bootstrap_interval(paired.to_numpy()), len(paired))
+    bounds = seed_interval(paired.to_numpy())
+    return Comparison(float(paired.mean()), Interval(bounds.low, bounds.high), len(paired))

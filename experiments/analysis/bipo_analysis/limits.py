@@ -24,7 +24,8 @@ def limits(evaluations: Sequence[Evaluation]) -> list[str]:
         f"Intervals of a change compare the same items with and without steering (95{NO_BREAK}%, Student's t for "
         "means, Agresti and Min's for shares); those of a mean or a share by itself are bootstrap intervals over the "
         "items. Both tell how other items like these might come out, not how a vector of another training run would. "
-        "None is corrected for the number of comparisons: of twenty that show nothing, one looks like a finding.",
+        "Only a table of differences with a column for Holm's p is corrected for the number of comparisons: of twenty "
+        "others that show nothing, one looks like a finding.",
         "Propensity and accuracy rate answers that were given. What the model writes by itself is in the generations, "
         "and multiple choice hides damage to free text.",
         "A slope takes the curve for a straight line; where the curve bends, see the points."]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy
 import pandas
 
@@ -16,6 +18,10 @@ PRICES = {"kl_neutral": "KL", "perplexity_reference_text": "perplexity of the re
 UNSTEERED = "none"
 
 
+# A page asks for each of them three times: for its plot, its table and its sentences.
+_KNOWN: weakref.WeakKeyDictionary[Evaluation, dict[tuple[str, str], pandas.DataFrame]] = weakref.WeakKeyDictionary()
+
+
 def tradeoffs(evaluation: Evaluation, effect: str, price: str) -> pandas.DataFrame:
     """One row per direction and multiplier with both an effect and a price, and one for the unsteered model.
 
@@ -24,6 +30,13 @@ def tradeoffs(evaluation: Evaluation, effect: str, price: str) -> pandas.DataFra
     are those of its change from multiplier 0.  Steering has two aims: positive multipliers compete for the highest
     effect at the lowest price, negative ones for the lowest effect; 0 takes part in both.
     """
+    known = _KNOWN.setdefault(evaluation, {})
+    if (effect, price) not in known:
+        known[effect, price] = _tradeoffs(evaluation, effect, price)
+    return known[effect, price].copy()
+
+
+def _tradeoffs(evaluation: Evaluation, effect: str, price: str) -> pandas.DataFrame:
     costs = evaluation.costs[evaluation.costs["measure"] == price]
     prices = costs[["direction", "multiplier", "value", "value_low", "value_high"]].set_axis(
         ["direction", "multiplier", "price", "price_low", "price_high"], axis=1)

@@ -9,10 +9,13 @@ from pathlib import Path
 import pandas
 
 from . import figures
+from .evaluation_report import comparison_table
 from .findings import findings, held_out_pairs
 from .layer_curve import ranked_layers
+from .method_comparisons import MOST_COMPARED, cells_compared
 from .page import (Markup, document, element, figure, joined, key_figures, known_figures, listing, plot_grid,
                    setting_list, table, time_of_report, write_page)
+from .resampling import seed_words
 from .sections import VARIANT_AXES, Section, best_cells, split_sections
 from .summary import axes_of, input_settings, shared_settings
 from .sweep import Sweep
@@ -35,7 +38,7 @@ def report_html(sweep: Sweep) -> str:
     parts = [_header(sweep), _key_figures(sweep, traced)]
     if len(sections) > 1:
         parts.append(_comparison(traced))
-    parts += [_section(section, traces, len(sections) > 1) for section, traces in traced]
+    parts += [_section(sweep, section, traces, len(sections) > 1) for section, traces in traced]
     parts += [_throughput(sweep), _troubles(sweep), _settings(sweep), _all_cells(sweep)]
     return document(f"{sweep.name}: steering sweep", element("main", *parts))
 
@@ -116,13 +119,14 @@ def _comparison(traced: Sequence[tuple[Section, list[Trace]]]) -> Markup:
     return joined(parts)
 
 
-def _section(section: Section, traces: list[Trace], is_one_of_many: bool) -> Markup:
+def _section(sweep: Sweep, section: Section, traces: list[Trace], is_one_of_many: bool) -> Markup:
     heading = section.title if is_one_of_many else "Which layer steers best"
     first, *others = findings(section, traces)
     parts = [element("h2", heading), element("p", first, class_="lead")]
     if others:
         parts.append(element("ul", *(element("li", sentence) for sentence in others)))
-    parts += [_layer_plots(section), _best_table(section), _training_plots(traces), _vector_plots(traces)]
+    parts += [_layer_plots(section), _best_table(section), _compared(sweep, section), _training_plots(traces),
+              _vector_plots(traces)]
     return element("section", *parts)
 
 
@@ -131,8 +135,8 @@ def _layer_plots(section: Section) -> Markup:
     if variant.curve.empty:
         return Markup("")
     seeds = int(variant.curve["seeds"].max())
-    bars = (f"Lines are means over up to {seeds} seeds, small marks the single seeds, bars 95 % bootstrap intervals "
-            "over seeds, which few seeds make too narrow." if seeds > 1 else "A single seed, so no intervals.")
+    bars = (f"Lines are means over up to {seeds} seeds, small marks the single seeds, bars the "
+            f"{seed_words(seeds)}." if seeds > 1 else "A single seed, so no intervals.")
     plots = [figure(figures.layer_figure(variant, "accuracy"), "Held-out accuracy by layer",
                     "Held-out accuracy by layer: the share of pairs whose matching answer is the likelier one under "
                     f"the model with +v, −v and no vector, at the end of training. {bars}"),
@@ -163,6 +167,17 @@ def _best_table(section: Section) -> Markup:
         "1, whose evaluation had the largest swing of margin, with its swing of accuracy; it is chosen on the held-out "
         "pairs themselves.",
         class_="note")))
+
+
+def _compared(sweep: Sweep, section: Section) -> Markup:
+    """The cells beside the best one, pair by pair and corrected for how many they are."""
+    reference, compared = cells_compared(section, sweep.runs)
+    if not compared:
+        return Markup("")
+    chosen = ("The reference has the largest swing of accuracy on these pairs, so it looks a little better than it is. "
+              f"At most {MOST_COMPARED} others, with the next largest swings, are compared.")
+    return joined((element("h3", "Pair by pair"), comparison_table(
+        compared, reference, "Half the propensity at +v less that at −v"), element("p", chosen, class_="note")))
 
 
 def _best_epoch(row: pandas.Series) -> str:

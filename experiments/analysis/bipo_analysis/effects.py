@@ -1,0 +1,308 @@
+"""What cells do and what they cost: figures of each cell, means of each choice, differences from the reference.
+
+Effects are known pair by pair, so that choices are compared on the same pairs; of costs the files hold means.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy
+import pandas
+
+from .cells import Cell, Choice, Panel
+from .evaluation import VECTOR, Evaluation, of_direction
+from .paired import pair_values
+from .resampling import NO_DIFFERENCE_KNOWN, Difference, holm, paired_bootstrap, seed_interval
+from .summary import total_steps
+
+# Measured at the multipliers +AT and -AT unless another is asked for.
+AT = 1.0
+EFFECTS = {"steerability": "steerability (nats per unit of the multiplier)",
+           "accuracy_swing": "accuracy at +m less at -m",
+           "swing_at_equal_kl": "propensity swing at equal KL (nats)"}
+
+
+@dataclass(frozen=True)
+class Price:
+    """A cost: its measure in /costs, how a value of it becomes one of which less is better, and its name."""
+
+    measure: str
+    of: Callable[[float], float]
+    name: str
+
+
+PRICES = {"kl": Price("kl_neutral", lambda value: value, "KL on neutral prompts (nats per token)"),
+          "perplexity": Price("perplexity_of_generations", lambda value: value,
+                              "perplexity of the answers, unsteered model"),
+          "repetition": Price("distinct_2", lambda value: 1 - value, "repeated word pairs in the answers"),
+          "text_perplexity": Price("perplexity_reference_text", lambda value: value,
+                                   "perplexity of the reference text, steered")}
+
+
+# Each effect, choice and difference asks for them.
+_BY_PAIR: weakref.WeakKeyDictionary[Evaluation, dict[tuple[float, float], pandas.DataFrame]] = \
+    weakref.WeakKeyDictionary()
+
+
+def effects_by_pair(evaluation: Evaluation, at: float, equal_kl: float) -> pandas.DataFrame:
+    """One row per held-out pair with the columns EFFECTS; NaN where the file does not tell.
+
+    The steerability of a pair is its slope over all multipliers of the file.  The swing at equal KL is the propensity
+    at m+ less that at m-, at which the KL on neutral prompts is `equal_kl`; NaN where the file's multipliers do not
+    reach that on both sides.
+    """
+    known = _BY_PAIR.setdefault(evaluation, {})
+    if (at, equal_kl) not in known:
+        known[at, equal_kl] = _effects_by_pair(evaluation, at, equal_kl)
+    return known[at, equal_kl]
+
+
+def _effects_by_pair(evaluation: Evaluation, at: float, equal_kl: float) -> pandas.DataFrame:
+    slopes = evaluation.slopes
+    own = slopes[slopes["direction"] == VECTOR].set_index("pair")["slope"]
+    table = pandas.DataFrame({"steerability": own})
+    right = pair_values(evaluation.samples, VECTOR, "accuracy")
+    table["accuracy_swing"] = right[at] - right[-at] if at in right and -at in right else math.nan
+    table["swing_at_equal_kl"] = _swing_at_equal_kl(evaluation, equal_kl)
+    return table.astype(float)
+
+
+def _swing_at_equal_kl(evaluation: Evaluation, equal_kl: float) -> pandas.Series | float:
+    values = pair_values(evaluation.samples, VECTOR, "propensity")
+    ends = [multiplier_at_kl(evaluation, side, equal_kl) for side in (1, -1)]
+    if values.empty or not all(map(math.isfinite, ends)):
+        return math.nan
+    plus, minus = (_between(values, end) for end in ends)
+    return plus - minus
+
+
+def multiplier_at_kl(evaluation: Evaluation, side: int, wanted: float) -> float:
+    """The multiplier on one side of 0 (1 or -1) at which KL on neutral prompts is `wanted`; NaN beyond those measured.
+
+    The root of KL is taken as straight between multipliers that were measured, for KL grows with the square of a
+    small multiplier.
+    """
+    rows = of_direction(evaluation.costs[evaluation.costs["measure"] == "kl_neutral"], VECTOR)
+    known = {abs(float(m)): math.sqrt(max(0.0, float(value)))
+             for m, value in zip(rows["multiplier"], rows["value"], strict=True)
+             if m * side > 0 and math.isfinite(value)}
+    target = math.sqrt(wanted)
+    for (low, before), (high, after) in itertools.pairwise(sorted({0.0: 0.0, **known}.items())):
+        if before <= target <= after and after > before:
+            return side * (low + (high - low) * (target - before) / (after - before))
+    return math.nan
+
+
+def _between(values: pandas.DataFrame, multiplier: float) -> pandas.Series:
+    """Each pair's value at a multiplier between two measured ones, on the line through them; NaN outside."""
+    known = sorted(values.columns)
+    for low, high in itertools.pairwise(known):
+        if low <= multiplier <= high:
+            share = (multiplier - low) / (high - low)
+            return (1 - share) * values[low] + share * values[high]
+    return pandas.Series(math.nan, index=values.index)
+
+
+def price_of(evaluation: Evaluation, price: str, at: float) -> tuple[float, float, float]:
+    """The mean of a price at +at and -at with the bounds of its interval over items (means of both); NaN if unknown."""
+    return _mean_rows([_price_at(evaluation, price, side * at) for side in (1, -1)])
+
+
+def reached_kl(panel: Panel) -> float:
+    """The largest KL on neutral prompts, in nats, that every evaluated cell reaches on both sides; NaN without any."""
+    reached = [_largest_kl(cell.evaluation, side) for choice in panel.choices for cell in choice.cells
+               if cell.evaluation is not None for side in (1, -1)]
+    return min(reached) if reached and all(map(math.isfinite, reached)) else math.nan
+
+
+def _largest_kl(evaluation: Evaluation, side: int) -> float:
+    rows = of_direction(evaluation.costs[evaluation.costs["measure"] == "kl_neutral"], VECTOR)
+    values = rows.loc[rows["multiplier"] * side > 0, "value"].dropna()
+    return float(values.max()) if len(values) else math.nan
+
+
+def unsteered_price(evaluation: Evaluation, price: str) -> float:
+    """The price of the model by itself; NaN if unknown."""
+    return _price_at(evaluation, price, 0.0)[0]
+
+
+def _price_at(evaluation: Evaluation, price: str, multiplier: float) -> tuple[float, float, float]:
+    chosen = PRICES[price]
+    rows = evaluation.costs
+    rows = rows[(rows["measure"] == chosen.measure) & (rows["direction"] == VECTOR)
+                & (rows["multiplier"] == multiplier)]
+    if rows.empty:
+        return (math.nan, math.nan, math.nan)
+    value, *bounds = (chosen.of(float(rows[name].iloc[0])) for name in ("value", "value_low", "value_high"))
+    return (value, min(bounds), max(bounds))
+
+
+def _mean_rows(rows: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
+    value, low, high = (float(part) for part in numpy.mean(numpy.array(rows), axis=0))
+    return (value, low, high)
+
+
+def compared_kl(panel: Panel, equal_kl: float | None) -> float:
+    """The KL at which the effects of a panel are compared: that which was asked for, or the largest that all reach."""
+    return reached_kl(panel) if equal_kl is None else equal_kl
+
+
+def cell_table(panels: Sequence[Panel], at: float = AT, equal_kl: float | None = None) -> pandas.DataFrame:
+    """One row per cell: its names, the settings that tell choices apart, its run's figures, effects and prices.
+
+    `equal_kl`, in nats per token, is that of compared_kl, here and in the other tables.
+    """
+    settings = list(dict.fromkeys(name for panel in panels for name in panel.base))
+    rows = [_cell_row(panel, choice, cell, settings, at, compared_kl(panel, equal_kl))
+            for panel in panels for choice in panel.choices for cell in choice.cells]
+    return pandas.DataFrame(rows)
+
+
+def _cell_row(panel: Panel, choice: Choice, cell: Cell, settings: Sequence[str], at: float,
+              equal_kl: float) -> dict[str, object]:
+    values = {**panel.base, **choice.departures}
+    row: dict[str, object] = {"model": panel.model, "data": panel.data, "choice": choice.label, "seed": cell.seed,
+                              **{name: values.get(name) for name in settings},
+                              "cell": cell.name, "origin": cell.origin, "status": cell.status}
+    steps = cell.run.step_rows if cell.run is not None else []
+    row["steps"] = len(steps)
+    row["train_seconds"] = float(steps["seconds"].sum()) if len(steps) else math.nan
+    row["vector_norm"] = float(steps["vector_norm"][-1]) if len(steps) else math.nan
+    row["total_steps"] = total_steps(cell.run) if cell.run is not None else -1
+    if cell.evaluation is not None:
+        row.update(_evaluation_row(cell.evaluation, at, equal_kl))
+    return row
+
+
+def _evaluation_row(evaluation: Evaluation, at: float, equal_kl: float) -> dict[str, object]:
+    effects = effects_by_pair(evaluation, at, equal_kl)
+    row: dict[str, object] = {"pairs": len(effects), "equal_kl": equal_kl, **{name: float(effects[name].mean()) for name in EFFECTS}}
+    curve = of_direction(evaluation.curve, VECTOR).set_index("multiplier")
+    for value, side in ((-at, "minus"), (0.0, "zero"), (at, "plus")):
+        for name in ("accuracy", "propensity"):
+            row[f"{name}_{side}"] = float(curve.loc[value, name]) if value in curve.index else math.nan
+    wrong = of_direction(evaluation.steerability, VECTOR)
+    row["anti_steerable"] = float(wrong["anti_steerable"].iloc[0]) if len(wrong) else math.nan
+    row["multiplier_at_equal_kl_plus"] = multiplier_at_kl(evaluation, 1, equal_kl)
+    row["multiplier_at_equal_kl_minus"] = multiplier_at_kl(evaluation, -1, equal_kl)
+    for price in PRICES:
+        row[price], row[f"{price}_low"], row[f"{price}_high"] = price_of(evaluation, price, at)
+        row[f"{price}_unsteered"] = unsteered_price(evaluation, price)
+    return row
+
+
+def effect_matrix(choice: Choice, effect: str, at: float, equal_kl: float) -> pandas.DataFrame:
+    """An effect of a choice: a row per evaluated seed, a column per pair."""
+    rows = {cell.seed: effects_by_pair(cell.evaluation, at, equal_kl)[effect]
+            for cell in choice.cells if cell.evaluation is not None}
+    return pandas.DataFrame(rows).T
+
+
+def choice_table(panels: Sequence[Panel], at: float = AT, equal_kl: float | None = None) -> pandas.DataFrame:
+    """One row per choice: means over its seeds and pairs.
+
+    Bounds NAME_low and NAME_high of an effect are its 95 % bootstrap interval over pairs and seeds, those of a price
+    the range of its seeds (from six seeds on Student's t), of which `seed_bounds` says which; PRICE_items_low and
+    _high are the means over the seeds of the file's own bootstrap intervals over prompts or texts.  `on_front_PRICE`
+    tells whether no choice of the panel has more steerability for no more of that price.
+    """
+    rows = [_choice_row(panel, choice, at, compared_kl(panel, equal_kl)) for panel in panels for choice in panel.choices]
+    table = pandas.DataFrame(rows)
+    for price in PRICES if len(table) else ():
+        table[f"on_front_{price}"] = _fronts(table, "steerability", price)
+    return table
+
+
+def _choice_row(panel: Panel, choice: Choice, at: float, equal_kl: float) -> dict[str, object]:
+    evaluated = [cell for cell in choice.cells if cell.evaluation is not None]
+    row: dict[str, object] = {"model": panel.model, "data": panel.data, "choice": choice.label,
+                              "seed_bounds": "", "cells": len(choice.cells), "seeds": len(evaluated), "equal_kl": equal_kl}
+    for effect in EFFECTS:
+        matrix = effect_matrix(choice, effect, at, equal_kl)
+        known = matrix.dropna(axis=0, how="all")
+        mean = paired_bootstrap(known.to_numpy()) if len(known) == len(matrix) else NO_DIFFERENCE_KNOWN
+        row.update({effect: mean.value, f"{effect}_low": mean.interval.low, f"{effect}_high": mean.interval.high})
+        row["pairs"] = max(int(row.get("pairs", 0)), mean.pairs)  # type: ignore[call-overload]
+    for price in PRICES:
+        values = numpy.array([price_of(cell.evaluation, price, at) for cell in evaluated]).reshape(-1, 3)
+        bounds = seed_interval(values[:, 0])
+        mean_value = values.mean(axis=0) if len(values) else numpy.full(3, math.nan)
+        row.update({price: float(mean_value[0]), f"{price}_low": bounds.low, f"{price}_high": bounds.high,
+                    f"{price}_items_low": float(mean_value[1]), f"{price}_items_high": float(mean_value[2]),
+                    f"{price}_unsteered": float(numpy.mean([unsteered_price(cell.evaluation, price)
+                                                            for cell in evaluated])) if evaluated else math.nan})
+        if bounds.seeds:
+            row["seed_bounds"] = bounds.words.replace("\N{NO-BREAK SPACE}", " ")
+    norms = [float(cell.run.step_rows["vector_norm"][-1]) for cell in choice.cells
+             if cell.run is not None and len(cell.run.step_rows)]
+    row["vector_norm"] = float(numpy.mean(norms)) if norms else math.nan
+    return row
+
+
+def _fronts(table: pandas.DataFrame, effect: str, price: str) -> list[bool]:
+    return [not _is_beaten(table[(table["model"] == row["model"]) & (table["data"] == row["data"])], row, effect, price)
+            and math.isfinite(row[effect]) and math.isfinite(row[price]) for _, row in table.iterrows()]
+
+
+def _is_beaten(rivals: pandas.DataFrame, row: pandas.Series, effect: str, price: str) -> bool:
+    further, cheaper = rivals[effect] - row[effect], row[price] - rivals[price]
+    return bool(((further >= 0) & (cheaper >= 0) & ((further > 0) | (cheaper > 0))).any())
+
+
+def compare_choices(choice: Choice, reference: Choice, effect: str, at: float, equal_kl: float) -> Difference:
+    """How much more of an effect a choice has than the reference, on the seeds and pairs that both have."""
+    own, other = (effect_matrix(one, effect, at, equal_kl) for one in (choice, reference))
+    seeds = [seed for seed in own.index if seed in other.index]
+    pairs = [pair for pair in own.columns if pair in other.columns]
+    if not seeds or not pairs:
+        return NO_DIFFERENCE_KNOWN
+    return paired_bootstrap((own.loc[seeds, pairs] - other.loc[seeds, pairs]).to_numpy())
+
+
+def price_differences(choice: Choice, reference: Choice, price: str, at: float) -> list[float]:
+    """How much more of a price a choice has than the reference, seed by seed."""
+    own, other = ({cell.seed: price_of(cell.evaluation, price, at)[0] for cell in one.cells
+                   if cell.evaluation is not None} for one in (choice, reference))
+    return [own[seed] - other[seed] for seed in own if seed in other]
+
+
+def difference_table(panels: Sequence[Panel], at: float = AT, equal_kl: float | None = None) -> pandas.DataFrame:
+    """One row per effect or price and choice but the reference: the difference from the reference of its panel.
+
+    Of an effect, bounds and p are of the bootstrap over pairs and seeds, and p_holm is corrected for all comparisons
+    of that effect in the table.  Of a price the bounds are those of seed_interval, without a p.
+    """
+    rows = []
+    for panel in panels:
+        reference, reached = panel.choices[0], compared_kl(panel, equal_kl)
+        for choice in panel.choices[1:]:
+            names = {"model": panel.model, "data": panel.data, "choice": choice.label, "against": reference.label}
+            rows += [_effect_row(names, effect, compare_choices(choice, reference, effect, at, reached))
+                     for effect in EFFECTS]
+            rows += [_price_row(names, price, price_differences(choice, reference, price, at)) for price in PRICES]
+    table = pandas.DataFrame(rows, columns=["model", "data", "choice", "against", "measure", "difference", "low", "high",
+                                            "bounds", "p", "pairs", "seeds", "by_seed"])
+    table["p_holm"] = math.nan
+    for effect in EFFECTS:
+        own = table["measure"] == effect
+        table.loc[own, "p_holm"] = holm(table.loc[own, "p"].to_numpy(dtype=float))
+    return table
+
+
+def _effect_row(names: dict[str, str], effect: str, found: Difference) -> dict[str, object]:
+    return {**names, "measure": effect, "difference": found.value, "low": found.interval.low,
+            "high": found.interval.high, "bounds": "95 % bootstrap over pairs and seeds" if found.seeds > 1 else
+            "95 % bootstrap over pairs", "p": found.probability, "pairs": found.pairs, "seeds": found.seeds,
+            "by_seed": " ".join(f"{value:.4g}" for value in found.by_seed)}
+
+
+def _price_row(names: dict[str, str], price: str, values: Sequence[float]) -> dict[str, object]:
+    bounds = seed_interval(values)
+    return {**names, "measure": price, "difference": float(numpy.mean(values)) if values else math.nan,
+            "low": bounds.low, "high": bounds.high, "bounds": bounds.words.replace("\N{NO-BREAK SPACE}", " "),
+            "p": math.nan, "pairs": 0, "seeds": len(values), "by_seed": " ".join(f"{value:.4g}" for value in values)}
