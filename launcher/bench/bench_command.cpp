@@ -235,6 +235,11 @@ void run_training(const BenchSetup& setup, const Ranks& ranks, ProgressDisplay& 
   report.breakdown = observer.breakdown(report.median_step_seconds());
 }
 
+// Over the suffix, in a step.
+double passes_of(const BenchSetup& setup) {
+  return projects_out(setup.options.objective) ? 2 : 1;
+}
+
 RunShape run_shape(const BenchSetup& setup) {
   RunShape run;
   run.layer = setup.options.layer;
@@ -265,7 +270,7 @@ StepSeconds of_micro_batch(const StepSeconds& step, double micro_batches) {
 // reached.
 void add_plan(const BenchSetup& setup, double product_rate, double copy_rate, BenchReport& report) {
   const RunShape run = run_shape(setup);
-  const auto batch = static_cast<double>(setup.options.batch_size);
+  const double batch = passes_of(setup) * static_cast<double>(setup.options.batch_size);
   const MachineSpeed typical = run.cuda ? typical_gpu(product_rate, copy_rate, copy_rate / 8)
                                         : typical_cpu(product_rate, copy_rate);
   report.planned_step_seconds = step_seconds(setup.config, run, typical, batch).total();
@@ -301,8 +306,9 @@ BenchReport described(const BenchSetup& setup) {
   report.warmup = options.warmup;
   report.tokens_per_step = batch * pair.tokens;
   report.answers_per_step = batch * pair.answers;
-  report.floor_flops_per_step = floor_operations(setup.config, options.layer,
-                                                 report.tokens_per_step, report.answers_per_step);
+  report.floor_flops_per_step =
+      passes_of(setup) * floor_operations(setup.config, options.layer, report.tokens_per_step,
+                                          report.answers_per_step);
   return report;
 }
 

@@ -15,6 +15,7 @@ from bipo_analysis import compare_layers, layer_curve, load_sweep, load_sweeps, 
 from bipo_analysis.findings import findings
 from bipo_analysis.sections import split_sections
 from bipo_analysis.traces import mean_by_layer, read_traces, smoothed
+from bipo_analysis.summary import axes_of, cell_row, summary_frame
 
 
 def cells(**columns: list) -> pandas.DataFrame:
@@ -164,3 +165,14 @@ def test_objectives_make_variants(tmp_path):
     joined = load_sweeps([tmp_path / "usual", *files])
     assert list(joined.summary["objective"]) == ["bipo"] * 5 + ["ipo"]
     assert list(joined.summary["reduction"]) == ["sum"] * 5 + ["mean"]
+
+
+def test_settings_are_axes_where_cells_name_them():
+    """Else they are among the settings that all cells share."""
+    cells = [{"name": name, "model": "m", "data": "d", "layer": 5, "seed": 1, "lr": 1.0, "beta": 0.1, "sign": "batch",
+              "batch_size": 4, "epochs": 1, **own}
+             for name, own in (("usual", {}), ("bounded", {"norm": "max:3%"}), ("learned", {"factors": "learned"}))]
+    frame = summary_frame([cell_row(cell, "missing", "", None) for cell in cells], {"schedule": "linear"})
+    assert list(frame["norm"]) == ["free", "max:3%", "free"] and list(frame["factors"]) == ["1", "1", "learned"]
+    assert set(frame["schedule"]) == {"linear"} and "init" not in frame
+    assert axes_of(frame)[-2:] == ["norm", "factors"]

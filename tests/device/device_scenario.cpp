@@ -371,6 +371,12 @@ Values train_objectives(const Scenario& scenario, const WeightSource& weights, c
   QuietObserver observer;
   train(decoder, without_reference, nullptr, 1, {{alone, record, observer}}, ranks);
   add_record(values, "simpo without reference", record);
+  TrainingSettings sums = settings[6];  // RePS, of which nothing is as in BiPO
+  sums.objective.label_smoothing = 0;
+  sums.objective.reduction = Reduction::kSum;
+  TrainingRecord of_sums = starting_record(scenario.config.hidden, 11);
+  train(decoder, cache, nullptr, 1, {{sums, of_sums, observer}}, ranks);
+  add_record(values, "reps of sums", of_sums);
   return values;
 }
 

@@ -48,8 +48,8 @@ using Values = std::map<std::string, std::vector<double>>;
 // but for "activations".
 Values run_everything(const Scenario& scenario, const WeightSource& weights, const Ranks& ranks);
 
-// Training of a pack that has all objectives, both reductions, factors and a learned one, and of
-// SimPO alone, which reads no reference.  The same on every rank.
+// Training of a pack that has all objectives, both reductions, factors and a learned one, of SimPO
+// alone, which reads no reference, and of RePS alone.  The same on every rank.
 Values train_objectives(const Scenario& scenario, const WeightSource& weights, const Ranks& ranks);
 
 // Returns the gradient of the first step's loss for a start vector drawn from `seed`, [D].

@@ -26,8 +26,9 @@ bool has_one_sign(const MicroBatch& micro_batch, std::int64_t sign) {
 
 // Whether the loss is BiPO's own, -log sigma of the margin.
 bool is_plain(const Objective& objective) {
-  return has_sigmoid(objective.kind) && uses_reference(objective.kind) &&
-         objective.label_smoothing == 0 && objective.reduction == Reduction::kSum;
+  const bool is_bipo =
+      objective.kind == ObjectiveKind::kBipo || objective.kind == ObjectiveKind::kDpo;
+  return is_bipo && objective.label_smoothing == 0 && objective.reduction == Reduction::kSum;
 }
 
 bool is_plain(const MicroBatch& micro_batch) {
@@ -270,7 +271,8 @@ at::Tensor DeviceStep::general_weights(const Tables& tables, const at::Tensor& l
     const at::Tensor exact = log_probs.to(at::kDouble);
     const at::Tensor bounded = exact.clamp_max(kMostLogProb);
     const at::Tensor slope = at::expm1(-bounded).reciprocal().neg();
-    const at::Tensor value = at::log(-at::expm1(bounded)) + slope * (exact - bounded);
+    const at::Tensor value =
+        at::log(-at::expm1(bounded)) + slope * (exact - kMostLogProb).clamp_min(0);
     alone = alone + value * tables.complement_of_target;
     weights = weights + slope * tables.complement_of_target;
   }

@@ -18,7 +18,7 @@
 
 namespace bipo {
 
-// A factor on the vector that is trained with it (Bao et al., arXiv 2605.05983, section 4): the
+// A factor on the vector that is trained with it (Bao et al., arXiv 2605.05983): the
 // update of v and that of the factor f are AdamW steps from d/dv = f d/dw and d/df = v . d/dw,
 // where w = f v is what steers.  Neither weight decay nor clipping applies to f.
 struct FactorTraining {

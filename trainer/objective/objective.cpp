@@ -118,7 +118,7 @@ Complement complement(double log_prob) {
   // Each of the two is exact where the other cancels.
   const double value =
       bounded > -std::log(2.0) ? std::log(-std::expm1(bounded)) : std::log1p(-std::exp(bounded));
-  return {value + slope * (log_prob - bounded), slope};
+  return {value + slope * std::max(log_prob - kMostLogProb, 0.0), slope};
 }
 
 PairObjective pair_objective(const Objective& objective, const AnswerLogProbs& policy,

@@ -29,8 +29,8 @@ struct AnswerTokens {
 //   kIpo    (x - x_0 - 1 / (2 beta))^2        Azar et al., arXiv 2310.12036, equation 17
 //   kSimpo  -log sigma(beta x - gamma)        Meng et al., arXiv 2405.14734, equation 6
 //   kSft    -s(yc)                            the cross-entropy of the chosen answer
-//   kSuppress  -u(yr)                         Dunefsky and Cohan, arXiv 2502.18862, section 3
-//   kReps   -log sigma(b s(yc) - s(yr))       Wu et al., arXiv 2505.20809, equations 3 to 6
+//   kSuppress  -u(yr)                         Dunefsky and Cohan, arXiv 2502.18862
+//   kReps   -log sigma(b s(yc) - s(yr))       RePS, Wu et al., arXiv 2505.20809
 // where u(y) is the sum (or mean) of log(1 - pi) over the tokens of y, see complement(), and
 // b = max(log pi_0(yr) - log pi_0(yc), 1), of sums whatever the reduction, keeps an answer that the
 // model finds unlikely from being lost beside the other.

@@ -278,7 +278,7 @@ TEST(TrainFields, TheDefaultThatHelpShowsGivesTheStructsValue) {
       }
     }
   }
-  EXPECT_EQ(checked, 47);
+  EXPECT_EQ(checked, 48);
 }
 
 // Files are those of versions without these settings where they are not used.

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -133,6 +134,9 @@ TEST(Objective, AComplementIsStableAtBothEnds) {
   EXPECT_DOUBLE_EQ(complement(-50).slope, -std::exp(-50));
   EXPECT_EQ(complement(-5000).value, 0);
   EXPECT_EQ(complement(-5000).slope, 0);
+  const double impossible = -std::numeric_limits<double>::infinity();
+  EXPECT_EQ(complement(impossible).value, 0);
+  EXPECT_EQ(complement(impossible).slope, 0);
   // A certain token: finite, and on the tangent at the last value below.
   const Complement last = complement(kMostLogProb);
   EXPECT_NEAR(last.value, std::log(-kMostLogProb), 1e-6);
