@@ -27,6 +27,10 @@ void take_profile(std::optional<c10::Device> device) {
   }
 }
 
+bool is_profiled() {
+  return profile.device.has_value();
+}
+
 const WorkSeconds& profiled_seconds() {
   return profile.seconds;
 }

@@ -18,6 +18,7 @@ inline constexpr std::size_t kWorkKinds = 6;
 using WorkSeconds = std::array<double, kWorkKinds>;
 void take_profile(std::optional<c10::Device> device);  // starts from zero; nothing: ends it
 const WorkSeconds& profiled_seconds();
+bool is_profiled();  // whether one is being taken
 
 // Counts its lifetime as `work`; of nested timers only the innermost counts.
 class WorkTimer {

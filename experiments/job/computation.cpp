@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 #include "collectives/device.hpp"
+#include "collectives/device_graph.hpp"
 #include "collectives/foundation/errors.hpp"
 #include "trainer/model/decoder/decoder.hpp"
 #include "trainer/model/device_kernels/kernel_runner.hpp"
@@ -143,6 +144,7 @@ Computation choose_computation(const MachineOptions& options, const ModelConfig&
   computation.product_type = bf16 ? c10::kBFloat16 : c10::kFloat;
   choose_attention(attention_choice(options.attention), computation.device,
                    computation.product_type);
+  choose_graphs(accelerated && options.cuda_graphs != CudaGraphs::kOff);
   if (accelerated) {
     resolve_attention(options, config, computation);
   }

@@ -40,6 +40,12 @@ const std::vector<std::string>& names_of<Attention>() {
 }
 
 template <>
+const std::vector<std::string>& names_of<CudaGraphs>() {
+  static const std::vector<std::string> names = {"auto", "off"};
+  return names;
+}
+
+template <>
 const std::vector<std::string>& names_of<LrUnit>() {
   static const std::vector<std::string> names = {"absolute", "residual"};
   return names;

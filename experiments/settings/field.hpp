@@ -38,6 +38,8 @@ const std::vector<std::string>& names_of<Kernels>();
 template <>
 const std::vector<std::string>& names_of<Attention>();
 template <>
+const std::vector<std::string>& names_of<CudaGraphs>();
+template <>
 const std::vector<std::string>& names_of<LrUnit>();
 template <>
 const std::vector<std::string>& names_of<Select>();

@@ -503,6 +503,14 @@ std::vector<Field> machine_fields(MachineOptions& o, const char* automatic_dp) {
           .unstored()};
 }
 
+Field graphs_field(CudaGraphs& graphs) {
+  return choice("cuda-graphs",
+                "on CUDA, micro-batches are filled up to a few shapes, and the work of each shape "
+                "is asked for by one call once it has come twice; off: kernel by kernel",
+                graphs)
+      .unstored();
+}
+
 std::vector<Field> cache_fields(CacheOptions& o) {
   const auto bytes = [](const std::string& text) { return parse_bytes(text); };
   return {
@@ -659,7 +667,7 @@ std::vector<FieldGroup> train_fields(TrainOptions& o) {
                       o.sign),
                shuffle_field(o.shuffle), seed_field(o.seed, "seed of the order and the signs")}},
       evaluation_and_saving_group(o),
-      {"Machine", machine_fields(o) + cache_fields(o)},
+      {"Machine", machine_fields(o) + std::vector{graphs_field(o.cuda_graphs)} + cache_fields(o)},
       {"Progress",
        report_fields(o) +
            std::vector{log_field(o.log_jsonl, "FILE",

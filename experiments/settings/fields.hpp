@@ -48,6 +48,7 @@ std::vector<Field> evaluation_fields(std::vector<double>& multipliers, std::int6
 Field attention_field(Attention& attention);
 std::vector<Field> machine_fields(MachineOptions& options,
                                   const char* automatic_dp = "auto: ranks / tp");
+Field graphs_field(CudaGraphs& graphs);
 std::vector<Field> cache_fields(CacheOptions& options);
 std::vector<Field> report_fields(ReportOptions& options);
 FieldGroup evaluation_and_saving_group(TrainingOptions& options);

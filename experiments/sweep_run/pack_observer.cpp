@@ -106,6 +106,10 @@ void PackObserver::on_early_end() {
   context_.on_early_end();
 }
 
+void PackObserver::on_warning(const std::string& text) {
+  run_.on_warning(text);
+}
+
 void PackObserver::save(const TrainingRecord& record, RunStatus status) {
   if (context_.is_complete) {
     is_saved_ = true;

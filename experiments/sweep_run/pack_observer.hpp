@@ -76,6 +76,7 @@ class PackObserver final : public TrainingObserver {
   // A member that is not in its file stays part of the pack's commits, which then end: the pack
   // continues from the last one.
   void on_early_end() override;
+  void on_warning(const std::string& text) override;
   void save(const TrainingRecord& record, RunStatus status) override;
   bool stop_requested() const override { return run_.stop_requested(); }
 

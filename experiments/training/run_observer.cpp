@@ -114,6 +114,10 @@ void RunObserver::on_failure(const std::string& reason) {
       fmt::format("{} (the log and the last vector are in {})", reason, context_.out.string()));
 }
 
+void RunObserver::on_warning(const std::string& text) {
+  display_.warn(text);
+}
+
 void RunObserver::save(const TrainingRecord& record, RunStatus status) {
   RunRecord run;
   static_cast<TrainingRecord&>(run) = record;

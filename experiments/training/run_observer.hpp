@@ -58,6 +58,7 @@ class RunObserver final : public TrainingObserver {
   void on_evaluation(const std::vector<EvalRow>& rows) override;
   // Throws EnvironmentError: a failure ends a single run.
   void on_failure(const std::string& reason) override;
+  void on_warning(const std::string& text) override;
   // A save that fails is reported, and the state is kept in the rescue folder until a later save
   // succeeds; the run continues.  So is a save over a file that another process put in the place
   // of ours.  A lone run throws EnvironmentError where its first or its last save fails.  A save

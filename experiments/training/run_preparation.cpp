@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "collectives/device_graph.hpp"
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
 #include "experiments/files/atomic_file.hpp"
@@ -29,6 +30,7 @@
 #include "experiments/training/prepared_model.hpp"
 #include "experiments/training/run_record.hpp"
 #include "trainer/cache/activation_cache.hpp"
+#include "trainer/loop/device_step.hpp"
 #include "trainer/model/architecture/wrappers.hpp"
 #include "trainer/model/decoder/decoder.hpp"
 
@@ -276,6 +278,14 @@ SettingNotes job_notes(const TrainOptions& options, const JobPreparation& job,
                            {"collectives", computation.backend}};
   if (!computation.kernels.empty()) {
     notes.rows["Machine"].emplace_back("kernels", computation.kernels);
+  }
+  if (records_graphs()) {
+    const std::string obstacle =
+        graph_obstacle(c, computation.device, ranks.tp(), /*keeps_activations=*/true);
+    notes.rows["Machine"].emplace_back(
+        "CUDA graphs", obstacle.empty()
+                           ? "of micro-batches whose shapes repeat, if activations are kept"
+                           : fmt::format("none: {}", obstacle));
   }
   return notes;
 }

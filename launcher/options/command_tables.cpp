@@ -232,7 +232,8 @@ CommandTable sweep_table(SweepOptions& o) {
             decay_fields(o) + learned_factor_fields(o) + warmup_fields(o) +
             std::vector{steer_bos_field(o.steer_bos), shuffle_field(o.shuffle)}},
        evaluation_and_saving_group(o),
-       {"Machine", machine_fields(o, "auto: 1") + cache_fields(o)},
+       {"Machine",
+        machine_fields(o, "auto: 1") + std::vector{graphs_field(o.cuda_graphs)} + cache_fields(o)},
        {"Progress",
         report_fields(o) +
             std::vector{log_field(o.log_jsonl, "DIR",
@@ -302,7 +303,7 @@ CommandTable bench_table(BenchOptions& o) {
          field("steps", "N", "optimiser steps to measure", o.steps, at_least(1)),
          field("warmup", "N", "steps before them that do not count", o.warmup, at_least(0)),
          json_field(o.json)}},
-       {"Machine", machine_fields(o) + cache_fields(o)},
+       {"Machine", machine_fields(o) + std::vector{graphs_field(o.cuda_graphs)} + cache_fields(o)},
        data_group(o, PairFiles::kTrain),
        text_group(o)},
       config_notes("bench") +

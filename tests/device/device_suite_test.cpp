@@ -12,10 +12,13 @@
 #include "tests/device/block_counts.hpp"
 #include "tests/device/device_scenario.hpp"
 #include "tests/support/device_communicator.hpp"
+#include "tests/support/graphs_in_use.hpp"
 #include "tests/support/simulated_device.hpp"
 #include "tests/support/training_world.hpp"
+#include "trainer/loop/device_step.hpp"
 #include "trainer/model/device_kernels/kernel_runner.hpp"
 #include "trainer/model/operators/attention.hpp"
+#include "trainer/passes/packing.hpp"
 
 namespace bipo::testing {
 namespace {
@@ -446,6 +449,148 @@ TEST(DeviceBudget, ActivationsAreOnTheDeviceWhereTheyFit) {
   set_device_memory(used + rows / 2);
   EXPECT_THROW(on_device.cache.rows_on_device(on_device.decoder, 1), UserError);
   set_device_memory(std::int64_t{1} << 40);
+}
+
+// --- graphs --------------------------------------------------------------------------------------
+
+std::int64_t replays() {
+  const auto kernels = device_kernels();
+  const auto found = kernels.find("graph");
+  return found == kernels.end() ? 0 : found->second;
+}
+
+// Training, resuming, packs, all objectives, plans that repeat: a graph leaves the bits of its
+// work, which is that of the CPU but for rounding.
+TEST(DeviceGraphs, LeaveTheBitsOfTheirWork) {
+  at::set_num_threads(1);
+  const Ranks ranks = lone_ranks();
+  struct Case {
+    ModelConfig config;
+    at::ScalarType type;
+  };
+  for (const Case& one : {Case{llama_config(), at::kDouble}, Case{gemma_config(), at::kDouble},
+                          Case{flash_window_config(), at::kBFloat16}}) {
+    const RandomWeights weights(one.config);
+    const auto trained = [&](at::Device device) {
+      const Scenario scenario{one.config, one.type, device, true};
+      Values values = train_objectives(scenario, weights, ranks);
+      if (one.config.attention_kinds.size() == 1) {
+        values.merge(run_everything(scenario, weights, ranks));
+      }
+      return values;
+    };
+    Values unrecorded;
+    {
+      const GraphsInUse graphs(simulated_device(), /*refuses=*/true);
+      const std::int64_t before = replays();
+      unrecorded = trained(simulated_device());
+      EXPECT_GT(graphs.records(), 0);
+      EXPECT_EQ(replays(), before);
+    }
+    const GraphsInUse graphs(simulated_device());
+    const std::int64_t before = replays();
+    const Values found = trained(simulated_device());
+    EXPECT_GT(graphs.graphs(), 0);
+    EXPECT_EQ(graphs.graphs(), graphs.records());
+    EXPECT_GE(replays() - before, graphs.graphs());
+    EXPECT_EQ(found, unrecorded);
+    if (one.type == at::kDouble) {
+      expect_near(found, trained(at::kCPU), 1e-6);
+    }
+  }
+}
+
+TEST(DeviceGraphs, LeaveTheSameOverReplicas) {
+  at::set_num_threads(1);
+  const RandomWeights weights(llama_config());
+  const GraphsInUse graphs(simulated_device());
+  const auto on = [&](const Ranks& ranks, int index) {
+    return train_objectives({llama_config(), at::kDouble, simulated_device(index), true}, weights,
+                            ranks);
+  };
+  const Values alone = on(lone_ranks(), 0);
+  std::vector<Values> of_rank(2);
+  run_on_devices(/*tp=*/1, /*dp=*/2, [&](const Ranks& ranks) {
+    const int rank = ranks.topology.rank();
+    of_rank[static_cast<std::size_t>(rank)] = on(ranks, rank);
+  });
+  EXPECT_EQ(of_rank[0], of_rank[1]);
+  expect_near(of_rank[0], alone, 1e-6);
+}
+
+TEST(DeviceGraphs, AreReplayedFromTheThirdTimeOn) {
+  const GraphsInUse graphs(simulated_device());
+  for (const ActivationPlace place : {ActivationPlace::kDevice, ActivationPlace::kHost}) {
+    World world(llama_config(), place);
+    PlanSettings plan = World::training_plan();
+    plan.shuffle = false;
+    plan.sign = SignRule::kPlus;
+    // An epoch has kSteps shapes at most: run, recorded and replayed, replayed.
+    const std::int64_t before = replays();
+    const DeviceCounts third = world.of_training(3, plan) - world.of_training(2, plan);
+    EXPECT_GE(replays() - before, 3 * kSteps);
+    print_counts("graphs, a plan that repeats", third);
+    // Tables, activations from the host, the graph, its results, what the host reads of them.
+    const std::int64_t from_host = place == ActivationPlace::kHost ? 1 : 0;
+    EXPECT_LE(third.kernels, (4 + from_host) * kSteps);
+    EXPECT_LE(third.copies_to_device, (1 + from_host) * kSteps);
+    EXPECT_LE(third.host_reads(), kSteps);
+    EXPECT_LE(third.waits, kSteps);
+  }
+}
+
+// The first rows and targets are those of the exact batch.
+TEST(DeviceGraphs, WhatFillsABatchUpIsNotSeenAndHasNoGradient) {
+  at::set_num_threads(1);
+  at::manual_seed(5);
+  const Ranks ranks = lone_ranks();
+  const std::vector<TokenPair> pairs = varied_pairs(11);
+  const std::vector<PackItem> items = {{2, {0, 1, 1}}, {7, {0, 1, 1}}, {0, {0, -1, 0.5}}};
+  for (const ModelConfig& config : {llama_config(), gemma_config(), flash_window_config()}) {
+    const RandomWeights weights(config);
+    Decoder decoder(config, weights, at::kDouble, simulated_device(), *ranks.tp);
+    decoder.load_blocks({0, config.blocks});
+    const PackedPairs exact = pack_pairs(pairs, items, decoder);
+    const std::shared_ptr<UnsentPairs> rounded =
+        pack_unsent(pairs, items, decoder, {}, /*rounds=*/true);
+    rounded->upload.send(simulated_device());
+    rounded->finish();
+    const std::int64_t rows = exact.tokens();
+    const std::int64_t targets = exact.targets.size(0);
+    EXPECT_GT(rounded->packed.tokens(), rows);
+    EXPECT_EQ(rounded->packed.tokens(), rounded_size(rounded->packed.tokens()));
+    EXPECT_EQ(rounded->packed.targets.size(0), rounded_size(rounded->packed.targets.size(0)));
+    const at::Tensor hidden =
+        at::randn({rounded->packed.tokens(), config.hidden}, at::kDouble).to(simulated_device());
+    const auto pass = [&](const PackedPairs& packed) {
+      at::Tensor leaf = hidden.narrow(0, 0, packed.tokens()).clone();
+      leaf.set_requires_grad(true);
+      const at::Tensor log_probs = decoder.next_token_log_probs(
+          decoder.run_to_answers(leaf, 1, packed.layout), packed.row_of_target, packed.targets);
+      const at::Tensor slopes = at::zeros(log_probs.sizes(), log_probs.options());
+      slopes.narrow(0, 0, targets).fill_(1);
+      log_probs.backward(slopes);
+      return std::pair(log_probs.detach().cpu(), leaf.grad().cpu());
+    };
+    const auto [log_probs, gradient] = pass(exact);
+    const auto [more_log_probs, more_gradient] = pass(rounded->packed);
+    EXPECT_TRUE(at::allclose(more_log_probs.narrow(0, 0, targets), log_probs, 1e-10, 1e-10));
+    EXPECT_TRUE(at::allclose(more_gradient.narrow(0, 0, rows), gradient, 1e-9, 1e-10));
+    EXPECT_EQ(
+        more_gradient.narrow(0, rows, more_gradient.size(0) - rows).abs().sum().item<double>(), 0);
+    EXPECT_GT(gradient.abs().sum().item<double>(), 0);
+  }
+}
+
+TEST(DeviceGraphs, AreNotUsedWhereTheWorkCannotBeRecorded) {
+  const ModelConfig config = llama_config();
+  EXPECT_EQ(graph_obstacle(config, simulated_device(), 1, true), "");
+  EXPECT_NE(graph_obstacle(config, simulated_device(), 2, true).find("--tp"), std::string::npos);
+  EXPECT_NE(graph_obstacle(config, simulated_device(), 1, false).find("not kept"),
+            std::string::npos);
+  EXPECT_NE(graph_obstacle(recurrent_config(), simulated_device(), 1, true).find("recurrent"),
+            std::string::npos);
+  EXPECT_NE(graph_obstacle(config, at::kCPU, 1, true), "");
 }
 
 // The host knows the positions by which queries grow: it need not ask the device.

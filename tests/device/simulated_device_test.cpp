@@ -10,7 +10,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <functional>
+#include <memory>
 #include <vector>
+
+#include "collectives/device.hpp"
+#include "collectives/device_graph.hpp"
 
 namespace bipo::testing {
 namespace {
@@ -42,6 +47,86 @@ TEST(SimulatedDevice, ComputesAsTheCpu) {
 TEST(SimulatedDevice, NewMemoryIsNotZero) {
   EXPECT_TRUE(at::isnan(at::empty({4}, on_device())).all().item<bool>());
 }
+
+// --- graphs --------------------------------------------------------------------------------------
+
+std::unique_ptr<DeviceGraph> recorded(const std::function<void()>& work) {
+  return recorder_of(simulated_device())->record(simulated_device(), work);
+}
+
+TEST(SimulatedGraph, AReplayReadsWhatItsMemoryHoldsByThen) {
+  const at::Tensor x = at::full({3}, 2.0, on_device());
+  const at::Tensor sum = at::zeros({}, on_device());
+  at::Tensor result;
+  const auto graph = recorded([&] {
+    const at::Tensor row = at::arange(1, 4, x.options());
+    sum.add_(1);
+    result = at::cat({at::mm(x.unsqueeze(0), row.unsqueeze(1)).view({-1}), row.mul_(x)});
+  });
+  // Nothing has run.
+  EXPECT_TRUE(at::isnan(result).all().item<bool>());
+  EXPECT_EQ(sum.item<float>(), 0);
+  for (const float value : {2.0F, 5.0F}) {
+    x.fill_(value);
+    const std::int64_t before = device_counts().kernels;
+    graph->replay();
+    EXPECT_EQ(device_counts().kernels, before + 1);
+    EXPECT_TRUE(result.cpu().equal(at::tensor({6.0F, 1.0F, 2.0F, 3.0F}) * value));
+  }
+  EXPECT_EQ(sum.item<float>(), 2);
+  // Another tensor of that name is not what it reads.
+  const at::Tensor stale = x.clone().fill_(7);
+  graph->replay();
+  EXPECT_EQ(result[0].item<float>(), 30);
+}
+
+TEST(SimulatedGraph, AReplayLeavesNothingOfAnothersMemory) {
+  const at::Tensor x = at::ones({2}, on_device());
+  at::Tensor doubled;
+  at::Tensor tripled;
+  const auto first = recorded([&] { doubled = x * 2; });
+  const auto second = recorded([&] { tripled = x * 3; });
+  first->replay();
+  EXPECT_EQ(doubled[0].item<float>(), 2);
+  second->replay();
+  EXPECT_EQ(tripled[1].item<float>(), 3);
+  EXPECT_TRUE(at::isnan(doubled).all().item<bool>());
+}
+
+TEST(SimulatedGraph, WhatCudaForbidsInARecordingThrows) {
+  const at::Tensor x = at::ones({2}, on_device());
+  c10::Event event(c10::kPrivateUse1);
+  event.record(guard_of_device().getStream(simulated_device()));
+  const std::vector<std::function<void()>> forbidden = {
+      [&] { at::zeros({2}).to(simulated_device()); },
+      [&] { x.cpu(); },
+      [&] { x[0].item<float>(); },
+      [&] { at::nonzero(x); },
+      [&] { synchronize_device(simulated_device()); },
+      [&] { event.synchronize(); },
+      [&] { event.block(new_stream()); },
+      [&] { run_on_stream(x, [](const at::Tensor&) {}); }};
+  for (std::size_t i = 0; i < forbidden.size(); ++i) {
+    EXPECT_THROW(recorded([&] {
+                   x.add_(1);
+                   forbidden[i]();
+                 }),
+                 c10::Error)
+        << i;
+  }
+  EXPECT_EQ(x[0].item<float>(), 1);  // what was recorded until then has not run
+}
+
+// A replay is work of the current stream: its memory is used there, in order.
+TEST(SimulatedGraph, AReplayOnAnotherStreamWaitsForTheWriter) {
+  const at::Tensor x = at::ones({2}, on_device());
+  at::Tensor doubled;
+  const auto graph = recorded([&] { doubled = x * 2; });
+  const c10::StreamGuard other(new_stream());
+  EXPECT_THROW(graph->replay(), c10::Error);
+}
+
+// --- its memory ----------------------------------------------------------------------------------
 
 TEST(SimulatedDeviceDeathTest, TheHostCannotReadItsMemory) {
   const at::Tensor x = at::zeros({8}, on_device());

@@ -11,6 +11,7 @@
 
 #include "collectives/device.hpp"
 #include "tests/device/device_scenario.hpp"
+#include "tests/support/graphs_in_use.hpp"
 #include "tests/support/training_world.hpp"
 #include "trainer/model/device_kernels/kernel_runner.hpp"
 
@@ -93,6 +94,35 @@ TEST(GpuFlash, GradientsRepeatToTheBit) {
     }
   }
   choose_attention(AttentionChoice::kAuto, kGpu, at::kBFloat16);
+}
+
+TEST(GpuGraphs, LeaveTheBitsOfTheirWork) {
+  ASSERT_GT(at::detail::getCUDAHooks().deviceCount(), 0)
+      << "no CUDA device: this case must only be run where one is (label gpu)";
+  at::set_num_threads(1);
+  select_device(kGpu);
+  choose_kernels(KernelChoice::kCompiled, kGpu);
+  const Ranks ranks = lone_ranks();
+  for (const auto& [config, type] :
+       {std::pair(llama_config(), at::kDouble), std::pair(gemma_config(), at::kFloat),
+        std::pair(flash_window_config(), at::kBFloat16)}) {
+    const RandomWeights weights(config);
+    const Scenario scenario{config, type, kGpu, true};
+    Values unrecorded;
+    {
+      const GraphsInUse graphs(kGpu, /*refuses=*/true);
+      unrecorded = train_objectives(scenario, weights, ranks);
+      EXPECT_GT(graphs.records(), 0);
+    }
+    const GraphsInUse graphs(kGpu);
+    EXPECT_EQ(train_objectives(scenario, weights, ranks), unrecorded) << c10::toString(type);
+    EXPECT_GT(graphs.graphs(), 0);
+    EXPECT_EQ(graphs.graphs(), graphs.records());
+    if (type != at::kBFloat16) {
+      expect_near(unrecorded, train_objectives({config, type, at::kCPU, true}, weights, ranks),
+                  tolerance_of(type));
+    }
+  }
 }
 
 }  // namespace

@@ -13,16 +13,24 @@
 #include <ATen/ops/as_strided_native.h>
 #include <ATen/ops/view_native.h>
 #include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/StreamGuard.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/library.h>
 
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <functional>
+#include <map>
 #include <memory>
 #include <set>
+#include <tuple>
 #include <utility>
+#include <vector>
 
+#include "collectives/device_graph.hpp"
 #include "tests/support/flash_reference.hpp"
 #include "tests/support/host_kernels.hpp"
 #include "tests/support/simulated_memory.hpp"
@@ -40,13 +48,16 @@ thread_local int uncounted_depth = 0;
 thread_local DeviceCounts counts;
 thread_local std::map<std::string, std::int64_t> kernels;
 
+class Graph;
+thread_local Graph* recorded = nullptr;  // under way
+
 struct InKernel {
   InKernel() { ++kernel_depth; }
   ~InKernel() { --kernel_depth; }
 };
 
 bool counts_now() {
-  return kernel_depth == 0 && uncounted_depth == 0;
+  return kernel_depth == 0 && uncounted_depth == 0 && recorded == nullptr;
 }
 
 void count(std::int64_t DeviceCounts::*what) {
@@ -65,8 +76,46 @@ c10::Stream current_stream(c10::DeviceIndex device) {
                      streams[static_cast<std::size_t>(device)]);
 }
 
+// --- graphs --------------------------------------------------------------------------------------
+
+// What a graph asks for.  While it is recorded, kernels do run, which tells the shapes of their
+// results; but all that they have written is taken back at the end.
+class Graph final : public DeviceGraph {
+ public:
+  Graph();
+  ~Graph() override;
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+
+  void replay() override;
+
+  void add(std::function<void()> work) { work_.push_back(std::move(work)); }
+  void add_use(const at::Tensor& tensor, bool writes);
+  void note_allocation(const void* begin) { own_.insert(begin); }
+  void take_back();
+
+ private:
+  void scribble() const;
+
+  std::vector<std::function<void()>> work_;
+  std::set<const void*> own_;                  // begins of what was allocated
+  std::map<const void*, at::Tensor> tensors_;  // over that
+  std::map<const void*, std::pair<at::Tensor, std::vector<char>>> before_;  // of other memory
+};
+
+thread_local std::vector<Graph*> recorded_graphs;
+
+bool is_recording() {
+  return recorded != nullptr && kernel_depth == 0;
+}
+
+void refuse_in_recording(const char* what) {
+  TORCH_CHECK(!is_recording(), "simulated device: ", what, " while a graph is recorded");
+}
+
 // The host waits for all that the stream was asked to do.
 void wait_for(const c10::Stream& stream) {
+  refuse_in_recording("waiting for the device");
   count(&DeviceCounts::waits);
   SimulatedMemory::get().arrive(SimulatedMemory::get().times_of(stream));
 }
@@ -85,6 +134,9 @@ class Allocator final : public c10::DeviceAllocator {
     }
     count(&DeviceCounts::allocations);
     char* begin = SimulatedMemory::get().allocate(bytes, selected);
+    if (recorded != nullptr) {
+      recorded->note_allocation(begin);
+    }
     return {begin, begin, &delete_device_memory, simulated_device(selected)};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &delete_device_memory; }
@@ -121,7 +173,9 @@ const void* base_of(const at::Tensor& tensor) {
 }
 
 void use(const at::Tensor& tensor, bool writes) {
-  if (kernel_depth == 0 && base_of(tensor) != nullptr) {
+  if (is_recording() && base_of(tensor) != nullptr) {
+    recorded->add_use(tensor, writes);
+  } else if (kernel_depth == 0 && base_of(tensor) != nullptr) {
     SimulatedMemory::get().use(base_of(tensor), current_stream(tensor.get_device()), writes);
   }
 }
@@ -154,31 +208,117 @@ class Opened {
   at::Tensor host_;
 };
 
+Graph::Graph() {
+  recorded_graphs.push_back(this);
+}
+
+Graph::~Graph() {
+  std::erase(recorded_graphs, this);
+}
+
+void Graph::add_use(const at::Tensor& tensor, bool writes) {
+  const void* base = base_of(tensor);
+  if (own_.count(base) > 0) {
+    tensors_.try_emplace(base, tensor);
+  } else if (writes && before_.count(base) == 0) {
+    SimulatedMemory::get().open(base, +1);
+    const auto* bytes = static_cast<const char*>(base);
+    before_[base] = {tensor, {bytes, bytes + tensor.storage().nbytes()}};
+    SimulatedMemory::get().open(base, -1);
+  }
+  add([tensor, writes] { use(tensor, writes); });
+}
+
+void Graph::take_back() {
+  for (const auto& [base, kept] : before_) {
+    SimulatedMemory::get().open(base, +1);
+    std::memcpy(const_cast<void*>(base), kept.second.data(), kept.second.size());
+    SimulatedMemory::get().open(base, -1);
+  }
+  before_.clear();
+  scribble();
+}
+
+// Fills the memory that was allocated with NaN.
+void Graph::scribble() const {
+  for (const auto& [base, tensor] : tensors_) {
+    SimulatedMemory::get().open(base, +1);
+    std::memset(const_cast<void*>(base), 0xff, tensor.storage().nbytes());
+    SimulatedMemory::get().open(base, -1);
+  }
+}
+
+// Graphs share memory: another's results do not outlive this.
+void Graph::replay() {
+  refuse_in_recording("a replay");
+  count_kernel("graph");
+  for (const Graph* graph : recorded_graphs) {
+    if (graph != this) {
+      graph->scribble();
+    }
+  }
+  const at::AutoDispatchBelowADInplaceOrView as_kernels;
+  for (const std::function<void()>& work : work_) {
+    work();
+  }
+}
+
+// Writes a kernel's new result over that of its recording, unless they are the same memory.
+void overwrite(const at::Tensor& result, const at::Tensor& again) {
+  if (result.defined() && base_of(result) != base_of(again)) {
+    const InKernel inside;
+    const Opened source(again);
+    const Opened target(result);
+    target.host().copy_(source.host());
+  }
+}
+
+class Recorder final : public GraphRecorder {
+ public:
+  std::unique_ptr<DeviceGraph> record(c10::Device device,
+                                      const std::function<void()>& work) override;
+};
+
 // --- copies --------------------------------------------------------------------------------------
 
 void copy_on_device(const at::Tensor& from, const at::Tensor& to) {
   count_kernel("copy");
   use(from, false);
   use(to, true);
-  const InKernel inside;
-  const Opened source(from);
-  const Opened target(to);
-  target.host().copy_(source.host());
+  const auto copy = [from, to] {
+    const InKernel inside;
+    const Opened source(from);
+    const Opened target(to);
+    target.host().copy_(source.host());
+  };
+  copy();
+  if (is_recording()) {
+    recorded->add(copy);
+  }
 }
 
 void copy_to_device(const at::Tensor& from, const at::Tensor& to, bool non_blocking) {
   count(&DeviceCounts::copies_to_device);
+  const bool later = non_blocking && is_pinned_memory(from.const_data_ptr());
+  if (!later) {
+    refuse_in_recording("a copy from pageable memory");
+  }
   use(to, true);
   const c10::Stream stream = current_stream(to.get_device());
-  {
+  const auto copy = [from, to] {
     const InKernel inside;
     const Opened target(to);
     target.host().copy_(from);
+  };
+  copy();
+  if (is_recording()) {
+    recorded->add(copy);  // which reads what the host has there by then
+    return;
   }
   if (kernel_depth > 0) {
     return;
   }
-  if (non_blocking && is_pinned_memory(from.const_data_ptr())) {
+  if (later) {
     SimulatedMemory::get().watch_source(from, stream);
   } else {
     wait_for(stream);
@@ -187,6 +327,7 @@ void copy_to_device(const at::Tensor& from, const at::Tensor& to, bool non_block
 
 void copy_to_host(const at::Tensor& from, const at::Tensor& to, bool non_blocking) {
   count(&DeviceCounts::copies_to_host);
+  refuse_in_recording("a copy to the host");
   use(from, false);
   const c10::Stream stream = current_stream(from.get_device());
   const bool later = non_blocking && kernel_depth == 0 && to.is_contiguous();
@@ -225,6 +366,7 @@ at::Tensor copy_from_and_resize(const at::Tensor& self, const at::Tensor& dst) {
 
 at::Scalar local_scalar(const at::Tensor& self) {
   count(&DeviceCounts::scalars_to_host);
+  refuse_in_recording("reading an element");
   use(self, false);
   if (kernel_depth == 0) {
     wait_for(current_stream(self.get_device()));
@@ -360,6 +502,27 @@ bool reads_elements(const std::string& name) {
 }
 
 // Runs an operator on the CPU, on copies of its arguments.
+void fall_back(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  const InKernel inside;
+  for (auto& value : *stack) {  // the fallback puts results where its first tensor lies
+    if (value.isTensor() && value.toTensor().defined() && value.toTensor().is_cpu() &&
+        value.toTensor().dim() == 0) {
+      value = value.toTensor().to(simulated_device(selected));
+    }
+  }
+  at::native::cpu_fallback(op, stack, /*error_on_views=*/true);
+}
+
+std::vector<at::Tensor> results_of(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  std::vector<at::Tensor> results;
+  for (const auto& result : torch::jit::last(stack, op.schema().returns().size())) {
+    if (result.isTensor() && result.toTensor().defined() && result.toTensor().is_privateuseone()) {
+      results.push_back(result.toTensor());
+    }
+  }
+  return results;
+}
+
 void run_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const std::string& name = op.schema().name();
   if (kernel_depth == 0) {
@@ -376,32 +539,36 @@ void run_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
       wait_for(current_stream(device.value_or(simulated_device(selected)).index()));
     }
   }
-  {
-    const InKernel inside;
-    for (auto& value : *stack) {  // the fallback puts results where its first tensor lies
-      if (value.isTensor() && value.toTensor().defined() && value.toTensor().is_cpu() &&
-          value.toTensor().dim() == 0) {
-        value = value.toTensor().to(simulated_device(selected));
-      }
-    }
-    at::native::cpu_fallback(op, stack, /*error_on_views=*/true);
+  torch::jit::Stack arguments;
+  if (is_recording()) {
+    const auto values = torch::jit::last(stack, op.schema().arguments().size());
+    arguments.assign(values.begin(), values.end());
   }
-  for (const auto& result : torch::jit::last(stack, op.schema().returns().size())) {
-    if (result.isTensor() && result.toTensor().defined() && result.toTensor().is_privateuseone()) {
-      use(result.toTensor(), true);
-    }
+  fall_back(op, stack);
+  const std::vector<at::Tensor> results = results_of(op, stack);
+  if (is_recording()) {
+    recorded->add([op, arguments, results] {
+      torch::jit::Stack values = arguments;
+      fall_back(op, &values);
+      const std::vector<at::Tensor> again = results_of(op, &values);
+      for (std::size_t i = 0; i < results.size(); ++i) {
+        overwrite(results[i], again.at(i));
+      }
+    });
+  }
+  for (const at::Tensor& result : results) {
+    use(result, true);
   }
 }
 
 // --- operators that CUDA has as one kernel, but the fallback would compose -----------------------
 
 // Runs compute(arguments as CPU tensors), which returns one CPU tensor for each result, as one
-// kernel.
+// kernel.  It must hold what it needs: a graph runs it again.
 template <class Compute>
 std::vector<at::Tensor> kernel(const char* name, const std::vector<at::Tensor>& arguments,
                                const Compute& compute) {
   count_kernel(name);
-  std::vector<at::Tensor> results;
   std::optional<c10::Device> device;
   for (const at::Tensor& argument : arguments) {
     if (argument.defined()) {
@@ -409,7 +576,7 @@ std::vector<at::Tensor> kernel(const char* name, const std::vector<at::Tensor>& 
       use(argument, false);
     }
   }
-  {
+  const auto run = [arguments, compute, where = device.value()] {
     const InKernel inside;
     std::vector<std::unique_ptr<Opened>> opened;
     std::vector<at::Tensor> on_host;
@@ -419,9 +586,20 @@ std::vector<at::Tensor> kernel(const char* name, const std::vector<at::Tensor>& 
       }
       on_host.push_back(argument.defined() ? opened.back()->host() : at::Tensor());
     }
+    std::vector<at::Tensor> results;
     for (const at::Tensor& result : compute(on_host)) {
-      results.push_back(result.defined() ? result.to(*device) : result);
+      results.push_back(result.defined() ? result.to(where) : result);
     }
+    return results;
+  };
+  std::vector<at::Tensor> results = run();
+  if (is_recording()) {
+    recorded->add([run, results] {
+      const std::vector<at::Tensor> again = run();
+      for (std::size_t i = 0; i < results.size(); ++i) {
+        overwrite(results[i], again[i]);
+      }
+    });
   }
   for (const at::Tensor& result : results) {
     if (result.defined()) {
@@ -442,13 +620,13 @@ void require_half_products(const at::Tensor& a, const at::Tensor& b, at::ScalarT
 at::Tensor mm_to_type(const at::Tensor& self, const at::Tensor& other, at::ScalarType type) {
   require_half_products(self, other, type);
   return kernel("aten::mm", {self, other},
-                [&](const Tensors& x) { return Tensors{at::mm(x[0].to(type), x[1].to(type))}; })[0];
+                [=](const Tensors& x) { return Tensors{at::mm(x[0].to(type), x[1].to(type))}; })[0];
 }
 
 at::Tensor addmm_to_type(const at::Tensor& self, const at::Tensor& a, const at::Tensor& b,
                          at::ScalarType type, const at::Scalar& beta, const at::Scalar& alpha) {
   require_half_products(a, b, type);
-  return kernel("aten::addmm", {self, a, b}, [&](const Tensors& x) {
+  return kernel("aten::addmm", {self, a, b}, [=](const Tensors& x) {
     return Tensors{at::addmm(x[0].to(type), x[1].to(type), x[2].to(type), beta, alpha)};
   })[0];
 }
@@ -468,7 +646,7 @@ std::tuple<at::Tensor, at::Tensor> fused_rms_norm(const at::Tensor& input, at::I
                                                   const std::optional<at::Tensor>& weight,
                                                   std::optional<double> epsilon) {
   const Tensors results = kernel(
-      "aten::_fused_rms_norm", {input, weight.value_or(at::Tensor())}, [&](const Tensors& x) {
+      "aten::_fused_rms_norm", {input, weight.value_or(at::Tensor())}, [=](const Tensors& x) {
         const at::Tensor wide = to_sum_type(x[0]);
         const at::Tensor scale = at::rsqrt(at::mean(wide * wide, -1, true) + epsilon.value());
         const at::Tensor normed = wide * scale;
@@ -484,7 +662,7 @@ std::tuple<at::Tensor, at::Tensor> fused_rms_norm_backward(const at::Tensor& gra
                                                            std::array<bool, 2>) {
   const Tensors results =
       kernel("aten::_fused_rms_norm_backward",
-             {gradient, input, scale, weight.value_or(at::Tensor())}, [&](const Tensors& x) {
+             {gradient, input, scale, weight.value_or(at::Tensor())}, [=](const Tensors& x) {
                const at::Tensor wide = to_sum_type(x[1]);
                const at::Tensor u = x[3].defined() ? to_sum_type(x[0]) * x[3] : to_sum_type(x[0]);
                const at::Tensor projection = at::mean(u * wide, -1, true) * x[2] * x[2];
@@ -499,23 +677,69 @@ class OwnKernels final : public KernelRunner {
   void run(const KernelCall& call) override {
     count_kernel(call.kernel);
     std::optional<c10::Device> device;
-    std::vector<std::unique_ptr<Opened>> opened;
     for (const at::Tensor* tensor : call.reads) {
       if (tensor != nullptr) {
         require_one_device(call.kernel, *tensor, device);
         use(*tensor, false);
-        opened.push_back(std::make_unique<Opened>(*tensor));
       }
     }
     for (const at::Tensor* tensor : call.writes) {
       if (tensor != nullptr) {
         require_one_device(call.kernel, *tensor, device);
         use(*tensor, true);
-        opened.push_back(std::make_unique<Opened>(*tensor));
       }
     }
+    run_opened(call);
+    if (is_recording()) {
+      recorded->add([kept = std::make_shared<KeptCall>(call)] { run_opened(kept->call()); });
+    }
+  }
+
+ private:
+  static void run_opened(const KernelCall& call) {
+    std::vector<std::unique_ptr<Opened>> opened;
+    const auto open = [&](const at::Tensor* tensor) {
+      if (tensor != nullptr) {
+        opened.push_back(std::make_unique<Opened>(*tensor));
+      }
+    };
+    std::for_each(call.reads.begin(), call.reads.end(), open);
+    std::for_each(call.writes.begin(), call.writes.end(), open);
     run_on_host(call);
   }
+
+  // A call with the arguments and tensors that it points to.
+  class KeptCall {
+   public:
+    explicit KeptCall(const KernelCall& call) : call_(call) {
+      const auto* bytes = static_cast<const char*>(call.arguments);
+      arguments_.assign(bytes, bytes + call.argument_bytes);
+      for (std::size_t i = 0; i < reads_.size(); ++i) {
+        reads_[i] = call.reads[i] != nullptr ? *call.reads[i] : at::Tensor();
+      }
+      for (std::size_t i = 0; i < writes_.size(); ++i) {
+        writes_[i] = call.writes[i] != nullptr ? *call.writes[i] : at::Tensor();
+      }
+    }
+
+    KernelCall call() const {
+      KernelCall call = call_;
+      call.arguments = arguments_.data();
+      for (std::size_t i = 0; i < reads_.size(); ++i) {
+        call.reads[i] = reads_[i].defined() ? &reads_[i] : nullptr;
+      }
+      for (std::size_t i = 0; i < writes_.size(); ++i) {
+        call.writes[i] = writes_[i].defined() ? &writes_[i] : nullptr;
+      }
+      return call;
+    }
+
+   private:
+    KernelCall call_;
+    std::vector<char> arguments_;
+    std::array<at::Tensor, std::tuple_size_v<decltype(KernelCall::reads)>> reads_;
+    std::array<at::Tensor, std::tuple_size_v<decltype(KernelCall::writes)>> writes_;
+  };
 };
 
 // As CUDA chooses for attention with a mask: the memory-efficient kernel, but float64 only
@@ -542,7 +766,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> attention(
     const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
     const std::optional<at::Tensor>& bias, bool, double, bool, std::optional<double> scale) {
   const Tensors results =
-      kernel("attention", {query, key, value, bias.value_or(at::Tensor())}, [&](const Tensors& x) {
+      kernel("attention", {query, key, value, bias.value_or(at::Tensor())}, [=](const Tensors& x) {
         const at::Tensor scores = scores_of(x[0], x[1], x[3], scale_of(x[0], scale));
         return Tensors{at::matmul(at::softmax(scores, -1), x[2]), at::logsumexp(scores, {-1}),
                        at::zeros({}, at::kLong), at::zeros({}, at::kLong)};
@@ -556,7 +780,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> attention_backward(
     const at::Tensor&, const at::Tensor&, double, std::array<bool, 4>, bool,
     std::optional<double> scale) {
   const Tensors results = kernel(
-      "attention_backward", {gradient, query, key, value, bias, out, sums}, [&](const Tensors& x) {
+      "attention_backward", {gradient, query, key, value, bias, out, sums}, [=](const Tensors& x) {
         const double factor = scale_of(x[1], scale);
         const at::Tensor weights =
             (scores_of(x[1], x[2], x[4], factor) - x[6].unsqueeze(-1)).exp_();
@@ -603,7 +827,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> flash_att
   TORCH_CHECK(dropout == 0 && is_causal && !right && most_queries.expect_int() > 1,
               "simulated device: flash attention with causality, of more than one query, only");
   const Tensors results =
-      kernel("flash_attention", {q, k, v, *query_bounds, *key_bounds}, [&](const Tensors& x) {
+      kernel("flash_attention", {q, k, v, *query_bounds, *key_bounds}, [=](const Tensors& x) {
         const auto [out, log_sums] =
             flash_forward({x[0], x[1], x[2], x[3], x[4], scale_of(q, scale), window_of(left)});
         return Tensors{out, log_sums};
@@ -648,7 +872,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_attention_backward(
   count_kernel("flash_attention_backward: sums of products");
   const Tensors results = kernel(
       "flash_attention_backward", {d, q, k, v, out, log_sums, query_bounds, key_bounds},
-      [&](const Tensors& x) {
+      [=](const Tensors& x) {
         const auto [dq, dk, dv] = flash_backward(
             {x[1], x[2], x[3], x[6], x[7], scale_of(q, scale), window_of(left)}, x[4], x[5], x[0]);
         return Tensors{dq, dk, dv};
@@ -710,10 +934,12 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
     *static_cast<StreamTimes*>(*event) = SimulatedMemory::get().times_of(stream);
   }
   void block(void* event, const c10::Stream& stream) const override {
+    refuse_in_recording("waiting for another stream");
     SimulatedMemory::get().order_after(*static_cast<StreamTimes*>(event), stream);
   }
   bool queryEvent(void*) const override { return true; }
   void synchronizeEvent(void* event) const override {
+    refuse_in_recording("waiting for an event");
     count(&DeviceCounts::waits);
     SimulatedMemory::get().arrive(*static_cast<StreamTimes*>(event));
   }
@@ -722,6 +948,25 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   }
 };
 C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard)
+
+std::unique_ptr<DeviceGraph> Recorder::record(c10::Device device,
+                                              const std::function<void()>& work) {
+  const c10::StreamGuard another_stream(Guard().getNewStream(device, 0));
+  auto graph = std::make_unique<Graph>();
+  recorded = graph.get();
+  const auto end = [&] {
+    recorded = nullptr;
+    graph->take_back();
+  };
+  try {
+    work();
+  } catch (...) {
+    end();
+    throw;
+  }
+  end();
+  return graph;
+}
 
 struct Hooks final : at::PrivateUse1HooksInterface {
   bool isBuilt() const override { return true; }
@@ -745,6 +990,7 @@ const bool kRegistered = [] {
   at::RegisterPrivateUse1HooksInterface(new Hooks);
   register_kernels(c10::kPrivateUse1, new OwnKernels);
   register_flash_attention(c10::kPrivateUse1, 256);
+  register_recorder(c10::kPrivateUse1, new Recorder);
   return true;
 }();
 
@@ -803,6 +1049,7 @@ Uncounted::~Uncounted() {
 }
 
 void run_on_stream(const at::Tensor& tensor, const std::function<void(const at::Tensor&)>& work) {
+  refuse_in_recording("work from outside of it");
   use(tensor, true);
   const InKernel inside;
   const Opened opened(tensor);

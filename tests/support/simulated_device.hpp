@@ -10,6 +10,11 @@
 // NaN.  Where the host changes the pinned source of an asynchronous copy before a synchronisation,
 // that synchronisation throws.
 //
+// A graph that is recorded (device_graph.hpp) holds the calls of kernels and their memory, and runs
+// them again; nothing that ran while it was recorded is left.  In a recording, what CUDA forbids
+// there throws.  As graphs share memory on CUDA, a replay fills that of the thread's other graphs
+// with NaN, their results too.  What it cannot show: that their memory is the largest one's only.
+//
 // Kernels are the CPU's, our own ones too (host_kernels.hpp).  What this device cannot show: the
 // numerics and the time of CUDA's kernels, element types that they lack, the order of atomic
 // additions, and NCCL.
@@ -46,7 +51,7 @@ struct DeviceCounts {
 DeviceCounts operator-(const DeviceCounts& later, const DeviceCounts& earlier);
 DeviceCounts device_counts();
 
-// The calling thread's kernels by operator.
+// The calling thread's kernels by operator; the replay of a graph is one, "graph".
 std::map<std::string, std::int64_t> device_kernels();
 
 // What the calling thread asks of its devices meanwhile is not counted.

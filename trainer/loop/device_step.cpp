@@ -1,12 +1,16 @@
 #include "trainer/loop/device_step.hpp"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 #include <utility>
 
 #include "collectives/exact_sum.hpp"
+#include "collectives/foundation/errors.hpp"
+#include "collectives/profile.hpp"
 #include "collectives/self_communicator.hpp"
 #include "trainer/model/operators/upload.hpp"
 #include "trainer/passes/pair_scores.hpp"
@@ -47,18 +51,28 @@ bool any_of(const std::vector<double>& values) {
 
 }  // namespace
 
+std::string graph_obstacle(const ModelConfig& config, at::Device device, std::int64_t tp,
+                           bool keeps_activations) {
+  if (tp > 1) {
+    return "ranks of --tp exchange rows in a pass";
+  }
+  if (config.delta_net) {
+    return "the model has recurrent blocks, whose shapes are many";
+  }
+  if (!keeps_activations) {
+    return "activations are not kept, and their pass would have to be recorded as well";
+  }
+  return recorder_of(device) == nullptr ? "the device has none" : "";
+}
+
 std::uint64_t DeviceStep::Tables::bytes() const {
-  std::uint64_t bytes = bytes_of(packed.layout);
-  for (const at::Tensor& table :
-       {packed.ids, packed.row_of_target, packed.targets, coefficients, targets_of_item,
-        item_of_target, direction_of_target, offset, rows_of_figures}) {
-    bytes += table.nbytes();
-  }
-  for (const at::Tensor& table :
-       {forms, loss_of_target, argument_of_target, complement_of_target, shares, rows}) {
-    bytes += table.defined() ? table.nbytes() : 0;
-  }
-  return bytes;
+  // The layout has what followed from the tables, too; graphs make it anew.
+  return sent.nbytes() + (packed().layout.answer_rows.defined() ? bytes_of(packed().layout) : 0);
+}
+
+void DeviceStep::Tables::take(const at::Tensor& bytes) const {
+  pairs->upload.bind(bytes);
+  pairs->finish();
 }
 
 DeviceStep::DeviceStep(const Decoder& decoder, const ActivationCache& cache, std::int64_t layer,
@@ -70,12 +84,26 @@ DeviceStep::DeviceStep(const Decoder& decoder, const ActivationCache& cache, std
       repeats_(repeats),
       rows_on_device_(cache.rows_on_device(decoder, layer)),
       copies_(decoder.device()),
-      table_bytes_left_(std::min(kMostTableBytes, free_device_memory(decoder.device()) / 16)) {
+      table_bytes_left_(std::min(kMostTableBytes, free_device_memory(decoder.device()) / 16)),
+      recorder_(records_graphs() && graph_obstacle(decoder.config(), decoder.device(),
+                                                   ranks.tp->size(), cache.keeps_activations())
+                                        .empty()
+                    ? recorder_of(decoder.device())
+                    : nullptr) {
 }
 
 void DeviceStep::begin(const at::Tensor& vectors) {
-  vectors_ = uploaded(vectors, residual_options(decoder_));
   found_.clear();
+  if (recorder_ == nullptr) {
+    vectors_ = uploaded(vectors, residual_options(decoder_));
+    return;
+  }
+  at::Tensor& fixed = fixed_vectors_[vectors.size(0)];
+  if (!fixed.defined()) {
+    fixed = at::empty(vectors.sizes(), residual_options(decoder_));
+  }
+  fixed.copy_(vectors.to(fixed.scalar_type()).contiguous().pin_memory(), /*non_blocking=*/true);
+  vectors_ = fixed;
 }
 
 void DeviceStep::add(const MicroBatch& micro_batch, const MicroBatch* next) {
@@ -83,20 +111,124 @@ void DeviceStep::add(const MicroBatch& micro_batch, const MicroBatch* next) {
     next_ = prepare(micro_batch);
   }
   const Prepared prepared = *std::exchange(next_, std::nullopt);
+  Found& found = found_.emplace_back(recorder_ != nullptr
+                                         ? run_rounded(prepared)
+                                         : forward_and_backward(prepared, hidden_of(prepared)));
+  found.rows =
+      ranks_.dp->size() == 1 ? prepared.tables->rows_on_host : prepared.tables->rows_of_figures;
+  if (next != nullptr) {
+    next_ = prepare(*next);
+  }
+}
+
+// From the activations [T, D] of the residual type.
+DeviceStep::Found DeviceStep::forward_and_backward(const Prepared& prepared,
+                                                   const at::Tensor& hidden) const {
   const Tables& tables = *prepared.tables;
   // h + (-c) v = h + c (-v): the derivative by -v under the sign +1 is that by v under -1, but for
   // the sign of the loss's derivative, which is left out, too.
   const at::Tensor vectors = prepared.sign > 0 ? vectors_.detach() : vectors_.neg();
   vectors.set_requires_grad(true);
-  const at::Tensor log_probs =
-      target_log_probs(decoder_, tables.packed, hidden_of(prepared),
-                       {layer_, tables.coefficients, vectors, tables.shares});
-  Found& found = found_.emplace_back();
+  const at::Tensor log_probs = target_log_probs(
+      decoder_, tables.packed(), hidden, {layer_, tables.coefficients, vectors, tables.shares});
+  Found found;
   log_probs.backward(backward_weights(prepared, log_probs.detach(), found));
   found.gradient = vectors.grad();
-  found.rows = ranks_.dp->size() == 1 ? tables.rows_on_host : tables.rows_of_figures;
-  if (next != nullptr) {
-    next_ = prepare(*next);
+  return found;
+}
+
+// The same as one tensor in float64: the gradient [M D], margins [P'] and minus losses [P'], where
+// P' are the items with the one that fills the batch up.
+at::Tensor DeviceStep::results_of(const Prepared& prepared, const at::Tensor& hidden) const {
+  const Found found = forward_and_backward(prepared, hidden.to(decoder_.residual_type()));
+  return at::cat({found.gradient.to(at::kDouble).view({-1}), found.margin, found.log_score});
+}
+
+// Runs a micro-batch that is filled up: by its graph where there is one.
+DeviceStep::Found DeviceStep::run_rounded(const Prepared& prepared) {
+  const Tables& tables = *prepared.tables;
+  Recorded* const recorded = recorded_for(prepared);
+  at::Tensor results;
+  if (recorded == nullptr) {
+    tables.take(tables.sent);
+    results = results_of(prepared, hidden_of(prepared));
+  } else {
+    recorded->tables.copy_(tables.sent);
+    if (recorded->hidden.defined()) {
+      recorded->hidden.copy_(prepared.hidden->receive());
+    }
+    recorded->graph->replay();
+    results = recorded->results.clone();  // graphs share memory: the next one's replay may use it
+    tables.pairs->upload.bind(tables.sent);
+  }
+  tables.pairs->packed.layout = SequenceLayout();  // which is made of the tables every time
+  const std::int64_t items = tables.rows_on_host.numel();
+  const std::int64_t of_gradient = vectors_.numel();
+  Found found;
+  found.gradient = results.narrow(0, 0, of_gradient).view(vectors_.sizes());
+  found.margin = results.narrow(0, of_gradient, items);
+  found.log_score = results.narrow(0, of_gradient + items + 1, items);
+  return found;
+}
+
+// Returns the graph of the micro-batch's shape, recording it where the shape has come once before;
+// null: it is to run without one.
+DeviceStep::Recorded* DeviceStep::recorded_for(const Prepared& prepared) {
+  if (!records_ || is_profiled()) {  // a profile waits for the device again and again
+    return nullptr;
+  }
+  Shape shape = prepared.tables->pairs->upload.shapes();
+  const std::vector<std::int64_t>& constants = prepared.tables->pairs->layout.constants;
+  shape.insert(shape.end(), constants.begin(), constants.end());
+  shape.push_back(prepared.sign);
+  for (const at::Tensor& table : {prepared.tables->argument_of_target,
+                                  prepared.tables->complement_of_target, prepared.tables->shares}) {
+    shape.push_back(table.defined() ? 1 : 0);
+  }
+  const auto found = recorded_.find(shape);
+  if (found == recorded_.end()) {
+    if (recorded_.size() < kMostShapes) {
+      recorded_.try_emplace(std::move(shape));
+    }
+    return nullptr;
+  }
+  Recorded& recorded = found->second;
+  if (recorded.graph == nullptr && (graphs_ == kMostGraphs || !record(prepared, recorded))) {
+    return nullptr;
+  }
+  return &recorded;
+}
+
+// Returns whether it could be recorded.  A failure, for want of memory above all, ends recording:
+// what has no graph runs all the same.
+bool DeviceStep::record(const Prepared& prepared, Recorded& recorded) {
+  // The graphs' memory is their own: what libtorch keeps of earlier passes is no use to them.
+  release_unused_device_memory(decoder_.device());
+  const auto end = [&](const std::string& why) {
+    records_ = false;
+    recorded = Recorded();
+    failure_ = fmt::format(
+        "--cuda-graphs auto: recording a graph failed; the run goes on with the {} that it has: {}",
+        graphs_, why);
+    return false;
+  };
+  try {
+    const Tables& tables = *prepared.tables;
+    recorded.tables = tables.sent.clone();
+    if (prepared.hidden) {
+      recorded.hidden = prepared.hidden->receive().clone();
+    }
+    recorded.graph = recorder_->record(decoder_.device(), [&] {
+      tables.take(recorded.tables);
+      recorded.results =
+          results_of(prepared, recorded.hidden.defined() ? recorded.hidden : hidden_of(prepared));
+    });
+    ++graphs_;
+    return true;
+  } catch (const c10::Error& error) {
+    return end(error.what_without_backtrace());
+  } catch (const EnvironmentError& error) {  // of our own kernels' launches
+    return end(error.what());
   }
 }
 
@@ -114,7 +246,7 @@ DeviceStep::Prepared DeviceStep::prepare(const MicroBatch& micro_batch) {
     prepared.tables = tables_of(micro_batch);
   }
   if (!rows_on_device_.defined() && cache_.keeps_activations()) {
-    prepared.hidden = send_activations(prepared.tables->packed);
+    prepared.hidden = send_activations(prepared.tables->packed());
   }
   return prepared;
 }
@@ -154,6 +286,9 @@ std::shared_ptr<const DeviceStep::Tables> DeviceStep::make_tables(
     PairForm form;                                               // of the item
     for (const std::int64_t answer : packed.answer_of_target) {  // chosen, then rejected
       const std::int64_t item = answer / 2;
+      if (item == std::ssize(micro_batch.places)) {
+        break;  // the others fill the batch up
+      }
       if (item != last) {
         const PairPlace& place = micro_batch.places[static_cast<std::size_t>(item)];
         const auto pair = static_cast<std::size_t>(place.pair);
@@ -177,6 +312,17 @@ std::shared_ptr<const DeviceStep::Tables> DeviceStep::make_tables(
       loss_of_target.push_back(own(form.plain));
       argument_of_target.push_back(own(form.argument));
       complement_of_target.push_back(own(form.complement));
+    }
+    if (recorder_ != nullptr) {  // an item whose loss has no weight
+      const std::size_t targets = packed.answer_of_target.size();
+      targets_of_item.push_back(static_cast<std::int64_t>(targets - item_of_target.size()));
+      item_of_target.resize(targets, std::ssize(offset));
+      offset.push_back(0);
+      forms.resize(forms.size() + 6);
+      direction_of_target.resize(targets);
+      loss_of_target.resize(targets);
+      argument_of_target.resize(targets);
+      complement_of_target.resize(targets);
     }
     upload.add(targets_of_item, tables->targets_of_item);
     upload.add(item_of_target, tables->item_of_target);
@@ -205,7 +351,14 @@ std::shared_ptr<const DeviceStep::Tables> DeviceStep::make_tables(
       upload.add(cache_.kept_rows(packed), tables->rows);
     }
   };
-  tables->packed = pack_pairs(cache_.pairs(), items, decoder_, add_tables);
+  tables->pairs =
+      pack_unsent(cache_.pairs(), items, decoder_, add_tables, /*rounds=*/recorder_ != nullptr);
+  tables->sent = tables->pairs->upload.image().to(decoder_.device(), at::kByte,
+                                                  /*non_blocking=*/true);
+  if (recorder_ == nullptr) {
+    tables->take(tables->sent);
+    tables->pairs->upload = Upload();  // they stay there
+  }
   return tables;
 }
 
@@ -222,7 +375,7 @@ at::Tensor DeviceStep::hidden_of(const Prepared& prepared) const {
     return rows_on_device_.index_select(0, prepared.tables->rows).to(decoder_.residual_type());
   }
   return prepared.hidden ? prepared.hidden->receive().to(decoder_.residual_type())
-                         : cache_.activations(decoder_, prepared.tables->packed, layer_);
+                         : cache_.activations(decoder_, prepared.tables->packed(), layer_);
 }
 
 // Returns the derivative of the summed losses by `log_probs` [R]; keeps the figures.  As in
@@ -304,7 +457,7 @@ DeviceStep::Result DeviceStep::finish(std::int64_t micro_batches, std::int64_t r
   } else {
     std::vector<at::Tensor> gradients;
     for (const Found& found : found_) {
-      gradients.push_back(found.gradient);
+      gradients.push_back(found.gradient.to(vectors_.scalar_type()));
     }
     const at::Tensor contributions = gradients.empty()
                                          ? at::empty({0, members, hidden}, vectors_.options())

@@ -113,7 +113,7 @@ class Member {
   const Checkpoint& state() const { return record_.get().checkpoint; }
   std::vector<float> vector() const { return whole_vector(state()); }
   TrainingRecord& record() { return record_; }
-  TrainingObserver& observer() { return observer_; }
+  TrainingObserver& observer() const { return observer_; }
 
   // An interrupted or running file ends with the vector of its moment; only those of whole epochs
   // belong to the result.
@@ -393,15 +393,6 @@ class Trainer {
     return steps;
   }
 
-  // One pair of one member under one sign, in the pass that is being packed.
-  struct Place {
-    std::size_t member;
-    std::int64_t pair;
-    std::int8_t sign;
-    double factor;
-    PairOutcome* outcome;  // to be filled
-  };
-
   std::int64_t steps_done() const { return members_.front().state().step; }
 
   bool is_writer() const { return ranks_.world->rank() == 0; }
@@ -426,6 +417,14 @@ class Trainer {
 
   static std::int64_t rows_of(const StepPlan& step) {
     return static_cast<std::int64_t>(step.passes.size()) * step.pairs;
+  }
+
+  static std::int64_t rows_of(std::span<const StepPlan> steps) {
+    std::int64_t rows = 0;
+    for (const StepPlan& step : steps) {
+      rows += rows_of(step);
+    }
+    return rows;
   }
 
   // What this replica computes of a step; the members' figures follow one another.
@@ -479,12 +478,11 @@ class Trainer {
                                                     : &of_next.front();
       device_step_->add(mine[m], after);
     }
-    std::int64_t rows = 0;
-    for (const StepPlan& step : steps) {
-      rows += rows_of(step);
-    }
     const auto micro_batches = static_cast<std::int64_t>(steps.front().micro_batches.size());
-    const DeviceStep::Result found = device_step_->finish(micro_batches, rows);
+    const DeviceStep::Result found = device_step_->finish(micro_batches, rows_of(steps));
+    if (const std::string failure = device_step_->take_failure(); !failure.empty()) {
+      members.front().observer().on_warning(failure);
+    }
     std::vector<StepOutcome> result;
     std::int64_t first_row = 0;
     for (std::size_t i = 0; i < steps.size(); ++i) {
@@ -530,61 +528,36 @@ class Trainer {
     if (device_step_) {
       return compute_on_device(members, steps, next);
     }
-    // Per member, pass and pair; each element is filled by one replica.
-    std::vector<std::vector<PairOutcome>> outcomes;
-    for (const StepPlan& step : steps) {
-      outcomes.emplace_back(step.passes.size() * static_cast<std::size_t>(step.pairs));
-    }
     const std::size_t micro_batches = steps.front().micro_batches.size();
+    // Members follow one another, as the rows of places say; each element is filled by one replica.
+    std::vector<PairOutcome> outcomes(static_cast<std::size_t>(rows_of(steps)));
     std::vector<at::Tensor> gradients;  // [M, D] per micro-batch of this replica
-    std::size_t first_pair = 0;
-    for (std::size_t m = 0; m < micro_batches; ++m) {
-      if (is_mine(m)) {
-        gradients.push_back(differentiate(members, place(steps, m, first_pair, outcomes)));
-      }
-      first_pair += steps.front().micro_batches[m].size();
+    for (const MicroBatch& micro_batch : micro_batches_of(members, steps)) {
+      gradients.push_back(differentiate(members, micro_batch.places, outcomes));
     }
     std::vector<StepOutcome> result;
+    auto first = outcomes.begin();
     for (std::size_t i = 0; i < members.size(); ++i) {
       std::vector<at::Tensor> terms;
       for (const at::Tensor& gradient : gradients) {
         terms.push_back(gradient.select(0, static_cast<std::int64_t>(i)));
       }
-      result.push_back(reduce(terms, outcomes[i], micro_batches));
+      const auto end = first + rows_of(steps[i]);
+      std::vector<PairOutcome> of_member(first, end);
+      result.push_back(reduce(terms, of_member, micro_batches));
+      first = end;
     }
     return result;
   }
 
-  // What a micro-batch of every member puts into one pass; its first pair is `first_pair` of the
-  // batch.
-  static std::vector<Place> place(std::span<const StepPlan> steps, std::size_t micro_batch,
-                                  std::size_t first_pair,
-                                  std::vector<std::vector<PairOutcome>>& outcomes) {
-    std::vector<Place> places;
-    for (std::size_t member = 0; member < steps.size(); ++member) {
-      const StepPlan& step = steps[member];
-      const auto& indices = step.micro_batches[micro_batch];
-      for (std::size_t pass = 0; pass < step.passes.size(); ++pass) {
-        for (std::size_t i = 0; i < indices.size(); ++i) {
-          const std::size_t in_batch = first_pair + i;
-          const std::size_t row = pass * static_cast<std::size_t>(step.pairs) + in_batch;
-          places.push_back({member, indices[i], step.passes[pass][in_batch], step.factors[in_batch],
-                            &outcomes[member][row]});
-        }
-      }
-    }
-    return places;
-  }
-
-  // Fills the outcomes; returns the gradients [M, D] of the members' summed losses.
-  at::Tensor differentiate(std::span<const Member> members,
-                           const std::vector<Place>& places) const {
+  // Fills the outcomes of the places' rows; returns the gradients [M, D] of the members' summed
+  // losses.
+  at::Tensor differentiate(std::span<const Member> members, const std::vector<PairPlace>& places,
+                           std::vector<PairOutcome>& outcomes) const {
     std::vector<PackItem> items;
-    for (const Place& p : places) {
-      const TrainingSettings& settings = members[p.member].settings();
+    for (const PairPlace& p : places) {
       items.push_back(
-          {p.pair, steering_choice(static_cast<std::int64_t>(p.member), p.sign, p.factor,
-                                   settings.positions, settings.objective.kind)});
+          {p.pair, steering_choice(p.member, p.sign, p.factor, p.positions, p.objective.kind)});
     }
     const PackedPairs packed = pack_pairs(cache_.pairs(), items, decoder_);
     const at::Tensor vectors = current_vectors(members);
@@ -607,18 +580,17 @@ class Trainer {
     std::vector<double> loss_by_answer;
     std::vector<double> loss_by_complement;  // likewise
     for (std::size_t i = 0; i < places.size(); ++i) {
-      const Place& p = places[i];
+      const PairPlace& p = places[i];
       const auto pair = static_cast<std::size_t>(p.pair);
-      const Objective& objective = members[p.member].settings().objective;
       const PairObjective found = pair_objective(
-          objective, scores.answers[i],
-          uses_reference(objective.kind) ? cache_.reference(layer_)[pair] : AnswerLogProbs{},
-          answer_tokens(cache_.pairs()[pair]), p.sign, complements[i]);
+          p.objective, scores.answers[i],
+          uses_reference(p.objective.kind) ? cache_.reference(layer_)[pair] : AnswerLogProbs{},
+          answer_tokens(cache_.pairs()[pair]), static_cast<double>(p.sign), complements[i]);
       loss_by_answer.insert(loss_by_answer.end(), {found.slope.chosen, found.slope.rejected});
       loss_by_complement.insert(loss_by_complement.end(),
                                 {found.complement_slope.chosen, found.complement_slope.rejected});
-      *p.outcome = {found.margin, found.loss,
-                    static_cast<double>(packed_size(cache_.pairs()[pair]))};
+      outcomes[static_cast<std::size_t>(p.row)] = {
+          found.margin, found.loss, static_cast<double>(packed_size(cache_.pairs()[pair]))};
     }
     std::vector<double> loss_by_target;
     for (const std::int64_t answer : packed.answer_of_target) {

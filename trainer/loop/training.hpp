@@ -65,6 +65,9 @@ class TrainingObserver {
   // continue without it; the record has just been saved as complete.
   virtual void on_early_end() {}
 
+  // Called on a rank where something went wrong that changes no result.
+  virtual void on_warning(const std::string&) {}
+
   // Called on world rank 0 only, by LastStep also on another thread, but never while on_failure(),
   // on_early_end() or stop_requested() of a member of the pack runs.  The record's last vector is
   // the checkpoint's; that of a complete run with `ends_with_best` is the best epoch's once more.

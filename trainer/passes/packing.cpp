@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <string>
 #include <utility>
@@ -86,25 +87,36 @@ class Packer {
   }
 
   PackedAnswers finish(const Decoder& decoder, const AddTables& add_tables) {
-    std::vector<std::int64_t> answer_rows = predicting_rows_;
-    std::sort(answer_rows.begin(), answer_rows.end());
-    answer_rows.erase(std::unique(answer_rows.begin(), answer_rows.end()), answer_rows.end());
+    const std::shared_ptr<UnsentPairs> unsent = begin(decoder, add_tables, /*rounds=*/false);
+    unsent->upload.send(decoder.device());
+    unsent->finish();
+    return std::move(unsent->packed);
+  }
+
+  // `rounds`: fills the batch up as pack_unsent() says.
+  std::shared_ptr<UnsentPairs> begin(const Decoder& decoder, const AddTables& add_tables,
+                                     bool rounds) {
+    if (rounds) {
+      fill_up();
+    }
+    const std::vector<std::int64_t> answer_rows = distinct_predicting_rows();
     std::vector<std::int64_t> row_of_target;
     for (const std::int64_t row : predicting_rows_) {
       row_of_target.push_back(std::lower_bound(answer_rows.begin(), answer_rows.end(), row) -
                               answer_rows.begin());
     }
-    Upload upload;
-    upload.add(ids_, packed_.ids);
-    upload.add(row_of_target, packed_.row_of_target);
-    upload.add(targets_, packed_.targets);
+    const auto unsent = std::make_shared<UnsentPairs>();
+    unsent->packed = std::move(packed_);
+    unsent->packed.items = static_cast<std::int64_t>(items_.size());
+    unsent->packed.answers = first_answer_.back();
+    unsent->upload.add(ids_, unsent->packed.ids);
+    unsent->upload.add(row_of_target, unsent->packed.row_of_target);
+    unsent->upload.add(targets_, unsent->packed.targets);
     if (add_tables) {
-      add_tables(packed_, upload);
+      add_tables(unsent->packed, unsent->upload);
     }
-    packed_.layout = decoder.layout(positions_, parts_, answer_rows, std::move(upload));
-    packed_.items = static_cast<std::int64_t>(items_.size());
-    packed_.answers = first_answer_.back();
-    return std::move(packed_);
+    unsent->layout = decoder.begin_layout(positions_, parts_, answer_rows, unsent->upload, rounds);
+    return unsent;
   }
 
  private:
@@ -192,12 +204,49 @@ class Packer {
       }
       const std::int64_t row = rows.begin + static_cast<std::int64_t>(i);
       if (row < rows.end) {
-        packed_.rows_of_answers.push_back(row);
         packed_.is_steered[static_cast<std::size_t>(row)] = steering_.positions.steers_answers();
       }
       predicting_rows_.push_back(i == 0 ? prompt.back().end - 1 : row - 1);
       targets_.push_back(tokens[i]);
       packed_.answer_of_target.push_back(index);
+    }
+  }
+
+  std::vector<std::int64_t> distinct_predicting_rows() const {
+    std::vector<std::int64_t> rows = predicting_rows_;
+    std::sort(rows.begin(), rows.end());
+    rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
+    return rows;
+  }
+
+  // Adds rows in parts no longer than those that are there, the first of which predict, and as many
+  // targets as it takes.
+  void fill_up() {
+    const std::int64_t rows = std::ssize(ids_);
+    const std::int64_t predicting = std::ssize(distinct_predicting_rows());
+    const std::int64_t more_predicting = rounded_size(predicting + 1) - predicting;
+    const std::int64_t targets = std::ssize(targets_);
+    const std::int64_t more_targets = rounded_size(targets + more_predicting) - targets;
+    std::int64_t longest = 0;
+    for (const SequencePart& part : parts_) {
+      longest = std::max(longest, part.rows.size());
+    }
+    const std::int64_t end = rounded_size(rows + more_predicting);
+    for (std::int64_t begin = rows; begin < end; begin += longest) {
+      parts_.push_back({{begin, std::min(begin + longest, end)}, {}});
+      for (std::int64_t row = begin; row < parts_.back().rows.end; ++row) {
+        ids_.push_back(ids_.front());
+        positions_.push_back(row - begin);
+        packed_.steering_of_token.push_back({0, 1, 0.0});
+        packed_.is_steered.push_back(false);
+        packed_.pair_of_token.push_back(items_.front().pair);
+        packed_.offset_of_token.push_back(0);
+      }
+    }
+    for (std::int64_t i = 0; i < more_targets; ++i) {
+      predicting_rows_.push_back(rows + i % more_predicting);
+      targets_.push_back(targets_.front());
+      packed_.answer_of_target.push_back(first_answer_.back());
     }
   }
 
@@ -214,9 +263,9 @@ class Packer {
   PackedAnswers packed_;
 };
 
+// The packer refers to `items`.
 template <typename Item>
-PackedAnswers pack(const std::vector<Item>& all, const std::vector<PackItem>& items,
-                   const Decoder& decoder, const AddTables& add_tables = {}) {
+Packer packer_of(const std::vector<Item>& all, const std::vector<PackItem>& items) {
   std::vector<Sequences> sequences;
   std::map<SteeringChoice, std::vector<std::size_t>> trees;
   for (std::size_t i = 0; i < items.size(); ++i) {
@@ -227,7 +276,13 @@ PackedAnswers pack(const std::vector<Item>& all, const std::vector<PackItem>& it
   for (const auto& [steering, members] : trees) {
     packer.add_tree(members);
   }
-  return packer.finish(decoder, add_tables);
+  return packer;
+}
+
+template <typename Item>
+PackedAnswers pack(const std::vector<Item>& all, const std::vector<PackItem>& items,
+                   const Decoder& decoder, const AddTables& add_tables = {}) {
+  return packer_of(all, items).finish(decoder, add_tables);
 }
 
 std::vector<PackItem> alike(const std::vector<std::int64_t>& indices,
@@ -281,6 +336,12 @@ std::vector<std::vector<std::int64_t>> rows_of_pairs(const PackedPairs& packed,
 PackedPairs pack_pairs(const std::vector<TokenPair>& pairs, const std::vector<PackItem>& items,
                        const Decoder& decoder, const AddTables& add_tables) {
   return pack(pairs, items, decoder, add_tables);
+}
+
+std::shared_ptr<UnsentPairs> pack_unsent(const std::vector<TokenPair>& pairs,
+                                         const std::vector<PackItem>& items, const Decoder& decoder,
+                                         const AddTables& add_tables, bool rounds) {
+  return packer_of(pairs, items).begin(decoder, add_tables, rounds);
 }
 
 PackedPairs pack_alike(const std::vector<TokenPair>& pairs,

@@ -7,6 +7,7 @@
 #include <compare>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "datasets/tokens/token_pair.hpp"
@@ -53,7 +54,6 @@ struct PackedAnswers {
   std::vector<std::int64_t> answer_of_target;
   std::vector<SteeringChoice> steering_of_token;  // [T]
   std::vector<bool> is_steered;                   // [T]: by the positions of its steering
-  std::vector<std::int64_t> rows_of_answers;      // ascending: rows of answers' scored tokens
   // A token's place in the packing of one of its items by itself.
   std::vector<std::int64_t> pair_of_token;    // [T]
   std::vector<std::int64_t> offset_of_token;  // [T]
@@ -84,6 +84,27 @@ using AddTables = std::function<void(const PackedAnswers& packed, Upload& upload
 
 PackedPairs pack_pairs(const std::vector<TokenPair>& pairs, const std::vector<PackItem>& items,
                        const Decoder& decoder, const AddTables& add_tables = {});
+
+// Pairs whose tables are not on the device yet.  They go there as upload.image(); upload.bind()
+// says where they are, and finish() may then be called, both as often as the tables move.  Stays
+// where it is: `upload` points into it.
+struct UnsentPairs {
+  PackedPairs packed;
+  Upload upload;
+  UnsentLayout layout;
+
+  void finish() { packed.layout = layout.finish(); }
+};
+
+// The same before the tables are sent.  `rounds`: filled up such that the batch has one of a few
+// shapes: T, U, R, spans, their queries and keys are a rounded_size() (numbers of keys in all, and
+// bounds, a power of 2).  Rows that follow those of the items are sequences of their own and not
+// steered; their targets follow all others as the chosen answer of one more item, P, which `items`
+// does not count.  So no row of an item sees them, and where the loss of item P has no weight, they
+// have no gradient.  For models without recurrent blocks.
+std::shared_ptr<UnsentPairs> pack_unsent(const std::vector<TokenPair>& pairs,
+                                         const std::vector<PackItem>& items, const Decoder& decoder,
+                                         const AddTables& add_tables, bool rounds);
 
 // Packs the pairs (or continuations) `indices`, all steered alike.
 PackedPairs pack_alike(const std::vector<TokenPair>& pairs,

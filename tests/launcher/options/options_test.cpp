@@ -226,6 +226,12 @@ TEST(TrainOptions, AttentionOfADeviceIsAChoice) {
   expect_parts(train_error({"--attention", "padded"}), {"attention", "auto, composed, flash"});
 }
 
+TEST(TrainOptions, GraphsOfADeviceAreAutomaticOrOff) {
+  EXPECT_EQ(parsed({}).cuda_graphs, CudaGraphs::kAuto);
+  EXPECT_EQ(parsed({"--cuda-graphs", "off"}).cuda_graphs, CudaGraphs::kOff);
+  expect_parts(train_error({"--cuda-graphs", "on"}), {"cuda-graphs", "auto, off"});
+}
+
 SweepOptions parsed_sweep(const Words& extra) {
   Words words = {"sweep", "--model", "m", "--train", "t.csv", "--out", "dir"};
   words.insert(words.end(), extra.begin(), extra.end());
@@ -1309,6 +1315,7 @@ TEST(Help, ListsEveryOptionOfTheDesignOnALineOfItsOwn) {
                            "deterministic",
                            "kernels",
                            "attention",
+                           "cuda-graphs",
                            "timeout",
                            "progress",
                            "quiet",

@@ -93,6 +93,14 @@ class Decoder {
     return layouts_.packed(positions, parts, answer_rows, std::move(upload));
   }
 
+  // The same in two parts, see LayoutBuilder::begin().
+  UnsentLayout begin_layout(const std::vector<std::int64_t>& positions,
+                            const std::vector<SequencePart>& parts,
+                            const std::vector<std::int64_t>& answer_rows, Upload& upload,
+                            bool rounds) const {
+    return layouts_.begin(positions, parts, answer_rows, upload, rounds);
+  }
+
   // ids [T] int64 -> [T, D].  Collective over: tp
   at::Tensor embed(const at::Tensor& ids) const;
 

@@ -6,6 +6,7 @@
 #include <c10/core/Device.h>
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -19,6 +20,7 @@ struct KernelCall {
   std::int64_t rows = 0;  // not 0
   int threads = 0;        // for each row, a power of 2
   const void* arguments = nullptr;
+  std::size_t argument_bytes = 0;
   std::array<const at::Tensor*, 16> reads{};
   std::array<const at::Tensor*, 4> writes{};
 };

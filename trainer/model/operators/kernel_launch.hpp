@@ -68,6 +68,7 @@ void run_kernel(const char* kernel, const Grid& grid, const Arguments& arguments
     call.threads *= 2;
   }
   call.arguments = &arguments;
+  call.argument_bytes = sizeof(Arguments);
   const auto is_there = [](const at::Tensor* x) {
     return x != nullptr && x->defined() && x->numel() > 0;
   };

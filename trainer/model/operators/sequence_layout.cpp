@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
+#include <iterator>
 #include <limits>
 #include <numeric>
 #include <utility>
@@ -66,8 +68,14 @@ std::pair<std::vector<std::int64_t>, std::vector<std::int64_t>> places_by_row(
   return {places, first};
 }
 
-// Adds the tables of flash attention over `rows` rows to `upload`.
-void add_joined(const std::vector<QuerySpan>& spans, std::int64_t rows, Upload& upload,
+// Returns the smallest one that is not below `size`.
+std::int64_t power_of_2(std::int64_t size) {
+  return static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(size)));
+}
+
+// Adds the tables of flash attention over `rows` rows to `upload`.  `rounds`: with spans of no
+// query, and keys of no span, behind the others.
+void add_joined(const std::vector<QuerySpan>& spans, std::int64_t rows, bool rounds, Upload& upload,
                 JoinedSpans& joined) {
   std::vector<std::int64_t> row_of_key;
   std::vector<std::int32_t> query_bounds = {0};
@@ -93,7 +101,16 @@ void add_joined(const std::vector<QuerySpan>& spans, std::int64_t rows, Upload& 
     query_bounds.push_back(static_cast<std::int32_t>(span.queries.end));
     key_bounds.push_back(static_cast<std::int32_t>(row_of_key.size()));
   }
-  const auto [places, first] = places_by_row(row_of_key, rows);
+  auto [places, first] = places_by_row(row_of_key, rows);
+  if (rounds) {
+    const auto bounds = static_cast<std::size_t>(1 + rounded_size(std::ssize(spans)));
+    query_bounds.resize(bounds, query_bounds.back());
+    key_bounds.resize(bounds, key_bounds.back());
+    row_of_key.resize(std::bit_ceil(row_of_key.size()));
+    places.resize(row_of_key.size());
+    joined.most_queries = power_of_2(joined.most_queries);
+    joined.most_keys = power_of_2(joined.most_keys);
+  }
   upload.add(row_of_key, joined.row_of_key);
   upload.add(places, joined.keys_by_row);
   upload.add(first, joined.first_key);
@@ -112,13 +129,19 @@ struct SpanTables {
   at::Tensor first_seen;  // [S q] int64
 };
 
-// `keys`: the number of rows that spans name, 0 where no gradient is needed.
-void add_tables(const std::vector<QuerySpan>& spans, std::int64_t keys, Upload& upload,
+// `keys`: the number of rows that spans name, 0 where no gradient is needed.  `rounds`: with slots
+// that hold nothing, and slots in no key's list, behind the others.
+void add_tables(const std::vector<QuerySpan>& spans, std::int64_t keys, bool rounds, Upload& upload,
                 SpanTables& tables) {
-  tables.spans = static_cast<std::int64_t>(spans.size());
+  tables.spans = std::ssize(spans);
   for (const QuerySpan& span : spans) {
     tables.most_queries = std::max(tables.most_queries, span.queries.size());
     tables.most_keys = std::max(tables.most_keys, key_count(span));
+  }
+  if (rounds) {
+    tables.spans = rounded_size(tables.spans);
+    tables.most_queries = rounded_size(tables.most_queries);
+    tables.most_keys = rounded_size(tables.most_keys);
   }
   std::vector<std::int64_t> query_of_slot;
   std::vector<std::int64_t> key_of_slot;
@@ -157,6 +180,12 @@ void add_tables(const std::vector<QuerySpan>& spans, std::int64_t keys, Upload& 
     }
     key_of_slot.resize(wanted, span.own.begin);
   }
+  // Spans of no query: row 0 sees itself, and nothing reads that.
+  const auto query_slots = static_cast<std::size_t>(tables.spans * tables.most_queries);
+  query_of_slot.resize(query_slots, 0);
+  keys_seen.resize(query_slots, 1);
+  first_seen.resize(query_slots, 0);
+  key_of_slot.resize(static_cast<std::size_t>(tables.spans * tables.most_keys), 0);
   std::vector<std::int64_t> slots_by_key;
   std::vector<std::int64_t> slots_per_key;
   std::vector<std::int64_t> first_slot = {0};
@@ -164,6 +193,9 @@ void add_tables(const std::vector<QuerySpan>& spans, std::int64_t keys, Upload& 
     slots_by_key.insert(slots_by_key.end(), slots.begin(), slots.end());
     slots_per_key.push_back(static_cast<std::int64_t>(slots.size()));
     first_slot.push_back(static_cast<std::int64_t>(slots_by_key.size()));
+  }
+  if (rounds) {
+    slots_by_key.resize(std::bit_ceil(slots_by_key.size()));
   }
   upload.add(query_of_slot, tables.padded.query_of_slot);
   upload.add(key_of_slot, tables.padded.key_of_slot);
@@ -451,6 +483,23 @@ RecurrenceTables recurrence_tables(at::ScalarType type, at::Device device) {
 
 }  // namespace
 
+struct LayoutBuilder::UnsentTables {
+  std::int64_t last = -1;  // position
+  at::Tensor answer_rows;
+  at::Tensor places;                          // [T] float32: positions
+  std::vector<std::array<QuerySet, 2>> sets;  // by kind: all rows; those that predict
+  std::vector<std::array<SpanTables, 2>> tables;
+  std::shared_ptr<const RecurrentLayout> recurrent;
+};
+
+std::int64_t rounded_size(std::int64_t size) {
+  std::int64_t step = 1;
+  while (size > 8 * step) {
+    step *= 2;
+  }
+  return (size + step - 1) / step * step;
+}
+
 std::int64_t context_size(const QuerySpan& span) {
   std::int64_t count = 0;
   for (const Range& range : span.context) {
@@ -555,11 +604,15 @@ LayoutBuilder::LayoutBuilder(const ModelConfig& config, at::ScalarType type, at:
   }
 }
 
+bool LayoutBuilder::scales_queries(std::int64_t last, const Kind& kind) {
+  return kind.query_growth != 0 && static_cast<double>(last) >= kind.query_context;
+}
+
 // Returns 1 + b ln(1 + floor(p / C)) [n, 1] for positions [n], the last of which is `last`;
 // undefined where all are below C.
 at::Tensor LayoutBuilder::scale_of_queries(const at::Tensor& positions, std::int64_t last,
                                            const Kind& kind) const {
-  if (kind.query_growth == 0 || static_cast<double>(last) < kind.query_context) {
+  if (!scales_queries(last, kind)) {
     return {};
   }
   const at::Tensor steps = at::floor(positions / kind.query_context);
@@ -578,55 +631,78 @@ SequenceLayout LayoutBuilder::packed(const std::vector<std::int64_t>& positions,
                                      const std::vector<SequencePart>& parts,
                                      const std::vector<std::int64_t>& answer_rows,
                                      Upload upload) const {
+  const UnsentLayout layout = begin(positions, parts, answer_rows, upload);
+  upload.send(device_);
+  return layout.finish();
+}
+
+UnsentLayout LayoutBuilder::begin(const std::vector<std::int64_t>& positions,
+                                  const std::vector<SequencePart>& parts,
+                                  const std::vector<std::int64_t>& answer_rows, Upload& upload,
+                                  bool rounds) const {
   const bool pads = needs_padding(type_, device_);
   const auto keys = static_cast<std::int64_t>(positions.size());
-  SequenceLayout layout;
-  at::Tensor places;
-  upload.add(answer_rows, layout.answer_rows);
-  upload.add(at::tensor(positions, at::kFloat), places);
-  std::vector<std::array<QuerySet, 2>> sets(kinds_.size());  // all rows; those that predict
-  std::vector<std::array<SpanTables, 2>> tables(kinds_.size());
+  const auto unsent = std::make_shared<UnsentTables>();
+  unsent->last = last_of(positions);
+  unsent->sets.resize(kinds_.size());
+  unsent->tables.resize(kinds_.size());
+  upload.add(answer_rows, unsent->answer_rows);
+  upload.add(at::tensor(positions, at::kFloat), unsent->places);
+  UnsentLayout layout;
   for (std::size_t kind = 0; kind < kinds_.size(); ++kind) {
     if (kinds_[kind].is_recurrent) {
       continue;
     }
+    const bool grows = scales_queries(unsent->last, kinds_[kind]);
+    layout.constants.push_back(grows ? 1 : 0);
     for (const std::size_t part : {0, 1}) {
-      QuerySet& set = sets[kind][part];
+      QuerySet& set = unsent->sets[kind][part];
+      SpanTables& tables = unsent->tables[kind][part];
       set.spans = query_spans(parts, part == 0 ? nullptr : &answer_rows, kinds_[kind].window);
       if (kinds_[kind].joins) {
-        add_joined(set.spans, keys, upload, tables[kind][part].joined);
+        add_joined(set.spans, keys, rounds, upload, tables.joined);
       } else if (pads) {
-        add_tables(set.spans, keys, upload, tables[kind][part]);
+        add_tables(set.spans, keys, rounds, upload, tables);
       }
+      layout.constants.insert(layout.constants.end(),
+                              {tables.spans, tables.most_queries, tables.most_keys,
+                               tables.joined.most_queries, tables.joined.most_keys});
     }
   }
   if (taps_ > 0) {
     const auto recurrent = std::make_shared<RecurrentLayout>();
     lay_out(parts, taps_, recurrence_tables(type_, device_), upload, *recurrent);
-    layout.recurrent = recurrent;
+    unsent->recurrent = recurrent;
   }
-  upload.send(device_);
+  layout.finish = [this, unsent] { return finished(*unsent); };
+  return layout;
+}
+
+SequenceLayout LayoutBuilder::finished(const UnsentTables& tables) const {
+  SequenceLayout layout;
+  layout.answer_rows = tables.answer_rows;
+  layout.recurrent = tables.recurrent;
   for (std::size_t kind = 0; kind < kinds_.size(); ++kind) {
     if (kinds_[kind].is_recurrent) {
       layout.kinds.emplace_back();
       continue;
     }
-    auto& [all, answers] = sets[kind];
-    set_angles(places, last_of(positions), kinds_[kind], all);
+    auto [all, answers] = tables.sets[kind];
+    set_angles(tables.places, tables.last, kinds_[kind], all);
     answers.cos = all.cos.index_select(0, layout.answer_rows);
     answers.sin = all.sin.index_select(0, layout.answer_rows);
     if (all.query_scale.defined()) {
       answers.query_scale = all.query_scale.index_select(0, layout.answer_rows);
     }
-    if (kinds_[kind].joins) {
-      for (const std::size_t part : {0, 1}) {
-        QuerySet& set = sets[kind][part];
-        set.joined = std::move(tables[kind][part].joined);
+    const std::array<QuerySet*, 2> sets = {&all, &answers};
+    for (const std::size_t part : {0, 1}) {
+      QuerySet& set = *sets[part];
+      if (kinds_[kind].joins) {
+        set.joined = tables.tables[kind][part].joined;
         set_turns(set, *set.joined);
+      } else if (needs_padding(type_, device_)) {
+        set.padded = padded_spans(tables.tables[kind][part], set);
       }
-    } else if (pads) {
-      all.padded = padded_spans(std::move(tables[kind][0]), all);
-      answers.padded = padded_spans(std::move(tables[kind][1]), answers);
     }
     layout.kinds.push_back({std::make_shared<QuerySet>(std::move(all)),
                             std::make_shared<QuerySet>(std::move(answers))});
@@ -665,7 +741,7 @@ CachedLayout LayoutBuilder::cached(const std::vector<CachedPart>& parts) const {
       span.window = kinds_[kind].window;
     }
     if (pads) {
-      add_tables(rows.spans, /*keys=*/0, upload, tables[kind]);
+      add_tables(rows.spans, /*keys=*/0, /*rounds=*/false, upload, tables[kind]);
     }
   }
   if (taps_ > 0) {

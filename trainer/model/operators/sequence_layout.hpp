@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -136,6 +137,19 @@ struct SequenceLayout {
 // Returns the bytes of its tensors.
 std::uint64_t bytes_of(const SequenceLayout& layout);
 
+// Returns the smallest of a few sizes that is not below `size`: 1 to 8, then four between a power
+// of 2 and the next.
+std::int64_t rounded_size(std::int64_t size);
+
+// A layout whose tables are in an Upload.
+struct UnsentLayout {
+  // Makes the layout of the tables where the Upload has bound them, and asks the device for what
+  // follows from them; may be called again when they are bound to other memory.
+  std::function<SequenceLayout()> finish;
+  // What the device is asked depends on nothing of the host's but these and the tables' shapes.
+  std::vector<std::int64_t> constants;
+};
+
 // New rows of a sequence whose earlier rows are in a DecoderCache.  They follow the rows of
 // `context` and the first rows of `own`, and become the last rows.size() rows of `own`.  Where
 // these are all rows of `own`, a region of the cache begins: what the cache holds there is of a
@@ -213,6 +227,14 @@ class LayoutBuilder {
                         const std::vector<SequencePart>& parts,
                         const std::vector<std::int64_t>& answer_rows, Upload upload = {}) const;
 
+  // The same in two parts, around the upload; this object must outlive the result.  `rounds`:
+  // spans, their queries and keys are padded to few sizes, which changes no row's attention; not
+  // for models with recurrent blocks.
+  UnsentLayout begin(const std::vector<std::int64_t>& positions,
+                     const std::vector<SequencePart>& parts,
+                     const std::vector<std::int64_t>& answer_rows, Upload& upload,
+                     bool rounds = false) const;
+
   // `parts` cover the new rows in order.
   CachedLayout cached(const std::vector<CachedPart>& parts) const;
 
@@ -229,6 +251,10 @@ class LayoutBuilder {
     bool joins = false;
   };
 
+  struct UnsentTables;  // all that finished() needs
+
+  SequenceLayout finished(const UnsentTables& tables) const;
+  static bool scales_queries(std::int64_t last, const Kind& kind);
   at::Tensor scale_of_queries(const at::Tensor& positions, std::int64_t last,
                               const Kind& kind) const;
   // Sets what depends on positions [n] float32, of which `last` is the last, in `set`.

@@ -40,9 +40,16 @@ class Upload {
       for (const Table& table : tables_) {
         *table.target = table.host;
       }
-      tables_.clear();
-      return;
+    } else {
+      bind(image().to(device, at::kByte, /*non_blocking=*/true));
     }
+    tables_.clear();
+  }
+
+  // What send() does off the CPU, in parts, so that tables can go to memory that is there already:
+  // returns the bytes of all tables, in pinned memory; makes every target a view of `sent`, a copy
+  // of them on the device.
+  at::Tensor image() const {
     std::int64_t total = 0;
     for (const Table& table : tables_) {
       total += padded_bytes(table.host);
@@ -56,7 +63,10 @@ class Upload {
       }
       next += padded_bytes(table.host);
     }
-    const at::Tensor sent = host.to(device, at::kByte, /*non_blocking=*/true);
+    return host;
+  }
+
+  void bind(const at::Tensor& sent) const {
     std::int64_t begin = 0;
     for (const Table& table : tables_) {
       *table.target = sent.narrow(0, begin, static_cast<std::int64_t>(table.host.nbytes()))
@@ -64,7 +74,17 @@ class Upload {
                           .view(table.host.sizes());
       begin += padded_bytes(table.host);
     }
-    tables_.clear();
+  }
+
+  // Returns types and shapes of the tables: where they are equal, images are laid out alike.
+  std::vector<std::int64_t> shapes() const {
+    std::vector<std::int64_t> all;
+    for (const Table& table : tables_) {
+      all.insert(all.end(), {static_cast<std::int64_t>(table.host.scalar_type()),
+                             static_cast<std::int64_t>(table.host.dim())});
+      all.insert(all.end(), table.host.sizes().begin(), table.host.sizes().end());
+    }
+    return all;
   }
 
  private:
