@@ -110,7 +110,9 @@ void set_measured_machine(const LocalRanks& local, std::int64_t devices, PlanReq
 
 void set_this_machine(const PlanOptions& options, PlanRequest& request) {
   const auto ranks = static_cast<int>(options.devices);
-  const c10::Device device = choose_device(DeviceKind::kAuto, 0, 1);
+  // GPUs that cannot be used are no part of this machine; a run would be refused here.
+  const DeviceKind kind = accelerator_fault().empty() ? DeviceKind::kAuto : DeviceKind::kCpu;
+  const c10::Device device = choose_device(kind, 0, 1);
   select_device(device);
   const bool cuda = !device.is_cpu();
   const ThreadChoice threads = choose_threads(std::nullopt, cuda ? 1 : ranks,

@@ -244,6 +244,59 @@ TEST(PlannedKernels, AreThoseOfTheDevice) {
   }
 }
 
+struct FilledCache {
+  int streams = 0;  // times that pairs went through block after block
+  std::vector<double> reference;
+  at::Tensor rows;
+};
+
+// `room` bytes are left beside all weights; 0: any number.
+FilledCache fill_with_room(const std::vector<TokenPair>& pairs, std::int64_t room) {
+  const ModelConfig config = enlarged(llama_config());
+  const RandomWeights weights(config);
+  const Ranks ranks = lone_ranks();
+  Decoder decoder(config, weights, at::kFloat, simulated_device(), *ranks.tp);
+  CacheSettings settings;
+  settings.place = ActivationPlace::kHost;
+  settings.layers = {kLayer};
+  settings.type = at::kFloat;
+  ActivationCache cache(decoder, pairs, settings, ranks);
+  const auto bytes_of = [&](Range blocks, bool embedding) {
+    return static_cast<std::int64_t>(
+        Decoder::weight_bytes(config, 1, 0, at::kFloat, simulated_device(), blocks, embedding));
+  };
+  if (room > 0) {
+    set_device_memory(device_bytes_in_use() + bytes_of({0, config.blocks}, true) -
+                      bytes_of({0, 0}, false) + room);
+  }
+  FilledCache filled;
+  fill_caches(decoder, {&cache}, ranks,
+              [&](const std::string& phase, std::int64_t done, std::int64_t) {
+                filled.streams += phase.find("block") != std::string::npos && done == 1 ? 1 : 0;
+              });
+  set_device_memory(std::int64_t{1} << 40);
+  for (const AnswerLogProbs& answer : cache.reference(kLayer)) {
+    filled.reference.insert(filled.reference.end(), {answer.chosen, answer.rejected});
+  }
+  filled.rows = cache.activations(decoder, pack_alike(pairs, {0, 17, 39}, decoder), kLayer).cpu();
+  return filled;
+}
+
+// Half of the room holds a third of the pairs' activations, or less where their tables count.
+TEST(PrefixPass, GoesInPortionsOfWhatIsFree) {
+  at::set_num_threads(1);
+  const std::vector<TokenPair> pairs = pairs_of({12, 6, 4, 2}, 40);
+  const auto rows = static_cast<std::int64_t>(
+      ActivationCache::bytes_needed(enlarged(llama_config()).hidden, pairs, at::kFloat));
+  const FilledCache at_once = fill_with_room(pairs, 0);
+  const FilledCache in_portions = fill_with_room(pairs, rows * 2 / 3);
+  EXPECT_EQ(at_once.streams, 1);
+  EXPECT_GE(in_portions.streams, 3);
+  EXPECT_LE(in_portions.streams, 20);  // a block is not loaded for each pair
+  EXPECT_EQ(in_portions.reference, at_once.reference);
+  EXPECT_TRUE(at::equal(in_portions.rows, at_once.rows));
+}
+
 TEST(PlannedKernels, AreThoseOfFlashAttention) {
   at::set_num_threads(1);
   choose_attention(AttentionChoice::kFlash, simulated_device(), at::kBFloat16);
