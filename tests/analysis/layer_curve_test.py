@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pytest
 import synthetic_sweep
 from synthetic_sweep import SyntheticSweep, grid
 
-from bipo_analysis import compare_layers, layer_curve, load_sweep, load_sweeps, ranked_layers
+from bipo_analysis import Run, compare_layers, layer_curve, load_sweep, load_sweeps, ranked_layers
 from bipo_analysis.findings import findings
+from bipo_analysis.method_comparisons import cells_compared
 from bipo_analysis.sections import split_sections
 from bipo_analysis.traces import mean_by_layer, read_traces, smoothed
 from bipo_analysis.summary import axes_of, cell_row, summary_frame
@@ -176,3 +178,29 @@ def test_settings_are_axes_where_cells_name_them():
     assert list(frame["norm"]) == ["free", "max:3%", "free"] and list(frame["factors"]) == ["1", "1", "learned"]
     assert set(frame["schedule"]) == {"linear"} and "init" not in frame
     assert axes_of(frame)[-2:] == ["norm", "factors"]
+
+
+def with_pairs(run, effect) -> Run:
+    """The run with single pairs of its last evaluation: of each, half the propensity at +v less that at -v is
+    effect(pair)."""
+    kinds = [("step", "<i8"), ("epoch", "<i4"), ("multiplier", "<f8"), ("pair", "<i8"), ("chosen_logp", "<f8"),
+             ("rejected_logp", "<f8")]
+    rows = [(30, 2, m, pair, -40 + pair + m * effect(pair), -40.0) for m in (-1.0, 0.0, 1.0) for pair in range(20)]
+    return dataclasses.replace(run, sample_rows=numpy.array(rows, kinds))
+
+
+def test_cells_are_compared_pair_by_pair(tmp_path):
+    """Pairs spread over 3 nats and seeds over 0.2; layer 5 does 1 nat less than layer 15 in each, layer 10 as much."""
+    sweep = load_sweep(SyntheticSweep(grid(layers=(5, 10, 15), seeds=(1, 2, 3))).write(tmp_path / "sweep"))
+    (section,) = split_sections(sweep)
+    lacks = {5: 1.0, 10: 0.0, 15: 0.0}
+    runs = {name: with_pairs(run, lambda pair, run=run: 3 * pair / 20 + 0.1 * int(run.settings["seed"])
+                             - lacks[run.layer]) for name, run in sweep.runs.items()}
+    reference, compared = cells_compared(section, runs)
+    assert reference == "layer 15" and {one.label for one in compared} == {"layer 5", "layer 10"}
+    found = {one.label: one for one in compared}
+    less, same = found["layer 5"], found["layer 10"]
+    assert less.difference.value == pytest.approx(-1) and less.difference.seeds == 3 and less.difference.pairs == 20
+    assert less.corrected == pytest.approx(2 * less.difference.probability)
+    assert less.verdict == "less, in every seed" and same.verdict == "open"
+    assert cells_compared(section, sweep.runs) == ("", [])  # files without single pairs

@@ -65,7 +65,7 @@ def test_draws_are_those_of_all_that_there_are():
 
 
 def test_both_sources_of_chance_are_in_the_interval():
-    """Of seeds a and pairs b that add up, the variance is var(a) / n of the seeds, unbiased, plus that of b over pairs."""
+    """Of seeds and pairs that add up, the variance is the unbiased one of the mean of seeds plus that over pairs."""
     generator = numpy.random.default_rng(7)
     seeds, pairs = generator.normal(size=3), generator.normal(size=40)
     drawn = resampled_means(seeds[:, None] + pairs, resamples=20000)

@@ -179,7 +179,8 @@ def test_evaluations_alone_are_choices_by_their_vectors(tmp_path):
                                                                                                           "trained"]
     row = difference_table([panel]).set_index("measure").loc["steerability"]
     assert row["difference"] == pytest.approx(0.6) and row["seeds"] == 1
-    assert "as far as one seed tells" in tradeoff_markdown([panel], choice_table([panel]), difference_table([panel]), 1.0)
+    text = tradeoff_markdown([panel], choice_table([panel]), difference_table([panel]), 1.0)
+    assert "as far as one seed tells" in text
 
 
 def test_two_evaluations_of_a_cell_are_refused(folder, tmp_path):

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"ratios: {shlex.join(map(str, error.cmd))} ended with {error.returncode}:\n{error.stderr}",
               file=sys.stderr)
         return 2
-    results = {command: {name: ratio([row[command][name] for row in rounds], [row[options.base][name] for row in rounds])
+    results = {command: {name: ratio(*([row[which][name] for row in rounds] for which in (command, options.base)))
                          for name in figures} for command in options.other}
     base = {name: statistics.median(row[options.base][name] for row in rounds) for name in figures}
     print(table(options.base, base, results, figures, len(rounds)))

@@ -1,4 +1,4 @@
-"""The command line: python -m bipo_analysis report FILE|DIR..., summary SWEEP..., evaluation FILE..., tradeoffs DIR..."""
+"""The command line: python -m bipo_analysis report|summary|evaluation|tradeoffs FILE|DIR..., tensorboard FILE|DIR."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ from .wording import joined, last_part, plain
 
 # Settings that say where and on what a cell ran, not which choice it is; hashes and paths follow from the data.
 NO_CHOICE = frozenset((
-    "name", "data", "model", "adapter", "train", "test", "out", "seed", "data_seed", "threads", "dp", "tp", "world_size", "device",
+    "name", "data", "model", "adapter", "train", "test", "out", "seed", "data_seed", "threads", "dp", "tp",
+    "world_size", "device",
     "backend", "deterministic", "micro_batch", "cache_budget", "cache_device", "cache_dir", "cache_dtype",
     "cache_shared", "save_every", "eval_every", "multipliers", "model_fingerprint", "weights_hash", "train_pairs",
     "train_tokens_hash", "test_pairs", "test_tokens_hash", "max_pairs", "max_test_pairs", "template_date",
@@ -150,8 +151,8 @@ def _cell_of(evaluation: Evaluation, file: Path, cells: Sequence[Cell]) -> int |
         trained_on = used[0].trained_on.removesuffix(".gguf")
         best = [index for index in best if cells[index].model == trained_on] or best
     if len(best) > 1:
-        raise AnalysisError(f"{file}: its vector {path} may be that of {joined([str(cells[index].path) for index in best])}"
-                            "; name those sweeps one at a time")
+        named = joined([str(cells[index].path) for index in best])
+        raise AnalysisError(f"{file}: its vector {path} may be that of {named}; name those sweeps one at a time")
     return best[0] if best else None
 
 
@@ -176,7 +177,8 @@ def _lone_cell(file: Path, evaluation: Evaluation) -> Cell:
     test = PurePosixPath(str(evaluation.settings.get("test") or ""))
     data = test.parent.name or test.stem
     settings = {"vector": vector, "layer": used[0].layer if used else None}
-    return Cell(vector, file.resolve(), file.stem, evaluation.model.removesuffix(".gguf"), data, -1, "complete", settings, None, evaluation)
+    model = evaluation.model.removesuffix(".gguf")
+    return Cell(vector, file.resolve(), file.stem, model, data, -1, "complete", settings, None, evaluation)
 
 
 def panels(cells: Sequence[Cell]) -> list[Panel]:

@@ -181,7 +181,8 @@ def _cell_row(panel: Panel, choice: Choice, cell: Cell, settings: Sequence[str],
 
 def _evaluation_row(evaluation: Evaluation, at: float, equal_kl: float) -> dict[str, object]:
     effects = effects_by_pair(evaluation, at, equal_kl)
-    row: dict[str, object] = {"pairs": len(effects), "equal_kl": equal_kl, **{name: float(effects[name].mean()) for name in EFFECTS}}
+    row: dict[str, object] = {"pairs": len(effects), "equal_kl": equal_kl,
+                              **{name: float(effects[name].mean()) for name in EFFECTS}}
     curve = of_direction(evaluation.curve, VECTOR).set_index("multiplier")
     for value, side in ((-at, "minus"), (0.0, "zero"), (at, "plus")):
         for name in ("accuracy", "propensity"):
@@ -211,7 +212,8 @@ def choice_table(panels: Sequence[Panel], at: float = AT, equal_kl: float | None
     _high are the means over the seeds of the file's own bootstrap intervals over prompts or texts.  `on_front_PRICE`
     tells whether no choice of the panel has more steerability for no more of that price.
     """
-    rows = [_choice_row(panel, choice, at, compared_kl(panel, equal_kl)) for panel in panels for choice in panel.choices]
+    rows = [_choice_row(panel, choice, at, compared_kl(panel, equal_kl))
+            for panel in panels for choice in panel.choices]
     table = pandas.DataFrame(rows)
     for price in PRICES if len(table) else ():
         table[f"on_front_{price}"] = _fronts(table, "steerability", price)
@@ -221,7 +223,8 @@ def choice_table(panels: Sequence[Panel], at: float = AT, equal_kl: float | None
 def _choice_row(panel: Panel, choice: Choice, at: float, equal_kl: float) -> dict[str, object]:
     evaluated = [cell for cell in choice.cells if cell.evaluation is not None]
     row: dict[str, object] = {"model": panel.model, "data": panel.data, "choice": choice.label,
-                              "seed_bounds": "", "cells": len(choice.cells), "seeds": len(evaluated), "equal_kl": equal_kl}
+                              "seed_bounds": "", "cells": len(choice.cells), "seeds": len(evaluated),
+                              "equal_kl": equal_kl}
     for effect in EFFECTS:
         matrix = effect_matrix(choice, effect, at, equal_kl)
         known = matrix.dropna(axis=0, how="all")
@@ -285,8 +288,8 @@ def difference_table(panels: Sequence[Panel], at: float = AT, equal_kl: float | 
             rows += [_effect_row(names, effect, compare_choices(choice, reference, effect, at, reached))
                      for effect in EFFECTS]
             rows += [_price_row(names, price, price_differences(choice, reference, price, at)) for price in PRICES]
-    table = pandas.DataFrame(rows, columns=["model", "data", "choice", "against", "measure", "difference", "low", "high",
-                                            "bounds", "p", "pairs", "seeds", "by_seed"])
+    table = pandas.DataFrame(rows, columns=["model", "data", "choice", "against", "measure", "difference", "low",
+                                            "high", "bounds", "p", "pairs", "seeds", "by_seed"])
     table["p_holm"] = math.nan
     for effect in EFFECTS:
         own = table["measure"] == effect

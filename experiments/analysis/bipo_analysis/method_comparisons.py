@@ -55,7 +55,8 @@ def controls_compared(evaluation: Evaluation) -> list[Compared]:
     slopes = {direction: _slopes(evaluation, direction) for direction in directions_in(evaluation.slopes)}
     if VECTOR not in slopes:
         return []
-    return corrected({short_name(name): _difference(slopes[name], slopes[VECTOR]) for name in CONTROLS if name in slopes})
+    return corrected({short_name(name): _difference(slopes[name], slopes[VECTOR])
+                      for name in CONTROLS if name in slopes})
 
 
 def vectors_compared(labels: Sequence[str], evaluations: Sequence[Evaluation]) -> list[Compared]:
@@ -108,7 +109,8 @@ def _groups(section: Section) -> list[tuple[str, dict[int, str]]]:
 
 def _label(section: Section, variant: Variant, layer: int) -> str:
     several = section.cells["layer"].nunique() > 1 or not variant.values
-    return ", ".join(([f"layer {layer}"] if several else []) + ([axis_values(variant.values)] if variant.values else []))
+    parts = ([f"layer {layer}"] if several else []) + ([axis_values(variant.values)] if variant.values else [])
+    return ", ".join(parts)
 
 
 def _effect(run: Run) -> pandas.Series:
@@ -133,6 +135,6 @@ def comparison_note(compared: Sequence[Compared], reference: str, what: str) -> 
     tested = sum(not math.isnan(one.corrected) for one in compared)
     seeds = max((one.difference.seeds for one in compared), default=0)
     over = "pairs and seeds" if seeds > 1 else "pairs"
-    text = (f"{what}, less that of {reference}, on the same pairs. Intervals (95{NO_BREAK}%) and p: paired bootstrap over "
-            f"{over}; p is corrected by Holm's method for {counted(tested, 'comparison')}.")
+    text = (f"{what}, less that of {reference}, on the same pairs. Intervals (95{NO_BREAK}%) and p: paired bootstrap "
+            f"over {over}; p is corrected by Holm's method for {counted(tested, 'comparison')}.")
     return f"{text} {few_seeds_words(seeds)}" if seeds > 1 else text

@@ -51,8 +51,8 @@ def run_tradeoff_command(options: argparse.Namespace) -> str:
     cells = cell_table(found, options.at, options.equal_kl)
     evaluated = sum(cell.evaluation is not None for panel in found for choice in panel.choices for cell in choice.cells)
     if evaluated == 0:
-        raise AnalysisError("none of these cells was evaluated; name the files of `bipo-dist evaluate --vector` on their "
-                            "run files, too")
+        raise AnalysisError("none of these cells was evaluated; name the files of `bipo-dist evaluate --vector` on "
+                            "their run files, too")
     choices = choice_table(found, options.at, options.equal_kl)
     differences = difference_table(found, options.at, options.equal_kl)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -74,8 +74,8 @@ def tradeoff_markdown(found: Sequence[Panel], choices: pandas.DataFrame, differe
              "Steerability is the mean slope of the propensity of single pairs, in nats per unit of the multiplier. "
              f"Accuracy swing is the held-out accuracy at {multiplier(at)} less that at {multiplier(-at)}, in points. "
              "Swing at equal KL is the propensity, in nats, between the multipliers on both sides at which the KL on "
-             f"neutral prompts is the same for all choices. Costs are means of {sides}; repetition is the share of word "
-             "pairs that are repeated.", ""]
+             f"neutral prompts is the same for all choices. Costs are means of {sides}; repetition is the share of "
+             "word pairs that are repeated.", ""]
     parts += [line for name in pictures for line in (f"![{name.removesuffix('.png')}]({name})", "")]
     for panel in found:
         own = _of(choices, panel)
@@ -85,11 +85,11 @@ def tradeoff_markdown(found: Sequence[Panel], choices: pandas.DataFrame, differe
         if compared["difference"].notna().any():
             parts += [*_difference_lines(compared), ""]
     count = {effect: int(differences.loc[differences["measure"] == effect, "p"].notna().sum()) for effect in EFFECTS}
-    parts += [f"Intervals and p of effects: paired bootstrap over pairs and seeds, {RESAMPLES} resamples. p is corrected "
-              f"by Holm's method for all comparisons of an effect on this page "
+    parts += [f"Intervals and p of effects: paired bootstrap over pairs and seeds, {RESAMPLES} resamples. p is "
+              f"corrected by Holm's method for all comparisons of an effect on this page "
               f"({joined([f'{SHORT[effect]}: {number_of}' for effect, number_of in count.items()])}). "
-              "Of costs the file holds no single items: the bounds of a difference are those of its seeds, and it is not "
-              "tested.", ""]
+              "Of costs the file holds no single items: the bounds of a difference are those of its seeds, and it is "
+              "not tested.", ""]
     return "\n".join(parts)
 
 

@@ -25,7 +25,8 @@ from .wording import multiplier
 PLOT_WIDTH, PLOT_HEIGHT = 5.2, 3.9
 # A price whose largest value is this many times the smallest is drawn on a logarithmic axis.
 WIDE = 12
-SHOWN = {"steerability": "steerability\n(nats per unit of the multiplier)", "accuracy_swing": "accuracy at {} less at {}\n(points)"}
+SHOWN = {"steerability": "steerability\n(nats per unit of the multiplier)",
+         "accuracy_swing": "accuracy at {} less at {}\n(points)"}
 RESOLUTION = 160  # pixels per inch
 
 
@@ -67,8 +68,8 @@ def tradeoff_figure(panels: Sequence[Panel], choices: pandas.DataFrame, cells: p
                 axes.set_title(panel.title, loc="left", fontsize=10, color=INK)
                 if row == len(drawn) - 1:
                     axes.set_xlabel(f"{PRICES[price].name},\nmean of {multiplier(at)} and {multiplier(-at)}")
-        figure.text(0.012, 1 - 0.1 / height, "Filled, joined by a line: no choice has more of the effect for no more of "
-                    f"the cost. Small dots: single seeds.\nUpright bars: 95 % bootstrap over pairs and seeds. Level "
+        figure.text(0.012, 1 - 0.1 / height, "Filled, joined by a line: no choice has more of the effect for no more "
+                    f"of the cost. Small dots: single seeds.\nUpright bars: 95 % bootstrap over pairs and seeds. Level "
                     f"bars: {_seed_bounds(choices)}.", va="top", fontsize=8.5, color=MUTED)
         for axes, rows, effect, bars in plots:
             _label(axes, rows, effect, price, looks, bars)
