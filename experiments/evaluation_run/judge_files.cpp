@@ -18,9 +18,10 @@ namespace {
 
 std::vector<std::filesystem::path> inputs_of(const EvaluateOptions& options) {
   std::vector<std::filesystem::path> inputs = {
-      options.model,      options.adapter,     options.test,           options.choices_ab,
-      options.choices_mc, options.mmlu,        options.reference_text, options.neutral_prompts,
-      options.caa.file,   options.generations, options.rubric,         options.judge_import};
+      options.model,           options.adapter,     options.test,           options.choices_ab,
+      options.choices_mc,      options.mmlu,        options.reference_text, options.neutral_prompts,
+      options.caa.file,        options.generations, options.rubric,         options.judge_import,
+      options.gate.vector.file};
   for (const VectorChoice& vector : options.vectors) {
     inputs.push_back(vector.file);
   }

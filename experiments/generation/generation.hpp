@@ -15,6 +15,7 @@
 #include "datasets/tokenizer/token_id.hpp"
 #include "experiments/generation/row_pool.hpp"
 #include "experiments/generation/token_sampling.hpp"
+#include "trainer/intervention/positions.hpp"
 #include "trainer/model/decoder/decoder.hpp"
 #include "trainer/passes/steering.hpp"
 

@@ -46,7 +46,8 @@ void check_out(const GenerateOptions& options) {
   if (options.out.empty()) {
     return;
   }
-  std::vector<std::filesystem::path> inputs = {options.model, options.adapter, options.prompts};
+  std::vector<std::filesystem::path> inputs = {options.model, options.adapter, options.prompts,
+                                               options.gate.vector.file};
   for (const VectorChoice& vector : options.vectors) {
     inputs.push_back(vector.file);
   }

@@ -70,12 +70,18 @@ bool is_transfer(const StoredVector& vector, std::uint64_t model_fingerprint,
 
 SteeredPositions trained_positions(const StoredVector& vector) {
   const std::string text = text_of_training(vector, kStoredPositionsKey);
-  return text.empty() ? SteeredPositions::kAll : parse_positions(text);
+  try {
+    return text.empty() ? SteeredPositions::kAll : parse_positions(text);
+  } catch (const UserError& rule) {
+    throw UserError(fmt::format("a run file's config has {} \"{}\", which {}", kStoredPositionsKey,
+                                text, rule.what()));
+  }
 }
 
 bool trained_with_bos(const StoredVector& vector) {
   const auto config = nlohmann::json::parse(vector.config, nullptr, /*allow_exceptions=*/false);
-  return !config.is_object() || config.value(kStoredSteerBosKey, nlohmann::json(true)) != false;
+  return !config.is_object() ||
+         config.value(kStoredSteerBosKey, nlohmann::json(true)) != nlohmann::json(false);
 }
 
 std::vector<std::string> resolve_positions(const std::vector<VectorInUse>& vectors,

@@ -139,10 +139,13 @@ class Stages {
     }
   }
 
-  SteeringVectors vectors() const {
+  SteeringVectors vectors() const { return vectors({}, {}); }
+
+  // Two of the three act by `first` and `second`.
+  SteeringVectors vectors(const Intervention& first, const Intervention& second) const {
     const std::int64_t hidden = scenario_.config.hidden;
-    return SteeringVectors({{0, random_vector(hidden, 1)},
-                            {1, random_vector(hidden, 2)},
+    return SteeringVectors({{0, random_vector(hidden, 1), first},
+                            {1, random_vector(hidden, 2), second},
                             {1, random_vector(hidden, 3)}},
                            decoder_);
   }
@@ -209,8 +212,21 @@ class Stages {
         }
       }
     }
+    const SteeringVectors others =
+        vectors({Intervention::Kind::kNull, 0}, {Intervention::Kind::kClamp, 0.5});
+    for (const auto& of_setting : score_continuations(
+             context, items, others,
+             {coefficients, parse_positions("first:2,last:1"), {true, true, false, true}})) {
+      for (const auto& of_item : of_setting) {
+        for (const AnswerScore& answer : of_item) {
+          values_["interventions"].push_back(answer.log_prob);
+        }
+      }
+    }
     const std::vector<PromptTokens> prompts = {
         {{1, 5, 9, 3}, "p:1"}, {{4}, "p:2"}, {{4, 4, 32, 33}, "p:3"}};
+    values_["gates"] =
+        gate_projections(context, prompts, {{1, random_vector(scenario_.config.hidden, 4)}, 0});
     for (const auto& of_setting :
          prompt_divergences(context, prompts, vectors(), {coefficients, SteeredPositions::kAll})) {
       for (const PromptDivergence& of_prompt : of_setting) {
@@ -352,6 +368,9 @@ Values train_objectives(const Scenario& scenario, const WeightSource& weights, c
     settings.push_back(training_settings(2, 11, 0.05, 0.1, sign));
     settings.back().objective = objective;
     settings.back().plan.factors = {0.5, 1, 2};
+    settings.back().positions = parse_positions(sign == SignRule::kBoth    ? "first:2,last:1"
+                                                : sign == SignRule::kMinus ? "answer"
+                                                                           : "all");
     records.push_back(starting_record(scenario.config.hidden, 11));
   }
   settings[5].factor = FactorTraining{0.1, 2};

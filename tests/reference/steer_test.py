@@ -319,10 +319,10 @@ def test_a_gate_that_cannot_be_is_refused(folder, tmp_path):
     torch.save(torch.randn(64), tmp_path / "deep.pt")
     torch.save(torch.zeros(64), tmp_path / "zero.pt")
     for name, layer, word in (("wide", 1, "hidden size"), ("deep", 3, "layer 3"), ("zero", 1, "no direction")):
-        program.run_successfully(["import", tmp_path / f"{name}.pt", "--layer", layer, "--out", tmp_path / f"{name}.h5"])
+        gate = tmp_path / f"{name}.h5"
+        program.run_successfully(["import", tmp_path / f"{name}.pt", "--layer", layer, "--out", gate])
         refused = program.run(["generate", *program.options({
-            "model": folder / "model", "vector": folder / "run.h5", "prompt": "Why?",
-            "gate": f"{tmp_path / name}.h5:0"})])
+            "model": folder / "model", "vector": folder / "run.h5", "prompt": "Why?", "gate": f"{gate}:0"})])
         assert refused.code == program.BAD_INPUT and "--gate" in refused.stderr and word in refused.stderr, refused
     weighted = program.run(["generate", "--vector", f"{folder / 'run.h5'}@0.5", *program.options({
         "model": folder / "model", "prompt": "Why?", "intervention": "null"})])

@@ -447,6 +447,60 @@ TEST(Training, APackOfObjectivesContinuesWhereItStopped) {
   }
 }
 
+std::vector<TrainingSettings> members_at_all_positions(std::int64_t epochs) {
+  std::vector<TrainingSettings> members;
+  for (const char* text : {"all", "answer", "prompt", "first:2,last:1", "last:2"}) {
+    members.push_back(training_settings(epochs, 11, 0.05, 0.3, SignRule::kPair));
+    members.back().positions = parse_positions(text);
+  }
+  members.push_back(members.front());  // every prompt begins with token 1
+  members.back().positions.left_out_bos = 1;
+  return members;
+}
+
+// In float64, through the whole model.
+TEST(Training, GradientsAtAllPositionsEqualCentralDifferences) {
+  const World world(for_layers({1}), at::kDouble);
+  constexpr float kStep = 1.0F / 1024;  // exact, as are the vector's elements
+  std::vector<float> vector;
+  for (int i = 0; i < 20; ++i) {
+    vector.push_back(static_cast<float>(i * 7 % 11 - 5) / 16);
+  }
+  std::set<double> losses;
+  for (const TrainingSettings& settings : members_at_all_positions(1)) {
+    std::vector<double> gradient;
+    losses.insert(first_step(world, settings, vector, &gradient).loss);
+    const double length = vector_norm(gradient);
+    for (const std::size_t i : {0, 7}) {
+      const auto loss_at = [&](float shift) {
+        std::vector<float> shifted = vector;
+        shifted[i] += shift;
+        return first_step(world, settings, shifted).loss;
+      };
+      const double slope = (loss_at(kStep) - loss_at(-kStep)) / (2 * kStep);
+      // Third derivatives times the square of the step; the moment is float32.
+      EXPECT_NEAR(gradient[i], slope, 1e-5 * length) << to_string(settings.positions);
+    }
+  }
+  EXPECT_EQ(losses.size(), 6U);
+}
+
+TEST(Training, MembersAtDifferentPositionsEqualEachAloneAndContinue) {
+  const World world(for_layers({1}), at::kDouble);
+  const auto settings = members_at_all_positions(/*epochs=*/2);
+  const auto together = train_together(world, settings);
+  auto parts = train_together(world, settings, /*last_step=*/4);
+  parts = train_together(world, settings, -1, parts);
+  for (std::size_t i = 0; i < settings.size(); ++i) {
+    const TrainingRecord alone = train_together(world, {settings[i]}).front();
+    EXPECT_LT(distance(together[i].checkpoint.vector, alone.checkpoint.vector),
+              1e-5 * vector_norm(alone.checkpoint.vector))
+        << i;
+    EXPECT_NEAR(together[i].evals.back().margin, alone.evals.back().margin, 1e-4) << i;
+    EXPECT_EQ(parts[i].checkpoint.vector, together[i].checkpoint.vector) << i;
+  }
+}
+
 TEST(Training, ReferenceFreeObjectivesNeedNoReference) {
   const World with(for_layers({1}));
   CacheSettings settings = for_layers({1});

@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "collectives/foundation/errors.hpp"
-#include "tests/support/thread_communicator.hpp"
 #include "tests/support/training_world.hpp"
 #include "trainer/passes/pair_scores.hpp"
 
