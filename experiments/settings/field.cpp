@@ -69,8 +69,8 @@ const std::vector<std::string>& names_of<Reduction>() {
 
 template <>
 const std::vector<std::string>& names_of<ExtractMethod>() {
-  static const std::vector<std::string> names = {"caa",           "probe",    "pca",
-                                                 "mean-centring", "ensemble", "caa-letter"};
+  static const std::vector<std::string> names = {
+      "caa", "probe", "pca", "mean-centring", "ensemble", "caa-letter", "freeform", "confst"};
   return names;
 }
 

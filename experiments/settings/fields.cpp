@@ -677,18 +677,32 @@ std::vector<FieldGroup> train_fields(TrainOptions& o) {
       text_group(o)};
 }
 
-// Files hold what belongs to another method than the mean difference where it is in use.
-Field probe_c_field(ExtractOptions& o) {
-  Field made = field("probe-c", "X",
-                     "--method probe: weight of the data against the penalty of the logistic "
-                     "regression",
-                     o.probe_c, real(RealRange::kPositive));
-  const auto is_unused = [&o] { return o.method != ExtractMethod::kProbe; };
+// A setting that files hold, and tables show, only where the method in use is one of `methods`.
+Field of_methods(Field made, const ExtractOptions& o, std::vector<ExtractMethod> methods) {
+  const auto is_unused = [&o, methods = std::move(methods)] {
+    return std::find(methods.begin(), methods.end(), o.method) == methods.end();
+  };
   made.is_omitted = is_unused;
-  made.text = [&o, is_unused] {
-    return is_unused() ? std::string("not used") : shown_value(o.probe_c);
+  made.text = [is_unused, shown = std::move(made.text)] {
+    return is_unused() ? std::string("not used") : shown();
   };
   return made;
+}
+
+Field probe_c_field(ExtractOptions& o) {
+  return of_methods(field("probe-c", "X",
+                          "--method probe, confst: weight of the data against the penalty of the "
+                          "logistic regression",
+                          o.probe_c, real(RealRange::kPositive)),
+                    o, {ExtractMethod::kProbe, ExtractMethod::kConfst});
+}
+
+Field confidence_field(ExtractOptions& o) {
+  return of_methods(field("confidence", "P",
+                          "--method confst: least probability, by the logistic regression, of the "
+                          "chosen answers that count",
+                          o.confidence, real(RealRange::kShare)),
+                    o, {ExtractMethod::kConfst});
 }
 
 std::vector<FieldGroup> extract_fields(ExtractOptions& o) {
@@ -721,6 +735,7 @@ std::vector<FieldGroup> extract_fields(ExtractOptions& o) {
         overwrite_field(o.overwrite, "replace run files that exist"), config_field()}},
       {"Direction",
        {choice("method", "how the direction is made, see below", o.method), probe_c_field(o),
+        confidence_field(o),
         field(
             "background", "FILE",
             "--method mean-centring: pairs whose answers, chosen and rejected, are the background",

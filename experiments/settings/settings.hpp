@@ -45,7 +45,16 @@ enum class LrUnit { kAbsolute, kResidual };
 // held-out margin.
 enum class Select { kLast, kBest };
 // How `extract` makes a direction: see trainer/extraction/methods.hpp.
-enum class ExtractMethod { kCaa, kProbe, kPca, kMeanCentring, kEnsemble, kCaaLetter };
+enum class ExtractMethod {
+  kCaa,
+  kProbe,
+  kPca,
+  kMeanCentring,
+  kEnsemble,
+  kCaaLetter,
+  kFreeform,
+  kConfst
+};
 
 // A length of the vector: a number, or per cent of the residual stream's median norm.
 struct Length {
@@ -269,7 +278,8 @@ struct PlanOptions : TextOptions, WorkloadOptions {
 // Extraction: a direction computed from the same pairs without training.
 struct ExtractOptions : TextOptions, MachineOptions, ReportOptions {
   ExtractMethod method = ExtractMethod::kCaa;
-  double probe_c = 1;                 // of kProbe
+  double probe_c = 1;       // of kProbe and kConfst
+  double confidence = 0.9;  // of kConfst
   std::filesystem::path background;   // pairs of kMeanCentring
   std::vector<VectorChoice> vectors;  // of kEnsemble
   bool normalise = false;             // each of them

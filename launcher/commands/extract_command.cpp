@@ -42,6 +42,10 @@ MakeStatistics statistics_of(const ExtractPreparation& preparation) {
           static_cast<std::int64_t>(preparation.job.inputs.train.size()));
     case ExtractMethod::kEnsemble:
       return known_direction(preparation.ensemble_mean);
+    case ExtractMethod::kFreeform:
+      return freeform_statistics();
+    case ExtractMethod::kConfst:
+      return confident_statistics(preparation.options.probe_c, preparation.options.confidence);
   }
   throw BugError("a method of extract without statistics");
 }
@@ -49,6 +53,7 @@ MakeStatistics statistics_of(const ExtractPreparation& preparation) {
 // Every rank holds the same values.
 FoundDirection scaled(const ExtractedDirection& found, std::optional<double> norm) {
   FoundDirection direction{found.layer, {}, {}};
+  direction.norms.figure = found.figure;
   direction.norms.found = vector_norm(found.value);
   direction.norms.residual = found.median_rms * std::sqrt(static_cast<double>(found.value.size()));
   if (norm && direction.norms.found == 0) {
@@ -84,12 +89,19 @@ RunRecord run_record(const ExtractPreparation& preparation, const FoundDirection
 
 // Prints the program's result to stdout.
 void print_result(const ExtractOptions& options, const std::vector<FoundDirection>& directions) {
-  fmt::print("{:>5}  {:>12}  {:>12}  {:>8}  {}\n", "layer", "norm found", "written", "% of |h|",
-             "run file");
+  const auto figure = [](const FoundDirection& direction, const std::string& text) {
+    return direction.norms.figure ? fmt::format("  {:>17}", text) : std::string();
+  };
+  fmt::print(
+      "{:>5}  {:>12}  {:>12}  {:>8}{}  {}\n", "layer", "norm found", "written", "% of |h|",
+      figure(directions.front(),
+             options.method == ExtractMethod::kFreeform ? "JS divergence" : "confident answers"),
+      "run file");
   for (const FoundDirection& direction : directions) {
-    fmt::print("{:>5}  {:>12.6g}  {:>12.6g}  {:>8.2f}  {}\n", direction.layer,
+    fmt::print("{:>5}  {:>12.6g}  {:>12.6g}  {:>8.2f}{}  {}\n", direction.layer,
                direction.norms.found, direction.norms.written,
                100 * direction.norms.written / direction.norms.residual,
+               figure(direction, fmt::format("{:.4g}", direction.norms.figure.value_or(0))),
                direction_file(options, direction.layer).string());
   }
 }

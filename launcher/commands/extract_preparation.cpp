@@ -19,6 +19,7 @@
 #include "experiments/settings/stored_settings.hpp"
 #include "experiments/settings/template_dates.hpp"
 #include "experiments/sweeps/sweep_plan.hpp"
+#include "trainer/extraction/second_moments.hpp"
 #include "trainer/model/architecture/config.hpp"
 #include "trainer/records/records.hpp"
 
@@ -114,6 +115,13 @@ std::vector<double> mean_of(const std::vector<VectorInUse>& ensemble, bool norma
   return mean;
 }
 
+// Returns the tokens that the activations are taken at, as files name them.
+const char* positions_read(ExtractMethod method) {
+  return method == ExtractMethod::kCaaLetter  ? "letter"
+         : method == ExtractMethod::kFreeform ? "last token"
+                                              : "answer";
+}
+
 // The bytes that a rank keeps in host memory of each layer that it has begun.
 std::uint64_t statistics_bytes(const ExtractOptions& options, const JobPreparation& job) {
   switch (options.method) {
@@ -121,13 +129,15 @@ std::uint64_t statistics_bytes(const ExtractOptions& options, const JobPreparati
     case ExtractMethod::kCaaLetter:
     case ExtractMethod::kMeanCentring:
     case ExtractMethod::kEnsemble:
+    case ExtractMethod::kFreeform:
       return 0;  // a few vectors
     case ExtractMethod::kProbe:
+    case ExtractMethod::kConfst:
       return probe_bytes(job.inputs.config.hidden,
                          static_cast<std::int64_t>(job.inputs.train.size()),
                          job.computation.topology.dp());
     case ExtractMethod::kPca:
-      return pca_bytes(job.inputs.config.hidden);
+      return second_moments_bytes(job.inputs.config.hidden);
   }
   throw BugError("a method of extract without a size");
 }
@@ -222,6 +232,9 @@ ExtractPreparation prepare_extraction(const ExtractOptions& given, const std::st
   run.pairs = inputs.train;
   run.pairs.insert(run.pairs.end(), inputs.background.begin(), inputs.background.end());
   require_answer_positions(run.pairs, run.pass.answers_end_with_eos);
+  if (given.method == ExtractMethod::kFreeform) {
+    run.pairs = last_tokens_alone(std::move(run.pairs), run.pass.answers_end_with_eos);
+  }
   run.pass.block_by_block = goes_block_by_block(run, session);
   if (static_cast<std::int64_t>(run.pairs.size()) < run.job.computation.topology.dp()) {
     run.job.warnings.push_back(fmt::format(
@@ -242,6 +255,12 @@ ExtractPreparation prepare_extraction(const ExtractOptions& given, const std::st
   return run;
 }
 
+const char* figure_key(ExtractMethod method) {
+  return method == ExtractMethod::kFreeform ? "js_divergence"
+         : method == ExtractMethod::kConfst ? "confident_answers"
+                                            : nullptr;
+}
+
 std::string extract_config(const ExtractPreparation& preparation, std::int64_t layer,
                            const DirectionNorms& norms) {
   const TrainingInputs& inputs = preparation.job.inputs;
@@ -249,7 +268,7 @@ std::string extract_config(const ExtractPreparation& preparation, std::int64_t l
   described.layer = layer;
   described.out = direction_file(preparation.options, layer);
   Json json = stored_settings(extract_fields(described));
-  json["positions"] = described.method == ExtractMethod::kCaaLetter ? "letter" : "answer";
+  json["positions"] = positions_read(described.method);
   json["model_fingerprint"] = fmt::format("{:016x}", inputs.model_fingerprint);
   json[kWeightsHashKey] = fmt::format("{:016x}", inputs.weights_hash);
   json["train_pairs"] = inputs.train.size();
@@ -265,6 +284,9 @@ std::string extract_config(const ExtractPreparation& preparation, std::int64_t l
   json["norm_found"] = norms.found;
   json["norm_written"] = norms.written;
   json["residual_norm"] = norms.residual;
+  if (norms.figure) {
+    json[figure_key(described.method)] = *norms.figure;
+  }
   json["world_size"] = preparation.job.computation.topology.world();
   store_template_date(described.template_date, json);
   return settings_text(json);

@@ -41,12 +41,16 @@ void prepare_places(const ExtractOptions& options, const std::vector<std::int64_
 // Returns the file of the direction of `layer`.
 std::filesystem::path direction_file(const ExtractOptions& options, std::int64_t layer);
 
-// Norms of one layer's direction.
+// Norms of one layer's direction, and what its method has measured.
 struct DirectionNorms {
   double found = 0;
   double written = 0;
-  double residual = 0;  // median norm of the residual stream there
+  double residual = 0;                // median norm of the residual stream there
+  std::optional<double> figure = {};  // see LayerStatistics
 };
+
+// What the figure is, as files name it: null where the method has none.
+const char* figure_key(ExtractMethod method);
 
 // Returns a JSON object: what `config` in the run file of `layer` holds.
 std::string extract_config(const ExtractPreparation& preparation, std::int64_t layer,

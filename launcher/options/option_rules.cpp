@@ -343,8 +343,15 @@ void require_consistent(const PlanOptions& options, const GivenNames& given) {
 }
 
 void require_consistent(const ExtractOptions& options, const GivenNames& given) {
-  if (given.contains("probe-c") && options.method != ExtractMethod::kProbe) {
-    throw UserError("--probe-c belongs to --method probe, the only one that fits a regression");
+  const bool is_confst = options.method == ExtractMethod::kConfst;
+  if (given.contains("probe-c") && options.method != ExtractMethod::kProbe && !is_confst) {
+    throw UserError(
+        "--probe-c belongs to --method probe and --method confst, which fit a regression");
+  }
+  if (given.contains("confidence") && !is_confst) {
+    throw UserError(
+        "--confidence belongs to --method confst, which leaves out the answers that its classifier "
+        "is not confident of");
   }
   if (given.contains("background") != (options.method == ExtractMethod::kMeanCentring)) {
     throw UserError(

@@ -259,7 +259,8 @@ class Stages {
       return at::tensor(random_vector(kSize, seed)).to(scenario_.device, at::kDouble);
     };
     for (const MakeStatistics& method :
-         {probe_statistics(1), pca_statistics(), mean_centring_statistics(2)}) {
+         {probe_statistics(1), pca_statistics(), mean_centring_statistics(2), freeform_statistics(),
+          confident_statistics(1, 0.5)}) {
       const auto statistics = method({0, kSize, kPairs, kPairs, scenario_.device, &ranks_});
       for (std::int64_t pair = ranks_.topology.dp_rank(); pair < kPairs;
            pair += ranks_.topology.dp()) {

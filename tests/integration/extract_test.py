@@ -172,6 +172,7 @@ def test_an_existing_file_is_kept_unless_told_otherwise(settings, tmp_path):
     ({"layer": None}, ["--layer", "--layers"]),
     ({"method": "lda"}, ["--method", "caa", "probe"]),
     ({"probe_c": 2}, ["--probe-c", "--method probe"]),
+    ({"confidence": 0.8}, ["--confidence", "--method confst"]),
     ({"method": "mean-centring"}, ["--background"]),
     ({"method": "ensemble"}, ["--vector"]),
     ({"method": "caa-letter", "max_pairs": 3}, ["--max-pairs", "A/B items"]),

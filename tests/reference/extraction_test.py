@@ -24,6 +24,7 @@ from tiny_models import TinyModel, write_model
 
 LAYERS = 4
 TARGETS = 22  # pairs of the training file
+CONFIDENCE = 0.6
 
 
 @pytest.fixture(scope="module")
@@ -64,24 +65,27 @@ class Answers:
     chosen: torch.Tensor  # [P, D]: means over the tokens of the answers
     rejected: torch.Tensor
     unit: float  # median of the root mean squares of the activations of the training file's tokens
+    ends: torch.Tensor  # [2, P, D]: of chosen and rejected answers at the last token of the text
 
     def of_training(self) -> Answers:
-        return Answers(self.chosen[:TARGETS], self.rejected[:TARGETS], self.unit)
+        return Answers(self.chosen[:TARGETS], self.rejected[:TARGETS], self.unit, self.ends[:, :TARGETS])
 
 
 def answers(model: PreTrainedModel, pairs: list[TokenPair]) -> list[Answers]:
     """Of every block, each answer alone after its prompt, its end-of-sequence token left out."""
-    chosen, rejected, sizes = [], [], []
+    chosen, rejected, sizes, ends = [], [], [], []
     with Widening(model):
         for pair in pairs:
             first = len(pair.prompt)
             by_side = [block_outputs(model, pair.prompt + answer)[:, :-1] for answer in (pair.chosen, pair.rejected)]
             chosen.append(by_side[0][:, first:].mean(dim=1))
             rejected.append(by_side[1][:, first:].mean(dim=1))
+            ends.append(torch.stack([side[:, -1] for side in by_side]))
             tokens = torch.cat([by_side[0], by_side[1][:, first:]], dim=1)  # the prompt's once
             sizes.append(tokens.pow(2).mean(dim=2).sqrt())
     units = torch.cat(sizes[:TARGETS], dim=1).quantile(0.5, dim=1)  # of an even number the mean of the middle two
-    return [Answers(torch.stack(chosen)[:, block], torch.stack(rejected)[:, block], float(units[block]))
+    return [Answers(torch.stack(chosen)[:, block], torch.stack(rejected)[:, block], float(units[block]),
+                    torch.stack(ends)[:, :, block].transpose(0, 1))
             for block in range(LAYERS)]
 
 
@@ -90,8 +94,8 @@ def mean_difference(known: Answers) -> torch.Tensor:
     return (known.chosen - known.rejected).mean(dim=0)
 
 
-def probe(known: Answers, c: float = 1.0) -> torch.Tensor:
-    """argmin |w|^2 / 2 + c sum log(1 + exp(-y (w x + t))) by Newton's steps with the whole Hessian."""
+def regression(known: Answers, c: float = 1.0) -> torch.Tensor:
+    """w and t of argmin |w|^2 / 2 + c sum log(1 + exp(-y (w x + t))) by Newton's steps with the whole Hessian."""
     known = known.of_training()
     rows = torch.cat([known.chosen, known.rejected]) / known.unit
     rows = torch.cat([rows, torch.ones(len(rows), 1).double()], dim=1)
@@ -105,7 +109,36 @@ def probe(known: Answers, c: float = 1.0) -> torch.Tensor:
         hessian = torch.diag(penalty) + c * (rows.T * (wrong * (1 - wrong))) @ rows
         weights = weights - torch.linalg.solve(hessian, slope)
     assert slope.norm() < 1e-9, "the steps have not arrived at the minimum"
-    return weights[:-1] / weights[:-1].norm()
+    return weights
+
+
+def probe(known: Answers) -> torch.Tensor:
+    weights = regression(known)[:-1]
+    return weights / weights.norm()
+
+
+def probabilities(known: Answers) -> torch.Tensor:
+    """That a chosen answer of the training file is one, by the regression."""
+    weights = regression(known)
+    return torch.sigmoid(known.of_training().chosen / known.unit @ weights[:-1] + weights[-1])
+
+
+def confident_mean(known: Answers) -> torch.Tensor:
+    return known.of_training().chosen[probabilities(known) >= CONFIDENCE].mean(dim=0)
+
+
+def end_difference(known: Answers) -> torch.Tensor:
+    chosen, rejected = known.of_training().ends
+    return (chosen - rejected).mean(dim=0)
+
+
+def divergence(known: Answers) -> float:
+    """Jensen-Shannon, of the softmax of the two ends of each pair, by entropies."""
+    def entropy(p: torch.Tensor) -> torch.Tensor:
+        return -(p * p.log()).sum(dim=1)
+
+    p, q = known.of_training().ends.softmax(dim=2)
+    return float((entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2).mean())
 
 
 def principal_component(known: Answers) -> torch.Tensor:
@@ -123,11 +156,12 @@ def mean_centred(known: Answers) -> torch.Tensor:
 
 
 METHODS: dict[str, Callable[[Answers], torch.Tensor]] = {
-    "caa": mean_difference, "probe": probe, "pca": principal_component, "mean-centring": mean_centred}
+    "caa": mean_difference, "probe": probe, "pca": principal_component, "mean-centring": mean_centred,
+    "freeform": end_difference, "confst": confident_mean}
 # What float32's roundoff may change a direction by, of its length, on these models at most: the bounds are that of
 # every layer, and about forty times the program's errors.  A component answers to roundoff by 1 over the gap between
 # the two largest eigenvalues, so that its bound is larger.
-SHARP = {"caa": 1e-4, "probe": 1e-4, "pca": 3e-4, "mean-centring": 1e-4}
+SHARP = {"caa": 1e-4, "probe": 1e-4, "pca": 3e-4, "mean-centring": 1e-4, "freeform": 1e-4, "confst": 1e-4}
 
 
 @dataclass(frozen=True)
@@ -205,6 +239,7 @@ def test_every_layer_is_that_of_transformers(oracle, tiny_pairs, tiny_test_pairs
     program.run_successfully(["extract", *program.options({
         "method": method, "model": oracle.directory, "train": tiny_pairs, "layers": "all", "out": tmp_path / "out",
         "background": tiny_test_pairs if method == "mean-centring" else None,
+        "confidence": CONFIDENCE if method == "confst" else None,
         "threads": 1, "dtype": "fp32", "device": "cpu"})])
     direction = METHODS[method]
     for layer in range(LAYERS):
@@ -216,3 +251,13 @@ def test_every_layer_is_that_of_transformers(oracle, tiny_pairs, tiny_test_pairs
         assert distance <= bound, f"layer {layer}: {distance:.2g}, allowed {bound:.2g}"
         # The bound is sharp: another definition, with the end of sequence or of another block, lies far beyond.
         assert bound < SHARP[method] * float(exact.norm())
+        if method == "freeform":
+            exact_divergence = divergence(oracle.exact[layer])
+            bound = max(abs(divergence(draw[layer]) - exact_divergence) for draw in oracle.disturbed)
+            assert abs(run.config["js_divergence"] - exact_divergence) <= bound < 1e-3 * exact_divergence
+        if method == "confst":
+            by_draw = [probabilities(known[layer]) for known in [oracle.exact, *oracle.disturbed]]
+            kept = by_draw[0] >= CONFIDENCE
+            assert 0 < kept.sum() < TARGETS, "the threshold separates"
+            assert all(bool(((p >= CONFIDENCE) == kept).all()) for p in by_draw), "roundoff moves none across it"
+            assert run.config["confident_answers"] == int(kept.sum())

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <memory>
 #include <utility>
 
@@ -198,7 +199,10 @@ class ExtractionPass {
     ranks_.tp->broadcast(agreed, 0);
     const at::Tensor on_host = agreed.cpu();
     const double* values = on_host.const_data_ptr<double>();
-    ExtractedDirection result{layers_[place], {values, values + on_host.numel()}, residual_unit};
+    ExtractedDirection result{layers_[place],
+                              {values, values + on_host.numel()},
+                              residual_unit,
+                              found.statistics->figure()};
     // Every rank holds the same values.
     if (!std::all_of(result.value.begin(), result.value.end(),
                      [](double x) { return std::isfinite(x); })) {
@@ -226,6 +230,27 @@ class ExtractionPass {
 };
 
 }  // namespace
+
+std::vector<TokenPair> last_tokens_alone(std::vector<TokenPair> pairs, bool answers_end_with_eos) {
+  const auto keep_last = [&](const std::vector<TokenId>& answer, ScoredTokens& scored) {
+    const std::size_t text = answer.size() - (answers_end_with_eos ? 1 : 0);
+    std::size_t last = text;  // as it stays where no token counts
+    for (std::size_t i = 0; i < text; ++i) {
+      last = scored.empty() || scored[i] ? i : last;
+    }
+    ScoredTokens alone(answer.size(), false);
+    std::fill(alone.begin() + static_cast<std::ptrdiff_t>(text), alone.end(), true);
+    if (last < text) {
+      alone[last] = true;
+    }
+    scored = std::move(alone);
+  };
+  for (TokenPair& pair : pairs) {
+    keep_last(pair.chosen, pair.chosen_scored);
+    keep_last(pair.rejected, pair.rejected_scored);
+  }
+  return pairs;
+}
 
 void require_answer_positions(const std::vector<TokenPair>& pairs, bool answers_end_with_eos) {
   const std::int64_t least = answers_end_with_eos ? 2 : 1;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -34,7 +35,11 @@ struct ExtractedDirection {
   std::int64_t layer = 0;
   std::vector<double> value;  // [D]
   double median_rms = 0;      // of h_L: over all tokens of the pass, of their root mean squares
+  std::optional<double> figure = {};  // see LayerStatistics
 };
+
+// Returns the pairs with the last token of each answer's text as the only one that counts.  Local.
+std::vector<TokenPair> last_tokens_alone(std::vector<TokenPair> pairs, bool answers_end_with_eos);
 
 // Throws UserError for an answer without a position to take the mean over.  Local.
 void require_answer_positions(const std::vector<TokenPair>& pairs, bool answers_end_with_eos);

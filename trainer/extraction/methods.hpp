@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "collectives/session.hpp"
@@ -44,6 +45,10 @@ class LayerStatistics {
   // root mean square of h.  Throws AgreedFailure (1) where none can be found.  Collective over:
   // dp x tp
   virtual at::Tensor direction(double residual_unit) = 0;
+
+  // Returns what the method has counted or measured beside the direction, once that is known; the
+  // same on every rank.  Local.
+  virtual std::optional<double> figure() const { return std::nullopt; }
 };
 
 using MakeStatistics = std::function<std::unique_ptr<LayerStatistics>(const LayerPass& pass)>;
@@ -55,6 +60,17 @@ using MakeStatistics = std::function<std::unique_ptr<LayerStatistics>(const Laye
 // Over A/B items, whose answers are the letters with one scored token each, it is the direction of
 // that paper, at the answer letter's position.
 MakeStatistics mean_difference_statistics();
+
+// Freeform (Wang and Shu 2023, Trojan Activation Attack, arXiv 2311.09433, with free-form answers;
+// a baseline of the BiPO paper): the mean difference, with a_i and b_i the activations at the last
+// token of the answers, see last_tokens_alone().  The figure is the one by which these authors
+// choose a layer, the largest: the Jensen-Shannon divergence, in nats, of the distributions that a
+// softmax makes of the activations,
+//
+//   1/P sum_i JS(softmax(a_i), softmax(b_i)),   JS(p, q) = (KL(p | m) + KL(q | m)) / 2,
+//                                               m = (p + q) / 2
+//
+MakeStatistics freeform_statistics();
 
 // Mean-centring (Jorgensen et al. 2023, arXiv 2312.03813): of the N pairs of a pass, the first T
 // hold the target in their chosen answers, and the other N - T the background in both of theirs:
@@ -78,9 +94,6 @@ MakeStatistics known_direction(std::vector<double> direction);
 // no more than 64 differences are kept at a time.
 MakeStatistics pca_statistics();
 
-// Returns the bytes that a replica keeps of a layer for the principal component.
-std::uint64_t pca_bytes(std::int64_t hidden);
-
 // Logistic regression on the two sides (a linear probe: Alain and Bengio 2016, arXiv 1610.01644; as
 // a direction in the steering-vectors library).  With x = (a_i - m) / r of label y = +1 and
 // (b_i - m) / r of label -1, where m is the mean of all 2 P rows and r the residual unit, so that c
@@ -93,7 +106,17 @@ std::uint64_t pca_bytes(std::int64_t hidden);
 // Every replica keeps the rows of its own pairs, because every step reads them again.
 MakeStatistics probe_statistics(double c);
 
-// Returns the bytes that a replica keeps of a layer for the probe.
+// Confident directions (CONFST: Song et al. 2025, arXiv 2503.02989): the mean of the activations
+// that a classifier gives to the wanted behaviour with confidence.  With w and t those of the
+// probe:
+//
+//   v = the mean of a_i over the pairs with 1 / (1 + exp(-(w x_i + t))) >= confidence,
+//       x_i = (a_i - m) / r
+//
+// The figure is the number of these pairs; AgreedFailure (1) where there is none.
+MakeStatistics confident_statistics(double c, double confidence);
+
+// Returns the bytes that a replica keeps of a layer for the probe, and for confident directions.
 std::uint64_t probe_bytes(std::int64_t hidden, std::int64_t pairs, int dp);
 
 }  // namespace bipo

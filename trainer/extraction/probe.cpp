@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -36,9 +37,13 @@ double label(std::size_t row) {
   return row % 2 == 0 ? 1 : -1;
 }
 
+// A logistic regression on the rows of all replicas, and what follows from it: its weights, or the
+// mean of the chosen rows that it is confident of.
 class ProbeStatistics final : public LayerStatistics {
  public:
-  ProbeStatistics(const LayerPass& pass, double c) : pass_(pass), c_(c) {}
+  // No `confidence`: the weights.
+  ProbeStatistics(const LayerPass& pass, double c, std::optional<double> confidence)
+      : pass_(pass), c_(c), confidence_(confidence) {}
 
   void add(std::int64_t /*pair*/, std::int64_t share, const at::Tensor& chosen,
            const at::Tensor& rejected) override {
@@ -61,6 +66,9 @@ class ProbeStatistics final : public LayerStatistics {
       return at::full({pass_.hidden}, std::numeric_limits<double>::quiet_NaN(), at::kDouble);
     }
     std::vector<double> weights = minimise();
+    if (confidence_) {
+      return confident_mean(scores(weights));
+    }
     weights.pop_back();
     const double length = std::sqrt(ordered_dot(weights, weights));
     const at::Tensor found = at::empty({pass_.hidden}, at::kDouble);
@@ -68,6 +76,8 @@ class ProbeStatistics final : public LayerStatistics {
                    [&](double weight) { return length > 0 ? weight / length : 0; });
     return found;
   }
+
+  std::optional<double> figure() const override { return confident_; }
 
  private:
   using Rows = std::vector<std::vector<double>>;  // a number for each row of each share
@@ -154,7 +164,7 @@ class ProbeStatistics final : public LayerStatistics {
   // Returns false, on every replica, where a number is not finite.  Collective over: dp
   bool center_and_scale(double residual_unit) {
     std::vector<double> mean = weighted_sum(of_rows([](std::size_t, std::size_t) { return 1.0; }));
-    const double unit = residual_unit > 0 ? residual_unit : 1;
+    unit_ = residual_unit > 0 ? residual_unit : 1;
     for (double& sum : mean) {
       sum /= static_cast<double>(2 * pass_.pairs);
       if (!std::isfinite(sum)) {
@@ -166,10 +176,11 @@ class ProbeStatistics final : public LayerStatistics {
       for (std::size_t row = 0; row < rows; ++row) {
         double* const values = shares_[share].data() + static_cast<std::int64_t>(row) * width();
         for (std::int64_t i = 0; i < pass_.hidden; ++i) {
-          values[i] = (values[i] - mean[static_cast<std::size_t>(i)]) / unit;
+          values[i] = (values[i] - mean[static_cast<std::size_t>(i)]) / unit_;
         }
       }
     });
+    center_ = std::move(mean);
     return true;
   }
 
@@ -253,10 +264,9 @@ class ProbeStatistics final : public LayerStatistics {
       }
     }
     throw AgreedFailure(
-        fmt::format(
-            "layer {}: the logistic regression of --method probe does not settle; a smaller "
-            "--probe-c makes it easier",
-            pass_.layer),
+        fmt::format("layer {}: the logistic regression of --method {} does not settle; a smaller "
+                    "--probe-c makes it easier",
+                    pass_.layer, confidence_ ? "confst" : "probe"),
         kExitFailure);
   }
 
@@ -284,8 +294,36 @@ class ProbeStatistics final : public LayerStatistics {
     return false;
   }
 
+  // The mean of the chosen rows whose probability is high enough, as they were before
+  // center_and_scale().  Collective over: dp
+  at::Tensor confident_mean(const Rows& at_rows) {
+    const std::vector<double> sum = weighted_sum(of_rows([&](std::size_t share, std::size_t row) {
+      return label(row) > 0 && sigmoid(at_rows[share][row]) >= *confidence_ ? 1.0 : 0.0;
+    }));
+    const double count = sum.back();  // of what the intercept multiplies
+    if (count == 0) {
+      throw AgreedFailure(
+          fmt::format("layer {}: the classifier of --method confst gives no chosen answer a "
+                      "probability of {} or more; lower --confidence, or raise --probe-c",
+                      pass_.layer, *confidence_),
+          kExitFailure);
+    }
+    confident_ = count;
+    const at::Tensor found = at::empty({pass_.hidden}, at::kDouble);
+    double* const values = found.mutable_data_ptr<double>();
+    for (std::int64_t i = 0; i < pass_.hidden; ++i) {
+      const auto place = static_cast<std::size_t>(i);
+      values[i] = center_[place] + unit_ * (sum[place] / count);
+    }
+    return found;
+  }
+
   LayerPass pass_;
   double c_;
+  std::optional<double> confidence_;
+  std::optional<double> confident_;  // chosen rows
+  double unit_ = 1;                  // of the rows
+  std::vector<double> center_;       // that was taken from them
   std::int64_t last_share_ = -1;
   std::vector<std::vector<double>> shares_;  // of this replica, rows of width() one after the other
 };
@@ -293,7 +331,15 @@ class ProbeStatistics final : public LayerStatistics {
 }  // namespace
 
 MakeStatistics probe_statistics(double c) {
-  return [c](const LayerPass& pass) { return std::make_unique<ProbeStatistics>(pass, c); };
+  return [c](const LayerPass& pass) {
+    return std::make_unique<ProbeStatistics>(pass, c, /*confidence=*/std::nullopt);
+  };
+}
+
+MakeStatistics confident_statistics(double c, double confidence) {
+  return [c, confidence](const LayerPass& pass) {
+    return std::make_unique<ProbeStatistics>(pass, c, confidence);
+  };
 }
 
 std::uint64_t probe_bytes(std::int64_t hidden, std::int64_t pairs, int dp) {

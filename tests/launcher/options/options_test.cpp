@@ -899,6 +899,14 @@ TEST(ExtractOptions, WhatBelongsToOneMethodIsRefusedWithOthers) {
                  parsed_extract({"--layer", "3", "--probe-c", "2"});
                }),
                {"--probe-c", "--method probe"});
+  const ExtractOptions confst = parsed_extract(
+      {"--layer", "3", "--method", "confst", "--probe-c", "2", "--confidence", "0.7"});
+  EXPECT_EQ(confst.probe_c, 2);
+  EXPECT_EQ(confst.confidence, 0.7);
+  expect_parts(error_of<UserError>([] {
+                 parsed_extract({"--layer", "3", "--method", "probe", "--confidence", "0.7"});
+               }),
+               {"--confidence", "--method confst"});
   for (const char* const option : {"--columns", "--max-pairs", "--data-seed", "--answer-pairs"}) {
     const std::string value = std::string(option) == "--columns"        ? "prompt=q"
                               : std::string(option) == "--answer-pairs" ? "all"

@@ -13,7 +13,9 @@
 #include <utility>
 #include <vector>
 
+#include "collectives/foundation/errors.hpp"
 #include "tests/support/borrowed_communicator.hpp"
+#include "tests/support/errors.hpp"
 #include "tests/support/thread_communicator.hpp"
 #include "tests/support/training_world.hpp"
 
@@ -21,6 +23,8 @@ namespace bipo {
 namespace {
 
 using testing::BorrowedCommunicator;
+using testing::error_of;
+using testing::expect_parts;
 using testing::lone_ranks;
 
 constexpr std::int64_t kHidden = 24;
@@ -78,8 +82,9 @@ void expect_close(const at::Tensor& found, const at::Tensor& expected, double to
   EXPECT_LE((found - expected).abs().max().item<double>(), tolerance);
 }
 
-// The minimum by undamped Newton steps with a dense Hessian, on rows that are not centred.
-at::Tensor dense_probe(const Answers& data, double c) {
+// The weights and the intercept behind them, by undamped Newton steps with a dense Hessian, on rows
+// that are not centred.
+at::Tensor dense_regression(const Answers& data, double c) {
   const std::int64_t pairs = data.chosen.size(0);
   const auto doubles = at::TensorOptions().dtype(at::kDouble);
   const at::Tensor rows = at::cat(
@@ -98,7 +103,11 @@ at::Tensor dense_probe(const Answers& data, double c) {
   }
   // The oracle itself has arrived: the slope is 0 at the minimum of a convex function.
   EXPECT_LT(slope.norm().item<double>(), 1e-9);
-  return unit_length(weights.narrow(0, 0, kHidden));
+  return weights;
+}
+
+at::Tensor dense_probe(const Answers& data, double c) {
+  return unit_length(dense_regression(data, c).narrow(0, 0, kHidden));
 }
 
 struct Method {
@@ -110,7 +119,9 @@ std::vector<Method> every_method() {
   return {{"caa", mean_difference_statistics()},
           {"probe", probe_statistics(1)},
           {"pca", pca_statistics()},
-          {"mean-centring", mean_centring_statistics(2)}};
+          {"mean-centring", mean_centring_statistics(2)},
+          {"freeform", freeform_statistics()},
+          {"confst", confident_statistics(1, 0.5)}};
 }
 
 TEST(MeanDifferenceMethod, IsTheMean) {
@@ -150,6 +161,56 @@ TEST(ProbeMethod, SidesThatAreEqualHaveNoDirection) {
   data.rejected = data.chosen.clone();
   expect_close(direction_of(probe_statistics(1), data),
                at::zeros({kHidden}, at::TensorOptions().dtype(at::kDouble)), 0);
+}
+
+TEST(ConfidentMethod, IsTheMeanOfTheAnswersAboveTheThreshold) {
+  const Answers data = answers(300);
+  const at::Tensor weights = dense_regression(data, 1);
+  const at::Tensor probabilities =
+      at::sigmoid((data.chosen / kUnit).matmul(weights.narrow(0, 0, kHidden)) + weights[kHidden]);
+  for (const double confidence : {0.5, 0.9, 0.99}) {
+    // No answer lies so near that the minimum's rounding decides.
+    ASSERT_GT((probabilities - confidence).abs().min().item<double>(), 1e-5);
+    const at::Tensor kept = at::nonzero(probabilities.ge(confidence)).squeeze(1);
+    ASSERT_GT(kept.numel(), 0);
+    ASSERT_LT(kept.numel(), 300);
+    const Ranks ranks = lone_ranks();
+    const auto statistics =
+        confident_statistics(1, confidence)({2, kHidden, 300, 1, at::kCPU, &ranks});
+    for (std::int64_t pair = 0; pair < 300; ++pair) {
+      statistics->add(pair, 0, data.chosen[pair], data.rejected[pair]);
+    }
+    // Sums of 300 numbers of order 40.
+    expect_close(statistics->direction(kUnit), data.chosen.index_select(0, kept).mean(0), 1e-11);
+    EXPECT_EQ(statistics->figure(), static_cast<double>(kept.numel()));
+  }
+}
+
+TEST(ConfidentMethod, NoConfidenceIsAnErrorOfItsLayer) {
+  Answers data = answers(5);
+  data.rejected = data.chosen.clone();  // every probability is 1/2
+  const auto message =
+      error_of<AgreedFailure>([&] { direction_of(confident_statistics(1, 0.9), data); });
+  expect_parts(message, {"layer 2", "--method confst", "--confidence", "--probe-c"});
+}
+
+TEST(FreeformMethod, IsTheMeanWithTheDivergenceOfItsSides) {
+  const Answers large = answers(30);
+  const Answers data = {large.chosen / 10, large.rejected / 10};  // a softmax of more than one
+  const Ranks ranks = lone_ranks();
+  const auto statistics = freeform_statistics()({2, kHidden, 30, 1, at::kCPU, &ranks});
+  for (std::int64_t pair = 0; pair < 30; ++pair) {
+    statistics->add(pair, 0, data.chosen[pair], data.rejected[pair]);
+  }
+  expect_close(statistics->direction(kUnit), differences(data).mean(0), 1e-13);
+  // By entropies: JS = H((p + q) / 2) - (H(p) + H(q)) / 2.
+  const auto entropy = [](const at::Tensor& p) { return -(p * p.log()).sum(1); };
+  const at::Tensor p = at::softmax(data.chosen, 1);
+  const at::Tensor q = at::softmax(data.rejected, 1);
+  const double expected =
+      (entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2).mean().item<double>();
+  EXPECT_GT(expected, 1e-4);
+  EXPECT_NEAR(statistics->figure().value_or(-1), expected, 1e-13);
 }
 
 at::Tensor dense_component(const Answers& data) {
@@ -216,7 +277,7 @@ TEST(Methods, AnyNumberOfReplicasGivesTheSameBits) {
 
 TEST(Methods, RanksOfAReplicaNeedNotSeeTheSameBits) {
   for (const Method& method : every_method()) {
-    if (method.name == "caa" || method.name == "mean-centring") {
+    if (method.name == "caa" || method.name == "mean-centring" || method.name == "freeform") {
       continue;  // the pass takes the first rank's
     }
     const Answers data = answers(40);
