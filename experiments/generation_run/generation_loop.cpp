@@ -429,7 +429,7 @@ GenerationOutcome generate(const GenerationJob& prepared, const Decoder& decoder
   Dealer dealer(prepared, prompts, group, replicas);
   const auto deal = [&] {
     dealer.deal(ranks.topology.dp_rank(),
-                [&](std::vector<NumberedPrompt> prompts) { generator.add(std::move(prompts)); });
+                [&](std::vector<NumberedPrompt> dealt) { generator.add(std::move(dealt)); });
   };
 
   const Clock::time_point begin = Clock::now();

@@ -28,6 +28,9 @@ NOT_RUN = {
     f"{FULL_PYTHON} tests/bench/generation.py --model {SMOLLM2} \\": "measures for many minutes, a tiny model too",
     'llama-cli -m model.gguf --control-vector-scaled vector.gguf:1.5 -p "Is it worth starting a compost heap?"':
         "needs llama.cpp",
+    "experiments/paper/run personas synergy transfer --models smollm2=$HOME/models/SmolLM2-135M-Instruct \\":
+        "takes long and needs the authors' data; paper_experiments_test.py runs all experiments",
+    "git clone https://github.com/CaoYuanpu/BiPO.git": "needs a network; paper_experiments_test.py runs all experiments",
     "git ls-files -z '*.cpp' '*.hpp' | xargs -0 clang-format --dry-run -Werror":
         "needs the repository itself; tests/run.sh runs the same command there",
 }

@@ -15,7 +15,7 @@ struct SteeredPositions {
   // kNone: where a gate is closed; no text stands for it.
   enum class Kind { kAll, kAnswer, kPrompt, kEnds, kNone };
   Kind kind = Kind::kAll;
-  // Of kEnds: tokens at the beginning and at the end of the prompt, together at least 1.
+  // Tokens at the beginning and at the end of the prompt for kEnds, together at least 1.
   std::int64_t first = 0;
   std::int64_t last = 0;
   // The id of the begin-of-sequence token; a prompt that begins with it is taken to begin after it,

@@ -243,7 +243,8 @@ def _text(cell: Cell, name: str) -> str:
 
 
 def _shown(value: object) -> str:
-    return plain(value)
+    """A value as labels have it, in which ", " stands between settings."""
+    return plain(value).replace(", ", ",")
 
 
 def _value_of(choices: Sequence[Choice], name: str, text: str) -> object:

@@ -113,17 +113,11 @@ def price_of(evaluation: Evaluation, price: str, at: float) -> tuple[float, floa
     return _mean_rows([_price_at(evaluation, price, side * at) for side in (1, -1)])
 
 
-def reached_kl(panel: Panel) -> float:
-    """The largest KL on neutral prompts, in nats, that every evaluated cell reaches on both sides; NaN without any."""
-    reached = [_largest_kl(cell.evaluation, side) for choice in panel.choices for cell in choice.cells
-               if cell.evaluation is not None for side in (1, -1)]
-    return min(reached) if reached and all(map(math.isfinite, reached)) else math.nan
-
-
-def _largest_kl(evaluation: Evaluation, side: int) -> float:
-    rows = of_direction(evaluation.costs[evaluation.costs["measure"] == "kl_neutral"], VECTOR)
-    values = rows.loc[rows["multiplier"] * side > 0, "value"].dropna()
-    return float(values.max()) if len(values) else math.nan
+def reference_kl(panel: Panel, at: float) -> float:
+    """The smallest KL on neutral prompts, in nats, of the reference's cells at +at and -at; NaN where not measured."""
+    values = [_price_at(cell.evaluation, "kl", side * at)[0] for cell in panel.choices[0].cells
+              if cell.evaluation is not None for side in (1, -1)]
+    return min(values) if values and all(map(math.isfinite, values)) else math.nan
 
 
 def unsteered_price(evaluation: Evaluation, price: str) -> float:
@@ -147,9 +141,9 @@ def _mean_rows(rows: Sequence[tuple[float, float, float]]) -> tuple[float, float
     return (value, low, high)
 
 
-def compared_kl(panel: Panel, equal_kl: float | None) -> float:
-    """The KL at which the effects of a panel are compared: that which was asked for, or the largest that all reach."""
-    return reached_kl(panel) if equal_kl is None else equal_kl
+def compared_kl(panel: Panel, at: float, equal_kl: float | None) -> float:
+    """The KL at which the effects of a panel are compared: that which was asked for, or the reference's at `at`."""
+    return reference_kl(panel, at) if equal_kl is None else equal_kl
 
 
 def cell_table(panels: Sequence[Panel], at: float = AT, equal_kl: float | None = None) -> pandas.DataFrame:
@@ -158,7 +152,7 @@ def cell_table(panels: Sequence[Panel], at: float = AT, equal_kl: float | None =
     `equal_kl`, in nats per token, is that of compared_kl, here and in the other tables.
     """
     settings = list(dict.fromkeys(name for panel in panels for name in panel.base))
-    rows = [_cell_row(panel, choice, cell, settings, at, compared_kl(panel, equal_kl))
+    rows = [_cell_row(panel, choice, cell, settings, at, compared_kl(panel, at, equal_kl))
             for panel in panels for choice in panel.choices for cell in choice.cells]
     return pandas.DataFrame(rows)
 
@@ -212,7 +206,7 @@ def choice_table(panels: Sequence[Panel], at: float = AT, equal_kl: float | None
     _high are the means over the seeds of the file's own bootstrap intervals over prompts or texts.  `on_front_PRICE`
     tells whether no choice of the panel has more steerability for no more of that price.
     """
-    rows = [_choice_row(panel, choice, at, compared_kl(panel, equal_kl))
+    rows = [_choice_row(panel, choice, at, compared_kl(panel, at, equal_kl))
             for panel in panels for choice in panel.choices]
     table = pandas.DataFrame(rows)
     for price in PRICES if len(table) else ():
@@ -282,7 +276,7 @@ def difference_table(panels: Sequence[Panel], at: float = AT, equal_kl: float | 
     """
     rows = []
     for panel in panels:
-        reference, reached = panel.choices[0], compared_kl(panel, equal_kl)
+        reference, reached = panel.choices[0], compared_kl(panel, at, equal_kl)
         for choice in panel.choices[1:]:
             names = {"model": panel.model, "data": panel.data, "choice": choice.label, "against": reference.label}
             rows += [_effect_row(names, effect, compare_choices(choice, reference, effect, at, reached))

@@ -12,7 +12,7 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from matplotlib.transforms import Bbox
 
 from .cells import Panel
@@ -120,6 +120,8 @@ def _draw(axes: Axes, rows: pandas.DataFrame, cells: pandas.DataFrame, effect: s
     known = rows[price][rows[price] > 0]
     if len(known) == len(rows) and len(rows) and known.max() > WIDE * known.min():
         axes.set_xscale("log")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
     axes.margins(x=0.16, y=0.14)
     axes.set_ylabel(SHOWN[effect].format(multiplier(at), multiplier(-at)))
     if effect == "accuracy_swing":

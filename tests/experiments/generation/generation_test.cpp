@@ -375,8 +375,8 @@ TEST(Generation, RotaryWindowsAndSoftCapsGoThroughTheCache) {
       const at::Tensor coefficients =
           at::tensor(multipliers, at::kDouble).unsqueeze(1).expand({-1, length});
       for (std::int64_t block = 0; block < config.blocks; ++block) {
-        h = steering.add(model.decoder.run_blocks(h, {block, block + 1}, layout), block,
-                         coefficients);
+        h = steering.steer(model.decoder.run_blocks(h, {block, block + 1}, layout), block,
+                           coefficients);
       }
       const auto first = static_cast<std::int64_t>(prompt.tokens.size());
       const at::Tensor likeliest = model.decoder.next_token_logits(h).argmax(1);
