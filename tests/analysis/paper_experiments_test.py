@@ -168,10 +168,12 @@ def test_sums_of_two_vectors(study, numbers):
         samples = table(study / "synergy" / "power-seeking+wealth-seeking" / "tiny" / f"{data}.h5", "grid_samples")
         values = samples.assign(value=samples["chosen_logp"] - samples["rejected_logp"]).set_index(
             ["multiplier_1", "multiplier_2", "pair"])["value"]
-        for measure, cell in (("one vector", (1.0, 0.0) if own == 0 else (0.0, 1.0)), ("summed vectors", (1.0, 1.0))):
-            row = pick(numbers, experiment="synergy", data=data, measure=f"change of propensity, {measure}",
-                       multiplier=1.0)
-            assert_mean(row, (values[cell] - values[0.0, 0.0]).to_numpy())
+        alone, both = values[(1.0, 0.0) if own == 0 else (0.0, 1.0)], values[1.0, 1.0]
+        for measure, change in (("change of propensity, one vector", alone - values[0.0, 0.0]),
+                                ("change of propensity, summed vectors", both - values[0.0, 0.0]),
+                                ("summed vectors less one vector, nats", both - alone)):
+            row = pick(numbers, experiment="synergy", data=data, measure=measure, multiplier=1.0)
+            assert_mean(row, change.to_numpy())
 
 
 def test_transfer(study, numbers):

@@ -474,8 +474,8 @@ def settings_folder(name: str, home: Path) -> Path:
     for folder in (home / "settings" / name, Path(name)):
         missing = [recipe for recipe in RECIPES if not (folder / f"{recipe}.ini").is_file()]
         if folder.is_dir() and missing:
-            raise AnalysisError(f"--settings {name}: {folder} lacks {missing[0]}.ini; a folder of settings has the files "
-                                f"of {home / 'settings' / 'small'}")
+            raise AnalysisError(f"--settings {name}: {folder} lacks {missing[0]}.ini; a folder of settings has the "
+                                f"files of {home / 'settings' / 'small'}")
         if not missing:
             return folder
     listed = joined(sorted(path.name for path in (home / "settings").glob("*") if path.is_dir()))

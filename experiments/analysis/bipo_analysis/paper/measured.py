@@ -17,6 +17,7 @@ from .published import (ATTACKS, DEFENDED, KEYWORD_ATTACKS, KEYWORD_DEFENDED, MM
 
 CHANGE, ACCURACY, STEERABILITY = "change of propensity, nats", "held-out accuracy", "steerability, nats per unit"
 SINGLE_CHANGE, SUMMED_CHANGE = "change of propensity, one vector", "change of propensity, summed vectors"
+GAIN = "summed vectors less one vector, nats"
 MC1, MC2, AB = "MC1", "MC2", "A/B accuracy"
 CHANGE_OF = "change of "
 JUDGED = (SCORE, SUMMED, ATTACKS, DEFENDED)
@@ -131,7 +132,7 @@ class Rows:
     def grid(self, evaluation: Evaluation, own: int) -> None:
         """What the data set's own vector (`own`: 0 or 1) changes by itself, and what both do at the same multiplier.
 
-        Pair by pair, from the cell in which both multipliers are 0.
+        Pair by pair, from the cell in which both multipliers are 0, and from one another.
         """
         samples = evaluation.grid_samples
         if samples.empty:
@@ -140,10 +141,11 @@ class Rows:
             index="pair", columns=["multiplier_1", "multiplier_2"], values="value", aggfunc="first")
         values = values[numpy.isfinite(values).all(axis=1)]
         for value in sorted({first for first, _ in values.columns}):
-            alone = (value, 0.0) if own == 0 else (0.0, value)
-            for measure, cell in ((SINGLE_CHANGE, alone), (SUMMED_CHANGE, (value, value))):
-                if value != 0 and cell in values and (0.0, 0.0) in values:
-                    change = mean_change((values[cell] - values[0.0, 0.0]).to_numpy())
+            alone, both = (value, 0.0) if own == 0 else (0.0, value), (value, value)
+            for measure, cell, other in ((SINGLE_CHANGE, alone, (0.0, 0.0)), (SUMMED_CHANGE, both, (0.0, 0.0)),
+                                         (GAIN, both, alone)):
+                if value != 0 and cell in values and other in values:
+                    change = mean_change((values[cell] - values[other]).to_numpy())
                     self.add(measure, VECTOR, value, change.items, change.value, change.interval)
 
 

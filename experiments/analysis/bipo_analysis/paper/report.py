@@ -18,7 +18,7 @@ from ..page import (Markup, document, element, joined, known_figures, listing, p
 from ..paired import with_paired_bars
 from ..wording import counted, multiplier, number, percent, point_range, points, signed, span
 from .experiments import Result
-from .measured import CHANGE, CHANGE_OF, SHARES, SINGLE_CHANGE, STEERABILITY, SUMMED_CHANGE, table_of
+from .measured import CHANGE, CHANGE_OF, GAIN, SHARES, SINGLE_CHANGE, STEERABILITY, SUMMED_CHANGE, table_of
 
 # What each experiment asks, and what the paper says of it beside its printed numbers.
 QUESTIONS = {
@@ -36,7 +36,7 @@ ALWAYS = ("The paper has no error bars and reports on all held-out questions; he
           "half of them and the numbers are of the other. Its scores and attack successes are a GPT-4 judge's. "
           "Intervals are over questions: Wilson's for shares, Student's t for changes over the same questions, Agresti "
           "and Min's for changes of shares, and the bootstrap's for other means.")
-SIGNED = (CHANGE, STEERABILITY, SINGLE_CHANGE, SUMMED_CHANGE)
+SIGNED = (CHANGE, STEERABILITY, SINGLE_CHANGE, SUMMED_CHANGE, GAIN)
 
 
 @dataclass(frozen=True)
