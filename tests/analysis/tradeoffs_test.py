@@ -95,9 +95,24 @@ def test_equal_cost_is_where_the_curve_of_kl_reaches_it(panel):
         assert multiplier_at_kl(evaluation, 1, 0.1) == pytest.approx(math.sqrt(0.1 / damage))
         assert multiplier_at_kl(evaluation, -1, 0.1) == pytest.approx(-math.sqrt(0.1 / damage))
         assert table.loc[label, "swing_at_equal_kl"] == pytest.approx(2 * math.sqrt(0.1 / damage) * mean)
-    # By default it is the reference's at multiplier 1; at multiplier 2 that is 0.2, which is below 0.3.
-    assert choice_table([panel])["equal_kl"].tolist() == pytest.approx([0.05] * 3)
+    # At multiplier 2 the KL of the reference is 0.2, the smallest there: it does not reach 0.3.
+    assert choice_table([panel])["equal_kl"].tolist() == pytest.approx([0.2] * 3)
     assert math.isnan(choice_table([panel], equal_kl=0.3).set_index("choice").loc["base", "swing_at_equal_kl"])
+
+
+def test_a_vector_that_hardly_moves_does_not_decide_the_equal_cost(tmp_path):
+    """At multiplier 2 the reference's KL is 0.2, lr 0.001's 0.8 and lr 0.0001's 0.004, a fiftieth."""
+    write(tmp_path)
+    for file in tmp_path.rglob("eval-*lr0.0001*.h5"):
+        with h5py.File(file, "r+") as content:
+            rows = content["costs"][:]
+            rows["value"][rows["measure"] == b"kl_neutral"] *= 0.001 / 0.06
+            content["costs"][:] = rows
+    (panel,) = panels(load_cells([tmp_path]))
+    table = choice_table([panel]).set_index("choice")
+    assert table["equal_kl"].tolist() == pytest.approx([0.2] * 3)
+    assert math.isnan(table.loc["lr 0.0001", "swing_at_equal_kl"])
+    assert table.loc["base", "swing_at_equal_kl"] == pytest.approx(4 * 1.2)
 
 
 def test_what_costs_more_may_do_more_and_still_less_at_equal_cost(panel):

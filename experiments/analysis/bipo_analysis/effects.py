@@ -22,6 +22,8 @@ from .summary import total_steps
 
 # Measured at the multipliers +AT and -AT unless another is asked for.
 AT = 1.0
+# A choice whose KL is below this share of the reference's does not decide at which KL the others are compared.
+WEAK = 0.25
 EFFECTS = {"steerability": "steerability (nats per unit of the multiplier)",
            "accuracy_swing": "accuracy at +m less at -m",
            "swing_at_equal_kl": "propensity swing at equal KL (nats)"}
@@ -113,11 +115,20 @@ def price_of(evaluation: Evaluation, price: str, at: float) -> tuple[float, floa
     return _mean_rows([_price_at(evaluation, price, side * at) for side in (1, -1)])
 
 
-def reference_kl(panel: Panel, at: float) -> float:
-    """The smallest KL on neutral prompts, in nats, of the reference's cells at +at and -at; NaN where not measured."""
-    values = [_price_at(cell.evaluation, "kl", side * at)[0] for cell in panel.choices[0].cells
-              if cell.evaluation is not None for side in (1, -1)]
-    return min(values) if values and all(map(math.isfinite, values)) else math.nan
+def reached_kl(panel: Panel) -> float:
+    """The largest KL on neutral prompts, in nats, that all choices reach on both sides, by their least seed.
+
+    Choices that do not reach a quarter of the reference's are left out; NaN where the reference's is not known.
+    """
+    reached = [min((_largest_kl(cell.evaluation, side) for cell in choice.cells if cell.evaluation is not None
+                    for side in (1, -1)), default=math.nan) for choice in panel.choices]
+    near = [value for value in reached if value >= WEAK * reached[0]]
+    return min(near, default=math.nan)
+
+
+def _largest_kl(evaluation: Evaluation, side: int) -> float:
+    rows = of_direction(evaluation.costs[evaluation.costs["measure"] == "kl_neutral"], VECTOR)
+    return float(rows.loc[rows["multiplier"] * side > 0, "value"].max())
 
 
 def unsteered_price(evaluation: Evaluation, price: str) -> float:
@@ -141,9 +152,9 @@ def _mean_rows(rows: Sequence[tuple[float, float, float]]) -> tuple[float, float
     return (value, low, high)
 
 
-def compared_kl(panel: Panel, at: float, equal_kl: float | None) -> float:
-    """The KL at which the effects of a panel are compared: that which was asked for, or the reference's at `at`."""
-    return reference_kl(panel, at) if equal_kl is None else equal_kl
+def compared_kl(panel: Panel, equal_kl: float | None) -> float:
+    """The KL at which the effects of a panel are compared: that which was asked for, or reached_kl."""
+    return reached_kl(panel) if equal_kl is None else equal_kl
 
 
 def cell_table(panels: Sequence[Panel], at: float = AT, equal_kl: float | None = None) -> pandas.DataFrame:
@@ -152,7 +163,7 @@ def cell_table(panels: Sequence[Panel], at: float = AT, equal_kl: float | None =
     `equal_kl`, in nats per token, is that of compared_kl, here and in the other tables.
     """
     settings = list(dict.fromkeys(name for panel in panels for name in panel.base))
-    rows = [_cell_row(panel, choice, cell, settings, at, compared_kl(panel, at, equal_kl))
+    rows = [_cell_row(panel, choice, cell, settings, at, compared_kl(panel, equal_kl))
             for panel in panels for choice in panel.choices for cell in choice.cells]
     return pandas.DataFrame(rows)
 
@@ -206,7 +217,7 @@ def choice_table(panels: Sequence[Panel], at: float = AT, equal_kl: float | None
     _high are the means over the seeds of the file's own bootstrap intervals over prompts or texts.  `on_front_PRICE`
     tells whether no choice of the panel has more steerability for no more of that price.
     """
-    rows = [_choice_row(panel, choice, at, compared_kl(panel, at, equal_kl))
+    rows = [_choice_row(panel, choice, at, compared_kl(panel, equal_kl))
             for panel in panels for choice in panel.choices]
     table = pandas.DataFrame(rows)
     for price in PRICES if len(table) else ():
@@ -276,7 +287,7 @@ def difference_table(panels: Sequence[Panel], at: float = AT, equal_kl: float | 
     """
     rows = []
     for panel in panels:
-        reference, reached = panel.choices[0], compared_kl(panel, at, equal_kl)
+        reference, reached = panel.choices[0], compared_kl(panel, equal_kl)
         for choice in panel.choices[1:]:
             names = {"model": panel.model, "data": panel.data, "choice": choice.label, "against": reference.label}
             rows += [_effect_row(names, effect, compare_choices(choice, reference, effect, at, reached))

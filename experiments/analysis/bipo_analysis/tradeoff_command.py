@@ -36,7 +36,7 @@ def add_tradeoff_command(commands: argparse._SubParsersAction[argparse.ArgumentP
                          help="costs and accuracies are those at the multipliers M and -M (default: %(default)g)")
     command.add_argument("--equal-kl", type=float, metavar="NATS",
                          help="KL on neutral prompts at which choices are compared at equal cost (default: for each "
-                              "model and data set the smallest of the reference at --at)")
+                              "model and data set the largest that all cells reach, weak ones left out)")
 
 
 def run_tradeoff_command(options: argparse.Namespace) -> str:
@@ -74,11 +74,11 @@ def tradeoff_markdown(found: Sequence[Panel], choices: pandas.DataFrame, differe
              "Steerability is the mean slope of the propensity of single pairs, in nats per unit of the multiplier. "
              f"Accuracy swing is the held-out accuracy at {multiplier(at)} less that at {multiplier(-at)}, in points. "
              "Swing at equal KL is the propensity, in nats, between the multipliers on both sides at which the KL on "
-             "neutral prompts is the same for all choices; it is missing where a choice does not reach that KL. Costs are "
-             f"means of {sides}; repetition is the share of word pairs that are repeated.", ""]
+             "neutral prompts is the same for all choices; it is missing where a choice does not reach that KL. Costs "
+             f"are means of {sides}; repetition is the share of word pairs that are repeated.", ""]
     parts += [line for name in pictures for line in (f"![{name.removesuffix('.png')}]({name})", "")]
     for panel in found:
-        own, reached = _of(choices, panel), compared_kl(panel, at, equal_kl)
+        own, reached = _of(choices, panel), compared_kl(panel, equal_kl)
         parts += [f"## {panel.title}", "", *_base_words(panel), *_choice_lines(own, reached), ""]
         parts += [_bounds_words(own), ""]
         compared = _of(differences, panel)
