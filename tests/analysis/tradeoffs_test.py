@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from pathlib import Path
@@ -19,7 +18,8 @@ from synthetic_sweep import CellSpec, SyntheticSweep
 from bipo_analysis import AnalysisError
 from bipo_analysis.__main__ import main
 from bipo_analysis.cells import load_cells, panels
-from bipo_analysis.effects import (choice_table, compare_choices, difference_table, multiplier_at_kl, price_of)
+from bipo_analysis.effects import (Settings, choice_table, compare_choices, difference_table, multiplier_at_kl,
+                                   price_of, settings_of)
 from bipo_analysis.label_placement import place_labels
 from bipo_analysis.tradeoff_command import tradeoff_markdown
 
@@ -92,8 +92,9 @@ def test_equal_cost_is_where_the_curve_of_kl_reaches_it(panel):
     for label, lr in (("base", 0.0005), ("lr 0.001", 0.001)):
         mean, damage, _ = RATES[lr]
         evaluation = panel.choices[["base", "lr 0.001"].index(label)].cells[0].evaluation
-        assert multiplier_at_kl(evaluation, 1, 0.1) == pytest.approx(math.sqrt(0.1 / damage))
-        assert multiplier_at_kl(evaluation, -1, 0.1) == pytest.approx(-math.sqrt(0.1 / damage))
+        settings = settings_of(panel, equal_kl=0.1)
+        assert multiplier_at_kl(evaluation, 1, settings) == pytest.approx(math.sqrt(0.1 / damage))
+        assert multiplier_at_kl(evaluation, -1, settings) == pytest.approx(-math.sqrt(0.1 / damage))
         assert table.loc[label, "swing_at_equal_kl"] == pytest.approx(2 * math.sqrt(0.1 / damage) * mean)
     # At multiplier 2 the KL of the reference is 0.2, the smallest there: it does not reach 0.3.
     assert choice_table([panel])["equal_kl"].tolist() == pytest.approx([0.2] * 3)
@@ -130,8 +131,23 @@ def test_seeds_that_disagree_leave_the_difference_open(panel):
     """lr 0.0001 is 0.01 below the reference, and its seeds differ by 0.05: -0.05, -0.01 and 0.03."""
     row = difference_table([panel]).set_index(["choice", "measure"]).loc[("lr 0.0001", "steerability")]
     assert row["difference"] == pytest.approx(-0.01) and row["low"] < 0 < row["high"] and row["p_holm"] > 0.3
-    found = compare_choices(panel.choices[2], panel.choices[0], "steerability", 1.0, 0.1)
+    found = compare_choices(panel.choices[2], panel.choices[0], "steerability", settings_of(panel))
     assert found.by_seed == pytest.approx((-0.05, -0.01, 0.03)) and not found.seeds_agree
+
+
+def test_slopes_are_over_the_multipliers_that_all_have(tmp_path):
+    """Propensity is slope x m - 0.4 m^2: over -1, 0, 1, 2 the slope is 0.4 less, over -1, 0 and 1 the same."""
+    cells = [CellSpec(15, seed, lr=lr, epochs=1) for lr in (0.0005, 0.001) for seed in SEEDS]
+    sweep = SyntheticSweep(cells).write(tmp_path / "sweep")
+    for cell in cells:
+        multipliers = (-1.0, 0.0, 1.0, 2.0) if cell.lr == 0.0005 else (-1.0, 0.0, 1.0)
+        write_evaluation(sweep, cell, slopes={"vector": 1.2}, bend=0.4, multipliers=multipliers)
+    (panel,) = panels(load_cells([tmp_path]))
+    assert choice_table([panel])["steerability"].tolist() == pytest.approx([1.2, 1.2])
+    row = difference_table([panel]).set_index("measure").loc["steerability"]
+    assert row["difference"] == pytest.approx(0) and settings_of(panel).multipliers == (-1.0, 0.0, 1.0)
+    text = tradeoff_markdown([panel], choice_table([panel]), difference_table([panel]), 1.0)
+    assert "Only some evaluations have +2: effects are over −1, 0 and +1, which all have." in text
 
 
 def test_prices_are_compared_seed_by_seed_without_a_test(panel):
@@ -271,7 +287,7 @@ def test_price_of_an_absent_measure_is_unknown(tmp_path):
     (panel,) = panels(load_cells([file]))
     evaluation = panel.choices[0].cells[0].evaluation
     assert all(map(math.isnan, price_of(evaluation, "kl", 1.0)))
-    assert dataclasses.is_dataclass(panel) and math.isnan(multiplier_at_kl(evaluation, 1, 0.1))
+    assert math.isnan(multiplier_at_kl(evaluation, 1, Settings(1.0, 0.1, (-1.0, 0.0, 1.0))))
 
 
 def test_a_run_with_an_evaluation_without_costs_has_tables_alone(tmp_path, capsys):

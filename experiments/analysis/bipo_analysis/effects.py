@@ -30,6 +30,15 @@ EFFECTS = {"steerability": "steerability (nats per unit of the multiplier)",
 
 
 @dataclass(frozen=True)
+class Settings:
+    """What effects are measured with; `multipliers` are those that all evaluations of a panel have."""
+
+    at: float
+    equal_kl: float
+    multipliers: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Price:
     """A cost: its measure in /costs, how a value of it becomes one of which less is better, and its name."""
 
@@ -47,53 +56,54 @@ PRICES = {"kl": Price("kl_neutral", lambda value: value, "KL on neutral prompts 
 
 
 # Each effect, choice and difference asks for them.
-_BY_PAIR: weakref.WeakKeyDictionary[Evaluation, dict[tuple[float, float], pandas.DataFrame]] = \
-    weakref.WeakKeyDictionary()
+_BY_PAIR: weakref.WeakKeyDictionary[Evaluation, dict[Settings, pandas.DataFrame]] = weakref.WeakKeyDictionary()
 
 
-def effects_by_pair(evaluation: Evaluation, at: float, equal_kl: float) -> pandas.DataFrame:
+def effects_by_pair(evaluation: Evaluation, settings: Settings) -> pandas.DataFrame:
     """One row per held-out pair with the columns EFFECTS; NaN where the file does not tell.
 
-    The steerability of a pair is its slope over all multipliers of the file.  The swing at equal KL is the propensity
-    at m+ less that at m-, at which the KL on neutral prompts is `equal_kl`; NaN where the file's multipliers do not
-    reach that on both sides.
+    The steerability of a pair is the slope of its propensity over the multipliers, by least squares, as `evaluate`
+    defines it.  The swing at equal KL is the propensity at m+ less that at m-, at which the KL on neutral prompts is
+    that of the settings; NaN where the multipliers do not reach that on both sides.
     """
     known = _BY_PAIR.setdefault(evaluation, {})
-    if (at, equal_kl) not in known:
-        known[at, equal_kl] = _effects_by_pair(evaluation, at, equal_kl)
-    return known[at, equal_kl]
+    if settings not in known:
+        known[settings] = _effects_by_pair(evaluation, settings)
+    return known[settings]
 
 
-def _effects_by_pair(evaluation: Evaluation, at: float, equal_kl: float) -> pandas.DataFrame:
-    slopes = evaluation.slopes
-    own = slopes[slopes["direction"] == VECTOR].set_index("pair")["slope"]
-    table = pandas.DataFrame({"steerability": own})
-    right = pair_values(evaluation.samples, VECTOR, "accuracy")
+def _effects_by_pair(evaluation: Evaluation, settings: Settings) -> pandas.DataFrame:
+    values = pair_values(evaluation.samples, VECTOR, "propensity")
+    shown = [value for value in settings.multipliers if value in values]
+    if len(shown) < 2:
+        return pandas.DataFrame(columns=list(EFFECTS), dtype=float)
+    values = values[shown]
+    away = numpy.array(shown) - numpy.mean(shown)
+    table = pandas.DataFrame({"steerability": (values * away).sum(axis=1) / (away**2).sum()})
+    right, at = pair_values(evaluation.samples, VECTOR, "accuracy"), settings.at
     table["accuracy_swing"] = right[at] - right[-at] if at in right and -at in right else math.nan
-    table["swing_at_equal_kl"] = _swing_at_equal_kl(evaluation, equal_kl)
+    table["swing_at_equal_kl"] = _swing_at_equal_kl(evaluation, values, settings)
     return table.astype(float)
 
 
-def _swing_at_equal_kl(evaluation: Evaluation, equal_kl: float) -> pandas.Series | float:
-    values = pair_values(evaluation.samples, VECTOR, "propensity")
-    ends = [multiplier_at_kl(evaluation, side, equal_kl) for side in (1, -1)]
+def _swing_at_equal_kl(evaluation: Evaluation, values: pandas.DataFrame, settings: Settings) -> pandas.Series | float:
+    ends = [multiplier_at_kl(evaluation, side, settings) for side in (1, -1)]
     if values.empty or not all(map(math.isfinite, ends)):
         return math.nan
     plus, minus = (_between(values, end) for end in ends)
     return plus - minus
 
 
-def multiplier_at_kl(evaluation: Evaluation, side: int, wanted: float) -> float:
-    """The multiplier on one side of 0 (1 or -1) at which KL on neutral prompts is `wanted`; NaN beyond those measured.
+def multiplier_at_kl(evaluation: Evaluation, side: int, settings: Settings) -> float:
+    """The multiplier on one side of 0 (1 or -1) at which KL on neutral prompts is settings.equal_kl.
 
-    The root of KL is taken as straight between multipliers that were measured, for KL grows with the square of a
+    NaN beyond the settings' multipliers.
+  The root of KL is taken as straight between multipliers that were measured, for KL grows with the square of a
     small multiplier.
     """
-    rows = of_direction(evaluation.costs[evaluation.costs["measure"] == "kl_neutral"], VECTOR)
-    known = {abs(float(m)): math.sqrt(max(0.0, float(value)))
-             for m, value in zip(rows["multiplier"], rows["value"], strict=True)
-             if m * side > 0 and math.isfinite(value)}
-    target = math.sqrt(wanted)
+    known = {abs(m): math.sqrt(max(0.0, value)) for m, value in _kl(evaluation, settings.multipliers).items()
+             if m * side > 0}
+    target = math.sqrt(settings.equal_kl)
     for (low, before), (high, after) in itertools.pairwise(sorted({0.0: 0.0, **known}.items())):
         if before <= target <= after and after > before:
             return side * (low + (high - low) * (target - before) / (after - before))
@@ -115,20 +125,40 @@ def price_of(evaluation: Evaluation, price: str, at: float) -> tuple[float, floa
     return _mean_rows([_price_at(evaluation, price, side * at) for side in (1, -1)])
 
 
-def reached_kl(panel: Panel) -> float:
-    """The largest KL on neutral prompts, in nats, that all choices reach on both sides, by their least seed.
+def settings_of(panel: Panel, at: float = AT, equal_kl: float | None = None) -> Settings:
+    """What the effects of a panel are measured with: the multipliers that all of its evaluations have.
 
-    Choices that do not reach a quarter of the reference's are left out; NaN where the reference's is not known.
+    Slopes over other multipliers are others where a curve bends.  Without `equal_kl` it is the largest KL on neutral
+    prompts, in nats, that all choices reach on both sides, by their least seed; choices that do not reach WEAK of the
+    reference's are left out.
     """
-    reached = [min((_largest_kl(cell.evaluation, side) for cell in choice.cells if cell.evaluation is not None
-                    for side in (1, -1)), default=math.nan) for choice in panel.choices]
-    near = [value for value in reached if value >= WEAK * reached[0]]
-    return min(near, default=math.nan)
+    measured = [set(of_direction(cell.evaluation.curve, VECTOR)["multiplier"]) for choice in panel.choices
+                for cell in choice.cells if cell.evaluation is not None]
+    multipliers = tuple(sorted(float(value) for value in set.intersection(*measured))) if measured else ()
+    if equal_kl is None:
+        reached = [min((_largest_kl(cell.evaluation, side, multipliers) for cell in choice.cells
+                        if cell.evaluation is not None for side in (1, -1)), default=math.nan)
+                   for choice in panel.choices]
+        equal_kl = min((value for value in reached if value >= WEAK * reached[0]), default=math.nan)
+    return Settings(at, equal_kl, multipliers)
 
 
-def _largest_kl(evaluation: Evaluation, side: int) -> float:
+def left_out_multipliers(panel: Panel, settings: Settings) -> list[float]:
+    """Those that only some evaluations of a panel have."""
+    measured = {float(value) for choice in panel.choices for cell in choice.cells if cell.evaluation is not None
+                for value in of_direction(cell.evaluation.curve, VECTOR)["multiplier"]}
+    return sorted(measured - set(settings.multipliers))
+
+
+def _largest_kl(evaluation: Evaluation, side: int, multipliers: Sequence[float]) -> float:
+    return max((value for m, value in _kl(evaluation, multipliers).items() if m * side > 0), default=math.nan)
+
+
+def _kl(evaluation: Evaluation, multipliers: Sequence[float]) -> dict[float, float]:
+    """The known KL on neutral prompts by multiplier."""
     rows = of_direction(evaluation.costs[evaluation.costs["measure"] == "kl_neutral"], VECTOR)
-    return float(rows.loc[rows["multiplier"] * side > 0, "value"].max())
+    return {float(m): float(value) for m, value in zip(rows["multiplier"], rows["value"], strict=True)
+            if m in multipliers and math.isfinite(value)}
 
 
 def unsteered_price(evaluation: Evaluation, price: str) -> float:
@@ -152,27 +182,22 @@ def _mean_rows(rows: Sequence[tuple[float, float, float]]) -> tuple[float, float
     return (value, low, high)
 
 
-def compared_kl(panel: Panel, equal_kl: float | None) -> float:
-    """The KL at which the effects of a panel are compared: that which was asked for, or reached_kl."""
-    return reached_kl(panel) if equal_kl is None else equal_kl
-
-
 def cell_table(panels: Sequence[Panel], at: float = AT, equal_kl: float | None = None) -> pandas.DataFrame:
     """One row per cell: its names, the settings that tell choices apart, its run's figures, effects and prices.
 
-    `equal_kl`, in nats per token, is that of compared_kl, here and in the other tables.
+    `at` and `equal_kl` are those of settings_of, here and in the other tables.
     """
-    settings = list(dict.fromkeys(name for panel in panels for name in panel.base))
-    rows = [_cell_row(panel, choice, cell, settings, at, compared_kl(panel, equal_kl))
+    names = list(dict.fromkeys(name for panel in panels for name in panel.base))
+    rows = [_cell_row(panel, choice, cell, names, settings_of(panel, at, equal_kl))
             for panel in panels for choice in panel.choices for cell in choice.cells]
     return pandas.DataFrame(rows)
 
 
-def _cell_row(panel: Panel, choice: Choice, cell: Cell, settings: Sequence[str], at: float,
-              equal_kl: float) -> dict[str, object]:
+def _cell_row(panel: Panel, choice: Choice, cell: Cell, names: Sequence[str],
+              settings: Settings) -> dict[str, object]:
     values = {**panel.base, **choice.departures}
     row: dict[str, object] = {"model": panel.model, "data": panel.data, "choice": choice.label, "seed": cell.seed,
-                              **{name: values.get(name) for name in settings},
+                              **{name: values.get(name) for name in names},
                               "cell": cell.name, "origin": cell.origin, "status": cell.status}
     steps = cell.run.step_rows if cell.run is not None else []
     row["steps"] = len(steps)
@@ -180,13 +205,13 @@ def _cell_row(panel: Panel, choice: Choice, cell: Cell, settings: Sequence[str],
     row["vector_norm"] = float(steps["vector_norm"][-1]) if len(steps) else math.nan
     row["total_steps"] = total_steps(cell.run) if cell.run is not None else -1
     if cell.evaluation is not None:
-        row.update(_evaluation_row(cell.evaluation, at, equal_kl))
+        row.update(_evaluation_row(cell.evaluation, settings))
     return row
 
 
-def _evaluation_row(evaluation: Evaluation, at: float, equal_kl: float) -> dict[str, object]:
-    effects = effects_by_pair(evaluation, at, equal_kl)
-    row: dict[str, object] = {"pairs": len(effects), "equal_kl": equal_kl,
+def _evaluation_row(evaluation: Evaluation, settings: Settings) -> dict[str, object]:
+    effects, at = effects_by_pair(evaluation, settings), settings.at
+    row: dict[str, object] = {"pairs": len(effects), "equal_kl": settings.equal_kl,
                               **{name: float(effects[name].mean()) for name in EFFECTS}}
     curve = of_direction(evaluation.curve, VECTOR).set_index("multiplier")
     for value, side in ((-at, "minus"), (0.0, "zero"), (at, "plus")):
@@ -194,17 +219,17 @@ def _evaluation_row(evaluation: Evaluation, at: float, equal_kl: float) -> dict[
             row[f"{name}_{side}"] = float(curve.loc[value, name]) if value in curve.index else math.nan
     wrong = of_direction(evaluation.steerability, VECTOR)
     row["anti_steerable"] = float(wrong["anti_steerable"].iloc[0]) if len(wrong) else math.nan
-    row["multiplier_at_equal_kl_plus"] = multiplier_at_kl(evaluation, 1, equal_kl)
-    row["multiplier_at_equal_kl_minus"] = multiplier_at_kl(evaluation, -1, equal_kl)
+    row["multiplier_at_equal_kl_plus"] = multiplier_at_kl(evaluation, 1, settings)
+    row["multiplier_at_equal_kl_minus"] = multiplier_at_kl(evaluation, -1, settings)
     for price in PRICES:
         row[price], row[f"{price}_low"], row[f"{price}_high"] = price_of(evaluation, price, at)
         row[f"{price}_unsteered"] = unsteered_price(evaluation, price)
     return row
 
 
-def effect_matrix(choice: Choice, effect: str, at: float, equal_kl: float) -> pandas.DataFrame:
+def effect_matrix(choice: Choice, effect: str, settings: Settings) -> pandas.DataFrame:
     """An effect of a choice: a row per evaluated seed, a column per pair."""
-    rows = {cell.seed: effects_by_pair(cell.evaluation, at, equal_kl)[effect]
+    rows = {cell.seed: effects_by_pair(cell.evaluation, settings)[effect]
             for cell in choice.cells if cell.evaluation is not None}
     return pandas.DataFrame(rows).T
 
@@ -217,7 +242,7 @@ def choice_table(panels: Sequence[Panel], at: float = AT, equal_kl: float | None
     _high are the means over the seeds of the file's own bootstrap intervals over prompts or texts.  `on_front_PRICE`
     tells whether no choice of the panel has more steerability for no more of that price.
     """
-    rows = [_choice_row(panel, choice, at, compared_kl(panel, equal_kl))
+    rows = [_choice_row(panel, choice, settings_of(panel, at, equal_kl))
             for panel in panels for choice in panel.choices]
     table = pandas.DataFrame(rows)
     for price in PRICES if len(table) else ():
@@ -225,19 +250,19 @@ def choice_table(panels: Sequence[Panel], at: float = AT, equal_kl: float | None
     return table
 
 
-def _choice_row(panel: Panel, choice: Choice, at: float, equal_kl: float) -> dict[str, object]:
+def _choice_row(panel: Panel, choice: Choice, settings: Settings) -> dict[str, object]:
     evaluated = [cell for cell in choice.cells if cell.evaluation is not None]
     row: dict[str, object] = {"model": panel.model, "data": panel.data, "choice": choice.label,
                               "seed_bounds": "", "cells": len(choice.cells), "seeds": len(evaluated),
-                              "equal_kl": equal_kl}
+                              "equal_kl": settings.equal_kl}
     for effect in EFFECTS:
-        matrix = effect_matrix(choice, effect, at, equal_kl)
+        matrix = effect_matrix(choice, effect, settings)
         known = matrix.dropna(axis=0, how="all")
         mean = paired_bootstrap(known.to_numpy()) if len(known) == len(matrix) else NO_DIFFERENCE_KNOWN
         row.update({effect: mean.value, f"{effect}_low": mean.interval.low, f"{effect}_high": mean.interval.high})
         row["pairs"] = max(int(row.get("pairs", 0)), mean.pairs)  # type: ignore[call-overload]
     for price in PRICES:
-        values = numpy.array([price_of(cell.evaluation, price, at) for cell in evaluated]).reshape(-1, 3)
+        values = numpy.array([price_of(cell.evaluation, price, settings.at) for cell in evaluated]).reshape(-1, 3)
         bounds = seed_interval(values[:, 0])
         mean_value = values.mean(axis=0) if len(values) else numpy.full(3, math.nan)
         row.update({price: float(mean_value[0]), f"{price}_low": bounds.low, f"{price}_high": bounds.high,
@@ -262,9 +287,9 @@ def _is_beaten(rivals: pandas.DataFrame, row: pandas.Series, effect: str, price:
     return bool(((further >= 0) & (cheaper >= 0) & ((further > 0) | (cheaper > 0))).any())
 
 
-def compare_choices(choice: Choice, reference: Choice, effect: str, at: float, equal_kl: float) -> Difference:
+def compare_choices(choice: Choice, reference: Choice, effect: str, settings: Settings) -> Difference:
     """How much more of an effect a choice has than the reference, on the seeds and pairs that both have."""
-    own, other = (effect_matrix(one, effect, at, equal_kl) for one in (choice, reference))
+    own, other = (effect_matrix(one, effect, settings) for one in (choice, reference))
     seeds = [seed for seed in own.index if seed in other.index]
     pairs = [pair for pair in own.columns if pair in other.columns]
     if not seeds or not pairs:
@@ -287,10 +312,10 @@ def difference_table(panels: Sequence[Panel], at: float = AT, equal_kl: float | 
     """
     rows = []
     for panel in panels:
-        reference, reached = panel.choices[0], compared_kl(panel, equal_kl)
+        reference, settings = panel.choices[0], settings_of(panel, at, equal_kl)
         for choice in panel.choices[1:]:
             names = {"model": panel.model, "data": panel.data, "choice": choice.label, "against": reference.label}
-            rows += [_effect_row(names, effect, compare_choices(choice, reference, effect, at, reached))
+            rows += [_effect_row(names, effect, compare_choices(choice, reference, effect, settings))
                      for effect in EFFECTS]
             rows += [_price_row(names, price, price_differences(choice, reference, price, at)) for price in PRICES]
     table = pandas.DataFrame(rows, columns=["model", "data", "choice", "against", "measure", "difference", "low",

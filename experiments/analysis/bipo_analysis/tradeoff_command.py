@@ -10,7 +10,8 @@ from pathlib import Path
 import pandas
 
 from .cells import BASE, Panel, load_cells, panels
-from .effects import AT, EFFECTS, PRICES, cell_table, choice_table, compared_kl, difference_table
+from .effects import (AT, EFFECTS, PRICES, Settings, cell_table, choice_table, difference_table,
+                      left_out_multipliers, settings_of)
 from .errors import AnalysisError
 from .resampling import RESAMPLES, few_seeds_words
 from .tradeoff_figures import write_tradeoff_figures
@@ -78,8 +79,9 @@ def tradeoff_markdown(found: Sequence[Panel], choices: pandas.DataFrame, differe
              f"are means of {sides}; repetition is the share of word pairs that are repeated.", ""]
     parts += [line for name in pictures for line in (f"![{name.removesuffix('.png')}]({name})", "")]
     for panel in found:
-        own, reached = _of(choices, panel), compared_kl(panel, equal_kl)
-        parts += [f"## {panel.title}", "", *_base_words(panel), *_choice_lines(own, reached), ""]
+        own, settings = _of(choices, panel), settings_of(panel, at, equal_kl)
+        parts += [f"## {panel.title}", "", *_base_words(panel), *_choice_lines(own, settings.equal_kl), ""]
+        parts += [f"{sentence}\n" for sentence in (unequal_words(panel, settings),) if sentence]
         parts += [_bounds_words(own), ""]
         compared = _of(differences, panel)
         if compared["difference"].notna().any():
@@ -91,6 +93,15 @@ def tradeoff_markdown(found: Sequence[Panel], choices: pandas.DataFrame, differe
               "Of costs the file holds no single items: the bounds of a difference are those of its seeds, and it is "
               "not tested.", ""]
     return "\n".join(parts)
+
+
+def unequal_words(panel: Panel, settings: Settings) -> str:
+    """Which multipliers are left out because not all evaluations of a panel have them; empty where none are."""
+    left_out = left_out_multipliers(panel, settings)
+    if not left_out:
+        return ""
+    return (f"Only some evaluations have {joined([multiplier(value) for value in left_out])}: effects are over "
+            f"{joined([multiplier(value) for value in settings.multipliers])}, which all have.")
 
 
 def _of(table: pandas.DataFrame, panel: Panel) -> pandas.DataFrame:
