@@ -96,7 +96,7 @@ TEST(ProjectOut, TakesTheComponentAway) {
   const at::Tensor found = project_out(h, shares, v);
   EXPECT_TRUE(at::allclose(found, naive_projection(h, shares, v), 0, 1e-12));
   EXPECT_NEAR(found[0].dot(v[0]).item<double>(), 0, 1e-12);
-  EXPECT_TRUE(found[2].equal(h[2]));
+  EXPECT_TRUE(found[3].equal(h[3]));
 }
 
 TEST(ProjectOut, HasTheGradientsOfFiniteDifferences) {
