@@ -246,6 +246,8 @@ def test_command_writes_tables_and_pictures(folder, tmp_path, capsys):
     assert one["steerability"] == pytest.approx(1.82) and one["kl"] == pytest.approx(0.2)
     assert one["choice"] == "lr 0.001" and one["status"] == "complete" and one["pairs"] == PAIRS
     text = (out / "tradeoffs.md").read_text()
+    # Without steering, propensity is -0.5 to 0.1, above 0 in one pair of seven: 5 of 40.
+    assert "| unsteered |  |  |  | accuracy 12.5 % |" in text.replace("\N{NO-BREAK SPACE}", " ")
     assert "range of 3 seeds" in text and "3 seeds are few" in text and "Holm" in text
     assert "| lr 0.001 | steerability | +0.60 |" in text and "more, in every seed" in text
 

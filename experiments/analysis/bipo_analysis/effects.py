@@ -271,10 +271,21 @@ def _choice_row(panel: Panel, choice: Choice, settings: Settings) -> dict[str, o
                                                             for cell in evaluated])) if evaluated else math.nan})
         if bounds.seeds:
             row["seed_bounds"] = bounds.words.replace("\N{NO-BREAK SPACE}", " ")
+    row["accuracy_unsteered"] = _mean([_accuracy(cell.evaluation, 0.0) for cell in evaluated])
     norms = [float(cell.run.step_rows["vector_norm"][-1]) for cell in choice.cells
              if cell.run is not None and len(cell.run.step_rows)]
-    row["vector_norm"] = float(numpy.mean(norms)) if norms else math.nan
+    row["vector_norm"] = _mean(norms)
     return row
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(numpy.mean(values)) if values else math.nan
+
+
+def _accuracy(evaluation: Evaluation, multiplier: float) -> float:
+    curve = of_direction(evaluation.curve, VECTOR)
+    own = curve.loc[curve["multiplier"] == multiplier, "accuracy"]
+    return float(own.iloc[0]) if len(own) else math.nan
 
 
 def _fronts(table: pandas.DataFrame, effect: str, price: str) -> list[bool]:

@@ -19,7 +19,7 @@ LEADER_FROM = 12
 TEXT, POINT, BAR = 100.0, 40.0, 1.0
 POINT_SIZE = 12.0  # points
 # Free room around a text, in points.
-PADDING = 1.5
+PADDING = 2.0
 
 
 def place_labels(axes: Axes, positions: Sequence[tuple[float, float]], texts: Sequence[str], colours: Sequence[str],

@@ -48,9 +48,10 @@ def run_tradeoff_command(options: argparse.Namespace) -> str:
     for name, value in (("--at", options.at), ("--equal-kl", options.equal_kl)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise AnalysisError(f"{name} must be a number above 0, not {value:g}")
-    found = panels(load_cells(options.paths))
+    # Of models and data sets without an evaluation there is nothing to show.
+    found = [panel for panel in panels(load_cells(options.paths)) if _evaluated(panel)]
     cells = cell_table(found, options.at, options.equal_kl)
-    evaluated = sum(cell.evaluation is not None for panel in found for choice in panel.choices for cell in choice.cells)
+    evaluated = sum(map(_evaluated, found))
     if evaluated == 0:
         raise AnalysisError("none of these cells was evaluated; name the files of `bipo-dist evaluate --vector` on "
                             "their run files, too")
@@ -65,6 +66,10 @@ def run_tradeoff_command(options: argparse.Namespace) -> str:
     (options.out / "tradeoffs.md").write_text(text, encoding="utf-8")
     return (f"{options.out}: {counted(len(cells), 'cell')}, {evaluated} evaluated, {counted(len(choices), 'choice')}, "
             f"{counted(len(pictures), 'picture')}")
+
+
+def _evaluated(panel: Panel) -> int:
+    return sum(cell.evaluation is not None for choice in panel.choices for cell in choice.cells)
 
 
 def tradeoff_markdown(found: Sequence[Panel], choices: pandas.DataFrame, differences: pandas.DataFrame, at: float,
@@ -127,7 +132,8 @@ def _choice_lines(rows: pandas.DataFrame, equal_kl: float) -> list[str]:
         lines += _row([f"{row['choice']}{mark}", str(row["seeds"]), number(row["vector_norm"]), *cells])
     if prices:
         unsteered = (_form(name, float(rows[f"{name}_unsteered"].mean())) for name in prices)
-        lines += _row(["unsteered", "", "", *[""] * len(effects), *unsteered])
+        shown = {"accuracy_swing": f"accuracy {percent(float(rows['accuracy_unsteered'].mean()))}"}
+        lines += _row(["unsteered", "", "", *(shown.get(name, "") for name in effects), *unsteered])
     at_kl = "" if math.isnan(equal_kl) else f" The swing at equal KL is that at {number(equal_kl, 3)} nats per token."
     return [*lines, "", f"\\* No choice has more steerability for no more of at least one of the costs.{at_kl}"]
 

@@ -23,6 +23,8 @@ from .wording import multiplier
 
 # Of one plot, in inches.
 PLOT_WIDTH, PLOT_HEIGHT = 5.2, 3.9
+# Two more than CATEGORIES, of the colours that P. Tol made for readers with any kind of colour vision.
+COLOURS = (*CATEGORIES, "#882255", "#999933")
 # A price whose largest value is this many times the smallest is drawn on a logarithmic axis.
 WIDE = 12
 SHOWN = {"steerability": "steerability\n(nats per unit of the multiplier)",
@@ -89,7 +91,7 @@ def _known(panel: Panel, choices: pandas.DataFrame, price: str) -> pandas.DataFr
 def _looks(panels: Sequence[Panel]) -> dict[str, tuple[str, str]]:
     """A colour and a marker for each label, the same in all panels."""
     labels = list(dict.fromkeys(choice.label for panel in panels for choice in panel.choices))
-    return {label: (CATEGORIES[index % len(CATEGORIES)], MARKERS[(index + index // len(CATEGORIES)) % len(MARKERS)])
+    return {label: (COLOURS[index % len(COLOURS)], MARKERS[(index + index // len(COLOURS)) % len(MARKERS)])
             for index, label in enumerate(labels)}
 
 
