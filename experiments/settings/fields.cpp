@@ -11,7 +11,7 @@
 namespace bipo {
 namespace {
 
-constexpr const char* kPositionsValues = "all|answer|prompt|first:P,last:S";
+constexpr const char* kPositionsValues = "all|answer|prompt|ENDS";
 
 Field list_field(std::string name, std::string description, std::vector<double>& target) {
   return field(std::move(name), "LIST", std::move(description), target, parse_real_list);
@@ -190,13 +190,14 @@ std::vector<Field> steering_fields(SteeringOptions& o, const char* multipliers) 
     return [&value, kTrained] { return value ? shown_value(*value) : kTrained; };
   };
   Field positions =
-      field("positions", kPositionsValues,
-            "tokens at which vectors act: all, the answers', the prompt's, or the prompt's first P "
-            "and last S; the prompt's last token predicts the answer's first",
-            o.positions,
-            [](const std::string& text) -> std::optional<SteeredPositions> {
-              return parse_positions(text);
-            })
+      field(
+          "positions", kPositionsValues,
+          "tokens at which vectors act: all, the answers', the prompt's, or ENDS, first:P,last:S, "
+          "its first P and last S; the prompt's last token predicts the answer's first",
+          o.positions,
+          [](const std::string& text) -> std::optional<SteeredPositions> {
+            return parse_positions(text);
+          })
           .with_fallback(kTrained)
           .with_values({"all", "answer", "prompt"});
   positions.text = is_trained(o.positions);
@@ -393,8 +394,9 @@ Field start_field(RandomStart& start) {
 Field positions_field(SteeredPositions& positions) {
   Field made =
       field("positions", kPositionsValues,
-            "tokens at which the vector is added: all, the answers', the prompt's, or the prompt's "
-            "first P and last S; the prompt's last token predicts the answer's first",
+            "tokens at which the vector is added: all, the answers', the prompt's, or ENDS, "
+            "first:P,last:S, its first P and last S; the prompt's last token predicts the answer's "
+            "first",
             positions,
             [&positions](const std::string& text) {
               SteeredPositions parsed = parse_positions(text);
