@@ -222,6 +222,15 @@ def test_two_evaluations_of_a_cell_are_refused(folder, tmp_path):
         load_cells([folder, second])
 
 
+def test_other_held_out_pairs_are_refused(tmp_path):
+    cells = [CellSpec(15, 1, lr=lr, epochs=1) for lr in (0.0005, 0.001)]
+    sweep = SyntheticSweep(cells).write(tmp_path / "sweep")
+    for cell in cells:
+        write_evaluation(sweep, cell, test=f"data/{cell.lr}.csv")
+    with pytest.raises(AnalysisError, match="different held-out pairs"):
+        panels(load_cells([tmp_path]))
+
+
 def test_names_that_fit_two_sweeps_are_refused(tmp_path):
     cell = CellSpec(15, 1, epochs=1)
     for name in ("one", "two"):

@@ -182,11 +182,27 @@ def _lone_cell(file: Path, evaluation: Evaluation) -> Cell:
 
 
 def panels(cells: Sequence[Cell]) -> list[Panel]:
-    """The cells by model and data set, then by choice, the reference first, in the order of the cells."""
+    """The cells by model and data set, then by choice, the reference first, in the order of the cells.
+
+    Raises AnalysisError where evaluations of one model and data set rest on different held-out pairs.
+    """
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         groups.setdefault(cell.panel, []).append(cell)
+    for own in groups.values():
+        _require_same_pairs(own)
     return [_panel(model, data, own) for (model, data), own in groups.items()]
+
+
+def _require_same_pairs(cells: Sequence[Cell]) -> None:
+    """Pairs are compared by their place in the file, so that those of other files would be compared with each other."""
+    rest_on = {cell.evaluation.settings.get("test_tokens_hash"): cell for cell in cells
+               if cell.evaluation is not None and len(cell.evaluation.samples)}
+    if len(rest_on) > 1:
+        one, other = list(rest_on.values())[:2]
+        raise AnalysisError(f"the evaluations of {one.path} and {other.path} rest on different held-out pairs, so they "
+                            "cannot be compared pair by pair; evaluate both with the same --test, --max-test-pairs, "
+                            "--data-seed and text options, or name one at a time")
 
 
 def _panel(model: str, data: str, cells: list[Cell]) -> Panel:
