@@ -24,6 +24,7 @@ DeviceKernels BlockPart::device_kernels(bool narrow, bool flash) const {
   };
   add(query_key_norms == QueryKeyNorms::kByHead && !by_flash, 1, 0);
   add(capped, 2, 4);
+  add(scaled, 2, 2);
   add(output_norms, 2, 2);
   add(is_gated, 3 + more, 5 + more);
   return kernels;
@@ -52,6 +53,7 @@ RankPart largest_part(const ModelConfig& config, std::int64_t tp) {
       block.input_norms = config.input_norms;
       block.parallel = config.parallel_blocks;
       block.capped = config.attention_soft_cap != 0;
+      block.scaled = config.residual_scale != 1;
       block.output_norms = config.output_norms;
       block.gated_mlp = config.gated_mlp;
       block.is_gated = config.gated_attention && !kind.is_recurrent;

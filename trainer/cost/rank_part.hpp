@@ -45,6 +45,7 @@ struct BlockPart {
   bool output_norms;
   bool parallel;  // attention beside the MLP
   bool capped;    // scores have a soft cap
+  bool scaled;    // what attention and MLP add has a factor
   bool is_gated;  // attention with gates
   bool gated_mlp;
   // A recurrent block has no attention but, 0 elsewhere, the sizes of a head, columns of all

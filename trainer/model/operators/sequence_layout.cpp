@@ -362,7 +362,7 @@ void compile_chunks(const RecurrentLayout& layout, std::int64_t rows, Upload& up
   std::vector<std::int64_t> row_of_use = layout.taps.rows;
   std::replace(row_of_use.begin(), row_of_use.end(), std::int64_t{-1}, rows);
   const auto [uses, first_use] = places_by_row(row_of_use, rows + 1);
-  upload.add(table, compiled.table);
+  upload.add(at::tensor(table, at::kLong).view({-1, 7}), compiled.table);
   upload.add(chunk_of_row, compiled.chunk_of_row);
   upload.add(children, compiled.children);
   upload.add(uses, compiled.uses);
