@@ -466,7 +466,7 @@ std::vector<Field> decay_fields(TrainingOptions& o) {
 }
 
 std::vector<Field> evaluation_fields(std::vector<double>& multipliers, std::int64_t& eval_every) {
-  return {list_field("multipliers", "factors on the vector at which it is evaluated", multipliers),
+  return {list_field("multipliers", "factors on the vector in evaluations", multipliers),
           field("eval-every", "N", "epochs between evaluations", eval_every, at_least(0))
               .zero_means("never")};
 }
