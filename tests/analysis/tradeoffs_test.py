@@ -117,14 +117,38 @@ def test_a_vector_that_hardly_moves_does_not_decide_the_equal_cost(tmp_path):
 
 
 def test_what_costs_more_may_do_more_and_still_less_at_equal_cost(panel):
-    """lr 0.001 has the larger slope and, at the same KL, the smaller swing."""
+    """lr 0.001 has the larger slope and, at the same KL, the smaller swing: KL 0.2 is the reference's at multiplier 2,
+    and the reference's 0.05 that of lr 0.001 at 0.5."""
     table = difference_table([panel]).set_index(["choice", "measure"])
-    slope_row, swing_row = (table.loc[("lr 0.001", name)] for name in ("steerability", "swing_at_equal_kl"))
+    slope_row = table.loc[("lr 0.001", "steerability")]
     assert slope_row["difference"] == pytest.approx(0.6) and slope_row["low"] > 0.5 and slope_row["p_holm"] < 0.01
-    assert swing_row["difference"] < 0 and swing_row["high"] < 0 and swing_row["p_holm"] < 0.01
+    its_kl, reference_kl = (table.loc[("lr 0.001", f"swing_at_{name}_kl")] for name in ("its", "reference"))
+    assert its_kl["difference"] == pytest.approx(2 * 1.8 - 4 * 1.2)
+    assert reference_kl["difference"] == pytest.approx(1.8 - 2 * 1.2)
+    assert all(row["high"] < 0 and row["p_holm"] < 0.01 for row in (its_kl, reference_kl))
     assert slope_row["by_seed"].split() == ["0.59", "0.6", "0.61"]
     # Two comparisons of each effect: the smaller p is doubled.
     assert slope_row["p_holm"] == pytest.approx(2 * slope_row["p"])
+
+
+def test_a_curve_that_flattens_is_understated_either_way(tmp_path):
+    """Choices with one curve, of which the second is at multiplier 1 where the first is at 2, differ in nothing; lines
+    through -2, 0 and 2 let whichever is interpolated seem less."""
+    cells = [CellSpec(15, seed, lr=lr, epochs=1) for lr in (0.0005, 0.001) for seed in SEEDS]
+    sweep = SyntheticSweep(cells).write(tmp_path / "sweep")
+    for cell in cells:
+        scale = 1.0 if cell.lr == 0.0005 else 2.0
+        file = write_evaluation(sweep, cell, damage=0.05 * scale**2, multipliers=(-3.0, -1.0, 0.0, 1.0, 3.0))
+        with h5py.File(file, "r+") as content:
+            rows = content["samples"][:]
+            rows["chosen_logp"] = rows["rejected_logp"] + numpy.tanh(scale * rows["multiplier"]) + 0.01 * rows["pair"]
+            content["samples"][:] = rows
+    (panel,) = panels(load_cells([tmp_path]))
+    table = difference_table([panel]).set_index("measure")["difference"]
+    line = math.tanh(1) + (math.tanh(3) - math.tanh(1)) / 2
+    assert table["swing_at_its_kl"] == pytest.approx(2 * (math.tanh(2) - line)) and table["swing_at_its_kl"] > 0
+    assert table["swing_at_reference_kl"] == pytest.approx(2 * (math.tanh(2) / 2 - math.tanh(1)))
+    assert table["swing_at_reference_kl"] < 0
 
 
 def test_seeds_that_disagree_leave_the_difference_open(panel):

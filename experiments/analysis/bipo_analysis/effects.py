@@ -29,6 +29,12 @@ EFFECTS = {"steerability": "steerability (nats per unit of the multiplier)",
            "swing_at_equal_kl": "propensity swing at equal KL (nats)"}
 
 
+# Differences at equal KL: the swing of a choice less that of the reference, one of the two interpolated.  A line
+# understates a curve that flattens, so that what both say does not come from interpolation.
+AT_ITS_KL, AT_REFERENCE_KL = "swing_at_its_kl", "swing_at_reference_kl"
+COMPARED = ("steerability", "accuracy_swing", AT_ITS_KL, AT_REFERENCE_KL)
+
+
 @dataclass(frozen=True)
 class Settings:
     """What effects are measured with; `multipliers` are those that all evaluations of a panel have."""
@@ -299,13 +305,45 @@ def _is_beaten(rivals: pandas.DataFrame, row: pandas.Series, effect: str, price:
 
 
 def compare_choices(choice: Choice, reference: Choice, effect: str, settings: Settings) -> Difference:
-    """How much more of an effect a choice has than the reference, on the seeds and pairs that both have."""
+    """How much more of an effect, one of COMPARED, a choice has than the reference, on common seeds and pairs.
+
+    AT_ITS_KL compares the swing of propensity from -at to +at of the choice with that of the reference at the
+    multipliers on both sides where its KL on neutral prompts is the choice's; AT_REFERENCE_KL the other way round.
+    Both take all multipliers of a file, and are not known where those do not reach that KL.
+    """
+    if effect in (AT_ITS_KL, AT_REFERENCE_KL):
+        return _compare_at_equal_kl(choice, reference, effect == AT_ITS_KL, settings.at)
     own, other = (effect_matrix(one, effect, settings) for one in (choice, reference))
     seeds = [seed for seed in own.index if seed in other.index]
     pairs = [pair for pair in own.columns if pair in other.columns]
     if not seeds or not pairs:
         return NO_DIFFERENCE_KNOWN
     return paired_bootstrap((own.loc[seeds, pairs] - other.loc[seeds, pairs]).to_numpy())
+
+
+def _compare_at_equal_kl(choice: Choice, reference: Choice, at_its_kl: bool, at: float) -> Difference:
+    rows = {}
+    others = {cell.seed: cell.evaluation for cell in reference.cells if cell.evaluation is not None}
+    for cell in choice.cells:
+        if cell.evaluation is not None and cell.seed in others:
+            other = others[cell.seed]
+            own_price, other_price = (None, cell.evaluation) if at_its_kl else (other, None)
+            rows[cell.seed] = _swing(cell.evaluation, own_price, at) - _swing(other, other_price, at)
+    table = pandas.DataFrame(rows).T
+    return paired_bootstrap(table.to_numpy(dtype=float)) if len(table) else NO_DIFFERENCE_KNOWN
+
+
+def _swing(evaluation: Evaluation, priced_as: Evaluation | None, at: float) -> pandas.Series:
+    """Propensity of each pair at +at less that at -at, or between the multipliers that cost what another's cost."""
+    values = pair_values(evaluation.samples, VECTOR, "propensity")
+    ends = []
+    for side in (1, -1):
+        price = math.nan if priced_as is None else _price_at(priced_as, "kl", side * at)[0]
+        settings = Settings(at, price, tuple(map(float, values.columns)))
+        ends.append(side * at if priced_as is None else
+                    multiplier_at_kl(evaluation, side, settings) if math.isfinite(price) else math.nan)
+    plus, minus = (_between(values, end) for end in ends)
+    return plus - minus
 
 
 def price_differences(choice: Choice, reference: Choice, price: str, at: float) -> list[float]:
@@ -327,12 +365,12 @@ def difference_table(panels: Sequence[Panel], at: float = AT, equal_kl: float | 
         for choice in panel.choices[1:]:
             names = {"model": panel.model, "data": panel.data, "choice": choice.label, "against": reference.label}
             rows += [_effect_row(names, effect, compare_choices(choice, reference, effect, settings))
-                     for effect in EFFECTS]
+                     for effect in COMPARED]
             rows += [_price_row(names, price, price_differences(choice, reference, price, at)) for price in PRICES]
     table = pandas.DataFrame(rows, columns=["model", "data", "choice", "against", "measure", "difference", "low",
                                             "high", "bounds", "p", "pairs", "seeds", "by_seed"])
     table["p_holm"] = math.nan
-    for effect in EFFECTS:
+    for effect in COMPARED:
         own = table["measure"] == effect
         table.loc[own, "p_holm"] = holm(table.loc[own, "p"].to_numpy(dtype=float))
     return table

@@ -10,14 +10,15 @@ from pathlib import Path
 import pandas
 
 from .cells import BASE, Panel, load_cells, panels
-from .effects import (AT, EFFECTS, PRICES, Settings, cell_table, choice_table, difference_table,
-                      left_out_multipliers, settings_of)
+from .effects import (AT, AT_ITS_KL, AT_REFERENCE_KL, COMPARED, EFFECTS, PRICES, Settings, cell_table, choice_table,
+                      difference_table, left_out_multipliers, settings_of)
 from .errors import AnalysisError
 from .resampling import RESAMPLES, few_seeds_words
 from .tradeoff_figures import write_tradeoff_figures
 from .wording import counted, joined, multiplier, number, percent, plain, signed
 
 SHORT = {"steerability": "steerability", "accuracy_swing": "accuracy swing", "swing_at_equal_kl": "swing at equal KL",
+         AT_ITS_KL: "swing at its KL", AT_REFERENCE_KL: "swing at the reference's KL",
          "kl": "KL", "perplexity": "perplexity of answers", "repetition": "repetition",
          "text_perplexity": "perplexity of the text"}
 SHARES = ("accuracy_swing", "repetition")
@@ -91,12 +92,15 @@ def tradeoff_markdown(found: Sequence[Panel], choices: pandas.DataFrame, differe
         compared = _of(differences, panel)
         if compared["difference"].notna().any():
             parts += [*_difference_lines(compared), ""]
-    count = {effect: int(differences.loc[differences["measure"] == effect, "p"].notna().sum()) for effect in EFFECTS}
-    parts += [f"Intervals and p of effects: paired bootstrap over pairs and seeds, {RESAMPLES} resamples. p is "
-              f"corrected by Holm's method for all comparisons of an effect on this page "
-              f"({joined([f'{SHORT[effect]}: {number_of}' for effect, number_of in count.items()])}). "
-              "Of costs the file holds no single items: the bounds of a difference are those of its seeds, and it is "
-              "not tested.", ""]
+    count = {effect: int(differences.loc[differences["measure"] == effect, "p"].notna().sum()) for effect in COMPARED}
+    counts = joined([f"{SHORT[effect]}: {number_of}" for effect, number_of in count.items()])
+    parts += [f"Intervals and p of effects: paired bootstrap over pairs and seeds, {RESAMPLES} resamples. p is corrected "
+              f"by Holm's method for all comparisons of an effect on this page ({counts}). Swing at its KL: propensity at "
+              f"{multiplier(at)} less that at {multiplier(-at)} of the choice, less the reference's swing between the "
+              "multipliers with the same KL, where the reference is interpolated. Swing at the reference's KL: the same "
+              "with the choice interpolated. A line understates a curve that flattens, so that only what both say is no "
+              "matter of interpolation. Of costs the file holds no single items: the bounds of a difference are those of "
+              "its seeds, and it is not tested.", ""]
     return "\n".join(parts)
 
 
