@@ -305,9 +305,9 @@ def test_labels_hide_neither_each_other_nor_a_point():
     figure = Figure(figsize=(6, 5), dpi=100)
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    positions = [(3 + 0.1 * x, 50 * y) for x, y in positions]
     axes.scatter(*zip(*positions, strict=True))
-    axes.set_xlim(-0.2, 1.2)
-    axes.set_ylim(-0.2, 1.2)
+    axes.margins(0.2)
     notes = place_labels(axes, positions, [f"choice {index},\nrate {index}" for index in range(12)], ["black"] * 12)
     boxes = [note.get_window_extent(canvas.get_renderer()) for note in notes]
     frame = axes.get_window_extent()

@@ -23,16 +23,21 @@ PADDING = 2.0
 
 
 def place_labels(axes: Axes, positions: Sequence[tuple[float, float]], texts: Sequence[str], colours: Sequence[str],
-                 bars: Sequence[Bbox] = (), size: float = 7.5) -> list[Annotation]:
+                 bars: Sequence[tuple[float, float, float, float]] = (), size: float = 7.5) -> list[Annotation]:
     """Writes each text beside its position (in data units), the most crowded first; returns the annotations.
 
-    `bars` are boxes in pixels that are better left free.  Scales, limits and margins of the axes must be final.
+    `bars` are boxes in data units, (x0, y0, x1, y1), that are better left free.  Scales, limits and margins of the axes
+    must be final.
     """
+    # Limits follow from the data when they are first asked for; the transformation does not ask.
+    axes.get_xlim(), axes.get_ylim()
     renderer = axes.figure.canvas.get_renderer()  # type: ignore[attr-defined]
     scale = axes.figure.dpi / 72  # type: ignore[union-attr]
     pixels = axes.transData.transform(numpy.asarray(positions, dtype=float).reshape(-1, 2))
     half = POINT_SIZE * scale / 2
     points = [Bbox.from_extents(x - half, y - half, x + half, y + half) for x, y in pixels]
+    ends = axes.transData.transform(numpy.asarray(bars, dtype=float).reshape(-1, 2)).reshape(-1, 4)
+    boxes = [Bbox.from_extents(x0 - 1, y0 - 1, x1 + 1, y1 + 1) for x0, y0, x1, y1 in ends]
     taken: list[Bbox] = []
     annotations = []
     for index in _crowded_first(pixels):
@@ -40,7 +45,7 @@ def place_labels(axes: Axes, positions: Sequence[tuple[float, float]], texts: Se
                              color=colours[index], va="center", ha="center", linespacing=0.95, zorder=5,
                              bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.8})
         extent = note.get_window_extent(renderer).padded(PADDING * scale)
-        obstacles = [(TEXT, taken), (POINT, points), (BAR, bars)]
+        obstacles = [(TEXT, taken), (POINT, points), (BAR, boxes)]
         x, y, box = _best_place(pixels[index], extent.width, extent.height, axes.get_window_extent(), obstacles, scale)
         note.set_position((x / scale, y / scale))
         if _gap(pixels[index], box) > LEADER_FROM * scale:

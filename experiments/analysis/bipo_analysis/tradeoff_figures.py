@@ -13,7 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from matplotlib.transforms import Bbox
 
 from .cells import Panel
 from .drawing import CATEGORIES, INK, MARKERS, MUTED, RULE, STYLE, bar_lengths
@@ -139,10 +138,6 @@ def _is_beaten(rows: pandas.DataFrame, row: pandas.Series, effect: str, price: s
 def _label(axes: Axes, rows: pandas.DataFrame, effect: str, price: str, looks: dict[str, tuple[str, str]],
            bars: Sequence[tuple[float, float, float, float]]) -> None:
     rows = rows[numpy.isfinite(rows[effect])]
-    boxes = []
-    for x0, y0, x1, y1 in bars:
-        low, high = axes.transData.transform([(x0, y0), (x1, y1)])
-        boxes.append(Bbox.from_extents(low[0] - 1, low[1] - 1, high[0] + 1, high[1] + 1))
     place_labels(axes, list(zip(rows[price], rows[effect], strict=True)),
                  [str(label).replace(", ", ",\n") for label in rows["choice"]],
-                 [looks[label][0] for label in rows["choice"]], boxes)
+                 [looks[label][0] for label in rows["choice"]], bars)
