@@ -26,6 +26,7 @@ DeviceKernels BlockPart::device_kernels(bool narrow, bool flash) const {
   add(capped, 2, 4);
   add(scaled, 2, 2);
   add(output_norms, 2, 2);
+  add(!input_norms, -2 + 2 * more, -2);  // where nothing else converts the products' inputs
   add(is_gated, 3 + more, 5 + more);
   return kernels;
 }
