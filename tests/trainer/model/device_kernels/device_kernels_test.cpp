@@ -341,7 +341,9 @@ TEST_P(DeviceKernels, HeadsAreNormedTogether) {
   const at::Tensor x = numbers(rows, width);
   const at::Tensor leaf = x.clone().set_requires_grad(true);
   const at::Tensor shifted = leaf + bias;
-  const auto heads = [&](const at::Tensor& columns) { return columns.reshape({rows, -1, kSize}); };
+  const auto heads = [&](const at::Tensor& columns) {
+    return columns.reshape({rows, columns.size(1) / kSize, kSize});
+  };
   const at::Tensor exact = at::cat(
       {turned_formula(heads(rms_formula(shifted.narrow(1, 0, 3 * kSize), of_queries)), angles),
        turned_formula(heads(rms_formula(shifted.narrow(1, 3 * kSize, 2 * kSize), of_keys)), angles),
