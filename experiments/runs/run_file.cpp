@@ -77,7 +77,7 @@ hdf5::Table<EvalSampleRow> eval_sample_table() {
 
 constexpr const char* kVerdict = "verdict";
 
-// Of runs that learn one; others lack it.
+// Runs that learn no factor lack it.
 constexpr const char* kFactor = "factor";
 
 // Files of earlier versions have none.
