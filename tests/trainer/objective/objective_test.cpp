@@ -88,7 +88,7 @@ TEST(Objective, OthersEqualTheirClosedForms) {
   EXPECT_DOUBLE_EQ(found(ObjectiveKind::kSft, 0, Reduction::kSum).margin, 3);
 }
 
-// Of reps: log pi_0(yr) - log pi_0(yc) is 5 - 1, so that the chosen answer counts four times in
+// Here log pi_0(yr) - log pi_0(yc) is 5 - 1, so that in reps the chosen answer counts four times in
 // direction +1, and the other one once in direction -1.
 TEST(Objective, RepsWeighsAnAnswerByTheReference) {
   const auto ln = [](double x) { return std::log(1 / (1 + std::exp(-x))); };
