@@ -130,8 +130,8 @@ def test_a_sweep_trains_them_in_one_pass(job):
 
 
 def test_settings_are_axes_of_a_sweep(job):
-    settings = {"layer": None, "layers": 1, "norms": "free,max:1%", "factors": "1;0.5,1;learned", "out": job.folder / "sweep",
-                "epochs": 1, "test": None}
+    settings = {"layer": None, "layers": 1, "norms": "free,max:1%", "factors": "1;0.5,1;learned",
+                "out": job.folder / "sweep", "epochs": 1, "test": None}
     swept = job.but(**settings)
     program.run_successfully(["sweep", *swept.arguments()[1:]])
     runs = {path.stem.split("-epochs1")[1]: run_files.read(path) for path in swept.out.glob("*.h5")}
