@@ -359,6 +359,7 @@ def test_refusals(inputs, tmp_path):
     refused(inputs.run("all", out=out, attacked=tmp_path / "none"), "--attacked", "no such file")
     refused(inputs.run("personas", out=out, models="a/tiny,b/tiny", adapter=None), "two models are called tiny")
     refused(inputs.run("transfer", out=out, models="a,b"), "--adapter belongs to one model")
+    refused(inputs.run("transfer", out=out, sister="tiny=elsewhere"), "--sister tiny", "NAME=DIR")
     refused(inputs.run("transfer", out=out, sister=None, adapter=None), "transfer: takes another model by --sister")
     refused(inputs.run("personas", out=out, program=tmp_path / "none"), "none cannot be started", "--program")
     refused(inputs.run("personas", out=out, settings=tmp_path / "empty"), "lacks behaviours.ini")

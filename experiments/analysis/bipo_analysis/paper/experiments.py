@@ -93,6 +93,9 @@ class Study:
             raise AnalysisError(f"--behaviours {joined(unknown)}: the data have {joined(scored) or 'none that is one'}")
         if options.adapter and len(self.models) > 1:
             raise AnalysisError("--adapter belongs to one model; name one by --models")
+        names_here = {model.name for model in self.models}
+        if own := [sister.name for sister in models_of(options.sister) if sister.name in names_here]:
+            raise AnalysisError(f"--sister {own[0]}: --models has a model of this name; give another, NAME=DIR")
         for option, path in (("--adapter", options.adapter), ("--attacked", options.attacked)):
             if path and not Path(path).exists():
                 raise AnalysisError(f"{option} {path}: no such file or directory")
