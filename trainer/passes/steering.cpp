@@ -32,10 +32,13 @@ struct Steer : torch::autograd::Function<Steer> {
   }
 };
 
-// Returns 1/(v.v) of each vector, [M, 1]; 0 for a vector of zeros.
+// Returns 1/(v.v) of each vector, [M, 1]; 0 for a vector of zeros, and for one so short that v.v is
+// below the normal numbers, where the reciprocal would be infinite.
 at::Tensor inverse_squares(const at::Tensor& vectors) {
   const at::Tensor squares = (vectors * vectors).sum(1, /*keepdim=*/true);
-  return at::where(squares > 0, squares.reciprocal(), at::zeros_like(squares));
+  const double smallest = vectors.scalar_type() == at::kDouble ? std::numeric_limits<double>::min()
+                                                               : std::numeric_limits<float>::min();
+  return at::where(squares >= smallest, squares.reciprocal(), at::zeros_like(squares));
 }
 
 // With S the shares, n = 1/(v.v), A = n V h^T and G the gradient by the result, all rows at once:

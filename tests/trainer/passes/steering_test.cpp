@@ -137,6 +137,16 @@ TEST(ProjectOut, AVectorOfZerosChangesNothing) {
   EXPECT_EQ(zeros.grad().abs().max().item<double>(), 0);
 }
 
+// 1/(v.v) of such a vector is infinite in float32.
+TEST(ProjectOut, AVectorTooShortForItsSquareChangesNothing) {
+  const at::Tensor h = at::ones({3, 4}, at::kFloat);
+  const at::Tensor vector = at::full({1, 4}, 1e-20F).set_requires_grad(true);
+  const at::Tensor found = project_out(h, at::ones({1, 3}, at::kFloat), vector);
+  EXPECT_TRUE(at::equal(found, h));
+  found.sum().backward();
+  EXPECT_EQ(vector.grad().abs().max().item<float>(), 0);
+}
+
 TEST(Steer, PassesTheRowsGradientWhereTheyWantOne) {
   at::manual_seed(6);
   const at::Tensor h = doubles({3, 4}).set_requires_grad(true);
