@@ -35,7 +35,7 @@ std::optional<SteeredPositions> parse_ends(std::string_view text) {
   }
   positions.first = first.value_or(0);
   positions.last = last.value_or(0);
-  return positions.first + positions.last > 0 ? std::optional(positions) : std::nullopt;
+  return positions.first > 0 || positions.last > 0 ? std::optional(positions) : std::nullopt;
 }
 
 }  // namespace
