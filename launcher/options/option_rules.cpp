@@ -53,8 +53,7 @@ void require_sigmoid(ObjectiveKind objective, double label_smoothing, const char
   if (label_smoothing != 0 && !has_sigmoid(objective)) {
     throw UserError(
         fmt::format("{} {} needs an objective with a log sigmoid (bipo, dpo, simpo, reps): the "
-                    "loss of {} has none "
-                    "to smooth labels in; leave it out",
+                    "loss of {} has none to smooth labels in; leave it out",
                     option, label_smoothing, to_string(objective)));
   }
 }
@@ -362,8 +361,7 @@ void require_consistent(const ExtractOptions& options, const GivenNames& given) 
     if (given.contains(name) && options.method == ExtractMethod::kCaaLetter) {
       throw UserError(
           fmt::format("--{} is about preference pairs, but --method caa-letter reads A/B items "
-                      "(question, A, B, "
-                      "matching), all of them",
+                      "(question, A, B, matching), all of them",
                       name));
     }
   }
@@ -404,6 +402,12 @@ void require_consistent(const GenerateOptions& options, const GivenNames& given)
   if (steers && options.vectors.empty()) {
     throw UserError(
         "--multipliers needs --vector, which they multiply; without one, leave them out");
+  }
+  for (const char* name : {"gate", "intervention"}) {
+    if (given.contains(name) && options.vectors.empty()) {
+      throw UserError(fmt::format(
+          "--{} needs --vector: without one there is nothing that acts; leave it out", name));
+    }
   }
   if (options.stream && !given.contains("prompt")) {
     throw UserError("--stream shows the texts of one --prompt, not those of a file");
