@@ -84,6 +84,15 @@ bool trained_with_bos(const StoredVector& vector) {
          config.value(kStoredSteerBosKey, nlohmann::json(true)) != nlohmann::json(false);
 }
 
+std::string limited_positions(const StoredVector& vector) {
+  const SteeredPositions positions = trained_positions(vector);
+  const bool has_bos = trained_with_bos(vector);
+  if (positions == SteeredPositions::kAll && has_bos) {
+    return "";
+  }
+  return to_string(positions) + (has_bos ? "" : " without the begin-of-sequence token");
+}
+
 std::vector<std::string> resolve_positions(const std::vector<VectorInUse>& vectors,
                                            std::optional<TokenId> bos, SteeringOptions& options) {
   std::vector<std::string> warnings;
@@ -114,6 +123,9 @@ std::vector<std::string> resolve_positions(const std::vector<VectorInUse>& vecto
   resolve_one("steer-bos", options.steer_bos, trained_with_bos,
               [](bool steers) { return steers ? "on" : "off"; });
   options.positions->left_out_bos = *options.steer_bos ? -1 : bos.value_or(-1);
+  if (!*options.steer_bos && !bos) {
+    warnings.emplace_back(kNoBosToLeaveOut);
+  }
   return warnings;
 }
 

@@ -33,6 +33,13 @@ std::vector<VectorInUse> read_vectors(const std::vector<VectorChoice>& choices,
 SteeredPositions trained_positions(const StoredVector& vector);
 bool trained_with_bos(const StoredVector& vector);
 
+// Returns the positions of the vector's training for a person, "" for all.
+std::string limited_positions(const StoredVector& vector);
+
+// What to say of --steer-bos off with a model that has no such token.
+inline constexpr const char* kNoBosToLeaveOut =
+    "--steer-bos off: the model has no begin-of-sequence token, so that nothing is left out";
+
 // Fills options.positions and options.steer_bos where they are not given, with those of the
 // vectors' training, and the token that is left out, `bos` (if any).  Returns warnings where what
 // is given differs from the training.  Throws UserError where vectors were trained at different

@@ -96,6 +96,9 @@ void resolve_options(JobPreparation& job, std::optional<std::int64_t> micro_batc
   options.micro_batch = options.micro_batch.value_or(micro_batch.value_or(dealt));
   options.reduction = objective_of(options).reduction;
   options.positions.left_out_bos = options.steer_bos ? -1 : job.inputs.bos.value_or(-1);
+  if (!options.steer_bos && !job.inputs.bos) {
+    job.warnings.emplace_back(kNoBosToLeaveOut);
+  }
   if (!has_two_directions(options.objective)) {
     options.sign = SignRule::kPlus;
   }
@@ -128,6 +131,15 @@ Start read_start(const VectorChoice& choice, std::int64_t layer, JobPreparation&
         fmt::format("{}: trained on other weights or another configuration ({}) than those here; "
                     "this run goes on from it all the same",
                     file, stored.model));
+  }
+  const std::string limited = limited_positions(stored);
+  const bool is_alike = to_string(trained_positions(stored)) == to_string(job.options.positions) &&
+                        trained_with_bos(stored) == job.options.steer_bos;
+  if (!limited.empty() && !is_alike) {
+    job.warnings.push_back(
+        fmt::format("{}: trained at the positions {}, which --continue-from does not take over; "
+                    "--positions and --steer-bos choose those of this run",
+                    file, limited));
   }
   job.inputs.notes.push_back(vector_note(choice, stored) +
                              "; the run starts from it, with a new optimiser");

@@ -44,16 +44,6 @@ VectorSelection selection_of(const VectorChoice& choice, const ExportOptions& op
   return {VectorSelection::Kind::kEpoch, *options.epoch};
 }
 
-// Returns the positions of the vector's training, "" for all.
-std::string positions_text(const StoredVector& vector) {
-  const SteeredPositions positions = trained_positions(vector);
-  const bool has_bos = trained_with_bos(vector);
-  if (positions == SteeredPositions::kAll && has_bos) {
-    return "";
-  }
-  return to_string(positions) + (has_bos ? "" : " without the begin-of-sequence token");
-}
-
 std::vector<ExportedVector> vectors_of(const ExportOptions& options) {
   std::vector<ExportedVector> vectors;
   std::set<std::string> models;
@@ -63,7 +53,7 @@ std::vector<ExportedVector> vectors_of(const ExportOptions& options) {
       std::cerr << "warning: " << *warning << '\n';
     }
     models.insert(stored.model);
-    std::string positions = positions_text(stored);
+    std::string positions = limited_positions(stored);
     if (!positions.empty() && !carries_positions(options.format)) {
       std::cerr << fmt::format(
           "warning: {}: its vector was trained at the positions {}; a file of the format {} has no "

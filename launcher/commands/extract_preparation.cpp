@@ -95,6 +95,12 @@ std::vector<VectorInUse> read_ensemble(const ExtractOptions& options, const Trai
           "--vector {}: trained on other weights or another configuration ({}) than those here",
           file, stored.model));
     }
+    if (const std::string limited = limited_positions(stored); !limited.empty()) {
+      warnings.push_back(fmt::format(
+          "--vector {}: trained at the positions {}; the file of the mean does not say so, and "
+          "whoever uses it gives --positions and --steer-bos",
+          file, limited));
+    }
     ensemble.push_back({choice, std::move(stored)});
   }
   return ensemble;
