@@ -26,8 +26,7 @@ inline constexpr std::int64_t kPackCheckpointSchema = 1;
 
 // Writes `checkpoint` as replace_file() does, with its errors and its result.  The HDF5 file holds
 // /step, /seed [M], /vector, /exp_avg and /exp_avg_sq [M, D], /factor [M, 3] where one is
-// learned, and the names as a JSON array in the
-// attribute `members`.
+// learned, and the names as a JSON array in the attribute `members`.
 bool write_pack_checkpoint(const std::filesystem::path& path, const PackCheckpoint& checkpoint,
                            const ReplaceGuard& may_replace = {});
 

@@ -103,9 +103,8 @@ def _swing_at_equal_kl(evaluation: Evaluation, values: pandas.DataFrame, setting
 def multiplier_at_kl(evaluation: Evaluation, side: int, settings: Settings) -> float:
     """The multiplier on one side of 0 (1 or -1) at which KL on neutral prompts is settings.equal_kl.
 
-    NaN beyond the settings' multipliers.
-  The root of KL is taken as straight between multipliers that were measured, for KL grows with the square of a
-    small multiplier.
+    NaN beyond the settings' multipliers.  The root of KL is taken as straight between multipliers that were measured,
+    for KL grows with the square of a small multiplier.
     """
     known = {abs(m): math.sqrt(max(0.0, value)) for m, value in _kl(evaluation, settings.multipliers).items()
              if m * side > 0}

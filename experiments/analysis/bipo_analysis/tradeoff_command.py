@@ -97,8 +97,8 @@ def tradeoff_markdown(found: Sequence[Panel], choices: pandas.DataFrame, differe
     parts += [f"Intervals and p of effects: paired bootstrap over pairs and seeds, {RESAMPLES} resamples. p is "
               f"corrected by Holm's method for all comparisons of an effect on this page ({counts}). Swing at its KL: "
               f"propensity at {multiplier(at)} less that at {multiplier(-at)} of the choice, less the reference's "
-              "swing between the multipliers with the same KL, where the reference is interpolated. Swing at the reference's "
-              "KL: the same with the choice interpolated. A line understates a curve that flattens, so that only what "
+              "swing between the multipliers with the same KL, where the reference is interpolated. Swing at the "
+              "reference's KL: the same with the choice interpolated. A line understates a curve that flattens, so that only what "
               "both say is no matter of interpolation. Of costs the file holds no single items: the bounds of a "
               "difference are those of its seeds, and it is not tested.", ""]
     return "\n".join(parts)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import configparser
-import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
