@@ -255,6 +255,15 @@ def test_a_run_begins_with_a_vector(wavering, whole, tmp_path):
     run_files.assert_identical(run_files.read(zero.out), run_files.read(whole))
 
 
+def test_positions_of_the_vector_that_a_run_begins_with_are_told(wavering, tmp_path):
+    ends = wavering.but(max_steps=1, eval_every=0, positions="last:1", out=tmp_path / "ends.h5")
+    program.run_successfully(ends.arguments())
+    for positions, told in ((None, True), ("answer", True), ("last:1", False)):
+        begun = wavering.but(continue_from=ends.out, positions=positions, out=tmp_path / "begun.h5")
+        said = program.run_successfully(begun.arguments("--dry-run")).stderr
+        assert ("ends.h5: trained at the positions last:1, which --continue-from does not take over" in said) is told
+
+
 def test_a_continued_run_resumes_without_the_other_file(wavering, whole, tmp_path):
     source = tmp_path / "source.h5"
     source.write_bytes(whole.read_bytes())

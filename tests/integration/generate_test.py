@@ -271,6 +271,8 @@ def test_bad_input_is_told_before_any_work(tmp_path, tiny_model, vector, prompts
             ({"prompts": None}, ["--prompt", "--prompts"]),
             ({"prompts": None, "prompt": ""}, ["--prompt"]),
             ({"stream": True}, ["--stream"]),
+            ({"vector": None, "gate": f"{vector}:0"}, ["--gate needs --vector"]),
+            ({"vector": None, "intervention": "null"}, ["--intervention needs --vector"]),
             ({"top_p": 0}, ["--top-p", "above 0"]),
             ({"multipliers": "1,x"}, ["--multipliers"]),
             ({"tp": 7}, ["tp"]),
