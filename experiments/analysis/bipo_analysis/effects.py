@@ -141,9 +141,8 @@ def settings_of(panel: Panel, at: float = AT, equal_kl: float | None = None) -> 
                 for cell in choice.cells if cell.evaluation is not None]
     multipliers = tuple(sorted(float(value) for value in set.intersection(*measured))) if measured else ()
     if equal_kl is None:
-        reached = [min((_largest_kl(cell.evaluation, side, multipliers) for cell in choice.cells
-                        if cell.evaluation is not None for side in (1, -1)), default=math.nan)
-                   for choice in panel.choices]
+        reached = [_least([_largest_kl(cell.evaluation, side, multipliers) for cell in choice.cells
+                           if cell.evaluation is not None for side in (1, -1)]) for choice in panel.choices]
         equal_kl = min((value for value in reached if value >= WEAK * reached[0]), default=math.nan)
     return Settings(at, equal_kl, multipliers)
 
@@ -153,6 +152,11 @@ def left_out_multipliers(panel: Panel, settings: Settings) -> list[float]:
     measured = {float(value) for choice in panel.choices for cell in choice.cells if cell.evaluation is not None
                 for value in of_direction(cell.evaluation.curve, VECTOR)["multiplier"]}
     return sorted(measured - set(settings.multipliers))
+
+
+def _least(values: Sequence[float]) -> float:
+    """NaN where one is, or where there are none."""
+    return float(numpy.min(values)) if values else math.nan
 
 
 def _largest_kl(evaluation: Evaluation, side: int, multipliers: Sequence[float]) -> float:
