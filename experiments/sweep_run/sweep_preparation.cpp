@@ -188,6 +188,17 @@ void add_new(std::vector<std::string>& lines, const std::vector<std::string>& mo
   }
 }
 
+// Adds what the positions of cells leave unsteered.  Throws UserError as unsteered_warnings() does.
+void check_steered_pairs(SweepPreparation& sweep) {
+  for (SweepInputs& inputs : sweep.inputs) {
+    for (const std::string& text : sweep.options.axes.positions) {
+      SteeredPositions positions = parse_positions(text);
+      positions.left_out_bos = inputs.job.options.positions.left_out_bos;
+      add_new(inputs.job.warnings, unsteered_warnings(inputs.job.inputs, positions));
+    }
+  }
+}
+
 // Adds the warnings about the batch plans of all packs, each once.
 void add_warnings(SweepPreparation& sweep) {
   std::vector<std::string> seen;
@@ -243,6 +254,7 @@ SweepPreparation prepare_sweep(const SweepOptions& options, const Session& sessi
     throw_all(std::move(problems));
   }
   sweep.plan.cells = expand(sweep.options.axes, blocks_of_models(sweep));
+  check_steered_pairs(sweep);
   make_plan(sweep);
   if (!options.dry_run) {
     for (SweepInputs& inputs : sweep.inputs) {

@@ -33,6 +33,7 @@
 #include "trainer/loop/device_step.hpp"
 #include "trainer/model/architecture/wrappers.hpp"
 #include "trainer/model/decoder/decoder.hpp"
+#include "trainer/passes/packing.hpp"
 
 namespace bipo {
 namespace {
@@ -207,6 +208,28 @@ JobPreparation prepare_job(const TrainOptions& options, const Topology& topology
 
 // Weights come first; caches get half of the node's remaining memory unless the user sets a budget.
 // If the caches do not fit, every block stays loaded.
+std::vector<std::string> unsteered_warnings(const TrainingInputs& inputs,
+                                            const SteeredPositions& positions) {
+  const auto all = static_cast<std::int64_t>(inputs.train.size());
+  const std::int64_t steered =
+      std::count_if(inputs.train.begin(), inputs.train.end(),
+                    [&](const TokenPair& pair) { return has_steered_row(pair, positions); });
+  if (steered == all) {
+    return {};
+  }
+  const std::string text = to_string(positions);
+  if (steered == 0) {
+    throw UserError(
+        fmt::format("--positions {}: no pair of --train has a token there (the last token of an "
+                    "answer does not count, because nothing follows it): there would be nothing to "
+                    "train; choose other positions",
+                    text));
+  }
+  return {fmt::format(
+      "--positions {}: {} of {} pairs have no token there, and teach the vector nothing", text,
+      all - steered, all)};
+}
+
 void choose_cache_budget(JobPreparation& job, const std::vector<std::int64_t>& layers,
                          const Session& session) {
   const ModelConfig& config = job.inputs.config;
@@ -332,6 +355,9 @@ RunPreparation prepare_run(const TrainOptions& given, const std::string& now,
   run.job =
       prepare_job(options, arrange_ranks(options, std::nullopt, session), micro_batch, session);
   check_layer(options.layer, run.job.inputs.config);
+  for (std::string& warning : unsteered_warnings(run.job.inputs, run.job.options.positions)) {
+    run.job.warnings.push_back(std::move(warning));
+  }
   if (!run.previous && !options.continue_from.empty()) {
     Start start = read_start(options.continue_from, options.layer, run.job);
     run.start = std::move(start.vector);

@@ -44,6 +44,11 @@ struct RunPreparation {
 JobPreparation prepare_job(const TrainOptions& options, const Topology& topology,
                            std::optional<std::int64_t> micro_batch, const Session& session);
 
+// Says how many training pairs have no token that `positions` steer.  Throws UserError where none
+// has one, so that nothing could be trained.
+std::vector<std::string> unsteered_warnings(const TrainingInputs& inputs,
+                                            const SteeredPositions& positions);
+
 // Decides how much may be cached for training at `layers` (ascending), and checks that weights and
 // everything else fit.  Throws UserError.
 void choose_cache_budget(JobPreparation& job, const std::vector<std::int64_t>& layers,

@@ -301,6 +301,22 @@ std::int64_t packed_size(const TokenPair& pair) {
          2;
 }
 
+bool has_steered_row(const TokenPair& pair, const SteeredPositions& positions) {
+  const std::vector<bool> prompt =
+      steered_rows_of_prompt(std::ssize(pair.prompt), pair.prompt.front(), positions);
+  const auto has_row = [](const std::vector<TokenId>& answer, const ScoredTokens& scored) {
+    for (std::size_t i = 0; i + 1 < answer.size(); ++i) {  // the last token takes none
+      if (is_scored(scored, i)) {
+        return true;
+      }
+    }
+    return false;
+  };
+  return std::find(prompt.begin(), prompt.end(), true) != prompt.end() ||
+         (positions.steers_answers() && (has_row(pair.chosen, pair.chosen_scored) ||
+                                         has_row(pair.rejected, pair.rejected_scored)));
+}
+
 std::vector<std::int64_t> packed_sizes(const std::vector<TokenPair>& pairs) {
   std::vector<std::int64_t> sizes(pairs.size());
   std::transform(pairs.begin(), pairs.end(), sizes.begin(), packed_size);

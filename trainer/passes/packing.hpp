@@ -106,6 +106,9 @@ std::shared_ptr<UnsentPairs> pack_unsent(const std::vector<TokenPair>& pairs,
                                          const std::vector<PackItem>& items, const Decoder& decoder,
                                          const AddTables& add_tables, bool rounds);
 
+// Returns whether packing gives the pair a row at `positions`.
+bool has_steered_row(const TokenPair& pair, const SteeredPositions& positions);
+
 // Packs the pairs (or continuations) `indices`, all steered alike.
 PackedPairs pack_alike(const std::vector<TokenPair>& pairs,
                        const std::vector<std::int64_t>& indices, const Decoder& decoder,

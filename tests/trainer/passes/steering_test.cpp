@@ -51,6 +51,22 @@ TEST(Positions, LeaveOutTheBeginOfSequenceToken) {
   EXPECT_EQ(rows_text(2, 1, "last:2", 1), "01");
 }
 
+TEST(Positions, ALastTokenHasNoRow) {
+  TokenPair pair{{1, 5}, {7}, {8}, "here"};
+  EXPECT_TRUE(has_steered_row(pair, SteeredPositions::kAll));
+  EXPECT_FALSE(has_steered_row(pair, SteeredPositions::kAnswer));
+  EXPECT_FALSE(has_steered_row(pair, SteeredPositions::kNone));
+  pair.rejected = {8, 9};
+  EXPECT_TRUE(has_steered_row(pair, SteeredPositions::kAnswer));
+  pair.rejected_scored = {false, true};
+  EXPECT_FALSE(has_steered_row(pair, SteeredPositions::kAnswer));
+  SteeredPositions first = parse_positions("first:1");
+  first.left_out_bos = 1;
+  EXPECT_TRUE(has_steered_row(pair, first));
+  pair.prompt = {1};
+  EXPECT_FALSE(has_steered_row(pair, first));
+}
+
 TEST(Positions, AreReadAsTheyAreWritten) {
   for (const char* text : {"all", "answer", "prompt", "first:2,last:3", "first:1", "last:4"}) {
     EXPECT_EQ(to_string(parse_positions(text)), text);
