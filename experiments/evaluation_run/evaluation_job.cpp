@@ -325,7 +325,8 @@ EvaluationJob prepare_evaluation(const EvaluateOptions& options, const std::stri
     job.notes.push_back(vector_note(options.caa, *job.caa) + ", scaled to that of the vectors");
   }
   job.warnings = job.model.files.warnings();
-  for (std::string& warning : vector_warnings(job.vectors, job.model.files, job.weights_hash)) {
+  for (std::string& warning :
+       vector_warnings(with_gate(job.vectors, options.gate), job.model.files, job.weights_hash)) {
     job.warnings.push_back(std::move(warning));
   }
   if (job.caa) {

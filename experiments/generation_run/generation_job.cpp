@@ -154,8 +154,9 @@ GenerationJob prepare_generation(const GenerateOptions& given, const std::string
   job.room = generation_room(config, job.tokens, job.batch, job.settings);
   check_cache_fits(job, session);
   job.warnings = job.model.files.warnings();
-  for (auto& warnings : {job.text->warnings(), sampling_warnings(given), position_warnings,
-                         vector_warnings(job.vectors, job.model.files, job.weights_hash)}) {
+  for (auto& warnings :
+       {job.text->warnings(), sampling_warnings(given), position_warnings,
+        vector_warnings(with_gate(job.vectors, given.gate), job.model.files, job.weights_hash)}) {
     job.warnings.insert(job.warnings.end(), warnings.begin(), warnings.end());
   }
   job.agreement = agreement(job);

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -159,6 +160,17 @@ std::optional<Gate> read_gate(const GateChoice& choice, const ModelConfig& confi
                                 choice.vector.file.string()));
   }
   return Gate{{stored.layer, std::move(stored.value)}, choice.threshold};
+}
+
+std::vector<VectorInUse> with_gate(std::vector<VectorInUse> vectors, const GateChoice& gate) {
+  const VectorChoice& choice = gate.vector;
+  const bool is_known = std::any_of(vectors.begin(), vectors.end(), [&](const VectorInUse& vector) {
+    return vector.choice.file == choice.file;
+  });
+  if (!choice.empty() && !is_known) {
+    vectors.push_back({choice, read_stored_vector(choice.file, choice.selection)});
+  }
+  return vectors;
 }
 
 void add_steering_notes(const SteeringOptions& options, const std::optional<Gate>& gate,

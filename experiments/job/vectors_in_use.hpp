@@ -58,6 +58,9 @@ std::vector<PlacedVector> placed(const std::vector<VectorInUse>& vectors,
 // and for a vector of zeros.
 std::optional<Gate> read_gate(const GateChoice& choice, const ModelConfig& config);
 
+// Returns the vectors, and behind them that of the gate, if it is of another file.
+std::vector<VectorInUse> with_gate(std::vector<VectorInUse> vectors, const GateChoice& gate);
+
 // Adds where and how the vectors act where that is not adding at all tokens, for a person.
 void add_steering_notes(const SteeringOptions& options, const std::optional<Gate>& gate,
                         std::vector<std::string>& notes);
