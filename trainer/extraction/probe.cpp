@@ -49,6 +49,8 @@ class ProbeStatistics final : public LayerStatistics {
            const at::Tensor& rejected) override {
     if (share != last_share_) {
       shares_.emplace_back();
+      const std::int64_t pairs = (pass_.pairs + pass_.shares - 1) / pass_.shares;  // at most
+      shares_.back().reserve(static_cast<std::size_t>(2 * pairs * width()));
       last_share_ = share;
     }
     for (const at::Tensor* side : {&chosen, &rejected}) {

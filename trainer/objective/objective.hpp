@@ -148,7 +148,8 @@ AnswerLogProbs reduced(const Objective& objective, const AnswerLogProbs& policy,
                        const AnswerTokens& tokens);
 
 // Returns the largest loss of a pair whose x - x_0 (x without reference, s in kSft, u in kSuppress,
-// s, s_0 and x in kReps) is at most `nats` away from 0.
+// s, s_0 and x in kReps) is at most `nats` away from 0.  By the mean, the b of kReps is still
+// made of sums: the bound holds where these differ by no more than `nats`.
 double largest_loss(const Objective& objective, double nats);
 
 }  // namespace bipo
