@@ -389,7 +389,9 @@ class Study:
         if JAILBREAK in requests.relative_to(self._out).parts:
             words += ["--judge-scale", "0-1"]
         if not out.exists():
-            shutil.copyfile(file, out)
+            begun = out.with_suffix(".tmp")
+            shutil.copyfile(file, begun)
+            begun.replace(out)
         self._runner.run(Step(self._step_name(out), tuple(words), (out,), (results, file), uses_model=False,
                               overwrites=False))
         return load_evaluation(out)
