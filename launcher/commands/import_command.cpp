@@ -24,6 +24,39 @@ namespace {
 
 namespace fs = std::filesystem;
 
+nlohmann::json parsed(const std::string& text) {
+  return nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+}
+
+// Returns the settings of the training that the vector's metadata has, as `export` writes them for
+// one vector or by layer; anything but an object where there are none.
+nlohmann::json training_settings(const VectorFile& file, const LayerVector& vector) {
+  constexpr const char* kSettings = "training_settings";
+  const auto found = file.metadata.find(kSettings);
+  if (found != file.metadata.end()) {
+    return parsed(found->second);
+  }
+  const auto own = file.metadata.find(vector.tensor);
+  const nlohmann::json of_layer =
+      own == file.metadata.end() ? nlohmann::json() : parsed(own->second);
+  return of_layer.is_object() && of_layer.contains(kSettings) && of_layer[kSettings].is_string()
+             ? parsed(of_layer[kSettings].get<std::string>())
+             : nlohmann::json();
+}
+
+// Takes over at which tokens the vector was trained, which its use goes by.
+void keep_positions(const nlohmann::json& settings, nlohmann::ordered_json& origin) {
+  if (!settings.is_object()) {
+    return;
+  }
+  if (settings.contains(kStoredPositionsKey) && settings[kStoredPositionsKey].is_string()) {
+    origin[kStoredPositionsKey] = settings[kStoredPositionsKey];
+  }
+  if (settings.contains(kStoredSteerBosKey) && settings[kStoredSteerBosKey].is_boolean()) {
+    origin[kStoredSteerBosKey] = settings[kStoredSteerBosKey];
+  }
+}
+
 // Returns the origin of the vector, stored in place of the settings of a training.
 std::string origin(const VectorFile& file, const LayerVector& vector,
                    const ImportOptions& options) {
@@ -42,6 +75,7 @@ std::string origin(const VectorFile& file, const LayerVector& vector,
   if (!file.metadata.empty()) {
     json["imported_metadata"] = file.metadata;
   }
+  keep_positions(training_settings(file, vector), json);
   return settings_text(json);
 }
 

@@ -291,6 +291,25 @@ def test_a_multiplier_beside_the_vector_is_applied(trained, tmp_path):
     assert (back.config["imported_multiplier"], back.config["imported_tensor"]) == (-1.5, "layers.15")
 
 
+def test_positions_survive_safetensors(tmp_path):
+    settings = json.dumps({"steered_positions": "first:2,last:1", "steer_bos": False, "lr": 1.0})
+    path = tmp_path / "v.safetensors"
+    save_file({"vector": numbers()}, path, {"layer": str(LAYER), "training_settings": settings})
+    for number in range(2):
+        run = tmp_path / f"run{number}.h5"
+        config = bring(path, run).config
+        assert (config["steered_positions"], config["steer_bos"]) == ("first:2,last:1", False) and "lr" not in config
+        path = export(run, "safetensors", tmp_path / f"v{number}.safetensors")
+
+
+def test_positions_of_several_survive_safetensors(tmp_path):
+    origins = {f"layers.{layer}": json.dumps({"training_settings": json.dumps({"steered_positions": positions})})
+               for layer, positions in ((3, "prompt"), (5, "answer"))}
+    save_file({name: numbers() for name in origins}, tmp_path / "v.safetensors", origins)
+    found = bring_all(tmp_path / "v.safetensors", tmp_path / "runs")
+    assert {layer: run.config["steered_positions"] for layer, run in found.items()} == {3: "prompt", 5: "answer"}
+
+
 def bring_all(path: Path, out: Path, *arguments: object) -> dict[int, run_files.RunFile]:
     """The run files by layer, as they name it."""
     program.run_successfully(["import", path, "--out", out, *arguments])
