@@ -95,15 +95,38 @@ std::vector<VectorInUse> read_ensemble(const ExtractOptions& options, const Trai
           "--vector {}: trained on other weights or another configuration ({}) than those here",
           file, stored.model));
     }
-    if (const std::string limited = limited_positions(stored); !limited.empty()) {
-      warnings.push_back(fmt::format(
-          "--vector {}: trained at the positions {}; the file of the mean does not say so, and "
-          "whoever uses it gives --positions and --steer-bos",
-          file, limited));
-    }
     ensemble.push_back({choice, std::move(stored)});
   }
+  for (const VectorInUse& member : ensemble) {
+    const std::string own = limited_positions(member.stored);
+    const std::string first = limited_positions(ensemble.front().stored);
+    if (own != first) {
+      const auto shown = [](const std::string& text) { return text.empty() ? "all" : text; };
+      warnings.push_back(
+          fmt::format("the vectors were trained at different positions ({} at {}, {} at {}), so "
+                      "that the file of their mean names none; give --positions where it is used",
+                      ensemble.front().choice.file.string(), shown(first),
+                      member.choice.file.string(), shown(own)));
+      break;
+    }
+  }
   return ensemble;
+}
+
+// Says where the vectors of an ensemble were trained, as the file of a training does, if that is
+// the same for all.
+void store_positions(const std::vector<VectorInUse>& ensemble, Json& json) {
+  const StoredVector& first = ensemble.front().stored;
+  const bool are_alike =
+      std::all_of(ensemble.begin(), ensemble.end(), [&](const VectorInUse& member) {
+        return limited_positions(member.stored) == limited_positions(first);
+      });
+  if (are_alike && trained_positions(first) != SteeredPositions::kAll) {
+    json[kStoredPositionsKey] = to_string(trained_positions(first));
+  }
+  if (are_alike && !trained_with_bos(first)) {
+    json[kStoredSteerBosKey] = false;
+  }
 }
 
 // Returns the mean of the vectors, each brought to length 1 where that is asked for, then times its
@@ -281,6 +304,7 @@ std::string extract_config(const ExtractPreparation& preparation, std::int64_t l
   json["train_tokens_hash"] = fmt::format("{:016x}", inputs.train_hash);
   if (!preparation.ensemble.empty()) {
     json["ensemble"] = vectors_json(preparation.ensemble);
+    store_positions(preparation.ensemble, json);
   }
   if (!inputs.background.empty()) {
     json["background_pairs"] = inputs.background.size();

@@ -197,6 +197,25 @@ def test_bad_input_is_found_before_any_work(settings, tmp_path, changes, pattern
     assert finished.stdout == "" and list(tmp_path.iterdir()) == [], finished
 
 
+def test_an_ensemble_keeps_the_positions_that_its_vectors_share(settings, tmp_path, job):
+    for name, positions in (("one", "last:1"), ("two", "last:1"), ("free", None)):
+        made = job.but(layer=settings["layer"], max_steps=1, eval_every=0, positions=positions,
+                       out=tmp_path / f"{name}.h5")
+        program.run_successfully(made.arguments())
+
+    def ensemble(*names):
+        members = [word for name in names for word in ("--vector", str(tmp_path / f"{name}.h5"))]
+        said = program.run_successfully(
+            ["extract", *program.options({**settings, "out": tmp_path / "mean.h5", "method": "ensemble"}), *members,
+             "--overwrite"])
+        return run_files.read(tmp_path / "mean.h5").config, said.stderr
+
+    config, said = ensemble("one", "two")
+    assert config["steered_positions"] == "last:1" and "different positions" not in said
+    config, said = ensemble("one", "free")
+    assert "steered_positions" not in config and "different positions" in said and "last:1" in said
+
+
 def test_a_vector_of_zeros_has_no_length_to_match(settings, tmp_path, job):
     program.run_successfully(job.but(max_steps=1, eval_every=0, warmup_steps=1).arguments())  # lr is 0 at first
     assert norm(run_files.read(job.out).final_vector) == 0
