@@ -213,6 +213,17 @@ def test_cells_without_an_evaluation_are_counted_and_not_compared(tmp_path):
     assert difference_table([panel]).set_index(["choice", "measure"]).loc[("lr 0.001", "steerability"), "seeds"] == 0
 
 
+@pytest.mark.parametrize(("setting", "value", "usual"), [("intervention", "null", "add"),
+                                                         ("gate", "/runs/harm.h5:0.5", "none")])
+def test_vectors_that_act_in_different_ways_are_not_compared(tmp_path, setting, value, usual):
+    write(tmp_path, only=(0.0005, 0.001))
+    with h5py.File(next(tmp_path.rglob("eval-*lr0.001*.h5")), "r+") as file:
+        file.attrs["config"] = json.dumps({**json.loads(file.attrs["config"]), setting: value})
+    with pytest.raises(AnalysisError, match=f"--{setting}") as refused:
+        panels(load_cells([tmp_path]))
+    assert value in str(refused.value) and usual in str(refused.value)
+
+
 def test_collected_sweeps_serve_as_directories_do(tmp_path):
     cells = [CellSpec(15, seed, lr=lr, epochs=1) for lr in RATES for seed in SEEDS]
     evaluations = tmp_path / "evaluations"

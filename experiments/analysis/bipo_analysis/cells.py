@@ -184,13 +184,15 @@ def _lone_cell(file: Path, evaluation: Evaluation) -> Cell:
 def panels(cells: Sequence[Cell]) -> list[Panel]:
     """The cells by model and data set, then by choice, the reference first, in the order of the cells.
 
-    Raises AnalysisError where evaluations of one model and data set rest on different held-out pairs.
+    Raises AnalysisError where evaluations of one model and data set rest on different held-out pairs, or use their
+    vectors in different ways.
     """
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         groups.setdefault(cell.panel, []).append(cell)
     for own in groups.values():
         _require_same_pairs(own)
+        _require_same_use(own)
     return [_panel(model, data, own) for (model, data), own in groups.items()]
 
 
@@ -203,6 +205,17 @@ def _require_same_pairs(cells: Sequence[Cell]) -> None:
         raise AnalysisError(f"the evaluations of {one.path} and {other.path} rest on different held-out pairs, so they "
                             "cannot be compared pair by pair; evaluate both with the same --test, --max-test-pairs, "
                             "--data-seed and text options, or name one at a time")
+
+
+def _require_same_use(cells: Sequence[Cell]) -> None:
+    """What a vector does when it is taken away, or for some prompts only, is no effect of its training."""
+    for name, usual in (("intervention", "add"), ("gate", "none")):
+        used = {str(cell.evaluation.settings.get(name) or usual): cell for cell in cells if cell.evaluation is not None}
+        if len(used) > 1:
+            (first, one), (second, other) = list(used.items())[:2]
+            raise AnalysisError(f"the evaluations of {one.path} and {other.path} have different settings of --{name} "
+                                f"({first} and {second}), so they say nothing about how the vectors were trained; "
+                                "evaluate both alike, or name one at a time")
 
 
 def _panel(model: str, data: str, cells: list[Cell]) -> Panel:
