@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import h5py
@@ -159,6 +160,15 @@ def test_labels_name_what_differs(tmp_path):
     assert labels([plain, elsewhere]) == ["runs/warmth.h5", "older/warmth.h5"]
     assert labels([plain, other_data]) == ["test.csv", "power.csv"]
     assert labels([cold, other_model]) == ["smollm2, cold.h5", "sister, warmth.h5"]
+
+
+def test_labels_name_how_a_vector_was_used(tmp_path):
+    plain = loaded(tmp_path, "plain")
+    without = dataclasses.replace(plain, settings={**plain.settings, "intervention": "null"})
+    gated = dataclasses.replace(plain, settings={**plain.settings, "gate": "g.h5:0.5", "positions": "prompt"})
+    trained = dataclasses.replace(plain, settings={**plain.settings, "positions": "as the vectors were trained"})
+    assert labels([plain, without, gated]) == ["smollm2", "null", "gate g.h5:0.5, at prompt"]
+    assert labels([plain, trained]) == ["smollm2 (plain) 1", "smollm2 (plain) 2"]
 
 
 def test_labels_and_words_name_a_chosen_epoch(tmp_path):

@@ -13,13 +13,14 @@ from .wording import plain
 
 
 def labels(evaluations: Iterable[Evaluation]) -> list[str]:
-    """A name for each evaluation: what differs of model (with adapter), vectors and data set.
+    """A name for each evaluation: what differs of model (with adapter), vectors, their use, and data set.
 
     Where nothing does it is the model, with the file's name, and with a number where that repeats, too.
     """
     listed = list(evaluations)
     models = model_names(listed)
-    parts = [names for names in (models, vector_names(listed), data_names(listed)) if len(set(names)) > 1] or [models]
+    parts = [names for names in (models, vector_names(listed), use_names(listed), data_names(listed))
+             if len(set(names)) > 1] or [models]
     names = [", ".join(part for part in own if part) or model for *own, model in zip(*parts, models, strict=True)]
     names = [name if names.count(name) == 1 else f"{name} ({evaluation.name})"
              for name, evaluation in zip(names, listed, strict=True)]
@@ -47,6 +48,16 @@ def vector_names(evaluations: Sequence[Evaluation]) -> list[str]:
         f"{_weighted(file, vector.weight)} of epoch {vector.epoch + 1}"
         if vector.epoch is not None and (tell or vector.selected) else _weighted(file, vector.weight)
         for vector, file in vectors) or VECTOR for vectors in named]
+
+
+def use_names(evaluations: Sequence[Evaluation]) -> list[str]:
+    """How the vectors were used, "" for the usual: "null", "clamp:2, gate g.h5:0.5", "at prompt"."""
+    usual = (None, "add", "none", "all", "as the vectors were trained")
+    named = (("intervention", "{}"), ("gate", "gate {}"), ("positions", "at {}"))
+    uses = [[form.format(evaluation.settings[key]) for key, form in named if evaluation.settings.get(key) not in usual]
+            + ["begin-of-sequence not steered"] * (evaluation.settings.get("steer_bos") in (False, "off"))
+            for evaluation in evaluations]
+    return [", ".join(use) for use in uses]
 
 
 def data_names(evaluations: Sequence[Evaluation]) -> list[str]:

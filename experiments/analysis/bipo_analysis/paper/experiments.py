@@ -238,10 +238,11 @@ class Study:
                     self._do("generate", answers, model, "jailbreak",
                              ["--vector", str(vector), "--prompts", str(prompts)], [prompts, source])
                     out = folder / f"eval-{name}{suffix}.h5"
-                    words = ["--vector", str(vector), "--generations", str(answers)]
+                    words, read = ["--vector", str(vector), "--generations", str(answers)], [answers, source]
                     if (name, direction) == ("plain", VECTOR):
                         words += ["--test", str(parts.report), "--caa", str(caa)]
-                    self._do("evaluate", out, model, "jailbreak", words, [answers, parts.report, source])
+                        read += [parts.report, caa]
+                    self._do("evaluate", out, model, "jailbreak", words, read)
                     requests = self._judge_export(parts, answers, folder / f"requests-{name}{suffix}.jsonl")
                     if not self._runner.dry_run:
                         self._read_attacks(model, load_evaluation(out), out, requests, (listed, judge), direction)
