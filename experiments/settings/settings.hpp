@@ -278,8 +278,8 @@ struct PlanOptions : TextOptions, WorkloadOptions {
 // Extraction: a direction computed from the same pairs without training.
 struct ExtractOptions : TextOptions, MachineOptions, ReportOptions {
   ExtractMethod method = ExtractMethod::kCaa;
-  double probe_c = 1;       // of kProbe and kConfst
-  double confidence = 0.9;  // of kConfst
+  double probe_c = 1;                 // of kProbe and kConfst
+  double confidence = 0.9;            // of kConfst
   std::filesystem::path background;   // pairs of kMeanCentring
   std::vector<VectorChoice> vectors;  // of kEnsemble
   bool normalise = false;             // each of them
