@@ -12,6 +12,11 @@ namespace bipo {
 namespace {
 
 constexpr const char* kPositionsValues = "all|answer|prompt|ENDS";
+constexpr const char* kPositionsMeaning =
+    "all, the answers', the prompt's, or ENDS, first:P,last:S, its first P and last S; the "
+    "prompt's last token predicts the answer's first";
+constexpr const char* kSteerBosMeaning =
+    "whether a prompt's begin-of-sequence token is steered and counts for --positions";
 
 Field list_field(std::string name, std::string description, std::vector<double>& target) {
   return field(std::move(name), "LIST", std::move(description), target, parse_real_list);
@@ -190,26 +195,20 @@ std::vector<Field> steering_fields(SteeringOptions& o, const char* multipliers) 
     return [&value, kTrained] { return value ? shown_value(*value) : kTrained; };
   };
   Field positions =
-      field(
-          "positions", kPositionsValues,
-          "tokens at which vectors act: all, the answers', the prompt's, or ENDS, first:P,last:S, "
-          "its first P and last S; the prompt's last token predicts the answer's first",
-          o.positions,
-          [](const std::string& text) -> std::optional<SteeredPositions> {
-            return parse_positions(text);
-          })
+      field("positions", kPositionsValues,
+            fmt::format("tokens at which vectors act: {}", kPositionsMeaning), o.positions,
+            [](const std::string& text) -> std::optional<SteeredPositions> {
+              return parse_positions(text);
+            })
           .with_fallback(kTrained)
           .with_values({"all", "answer", "prompt"});
   positions.text = is_trained(o.positions);
-  Field steer_bos =
-      field("steer-bos", "on|off",
-            "whether a prompt's begin-of-sequence token is steered and counts for --positions",
-            o.steer_bos,
-            [](const std::string& text) -> std::optional<bool> {
-              return parse_name(text, {"on", "off"}) == "on";
-            })
-          .with_fallback(kTrained)
-          .with_values({"on", "off"});
+  Field steer_bos = field("steer-bos", "on|off", kSteerBosMeaning, o.steer_bos,
+                          [](const std::string& text) -> std::optional<bool> {
+                            return parse_name(text, {"on", "off"}) == "on";
+                          })
+                        .with_fallback(kTrained)
+                        .with_values({"on", "off"});
   steer_bos.text = is_trained(o.steer_bos);
   steer_bos.is_omitted = [&o] { return o.steer_bos.value_or(true); };
   Field gate = field("gate", "FILE[:EPOCH]:X",
@@ -394,10 +393,7 @@ Field start_field(RandomStart& start) {
 Field positions_field(SteeredPositions& positions) {
   Field made =
       field("positions", kPositionsValues,
-            "tokens at which the vector is added: all, the answers', the prompt's, or ENDS, "
-            "first:P,last:S, its first P and last S; the prompt's last token predicts the answer's "
-            "first",
-            positions,
+            fmt::format("tokens at which the vector is added: {}", kPositionsMeaning), positions,
             [&positions](const std::string& text) {
               SteeredPositions parsed = parse_positions(text);
               parsed.left_out_bos = positions.left_out_bos;
@@ -410,10 +406,7 @@ Field positions_field(SteeredPositions& positions) {
 }
 
 Field steer_bos_field(bool& steer_bos) {
-  return on_off("steer-bos",
-                "whether a prompt's begin-of-sequence token is steered and counts for --positions",
-                steer_bos)
-      .omitted_at(steer_bos, true);
+  return on_off("steer-bos", kSteerBosMeaning, steer_bos).omitted_at(steer_bos, true);
 }
 
 Field norm_field(NormChoice& norm) {
