@@ -391,29 +391,36 @@ StepRow first_step(const World& world, TrainingSettings settings, const std::vec
   return record.steps.front();
 }
 
-// In float64, through the whole model.
-TEST(Training, GradientsOfAllObjectivesEqualCentralDifferences) {
-  const World world(for_layers({1}), at::kDouble);
+// Compares the gradient of a training's first step with central differences, in float64, through
+// the whole model; returns the step's loss.
+double expect_central_differences(const World& world, const TrainingSettings& settings,
+                                  const std::string& label) {
   constexpr float kStep = 1.0F / 1024;  // exact, as are the vector's elements
   std::vector<float> vector;
   for (int i = 0; i < 20; ++i) {
     vector.push_back(static_cast<float>(i * 7 % 11 - 5) / 16);
   }
+  std::vector<double> gradient;
+  const double loss = first_step(world, settings, vector, &gradient).loss;
+  const double length = vector_norm(gradient);
+  EXPECT_GT(length, 1e-3) << label;
+  for (const std::size_t i : {0, 7}) {
+    const auto loss_at = [&](float shift) {
+      std::vector<float> shifted = vector;
+      shifted[i] += shift;
+      return first_step(world, settings, shifted).loss;
+    };
+    const double slope = (loss_at(kStep) - loss_at(-kStep)) / (2 * kStep);
+    // Third derivatives times the square of the step; the moment is float32.
+    EXPECT_NEAR(gradient[i], slope, 1e-5 * length) << label;
+  }
+  return loss;
+}
+
+TEST(Training, GradientsOfAllObjectivesEqualCentralDifferences) {
+  const World world(for_layers({1}), at::kDouble);
   for (const TrainingSettings& settings : members_of_all_objectives(SignRule::kPair)) {
-    std::vector<double> gradient;
-    first_step(world, settings, vector, &gradient);
-    const double length = vector_norm(gradient);
-    EXPECT_GT(length, 1e-3);
-    for (const std::size_t i : {0, 7}) {
-      const auto loss_at = [&](float shift) {
-        std::vector<float> shifted = vector;
-        shifted[i] += shift;
-        return first_step(world, settings, shifted).loss;
-      };
-      const double slope = (loss_at(kStep) - loss_at(-kStep)) / (2 * kStep);
-      // Third derivatives times the square of the step; the moment is float32.
-      EXPECT_NEAR(gradient[i], slope, 1e-5 * length) << to_string(settings.objective.kind);
-    }
+    expect_central_differences(world, settings, to_string(settings.objective.kind));
   }
 }
 
@@ -458,29 +465,11 @@ std::vector<TrainingSettings> members_at_all_positions(std::int64_t epochs) {
   return members;
 }
 
-// In float64, through the whole model.
 TEST(Training, GradientsAtAllPositionsEqualCentralDifferences) {
   const World world(for_layers({1}), at::kDouble);
-  constexpr float kStep = 1.0F / 1024;  // exact, as are the vector's elements
-  std::vector<float> vector;
-  for (int i = 0; i < 20; ++i) {
-    vector.push_back(static_cast<float>(i * 7 % 11 - 5) / 16);
-  }
   std::set<double> losses;
   for (const TrainingSettings& settings : members_at_all_positions(1)) {
-    std::vector<double> gradient;
-    losses.insert(first_step(world, settings, vector, &gradient).loss);
-    const double length = vector_norm(gradient);
-    for (const std::size_t i : {0, 7}) {
-      const auto loss_at = [&](float shift) {
-        std::vector<float> shifted = vector;
-        shifted[i] += shift;
-        return first_step(world, settings, shifted).loss;
-      };
-      const double slope = (loss_at(kStep) - loss_at(-kStep)) / (2 * kStep);
-      // Third derivatives times the square of the step; the moment is float32.
-      EXPECT_NEAR(gradient[i], slope, 1e-5 * length) << to_string(settings.positions);
-    }
+    losses.insert(expect_central_differences(world, settings, to_string(settings.positions)));
   }
   EXPECT_EQ(losses.size(), 6U);
 }
