@@ -94,6 +94,15 @@ std::string limited_positions(const StoredVector& vector) {
   return to_string(positions) + (has_bos ? "" : " without the begin-of-sequence token");
 }
 
+void leave_out_bos(bool steer_bos, std::optional<TokenId> bos, SteeredPositions& positions,
+                   std::vector<std::string>& warnings) {
+  positions.left_out_bos = steer_bos ? -1 : bos.value_or(-1);
+  if (!steer_bos && !bos) {
+    warnings.emplace_back(
+        "--steer-bos off: the model has no begin-of-sequence token, so that nothing is left out");
+  }
+}
+
 std::vector<std::string> resolve_positions(const std::vector<VectorInUse>& vectors,
                                            std::optional<TokenId> bos, SteeringOptions& options) {
   std::vector<std::string> warnings;
@@ -123,10 +132,7 @@ std::vector<std::string> resolve_positions(const std::vector<VectorInUse>& vecto
               [](const SteeredPositions& positions) { return to_string(positions); });
   resolve_one("steer-bos", options.steer_bos, trained_with_bos,
               [](bool steers) { return steers ? "on" : "off"; });
-  options.positions->left_out_bos = *options.steer_bos ? -1 : bos.value_or(-1);
-  if (!*options.steer_bos && !bos) {
-    warnings.emplace_back(kNoBosToLeaveOut);
-  }
+  leave_out_bos(*options.steer_bos, bos, *options.positions, warnings);
   return warnings;
 }
 

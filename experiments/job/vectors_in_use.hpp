@@ -36,9 +36,9 @@ bool trained_with_bos(const StoredVector& vector);
 // Returns the positions of the vector's training for a person, "" for all.
 std::string limited_positions(const StoredVector& vector);
 
-// What to say of --steer-bos off with a model that has no such token.
-inline constexpr const char* kNoBosToLeaveOut =
-    "--steer-bos off: the model has no begin-of-sequence token, so that nothing is left out";
+// Sets the token that --steer-bos off leaves out, `bos` (if any); warns of a model that has none.
+void leave_out_bos(bool steer_bos, std::optional<TokenId> bos, SteeredPositions& positions,
+                   std::vector<std::string>& warnings);
 
 // Fills options.positions and options.steer_bos where they are not given, with those of the
 // vectors' training, and the token that is left out, `bos` (if any).  Returns warnings where what

@@ -96,10 +96,7 @@ void resolve_options(JobPreparation& job, std::optional<std::int64_t> micro_batc
       1, std::min(options.batch_size, pairs) / job.computation.topology.dp());
   options.micro_batch = options.micro_batch.value_or(micro_batch.value_or(dealt));
   options.reduction = objective_of(options).reduction;
-  options.positions.left_out_bos = options.steer_bos ? -1 : job.inputs.bos.value_or(-1);
-  if (!options.steer_bos && !job.inputs.bos) {
-    job.warnings.emplace_back(kNoBosToLeaveOut);
-  }
+  leave_out_bos(options.steer_bos, job.inputs.bos, options.positions, job.warnings);
   if (!has_two_directions(options.objective)) {
     options.sign = SignRule::kPlus;
   }
