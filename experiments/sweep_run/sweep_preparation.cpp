@@ -7,6 +7,8 @@
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <set>
+#include <tuple>
 
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
@@ -17,6 +19,7 @@
 #include "experiments/settings/warmup.hpp"
 #include "experiments/sweeps/stored_plan.hpp"
 #include "experiments/sweeps/sweep_directory.hpp"
+#include "experiments/training/micro_batch_room.hpp"
 #include "experiments/training/plan_warnings.hpp"
 #include "experiments/training/run_record.hpp"
 #include "trainer/cache/activation_cache.hpp"
@@ -199,6 +202,22 @@ void check_steered_pairs(SweepPreparation& sweep) {
   }
 }
 
+// Looks at one pack of each kind: packs that differ in seeds alone draw other micro-batches of the
+// same sizes.
+void require_room(SweepPreparation& sweep) {
+  using PackKind = std::tuple<std::size_t, std::int64_t, std::int64_t, std::string, std::size_t>;
+  std::set<PackKind> seen;
+  for (const Pack& pack : sweep.plan.packs) {
+    const Cell& cell = pack.members.front();
+    const std::size_t inputs = inputs_of(sweep, cell);
+    const std::size_t vectors = pack.members.size();
+    if (seen.insert({inputs, cell.layer, cell.batch_size, cell.sign, vectors}).second) {
+      require_micro_batch_room(sweep.inputs[inputs].job, cell_options(sweep, cell),
+                               static_cast<std::int64_t>(vectors));
+    }
+  }
+}
+
 // Adds the warnings about the batch plans of all packs, each once.
 void add_warnings(SweepPreparation& sweep) {
   std::vector<std::string> seen;
@@ -265,6 +284,7 @@ SweepPreparation prepare_sweep(const SweepOptions& options, const Session& sessi
           });
       choose_cache_budget(inputs.job, {lowest->layer}, session);
     }
+    require_room(sweep);
     add_warnings(sweep);
   }
   ContentHash plan;

@@ -81,6 +81,7 @@ PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const Dat
     cache.group_size = options.micro_batch.value();
     cache.type = cache_type(options.cache_dtype);
     cache.place = cache_place(options.cache_device);
+    cache.work_bytes = job.work_bytes;
     cache.directory = options.cache_dir;
     cache.trusts_others = options.cache_shared;
     cache.warn = [&display](const std::string& text) { display.warn(text); };

@@ -26,6 +26,7 @@
 #include "experiments/settings/stored_settings.hpp"
 #include "experiments/settings/template_dates.hpp"
 #include "experiments/settings/warmup.hpp"
+#include "experiments/training/micro_batch_room.hpp"
 #include "experiments/training/plan_warnings.hpp"
 #include "experiments/training/prepared_model.hpp"
 #include "experiments/training/run_record.hpp"
@@ -362,6 +363,7 @@ RunPreparation prepare_run(const TrainOptions& given, const std::string& now,
   }
   if (!options.dry_run) {  // its plan says how much memory the run takes, elsewhere perhaps
     choose_cache_budget(run.job, {options.layer}, session);
+    require_micro_batch_room(run.job, run.job.options, /*vectors=*/1);
   }
   run.plan = plan_settings(run.job.options, run.job.inputs.train);
   run.job.options.warmup_steps = warmup_steps(run.job.options, BatchPlan(run.plan).total_steps());

@@ -24,6 +24,7 @@ struct JobPreparation {
   TrainingInputs inputs;
   Computation computation;
   std::vector<std::string> warnings;
+  std::uint64_t work_bytes = 0;  // of a device, that the work on a micro-batch may take
 };
 
 struct RunPreparation {

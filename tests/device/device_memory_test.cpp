@@ -5,10 +5,13 @@
 
 #include <cstdio>
 #include <ostream>
+#include <regex>
 #include <string>
 #include <tuple>
 #include <vector>
 
+#include "collectives/foundation/errors.hpp"
+#include "experiments/training/micro_batch_room.hpp"
 #include "tests/device/block_counts.hpp"
 #include "tests/device/device_scenario.hpp"
 #include "tests/support/simulated_device.hpp"
@@ -82,9 +85,11 @@ std::vector<TokenPair> pairs_of(const Lengths& lengths, std::size_t count) {
   return pairs;
 }
 
-// The most bytes that a step over `pairs` in one micro-batch has on the device, weights aside.
+// The most bytes that a step over `pairs` in one micro-batch, or in those of `micro_batch`, has on
+// the device, weights aside.  `room` bytes are there for it; 0: any number.
 double bytes_of_step(const ModelConfig& config, at::ScalarType type,
-                     const std::vector<TokenPair>& pairs) {
+                     const std::vector<TokenPair>& pairs, std::int64_t micro_batch = 0,
+                     double room = 0) {
   const RandomWeights weights(config);
   const Ranks ranks = lone_ranks();
   Decoder decoder(config, weights, type, simulated_device(), *ranks.tp);
@@ -97,12 +102,15 @@ double bytes_of_step(const ModelConfig& config, at::ScalarType type,
   TrainingSettings training = training_settings(1, 11, 0.05, 0.1, SignRule::kBatch);
   training.plan.pairs = static_cast<std::int64_t>(pairs.size());
   training.plan.batch_size = training.plan.pairs;
-  training.plan.micro_batch = training.plan.pairs;
+  training.plan.micro_batch = micro_batch == 0 ? training.plan.pairs : micro_batch;
   training.plan.max_steps = 1;
   TrainingRecord record = starting_record(config.hidden, 11);
   QuietObserver observer;
   SimulatedMemory::get().reset_peak(0);
   const std::int64_t before = device_bytes_in_use();
+  if (room > 0) {
+    set_device_memory(before + static_cast<std::int64_t>(room));
+  }
   train(decoder, cache, nullptr, kLayer, {{training, record, observer}}, ranks);
   return static_cast<double>(device_bytes_at_peak() - before);
 }
@@ -210,6 +218,106 @@ TEST(PlannedMemoryOfAStep, IsNearThatOfComposedKernels) {
   choose_kernels(KernelChoice::kAuto, simulated_device());
 }
 
+// --- room ----------------------------------------------------------------------------------------
+
+constexpr std::int64_t kAllMemory = std::int64_t{1} << 40;
+
+// A training of these pairs in one step, before its weights are loaded.
+JobPreparation job_of(const ModelConfig& config, const std::vector<TokenPair>& pairs) {
+  JobPreparation job;
+  job.inputs.config = config;
+  job.inputs.train = pairs;
+  job.computation.device = simulated_device();
+  job.options.layer = kLayer;
+  job.options.cache_dtype = Dtype::kFp32;
+  job.options.batch_size = static_cast<std::int64_t>(pairs.size());
+  job.options.micro_batch = job.options.batch_size;
+  job.options.epochs = 1;
+  job.options.sign = SignRule::kBatch;
+  return job;
+}
+
+// What the device must have beside the weights of a training that asks for these.
+struct Room {
+  std::string error;
+  std::size_t warnings = 0;
+  std::uint64_t work_bytes = 0;
+};
+
+Room room_within(const ModelConfig& config, const std::vector<TokenPair>& pairs, double bytes) {
+  JobPreparation job = job_of(config, pairs);
+  const std::uint64_t weights =
+      Decoder::weight_bytes(config, 1, 0, at::kFloat, simulated_device(),
+                            {kLayer + 1, config.blocks}, /*embedding=*/false);
+  set_device_memory(device_bytes_in_use() + static_cast<std::int64_t>(weights) +
+                    static_cast<std::int64_t>(bytes));
+  Room room;
+  try {
+    require_micro_batch_room(job, job.options, /*vectors=*/1);
+  } catch (const UserError& error) {
+    room.error = error.what();
+  }
+  set_device_memory(kAllMemory);
+  room.warnings = job.warnings.size();
+  room.work_bytes = job.work_bytes;
+  return room;
+}
+
+TEST(MicroBatchRoom, IsLookedAtBeforeWork) {
+  at::set_num_threads(1);
+  const ModelConfig config = enlarged(llama_config());
+  const std::vector<TokenPair> pairs = pairs_of({64, 8, 12, 0}, 8);
+  const double taken = bytes_of_step(config, at::kFloat, pairs);
+
+  const Room enough = room_within(config, pairs, 1.2 * taken);
+  EXPECT_EQ(enough.error, "");
+  EXPECT_EQ(enough.warnings, 0U);
+  EXPECT_NEAR(static_cast<double>(enough.work_bytes) / taken, 1, 0.1);
+
+  // Too little to be sure: the plan is within a tenth.
+  const Room tight = room_within(config, pairs, 0.95 * static_cast<double>(enough.work_bytes));
+  EXPECT_EQ(tight.error, "");
+  EXPECT_EQ(tight.warnings, 1U);
+
+  const double half = 0.57 * taken;
+  const Room little = room_within(config, pairs, half);
+  EXPECT_THROW(bytes_of_step(config, at::kFloat, pairs, 8, half), c10::OutOfMemoryError);
+  set_device_memory(kAllMemory);
+  const std::regex what_fits(
+      R"(--micro-batch 8: the work on the largest micro-batch takes .*; --micro-batch (\d) fits; .*)");
+  std::smatch match;
+  ASSERT_TRUE(std::regex_match(little.error, match, what_fits)) << little.error;
+  const std::int64_t fits = std::stoi(match[1]);
+  EXPECT_GE(fits, 3);
+  EXPECT_LE(fits, 5);
+  bytes_of_step(config, at::kFloat, pairs, fits, half);  // throws if it does not fit
+  set_device_memory(kAllMemory);
+
+  const Room none = room_within(config, pairs, 0.05 * taken);
+  EXPECT_NE(none.error.find("not even one pair fits"), std::string::npos) << none.error;
+}
+
+// Half of what is left would hold the activations, but not the work beside them.
+TEST(MicroBatchRoom, IsLeftByTheActivations) {
+  const std::vector<TokenPair> pairs = pairs_of({12, 6, 4, 2}, 8);
+  const ModelConfig config = enlarged(llama_config());
+  const RandomWeights weights(config);
+  const Ranks ranks = lone_ranks();
+  Decoder decoder(config, weights, at::kFloat, simulated_device(), *ranks.tp);
+  const auto rows = ActivationCache::bytes_needed(config.hidden, pairs, at::kFloat);
+  for (const std::uint64_t work : {std::uint64_t{0}, rows, 3 * rows}) {
+    CacheSettings settings;
+    settings.layers = {kLayer};
+    settings.type = at::kFloat;
+    settings.work_bytes = work;
+    ActivationCache cache(decoder, pairs, settings, ranks);
+    fill_caches(decoder, {&cache}, ranks, ignore_progress);
+    set_device_memory(device_bytes_in_use() + static_cast<std::int64_t>(3 * rows));
+    EXPECT_EQ(cache.rows_on_device(decoder, kLayer).defined(), work <= rows);
+    set_device_memory(kAllMemory);
+  }
+}
+
 // --- kernels -------------------------------------------------------------------------------------
 
 ModelConfig gated_config() {
@@ -274,7 +382,7 @@ FilledCache fill_with_room(const std::vector<TokenPair>& pairs, std::int64_t roo
               [&](const std::string& phase, std::int64_t done, std::int64_t) {
                 filled.streams += phase.find("block") != std::string::npos && done == 1 ? 1 : 0;
               });
-  set_device_memory(std::int64_t{1} << 40);
+  set_device_memory(kAllMemory);
   for (const AnswerLogProbs& answer : cache.reference(kLayer)) {
     filled.reference.insert(filled.reference.end(), {answer.chosen, answer.rejected});
   }

@@ -210,8 +210,9 @@ at::Tensor ActivationCache::rows_on_device(const Decoder& decoder, std::int64_t 
         "--cache-device auto, or --cache-dtype bf16",
         rows.nbytes(), free));
   }
-  // The other half is for the work on a micro-batch.
-  const bool fits = settings_.place == ActivationPlace::kDevice || rows.nbytes() <= free / 2;
+  // The rest is for the work on a micro-batch.
+  const std::uint64_t room = std::min(free / 2, free - std::min(free, settings_.work_bytes));
+  const bool fits = settings_.place == ActivationPlace::kDevice || rows.nbytes() <= room;
   return fits ? rows.to(device) : at::Tensor();
 }
 

@@ -27,7 +27,8 @@ namespace bipo {
 
 // Where the activations of a training are read from.
 enum class ActivationPlace {
-  kAuto,    // the device if they take at most half of what it has left, else host memory
+  kAuto,    // the device if they take at most half of what it has left, and leave enough to the
+            // work on a micro-batch; else host memory
   kHost,    // host memory; a step brings its rows to the device
   kDevice,  // the device
 };
@@ -39,6 +40,7 @@ struct CacheSettings {
   bool reference = true;             // else only activations: blocks behind the layers do not run
   at::ScalarType type = at::kFloat;  // of the kept activations
   ActivationPlace place = ActivationPlace::kAuto;
+  std::uint64_t work_bytes = 0;  // of the device, which kAuto leaves to the work on a micro-batch
   std::filesystem::path directory;  // of files that the next run opens; empty: in memory
   bool trusts_others = false;       // opens files of other users too
   std::function<void(const std::string&)> warn;  // about files; called alike on every rank

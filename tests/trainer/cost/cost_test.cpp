@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include "datasets/batches/batch_plan.hpp"
+#include "trainer/cost/micro_batch_memory.hpp"
 #include "trainer/model/architecture/shapes.hpp"
 
 namespace bipo {
@@ -311,6 +313,40 @@ MachineSpeed slow_links() {
   machine.network_bytes = 0.5;
   machine.network_latency = 100;
   return machine;
+}
+
+// Steps of two pairs in the file's order: the second one has the long pairs.
+TEST(Memory, TheLargestMicroBatchIsThatOfThePlan) {
+  const std::vector<TokenPair> pairs = {pair_of(5, 3, 2, 7),  pair_of(5, 3, 2, 8),
+                                        pair_of(90, 9, 4, 7), pair_of(40, 9, 4, 8),
+                                        pair_of(6, 3, 2, 7),  pair_of(20, 3, 2, 8)};
+  RunShape run = small_run();
+  run.cuda = true;
+  PlanSettings settings;
+  settings.pairs = 6;
+  settings.batch_size = 2;
+  settings.micro_batch = 2;
+  settings.epochs = 1;
+  settings.shuffle = false;
+  settings.sign = SignRule::kPlus;
+  const auto bytes_of = [&](const std::vector<TokenPair>& of_batch) {
+    RunShape alone = run;
+    alone.pair = mean_pair(of_batch);
+    alone.micro_pairs = static_cast<double>(of_batch.size());
+    return rank_memory(small_model(), alone).activations;
+  };
+  const auto largest = [&] {
+    return largest_micro_batch_bytes(small_model(), run, pairs, BatchPlan(settings));
+  };
+  EXPECT_DOUBLE_EQ(largest(), bytes_of({pairs[2], pairs[3]}));
+  settings.max_steps = 1;
+  EXPECT_DOUBLE_EQ(largest(), bytes_of({pairs[0], pairs[1]}));
+  settings.max_steps = 0;
+  settings.micro_batch = 1;
+  EXPECT_DOUBLE_EQ(largest(), bytes_of({pairs[2]}));
+  // Both signs are in one pass, and share no rows.
+  settings.sign = SignRule::kBoth;
+  EXPECT_DOUBLE_EQ(largest(), 2 * bytes_of({pairs[2]}));
 }
 
 TEST(Seconds, ReplicasReduceTheGradientOnceInAStep) {

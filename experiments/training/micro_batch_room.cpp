@@ -1,0 +1,124 @@
+#include "experiments/training/micro_batch_room.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <string>
+
+#include "collectives/device.hpp"
+#include "collectives/foundation/errors.hpp"
+#include "experiments/progress/progress.hpp"
+#include "experiments/training/run_record.hpp"
+#include "trainer/cache/activation_cache.hpp"
+#include "trainer/cost/micro_batch_memory.hpp"
+#include "trainer/model/decoder/decoder.hpp"
+#include "trainer/model/operators/operators.hpp"
+
+namespace bipo {
+namespace {
+
+// The plan's figure is within a tenth of what a device counts.
+constexpr double kAtLeast = 0.9;
+
+RunShape shape_of(const JobPreparation& job, const TrainOptions& options) {
+  const Computation& computation = job.computation;
+  RunShape run;
+  run.layer = options.layer;
+  run.tp = computation.topology.tp();
+  run.dp = computation.topology.dp();
+  run.cuda = true;
+  run.flash = computation.flash;
+  run.bytes =
+      element_bytes(computation.product_type == c10::kBFloat16, computation.emulated,
+                    keeps_float_head(computation.device), options.cache_dtype == Dtype::kBf16);
+  return run;
+}
+
+// What a training has on the device.
+class TrainingRoom {
+ public:
+  TrainingRoom(const JobPreparation& job, const TrainOptions& options, std::int64_t vectors)
+      : job_(job), options_(options), vectors_(vectors), run_(shape_of(job, options)) {
+    const ModelConfig& config = job.inputs.config;
+    const Computation& computation = job.computation;
+    const std::uint64_t rows = ActivationCache::bytes_needed(config.hidden, job.inputs.train,
+                                                             cache_type(options.cache_dtype));
+    const bool keeps = rows <= options.cache_budget.value_or(rows);
+    const Range blocks = {keeps ? options.layer + 1 : 0, config.blocks};
+    beside_ = Decoder::weight_bytes(config, computation.topology.tp(),
+                                    computation.topology.tp_rank(), computation.product_type,
+                                    computation.device, blocks, /*embedding=*/!keeps);
+    if (keeps && options.cache_device == CacheDevice::kDevice) {
+      beside_ += rows;
+    }
+  }
+
+  // Returns the bytes that the work on the largest micro-batch of so many pairs takes.
+  double work(std::int64_t micro_batch) const {
+    PlanSettings plan = plan_settings(options_, job_.inputs.train);
+    plan.micro_batch = micro_batch;
+    return static_cast<double>(vectors_) *
+           largest_micro_batch_bytes(job_.inputs.config, run_, job_.inputs.train, BatchPlan(plan));
+  }
+
+  // Returns the largest size below `too_large` whose work takes `left` bytes at most; 0: none.
+  std::int64_t largest_within(double left, std::int64_t too_large) const {
+    std::int64_t fits = 0;
+    while (too_large - fits > 1) {
+      const std::int64_t middle = fits + (too_large - fits) / 2;
+      (work(middle) <= left ? fits : too_large) = middle;
+    }
+    return fits;
+  }
+
+  // Bytes of weights and of activations that have to be on the device.
+  std::uint64_t beside() const { return beside_; }
+
+ private:
+  const JobPreparation& job_;
+  const TrainOptions& options_;
+  std::int64_t vectors_;
+  RunShape run_;
+  std::uint64_t beside_ = 0;
+};
+
+std::string remedy(std::int64_t fits, std::int64_t vectors) {
+  std::string text = fits > 0 ? fmt::format("--micro-batch {} fits; use it, ", fits)
+                              : std::string("not even one pair fits; use ");
+  if (vectors > 1) {
+    text += "a lower --vectors-per-pass, ";
+  }
+  return text + "--dtype bf16, a later layer or a larger --tp";
+}
+
+}  // namespace
+
+void require_micro_batch_room(JobPreparation& job, const TrainOptions& options,
+                              std::int64_t vectors) {
+  if (job.computation.device.is_cpu()) {
+    return;
+  }
+  const TrainingRoom room(job, options, vectors);
+  const std::int64_t micro_batch =
+      std::min(options.micro_batch.value(), options.batch_size);  // more are never together
+  const double work = room.work(micro_batch);
+  job.work_bytes = std::max(job.work_bytes, static_cast<std::uint64_t>(work));
+  const std::uint64_t free = free_device_memory(job.computation.device);
+  const double left = static_cast<double>(free - std::min(free, room.beside()));
+  if (work <= left) {
+    return;
+  }
+  const std::string figures = fmt::format(
+      "--micro-batch {}: the work on the largest micro-batch{} takes about {} per rank, and {} of "
+      "{} are free beside the weights",
+      micro_batch, vectors > 1 ? fmt::format(" for {} vectors at once", vectors) : "",
+      gib_text(work), gib_text(left), gib_text(static_cast<double>(free)));
+  const std::string advice = remedy(room.largest_within(left, micro_batch), vectors);
+  if (kAtLeast * work > left) {
+    throw UserError(fmt::format("{}; {}", figures, advice));
+  }
+  job.warnings.push_back(
+      fmt::format("{}: the run may end for want of memory; {}", figures, advice));
+}
+
+}  // namespace bipo
