@@ -419,6 +419,21 @@ TEST(DeviceBudget, OfAStep) {
   EXPECT_LE(repeated.waits, kSteps);
 }
 
+// Operators that add in no order on CUDA, so that a run would not repeat to the bit.
+TEST(DeviceBudget, NothingIsAddedInNoOrder) {
+  for (const ModelConfig& config : {llama_config(), gemma_config(), recurrent_config()}) {
+    World world(config);
+    const auto before = device_kernels();
+    world.of_training(1);
+    auto after = device_kernels();
+    for (const auto& [name, count] : before) {
+      after[name] -= count;
+    }
+    EXPECT_GT(after["aten::_index_put_impl_"], 0);  // the head's sums
+    EXPECT_EQ(after[kUnorderedSum], 0);
+  }
+}
+
 TEST(DeviceBudget, OfAStepOverRanks) {
   run_on_devices(/*tp=*/2, /*dp=*/2, [&](Ranks& ranks) {
     World world(llama_config(), std::move(ranks), ActivationPlace::kAuto);

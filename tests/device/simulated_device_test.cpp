@@ -48,6 +48,17 @@ TEST(SimulatedDevice, NewMemoryIsNotZero) {
   EXPECT_TRUE(at::isnan(at::empty({4}, on_device())).all().item<bool>());
 }
 
+TEST(SimulatedDevice, CountsSumsInNoOrder) {
+  const auto count_of = [](const std::vector<std::int64_t>& rows) {
+    const std::int64_t before = device_kernels()[kUnorderedSum];
+    const at::Tensor index = at::tensor(rows, at::kLong).to(simulated_device());
+    at::zeros({4}, on_device()).index_add_(0, index, at::ones({2}, on_device()));
+    return device_kernels()[kUnorderedSum] - before;
+  };
+  EXPECT_EQ(count_of({0, 3}), 0);
+  EXPECT_EQ(count_of({3, 3}), 1);
+}
+
 // --- graphs --------------------------------------------------------------------------------------
 
 std::unique_ptr<DeviceGraph> recorded(const std::function<void()>& work) {

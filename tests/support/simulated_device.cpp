@@ -71,6 +71,12 @@ void count_kernel(const std::string& name) {
   }
 }
 
+void count_unordered_sum() {
+  if (counts_now()) {
+    ++kernels[kUnorderedSum];
+  }
+}
+
 c10::Stream current_stream(c10::DeviceIndex device) {
   return c10::Stream(c10::Stream::UNSAFE, simulated_device(device),
                      streams[static_cast<std::size_t>(device)]);
@@ -501,6 +507,29 @@ bool reads_elements(const std::string& name) {
   return names.count(name) > 0;
 }
 
+// CUDA adds rows in no order, which shows where a row is added to more than once.
+bool adds_in_no_order(const c10::OperatorHandle& op, const torch::jit::Stack& stack) {
+  const std::string& name = op.schema().name();
+  if (name == "aten::scatter_add" || name == "aten::scatter_add_" || name == "aten::put_") {
+    return true;
+  }
+  if (name != "aten::index_add" && name != "aten::index_add_") {
+    return false;
+  }
+  // self, dim, index, source, alpha, and out in one overload
+  const std::size_t arguments = op.schema().arguments().size();
+  const at::Tensor index = torch::jit::peek(stack, 2, arguments).toTensor().view({-1});
+  const InKernel inside;
+  const Opened source(index);
+  std::set<std::int64_t> seen;
+  for (std::int64_t i = 0; i < index.numel(); ++i) {
+    if (!seen.insert(source.host()[i].item<std::int64_t>()).second) {
+      return true;
+    }
+  }
+  return false;
+}
+
 // Runs an operator on the CPU, on copies of its arguments.
 void fall_back(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const InKernel inside;
@@ -527,6 +556,9 @@ void run_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const std::string& name = op.schema().name();
   if (kernel_depth == 0) {
     count_kernel(name);
+    if (adds_in_no_order(op, *stack)) {
+      count_unordered_sum();
+    }
     std::optional<c10::Device> device;
     for_each_argument(op, stack, [&](const at::Tensor& tensor, bool writes) {
       require_one_device(name, tensor, device);

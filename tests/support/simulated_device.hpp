@@ -51,7 +51,9 @@ struct DeviceCounts {
 DeviceCounts operator-(const DeviceCounts& later, const DeviceCounts& earlier);
 DeviceCounts device_counts();
 
-// The calling thread's kernels by operator; the replay of a graph is one, "graph".
+// The calling thread's kernels by operator; the replay of a graph is one, "graph".  kUnorderedSum
+// counts those that would add to a place more than once, in no order, on CUDA.
+constexpr const char* kUnorderedSum = "sums in no order";
 std::map<std::string, std::int64_t> device_kernels();
 
 // What the calling thread asks of its devices meanwhile is not counted.

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 
 #include "collectives/profile.hpp"
 #include "trainer/model/operators/cpu_kernels.hpp"
@@ -152,12 +153,23 @@ struct TokenLogProbs : torch::autograd::Function<TokenLogProbs> {
     const at::Tensor& row_of_target = saved[2];
     const at::Tensor& gradient = gradients[0];
     const at::Tensor of_row =
-        at::zeros({mean.size(0)}, mean.options()).index_add_(0, row_of_target, gradient);
+        add_rows(at::zeros({mean.size(0)}, mean.options()), row_of_target, gradient);
     const at::Tensor at_targets =
         target_rows(saved[1], saved[3], mean) * (gradient * saved[4]).unsqueeze(1);
-    const at::Tensor d_h =
-        (mean * of_row.neg().unsqueeze(1)).index_add_(0, row_of_target, at_targets);
+    const at::Tensor d_h = add_rows(mean * of_row.neg().unsqueeze(1), row_of_target, at_targets);
     return {d_h, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+
+  // Adds the rows of `terms` [R, ...] to those of `sums` [U, ...] that `row_of_term` names, in the
+  // terms' order.  On a GPU index_add_() adds in no order; index_put_() sorts the rows there.
+  static at::Tensor add_rows(at::Tensor sums, const at::Tensor& row_of_term,
+                             const at::Tensor& terms) {
+    if (sums.is_cpu()) {
+      return sums.index_add_(0, row_of_term, terms);
+    }
+    c10::List<std::optional<at::Tensor>> rows;
+    rows.push_back(row_of_term);
+    return sums.index_put_(rows, terms, /*accumulate=*/true);
   }
 
   static void add_product(const at::Tensor& sum, const at::Tensor& x, const at::Tensor& y) {
