@@ -14,6 +14,7 @@
 #include "tests/support/device_communicator.hpp"
 #include "tests/support/graphs_in_use.hpp"
 #include "tests/support/simulated_device.hpp"
+#include "tests/support/simulated_memory.hpp"
 #include "tests/support/training_world.hpp"
 #include "trainer/loop/device_step.hpp"
 #include "trainer/model/device_kernels/kernel_runner.hpp"
@@ -417,6 +418,28 @@ TEST(DeviceBudget, OfAStep) {
   EXPECT_LE(repeated.copies_to_device, kSteps);  // the vectors alone
   EXPECT_LE(repeated.host_reads(), kSteps);
   EXPECT_LE(repeated.waits, kSteps);
+}
+
+// On a device that has no more memory than the training takes, tables may have a sixteenth of it.
+TEST(DeviceBudget, TablesBeyondTheirBudgetAreSentInEveryEpoch) {
+  World world(llama_config(), ActivationPlace::kHost);
+  PlanSettings plan = World::training_plan();
+  plan.shuffle = false;
+  plan.micro_batch = 2;
+  constexpr std::int64_t kMicroBatches = 6;  // of an epoch
+  SimulatedMemory::get().reset_peak(0);
+  const std::int64_t before = device_bytes_in_use();
+  const DeviceCounts within = world.of_epoch(plan);
+  const std::int64_t taken = device_bytes_at_peak() - before;
+  const std::vector<float> vector = world.vector;
+  EXPECT_EQ(within.copies_to_device, kSteps + kMicroBatches);  // vectors, activations
+  set_device_memory(before + taken + taken / 16);
+  const DeviceCounts beyond = world.of_epoch(plan);
+  set_device_memory(std::int64_t{1} << 40);
+  EXPECT_GT(beyond.copies_to_device, within.copies_to_device);
+  EXPECT_LE(beyond.copies_to_device, within.copies_to_device + kMicroBatches);
+  EXPECT_LE(beyond.waits, kSteps);
+  EXPECT_EQ(world.vector, vector);
 }
 
 // Operators that add in no order on CUDA, so that a run would not repeat to the bit.
