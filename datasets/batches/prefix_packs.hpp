@@ -9,4 +9,7 @@ namespace bipo {
 // rows run close to the processor's peak.
 constexpr std::int64_t kTokensPerPack = 512;
 
+// The same on an accelerator, whose host asks for the same kernels whatever their rows.
+constexpr std::int64_t kTokensPerDevicePack = 4096;
+
 }  // namespace bipo

@@ -251,8 +251,9 @@ RunShape run_shape(const BenchSetup& setup) {
   run.without_reference = uses_reference(setup.options.objective) ? 0 : run.pairs;
   run.pair = mean_pair(setup.pairs);
   run.micro_pairs = static_cast<double>(setup.micro_batch);
-  run.packs_prefix = Decoder::has_independent_rows(setup.config, setup.computation.product_type,
-                                                   setup.computation.device, run.tp);
+  run.packs_prefix =
+      run.cuda || Decoder::has_independent_rows(setup.config, setup.computation.product_type,
+                                                setup.computation.device, run.tp);
   run.bytes = element_bytes(
       setup.computation.dtype == Dtype::kBf16, emulates_bfloat16(setup.computation.device),
       keeps_float_head(setup.computation.device), setup.options.cache_dtype == Dtype::kBf16);

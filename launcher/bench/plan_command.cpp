@@ -165,8 +165,10 @@ void set_attention(Attention attention, PlanRequest& request) {
 void set_types(Dtype cache_dtype, PlanRequest& request) {
   const c10::Device device(request.machine.cuda ? c10::kCUDA : c10::kCPU);
   const bool bf16 = request.dtype == "bf16";
-  request.packs_prefix = Decoder::has_independent_rows(
-      request.config, bf16 ? c10::kBFloat16 : c10::kFloat, device, request.tp.value_or(1));
+  request.packs_prefix =
+      request.machine.cuda ||
+      Decoder::has_independent_rows(request.config, bf16 ? c10::kBFloat16 : c10::kFloat, device,
+                                    request.tp.value_or(1));
   request.bytes = element_bytes(bf16, emulates_bfloat16(device), keeps_float_head(device),
                                 cache_dtype == Dtype::kBf16);
 }

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
+#include <optional>
 #include <ostream>
 #include <regex>
 #include <string>
@@ -14,6 +15,7 @@
 #include "experiments/training/micro_batch_room.hpp"
 #include "tests/device/block_counts.hpp"
 #include "tests/device/device_scenario.hpp"
+#include "tests/support/device_communicator.hpp"
 #include "tests/support/simulated_device.hpp"
 #include "tests/support/simulated_memory.hpp"
 #include "tests/support/training_world.hpp"
@@ -355,19 +357,24 @@ TEST(PlannedKernels, AreThoseOfTheDevice) {
 struct FilledCache {
   int streams = 0;  // times that pairs went through block after block
   std::vector<double> reference;
-  at::Tensor rows;
+  at::Tensor rows;      // of three pairs
+  at::Tensor all_rows;  // in host memory
+  DeviceCounts counts;
 };
 
-// `room` bytes are left beside all weights; 0: any number.
-FilledCache fill_with_room(const std::vector<TokenPair>& pairs, std::int64_t room) {
-  const ModelConfig config = enlarged(llama_config());
+// `room` bytes are left beside all weights; 0: any number.  `pack`: tokens that go together.
+FilledCache fill_with_room(const std::vector<TokenPair>& pairs, std::int64_t room,
+                           std::int64_t pack, const Ranks& ranks = lone_ranks(),
+                           std::optional<at::Device> device = std::nullopt,
+                           const ModelConfig& config = enlarged(llama_config())) {
   const RandomWeights weights(config);
-  const Ranks ranks = lone_ranks();
-  Decoder decoder(config, weights, at::kFloat, simulated_device(), *ranks.tp);
+  Decoder decoder(config, weights, at::kFloat,
+                  device.value_or(simulated_device(ranks.topology.rank())), *ranks.tp);
   CacheSettings settings;
   settings.place = ActivationPlace::kHost;
   settings.layers = {kLayer};
   settings.type = at::kFloat;
+  settings.device_pack = pack;
   ActivationCache cache(decoder, pairs, settings, ranks);
   const auto bytes_of = [&](Range blocks, bool embedding) {
     return static_cast<std::int64_t>(
@@ -378,15 +385,18 @@ FilledCache fill_with_room(const std::vector<TokenPair>& pairs, std::int64_t roo
                       bytes_of({0, 0}, false) + room);
   }
   FilledCache filled;
+  const DeviceCounts before = device_counts();
   fill_caches(decoder, {&cache}, ranks,
               [&](const std::string& phase, std::int64_t done, std::int64_t) {
                 filled.streams += phase.find("block") != std::string::npos && done == 1 ? 1 : 0;
               });
+  filled.counts = device_counts() - before;
   set_device_memory(kAllMemory);
   for (const AnswerLogProbs& answer : cache.reference(kLayer)) {
     filled.reference.insert(filled.reference.end(), {answer.chosen, answer.rejected});
   }
-  filled.rows = cache.activations(decoder, pack_alike(pairs, {0, 17, 39}, decoder), kLayer).cpu();
+  filled.rows = cache.activations(decoder, pack_alike(pairs, {0, 7, 9}, decoder), kLayer).cpu();
+  filled.all_rows = cache.kept_activations(kLayer).clone();
   return filled;
 }
 
@@ -396,13 +406,44 @@ TEST(PrefixPass, GoesInPortionsOfWhatIsFree) {
   const std::vector<TokenPair> pairs = pairs_of({12, 6, 4, 2}, 40);
   const auto rows = static_cast<std::int64_t>(
       ActivationCache::bytes_needed(enlarged(llama_config()).hidden, pairs, at::kFloat));
-  const FilledCache at_once = fill_with_room(pairs, 0);
-  const FilledCache in_portions = fill_with_room(pairs, rows * 2 / 3);
+  const FilledCache at_once = fill_with_room(pairs, 0, /*pack=*/64);
+  const FilledCache in_portions = fill_with_room(pairs, rows * 2 / 3, /*pack=*/64);
   EXPECT_EQ(at_once.streams, 1);
   EXPECT_GE(in_portions.streams, 3);
   EXPECT_LE(in_portions.streams, 20);  // a block is not loaded for each pair
   EXPECT_EQ(in_portions.reference, at_once.reference);
   EXPECT_TRUE(at::equal(in_portions.rows, at_once.rows));
+}
+
+// The host asks for as much whatever the number of pairs in a pack.
+TEST(PrefixPass, AsksForManyPairsAtOnce) {
+  at::set_num_threads(1);
+  const FilledCache few = fill_with_room(pairs_of({12, 6, 4, 2}, 10), 0, kTokensPerDevicePack);
+  const FilledCache many = fill_with_room(pairs_of({12, 6, 4, 2}, 40), 0, kTokensPerDevicePack);
+  EXPECT_GT(few.counts.kernels, 0);
+  EXPECT_EQ(many.counts.kernels, few.counts.kernels);
+  EXPECT_EQ(many.counts.copies_to_device, few.counts.copies_to_device);
+  EXPECT_EQ(many.counts.host_reads(), few.counts.host_reads());
+}
+
+// Packs are the same whatever the replicas, and their rows those of pairs by themselves but for
+// rounding; recurrent blocks carry states over the packs' parts.
+TEST(PrefixPass, HasTheSameBitsOverReplicas) {
+  at::set_num_threads(1);
+  const std::vector<TokenPair> pairs = pairs_of({12, 6, 4, 2}, 20);
+  for (const ModelConfig& config : {enlarged(llama_config()), enlarged_recurrent()}) {
+    const auto on = [&](const Ranks& ranks, std::optional<at::Device> device) {
+      return fill_with_room(pairs, 0, /*pack=*/64, ranks, device, config);
+    };
+    const FilledCache alone = on(lone_ranks(), std::nullopt);
+    run_on_devices(/*tp=*/1, /*dp=*/2, [&](Ranks& ranks) {
+      const FilledCache found = on(ranks, std::nullopt);
+      EXPECT_TRUE(at::equal(found.all_rows, alone.all_rows));
+      EXPECT_EQ(found.reference, alone.reference);
+    });
+    const FilledCache cpu = on(lone_ranks(), at::kCPU);
+    EXPECT_TRUE(at::allclose(alone.all_rows, cpu.all_rows, 1e-4, 1e-5));
+  }
 }
 
 TEST(PlannedKernels, AreThoseOfFlashAttention) {

@@ -25,7 +25,7 @@ namespace {
 
 // Values from products of another kind have other last bits.
 std::uint64_t layer_key(const CacheSettings& settings, std::int64_t layer, bool independent_rows,
-                        bool with_reference) {
+                        bool has_device_packs, bool with_reference) {
   ContentHash hash;
   hash.add(settings.key);
   hash.add(static_cast<std::uint64_t>(independent_rows));
@@ -34,6 +34,9 @@ std::uint64_t layer_key(const CacheSettings& settings, std::int64_t layer, bool 
   hash.add(static_cast<std::uint64_t>(settings.group_size));
   if (!with_reference) {
     hash.add("without reference");
+  }
+  if (has_device_packs) {
+    hash.add(static_cast<std::uint64_t>(settings.device_pack));
   }
   return hash.value();
 }
@@ -79,7 +82,10 @@ ActivationCache::ActivationCache(const Decoder& decoder, const std::vector<Token
       groups_(consecutive_groups(static_cast<std::int64_t>(pairs.size()), settings.group_size)),
       first_token_(packed_offsets(pairs)),
       independent_rows_(all_reduced(std::int64_t{decoder.has_independent_rows()}, ReduceOp::kMin,
-                                    *ranks.world) == 1) {
+                                    *ranks.world) == 1),
+      has_device_packs_(all_reduced(std::int64_t{settings.keep && !decoder.device().is_cpu()},
+                                    ReduceOp::kMin, *ranks.world) == 1),
+      shares_(make_shares()) {
   const StoreShape shape{first_token_.back(), decoder.config().hidden,
                          static_cast<std::int64_t>(pairs.size()), settings.type};
   for (const std::int64_t layer : settings.layers) {
@@ -124,6 +130,23 @@ const std::vector<AnswerLogProbs>& ActivationCache::reference(std::int64_t layer
   return at(layer).reference;
 }
 
+std::vector<std::vector<std::int64_t>> ActivationCache::make_shares() const {
+  if (!has_device_packs_) {
+    return groups_;
+  }
+  std::vector<std::vector<std::int64_t>> packs;
+  std::int64_t tokens = settings_.device_pack;  // of the last pack: full
+  for (std::int64_t pair = 0; pair < std::ssize(pairs_); ++pair) {
+    if (tokens >= settings_.device_pack) {
+      packs.emplace_back();
+      tokens = 0;
+    }
+    packs.back().push_back(pair);
+    tokens += rows_of(pair).size();
+  }
+  return packs;
+}
+
 Range ActivationCache::rows_of(std::int64_t pair) const {
   const auto index = static_cast<std::size_t>(pair);
   return {first_token_[index], first_token_[index + 1]};
@@ -145,7 +168,7 @@ void ActivationCache::try_file(Layer& layer, bool with_reference, const Ranks& r
   };
   layer.file = std::make_unique<ActivationFile>(
       layer.store->shape(), settings_.directory,
-      layer_key(settings_, layer.layer, independent_rows_, with_reference),
+      layer_key(settings_, layer.layer, independent_rows_, has_device_packs_, with_reference),
       settings_.trusts_others);
   FileFlaw own = layer.file->flaw();
   FileFlaw agreed = worst(own, *ranks.world);
@@ -415,21 +438,26 @@ class PrefixPass {
     return least / 2;
   }
 
-  bool is_mine(std::size_t group) const {
-    return static_cast<int>(group % static_cast<std::size_t>(ranks_.topology.dp())) ==
+  bool is_mine(std::size_t share) const {
+    return static_cast<int>(share % static_cast<std::size_t>(ranks_.topology.dp())) ==
            ranks_.topology.dp_rank();
   }
 
-  // Returns this replica's pairs, each entry packed together: where a row's bits do not depend on
-  // its neighbours, groups up to kTokensPerPack tokens, else every pair by itself.
+  // Returns this replica's pairs, each entry packed together: on an accelerator its shares; where a
+  // row's bits do not depend on its neighbours, groups up to kTokensPerPack tokens; else every pair
+  // by itself.
   std::vector<std::vector<std::int64_t>> packs_of(const ActivationCache& cache) const {
     std::vector<std::vector<std::int64_t>> packs;
     std::int64_t tokens = kTokensPerPack;  // of the last pack: full
-    for (std::size_t g = 0; g < cache.groups_.size(); ++g) {
-      if (!is_mine(g)) {
+    for (std::size_t s = 0; s < cache.shares_.size(); ++s) {
+      if (!is_mine(s)) {
         continue;
       }
-      for (const std::int64_t pair : cache.groups_[g]) {
+      if (cache.has_device_packs_) {
+        packs.push_back(cache.shares_[s]);
+        continue;
+      }
+      for (const std::int64_t pair : cache.shares_[s]) {
         if (!cache.independent_rows_ || tokens >= kTokensPerPack) {
           packs.emplace_back();
           tokens = 0;
@@ -548,6 +576,9 @@ class PrefixPass {
     const bool stores = cache.settings_.keep && !entry.filled && ranks_.topology.tp_rank() == 0;
     const at::Tensor of_tokens = token_rms(passenger.hidden);
     const double* of_token = of_tokens.const_data_ptr<double>();
+    // One copy from a device for all pairs.
+    const at::Tensor on_host =
+        stores ? passenger.hidden.to(cache.settings_.type).to(at::kCPU) : at::Tensor();
     for (std::size_t i = 0; i < passenger.pairs.size(); ++i) {
       const std::vector<std::int64_t>& rows = passenger.rows[i];
       const Range places = cache.rows_of(passenger.pairs[i]);
@@ -555,10 +586,9 @@ class PrefixPass {
         rms[static_cast<std::size_t>(places.begin) + t] = of_token[rows[t]];
       }
       if (stores) {
-        const at::Tensor index = at::tensor(rows, at::kLong).to(passenger.hidden.device());
         entry.store->activations()
             .narrow(0, places.begin, places.size())
-            .copy_(passenger.hidden.index_select(0, index).to(cache.settings_.type));
+            .copy_(on_host.index_select(0, at::tensor(rows, at::kLong)));
       }
     }
   }
@@ -580,7 +610,7 @@ class PrefixPass {
     }
   }
 
-  // Where the ranks have several nodes, sends every group's rows from its replica to the others; on
+  // Where the ranks have several nodes, sends every share's rows from its replica to the others; on
   // each node one rank writes them.
   void share_activations(const ActivationCache& cache, const ActivationCache::Layer& entry) const {
     ranks_.node->barrier();
@@ -588,15 +618,15 @@ class PrefixPass {
       return;
     }
     const auto replicas = static_cast<std::size_t>(ranks_.topology.dp());
-    for (std::size_t g = 0; g < cache.groups_.size(); ++g) {
-      const std::int64_t first = cache.rows_of(cache.groups_[g].front()).begin;
-      const std::int64_t end = cache.rows_of(cache.groups_[g].back()).end;
+    for (std::size_t s = 0; s < cache.shares_.size(); ++s) {
+      const std::int64_t first = cache.rows_of(cache.shares_[s].front()).begin;
+      const std::int64_t end = cache.rows_of(cache.shares_[s].back()).end;
       const at::Tensor here = entry.store->activations().narrow(0, first, end - first);
       const at::Tensor moved =
           here.to(residual_options(decoder_), /*non_blocking=*/false, /*copy=*/true);
-      ranks_.dp->broadcast(moved, static_cast<int>(g % replicas));
+      ranks_.dp->broadcast(moved, static_cast<int>(s % replicas));
       ranks_.tp->broadcast(moved, 0);
-      if (ranks_.node->rank() == 0 && !(is_mine(g) && ranks_.topology.tp_rank() == 0)) {
+      if (ranks_.node->rank() == 0 && !(is_mine(s) && ranks_.topology.tp_rank() == 0)) {
         here.copy_(moved);
       }
     }
@@ -660,7 +690,7 @@ class PrefixPass {
   const std::vector<std::int64_t>& layers_;
   bool keeps_all_;
   bool loads_by_block_ = false;      // a portion goes through a block before the next one is loaded
-  std::uint64_t portion_bytes_ = 0;  // that the pairs of a portion may take, by one pair exceeded
+  std::uint64_t portion_bytes_ = 0;  // that the pairs of a portion may take, by one pack exceeded
   const Ranks& ranks_;
   const PassProgress& progress_;
   std::vector<Task> tasks_;

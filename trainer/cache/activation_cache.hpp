@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "collectives/session.hpp"
+#include "datasets/batches/prefix_packs.hpp"
 #include "datasets/tokens/token_pair.hpp"
 #include "trainer/cache/activation_file.hpp"
 #include "trainer/cache/activation_store.hpp"
@@ -41,18 +42,20 @@ struct CacheSettings {
   at::ScalarType type = at::kFloat;  // of the kept activations
   ActivationPlace place = ActivationPlace::kAuto;
   std::uint64_t work_bytes = 0;  // of the device, which kAuto leaves to the work on a micro-batch
+  std::int64_t device_pack = kTokensPerDevicePack;  // tokens that an accelerator's pass packs
   std::filesystem::path directory;  // of files that the next run opens; empty: in memory
   bool trusts_others = false;       // opens files of other users too
   std::function<void(const std::string&)> warn;  // about files; called alike on every rank
   std::uint64_t key = 0;  // of everything that shapes the values, layer and type aside
 };
 
-// The results depend neither on the number of replicas, nor on the other requested layers, nor on
-// whether activations are kept or recomputed.  Where the decoder's rows are independent, pairs are
-// packed together for it; elsewhere the model runs pair by pair, and with bfloat16 the reference of
-// a layer is scored again, in fixed groups of consecutive pairs, by the suffix that training uses:
-// there last bits become differences as large as a young vector's effect.  Replicas take groups in
-// turn and exchange the results.
+// The results depend neither on the number of replicas, nor on the other requested layers, nor, on
+// a CPU, on whether activations are kept or recomputed.  Where the decoder's rows are independent,
+// pairs are packed together for it.  So they are on an accelerator that keeps them, always the same
+// ones: there last bits depend on them.  Elsewhere the model runs pair by pair.  Without
+// independent rows and with bfloat16 the reference of a layer is scored again, in fixed groups of
+// consecutive pairs, by the suffix that training uses: there last bits become differences as large
+// as a young vector's effect.  Replicas take shares of the pairs in turn and exchange the results.
 class ActivationCache {
  public:
   // Reserves room, and reads what an earlier run kept.  A file that is damaged in any way is named
@@ -124,12 +127,16 @@ class ActivationCache {
   void read_back(Layer& layer);
   std::optional<WriteProblem> write_file(const Layer& layer, const Ranks& ranks) const;
   Range rows_of(std::int64_t pair) const;
+  std::vector<std::vector<std::int64_t>> make_shares() const;
 
   const std::vector<TokenPair>& pairs_;
   CacheSettings settings_;
   std::vector<std::vector<std::int64_t>> groups_;
   std::vector<std::int64_t> first_token_;  // [P + 1] of each pair among all packed tokens
   bool independent_rows_;                  // on every rank
+  bool has_device_packs_;                  // likewise: an accelerator packs pairs together
+  // Consecutive pairs that one replica computes, in turn: groups, or an accelerator's packs.
+  std::vector<std::vector<std::int64_t>> shares_;
   std::vector<Layer> layers_;
 };
 
