@@ -41,7 +41,7 @@ const std::vector<std::string>& names_of<Attention>() {
 
 template <>
 const std::vector<std::string>& names_of<CudaGraphs>() {
-  static const std::vector<std::string> names = {"auto", "off"};
+  static const std::vector<std::string> names = {"auto", "off", "on"};
   return names;
 }
 

@@ -501,7 +501,8 @@ std::vector<Field> machine_fields(MachineOptions& o, const char* automatic_dp) {
 Field graphs_field(CudaGraphs& graphs) {
   return choice("cuda-graphs",
                 "on CUDA, micro-batches are filled up to a few shapes, and the work of each shape "
-                "is asked for by one call once it has come twice; off: kernel by kernel",
+                "is asked for by one call once it has come twice; auto: those that are over sooner "
+                "than the host can ask for their kernels; off: kernel by kernel",
                 graphs)
       .unstored();
 }

@@ -37,8 +37,9 @@ enum class CacheDevice { kAuto, kHost, kDevice };
 enum class Kernels { kAuto, kComposed, kCompiled };
 // How packed rows attend on a device; kAuto: by flash attention, where device and model allow it.
 enum class Attention { kAuto, kComposed, kFlash };
-// Whether the work of micro-batches is recorded as CUDA graphs; kAuto: where their shapes repeat.
-enum class CudaGraphs { kAuto, kOff };
+// Whether the work of micro-batches is recorded as CUDA graphs; kAuto: where the host would else be
+// no faster than the device.
+enum class CudaGraphs { kAuto, kOff, kOn };
 // The unit of --lr: 1, or the median RMS of the residual stream at the layer.
 enum class LrUnit { kAbsolute, kResidual };
 // The vector that a complete run ends with: that of the last step, or of the epoch with the largest

@@ -10,6 +10,7 @@
 #include <set>
 #include <tuple>
 
+#include "collectives/device_graph.hpp"
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
 #include "experiments/job/computation.hpp"
@@ -203,7 +204,7 @@ void check_steered_pairs(SweepPreparation& sweep) {
 }
 
 // Looks at one pack of each kind: packs that differ in seeds alone draw other micro-batches of the
-// same sizes.
+// same sizes.  Graphs are recorded if that pays for all of them.
 void require_room(SweepPreparation& sweep) {
   using PackKind = std::tuple<std::size_t, std::int64_t, std::int64_t, std::string, std::size_t>;
   std::set<PackKind> seen;
@@ -212,8 +213,14 @@ void require_room(SweepPreparation& sweep) {
     const std::size_t inputs = inputs_of(sweep, cell);
     const std::size_t vectors = pack.members.size();
     if (seen.insert({inputs, cell.layer, cell.batch_size, cell.sign, vectors}).second) {
-      require_micro_batch_room(sweep.inputs[inputs].job, cell_options(sweep, cell),
-                               static_cast<std::int64_t>(vectors));
+      JobPreparation& job = sweep.inputs[inputs].job;
+      const TrainOptions options = cell_options(sweep, cell);
+      const auto members = static_cast<std::int64_t>(vectors);
+      if (const std::string reason = reason_not_to_record(job, options, members); !reason.empty()) {
+        choose_graphs(false);
+        job.unrecorded = reason;
+      }
+      require_micro_batch_room(job, options, members);
     }
   }
 }

@@ -312,7 +312,9 @@ SettingNotes job_notes(const TrainOptions& options, const JobPreparation& job,
   if (!computation.kernels.empty()) {
     notes.rows["Machine"].emplace_back("kernels", computation.kernels);
   }
-  if (records_graphs()) {
+  if (!job.unrecorded.empty()) {
+    notes.rows["Machine"].emplace_back("CUDA graphs", fmt::format("none: {}", job.unrecorded));
+  } else if (records_graphs()) {
     const std::string obstacle =
         graph_obstacle(c, computation.device, ranks.tp(), /*keeps_activations=*/true);
     notes.rows["Machine"].emplace_back(
@@ -360,6 +362,10 @@ RunPreparation prepare_run(const TrainOptions& given, const std::string& now,
     Start start = read_start(options.continue_from, options.layer, run.job);
     run.start = std::move(start.vector);
     provenance = std::move(start.provenance);
+  }
+  run.job.unrecorded = reason_not_to_record(run.job, run.job.options, /*vectors=*/1);
+  if (!run.job.unrecorded.empty()) {
+    choose_graphs(false);
   }
   if (!options.dry_run) {  // its plan says how much memory the run takes, elsewhere perhaps
     choose_cache_budget(run.job, {options.layer}, session);

@@ -25,6 +25,7 @@ struct JobPreparation {
   Computation computation;
   std::vector<std::string> warnings;
   std::uint64_t work_bytes = 0;  // of a device, that the work on a micro-batch may take
+  std::string unrecorded;        // why it is not recorded as a graph where it could be
 };
 
 struct RunPreparation {

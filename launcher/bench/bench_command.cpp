@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "collectives/communicator.hpp"
+#include "collectives/device_graph.hpp"
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
 #include "collectives/profile.hpp"
@@ -83,6 +84,27 @@ std::vector<TokenPair> pairs_to_use(const BenchOptions& options, const ModelConf
   return pairs;
 }
 
+RunShape run_shape(const BenchSetup& setup) {
+  RunShape run;
+  run.layer = setup.options.layer;
+  run.tp = setup.computation.topology.tp();
+  run.dp = setup.computation.topology.dp();
+  run.cuda = !setup.computation.device.is_cpu();
+  run.flash = setup.computation.flash;
+  run.graphs = run.cuda && run.tp == 1 && !setup.config.delta_net && records_graphs();
+  run.pairs = static_cast<double>(setup.pairs.size());
+  run.without_reference = uses_reference(setup.options.objective) ? 0 : run.pairs;
+  run.pair = mean_pair(setup.pairs);
+  run.micro_pairs = static_cast<double>(setup.micro_batch);
+  run.packs_prefix =
+      run.cuda || Decoder::has_independent_rows(setup.config, setup.computation.product_type,
+                                                setup.computation.device, run.tp);
+  run.bytes = element_bytes(
+      setup.computation.dtype == Dtype::kBf16, emulates_bfloat16(setup.computation.device),
+      keeps_float_head(setup.computation.device), setup.options.cache_dtype == Dtype::kBf16);
+  return run;
+}
+
 BenchSetup prepare(const BenchOptions& options, const Session& session) {
   BenchSetup setup;
   setup.options = options;
@@ -104,6 +126,10 @@ BenchSetup prepare(const BenchOptions& options, const Session& session) {
   setup.computation = choose_computation(options, setup.config, topology, session);
   setup.micro_batch =
       options.micro_batch.value_or(std::max<std::int64_t>(1, options.batch_size / topology.dp()));
+  if (!setup.computation.device.is_cpu() && options.cuda_graphs != CudaGraphs::kOn &&
+      !graphs_pay(setup.config, run_shape(setup))) {
+    choose_graphs(false);
+  }
   if (session.local_rank() == 0 && !options.cache_dir.empty()) {
     prepare_cache_directory(options.cache_dir, options.cache_shared);
   }
@@ -238,26 +264,6 @@ void run_training(const BenchSetup& setup, const Ranks& ranks, ProgressDisplay& 
 // Over the suffix, in a step.
 double passes_of(const BenchSetup& setup) {
   return projects_out(setup.options.objective) ? 2 : 1;
-}
-
-RunShape run_shape(const BenchSetup& setup) {
-  RunShape run;
-  run.layer = setup.options.layer;
-  run.tp = setup.computation.topology.tp();
-  run.dp = setup.computation.topology.dp();
-  run.cuda = !setup.computation.device.is_cpu();
-  run.flash = setup.computation.flash;
-  run.pairs = static_cast<double>(setup.pairs.size());
-  run.without_reference = uses_reference(setup.options.objective) ? 0 : run.pairs;
-  run.pair = mean_pair(setup.pairs);
-  run.micro_pairs = static_cast<double>(setup.micro_batch);
-  run.packs_prefix =
-      run.cuda || Decoder::has_independent_rows(setup.config, setup.computation.product_type,
-                                                setup.computation.device, run.tp);
-  run.bytes = element_bytes(
-      setup.computation.dtype == Dtype::kBf16, emulates_bfloat16(setup.computation.device),
-      keeps_float_head(setup.computation.device), setup.options.cache_dtype == Dtype::kBf16);
-  return run;
 }
 
 StepSeconds of_micro_batch(const StepSeconds& step, double micro_batches) {

@@ -224,6 +224,7 @@ std::string planned_cost(const JobPreparation& job, int local_ranks) {
   request.train_pairs = static_cast<std::int64_t>(job.inputs.train.size());
   request.test_pairs = static_cast<std::int64_t>(job.inputs.test.size());
   request.uses_reference = uses_reference(options.objective);
+  request.graphs = options.cuda_graphs != CudaGraphs::kOff;
   request.batch_size = options.batch_size;
   request.micro_batch = options.micro_batch;
   request.tp = computation.topology.tp();

@@ -82,6 +82,9 @@ std::string memory_text(const PlanRequest& r, const RunPlan& p) {
                     plan_gib(m.suffix));
   text += plan_line("head and final norm", plan_gib(m.head));
   text += plan_line("activations of a micro-batch", plan_gib(m.activations));
+  if (p.shape.graphs) {
+    text += plan_line("CUDA graphs", plan_gib(m.graphs));
+  }
   text += plan_line("prefix pass, before the others", plan_gib(m.prefix));
   text += plan_line("pairs as tokens", plan_gib(m.data));
   text += plan_line("libraries", plan_gib(m.program));
@@ -144,13 +147,10 @@ std::string plan_json(const PlanRequest& r, const RunPlan& p) {
   if (!r.attention.empty()) {
     json["attention"] = r.attention;
   }
-  json["memory_per_rank"] = {{"suffix", p.memory.suffix},
-                             {"head", p.memory.head},
-                             {"activations", p.memory.activations},
-                             {"prefix_pass", p.memory.prefix},
-                             {"pairs", p.memory.data},
-                             {"libraries", p.memory.program},
-                             {"peak", p.peak_bytes}};
+  json["memory_per_rank"] = {{"suffix", p.memory.suffix},           {"head", p.memory.head},
+                             {"activations", p.memory.activations}, {"graphs", p.memory.graphs},
+                             {"prefix_pass", p.memory.prefix},      {"pairs", p.memory.data},
+                             {"libraries", p.memory.program},       {"peak", p.peak_bytes}};
   json["cache_bytes"] = p.memory.cache;
   json["prefix_seconds"] = p.prefix_seconds;
   json["seconds_per_step"] = p.step.total();

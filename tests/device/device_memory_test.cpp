@@ -16,10 +16,12 @@
 #include "tests/device/block_counts.hpp"
 #include "tests/device/device_scenario.hpp"
 #include "tests/support/device_communicator.hpp"
+#include "tests/support/graphs_in_use.hpp"
 #include "tests/support/simulated_device.hpp"
 #include "tests/support/simulated_memory.hpp"
 #include "tests/support/training_world.hpp"
 #include "trainer/cost/cost.hpp"
+#include "trainer/model/architecture/shapes.hpp"
 #include "trainer/model/device_kernels/kernel_runner.hpp"
 
 namespace bipo::testing {
@@ -118,11 +120,12 @@ double bytes_of_step(const ModelConfig& config, at::ScalarType type,
 }
 
 double planned_bytes(const ModelConfig& config, at::ScalarType type,
-                     const std::vector<TokenPair>& pairs, bool flash = false) {
+                     const std::vector<TokenPair>& pairs, bool flash = false, bool graphs = false) {
   RunShape run;
   run.layer = kLayer;
   run.cuda = true;
   run.flash = flash;
+  run.graphs = graphs;
   run.pairs = static_cast<double>(pairs.size());
   run.pair = mean_pair(pairs);
   run.micro_pairs = static_cast<double>(pairs.size());
@@ -203,6 +206,27 @@ TEST(PlannedMemoryOfAStep, PadsPairsOfDifferentLengths) {
   EXPECT_NEAR(planned_bytes(config, at::kFloat, pairs) / found, 1, 0.1);
 }
 
+// The first micro-batch of a shape is not recorded yet.
+TEST(PlannedMemoryOfAStep, CountsWhatFillsItUp) {
+  at::set_num_threads(1);
+  const GraphsInUse graphs(simulated_device(), /*refuses=*/true);
+  for (const bool flash : {false, true}) {
+    choose_attention(flash ? AttentionChoice::kFlash : AttentionChoice::kComposed,
+                     simulated_device(), at::kBFloat16);
+    for (const Lengths& lengths : {Lengths{64, 8, 12, 0}, Lengths{33, 21, 5, 4}}) {
+      const std::vector<TokenPair> pairs = pairs_of(lengths, 4);
+      const ModelConfig config = enlarged(llama_config());
+      const at::ScalarType type = flash ? at::kBFloat16 : at::kFloat;
+      const double found = bytes_of_step(config, type, pairs);
+      const double planned = planned_bytes(config, type, pairs, flash, /*graphs=*/true);
+      std::printf("filled up, prompt %zu, answer %zu: %.0f bytes, plan %.0f (%+.1f %%)\n",
+                  lengths.prompt, lengths.answer, found, planned, 100 * (planned / found - 1));
+      EXPECT_NEAR(planned / found, 1, 0.1);
+    }
+  }
+  choose_attention(AttentionChoice::kAuto, simulated_device(), at::kBFloat16);
+}
+
 // What libtorch's kernels keep beyond our own is little beside the rest.
 TEST(PlannedMemoryOfAStep, IsNearThatOfComposedKernels) {
   at::set_num_threads(1);
@@ -244,6 +268,7 @@ struct Room {
   std::string error;
   std::size_t warnings = 0;
   std::uint64_t work_bytes = 0;
+  std::string unrecorded;
 };
 
 Room room_within(const ModelConfig& config, const std::vector<TokenPair>& pairs, double bytes) {
@@ -262,6 +287,7 @@ Room room_within(const ModelConfig& config, const std::vector<TokenPair>& pairs,
   set_device_memory(kAllMemory);
   room.warnings = job.warnings.size();
   room.work_bytes = job.work_bytes;
+  room.unrecorded = job.unrecorded;
   return room;
 }
 
@@ -297,6 +323,35 @@ TEST(MicroBatchRoom, IsLookedAtBeforeWork) {
 
   const Room none = room_within(config, pairs, 0.05 * taken);
   EXPECT_NE(none.error.find("not even one pair fits"), std::string::npos) << none.error;
+}
+
+// Graphs take as much again, and their micro-batches are filled up.
+TEST(MicroBatchRoom, IsNotLeftToGraphsWhereItIsShort) {
+  at::set_num_threads(1);
+  const ModelConfig config = enlarged(llama_config());
+  const std::vector<TokenPair> pairs = pairs_of({64, 8, 12, 0}, 4);
+  const double taken = bytes_of_step(config, at::kFloat, pairs);
+  const GraphsInUse graphs(simulated_device());
+  const Room enough = room_within(config, pairs, 4 * taken);
+  EXPECT_EQ(enough.error + enough.unrecorded, "");
+  EXPECT_GT(static_cast<double>(enough.work_bytes), 1.8 * taken);
+  EXPECT_TRUE(records_graphs());
+  const Room little = room_within(config, pairs, 1.5 * taken);
+  EXPECT_EQ(little.error, "");
+  EXPECT_NE(little.unrecorded.find("no room"), std::string::npos);
+  EXPECT_LT(static_cast<double>(little.work_bytes), 1.2 * taken);
+  EXPECT_FALSE(records_graphs());
+}
+
+TEST(MicroBatchRoom, IsRecordedWhereTheHostIsTheSlower) {
+  const GraphsInUse graphs(simulated_device());
+  const std::vector<TokenPair> pairs = pairs_of({80, 12, 18, 0}, 32);
+  JobPreparation large = job_of(read_shape("llama-2-7b"), pairs);
+  EXPECT_NE(reason_not_to_record(large, large.options, 1), "");
+  large.options.cuda_graphs = CudaGraphs::kOn;
+  EXPECT_EQ(reason_not_to_record(large, large.options, 1), "");
+  const JobPreparation small = job_of(enlarged(llama_config()), pairs);
+  EXPECT_EQ(reason_not_to_record(small, small.options, 1), "");
 }
 
 // Half of what is left would hold the activations, but not the work beside them.

@@ -7,6 +7,7 @@
 
 #include "datasets/batches/prefix_packs.hpp"
 #include "trainer/cost/device_activations.hpp"
+#include "trainer/cost/machine_table.hpp"
 #include "trainer/cost/rank_part.hpp"
 
 namespace bipo {
@@ -19,6 +20,11 @@ constexpr double kCallsPerBlock = 60;
 // objective; of a forward pass alone.  As the simulated device counts them for a step.
 constexpr double kKernelsOfStep = 100;
 constexpr double kKernelsOfScores = 60;
+
+// The host's calls for a micro-batch that is replayed, and the rows of one that is filled up to a
+// shape that others have, on average: four sizes lie between a power of 2 and the next.
+constexpr double kCallsOfGraph = 5;
+constexpr double kFilledUp = 1.08;
 
 // Returns 1 + 2 + ... + n.
 double triangle(double n) {
@@ -78,6 +84,17 @@ Link link_of(const RunShape& run, std::int64_t ranks, const MachineSpeed& machin
              : Link{machine.link_bytes, machine.link_latency};
 }
 
+// Returns the sizes of a micro-batch of a training.
+TokenCounts filled_batch_of(const RunShape& run) {
+  TokenCounts micro = micro_batch_of(run.pair, run.micro_pairs);
+  if (run.graphs) {
+    micro.tokens *= kFilledUp;
+    micro.answers *= kFilledUp;
+    micro.seen_keys *= kFilledUp;
+  }
+  return micro;
+}
+
 // Seconds of a run on a machine, on the rank with the most work.
 class RunTiming {
  public:
@@ -89,7 +106,8 @@ class RunTiming {
 
   // One micro-batch, forward and perhaps backward.
   StepSeconds micro_batch(bool backward) const {
-    return micro_batch(micro_batch_of(run_.pair, run_.micro_pairs), backward);
+    return micro_batch(
+        backward ? filled_batch_of(run_) : micro_batch_of(run_.pair, run_.micro_pairs), backward);
   }
 
   StepSeconds micro_batch(const TokenCounts& micro, bool backward) const {
@@ -132,6 +150,9 @@ class RunTiming {
 
   // The host's calls of tensor operations; on a device the kernels that it asks for.
   double calls_of_micro_batch(bool backward) const {
+    if (run_.graphs && backward) {
+      return kCallsOfGraph;
+    }
     const double besides = run_.cuda  ? (backward ? kKernelsOfStep : kKernelsOfScores)
                            : backward ? kCallsPerBlock
                                       : kCallsPerBlock / 2;
@@ -264,7 +285,8 @@ ElementBytes element_bytes(bool bf16, bool emulated, bool float_head, bool bf16_
 }
 
 double RankMemory::peak(bool with_cache) const {
-  return program + data + head + std::max(prefix, suffix + activations) + (with_cache ? cache : 0);
+  return program + data + head + std::max(prefix, suffix + activations + graphs) +
+         (with_cache ? cache : 0);
 }
 
 RankMemory rank_memory(const ModelConfig& config, const RunShape& run) {
@@ -298,12 +320,31 @@ RankMemory rank_memory(const ModelConfig& config, const RunShape& run) {
       run.device_bytes == 0 || run.device_bytes - kCudaContextBytes > 1.1 * (whole + memory.head);
   memory.prefix = lower > hidden || !holds_whole ? by_block + portion : whole;
   memory.data = run.pairs * (kPairBytes + kTokenBytes * run.pair.tokens);
-  memory.activations =
-      (run.cuda ? device_activations(part, suffix, run.pair, run.micro_pairs, run.bytes, run.flash)
-                : part.activations(suffix, micro)) *
-      kActivationBytes;
+  memory.activations = (run.cuda ? device_activations(part, suffix, run.pair, run.micro_pairs,
+                                                      run.bytes, run.flash, run.graphs)
+                                 : part.activations(suffix, micro)) *
+                       kActivationBytes;
+  // Graphs share the memory of the largest; micro-batches that have none yet run beside them.
+  memory.graphs = run.graphs ? memory.activations : 0;
   memory.program = kProgramBytes + (run.cuda ? kCudaContextBytes : 0);
   return memory;
+}
+
+bool graphs_pay(const ModelConfig& config, const RunShape& run) {
+  constexpr double kShareOfHost = 0.5;
+  if (!run.cuda || run.tp > 1 || config.delta_net) {
+    return false;
+  }
+  RunShape unrecorded = run;
+  unrecorded.graphs = false;
+  const MachineEntry& gpu = machine_entry("h100");
+  const bool narrow = run.bytes.block < kActivationBytes;
+  const MachineSpeed speed = typical_gpu(narrow ? gpu.bf16_flops : gpu.fp32_flops,
+                                         gpu.memory_bytes_per_second, gpu.link_bytes_per_second);
+  const RunTiming timing(config, unrecorded, speed);
+  const StepSeconds seconds = timing.micro_batch(/*backward=*/true);
+  const double host = timing.calls_of_micro_batch(/*backward=*/true) * speed.seconds_per_call;
+  return host >= kShareOfHost * (seconds.total() - seconds.other);
 }
 
 StepSeconds micro_batch_seconds(const ModelConfig& config, const RunShape& run,
@@ -354,8 +395,7 @@ MachineSpeed calibrated(const ModelConfig& config, const RunShape& run, MachineS
   full.seconds_per_call = 1;
   const StepSeconds at_full_rate = micro_batch_seconds(config, run, full);
   const Range blocks = blocks_after(config, run.layer);
-  const Operations work =
-      largest_part(config, run.tp).step(blocks, micro_batch_of(run.pair, run.micro_pairs));
+  const Operations work = largest_part(config, run.tp).step(blocks, filled_batch_of(run));
   set_share(machine.product_share, work.products / machine.operations, measured.products);
   set_share(machine.attention_share, at_full_rate.attention, measured.attention);
   set_share(machine.recurrence_share, at_full_rate.recurrence, measured.recurrence);

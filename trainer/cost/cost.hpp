@@ -89,10 +89,11 @@ struct RankMemory {
   double suffix = 0;       // blocks after the layer
   double head = 0;         // and final norm
   double activations = 0;  // a micro-batch's, kept for its backward pass, and its working space
-  double prefix = 0;       // while the prefix pass runs: embedding, blocks, pairs under way
-  double data = 0;         // tokens of all pairs and what belongs to each; in host memory
-  double cache = 0;        // kept activations of the node, which its ranks share; in host memory
-  double program = 0;      // libraries and the device's context
+  double graphs = 0;   // what recorded micro-batches keep beside the activations of one that runs
+  double prefix = 0;   // while the prefix pass runs: embedding, blocks, pairs under way
+  double data = 0;     // tokens of all pairs and what belongs to each; in host memory
+  double cache = 0;    // kept activations of the node, which its ranks share; in host memory
+  double program = 0;  // libraries and the device's context
 
   // The most at one time: training follows the prefix pass.
   double peak(bool with_cache) const;
@@ -105,6 +106,7 @@ struct RunShape {
   std::int64_t ranks_per_node = 0;  // 0: all are on one node
   bool cuda = false;
   bool flash = false;            // there, blocks that allow it run flash attention
+  bool graphs = false;           // there, micro-batches are filled up, recorded and replayed
   double device_bytes = 0;       // memory of an accelerator; 0: not known, and on a CPU
   double pairs = 0;              // training and held-out pairs, whose prefix is kept
   double without_reference = 0;  // pairs among them that the prefix pass ends for at the layer
@@ -115,6 +117,13 @@ struct RunShape {
 };
 
 RankMemory rank_memory(const ModelConfig& config, const RunShape& run);
+
+// Returns whether recording a run's micro-batches as graphs is worth the rows that fill them up:
+// whether, at an H100's typical rates, the host needs half as long to ask for the work on one as
+// the device for the work, or longer.  The margin is for hosts that are slower by a factor of two.
+// A function of model and micro-batch alone, so that runs repeat on any GPU.  False where work
+// cannot be recorded: over several ranks of tp, and with recurrent blocks.
+bool graphs_pay(const ModelConfig& config, const RunShape& run);
 
 // A machine's rates per rank and second.
 struct MachineSpeed {

@@ -77,6 +77,41 @@ DeviceBatch batch_of(const TokenCounts& pair, double pairs) {
   return batch;
 }
 
+// As rounded_size() and std::bit_ceil() (operators/sequence_layout.cpp).
+double rounded(double size) {
+  double step = 1;
+  while (size > 8 * step) {
+    step *= 2;
+  }
+  return up_to_multiple(size, step);
+}
+
+double power_of_2(double size) {
+  return std::exp2(std::ceil(std::log2(size)));
+}
+
+// As pack_unsent() does: further parts, no longer than those that are there, whose first rows
+// predict.
+void fill_up(DeviceBatch& batch) {
+  const double rows = rounded(batch.rows + 1);
+  const double more_rows = rows - batch.rows;
+  const double tokens = rounded(batch.tokens + more_rows);
+  const double more_tokens = tokens - batch.tokens;
+  const double parts = std::ceil(more_tokens / batch.all.longest_queries);
+  const auto fill = [&](PaddedRows& padded, double queries) {
+    padded.queries = queries;
+    padded.keys = power_of_2(padded.keys + more_tokens);
+    padded.spans = rounded(padded.spans + parts);
+    padded.longest_queries = rounded(padded.longest_queries);
+    padded.longest_keys = rounded(padded.longest_keys);
+  };
+  fill(batch.all, tokens);
+  fill(batch.answers, rows);
+  batch.targets = rounded(batch.targets + more_rows);
+  batch.tokens = tokens;
+  batch.rows = rows;
+}
+
 // The tables of one set of queries: places of queries and keys in the slots and back, the first and
 // last key that a query sees, the mask, whose rows begin at multiples of 16, cosines and sines by
 // half heads and by whole ones.
@@ -267,8 +302,11 @@ double head_elements(const RankPart& part, const DeviceBatch& batch, const Eleme
 }  // namespace
 
 double device_activations(const RankPart& part, Range suffix, const TokenCounts& pair,
-                          double micro_pairs, const ElementBytes& bytes, bool flash) {
-  const DeviceBatch batch = batch_of(pair, micro_pairs);
+                          double micro_pairs, const ElementBytes& bytes, bool flash, bool filled) {
+  DeviceBatch batch = batch_of(pair, micro_pairs);
+  if (filled) {
+    fill_up(batch);
+  }
   // Tokens, coefficients, rows and targets; the kept activations of the tokens.
   double alive = batch.tokens * (kIndex + 1 + kIndex) + 2 * kIndex * batch.targets +
                  kIndex * batch.rows + batch.tokens * part.hidden;

@@ -59,6 +59,7 @@ RunShape shape_of(const PlanRequest& request, std::int64_t tp, std::int64_t micr
   shape.packs_prefix = request.packs_prefix;
   shape.device_bytes = request.machine.cuda ? request.machine.memory_bytes : 0;
   shape.bytes = request.bytes;
+  shape.graphs = request.graphs && graphs_pay(request.config, shape);
   return shape;
 }
 

@@ -40,6 +40,7 @@ struct PlanRequest {
   std::int64_t cells = 1;
   std::string dtype;      // "bf16" or "fp32"
   bool flash = false;     // see RunShape
+  bool graphs = true;     // micro-batches are recorded as graphs where that pays
   std::string attention;  // how attention runs and why, for people; empty on CPUs
   ElementBytes bytes;
   bool packs_prefix = false;  // see RunShape

@@ -109,6 +109,30 @@ TEST(RunPlan, ALargeModelIsSplitUntilItFits) {
   EXPECT_LE(split.peak_bytes, 80e9);
 }
 
+// A small model's kernels are over before the host has asked for the next ones.
+TEST(RunPlan, RecordsMicroBatchesWhereTheHostIsTheSlower) {
+  PlanRequest small = request_for("smollm2-135m", 15, 1);
+  const RunPlan recorded = make_plan(small);
+  EXPECT_TRUE(recorded.shape.graphs);
+  EXPECT_DOUBLE_EQ(recorded.memory.graphs, recorded.memory.activations);
+  EXPECT_NE(plan_text(small, recorded).find("CUDA graphs"), std::string::npos);
+  small.graphs = false;
+  const RunPlan unrecorded = make_plan(small);
+  EXPECT_EQ(unrecorded.memory.graphs, 0);
+  EXPECT_LT(recorded.step.other, unrecorded.step.other);
+  EXPECT_GT(recorded.memory.activations, unrecorded.memory.activations);
+  small.graphs = true;
+  small.tp = 1;
+  small.machine.devices = 3;
+  EXPECT_TRUE(make_plan(small).shape.graphs);
+
+  PlanRequest large = request_for("llama-2-7b", 15, 1);
+  large.batch_size = 32;
+  large.micro_batch = 32;
+  EXPECT_FALSE(make_plan(large).shape.graphs);
+  EXPECT_EQ(plan_text(large, make_plan(large)).find("CUDA graphs"), std::string::npos);
+}
+
 TEST(RunPlan, KeepsWhatIsGiven) {
   PlanRequest request = request_for("llama-3.1-8b", 20, 8);
   request.tp = 4;

@@ -229,7 +229,8 @@ TEST(TrainOptions, AttentionOfADeviceIsAChoice) {
 TEST(TrainOptions, GraphsOfADeviceAreAutomaticOrOff) {
   EXPECT_EQ(parsed({}).cuda_graphs, CudaGraphs::kAuto);
   EXPECT_EQ(parsed({"--cuda-graphs", "off"}).cuda_graphs, CudaGraphs::kOff);
-  expect_parts(train_error({"--cuda-graphs", "on"}), {"cuda-graphs", "auto, off"});
+  EXPECT_EQ(parsed({"--cuda-graphs", "on"}).cuda_graphs, CudaGraphs::kOn);
+  expect_parts(train_error({"--cuda-graphs", "always"}), {"cuda-graphs", "auto, off, on"});
 }
 
 SweepOptions parsed_sweep(const Words& extra) {
