@@ -14,7 +14,7 @@ BUILD_PACKAGES=(
   libboost-program-options-dev libgtest-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev libfmt-dev
   zlib1g-dev
 )
-TEST_PACKAGES=(hdf5-tools clang-format procps shellcheck iproute2 zsh groff-base)
+TEST_PACKAGES=(hdf5-tools clang-format procps shellcheck iproute2 zsh groff-base debootstrap)
 
 say() {
   printf '==> %s\n' "$*"

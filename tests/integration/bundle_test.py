@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
+import numpy
 import pytest
 
 import program
@@ -39,6 +42,30 @@ def run(bundle, command, **environment) -> subprocess.CompletedProcess:
     return subprocess.run(command, env={**clean, **program.MPI_ENVIRONMENT, **environment}, capture_output=True, text=True, timeout=120)
 
 
+# Runs a command in the root $1, which shows the folders up to "--" at their own paths.
+IN_ROOT = """
+set -e
+root=$1; shift
+set -- /proc /sys /dev "$@"
+while [[ $1 != -- ]]; do mkdir -p "$root$1"; mount --rbind "$1" "$root$1"; shift; done
+shift
+exec /usr/sbin/chroot "$root" "$@"
+"""
+
+
+@pytest.fixture
+def other_release(tmp_path_factory):
+    """The bare root of another release of Debian: neither Python nor any library of this machine."""
+    codename = re.search(r"VERSION_CODENAME=(\w+)", Path("/etc/os-release").read_text(encoding="utf-8"))
+    release = "bookworm" if codename and codename[1] == "trixie" else "trixie"
+    root = Path(tempfile.mkdtemp(prefix="bipo-release-"))  # elsewhere than what it shows
+    made = subprocess.run(["debootstrap", "--variant=minbase", release, root], capture_output=True, text=True,
+                          timeout=900)
+    assert made.returncode == 0, f"a root of Debian {release}, made as root: {made.stdout[-2000:]}{made.stderr}"
+    yield root
+    shutil.rmtree(root)
+
+
 def test_it_loads_only_its_own_libraries_and_those_of_torch(bundle):
     listed = run(bundle, ["bipo-dist", "--version", "--verbose"], LD_DEBUG="libs")
     assert listed.returncode == 0 and listed.stdout.startswith("bipo-dist"), listed
@@ -59,6 +86,21 @@ def test_ranks_train_the_same_vector(bundle, job):
     page = job.folder / "ours.html"
     finished = run(bundle, ["bipo-dist", "report", str(ours.out), "--python", sys.executable, "--out", str(page)])
     assert finished.returncode == 0 and "Does it steer?" in page.read_text(encoding="utf-8"), finished
+
+
+@pytest.mark.other_release
+def test_it_trains_on_another_release(bundle, job, other_release, tmp_path_factory):
+    assert not (other_release / "usr/bin/python3").exists()
+    job = job.but(micro_batch=2)
+    program.run_successfully(job.arguments())
+    ours = job.but(out=job.folder / "ours.h5")
+    shown = [str(path.resolve()) for path in (tmp_path_factory.getbasetemp(), TORCH.parent)]
+    finished = run(bundle, ["unshare", "-m", "bash", "-c", IN_ROOT, "bash", str(other_release), *shown, "--",
+                            "mpirun", "-np", "2", "bipo-dist", *map(str, ours.arguments())])
+    assert finished.returncode == 0, finished
+    # Its C library may round functions otherwise, which AdamW magnifies where a gradient is small.
+    here, there = run_files.read(job.out).final_vector, run_files.read(ours.out).final_vector
+    numpy.testing.assert_allclose(there, here, rtol=1e-4, atol=1e-5 * abs(here).max())
 
 
 @pytest.mark.parametrize("environment, part", [
