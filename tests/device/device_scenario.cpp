@@ -55,6 +55,14 @@ void add_record(Values& values, const std::string& name, const TrainingRecord& r
                                    record.checkpoint.vector.end());
 }
 
+// A text that a model wrote under one steering.
+struct SteeredText {
+  std::vector<TokenId> prompt;
+  std::vector<double> multipliers;  // [M]
+  std::vector<TokenId> tokens;
+  double log_prob = 0;
+};
+
 // A scenario under way.
 class Stages {
  public:
@@ -79,6 +87,54 @@ class Stages {
     make_directions();
     add_exactly();
     return std::move(values_);
+  }
+
+  // The log-probabilities and losses of one vector's training, an evaluation and scores, by one
+  // rank; leaves the model loaded.
+  Values measure() {
+    fill();
+    evaluate();
+    TrainingRecord record = starting_record(scenario_.config.hidden, 11);
+    record.checkpoint.vector = random_vector(scenario_.config.hidden, 5);
+    QuietObserver observer;
+    const TrainingSettings settings = training_settings(2, 11, 0.05, 0.1, SignRule::kBatch);
+    train(decoder_, cache_, nullptr, 1, {{settings, record, observer}}, ranks_);
+    for (const StepRow& row : record.steps) {
+      values_["losses"].push_back(row.loss);
+    }
+    decoder_.load_embedding();
+    decoder_.load_blocks({0, scenario_.config.blocks});
+    score();
+    Values found;
+    for (const char* const name :
+         {"reference", "evaluation", "losses", "continuations", "interventions"}) {
+      found[name] = values_.at(name);
+    }
+    return found;
+  }
+
+  // What the model, which measure() has loaded, writes, and what it gives other texts.
+  std::vector<SteeredText> write() const {
+    const GenerationSettings settings = generation_settings(SteeredPositions::kAll);
+    std::vector<SteeredText> texts;
+    for (const PromptAnswers& answers : answer(prompts(), settings)) {
+      for (std::size_t s = 0; s < answers.texts.size(); ++s) {
+        texts.push_back({prompts()[static_cast<std::size_t>(answers.number)].tokens,
+                         settings.multipliers[s], answers.texts[s].tokens,
+                         answers.texts[s].log_prob});
+      }
+    }
+    return texts;
+  }
+  std::vector<double> log_probs_of(const std::vector<SteeredText>& texts) const {
+    std::vector<double> log_probs;
+    for (const SteeredText& text : texts) {
+      const ContinuationScores scores =
+          score_continuations({decoder_, ranks_, 1, {}}, {{text.prompt, {text.tokens}, "t:1"}},
+                              vectors(), {{text.multipliers}, SteeredPositions::kAll});
+      log_probs.push_back(scores[0][0][0].log_prob);
+    }
+    return log_probs;
   }
 
  private:
@@ -152,8 +208,7 @@ class Stages {
 
   void generate() {
     std::vector<NumberedPrompt> mine;
-    const std::vector<NumberedPrompt> all = {
-        {0, {1, 5, 9, 3}}, {1, {4}}, {2, {4, 4, 32, 33, 34, 7, 8}}};
+    const std::vector<NumberedPrompt> all = prompts();
     const auto first = static_cast<std::size_t>(ranks_.topology.dp_rank());
     const std::size_t share = (all.size() + static_cast<std::size_t>(ranks_.topology.dp()) - 1) /
                               static_cast<std::size_t>(ranks_.topology.dp());
@@ -161,26 +216,40 @@ class Stages {
       mine.push_back(all[i]);
     }
     for (const auto positions : {SteeredPositions::kAll, SteeredPositions::kAnswer}) {
-      GenerationSettings settings;
-      settings.multipliers = {{-2, -2, 1}, {0, 0, 0}, {1.5, 1, 2}};
-      settings.max_new_tokens = 8;
-      settings.positions = positions;
-      settings.has_independent_rows = decoder_.has_independent_cached_rows();
-      const SteeringVectors steering = vectors();
-      TextGenerator generator(decoder_, steering, settings,
-                              generation_room(scenario_.config, mine, /*at_once=*/2, settings),
-                              [](std::int64_t, std::int64_t, TokenId) {});
-      for (const NumberedPrompt& prompt : mine) {
-        generator.add({prompt});
-      }
-      std::vector<PromptAnswers> answered;
-      while (generator.unfinished() > 0) {
-        for (PromptAnswers& answers : generator.step()) {
-          answered.push_back(std::move(answers));
-        }
-      }
-      add_answers(gather_answers(answered, settings, scenario_.device, *ranks_.dp));
+      const GenerationSettings settings = generation_settings(positions);
+      add_answers(gather_answers(answer(mine, settings), settings, scenario_.device, *ranks_.dp));
     }
+  }
+
+  static std::vector<NumberedPrompt> prompts() {
+    return {{0, {1, 5, 9, 3}}, {1, {4}}, {2, {4, 4, 32, 33, 34, 7, 8}}};
+  }
+
+  GenerationSettings generation_settings(const SteeredPositions& positions) const {
+    GenerationSettings settings;
+    settings.multipliers = {{-2, -2, 1}, {0, 0, 0}, {1.5, 1, 2}};
+    settings.max_new_tokens = 8;
+    settings.positions = positions;
+    settings.has_independent_rows = decoder_.has_independent_cached_rows();
+    return settings;
+  }
+
+  std::vector<PromptAnswers> answer(const std::vector<NumberedPrompt>& mine,
+                                    const GenerationSettings& settings) const {
+    const SteeringVectors steering = vectors();
+    TextGenerator generator(decoder_, steering, settings,
+                            generation_room(scenario_.config, mine, /*at_once=*/2, settings),
+                            [](std::int64_t, std::int64_t, TokenId) {});
+    for (const NumberedPrompt& prompt : mine) {
+      generator.add({prompt});
+    }
+    std::vector<PromptAnswers> answered;
+    while (generator.unfinished() > 0) {
+      for (PromptAnswers& answers : generator.step()) {
+        answered.push_back(std::move(answers));
+      }
+    }
+    return answered;
   }
 
   void add_answers(std::vector<PromptAnswers> all) {
@@ -452,6 +521,40 @@ GradientErrors gradient_errors(const ModelConfig& config, at::Device device) {
     errors.device += std::pow(distance(of(at::kBFloat16, device), exact) / kRoundoff, 2) / kDraws;
   }
   return {std::sqrt(errors.cpu), std::sqrt(errors.device)};
+}
+
+std::map<std::string, GradientErrors> value_errors(const ModelConfig& config, at::Device device) {
+  constexpr int kDraws = 2;
+  const Ranks ranks = lone_ranks();
+  std::map<std::string, GradientErrors> errors;
+  for (int draw = 1; draw <= kDraws; ++draw) {
+    const RandomWeights weights(config, static_cast<std::uint64_t>(draw));
+    const Scenario double_precision{config, at::kDouble, at::kCPU, true};
+    Stages exact(double_precision, weights, ranks);
+    const Values expected = exact.measure();
+    const auto add = [&](at::Device where, double GradientErrors::*place) {
+      const Scenario narrow{config, at::kBFloat16, where, true};
+      Stages stages(narrow, weights, ranks);
+      const auto note = [&](const std::string& name, double error) {
+        errors[name].*place += std::pow(error / kRoundoff, 2) / kDraws;
+      };
+      for (const auto& [name, numbers] : stages.measure()) {
+        note(name, distance(numbers, expected.at(name)));
+      }
+      const std::vector<SteeredText> texts = stages.write();
+      std::vector<double> written;
+      for (const SteeredText& text : texts) {
+        written.push_back(text.log_prob);
+      }
+      note("generated texts", distance(written, exact.log_probs_of(texts)));
+    };
+    add(at::kCPU, &GradientErrors::cpu);
+    add(device, &GradientErrors::device);
+  }
+  for (auto& [name, of_name] : errors) {
+    of_name = {std::sqrt(of_name.cpu), std::sqrt(of_name.device)};
+  }
+  return errors;
 }
 
 }  // namespace bipo::testing

@@ -67,4 +67,8 @@ struct GradientErrors {
 };
 GradientErrors gradient_errors(const ModelConfig& config, at::Device device);
 
+// The same of a bfloat16 model's losses in a training, its evaluation and log-probabilities, by
+// name; those of the texts that it writes are held against what float64 gives the same texts.
+std::map<std::string, GradientErrors> value_errors(const ModelConfig& config, at::Device device);
+
 }  // namespace bipo::testing

@@ -158,6 +158,23 @@ TEST(DeviceBfloat16, GradientsAreAsFarFromFloat64AsTheCpus) {
   }
 }
 
+// Lists of few numbers: their error may be larger than the CPU's by half, or by a quarter of a
+// roundoff.
+TEST(DeviceBfloat16, ValuesAreAsFarFromFloat64AsTheCpus) {
+  at::set_num_threads(1);
+  for (const auto& [name, config] :
+       {std::pair("Gemma", gemma_config()), std::pair("flash", flash_config())}) {
+    const std::int64_t before = device_kernels()["flash_attention"];
+    for (const auto& [what, errors] : value_errors(config, simulated_device())) {
+      std::printf("%s, %s: distance from float64 in roundoffs of bfloat16: CPU %.2f, device %.2f\n",
+                  name, what.c_str(), errors.cpu, errors.device);
+      EXPECT_GT(errors.device, 0) << name << ", " << what;
+      EXPECT_LT(errors.device, 1.5 * errors.cpu + 0.25) << name << ", " << what;
+    }
+    EXPECT_EQ(device_kernels()["flash_attention"] > before, config.head_size == 8) << name;
+  }
+}
+
 // --- flash attention -----------------------------------------------------------------------------
 
 // What a prompt that two pairs share, the rests of their prompts and their answers see.
