@@ -116,6 +116,15 @@ MakeStatistics probe_statistics(double c);
 // The figure is the number of these pairs; AgreedFailure (1) where there is none.
 MakeStatistics confident_statistics(double c, double confidence);
 
+// Second moments of the chosen answers, for conceptors (see conceptor.hpp): the "direction" is the
+// upper triangle, [D (D + 1) / 2] (see triangle_row()), of
+//
+//   R = 1/P sum_i a_i a_i^T / r^2
+//
+// with r the residual unit, so that an aperture means the same at every layer and model.  Added up
+// while pairs pass, exactly over all replicas, as for the principal component.
+MakeStatistics moment_statistics();
+
 // Returns the bytes that a replica keeps of a layer for the probe, and for confident directions.
 std::uint64_t probe_bytes(std::int64_t hidden, std::int64_t pairs, int dp);
 

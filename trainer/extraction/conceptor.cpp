@@ -1,0 +1,88 @@
+#include "trainer/extraction/conceptor.hpp"
+
+#include <ATen/ATen.h>
+
+#include <limits>
+#include <tuple>
+
+#include "trainer/extraction/principal_component.hpp"
+
+namespace bipo {
+namespace {
+
+constexpr double kNoRange = 1e-12;  // of eigenvalues between 0 and 2
+
+struct Eigen {
+  at::Tensor values;   // [D], ascending
+  at::Tensor vectors;  // [D, D], in the columns
+};
+
+Eigen eigen_of(const at::Tensor& symmetric) {
+  const auto [values, vectors] = at::linalg_eigh(symmetric);
+  return {values, vectors};
+}
+
+// The upper triangle on both sides.
+at::Tensor symmetrised(const at::Tensor& matrix) {
+  const at::Tensor upper = matrix.triu();
+  return upper + upper.triu(1).t();
+}
+
+at::Tensor recomposed(const at::Tensor& vectors, const at::Tensor& values) {
+  return symmetrised((vectors * values).matmul(vectors.t()));
+}
+
+at::Tensor identity_like(const at::Tensor& matrix) {
+  return at::eye(matrix.size(0), matrix.options());
+}
+
+}  // namespace
+
+at::Tensor symmetric_matrix(const at::Tensor& triangle, std::int64_t hidden) {
+  const at::Tensor matrix = at::zeros({hidden, hidden}, at::kDouble);
+  for (std::int64_t i = 0; i < hidden; ++i) {
+    const at::Tensor row = triangle.narrow(0, triangle_row(i, hidden), hidden - i);
+    matrix[i].narrow(0, i, hidden - i).copy_(row);
+    matrix.select(1, i).narrow(0, i, hidden - i).copy_(row);
+  }
+  return matrix;
+}
+
+at::Tensor conceptor_of(const at::Tensor& moments, double aperture) {
+  const Eigen eigen = eigen_of(moments);
+  const double largest = eigen.values[-1].item<double>();
+  const double rounding =
+      largest * static_cast<double>(moments.size(0)) * std::numeric_limits<double>::epsilon();
+  const at::Tensor values = at::where(eigen.values.le(rounding), 0.0, eigen.values);
+  const double weight = 1 / (aperture * aperture);
+  return recomposed(eigen.vectors, values / (values + weight));
+}
+
+at::Tensor conceptor_not(const at::Tensor& c) {
+  return identity_like(c) - c;
+}
+
+at::Tensor conceptor_and(const at::Tensor& c, const at::Tensor& b) {
+  const Eigen sum = eigen_of(c + b);
+  const std::int64_t rank = sum.values.gt(kNoRange).sum().item<std::int64_t>();
+  if (rank == 0) {
+    return at::zeros_like(c);
+  }
+  const at::Tensor basis = sum.vectors.narrow(1, sum.values.size(0) - rank, rank);
+  const at::Tensor c_inside = basis.t().matmul(c).matmul(basis);
+  const at::Tensor b_inside = basis.t().matmul(b).matmul(basis);
+  const at::Tensor either = c_inside + b_inside - c_inside.matmul(b_inside);
+  const at::Tensor both = b_inside.matmul(std::get<0>(at::linalg_solve_ex(either, c_inside)));
+  const at::Tensor found = basis.matmul(both).matmul(basis.t());
+  return (found + found.t()) / 2;
+}
+
+at::Tensor conceptor_or(const at::Tensor& c, const at::Tensor& b) {
+  return conceptor_not(conceptor_and(conceptor_not(c), conceptor_not(b)));
+}
+
+double conceptor_quota(const at::Tensor& c) {
+  return c.trace().item<double>() / static_cast<double>(c.size(0));
+}
+
+}  // namespace bipo
