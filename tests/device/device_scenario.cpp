@@ -292,6 +292,20 @@ class Stages {
         }
       }
     }
+    const std::int64_t hidden = scenario_.config.hidden;
+    const SteeringVectors conceptors(
+        {{0, random_vector(hidden * hidden, 5), {Intervention::Kind::kConceptor, 0.5}},
+         {1, random_vector(hidden, 2)},
+         {1, random_vector(hidden * hidden, 6), {Intervention::Kind::kConceptor, 1}}},
+        decoder_);
+    for (const auto& of_setting : score_continuations(context, items, conceptors,
+                                                      {coefficients, SteeredPositions::kAnswer})) {
+      for (const auto& of_item : of_setting) {
+        for (const AnswerScore& answer : of_item) {
+          values_["conceptors"].push_back(answer.log_prob);
+        }
+      }
+    }
     const std::vector<PromptTokens> prompts = {
         {{1, 5, 9, 3}, "p:1"}, {{4}, "p:2"}, {{4, 4, 32, 33}, "p:3"}};
     values_["gates"] =

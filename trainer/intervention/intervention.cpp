@@ -26,6 +26,11 @@ Intervention parse_intervention(std::string_view text) {
       return {Intervention::Kind::kClamp, level};
     }
   }
+  if (text.starts_with("conceptor")) {
+    throw UserError(
+        "must be add, null or clamp:X; a conceptor is not chosen here: a --vector that is a "
+        "conceptor's file acts as one, with @W as its beta");
+  }
   throw UserError("must be add, null, or clamp:X with a finite number X, as in clamp:12.5");
 }
 
@@ -35,6 +40,8 @@ std::string to_string(const Intervention& intervention) {
       return "add";
     case Intervention::Kind::kNull:
       return "null";
+    case Intervention::Kind::kConceptor:
+      return fmt::format("conceptor:{}", intervention.level);
     case Intervention::Kind::kClamp:
       break;
   }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "collectives/foundation/errors.hpp"
+#include "trainer/model/operators/operators.hpp"
 
 namespace bipo {
 namespace {
@@ -92,12 +93,28 @@ at::Tensor row_products(const at::Tensor& h, const at::Tensor& vector) {
   return products;
 }
 
-// Returns h steered by one vector [D] with the coefficients [T], in float64 where a product of rows
-// is taken.
+bool is_conceptor(const Intervention& intervention) {
+  return intervention.kind == Intervention::Kind::kConceptor;
+}
+
+// Returns h + c (beta C h - h) with the coefficients c [T].  The rows of C are its columns, so that
+// the product is one with a frozen weight, which keeps rows apart as the model's own products do.
+at::Tensor apply_conceptor(const at::Tensor& h, const at::Tensor& coefficients,
+                           const at::Tensor& conceptor, double beta) {
+  const at::Tensor c = coefficients.unsqueeze(1);
+  const at::Tensor passed = frozen_linear(h.contiguous(), {conceptor, /*rounds_inputs=*/false});
+  return at::where(c == 0, h, h + c * (beta * passed - h));
+}
+
+// Returns h steered by one vector [D], or a conceptor [D, D], with the coefficients [T]; in float64
+// where a product of rows with a vector is taken.
 at::Tensor intervene(const at::Tensor& h, const at::Tensor& coefficients, const at::Tensor& vector,
                      const Intervention& intervention) {
   if (intervention.kind == Intervention::Kind::kAdd) {
     return h + coefficients.unsqueeze(1) * vector;
+  }
+  if (is_conceptor(intervention)) {
+    return apply_conceptor(h, coefficients, vector, intervention.level);
   }
   const at::Tensor v = vector.to(at::kDouble);
   // A vector of zeros stays one, and changes nothing.
@@ -141,7 +158,8 @@ SteeringVectors::SteeringVectors(const std::vector<PlacedVector>& vectors, const
   std::map<std::int64_t, std::vector<std::int64_t>> at_layer;
   for (std::int64_t i = 0; i < count_; ++i) {
     const PlacedVector& vector = vectors[static_cast<std::size_t>(i)];
-    if (static_cast<std::int64_t>(vector.value.size()) != config.hidden) {
+    const std::int64_t rows = is_conceptor(vector.intervention) ? config.hidden : 1;
+    if (static_cast<std::int64_t>(vector.value.size()) != rows * config.hidden) {
       throw BugError(fmt::format("vector {} has {} numbers, but the model's hidden size is {}",
                                  i + 1, vector.value.size(), config.hidden));
     }
@@ -152,15 +170,28 @@ SteeringVectors::SteeringVectors(const std::vector<PlacedVector>& vectors, const
     at_layer[vector.layer].push_back(i);
   }
   for (const auto& [layer, which] : at_layer) {
+    Site site{layer, at::tensor(which, at::kLong).to(decoder.device()), {}, {}};
     std::vector<at::Tensor> rows;
-    std::vector<Intervention> interventions;
     for (const std::int64_t i : which) {
       const PlacedVector& vector = vectors[static_cast<std::size_t>(i)];
-      rows.push_back(at::tensor(vector.value, at::kFloat));
-      interventions.push_back(vector.intervention);
+      if (!is_conceptor(vector.intervention)) {
+        rows.push_back(at::tensor(vector.value, at::kFloat));
+      }
     }
-    sites_.push_back({layer, at::tensor(which, at::kLong).to(decoder.device()),
-                      at::stack(rows).to(residual_options(decoder)), std::move(interventions)});
+    // One copy to the device for all vectors.
+    const at::Tensor stacked =
+        rows.empty() ? at::Tensor() : at::stack(rows).to(residual_options(decoder));
+    std::int64_t row = 0;
+    for (const std::int64_t i : which) {
+      const PlacedVector& vector = vectors[static_cast<std::size_t>(i)];
+      site.values.push_back(is_conceptor(vector.intervention)
+                                ? at::tensor(vector.value, at::kFloat)
+                                      .view({config.hidden, config.hidden})
+                                      .to(residual_options(decoder))
+                                : stacked[row++]);
+      site.interventions.push_back(vector.intervention);
+    }
+    sites_.push_back(std::move(site));
   }
 }
 
@@ -183,8 +214,8 @@ at::Tensor SteeringVectors::steer(const at::Tensor& h, std::int64_t layer,
     }
     const at::Tensor weights = coefficients.index_select(0, site.which);
     for (std::int64_t i = 0; i < weights.size(0); ++i) {
-      steered = intervene(steered, weights[i], site.vectors[i],
-                          site.interventions[static_cast<std::size_t>(i)]);
+      const auto place = static_cast<std::size_t>(i);
+      steered = intervene(steered, weights[i], site.values[place], site.interventions[place]);
     }
   }
   return steered;

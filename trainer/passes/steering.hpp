@@ -52,7 +52,7 @@ at::Tensor project_out(const at::Tensor& h, const at::Tensor& shares, const at::
 
 struct PlacedVector {
   std::int64_t layer = 0;    // the block whose output it steers
-  std::vector<float> value;  // [D]
+  std::vector<float> value;  // [D]; of a conceptor [D, D], row by row, symmetric
   Intervention intervention = {};
 };
 
@@ -60,7 +60,8 @@ struct PlacedVector {
 class SteeringVectors {
  public:
   // Copies the vectors to the decoder's device, in the residual type.  Throws BugError unless they
-  // have the model's hidden size and layers of the model.  Local.
+  // have the model's hidden size and layers of the model.  Tensor-parallel ranks hold whole rows of
+  // the residual stream, and each a whole copy of vectors and conceptors.  Local.
   SteeringVectors(const std::vector<PlacedVector>& vectors, const Decoder& decoder);
 
   std::int64_t count() const { return count_; }  // M
@@ -70,14 +71,16 @@ class SteeringVectors {
 
   // Lets every vector of block `layer` act on its output h [T, D] by its intervention, one after
   // the other in their order, row by row with the coefficients [M, T] (of the residual type, on the
-  // decoder's device).  A row whose coefficients are all 0 keeps its bits.
+  // decoder's device).  A row whose coefficients are all 0 keeps its bits, and what becomes of
+  // another does not depend on the rows beside it; by a conceptor only where the products of the
+  // decoder keep rows apart too (Decoder::has_independent_cached_rows()).
   at::Tensor steer(const at::Tensor& h, std::int64_t layer, const at::Tensor& coefficients) const;
 
  private:
   struct Site {
     std::int64_t layer;
     at::Tensor which;                         // [m] int64: the vectors' places among the M
-    at::Tensor vectors;                       // [m, D]
+    std::vector<at::Tensor> values;           // [m] of [D], or [D, D] of conceptors
     std::vector<Intervention> interventions;  // [m]
   };
 

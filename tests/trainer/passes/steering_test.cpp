@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -83,6 +84,8 @@ TEST(Intervention, IsReadAsItIsWritten) {
     EXPECT_EQ(to_string(parse_intervention(text)), text);
   }
   EXPECT_EQ(parse_intervention("clamp:+3").level, 3);
+  EXPECT_EQ(to_string({Intervention::Kind::kConceptor, 0.5}), "conceptor:0.5");
+  EXPECT_THROW(parse_intervention("conceptor:0.5"), UserError);  // a file is one, or is not
   for (const char* text : {"", "clamp", "clamp:", "clamp:x", "clamp:inf", "clamp:nan", "zero"}) {
     EXPECT_THROW(parse_intervention(text), UserError) << text;
   }
@@ -233,6 +236,90 @@ TEST_F(Steered, ARowsInterventionDoesNotDependOnTheOthers) {
       EXPECT_TRUE(together[t].equal(alone[0])) << text << t;
     }
   }
+}
+
+// C = diag(1, 1/2, 1/4, ...): each dimension is multiplied by its own number.
+std::vector<float> halving_conceptor(std::int64_t hidden) {
+  std::vector<float> matrix(static_cast<std::size_t>(hidden * hidden), 0.0F);
+  float pass = 1;
+  for (std::int64_t i = 0; i < hidden; ++i, pass /= 2) {
+    matrix[static_cast<std::size_t>(i * (hidden + 1))] = pass;
+  }
+  return matrix;
+}
+
+TEST_F(Steered, AConceptorPutsBetaTimesWhatPassesInTheRowsPlace) {
+  at::manual_seed(10);
+  constexpr double kBeta = 1.5;
+  const at::Tensor h = doubles({4, config_.hidden});
+  const at::Tensor c = at::tensor({1.0, 0.0, -0.5, 2.0}, at::kDouble).view({1, 4});
+  const SteeringVectors conceptors(
+      {{1, halving_conceptor(config_.hidden), {Intervention::Kind::kConceptor, kBeta}}}, decoder_);
+  const at::Tensor found = conceptors.steer(h, 1, c);
+  EXPECT_TRUE(found[1].equal(h[1]));
+  EXPECT_TRUE(conceptors.steer(h, 0, c).equal(h));  // another layer
+  for (const std::int64_t t : {0, 2, 3}) {
+    const double m = c[0][t].item<double>();
+    for (std::int64_t i = 0; i < config_.hidden; ++i) {
+      const double number = h[t][i].item<double>();
+      const double passed = kBeta * std::ldexp(number, -static_cast<int>(i));
+      EXPECT_NEAR(found[t][i].item<double>(), number + m * (passed - number), 1e-12) << t << i;
+    }
+  }
+}
+
+TEST_F(Steered, AConceptorReadsAllOfARow) {
+  at::manual_seed(11);
+  const at::Tensor rows = doubles({5, config_.hidden});
+  const at::Tensor matrix = rows.t().matmul(rows).to(at::kFloat).contiguous();
+  const float* begin = matrix.const_data_ptr<float>();
+  const at::Tensor h = doubles({3, config_.hidden});
+  const SteeringVectors conceptors(
+      {{0, {begin, begin + matrix.numel()}, {Intervention::Kind::kConceptor, 1}}}, decoder_);
+  const at::Tensor found = conceptors.steer(h, 0, at::ones({1, 3}, at::kDouble));
+  for (std::int64_t t = 0; t < 3; ++t) {
+    EXPECT_TRUE(at::allclose(found[t], matrix.to(at::kDouble).mv(h[t]), 0, 1e-10)) << t;
+  }
+}
+
+TEST_F(Steered, VectorsAndConceptorsOfALayerActInTheirOrder) {
+  at::manual_seed(12);
+  const at::Tensor h = doubles({2, config_.hidden});
+  const std::vector<float> ones(static_cast<std::size_t>(config_.hidden), 1.0F);
+  const PlacedVector vector{1, ones, {}};
+  const PlacedVector conceptor{
+      1, halving_conceptor(config_.hidden), {Intervention::Kind::kConceptor, 1}};
+  const at::Tensor c = at::ones({2, 2}, at::kDouble);
+  const at::Tensor passes =
+      at::pow(0.5, at::arange(config_.hidden, at::TensorOptions().dtype(at::kDouble)));
+  const at::Tensor added_first = SteeringVectors({vector, conceptor}, decoder_).steer(h, 1, c);
+  EXPECT_TRUE(at::allclose(added_first, (h + 1) * passes, 0, 1e-12));
+  const at::Tensor added_last = SteeringVectors({conceptor, vector}, decoder_).steer(h, 1, c);
+  EXPECT_TRUE(at::allclose(added_last, h * passes + 1, 0, 1e-12));
+}
+
+TEST_F(Steered, AConceptorKeepsRowsApartWhereTheModelDoes) {
+  at::manual_seed(13);
+  const Decoder decoder(config_, weights_, at::kFloat, at::kCPU, *ranks_.tp);
+  const at::Tensor h = at::randn({70, config_.hidden}, at::kFloat);
+  const at::Tensor rows = at::randn({5, config_.hidden}, at::kFloat);
+  const at::Tensor matrix = rows.t().matmul(rows).contiguous();
+  const float* begin = matrix.const_data_ptr<float>();
+  const SteeringVectors conceptors(
+      {{0, {begin, begin + matrix.numel()}, {Intervention::Kind::kConceptor, 1}}}, decoder);
+  const at::Tensor together = conceptors.steer(h, 0, at::ones({1, 70}, at::kFloat));
+  for (std::int64_t t = 0; t < 70; ++t) {
+    const at::Tensor alone = conceptors.steer(h.narrow(0, t, 1), 0, at::ones({1, 1}, at::kFloat));
+    // Elsewhere sums of some 30 float32 products may be taken in another order.
+    const double tolerance = decoder.has_independent_cached_rows() ? 0 : 1e-4;
+    EXPECT_LE((together[t] - alone[0]).abs().max().item<double>(), tolerance) << t;
+  }
+}
+
+TEST_F(Steered, AConceptorOfAnotherSizeIsABug) {
+  const std::vector<float> vector(static_cast<std::size_t>(config_.hidden), 1.0F);
+  EXPECT_THROW(SteeringVectors({{0, vector, {Intervention::Kind::kConceptor, 1}}}, decoder_),
+               BugError);
 }
 
 // Every token of every pair is steered as its own rule says, whatever is shared.
