@@ -1,6 +1,7 @@
 #include "trainer/extraction/conceptor.hpp"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <limits>
 #include <tuple>
@@ -11,6 +12,18 @@ namespace bipo {
 namespace {
 
 constexpr double kNoRange = 1e-12;  // of eigenvalues between 0 and 2
+
+// LAPACK shares its sums out among its threads, so that their number would show in the last bits.
+class OneThread {
+ public:
+  OneThread() { at::set_num_threads(1); }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+  ~OneThread() { at::set_num_threads(before_); }
+
+ private:
+  int before_ = at::get_num_threads();
+};
 
 struct Eigen {
   at::Tensor values;   // [D], ascending
@@ -49,13 +62,16 @@ at::Tensor symmetric_matrix(const at::Tensor& triangle, std::int64_t hidden) {
 }
 
 at::Tensor conceptor_of(const at::Tensor& moments, double aperture) {
+  const OneThread alone;
   const Eigen eigen = eigen_of(moments);
   const double largest = eigen.values[-1].item<double>();
   const double rounding =
       largest * static_cast<double>(moments.size(0)) * std::numeric_limits<double>::epsilon();
   const at::Tensor values = at::where(eigen.values.le(rounding), 0.0, eigen.values);
   const double weight = 1 / (aperture * aperture);
-  return recomposed(eigen.vectors, values / (values + weight));
+  // 0 / 0 where the aperture is so large that its weight is 0, too.
+  const at::Tensor passes = at::where(values.gt(0), values / (values + weight), 0.0);
+  return recomposed(eigen.vectors, passes);
 }
 
 at::Tensor conceptor_not(const at::Tensor& c) {
@@ -63,6 +79,7 @@ at::Tensor conceptor_not(const at::Tensor& c) {
 }
 
 at::Tensor conceptor_and(const at::Tensor& c, const at::Tensor& b) {
+  const OneThread alone;
   const Eigen sum = eigen_of(c + b);
   const std::int64_t rank = sum.values.gt(kNoRange).sum().item<std::int64_t>();
   if (rank == 0) {

@@ -5,16 +5,20 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+
 namespace bipo {
 
 // D hidden.  Matrices are [D, D], symmetric, float64 on the CPU; a conceptor's eigenvalues lie
-// between 0 and 1.  What one function returns is symmetric to the bit.  Local.
+// between 0 and 1.  What one function returns is symmetric to the bit, and the same for any number
+// of threads: decompositions run on one, in the order of 10 D^3 operations.  Local.
 
 // Returns the matrix whose upper triangle this is (see triangle_row()).
 at::Tensor symmetric_matrix(const at::Tensor& triangle, std::int64_t hidden);
 
-// C = R (R + aperture^-2 I)^-1 for second moments R, section 3.2 of Jaeger.  Eigenvalues of R that
-// are rounding (below D 2^-52 of the largest) count as 0, so that C's range is R's.
+// C = R (R + aperture^-2 I)^-1 for second moments R and aperture > 0, section 3.2 of Jaeger.
+// Eigenvalues of R that are rounding (up to D 2^-52 of the largest) count as 0, so that C's range
+// is R's.
 at::Tensor conceptor_of(const at::Tensor& moments, double aperture);
 
 // The logic of section 3.9 of Jaeger:

@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
 #include <vector>
@@ -79,6 +80,48 @@ TEST(Conceptor, LetsPassWhatItsMomentsHave) {
   EXPECT_LT(conceptor_quota(conceptor_of(moments_of(some_rows(40, 1)), 1e-6)), 1e-10);
   // Five rows span five dimensions of twelve.
   EXPECT_NEAR(conceptor_quota(conceptor_of(moments_of(some_rows(5, 1)), 1e6)), 5.0 / 12, 1e-9);
+}
+
+// s / (s + 1 / a^2) in each dimension.
+TEST(Conceptor, OfDiagonalMomentsIsDiagonal) {
+  const std::vector<double> squares = {4, 1, 0.25, 0};
+  const at::Tensor moments = at::diag(at::tensor(squares, at::kDouble));
+  const auto passes = [&](double aperture) { return conceptor_of(moments, aperture).diagonal(); };
+  const auto expect_passes = [&](double aperture, std::vector<double> expected, double tolerance) {
+    const at::Tensor conceptor = conceptor_of(moments, aperture);
+    EXPECT_LE((conceptor - at::diag(at::tensor(expected, at::kDouble))).abs().max().item<double>(),
+              tolerance)
+        << aperture;
+  };
+  expect_passes(1, {0.8, 0.5, 0.2, 0}, 1e-15);
+  expect_passes(2, {16.0 / 17, 0.8, 0.5, 0}, 1e-15);
+  // Nothing passes with the aperture 0, and the whole range with an infinite one.
+  expect_passes(1e-9, {0, 0, 0, 0}, 1e-17);
+  expect_passes(1e9, {1, 1, 1, 0}, 1e-17);
+  EXPECT_EQ(passes(1e200)[3].item<double>(), 0);
+}
+
+TEST(Conceptor, DeMorgan) {
+  for (const std::int64_t count : {5, 8, 40}) {
+    const at::Tensor c = conceptor_of(moments_of(some_rows(count, 1)), 2);
+    const at::Tensor b = conceptor_of(moments_of(some_rows(count + 1, 2)), 2);
+    expect_equal(conceptor_not(conceptor_and(c, b)),
+                 conceptor_or(conceptor_not(c), conceptor_not(b)), 1e-11);
+    expect_equal(conceptor_not(conceptor_or(c, b)),
+                 conceptor_and(conceptor_not(c), conceptor_not(b)), 1e-11);
+  }
+}
+
+TEST(Conceptor, BitsDoNotDependOnTheNumberOfThreads) {
+  const int before = at::get_num_threads();
+  const at::Tensor moments = moments_of(some_rows(40, 1));
+  const at::Tensor other = conceptor_of(moments_of(some_rows(8, 2)), 3);
+  at::set_num_threads(1);
+  const at::Tensor alone = conceptor_and(conceptor_of(moments, 3), other);
+  at::set_num_threads(2);
+  EXPECT_TRUE(conceptor_and(conceptor_of(moments, 3), other).equal(alone));
+  EXPECT_EQ(at::get_num_threads(), 2);
+  at::set_num_threads(before);
 }
 
 TEST(Conceptor, OrOfTwoIsThatOfTheSumOfTheirMoments) {
