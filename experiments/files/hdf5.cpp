@@ -588,6 +588,12 @@ void require_no_result_of_runs(const Handle& file) {
   if (found == "sweep") {
     throw UserError("it is a collected sweep; `python -m bipo_analysis report` reads it");
   }
+  if (found == "conceptor") {
+    throw UserError(
+        "it holds a conceptor, a matrix that activations are multiplied by, and no vector; "
+        "--vector "
+        "of generate and evaluate takes it");
+  }
 }
 
 void require_identity(const Handle& file, const FileKind& kind) {

@@ -119,6 +119,18 @@ void print_run_attributes(std::ostream& out, const RunAttributes& run) {
   print_settings(out, settings, name_width(settings));
 }
 
+// Both apertures, or why there is none.
+std::string aperture_text(const ConceptorAttributes& conceptor) {
+  if (!conceptor.aperture) {
+    return "none: made of other conceptors";
+  }
+  const std::string absolute =
+      conceptor.absolute_aperture
+          ? fmt::format(" ({:.4g} of the activations themselves)", *conceptor.absolute_aperture)
+          : "";
+  return fmt::format("{:g} in residual units{}", *conceptor.aperture, absolute);
+}
+
 std::string rate(double tokens, double seconds) {
   return seconds > 0 ? fmt::format("{:.1f}", tokens / seconds) : "-";
 }
@@ -333,6 +345,51 @@ Json run_as_json(const RunRecord& record) {
           {"best_epoch", best ? Json(best->epoch + 1) : Json()},
           {"best_margin", best ? Json(best->margin) : Json()},
           {"evaluated_epochs", evaluated_epochs(record.evals).size()}};
+}
+
+void print_conceptor(std::ostream& out, const ConceptorRecord& record) {
+  const ConceptorAttributes& conceptor = record.attributes;
+  const double quota = quota_of(record);
+  out << "Conceptor\n";
+  const Settings settings = {
+      {"model", printable(conceptor.model)},
+      {"layer", fmt::format("{} (hidden size {})", conceptor.layer, conceptor.hidden_size)},
+      {"aperture", aperture_text(conceptor)},
+      {"quota",
+       fmt::format("{:.4f}, {:.1f} of {} dimensions pass", quota,
+                   quota * static_cast<double>(conceptor.hidden_size), conceptor.hidden_size)},
+      {"created", printable(conceptor.created_utc)},
+      {"program", printable(fmt::format("bipo-dist {} ({})", conceptor.program_version,
+                                        conceptor.git_commit))},
+      {"ranks",
+       fmt::format("{} = dp {} x tp {}", conceptor.world_size, conceptor.dp, conceptor.tp)},
+      {"backend", printable(fmt::format("{}, {}", conceptor.backend, conceptor.dtype))},
+      {"hosts", printable(conceptor.hosts)}};
+  print_settings(out, settings, name_width(settings));
+  out << "\nSettings\n";
+  print_settings_in_two_columns(out, config_settings(conceptor.config));
+}
+
+Json conceptor_as_json(const ConceptorRecord& record) {
+  const ConceptorAttributes& conceptor = record.attributes;
+  const auto or_null = [](std::optional<double> number) { return number ? Json(*number) : Json(); };
+  return {{"kind", "conceptor"},
+          {"model", conceptor.model},
+          {"layer", conceptor.layer},
+          {"hidden_size", conceptor.hidden_size},
+          {"aperture", or_null(conceptor.aperture)},
+          {"absolute_aperture", or_null(conceptor.absolute_aperture)},
+          {"quota", quota_of(record)},
+          {"created_utc", conceptor.created_utc},
+          {"program_version", conceptor.program_version},
+          {"git_commit", conceptor.git_commit},
+          {"world_size", conceptor.world_size},
+          {"dp", conceptor.dp},
+          {"tp", conceptor.tp},
+          {"backend", conceptor.backend},
+          {"dtype", conceptor.dtype},
+          {"hosts", conceptor.hosts},
+          {"settings", Json::parse(conceptor.config)}};
 }
 
 void print_run(std::ostream& out, const RunRecord& record) {

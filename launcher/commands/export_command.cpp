@@ -14,6 +14,7 @@
 #include "experiments/formats/model_type.hpp"
 #include "experiments/job/new_file.hpp"
 #include "experiments/job/vectors_in_use.hpp"
+#include "experiments/runs/conceptor_file.hpp"
 #include "experiments/runs/run_file.hpp"
 #include "experiments/settings/field.hpp"
 #include "launcher/commands/commands.hpp"
@@ -48,6 +49,15 @@ std::vector<ExportedVector> vectors_of(const ExportOptions& options) {
   std::vector<ExportedVector> vectors;
   std::set<std::string> models;
   for (const VectorChoice& choice : options.vectors) {
+    if (is_conceptor_file(choice.file)) {
+      throw UserError(fmt::format(
+          "{}: it holds a conceptor, which no format can carry: a file of the format {} has a "
+          "vector for each layer, and the programs that read it add vectors, where a conceptor is "
+          "a "
+          "matrix that activations are multiplied by; use it in generate and evaluate, or in "
+          "PyTorch by bipo_analysis.steer",
+          choice.file.string(), options.format));
+    }
     StoredVector stored = read_stored_vector(choice.file, selection_of(choice, options));
     if (const auto warning = unfinished_warning(choice.file, stored)) {
       std::cerr << "warning: " << *warning << '\n';
