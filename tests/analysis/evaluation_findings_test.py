@@ -17,7 +17,7 @@ from bipo_analysis.measure_findings import (choice_findings, cost_findings, judg
                                             synergy_findings, tradeoff_findings)
 from bipo_analysis.paired import paired_slopes
 from bipo_analysis.transfer import compare, transfer_findings, transfer_warnings
-from bipo_analysis.vectors_in_use import is_own_model
+from bipo_analysis.vectors_in_use import is_own_model, vectors_in_use
 from bipo_analysis.wording import NO_BREAK
 
 
@@ -315,6 +315,19 @@ def test_own_model_by_name_where_there_are_no_fingerprints(load):
     assert is_own_model(evaluation)
     evaluation.settings["vectors"][0]["model"] = "another"
     assert not is_own_model(evaluation)
+
+
+def test_a_conceptor_is_named_and_its_control_explained(load):
+    evaluation = load(pairs=100)
+    assert "conceptor" not in text(limits([evaluation]))
+    entry = evaluation.settings["vectors"][0]
+    del entry["norm"]
+    entry.update(kind="conceptor", quota=0.25, weight=1.5, file="chosen.h5", step=0)
+    used = vectors_in_use(evaluation)[0]
+    assert used.is_conceptor and used.quota == 0.25
+    assert used.words.startswith("chosen.h5 (conceptor, quota 0.250, layer ") and "beta 1.5" in used.words
+    found = text(limits([evaluation]))
+    assert "beta C - I" in found and "the same eigenvalues" in found
 
 
 def test_limits(load):

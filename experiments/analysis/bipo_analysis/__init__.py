@@ -14,6 +14,7 @@ _collects = gc.isenabled()
 gc.disable()
 
 from .cells import load_cells, panels
+from .conceptor import Conceptor, load_conceptor
 from .effects import choice_table, difference_table
 from .errors import AnalysisError
 from .evaluation import Evaluation, load_evaluation
@@ -36,9 +37,10 @@ if _collects:
     gc.enable()
 
 __all__ = [
-    "AnalysisError", "Change", "Evaluation", "Interval", "Run", "Steering", "SteeringVector", "Sweep",
+    "AnalysisError", "Change", "Conceptor", "Evaluation", "Interval", "Run", "Steering", "SteeringVector", "Sweep",
     "bootstrap_interval", "changes_from_zero", "choice_table", "combined_table", "compare_layers", "convergence",
     "cosine", "cosine_matrix", "difference_table", "evaluation_report_html", "holm", "layer_curve", "load_cells",
+    "load_conceptor",
     "load_evaluation", "load_run", "load_sweep", "load_sweeps", "load_vector", "norms", "paired_bootstrap",
     "paired_share_interval", "panels", "ranked_layers", "report_html", "run_report_html", "seed_interval", "steer",
     "student_interval", "tradeoffs", "wilson_interval", "write_evaluation_report", "write_report", "write_run_report"]

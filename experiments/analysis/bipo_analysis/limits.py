@@ -8,6 +8,7 @@ from .evaluation import VECTOR, Evaluation, of_direction
 from .measure_findings import COST_NAMES, measures_in
 from .names import labels
 from .paired import MIN_DRAWS
+from .vectors_in_use import vectors_in_use
 from .wording import NO_BREAK, counted, joined
 
 # Below this the intervals of shares are wider than most effects.
@@ -45,6 +46,11 @@ def _own_limits(evaluation: Evaluation) -> list[str]:
     if 0 < pairs < FEW_PAIRS:
         sentences.append(f"{counted(pairs, 'held-out pair')} are few: small effects do not show.")
     draws = evaluation.random_curve["direction"].nunique()
+    if any(used.is_conceptor for used in vectors_in_use(evaluation)):
+        control = (" A random direction is such a matrix with its dimensions exchanged and signs turned: the same "
+                   "eigenvalues, but not the same size of change on these activations.") if draws else ""
+        sentences.append("The vector is a conceptor, a matrix that activations are multiplied by; its norm is that of "
+                         f"beta C - I.{control}")
     if draws == 1:
         sentences.append("The random direction is a single draw; another may do a little more or less.")
     elif 1 < draws < MIN_DRAWS:

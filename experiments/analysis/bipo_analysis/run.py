@@ -12,6 +12,7 @@ import numpy
 import pandas
 
 from .checksums import checked_values, require_checked_attributes
+from .errors import AnalysisError
 from .stored import plain_value, read_stored, require_schema
 
 RUN_SCHEMA = 1
@@ -87,6 +88,8 @@ def read_run(group: h5py.Group, name: str) -> Run:
     """
     stored = dict(group.attrs.items())
     attributes = {key: plain_value(value) for key, value in stored.items()}
+    if attributes.get("kind") == "conceptor":
+        raise AnalysisError("it holds a conceptor, a matrix that no training made; load_conceptor and steer take it")
     require_schema(attributes.get("schema_version"), RUN_SCHEMA)
     require_checked_attributes(group, stored)
     settings = json.loads(str(attributes["config"]))

@@ -1,4 +1,4 @@
-"""Steers a model of transformers (4 or 5) with the vectors of run files, as the program itself does.
+"""Steers a model of transformers (4 or 5) with vectors of run files and conceptors, as the program itself does.
 
 Needs torch, which the rest of the package does not.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy
 
+from .conceptor import Conceptor, is_conceptor_file, load_conceptor
 from .errors import AnalysisError
 from .run import Run, load_run
 from .summary import outcomes
@@ -41,6 +42,25 @@ class SteeringVector:
     steer_bos: bool = True
 
 
+def _weighted(spec: str | Path) -> tuple[str, float]:
+    """The file, with its selection, and the weight behind it; a file that exists under the longer name is meant."""
+    file = str(spec)
+    if Path(file).exists() or not (weighted := _WEIGHT.fullmatch(file)):
+        return file, 1.0
+    try:
+        return weighted["file"], float(weighted["weight"])
+    except ValueError as error:
+        raise AnalysisError(f"{spec}: the weight behind @ is not a number") from error
+
+
+def _load(spec: str | Path | Run) -> SteeringVector | Conceptor:
+    if not isinstance(spec, Run):
+        file, weight = _weighted(spec)
+        if is_conceptor_file(file):
+            return replace(load_conceptor(file, weight), name=str(spec))
+    return load_vector(spec)
+
+
 def load_vector(spec: str | Path | Run) -> SteeringVector:
     """The vector that a run ended with, or the one that `spec` names, as `--vector` of the program does.
 
@@ -50,13 +70,7 @@ def load_vector(spec: str | Path | Run) -> SteeringVector:
     """
     if isinstance(spec, Run):
         return SteeringVector(spec.layer, _chosen(spec, spec.name, "", ""), spec.name, *_trained_positions(spec))
-    file, weight, selection, epoch = str(spec), 1.0, "", ""
-    if not Path(file).exists() and (weighted := _WEIGHT.fullmatch(file)):
-        file = weighted["file"]
-        try:
-            weight = float(weighted["weight"])
-        except ValueError as error:
-            raise AnalysisError(f"{spec}: the weight behind @ is not a number") from error
+    (file, weight), selection, epoch = _weighted(spec), "", ""
     if not Path(file).exists() and (selected := _SELECTION.fullmatch(file)):
         file, selection, epoch = selected["file"], selected["selection"], selected["epoch"] or ""
     run = load_run(file)
@@ -89,7 +103,7 @@ def _chosen(run: Run, file: str, selection: str, epoch: str) -> numpy.ndarray:
 class Steering:
     """Steers `model` between enter and exit; `multiplier` may be changed on the way."""
 
-    def __init__(self, model: torch.nn.Module, vectors: Sequence[SteeringVector], multiplier: float,
+    def __init__(self, model: torch.nn.Module, vectors: Sequence[SteeringVector | Conceptor], multiplier: float,
                  positions: str, prompt_tokens: int | Sequence[int] | None, left_out: int):
         ends = _ENDS.fullmatch(positions)
         first, last = (int(count or 0) for count in ends.groups()) if ends else (0, 0)
@@ -106,37 +120,57 @@ class Steering:
         self._blocks = blocks_of(model)
         self._handles: list[Any] = []
         hidden = _text_config(model).hidden_size
-        self._by_layer: dict[int, numpy.ndarray] = {}
+        # What acts at each block, in the order given; vectors that follow each other are one sum.
+        self._by_layer: dict[int, list[numpy.ndarray | Conceptor]] = {}
         for vector in vectors:
             if not 0 <= vector.layer < len(self._blocks):
                 raise AnalysisError(f"{vector.name}: steers block {vector.layer}, but the model has blocks 0 to "
                                     f"{len(self._blocks) - 1}")
+            acts = self._by_layer.setdefault(vector.layer, [])
+            if isinstance(vector, Conceptor):
+                if vector.matrix.shape != (hidden, hidden):
+                    raise AnalysisError(f"{vector.name}: is a conceptor of hidden size {len(vector.matrix)}, but the "
+                                        f"model's is {hidden}")
+                acts.append(vector)
+                continue
             if vector.value.shape != (hidden,):
                 raise AnalysisError(f"{vector.name}: has {vector.value.size} numbers, but the model's hidden size is "
                                     f"{hidden}")
-            self._by_layer[vector.layer] = self._by_layer.get(vector.layer, 0) + vector.value
+            if acts and not isinstance(acts[-1], Conceptor):
+                acts[-1] = acts[-1] + vector.value
+            else:
+                acts.append(vector.value)
 
     def __enter__(self) -> Steering:
         if self._handles:
             raise AnalysisError("this steering is in force already")
-        for layer, value in self._by_layer.items():
-            self._handles.append(self._blocks[layer].register_forward_hook(self._hook(value), with_kwargs=True))
+        for layer, acts in self._by_layer.items():
+            for act in acts:
+                hook = self._hook(self._changed_by(act))
+                self._handles.append(self._blocks[layer].register_forward_hook(hook, with_kwargs=True))
         return self
 
     def __exit__(self, *_: object) -> None:
         while self._handles:
             self._handles.pop().remove()
 
-    def _hook(self, value: numpy.ndarray) -> Any:
+    def _changed_by(self, act: numpy.ndarray | Conceptor) -> Any:
+        """A function of h [rows, tokens, hidden size] that says what is added to it at the multiplier now in force."""
         import torch
 
-        vector = torch.from_numpy(numpy.array(value, dtype=numpy.float32))
+        if isinstance(act, Conceptor):
+            matrix, beta = torch.from_numpy(numpy.array(act.matrix, dtype=numpy.float32)), act.beta
+            # The rows of C are its columns.
+            return lambda h: self.multiplier * (beta * (h @ matrix.to(device=h.device, dtype=h.dtype)) - h)
+        vector = torch.from_numpy(numpy.array(act, dtype=numpy.float32))
+        return lambda h: (self.multiplier * vector).to(device=h.device, dtype=h.dtype)
 
+    def _hook(self, change: Any) -> Any:
         def hook(_: Any, __: Any, inputs: dict[str, Any], output: Any) -> Any:
             if self.multiplier == 0:
                 return output
             h = output[0] if isinstance(output, tuple) else output
-            added = (self.multiplier * vector).to(device=h.device, dtype=h.dtype)
+            added = change(h)
             if self._positions != "all" or self._left_out:
                 added = added * self._is_steered(inputs.get("position_ids"), h).to(h.dtype)
             steered = h + added
@@ -167,34 +201,40 @@ class Steering:
         return steered.expand(h.shape[0], -1).unsqueeze(-1).to(h.device)
 
 
-def steer(model: torch.nn.Module, vectors: str | Path | Run | SteeringVector | Sequence[Any], multiplier: float = 1.0,
-          positions: str | None = None, prompt_tokens: int | Sequence[int] | None = None,
+def steer(model: torch.nn.Module, vectors: str | Path | Run | SteeringVector | Conceptor | Sequence[Any],
+          multiplier: float = 1.0, positions: str | None = None, prompt_tokens: int | Sequence[int] | None = None,
           left_out: int | None = None) -> Steering:
     """A context in which every forward pass of `model` is steered, generate() included.
 
         with steer(model, "run.h5:best", multiplier=1.5):
             model.generate(...)
 
-    `vectors` is one or several of what load_vector takes; those of one block add up.  `positions` are those of
-    --positions, by default the training's; all but "all" need `prompt_tokens`, and go by the position_ids: padding on
-    the left does not count, provided that an attention mask is given to generate(), or position_ids to a forward pass.
+    `vectors` is one or several of what load_vector takes, and conceptors, or their files with "@0.5" for a beta; those
+    of one block act in their order, and vectors add up.  `positions` are those of --positions, by default the
+    training's; all but "all" need `prompt_tokens`, and go by the position_ids: padding on the left does not count,
+    provided that an attention mask is given to generate(), or position_ids to a forward pass.
     `left_out` is the number of tokens at the beginning of each row that are not steered and do not count as the
     prompt's first: 1 for a begin-of-sequence token with --steer-bos off, which a run that was trained so needs to be
     told.  In bfloat16, h + v loses the digits of a short v; the program keeps the stream in float32.  Raises
     AnalysisError for a vector that does not fit, and where vectors were trained at different positions.
     """
-    several = [vectors] if isinstance(vectors, (str, Path, Run, SteeringVector)) else list(vectors)
-    loaded = [each if isinstance(each, SteeringVector) else load_vector(each) for each in several]
+    several = [vectors] if isinstance(vectors, (str, Path, Run, SteeringVector, Conceptor)) else list(vectors)
+    loaded = [each if isinstance(each, (SteeringVector, Conceptor)) else _load(each) for each in several]
     if positions is None:
-        trained = dict.fromkeys(each.positions for each in loaded)
+        trained = dict.fromkeys(_positions(each)[0] for each in loaded)
         if len(trained) > 1:
             raise AnalysisError(f"the vectors were trained at different positions ({'; '.join(trained)}); give "
                                 "positions for all of them")
         positions = next(iter(trained), "all")
-    if left_out is None and not all(each.steer_bos for each in loaded):
+    if left_out is None and not all(_positions(each)[1] for each in loaded):
         raise AnalysisError("a vector was trained with --steer-bos off; give left_out, 1 where rows begin with a "
                             "begin-of-sequence token, else 0")
     return Steering(model, loaded, multiplier, positions, prompt_tokens, left_out or 0)
+
+
+def _positions(loaded: SteeringVector | Conceptor) -> tuple[str, bool]:
+    """Those that a use is meant for unless it says others, and whether a begin-of-sequence token is steered."""
+    return ("all", True) if isinstance(loaded, Conceptor) else (loaded.positions, loaded.steer_bos)
 
 
 def blocks_of(model: torch.nn.Module) -> Any:

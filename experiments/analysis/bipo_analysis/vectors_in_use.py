@@ -25,16 +25,24 @@ class VectorInUse:
     path: str
     epoch: int | None  # from 0
     selected: str = ""  # "best", "last", "epoch=3"; empty: what the run ended with
+    quota: float = math.nan  # of a conceptor in the place of a vector, whose weight is its beta
+
+    @property
+    def is_conceptor(self) -> bool:
+        return not math.isnan(self.quota)
 
     @property
     def words(self) -> str:
         """"warmth.h5 (layer 15, epoch 3, norm 3.20, trained on smollm2)"."""
         layer = "" if self.layer is None else f"layer {self.layer}"
         epoch = "" if self.epoch is None else f"epoch {self.epoch + 1}{' (best)' if self.selected == 'best' else ''}"
-        weight = f"weight {plain(self.weight)}" if self.weight != 1 else ""
+        factor = "beta" if self.is_conceptor else "weight"
+        weight = f"{factor} {plain(self.weight)}" if self.weight != 1 else ""
         norm = "" if math.isnan(self.norm) else f"norm {number(self.norm)}"
-        trained_on = f"trained on {self.trained_on}" if self.trained_on else ""
-        known = [part for part in (layer, epoch, weight, norm, trained_on) if part]
+        made = "of" if self.is_conceptor else "trained on"
+        trained_on = f"{made} {self.trained_on}" if self.trained_on else ""
+        quota = f"conceptor, quota {number(self.quota, 3)}" if self.is_conceptor else ""
+        known = [part for part in (quota, layer, epoch, weight, norm, trained_on) if part]
         return f"{self.file} ({', '.join(known)})" if known else self.file
 
 
@@ -66,7 +74,8 @@ def _vector(entry: dict[str, object]) -> VectorInUse:
                        _figure(entry.get("weight"), 1.0), _figure(entry.get("norm"), math.nan),
                        last_part(entry.get("model")), str(entry.get("model_fingerprint") or ""),
                        str(entry.get("file") or ""), epoch if isinstance(epoch, int) else None,
-                       str(entry.get("selected") or ""))
+                       str(entry.get("selected") or ""),
+                       _figure(entry.get("quota"), math.nan) if entry.get("kind") == "conceptor" else math.nan)
 
 
 def _figure(value: object, otherwise: float) -> float:
