@@ -70,7 +70,8 @@ const std::vector<std::string>& names_of<Reduction>() {
 template <>
 const std::vector<std::string>& names_of<ExtractMethod>() {
   static const std::vector<std::string> names = {
-      "caa", "probe", "pca", "mean-centring", "ensemble", "caa-letter", "freeform", "confst"};
+      "caa",      "probe",  "pca",       "mean-centring", "ensemble",     "caa-letter",
+      "freeform", "confst", "conceptor", "conceptor-and", "conceptor-or", "conceptor-not"};
   return names;
 }
 

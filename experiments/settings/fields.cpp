@@ -701,22 +701,32 @@ Field confidence_field(ExtractOptions& o) {
                     o, {ExtractMethod::kConfst});
 }
 
+Field aperture_field(ExtractOptions& o) {
+  return of_methods(field("aperture", "X",
+                          "--method conceptor: how much passes, in residual units: a direction in "
+                          "which activations have the mean square s passes s / (s + 1 / X^2)",
+                          o.aperture, real(RealRange::kPositive)),
+                    o, {ExtractMethod::kConceptor});
+}
+
 std::vector<FieldGroup> extract_fields(ExtractOptions& o) {
   Field members = vectors_field(
       "--method ensemble: run file whose vector, times W (default 1), is one of "
-      "those that the direction is the mean of; may be given several times",
+      "those that the direction is the mean of; --method conceptor-and, -or, -not: conceptor file; "
+      "may be given several times",
       o.vectors);
   members.is_omitted = [&o] { return o.vectors.empty(); };
+  constexpr const char* kNeeded = "; needed by all but --method conceptor-and, -or, -not";
+  Field model = model_field(o.model);
+  model.description += kNeeded;
   return {
       {"Input and output",
-       {model_field(o.model).required(), adapter_field(o.adapter),
-        check_weights_field(o.check_weights),
-        field(
-            "train", "FILE",
-            "preference pairs: CSV, TSV, JSON, JSONL, Parquet, Arrow; for --method caa-letter A/B "
-            "items",
-            o.train)
-            .required()
+       {std::move(model), adapter_field(o.adapter), check_weights_field(o.check_weights),
+        field("train", "FILE",
+              std::string("preference pairs: CSV, TSV, JSON, JSONL, Parquet, Arrow; for --method "
+                          "caa-letter A/B items") +
+                  kNeeded,
+              o.train)
             .placement(),
         field("layer", "N", "block, from 0, whose output the direction is of (this or --layers)",
               o.layer, at_least(0))
@@ -731,7 +741,7 @@ std::vector<FieldGroup> extract_fields(ExtractOptions& o) {
         overwrite_field(o.overwrite, "replace run files that exist"), config_field()}},
       {"Direction",
        {choice("method", "how the direction is made, see below", o.method), probe_c_field(o),
-        confidence_field(o),
+        confidence_field(o), aperture_field(o),
         field(
             "background", "FILE",
             "--method mean-centring: pairs whose answers, chosen and rejected, are the background",

@@ -54,8 +54,23 @@ enum class ExtractMethod {
   kEnsemble,
   kCaaLetter,
   kFreeform,
-  kConfst
+  kConfst,
+  kConceptor,
+  kConceptorAnd,
+  kConceptorOr,
+  kConceptorNot
 };
+
+// Whether the method makes a conceptor of given ones, without a model or pairs.
+constexpr bool combines_conceptors(ExtractMethod method) {
+  return method == ExtractMethod::kConceptorAnd || method == ExtractMethod::kConceptorOr ||
+         method == ExtractMethod::kConceptorNot;
+}
+
+// Whether it makes a conceptor, where others make a direction.
+constexpr bool makes_conceptor(ExtractMethod method) {
+  return method == ExtractMethod::kConceptor || combines_conceptors(method);
+}
 
 // A length of the vector: a number, or per cent of the residual stream's median norm.
 struct Length {
@@ -281,10 +296,11 @@ struct ExtractOptions : TextOptions, MachineOptions, ReportOptions {
   ExtractMethod method = ExtractMethod::kCaa;
   double probe_c = 1;                 // of kProbe and kConfst
   double confidence = 0.9;            // of kConfst
+  double aperture = 10;               // of kConceptor, in residual units
   std::filesystem::path background;   // pairs of kMeanCentring
-  std::vector<VectorChoice> vectors;  // of kEnsemble
+  std::vector<VectorChoice> vectors;  // of kEnsemble; conceptors where it combines_conceptors()
   bool normalise = false;             // each of them
-  std::filesystem::path model;
+  std::filesystem::path model;  // empty where it combines_conceptors(), as are `train` and `layer`
   std::filesystem::path adapter;  // empty: none
   bool check_weights = false;
   std::filesystem::path train;

@@ -1,4 +1,5 @@
-// The command `extract`: computes a direction from the same pairs without training.
+// The command `extract`: computes a direction, or a conceptor, from the same pairs without
+// training.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -15,6 +16,7 @@
 #include "experiments/training/run_record.hpp"
 #include "experiments/training/training_inputs.hpp"
 #include "launcher/commands/commands.hpp"
+#include "launcher/commands/conceptor_results.hpp"
 #include "launcher/commands/extract_preparation.hpp"
 #include "launcher/commands/output_claims.hpp"
 #include "trainer/records/records.hpp"
@@ -46,6 +48,12 @@ MakeStatistics statistics_of(const ExtractPreparation& preparation) {
       return freeform_statistics();
     case ExtractMethod::kConfst:
       return confident_statistics(preparation.options.probe_c, preparation.options.confidence);
+    case ExtractMethod::kConceptor:
+      return moment_statistics();
+    case ExtractMethod::kConceptorAnd:
+    case ExtractMethod::kConceptorOr:
+    case ExtractMethod::kConceptorNot:
+      break;  // no pass
   }
   throw BugError("a method of extract without statistics");
 }
@@ -106,9 +114,39 @@ void print_result(const ExtractOptions& options, const std::vector<FoundDirectio
   }
 }
 
+// Writes what the pass found at each layer, and prints it; for the root.
+void write_directions(const ExtractPreparation& preparation,
+                      const std::vector<FoundDirection>& directions, const Session& session) {
+  for (const FoundDirection& direction : directions) {
+    const std::filesystem::path file = direction_file(preparation.options, direction.layer);
+    remove_stale_temps(file);
+    write_run_file(file, run_record(preparation, direction, session));
+  }
+  print_result(preparation.options, directions);
+}
+
+// One matrix is made and written at a time: each may take some hundred MiB.
+void write_conceptors(const ExtractPreparation& preparation,
+                      const std::vector<ExtractedDirection>& moments, const Session& session) {
+  fmt::print("{:>5}  {:>10}  {:>10}  {:>8}  {}\n", "layer", "aperture", "absolute", "quota",
+             "conceptor file");
+  for (const ExtractedDirection& of_layer : moments) {
+    const std::filesystem::path file = direction_file(preparation.options, of_layer.layer);
+    const ConceptorRecord record = extracted_conceptor(preparation, of_layer, session);
+    remove_stale_temps(file);
+    write_conceptor_file(file, record);
+    fmt::print("{:>5}  {:>10.4g}  {:>10.4g}  {:>8.4f}  {}\n", of_layer.layer,
+               record.attributes.aperture.value_or(0),
+               record.attributes.absolute_aperture.value_or(0), quota_of(record), file.string());
+  }
+}
+
 }  // namespace
 
 int run_extract_command(const ExtractOptions& options, Session& session) {
+  if (combines_conceptors(options.method)) {
+    return run_conceptor_combination(options, session);
+  }
   Job job(session, options);
   const ExtractPreparation preparation =
       job.prepare([&] { return prepare_extraction(options, job.begin_utc(), session); },
@@ -133,9 +171,12 @@ int run_extract_command(const ExtractOptions& options, Session& session) {
         job.display().phase(what, done, total);
       });
   job.display().finish();
+  const bool has_conceptors = makes_conceptor(options.method);
   std::vector<FoundDirection> directions;
-  for (const ExtractedDirection& of_layer : found) {
-    directions.push_back(scaled(of_layer, preparation.norm));
+  if (!has_conceptors) {
+    for (const ExtractedDirection& of_layer : found) {
+      directions.push_back(scaled(of_layer, preparation.norm));
+    }
   }
   stop_when_asked();  // the results are written whole
   session.together([&] {
@@ -143,12 +184,11 @@ int run_extract_command(const ExtractOptions& options, Session& session) {
       return;
     }
     claims.require();
-    for (const FoundDirection& direction : directions) {
-      const std::filesystem::path file = direction_file(options, direction.layer);
-      remove_stale_temps(file);
-      write_run_file(file, run_record(preparation, direction, session));
+    if (has_conceptors) {
+      write_conceptors(preparation, found, session);
+    } else {
+      write_directions(preparation, directions, session);
     }
-    print_result(options, directions);
   });
   return kExitDone;
 }

@@ -19,6 +19,7 @@
 #include "experiments/settings/stored_settings.hpp"
 #include "experiments/settings/template_dates.hpp"
 #include "experiments/sweeps/sweep_plan.hpp"
+#include "launcher/commands/conceptor_results.hpp"
 #include "trainer/extraction/second_moments.hpp"
 #include "trainer/model/architecture/config.hpp"
 #include "trainer/records/records.hpp"
@@ -166,7 +167,12 @@ std::uint64_t statistics_bytes(const ExtractOptions& options, const JobPreparati
                          static_cast<std::int64_t>(job.inputs.train.size()),
                          job.computation.topology.dp());
     case ExtractMethod::kPca:
+    case ExtractMethod::kConceptor:
       return second_moments_bytes(job.inputs.config.hidden);
+    case ExtractMethod::kConceptorAnd:
+    case ExtractMethod::kConceptorOr:
+    case ExtractMethod::kConceptorNot:
+      break;  // no pass
   }
   throw BugError("a method of extract without a size");
 }
@@ -189,8 +195,13 @@ bool goes_block_by_block(const ExtractPreparation& run, const Session& session) 
   }
   std::uint64_t streamed = largest + streamed_bytes(config.hidden, run.pairs, topology.dp());
   std::uint64_t loaded = weights({0, blocks});
-  const std::uint64_t kept = statistics_bytes(run.options, job);
-  const std::uint64_t all_kept = kept * run.pass.layers.size();
+  const std::uint64_t results =
+      makes_conceptor(run.options.method)
+          ? conceptor_bytes(config.hidden, static_cast<std::int64_t>(run.pass.layers.size()))
+          : 0;
+  const std::uint64_t of_layer = statistics_bytes(run.options, job);
+  const std::uint64_t kept = of_layer + results;
+  const std::uint64_t all_kept = of_layer * run.pass.layers.size() + results;
   if (job.computation.device.is_cpu()) {
     streamed += kept;
     loaded += all_kept;
@@ -285,9 +296,10 @@ ExtractPreparation prepare_extraction(const ExtractOptions& given, const std::st
 }
 
 const char* figure_key(ExtractMethod method) {
-  return method == ExtractMethod::kFreeform ? "js_divergence"
-         : method == ExtractMethod::kConfst ? "confident_answers"
-                                            : nullptr;
+  return method == ExtractMethod::kFreeform    ? "js_divergence"
+         : method == ExtractMethod::kConfst    ? "confident_answers"
+         : method == ExtractMethod::kConceptor ? "quota"
+                                               : nullptr;
 }
 
 std::string extract_config(const ExtractPreparation& preparation, std::int64_t layer,
@@ -310,9 +322,14 @@ std::string extract_config(const ExtractPreparation& preparation, std::int64_t l
     json["background_pairs"] = inputs.background.size();
     json["background_tokens_hash"] = fmt::format("{:016x}", inputs.background_hash);
   }
-  json["norm"] = preparation.norm ? Json(*preparation.norm) : Json("as found");
-  json["norm_found"] = norms.found;
-  json["norm_written"] = norms.written;
+  if (makes_conceptor(described.method)) {
+    json.erase("norm");
+    json.erase("match_norm");
+  } else {
+    json["norm"] = preparation.norm ? Json(*preparation.norm) : Json("as found");
+    json["norm_found"] = norms.found;
+    json["norm_written"] = norms.written;
+  }
   json["residual_norm"] = norms.residual;
   if (norms.figure) {
     json[figure_key(described.method)] = *norms.figure;
@@ -333,8 +350,9 @@ std::vector<SettingGroup> extract_settings_table(const ExtractPreparation& prepa
     notes.behind["background"] = fmt::format("{} pairs", job.inputs.background.size());
   }
   notes.behind["dtype"] = "products; residual stream fp32, sums float64";
-  notes.behind["norm"] = preparation.norm ? fmt::format("scaled to {:.6g}", *preparation.norm)
-                                          : std::string("as found");
+  notes.behind["norm"] = makes_conceptor(described.method) ? "a conceptor has none"
+                         : preparation.norm ? fmt::format("scaled to {:.6g}", *preparation.norm)
+                                            : std::string("as found");
   for (const std::string& note : vector_notes(preparation.ensemble)) {
     notes.rows["Direction"].emplace_back("vector", note);
   }

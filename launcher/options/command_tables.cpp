@@ -357,6 +357,8 @@ CommandTable extract_table(ExtractOptions& o) {
       "extract",
       "bipo-dist extract --model DIR --train FILE --layer N --out FILE [options]\n"
       "bipo-dist extract --model DIR --train FILE --layers LIST --out DIR [options]\n"
+      "bipo-dist extract --method conceptor-and|conceptor-or|conceptor-not --vector FILE ... --out "
+      "FILE\n"
       "\n"
       "Makes a direction without training, from one pass of the pairs through the model, and "
       "writes it as a\n"
@@ -398,6 +400,17 @@ CommandTable extract_table(ExtractOptions& o) {
       "  ensemble\n"
       "         the mean of the vectors of given run files of this layer, each times its W (arXiv "
       "2503.05371)\n"
+      "  conceptor\n"
+      "         no direction but a matrix C = R (R + aperture^-2 I)^-1 with R the second moments "
+      "of "
+      "a in residual\n"
+      "         units (arXiv 2410.16314), in a file of its own kind; generate and evaluate "
+      "multiply "
+      "h by W C\n"
+      "  conceptor-and, conceptor-or, conceptor-not\n"
+      "         the conceptor of what all of the given conceptors let pass, of what any of them "
+      "does, of what the\n"
+      "         one given holds back; these read no model and no pairs\n"
       "\n"
       "Sums are exact: any --dp gives the same bits.\n" +
           config_notes("extract") +

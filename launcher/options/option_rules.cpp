@@ -341,7 +341,70 @@ void require_consistent(const PlanOptions& options, const GivenNames& given) {
   }
 }
 
+namespace {
+
+// The algebra of conceptors takes files, and nothing that says how activations are made.
+void require_conceptors_alone(const ExtractOptions& options, const GivenNames& given) {
+  const bool is_not = options.method == ExtractMethod::kConceptorNot;
+  if (is_not ? options.vectors.size() != 1 : options.vectors.size() < 2) {
+    throw UserError(
+        is_not ? fmt::format("--method conceptor-not takes one --vector, the file of the conceptor "
+                             "C of which it makes I - C; {} are given",
+                             options.vectors.size())
+               : fmt::format("--method conceptor-and and conceptor-or combine the conceptors of at "
+                             "least two files; {} given by --vector",
+                             options.vectors.size()));
+  }
+  for (const VectorChoice& choice : options.vectors) {
+    if (choice.weight != 1 || choice.selection.kind != VectorSelection::Kind::kResult) {
+      throw UserError(fmt::format(
+          "--vector {}: the algebra of conceptors is about the matrices as they are, without a "
+          "weight or an epoch; @W is the beta of a conceptor in generate and evaluate",
+          choice.file.string()));
+    }
+  }
+  for (const char* const name : {"model", "adapter", "check-weights", "train", "layer", "layers",
+                                 "norm", "match-norm", "columns", "max-pairs", "data-seed"}) {
+    if (given.contains(name)) {
+      throw UserError(fmt::format(
+          "--{} has no meaning with --method conceptor-and, conceptor-or and conceptor-not: they "
+          "combine files (--vector), which hold layer and model, and read no data",
+          name));
+    }
+  }
+}
+
+void require_model_and_pairs(const GivenNames& given) {
+  std::vector<std::string> missing;
+  for (const char* const name : {"model", "train"}) {
+    if (!given.contains(name)) {
+      missing.push_back(fmt::format("--{}", name));
+    }
+  }
+  if (!missing.empty()) {
+    throw UserError(
+        fmt::format("extract needs {}; `bipo-dist extract --help` describes the options",
+                    fmt::join(missing, ", ")));
+  }
+}
+
+}  // namespace
+
 void require_consistent(const ExtractOptions& options, const GivenNames& given) {
+  if (given.contains("aperture") && options.method != ExtractMethod::kConceptor) {
+    throw UserError(
+        "--aperture belongs to --method conceptor, which makes a matrix of second moments; a "
+        "combination of conceptors has those of its files");
+  }
+  const bool is_combination = combines_conceptors(options.method);
+  if (!is_combination) {
+    require_model_and_pairs(given);
+  }
+  if (makes_conceptor(options.method) && (given.contains("norm") || given.contains("match-norm"))) {
+    throw UserError(
+        "--norm and --match-norm set the length of a direction; a conceptor is a matrix, whose "
+        "strength is @W behind its file where it is used");
+  }
   const bool is_confst = options.method == ExtractMethod::kConfst;
   if (given.contains("probe-c") && options.method != ExtractMethod::kProbe && !is_confst) {
     throw UserError(
@@ -366,7 +429,7 @@ void require_consistent(const ExtractOptions& options, const GivenNames& given) 
     }
   }
   const bool is_ensemble = options.method == ExtractMethod::kEnsemble;
-  if (given.contains("vector") != is_ensemble) {
+  if (given.contains("vector") != is_ensemble && !is_combination) {
     throw UserError(
         "--method ensemble and --vector belong together: the direction is the mean of the vectors "
         "of these run files");
@@ -380,6 +443,10 @@ void require_consistent(const ExtractOptions& options, const GivenNames& given) 
     throw UserError(
         "--method ensemble takes --layer, not --layers: each vector belongs to one layer, and the "
         "mean is of vectors of the same");
+  }
+  if (is_combination) {
+    require_conceptors_alone(options, given);
+    return;
   }
   if (given.contains("layer") == given.contains("layers")) {
     throw UserError(

@@ -11,6 +11,11 @@ its range over the rounds.
 
     ratios.py --base 'bench --shape smollm2-135m --layer 15' --other 'bench --shape smollm2-135m --layer 15 \
         --objective simpo' --at-most 1.02
+
+The statistics of a conceptor against caa's pass, the start of both included:
+
+    extract='--model M --train train.csv --layer 15 --threads 2 --out {out}'
+    ratios.py --base "extract --method caa $extract" --other "extract --method conceptor $extract" --at-most 1.5
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 import re
 
+import h5py
 import numpy
 import pytest
 from safetensors.torch import load_file
@@ -60,6 +61,40 @@ def test_every_method_shares_the_work(settings, tmp_path, method):
     split = direction(tmp_path / "split.h5", settings, 2, method=method, tp=2)
     # Float32 roundings of the activations, some hundred times as large in directions that hardly differ.
     assert norm(split.final_vector - alone.final_vector) < 1e-3
+
+
+def conceptor(out, settings, ranks=None, **changes) -> numpy.ndarray:
+    extract(out, {**settings, "method": "conceptor"}, ranks, **changes)
+    with h5py.File(out) as file:
+        assert file.attrs["kind"] == "conceptor"
+        return file["conceptor"][:]
+
+
+def test_a_conceptor_shares_the_work(settings, tmp_path):
+    alone = conceptor(tmp_path / "alone.h5", settings)
+    replicas = conceptor(tmp_path / "replicas.h5", settings, 2)
+    assert replicas.tobytes() == alone.tobytes()
+    split = conceptor(tmp_path / "split.h5", settings, 2, tp=2)
+    # Float32 roundings of the activations, by which a conceptor of aperture 10 changes a hundred times as much.
+    assert numpy.linalg.norm(split - alone) < 1e-3 * numpy.linalg.norm(alone)
+
+
+def test_conceptors_of_several_layers_and_their_combination(settings, tmp_path):
+    conceptor_files = [tmp_path / "all" / f"layer{layer}.h5" for layer in (1, 2)]
+    made = extract(tmp_path / "all", settings, method="conceptor", aperture=2, layer=None, layers="1,2")
+    assert all(str(file) in made.stdout for file in conceptor_files)
+    elsewhere = program.run(["extract", "--method", "conceptor-or", "--vector", conceptor_files[0], "--vector",
+                             conceptor_files[1], "--out", tmp_path / "or.h5"])
+    assert elsewhere.code == program.BAD_INPUT and "layer 2" in elsewhere.stderr, elsewhere
+    no = ["extract", "--method", "conceptor-not", "--vector", conceptor_files[0], "--out", tmp_path / "not.h5"]
+    # One of two ranks works, and both end.
+    assert "conceptor-not" in program.run_successfully(no, 2).stdout
+    again = program.run(no)
+    assert again.code == program.BAD_INPUT and "--overwrite" in again.stderr, again
+    vector = direction(tmp_path / "caa.h5", settings)
+    assert vector.config["method"] == "caa"
+    other = program.run([*no[:4], tmp_path / "caa.h5", *no[5:-1], tmp_path / "no.h5"])
+    assert other.code == program.BAD_INPUT and "a conceptor file" in " ".join(other.stderr.split()), other
 
 
 def test_mean_centring_counts_both_files(settings, tmp_path, tiny_test_pairs):
@@ -173,6 +208,9 @@ def test_an_existing_file_is_kept_unless_told_otherwise(settings, tmp_path):
     ({"method": "lda"}, ["--method", "caa", "probe"]),
     ({"probe_c": 2}, ["--probe-c", "--method probe"]),
     ({"confidence": 0.8}, ["--confidence", "--method confst"]),
+    ({"aperture": 2}, ["--aperture", "--method conceptor"]),
+    ({"method": "conceptor", "norm": 1}, ["--norm", "matrix"]),
+    ({"method": "conceptor-not", "vector": "nowhere.h5"}, ["--model", "--method conceptor-and"]),
     ({"method": "mean-centring"}, ["--background"]),
     ({"method": "ensemble"}, ["--vector"]),
     ({"method": "caa-letter", "max_pairs": 3}, ["--max-pairs", "A/B items"]),

@@ -7,10 +7,12 @@ linear algebra.
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -18,9 +20,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 import pair_tokens
 import program
 import run_files
+from documentation import SOURCE
 from float64_oracle import DRAWS, Widening, rounding_errors
 from plain_bipo import TokenPair
 from tiny_models import TinyModel, write_model
+
+sys.path.insert(0, str(SOURCE / "experiments" / "analysis"))
+from bipo_analysis import load_conceptor  # noqa: E402
 
 LAYERS = 4
 TARGETS = 22  # pairs of the training file
@@ -261,3 +267,82 @@ def test_every_layer_is_that_of_transformers(oracle, tiny_pairs, tiny_test_pairs
             assert 0 < kept.sum() < TARGETS, "the threshold separates"
             assert all(bool(((p >= CONFIDENCE) == kept).all()) for p in by_draw), "roundoff moves none across it"
             assert run.config["confident_answers"] == int(kept.sum())
+
+
+APERTURE = 3.0
+
+
+def moments(known: Answers) -> numpy.ndarray:
+    rows = known.of_training().chosen.numpy() / known.unit
+    return rows.T @ rows / len(rows)
+
+
+def conceptor(known: Answers, aperture: float = APERTURE) -> numpy.ndarray:
+    """By numpy's inverse; symmetric, because both factors are functions of the same matrix."""
+    found = moments(known)
+    return found @ numpy.linalg.inv(found + numpy.eye(len(found)) / aperture**2)
+
+
+def negation(c: numpy.ndarray) -> numpy.ndarray:
+    return numpy.eye(len(c)) - c
+
+
+def conjunction(c: numpy.ndarray, b: numpy.ndarray) -> numpy.ndarray:
+    """Jaeger's definition 4: pseudo-inverses on the intersection of the ranges."""
+    def parts(matrix: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
+        values, vectors = numpy.linalg.eigh(matrix)
+        inside = values > 1e-9
+        kept = vectors[:, inside]
+        return (kept / values[inside]) @ kept.T, vectors[:, ~inside] @ vectors[:, ~inside].T
+
+    (c_inverse, c_null), (b_inverse, b_null) = parts(c), parts(b)
+    values, vectors = numpy.linalg.eigh(c_null + b_null)
+    basis = vectors[:, values < 1e-9]
+    inner = basis.T @ (c_inverse + b_inverse - numpy.eye(len(c))) @ basis
+    return basis @ numpy.linalg.inv(inner) @ basis.T
+
+
+def test_conceptors_are_those_of_numpy(oracle, tiny_pairs, tmp_path):
+    program.run_successfully(["extract", *program.options({
+        "method": "conceptor", "aperture": APERTURE, "model": oracle.directory, "train": tiny_pairs, "layers": "all",
+        "out": tmp_path / "out", "threads": 1, "dtype": "fp32", "device": "cpu"})])
+    for layer in range(LAYERS):
+        exact = conceptor(oracle.exact[layer])
+        bound = max(numpy.linalg.norm(conceptor(draw[layer]) - exact) for draw in oracle.disturbed)
+        found = load_conceptor(tmp_path / "out" / f"layer{layer}.h5")
+        assert found.layer == layer and found.aperture == APERTURE
+        assert found.absolute_aperture == pytest.approx(APERTURE / oracle.exact[layer].unit, rel=1e-5)
+        assert found.settings["method"] == "conceptor" and found.settings["quota"] == pytest.approx(found.quota)
+        distance = numpy.linalg.norm(found.matrix - exact)
+        assert distance <= bound, f"layer {layer}: {distance:.2g}, allowed {bound:.2g}"
+        # Another aperture, or moments of other rows, lie far beyond.
+        assert bound < 1e-3 * numpy.linalg.norm(exact)
+        assert numpy.linalg.norm(conceptor(oracle.exact[layer], 1.5 * APERTURE) - exact) > 10 * bound
+
+
+def test_the_algebra_is_that_of_numpy(tiny_model, tiny_pairs, tiny_test_pairs, tmp_path):
+    """Of 22 and of 9 answers in 48 dimensions, whose ranges meet at 0, and of a negation, which has the whole range."""
+    for name, pairs in (("one", tiny_pairs), ("other", tiny_test_pairs)):
+        program.run_successfully(["extract", *program.options({
+            "method": "conceptor", "aperture": APERTURE, "model": tiny_model, "train": pairs, "layer": 1,
+            "out": tmp_path / f"{name}.h5", "threads": 1, "dtype": "fp32", "device": "cpu"})])
+    one, other = (load_conceptor(tmp_path / f"{name}.h5").matrix for name in ("one", "other"))
+
+    def combined(method: str, *names: str) -> numpy.ndarray:
+        out = tmp_path / f"{method}-{'-'.join(names)}.h5"
+        vectors = [word for name in names for word in ("--vector", tmp_path / f"{name}.h5")]
+        program.run_successfully(["extract", "--method", method, *vectors, "--out", out])
+        found = load_conceptor(out)
+        assert (found.layer, found.aperture, found.settings["method"]) == (1, None, method)
+        assert [Path(each["file"]).stem for each in found.settings["conceptors"]] == list(names)
+        return found.matrix
+
+    no = combined("conceptor-not", "other")
+    (tmp_path / "conceptor-not-other.h5").rename(tmp_path / "no.h5")
+    numpy.testing.assert_allclose(no, negation(other), rtol=0, atol=1e-15)
+    # Float64 through inverses of matrices whose condition is some 1e4.
+    close = {"rtol": 0, "atol": 1e-9}
+    numpy.testing.assert_allclose(combined("conceptor-and", "one", "no"), conjunction(one, negation(other)), **close)
+    numpy.testing.assert_allclose(combined("conceptor-or", "one", "other"),
+                                  negation(conjunction(negation(one), negation(other))), **close)
+    numpy.testing.assert_allclose(combined("conceptor-and", "one", "other"), conjunction(one, other), **close)

@@ -947,6 +947,46 @@ TEST(ExtractOptions, WhatBelongsToOneMethodIsRefusedWithOthers) {
   }
 }
 
+ExtractOptions parsed_combination(const Words& extra) {
+  Words words = {"extract", "--out", "c.h5", "--method"};
+  words.insert(words.end(), extra.begin(), extra.end());
+  return std::get<ExtractOptions>(parse_command_line(words));
+}
+
+TEST(ExtractOptions, ConceptorsAreMadeOfPairsOrOfConceptors) {
+  const ExtractOptions made =
+      parsed_extract({"--layers", "1,2", "--method", "conceptor", "--aperture", "0.5"});
+  EXPECT_EQ(made.aperture, 0.5);
+  EXPECT_EQ(parsed_combination({"conceptor-and", "--vector", "a", "--vector", "b"}).vectors.size(),
+            2U);
+  EXPECT_EQ(parsed_combination({"conceptor-not", "--vector", "a"}).method,
+            ExtractMethod::kConceptorNot);
+  const auto refused = [](const Words& words, const Words& parts) {
+    const std::string error = error_of<UserError>([&] { parsed_combination(words); });
+    for (const std::string& part : parts) {
+      EXPECT_NE(error.find(part), std::string::npos) << part << " in " << error;
+    }
+  };
+  refused({"conceptor-not", "--vector", "a", "--vector", "b"}, {"one --vector", "2 are given"});
+  refused({"conceptor-not"}, {"one --vector"});
+  refused({"conceptor-or", "--vector", "a"}, {"at least two", "1 given"});
+  refused({"conceptor-and", "--vector", "a@2", "--vector", "b"}, {"--vector a", "weight"});
+  refused({"conceptor-and", "--vector", "a", "--vector", "b", "--layer", "1"},
+          {"--layer", "files"});
+  refused({"conceptor-and", "--vector", "a", "--vector", "b", "--train", "t"}, {"--train"});
+  refused({"conceptor-and", "--vector", "a", "--vector", "b", "--aperture", "1"}, {"--aperture"});
+  refused({"conceptor", "--layer", "1"}, {"extract needs --model, --train"});
+  for (const Words& words : {Words{"--method", "caa", "--aperture", "1"},
+                             Words{"--method", "conceptor", "--aperture", "0"},
+                             Words{"--method", "conceptor", "--norm", "1"},
+                             Words{"--method", "conceptor", "--match-norm", "run.h5"},
+                             Words{"--method", "conceptor", "--vector", "a"}}) {
+    Words all = {"--layer", "3"};
+    all.insert(all.end(), words.begin(), words.end());
+    EXPECT_THROW(parsed_extract(all), UserError) << words[2];
+  }
+}
+
 TEST(Options, AllBadValuesAreNamedAtOnce) {
   expect_parts(error_of<UserError>([] {
                  parsed({"--epochs", "3,4", "--lr", "fast", "--seed", "-1"});

@@ -1,0 +1,220 @@
+#include "launcher/commands/conceptor_results.hpp"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <utility>
+
+#include "collectives/foundation/errors.hpp"
+#include "collectives/foundation/exit_codes.hpp"
+#include "collectives/foundation/host_name.hpp"
+#include "experiments/files/atomic_file.hpp"
+#include "experiments/files/process_identity.hpp"
+#include "experiments/job/new_file.hpp"
+#include "experiments/settings/field.hpp"
+#include "experiments/settings/stored_settings.hpp"
+#include "experiments/settings/version.hpp"
+#include "experiments/training/run_record.hpp"
+#include "trainer/extraction/conceptor.hpp"
+#include "trainer/extraction/principal_component.hpp"
+
+namespace bipo {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr const char* kFingerprintKey = "model_fingerprint";
+
+// Copies; the vector may go.
+at::Tensor tensor_of(const std::vector<double>& numbers) {
+  const at::Tensor result = at::empty({static_cast<std::int64_t>(numbers.size())},
+                                      at::TensorOptions().dtype(at::kDouble));
+  std::copy(numbers.begin(), numbers.end(), result.mutable_data_ptr<double>());
+  return result;
+}
+
+std::vector<double> numbers_of(const at::Tensor& matrix) {
+  const at::Tensor rows = matrix.contiguous();
+  const double* begin = rows.const_data_ptr<double>();
+  return {begin, begin + rows.numel()};
+}
+
+struct GivenConceptor {
+  std::string file;
+  ConceptorAttributes attributes;
+  double quota = 0;
+  at::Tensor matrix;  // [D, D]
+};
+
+GivenConceptor read_given(const VectorChoice& choice) {
+  ConceptorRecord record = read_conceptor_file(choice.file);
+  const std::int64_t hidden = record.attributes.hidden_size;
+  const double quota = quota_of(record);
+  at::Tensor matrix = tensor_of(record.matrix).view({hidden, hidden});
+  return {choice.file.string(), std::move(record.attributes), quota, std::move(matrix)};
+}
+
+void require_alike(const GivenConceptor& first, const GivenConceptor& other) {
+  const ConceptorAttributes& one = first.attributes;
+  const ConceptorAttributes& two = other.attributes;
+  if (one.hidden_size != two.hidden_size) {
+    throw UserError(fmt::format(
+        "--vector {}: its conceptor is of hidden size {}, that of {} of {}; only conceptors of one "
+        "size can be combined",
+        other.file, two.hidden_size, first.file, one.hidden_size));
+  }
+  if (one.layer != two.layer) {
+    throw UserError(fmt::format(
+        "--vector {}: its conceptor belongs to layer {}, that of {} to layer {}; conceptors of "
+        "different layers say nothing about each other",
+        other.file, two.layer, first.file, one.layer));
+  }
+}
+
+std::vector<GivenConceptor> read_given(const ExtractOptions& options) {
+  std::vector<GivenConceptor> given;
+  for (const VectorChoice& choice : options.vectors) {
+    given.push_back(read_given(choice));
+    require_alike(given.front(), given.back());
+  }
+  return given;
+}
+
+at::Tensor combined(const std::vector<GivenConceptor>& given, ExtractMethod method) {
+  at::Tensor result = given.front().matrix;
+  if (method == ExtractMethod::kConceptorNot) {
+    return conceptor_not(result);
+  }
+  for (std::size_t i = 1; i < given.size(); ++i) {
+    result = method == ExtractMethod::kConceptorAnd ? conceptor_and(result, given[i].matrix)
+                                                    : conceptor_or(result, given[i].matrix);
+  }
+  return result;
+}
+
+// Returns what all of the given files have under `key`; null where they differ or one lacks it.
+Json shared_setting(const std::vector<GivenConceptor>& given, const char* key) {
+  std::set<Json> values;
+  for (const GivenConceptor& conceptor : given) {
+    const Json config = Json::parse(conceptor.attributes.config);
+    values.insert(config.contains(key) ? config[key] : Json());
+  }
+  return values.size() == 1 ? *values.begin() : Json();
+}
+
+std::string combination_config(const ExtractOptions& options,
+                               const std::vector<GivenConceptor>& given, double quota) {
+  Json json = {{"method", name_of(options.method)}, {"out", absolute_text(options.out)}};
+  Json list = Json::array();
+  for (const GivenConceptor& conceptor : given) {
+    const ConceptorAttributes& attributes = conceptor.attributes;
+    list.push_back({{"file", absolute_text(conceptor.file)},
+                    {"aperture", attributes.aperture ? Json(*attributes.aperture) : Json()},
+                    {"quota", conceptor.quota},
+                    {"model", attributes.model}});
+  }
+  json["conceptors"] = std::move(list);
+  json["layer"] = given.front().attributes.layer;
+  json["quota"] = quota;
+  for (const char* const key : {kFingerprintKey, kWeightsHashKey}) {
+    const Json shared = shared_setting(given, key);
+    if (!shared.is_null()) {
+      json[key] = shared;
+    }
+  }
+  return settings_text(json);
+}
+
+void warn_of_several_models(const std::vector<GivenConceptor>& given) {
+  std::set<std::string> models;
+  for (const GivenConceptor& conceptor : given) {
+    models.insert(conceptor.attributes.model);
+  }
+  if (models.size() > 1) {
+    std::cerr << fmt::format("warning: the conceptors were made with several models: {}\n",
+                             fmt::join(models, ", "));
+  }
+}
+
+void combine(const ExtractOptions& options) {
+  std::vector<std::filesystem::path> inputs;
+  for (const VectorChoice& choice : options.vectors) {
+    inputs.push_back(choice.file);
+  }
+  check_new_file("--out", options.out, options.overwrite, inputs);
+  const std::vector<GivenConceptor> given = read_given(options);
+  warn_of_several_models(given);
+  const at::Tensor result = combined(given, options.method);
+  const double quota = conceptor_quota(result);
+  ConceptorRecord record;
+  ConceptorAttributes& attributes = record.attributes;
+  attributes.layer = given.front().attributes.layer;
+  attributes.config = combination_config(options, given, quota);
+  attributes.program_version = kProgramVersion;
+  attributes.git_commit = kGitCommit;
+  attributes.created_utc = utc_text();
+  attributes.model = given.front().attributes.model;
+  attributes.hidden_size = given.front().attributes.hidden_size;
+  attributes.world_size = 1;
+  attributes.dp = 1;
+  attributes.tp = 1;
+  attributes.backend = "none";
+  attributes.dtype = "fp64";
+  attributes.hosts = host_name();
+  record.matrix = numbers_of(result);
+  write_conceptor_file(options.out, record);
+  std::cout << fmt::format("{}: {} of {} conceptors of layer {}, quota {:.4f}\n",
+                           options.out.string(), name_of(options.method), given.size(),
+                           attributes.layer, quota);
+}
+
+}  // namespace
+
+ConceptorRecord extracted_conceptor(const ExtractPreparation& preparation,
+                                    const ExtractedDirection& moments, const Session& session) {
+  const JobPreparation& job = preparation.job;
+  const std::int64_t hidden = job.inputs.config.hidden;
+  const double aperture = preparation.options.aperture;
+  const at::Tensor conceptor =
+      conceptor_of(symmetric_matrix(tensor_of(moments.value), hidden), aperture);
+  DirectionNorms norms;
+  norms.residual = moments.median_rms * std::sqrt(static_cast<double>(hidden));
+  norms.figure = conceptor_quota(conceptor);
+  const RunAttributes described =
+      run_attributes(job.options, job, session, extract_config(preparation, moments.layer, norms),
+                     preparation.created_utc);
+  ConceptorRecord record;
+  static_cast<JobAttributes&>(record.attributes) = described;
+  record.attributes.layer = moments.layer;
+  record.attributes.aperture = aperture;
+  if (moments.median_rms > 0) {
+    record.attributes.absolute_aperture = aperture / moments.median_rms;
+  }
+  record.matrix = numbers_of(conceptor);
+  return record;
+}
+
+std::uint64_t conceptor_bytes(std::int64_t hidden, std::int64_t layers) {
+  // Moments, their eigenvectors, a product, the conceptor and its copy for the file.
+  constexpr std::int64_t kMatricesAtOnce = 5;
+  return static_cast<std::uint64_t>(layers * triangle_size(hidden) +
+                                    kMatricesAtOnce * hidden * hidden) *
+         sizeof(double);
+}
+
+int run_conceptor_combination(const ExtractOptions& options, Session& session) {
+  session.together([&] {
+    if (session.rank() == 0) {
+      combine(options);
+    }
+  });
+  return kExitDone;
+}
+
+}  // namespace bipo
