@@ -19,7 +19,7 @@ namespace bipo {
 // Rows of the tables, whose columns evaluation_file.cpp describes.  Intervals are bootstrap 95 %
 // intervals over the items; log-probabilities are in nats.  A direction is "vector" (named by
 // --vector), "caa", "random" or a further draw "random-2", "random-3" and so on (controls of the
-// same norm at the same layer).
+// same norm at the same layer; of conceptors, see plan_steering()).
 
 struct CurveRow {
   std::string direction;

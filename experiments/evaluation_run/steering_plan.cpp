@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <numeric>
 #include <tuple>
 #include <utility>
 
@@ -20,6 +21,9 @@ std::map<std::int64_t, std::vector<double>> sums_of_layers(
     const std::vector<VectorInUse>& vectors) {
   std::map<std::int64_t, std::vector<double>> sums;
   for (const VectorInUse& vector : vectors) {
+    if (vector.is_conceptor()) {
+      continue;
+    }
     std::vector<double>& sum = sums[vector.stored.layer];
     sum.resize(vector.stored.value.size(), 0.0);
     for (std::size_t i = 0; i < sum.size(); ++i) {
@@ -36,6 +40,59 @@ std::pair<double, double> normal_pair_at(std::size_t i, std::int64_t layer, std:
   return normal_pair(
       {static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(layer), kRandomDirection, draw},
       seed);
+}
+
+// Returns `hidden` independent normal numbers.
+std::vector<double> normal_numbers(std::size_t hidden, std::int64_t layer, std::uint64_t seed,
+                                   std::uint32_t draw) {
+  std::vector<double> values(hidden + hidden % 2);
+  for (std::size_t i = 0; i < values.size(); i += 2) {
+    std::tie(values[i], values[i + 1]) = normal_pair_at(i, layer, seed, draw);
+  }
+  values.resize(hidden);
+  return values;
+}
+
+std::size_t rows_of(const VectorInUse& conceptor) {
+  return static_cast<std::size_t>(
+      std::llround(std::sqrt(static_cast<double>(conceptor.matrix.size()))));
+}
+
+// Returns the Frobenius norm of beta C - I over all conceptors.
+double norm_of_changes(const std::vector<VectorInUse>& conceptors) {
+  double sum = 0;
+  for (const VectorInUse& conceptor : conceptors) {
+    const std::size_t hidden = rows_of(conceptor);
+    for (std::size_t i = 0; i < hidden * hidden; ++i) {
+      const double identity = i % (hidden + 1) == 0 ? 1 : 0;
+      const double change =
+          conceptor.choice.weight * static_cast<double>(conceptor.matrix[i]) - identity;
+      sum += change * change;
+    }
+  }
+  return std::sqrt(sum);
+}
+
+// Conceptors have controls of their own, which need no norm to be scaled to.
+void require_conceptors_alone(const std::vector<VectorInUse>& vectors,
+                              const std::optional<StoredVector>& caa,
+                              const EvaluateOptions& options) {
+  for (const VectorInUse& vector : vectors) {
+    if (!vector.is_conceptor()) {
+      throw UserError(fmt::format(
+          "--vector {}: it holds a vector, and another --vector holds a conceptor; controls of the "
+          "same norm are for vectors, and moved matrices for conceptors, so evaluate them apart "
+          "(generate takes both)",
+          vector.choice.file.string()));
+    }
+  }
+  if (caa) {
+    throw UserError(fmt::format(
+        "--caa {}: a control is scaled to the norm of what the vectors add, and a conceptor adds "
+        "nothing that has one norm for all activations; evaluate the mean difference as a --vector "
+        "of its own",
+        options.caa.file.string()));
+  }
 }
 
 // Collects settings, each once.
@@ -88,11 +145,7 @@ PlacedVector scaled_caa(const StoredVector& caa, const EvaluateOptions& options,
 
 std::vector<float> random_direction(std::size_t hidden, double norm, std::int64_t layer,
                                     std::uint64_t seed, std::uint32_t draw) {
-  std::vector<double> values(hidden + hidden % 2);
-  for (std::size_t i = 0; i < values.size(); i += 2) {
-    std::tie(values[i], values[i + 1]) = normal_pair_at(i, layer, seed, draw);
-  }
-  values.resize(hidden);
+  const std::vector<double> values = normal_numbers(hidden, layer, seed, draw);
   const double own = vector_norm(values);
   std::vector<float> direction;
   for (const double value : values) {
@@ -101,20 +154,45 @@ std::vector<float> random_direction(std::size_t hidden, double norm, std::int64_
   return direction;
 }
 
+std::vector<float> moved_conceptor(const std::vector<float>& conceptor, std::size_t hidden,
+                                   std::int64_t layer, std::uint64_t seed, std::uint32_t draw) {
+  // The order of independent numbers is any of all orders, and their signs follow from none.
+  const std::vector<double> numbers = normal_numbers(2 * hidden, layer, seed, draw);
+  std::vector<std::size_t> from(hidden);
+  std::iota(from.begin(), from.end(), std::size_t{0});
+  std::stable_sort(from.begin(), from.end(),
+                   [&](std::size_t a, std::size_t b) { return numbers[a] < numbers[b]; });
+  std::vector<float> moved(conceptor.size());
+  for (std::size_t i = 0; i < hidden; ++i) {
+    for (std::size_t j = 0; j < hidden; ++j) {
+      const bool turns = (numbers[hidden + i] < 0) != (numbers[hidden + j] < 0);
+      const float number = conceptor[from[i] * hidden + from[j]];
+      moved[i * hidden + j] = turns ? -number : number;
+    }
+  }
+  return moved;
+}
+
 SteeringPlan plan_steering(const std::vector<VectorInUse>& vectors,
                            const std::optional<StoredVector>& caa, const EvaluateOptions& options) {
+  const bool has_conceptors = std::any_of(vectors.begin(), vectors.end(),
+                                          [](const VectorInUse& v) { return v.is_conceptor(); });
+  if (has_conceptors) {
+    require_conceptors_alone(vectors, caa, options);
+  }
   const auto sums = sums_of_layers(vectors);
   std::vector<double> norms;
   for (const auto& [layer, sum] : sums) {
     norms.push_back(vector_norm(sum));
   }
-  const double norm = vector_norm(norms);
+  const double norm = has_conceptors ? norm_of_changes(vectors) : vector_norm(norms);
   if (!(norm > 0) || !std::isfinite(norm)) {
     throw UserError(fmt::format(
         "the vectors with their weights add up to a norm of {}: there is nothing to evaluate",
         norm));
   }
-  const std::size_t hidden = sums.begin()->second.size();
+  const std::size_t hidden =
+      has_conceptors ? rows_of(vectors.front()) : sums.begin()->second.size();
   if (caa && sums.size() > 1) {
     throw UserError(
         "--caa needs vectors of one layer: a mean difference belongs to one, and these steer "
@@ -130,7 +208,7 @@ SteeringPlan plan_steering(const std::vector<VectorInUse>& vectors,
   };
   std::vector<AtOne> directions = {{"vector", norm, {}}};
   for (const VectorInUse& vector : vectors) {
-    directions[0].coefficients.push_back(vector.choice.weight);
+    directions[0].coefficients.push_back(vector.coefficient_at_one());
   }
   const auto add_control = [&](const std::string& name, double length,
                                const std::vector<PlacedVector>& control) {
@@ -152,6 +230,14 @@ SteeringPlan plan_steering(const std::vector<VectorInUse>& vectors,
                          random_direction(hidden, vector_norm(sum), layer, options.seed,
                                           static_cast<std::uint32_t>(draw)),
                          options.intervention});
+    }
+    for (const VectorInUse& vector : vectors) {
+      if (vector.is_conceptor()) {
+        control.push_back({vector.stored.layer,
+                           moved_conceptor(vector.matrix, hidden, vector.stored.layer, options.seed,
+                                           static_cast<std::uint32_t>(draw)),
+                           {Intervention::Kind::kConceptor, vector.choice.weight}});
+      }
     }
     add_control(draw == 0 ? "random" : fmt::format("random-{}", draw + 1), norm, control);
   }
@@ -185,9 +271,9 @@ SteeringPlan plan_steering(const std::vector<VectorInUse>& vectors,
   }
   for (const double first : options.grid) {
     for (const double second : options.grid) {
-      plan.grid.push_back(
-          {first, second,
-           setting_of({first * vectors[0].choice.weight, second * vectors[1].choice.weight})});
+      plan.grid.push_back({first, second,
+                           setting_of({first * vectors[0].coefficient_at_one(),
+                                       second * vectors[1].coefficient_at_one()})});
     }
   }
   return plan;

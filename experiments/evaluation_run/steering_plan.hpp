@@ -17,8 +17,11 @@ namespace bipo {
 // D hidden, M vectors, S settings.
 
 struct Direction {
-  std::string name;                   // "vector", "caa", "random", "random-2" and so on
-  double norm = 0;                    // norm of what multiplier 1 adds, over all layers
+  std::string name;  // "vector", "caa", "random", "random-2" and so on
+  // Norm of what multiplier 1 adds, over all layers; of conceptors the Frobenius norm of beta C - I
+  // over all of them, which is the typical norm of what they change in a row of independent numbers
+  // of variance 1.
+  double norm = 0;
   std::vector<std::size_t> settings;  // one for each multiplier
   bool is_further_draw = false;       // a random direction that is measured on held-out pairs only
 };
@@ -43,10 +46,17 @@ struct SteeringPlan {
 std::vector<float> random_direction(std::size_t hidden, double norm, std::int64_t layer,
                                     std::uint64_t seed, std::uint32_t draw = 0);
 
+// Returns a conceptor [D, D] of the same eigenvalues in other directions: the hidden dimensions of
+// `conceptor` change places, and half of them their sign, as seed, layer and number of the draw
+// determine.  Conceptors of one layer are moved alike.
+std::vector<float> moved_conceptor(const std::vector<float>& conceptor, std::size_t hidden,
+                                   std::int64_t layer, std::uint64_t seed, std::uint32_t draw = 0);
+
 // Plans `vectors` at options.multipliers, with the controls that the options request: `caa` scaled
 // to the norm of the vectors' sum, times options.caa.weight, and random directions in each steered
-// layer with the norm of what is added there.  Throws UserError if the vectors add nothing, if
-// `caa` has another layer or hidden size, or if there is a `caa` beside vectors of several layers.
+// layer with the norm of what is added there; for conceptors moved ones.  Throws UserError if the
+// vectors add nothing, if `caa` has another layer or hidden size, if there is a `caa` beside
+// vectors of several layers or conceptors, and for conceptors beside vectors.
 SteeringPlan plan_steering(const std::vector<VectorInUse>& vectors,
                            const std::optional<StoredVector>& caa, const EvaluateOptions& options);
 

@@ -29,7 +29,7 @@ GenerationSettings generation_settings(const GenerationJob& job) {
   for (const double multiplier : options.multipliers) {
     std::vector<double>& row = settings.multipliers.emplace_back();
     for (const VectorInUse& vector : job.vectors) {
-      row.push_back(multiplier * vector.choice.weight);
+      row.push_back(multiplier * vector.coefficient_at_one());
     }
   }
   settings.positions = *options.positions;
@@ -98,6 +98,7 @@ std::uint64_t agreement(const GenerationJob& job) {
   for (const VectorInUse& vector : job.vectors) {
     hash.add(fmt::format("{} {}", vector.stored.layer, vector.choice.weight));
     hash.add_bytes(vector.stored.value.data(), vector.stored.value.size() * sizeof(float));
+    hash.add_bytes(vector.matrix.data(), vector.matrix.size() * sizeof(float));
   }
   hash.add(to_string(job.options.intervention));
   hash.add(fmt::format("{}", job.settings.positions.left_out_bos));

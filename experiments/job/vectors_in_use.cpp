@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
+#include "experiments/runs/conceptor_file.hpp"
 #include "experiments/settings/field.hpp"
 #include "experiments/settings/stored_settings.hpp"
 #include "trainer/records/records.hpp"
@@ -30,6 +31,39 @@ std::string with_adapter(const std::string& model, const std::string& adapter) {
   return adapter.empty() ? model : fmt::format("{} with the adapter {}", model, adapter);
 }
 
+void require_fit(const VectorChoice& choice, const StoredVector& stored, const char* option,
+                 const char* what, std::int64_t size, const char* parts,
+                 const ModelConfig& config) {
+  if (size != config.hidden) {
+    throw UserError(fmt::format(
+        "{} {}: the {} has {} {}, but the model's hidden size is {}; a {} fits models of its own "
+        "hidden size only",
+        option, choice.file.string(), what, size, parts, config.hidden, what));
+  }
+  if (stored.layer < 0 || stored.layer >= config.blocks) {
+    throw UserError(fmt::format("{} {}: it belongs to layer {}, but the model's are 0 to {}",
+                                option, choice.file.string(), stored.layer, config.blocks - 1));
+  }
+}
+
+VectorInUse read_conceptor(const VectorChoice& choice, const ModelConfig& config) {
+  if (choice.selection.kind != VectorSelection::Kind::kResult) {
+    throw UserError(fmt::format(
+        "--vector {}:{}: the file holds a conceptor, which has no epochs; leave ':{}' "
+        "out",
+        choice.file.string(), to_string(choice.selection), to_string(choice.selection)));
+  }
+  const ConceptorRecord record = read_conceptor_file(choice.file);
+  VectorInUse conceptor{choice, {}, {}, quota_of(record)};
+  conceptor.stored.layer = record.attributes.layer;
+  conceptor.stored.model = record.attributes.model;
+  conceptor.stored.config = record.attributes.config;
+  require_fit(choice, conceptor.stored, "--vector", "conceptor", record.attributes.hidden_size,
+              "rows and columns", config);
+  conceptor.matrix.assign(record.matrix.begin(), record.matrix.end());
+  return conceptor;
+}
+
 // Whether a vector says that it was trained on something else than `here`.
 bool differs(const std::string& trained, std::uint64_t here) {
   return !trained.empty() && trained != fmt::format("{:016x}", here);
@@ -40,17 +74,8 @@ bool differs(const std::string& trained, std::uint64_t here) {
 StoredVector read_vector(const VectorChoice& choice, const ModelConfig& config,
                          const char* option) {
   StoredVector stored = read_stored_vector(choice.file, choice.selection);
-  const auto size = static_cast<std::int64_t>(stored.value.size());
-  if (size != config.hidden) {
-    throw UserError(
-        fmt::format("{} {}: the vector has {} numbers, but the model's hidden size is {}; "
-                    "a vector fits models of its own hidden size only",
-                    option, choice.file.string(), size, config.hidden));
-  }
-  if (stored.layer < 0 || stored.layer >= config.blocks) {
-    throw UserError(fmt::format("{} {}: it belongs to layer {}, but the model's are 0 to {}",
-                                option, choice.file.string(), stored.layer, config.blocks - 1));
-  }
+  require_fit(choice, stored, option, "vector", static_cast<std::int64_t>(stored.value.size()),
+              "numbers", config);
   return stored;
 }
 
@@ -58,7 +83,11 @@ std::vector<VectorInUse> read_vectors(const std::vector<VectorChoice>& choices,
                                       const ModelConfig& config) {
   std::vector<VectorInUse> vectors;
   for (const VectorChoice& choice : choices) {
-    vectors.push_back({choice, read_vector(choice, config, "--vector")});
+    if (is_conceptor_file(choice.file)) {
+      vectors.push_back(read_conceptor(choice, config));
+    } else {
+      vectors.push_back({choice, read_vector(choice, config, "--vector")});
+    }
   }
   return vectors;
 }
@@ -138,6 +167,12 @@ std::vector<std::string> resolve_positions(const std::vector<VectorInUse>& vecto
 
 void check_weights_of(const std::vector<VectorInUse>& vectors, const Intervention& intervention) {
   for (const VectorInUse& vector : vectors) {
+    if (intervention.kind != Intervention::Kind::kAdd && vector.is_conceptor()) {
+      throw UserError(fmt::format(
+          "--vector {}: it holds a conceptor, which multiplies activations by its matrix; "
+          "--intervention {} is about a vector's direction; leave one of the two out",
+          vector.choice.file.string(), to_string(intervention)));
+    }
     if (intervention.kind != Intervention::Kind::kAdd && vector.choice.weight != 1) {
       throw UserError(fmt::format(
           "--vector {}: a weight ({}) belongs to vectors that are added; --intervention {} knows "
@@ -151,7 +186,13 @@ std::vector<PlacedVector> placed(const std::vector<VectorInUse>& vectors,
                                  const Intervention& intervention) {
   std::vector<PlacedVector> result;
   for (const VectorInUse& vector : vectors) {
-    result.push_back({vector.stored.layer, vector.stored.value, intervention});
+    if (vector.is_conceptor()) {
+      result.push_back({vector.stored.layer,
+                        vector.matrix,
+                        {Intervention::Kind::kConceptor, vector.choice.weight}});
+    } else {
+      result.push_back({vector.stored.layer, vector.stored.value, intervention});
+    }
   }
   return result;
 }
@@ -237,7 +278,11 @@ std::string vector_note(const VectorChoice& choice, const StoredVector& vector) 
 std::vector<std::string> vector_notes(const std::vector<VectorInUse>& vectors) {
   std::vector<std::string> notes;
   for (const VectorInUse& vector : vectors) {
-    notes.push_back(vector_note(vector.choice, vector.stored));
+    notes.push_back(vector.is_conceptor()
+                        ? fmt::format("{}: conceptor of layer {}, quota {:.4g}, beta {}",
+                                      vector.choice.file.string(), vector.stored.layer,
+                                      vector.quota, vector.choice.weight)
+                        : vector_note(vector.choice, vector.stored));
   }
   return notes;
 }
@@ -258,6 +303,11 @@ nlohmann::ordered_json vectors_json(const std::vector<VectorInUse>& vectors) {
   auto list = nlohmann::ordered_json::array();
   for (const VectorInUse& vector : vectors) {
     list.push_back(vector_json(vector.choice, vector.stored));
+    if (vector.is_conceptor()) {
+      list.back().erase("norm");
+      list.back()["kind"] = "conceptor";
+      list.back()["quota"] = vector.quota;
+    }
   }
   return list;
 }

@@ -15,16 +15,25 @@
 
 namespace bipo {
 
+// A vector, or a conceptor in the place of one.
 struct VectorInUse {
-  VectorChoice choice;
-  StoredVector stored;
+  VectorChoice choice;             // its weight is a conceptor's beta
+  StoredVector stored;             // of a conceptor without a value
+  std::vector<float> matrix = {};  // [D, D], of a conceptor; empty: a vector
+  double quota = 0;                // of a conceptor
+
+  bool is_conceptor() const { return !matrix.empty(); }
+  // What a multiplier is multiplied by to be its coefficient: the beta of a conceptor is part of
+  // what it does at multiplier 1 (see Intervention).
+  double coefficient_at_one() const { return is_conceptor() ? 1 : choice.weight; }
 };
 
 // Reads one vector for the option `option`, with the errors of read_vectors().
 StoredVector read_vector(const VectorChoice& choice, const ModelConfig& config, const char* option);
 
-// Throws UserError, naming the file, if it is not a run file, if the vector's hidden size is not
-// the model's, or if the model does not have its layer.
+// Reads vectors and conceptors.  Throws UserError, naming the file, if it is not a run file and not
+// a conceptor file, if the hidden size is not the model's, if the model does not have its layer,
+// and for a conceptor with an epoch.
 std::vector<VectorInUse> read_vectors(const std::vector<VectorChoice>& choices,
                                       const ModelConfig& config);
 
@@ -47,10 +56,12 @@ void leave_out_bos(bool steer_bos, std::optional<TokenId> bos, SteeredPositions&
 std::vector<std::string> resolve_positions(const std::vector<VectorInUse>& vectors,
                                            std::optional<TokenId> bos, SteeringOptions& options);
 
-// Throws UserError where a vector has a weight that the intervention has no meaning for.
+// Throws UserError where a vector has a weight that the intervention has no meaning for, and where
+// it is given for a conceptor, which acts in its own way.
 void check_weights_of(const std::vector<VectorInUse>& vectors, const Intervention& intervention);
 
-// Returns the vectors in the same order, without their weights.
+// Returns the vectors in the same order, without their weights; conceptors with theirs, and with
+// their own intervention.
 std::vector<PlacedVector> placed(const std::vector<VectorInUse>& vectors,
                                  const Intervention& intervention = {});
 
@@ -81,7 +92,7 @@ std::vector<std::string> vector_warnings(const std::vector<VectorInUse>& vectors
 // Returns what `vector` is, for a person: its file, layer, epoch, norm and weight.
 std::string vector_note(const VectorChoice& choice, const StoredVector& vector);
 
-// Returns vector_note() of each.
+// Returns vector_note() of each; of a conceptor its file, layer, quota and beta.
 std::vector<std::string> vector_notes(const std::vector<VectorInUse>& vectors);
 
 // Returns for a file's config which vector of `choice` was meant and found: file, selected
@@ -89,7 +100,7 @@ std::vector<std::string> vector_notes(const std::vector<VectorInUse>& vectors);
 // training.
 nlohmann::ordered_json vector_json(const VectorChoice& choice, const StoredVector& vector);
 
-// Returns an array of them.
+// Returns an array of them; a conceptor has "kind": "conceptor", and a quota in place of a norm.
 nlohmann::ordered_json vectors_json(const std::vector<VectorInUse>& vectors);
 
 }  // namespace bipo

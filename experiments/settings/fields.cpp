@@ -225,7 +225,8 @@ std::vector<Field> steering_fields(SteeringOptions& o, const char* multipliers) 
           .with_values({"add", "null"})
           .omitted_at(o.intervention, Intervention());
   Field vectors = vectors_field(
-      "run file whose vector is added, times W (default 1); :best, :last or "
+      "run file whose vector is added, times W (default 1), or conceptor file, with W as its "
+      "beta; :best, :last or "
       ":epoch=N (from 1) behind the file choose another epoch than the run did; "
       "may be given several times: vectors add up",
       o.vectors);

@@ -98,6 +98,11 @@ def vector_of(folder: Path, _stdout: str) -> object:
         return int(file.attrs["layer"]), file["vectors/value"][:].tobytes()
 
 
+def conceptor_of(folder: Path, _stdout: str) -> object:
+    with h5py.File(folder / "out.h5", "r") as file:
+        return int(file.attrs["layer"]), file["conceptor"][:].tobytes()
+
+
 def imported_layers(folder: Path, _stdout: str) -> object:
     return tuple(_run(path) for path in sorted((folder / "imported").glob("*.h5")))
 
@@ -343,6 +348,7 @@ def write_files(folder: Path) -> None:
     write_models(folder)
     (folder / "prompts.txt").write_text("the cat\na dog?\n", encoding="utf-8")
     run_command(folder, f"{TRAIN} --test pairs.csv --out run.h5 --log-jsonl log.jsonl")
+    run_command(folder, "extract --method conceptor --model model --train pairs.csv --layer 1 --threads 1 --out conceptor.h5")
     kill_once(folder, f"{LONG} --out stopped.h5", "stopped.h5")
     run_command(folder, f"{TRAIN} --cache-dir cache --out cached.h5")
     write_vectors(folder)
@@ -363,6 +369,11 @@ def results_of_runs(folder: Path) -> list[Kind]:
     run = "run.h5"
     return [
         Kind("run file, inspect", run, "inspect run.h5", (run,), standard_output),
+        Kind("conceptor file, inspect", "conceptor.h5", "inspect conceptor.h5", ("conceptor.h5",), standard_output),
+        Kind("conceptor file, generate", "conceptor.h5", f"{GENERATE} --model model --vector conceptor.h5 --out out.jsonl",
+             ("model", "prompts.txt", "conceptor.h5"), bytes_of("out.jsonl")),
+        Kind("conceptor file, extract", "conceptor.h5",
+             "extract --method conceptor-not --vector conceptor.h5 --out out.h5", ("conceptor.h5",), conceptor_of),
         Kind("run file, export", run, "export run.h5 --format npy --out out.npy", (run,), bytes_of("out.npy")),
         Kind("run file, train --resume", "stopped.h5", f"{LONG} --out stopped.h5 --resume", (*MODEL_AND_PAIRS, "stopped.h5"),
              run_of("stopped.h5")),

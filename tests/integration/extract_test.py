@@ -79,6 +79,24 @@ def test_a_conceptor_shares_the_work(settings, tmp_path):
     assert numpy.linalg.norm(split - alone) < 1e-3 * numpy.linalg.norm(alone)
 
 
+def test_a_conceptor_steers_alike_on_any_ranks(settings, tmp_path):
+    conceptor(tmp_path / "c.h5", settings)
+    found = []
+    for name, ranks, tp in (("alone", None, None), ("replicas", 2, None), ("split", 2, 2)):
+        out = tmp_path / f"{name}.h5"
+        program.run_successfully(["evaluate", *program.options({
+            "model": settings["model"], "threads": settings["threads"], "vector": f"{tmp_path / 'c.h5'}@1.5",
+            "test": settings["train"], "multipliers": "0,1", "random_control": "off", "tp": tp, "out": out})], ranks)
+        with h5py.File(out) as file:
+            found.append(file["samples"][:])
+    alone, replicas, split = found
+    assert replicas.tobytes() == alone.tobytes()
+    for column in ("chosen_logp", "rejected_logp"):
+        numpy.testing.assert_allclose(split[column], alone[column], rtol=0, atol=1e-3)
+    moves = (row["chosen_logp"] for row in (alone[alone["multiplier"] == 0], alone[alone["multiplier"] == 1]))
+    assert abs(numpy.subtract(*moves)).max() > 0.01
+
+
 def test_conceptors_of_several_layers_and_their_combination(settings, tmp_path):
     conceptor_files = [tmp_path / "all" / f"layer{layer}.h5" for layer in (1, 2)]
     made = extract(tmp_path / "all", settings, method="conceptor", aperture=2, layer=None, layers="1,2")

@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+import h5py
 import numpy
 import pytest
 import torch
@@ -18,7 +19,8 @@ import user_files
 from documentation import SOURCE
 
 sys.path.insert(0, str(SOURCE / "experiments" / "analysis"))
-from bipo_analysis import AnalysisError, load_evaluation, load_run, load_vector, steer  # noqa: E402
+from bipo_analysis import (  # noqa: E402
+    AnalysisError, load_conceptor, load_evaluation, load_run, load_vector, steer)
 
 transformers.logging.set_verbosity_error()
 LAYER = 1
@@ -274,6 +276,105 @@ def test_interventions_are_those_of_hooks(folder, model, scored, tmp_path, inter
             found = answer_log_probs(model, scored, change).numpy()
         rows = samples.query("multiplier == @multiplier")[["chosen_logp", "rejected_logp"]]
         numpy.testing.assert_allclose(found, rows, rtol=0, atol=TOLERANCE)
+
+
+@pytest.fixture(scope="module")
+def conceptor(folder) -> Path:
+    file = folder / "conceptor.h5"
+    program.run_successfully(["extract", *program.options({
+        "method": "conceptor", "model": folder / "model", "train": folder / "model" / "pairs.csv", "layer": LAYER,
+        "system_prompt": "", "aperture": 2, "dtype": "fp32", "device": "cpu", "threads": 1, "out": file})])
+    return file
+
+
+@pytest.mark.parametrize("positions", ["all", "answer"])
+def test_a_conceptor_is_that_of_a_hook(folder, model, scored, conceptor, tmp_path, positions):
+    """h + m (beta C h - h), of evaluate and of bipo_analysis.steer."""
+    matrix = torch.from_numpy(load_conceptor(conceptor).matrix).float()
+    evaluated = program.run_successfully(["evaluate", "--vector", f"{conceptor}@1.25", *program.options({
+        "model": folder / "model", "test": folder / "model" / "pairs.csv", "multipliers": "-0.5,0,1",
+        "positions": positions, "system_prompt": "", "dtype": "fp32", "device": "cpu", "out": tmp_path / "e.h5"})])
+    assert "conceptor of layer 1" in " ".join(evaluated.stderr.split())
+    evaluation = load_evaluation(tmp_path / "e.h5")
+    (used,) = evaluation.settings["vectors"]
+    assert (used["kind"], used["weight"], used["layer"]) == ("conceptor", 1.25, LAYER) and "norm" not in used
+    norms = evaluation.steerability.set_index("direction")["norm"]
+    frobenius = numpy.linalg.norm(1.25 * matrix.numpy() - numpy.eye(len(matrix)))
+    assert norms["vector"] == pytest.approx(frobenius, rel=1e-5) and norms["random"] == norms["vector"]
+    for multiplier in (-0.5, 0.0, 1.0):
+        def change(h, prompt, multiplier=multiplier):
+            changed = h + multiplier * (1.25 * h @ matrix - h)
+            return changed if positions == "all" else torch.cat([h[:prompt], changed[prompt:]])
+        with torch.no_grad():
+            found = answer_log_probs(model, scored, change).numpy()
+        rows = evaluation.samples.query("multiplier == @multiplier and direction == 'vector'")
+        rows = rows[["chosen_logp", "rejected_logp"]]
+        numpy.testing.assert_allclose(found, rows, rtol=0, atol=TOLERANCE)
+        steered = log_probs(model, scored, vectors=f"{conceptor}@1.25", multiplier=multiplier, positions=positions)
+        numpy.testing.assert_allclose(steered, rows, rtol=0, atol=TOLERANCE)
+    both = evaluation.samples.query("multiplier == 1").set_index("direction")["chosen_logp"]
+    assert abs(both["vector"].to_numpy() - both["random"].to_numpy()).max() > 10 * TOLERANCE
+
+
+def test_a_conceptor_beside_a_vector_in_generate(folder, model, conceptor, tmp_path):
+    """They act in the order given, here and in bipo_analysis.steer."""
+    prompt = "Where are the keys?"
+    fast = AutoTokenizer.from_pretrained(folder / "model")
+    ids = fast(fast.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True,
+                                        tokenize=False), add_special_tokens=False).input_ids
+    logits = []
+    for number, vectors in enumerate(([conceptor, folder / "run.h5"], [folder / "run.h5", f"{conceptor}@2"])):
+        out = tmp_path / f"{number}.jsonl"
+        program.run_successfully(["generate", *(word for each in vectors for word in ("--vector", each)),
+                                  *program.options({"model": folder / "model", "prompt": prompt, "system_prompt": "",
+                                                    "max_new_tokens": 12, "multipliers": "1", "dtype": "fp32",
+                                                    "device": "cpu", "out": out})])
+        row = json.loads(out.read_text())
+        with steer(model, vectors, 1), torch.no_grad():
+            logits.append(model(torch.tensor([ids])).logits)
+            expected = model.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False, pad_token_id=0)
+        assert expected[0, len(ids):].tolist()[:len(row["tokens"])] == row["tokens"]
+    assert (logits[0] - logits[1]).abs().max() > 0.01
+
+
+def test_where_a_conceptor_cannot_be_used_is_said(folder, conceptor, tmp_path):
+    def refusal(command, *words, **settings) -> str:
+        finished = program.run([command, *words, *program.options(settings)])
+        assert finished.code == program.BAD_INPUT and str(conceptor) in finished.stderr, finished
+        return " ".join(finished.stderr.split())
+    for form in ("gguf", "pt", "npy", "safetensors", "lm-eval", "vllm-hook"):
+        assert "no format can carry" in refusal("export", conceptor, format=form, out=tmp_path / "v.pt")
+    model, pairs = folder / "model", folder / "model" / "pairs.csv"
+    use = {"model": model, "prompt": "Why?", "system_prompt": ""}
+    assert "holds a conceptor" in refusal("generate", vector=folder / "run.h5", gate=f"{conceptor}:0", **use)
+    assert "--intervention null" in refusal("generate", vector=conceptor, intervention="null", **use)
+    assert "no epochs" in refusal("generate", vector=f"{conceptor}:best", **use)
+    measure = {"model": model, "test": pairs, "system_prompt": "", "out": tmp_path / "e.h5"}
+    assert "holds a conceptor" in refusal("evaluate", vector=folder / "run.h5", caa=conceptor, **measure)
+    assert "holds a conceptor" in refusal("extract", model=model, train=pairs, layer=LAYER, match_norm=conceptor,
+                                          out=tmp_path / "v.h5")
+    mixed = program.run(["evaluate", "--vector", conceptor, "--vector", folder / "run.h5", *program.options(measure)])
+    assert mixed.code == program.BAD_INPUT and "evaluate them apart" in " ".join(mixed.stderr.split()), mixed
+    controlled = program.run(["evaluate", *program.options({**measure, "vector": conceptor,
+                                                            "caa": folder / "run.h5"})])
+    assert controlled.code == program.BAD_INPUT and "--caa" in controlled.stderr, controlled
+    with h5py.File(conceptor) as whole, h5py.File(tmp_path / "small.h5", "w") as small:
+        for name in set(whole.attrs) - {"checksum"}:
+            small.attrs[name] = whole.attrs[name]
+        small.attrs["hidden_size"] = numpy.int64(16)
+        small["conceptor"] = whole["conceptor"][:16, :16]
+    wrong = program.run(["generate", *program.options({**use, "vector": tmp_path / "small.h5"})])
+    assert wrong.code == program.BAD_INPUT and "hidden size is 64" in " ".join(wrong.stderr.split()), wrong
+    combined = program.run(["extract", "--method", "conceptor-and", "--vector", conceptor, "--vector",
+                            tmp_path / "small.h5", "--out", tmp_path / "c.h5"])
+    assert combined.code == program.BAD_INPUT and "hidden size" in " ".join(combined.stderr.split()), combined
+    with pytest.raises(AnalysisError, match="holds a conceptor"):
+        load_run(conceptor)
+    with pytest.raises(AnalysisError, match="no conceptor"):
+        load_conceptor(folder / "run.h5")
+    inspected = json.loads(program.run_successfully(["inspect", conceptor, "--json"]).stdout)
+    assert inspected["kind"] == "conceptor" and inspected["quota"] == pytest.approx(load_conceptor(conceptor).quota)
+    assert "dimensions pass" in program.run_successfully(["inspect", conceptor]).stdout
 
 
 # The gate below, at and above the steered block.

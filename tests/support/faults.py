@@ -17,8 +17,8 @@ from pathlib import Path
 import h5py
 
 import program
-from file_kinds import (GENERATE, LEFT_OUT, LONG, SWEEP, TRAIN, Result, bytes_of, cells, collected, environment, evaluation,
-                        imported_layers, run_of, standard_output, vector_of)
+from file_kinds import (GENERATE, LEFT_OUT, LONG, SWEEP, TRAIN, Result, bytes_of, cells, collected, conceptor_of,
+                        environment, evaluation, imported_layers, run_of, standard_output, vector_of)
 
 SECONDS = 30
 SHORT = "short"
@@ -85,6 +85,8 @@ COMMANDS = (
             "--behaviour warmth --overwrite", ("generations.jsonl", "rubric.txt", "requests.jsonl"), ("requests.jsonl",),
             bytes_of("requests.jsonl")),
     Command("extract", "extract --model model --train pairs.csv --layer 1 --threads 1 --out out.h5", MODEL, ("out.h5",), vector_of),
+    Command("combination of conceptors", "extract --method conceptor-not --vector conceptor.h5 --out out.h5",
+            ("conceptor.h5",), ("out.h5",), conceptor_of),
     *(Command(f"export {kind}", f"export run.h5 --format {kind} --out out.{kind} --overwrite", ("run.h5",), (f"out.{kind}",),
               bytes_of(f"out.{kind}")) for kind in ("pt", "safetensors", "gguf", "npy", "vllm-hook")),
     *(Command(f"import {kind}", f"import vector.{kind} --layer 1 --out out.h5 --overwrite", (f"vector.{kind}",), ("out.h5",),

@@ -62,6 +62,91 @@ TEST(PlanSteering, OneVectorAtEachMultiplier) {
   EXPECT_TRUE(plan.grid.empty());
 }
 
+VectorInUse conceptor_in_use(Values matrix, double beta, std::int64_t layer) {
+  VectorInUse conceptor;
+  conceptor.choice = {"c.h5", beta};
+  conceptor.stored.layer = layer;
+  conceptor.matrix = std::move(matrix);
+  return conceptor;
+}
+
+TEST(PlanSteering, TheBetaOfAConceptorIsPartOfWhatItDoesAtOne) {
+  // 2 C - I = (0, 1; 1, -2), of Frobenius norm sqrt(6).
+  const Values matrix = {0.5, 0.5, 0.5, -0.5};
+  const SteeringPlan plan =
+      plan_steering({conceptor_in_use(matrix, 2, 1)}, std::nullopt, options_of({-1, 0, 0.5}));
+  ASSERT_EQ(plan.vectors.size(), 1U);
+  EXPECT_EQ(plan.vectors[0].value, matrix);
+  EXPECT_EQ(plan.vectors[0].intervention, (Intervention{Intervention::Kind::kConceptor, 2}));
+  EXPECT_EQ(plan.coefficients, (Settings{{0}, {-1}, {0.5}}));
+  EXPECT_DOUBLE_EQ(plan.directions[0].norm, std::sqrt(6));
+}
+
+TEST(PlanSteering, AMovedConceptorHasTheSameNumbersInOtherPlaces) {
+  constexpr std::size_t kHidden = 7;
+  Values matrix(kHidden * kHidden);
+  for (std::size_t i = 0; i < kHidden; ++i) {
+    for (std::size_t j = 0; j < kHidden; ++j) {
+      matrix[i * kHidden + j] = static_cast<float>(i * j + i + j);
+    }
+  }
+  const Values moved = moved_conceptor(matrix, kHidden, 1, 11);
+  EXPECT_NE(moved, matrix);
+  EXPECT_EQ(moved_conceptor(matrix, kHidden, 1, 11), moved);
+  EXPECT_NE(moved_conceptor(matrix, kHidden, 2, 11), moved);
+  EXPECT_NE(moved_conceptor(matrix, kHidden, 1, 11, 1), moved);
+  // P C P^T with one number of size 1 in each row and column of P: which is it, by the diagonal?
+  std::vector<std::size_t> from;
+  for (std::size_t i = 0; i < kHidden; ++i) {
+    for (std::size_t k = 0; k < kHidden; ++k) {
+      if (matrix[k * (kHidden + 1)] == moved[i * (kHidden + 1)]) {
+        from.push_back(k);
+      }
+    }
+  }
+  ASSERT_EQ(from.size(), kHidden);
+  const auto sign = [&](std::size_t i) { return moved[i] == matrix[from[0] * kHidden + from[i]]; };
+  for (std::size_t i = 0; i < kHidden; ++i) {
+    for (std::size_t j = 0; j < kHidden; ++j) {
+      const float size = matrix[from[i] * kHidden + from[j]];
+      EXPECT_EQ(moved[i * kHidden + j], sign(i) == sign(j) ? size : -size) << i << j;
+    }
+  }
+}
+
+TEST(PlanSteering, TheRandomControlOfConceptorsIsAMovedOneOfEach) {
+  EvaluateOptions options = options_of({1}, /*random_control=*/true);
+  options.random = 2;
+  const Values one = {0.5, 0.25, 0.25, 0.75};
+  const SteeringPlan plan = plan_steering(
+      {conceptor_in_use(one, 2, 1), conceptor_in_use(one, 1, 3)}, std::nullopt, options);
+  ASSERT_EQ(plan.vectors.size(), 6U);
+  EXPECT_EQ(plan.vectors[2].value, moved_conceptor(one, 2, 1, options.seed));
+  EXPECT_EQ(plan.vectors[2].intervention.level, 2);
+  EXPECT_EQ(plan.vectors[3].value, moved_conceptor(one, 2, 3, options.seed));
+  EXPECT_EQ(plan.vectors[4].value, moved_conceptor(one, 2, 1, options.seed, 1));
+  EXPECT_EQ(
+      plan.coefficients,
+      (Settings{{0, 0, 0, 0, 0, 0}, {1, 1, 0, 0, 0, 0}, {0, 0, 1, 1, 0, 0}, {0, 0, 0, 0, 1, 1}}));
+}
+
+TEST(PlanSteering, ConceptorsAreEvaluatedWithoutVectorsAndMeanDifference) {
+  const VectorInUse conceptor = conceptor_in_use({1, 0, 0, 0.5}, 1, 1);
+  expect_parts(error_of<UserError>([&] {
+                 plan_steering({conceptor, in_use({3, 4}, 1, 1)}, std::nullopt, options_of({1}));
+               }),
+               {"--vector v.h5", "conceptor", "apart"});
+  expect_parts(error_of<UserError>([&] {
+                 plan_steering({conceptor}, stored({0, 1}, 1), options_of({1}));
+               }),
+               {"--caa caa.h5", "conceptor"});
+  expect_parts(
+      error_of<UserError>([&] {
+        plan_steering({conceptor_in_use({1, 0, 0, 1}, 1, 1)}, std::nullopt, options_of({1}));
+      }),
+      {"nothing to evaluate"});
+}
+
 TEST(PlanSteering, NothingIsAddedFirstEvenWithoutMultiplierZero) {
   const SteeringPlan plan = plan_steering({in_use({3, 4}, 1, 1)}, std::nullopt, options_of({2, 1}));
   EXPECT_EQ(plan.coefficients, (Settings{{0}, {2}, {1}}));
