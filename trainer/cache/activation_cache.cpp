@@ -275,8 +275,8 @@ at::Tensor ActivationCache::activations(const Decoder& decoder, const PackedPair
 }
 
 std::vector<AnswerLogProbs> ActivationCache::score(const ScoringContext& context,
-                                                   std::int64_t layer, const at::Tensor& vector,
-                                                   double coefficient,
+                                                   const SteeredLayers& layers,
+                                                   const at::Tensor& vector, double coefficient,
                                                    const SteeredPositions& positions,
                                                    std::vector<AnswerLogProbs>* complements) const {
   const at::NoGradGuard no_grad;
@@ -289,8 +289,8 @@ std::vector<AnswerLogProbs> ActivationCache::score(const ScoringContext& context
       coefficients = coefficients * steered_mask(packed, context.decoder);
     }
     const PairScores scores =
-        score_pairs(context.decoder, packed, activations(context.decoder, packed, layer),
-                    {layer, coefficients, vector.unsqueeze(0)});
+        score_pairs(context.decoder, packed, activations(context.decoder, packed, layers.lowest()),
+                    {layers, coefficients, vector.unsqueeze(0)});
     for (std::size_t i = 0; i < group.size(); ++i) {
       answers[static_cast<std::size_t>(group[i])] = scores.answers[i];
     }

@@ -17,6 +17,7 @@
 #include "datasets/tokens/token_pair.hpp"
 #include "trainer/cache/activation_file.hpp"
 #include "trainer/cache/activation_store.hpp"
+#include "trainer/intervention/layers.hpp"
 #include "trainer/model/decoder/decoder.hpp"
 #include "trainer/objective/objective.hpp"
 #include "trainer/passes/packing.hpp"
@@ -92,10 +93,11 @@ class ActivationCache {
   // Returns the row among them of each token of `packed`, [T].
   std::vector<std::int64_t> kept_rows(const PackedPairs& packed) const;
 
-  // Scores all pairs with `coefficient` times `vector` [D] added after block `layer` at
-  // `positions`; the same on every rank.  `complements`, where wanted, gets the sums of log(1 - pi)
-  // over the answers' tokens.  Collective over: dp x tp
-  std::vector<AnswerLogProbs> score(const ScoringContext& context, std::int64_t layer,
+  // Scores all pairs with `coefficient` times `vector` [S D], the parts of S `layers`, added after
+  // these blocks at `positions`, from the activations of the lowest; the same on every rank.
+  // `complements`, where wanted, gets the sums of log(1 - pi) over the answers' tokens.  Collective
+  // over: dp x tp
+  std::vector<AnswerLogProbs> score(const ScoringContext& context, const SteeredLayers& layers,
                                     const at::Tensor& vector, double coefficient,
                                     const SteeredPositions& positions = {},
                                     std::vector<AnswerLogProbs>* complements = nullptr) const;

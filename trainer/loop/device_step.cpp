@@ -75,14 +75,14 @@ void DeviceStep::Tables::take(const at::Tensor& bytes) const {
   pairs->finish();
 }
 
-DeviceStep::DeviceStep(const Decoder& decoder, const ActivationCache& cache, std::int64_t layer,
-                       const Ranks& ranks, bool repeats)
+DeviceStep::DeviceStep(const Decoder& decoder, const ActivationCache& cache,
+                       const SteeredLayers& layers, const Ranks& ranks, bool repeats)
     : decoder_(decoder),
       cache_(cache),
-      layer_(layer),
+      layers_(layers),
       ranks_(ranks),
       repeats_(repeats),
-      rows_on_device_(cache.rows_on_device(decoder, layer)),
+      rows_on_device_(cache.rows_on_device(decoder, layers.lowest())),
       copies_(decoder.device()),
       table_bytes_left_(std::min(kMostTableBytes, free_device_memory(decoder.device()) / 16)),
       recorder_(records_graphs() && graph_obstacle(decoder.config(), decoder.device(),
@@ -130,15 +130,15 @@ DeviceStep::Found DeviceStep::forward_and_backward(const Prepared& prepared,
   const at::Tensor vectors = prepared.sign > 0 ? vectors_.detach() : vectors_.neg();
   vectors.set_requires_grad(true);
   const at::Tensor log_probs = target_log_probs(
-      decoder_, tables.packed(), hidden, {layer_, tables.coefficients, vectors, tables.shares});
+      decoder_, tables.packed(), hidden, {layers_, tables.coefficients, vectors, tables.shares});
   Found found;
   log_probs.backward(backward_weights(prepared, log_probs.detach(), found));
   found.gradient = vectors.grad();
   return found;
 }
 
-// The same as one tensor in float64: the gradient [M D], margins [P'] and minus losses [P'], where
-// P' are the items with the one that fills the batch up.
+// The same as one tensor in float64: the gradient [M S D], margins [P'] and minus losses [P'],
+// where P' are the items with the one that fills the batch up.
 at::Tensor DeviceStep::results_of(const Prepared& prepared, const at::Tensor& hidden) const {
   const Found found = forward_and_backward(prepared, hidden.to(decoder_.residual_type()));
   return at::cat({found.gradient.to(at::kDouble).view({-1}), found.margin, found.log_score});
@@ -293,8 +293,9 @@ std::shared_ptr<const DeviceStep::Tables> DeviceStep::make_tables(
         const PairPlace& place = micro_batch.places[static_cast<std::size_t>(item)];
         const auto pair = static_cast<std::size_t>(place.pair);
         form = pair_form(place.objective,
-                         uses_reference(place.objective.kind) ? cache_.reference(layer_)[pair]
-                                                              : AnswerLogProbs{},
+                         uses_reference(place.objective.kind)
+                             ? cache_.reference(layers_.lowest())[pair]
+                             : AnswerLogProbs{},
                          answer_tokens(cache_.pairs()[pair]), static_cast<double>(place.sign));
         targets_of_item.push_back(0);
         offset.push_back(form.offset);
@@ -364,7 +365,7 @@ std::shared_ptr<const DeviceStep::Tables> DeviceStep::make_tables(
 
 // In the kept type, which has fewer bytes where it is narrower.
 Arrival DeviceStep::send_activations(const PackedPairs& packed) const {
-  const at::Tensor& kept = cache_.kept_activations(layer_);
+  const at::Tensor& kept = cache_.kept_activations(layers_.lowest());
   at::Tensor rows = at::empty({packed.tokens(), kept.size(1)}, kept.options().pinned_memory(true));
   at::index_select_out(rows, kept, 0, at::tensor(cache_.kept_rows(packed), at::kLong));
   return copies_.send(rows);
@@ -374,8 +375,9 @@ at::Tensor DeviceStep::hidden_of(const Prepared& prepared) const {
   if (rows_on_device_.defined()) {
     return rows_on_device_.index_select(0, prepared.tables->rows).to(decoder_.residual_type());
   }
-  return prepared.hidden ? prepared.hidden->receive().to(decoder_.residual_type())
-                         : cache_.activations(decoder_, prepared.tables->packed(), layer_);
+  return prepared.hidden
+             ? prepared.hidden->receive().to(decoder_.residual_type())
+             : cache_.activations(decoder_, prepared.tables->packed(), layers_.lowest());
 }
 
 // Returns the derivative of the summed losses by `log_probs` [R]; keeps the figures.  As in

@@ -18,6 +18,7 @@
 #include "collectives/device_graph.hpp"
 #include "collectives/session.hpp"
 #include "trainer/cache/activation_cache.hpp"
+#include "trainer/intervention/layers.hpp"
 #include "trainer/intervention/positions.hpp"
 #include "trainer/model/decoder/decoder.hpp"
 #include "trainer/objective/objective.hpp"
@@ -63,13 +64,13 @@ std::string graph_obstacle(const ModelConfig& config, at::Device device, std::in
 
 class DeviceStep {
  public:
-  // Takes the activations of `layer` onto the device where they belong there.  `repeats`: every
-  // epoch has the same micro-batches, whose tables are then kept on the device within
-  // kMostTableBytes.  All that is referred to must outlive this object.  Local.
-  DeviceStep(const Decoder& decoder, const ActivationCache& cache, std::int64_t layer,
+  // Takes the activations of the lowest of `layers` onto the device where they belong there.
+  // `repeats`: every epoch has the same micro-batches, whose tables are then kept on the device
+  // within kMostTableBytes.  All that is referred to must outlive this object.  Local.
+  DeviceStep(const Decoder& decoder, const ActivationCache& cache, const SteeredLayers& layers,
              const Ranks& ranks, bool repeats);
 
-  // Begins a step from `vectors` [M, D] in host memory.
+  // Begins a step from `vectors` [M, S D] in host memory.
   void begin(const at::Tensor& vectors);
 
   // Asks for the forward and backward pass of a micro-batch of this replica.  While the device is
@@ -79,7 +80,7 @@ class DeviceStep {
 
   // What all replicas' micro-batches gave.
   struct Result {
-    at::Tensor gradients;  // [M, D] of the summed losses, float64 on the host
+    at::Tensor gradients;  // [M, S D] of the summed losses, float64 on the host
     at::Tensor figures;    // [2, rows]: margins, and minus the losses, likewise
   };
 
@@ -127,7 +128,7 @@ class DeviceStep {
 
   // What one micro-batch gave; gradient and figures are on the device.
   struct Found {
-    at::Tensor gradient;   // [M, D], of the vectors' type or in float64
+    at::Tensor gradient;   // [M, S D], of the vectors' type or in float64
     at::Tensor margin;     // [P]
     at::Tensor log_score;  // [P]: minus the loss
     at::Tensor rows;       // [P], in host memory where this replica is alone
@@ -161,7 +162,7 @@ class DeviceStep {
 
   const Decoder& decoder_;
   const ActivationCache& cache_;
-  std::int64_t layer_;
+  SteeredLayers layers_;
   const Ranks& ranks_;
   bool repeats_;
   at::Tensor rows_on_device_;  // undefined where the host keeps them
@@ -178,10 +179,10 @@ class DeviceStep {
   std::string failure_;  // that nobody knows of
   std::map<Shape, Recorded> recorded_;
   std::size_t graphs_ = 0;                            // in it
-  std::map<std::int64_t, at::Tensor> fixed_vectors_;  // [M, D] by M, where graphs find them
+  std::map<std::int64_t, at::Tensor> fixed_vectors_;  // [M, S D] by M, where graphs find them
 
   // What the step under way has so far.
-  at::Tensor vectors_;        // [M, D]
+  at::Tensor vectors_;        // [M, S D]
   std::vector<Found> found_;  // by this replica's micro-batches
 };
 

@@ -35,18 +35,18 @@ EvalRow summarize(const std::vector<TokenPair>& pairs, const std::vector<AnswerL
 }  // namespace
 
 HeldOutEvaluation evaluate_pairs(const ScoringContext& context, const ActivationCache& held_out,
-                                 std::int64_t layer, const std::vector<float>& vector,
+                                 const SteeredLayers& layers, const std::vector<float>& vector,
                                  const std::vector<double>& multipliers, const Objective& objective,
                                  const SteeredPositions& positions) {
   const at::Tensor on_device = at::tensor(vector, at::kFloat).to(residual_options(context.decoder));
-  const std::vector<AnswerLogProbs>& reference = held_out.reference(layer);
+  const std::vector<AnswerLogProbs>& reference = held_out.reference(layers.lowest());
   HeldOutEvaluation evaluation;
   for (const double multiplier : multipliers) {
     const bool has_complements = uses_complements(objective.kind);
     std::vector<AnswerLogProbs> complements;
     std::vector<AnswerLogProbs> policy = reference;
     if (multiplier != 0 || has_complements) {
-      policy = held_out.score(context, layer, on_device, multiplier, positions,
+      policy = held_out.score(context, layers, on_device, multiplier, positions,
                               has_complements ? &complements : nullptr);
     }
     evaluation.rows.push_back(

@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "trainer/cache/activation_cache.hpp"
+#include "trainer/intervention/layers.hpp"
+#include "trainer/intervention/positions.hpp"
 #include "trainer/objective/objective.hpp"
 #include "trainer/records/records.hpp"
 
@@ -16,11 +18,12 @@ struct HeldOutEvaluation {
 };
 
 // Scores every pair of `held_out`, which has its reference, at each multiplier m (h + m v after
-// `layer`, at `positions`).  Loss and margin are the objective's in direction +1; a pair counts as
-// right where the chosen answer is ahead by the objective's reduction.  Leaves `step` and `epoch`
-// at 0; returns the same on every rank and for any number of replicas. Collective over: dp x tp
+// each of S `layers` with its part of `vector` [S D], at `positions`).  Loss and margin are the
+// objective's in direction +1; a pair counts as right where the chosen answer is ahead by the
+// objective's reduction.  Leaves `step` and `epoch` at 0; returns the same on every rank and for
+// any number of replicas. Collective over: dp x tp
 HeldOutEvaluation evaluate_pairs(const ScoringContext& context, const ActivationCache& held_out,
-                                 std::int64_t layer, const std::vector<float>& vector,
+                                 const SteeredLayers& layers, const std::vector<float>& vector,
                                  const std::vector<double>& multipliers, const Objective& objective,
                                  const SteeredPositions& positions = {});
 

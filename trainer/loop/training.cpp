@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cmath>
 #include <functional>
+#include <iterator>
 #include <limits>
 #include <optional>
 #include <span>
@@ -59,7 +60,7 @@ struct PairOutcome {
 
 // One step of one member before the update, the same on every rank.
 struct StepOutcome {
-  std::vector<double> gradient;  // [D] of the mean loss
+  std::vector<double> gradient;  // [S D] of the mean loss
   bool finite = true;            // loss and gradient
   StepRow row;                   // loss, margin, accuracy and tokens
 };
@@ -97,11 +98,13 @@ constexpr const char* kAdvice =
 // One vector's training: its plan, its state and its log.
 class Member {
  public:
-  explicit Member(const TrainingMember& member)
+  // `parts`: of the vector.
+  Member(const TrainingMember& member, std::int64_t parts)
       : settings_(member.settings),
         record_(member.record),
         observer_(member.observer),
-        plan_(member.settings.plan) {
+        plan_(member.settings.plan),
+        parts_(parts) {
     std::optional<LearnedFactor>& factor = record().checkpoint.factor;
     if (settings().factor && !factor) {
       factor = LearnedFactor{static_cast<float>(settings().factor->start), 0, 0};
@@ -152,7 +155,7 @@ class Member {
     row.grad_norm = clip_norm(outcome.gradient, settings().max_grad_norm);
     settings().optimizer.update(state.vector, state.exp_avg, state.exp_avg_sq, outcome.gradient,
                                 row.lr, step.step);
-    settings().norm.apply(state.vector);
+    settings().norm.apply(state.vector, parts_);
     if (state.factor) {
       update_factor(*state.factor, by_factor, schedule, step.step);
     }
@@ -289,6 +292,7 @@ class Member {
   std::reference_wrapper<TrainingRecord> record_;
   std::reference_wrapper<TrainingObserver> observer_;
   BatchPlan plan_;
+  std::int64_t parts_;
   std::int32_t ordered_epoch_ = -1;
   std::vector<std::int64_t> order_;  // of that epoch
   std::int64_t zero_gradients_ = 0;  // steps on end, in this process
@@ -298,17 +302,17 @@ class Member {
 class Trainer {
  public:
   Trainer(const Decoder& decoder, const ActivationCache& cache, const ActivationCache* held_out,
-          std::int64_t layer, const std::vector<TrainingMember>& members, const Ranks& ranks,
-          LastStep& last_step)
+          const SteeredLayers& layers, const std::vector<TrainingMember>& members,
+          const Ranks& ranks, LastStep& last_step)
       : decoder_(decoder),
         cache_(cache),
         held_out_(held_out),
-        layer_(layer),
+        layers_(layers),
         ranks_(ranks),
         residual_(at::TensorOptions().dtype(decoder.residual_type())),
         last_step_(last_step) {
     for (const TrainingMember& member : members) {
-      members_.emplace_back(member);
+      members_.emplace_back(member, layers.count());
     }
     require_one_shape();
     for (Member& member : members_) {
@@ -318,7 +322,7 @@ class Trainer {
       const bool repeats = std::none_of(members.begin(), members.end(), [](const auto& member) {
         return member.settings.plan.shuffle;
       });
-      device_step_.emplace(decoder, cache, layer, ranks, repeats);
+      device_step_.emplace(decoder, cache, layers, ranks, repeats);
     }
     if (is_writer()) {
       last_step_.begin([this] {
@@ -395,6 +399,8 @@ class Trainer {
 
   std::int64_t steps_done() const { return members_.front().state().step; }
 
+  std::int64_t vector_size() const { return layers_.count() * decoder_.config().hidden; }
+
   bool is_writer() const { return ranks_.world->rank() == 0; }
 
   void require_one_shape() const {
@@ -406,6 +412,11 @@ class Trainer {
           member.plan().total_steps() != first.total_steps() ||
           member.state().step != steps_done()) {
         throw BugError("vectors of different plans or at different steps in one pass");
+      }
+      if (std::ssize(member.state().vector) != vector_size()) {
+        throw BugError(fmt::format("a vector of {} numbers for {} layers of {}",
+                                   member.state().vector.size(), layers_.count(),
+                                   decoder_.config().hidden));
       }
     }
   }
@@ -531,7 +542,7 @@ class Trainer {
     const std::size_t micro_batches = steps.front().micro_batches.size();
     // Members follow one another, as the rows of places say; each element is filled by one replica.
     std::vector<PairOutcome> outcomes(static_cast<std::size_t>(rows_of(steps)));
-    std::vector<at::Tensor> gradients;  // [M, D] per micro-batch of this replica
+    std::vector<at::Tensor> gradients;  // [M, S D] per micro-batch of this replica
     for (const MicroBatch& micro_batch : micro_batches_of(members, steps)) {
       gradients.push_back(differentiate(members, micro_batch.places, outcomes));
     }
@@ -550,7 +561,7 @@ class Trainer {
     return result;
   }
 
-  // Fills the outcomes of the places' rows; returns the gradients [M, D] of the members' summed
+  // Fills the outcomes of the places' rows; returns the gradients [M, S D] of the members' summed
   // losses.
   at::Tensor differentiate(std::span<const Member> members, const std::vector<PairPlace>& places,
                            std::vector<PairOutcome>& outcomes) const {
@@ -563,8 +574,8 @@ class Trainer {
     const at::Tensor vectors = current_vectors(members);
     vectors.set_requires_grad(true);
     const PairScores scores =
-        score_pairs(decoder_, packed, cache_.activations(decoder_, packed, layer_),
-                    {layer_,
+        score_pairs(decoder_, packed, cache_.activations(decoder_, packed, layers_.lowest()),
+                    {layers_,
                      steering_coefficients(packed, static_cast<std::int64_t>(members.size()),
                                            decoder_.residual_type()),
                      vectors,
@@ -584,7 +595,8 @@ class Trainer {
       const auto pair = static_cast<std::size_t>(p.pair);
       const PairObjective found = pair_objective(
           p.objective, scores.answers[i],
-          uses_reference(p.objective.kind) ? cache_.reference(layer_)[pair] : AnswerLogProbs{},
+          uses_reference(p.objective.kind) ? cache_.reference(layers_.lowest())[pair]
+                                           : AnswerLogProbs{},
           answer_tokens(cache_.pairs()[pair]), static_cast<double>(p.sign), complements[i]);
       loss_by_answer.insert(loss_by_answer.end(), {found.slope.chosen, found.slope.rejected});
       loss_by_complement.insert(loss_by_complement.end(),
@@ -618,7 +630,7 @@ class Trainer {
     }
   }
 
-  // [M, D] on the host.
+  // [M, S D] on the host.
   at::Tensor current_vectors(std::span<const Member> members) const {
     std::vector<at::Tensor> rows;
     for (const Member& member : members) {
@@ -630,7 +642,7 @@ class Trainer {
   // `gradients`: one member's, of each of this replica's micro-batches.
   StepOutcome reduce(const std::vector<at::Tensor>& gradients, std::vector<PairOutcome>& outcomes,
                      std::size_t micro_batches) const {
-    at::Tensor gradient = exact_sum(gradients, decoder_.config().hidden, decoder_.device(),
+    at::Tensor gradient = exact_sum(gradients, vector_size(), decoder_.device(),
                                     static_cast<std::int64_t>(micro_batches), *ranks_.dp);
     share_rows(outcomes, decoder_.device(), ranks_);
     // All ranks must agree whether the step can be made.
@@ -709,7 +721,7 @@ class Trainer {
       }
       const ScoringContext context{decoder_, ranks_, held_out_->settings().group_size, {}};
       auto [rows, samples] =
-          evaluate_pairs(context, *held_out_, layer_, member.vector(), settings.multipliers,
+          evaluate_pairs(context, *held_out_, layers_, member.vector(), settings.multipliers,
                          settings.objective, settings.positions);
       const auto date = [&](auto& row) {
         row.step = state.step;
@@ -855,7 +867,7 @@ class Trainer {
   const Decoder& decoder_;
   const ActivationCache& cache_;
   const ActivationCache* held_out_;
-  std::int64_t layer_;
+  SteeredLayers layers_;
   const Ranks& ranks_;
   at::TensorOptions residual_;  // on the host
   std::vector<Member> members_;
@@ -923,18 +935,18 @@ void check_zero_vector(const Decoder& decoder, const ActivationCache& cache, std
 }
 
 RunStatus train(const Decoder& decoder, const ActivationCache& cache,
-                const ActivationCache* held_out, std::int64_t layer,
+                const ActivationCache* held_out, const SteeredLayers& layers,
                 const std::vector<TrainingMember>& members, const Ranks& ranks,
                 LastStep& last_step) {
   const SingleThreadedBackward single_threaded;
-  return Trainer(decoder, cache, held_out, layer, members, ranks, last_step).run();
+  return Trainer(decoder, cache, held_out, layers, members, ranks, last_step).run();
 }
 
 RunStatus train(const Decoder& decoder, const ActivationCache& cache,
-                const ActivationCache* held_out, std::int64_t layer,
+                const ActivationCache* held_out, const SteeredLayers& layers,
                 const std::vector<TrainingMember>& members, const Ranks& ranks) {
   LastStep last_step;
-  return train(decoder, cache, held_out, layer, members, ranks, last_step);
+  return train(decoder, cache, held_out, layers, members, ranks, last_step);
 }
 
 }  // namespace bipo

@@ -11,6 +11,7 @@
 #include "collectives/session.hpp"
 #include "datasets/batches/batch_plan.hpp"
 #include "trainer/cache/activation_cache.hpp"
+#include "trainer/intervention/layers.hpp"
 #include "trainer/intervention/positions.hpp"
 #include "trainer/objective/objective.hpp"
 #include "trainer/optimizer/optimizer.hpp"
@@ -33,7 +34,7 @@ struct TrainingSettings {
   SteeredPositions positions;
   AdamW optimizer;
   Schedule schedule = Schedule::kCosine;
-  NormControl norm;                      // of the vector without the learned factor
+  NormControl norm;                      // of each part, without the learned factor
   std::optional<FactorTraining> factor;  // none: it is not learned, and the plan's factors apply
   double max_grad_norm = 1;
   std::int64_t warmup_steps = 100;
@@ -43,7 +44,8 @@ struct TrainingSettings {
   bool ends_with_best = false;  // the saved result is the vector of best_epoch(), not the last one
   // Evaluations without a better held-out margin after which the training is complete; 0: none.
   std::int64_t patience = 0;
-  // Norm of the residual stream at the layer, which the vector's is measured by; 0: not known.
+  // Norm of the residual stream at the lowest layer, which the vector's is measured by; 0: not
+  // known.
   double residual_norm = 0;
 };
 
@@ -83,8 +85,9 @@ class TrainingObserver {
 void check_zero_vector(const Decoder& decoder, const ActivationCache& cache, std::int64_t layer,
                        const Ranks& ranks);
 
-// One vector of a pack.  The record starts from `record.checkpoint` (a vector of zeros at step 0,
-// or a saved state) and ends the same on every rank.
+// One vector of a pack, with a part for every steered layer.  The record starts from
+// `record.checkpoint` (a vector of zeros at step 0, or a saved state) and ends the same on every
+// rank.
 struct TrainingMember {
   TrainingSettings settings;
   TrainingRecord& record;
@@ -110,26 +113,29 @@ class LastStep {
   std::function<void()> save_;
 };
 
-// Trains the members' vectors at one layer together, to the end of the plan or to a stop.  Each
-// member has its own order of pairs, signs, optimiser and log; their micro-batches share passes
-// through the model.  Members may differ in factors, seed, shuffle, sign, lr, objective, positions
-// and optimiser; they must have the same numbers of pairs, epochs and steps, the same batch sizes
-// and the same step to start from.  A member's result depends on the others in the last bits only.
-// `held_out` may be null. Objectives that use the reference need a cache with it. A member has
-// diverged when its loss, gradient or vector is not finite, its loss is larger than any answers
-// explain, its vector is more than 100 times as long as the residual stream, or its gradient was
-// exactly zero in as many steps on end as an epoch has. Returns kInterrupted after a stop,
-// otherwise kComplete: every member that has not failed is at the end of its plan, or out of
-// patience.  Where the state at the end of an epoch was saved without the evaluation that is due
-// there, that is made first. Collective over: world
+// Trains the members' vectors together, to the end of the plan or to a stop.  A vector [S D] has a
+// part for each of S `layers`, the same for all members, and all parts act at once; the pass and
+// its backward go from the lowest layer on, whose activations and reference the caches hold.  The
+// norm is controlled part by part; clipping, the learned factor and the logged norm are of the
+// whole vector.  Each member has its own order of pairs, signs, optimiser and log; their
+// micro-batches share passes through the model.  Members may differ in factors, seed, shuffle,
+// sign, lr, objective, positions and optimiser; they must have the same numbers of pairs, epochs
+// and steps, the same batch sizes and the same step to start from.  A member's result depends on
+// the others in the last bits only. `held_out` may be null. Objectives that use the reference need
+// a cache with it. A member has diverged when its loss, gradient or vector is not finite, its loss
+// is larger than any answers explain, its vector is more than 100 times as long as the residual
+// stream, or its gradient was exactly zero in as many steps on end as an epoch has. Returns
+// kInterrupted after a stop, otherwise kComplete: every member that has not failed is at the end of
+// its plan, or out of patience.  Where the state at the end of an epoch was saved without the
+// evaluation that is due there, that is made first. Collective over: world
 RunStatus train(const Decoder& decoder, const ActivationCache& cache,
-                const ActivationCache* held_out, std::int64_t layer,
+                const ActivationCache* held_out, const SteeredLayers& layers,
                 const std::vector<TrainingMember>& members, const Ranks& ranks,
                 LastStep& last_step);
 
 // The same, for a training that no other thread saves.
 RunStatus train(const Decoder& decoder, const ActivationCache& cache,
-                const ActivationCache* held_out, std::int64_t layer,
+                const ActivationCache* held_out, const SteeredLayers& layers,
                 const std::vector<TrainingMember>& members, const Ranks& ranks);
 
 }  // namespace bipo

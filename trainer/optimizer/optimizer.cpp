@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <span>
 
 #include "datasets/batches/normal_numbers.hpp"
 #include "trainer/records/records.hpp"
@@ -41,30 +42,37 @@ double schedule_factor(Schedule schedule, std::int64_t step, std::int64_t warmup
   return std::max(0.0, 0.5 * (1 + std::cos(std::numbers::pi * progress)));
 }
 
-void NormControl::apply(std::vector<float>& vector) const {
-  const double length = vector_norm(vector);
-  const bool is_scaled = rule == NormRule::kFixed || (rule == NormRule::kMax && length > norm);
-  if (!is_scaled || length == 0 || !std::isfinite(length)) {
-    return;
-  }
-  for (float& value : vector) {
-    value = static_cast<float>(norm / length * value);
+void NormControl::apply(std::vector<float>& vector, std::int64_t parts) const {
+  const std::size_t size = vector.size() / static_cast<std::size_t>(parts);
+  for (std::size_t first = 0; first < vector.size(); first += size) {
+    const std::span<float> part(vector.data() + first, size);
+    const double length = vector_norm(part);
+    const bool is_scaled = rule == NormRule::kFixed || (rule == NormRule::kMax && length > norm);
+    if (!is_scaled || length == 0 || !std::isfinite(length)) {
+      continue;
+    }
+    for (float& value : part) {
+      value = static_cast<float>(norm / length * value);
+    }
   }
 }
 
-std::vector<float> random_start(std::int64_t hidden, double norm, std::uint64_t seed) {
+std::vector<float> random_start(std::int64_t hidden, double norm, std::uint64_t seed,
+                                std::int64_t parts) {
   constexpr std::uint32_t kRandomStart = 0x73747274;  // distinct from the seed's other uses
-  std::vector<double> numbers;
-  for (std::int64_t i = 0; i < hidden; i += 2) {
-    const auto [first, second] =
-        normal_pair({static_cast<std::uint32_t>(i), 0, kRandomStart, 0}, seed);
-    numbers.insert(numbers.end(), {first, second});
-  }
-  numbers.resize(static_cast<std::size_t>(hidden));
-  const double length = vector_norm(numbers);
   std::vector<float> vector;
-  for (const double number : numbers) {
-    vector.push_back(static_cast<float>(norm / length * number));
+  for (std::int64_t part = 0; part < parts; ++part) {
+    std::vector<double> numbers;
+    for (std::int64_t i = 0; i < hidden; i += 2) {
+      const auto [first, second] = normal_pair(
+          {static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(part), kRandomStart, 0}, seed);
+      numbers.insert(numbers.end(), {first, second});
+    }
+    numbers.resize(static_cast<std::size_t>(hidden));
+    const double length = vector_norm(numbers);
+    for (const double number : numbers) {
+      vector.push_back(static_cast<float>(norm / length * number));
+    }
   }
   return vector;
 }

@@ -37,13 +37,15 @@ struct NormControl {
   NormRule rule = NormRule::kFree;
   double norm = 0;  // above 0, unless the rule is kFree
 
-  // Scales `vector` [D] in place; leaves zeros and what is not finite as they are.
-  void apply(std::vector<float>& vector) const;
+  // Scales each of `parts` equal parts of `vector` [parts D] in place by its own norm; leaves zeros
+  // and what is not finite as they are.
+  void apply(std::vector<float>& vector, std::int64_t parts = 1) const;
 };
 
-// Returns a vector [D = hidden] in a random direction, the same for the same seed: normal numbers,
-// scaled to `norm`.
-std::vector<float> random_start(std::int64_t hidden, double norm, std::uint64_t seed);
+// Returns a vector of `parts` parts [D = hidden], each in a random direction, the same for the same
+// seed: normal numbers, scaled to `norm`.  The first part does not depend on how many there are.
+std::vector<float> random_start(std::int64_t hidden, double norm, std::uint64_t seed,
+                                std::int64_t parts = 1);
 
 // Scales `gradient` down to `max_norm` where it is longer (0: never), as torch's clip_grad_norm_;
 // returns the norm it had.

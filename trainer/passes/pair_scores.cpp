@@ -26,6 +26,13 @@ std::vector<AnswerLogProbs> by_pairs(const std::vector<double>& sums) {
   return pairs;
 }
 
+// Returns the vectors' parts for the steered block `part`, counted from 0: [M, D].
+at::Tensor part_of(const Steering& steering, std::int64_t part) {
+  const std::int64_t parts = steering.layers.count();
+  const std::int64_t hidden = steering.vectors.size(1) / parts;
+  return parts == 1 ? steering.vectors : steering.vectors.narrow(1, part * hidden, hidden);
+}
+
 PairScores with_sums(const PackedPairs& packed, at::Tensor log_probs) {
   PairScores scores;
   scores.target_log_probs = std::move(log_probs);
@@ -96,12 +103,13 @@ at::Tensor steered_mask(const PackedAnswers& packed, const Decoder& decoder) {
 
 at::Tensor target_log_probs(const Decoder& decoder, const PackedPairs& packed,
                             const at::Tensor& hidden, const Steering& steering) {
+  std::int64_t part = 0;
   const ResidualStream steered = run_past_sites(
-      {hidden, steering.layer + 1}, {steering.layer},
+      {hidden, steering.layers.lowest() + 1}, steering.layers.blocks(),
       [&](const at::Tensor& h, std::int64_t) {
-        const at::Tensor added = steer(h, steering.coefficients, steering.vectors);
-        return steering.shares.defined() ? project_out(added, steering.shares, steering.vectors)
-                                         : added;
+        const at::Tensor vectors = part_of(steering, part++);
+        const at::Tensor added = steer(h, steering.coefficients, vectors);
+        return steering.shares.defined() ? project_out(added, steering.shares, vectors) : added;
       },
       [&](const at::Tensor& h, Range blocks) {
         return decoder.run_blocks(h, blocks, packed.layout);

@@ -7,18 +7,20 @@
 #include <vector>
 
 #include "datasets/tokens/token_pair.hpp"
+#include "trainer/intervention/layers.hpp"
 #include "trainer/model/decoder/decoder.hpp"
 #include "trainer/objective/objective.hpp"
 #include "trainer/passes/packing.hpp"
 
 namespace bipo {
 
-// M vectors at one site: added to the output of block `layer` with one coefficient per vector and
-// packed token, then projected out of it where they have a share.
+// M vectors, each with a part for every one of S blocks: the part is added to the block's output
+// with one coefficient per vector and packed token, the same for all parts, then projected out of
+// it where the vector has a share.
 struct Steering {
-  std::int64_t layer = 0;
+  SteeredLayers layers = 0;
   at::Tensor coefficients;  // [M, T], of the residual type
-  at::Tensor vectors;       // [M, D], of the residual type
+  at::Tensor vectors;       // [M, S D], of the residual type
   at::Tensor shares = {};   // [M, T], of project_out(); undefined: nothing is projected out
 };
 
@@ -48,8 +50,9 @@ at::Tensor projection_shares(const PackedPairs& packed, std::int64_t vectors, at
 // the decoder's device.  Without a copy to the device where all are.
 at::Tensor steered_mask(const PackedAnswers& packed, const Decoder& decoder);
 
-// Runs blocks layer+1.. and the head on `hidden` [T, D], the output of block `layer`; returns the
-// log-probabilities of the targets, [R].  The host does not wait for them.  Collective over: tp
+// Runs the blocks behind the lowest steered one, and the head, on its output `hidden` [T, D];
+// returns the log-probabilities of the targets, [R].  The host does not wait for them.  Collective
+// over: tp
 at::Tensor target_log_probs(const Decoder& decoder, const PackedPairs& packed,
                             const at::Tensor& hidden, const Steering& steering);
 

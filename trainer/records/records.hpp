@@ -9,7 +9,7 @@
 
 namespace bipo {
 
-// D: hidden size.
+// D: numbers of a vector: the hidden size, times the number of layers that it steers, part by part.
 
 // kDiverged: the numbers left every sane range, so that neither the vector nor a continuation is of
 // use.
@@ -99,17 +99,17 @@ struct TrainingRecord {
   std::vector<EvalSampleRow> eval_samples = {};  // of the last evaluation alone
 };
 
-// Returns the record before the first step: the vector [D] and its moments are zeros.
-inline TrainingRecord starting_record(std::int64_t hidden, std::uint64_t seed) {
-  const std::vector<float> zeros(static_cast<std::size_t>(hidden), 0.0F);
+// Returns the record before the first step: the vector [D = numbers] and its moments are zeros.
+inline TrainingRecord starting_record(std::int64_t numbers, std::uint64_t seed) {
+  const std::vector<float> zeros(static_cast<std::size_t>(numbers), 0.0F);
   return {{}, {}, {}, {zeros, zeros, zeros, 0, seed}};
 }
 
 // Returns the Euclidean norm of a vector or gradient, accumulated in double precision.
-template <typename Number>
-double vector_norm(const std::vector<Number>& values) {
+template <typename Numbers>
+double vector_norm(const Numbers& values) {
   double squares = 0;
-  for (const Number value : values) {
+  for (const auto value : values) {
     squares += static_cast<double>(value) * static_cast<double>(value);
   }
   return std::sqrt(squares);

@@ -1,0 +1,32 @@
+// Which blocks one training steers together.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace bipo {
+
+// S blocks, from 0, to whose outputs a vector each is added.  Their vectors are trained together,
+// as the parts of one flat vector [S D], that of the lowest block first.
+class SteeredLayers {
+ public:
+  // One block; from an integer, because that is the usual case.
+  SteeredLayers(std::int64_t layer) : blocks_{layer} {}
+  // Throws BugError unless there is one block at least and each is above the one before.
+  explicit SteeredLayers(std::vector<std::int64_t> blocks);
+
+  std::int64_t lowest() const { return blocks_.front(); }
+  std::int64_t highest() const { return blocks_.back(); }
+  std::int64_t count() const { return static_cast<std::int64_t>(blocks_.size()); }  // S
+  const std::vector<std::int64_t>& blocks() const { return blocks_; }
+  bool operator==(const SteeredLayers&) const = default;
+
+ private:
+  std::vector<std::int64_t> blocks_;  // ascending
+};
+
+// Returns the numbers with `separator` between them.
+std::string to_string(const SteeredLayers& layers, const char* separator = ",");
+
+}  // namespace bipo
