@@ -271,9 +271,12 @@ SteeringPlan plan_steering(const std::vector<VectorInUse>& vectors,
   }
   for (const double first : options.grid) {
     for (const double second : options.grid) {
-      plan.grid.push_back({first, second,
-                           setting_of({first * vectors[0].coefficient_at_one(),
-                                       second * vectors[1].coefficient_at_one()})});
+      std::vector<double> coefficients;
+      for (const VectorInUse& vector : vectors) {
+        coefficients.push_back((vector.choice_index == 0 ? first : second) *
+                               vector.coefficient_at_one());
+      }
+      plan.grid.push_back({first, second, setting_of(coefficients)});
     }
   }
   return plan;

@@ -46,6 +46,12 @@ void require_fit(const VectorChoice& choice, const StoredVector& stored, const c
   }
 }
 
+void check_fits(const VectorChoice& choice, const StoredVector& stored, const ModelConfig& config,
+                const char* option) {
+  require_fit(choice, stored, option, "vector", static_cast<std::int64_t>(stored.value.size()),
+              "numbers", config);
+}
+
 VectorInUse read_conceptor(const VectorChoice& choice, const ModelConfig& config) {
   if (choice.selection.kind != VectorSelection::Kind::kResult) {
     throw UserError(fmt::format(
@@ -54,7 +60,9 @@ VectorInUse read_conceptor(const VectorChoice& choice, const ModelConfig& config
         choice.file.string(), to_string(choice.selection), to_string(choice.selection)));
   }
   const ConceptorRecord record = read_conceptor_file(choice.file);
-  VectorInUse conceptor{choice, {}, {}, quota_of(record)};
+  VectorInUse conceptor;
+  conceptor.choice = choice;
+  conceptor.quota = quota_of(record);
   conceptor.stored.layer = record.attributes.layer;
   conceptor.stored.model = record.attributes.model;
   conceptor.stored.config = record.attributes.config;
@@ -62,6 +70,13 @@ VectorInUse read_conceptor(const VectorChoice& choice, const ModelConfig& config
               "rows and columns", config);
   conceptor.matrix.assign(record.matrix.begin(), record.matrix.end());
   return conceptor;
+}
+
+// Adds a warning that is not there yet: the vectors of a run's layers share what is said of it.
+void add_once(std::string warning, std::vector<std::string>& warnings) {
+  if (std::find(warnings.begin(), warnings.end(), warning) == warnings.end()) {
+    warnings.push_back(std::move(warning));
+  }
 }
 
 // Whether a vector says that it was trained on something else than `here`.
@@ -74,19 +89,30 @@ bool differs(const std::string& trained, std::uint64_t here) {
 StoredVector read_vector(const VectorChoice& choice, const ModelConfig& config,
                          const char* option) {
   StoredVector stored = read_stored_vector(choice.file, choice.selection);
-  require_fit(choice, stored, option, "vector", static_cast<std::int64_t>(stored.value.size()),
-              "numbers", config);
+  check_fits(choice, stored, config, option);
   return stored;
+}
+
+std::vector<StoredVector> read_layer_vectors(const VectorChoice& choice, const ModelConfig& config,
+                                             const char* option) {
+  std::vector<StoredVector> vectors = read_stored_vectors(choice.file, choice.selection);
+  for (const StoredVector& stored : vectors) {
+    check_fits(choice, stored, config, option);
+  }
+  return vectors;
 }
 
 std::vector<VectorInUse> read_vectors(const std::vector<VectorChoice>& choices,
                                       const ModelConfig& config) {
   std::vector<VectorInUse> vectors;
-  for (const VectorChoice& choice : choices) {
-    if (is_conceptor_file(choice.file)) {
-      vectors.push_back(read_conceptor(choice, config));
-    } else {
-      vectors.push_back({choice, read_vector(choice, config, "--vector")});
+  for (std::size_t i = 0; i < choices.size(); ++i) {
+    if (is_conceptor_file(choices[i].file)) {
+      vectors.push_back(read_conceptor(choices[i], config));
+      vectors.back().choice_index = i;
+      continue;
+    }
+    for (StoredVector& stored : read_layer_vectors(choices[i], config, "--vector")) {
+      vectors.push_back({choices[i], std::move(stored), i});
     }
   }
   return vectors;
@@ -151,9 +177,10 @@ std::vector<std::string> resolve_positions(const std::vector<VectorInUse>& vecto
     }
     for (const VectorInUse& vector : vectors) {
       if (trained(vector.stored) != *choice) {
-        warnings.push_back(fmt::format("{}: trained with --{} {}, used with {} as given",
-                                       vector.choice.file.string(), option,
-                                       shown(trained(vector.stored)), shown(*choice)));
+        add_once(fmt::format("{}: trained with --{} {}, used with {} as given",
+                             vector.choice.file.string(), option, shown(trained(vector.stored)),
+                             shown(*choice)),
+                 warnings);
       }
     }
   };
@@ -244,11 +271,12 @@ std::vector<std::string> transfer_warnings(const std::vector<VectorInUse>& vecto
     if (is_transfer(vector.stored, model.fingerprint, weights_hash)) {
       const std::string trained =
           with_adapter(vector.stored.model, text_of_training(vector.stored, "adapter"));
-      warnings.push_back(
+      add_once(
           fmt::format("{}: trained on other weights or another configuration ({}) than those here "
                       "({}); this is a transfer",
                       vector.choice.file.string(), trained,
-                      with_adapter(absolute_text(model.path), absolute_text(model.adapter))));
+                      with_adapter(absolute_text(model.path), absolute_text(model.adapter))),
+          warnings);
     }
   }
   return warnings;
@@ -259,7 +287,7 @@ std::vector<std::string> vector_warnings(const std::vector<VectorInUse>& vectors
   std::vector<std::string> warnings;
   for (const VectorInUse& vector : vectors) {
     if (auto warning = unfinished_warning(vector.choice.file, vector.stored)) {
-      warnings.push_back(std::move(*warning));
+      add_once(std::move(*warning), warnings);
     }
   }
   for (std::string& warning : transfer_warnings(vectors, model, weights_hash)) {

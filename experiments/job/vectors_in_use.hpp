@@ -1,6 +1,7 @@
 // The vectors that a command uses, read and checked against the model.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
@@ -15,10 +16,12 @@
 
 namespace bipo {
 
-// A vector, or a conceptor in the place of one.
+// The vector of one layer, of which a run of several layers has one for each, or a conceptor in the
+// place of a vector.
 struct VectorInUse {
   VectorChoice choice;             // its weight is a conceptor's beta
   StoredVector stored;             // of a conceptor without a value
+  std::size_t choice_index = 0;    // among the choices that the user made
   std::vector<float> matrix = {};  // [D, D], of a conceptor; empty: a vector
   double quota = 0;                // of a conceptor
 
@@ -28,12 +31,19 @@ struct VectorInUse {
   double coefficient_at_one() const { return is_conceptor() ? 1 : choice.weight; }
 };
 
-// Reads one vector for the option `option`, with the errors of read_vectors().
+// Reads the vectors of a run's layers, one for each, for the option `option`, with the errors of
+// read_vectors().
+std::vector<StoredVector> read_layer_vectors(const VectorChoice& choice, const ModelConfig& config,
+                                             const char* option);
+
+// Reads one vector for the option `option`, with the errors of read_vectors(), and for a run of
+// several layers.
 StoredVector read_vector(const VectorChoice& choice, const ModelConfig& config, const char* option);
 
-// Reads vectors and conceptors.  Throws UserError, naming the file, if it is not a run file and not
-// a conceptor file, if the hidden size is not the model's, if the model does not have its layer,
-// and for a conceptor with an epoch.
+// Returns the vectors and conceptors of all choices, in their order, the vectors of one choice by
+// their layers.  Throws UserError, naming the file, if it is not a run file and not a conceptor
+// file, if the hidden size is not the model's, if the model does not have its layer, and for a
+// conceptor with an epoch.
 std::vector<VectorInUse> read_vectors(const std::vector<VectorChoice>& choices,
                                       const ModelConfig& config);
 

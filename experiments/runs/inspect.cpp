@@ -106,7 +106,8 @@ std::string percent(double share) {
 void print_run_attributes(std::ostream& out, const RunAttributes& run) {
   Settings settings = {
       {"model", printable(run.model)},
-      {"layer", fmt::format("{} (hidden size {})", run.layer, run.hidden_size)},
+      {"layer",
+       fmt::format("{} (hidden size {})", to_string(steered_layers(run)), run.hidden_size)},
       {"status", to_string(run.status)},
       {"created", printable(run.created_utc)},
       {"program", printable(fmt::format("bipo-dist {} ({})", run.program_version, run.git_commit))},
@@ -317,34 +318,39 @@ Json run_as_json(const RunRecord& record) {
   const Work work = work_of(steps);
   const auto best = best_epoch(record.evals);
   const std::string early = early_end(record);
-  return {{"model", run.model},
-          {"layer", run.layer},
-          {"hidden_size", run.hidden_size},
-          {"status", to_string(run.status)},
-          {"created_utc", run.created_utc},
-          {"program_version", run.program_version},
-          {"git_commit", run.git_commit},
-          {"world_size", run.world_size},
-          {"dp", run.dp},
-          {"tp", run.tp},
-          {"backend", run.backend},
-          {"dtype", run.dtype},
-          {"hosts", run.hosts},
-          {"verdict", text_or_null(run.verdict)},
-          {"settings", Json::parse(run.config)},
-          {"steps_done", record.checkpoint.step},
-          {"steps_logged", steps.size()},
-          {"epochs_begun", epochs_begun(steps)},
-          {"seconds_in_steps", work.seconds},
-          {"tokens_per_second", work.seconds > 0 ? Json(work.tokens / work.seconds) : Json()},
-          {"ended_early", text_or_null(early)},
-          {"first_step", steps.empty() ? Json() : step_as_json(steps.front())},
-          {"last_step", steps.empty() ? Json() : step_as_json(steps.back())},
-          {"vectors", vectors_as_json(record)},
-          {"evals", evals_as_json(record.evals)},
-          {"best_epoch", best ? Json(best->epoch + 1) : Json()},
-          {"best_margin", best ? Json(best->margin) : Json()},
-          {"evaluated_epochs", evaluated_epochs(record.evals).size()}};
+  Json json = {{"model", run.model}, {"layer", run.layer}};
+  if (!run.higher_layers.empty()) {
+    json["layers"] = steered_layers(run).blocks();
+  }
+  const Json others = {
+      {"hidden_size", run.hidden_size},
+      {"status", to_string(run.status)},
+      {"created_utc", run.created_utc},
+      {"program_version", run.program_version},
+      {"git_commit", run.git_commit},
+      {"world_size", run.world_size},
+      {"dp", run.dp},
+      {"tp", run.tp},
+      {"backend", run.backend},
+      {"dtype", run.dtype},
+      {"hosts", run.hosts},
+      {"verdict", text_or_null(run.verdict)},
+      {"settings", Json::parse(run.config)},
+      {"steps_done", record.checkpoint.step},
+      {"steps_logged", steps.size()},
+      {"epochs_begun", epochs_begun(steps)},
+      {"seconds_in_steps", work.seconds},
+      {"tokens_per_second", work.seconds > 0 ? Json(work.tokens / work.seconds) : Json()},
+      {"ended_early", text_or_null(early)},
+      {"first_step", steps.empty() ? Json() : step_as_json(steps.front())},
+      {"last_step", steps.empty() ? Json() : step_as_json(steps.back())},
+      {"vectors", vectors_as_json(record)},
+      {"evals", evals_as_json(record.evals)},
+      {"best_epoch", best ? Json(best->epoch + 1) : Json()},
+      {"best_margin", best ? Json(best->margin) : Json()},
+      {"evaluated_epochs", evaluated_epochs(record.evals).size()}};
+  json.update(others);
+  return json;
 }
 
 void print_conceptor(std::ostream& out, const ConceptorRecord& record) {

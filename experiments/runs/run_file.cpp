@@ -2,6 +2,7 @@
 #include "experiments/runs/run_file.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
@@ -9,6 +10,7 @@
 #include <span>
 #include <string_view>
 #include <system_error>
+#include <utility>
 #include <variant>
 
 #include "collectives/foundation/errors.hpp"
@@ -80,6 +82,22 @@ constexpr const char* kVerdict = "verdict";
 // Runs that learn no factor lack it.
 constexpr const char* kFactor = "factor";
 
+// Runs that steer one layer lack it, and have arrays without its dimension.
+constexpr const char* kLayer = "layer";
+
+// Returns the dimensions of `count` vectors of a run; empty: those of one vector.
+std::vector<hsize_t> vector_dims(std::optional<std::size_t> count, const RunAttributes& run) {
+  std::vector<hsize_t> dims;
+  if (count) {
+    dims.push_back(*count);
+  }
+  if (!run.higher_layers.empty()) {
+    dims.push_back(run.higher_layers.size() + 1);
+  }
+  dims.push_back(static_cast<hsize_t>(run.hidden_size));
+  return dims;
+}
+
 // Files of earlier versions have none.
 std::string read_verdict(const Handle& file) {
   const std::vector<std::string> names = hdf5::attribute_names(file);
@@ -111,9 +129,22 @@ void check_minimums(std::span<const hdf5::Attribute<T>> attributes, const T& val
   }
 }
 
-void check_size(std::string_view what, std::size_t size, std::int64_t hidden_size) {
-  if (size != static_cast<std::size_t>(hidden_size)) {
-    throw UserError(fmt::format("{} has {} elements, hidden_size is {}", what, size, hidden_size));
+void check_size(std::string_view what, std::size_t size, const RunAttributes& run) {
+  const std::size_t layers = run.higher_layers.size() + 1;
+  if (size != static_cast<std::size_t>(run.hidden_size) * layers) {
+    throw UserError(fmt::format("{} has {} elements, hidden_size is {}{}", what, size,
+                                run.hidden_size,
+                                layers == 1 ? "" : fmt::format(", for {} layers", layers)));
+  }
+}
+
+void check_layers(const RunAttributes& run) {
+  std::int64_t before = run.layer;
+  for (const std::int64_t layer : run.higher_layers) {
+    if (layer <= std::exchange(before, layer)) {
+      throw UserError(fmt::format("its layers are {} and {}, which do not ascend", run.layer,
+                                  fmt::join(run.higher_layers, ", ")));
+    }
   }
 }
 
@@ -137,6 +168,7 @@ void check_record(const RunRecord& record) {
   const RunAttributes& attributes = record.attributes;
   check_minimums<RunAttributes>(kRunAttributes, attributes);
   check_minimums<JobAttributes>(kJobAttributes, attributes);
+  check_layers(attributes);
   if (!nlohmann::json::parse(attributes.config, nullptr, /*allow_exceptions=*/false).is_object()) {
     throw UserError("config is not a JSON object");
   }
@@ -156,7 +188,7 @@ void check_record(const RunRecord& record) {
     if (saved.step < 0 || saved.epoch < 0) {
       throw UserError(fmt::format("a vector has step {} and epoch {}", saved.step, saved.epoch));
     }
-    check_size("a vector", saved.value.size(), attributes.hidden_size);
+    check_size("a vector", saved.value.size(), attributes);
     if (!std::isfinite(saved.factor)) {
       throw UserError(fmt::format("a vector's factor is {}", saved.factor));
     }
@@ -166,12 +198,12 @@ void check_record(const RunRecord& record) {
   }
   for (const CheckpointPart& part : kCheckpointParts) {
     check_size(fmt::format("checkpoint {}", part.name), (record.checkpoint.*part.member).size(),
-               attributes.hidden_size);
+               attributes);
   }
 }
 
 void write_vectors(const Handle& file, const std::vector<SavedVector>& vectors,
-                   std::int64_t hidden_size, bool has_factors) {
+                   const RunAttributes& run, bool has_factors) {
   std::vector<float> values;
   std::vector<std::int64_t> steps;
   std::vector<std::int32_t> epochs;
@@ -184,8 +216,15 @@ void write_vectors(const Handle& file, const std::vector<SavedVector>& vectors,
   }
   const hsize_t count = vectors.size();
   const Handle group = hdf5::create_group(file, "vectors");
-  hdf5::write_array(group, "value", {count, static_cast<hsize_t>(hidden_size)}, values.data(),
-                    {"hidden units", "saved vector, hidden dimension"});
+  const bool is_joint = !run.higher_layers.empty();
+  hdf5::write_array(group, "value", vector_dims(count, run), values.data(),
+                    {"hidden units", is_joint ? "saved vector, layer, hidden dimension"
+                                              : "saved vector, hidden dimension"});
+  if (is_joint) {
+    const std::vector<std::int64_t> layers = steered_layers(run).blocks();
+    hdf5::write_array(group, kLayer, {layers.size()}, layers.data(),
+                      {"block, from 0, whose output is steered", "layer"});
+  }
   hdf5::write_array(group, "step", {count}, steps.data(), {"optimiser steps done", "saved vector"});
   hdf5::write_array(group, "epoch", {count}, epochs.data(),
                     {"passes over the training pairs, from 0", "saved vector"});
@@ -195,9 +234,43 @@ void write_vectors(const Handle& file, const std::vector<SavedVector>& vectors,
   }
 }
 
-std::vector<SavedVector> read_vectors(const Handle& file) {
+// Reads the layers above the run's lowest; leaves `run` as it is where there are none.
+void read_layers(const Handle& file, RunAttributes& run) {
   const Handle group = hdf5::open_group(file, "vectors");
-  const auto value = hdf5::read_array<float>(group, "value", 2);
+  if (!hdf5::has_link(group, kLayer)) {
+    return;
+  }
+  std::vector<std::int64_t> layers = hdf5::read_array<std::int64_t>(group, kLayer, 1).values;
+  if (layers.size() < 2 || layers.front() != run.layer) {
+    throw UserError(fmt::format("/vectors is of the layers {}, but the lowest is {}",
+                                fmt::join(layers, ", "), run.layer));
+  }
+  layers.erase(layers.begin());
+  run.higher_layers = std::move(layers);
+}
+
+// Reads the numbers of one vector, or where `is_table` of several, and returns them without the
+// dimension of layers.
+hdf5::Array<float> read_numbers(const Handle& group, const char* name, const RunAttributes& run,
+                                bool is_table) {
+  const std::size_t layers = run.higher_layers.size() + 1;
+  const std::size_t rank = (is_table ? 2 : 1) + (layers > 1 ? 1 : 0);
+  hdf5::Array<float> array = hdf5::read_array<float>(group, name, rank);
+  if (layers == 1) {
+    return array;
+  }
+  const hsize_t hidden = array.dims.back();
+  array.dims.pop_back();
+  if (array.dims.back() != layers) {
+    throw UserError(fmt::format("'{}' has {} rows for {} layers", name, array.dims.back(), layers));
+  }
+  array.dims.back() *= hidden;
+  return array;
+}
+
+std::vector<SavedVector> read_vectors(const Handle& file, const RunAttributes& run) {
+  const Handle group = hdf5::open_group(file, "vectors");
+  const hdf5::Array<float> value = read_numbers(group, "value", run, /*is_table=*/true);
   const auto step = hdf5::read_array<std::int64_t>(group, "step", 1);
   const auto epoch = hdf5::read_array<std::int32_t>(group, "epoch", 1);
   if (step.dims[0] != value.dims[0] || epoch.dims[0] != value.dims[0]) {
@@ -223,12 +296,13 @@ std::vector<SavedVector> read_vectors(const Handle& file) {
   return vectors;
 }
 
-void write_checkpoint(const Handle& file, const Checkpoint& checkpoint) {
+void write_checkpoint(const Handle& file, const Checkpoint& checkpoint, const RunAttributes& run) {
   const Handle group = hdf5::create_group(file, "checkpoint");
   for (const CheckpointPart& part : kCheckpointParts) {
     const std::vector<float>& values = checkpoint.*part.member;
-    hdf5::write_array(group, part.name, {values.size()}, values.data(),
-                      {part.units, "hidden dimension"});
+    hdf5::write_array(
+        group, part.name, vector_dims(std::nullopt, run), values.data(),
+        {part.units, run.higher_layers.empty() ? "hidden dimension" : "layer, hidden dimension"});
   }
   hdf5::write_array(group, "step", {}, &checkpoint.step, {"optimiser steps done"});
   hdf5::write_array(group, "seed", {}, &checkpoint.seed, {"1"});
@@ -240,11 +314,11 @@ void write_checkpoint(const Handle& file, const Checkpoint& checkpoint) {
   }
 }
 
-Checkpoint read_checkpoint(const Handle& file) {
+Checkpoint read_checkpoint(const Handle& file, const RunAttributes& run) {
   const Handle group = hdf5::open_group(file, "checkpoint");
   Checkpoint checkpoint;
   for (const CheckpointPart& part : kCheckpointParts) {
-    checkpoint.*part.member = hdf5::read_array<float>(group, part.name, 1).values;
+    checkpoint.*part.member = read_numbers(group, part.name, run, /*is_table=*/false).values;
   }
   checkpoint.step = hdf5::read_array<std::int64_t>(group, "step", 0).values[0];
   checkpoint.seed = hdf5::read_array<std::uint64_t>(group, "seed", 0).values[0];
@@ -275,9 +349,8 @@ Handle record_in_memory(const RunRecord& record) {
     hdf5::write_attribute(hdf5::open_dataset(file, "evals"), "best_epoch",
                           std::int64_t{best->epoch});
   }
-  write_vectors(file, record.vectors, record.attributes.hidden_size,
-                record.checkpoint.factor.has_value());
-  write_checkpoint(file, record.checkpoint);
+  write_vectors(file, record.vectors, record.attributes, record.checkpoint.factor.has_value());
+  write_checkpoint(file, record.checkpoint, record.attributes);
   return file;
 }
 
@@ -437,8 +510,9 @@ RunRecord read_run(const Handle& file) {
   if (hdf5::has_link(file, "eval_samples")) {
     record.eval_samples = eval_sample_table().read(file);
   }
-  record.vectors = read_vectors(file);
-  record.checkpoint = read_checkpoint(file);
+  read_layers(file, record.attributes);
+  record.vectors = read_vectors(file, record.attributes);
+  record.checkpoint = read_checkpoint(file, record.attributes);
   check_record(record);
   return record;
 }
@@ -470,8 +544,14 @@ RunStatus read_run_status(const std::filesystem::path& path) {
   return kStatus.from(path);
 }
 
-StoredVector read_stored_vector(const std::filesystem::path& run_file,
-                                const VectorSelection& selection) {
+SteeredLayers steered_layers(const RunAttributes& run) {
+  std::vector<std::int64_t> layers = {run.layer};
+  layers.insert(layers.end(), run.higher_layers.begin(), run.higher_layers.end());
+  return SteeredLayers(std::move(layers));
+}
+
+std::vector<StoredVector> read_stored_vectors(const std::filesystem::path& run_file,
+                                              const VectorSelection& selection) {
   RunRecord run;
   try {
     run = read_run_file(run_file);
@@ -489,15 +569,28 @@ StoredVector read_stored_vector(const std::filesystem::path& run_file,
                    [](float value) { return std::isfinite(value); })) {
     throw UserError(fmt::format("{}: its vector holds NaN or infinity", run_file.string()));
   }
-  return {chosen.value,
-          run.attributes.layer,
-          chosen.step,
-          chosen.epoch,
-          run.attributes.model,
-          run.attributes.config,
-          run.attributes.status,
-          selection,
-          number_of_epochs(run.vectors)};
+  std::vector<StoredVector> vectors;
+  auto part = chosen.value.begin();
+  for (const std::int64_t layer : steered_layers(run.attributes).blocks()) {
+    const auto end = part + run.attributes.hidden_size;
+    vectors.push_back({std::vector<float>(part, end), layer, chosen.step, chosen.epoch,
+                       run.attributes.model, run.attributes.config, run.attributes.status,
+                       selection, number_of_epochs(run.vectors)});
+    part = end;
+  }
+  return vectors;
+}
+
+StoredVector read_stored_vector(const std::filesystem::path& run_file,
+                                const VectorSelection& selection) {
+  std::vector<StoredVector> vectors = read_stored_vectors(run_file, selection);
+  if (vectors.size() > 1) {
+    throw UserError(fmt::format(
+        "{}: holds a vector for each of {} layers, from {} to {}, that were trained jointly; here "
+        "one layer's is needed: name a run of one layer",
+        run_file.string(), vectors.size(), vectors.front().layer, vectors.back().layer));
+  }
+  return std::move(vectors.front());
 }
 
 std::string epoch_text(const StoredVector& vector) {

@@ -17,22 +17,27 @@
 #include "experiments/files/hdf5.hpp"
 #include "experiments/files/job_attributes.hpp"
 #include "experiments/runs/vector_selection.hpp"
+#include "trainer/intervention/layers.hpp"
 #include "trainer/records/records.hpp"
 
 namespace bipo {
 
-// D: hidden size.
+// D: hidden size, S: layers that the run steers, mostly one.
 
 // Returns "running", "complete" or "interrupted".
 std::string to_string(RunStatus status);
 
 struct RunAttributes : JobAttributes {
   RunStatus status = RunStatus::kRunning;
-  std::int64_t layer = 0;
+  std::int64_t layer = 0;                        // the lowest that is steered
+  std::vector<std::int64_t> higher_layers = {};  // those steered jointly with it, ascending
   // Says of a complete run whether its vector steers: "steers: ", "untested: " or kWeakVerdict with
   // a sentence; "" for other runs, and for those of earlier versions.
   std::string verdict;
 };
+
+// Returns the layers that the run steers; throws BugError unless they ascend.
+SteeredLayers steered_layers(const RunAttributes& run);
 
 inline constexpr const char* kWeakVerdict = "weak: ";
 
@@ -85,9 +90,15 @@ struct StoredVector {
   std::int32_t epochs = 0;         // of which the file holds vectors
 };
 
-// Reads the vector that `selection` means.  Throws UserError as read_run_file() does, for a run
-// without such a vector, naming the epochs that there are, for the best of a run without an
-// evaluation, and for a vector with numbers that are not finite.
+// Reads the vector that `selection` means, as one for each of the run's layers, the lowest first.
+// Throws UserError as read_run_file() does, for a run without such a vector, naming the epochs that
+// there are, for the best of a run without an evaluation, and for a vector with numbers that are
+// not finite.
+std::vector<StoredVector> read_stored_vectors(const std::filesystem::path& run_file,
+                                              const VectorSelection& selection = {});
+
+// The same for a use that takes one layer's vector; throws UserError for a run of several layers,
+// too.
 StoredVector read_stored_vector(const std::filesystem::path& run_file,
                                 const VectorSelection& selection = {});
 
@@ -99,7 +110,7 @@ std::string epoch_text(const StoredVector& vector);
 std::optional<std::string> unfinished_warning(const std::filesystem::path& run_file,
                                               const StoredVector& vector);
 
-// A row of D numbers of a checkpoint, as files name it.
+// A row of S D numbers of a checkpoint, as files name it.
 struct CheckpointPart {
   const char* name;
   std::vector<float> Checkpoint::*member;

@@ -124,6 +124,12 @@ Cell cell_of(const fs::path& run_file, const RunRecord& record, const Json& conf
 
 Source source_of_run(const fs::path& run_file) {
   const RunRecord record = read_run_file(run_file);
+  if (!record.attributes.higher_layers.empty()) {
+    throw UserError(fmt::format(
+        "{}: steers the layers {} jointly, and the tables of a collected file have one layer for "
+        "each run; leave it out",
+        run_file.string(), to_string(steered_layers(record.attributes))));
+  }
   const Json parsed = Json::parse(record.attributes.config, nullptr, /*allow_exceptions=*/false);
   const Json config = parsed.is_object() ? parsed : Json::object();
   Source source{run_file, /*is_sweep=*/false, {}};

@@ -53,25 +53,26 @@ std::vector<ExportedVector> vectors_of(const ExportOptions& options) {
       throw UserError(fmt::format(
           "{}: it holds a conceptor, which no format can carry: a file of the format {} has a "
           "vector for each layer, and the programs that read it add vectors, where a conceptor is "
-          "a "
-          "matrix that activations are multiplied by; use it in generate and evaluate, or in "
+          "a matrix that activations are multiplied by; use it in generate and evaluate, or in "
           "PyTorch by bipo_analysis.steer",
           choice.file.string(), options.format));
     }
-    StoredVector stored = read_stored_vector(choice.file, selection_of(choice, options));
-    if (const auto warning = unfinished_warning(choice.file, stored)) {
+    std::vector<StoredVector> of_layers =
+        read_stored_vectors(choice.file, selection_of(choice, options));
+    if (const auto warning = unfinished_warning(choice.file, of_layers.front())) {
       std::cerr << "warning: " << *warning << '\n';
     }
-    models.insert(stored.model);
-    std::string positions = limited_positions(stored);
+    models.insert(of_layers.front().model);
+    const std::string positions = limited_positions(of_layers.front());
     if (!positions.empty() && !carries_positions(options.format)) {
       std::cerr << fmt::format(
           "warning: {}: its vector was trained at the positions {}; a file of the format {} has no "
           "place for that, and the programs that read it add the vector at every position\n",
           choice.file.string(), positions, options.format);
     }
-    vectors.push_back(
-        {std::move(stored), options.multiplier * choice.weight, std::move(positions)});
+    for (StoredVector& stored : of_layers) {
+      vectors.push_back({std::move(stored), options.multiplier * choice.weight, positions});
+    }
   }
   if (models.size() > 1) {
     std::cerr << fmt::format("warning: the vectors were made for several models: {}\n",

@@ -12,10 +12,10 @@ from page_reader import Reader, run_command
 from synthetic_evaluation import SyntheticEvaluation
 from synthetic_sweep import CellSpec, SyntheticSweep, grid, write_run_tree
 
-from bipo_analysis import load_run, load_sweeps, report_html, run_report_html
+from bipo_analysis import AnalysisError, load_run, load_sweeps, report_html, run_report_html
 from bipo_analysis.run_findings import best_epoch, run_findings
 from bipo_analysis.run_scale import residual_norm
-from bipo_analysis.steering import load_vector
+from bipo_analysis.steering import load_vector, load_vectors
 
 CELL = CellSpec(15, 1)
 
@@ -83,6 +83,34 @@ def test_vectors_by_name(tmp_path):
     longer = tmp_path / "run.h5:epoch=1"
     longer.write_bytes(path.read_bytes())
     numpy.testing.assert_array_equal(load_vector(longer).value, vectors[1])
+
+
+def test_vectors_of_several_layers(tmp_path):
+    """A run of several layers has a dimension for them; each layer's vector is found by itself."""
+    path = tmp_path / "run.h5"
+    write_run(path)
+    lowest = load_run(path).vectors
+    layer = load_run(path).layer
+    with h5py.File(path, "r+") as file:
+        del file["vectors/value"]
+        file["vectors/value"] = numpy.stack([lowest, 2 * lowest], axis=1)
+        file["vectors/layer"] = numpy.array([layer, layer + 3], "<i8")
+    run = load_run(path)
+    assert run.layers == (layer, layer + 3) and run.vectors.shape == (3, 2 * lowest.shape[1])
+    first, second = load_vectors(f"{path}:epoch=1@3")
+    assert (first.layer, second.layer) == (layer, layer + 3)
+    numpy.testing.assert_array_equal(first.value, 3 * lowest[0])
+    numpy.testing.assert_array_equal(second.value, 6 * lowest[0])
+    with pytest.raises(AnalysisError, match="each of 2 layers"):
+        load_vector(path)
+    assert f"Layers {layer}, {layer + 3} of" in run_report_html(run)
+    with pytest.raises(AnalysisError, match="several layers jointly"):
+        load_sweeps([path])
+    with h5py.File(path, "r+") as file:
+        del file["vectors/layer"]
+        file["vectors/layer"] = numpy.array([layer], "<i8")
+    with pytest.raises(AnalysisError):
+        load_run(path)
 
 
 def test_effect_pair_by_pair(tmp_path):

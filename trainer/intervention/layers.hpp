@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace bipo {
@@ -19,7 +20,8 @@ class SteeredLayers {
   std::int64_t lowest() const { return blocks_.front(); }
   std::int64_t highest() const { return blocks_.back(); }
   std::int64_t count() const { return static_cast<std::int64_t>(blocks_.size()); }  // S
-  const std::vector<std::int64_t>& blocks() const { return blocks_; }
+  const std::vector<std::int64_t>& blocks() const& { return blocks_; }
+  std::vector<std::int64_t> blocks() && { return std::move(blocks_); }  // of what ends here
   bool operator==(const SteeredLayers&) const = default;
 
  private:

@@ -28,7 +28,7 @@ from .report import report_html, write_report
 from .resampling import holm, paired_bootstrap, seed_interval
 from .run import Run, load_run
 from .run_report import run_report_html, write_run_report
-from .steering import Steering, SteeringVector, load_vector, steer
+from .steering import Steering, SteeringVector, load_vector, load_vectors, steer
 from .sweep import Sweep, load_sweep
 from .sweeps import load_sweeps
 from .vectors import convergence, cosine, cosine_matrix, norms
@@ -40,7 +40,7 @@ __all__ = [
     "AnalysisError", "Change", "Conceptor", "Evaluation", "Interval", "Run", "Steering", "SteeringVector", "Sweep",
     "bootstrap_interval", "changes_from_zero", "choice_table", "combined_table", "compare_layers", "convergence",
     "cosine", "cosine_matrix", "difference_table", "evaluation_report_html", "holm", "layer_curve", "load_cells",
-    "load_conceptor",
-    "load_evaluation", "load_run", "load_sweep", "load_sweeps", "load_vector", "norms", "paired_bootstrap",
+    "load_conceptor", "load_evaluation", "load_run", "load_sweep", "load_sweeps", "load_vector", "load_vectors", "norms",
+    "paired_bootstrap",
     "paired_share_interval", "panels", "ranked_layers", "report_html", "run_report_html", "seed_interval", "steer",
     "student_interval", "tradeoffs", "wilson_interval", "write_evaluation_report", "write_report", "write_run_report"]

@@ -28,7 +28,8 @@ class Run:
     empty.  `vectors` holds one row per saved epoch, float32; `vector_steps` (optimiser steps done) and
     `vector_epochs` (from 0) stand beside it; `result_row` is the row that the run ended with, the last one unless
     `--select best` chose another.  `eval_samples` are the single pairs of the evaluations, if known.
-    `step_rows`, `eval_rows` and `sample_rows` are these tables as stored, because frames of hundreds of runs take
+    Of a run of several layers, `joint_layers` names them, and a row of `vectors` holds the vectors of all, one after
+    the other.  `step_rows`, `eval_rows` and `sample_rows` are these tables as stored, because frames of hundreds of runs take
     seconds to make.
     """
 
@@ -42,6 +43,7 @@ class Run:
     vector_epochs: numpy.ndarray
     sample_rows: numpy.ndarray | None = None
     result_row: int = -1
+    joint_layers: tuple[int, ...] = ()
 
     @cached_property
     def steps(self) -> pandas.DataFrame:
@@ -68,6 +70,11 @@ class Run:
     @property
     def layer(self) -> int:
         return int(self.attributes["layer"])  # type: ignore[call-overload]
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The blocks, from 0, whose outputs the run steers, ascending."""
+        return self.joint_layers or (self.layer,)
 
     @property
     def final_vector(self) -> numpy.ndarray | None:
@@ -97,10 +104,16 @@ def read_run(group: h5py.Group, name: str) -> Run:
         raise ValueError("the attribute config is not a JSON object")
     steps, evals, vectors, vector_steps, vector_epochs = (checked_values(group[part]) for part in (
         "steps", "evals", "vectors/value", "vectors/step", "vectors/epoch"))
+    layers: tuple[int, ...] = ()
+    if "vectors/layer" in group:
+        layers = tuple(int(layer) for layer in checked_values(group["vectors/layer"]))
+        if vectors.ndim != 3 or vectors.shape[1] != len(layers):
+            raise ValueError(f"/vectors/value has the shape {vectors.shape} for {len(layers)} layers")
+        vectors = vectors.reshape(len(vectors), -1)
     result_row = -1
     if len(vector_steps) > 1 and vector_steps[-1] < vector_steps[-2]:
         # --select best repeats the row of its epoch at the end.
         result_row = int(numpy.argmax(vector_steps == vector_steps[-1]))
         vectors, vector_steps, vector_epochs = vectors[:-1], vector_steps[:-1], vector_epochs[:-1]
     return Run(name, attributes, settings, steps, evals, vectors, vector_steps, vector_epochs,
-               checked_values(group["eval_samples"]) if "eval_samples" in group else None, result_row)
+               checked_values(group["eval_samples"]) if "eval_samples" in group else None, result_row, layers)

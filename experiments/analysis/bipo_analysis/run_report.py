@@ -35,7 +35,8 @@ def run_report_html(run: Run, answers: Sequence[Answers] = ()) -> str:
 def _header(run: Run) -> Markup:
     model = " + ".join(name for key in ("model", "adapter") if (name := last_part(run.settings.get(key))))
     train, test = (last_part(run.settings.get(key)) for key in ("train", "test"))
-    about = [f"Layer {run.layer} of {model or last_part(run.attributes.get('model'))}"]
+    layers = ", ".join(map(str, run.layers))
+    about = [f"Layer{'s' if len(run.layers) > 1 else ''} {layers} of {model or last_part(run.attributes.get('model'))}"]
     about += [f"trained on {train}"] if train else []
     about += [f"held-out pairs of {test}"] if test else ["no held-out pairs"]
     version = run.attributes.get("program_version")

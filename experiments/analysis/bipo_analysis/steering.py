@@ -53,29 +53,42 @@ def _weighted(spec: str | Path) -> tuple[str, float]:
         raise AnalysisError(f"{spec}: the weight behind @ is not a number") from error
 
 
-def _load(spec: str | Path | Run) -> SteeringVector | Conceptor:
+def _load(spec: str | Path | Run) -> Sequence[SteeringVector | Conceptor]:
     if not isinstance(spec, Run):
         file, weight = _weighted(spec)
         if is_conceptor_file(file):
-            return replace(load_conceptor(file, weight), name=str(spec))
-    return load_vector(spec)
+            return [replace(load_conceptor(file, weight), name=str(spec))]
+    return load_vectors(spec)
 
 
 def load_vector(spec: str | Path | Run) -> SteeringVector:
-    """The vector that a run ended with, or the one that `spec` names, as `--vector` of the program does.
+    """The vector that a run of one layer ended with, or the one that `spec` names, as `--vector` of the program does.
 
     "run.h5", "run.h5:best" (the epoch with the largest held-out margin at +1 less that at -1), "run.h5:last",
     "run.h5:epoch=3" (counted from 1); "@0.5" behind any of them is a weight.  A file that exists under the longer name
     is meant before one of a shorter name.  Raises AnalysisError for what is not there.
     """
+    vectors = load_vectors(spec)
+    if len(vectors) > 1:
+        raise AnalysisError(f"{vectors[0].name}: holds a vector for each of {len(vectors)} layers; load_vectors gives "
+                            "them all")
+    return vectors[0]
+
+
+def load_vectors(spec: str | Path | Run) -> list[SteeringVector]:
+    """The same for a run of any number of layers: the vector of each, the lowest layer's first."""
     if isinstance(spec, Run):
-        return SteeringVector(spec.layer, _chosen(spec, spec.name, "", ""), spec.name, *_trained_positions(spec))
+        return _of_layers(spec, _chosen(spec, spec.name, "", ""), spec.name)
     (file, weight), selection, epoch = _weighted(spec), "", ""
     if not Path(file).exists() and (selected := _SELECTION.fullmatch(file)):
         file, selection, epoch = selected["file"], selected["selection"], selected["epoch"] or ""
     run = load_run(file)
-    return SteeringVector(run.layer, numpy.float32(weight) * _chosen(run, file, selection, epoch), str(spec),
-                          *_trained_positions(run))
+    return _of_layers(run, numpy.float32(weight) * _chosen(run, file, selection, epoch), str(spec))
+
+
+def _of_layers(run: Run, value: numpy.ndarray, name: str) -> list[SteeringVector]:
+    return [SteeringVector(layer, part, name, *_trained_positions(run))
+            for layer, part in zip(run.layers, numpy.split(value, len(run.layers)), strict=True)]
 
 
 def _trained_positions(run: Run) -> tuple[str, bool]:
@@ -209,7 +222,7 @@ def steer(model: torch.nn.Module, vectors: str | Path | Run | SteeringVector | C
         with steer(model, "run.h5:best", multiplier=1.5):
             model.generate(...)
 
-    `vectors` is one or several of what load_vector takes, and conceptors, or their files with "@0.5" for a beta; those
+    `vectors` is one or several of what load_vectors takes, and conceptors, or their files with "@0.5" for a beta; those
     of one block act in their order, and vectors add up.  `positions` are those of --positions, by default the
     training's; all but "all" need `prompt_tokens`, and go by the position_ids: padding on the left does not count,
     provided that an attention mask is given to generate(), or position_ids to a forward pass.
@@ -219,7 +232,8 @@ def steer(model: torch.nn.Module, vectors: str | Path | Run | SteeringVector | C
     AnalysisError for a vector that does not fit, and where vectors were trained at different positions.
     """
     several = [vectors] if isinstance(vectors, (str, Path, Run, SteeringVector, Conceptor)) else list(vectors)
-    loaded = [each if isinstance(each, (SteeringVector, Conceptor)) else _load(each) for each in several]
+    loaded = [act for each in several
+              for act in ([each] if isinstance(each, (SteeringVector, Conceptor)) else _load(each))]
     if positions is None:
         trained = dict.fromkeys(_positions(each)[0] for each in loaded)
         if len(trained) > 1:

@@ -36,7 +36,9 @@ VectorInUse in_use(Values value, double weight, std::int64_t layer) {
 
 // 3 (1, 0) + 2 (0, 2) = (3, 4), of norm 5.
 std::vector<VectorInUse> two_of_one_layer() {
-  return {in_use({1, 0}, 3, 1), in_use({0, 2}, 2, 1)};
+  std::vector<VectorInUse> vectors = {in_use({1, 0}, 3, 1), in_use({0, 2}, 2, 1)};
+  vectors[1].choice_index = 1;
+  return vectors;
 }
 
 EvaluateOptions options_of(std::vector<double> multipliers, bool random_control = false) {
@@ -270,6 +272,19 @@ TEST(PlanSteering, TheGridCombinesTwoVectorsAndSharesSettings) {
                                    static_cast<double>(plan.grid[i].setting)}),
               expected[i]);
   }
+}
+
+// A run of two layers is one axis of the grid.
+TEST(PlanSteering, TheGridMovesAllVectorsOfAChoiceTogether) {
+  std::vector<VectorInUse> vectors = {in_use({1, 0}, 3, 1), in_use({4, 0}, 3, 2),
+                                      in_use({0, 2}, 2, 1)};
+  vectors[2].choice_index = 1;
+  EvaluateOptions options = options_of({1});
+  options.grid = {0, 2};
+  const SteeringPlan plan = plan_steering(vectors, std::nullopt, options);
+  EXPECT_EQ(plan.coefficients, (Settings{{0, 0, 0}, {3, 3, 2}, {0, 0, 4}, {6, 6, 0}, {6, 6, 4}}));
+  ASSERT_EQ(plan.grid.size(), 4U);
+  EXPECT_EQ(plan.grid[2].setting, 3U);
 }
 
 TEST(PlanSteering, VectorsThatAddNothingAreRefused) {

@@ -54,6 +54,16 @@ TEST(Inspect, RunSaysWhatItWas) {
                                            }));
 }
 
+TEST(Inspect, ARunOfSeveralLayersNamesThem) {
+  RunRecord record = sample_run(0);
+  record.attributes.higher_layers = {17, 20};
+  EXPECT_EQ(section(record, "Run").at(1), "  layer    15,17,20 (hidden size 6)");
+  const nlohmann::ordered_json json = run_as_json(record);
+  EXPECT_EQ(json["layer"], 15);
+  EXPECT_EQ(json["layers"], (std::vector<std::int64_t>{15, 17, 20}));
+  EXPECT_FALSE(run_as_json(sample_run(0)).contains("layers"));
+}
+
 TEST(Inspect, AVerdictStandsBelowTheRun) {
   RunRecord record = sample_run(4);
   record.attributes.verdict = "weak: no effect\x1b";

@@ -219,6 +219,71 @@ TEST_F(RunFileTest, ALearnedFactorComesBack) {
   EXPECT_EQ(read.vectors.back().factor, 1.75);
 }
 
+// The sample's run with two further layers, whose numbers follow those of the lowest.
+RunRecord run_of_three_layers() {
+  RunRecord record = sample_run(5);
+  record.attributes.higher_layers = {17, 20};
+  const auto add_parts = [](std::vector<float>& numbers) {
+    const std::vector<float> lowest = numbers;
+    for (const float shift : {100.0F, 200.0F}) {
+      for (const float number : lowest) {
+        numbers.push_back(number + shift);
+      }
+    }
+  };
+  for (SavedVector& saved : record.vectors) {
+    add_parts(saved.value);
+  }
+  for (const CheckpointPart& part : kCheckpointParts) {
+    add_parts(record.checkpoint.*part.member);
+  }
+  return record;
+}
+
+TEST_F(RunFileTest, VectorsOfSeveralLayersComeBack) {
+  const RunRecord written = run_of_three_layers();
+  write_run_file(file(), written);
+  const RunRecord read = read_run_to_continue(file());
+  EXPECT_FALSE(read.additions) << "the layers are the program's own";
+  EXPECT_EQ(to_string(steered_layers(read.attributes)), "15,17,20");
+  EXPECT_EQ(read.vectors.back().value, written.vectors.back().value);
+  EXPECT_EQ(read.checkpoint.vector, written.checkpoint.vector);
+  EXPECT_EQ(read.checkpoint.exp_avg_sq, written.checkpoint.exp_avg_sq);
+  const std::vector<StoredVector> stored = read_stored_vectors(file());
+  ASSERT_EQ(stored.size(), 3U);
+  EXPECT_EQ(stored[0].value, sample_hidden(3));
+  EXPECT_EQ(stored[0].layer, 15);
+  EXPECT_EQ(stored[2].value, sample_hidden(203));
+  EXPECT_EQ(stored[2].layer, 20);
+  EXPECT_EQ(stored[2].step, 4);
+  expect_parts(error_of<UserError>([&] { read_stored_vector(file()); }),
+               {"run.h5: holds a vector for each of 3 layers, from 15 to 20"});
+}
+
+// Other programs find the numbers of a layer by its place.
+TEST_F(RunFileTest, ArraysOfSeveralLayersHaveADimensionForThem) {
+  write_run_file(file(), run_of_three_layers());
+  const hdf5::Handle opened = hdf5::open_file(file().string());
+  const hdf5::Handle vectors = hdf5::open_group(opened, "vectors");
+  EXPECT_EQ(hdf5::read_array<float>(vectors, "value", 3).dims,
+            (std::vector<hsize_t>{2, 3, kSampleHidden}));
+  EXPECT_EQ(hdf5::read_array<std::int64_t>(vectors, "layer", 1).values,
+            (std::vector<std::int64_t>{15, 17, 20}));
+  const hdf5::Handle checkpoint = hdf5::open_group(opened, "checkpoint");
+  EXPECT_EQ(hdf5::read_array<float>(checkpoint, "exp_avg", 2).dims,
+            (std::vector<hsize_t>{3, kSampleHidden}));
+}
+
+// As files of earlier versions.
+TEST_F(RunFileTest, ARunOfOneLayerHasNoDimensionForIt) {
+  edit([](hid_t id) { EXPECT_EQ(H5Lexists(id, "vectors/layer", H5P_DEFAULT), 0); });
+  const RunRecord read = read_run_file(file());
+  EXPECT_TRUE(read.attributes.higher_layers.empty());
+  const std::vector<StoredVector> stored = read_stored_vectors(file());
+  ASSERT_EQ(stored.size(), 1U);
+  EXPECT_EQ(stored[0].layer, 15);
+}
+
 // As files of earlier versions.
 TEST_F(RunFileTest, ARunWithoutALearnedFactorHasNone) {
   edit([](hid_t id) {
@@ -358,6 +423,11 @@ TEST_F(RunFileTest, InconsistentRecordsAreNotWritten) {
   expect_refused([](RunRecord& r) { r.checkpoint.exp_avg.clear(); });
   expect_refused([](RunRecord& r) { r.checkpoint.exp_avg_sq.clear(); });
   expect_refused([](RunRecord& r) { r.attributes.hidden_size = 0; });
+  expect_refused([](RunRecord& r) { r.attributes.higher_layers = {20}; });
+  expect_refused([](RunRecord& r) {
+    r = run_of_three_layers();
+    r.attributes.higher_layers = {15, 20};
+  });
   expect_refused([](RunRecord& r) { r.attributes.config = "[1]"; });
   expect_refused([](RunRecord& r) { r.attributes.hosts = std::string("a\0b", 3); });
   expect_refused([](RunRecord& r) { r.steps[2].step = 1; });
@@ -421,6 +491,13 @@ TEST_F(RunFileTest, WrongDatasetsAreNamed) {
   expect_parts(read_error(file()), {"2 values, 3 steps and 2 epochs"});
   edit([&](hid_t id) { replace_dataset(id, "checkpoint/vector", H5T_IEEE_F64LE, {3}, chunked); });
   expect_parts(read_error(file()), {"'vector' is not little-endian float32"});
+  edit([&](hid_t id) {
+    const hid_t space = H5Screate_simple(1, &chunk, nullptr);
+    H5Dclose(
+        H5Dcreate2(id, "vectors/layer", H5T_STD_I64LE, space, H5P_DEFAULT, chunked, H5P_DEFAULT));
+    H5Sclose(space);
+  });
+  expect_parts(read_error(file()), {"of the layers 0, 0, 0", "the lowest is 15"});
   edit([](hid_t id) { replace_dataset(id, "vectors/value", H5T_IEEE_F32LE, {2, 3, 1}); });
   expect_parts(read_error(file()), {"'value' has 3 dimensions, expected 2"});
   H5Pclose(chunked);
