@@ -260,6 +260,9 @@ Json stored_value(const RandomStart& value) {
 Json stored_value(const FactorChoice& value) {
   return value.is_learned ? Json("learned") : stored_value(value.values);
 }
+Json stored_value(const SteeredLayers& value) {
+  return value.count() == 1 ? Json(value.lowest()) : Json(value.blocks());
+}
 Json stored_value(const SteeredPositions& value) {
   return shown_value(value);
 }
@@ -324,6 +327,10 @@ std::string shown_value(const RandomStart& value) {
 
 std::string shown_value(const FactorChoice& value) {
   return value.is_learned ? "learned" : fmt::format("{}", fmt::join(value.values, ","));
+}
+
+std::string shown_value(const SteeredLayers& value) {
+  return to_string(value);
 }
 
 std::string shown_value(const SteeredPositions& value) {

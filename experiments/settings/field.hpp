@@ -170,6 +170,7 @@ nlohmann::ordered_json stored_value(const NormChoice& value);
 nlohmann::ordered_json stored_value(const RandomStart& value);
 nlohmann::ordered_json stored_value(const FactorChoice& value);
 nlohmann::ordered_json stored_value(const SteeredPositions& value);
+nlohmann::ordered_json stored_value(const SteeredLayers& value);  // one: its number
 nlohmann::ordered_json stored_value(const Intervention& value);
 nlohmann::ordered_json stored_value(const GateChoice& value);
 nlohmann::ordered_json automatic_value();  // "auto"
@@ -184,6 +185,7 @@ std::string shown_value(const NormChoice& value);
 std::string shown_value(const RandomStart& value);
 std::string shown_value(const FactorChoice& value);
 std::string shown_value(const SteeredPositions& value);
+std::string shown_value(const SteeredLayers& value);
 std::string shown_value(const Intervention& value);
 std::string shown_value(const GateChoice& value);
 inline std::string shown_value(bool value) {

@@ -267,16 +267,11 @@ Field check_weights_field(bool& check_weights) {
       .unstored();
 }
 
-Field layer_field(std::int64_t& layer) {
-  return field("layer", "N", "block, from 0, whose output is steered", layer,
-               [parse = at_least(0)](const std::string& text) {
-                 if (text.find(',') != std::string::npos || text.find(':') != std::string::npos) {
-                   throw UserError(
-                       "must be one whole number, 0 or above; `bipo-dist sweep --layers` trains a "
-                       "vector for each of several layers");
-                 }
-                 return parse(text);
-               })
+Field layer_field(SteeredLayers& layer) {
+  return field(
+             "layer", "N[,N...]",
+             "block, from 0, whose output is steered; several: a vector for each, trained jointly",
+             layer, parse_layers)
       .required();
 }
 

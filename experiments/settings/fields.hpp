@@ -18,7 +18,7 @@ namespace bipo {
 Field model_field(std::filesystem::path& model);
 Field adapter_field(std::filesystem::path& adapter);
 Field check_weights_field(bool& check_weights);
-Field layer_field(std::int64_t& layer);
+Field layer_field(SteeredLayers& layer);
 Field overwrite_field(bool& overwrite, const char* what = "replace an existing --out");
 Field config_field();
 Field json_field(bool& json, const char* what = "print one JSON object instead of text");

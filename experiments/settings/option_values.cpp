@@ -468,6 +468,26 @@ std::vector<NamedData> parse_data_sets(std::string_view text) {
   return sets;
 }
 
+SteeredLayers parse_layers(std::string_view text) {
+  std::vector<std::int64_t> layers;
+  for (const std::string_view part : split(text, ',')) {
+    const auto layer = to_number<std::int64_t>(part);
+    if (!layer || *layer < 0) {
+      throw UserError(
+          "must be a whole number, 0 or above, or several that are trained jointly, separated by "
+          "commas without blanks (10,15,20); `bipo-dist sweep --layers` trains a vector for each "
+          "of several layers by itself");
+    }
+    layers.push_back(*layer);
+  }
+  std::sort(layers.begin(), layers.end());
+  const auto twice = std::adjacent_find(layers.begin(), layers.end());
+  if (twice != layers.end()) {
+    throw UserError(fmt::format("must be different layers; {} is given twice", *twice));
+  }
+  return SteeredLayers(std::move(layers));
+}
+
 std::vector<LayerRange> parse_layer_ranges(std::string_view text) {
   std::vector<LayerRange> ranges;
   if (text != "all") {

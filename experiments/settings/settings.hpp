@@ -22,6 +22,7 @@
 #include "experiments/runs/vector_selection.hpp"
 #include "experiments/sweeps/sweep_axes.hpp"
 #include "trainer/intervention/intervention.hpp"
+#include "trainer/intervention/layers.hpp"
 #include "trainer/intervention/positions.hpp"
 #include "trainer/objective/objective.hpp"
 #include "trainer/optimizer/optimizer.hpp"
@@ -40,7 +41,7 @@ enum class Attention { kAuto, kComposed, kFlash };
 // Whether the work of micro-batches is recorded as CUDA graphs; kAuto: where the host would else be
 // no faster than the device.
 enum class CudaGraphs { kAuto, kOff, kOn };
-// The unit of --lr: 1, or the median RMS of the residual stream at the layer.
+// The unit of --lr: 1, or the median RMS of the residual stream at the (lowest) layer.
 enum class LrUnit { kAbsolute, kResidual };
 // The vector that a complete run ends with: that of the last step, or of the epoch with the largest
 // held-out margin.
@@ -209,7 +210,7 @@ struct TrainingOptions : TextOptions, MachineOptions, CacheOptions, ReportOption
 };
 
 struct TrainOptions : TrainingOptions {
-  std::int64_t layer = -1;
+  SteeredLayers layer = -1;  // or several, trained jointly
   std::filesystem::path out;
   bool resume = false;
   bool overwrite = false;
@@ -261,7 +262,7 @@ struct WorkloadOptions {
   std::filesystem::path train;  // empty: pairs of the lengths below
   PairLengths lengths;
   std::optional<std::int64_t> pairs;
-  std::int64_t layer = -1;
+  SteeredLayers layer = -1;  // or several, trained jointly
   std::int64_t batch_size = 4;
   std::optional<std::int64_t> micro_batch;
   bool json = false;

@@ -27,7 +27,7 @@ constexpr double kAtLeast = 0.9;
 RunShape shape_of(const JobPreparation& job, const TrainOptions& options, std::int64_t vectors) {
   const Computation& computation = job.computation;
   RunShape run;
-  run.layer = options.layer;
+  run.layer = options.layer.lowest();
   run.tp = computation.topology.tp();
   run.dp = computation.topology.dp();
   run.cuda = true;
@@ -65,7 +65,7 @@ class TrainingRoom {
     const ModelConfig& config = job.inputs.config;
     const Computation& computation = job.computation;
     const bool keeps = keeps_activations(job, options);
-    const Range blocks = {keeps ? options.layer + 1 : 0, config.blocks};
+    const Range blocks = {keeps ? options.layer.lowest() + 1 : 0, config.blocks};
     beside_ = Decoder::weight_bytes(config, computation.topology.tp(),
                                     computation.topology.tp_rank(), computation.product_type,
                                     computation.device, blocks, /*embedding=*/!keeps);

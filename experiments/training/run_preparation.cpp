@@ -31,6 +31,7 @@
 #include "experiments/training/prepared_model.hpp"
 #include "experiments/training/run_record.hpp"
 #include "trainer/cache/activation_cache.hpp"
+#include "trainer/intervention/layers.hpp"
 #include "trainer/loop/device_step.hpp"
 #include "trainer/model/architecture/wrappers.hpp"
 #include "trainer/model/decoder/decoder.hpp"
@@ -108,19 +109,30 @@ void resolve_options(JobPreparation& job, std::optional<std::int64_t> micro_batc
 
 // What a run from --continue-from begins with.
 struct Start {
-  std::vector<float> vector;  // [D]
+  std::vector<float> vector;  // for each layer [D]
   Json provenance;            // null: it begins at zero
 };
 
-// Reads the vector and checks that it fits the run; adds what there is to say about it to the job.
-Start read_start(const VectorChoice& choice, std::int64_t layer, JobPreparation& job) {
-  const StoredVector stored = read_vector(choice, job.inputs.config, "--continue-from");
+SteeredLayers layers_of(const std::vector<StoredVector>& vectors) {
+  std::vector<std::int64_t> layers;
+  for (const StoredVector& vector : vectors) {
+    layers.push_back(vector.layer);
+  }
+  return SteeredLayers(std::move(layers));
+}
+
+// Reads the vector, of one layer or several, and checks that it fits the run; adds what there is to
+// say about it to the job.
+Start read_start(const VectorChoice& choice, const SteeredLayers& layers, JobPreparation& job) {
+  const std::vector<StoredVector> vectors =
+      read_layer_vectors(choice, job.inputs.config, "--continue-from");
+  const StoredVector& stored = vectors.front();
   const std::string file = choice.file.string();
-  if (stored.layer != layer) {
+  if (layers_of(vectors) != layers) {
     throw UserError(fmt::format(
         "--continue-from {}: its vector belongs to layer {}, but --layer is {}; a vector "
         "means something at its own layer only",
-        file, stored.layer, layer));
+        file, to_string(layers_of(vectors)), to_string(layers)));
   }
   if (const auto warning = unfinished_warning(choice.file, stored)) {
     job.warnings.push_back(*warning);
@@ -140,11 +152,13 @@ Start read_start(const VectorChoice& choice, std::int64_t layer, JobPreparation&
                     "--positions and --steer-bos choose those of this run",
                     file, limited));
   }
-  job.inputs.notes.push_back(vector_note(choice, stored) +
-                             "; the run starts from it, with a new optimiser");
   Start start;
-  for (const float value : stored.value) {
-    start.vector.push_back(static_cast<float>(choice.weight * value));
+  for (const StoredVector& vector : vectors) {
+    job.inputs.notes.push_back(vector_note(choice, vector) +
+                               "; the run starts from it, with a new optimiser");
+    for (const float value : vector.value) {
+      start.vector.push_back(static_cast<float>(choice.weight * value));
+    }
   }
   if (!std::isfinite(vector_norm(start.vector))) {
     throw UserError(
@@ -152,7 +166,10 @@ Start read_start(const VectorChoice& choice, std::int64_t layer, JobPreparation&
   }
   ContentHash hash;
   hash.add_bytes(start.vector.data(), start.vector.size() * sizeof(float));
-  start.provenance = vector_json(choice, stored);
+  start.provenance = vector_json(choice, stored);  // of several, the lowest's
+  if (layers.count() > 1) {
+    start.provenance["layers"] = layers.blocks();
+  }
   start.provenance["vector_hash"] = fmt::format("{:016x}", hash.value());
   return start;
 }
@@ -291,7 +308,11 @@ SettingNotes job_notes(const TrainOptions& options, const JobPreparation& job,
   if (!options.test.empty()) {
     notes.behind["test"] = fmt::format("{} pairs", job.inputs.test.size());
   }
-  notes.behind["layer"] = fmt::format("output of block {} of 0..{}", options.layer, c.blocks - 1);
+  notes.behind["layer"] =
+      options.layer.count() == 1
+          ? fmt::format("output of block {} of 0..{}", options.layer.lowest(), c.blocks - 1)
+          : fmt::format("outputs of {} blocks of 0..{}, trained jointly", options.layer.count(),
+                        c.blocks - 1);
   notes.behind["dtype"] = fmt::format(
       "products{}; residual stream and vector fp32",
       computation.emulated ? " computed in fp32: this processor has no bf16 instructions" : "");
@@ -354,7 +375,7 @@ RunPreparation prepare_run(const TrainOptions& given, const std::string& now,
                    : std::nullopt;
   run.job =
       prepare_job(options, arrange_ranks(options, std::nullopt, session), micro_batch, session);
-  check_layer(options.layer, run.job.inputs.config);
+  check_layer(options.layer.highest(), run.job.inputs.config);
   for (std::string& warning : unsteered_warnings(run.job.inputs, run.job.options.positions)) {
     run.job.warnings.push_back(std::move(warning));
   }
@@ -368,7 +389,7 @@ RunPreparation prepare_run(const TrainOptions& given, const std::string& now,
     choose_graphs(false);
   }
   if (!options.dry_run) {  // its plan says how much memory the run takes, elsewhere perhaps
-    choose_cache_budget(run.job, {options.layer}, session);
+    choose_cache_budget(run.job, {options.layer.lowest()}, session);
     require_micro_batch_room(run.job, run.job.options, /*vectors=*/1);
   }
   run.plan = plan_settings(run.job.options, run.job.inputs.train);

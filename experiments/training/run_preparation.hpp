@@ -32,11 +32,12 @@ struct RunPreparation {
   JobPreparation job;
   PlanSettings plan;
   std::optional<RunRecord> previous;  // the run that --resume continues
-  std::vector<float> start;           // [D] of a new run from --continue-from; empty: zeros
-  std::optional<FileVersion> found;   // what was at --out before it was read
-  std::string created_utc;            // the first start of the run
-  std::string config;                 // see run_config()
-  std::uint64_t agreement = 0;        // equal on ranks that start the same run from the same state
+  // What a new run begins with by --continue-from, for each of its layers [D]; empty: zeros.
+  std::vector<float> start;
+  std::optional<FileVersion> found;  // what was at --out before it was read
+  std::string created_utc;           // the first start of the run
+  std::string config;                // see run_config()
+  std::uint64_t agreement = 0;       // equal on ranks that start the same run from the same state
 };
 
 // Reads and checks everything but the places of results, without communicating and before anything

@@ -52,7 +52,9 @@ RunAttributes run_attributes(const TrainOptions& options, const JobPreparation& 
   attributes.git_commit = kGitCommit;
   attributes.created_utc = created_utc;
   attributes.model = options.model.string();
-  attributes.layer = options.layer;
+  attributes.layer = options.layer.lowest();
+  const std::vector<std::int64_t>& layers = options.layer.blocks();
+  attributes.higher_layers.assign(layers.begin() + 1, layers.end());
   attributes.hidden_size = job.inputs.config.hidden;
   attributes.world_size = topology.world();
   attributes.dp = topology.dp();
@@ -64,7 +66,7 @@ RunAttributes run_attributes(const TrainOptions& options, const JobPreparation& 
 }
 
 std::uint64_t run_file_bytes(const TrainingOptions& options, const BatchPlan& plan,
-                             std::int64_t hidden, std::int64_t held_out_pairs) {
+                             std::int64_t numbers, std::int64_t held_out_pairs) {
   // Bytes of a row of each table, and of a file without rows.
   constexpr std::int64_t kStepBytes = 77;
   constexpr std::int64_t kEvalBytes = 68;
@@ -78,7 +80,7 @@ std::uint64_t run_file_bytes(const TrainingOptions& options, const BatchPlan& pl
   const auto multipliers = static_cast<std::int64_t>(options.multipliers.size());
   const std::int64_t vectors =
       epochs + (options.select == Select::kBest ? 4 : 3);  // with the checkpoint's
-  const std::int64_t vector_bytes = hidden * static_cast<std::int64_t>(sizeof(float));
+  const std::int64_t vector_bytes = numbers * static_cast<std::int64_t>(sizeof(float));
   return static_cast<std::uint64_t>(
       kEmptyFileBytes + steps * kStepBytes + evaluations * multipliers * kEvalBytes +
       (evaluations > 0 ? held_out_pairs * multipliers : 0) * kSampleBytes + vectors * vector_bytes);
@@ -125,10 +127,11 @@ TrainingSettings training_settings(const TrainOptions& options, const PlanSettin
 }
 
 TrainingRecord new_record(const TrainOptions& options, std::int64_t hidden, double residual_norm) {
-  TrainingRecord record = starting_record(hidden, options.seed);
+  const std::int64_t parts = options.layer.count();
+  TrainingRecord record = starting_record(parts * hidden, options.seed);
   if (options.start != RandomStart()) {
     record.checkpoint.vector =
-        random_start(hidden, options.start.length.absolute(residual_norm), options.seed);
+        random_start(hidden, options.start.length.absolute(residual_norm), options.seed, parts);
   }
   return record;
 }

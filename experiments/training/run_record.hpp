@@ -35,9 +35,9 @@ RunAttributes run_attributes(const TrainOptions& options, const JobPreparation& 
                              const Session& session, const std::string& config,
                              const std::string& created_utc);
 
-// Returns about how many bytes the complete run file has.
+// Returns about how many bytes the complete run file has.  `numbers`: of a vector.
 std::uint64_t run_file_bytes(const TrainingOptions& options, const BatchPlan& plan,
-                             std::int64_t hidden, std::int64_t held_out_pairs);
+                             std::int64_t numbers, std::int64_t held_out_pairs);
 
 PlanSettings plan_settings(const TrainOptions& options, const std::vector<TokenPair>& pairs);
 
@@ -46,8 +46,8 @@ PlanSettings plan_settings(const TrainOptions& options, const std::vector<TokenP
 TrainingSettings training_settings(const TrainOptions& options, const PlanSettings& plan,
                                    double residual_rms, std::int64_t hidden);
 
-// Returns the record of a new run before its first step, [D = hidden]; where it starts from a file,
-// the caller sets the vector.  `residual_norm`: see Length.
+// Returns the record of a new run before its first step, for each of its layers [D = hidden]; where
+// it starts from a file, the caller sets the vector.  `residual_norm`: see Length.
 TrainingRecord new_record(const TrainOptions& options, std::int64_t hidden, double residual_norm);
 
 }  // namespace bipo

@@ -86,7 +86,7 @@ std::vector<TokenPair> pairs_to_use(const BenchOptions& options, const ModelConf
 
 RunShape run_shape(const BenchSetup& setup) {
   RunShape run;
-  run.layer = setup.options.layer;
+  run.layer = setup.options.layer.lowest();
   run.tp = setup.computation.topology.tp();
   run.dp = setup.computation.topology.dp();
   run.cuda = !setup.computation.device.is_cpu();
@@ -137,7 +137,7 @@ BenchSetup prepare(const BenchOptions& options, const Session& session) {
   setup.cache_budget = std::min(options.cache_budget.value_or(free / 2), free);
   ContentHash agreement;
   agreement.add(fmt::format("{} {} {} {} {} {}", setup.model_fingerprint, setup.weights_hash,
-                            tokens_hash(setup.pairs), options.layer, setup.all_steps(),
+                            tokens_hash(setup.pairs), to_string(options.layer), setup.all_steps(),
                             to_string(options.objective)));
   agreement.add(setup.computation.kernels);
   setup.agreement = agreement.value();
@@ -222,7 +222,7 @@ TrainingSettings training_settings(const BenchSetup& setup) {
 CacheSettings cache_settings(const BenchSetup& setup, const Ranks& ranks,
                              ProgressDisplay& display) {
   CacheSettings cache;
-  cache.layers = {setup.options.layer};
+  cache.layers = {setup.options.layer.lowest()};
   cache.group_size = setup.micro_batch;
   cache.reference = uses_reference(setup.options.objective);
   cache.type = cache_type(setup.options.cache_dtype);
@@ -254,7 +254,8 @@ void run_training(const BenchSetup& setup, const Ranks& ranks, ProgressDisplay& 
   report.weight_bytes = decoder.loaded_bytes();
 
   const TrainingSettings training = training_settings(setup);
-  TrainingRecord record = starting_record(setup.config.hidden, training.plan.seed);
+  TrainingRecord record =
+      starting_record(setup.options.layer.count() * setup.config.hidden, training.plan.seed);
   TimingObserver observer(setup, display);
   train(decoder, cache, nullptr, setup.options.layer, {{training, record, observer}}, ranks);
   report.step_seconds = observer.step_seconds();
@@ -314,8 +315,8 @@ BenchReport described(const BenchSetup& setup) {
   report.tokens_per_step = batch * pair.tokens;
   report.answers_per_step = batch * pair.answers;
   report.floor_flops_per_step =
-      passes_of(setup) * floor_operations(setup.config, options.layer, report.tokens_per_step,
-                                          report.answers_per_step);
+      passes_of(setup) * floor_operations(setup.config, options.layer.lowest(),
+                                          report.tokens_per_step, report.answers_per_step);
   return report;
 }
 

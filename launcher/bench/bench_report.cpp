@@ -84,12 +84,12 @@ std::string bench_text(const BenchReport& r) {
   const auto [fastest, slowest] = std::minmax_element(r.step_seconds.begin(), r.step_seconds.end());
   const double achieved = r.floor_flops_per_step / step;
   std::string text = fmt::format(
-      "{}, layer {} of 0..{}, {} on {}, {} ranks = {} dp x {} tp, {} threads per rank\n"
+      "{}, {} of 0..{}, {} on {}, {} ranks = {} dp x {} tp, {} threads per rank\n"
       "{} pairs in micro-batches of {}: {:.0f} tokens per step, {:.0f} of answers; {} steps after "
       "{} to warm up\n\n",
-      r.model, r.layer, r.blocks - 1, r.dtype, r.device, r.world, r.dp, r.tp, r.threads,
-      r.batch_size, r.micro_batch, r.tokens_per_step, r.answers_per_step, r.step_seconds.size(),
-      r.warmup);
+      r.model, layers_text(r.layer), r.blocks - 1, r.dtype, r.device, r.world, r.dp, r.tp,
+      r.threads, r.batch_size, r.micro_batch, r.tokens_per_step, r.answers_per_step,
+      r.step_seconds.size(), r.warmup);
   if (r.objective != BenchReport().objective) {
     text += bench_line("objective", r.objective);
   }
@@ -109,7 +109,7 @@ std::string bench_text(const BenchReport& r) {
   text += bench_line(
       "memory", fmt::format("{} at most per rank; weights {}, activations of blocks 0..{} {}{}",
                             bench_gib(static_cast<double>(r.peak_memory_bytes)),
-                            bench_gib(static_cast<double>(r.weight_bytes)), r.layer,
+                            bench_gib(static_cast<double>(r.weight_bytes)), r.layer.lowest(),
                             bench_gib(static_cast<double>(r.cache_bytes)),
                             r.cache_kept ? " per node" : " not kept: more than the cache budget"));
   text +=
@@ -123,7 +123,10 @@ std::string bench_json(const BenchReport& r) {
   const double step = r.median_step_seconds();
   Json json;
   json["model"] = r.model;
-  json["layer"] = r.layer;
+  json["layer"] = r.layer.lowest();
+  if (r.layer.count() > 1) {
+    json["layers"] = r.layer.blocks();
+  }
   json["dtype"] = r.dtype;
   json["device"] = r.device;
   json["backend"] = r.backend;

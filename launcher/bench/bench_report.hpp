@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "trainer/cost/cost.hpp"
+#include "trainer/intervention/layers.hpp"
 
 namespace bipo {
 
@@ -13,7 +14,7 @@ struct BenchReport {
   // The workload.
   std::string model;
   std::int64_t blocks = 0;
-  std::int64_t layer = 0;
+  SteeredLayers layer = 0;  // or several, trained jointly
   std::string dtype;
   std::string device;
   std::string backend;

@@ -47,12 +47,12 @@ std::string nodes_text(const PlannedMachine& machine) {
 std::string head_text(const PlanRequest& r) {
   const PlannedMachine& m = r.machine;
   return fmt::format(
-      "{}: {:.4g} G parameters, layer {} of 0..{}, {}\n"
+      "{}: {:.4g} G parameters, {} of 0..{}, {}\n"
       "{} x {}{}: {:.4g} TFLOP/s, {:.4g} GB/s and {:.4g} GiB each ({})\n"
       "{} training and {} held-out pairs of {:.0f} tokens, {:.0f} of answers; prompts share "
       "{:.0f}\n",
-      r.model, model_parameters(r.config) / 1e9, r.layer, r.config.blocks - 1, r.dtype, m.devices,
-      m.name, nodes_text(m), m.speed.operations / 1e12, m.speed.copy_bytes / 1e9,
+      r.model, model_parameters(r.config) / 1e9, layers_text(r.layer), r.config.blocks - 1, r.dtype,
+      m.devices, m.name, nodes_text(m), m.speed.operations / 1e12, m.speed.copy_bytes / 1e9,
       m.memory_bytes / kGiB, m.source, r.train_pairs, r.test_pairs, r.pair.tokens, r.pair.answers,
       r.pair.shared);
 }
@@ -78,8 +78,9 @@ std::string arrangement_text(const PlanRequest& r, const RunPlan& p) {
 std::string memory_text(const PlanRequest& r, const RunPlan& p) {
   const RankMemory& m = p.memory;
   std::string text = "\nmemory per rank\n";
-  text += plan_line(fmt::format("weights of blocks {}..{}", r.layer + 1, r.config.blocks - 1),
-                    plan_gib(m.suffix));
+  text +=
+      plan_line(fmt::format("weights of blocks {}..{}", r.layer.lowest() + 1, r.config.blocks - 1),
+                plan_gib(m.suffix));
   text += plan_line("head and final norm", plan_gib(m.head));
   text += plan_line("activations of a micro-batch", plan_gib(m.activations));
   if (p.shape.graphs) {
@@ -90,7 +91,7 @@ std::string memory_text(const PlanRequest& r, const RunPlan& p) {
   text += plan_line("libraries", plan_gib(m.program));
   text += plan_line("at most", plan_gib(p.peak_bytes));
   text += plan_line(
-      fmt::format("activations of blocks 0..{}, per node", r.layer),
+      fmt::format("activations of blocks 0..{}, per node", r.layer.lowest()),
       plan_gib(m.cache) + (r.machine.cuda ? " of host memory" : " (in \"at most\" by parts)"));
   return text;
 }
@@ -130,7 +131,10 @@ std::string plan_json(const PlanRequest& r, const RunPlan& p) {
   Json json;
   json["model"] = r.model;
   json["parameters"] = model_parameters(r.config);
-  json["layer"] = r.layer;
+  json["layer"] = r.layer.lowest();
+  if (r.layer.count() > 1) {
+    json["layers"] = r.layer.blocks();
+  }
   json["dtype"] = r.dtype;
   json["machine"] = r.machine.name;
   json["devices"] = r.machine.devices;

@@ -31,10 +31,10 @@ std::vector<TokenId> make_tokens(std::int64_t pair, std::uint32_t part, std::int
 
 }  // namespace
 
-ModelConfig read_chosen_config(const ModelChoice& choice, std::int64_t layer) {
+ModelConfig read_chosen_config(const ModelChoice& choice, const SteeredLayers& layer) {
   const ModelConfig config =
       choice.shape.empty() ? read_config(choice.model) : read_shape(choice.shape);
-  check_layer(layer, config);
+  check_layer(layer.highest(), config);
   return config;
 }
 

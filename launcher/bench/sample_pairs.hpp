@@ -9,13 +9,14 @@
 #include "datasets/tokens/pair_tokenizer.hpp"
 #include "datasets/tokens/token_pair.hpp"
 #include "experiments/settings/settings.hpp"
+#include "trainer/intervention/layers.hpp"
 #include "trainer/model/architecture/config.hpp"
 
 namespace bipo {
 
 // Reads the configuration of the model directory, the GGUF file or the shape, and checks `layer`
 // against it.  Throws UserError.
-ModelConfig read_chosen_config(const ModelChoice& choice, std::int64_t layer);
+ModelConfig read_chosen_config(const ModelChoice& choice, const SteeredLayers& layer);
 
 // Reads the pairs of `file` and tokenises them as `train` does for the model in `model`, whose
 // weights are not needed.  Throws UserError.

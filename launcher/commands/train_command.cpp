@@ -1,4 +1,5 @@
-// The command `train`: trains one steering vector and writes one run file.
+// The command `train`: trains one steering vector, or one for each of several layers jointly, and
+// writes one run file.
 #include <fmt/format.h>
 
 #include <cmath>
@@ -93,9 +94,9 @@ std::optional<StepLog> open_log(const RunPreparation& run) {
 
 ReservedSpace reserve_run_file(const RunPreparation& run) {
   const TrainingInputs& inputs = run.job.inputs;
-  return {run.job.options.out,
-          run_file_bytes(run.job.options, BatchPlan(run.plan), inputs.config.hidden,
-                         static_cast<std::int64_t>(inputs.test.size()))};
+  return {run.job.options.out, run_file_bytes(run.job.options, BatchPlan(run.plan),
+                                              run.job.options.layer.count() * inputs.config.hidden,
+                                              static_cast<std::int64_t>(inputs.test.size()))};
 }
 
 // Shows what the ranks are about to do.
@@ -155,16 +156,16 @@ int run_prepared(const RunPreparation& run, OutputClaims& claims, Job& job) {
   std::unique_ptr<Decoder> decoder;
   session.together([&] { decoder = load_decoder(run.job, ranks); });
   const PreparedData data = prepare_data(*decoder, run.job,
-                                         {{options.layer},
+                                         {{options.layer.lowest()},
                                           options.eval_every > 0,
                                           options.cache_budget.value(),
                                           uses_reference(options.objective)},
                                          ranks, job.display());
 
-  const double residual_rms = data.train->median_rms(options.layer);
+  const double residual_rms = data.train->median_rms(options.layer.lowest());
   const double residual_norm = residual_rms * std::sqrt(static_cast<double>(inputs.config.hidden));
   job.display().message(fmt::format("median norm of the residual stream after block {}: {:.4g}",
-                                    options.layer, residual_norm));
+                                    options.layer.lowest(), residual_norm));
   const BatchPlan plan(run.plan);
   RunObserver observer(
       {options.out, run_attributes(options, run.job, session, run.config, run.created_utc),

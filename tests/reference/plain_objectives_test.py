@@ -18,7 +18,7 @@ import program
 import run_files
 from plain_bipo import Settings
 
-LAYER = 1
+LAYERS = [1]
 SETTINGS = Settings(steps=6, lr=0.1, warmup_steps=2, weight_decay=0.05, batch_size=2, sign="both")
 # As reference_test.py has them: fp32 against exact log-probabilities of some 150 nats, here also as factors of others.
 LOSS_RTOL, COSINE = 1e-5, 0.999999
@@ -34,6 +34,14 @@ CASES = {
     "suppress with a learned factor, clipped": ("suppress", replace(SETTINGS, max_grad_norm=0.5),
                                                 {"factors": "learned", "factor_lr": 0.5},
                                                 {"factor": 1.0, "factor_lr": 0.5}),
+}
+# A vector for each of these layers, the model's last among them; slower, since all act at once.
+JOINT = {
+    "reps at three layers": ("reps", replace(SETTINGS, lr=0.05), {"factors": 2}, {"factor": 2.0}, [0, 2, 3]),
+    "suppress at two layers, with a learned factor": ("suppress",
+                                                      replace(SETTINGS, lr=0.05, max_grad_norm=0.5),
+                                                      {"factors": "learned", "factor_lr": 0.5},
+                                                      {"factor": 1.0, "factor_lr": 0.5}, [1, 3]),
 }
 
 
@@ -58,16 +66,16 @@ def distance(found: numpy.ndarray, expected: torch.Tensor) -> float:
     return float(numpy.linalg.norm(found - expected.numpy()) / numpy.linalg.norm(expected.numpy()))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, *JOINT])
 def test_equals_the_plain_trainer(pairs, tmp_path, case):
-    objective, settings, options, factor = CASES[case]
+    objective, settings, options, factor, layers = JOINT[case] if case in JOINT else (*CASES[case], LAYERS)
     directory, file, tokens = pairs
     torch.set_num_threads(1)
     model = plain_bipo.load_model(str(directory), torch.float64)
-    expected = plain_objectives.train(model, LAYER, tokens, settings, objective, **factor)
+    expected = plain_objectives.train(model, layers, tokens, settings, objective, **factor)
     out = tmp_path / "run.h5"
     program.run_successfully(["train", *program.options({
-        "model": directory, "train": file, "layer": LAYER, "out": out, "objective": objective,
+        "model": directory, "train": file, "layer": ",".join(map(str, layers)), "out": out, "objective": objective,
         "max_steps": settings.steps, "lr_unit": "absolute", "lr": settings.lr, "warmup_steps": settings.warmup_steps,
         "weight_decay": settings.weight_decay, "max_grad_norm": settings.max_grad_norm,
         "batch_size": settings.batch_size, "sign": settings.sign, "shuffle": "off", "dtype": "fp32",
@@ -75,10 +83,12 @@ def test_equals_the_plain_trainer(pairs, tmp_path, case):
     run = run_files.read(out)
     assert run.steps["vector_norm"][-1] > 0.5, "hardly moved: the comparison says nothing"
     numpy.testing.assert_allclose(run.steps["loss"], expected.losses, rtol=LOSS_RTOL, atol=0)
-    assert run_files.cosine(run.final_vector, expected.vector.numpy()) >= COSINE
+    found = run.final_vector.reshape(len(layers), -1)
+    for part, wanted in zip(found, expected.vector.numpy(), strict=True):
+        assert run_files.cosine(part, wanted) >= COSINE
     with h5py.File(out) as stored:
-        assert distance(stored["checkpoint/exp_avg"][:], expected.moments[0]) <= MOMENT_RTOL
-        assert distance(stored["checkpoint/exp_avg_sq"][:], expected.moments[1]) <= MOMENT_RTOL
+        for name, moment in zip(("exp_avg", "exp_avg_sq"), expected.moments, strict=True):
+            assert distance(stored[f"checkpoint/{name}"][:].reshape(len(layers), -1), moment) <= MOMENT_RTOL
         assert ("factor" in stored["vectors"]) == ("factor_lr" in factor)
         if "factor_lr" in factor:
             assert expected.factor != pytest.approx(factor["factor"], abs=0.02), "hardly moved"

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "trainer/cost/cost.hpp"
+#include "trainer/intervention/layers.hpp"
 #include "trainer/model/architecture/config.hpp"
 
 namespace bipo {
@@ -24,8 +25,8 @@ struct PlannedMachine {
 struct PlanRequest {
   std::string model;
   ModelConfig config;
-  std::int64_t layer = 0;
-  TokenCounts pair;  // the mean one
+  SteeredLayers layer = 0;  // whose lowest bounds the work
+  TokenCounts pair;         // the mean one
   std::int64_t train_pairs = 0;
   std::int64_t test_pairs = 0;
   bool uses_reference = true;  // the objective, of the training pairs; held-out ones have theirs

@@ -23,4 +23,8 @@ std::string to_string(const SteeredLayers& layers, const char* separator) {
   return fmt::format("{}", fmt::join(layers.blocks(), separator));
 }
 
+std::string layers_text(const SteeredLayers& layers) {
+  return fmt::format("layer{} {}", layers.count() == 1 ? "" : "s", to_string(layers));
+}
+
 }  // namespace bipo

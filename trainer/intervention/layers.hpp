@@ -31,4 +31,7 @@ class SteeredLayers {
 // Returns the numbers with `separator` between them.
 std::string to_string(const SteeredLayers& layers, const char* separator = ",");
 
+// Returns "layer 5" or "layers 5,10,15".
+std::string layers_text(const SteeredLayers& layers);
+
 }  // namespace bipo

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <regex>
 #include <set>
@@ -360,6 +361,24 @@ TEST_F(RunPreparationTest, WarnsOfOtherThreadsThanTheFiles) {
 TEST_F(RunPreparationTest, RefusesALayerThatTheModelDoesNotHave) {
   TrainOptions given = options();
   given.layer = 3;
+  EXPECT_EQ(error_of<UserError>([&] { prepare(given); }),
+            "--layer 3: the model has 3 blocks, so layers go from 0 to 2");
+}
+
+TEST_F(RunPreparationTest, SeveralLayersAreOneRun) {
+  TrainOptions given = options();
+  given.layer = SteeredLayers(std::vector<std::int64_t>{0, 2});
+  const RunPreparation run = prepare(given);
+  EXPECT_EQ(nlohmann::json::parse(run.config)["layer"], (std::vector<std::int64_t>{0, 2}));
+  const RunAttributes attributes =
+      run_attributes(run.job.options, run.job, lone_session(), run.config, kNow);
+  EXPECT_EQ(attributes.layer, 0);
+  EXPECT_EQ(attributes.higher_layers, (std::vector<std::int64_t>{2}));
+  given.start = RandomStart{{0.5, /*is_percent=*/false}};
+  const TrainingRecord record = new_record(given, testing::kModelHidden, /*residual_norm=*/1);
+  EXPECT_EQ(std::ssize(record.checkpoint.vector), 2 * testing::kModelHidden);
+  EXPECT_EQ(record.checkpoint.exp_avg.size(), record.checkpoint.vector.size());
+  given.layer = SteeredLayers(std::vector<std::int64_t>{0, 2, 3});
   EXPECT_EQ(error_of<UserError>([&] { prepare(given); }),
             "--layer 3: the model has 3 blocks, so layers go from 0 to 2");
 }

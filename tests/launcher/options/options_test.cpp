@@ -611,6 +611,17 @@ TEST(SweepOptions, ConfigFileHasASectionOfItsOwn) {
                {":2", "[sweeps] is unknown", "nearest is [sweep]"});
 }
 
+TEST(TrainOptions, LayersAreSortedAndOneIsTheUsualCase) {
+  const auto layers = [](const char* text) {
+    return to_string(
+        std::get<TrainOptions>(parse_command_line({"train", "--model", "m", "--train", "t.csv",
+                                                   "--layer", text, "--out", "run.h5"}))
+            .layer);
+  };
+  EXPECT_EQ(layers("20,5,10"), "5,10,20");
+  EXPECT_EQ(layers("0"), "0");
+}
+
 TEST(ConfigFile, HasSectionsForSeveralCommands) {
   const IniFile file(
       "model = shared\n"
@@ -1007,7 +1018,9 @@ constexpr BadValue kBadValues[] = {{"model", "", "path"},
                                    {"epochs", "0", "1 or above"},
                                    {"epochs", "3x", "whole number"},
                                    {"epochs", "9223372036854775808", "2^63 - 1"},
-                                   {"layer", "15,16", "sweep --layers"},
+                                   {"layer", "15:20", "sweep --layers"},
+                                   {"layer", "15,20,15", "15 is given twice"},
+                                   {"layer", "15,", "commas without blanks"},
                                    {"max-steps", "-1", "0 or above"},
                                    {"batch-size", "0", "1 or above"},
                                    {"micro-batch", "0", "1 or above"},

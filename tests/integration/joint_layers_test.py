@@ -1,0 +1,109 @@
+"""Runs that train a vector for each of several layers jointly: under every arrangement of ranks, after a stop, in use."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import h5py
+import numpy
+import pytest
+from safetensors.numpy import load_file
+
+import evaluations
+import program
+import run_files
+
+# fp32 sums in another order, as in parity_test.py.
+LOSS_RTOL, VECTOR_COSINE = 1e-5, 0.999999
+LAYERS = "0,2,3"  # of the model's four
+
+
+def train(job, ranks=None, **changes) -> run_files.RunFile:
+    changed = job.but(**{"layer": LAYERS, **changes})
+    program.run_successfully(changed.arguments(), ranks)
+    return run_files.read(changed.out)
+
+
+@pytest.mark.parametrize("settings", [{"norm": "max:20%", "positions": "answer"},
+                                      {"objective": "reps", "factors": "learned", "factor_init": 2}])
+def test_no_arrangement_of_ranks_matters(job, settings):
+    settings = {"batch_size": 8, "micro_batch": 2, "epochs": 1, **settings}
+    alone = train(job.writing("alone.h5"), **settings)
+    assert alone.steps["vector_norm"][-1] > 0.05, "hardly moved: the comparison says nothing"
+    run_files.assert_identical(train(job.writing("dp2.h5"), 2, dp=2, **settings), alone)
+    split = train(job.writing("tp2.h5"), 2, tp=2, **settings)
+    numpy.testing.assert_allclose(split.steps["loss"], alone.steps["loss"], rtol=LOSS_RTOL, atol=0)
+    for part, other in zip(split.final_vector, alone.final_vector, strict=True):
+        assert run_files.cosine(part, other) >= VECTOR_COSINE
+
+
+def test_a_stopped_run_goes_on(job):
+    long = {"epochs": 60, "save_every": 0, "eval_every": 20, "layer": LAYERS}
+    whole = train(job.writing("whole.h5"), **{**long, "save_every": 30})
+    stopped = job.writing("stopped.h5").but(**long)
+    with program.start(stopped.arguments()) as running:
+        program.wait_until(lambda: run_files.steps_saved(stopped.out) >= 7, running)
+        running.send(signal.SIGINT)
+        assert running.finish(30).code == program.INTERRUPTED
+    other = program.run(stopped.but(layer="0,2").arguments("--resume"))
+    assert other.code == program.BAD_INPUT and "layer" in other.stderr
+    program.run_successfully(stopped.arguments("--resume"))
+    run_files.assert_identical(run_files.read(stopped.out), whole)
+
+
+def test_a_file_is_used_as_it_was_trained(job, tmp_path, tiny_model, tiny_test_pairs):
+    """The held-out pairs have the log-probabilities of the training's own evaluation under all three vectors."""
+    run = train(job, layer="3,0,2", epochs=1, multipliers="-1,0,2")
+    with h5py.File(job.out) as file:
+        assert file["vectors/layer"][:].tolist() == [0, 2, 3] and file.attrs["layer"] == 0
+        assert file["vectors/value"].shape == (1, 3, file.attrs["hidden_size"])
+    assert run.config["layer"] == [0, 2, 3]
+    out = tmp_path / "evaluation.h5"
+    said = program.run_successfully(["evaluate", *program.options({
+        "model": tiny_model, "test": tiny_test_pairs, "vector": job.out, "multipliers": "-1,0,2", "threads": 1,
+        "out": out})])
+    assert all(f"vector of layer {layer}" in said.stderr for layer in (0, 2, 3))
+    evaluated = evaluations.read(out)
+    for multiplier in (-1.0, 2.0):
+        own = run.evaluation(multiplier)
+        row = evaluated.row("curve", direction="vector", multiplier=multiplier)
+        for name in ("chosen_logp", "rejected_logp"):
+            assert row[name] == pytest.approx(own[name], rel=LOSS_RTOL)
+    assert [vector["layer"] for vector in evaluated.config["vectors"]] == [0, 2, 3]
+
+    rows = tmp_path / "rows.jsonl"
+    program.run_successfully(["generate", "--model", tiny_model, "--threads", 1, "--vector", f"{job.out}@0.5", "--prompt",
+                              "red ring", "--max-new-tokens", 2, "--multipliers", "1", "--out", rows])
+    assert [vector["layer"] for vector in json.loads(rows.read_text())["vectors"]] == [0, 2, 3]
+
+    tensors = tmp_path / "vectors.safetensors"
+    program.run_successfully(["export", job.out, "--format", "safetensors", "--out", tensors])
+    found = load_file(tensors)
+    for part, layer in zip(run.final_vector, (0, 2, 3), strict=True):
+        numpy.testing.assert_array_equal(found[f"layers.{layer}"], part)
+    assert "0,2,3" in program.run_successfully(["inspect", job.out]).stdout
+
+
+def test_what_is_refused(job, tiny_model, tmp_path):
+    train(job, epochs=1, max_steps=1, eval_every=0)
+    refused = {
+        "0 is given twice": job.writing("a.h5").but(layer="0,1,0").arguments(),
+        "--layer 9": job.writing("a.h5").but(layer="0,9").arguments(),
+        "belongs to layer 0,2,3, but --layer is 0,2": job.writing("a.h5").but(layer="0,2",
+                                                                               continue_from=job.out).arguments(),
+        "holds a vector for each of 3 layers": ["generate", "--model", tiny_model, "--vector", job.out, "--gate",
+                                                f"{job.out}:0", "--prompt", "red"],
+        "has no room for the vectors of 3 layers": ["export", job.out, "--format", "npy", "--out", tmp_path / "v.npy"],
+        "layer 0 cannot be a GGUF": ["export", job.out, "--format", "gguf", "--out", tmp_path / "v.gguf"],
+        "steers the layers 0,2,3 jointly": ["collect", job.out, "--out", tmp_path / "all.h5"]}
+    for words, arguments in refused.items():
+        finished = program.run(arguments)
+        assert finished.code == program.BAD_INPUT and words in finished.stderr, finished
+
+
+def test_a_run_begins_with_the_vectors_of_another(job):
+    first = train(job.writing("first.h5"), epochs=1, eval_every=0)
+    second = train(job.writing("second.h5"), epochs=1, eval_every=0, init=f"{job.folder / 'first.h5'}@0.5")
+    assert second.steps["vector_norm"][0] == pytest.approx(0.5 * first.steps["vector_norm"][-1], rel=1e-6)
+    assert second.config["continue_from"]["layers"] == [0, 2, 3]
