@@ -93,10 +93,31 @@ auto parse_different(std::string_view text, Parse parse_one) {
   return values;
 }
 
+LayerRange parse_joint_layers(std::string_view text, const char* rule) {
+  LayerRange range;
+  for (const std::string_view part : split(text, '+')) {
+    const auto number = to_number<std::int64_t>(part);
+    if (!number || *number < 0) {
+      throw UserError(fmt::format("{}; '{}' is not a layer", rule, part));
+    }
+    range.joint.push_back(*number);
+  }
+  std::sort(range.joint.begin(), range.joint.end());
+  if (std::adjacent_find(range.joint.begin(), range.joint.end()) != range.joint.end()) {
+    throw UserError(fmt::format("{}; '{}' has a layer twice", rule, text));
+  }
+  range.first = range.joint.front();
+  range.last = range.first;
+  return range;
+}
+
 LayerRange parse_layer_range(std::string_view text) {
   constexpr const char* kRule =
       "must be layers, from 0, separated by commas without blanks (N, FIRST:LAST or "
-      "FIRST:LAST:STEP, both ends included), or all";
+      "FIRST:LAST:STEP, both ends included, or 10+15+20, trained jointly), or all";
+  if (text.find('+') != std::string_view::npos) {
+    return parse_joint_layers(text, kRule);
+  }
   const std::vector<std::string_view> parts = split(text, ':');
   std::vector<std::int64_t> numbers;
   for (const std::string_view part : parts) {

@@ -100,8 +100,8 @@ std::vector<std::string> parse_positions_list(std::string_view text);
 // Parses comma separated blocks, from 0, all different, in any order.
 SteeredLayers parse_layers(std::string_view text);
 
-// Parses comma separated N, FIRST:LAST or FIRST:LAST:STEP, both ends included, or `all`, which
-// yields no range.
+// Parses comma separated N, FIRST:LAST or FIRST:LAST:STEP, both ends included, N+N+..., which are
+// trained jointly, or `all`, which yields no range.
 std::vector<LayerRange> parse_layer_ranges(std::string_view text);
 
 }  // namespace bipo

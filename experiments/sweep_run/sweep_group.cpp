@@ -217,13 +217,13 @@ SweepGroup::End SweepGroup::work_on(const std::vector<SweepPart>& parts, const P
 
 SweepGroup::End SweepGroup::train_pack(const SweepPart& part, const Pack& pack,
                                        const PackAssignment& assignment, TakenPack* taken) {
-  const std::int64_t layer = pack.members.front().layer;
+  const SteeredLayers layers = steered_layers(pack.members.front());
   session_.together(
       [&] {
         if (taken != nullptr) {
           require_space(pack, assignment);
         }
-        load_suffix(part, layer);
+        load_suffix(part, layers.lowest());
       },
       *ranks_.world);
   if (taken != nullptr) {
@@ -258,7 +258,7 @@ SweepGroup::End SweepGroup::train_pack(const SweepPart& part, const Pack& pack,
     });
   }
   const RunStatus status = train(model_.of(part.inputs), *part.data.train, part.data.held_out.get(),
-                                 layer, members, ranks_, last_step);
+                                 layers, members, ranks_, last_step);
   at_stop.reset();
   const bool is_superseded =
       std::any_of(training.members.begin(), training.members.end(),

@@ -338,7 +338,7 @@ bool uses_reference(const SweepPreparation& sweep) {
 
 TrainOptions cell_options(const SweepPreparation& sweep, const Cell& cell) {
   TrainOptions options = sweep.inputs[inputs_of(sweep, cell)].job.options;
-  options.layer = cell.layer;
+  options.layer = steered_layers(cell);
   options.out = run_file_path(sweep.options.out, cell);
   if (!options.log_jsonl.empty()) {
     options.log_jsonl /= cell.name + ".jsonl";
@@ -394,7 +394,8 @@ double cell_cost(const SweepPreparation& sweep, const Cell& cell) {
 
 std::uint64_t run_file_bytes(const SweepPreparation& sweep, const Cell& cell) {
   const SweepInputs& inputs = sweep.inputs[inputs_of(sweep, cell)];
-  return run_file_bytes(sweep.options, batch_plan(sweep, cell), inputs.job.inputs.config.hidden,
+  return run_file_bytes(sweep.options, batch_plan(sweep, cell),
+                        steered_layers(cell).count() * inputs.job.inputs.config.hidden,
                         static_cast<std::int64_t>(inputs.job.inputs.test.size()));
 }
 

@@ -97,6 +97,9 @@ Cell cell_of(const fs::path& run_file, const RunRecord& record, const Json& conf
   cell.model = fs::path(record.attributes.model).filename().string();
   cell.data = fs::path(text("train")).stem().string();
   cell.layer = record.attributes.layer;
+  if (!record.attributes.higher_layers.empty()) {
+    cell.joint_layers = to_string(steered_layers(record.attributes), "+");
+  }
   cell.seed = record.checkpoint.seed;
   cell.lr = number("lr");
   cell.beta = number("beta");
@@ -124,12 +127,6 @@ Cell cell_of(const fs::path& run_file, const RunRecord& record, const Json& conf
 
 Source source_of_run(const fs::path& run_file) {
   const RunRecord record = read_run_file(run_file);
-  if (!record.attributes.higher_layers.empty()) {
-    throw UserError(fmt::format(
-        "{}: steers the layers {} jointly, and the tables of a collected file have one layer for "
-        "each run; leave it out",
-        run_file.string(), to_string(steered_layers(record.attributes))));
-  }
   const Json parsed = Json::parse(record.attributes.config, nullptr, /*allow_exceptions=*/false);
   const Json config = parsed.is_object() ? parsed : Json::object();
   Source source{run_file, /*is_sweep=*/false, {}};
@@ -313,9 +310,10 @@ std::string reason_of(const std::exception& error, const fs::path& path) {
 }
 
 void require_run_of(const Cell& cell, const RunRecord& record) {
-  if (record.attributes.layer != cell.layer || record.checkpoint.seed != cell.seed) {
-    throw UserError(fmt::format("a run of layer {} and seed {}, not this cell's",
-                                record.attributes.layer, record.checkpoint.seed));
+  const SteeredLayers layers = steered_layers(record.attributes);
+  if (layers != steered_layers(cell) || record.checkpoint.seed != cell.seed) {
+    throw UserError(fmt::format("a run of {} and seed {}, not this cell's", layers_text(layers),
+                                record.checkpoint.seed));
   }
 }
 

@@ -18,7 +18,7 @@ constexpr std::size_t kLongestList = 60;
 std::array<std::string, kAxes> parts_of(const Cell& cell) {
   return {cell.model,
           cell.data,
-          fmt::format("layer{}", cell.layer),
+          "layer" + to_string(steered_layers(cell), "+"),
           fmt::format("seed{}", cell.seed),
           fmt::format("lr{}", cell.lr),
           fmt::format("beta{}", cell.beta),

@@ -8,11 +8,14 @@
 
 namespace bipo {
 
-// The layers first, first + step, ... up to `last`, which is included where a step meets it.
+// The layers first, first + step, ... up to `last`, which is included where a step meets it; or,
+// where `joint` has any, these layers as one value: a cell trains a vector for each of them
+// jointly.
 struct LayerRange {
   std::int64_t first = 0;
   std::int64_t last = 0;
   std::int64_t step = 1;
+  std::vector<std::int64_t> joint = {};  // ascending, of which `first` is the lowest
 };
 
 struct NamedModel {

@@ -5,6 +5,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <charconv>
+#include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -22,6 +24,9 @@ namespace bipo {
 namespace {
 
 std::string range_text(const LayerRange& range) {
+  if (!range.joint.empty()) {
+    return fmt::format("{}", fmt::join(range.joint, "+"));
+  }
   if (range.first == range.last) {
     return fmt::format("{}", range.first);
   }
@@ -31,10 +36,14 @@ std::string range_text(const LayerRange& range) {
 // Appends to `layers` the layers of `range` that a model of `blocks` blocks has, and the others to
 // `missing`, as text.  Missing layers stay a range: a mistyped one may hold more than fit in
 // memory.
-void append_layers(const LayerRange& range, std::int64_t blocks, std::vector<std::int64_t>& layers,
+void append_layers(const LayerRange& range, std::int64_t blocks, std::vector<SteeredLayers>& layers,
                    std::vector<std::string>& missing) {
-  if (range.first < 0) {
+  if (range.first < 0 || (!range.joint.empty() && range.joint.back() >= blocks)) {
     missing.push_back(range_text(range));
+    return;
+  }
+  if (!range.joint.empty()) {
+    layers.push_back(SteeredLayers(range.joint));
     return;
   }
   const std::int64_t steps = (range.last - range.first) / range.step;
@@ -45,7 +54,7 @@ void append_layers(const LayerRange& range, std::int64_t blocks, std::vector<std
       missing.push_back(range_text({layer, last, range.step}));
       return;
     }
-    layers.push_back(layer);
+    layers.emplace_back(layer);
   }
 }
 
@@ -61,13 +70,14 @@ void check_ranges(const std::vector<LayerRange>& ranges, std::vector<std::string
   }
 }
 
-std::vector<std::int64_t> list_layers(const std::vector<LayerRange>& ranges,
-                                      const std::string& model, std::int64_t blocks,
-                                      std::vector<std::string>& problems) {
-  std::vector<std::int64_t> layers;
+std::vector<SteeredLayers> list_layers(const std::vector<LayerRange>& ranges,
+                                       const std::string& model, std::int64_t blocks,
+                                       std::vector<std::string>& problems) {
+  std::vector<SteeredLayers> layers;
   if (ranges.empty()) {
-    layers.resize(static_cast<std::size_t>(blocks));
-    std::iota(layers.begin(), layers.end(), 0);
+    for (std::int64_t layer = 0; layer < blocks; ++layer) {
+      layers.emplace_back(layer);
+    }
     return layers;
   }
   std::vector<std::string> missing;
@@ -99,6 +109,25 @@ std::vector<Value> sort_values(std::string_view option, std::vector<Value> value
                                    fmt::join(repeated, ", ")));
   }
   return values;
+}
+
+// Sorts them by their lowest layers, then by the others.
+std::vector<SteeredLayers> sort_layers(std::vector<SteeredLayers> layers,
+                                       std::vector<std::string>& problems) {
+  std::sort(layers.begin(), layers.end(),
+            [](const SteeredLayers& a, const SteeredLayers& b) { return a.blocks() < b.blocks(); });
+  std::vector<std::string> repeated;
+  for (std::size_t i = 1; i < layers.size(); ++i) {
+    const std::string text = to_string(layers[i], "+");
+    if (layers[i] == layers[i - 1] && (repeated.empty() || repeated.back() != text)) {
+      repeated.push_back(text);
+    }
+  }
+  if (!repeated.empty()) {
+    problems.push_back(fmt::format("--layers: {} given more than once; give each value once",
+                                   fmt::join(repeated, ", ")));
+  }
+  return layers;
 }
 
 template <typename Value>
@@ -140,10 +169,14 @@ bool is_axis(const std::vector<Cell>& cells, std::string Cell::*setting) {
   });
 }
 
+std::string layer_part(const Cell& cell) {
+  return cell.joint_layers.empty() ? fmt::format("{}", cell.layer) : cell.joint_layers;
+}
+
 std::string cell_name(const Cell& cell) {
   std::string name = fmt::format("{}-{}-layer{}-seed{}-lr{}-beta{}-sign{}-batch{}-epochs{}",
-                                 cell.model, cell.data, cell.layer, cell.seed, cell.lr, cell.beta,
-                                 cell.sign, cell.batch_size, cell.epochs);
+                                 cell.model, cell.data, layer_part(cell), cell.seed, cell.lr,
+                                 cell.beta, cell.sign, cell.batch_size, cell.epochs);
   const Cell usual;
   const bool has_other_objective = cell.objective != usual.objective;
   if (has_other_objective) {
@@ -164,7 +197,7 @@ std::string cell_name(const Cell& cell) {
                  [](char letter) { return letter != ':' && letter != ','; });
   }
   for (const auto& [axis, setting] : kSettingAxes) {
-    if (cell.*setting != usual.*setting) {
+    if (cell.*setting != usual.*setting && setting != &Cell::joint_layers) {
       name += fmt::format("-{}{}", axis, name_part(cell.*setting));
     }
   }
@@ -194,9 +227,9 @@ void drop_repeated(std::vector<Cell>& cells) {
 }
 
 // Returns what members of a pack have in common.
-std::tuple<std::string, std::string, std::int64_t, std::int64_t, std::int64_t> pack_key(
-    const Cell& cell) {
-  return {cell.model, cell.data, cell.layer, cell.batch_size, cell.epochs};
+std::tuple<std::string, std::string, std::int64_t, std::string, std::int64_t, std::int64_t>
+pack_key(const Cell& cell) {
+  return {cell.model, cell.data, cell.layer, cell.joint_layers, cell.batch_size, cell.epochs};
 }
 
 std::string pack_name(const std::vector<Cell>& members) {
@@ -209,7 +242,7 @@ std::string pack_name(const std::vector<Cell>& members) {
     hash.add("\n");
   }
   const Cell& first = members.front();
-  return fmt::format("{}-{}-layer{}-{}cells-{:016x}", first.model, first.data, first.layer,
+  return fmt::format("{}-{}-layer{}-{}cells-{:016x}", first.model, first.data, layer_part(first),
                      members.size(), hash.value());
 }
 
@@ -276,9 +309,43 @@ std::vector<std::int64_t> expand_layers(const std::vector<LayerRange>& ranges,
                                         const std::string& model, std::int64_t blocks) {
   std::vector<std::string> problems;
   check_ranges(ranges, problems);
-  auto layers = sort_values("--layers", list_layers(ranges, model, blocks, problems), problems);
+  std::vector<std::int64_t> layers;
+  for (const SteeredLayers& value :
+       sort_layers(list_layers(ranges, model, blocks, problems), problems)) {
+    if (value.count() > 1) {
+      problems.push_back(fmt::format(
+          "--layers {}: layers with + between them are trained jointly, and here is no training",
+          to_string(value, "+")));
+    }
+    layers.push_back(value.lowest());
+  }
   throw_if_any(problems);
   return layers;
+}
+
+SteeredLayers steered_layers(const Cell& cell) {
+  if (cell.joint_layers.empty()) {
+    return cell.layer;
+  }
+  std::vector<std::int64_t> layers;
+  const char* at = cell.joint_layers.data();
+  const char* const end = at + cell.joint_layers.size();
+  bool is_list = true;
+  while (is_list && at <= end) {
+    std::int64_t layer = -1;
+    const auto [stop, error] = std::from_chars(at, end, layer);
+    is_list = error == std::errc() && (stop == end || *stop == '+') &&
+              layer > (layers.empty() ? cell.layer - 1 : layers.back());
+    layers.push_back(layer);
+    at = stop + 1;
+  }
+  if (!is_list || layers.size() < 2 || layers.front() != cell.layer) {
+    throw UserError(
+        fmt::format("the cell {} has the layer {} and the joint layers '{}', which do "
+                    "not ascend from it",
+                    cell.name, cell.layer, cell.joint_layers));
+  }
+  return SteeredLayers(std::move(layers));
 }
 
 std::vector<Cell> expand(const SweepAxes& axes, const std::vector<std::int64_t>& blocks) {
@@ -286,14 +353,14 @@ std::vector<Cell> expand(const SweepAxes& axes, const std::vector<std::int64_t>&
   check_names("--models", axes.models, problems);
   check_names("--data", axes.data, problems);
   check_ranges(axes.layers, problems);
-  std::vector<std::pair<std::string, std::int64_t>> model_layers;
+  std::vector<std::pair<std::string, SteeredLayers>> model_layers;
   std::vector<std::string> repeated;  // the same for every model
   for (std::size_t m = 0; m < axes.models.size(); ++m) {
     const std::string& model = axes.models[m].name;
     repeated.clear();
-    for (const std::int64_t layer : sort_values(
-             "--layers", list_layers(axes.layers, model, blocks.at(m), problems), repeated)) {
-      model_layers.emplace_back(model, layer);
+    for (const SteeredLayers& layers :
+         sort_layers(list_layers(axes.layers, model, blocks.at(m), problems), repeated)) {
+      model_layers.emplace_back(model, layers);
     }
   }
   problems.insert(problems.end(), repeated.begin(), repeated.end());
@@ -328,7 +395,8 @@ std::vector<Cell> expand(const SweepAxes& axes, const std::vector<std::int64_t>&
   };
   combine(model_layers, [](Cell& cell, const auto& value) {
     cell.model = value.first;
-    cell.layer = value.second;
+    cell.layer = value.second.lowest();
+    cell.joint_layers = value.second.count() > 1 ? to_string(value.second, "+") : "";
   });
   combine(axes.data, [](Cell& cell, const NamedData& data) { cell.data = data.name; });
   combine(seeds, [](Cell& cell, std::uint64_t seed) { cell.seed = seed; });

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "experiments/sweeps/sweep_axes.hpp"
+#include "trainer/intervention/layers.hpp"
 
 namespace bipo {
 
@@ -21,7 +22,7 @@ namespace bipo {
 struct Cell {
   std::string model;  // names of the axes
   std::string data;
-  std::int64_t layer = 0;
+  std::int64_t layer = 0;  // of several that are trained jointly the lowest, see joint_layers
   std::uint64_t seed = 0;
   double lr = 0;
   double beta = 0;
@@ -47,6 +48,9 @@ struct Cell {
   std::string schedule = "cosine";
   std::string init = "zero";
   std::string factors = "1";
+  // All layers of a cell that trains several jointly, "10+15+20", which its name has behind
+  // "layer", too; empty: `layer` alone.
+  std::string joint_layers = {};
 
   bool operator==(const Cell&) const = default;
 };
@@ -56,12 +60,18 @@ inline constexpr std::pair<const char*, std::string Cell::*> kSettingAxes[] = {
     {"norm", &Cell::norm},
     {"schedule", &Cell::schedule},
     {"init", &Cell::init},
-    {"factors", &Cell::factors}};
+    {"factors", &Cell::factors},
+    {"joint_layers", &Cell::joint_layers}};
+
+// Returns the layers that the cell steers.  Throws UserError where joint_layers is no list of
+// layers that begins with `layer` and ascends.
+SteeredLayers steered_layers(const Cell& cell);
 
 // Cells that train together in the same matrix products: the unit of claim, checkpoint and resume.
 struct Pack {
-  std::vector<Cell> members;  // at least one; of one model, data set, layer, batch size and epochs
-  std::string name;           // a function of the members' names; a lone member's own
+  // At least one; of one model, data set, layer (or layers), batch size and epochs.
+  std::vector<Cell> members;
+  std::string name;  // a function of the members' names; a lone member's own
 
   bool operator==(const Pack&) const = default;
 };
@@ -87,7 +97,7 @@ struct SweepPlan {
 std::vector<Cell> expand(const SweepAxes& axes, const std::vector<std::int64_t>& blocks);
 
 // Returns the layers in `ranges`, ascending, for one model of `blocks` blocks; all of them where
-// there are no ranges.  Throws UserError as expand() does.
+// there are no ranges.  Throws UserError as expand() does, and for joint layers.
 std::vector<std::int64_t> expand_layers(const std::vector<LayerRange>& ranges,
                                         const std::string& model, std::int64_t blocks);
 

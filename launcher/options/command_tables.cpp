@@ -142,7 +142,9 @@ std::vector<Field> axis_fields(SweepAxes& axes) {
       axis("data", "data sets, NAME=TRAIN:TEST or NAME=TRAIN, in place of --train and --test",
            axes.data, parse_data_sets)
           .listing_paths(),
-      axis("layers", "blocks whose output is steered: 1,2,5 or 5:25:5 (first:last:step) or all",
+      axis("layers",
+           "blocks whose output is steered: 1,2,5 or 5:25:5 (first:last:step) or all; 10+15+20 are "
+           "trained jointly, as one cell",
            axes.layers, parse_layer_ranges, "layer")
           .required(),
       axis("seeds", "seeds of the order and the signs", axes.seeds, parse_unsigned_list, "seed"),

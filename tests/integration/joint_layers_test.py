@@ -96,10 +96,32 @@ def test_what_is_refused(job, tiny_model, tmp_path):
                                                 f"{job.out}:0", "--prompt", "red"],
         "has no room for the vectors of 3 layers": ["export", job.out, "--format", "npy", "--out", tmp_path / "v.npy"],
         "layer 0 cannot be a GGUF": ["export", job.out, "--format", "gguf", "--out", tmp_path / "v.gguf"],
-        "steers the layers 0,2,3 jointly": ["collect", job.out, "--out", tmp_path / "all.h5"]}
+        "are trained jointly, and here is no training": ["extract", "--model", tiny_model, "--train",
+                                                         job.settings["train"], "--layers", "0+2", "--out",
+                                                         tmp_path / "caa"]}
     for words, arguments in refused.items():
         finished = program.run(arguments)
         assert finished.code == program.BAD_INPUT and words in finished.stderr, finished
+
+
+def test_a_sweep_has_them_as_cells(job):
+    """Two seeds of 0+2 train in one pack beside layer 2 alone."""
+    swept = job.but(layer=None, layers="2,2+0", seeds="1,2", epochs=1, out=job.folder / "sweep")
+    program.run_successfully(["sweep", *swept.arguments()[1:]])
+    joint, single = (sorted(swept.out.glob(f"*-layer{layers}-seed*.h5")) for layers in ("0+2", "2"))
+    assert (len(joint), len(single)) == (2, 2)
+    for path, seed in zip(joint, (1, 2), strict=True):
+        run = run_files.read(path)
+        alone = train(job.writing(f"alone{seed}.h5"), layer="0,2", seed=seed, epochs=1)
+        places = dict.fromkeys(("out", "cache_budget"))
+        assert {**alone.config, **places} == {**run.config, **places}
+        for part, other in zip(run.final_vector, alone.final_vector, strict=True):
+            assert run_files.cosine(part, other) >= VECTOR_COSINE
+    program.run_successfully(["collect", swept.out, job.folder / "alone1.h5", "--out", job.folder / "all.h5"])
+    with h5py.File(job.folder / "all.h5") as file:
+        names = [name.decode() for name in file["summary"]["joint_layers"]]
+        assert sorted(names) == ["", "", "0+2", "0+2", "0+2"]
+        assert set(file["summary"]["layer"]) == {0, 2}
 
 
 def test_a_run_begins_with_the_vectors_of_another(job):

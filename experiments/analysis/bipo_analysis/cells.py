@@ -28,7 +28,7 @@ NO_CHOICE = frozenset((
     "template_date_given", "skip_bad", "rescue_dir", "vectors_per_pass"))
 # What a setting is in files that leave it out.
 USUAL: dict[str, object] = {**OBJECTIVE_AXES, "factors": [1.0], "norm": "free", "schedule": "cosine", "init": "zero",
-                            "positions": "all"}
+                            "positions": "all", "joint_layers": ""}
 # What a choice is called that departs from the others in nothing.
 BASE = "base"
 

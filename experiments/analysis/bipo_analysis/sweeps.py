@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas
 
-from .errors import AnalysisError
 from .kinds import RUN, kind_of
 from .run import Run, load_run
 from .summary import (AXES, COLUMNS, OBJECTIVE_AXES, SETTING_AXES, cell_row, input_settings, shared_settings,
@@ -80,13 +79,12 @@ def _sweep_of_run(path: Path) -> Sweep:
     Its settings are those that a sweep's cells share: the axes and the names of files are no part of them.
     """
     run = load_run(path)
-    if len(run.layers) > 1:
-        raise AnalysisError(f"{path}: steers several layers jointly, and runs are compared layer by layer; "
-                            "`report` shows it by itself")
     axes = (*AXES, *OBJECTIVE_AXES)
     cell = {**{axis: run.settings[axis] for axis in axes if axis in run.settings}, "name": path.stem,
             "model": last_part(run.attributes.get("model")), "layer": run.layer,
             "data": Path(last_part(run.settings.get("train"))).stem}
+    if len(run.layers) > 1:
+        cell["joint_layers"] = "+".join(map(str, run.layers))
     settings = {name: value for name, value in run.settings.items()
                 if name not in (*axes, "train", "test", "train_file", "test_file", "name")}
     status = {"diverged": "failed"}.get(run.status, run.status)

@@ -479,6 +479,52 @@ TEST(FitPlan, ComparesWeightsWhereBothPlansSayWhich) {
   EXPECT_NE(plan_error(text_with("", one), plan_with("", two)), "no error");
 }
 
+// A value of several layers is one cell, behind the cell of its lowest layer alone.
+TEST(Expand, JointLayersAreOneCell) {
+  const std::vector<Cell> cells =
+      expand(axes_of({{5, 5, 1, {5, 20}}, {5, 5, 1}, {10, 10, 1}, {5, 5, 1, {5, 10, 20}}}), 30);
+  EXPECT_EQ(layers_of(cells), (Layers{5, 5, 5, 10}));
+  EXPECT_EQ(cells[0].joint_layers, "");
+  EXPECT_EQ(cells[1].joint_layers, "5+10+20");
+  EXPECT_EQ(cells[2].joint_layers, "5+20");
+  EXPECT_EQ(cells[2].name, "m-d-layer5+20-seed1-lr0.0005-beta0.1-signbatch-batch4-epochs20");
+  EXPECT_EQ(to_string(steered_layers(cells[1])), "5,10,20");
+  EXPECT_EQ(steered_layers(cells[3]), SteeredLayers(10));
+  EXPECT_EQ(make_packs(cells, 8, cost_of(30, 1)).size(), 4U) << "each has passes of its own";
+  Cell damaged = cells[1];
+  for (const char* text : {"5+", "5", "5+x", "5+5", "10+20", "5,10"}) {
+    damaged.joint_layers = text;
+    EXPECT_THROW(steered_layers(damaged), UserError) << text;
+  }
+}
+
+TEST(Expand, JointLayersMustBeDifferentOnesOfTheModel) {
+  const auto refusal = [](const std::vector<LayerRange>& layers) {
+    try {
+      expand(axes_of(layers), 30);
+    } catch (const UserError& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(refusal({{5, 5, 1, {5, 30}}}),
+            "--layers: 5+30: the model m has 30 blocks, so layers go from 0 to 29");
+  EXPECT_EQ(refusal({{5, 5, 1, {5, 9}}, {5, 5, 1, {5, 9}}}),
+            "--layers: 5+9 given more than once; give each value once");
+  EXPECT_THROW(expand_layers({{5, 5, 1, {5, 9}}}, "m", 30), UserError);
+}
+
+// A plan holds them where there are some, so that the plans of others are as before.
+TEST(StoredPlan, HoldsJointLayers) {
+  SweepPlan plan;
+  plan.settings = "{}";
+  plan.cells = expand(axes_of({{5, 5, 1}, {5, 5, 1, {5, 20}}}), 30);
+  const nlohmann::json json = nlohmann::json::parse(plan_to_json(plan));
+  EXPECT_FALSE(json["cells"][0].contains("joint_layers"));
+  EXPECT_EQ(json["cells"][1]["joint_layers"], "5+20");
+  EXPECT_EQ(json["cells"][1]["layer"], 5);
+}
+
 SweepPlan plan_over(const std::vector<LayerRange>& layers, const std::vector<std::uint64_t>& seeds,
                     const std::string& settings = R"({"epochs":20,"model":"m"})") {
   SweepPlan plan;

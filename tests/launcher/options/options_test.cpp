@@ -589,6 +589,13 @@ TEST(SweepOptions, AllLayersAreNoRange) {
 
 TEST(SweepOptions, BadListsNameTheValueAndTheRule) {
   expect_parts(sweep_error({"--layers", "5:1"}), {"'5:1'", "ends before"});
+  const auto joint = parsed_sweep({"--layers", "5,20+5+10"}).axes.layers;
+  ASSERT_EQ(joint.size(), 2U);
+  EXPECT_TRUE(joint[0].joint.empty());
+  EXPECT_EQ(joint[1].joint, (std::vector<std::int64_t>{5, 10, 20}));
+  EXPECT_EQ(joint[1].first, 5);
+  expect_parts(sweep_error({"--layers", "5+5"}), {"'5+5'", "a layer twice"});
+  expect_parts(sweep_error({"--layers", "5+9:11"}), {"'9:11'", "is not a layer"});
   expect_parts(sweep_error({"--layers", "1:5:0"}), {"'1:5:0'", "step"});
   expect_parts(sweep_error({"--layers", "1:5:1:2"}), {"4 parts"});
   expect_parts(sweep_error({"--layers", "1,,2"}), {"'' is not a layer"});
