@@ -480,6 +480,14 @@ Values train_objectives(const Scenario& scenario, const WeightSource& weights, c
   TrainingRecord of_sums = starting_record(scenario.config.hidden, 11);
   train(decoder, cache, nullptr, 1, {{sums, of_sums, observer}}, ranks);
   add_record(values, "reps of sums", of_sums);
+  // BiPO and RePS with a vector at each of two layers, the model's last among them.
+  const SteeredLayers joint(std::vector<std::int64_t>{1, scenario.config.blocks - 1});
+  std::vector<TrainingRecord> jointly(2, starting_record(2 * scenario.config.hidden, 11));
+  std::vector<QuietObserver> quiet(2);
+  train(decoder, cache, &cache, joint,
+        {{settings[0], jointly[0], quiet[0]}, {sums, jointly[1], quiet[1]}}, ranks);
+  add_record(values, "bipo at two layers", jointly[0]);
+  add_record(values, "reps at two layers", jointly[1]);
   return values;
 }
 
