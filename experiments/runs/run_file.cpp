@@ -131,7 +131,8 @@ void check_minimums(std::span<const hdf5::Attribute<T>> attributes, const T& val
 
 void check_size(std::string_view what, std::size_t size, const RunAttributes& run) {
   const std::size_t layers = run.higher_layers.size() + 1;
-  if (size != static_cast<std::size_t>(run.hidden_size) * layers) {
+  // Not by a product, which wraps for a damaged hidden_size.
+  if (size % layers != 0 || size / layers != static_cast<std::size_t>(run.hidden_size)) {
     throw UserError(fmt::format("{} has {} elements, hidden_size is {}{}", what, size,
                                 run.hidden_size,
                                 layers == 1 ? "" : fmt::format(", for {} layers", layers)));

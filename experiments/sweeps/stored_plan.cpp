@@ -295,6 +295,7 @@ Cell cell_of(const Json& json) {
   });
   for_each_later_value(
       [&](const char* key, auto member) { cell.*member = json.value(key, cell.*member); });
+  steered_layers(cell);  // throws for a list that is none
   return cell;
 }
 

@@ -428,6 +428,16 @@ TEST_F(RunFileTest, InconsistentRecordsAreNotWritten) {
     r = run_of_three_layers();
     r.attributes.higher_layers = {15, 20};
   });
+  expect_refused([](RunRecord& r) {  // 4 times this hidden size is 2^64
+    r.attributes.higher_layers = {16, 17, 18};
+    r.attributes.hidden_size = std::int64_t{1} << 62;
+    for (SavedVector& saved : r.vectors) {
+      saved.value.clear();
+    }
+    for (const CheckpointPart& part : kCheckpointParts) {
+      (r.checkpoint.*part.member).clear();
+    }
+  });
   expect_refused([](RunRecord& r) { r.attributes.config = "[1]"; });
   expect_refused([](RunRecord& r) { r.attributes.hosts = std::string("a\0b", 3); });
   expect_refused([](RunRecord& r) { r.steps[2].step = 1; });

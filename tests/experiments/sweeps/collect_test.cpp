@@ -522,6 +522,8 @@ INSTANTIATE_TEST_SUITE_P(
                   }
                 },
                 "cannot be more than"},
+        BadPlan{"JointLayersOfAnother",
+                [](auto& plan) { plan["cells"][0]["joint_layers"] = "3+5"; }, "'3+5'"},
         BadPlan{"Mistyped", [](auto& plan) { plan["cells"][0]["layer"] = "x"; }, "damaged"},
         BadPlan{"Array", [](auto& plan) { plan = nlohmann::json::array(); }, "damaged"}),
     [](const auto& instance) { return instance.param.name; });
