@@ -376,9 +376,11 @@ std::string in_utf8(const std::string& text) {
 std::vector<std::byte> gguf_file(const std::vector<Written>& vectors,
                                  const std::string& model_hint) {
   if (vectors[0].stored->layer == 0) {
-    throw UserError(
+    throw UserError(fmt::format(
         "a vector of layer 0 cannot be a GGUF control vector: llama.cpp keeps none for block 0 and "
-        "refuses a file with direction.0; export it as safetensors, pt or npy");
+        "refuses a file with direction.0; export {}",
+        vectors.size() == 1 ? "it as safetensors, pt or npy"
+                            : "the vectors as safetensors, pt or lm-eval"));
   }
   GgufHead head;
   head.add_text("general.architecture", "controlvector");
@@ -440,8 +442,8 @@ std::vector<Written> prepared(const std::vector<ExportedVector>& vectors,
   }
   if (written.size() > 1 && (format == "npy" || format == "vllm-hook")) {
     throw UserError(fmt::format(
-        "a file of the format {} has no room for the vectors of {} layers; export them one by one, "
-        "or as gguf, safetensors, pt or lm-eval",
+        "a file of the format {} has no room for the vectors of {} layers; name one run of one "
+        "layer, or export them as gguf, safetensors, pt or lm-eval",
         format, written.size()));
   }
   return written;

@@ -99,7 +99,7 @@ TEST(ExportedVector, SeveralLayers) {
       exported_vectors({{lower, 1}, {upper, 1}}, format, "llama");
     });
   };
-  expect_parts(refusal("npy"), {"npy", "2 layers", "gguf"});
+  expect_parts(refusal("npy"), {"npy", "2 layers", "one run of one layer", "gguf"});
   expect_parts(refusal("vllm-hook"), {"vllm-hook"});
   upper.layer = 3;
   expect_parts(refusal("gguf"), {"two vectors are for layer 3"});
@@ -108,7 +108,7 @@ TEST(ExportedVector, SeveralLayers) {
   expect_parts(refusal("gguf"), {"3 numbers for layer 3", "2 for layer 7"});
   upper = sample();
   upper.layer = 0;
-  expect_parts(refusal("gguf"), {"layer 0", "llama.cpp"});
+  expect_parts(refusal("gguf"), {"layer 0", "llama.cpp", "lm-eval"});
 }
 
 }  // namespace
