@@ -320,7 +320,8 @@ Field log_field(std::filesystem::path& log, const char* value, const char* what)
 }
 
 Field lr_unit_field(LrUnit& lr_unit) {
-  return choice("lr-unit", "what the rate is a multiple of: 1, or the layer's median RMS", lr_unit);
+  return choice("lr-unit", "what the rate is a multiple of: 1, or the (lowest) layer's median RMS",
+                lr_unit);
 }
 
 Field objective_field(ObjectiveKind& objective) {

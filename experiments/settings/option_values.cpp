@@ -490,14 +490,15 @@ std::vector<NamedData> parse_data_sets(std::string_view text) {
 }
 
 SteeredLayers parse_layers(std::string_view text) {
+  const char separator = text.find('+') == std::string_view::npos ? ',' : '+';
   std::vector<std::int64_t> layers;
-  for (const std::string_view part : split(text, ',')) {
+  for (const std::string_view part : split(text, separator)) {
     const auto layer = to_number<std::int64_t>(part);
     if (!layer || *layer < 0) {
       throw UserError(
           "must be a whole number, 0 or above, or several that are trained jointly, separated by "
-          "commas without blanks (10,15,20); `bipo-dist sweep --layers` trains a vector for each "
-          "of several layers by itself");
+          "commas without blanks (10,15,20) or, as in a sweep, by + (10+15+20); `bipo-dist sweep "
+          "--layers` trains a vector for each of several layers by itself");
     }
     layers.push_back(*layer);
   }

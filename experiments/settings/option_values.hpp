@@ -97,7 +97,8 @@ GateChoice parse_gate(const std::string& text);
 // stands for first:P,last:S.  Returns their texts.
 std::vector<std::string> parse_positions_list(std::string_view text);
 
-// Parses comma separated blocks, from 0, all different, in any order.
+// Parses blocks, from 0, all different, in any order, with commas between them or, as a sweep has
+// jointly trained ones, with +.
 SteeredLayers parse_layers(std::string_view text);
 
 // Parses comma separated N, FIRST:LAST or FIRST:LAST:STEP, both ends included, N+N+..., which are

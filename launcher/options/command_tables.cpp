@@ -192,7 +192,9 @@ CommandTable train_table(TrainOptions& o) {
       "train",
       "bipo-dist train --model DIR --train FILE --layer N --out FILE [options]\n"
       "\n"
-      "Trains one steering vector and writes vector, log and checkpoint into one HDF5 file.\n"
+      "Trains one steering vector, or one for each of several layers jointly, and writes vector, "
+      "log and\n"
+      "checkpoint into one HDF5 file.\n"
       "Start it by itself or under mpirun or srun; the ranks share the work.\n",
       train_fields(o),
       config_notes("train") + exit_code_notes("the same command with --resume") +
@@ -247,7 +249,8 @@ CommandTable sweep_table(SweepOptions& o) {
           "--model, --layer, --seed, --lr, --beta, --objective, --label-smoothing, --simpo-gamma,\n"
           "--reduction, --sign, --batch-size, --norm, --schedule and --init mean the same as "
           "their\n"
-          "plurals.  --factors has lists: 1;0.5,1,2;learned is an axis of three.\n" +
+          "plurals, so that 10,15,20 are three layers of an axis here, and 10+15+20 one that is\n"
+          "trained jointly.  --factors has lists: 1;0.5,1,2;learned is an axis of three.\n" +
           exit_code_notes("the same command", "a cell failed, or anything else") +
           "\n"
           "Example\n"

@@ -626,6 +626,7 @@ TEST(TrainOptions, LayersAreSortedAndOneIsTheUsualCase) {
             .layer);
   };
   EXPECT_EQ(layers("20,5,10"), "5,10,20");
+  EXPECT_EQ(layers("20+5+10"), "5,10,20") << "as in a sweep, whose section may share it";
   EXPECT_EQ(layers("0"), "0");
 }
 
@@ -1028,6 +1029,8 @@ constexpr BadValue kBadValues[] = {{"model", "", "path"},
                                    {"layer", "15:20", "sweep --layers"},
                                    {"layer", "15,20,15", "15 is given twice"},
                                    {"layer", "15,", "commas without blanks"},
+                                   {"layer", "5+10,15", "commas without blanks"},
+                                   {"layer", "5+5", "5 is given twice"},
                                    {"max-steps", "-1", "0 or above"},
                                    {"batch-size", "0", "1 or above"},
                                    {"micro-batch", "0", "1 or above"},
