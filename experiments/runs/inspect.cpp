@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <ostream>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -215,9 +216,29 @@ TextTable first_and_last_step(const std::vector<StepRow>& steps) {
   return table;
 }
 
-TextTable vector_table(const TrainingRecord& record) {
+// Returns the norm of the vector of each layer, where a run has several.
+std::vector<double> norms_by_layer(const SavedVector& saved, const RunAttributes& run) {
+  std::vector<double> norms;
+  if (run.higher_layers.empty()) {
+    return norms;
+  }
+  const std::size_t layers = run.higher_layers.size() + 1;
+  const std::size_t hidden = saved.value.size() / layers;
+  for (std::size_t i = 0; i < layers; ++i) {
+    norms.push_back(vector_norm(std::span(saved.value).subspan(i * hidden, hidden)));
+  }
+  return norms;
+}
+
+TextTable vector_table(const RunRecord& record) {
   const bool is_learned = record.checkpoint.factor.has_value();
+  const RunAttributes& run = record.attributes;
   TextTable table = {{"row", "epoch", "steps done", "|v|"}};
+  if (!run.higher_layers.empty()) {
+    for (const std::int64_t layer : steered_layers(run).blocks()) {
+      table.front().push_back(fmt::format("layer {}", layer));
+    }
+  }
   if (is_learned) {
     table.front().push_back("factor in it");
   }
@@ -225,6 +246,9 @@ TextTable vector_table(const TrainingRecord& record) {
     table.push_back({fmt::format("{}", table.size() - 1), fmt::format("{}", saved.epoch + 1),
                      fmt::format("{}", saved.step),
                      fmt::format("{:.4f}", vector_norm(saved.value))});
+    for (const double norm : norms_by_layer(saved, run)) {
+      table.back().push_back(fmt::format("{:.4f}", norm));
+    }
     if (is_learned) {
       table.back().push_back(fmt::format("{:.4f}", saved.factor));
     }
@@ -258,13 +282,16 @@ Json step_as_json(const StepRow& row) {
           {"tokens", row.tokens}, {"seconds", row.seconds}};
 }
 
-Json vectors_as_json(const TrainingRecord& record) {
+Json vectors_as_json(const RunRecord& record) {
   Json list = Json::array();
   for (const SavedVector& saved : record.vectors) {
     list.push_back({{"row", list.size()},
                     {"epoch", saved.epoch + 1},
                     {"step", saved.step},
                     {"norm", vector_norm(saved.value)}});
+    if (!record.attributes.higher_layers.empty()) {
+      list.back()["norms"] = norms_by_layer(saved, record.attributes);
+    }
     if (record.checkpoint.factor) {
       list.back()["factor"] = saved.factor;
     }

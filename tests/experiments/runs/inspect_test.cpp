@@ -117,6 +117,19 @@ TEST(Inspect, VectorsShowTheirNorm) {
                                         }));
 }
 
+TEST(Inspect, VectorsOfSeveralLayersShowTheNormOfEach) {
+  RunRecord record = sample_run(2);
+  record.attributes.higher_layers = {17};
+  record.vectors[0].value = {3, 0, 0, 4, 0, 0, 0, 5, 0, 0, 0, 12};
+  EXPECT_EQ(section(record, "Vectors"), (Lines{
+                                            "  row  epoch  steps done      |v|  layer 15  layer 17",
+                                            "    0      1           2  13.9284    5.0000   13.0000",
+                                        }));
+  const nlohmann::ordered_json json = run_as_json(record);
+  EXPECT_EQ(json["vectors"][0]["norms"], (std::vector<double>{5, 13}));
+  EXPECT_FALSE(run_as_json(sample_run(2))["vectors"][0].contains("norms"));
+}
+
 TEST(Inspect, ARepeatedRowIsTheSelectedResult) {
   RunRecord record = sample_run(6);
   record.vectors.push_back(record.vectors[1]);
