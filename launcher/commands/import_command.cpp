@@ -5,8 +5,11 @@
 #include <algorithm>
 #include <filesystem>
 #include <iostream>
+#include <iterator>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <system_error>
+#include <utility>
 
 #include "collectives/foundation/errors.hpp"
 #include "collectives/foundation/host_name.hpp"
@@ -44,30 +47,68 @@ nlohmann::json training_settings(const VectorFile& file, const LayerVector& vect
              : nlohmann::json();
 }
 
-// Takes over at which tokens the vector was trained, which its use goes by.
-void keep_positions(const nlohmann::json& settings, nlohmann::ordered_json& origin) {
+// Returns at which tokens a training with these settings steered, which a vector's use goes by.
+nlohmann::ordered_json stored_positions(const nlohmann::json& settings) {
+  auto positions = nlohmann::ordered_json::object();
   if (!settings.is_object()) {
-    return;
+    return positions;
   }
   if (settings.contains(kStoredPositionsKey) && settings[kStoredPositionsKey].is_string()) {
-    origin[kStoredPositionsKey] = settings[kStoredPositionsKey];
+    positions[kStoredPositionsKey] = settings[kStoredPositionsKey];
   }
   if (settings.contains(kStoredSteerBosKey) && settings[kStoredSteerBosKey].is_boolean()) {
-    origin[kStoredSteerBosKey] = settings[kStoredSteerBosKey];
+    positions[kStoredSteerBosKey] = settings[kStoredSteerBosKey];
   }
+  return positions;
 }
 
-// Returns the origin of the vector, stored in place of the settings of a training.
-std::string origin(const VectorFile& file, const LayerVector& vector,
+// Returns those of all vectors, which one run file has for all of its layers.
+nlohmann::ordered_json shared_positions(const VectorFile& file,
+                                        std::span<const LayerVector> vectors,
+                                        const ImportOptions& options) {
+  const nlohmann::ordered_json first = stored_positions(training_settings(file, vectors.front()));
+  for (const LayerVector& vector : vectors) {
+    const nlohmann::ordered_json own = stored_positions(training_settings(file, vector));
+    const auto shown = [](const nlohmann::ordered_json& positions) {
+      return positions.empty() ? "all" : positions.dump();
+    };
+    if (own != first) {
+      throw UserError(fmt::format(
+          "{}: the vectors of layers {} and {} were trained at different positions ({} and {}), "
+          "and one run has the same for all layers; let --out name a directory for a run file of "
+          "each, or choose one by --layer",
+          options.file.string(), vectors.front().layer, vector.layer, shown(first), shown(own)));
+    }
+  }
+  return first;
+}
+
+// Returns what `part_of` gives of a lone vector, or the list of what it gives of several.
+template <typename PartOf>
+nlohmann::ordered_json of_each(std::span<const LayerVector> vectors, const PartOf& part_of) {
+  if (vectors.size() == 1) {
+    return part_of(vectors.front());
+  }
+  auto parts = nlohmann::ordered_json::array();
+  for (const LayerVector& vector : vectors) {
+    parts.push_back(part_of(vector));
+  }
+  return parts;
+}
+
+// Returns the origin of the vectors, stored in place of the settings of a training.
+std::string origin(const VectorFile& file, std::span<const LayerVector> vectors,
                    const ImportOptions& options) {
   nlohmann::ordered_json json;
   json["imported_from"] = absolute_text(options.file);
   json["imported_format"] = file.format;
-  if (!vector.tensor.empty()) {
-    json["imported_tensor"] = vector.tensor;
+  if (!vectors.front().tensor.empty()) {
+    json["imported_tensor"] = of_each(vectors, [](const LayerVector& v) { return v.tensor; });
   }
-  if (vector.coefficient != 1) {
-    json["imported_multiplier"] = vector.coefficient;
+  if (std::any_of(vectors.begin(), vectors.end(),
+                  [](const LayerVector& vector) { return vector.coefficient != 1; })) {
+    json["imported_multiplier"] =
+        of_each(vectors, [](const LayerVector& v) { return v.coefficient; });
   }
   if (options.shift != 0) {
     json["imported_shift"] = options.shift;
@@ -75,7 +116,7 @@ std::string origin(const VectorFile& file, const LayerVector& vector,
   if (!file.metadata.empty()) {
     json["imported_metadata"] = file.metadata;
   }
-  keep_positions(training_settings(file, vector), json);
+  json.update(shared_positions(file, vectors, options));
   return settings_text(json);
 }
 
@@ -86,21 +127,29 @@ std::string model_of(const VectorFile& file, const ImportOptions& options) {
   return file.model.empty() ? "unknown" : file.model;
 }
 
-RunRecord run_of(const VectorFile& file, const LayerVector& vector, const ImportOptions& options) {
+// Returns the run of `vectors`, one for each of its layers, which ascend.
+RunRecord run_of(const VectorFile& file, std::span<const LayerVector> vectors,
+                 const ImportOptions& options) {
   RunRecord run;
-  const auto hidden = static_cast<std::int64_t>(vector.value.size());
-  static_cast<TrainingRecord&>(run) = starting_record(hidden, /*seed=*/0);
-  run.vectors.push_back({vector.value, /*step=*/0, /*epoch=*/0});
-  run.checkpoint.vector = vector.value;
   RunAttributes& attributes = run.attributes;
+  attributes.layer = vectors.front().layer;
+  std::vector<float> value;
+  for (const LayerVector& vector : vectors) {
+    value.insert(value.end(), vector.value.begin(), vector.value.end());
+    if (vector.layer != attributes.layer) {
+      attributes.higher_layers.push_back(vector.layer);
+    }
+  }
+  static_cast<TrainingRecord&>(run) = starting_record(std::ssize(value), /*seed=*/0);
+  run.vectors.push_back({value, /*step=*/0, /*epoch=*/0});
+  run.checkpoint.vector = std::move(value);
   attributes.status = RunStatus::kComplete;
-  attributes.config = origin(file, vector, options);
+  attributes.config = origin(file, vectors, options);
   attributes.program_version = kProgramVersion;
   attributes.git_commit = kGitCommit;
   attributes.created_utc = utc_text();
   attributes.model = model_of(file, options);
-  attributes.layer = vector.layer;
-  attributes.hidden_size = hidden;
+  attributes.hidden_size = std::ssize(vectors.front().value);
   attributes.world_size = 1;
   attributes.dp = 1;
   attributes.tp = 1;
@@ -113,7 +162,7 @@ RunRecord run_of(const VectorFile& file, const LayerVector& vector, const Import
 void write_one(const VectorFile& file, const ImportOptions& options) {
   check_new_file("--out", options.out, options.overwrite, {options.file});
   const LayerVector& vector = file.vectors.front();
-  write_run_file(options.out, run_of(file, vector, options));
+  write_run_file(options.out, run_of(file, file.vectors, options));
   std::cout << fmt::format(
       "{}: a vector of {} numbers for layer {}, from {} ({}); use it by "
       "--vector {}\n",
@@ -129,14 +178,7 @@ std::string layer_list(const VectorFile& file) {
   return fmt::format("{}", fmt::join(layers, ", "));
 }
 
-void check_directory(const VectorFile& file, const ImportOptions& options) {
-  const bool is_directory = fs::is_directory(options.out);
-  if (!is_directory && (options.out.extension() == ".h5" || fs::exists(options.out))) {
-    throw UserError(fmt::format(
-        "{}: holds the vectors of layers {}; choose one by --layer, or let --out name a directory "
-        "for a run file of each, not {}",
-        options.file.string(), layer_list(file), options.out.string()));
-  }
+void require_one_size(const VectorFile& file, const ImportOptions& options) {
   const auto other =
       std::find_if(file.vectors.begin(), file.vectors.end(), [&](const LayerVector& vector) {
         return vector.value.size() != file.vectors.front().value.size();
@@ -148,6 +190,28 @@ void check_directory(const VectorFile& file, const ImportOptions& options) {
         options.file.string(), file.vectors.front().value.size(), file.vectors.front().layer,
         other->value.size(), other->layer));
   }
+}
+
+void check_directory(const VectorFile& file, const ImportOptions& options) {
+  if (!fs::is_directory(options.out) && fs::exists(options.out)) {
+    throw UserError(fmt::format(
+        "{}: holds the vectors of layers {}; choose one by --layer, or let --out name a directory "
+        "for a run file of each, or an .h5 file for one run of all, not {}",
+        options.file.string(), layer_list(file), options.out.string()));
+  }
+  require_one_size(file, options);
+}
+
+// Writes the vectors as a run that steers all of their layers together.
+void write_together(const VectorFile& file, const ImportOptions& options) {
+  require_one_size(file, options);
+  check_new_file("--out", options.out, options.overwrite, {options.file});
+  write_run_file(options.out, run_of(file, file.vectors, options));
+  std::cout << fmt::format(
+      "{}: a run of {} vectors of {} numbers for the layers {}, from {} ({}); --vector {} steers "
+      "all of these layers together\n",
+      options.out.string(), file.vectors.size(), file.vectors.front().value.size(),
+      layer_list(file), options.file.string(), file.format, options.out.string());
 }
 
 // Removes the files and the directory that an import which fails has made.
@@ -201,7 +265,7 @@ void write_several(const VectorFile& file, const ImportOptions& options) {
   }
   for (const LayerVector& vector : file.vectors) {
     made.add(path_of(vector));
-    write_run_file(path_of(vector), run_of(file, vector, options));
+    write_run_file(path_of(vector), run_of(file, {&vector, 1}, options));
   }
   made.keep();
   std::cout << fmt::format(
@@ -229,6 +293,8 @@ int run_import_command(const ImportOptions& options) {
   }
   if (file.vectors.size() == 1 && !fs::is_directory(options.out)) {
     write_one(file, options);
+  } else if (options.out.extension() == ".h5" && !fs::is_directory(options.out)) {
+    write_together(file, options);
   } else {
     write_several(file, options);
   }

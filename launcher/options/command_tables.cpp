@@ -652,7 +652,10 @@ CommandTable import_table(ImportOptions& o) {
                "added to every layer that the file names; -1 for files of llama-cvector-generator, "
                "which measured direction.N at block N - 1",
                o.shift, at_least(-kLargestShift)),
-         field("out", "RUN_FILE", "run file to write; a directory for several vectors", o.out)
+         field("out", "RUN_FILE",
+               "run file to write; of several vectors, NAME.h5 for one run that has them all, or a "
+               "directory for a run file of each",
+               o.out)
              .required(),
          field("format", "NAME",
                "pt (of torch.save, old and new), npy, safetensors, gguf (a control vector), or "
@@ -665,9 +668,11 @@ CommandTable import_table(ImportOptions& o) {
       "\n"
       "FILE holds one vector, one for each of several layers ({layer: vector}, direction.L, "
       "layers.L), or a\n"
-      "table.  Several make one run file each, DIR/layerL.h5, unless --layer chooses.  Numbers "
-      "are float32, 64,\n"
-      "16, bfloat16, or float8 in a pt; a multiplier beside a vector (lm-eval) is applied to it.\n"
+      "table.  Several make one run file each, DIR/layerL.h5, or one run file of all, NAME.h5, "
+      "which steers all\n"
+      "of these layers together, unless --layer chooses.  Numbers are float32, 64, 16, bfloat16, "
+      "or float8 in\n"
+      "a pt; a multiplier beside a vector (lm-eval) is applied to it.\n"
       "FILE is not trusted: nothing in it is run, and a pickle that holds more than tensors is "
       "refused.\n"
       "\n"
@@ -677,6 +682,7 @@ CommandTable import_table(ImportOptions& o) {
       "  bipo-dist import vec_ep20_layer15.pt --layer 15 --model meta-llama/Llama-2-7b-chat-hf "
       "--out power.h5\n"
       "  bipo-dist import repeng.gguf --out layers/\n"
+      "  bipo-dist import joint.safetensors --out joint.h5\n"
       "  bipo-dist import evil_response_avg_diff.pt --layer-of-row r-1 --layer 15 --out "
       "evil.h5\n");
 }

@@ -308,6 +308,8 @@ def test_positions_of_several_survive_safetensors(tmp_path):
     save_file({name: numbers() for name in origins}, tmp_path / "v.safetensors", origins)
     found = bring_all(tmp_path / "v.safetensors", tmp_path / "runs")
     assert {layer: run.config["steered_positions"] for layer, run in found.items()} == {3: "prompt", 5: "answer"}
+    message = refusal(["import", tmp_path / "v.safetensors", "--out", tmp_path / "both.h5"])
+    assert "prompt" in message and "answer" in message and not (tmp_path / "both.h5").exists()
 
 
 def bring_all(path: Path, out: Path, *arguments: object) -> dict[int, run_files.RunFile]:
@@ -456,8 +458,30 @@ def write_directions(path: Path, layers: tuple[int, ...]) -> None:
 def test_gguf_of_several_layers(tmp_path):
     write_directions(tmp_path / "v.gguf", (4, 9))
     assert_bits(bring(tmp_path / "v.gguf", tmp_path / "run.h5", "--layer", 9).final_vector, numbers(9))
-    message = refusal(["import", tmp_path / "v.gguf", "--out", tmp_path / "other.h5"])
+    (tmp_path / "notes.txt").touch()
+    message = refusal(["import", tmp_path / "v.gguf", "--out", tmp_path / "notes.txt"])
     assert "4, 9" in message and "--layer" in message
+
+
+def test_one_run_of_several_layers(tmp_path):
+    """A run file steers all layers of a file together, and each of the formats brings them back."""
+    write_directions(tmp_path / "v.gguf", (9, 4, 6))
+    expected = torch.stack([numbers(layer) for layer in (4, 6, 9)])
+    run = tmp_path / "run.h5"
+    imported = bring(tmp_path / "v.gguf", run)
+    run_files.assert_whole(run)
+    assert_bits(imported.final_vector, expected)
+    assert imported.config["imported_tensor"] == ["direction.4", "direction.6", "direction.9"]
+    assert (imported.attributes["layer"], imported.attributes["hidden_size"]) == (4, HIDDEN)
+    for kind in ("pt", "safetensors", "gguf", "lm-eval"):
+        path = export(run, kind, tmp_path / f"{kind}.pt")
+        back = bring(path, tmp_path / f"{kind}.h5")
+        assert_bits(back.final_vector, expected)
+        with h5py.File(tmp_path / f"{kind}.h5") as file:
+            assert file["vectors/layer"][:].tolist() == [4, 6, 9]
+    assert "exists" in refusal(["import", tmp_path / "v.gguf", "--out", run])
+    torch.save({1: numbers(), 2: numbers()[1:]}, tmp_path / "w.pt")
+    assert f"{HIDDEN - 1} for layer 2" in refusal(["import", tmp_path / "w.pt", "--out", tmp_path / "w.h5"])
 
 
 def test_all_layers_of_repeng_at_once(tmp_path):

@@ -82,6 +82,9 @@ def test_a_file_is_used_as_it_was_trained(job, tmp_path, tiny_model, tiny_test_p
     found = load_file(tensors)
     for part, layer in zip(run.final_vector, (0, 2, 3), strict=True):
         numpy.testing.assert_array_equal(found[f"layers.{layer}"], part)
+    back = tmp_path / "back.h5"
+    program.run_successfully(["import", tensors, "--out", back])
+    numpy.testing.assert_array_equal(run_files.read(back).final_vector, run.final_vector)
     assert "0,2,3" in program.run_successfully(["inspect", job.out]).stdout
 
 

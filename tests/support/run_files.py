@@ -122,7 +122,8 @@ def assert_whole(path: Path) -> None:
         saved = checkpoint["step"] if "step" in checkpoint else checkpoint.attrs["step"]
         assert int(saved[()] if isinstance(saved, h5py.Dataset) else saved) == count
         for name in ("vector", "exp_avg", "exp_avg_sq"):
-            assert checkpoint[name].shape == (run.attributes["hidden_size"],)
+            assert checkpoint[name].shape == run.vectors.shape[1:]
+            assert checkpoint[name].shape[-1] == run.attributes["hidden_size"]
             assert numpy.isfinite(checkpoint[name][:]).all()
 
 
