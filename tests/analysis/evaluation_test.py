@@ -16,7 +16,7 @@ from synthetic_sweep import CellSpec, SyntheticSweep
 
 from bipo_analysis import AnalysisError, Evaluation, combined_table, load_evaluation, tradeoffs
 from bipo_analysis.evaluation import COLUMNS, directions_in
-from bipo_analysis.names import labels, vector_names
+from bipo_analysis.names import labels, single_vector_names, vector_names
 from bipo_analysis.pareto import UNSTEERED
 from bipo_analysis.vectors_in_use import VectorInUse, vector_words, vectors_in_use
 
@@ -177,6 +177,25 @@ def test_labels_and_words_name_a_chosen_epoch(tmp_path):
     assert labels([plain, best]) == ["warmth.h5 of epoch 3", "warmth.h5 of epoch 2"]
     assert vector_words(plain).startswith("warmth.h5 (layer 15, epoch 3, norm")
     assert vector_words(best).startswith("warmth.h5 (layer 15, epoch 2 (best), norm")
+
+
+def test_a_run_of_several_layers_is_one_vector(tmp_path):
+    """The settings have an entry for each of its layers, of norms 3 and 4; another run's layers do not ascend."""
+    plain = loaded(tmp_path, "plain")
+    (first,) = plain.settings["vectors"]
+    entries = [{**first, "layer": layer, "norm": norm} for layer, norm in ((10, 3.0), (15, 4.0))]
+    other = [{**first, "file": "runs/other.h5"}]
+    joint = dataclasses.replace(plain, settings={**plain.settings, "vectors": entries})
+    (used,) = vectors_in_use(joint)
+    assert (used.layer, used.layers, used.norm) == (10, (10, 15), 5.0)
+    assert vector_words(joint).startswith("warmth.h5 (layers 10+15, epoch 3, norm 5.00")
+    assert vector_names([joint]) == ["warmth.h5"] and vectors_in_use(plain)[0].layers == (15,)
+    both = dataclasses.replace(plain, settings={**plain.settings, "vectors": [*entries, *other, *entries, *entries]})
+    assert [one.layers for one in vectors_in_use(both)] == [(10, 15), (15,), (10, 15), (10, 15)]
+    assert single_vector_names(both) == ["warmth.h5", "other.h5", "warmth.h5", "warmth.h5"]
+    halved = dataclasses.replace(plain, settings={**plain.settings, "vectors": [entries[0], {**entries[1],
+                                                                                             "weight": 0.5}]})
+    assert len(vectors_in_use(halved)) == 2
 
 
 def test_combined_table_names_its_evaluations(tmp_path):

@@ -38,10 +38,15 @@ class CellSpec:
     batch_size: int = BATCH
     epochs: int = 3
     objective: str = "bipo"  # plans name it, and its reduction, where it is another
+    higher_layers: tuple[int, ...] = ()  # trained jointly with `layer`, the lowest
+
+    @property
+    def joint_layers(self) -> str:
+        return "+".join(map(str, (self.layer, *self.higher_layers))) if self.higher_layers else ""
 
     @property
     def name(self) -> str:
-        return (f"{self.model}-{self.data}-layer{self.layer}-seed{self.seed}-lr{self.lr:g}-beta{self.beta:g}"
+        return (f"{self.model}-{self.data}-layer{self.joint_layers or self.layer}-seed{self.seed}-lr{self.lr:g}-beta{self.beta:g}"
                 f"-sign{self.sign}-batch{self.batch_size}-epochs{self.epochs}"
                 f"{'' if self.objective == 'bipo' else f'-objective{self.objective}-reductionmean'}").replace("/", "_")
 
@@ -51,6 +56,8 @@ class CellSpec:
 
     def axes(self) -> dict[str, object]:
         other = {} if self.objective == "bipo" else {"objective": self.objective, "reduction": "mean"}
+        if self.higher_layers:
+            other["joint_layers"] = self.joint_layers
         return {"name": self.name, "model": self.model, "data": self.data, "layer": self.layer, "seed": self.seed,
                 "lr": self.lr, "beta": self.beta, "sign": self.sign, "batch_size": self.batch_size,
                 "epochs": self.epochs, **other}
@@ -118,6 +125,10 @@ def write_run_tree(group: h5py.Group, cell: CellSpec, status: str, steps: int, e
     """The tree of a run file after `steps` updates, into a file's root or a group."""
     epochs_done = steps // STEPS_PER_EPOCH
     config = {**settings(cell), **cell.axes(), "model": f"models/{cell.model}"}
+    config.pop("joint_layers", None)
+    layers = (cell.layer, *cell.higher_layers)
+    if cell.higher_layers:
+        config["layer"] = layers
     group.attrs.update({
         "schema_version": 1, "status": status, "config": json.dumps(config), "program_version": "0.1.0",
         "git_commit": "0123456789abcdef", "created_utc": "2026-01-02T03:04:05Z", "model": f"models/{cell.model}",
@@ -128,6 +139,10 @@ def write_run_tree(group: h5py.Group, cell: CellSpec, status: str, steps: int, e
     saved = [(epoch + 1) * STEPS_PER_EPOCH for epoch in range(epochs_done)]
     values = [vector_norm(step) * direction(cell, hidden) for step in saved]
     group["vectors/value"] = numpy.array(values, "<f4").reshape(len(saved), hidden)
+    if cell.higher_layers:  # the same vector at each
+        del group["vectors/value"]
+        group["vectors/value"] = numpy.stack([numpy.array(values, "<f4")] * len(layers), axis=1)
+        group["vectors/layer"] = numpy.array(layers, "<i8")
     group["vectors/step"] = numpy.array(saved, "<i8")
     group["vectors/epoch"] = numpy.arange(epochs_done, dtype="<i4")
     for name in ("vector", "exp_avg", "exp_avg_sq"):

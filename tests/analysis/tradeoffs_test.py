@@ -249,6 +249,21 @@ def test_evaluations_alone_are_choices_by_their_vectors(tmp_path):
     assert "as far as one seed tells" in text
 
 
+def test_evaluations_of_joint_runs_belong_to_their_cells(tmp_path):
+    """The evaluation's settings have an entry for each layer."""
+    cells = [CellSpec(15, 1, epochs=1), CellSpec(15, 1, epochs=1, higher_layers=(20,))]
+    sweep = SyntheticSweep(cells).write(tmp_path / "sweep")
+    for cell in cells:
+        path = write_evaluation(sweep, cell)
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["config"])
+        config["vectors"] = [{**config["vectors"][0], "layer": layer} for layer in (15, 20)]
+        file.attrs["config"] = json.dumps(config)
+    (panel,) = panels(load_cells([tmp_path]))
+    assert [choice.label for choice in panel.choices] == ["base", "layer 15,20"]
+    assert all(cell.evaluation is not None for choice in panel.choices for cell in choice.cells)
+
+
 def test_two_evaluations_of_a_cell_are_refused(folder, tmp_path):
     cell = CellSpec(15, 1, lr=0.0005, epochs=1)
     second = SyntheticEvaluation(vector_file=str(folder / "sweep-smollm2" / f"{cell.name}.h5")).write(

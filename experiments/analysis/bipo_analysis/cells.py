@@ -28,7 +28,7 @@ NO_CHOICE = frozenset((
     "template_date_given", "skip_bad", "rescue_dir", "vectors_per_pass"))
 # What a setting is in files that leave it out.
 USUAL: dict[str, object] = {**OBJECTIVE_AXES, "factors": [1.0], "norm": "free", "schedule": "cosine", "init": "zero",
-                            "positions": "all", "joint_layers": ""}
+                            "positions": "all"}
 # What a choice is called that departs from the others in nothing.
 BASE = "base"
 
@@ -176,7 +176,8 @@ def _lone_cell(file: Path, evaluation: Evaluation) -> Cell:
     vector = " + ".join(PurePosixPath(item.path).stem for item in used) or file.stem
     test = PurePosixPath(str(evaluation.settings.get("test") or ""))
     data = test.parent.name or test.stem
-    settings = {"vector": vector, "layer": used[0].layer if used else None}
+    layers = used[0].layers if used else ()
+    settings = {"vector": vector, "layer": list(layers) if len(layers) > 1 else used[0].layer if used else None}
     model = evaluation.model.removesuffix(".gguf")
     return Cell(vector, file.resolve(), file.stem, model, data, -1, "complete", settings, None, evaluation)
 

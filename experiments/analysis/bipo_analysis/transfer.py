@@ -31,7 +31,7 @@ class Transfer:
     @property
     def is_of_one_vector(self) -> bool:
         """Whether all evaluations used the same vectors with the same weights, as far as the files tell."""
-        return len({tuple((used.file, used.layer, used.weight, number(used.norm, 3))
+        return len({tuple((used.file, used.layers, used.weight, number(used.norm, 3))
                           for used in vectors_in_use(evaluation)) for evaluation in self.evaluations}) == 1
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .evaluation import Evaluation
 from .wording import joined, last_part, number, plain
@@ -13,7 +13,8 @@ from .wording import joined, last_part, number, plain
 class VectorInUse:
     """One `--vector`: its file, the layer that it steers, its weight and norm, and the model that it was trained on.
 
-    What the file does not tell is empty, None or NaN.
+    Of a run of several layers `layer` is the lowest, and the norm that of all its vectors together.  What the file does
+    not tell is empty, None or NaN.
     """
 
     file: str
@@ -26,15 +27,21 @@ class VectorInUse:
     epoch: int | None  # from 0
     selected: str = ""  # "best", "last", "epoch=3"; empty: what the run ended with
     quota: float = math.nan  # of a conceptor in the place of a vector, whose weight is its beta
+    higher_layers: tuple[int, ...] = ()  # those that a run of several layers steers beside the lowest
 
     @property
     def is_conceptor(self) -> bool:
         return not math.isnan(self.quota)
 
     @property
+    def layers(self) -> tuple[int, ...]:
+        """All that it steers, ascending; none where the file does not tell."""
+        return () if self.layer is None else (self.layer, *self.higher_layers)
+
+    @property
     def words(self) -> str:
         """"warmth.h5 (layer 15, epoch 3, norm 3.20, trained on smollm2)"."""
-        layer = "" if self.layer is None else f"layer {self.layer}"
+        layer = f"layer{'s' if self.higher_layers else ''} {'+'.join(map(str, self.layers))}" if self.layers else ""
         epoch = "" if self.epoch is None else f"epoch {self.epoch + 1}{' (best)' if self.selected == 'best' else ''}"
         factor = "beta" if self.is_conceptor else "weight"
         weight = f"{factor} {plain(self.weight)}" if self.weight != 1 else ""
@@ -47,9 +54,29 @@ class VectorInUse:
 
 
 def vectors_in_use(evaluation: Evaluation) -> list[VectorInUse]:
-    """The vectors in the order of the command line; none where the settings name none."""
+    """The vectors in the order of the command line; none where the settings name none.
+
+    The settings have an entry for each layer of a run of several, which are one here.
+    """
     listed = evaluation.settings.get("vectors")
-    return [_vector(entry) for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    vectors: list[VectorInUse] = []
+    for entry in listed if isinstance(listed, list) else []:
+        if not isinstance(entry, dict):
+            continue
+        vector = _vector(entry)
+        if vectors and _is_of_one_run(vectors[-1], vector):
+            vectors[-1] = replace(vectors[-1], higher_layers=(*vectors[-1].higher_layers, *vector.layers),
+                                  norm=math.hypot(vectors[-1].norm, vector.norm))
+        else:
+            vectors.append(vector)
+    return vectors
+
+
+def _is_of_one_run(lower: VectorInUse, upper: VectorInUse) -> bool:
+    """Whether `upper` is the vector of a further layer of the run in `lower`: a run's layers ascend."""
+    return bool(lower.path and lower.layers and upper.layers) and upper.layers[0] > lower.layers[-1] and \
+        not lower.is_conceptor and not upper.is_conceptor and \
+        all(getattr(lower, name) == getattr(upper, name) for name in ("path", "selected", "epoch", "weight"))
 
 
 def vector_words(evaluation: Evaluation) -> str:
