@@ -76,7 +76,8 @@ hdf5::Table<CellSummary> summary_table(bool has_origins) {
               &Row::status)
       .column("model", "name", "model of the sweep", &Row::cell, &Cell::model)
       .column("data", "name", "data set of the sweep", &Row::cell, &Cell::data)
-      .column("layer", "1", "block whose output is steered, from 0", &Row::cell, &Cell::layer)
+      .column("layer", "1", "block whose output is steered, from 0; the lowest of joint_layers",
+              &Row::cell, &Cell::layer)
       .column("seed", "1", "seed of shuffling and signs", &Row::cell, &Cell::seed)
       .column("lr", "as lr_unit", "peak learning rate", &Row::cell, &Cell::lr)
       .column("beta", "1", "beta of the objective", &Row::cell, &Cell::beta)

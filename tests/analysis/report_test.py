@@ -16,7 +16,7 @@ import pytest
 from page_reader import PACKAGE_FOLDER, Reader, run_command
 from synthetic_sweep import CellSpec, SyntheticSweep, grid
 
-from bipo_analysis import load_sweep, report_html, write_report
+from bipo_analysis import compare_layers, layer_curve, load_sweep, report_html, write_report
 from bipo_analysis.report import training_seconds
 
 
@@ -59,6 +59,24 @@ def test_key_figures_and_reasons(half_dead_page):
     total = 30 * (1.25 + 1.0 + 2 * 0.75 + 2 * 0.5) + 12 * 1.0 + 25 * 0.25
     assert f"{total / 60:.0f} min" in text
     assert "lr unit" in text and "residual" in text and "Be brief." in text
+
+
+def test_layers_that_train_jointly_are_no_single_layer(tmp_path):
+    """The formulas make layer 15 the best, which only the joint cells have, as their lowest."""
+    joint = [CellSpec(15, seed, higher_layers=(20, 25)) for seed in (1, 2)]
+    page = read(SyntheticSweep([*grid(layers=(5, 10)), *joint]), tmp_path)
+    assert "joint layers none, 15+20+25" in page.text
+    assert "Layers 15+20+25 together steer: with +v" in page.text and "Layer 15" not in page.text
+    assert "Best layers, jointly" in page.text and "This is joint layers 15+20+25, the one of 2 comb" in page.text
+    drawings = [base64.b64decode(image.partition(",")[2]).decode() for image in page.images()]
+    assert any("layer 15+20+25" in drawing for drawing in drawings)
+    table = load_sweep(tmp_path / "warmth").summary
+    assert layer_curve(table)["layer"].tolist() == [5, 10]
+    assert compare_layers(table, 10, 5).seeds == 2
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    text = read(SyntheticSweep(joint), alone).text
+    assert "2 cells: seed 1, 2; model smollm2, data warmth, layers 15+20+25 jointly" in text and "layer 15," not in text
 
 
 def test_text_of_the_sweep_is_escaped(tmp_path):

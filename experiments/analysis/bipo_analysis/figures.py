@@ -85,7 +85,7 @@ def training_figure(traces: Sequence[Trace], column: str) -> str | None:
         figure, axes = plain_figure()
         if column == "loss":
             axes.axhline(numpy.log(2), color="#9AA3AD", linewidth=0.9, linestyle="--")
-        _layer_lines(figure, axes, smoothed(curves) if column == "loss" else smoothed(curves, 400), marker="")
+        _layer_lines(figure, axes, smoothed(curves) if column == "loss" else smoothed(curves, 400), traces, marker="")
         axes.set_xlabel("optimiser step")
         axes.set_ylabel("training loss (nats)" if column == "loss" else "norm of the vector (hidden units)")
         if column == "vector_norm":
@@ -101,7 +101,7 @@ def epoch_figure(traces: Sequence[Trace]) -> str | None:
     swing = curves["plus"] - curves["minus"]
     with matplotlib.rc_context(STYLE):
         figure, axes = plain_figure()
-        _layer_lines(figure, axes, swing.set_index(swing.index + 1), marker="o")
+        _layer_lines(figure, axes, swing.set_index(swing.index + 1), traces, marker="o")
         _epoch_axis(axes)
         axes.set_ylabel("margin at +v less at −v (nats)")
         return as_svg(figure)
@@ -114,7 +114,7 @@ def convergence_figure(traces: Sequence[Trace]) -> str | None:
         return None
     with matplotlib.rc_context(STYLE):
         figure, axes = plain_figure()
-        _layer_lines(figure, axes, curves.set_index(curves.index + 1), marker="o")
+        _layer_lines(figure, axes, curves.set_index(curves.index + 1), traces, marker="o")
         _epoch_axis(axes)
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -131,7 +131,8 @@ def cosine_figure(traces: Sequence[Trace]) -> str | None:
     if len(known) < 2:
         return None
     cosines = cosine_matrix(numpy.stack([trace.final_vector for trace in known]))
-    labels = [f"{trace.layer}" if _is_only_seed(trace, known) else f"{trace.layer} · {trace.seed}" for trace in known]
+    labels = [trace.layer_name if _is_only_seed(trace, known) else f"{trace.layer_name} · {trace.seed}"
+              for trace in known]
     if len(known) > MOST_ROWS:
         cosines, labels = _mean_cosines(cosines, [trace.layer for trace in known])
     with matplotlib.rc_context(STYLE):
@@ -188,14 +189,15 @@ def _epoch_axis(axes: Axes) -> None:
     axes.set_xlabel("epochs done")
 
 
-def _layer_lines(figure: Figure, axes: Axes, curves: pandas.DataFrame, marker: str) -> None:
+def _layer_lines(figure: Figure, axes: Axes, curves: pandas.DataFrame, traces: Sequence[Trace], marker: str) -> None:
     """One line per column, a layer each, coloured from shallow (dark) to deep (light)."""
     layers = list(curves.columns)
+    names = {trace.layer: trace.layer_name for trace in traces}
     colours, scale = _layer_colours(), Normalize(layers[0], layers[-1] if len(layers) > 1 else layers[0] + 1)
     has_legend = len(layers) <= MOST_IN_LEGEND
     for index, layer in enumerate(layers):
         course = curves[layer].dropna()
-        axes.plot(course.index, course, color=colours(scale(layer)), label=f"layer {layer}", markersize=4,
+        axes.plot(course.index, course, color=colours(scale(layer)), label=f"layer {names[layer]}", markersize=4,
                   marker="o" if len(course) == 1 else marker,
                   linestyle=("-", "--", "-.", ":")[index % 4] if has_legend else "-")
     if not has_legend:

@@ -26,6 +26,8 @@ def findings(section: Section, traces: Sequence[Trace]) -> list[str]:
     sentences = [_best_layer(variant), *_pair_uncertainty(variant, pairs)]
     if len(variant.curve) > 1:
         sentences += [_runner_up(variant, pairs), _other_measure(variant)]
+    elif variant.joint_layers:
+        sentences.append("These layers are trained jointly; what the vector of each does by itself was not measured.")
     else:
         sentences.append("Only one layer was evaluated, so there is none to compare it with.")
     sentences += _variant_choice(section)
@@ -58,11 +60,13 @@ def _best_layer(variant: Variant) -> str:
     if seeds > 1:
         spread = (f"mean of {seeds} seeds, {seed_words(seeds)} "
                   f"{point_range(best['accuracy_swing_low'], best['accuracy_swing_high'])}")
+    layer = variant.layer_words(int(best["layer"]))
     if swing <= 0:
-        return (f"No layer steers in the intended direction by accuracy. The least bad is layer {int(best['layer'])}: "
-                f"{course}, a swing of {points(swing)} ({spread}).")
-    verb = "steers best" if len(variant.curve) > 1 else "steers"
-    return f"Layer {int(best['layer'])} {verb}: {course}, a swing of {points(swing)} ({spread})."
+        bad = f"Together, {layer} do not steer in the intended direction by accuracy" if variant.joint_layers else \
+            f"No layer steers in the intended direction by accuracy. The least bad is {layer}"
+        return f"{bad}: {course}, a swing of {points(swing)} ({spread})."
+    verb = "together steer" if variant.joint_layers else "steers best" if len(variant.curve) > 1 else "steers"
+    return f"{layer.capitalize()} {verb}: {course}, a swing of {points(swing)} ({spread})."
 
 
 def _unsteered(best: pandas.Series) -> str:
@@ -135,7 +139,8 @@ def _other_measure(variant: Variant) -> str:
 def _variant_choice(section: Section) -> list[str]:
     if len(section.variants) < 2:
         return []
-    return [f"Layers are compared at {axis_values(section.best.values)}, the one of {len(section.variants)} "
+    what = "This is" if section.best.joint_layers else "Layers are compared at"
+    return [f"{what} {axis_values(section.best.values)}, the one of {len(section.variants)} "
             "combinations of hyper-parameters with the largest swing; being chosen on the same held-out pairs, it "
             "looks a little better than it is."]
 

@@ -29,15 +29,24 @@ def evaluated(cells: pandas.DataFrame) -> pandas.DataFrame:
     return cells[with_swings(cells)["accuracy_swing"].notna()]
 
 
+def _of_layers(cells: pandas.DataFrame) -> pandas.DataFrame:
+    """Without the cells that train several layers jointly, which are no one layer's; all where all train the same."""
+    if "joint_layers" not in cells or cells["joint_layers"].nunique() < 2:
+        return cells
+    return cells[cells["joint_layers"] == ""]
+
+
 def layer_curve(cells: pandas.DataFrame) -> pandas.DataFrame:
     """One row per layer, in order, from the last evaluation of evaluated rows of the summary.
+
+    Cells that train several layers jointly are left out beside others; by themselves they stand at their lowest layer.
 
     Columns: `layer`, `seeds` (cells of that layer), and for each of summary.OUTCOMES and SWINGS the mean NAME and
     the bounds NAME_low and NAME_high of resampling.seed_interval: the range of few seeds; NaN for a single one.
     """
     names = [*OUTCOMES, *SWINGS]
     rows = []
-    for layer, group in with_swings(cells).groupby("layer"):
+    for layer, group in with_swings(_of_layers(cells)).groupby("layer"):
         values = group[names].to_numpy(dtype=numpy.float64)
         means, lows, highs = numpy.full((3, len(names)), math.nan)
         for place in numpy.flatnonzero(~numpy.isnan(values).all(axis=0)):
@@ -66,7 +75,8 @@ class Comparison:
 
 def compare_layers(cells: pandas.DataFrame, first: int, second: int, swing: str = "accuracy_swing") -> Comparison:
     """Pairs the two layers' cells by seed; without a common seed the difference is that of the means."""
-    by_layer = {layer: group.set_index("seed")[swing] for layer, group in with_swings(cells).groupby("layer")}
+    own = with_swings(_of_layers(cells))
+    by_layer = {layer: group.set_index("seed")[swing] for layer, group in own.groupby("layer")}
     paired = (by_layer[first] - by_layer[second]).dropna()
     if paired.empty:
         return Comparison(float(by_layer[first].mean() - by_layer[second].mean()), UNKNOWN, 0)

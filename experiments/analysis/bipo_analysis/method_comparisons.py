@@ -108,8 +108,9 @@ def _groups(section: Section) -> list[tuple[str, dict[int, str]]]:
 
 
 def _label(section: Section, variant: Variant, layer: int) -> str:
-    several = section.cells["layer"].nunique() > 1 or not variant.values
-    parts = ([f"layer {layer}"] if several else []) + ([axis_values(variant.values)] if variant.values else [])
+    others = {name: value for name, value in variant.values.items() if name != "joint_layers"}
+    several = section.cells["layer"].nunique() > 1 or len(others) < len(variant.values) or not others
+    parts = ([variant.layer_words(layer)] if several else []) + ([axis_values(others)] if others else [])
     return ", ".join(parts)
 
 

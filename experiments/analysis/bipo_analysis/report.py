@@ -17,7 +17,7 @@ from .page import (Markup, document, element, figure, joined, key_figures, known
                    setting_list, table, time_of_report, write_page)
 from .resampling import seed_words
 from .sections import VARIANT_AXES, Section, best_cells, split_sections
-from .summary import axes_of, input_settings, shared_settings
+from .summary import axes_of, input_settings, joint_layers, shared_settings
 from .sweep import Sweep
 from .traces import Trace, of_complete_runs, read_traces
 from .wording import counted, duration, number, percent, plain, signed, value_list
@@ -53,11 +53,14 @@ def _header(sweep: Sweep) -> Markup:
 def swept_text(sweep: Sweep) -> str:
     """What was swept: "10 cells: layer 5, 10, 15, 20, 25 × seed 1, 2; model smollm2"."""
     varying, fixed = [], []
+    jointly = joint_layers(sweep.summary)
     for axis in axes_of(sweep.summary):
         values = sorted(set(sweep.summary[axis]))
         name = axis.replace("_", " ")
         if len(values) > 1:
             varying.append(f"{name} {value_list(values)}")
+        elif axis == "layer" and jointly:
+            fixed.append(f"layers {jointly} jointly")
         elif axis in ("model", "data", "layer", "seed") and values and values[0] not in ("", -1):
             fixed.append(f"{name} {plain(values[0])}")
     listed = "; ".join(text for text in (" × ".join(varying), ", ".join(fixed)) if text)
@@ -92,7 +95,8 @@ def _best_entry(traced: Sequence[tuple[Section, list[Trace]]]) -> tuple[str, str
     section = max(known, key=lambda candidate: candidate.best.best_swing)
     best = ranked_layers(section.best.curve, "accuracy").iloc[0]
     where = f"{section.title}: " if len(traced) > 1 else ""
-    return ("Best layer", str(int(best["layer"])),
+    jointly = section.best.joint_layers
+    return ("Best layers, jointly" if jointly else "Best layer", jointly or str(int(best["layer"])),
             f"{where}accuracy {percent(best['accuracy_minus'])} at −v, {percent(best['accuracy_plus'])} at +v")
 
 
@@ -105,7 +109,7 @@ def _comparison(traced: Sequence[tuple[Section, list[Trace]]]) -> Markup:
             rows.append([section.title, *["–"] * 6])
             continue
         best = ranked_layers(section.best.curve, "accuracy").iloc[0]
-        rows.append([section.title, str(int(best["layer"])), percent(best["accuracy_minus"]),
+        rows.append([section.title, section.best.joint_layers or str(int(best["layer"])), percent(best["accuracy_minus"]),
                      percent(best["accuracy_zero"]), percent(best["accuracy_plus"]),
                      number(100 * best["accuracy_swing"], 1), str(held_out_pairs(traces))])
     headers = ["model, data", "best layer", "accuracy −v", "none", "+v", "swing (points)", "pairs"]
@@ -257,6 +261,8 @@ def _settings(sweep: Sweep) -> Markup:
     axes = {axis: sweep.summary[axis].iloc[0] for axis in axes_of(sweep.summary)
             if sweep.summary[axis].nunique(dropna=False) == 1}
     known = {name: value for name, value in axes.items() if not _is_unknown(value)}
+    if jointly := joint_layers(sweep.summary):
+        known["joint_layers"] = jointly
     inputs = input_settings(sweep.settings)
     shared = {**known, **shared_settings(sweep.settings), **(inputs[0] if len(inputs) == 1 else {})}
     parts = [element("h2", "Settings"), element("p", "Shared by all cells.", class_="note"), setting_list(shared)]

@@ -27,10 +27,10 @@ class Run:
     `steps` and `evals` are the tables /steps and /evals with the columns that docs/files.md describes; both may be
     empty.  `vectors` holds one row per saved epoch, float32; `vector_steps` (optimiser steps done) and
     `vector_epochs` (from 0) stand beside it; `result_row` is the row that the run ended with, the last one unless
-    `--select best` chose another.  `eval_samples` are the single pairs of the evaluations, if known.
-    Of a run of several layers, `joint_layers` names them, and a row of `vectors` holds the vectors of all, one after
-    the other.  `step_rows`, `eval_rows` and `sample_rows` are these tables as stored, because frames of hundreds of runs take
-    seconds to make.
+    `--select best` chose another.  `eval_samples` are the single pairs of the evaluations, if known.  Of a run of
+    several layers, `joint_layers` names them, and a row of `vectors` holds the vectors of all, one after the other;
+    `load_vectors` gives them one by one.  `step_rows`, `eval_rows` and `sample_rows` are these tables as stored,
+    because frames of hundreds of runs take seconds to make.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The norm of the residual stream at the layer of a run, against which the vector's norm is a share."""
+"""The norm of the residual stream at the (lowest) layer of a run, against which the vector's norm is a share."""
 
 from __future__ import annotations
 

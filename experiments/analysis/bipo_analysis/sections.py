@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas
 
 from .layer_curve import evaluated, layer_curve, ranked_layers, with_swings
-from .summary import OBJECTIVE_AXES, SETTING_AXES
+from .summary import OBJECTIVE_AXES, SETTING_AXES, joint_layers
 from .sweep import Sweep
 
 # Axes that make a variant: layers are compared with all of these equal.
@@ -28,6 +28,15 @@ class Variant:
     def is_preliminary(self) -> bool:
         """Whether what is compared is the state of runs that are not complete."""
         return not (self.compared["status"] == "complete").all()
+
+    @property
+    def joint_layers(self) -> str:
+        """The layers that its cells train jointly, "0+2"; "" where they train one each."""
+        return joint_layers(self.cells)
+
+    def layer_words(self, layer: object) -> str:
+        """A layer of the curve: "layer 5", or "layers 0+2" of cells that train these jointly."""
+        return f"layers {self.joint_layers}" if self.joint_layers else f"layer {layer}"
 
     @property
     def best_swing(self) -> tuple[float, float]:

@@ -72,6 +72,12 @@ def axes_of(frame: pandas.DataFrame) -> list[str]:
     return [*AXES, *(name for name in OBJECTIVE_AXES if name in frame.columns), *settings]
 
 
+def joint_layers(cells: pandas.DataFrame) -> str:
+    """The layers that each of the cells trains jointly, "0+2"; "" where they train one each, or not the same ones."""
+    found = set(cells["joint_layers"]) if "joint_layers" in cells else set()
+    return str(found.pop()) if len(found) == 1 else ""
+
+
 def _objective_columns(rows: Sequence[Mapping[str, object]]) -> dict[str, pandas.Series]:
     values = {name: [row.get(name, usual) for row in rows] for name, usual in OBJECTIVE_AXES.items()}
     if all(value == OBJECTIVE_AXES[name] for name, column in values.items() for value in column):

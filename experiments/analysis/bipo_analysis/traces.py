@@ -30,6 +30,11 @@ class Trace:
     convergence: Columns  # epoch and relative_distance to the last saved vector
     final_vector: numpy.ndarray | None
     pairs: int  # held out; 0 where nothing was evaluated
+    joint_layers: str = ""  # all that it trains jointly, "0+2", of which `layer` is the lowest
+
+    @property
+    def layer_name(self) -> str:
+        return self.joint_layers or str(self.layer)
 
 
 def read_traces(sweep: Sweep, cells: pandas.DataFrame) -> list[Trace]:
@@ -49,7 +54,8 @@ def read_traces(sweep: Sweep, cells: pandas.DataFrame) -> list[Trace]:
         traces.append(Trace(
             row.cell, row.status, int(row.layer), int(row.seed),
             {name: run.step_rows[name] for name in ("step", "loss", "vector_norm")}, evaluation_columns(run.eval_rows),
-            {"epoch": run.vector_epochs, "relative_distance": relative_distances(run.vectors)}, run.final_vector, pairs))
+            {"epoch": run.vector_epochs, "relative_distance": relative_distances(run.vectors)}, run.final_vector, pairs,
+            str(getattr(row, "joint_layers", ""))))
     return traces
 
 
