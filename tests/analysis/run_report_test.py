@@ -106,10 +106,17 @@ def test_vectors_of_several_layers(tmp_path):
     assert f"Layers {layer}, {layer + 3} of" in run_report_html(run)
     assert load_sweeps([path]).summary["joint_layers"].tolist() == [f"{layer}+{layer + 3}"]
     with h5py.File(path, "r+") as file:
-        del file["vectors/layer"]
-        file["vectors/layer"] = numpy.array([layer], "<i8")
-    with pytest.raises(AnalysisError):
-        load_run(path)
+        for name in ("value", "step", "epoch"):
+            none_yet = file[f"vectors/{name}"][:0]
+            del file[f"vectors/{name}"]
+            file[f"vectors/{name}"] = none_yet
+    assert load_run(path).vectors.shape == (0, 2 * lowest.shape[1])
+    for damaged in ([layer], [layer, layer], [layer + 3, layer], [layer + 1, layer + 3]):
+        with h5py.File(path, "r+") as file:
+            del file["vectors/layer"]
+            file["vectors/layer"] = numpy.array(damaged, "<i8")
+        with pytest.raises(AnalysisError):
+            load_run(path)
 
 
 def test_effect_pair_by_pair(tmp_path):

@@ -109,7 +109,9 @@ def read_run(group: h5py.Group, name: str) -> Run:
         layers = tuple(int(layer) for layer in checked_values(group["vectors/layer"]))
         if vectors.ndim != 3 or vectors.shape[1] != len(layers):
             raise ValueError(f"/vectors/value has the shape {vectors.shape} for {len(layers)} layers")
-        vectors = vectors.reshape(len(vectors), -1)
+        if layers[:1] != (int(str(attributes["layer"])),) or list(layers) != sorted(set(layers)):
+            raise ValueError(f"/vectors is of the layers {layers}, which do not ascend from {attributes['layer']}")
+        vectors = vectors.reshape(len(vectors), len(layers) * vectors.shape[2])
     result_row = -1
     if len(vector_steps) > 1 and vector_steps[-1] < vector_steps[-2]:
         # --select best repeats the row of its epoch at the end.
