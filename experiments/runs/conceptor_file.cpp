@@ -22,6 +22,10 @@ constexpr const char* kMatrix = "conceptor";
 constexpr const char* kAperture = "aperture";
 constexpr const char* kAbsoluteAperture = "absolute_aperture";
 
+// Eigenvalues between 0 and 1 leave no number of a symmetric matrix beyond 1, and none of its
+// diagonal below 0; the logic of conceptors may add rounding.
+constexpr double kRounding = 1e-6;
+
 constexpr hdf5::Attribute<ConceptorAttributes> kConceptorAttributes[] = {
     {"layer", &ConceptorAttributes::layer, 0}};
 
@@ -54,8 +58,8 @@ std::optional<double> read_number(const Handle& file, const char* name) {
   const std::string text = hdf5::read_text_attribute(file, name);
   double number = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc() || end != text.data() + text.size() || !(number > 0)) {
-    throw UserError(fmt::format("attribute '{}' is '{}', not a number above 0", name, text));
+  if (error != std::errc() || end != text.data() + text.size()) {
+    throw UserError(fmt::format("attribute '{}' is '{}', not a number", name, text));
   }
   return number;
 }
@@ -71,6 +75,12 @@ void check_conceptor(const ConceptorRecord& record) {
            .is_object()) {
     throw UserError("config is not a JSON object");
   }
+  for (const std::optional<double>& aperture :
+       {record.attributes.aperture, record.attributes.absolute_aperture}) {
+    if (aperture && !(std::isfinite(*aperture) && *aperture > 0)) {
+      throw UserError(fmt::format("an aperture is {}, not a finite number above 0", *aperture));
+    }
+  }
   if (record.matrix.size() != hidden * hidden) {
     throw UserError(fmt::format("the conceptor has {} numbers, hidden_size is {}",
                                 record.matrix.size(), hidden));
@@ -83,6 +93,13 @@ void check_conceptor(const ConceptorRecord& record) {
             fmt::format("the conceptor is not symmetric and finite: its row {} has {} in column "
                         "{}, where row {} has {} in column {}",
                         i, number, j, j, record.matrix[j * hidden + i], i));
+      }
+      const double least = i == j ? 0 : -1;
+      if (number < least - kRounding || number > 1 + kRounding) {
+        throw UserError(fmt::format(
+            "the conceptor has {} in row {}, column {}, where eigenvalues between 0 and 1 leave {} "
+            "to 1: it is another matrix",
+            number, i, j, least));
       }
     }
   }

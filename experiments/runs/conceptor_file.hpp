@@ -37,7 +37,7 @@ inline constexpr std::int64_t kConceptorFileSchema = 1;
 void write_conceptor_file(const std::filesystem::path& path, const ConceptorRecord& record);
 
 // Throws UserError, naming the file and the remedy, as hdf5::Reading does, and for a matrix that is
-// not symmetric or has numbers that are not finite.
+// not symmetric, or has numbers that are not finite or that no eigenvalues between 0 and 1 make.
 ConceptorRecord read_conceptor_file(const std::filesystem::path& path);
 
 // Returns whether the file says that it is a conceptor's.  False for one that is missing, no HDF5

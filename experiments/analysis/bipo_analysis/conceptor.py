@@ -54,8 +54,8 @@ def load_conceptor(path: str | Path, beta: float = 1.0) -> Conceptor:
         require_schema(attributes.get("schema_version"), CONCEPTOR_SCHEMA)
         require_checked_attributes(file, stored)
         matrix = checked_values(file["conceptor"])
-        if matrix.ndim != 2 or not numpy.array_equal(matrix, matrix.T):
-            raise ValueError("its matrix is not symmetric")
+        if matrix.ndim != 2 or not numpy.array_equal(matrix, matrix.T) or not numpy.isfinite(matrix).all():
+            raise ValueError("its matrix is not symmetric and finite")
         return Conceptor(int(str(attributes["layer"])), matrix, name, beta, _number(attributes.get("aperture")),
                          _number(attributes.get("absolute_aperture")), attributes,
                          json.loads(str(attributes["config"])))

@@ -79,7 +79,13 @@ TEST_F(ConceptorFile, NothingIsWrittenThatReadersWouldReject) {
   infinite.matrix[0] = std::numeric_limits<double>::infinity();
   ConceptorRecord small = sample_conceptor();
   small.matrix.pop_back();
-  for (const ConceptorRecord& record : {lopsided, infinite, small}) {
+  ConceptorRecord amplifying = sample_conceptor();
+  amplifying.matrix[3] = 1.1;
+  ConceptorRecord negative = sample_conceptor();
+  negative.matrix[0] = -0.1;
+  ConceptorRecord wide = sample_conceptor();
+  wide.attributes.absolute_aperture = std::numeric_limits<double>::infinity();
+  for (const ConceptorRecord& record : {lopsided, infinite, small, amplifying, negative, wide}) {
     EXPECT_THROW(write_conceptor_file(file(), record), BugError);
     EXPECT_FALSE(fs::exists(file()));
   }
