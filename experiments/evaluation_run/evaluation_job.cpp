@@ -318,6 +318,14 @@ EvaluationJob prepare_evaluation(const EvaluateOptions& options, const std::stri
     job.caa = read_stored_vector(options.caa.file, options.caa.selection);
   }
   check_weights_of(job.vectors, options.intervention);
+  if (const std::uint64_t bytes = conceptor_device_bytes(job.vectors, options.random_directions(),
+                                                         job.model.computation.device);
+      bytes > 0) {
+    require_beside_weights(job.model,
+                           fmt::format("{} conceptors with {} random ones for each (--random)",
+                                       job.vectors.size(), options.random_directions()),
+                           bytes, session);
+  }
   job.gate = read_gate(options.gate, job.model.files.config);
   job.plan = plan_steering(job.vectors, job.caa, options);
   job.notes = vector_notes(job.vectors);

@@ -57,13 +57,17 @@ void check_out(const GenerateOptions& options) {
 void check_cache_fits(const GenerationJob& job, const Session& session) {
   const std::uint64_t needed =
       generation_cache_bytes(job.model.files.config, job.model.computation.topology, job.room);
-  const std::uint64_t available = memory_beside_weights(job.model, session);
+  const std::uint64_t conceptors =
+      conceptor_device_bytes(job.vectors, /*controls=*/0, job.model.computation.device);
+  const std::uint64_t beside = memory_beside_weights(job.model, session);
+  const std::uint64_t available = beside - std::min(beside, conceptors);
   if (needed > available) {
     throw UserError(fmt::format(
         "keys and values of {} prompts at {} multipliers take up to {} per rank, but {} are free "
-        "beside the weights; lower --batch-size or --max-new-tokens, or raise --tp",
+        "beside the weights{}; lower --batch-size or --max-new-tokens, or raise --tp",
         std::min(job.batch, job.prompt_count()), job.settings.multipliers.size(),
-        gib_text(static_cast<double>(needed)), gib_text(static_cast<double>(available))));
+        gib_text(static_cast<double>(needed)), gib_text(static_cast<double>(available)),
+        conceptors > 0 ? " and the conceptors" : ""));
   }
 }
 

@@ -224,6 +224,19 @@ std::vector<PlacedVector> placed(const std::vector<VectorInUse>& vectors,
   return result;
 }
 
+std::uint64_t conceptor_device_bytes(const std::vector<VectorInUse>& vectors, std::int64_t controls,
+                                     c10::Device device) {
+  constexpr std::uint64_t kMost = std::uint64_t{1} << 62;
+  std::uint64_t numbers = 0;
+  for (const VectorInUse& vector : vectors) {
+    numbers += vector.matrix.size();
+  }
+  const std::uint64_t copies = device.is_cpu() ? 2 : 1;
+  const std::uint64_t bytes = numbers * sizeof(float) * copies;
+  const std::uint64_t times = 1 + static_cast<std::uint64_t>(controls);
+  return bytes > kMost / times ? kMost : bytes * times;
+}
+
 std::optional<Gate> read_gate(const GateChoice& choice, const ModelConfig& config) {
   if (choice.vector.empty()) {
     return std::nullopt;

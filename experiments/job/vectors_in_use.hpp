@@ -1,6 +1,8 @@
 // The vectors that a command uses, read and checked against the model.
 #pragma once
 
+#include <c10/core/Device.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
@@ -74,6 +76,12 @@ void check_weights_of(const std::vector<VectorInUse>& vectors, const Interventio
 // their own intervention.
 std::vector<PlacedVector> placed(const std::vector<VectorInUse>& vectors,
                                  const Intervention& intervention = {});
+
+// Returns the bytes that the conceptors take of the memory of a rank's device beside what is there
+// when they are read, with `controls` further ones for each (see plan_steering()); at most 2^62. On
+// a CPU each is there twice: as it is placed, and as a tensor.
+std::uint64_t conceptor_device_bytes(const std::vector<VectorInUse>& vectors, std::int64_t controls,
+                                     c10::Device device);
 
 // Reads --gate; none if it is not given.  Throws UserError for a file that does not fit the model,
 // and for a vector of zeros.

@@ -1,5 +1,7 @@
 #include "experiments/job/whole_model.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 namespace bipo {
@@ -30,6 +32,13 @@ WholeModel open_whole_model(const std::filesystem::path& path, const std::filesy
 std::uint64_t memory_beside_weights(const WholeModel& model, const Session& session) {
   const std::uint64_t available = memory_per_rank(model.computation.device, session.local_size());
   return available - std::min(available, weight_bytes(model));
+}
+
+void require_beside_weights(const WholeModel& model, const std::string& what, std::uint64_t bytes,
+                            const Session& session) {
+  require_memory(fmt::format("the model's weights and {} take", what), weight_bytes(model) + bytes,
+                 memory_per_rank(model.computation.device, session.local_size()),
+                 model.computation.topology.tp());
 }
 
 std::unique_ptr<Decoder> load_whole_model(const WholeModel& model, const Ranks& ranks) {

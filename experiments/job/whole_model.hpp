@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <string>
 
 #include "collectives/session.hpp"
 #include "experiments/job/computation.hpp"
@@ -26,6 +27,11 @@ WholeModel open_whole_model(const std::filesystem::path& model,
 
 // Returns the bytes free for a rank beside the model's weights.  Local.
 std::uint64_t memory_beside_weights(const WholeModel& model, const Session& session);
+
+// Throws UserError unless the weights and `bytes` more fit into memory, which are those of `what`.
+// Local.
+void require_beside_weights(const WholeModel& model, const std::string& what, std::uint64_t bytes,
+                            const Session& session);
 
 // Loads all weights of the decoder; `model` and `ranks` must outlive it.  Local.
 std::unique_ptr<Decoder> load_whole_model(const WholeModel& model, const Ranks& ranks);

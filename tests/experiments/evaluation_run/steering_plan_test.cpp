@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -130,6 +131,16 @@ TEST(PlanSteering, TheRandomControlOfConceptorsIsAMovedOneOfEach) {
   EXPECT_EQ(
       plan.coefficients,
       (Settings{{0, 0, 0, 0, 0, 0}, {1, 1, 0, 0, 0, 0}, {0, 0, 1, 1, 0, 0}, {0, 0, 0, 0, 1, 1}}));
+}
+
+TEST(PlanSteering, ConceptorsAndTheirControlsTakeMemory) {
+  const VectorInUse conceptor = conceptor_in_use({1, 0, 0, 0.5}, 1, 1);
+  const std::vector<VectorInUse> vectors = {conceptor, in_use({3, 4}, 1, 1)};
+  EXPECT_EQ(conceptor_device_bytes(vectors, /*controls=*/2, c10::kCUDA), 3U * 16);
+  EXPECT_EQ(conceptor_device_bytes(vectors, 2, c10::kCPU), 2U * 3 * 16);
+  EXPECT_EQ(conceptor_device_bytes({in_use({3, 4}, 1, 1)}, 2, c10::kCPU), 0U);
+  EXPECT_EQ(conceptor_device_bytes(vectors, std::numeric_limits<std::int64_t>::max(), c10::kCPU),
+            std::uint64_t{1} << 62);
 }
 
 TEST(PlanSteering, ConceptorsAreEvaluatedWithoutVectorsAndMeanDifference) {
