@@ -8,6 +8,7 @@
 #include <cmath>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -16,7 +17,10 @@
 #include "collectives/foundation/host_name.hpp"
 #include "experiments/files/atomic_file.hpp"
 #include "experiments/files/process_identity.hpp"
+#include "experiments/job/machine.hpp"
 #include "experiments/job/new_file.hpp"
+#include "experiments/progress/progress.hpp"
+#include "experiments/progress/stop_signals.hpp"
 #include "experiments/settings/field.hpp"
 #include "experiments/settings/stored_settings.hpp"
 #include "experiments/settings/version.hpp"
@@ -48,16 +52,22 @@ std::vector<double> numbers_of(const at::Tensor& matrix) {
 struct GivenConceptor {
   std::string file;
   ConceptorAttributes attributes;
+  Json config;
   double quota = 0;
   at::Tensor matrix;  // [D, D]
 };
+
+// What tells one model from another.
+constexpr const char* kModelKeys[] = {kFingerprintKey, kWeightsHashKey};
 
 GivenConceptor read_given(const VectorChoice& choice) {
   ConceptorRecord record = read_conceptor_file(choice.file);
   const std::int64_t hidden = record.attributes.hidden_size;
   const double quota = quota_of(record);
   at::Tensor matrix = tensor_of(record.matrix).view({hidden, hidden});
-  return {choice.file.string(), std::move(record.attributes), quota, std::move(matrix)};
+  Json config = Json::parse(record.attributes.config);
+  return {choice.file.string(), std::move(record.attributes), std::move(config), quota,
+          std::move(matrix)};
 }
 
 void require_alike(const GivenConceptor& first, const GivenConceptor& other) {
@@ -75,13 +85,45 @@ void require_alike(const GivenConceptor& first, const GivenConceptor& other) {
         "different layers say nothing about each other",
         other.file, two.layer, first.file, one.layer));
   }
+  for (const char* const key : kModelKeys) {
+    if (first.config.contains(key) && other.config.contains(key) &&
+        first.config[key] != other.config[key]) {
+      throw UserError(fmt::format(
+          "--vector {}: its conceptor is of the model {}, that of {} of {}, which has other "
+          "weights or another configuration; activations of different models say nothing about "
+          "each other",
+          other.file, two.model, first.file, one.model));
+    }
+  }
+}
+
+// Throws UserError where there is no memory for what is done with `count` conceptors, of which the
+// first is in memory.
+void require_room(std::size_t count, std::int64_t hidden) {
+  // The other files' matrices, and what conceptor_or() holds of its own at the most.
+  constexpr std::uint64_t kMatricesAtOnce = 11;
+  const auto size = static_cast<std::uint64_t>(hidden);
+  const std::uint64_t needed = (count - 1 + kMatricesAtOnce) * size * size * sizeof(double);
+  const std::uint64_t available = memory_per_rank(at::kCPU, /*local_ranks=*/1);
+  if (needed > available) {
+    throw UserError(fmt::format(
+        "{} conceptors of hidden size {} take {} more to combine, but {} are free; combine two at "
+        "a time, or where there is more memory",
+        count, hidden, gib_text(static_cast<double>(needed)),
+        gib_text(static_cast<double>(available))));
+  }
 }
 
 std::vector<GivenConceptor> read_given(const ExtractOptions& options) {
   std::vector<GivenConceptor> given;
   for (const VectorChoice& choice : options.vectors) {
     given.push_back(read_given(choice));
-    require_alike(given.front(), given.back());
+    if (given.size() == 1) {
+      require_room(options.vectors.size(), given.front().attributes.hidden_size);
+    }
+    for (const GivenConceptor& earlier : given) {  // of which one may not say its model
+      require_alike(earlier, given.back());
+    }
   }
   return given;
 }
@@ -102,8 +144,7 @@ at::Tensor combined(const std::vector<GivenConceptor>& given, ExtractMethod meth
 Json shared_setting(const std::vector<GivenConceptor>& given, const char* key) {
   std::set<Json> values;
   for (const GivenConceptor& conceptor : given) {
-    const Json config = Json::parse(conceptor.attributes.config);
-    values.insert(config.contains(key) ? config[key] : Json());
+    values.insert(conceptor.config.contains(key) ? conceptor.config[key] : Json());
   }
   return values.size() == 1 ? *values.begin() : Json();
 }
@@ -122,7 +163,7 @@ std::string combination_config(const ExtractOptions& options,
   json["conceptors"] = std::move(list);
   json["layer"] = given.front().attributes.layer;
   json["quota"] = quota;
-  for (const char* const key : {kFingerprintKey, kWeightsHashKey}) {
+  for (const char* const key : {"adapter", kFingerprintKey, kWeightsHashKey}) {
     const Json shared = shared_setting(given, key);
     if (!shared.is_null()) {
       json[key] = shared;
@@ -131,24 +172,30 @@ std::string combination_config(const ExtractOptions& options,
   return settings_text(json);
 }
 
+// Where a file does not say what tells its model from others, the names are all that is known.
 void warn_of_several_models(const std::vector<GivenConceptor>& given) {
   std::set<std::string> models;
+  bool is_known = true;
   for (const GivenConceptor& conceptor : given) {
     models.insert(conceptor.attributes.model);
+    for (const char* const key : kModelKeys) {
+      is_known = is_known && conceptor.config.contains(key);
+    }
   }
-  if (models.size() > 1) {
+  if (models.size() > 1 && !is_known) {
     std::cerr << fmt::format("warning: the conceptors were made with several models: {}\n",
                              fmt::join(models, ", "));
   }
 }
 
-void combine(const ExtractOptions& options) {
+ConceptorRecord combination(const ExtractOptions& options) {
   std::vector<std::filesystem::path> inputs;
   for (const VectorChoice& choice : options.vectors) {
     inputs.push_back(choice.file);
   }
   check_new_file("--out", options.out, options.overwrite, inputs);
   const std::vector<GivenConceptor> given = read_given(options);
+  check_free_space(options.out, given.front().matrix.nbytes());
   warn_of_several_models(given);
   const at::Tensor result = combined(given, options.method);
   const double quota = conceptor_quota(result);
@@ -168,10 +215,16 @@ void combine(const ExtractOptions& options) {
   attributes.dtype = "fp64";
   attributes.hosts = host_name();
   record.matrix = numbers_of(result);
+  return record;
+}
+
+void write_combination(const ExtractOptions& options, const ConceptorRecord& record) {
+  remove_stale_temps(options.out);
   write_conceptor_file(options.out, record);
-  std::cout << fmt::format("{}: {} of {} conceptors of layer {}, quota {:.4f}\n",
-                           options.out.string(), name_of(options.method), given.size(),
-                           attributes.layer, quota);
+  const std::size_t count = options.vectors.size();
+  std::cout << fmt::format("{}: {} of {} conceptor{} of layer {}, quota {:.4f}\n",
+                           options.out.string(), name_of(options.method), count,
+                           count == 1 ? "" : "s", record.attributes.layer, quota_of(record));
 }
 
 }  // namespace
@@ -209,9 +262,16 @@ std::uint64_t conceptor_bytes(std::int64_t hidden, std::int64_t layers) {
 }
 
 int run_conceptor_combination(const ExtractOptions& options, Session& session) {
+  std::optional<ConceptorRecord> record;
   session.together([&] {
     if (session.rank() == 0) {
-      combine(options);
+      record = combination(options);
+    }
+  });
+  stop_when_asked();  // the result is written whole
+  session.together([&] {
+    if (record) {
+      write_combination(options, *record);
     }
   });
   return kExitDone;

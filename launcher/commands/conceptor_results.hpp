@@ -19,7 +19,8 @@ std::uint64_t conceptor_bytes(std::int64_t hidden, std::int64_t layers);
 
 // `extract` with a method that combines_conceptors(): the root reads the files of options.vectors,
 // combines them in their order and writes options.out.  Returns the exit code.  Throws
-// AgreedFailure (2) where a file is no conceptor's, or they differ in hidden size or layer.
+// AgreedFailure (2) where a file is no conceptor's, where they differ in hidden size, layer or
+// model, and where there is no memory for it.
 // Collective over: world
 int run_conceptor_combination(const ExtractOptions& options, Session& session);
 

@@ -363,12 +363,13 @@ void require_conceptors_alone(const ExtractOptions& options, const GivenNames& g
           choice.file.string()));
     }
   }
-  for (const char* const name : {"model", "adapter", "check-weights", "train", "layer", "layers",
-                                 "norm", "match-norm", "columns", "max-pairs", "data-seed"}) {
-    if (given.contains(name)) {
+  static const GivenNames belonging = {"method", "vector",   "out",   "overwrite",
+                                       "config", "progress", "quiet", "timeout"};
+  for (const std::string& name : given) {
+    if (!belonging.contains(name)) {
       throw UserError(fmt::format(
           "--{} has no meaning with --method conceptor-and, conceptor-or and conceptor-not: they "
-          "combine files (--vector), which hold layer and model, and read no data",
+          "combine files (--vector), which hold layer and model, and read neither model nor data",
           name));
     }
   }

@@ -1,6 +1,8 @@
 """The command `extract`: the same direction on any ranks, files that other commands take, errors before work."""
 
+import json
 import re
+from pathlib import Path
 
 import h5py
 import numpy
@@ -106,13 +108,35 @@ def test_conceptors_of_several_layers_and_their_combination(settings, tmp_path):
     assert elsewhere.code == program.BAD_INPUT and "layer 2" in elsewhere.stderr, elsewhere
     no = ["extract", "--method", "conceptor-not", "--vector", conceptor_files[0], "--out", tmp_path / "not.h5"]
     # One of two ranks works, and both end.
-    assert "conceptor-not" in program.run_successfully(no, 2).stdout
+    assert "conceptor-not of 1 conceptor of layer 1" in program.run_successfully(no, 2).stdout
     again = program.run(no)
     assert again.code == program.BAD_INPUT and "--overwrite" in again.stderr, again
     vector = direction(tmp_path / "caa.h5", settings)
     assert vector.config["method"] == "caa"
     other = program.run([*no[:4], tmp_path / "caa.h5", *no[5:-1], tmp_path / "no.h5"])
     assert other.code == program.BAD_INPUT and "a conceptor file" in " ".join(other.stderr.split()), other
+
+
+def of_other_weights(conceptor_file, out) -> Path:
+    """A copy that says that it is of other weights, as another program may write it: without checksums."""
+    with h5py.File(conceptor_file) as whole, h5py.File(out, "w") as copy:
+        for name in set(whole.attrs) - {"checksum"}:
+            copy.attrs[name] = whole.attrs[name]
+        copy.attrs["config"] = json.dumps({**json.loads(whole.attrs["config"]), "weights_hash": "0" * 16})
+        matrix = whole["conceptor"][:]
+        copy.create_dataset("conceptor", data=matrix, chunks=matrix.shape)
+    return out
+
+
+def test_conceptors_of_two_models_are_not_combined(settings, tmp_path):
+    conceptor(tmp_path / "one.h5", settings)
+    other = of_other_weights(tmp_path / "one.h5", tmp_path / "other.h5")
+    both = ["extract", "--method", "conceptor-and", "--vector", tmp_path / "one.h5", "--out", tmp_path / "and.h5"]
+    refused = program.run([*both, "--vector", other])
+    said = " ".join(refused.stderr.split())
+    assert refused.code == program.BAD_INPUT and str(other) in said and "other weights" in said, refused
+    assert not (tmp_path / "and.h5").exists()
+    program.run_successfully([*both, "--vector", tmp_path / "one.h5"])
 
 
 def test_mean_centring_counts_both_files(settings, tmp_path, tiny_test_pairs):
@@ -228,7 +252,7 @@ def test_an_existing_file_is_kept_unless_told_otherwise(settings, tmp_path):
     ({"confidence": 0.8}, ["--confidence", "--method confst"]),
     ({"aperture": 2}, ["--aperture", "--method conceptor"]),
     ({"method": "conceptor", "norm": 1}, ["--norm", "matrix"]),
-    ({"method": "conceptor-not", "vector": "nowhere.h5"}, ["--model", "--method conceptor-and"]),
+    ({"method": "conceptor-not", "vector": "nowhere.h5"}, ["--layer has no meaning", "--method conceptor-and"]),
     ({"method": "mean-centring"}, ["--background"]),
     ({"method": "ensemble"}, ["--vector"]),
     ({"method": "caa-letter", "max_pairs": 3}, ["--max-pairs", "A/B items"]),

@@ -993,6 +993,13 @@ TEST(ExtractOptions, ConceptorsAreMadeOfPairsOrOfConceptors) {
   refused({"conceptor-and", "--vector", "a", "--vector", "b", "--layer", "1"},
           {"--layer", "files"});
   refused({"conceptor-and", "--vector", "a", "--vector", "b", "--train", "t"}, {"--train"});
+  for (const Words& useless : {Words{"--dtype", "bf16"}, Words{"--tp", "2"}, Words{"--no-eos"},
+                               Words{"--system-prompt", "x"}, Words{"--answer-pairs", "all"}}) {
+    Words words = {"conceptor-and", "--vector", "a", "--vector", "b"};
+    words.insert(words.end(), useless.begin(), useless.end());
+    refused(words, {useless[0], "neither model nor data"});
+  }
+  EXPECT_TRUE(parsed_combination({"conceptor-not", "--vector", "a", "--quiet"}).quiet);
   refused({"conceptor-and", "--vector", "a", "--vector", "b", "--aperture", "1"}, {"--aperture"});
   refused({"conceptor", "--layer", "1"}, {"extract needs --model, --train"});
   for (const Words& words : {Words{"--method", "caa", "--aperture", "1"},
