@@ -229,32 +229,44 @@ void write_combination(const ExtractOptions& options, const ConceptorRecord& rec
 
 }  // namespace
 
-ConceptorRecord extracted_conceptor(const ExtractPreparation& preparation,
-                                    const ExtractedDirection& moments, const Session& session) {
+void make_conceptors(const ExtractPreparation& preparation,
+                     std::vector<ExtractedDirection>& moments, const PassProgress& progress) {
+  const std::int64_t hidden = preparation.job.inputs.config.hidden;
+  std::int64_t count = 0;
+  for (ExtractedDirection& of_layer : moments) {
+    progress("conceptors, layer", ++count, static_cast<std::int64_t>(moments.size()));
+    of_layer.value = numbers_of(upper_triangle(conceptor_of(
+        symmetric_matrix(tensor_of(of_layer.value), hidden), preparation.options.aperture)));
+  }
+}
+
+ConceptorRecord conceptor_record(const ExtractPreparation& preparation,
+                                 const ExtractedDirection& found, const Session& session) {
   const JobPreparation& job = preparation.job;
   const std::int64_t hidden = job.inputs.config.hidden;
   const double aperture = preparation.options.aperture;
-  const at::Tensor conceptor =
-      conceptor_of(symmetric_matrix(tensor_of(moments.value), hidden), aperture);
+  const at::Tensor conceptor = symmetric_matrix(tensor_of(found.value), hidden);
   DirectionNorms norms;
-  norms.residual = moments.median_rms * std::sqrt(static_cast<double>(hidden));
+  norms.residual = found.median_rms * std::sqrt(static_cast<double>(hidden));
   norms.figure = conceptor_quota(conceptor);
   const RunAttributes described =
-      run_attributes(job.options, job, session, extract_config(preparation, moments.layer, norms),
+      run_attributes(job.options, job, session, extract_config(preparation, found.layer, norms),
                      preparation.created_utc);
   ConceptorRecord record;
   static_cast<JobAttributes&>(record.attributes) = described;
-  record.attributes.layer = moments.layer;
+  record.attributes.layer = found.layer;
   record.attributes.aperture = aperture;
-  if (moments.median_rms > 0) {
-    record.attributes.absolute_aperture = aperture / moments.median_rms;
+  if (const double absolute = aperture / found.median_rms;
+      std::isfinite(absolute) && absolute > 0) {
+    record.attributes.absolute_aperture = absolute;
   }
   record.matrix = numbers_of(conceptor);
   return record;
 }
 
 std::uint64_t conceptor_bytes(std::int64_t hidden, std::int64_t layers) {
-  // Moments, their eigenvectors, a product, the conceptor and its copy for the file.
+  // At the most the moments, as a triangle and whole, their eigenvectors and what LAPACK takes for
+  // these, two of them; later less: the conceptor, its copy, and that in the file's two images.
   constexpr std::int64_t kMatricesAtOnce = 5;
   return static_cast<std::uint64_t>(layers * triangle_size(hidden) +
                                     kMatricesAtOnce * hidden * hidden) *

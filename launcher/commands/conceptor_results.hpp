@@ -1,6 +1,9 @@
 // The conceptors that `extract` makes, of the activations of pairs or of other conceptors.
 #pragma once
 
+#include <cstdint>
+#include <vector>
+
 #include "collectives/session.hpp"
 #include "experiments/runs/conceptor_file.hpp"
 #include "experiments/settings/settings.hpp"
@@ -9,9 +12,14 @@
 
 namespace bipo {
 
-// Returns the conceptor of what a pass with moment_statistics() found at a layer.  Local.
-ConceptorRecord extracted_conceptor(const ExtractPreparation& preparation,
-                                    const ExtractedDirection& moments, const Session& session);
+// Puts the upper triangles of conceptors in the place of those of the second moments, which a pass
+// with moment_statistics() found at each layer.  Local.
+void make_conceptors(const ExtractPreparation& preparation,
+                     std::vector<ExtractedDirection>& moments, const PassProgress& progress);
+
+// Returns what the file of one of them holds.  Local.
+ConceptorRecord conceptor_record(const ExtractPreparation& preparation,
+                                 const ExtractedDirection& found, const Session& session);
 
 // Returns the bytes that a rank keeps of the moments of `layers` layers, and works with when it
 // makes a conceptor of one of them.

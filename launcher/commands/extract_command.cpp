@@ -125,14 +125,14 @@ void write_directions(const ExtractPreparation& preparation,
   print_result(preparation.options, directions);
 }
 
-// One matrix is made and written at a time: each may take some hundred MiB.
+// One matrix is put together and written at a time: each may take some hundred MiB.
 void write_conceptors(const ExtractPreparation& preparation,
-                      const std::vector<ExtractedDirection>& moments, const Session& session) {
+                      const std::vector<ExtractedDirection>& found, const Session& session) {
   fmt::print("{:>5}  {:>10}  {:>10}  {:>8}  {}\n", "layer", "aperture", "absolute", "quota",
              "conceptor file");
-  for (const ExtractedDirection& of_layer : moments) {
+  for (const ExtractedDirection& of_layer : found) {
     const std::filesystem::path file = direction_file(preparation.options, of_layer.layer);
-    const ConceptorRecord record = extracted_conceptor(preparation, of_layer, session);
+    const ConceptorRecord record = conceptor_record(preparation, of_layer, session);
     remove_stale_temps(file);
     write_conceptor_file(file, record);
     fmt::print("{:>5}  {:>10.4g}  {:>10.4g}  {:>8.4f}  {}\n", of_layer.layer,
@@ -165,13 +165,20 @@ int run_extract_command(const ExtractOptions& options, Session& session) {
   }
   std::unique_ptr<Decoder> decoder;
   session.together([&] { decoder = load_decoder(preparation.job, ranks); });
-  const std::vector<ExtractedDirection> found = extract_directions(
-      *decoder, preparation.pairs, preparation.pass, statistics_of(preparation), ranks,
-      [&](const std::string& what, std::int64_t done, std::int64_t total) {
-        job.display().phase(what, done, total);
-      });
-  job.display().finish();
+  const auto progress = [&](const std::string& what, std::int64_t done, std::int64_t total) {
+    job.display().phase(what, done, total);
+  };
+  std::vector<ExtractedDirection> found = extract_directions(
+      *decoder, preparation.pairs, preparation.pass, statistics_of(preparation), ranks, progress);
   const bool has_conceptors = makes_conceptor(options.method);
+  if (has_conceptors) {
+    session.together([&] {
+      if (job.is_root()) {
+        make_conceptors(preparation, found, progress);
+      }
+    });
+  }
+  job.display().finish();
   std::vector<FoundDirection> directions;
   if (!has_conceptors) {
     for (const ExtractedDirection& of_layer : found) {

@@ -11,6 +11,7 @@
 
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
+#include "experiments/files/atomic_file.hpp"
 #include "experiments/job/computation.hpp"
 #include "experiments/job/machine.hpp"
 #include "experiments/job/new_file.hpp"
@@ -283,6 +284,10 @@ ExtractPreparation prepare_extraction(const ExtractOptions& given, const std::st
         static_cast<std::size_t>(run.job.computation.topology.dp()) - run.pairs.size()));
   }
   if (session.rank() == 0) {
+    if (makes_conceptor(given.method)) {
+      const auto hidden = static_cast<std::uint64_t>(inputs.config.hidden);
+      check_free_space(run.options.out, run.pass.layers.size() * hidden * hidden * sizeof(double));
+    }
     prepare_places(run.options, run.pass.layers);
   }
   ContentHash agreement;

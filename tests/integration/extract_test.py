@@ -103,6 +103,7 @@ def test_conceptors_of_several_layers_and_their_combination(settings, tmp_path):
     conceptor_files = [tmp_path / "all" / f"layer{layer}.h5" for layer in (1, 2)]
     made = extract(tmp_path / "all", settings, method="conceptor", aperture=2, layer=None, layers="1,2")
     assert all(str(file) in made.stdout for file in conceptor_files)
+    assert "conceptors, layer 2/2" in made.stderr
     elsewhere = program.run(["extract", "--method", "conceptor-or", "--vector", conceptor_files[0], "--vector",
                              conceptor_files[1], "--out", tmp_path / "or.h5"])
     assert elsewhere.code == program.BAD_INPUT and "layer 2" in elsewhere.stderr, elsewhere
@@ -137,6 +138,15 @@ def test_conceptors_of_two_models_are_not_combined(settings, tmp_path):
     assert refused.code == program.BAD_INPUT and str(other) in said and "other weights" in said, refused
     assert not (tmp_path / "and.h5").exists()
     program.run_successfully([*both, "--vector", tmp_path / "one.h5"])
+
+
+def test_conceptors_need_room_on_the_disk_before_any_work(settings, tmp_path):
+    out = tmp_path / "small" / "all"  # 18 kilobytes for each of four layers
+    refused = program.run(["extract", *program.options({**settings, "method": "conceptor", "layer": None,
+                                                        "layers": "all", "out": out})],
+                          prefix=program.on_a_small_disk(tmp_path / "small", 40))
+    assert refused.code == program.BAD_INPUT, refused
+    assert str(out) in refused.stderr and "make room" in " ".join(refused.stderr.split()), refused
 
 
 def test_mean_centring_counts_both_files(settings, tmp_path, tiny_test_pairs):

@@ -35,14 +35,13 @@ Eigen eigen_of(const at::Tensor& symmetric) {
   return {values, vectors};
 }
 
-// The upper triangle on both sides.
-at::Tensor symmetrised(const at::Tensor& matrix) {
-  const at::Tensor upper = matrix.triu();
-  return upper + upper.triu(1).t();
-}
-
+// V diag(values) V^T; the lower triangle is a copy of the upper one, because the rounding of a
+// product need not be symmetric.
 at::Tensor recomposed(const at::Tensor& vectors, const at::Tensor& values) {
-  return symmetrised((vectors * values).matmul(vectors.t()));
+  at::Tensor product = (vectors * values).matmul(vectors.t());
+  product.triu_();
+  product.add_(product.triu(1).t());
+  return product;
 }
 
 at::Tensor identity_like(const at::Tensor& matrix) {
@@ -59,6 +58,16 @@ at::Tensor symmetric_matrix(const at::Tensor& triangle, std::int64_t hidden) {
     matrix.select(1, i).narrow(0, i, hidden - i).copy_(row);
   }
   return matrix;
+}
+
+at::Tensor upper_triangle(const at::Tensor& matrix) {
+  const std::int64_t hidden = matrix.size(0);
+  const at::Tensor triangle = at::empty({triangle_size(hidden)}, matrix.options());
+  for (std::int64_t i = 0; i < hidden; ++i) {
+    triangle.narrow(0, triangle_row(i, hidden), hidden - i)
+        .copy_(matrix[i].narrow(0, i, hidden - i));
+  }
+  return triangle;
 }
 
 at::Tensor conceptor_of(const at::Tensor& moments, double aperture) {

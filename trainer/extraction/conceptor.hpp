@@ -16,6 +16,9 @@ namespace bipo {
 // Returns the matrix whose upper triangle this is (see triangle_row()).
 at::Tensor symmetric_matrix(const at::Tensor& triangle, std::int64_t hidden);
 
+// Returns the upper triangle of a symmetric matrix, [D (D + 1) / 2].
+at::Tensor upper_triangle(const at::Tensor& matrix);
+
 // C = R (R + aperture^-2 I)^-1 for second moments R and aperture > 0, section 3.2 of Jaeger.
 // Eigenvalues of R that are rounding (up to D 2^-52 of the largest) count as 0, so that C's range
 // is R's.

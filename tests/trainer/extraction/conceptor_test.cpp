@@ -101,6 +101,14 @@ TEST(Conceptor, OfDiagonalMomentsIsDiagonal) {
   EXPECT_EQ(passes(1e200)[3].item<double>(), 0);
 }
 
+TEST(Conceptor, ASymmetricMatrixIsItsUpperTriangle) {
+  const at::Tensor c = conceptor_of(moments_of(some_rows(8, 1)), 3);
+  const at::Tensor triangle = upper_triangle(c);
+  EXPECT_EQ(triangle.numel(), kSize * (kSize + 1) / 2);
+  EXPECT_TRUE(triangle[kSize].equal(c[1][1]));  // behind the first row
+  EXPECT_TRUE(symmetric_matrix(triangle, kSize).equal(c));
+}
+
 TEST(Conceptor, DeMorgan) {
   for (const std::int64_t count : {5, 8, 40}) {
     const at::Tensor c = conceptor_of(moments_of(some_rows(count, 1)), 2);

@@ -121,7 +121,8 @@ std::vector<Method> every_method() {
           {"pca", pca_statistics()},
           {"mean-centring", mean_centring_statistics(2)},
           {"freeform", freeform_statistics()},
-          {"confst", confident_statistics(1, 0.5)}};
+          {"confst", confident_statistics(1, 0.5)},
+          {"conceptor", moment_statistics()}};
 }
 
 TEST(MeanDifferenceMethod, IsTheMean) {
@@ -299,7 +300,7 @@ TEST(Methods, ActivationsThatAreNotFiniteShow) {
     for (const double bad :
          {std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()}) {
       Answers data = answers(9);
-      data.rejected[4][1] = bad;
+      (method.name == "conceptor" ? data.chosen : data.rejected)[4][1] = bad;
       EXPECT_TRUE(at::isnan(direction_of(method.make, data)).all().item<bool>()) << method.name;
     }
   }
