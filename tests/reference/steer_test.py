@@ -20,7 +20,7 @@ from documentation import SOURCE
 
 sys.path.insert(0, str(SOURCE / "experiments" / "analysis"))
 from bipo_analysis import (  # noqa: E402
-    AnalysisError, load_conceptor, load_evaluation, load_run, load_vector, steer)
+    AnalysisError, load_conceptor, load_evaluation, load_run, load_sweep, load_vector, steer)
 
 transformers.logging.set_verbosity_error()
 LAYER = 1
@@ -353,16 +353,22 @@ def test_where_a_conceptor_cannot_be_used_is_said(folder, conceptor, tmp_path):
     assert "holds a conceptor" in refusal("evaluate", vector=folder / "run.h5", caa=conceptor, **measure)
     assert "holds a conceptor" in refusal("extract", model=model, train=pairs, layer=LAYER, match_norm=conceptor,
                                           out=tmp_path / "v.h5")
+    work = {"model": model, "train": pairs, "layer": LAYER, "system_prompt": "", "out": tmp_path / "v.h5"}
+    assert "holds a conceptor" in refusal("extract", method="ensemble", vector=conceptor, **work)
+    for start in ("continue_from", "init"):
+        assert "holds a conceptor" in refusal("train", **{**work, start: conceptor})
     mixed = program.run(["evaluate", "--vector", conceptor, "--vector", folder / "run.h5", *program.options(measure)])
     assert mixed.code == program.BAD_INPUT and "evaluate them apart" in " ".join(mixed.stderr.split()), mixed
     controlled = program.run(["evaluate", *program.options({**measure, "vector": conceptor,
                                                             "caa": folder / "run.h5"})])
     assert controlled.code == program.BAD_INPUT and "--caa" in controlled.stderr, controlled
+    many = program.run(["evaluate", *program.options({**measure, "vector": conceptor, "random": 10**12})])
+    assert many.code == program.BAD_INPUT and "random ones for each" in " ".join(many.stderr.split()), many
     with h5py.File(conceptor) as whole, h5py.File(tmp_path / "small.h5", "w") as small:
         for name in set(whole.attrs) - {"checksum"}:
             small.attrs[name] = whole.attrs[name]
         small.attrs["hidden_size"] = numpy.int64(16)
-        small["conceptor"] = whole["conceptor"][:16, :16]
+        small.create_dataset("conceptor", data=whole["conceptor"][:16, :16], chunks=(16, 16))
     wrong = program.run(["generate", *program.options({**use, "vector": tmp_path / "small.h5"})])
     assert wrong.code == program.BAD_INPUT and "hidden size is 64" in " ".join(wrong.stderr.split()), wrong
     combined = program.run(["extract", "--method", "conceptor-and", "--vector", conceptor, "--vector",
@@ -372,6 +378,8 @@ def test_where_a_conceptor_cannot_be_used_is_said(folder, conceptor, tmp_path):
         load_run(conceptor)
     with pytest.raises(AnalysisError, match="no conceptor"):
         load_conceptor(folder / "run.h5")
+    with pytest.raises(AnalysisError, match="holds a conceptor, which has no report"):
+        load_sweep(conceptor)
     inspected = json.loads(program.run_successfully(["inspect", conceptor, "--json"]).stdout)
     assert inspected["kind"] == "conceptor" and inspected["quota"] == pytest.approx(load_conceptor(conceptor).quota)
     assert "dimensions pass" in program.run_successfully(["inspect", conceptor]).stdout

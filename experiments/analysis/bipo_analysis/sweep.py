@@ -185,6 +185,9 @@ def _load_collected(path: Path) -> Sweep:
         require_sealed(path)
         with h5py.File(path, "r") as file:
             kind = file.attrs.get("kind")
+            if kind == "conceptor":
+                raise AnalysisError("it holds a conceptor, which has no report; `bipo-dist inspect` shows it, and "
+                                    "load_conceptor reads it")
             if kind != "sweep":
                 raise AnalysisError("not a collected sweep; name a sweep's directory or the file that "
                                     "`bipo-dist collect` made of it")
