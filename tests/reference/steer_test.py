@@ -423,6 +423,40 @@ def test_a_gate_opens_by_the_last_prompt_token(folder, model, tmp_path, layer):
         assert on["tokens"] == free[2 * index + is_open]["tokens"]
 
 
+def test_a_gate_opens_pair_by_pair_in_evaluate(folder, model, scored, tmp_path):
+    torch.manual_seed(3)
+    direction = torch.randn(64)
+    torch.save(direction, tmp_path / "gate.pt")
+    program.run_successfully(["import", tmp_path / "gate.pt", "--layer", 0, "--out", tmp_path / "gate.h5"])
+    components = []
+    for count, ids in scored[::2]:
+        seen = []
+        handle = hooked(model, 0, lambda h, seen=seen: seen.append(h[-1]) or h)
+        with torch.no_grad():
+            model(torch.tensor([ids[:count]]))
+        handle.remove()
+        components.append((seen[0] @ direction / direction.norm()).item())
+    ordered = numpy.sort(components)
+    below = int(numpy.diff(ordered).argmax())  # the threshold lies in the widest gap
+    threshold = (ordered[below] + ordered[below + 1]) / 2
+    is_open = numpy.array(components) > threshold
+    assert is_open.any() and not is_open.all()
+
+    def samples(name, **more):
+        program.run_successfully(["evaluate", *program.options({
+            "model": folder / "model", "vector": folder / "run.h5", "test": folder / "model" / "pairs.csv",
+            "multipliers": "0,2", "random_control": "off", "system_prompt": "", "dtype": "fp32", "device": "cpu",
+            "out": tmp_path / name, **more})])
+        table = load_evaluation(tmp_path / name).samples.query("direction == 'vector'")
+        return [table[table["multiplier"] == at][["chosen_logp", "rejected_logp"]].to_numpy() for at in (0, 2)]
+    off, on = samples("free.h5")
+    moves = abs(on - off).max(axis=1) > 10 * TOLERANCE
+    assert moves[is_open].any() and moves[~is_open].any()
+    gated_off, gated_on = samples("gated.h5", gate=f"{tmp_path / 'gate.h5'}:{threshold}")
+    numpy.testing.assert_allclose(gated_off, off, rtol=0, atol=TOLERANCE)
+    numpy.testing.assert_allclose(gated_on, numpy.where(is_open[:, None], on, off), rtol=0, atol=TOLERANCE)
+
+
 def test_a_gate_that_cannot_be_is_refused(folder, tmp_path):
     torch.save(torch.randn(65), tmp_path / "wide.pt")
     torch.save(torch.randn(64), tmp_path / "deep.pt")

@@ -143,6 +143,18 @@ TEST(PlanSteering, ConceptorsAndTheirControlsTakeMemory) {
             std::uint64_t{1} << 62);
 }
 
+TEST(PlanSteering, TheGridOfTwoConceptorsLeavesTheirBetas) {
+  std::vector<VectorInUse> conceptors = {conceptor_in_use({1, 0, 0, 0.5}, 3, 1),
+                                         conceptor_in_use({0.5, 0, 0, 1}, 2, 1)};
+  conceptors[1].choice_index = 1;
+  EvaluateOptions options = options_of({1});
+  options.grid = {0, 2};
+  const SteeringPlan plan = plan_steering(conceptors, std::nullopt, options);
+  EXPECT_EQ(plan.coefficients, (Settings{{0, 0}, {1, 1}, {0, 2}, {2, 0}, {2, 2}}));
+  EXPECT_EQ(plan.vectors[0].intervention.level, 3);
+  EXPECT_EQ(plan.vectors[1].intervention.level, 2);
+}
+
 TEST(PlanSteering, ConceptorsAreEvaluatedWithoutVectorsAndMeanDifference) {
   const VectorInUse conceptor = conceptor_in_use({1, 0, 0, 0.5}, 1, 1);
   expect_parts(error_of<UserError>([&] {
