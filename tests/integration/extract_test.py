@@ -54,15 +54,18 @@ def test_a_split_model_gives_the_same_within_rounding(settings, tmp_path, tp, dp
     assert norm(split - alone) < 1e-5 * norm(alone)
 
 
-@pytest.mark.parametrize("method", ["probe", "pca"])
-def test_every_method_shares_the_work(settings, tmp_path, method):
-    alone = direction(tmp_path / "alone.h5", settings, method=method)
-    replicas = direction(tmp_path / "replicas.h5", settings, 2, method=method)
+@pytest.mark.parametrize("method, confidence", [("probe", None), ("pca", None), ("freeform", None), ("confst", 0.6)])
+def test_every_method_shares_the_work(settings, tmp_path, method, confidence):
+    chosen = {**settings, "method": method, "confidence": confidence}
+    alone = direction(tmp_path / "alone.h5", chosen)
+    replicas = direction(tmp_path / "replicas.h5", chosen, 2)
     assert replicas.vectors.tobytes() == alone.vectors.tobytes()
-    assert alone.config["method"] == method and norm(alone.final_vector) == pytest.approx(1, rel=1e-6)
-    split = direction(tmp_path / "split.h5", settings, 2, method=method, tp=2)
+    length = norm(alone.final_vector)
+    assert alone.config["method"] == method
+    assert length == pytest.approx(1, rel=1e-6) if method in ("probe", "pca") else length > 0
+    split = direction(tmp_path / "split.h5", chosen, 2, tp=2)
     # Float32 roundings of the activations, some hundred times as large in directions that hardly differ.
-    assert norm(split.final_vector - alone.final_vector) < 1e-3
+    assert norm(split.final_vector - alone.final_vector) < 1e-3 * length
 
 
 def conceptor(out, settings, ranks=None, **changes) -> numpy.ndarray:
@@ -154,6 +157,8 @@ def test_mean_centring_counts_both_files(settings, tmp_path, tiny_test_pairs):
     alone = direction(tmp_path / "alone.h5", centred)
     replicas = direction(tmp_path / "replicas.h5", centred, 3)
     assert replicas.vectors.tobytes() == alone.vectors.tobytes()
+    split = direction(tmp_path / "split.h5", centred, 2, tp=2)
+    assert norm(split.final_vector - alone.final_vector) < 1e-3 * norm(alone.final_vector)
     assert (alone.config["train_pairs"], alone.config["background_pairs"]) == (22, 9)
     assert alone.config["background"] == str(tiny_test_pairs)
 
