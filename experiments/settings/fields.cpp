@@ -436,6 +436,14 @@ std::vector<Field> learned_factor_fields(TrainingOptions& o) {
                                      o.factor_init, real(RealRange::kPositive)))};
 }
 
+// Files need not say what can have one value only.
+Field rank_field(std::int64_t& rank) {
+  return field("rank", "N",
+               "directions of what is added at a layer: 1, because several added vectors are one",
+               rank, parse_rank)
+      .unstored();
+}
+
 std::vector<Field> warmup_fields(TrainingOptions& o) {
   return {
       automatic_or("warmup", "SHARE|N",
@@ -652,7 +660,8 @@ std::vector<FieldGroup> train_fields(TrainOptions& o) {
                    field("lr", "X", "peak learning rate", o.lr, real(RealRange::kPositive)),
                    lr_unit_field(o.lr_unit)} +
            objective_fields(o) + decay_fields(o) + std::vector{factors_field(o.factors)} +
-           learned_factor_fields(o) + std::vector{norm_field(o.norm), schedule_field(o.schedule)} +
+           learned_factor_fields(o) +
+           std::vector{rank_field(o.rank), norm_field(o.norm), schedule_field(o.schedule)} +
            warmup_fields(o) +
            std::vector{
                train_start_field(o), positions_field(o.positions), steer_bos_field(o.steer_bos),

@@ -42,6 +42,7 @@ Field norm_field(NormChoice& norm);
 Field schedule_field(Schedule& schedule);
 Field factors_field(FactorChoice& factors);
 std::vector<Field> learned_factor_fields(TrainingOptions& options);
+Field rank_field(std::int64_t& rank);
 std::vector<Field> decay_fields(TrainingOptions& options);
 std::vector<Field> warmup_fields(TrainingOptions& options);
 std::vector<Field> evaluation_fields(std::vector<double>& multipliers, std::int64_t& eval_every);

@@ -353,6 +353,19 @@ RandomStart parse_start(std::string_view text) {
   return {*length};
 }
 
+std::int64_t parse_rank(std::string_view text) {
+  const std::int64_t rank = parse_integer(text, 1);
+  if (rank != 1) {
+    throw UserError(fmt::format(
+        "must be 1 with every objective here: each of them trains a vector that is added to all "
+        "activations alike, and {} of those add up to one vector; a larger rank means something "
+        "only where what is added depends on the activation, as in LoRA and LoReFT; leave it out, "
+        "or give several blocks (--layer 10,15) a vector each",
+        rank));
+  }
+  return rank;
+}
+
 double parse_smoothing(std::string_view text) {
   const auto share = to_number<double>(text);
   if (!share || !(*share >= 0 && *share < 0.5)) {

@@ -58,6 +58,10 @@ double parse_duration(std::string_view text);
 // Parses the share or the number of steps of a warm-up: 0.1, 20.
 Warmup parse_warmup(std::string_view text);
 
+// Parses the rank of what is added, a whole number above 0; throws UserError for all but 1, the
+// only one that a vector can have.
+std::int64_t parse_rank(std::string_view text);
+
 // Parses one of `names`.
 std::string parse_name(std::string_view text, const std::vector<std::string>& names);
 

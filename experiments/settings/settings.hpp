@@ -191,6 +191,7 @@ struct TrainingOptions : TextOptions, MachineOptions, CacheOptions, ReportOption
   FactorChoice factors;
   double factor_lr = 0.01;  // of a learned factor, absolute
   double factor_init = 1;   // where it begins
+  std::int64_t rank = 1;    // see parse_rank()
   Schedule schedule = Schedule::kCosine;
   NormChoice norm;
   RandomStart start;

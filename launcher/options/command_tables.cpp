@@ -233,8 +233,8 @@ CommandTable sweep_table(SweepOptions& o) {
        {"Training",
         std::vector{preset_field(), max_steps_field(o.max_steps), patience_field(o.patience),
                     micro_batch_field(o.micro_batch, "auto: the batch"), lr_unit_field(o.lr_unit)} +
-            decay_fields(o) + learned_factor_fields(o) + warmup_fields(o) +
-            std::vector{steer_bos_field(o.steer_bos), shuffle_field(o.shuffle)}},
+            decay_fields(o) + learned_factor_fields(o) + std::vector{rank_field(o.rank)} +
+            warmup_fields(o) + std::vector{steer_bos_field(o.steer_bos), shuffle_field(o.shuffle)}},
        evaluation_and_saving_group(o),
        {"Machine",
         machine_fields(o, "auto: 1") + std::vector{graphs_field(o.cuda_graphs)} + cache_fields(o)},

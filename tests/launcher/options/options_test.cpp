@@ -528,6 +528,19 @@ TEST(TrainOptions, ALearnedFactorHasARateAndAStart) {
                {"--factor-lr", "--factors learned"});
 }
 
+TEST(TrainOptions, TheRankIsOneWhateverTheObjective) {
+  EXPECT_EQ(parsed({"--rank", "1"}).rank, 1);
+  EXPECT_EQ(parsed_sweep({"--layers", "1", "--rank", "1"}).rank, 1);
+  for (const char* const objective : {"bipo", "dpo", "ipo", "simpo", "sft", "suppress", "reps"}) {
+    const Words words = {"--objective", objective, "--factors", "2", "--rank", "2", "--dry-run"};
+    expect_parts(train_error(words), {"--rank '2'", "2 of those add up to one vector", "LoReFT"});
+  }
+  expect_parts(sweep_error({"--layers", "1", "--rank", "3", "--dry-run"}),
+               {"--rank '3'", "3 of those add up to one vector"});
+  expect_parts(sweep_error({"--layers", "1", "--rank", "1,2"}), {"--rank", "one whole number"});
+  expect_parts(train_error({"--rank", "0"}), {"--rank '0'", "1 or above"});
+}
+
 // One value is a setting of all cells, as before there were such axes.
 TEST(SweepOptions, SeveralNormsSchedulesStartsAndFactorsAreAxes) {
   const SweepOptions one = parsed_sweep({"--layers", "1", "--norms", "max:3%", "--schedule",
@@ -1369,6 +1382,7 @@ TEST(Help, ListsEveryOptionOfTheDesignOnALineOfItsOwn) {
                            "factors",
                            "factor-lr",
                            "factor-init",
+                           "rank",
                            "positions",
                            "steer-bos",
                            "norm",
