@@ -1,6 +1,7 @@
 #include "experiments/formats/exported_vector.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
@@ -376,11 +377,17 @@ std::string in_utf8(const std::string& text) {
 std::vector<std::byte> gguf_file(const std::vector<Written>& vectors,
                                  const std::string& model_hint) {
   if (vectors[0].stored->layer == 0) {
+    std::vector<std::int64_t> others;
+    for (std::size_t i = 1; i < vectors.size(); ++i) {
+      others.push_back(vectors[i].stored->layer);
+    }
     throw UserError(fmt::format(
         "a vector of layer 0 cannot be a GGUF control vector: llama.cpp keeps none for block 0 and "
-        "refuses a file with direction.0; export {}",
-        vectors.size() == 1 ? "it as safetensors, pt or npy"
-                            : "the vectors as safetensors, pt or lm-eval"));
+        "refuses a file with direction.0; export it as safetensors, pt or {}",
+        others.empty()
+            ? "npy"
+            : fmt::format("lm-eval, or leave it out, of a run of several layers by --layer {}",
+                          fmt::join(others, ","))));
   }
   GgufHead head;
   head.add_text("general.architecture", "controlvector");
@@ -442,9 +449,9 @@ std::vector<Written> prepared(const std::vector<ExportedVector>& vectors,
   }
   if (written.size() > 1 && (format == "npy" || format == "vllm-hook")) {
     throw UserError(fmt::format(
-        "a file of the format {} has no room for the vectors of {} layers; name one run of one "
-        "layer, or export them as gguf, safetensors, pt or lm-eval",
-        format, written.size()));
+        "a file of the format {} has no room for the vectors of {} layers; export one of them, of "
+        "a run of several layers by --layer {}, or all as gguf, safetensors, pt or lm-eval",
+        format, written.size(), written.back().stored->layer));
   }
   return written;
 }

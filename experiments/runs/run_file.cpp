@@ -588,8 +588,10 @@ StoredVector read_stored_vector(const std::filesystem::path& run_file,
   if (vectors.size() > 1) {
     throw UserError(fmt::format(
         "{}: holds a vector for each of {} layers, from {} to {}, that were trained jointly; here "
-        "one layer's is needed: name a run of one layer",
-        run_file.string(), vectors.size(), vectors.front().layer, vectors.back().layer));
+        "one layer's is needed: name a run of one layer, which `bipo-dist export --layer {} "
+        "--format safetensors` and `bipo-dist import` make of it",
+        run_file.string(), vectors.size(), vectors.front().layer, vectors.back().layer,
+        vectors.back().layer));
   }
   return std::move(vectors.front());
 }

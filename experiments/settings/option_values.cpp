@@ -457,6 +457,10 @@ std::vector<std::int64_t> parse_positive_integer_list(std::string_view text) {
   return parse_different(text, [](std::string_view part) { return parse_integer(part, 1); });
 }
 
+std::vector<std::int64_t> parse_block_list(std::string_view text) {
+  return parse_different(text, [](std::string_view part) { return parse_integer(part, 0); });
+}
+
 std::vector<std::string> parse_name_list(std::string_view text,
                                          const std::vector<std::string>& names) {
   return parse_different(text, [&](std::string_view part) { return parse_name(part, names); });

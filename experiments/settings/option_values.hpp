@@ -74,6 +74,7 @@ std::vector<double> parse_positive_real_list(std::string_view text);
 std::vector<double> parse_non_negative_real_list(std::string_view text);
 std::vector<std::uint64_t> parse_unsigned_list(std::string_view text);
 std::vector<std::int64_t> parse_positive_integer_list(std::string_view text);
+std::vector<std::int64_t> parse_block_list(std::string_view text);  // from 0
 std::vector<std::string> parse_name_list(std::string_view text,
                                          const std::vector<std::string>& names);
 

@@ -387,6 +387,7 @@ struct ExportOptions {
   std::string format;
   std::filesystem::path out;
   std::optional<std::int64_t> epoch;  // the same as the selection of every vector
+  std::vector<std::int64_t> layers;   // empty: all that the files have
   double multiplier = 1;
   bool overwrite = false;
 };

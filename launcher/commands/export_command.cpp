@@ -45,6 +45,41 @@ VectorSelection selection_of(const VectorChoice& choice, const ExportOptions& op
   return {VectorSelection::Kind::kEpoch, *options.epoch};
 }
 
+// Keeps what --layer chooses of the vectors of `file`.
+void keep_chosen_layers(const std::filesystem::path& file, const std::vector<std::int64_t>& chosen,
+                        std::vector<StoredVector>& vectors) {
+  if (chosen.empty()) {
+    return;
+  }
+  std::vector<std::int64_t> found;
+  for (const StoredVector& vector : vectors) {
+    found.push_back(vector.layer);
+  }
+  std::erase_if(vectors, [&](const StoredVector& vector) {
+    return std::count(chosen.begin(), chosen.end(), vector.layer) == 0;
+  });
+  if (vectors.empty()) {
+    throw UserError(fmt::format("{}: it holds the vector{} of layer {}, and --layer {} names {}",
+                                file.string(), found.size() == 1 ? "" : "s", fmt::join(found, ", "),
+                                fmt::join(chosen, ","),
+                                found.size() == 1 ? "another" : "none of them"));
+  }
+}
+
+void require_chosen_layers(const std::vector<std::int64_t>& chosen,
+                           const std::vector<ExportedVector>& vectors) {
+  for (const std::int64_t layer : chosen) {
+    if (std::none_of(vectors.begin(), vectors.end(), [&](const ExportedVector& exported) {
+          return exported.vector.layer == layer;
+        })) {
+      throw UserError(fmt::format(
+          "--layer {}: none of the files has a vector of layer {}; `bipo-dist inspect` shows the "
+          "layers of a file",
+          fmt::join(chosen, ","), layer));
+    }
+  }
+}
+
 std::vector<ExportedVector> vectors_of(const ExportOptions& options) {
   std::vector<ExportedVector> vectors;
   std::set<std::string> models;
@@ -59,6 +94,7 @@ std::vector<ExportedVector> vectors_of(const ExportOptions& options) {
     }
     std::vector<StoredVector> of_layers =
         read_stored_vectors(choice.file, selection_of(choice, options));
+    keep_chosen_layers(choice.file, options.layers, of_layers);
     if (const auto warning = unfinished_warning(choice.file, of_layers.front())) {
       std::cerr << "warning: " << *warning << '\n';
     }
@@ -74,6 +110,7 @@ std::vector<ExportedVector> vectors_of(const ExportOptions& options) {
       vectors.push_back({std::move(stored), options.multiplier * choice.weight, positions});
     }
   }
+  require_chosen_layers(options.layers, vectors);
   if (models.size() > 1) {
     std::cerr << fmt::format("warning: the vectors were made for several models: {}\n",
                              fmt::join(models, ", "));

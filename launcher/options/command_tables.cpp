@@ -604,6 +604,9 @@ CommandTable export_table(ExportOptions& o) {
              .with_values(export_formats())
              .required(),
          field("out", "FILE", "file to write", o.out).required(),
+         field("layer", "N[,N...]", "of a run of several layers, the vectors of these", o.layers,
+               parse_block_list)
+             .with_fallback("all"),
          field("epoch", "N", "the same as :epoch=N behind the file", o.epoch, at_least(1))
              .with_fallback("the vector that the run ended with"),
          field("multiplier", "X", "factor on the vector", o.multiplier, real(RealRange::kAny)),
@@ -617,7 +620,7 @@ CommandTable export_table(ExportOptions& o) {
       "  A pt of several layers is {layer: tensor}, a safetensors file has the tensors layers.L; "
       "an "
       "npy and a\n"
-      "  vllm-hook file hold one vector.\n"
+      "  vllm-hook file hold one vector; --layer chooses one of a run of several layers.\n"
       "\n"
       "Exit codes: 0 done; 2 usage or bad input; 1 anything else\n"
       "\n"

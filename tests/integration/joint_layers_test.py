@@ -85,6 +85,14 @@ def test_a_file_is_used_as_it_was_trained(job, tmp_path, tiny_model, tiny_test_p
     back = tmp_path / "back.h5"
     program.run_successfully(["import", tensors, "--out", back])
     numpy.testing.assert_array_equal(run_files.read(back).final_vector, run.final_vector)
+    for layer in (0, 2, 3):
+        program.run_successfully(["export", job.out, "--format", "npy", "--layer", layer, "--out",
+                                  tmp_path / f"{layer}.npy"])
+        numpy.testing.assert_array_equal(numpy.load(tmp_path / f"{layer}.npy"), found[f"layers.{layer}"])
+    two = tmp_path / "two.safetensors"
+    program.run_successfully(["export", job.out, "--format", "safetensors", "--layer", "3,2", "--out", two])
+    assert {name: values.tobytes() for name, values in load_file(two).items()} == {
+        f"layers.{layer}": found[f"layers.{layer}"].tobytes() for layer in (2, 3)}
     assert "0,2,3" in program.run_successfully(["inspect", job.out]).stdout
 
 
@@ -97,8 +105,13 @@ def test_what_is_refused(job, tiny_model, tmp_path):
                                                                                continue_from=job.out).arguments(),
         "holds a vector for each of 3 layers": ["generate", "--model", tiny_model, "--vector", job.out, "--gate",
                                                 f"{job.out}:0", "--prompt", "red"],
-        "has no room for the vectors of 3 layers": ["export", job.out, "--format", "npy", "--out", tmp_path / "v.npy"],
-        "layer 0 cannot be a GGUF": ["export", job.out, "--format", "gguf", "--out", tmp_path / "v.gguf"],
+        "the vectors of 3 layers; export one of them, of a run of several layers by --layer 3": [
+            "export", job.out, "--format", "npy", "--out", tmp_path / "v.npy"],
+        "leave it out, of a run of several layers by --layer 2,3": ["export", job.out, "--format", "gguf", "--out", tmp_path / "v.gguf"],
+        "it holds the vectors of layer 0, 2, 3, and --layer 1,4 names none of them": [
+            "export", job.out, "--format", "pt", "--layer", "1,4", "--out", tmp_path / "v.pt"],
+        "--layer 2,1: none of the files has a vector of layer 1": [
+            "export", job.out, "--format", "pt", "--layer", "2,1", "--out", tmp_path / "v.pt"],
         "are trained jointly, and here is no training": ["extract", "--model", tiny_model, "--train",
                                                          job.settings["train"], "--layers", "0+2", "--out",
                                                          tmp_path / "caa"]}

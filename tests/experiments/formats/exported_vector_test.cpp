@@ -99,8 +99,8 @@ TEST(ExportedVector, SeveralLayers) {
       exported_vectors({{lower, 1}, {upper, 1}}, format, "llama");
     });
   };
-  expect_parts(refusal("npy"), {"npy", "2 layers", "one run of one layer", "gguf"});
-  expect_parts(refusal("vllm-hook"), {"vllm-hook"});
+  expect_parts(refusal("npy"), {"npy", "2 layers", "--layer 7", "gguf"});
+  expect_parts(refusal("vllm-hook"), {"vllm-hook", "--layer 7"});
   upper.layer = 3;
   expect_parts(refusal("gguf"), {"two vectors are for layer 3"});
   upper.layer = 7;
@@ -108,7 +108,7 @@ TEST(ExportedVector, SeveralLayers) {
   expect_parts(refusal("gguf"), {"3 numbers for layer 3", "2 for layer 7"});
   upper = sample();
   upper.layer = 0;
-  expect_parts(refusal("gguf"), {"layer 0", "llama.cpp", "lm-eval"});
+  expect_parts(refusal("gguf"), {"layer 0", "llama.cpp", "--layer 3"});
 }
 
 }  // namespace

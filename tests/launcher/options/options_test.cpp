@@ -374,6 +374,8 @@ TEST(ExportOptions, TakeARunFileAndAFormat) {
   EXPECT_EQ(options.multiplier, 1);
   EXPECT_FALSE(options.overwrite);
   EXPECT_EQ(parsed({"--epoch", "1"}).epoch, 1);
+  EXPECT_TRUE(options.layers.empty());
+  EXPECT_EQ(parsed({"--layer", "20,0"}).layers, (std::vector<std::int64_t>{20, 0}));
   EXPECT_EQ(parsed({"--multiplier", "-1.5"}).multiplier, -1.5);
   EXPECT_TRUE(parsed({"--overwrite"}).overwrite);
   const auto several = std::get<ExportOptions>(
@@ -387,6 +389,8 @@ TEST(ExportOptions, TakeARunFileAndAFormat) {
   expect_parts(error_of({"export", "run.h5", "--out", "x", "--format", "onnx"}),
                {"'onnx'", "lm-eval"});
   expect_parts(error_of({"export", "run.h5", "--epoch", "0"}), {"'0'", "1 or above"});
+  expect_parts(error_of({"export", "run.h5", "--layer", "-1"}), {"--layer", "0 or above"});
+  expect_parts(error_of({"export", "run.h5", "--layer", "3,3"}), {"--layer", "twice"});
   expect_parts(error_of({"export", "run.h5", "--multiplier", "nan"}), {"'nan'"});
 }
 
