@@ -304,6 +304,15 @@ def test_two_behaviours_of_ones_own_are_added_up(inputs, tmp_path):
     assert "wealth-seeking" not in finished.stdout
 
 
+def test_names_of_models_are_those_of_sweep(inputs, tmp_path):
+    """A name ends at the first '='; one that is made of a path has '-' for what file names should not have."""
+    finished = inputs.run("transfer", out=tmp_path / "out", models="some/my model.gguf", sister="new=x/lr=1/sister",
+                          adapter=None, dry_run=True)
+    assert finished.code == program.DONE, finished
+    assert "--models 'my-model=some/my model.gguf'" in finished.stdout
+    assert "--model x/lr=1/sister" in finished.stdout and "my-model_on_new/eval.h5" in finished.stdout
+
+
 def test_the_sample_data_and_what_is_left_out(inputs, tmp_path):
     finished = drive(["all", "--models", str(inputs.options["models"]), "--out", str(tmp_path / "out"), "--dry-run",
                       "--program", str(inputs.options["program"]), "--settings", "small"])
@@ -360,6 +369,11 @@ def test_refusals(inputs, tmp_path):
     refused(inputs.run("personas", out=out, models="a/tiny,b/tiny", adapter=None), "two models are called tiny")
     refused(inputs.run("transfer", out=out, models="a,b"), "--adapter belongs to one model")
     refused(inputs.run("transfer", out=out, sister="tiny=elsewhere"), "--sister tiny", "NAME=DIR")
+    refused(inputs.run("transfer", out=out, sister="a/b=elsewhere"), "--sister a/b=elsewhere", "letters, digits")
+    refused(inputs.run("transfer", out=out, sister="x/lr=1/tiny"), "--sister x/lr=1/tiny: 'x/lr'", "NAME=DIR")
+    refused(inputs.run("transfer", out=out, sister="a/new,b/new"), "--sister a/new,b/new: two models are called new")
+    refused(inputs.run("personas", out=out, models="my tiny=a", adapter=None), "--models my tiny=a: 'my tiny'")
+    refused(inputs.run("personas", out=out, models="name=", adapter=None), "--models name=: names no model")
     refused(inputs.run("transfer", out=out, sister=None, adapter=None), "transfer: takes another model by --sister")
     refused(inputs.run("personas", out=out, program=tmp_path / "none"), "none cannot be started", "--program")
     refused(inputs.run("personas", out=out, settings=tmp_path / "empty"), "lacks behaviours.ini")

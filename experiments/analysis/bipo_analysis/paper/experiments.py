@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import configparser
 import math
+import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +27,7 @@ from .steps import Runner, Step
 NAMES = ("personas", "synergy", "transfer", "truthfulness", "hallucination", "jailbreak", "mmlu")
 # Vectors that the paper adds up.
 SUMS = (("power-seeking", "wealth-seeking"), ("corrigible-less-HHH", HALLUCINATION))
+OTHER_CHARACTERS = re.compile("[^A-Za-z0-9._-]")  # than those of names
 CHOSEN = "CHOSEN"  # in printed commands, the vector that training has yet to give
 RECIPES = ("behaviours", "truthfulness", JAILBREAK, "synergy", "mmlu", "study")
 STUDY_SETTINGS = {"answers": 0, "truthfulqa-questions": 0, "mmlu-questions": 30}
@@ -72,7 +75,8 @@ class Study:
     def __init__(self, options: argparse.Namespace, runner: Runner, home: Path):
         self._options, self._runner, self._home = options, runner, home
         self._out: Path = options.out
-        self.models = models_of(options.models)
+        self.models = models_of(options.models, "--models")
+        self._sisters = models_of(options.sister, "--sister")
         self.settings_folder = settings_folder(options.settings, home)
         self._study = study_settings(self.settings_folder, options)
         self._behaviours = find_behaviours(options.data, home.parents[1] / "datasets" / "sample")
@@ -93,7 +97,7 @@ class Study:
         if options.adapter and len(self.models) > 1:
             raise AnalysisError("--adapter belongs to one model; name one by --models")
         names_here = {model.name for model in self.models}
-        if own := [sister.name for sister in models_of(options.sister) if sister.name in names_here]:
+        if own := [sister.name for sister in self._sisters if sister.name in names_here]:
             raise AnalysisError(f"--sister {own[0]}: --models has a model of this name; give another, NAME=DIR")
         for option, path in (("--adapter", options.adapter), ("--attacked", options.attacked)):
             if path and not Path(path).exists():
@@ -178,7 +182,7 @@ class Study:
             parts = self._parts(name)
             for model in self.models:
                 choice, targets = self._trained(parts)[model.name], [(model.name, model, "")]
-                targets += [(sister.name, sister, "") for sister in models_of(self._options.sister)]
+                targets += [(sister.name, sister, "") for sister in self._sisters]
                 if self._options.adapter:
                     label = f"{model.name} + {Path(self._options.adapter).stem}"
                     targets.append((label, model, self._options.adapter))
@@ -459,18 +463,26 @@ def _repeats(parts: Parts) -> str:
             "once.")
 
 
-def models_of(listed: str) -> list[Model]:
-    """Reads a list of models, NAME=DIR or DIR.  Raises AnalysisError for names that repeat."""
+def models_of(listed: str, option: str) -> list[Model]:
+    """Reads a list of models, NAME=DIR or DIR, with the rules of `sweep --models`: a name ends at the first '='.
+
+    Raises AnalysisError, which names `option`, for names that repeat or cannot be part of file names.
+    """
     found = []
     for word in filter(None, (part.strip() for part in listed.split(","))):
-        name, _, path = word.rpartition("=")
-        found.append(Model(name or Path(path).name.removesuffix(".gguf"), path))
+        name, equals, path = word.partition("=")
+        if not equals:
+            name, path = OTHER_CHARACTERS.sub("-", Path(os.path.abspath(word)).name.removesuffix(".gguf")), word
+        if not path:
+            raise AnalysisError(f"{option} {word}: names no model; give NAME=DIR")
+        if not name or name.startswith(".") or OTHER_CHARACTERS.search(name):
+            raise AnalysisError(f"{option} {word}: '{name}' is to be part of file names, and has to be of letters, "
+                                "digits, '.', '_' and '-'; give NAME=DIR, also where DIR itself has a '='")
+        found.append(Model(name, path))
     names = [model.name for model in found]
     if len(set(names)) < len(names):
         repeated = next(name for name in names if names.count(name) > 1)
-        raise AnalysisError(f"two models are called {repeated}; give names, NAME=DIR")
-    if any("/" in name for name in names):
-        raise AnalysisError(f"--models {listed}: a name is part of file names and has no '/'")
+        raise AnalysisError(f"{option} {listed}: two models are called {repeated}; give names, NAME=DIR")
     return found
 
 
