@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import csv
 import io
 import json
 import math
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -338,6 +341,32 @@ def test_the_settings_are_those_of_the_program(inputs, tmp_path, name):
             "behaviours": 3, "truthfulness": 1, "jailbreak": 2}
         assert cell["epochs"] == epochs[recipe]
         assert cell["lr"] == pytest.approx(5e-4 if name == "paper" else 3e-3)
+
+
+@pytest.mark.parametrize("name", ["paper", "small"])
+def test_every_section_is_read_by_its_command(inputs, tmp_path, name):
+    """One command of each section as the driver prints it, in the real program: it reads its options before it misses
+    its files.  Those of sweep have dry runs, above.
+    """
+    finished = inputs.run("all", out=tmp_path / "out", settings=name, models="tiny=missing", dry_run=True)
+    assert finished.code == program.DONE, finished
+    commands = {}
+    for line in finished.stdout.splitlines():
+        words = shlex.split(line.replace("CHOSEN-LAYER", "1"))
+        if "--config" in words:
+            recipe = Path(words[words.index("--config") + 1])
+            commands.setdefault((recipe.stem, words[1]), words[1:])
+    sections = set()
+    for path in (DRIVER.parent / "settings" / name).glob("*.ini"):
+        reader = configparser.ConfigParser(interpolation=None)
+        reader.read_string(path.read_text(encoding="utf-8"))
+        sections |= {(path.stem, section) for section in reader.sections()}
+    assert sections - set(commands) == {("study", "study")}
+    for key in sorted(sections & set(commands)):
+        if key[1] != "sweep":
+            stopped = program.run(commands[key])
+            assert stopped.code == program.BAD_INPUT, stopped
+            assert re.search(r"CHOSEN\.h5: no such file|be written: there is no directory", stopped.stderr), stopped
 
 
 def refused(finished: program.Finished, *parts: str) -> None:
