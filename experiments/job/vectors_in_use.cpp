@@ -15,17 +15,25 @@
 namespace bipo {
 namespace {
 
-// Returns a text in the run file's settings, "" if there is none, as after an import.
-std::string text_of_training(const StoredVector& vector, const char* key) {
-  const auto config = nlohmann::json::parse(vector.config, nullptr, /*allow_exceptions=*/false);
-  return config.is_object() && config.contains(key) && config[key].is_string()
-             ? config[key].get<std::string>()
-             : "";
-}
+// The settings in a vector's run file; after an import they say nothing of a training.
+class StoredTraining {
+ public:
+  explicit StoredTraining(const StoredVector& vector)
+      : config_(nlohmann::json::parse(vector.config, nullptr, /*allow_exceptions=*/false)) {}
 
-std::string trained_fingerprint(const StoredVector& vector) {
-  return text_of_training(vector, "model_fingerprint");
-}
+  // "" if there is no such text.
+  std::string text(const char* key) const {
+    const bool is_there = config_.is_object() && config_.contains(key) && config_[key].is_string();
+    return is_there ? config_[key].get<std::string>() : "";
+  }
+  bool is_off(const char* key) const {
+    return config_.is_object() && config_.value(key, nlohmann::json()) == nlohmann::json(false);
+  }
+  std::string model_fingerprint() const { return text("model_fingerprint"); }
+
+ private:
+  nlohmann::json config_;
+};
 
 std::string with_adapter(const std::string& model, const std::string& adapter) {
   return adapter.empty() ? model : fmt::format("{} with the adapter {}", model, adapter);
@@ -84,6 +92,17 @@ bool differs(const std::string& trained, std::uint64_t here) {
   return !trained.empty() && trained != fmt::format("{:016x}", here);
 }
 
+bool is_transfer(const StoredTraining& trained, std::uint64_t model_fingerprint,
+                 std::uint64_t weights_hash) {
+  return differs(trained.model_fingerprint(), model_fingerprint) ||
+         differs(trained.text(kWeightsHashKey), weights_hash);
+}
+
+// For a person: "prompt without the begin-of-sequence token".
+std::string positions_text(const SteeredPositions& positions, bool steers_bos) {
+  return to_string(positions) + (steers_bos ? "" : " without the begin-of-sequence token");
+}
+
 }  // namespace
 
 StoredVector read_vector(const VectorChoice& choice, const ModelConfig& config,
@@ -120,33 +139,30 @@ std::vector<VectorInUse> read_vectors(const std::vector<VectorChoice>& choices,
 
 bool is_transfer(const StoredVector& vector, std::uint64_t model_fingerprint,
                  std::uint64_t weights_hash) {
-  return differs(trained_fingerprint(vector), model_fingerprint) ||
-         differs(text_of_training(vector, kWeightsHashKey), weights_hash);
+  return is_transfer(StoredTraining(vector), model_fingerprint, weights_hash);
 }
 
-SteeredPositions trained_positions(const StoredVector& vector) {
-  const std::string text = text_of_training(vector, kStoredPositionsKey);
+TrainedPositions trained_positions(const StoredVector& vector) {
+  const StoredTraining trained(vector);
+  const std::string text = trained.text(kStoredPositionsKey);
   try {
-    return text.empty() ? SteeredPositions::kAll : parse_positions(text);
+    return {text.empty() ? SteeredPositions::kAll : parse_positions(text),
+            !trained.is_off(kStoredSteerBosKey)};
   } catch (const UserError& rule) {
     throw UserError(fmt::format("a run file's config has {} \"{}\", which {}", kStoredPositionsKey,
                                 text, rule.what()));
   }
 }
 
-bool trained_with_bos(const StoredVector& vector) {
-  const auto config = nlohmann::json::parse(vector.config, nullptr, /*allow_exceptions=*/false);
-  return !config.is_object() ||
-         config.value(kStoredSteerBosKey, nlohmann::json(true)) != nlohmann::json(false);
+std::string limited_positions(const TrainedPositions& trained) {
+  return trained == TrainedPositions() ? "" : positions_text(trained.positions, trained.steers_bos);
 }
 
-std::string limited_positions(const StoredVector& vector) {
-  const SteeredPositions positions = trained_positions(vector);
-  const bool has_bos = trained_with_bos(vector);
-  if (positions == SteeredPositions::kAll && has_bos) {
-    return "";
-  }
-  return to_string(positions) + (has_bos ? "" : " without the begin-of-sequence token");
+const VectorInUse* first_trained_elsewhere(const std::vector<VectorInUse>& vectors) {
+  const auto found = std::find_if(vectors.begin(), vectors.end(), [&](const VectorInUse& vector) {
+    return trained_positions(vector.stored) != trained_positions(vectors.front().stored);
+  });
+  return found == vectors.end() ? nullptr : &*found;
 }
 
 void leave_out_bos(bool steer_bos, std::optional<TokenId> bos, SteeredPositions& positions,
@@ -184,10 +200,14 @@ std::vector<std::string> resolve_positions(const std::vector<VectorInUse>& vecto
       }
     }
   };
-  resolve_one("positions", options.positions, trained_positions,
-              [](const SteeredPositions& positions) { return to_string(positions); });
-  resolve_one("steer-bos", options.steer_bos, trained_with_bos,
-              [](bool steers) { return steers ? "on" : "off"; });
+  resolve_one(
+      "positions", options.positions,
+      [](const StoredVector& vector) { return trained_positions(vector).positions; },
+      [](const SteeredPositions& positions) { return to_string(positions); });
+  resolve_one(
+      "steer-bos", options.steer_bos,
+      [](const StoredVector& vector) { return trained_positions(vector).steers_bos; },
+      [](bool steers) { return steers ? "on" : "off"; });
   leave_out_bos(*options.steer_bos, bos, *options.positions, warnings);
   return warnings;
 }
@@ -263,8 +283,7 @@ std::vector<VectorInUse> with_gate(std::vector<VectorInUse> vectors, const GateC
 void add_steering_notes(const SteeringOptions& options, const std::optional<Gate>& gate,
                         std::vector<std::string>& notes) {
   if (options.positions != SteeredPositions::kAll) {
-    notes.push_back(fmt::format("steered positions: {}{}", to_string(*options.positions),
-                                *options.steer_bos ? "" : ", without the begin-of-sequence token"));
+    notes.push_back("steered positions: " + positions_text(*options.positions, *options.steer_bos));
   }
   if (options.intervention != Intervention()) {
     notes.push_back(fmt::format("intervention: {}", to_string(options.intervention)));
@@ -281,13 +300,13 @@ std::vector<std::string> transfer_warnings(const std::vector<VectorInUse>& vecto
                                            const ModelFiles& model, std::uint64_t weights_hash) {
   std::vector<std::string> warnings;
   for (const VectorInUse& vector : vectors) {
-    if (is_transfer(vector.stored, model.fingerprint, weights_hash)) {
-      const std::string trained =
-          with_adapter(vector.stored.model, text_of_training(vector.stored, "adapter"));
+    const StoredTraining trained(vector.stored);
+    if (is_transfer(trained, model.fingerprint, weights_hash)) {
+      const std::string origin = with_adapter(vector.stored.model, trained.text("adapter"));
       add_once(
           fmt::format("{}: trained on other weights or another configuration ({}) than those here "
                       "({}); this is a transfer",
-                      vector.choice.file.string(), trained,
+                      vector.choice.file.string(), origin,
                       with_adapter(absolute_text(model.path), absolute_text(model.adapter))),
           warnings);
     }
@@ -337,7 +356,7 @@ nlohmann::ordered_json vector_json(const VectorChoice& choice, const StoredVecto
           {"step", vector.step},
           {"norm", vector_norm(vector.value)},
           {"model", vector.model},
-          {"model_fingerprint", trained_fingerprint(vector)}};
+          {"model_fingerprint", StoredTraining(vector).model_fingerprint()}};
 }
 
 nlohmann::ordered_json vectors_json(const std::vector<VectorInUse>& vectors) {

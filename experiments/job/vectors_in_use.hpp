@@ -49,13 +49,23 @@ StoredVector read_vector(const VectorChoice& choice, const ModelConfig& config, 
 std::vector<VectorInUse> read_vectors(const std::vector<VectorChoice>& choices,
                                       const ModelConfig& config);
 
-// Returns where a vector was added in training, by its file; everywhere where the file does not
-// say.
-SteeredPositions trained_positions(const StoredVector& vector);
-bool trained_with_bos(const StoredVector& vector);
+// At which tokens a vector was added in training.
+struct TrainedPositions {
+  SteeredPositions positions;
+  bool steers_bos = true;
+  bool operator==(const TrainedPositions&) const = default;
+};
 
-// Returns the positions of the vector's training for a person, "" for all.
-std::string limited_positions(const StoredVector& vector);
+// Returns what the vector's file says of them; everywhere where it says nothing.  Throws UserError
+// for positions that no version knows.
+TrainedPositions trained_positions(const StoredVector& vector);
+
+// Returns them for a person, "" for all tokens.
+std::string limited_positions(const TrainedPositions& trained);
+
+// Returns the first vector that was trained at other positions than the first of them, null if
+// there is none.
+const VectorInUse* first_trained_elsewhere(const std::vector<VectorInUse>& vectors);
 
 // Sets the token that --steer-bos off leaves out, `bos` (if any); warns of a model that has none.
 void leave_out_bos(bool steer_bos, std::optional<TokenId> bos, SteeredPositions& positions,

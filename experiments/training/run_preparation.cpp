@@ -143,9 +143,10 @@ Start read_start(const VectorChoice& choice, const SteeredLayers& layers, JobPre
                     "this run goes on from it all the same",
                     file, stored.model));
   }
-  const std::string limited = limited_positions(stored);
-  const bool is_alike = to_string(trained_positions(stored)) == to_string(job.options.positions) &&
-                        trained_with_bos(stored) == job.options.steer_bos;
+  const TrainedPositions trained = trained_positions(stored);
+  const std::string limited = limited_positions(trained);
+  const bool is_alike = to_string(trained.positions) == to_string(job.options.positions) &&
+                        trained.steers_bos == job.options.steer_bos;
   if (!limited.empty() && !is_alike) {
     job.warnings.push_back(
         fmt::format("{}: trained at the positions {}, which --continue-from does not take over; "

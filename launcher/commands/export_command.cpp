@@ -99,7 +99,7 @@ std::vector<ExportedVector> vectors_of(const ExportOptions& options) {
       std::cerr << "warning: " << *warning << '\n';
     }
     models.insert(of_layers.front().model);
-    const std::string positions = limited_positions(of_layers.front());
+    const std::string positions = limited_positions(trained_positions(of_layers.front()));
     if (!positions.empty() && !carries_positions(options.format)) {
       std::cerr << fmt::format(
           "warning: {}: its vector was trained at the positions {}; a file of the format {} has no "

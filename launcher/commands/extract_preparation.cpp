@@ -99,18 +99,16 @@ std::vector<VectorInUse> read_ensemble(const ExtractOptions& options, const Trai
     }
     ensemble.push_back({choice, std::move(stored)});
   }
-  for (const VectorInUse& member : ensemble) {
-    const std::string own = limited_positions(member.stored);
-    const std::string first = limited_positions(ensemble.front().stored);
-    if (own != first) {
-      const auto shown = [](const std::string& text) { return text.empty() ? "all" : text; };
-      warnings.push_back(
-          fmt::format("the vectors were trained at different positions ({} at {}, {} at {}), so "
-                      "that the file of their mean names none; give --positions where it is used",
-                      ensemble.front().choice.file.string(), shown(first),
-                      member.choice.file.string(), shown(own)));
-      break;
-    }
+  if (const VectorInUse* const other = first_trained_elsewhere(ensemble)) {
+    const auto shown = [](const VectorInUse& member) {
+      const std::string text = limited_positions(trained_positions(member.stored));
+      return text.empty() ? "all" : text;
+    };
+    warnings.push_back(
+        fmt::format("the vectors were trained at different positions ({} at {}, {} at {}), so "
+                    "that the file of their mean names none; give --positions where it is used",
+                    ensemble.front().choice.file.string(), shown(ensemble.front()),
+                    other->choice.file.string(), shown(*other)));
   }
   return ensemble;
 }
@@ -118,15 +116,14 @@ std::vector<VectorInUse> read_ensemble(const ExtractOptions& options, const Trai
 // Says where the vectors of an ensemble were trained, as the file of a training does, if that is
 // the same for all.
 void store_positions(const std::vector<VectorInUse>& ensemble, Json& json) {
-  const StoredVector& first = ensemble.front().stored;
-  const bool are_alike =
-      std::all_of(ensemble.begin(), ensemble.end(), [&](const VectorInUse& member) {
-        return limited_positions(member.stored) == limited_positions(first);
-      });
-  if (are_alike && trained_positions(first) != SteeredPositions::kAll) {
-    json[kStoredPositionsKey] = to_string(trained_positions(first));
+  if (first_trained_elsewhere(ensemble) != nullptr) {
+    return;
   }
-  if (are_alike && !trained_with_bos(first)) {
+  const TrainedPositions trained = trained_positions(ensemble.front().stored);
+  if (trained.positions != SteeredPositions::kAll) {
+    json[kStoredPositionsKey] = to_string(trained.positions);
+  }
+  if (!trained.steers_bos) {
     json[kStoredSteerBosKey] = false;
   }
 }
