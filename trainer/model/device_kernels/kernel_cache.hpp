@@ -9,7 +9,7 @@
 
 namespace bipo {
 
-// The text of device_kernels.cuh.
+// The text of kernel_elements.cuh, delta_net_kernels.cuh and device_kernels.cuh, in this order.
 extern const char* const kKernelSource;
 
 // Returns the folder of the files, in the user's cache ($XDG_CACHE_HOME, else ~/.cache); empty
