@@ -26,12 +26,12 @@ std::string config_notes(const std::string& command) {
   return fmt::format(
       "\n"
       "Configuration file (--config): lines `option = value` with the names above without dashes, "
-      "before the\n"
-      "  first section or under [{}]; sections of other commands are theirs.  Flags take true or "
-      "false.  The\n"
-      "  command line wins.  A value is everything after the '=', '#' and quotes included; a "
-      "comment is a\n"
-      "  line that begins with '#' or ';'.\n"
+      "before\n"
+      "  the first section or under [{}]; sections of other commands are theirs.  Flags take true "
+      "or\n"
+      "  false.  The command line wins.  A value is everything after the '=', '#' and quotes "
+      "included; a\n"
+      "  comment is a line that begins with '#' or ';'.\n"
       "A value that begins with two dashes needs the form --option=value.\n",
       command);
 }
@@ -42,8 +42,8 @@ std::string exit_code_notes(const std::string& how_to_continue,
       "SIGUSR1, SIGTERM, SIGINT, SIGHUP and SIGPIPE: the last completed step is saved at once; the "
       "end\n"
       "  follows after the step in progress, with exit code 75 (1 from mpirun for its own SIGTERM "
-      "or "
-      "SIGINT).\n"
+      "or\n"
+      "  SIGINT).\n"
       "\n"
       "Exit codes\n"
       "   0  done\n"
@@ -201,8 +201,9 @@ CommandTable train_table(TrainOptions& o) {
           "\n"
           "Example\n"
           "  mpirun -np 8 bipo-dist train --model models/SmolLM2-135M-Instruct --train train.csv "
-          "--test test.csv \\\n"
-          "      --layer 15 --lr-unit residual --lr 3e-3 --epochs 3 --tp 2 --out run.h5\n");
+          "\\\n"
+          "      --test test.csv --layer 15 --lr-unit residual --lr 3e-3 --epochs 3 --tp 2 --out "
+          "run.h5\n");
 }
 
 CommandTable sweep_table(SweepOptions& o) {
@@ -255,9 +256,11 @@ CommandTable sweep_table(SweepOptions& o) {
           "\n"
           "Example\n"
           "  mpirun -np 8 bipo-dist sweep --models models/SmolLM2-135M-Instruct --train train.csv "
-          "--test test.csv \\\n"
-          "      --layers 5:25:5 --seeds 1,2 --lr-unit residual --lr 3e-3 --epochs 3 --out "
-          "sweep\n");
+          "\\\n"
+          "      --test test.csv --layers 5:25:5 --seeds 1,2 --lr-unit residual --lr 3e-3 --epochs "
+          "3 "
+          "\\\n"
+          "      --out sweep\n");
 }
 
 CommandTable collect_table(CollectOptions& o) {
@@ -368,16 +371,15 @@ CommandTable extract_table(ExtractOptions& o) {
       "Makes a direction without training, from one pass of the pairs through the model, and "
       "writes it as a\n"
       "complete run file, which every command takes that takes a trained vector: the baseline to "
-      "compare with.\n"
-      "Start it by itself or under mpirun or srun; the ranks share the work.\n",
+      "compare\n"
+      "with.  Start it by itself or under mpirun or srun; the ranks share the work.\n",
       extract_fields(o),
       "\n"
       "h is the output of block N without any vector; a and b of a pair are the means of h over "
-      "the "
-      "tokens of\n"
-      "the chosen and of the rejected answer: those of its text, up to and without the "
-      "end-of-sequence token,\n"
-      "because generation ends there, so that no vector is ever added to its activations.\n"
+      "the tokens\n"
+      "of the chosen and of the rejected answer: those of its text, up to and without the "
+      "end-of-sequence\n"
+      "token, because generation ends there, so that no vector is ever added to its activations.\n"
       "\n"
       "  caa    the mean of a - b over the pairs (Contrastive Activation Addition, arXiv "
       "2312.06681)\n"
@@ -385,37 +387,34 @@ CommandTable extract_table(ExtractOptions& o) {
       "         the same at the letter of (A or (B, where --train has A/B items: question, A, B, "
       "matching\n"
       "  probe  logistic regression that tells a from b, with an intercept, on activations in "
-      "residual units;\n"
-      "         its weights at length 1 (a linear probe, arXiv 1610.01644)\n"
+      "residual\n"
+      "         units; its weights at length 1 (a linear probe, arXiv 1610.01644)\n"
       "  pca    the first principal component of a - b, not centred, of length 1 and with the sign "
-      "of their mean\n"
-      "         (arXiv 2310.01405)\n"
+      "of their\n"
+      "         mean (arXiv 2310.01405)\n"
       "  mean-centring\n"
-      "         the mean of a over the pairs of --train less the mean of a and b over those of "
-      "--background;\n"
-      "         the rejected answers of --train do not count (arXiv 2312.03813)\n"
+      "         the mean of a over the pairs of --train less the mean of a and b over those of\n"
+      "         --background; the rejected answers of --train do not count (arXiv 2312.03813)\n"
       "  freeform\n"
       "         the mean of a - b at the last token of the answers' text (arXiv 2311.09433); "
-      "prints "
-      "the\n"
+      "prints the\n"
       "         Jensen-Shannon divergence by which its authors choose a layer: the largest\n"
       "  confst the mean of a over the pairs whose a the regression of probe gives --confidence "
-      "(after CONFST,\n"
-      "         arXiv 2503.02989)\n"
+      "(after\n"
+      "         CONFST, arXiv 2503.02989)\n"
       "  ensemble\n"
-      "         the mean of the vectors of given run files of this layer, each times its W (arXiv "
-      "2503.05371)\n"
+      "         the mean of the vectors of given run files of this layer, each times its W (arXiv\n"
+      "         2503.05371)\n"
       "  conceptor\n"
       "         no direction but a matrix C = R (R + aperture^-2 I)^-1 with R the second moments "
-      "of "
-      "a in residual\n"
-      "         units (arXiv 2410.16314), in a file of its own kind; generate and evaluate "
-      "multiply "
-      "h by W C\n"
+      "of a in\n"
+      "         residual units (arXiv 2410.16314), in a file of its own kind; generate and "
+      "evaluate\n"
+      "         multiply h by W C\n"
       "  conceptor-and, conceptor-or, conceptor-not\n"
       "         the conceptor of what all of the given conceptors let pass, of what any of them "
-      "does, of what the\n"
-      "         one given holds back; these read no model and no pairs\n"
+      "does, of\n"
+      "         what the one given holds back; these read no model and no pairs\n"
       "\n"
       "Sums are exact: any --dp gives the same bits.\n" +
           config_notes("extract") +
@@ -423,9 +422,8 @@ CommandTable extract_table(ExtractOptions& o) {
           "Exit codes: 0 done; 2 usage or bad input, found before any work; 1 anything else\n"
           "\n"
           "Example\n"
-          "  mpirun -np 8 bipo-dist extract --method caa --model models/SmolLM2-135M-Instruct "
-          "--train train.csv \\\n"
-          "      --layers all --match-norm run.h5 --out caa\n");
+          "  mpirun -np 8 bipo-dist extract --method caa --model models/SmolLM2-135M-Instruct \\\n"
+          "      --train train.csv --layers all --match-norm run.h5 --out caa\n");
 }
 
 CommandTable generate_table(GenerateOptions& o) {
@@ -440,27 +438,20 @@ CommandTable generate_table(GenerateOptions& o) {
       config_notes("generate") +
           "\n"
           "A row of --out has prompt_index, prompt, vectors (name, layer, epoch from 1), "
-          "multiplier, "
-          "text, tokens\n"
-          "(ids, without the one that ended it), mean_logprob (nats per token, of the steered "
-          "model) "
-          "and\n"
+          "multiplier, text,\n"
+          "tokens (ids, without the one that ended it), mean_logprob (nats per token, of the "
+          "steered model) and\n"
           "finish_reason (stop, length); with several vectors also multipliers, one for each, and "
           "with --gate\n"
-          "gate_open.  "
-          "Rows "
-          "are in the\n"
-          "order of prompts and multipliers.\n"
+          "gate_open.  Rows are in the order of prompts and multipliers.\n"
           "\n"
           "Exit codes: 0 done; 2 usage or bad input, found before any work; 75 interrupted, the "
           "answers so far\n"
           "are in --out; 1 anything else\n"
           "\n"
           "Example\n"
-          "  bipo-dist generate --model models/SmolLM2-135M-Instruct --vector run.h5 --prompt "
-          "\"How "
-          "do I fix a flat tyre?\" \\\n"
-          "      --multipliers -2,0,2 --stream\n");
+          "  bipo-dist generate --model models/SmolLM2-135M-Instruct --vector run.h5 \\\n"
+          "      --prompt \"How do I fix a flat tyre?\" --multipliers -2,0,2 --stream\n");
 }
 
 CommandTable evaluate_table(EvaluateOptions& o) {
@@ -480,18 +471,19 @@ CommandTable evaluate_table(EvaluateOptions& o) {
       config_notes("evaluate") +
           "\n"
           "Tables of --out: curve, steerability, chosen, choices, costs, grid and judge, and the "
-          "single items behind\n"
-          "them: samples, choosing_pairs, choice_items, grid_samples and judge_scores; those not "
+          "single items\n"
+          "behind them: samples, choosing_pairs, choice_items, grid_samples and judge_scores; "
+          "those not\n"
           "requested are empty.\n"
           "Rows of the controls (direction caa, random, random-2 ...) are beside the vector's "
           "own.\n"
-          "With several vectors the controls have the norm of what all of them add; --caa needs "
-          "vectors of one\n"
-          "layer.  A vector of another model of the same hidden size is a transfer: allowed, with "
-          "a warning.\n"
+          "With several vectors the controls have the norm of what all of them add; --caa needs\n"
+          "vectors of one layer.  A vector of another model of the same hidden size is a transfer: "
+          "allowed,\n"
+          "with a warning.\n"
           "--positions answer steers the answers' own tokens; what predicts an answer's first "
-          "token is not steered,\n"
-          "so that --mmlu is refused.\n"
+          "token is not\n"
+          "steered, so that --mmlu is refused.\n"
           "--judge-import replaces what --out holds of the same behaviours and keeps everything "
           "else.\n"
           "\n"
@@ -499,9 +491,10 @@ CommandTable evaluate_table(EvaluateOptions& o) {
           "\n"
           "Example\n"
           "  mpirun -np 4 bipo-dist evaluate --model models/SmolLM2-135M-Instruct --vector run.h5 "
-          "--test test.csv \\\n"
-          "      --multipliers -2,-1,0,1,2 --caa caa.h5 --neutral-prompts questions.txt --out "
-          "eval.h5\n");
+          "\\\n"
+          "      --test test.csv --multipliers -2,-1,0,1,2 --caa caa.h5 --neutral-prompts "
+          "questions.txt \\\n"
+          "      --out eval.h5\n");
 }
 
 CommandTable report_table(AnalysisOptions& o) {
@@ -521,7 +514,7 @@ CommandTable report_table(AnalysisOptions& o) {
       "Writes one HTML page about a run file, about sweeps (directories, or what collect made of "
       "them) and\n"
       "runs, or about evaluation files.  It starts the Python package of experiments/analysis, "
-      "which offers "
+      "which offers\n"
       "more.\n",
       {{"Options",
         {field("out", "FILE", "page to write; one that is there is replaced", o.out)
@@ -530,9 +523,9 @@ CommandTable report_table(AnalysisOptions& o) {
          field("python", "FILE", "Python with h5py, matplotlib, numpy and pandas", o.python)
              .with_fallback("venv-report or venv-full in $BIPO_CACHE")}}},
       "\n"
-      "launcher/quickstart.sh makes the environment venv-report (0.1 GB to fetch), unless there is "
-      "venv-full;\n"
-      "$BIPO_CACHE is ~/.cache/bipo-dist unless it is set.\n"
+      "launcher/quickstart.sh makes the environment venv-report (0.1 GB to fetch), unless there "
+      "is\n"
+      "venv-full; $BIPO_CACHE is ~/.cache/bipo-dist unless it is set.\n"
       "\n"
       "Exit codes: 0 done; 2 usage or bad input; 1 anything else\n"
       "\n"
@@ -566,10 +559,10 @@ CommandTable watch_table(WatchOptions& o) {
       "bipo-dist watch DIR|RUN_FILE|LOG.jsonl [options]\n"
       "\n"
       "Shows the state of a sweep's directory, of a run file or of a log of --log-jsonl, again and "
-      "again: status,\n"
-      "step, loss, margin, time left, and which process on which host works on it.  Reads only, so "
-      "that it does\n"
-      "not disturb the job, and may run on another host that sees the files.\n",
+      "again:\n"
+      "status, step, loss, margin, time left, and which process on which host works on it.  Reads "
+      "only, so\n"
+      "that it does not disturb the job, and may run on another host that sees the files.\n",
       {{"Options",
         {field("every", "SECONDS", "time between two pictures", o.every,
                real(RealRange::kPositive)),
@@ -612,15 +605,14 @@ CommandTable export_table(ExportOptions& o) {
          field("multiplier", "X", "factor on the vector", o.multiplier, real(RealRange::kAny)),
          overwrite_field(o.overwrite)}}},
       "\n"
-      "A reader of the file adds the vector to the output of block --layer of the run (from 0), "
-      "at every\n"
+      "A reader of the file adds the vector to the output of block --layer of the run (from 0), at "
+      "every\n"
       "  position.  A gguf names that block itself; one of block 0 cannot be written, because "
-      "llama.cpp takes\n"
-      "  none.  An lm-eval file names it as the module layers.L and must be called *.pt.\n"
+      "llama.cpp\n"
+      "  takes none.  An lm-eval file names it as the module layers.L and must be called *.pt.\n"
       "  A pt of several layers is {layer: tensor}, a safetensors file has the tensors layers.L; "
-      "an "
-      "npy and a\n"
-      "  vllm-hook file hold one vector; --layer chooses one of a run of several layers.\n"
+      "an npy and\n"
+      "  a vllm-hook file hold one vector; --layer chooses one of a run of several layers.\n"
       "\n"
       "Exit codes: 0 done; 2 usage or bad input; 1 anything else\n"
       "\n"
@@ -637,8 +629,8 @@ CommandTable import_table(ImportOptions& o) {
       "bipo-dist import FILE --out RUN_FILE [options]\n"
       "\n"
       "Makes a run file of a vector in another format, for --vector, export and inspect, which "
-      "read "
-      "run files only.\n",
+      "read run\n"
+      "files only.\n",
       {{"Options",
         {field("layer", "N",
                "block, from 0, to whose output the vector is added; of several vectors in the file "
@@ -672,22 +664,21 @@ CommandTable import_table(ImportOptions& o) {
       "FILE holds one vector, one for each of several layers ({layer: vector}, direction.L, "
       "layers.L), or a\n"
       "table.  Several make one run file each, DIR/layerL.h5, or one run file of all, NAME.h5, "
-      "which steers all\n"
-      "of these layers together, unless --layer chooses.  Numbers are float32, 64, 16, bfloat16, "
-      "or float8 in\n"
-      "a pt; a multiplier beside a vector (lm-eval) is applied to it.\n"
+      "which\n"
+      "steers all of these layers together, unless --layer chooses.  Numbers are float32, 64, 16, "
+      "bfloat16,\n"
+      "or float8 in a pt; a multiplier beside a vector (lm-eval) is applied to it.\n"
       "FILE is not trusted: nothing in it is run, and a pickle that holds more than tensors is "
       "refused.\n"
       "\n"
       "Exit codes: 0 done; 2 usage or bad input; 1 anything else\n"
       "\n"
       "Examples\n"
-      "  bipo-dist import vec_ep20_layer15.pt --layer 15 --model meta-llama/Llama-2-7b-chat-hf "
-      "--out power.h5\n"
+      "  bipo-dist import vec_ep20_layer15.pt --layer 15 \\\n"
+      "      --model meta-llama/Llama-2-7b-chat-hf --out power.h5\n"
       "  bipo-dist import repeng.gguf --out layers/\n"
       "  bipo-dist import joint.safetensors --out joint.h5\n"
-      "  bipo-dist import evil_response_avg_diff.pt --layer-of-row r-1 --layer 15 --out "
-      "evil.h5\n");
+      "  bipo-dist import evil_response_avg_diff.pt --layer-of-row r-1 --layer 15 --out evil.h5\n");
 }
 
 CommandTable page_table(const std::string& command, const std::string& usage) {

@@ -10,13 +10,13 @@
 #include <boost/program_options/value_semantic.hpp>
 #include <map>
 #include <set>
-#include <sstream>
 
 #include "collectives/foundation/errors.hpp"
 #include "experiments/settings/version.hpp"
 #include "launcher/options/command_tables.hpp"
 #include "launcher/options/completion.hpp"
 #include "launcher/options/config_file.hpp"
+#include "launcher/options/help_page.hpp"
 #include "launcher/options/man_page.hpp"
 #include "launcher/options/option_rules.hpp"
 #include "launcher/options/suggest.hpp"
@@ -26,34 +26,12 @@ namespace {
 
 namespace po = boost::program_options;
 
-constexpr unsigned kHelpWidth = 110;
-
 void add(po::options_description& description, const Field& option, const std::string& name) {
-  const std::string help = option.help();
   if (option.is_flag()) {
-    description.add_options()(name.c_str(), help.c_str());
+    description.add_options()(name.c_str(), "");
   } else {
-    description.add_options()(name.c_str(), po::value<std::string>()->value_name(option.value_name),
-                              help.c_str());
+    description.add_options()(name.c_str(), po::value<std::string>(), "");
   }
-}
-
-po::options_description listed_options(const std::vector<FieldGroup>& groups) {
-  po::options_description all(kHelpWidth);
-  for (const FieldGroup& group : groups) {
-    po::options_description titled(group.title, kHelpWidth);
-    for (const Field& option : group.fields) {
-      add(titled, option, option.name);
-    }
-    all.add(titled);
-  }
-  return all;
-}
-
-std::string help_text(const CommandTable& table) {
-  std::ostringstream text;
-  text << table.usage << listed_options(table.groups) << table.notes;
-  return text.str();
 }
 
 // Fields by every accepted name.
@@ -326,7 +304,7 @@ Command parse_with(CommandTable (*make_table)(Options&), const std::vector<std::
   Options options;
   const CommandTable table = make_table(options);
   if (asks_for_help(words)) {
-    return PrintAndExit{help_text(table)};
+    return PrintAndExit{help_page(table)};
   }
   const GivenNames given = read_options(table, words);
   require_consistent(options, given);
@@ -349,7 +327,7 @@ Command parse_after_path(Place Options::*member, CommandTable (*make_table)(Opti
   Options options;
   const CommandTable table = make_table(options);
   if (asks_for_help(words)) {
-    return PrintAndExit{help_text(table)};
+    return PrintAndExit{help_page(table)};
   }
   if (words.empty() || words.front().empty() || is_long_option(words.front())) {
     throw UserError(rule);
@@ -372,7 +350,7 @@ Command parse_after_paths(std::vector<std::filesystem::path> Options::*member,
   Options options;
   const CommandTable table = make_table(options);
   if (asks_for_help(words)) {
-    return PrintAndExit{help_text(table)};
+    return PrintAndExit{help_page(table)};
   }
   const auto first_option = std::find_if(words.begin(), words.end(), is_long_option);
   (options.*member).assign(words.begin(), first_option);
@@ -401,7 +379,7 @@ Command parse_export(const std::vector<std::string>& words) {
   ExportOptions options;
   const CommandTable table = export_table(options);
   if (asks_for_help(words)) {
-    return PrintAndExit{help_text(table)};
+    return PrintAndExit{help_page(table)};
   }
   const auto end = std::find_if(words.begin(), words.end(), is_long_option);
   if (end == words.begin() || words.front().empty()) {
@@ -479,15 +457,14 @@ CommandTable help_table() {
 }
 
 CommandTable completion_table() {
-  return page_table(
-      "completion",
-      "bipo-dist completion bash|zsh\n"
-      "\n"
-      "Prints a script that completes commands, options and values.  `cmake --install` puts it "
-      "where bash-completion\n"
-      "and zsh look for it; otherwise a start-up file reads it:\n"
-      "  source <(bipo-dist completion bash)    in ~/.bashrc\n"
-      "  source <(bipo-dist completion zsh)     in ~/.zshrc, after compinit\n");
+  return page_table("completion",
+                    "bipo-dist completion bash|zsh\n"
+                    "\n"
+                    "Prints a script that completes commands, options and values.  `cmake "
+                    "--install` puts it where\n"
+                    "bash-completion and zsh look for it; otherwise a start-up file reads it:\n"
+                    "  source <(bipo-dist completion bash)    in ~/.bashrc\n"
+                    "  source <(bipo-dist completion zsh)     in ~/.zshrc, after compinit\n");
 }
 
 CommandTable man_table() {
@@ -608,7 +585,7 @@ Command parse_help(const std::vector<std::string>& words) {
     return PrintAndExit{general_help()};
   }
   if (asks_for_help(words)) {
-    return PrintAndExit{help_text(help_table())};
+    return PrintAndExit{help_page(help_table())};
   }
   const CommandEntry* const command = find_command(words.front());
   if (command == nullptr) {
@@ -618,12 +595,12 @@ Command parse_help(const std::vector<std::string>& words) {
     throw UserError(fmt::format("help takes one command, not {}; `bipo-dist help {}`", words.size(),
                                 command->name));
   }
-  return PrintAndExit{help_text(command->table())};
+  return PrintAndExit{help_page(command->table())};
 }
 
 Command parse_completion(const std::vector<std::string>& words) {
   if (asks_for_help(words)) {
-    return PrintAndExit{help_text(completion_table())};
+    return PrintAndExit{help_page(completion_table())};
   }
   if (words.size() == 1 && words.front() == "bash") {
     return PrintAndExit{bash_completion(described_commands())};
@@ -639,7 +616,7 @@ Command parse_completion(const std::vector<std::string>& words) {
 
 Command parse_man(const std::vector<std::string>& words) {
   if (asks_for_help(words)) {
-    return PrintAndExit{help_text(man_table())};
+    return PrintAndExit{help_page(man_table())};
   }
   if (!words.empty()) {
     throw UserError(fmt::format("man takes no '{}'; `bipo-dist man | man -l -` shows the page",

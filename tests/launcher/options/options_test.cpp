@@ -1439,6 +1439,27 @@ TEST(Help, ListsEveryOptionOfTheDesignOnALineOfItsOwn) {
   expect_parts(help, {"Exit codes", "75", "Example", "(default 0.003)", "(default -1,0,1)"});
 }
 
+TEST(Help, StaysWithin100Columns) {
+  std::vector<Words> pages = {{"--help"}};
+  for (const std::string& command : kCommandNames) {
+    pages.push_back({command, "--help"});
+  }
+  for (const Words& page : pages) {
+    std::istringstream lines(printed(page));
+    for (std::string line; std::getline(lines, line);) {
+      EXPECT_LE(line.size(), 100U) << page.front() << ": " << line;
+    }
+  }
+}
+
+TEST(Help, LongListsOfValuesAreWrapped) {
+  const std::string page = printed({"extract", "--help"});
+  expect_parts(page, {"\n  --method caa|probe|pca|", "|conceptor-and|\n           conceptor-or|",
+                      "|conceptor-not\n                              how the direction is made"});
+  const std::string short_ones = "\n  --norm X                    scale the direction";
+  EXPECT_NE(page.find(short_ones), std::string::npos);
+}
+
 TEST(TrainOptions, TemplateArgumentsAreNamesWithJson) {
   const auto rule = [](const std::string& argument) {
     try {
