@@ -160,8 +160,9 @@ struct TokenLogProbs : torch::autograd::Function<TokenLogProbs> {
     return {d_h, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
   }
 
-  // Adds the rows of `terms` [R, ...] to those of `sums` [U, ...] that `row_of_term` names, in the
-  // terms' order.  On a GPU index_add_() adds in no order; index_put_() sorts the rows there.
+  // Adds the rows of `terms` [R, ...] to those of `sums` [U, ...] that `row_of_term` names.  On a
+  // GPU index_add_() adds in no order; index_put_() sorts the rows there.  Its operator is called
+  // without the check of their range, which takes some kernels of its own.
   static at::Tensor add_rows(at::Tensor sums, const at::Tensor& row_of_term,
                              const at::Tensor& terms) {
     if (sums.is_cpu()) {
@@ -169,7 +170,7 @@ struct TokenLogProbs : torch::autograd::Function<TokenLogProbs> {
     }
     c10::List<std::optional<at::Tensor>> rows;
     rows.push_back(row_of_term);
-    return sums.index_put_(rows, terms, /*accumulate=*/true);
+    return at::_index_put_impl_(sums, rows, terms, /*accumulate=*/true, /*unsafe=*/true);
   }
 
   static void add_product(const at::Tensor& sum, const at::Tensor& x, const at::Tensor& y) {
