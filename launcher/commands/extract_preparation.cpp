@@ -358,9 +358,12 @@ std::vector<SettingGroup> extract_settings_table(const ExtractPreparation& prepa
   for (const std::string& note : vector_notes(preparation.ensemble)) {
     notes.rows["Direction"].emplace_back("vector", note);
   }
+  const char* const one_by_one = job.computation.device.is_cpu()
+                                     ? "all blocks, one pair after the other"
+                                     : "all blocks, some pairs after the others";
   notes.rows["Machine"].emplace_back("pass", preparation.pass.block_by_block
                                                  ? "all pairs, one block after the other"
-                                                 : "all blocks, one pair after the other");
+                                                 : one_by_one);
   return settings_table(extract_fields(described), notes);
 }
 

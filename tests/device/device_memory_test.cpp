@@ -21,6 +21,7 @@
 #include "tests/support/simulated_memory.hpp"
 #include "tests/support/training_world.hpp"
 #include "trainer/cost/cost.hpp"
+#include "trainer/extraction/extraction_pass.hpp"
 #include "trainer/model/architecture/shapes.hpp"
 #include "trainer/model/device_kernels/kernel_runner.hpp"
 
@@ -498,6 +499,70 @@ TEST(PrefixPass, HasTheSameBitsOverReplicas) {
     });
     const FilledCache cpu = on(lone_ranks(), at::kCPU);
     EXPECT_TRUE(at::allclose(alone.all_rows, cpu.all_rows, 1e-4, 1e-5));
+  }
+}
+
+struct Extraction {
+  std::vector<ExtractedDirection> found;
+  DeviceCounts counts;
+};
+
+Extraction extract_on(at::Device device, const std::vector<TokenPair>& pairs, std::int64_t pack,
+                      bool block_by_block, const Ranks& ranks = lone_ranks()) {
+  const ModelConfig config = enlarged(llama_config());
+  const RandomWeights weights(config);
+  Decoder decoder(config, weights, at::kFloat, device, *ranks.tp);
+  ExtractionSettings settings;
+  settings.layers = {0, kLayer};
+  settings.block_by_block = block_by_block;
+  settings.device_pack = pack;
+  const DeviceCounts before = device_counts();
+  Extraction extraction;
+  extraction.found = extract_directions(decoder, pairs, settings, mean_difference_statistics(),
+                                        ranks, ignore_progress);
+  extraction.counts = device_counts() - before;
+  return extraction;
+}
+
+TEST(ExtractionPass, ReadsManyPairsAtOnce) {
+  at::set_num_threads(1);
+  for (const bool block_by_block : {true, false}) {
+    const auto counts = [&](std::size_t pairs, std::int64_t pack) {
+      return extract_on(simulated_device(), pairs_of({12, 6, 4, 2}, pairs), pack, block_by_block)
+          .counts;
+    };
+    const DeviceCounts few = counts(10, kTokensPerDevicePack);
+    const DeviceCounts many = counts(40, kTokensPerDevicePack);
+    EXPECT_GT(few.host_reads(), 0);
+    EXPECT_EQ(many.host_reads(), few.host_reads());
+    EXPECT_EQ(many.copies_to_device, few.copies_to_device);
+    const DeviceCounts one_by_one = counts(40, /*pack=*/1);
+    EXPECT_GT(one_by_one.host_reads(), many.host_reads() + 39);
+    EXPECT_GT(one_by_one.kernels, 2 * many.kernels);
+  }
+}
+
+// Packs of three pairs; of 300 pairs some shares have two.
+TEST(ExtractionPass, HasTheSameBitsOverReplicas) {
+  at::set_num_threads(1);
+  for (const std::size_t count : {std::size_t{20}, std::size_t{300}}) {
+    const std::vector<TokenPair> pairs = pairs_of({12, 6, 4, 2}, count);
+    const Extraction cpu = extract_on(at::kCPU, pairs, /*pack=*/64, true);
+    for (const bool block_by_block : {true, false}) {
+      const Extraction alone = extract_on(simulated_device(), pairs, /*pack=*/64, block_by_block);
+      run_on_devices(/*tp=*/1, /*dp=*/2, [&](Ranks& ranks) {
+        const Extraction found = extract_on(simulated_device(ranks.topology.rank()), pairs,
+                                            /*pack=*/64, block_by_block, ranks);
+        for (std::size_t layer = 0; layer < 2; ++layer) {
+          EXPECT_EQ(found.found[layer].value, alone.found[layer].value);
+          EXPECT_EQ(found.found[layer].median_rms, alone.found[layer].median_rms);
+        }
+      });
+      for (std::size_t layer = 0; layer < 2; ++layer) {
+        EXPECT_TRUE(at::allclose(at::tensor(alone.found[layer].value, at::kDouble),
+                                 at::tensor(cpu.found[layer].value, at::kDouble), 1e-4, 1e-5));
+      }
+    }
   }
 }
 

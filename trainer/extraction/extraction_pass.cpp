@@ -21,6 +21,15 @@ namespace {
 // kept for each layer.
 constexpr std::int64_t kMostShares = 256;
 
+// Consecutive pairs that go through the model together, of one share or of several.
+struct Pack {
+  std::vector<std::int64_t> pairs;
+  std::vector<std::int64_t> shares;  // of each
+};
+
+// Consecutive shares, with their packs, that one replica computes.
+using Turn = std::vector<Pack>;
+
 // Lengthens every answer by a token for packing to leave out.
 std::vector<TokenPair> with_token_to_leave_out(std::vector<TokenPair> pairs) {
   for (TokenPair& pair : pairs) {
@@ -60,11 +69,13 @@ class ExtractionPass {
         method_(method),
         layers_(settings.layers),
         block_by_block_(settings.block_by_block),
+        tokens_of_pack_(decoder.device().is_cpu() ? 0 : settings.device_pack),
         ranks_(ranks),
         progress_(progress),
         count_(static_cast<std::int64_t>(pairs.size())),
         shares_(std::min(count_, kMostShares)),
         first_token_(packed_offsets(pairs)),
+        turns_(make_turns()),
         found_(settings.layers.size()) {}
 
   std::vector<ExtractedDirection> run() {
@@ -73,16 +84,16 @@ class ExtractionPass {
     if (block_by_block_) {
       run_block_by_block();
     } else {
-      run_pair_by_pair();
+      run_pack_by_pack();
     }
     return std::move(results_);
   }
 
  private:
   struct Passenger {
-    std::int64_t pair;
-    std::int64_t share;
+    Pack pack;
     PackedPairs packed;
+    std::vector<std::vector<std::int64_t>> rows;  // of the packed tokens, for each pair
     at::Tensor hidden;
   };
 
@@ -96,8 +107,7 @@ class ExtractionPass {
 
   void run_block_by_block() {
     std::vector<Passenger> passengers;
-    for_each_own_pair(
-        [&](std::int64_t pair, std::int64_t share) { passengers.push_back(board(pair, share)); });
+    for_each_own_pack([&](const Pack& pack) { passengers.push_back(board(pack)); });
     decoder_.release_embedding();
     for (std::int64_t block = 0; block < blocks(); ++block) {
       progress_("pairs through the model, block", block + 1, blocks());
@@ -112,11 +122,11 @@ class ExtractionPass {
     }
   }
 
-  void run_pair_by_pair() {
+  void run_pack_by_pack() {
     decoder_.load_blocks({0, blocks()});
-    for_each_own_pair([&](std::int64_t pair, std::int64_t share) {
-      progress_("pairs through the model, pair", pair + 1, count_);
-      Passenger passenger = board(pair, share);
+    for_each_own_pack([&](const Pack& pack) {
+      progress_("pairs through the model, pair", pack.pairs.back() + 1, count_);
+      Passenger passenger = board(pack);
       for (std::int64_t block = 0; block < blocks(); ++block) {
         pass(passenger, block);
       }
@@ -128,21 +138,60 @@ class ExtractionPass {
     }
   }
 
+  // Returns the pairs of a share.
+  Range pairs_of(std::int64_t share) const {
+    return {share * count_ / shares_, (share + 1) * count_ / shares_};
+  }
+
+  std::int64_t tokens_of(Range pairs) const {
+    return first_token_[static_cast<std::size_t>(pairs.end)] -
+           first_token_[static_cast<std::size_t>(pairs.begin)];
+  }
+
+  // A function of the data alone.  A turn has one share, or as many as fit into a pack; no pack has
+  // more than tokens_of_pack_ tokens, unless it is one pair: where that is 0, all are.
+  std::vector<Turn> make_turns() const {
+    std::vector<Turn> turns;
+    std::int64_t of_turn = 0;
+    for (std::int64_t share = 0; share < shares_; ++share) {
+      const Range pairs = pairs_of(share);
+      if (turns.empty() || of_turn + tokens_of(pairs) > tokens_of_pack_) {
+        turns.emplace_back();
+        of_turn = 0;
+      }
+      of_turn += tokens_of(pairs);
+      add_share(share, turns.back());
+    }
+    return turns;
+  }
+
+  void add_share(std::int64_t share, Turn& turn) const {
+    const Range pairs = pairs_of(share);
+    for (std::int64_t pair = pairs.begin; pair < pairs.end; ++pair) {
+      const bool has_room =
+          !turn.empty() && tokens_of({turn.back().pairs.front(), pair + 1}) <= tokens_of_pack_;
+      Pack& pack = has_room ? turn.back() : turn.emplace_back();
+      pack.pairs.push_back(pair);
+      pack.shares.push_back(share);
+    }
+  }
+
   template <typename Visit>
-  void for_each_own_pair(Visit visit) const {
-    const std::int64_t replicas = ranks_.topology.dp();
-    for (std::int64_t share = ranks_.topology.dp_rank(); share < shares_; share += replicas) {
-      for (std::int64_t pair = share * count_ / shares_; pair < (share + 1) * count_ / shares_;
-           ++pair) {
-        visit(pair, share);
+  void for_each_own_pack(Visit visit) const {
+    const auto replicas = static_cast<std::size_t>(ranks_.topology.dp());
+    for (auto turn = static_cast<std::size_t>(ranks_.topology.dp_rank()); turn < turns_.size();
+         turn += replicas) {
+      for (const Pack& pack : turns_[turn]) {
+        visit(pack);
       }
     }
   }
 
-  Passenger board(std::int64_t pair, std::int64_t share) const {
-    PackedPairs packed = pack_alike(pairs_, {pair}, decoder_);
+  Passenger board(const Pack& pack) const {
+    PackedPairs packed = pack_alike(pairs_, pack.pairs, decoder_);
+    std::vector<std::vector<std::int64_t>> rows = rows_of_pairs(packed, pack.pairs);
     at::Tensor hidden = decoder_.embed(packed.ids);
-    return {pair, share, std::move(packed), std::move(hidden)};
+    return {pack, std::move(packed), std::move(rows), std::move(hidden)};
   }
 
   void pass(Passenger& passenger, std::int64_t block) {
@@ -159,24 +208,39 @@ class ExtractionPass {
                                     layers_.begin());
   }
 
-  // A pair by itself is packed as [prompt | chosen | rejected].
+  // The host reads all pairs' numbers at once.
   void record(const Passenger& passenger, std::size_t place) {
-    const TokenPair& pair = pairs_[static_cast<std::size_t>(passenger.pair)];
+    const Pack& pack = passenger.pack;
+    std::vector<at::Tensor> means;
+    for (std::size_t i = 0; i < pack.pairs.size(); ++i) {
+      add_means(passenger, i, means);
+    }
+    const at::Tensor of_answers = at::stack(means).cpu();
+    const at::Tensor rms = token_rms(passenger.hidden);
+    const double* const of_row = rms.const_data_ptr<double>();
+    LayerStatistics& statistics = statistics_of(place);
+    std::vector<double>& found = found_[place].rms;
+    found.resize(static_cast<std::size_t>(first_token_.back()));
+    for (std::size_t i = 0; i < pack.pairs.size(); ++i) {
+      const auto answer = static_cast<std::int64_t>(2 * i);
+      statistics.add(pack.pairs[i], pack.shares[i], of_answers[answer], of_answers[answer + 1]);
+      std::transform(passenger.rows[i].begin(), passenger.rows[i].end(),
+                     found.begin() + first_token_[static_cast<std::size_t>(pack.pairs[i])],
+                     [&](std::int64_t row) { return of_row[row]; });
+    }
+  }
+
+  // Adds those of both answers, which follow each other in the pack:
+  // [... | rest of the prompt | chosen | rejected | ...].
+  void add_means(const Passenger& passenger, std::size_t i, std::vector<at::Tensor>& means) const {
+    const TokenPair& pair = pairs_[static_cast<std::size_t>(passenger.pack.pairs[i])];
     const auto chosen = static_cast<std::int64_t>(pair.chosen.size()) - 1;
     const auto rejected = static_cast<std::int64_t>(pair.rejected.size()) - 1;
     const at::Tensor rows =
-        passenger.hidden.narrow(0, static_cast<std::int64_t>(pair.prompt.size()), chosen + rejected)
+        passenger.hidden.narrow(0, passenger.rows[i][pair.prompt.size()], chosen + rejected)
             .to(at::kDouble);
-    statistics_of(place).add(
-        passenger.pair, passenger.share,
-        mean_of_answer(rows.narrow(0, 0, chosen), pair.chosen_scored),
-        mean_of_answer(rows.narrow(0, chosen, rejected), pair.rejected_scored));
-
-    Found& found = found_[place];
-    const std::int64_t first = first_token_[static_cast<std::size_t>(passenger.pair)];
-    const at::Tensor rms = token_rms(passenger.hidden);
-    found.rms.resize(static_cast<std::size_t>(first_token_.back()));
-    std::copy_n(rms.const_data_ptr<double>(), rms.numel(), found.rms.begin() + first);
+    means.push_back(mean_of_answer(rows.narrow(0, 0, chosen), pair.chosen_scored));
+    means.push_back(mean_of_answer(rows.narrow(0, chosen, rejected), pair.rejected_scored));
   }
 
   LayerStatistics& statistics_of(std::size_t place) {
@@ -220,11 +284,13 @@ class ExtractionPass {
   const MakeStatistics& method_;
   const std::vector<std::int64_t>& layers_;
   bool block_by_block_;
+  std::int64_t tokens_of_pack_;  // 0: pairs go one by one
   const Ranks& ranks_;
   const PassProgress& progress_;
-  std::int64_t count_;                     // P
-  std::int64_t shares_;                    // dealt to the replicas in turn
+  std::int64_t count_;  // P
+  std::int64_t shares_;
   std::vector<std::int64_t> first_token_;  // [P + 1] of each pair among all packed tokens
+  std::vector<Turn> turns_;                // dealt to the replicas in turn
   std::vector<Found> found_;               // by layer
   std::vector<ExtractedDirection> results_;
 };

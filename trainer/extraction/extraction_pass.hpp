@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "collectives/session.hpp"
+#include "datasets/batches/prefix_packs.hpp"
 #include "datasets/tokens/token_pair.hpp"
 #include "trainer/cache/activation_cache.hpp"
 #include "trainer/extraction/methods.hpp"
@@ -26,9 +27,10 @@ struct ExtractionSettings {
   std::vector<std::int64_t> layers;  // ascending, no layer twice
   bool answers_end_with_eos = true;  // as TokenizeOptions::add_eos makes them
   // True: all pairs go through a block before the next one is loaded; memory holds one block and
-  // all pairs' activations.  False: blocks 0..max L are loaded and each pair goes through them by
-  // itself. The results are the same.
+  // all pairs' activations.  False: blocks 0..max L are loaded and each pair, or pack, goes through
+  // them by itself. The results are the same.
   bool block_by_block = true;
+  std::int64_t device_pack = kTokensPerDevicePack;  // tokens that an accelerator packs at most
 };
 
 struct ExtractedDirection {
@@ -47,11 +49,12 @@ void require_answer_positions(const std::vector<TokenPair>& pairs, bool answers_
 // Returns the bytes of one replica's activations on their way through the model block by block.
 std::uint64_t streamed_bytes(std::int64_t hidden, const std::vector<TokenPair>& pairs, int dp);
 
-// Returns one direction per layer, in their order, the same on every rank.  The model runs pair by
-// pair; means and sums are float64, and the sum over pairs does not depend on the number of
-// replicas, so that any number of them yields the same bits.  Only head and final norm remain
-// loaded.  Throws AgreedFailure (1) if an activation is not finite, and as the method's statistics
-// do.  Collective over: dp x tp
+// Returns one direction per layer, in their order, the same on every rank.  On a CPU the model runs
+// pair by pair; an accelerator packs consecutive pairs together, always the same ones, because last
+// bits depend on them there.  Means and sums are float64, and the sum over pairs does not depend on
+// the number of replicas, so that any number of them yields the same bits.  Only head and final
+// norm remain loaded.  Throws AgreedFailure (1) if an activation is not finite, and as the method's
+// statistics do.  Collective over: dp x tp
 std::vector<ExtractedDirection> extract_directions(Decoder& decoder,
                                                    const std::vector<TokenPair>& pairs,
                                                    const ExtractionSettings& settings,

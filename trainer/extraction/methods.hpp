@@ -35,8 +35,8 @@ class LayerStatistics {
   LayerStatistics& operator=(const LayerStatistics&) = delete;
   virtual ~LayerStatistics() = default;
 
-  // Takes a_i and b_i, float64 on the model's device.  Pairs and shares come in ascending order, a
-  // share's pairs one after the other.  Local.
+  // Takes a_i and b_i, float64, on the CPU or on the model's device.  Pairs and shares come in
+  // ascending order, a share's pairs one after the other.  Local.
   virtual void add(std::int64_t pair, std::int64_t share, const at::Tensor& chosen,
                    const at::Tensor& rejected) = 0;
 

@@ -17,9 +17,11 @@ void ShareSums::add(std::int64_t share, const at::Tensor& term) {
 
 at::Tensor ShareSums::total() const {
   std::vector<at::Tensor> contributions;
+  // exact_sum() adds those of a lone replica on the host.
+  const at::Device place = pass_.ranks->dp->size() == 1 ? at::Device(at::kCPU) : pass_.device;
   for (const at::Tensor& sum : sums_) {
     if (sum.defined()) {
-      contributions.push_back(sum.to(pass_.device));
+      contributions.push_back(sum.to(place));
     }
   }
   return exact_sum(contributions, pass_.hidden, pass_.device, pass_.shares, *pass_.ranks->dp);
