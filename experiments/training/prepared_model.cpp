@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "collectives/communicator.hpp"
+#include "collectives/device_graph.hpp"
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
 #include "experiments/job/machine.hpp"
@@ -67,11 +68,26 @@ void run_prefix_pass(Decoder& decoder, const std::vector<ActivationCache*>& cach
   keep_freed_memory();
 }
 
+// Where one replica fills micro-batches up and another does not, for want of memory, last bits
+// would depend on which of them computes a pair.  Collective over: world
+void agree_on_graphs(const Ranks& ranks, ProgressDisplay& display) {
+  const bool agreed =
+      all_reduced(std::int64_t{records_graphs()}, ReduceOp::kMin, *ranks.world) == 1;
+  if (records_graphs() && !agreed) {
+    choose_graphs(false);
+    display.warn(
+        "CUDA graphs: none on any rank, because another one's device has no room for them");
+  }
+}
+
 PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const DataRequest& request,
                           const Ranks& ranks, ProgressDisplay& display) {
   const EndAtOnce nothing_to_save(remove_temporary_files);
   const TrainingInputs& inputs = job.inputs;
   const TrainOptions& options = job.options;
+  if (!decoder.device().is_cpu()) {
+    agree_on_graphs(ranks, display);
+  }
   std::uint64_t budget = all_reduced(request.budget, ReduceOp::kMin, *ranks.world);
   const auto make_cache = [&](const std::vector<TokenPair>& pairs, std::uint64_t tokens_hash,
                               const char* name, bool reference) {

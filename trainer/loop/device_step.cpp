@@ -208,7 +208,7 @@ bool DeviceStep::record(const Prepared& prepared, Recorded& recorded) {
     records_ = false;
     recorded = Recorded();
     failure_ = fmt::format(
-        "--cuda-graphs auto: recording a graph failed; the run goes on with the {} that it has: {}",
+        "--cuda-graphs: recording a graph failed; the run goes on with the {} that it has: {}",
         graphs_, why);
     return false;
   };
