@@ -8,7 +8,8 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
-#include <tuple>
+#include <string>
+#include <vector>
 
 #include "collectives/device_graph.hpp"
 #include "collectives/foundation/content_hash.hpp"
@@ -203,24 +204,26 @@ void check_steered_pairs(SweepPreparation& sweep) {
   }
 }
 
-// Looks at one pack of each kind: packs that differ in seeds alone draw other micro-batches of the
-// same sizes.  Graphs are recorded if that pays for all of them.
+// Looks at one pack of each kind: packs that differ in seeds and rates alone draw other
+// micro-batches of the same sizes.  Graphs are recorded if that pays for all of them.
 void require_room(SweepPreparation& sweep) {
-  using PackKind = std::tuple<std::size_t, std::int64_t, std::int64_t, std::string, std::size_t>;
-  std::set<PackKind> seen;
+  std::set<std::string> seen;
   for (const Pack& pack : sweep.plan.packs) {
-    const Cell& cell = pack.members.front();
-    const std::size_t inputs = inputs_of(sweep, cell);
-    const std::size_t vectors = pack.members.size();
-    if (seen.insert({inputs, cell.layer, cell.batch_size, cell.sign, vectors}).second) {
+    const Cell& first = pack.members.front();
+    const std::size_t inputs = inputs_of(sweep, first);
+    std::string kind = fmt::format("{} {} {}", inputs, first.layer, first.batch_size);
+    std::vector<TrainOptions> members;
+    for (const Cell& cell : pack.members) {
+      kind += fmt::format(", {} {}", cell.sign, cell.factors);
+      members.push_back(cell_options(sweep, cell));
+    }
+    if (seen.insert(kind).second) {
       JobPreparation& job = sweep.inputs[inputs].job;
-      const TrainOptions options = cell_options(sweep, cell);
-      const auto members = static_cast<std::int64_t>(vectors);
-      if (const std::string reason = reason_not_to_record(job, options, members); !reason.empty()) {
+      if (const std::string reason = reason_not_to_record(job, members); !reason.empty()) {
         choose_graphs(false);
         job.unrecorded = reason;
       }
-      require_micro_batch_room(job, options, members);
+      require_micro_batch_room(job, members);
     }
   }
 }

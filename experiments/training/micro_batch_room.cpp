@@ -1,9 +1,12 @@
 #include "experiments/training/micro_batch_room.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "collectives/device.hpp"
 #include "collectives/device_graph.hpp"
@@ -22,9 +25,9 @@ namespace {
 // The plan's figure is within a tenth of what a device counts.
 constexpr double kAtLeast = 0.9;
 
-// `vectors`: in one pass, which has every pair of a micro-batch as often, and twice under both
-// signs.
-RunShape shape_of(const JobPreparation& job, const TrainOptions& options, std::int64_t vectors) {
+// A pass has every pair of a micro-batch once for each member, and twice under both signs.
+RunShape shape_of(const JobPreparation& job, const std::vector<TrainOptions>& members) {
+  const TrainOptions& options = members.front();
   const Computation& computation = job.computation;
   RunShape run;
   run.layer = options.layer.lowest();
@@ -36,9 +39,12 @@ RunShape shape_of(const JobPreparation& job, const TrainOptions& options, std::i
       element_bytes(computation.product_type == c10::kBFloat16, computation.emulated,
                     keeps_float_head(computation.device), options.cache_dtype == Dtype::kBf16);
   run.pair = mean_pair(job.inputs.train);
-  const std::int64_t signs = options.sign == SignRule::kBoth ? 2 : 1;
-  run.micro_pairs = static_cast<double>(signs * vectors *
-                                        std::min(options.micro_batch.value(), options.batch_size));
+  run.ways = 0;
+  for (const TrainOptions& member : members) {
+    run.ways += member.sign == SignRule::kBoth ? 2 : 1;
+  }
+  run.micro_pairs =
+      run.ways * static_cast<double>(std::min(options.micro_batch.value(), options.batch_size));
   return run;
 }
 
@@ -59,8 +65,12 @@ bool can_record(const JobPreparation& job, const TrainOptions& options) {
 // What a training has on the device.
 class TrainingRoom {
  public:
-  TrainingRoom(const JobPreparation& job, const TrainOptions& options, std::int64_t vectors)
-      : job_(job), options_(options), vectors_(vectors), run_(shape_of(job, options, vectors)) {
+  TrainingRoom(const JobPreparation& job, const std::vector<TrainOptions>& members)
+      : job_(job), run_(shape_of(job, members)) {
+    for (const TrainOptions& member : members) {
+      plans_.push_back(plan_settings(member, job.inputs.train));
+    }
+    const TrainOptions& options = members.front();
     run_.graphs = can_record(job, options);
     const ModelConfig& config = job.inputs.config;
     const Computation& computation = job.computation;
@@ -69,7 +79,8 @@ class TrainingRoom {
     beside_ = Decoder::weight_bytes(config, computation.topology.tp(),
                                     computation.topology.tp_rank(), computation.product_type,
                                     computation.device, blocks, /*embedding=*/!keeps);
-    if (keeps && options.cache_device == CacheDevice::kDevice) {
+    keeps_on_device_ = keeps && options.cache_device == CacheDevice::kDevice;
+    if (keeps_on_device_) {
       beside_ += ActivationCache::bytes_needed(config.hidden, job.inputs.train,
                                                cache_type(options.cache_dtype));
     }
@@ -77,10 +88,12 @@ class TrainingRoom {
 
   // Returns the bytes that the work on the largest micro-batch of so many pairs takes.
   double work(std::int64_t micro_batch) const {
-    PlanSettings plan = plan_settings(options_, job_.inputs.train);
-    plan.micro_batch = micro_batch;
-    return static_cast<double>(vectors_) *
-           largest_micro_batch_bytes(job_.inputs.config, run_, job_.inputs.train, BatchPlan(plan));
+    std::vector<BatchPlan> plans;
+    for (PlanSettings plan : plans_) {
+      plan.micro_batch = micro_batch;
+      plans.emplace_back(std::move(plan));
+    }
+    return largest_micro_batch_bytes(job_.inputs.config, run_, job_.inputs.train, plans);
   }
 
   // Returns the largest size below `too_large` whose work takes `left` bytes at most; 0: none.
@@ -99,41 +112,62 @@ class TrainingRoom {
 
   // Bytes of weights and of activations that have to be on the device.
   std::uint64_t beside() const { return beside_; }
+  bool keeps_on_device() const { return keeps_on_device_; }
+
+  // Says what to do where the work on a micro-batch of this size has no room in `left` bytes, or
+  // may have none.
+  std::string remedy(double left, std::int64_t micro_batch) const {
+    std::vector<std::string> remedies;
+    if (plans_.size() > 1) {
+      remedies.emplace_back("a lower --vectors-per-pass");
+    }
+    if (keeps_on_device_) {
+      remedies.emplace_back("--cache-device auto");
+    }
+    if (job_.computation.product_type != c10::kBFloat16) {
+      remedies.emplace_back("--dtype bf16");
+    }
+    remedies.emplace_back("a later --layer");
+    return fmt::format("{}{} or a larger --tp", size_that_fits(left, micro_batch),
+                       fmt::join(remedies, ", "));
+  }
 
  private:
+  std::string size_that_fits(double left, std::int64_t micro_batch) const {
+    if (const std::int64_t fits = largest_within(left, micro_batch); fits > 0) {
+      return fmt::format("--micro-batch {} fits; use it, ", fits);
+    }
+    if (kAtLeast * work(1) > left) {
+      return "not even one pair fits; use ";
+    }
+    return micro_batch > 1 ? "--micro-batch 1 may fit; use it, " : "use ";
+  }
+
   const JobPreparation& job_;
-  const TrainOptions& options_;
-  std::int64_t vectors_;
+  std::vector<PlanSettings> plans_;  // of each member
   RunShape run_;
   std::uint64_t beside_ = 0;
+  bool keeps_on_device_ = false;
 };
-
-std::string remedy(std::int64_t fits, std::int64_t vectors) {
-  std::string text = fits > 0 ? fmt::format("--micro-batch {} fits; use it, ", fits)
-                              : std::string("not even one pair fits; use ");
-  if (vectors > 1) {
-    text += "a lower --vectors-per-pass, ";
-  }
-  return text + "--dtype bf16, a later layer or a larger --tp";
-}
 
 }  // namespace
 
-std::string reason_not_to_record(const JobPreparation& job, const TrainOptions& options,
-                                 std::int64_t vectors) {
+std::string reason_not_to_record(const JobPreparation& job,
+                                 const std::vector<TrainOptions>& members) {
+  const TrainOptions& options = members.front();
   const bool pays = job.computation.device.is_cpu() || options.cuda_graphs == CudaGraphs::kOn ||
                     !can_record(job, options) ||
-                    graphs_pay(job.inputs.config, shape_of(job, options, vectors));
+                    graphs_pay(job.inputs.config, shape_of(job, members));
   return pays ? ""
               : "the device's work on a micro-batch takes longer than the host needs to ask for it";
 }
 
-void require_micro_batch_room(JobPreparation& job, const TrainOptions& options,
-                              std::int64_t vectors) {
+void require_micro_batch_room(JobPreparation& job, const std::vector<TrainOptions>& members) {
   if (job.computation.device.is_cpu()) {
     return;
   }
-  TrainingRoom room(job, options, vectors);
+  const TrainOptions& options = members.front();
+  TrainingRoom room(job, members);
   const std::int64_t micro_batch =
       std::min(options.micro_batch.value(), options.batch_size);  // more are never together
   const std::uint64_t free = free_device_memory(job.computation.device);
@@ -152,10 +186,11 @@ void require_micro_batch_room(JobPreparation& job, const TrainOptions& options,
   }
   const std::string figures = fmt::format(
       "--micro-batch {}: the work on the largest micro-batch{} takes about {} per rank, and {} of "
-      "{} are free beside the weights",
-      micro_batch, vectors > 1 ? fmt::format(" for {} vectors at once", vectors) : "",
-      gib_text(work), gib_text(left), gib_text(static_cast<double>(free)));
-  const std::string advice = remedy(room.largest_within(left, micro_batch), vectors);
+      "{} are free beside the weights{}",
+      micro_batch, members.size() > 1 ? fmt::format(" for {} vectors at once", members.size()) : "",
+      gib_text(work), gib_text(left), gib_text(static_cast<double>(free)),
+      room.keeps_on_device() ? " and the activations of all pairs" : "");
+  const std::string advice = room.remedy(left, micro_batch);
   if (kAtLeast * work > left) {
     throw UserError(fmt::format("{}; {}", figures, advice));
   }

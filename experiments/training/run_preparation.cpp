@@ -222,8 +222,6 @@ JobPreparation prepare_job(const TrainOptions& options, const Topology& topology
   return job;
 }
 
-// Weights come first; caches get half of the node's remaining memory unless the user sets a budget.
-// If the caches do not fit, every block stays loaded.
 std::vector<std::string> unsteered_warnings(const TrainingInputs& inputs,
                                             const SteeredPositions& positions) {
   const auto all = static_cast<std::int64_t>(inputs.train.size());
@@ -246,6 +244,8 @@ std::vector<std::string> unsteered_warnings(const TrainingInputs& inputs,
       all - steered, all)};
 }
 
+// Weights come first; caches get half of the node's remaining memory unless the user sets a budget.
+// If the caches do not fit, every block stays loaded.
 void choose_cache_budget(JobPreparation& job, const std::vector<std::int64_t>& layers,
                          const Session& session) {
   const ModelConfig& config = job.inputs.config;
@@ -385,13 +385,13 @@ RunPreparation prepare_run(const TrainOptions& given, const std::string& now,
     run.start = std::move(start.vector);
     provenance = std::move(start.provenance);
   }
-  run.job.unrecorded = reason_not_to_record(run.job, run.job.options, /*vectors=*/1);
+  run.job.unrecorded = reason_not_to_record(run.job, {run.job.options});
   if (!run.job.unrecorded.empty()) {
     choose_graphs(false);
   }
   if (!options.dry_run) {  // its plan says how much memory the run takes, elsewhere perhaps
     choose_cache_budget(run.job, {options.layer.lowest()}, session);
-    require_micro_batch_room(run.job, run.job.options, /*vectors=*/1);
+    require_micro_batch_room(run.job, {run.job.options});
   }
   run.plan = plan_settings(run.job.options, run.job.inputs.train);
   run.job.options.warmup_steps = warmup_steps(run.job.options, BatchPlan(run.plan).total_steps());

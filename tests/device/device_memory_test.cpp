@@ -91,10 +91,11 @@ std::vector<TokenPair> pairs_of(const Lengths& lengths, std::size_t count) {
 }
 
 // The most bytes that a step over `pairs` in one micro-batch, or in those of `micro_batch`, has on
-// the device, weights aside.  `room` bytes are there for it; 0: any number.
+// the device, weights aside, if it trains so many vectors at once.  `room` bytes are there for it;
+// 0: any number.
 double bytes_of_step(const ModelConfig& config, at::ScalarType type,
                      const std::vector<TokenPair>& pairs, std::int64_t micro_batch = 0,
-                     double room = 0) {
+                     double room = 0, std::size_t vectors = 1) {
   const RandomWeights weights(config);
   const Ranks ranks = lone_ranks();
   Decoder decoder(config, weights, type, simulated_device(), *ranks.tp);
@@ -109,14 +110,18 @@ double bytes_of_step(const ModelConfig& config, at::ScalarType type,
   training.plan.batch_size = training.plan.pairs;
   training.plan.micro_batch = micro_batch == 0 ? training.plan.pairs : micro_batch;
   training.plan.max_steps = 1;
-  TrainingRecord record = starting_record(config.hidden, 11);
+  std::vector<TrainingRecord> records(vectors, starting_record(config.hidden, 11));
   QuietObserver observer;
+  std::vector<TrainingMember> members;
+  for (TrainingRecord& record : records) {
+    members.push_back({training, record, observer});
+  }
   SimulatedMemory::get().reset_peak(0);
   const std::int64_t before = device_bytes_in_use();
   if (room > 0) {
     set_device_memory(before + static_cast<std::int64_t>(room));
   }
-  train(decoder, cache, nullptr, kLayer, {{training, record, observer}}, ranks);
+  train(decoder, cache, nullptr, kLayer, members, ranks);
   return static_cast<double>(device_bytes_at_peak() - before);
 }
 
@@ -272,7 +277,8 @@ struct Room {
   std::string unrecorded;
 };
 
-Room room_within(const ModelConfig& config, const std::vector<TokenPair>& pairs, double bytes) {
+Room room_within(const ModelConfig& config, const std::vector<TokenPair>& pairs, double bytes,
+                 std::size_t vectors = 1) {
   JobPreparation job = job_of(config, pairs);
   const std::uint64_t weights =
       Decoder::weight_bytes(config, 1, 0, at::kFloat, simulated_device(),
@@ -281,7 +287,7 @@ Room room_within(const ModelConfig& config, const std::vector<TokenPair>& pairs,
                     static_cast<std::int64_t>(bytes));
   Room room;
   try {
-    require_micro_batch_room(job, job.options, /*vectors=*/1);
+    require_micro_batch_room(job, std::vector(vectors, job.options));
   } catch (const UserError& error) {
     room.error = error.what();
   }
@@ -326,6 +332,20 @@ TEST(MicroBatchRoom, IsLookedAtBeforeWork) {
   EXPECT_NE(none.error.find("not even one pair fits"), std::string::npos) << none.error;
 }
 
+// What would fit is not refused: each vector of a pass has a tree of its own.
+TEST(MicroBatchRoom, CountsTheVectorsOfAPass) {
+  at::set_num_threads(1);
+  const ModelConfig config = enlarged(llama_config());
+  const std::vector<TokenPair> pairs = pairs_of({64, 8, 12, 0}, 4);
+  const double taken = bytes_of_step(config, at::kFloat, pairs, 0, 0, /*vectors=*/3);
+  const Room enough = room_within(config, pairs, 1.15 * taken, /*vectors=*/3);
+  EXPECT_EQ(enough.error, "");
+  EXPECT_NEAR(static_cast<double>(enough.work_bytes) / taken, 1, 0.1);
+  const Room little = room_within(config, pairs, 0.5 * taken, /*vectors=*/3);
+  EXPECT_NE(little.error.find("for 3 vectors at once"), std::string::npos) << little.error;
+  EXPECT_NE(little.error.find("a lower --vectors-per-pass"), std::string::npos) << little.error;
+}
+
 // Graphs take as much again, and their micro-batches are filled up.
 TEST(MicroBatchRoom, IsNotLeftToGraphsWhereItIsShort) {
   at::set_num_threads(1);
@@ -348,11 +368,11 @@ TEST(MicroBatchRoom, IsRecordedWhereTheHostIsTheSlower) {
   const GraphsInUse graphs(simulated_device());
   const std::vector<TokenPair> pairs = pairs_of({80, 12, 18, 0}, 32);
   JobPreparation large = job_of(read_shape("llama-2-7b"), pairs);
-  EXPECT_NE(reason_not_to_record(large, large.options, 1), "");
+  EXPECT_NE(reason_not_to_record(large, {large.options}), "");
   large.options.cuda_graphs = CudaGraphs::kOn;
-  EXPECT_EQ(reason_not_to_record(large, large.options, 1), "");
+  EXPECT_EQ(reason_not_to_record(large, {large.options}), "");
   const JobPreparation small = job_of(enlarged(llama_config()), pairs);
-  EXPECT_EQ(reason_not_to_record(small, small.options, 1), "");
+  EXPECT_EQ(reason_not_to_record(small, {small.options}), "");
 }
 
 // Half of what is left would hold the activations, but not the work beside them.

@@ -86,7 +86,7 @@ Link link_of(const RunShape& run, std::int64_t ranks, const MachineSpeed& machin
 
 // Returns the sizes of a micro-batch of a training.
 TokenCounts filled_batch_of(const RunShape& run) {
-  TokenCounts micro = micro_batch_of(run.pair, run.micro_pairs);
+  TokenCounts micro = micro_batch_of(run.pair, run.micro_pairs, run.ways);
   if (run.graphs) {
     micro.tokens *= kFilledUp;
     micro.answers *= kFilledUp;
@@ -107,7 +107,8 @@ class RunTiming {
   // One micro-batch, forward and perhaps backward.
   StepSeconds micro_batch(bool backward) const {
     return micro_batch(
-        backward ? filled_batch_of(run_) : micro_batch_of(run_.pair, run_.micro_pairs), backward);
+        backward ? filled_batch_of(run_) : micro_batch_of(run_.pair, run_.micro_pairs, run_.ways),
+        backward);
   }
 
   StepSeconds micro_batch(const TokenCounts& micro, bool backward) const {
@@ -231,8 +232,8 @@ TokenCounts uniform_pair(std::int64_t prompt, std::int64_t answer, std::int64_t 
   return counts_of(static_cast<double>(prompt), length, length, static_cast<double>(shared));
 }
 
-TokenCounts micro_batch_of(const TokenCounts& pair, double count) {
-  const double once_only = std::max(0.0, count - 1);
+TokenCounts micro_batch_of(const TokenCounts& pair, double count, double ways) {
+  const double once_only = std::max(0.0, count - ways);
   TokenCounts micro = pair;
   micro.pairs = count * pair.pairs;
   micro.tokens = count * pair.tokens - once_only * pair.shared;
@@ -293,7 +294,7 @@ RankMemory rank_memory(const ModelConfig& config, const RunShape& run) {
   const RankPart part = largest_part(config, run.tp);
   const Range suffix = blocks_after(config, run.layer);
   const auto bytes = [&](const BlockPart& block) { return block.bytes(run.bytes); };
-  const TokenCounts micro = micro_batch_of(run.pair, run.micro_pairs);
+  const TokenCounts micro = micro_batch_of(run.pair, run.micro_pairs, run.ways);
   const double tokens_of_all = run.pairs * run.pair.tokens;
 
   RankMemory memory;
@@ -320,10 +321,9 @@ RankMemory rank_memory(const ModelConfig& config, const RunShape& run) {
       run.device_bytes == 0 || run.device_bytes - kCudaContextBytes > 1.1 * (whole + memory.head);
   memory.prefix = lower > hidden || !holds_whole ? by_block + portion : whole;
   memory.data = run.pairs * (kPairBytes + kTokenBytes * run.pair.tokens);
-  memory.activations = (run.cuda ? device_activations(part, suffix, run.pair, run.micro_pairs,
-                                                      run.bytes, run.flash, run.graphs)
-                                 : part.activations(suffix, micro)) *
-                       kActivationBytes;
+  memory.activations =
+      (run.cuda ? device_activations(part, suffix, run) : part.activations(suffix, micro)) *
+      kActivationBytes;
   // Graphs share the memory of the largest; micro-batches that have none yet run beside them.
   memory.graphs = run.graphs ? memory.activations : 0;
   memory.program = kProgramBytes + (run.cuda ? kCudaContextBytes : 0);

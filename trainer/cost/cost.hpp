@@ -31,9 +31,10 @@ TokenCounts mean_pair(const std::vector<TokenPair>& pairs);
 // Returns the same for pairs that all have these lengths.
 TokenCounts uniform_pair(std::int64_t prompt, std::int64_t answer, std::int64_t shared);
 
-// Returns the sizes of `count` pairs that go through the model together and compute their shared
-// tokens once: `tokens` and `seen_keys` count what is computed.
-TokenCounts micro_batch_of(const TokenCounts& pair, double count);
+// Returns the sizes of `count` pairs that go through the model together, under `ways` of steering
+// (signs, factors, vectors), and compute their shared tokens once for each way: `tokens` and
+// `seen_keys` count what is computed.
+TokenCounts micro_batch_of(const TokenCounts& pair, double count, double ways = 1);
 
 // Count the parameters of a block's matrices, without norms, and of the whole model; a tied head
 // counts once.
@@ -111,7 +112,8 @@ struct RunShape {
   double pairs = 0;              // training and held-out pairs, whose prefix is kept
   double without_reference = 0;  // pairs among them that the prefix pass ends for at the layer
   TokenCounts pair;              // the mean pair
-  double micro_pairs = 1;        // pairs of a micro-batch
+  double micro_pairs = 1;        // pairs of a micro-batch, each as often as it is steered
+  double ways = 1;               // in which they are: those of one way share tokens
   bool packs_prefix = false;     // the pass packs pairs together, else it takes one at a time
   ElementBytes bytes;
 };

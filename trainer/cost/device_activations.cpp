@@ -41,7 +41,7 @@ struct DeviceBatch {
   double tokens = 0;
   double rows = 0;     // U
   double targets = 0;  // answer tokens
-  double trees = 0;    // sequences with a beginning of their own
+  double trees = 0;    // sequences with a beginning of their own, shared by pairs or not
   double shared = 0;
   double longest_prompt = 0;
   double longest_answer = 0;  // without its last token
@@ -49,17 +49,20 @@ struct DeviceBatch {
   PaddedRows answers;  // the last block's, whose queries are the rows that predict
 };
 
-DeviceBatch batch_of(const TokenCounts& pair, double pairs) {
-  const TokenCounts micro = micro_batch_of(pair, pairs);
+DeviceBatch batch_of(const RunShape& run) {
+  const TokenCounts& pair = run.pair;
+  const double pairs = run.micro_pairs;
+  const TokenCounts micro = micro_batch_of(pair, pairs, run.ways);
   const double answers_of_pair = pair.answers - 2;  // rows of both
   const double prompt = pair.tokens - answers_of_pair;
-  const double shared = pairs > 1 ? pair.shared : 0;
+  const double shared = pairs > run.ways ? pair.shared : 0;
+  const double shared_spans = shared > 0 ? run.ways : 0;
   DeviceBatch batch;
   batch.pairs = pairs;
   batch.tokens = micro.tokens;
   batch.rows = predicting_rows(micro);
   batch.targets = micro.answers;
-  batch.trees = shared > 0 ? 1 : pairs;
+  batch.trees = shared > 0 ? run.ways : pairs;
   batch.shared = shared;
   batch.longest_prompt = pair.longest_prompt;
   batch.longest_answer = pair.longest_answer - 1;
@@ -69,8 +72,8 @@ DeviceBatch batch_of(const TokenCounts& pair, double pairs) {
   const double with_rows = answers_of_pair > 0 ? 2 : 0;
   const double longest_keys = pair.longest_prompt + batch.longest_answer;
   const double keys_of_answers = with_rows * prompt + answers_of_pair;
-  batch.all = {micro.tokens, pairs * (prompt + keys_of_answers) + shared,
-               pairs * (1 + with_rows) + (shared > 0 ? 1 : 0),
+  batch.all = {micro.tokens, pairs * (prompt + keys_of_answers) + shared_spans * shared,
+               pairs * (1 + with_rows) + shared_spans,
                std::max({shared, longest_rest, batch.longest_answer}), longest_keys};
   batch.answers = {batch.rows, pairs * (prompt + keys_of_answers), pairs * (1 + with_rows),
                    std::max(1.0, batch.longest_answer), longest_keys};
@@ -214,13 +217,13 @@ class DeviceBlock {
   double states() const {
     const auto chunks = [](double rows) { return std::ceil(rows / kChunkRows); };
     const double rest = chunks(batch_.longest_prompt - batch_.shared);
-    return (batch_.shared > 0 ? chunks(batch_.shared) : 0) +
+    return (batch_.shared > 0 ? batch_.trees * chunks(batch_.shared) : 0) +
            batch_.pairs * (rest + 2 * std::max(0.0, chunks(batch_.longest_answer) - 1));
   }
   // Chunks that begin with one.
   double followers() const {
     const auto chunks = [](double rows) { return std::ceil(rows / kChunkRows); };
-    const double all = (batch_.shared > 0 ? chunks(batch_.shared) : 0) +
+    const double all = (batch_.shared > 0 ? batch_.trees * chunks(batch_.shared) : 0) +
                        batch_.pairs * (chunks(batch_.longest_prompt - batch_.shared) +
                                        2 * chunks(batch_.longest_answer));
     return all - batch_.trees;
@@ -301,10 +304,9 @@ double head_elements(const RankPart& part, const DeviceBatch& batch, const Eleme
 
 }  // namespace
 
-double device_activations(const RankPart& part, Range suffix, const TokenCounts& pair,
-                          double micro_pairs, const ElementBytes& bytes, bool flash, bool filled) {
-  DeviceBatch batch = batch_of(pair, micro_pairs);
-  if (filled) {
+double device_activations(const RankPart& part, Range suffix, const RunShape& run) {
+  DeviceBatch batch = batch_of(run);
+  if (run.graphs) {
     fill_up(batch);
   }
   // Tokens, coefficients, rows and targets; the kept activations of the tokens.
@@ -314,12 +316,12 @@ double device_activations(const RankPart& part, Range suffix, const TokenCounts&
   for (const BlockPart& block : part.blocks) {
     if (!block.is_recurrent() && std::find(kinds.begin(), kinds.end(), block.kind) == kinds.end()) {
       kinds.push_back(block.kind);
-      const auto tables = flash && block.allows_flash() ? joined_tables_of : tables_of;
+      const auto tables = run.flash && block.allows_flash() ? joined_tables_of : tables_of;
       alive += tables(batch.all, batch.tokens, block.head_size) +
                tables(batch.answers, batch.tokens, block.head_size);
     }
   }
-  const double head = head_elements(part, batch, bytes);
+  const double head = head_elements(part, batch, run.bytes);
   if (suffix.size() == 0) {
     return alive + head;
   }
@@ -327,7 +329,7 @@ double device_activations(const RankPart& part, Range suffix, const TokenCounts&
   double most = 0;
   for (std::int64_t i = suffix.begin; i < suffix.end; ++i) {
     const DeviceBlock block(part.blocks[static_cast<std::size_t>(i)], batch, i + 1 == suffix.end,
-                            bytes.block < kActivationBytes, flash);
+                            run.bytes.block < kActivationBytes, run.flash);
     kept += block.kept();
     most = std::max(most, kept + block.working());
   }

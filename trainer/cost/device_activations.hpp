@@ -6,11 +6,9 @@
 namespace bipo {
 
 // Returns the elements (of kActivationBytes) that are alive at most at one time in a step over a
-// micro-batch of `micro_pairs` pairs like `pair`, weights and kept activations aside: its tables,
-// what the backward pass of the blocks `suffix` needs, and the working space of the moment.
-// `suffix` ends with the last block.  `flash`: blocks that allow it run flash attention.  `filled`:
-// the micro-batch is filled up to a shape that others have, to be recorded.
-double device_activations(const RankPart& part, Range suffix, const TokenCounts& pair,
-                          double micro_pairs, const ElementBytes& bytes, bool flash, bool filled);
+// micro-batch of the run, weights and kept activations aside: its tables, what the backward pass of
+// the blocks `suffix` needs, and the working space of the moment.  `suffix` ends with the last
+// block.
+double device_activations(const RankPart& part, Range suffix, const RunShape& run);
 
 }  // namespace bipo

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <map>
+#include <tuple>
 #include <utility>
 
 namespace bipo {
@@ -11,20 +13,18 @@ namespace {
 
 constexpr std::int64_t kMostSteps = 100'000;
 
-// The pairs of a micro-batch by the sign and the factor under which they are in it.
-using Trees = std::map<std::pair<std::int8_t, double>, std::vector<std::size_t>>;
+// The pairs of a micro-batch by the vector, the sign and the factor under which they are in it.
+using Trees = std::map<std::tuple<std::size_t, std::int8_t, double>, std::vector<std::size_t>>;
 
-// `first`: of the micro-batch's pairs, in batch order.
-Trees trees_of(const StepPlan& step, const std::vector<std::int64_t>& micro_batch,
-               std::size_t first) {
-  Trees trees;
+// Adds the micro-batch of `vector` whose pairs begin with number `first` in batch order.
+void add_trees(std::size_t vector, const StepPlan& step,
+               const std::vector<std::int64_t>& micro_batch, std::size_t first, Trees& trees) {
   for (const std::vector<std::int8_t>& signs : step.passes) {
     for (std::size_t i = 0; i < micro_batch.size(); ++i) {
-      trees[{signs[first + i], step.factors[first + i]}].push_back(
+      trees[{vector, signs[first + i], step.factors[first + i]}].push_back(
           static_cast<std::size_t>(micro_batch[i]));
     }
   }
-  return trees;
 }
 
 std::size_t longer_answer(const TokenPair& pair) {
@@ -54,51 +54,67 @@ Extent extent_of(const Trees& trees, const std::vector<TokenPair>& pairs) {
   return extent;
 }
 
-// Every tree's, as if it were alone, but for parts that are padded to the longest of all.
+// Returns the bytes of all trees, packed together.
 double bytes_of(const ModelConfig& config, RunShape run, const Trees& trees,
                 const std::vector<TokenPair>& pairs) {
-  double longest_prompt = 0;
-  double longest_answer = 0;
-  for (const auto& [steering, members] : trees) {
-    for (const std::size_t index : members) {
-      longest_prompt = std::max(longest_prompt, static_cast<double>(pairs[index].prompt.size()));
-      longest_answer = std::max(longest_answer, static_cast<double>(longer_answer(pairs[index])));
-    }
-  }
-  double bytes = 0;
+  std::vector<TokenPair> all;
+  double shared = 0;  // tokens that are not there again
   for (const auto& [steering, members] : trees) {
     std::vector<TokenPair> of_tree;
     for (const std::size_t index : members) {
       of_tree.push_back(pairs[index]);
     }
-    run.pair = mean_pair(of_tree);
-    run.pair.longest_prompt = longest_prompt;
-    run.pair.longest_answer = longest_answer;
-    run.micro_pairs = static_cast<double>(members.size());
-    bytes += rank_memory(config, run).activations;
+    shared += static_cast<double>(members.size() - 1) * mean_pair(of_tree).shared;
+    std::move(of_tree.begin(), of_tree.end(), std::back_inserter(all));
   }
-  return bytes;
+  run.pair = mean_pair(all);
+  run.micro_pairs = static_cast<double>(all.size());
+  run.ways = static_cast<double>(trees.size());
+  run.pair.shared = shared / std::max(1.0, run.micro_pairs - run.ways);
+  return rank_memory(config, run).activations;
 }
+
+// Takes the steps of a plan in order.
+class Steps {
+ public:
+  explicit Steps(const BatchPlan& plan) : plan_(plan) {}
+
+  StepPlan at(std::int64_t index) {
+    if (plan_.epoch_of(index) != epoch_) {
+      epoch_ = plan_.epoch_of(index);
+      order_ = plan_.order(epoch_);
+    }
+    return plan_.step(index, order_);
+  }
+
+ private:
+  const BatchPlan& plan_;
+  std::int32_t epoch_ = -1;
+  std::vector<std::int64_t> order_;
+};
 
 }  // namespace
 
-double largest_micro_batch_bytes(const ModelConfig& config, RunShape run,
-                                 const std::vector<TokenPair>& pairs, const BatchPlan& plan) {
-  const std::int64_t steps = std::min(plan.total_steps(), kMostSteps);
+double largest_micro_batch_bytes(const ModelConfig& config, const RunShape& run,
+                                 const std::vector<TokenPair>& pairs,
+                                 const std::vector<BatchPlan>& plans) {
+  const std::int64_t count =
+      std::min(plans.front().total_steps(), 1 + kMostSteps / std::ssize(plans));
+  std::vector<Steps> plans_steps(plans.begin(), plans.end());
   double most = 0;
   Extent largest;
-  std::int32_t epoch = -1;
-  std::vector<std::int64_t> order;
-  for (std::int64_t index = 0; index < steps; ++index) {
-    if (plan.epoch_of(index) != epoch) {
-      epoch = plan.epoch_of(index);
-      order = plan.order(epoch);
+  std::vector<StepPlan> steps(plans.size());
+  for (std::int64_t index = 0; index < count; ++index) {
+    for (std::size_t vector = 0; vector < plans.size(); ++vector) {
+      steps[vector] = plans_steps[vector].at(index);
     }
-    const StepPlan step = plan.step(index, order);
     std::size_t first = 0;
-    for (const std::vector<std::int64_t>& micro_batch : step.micro_batches) {
-      const Trees trees = trees_of(step, micro_batch, first);
-      first += micro_batch.size();
+    for (std::size_t m = 0; m < steps.front().micro_batches.size(); ++m) {
+      Trees trees;
+      for (std::size_t vector = 0; vector < plans.size(); ++vector) {
+        add_trees(vector, steps[vector], steps[vector].micro_batches[m], first, trees);
+      }
+      first += steps.front().micro_batches[m].size();
       const Extent extent = extent_of(trees, pairs);
       // Whatever takes most is the largest so far in one of the two ways, or next to it.
       if (extent.rows > largest.rows || extent.padded > largest.padded) {

@@ -63,6 +63,13 @@ RunShape shape_of(const PlanRequest& request, std::int64_t tp, std::int64_t micr
   return shape;
 }
 
+// Both directions of a step are in one pass.
+RankMemory memory_of(const PlanRequest& request, RunShape shape) {
+  shape.ways = static_cast<double>(request.passes);
+  shape.micro_pairs *= shape.ways;
+  return rank_memory(request.config, shape);
+}
+
 // What the ranks of a node share counts in equal parts.
 double peak_of(const PlanRequest& request, const RankMemory& memory) {
   const double shared = request.machine.cuda
@@ -74,7 +81,7 @@ double peak_of(const PlanRequest& request, const RankMemory& memory) {
 RunPlan plan_of(const PlanRequest& request, const RunShape& shape) {
   RunPlan plan;
   plan.shape = shape;
-  plan.memory = rank_memory(request.config, shape);
+  plan.memory = memory_of(request, shape);
   plan.peak_bytes = peak_of(request, plan.memory);
   plan.fits = plan.peak_bytes <= kUsableShare * request.machine.memory_bytes;
   plan.step = step_seconds(request.config, shape, request.machine.speed,

@@ -82,6 +82,8 @@ TEST(RunPlan, BothDirectionsAreTwicePassesOfABatch) {
   EXPECT_DOUBLE_EQ(twice.step.total(), make_plan(request).step.total());
   EXPECT_GT(twice.step.total(), once.step.total());
   EXPECT_EQ(twice.steps, once.steps);
+  // A micro-batch has its pairs in both.
+  EXPECT_NEAR(twice.memory.activations / once.memory.activations, 2, 0.3);
 }
 
 TEST(RunPlan, ASmallModelNeedsNoTensorParallelism) {

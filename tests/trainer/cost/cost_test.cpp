@@ -329,14 +329,15 @@ TEST(Memory, TheLargestMicroBatchIsThatOfThePlan) {
   settings.epochs = 1;
   settings.shuffle = false;
   settings.sign = SignRule::kPlus;
-  const auto bytes_of = [&](const std::vector<TokenPair>& of_batch) {
+  const auto bytes_of = [&](const std::vector<TokenPair>& of_batch, double ways = 1) {
     RunShape alone = run;
     alone.pair = mean_pair(of_batch);
     alone.micro_pairs = static_cast<double>(of_batch.size());
+    alone.ways = ways;
     return rank_memory(small_model(), alone).activations;
   };
   const auto largest = [&] {
-    return largest_micro_batch_bytes(small_model(), run, pairs, BatchPlan(settings));
+    return largest_micro_batch_bytes(small_model(), run, pairs, {BatchPlan(settings)});
   };
   EXPECT_DOUBLE_EQ(largest(), bytes_of({pairs[2], pairs[3]}));
   settings.max_steps = 1;
@@ -346,7 +347,34 @@ TEST(Memory, TheLargestMicroBatchIsThatOfThePlan) {
   EXPECT_DOUBLE_EQ(largest(), bytes_of({pairs[2]}));
   // Both signs are in one pass, and share no rows.
   settings.sign = SignRule::kBoth;
-  EXPECT_DOUBLE_EQ(largest(), 2 * bytes_of({pairs[2]}));
+  EXPECT_DOUBLE_EQ(largest(), bytes_of({pairs[2], pairs[2]}, 2));
+  EXPECT_NEAR(largest(), 2 * bytes_of({pairs[2]}), 1e-3 * largest());
+  // So are vectors, whose seeds draw other pairs.
+  settings.sign = SignRule::kPlus;
+  settings.shuffle = true;
+  PlanSettings other = settings;
+  other.seed = settings.seed + 1;
+  const BatchPlan plan(settings);
+  const BatchPlan plan_of_other(other);
+  double most = 0;
+  for (std::int64_t step = 0; step < plan.total_steps(); ++step) {
+    const StepPlan first = plan.step(step);
+    const StepPlan second = plan_of_other.step(step);
+    for (std::size_t m = 0; m < first.micro_batches.size(); ++m) {
+      const auto a = static_cast<std::size_t>(first.micro_batches[m].front());
+      const auto b = static_cast<std::size_t>(second.micro_batches[m].front());
+      most = std::max(most, bytes_of({pairs[a], pairs[b]}, 2));
+    }
+  }
+  EXPECT_DOUBLE_EQ(largest_micro_batch_bytes(small_model(), run, pairs, {plan, plan_of_other}),
+                   most);
+}
+
+TEST(TokenCounts, EachWayOfSteeringHasItsOwnSharedTokens) {
+  // Two ways of two pairs each: 4 x 9 tokens, of which each way has 4 once only.
+  const TokenCounts micro = micro_batch_of(uniform_pair(5, 3, 4), 4, 2);
+  EXPECT_EQ(micro.tokens, 4 * 9 - 2 * 4);
+  EXPECT_EQ(micro_batch_of(uniform_pair(5, 3, 4), 4).tokens, 4 * 9 - 3 * 4);
 }
 
 TEST(Seconds, ReplicasReduceTheGradientOnceInAStep) {
