@@ -13,6 +13,7 @@
 #include "datasets/tokens/pair_tokenizer.hpp"
 #include "datasets/tokens/reference_text.hpp"
 #include "experiments/evaluation/multiplier_choice.hpp"
+#include "experiments/evaluation_run/evaluation_room.hpp"
 #include "experiments/evaluation_run/judge_files.hpp"
 #include "experiments/job/text_options.hpp"
 #include "experiments/settings/fields.hpp"
@@ -346,6 +347,7 @@ EvaluationJob prepare_evaluation(const EvaluateOptions& options, const std::stri
     }
   }
   read_data(job);
+  require_batch_room(job, memory_beside_weights(job.model, session));
   job.config = evaluation_config(job);
   job.agreement = agreement(job);
   return job;

@@ -35,25 +35,6 @@ std::int64_t tokens_of(const std::vector<PromptTokens>& prompts) {
   return static_cast<std::int64_t>(tokens);
 }
 
-std::vector<Continuations> items_of(const std::vector<TokenPair>& pairs) {
-  std::vector<Continuations> items;
-  for (const TokenPair& pair : pairs) {
-    items.push_back({pair.prompt,
-                     {pair.chosen, pair.rejected},
-                     pair.where,
-                     {pair.chosen_scored, pair.rejected_scored}});
-  }
-  return items;
-}
-
-std::vector<Continuations> items_of(const ChoiceQuestions& questions) {
-  std::vector<Continuations> items;
-  for (const TokenizedChoice& item : questions.items) {
-    items.push_back(item.tokens);
-  }
-  return items;
-}
-
 class Measurement {
  public:
   Measurement(const EvaluationJob& job, const Decoder& decoder, const Ranks& ranks,
@@ -307,6 +288,25 @@ class Measurement {
 };
 
 }  // namespace
+
+std::vector<Continuations> items_of(const std::vector<TokenPair>& pairs) {
+  std::vector<Continuations> items;
+  for (const TokenPair& pair : pairs) {
+    items.push_back({pair.prompt,
+                     {pair.chosen, pair.rejected},
+                     pair.where,
+                     {pair.chosen_scored, pair.rejected_scored}});
+  }
+  return items;
+}
+
+std::vector<Continuations> items_of(const ChoiceQuestions& questions) {
+  std::vector<Continuations> items;
+  for (const TokenizedChoice& item : questions.items) {
+    items.push_back(item.tokens);
+  }
+  return items;
+}
 
 Evaluation measure(const EvaluationJob& job, const Decoder& decoder, const Ranks& ranks,
                    ProgressDisplay& display) {

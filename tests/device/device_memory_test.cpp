@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "collectives/foundation/errors.hpp"
+#include "experiments/evaluation_run/evaluation_room.hpp"
 #include "experiments/training/micro_batch_room.hpp"
 #include "tests/device/block_counts.hpp"
 #include "tests/device/device_scenario.hpp"
@@ -24,6 +25,7 @@
 #include "trainer/extraction/extraction_pass.hpp"
 #include "trainer/model/architecture/shapes.hpp"
 #include "trainer/model/device_kernels/kernel_runner.hpp"
+#include "trainer/passes/continuation_scores.hpp"
 
 namespace bipo::testing {
 namespace {
@@ -394,6 +396,126 @@ TEST(MicroBatchRoom, IsLeftByTheActivations) {
     EXPECT_EQ(cache.rows_on_device(decoder, kLayer).defined(), work <= rows);
     set_device_memory(kAllMemory);
   }
+}
+
+// --- scoring -------------------------------------------------------------------------------------
+
+std::vector<Continuations> items_to_score(const std::vector<TokenPair>& pairs) {
+  std::vector<Continuations> items;
+  for (const TokenPair& pair : pairs) {
+    items.push_back({pair.prompt, {pair.chosen, pair.rejected}, pair.where, {}});
+  }
+  return items;
+}
+
+std::vector<PromptTokens> prompts_to_compare(const std::vector<TokenPair>& pairs) {
+  std::vector<PromptTokens> prompts;
+  for (const TokenPair& pair : pairs) {
+    prompts.push_back({pair.prompt, pair.where});
+  }
+  return prompts;
+}
+
+// The most bytes that scores (or divergences) of all pairs in one batch, at two settings, have on
+// the device beside the weights.  `room` bytes are there for them; 0: any number.
+double bytes_of_scoring(const ModelConfig& config, at::ScalarType type,
+                        const std::vector<TokenPair>& pairs, bool divergences, double room = 0) {
+  const RandomWeights weights(config);
+  const Ranks ranks = lone_ranks();
+  Decoder decoder(config, weights, type, simulated_device(), *ranks.tp);
+  decoder.load_embedding();
+  decoder.load_blocks({0, config.blocks});
+  const std::vector<float> vector(static_cast<std::size_t>(config.hidden), 0.1F);
+  SimulatedMemory::get().reset_peak(0);
+  const std::int64_t before = device_bytes_in_use();
+  if (room > 0) {
+    set_device_memory(before + static_cast<std::int64_t>(room));
+  }
+  const SteeringVectors vectors({{kLayer, vector}}, decoder);
+  const ScoringContext context{decoder, ranks, std::ssize(pairs), {}};
+  const SteeringSettings settings{{{0.0}, {1.0}}};
+  if (divergences) {
+    prompt_divergences(context, prompts_to_compare(pairs), vectors, settings);
+  } else {
+    score_continuations(context, items_to_score(pairs), vectors, settings);
+  }
+  return static_cast<double>(device_bytes_at_peak() - before);
+}
+
+EvaluationJob evaluation_of(const ModelConfig& config, at::ScalarType type,
+                            const std::vector<TokenPair>& pairs, bool divergences) {
+  EvaluationJob job;
+  job.model.files.config = config;
+  job.model.computation.device = simulated_device();
+  job.model.computation.product_type = type;
+  job.options.batch_size = std::ssize(pairs);
+  if (divergences) {
+    job.neutral_prompts = prompts_to_compare(pairs);
+  } else {
+    job.pairs = pairs;
+  }
+  job.plan.direction_settings = 2;
+  return job;
+}
+
+// What is refused would fail: the pass holds more than is there.
+TEST(EvaluationRoom, RefusesWhatHasCertainlyNone) {
+  at::set_num_threads(1);
+  const std::vector<TokenPair> pairs = pairs_of({64, 8, 12, 0}, 8);
+  for (const auto& [name, config] :
+       {std::pair("Llama", enlarged(llama_config())), std::pair("Gemma", enlarged(gemma_config())),
+        std::pair("Cohere", enlarged(cohere_config())),
+        std::pair("recurrent", enlarged_recurrent())}) {
+    for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+      for (const bool divergences : {false, true}) {
+        const double found = bytes_of_scoring(config, type, pairs, divergences);
+        const EvaluationJob job = evaluation_of(config, type, pairs, divergences);
+        std::uint64_t refused = 0;  // the most that is
+        for (std::uint64_t step = std::uint64_t{1} << 32; step > 0; step /= 2) {
+          try {
+            require_batch_room(job, refused + step);
+          } catch (const UserError&) {
+            refused += step;
+          }
+        }
+        std::printf("%s %s, %s: %.0f bytes, refused up to %.0f\n", name, c10::toString(type),
+                    divergences ? "divergences" : "scores", found, static_cast<double>(refused));
+        EXPECT_LT(static_cast<double>(refused), found);
+        EXPECT_GT(static_cast<double>(refused), 0.1 * found);
+      }
+    }
+  }
+}
+
+TEST(EvaluationRoom, SaysWhichBatchMayHaveIt) {
+  at::set_num_threads(1);
+  const ModelConfig config = enlarged(llama_config());
+  const std::vector<TokenPair> pairs = pairs_of({64, 8, 12, 0}, 8);
+  EvaluationJob job = evaluation_of(config, at::kFloat, pairs, /*divergences=*/true);
+  const double all = bytes_of_scoring(config, at::kFloat, pairs, /*divergences=*/true);
+  const auto error_within = [&](double bytes) -> std::string {
+    try {
+      require_batch_room(job, static_cast<std::uint64_t>(bytes));
+    } catch (const UserError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(error_within(all), "");
+  const std::string little = error_within(0.2 * all);
+  std::smatch match;
+  ASSERT_TRUE(std::regex_match(
+      little, match,
+      std::regex(R"(--batch-size 8: .* of --neutral-prompts takes at least .*; )"
+                 R"(use --batch-size (\d)(?: or less)?, --dtype bf16 or a larger --tp)")))
+      << little;
+  job.options.batch_size = std::stoi(match[1]);
+  EXPECT_EQ(error_within(0.2 * all), "");
+  ++job.options.batch_size;
+  EXPECT_NE(error_within(0.2 * all), "");
+  EXPECT_NE(error_within(1).find("not even one item has room"), std::string::npos);
+  job.model.computation.device = at::kCPU;
+  EXPECT_EQ(error_within(1), "");
 }
 
 // --- kernels -------------------------------------------------------------------------------------

@@ -8,9 +8,6 @@ namespace {
 // An index is an int64, two elements.
 constexpr double kIndex = 2;
 
-// Rows of the head that are multiplied at a time on a device (operators/head.cpp).
-constexpr double kHeadBlock = 32768;
-
 // What flash attention's backward pass works with: a part of the queries' gradient for each of so
 // many blocks that run at the same time, one for each multiprocessor of an H100, whose spans are
 // apart by a block's queries.

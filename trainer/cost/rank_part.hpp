@@ -27,6 +27,9 @@ constexpr double kAttentionBackward = 2.5;
 // forward pass.
 constexpr double kRecurrenceBackward = 2.2;
 
+// Rows of the head that are multiplied at a time on a device (operators/head.cpp).
+constexpr double kHeadBlock = 32768;
+
 // Rows of a chunk of the recurrence (trainer/model/operators), if sequences are long enough.
 constexpr double kChunkRows = 64;
 
