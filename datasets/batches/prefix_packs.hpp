@@ -9,7 +9,15 @@ namespace bipo {
 // rows run close to the processor's peak.
 constexpr std::int64_t kTokensPerPack = 512;
 
-// The same on an accelerator, whose host asks for the same kernels whatever their rows.
+// The tokens that a pass on an accelerator packs together at most, whose host asks for the same
+// kernels whatever their rows: those of all items if each were as long as the longest of them,
+// because attention pads to it.  A pack of short items and a long one would take many times what
+// the long one takes alone.
 constexpr std::int64_t kTokensPerDevicePack = 4096;
+
+// Returns whether items, the longest of which has so many tokens, are a pack of `most` tokens.
+constexpr bool fit_into_device_pack(std::int64_t items, std::int64_t longest, std::int64_t most) {
+  return items * longest <= most;
+}
 
 }  // namespace bipo

@@ -624,6 +624,32 @@ TEST(PrefixPass, AsksForManyPairsAtOnce) {
   EXPECT_EQ(many.counts.host_reads(), few.counts.host_reads());
 }
 
+// The most bytes that the pass has on the device, weights among them.
+double bytes_of_pass(const std::vector<TokenPair>& pairs) {
+  const ModelConfig config = enlarged(gemma_config());  // whose capped scores are kept
+  const RandomWeights weights(config);
+  const Ranks ranks = lone_ranks();
+  Decoder decoder(config, weights, at::kFloat, simulated_device(), *ranks.tp);
+  CacheSettings settings;
+  settings.place = ActivationPlace::kHost;
+  settings.layers = {kLayer};
+  settings.type = at::kFloat;
+  settings.device_pack = 256;
+  ActivationCache cache(decoder, pairs, settings, ranks);
+  SimulatedMemory::get().reset_peak(0);
+  const std::int64_t before = device_bytes_in_use();
+  fill_caches(decoder, {&cache}, ranks, ignore_progress);
+  return static_cast<double>(device_bytes_at_peak() - before);
+}
+
+TEST(PrefixPass, DoesNotPadShortPairsToALongOne) {
+  at::set_num_threads(1);
+  std::vector<TokenPair> pairs = pairs_of({12, 6, 4, 0}, 30);
+  const std::vector<TokenPair> longer = pairs_of({200, 6, 4, 0}, 1);
+  pairs.insert(pairs.begin() + 15, longer.front());
+  EXPECT_LT(bytes_of_pass(pairs), 1.5 * bytes_of_pass(longer));
+}
+
 // Packs are the same whatever the replicas, and their rows those of pairs by themselves but for
 // rounding; recurrent blocks carry states over the packs' parts.
 TEST(PrefixPass, HasTheSameBitsOverReplicas) {
@@ -684,7 +710,7 @@ TEST(ExtractionPass, ReadsManyPairsAtOnce) {
   }
 }
 
-// Packs of three pairs; of 300 pairs some shares have two.
+// Packs of two pairs; of 300 pairs some shares have two.
 TEST(ExtractionPass, HasTheSameBitsOverReplicas) {
   at::set_num_threads(1);
   for (const std::size_t count : {std::size_t{20}, std::size_t{300}}) {

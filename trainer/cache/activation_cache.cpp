@@ -135,14 +135,15 @@ std::vector<std::vector<std::int64_t>> ActivationCache::make_shares() const {
     return groups_;
   }
   std::vector<std::vector<std::int64_t>> packs;
-  std::int64_t tokens = settings_.device_pack;  // of the last pack: full
+  std::int64_t longest = 0;  // of the last pack
   for (std::int64_t pair = 0; pair < std::ssize(pairs_); ++pair) {
-    if (tokens >= settings_.device_pack) {
+    longest = std::max(longest, rows_of(pair).size());
+    if (packs.empty() ||
+        !fit_into_device_pack(std::ssize(packs.back()) + 1, longest, settings_.device_pack)) {
       packs.emplace_back();
-      tokens = 0;
+      longest = rows_of(pair).size();
     }
     packs.back().push_back(pair);
-    tokens += rows_of(pair).size();
   }
   return packs;
 }

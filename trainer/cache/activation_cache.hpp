@@ -43,7 +43,7 @@ struct CacheSettings {
   at::ScalarType type = at::kFloat;  // of the kept activations
   ActivationPlace place = ActivationPlace::kAuto;
   std::uint64_t work_bytes = 0;  // of the device, which kAuto leaves to the work on a micro-batch
-  std::int64_t device_pack = kTokensPerDevicePack;  // tokens that an accelerator's pass packs
+  std::int64_t device_pack = kTokensPerDevicePack;  // see fit_into_device_pack()
   std::filesystem::path directory;  // of files that the next run opens; empty: in memory
   bool trusts_others = false;       // opens files of other users too
   std::function<void(const std::string&)> warn;  // about files; called alike on every rank

@@ -445,9 +445,12 @@ StepSeconds step_seconds(const ModelConfig& config, const RunShape& run,
 
 double prefix_seconds(const ModelConfig& config, const RunShape& run, const MachineSpeed& machine) {
   const double pairs_of_rank = std::ceil(run.pairs / static_cast<double>(run.dp));
-  const auto tokens_of_pack = static_cast<double>(run.cuda ? kTokensPerDevicePack : kTokensPerPack);
-  const double in_a_pack =
-      run.packs_prefix ? std::min(pairs_of_rank, std::ceil(tokens_of_pack / run.pair.tokens)) : 1;
+  const double longest =
+      std::max(run.pair.tokens, run.pair.longest_prompt + 2 * (run.pair.longest_answer - 1));
+  const double of_pack =
+      run.cuda ? std::max(1.0, std::floor(static_cast<double>(kTokensPerDevicePack) / longest))
+               : std::ceil(static_cast<double>(kTokensPerPack) / run.pair.tokens);
+  const double in_a_pack = run.packs_prefix ? std::min(pairs_of_rank, of_pack) : 1;
   const RunTiming timing(config, run, machine);
   const double with_reference =
       std::ceil((run.pairs - run.without_reference) / static_cast<double>(run.dp));

@@ -143,23 +143,23 @@ class ExtractionPass {
     return {share * count_ / shares_, (share + 1) * count_ / shares_};
   }
 
-  std::int64_t tokens_of(Range pairs) const {
-    return first_token_[static_cast<std::size_t>(pairs.end)] -
-           first_token_[static_cast<std::size_t>(pairs.begin)];
+  bool are_a_pack(Range pairs) const {
+    std::int64_t longest = 0;
+    for (auto pair = static_cast<std::size_t>(pairs.begin);
+         pair < static_cast<std::size_t>(pairs.end); ++pair) {
+      longest = std::max(longest, first_token_[pair + 1] - first_token_[pair]);
+    }
+    return fit_into_device_pack(pairs.size(), longest, tokens_of_pack_);
   }
 
-  // A function of the data alone.  A turn has one share, or as many as fit into a pack; no pack has
-  // more than tokens_of_pack_ tokens, unless it is one pair: where that is 0, all are.
+  // A function of the data alone.  A turn has one share, or as many as are one pack; a share that
+  // is more is cut into packs.
   std::vector<Turn> make_turns() const {
     std::vector<Turn> turns;
-    std::int64_t of_turn = 0;
     for (std::int64_t share = 0; share < shares_; ++share) {
-      const Range pairs = pairs_of(share);
-      if (turns.empty() || of_turn + tokens_of(pairs) > tokens_of_pack_) {
+      if (turns.empty() || !are_a_pack({turns.back().front().pairs.front(), pairs_of(share).end})) {
         turns.emplace_back();
-        of_turn = 0;
       }
-      of_turn += tokens_of(pairs);
       add_share(share, turns.back());
     }
     return turns;
@@ -168,8 +168,7 @@ class ExtractionPass {
   void add_share(std::int64_t share, Turn& turn) const {
     const Range pairs = pairs_of(share);
     for (std::int64_t pair = pairs.begin; pair < pairs.end; ++pair) {
-      const bool has_room =
-          !turn.empty() && tokens_of({turn.back().pairs.front(), pair + 1}) <= tokens_of_pack_;
+      const bool has_room = !turn.empty() && are_a_pack({turn.back().pairs.front(), pair + 1});
       Pack& pack = has_room ? turn.back() : turn.emplace_back();
       pack.pairs.push_back(pair);
       pack.shares.push_back(share);
@@ -284,7 +283,7 @@ class ExtractionPass {
   const MakeStatistics& method_;
   const std::vector<std::int64_t>& layers_;
   bool block_by_block_;
-  std::int64_t tokens_of_pack_;  // 0: pairs go one by one
+  std::int64_t tokens_of_pack_;  // at most, see fit_into_device_pack(); 0: pairs go one by one
   const Ranks& ranks_;
   const PassProgress& progress_;
   std::int64_t count_;  // P

@@ -30,7 +30,7 @@ struct ExtractionSettings {
   // all pairs' activations.  False: blocks 0..max L are loaded and each pair, or pack, goes through
   // them by itself. The results are the same.
   bool block_by_block = true;
-  std::int64_t device_pack = kTokensPerDevicePack;  // tokens that an accelerator packs at most
+  std::int64_t device_pack = kTokensPerDevicePack;  // see fit_into_device_pack()
 };
 
 struct ExtractedDirection {
