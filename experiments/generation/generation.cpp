@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
+#include "datasets/batches/prefix_packs.hpp"
 
 namespace bipo {
 
@@ -135,16 +136,42 @@ class Taking {
   bool has_all_ = true;
 };
 
-// Calls work(begin, end) for ranges of `sizes` whose sums do not pass `most`, or of one element.
+// How many of the prompts that begin together go through the model in one pass.
+enum class PromptPacks {
+  kOne,  // one prompt: its rows' bits depend on what is beside them
+  kRows,
+  kPadded,  // on a device, whose prompts of a group are always the same ones
+};
+
+PromptPacks packs_of_prompts(const Decoder& decoder, const GenerationSettings& settings) {
+  return settings.has_independent_rows ? PromptPacks::kRows
+         : decoder.device().is_cpu()   ? PromptPacks::kOne
+                                       : PromptPacks::kPadded;
+}
+
+// Calls work(begin, end) for ranges of `sizes`, the rows of prompts, that are packs, or of one
+// element.
 template <class Work>
-void for_each_pack(const std::vector<std::int64_t>& sizes, std::int64_t most, const Work& work) {
+void for_each_pack(const std::vector<std::int64_t>& sizes, PromptPacks packs, const Work& work) {
   std::size_t begin = 0;
   while (begin < sizes.size()) {
     std::size_t end = begin;
     std::int64_t sum = 0;
+    std::int64_t longest = 0;
+    const auto takes_next = [&] {
+      if (end == sizes.size() || packs == PromptPacks::kOne) {
+        return false;
+      }
+      return packs == PromptPacks::kRows
+                 ? sum + sizes[end] <= kPromptRowsAtOnce
+                 : fit_into_device_pack(static_cast<std::int64_t>(end - begin) + 1,
+                                        std::max(longest, sizes[end]), kTokensPerDevicePack);
+    };
     do {
-      sum += sizes[end++];
-    } while (end < sizes.size() && sum + sizes[end] <= most);
+      sum += sizes[end];
+      longest = std::max(longest, sizes[end]);
+      ++end;
+    } while (takes_next());
     work(begin, end);
     begin = end;
   }
@@ -362,8 +389,8 @@ at::Tensor TextGenerator::run_passages(const std::vector<Passage>& passages) {
     sizes.push_back(passage.size());
   }
   std::vector<at::Tensor> last;
-  const std::int64_t most = settings_.has_independent_rows ? kPromptRowsAtOnce : 1;
-  for_each_pack(sizes, most, [&](std::size_t begin, std::size_t end) {
+  const PromptPacks packs = packs_of_prompts(decoder_, settings_);
+  for_each_pack(sizes, packs, [&](std::size_t begin, std::size_t end) {
     const auto at = [&](std::size_t i) {
       return passages.begin() + static_cast<std::ptrdiff_t>(i);
     };
@@ -413,8 +440,8 @@ at::Tensor TextGenerator::run_own(const std::vector<Passage>& passages, const at
     first += passage.size();
   }
   std::vector<at::Tensor> last;
-  const std::int64_t most = settings_.has_independent_rows ? kPromptRowsAtOnce : 1;
-  for_each_pack(sizes, most, [&](std::size_t begin, std::size_t end) {
+  const PromptPacks packs = packs_of_prompts(decoder_, settings_);
+  for_each_pack(sizes, packs, [&](std::size_t begin, std::size_t end) {
     std::vector<at::Tensor> inputs;
     std::vector<CachedPart> parts;
     std::vector<std::int64_t> column_of_row;

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
+#include "experiments/generation/generation.hpp"
 #include "tests/device/block_counts.hpp"
 #include "tests/device/device_scenario.hpp"
 #include "tests/support/device_communicator.hpp"
@@ -172,6 +173,78 @@ TEST(DeviceBfloat16, ValuesAreAsFarFromFloat64AsTheCpus) {
       EXPECT_LT(errors.device, 1.5 * errors.cpu + 0.25) << name << ", " << what;
     }
     EXPECT_EQ(device_kernels()["flash_attention"] > before, config.head_size == 8) << name;
+  }
+}
+
+// --- generation ----------------------------------------------------------------------------------
+
+struct Generated {
+  std::vector<TokenId> tokens;
+  std::vector<double> log_probs;
+  std::int64_t kernels = 0;  // until the first tokens are chosen
+};
+
+// Answers a group of prompts of different lengths at three multipliers.
+Generated generate_group(const ModelConfig& config, at::Device device, std::size_t count,
+                         const SteeredPositions& positions) {
+  const RandomWeights weights(config);
+  const Ranks ranks = lone_ranks();
+  Decoder decoder(config, weights, at::kDouble, device, *ranks.tp);
+  decoder.load_embedding();
+  decoder.load_blocks({0, config.blocks});
+  const SteeringVectors vectors(
+      {{1, std::vector<float>(static_cast<std::size_t>(config.hidden), 0.1F)}}, decoder);
+  std::vector<NumberedPrompt> prompts;
+  for (std::size_t p = 0; p < count; ++p) {
+    NumberedPrompt& prompt = prompts.emplace_back();
+    prompt.number = static_cast<std::int64_t>(p);
+    for (std::size_t i = 0; i <= (3 * p) % 5; ++i) {
+      prompt.tokens.push_back(static_cast<TokenId>(4 + (5 * p + i) % 25));
+    }
+  }
+  GenerationSettings settings;
+  settings.multipliers = {{-1.0}, {0.0}, {2.0}};
+  settings.max_new_tokens = 4;
+  settings.positions = positions;
+  TextGenerator generator(decoder, vectors, settings,
+                          generation_room(config, prompts, std::ssize(prompts), settings),
+                          [](std::int64_t, std::int64_t, TokenId) {});
+  generator.add(prompts);
+  const DeviceCounts before = device_counts();
+  std::vector<PromptAnswers> answers = generator.step();
+  Generated generated;
+  generated.kernels = (device_counts() - before).kernels;
+  while (generator.unfinished() > 0) {
+    for (PromptAnswers& answered : generator.step()) {
+      answers.push_back(std::move(answered));
+    }
+  }
+  for (const PromptAnswers& answered : answers) {  // a group ends together, in order
+    for (const GeneratedText& text : answered.texts) {
+      generated.tokens.insert(generated.tokens.end(), text.tokens.begin(), text.tokens.end());
+      generated.log_probs.push_back(text.log_prob);
+    }
+  }
+  return generated;
+}
+
+TEST(DeviceGeneration, RunsThePromptsOfAGroupTogether) {
+  at::set_num_threads(1);
+  for (const ModelConfig& config : {llama_config(), gemma_config(), recurrent_config()}) {
+    for (const SteeredPositions& positions :
+         {SteeredPositions(SteeredPositions::kAll), SteeredPositions(SteeredPositions::kAnswer)}) {
+      const Generated found = generate_group(config, simulated_device(), 8, positions);
+      const Generated expected = generate_group(config, at::kCPU, 8, positions);
+      EXPECT_EQ(found.tokens, expected.tokens);
+      ASSERT_EQ(found.log_probs.size(), expected.log_probs.size());
+      for (std::size_t i = 0; i < found.log_probs.size(); ++i) {
+        EXPECT_NEAR(found.log_probs[i], expected.log_probs[i], 1e-9) << i;
+      }
+      if (!config.delta_net) {
+        const Generated few = generate_group(config, simulated_device(), 2, positions);
+        EXPECT_LT(found.kernels, 1.5 * static_cast<double>(few.kernels));
+      }
+    }
   }
 }
 
