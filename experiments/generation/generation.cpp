@@ -186,13 +186,13 @@ TextGenerator::TextGenerator(const Decoder& decoder, const SteeringVectors& vect
       vectors_(vectors),
       settings_(settings),
       on_token_(std::move(on_token)),
-      layers_(vectors.layers()),
+      places_(vectors.places()),
       most_prompts_(room.prompts),
       shared_rows_(room.shared_rows, room.shared_regions),
       own_rows_(room.own_rows, room.own_regions) {
   const std::int64_t blocks = decoder.config().blocks;
-  const bool shares_all = !settings.positions.steers_prompts() || layers_.empty();
-  shared_ = {0, shares_all ? blocks : layers_.front() + 1};
+  const bool shares_all = !settings.positions.steers_prompts() || places_.empty();
+  shared_ = {0, shares_all ? blocks : places_.front().blocks_before()};
   own_ = {shared_.end, blocks};
   shared_cache_ = decoder.make_cache(shared_, room.shared_rows, room.shared_regions);
   own_cache_ = decoder.make_cache(own_, room.own_rows, room.own_regions);
@@ -466,14 +466,14 @@ at::Tensor TextGenerator::run_own(const std::vector<Passage>& passages, const at
 at::Tensor TextGenerator::run_steered(const at::Tensor& h, Range blocks, const CachedLayout& layout,
                                       const DecoderCache& cache,
                                       const at::Tensor& coefficients) const {
-  const auto run = [&](const at::Tensor& x, Range part) {
-    return decoder_.run_cached(x, part, layout, cache);
+  const auto run = [&](const at::Tensor& x, Range part, const ChangeMlpOutput& change) {
+    return decoder_.run_cached(x, part, layout, cache, change);
   };
-  const auto add = [&](const at::Tensor& x, std::int64_t layer) {
-    return vectors_.steer(x, layer, coefficients);
+  const auto add = [&](const at::Tensor& x, const SteeredPlace& place) {
+    return vectors_.steer(x, place, coefficients);
   };
-  const ResidualStream steered = run_past_sites({h, blocks.begin}, layers_, add, run);
-  return run(steered.hidden, {steered.next_block, blocks.end});
+  const ResidualStream steered = run_past_sites({h, blocks.begin}, places_, add, run);
+  return run(steered.hidden, {steered.next_block, blocks.end}, nullptr);
 }
 
 CachedLayout TextGenerator::own_layout(const std::vector<CachedPart>& parts) const {

@@ -143,7 +143,7 @@ class TextGenerator {
   const SteeringVectors& vectors_;
   const GenerationSettings& settings_;
   OnToken on_token_;
-  std::vector<std::int64_t> layers_;  // steered, ascending
+  std::vector<SteeredPlace> places_;  // steered, ascending
   Range shared_;                      // blocks that compute a prompt once for all settings
   Range own_;                         // the other blocks
   std::int64_t most_prompts_;

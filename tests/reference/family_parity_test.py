@@ -46,6 +46,9 @@ SPELLINGS = [(name, spelling) for name, family in FAMILIES.items() for spelling 
 # One for each way in which families differ from Llama.
 IN_BFLOAT16 = [name for name in ("llama_llama3", "gemma2", "qwen3", "cohere", "gpt_neox", "gemma4", "olmo2", "glm4",
                                  "granite", "ministral3", "qwen3_5", "starcoder2") if name in FAMILIES]
+# One for each way in which an MLP's output goes on into the residual stream.
+AT_MLP = [name for name in ("llama_llama3", "gemma2", "cohere", "gpt_neox", "gemma4", "olmo2", "granite", "starcoder2",
+                            "qwen3_5") if name in FAMILIES]
 # Half the distance between a bfloat16 number and the next.
 BFLOAT16_ROUNDOFF = 2.0 ** -8
 # At the usual gain some of these models answer a rounding with a hundred times as much.
@@ -64,10 +67,11 @@ class Case:
 
     layer: int
     vector: torch.Tensor
+    site: str = "block"
 
     @property
     def name(self) -> str:
-        return f"layer{self.layer}/{'steered' if self.vector.any() else 'zero'}"
+        return f"{self.site}{self.layer}/{'steered' if self.vector.any() else 'zero'}"
 
 
 def token_pairs() -> list[TokenPair]:
@@ -117,7 +121,8 @@ def program_scores(model: Path, asked: list[Case], tp: tuple[int, ...] = (1,),
     """What the program's decoder says, by type, number of tensor-parallel ranks and case."""
     request = {"model": str(model), "pairs": [asdict(pair) for pair in pairs], "groups": groups, "beta": BETA,
                "tp": tp, "types": types,
-               "cases": [{"name": case.name, "layer": case.layer, "vector": case.vector.tolist()} for case in asked]}
+               "cases": [{"name": case.name, "layer": case.layer, "site": case.site, "vector": case.vector.tolist()}
+                         for case in asked]}
     program = scoring_program()
     program.stdin.write(json.dumps(request).encode() + b"\n")
     program.stdin.flush()
@@ -201,6 +206,25 @@ def test_every_family(model, table, name):
         bound = made.bounds[case] * scale
         assert distance.within(bound), f"{number}, tp {ranks}, {case}: {distance}, may be {bound}"
         assert distance.divergence < LARGEST_DIVERGENCE, f"{number}, tp {ranks}, {case}: {distance}"
+
+
+@pytest.mark.parametrize("name", AT_MLP)
+def test_a_vector_at_an_mlp_is_that_of_a_hook_on_it(model, name):
+    """Before the norm, the factor or the block's scale that is behind it, and beside the attention."""
+    made = model(name)
+    large = vector(made.oracle.hidden_size)
+    asked = [Case(layer, large, "mlp") for layer in (0, made.oracle.blocks - 1)]
+    sites = [(case.layer, case.vector) for case in asked]
+    exact = made.oracle.all_scores(sites, "mlp")
+    bounds = dict(zip([case.name for case in asked], made.oracle.float32_bounds(sites, exact, "mlp")))
+    expected = dict(zip(bounds, exact))
+    zero = made.exact[unsteered(made.oracle).name]
+    assert all(distances(scores, zero).log_probs > 0.1 for scores in exact)
+    for (number, ranks, case), scores in program_scores(made.directory, asked, (1, 2),
+                                                        ("float32", "float64")).items():
+        bound = bounds[case] * (FLOAT64_BY_FLOAT32 if number == "float64" else 1.0)
+        distance = distances(scores, expected[case])
+        assert distance.within(bound), f"{number}, tp {ranks}, {case}: {distance}, may be {bound}"
 
 
 def parts(d: Distances) -> tuple[float, float, float]:

@@ -111,20 +111,20 @@ class Oracle:
         with Widening(self.model), torch.no_grad():
             return torch.cat(self.tables(0, None))
 
-    def scores(self, layer: int, vector: torch.Tensor) -> Scores:
-        """With `vector` [D] added to the output of block `layer`."""
-        return self.all_scores([(layer, vector)])[0]
+    def scores(self, layer: int, vector: torch.Tensor, site: str = "block") -> Scores:
+        """With `vector` [D] added to the output of block `layer`, or of its MLP."""
+        return self.all_scores([(layer, vector)], site)[0]
 
-    def all_scores(self, sites: Sequence[tuple[int, torch.Tensor]]) -> list[Scores]:
+    def all_scores(self, sites: Sequence[tuple[int, torch.Tensor]], site: str = "block") -> list[Scores]:
         """The same of several layers and vectors, one after the other."""
         with Widening(self.model), torch.no_grad():
             reference = self.pair_logps(self.tables(0, None))
-        return [self.scores_beside(reference, layer, vector) for layer, vector in sites]
+        return [self.scores_beside(reference, layer, vector, site) for layer, vector in sites]
 
-    def scores_beside(self, reference: PairLogps, layer: int, vector: torch.Tensor) -> Scores:
+    def scores_beside(self, reference: PairLogps, layer: int, vector: torch.Tensor, site: str) -> Scores:
         with Widening(self.model):
             leaf = vector.double().clone().requires_grad_()
-            tables = self.tables(layer, leaf)
+            tables = self.tables(layer, leaf, site)
             policy = self.pair_logps(tables)
             pair_losses(policy, reference, 1.0, BETA).mean().backward()
         return Scores(torch.cat(tables).detach(), torch.stack([policy.chosen, policy.rejected], 1).detach(),
@@ -134,17 +134,18 @@ class Oracle:
         """How far float32 may lie from `exact`, by the errors that this file's description speaks of."""
         return self.float32_bounds([(layer, vector)], [exact])[0]
 
-    def float32_bounds(self, sites: Sequence[tuple[int, torch.Tensor]], exact: Sequence[Scores]) -> list[Distances]:
+    def float32_bounds(self, sites: Sequence[tuple[int, torch.Tensor]], exact: Sequence[Scores],
+                       site: str = "block") -> list[Distances]:
         """The same of several layers and vectors."""
         found = []
         for draw in range(DRAWS):
             with rounding_errors(self.model, draw):
-                found.append([distances(scores, own) for scores, own in zip(self.all_scores(sites), exact)])
+                found.append([distances(scores, own) for scores, own in zip(self.all_scores(sites, site), exact)])
         return [largest(of_site) for of_site in zip(*found)]
 
-    def tables(self, layer: int, shift: torch.Tensor | None) -> list[torch.Tensor]:
+    def tables(self, layer: int, shift: torch.Tensor | None, site: str = "block") -> list[torch.Tensor]:
         """By sequence, the log-probabilities of every token in the place of each answer token."""
-        with steered(self.model, layer, shift):
+        with steered(self.model, layer, shift, site):
             logits = self.model(input_ids=self.ids, use_cache=False).logits
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return [logits[row, first - 1:length - 1].log_softmax(dim=-1)

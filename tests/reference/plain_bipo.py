@@ -74,8 +74,11 @@ def load_model(directory: str, dtype: torch.dtype = torch.float32) -> PreTrained
 
 
 @contextlib.contextmanager
-def steered(model: PreTrainedModel, layer: int, shift: torch.Tensor | None) -> Iterator[None]:
-    """Inside the `with`, block `layer` (0-based) outputs h + shift at every position; None: untouched."""
+def steered(model: PreTrainedModel, layer: int, shift: torch.Tensor | None, site: str = "block") -> Iterator[None]:
+    """Inside the `with`, block `layer` (0-based) outputs h + shift at every position; None: untouched.
+
+    With the site "mlp", its MLP does.
+    """
     if shift is None:
         yield
         return
@@ -88,7 +91,9 @@ def steered(model: PreTrainedModel, layer: int, shift: torch.Tensor | None) -> I
     # A model of text and images has its text part as a module inside.
     body = getattr(model, "model", model.base_model)
     text = getattr(body, "language_model", body)
-    handle = text.layers[layer].register_forward_hook(add_shift)
+    block = text.layers[layer]
+    module = block if site == "block" else getattr(block, "mlp", None) or block.shared_mlp
+    handle = module.register_forward_hook(add_shift)
     try:
         yield
     finally:

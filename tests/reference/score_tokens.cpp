@@ -1,6 +1,7 @@
-// Prints what models say of packed token pairs with vectors added after their blocks: every token's
-// log-probability, those of the answers, and the gradient of the BiPO loss.  Answers one request
-// after the other, each a line of JSON on standard input, with tensors and an empty line.
+// Prints what models say of packed token pairs with vectors added to the outputs of their blocks,
+// or of the MLPs in them: every token's log-probability, those of the answers, and the gradient of
+// the BiPO loss.  Answers one request after the other, each a line of JSON on standard input, with
+// tensors and an empty line.
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
@@ -24,7 +25,7 @@ constexpr double kDirection = 1;
 
 struct Case {
   std::string name;
-  std::int64_t layer = 0;
+  bipo::SteeredPlace place = 0;
   std::vector<double> vector;  // [D]
 };
 
@@ -49,7 +50,8 @@ Request read_request(const std::string& line) {
   }
   json.at("groups").get_to(request.groups);
   for (const Json& item : json.at("cases")) {
-    request.cases.push_back({item.at("name"), item.at("layer"), item.at("vector")});
+    const bipo::Site site = bipo::parse_site(item.at("site").get<std::string>());
+    request.cases.push_back({item.at("name"), {item.at("layer"), site}, item.at("vector")});
   }
   json.at("tp").get_to(request.tp);
   json.at("types").get_to(request.types);
@@ -67,7 +69,7 @@ class Scorer {
       : request_(request), decoder_(decoder) {}
 
   // Rows in the order of the pairs, chosen before rejected answers, token by token.
-  void print(const std::string& name, std::int64_t layer, const at::Tensor& vector,
+  void print(const std::string& name, const bipo::SteeredPlace& place, const at::Tensor& vector,
              bool is_printing) const {
     const at::Tensor leaf =
         vector.to(decoder_.residual_type()).unsqueeze(0).set_requires_grad(true);
@@ -75,13 +77,13 @@ class Scorer {
     std::vector<double> answers;
     for (const auto& group : request_.groups) {
       const bipo::PackedPairs packed = bipo::pack_alike(request_.pairs, group, decoder_);
-      const at::Tensor output = run(packed, layer, leaf);
+      const at::Tensor output = run(packed, place, leaf);
       const bipo::PairScores scores = bipo::score_output(decoder_, packed, output);
       tables.push_back(whole_table(packed, output.detach()));
       for (const bipo::AnswerLogProbs& pair : scores.answers) {
         answers.insert(answers.end(), {pair.chosen, pair.rejected});
       }
-      backward(packed, scores, layer);
+      backward(packed, scores, place);
     }
     if (is_printing) {
       bipo::testing::print_tensor(name + "/log_probs", at::cat(tables));
@@ -93,12 +95,19 @@ class Scorer {
 
  private:
   // The last block's output [U, D] at the rows that predict.
-  at::Tensor run(const bipo::PackedPairs& packed, std::int64_t layer,
+  at::Tensor run(const bipo::PackedPairs& packed, const bipo::SteeredPlace& place,
                  const at::Tensor& leaf) const {
-    const at::Tensor hidden = bipo::run_prefix(decoder_, packed, layer);
+    const at::Tensor hidden = bipo::run_prefix(decoder_, packed, place.blocks_before() - 1);
     const at::Tensor coefficients = at::full({1, packed.tokens()}, kDirection, leaf.options());
-    return decoder_.run_to_answers(bipo::steer(hidden, coefficients, leaf), layer + 1,
-                                   packed.layout);
+    const bipo::ResidualStream steered = bipo::run_past_sites(
+        {hidden, place.blocks_before()}, {place},
+        [&](const at::Tensor& h, const bipo::SteeredPlace&) {
+          return bipo::steer(h, coefficients, leaf);
+        },
+        [&](const at::Tensor& h, bipo::Range blocks, const bipo::ChangeMlpOutput& change) {
+          return decoder_.run_blocks(h, blocks, packed.layout, change);
+        });
+    return decoder_.run_to_answers(steered.hidden, steered.next_block, packed.layout);
   }
 
   // [R, V]
@@ -114,13 +123,13 @@ class Scorer {
 
   // Adds the gradient of this group's share of the mean loss over all pairs.
   void backward(const bipo::PackedPairs& packed, const bipo::PairScores& scores,
-                std::int64_t layer) const {
+                const bipo::SteeredPlace& place) const {
     const at::Tensor zero = at::zeros({1, decoder_.config().hidden}, decoder_.residual_type());
     std::vector<double> loss_by_answer;
     {
       const at::NoGradGuard no_grad;
       const bipo::PairScores reference =
-          bipo::score_output(decoder_, packed, run(packed, layer, zero));
+          bipo::score_output(decoder_, packed, run(packed, place, zero));
       for (std::size_t p = 0; p < scores.answers.size(); ++p) {
         const bipo::AnswerLogProbs slope =
             bipo::pair_objective({bipo::ObjectiveKind::kBipo, request_.beta}, scores.answers[p],
@@ -150,7 +159,7 @@ void score(const Request& request, const bipo::ModelFiles& model, const std::str
   const Scorer scorer(request, decoder);
   for (const Case& item : request.cases) {
     const std::string name = type + "/tp" + std::to_string(tp.size()) + "/" + item.name;
-    scorer.print(name, item.layer, at::tensor(item.vector, at::kDouble), tp.rank() == 0);
+    scorer.print(name, item.place, at::tensor(item.vector, at::kDouble), tp.rank() == 0);
   }
 }
 

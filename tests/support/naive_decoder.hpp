@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <vector>
 
@@ -115,20 +116,32 @@ inline at::Tensor naive_attention(const at::Tensor& x, const ModelConfig& config
   return at::matmul(mixed.flatten(1), weights.whole(Role::kAttentionOutput, b).t());
 }
 
+// What takes the place of an MLP's output [T, D], by block.
+using NaiveMlpChanges = std::map<std::int64_t, std::function<at::Tensor(const at::Tensor&)>>;
+
 // Logits [T, V] after each token of one unpacked sequence, with added.at(b) put on the output of
 // block b: [D] at every position, or [T, D].
 inline at::Tensor naive_logits(const ModelConfig& config, const RandomWeights& weights,
                                const std::vector<std::int64_t>& ids,
-                               const std::map<std::int64_t, at::Tensor>& added) {
+                               const std::map<std::int64_t, at::Tensor>& added,
+                               const NaiveMlpChanges& changes = {}) {
   at::Tensor h = weights.whole(Role::kEmbedding).index_select(0, at::tensor(ids, at::kLong));
   for (std::int64_t b = 0; b < config.blocks; ++b) {
+    const auto branch = [&](const at::Tensor& output, Role norm) {
+      return config.residual_scale *
+             (config.output_norms ? naive_norm(output, weights.whole(norm, b), config.norm_epsilon)
+                                  : output);
+    };
     const at::Tensor x = naive_norm(h, weights.whole(Role::kAttentionNorm, b), config.norm_epsilon);
-    h = h + (attention_of(config, b).is_recurrent ? naive_delta_net(x, config, weights, b)
-                                                  : naive_attention(x, config, weights, b));
+    h = h + branch(attention_of(config, b).is_recurrent ? naive_delta_net(x, config, weights, b)
+                                                        : naive_attention(x, config, weights, b),
+                   Role::kAttentionOutputNorm);
     const at::Tensor y = naive_norm(h, weights.whole(Role::kMlpNorm, b), config.norm_epsilon);
     const at::Tensor gate = at::matmul(y, weights.whole(Role::kGate, b).t());
     const at::Tensor up = at::matmul(y, weights.whole(Role::kUp, b).t());
-    h = h + at::matmul(gate / (1 + at::exp(-gate)) * up, weights.whole(Role::kDown, b).t());
+    const at::Tensor mlp =
+        at::matmul(gate / (1 + at::exp(-gate)) * up, weights.whole(Role::kDown, b).t());
+    h = h + branch(changes.contains(b) ? changes.at(b)(mlp) : mlp, Role::kMlpOutputNorm);
     if (added.contains(b)) {
       h = h + added.at(b);
     }
@@ -143,8 +156,9 @@ inline at::Tensor naive_logits(const ModelConfig& config, const RandomWeights& w
 // Returns the log-probabilities of each token, given the tokens before it, [T, V].
 inline at::Tensor naive_log_probs(const ModelConfig& config, const RandomWeights& weights,
                                   const std::vector<std::int64_t>& ids,
-                                  const std::map<std::int64_t, at::Tensor>& added) {
-  return at::log_softmax(naive_logits(config, weights, ids, added), -1);
+                                  const std::map<std::int64_t, at::Tensor>& added,
+                                  const NaiveMlpChanges& changes = {}) {
+  return at::log_softmax(naive_logits(config, weights, ids, added, changes), -1);
 }
 
 }  // namespace bipo::testing

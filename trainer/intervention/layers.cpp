@@ -19,12 +19,28 @@ SteeredLayers::SteeredLayers(std::vector<std::int64_t> blocks) : blocks_(std::mo
   }
 }
 
+std::vector<SteeredPlace> SteeredLayers::places() const {
+  std::vector<SteeredPlace> places;
+  for (const std::int64_t layer : blocks_) {
+    places.push_back({layer, site_});
+  }
+  return places;
+}
+
 std::string to_string(const SteeredLayers& layers, const char* separator) {
   return fmt::format("{}", fmt::join(layers.blocks(), separator));
 }
 
 std::string layers_text(const SteeredLayers& layers) {
-  return fmt::format("layer{} {}", layers.count() == 1 ? "" : "s", to_string(layers));
+  const char* const plural = layers.count() == 1 ? "" : "s";
+  return fmt::format("{}layer{} {}",
+                     layers.site() == Site::kMlp ? fmt::format("the MLP{} of ", plural) : "",
+                     plural, to_string(layers));
+}
+
+std::string prefix_text(const SteeredLayers& layers) {
+  const std::int64_t blocks = layers.blocks_before();
+  return blocks == 0 ? "the embedding" : fmt::format("blocks 0..{}", blocks - 1);
 }
 
 }  // namespace bipo

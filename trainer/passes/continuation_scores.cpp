@@ -23,20 +23,20 @@ namespace {
 void for_each_setting(const Decoder& decoder, const PackedAnswers& packed,
                       const SteeringVectors& vectors, const SteeringSettings& settings,
                       const std::function<void(std::size_t, const ResidualStream&)>& visit) {
-  const std::vector<std::int64_t> layers = vectors.layers();
+  const std::vector<SteeredPlace> places = vectors.places();
   const at::Tensor mask = steered_mask(packed, decoder);
-  const auto run = [&](const at::Tensor& h, Range blocks) {
-    return decoder.run_blocks(h, blocks, packed.layout);
+  const auto run = [&](const at::Tensor& h, Range blocks, const ChangeMlpOutput& change) {
+    return decoder.run_blocks(h, blocks, packed.layout, change);
   };
-  const std::int64_t blocks = layers.empty() ? 0 : layers.front() + 1;
-  const ResidualStream prefix{run(decoder.embed(packed.ids), {0, blocks}), blocks};
+  const std::int64_t blocks = places.empty() ? 0 : places.front().blocks_before();
+  const ResidualStream prefix{run(decoder.embed(packed.ids), {0, blocks}, nullptr), blocks};
   for (std::size_t s = 0; s < settings.coefficients.size(); ++s) {
     const at::Tensor of_rows =
         at::outer(at::tensor(settings.coefficients[s], at::kDouble).to(mask.options()), mask);
-    const auto add = [&](const at::Tensor& h, std::int64_t layer) {
-      return vectors.steer(h, layer, of_rows);
+    const auto add = [&](const at::Tensor& h, const SteeredPlace& place) {
+      return vectors.steer(h, place, of_rows);
     };
-    visit(s, run_past_sites(prefix, layers, add, run));
+    visit(s, run_past_sites(prefix, places, add, run));
   }
 }
 

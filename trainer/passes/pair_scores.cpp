@@ -105,14 +105,14 @@ at::Tensor target_log_probs(const Decoder& decoder, const PackedPairs& packed,
                             const at::Tensor& hidden, const Steering& steering) {
   std::int64_t part = 0;
   const ResidualStream steered = run_past_sites(
-      {hidden, steering.layers.lowest() + 1}, steering.layers.blocks(),
-      [&](const at::Tensor& h, std::int64_t) {
+      {hidden, steering.layers.blocks_before()}, steering.layers.places(),
+      [&](const at::Tensor& h, const SteeredPlace&) {
         const at::Tensor vectors = part_of(steering, part++);
         const at::Tensor added = steer(h, steering.coefficients, vectors);
         return steering.shares.defined() ? project_out(added, steering.shares, vectors) : added;
       },
-      [&](const at::Tensor& h, Range blocks) {
-        return decoder.run_blocks(h, blocks, packed.layout);
+      [&](const at::Tensor& h, Range blocks, const ChangeMlpOutput& change) {
+        return decoder.run_blocks(h, blocks, packed.layout, change);
       });
   return log_probs_of(decoder, packed,
                       decoder.run_to_answers(steered.hidden, steered.next_block, packed.layout));

@@ -14,9 +14,9 @@
 
 namespace bipo {
 
-// M vectors, each with a part for every one of S blocks: the part is added to the block's output
-// with one coefficient per vector and packed token, the same for all parts, then projected out of
-// it where the vector has a share.
+// M vectors, each with a part for every one of S blocks: the part is added at the block's site with
+// one coefficient per vector and packed token, the same for all parts, then projected out of what
+// is there where the vector has a share.
 struct Steering {
   SteeredLayers layers = 0;
   at::Tensor coefficients;  // [M, T], of the residual type
@@ -50,9 +50,9 @@ at::Tensor projection_shares(const PackedPairs& packed, std::int64_t vectors, at
 // the decoder's device.  Without a copy to the device where all are.
 at::Tensor steered_mask(const PackedAnswers& packed, const Decoder& decoder);
 
-// Runs the blocks behind the lowest steered one, and the head, on its output `hidden` [T, D];
-// returns the log-probabilities of the targets, [R].  The host does not wait for them.  Collective
-// over: tp
+// Runs the blocks that come after layers.blocks_before(), and the head, on the residual stream
+// `hidden` [T, D] there; returns the log-probabilities of the targets, [R].  The host does not wait
+// for them.  Collective over: tp
 at::Tensor target_log_probs(const Decoder& decoder, const PackedPairs& packed,
                             const at::Tensor& hidden, const Steering& steering);
 
@@ -71,7 +71,8 @@ PairScores score_output(const Decoder& decoder, const PackedPairs& packed,
 // Sums log-probabilities [R] of the packed answers' tokens for each answer, in order, in float64.
 std::vector<double> sum_answers(const PackedAnswers& packed, const at::Tensor& target_log_probs);
 
-// The output of block `layer` for the packed tokens, without gradient.  Collective over: tp
+// The output of block `layer` for the packed tokens, of layer -1 their embeddings, without
+// gradient. Collective over: tp
 at::Tensor run_prefix(const Decoder& decoder, const PackedPairs& packed, std::int64_t layer);
 
 }  // namespace bipo

@@ -132,14 +132,18 @@ at::Tensor intervene(const at::Tensor& h, const at::Tensor& coefficients, const 
 
 }  // namespace
 
-ResidualStream run_past_sites(ResidualStream stream, const std::vector<std::int64_t>& layers,
+ResidualStream run_past_sites(ResidualStream stream, const std::vector<SteeredPlace>& places,
                               const AddVectors& add, const RunBlocks& run) {
-  for (const std::int64_t layer : layers) {
-    if (stream.next_block <= layer) {
-      stream.hidden = run(stream.hidden, {stream.next_block, layer + 1});
+  for (const SteeredPlace& place : places) {
+    const Range before = {stream.next_block, place.blocks_before()};
+    if (before.size() > 0) {
+      stream.hidden = run(stream.hidden, before, nullptr);
     }
-    stream.hidden = add(stream.hidden, layer);
-    stream.next_block = layer + 1;
+    const auto act = [&](const at::Tensor& site) { return add(site, place); };
+    stream.hidden = place.site == Site::kBlock
+                        ? act(stream.hidden)
+                        : run(stream.hidden, {place.layer, place.layer + 1}, act);
+    stream.next_block = place.layer + 1;
   }
   return stream;
 }
@@ -155,7 +159,7 @@ at::Tensor project_out(const at::Tensor& h, const at::Tensor& shares, const at::
 SteeringVectors::SteeringVectors(const std::vector<PlacedVector>& vectors, const Decoder& decoder)
     : count_(static_cast<std::int64_t>(vectors.size())) {
   const ModelConfig& config = decoder.config();
-  std::map<std::int64_t, std::vector<std::int64_t>> at_layer;
+  std::map<SteeredPlace, std::vector<std::int64_t>> at_place;
   for (std::int64_t i = 0; i < count_; ++i) {
     const PlacedVector& vector = vectors[static_cast<std::size_t>(i)];
     const std::int64_t rows = is_conceptor(vector.intervention) ? config.hidden : 1;
@@ -167,10 +171,10 @@ SteeringVectors::SteeringVectors(const std::vector<PlacedVector>& vectors, const
       throw BugError(fmt::format("vector {} belongs to block {}, but the model's are 0 to {}",
                                  i + 1, vector.layer, config.blocks - 1));
     }
-    at_layer[vector.layer].push_back(i);
+    at_place[{vector.layer, vector.site}].push_back(i);
   }
-  for (const auto& [layer, which] : at_layer) {
-    Site site{layer, at::tensor(which, at::kLong).to(decoder.device()), {}, {}};
+  for (const auto& [place, which] : at_place) {
+    Acts acts{place, at::tensor(which, at::kLong).to(decoder.device()), {}, {}};
     std::vector<at::Tensor> rows;
     for (const std::int64_t i : which) {
       const PlacedVector& vector = vectors[static_cast<std::size_t>(i)];
@@ -184,38 +188,38 @@ SteeringVectors::SteeringVectors(const std::vector<PlacedVector>& vectors, const
     std::int64_t row = 0;
     for (const std::int64_t i : which) {
       const PlacedVector& vector = vectors[static_cast<std::size_t>(i)];
-      site.values.push_back(is_conceptor(vector.intervention)
+      acts.values.push_back(is_conceptor(vector.intervention)
                                 ? at::tensor(vector.value, at::kFloat)
                                       .view({config.hidden, config.hidden})
                                       .to(residual_options(decoder))
                                 : stacked[row++]);
-      site.interventions.push_back(vector.intervention);
+      acts.interventions.push_back(vector.intervention);
     }
-    sites_.push_back(std::move(site));
+    acts_.push_back(std::move(acts));
   }
 }
 
-std::vector<std::int64_t> SteeringVectors::layers() const {
-  std::vector<std::int64_t> layers;
-  for (const Site& site : sites_) {
-    layers.push_back(site.layer);
+std::vector<SteeredPlace> SteeringVectors::places() const {
+  std::vector<SteeredPlace> places;
+  for (const Acts& acts : acts_) {
+    places.push_back(acts.place);
   }
-  return layers;
+  return places;
 }
 
 // Not a product like steer()'s: in a product a row's result could depend on the other rows, and a
 // row that is not steered must keep its bits.
-at::Tensor SteeringVectors::steer(const at::Tensor& h, std::int64_t layer,
+at::Tensor SteeringVectors::steer(const at::Tensor& h, const SteeredPlace& place,
                                   const at::Tensor& coefficients) const {
   at::Tensor steered = h;
-  for (const Site& site : sites_) {
-    if (site.layer != layer) {
+  for (const Acts& acts : acts_) {
+    if (acts.place != place) {
       continue;
     }
-    const at::Tensor weights = coefficients.index_select(0, site.which);
+    const at::Tensor weights = coefficients.index_select(0, acts.which);
     for (std::int64_t i = 0; i < weights.size(0); ++i) {
-      const auto place = static_cast<std::size_t>(i);
-      steered = intervene(steered, weights[i], site.values[place], site.interventions[place]);
+      const auto act = static_cast<std::size_t>(i);
+      steered = intervene(steered, weights[i], acts.values[act], acts.interventions[act]);
     }
   }
   return steered;

@@ -111,12 +111,12 @@ struct Model {
   Decoder decoder;
 };
 
-// What is added after each block to a sequence of `length` tokens of which `prompt` are the
-// prompt's.
+// What is added at the site of each block to a sequence of `length` tokens of which `prompt` are
+// the prompt's.
 std::map<std::int64_t, at::Tensor> added(const std::vector<PlacedVector>& vectors,
                                          const std::vector<double>& multipliers,
                                          std::int64_t length, std::int64_t prompt,
-                                         SteeredPositions positions) {
+                                         SteeredPositions positions, Site site) {
   const at::Tensor steered = at::zeros({length, 1}, at::kDouble);
   for (std::int64_t t = 0; t < length; ++t) {
     const bool is_at_end = t < positions.first || t >= prompt - positions.last;
@@ -126,6 +126,9 @@ std::map<std::int64_t, at::Tensor> added(const std::vector<PlacedVector>& vector
   }
   std::map<std::int64_t, at::Tensor> result;
   for (std::size_t m = 0; m < vectors.size(); ++m) {
+    if (vectors[m].site != site) {
+      continue;
+    }
     const at::Tensor term =
         steered * multipliers[m] * at::tensor(vectors[m].value, at::kFloat).to(at::kDouble);
     auto& sum = result[vectors[m].layer];
@@ -143,10 +146,16 @@ GeneratedText naive_text(const Model& model, const std::vector<PlacedVector>& ve
   while (static_cast<std::int64_t>(text.tokens.size()) < settings.max_new_tokens &&
          static_cast<std::int64_t>(ids.size()) < model.config.context) {
     const auto length = static_cast<std::int64_t>(ids.size());
+    const auto added_at = [&](Site site) {
+      return added(vectors, multipliers, length, static_cast<std::int64_t>(prompt.size()),
+                   settings.positions, site);
+    };
+    testing::NaiveMlpChanges changes;
+    for (const auto& [layer, term] : added_at(Site::kMlp)) {
+      changes[layer] = [rows = term](const at::Tensor& output) { return output + rows; };
+    }
     const at::Tensor log_probs = at::log_softmax(
-        naive_logits(model.config, model.weights, ids,
-                     added(vectors, multipliers, length, static_cast<std::int64_t>(prompt.size()),
-                           settings.positions))[length - 1],
+        naive_logits(model.config, model.weights, ids, added_at(Site::kBlock), changes)[length - 1],
         0);
     const auto token = log_probs.argmax().item<std::int64_t>();
     for (const TokenId stop : settings.stop_tokens) {
@@ -217,6 +226,22 @@ TEST(Generation, APromptWithAClosedGateIsNotSteered) {
     EXPECT_NEAR(texts[6 + s].log_prob, open[7].log_prob, 1e-4);
   }
   EXPECT_NE(open[6].tokens, open[7].tokens);
+}
+
+// Behind the MLPs is a norm.  The lowest site is the first block's MLP, before which no block runs;
+// at one block both sites are steered.
+TEST(Generation, SteersMlpsBesideBlocks) {
+  ModelConfig config = tiny_config();
+  config.output_norms = true;
+  std::vector<PlacedVector> vectors = two_layers();
+  vectors[0].site = Site::kMlp;
+  vectors[1].site = Site::kMlp;
+  for (const char* positions : {"all", "answer", "first:2,last:1"}) {
+    GenerationSettings settings = settings_for(kMultipliers);
+    settings.positions = parse_positions(positions);
+    expect_naive(Model(config), vectors, settings, 1e-4);
+  }
+  expect_naive(Model(config, at::kFloat), vectors, settings_for(kMultipliers), 1e-3);
 }
 
 TEST(Generation, OfALaterBlockOnly) {

@@ -202,6 +202,61 @@ TEST(ContinuationScores, EqualEverySequenceByItself) {
   }
 }
 
+// What an intervention does to rows h, by the definitions of Intervention.
+at::Tensor intervened(const at::Tensor& h, const at::Tensor& vector, double c,
+                      const Intervention& intervention) {
+  const at::Tensor unit = vector / vector.norm();
+  const at::Tensor component = at::matmul(h, unit).unsqueeze(1);
+  switch (intervention.kind) {
+    case Intervention::Kind::kNull:
+      return h - c * component * unit;
+    case Intervention::Kind::kClamp:
+      return c == 0 ? h : h + (c * intervention.level - component) * unit;
+    default:
+      return h + c * vector;
+  }
+}
+
+// Behind the MLPs is a norm, so that nothing at the blocks' outputs does the same.
+TEST(ContinuationScores, InterventionsActOnWhatMlpsReturn) {
+  ModelConfig config = tiny_config();
+  config.output_norms = true;
+  const World world(config);
+  const std::vector<std::vector<double>> settings = {{0, 0}, {1, 0}, {-0.5, 2}};
+  const std::vector<Continuations> items = tiny_items();
+  for (const char* text : {"add", "null", "clamp:1.5"}) {
+    const Intervention intervention = parse_intervention(text);
+    std::vector<PlacedVector> placed = {world.placed[0], world.placed[1]};
+    for (PlacedVector& vector : placed) {
+      vector.intervention = intervention;
+      vector.site = Site::kMlp;
+    }
+    const auto found =
+        score_continuations(world.groups_of(4), items, SteeringVectors(placed, world.decoder),
+                            {settings, SteeredPositions::kAll});
+    for (std::size_t s = 0; s < settings.size(); ++s) {
+      testing::NaiveMlpChanges changes;
+      for (std::size_t v = 0; v < placed.size(); ++v) {
+        const at::Tensor vector = at::tensor(placed[v].value, at::kFloat).to(at::kDouble);
+        changes[placed[v].layer] = [vector, c = settings[s][v], intervention](const at::Tensor& h) {
+          return intervened(h, vector, c, intervention);
+        };
+      }
+      for (std::size_t i = 0; i < items.size(); ++i) {
+        std::vector<std::int64_t> ids(items[i].prompt.begin(), items[i].prompt.end());
+        ids.insert(ids.end(), items[i].answers[0].begin(), items[i].answers[0].end());
+        const at::Tensor log_probs = naive_log_probs(world.config, world.weights, ids, {}, changes);
+        double sum = 0;
+        for (std::size_t t = items[i].prompt.size(); t < ids.size(); ++t) {
+          sum += log_probs[static_cast<std::int64_t>(t) - 1][ids[t]].item<double>();
+        }
+        EXPECT_NEAR(found[s][i][0].log_prob, sum, kExact) << text << " " << s << " " << i;
+      }
+    }
+    EXPECT_GT(std::abs(found[0][0][0].log_prob - found[1][0][0].log_prob), 1e-4) << text;
+  }
+}
+
 // Two prompts are alike, and the gate of one is closed.
 TEST(ContinuationScores, AClosedGateLeavesAnItemUnsteered) {
   const World world;

@@ -52,4 +52,15 @@ at::Tensor BlockOperators::project_onto(const at::Tensor& residual, const at::Te
                   {bias, norm, config_.norm_epsilon, scale});
 }
 
+at::Tensor BlockOperators::project(const at::Tensor& x, const FrozenWeight& weight,
+                                   const at::Tensor& bias) const {
+  const at::Tensor product = reduce_from_tensor_parallel(frozen_linear(x, weight), tp_);
+  return bias.defined() ? product + bias : product;
+}
+
+at::Tensor BlockOperators::add_branch(const at::Tensor& residual, const at::Tensor& x,
+                                      const at::Tensor& norm) const {
+  return add_onto(residual, x, {{}, norm, config_.norm_epsilon, config_.residual_scale});
+}
+
 }  // namespace bipo

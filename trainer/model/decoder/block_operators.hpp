@@ -48,6 +48,12 @@ class BlockOperators {
                           const FrozenWeight& weight, const at::Tensor& bias,
                           const at::Tensor& norm) const;
 
+  // The same in two steps, with room for a change between them: x W^T + bias, and residual +
+  // s norm(x) for whole rows x [T, D].  Last bits may differ from project_onto()'s.
+  at::Tensor project(const at::Tensor& x, const FrozenWeight& weight, const at::Tensor& bias) const;
+  at::Tensor add_branch(const at::Tensor& residual, const at::Tensor& x,
+                        const at::Tensor& norm) const;
+
  private:
   at::Tensor normed(const at::Tensor& h, const NormWeights& norm, bool narrow) const;
 

@@ -141,10 +141,11 @@ at::Tensor Decoder::embed(const at::Tensor& ids) const {
   return embedding_scale_ == 1 ? whole : whole * embedding_scale_;
 }
 
-at::Tensor Decoder::run_blocks(at::Tensor h, Range blocks, const SequenceLayout& layout) const {
+at::Tensor Decoder::run_blocks(at::Tensor h, Range blocks, const SequenceLayout& layout,
+                               const ChangeMlpOutput& change) const {
   for (std::int64_t i = blocks.begin; i < blocks.end; ++i) {
     const BlockWeights& block = weights_.block(i);
-    h = mlp(block, h, mixer(i).run(block, h, layout));
+    h = mlp(block, h, mixer(i).run(block, h, layout), change);
   }
   return h;
 }
@@ -162,11 +163,11 @@ at::Tensor Decoder::run_to_answers(at::Tensor h, std::int64_t first_block,
 }
 
 at::Tensor Decoder::run_cached(at::Tensor h, Range blocks, const CachedLayout& layout,
-                               const DecoderCache& cache) const {
+                               const DecoderCache& cache, const ChangeMlpOutput& change) const {
   for (std::int64_t i = blocks.begin; i < blocks.end; ++i) {
     const auto kept = static_cast<std::size_t>(i - cache.blocks.begin);
     const BlockWeights& block = weights_.block(i);
-    h = mlp(block, h, mixer(i).run_cached(block, h, layout, cache.of_block.at(kept)));
+    h = mlp(block, h, mixer(i).run_cached(block, h, layout, cache.of_block.at(kept)), change);
   }
   return h;
 }
@@ -174,7 +175,7 @@ at::Tensor Decoder::run_cached(at::Tensor h, Range blocks, const CachedLayout& l
 // Returns a block's output from the residual stream `before` it (used in parallel blocks only) and
 // behind its attention.
 at::Tensor Decoder::mlp(const BlockWeights& block, const at::Tensor& before,
-                        const at::Tensor& attended) const {
+                        const at::Tensor& attended, const ChangeMlpOutput& change) const {
   const at::Tensor& input = config_.parallel_blocks ? before : attended;
   const at::Tensor gate_up =
       frozen_linear(operators_.product_input(input, block.mlp_norm), block.gate_up);
@@ -183,7 +184,11 @@ at::Tensor Decoder::mlp(const BlockWeights& block, const at::Tensor& before,
                               ? gated_unit(gate_up, config_.activation, narrow)
                               : plain_unit(gate_up, block.up_bias, config_.activation, narrow);
   const at::Tensor sum =
-      operators_.project_onto(attended, unit, block.down, block.down_bias, block.mlp_output_norm);
+      change ? operators_.add_branch(attended,
+                                     change(operators_.project(unit, block.down, block.down_bias)),
+                                     block.mlp_output_norm)
+             : operators_.project_onto(attended, unit, block.down, block.down_bias,
+                                       block.mlp_output_norm);
   return block.scale.defined() ? sum * block.scale : sum;
 }
 

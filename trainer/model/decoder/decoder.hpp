@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -21,6 +22,11 @@
 #include "trainer/model/weights/weights.hpp"
 
 namespace bipo {
+
+// Returns what is to take the place of what a block's MLP returns, [T, D] -> [T, D]: before the
+// norm and the factor of what is added to the residual stream.  Tensor-parallel ranks have whole
+// rows.
+using ChangeMlpOutput = std::function<at::Tensor(const at::Tensor&)>;
 
 // What later rows of a generation need of earlier ones, for a range of blocks.
 struct DecoderCache {
@@ -105,8 +111,10 @@ class Decoder {
   at::Tensor embed(const at::Tensor& ids) const;
 
   // Returns the residual stream after blocks.end - 1, given that before blocks.begin: h [T, D] ->
-  // [T, D].  Collective over: tp, here and in the backward pass
-  at::Tensor run_blocks(at::Tensor h, Range blocks, const SequenceLayout& layout) const;
+  // [T, D].  `change`, where there is one, is done in each of the blocks.  Collective over: tp,
+  // here and in the backward pass
+  at::Tensor run_blocks(at::Tensor h, Range blocks, const SequenceLayout& layout,
+                        const ChangeMlpOutput& change = nullptr) const;
 
   // Runs all blocks from `first_block` on and returns the rows that predict, [U, D]: the last block
   // computes only these.  Collective over: tp, here and in the backward pass
@@ -131,7 +139,7 @@ class Decoder {
   // run_blocks() for new rows h [n, D] that follow earlier ones in `cache`; stores there what later
   // ones need of them.  No gradient.  Collective over: tp
   at::Tensor run_cached(at::Tensor h, Range blocks, const CachedLayout& layout,
-                        const DecoderCache& cache) const;
+                        const DecoderCache& cache, const ChangeMlpOutput& change = nullptr) const;
 
   // Returns the logits [n, V] of the tokens after rows of the last block's output h [n, D], in
   // float32 or better, whole on every rank.  No gradient.  Collective over: tp
@@ -150,8 +158,8 @@ class Decoder {
 
  private:
   const SequenceMixer& mixer(std::int64_t block) const;
-  at::Tensor mlp(const BlockWeights& block, const at::Tensor& before,
-                 const at::Tensor& attended) const;
+  at::Tensor mlp(const BlockWeights& block, const at::Tensor& before, const at::Tensor& attended,
+                 const ChangeMlpOutput& change = nullptr) const;
   at::Tensor final_normed(const at::Tensor& h) const;
   HeadShard head() const;
 
