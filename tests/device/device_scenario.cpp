@@ -488,6 +488,16 @@ Values train_objectives(const Scenario& scenario, const WeightSource& weights, c
         {{settings[0], jointly[0], quiet[0]}, {sums, jointly[1], quiet[1]}}, ranks);
   add_record(values, "bipo at two layers", jointly[0]);
   add_record(values, "reps at two layers", jointly[1]);
+  // The same at the MLPs.
+  CacheSettings at_mlps = cache_settings(scenario);
+  at_mlps.site = Site::kMlp;
+  ActivationCache inputs(decoder, pairs, at_mlps, ranks);
+  fill_caches(decoder, {&inputs}, ranks, ignore_progress);
+  std::vector<TrainingRecord> of_mlps(2, starting_record(2 * scenario.config.hidden, 11));
+  train(decoder, inputs, &inputs, joint.at(Site::kMlp),
+        {{settings[0], of_mlps[0], quiet[0]}, {sums, of_mlps[1], quiet[1]}}, ranks);
+  add_record(values, "bipo at two MLPs", of_mlps[0]);
+  add_record(values, "reps at two MLPs", of_mlps[1]);
   return values;
 }
 

@@ -35,6 +35,9 @@ std::uint64_t layer_key(const CacheSettings& settings, std::int64_t layer, bool 
   if (!with_reference) {
     hash.add("without reference");
   }
+  if (settings.site != Site::kBlock) {
+    hash.add(to_string(settings.site));
+  }
   if (has_device_packs) {
     hash.add(static_cast<std::uint64_t>(settings.device_pack));
   }
@@ -256,8 +259,9 @@ at::Tensor ActivationCache::activations(const Decoder& decoder, const PackedPair
     // In the kept type, which has fewer bytes where it is narrower.
     return uploaded(kept, kept.options().device(decoder.device())).to(decoder.residual_type());
   }
+  const std::int64_t last = SteeredPlace{layer, settings_.site}.blocks_before() - 1;
   if (independent_rows_) {
-    return run_prefix(decoder, packed, layer);
+    return run_prefix(decoder, packed, last);
   }
   std::vector<std::int64_t> rows(packed.pair_of_token.size());
   std::map<std::int64_t, std::int64_t> first_row;  // of each pair among the rows computed here
@@ -267,7 +271,7 @@ at::Tensor ActivationCache::activations(const Decoder& decoder, const PackedPair
     const std::int64_t pair = packed.pair_of_token[t];
     const auto [place, is_new] = first_row.try_emplace(pair, next);
     if (is_new) {
-      parts.push_back(run_prefix(decoder, pack_alike(pairs_, {pair}, decoder), layer));
+      parts.push_back(run_prefix(decoder, pack_alike(pairs_, {pair}, decoder), last));
       next += parts.back().size(0);
     }
     rows[t] = place->second + packed.offset_of_token[t];
@@ -318,6 +322,8 @@ class PrefixPass {
              const PassProgress& progress)
       : decoder_(decoder),
         layers_(caches.front()->settings_.layers),
+        site_(caches.front()->settings_.site),
+        first_(blocks_before(layers_.front())),
         keeps_all_(std::all_of(caches.begin(), caches.end(),
                                [](const auto* cache) { return cache->keeps_activations(); })),
         ranks_(ranks),
@@ -349,11 +355,11 @@ class PrefixPass {
         for (Task& task : tasks_) {
           stream_by_groups(task);
         }
-        decoder_.release_blocks({0, layers_.front() + 1});
+        decoder_.release_blocks({0, first_});
       }
       decoder_.release_embedding();
     }
-    decoder_.load_blocks({layers_.front() + 1, blocks});
+    decoder_.load_blocks({first_, blocks});
     for (Task& task : tasks_) {
       share(task);
       for (ActivationCache::Layer& layer : task.cache.layers_) {
@@ -401,7 +407,8 @@ class PrefixPass {
       tokens += static_cast<double>(task.cache.first_token_.back());
     }
     const auto of_token = static_cast<double>(decoder_.config().hidden) * sizeof(float);
-    return bytes({0, layers_.front()}) - bytes({0, 0}) > tokens / ranks_.topology.dp() * of_token;
+    return bytes({0, std::max<std::int64_t>(0, first_ - 1)}) - bytes({0, 0}) >
+           tokens / ranks_.topology.dp() * of_token;
   }
 
   std::uint64_t bytes_of_blocks(Range blocks, bool embedding) const {
@@ -426,14 +433,14 @@ class PrefixPass {
   }
 
   // Returns the bytes that the pairs under way may take: half of what is left beside the blocks
-  // from the lowest layer on and one below; the other half is for the work on a pack.
+  // that stay and two below; the other half is for the work on a pack.
   std::uint64_t choose_portion() const {
     if (decoder_.device().is_cpu()) {
       return std::numeric_limits<std::uint64_t>::max();
     }
-    const std::int64_t front = layers_.front();
     std::uint64_t least = std::numeric_limits<std::uint64_t>::max();
-    for (const std::int64_t first : {front, std::max<std::int64_t>(0, front - 1)}) {
+    for (const std::int64_t below : {1, 2}) {
+      const std::int64_t first = std::max<std::int64_t>(0, first_ - below);
       least = std::min(least, left_beside({first, decoder_.config().blocks}));
     }
     return least / 2;
@@ -524,37 +531,53 @@ class PrefixPass {
     }
   }
 
-  // Runs every pair through block after block to the head; keeps its output at requested layers.
+  // Returns the blocks that run before the activations of `layer` are there.
+  std::int64_t blocks_before(std::int64_t layer) const {
+    return SteeredPlace{layer, site_}.blocks_before();
+  }
+
+  // Returns the index of the requested layer whose activations are there after so many blocks, or
+  // their number.
+  std::size_t layer_after(std::int64_t blocks) const {
+    const auto found = std::find_if(layers_.begin(), layers_.end(), [&](std::int64_t layer) {
+      return blocks_before(layer) == blocks;
+    });
+    return static_cast<std::size_t>(found - layers_.begin());
+  }
+
+  // Runs every pair through block after block to the head; keeps its activations of the requested
+  // layers.
   void stream(std::vector<Passenger> passengers) {
     const std::int64_t last = decoder_.config().blocks - 1;
     const bool needs_all =
         std::any_of(passengers.begin(), passengers.end(),
                     [](const Passenger& p) { return p.task.cache.settings_.reference; });
-    const std::int64_t end = needs_all ? last + 1 : layers_.back() + 1;
+    const std::int64_t end_of_kept = blocks_before(layers_.back());
+    const std::int64_t end = needs_all ? last + 1 : end_of_kept;
+    for (const Passenger& passenger : passengers) {
+      keep(passenger, layer_after(0));
+    }
     for (std::int64_t block = 0; block < end; ++block) {
       if (loads_by_block_) {
         progress_(needs_all ? "prefix and reference, block" : "prefix, block", block + 1, end);
         decoder_.load_blocks({block, block + 1});
       }
-      const auto layer = std::find(layers_.begin(), layers_.end(), block);
+      const std::size_t layer = layer_after(block + 1);
       for (Passenger& passenger : passengers) {
         const bool wants_reference = passenger.task.cache.settings_.reference;
-        if (!wants_reference && block > layers_.back()) {
+        if (!wants_reference && block >= end_of_kept) {
           continue;
         }
         if (block == last && wants_reference) {
           score(passenger);  // the head needs the last block's output at the predicting rows only
         }
-        if (block < last || layer != layers_.end()) {
+        if (block < last || layer < layers_.size()) {
           passenger.hidden =
               decoder_.run_blocks(passenger.hidden, {block, block + 1}, passenger.packed.layout);
         }
-        if (layer != layers_.end()) {
-          keep(passenger, block,
-               passenger.task.rms[static_cast<std::size_t>(layer - layers_.begin())]);
-        }
+        keep(passenger, layer);
       }
-      if (loads_by_block_ && block <= layers_.front()) {
+      if (loads_by_block_ && block < first_) {
         decoder_.release_blocks({block, block + 1});
       }
     }
@@ -571,9 +594,14 @@ class PrefixPass {
     }
   }
 
-  void keep(const Passenger& passenger, std::int64_t layer, std::vector<double>& rms) const {
+  // Keeps the activations of the requested layer of the index `place`, if there is one.
+  void keep(const Passenger& passenger, std::size_t place) const {
+    if (place == layers_.size()) {
+      return;
+    }
     const ActivationCache& cache = passenger.task.cache;
-    const ActivationCache::Layer& entry = cache.at(layer);
+    const ActivationCache::Layer& entry = cache.at(layers_[place]);
+    std::vector<double>& rms = passenger.task.rms[place];
     const bool stores = cache.settings_.keep && !entry.filled && ranks_.topology.tp_rank() == 0;
     const at::Tensor of_tokens = token_rms(passenger.hidden);
     const double* of_token = of_tokens.const_data_ptr<double>();
@@ -639,7 +667,10 @@ class PrefixPass {
     if (!cache.settings_.reference) {
       return;
     }
-    const bool same_path = cache.independent_rows_ || decoder_.product_type() != at::kBFloat16;
+    // A pass that changes what an MLP returns adds in another order than one without a change.  (So
+    // do those of higher layers that are trained jointly with this one, which is left to rounding.)
+    const bool same_path = decoder_.product_type() != at::kBFloat16 ||
+                           (cache.independent_rows_ && site_ == Site::kBlock);
     const bool exact =
         same_path && (!cache.settings_.keep || cache.settings_.type != at::kBFloat16);
     layer.reference = exact ? task.answers : score_reference(cache, layer.layer);
@@ -652,7 +683,8 @@ class PrefixPass {
     const auto progress = [&](std::int64_t done, std::int64_t total) {
       progress_(reference_phase(cache), done, total);
     };
-    return cache.score({decoder_, ranks_, cache.settings_.group_size, progress}, layer,
+    return cache.score({decoder_, ranks_, cache.settings_.group_size, progress},
+                       SteeredLayers(layer).at(site_),
                        at::zeros({decoder_.config().hidden}, residual_options(decoder_)), 0);
   }
 
@@ -689,6 +721,8 @@ class PrefixPass {
 
   Decoder& decoder_;
   const std::vector<std::int64_t>& layers_;
+  Site site_;
+  std::int64_t first_;  // block that the steered suffix of the lowest layer begins with
   bool keeps_all_;
   bool loads_by_block_ = false;      // a portion goes through a block before the next one is loaded
   std::uint64_t portion_bytes_ = 0;  // that the pairs of a portion may take, by one pack exceeded

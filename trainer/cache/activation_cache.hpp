@@ -1,5 +1,5 @@
-// Caches everything of a data set that is independent of the vector: activations after the
-// requested layers and reference log-probabilities, computed in one pass.
+// Caches everything of a data set that is independent of the vector: the residual stream before
+// anything acts at the requested layers, and reference log-probabilities, computed in one pass.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -37,6 +37,9 @@ enum class ActivationPlace {
 
 struct CacheSettings {
   std::vector<std::int64_t> layers;  // ascending, no layer twice
+  // Whose vectors are served: the activations of a layer are its block's output, with kMlp its
+  // input.
+  Site site = Site::kBlock;
   std::int64_t group_size = 4;       // pairs that are scored together
   bool keep = true;                  // else every use runs the prefix again
   bool reference = true;             // else only activations: blocks behind the layers do not run
@@ -54,9 +57,10 @@ struct CacheSettings {
 // a CPU, on whether activations are kept or recomputed.  Where the decoder's rows are independent,
 // pairs are packed together for it.  So they are on an accelerator that keeps them, always the same
 // ones: there last bits depend on them.  Elsewhere the model runs pair by pair.  Without
-// independent rows and with bfloat16 the reference of a layer is scored again, in fixed groups of
-// consecutive pairs, by the suffix that training uses: there last bits become differences as large
-// as a young vector's effect.  Replicas take shares of the pairs in turn and exchange the results.
+// independent rows, or with kMlp, and with bfloat16 the reference of a layer is scored again, in
+// fixed groups of consecutive pairs, by the suffix that training uses: there last bits become
+// differences as large as a young vector's effect.  Replicas take shares of the pairs in turn and
+// exchange the results.
 class ActivationCache {
  public:
   // Reserves room, and reads what an earlier run kept.  A file that is damaged in any way is named
@@ -75,7 +79,7 @@ class ActivationCache {
   const std::vector<TokenPair>& pairs() const { return pairs_; }
   const std::vector<std::vector<std::int64_t>>& groups() const { return groups_; }
 
-  // Returns the output of block `layer` [tokens, D] for packed pairs, in the residual type on the
+  // Returns the activations of `layer` [tokens, D] for packed pairs, in the residual type on the
   // decoder's device. Collective over: tp (where activations are not kept)
   at::Tensor activations(const Decoder& decoder, const PackedPairs& packed,
                          std::int64_t layer) const;
@@ -93,8 +97,9 @@ class ActivationCache {
   // Returns the row among them of each token of `packed`, [T].
   std::vector<std::int64_t> kept_rows(const PackedPairs& packed) const;
 
-  // Scores all pairs with `coefficient` times `vector` [S D], the parts of S `layers`, added after
-  // these blocks at `positions`, from the activations of the lowest; the same on every rank.
+  // Scores all pairs with `coefficient` times `vector` [S D], the parts of S `layers`, added at the
+  // cache's site of these blocks at `positions`, from the activations of the lowest; the same on
+  // every rank.
   // `complements`, where wanted, gets the sums of log(1 - pi) over the answers' tokens.  Collective
   // over: dp x tp
   std::vector<AnswerLogProbs> score(const ScoringContext& context, const SteeredLayers& layers,
@@ -107,8 +112,7 @@ class ActivationCache {
   // [P] log-probabilities at v = 0.  Throws BugError where the settings want none.
   const std::vector<AnswerLogProbs>& reference(std::int64_t layer) const;
 
-  // Median over all packed tokens of the root mean square of the residual stream after block
-  // `layer`.
+  // Median over all packed tokens of the root mean square of the activations of `layer`.
   double median_rms(std::int64_t layer) const { return at(layer).median_rms; }
 
  private:
@@ -154,15 +158,15 @@ at::Tensor token_rms(const at::Tensor& h);
 // dp x tp
 double shared_median(std::vector<double> rms, at::Device device, const Ranks& ranks);
 
-// Fills the caches that are not filled, all of the same layers; a reference-free one runs no block
-// behind its layers.  Where activations are kept and the
-// blocks up to the lowest layer are larger than the pairs' hidden states, all pairs go through a
-// block before the next block is loaded, on an accelerator in portions of half of its free memory;
-// else pack after pack goes through all blocks, with the same bits.  Blocks up to the lowest layer
-// are released after use.  Each layer's file gets its name as soon as the layer is complete; where
-// none can be written, a warning says so and the values stay in memory.  Afterwards the suffix of
-// the lowest layer is loaded; everything else is too if a cache does not keep activations.  Throws
-// AgreedFailure (1) when a reference log-probability is not finite.  Collective over: world
+// Fills the caches that are not filled, all of the same layers and site; a reference-free one runs
+// no block behind its activations.  Where activations are kept and the blocks before those of the
+// lowest layer are larger than the pairs' hidden states, all pairs go through a block before the
+// next block is loaded, on an accelerator in portions of half of its free memory; else pack after
+// pack goes through all blocks, with the same bits.  These blocks are released after use.  Each
+// layer's file gets its name as soon as the layer is complete; where none can be written, a warning
+// says so and the values stay in memory.  Afterwards the suffix of the lowest layer is loaded;
+// everything else is too if a cache does not keep activations.  Throws AgreedFailure (1) when a
+// reference log-probability is not finite.  Collective over: world
 void fill_caches(Decoder& decoder, const std::vector<ActivationCache*>& caches, const Ranks& ranks,
                  const PassProgress& progress);
 

@@ -908,7 +908,8 @@ void check_zero_vector(const Decoder& decoder, const ActivationCache& cache, std
   const PackedPairs packed = pack_alike(cache.pairs(), group, decoder);
   const at::TensorOptions residual = residual_options(decoder);
   const at::Tensor zero = at::zeros({1, decoder.config().hidden}, residual).set_requires_grad(true);
-  const Steering steering{layer, at::ones({1, packed.tokens()}, residual), zero};
+  const Steering steering{SteeredLayers(layer).at(cache.settings().site),
+                          at::ones({1, packed.tokens()}, residual), zero};
   const PairScores scores =
       score_pairs(decoder, packed, cache.activations(decoder, packed, layer), steering);
   // Rounding errors of one float32 product of length D, summed as a random walk over the blocks,

@@ -1,5 +1,6 @@
-// Vectors with parts at several layers, trained in one pass, against central differences, against
-// each layer by itself, and against themselves after a stop.
+// Vectors with parts at several layers, and vectors at the outputs of MLPs, against central
+// differences, against each layer by itself and a naive decoder, and against themselves after a
+// stop.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -11,11 +12,14 @@
 #include <vector>
 
 #include "collectives/foundation/errors.hpp"
+#include "tests/support/naive_decoder.hpp"
 #include "tests/support/training_world.hpp"
 #include "trainer/intervention/layers.hpp"
+#include "trainer/intervention/site.hpp"
 #include "trainer/loop/held_out_evaluation.hpp"
 #include "trainer/loop/training.hpp"
 #include "trainer/objective/objective.hpp"
+#include "trainer/passes/pair_scores.hpp"
 
 namespace bipo {
 namespace {
@@ -29,22 +33,25 @@ using testing::varied_pairs;
 
 constexpr std::int64_t kHidden = 20;
 
-// A decoder with filled caches of activations after each layer.
+// A decoder with filled caches of the activations of each layer.
 struct LayeredWorld {
-  explicit LayeredWorld(at::ScalarType type = at::kDouble)
-      : config(tiny_config()),
+  explicit LayeredWorld(at::ScalarType type = at::kDouble, Site site = Site::kBlock,
+                        const ModelConfig& of = tiny_config())
+      : config(of),
         weights(config),
         ranks(lone_ranks()),
         decoder(config, weights, type, at::kCPU, *ranks.tp),
         pairs(varied_pairs(11)),
-        cache(decoder, pairs, settings(type), ranks) {
+        cache(decoder, pairs, settings(type, site), ranks) {
     fill_caches(decoder, {&cache}, ranks, [](const std::string&, std::int64_t, std::int64_t) {});
   }
 
-  static CacheSettings settings(at::ScalarType type) {
+  static CacheSettings settings(at::ScalarType type, Site site) {
     CacheSettings settings;
     settings.layers = {0, 1, 2};
-    settings.type = type;  // each layer's are as good as the lowest's, from which they follow
+    settings.site = site;
+    // Each layer's are as good as the lowest's, from which they follow.
+    settings.type = type == at::kDouble ? type : at::kFloat;
     return settings;
   }
 
@@ -284,6 +291,183 @@ TEST(JointLayers, AVectorOfAnotherNumberOfPartsIsRefused) {
       train(world.decoder, world.cache, nullptr, SteeredLayers(std::vector<std::int64_t>{0, 2}),
             {{settings, record, observer}}, world.ranks),
       BugError);
+}
+
+SteeredLayers mlps_of(std::vector<std::int64_t> layers) {
+  return SteeredLayers(std::move(layers)).at(Site::kMlp);
+}
+
+// Behind every branch are a norm and a factor.
+ModelConfig config_with_output_norms() {
+  ModelConfig config = tiny_config();
+  config.output_norms = true;
+  config.residual_scale = 0.5;
+  return config;
+}
+
+TEST(MlpSite, BlocksBeforeItAreOneFewer) {
+  EXPECT_EQ(SteeredLayers(0).blocks_before(), 1);
+  EXPECT_EQ(mlps_of({0, 2}).blocks_before(), 0);
+  EXPECT_EQ(mlps_of({4}).blocks_before(), 4);
+  EXPECT_NE(mlps_of({4}), SteeredLayers(4));
+  EXPECT_LT(SteeredPlace(4, Site::kMlp), SteeredPlace(4));
+  EXPECT_LT(SteeredPlace(4), SteeredPlace(5, Site::kMlp));
+  EXPECT_EQ(layers_text(mlps_of({4})), "the MLP of layer 4");
+  EXPECT_EQ(layers_text(mlps_of({4, 6})), "the MLPs of layers 4,6");
+  EXPECT_EQ(prefix_text(mlps_of({0, 2})), "the embedding");
+  EXPECT_EQ(prefix_text(mlps_of({4})), "blocks 0..3");
+  EXPECT_EQ(prefix_text(4), "blocks 0..4");
+}
+
+// Under way block by block, and pair by pair where nothing is kept.
+TEST(MlpSite, CachesHoldWhatTheBlocksTake) {
+  LayeredWorld world(at::kDouble, Site::kMlp);
+  world.decoder.load_embedding();
+  CacheSettings settings = LayeredWorld::settings(at::kDouble, Site::kMlp);
+  settings.keep = false;
+  ActivationCache unkept(world.decoder, world.pairs, settings, world.ranks);
+  fill_caches(world.decoder, {&unkept}, world.ranks,
+              [](const std::string&, std::int64_t, std::int64_t) {});
+  const PackedPairs packed = pack_alike(world.pairs, {0, 3, 4, 9}, world.decoder);
+  for (const std::int64_t layer : {0, 1, 2}) {
+    const at::Tensor expected = run_prefix(world.decoder, packed, layer - 1);
+    for (const ActivationCache* cache : {&world.cache, &unkept}) {
+      EXPECT_TRUE(
+          at::allclose(cache->activations(world.decoder, packed, layer), expected, 0, 1e-12))
+          << layer;
+      EXPECT_NEAR(cache->reference(layer)[3].chosen, world.cache.reference(0)[3].chosen, 1e-10);
+    }
+  }
+}
+
+// A cache without reference ends with the stream that its last layer takes.
+TEST(MlpSite, CachesWithoutReferenceEndBeforeTheirLastBlock) {
+  const LayeredWorld whole(at::kDouble, Site::kMlp);
+  CacheSettings settings = LayeredWorld::settings(at::kDouble, Site::kMlp);
+  settings.reference = false;
+  Decoder decoder(whole.config, whole.weights, at::kDouble, at::kCPU, *whole.ranks.tp);
+  ActivationCache cache(decoder, whole.pairs, settings, whole.ranks);
+  fill_caches(decoder, {&cache}, whole.ranks,
+              [](const std::string&, std::int64_t, std::int64_t) {});
+  for (const std::int64_t layer : {0, 1, 2}) {
+    EXPECT_TRUE(at::equal(cache.kept_activations(layer), whole.cache.kept_activations(layer)));
+    EXPECT_EQ(cache.median_rms(layer), whole.cache.median_rms(layer));
+  }
+}
+
+TEST(MlpSite, GradientsOfAllObjectivesEqualCentralDifferences) {
+  const LayeredWorld world(at::kDouble, Site::kMlp, config_with_output_norms());
+  constexpr float kStep = 1.0F / 4096;
+  const SteeredLayers layers = mlps_of({0, 2});
+  const std::vector<float> vector = exact_numbers(2 * kHidden);
+  for (const TrainingSettings& settings : one_of_each_objective(1, SignRule::kPair)) {
+    std::vector<double> gradient;
+    step_from(world, layers, settings, vector, &gradient);
+    const double length = vector_norm(gradient);
+    EXPECT_GT(length, 1e-3);
+    for (const std::size_t i : {3, 27}) {  // one in each part
+      const auto loss_at = [&](float shift) {
+        std::vector<float> shifted = vector;
+        shifted[i] += shift;
+        return step_from(world, layers, settings, shifted).loss;
+      };
+      const double slope = (loss_at(kStep) - loss_at(-kStep)) / (2 * kStep);
+      EXPECT_NEAR(gradient[i], slope, 1e-5 * length)
+          << to_string(settings.objective.kind) << ", number " << i;
+    }
+  }
+}
+
+// Where a factor is all that is behind the MLP, the vector does what the factor times it does at
+// the block's output; behind a norm it does not.
+TEST(MlpSite, EqualsTheBlocksOutputUnlessANormIsBehindIt) {
+  ModelConfig config = tiny_config();
+  config.residual_scale = 0.5;
+  ASSERT_EQ(mlp_output_factor(config), 0.5);
+  EXPECT_EQ(mlp_output_factor(tiny_config()), 1);
+  EXPECT_FALSE(mlp_output_factor(config_with_output_norms()).has_value());
+  const TrainingSettings settings = training_settings(1, 11, 0.05, 0.3, SignRule::kPair);
+  const std::vector<float> vector = exact_numbers(2 * kHidden);
+  std::vector<float> half = vector;
+  for (float& number : half) {
+    number /= 2;
+  }
+  const SteeredLayers blocks(std::vector<std::int64_t>{0, 2});
+  std::vector<double> of_mlp;
+  std::vector<double> of_block;
+  const LayeredWorld at_blocks(at::kDouble, Site::kBlock, config);
+  const LayeredWorld at_mlps(at::kDouble, Site::kMlp, config);
+  const double loss = step_from(at_blocks, blocks, settings, half, &of_block).loss;
+  EXPECT_NEAR(step_from(at_mlps, mlps_of({0, 2}), settings, vector, &of_mlp).loss, loss, 1e-10);
+  const double length = vector_norm(of_mlp);
+  EXPECT_GT(length, 1e-3);
+  for (std::size_t i = 0; i < of_mlp.size(); ++i) {
+    EXPECT_NEAR(of_mlp[i], of_block[i] / 2, 1e-6 * length) << i;
+  }
+  const LayeredWorld normed_blocks(at::kDouble, Site::kBlock, config_with_output_norms());
+  const LayeredWorld normed_mlps(at::kDouble, Site::kMlp, config_with_output_norms());
+  EXPECT_GT(std::abs(step_from(normed_blocks, blocks, settings, half).loss -
+                     step_from(normed_mlps, mlps_of({0, 2}), settings, vector).loss),
+            1e-4);
+}
+
+TEST(MlpSite, HeldOutPairsAreScoredAsByANaiveDecoder) {
+  const LayeredWorld world(at::kDouble, Site::kMlp, config_with_output_norms());
+  const std::vector<float> vector = exact_numbers(2 * kHidden);
+  const at::Tensor whole = at::tensor(vector, at::kFloat).to(at::kDouble);
+  const double coefficient = -1.5;
+  const std::vector<AnswerLogProbs> found =
+      world.cache.score({world.decoder, world.ranks, 4, {}}, mlps_of({0, 2}), whole, coefficient);
+  testing::NaiveMlpChanges changes;
+  for (const std::int64_t part : {0, 1}) {
+    const at::Tensor added = coefficient * whole.narrow(0, part * kHidden, kHidden);
+    changes[2 * part] = [added](const at::Tensor& output) { return output + added; };
+  }
+  for (const std::size_t p : {0, 5, 10}) {
+    const TokenPair& pair = world.pairs[p];
+    const auto summed = [&](const std::vector<TokenId>& answer,
+                            const testing::NaiveMlpChanges& at_mlps) {
+      std::vector<std::int64_t> ids(pair.prompt.begin(), pair.prompt.end());
+      ids.insert(ids.end(), answer.begin(), answer.end());
+      const at::Tensor log_probs =
+          testing::naive_log_probs(world.config, world.weights, ids, {}, at_mlps);
+      double sum = 0;
+      for (std::size_t t = pair.prompt.size(); t < ids.size(); ++t) {
+        sum += log_probs[static_cast<std::int64_t>(t) - 1][ids[t]].item<double>();
+      }
+      return sum;
+    };
+    // Rotary angles are float32 in both.
+    EXPECT_NEAR(found[p].chosen, summed(pair.chosen, changes), 1e-6);
+    EXPECT_NEAR(found[p].rejected, summed(pair.rejected, changes), 1e-6);
+    EXPECT_NEAR(world.cache.reference(0)[p].chosen, summed(pair.chosen, {}), 1e-6);
+    EXPECT_GT(std::abs(found[p].chosen - summed(pair.chosen, {})), 1e-3);
+  }
+}
+
+// A pass that changes what MLPs return adds in another order, which bfloat16 would make visible.
+TEST(MlpSite, TheReferenceIsThatOfTheSamePass) {
+  const LayeredWorld world(at::kBFloat16, Site::kMlp);
+  for (const std::int64_t layer : {0, 1, 2}) {
+    EXPECT_NO_THROW(check_zero_vector(world.decoder, world.cache, layer, world.ranks)) << layer;
+  }
+}
+
+TEST(MlpSite, APackEqualsItsMembersAloneAndContinuesWhereItStopped) {
+  const LayeredWorld world(at::kDouble, Site::kMlp, config_with_output_norms());
+  const SteeredLayers layers = mlps_of({0, 2});
+  std::vector<TrainingSettings> settings = one_of_each_objective(2, SignRule::kBatch);
+  settings[0].positions = parse_positions("answer");
+  const auto together = train_jointly(world, layers, settings);
+  auto parts = train_jointly(world, layers, settings, /*last_step=*/4);
+  parts = train_jointly(world, layers, settings, -1, parts);
+  for (std::size_t i = 0; i < settings.size(); ++i) {
+    const TrainingRecord alone = train_jointly(world, layers, {settings[i]}).front();
+    EXPECT_GT(norm_of_part(alone.checkpoint.vector, 1), 0.05) << i;
+    EXPECT_LT(longest_difference(together[i].checkpoint.vector, alone.checkpoint.vector), 1e-5)
+        << i;
+    EXPECT_EQ(parts[i].checkpoint.vector, together[i].checkpoint.vector) << i;
+  }
 }
 
 }  // namespace

@@ -732,6 +732,11 @@ std::int64_t kv_heads_of(const ModelConfig& config, const AttentionKind& kind) {
   return kind.kv_heads == 0 ? config.kv_heads : kind.kv_heads;
 }
 
+std::optional<double> mlp_output_factor(const ModelConfig& config) {
+  return config.output_norms || config.block_scales ? std::nullopt
+                                                    : std::optional(config.residual_scale);
+}
+
 void check_layer(std::int64_t layer, const ModelConfig& config) {
   if (layer >= config.blocks) {
     throw UserError(fmt::format("--layer {}: the model has {} blocks, so layers go from 0 to {}",

@@ -204,6 +204,11 @@ const AttentionKind& attention_of(const ModelConfig& config, std::int64_t block)
 std::int64_t head_size_of(const ModelConfig& config, const AttentionKind& kind);
 std::int64_t kv_heads_of(const ModelConfig& config, const AttentionKind& kind);
 
+// Returns the number s by which every change of what an MLP returns is multiplied in the block's
+// output, so that v added there equals s v added to the output of the block; none where no number
+// does: behind a norm, and where blocks scale their output each by a number of its own.
+std::optional<double> mlp_output_factor(const ModelConfig& config);
+
 // Throws UserError unless the model has block `layer`, the value of --layer.
 void check_layer(std::int64_t layer, const ModelConfig& config);
 
