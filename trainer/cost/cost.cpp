@@ -58,6 +58,12 @@ Range blocks_after(const ModelConfig& config, std::int64_t layer) {
   return {layer + 1, config.blocks};
 }
 
+// Returns the block that runs in every pass and has no backward, because what is steered comes
+// after its products; empty where block outputs are steered.
+Range forward_block(std::int64_t layer, Site site) {
+  return {SteeredPlace{layer, site}.blocks_before(), layer + 1};
+}
+
 // libtorch, MPI and the program: measured on Linux.
 constexpr double kProgramBytes = 172e6;
 // What a pair and each of its tokens take: the row while it is read, later ids, sums and
@@ -102,6 +108,7 @@ class RunTiming {
       : run_(run),
         machine_(machine),
         part_(largest_part(config, run.tp)),
+        forward_(forward_block(run.layer, run.site)),
         suffix_(blocks_after(config, run.layer)) {}
 
   // One micro-batch, forward and perhaps backward.
@@ -113,17 +120,21 @@ class RunTiming {
 
   StepSeconds micro_batch(const TokenCounts& micro, bool backward) const {
     const double directions = backward ? 2 : 1;
-    const Operations work = backward ? part_.step(suffix_, micro) : part_.forward(suffix_, micro);
-    const double block_bytes = directions * part_.matrices(suffix_) * run_.bytes.block;
+    const Operations work = work_of(micro, backward);
+    const double block_bytes =
+        (directions * part_.matrices(suffix_) + part_.matrices(forward_)) * run_.bytes.block;
     const double head_bytes = directions * part_.head * run_.bytes.head;
     StepSeconds seconds;
     seconds.products = roofline(work.products, block_bytes, machine_.product_share);
     seconds.attention = work.attention / (machine_.operations * machine_.attention_share);
     seconds.recurrence = work.recurrence / (machine_.operations * machine_.recurrence_share);
     seconds.head = roofline(work.head, head_bytes, machine_.head_share);
-    seconds.elementwise = directions / 2 * part_.moved_per_token(suffix_) * micro.tokens *
-                          kActivationBytes / (machine_.copy_bytes * machine_.elementwise_share);
-    seconds.collectives = exchange(suffix_, micro.tokens, directions);
+    const double moved =
+        directions / 2 * part_.moved_per_token(suffix_) + part_.moved_per_token(forward_) / 2;
+    seconds.elementwise = moved * micro.tokens * kActivationBytes /
+                          (machine_.copy_bytes * machine_.elementwise_share);
+    seconds.collectives =
+        exchange(suffix_, micro.tokens, directions) + exchange(forward_, micro.tokens, 1);
     const double calls = calls_of_micro_batch(backward) * machine_.seconds_per_call;
     // A device works while the host makes the next calls; a CPU does both itself.
     seconds.other = run_.cuda ? std::max(0.0, calls - seconds.total()) : calls;
@@ -136,7 +147,7 @@ class RunTiming {
   }
 
   double prefix(double pairs) const {
-    const Range blocks = {0, run_.layer + 1};
+    const Range blocks = {0, forward_.begin};
     const TokenCounts pack = micro_batch_of(run_.pair, pairs);
     const Operations work = part_.prefix(blocks, pack);
     const double weights = part_.matrices(blocks) * run_.bytes.block;
@@ -157,7 +168,16 @@ class RunTiming {
     const double besides = run_.cuda  ? (backward ? kKernelsOfStep : kKernelsOfScores)
                            : backward ? kCallsPerBlock
                                       : kCallsPerBlock / 2;
-    return calls_of(suffix_, backward) + besides;
+    return calls_of(suffix_, backward) + calls_of(forward_, /*backward=*/false) + besides;
+  }
+
+  Operations work_of(const TokenCounts& micro, bool backward) const {
+    Operations work = backward ? part_.step(suffix_, micro) : part_.forward(suffix_, micro);
+    const Operations forward = part_.prefix(forward_, micro);
+    work.products += forward.products;
+    work.attention += forward.attention;
+    work.recurrence += forward.recurrence;
+    return work;
   }
 
  private:
@@ -196,6 +216,7 @@ class RunTiming {
   const RunShape& run_;
   const MachineSpeed& machine_;
   RankPart part_;
+  Range forward_;
   Range suffix_;
 };
 
@@ -260,8 +281,11 @@ DeviceKernels block_kernels(const ModelConfig& config, std::int64_t block, bool 
 }
 
 double floor_operations(const ModelConfig& config, std::int64_t layer, double tokens,
-                        double answers) {
-  return 4 * largest_part(config, 1).matrices(blocks_after(config, layer)) * tokens +
+                        double answers, Site site) {
+  const RankPart whole = largest_part(config, 1);
+  return (4 * whole.matrices(blocks_after(config, layer)) +
+          2 * whole.matrices(forward_block(layer, site))) *
+             tokens +
          4 * static_cast<double>(config.vocabulary) * static_cast<double>(config.hidden) * answers;
 }
 
@@ -298,14 +322,15 @@ RankMemory rank_memory(const ModelConfig& config, const RunShape& run) {
   const double tokens_of_all = run.pairs * run.pair.tokens;
 
   RankMemory memory;
-  memory.suffix = part.sum(suffix, bytes);
+  const std::int64_t first = forward_block(run.layer, run.site).begin;
+  memory.suffix = part.sum({first, config.blocks}, bytes);
   memory.head = part.head * run.bytes.head + part.vectors * kActivationBytes;
   memory.cache = tokens_of_all * part.hidden * run.bytes.cache;
-  // Blocks stay from the layer on.  Either those before it are loaded one at a time, for all pairs,
-  // or all are loaded at once, for one pair after the other.
-  const Range below = {0, run.layer};
+  // Blocks stay from the prefix's last on.  Either those before it are loaded one at a time, for
+  // all pairs, or all are loaded at once, for one pair after the other.
+  const Range below = {0, std::max<std::int64_t>(0, first - 1)};
   const double lower = part.sum(below, bytes);
-  const double steered = bytes(part.blocks[static_cast<std::size_t>(run.layer)]);
+  const double steered = part.sum({below.end, first}, bytes);
   const double pairs_of_rank = run.pairs / static_cast<double>(run.dp);
   const double hidden = pairs_of_rank * run.pair.tokens * part.hidden * kActivationBytes;
   const double embedding = part.embedding * (config.tied_head ? 0 : run.bytes.embedding);
@@ -394,8 +419,8 @@ MachineSpeed calibrated(const ModelConfig& config, const RunShape& run, MachineS
       full.elementwise_share = 1;
   full.seconds_per_call = 1;
   const StepSeconds at_full_rate = micro_batch_seconds(config, run, full);
-  const Range blocks = blocks_after(config, run.layer);
-  const Operations work = largest_part(config, run.tp).step(blocks, filled_batch_of(run));
+  const Operations work =
+      RunTiming(config, run, full).work_of(filled_batch_of(run), /*backward=*/true);
   set_share(machine.product_share, work.products / machine.operations, measured.products);
   set_share(machine.attention_share, at_full_rate.attention, measured.attention);
   set_share(machine.recurrence_share, at_full_rate.recurrence, measured.recurrence);

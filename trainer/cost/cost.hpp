@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "datasets/tokens/token_pair.hpp"
+#include "trainer/intervention/site.hpp"
 #include "trainer/model/architecture/config.hpp"
 
 namespace bipo {
@@ -51,8 +52,9 @@ DeviceKernels block_kernels(const ModelConfig& config, std::int64_t block, bool 
 
 // Returns the least operations of a step: forward and activation-only backward of the blocks after
 // `layer` over `tokens`, each pair's own, and the head on `answers` answer tokens; no attention.
+// Where the MLP of `layer` is steered, its block's forward too, which has no backward.
 double floor_operations(const ModelConfig& config, std::int64_t layer, double tokens,
-                        double answers);
+                        double answers, Site site = Site::kBlock);
 
 // Operations by kind of work.
 struct Operations {
@@ -87,7 +89,7 @@ ElementBytes element_bytes(bool bf16, bool emulated, bool float_head, bool bf16_
 
 // Bytes on one of the tp ranks that share a model: for each kind the most that any of them holds.
 struct RankMemory {
-  double suffix = 0;       // blocks after the layer
+  double suffix = 0;       // blocks that do not belong to the prefix
   double head = 0;         // and final norm
   double activations = 0;  // a micro-batch's, kept for its backward pass, and its working space
   double graphs = 0;   // what recorded micro-batches keep beside the activations of one that runs
@@ -102,6 +104,7 @@ struct RankMemory {
 
 struct RunShape {
   std::int64_t layer = 0;
+  Site site = Site::kBlock;  // with kMlp, the layer's block runs forward in every pass
   std::int64_t tp = 1;
   std::int64_t dp = 1;
   std::int64_t ranks_per_node = 0;  // 0: all are on one node

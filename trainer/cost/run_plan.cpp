@@ -47,6 +47,7 @@ std::vector<std::int64_t> possible_micro_batches(const PlanRequest& request, std
 RunShape shape_of(const PlanRequest& request, std::int64_t tp, std::int64_t micro_batch) {
   RunShape shape;
   shape.layer = request.layer.lowest();
+  shape.site = request.layer.site();
   shape.tp = tp;
   shape.dp = request.machine.devices / tp;
   shape.ranks_per_node = request.machine.devices_per_node;

@@ -89,6 +89,12 @@ TEST(Operations, TheFloorIsFourPerParameterAndToken) {
   EXPECT_DOUBLE_EQ(floor_operations(small_model(), 2, 100, 7), 4 * 80 * 7);
 }
 
+// At the MLP of a block its products run forward in every pass, and not backward.
+TEST(Operations, TheFloorAtAnMlpHasItsBlockForward) {
+  EXPECT_DOUBLE_EQ(floor_operations(small_model(), 1, 100, 7, Site::kMlp),
+                   (4 + 2) * kSmallBlock * 100 + 4 * 80 * 7);
+}
+
 TEST(Operations, OfAStepCountEveryProduct) {
   const TokenCounts micro = micro_batch_of(uniform_pair(5, 3, 4), 3);  // 19 tokens, 15 predict
   const Operations step = step_operations(small_model(), 0, micro);
@@ -164,6 +170,15 @@ TEST(Memory, OfOneRank) {
                    ((1 + 10.0 / 18) * (62 + 16 + 16) + 50) * 18 * 4);
 }
 
+TEST(Memory, AtAnMlpItsBlockStays) {
+  RunShape run = small_run();
+  run.site = Site::kMlp;  // of the first block: no block is the prefix's
+  const RankMemory memory = rank_memory(small_model(), run);
+  EXPECT_DOUBLE_EQ(memory.suffix, 3 * (kSmallBlock * 4 + 2 * 8 * 4));
+  EXPECT_DOUBLE_EQ(memory.prefix, 80 * 4 + 3 * (kSmallBlock * 4 + 2 * 8 * 4));
+  EXPECT_DOUBLE_EQ(memory.cache, 10 * 9 * 8 * 4);
+}
+
 TEST(Memory, OfActivationsOnADevice) {
   RunShape run = small_run();
   run.cuda = true;
@@ -225,6 +240,19 @@ TEST(Seconds, FollowTheOperations) {
   EXPECT_NEAR(seconds.total(), work.total(), 1e-6);
   machine.product_share = 0.5;
   EXPECT_NEAR(micro_batch_seconds(small_model(), run, machine).products, 2 * work.products, 1e-6);
+}
+
+TEST(Seconds, AtAnMlpItsBlockRunsForwardInEveryPass) {
+  RunShape run = small_run();
+  const MachineSpeed machine = one_operation_per_second();
+  const double at_block = micro_batch_seconds(small_model(), run, machine).total();
+  const double prefix = prefix_seconds(small_model(), run, machine);
+  run.site = Site::kMlp;
+  const TokenCounts micro = micro_batch_of(run.pair, 2);
+  EXPECT_NEAR(micro_batch_seconds(small_model(), run, machine).total(),
+              at_block + prefix_operations(small_model(), 0, micro).total(), 1e-6);
+  // What the pass before training does is the same, wherever the prefix ends.
+  EXPECT_NEAR(prefix_seconds(small_model(), run, machine), prefix, 1e-3);
 }
 
 TEST(Seconds, ReplicasShareMicroBatches) {
