@@ -243,7 +243,8 @@ std::uint64_t agreement(const EvaluationJob& job) {
     hash.add_bytes(vector.value.data(), vector.value.size() * sizeof(float));
   }
   for (const PlacedVector& vector : job.plan.vectors) {
-    hash.add(fmt::format("{} {}", vector.layer, to_string(vector.intervention)));
+    hash.add(fmt::format("{} {} {}", vector.layer, to_string(vector.site),
+                         to_string(vector.intervention)));
     hash.add_bytes(vector.value.data(), vector.value.size() * sizeof(float));
   }
   for (const std::vector<double>& setting : job.plan.coefficients) {

@@ -16,15 +16,15 @@
 namespace bipo {
 namespace {
 
-// Returns what multiplier 1 adds at each layer, [D].
-std::map<std::int64_t, std::vector<double>> sums_of_layers(
+// Returns what multiplier 1 adds at each place, [D].
+std::map<SteeredPlace, std::vector<double>> sums_of_places(
     const std::vector<VectorInUse>& vectors) {
-  std::map<std::int64_t, std::vector<double>> sums;
+  std::map<SteeredPlace, std::vector<double>> sums;
   for (const VectorInUse& vector : vectors) {
     if (vector.is_conceptor()) {
       continue;
     }
-    std::vector<double>& sum = sums[vector.stored.layer];
+    std::vector<double>& sum = sums[vector.stored.place()];
     sum.resize(vector.stored.value.size(), 0.0);
     for (std::size_t i = 0; i < sum.size(); ++i) {
       sum[i] += vector.choice.weight * vector.stored.value[i];
@@ -51,6 +51,12 @@ std::vector<double> normal_numbers(std::size_t hidden, std::int64_t layer, std::
   }
   values.resize(hidden);
   return values;
+}
+
+// Returns what stands for the layer in the numbers of a random control: at the two sites of a layer
+// these are different ones.
+std::int64_t numbers_of(const SteeredPlace& place) {
+  return place.site == Site::kBlock ? place.layer : -1 - place.layer;
 }
 
 std::size_t rows_of(const VectorInUse& conceptor) {
@@ -115,17 +121,23 @@ class SettingList {
 
 // Returns the control scaled to `norm`, which is below 0 where it is to point the other way.
 PlacedVector scaled_caa(const StoredVector& caa, const EvaluateOptions& options, double norm,
-                        std::int64_t layer, std::size_t hidden) {
+                        const SteeredPlace& place, std::size_t hidden) {
   const std::string file = options.caa.file.string();
   if (caa.value.size() != hidden) {
     throw UserError(fmt::format("--caa {}: it has {} numbers, but the vectors have {}", file,
                                 caa.value.size(), hidden));
   }
-  if (caa.layer != layer) {
+  if (caa.layer != place.layer) {
     throw UserError(
         fmt::format("--caa {}: it belongs to layer {}, but the vectors to layer {}; a control must "
                     "act at the same layer",
-                    file, caa.layer, layer));
+                    file, caa.layer, place.layer));
+  }
+  if (caa.site != place.site) {
+    throw UserError(
+        fmt::format("--caa {}: it was made with --site {}, but the vectors with --site {}; a "
+                    "control must act at the same site (extract has --site, too)",
+                    file, to_string(caa.site), to_string(place.site)));
   }
   const double own = vector_norm(caa.value);
   if (own == 0) {
@@ -134,7 +146,7 @@ PlacedVector scaled_caa(const StoredVector& caa, const EvaluateOptions& options,
   if (norm == 0) {
     throw UserError(fmt::format("--caa {}: its weight is 0, which leaves no control", file));
   }
-  PlacedVector placed{layer, {}, options.intervention};
+  PlacedVector placed{place.layer, {}, options.intervention, place.site};
   for (const float value : caa.value) {
     placed.value.push_back(static_cast<float>(value * (norm / own)));
   }
@@ -180,9 +192,9 @@ SteeringPlan plan_steering(const std::vector<VectorInUse>& vectors,
   if (has_conceptors) {
     require_conceptors_alone(vectors, caa, options);
   }
-  const auto sums = sums_of_layers(vectors);
+  const auto sums = sums_of_places(vectors);
   std::vector<double> norms;
-  for (const auto& [layer, sum] : sums) {
+  for (const auto& [place, sum] : sums) {
     norms.push_back(vector_norm(sum));
   }
   const double norm = has_conceptors ? norm_of_changes(vectors) : vector_norm(norms);
@@ -225,11 +237,11 @@ SteeringPlan plan_steering(const std::vector<VectorInUse>& vectors,
   const std::size_t everywhere = directions.size() + (options.random_directions() > 0 ? 1 : 0);
   for (std::int64_t draw = 0; draw < options.random_directions(); ++draw) {
     std::vector<PlacedVector> control;
-    for (const auto& [layer, sum] : sums) {
-      control.push_back({layer,
-                         random_direction(hidden, vector_norm(sum), layer, options.seed,
+    for (const auto& [place, sum] : sums) {
+      control.push_back({place.layer,
+                         random_direction(hidden, vector_norm(sum), numbers_of(place), options.seed,
                                           static_cast<std::uint32_t>(draw)),
-                         options.intervention});
+                         options.intervention, place.site});
     }
     for (const VectorInUse& vector : vectors) {
       if (vector.is_conceptor()) {

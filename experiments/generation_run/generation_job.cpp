@@ -100,7 +100,8 @@ std::uint64_t agreement(const GenerationJob& job) {
   hash.add(job.model.files.fingerprint);
   hash.add(job.weights_hash);
   for (const VectorInUse& vector : job.vectors) {
-    hash.add(fmt::format("{} {}", vector.stored.layer, vector.choice.weight));
+    hash.add(fmt::format("{} {} {}", vector.stored.layer, to_string(vector.stored.site),
+                         vector.choice.weight));
     hash.add_bytes(vector.stored.value.data(), vector.stored.value.size() * sizeof(float));
     hash.add_bytes(vector.matrix.data(), vector.matrix.size() * sizeof(float));
   }

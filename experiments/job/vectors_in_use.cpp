@@ -29,6 +29,10 @@ class StoredTraining {
   bool is_off(const char* key) const {
     return config_.is_object() && config_.value(key, nlohmann::json()) == nlohmann::json(false);
   }
+  std::optional<double> number(const char* key) const {
+    const bool is_there = config_.is_object() && config_.contains(key) && config_[key].is_number();
+    return is_there ? std::optional(config_[key].get<double>()) : std::nullopt;
+  }
   std::string model_fingerprint() const { return text("model_fingerprint"); }
 
  private:
@@ -238,7 +242,8 @@ std::vector<PlacedVector> placed(const std::vector<VectorInUse>& vectors,
                         vector.matrix,
                         {Intervention::Kind::kConceptor, vector.choice.weight}});
     } else {
-      result.push_back({vector.stored.layer, vector.stored.value, intervention});
+      result.push_back(
+          {vector.stored.layer, vector.stored.value, intervention, vector.stored.site});
     }
   }
   return result;
@@ -262,6 +267,12 @@ std::optional<Gate> read_gate(const GateChoice& choice, const ModelConfig& confi
     return std::nullopt;
   }
   StoredVector stored = read_vector(choice.vector, config, "--gate");
+  if (stored.site != Site::kBlock) {
+    throw UserError(fmt::format(
+        "--gate {}: its vector was made with --site {}, and a gate projects the outputs of blocks; "
+        "name a vector of a block's output, as extract makes it",
+        choice.vector.file.string(), to_string(stored.site)));
+  }
   if (vector_norm(stored.value) == 0) {
     throw UserError(fmt::format("--gate {}: its vector is zero and has no direction",
                                 choice.vector.file.string()));
@@ -330,8 +341,9 @@ std::vector<std::string> vector_warnings(const std::vector<VectorInUse>& vectors
 
 std::string vector_note(const VectorChoice& choice, const StoredVector& vector) {
   const std::string epoch = epoch_text(vector);
-  return fmt::format("{}: vector of layer {}{}{}, norm {:.4g}{}", choice.file.string(),
-                     vector.layer, epoch.empty() ? "" : ", ", epoch, vector_norm(vector.value),
+  return fmt::format("{}: vector of {}{}{}, norm {:.4g}{}", choice.file.string(),
+                     place_text(vector.place()), epoch.empty() ? "" : ", ", epoch,
+                     vector_norm(vector.value),
                      choice.weight == 1 ? "" : fmt::format(", times {}", choice.weight));
 }
 
@@ -348,15 +360,26 @@ std::vector<std::string> vector_notes(const std::vector<VectorInUse>& vectors) {
 }
 
 nlohmann::ordered_json vector_json(const VectorChoice& choice, const StoredVector& vector) {
-  return {{"file", absolute_text(choice.file)},
-          {"selected", to_string(choice.selection)},
-          {"weight", choice.weight},
-          {"layer", vector.layer},
-          {"epoch", vector.epoch},
-          {"step", vector.step},
-          {"norm", vector_norm(vector.value)},
-          {"model", vector.model},
-          {"model_fingerprint", StoredTraining(vector).model_fingerprint()}};
+  nlohmann::ordered_json json = {{"file", absolute_text(choice.file)},
+                                 {"selected", to_string(choice.selection)},
+                                 {"weight", choice.weight},
+                                 {"layer", vector.layer},
+                                 {"epoch", vector.epoch},
+                                 {"step", vector.step},
+                                 {"norm", vector_norm(vector.value)},
+                                 {"model", vector.model},
+                                 {"model_fingerprint", StoredTraining(vector).model_fingerprint()}};
+  if (vector.site != Site::kBlock) {
+    json["site"] = to_string(vector.site);
+  }
+  return json;
+}
+
+std::optional<double> block_output_factor(const StoredVector& vector) {
+  if (vector.site == Site::kBlock) {
+    return 1;
+  }
+  return StoredTraining(vector).number(kBlockOutputFactorKey);
 }
 
 nlohmann::ordered_json vectors_json(const std::vector<VectorInUse>& vectors) {

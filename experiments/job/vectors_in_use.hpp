@@ -56,6 +56,10 @@ struct TrainedPositions {
   bool operator==(const TrainedPositions&) const = default;
 };
 
+// Returns the number by which the vector is multiplied to do the same where it is added to its
+// block's output, by its file; none where nothing that is added there does the same.
+std::optional<double> block_output_factor(const StoredVector& vector);
+
 // Returns what the vector's file says of them; everywhere where it says nothing.  Throws UserError
 // for positions that no version knows.
 TrainedPositions trained_positions(const StoredVector& vector);
@@ -117,15 +121,15 @@ std::vector<std::string> transfer_warnings(const std::vector<VectorInUse>& vecto
 std::vector<std::string> vector_warnings(const std::vector<VectorInUse>& vectors,
                                          const ModelFiles& model, std::uint64_t weights_hash);
 
-// Returns what `vector` is, for a person: its file, layer, epoch, norm and weight.
+// Returns what `vector` is, for a person: its file, layer and site, epoch, norm and weight.
 std::string vector_note(const VectorChoice& choice, const StoredVector& vector);
 
 // Returns vector_note() of each; of a conceptor its file, layer, quota and beta.
 std::vector<std::string> vector_notes(const std::vector<VectorInUse>& vectors);
 
 // Returns for a file's config which vector of `choice` was meant and found: file, selected
-// ("best"), weight, layer, epoch (from 0, as in the file), step, norm and the model of the
-// training.
+// ("best"), weight, layer, epoch (from 0, as in the file), step, norm, the model of the training,
+// and the site, unless it is the block's output.
 nlohmann::ordered_json vector_json(const VectorChoice& choice, const StoredVector& vector);
 
 // Returns an array of them; a conceptor has "kind": "conceptor", and a quota in place of a norm.

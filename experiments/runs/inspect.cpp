@@ -108,7 +108,8 @@ void print_run_attributes(std::ostream& out, const RunAttributes& run) {
   Settings settings = {
       {"model", printable(run.model)},
       {"layer",
-       fmt::format("{} (hidden size {})", to_string(steered_layers(run)), run.hidden_size)},
+       fmt::format("{}{} (hidden size {})", to_string(steered_layers(run)),
+                   run.site == Site::kBlock ? "" : ", at the output of the MLP", run.hidden_size)},
       {"status", to_string(run.status)},
       {"created", printable(run.created_utc)},
       {"program", printable(fmt::format("bipo-dist {} ({})", run.program_version, run.git_commit))},
@@ -348,6 +349,9 @@ Json run_as_json(const RunRecord& record) {
   Json json = {{"model", run.model}, {"layer", run.layer}};
   if (!run.higher_layers.empty()) {
     json["layers"] = steered_layers(run).blocks();
+  }
+  if (run.site != Site::kBlock) {
+    json["site"] = to_string(run.site);
   }
   const Json others = {
       {"hidden_size", run.hidden_size},

@@ -79,6 +79,9 @@ hdf5::Table<EvalSampleRow> eval_sample_table() {
 
 constexpr const char* kVerdict = "verdict";
 
+// Runs that steer block outputs lack it.
+constexpr const char* kSite = "site";
+
 // Runs that learn no factor lack it.
 constexpr const char* kFactor = "factor";
 
@@ -98,12 +101,21 @@ std::vector<hsize_t> vector_dims(std::optional<std::size_t> count, const RunAttr
   return dims;
 }
 
-// Files of earlier versions have none.
-std::string read_verdict(const Handle& file) {
+// Returns "" where there is none.
+std::string read_optional_text(const Handle& file, const char* attribute) {
   const std::vector<std::string> names = hdf5::attribute_names(file);
-  return std::find(names.begin(), names.end(), kVerdict) == names.end()
+  return std::find(names.begin(), names.end(), attribute) == names.end()
              ? ""
-             : hdf5::read_text_attribute(file, kVerdict);
+             : hdf5::read_text_attribute(file, attribute);
+}
+
+Site read_site(const Handle& file) {
+  const std::string text = read_optional_text(file, kSite);
+  try {
+    return text.empty() ? Site::kBlock : parse_site(text);
+  } catch (const UserError& rule) {
+    throw UserError(fmt::format("attribute '{}' is '{}', which {}", kSite, text, rule.what()));
+  }
 }
 
 RunStatus read_status(const Handle& file) {
@@ -224,7 +236,7 @@ void write_vectors(const Handle& file, const std::vector<SavedVector>& vectors,
   if (is_joint) {
     const std::vector<std::int64_t> layers = steered_layers(run).blocks();
     hdf5::write_array(group, kLayer, {layers.size()}, layers.data(),
-                      {"block, from 0, whose output is steered", "layer"});
+                      {"block, from 0, that is steered", "layer"});
   }
   hdf5::write_array(group, "step", {count}, steps.data(), {"optimiser steps done", "saved vector"});
   hdf5::write_array(group, "epoch", {count}, epochs.data(),
@@ -335,12 +347,17 @@ Checkpoint read_checkpoint(const Handle& file, const RunAttributes& run) {
 
 Handle record_in_memory(const RunRecord& record) {
   Handle file = hdf5::create_memory_file();
-  hdf5::write_identity(file, kRunFileKind);
+  hdf5::FileKind kind = kRunFileKind;
+  kind.schema = record.attributes.site == Site::kBlock ? 1 : 2;
+  hdf5::write_identity(file, kind);
   hdf5::write_attribute(file, "status", to_string(record.attributes.status));
   hdf5::write_attributes<RunAttributes>(file, kRunAttributes, record.attributes);
   hdf5::write_attributes<JobAttributes>(file, kJobAttributes, record.attributes);
   if (!record.attributes.verdict.empty()) {
     hdf5::write_attribute(file, kVerdict, record.attributes.verdict);
+  }
+  if (record.attributes.site != Site::kBlock) {
+    hdf5::write_attribute(file, kSite, to_string(record.attributes.site));
   }
   hdf5::write_attributes_checksum(file);
   step_table().write(file, record.steps);
@@ -503,7 +520,8 @@ std::string to_string(const VectorSelection& selection) {
 RunRecord read_run(const Handle& file) {
   RunRecord record;
   record.attributes.status = read_status(file);
-  record.attributes.verdict = read_verdict(file);
+  record.attributes.verdict = read_optional_text(file, kVerdict);  // newer than the first version
+  record.attributes.site = read_site(file);
   hdf5::read_attributes<RunAttributes>(file, kRunAttributes, record.attributes);
   hdf5::read_attributes<JobAttributes>(file, kJobAttributes, record.attributes);
   record.steps = step_table().read(file);
@@ -548,7 +566,7 @@ RunStatus read_run_status(const std::filesystem::path& path) {
 SteeredLayers steered_layers(const RunAttributes& run) {
   std::vector<std::int64_t> layers = {run.layer};
   layers.insert(layers.end(), run.higher_layers.begin(), run.higher_layers.end());
-  return SteeredLayers(std::move(layers));
+  return SteeredLayers(std::move(layers)).at(run.site);
 }
 
 std::vector<StoredVector> read_stored_vectors(const std::filesystem::path& run_file,
@@ -576,7 +594,7 @@ std::vector<StoredVector> read_stored_vectors(const std::filesystem::path& run_f
     const auto end = part + run.attributes.hidden_size;
     vectors.push_back({std::vector<float>(part, end), layer, chosen.step, chosen.epoch,
                        run.attributes.model, run.attributes.config, run.attributes.status,
-                       selection, number_of_epochs(run.vectors)});
+                       selection, number_of_epochs(run.vectors), run.attributes.site});
     part = end;
   }
   return vectors;

@@ -31,12 +31,13 @@ struct RunAttributes : JobAttributes {
   RunStatus status = RunStatus::kRunning;
   std::int64_t layer = 0;                        // the lowest that is steered
   std::vector<std::int64_t> higher_layers = {};  // those steered jointly with it, ascending
+  Site site = Site::kBlock;                      // of all of them
   // Says of a complete run whether its vector steers: "steers: ", "untested: " or kWeakVerdict with
   // a sentence; "" for other runs, and for those of earlier versions.
   std::string verdict;
 };
 
-// Returns the layers that the run steers; throws BugError unless they ascend.
+// Returns the layers that the run steers, with their site; throws BugError unless they ascend.
 SteeredLayers steered_layers(const RunAttributes& run);
 
 inline constexpr const char* kWeakVerdict = "weak: ";
@@ -54,8 +55,10 @@ struct RunRecord : TrainingRecord {
   RunAdditions additions;
 };
 
-// The newest schema_version that this program reads, and the one that it writes.
-inline constexpr std::int64_t kRunFileSchema = 1;
+// The newest schema_version that this program reads.  It writes the first that says what the run
+// is: 1 where block outputs are steered, 2 where it is another site, which versions that know one
+// site would take for block outputs.
+inline constexpr std::int64_t kRunFileSchema = 2;
 
 // Writes `record`, with its additions, to `path` as replace_file() does, with its errors and its
 // result.
@@ -80,7 +83,7 @@ RunStatus read_run_status(const std::filesystem::path& path);
 // One vector of a run file, for the commands that use vectors.
 struct StoredVector {
   std::vector<float> value;  // [D]
-  std::int64_t layer = 0;    // the block, from 0, to whose output it is added
+  std::int64_t layer = 0;    // the block, from 0, that it steers
   std::int64_t step = 0;     // updates done; 0: no training made it
   std::int32_t epoch = 0;    // from 0
   std::string model;         // the model it was trained on, as the run file names it
@@ -88,6 +91,9 @@ struct StoredVector {
   RunStatus status = RunStatus::kComplete;
   VectorSelection selection = {};  // by which it was found
   std::int32_t epochs = 0;         // of which the file holds vectors
+  Site site = Site::kBlock;
+
+  SteeredPlace place() const { return {layer, site}; }
 };
 
 // Reads the vector that `selection` means, as one for each of the run's layers, the lowest first.

@@ -35,6 +35,11 @@ inline constexpr const char* kWeightsHashKey = "weights_hash";
 inline constexpr const char* kStoredPositionsKey = "steered_positions";
 inline constexpr const char* kStoredSteerBosKey = "steer_bos";
 
+// The key of the number by which a vector of another site than block outputs is multiplied to do
+// the same where it is added to block outputs; without it nothing that is added there does the
+// same.
+inline constexpr const char* kBlockOutputFactorKey = "block_output_factor";
+
 // Returns whether both configurations lead to the same results, as far as both say: the hash of the
 // weights counts only if both have one.
 bool have_same_results(const std::string& config, const std::string& other);

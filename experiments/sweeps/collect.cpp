@@ -311,7 +311,7 @@ std::string reason_of(const std::exception& error, const fs::path& path) {
 
 void require_run_of(const Cell& cell, const RunRecord& record) {
   const SteeredLayers layers = steered_layers(record.attributes);
-  if (layers != steered_layers(cell) || record.checkpoint.seed != cell.seed) {
+  if (layers != steered_layers(cell).at(layers.site()) || record.checkpoint.seed != cell.seed) {
     throw UserError(fmt::format("a run of {} and seed {}, not this cell's", layers_text(layers),
                                 record.checkpoint.seed));
   }

@@ -86,8 +86,8 @@ def test_run_without_its_steps_is_damaged(run_path):
 
 def test_newer_run_is_refused(run_path):
     with h5py.File(run_path, "r+") as file:
-        file.attrs["schema_version"] = 2
-    with pytest.raises(AnalysisError, match="schema_version is 2, and this package reads up to 1"):
+        file.attrs["schema_version"] = 3
+    with pytest.raises(AnalysisError, match="schema_version is 3, and this package reads up to 2"):
         load_run(run_path)
 
 

@@ -15,7 +15,7 @@ from .checksums import checked_values, require_checked_attributes
 from .errors import AnalysisError
 from .stored import plain_value, read_stored, require_schema
 
-RUN_SCHEMA = 1
+RUN_SCHEMA = 2
 # Single held-out pairs of the evaluations, which a file may lack.
 SAMPLE_COLUMNS = ("step", "epoch", "multiplier", "pair", "chosen_logp", "rejected_logp")
 
@@ -73,8 +73,13 @@ class Run:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The blocks, from 0, whose outputs the run steers, ascending."""
+        """The blocks, from 0, that the run steers, ascending."""
         return self.joint_layers or (self.layer,)
+
+    @property
+    def site(self) -> str:
+        """What of these blocks: "block", their outputs, or "mlp", what their MLPs return."""
+        return str(self.attributes.get("site", "block"))
 
     @property
     def final_vector(self) -> numpy.ndarray | None:

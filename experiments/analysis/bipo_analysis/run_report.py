@@ -36,7 +36,8 @@ def _header(run: Run) -> Markup:
     model = " + ".join(name for key in ("model", "adapter") if (name := last_part(run.settings.get(key))))
     train, test = (last_part(run.settings.get(key)) for key in ("train", "test"))
     layers = ", ".join(map(str, run.layers))
-    about = [f"Layer{'s' if len(run.layers) > 1 else ''} {layers} of {model or last_part(run.attributes.get('model'))}"]
+    place = f"Layer{'s' if len(run.layers) > 1 else ''} {layers}{' (output of the MLP)' if run.site == 'mlp' else ''}"
+    about = [f"{place} of {model or last_part(run.attributes.get('model'))}"]
     about += [f"trained on {train}"] if train else []
     about += [f"held-out pairs of {test}"] if test else ["no held-out pairs"]
     version = run.attributes.get("program_version")

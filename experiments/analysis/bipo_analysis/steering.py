@@ -25,14 +25,15 @@ if TYPE_CHECKING:
 _WEIGHT = re.compile(r"(?P<file>.+)@(?P<weight>[-+]?[\d.]+(?:e[-+]?\d+)?)")
 _SELECTION = re.compile(r"(?P<file>.+):(?P<selection>best|last|epoch=(?P<epoch>\d+))")
 _ENDS = re.compile(r"(?:first:(?P<first>\d+))?(?:[,+])?(?:last:(?P<last>\d+))?")
+SITES = ("block", "mlp")
 POSITIONS = ("all", "answer", "prompt", "first:P,last:S")
 
 
 @dataclass(frozen=True, eq=False)
 class SteeringVector:
-    """A vector times its weight, float32 [hidden size], and the block, from 0, whose output it is added to.
+    """A vector times its weight, float32 [hidden size], and the block, from 0, to which it is added.
 
-    `positions` and `steer_bos` are those of its training, where a run file says them.
+    `site` says where: "block", at its output, or "mlp", at what its MLP returns.  `positions` and `steer_bos` are those of its training, where a run file says them.
     """
 
     layer: int
@@ -40,6 +41,7 @@ class SteeringVector:
     name: str
     positions: str = "all"
     steer_bos: bool = True
+    site: str = "block"
 
 
 def _weighted(spec: str | Path) -> tuple[str, float]:
@@ -87,7 +89,7 @@ def load_vectors(spec: str | Path | Run) -> list[SteeringVector]:
 
 
 def _of_layers(run: Run, value: numpy.ndarray, name: str) -> list[SteeringVector]:
-    return [SteeringVector(layer, part, name, *_trained_positions(run))
+    return [SteeringVector(layer, part, name, *_trained_positions(run), run.site)
             for layer, part in zip(run.layers, numpy.split(value, len(run.layers)), strict=True)]
 
 
@@ -133,13 +135,18 @@ class Steering:
         self._blocks = blocks_of(model)
         self._handles: list[Any] = []
         hidden = _text_config(model).hidden_size
-        # What acts at each block, in the order given; vectors that follow each other are one sum.
-        self._by_layer: dict[int, list[numpy.ndarray | Conceptor]] = {}
+        # What acts at each site of a block, in the order given; vectors that follow each other are one sum.
+        self._acts: dict[tuple[int, str], list[numpy.ndarray | Conceptor]] = {}
         for vector in vectors:
             if not 0 <= vector.layer < len(self._blocks):
                 raise AnalysisError(f"{vector.name}: steers block {vector.layer}, but the model has blocks 0 to "
                                     f"{len(self._blocks) - 1}")
-            acts = self._by_layer.setdefault(vector.layer, [])
+            site = "block" if isinstance(vector, Conceptor) else vector.site
+            if site not in SITES:
+                raise AnalysisError(f"{vector.name}: its site is '{site}'; this package knows {' and '.join(SITES)}")
+            if site == "mlp":
+                mlp_of(self._blocks[vector.layer])
+            acts = self._acts.setdefault((vector.layer, site), [])
             if isinstance(vector, Conceptor):
                 if vector.matrix.shape != (hidden, hidden):
                     raise AnalysisError(f"{vector.name}: is a conceptor of hidden size {len(vector.matrix)}, but the "
@@ -157,10 +164,18 @@ class Steering:
     def __enter__(self) -> Steering:
         if self._handles:
             raise AnalysisError("this steering is in force already")
-        for layer, acts in self._by_layer.items():
+        for (layer, site), acts in self._acts.items():
+            block = self._blocks[layer]
+            # An MLP is not told the positions; its block is, before it.
+            told: dict[str, Any] = {}
+            if site == "mlp":
+                self._handles.append(block.register_forward_pre_hook(
+                    lambda _, __, inputs, told=told: told.update(position_ids=inputs.get("position_ids")),
+                    with_kwargs=True))
             for act in acts:
-                hook = self._hook(self._changed_by(act))
-                self._handles.append(self._blocks[layer].register_forward_hook(hook, with_kwargs=True))
+                hook = self._hook(self._changed_by(act), told if site == "mlp" else None)
+                module = block if site == "block" else mlp_of(block)
+                self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -178,14 +193,16 @@ class Steering:
         vector = torch.from_numpy(numpy.array(act, dtype=numpy.float32))
         return lambda h: (self.multiplier * vector).to(device=h.device, dtype=h.dtype)
 
-    def _hook(self, change: Any) -> Any:
+    def _hook(self, change: Any, told: dict[str, Any] | None) -> Any:
+        """`told`: what the module's block was called with, where it is not the block itself."""
         def hook(_: Any, __: Any, inputs: dict[str, Any], output: Any) -> Any:
             if self.multiplier == 0:
                 return output
             h = output[0] if isinstance(output, tuple) else output
             added = change(h)
             if self._positions != "all" or self._left_out:
-                added = added * self._is_steered(inputs.get("position_ids"), h).to(h.dtype)
+                places = (inputs if told is None else told).get("position_ids")
+                added = added * self._is_steered(places, h).to(h.dtype)
             steered = h + added
             return (steered, *output[1:]) if isinstance(output, tuple) else steered
         return hook
@@ -223,7 +240,7 @@ def steer(model: torch.nn.Module, vectors: str | Path | Run | SteeringVector | C
             model.generate(...)
 
     `vectors` is one or several of what load_vectors takes, and conceptors, or their files with "@0.5" for a beta; those
-    of one block act in their order, and vectors add up.  `positions` are those of --positions, by default the
+    of one block act in their order, and vectors add up; each acts at the site of its training.  `positions` are those of --positions, by default the
     training's; all but "all" need `prompt_tokens`, and go by the position_ids: padding on the left does not count,
     provided that an attention mask is given to generate(), or position_ids to a forward pass.
     `left_out` is the number of tokens at the beginning of each row that are not steered and do not count as the
@@ -263,6 +280,17 @@ def blocks_of(model: torch.nn.Module) -> Any:
         names = ", ".join(name for name, _ in found) or "none"
         raise AnalysisError(f"the model has {count} blocks, but lists of that many modules are: {names}")
     return found[0][1]
+
+
+def mlp_of(block: torch.nn.Module) -> torch.nn.Module:
+    """The feed-forward module of a block.  Raises AnalysisError where none has a name that it is known by."""
+    import torch
+
+    for name in ("mlp", "shared_mlp"):
+        module = getattr(block, name, None)
+        if isinstance(module, torch.nn.Module):
+            return module
+    raise AnalysisError(f"a vector is for the output of an MLP, but a {type(block).__name__} has no module mlp")
 
 
 def _text_config(model: torch.nn.Module) -> Any:

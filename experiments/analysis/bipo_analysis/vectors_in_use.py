@@ -28,6 +28,7 @@ class VectorInUse:
     selected: str = ""  # "best", "last", "epoch=3"; empty: what the run ended with
     quota: float = math.nan  # of a conceptor in the place of a vector, whose weight is its beta
     higher_layers: tuple[int, ...] = ()  # those that a run of several layers steers beside the lowest
+    site: str = ""  # "mlp"; empty: the block's output
 
     @property
     def is_conceptor(self) -> bool:
@@ -41,7 +42,8 @@ class VectorInUse:
     @property
     def words(self) -> str:
         """"warmth.h5 (layer 15, epoch 3, norm 3.20, trained on smollm2)"."""
-        layer = f"layer{'s' if self.higher_layers else ''} {'+'.join(map(str, self.layers))}" if self.layers else ""
+        places = f"layer{'s' if self.higher_layers else ''} {'+'.join(map(str, self.layers))}" if self.layers else ""
+        layer = f"MLP of {places}" if places and self.site == "mlp" else places
         epoch = "" if self.epoch is None else f"epoch {self.epoch + 1}{' (best)' if self.selected == 'best' else ''}"
         factor = "beta" if self.is_conceptor else "weight"
         weight = f"{factor} {plain(self.weight)}" if self.weight != 1 else ""
@@ -102,7 +104,8 @@ def _vector(entry: dict[str, object]) -> VectorInUse:
                        last_part(entry.get("model")), str(entry.get("model_fingerprint") or ""),
                        str(entry.get("file") or ""), epoch if isinstance(epoch, int) else None,
                        str(entry.get("selected") or ""),
-                       _figure(entry.get("quota"), math.nan) if entry.get("kind") == "conceptor" else math.nan)
+                       _figure(entry.get("quota"), math.nan) if entry.get("kind") == "conceptor" else math.nan,
+                       site=str(entry.get("site") or ""))
 
 
 def _figure(value: object, otherwise: float) -> float:

@@ -235,6 +235,27 @@ TEST(PlanSteering, TheRandomControlHasTheNormOfEachLayer) {
   EXPECT_DOUBLE_EQ(plan.directions[1].norm, 5);
 }
 
+// Norms 3 and 4 at the two sites of one layer.
+TEST(PlanSteering, ControlsActAtTheSitesOfTheVectors) {
+  std::vector<VectorInUse> vectors = {in_use({0, 4, 0}, 1, 2), in_use({3, 0, 0}, 1, 2)};
+  vectors[1].stored.site = Site::kMlp;
+  const SteeringPlan plan = plan_steering(vectors, std::nullopt, options_of({1}, true));
+  ASSERT_EQ(plan.vectors.size(), 4U);
+  EXPECT_EQ(plan.vectors[0].site, Site::kBlock);
+  EXPECT_EQ(plan.vectors[1].site, Site::kMlp);
+  EXPECT_EQ(plan.vectors[2].site, Site::kMlp);
+  EXPECT_NEAR(vector_norm(plan.vectors[2].value), 3, 1e-6);
+  EXPECT_EQ(plan.vectors[3].site, Site::kBlock);
+  EXPECT_NEAR(vector_norm(plan.vectors[3].value), 4, 1e-6);
+  EXPECT_GT(std::abs(plan.vectors[2].value[0] / 3 - plan.vectors[3].value[0] / 4), 1e-3);
+
+  StoredVector caa = stored({0, 0, 1}, 2);
+  expect_parts(error_of<UserError>([&] { plan_steering({vectors[1]}, caa, options_of({1})); }),
+               {"--caa caa.h5", "--site block", "--site mlp", "same site"});
+  caa.site = Site::kMlp;
+  EXPECT_EQ(plan_steering({vectors[1]}, caa, options_of({1})).vectors[1].site, Site::kMlp);
+}
+
 TEST(PlanSteering, ControlsComeInOneOrder) {
   const SteeringPlan plan =
       plan_steering(two_of_one_layer(), stored({1, 0}, 1), options_of({1}, true));

@@ -284,6 +284,40 @@ TEST_F(RunFileTest, ARunOfOneLayerHasNoDimensionForIt) {
   EXPECT_EQ(stored[0].layer, 15);
 }
 
+std::int64_t schema_of(hid_t id) {
+  std::int64_t schema = 0;
+  const hid_t attribute = H5Aopen(id, "schema_version", H5P_DEFAULT);
+  EXPECT_GE(H5Aread(attribute, H5T_NATIVE_INT64, &schema), 0);
+  H5Aclose(attribute);
+  return schema;
+}
+
+// Under a schema that versions which know one site refuse.
+TEST_F(RunFileTest, ASiteComesBack) {
+  RunRecord written = run_of_three_layers();
+  written.attributes.site = Site::kMlp;
+  write_run_file(file(), written);
+  const hid_t id = H5Fopen(file().c_str(), H5F_ACC_RDONLY, H5P_DEFAULT);
+  ASSERT_GE(id, 0);
+  EXPECT_EQ(schema_of(id), 2);
+  H5Fclose(id);
+  EXPECT_EQ(steered_layers(read_run_file(file()).attributes),
+            SteeredLayers(std::vector<std::int64_t>{15, 17, 20}).at(Site::kMlp));
+  for (const StoredVector& vector : read_stored_vectors(file())) {
+    EXPECT_EQ(vector.place(), SteeredPlace(vector.layer, Site::kMlp));
+  }
+}
+
+// As files of earlier versions.
+TEST_F(RunFileTest, ARunOfBlockOutputsHasNoSite) {
+  edit([](hid_t id) {
+    EXPECT_EQ(H5Aexists(id, "site"), 0);
+    EXPECT_EQ(schema_of(id), 1);
+  });
+  EXPECT_EQ(read_run_file(file()).attributes.site, Site::kBlock);
+  EXPECT_EQ(read_stored_vector(file()).site, Site::kBlock);
+}
+
 // As files of earlier versions.
 TEST_F(RunFileTest, ARunWithoutALearnedFactorHasNone) {
   edit([](hid_t id) {
@@ -457,7 +491,7 @@ TEST_F(RunFileTest, WhatIsNoRunFileIsAUserErrorThatNamesIt) {
 
 TEST_F(RunFileTest, ANewerSchemaIsNamedBesideOurs) {
   edit([](hid_t id) { set_integer(id, "schema_version", 7); });
-  expect_parts(read_error(file()), {"schema_version is 7", "up to 1", "newer bipo-dist"});
+  expect_parts(read_error(file()), {"schema_version is 7", "up to 2", "newer bipo-dist"});
 }
 
 TEST_F(RunFileTest, WrongAttributesAreNamed) {
