@@ -105,6 +105,11 @@ const std::vector<std::string>& names_of<OnDuplicate>() {
 }
 
 template <>
+const std::vector<std::string>& names_of<Site>() {
+  return site_names();
+}
+
+template <>
 const std::vector<std::string>& names_of<BosRule>() {
   static const std::vector<std::string> names = {"auto", "always", "never", "as in 0.1", "never"};
   return names;

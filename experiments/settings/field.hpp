@@ -60,6 +60,8 @@ const std::vector<std::string>& names_of<AnswerPairs>();
 template <>
 const std::vector<std::string>& names_of<OnDuplicate>();
 template <>
+const std::vector<std::string>& names_of<Site>();
+template <>
 const std::vector<std::string>& names_of<BosRule>();
 template <>
 const std::vector<std::string>& names_of<TrainTurns>();

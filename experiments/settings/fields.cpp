@@ -268,11 +268,19 @@ Field check_weights_field(bool& check_weights) {
 }
 
 Field layer_field(SteeredLayers& layer) {
-  return field(
-             "layer", "N[,N...]",
-             "block, from 0, whose output is steered; several: a vector for each, trained jointly",
-             layer, parse_layers)
+  return field("layer", "N[,N...]",
+               "block, from 0, that is steered; several: a vector for each, trained jointly", layer,
+               parse_layers)
       .required();
+}
+
+Field site_field(Site& site, const char* what) {
+  return choice("site",
+                fmt::format("{}: its output, or what its MLP returns, before a norm behind it and "
+                            "before it is added to the residual stream",
+                            what),
+                site)
+      .omitted_at(site, Site::kBlock);
 }
 
 Field overwrite_field(bool& overwrite, const char* what) {
@@ -638,7 +646,7 @@ std::vector<FieldGroup> train_fields(TrainOptions& o) {
             .required()
             .placement(),
         field("test", "FILE", "held-out pairs, likewise", o.test).with_fallback("none").placement(),
-        layer_field(o.layer),
+        layer_field(o.layer), site_field(o.site),
         field("out", "FILE", "run file to write", o.out).required().placement(),
         flag("resume", "continue --out from its checkpoint; start anew if there is none", o.resume)
             .unstored(),
@@ -734,12 +742,13 @@ std::vector<FieldGroup> extract_fields(ExtractOptions& o) {
                   kNeeded,
               o.train)
             .placement(),
-        field("layer", "N", "block, from 0, whose output the direction is of (this or --layers)",
-              o.layer, at_least(0))
+        field("layer", "N", "block, from 0, whose activations are read (this or --layers)", o.layer,
+              at_least(0))
             .with_fallback(""),
         field("layers", "LIST",
               "several in one pass: 1,2,5 or 5:25:5 (first:last:step) or all (this or --layer)",
               o.layers, parse_layer_ranges),
+        site_field(o.site, "what of a block the activations are"),
         field("out", "FILE|DIR",
               "run file to write; with --layers the directory of run files layerN.h5", o.out)
             .required()

@@ -19,6 +19,7 @@ Field model_field(std::filesystem::path& model);
 Field adapter_field(std::filesystem::path& adapter);
 Field check_weights_field(bool& check_weights);
 Field layer_field(SteeredLayers& layer);
+Field site_field(Site& site, const char* what = "what of a block is steered");
 Field overwrite_field(bool& overwrite, const char* what = "replace an existing --out");
 Field config_field();
 Field json_field(bool& json, const char* what = "print one JSON object instead of text");

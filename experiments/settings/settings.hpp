@@ -24,6 +24,7 @@
 #include "trainer/intervention/intervention.hpp"
 #include "trainer/intervention/layers.hpp"
 #include "trainer/intervention/positions.hpp"
+#include "trainer/intervention/site.hpp"
 #include "trainer/objective/objective.hpp"
 #include "trainer/optimizer/optimizer.hpp"
 
@@ -180,6 +181,7 @@ struct TrainingOptions : TextOptions, MachineOptions, CacheOptions, ReportOption
   std::filesystem::path test;        // empty: no held-out pairs
   std::filesystem::path background;  // of an extraction; empty: none
   bool trains_on_letters = false;    // of an extraction: `train` has A/B items
+  Site site = Site::kBlock;          // of every layer that is steered
 
   std::int64_t epochs = 3;
   std::int64_t max_steps = 0;  // 0: no limit
@@ -228,6 +230,11 @@ struct TrainOptions : TrainingOptions {
   std::uint64_t seed = 11;
 };
 
+// Returns the layers with their site.
+inline SteeredLayers steered_layers(const TrainOptions& options) {
+  return options.layer.at(options.site);
+}
+
 // The objective's own reduction, or the given one.
 inline Objective objective_of(const TrainOptions& options) {
   return {options.objective, options.beta, options.label_smoothing, options.simpo_gamma,
@@ -264,10 +271,15 @@ struct WorkloadOptions {
   PairLengths lengths;
   std::optional<std::int64_t> pairs;
   SteeredLayers layer = -1;  // or several, trained jointly
+  Site site = Site::kBlock;
   std::int64_t batch_size = 4;
   std::optional<std::int64_t> micro_batch;
   bool json = false;
 };
+
+inline SteeredLayers steered_layers(const WorkloadOptions& options) {
+  return options.layer.at(options.site);
+}
 
 struct BenchOptions : TextOptions, MachineOptions, CacheOptions, WorkloadOptions {
   std::filesystem::path adapter;  // empty: none
@@ -308,6 +320,7 @@ struct ExtractOptions : TextOptions, MachineOptions, ReportOptions {
   std::filesystem::path train;
   std::int64_t layer = -1;         // -1: see `layers`
   std::vector<LayerRange> layers;  // empty: every layer of the model
+  Site site = Site::kBlock;        // what the activations are of
   std::filesystem::path out;       // a file for `layer`, a directory for `layers`
   bool overwrite = false;
   double norm = 0;          // 0: as found

@@ -217,13 +217,13 @@ SweepGroup::End SweepGroup::work_on(const std::vector<SweepPart>& parts, const P
 
 SweepGroup::End SweepGroup::train_pack(const SweepPart& part, const Pack& pack,
                                        const PackAssignment& assignment, TakenPack* taken) {
-  const SteeredLayers layers = steered_layers(pack.members.front());
+  const SteeredLayers layers = steered_layers(pack.members.front()).at(sweep_.options.site);
   session_.together(
       [&] {
         if (taken != nullptr) {
           require_space(pack, assignment);
         }
-        load_suffix(part, layers.lowest());
+        load_suffix(part, layers.blocks_before());
       },
       *ranks_.world);
   if (taken != nullptr) {
@@ -360,13 +360,13 @@ void SweepGroup::log_steps(Member& member, const std::filesystem::path& path) co
   }
 }
 
-// Without cached activations, every step runs the blocks before the layer too.
-void SweepGroup::load_suffix(const SweepPart& part, std::int64_t layer) {
+// Without cached activations, every step runs the first blocks too.
+void SweepGroup::load_suffix(const SweepPart& part, std::int64_t first) {
   Decoder& decoder = model_.of(part.inputs);
   const std::int64_t blocks = decoder.config().blocks;
   if (part.data.keeps_activations()) {
-    decoder.release_blocks({0, layer + 1});
-    decoder.load_blocks({layer + 1, blocks});
+    decoder.release_blocks({0, first});
+    decoder.load_blocks({first, blocks});
   } else {
     decoder.load_embedding();
     decoder.load_blocks({0, blocks});

@@ -82,7 +82,7 @@ class SweepGroup {
   void add_member(Training& training, const SweepPart& part, const Cell& cell,
                   const Checkpoint* state, const RunRecord* previous);
   void log_steps(Member& member, const std::filesystem::path& path) const;
-  void load_suffix(const SweepPart& part, std::int64_t layer);
+  void load_suffix(const SweepPart& part, std::int64_t first);
   void announce(const Pack& pack, const TakenPack& taken) const;
   void fail(const Cell& cell, const std::string& reason, const TakenPack& taken);
   void end_pack(const PackTask& task, TakenPack& taken, End end);

@@ -392,7 +392,8 @@ double cell_cost(const SweepPreparation& sweep, const Cell& cell) {
   const auto batch = static_cast<double>(cell.batch_size);
   const double passes = cell.sign == "both" ? 2 : 1;
   return passes * steps *
-         floor_operations(job.inputs.config, cell.layer, batch * pair.tokens, batch * pair.answers);
+         floor_operations(job.inputs.config, cell.layer, batch * pair.tokens, batch * pair.answers,
+                          sweep.options.site);
 }
 
 std::uint64_t run_file_bytes(const SweepPreparation& sweep, const Cell& cell) {

@@ -31,6 +31,7 @@ RunShape shape_of(const JobPreparation& job, const std::vector<TrainOptions>& me
   const Computation& computation = job.computation;
   RunShape run;
   run.layer = options.layer.lowest();
+  run.site = options.site;
   run.tp = computation.topology.tp();
   run.dp = computation.topology.dp();
   run.cuda = true;
@@ -75,7 +76,7 @@ class TrainingRoom {
     const ModelConfig& config = job.inputs.config;
     const Computation& computation = job.computation;
     const bool keeps = keeps_activations(job, options);
-    const Range blocks = {keeps ? options.layer.lowest() + 1 : 0, config.blocks};
+    const Range blocks = {keeps ? steered_layers(options).blocks_before() : 0, config.blocks};
     beside_ = Decoder::weight_bytes(config, computation.topology.tp(),
                                     computation.topology.tp_rank(), computation.product_type,
                                     computation.device, blocks, /*embedding=*/!keeps);

@@ -93,6 +93,7 @@ PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const Dat
                               const char* name, bool reference) {
     CacheSettings cache;
     cache.layers = request.layers;
+    cache.site = options.site;
     cache.reference = reference;
     cache.group_size = options.micro_batch.value();
     cache.type = cache_type(options.cache_dtype);
@@ -112,8 +113,9 @@ PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const Dat
     } else {
       display.warn(
           fmt::format("the activations of the {} take {} per node, more than the cache budget "
-                      "leaves: blocks 0..{} run again in every step; raise --cache-budget",
-                      name, gib_text(static_cast<double>(bytes)), request.layers.back()));
+                      "leaves: {} run again in every step; raise --cache-budget",
+                      name, gib_text(static_cast<double>(bytes)),
+                      prefix_text(SteeredLayers(request.layers.back()).at(options.site))));
     }
     return std::make_unique<ActivationCache>(decoder, pairs, cache, ranks);
   };

@@ -118,7 +118,7 @@ SteeredLayers layers_of(const std::vector<StoredVector>& vectors) {
   for (const StoredVector& vector : vectors) {
     layers.push_back(vector.layer);
   }
-  return SteeredLayers(std::move(layers));
+  return SteeredLayers(std::move(layers)).at(vectors.front().site);
 }
 
 // Reads the vector, of one layer or several, and checks that it fits the run; adds what there is to
@@ -128,6 +128,12 @@ Start read_start(const VectorChoice& choice, const SteeredLayers& layers, JobPre
       read_layer_vectors(choice, job.inputs.config, "--continue-from");
   const StoredVector& stored = vectors.front();
   const std::string file = choice.file.string();
+  if (stored.site != layers.site()) {
+    throw UserError(fmt::format(
+        "--continue-from {}: its vector was made with --site {}, but --site is {}; a vector means "
+        "something at its own site only",
+        file, to_string(stored.site), to_string(layers.site())));
+  }
   if (layers_of(vectors) != layers) {
     throw UserError(fmt::format(
         "--continue-from {}: its vector belongs to layer {}, but --layer is {}; a vector "
@@ -261,9 +267,10 @@ void choose_cache_budget(JobPreparation& job, const std::vector<std::int64_t>& l
     require_memory(what, bytes, available, topology.tp());
   };
   // The prefix pass holds one block at a time beside the suffix.
-  const std::uint64_t suffix = weights({layers.front() + 1, config.blocks});
+  const std::int64_t first = SteeredPlace{layers.front(), job.options.site}.blocks_before();
+  const std::uint64_t suffix = weights({first, config.blocks});
   std::uint64_t resident = suffix;
-  for (std::int64_t i = 0; i <= layers.front(); ++i) {
+  for (std::int64_t i = 0; i < first; ++i) {
     resident = std::max(resident, suffix + weights({i, i + 1}) - weights({}));
   }
   require(resident, "the weights of the blocks after --layer, with the head, take");
@@ -309,11 +316,12 @@ SettingNotes job_notes(const TrainOptions& options, const JobPreparation& job,
   if (!options.test.empty()) {
     notes.behind["test"] = fmt::format("{} pairs", job.inputs.test.size());
   }
+  const char* const what = options.site == Site::kMlp ? "the MLP in " : "";
   notes.behind["layer"] =
       options.layer.count() == 1
-          ? fmt::format("output of block {} of 0..{}", options.layer.lowest(), c.blocks - 1)
-          : fmt::format("outputs of {} blocks of 0..{}, trained jointly", options.layer.count(),
-                        c.blocks - 1);
+          ? fmt::format("output of {}block {} of 0..{}", what, options.layer.lowest(), c.blocks - 1)
+          : fmt::format("outputs of {}{} blocks of 0..{}, trained jointly", what,
+                        options.layer.count(), c.blocks - 1);
   notes.behind["dtype"] = fmt::format(
       "products{}; residual stream and vector fp32",
       computation.emulated ? " computed in fp32: this processor has no bf16 instructions" : "");
@@ -381,7 +389,7 @@ RunPreparation prepare_run(const TrainOptions& given, const std::string& now,
     run.job.warnings.push_back(std::move(warning));
   }
   if (!run.previous && !options.continue_from.empty()) {
-    Start start = read_start(options.continue_from, options.layer, run.job);
+    Start start = read_start(options.continue_from, steered_layers(options), run.job);
     run.start = std::move(start.vector);
     provenance = std::move(start.provenance);
   }

@@ -29,6 +29,9 @@ std::string run_config(const TrainOptions& options, const JobPreparation& job,
   json["test_pairs"] = inputs.test.size();
   json["test_tokens_hash"] = fmt::format("{:016x}", inputs.test_hash);
   json["world_size"] = job.computation.topology.world();
+  if (const auto factor = mlp_output_factor(inputs.config); factor && options.site == Site::kMlp) {
+    json[kBlockOutputFactorKey] = *factor;
+  }
   if (!continued.is_null()) {
     json[kContinueFromKey] = continued;
   }
@@ -55,6 +58,7 @@ RunAttributes run_attributes(const TrainOptions& options, const JobPreparation& 
   attributes.layer = options.layer.lowest();
   const std::vector<std::int64_t>& layers = options.layer.blocks();
   attributes.higher_layers.assign(layers.begin() + 1, layers.end());
+  attributes.site = options.site;
   attributes.hidden_size = job.inputs.config.hidden;
   attributes.world_size = topology.world();
   attributes.dp = topology.dp();

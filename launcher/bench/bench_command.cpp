@@ -87,6 +87,7 @@ std::vector<TokenPair> pairs_to_use(const BenchOptions& options, const ModelConf
 RunShape run_shape(const BenchSetup& setup) {
   RunShape run;
   run.layer = setup.options.layer.lowest();
+  run.site = setup.options.site;
   run.tp = setup.computation.topology.tp();
   run.dp = setup.computation.topology.dp();
   run.cuda = !setup.computation.device.is_cpu();
@@ -223,6 +224,7 @@ CacheSettings cache_settings(const BenchSetup& setup, const Ranks& ranks,
                              ProgressDisplay& display) {
   CacheSettings cache;
   cache.layers = {setup.options.layer.lowest()};
+  cache.site = setup.options.site;
   cache.group_size = setup.micro_batch;
   cache.reference = uses_reference(setup.options.objective);
   cache.type = cache_type(setup.options.cache_dtype);
@@ -257,7 +259,8 @@ void run_training(const BenchSetup& setup, const Ranks& ranks, ProgressDisplay& 
   TrainingRecord record =
       starting_record(setup.options.layer.count() * setup.config.hidden, training.plan.seed);
   TimingObserver observer(setup, display);
-  train(decoder, cache, nullptr, setup.options.layer, {{training, record, observer}}, ranks);
+  train(decoder, cache, nullptr, steered_layers(setup.options), {{training, record, observer}},
+        ranks);
   report.step_seconds = observer.step_seconds();
   report.breakdown = observer.breakdown(report.median_step_seconds());
 }
@@ -299,7 +302,7 @@ BenchReport described(const BenchSetup& setup) {
   report.model =
       options.source.shape.empty() ? options.source.model.string() : options.source.shape;
   report.blocks = setup.config.blocks;
-  report.layer = options.layer;
+  report.layer = steered_layers(options);
   report.dtype = name_of(setup.computation.dtype);
   report.device = name_of(setup.computation.kind);
   report.backend = setup.computation.backend;
@@ -316,7 +319,8 @@ BenchReport described(const BenchSetup& setup) {
   report.answers_per_step = batch * pair.answers;
   report.floor_flops_per_step =
       passes_of(setup) * floor_operations(setup.config, options.layer.lowest(),
-                                          report.tokens_per_step, report.answers_per_step);
+                                          report.tokens_per_step, report.answers_per_step,
+                                          options.site);
   return report;
 }
 

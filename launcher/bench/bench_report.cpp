@@ -107,9 +107,9 @@ std::string bench_text(const BenchReport& r) {
   text +=
       bench_line("prefix pass", fmt::format("{:.4g} s for {} pairs", r.prefix_seconds, r.pairs));
   text += bench_line(
-      "memory", fmt::format("{} at most per rank; weights {}, activations of blocks 0..{} {}{}",
+      "memory", fmt::format("{} at most per rank; weights {}, activations of {} {}{}",
                             bench_gib(static_cast<double>(r.peak_memory_bytes)),
-                            bench_gib(static_cast<double>(r.weight_bytes)), r.layer.lowest(),
+                            bench_gib(static_cast<double>(r.weight_bytes)), prefix_text(r.layer),
                             bench_gib(static_cast<double>(r.cache_bytes)),
                             r.cache_kept ? " per node" : " not kept: more than the cache budget"));
   text +=
@@ -126,6 +126,9 @@ std::string bench_json(const BenchReport& r) {
   json["layer"] = r.layer.lowest();
   if (r.layer.count() > 1) {
     json["layers"] = r.layer.blocks();
+  }
+  if (r.layer.site() != Site::kBlock) {
+    json["site"] = to_string(r.layer.site());
   }
   json["dtype"] = r.dtype;
   json["device"] = r.device;

@@ -178,7 +178,7 @@ PlanRequest make_request(const PlanOptions& options) {
   request.model =
       options.source.shape.empty() ? options.source.model.string() : options.source.shape;
   request.config = read_chosen_config(options.source, options.layer);
-  request.layer = options.layer;
+  request.layer = steered_layers(options);
   set_pairs(options, request);
   request.test_pairs = options.test_pairs;
   request.uses_reference = uses_reference(options.objective);
@@ -219,7 +219,7 @@ std::string planned_cost(const JobPreparation& job, int local_ranks) {
   PlanRequest request;
   request.model = options.model.string();
   request.config = job.inputs.config;
-  request.layer = options.layer;
+  request.layer = steered_layers(options);
   request.pair = mean_pair(job.inputs.train);
   request.train_pairs = static_cast<std::int64_t>(job.inputs.train.size());
   request.test_pairs = static_cast<std::int64_t>(job.inputs.test.size());

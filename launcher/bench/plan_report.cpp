@@ -78,9 +78,9 @@ std::string arrangement_text(const PlanRequest& r, const RunPlan& p) {
 std::string memory_text(const PlanRequest& r, const RunPlan& p) {
   const RankMemory& m = p.memory;
   std::string text = "\nmemory per rank\n";
-  text +=
-      plan_line(fmt::format("weights of blocks {}..{}", r.layer.lowest() + 1, r.config.blocks - 1),
-                plan_gib(m.suffix));
+  text += plan_line(
+      fmt::format("weights of blocks {}..{}", r.layer.blocks_before(), r.config.blocks - 1),
+      plan_gib(m.suffix));
   text += plan_line("head and final norm", plan_gib(m.head));
   text += plan_line("activations of a micro-batch", plan_gib(m.activations));
   if (p.shape.graphs) {
@@ -91,7 +91,7 @@ std::string memory_text(const PlanRequest& r, const RunPlan& p) {
   text += plan_line("libraries", plan_gib(m.program));
   text += plan_line("at most", plan_gib(p.peak_bytes));
   text += plan_line(
-      fmt::format("activations of blocks 0..{}, per node", r.layer.lowest()),
+      fmt::format("activations of {}, per node", prefix_text(r.layer)),
       plan_gib(m.cache) + (r.machine.cuda ? " of host memory" : " (in \"at most\" by parts)"));
   return text;
 }
@@ -134,6 +134,9 @@ std::string plan_json(const PlanRequest& r, const RunPlan& p) {
   json["layer"] = r.layer.lowest();
   if (r.layer.count() > 1) {
     json["layers"] = r.layer.blocks();
+  }
+  if (r.layer.site() != Site::kBlock) {
+    json["site"] = to_string(r.layer.site());
   }
   json["dtype"] = r.dtype;
   json["machine"] = r.machine.name;

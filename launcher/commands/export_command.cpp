@@ -80,6 +80,28 @@ void require_chosen_layers(const std::vector<std::int64_t>& chosen,
   }
 }
 
+// Returns what the vector is multiplied by, because other programs add to the outputs of blocks.
+double factor_of_export(const VectorChoice& choice, const StoredVector& stored) {
+  if (stored.site == Site::kBlock) {
+    return 1;
+  }
+  const auto factor = block_output_factor(stored);
+  if (!factor) {
+    throw UserError(fmt::format(
+        "{}: its vector is added to what the MLP of layer {} returns (--site {}), before a norm or "
+        "a scale of its own that this model's blocks have behind it, so that nothing added to the "
+        "block's output does the same; the programs that read such files add there; use it in "
+        "generate and evaluate, or in PyTorch by bipo_analysis.steer",
+        choice.file.string(), stored.layer, to_string(stored.site)));
+  }
+  std::cerr << fmt::format(
+      "note: {}: its vector is added to what the MLP of layer {} returns; in this model the same "
+      "vector{} does the same where it is added to the block's output, as the programs do that "
+      "read the file\n",
+      choice.file.string(), stored.layer, *factor == 1 ? "" : fmt::format(" times {}", *factor));
+  return *factor;
+}
+
 std::vector<ExportedVector> vectors_of(const ExportOptions& options) {
   std::vector<ExportedVector> vectors;
   std::set<std::string> models;
@@ -106,8 +128,10 @@ std::vector<ExportedVector> vectors_of(const ExportOptions& options) {
           "place for that, and the programs that read it add the vector at every position\n",
           choice.file.string(), positions, options.format);
     }
+    const double factor = factor_of_export(choice, of_layers.front());
     for (StoredVector& stored : of_layers) {
-      vectors.push_back({std::move(stored), options.multiplier * choice.weight, positions});
+      vectors.push_back(
+          {std::move(stored), options.multiplier * choice.weight * factor, positions});
     }
   }
   require_chosen_layers(options.layers, vectors);

@@ -40,6 +40,7 @@ TrainOptions job_options(const ExtractOptions& options) {
   job.train = options.train;
   job.background = options.background;
   job.trains_on_letters = options.method == ExtractMethod::kCaaLetter;
+  job.site = options.site;
   return job;
 }
 
@@ -82,6 +83,12 @@ std::vector<VectorInUse> read_ensemble(const ExtractOptions& options, const Trai
           "--vector {}: it belongs to layer {}, but --layer is {}; the mean of an ensemble is of "
           "vectors of one layer",
           file, stored.layer, layer));
+    }
+    if (stored.site != options.site) {
+      throw UserError(
+          fmt::format("--vector {}: it was made with --site {}, but --site is {}; the mean of an "
+                      "ensemble is of vectors of one site",
+                      file, to_string(stored.site), to_string(options.site)));
     }
     if (options.normalise && vector_norm(stored.value) == 0) {
       throw UserError(fmt::format(
@@ -263,6 +270,7 @@ ExtractPreparation prepare_extraction(const ExtractOptions& given, const std::st
   run.job.warnings.insert(run.job.warnings.end(), warnings.begin(), warnings.end());
   const TrainingInputs& inputs = run.job.inputs;
   run.pass.layers = choose_layers(run.options, inputs.config);
+  run.pass.site = run.options.site;
   run.ensemble = read_ensemble(run.options, inputs, run.pass.layers.front(), run.job.warnings);
   run.ensemble_mean = mean_of(run.ensemble, run.options.normalise);
   const bool has_letters = given.method == ExtractMethod::kCaaLetter;
@@ -337,6 +345,10 @@ std::string extract_config(const ExtractPreparation& preparation, std::int64_t l
     json[figure_key(described.method)] = *norms.figure;
   }
   json["world_size"] = preparation.job.computation.topology.world();
+  if (const auto factor = mlp_output_factor(inputs.config);
+      factor && described.site == Site::kMlp) {
+    json[kBlockOutputFactorKey] = *factor;
+  }
   store_template_date(described.template_date, json);
   return settings_text(json);
 }
@@ -345,9 +357,9 @@ std::vector<SettingGroup> extract_settings_table(const ExtractPreparation& prepa
   const JobPreparation& job = preparation.job;
   ExtractOptions described = resolved_options(preparation);
   SettingNotes notes = job_notes(job.options, job, job.computation.topology);
-  notes.behind["layer"] =
-      fmt::format("outputs of blocks {} of 0..{}", fmt::join(preparation.pass.layers, ", "),
-                  job.inputs.config.blocks - 1);
+  notes.behind["layer"] = fmt::format(
+      "outputs of {}blocks {} of 0..{}", described.site == Site::kMlp ? "the MLPs of " : "",
+      fmt::join(preparation.pass.layers, ", "), job.inputs.config.blocks - 1);
   if (!job.inputs.background.empty()) {
     notes.behind["background"] = fmt::format("{} pairs", job.inputs.background.size());
   }

@@ -164,7 +164,8 @@ int run_prepared(const RunPreparation& run, OutputClaims& claims, Job& job) {
 
   const double residual_rms = data.train->median_rms(options.layer.lowest());
   const double residual_norm = residual_rms * std::sqrt(static_cast<double>(inputs.config.hidden));
-  job.display().message(fmt::format("median norm of the residual stream after block {}: {:.4g}",
+  job.display().message(fmt::format("median norm of the residual stream {} block {}: {:.4g}",
+                                    options.site == Site::kBlock ? "after" : "before",
                                     options.layer.lowest(), residual_norm));
   const BatchPlan plan(run.plan);
   RunObserver observer(
@@ -193,7 +194,7 @@ int run_prepared(const RunPreparation& run, OutputClaims& claims, Job& job) {
     });
   }
   const RunStatus status =
-      train(*decoder, *data.train, data.held_out.get(), options.layer,
+      train(*decoder, *data.train, data.held_out.get(), steered_layers(options),
             {{training_settings(options, run.plan, residual_rms, inputs.config.hidden), record,
               observer}},
             ranks, last_step);

@@ -66,6 +66,7 @@ std::vector<Field> workload_fields(WorkloadOptions& o, const char* pairs,
                 o.source.shape, parse_some_text)
               .with_values({kShapeNames.begin(), kShapeNames.end()}),
           layer_field(o.layer),
+          site_field(o.site),
           field("train", "FILE", "pairs to take: CSV, TSV, JSON, JSONL, Parquet, Arrow", o.train)
               .with_fallback("made up, of the lengths below"),
           field("prompt-length", "N", "tokens of a prompt", lengths.prompt_length, at_least(1)),
@@ -143,7 +144,7 @@ std::vector<Field> axis_fields(SweepAxes& axes) {
            axes.data, parse_data_sets)
           .listing_paths(),
       axis("layers",
-           "blocks whose output is steered: 1,2,5 or 5:25:5 (first:last:step) or all; 10+15+20 are "
+           "blocks that are steered: 1,2,5 or 5:25:5 (first:last:step) or all; 10+15+20 are "
            "trained jointly, as one cell",
            axes.layers, parse_layer_ranges, "layer")
           .required(),
@@ -235,7 +236,9 @@ CommandTable sweep_table(SweepOptions& o) {
         std::vector{preset_field(), max_steps_field(o.max_steps), patience_field(o.patience),
                     micro_batch_field(o.micro_batch, "auto: the batch"), lr_unit_field(o.lr_unit)} +
             decay_fields(o) + learned_factor_fields(o) + std::vector{rank_field(o.rank)} +
-            warmup_fields(o) + std::vector{steer_bos_field(o.steer_bos), shuffle_field(o.shuffle)}},
+            warmup_fields(o) +
+            std::vector{site_field(o.site), steer_bos_field(o.steer_bos),
+                        shuffle_field(o.shuffle)}},
        evaluation_and_saving_group(o),
        {"Machine",
         machine_fields(o, "auto: 1") + std::vector{graphs_field(o.cuda_graphs)} + cache_fields(o)},
@@ -375,11 +378,13 @@ CommandTable extract_table(ExtractOptions& o) {
       "with.  Start it by itself or under mpirun or srun; the ranks share the work.\n",
       extract_fields(o),
       "\n"
-      "h is the output of block N without any vector; a and b of a pair are the means of h over "
-      "the tokens\n"
-      "of the chosen and of the rejected answer: those of its text, up to and without the "
-      "end-of-sequence\n"
-      "token, because generation ends there, so that no vector is ever added to its activations.\n"
+      "h is the output of block N, or with --site mlp of its MLP, without any vector; a and b of a "
+      "pair\n"
+      "are the means of h over the tokens of the chosen and of the rejected answer: those of its "
+      "text, up\n"
+      "to and without the end-of-sequence token, because generation ends there, so that no vector "
+      "is ever\n"
+      "added to its activations.\n"
       "\n"
       "  caa    the mean of a - b over the pairs (Contrastive Activation Addition, arXiv "
       "2312.06681)\n"

@@ -406,6 +406,11 @@ void require_consistent(const ExtractOptions& options, const GivenNames& given) 
         "--norm and --match-norm set the length of a direction; a conceptor is a matrix, whose "
         "strength is @W behind its file where it is used");
   }
+  if (makes_conceptor(options.method) && options.site != Site::kBlock) {
+    throw UserError(
+        "--site mlp is for directions; a conceptor multiplies the output of a block, and its file "
+        "names no other site");
+  }
   const bool is_confst = options.method == ExtractMethod::kConfst;
   if (given.contains("probe-c") && options.method != ExtractMethod::kProbe && !is_confst) {
     throw UserError(

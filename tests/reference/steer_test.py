@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -20,7 +21,7 @@ from documentation import SOURCE
 
 sys.path.insert(0, str(SOURCE / "experiments" / "analysis"))
 from bipo_analysis import (  # noqa: E402
-    AnalysisError, load_conceptor, load_evaluation, load_run, load_sweep, load_vector, steer)
+    AnalysisError, load_conceptor, load_evaluation, load_run, load_sweep, load_vector, load_vectors, steer)
 
 transformers.logging.set_verbosity_error()
 LAYER = 1
@@ -383,6 +384,126 @@ def test_where_a_conceptor_cannot_be_used_is_said(folder, conceptor, tmp_path):
     inspected = json.loads(program.run_successfully(["inspect", conceptor, "--json"]).stdout)
     assert inspected["kind"] == "conceptor" and inspected["quota"] == pytest.approx(load_conceptor(conceptor).quota)
     assert "dimensions pass" in program.run_successfully(["inspect", conceptor]).stdout
+
+
+def mlp_log_probs(model, scored, changes) -> torch.Tensor:
+    """[pairs, 2]; `changes[layer](h, prompt)` is what happens to the output h of the MLP of a block."""
+    sums = []
+    for count, ids in scored:
+        handles = [model.model.layers[layer].mlp.register_forward_hook(
+            lambda _, __, h, change=change, count=count: change(h[0], count).unsqueeze(0))
+            for layer, change in changes.items()]
+        table = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        for handle in handles:
+            handle.remove()
+        sums.append(sum(table[place - 1, ids[place]] for place in range(count, len(ids))))
+    return torch.stack(sums).view(-1, 2)
+
+
+AT_MLPS = (0, 2)  # of three blocks
+
+
+@pytest.fixture(scope="module")
+def normed(folder) -> Path:
+    """A model with a norm behind its MLPs, the same tokens and pairs, and run.h5: one step on all pairs at two MLPs."""
+    directory = user_files.copy_of(folder / "model", folder / "normed")
+    fast = AutoTokenizer.from_pretrained(directory)
+    config = transformers.Olmo2Config(
+        vocab_size=len(fast), hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, rms_norm_eps=1e-5, tie_word_embeddings=False,
+        pad_token_id=None, bos_token_id=None, eos_token_id=fast.eos_token_id)
+    user_files.make_loud(transformers.Olmo2ForCausalLM(config).float()).save_pretrained(directory)
+    train_at_mlps(directory, directory / "run.h5", layer="0,2", positions="answer")
+    return directory
+
+
+def train_at_mlps(model: Path, out: Path, **more: object) -> None:
+    program.run_successfully(["train", *program.options({
+        "model": model, "train": model / "pairs.csv", "test": model / "pairs.csv", "site": "mlp", "epochs": 1,
+        "max_steps": 1, "batch_size": len(user_files.PAIRS), "sign": "plus", "lr_unit": "absolute", "lr": 0.3,
+        "warmup_steps": 0, "multipliers": "-1,0,1", "system_prompt": "", "dtype": "fp32", "device": "cpu", "threads": 1,
+        "out": out, **more})])
+
+
+@pytest.fixture(scope="module")
+def normed_model(normed):
+    return AutoModelForCausalLM.from_pretrained(normed, dtype=torch.float32)
+
+
+def test_a_step_at_mlps_has_pytorchs_gradient(normed, normed_model, scored):
+    vectors = {layer: torch.zeros(64, requires_grad=True) for layer in AT_MLPS}
+
+    def adding(vector):
+        return lambda h, prompt: h + (torch.arange(len(h)) >= prompt).unsqueeze(1) * vector
+    found = mlp_log_probs(normed_model, scored, {layer: adding(vector) for layer, vector in vectors.items()})
+    margins = 0.1 * ((found[:, 0] - found[:, 1]) - (found[:, 0] - found[:, 1]).detach())
+    torch.nn.functional.softplus(-margins).mean().backward()
+    gradient = numpy.concatenate([vector.grad.numpy() for vector in vectors.values()])
+    run = load_run(normed / "run.h5")
+    assert run.site == "mlp" and run.settings["site"] == "mlp" and run.attributes["schema_version"] == 2
+    assert run.steps["grad_norm"].iloc[0] == pytest.approx(numpy.linalg.norm(gradient), rel=1e-3)
+    is_clear = numpy.abs(gradient) > 1e-3 * numpy.abs(gradient).max()
+    assert is_clear.sum() > 100
+    assert (numpy.sign(run.vectors[-1]) == -numpy.sign(gradient))[is_clear].all()
+
+
+def test_a_runs_site_is_that_of_its_evaluation_and_use(normed, normed_model, scored, tmp_path):
+    """Of the held-out pairs in training, of evaluate, generate and bipo_analysis.steer, none of which is told."""
+    run = normed / "run.h5"
+    common = {"model": normed, "test": normed / "pairs.csv", "system_prompt": "", "dtype": "fp32", "device": "cpu"}
+    evaluation = program.run_successfully(["evaluate", "--vector", run, *program.options({
+        **common, "multipliers": "-1,1", "out": tmp_path / "e.h5"})])
+    assert "vector of the MLP of layer 2" in evaluation.stderr
+    used = load_evaluation(tmp_path / "e.h5")
+    samples = used.samples.query("direction == 'vector' and multiplier == 1")[["chosen_logp", "rejected_logp"]]
+    assert [entry["site"] for entry in used.settings["vectors"]] == ["mlp", "mlp"]
+    found = log_probs(normed_model, scored, vectors=run)
+    numpy.testing.assert_allclose(found, samples, rtol=0, atol=TOLERANCE)
+    trained = load_run(run).evals.query("multiplier == 1").iloc[-1]
+    numpy.testing.assert_allclose(found.mean(axis=0), [trained["chosen_logp"], trained["rejected_logp"]], rtol=0,
+                                  atol=TOLERANCE)
+    vectors = load_vectors(run)
+    assert [(vector.layer, vector.site) for vector in vectors] == [(layer, "mlp") for layer in AT_MLPS]
+    at_blocks = log_probs(normed_model, scored, vectors=[replace(vector, site="block") for vector in vectors])
+    assert numpy.abs(at_blocks - found).max() > 10 * TOLERANCE
+
+    program.run_successfully(["evaluate", "--vector", run, *program.options({
+        **common, "multipliers": "0,0.5", "intervention": "clamp:3", "positions": "all", "random_control": "off",
+        "out": tmp_path / "clamped.h5"})])
+
+    def clamping(vector):
+        return lambda h, prompt: projected(torch.from_numpy(vector.value.copy()), "clamp:3", 0.5)(h)
+    with torch.no_grad():
+        expected = mlp_log_probs(normed_model, scored, {vector.layer: clamping(vector) for vector in vectors})
+    clamped = load_evaluation(tmp_path / "clamped.h5").samples.query("multiplier == 0.5")
+    numpy.testing.assert_allclose(clamped[["chosen_logp", "rejected_logp"]], expected, rtol=0, atol=TOLERANCE)
+
+    program.run_successfully(["generate", *program.options({
+        "model": normed, "vector": run, "prompt": "Where are the keys?", "system_prompt": "", "max_new_tokens": 12,
+        "multipliers": "2", "positions": "all", "dtype": "fp32", "device": "cpu", "out": tmp_path / "texts.jsonl"})])
+    wanted = json.loads((tmp_path / "texts.jsonl").read_text())["tokens"]
+    fast = AutoTokenizer.from_pretrained(normed)
+    ids = fast(fast.apply_chat_template([{"role": "user", "content": "Where are the keys?"}], add_generation_prompt=True,
+                                        tokenize=False), add_special_tokens=False).input_ids
+    with steer(normed_model, run, 2, "all"):
+        made = normed_model.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False, pad_token_id=0)
+    assert made[0, len(ids):].tolist()[:len(wanted)] == wanted
+
+
+def test_exports_of_mlp_vectors_are_exact_or_refused(folder, normed, model, scored, tmp_path):
+    """What is added to the MLP of a Llama can be added to the block's output; behind a norm nothing can."""
+    refused = program.run(["export", normed / "run.h5", "--format", "safetensors", "--out", tmp_path / "v.safetensors"])
+    assert refused.code == program.BAD_INPUT and "before a norm" in " ".join(refused.stderr.split()), refused
+    assert not (tmp_path / "v.safetensors").exists()
+    train_at_mlps(folder / "model", tmp_path / "llama.h5", layer=LAYER)
+    exported = program.run_successfully(["export", tmp_path / "llama.h5", "--format", "npy", "--out",
+                                         tmp_path / "v.npy"])
+    assert "does the same where it is added to the block's output" in " ".join(exported.stderr.split())
+    at_mlp = load_vector(tmp_path / "llama.h5")
+    numpy.testing.assert_array_equal(numpy.load(tmp_path / "v.npy"), at_mlp.value)
+    at_block = replace(at_mlp, value=numpy.load(tmp_path / "v.npy"), site="block")
+    numpy.testing.assert_allclose(log_probs(model, scored, vectors=at_block), log_probs(model, scored, vectors=at_mlp),
+                                  rtol=0, atol=TOLERANCE)
 
 
 # The gate below, at and above the steered block.

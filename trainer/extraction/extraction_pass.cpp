@@ -68,6 +68,7 @@ class ExtractionPass {
         pairs_(pairs),
         method_(method),
         layers_(settings.layers),
+        site_(settings.site),
         block_by_block_(settings.block_by_block),
         tokens_of_pack_(decoder.device().is_cpu() ? 0 : settings.device_pack),
         ranks_(ranks),
@@ -194,10 +195,17 @@ class ExtractionPass {
   }
 
   void pass(Passenger& passenger, std::int64_t block) {
+    at::Tensor activations;
+    // In every block, so that a layer's last bits do not depend on which layers are asked for.
+    const auto see = [&](const at::Tensor& output) {
+      activations = output;
+      return output;
+    };
+    const ChangeMlpOutput change = site_ == Site::kMlp ? ChangeMlpOutput(see) : nullptr;
     passenger.hidden =
-        decoder_.run_blocks(passenger.hidden, {block, block + 1}, passenger.packed.layout);
+        decoder_.run_blocks(passenger.hidden, {block, block + 1}, passenger.packed.layout, change);
     if (const auto place = place_of(block); place < layers_.size()) {
-      record(passenger, place);
+      record(passenger, site_ == Site::kMlp ? activations : passenger.hidden, place);
     }
   }
 
@@ -208,14 +216,14 @@ class ExtractionPass {
   }
 
   // The host reads all pairs' numbers at once.
-  void record(const Passenger& passenger, std::size_t place) {
+  void record(const Passenger& passenger, const at::Tensor& activations, std::size_t place) {
     const Pack& pack = passenger.pack;
     std::vector<at::Tensor> means;
     for (std::size_t i = 0; i < pack.pairs.size(); ++i) {
-      add_means(passenger, i, means);
+      add_means(passenger, activations, i, means);
     }
     const at::Tensor of_answers = at::stack(means).cpu();
-    const at::Tensor rms = token_rms(passenger.hidden);
+    const at::Tensor rms = token_rms(activations);
     const double* const of_row = rms.const_data_ptr<double>();
     LayerStatistics& statistics = statistics_of(place);
     std::vector<double>& found = found_[place].rms;
@@ -231,12 +239,13 @@ class ExtractionPass {
 
   // Adds those of both answers, which follow each other in the pack:
   // [... | rest of the prompt | chosen | rejected | ...].
-  void add_means(const Passenger& passenger, std::size_t i, std::vector<at::Tensor>& means) const {
+  void add_means(const Passenger& passenger, const at::Tensor& activations, std::size_t i,
+                 std::vector<at::Tensor>& means) const {
     const TokenPair& pair = pairs_[static_cast<std::size_t>(passenger.pack.pairs[i])];
     const auto chosen = static_cast<std::int64_t>(pair.chosen.size()) - 1;
     const auto rejected = static_cast<std::int64_t>(pair.rejected.size()) - 1;
     const at::Tensor rows =
-        passenger.hidden.narrow(0, passenger.rows[i][pair.prompt.size()], chosen + rejected)
+        activations.narrow(0, passenger.rows[i][pair.prompt.size()], chosen + rejected)
             .to(at::kDouble);
     means.push_back(mean_of_answer(rows.narrow(0, 0, chosen), pair.chosen_scored));
     means.push_back(mean_of_answer(rows.narrow(0, chosen, rejected), pair.rejected_scored));
@@ -270,9 +279,9 @@ class ExtractionPass {
     if (!std::all_of(result.value.begin(), result.value.end(),
                      [](double x) { return std::isfinite(x); })) {
       throw AgreedFailure(
-          fmt::format("the output of block {} is not finite; if the model overflows, try "
+          fmt::format("the output of {}block {} is not finite; if the model overflows, try "
                       "--dtype fp32",
-                      result.layer),
+                      site_ == Site::kMlp ? "the MLP of " : "", result.layer),
           kExitFailure);
     }
     results_.push_back(std::move(result));
@@ -282,6 +291,7 @@ class ExtractionPass {
   const std::vector<TokenPair>& pairs_;
   const MakeStatistics& method_;
   const std::vector<std::int64_t>& layers_;
+  Site site_;
   bool block_by_block_;
   std::int64_t tokens_of_pack_;  // at most, see fit_into_device_pack(); 0: pairs go one by one
   const Ranks& ranks_;

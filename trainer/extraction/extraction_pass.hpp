@@ -12,6 +12,7 @@
 #include "datasets/tokens/token_pair.hpp"
 #include "trainer/cache/activation_cache.hpp"
 #include "trainer/extraction/methods.hpp"
+#include "trainer/intervention/site.hpp"
 #include "trainer/model/decoder/decoder.hpp"
 
 namespace bipo {
@@ -31,6 +32,7 @@ struct ExtractionSettings {
   // them by itself. The results are the same.
   bool block_by_block = true;
   std::int64_t device_pack = kTokensPerDevicePack;  // see fit_into_device_pack()
+  Site site = Site::kBlock;                         // whose rows are the activations h_L
 };
 
 struct ExtractedDirection {

@@ -98,7 +98,8 @@ const std::vector<Example>& later_examples() {
       {"schedule", "schedule", "linear", "linear"},
       {"init", "init", "random:0.5", "random:0.5"},
       {"positions", "steered_positions", "first:2,last:1", "first:2,last:1"},
-      {"steer-bos", "steer_bos", "off", false}};
+      {"steer-bos", "steer_bos", "off", false},
+      {"site", "site", "mlp", "mlp"}};
   return all;
 }
 
@@ -278,7 +279,7 @@ TEST(TrainFields, TheDefaultThatHelpShowsGivesTheStructsValue) {
       }
     }
   }
-  EXPECT_EQ(checked, 48);
+  EXPECT_EQ(checked, 50);
 }
 
 // Files are those of versions without these settings where they are not used.

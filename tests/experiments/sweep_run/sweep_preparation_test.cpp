@@ -211,6 +211,7 @@ TEST_F(SweepPreparationTest, ACellIsTheRunByItself) {
   given.axes.reductions = {"sum"};
   given.axes.positions = {"first:1,last:2"};
   given.steer_bos = false;
+  given.site = Site::kMlp;
   given.axes.signs = {"both"};
   given.axes.batch_sizes = {2};
   given.axes.epochs = {7};
@@ -235,6 +236,7 @@ TEST_F(SweepPreparationTest, ACellIsTheRunByItself) {
   alone.reduction = Reduction::kSum;
   alone.positions = parse_positions("first:1,last:2");
   alone.steer_bos = false;
+  alone.site = Site::kMlp;
   alone.sign = SignRule::kBoth;
   alone.batch_size = 2;
   alone.epochs = 7;

@@ -1018,11 +1018,13 @@ TEST(ExtractOptions, ConceptorsAreMadeOfPairsOrOfConceptors) {
   }
   EXPECT_TRUE(parsed_combination({"conceptor-not", "--vector", "a", "--quiet"}).quiet);
   refused({"conceptor-and", "--vector", "a", "--vector", "b", "--aperture", "1"}, {"--aperture"});
+  refused({"conceptor-not", "--vector", "a", "--site", "mlp"}, {"--site mlp", "conceptor"});
   refused({"conceptor", "--layer", "1"}, {"extract needs --model, --train"});
   for (const Words& words : {Words{"--method", "caa", "--aperture", "1"},
                              Words{"--method", "conceptor", "--aperture", "0"},
                              Words{"--method", "conceptor", "--norm", "1"},
                              Words{"--method", "conceptor", "--match-norm", "run.h5"},
+                             Words{"--method", "conceptor", "--site", "mlp"},
                              Words{"--method", "conceptor", "--vector", "a"}}) {
     Words all = {"--layer", "3"};
     all.insert(all.end(), words.begin(), words.end());
@@ -1055,6 +1057,7 @@ constexpr BadValue kBadValues[] = {{"model", "", "path"},
                                    {"layer", "15,", "commas without blanks"},
                                    {"layer", "5+10,15", "commas without blanks"},
                                    {"layer", "5+5", "5 is given twice"},
+                                   {"site", "attention", "block, mlp"},
                                    {"max-steps", "-1", "0 or above"},
                                    {"batch-size", "0", "1 or above"},
                                    {"micro-batch", "0", "1 or above"},
@@ -1366,6 +1369,7 @@ TEST(Help, ListsEveryOptionOfTheDesignOnALineOfItsOwn) {
                            "train",
                            "test",
                            "layer",
+                           "site",
                            "out",
                            "resume",
                            "continue-from",
