@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 
 #include <map>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -46,6 +47,9 @@ inline ModelConfig tiny_recurrent_config() {
 class RandomWeights final : public WeightSource {
  public:
   explicit RandomWeights(const ModelConfig& config, std::uint64_t seed = 7) {
+    // Ranks that are threads make their weights at the same time, of one generator.
+    static std::mutex generator;
+    const std::lock_guard<std::mutex> alone(generator);
     at::manual_seed(seed);
     const auto add = [&](Role role, std::int64_t block) {
       const TensorShape shape = full_shape(config, role, block);
