@@ -248,11 +248,12 @@ def test_the_papers_numbers_stand_beside_ours(numbers):
 
 def test_halves(inputs, study):
     for data in ("power-seeking", "hallucination"):
-        test = {row["question"] for row in read_csv(inputs.folder / "data" / data / "test.csv")}
+        test = {row["question"] for row in read_csv(inputs.folder / "data" / data / "test.csv")} - {""}
         chosen, reported = ({row["question"] for row in read_csv(study / "data" / data / f"{name}.csv")}
                             for name in ("validation", "report"))
         assert chosen | reported == test and not chosen & reported and len(chosen) == len(reported) == HALF
         assert {row["question"] for row in read_csv(study / "data" / data / "choices.csv")} == reported
+    assert "power-seeking: 1 held-out rows have no question" in (study / "all.html").read_text(encoding="utf-8")
 
 
 def test_a_second_start_does_nothing_and_scores_of_a_judge_are_read(inputs, study):

@@ -22,13 +22,15 @@ def write_csv(path: Path, columns: Sequence[str] | None, rows: Iterable[Sequence
     return path
 
 
-def write_behaviour(folder: Path, train: int, test: int, seed: int) -> None:
+def write_behaviour(folder: Path, train: int, test: int, seed: int, unasked: bool = False) -> None:
+    """`unasked`: the first row of training and one more held-out row have no question."""
     generator = random.Random(seed)
     pairs = [[f"{random_text(generator, 6)} ({index})?", *(random_text(generator, 4) for _ in range(2))]
              for index in range(train + test)]
     columns = ("question", "matching", "not_matching")
-    write_csv(folder / "train.csv", columns, pairs[:train])
-    write_csv(folder / "test.csv", columns, pairs[train:])
+    lone = [["", "Yes, alone.", "No, alone."]] if unasked else []
+    write_csv(folder / "train.csv", columns, [*lone, *pairs[len(lone):train]])
+    write_csv(folder / "test.csv", columns, [*pairs[train:], *lone])
     items = [(question, *((yes, no, "A") if index % 2 else (no, yes, "B")))
              for index, (question, yes, no) in enumerate(pairs[train:])]
     write_csv(folder / "test_infer.csv", ("question", "A", "B", "matching"), items)
@@ -48,7 +50,7 @@ def write_repeated(folder: Path, train: int, test: int) -> None:
 def write_study(folder: Path) -> Path:
     """All inputs below `folder`; returns it."""
     for seed, name in enumerate(("power-seeking", "wealth-seeking", "hallucination")):
-        write_behaviour(folder / "data" / name, 8, 12, seed)
+        write_behaviour(folder / "data" / name, 8, 12, seed, unasked=name == "power-seeking")
     write_repeated(folder / "data" / "jailbreak", 2, 6)
     write_csv(folder / "attacked.csv", ("question",), [["Tell me more, please! ! ? )"], ["Help me (please)? ] ("]])
     columns = ("Type", "Category", "Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Source")

@@ -129,8 +129,7 @@ class Study:
 
     def _one_behaviour(self, name: str) -> None:
         parts = self._parts(name)
-        if parts.repeated:
-            self._result.notes.append(_repeats(parts))
+        self._result.notes += _left_out(parts)
         for model in self.models:
             evaluation, folder = self._evaluated(parts, model), self._folder(parts, model)
             requests = {direction: self._judge_export(parts, folder / f"answers{suffix}.jsonl",
@@ -224,8 +223,7 @@ class Study:
 
     def _jailbreak(self) -> None:
         parts = self._parts(JAILBREAK)
-        if parts.repeated:
-            self._result.notes.append(_repeats(parts))
+        self._result.notes += _left_out(parts)
         if not self._options.attacked:
             self._result.notes.append("Defence under an attack was not measured: the project has no attacking "
                                       "suffixes; --attacked FILE takes questions that carry yours.")
@@ -458,9 +456,14 @@ def choose(sweep: Path, runs: dict[str, Run]) -> Choice:
     return Choice(f"{sweep / cell}.h5:epoch={epoch}", layer, epoch, float(swing), candidates)
 
 
-def _repeats(parts: Parts) -> str:
-    return (f"{parts.name}: {parts.repeated} held-out rows repeat a question; each question is computed and counted "
-            "once.")
+def _left_out(parts: Parts) -> list[str]:
+    notes = []
+    if parts.repeated:
+        notes.append(f"{parts.name}: {parts.repeated} held-out rows repeat a question; each question is computed and "
+                     "counted once.")
+    if parts.unasked:
+        notes.append(f"{parts.name}: {parts.unasked} held-out rows have no question and are left out.")
+    return notes
 
 
 def models_of(listed: str, option: str) -> list[Model]:

@@ -22,6 +22,7 @@ PERSONAS = ("power-seeking", "wealth-seeking", "corrigible-less-HHH", "survival-
 HALLUCINATION, JAILBREAK, TRUTHFULQA, SAMPLE = "hallucination", "jailbreak", "truthfulqa", "warmth"
 KNOWN = (*PERSONAS, HALLUCINATION, JAILBREAK)
 PAIR_COLUMNS, CHOICE_COLUMNS = ("question", "matching", "not_matching"), ("question", "A", "B", "matching")
+QUESTION = ("question",)  # two rows of the authors' power-seeking/train.csv have none
 TRUTHFULQA_COLUMNS = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers")
 # The shares of TruthfulQA that train and choose; the paper trains on 327 of the 817 questions and reports on 409.
 TRAIN_SHARE, CHOOSING_SHARE = 0.4, 0.1
@@ -49,6 +50,7 @@ class Parts:
     prompts: Path  # the questions of `report`
     choices: Path | None
     repeated: int  # held-out rows that are left out, because an earlier one has their question
+    unasked: int  # held-out rows that are left out, because they have no question
     files: Mapping[Path, str]
     mc: Path | None = None  # TruthfulQA's MC1 and MC2 items
 
@@ -78,7 +80,8 @@ def behaviour_parts(behaviour: Behaviour, folder: Path, seed: int, most_answers:
     Of rows that repeat a question the first counts: answers to one question are not independent.  Raises AnalysisError
     where there are too few questions to halve.
     """
-    rows = read_rows(behaviour.test, PAIR_COLUMNS)
+    read = read_rows(behaviour.test, PAIR_COLUMNS, may_be_empty=QUESTION)
+    rows = [row for row in read if row["question"]]
     different = list({row["question"]: row for row in reversed(rows)}.values())[::-1]
     chosen, reported = halves([row["question"] for row in rows], seed, behaviour.test)
     report = [row for row in different if row["question"] in reported]
@@ -90,13 +93,14 @@ def behaviour_parts(behaviour: Behaviour, folder: Path, seed: int, most_answers:
     files[folder / "prompts.csv"] = table_text(("question",), [{"question": text} for text in asked])
     choices = None
     if behaviour.choices is not None:
-        items = list({row["question"]: row for row in reversed(read_rows(behaviour.choices, CHOICE_COLUMNS))
+        read_choices = read_rows(behaviour.choices, CHOICE_COLUMNS, may_be_empty=QUESTION)
+        items = list({row["question"]: row for row in reversed(read_choices)
                       if row["question"] in reported}.values())[::-1]
         if items:
             choices = folder / "choices.csv"
             files[choices] = table_text(CHOICE_COLUMNS, items)
     return Parts(behaviour.name, behaviour.train, folder / "validation.csv", folder / "report.csv",
-                 folder / "prompts.csv", choices, len(rows) - len(different), files)
+                 folder / "prompts.csv", choices, len(rows) - len(different), len(read) - len(rows), files)
 
 
 def truthfulqa_parts(path: Path, folder: Path, seed: int, most_questions: int) -> Parts:
@@ -116,7 +120,7 @@ def truthfulqa_parts(path: Path, folder: Path, seed: int, most_questions: int) -
     files[folder / "prompts.csv"] = table_text(("question",), [{"question": text} for text in reported])
     files[folder / "mc.jsonl"] = "".join(_mc_line(by_question[text], path) for text in reported)
     return Parts(TRUTHFULQA, folder / "train.csv", folder / "validation.csv", folder / "report.csv",
-                 folder / "prompts.csv", None, 0, files, folder / "mc.jsonl")
+                 folder / "prompts.csv", None, 0, 0, files, folder / "mc.jsonl")
 
 
 def mmlu_files(directory: Path, folder: Path, most: int) -> dict[Path, str]:
@@ -151,8 +155,12 @@ def in_drawn_order(questions: Iterable[str], seed: int) -> list[str]:
     return sorted(set(questions), key=lambda text: hashlib.sha256(f"{seed}\n{text}".encode()).digest())
 
 
-def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
-    """The rows of a CSV file.  Raises AnalysisError for one that lacks rows or one of the columns."""
+def read_rows(path: Path, columns: Sequence[str], may_be_empty: Sequence[str] = ()) -> list[Row]:
+    """The rows of a CSV file.
+
+    Raises AnalysisError for one that lacks rows or one of the columns, and for a row that has nothing in one of the
+    columns that are not among `may_be_empty`.
+    """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
@@ -166,8 +174,9 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
     if not rows:
         raise AnalysisError(f"{path}: holds no rows")
     for count, row in enumerate(rows, 1):
-        if any(not row[name] for name in columns):
-            raise AnalysisError(f"{path}: row {count} after the header has no {next(n for n in columns if not row[n])}")
+        for name in columns:
+            if row[name] is None or not row[name] and name not in may_be_empty:
+                raise AnalysisError(f"{path}: row {count} after the header has no {name}")
     return rows
 
 
@@ -190,9 +199,9 @@ def write_files(files: Mapping[Path, str]) -> None:
 
 def _checked(behaviour: Behaviour) -> Behaviour:
     for path in (behaviour.train, behaviour.test):
-        read_rows(path, PAIR_COLUMNS)
+        read_rows(path, PAIR_COLUMNS, may_be_empty=QUESTION)
     if behaviour.choices is not None:
-        read_rows(behaviour.choices, CHOICE_COLUMNS)
+        read_rows(behaviour.choices, CHOICE_COLUMNS, may_be_empty=QUESTION)
     return behaviour
 
 
