@@ -95,6 +95,9 @@ void check_same_settings(const std::string& stored, const std::string& now,
     if (name == kWeightsHashKey && !before.contains(name)) {
       continue;  // harmless_differences() tells of it
     }
+    if (name == kBlockOutputFactorKey) {
+      continue;  // follows from the site and the model
+    }
     if (!is_placement(name) && old != value) {
       differences.push_back(fmt::format("{} was {}, now {}", name, old.dump(), value.dump()));
     }

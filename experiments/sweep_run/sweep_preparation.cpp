@@ -102,6 +102,7 @@ Json shared_settings(const SweepPreparation& sweep, const Cell& cell) {
         kStoredPositionsKey, "sign", "batch_size", "epochs"}) {
     settings.erase(axis);
   }
+  settings.erase(kBlockOutputFactorKey);  // follows from the model, and some have none
   const SweepAxes& axes = sweep.options.axes;
   for (const auto& [name, values] :
        {std::pair("norm", &axes.norms), std::pair("schedule", &axes.schedules),

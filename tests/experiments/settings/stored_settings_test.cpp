@@ -159,6 +159,15 @@ TEST(StoredSettings, ASettingThatTheFileDoesNotHaveDiffers) {
                {"momentum was null, now 0.5"});
 }
 
+TEST(StoredSettings, WhatFollowsFromTheSiteIsNoDifferenceOfItsOwn) {
+  Json now = Json::parse(kOldConfig);
+  now["site"] = "mlp";
+  now["block_output_factor"] = 0.5;
+  expect_parts(error_of<UserError>([&] { check_same_settings(kOldConfig, now.dump(), "run.h5"); }),
+               {"(site was null, now \"mlp\")"});
+  EXPECT_FALSE(have_same_results(kOldConfig, now.dump()));
+}
+
 TEST(StoredSettings, WeightsAreComparedWhereBothSayWhich) {
   Json now = Json::parse(kOldConfig);
   now["weights_hash"] = "00000000000000ab";

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "collectives/foundation/errors.hpp"
@@ -199,6 +200,64 @@ TEST_F(SweepPreparationTest, EachInputHasItsCells) {
     EXPECT_EQ(inputs.data.name, cell.data);
     EXPECT_EQ(inputs.job.inputs.train.size(), cell.data == "d" ? 3U : 2U);
   }
+}
+
+// An Olmo2 like the Llama of testing::write_model(), which has a norm behind its MLPs.
+void write_normed_model(const std::filesystem::path& directory) {
+  constexpr std::int64_t kHidden = testing::kModelHidden;
+  constexpr std::int64_t kVocabulary = 303;
+  constexpr std::int64_t kIntermediate = 12;
+  testing::write_model(directory, testing::kChatMl);
+  testing::write_json(directory / "config.json",
+                      {{"architectures", {"Olmo2ForCausalLM"}},
+                       {"hidden_size", kHidden},
+                       {"num_hidden_layers", testing::kModelBlocks},
+                       {"num_attention_heads", 2},
+                       {"num_key_value_heads", 1},
+                       {"intermediate_size", kIntermediate},
+                       {"vocab_size", kVocabulary},
+                       {"max_position_embeddings", testing::kModelContext}});
+  std::vector<std::pair<std::string, std::vector<std::int64_t>>> shapes = {
+      {"model.embed_tokens.weight", {kVocabulary, kHidden}},
+      {"model.norm.weight", {kHidden}},
+      {"lm_head.weight", {kVocabulary, kHidden}}};
+  for (std::int64_t block = 0; block < testing::kModelBlocks; ++block) {
+    const std::vector<std::pair<const char*, std::vector<std::int64_t>>> own = {
+        {"self_attn.q_proj", {kHidden, kHidden}},
+        {"self_attn.k_proj", {kHidden / 2, kHidden}},
+        {"self_attn.v_proj", {kHidden / 2, kHidden}},
+        {"self_attn.o_proj", {kHidden, kHidden}},
+        {"self_attn.q_norm", {kHidden}},
+        {"self_attn.k_norm", {kHidden / 2}},
+        {"post_attention_layernorm", {kHidden}},
+        {"mlp.gate_proj", {kIntermediate, kHidden}},
+        {"mlp.up_proj", {kIntermediate, kHidden}},
+        {"mlp.down_proj", {kHidden, kIntermediate}},
+        {"post_feedforward_layernorm", {kHidden}}};
+    for (const auto& [name, shape] : own) {
+      shapes.emplace_back("model.layers." + std::to_string(block) + "." + name + ".weight", shape);
+    }
+  }
+  testing::write_safetensors(directory / "model.safetensors", shapes);
+}
+
+// Only one of the models has a number by which its MLPs' vectors do the same at block outputs.
+TEST_F(SweepPreparationTest, MlpsOfUnlikeModelsAreOneSweep) {
+  const auto normed = directory_ / "normed";
+  write_normed_model(normed);
+  SweepOptions given = options();
+  given.site = Site::kMlp;
+  given.axes.models = {{"m", model()}, {"n", normed}};
+  const SweepPreparation sweep = prepare(given);
+  ASSERT_EQ(sweep.plan.cells.size(), 16U);
+  const auto settings = nlohmann::json::parse(sweep.plan.settings);
+  EXPECT_EQ(settings["site"], "mlp");
+  EXPECT_EQ(sweep.plan.settings.find("block_output_factor"), std::string::npos);
+  const auto factor_of = [&](const Cell& cell) {
+    return nlohmann::json::parse(cell_config(sweep, cell)).value("block_output_factor", 0.0);
+  };
+  EXPECT_EQ(factor_of(sweep.plan.cells.front()), 1);
+  EXPECT_EQ(factor_of(sweep.plan.cells.back()), 0);
 }
 
 // The run by itself is written out option by option.
