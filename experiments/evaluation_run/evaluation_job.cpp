@@ -197,14 +197,18 @@ Json caa_json(const EvaluationJob& job) {
   if (!job.caa) {
     return nullptr;
   }
-  return {{"file", absolute_text(job.options.caa.file)},
-          {"selected", to_string(job.options.caa.selection)},
-          {"weight", job.options.caa.weight},
-          {"layer", job.caa->layer},
-          {"epoch", job.caa->epoch},
-          {"step", job.caa->step},
-          {"norm_before_scaling", vector_norm(job.caa->value)},
-          {"model", job.caa->model}};
+  Json json = {{"file", absolute_text(job.options.caa.file)},
+               {"selected", to_string(job.options.caa.selection)},
+               {"weight", job.options.caa.weight},
+               {"layer", job.caa->layer},
+               {"epoch", job.caa->epoch},
+               {"step", job.caa->step},
+               {"norm_before_scaling", vector_norm(job.caa->value)},
+               {"model", job.caa->model}};
+  if (job.caa->site != Site::kBlock) {
+    json["site"] = to_string(job.caa->site);
+  }
+  return json;
 }
 
 std::string evaluation_config(const EvaluationJob& job) {

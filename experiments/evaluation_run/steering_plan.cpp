@@ -207,8 +207,8 @@ SteeringPlan plan_steering(const std::vector<VectorInUse>& vectors,
       has_conceptors ? rows_of(vectors.front()) : sums.begin()->second.size();
   if (caa && sums.size() > 1) {
     throw UserError(
-        "--caa needs vectors of one layer: a mean difference belongs to one, and these steer "
-        "several; leave --caa out (the random control has a direction in each layer)");
+        "--caa needs vectors of one layer and site: a mean difference belongs to one, and these "
+        "steer several; leave --caa out (the random control has a direction at each)");
   }
 
   SteeringPlan plan;

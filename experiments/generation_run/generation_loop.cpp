@@ -57,13 +57,16 @@ Json prompt_json(const Prompt& prompt) {
   return messages;
 }
 
-// Returns for each vector its name on the command line, layer and, where a training made it, epoch,
-// from 1.
+// Returns for each vector its name on the command line, layer, the site unless it is the block's
+// output, and, where a training made it, the epoch, from 1.
 Json named_vectors(const std::vector<VectorInUse>& vectors) {
   Json list = Json::array();
   for (const VectorInUse& vector : vectors) {
     Json entry = {{"vector", choice_text(vector.choice, vector.choice.file.string())},
                   {"layer", vector.stored.layer}};
+    if (vector.stored.site != Site::kBlock) {
+      entry["site"] = to_string(vector.stored.site);
+    }
     if (vector.stored.step > 0) {
       entry["epoch"] = vector.stored.epoch + 1;
     }

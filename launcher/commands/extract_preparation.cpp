@@ -62,6 +62,12 @@ std::optional<double> choose_norm(const ExtractOptions& options,
   if (auto warning = unfinished_warning(choice.file, matched)) {
     warnings.push_back(std::move(*warning));
   }
+  if (matched.site != options.site) {
+    warnings.push_back(fmt::format(
+        "--match-norm {}: its vector was made with --site {}, and --site is {}: what is between "
+        "the two, as a norm, changes what a length does",
+        choice.file.string(), to_string(matched.site), to_string(options.site)));
+  }
   const double norm = vector_norm(matched.value) * std::abs(choice.weight);
   if (norm == 0) {
     throw UserError(fmt::format("--match-norm {}: its vector is zero; name a run that has moved",

@@ -79,7 +79,14 @@ def test_a_direction_of_mlps_is_extracted_and_evaluated(job, tiny_model, tiny_pa
     refused = program.run([*use, "--caa", tmp_path / "block.h5"])
     assert refused.code == program.BAD_INPUT and "same site" in refused.stderr, refused
     program.run_successfully([*use, "--caa", tmp_path / "mlp.h5"])
-    assert evaluations.read(tmp_path / "e.h5").config["vectors"][0]["site"] == "mlp"
+    evaluated = evaluations.read(tmp_path / "e.h5").config
+    assert evaluated["vectors"][0]["site"] == evaluated["caa"]["site"] == "mlp"
+    matched = program.run_successfully([*common, "--match-norm", job.out, "--out", tmp_path / "matched.h5"])
+    assert "changes what a length does" in " ".join(matched.stderr.split())
+    program.run_successfully(["generate", *program.options({
+        "model": tiny_model, "vector": job.out, "prompt": "red", "max_new_tokens": 1, "multipliers": 1, "threads": 1,
+        "out": tmp_path / "texts.jsonl"})])
+    assert [entry["site"] for entry in json.loads((tmp_path / "texts.jsonl").read_text())["vectors"]] == ["mlp"]
     inspected = json.loads(program.run_successfully(["inspect", tmp_path / "mlp.h5", "--json"]).stdout)
     assert inspected["site"] == "mlp"
 

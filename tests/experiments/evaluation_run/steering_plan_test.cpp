@@ -252,6 +252,8 @@ TEST(PlanSteering, ControlsActAtTheSitesOfTheVectors) {
   StoredVector caa = stored({0, 0, 1}, 2);
   expect_parts(error_of<UserError>([&] { plan_steering({vectors[1]}, caa, options_of({1})); }),
                {"--caa caa.h5", "--site block", "--site mlp", "same site"});
+  expect_parts(error_of<UserError>([&] { plan_steering(vectors, caa, options_of({1})); }),
+               {"--caa needs vectors of one layer and site"});
   caa.site = Site::kMlp;
   EXPECT_EQ(plan_steering({vectors[1]}, caa, options_of({1})).vectors[1].site, Site::kMlp);
 }
