@@ -7,6 +7,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "trainer/intervention/site.hpp"
 #include "trainer/records/best_epoch.hpp"
 
 namespace bipo {
@@ -136,6 +137,11 @@ bool has_other_objectives(const std::vector<CellSummary>& rows) {
 Json inputs_of(const Json& settings) {
   const Json inputs = settings.value("inputs", Json());
   return inputs.is_array() ? inputs : Json::array();
+}
+
+// Returns what a setting is where nothing is said of it; null where that is not known.
+Json unsaid(const std::string& name) {
+  return name == kSiteSetting ? Json(to_string(Site::kBlock)) : Json();
 }
 
 std::vector<std::string> setting_names(const std::vector<Json>& of_sources) {
@@ -272,7 +278,7 @@ void write_summary(const hdf5::Handle& file, std::vector<CellSummary> rows,
     for (const CellSummary& row : rows) {
       const Json& of_source = settings.at(row.source);
       const Json own = own_settings(of_source, row.cell);
-      values.push_back(own.contains(name) ? own[name] : of_source.value(name, Json()));
+      values.push_back(own.contains(name) ? own[name] : of_source.value(name, unsaid(name)));
     }
     add_setting(name, place++, values, table, rows);
   }

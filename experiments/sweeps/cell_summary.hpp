@@ -15,6 +15,9 @@
 
 namespace bipo {
 
+// The setting that names the steered site, which sweeps and runs of block outputs lack.
+inline constexpr const char* kSiteSetting = "site";
+
 inline constexpr double kUnknownFigure = std::numeric_limits<double>::quiet_NaN();
 
 // A held-out figure at the multipliers -1, 0 and +1; NaN where it was not evaluated.

@@ -152,7 +152,8 @@ Source open_source(const fs::path& path) {
   return {path, /*is_sweep=*/true, read_stored_plan(path)};
 }
 
-// Runs have more settings than a sweep's cells share; beside sweeps those of these are kept.
+// Runs have more settings than a sweep's cells share; beside sweeps those of these are kept, and
+// the site, which sweeps of block outputs do not name.
 void keep_settings_of_sweeps(std::vector<Source>& sources) {
   std::set<std::string> names;
   const auto add = [&](const Json& object) {
@@ -169,6 +170,9 @@ void keep_settings_of_sweeps(std::vector<Source>& sources) {
         add(own.is_object() ? own : Json::object());
       }
     }
+  }
+  if (!names.empty()) {
+    names.insert(kSiteSetting);
   }
   for (Source& source : sources) {
     if (!names.empty() && !source.is_sweep) {

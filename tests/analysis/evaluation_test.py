@@ -189,6 +189,9 @@ def test_a_run_of_several_layers_is_one_vector(tmp_path):
     (used,) = vectors_in_use(joint)
     assert (used.layer, used.layers, used.norm) == (10, (10, 15), 5.0)
     assert vector_words(joint).startswith("warmth.h5 (layers 10+15, epoch 3, norm 5.00")
+    at_mlps = [{**entry, "site": "mlp"} for entry in entries]
+    steered = dataclasses.replace(plain, settings={**plain.settings, "vectors": at_mlps})
+    assert vector_words(steered).startswith("warmth.h5 (MLP of layers 10+15, epoch 3, norm 5.00")
     assert vector_names([joint]) == ["warmth.h5"] and vectors_in_use(plain)[0].layers == (15,)
     both = dataclasses.replace(plain, settings={**plain.settings, "vectors": [*entries, *other, *entries, *entries]})
     assert [one.layers for one in vectors_in_use(both)] == [(10, 15), (15,), (10, 15), (10, 15)]

@@ -10,11 +10,12 @@ import numpy
 import pytest
 from page_reader import Reader, run_command
 from synthetic_evaluation import SyntheticEvaluation
-from synthetic_sweep import CellSpec, SyntheticSweep, grid, write_run_tree
+from synthetic_sweep import CellSpec, SyntheticSweep, grid, make_mlps, write_run_tree
 
 from bipo_analysis import AnalysisError, load_run, load_sweeps, report_html, run_report_html
 from bipo_analysis.run_findings import best_epoch, run_findings
 from bipo_analysis.run_scale import residual_norm
+from bipo_analysis.sections import split_sections
 from bipo_analysis.steering import load_vector, load_vectors
 
 CELL = CellSpec(15, 1)
@@ -193,6 +194,22 @@ def test_sweeps_are_read_together(tmp_path):
     assert list(sweep.summary["origin"]) == ["first", "first", "second", "second"]
     single = load_sweeps([first, first])
     assert len(single.summary) == 2 and "origin" not in single.summary
+
+
+def test_sites_are_told_apart(tmp_path):
+    """The same layers and seeds at block outputs and at MLPs are no four seeds of one choice."""
+    blocks, mlps = (SyntheticSweep(grid((5, 15), (1, 2))).write(tmp_path / name) for name in ("blocks", "mlps"))
+    make_mlps(mlps)
+    joined = load_sweeps([blocks, mlps])
+    assert list(joined.summary["site"]) == ["block"] * 4 + ["mlp"] * 4
+    (section,) = split_sections(joined)
+    assert sorted(variant.values["site"] for variant in section.variants) == ["block", "mlp"]
+    assert all((variant.curve["seeds"] == 2).all() for variant in section.variants)
+    assert "site block, mlp" in Reader(report_html(joined)).text
+    assert "at the outputs of MLPs" in Reader(report_html(load_sweeps([mlps]))).text
+    alone = load_sweeps([blocks, mlps / f"{CellSpec(5, 1).name}.h5"])
+    assert list(alone.summary["site"]) == ["block"] * 4 + ["mlp"]
+    assert "site" not in load_sweeps([blocks]).summary
 
 
 def test_runs_and_sweeps_are_read_together(tmp_path):

@@ -150,6 +150,18 @@ def write_run_tree(group: h5py.Group, cell: CellSpec, status: str, steps: int, e
     group["checkpoint/step"], group["checkpoint/seed"] = numpy.int64(steps), numpy.uint64(cell.seed)
 
 
+def make_mlps(sweep: Path) -> Path:
+    """Turns a sweep's directory into that of --site mlp in a model whose MLPs have no norm behind them."""
+    plan = json.loads((sweep / "plan.json").read_text())
+    plan["settings"]["site"] = "mlp"
+    (sweep / "plan.json").write_text(json.dumps(plan))
+    for path in sweep.glob("*.h5"):
+        with h5py.File(path, "r+") as file:
+            config = {**json.loads(file.attrs["config"]), "site": "mlp", "block_output_factor": 1.0}
+            file.attrs.update({"config": json.dumps(config), "site": "mlp", "schema_version": 2})
+    return sweep
+
+
 @dataclass(frozen=True)
 class SyntheticSweep:
     """A sweep of `cells`; those named in `steps`, `failures` or `missing` by index did not run to their end."""

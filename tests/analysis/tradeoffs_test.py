@@ -13,7 +13,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from synthetic_evaluation import SyntheticEvaluation
-from synthetic_sweep import CellSpec, SyntheticSweep
+from synthetic_sweep import CellSpec, SyntheticSweep, make_mlps
 
 from bipo_analysis import AnalysisError
 from bipo_analysis.__main__ import main
@@ -261,6 +261,19 @@ def test_evaluations_of_joint_runs_belong_to_their_cells(tmp_path):
         file.attrs["config"] = json.dumps(config)
     (panel,) = panels(load_cells([tmp_path]))
     assert [choice.label for choice in panel.choices] == ["base", "layer 15,20"]
+    assert all(cell.evaluation is not None for choice in panel.choices for cell in choice.cells)
+
+
+def test_sites_are_choices(tmp_path):
+    """What follows from the site is none, and files of block outputs name neither."""
+    cell = CellSpec(15, 1, epochs=1)
+    for name in ("blocks", "mlps"):
+        sweep = SyntheticSweep([cell]).write(tmp_path / name)
+        if name == "mlps":
+            make_mlps(sweep)
+        write_evaluation(sweep, cell)
+    (panel,) = panels(load_cells([tmp_path]))
+    assert [choice.label for choice in panel.choices] == ["base", "site mlp"]
     assert all(cell.evaluation is not None for choice in panel.choices for cell in choice.cells)
 
 

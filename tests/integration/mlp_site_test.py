@@ -64,6 +64,10 @@ def test_a_sweep_and_its_collected_file(job):
     program.run_successfully(["collect", swept.out, "--out", job.folder / "all.h5"])
     with h5py.File(job.folder / "all.h5") as file:
         assert {group.attrs["site"] for group in file["runs"].values()} in ({"mlp"}, {b"mlp"})
+    train(job.writing("block.h5"), layer=1, epochs=1, site=None)
+    program.run_successfully(["collect", swept.out, job.folder / "block.h5", "--out", job.folder / "both.h5"])
+    with h5py.File(job.folder / "both.h5") as file:
+        assert file["summary"]["site"].tolist() == [b"mlp", b"mlp", b"block"]
     again = program.run(["sweep", *swept.but(site=None).arguments()[1:]])
     assert again.code == program.BAD_INPUT, again
 

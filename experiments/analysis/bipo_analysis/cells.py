@@ -25,10 +25,10 @@ NO_CHOICE = frozenset((
     "backend", "deterministic", "micro_batch", "cache_budget", "cache_device", "cache_dir", "cache_dtype",
     "cache_shared", "save_every", "eval_every", "multipliers", "model_fingerprint", "weights_hash", "train_pairs",
     "train_tokens_hash", "test_pairs", "test_tokens_hash", "max_pairs", "max_test_pairs", "template_date",
-    "template_date_given", "skip_bad", "rescue_dir", "vectors_per_pass"))
+    "template_date_given", "skip_bad", "rescue_dir", "vectors_per_pass", "block_output_factor"))
 # What a setting is in files that leave it out.
 USUAL: dict[str, object] = {**OBJECTIVE_AXES, "factors": [1.0], "norm": "free", "schedule": "cosine", "init": "zero",
-                            "positions": "all"}
+                            "positions": "all", "site": "block"}
 # What a choice is called that departs from the others in nothing.
 BASE = "base"
 
@@ -178,6 +178,8 @@ def _lone_cell(file: Path, evaluation: Evaluation) -> Cell:
     data = test.parent.name or test.stem
     layers = used[0].layers if used else ()
     settings = {"vector": vector, "layer": list(layers) if len(layers) > 1 else used[0].layer if used else None}
+    if used and used[0].site:
+        settings["site"] = used[0].site
     model = evaluation.model.removesuffix(".gguf")
     return Cell(vector, file.resolve(), file.stem, model, data, -1, "complete", settings, None, evaluation)
 

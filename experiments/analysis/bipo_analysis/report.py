@@ -63,6 +63,8 @@ def swept_text(sweep: Sweep) -> str:
             fixed.append(f"layers {jointly} jointly")
         elif axis in ("model", "data", "layer", "seed") and values and values[0] not in ("", -1):
             fixed.append(f"{name} {plain(values[0])}")
+    if "site" in sweep.summary and set(sweep.summary["site"]) == {"mlp"}:
+        fixed.append("at the outputs of MLPs")
     listed = "; ".join(text for text in (" × ".join(varying), ", ".join(fixed)) if text)
     return f"{counted(len(sweep.summary), 'cell')}: {listed}" if listed else counted(len(sweep.summary), "cell")
 

@@ -33,7 +33,8 @@ POSITIONS = ("all", "answer", "prompt", "first:P,last:S")
 class SteeringVector:
     """A vector times its weight, float32 [hidden size], and the block, from 0, to which it is added.
 
-    `site` says where: "block", at its output, or "mlp", at what its MLP returns.  `positions` and `steer_bos` are those of its training, where a run file says them.
+    `site` says where: "block", at its output, or "mlp", at what its MLP returns.  `positions` and `steer_bos` are those
+    of its training, where a run file says them.
     """
 
     layer: int
@@ -240,9 +241,10 @@ def steer(model: torch.nn.Module, vectors: str | Path | Run | SteeringVector | C
             model.generate(...)
 
     `vectors` is one or several of what load_vectors takes, and conceptors, or their files with "@0.5" for a beta; those
-    of one block act in their order, and vectors add up; each acts at the site of its training.  `positions` are those of --positions, by default the
-    training's; all but "all" need `prompt_tokens`, and go by the position_ids: padding on the left does not count,
-    provided that an attention mask is given to generate(), or position_ids to a forward pass.
+    of one block act in their order, and vectors add up; each acts at the site of its training, those at a block's MLP
+    before those at its output.  `positions` are those of --positions, by default the training's; all but "all" need
+    `prompt_tokens`, and go by the position_ids: padding on the left does not count, provided that an attention mask is
+    given to generate(), or position_ids to a forward pass.
     `left_out` is the number of tokens at the beginning of each row that are not steered and do not count as the
     prompt's first: 1 for a begin-of-sequence token with --steer-bos off, which a run that was trained so needs to be
     told.  In bfloat16, h + v loses the digits of a short v; the program keeps the stream in float32.  Raises

@@ -22,8 +22,9 @@ AXES = ("model", "data", "layer", "seed", "lr", "beta", "sign", "batch_size", "e
 OBJECTIVE_AXES: dict[str, object] = {"objective": "bipo", "label_smoothing": 0.0, "simpo_gamma": 0.5,
                                      "reduction": "sum", "steered_positions": "all"}
 # Settings that a sweep may have as axes, with the usual values, which cells do not name; else they are shared settings.
+# The site is never an axis of one sweep, but sweeps of several sites may be read together.
 SETTING_AXES: dict[str, object] = {"norm": "free", "schedule": "cosine", "init": "zero", "factors": "1",
-                                   "joint_layers": ""}
+                                   "joint_layers": "", "site": "block"}
 # The multipliers that the summary compares, and what their columns are called.
 MULTIPLIERS = {"minus": -1.0, "zero": 0.0, "plus": 1.0}
 MEASURES = ("accuracy", "margin")

@@ -273,6 +273,23 @@ TEST_F(SeveralSources, AreOneFileThatNamesTheOrigins) {
       << "beside sweeps, a run has the settings that these have";
 }
 
+// The sweeps are of block outputs, and do not name them.
+TEST_F(SeveralSources, ARunOfAnotherSiteStaysOneBesideSweeps) {
+  RunRecord record = read_run_file(single_);
+  record.attributes.site = Site::kMlp;
+  auto config = nlohmann::json::parse(record.attributes.config);
+  config["site"] = "mlp";
+  record.attributes.config = config.dump();
+  write_run_file(single_, record);
+  CollectRequest request = all();
+  request.sources = {sweep_, single_};
+  collect_sweep(request);
+  const hdf5::Handle file = hdf5::open_file(out_.string());
+  const auto joined = nlohmann::json::parse(hdf5::read_text_attribute(file, "plan"));
+  EXPECT_FALSE(joined["settings"]["inputs"][0].contains("site"));
+  EXPECT_EQ(joined["settings"]["inputs"][1]["site"], "mlp");
+}
+
 TEST_F(SeveralSources, ACellOfTwoPlacesIsRefusedByName) {
   other_plan({{1}, {2}});
   expect_parts(error_of<UserError>([&] { collect_sweep(all()); }),
