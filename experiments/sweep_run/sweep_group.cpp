@@ -314,7 +314,9 @@ void SweepGroup::add_member(Training& training, const SweepPart& part, const Cel
   run.found = version_of(options.out);
   run.rescue_dir = rescue_directory(sweep_.options.rescue_dir);
   run.continuation = "the same command again";
-  run.judged_by = verdict_settings(options, job.inputs.test, run.residual_norm, run.total_steps);
+  run.judged_by = verdict_settings(options, job.inputs.test,
+                                   comparable_norm(options, job.inputs.config, run.residual_norm),
+                                   run.total_steps);
 
   PackObserver::Context in_pack;
   in_pack.member = cell.name;
@@ -340,9 +342,9 @@ void SweepGroup::add_member(Training& training, const SweepPart& part, const Cel
   if (state != nullptr) {
     record.checkpoint = *state;
   }
-  training.members.emplace_back(
-      training_settings(options, plan, residual_rms, job.inputs.config.hidden), std::move(record),
-      std::move(run), std::move(in_pack), display_.steps, training.saver);
+  training.members.emplace_back(training_settings(options, plan, residual_rms, job.inputs.config),
+                                std::move(record), std::move(run), std::move(in_pack),
+                                display_.steps, training.saver);
   const bool is_complete =
       previous != nullptr && previous->attributes.status == RunStatus::kComplete;
   if (training.taken != nullptr && !options.log_jsonl.empty() && !is_complete) {

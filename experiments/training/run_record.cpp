@@ -105,9 +105,14 @@ PlanSettings plan_settings(const TrainOptions& options, const std::vector<TokenP
   return plan;
 }
 
+double comparable_norm(const TrainOptions& options, const ModelConfig& config,
+                       double residual_norm) {
+  return options.site == Site::kBlock || mlp_output_factor(config).has_value() ? residual_norm : 0;
+}
+
 TrainingSettings training_settings(const TrainOptions& options, const PlanSettings& plan,
-                                   double residual_rms, std::int64_t hidden) {
-  const double residual_norm = residual_rms * std::sqrt(static_cast<double>(hidden));
+                                   double residual_rms, const ModelConfig& config) {
+  const double residual_norm = residual_rms * std::sqrt(static_cast<double>(config.hidden));
   TrainingSettings training;
   training.plan = plan;
   training.lr = options.lr * (options.lr_unit == LrUnit::kResidual ? residual_rms : 1);
@@ -126,7 +131,7 @@ TrainingSettings training_settings(const TrainOptions& options, const PlanSettin
   training.ends_with_best = options.select == Select::kBest;
   training.patience = options.patience;
   training.save_every = options.save_every;
-  training.residual_norm = residual_norm;
+  training.residual_norm = comparable_norm(options, config, residual_norm);
   return training;
 }
 

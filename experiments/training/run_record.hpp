@@ -41,10 +41,16 @@ std::uint64_t run_file_bytes(const TrainingOptions& options, const BatchPlan& pl
 
 PlanSettings plan_settings(const TrainOptions& options, const std::vector<TokenPair>& pairs);
 
-// `residual_rms`: the typical size of an element of the residual stream [D = hidden] at the layer,
-// the unit of --lr-unit residual.
+// Returns `residual_norm`, the residual stream's at the layer, where the length of the run's vector
+// can be held against it; 0 where it can not: behind an MLP with a norm, or a scale of each block,
+// the stream does not move by the vector (see mlp_output_factor()).
+double comparable_norm(const TrainOptions& options, const ModelConfig& config,
+                       double residual_norm);
+
+// `residual_rms`: the typical size of an element of the residual stream at the layer, the unit of
+// --lr-unit residual.
 TrainingSettings training_settings(const TrainOptions& options, const PlanSettings& plan,
-                                   double residual_rms, std::int64_t hidden);
+                                   double residual_rms, const ModelConfig& config);
 
 // Returns the record of a new run before its first step, for each of its layers [D = hidden]; where
 // it starts from a file, the caller sets the vector.  `residual_norm`: see Length.

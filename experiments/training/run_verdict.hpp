@@ -14,7 +14,7 @@ namespace bipo {
 
 // What the verdict on a run is measured by, and what its advice names.
 struct VerdictSettings {
-  double residual_norm = 0;  // median norm of the residual stream at the layer
+  double residual_norm = 0;  // see comparable_norm(); 0: the vector's is not held against it
   Objective objective;
   // The lengths of the held-out pairs, where the objective takes means over them; else empty.
   std::vector<AnswerTokens> tokens;
@@ -31,7 +31,7 @@ VerdictSettings verdict_settings(const TrainOptions& options,
                                  std::int64_t total_steps);
 
 // Returns the verdict on a complete run as its file stores it (RunAttributes).  It is weak where
-// - the vector is shorter than 0.5 % of the residual stream's norm, or
+// - the vector is shorter than 0.5 % of the residual stream's norm, where that can be compared, or
 // - pair by pair, the held-out margin at +m v is not above that at -m v: the bootstrap's 95 %
 //   interval of the mean difference reaches 0 or less.
 // m is 1 if the last evaluation has both signs of it, else the largest multiplier with both;

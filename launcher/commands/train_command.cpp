@@ -175,7 +175,9 @@ int run_prepared(const RunPreparation& run, OutputClaims& claims, Job& job) {
        job.is_root() ? ReplaceGuard([&claims] { return claims.are_mine(); }) : ReplaceGuard(),
        run.previous ? run.previous->additions : nullptr, run.found, std::move(space),
        rescue_directory(options.rescue_dir), "the same command with --resume", /*is_alone=*/true,
-       verdict_settings(options, inputs.test, residual_norm, plan.total_steps())},
+       verdict_settings(options, inputs.test,
+                        comparable_norm(options, inputs.config, residual_norm),
+                        plan.total_steps())},
       job.display());
   if (log) {
     observer.log_to(*std::move(log), run.previous ? run.previous->steps : std::vector<StepRow>());
@@ -195,8 +197,7 @@ int run_prepared(const RunPreparation& run, OutputClaims& claims, Job& job) {
   }
   const RunStatus status =
       train(*decoder, *data.train, data.held_out.get(), steered_layers(options),
-            {{training_settings(options, run.plan, residual_rms, inputs.config.hidden), record,
-              observer}},
+            {{training_settings(options, run.plan, residual_rms, inputs.config), record, observer}},
             ranks, last_step);
   at_stop.reset();
   job.display().finish();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -143,6 +144,12 @@ def test_short_vector_is_named(tmp_path):
     """The last norm is 3: 0.3 % of 1000 is too short, 0.6 % of 500 is not."""
     short = write_run(tmp_path / "short.h5", settings={"residual_norm": 1000.0})
     assert "ended at 0.300 % of the residual stream's norm, below 0.5 %" in text(run_findings(short))
+    # In front of a norm the length says nothing beside that of the stream.
+    normed = {"residual_norm": 1000.0, "site": "mlp"}
+    for settings, is_short in ((normed, False), ({**normed, "block_output_factor": 1.0}, True)):
+        run = write_run(tmp_path / "mlp.h5", settings=settings)
+        at_mlp = dataclasses.replace(run, attributes={**run.attributes, "site": "mlp"})
+        assert ("residual stream" in text(run_findings(at_mlp))) == is_short
     enough = write_run(tmp_path / "enough.h5", settings={"residual_norm": 500.0})
     assert "residual stream" not in text(run_findings(enough))
     assert "0.60 %" in Reader(run_report_html(enough)).text.replace("\N{NO-BREAK SPACE}", " ")

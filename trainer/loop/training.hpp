@@ -45,7 +45,7 @@ struct TrainingSettings {
   // Evaluations without a better held-out margin after which the training is complete; 0: none.
   std::int64_t patience = 0;
   // Norm of the residual stream at the lowest layer, which the vector's is measured by; 0: not
-  // known.
+  // known, or no measure of it.
   double residual_norm = 0;
 };
 

@@ -30,6 +30,14 @@ def norm_share(run: Run) -> float:
     return float(run.steps["vector_norm"].iloc[-1]) / residual_norm(run) if len(run.steps) else math.nan
 
 
+def is_before_a_norm(run: Run) -> bool:
+    """Whether a norm, or a scale of each block, is behind the MLPs that the run steers.
+
+    Then the residual stream does not move by the vector, whose length says nothing beside it.
+    """
+    return run.site == "mlp" and "block_output_factor" not in run.settings
+
+
 def swing_of(run: Run) -> tuple[float, float] | None:
     """Held-out margins at -v and +v of the last evaluation; None where there is none at both."""
     table = evaluations(run.evals)
@@ -76,7 +84,7 @@ def _verdict(run: Run) -> str:
 
 def _short(run: Run) -> list[str]:
     share = norm_share(run)
-    if not share < SHORT:
+    if not share < SHORT or is_before_a_norm(run):
         return []
     return [f"The vector ended at {percent(share, 3)} of the residual stream's norm, below {percent(SHORT)}: too short "
             f"to move the model. To change that, {CHANGES}."]

@@ -4,6 +4,7 @@
 #include <ATen/Context.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <iterator>
@@ -303,8 +304,25 @@ TEST_F(RunPreparationTest, ByDefaultAShortRunWarmsUpInATenthOfIt) {
   const RunPreparation run = prepare(given);
   EXPECT_EQ(run.job.options.warmup_steps, 2);
   EXPECT_EQ(nlohmann::json::parse(run.config)["warmup_steps"], 2);
-  EXPECT_EQ(training_settings(run.job.options, run.plan, 1, 8).warmup_steps, 2);
+  EXPECT_EQ(training_settings(run.job.options, run.plan, 1, run.job.inputs.config).warmup_steps, 2);
   EXPECT_EQ(run.job.warnings, Texts{});
+}
+
+// Hidden size 8.  What is added in front of a norm moves the stream by another length.
+TEST_F(RunPreparationTest, AVectorInFrontOfANormIsNotHeldAgainstTheStream) {
+  TrainOptions given = options();
+  given.site = Site::kMlp;
+  const RunPreparation run = prepare(given);
+  ModelConfig config = run.job.inputs.config;
+  const auto measure = [&] {
+    return training_settings(run.job.options, run.plan, 3, config).residual_norm;
+  };
+  EXPECT_DOUBLE_EQ(measure(), 3 * std::sqrt(8.0));
+  EXPECT_EQ(comparable_norm(run.job.options, config, 100), 100);
+  config.output_norms = true;
+  EXPECT_EQ(measure(), 0);
+  EXPECT_EQ(comparable_norm(run.job.options, config, 100), 0);
+  EXPECT_EQ(comparable_norm(options(), config, 100), 100);
 }
 
 // It stored 100 steps of a run of 20.
