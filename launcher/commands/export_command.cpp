@@ -3,10 +3,14 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <filesystem>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "collectives/foundation/errors.hpp"
 #include "experiments/files/atomic_file.hpp"
@@ -18,6 +22,7 @@
 #include "experiments/runs/run_file.hpp"
 #include "experiments/settings/field.hpp"
 #include "launcher/commands/commands.hpp"
+#include "trainer/intervention/layers.hpp"
 
 namespace bipo {
 namespace {
@@ -80,25 +85,33 @@ void require_chosen_layers(const std::vector<std::int64_t>& chosen,
   }
 }
 
-// Returns what the vector is multiplied by, because other programs add to the outputs of blocks.
-double factor_of_export(const VectorChoice& choice, const StoredVector& stored) {
+// Returns what the vectors of one run are multiplied by, because other programs add to the outputs
+// of blocks.
+double factor_of_export(const VectorChoice& choice, const std::vector<StoredVector>& of_layers) {
+  const StoredVector& stored = of_layers.front();
   if (stored.site == Site::kBlock) {
     return 1;
   }
+  std::vector<std::int64_t> layers;
+  for (const StoredVector& vector : of_layers) {
+    layers.push_back(vector.layer);
+  }
+  const std::string where = layers_text(SteeredLayers(std::move(layers)).at(stored.site));
+  const char* const verb = of_layers.size() == 1 ? "returns" : "return";
   const auto factor = block_output_factor(stored);
   if (!factor) {
     throw UserError(fmt::format(
-        "{}: its vector is added to what the MLP of layer {} returns (--site {}), before a norm or "
-        "a scale of its own that this model's blocks have behind it, so that nothing added to the "
-        "block's output does the same; the programs that read such files add there; use it in "
-        "generate and evaluate, or in PyTorch by bipo_analysis.steer",
-        choice.file.string(), stored.layer, to_string(stored.site)));
+        "{}: its vector is added to what {} {} (--site {}), before a norm or a scale of its own "
+        "that this model's blocks have behind it, so that nothing added to the block's output does "
+        "the same; the programs that read such files add there; use it in generate and evaluate, "
+        "or in PyTorch by bipo_analysis.steer",
+        choice.file.string(), where, verb, to_string(stored.site)));
   }
   std::cerr << fmt::format(
-      "note: {}: its vector is added to what the MLP of layer {} returns; in this model the same "
-      "vector{} does the same where it is added to the block's output, as the programs do that "
-      "read the file\n",
-      choice.file.string(), stored.layer, *factor == 1 ? "" : fmt::format(" times {}", *factor));
+      "note: {}: its vector is added to what {} {}; in this model the same vector{} does the same "
+      "where it is added to the block's output, as the programs do that read the file; null and "
+      "clamp do not, because they change a component of what is there\n",
+      choice.file.string(), where, verb, *factor == 1 ? "" : fmt::format(" times {}", *factor));
   return *factor;
 }
 
@@ -128,7 +141,7 @@ std::vector<ExportedVector> vectors_of(const ExportOptions& options) {
           "place for that, and the programs that read it add the vector at every position\n",
           choice.file.string(), positions, options.format);
     }
-    const double factor = factor_of_export(choice, of_layers.front());
+    const double factor = factor_of_export(choice, of_layers);
     for (StoredVector& stored : of_layers) {
       vectors.push_back(
           {std::move(stored), options.multiplier * choice.weight * factor, positions});
