@@ -346,9 +346,16 @@ RankMemory rank_memory(const ModelConfig& config, const RunShape& run) {
       run.device_bytes == 0 || run.device_bytes - kCudaContextBytes > 1.1 * (whole + memory.head);
   memory.prefix = lower > hidden || !holds_whole ? by_block + portion : whole;
   memory.data = run.pairs * (kPairBytes + kTokenBytes * run.pair.tokens);
-  memory.activations =
-      (run.cuda ? device_activations(part, suffix, run) : part.activations(suffix, micro)) *
-      kActivationBytes;
+  double activations =
+      run.cuda ? device_activations(part, suffix, run) : part.activations(suffix, micro);
+  if (run.site == Site::kMlp) {
+    // Before the others it runs forward; of a norm behind what is steered the input is kept.
+    const BlockPart& block = part.blocks.at(static_cast<std::size_t>(run.layer));
+    const double tokens = filled_batch_of(run).tokens;
+    activations = std::max(activations + (block.output_norms ? tokens * (block.hidden + 1) : 0),
+                           tokens * block.forward_per_token());
+  }
+  memory.activations = activations * kActivationBytes;
   // Graphs share the memory of the largest; micro-batches that have none yet run beside them.
   memory.graphs = run.graphs ? memory.activations : 0;
   memory.program = kProgramBytes + (run.cuda ? kCudaContextBytes : 0);

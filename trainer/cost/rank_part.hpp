@@ -118,6 +118,10 @@ struct BlockPart {
   // product, and of the residual stream before and after.
   double working_per_token() const { return (mlp_inputs() + 1) * intermediate + 4 * hidden; }
 
+  // Most elements per token where it only runs forward: gate and up with their product, and the
+  // residual stream before and after.
+  double forward_per_token() const { return (mlp_inputs() + 1) * intermediate + 2 * hidden; }
+
   // Elements per token that its norms, rotations, additions and SwiGLU read or write, forward and
   // backward.
   double moved_per_token() const {

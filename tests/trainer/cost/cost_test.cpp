@@ -177,6 +177,33 @@ TEST(Memory, AtAnMlpItsBlockStays) {
   EXPECT_DOUBLE_EQ(memory.suffix, 3 * (kSmallBlock * 4 + 2 * 8 * 4));
   EXPECT_DOUBLE_EQ(memory.prefix, 80 * 4 + 3 * (kSmallBlock * 4 + 2 * 8 * 4));
   EXPECT_DOUBLE_EQ(memory.cache, 10 * 9 * 8 * 4);
+  EXPECT_DOUBLE_EQ(memory.activations, rank_memory(small_model(), small_run()).activations);
+}
+
+// 18 tokens of hidden size 8.
+TEST(Memory, AtAnMlpANormBehindItKeepsItsInput) {
+  ModelConfig normed = small_model();
+  normed.output_norms = true;
+  for (const bool cuda : {false, true}) {
+    RunShape run = small_run();
+    run.cuda = cuda;
+    const double at_block = rank_memory(normed, run).activations;
+    run.site = Site::kMlp;
+    EXPECT_NEAR(rank_memory(normed, run).activations, at_block + 18 * (8 + 1) * 4, 1e-6) << cuda;
+  }
+}
+
+// Gate, up and their product, and the residual stream twice; no block has a backward pass.
+TEST(Memory, AtTheLastMlpItsBlockRunsForward) {
+  ModelConfig wide = small_model();
+  wide.intermediate = 1000;
+  RunShape run = small_run();
+  run.layer = 2;
+  run.cuda = true;
+  const double forward = 18 * (3 * 1000 + 2 * 8) * 4;
+  EXPECT_LT(rank_memory(wide, run).activations, forward);
+  run.site = Site::kMlp;
+  EXPECT_DOUBLE_EQ(rank_memory(wide, run).activations, forward);
 }
 
 TEST(Memory, OfActivationsOnADevice) {
