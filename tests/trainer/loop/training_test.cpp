@@ -233,6 +233,22 @@ TEST_F(CacheFiles, TheNextRunOpensWhatTheFirstOneKept) {
   EXPECT_FALSE(other.was_filled);
 }
 
+// A block takes what the one before returns, but the references are by other passes.
+TEST_F(CacheFiles, ThoseOfOneSiteAreNotTheOthers) {
+  CacheSettings at_mlps = settings(3);
+  at_mlps.site = Site::kMlp;
+  const World blocks(settings(3));
+  const World mlps(at_mlps);
+  EXPECT_FALSE(mlps.was_filled);
+  EXPECT_EQ(files().size(), 4U);
+  EXPECT_TRUE(rows_of(mlps, 1).equal(rows_of(blocks, 0)));
+  const World again(at_mlps);
+  EXPECT_TRUE(again.was_filled);
+  EXPECT_TRUE(rows_of(again, 0).equal(rows_of(mlps, 0)));
+  EXPECT_FALSE(rows_of(again, 0).equal(rows_of(blocks, 0)));
+  EXPECT_TRUE(World(settings(3)).was_filled);
+}
+
 TEST_F(CacheFiles, WhatIsKeptSavesReadingThePrefix) {
   const auto reads_block = [](const World& world, std::int64_t block) {
     return world.weights.reads.count({Role::kQuery, block}) > 0;
