@@ -113,7 +113,7 @@ PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const Dat
     } else {
       display.warn(
           fmt::format("the activations of the {} take {} per node, more than the cache budget "
-                      "leaves: {} run again in every step; raise --cache-budget",
+                      "leaves: every step runs {} again; raise --cache-budget",
                       name, gib_text(static_cast<double>(bytes)),
                       prefix_text(SteeredLayers(request.layers.back()).at(options.site))));
     }
