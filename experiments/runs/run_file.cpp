@@ -604,12 +604,18 @@ StoredVector read_stored_vector(const std::filesystem::path& run_file,
                                 const VectorSelection& selection) {
   std::vector<StoredVector> vectors = read_stored_vectors(run_file, selection);
   if (vectors.size() > 1) {
+    // What is imported is added to the output of a block.
+    const std::string made_by =
+        vectors.front().site == Site::kBlock
+            ? fmt::format(
+                  ", which `bipo-dist export --layer {} --format safetensors` and `bipo-dist "
+                  "import` make of it",
+                  vectors.back().layer)
+            : "";
     throw UserError(fmt::format(
         "{}: holds a vector for each of {} layers, from {} to {}, that were trained jointly; here "
-        "one layer's is needed: name a run of one layer, which `bipo-dist export --layer {} "
-        "--format safetensors` and `bipo-dist import` make of it",
-        run_file.string(), vectors.size(), vectors.front().layer, vectors.back().layer,
-        vectors.back().layer));
+        "one layer's is needed: name a run of one layer{}",
+        run_file.string(), vectors.size(), vectors.front().layer, vectors.back().layer, made_by));
   }
   return std::move(vectors.front());
 }

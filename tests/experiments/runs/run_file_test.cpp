@@ -241,7 +241,7 @@ RunRecord run_of_three_layers() {
 }
 
 TEST_F(RunFileTest, VectorsOfSeveralLayersComeBack) {
-  const RunRecord written = run_of_three_layers();
+  RunRecord written = run_of_three_layers();
   write_run_file(file(), written);
   const RunRecord read = read_run_to_continue(file());
   EXPECT_FALSE(read.additions) << "the layers are the program's own";
@@ -257,7 +257,13 @@ TEST_F(RunFileTest, VectorsOfSeveralLayersComeBack) {
   EXPECT_EQ(stored[2].layer, 20);
   EXPECT_EQ(stored[2].step, 4);
   expect_parts(error_of<UserError>([&] { read_stored_vector(file()); }),
-               {"run.h5: holds a vector for each of 3 layers, from 15 to 20"});
+               {"run.h5: holds a vector for each of 3 layers, from 15 to 20",
+                "`bipo-dist export --layer 20"});
+  // What export and import make would act at the blocks' outputs.
+  written.attributes.site = Site::kMlp;
+  write_run_file(file(), written);
+  EXPECT_TRUE(
+      error_of<UserError>([&] { read_stored_vector(file()); }).ends_with("a run of one layer"));
 }
 
 // Other programs find the numbers of a layer by its place.
