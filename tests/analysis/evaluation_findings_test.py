@@ -151,6 +151,16 @@ def test_missing_control_is_said(load, missing, words):
     assert len(found) == 1 and words in found[0]
 
 
+@pytest.mark.parametrize("entries, words", [([{"kind": "conceptor", "quota": 0.25}], "beside a conceptor"),
+                                            ([{"layer": 10}, {"layer": 20}], "beside vectors of several layers")])
+def test_no_mean_difference_is_asked_for_where_evaluate_refuses_it(load, entries, words):
+    evaluation = load(slopes={name: slope for name, slope in slopes(1.2).items() if name != "caa"})
+    (first,) = evaluation.settings["vectors"]
+    evaluation.settings["vectors"] = [{**first, **entry} for entry in entries]
+    found = text(control_warnings(evaluation))
+    assert words in found and "evaluate --caa measures it" not in found
+
+
 def test_missing_controls_without_held_out_pairs(load):
     bare = frozenset({"curve", "steerability", "samples"})
     assert control_warnings(load(absent=bare)) == []

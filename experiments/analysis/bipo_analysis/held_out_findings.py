@@ -10,6 +10,7 @@ import pandas
 
 from .evaluation import CAA, CONTROLS, RANDOM, VECTOR, Evaluation, direction_name, of_direction
 from .paired import MIN_DRAWS, Change, change_between, null_of, pair_values, paired_slopes
+from .vectors_in_use import vectors_in_use
 from .wording import (NO_BREAK, at_multiplier, counted, joined, multiplier, number, percent, point_range, points,
                       signed, span)
 
@@ -26,6 +27,13 @@ MISSING_CONTROL = {
          "one pass over the pairs. `bipo-dist extract --method caa` makes one, and evaluate --caa measures it.",
     RANDOM: "There is no random direction beside the vector: nothing here shows that the direction matters, rather "
             "than that any vector of this norm moves the model. evaluate --random-control on measures one."}
+# evaluate --caa refuses these: the mean difference is then an evaluation of its own.
+NO_CAA_BESIDE = {
+    "conceptor": "No mean difference (CAA) is measured beside a conceptor: nothing here shows that a matrix was worth "
+                 "more than a vector. `bipo-dist extract --method caa` makes one; evaluate that by itself.",
+    "layers": "No mean difference (CAA) is measured beside vectors of several layers: nothing here shows that training "
+              "them was worth more than one pass over the pairs. `bipo-dist extract --method caa --layers` makes one "
+              "for each layer, and `export` and `import` one file of them; evaluate that by itself."}
 
 
 def control_warnings(evaluation: Evaluation) -> list[str]:
@@ -33,10 +41,19 @@ def control_warnings(evaluation: Evaluation) -> list[str]:
     warnings = []
     for control in CONTROLS:
         if not _has(evaluation, control):
-            warnings.append(MISSING_CONTROL[control])
+            warnings.append(_missing(evaluation, control))
             continue
         warnings += _coverage_warnings(evaluation, control) + _norm_warnings(evaluation, control)
     return warnings
+
+
+def _missing(evaluation: Evaluation, control: str) -> str:
+    used = vectors_in_use(evaluation)
+    if control == CAA and any(vector.is_conceptor for vector in used):
+        return NO_CAA_BESIDE["conceptor"]
+    if control == CAA and len({layer for vector in used for layer in vector.layers}) > 1:
+        return NO_CAA_BESIDE["layers"]
+    return MISSING_CONTROL[control]
 
 
 def _has(evaluation: Evaluation, direction: str) -> bool:
