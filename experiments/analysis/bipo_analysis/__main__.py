@@ -61,7 +61,7 @@ def _report(options: argparse.Namespace) -> str:
 
 def _summary(options: argparse.Namespace) -> str:
     sweep = load_sweeps(options.paths)
-    shown = [*COLUMNS, *(["origin"] if "origin" in sweep.summary else [])]
+    shown = [*COLUMNS, *(name for name in ("joint_layers", "origin") if name in sweep.summary)]
     table = sweep.summary if options.all else sweep.summary[shown]
     text = table.to_csv(index=False) if options.csv else table.to_string(index=False)
     return text.rstrip("\n")

@@ -455,5 +455,5 @@ def _settings(evaluations: Sequence[Evaluation]) -> Markup:
 
 def _origin(evaluation: Evaluation) -> dict[str, object]:
     """What made the file, and which vectors it used."""
-    shown = [name for name in evaluation.attributes if name not in ("config", "schema_version", "kind")]
+    shown = [name for name in evaluation.attributes if name not in ("config", "schema_version", "checksum", "kind")]
     return {"vectors": vector_words(evaluation), **{name: evaluation.attributes[name] for name in shown}}
