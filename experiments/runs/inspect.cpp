@@ -91,11 +91,26 @@ std::string setting_text(const nlohmann::ordered_json& value) {
   return shows_by_itself ? printable(value.get<std::string>()) : value.dump();
 }
 
+// The metadata of an imported file can be many screens long: the text of such a value is cut.
+std::string shortened(std::string text) {
+  constexpr std::size_t kMostShown = 1000;
+  if (text.size() <= kMostShown) {
+    return text;
+  }
+  const std::size_t size = text.size();
+  std::size_t end = kMostShown;
+  while ((static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) {
+    --end;  // not within a character of UTF-8
+  }
+  text.resize(end);
+  return fmt::format("{} ... ({} of {} bytes; --json shows all)", text, end, size);
+}
+
 Settings config_settings(const std::string& config) {
   const auto values = nlohmann::ordered_json::parse(config);
   Settings settings;
   for (const auto& [name, value] : values.items()) {
-    settings.emplace_back(printable(name), setting_text(value));
+    settings.emplace_back(printable(name), shortened(setting_text(value)));
   }
   return settings;
 }

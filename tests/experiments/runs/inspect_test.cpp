@@ -1,6 +1,7 @@
 // The page that `inspect` prints, against a record whose figures are known.
 #include "experiments/runs/inspect.hpp"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <limits>
@@ -84,6 +85,15 @@ TEST(Inspect, SettingsStandInTwoColumnsLongOnesBelow) {
                 "  seed           11                        system-prompt  \"\"",
                 "  train          a/file/with/a/long/name.csv",
             }));
+}
+
+// 999 letters, and a character of two bytes across the limit of 1000.
+TEST(Inspect, ManyScreensOfASettingAreCut) {
+  RunRecord record = sample_run(0);
+  const std::string most(999, 'x');
+  record.attributes.config = fmt::format(R"({{"imported_metadata":"{}\u00e4yy"}})", most);
+  EXPECT_EQ(section(record, "Settings"),
+            (Lines{"  imported_metadata  " + most + " ... (999 of 1003 bytes; --json shows all)"}));
 }
 
 TEST(Inspect, ProgressSumsTimeAndTokens) {
