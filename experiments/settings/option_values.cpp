@@ -360,7 +360,7 @@ std::int64_t parse_rank(std::string_view text) {
         "must be 1 with every objective here: each of them trains a vector that is added to all "
         "activations alike, and {} of those add up to one vector; a larger rank means something "
         "only where what is added depends on the activation, as in LoRA and LoReFT; leave it out, "
-        "or give several blocks (--layer 10,15) a vector each",
+        "or give several blocks (--layer 10+15) a vector each",
         rank));
   }
   return rank;

@@ -99,7 +99,8 @@ void check_same_settings(const std::string& stored, const std::string& now,
       continue;  // follows from the site and the model
     }
     if (!is_placement(name) && old != value) {
-      differences.push_back(fmt::format("{} was {}, now {}", name, old.dump(), value.dump()));
+      differences.push_back(fmt::format(
+          "{} was {}, now {}", name, before.contains(name) ? old.dump() : "not set", value.dump()));
     }
   }
   TrainOptions options;

@@ -198,7 +198,7 @@ std::string export_summary(const ExportOptions& options,
   if (vectors.size() == 1) {
     const StoredVector& vector = vectors[0].vector;
     const std::string epoch = epoch_text(vector);
-    return fmt::format("{}: the vector of layer {}{}{}, step {} times {}, as {}\n",
+    return fmt::format("{}: the vector of layer {}{}{}, step {}, times {}, as {}\n",
                        options.out.string(), vector.layer, epoch.empty() ? "" : ", ", epoch,
                        vector.step, vectors[0].multiplier, options.format);
   }

@@ -112,7 +112,7 @@ TEST(StoredSettings, LaterSettingsAreComparedInBothDirections) {
   };
   EXPECT_NO_THROW(check_same_settings(now.dump(), now.dump(), "run.h5"));
   expect_parts(compare(Json::parse(kOldConfig), now),
-               {"template_arg was null, now", "train_turns was null, now \"all\""});
+               {"template_arg was not set, now", "train_turns was not set, now \"all\""});
   expect_parts(compare(now, todays_config()),
                {"template_arg was", "train_turns was \"all\", now the default"});
 }
@@ -156,7 +156,7 @@ TEST(StoredSettings, ASettingThatTheFileDoesNotHaveDiffers) {
   Json now = Json::parse(kOldConfig);
   now["momentum"] = 0.5;
   expect_parts(error_of<UserError>([&] { check_same_settings(kOldConfig, now.dump(), "run.h5"); }),
-               {"momentum was null, now 0.5"});
+               {"momentum was not set, now 0.5"});
 }
 
 TEST(StoredSettings, WhatFollowsFromTheSiteIsNoDifferenceOfItsOwn) {
@@ -164,7 +164,7 @@ TEST(StoredSettings, WhatFollowsFromTheSiteIsNoDifferenceOfItsOwn) {
   now["site"] = "mlp";
   now["block_output_factor"] = 0.5;
   expect_parts(error_of<UserError>([&] { check_same_settings(kOldConfig, now.dump(), "run.h5"); }),
-               {"(site was null, now \"mlp\")"});
+               {"(site was not set, now \"mlp\")"});
   EXPECT_FALSE(have_same_results(kOldConfig, now.dump()));
 }
 
