@@ -137,8 +137,12 @@ Start read_start(const VectorChoice& choice, const SteeredLayers& layers, JobPre
   if (layers_of(vectors) != layers) {
     throw UserError(fmt::format(
         "--continue-from {}: its vector belongs to layer {}, but --layer is {}; a vector "
-        "means something at its own layer only",
-        file, to_string(layers_of(vectors)), to_string(layers)));
+        "means something at its own layer only{}",
+        file, to_string(layers_of(vectors)), to_string(layers),
+        vectors.size() == 1 || stored.site != Site::kBlock
+            ? ""
+            : "; `bipo-dist export --layer` and `bipo-dist import` make a file of "
+              "one of several layers"));
   }
   if (const auto warning = unfinished_warning(choice.file, stored)) {
     job.warnings.push_back(*warning);

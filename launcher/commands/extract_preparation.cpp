@@ -364,8 +364,9 @@ std::vector<SettingGroup> extract_settings_table(const ExtractPreparation& prepa
   ExtractOptions described = resolved_options(preparation);
   SettingNotes notes = job_notes(job.options, job, job.computation.topology);
   notes.behind["layer"] = fmt::format(
-      "outputs of {}blocks {} of 0..{}", described.site == Site::kMlp ? "the MLPs of " : "",
-      fmt::join(preparation.pass.layers, ", "), job.inputs.config.blocks - 1);
+      "outputs of {}block{} {} of 0..{}", described.site == Site::kMlp ? "the MLPs of " : "",
+      preparation.pass.layers.size() == 1 ? "" : "s", fmt::join(preparation.pass.layers, ", "),
+      job.inputs.config.blocks - 1);
   if (!job.inputs.background.empty()) {
     notes.behind["background"] = fmt::format("{} pairs", job.inputs.background.size());
   }
