@@ -14,17 +14,15 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "collectives/foundation/exit_codes.hpp"
-#include "collectives/foundation/host_name.hpp"
 #include "experiments/files/atomic_file.hpp"
-#include "experiments/files/process_identity.hpp"
 #include "experiments/job/machine.hpp"
 #include "experiments/job/new_file.hpp"
 #include "experiments/progress/progress.hpp"
 #include "experiments/progress/stop_signals.hpp"
 #include "experiments/settings/field.hpp"
 #include "experiments/settings/stored_settings.hpp"
-#include "experiments/settings/version.hpp"
 #include "experiments/training/run_record.hpp"
+#include "launcher/commands/lone_process.hpp"
 #include "trainer/extraction/conceptor.hpp"
 #include "trainer/extraction/principal_component.hpp"
 
@@ -203,17 +201,10 @@ ConceptorRecord combination(const ExtractOptions& options) {
   ConceptorAttributes& attributes = record.attributes;
   attributes.layer = given.front().attributes.layer;
   attributes.config = combination_config(options, given, quota);
-  attributes.program_version = kProgramVersion;
-  attributes.git_commit = kGitCommit;
-  attributes.created_utc = utc_text();
   attributes.model = given.front().attributes.model;
   attributes.hidden_size = given.front().attributes.hidden_size;
-  attributes.world_size = 1;
-  attributes.dp = 1;
-  attributes.tp = 1;
-  attributes.backend = "none";
   attributes.dtype = "fp64";
-  attributes.hosts = host_name();
+  describe_lone_process(attributes);
   record.matrix = numbers_of(result);
   return record;
 }

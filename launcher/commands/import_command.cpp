@@ -12,15 +12,13 @@
 #include <utility>
 
 #include "collectives/foundation/errors.hpp"
-#include "collectives/foundation/host_name.hpp"
-#include "experiments/files/process_identity.hpp"
 #include "experiments/formats/vector_file.hpp"
 #include "experiments/job/new_file.hpp"
 #include "experiments/runs/run_file.hpp"
 #include "experiments/settings/field.hpp"
 #include "experiments/settings/stored_settings.hpp"
-#include "experiments/settings/version.hpp"
 #include "launcher/commands/commands.hpp"
+#include "launcher/commands/lone_process.hpp"
 
 namespace bipo {
 namespace {
@@ -145,17 +143,10 @@ RunRecord run_of(const VectorFile& file, std::span<const LayerVector> vectors,
   run.checkpoint.vector = std::move(value);
   attributes.status = RunStatus::kComplete;
   attributes.config = origin(file, vectors, options);
-  attributes.program_version = kProgramVersion;
-  attributes.git_commit = kGitCommit;
-  attributes.created_utc = utc_text();
   attributes.model = model_of(file, options);
   attributes.hidden_size = std::ssize(vectors.front().value);
-  attributes.world_size = 1;
-  attributes.dp = 1;
-  attributes.tp = 1;
-  attributes.backend = "none";
   attributes.dtype = "fp32";
-  attributes.hosts = host_name();
+  describe_lone_process(attributes);
   return run;
 }
 
