@@ -3,53 +3,34 @@
 from __future__ import annotations
 
 import json
-import signal
 
 import h5py
 import numpy
 import pytest
 from safetensors.numpy import load_file
 
+import arrangements
 import evaluations
 import program
 import run_files
+from arrangements import (
+    LOSS_RTOL, VECTOR_COSINE, assert_a_stopped_run_goes_on, assert_no_arrangement_of_ranks_matters)
 
-# fp32 sums in another order, as in parity_test.py.
-LOSS_RTOL, VECTOR_COSINE = 1e-5, 0.999999
 LAYERS = "0,2,3"  # of the model's four
 
 
 def train(job, ranks=None, **changes) -> run_files.RunFile:
-    changed = job.but(**{"layer": LAYERS, **changes})
-    program.run_successfully(changed.arguments(), ranks)
-    return run_files.read(changed.out)
+    return arrangements.train(job, ranks, **{"layer": LAYERS, **changes})
 
 
 @pytest.mark.parametrize("settings", [{"norm": "max:20%", "positions": "answer"},
                                       {"objective": "reps", "factors": "learned", "factor_init": 2}])
 def test_no_arrangement_of_ranks_matters(job, settings):
-    settings = {"batch_size": 8, "micro_batch": 2, "epochs": 1, **settings}
-    alone = train(job.writing("alone.h5"), **settings)
-    assert alone.steps["vector_norm"][-1] > 0.05, "hardly moved: the comparison says nothing"
-    run_files.assert_identical(train(job.writing("dp2.h5"), 2, dp=2, **settings), alone)
-    split = train(job.writing("tp2.h5"), 2, tp=2, **settings)
-    numpy.testing.assert_allclose(split.steps["loss"], alone.steps["loss"], rtol=LOSS_RTOL, atol=0)
-    for part, other in zip(split.final_vector, alone.final_vector, strict=True):
-        assert run_files.cosine(part, other) >= VECTOR_COSINE
+    assert_no_arrangement_of_ranks_matters(job.but(layer=LAYERS), **settings)
 
 
 def test_a_stopped_run_goes_on(job):
-    long = {"epochs": 60, "save_every": 0, "eval_every": 20, "layer": LAYERS}
-    whole = train(job.writing("whole.h5"), **{**long, "save_every": 30})
-    stopped = job.writing("stopped.h5").but(**long)
-    with program.start(stopped.arguments()) as running:
-        program.wait_until(lambda: run_files.steps_saved(stopped.out) >= 7, running)
-        running.send(signal.SIGINT)
-        assert running.finish(30).code == program.INTERRUPTED
-    other = program.run(stopped.but(layer="0,2").arguments("--resume"))
-    assert other.code == program.BAD_INPUT and "layer" in other.stderr
-    program.run_successfully(stopped.arguments("--resume"))
-    run_files.assert_identical(run_files.read(stopped.out), whole)
+    assert_a_stopped_run_goes_on(job.but(layer=LAYERS), {"layer": "0,2"}, "layer")
 
 
 def test_a_file_is_used_as_it_was_trained(job, tmp_path, tiny_model, tiny_test_pairs):

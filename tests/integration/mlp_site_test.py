@@ -6,50 +6,31 @@ That the numbers are those of a hook on the module mlp is tested in tests/refere
 from __future__ import annotations
 
 import json
-import signal
 
 import h5py
 import numpy
 import pytest
 
+import arrangements
 import evaluations
 import program
 import run_files
-
-# fp32 sums in another order, as in parity_test.py.
-LOSS_RTOL, VECTOR_COSINE = 1e-5, 0.999999
+from arrangements import (
+    VECTOR_COSINE, assert_a_stopped_run_goes_on, assert_no_arrangement_of_ranks_matters)
 
 
 def train(job, ranks=None, **changes) -> run_files.RunFile:
-    changed = job.but(**{"site": "mlp", **changes})
-    program.run_successfully(changed.arguments(), ranks)
-    return run_files.read(changed.out)
+    return arrangements.train(job, ranks, **{"site": "mlp", **changes})
 
 
 @pytest.mark.parametrize("settings", [{"layer": "0,2", "norm": "max:20%", "positions": "answer"},
                                       {"layer": 3, "objective": "reps", "factors": 2, "cache_budget": 0}])
 def test_no_arrangement_of_ranks_matters(job, settings):
-    settings = {"batch_size": 8, "micro_batch": 2, "epochs": 1, **settings}
-    alone = train(job.writing("alone.h5"), **settings)
-    assert alone.steps["vector_norm"][-1] > 0.05, "hardly moved: the comparison says nothing"
-    run_files.assert_identical(train(job.writing("dp2.h5"), 2, dp=2, **settings), alone)
-    split = train(job.writing("tp2.h5"), 2, tp=2, **settings)
-    numpy.testing.assert_allclose(split.steps["loss"], alone.steps["loss"], rtol=LOSS_RTOL, atol=0)
-    assert run_files.cosine(split.final_vector.ravel(), alone.final_vector.ravel()) >= VECTOR_COSINE
+    assert_no_arrangement_of_ranks_matters(job.but(site="mlp"), **settings)
 
 
 def test_a_stopped_run_goes_on(job):
-    long = {"epochs": 60, "save_every": 0, "eval_every": 20, "site": "mlp"}
-    whole = train(job.writing("whole.h5"), **{**long, "save_every": 30})
-    stopped = job.writing("stopped.h5").but(**long)
-    with program.start(stopped.arguments()) as running:
-        program.wait_until(lambda: run_files.steps_saved(stopped.out) >= 7, running)
-        running.send(signal.SIGINT)
-        assert running.finish(30).code == program.INTERRUPTED
-    other = program.run(stopped.but(site=None).arguments("--resume"))
-    assert other.code == program.BAD_INPUT and 'site was "mlp"' in other.stderr, other
-    program.run_successfully(stopped.arguments("--resume"))
-    run_files.assert_identical(run_files.read(stopped.out), whole)
+    assert_a_stopped_run_goes_on(job.but(site="mlp"), {"site": None}, 'site was "mlp"')
 
 
 def test_a_sweep_and_its_collected_file(job):
