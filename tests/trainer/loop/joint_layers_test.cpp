@@ -155,18 +155,18 @@ TEST(SteeredLayers, AscendAndNameTheLowest) {
   EXPECT_THROW(SteeredLayers(std::vector<std::int64_t>{4, 1}), BugError);
 }
 
-// In float64, through the whole model; the last part is at the model's last block.
-TEST(JointLayers, GradientsOfAllObjectivesEqualCentralDifferences) {
-  const LayeredWorld world;
+// Compares the gradients of all objectives with central differences in float64, at the numbers
+// `checked` of a vector for `layers`.
+void expect_central_differences(const LayeredWorld& world, const SteeredLayers& layers,
+                                const std::vector<std::size_t>& checked) {
   constexpr float kStep = 1.0F / 4096;  // exact, as are the vector's elements
-  const SteeredLayers layers(std::vector<std::int64_t>{0, 1, 2});
-  const std::vector<float> vector = exact_numbers(3 * kHidden);
+  const std::vector<float> vector = exact_numbers(layers.count() * kHidden);
   for (const TrainingSettings& settings : one_of_each_objective(1, SignRule::kPair)) {
     std::vector<double> gradient;
     step_from(world, layers, settings, vector, &gradient);
     const double length = vector_norm(gradient);
     EXPECT_GT(length, 1e-3);
-    for (const std::size_t i : {3, 27, 44}) {  // one in each part
+    for (const std::size_t i : checked) {
       const auto loss_at = [&](float shift) {
         std::vector<float> shifted = vector;
         shifted[i] += shift;
@@ -178,6 +178,12 @@ TEST(JointLayers, GradientsOfAllObjectivesEqualCentralDifferences) {
           << to_string(settings.objective.kind) << ", number " << i;
     }
   }
+}
+
+// Through the whole model; the last part is at the model's last block.
+TEST(JointLayers, GradientsOfAllObjectivesEqualCentralDifferences) {
+  expect_central_differences(LayeredWorld(), SteeredLayers(std::vector<std::int64_t>{0, 1, 2}),
+                             {3, 27, 44});  // one in each part
 }
 
 // A part of zeros changes nothing, so that the other part is alone at its own layer.
@@ -356,26 +362,8 @@ TEST(MlpSite, CachesWithoutReferenceEndBeforeTheirLastBlock) {
 }
 
 TEST(MlpSite, GradientsOfAllObjectivesEqualCentralDifferences) {
-  const LayeredWorld world(at::kDouble, Site::kMlp, config_with_output_norms());
-  constexpr float kStep = 1.0F / 4096;
-  const SteeredLayers layers = mlps_of({0, 2});
-  const std::vector<float> vector = exact_numbers(2 * kHidden);
-  for (const TrainingSettings& settings : one_of_each_objective(1, SignRule::kPair)) {
-    std::vector<double> gradient;
-    step_from(world, layers, settings, vector, &gradient);
-    const double length = vector_norm(gradient);
-    EXPECT_GT(length, 1e-3);
-    for (const std::size_t i : {3, 27}) {  // one in each part
-      const auto loss_at = [&](float shift) {
-        std::vector<float> shifted = vector;
-        shifted[i] += shift;
-        return step_from(world, layers, settings, shifted).loss;
-      };
-      const double slope = (loss_at(kStep) - loss_at(-kStep)) / (2 * kStep);
-      EXPECT_NEAR(gradient[i], slope, 1e-5 * length)
-          << to_string(settings.objective.kind) << ", number " << i;
-    }
-  }
+  expect_central_differences(LayeredWorld(at::kDouble, Site::kMlp, config_with_output_norms()),
+                             mlps_of({0, 2}), {3, 27});  // one in each part
 }
 
 // Where a factor is all that is behind the MLP, the vector does what the factor times it does at
