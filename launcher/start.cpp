@@ -5,7 +5,8 @@
 // libgomp and MPI read these settings before a main function could change them.  libgomp's threads
 // spin for some milliseconds at the end of every loop, and ranks spin for as long as they wait for
 // others.  On cores that run other work too they then spin while the thread that they wait for is
-// not running, and a step takes many times as long.
+// not running, and a step takes many times as long.  A process that no launcher started needs
+// neither networks nor the daemon that Open MPI 4 would start for it.
 #include <unistd.h>
 
 #include <algorithm>
@@ -73,11 +74,30 @@ std::optional<Command> light_command(const Words& words) {
   }
 }
 
+// Whether a launcher started this process, or may have: MPI must ask it for the other ranks.
+bool may_have_launcher() {
+  constexpr std::array kVariables = {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK",      "PMI_RANK",
+                                     "SLURM_PROCID",         "FLUX_TASK_RANK", "PALS_RANKID"};
+  return std::any_of(kVariables.begin(), kVariables.end(),
+                     [](const char* name) { return std::getenv(name) != nullptr; });
+}
+
+// Takes a third of a second and the daemon's failures, on nodes without it or without ssh, from a
+// lone process, and the warnings of fabrics that a login node cannot use.
+void start_mpi_alone() {
+  set_default("OMPI_MCA_ess_singleton_isolated", "1");
+  set_default("OMPI_MCA_pml", "ob1");
+  set_default("OMPI_MCA_btl", "self");
+}
+
 int become_compute(char** argv) {
   if (std::getenv("OMP_WAIT_POLICY") == nullptr) {
     set_default("GOMP_SPINCOUNT", kSpins);
   }
   set_default("OMPI_MCA_mpi_yield_when_idle", "1");
+  if (!may_have_launcher()) {
+    start_mpi_alone();
+  }
   const std::string program = own_directory() + "/bipo-dist-compute";
   execv(program.c_str(), argv);
   std::fprintf(stderr, "bipo-dist: %s: cannot be started: %s; install or build it again\n",

@@ -37,6 +37,14 @@ def test_starts_bare_and_under_mpirun(job, ranks):
     assert finished.stdout.count(str(job.out)) == 1, "one rank prints the result, with the file's name"
 
 
+def test_a_lone_process_needs_nothing_of_mpis_launcher(job):
+    """Open MPI 4 alone would start a daemon, which it looks for in PATH."""
+    with program.start(job.arguments(), environment={"PATH": "/nonexistent"}) as running:
+        finished = running.finish(120)
+    assert finished.code == program.DONE, finished
+    assert run_files.read(job.out).attributes["status"] == "complete"
+
+
 def test_results_on_stdout_progress_on_stderr(finished_run):
     job, finished = finished_run
     assert "accuracy" in finished.stdout.lower()
