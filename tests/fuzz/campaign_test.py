@@ -15,7 +15,7 @@ from campaign import (BAD, BROKEN, CRASH, HANG, MEMORY, OTHER, REFUSED, SAME, UN
                       default_folder, judge, table)
 from file_kinds import Kind, as_json, standard_output
 
-MUTATIONS = int(os.environ.get("BIPO_MUTATIONS", "3"))
+MUTATIONS = int(os.environ.get("BIPO_MUTATIONS", "2"))
 
 
 @pytest.mark.parametrize("mutate, original", [

@@ -12,6 +12,7 @@ import pytest
 
 import program
 import run_files
+from selection import seldom
 from tiny_models import write_pairs
 
 
@@ -44,7 +45,7 @@ def assert_named(finished: program.Finished, file: Path) -> None:
 NO_ROOM = re.compile(r"No space left on device|bytes free|has \d+ free")
 
 
-@pytest.mark.parametrize("kilobytes", [0, 4, 64])
+@pytest.mark.parametrize("kilobytes", [0, seldom(4), 64])
 def test_a_full_disk_from_the_start_is_bad_input(long_job, kilobytes):
     """Without room for anything; for the first files only; and for the first saves, but not for the whole run."""
     small = long_job.folder / "small"
@@ -146,7 +147,7 @@ def test_a_folder_that_is_gone_and_comes_back(long_job, expected):
     assert list((long_job.folder / "rescue").iterdir()) == [], "it is not needed any more"
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGUSR1, seldom(signal.SIGTERM)], ids=lambda number: number.name)
 def test_a_stop_without_the_folder(long_job, expected, number):
     """What the rescue folder took goes on to the same bits."""
 
@@ -219,7 +220,7 @@ def holder(job) -> Path:
     return job.out.parent / f".{job.out.name}.claim"
 
 
-@pytest.mark.parametrize("option", ["--resume", "--overwrite"])
+@pytest.mark.parametrize("option", ["--resume", seldom("--overwrite")])
 def test_a_second_job_on_one_file_is_refused(endless, option):
     with program.start(endless.arguments()) as first:
         program.wait_until(lambda: run_files.steps_saved(endless.out) >= 2, first)
@@ -233,7 +234,7 @@ def test_a_second_job_on_one_file_is_refused(endless, option):
     assert not holder(endless).exists()
 
 
-@pytest.mark.parametrize("command", ["evaluate", "extract"])
+@pytest.mark.parametrize("command", ["evaluate", seldom("extract")])
 def test_a_second_result_of_one_name_is_refused(job, command):
     """Also with --overwrite: the first job is still to write it."""
     vector, out = job.folder / "v.h5", job.folder / "out.h5"
@@ -268,7 +269,7 @@ def test_two_jobs_that_begin_together_make_one_run(job):
     assert not holder(job).exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGKILL, seldom(signal.SIGTERM)], ids=lambda number: number.name)
 def test_a_restart_right_after_the_end_of_the_first_works(endless, number):
     with program.start(endless.arguments()) as first:
         program.wait_until(lambda: run_files.steps_saved(endless.out) >= 2, first)

@@ -1,8 +1,8 @@
 """A file system that fails: at every call of every command the outcome is the right result, or an error that names the
 file, with the earlier file whole and nothing left behind.
 
-BIPO_ALL_FAULTS=1 lets every call end in every way; otherwise one call of each kind on each file ends in
-one way, in turn a failure or a harmless one, and every second of those that only read is left out.
+BIPO_ALL_FAULTS=1 lets every call end in every way; otherwise one call of each kind on every second file ends in
+one way, in turn a failure or a harmless one, and half of those that only read are left out too.
 """
 
 from __future__ import annotations
@@ -42,11 +42,12 @@ def plan(command: faults.Command, calls: list[faults.Call]) -> list[tuple[faults
         return [(call, error) for call in calls for error in faults.faults_at(call)]
     chosen = []
     for turn, call in enumerate(faults.telling_calls(command, calls)):
-        if turn % 2 and call.name in ("open", "read", "pread", "mmap"):
+        only_reads = call.name in ("open", "read", "pread", "mmap")
+        if turn % (4 if only_reads else 2):
             continue
         failures, harmless = (ways.get(call.name, ()) for ways in (faults.FAILURES, faults.HARMLESS))
-        errors = harmless if turn % 3 == 2 and harmless else failures
-        chosen.append((call, errors[turn % len(errors)]))
+        errors = harmless if len(chosen) % 3 == 2 and harmless else failures
+        chosen.append((call, errors[len(chosen) % len(errors)]))
     return chosen
 
 

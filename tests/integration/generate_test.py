@@ -262,7 +262,7 @@ def test_bad_input_is_told_before_any_work(tmp_path, tiny_model, vector, prompts
     taken = tmp_path / "taken.jsonl"
     taken.write_text("kept\n")
     good = {"model": tiny_model, "vector": vector, "prompts": prompts, "out": tmp_path / "new.jsonl"}
-    for changes, parts in [
+    cases = [
             ({"vector": wrong_vectors["size"]}, ["short.h5", "32", "48"]),
             ({"vector": wrong_vectors["layer"]}, ["layer.h5", "layer 4", "0 to 3"]),
             ({"vector": prompts}, ["prompts.csv"]),
@@ -276,7 +276,9 @@ def test_bad_input_is_told_before_any_work(tmp_path, tiny_model, vector, prompts
             ({"top_p": 0}, ["--top-p", "above 0"]),
             ({"multipliers": "1,x"}, ["--multipliers"]),
             ({"tp": 7}, ["tp"]),
-            ({"out": taken}, ["taken.jsonl", "--overwrite"])]:
+            ({"out": taken}, ["taken.jsonl", "--overwrite"])]
+    # mpirun waits for seconds after each; ranks differ in who says what, not in what is said.
+    for changes, parts in cases[::1 if ranks is None else 4]:
         finished = program.run(["generate", *program.options({**good, **changes})], ranks)
         assert finished.code == program.BAD_INPUT, finished
         for part in parts:

@@ -9,12 +9,13 @@ import pytest
 import program
 import run_files
 from processes import ranks_of
+from selection import seldom
 
 END_WITHIN = 30  # seconds
 
 
-@pytest.mark.parametrize("layout", [{"dp": 4}, {"dp": 2, "tp": 2}], ids=["dp4", "dp2-tp2"])
-@pytest.mark.parametrize("victim", [0, 3])
+@pytest.mark.parametrize("layout, victim", [({"dp": 4}, 0), seldom({"dp": 4}, 3), seldom({"dp": 2, "tp": 2}, 0),
+                                            ({"dp": 2, "tp": 2}, 3)])
 def test_a_killed_rank_ends_the_job(endless, layout, victim):
     job = endless.but(micro_batch=1, **layout)
     with program.start(job.arguments(), ranks=4) as running:

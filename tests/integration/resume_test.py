@@ -83,6 +83,7 @@ def test_resume_with_another_number_of_replicas(long_job, expected):
     run_files.assert_identical(run_files.read(fixed.out), run_files.read(reference.out))
 
 
+@pytest.mark.long
 def test_kills_at_random_moments(long_job, expected):
     """The file opens and is whole after every kill, and every run that got to its end is the same run."""
     generator = random.Random(2024)
@@ -136,6 +137,7 @@ def test_the_bare_program_stops_at_a_step_boundary(long_job, expected, number):
     run_files.assert_identical(run_files.read(long_job.out), expected)
 
 
+@pytest.mark.long
 def test_mpirun_forwards_sigusr1_to_its_ranks(long_job):
     job = long_job.but(micro_batch=2)
     reference = job.writing("reference.h5")

@@ -21,7 +21,7 @@ import run_files
 from processes import ranks_of
 from tiny_models import TinyModel, write_model, write_pairs
 
-STOPS = int(os.environ.get("BIPO_STOPS", "3"))
+STOPS = int(os.environ.get("BIPO_STOPS", "2"))
 LONGEST_WAIT = 2.0  # seconds, after the first progress
 SAVE_EVERY = 0.2  # seconds, in the runs that are killed: what a kill may cost
 ALL_GONE = 15  # seconds until mpirun's ranks have ended

@@ -1,7 +1,7 @@
 """Commands x phases x signals x addressees: a stop is heard, answered by exit code 75, and costs nothing that is done.
 
-The default run takes a part of the table in which each command meets each signal and each addressee; the test with the
-label long (BIPO_LONG_FORM) takes all of it.
+The default run takes a part of the table: a step of train meets each signal and addressee, what else saves meets two
+signals, what does not save one; the test with the label long (BIPO_LONG_FORM) takes all of it.
 """
 
 from __future__ import annotations
@@ -36,6 +36,12 @@ PHASES = {
 SAVES = {("train", "step"), ("train", "end"), ("sweep", "step"), ("generate", "prompt")}
 
 
+def part_of_the_signals(command: str, phase: str) -> tuple[signal.Signals, ...]:
+    if (command, phase) == ("train", "step"):
+        return SIGNALS
+    return (signal.SIGTERM, signal.SIGUSR1) if (command, phase) in SAVES else (signal.SIGTERM,)
+
+
 def table() -> list[tuple[str, str, signal.Signals, str]]:
     whole = [(command, phase, number, addressee)
              for command, phases in PHASES.items()
@@ -48,7 +54,7 @@ def table() -> list[tuple[str, str, signal.Signals, str]]:
     for command, phases in PHASES.items():
         pace = itertools.count()
         for phase in list(phases)[1:]:
-            for number in SIGNALS if (command, phase) in SAVES else (signal.SIGTERM, signal.SIGUSR1):
+            for number in part_of_the_signals(command, phase):
                 step = next(pace)
                 addressee = ADDRESSEES[(step + step // len(ADDRESSEES)) % len(ADDRESSEES)]
                 if addressee == "mpirun" and number == signal.SIGPIPE:

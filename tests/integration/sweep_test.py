@@ -18,6 +18,7 @@ import pytest
 import program
 import run_files
 from conftest import Job
+from selection import every_second, seldom
 from terminal import Terminal, screen_of
 
 LAYERS, SEEDS = (1, 2), (1, 2)
@@ -168,7 +169,7 @@ def test_packed_vectors_are_those_of_separate_runs_within_rounding(sweep):
         assert numpy.linalg.norm(swept - alone) <= 1e-5 * numpy.linalg.norm(alone)
 
 
-@pytest.mark.parametrize("ranks, layout", [(2, {"dp": 2}), (2, {}), (4, {"dp": 2}), (3, {})],
+@pytest.mark.parametrize("ranks, layout", [(2, {"dp": 2}), seldom(2, {}), (4, {"dp": 2}), seldom(3, {})],
                          ids=["two-replicas", "two-groups", "two-groups-of-two", "more-groups-than-packs"])
 def test_any_arrangement_of_ranks_makes_the_same_sweep(sweep, undisturbed_folder, ranks, layout):
     fixed = sweep.but(micro_batch=2, out=undisturbed_folder / "fixed")
@@ -231,7 +232,7 @@ def test_an_interrupted_sweep_continues_to_the_same_bits(long_sweep, expected):
     assert_same_results(long_sweep, expected)
 
 
-@pytest.mark.parametrize("ahead", SEEDS)
+@pytest.mark.parametrize("ahead", every_second(SEEDS))
 def test_a_kill_between_two_members_saves(long_sweep, expected, ahead):
     """One member's file tells of a later step than the other's and than the pack's checkpoint."""
     interrupt(long_sweep, layer=1, steps=5)
@@ -349,7 +350,7 @@ def test_a_terminal_shows_a_board_of_the_cells(sweep):
     assert sum(line.startswith("sweep: 4 of 4 cells done") for line in left) == 1, left
 
 
-@pytest.mark.parametrize("lost, kept", [(2, 1), (1, 2)])
+@pytest.mark.parametrize("lost, kept", [(2, 1), seldom(1, 2)])
 def test_complete_packs_are_skipped(sweep, lost, kept):
     """What the lost layer becomes again must not depend on which other layers are done."""
     program.run_successfully(sweep.arguments())
@@ -535,7 +536,7 @@ def test_a_disk_that_takes_nothing_is_no_failure_of_a_cell(long_sweep):
     assert_complete(left)
 
 
-@pytest.mark.parametrize("vectors_per_pass", [1, 2], ids=["singles", "packs"])
+@pytest.mark.parametrize("vectors_per_pass", [seldom(1), 2], ids=["singles", "packs"])
 def test_saves_that_fail_are_kept_elsewhere_and_tried_again(long_sweep, expected, vectors_per_pass):
     """A directory in place of one cell's file: the other cells are complete, and so is this one, elsewhere."""
     if vectors_per_pass == 1:

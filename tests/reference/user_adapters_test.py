@@ -27,6 +27,7 @@ import program
 import user_files
 from gguf_models import write_gguf
 from newer_families import SIGLIP
+from selection import every_second
 
 TOLERANCE = 1e-4  # nats
 LEAST_EFFECT = 0.05
@@ -251,7 +252,7 @@ def ranks_for(family: str, settings: dict) -> tuple[int, ...]:
     return (1, 2) if is_split or family != "llama" else (1,)
 
 
-@pytest.mark.parametrize("kind", SAVED_BY_PEFT)
+@pytest.mark.parametrize("kind", every_second(SAVED_BY_PEFT))
 def test_saved_by_peft(base, unadapted, tmp_path, kind):
     family, settings = SAVED_BY_PEFT[kind]
     adapter = save(base(family), tmp_path / "adapter", **settings)
@@ -268,7 +269,7 @@ def test_saved_by_peft(base, unadapted, tmp_path, kind):
 
 
 class TestBaseWeightsSavedAlong:
-    @pytest.mark.parametrize("family", ["llama", "llama, tied", "llama in bfloat16"])
+    @pytest.mark.parametrize("family", every_second(["llama", "llama, tied", "llama in bfloat16"]))
     def test_embeddings(self, base, unadapted, tmp_path, family):
         adapter = save(base(family), tmp_path / "adapter", save_embedding_layers=True)
         assert any("embed_tokens" in name for name in load_file(adapter / TENSORS))
@@ -389,7 +390,7 @@ class TestNames:
             re.sub("magnitude_vector$", "magnitude_vector.default", name): values for name, values in tensors.items()})
         assert_refused(base("llama"), adapter, r"lora_magnitude_vector\.default")
 
-    @pytest.mark.parametrize("target", ["q_proj", "embed_tokens"])
+    @pytest.mark.parametrize("target", every_second(["q_proj", "embed_tokens"]))
     def test_of_another_adapter(self, base, tmp_path, target):
         """PEFT reads past them, with a warning, unless it is told the name; the message's command renames them."""
         adapter = save(base("llama"), tmp_path / "adapter", target_modules=[target], save_embedding_layers=False)
@@ -412,10 +413,10 @@ class TestNames:
         run_command(message, "replace", tmp_path)
         assert_equal(user_files.scores(base("llama"), "--adapter", adapter)[0], expected)
 
-    @pytest.mark.parametrize("old, new, says", [
+    @pytest.mark.parametrize("old, new, says", every_second([
         (PREFIX, "", "do not begin with"), (f"{PREFIX}model.", "base_model.", "do not begin with"),
         (f"{PREFIX}model.", f"{PREFIX}_orig_mod.model.", "no matrix of this model"),
-        (f"{PREFIX}model.", f"{PREFIX}model.language_model.", "no matrix of this model")])
+        (f"{PREFIX}model.", f"{PREFIX}model.language_model.", "no matrix of this model")]))
     def test_that_peft_reads_past(self, base, tmp_path, old, new, says):
         adapter = save(base("llama"), tmp_path / "adapter")
         edit_tensors(adapter, lambda tensors: {name.replace(old, new): values for name, values in tensors.items()})
@@ -430,9 +431,9 @@ class TestNames:
 
 
 class TestConversion:
-    @pytest.mark.parametrize("settings", [
+    @pytest.mark.parametrize("settings", every_second([
         {"init_lora_weights": "pissa"}, {"init_lora_weights": "olora", "use_rslora": True},
-        {"init_lora_weights": "pissa", "rank_pattern": {"q_proj": 3}, "alpha_pattern": {"v_proj": 2}}],
+        {"init_lora_weights": "pissa", "rank_pattern": {"q_proj": 3}, "alpha_pattern": {"v_proj": 2}}]),
         ids=["PiSSA", "OLoRA", "PiSSA with patterns"])
     def test_to_plain_lora(self, base, unadapted, tmp_path, settings):
         """path_initial_model_for_weight_conversion: twice the rank, and an initialisation that says nothing."""
@@ -513,9 +514,9 @@ class TestRefused:
             merged_scores(base("llama"), adapter)
         assert_refused(base("llama"), adapter, r"model\.layers\.0\.self_attn\.q_proj", "lora_bias", "RuntimeError")
 
-    @pytest.mark.parametrize("settings, field", [
+    @pytest.mark.parametrize("settings, field", every_second([
         ({"bias": "all"}, "bias"), ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"trainable_token_indices": [5, 6]}, "trainable_token_indices")])
+        ({"trainable_token_indices": [5, 6]}, "trainable_token_indices")]))
     def test_settings_that_peft_can_merge(self, base, tmp_path, settings, field):
         adapter = save(base("llama with biases"), tmp_path / "adapter", **settings)
         message = assert_refused(base("llama with biases"), adapter, re.escape(str(adapter / CONFIG)), f'"{field}"')
@@ -526,7 +527,7 @@ class TestRefused:
         expected = user_files.transformers_scores(base("llama with biases"), model=merged)
         assert_equal(user_files.scores(tmp_path / "merged")[0], expected)
 
-    @pytest.mark.parametrize("settings, field", [
+    @pytest.mark.parametrize("settings, field", every_second([
         ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"), ({"use_qalora": True}, "use_qalora"),
         ({"arrow_config": {"top_k": 1}}, "arrow_config"), ({"bias": "lora_only"}, "bias"),
         ({"layer_replication": [[0, 2], [1, 3]]}, "layer_replication"),
@@ -540,19 +541,19 @@ class TestRefused:
         ({"rank_pattern": {r"q_proj\h": 4}}, "rank_pattern"), ({"rank_pattern": {"(?i)q_proj": 4}}, "rank_pattern"),
         ({"alpha_pattern": {"[[:alpha:]]_proj": 4}}, "alpha_pattern"), ({"alpha_pattern": {"q_proj(": 4}}, "alpha_pattern"),
         ({"target_modules": r"(?x) .*q_proj"}, "target_modules"), ({"exclude_modules": r"(?R)"}, "exclude_modules"),
-        ({"target_parameters": "q_proj.weight"}, "target_parameters")])
+        ({"target_parameters": "q_proj.weight"}, "target_parameters")]))
     def test_settings(self, base, tmp_path, settings, field):
         adapter = save(base("llama"), tmp_path / "adapter")
         edit_config(adapter, **settings)
         assert_refused(base("llama"), adapter, re.escape(str(adapter / CONFIG)), f'"{field}"')
 
-    @pytest.mark.parametrize("settings, says", [
+    @pytest.mark.parametrize("settings, says", every_second([
         ({"target_modules": r".*\.(q|k)_proj"}, r"no tensors.*layers\.0\.self_attn\.k_proj"),
         ({"target_modules": "all-linear"}, r"no tensors.*layers\.0\.mlp\.down_proj"),
         ({"exclude_modules": r".*layers\.1\..*"}, r"does not target.*layers\.1\.self_attn\.q_proj"),
         ({"target_modules": None}, None), ({"use_dora": True}, "lora_magnitude_vector"),
         ({"target_modules": [], "target_parameters": ["q_proj.weight"]}, r"does not target.*v_proj"),
-        ({"target_parameters": ["q_proj.weight"]}, "target_modules and among target_parameters")])
+        ({"target_parameters": ["q_proj.weight"]}, "target_modules and among target_parameters")]))
     def test_files_that_do_not_belong_together(self, base, unadapted, tmp_path, settings, says):
         """PEFT reads past tensors of modules that are not targets, and leaves targets without tensors as they were
         initialised."""
@@ -568,11 +569,11 @@ class TestRefused:
         edit_config(adapter, use_dora=False)
         assert_refused(base("llama"), adapter, "lora_magnitude_vector", '"use_dora"')
 
-    @pytest.mark.parametrize("config", [
+    @pytest.mark.parametrize("config", every_second([
         IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"], task_type="CAUSAL_LM"),
         LoHaConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"),
         OFTConfig(target_modules=["q_proj"], oft_block_size=16, r=0, task_type="CAUSAL_LM"),
-        PromptTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM")], ids=lambda config: config.peft_type)
+        PromptTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM")]), ids=lambda config: config.peft_type)
     def test_other_types(self, base, tmp_path, config):
         with quietly():
             get_peft_model(load(base("llama")), config).save_pretrained(tmp_path / "adapter")
@@ -580,8 +581,8 @@ class TestRefused:
                        json.loads((tmp_path / "adapter" / CONFIG).read_text())["peft_type"], "merge_and_unload")
 
 
-@pytest.mark.parametrize("settings", [
-    {"target_modules": [*ALL, "lm_head", "embed_tokens"]}, {"target_modules": ALL, "use_dora": True}],
+@pytest.mark.parametrize("settings", every_second([
+    {"target_modules": [*ALL, "lm_head", "embed_tokens"]}, {"target_modules": ALL, "use_dora": True}]),
     ids=["plain", "DoRA"])
 def test_on_the_model_as_gguf(base, tmp_path, settings):
     file = write_gguf(tmp_path / "model.gguf", base("llama"))

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import program
 import user_files
+from selection import every_second
 
 OLDER = Path(os.environ["BIPO_TEST_CACHE"]) / "venv-full" / "bin" / "python"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -190,7 +191,7 @@ LLAMA_AS_5 = {
 }
 
 
-@pytest.mark.parametrize("case", LLAMA_AS_5)
+@pytest.mark.parametrize("case", every_second(LLAMA_AS_5))
 def test_rotary_settings_of_llama_as_5_reads_them(base, tmp_path, case):
     changes, named = LLAMA_AS_5[case]
     directory = edited(base, tmp_path / "model", **changes)
@@ -213,7 +214,7 @@ LLAMA_OF_4 = {
 }
 
 
-@pytest.mark.parametrize("case", LLAMA_OF_4)
+@pytest.mark.parametrize("case", every_second(LLAMA_OF_4))
 def test_rotary_settings_of_llama_in_a_file_of_4(base, tmp_path, case):
     changes, differs = LLAMA_OF_4[case]
     directory = edited(base, tmp_path / "model", **changes)
@@ -259,7 +260,7 @@ GEMMA_3 = {
 }
 
 
-@pytest.mark.parametrize("case", GEMMA_3)
+@pytest.mark.parametrize("case", every_second(GEMMA_3))
 def test_rotary_settings_of_gemma_3(families, tmp_path, case):
     changes, named = GEMMA_3[case]
     directory = edited(families["gemma3_text"], tmp_path / "model", **changes)
@@ -288,7 +289,7 @@ PHI_3 = {
 }
 
 
-@pytest.mark.parametrize("case", PHI_3)
+@pytest.mark.parametrize("case", every_second(PHI_3))
 def test_rotary_settings_of_phi_3(families, tmp_path, case):
     changes, named = PHI_3[case]
     directory = edited(families["phi3"], tmp_path / "model", **changes)
@@ -317,7 +318,7 @@ KEYS = {
 }
 
 
-@pytest.mark.parametrize("case", KEYS)
+@pytest.mark.parametrize("case", every_second(KEYS))
 def test_keys_that_nobody_reads_are_named(base, tmp_path, case):
     changes, named = KEYS[case]
     directory = edited(base, tmp_path / "model", **changes)

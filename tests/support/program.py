@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # Few cores and many ranks: spinning in a collective would starve the rank that is waited for, and
-# binding would put all ranks of concurrent jobs on the same core.
+# binding would put all ranks of concurrent jobs on the same core.  No rank looks for networks.
 MPI_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
     "OMPI_MCA_mpi_yield_when_idle": "1",
     "OMPI_MCA_hwloc_base_binding_policy": "none",
+    "OMPI_MCA_pml": "ob1",
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
 }
