@@ -297,6 +297,7 @@ struct PlanOptions : TextOptions, WorkloadOptions {
   Dtype dtype = Dtype::kAuto;
   Dtype cache_dtype = Dtype::kAuto;
   Attention attention = Attention::kAuto;
+  CudaGraphs cuda_graphs = CudaGraphs::kAuto;
   std::string machine;             // a name of the machine table; empty: see `measured`
   std::filesystem::path measured;  // output of `bench --json`; both empty: measure this machine
   std::int64_t devices = 1;

@@ -161,6 +161,12 @@ void set_attention(Attention attention, PlanRequest& request) {
                                        : fmt::format("flash, composed in some blocks: {}", reason);
 }
 
+GraphUse graph_use(CudaGraphs graphs) {
+  return graphs == CudaGraphs::kOn    ? GraphUse::kWherePossible
+         : graphs == CudaGraphs::kOff ? GraphUse::kNone
+                                      : GraphUse::kWhereTheyPay;
+}
+
 // Sets what follows from the machine and its types.
 void set_types(Dtype cache_dtype, PlanRequest& request) {
   const c10::Device device(request.machine.cuda ? c10::kCUDA : c10::kCPU);
@@ -182,6 +188,7 @@ PlanRequest make_request(const PlanOptions& options) {
   set_pairs(options, request);
   request.test_pairs = options.test_pairs;
   request.uses_reference = uses_reference(options.objective);
+  request.graphs = graph_use(options.cuda_graphs);
   request.passes = projects_out(options.objective) ? 2 : 1;
   request.batch_size = options.batch_size;
   request.micro_batch = options.micro_batch;
@@ -224,7 +231,8 @@ std::string planned_cost(const JobPreparation& job, int local_ranks) {
   request.train_pairs = static_cast<std::int64_t>(job.inputs.train.size());
   request.test_pairs = static_cast<std::int64_t>(job.inputs.test.size());
   request.uses_reference = uses_reference(options.objective);
-  request.graphs = options.cuda_graphs != CudaGraphs::kOff;
+  request.graphs = graph_use(options.cuda_graphs);
+  request.has_started = true;
   request.batch_size = options.batch_size;
   request.micro_batch = options.micro_batch;
   request.tp = computation.topology.tp();

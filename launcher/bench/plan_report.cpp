@@ -57,8 +57,13 @@ std::string head_text(const PlanRequest& r) {
       r.pair.shared);
 }
 
+// By options of the command that plans.
 std::string remedies(const PlanRequest& r) {
-  std::string text = "use more --devices, a higher --layer";
+  std::string text =
+      r.has_started ? "use more ranks, a higher --layer" : "use more --devices, a higher --layer";
+  if (r.micro_batch && *r.micro_batch > 1) {
+    text += ", a lower --micro-batch";
+  }
   if (r.tp) {
     text += ", another --tp";
   }
@@ -85,6 +90,8 @@ std::string memory_text(const PlanRequest& r, const RunPlan& p) {
   text += plan_line("activations of a micro-batch", plan_gib(m.activations));
   if (p.shape.graphs) {
     text += plan_line("CUDA graphs", plan_gib(m.graphs));
+  } else if (p.lacks_room_for_graphs) {
+    text += plan_line("CUDA graphs", fmt::format("{:>14}", "none: no room"));
   }
   text += plan_line("prefix pass, before the others", plan_gib(m.prefix));
   text += plan_line("pairs as tokens", plan_gib(m.data));

@@ -344,6 +344,7 @@ CommandTable plan_table(PlanOptions& o) {
                         json_field(o.json)}},
        {"Machine",
         {dtype_field(o.dtype), cache_dtype_field(o.cache_dtype), attention_field(o.attention),
+         graphs_field(o.cuda_graphs),
          field("machine", "NAME", fmt::format("one of {}", fmt::join(machine_names(), ", ")),
                o.machine, one_of(machine_names()))
              .with_values(machine_names())

@@ -362,9 +362,13 @@ RankMemory rank_memory(const ModelConfig& config, const RunShape& run) {
   return memory;
 }
 
+bool can_have_graphs(const ModelConfig& config, const RunShape& run) {
+  return run.cuda && run.tp == 1 && !config.delta_net;
+}
+
 bool graphs_pay(const ModelConfig& config, const RunShape& run) {
   constexpr double kShareOfHost = 0.5;
-  if (!run.cuda || run.tp > 1 || config.delta_net) {
+  if (!can_have_graphs(config, run)) {
     return false;
   }
   RunShape unrecorded = run;

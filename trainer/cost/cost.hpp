@@ -123,11 +123,15 @@ struct RunShape {
 
 RankMemory rank_memory(const ModelConfig& config, const RunShape& run);
 
+// Returns whether micro-batches can be recorded as graphs: not on CPUs, over several ranks of tp,
+// or with recurrent blocks.
+bool can_have_graphs(const ModelConfig& config, const RunShape& run);
+
 // Returns whether recording a run's micro-batches as graphs is worth the rows that fill them up:
 // whether, at an H100's typical rates, the host needs half as long to ask for the work on one as
 // the device for the work, or longer.  The margin is for hosts that are slower by a factor of two.
 // A function of model and micro-batch alone, so that runs repeat on any GPU.  False where work
-// cannot be recorded: over several ranks of tp, and with recurrent blocks.
+// cannot be recorded.
 bool graphs_pay(const ModelConfig& config, const RunShape& run);
 
 // A machine's rates per rank and second.

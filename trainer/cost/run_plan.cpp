@@ -44,6 +44,22 @@ std::vector<std::int64_t> possible_micro_batches(const PlanRequest& request, std
   return sizes;
 }
 
+// Both directions of a step are in one pass.
+RunShape pass_of(const PlanRequest& request, RunShape shape) {
+  shape.ways = static_cast<double>(request.passes);
+  shape.micro_pairs *= shape.ways;
+  return shape;
+}
+
+bool wants_graphs(const PlanRequest& request, const RunShape& shape) {
+  if (request.graphs == GraphUse::kNone) {
+    return false;
+  }
+  return request.graphs == GraphUse::kWherePossible
+             ? can_have_graphs(request.config, shape)
+             : graphs_pay(request.config, pass_of(request, shape));
+}
+
 RunShape shape_of(const PlanRequest& request, std::int64_t tp, std::int64_t micro_batch) {
   RunShape shape;
   shape.layer = request.layer.lowest();
@@ -60,15 +76,8 @@ RunShape shape_of(const PlanRequest& request, std::int64_t tp, std::int64_t micr
   shape.packs_prefix = request.packs_prefix;
   shape.device_bytes = request.machine.cuda ? request.machine.memory_bytes : 0;
   shape.bytes = request.bytes;
-  shape.graphs = request.graphs && graphs_pay(request.config, shape);
+  shape.graphs = wants_graphs(request, shape);
   return shape;
-}
-
-// Both directions of a step are in one pass.
-RankMemory memory_of(const PlanRequest& request, RunShape shape) {
-  shape.ways = static_cast<double>(request.passes);
-  shape.micro_pairs *= shape.ways;
-  return rank_memory(request.config, shape);
 }
 
 // What the ranks of a node share counts in equal parts.
@@ -79,12 +88,22 @@ double peak_of(const PlanRequest& request, const RankMemory& memory) {
   return memory.peak(/*with_cache=*/false) + shared;
 }
 
-RunPlan plan_of(const PlanRequest& request, const RunShape& shape) {
+RunPlan memory_plan(const PlanRequest& request, const RunShape& shape) {
   RunPlan plan;
   plan.shape = shape;
-  plan.memory = memory_of(request, shape);
+  plan.memory = rank_memory(request.config, pass_of(request, shape));
   plan.peak_bytes = peak_of(request, plan.memory);
   plan.fits = plan.peak_bytes <= kUsableShare * request.machine.memory_bytes;
+  return plan;
+}
+
+RunPlan plan_of(const PlanRequest& request, RunShape shape) {
+  RunPlan plan = memory_plan(request, shape);
+  if (shape.graphs && !plan.fits) {  // training then does without them
+    shape.graphs = false;
+    plan = memory_plan(request, shape);
+    plan.lacks_room_for_graphs = true;
+  }
   plan.step = step_seconds(request.config, shape, request.machine.speed,
                            static_cast<double>(request.batch_size * request.passes));
   return plan;

@@ -22,6 +22,9 @@ struct PlannedMachine {
   MachineSpeed speed;                 // of a rank
 };
 
+// Where micro-batches are recorded as graphs, if a device has them and their memory has room.
+enum class GraphUse { kNone, kWhereTheyPay, kWherePossible };
+
 struct PlanRequest {
   std::string model;
   ModelConfig config;
@@ -39,13 +42,14 @@ struct PlanRequest {
   std::int64_t multipliers = 0;  // that need an evaluation: 0 is known from the reference pass
   std::int64_t eval_every = 1;   // epochs; 0: never
   std::int64_t cells = 1;
-  std::string dtype;      // "bf16" or "fp32"
-  bool flash = false;     // see RunShape
-  bool graphs = true;     // micro-batches are recorded as graphs where that pays
+  std::string dtype;   // "bf16" or "fp32"
+  bool flash = false;  // see RunShape
+  GraphUse graphs = GraphUse::kWhereTheyPay;
   std::string attention;  // how attention runs and why, for people; empty on CPUs
   ElementBytes bytes;
   bool packs_prefix = false;  // see RunShape
   PlannedMachine machine;
+  bool has_started = false;  // the ranks are a job's own, whose number no option changes
 };
 
 struct RunPlan {
@@ -53,6 +57,7 @@ struct RunPlan {
   RankMemory memory;
   double peak_bytes = 0;  // on a device; on CPUs with the cache
   bool fits = false;
+  bool lacks_room_for_graphs = false;  // the request wants them, and the plan is without
   double prefix_seconds = 0;
   StepSeconds step;
   std::int64_t steps = 0;

@@ -118,12 +118,12 @@ TEST(RunPlan, RecordsMicroBatchesWhereTheHostIsTheSlower) {
   EXPECT_TRUE(recorded.shape.graphs);
   EXPECT_DOUBLE_EQ(recorded.memory.graphs, recorded.memory.activations);
   EXPECT_NE(plan_text(small, recorded).find("CUDA graphs"), std::string::npos);
-  small.graphs = false;
+  small.graphs = GraphUse::kNone;
   const RunPlan unrecorded = make_plan(small);
   EXPECT_EQ(unrecorded.memory.graphs, 0);
   EXPECT_LT(recorded.step.other, unrecorded.step.other);
   EXPECT_GT(recorded.memory.activations, unrecorded.memory.activations);
-  small.graphs = true;
+  small.graphs = GraphUse::kWhereTheyPay;
   small.tp = 1;
   small.machine.devices = 3;
   EXPECT_TRUE(make_plan(small).shape.graphs);
@@ -133,6 +133,30 @@ TEST(RunPlan, RecordsMicroBatchesWhereTheHostIsTheSlower) {
   large.micro_batch = 32;
   EXPECT_FALSE(make_plan(large).shape.graphs);
   EXPECT_EQ(plan_text(large, make_plan(large)).find("CUDA graphs"), std::string::npos);
+  large.graphs = GraphUse::kWherePossible;
+  const RunPlan asked = make_plan(large);
+  EXPECT_TRUE(asked.shape.graphs);
+  EXPECT_DOUBLE_EQ(asked.memory.graphs, asked.memory.activations);
+  large.tp = 2;
+  large.machine.devices = 2;
+  EXPECT_FALSE(make_plan(large).shape.graphs);
+}
+
+// As training does, which refuses a micro-batch for its own work alone.
+TEST(RunPlan, GraphsWithoutRoomAreLeftOut) {
+  PlanRequest request = request_for("llama-2-7b", 15, 1);
+  request.batch_size = 32;
+  request.micro_batch = 32;
+  request.graphs = GraphUse::kWherePossible;
+  request.machine.memory_bytes = make_plan(request).peak_bytes;  // of which a part is usable
+  const RunPlan plan = make_plan(request);
+  EXPECT_TRUE(plan.fits);
+  EXPECT_FALSE(plan.shape.graphs);
+  EXPECT_EQ(plan.memory.graphs, 0);
+  EXPECT_NE(plan_text(request, plan).find("none: no room"), std::string::npos);
+  request.graphs = GraphUse::kNone;
+  EXPECT_EQ(make_plan(request).peak_bytes, plan.peak_bytes);
+  EXPECT_EQ(plan_text(request, make_plan(request)).find("no room"), std::string::npos);
 }
 
 TEST(RunPlan, KeepsWhatIsGiven) {
@@ -175,10 +199,18 @@ TEST(RunPlan, ReplicasStayWithinANode) {
 }
 
 TEST(RunPlan, SaysWhatToDoWhereNothingFits) {
-  const PlanRequest request = request_for("llama-3.1-70b", 10, 1);
+  PlanRequest request = request_for("llama-3.1-70b", 10, 1);
   const std::string text = plan_text(request, make_plan(request));
   EXPECT_NE(text.find("does not fit"), std::string::npos);
-  EXPECT_NE(text.find("--devices"), std::string::npos);
+  EXPECT_NE(text.find("use more --devices"), std::string::npos);
+  EXPECT_EQ(text.find("lower --micro-batch"), std::string::npos);
+  // A job's ranks are as many as there are.
+  request.has_started = true;
+  request.micro_batch = 4;
+  const std::string of_job = plan_text(request, make_plan(request));
+  EXPECT_NE(of_job.find("use more ranks, a higher --layer, a lower --micro-batch"),
+            std::string::npos);
+  EXPECT_EQ(of_job.find("--devices"), std::string::npos);
 }
 
 TEST(MachineTable, IsInOneOrderOfMagnitudeAndSourced) {

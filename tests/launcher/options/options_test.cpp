@@ -728,10 +728,12 @@ TEST(BenchOptions, ContradictionsAreErrors) {
 }
 
 TEST(PlanOptions, NameAMachineOrAMeasurement) {
-  const auto options = std::get<PlanOptions>(parse_command_line(
-      {"plan", "--shape", "llama-3.1-70b", "--layer", "40", "--machine", "h100", "--devices", "8",
-       "--devices-per-node", "4", "--tp", "4", "--cells", "12", "--test-pairs", "7"}));
+  const auto options = std::get<PlanOptions>(
+      parse_command_line({"plan", "--shape", "llama-3.1-70b", "--layer", "40", "--machine", "h100",
+                          "--devices", "8", "--devices-per-node", "4", "--tp", "4", "--cells", "12",
+                          "--test-pairs", "7", "--cuda-graphs", "on"}));
   EXPECT_EQ(options.machine, "h100");
+  EXPECT_EQ(options.cuda_graphs, CudaGraphs::kOn);
   EXPECT_EQ(options.devices, 8);
   EXPECT_EQ(options.devices_per_node, 4);
   EXPECT_EQ(options.tp, 4);
