@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "collectives/foundation/errors.hpp"
+#include "experiments/runs/setting_label.hpp"
 #include "experiments/settings/fields.hpp"
 
 namespace bipo {
@@ -99,14 +100,16 @@ void check_same_settings(const std::string& stored, const std::string& now,
       continue;  // follows from the site and the model
     }
     if (!is_placement(name) && old != value) {
-      differences.push_back(fmt::format(
-          "{} was {}, now {}", name, before.contains(name) ? old.dump() : "not set", value.dump()));
+      differences.push_back(fmt::format("{} was {}, now {}", setting_label(name),
+                                        before.contains(name) ? old.dump() : "not set",
+                                        value.dump()));
     }
   }
   TrainOptions options;
   for (const std::string& name : omissible_keys(train_fields(options))) {
     if (!is_placement(name) && before.contains(name) && !after.contains(name)) {
-      differences.push_back(fmt::format("{} was {}, now the default", name, before[name].dump()));
+      differences.push_back(
+          fmt::format("{} was {}, now the default", setting_label(name), before[name].dump()));
     }
   }
   if (!differences.empty()) {

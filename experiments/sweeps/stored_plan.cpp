@@ -16,6 +16,7 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "collectives/foundation/input_file.hpp"
+#include "experiments/runs/setting_label.hpp"
 
 namespace bipo {
 namespace {
@@ -111,7 +112,8 @@ std::vector<std::string> setting_differences(const SortedJson& before, const Sor
     const std::string old_text = value_text(before, name);
     const std::string new_text = value_text(after, name);
     if (old_text != new_text) {
-      differences.push_back(fmt::format("{} was {}, now {}", name, old_text, new_text));
+      differences.push_back(
+          fmt::format("{} was {}, now {}", setting_label(name), old_text, new_text));
     }
   }
   return differences;
@@ -204,8 +206,8 @@ std::vector<std::string> differences_of_cells(const std::map<std::string, Sorted
     }
     for (const auto& [key, value] : now->second.items()) {
       if (cell.contains(key) && cell[key] != value) {
-        differences.push_back(
-            fmt::format("{} of {} was {}, now {}", key, name, cell[key].dump(), value.dump()));
+        differences.push_back(fmt::format("{} of {} was {}, now {}", setting_label(key), name,
+                                          cell[key].dump(), value.dump()));
       }
     }
   }
@@ -422,7 +424,7 @@ PlanFit fit_plan(const std::string& stored, const SweepPlan& now, const std::str
   const SortedJson after = SortedJson::parse(plan_to_json(now));
   std::vector<std::string> differences = differences_of_settings(before, after);
   if (before["vectors_per_pass"] != after["vectors_per_pass"]) {
-    differences.push_back(fmt::format("vectors_per_pass was {}, now {}",
+    differences.push_back(fmt::format("--vectors-per-pass was {}, now {}",
                                       before["vectors_per_pass"].dump(),
                                       after["vectors_per_pass"].dump()));
   }

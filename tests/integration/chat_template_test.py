@@ -88,7 +88,7 @@ def test_another_date_on_resume_is_refused_and_the_same_is_not(dated):
     interrupt(given)
     finished = program.run(dated.but(template_date="2020-03-01").arguments("--resume"))
     assert finished.code == program.BAD_INPUT, finished
-    assert f'template_date was "{FIRST_DAY}", now "2020-03-01"' in finished.stderr, finished
+    assert f'--template-date was "{FIRST_DAY}", now "2020-03-01"' in finished.stderr, finished
     finished = program.run_successfully(given.arguments("--resume"))
     assert FIRST_DAY in finished.stderr, "the table of settings must show the date"
 

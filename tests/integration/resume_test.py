@@ -194,7 +194,7 @@ def test_a_run_of_version_01_goes_on_with_its_rule_for_bos(long_job, tmp_path):
     program.run_successfully(fresh.arguments())
     assert run_files.read(fresh.out).config["train_tokens_hash"] != resumed.config["train_tokens_hash"]
     refused = program.run(long_job.arguments("--resume", "--no-bos"))
-    assert refused.code == program.BAD_INPUT and "no_bos was false, now true" in refused.stderr, refused
+    assert refused.code == program.BAD_INPUT and "--no-bos was false, now true" in refused.stderr, refused
 
 
 def test_a_run_of_an_earlier_version_goes_on_with_its_warm_up(job):

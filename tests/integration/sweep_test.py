@@ -370,9 +370,9 @@ def test_another_plan_is_refused(long_sweep):
     before = long_sweep.content()
     for changed, parts in (({"layers": "1"}, ["2 cells less", "-layer2-seed1-"]),
                            ({"layers": "1,3"}, ["2 cells less", "-layer2-seed1-", "2 cells more", "-layer3-seed2-"]),
-                           ({"warmup_steps": 3}, ["warmup_steps was 2, now 3"]),
+                           ({"warmup_steps": 3}, ["--warmup-steps was 2, now 3"]),
                            ({"epochs": 9}, ["4 cells less", "4 cells more", "-epochs9"]),
-                           ({"vectors_per_pass": 1}, ["vectors_per_pass"])):
+                           ({"vectors_per_pass": 1}, ["--vectors-per-pass"])):
         finished = program.run(long_sweep.but(**changed).arguments())
         assert finished.code == program.BAD_INPUT, finished
         for part in [str(long_sweep.out / "plan.json"), *parts]:
@@ -426,7 +426,7 @@ def test_a_second_data_set_comes_to_a_sweep(sweep, tiny_pairs, tiny_test_pairs):
     assert len(list(first.out.glob("*.h5"))) == 4
     assert {path: path.read_bytes() for path in untouched} == untouched
     changed = program.run(first.but(data=f"warm={tiny_test_pairs}:{tiny_pairs}").arguments())
-    assert changed.code == program.BAD_INPUT and "train_tokens_hash was" in changed.stderr, changed
+    assert changed.code == program.BAD_INPUT and "the pairs of --train: train_tokens_hash was" in changed.stderr, changed
 
 
 def test_patience_ends_cells_by_themselves(sweep, tmp_path):

@@ -233,7 +233,7 @@ def test_positions_are_compared_and_said(positioned, folder, tmp_path):
     resumed = program.run(["train", *program.options({
         "model": folder / "model", "train": folder / "model" / "pairs.csv", "layer": LAYER, "out": run,
         "system_prompt": ""}), "--resume"])
-    assert resumed.code == program.BAD_INPUT and 'steered_positions was "prompt", now the default' in resumed.stderr
+    assert resumed.code == program.BAD_INPUT and '--positions was "prompt", now the default' in resumed.stderr
     both = program.run(["generate", "--vector", run, "--vector", folder / "run.h5", *program.options({
         "model": folder / "model", "prompt": "Where are the keys?"})])
     assert both.code == program.BAD_INPUT and "different positions" in both.stderr

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "collectives/foundation/errors.hpp"
+#include "experiments/runs/setting_label.hpp"
 #include "experiments/settings/earlier_defaults.hpp"
 #include "experiments/settings/fields.hpp"
 #include "experiments/settings/template_dates.hpp"
@@ -84,6 +85,24 @@ Json changed(const Json& value) {
   return value.is_string() ? Json("other") : Json::array({5.5});
 }
 
+// An option's name, or what the setting tells of.
+std::string label_of(std::string key) {
+  if (key == "model_fingerprint") {
+    return "the model: " + key;
+  }
+  if (key == "train_pairs" || key == "train_tokens_hash") {
+    return "the pairs of --train: " + key;
+  }
+  if (key == "test_pairs" || key == "test_tokens_hash") {
+    return "the pairs of --test: " + key;
+  }
+  if (key == "template_date_given") {
+    return "whether --template-date is given: " + key;
+  }
+  std::replace(key.begin(), key.end(), '_', '-');
+  return "--" + key;
+}
+
 const std::vector<std::string> kPlacement = {"model",        "adapter",   "train",     "test",
                                              "out",          "dp",        "threads",   "save_every",
                                              "cache_budget", "cache_dir", "world_size"};
@@ -112,9 +131,9 @@ TEST(StoredSettings, LaterSettingsAreComparedInBothDirections) {
   };
   EXPECT_NO_THROW(check_same_settings(now.dump(), now.dump(), "run.h5"));
   expect_parts(compare(Json::parse(kOldConfig), now),
-               {"template_arg was not set, now", "train_turns was not set, now \"all\""});
+               {"--template-arg was not set, now", "--train-turns was not set, now \"all\""});
   expect_parts(compare(now, todays_config()),
-               {"template_arg was", "train_turns was \"all\", now the default"});
+               {"--template-arg was", "--train-turns was \"all\", now the default"});
 }
 
 // Sweeps compare these texts, whatever order a version writes the keys in.
@@ -136,7 +155,8 @@ TEST(StoredSettings, EachChangedSettingIsEitherPlacementOrRefusedByNameWithBothV
       EXPECT_NO_THROW(check_same_settings(kOldConfig, now.dump(), "run.h5")) << name;
       continue;
     }
-    const std::string difference = name + " was " + value.dump() + ", now " + now[name].dump();
+    const std::string difference =
+        label_of(name) + " was " + value.dump() + ", now " + now[name].dump();
     EXPECT_EQ(error_of<UserError>([&] { check_same_settings(kOldConfig, now.dump(), "run.h5"); }),
               "--resume: run.h5 was made with other settings (" + difference +
                   "); use the same ones, or another --out, or --overwrite");
@@ -149,14 +169,24 @@ TEST(StoredSettings, AllDifferencesAreListed) {
   now["sign"] = "both";
   now["threads"] = 8;
   expect_parts(error_of<UserError>([&] { check_same_settings(kOldConfig, now.dump(), "run.h5"); }),
-               {"(lr was 0.0005, now 0.25; sign was \"batch\", now \"both\")"});
+               {"(--lr was 0.0005, now 0.25; --sign was \"batch\", now \"both\")"});
 }
 
 TEST(StoredSettings, ASettingThatTheFileDoesNotHaveDiffers) {
   Json now = Json::parse(kOldConfig);
   now["momentum"] = 0.5;
   expect_parts(error_of<UserError>([&] { check_same_settings(kOldConfig, now.dump(), "run.h5"); }),
-               {"momentum was not set, now 0.5"});
+               {"--momentum was not set, now 0.5"});
+}
+
+TEST(StoredSettings, SettingsAreNamedAsTheirOptions) {
+  TrainOptions o;
+  for (const FieldGroup& group : train_fields(o)) {
+    for (const Field& field : group.fields) {
+      const std::string key = field.stored_key ? field.stored_key() : field.key();
+      EXPECT_EQ(setting_label(key), "--" + field.name);
+    }
+  }
 }
 
 TEST(StoredSettings, WhatFollowsFromTheSiteIsNoDifferenceOfItsOwn) {
@@ -164,7 +194,7 @@ TEST(StoredSettings, WhatFollowsFromTheSiteIsNoDifferenceOfItsOwn) {
   now["site"] = "mlp";
   now["block_output_factor"] = 0.5;
   expect_parts(error_of<UserError>([&] { check_same_settings(kOldConfig, now.dump(), "run.h5"); }),
-               {"(site was not set, now \"mlp\")"});
+               {"(--site was not set, now \"mlp\")"});
   EXPECT_FALSE(have_same_results(kOldConfig, now.dump()));
 }
 
@@ -185,7 +215,7 @@ TEST(StoredSettings, WeightsAreComparedWhereBothSayWhich) {
   EXPECT_FALSE(have_same_results(now.dump(), other.dump()));
   expect_parts(
       error_of<UserError>([&] { check_same_settings(now.dump(), other.dump(), "run.h5"); }),
-      {R"(weights_hash was "00000000000000ab", now "00000000000000ac")"});
+      {R"((the model's weights: weights_hash was "00000000000000ab", now "00000000000000ac")"});
   now["lr"] = 0.25;
   EXPECT_FALSE(have_same_results(kOldConfig, now.dump()));
 }

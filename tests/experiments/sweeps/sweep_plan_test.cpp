@@ -450,10 +450,11 @@ TEST(FitPlan, ListsEachDifferentSetting) {
       plan_to_json(small_plan(R"({"epochs":20,"model":"m","lr_unit":"absolute","old":1})"));
   SweepPlan changed = small_plan(R"({"lr_unit":"residual","model":"m","epochs":10,"new":"x"})");
   changed.vectors_per_pass = 5;
-  EXPECT_EQ(plan_error(stored, changed),
-            other_plan_error(R"(epochs was 20, now 10; lr_unit was "absolute", now "residual"; )"
-                             R"(new was absent, now "x"; old was 1, now absent; )"
-                             R"(vectors_per_pass was 2, now 5)"));
+  EXPECT_EQ(
+      plan_error(stored, changed),
+      other_plan_error(R"(--epochs was 20, now 10; --lr-unit was "absolute", now "residual"; )"
+                       R"(--new was absent, now "x"; --old was 1, now absent; )"
+                       R"(--vectors-per-pass was 2, now 5)"));
 }
 
 // For all cells, or, where they differ, for those of each model.
@@ -475,7 +476,7 @@ TEST(FitPlan, ComparesWeightsWhereBothPlansSayWhich) {
   EXPECT_EQ(plan_error(text_with(one, ""), plan_with("", one)), "no error");
   EXPECT_EQ(plan_error(text_with(one, ""), plan_with("", "")), "no error") << "as in a dry run";
   EXPECT_EQ(plan_error(text_with(one, ""), plan_with(two, "")),
-            other_plan_error(R"(weights_hash was "1", now "2")"));
+            other_plan_error(R"(the model's weights: weights_hash was "1", now "2")"));
   EXPECT_NE(plan_error(text_with("", one), plan_with("", two)), "no error");
 }
 
@@ -586,7 +587,7 @@ TEST(FitPlan, ACellWithOtherValuesIsAnotherPlan) {
   auto stored = nlohmann::json::parse(plan_to_json(plan_over({{1, 1, 1}}, {1})));
   stored["cells"][0]["lr"] = 0.25;
   EXPECT_EQ(plan_error(stored.dump(), plan_over({{1, 1, 1}}, {1})),
-            other_plan_error("lr of " + name_of(1, 1) + " was 0.25, now 0.0005"));
+            other_plan_error("--lr of " + name_of(1, 1) + " was 0.25, now 0.0005"));
 }
 
 // A second data set makes settings differ that all cells shared before.
@@ -606,10 +607,11 @@ TEST(FitPlan, SettingsMayMoveToThoseOfAModelAndDataSet) {
     return now;
   };
   EXPECT_EQ(fit_plan(stored, with_second("60"), "out/plan.json").added, Texts{"m-e-layer1"});
-  EXPECT_EQ(plan_error(stored, with_second("61")), other_plan_error("train_pairs was 60, now 61"));
+  EXPECT_EQ(plan_error(stored, with_second("61")),
+            other_plan_error("the pairs of --train: train_pairs was 60, now 61"));
   const std::string both = plan_to_json(with_second("60"));
   EXPECT_EQ(plan_error(both, with_second("61")),
-            other_plan_error("train_pairs was 60, now 61 (m with d)"));
+            other_plan_error("the pairs of --train: train_pairs was 60, now 61 (m with d)"));
 }
 
 TEST(ExtendedPlan, KeepsPacksAndSaysWhatEachRevisionAdded) {

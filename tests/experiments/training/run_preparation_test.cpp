@@ -230,7 +230,7 @@ TEST_F(RunPreparationTest, ResumeWithOtherSettingsIsRefusedByName) {
   given.seed = 12;
   expect_parts(
       error_of<UserError>([&] { prepare(given); }),
-      {"--resume: " + given.out.string(), "lr was 0.003, now 0.25", "seed was 11, now 12"});
+      {"--resume: " + given.out.string(), "--lr was 0.003, now 0.25", "--seed was 11, now 12"});
 }
 
 TEST_F(RunPreparationTest, ResumeComparesTheObjective) {
@@ -245,7 +245,7 @@ TEST_F(RunPreparationTest, ResumeComparesTheObjective) {
   given.reduction = Reduction::kMean;  // the same in other words
   EXPECT_EQ(prepare(given).previous->checkpoint.step, 2);
   given.simpo_gamma = 1;
-  expect_parts(error_of<UserError>([&] { prepare(given); }), {"simpo_gamma was 0.5, now 1.0"});
+  expect_parts(error_of<UserError>([&] { prepare(given); }), {"--simpo-gamma was 0.5, now 1.0"});
   given.objective = ObjectiveKind::kBipo;
   given.reduction.reset();
   expect_parts(error_of<UserError>([&] { prepare(given); }),
@@ -334,7 +334,7 @@ TEST_F(RunPreparationTest, ResumeKeepsTheWarmUpOfAnEarlierVersion) {
   given.resume = true;
   EXPECT_EQ(prepare(given).job.options.warmup_steps, 100);
   given.warmup = Warmup(0.1);
-  expect_parts(error_of<UserError>([&] { prepare(given); }), {"warmup_steps was 100, now 2"});
+  expect_parts(error_of<UserError>([&] { prepare(given); }), {"--warmup-steps was 100, now 2"});
 }
 
 TEST_F(RunPreparationTest, ResumeComparesTheStepsOfAShare) {
@@ -345,7 +345,7 @@ TEST_F(RunPreparationTest, ResumeComparesTheStepsOfAShare) {
   given.resume = true;
   EXPECT_EQ(prepare(given).job.options.warmup_steps, 4);
   given.warmup.reset();
-  expect_parts(error_of<UserError>([&] { prepare(given); }), {"warmup_steps was 4, now 2"});
+  expect_parts(error_of<UserError>([&] { prepare(given); }), {"--warmup-steps was 4, now 2"});
   given.warmup_steps = 4;
   EXPECT_EQ(prepare(given).job.options.warmup_steps, 4);
 }
