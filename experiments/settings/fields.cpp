@@ -242,6 +242,16 @@ Field stored_where_it_lies(Field made, const std::filesystem::path& path) {
   return made;
 }
 
+// Says which option takes what other commands' --layer may have.
+std::int64_t parse_layer_of_one(const std::string& text) {
+  if (text == "all" || text.find_first_of(",:+") != std::string::npos) {
+    throw UserError(
+        "must be one whole number, 0 or above; --layers makes a direction for each of several, in "
+        "one pass (--out is then a directory)");
+  }
+  return parse_integer(text, 0);
+}
+
 }  // namespace
 
 Field model_field(std::filesystem::path& model) {
@@ -743,7 +753,7 @@ std::vector<FieldGroup> extract_fields(ExtractOptions& o) {
               o.train)
             .placement(),
         field("layer", "N", "block, from 0, whose activations are read (this or --layers)", o.layer,
-              at_least(0))
+              parse_layer_of_one)
             .with_fallback(""),
         field("layers", "LIST",
               "several in one pass: 1,2,5 or 5:25:5 (first:last:step) or all (this or --layer)",

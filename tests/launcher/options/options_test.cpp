@@ -910,6 +910,13 @@ TEST(ExtractOptions, OneLayerOrSeveral) {
   for (const Words& words : {Words{}, Words{"--layer", "3", "--layers", "1,2"}}) {
     expect_parts(error_of<UserError>([&] { parsed_extract(words); }), {"--layer ", "--layers "});
   }
+  for (const char* several : {"10,15", "5:25:5", "10+15", "all"}) {
+    expect_parts(error_of<UserError>([&] {
+                   parsed_extract({"--layer", several});
+                 }),
+                 {std::string("--layer '") + several, "must be one whole number", "; --layers "});
+  }
+  expect_parts(error_of<UserError>([] { parsed_extract({"--layer", "-1"}); }), {"0 or above"});
 }
 
 TEST(ExtractOptions, AsFoundOrScaledInOneWay) {
