@@ -1,7 +1,12 @@
 #include "experiments/sweep_run/sweep_rounds.hpp"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <nlohmann/json.hpp>
+
+#include "trainer/intervention/layers.hpp"
 
 namespace bipo {
 
@@ -29,6 +34,22 @@ std::vector<RoundPart> plan_round(const std::vector<LayerNeed>& needs, std::uint
                         need.layer);
   }
   return parts;
+}
+
+std::string layers_of_cells(const RoundPart& part, const std::vector<Cell>& cells) {
+  constexpr std::size_t kShown = 6;
+  std::vector<std::string> layers;
+  for (const Cell& cell : cells) {
+    const std::string text = to_string(steered_layers(cell), "+");
+    if (std::binary_search(part.layers.begin(), part.layers.end(), cell.layer) &&
+        std::find(layers.begin(), layers.end(), text) == layers.end()) {
+      layers.push_back(text);
+    }
+  }
+  const std::size_t count = layers.size();
+  layers.resize(std::min(count, kShown));
+  return fmt::format("layer{} {}{}", count == 1 ? "" : "s", fmt::join(layers, ", "),
+                     count > kShown ? fmt::format(" and {} more", count - kShown) : "");
 }
 
 std::string round_to_text(const std::vector<RoundPart>& parts) {

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "experiments/sweeps/sweep_plan.hpp"
+
 namespace bipo {
 
 // Layers of one model with one data set (an index into the sweep's inputs).
@@ -26,6 +28,10 @@ struct LayerNeed {
 // Plans the next round: as many needs, in their order, as fit `budget` bytes together, and always
 // the first.  The parts have the order of their first need.
 std::vector<RoundPart> plan_round(const std::vector<LayerNeed>& needs, std::uint64_t budget);
+
+// Returns the layers of the cells that a part of a round is for, as --layers names them: "layer
+// 10", "layers 10, 10+15"; of many the first ones.  `cells`: of the part's model and data set.
+std::string layers_of_cells(const RoundPart& part, const std::vector<Cell>& cells);
 
 // Convert a round to text and back, for the ranks to agree on.
 std::string round_to_text(const std::vector<RoundPart>& parts);

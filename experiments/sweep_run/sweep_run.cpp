@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iterator>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -124,15 +125,21 @@ class SweepRun {
     return needs;
   }
 
+  std::vector<Cell> cells_of(std::size_t inputs) const {
+    std::vector<Cell> cells;
+    std::copy_if(sweep_.plan.cells.begin(), sweep_.plan.cells.end(), std::back_inserter(cells),
+                 [&](const Cell& cell) { return inputs_of(sweep_, cell) == inputs; });
+    return cells;
+  }
+
   // Runs one pass per model and data set, on all ranks, for all layers of the round.
   std::vector<SweepPart> prepare(const std::vector<RoundPart>& round) {
     std::vector<SweepPart> parts;
     std::uint64_t budget = least_cache_budget(sweep_);
     for (const RoundPart& wanted : round) {
       const SweepInputs& inputs = sweep_.inputs[wanted.inputs];
-      display_.steps.message(fmt::format("{} with {}: {} {}", inputs.model.name, inputs.data.name,
-                                         wanted.layers.size(),
-                                         wanted.layers.size() == 1 ? "layer" : "layers"));
+      display_.steps.message(fmt::format("{} with {}: {}", inputs.model.name, inputs.data.name,
+                                         layers_of_cells(wanted, cells_of(wanted.inputs))));
       try {
         session_.together([&] { model_.of(wanted.inputs); });
         PreparedData data = prepare_data(

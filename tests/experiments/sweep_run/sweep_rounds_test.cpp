@@ -28,6 +28,23 @@ TEST(PlanRound, TheFirstNeedIsAlwaysTaken) {
   EXPECT_EQ(plan_round({}, 100), Round{});
 }
 
+TEST(PlanRound, ItsLayersAreNamedAsTheCellsAre) {
+  const auto cell = [](std::int64_t layer, const char* joint_layers = "") {
+    Cell made;
+    made.layer = layer;
+    made.joint_layers = joint_layers;
+    return made;
+  };
+  const std::vector<Cell> cells = {cell(2), cell(10), cell(10), cell(10, "10+15"), cell(12)};
+  EXPECT_EQ(layers_of_cells({0, {10}}, cells), "layers 10, 10+15");
+  EXPECT_EQ(layers_of_cells({0, {2}}, cells), "layer 2");
+  EXPECT_EQ(layers_of_cells({0, {2, 10, 12}}, cells), "layers 2, 10, 10+15, 12");
+  const std::vector<Cell> many = {cell(0), cell(1), cell(2), cell(3),
+                                  cell(4), cell(5), cell(6), cell(7)};
+  EXPECT_EQ(layers_of_cells({0, {0, 1, 2, 3, 4, 5, 6, 7}}, many),
+            "layers 0, 1, 2, 3, 4, 5 and 2 more");
+}
+
 TEST(PlanRound, TextsGiveTheRoundBack) {
   const Round round = {{3, {0, 17}}, {0, {2}}};
   EXPECT_EQ(round_from_text(round_to_text(round)), round);
