@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <deque>
 #include <filesystem>
 #include <iostream>
@@ -92,6 +91,7 @@ struct SweepGroup::Training {
   std::deque<Member> members;
   PackSaver saver;
   ReplaceGuard may_replace;
+  std::vector<double> residual_rms;  // at each layer of the pack, see training_settings()
 };
 
 SweepGroup::SweepGroup(const SweepPreparation& sweep, const Ranks& ranks, Session& session,
@@ -238,7 +238,8 @@ SweepGroup::End SweepGroup::train_pack(const SweepPart& part, const Pack& pack,
                     {},
                     PackSaver(pack_checkpoint_path(sweep_.options.out, pack), pack.members.size(),
                               active, may_replace, display_.steps),
-                    may_replace};
+                    may_replace,
+                    median_rms_of_layers(model_.of(part.inputs), *part.data.train, layers, ranks_)};
   for (std::size_t i = 0; i < assignment.active.size(); ++i) {
     const Cell& cell = pack.members[assignment.active[i]];
     const bool has_logs = taken != nullptr && !taken->progress.records.empty();
@@ -297,7 +298,7 @@ void SweepGroup::add_member(Training& training, const SweepPart& part, const Cel
   const TrainOptions options = cell_options(sweep_, cell);
   const PlanSettings plan = plan_settings(options, job.inputs.train);
   const BatchPlan batches(plan);
-  const double residual_rms = part.data.train->median_rms(cell.layer);
+  const std::vector<double> norms = residual_norms(training.residual_rms, job.inputs.config.hidden);
   RunObserver::Context run;
   run.out = options.out;
   run.attributes =
@@ -308,15 +309,15 @@ void SweepGroup::add_member(Training& training, const SweepPart& part, const Cel
   run.epochs = options.epochs;
   run.batch_size = options.batch_size;
   run.train_pairs = plan.pairs;
-  run.residual_norm = residual_rms * std::sqrt(static_cast<double>(job.inputs.config.hidden));
+  run.residual_norm = vector_norm(norms);
   run.may_replace = training.may_replace;
   run.additions = previous != nullptr ? previous->additions : nullptr;
   run.found = version_of(options.out);
   run.rescue_dir = rescue_directory(sweep_.options.rescue_dir);
   run.continuation = "the same command again";
-  run.judged_by = verdict_settings(options, job.inputs.test,
-                                   comparable_norm(options, job.inputs.config, run.residual_norm),
-                                   run.total_steps);
+  run.judged_by =
+      verdict_settings(options, job.inputs.test,
+                       comparable_norms(options, job.inputs.config, norms), run.total_steps);
 
   PackObserver::Context in_pack;
   in_pack.member = cell.name;
@@ -338,13 +339,13 @@ void SweepGroup::add_member(Training& training, const SweepPart& part, const Cel
 
   TrainingRecord record = previous != nullptr
                               ? TrainingRecord(*previous)
-                              : new_record(options, job.inputs.config.hidden, run.residual_norm);
+                              : new_record(options, job.inputs.config.hidden, norms.front());
   if (state != nullptr) {
     record.checkpoint = *state;
   }
-  training.members.emplace_back(training_settings(options, plan, residual_rms, job.inputs.config),
-                                std::move(record), std::move(run), std::move(in_pack),
-                                display_.steps, training.saver);
+  training.members.emplace_back(
+      training_settings(options, plan, training.residual_rms, job.inputs.config), std::move(record),
+      std::move(run), std::move(in_pack), display_.steps, training.saver);
   const bool is_complete =
       previous != nullptr && previous->attributes.status == RunStatus::kComplete;
   if (training.taken != nullptr && !options.log_jsonl.empty() && !is_complete) {

@@ -33,7 +33,8 @@ class RunObserver final : public TrainingObserver {
     std::int64_t epochs = 0;
     std::int64_t batch_size = 0;
     std::int64_t train_pairs = 0;
-    double residual_norm = 0;          // median; the vector is shown as a share of it
+    // Median; of several layers over all of them, as the vector's norm, which is shown as a share.
+    double residual_norm = 0;
     ReplaceGuard may_replace;          // whether this process may still write the run file
     RunAdditions additions;            // to keep; null: none
     std::optional<FileVersion> found;  // what was at `out` when the run was prepared

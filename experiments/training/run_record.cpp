@@ -105,24 +105,34 @@ PlanSettings plan_settings(const TrainOptions& options, const std::vector<TokenP
   return plan;
 }
 
-double comparable_norm(const TrainOptions& options, const ModelConfig& config,
-                       double residual_norm) {
-  return options.site == Site::kBlock || mlp_output_factor(config).has_value() ? residual_norm : 0;
+std::vector<double> residual_norms(const std::vector<double>& residual_rms, std::int64_t hidden) {
+  std::vector<double> norms;
+  for (const double rms : residual_rms) {
+    norms.push_back(rms * std::sqrt(static_cast<double>(hidden)));
+  }
+  return norms;
+}
+
+std::vector<double> comparable_norms(const TrainOptions& options, const ModelConfig& config,
+                                     const std::vector<double>& residual_norms) {
+  const bool are_comparable = options.site == Site::kBlock || mlp_output_factor(config).has_value();
+  return are_comparable ? residual_norms : std::vector<double>();
 }
 
 TrainingSettings training_settings(const TrainOptions& options, const PlanSettings& plan,
-                                   double residual_rms, const ModelConfig& config) {
-  const double residual_norm = residual_rms * std::sqrt(static_cast<double>(config.hidden));
+                                   const std::vector<double>& residual_rms,
+                                   const ModelConfig& config) {
+  const std::vector<double> norms = residual_norms(residual_rms, config.hidden);
   TrainingSettings training;
   training.plan = plan;
-  training.lr = options.lr * (options.lr_unit == LrUnit::kResidual ? residual_rms : 1);
+  training.lr = options.lr * (options.lr_unit == LrUnit::kResidual ? residual_rms.front() : 1);
   training.objective = objective_of(options);
   training.positions = options.positions;
   training.schedule = options.schedule;
   if (options.factors.is_learned) {
     training.factor = FactorTraining{options.factor_lr, options.factor_init};
   }
-  training.norm = {options.norm.rule, options.norm.length.absolute(residual_norm)};
+  training.norm = {options.norm.rule, options.norm.length.absolute(norms.front())};
   training.optimizer.weight_decay = options.weight_decay;
   training.max_grad_norm = options.max_grad_norm;
   training.warmup_steps = options.warmup_steps.value();
@@ -131,7 +141,7 @@ TrainingSettings training_settings(const TrainOptions& options, const PlanSettin
   training.ends_with_best = options.select == Select::kBest;
   training.patience = options.patience;
   training.save_every = options.save_every;
-  training.residual_norm = comparable_norm(options, config, residual_norm);
+  training.residual_norm = vector_norm(comparable_norms(options, config, norms));
   return training;
 }
 

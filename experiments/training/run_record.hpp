@@ -41,19 +41,26 @@ std::uint64_t run_file_bytes(const TrainingOptions& options, const BatchPlan& pl
 
 PlanSettings plan_settings(const TrainOptions& options, const std::vector<TokenPair>& pairs);
 
-// Returns `residual_norm`, the residual stream's at the layer, where the length of the run's vector
-// can be held against it; 0 where it can not: behind an MLP with a norm, or a scale of each block,
-// the stream does not move by the vector (see mlp_output_factor()).
-double comparable_norm(const TrainOptions& options, const ModelConfig& config,
-                       double residual_norm);
+// S layers of a run.
 
-// `residual_rms`: the typical size of an element of the residual stream at the layer, the unit of
-// --lr-unit residual.
+// Returns the norms [S] of the residual stream, of D = hidden numbers, for their typical sizes.
+std::vector<double> residual_norms(const std::vector<double>& residual_rms, std::int64_t hidden);
+
+// Returns `residual_norms` [S], the residual stream's at the layers, where the lengths of the run's
+// vectors can be held against them; none where they can not: behind an MLP with a norm, or a scale
+// of each block, the stream does not move by the vector (see mlp_output_factor()).
+std::vector<double> comparable_norms(const TrainOptions& options, const ModelConfig& config,
+                                     const std::vector<double>& residual_norms);
+
+// `residual_rms`: the typical size of an element of the residual stream at each layer [S]; the
+// lowest one's is the unit of --lr-unit residual.
 TrainingSettings training_settings(const TrainOptions& options, const PlanSettings& plan,
-                                   double residual_rms, const ModelConfig& config);
+                                   const std::vector<double>& residual_rms,
+                                   const ModelConfig& config);
 
 // Returns the record of a new run before its first step, for each of its layers [D = hidden]; where
-// it starts from a file, the caller sets the vector.  `residual_norm`: see Length.
+// it starts from a file, the caller sets the vector.  `residual_norm`: at the lowest layer, see
+// Length.
 TrainingRecord new_record(const TrainOptions& options, std::int64_t hidden, double residual_norm);
 
 }  // namespace bipo

@@ -7,6 +7,7 @@
 #include <iterator>
 #include <map>
 #include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -82,6 +83,46 @@ std::string advice(const VerdictSettings& s) {
                      s.epochs, shorter_warmup(s));
 }
 
+// A layer's vector beside the residual stream there.
+struct LayerShare {
+  std::int64_t layer = 0;
+  double share = 0;
+};
+
+std::vector<LayerShare> shares_of_layers(const TrainingRecord& record,
+                                         const VerdictSettings& settings) {
+  const std::vector<float> whole = whole_vector(record.checkpoint);
+  std::vector<LayerShare> shares;
+  for (std::size_t i = 0; i < settings.residual_norms.size(); ++i) {
+    if (settings.residual_norms[i] > 0) {
+      const std::size_t hidden = whole.size() / settings.layers.size();
+      const double norm = vector_norm(std::span(whole).subspan(i * hidden, hidden));
+      shares.push_back({settings.layers[i], norm / settings.residual_norms[i]});
+    }
+  }
+  return shares;
+}
+
+// `shares`: of some of the run's `count` layers.
+std::string lengths_text(const std::vector<LayerShare>& shares, std::size_t count) {
+  if (count == 1) {
+    return fmt::format("the vector's norm is {:.3g} % of the residual stream's",
+                       100 * shares.front().share);
+  }
+  std::vector<std::int64_t> layers;
+  std::vector<std::string> per_cent;
+  for (const LayerShare& of_layer : shares) {
+    layers.push_back(of_layer.layer);
+    per_cent.push_back(fmt::format("{:.3g}", 100 * of_layer.share));
+  }
+  return shares.size() == 1
+             ? fmt::format("the norm of layer {}'s vector is {} % of the residual stream's there",
+                           layers.front(), per_cent.front())
+             : fmt::format(
+                   "the norms of the vectors of layers {} are {} % of the residual stream's there",
+                   fmt::join(layers, ", "), fmt::join(per_cent, ", "));
+}
+
 // Says so where the file ends with another vector than the judged one, which is the last step's.
 std::string of_last_step(const TrainingRecord& record) {
   if (record.vectors.empty() || record.vectors.back().step >= record.checkpoint.step) {
@@ -95,10 +136,11 @@ std::string of_last_step(const TrainingRecord& record) {
 }  // namespace
 
 VerdictSettings verdict_settings(const TrainOptions& options,
-                                 const std::vector<TokenPair>& held_out, double residual_norm,
-                                 std::int64_t total_steps) {
+                                 const std::vector<TokenPair>& held_out,
+                                 std::vector<double> residual_norms, std::int64_t total_steps) {
   VerdictSettings settings;
-  settings.residual_norm = residual_norm;
+  settings.layers = options.layer.blocks();
+  settings.residual_norms = std::move(residual_norms);
   settings.objective = objective_of(options);
   if (settings.objective.reduction == Reduction::kMean) {
     std::transform(held_out.begin(), held_out.end(), std::back_inserter(settings.tokens),
@@ -115,14 +157,15 @@ VerdictSettings verdict_settings(const TrainOptions& options,
 std::string judge_run(const TrainingRecord& record, const VerdictSettings& settings) {
   std::vector<std::string> shown;
   std::vector<std::string> faults;
-  if (settings.residual_norm > 0) {
-    const double share = vector_norm(whole_vector(record.checkpoint)) / settings.residual_norm;
-    std::string length =
-        fmt::format("the vector's norm is {:.3g} % of the residual stream's", 100 * share);
-    if (share < kShortShare) {
-      faults.push_back(fmt::format("{}, below {:g} %", length, 100 * kShortShare));
+  if (const std::vector<LayerShare> all = shares_of_layers(record, settings); !all.empty()) {
+    std::vector<LayerShare> too_short;
+    std::copy_if(all.begin(), all.end(), std::back_inserter(too_short),
+                 [](const LayerShare& of_layer) { return of_layer.share < kShortShare; });
+    if (too_short.empty()) {
+      shown.push_back(lengths_text(all, settings.layers.size()));
     } else {
-      shown.push_back(std::move(length));
+      faults.push_back(fmt::format(
+          "{}, below {:g} %", lengths_text(too_short, settings.layers.size()), 100 * kShortShare));
     }
   }
   const auto change = margin_change(record.eval_samples, settings);

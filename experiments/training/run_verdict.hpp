@@ -14,7 +14,9 @@ namespace bipo {
 
 // What the verdict on a run is measured by, and what its advice names.
 struct VerdictSettings {
-  double residual_norm = 0;  // see comparable_norm(); 0: the vector's is not held against it
+  std::vector<std::int64_t> layers;  // whose vectors are the parts of the run's, in their order
+  // At each of them, see comparable_norms(); empty: vectors are not held against them.
+  std::vector<double> residual_norms;
   Objective objective;
   // The lengths of the held-out pairs, where the objective takes means over them; else empty.
   std::vector<AnswerTokens> tokens;
@@ -25,13 +27,14 @@ struct VerdictSettings {
   std::int64_t total_steps = 0;
 };
 
-// `options`: of the run, with every `auto` resolved.
+// `options`: of the run, with every `auto` resolved.  `residual_norms`: see VerdictSettings.
 VerdictSettings verdict_settings(const TrainOptions& options,
-                                 const std::vector<TokenPair>& held_out, double residual_norm,
-                                 std::int64_t total_steps);
+                                 const std::vector<TokenPair>& held_out,
+                                 std::vector<double> residual_norms, std::int64_t total_steps);
 
 // Returns the verdict on a complete run as its file stores it (RunAttributes).  It is weak where
-// - the vector is shorter than 0.5 % of the residual stream's norm, where that can be compared, or
+// - the vector of a layer is shorter than 0.5 % of the residual stream's norm at that layer, where
+//   they can be compared, or
 // - pair by pair, the held-out margin at +m v is not above that at -m v: the bootstrap's 95 %
 //   interval of the mean difference reaches 0 or less.
 // m is 1 if the last evaluation has both signs of it, else the largest multiplier with both;

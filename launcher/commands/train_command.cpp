@@ -1,8 +1,8 @@
 // The command `train`: trains one steering vector, or one for each of several layers jointly, and
 // writes one run file.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
-#include <cmath>
 #include <filesystem>
 #include <iostream>
 #include <memory>
@@ -130,6 +130,16 @@ int show_run(const TrainOptions& options, Job& job) {
   return kExitDone;
 }
 
+std::string residual_text(const SteeredLayers& layers, const std::vector<double>& norms) {
+  std::vector<std::string> numbers;
+  for (const double norm : norms) {
+    numbers.push_back(fmt::format("{:.4g}", norm));
+  }
+  return fmt::format("median norm of the residual stream {} block{} {}: {}",
+                     layers.site() == Site::kBlock ? "after" : "before",
+                     layers.count() == 1 ? "" : "s", to_string(layers), fmt::join(numbers, ", "));
+}
+
 // `claims`: on --out.
 int run_prepared(const RunPreparation& run, OutputClaims& claims, Job& job) {
   Session& session = job.session();
@@ -162,28 +172,27 @@ int run_prepared(const RunPreparation& run, OutputClaims& claims, Job& job) {
                                           uses_reference(options.objective)},
                                          ranks, job.display());
 
-  const double residual_rms = data.train->median_rms(options.layer.lowest());
-  const double residual_norm = residual_rms * std::sqrt(static_cast<double>(inputs.config.hidden));
-  job.display().message(fmt::format("median norm of the residual stream {} block {}: {:.4g}",
-                                    options.site == Site::kBlock ? "after" : "before",
-                                    options.layer.lowest(), residual_norm));
+  const SteeredLayers layers = steered_layers(options);
+  const std::vector<double> residual_rms =
+      median_rms_of_layers(*decoder, *data.train, layers, ranks);
+  const std::vector<double> norms = residual_norms(residual_rms, inputs.config.hidden);
+  job.display().message(residual_text(layers, norms));
   const BatchPlan plan(run.plan);
   RunObserver observer(
       {options.out, run_attributes(options, run.job, session, run.config, run.created_utc),
        plan.total_steps(), plan.steps_per_epoch(), options.epochs, options.batch_size,
-       run.plan.pairs, residual_norm,
+       run.plan.pairs, vector_norm(norms),
        job.is_root() ? ReplaceGuard([&claims] { return claims.are_mine(); }) : ReplaceGuard(),
        run.previous ? run.previous->additions : nullptr, run.found, std::move(space),
        rescue_directory(options.rescue_dir), "the same command with --resume", /*is_alone=*/true,
-       verdict_settings(options, inputs.test,
-                        comparable_norm(options, inputs.config, residual_norm),
+       verdict_settings(options, inputs.test, comparable_norms(options, inputs.config, norms),
                         plan.total_steps())},
       job.display());
   if (log) {
     observer.log_to(*std::move(log), run.previous ? run.previous->steps : std::vector<StepRow>());
   }
   TrainingRecord record = run.previous ? TrainingRecord(*run.previous)
-                                       : new_record(options, inputs.config.hidden, residual_norm);
+                                       : new_record(options, inputs.config.hidden, norms.front());
   if (!run.start.empty()) {
     record.checkpoint.vector = run.start;
   }
@@ -196,7 +205,7 @@ int run_prepared(const RunPreparation& run, OutputClaims& claims, Job& job) {
     });
   }
   const RunStatus status =
-      train(*decoder, *data.train, data.held_out.get(), steered_layers(options),
+      train(*decoder, *data.train, data.held_out.get(), layers,
             {{training_settings(options, run.plan, residual_rms, inputs.config), record, observer}},
             ranks, last_step);
   at_stop.reset();

@@ -315,6 +315,44 @@ std::vector<AnswerLogProbs> ActivationCache::score(const ScoringContext& context
   return answers;
 }
 
+std::vector<double> median_rms_of_layers(const Decoder& decoder, const ActivationCache& cache,
+                                         const SteeredLayers& layers, const Ranks& ranks) {
+  constexpr std::int64_t kMeasuredPairs = 64;
+  std::vector<double> medians{cache.median_rms(layers.lowest())};
+  if (layers.count() == 1) {
+    return medians;
+  }
+  const at::NoGradGuard no_grad;
+  const std::vector<TokenPair>& pairs = cache.pairs();
+  const std::int64_t measured = std::min(static_cast<std::int64_t>(pairs.size()), kMeasuredPairs);
+  const std::vector<std::int64_t> first_token = packed_offsets(pairs);
+  const std::vector<SteeredPlace> places = layers.places();
+  std::vector<std::vector<double>> rms(places.size(),
+                                       std::vector<double>(static_cast<std::size_t>(
+                                           first_token[static_cast<std::size_t>(measured)])));
+  // So that the size of a run's batches does not matter.
+  const ScoringContext pair_by_pair{decoder, ranks, /*group_size=*/1, /*progress=*/{}};
+  for_each_group(pair_by_pair, measured, [&](const std::vector<std::int64_t>& group) {
+    const PackedPairs packed = pack_alike(pairs, group, decoder);
+    at::Tensor h = cache.activations(decoder, packed, layers.lowest());
+    for (std::size_t s = 1; s < places.size(); ++s) {
+      h = decoder.run_blocks(h, {places[s - 1].blocks_before(), places[s].blocks_before()},
+                             packed.layout);
+      const at::Tensor of_tokens = token_rms(h);
+      const double* const of_token = of_tokens.const_data_ptr<double>();
+      for (std::size_t t = 0; t < packed.pair_of_token.size(); ++t) {
+        rms[s][static_cast<std::size_t>(
+            first_token[static_cast<std::size_t>(packed.pair_of_token[t])] +
+            packed.offset_of_token[t])] = of_token[t];
+      }
+    }
+  });
+  for (std::size_t s = 1; s < places.size(); ++s) {
+    medians.push_back(shared_median(std::move(rms[s]), decoder.device(), ranks));
+  }
+  return medians;
+}
+
 // One pass over the data of several caches for the same layers.
 class PrefixPass {
  public:

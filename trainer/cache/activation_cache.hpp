@@ -158,6 +158,12 @@ at::Tensor token_rms(const at::Tensor& h);
 // dp x tp
 double shared_median(std::vector<double> rms, at::Device device, const Ranks& ranks);
 
+// Returns median_rms() of the lowest of S `layers`, whose activations the cache has, and of each
+// other the same where nothing is steered, over the tokens of the first 64 pairs; [S].  Their
+// blocks must be loaded.  Collective over: dp x tp
+std::vector<double> median_rms_of_layers(const Decoder& decoder, const ActivationCache& cache,
+                                         const SteeredLayers& layers, const Ranks& ranks);
+
 // Fills the caches that are not filled, all of the same layers and site; a reference-free one runs
 // no block behind its activations.  Where activations are kept and the blocks before those of the
 // lowest layer are larger than the pairs' hidden states, all pairs go through a block before the

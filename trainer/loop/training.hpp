@@ -44,8 +44,8 @@ struct TrainingSettings {
   bool ends_with_best = false;  // the saved result is the vector of best_epoch(), not the last one
   // Evaluations without a better held-out margin after which the training is complete; 0: none.
   std::int64_t patience = 0;
-  // Norm of the residual stream at the lowest layer, which the vector's is measured by; 0: not
-  // known, or no measure of it.
+  // Norm of the residual stream at the layers, of several over all of them as the vector's, which
+  // is measured by it; 0: not known, or no measure of it.
   double residual_norm = 0;
 };
 

@@ -304,7 +304,8 @@ TEST_F(RunPreparationTest, ByDefaultAShortRunWarmsUpInATenthOfIt) {
   const RunPreparation run = prepare(given);
   EXPECT_EQ(run.job.options.warmup_steps, 2);
   EXPECT_EQ(nlohmann::json::parse(run.config)["warmup_steps"], 2);
-  EXPECT_EQ(training_settings(run.job.options, run.plan, 1, run.job.inputs.config).warmup_steps, 2);
+  EXPECT_EQ(training_settings(run.job.options, run.plan, {1}, run.job.inputs.config).warmup_steps,
+            2);
   EXPECT_EQ(run.job.warnings, Texts{});
 }
 
@@ -315,14 +316,30 @@ TEST_F(RunPreparationTest, AVectorInFrontOfANormIsNotHeldAgainstTheStream) {
   const RunPreparation run = prepare(given);
   ModelConfig config = run.job.inputs.config;
   const auto measure = [&] {
-    return training_settings(run.job.options, run.plan, 3, config).residual_norm;
+    return training_settings(run.job.options, run.plan, {3}, config).residual_norm;
   };
   EXPECT_DOUBLE_EQ(measure(), 3 * std::sqrt(8.0));
-  EXPECT_EQ(comparable_norm(run.job.options, config, 100), 100);
+  const std::vector<double> norms = {100, 200};
+  EXPECT_EQ(comparable_norms(run.job.options, config, norms), norms);
   config.output_norms = true;
   EXPECT_EQ(measure(), 0);
-  EXPECT_EQ(comparable_norm(run.job.options, config, 100), 0);
-  EXPECT_EQ(comparable_norm(options(), config, 100), 100);
+  EXPECT_EQ(comparable_norms(run.job.options, config, norms), std::vector<double>{});
+  EXPECT_EQ(comparable_norms(options(), config, norms), norms);
+}
+
+// Hidden size 8.  The length of vectors at several layers is held against that of the stream over
+// all of them; the unit of lengths and rates is the lowest layer's.
+TEST_F(RunPreparationTest, VectorsOfSeveralLayersAreMeasuredByTheStreamAtAllOfThem) {
+  TrainOptions given = options();
+  given.norm = {NormRule::kMax, {50, /*is_percent=*/true}};
+  given.lr = 0.5;
+  given.lr_unit = LrUnit::kResidual;
+  const RunPreparation run = prepare(given);
+  const ModelConfig& config = run.job.inputs.config;
+  const TrainingSettings made = training_settings(run.job.options, run.plan, {3, 4}, config);
+  EXPECT_DOUBLE_EQ(made.residual_norm, 5 * std::sqrt(8.0));
+  EXPECT_DOUBLE_EQ(made.norm.norm, 1.5 * std::sqrt(8.0));
+  EXPECT_DOUBLE_EQ(made.lr, 1.5);
 }
 
 // It stored 100 steps of a run of 20.

@@ -18,7 +18,8 @@ using testing::expect_parts;
 
 VerdictSettings settings() {
   VerdictSettings s;
-  s.residual_norm = 100;
+  s.layers = {1};
+  s.residual_norms = {100};
   s.objective.beta = 0.5;
   s.lr = 5e-4;
   s.lr_unit = LrUnit::kAbsolute;
@@ -71,19 +72,37 @@ TEST(RunVerdict, OfMarginsThatAreApart) {
 
 TEST(RunVerdict, OfAShortVector) {
   VerdictSettings by = settings();
-  by.residual_norm = 1001;
+  by.residual_norms = {1001};
   const std::string text = verdict({{-1, {-6, -7}}, {1, {-4, -5}}}, by);
   EXPECT_TRUE(begins_with(text, "weak: the vector's norm is 0.5 % of the residual stream's, below"))
       << text;
   expect_parts(text, {"higher --lr (now 0.0005", "--lr-unit residual", "more --epochs (now 3)"});
   EXPECT_EQ(text.find("warm"), std::string::npos) << text;
-  by.residual_norm = 1000;  // exactly 0.5 %
+  by.residual_norms = {1000};  // exactly 0.5 %
   EXPECT_TRUE(begins_with(verdict({{-1, {-6, -7}}, {1, {-4, -5}}}, by), "steers: "));
+}
+
+// Vectors of lengths 3 and 4; all layers' together have 5, which is above every threshold.
+TEST(RunVerdict, EachLayersVectorIsHeldAgainstTheStreamThere) {
+  VerdictSettings by = settings();
+  by.layers = {10, 15};
+  by.residual_norms = {100, 200};
+  EXPECT_TRUE(begins_with(verdict({}, by),
+                          "untested: the norms of the vectors of layers 10, 15 are 3, 2 % of the "
+                          "residual stream's there, "));
+  by.residual_norms = {100, 1000};
+  EXPECT_TRUE(begins_with(verdict({{-1, {-6, -7}}, {1, {-4, -5}}}, by),
+                          "weak: the norm of layer 15's vector is 0.4 % of the residual stream's "
+                          "there, below 0.5 %; train again with a higher --lr"));
+  by.residual_norms = {1000, 1000};
+  EXPECT_TRUE(begins_with(verdict({}, by),
+                          "weak: the norms of the vectors of layers 10, 15 are 0.3, 0.4 % of the "
+                          "residual stream's there, below 0.5 %; "));
 }
 
 TEST(RunVerdict, AdviceFitsTheSettings) {
   VerdictSettings by = settings();
-  by.residual_norm = 1e6;
+  by.residual_norms = {1e6};
   by.lr_unit = LrUnit::kResidual;
   by.warmup_steps = 100;
   const std::string text = verdict({}, by);
@@ -116,7 +135,7 @@ TEST(RunVerdict, OfTheWrongDirection) {
 
 TEST(RunVerdict, BothFaultsAreNamed) {
   VerdictSettings by = settings();
-  by.residual_norm = 1e6;
+  by.residual_norms = {1e6};
   expect_parts(verdict({{-1, {-5, -5}}, {1, {-5, -5}}}, by),
                {"weak: the vector's norm is 0.0005 %", ", and the held-out margins", "+0 nats"});
 }

@@ -361,6 +361,21 @@ TEST(MlpSite, CachesWithoutReferenceEndBeforeTheirLastBlock) {
   }
 }
 
+// What a cache of each layer finds.
+TEST(JointLayers, TheStreamIsMeasuredAtEachOfThem) {
+  for (const Site site : {Site::kBlock, Site::kMlp}) {
+    const LayeredWorld world(at::kDouble, site);
+    const SteeredLayers layers = SteeredLayers({0, 1, 2}).at(site);
+    const std::vector<double> found =
+        median_rms_of_layers(world.decoder, world.cache, layers, world.ranks);
+    ASSERT_EQ(found.size(), 3U);
+    for (std::size_t layer = 0; layer < found.size(); ++layer) {
+      EXPECT_NEAR(found[layer], world.cache.median_rms(static_cast<std::int64_t>(layer)), 1e-12);
+    }
+    EXPECT_NE(found[0], found[2]);
+  }
+}
+
 TEST(MlpSite, GradientsOfAllObjectivesEqualCentralDifferences) {
   expect_central_differences(LayeredWorld(at::kDouble, Site::kMlp, config_with_output_norms()),
                              mlps_of({0, 2}), {3, 27});  // one in each part
