@@ -73,7 +73,8 @@ std::int64_t total_steps(const nlohmann::json& config) {
 // What is shown of a run file.
 struct RunState {
   RunStatus status = RunStatus::kRunning;
-  StepProgress step;  // the last one; total 0: not known
+  bool is_weak = false;  // its verdict says that it shows no effect
+  StepProgress step;     // the last one; total 0: not known
   double seconds_per_step = kUnknownTime;
   std::vector<EvalRow> evals;  // of the last evaluation
   std::int64_t saved = 0;      // when the file was written, nanoseconds since 1970
@@ -84,6 +85,7 @@ RunState state_of(const RunRecord& record) {
   RunState state;
   const auto config = nlohmann::json::parse(record.attributes.config, nullptr, false);
   state.status = record.attributes.status;
+  state.is_weak = is_weak(record.attributes);
   state.step.total = total_steps(config);
   state.step.step = record.checkpoint.step;
   if (!record.steps.empty()) {
@@ -155,6 +157,11 @@ double seconds_left(const RunState& state) {
   return std::max(0.0, at_save - seconds_since(state.saved));
 }
 
+// Returns what stands behind the status.
+std::string weak_mark(const RunState& state) {
+  return state.is_weak ? ", weak" : "";
+}
+
 std::string eta_text(double seconds) {
   return seconds < 0 ? "" : fmt::format("ETA {}", clock_text(seconds));
 }
@@ -210,7 +217,8 @@ class RunView final : public WatchView {
         state->status == RunStatus::kComplete || state->status == RunStatus::kDiverged;
     // A run that was killed had no time to say so.
     const bool is_stopped = !is_live && state->status == RunStatus::kRunning;
-    const std::string status = is_stopped ? "stopped" : to_string(state->status);
+    const std::string status =
+        is_stopped ? "stopped" : to_string(state->status) + weak_mark(*state);
     Colour colour = Colour::kNone;
     if (state->status == RunStatus::kComplete) {
       colour = Colour::kGreen;
@@ -231,6 +239,9 @@ class RunView final : public WatchView {
            lines_of(step_line(state->step, is_live ? seconds_left(*state) : kUnknownTime)));
     if (!state->evals.empty()) {
       append(picture.lines, lines_of(evaluation_text(state->evals)));
+    }
+    if (state->is_weak) {
+      picture.lines.push_back({"weak: `bipo-dist inspect` says why, and what to change"});
     }
     return picture;
   }
@@ -404,9 +415,16 @@ class SweepView final : public WatchView {
 
   std::string heading(std::size_t jobs) const {
     const std::string eta = eta_text(jobs > 0 ? seconds_of_all(jobs) : kUnknownTime);
-    return fmt::format("{}: {} of {} cells done, {} running, {} failed{}{}", directory_.string(),
+    const auto weak = std::count_if(states_.begin(), states_.end(),
+                                    [](const auto& state) { return state && state->is_weak; });
+    return fmt::format("{}: {} of {} cells done, {} running, {} failed{}{}{}", directory_.string(),
                        count(CellStatus::kComplete), status_.size(), count(CellStatus::kRunning),
-                       count(CellStatus::kFailed), eta.empty() ? "" : ", ", eta);
+                       count(CellStatus::kFailed), weak > 0 ? fmt::format(", {} weak", weak) : "",
+                       eta.empty() ? "" : ", ", eta);
+  }
+
+  std::string status_text(std::size_t cell) const {
+    return to_string(status_[cell]) + (states_[cell] ? weak_mark(*states_[cell]) : "");
   }
 
   // Returns a line for each pack that a live process works on.
@@ -467,16 +485,20 @@ class SweepView final : public WatchView {
 
   void add_table(std::vector<BoardLine>& lines, std::size_t rows) const {
     const std::vector<std::size_t> shown = most_urgent(status_, rows);
+    std::size_t status_width = kStatusWidth;
+    for (const std::size_t i : shown) {
+      status_width = std::max(status_width, status_text(i).size());
+    }
+    const std::size_t most = kLineWidth - kOtherWidth - status_width;
     std::size_t width = std::string("cell").size();
     for (const std::size_t i : shown) {
-      width = std::max(width, std::min(kNameWidth, names_.of(plan_.cells[i]).size()));
+      width = std::max(width, std::min(most, names_.of(plan_.cells[i]).size()));
     }
-    lines.push_back({fmt::format("  {:<{}}  {:<11}  {:>11}  {:>8}  {:>8}  {}", "cell", width,
-                                 "status", "step", "loss", "margin", "ETA")});
+    lines.push_back({fmt::format("  {:<{}}  {:<{}}  {:>11}  {:>8}  {:>8}  {}", "cell", width,
+                                 "status", status_width, "step", "loss", "margin", "ETA")});
     for (const std::size_t i : shown) {
-      std::string text =
-          fmt::format("  {:<{}}  {:<11}", cut_to(names_.of(plan_.cells[i]), kNameWidth), width,
-                      to_string(status_[i]));
+      std::string text = fmt::format("  {:<{}}  {:<{}}", cut_to(names_.of(plan_.cells[i]), most),
+                                     width, status_text(i), status_width);
       if (states_[i]) {
         text += numbers(*states_[i], status_[i]);
       }
@@ -499,8 +521,8 @@ class SweepView final : public WatchView {
     return left < 0 ? text : text + fmt::format("  {}", clock_text(left));
   }
 
-  // Leaves room for the other columns.
-  static constexpr std::size_t kNameWidth = kLineWidth - 56;
+  static constexpr std::size_t kStatusWidth = 11;
+  static constexpr std::size_t kOtherWidth = 45;  // beside names and status
 
   fs::path directory_;
   std::optional<FileVersion> plan_version_;

@@ -114,3 +114,11 @@ def test_a_sweep_marks_weak_cells(strong, tmp_path):
     assert "weak cells: 1, whose vectors" in finished.stdout
     verdicts = sorted(read_verdict(path) for path in settings["out"].rglob("*.h5"))
     assert [verdict.partition(":")[0] for verdict in verdicts] == ["steers", "weak"]
+    heading, *lines = program.run_successfully(["watch", settings["out"]]).stdout.splitlines()
+    assert heading.endswith(": 2 of 2 cells done, 0 running, 0 failed, 1 weak"), heading
+    marked = [line for line in lines if "weak" in line]
+    assert len(marked) == 1 and re.match(r"  \S*lr1e-07\S*  +complete, weak  ", marked[0]), lines
+    assert all(len(line) <= 80 for line in lines), lines
+    weak, = (path for path in settings["out"].rglob("*.h5") if read_verdict(path).startswith("weak: "))
+    heading, *lines = program.run_successfully(["watch", weak]).stdout.splitlines()
+    assert ": complete, weak, saved " in heading and lines[-1].startswith("weak: `bipo-dist inspect` "), lines

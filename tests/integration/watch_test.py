@@ -30,10 +30,11 @@ def test_a_complete_run_is_shown_once(job):
     before = content(job.folder)
     run = run_files.read(job.out)
     lines = watch(job.out).stdout.splitlines()
-    assert re.fullmatch(rf"{job.out}: complete, saved 0:\d\d ago", lines[0]), lines
+    is_weak = run.attributes["verdict"].startswith("weak: ")
+    assert re.fullmatch(rf"{job.out}: complete{', weak' * is_weak}, saved 0:\d\d ago", lines[0]), lines
     assert lines[1].split("  ") == ["train 12/12", "epoch 2/2", f"loss {run.steps['loss'][-1]:.4f}",
                                     f"margin {run.steps['margin'][-1]:.3f}", f"acc {100 * run.steps['accuracy'][-1]:.0f}%"]
-    assert lines[2].startswith("held-out after epoch 2:") and len(lines) == 3, lines
+    assert lines[2].startswith("held-out after epoch 2:") and len(lines) == 3 + is_weak, lines
     assert content(job.folder) == before
 
 
@@ -77,12 +78,14 @@ def test_a_complete_sweep(sweep):
     program.run_successfully(["sweep", *sweep.arguments()[1:]])
     before = content(sweep.folder)
     lines = watch(sweep.out).stdout.splitlines()
-    assert lines[0] == f"{sweep.out}: 4 of 4 cells done, 0 running, 0 failed", lines
-    assert lines[1].split() == ["cell", "status", "step", "loss", "margin", "ETA"]
     files = sorted(sweep.out.glob("*.h5"))
+    weak = sum(run_files.read(file).attributes["verdict"].startswith("weak: ") for file in files)
+    assert lines[0] == f"{sweep.out}: 4 of 4 cells done, 0 running, 0 failed{f', {weak} weak' * (weak > 0)}", lines
+    assert lines[1].split() == ["cell", "status", "step", "loss", "margin", "ETA"]
     for line, file, name in zip(lines[2:], files, ("layer1-seed1", "layer1-seed2", "layer2-seed1", "layer2-seed2"), strict=True):
         run = run_files.read(file)
-        assert line.split() == [name, "complete", "12/12", f"{run.steps['loss'][-1]:.4f}", f"{run.steps['margin'][-1]:.3f}"]
+        status = ["complete,", "weak"] if run.attributes["verdict"].startswith("weak: ") else ["complete"]
+        assert line.split() == [name, *status, "12/12", f"{run.steps['loss'][-1]:.4f}", f"{run.steps['margin'][-1]:.3f}"]
     assert content(sweep.folder) == before
 
 
