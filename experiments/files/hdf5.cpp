@@ -577,16 +577,15 @@ const char* damage_remedy(const FileKind& kind) {
 }
 
 // Naming what was made of run files, in place of one, is a likely mistake.
-void require_no_result_of_runs(const Handle& file) {
+void require_no_result_of_runs(const std::string& path, const Handle& file) {
   if (check(H5Aexists(file.id(), "kind"), "H5Aexists", "kind") == 0) {
     return;
   }
   const std::string found = read_text_attribute(file, "kind");
-  if (found == "evaluation") {
-    throw UserError("it is an evaluation file; `python -m bipo_analysis evaluation` reads it");
-  }
-  if (found == "sweep") {
-    throw UserError("it is a collected sweep; `python -m bipo_analysis report` reads it");
+  if (found == "evaluation" || found == "sweep") {
+    throw UserError(fmt::format("it is {}; `bipo-dist report {} --out page.html` shows it",
+                                found == "sweep" ? "a collected sweep" : "an evaluation file",
+                                path));
   }
   if (found == "conceptor") {
     throw UserError(
@@ -596,14 +595,14 @@ void require_no_result_of_runs(const Handle& file) {
   }
 }
 
-void require_identity(const Handle& file, const FileKind& kind) {
+void require_identity(const std::string& path, const Handle& file, const FileKind& kind) {
   if (kind.kind != nullptr) {
     const std::string found = read_text_attribute(file, "kind");
     if (found != kind.kind) {
       throw UserError(fmt::format("its kind is '{}', not '{}'", found, kind.kind));
     }
   } else {
-    require_no_result_of_runs(file);
+    require_no_result_of_runs(path, file);
   }
   const std::int64_t schema = read_integer_attribute(file, "schema_version");
   if (schema > kind.schema) {
@@ -622,7 +621,7 @@ void read_open_file(const std::string& path, const FileKind& kind, int file,
                     const std::function<void(const Handle& file)>& read) {
   try {
     const Handle opened = content.open(path);
-    require_identity(opened, kind);
+    require_identity(path, opened, kind);
     require_attributes_unchanged(opened);
     read(opened);
   } catch (const UserError& error) {

@@ -325,6 +325,9 @@ TEST_F(CollectTest, TheFileSaysWhatItIs) {
   plan({{0}});
   run(0, RunStatus::kComplete);
   collect();
+  // Who takes it for a run is told what shows it.
+  expect_parts(error_of<UserError>([&] { read_run_file(out_); }),
+               {"it is a collected sweep; `bipo-dist report " + out_.string() + " --out "});
   const hdf5::Handle file = hdf5::open_file(out_.string());
   EXPECT_EQ(hdf5::read_integer_attribute(file, "schema_version"), 1);
   EXPECT_EQ(hdf5::read_text_attribute(file, "kind"), "sweep");
