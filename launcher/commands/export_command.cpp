@@ -193,21 +193,33 @@ std::string usage_note(const ExportOptions& options, const ExportedVector& vecto
   return "";
 }
 
+std::string origin_text(const StoredVector& vector) {
+  const std::string epoch = epoch_text(vector);
+  return fmt::format("{}step {}", epoch.empty() ? "" : epoch + ", ", vector.step);
+}
+
 std::string export_summary(const ExportOptions& options,
                            const std::vector<ExportedVector>& vectors) {
   if (vectors.size() == 1) {
     const StoredVector& vector = vectors[0].vector;
-    const std::string epoch = epoch_text(vector);
-    return fmt::format("{}: the vector of layer {}{}{}, step {}, times {}, as {}\n",
-                       options.out.string(), vector.layer, epoch.empty() ? "" : ", ", epoch,
-                       vector.step, vectors[0].multiplier, options.format);
+    return fmt::format("{}: the vector of layer {}, {}, times {}, as {}\n", options.out.string(),
+                       vector.layer, origin_text(vector), vectors[0].multiplier, options.format);
   }
+  // Said once where it is the same for all, as for those of one run.
   std::vector<std::string> layers;
+  std::set<std::string> origins;
   for (const ExportedVector& exported : vectors) {
     layers.push_back(fmt::format("{} times {}", exported.vector.layer, exported.multiplier));
+    origins.insert(origin_text(exported.vector));
   }
-  return fmt::format("{}: the vectors of the layers {}, as {}\n", options.out.string(),
-                     fmt::join(layers, ", "), options.format);
+  if (origins.size() > 1) {
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      layers[i] += fmt::format(" ({})", origin_text(vectors[i].vector));
+    }
+  }
+  return fmt::format("{}: the vectors of the layers {}{}, as {}\n", options.out.string(),
+                     fmt::join(layers, ", "), origins.size() > 1 ? "" : "; " + *origins.begin(),
+                     options.format);
 }
 
 }  // namespace

@@ -59,7 +59,8 @@ def test_a_file_is_used_as_it_was_trained(job, tmp_path, tiny_model, tiny_test_p
     assert [vector["layer"] for vector in json.loads(rows.read_text())["vectors"]] == [0, 2, 3]
 
     tensors = tmp_path / "vectors.safetensors"
-    program.run_successfully(["export", job.out, "--format", "safetensors", "--out", tensors])
+    exported = program.run_successfully(["export", job.out, "--format", "safetensors", "--out", tensors]).stdout
+    assert exported.endswith("the vectors of the layers 0 times 1, 2 times 1, 3 times 1; epoch 1 of 1, step 6, as safetensors\n")
     found = load_file(tensors)
     for part, layer in zip(run.final_vector, (0, 2, 3), strict=True):
         numpy.testing.assert_array_equal(found[f"layers.{layer}"], part)
