@@ -709,6 +709,25 @@ Field of_methods(Field made, const ExtractOptions& o, std::vector<ExtractMethod>
   return made;
 }
 
+// A setting of all methods but those that make a conceptor, which has no length.
+Field of_directions(Field made, const ExtractOptions& o) {
+  made.is_omitted = [&o] { return makes_conceptor(o.method); };
+  made.text = [&o, shown = std::move(made.text)] {
+    return makes_conceptor(o.method) ? std::string("not used") : shown();
+  };
+  return made;
+}
+
+Field direction_norm_field(ExtractOptions& o) {
+  Field made =
+      field("norm", "X", "scale the direction to this length", o.norm, real(RealRange::kPositive))
+          .with_fallback("as found");
+  made.text = [&o, shown = std::move(made.text)] {
+    return o.norm > 0 ? shown() : o.match_norm.empty() ? "as found" : "that of --match-norm";
+  };
+  return of_directions(std::move(made), o);
+}
+
 Field probe_c_field(ExtractOptions& o) {
   return of_methods(field("probe-c", "X",
                           "--method probe, confst: weight of the data against the penalty of the "
@@ -777,13 +796,13 @@ std::vector<FieldGroup> extract_fields(ExtractOptions& o) {
         flag("normalise", "--method ensemble: bring each vector to length 1 before W and the mean",
              o.normalise)
             .omitted_at(o.normalise, false),
-        field("norm", "X", "scale the direction to this length", o.norm, real(RealRange::kPositive))
-            .with_fallback("as found"),
-        field("match-norm", "FILE[:EPOCH][@W]",
-              "scale it to the length of the vector of this run file, named as --vector names one, "
-              "times W",
-              o.match_norm, parse_vector_choice)
-            .with_fallback("as found")}},
+        direction_norm_field(o),
+        of_directions(field("match-norm", "FILE[:EPOCH][@W]",
+                            "scale it to the length of the vector of this run file, named as "
+                            "--vector names one, times W",
+                            o.match_norm, parse_vector_choice)
+                          .with_fallback("as found"),
+                      o)}},
       {"Machine", machine_fields(o)},
       {"Progress", report_fields(o)},
       data_group(o, PairFiles::kTrain),

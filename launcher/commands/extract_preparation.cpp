@@ -338,10 +338,7 @@ std::string extract_config(const ExtractPreparation& preparation, std::int64_t l
     json["background_pairs"] = inputs.background.size();
     json["background_tokens_hash"] = fmt::format("{:016x}", inputs.background_hash);
   }
-  if (makes_conceptor(described.method)) {
-    json.erase("norm");
-    json.erase("match_norm");
-  } else {
+  if (!makes_conceptor(described.method)) {
     json["norm"] = preparation.norm ? Json(*preparation.norm) : Json("as found");
     json["norm_found"] = norms.found;
     json["norm_written"] = norms.written;
@@ -371,9 +368,9 @@ std::vector<SettingGroup> extract_settings_table(const ExtractPreparation& prepa
     notes.behind["background"] = fmt::format("{} pairs", job.inputs.background.size());
   }
   notes.behind["dtype"] = "products; residual stream fp32, sums float64";
-  notes.behind["norm"] = makes_conceptor(described.method) ? "a conceptor has none"
-                         : preparation.norm ? fmt::format("scaled to {:.6g}", *preparation.norm)
-                                            : std::string("as found");
+  if (preparation.norm && !described.match_norm.empty()) {
+    notes.behind["norm"] = fmt::format("{:.6g}", *preparation.norm);
+  }
   for (const std::string& note : vector_notes(preparation.ensemble)) {
     notes.rows["Direction"].emplace_back("vector", note);
   }

@@ -302,6 +302,23 @@ TEST(TrainFields, TheKeyOfPositionsIsTheStoredOne) {
   EXPECT_EQ(std::count(keys.begin(), keys.end(), "positions"), 0);
 }
 
+TEST(ExtractFields, ALengthIsThatOfADirection) {
+  ExtractOptions options;
+  auto groups = extract_fields(options);
+  EXPECT_EQ(named(groups, "norm").text(), "as found");
+  EXPECT_TRUE(stored_settings(groups).contains("norm"));
+  named(groups, "match-norm").set("run.h5");
+  EXPECT_EQ(named(groups, "norm").text(), "that of --match-norm");
+  named(groups, "norm").set("2.5");
+  EXPECT_EQ(named(groups, "norm").text(), "2.5");
+  named(groups, "method").set("conceptor");
+  for (const char* name : {"norm", "match-norm"}) {
+    EXPECT_EQ(named(groups, name).text(), "not used");
+    EXPECT_FALSE(stored_settings(groups).contains(named(groups, name).key()));
+  }
+  EXPECT_EQ(named(groups, "aperture").text(), "10");
+}
+
 TEST(Gate, IsAFileAndAThreshold) {
   const GateChoice gate = parse_gate("no/such/run.h5:epoch=2:-1.5");
   EXPECT_EQ(gate.vector.file, "no/such/run.h5");
