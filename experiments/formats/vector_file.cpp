@@ -130,6 +130,13 @@ NamedTensor read_safetensor(const SafetensorsFile& file, const std::string& name
   return tensor;
 }
 
+// Returns what a lone tensor's name says, where that is a part of a block: a number alone may count
+// anything.
+std::optional<LayerName> part_in_name(const NamedTensor& tensor) {
+  const auto name = read_layer_name(tensor.name);
+  return name && !name->part.empty() ? name : std::nullopt;
+}
+
 // Names the block of each tensor: by psyctl's list for layer_0, layer_1, ..., by the metadata for a
 // single one, else by its own name.
 void name_layers(const fs::path& path, Contents& contents) {
@@ -159,7 +166,8 @@ void name_layers(const fs::path& path, Contents& contents) {
       }
       set_layer(tensor, name);
     } else if (is_single) {
-      set_layer(tensor, read_layer_name(metadata("layer")));
+      const auto named = read_layer_name(metadata("layer"));
+      set_layer(tensor, named ? named : part_in_name(tensor));
     } else {
       set_layer(tensor, read_layer_name(tensor.name));
     }
@@ -421,6 +429,13 @@ std::vector<Candidate> choose(const fs::path& path, std::vector<Candidate> candi
   return chosen;
 }
 
+// Whether a name that read_layer_name() does not take speaks of attention or an MLP.
+bool may_name_a_part(std::string_view name) {
+  return name.find("attn") != std::string_view::npos ||
+         name.find("attention") != std::string_view::npos ||
+         name.find("mlp") != std::string_view::npos;
+}
+
 void require_finite(const fs::path& path, const LayerVector& vector, bool is_single) {
   const auto bad = std::find_if(vector.value.begin(), vector.value.end(),
                                 [](float value) { return !std::isfinite(value); });
@@ -446,11 +461,16 @@ VectorFile read_vector_file(const fs::path& path, const std::string& format,
   std::vector<Candidate> chosen = choose(path, candidates_of(path, contents, choice), choice);
   for (Candidate& candidate : chosen) {
     if (!candidate.part.empty()) {
+      candidate.vector.site = Site::kMlp;
       file.notes.push_back(fmt::format(
-          "{}: the vector of layer {} was made for the output of {} in that block; here it is "
-          "added to the block's output, which is the same in models that add that output to the "
-          "residual stream as it is (not in Gemma 2 and 3, OLMo 2, GLM-4, Granite)",
+          "{}: the vector of layer {} was made for the output of {} in that block, as --site mlp "
+          "makes them; it is added there",
           path.string(), *candidate.layer, candidate.part));
+    } else if (may_name_a_part(candidate.vector.tensor)) {
+      file.notes.push_back(fmt::format(
+          "{}: its {} may have been made for a part of a block; it is added to the output of block "
+          "{}",
+          path.string(), printable(candidate.vector.tensor), *candidate.layer));
     }
     candidate.vector.layer = *candidate.layer;
     require_finite(path, candidate.vector, chosen.size() == 1);

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "trainer/intervention/site.hpp"
+
 namespace bipo {
 
 // Which block the row r of a table [R, D] is for.
@@ -26,7 +28,8 @@ struct WantedVectors {
 
 struct LayerVector {
   std::vector<float> value;  // [D]
-  std::int64_t layer = 0;    // the block, from 0, to whose output it is added
+  std::int64_t layer = 0;    // the block, from 0
+  Site site = Site::kBlock;  // to which output it is added: the block's, or its MLP's
   std::string tensor;        // its name in the file, or "row 3"; empty where it has none
   double coefficient = 1;    // that the file has beside it; `value` is already times this
 };

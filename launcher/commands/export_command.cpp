@@ -85,6 +85,11 @@ void require_chosen_layers(const std::vector<std::int64_t>& chosen,
   }
 }
 
+bool is_imported(const StoredVector& vector) {
+  const auto config = nlohmann::json::parse(vector.config, nullptr, /*allow_exceptions=*/false);
+  return config.is_object() && config.contains("imported_from");
+}
+
 // Returns what the vectors of one run are multiplied by, because other programs add to the outputs
 // of blocks.
 double factor_of_export(const VectorChoice& choice, const std::vector<StoredVector>& of_layers) {
@@ -99,6 +104,13 @@ double factor_of_export(const VectorChoice& choice, const std::vector<StoredVect
   const std::string where = layers_text(SteeredLayers(std::move(layers)).at(stored.site));
   const char* const verb = of_layers.size() == 1 ? "returns" : "return";
   const auto factor = block_output_factor(stored);
+  if (!factor && is_imported(stored)) {
+    throw UserError(fmt::format(
+        "{}: its vector is added to what {} {}, and the programs that read such files add to the "
+        "block's output; whether something added there does the same depends on the model, which "
+        "is not known: import the vector again with --model, the model's directory",
+        choice.file.string(), where, verb));
+  }
   if (!factor) {
     throw UserError(fmt::format(
         "{}: its vector is added to what {} {} (--site {}), before a norm or a scale of its own "

@@ -7,6 +7,7 @@
 #include <iostream>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <system_error>
 #include <utility>
@@ -19,6 +20,9 @@
 #include "experiments/settings/stored_settings.hpp"
 #include "launcher/commands/commands.hpp"
 #include "launcher/commands/lone_process.hpp"
+#include "trainer/intervention/site.hpp"
+#include "trainer/model/architecture/config.hpp"
+#include "trainer/model/model_files.hpp"
 
 namespace bipo {
 namespace {
@@ -94,6 +98,34 @@ nlohmann::ordered_json of_each(std::span<const LayerVector> vectors, const PartO
   return parts;
 }
 
+// Returns mlp_output_factor() of the model that --model names, where that is here and of this
+// hidden size.
+std::optional<double> output_factor(const ImportOptions& options, std::int64_t hidden) {
+  if (options.model.empty()) {
+    return std::nullopt;
+  }
+  try {
+    const ModelConfig config = read_config(options.model);
+    return config.hidden == hidden ? mlp_output_factor(config) : std::nullopt;
+  } catch (const UserError&) {
+    return std::nullopt;  // a name alone, as it may be
+  }
+}
+
+// One run file has one site for all of its layers.
+void require_one_site(const VectorFile& file, const ImportOptions& options) {
+  const LayerVector& first = file.vectors.front();
+  for (const LayerVector& vector : file.vectors) {
+    if (vector.site != first.site) {
+      throw UserError(fmt::format(
+          "{}: its vectors are for {} and for {}, and one run adds all at the same outputs; let "
+          "--out name a directory for a run file of each, or choose one by --layer",
+          options.file.string(), place_text({first.layer, first.site}),
+          place_text({vector.layer, vector.site})));
+    }
+  }
+}
+
 // Returns the origin of the vectors, stored in place of the settings of a training.
 std::string origin(const VectorFile& file, std::span<const LayerVector> vectors,
                    const ImportOptions& options) {
@@ -115,6 +147,12 @@ std::string origin(const VectorFile& file, std::span<const LayerVector> vectors,
     json["imported_metadata"] = file.metadata;
   }
   json.update(shared_positions(file, vectors, options));
+  const LayerVector& first = vectors.front();
+  if (first.site == Site::kMlp) {
+    if (const auto factor = output_factor(options, std::ssize(first.value))) {
+      json[kBlockOutputFactorKey] = *factor;
+    }
+  }
   return settings_text(json);
 }
 
@@ -131,6 +169,7 @@ RunRecord run_of(const VectorFile& file, std::span<const LayerVector> vectors,
   RunRecord run;
   RunAttributes& attributes = run.attributes;
   attributes.layer = vectors.front().layer;
+  attributes.site = vectors.front().site;
   std::vector<float> value;
   for (const LayerVector& vector : vectors) {
     value.insert(value.end(), vector.value.begin(), vector.value.end());
@@ -155,10 +194,9 @@ void write_one(const VectorFile& file, const ImportOptions& options) {
   const LayerVector& vector = file.vectors.front();
   write_run_file(options.out, run_of(file, file.vectors, options));
   std::cout << fmt::format(
-      "{}: a vector of {} numbers for layer {}, from {} ({}); use it by "
-      "--vector {}\n",
-      options.out.string(), vector.value.size(), vector.layer, options.file.string(), file.format,
-      options.out.string());
+      "{}: a vector of {} numbers for {}, from {} ({}); use it by --vector {}\n",
+      options.out.string(), vector.value.size(), place_text({vector.layer, vector.site}),
+      options.file.string(), file.format, options.out.string());
 }
 
 std::string layer_list(const VectorFile& file) {
@@ -196,6 +234,7 @@ void check_directory(const VectorFile& file, const ImportOptions& options) {
 // Writes the vectors as a run that steers all of their layers together.
 void write_together(const VectorFile& file, const ImportOptions& options) {
   require_one_size(file, options);
+  require_one_site(file, options);
   check_new_file("--out", options.out, options.overwrite, {options.file});
   write_run_file(options.out, run_of(file, file.vectors, options));
   std::cout << fmt::format(

@@ -410,8 +410,20 @@ def test_psyctls_layers(tmp_path):
     for layer, vector in layers.items():
         assert_bits(found[layer].final_vector, vector)
         assert found[layer].attributes["model"] == "meta-llama/Llama-3.2-3B-Instruct"
+        assert found[layer].attributes["site"] == "mlp"
     finished = program.run(["import", tmp_path / "v.safetensors", "--layer", 14, "--out", tmp_path / "one.h5"])
     assert finished.code == program.DONE and "mlp.down_proj" in finished.stderr
+    unknown = refusal(["export", tmp_path / "one.h5", "--format", "npy", "--out", tmp_path / "v.npy"])
+    assert "import the vector again with --model" in unknown, unknown
+
+
+def test_a_vector_for_an_mlp_is_exported_where_its_model_is_known(tmp_path, tiny_model):
+    vector = torch.arange(json.loads((tiny_model / "config.json").read_text())["hidden_size"], dtype=torch.float32)
+    save_file({"layers.1.mlp": vector}, tmp_path / "v.safetensors")
+    found = bring(tmp_path / "v.safetensors", tmp_path / "run.h5", "--model", tiny_model)
+    assert (found.attributes["layer"], found.attributes["site"]) == (1, "mlp")
+    export(tmp_path / "run.h5", "npy", tmp_path / "v.npy")
+    numpy.testing.assert_array_equal(numpy.load(tmp_path / "v.npy"), vector.numpy())
 
 
 def test_quantised_directions_are_named(tmp_path):

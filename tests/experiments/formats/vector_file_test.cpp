@@ -232,8 +232,15 @@ TEST_F(VectorFileTest, PsyctlsListOfLayers) {
   EXPECT_EQ(all.vectors[0].value, (std::vector<float>{1, 2, 3}));
   EXPECT_EQ(all.vectors[1].layer, 13);
   ASSERT_EQ(all.notes.size(), 2U);
-  expect_parts(all.notes[0], {"layer 7", "mlp.down_proj", "Gemma"});
-  EXPECT_TRUE(read_all(of("['layers.1', 'layers.2']"), {}).notes.empty());
+  expect_parts(all.notes[0], {"layer 7", "mlp.down_proj", "--site mlp"});
+  EXPECT_EQ(all.vectors[0].site, Site::kMlp);
+  EXPECT_EQ(all.vectors[1].site, Site::kMlp);
+  const VectorFile of_blocks = read_all(of("['layers.1', 'layers.2']"), {});
+  EXPECT_TRUE(of_blocks.notes.empty());
+  EXPECT_EQ(of_blocks.vectors[0].site, Site::kBlock);
+  const VectorFile mixed = read_all(of("['layers.1', 'layers.2.mlp']"), {});
+  EXPECT_EQ(mixed.vectors[0].site, Site::kBlock);
+  EXPECT_EQ(mixed.vectors[1].site, Site::kMlp);
   expect_parts(refusal(of("['layers.1']")), {"list 1 layers", "layer_1"});
   expect_parts(refusal(of("['layers.1', 'model.layers[2].self_attn']")),
                {"model.layers[2].self_attn", "layer_1"});
@@ -243,6 +250,27 @@ TEST_F(VectorFileTest, PsyctlsListOfLayers) {
                   kThreeNumbers);
   EXPECT_EQ(read(single).LayerVector::layer, 13);
   expect_parts(refusal(single, 1), {"layer 13", "--layer 1"});
+}
+
+// A number in it alone may count anything, such as psyctl's places in its list.
+TEST_F(VectorFileTest, ALoneTensorsNameMayBeThatOfAnMlp) {
+  const auto named = [](const char* name) {
+    return safetensors({{name, entry("F32", {3}, 12)}}, kThreeNumbers);
+  };
+  const VectorFile found = read_all(named("layers.13.mlp"), {});
+  EXPECT_EQ(found.vectors[0].layer, 13);
+  EXPECT_EQ(found.vectors[0].site, Site::kMlp);
+  ASSERT_EQ(found.notes.size(), 1U);
+  expect_parts(refusal(named("layers.13.mlp"), 1), {"layer 13", "--layer 1"});
+  expect_parts(refusal_of(named("layer_0"), {}), {"--layer"});
+  const VectorFile elsewhere = read_all(named("layers.13.self_attn.o_proj"), {.layer = 13});
+  EXPECT_EQ(elsewhere.vectors[0].site, Site::kBlock);
+  ASSERT_EQ(elsewhere.notes.size(), 1U);
+  expect_parts(elsewhere.notes[0], {"layers.13.self_attn.o_proj", "output of block 13"});
+  const VectorFile given = read_all(named("layer_0"), {.layer = 5});
+  EXPECT_TRUE(given.notes.empty());
+  EXPECT_EQ(given.vectors[0].layer, 5);
+  EXPECT_EQ(given.vectors[0].site, Site::kBlock);
 }
 
 TEST_F(VectorFileTest, OtherGgufFiles) {
