@@ -150,6 +150,16 @@ def test_short_vector_is_named(tmp_path):
         run = write_run(tmp_path / "mlp.h5", settings=settings)
         at_mlp = dataclasses.replace(run, attributes={**run.attributes, "site": "mlp"})
         assert ("residual stream" in text(run_findings(at_mlp))) == is_short
+    # Of several layers the program says which vectors are short; all of them together are long enough or not.
+    for length in ("the norm of layer 15's vector is 0.4 %",
+                   "the norms of the vectors of layers 10, 15 are 0.3, 0.4 %"):
+        verdict = f"weak: {length} of the residual stream's there, below 0.5 %; train again with a higher --lr"
+        joint = dataclasses.replace(short, joint_layers=(10, 15), attributes={**short.attributes, "verdict": verdict})
+        found = text(run_findings(joint))
+        assert f"T{length[1:]} of the residual stream's there, below 0.5 %: too short" in found
+        assert "ended at" not in found
+    told = dataclasses.replace(joint, attributes={**short.attributes, "verdict": "steers: all"})
+    assert "residual stream" not in text(run_findings(told))
     enough = write_run(tmp_path / "enough.h5", settings={"residual_norm": 500.0})
     assert "residual stream" not in text(run_findings(enough))
     assert "0.60 %" in Reader(run_report_html(enough)).text.replace("\N{NO-BREAK SPACE}", " ")

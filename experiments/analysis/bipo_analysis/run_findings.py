@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy
 
@@ -83,6 +84,11 @@ def _verdict(run: Run) -> str:
 
 
 def _short(run: Run) -> list[str]:
+    if len(run.layers) > 1:
+        # The program held each layer's vector against the stream at that layer, which is not in the file.
+        told = re.match(r"weak: (the norms? of .* % of the residual stream's there, below [\d.]+ %)",
+                        str(run.attributes.get("verdict", "")))
+        return [f"T{told[1][1:]}: too short to move the model. To change that, {CHANGES}."] if told else []
     share = norm_share(run)
     if not share < SHORT or is_before_a_norm(run):
         return []

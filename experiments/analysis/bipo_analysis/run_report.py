@@ -85,7 +85,8 @@ def _held_out(run: Run) -> Markup:
 
 def _training(run: Run) -> Markup:
     has_share = math.isfinite(figures.norm_share(run))
-    vector, lowest = ("the vectors of all layers together", "lowest ") if len(run.layers) > 1 else ("the vector", "")
+    vector, where = (("the vectors of all layers together", " at each of them") if len(run.layers) > 1 else
+                     ("the vector", ""))
     plots = known_figures(
         (figures.step_figure(run, "loss"), "Training loss by step",
          "Training loss: thin the steps, thick their running mean. The dashed line is ln 2, the loss without a "
@@ -93,8 +94,8 @@ def _training(run: Run) -> Markup:
         (figures.step_figure(run, "margin"), "Training margin by step",
          "Mean of d·β·Δ over the batch of each step, before its update, and the running mean."),
         (figures.step_figure(run, "vector_norm"), "Norm of the vector by step",
-         f"Norm of {vector}, in % of the median norm of the residual stream at its {lowest}layer." if has_share else
-         f"Norm of {vector} in hidden units; the file does not tell the norm of the residual stream."),
+         f"Norm of {vector}, in % of the median norm of the residual stream at its layer." if has_share else
+         f"Norm of {vector} in hidden units; the file does not tell the norm of the residual stream{where}."),
         (figures.step_figure(run, "lr"), "Learning rate by step", "Learning rate of each step, in hidden units."))
     course = convergence(run.vectors).assign(epoch=run.vector_epochs)
     turned = [element("p", f"Cosine of the vector of epoch {int(first) + 1} to the last one: {number(cosine)}.",

@@ -1,4 +1,4 @@
-"""The norm of the residual stream at the (lowest) layer of a run, against which the vector's norm is a share."""
+"""The norm of the residual stream at the layer of a run, against which the vector's norm is a share."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from .summary import total_steps
 
 
 def residual_norm(run: Run) -> float:
-    """The median norm, in hidden units; NaN where the file does not tell it.
+    """The median norm, in hidden units; NaN where the file does not tell it, and for several layers, of which it tells
+    the lowest one's at most.
 
     It stands in the attribute or setting residual_norm.  Without one, and with a learning rate in units of the residual
     stream, it follows from the steps: their rate in hidden units is the setting times the median root mean square of
     the stream times the schedule (linear warm-up, then half a cosine).
     """
+    if len(run.layers) > 1:
+        return math.nan
     for source in (run.attributes, run.settings):
         value = source.get("residual_norm")
         if isinstance(value, (int, float)) and value > 0:
