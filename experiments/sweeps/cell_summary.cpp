@@ -77,14 +77,16 @@ hdf5::Table<CellSummary> summary_table(bool has_origins) {
               &Row::status)
       .column("model", "name", "model of the sweep", &Row::cell, &Cell::model)
       .column("data", "name", "data set of the sweep", &Row::cell, &Cell::data)
-      .column("layer", "1", "block whose output is steered, from 0; the lowest of joint_layers",
-              &Row::cell, &Cell::layer)
+      .column("layer", "1", "block that is steered, from 0; the lowest of joint_layers", &Row::cell,
+              &Cell::layer)
       .column("seed", "1", "seed of shuffling and signs", &Row::cell, &Cell::seed)
       .column("lr", "as lr_unit", "peak learning rate", &Row::cell, &Cell::lr)
       .column("beta", "1", "beta of the objective", &Row::cell, &Cell::beta)
       .column("sign", "name", "sign rule", &Row::cell, &Cell::sign)
       .column("batch_size", "pairs", "pairs per optimiser step", &Row::cell, &Cell::batch_size)
       .column("epochs", "1", "passes over the training pairs", &Row::cell, &Cell::epochs)
+      .column("site", "name", "what of the block is steered: block, its output, or mlp, its MLP's",
+              &Row::site)
       .column("steps", "1", "optimiser steps done, -1: not known", &Row::steps)
       .column("total_steps", "1", "optimiser steps of the whole run, -1: not known",
               &Row::total_steps)
@@ -139,9 +141,12 @@ Json inputs_of(const Json& settings) {
   return inputs.is_array() ? inputs : Json::array();
 }
 
-// Returns what a setting is where nothing is said of it; null where that is not known.
-Json unsaid(const std::string& name) {
-  return name == kSiteSetting ? Json(to_string(Site::kBlock)) : Json();
+// Returns the site that the settings of the cell's source name; where they name none, the block's
+// output.
+std::string site_by(const Json& settings, const Cell& cell) {
+  const Json own = own_settings(settings, cell);
+  const Json site = (own.contains(kSiteSetting) ? own : settings).value(kSiteSetting, Json());
+  return site.is_string() ? site.get<std::string>() : to_string(Site::kBlock);
 }
 
 std::vector<std::string> setting_names(const std::vector<Json>& of_sources) {
@@ -206,6 +211,7 @@ void add_setting(const std::string& name, std::size_t place, const std::vector<J
 }  // namespace
 
 void add_run(const RunRecord& record, CellSummary& summary) {
+  summary.site = to_string(record.attributes.site);
   summary.steps = record.checkpoint.step;
   summary.total_steps = total_steps_of(record.attributes.config);
   if (!record.steps.empty()) {
@@ -244,6 +250,11 @@ void write_summary(const hdf5::Handle& file, std::vector<CellSummary> rows,
   for (const std::string& text : settings_texts) {
     settings.push_back(Json::parse(text));
   }
+  for (CellSummary& row : rows) {
+    if (row.site.empty()) {
+      row.site = site_by(settings.at(row.source), row.cell);
+    }
+  }
   std::size_t place = 0;  // in the settings of a row
   if (has_other_objectives(rows)) {
     for (const auto& [name, value] : kObjectiveAxes) {
@@ -278,7 +289,7 @@ void write_summary(const hdf5::Handle& file, std::vector<CellSummary> rows,
     for (const CellSummary& row : rows) {
       const Json& of_source = settings.at(row.source);
       const Json own = own_settings(of_source, row.cell);
-      values.push_back(own.contains(name) ? own[name] : of_source.value(name, unsaid(name)));
+      values.push_back(own.contains(name) ? own[name] : of_source.value(name, Json()));
     }
     add_setting(name, place++, values, table, rows);
   }

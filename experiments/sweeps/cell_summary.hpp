@@ -31,6 +31,7 @@ struct AtMultipliers {
 struct CellSummary {
   Cell cell;
   std::string status;
+  std::string site;               // as to_string(Site) has it; empty: what the settings say
   std::int64_t steps = -1;        // done
   std::int64_t total_steps = -1;  // of the whole run
   double loss = kUnknownFigure;   // of the last step
@@ -56,7 +57,8 @@ struct CellSummary {
 void add_run(const RunRecord& record, CellSummary& summary);
 
 // Writes the table /summary: the figures, then the settings, given as a JSON object for each source
-// of cells, that all cells of a source share or that depend on a cell's model and data set.
+// of cells, that all cells of a source share or that depend on a cell's model and data set.  Rows
+// without a site get that of their settings, or the block's output where these name none.
 void write_summary(const hdf5::Handle& file, std::vector<CellSummary> rows,
                    const std::vector<std::string>& settings);
 

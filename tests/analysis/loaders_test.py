@@ -113,6 +113,25 @@ def test_collected_sweep_is_the_same(half_dead, sweep_path, tmp_path):
         numpy.testing.assert_array_equal(run.vectors, other.vectors)
 
 
+@pytest.mark.parametrize("stored, read", [(None, "block"), (b"", "block"), (b"mlp", "mlp")])
+def test_collected_sweeps_of_before_the_column_site(half_dead, tmp_path, stored, read):
+    """They had it among the settings, behind all others, where one of several sweeps was of MLPs."""
+    path = half_dead.collect(tmp_path / "warmth.h5")
+    with h5py.File(path, "r+") as file:
+        rows = file["summary"][:]
+        names = [name for name in rows.dtype.names if name != "site"]
+        older = numpy.zeros(len(rows), [*((name, rows.dtype[name]) for name in names),
+                                        *([("site", "S5")] if stored is not None else [])])
+        for name in names:
+            older[name] = rows[name]
+        if stored is not None:
+            older["site"] = stored
+        del file["summary"]
+        file["summary"] = older
+    expected = expected_frame(half_dead).assign(site=read)
+    pandas.testing.assert_frame_equal(load_sweep(path).summary, expected, check_dtype=False, rtol=1e-12)
+
+
 def test_runs_are_those_that_can_be_read(half_dead, sweep_path):
     runs = load_sweep(sweep_path).runs
     assert list(runs) == [cell.name for index, cell in enumerate(half_dead.cells) if half_dead.has_run(index)]

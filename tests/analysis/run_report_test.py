@@ -222,11 +222,12 @@ def test_sites_are_told_apart(tmp_path):
     (section,) = split_sections(joined)
     assert sorted(variant.values["site"] for variant in section.variants) == ["block", "mlp"]
     assert all((variant.curve["seeds"] == 2).all() for variant in section.variants)
-    assert "site block, mlp" in Reader(report_html(joined)).text
+    text = Reader(report_html(joined)).text
+    assert "site block, mlp" in text and "at its output, accuracy" in text
     assert "at the outputs of MLPs" in Reader(report_html(load_sweeps([mlps]))).text
     alone = load_sweeps([blocks, mlps / f"{CellSpec(5, 1).name}.h5"])
     assert list(alone.summary["site"]) == ["block"] * 4 + ["mlp"]
-    assert "site" not in load_sweeps([blocks]).summary
+    assert list(load_sweeps([blocks]).summary["site"]) == ["block"] * 4
 
 
 def test_runs_and_sweeps_are_read_together(tmp_path):

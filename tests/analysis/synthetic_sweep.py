@@ -219,7 +219,7 @@ class SyntheticSweep:
                   ("multipliers", "S24"), ("shuffle", "<i8"), ("weight_decay", "<f8"), ("system_prompt", "S16")]
         columns = [("cell", "S120"), ("status", "S16"), ("model", "S40"), ("data", "S40"), ("layer", "<i8"),
                    ("seed", "<u8"), ("lr", "<f8"), ("beta", "<f8"), ("sign", "S8"), ("batch_size", "<i8"),
-                   ("epochs", "<i8"), ("steps", "<i8"), ("total_steps", "<i8"), ("loss", "<f8"),
+                   ("epochs", "<i8"), ("site", "S8"), ("steps", "<i8"), ("total_steps", "<i8"), ("loss", "<f8"),
                    ("vector_norm", "<f8"), *((name, "<f8") for name in outcomes), ("best_epoch", "<i8"),
                    *((f"best_{name}", "<f8") for name in outcomes), ("seconds", "<f8"),
                    ("tokens_per_second", "<f8"), ("failure", "S200"), *shared]
@@ -234,7 +234,7 @@ class SyntheticSweep:
     def summary_row(self, index: int) -> dict[str, object]:
         cell = self.cells[index]
         row: dict[str, object] = {**settings(cell), **cell.axes(), "cell": cell.name, "status": self.status(index),
-                                  "failure": self.failure(index), "steps": -1, "total_steps": -1,
+                                  "site": "block", "failure": self.failure(index), "steps": -1, "total_steps": -1,
                                   "loss": math.nan, "vector_norm": math.nan, "seconds": math.nan,
                                   "tokens_per_second": math.nan, "best_epoch": -1}
         row["multipliers"] = "[-1.0,0.0,1.0]"

@@ -63,7 +63,7 @@ def swept_text(sweep: Sweep) -> str:
             fixed.append(f"layers {jointly} jointly")
         elif axis in ("model", "data", "layer", "seed") and values and values[0] not in ("", -1):
             fixed.append(f"{name} {plain(values[0])}")
-    if "site" in sweep.summary and set(sweep.summary["site"]) == {"mlp"}:
+    if set(sweep.summary["site"]) == {"mlp"}:
         fixed.append("at the outputs of MLPs")
     listed = "; ".join(text for text in (" × ".join(varying), ", ".join(fixed)) if text)
     return f"{counted(len(sweep.summary), 'cell')}: {listed}" if listed else counted(len(sweep.summary), "cell")
@@ -98,6 +98,9 @@ def _best_entry(traced: Sequence[tuple[Section, list[Trace]]]) -> tuple[str, str
     best = ranked_layers(section.best.curve, "accuracy").iloc[0]
     where = f"{section.title}: " if len(traced) > 1 else ""
     jointly = section.best.joint_layers
+    # Where sweeps of several sites are read together, a layer alone says too little.
+    site = str(section.best.values.get("site"))
+    where += {"mlp": "at the output of its MLP, ", "block": "at its output, "}.get(site, "")
     return ("Best layers, jointly" if jointly else "Best layer", jointly or str(int(best["layer"])),
             f"{where}accuracy {percent(best['accuracy_minus'])} at −v, {percent(best['accuracy_plus'])} at +v")
 
@@ -265,6 +268,8 @@ def _settings(sweep: Sweep) -> Markup:
     known = {name: value for name, value in axes.items() if not _is_unknown(value)}
     if jointly := joint_layers(sweep.summary):
         known["joint_layers"] = jointly
+    if sweep.summary["site"].nunique() == 1:
+        known["site"] = sweep.summary["site"].iloc[0]
     inputs = input_settings(sweep.settings)
     shared = {**known, **shared_settings(sweep.settings), **(inputs[0] if len(inputs) == 1 else {})}
     parts = [element("h2", "Settings"), element("p", "Shared by all cells.", class_="note"), setting_list(shared)]

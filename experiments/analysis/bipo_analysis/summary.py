@@ -15,22 +15,24 @@ import pandas
 
 from .run import Run
 
-TEXT_COLUMNS = ("cell", "status", "model", "data", "sign", "failure")
+TEXT_COLUMNS = ("cell", "status", "model", "data", "sign", "site", "failure")
 INTEGER_COLUMNS = ("layer", "seed", "batch_size", "epochs", "steps", "total_steps", "best_epoch")
 AXES = ("model", "data", "layer", "seed", "lr", "beta", "sign", "batch_size", "epochs")
 # Axes of sweeps with other objectives than BiPO's own form, with the values of that; other sweeps lack the columns.
 OBJECTIVE_AXES: dict[str, object] = {"objective": "bipo", "label_smoothing": 0.0, "simpo_gamma": 0.5,
                                      "reduction": "sum", "steered_positions": "all"}
+# What is steered where a file names no site: the block's output.
+BLOCK_SITE = "block"
 # Settings that a sweep may have as axes, with the usual values, which cells do not name; else they are shared settings.
-# The site is never an axis of one sweep, but sweeps of several sites may be read together.
+# The site, which every table names, is never an axis of one sweep, but sweeps of several sites may be read together.
 SETTING_AXES: dict[str, object] = {"norm": "free", "schedule": "cosine", "init": "zero", "factors": "1",
-                                   "joint_layers": "", "site": "block"}
+                                   "joint_layers": "", "site": BLOCK_SITE}
 # The multipliers that the summary compares, and what their columns are called.
 MULTIPLIERS = {"minus": -1.0, "zero": 0.0, "plus": 1.0}
 MEASURES = ("accuracy", "margin")
 OUTCOMES = tuple(f"{measure}_{side}" for measure in MEASURES for side in MULTIPLIERS)
 EVALUATION_COLUMNS = ("step", "epoch", *OUTCOMES)
-COLUMNS = ("cell", "status", *AXES, "steps", "total_steps", "loss", "vector_norm", *OUTCOMES,
+COLUMNS = ("cell", "status", *AXES, "site", "steps", "total_steps", "loss", "vector_norm", *OUTCOMES,
            "best_epoch", *(f"best_{name}" for name in OUTCOMES), "seconds", "tokens_per_second", "failure")
 
 # Columns by name, of pandas or as HDF5 stores them.
@@ -45,6 +47,7 @@ def cell_row(cell: Mapping[str, object], status: str, failure: str, run: Run | N
     row.update({name: cell[name] for name in SETTING_AXES if name in cell})
     row.update(cell=cell["name"], status=status, failure=failure)
     if run is not None:
+        row["site"] = run.site
         row.update(_progress(run))
         row.update(outcomes(run.eval_rows))
     return row
@@ -52,18 +55,22 @@ def cell_row(cell: Mapping[str, object], status: str, failure: str, run: Run | N
 
 def summary_frame(rows: Sequence[Mapping[str, object]], settings: Mapping[str, object]) -> pandas.DataFrame:
     """The table with the columns of /summary in their order: the rows, then the plan's settings."""
-    frame = pandas.DataFrame(list(rows), columns=list(COLUMNS))
+    by_cell = [cell_settings(settings, str(row["model"]), str(row["data"])) for row in rows]
+    # A cell without a run is at the site of its sweep.
+    sited = [{**row, "site": row["site"] or own.get("site") or BLOCK_SITE}
+             for row, own in zip(rows, by_cell, strict=True)]
+    frame = pandas.DataFrame(sited, columns=list(COLUMNS))
     for name in COLUMNS:
         kind = "object" if name in TEXT_COLUMNS else "int64" if name in INTEGER_COLUMNS else "float64"
         # Seeds go up to 2^64 - 1.
         frame[name] = frame[name].astype("uint64" if name == "seed" and (frame[name] >= 0).all() else kind)
     own_axes = _objective_columns(rows)
-    by_cell = [cell_settings(settings, str(row["model"]), str(row["data"])) for row in rows]
     names = dict.fromkeys([*shared_settings(settings), *(name for own in by_cell for name in own)])
     columns = {name: _setting_column([own.get(name) for own in by_cell]) for name in names if name not in COLUMNS}
     columns.update({name: _setting_column([row.get(name, own.get(name, usual))
                                            for row, own in zip(rows, by_cell, strict=True)])
-                    for name, usual in SETTING_AXES.items() if any(name in row for row in rows)})
+                    for name, usual in SETTING_AXES.items()
+                    if name not in COLUMNS and any(name in row for row in rows)})
     return pandas.concat([frame, pandas.DataFrame({**own_axes, **columns}, index=frame.index)], axis=1)
 
 
@@ -71,6 +78,15 @@ def axes_of(frame: pandas.DataFrame) -> list[str]:
     """The axes that the table has, those of the objective and of settings among them where there are several."""
     settings = (name for name in SETTING_AXES if name in frame.columns and frame[name].astype(str).nunique() > 1)
     return [*AXES, *(name for name in OBJECTIVE_AXES if name in frame.columns), *settings]
+
+
+def with_site(frame: pandas.DataFrame) -> pandas.DataFrame:
+    """A stored /summary with the column `site` where COLUMNS has it; that of older files is block outputs'."""
+    sites = frame["site"].replace("", BLOCK_SITE) if "site" in frame else pandas.Series(BLOCK_SITE, frame.index, object)
+    others = frame.drop(columns="site", errors="ignore")
+    before = COLUMNS[COLUMNS.index("site") - 1]
+    others.insert(list(others.columns).index(before) + 1, "site", sites)
+    return others
 
 
 def joint_layers(cells: pandas.DataFrame) -> str:

@@ -16,7 +16,7 @@ from .claims import is_claimed
 from .errors import AnalysisError
 from .run import Run, load_run, read_run
 from .stored import read_table, require_schema
-from .summary import cell_row, summary_frame
+from .summary import cell_row, summary_frame, with_site
 
 PLAN_SCHEMA = 1
 COLLECTED_SCHEMA = 1
@@ -194,7 +194,7 @@ def _load_collected(path: Path) -> Sweep:
             require_schema(int(file.attrs["schema_version"]), COLLECTED_SCHEMA)
             require_checked_attributes(file)
             plan = _checked_plan(str(file.attrs["plan"]))
-            summary = read_table(file["summary"])
+            summary = with_site(read_table(file["summary"]))
             cells = [name for name in summary["cell"] if name in file["runs"]]
             version = str(file.attrs["program_version"])
     except AnalysisError as error:

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <fstream>
 #include <functional>
@@ -33,6 +34,8 @@ namespace {
 namespace fs = std::filesystem;
 using bipo::testing::error_of;
 using bipo::testing::expect_parts;
+
+using Names = std::vector<std::string>;
 
 std::string text_of(const fs::path& path) {
   std::ifstream stream(path, std::ios::binary);
@@ -111,6 +114,27 @@ std::vector<std::int64_t> steps_in_summary(const fs::path& path) {
   return steps;
 }
 
+// The column `site` of /summary, likewise.
+Names sites_in_summary(const fs::path& path) {
+  constexpr std::size_t kMost = 8;
+  const hdf5::Handle file = hdf5::open_file(path.string());
+  const hdf5::Handle table(H5Dopen2(file.id(), "summary", H5P_DEFAULT), H5Dclose);
+  const hdf5::Handle space(H5Dget_space(table.id()), H5Sclose);
+  const hdf5::Handle text(H5Tcopy(H5T_C_S1), H5Tclose);
+  EXPECT_GE(H5Tset_size(text.id(), kMost), 0);
+  EXPECT_GE(H5Tset_cset(text.id(), H5T_CSET_UTF8), 0);
+  const hdf5::Handle row(H5Tcreate(H5T_COMPOUND, kMost), H5Tclose);
+  EXPECT_GE(H5Tinsert(row.id(), "site", 0, text.id()), 0);
+  std::vector<std::array<char, kMost>> read(
+      static_cast<std::size_t>(H5Sget_simple_extent_npoints(space.id())));
+  EXPECT_GE(H5Dread(table.id(), row.id(), H5S_ALL, H5S_ALL, H5P_DEFAULT, read.data()), 0);
+  Names sites;
+  for (const auto& site : read) {
+    sites.emplace_back(site.data());
+  }
+  return sites;
+}
+
 // Does something until the object ends.
 class BackgroundProcess {
  public:
@@ -169,8 +193,6 @@ class CollectTest : public ::testing::Test {
   fs::path out_;
 };
 
-using Names = std::vector<std::string>;
-
 TEST_F(CollectTest, ASweepInEveryState) {
   plan({{0}, {1}, {2}, {3}, {4}, {5}});
   run(0, RunStatus::kComplete);
@@ -196,6 +218,7 @@ TEST_F(CollectTest, ASweepInEveryState) {
   EXPECT_EQ(cells[0].reason + cells[1].reason + cells[2].reason + cells[5].reason, "");
   EXPECT_EQ(group_names(out_, "runs"),
             (Names{cell_name(0), cell_name(1), cell_name(2), cell_name(3)}));
+  EXPECT_EQ(sites_in_summary(out_), Names(6, "block"));
 }
 
 // Another sweep beside the first, with a cell of each layer, and a run by itself.
@@ -288,6 +311,25 @@ TEST_F(SeveralSources, ARunOfAnotherSiteStaysOneBesideSweeps) {
   const auto joined = nlohmann::json::parse(hdf5::read_text_attribute(file, "plan"));
   EXPECT_FALSE(joined["settings"]["inputs"][0].contains("site"));
   EXPECT_EQ(joined["settings"]["inputs"][1]["site"], "mlp");
+  EXPECT_EQ(sites_in_summary(out_), (Names{"block", "block", "mlp"}));
+}
+
+// A cell without a run file is at the site of its sweep.
+TEST_F(SeveralSources, SweepsOfTwoSitesAreToldApart) {
+  other_plan({{2}, {3}});
+  auto json = nlohmann::json::parse(text_of(other_ / "plan.json"));
+  json["settings"]["site"] = "mlp";
+  write_text(other_ / "plan.json", json.dump());
+  RunRecord record = sample_run(4);
+  record.attributes.status = RunStatus::kComplete;
+  record.attributes.layer = 2;
+  record.attributes.site = Site::kMlp;
+  record.checkpoint.seed = 11;
+  write_run_file(other_ / (cell_name(2) + ".h5"), record);
+  CollectRequest request = all();
+  request.sources = {sweep_, other_};
+  collect_sweep(request);
+  EXPECT_EQ(sites_in_summary(out_), (Names{"block", "block", "mlp", "mlp"}));
 }
 
 TEST_F(SeveralSources, ACellOfTwoPlacesIsRefusedByName) {

@@ -22,7 +22,7 @@ WRITER = os.environ["BIPO_WRITE_SAMPLE_RUN"]
 AXES = ["model", "data", "layer", "seed", "lr", "beta", "sign", "batch_size", "epochs"]
 POINTS = {"minus": -1.0, "zero": 0.0, "plus": 1.0}
 FIGURES = [f"{figure}_{point}" for figure in ("accuracy", "margin") for point in POINTS]
-COLUMNS = ["cell", "status", *AXES, "steps", "total_steps", "loss", "vector_norm", *FIGURES, "best_epoch",
+COLUMNS = ["cell", "status", *AXES, "site", "steps", "total_steps", "loss", "vector_norm", *FIGURES, "best_epoch",
            *(f"best_{name}" for name in FIGURES), "seconds", "tokens_per_second", "failure"]
 SETTINGS = {"model_fingerprint": "00ff", "weight_decay": 0.25, "max_steps": 0, "shuffle": True, "lr_unit": "absolute",
             "multipliers": [-1, 0, 1], "huge": 2**64 - 1,
@@ -202,7 +202,7 @@ def test_columns_and_their_types(sweep):
         assert list(table.dtype.names) == COLUMNS + SETTING_COLUMNS
         integers = {"layer", "batch_size", "epochs", "steps", "total_steps", "best_epoch", "max_steps", "shuffle",
                     "train_pairs"}
-        texts = {"cell", "status", "model", "data", "sign", "failure", "model_fingerprint", "lr_unit", "multipliers",
+        texts = {"cell", "status", "model", "data", "sign", "site", "failure", "model_fingerprint", "lr_unit", "multipliers",
                  "prompt"}
         for name in table.dtype.names:
             kind = "<i8" if name in integers else "<u8" if name == "seed" else "<f8"
