@@ -16,6 +16,7 @@ from page_reader import Reader, run_command
 from synthetic_evaluation import SyntheticEvaluation
 
 from bipo_analysis import AnalysisError, evaluation_report_html, load_evaluation, write_evaluation_report
+from bipo_analysis.__main__ import main
 from bipo_analysis.answers import load_answers
 from bipo_analysis.evaluation import COLUMNS
 
@@ -66,7 +67,8 @@ def test_numbers_of_the_tables_are_those_of_the_file(page):
     assert "0.240 0.228 to 0.252" in text and "3.70 3.50 to 3.90" in text
 
 
-def test_missing_control_is_loud(tmp_path):
+def test_missing_control_is_loud(tmp_path, undrawn):
+    undrawn()
     page = read(tmp_path, SyntheticEvaluation(slopes={"vector": 1.2, "random": 0.05}))
     assert sum(attributes.get("class") == "warning" for _, attributes in page.tags) == 1
     assert "There is no mean difference (CAA) beside the vector" in page.text
@@ -74,7 +76,8 @@ def test_missing_control_is_loud(tmp_path):
 
 def test_text_of_the_file_is_escaped(tmp_path):
     hostile = '<script>alert("1")</script>&amp;'
-    path = SyntheticEvaluation(model=hostile, vector_file=hostile).write(tmp_path / "eval.h5")
+    drawn = {"curve", "steerability", "samples", "judge", "judge_scores"}
+    path = SyntheticEvaluation(model=hostile, vector_file=hostile, absent=NO_TABLES - drawn).write(tmp_path / "eval.h5")
     with h5py.File(path, "r+") as file:
         rows = file["judge"][:]
         kinds = [(name, "S40") if name == "behaviour" else (name, rows.dtype[name]) for name in rows.dtype.names]
@@ -86,7 +89,8 @@ def test_text_of_the_file_is_escaped(tmp_path):
     assert page.text.count(hostile) >= 3 and not any(tag == "script" for tag, _ in page.tags)
 
 
-def test_several_models_stand_side_by_side(tmp_path):
+def test_several_models_stand_side_by_side(tmp_path, undrawn):
+    undrawn("transfer_figure", "named_curves_figure")
     page = read(tmp_path, SyntheticEvaluation(), SyntheticEvaluation(model="sister", slopes={"vector": 0.6}),
                 SyntheticEvaluation(adapter="lora", absent=HELD_OUT_ONLY))
     assert page.headings == ["Transfer", "smollm2", *PARTS, "sister", *PARTS, "smollm2 + lora", *PARTS[:2],
@@ -98,7 +102,8 @@ def test_several_models_stand_side_by_side(tmp_path):
     assert sum(attributes.get("class") == "warning" for _, attributes in page.tags) == 4
 
 
-def test_different_vectors_are_no_transfer(tmp_path):
+def test_different_vectors_are_no_transfer(tmp_path, undrawn):
+    undrawn("transfer_figure", "named_curves_figure")
     page = read(tmp_path, SyntheticEvaluation(absent=HELD_OUT_ONLY),
                 SyntheticEvaluation(vector_file="cold.h5", slopes={"vector": 0.4}, absent=HELD_OUT_ONLY))
     assert page.headings[:2] == ["Side by side", "warmth.h5"] and "2 vectors on smollm2 (test.csv)" in page.text
@@ -107,7 +112,8 @@ def test_different_vectors_are_no_transfer(tmp_path):
     assert "2 models" not in page.text and "Transfer" not in page.headings
 
 
-def test_two_evaluations_of_one_model_are_one_model(tmp_path):
+def test_two_evaluations_of_one_model_are_one_model(tmp_path, undrawn):
+    undrawn()
     page = read(tmp_path, SyntheticEvaluation(absent=HELD_OUT_ONLY),
                 SyntheticEvaluation(test="data/power.csv", absent=HELD_OUT_ONLY))
     assert "warmth.h5 on smollm2: 2 data sets" in page.text and "2 models" not in page.text
@@ -116,20 +122,21 @@ def test_two_evaluations_of_one_model_are_one_model(tmp_path):
     assert "pair by pair that is" not in page.text
 
 
-def test_different_vectors_on_different_models_say_so(tmp_path):
+def test_different_vectors_on_different_models_say_so(tmp_path, undrawn):
+    undrawn()
     page = read(tmp_path, SyntheticEvaluation(absent=HELD_OUT_ONLY),
                 SyntheticEvaluation(vector_file="cold.h5", model="sister", absent=HELD_OUT_ONLY))
     assert page.headings[0] == "Side by side" and "evaluate different vectors" in page.text
 
 
-def test_answers_stand_beside_the_curves(tmp_path):
+def test_answers_stand_beside_the_curves(tmp_path, undrawn):
+    undrawn()
     path = SyntheticEvaluation(absent=HELD_OUT_ONLY).write(tmp_path / "eval.h5")
     rows = [{"prompt_index": index, "prompt": [{"role": "user", "content": f"<b>{index}?"}], "multiplier": m,
              "text": f"answer {index} at {m}"} for index in range(5) for m in (-3, -2, 0, 2, 3)]
     (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-    finished = run_command("evaluation", path, "--out", tmp_path / "page.html", "--generations",
-                           tmp_path / "answers.jsonl")
-    assert finished.returncode == 0, finished.stderr
+    assert main(["evaluation", str(path), "--out", str(tmp_path / "page.html"), "--generations",
+                 str(tmp_path / "answers.jsonl")]) == 0
     page = Reader((tmp_path / "page.html").read_text())
     assert page.headings[:3] == ["Propensity curve", "Answers", "Steerability"]
     assert "first 3 prompts of 5 in answers.jsonl" in page.text and "<b>0?" in page.text
@@ -145,8 +152,9 @@ def test_answers_that_cannot_be_read(tmp_path, content, message):
         load_answers(tmp_path / "answers.jsonl")
 
 
-def test_many_random_directions_are_a_null(tmp_path):
+def test_many_random_directions_are_a_null(tmp_path, undrawn):
     """Nineteen draws between -0.1 and 0.1 nats per unit, twice that at +2; the vector's 1.2 is beyond all."""
+    undrawn("change_figure")  # which has a band for them
     page = read(tmp_path, SyntheticEvaluation(draws=19, absent=HELD_OUT_ONLY))
     assert "The 19 random directions move propensity by −0.40 to 0.40 nats over these multipliers; none moves it as " \
            "far as the vector (p = 0.050, by rank)." in page.text
@@ -174,20 +182,23 @@ DEGENERATE = {
     "one multiplier": SyntheticEvaluation(multipliers=(1.0,)),
     "unsteered only": SyntheticEvaluation(multipliers=(0.0,)),
     "no zero": SyntheticEvaluation(multipliers=(-1.0, 1.0)),
-    "many multipliers": SyntheticEvaluation(multipliers=tuple(value / 4 for value in range(-20, 21))),
+    "many multipliers": SyntheticEvaluation(multipliers=tuple(value / 4 for value in range(-8, 9))),
     "one pair": SyntheticEvaluation(pairs=1),
     "no spread": SyntheticEvaluation(spread=0.0, slopes={"vector": 0.0, "caa": 0.0, "random": 0.0}),
 }
 
 
 @pytest.mark.parametrize("name", DEGENERATE)
+@pytest.mark.usefixtures("one_of_a_kind")
 def test_degenerate_files_have_a_page(tmp_path, name):
     own = read(tmp_path, DEGENERATE[name])
     assert "nan" not in own.text.lower().split() and "What this does not show" in own.text
 
 
 @pytest.mark.parametrize("name", [*DEGENERATE])
-def test_degenerate_files_stand_beside_others(tmp_path, name):
+def test_degenerate_files_stand_beside_others(tmp_path, name, undrawn):
+    """Their own plots are drawn in the test before."""
+    undrawn("transfer_figure", "named_curves_figure")
     changed = dataclasses.replace(DEGENERATE[name], absent=DEGENERATE[name].absent | HELD_OUT_ONLY)
     page = read(tmp_path, SyntheticEvaluation(absent=NO_TABLES - {"steerability"}), changed)
     assert "nan" not in page.text.lower().split()
@@ -210,20 +221,23 @@ def test_unknown_values_have_a_page(tmp_path):
             assert Reader(evaluation_report_html([load_evaluation(path)])).text
 
 
-def test_settings_without_vectors_have_a_page(tmp_path):
+def test_settings_without_vectors_have_a_page(tmp_path, undrawn):
+    undrawn()
     path = SyntheticEvaluation().write(tmp_path / "eval.h5")
     with h5py.File(path, "r+") as file:
         file.attrs["config"] = "{}"
     assert "a vector that the file does not name" in Reader(evaluation_report_html([load_evaluation(path)])).text
 
 
-def test_more_models_than_colours(tmp_path):
+def test_more_models_than_colours(tmp_path, undrawn):
+    undrawn("transfer_figure", "named_curves_figure")
     models = [SyntheticEvaluation(model=f"model{index}", absent=NO_TABLES - {"curve", "steerability"})
               for index in range(9)]
     assert "first 7 of 9 models" in read(tmp_path, *models).text
 
 
-def test_report_replaces_a_file_whole(tmp_path):
+def test_report_replaces_a_file_whole(tmp_path, undrawn):
+    undrawn()
     out = tmp_path / "report.html"
     out.write_text("old")
     path = SyntheticEvaluation(absent=HELD_OUT_ONLY).write(tmp_path / "eval.h5")
@@ -233,7 +247,7 @@ def test_report_replaces_a_file_whole(tmp_path):
 
 
 def test_command_evaluation(tmp_path):
-    own = SyntheticEvaluation().write(tmp_path / "own.h5")
+    own = SyntheticEvaluation(absent=HELD_OUT_ONLY).write(tmp_path / "own.h5")
     sister = SyntheticEvaluation(model="sister", slopes={"vector": 0.6, "caa": 0.3},
                                  absent=HELD_OUT_ONLY).write(tmp_path / "sister.h5")
     finished = run_command("evaluation", own, sister, "--out", tmp_path / "page.html", "--csv", tmp_path / "tables")
@@ -249,15 +263,17 @@ def test_command_evaluation(tmp_path):
 
 
 def test_command_names_bad_input(tmp_path):
-    good = SyntheticEvaluation().write(tmp_path / "eval.h5")
+    good = SyntheticEvaluation(absent=HELD_OUT_ONLY).write(tmp_path / "eval.h5")
     finished = run_command("evaluation", good, tmp_path / "nothing.h5", "--out", tmp_path / "page.html")
     assert finished.returncode == 2 and "nothing.h5: no such file" in finished.stderr
     assert "Traceback" not in finished.stderr and not (tmp_path / "page.html").exists()
 
 
 @pytest.mark.parametrize("option", ["--out", "--csv"])
-def test_command_that_cannot_write(tmp_path, option):
+def test_command_that_cannot_write(tmp_path, option, undrawn, capsys):
+    undrawn()
     good = SyntheticEvaluation(absent=HELD_OUT_ONLY).write(tmp_path / "eval.h5")
     (tmp_path / "file").write_text("")
-    finished = run_command("evaluation", good, "--out", tmp_path / "page.html", option, tmp_path / "file" / "x")
-    assert finished.returncode == 1 and "cannot write" in finished.stderr and "Traceback" not in finished.stderr
+    assert main(["evaluation", str(good), "--out", str(tmp_path / "page.html"), option,
+                 str(tmp_path / "file" / "x")]) == 1
+    assert "cannot write" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from page_reader import PACKAGE_FOLDER, Reader, run_command
 from synthetic_sweep import CellSpec, SyntheticSweep, grid
 
 from bipo_analysis import compare_layers, layer_curve, load_sweep, report_html, write_report
+from bipo_analysis.__main__ import main
 from bipo_analysis.report import training_seconds
 
 
@@ -61,8 +62,9 @@ def test_key_figures_and_reasons(half_dead_page):
     assert "lr unit" in text and "residual" in text and "Be brief." in text
 
 
-def test_layers_that_train_jointly_are_no_single_layer(tmp_path):
+def test_layers_that_train_jointly_are_no_single_layer(tmp_path, undrawn):
     """The formulas make layer 15 the best, which only the joint cells have, as their lowest."""
+    undrawn("training_figure")
     joint = [CellSpec(15, seed, higher_layers=(20, 25)) for seed in (1, 2)]
     page = read(SyntheticSweep([*grid(layers=(5, 10)), *joint]), tmp_path)
     assert "joint layers none, 15+20+25" in page.text
@@ -137,7 +139,8 @@ def test_three_hundred_cells(tmp_path):
     assert len(page) < 4_000_000
 
 
-def test_report_replaces_a_file_whole(half_dead, tmp_path):
+def test_report_replaces_a_file_whole(half_dead, tmp_path, undrawn):
+    undrawn()
     sweep = load_sweep(half_dead.write(tmp_path / "warmth"))
     out = tmp_path / "report.html"
     out.write_text("old")
@@ -163,22 +166,22 @@ def test_command_report(tmp_path):
     assert Reader((tmp_path / "page.html").read_text()).text
 
 
-def test_command_summary(half_dead, tmp_path):
+def test_command_summary(half_dead, tmp_path, capsys):
     sweep = half_dead.write(tmp_path / "sweep")
-    finished = run_command("summary", sweep)
-    assert finished.returncode == 0 and len(finished.stdout.splitlines()) == 11
-    finished = run_command("summary", "--csv", "--all", sweep)
-    (tmp_path / "table.csv").write_text(finished.stdout)
+    assert main(["summary", str(sweep)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 11
+    assert main(["summary", "--csv", "--all", str(sweep)]) == 0
+    (tmp_path / "table.csv").write_text(capsys.readouterr().out)
     table = pandas.read_csv(tmp_path / "table.csv")
     assert list(table["cell"]) == [cell.name for cell in half_dead.cells]
     assert list(table["status"]) == [half_dead.status(index) for index in range(10)]
     assert (table["lr_unit"] == "residual").all()
 
 
-def test_command_names_bad_input(tmp_path):
-    finished = run_command("report", tmp_path / "nothing", "--out", tmp_path / "page.html")
-    assert finished.returncode == 2 and "nothing: no such file or directory" in finished.stderr
-    assert "Traceback" not in finished.stderr and not (tmp_path / "page.html").exists()
+def test_command_names_bad_input(tmp_path, capsys):
+    assert main(["report", str(tmp_path / "nothing"), "--out", str(tmp_path / "page.html")]) == 2
+    assert "nothing: no such file or directory" in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()
 
 
 def test_command_that_cannot_write(tmp_path):
