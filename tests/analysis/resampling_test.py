@@ -98,6 +98,21 @@ def test_the_same_differences_give_the_same_result():
     assert paired_bootstrap(differences) == paired_bootstrap(differences.copy())
 
 
+def test_draws_of_one_shape_serve_no_other():
+    """They are kept for the next comparison on as many pairs and seeds."""
+    tables = [numpy.random.default_rng(index).normal(size=shape) for index, shape in
+              enumerate([(2, 30), (3, 30), (2, 31), (2, 30), (2, 30)])]
+    for resamples, seed in ((50, 0), (50, 1), (60, 1)):
+        for table in tables:
+            seeds, pairs = table.shape
+            generator = numpy.random.default_rng(seed)
+            of_pairs = generator.multinomial(pairs, [1 / pairs] * pairs, size=resamples)
+            of_seeds = generator.multinomial(seeds - 1, [1 / seeds] * seeds, size=resamples)
+            expected = [(own[:, None] * drawn[None, :] * table).sum() / (pairs * (seeds - 1))
+                        for own, drawn in zip(of_seeds, of_pairs, strict=True)]
+            assert resampled_means(table, resamples, seed) == pytest.approx(expected)
+
+
 def test_unknown_pairs_are_left_out():
     table = numpy.array([[1.0, 2.0, math.nan, 3.0], [1.0, 2.0, 9.0, math.inf]])
     found = paired_bootstrap(table)

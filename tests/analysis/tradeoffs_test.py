@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from synthetic_evaluation import SyntheticEvaluation
 from synthetic_sweep import CellSpec, SyntheticSweep, make_mlps
 
-from bipo_analysis import AnalysisError
+from bipo_analysis import AnalysisError, effects
 from bipo_analysis.__main__ import main
 from bipo_analysis.cells import load_cells, panels
-from bipo_analysis.effects import (Settings, choice_table, compare_choices, difference_table, multiplier_at_kl,
-                                   price_of, settings_of)
+from bipo_analysis.effects import (Settings, cell_table, choice_table, compare_choices, difference_table,
+                                   multiplier_at_kl, price_of, settings_of)
 from bipo_analysis.label_placement import place_labels
 from bipo_analysis.tradeoff_command import tradeoff_markdown
 
@@ -184,6 +184,15 @@ def test_front_holds_what_nothing_beats(panel):
     """lr 0.0001 has less steerability and more KL than the reference."""
     table = choice_table([panel]).set_index("choice")
     assert table["on_front_kl"].to_dict() == {"base": True, "lr 0.001": True, "lr 0.0001": False}
+
+
+@pytest.mark.parametrize("table", [cell_table, choice_table, difference_table])
+def test_a_table_looks_for_the_settings_of_a_panel_once(panel, monkeypatch, table):
+    """They take all evaluations: once for each row makes the tables of hundreds of cells take minutes."""
+    asked = []
+    known = effects.settings_of
+    monkeypatch.setattr(effects, "settings_of", lambda *given: asked.append(given) or known(*given))
+    assert len(table([panel])) > 1 and len(asked) == 1
 
 
 def test_data_of_one_name_in_two_folders_are_told_apart(tmp_path):

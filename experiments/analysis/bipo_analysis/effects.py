@@ -147,6 +147,11 @@ def settings_of(panel: Panel, at: float = AT, equal_kl: float | None = None) -> 
     return Settings(at, equal_kl, multipliers)
 
 
+def _with_settings(panels: Sequence[Panel], at: float, equal_kl: float | None) -> list[tuple[Panel, Settings]]:
+    """Each panel with its settings, which take all of its evaluations to find."""
+    return [(panel, settings_of(panel, at, equal_kl)) for panel in panels]
+
+
 def left_out_multipliers(panel: Panel, settings: Settings) -> list[float]:
     """Those that only some evaluations of a panel have."""
     measured = {float(value) for choice in panel.choices for cell in choice.cells if cell.evaluation is not None
@@ -165,9 +170,25 @@ def _largest_kl(evaluation: Evaluation, side: int, multipliers: Sequence[float])
 
 def _kl(evaluation: Evaluation, multipliers: Sequence[float]) -> dict[float, float]:
     """The known KL on neutral prompts by multiplier."""
-    rows = of_direction(evaluation.costs[evaluation.costs["measure"] == "kl_neutral"], VECTOR)
-    return {float(m): float(value) for m, value in zip(rows["multiplier"], rows["value"], strict=True)
+    return {m: value for m, (value, *_) in _costs(evaluation).get("kl_neutral", {}).items()
             if m in multipliers and math.isfinite(value)}
+
+
+# Each row of each table asks for them, and those of hundreds of cells take long to find in frames.
+_COSTS: weakref.WeakKeyDictionary[Evaluation, dict[str, dict[float, tuple[float, float, float]]]] = \
+    weakref.WeakKeyDictionary()
+
+
+def _costs(evaluation: Evaluation) -> dict[str, dict[float, tuple[float, float, float]]]:
+    """The vector's costs by measure and multiplier: value and bounds."""
+    if evaluation not in _COSTS:
+        found: dict[str, dict[float, tuple[float, float, float]]] = {}
+        rows = of_direction(evaluation.costs, VECTOR)
+        columns = (rows[name].tolist() for name in ("measure", "multiplier", "value", "value_low", "value_high"))
+        for measure, multiplier, *values in zip(*columns, strict=True):
+            found.setdefault(measure, {}).setdefault(float(multiplier), tuple(map(float, values)))
+        _COSTS[evaluation] = found
+    return _COSTS[evaluation]
 
 
 def unsteered_price(evaluation: Evaluation, price: str) -> float:
@@ -177,12 +198,10 @@ def unsteered_price(evaluation: Evaluation, price: str) -> float:
 
 def _price_at(evaluation: Evaluation, price: str, multiplier: float) -> tuple[float, float, float]:
     chosen = PRICES[price]
-    rows = evaluation.costs
-    rows = rows[(rows["measure"] == chosen.measure) & (rows["direction"] == VECTOR)
-                & (rows["multiplier"] == multiplier)]
-    if rows.empty:
+    known = _costs(evaluation).get(chosen.measure, {})
+    if multiplier not in known:
         return (math.nan, math.nan, math.nan)
-    value, *bounds = (chosen.of(float(rows[name].iloc[0])) for name in ("value", "value_low", "value_high"))
+    value, *bounds = map(chosen.of, known[multiplier])
     return (value, min(bounds), max(bounds))
 
 
@@ -197,8 +216,9 @@ def cell_table(panels: Sequence[Panel], at: float = AT, equal_kl: float | None =
     `at` and `equal_kl` are those of settings_of, here and in the other tables.
     """
     names = list(dict.fromkeys(name for panel in panels for name in panel.base))
-    rows = [_cell_row(panel, choice, cell, names, settings_of(panel, at, equal_kl))
-            for panel in panels for choice in panel.choices for cell in choice.cells]
+    rows = [_cell_row(panel, choice, cell, names, settings)
+            for panel, settings in _with_settings(panels, at, equal_kl) for choice in panel.choices
+            for cell in choice.cells]
     return pandas.DataFrame(rows)
 
 
@@ -251,8 +271,8 @@ def choice_table(panels: Sequence[Panel], at: float = AT, equal_kl: float | None
     _high are the means over the seeds of the file's own bootstrap intervals over prompts or texts.  `on_front_PRICE`
     tells whether no choice of the panel has more steerability for no more of that price.
     """
-    rows = [_choice_row(panel, choice, settings_of(panel, at, equal_kl))
-            for panel in panels for choice in panel.choices]
+    rows = [_choice_row(panel, choice, settings) for panel, settings in _with_settings(panels, at, equal_kl)
+            for choice in panel.choices]
     table = pandas.DataFrame(rows)
     for price in PRICES if len(table) else ():
         table[f"on_front_{price}"] = _fronts(table, "steerability", price)

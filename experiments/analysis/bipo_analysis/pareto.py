@@ -57,9 +57,11 @@ def rivals(points: pandas.DataFrame, point: pandas.Series) -> pandas.Series:
     aim = numpy.sign(point["multiplier"])
     if aim == 0:
         return pandas.Series(False, index=points.index)
-    further, cheaper = aim * (points["effect"] - point["effect"]), point["price"] - points["price"]
-    same_aim = points["multiplier"] * aim >= 0
-    return same_aim & (further >= 0) & (cheaper >= 0) & ((further > 0) | (cheaper > 0))
+    # By arrays: a page asks for the rivals of each of hundreds of points.
+    multipliers, effects, prices = (points[name].to_numpy(dtype=float) for name in ("multiplier", "effect", "price"))
+    further, cheaper = aim * (effects - point["effect"]), point["price"] - prices
+    beats = (multipliers * aim >= 0) & (further >= 0) & (cheaper >= 0) & ((further > 0) | (cheaper > 0))
+    return pandas.Series(beats, index=points.index)
 
 
 def _with_one_origin(points: pandas.DataFrame) -> pandas.DataFrame:
