@@ -15,13 +15,13 @@ from matplotlib.figure import Figure
 from synthetic_evaluation import SyntheticEvaluation
 from synthetic_sweep import CellSpec, SyntheticSweep, make_mlps
 
-from bipo_analysis import AnalysisError, effects
+from bipo_analysis import AnalysisError, effects, tradeoff_command
 from bipo_analysis.__main__ import main
-from bipo_analysis.cells import load_cells, panels
+from bipo_analysis.cells import LeftOut, load_cells, panels
 from bipo_analysis.effects import (Settings, cell_table, choice_table, compare_choices, difference_table,
                                    multiplier_at_kl, price_of, settings_of)
 from bipo_analysis.label_placement import place_labels
-from bipo_analysis.tradeoff_command import tradeoff_markdown
+from bipo_analysis.tradeoff_command import left_out_words, tradeoff_markdown
 
 SEEDS = (1, 2, 3)
 # Mean slope, KL at multiplier 1 and how much seeds differ, of each learning rate; 0.0005 is the reference.
@@ -220,6 +220,46 @@ def test_cells_without_an_evaluation_are_counted_and_not_compared(tmp_path):
     assert table.loc["lr 0.001", "cells"] == 3 and table.loc["lr 0.001", "seeds"] == 0
     assert math.isnan(table.loc["lr 0.001", "steerability"])
     assert difference_table([panel]).set_index(["choice", "measure"]).loc[("lr 0.001", "steerability"), "seeds"] == 0
+
+
+def test_what_is_left_out_is_named_with_its_reason(tmp_path, capsys, monkeypatch):
+    """A cell that never ran, one without an evaluation, one of a second sweep, data without any, a run by itself."""
+    monkeypatch.setattr(tradeoff_command, "write_tradeoff_figures", lambda *_: [])
+    cells = [CellSpec(15, seed, lr=lr, epochs=1) for lr in (0.0005, 0.001) for seed in (1, 2)]
+    lost, plain = cells[1], cells[2]
+    sweep = SyntheticSweep(cells, missing=frozenset({1})).write(tmp_path / "sweep")
+    for cell in (cells[0], cells[3]):
+        write_evaluation(sweep, cell)
+    again = SyntheticSweep([cells[0]]).write(tmp_path / "again")
+    other = CellSpec(15, 1, data="power", epochs=1)
+    SyntheticSweep([other]).write(tmp_path / "other")
+    lone = tmp_path / "lone.h5"
+    lone.write_bytes((sweep / f"{plain.name}.h5").read_bytes())
+    SyntheticSweep([CellSpec(5, 1)]).collect(tmp_path / "all.h5")
+    (panel, _) = panels(load_cells([tmp_path]))
+    assert [choice.label for choice in panel.choices] == ["base", "lr 0.001"], "what never ran is no choice of its own"
+    assert panel.choices[0].seeds == [1, 2]
+    assert main(["tradeoffs", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr()
+    assert "4 cells, 2 evaluated, 2 choices" in printed.out and printed.out.endswith(", 6 left out\n")
+    page = (tmp_path / "out" / "tradeoffs.md").read_text()
+    for reason, names in (("cells without a run file (missing)", [lost.name]),
+                          ("cells whose vectors no evaluation among the paths is of", [plain.name]),
+                          ("cells with the settings and the seed of another one, which is compared",
+                           [f"{cells[0].name} of again"]),
+                          ("cells of smollm2, power, of which none was evaluated", [other.name]),
+                          ("run files outside of a sweep", [str(lone)]),
+                          ("collected sweeps within a folder", [str(tmp_path / "all.h5")])):
+        for text, start in ((printed.err, "left out, "), (page, "- Left out, ")):
+            (line,) = [line for line in text.splitlines() if f"{start}{reason}" in line]
+            assert all(name in line for name in names), line
+    assert again.is_dir() and printed.err.count("bipo_analysis: warning: ") == 6
+
+
+def test_only_a_few_names_stand_on_a_line():
+    omitted = [LeftOut(f"cell{index}", "cells") for index in range(5)]
+    assert left_out_words(omitted, 2) == ["left out, cells: cell0, cell1 and 3 more"]
+    assert left_out_words(omitted) == ["left out, cells: cell0, cell1, cell2, cell3, cell4"]
 
 
 @pytest.mark.parametrize(("setting", "value", "usual"), [("intervention", "null", "add"),

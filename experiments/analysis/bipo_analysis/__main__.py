@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns 0, 2 for bad usage or input, or 1 where the result cannot be written."""
     options = _parser().parse_args(arguments)
     commands = {"report": _report, "summary": _summary, "tensorboard": _tensorboard, "evaluation": _evaluation,
-                "tradeoffs": run_tradeoff_command}
+                "tradeoffs": _tradeoffs}
     try:
         print(commands[options.command](options))
     except AnalysisError as error:
@@ -68,7 +68,15 @@ def _summary(options: argparse.Namespace) -> str:
 
 
 def _evaluation(options: argparse.Namespace) -> str:
-    line, warnings = run_evaluation_command(options)
+    return _warned(*run_evaluation_command(options))
+
+
+def _tradeoffs(options: argparse.Namespace) -> str:
+    return _warned(*run_tradeoff_command(options))
+
+
+def _warned(line: str, warnings: Sequence[str]) -> str:
+    """The line, after the warnings were printed."""
     for warning in warnings:
         print(f"bipo_analysis: warning: {warning}", file=sys.stderr)
     return line

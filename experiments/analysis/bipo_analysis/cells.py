@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 
 from .errors import AnalysisError
 from .evaluation import Evaluation, load_evaluation
-from .kinds import EVALUATION, RUN, kind_of
+from .kinds import EVALUATION, RUN, is_collected, kind_of
 from .run import Run
-from .summary import OBJECTIVE_AXES, total_steps
+from .summary import AXES, OBJECTIVE_AXES, SETTING_AXES, total_steps
 from .sweep import Sweep
 from .sweeps import load_sweeps
 from .vectors_in_use import vectors_in_use
@@ -81,6 +81,14 @@ class Panel:
         return ", ".join(name for name in (self.model, self.data) if name) or "all cells"
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """What a comparison passes over, and why, as words that fit several names."""
+
+    name: str
+    reason: str
+
+
 def load_cells(paths: Iterable[str | Path]) -> list[Cell]:
     """The cells of sweeps, run files and evaluations; a directory without a plan stands for what is in it.
 
@@ -115,24 +123,92 @@ def _inputs(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     sweeps = sorted(plan.parent for plan in path.rglob("plan.json"))
-    # A run file outside of a sweep may be anything; name it to have it compared.
+    # A run file outside of a sweep may be anything; name it to have it compared.  See passed_over.
     inputs = sweeps + [file for file in sorted(path.rglob("*.h5")) if kind_of(file) == EVALUATION]
     if not inputs:
-        raise AnalysisError(f"{path}: holds no sweep and no evaluation")
+        raise AnalysisError(f"{path}: holds no sweep and no evaluation; run files and collected sweeps in a folder are "
+                            "compared where they are named themselves")
     return inputs
+
+
+def passed_over(paths: Iterable[str | Path], cells: Sequence[Cell]) -> list[LeftOut]:
+    """The run files and collected sweeps in the folders among `paths` that are no part of `cells`, load_cells' of them.
+
+    A folder stands for its sweeps and evaluations alone.
+    """
+    listed = list(map(Path, paths))
+    known = {cell.path for cell in cells} | {path.resolve() for path in listed}
+    found = {}
+    for folder in (path for path in listed if path.is_dir()):
+        for file in sorted(folder.rglob("*.h5")):
+            if file.resolve() in known:
+                continue
+            if kind_of(file) == RUN:
+                found[file] = "run files outside of a sweep (name them to have them compared)"
+            elif is_collected(file):
+                found[file] = "collected sweeps within a folder (name them to have them compared)"
+    return [LeftOut(str(file), reason) for file, reason in found.items()]
+
+
+def left_out(cells: Sequence[Cell], compared: Sequence[Panel]) -> list[LeftOut]:
+    """Those of `cells` that add nothing to a comparison of `compared`, panels of them that were evaluated."""
+    kept = {id(cell) for panel in compared for choice in panel.choices for cell in choice.cells}
+    shown = {(panel.model, panel.data) for panel in compared}
+    found = []
+    for cell in cells:
+        if cell.evaluation is not None and id(cell) in kept:
+            continue
+        found.append(LeftOut(f"{cell.name} of {cell.origin}" if cell.origin not in ("", cell.name) else cell.name,
+                             _reason(cell, id(cell) in kept, cell.panel in shown)))
+    return found
+
+
+def _reason(cell: Cell, is_kept: bool, is_shown: bool) -> str:
+    """Why a cell adds nothing."""
+    if cell.run is None and cell.evaluation is None:
+        return f"cells without {'a readable' if cell.status == 'unreadable' else 'a'} run file ({cell.status})"
+    if not is_shown:
+        names = ", ".join(name for name in cell.panel if name)
+        return f"cells of {names}, of which none was evaluated"
+    if is_kept:
+        status = "" if cell.status == "complete" else f" ({cell.status})"
+        return f"cells whose vectors no evaluation among the paths is of{status}"
+    return "cells with the settings and the seed of another one, which is compared"
 
 
 def _cells_of(path: Path, kind: str) -> list[Cell]:
     sweep = load_sweeps([path])
     origin = path if kind == RUN or not path.is_dir() else path / "cell.h5"
-    return [_cell(sweep, origin, row) for row in sweep.summary.to_dict("records")]
+    rows = sweep.summary.to_dict("records")
+    runs = {str(row["cell"]): sweep.runs[str(row["cell"])] for row in rows if row["cell"] in sweep.runs}
+    shared = _shared_settings(list(runs.values()))
+    return [_cell(sweep, origin, row, runs.get(str(row["cell"])), shared) for row in rows]
 
 
-def _cell(sweep: Sweep, origin: Path, row: dict[str, object]) -> Cell:
+def _shared_settings(runs: Sequence[Run]) -> dict[str, object]:
+    """The settings that all of the runs have in common."""
+    if not runs:
+        return {}
+    return {name: value for name, value in runs[0].settings.items()
+            if all(name in run.settings and run.settings[name] == value for run in runs[1:])}
+
+
+def _planned_settings(row: Mapping[str, object], shared: Mapping[str, object]) -> dict[str, object]:
+    """The settings of a cell without a run: those of the other cells, and its own as its row of the summary has them.
+
+    Without them it would seem to be another choice than the cells that differ from it in the seed alone.
+    """
+    axes = [name for name in (*AXES, *OBJECTIVE_AXES, *SETTING_AXES) if name not in NO_CHOICE and name in row]
+    own = {name: row[name] for name in axes if name not in ("layer", "joint_layers")
+           and _shown(row[name]) != _shown(shared.get(name, USUAL.get(name)))}
+    jointly = str(row.get("joint_layers") or "")
+    layer = [int(part) for part in jointly.split("+")] if jointly else row["layer"]
+    return {**shared, **own, "layer": layer}
+
+
+def _cell(sweep: Sweep, origin: Path, row: dict[str, object], run: Run | None, shared: Mapping[str, object]) -> Cell:
     name = str(row["cell"])
-    run = sweep.runs[name] if name in sweep.runs else None
-    settings = {**{key: value for key, value in row.items() if run is None and key in USUAL},
-                **(run.settings if run is not None else {})}
+    settings = _planned_settings(row, shared) if run is None else dict(run.settings)
     model = last_part(run.attributes.get("model")) if run is not None else str(row["model"])
     model = model.removesuffix(".gguf")
     return Cell(name, origin.resolve().with_name(f"{name}.h5"), sweep.name, model, str(row["data"]), int(row["seed"]),

@@ -9,6 +9,15 @@ import h5py
 SWEEP, RUN, EVALUATION = "a sweep", "a run", "an evaluation"
 
 
+def is_collected(path: Path) -> bool:
+    """Whether the file is what `bipo-dist collect` made of sweeps."""
+    try:
+        with h5py.File(path, "r") as file:
+            return bool(file.attrs.get("kind") == "sweep")
+    except OSError:
+        return False
+
+
 def kind_of(path: Path) -> str:
     """RUN or EVALUATION for such a file; SWEEP for anything else, whose reader then says what is wrong with it."""
     if not path.is_file():

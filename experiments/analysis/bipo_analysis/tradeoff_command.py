@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas
 
-from .cells import BASE, Panel, load_cells, panels
+from .cells import BASE, LeftOut, Panel, left_out, load_cells, panels, passed_over
 from .effects import (AT, AT_ITS_KL, AT_REFERENCE_KL, COMPARED, EFFECTS, PRICES, Settings, cell_table, choice_table,
                       difference_table, left_out_multipliers, settings_of)
 from .errors import AnalysisError
@@ -22,6 +22,8 @@ SHORT = {"steerability": "steerability", "accuracy_swing": "accuracy swing", "sw
          "kl": "KL", "perplexity": "perplexity of answers", "repetition": "repetition",
          "text_perplexity": "perplexity of the text"}
 SHARES = ("accuracy_swing", "repetition")
+# Names that a line on the terminal has room for; the page has all.
+MOST_NAMED = 12
 # A corrected p below this counts as more than chance.
 LEVEL = 0.05
 
@@ -41,16 +43,18 @@ def add_tradeoff_command(commands: argparse._SubParsersAction[argparse.ArgumentP
                               "model and data set the largest that all cells reach, weak ones left out)")
 
 
-def run_tradeoff_command(options: argparse.Namespace) -> str:
-    """Writes the files; returns the line to print.
+def run_tradeoff_command(options: argparse.Namespace) -> tuple[str, list[str]]:
+    """Writes the files; returns the line to print, and what was left out of the comparison, with the reasons.
 
     Raises AnalysisError for bad input, OSError where a file cannot be written.
     """
     for name, value in (("--at", options.at), ("--equal-kl", options.equal_kl)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise AnalysisError(f"{name} must be a number above 0, not {value:g}")
+    loaded = load_cells(options.paths)
     # Of models and data sets without an evaluation there is nothing to show.
-    found = [panel for panel in panels(load_cells(options.paths)) if _evaluated(panel)]
+    found = [panel for panel in panels(loaded) if _evaluated(panel)]
+    omitted = [*left_out(loaded, found), *passed_over(options.paths, loaded)]
     cells = cell_table(found, options.at, options.equal_kl)
     evaluated = sum(map(_evaluated, found))
     if evaluated == 0:
@@ -63,10 +67,21 @@ def run_tradeoff_command(options: argparse.Namespace) -> str:
         table.to_csv(options.out / f"{name}.csv", index=False, float_format="%.6g")
     pictures = write_tradeoff_figures(found, choices, cells, options.at, options.out)
     text = tradeoff_markdown(found, choices, differences, options.at, options.equal_kl,
-                             [path.name for path in pictures if path.suffix == ".png"])
+                             [path.name for path in pictures if path.suffix == ".png"], omitted)
     (options.out / "tradeoffs.md").write_text(text, encoding="utf-8")
-    return (f"{options.out}: {counted(len(cells), 'cell')}, {evaluated} evaluated, {counted(len(choices), 'choice')}, "
+    line = (f"{options.out}: {counted(len(cells), 'cell')}, {evaluated} evaluated, {counted(len(choices), 'choice')}, "
             f"{counted(len(pictures), 'picture')}")
+    return (f"{line}, {len(omitted)} left out" if omitted else line), left_out_words(omitted, MOST_NAMED)
+
+
+def left_out_words(omitted: Sequence[LeftOut], most: int | None = None) -> list[str]:
+    """What was left out, a sentence for each reason, with at most `most` names in each."""
+    by_reason: dict[str, list[str]] = {}
+    for one in omitted:
+        by_reason.setdefault(one.reason, []).append(one.name)
+    return [f"left out, {reason}: {', '.join(names[:most])}"
+            + (f" and {len(names) - most} more" if most is not None and len(names) > most else "")
+            for reason, names in by_reason.items()]
 
 
 def _evaluated(panel: Panel) -> int:
@@ -74,8 +89,9 @@ def _evaluated(panel: Panel) -> int:
 
 
 def tradeoff_markdown(found: Sequence[Panel], choices: pandas.DataFrame, differences: pandas.DataFrame, at: float,
-                      equal_kl: float | None = None, pictures: Sequence[str] = ()) -> str:
-    """The tables of choices and of differences, each with what its figures are."""
+                      equal_kl: float | None = None, pictures: Sequence[str] = (),
+                      omitted: Sequence[LeftOut] = ()) -> str:
+    """The tables of choices and of differences, each with what its figures are, and what they leave out."""
     sides = f"{multiplier(at)} and {multiplier(-at)}"
     parts = ["# Effect against cost", "",
              "Steerability is the mean slope of the propensity of single pairs, in nats per unit of the multiplier. "
@@ -92,6 +108,9 @@ def tradeoff_markdown(found: Sequence[Panel], choices: pandas.DataFrame, differe
         compared = _of(differences, panel)
         if compared["difference"].notna().any():
             parts += [*_difference_lines(compared), ""]
+    if omitted:
+        parts += ["## Left out", "",
+                  *(f"- {sentence[0].upper()}{sentence[1:]}" for sentence in left_out_words(omitted)), ""]
     count = {effect: int(differences.loc[differences["measure"] == effect, "p"].notna().sum()) for effect in COMPARED}
     counts = joined([f"{SHORT[effect]}: {number_of}" for effect, number_of in count.items()])
     parts += [f"Intervals and p of effects: paired bootstrap over pairs and seeds, {RESAMPLES} resamples. p is "
