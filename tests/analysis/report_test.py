@@ -18,6 +18,7 @@ from synthetic_sweep import CellSpec, SyntheticSweep, grid
 
 from bipo_analysis import compare_layers, layer_curve, load_sweep, report_html, write_report
 from bipo_analysis.__main__ import main
+from bipo_analysis.page import with_code
 from bipo_analysis.report import training_seconds
 
 
@@ -67,18 +68,43 @@ def test_layers_that_train_jointly_are_no_single_layer(tmp_path, undrawn):
     undrawn("training_figure")
     joint = [CellSpec(15, seed, higher_layers=(20, 25)) for seed in (1, 2)]
     page = read(SyntheticSweep([*grid(layers=(5, 10)), *joint]), tmp_path)
-    assert "joint layers none, 15+20+25" in page.text
+    assert "6 cells: layer 5, 10, 15+20+25 jointly × seed 1, 2; model smollm2" in page.text
+    assert "none, 15+20+25" not in page.text and "joint layers none" not in page.text
     assert "Layers 15+20+25 together steer: with +v" in page.text and "Layer 15" not in page.text
-    assert "Best layers, jointly" in page.text and "This is joint layers 15+20+25, the one of 2 comb" in page.text
+    assert "Best layers, jointly" in page.text and "This is layers 15+20+25 jointly, the one of 2 comb" in page.text
     drawings = [base64.b64decode(image.partition(",")[2]).decode() for image in page.images()]
     assert any("layer 15+20+25" in drawing for drawing in drawings)
     table = load_sweep(tmp_path / "warmth").summary
     assert layer_curve(table)["layer"].tolist() == [5, 10]
     assert compare_layers(table, 10, 5).seeds == 2
+    assert "15+20+25" in page.texts and "joint layers" not in page.texts, "the tables' column of layers has both"
     alone = tmp_path / "alone"
     alone.mkdir()
     text = read(SyntheticSweep(joint), alone).text
     assert "2 cells: seed 1, 2; model smollm2, data warmth, layers 15+20+25 jointly" in text and "layer 15," not in text
+
+
+def test_a_layer_by_itself_beside_joint_ones(tmp_path, undrawn):
+    """15 and 15+20 have a lowest layer in common, and no layer that all cells steer."""
+    undrawn("swing_figure")
+    cells = [CellSpec(15, 1), CellSpec(15, 1, lr=0.0001, higher_layers=(20,))]
+    page = read(SyntheticSweep(cells), tmp_path)
+    assert "layer 15, 15+20 jointly" in page.text
+    assert "Layers are compared at lr 0.0005, each trained by itself, the one of 2 combinations" in page.text
+    start = page.texts.index("Shared by all cells.")
+    shared = page.texts[start:page.texts.index("All cells")]
+    assert "layer" not in shared and "joint layers" not in shared and shared[shared.index("site") + 1] == "block"
+    assert any("single layers" in base64.b64decode(image.partition(",")[2]).decode() for image in page.images())
+
+
+def test_code_is_marked_up(half_dead_page, tmp_path, undrawn):
+    """What sentences have between backquotes; a backquote of a file's text stays what it is."""
+    undrawn()
+    page = read(SyntheticSweep([CellSpec(5, 2, lr=1e-5), CellSpec(10, 2, lr=1e-5)], failures={1: "a ` by itself"}),
+                tmp_path)
+    assert "`" not in half_dead_page.text and page.text.count("`") == 1 and "a ` by itself" in page.text
+    assert ("code", {}) in page.tags and "bipo-dist evaluate" in page.texts
+    assert with_code("`a<b` and `c`") == "<code>a&lt;b</code> and <code>c</code>"
 
 
 def test_text_of_the_sweep_is_escaped(tmp_path):

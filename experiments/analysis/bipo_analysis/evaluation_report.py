@@ -22,7 +22,7 @@ from .measure_findings import (COST_NAMES, choice_findings, cost_findings, cost_
                                measures_in, synergy_findings, tradeoff_findings)
 from .names import data_names, direction_names, labels, model_names, single_vector_names
 from .page import (Markup, document, element, joined, key_figures, known_figures, listing, plot_grid,
-                   setting_list, table, time_of_report, warning, with_interval, write_page)
+                   setting_list, table, time_of_report, warning, with_code, with_interval, write_page)
 from .paired import changes_from_zero, with_paired_bars
 from .pareto import EFFECTS, PRICES, UNSTEERED, tradeoffs
 from .transfer import Transfer, compare, transfer_findings, transfer_warnings
@@ -121,9 +121,9 @@ def _all_control_warnings(transfer: Transfer) -> Markup:
 def _sentences(sentences: Sequence[str], has_lead: bool = False) -> Markup:
     """A list, its first sentence set apart as the main one where there is one."""
     lead, others = (sentences[:1], sentences[1:]) if has_lead else ([], sentences)
-    parts = [element("p", sentence, class_="lead") for sentence in lead]
+    parts = [element("p", with_code(sentence), class_="lead") for sentence in lead]
     if others:
-        parts.append(element("ul", *(element("li", sentence) for sentence in others)))
+        parts.append(element("ul", *(element("li", with_code(sentence)) for sentence in others)))
     return joined(parts)
 
 

@@ -139,10 +139,19 @@ def _other_measure(variant: Variant) -> str:
 def _variant_choice(section: Section) -> list[str]:
     if len(section.variants) < 2:
         return []
-    what = "This is" if section.best.joint_layers else "Layers are compared at"
-    return [f"{what} {axis_values(section.best.values)}, the one of {len(section.variants)} "
+    return [f"{_variant_words(section.best)}, the one of {len(section.variants)} "
             "combinations of hyper-parameters with the largest swing; being chosen on the same held-out pairs, it "
             "looks a little better than it is."]
+
+
+def _variant_words(variant: Variant) -> str:
+    """Which variant the sentences before were about."""
+    if variant.joint_layers:
+        return f"This is {axis_values(variant.values)}"
+    others = {name: value for name, value in variant.values.items() if name != "joint_layers"}
+    alone = "each trained by itself" if len(others) < len(variant.values) else ""
+    listed = ", ".join(text for text in (f"at {axis_values(others)}" if others else "", alone) if text)
+    return f"Layers are compared {listed}"
 
 
 def _agreement_of_seeds(traces: Sequence[Trace]) -> list[str]:

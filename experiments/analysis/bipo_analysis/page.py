@@ -32,6 +32,14 @@ def joined(parts: Iterable[str]) -> Markup:
     return Markup("".join(part if isinstance(part, Markup) else html.escape(part) for part in parts))
 
 
+def with_code(text: str) -> Markup:
+    """A sentence in which what stands between backquotes is marked up as code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return joined([text])  # a backquote by itself is one
+    return joined(element("code", part) if place % 2 else part for place, part in enumerate(parts))
+
+
 def figure(svg: str, description: str, caption: str, wide: bool = False) -> Markup:
     """A plot with its caption.  The SVG is an image of its own, so that its ids meet no other plot's."""
     source = "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
@@ -68,7 +76,7 @@ def with_interval(value: str, interval: str) -> Markup:
 
 def warning(text: str) -> Markup:
     """A sentence that no reader must miss."""
-    return element("p", text, class_="warning", role="note")
+    return element("p", with_code(text), class_="warning", role="note")
 
 
 def folded(part: Markup, label: str) -> Markup:

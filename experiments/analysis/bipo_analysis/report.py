@@ -14,10 +14,10 @@ from .findings import findings, held_out_pairs
 from .layer_curve import ranked_layers
 from .method_comparisons import MOST_COMPARED, cells_compared
 from .page import (Markup, document, element, figure, joined, key_figures, known_figures, listing, plot_grid,
-                   setting_list, table, time_of_report, write_page)
+                   setting_list, table, time_of_report, with_code, write_page)
 from .resampling import seed_words
 from .sections import VARIANT_AXES, Section, best_cells, split_sections
-from .summary import axes_of, input_settings, joint_layers, shared_settings
+from .summary import axes_of, input_settings, joint_layers, layer_texts, shared_settings
 from .sweep import Sweep
 from .traces import Trace, of_complete_runs, read_traces
 from .wording import counted, duration, number, percent, plain, signed, value_list
@@ -54,8 +54,8 @@ def swept_text(sweep: Sweep) -> str:
     """What was swept: "10 cells: layer 5, 10, 15, 20, 25 × seed 1, 2; model smollm2"."""
     varying, fixed = [], []
     jointly = joint_layers(sweep.summary)
-    for axis in axes_of(sweep.summary):
-        values = sorted(set(sweep.summary[axis]))
+    for axis in _shown_axes(sweep.summary):
+        values = _layer_values(sweep.summary) if axis == "layer" else sorted(set(sweep.summary[axis]))
         name = axis.replace("_", " ")
         if len(values) > 1:
             varying.append(f"{name} {value_list(values)}")
@@ -67,6 +67,19 @@ def swept_text(sweep: Sweep) -> str:
         fixed.append("at the outputs of MLPs")
     listed = "; ".join(text for text in (" × ".join(varying), ", ".join(fixed)) if text)
     return f"{counted(len(sweep.summary), 'cell')}: {listed}" if listed else counted(len(sweep.summary), "cell")
+
+
+def _shown_axes(cells: pandas.DataFrame) -> list[str]:
+    """The axes in the order of columns; what is trained jointly stands with the layers."""
+    return [axis for axis in axes_of(cells) if axis != "joint_layers"]
+
+
+def _layer_values(cells: pandas.DataFrame) -> list[object]:
+    """The distinct layers: 5, 10; beside others "15+20 jointly" for those of cells that train these together."""
+    if "joint_layers" not in cells or cells["joint_layers"].nunique() < 2:
+        return sorted(set(cells["layer"]))
+    together = sorted({(row.layer, row.joint_layers) for row in cells.itertuples() if row.joint_layers})
+    return [*sorted(set(cells.loc[cells["joint_layers"] == "", "layer"])), *(f"{text} jointly" for _, text in together)]
 
 
 def _key_figures(sweep: Sweep, traced: Sequence[tuple[Section, list[Trace]]]) -> Markup:
@@ -131,9 +144,9 @@ def _comparison(traced: Sequence[tuple[Section, list[Trace]]]) -> Markup:
 def _section(sweep: Sweep, section: Section, traces: list[Trace], is_one_of_many: bool) -> Markup:
     heading = section.title if is_one_of_many else "Which layer steers best"
     first, *others = findings(section, traces)
-    parts = [element("h2", heading), element("p", first, class_="lead")]
+    parts = [element("h2", heading), element("p", with_code(first), class_="lead")]
     if others:
-        parts.append(element("ul", *(element("li", sentence) for sentence in others)))
+        parts.append(element("ul", *(element("li", with_code(sentence)) for sentence in others)))
     parts += [_layer_plots(section), _best_table(section), _compared(sweep, section), _training_plots(traces),
               _vector_plots(traces)]
     return element("section", *parts)
@@ -164,7 +177,9 @@ def _best_table(section: Section) -> Markup:
     cells = best_cells(section.cells, BEST_CELLS)
     if cells.empty:
         return Markup("")
-    axes = ["layer", "seed", *_varying(section.cells, (*VARIANT_AXES, *_origin(section.cells)))]
+    cells = cells.assign(layer=layer_texts(cells))
+    others = [axis for axis in VARIANT_AXES if axis != "joint_layers"]
+    axes = ["layer", "seed", *_varying(section.cells, (*others, *_origin(section.cells)))]
     headers = [*(axis.replace("_", " ") for axis in axes), "accuracy −v", "none", "+v", "swing (points)",
                "margin −v", "+v", "norm of v", "best epoch"]
     rows = [[*(plain(row[axis]) for axis in axes),
@@ -245,7 +260,8 @@ def _troubles(sweep: Sweep) -> Markup:
     ranked = incomplete.sort_values("status", key=lambda column: column.map(order).fillna(len(order)), kind="stable")
     origin = _origin(sweep.summary)
     rows = [[row["cell"], row["status"], _progress(row["steps"], row["total_steps"]),
-             _reason(row["status"], row["failure"]), *(row[name] for name in origin)] for _, row in ranked.iterrows()]
+             with_code(_reason(row["status"], row["failure"])), *(row[name] for name in origin)]
+            for _, row in ranked.iterrows()]
     headers = ["cell", "status", "steps done", "reason", *origin]
     return joined((element("h2", "Failures and missing cells"), listing(headers, rows, headers, "unfinished cells")))
 
@@ -266,6 +282,9 @@ def _settings(sweep: Sweep) -> Markup:
     axes = {axis: sweep.summary[axis].iloc[0] for axis in axes_of(sweep.summary)
             if sweep.summary[axis].nunique(dropna=False) == 1}
     known = {name: value for name, value in axes.items() if not _is_unknown(value)}
+    if len(set(layer_texts(sweep.summary))) > 1 or joint_layers(sweep.summary):
+        # The lowest of those that some cells train jointly is no layer that all cells share.
+        known.pop("layer", None)
     if jointly := joint_layers(sweep.summary):
         known["joint_layers"] = jointly
     if sweep.summary["site"].nunique() == 1:
@@ -285,7 +304,7 @@ def _is_unknown(value: object) -> bool:
 
 
 def _all_cells(sweep: Sweep) -> Markup:
-    others = [axis for axis in axes_of(sweep.summary) if axis not in ("layer", "seed")]
+    others = [axis for axis in _shown_axes(sweep.summary) if axis not in ("layer", "seed")]
     axes = ["layer", "seed", *_varying(sweep.summary, others)]
     origin = _origin(sweep.summary)
     headers = [*(axis.replace("_", " ") for axis in axes), "status", "steps", "loss", "norm of v", "accuracy −v",
@@ -295,7 +314,7 @@ def _all_cells(sweep: Sweep) -> Markup:
              *(percent(row[f"accuracy_{side}"]) for side in ("minus", "zero", "plus")),
              signed(row["margin_minus"]), signed(row["margin_plus"]), duration(row["seconds"]),
              number(row["tokens_per_second"], 0), *(row[name] for name in origin), row["cell"]]
-            for row in sweep.summary.to_dict("records")]
+            for row in sweep.summary.assign(layer=layer_texts(sweep.summary)).to_dict("records")]
     texts = ["model", "data", "status", *origin, "cell"]
     return joined((element("h2", "All cells"), listing(headers, rows, texts, "cells")))
 

@@ -11,7 +11,7 @@ import pandas
 from . import run_figures as figures
 from .answers import Answers, answer_section
 from .page import (Markup, document, element, joined, key_figures, known_figures, listing, plot_grid, setting_list,
-                   time_of_report, write_page)
+                   time_of_report, with_code, write_page)
 from .run import Run
 from .run_findings import SWING, best_epoch, run_findings, swing_of, unfinished_words
 from .run_scale import residual_norm
@@ -63,8 +63,8 @@ def _key_figures(run: Run) -> Markup:
 
 def _findings(run: Run) -> Markup:
     first, *others = run_findings(run)
-    return joined((element("h2", "Does it steer?"), element("p", first, class_="lead"),
-                   *([element("ul", *(element("li", sentence) for sentence in others))] if others else [])))
+    return joined((element("h2", "Does it steer?"), element("p", with_code(first), class_="lead"),
+                   *([element("ul", *(element("li", with_code(sentence)) for sentence in others))] if others else [])))
 
 
 def _held_out(run: Run) -> Markup:

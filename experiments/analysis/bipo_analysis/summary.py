@@ -14,6 +14,7 @@ import numpy
 import pandas
 
 from .run import Run
+from .wording import plain
 
 TEXT_COLUMNS = ("cell", "status", "model", "data", "sign", "site", "failure")
 INTEGER_COLUMNS = ("layer", "seed", "batch_size", "epochs", "steps", "total_steps", "best_epoch")
@@ -93,6 +94,12 @@ def joint_layers(cells: pandas.DataFrame) -> str:
     """The layers that each of the cells trains jointly, "0+2"; "" where they train one each, or not the same ones."""
     found = set(cells["joint_layers"]) if "joint_layers" in cells else set()
     return str(found.pop()) if len(found) == 1 else ""
+
+
+def layer_texts(cells: pandas.DataFrame) -> list[str]:
+    """What each cell steers: "5", or "0+2" where it trains these jointly."""
+    joint = cells["joint_layers"] if "joint_layers" in cells else [""] * len(cells)
+    return [str(several) or plain(layer) for layer, several in zip(cells["layer"], joint, strict=True)]
 
 
 def _objective_columns(rows: Sequence[Mapping[str, object]]) -> dict[str, pandas.Series]:

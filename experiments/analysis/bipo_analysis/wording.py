@@ -96,8 +96,14 @@ def value_list(values: Iterable[object], most: int = 12) -> str:
 
 
 def axis_values(values: dict[str, object]) -> str:
-    """The values of some axes: "lr 0.0005, sign batch"."""
-    return ", ".join(f"{name.replace('_', ' ')} {plain(value)}" for name, value in values.items())
+    """The values of some axes: "lr 0.0005, sign batch", "single layers" or "layers 0+2 jointly"."""
+    return ", ".join(_axis_value(name, value) for name, value in values.items())
+
+
+def _axis_value(name: str, value: object) -> str:
+    if name == "joint_layers":
+        return f"layers {value} jointly" if value else "single layers"
+    return f"{name.replace('_', ' ')} {plain(value)}"
 
 
 def last_part(path: object) -> str:
