@@ -337,7 +337,7 @@ def test_a_conceptor_is_named_and_its_control_explained(load):
     assert used.is_conceptor and used.quota == 0.25
     assert used.words.startswith("chosen.h5 (conceptor, quota 0.250, layer ") and "beta 1.5" in used.words
     found = text(limits([evaluation]))
-    assert "beta C - I" in found and "the same eigenvalues" in found
+    assert "βC - I" in found and "the same eigenvalues" in found
 
 
 def test_limits(load):

@@ -169,6 +169,55 @@ def test_many_random_directions_are_a_null(tmp_path, undrawn):
     assert "too few for a null distribution" in read(tmp_path, SyntheticEvaluation(draws=4, absent=HELD_OUT_ONLY)).text
 
 
+def write_conceptor(path: Path, **changes: object) -> Path:
+    """An evaluation of a conceptor: as `evaluate` describes it, without a norm and a mean difference beside it."""
+    values: dict = {"slopes": {"vector": 1.2, "random": 0.05}, "vector_file": "made/warm.h5", **changes}
+    SyntheticEvaluation(**values).write(path)
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["config"])
+        config["vectors"] = [{"file": "made/warm.h5", "kind": "conceptor", "layer": 15, "quota": 0.25, "weight": 1.0,
+                              "model": "models/smollm2", "model_fingerprint": config["model_fingerprint"]}]
+        file.attrs["config"] = json.dumps(config)
+    return path
+
+
+# Where pages of conceptors may speak of vectors: a control that is one.
+OF_VECTORS = "nothing here shows that a matrix was worth more than a vector"
+
+
+def test_conceptors_are_no_vectors(tmp_path, undrawn):
+    undrawn("change_figure", "grid_figure")
+    evaluation = load_evaluation(write_conceptor(tmp_path / "eval.h5", draws=12))
+    page = Reader(evaluation_report_html([evaluation]))
+    text = page.text.replace(OF_VECTORS, "")
+    assert "vector" not in text.lower() and "direction " not in text.replace("in their direction", "").lower()
+    assert "Evaluation of a conceptor" in page.texts and "warm.h5 (conceptor, quota 0.250, layer 15" in text
+    assert "The propensity curve of the conceptor rises" in text and "The 12 random conceptors move" in text
+    # The tables: no norm of a vector, and rows of the conceptor and its control.
+    assert page.texts.count("norm of βC − I") == 1 and "norm" not in page.texts
+    assert page.texts.count("conceptor") > 10 and page.texts.count("steered by") == 6
+    alternatives = [attributes["alt"] or "" for tag, attributes in page.tags if tag == "img"]
+    assert alternatives and not any("vector" in alternative for alternative in alternatives)
+    drawings = [base64.b64decode(image.partition(",")[2]).decode() for image in page.images()]
+    assert any("12 random conceptors" in drawing for drawing in drawings)
+    assert not any("random directions" in drawing or "vector -->" in drawing for drawing in drawings)
+    weak = load_evaluation(write_conceptor(tmp_path / "weak.h5", slopes={"vector": -0.4}, absent=HELD_OUT_ONLY))
+    text = Reader(evaluation_report_html([weak])).text.replace(OF_VECTORS, "")
+    assert "There is no random conceptor beside the conceptor" in text and "vector" not in text
+
+
+def test_conceptors_beside_others(tmp_path, undrawn):
+    undrawn()
+    conceptor = load_evaluation(write_conceptor(tmp_path / "conceptor.h5", absent=HELD_OUT_ONLY))
+    sister = load_evaluation(write_conceptor(tmp_path / "sister.h5", model="sister", absent=HELD_OUT_ONLY))
+    text = Reader(evaluation_report_html([conceptor, sister])).text.replace(OF_VECTORS, "")
+    assert "vector" not in text.lower() and "on 2 models" in text
+    vector = load_evaluation(SyntheticEvaluation(absent=HELD_OUT_ONLY).write(tmp_path / "vector.h5"))
+    text = Reader(evaluation_report_html([conceptor, vector])).text
+    assert "2 vectors and conceptors on smollm2" in text and "of the vector or conceptor" in text
+    assert "Conceptors: warm.h5" in text and "Vectors: warmth.h5" in text
+
+
 DEGENERATE = {
     "nothing measured": SyntheticEvaluation(absent=NO_TABLES),
     "held-out pairs only": SyntheticEvaluation(absent=HELD_OUT_ONLY),

@@ -75,7 +75,7 @@ def choice_sentences(evaluation: Evaluation, choices: Sequence[Chosen], half: st
     limit = "" if math.isinf(max_kl) else f", among those with a KL of at most {number(max_kl)} nats on neutral prompts"
     start = (f"Chosen on {_half_words(evaluation, half)}, by the largest change of propensity"
              f"{limit}; the figures are of the other pairs, which had no part in the choice.")
-    return [start, *(_sentence(choice) for choice in choices)]
+    return [start, *(_sentence(choice, evaluation.noun) for choice in choices)]
 
 
 def _half_words(evaluation: Evaluation, half: str) -> str:
@@ -86,11 +86,11 @@ def _half_words(evaluation: Evaluation, half: str) -> str:
             f"{evaluation.settings.get('seed')}")
 
 
-def _sentence(choice: Chosen) -> str:
+def _sentence(choice: Chosen, noun: str) -> str:
     change, accuracy = choice.propensity, choice.accuracy
     aim = "highest" if choice.aim > 0 else "lowest"
-    text = (f"{direction_name(choice.direction)}, {aim} propensity: multiplier {multiplier(choice.multiplier)} changes "
-            f"it by {signed(change.value)} nats on {counted(change.items, 'other pair')}")
+    text = (f"{direction_name(choice.direction, noun)}, {aim} propensity: multiplier {multiplier(choice.multiplier)} "
+            f"changes it by {signed(change.value)} nats on {counted(change.items, 'other pair')}")
     if math.isnan(change.interval.low):
         return f"{text}; too few for an interval."
     verdict = "" if change.is_certain and choice.aim * change.value > 0 else ": no effect in that direction is shown"

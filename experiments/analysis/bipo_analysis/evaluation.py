@@ -22,6 +22,8 @@ CONTROLS = (CAA, RANDOM)
 # Further random directions of the same norm are `random-2` and so on: ten or more are a null distribution.
 Tables = dict[str, pandas.DataFrame]
 _DRAW = re.compile(rf"{RANDOM}(?:-(\d+))?")
+# What an evaluation is of, as readers call it.
+CONCEPTOR = "conceptor"
 # What the column `direction` says, in the order of plots and tables, and what readers call it.
 DIRECTIONS = {VECTOR: "vector", CAA: "mean difference (CAA)", RANDOM: "random direction"}
 
@@ -88,6 +90,14 @@ class Evaluation:
         """The evaluated model's name, and its adapter's, without their folders."""
         names = [last_part(self.attributes.get(key)) for key in ("model", "adapter")]
         return " + ".join(name for name in names if name) or self.name
+
+    @property
+    def noun(self) -> str:
+        """What it is of: "vector", or "conceptor" where it used nothing else."""
+        listed = self.settings.get("vectors")
+        kinds = {entry.get("kind") if isinstance(entry, dict) else None for entry in listed} \
+            if isinstance(listed, list) else set()
+        return CONCEPTOR if kinds == {CONCEPTOR} else VECTOR
 
     @property
     def tables(self) -> dict[str, pandas.DataFrame]:
@@ -171,14 +181,26 @@ def _table(file: h5py.File, name: str, columns: tuple[str, ...]) -> pandas.DataF
     return table
 
 
-def direction_name(direction: str) -> str:
-    """What readers call a direction."""
+def direction_name(direction: str, noun: str = VECTOR) -> str:
+    """What readers call a direction in an evaluation of a `noun`, VECTOR or CONCEPTOR."""
+    if noun == CONCEPTOR and direction in (VECTOR, RANDOM):
+        return noun if direction == VECTOR else f"random {noun}"
     return DIRECTIONS.get(direction, direction)
 
 
-def short_name(direction: str) -> str:
+def short_name(direction: str, noun: str = VECTOR) -> str:
     """What a table calls a direction."""
-    return SHORT_NAMES.get(direction, direction)
+    return noun if direction == VECTOR else SHORT_NAMES.get(direction, direction)
+
+
+def norm_name(noun: str) -> str:
+    """What a norm is that of; a conceptor C changes activations by (βC − I) times them."""
+    return "norm of βC − I" if noun == CONCEPTOR else "norm"
+
+
+def directions_header(noun: str) -> str:
+    """What a table calls the column of directions; a conceptor is none."""
+    return "steered by" if noun == CONCEPTOR else "direction"
 
 
 def directions_in(rows: pandas.DataFrame) -> list[str]:

@@ -59,7 +59,7 @@ def change_figure(evaluation: Evaluation, name: str, label: str) -> str | None:
         band = null_band(evaluation, rows["multiplier"]) if name == "propensity" else pandas.DataFrame()
         if len(band):
             axes.fill_between(band["multiplier"], band["low"], band["high"], color=RULE, alpha=0.35, linewidth=0,
-                              label=f"{int(band['draws'].max())} random directions")
+                              label=f"{int(band['draws'].max())} {direction_name(RANDOM, evaluation.noun)}s")
             rows = rows[rows["direction"] != RANDOM]
         _direction_lines(axes, rows, name, direction_names(evaluation))
         _finish_curve(axes, rows["multiplier"], label)
@@ -154,8 +154,11 @@ def choice_figure(rows: pandas.DataFrame, kind: str, name: str, label: str, name
         return as_svg(figure)
 
 
-def grid_figure(grid: pandas.DataFrame, name: str, vectors: Sequence[str]) -> str | None:
-    """Heat map of one column over the two multipliers; propensity's colours are centred on the unsteered model's."""
+def grid_figure(grid: pandas.DataFrame, name: str, vectors: Sequence[str], noun: str = VECTOR) -> str | None:
+    """Heat map of one column over the two multipliers; propensity's colours are centred on the unsteered model's.
+
+    `noun` is what the two are.
+    """
     known = _known(grid, name)
     if known.empty:
         return None
@@ -168,8 +171,8 @@ def grid_figure(grid: pandas.DataFrame, name: str, vectors: Sequence[str]) -> st
         axes.set_xticks(range(cells.shape[1]), [multiplier(value) for value in cells.columns])
         axes.set_yticks(range(cells.shape[0]), [multiplier(value) for value in cells.index])
         axes.grid(False)
-        first, second = distinctly_shortened(vectors, LONGEST_MODEL) if len(vectors) == 2 else ("the first vector",
-                                                                                                "the second vector")
+        first, second = distinctly_shortened(vectors, LONGEST_MODEL) if len(vectors) == 2 else (f"the first {noun}",
+                                                                                                f"the second {noun}")
         axes.set_xlabel(f"multiplier of {first}")
         axes.set_ylabel(f"multiplier of {second}")
         if max(values.shape) <= MOST_NUMBERS:
@@ -211,8 +214,11 @@ def named_curves_figure(parts: Sequence[tuple[str, pandas.DataFrame]], name: str
         return as_svg(figure)
 
 
-def transfer_figure(parts: Sequence[tuple[str, pandas.DataFrame]]) -> str | None:
-    """Steerability of every direction on every model; `parts` are labels with their /steerability."""
+def transfer_figure(parts: Sequence[tuple[str, pandas.DataFrame]], noun: str = VECTOR) -> str | None:
+    """Steerability of every direction on every model; `parts` are labels with their /steerability.
+
+    `noun` is what all of them are of.
+    """
     known = _known_parts(parts, "steerability")
     if not known:
         return None
@@ -221,7 +227,8 @@ def transfer_figure(parts: Sequence[tuple[str, pandas.DataFrame]]) -> str | None
         figure, axes = new_figure(height=1.4 + 0.55 * len(known))
         axes.axvline(0, color=RULE, linewidth=0.9)
         for place, direction in enumerate(found):
-            _steerability_marks(axes, known, direction, (place - (len(found) - 1) / 2) * 0.2)
+            _steerability_marks(axes, known, direction, (place - (len(found) - 1) / 2) * 0.2,
+                                 direction_name(direction, noun))
         axes.set_yticks(range(len(known)), distinctly_shortened([model for model, _ in known], LONGEST_MODEL))
         axes.set_ylim(len(known) - 0.5, -0.5)
         axes.set_xlabel("steerability (nats per unit of the multiplier)")
@@ -322,9 +329,9 @@ def _centred(cells: pandas.DataFrame) -> tuple[float, float]:
 
 
 def _steerability_marks(axes: Axes, parts: Sequence[tuple[str, pandas.DataFrame]], direction: str,
-                        shift: float) -> None:
+                        shift: float, label: str) -> None:
     rows = pandas.concat([of_direction(rows, direction).assign(place=index + shift)
                           for index, (_, rows) in enumerate(parts)])
     colour, marker, _ = _look(direction)
     axes.errorbar(rows["steerability"], rows["place"], xerr=bar_lengths(rows, "steerability"), linestyle="none",
-                  marker=marker, color=colour, label=direction_name(direction), capsize=3, elinewidth=1.1)
+                  marker=marker, color=colour, label=label, capsize=3, elinewidth=1.1)

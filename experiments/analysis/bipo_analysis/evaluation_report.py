@@ -14,7 +14,8 @@ from . import evaluation_figures as figures
 from .answers import Answers, answer_section
 from .choice import DRAWN, choice_sentences, chosen_multipliers
 from .drawing import distinctly_shortened
-from .evaluation import CAA, VECTOR, Evaluation, direction_name, in_order, of_direction, short_name
+from .evaluation import (CAA, CONCEPTOR, VECTOR, Evaluation, direction_name, directions_header, in_order, norm_name,
+                         of_direction, short_name)
 from .held_out_findings import control_warnings, curve_findings, steerability_findings
 from .limits import limits
 from .method_comparisons import Compared, comparison_note, controls_compared, vectors_compared
@@ -43,7 +44,7 @@ ONLY_IN_TABLE = ("distinct_1", "distinct_3")
 COST_GROUPS = (("kl_neutral", "perplexity_reference_text", "perplexity_of_generations"),
                ("distinct_1", "distinct_2", "distinct_3", "compression_ratio", "refusal_rate"))
 CHANGE_CAPTIONS = {
-    "propensity": "What each direction changes: propensity less that of the unsteered model, pair by pair. "
+    "propensity": "What the {} and each control change: propensity less that of the unsteered model, pair by pair. "
                   "Propensity is log p(matching answer) less log p(other answer), both given the prompt, summed over "
                   "their tokens. "
                   "Bars are 95 % intervals of the mean change over the same pairs.",
@@ -81,13 +82,19 @@ def evaluation_report_html(evaluations: Sequence[Evaluation], extras: Extras = E
     else:
         parts += [_all_control_warnings(transfer), _transfer(transfer)]
         for label, evaluation in zip(transfer.labels, evaluations, strict=True):
-            own = (element("h2", label), element("p", f"Vectors: {vector_words(evaluation)}.", class_="swept"),
+            own = (element("h2", label), element("p", f"{evaluation.noun.capitalize()}s: {vector_words(evaluation)}.",
+                                                  class_="swept"),
                    _warnings(control_warnings(evaluation)), _key_figures(evaluation), *_parts(evaluation, "h3", extras))
             parts.append(element("section", *own))
     if not is_one:
         parts += [answer_section(answers, "h2") for answers in extras.answers]
     parts += [_limits(evaluations), _settings(evaluations)]
-    return document(f"{transfer.title}: evaluation of a steering vector", element("main", *parts))
+    return document(f"{transfer.title}: evaluation of a {_kind(transfer)}", element("main", *parts))
+
+
+def _kind(transfer: Transfer) -> str:
+    """What the page is about: "steering vector", "conceptor"."""
+    return transfer.noun if transfer.noun == CONCEPTOR else f"steering {transfer.noun}"
 
 
 def _places(transfer: Transfer) -> str:
@@ -101,8 +108,9 @@ def _header(transfer: Transfer) -> Markup:
     first = transfer.evaluations[0]
     version = f" from files of bipo-dist {first.attributes['program_version']}" \
         if first.attributes.get("program_version") else ""
-    vectors = vector_words(first) if len(transfer.labels) == 1 or transfer.is_of_one_vector else "different vectors"
-    return element("header", element("p", "Evaluation of a steering vector", class_="kind"),
+    vectors = vector_words(first) if len(transfer.labels) == 1 or transfer.is_of_one_vector else \
+        f"different {transfer.nouns}"
+    return element("header", element("p", f"Evaluation of a {_kind(transfer)}", class_="kind"),
                    element("h1", transfer.title), element("p", vectors, class_="swept"),
                    *([element("p", _places(transfer), class_="swept")] if len(transfer.labels) > 1 else []),
                    element("p", f"Report of {time_of_report()}{version}.", class_="made"))
@@ -168,14 +176,17 @@ def _curve(evaluation: Evaluation, heading: str) -> Markup:
     has_changes = len(changes) > 0
     plots = known_figures(
         *((figures.change_figure(evaluation, name, figures.CHANGES[name]),
-           f"Change of {name.replace('_', ' ')} by multiplier", caption) for name, caption in CHANGE_CAPTIONS.items()),
+           f"Change of {name.replace('_', ' ')} by multiplier", caption.format(evaluation.noun))
+          for name, caption in CHANGE_CAPTIONS.items()),
         *((figures.curve_figure(bars, name, figures.CURVES[name], direction_names(evaluation)),
            f"{name.capitalize()} by multiplier", f"{caption} {PAIRED_BARS if has_changes else MARGINAL_BARS}")
           for name, caption in CURVE_CAPTIONS.items()))
-    headers = ["direction", "multiplier", "propensity", "change", "accuracy", "points", "per token", "log p matching",
+    header = directions_header(evaluation.noun)
+    headers = [header, "multiplier", "propensity", "change", "accuracy", "points", "per token", "log p matching",
                "log p other"]
     by_point = changes.set_index(["direction", "multiplier"])
-    rows = [[short_name(row["direction"]), multiplier(row["multiplier"]), _estimate(row, "propensity", signed),
+    rows = [[short_name(row["direction"], evaluation.noun), multiplier(row["multiplier"]),
+             _estimate(row, "propensity", signed),
              _change(by_point, row, "propensity", signed), _estimate(row, "accuracy", percent),
              _change(by_point, row, "accuracy", _points), signed(row["propensity_per_token"], 3),
              number(row["chosen_logp"]), number(row["rejected_logp"])]
@@ -183,7 +194,7 @@ def _curve(evaluation: Evaluation, heading: str) -> Markup:
     note = element("p", "Below a mean or share is its bootstrap interval over pairs, which shows how much pairs "
                         "differ; below a change is its interval over the same pairs. The margin of training is β times "
                         "the change of propensity.", class_="note")
-    return joined((*parts, plot_grid(plots), listing(headers, rows, ["direction"], "rows of the curve"), note))
+    return joined((*parts, plot_grid(plots), listing(headers, rows, [header], "rows of the curve"), note))
 
 
 def _change(by_point: pandas.DataFrame, row: pandas.Series, name: str, form: Measure) -> str:
@@ -205,16 +216,18 @@ def _chosen(evaluation: Evaluation, heading: str, half: str, max_kl: float) -> M
         "Multipliers chosen on one half of the pairs"
     parts = [element(heading, title),
              _sentences(choice_sentences(evaluation, choices, half, max_kl), has_lead=True)]
-    rows = [[short_name(choice.direction), "highest" if choice.aim > 0 else "lowest", multiplier(choice.multiplier),
+    header = directions_header(evaluation.noun)
+    rows = [[short_name(choice.direction, evaluation.noun), "highest" if choice.aim > 0 else "lowest",
+             multiplier(choice.multiplier),
              signed(choice.chosen_on), with_interval(signed(choice.propensity.value),
                                                      f"{signed(choice.propensity.interval.low)} to "
                                                      f"{signed(choice.propensity.interval.high)}"),
              with_interval(_points(choice.accuracy.value), f"{_points(choice.accuracy.interval.low)} to "
                                                            f"{_points(choice.accuracy.interval.high)}"),
              str(choice.propensity.items)] for choice in choices]
-    headers = ["direction", "aim", "multiplier", "change on the choosing pairs", "on the others",
+    headers = [header, "aim", "multiplier", "change on the choosing pairs", "on the others",
                "accuracy there (points)", "pairs"]
-    return joined((*parts, table(headers, rows, texts=["direction", "aim"]))) if rows else joined(parts)
+    return joined((*parts, table(headers, rows, texts=[header, "aim"]))) if rows else joined(parts)
 
 
 def _estimate(row: pandas.Series | Mapping[str, float], name: str, form: Measure) -> Markup:
@@ -235,8 +248,8 @@ def _steerability(evaluation: Evaluation, heading: str) -> Markup:
     if plots:
         parts.append(plot_grid(plots))
     if len(evaluation.steerability):
-        parts.append(_steerability_table([("", evaluation.steerability)]))
-    parts.append(comparison_table(controls_compared(evaluation), "the vector", "Slope of a pair"))
+        parts.append(_steerability_table([("", evaluation)]))
+    parts.append(comparison_table(controls_compared(evaluation), f"the {evaluation.noun}", "Slope of a pair"))
     return joined(parts)
 
 
@@ -258,17 +271,19 @@ def comparison_table(compared: Sequence[Compared], reference: str, what: str) ->
                    element("p", comparison_note(compared, reference, what), class_="note")))
 
 
-def _steerability_table(named: Sequence[tuple[str, pandas.DataFrame]]) -> Markup:
-    headers = ["direction", "norm", "pairs", "steerability", "s.d.", "anti-steerable", "Spearman"]
+def _steerability_table(named: Sequence[tuple[str, Evaluation]]) -> Markup:
+    nouns = {evaluation.noun for _, evaluation in named}
+    noun = nouns.pop() if len(nouns) == 1 else VECTOR
+    headers = [directions_header(noun), norm_name(noun), "pairs", "steerability", "s.d.", "anti-steerable", "Spearman"]
     cut = dict(zip([label for label, _ in named], distinctly_shortened([label for label, _ in named], LONGEST_MODEL),
                    strict=True))
-    rows = [[cut[label], short_name(row["direction"]), number(row["norm"]), str(int(row["pairs"])),
+    rows = [[cut[label], short_name(row["direction"], evaluation.noun), number(row["norm"]), str(int(row["pairs"])),
              _estimate(row, "steerability", signed), number(row["steerability_sd"]),
              _estimate(row, "anti_steerable", percent), _estimate(row, "spearman", signed)]
-            for label, own in named for _, row in in_order(own).iterrows()]
+            for label, evaluation in named for _, row in in_order(evaluation.steerability).iterrows()]
     if len(named) == 1:
-        return table(headers, [row[1:] for row in rows], texts=["direction"])
-    return table(["evaluation", *headers], rows, texts=["evaluation", "direction"])
+        return table(headers, [row[1:] for row in rows], texts=headers[:1])
+    return table(["evaluation", *headers], rows, texts=["evaluation", headers[0]])
 
 
 def _choices(evaluation: Evaluation, heading: str) -> Markup:
@@ -282,11 +297,12 @@ def _choices(evaluation: Evaluation, heading: str) -> Markup:
     plots, rows = [], []
     for title, ((_, kind), own) in zip(titles, groups, strict=True):
         plots += _choice_plots(title, str(kind), own, direction_names(evaluation))
-        rows += [[title, *_choice_row(row)] for _, row in in_order(own).iterrows()]
+        rows += [[title, *_choice_row(row, evaluation.noun)] for _, row in in_order(own).iterrows()]
     is_mc = (evaluation.choices["kind"] == "mc").any()
-    headers = ["set", "direction", "multiplier", "items", "accuracy (of mc: MC1)" if is_mc else "accuracy",
+    headers = ["set", directions_header(evaluation.noun), "multiplier", "items",
+               "accuracy (of mc: MC1)" if is_mc else "accuracy",
                "probability (of mc: MC2)" if is_mc else "probability", "macro accuracy"]
-    return joined((*parts, plot_grid(plots), listing(headers, rows, ["set", "direction"], "rows of choices")))
+    return joined((*parts, plot_grid(plots), listing(headers, rows, headers[:2], "rows of choices")))
 
 
 def _items_of(evaluation: Evaluation, rows: pandas.DataFrame) -> pandas.DataFrame:
@@ -306,8 +322,8 @@ def _choice_plots(title: str, kind: str, rows: pandas.DataFrame, names: Mapping[
          f"{title}: mean {PROBABILITIES.get(kind, 'probability of the right choice')}, which moves before choices do."))
 
 
-def _choice_row(row: pandas.Series) -> list[str]:
-    return [short_name(row["direction"]), multiplier(row["multiplier"]), str(int(row["items"])),
+def _choice_row(row: pandas.Series, noun: str) -> list[str]:
+    return [short_name(row["direction"], noun), multiplier(row["multiplier"]), str(int(row["items"])),
             _estimate(row, "accuracy", percent), _estimate(row, "probability", percent),
             percent(row["macro_accuracy"]) if row["kind"] == "mmlu" else "–"]
 
@@ -335,10 +351,11 @@ def _front_table(evaluation: Evaluation) -> Markup:
             entry = fronts.setdefault((point.direction, point.multiplier), {name: [] for name in EFFECTS})
             if point.on_front:
                 entry[effect].append(PRICES[price].removeprefix("perplexity of the "))
-    rows = [["unsteered" if direction == UNSTEERED else short_name(direction), multiplier(value),
+    rows = [["unsteered" if direction == UNSTEERED else short_name(direction, evaluation.noun), multiplier(value),
              *(", ".join(entry[effect]) or "none" for effect in EFFECTS)]
             for (direction, value), entry in fronts.items()]
-    headers = ["direction", "multiplier", *(f"on the front of {effect} against" for effect in EFFECTS)]
+    headers = [directions_header(evaluation.noun), "multiplier",
+               *(f"on the front of {effect} against" for effect in EFFECTS)]
     return listing(headers, rows, [header for header in headers if header != "multiplier"], "points")
 
 
@@ -350,7 +367,7 @@ def _costs(evaluation: Evaluation, heading: str) -> Markup:
         (figures.cost_figure(evaluation, measure), f"{_cost_name(measure)} by multiplier", f"{_cost_name(measure)}.")
         for measure in measures_in(evaluation.costs) if measure not in ONLY_IN_TABLE))))
     others = [measure for measure in measures_in(evaluation.costs) if measure not in COST_HEADERS]
-    parts += [_cost_table(evaluation.costs, group) for group in (*COST_GROUPS, others)]
+    parts += [_cost_table(evaluation.costs, group, evaluation.noun) for group in (*COST_GROUPS, others)]
     parts.append(element("p", "Distinct: the share of different words, pairs and triples of words among all of the "
                          "generated ones; compressed size: by zlib. Both fall where a text repeats itself. Refusals "
                          "are found by keywords.", class_="note"))
@@ -361,7 +378,7 @@ def _cost_name(measure: str) -> str:
     return COST_NAMES.get(measure, measure.replace("_", " ").capitalize())
 
 
-def _cost_table(costs: pandas.DataFrame, measures: Sequence[str]) -> Markup:
+def _cost_table(costs: pandas.DataFrame, measures: Sequence[str], noun: str) -> Markup:
     """One row per direction and multiplier, one column per measure of the group that was taken."""
     found = [measure for measure in measures if (costs["measure"] == measure).any()]
     own = in_order(costs[costs["measure"].isin(found)])
@@ -370,10 +387,11 @@ def _cost_table(costs: pandas.DataFrame, measures: Sequence[str]) -> Markup:
     rows = []
     for (direction, value), group in own.groupby(["direction", "multiplier"], sort=False):
         by_measure = {row["measure"]: row for _, row in group.iterrows()}
-        rows.append([short_name(direction), multiplier(value),
+        rows.append([short_name(direction, noun), multiplier(value),
                      *(_cost_cell(measure, by_measure.get(measure)) for measure in found)])
-    headers = ["direction", "multiplier", *(COST_HEADERS.get(measure, _cost_name(measure)) for measure in found)]
-    return listing(headers, rows, ["direction"], "rows of costs")
+    headers = [directions_header(noun), "multiplier",
+               *(COST_HEADERS.get(measure, _cost_name(measure)) for measure in found)]
+    return listing(headers, rows, headers[:1], "rows of costs")
 
 
 def _cost_cell(measure: str, row: pandas.Series | None) -> str:
@@ -384,16 +402,16 @@ def _synergy(evaluation: Evaluation, heading: str) -> Markup:
     grid = evaluation.grid
     if grid.empty:
         return Markup("")
+    noun, names = evaluation.noun, single_vector_names(evaluation)
     plots = known_figures(
-        (figures.grid_figure(grid, "propensity", single_vector_names(evaluation)), "Propensity of two vectors together",
-         "Propensity with both vectors, each at its own multiplier, on the same held-out pairs. White is the unsteered "
-         "model."),
-        (figures.grid_figure(grid, "accuracy", single_vector_names(evaluation)), "Accuracy of two vectors together",
-         "Held-out accuracy with both vectors; white is 50 %."))
+        (figures.grid_figure(grid, "propensity", names, noun), f"Propensity of two {noun}s together",
+         f"Propensity with both {noun}s, each at its own multiplier, on the same held-out pairs. White is the "
+         "unsteered model."),
+        (figures.grid_figure(grid, "accuracy", names, noun), f"Accuracy of two {noun}s together",
+         f"Held-out accuracy with both {noun}s; white is 50 %."))
     rows = [[multiplier(row["multiplier_1"]), multiplier(row["multiplier_2"]), str(int(row["pairs"])),
              _estimate(row, "propensity", signed), _estimate(row, "accuracy", percent), signed(row["margin"])]
             for _, row in grid.sort_values(["multiplier_1", "multiplier_2"]).iterrows()]
-    names = single_vector_names(evaluation)
     first, second = names if len(names) == 2 else ("1", "2")
     headers = [f"multiplier {first}", f"multiplier {second}", "pairs", "propensity", "accuracy", "margin"]
     return joined((element(heading, "Synergy"), _sentences(synergy_findings(evaluation)), plot_grid(plots),
@@ -421,19 +439,21 @@ def _transfer(transfer: Transfer) -> Markup:
     curves = [(label, of_direction(with_paired_bars(evaluation), VECTOR))
               for label, evaluation in zip(transfer.labels, transfer.evaluations, strict=True)]
     plots = known_figures(
-        (figures.transfer_figure(transfer.all_rows("steerability")), f"Steerability by {what}",
-         f"Steerability of the vector and of the controls in each {what}, with 95 % intervals over pairs."),
+        (figures.transfer_figure(transfer.all_rows("steerability"), transfer.noun), f"Steerability by {what}",
+         f"Steerability of the {transfer.noun} and of the controls in each {what}, with 95 % intervals over pairs."),
         (figures.named_curves_figure(curves, "propensity", "propensity (nats)"),
-         f"Propensity by {what}", f"Propensity curve of the vector in each {what}. At 0 stands what a model prefers by "
-         "itself; steering is in the slopes. Bars are 95 % intervals of the change from 0 over the same pairs."),
+         f"Propensity by {what}", f"Propensity curve of the {transfer.noun} in each {what}. At 0 stands what a model "
+         "prefers by itself; steering is in the slopes. Bars are 95 % intervals of the change from 0 over the same "
+         "pairs."),
         (figures.named_curves_figure(curves, "accuracy", "held-out accuracy"),
-         f"Accuracy by {what}", f"Held-out accuracy of the vector in each {what}, with the same kind of bars."))
+         f"Accuracy by {what}",
+         f"Held-out accuracy of the {transfer.noun} in each {what}, with the same kind of bars."))
     most, count = len(figures.CATEGORIES), len(transfer.labels)
     note = f"The curves are of the first {most} of {count} {what}s."
     cut = [element("p", note, class_="note")] if count > most else []
     return joined((element("h2", title), _warnings(transfer_warnings(transfer)),
                    _sentences(transfer_findings(transfer)), plot_grid(plots), *cut,
-                   _steerability_table(transfer.all_rows("steerability")),
+                   _steerability_table(list(zip(transfer.labels, transfer.evaluations, strict=True))),
                    comparison_table([] if transfer.is_of_models else
                                     vectors_compared(transfer.labels, transfer.evaluations), transfer.labels[0],
                                     "Slope of a pair")))
@@ -456,4 +476,4 @@ def _settings(evaluations: Sequence[Evaluation]) -> Markup:
 def _origin(evaluation: Evaluation) -> dict[str, object]:
     """What made the file, and which vectors it used."""
     shown = [name for name in evaluation.attributes if name not in ("config", "schema_version", "checksum", "kind")]
-    return {"vectors": vector_words(evaluation), **{name: evaluation.attributes[name] for name in shown}}
+    return {f"{evaluation.noun}s": vector_words(evaluation), **{name: evaluation.attributes[name] for name in shown}}

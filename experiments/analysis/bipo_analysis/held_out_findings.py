@@ -8,7 +8,7 @@ import math
 import numpy
 import pandas
 
-from .evaluation import CAA, CONTROLS, RANDOM, VECTOR, Evaluation, direction_name, of_direction
+from .evaluation import CAA, CONCEPTOR, CONTROLS, RANDOM, VECTOR, Evaluation, direction_name, of_direction
 from .paired import MIN_DRAWS, Change, change_between, null_of, pair_values, paired_slopes
 from .vectors_in_use import vectors_in_use
 from .wording import (NO_BREAK, at_multiplier, counted, joined, multiplier, number, percent, point_range, points,
@@ -27,6 +27,9 @@ MISSING_CONTROL = {
          "one pass over the pairs. `bipo-dist extract --method caa` makes one, and evaluate --caa measures it.",
     RANDOM: "There is no random direction beside the vector: nothing here shows that the direction matters, rather "
             "than that any vector of this norm moves the model. evaluate --random-control on measures one."}
+NO_RANDOM_CONCEPTOR = (
+    "There is no random conceptor beside the conceptor: nothing here shows that it matters which directions it lets "
+    "pass, rather than that any matrix with its eigenvalues moves the model. evaluate --random-control on measures one.")
 # evaluate --caa refuses these: the mean difference is then an evaluation of its own.
 NO_CAA_BESIDE = {
     "conceptor": "No mean difference (CAA) is measured beside a conceptor: nothing here shows that a matrix was worth "
@@ -53,7 +56,7 @@ def _missing(evaluation: Evaluation, control: str) -> str:
         return NO_CAA_BESIDE["conceptor"]
     if control == CAA and len({layer for vector in used for layer in vector.layers}) > 1:
         return NO_CAA_BESIDE["layers"]
-    return MISSING_CONTROL[control]
+    return NO_RANDOM_CONCEPTOR if evaluation.noun == CONCEPTOR else MISSING_CONTROL[control]
 
 
 def _has(evaluation: Evaluation, direction: str) -> bool:
@@ -69,15 +72,17 @@ def _coverage_warnings(evaluation: Evaluation, control: str) -> list[str]:
     left_out = sorted(measured[VECTOR] - measured[control] - {0})
     if not left_out:
         return []
-    return [f"The {direction_name(control)} was not measured at {joined([multiplier(value) for value in left_out])}, "
-            "where the vector was."]
+    return [f"The {direction_name(control, evaluation.noun)} was not measured at "
+            f"{joined([multiplier(value) for value in left_out])}, "
+            f"where the {evaluation.noun} was."]
 
 
 def _norm_warnings(evaluation: Evaluation, control: str) -> list[str]:
     own, other = (_first(of_direction(evaluation.steerability, name), "norm") for name in (VECTOR, control))
     if not (own > 0 and math.isfinite(other)) or abs(other / own - 1) <= NORM_TOLERANCE:
         return []
-    return [f"The {direction_name(control)} has norm {number(other)}, the vector {number(own)}: at the same multiplier "
+    return [f"The {direction_name(control, evaluation.noun)} has norm {number(other)}, the {evaluation.noun} "
+            f"{number(own)}: at the same multiplier "
             "they do not steer equally hard, so the comparison is not a fair one."]
 
 
@@ -89,7 +94,7 @@ def curve_findings(evaluation: Evaluation) -> list[str]:
     """The sentences on the propensity curve."""
     curve = of_direction(evaluation.curve, VECTOR)
     if curve.empty:
-        return ["No held-out pairs were evaluated with the vector, so there is no propensity curve."]
+        return [f"No held-out pairs were evaluated with the {evaluation.noun}, so there is no propensity curve."]
     if len(curve) == 1:
         return [f"Only multiplier {multiplier(curve['multiplier'].iloc[0])} was evaluated: one point is no curve."]
     return [_course(evaluation, curve), _ends(evaluation, curve), *_accuracy(evaluation, curve),
@@ -102,14 +107,17 @@ def _course(evaluation: Evaluation, curve: pandas.DataFrame) -> str:
     values = f"from {signed(first['propensity'])} to {signed(last['propensity'])} nats"
     steps = numpy.diff(curve["propensity"])
     if (steps > RESOLUTION).all():
-        return f"The propensity curve of the vector rises monotonically {where}: {values}."
+        return f"The propensity curve of the {evaluation.noun} rises monotonically {where}: {values}."
     if (steps < -RESOLUTION).all():
-        return (f"The propensity curve of the vector falls monotonically {where}: {values}. A larger multiplier makes "
-                "the matching answer less likely: the vector, or its sign, is the wrong way round.")
+        sign = "" if evaluation.noun == CONCEPTOR else ", or its sign,"
+        return (f"The propensity curve of the {evaluation.noun} falls monotonically {where}: {values}. A larger "
+                f"multiplier makes the matching answer less likely: the {evaluation.noun}{sign} is the wrong "
+                "way round.")
     turns = joined(_turns(evaluation, curve))
     if last["propensity"] - first["propensity"] > RESOLUTION:
-        return f"The propensity curve of the vector rises {where}, {values}, but not monotonically: it falls {turns}."
-    return f"The propensity curve of the vector does not rise {where} ({values}): it falls {turns}."
+        return (f"The propensity curve of the {evaluation.noun} rises {where}, {values}, but not monotonically: it "
+                f"falls {turns}.")
+    return f"The propensity curve of the {evaluation.noun} does not rise {where} ({values}): it falls {turns}."
 
 
 def _turns(evaluation: Evaluation, curve: pandas.DataFrame) -> list[str]:
@@ -139,7 +147,7 @@ def _ends(evaluation: Evaluation, curve: pandas.DataFrame) -> str:
     text = (f"Pair by pair, propensity changes by {signed(change.value)} nats between the two ends "
             f"(95{NO_BREAK}% interval {span(*change.interval)} over the same {counted(change.items, 'pair')})")
     if change.is_certain and abs(change.value) > RESOLUTION:
-        return f"{text}: that the vector has an effect on pairs like these is well supported."
+        return f"{text}: that the {evaluation.noun} has an effect on pairs like these is well supported."
     return f"{text}: 0 lies within, so other pairs might show no effect."
 
 
@@ -162,8 +170,8 @@ def _controls_course(evaluation: Evaluation, curve: pandas.DataFrame) -> list[st
         moved = _reach(of_direction(evaluation.curve, control), curve)
         if math.isfinite(moved):
             share = f" ({percent(moved / own, 0)} of that)" if change_over(evaluation, curve).is_certain else ""
-            parts.append(f"the {direction_name(control)} {signed(moved)} nats{share}")
-    text = f"Over these multipliers the vector moves propensity by {signed(own)} nats, {joined(parts)}."
+            parts.append(f"the {direction_name(control, evaluation.noun)} {signed(moved)} nats{share}")
+    text = f"Over these multipliers the {evaluation.noun} moves propensity by {signed(own)} nats, {joined(parts)}."
     return [text] if parts else []
 
 
@@ -182,8 +190,9 @@ def _null(evaluation: Evaluation, curve: pandas.DataFrame) -> list[str]:
     if draws < 2 or math.isnan(null.own):
         return []
     beyond = int((abs(null.moved) >= abs(null.own)).sum())
-    text = (f"The {draws} random directions move propensity by {span(null.moved.min(), null.moved.max())} nats over "
-            f"these multipliers; {'none moves' if beyond == 0 else f'{beyond} move'} it as far as the vector")
+    text = (f"The {draws} {direction_name(RANDOM, evaluation.noun)}s move propensity by "
+            f"{span(null.moved.min(), null.moved.max())} nats over these multipliers; "
+            f"{'none moves' if beyond == 0 else f'{beyond} move'} it as far as the {evaluation.noun}")
     if draws < MIN_DRAWS:
         return [f"{text}. {draws} are too few for a null distribution; {MIN_DRAWS} or more make one."]
     return [f"{text} (p = {number(null.probability, 3)}, by rank)."]
@@ -198,17 +207,17 @@ def steerability_findings(evaluation: Evaluation) -> list[str]:
     others = [(control, of_direction(evaluation.steerability, control)) for control in CONTROLS]
     compared = [sentence for control, rows in others if len(rows)
                 for sentence in _comparison(evaluation, own, control, rows.iloc[0])]
-    return [_size(own), *compared, _spread(own), *_order(own)]
+    return [_size(own, evaluation.noun), *compared, _spread(own), *_order(own)]
 
 
-def _size(own: pandas.Series) -> str:
+def _size(own: pandas.Series, noun: str) -> str:
     text = (f"Steerability, the mean slope of {counted(int(own['pairs']), 'pair')}, is {signed(own['steerability'])} "
             f"nats per unit of the multiplier ({interval_words(own, 'steerability')})")
     if own["steerability_low"] > 0:
-        return f"{text}: the vector steers."
+        return f"{text}: the {noun} steers."
     if own["steerability_high"] < 0:
-        return f"{text}: the vector steers the wrong way."
-    return f"{text}: that cannot be told from 0, so no effect of the vector is shown."
+        return f"{text}: the {noun} steers the wrong way."
+    return f"{text}: that cannot be told from 0, so no effect of the {noun} is shown."
 
 
 def interval_words(row: pandas.Series, name: str) -> str:
@@ -220,19 +229,20 @@ def interval_words(row: pandas.Series, name: str) -> str:
 def _comparison(evaluation: Evaluation, own: pandas.Series, control: str, other: pandas.Series) -> list[str]:
     if math.isnan(other["steerability"]):
         return []
-    return [_ratio(own, control, other) + _paired_verdict(evaluation, control)]
+    return [_ratio(own, control, other, evaluation.noun) + _paired_verdict(evaluation, control)]
 
 
-def _ratio(own: pandas.Series, control: str, other: pandas.Series) -> str:
-    name, size = direction_name(control), f"{signed(other['steerability'])}, {interval_words(other, 'steerability')}"
+def _ratio(own: pandas.Series, control: str, other: pandas.Series, noun: str) -> str:
+    name = direction_name(control, noun)
+    size = f"{signed(other['steerability'])}, {interval_words(other, 'steerability')}"
     if not other["steerability_low"] > 0:
         about = "steers the wrong way" if other["steerability_high"] < 0 else \
             "has a steerability that cannot be told from 0"
         return f"The {name} {about} ({size})"
     if own["steerability"] <= 0:
-        return f"The {name} steers, the vector does not ({size})"
+        return f"The {name} steers, the {noun} does not ({size})"
     ratio = number(own["steerability"] / other["steerability"])
-    return f"The vector's steerability is {ratio} times that of the {name} ({size})"
+    return f"The {noun}'s steerability is {ratio} times that of the {name} ({size})"
 
 
 def _paired_verdict(evaluation: Evaluation, control: str) -> str:
@@ -240,11 +250,11 @@ def _paired_verdict(evaluation: Evaluation, control: str) -> str:
     if math.isnan(change.interval.low):
         return "; without the slopes of single pairs the order of the two is not tested."
     compared = f"{number(abs(change.value))} {'larger' if change.value >= 0 else 'smaller'}"
-    text = f"; pair by pair the vector's slope is {compared} (difference {span(*change.interval)})"
+    text = f"; pair by pair the {evaluation.noun}'s slope is {compared} (difference {span(*change.interval)})"
     if change.interval.low > 0:
-        return f"{text}, so the vector's lead is well supported."
+        return f"{text}, so the {evaluation.noun}'s lead is well supported."
     if change.interval.high < 0:
-        return f"{text}: the vector is the worse of the two."
+        return f"{text}: the {evaluation.noun} is the worse of the two."
     return f"{text}, which leaves open which of the two steers better."
 
 

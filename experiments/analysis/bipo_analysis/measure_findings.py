@@ -124,31 +124,31 @@ def tradeoff_findings(evaluation: Evaluation) -> list[str]:
     for effect, (price, name) in itertools.product(EFFECTS, PRICES.items()):
         known = tradeoffs(evaluation, effect, price)
         own = known[(known["direction"] == VECTOR) & (known["multiplier"] != 0)]
-        beaten = [text for _, point in own.iterrows() for text in _beaten_by(known, point)]
+        beaten = [text for _, point in own.iterrows() for text in _beaten_by(known, point, evaluation.noun)]
         if beaten:
-            sentences.append(f"{effect.capitalize()} against {name}: the vector is beaten {joined(beaten)}, which is "
-                             "as far or further for no more.")
+            sentences.append(f"{effect.capitalize()} against {name}: the {evaluation.noun} is beaten {joined(beaten)}, "
+                             "which is as far or further for no more.")
         elif len(own) and known["direction"].isin(CONTROLS).any():
             unbeaten.append(f"{effect} against {name}")
     if unbeaten:
-        sentences.append(f"At no multiplier does a control beat the vector in {joined(unbeaten)}.")
+        sentences.append(f"At no multiplier does a control beat the {evaluation.noun} in {joined(unbeaten)}.")
     return sentences + _unpriced_controls(evaluation)
 
 
 def _unpriced_controls(evaluation: Evaluation) -> list[str]:
     priced = evaluation.costs[evaluation.costs["measure"].isin(PRICES)]["direction"]
-    unpriced = [f"the {direction_name(control)}" for control in CONTROLS
+    unpriced = [f"the {direction_name(control, evaluation.noun)}" for control in CONTROLS
                 if control not in set(priced) and control in set(evaluation.curve["direction"])]
-    return [f"What {joined(unpriced)} cost{'' if len(unpriced) > 1 else 's'} was not measured, so the vector cannot be "
-            "compared with it here."] if unpriced else []
+    return [f"What {joined(unpriced)} cost{'' if len(unpriced) > 1 else 's'} was not measured, so the "
+            f"{evaluation.noun} cannot be compared with it here."] if unpriced else []
 
 
-def _beaten_by(known: pandas.DataFrame, point: pandas.Series) -> list[str]:
+def _beaten_by(known: pandas.DataFrame, point: pandas.Series, noun: str) -> list[str]:
     better = known[rivals(known, point) & known["direction"].isin(CONTROLS)]
     if better.empty:
         return []
     best = better.sort_values("price").iloc[0]
-    return [f"at {multiplier(point['multiplier'])} by the {direction_name(best['direction'])} at "
+    return [f"at {multiplier(point['multiplier'])} by the {direction_name(best['direction'], noun)} at "
             f"{multiplier(best['multiplier'])}"]
 
 
@@ -173,8 +173,9 @@ def _corner(evaluation: Evaluation, grid: pandas.DataFrame, first: float, second
         return []
     both, one, other, none = (float(grid.loc[cell, "propensity"]) for cell in needed)
     alone = one + other - 2 * none
-    text = (f"At {multiplier(first)} and {multiplier(second)} the two vectors move propensity by {signed(both - none)} "
-            f"nats; alone they move it by {signed(one - none)} and {signed(other - none)}, together {signed(alone)}")
+    text = (f"At {multiplier(first)} and {multiplier(second)} the two {evaluation.noun}s move propensity by "
+            f"{signed(both - none)} nats; alone they move it by {signed(one - none)} and {signed(other - none)}, "
+            f"together {signed(alone)}")
     extra = _interaction(evaluation.grid_samples, needed)
     if math.isnan(extra.interval.low):
         return [f"{text}. Without single pairs in the file the difference of {signed(both - none - alone)} is not "

@@ -55,7 +55,7 @@ def controls_compared(evaluation: Evaluation) -> list[Compared]:
     slopes = {direction: _slopes(evaluation, direction) for direction in directions_in(evaluation.slopes)}
     if VECTOR not in slopes:
         return []
-    return corrected({short_name(name): _difference(slopes[name], slopes[VECTOR])
+    return corrected({short_name(name, evaluation.noun): _difference(slopes[name], slopes[VECTOR])
                       for name in CONTROLS if name in slopes})
 
 

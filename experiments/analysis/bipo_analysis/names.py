@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 import pandas
 
-from .evaluation import DIRECTIONS, VECTOR, Evaluation
+from .evaluation import DIRECTIONS, VECTOR, Evaluation, direction_name
 from .vectors_in_use import vectors_in_use
 from .wording import plain
 
@@ -71,8 +71,9 @@ def single_vector_names(evaluation: Evaluation) -> list[str]:
 
 
 def direction_names(evaluation: Evaluation) -> dict[str, str]:
-    """What a plot's legend calls the directions: the vector by its file's name."""
-    return {**DIRECTIONS, VECTOR: vector_names([evaluation])[0]}
+    """What a plot's legend calls the directions: what was evaluated by its file's name."""
+    named = {name: direction_name(name, evaluation.noun) for name in DIRECTIONS}
+    return {**named, VECTOR: vector_names([evaluation])[0]}
 
 
 def combined_table(evaluations: list[Evaluation], table: str) -> pandas.DataFrame:

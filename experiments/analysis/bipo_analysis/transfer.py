@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas
 
-from .evaluation import RANDOM, VECTOR, Evaluation, direction_name, of_direction
+from .evaluation import CONCEPTOR, RANDOM, VECTOR, Evaluation, direction_name, of_direction
 from .held_out_findings import interval_words
 from .names import data_names, labels, model_names, vector_names
 from .paired import paired_slopes, slopes_between
@@ -35,6 +35,17 @@ class Transfer:
                           for used in vectors_in_use(evaluation)) for evaluation in self.evaluations}) == 1
 
     @property
+    def noun(self) -> str:
+        """What is evaluated: "vector", "conceptor", or "vector or conceptor" where there are both."""
+        nouns = {evaluation.noun for evaluation in self.evaluations}
+        return nouns.pop() if len(nouns) == 1 else f"{VECTOR} or {CONCEPTOR}"
+
+    @property
+    def nouns(self) -> str:
+        """The same in the plural."""
+        return " and ".join(f"{noun}s" for noun in self.noun.split(" or "))
+
+    @property
     def models(self) -> int:
         """How many different models, adapters included, the files are of."""
         return len(set(model_names(self.evaluations)))
@@ -54,7 +65,7 @@ class Transfer:
                 f"Steering on {counted(self.models, 'model')}"
         where = f"{models[0]} ({data[0]})" if len(data) == 1 and data[0] else models[0]
         if len(vectors) > 1:
-            return f"{counted(len(vectors), 'vector')} on {where}"
+            return f"{len(vectors)} {self.nouns} on {where}"
         if len(data) > 1:
             return f"{vectors[0]} on {models[0]}: {counted(len(data), 'data set')}"
         count = "" if len(self.evaluations) == 1 else f": {counted(len(self.evaluations), 'evaluation')}"
@@ -87,7 +98,7 @@ def transfer_findings(transfer: Transfer) -> list[str]:
     for index, (label, row) in enumerate(zip(transfer.labels, rows, strict=True)):
         if index != transfer.origin:
             sentences.append(f"{label}: steerability was not measured." if row is None else
-                             _kept(label, row, transfer.labels[transfer.origin], origin))
+                             _kept(label, row, transfer.labels[transfer.origin], origin, transfer.noun))
             sentences += _beside_random(label, transfer.evaluations[index], row)
     return sentences
 
@@ -96,11 +107,12 @@ def transfer_warnings(transfer: Transfer) -> list[str]:
     """Why the files may not be comparable."""
     warnings = []
     if transfer.models > 1 and not transfer.is_of_one_vector:
-        warnings.append("These files evaluate different vectors or weights: what differs between them is not the model "
-                        "alone.")
+        warnings.append(f"These files evaluate different {transfer.nouns} or weights: what differs between them is "
+                        "not the model alone.")
     elif transfer.models > 1 and not transfer.has_origin:
-        warnings.append("None of these files is of the model that the vector was trained on, so far as they tell; "
-                        f"{transfer.labels[0]}, the first, stands for it.")
+        made = "made on" if transfer.noun == CONCEPTOR else "trained on"
+        warnings.append(f"None of these files is of the model that the {transfer.noun} was {made}, so far as they "
+                        f"tell; {transfer.labels[0]}, the first, stands for it.")
     pairs = [int(rows["pairs"].max()) for _, rows in transfer.vector_rows("steerability") if len(rows)]
     if len(set(pairs)) > 1:
         counts = joined([str(count) for count in pairs])
@@ -115,13 +127,13 @@ def _steerability(evaluation: Evaluation) -> pandas.Series | None:
     return None if rows.empty or math.isnan(rows["steerability"].iloc[0]) else rows.iloc[0]
 
 
-def _kept(label: str, row: pandas.Series, origin_label: str, origin: pandas.Series | None) -> str:
+def _kept(label: str, row: pandas.Series, origin_label: str, origin: pandas.Series | None, noun: str) -> str:
     text = f"On {label} steerability is {signed(row['steerability'])} ({interval_words(row, 'steerability')})"
     if origin is not None and origin["steerability_low"] > 0:
         text += (f", {percent(row['steerability'] / origin['steerability'], 0)} of the "
                  f"{number(origin['steerability'])} on {origin_label}")
     if row["steerability_low"] > 0:
-        return f"{text}: the vector steers there, too."
+        return f"{text}: the {noun} steers there, too."
     if row["steerability_high"] < 0:
         return f"{text}: there it steers the wrong way."
     return f"{text}: no transfer is shown, for 0 lies within the interval."
@@ -131,9 +143,9 @@ def _beside_random(label: str, evaluation: Evaluation, own: pandas.Series | None
     rows, lead = of_direction(evaluation.steerability, RANDOM), paired_slopes(evaluation, VECTOR, RANDOM)
     if own is None or rows.empty or math.isnan(lead.interval.low) or lead.interval.low > 0:
         return []
-    return [f"On {label} the {direction_name(RANDOM)} is not clearly worse: {signed(rows['steerability'].iloc[0])} "
-            f"({interval_words(rows.iloc[0], 'steerability')}); pair by pair the vector's slope differs from its by "
-            f"{span(*lead.interval)}."]
+    return [f"On {label} the {direction_name(RANDOM, evaluation.noun)} is not clearly worse: "
+            f"{signed(rows['steerability'].iloc[0])} ({interval_words(rows.iloc[0], 'steerability')}); pair by pair "
+            f"the {evaluation.noun}'s slope differs from its by {span(*lead.interval)}."]
 
 
 def _side_by_side(transfer: Transfer) -> list[str]:
