@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace bipo {
 
@@ -19,5 +20,10 @@ constexpr std::int64_t kTokensPerDevicePack = 4096;
 constexpr bool fit_into_device_pack(std::int64_t items, std::int64_t longest, std::int64_t most) {
   return items * longest <= most;
 }
+
+// Returns the packs of items with so many tokens each: consecutive ones, as many as fit into `most`
+// tokens, or one that is longer by itself.
+std::vector<std::vector<std::int64_t>> device_packs(const std::vector<std::int64_t>& tokens,
+                                                    std::int64_t most);
 
 }  // namespace bipo

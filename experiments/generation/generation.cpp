@@ -191,8 +191,7 @@ TextGenerator::TextGenerator(const Decoder& decoder, const SteeringVectors& vect
       shared_rows_(room.shared_rows, room.shared_regions),
       own_rows_(room.own_rows, room.own_regions) {
   const std::int64_t blocks = decoder.config().blocks;
-  const bool shares_all = !settings.positions.steers_prompts() || places_.empty();
-  shared_ = {0, shares_all ? blocks : places_.front().blocks_before()};
+  shared_ = shared_blocks(blocks, places_, settings.positions);
   own_ = {shared_.end, blocks};
   shared_cache_ = decoder.make_cache(shared_, room.shared_rows, room.shared_regions);
   own_cache_ = decoder.make_cache(own_, room.own_rows, room.own_regions);
@@ -623,12 +622,24 @@ GenerationRoom generation_room(const ModelConfig& config,
           at_once * 3 * count + count};
 }
 
+Range shared_blocks(std::int64_t blocks, const std::vector<SteeredPlace>& places,
+                    const SteeredPositions& positions) {
+  std::int64_t end = blocks;
+  if (positions.steers_prompts()) {
+    for (const SteeredPlace& place : places) {
+      end = std::min(end, place.blocks_before());
+    }
+  }
+  return {0, end};
+}
+
 std::uint64_t generation_cache_bytes(const ModelConfig& config, const Topology& topology,
-                                     const GenerationRoom& room) {
-  return static_cast<std::uint64_t>(room.own_rows) *
-             Decoder::cache_bytes_per_row(config, topology.tp(), topology.tp_rank()) +
-         static_cast<std::uint64_t>(room.own_regions) *
-             Decoder::cache_bytes_per_region(config, topology.tp(), topology.tp_rank());
+                                     const GenerationRoom& room, Range shared) {
+  const auto bytes = [&](Range blocks, std::int64_t rows, std::int64_t regions) {
+    return Decoder::cache_bytes(config, topology.tp(), topology.tp_rank(), blocks, rows, regions);
+  };
+  return bytes(shared, room.shared_rows, room.shared_regions) +
+         bytes({shared.end, config.blocks}, room.own_rows, room.own_regions);
 }
 
 std::vector<PromptAnswers> gather_answers(const std::vector<PromptAnswers>& mine,

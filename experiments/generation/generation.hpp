@@ -16,6 +16,7 @@
 #include "experiments/generation/row_pool.hpp"
 #include "experiments/generation/token_sampling.hpp"
 #include "trainer/intervention/positions.hpp"
+#include "trainer/intervention/site.hpp"
 #include "trainer/model/decoder/decoder.hpp"
 #include "trainer/passes/steering.hpp"
 
@@ -64,9 +65,14 @@ GenerationRoom generation_room(const ModelConfig& config,
                                const std::vector<NumberedPrompt>& prompts, std::int64_t at_once,
                                const GenerationSettings& settings);
 
-// Returns the most bytes that keys and values take on a rank, wherever the vectors are.
+// Returns the blocks that compute a prompt once for all settings, where vectors act at `places`:
+// all where no prompt is steered.
+Range shared_blocks(std::int64_t blocks, const std::vector<SteeredPlace>& places,
+                    const SteeredPositions& positions);
+
+// Returns the bytes that keys and values take on a rank, with these shared blocks.
 std::uint64_t generation_cache_bytes(const ModelConfig& config, const Topology& topology,
-                                     const GenerationRoom& room);
+                                     const GenerationRoom& room, Range shared);
 
 // Answers prompts, at most P at the same time, step by step.
 //

@@ -9,6 +9,7 @@
 
 #include "collectives/foundation/content_hash.hpp"
 #include "collectives/foundation/errors.hpp"
+#include "experiments/generation_run/generation_room.hpp"
 #include "experiments/generation_run/sampling_defaults.hpp"
 #include "experiments/job/new_file.hpp"
 #include "experiments/job/text_options.hpp"
@@ -54,21 +55,11 @@ void check_out(const GenerateOptions& options) {
   check_new_file("--out", options.out, options.overwrite, inputs);
 }
 
-void check_cache_fits(const GenerationJob& job, const Session& session) {
-  const std::uint64_t needed =
-      generation_cache_bytes(job.model.files.config, job.model.computation.topology, job.room);
+void check_room(const GenerationJob& job, const Session& session) {
   const std::uint64_t conceptors =
       conceptor_device_bytes(job.vectors, /*controls=*/0, job.model.computation.device);
   const std::uint64_t beside = memory_beside_weights(job.model, session);
-  const std::uint64_t available = beside - std::min(beside, conceptors);
-  if (needed > available) {
-    throw UserError(fmt::format(
-        "keys and values of {} prompts at {} multipliers take up to {} per rank, but {} are free "
-        "beside the weights{}; lower --batch-size or --max-new-tokens, or raise --tp",
-        std::min(job.batch, job.prompt_count()), job.settings.multipliers.size(),
-        gib_text(static_cast<double>(needed)), gib_text(static_cast<double>(available)),
-        conceptors > 0 ? " and the conceptors" : ""));
-  }
+  require_generation_room(job, beside - std::min(beside, conceptors));
 }
 
 void read_prompts_of(GenerationJob& job) {
@@ -158,7 +149,7 @@ GenerationJob prepare_generation(const GenerateOptions& given, const std::string
   job.batch = given.batch_size.value_or(std::max<std::int64_t>(
       1, kAnswersAtOnce / static_cast<std::int64_t>(job.options.multipliers.size())));
   job.room = generation_room(config, job.tokens, job.batch, job.settings);
-  check_cache_fits(job, session);
+  check_room(job, session);
   job.warnings = job.model.files.warnings();
   for (auto& warnings :
        {job.text->warnings(), sampling_warnings(given), position_warnings,

@@ -13,6 +13,7 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "experiments/evaluation_run/evaluation_room.hpp"
+#include "experiments/generation_run/generation_room.hpp"
 #include "experiments/training/micro_batch_room.hpp"
 #include "tests/device/block_counts.hpp"
 #include "tests/device/device_scenario.hpp"
@@ -398,6 +399,27 @@ TEST(MicroBatchRoom, IsLeftByTheActivations) {
   }
 }
 
+// Returns what a UserError of `work` says; empty: there is none.
+template <class Work>
+std::string refusal(const Work& work) {
+  try {
+    work();
+  } catch (const UserError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+// Returns the most bytes, of less than 8 GiB, with which `holds` does, as it does with any less.
+template <class Holds>
+std::uint64_t most_with(const Holds& holds) {
+  std::uint64_t most = 0;
+  for (std::uint64_t step = std::uint64_t{1} << 32; step > 0; step /= 2) {
+    most += holds(most + step) ? step : 0;
+  }
+  return most;
+}
+
 // --- scoring -------------------------------------------------------------------------------------
 
 std::vector<Continuations> items_to_score(const std::vector<TokenPair>& pairs) {
@@ -470,14 +492,9 @@ TEST(EvaluationRoom, RefusesWhatHasCertainlyNone) {
       for (const bool divergences : {false, true}) {
         const double found = bytes_of_scoring(config, type, pairs, divergences);
         const EvaluationJob job = evaluation_of(config, type, pairs, divergences);
-        std::uint64_t refused = 0;  // the most that is
-        for (std::uint64_t step = std::uint64_t{1} << 32; step > 0; step /= 2) {
-          try {
-            require_batch_room(job, refused + step);
-          } catch (const UserError&) {
-            refused += step;
-          }
-        }
+        const std::uint64_t refused = most_with([&](std::uint64_t bytes) {
+          return !refusal([&] { require_batch_room(job, bytes); }).empty();
+        });
         std::printf("%s %s, %s: %.0f bytes, refused up to %.0f\n", name, c10::toString(type),
                     divergences ? "divergences" : "scores", found, static_cast<double>(refused));
         EXPECT_LT(static_cast<double>(refused), found);
@@ -493,13 +510,8 @@ TEST(EvaluationRoom, SaysWhichBatchMayHaveIt) {
   const std::vector<TokenPair> pairs = pairs_of({64, 8, 12, 0}, 8);
   EvaluationJob job = evaluation_of(config, at::kFloat, pairs, /*divergences=*/true);
   const double all = bytes_of_scoring(config, at::kFloat, pairs, /*divergences=*/true);
-  const auto error_within = [&](double bytes) -> std::string {
-    try {
-      require_batch_room(job, static_cast<std::uint64_t>(bytes));
-    } catch (const UserError& error) {
-      return error.what();
-    }
-    return "";
+  const auto error_within = [&](double bytes) {
+    return refusal([&] { require_batch_room(job, static_cast<std::uint64_t>(bytes)); });
   };
   EXPECT_EQ(error_within(all), "");
   const std::string little = error_within(0.2 * all);
@@ -516,6 +528,109 @@ TEST(EvaluationRoom, SaysWhichBatchMayHaveIt) {
   EXPECT_NE(error_within(1).find("not even one item has room"), std::string::npos);
   job.model.computation.device = at::kCPU;
   EXPECT_EQ(error_within(1), "");
+}
+
+// --- generation ----------------------------------------------------------------------------------
+
+// Six prompts at two settings, all at work together.
+GenerationJob generation_of(const ModelConfig& config, at::ScalarType type,
+                            const SteeredPositions& positions) {
+  GenerationJob job;
+  job.model.files.config = config;
+  job.model.computation.device = simulated_device();
+  job.model.computation.product_type = type;
+  job.vectors.resize(1);
+  job.vectors.front().stored.layer = kLayer;
+  for (const TokenPair& pair : pairs_of({40, 2, 12, 3}, 6)) {
+    job.prompts.emplace_back();
+    job.tokens.push_back({std::ssize(job.tokens), pair.prompt});
+  }
+  job.settings.multipliers = {{-1.0}, {1.0}};
+  job.settings.max_new_tokens = 4;
+  job.settings.positions = positions;
+  job.batch = std::ssize(job.tokens);
+  job.room = generation_room(config, job.tokens, job.batch, job.settings);
+  return job;
+}
+
+// The most bytes that a generation has on the device beside weights and vectors.  `room` bytes are
+// there for it; 0: any number.
+double bytes_of_generation(const GenerationJob& job, std::uint64_t room = 0) {
+  const ModelConfig& config = job.model.files.config;
+  const RandomWeights weights(config);
+  const Ranks ranks = lone_ranks();
+  Decoder decoder(config, weights, job.model.computation.product_type, simulated_device(),
+                  *ranks.tp);
+  decoder.load_embedding();
+  decoder.load_blocks({0, config.blocks});
+  const SteeringVectors vectors(
+      {{kLayer, std::vector<float>(static_cast<std::size_t>(config.hidden), 0.1F)}}, decoder);
+  SimulatedMemory::get().reset_peak(0);
+  const std::int64_t before = device_bytes_in_use();
+  if (room > 0) {
+    set_device_memory(before + static_cast<std::int64_t>(room));
+  }
+  TextGenerator generator(decoder, vectors, job.settings, job.room,
+                          [](std::int64_t, std::int64_t, TokenId) {});
+  generator.add(job.tokens);
+  while (generator.unfinished() > 0) {
+    generator.step();
+  }
+  return static_cast<double>(device_bytes_at_peak() - before);
+}
+
+std::string refusal_within(const GenerationJob& job, std::uint64_t bytes) {
+  return refusal([&] { require_generation_room(job, bytes); });
+}
+
+TEST(GenerationRoom, RefusesWhatHasCertainlyNone) {
+  at::set_num_threads(1);
+  for (const auto& [name, config] :
+       {std::pair("Llama", enlarged(llama_config())), std::pair("Gemma", enlarged(gemma_config())),
+        std::pair("recurrent", enlarged_recurrent())}) {
+    for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+      for (const SteeredPositions& positions : {SteeredPositions(SteeredPositions::kAll),
+                                                SteeredPositions(SteeredPositions::kAnswer)}) {
+        const GenerationJob job = generation_of(config, type, positions);
+        const double found = bytes_of_generation(job);
+        const std::uint64_t refused =
+            most_with([&](std::uint64_t bytes) { return !refusal_within(job, bytes).empty(); });
+        std::printf("%s %s, at %s: %.0f bytes, refused up to %.0f\n", name, c10::toString(type),
+                    to_string(positions).c_str(), found, static_cast<double>(refused));
+        EXPECT_LT(static_cast<double>(refused), found);
+        EXPECT_GT(static_cast<double>(refused), 0.25 * found);
+      }
+    }
+  }
+}
+
+// Keys and values have room, the work beside them has none.
+TEST(GenerationRoom, CountsTheWorkOfPasses) {
+  at::set_num_threads(1);
+  const ModelConfig config = enlarged(llama_config());
+  GenerationJob job = generation_of(config, at::kFloat, SteeredPositions::kAll);
+  const std::uint64_t little =
+      most_with([&](std::uint64_t bytes) { return !refusal_within(job, bytes).empty(); });
+  EXPECT_LT(Decoder::cache_bytes(config, 1, 0, {0, config.blocks}, job.room.own_rows,
+                                 job.room.own_regions),
+            little);
+  EXPECT_THROW(bytes_of_generation(job, little), c10::OutOfMemoryError);
+  set_device_memory(kAllMemory);
+
+  const std::string error = refusal_within(job, little);
+  std::smatch match;
+  ASSERT_TRUE(std::regex_match(
+      error, match,
+      std::regex(
+          R"(keys and values of 6 prompts at 2 multipliers take .* per rank, and passes over )"
+          R"(them at least .*, but .* are free beside the weights; use --batch-size (\d))"
+          R"((?: or less)?, lower --max-new-tokens, use --dtype bf16, or raise --tp)")))
+      << error;
+  job.batch = std::stoi(match[1]);
+  EXPECT_EQ(refusal_within(job, little), "");
+  ++job.batch;
+  EXPECT_NE(refusal_within(job, little), "");
+  EXPECT_NE(refusal_within(job, 1).find("not even one prompt has room"), std::string::npos);
 }
 
 // --- kernels -------------------------------------------------------------------------------------

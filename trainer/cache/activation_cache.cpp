@@ -134,21 +134,7 @@ const std::vector<AnswerLogProbs>& ActivationCache::reference(std::int64_t layer
 }
 
 std::vector<std::vector<std::int64_t>> ActivationCache::make_shares() const {
-  if (!has_device_packs_) {
-    return groups_;
-  }
-  std::vector<std::vector<std::int64_t>> packs;
-  std::int64_t longest = 0;  // of the last pack
-  for (std::int64_t pair = 0; pair < std::ssize(pairs_); ++pair) {
-    longest = std::max(longest, rows_of(pair).size());
-    if (packs.empty() ||
-        !fit_into_device_pack(std::ssize(packs.back()) + 1, longest, settings_.device_pack)) {
-      packs.emplace_back();
-      longest = rows_of(pair).size();
-    }
-    packs.back().push_back(pair);
-  }
-  return packs;
+  return has_device_packs_ ? device_packs(packed_sizes(pairs_), settings_.device_pack) : groups_;
 }
 
 Range ActivationCache::rows_of(std::int64_t pair) const {

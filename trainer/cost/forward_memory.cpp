@@ -13,16 +13,63 @@ double columns_of_head(const RankPart& part) {
 }
 
 // While the MLP's output is added: the stream before and behind attention and behind the MLP, gate
-// and up, and the unit, which is the next product's operand.  `blocks`: those that all T tokens run
-// through.
-double block_bytes(const RankPart& part, Range blocks, const ElementBytes& bytes, double tokens) {
-  return part.most(blocks, [&](const BlockPart& block) {
-    return tokens * (3 * part.hidden * kActivationBytes +
-                     block.intermediate * (block.mlp_inputs() * kActivationBytes + bytes.block));
-  });
+// and up, and the unit, which is the next product's operand.
+double mlp_bytes(const BlockPart& block, const ElementBytes& bytes, double tokens) {
+  return tokens * (3 * block.hidden * kActivationBytes +
+                   block.intermediate * (block.mlp_inputs() * kActivationBytes + bytes.block));
+}
+
+// `blocks`: those that all T tokens run through.
+double most_mlp_bytes(const RankPart& part, Range blocks, const ElementBytes& bytes,
+                      double tokens) {
+  return part.most(blocks, [&](const BlockPart& block) { return mlp_bytes(block, bytes, tokens); });
+}
+
+// When attention's result is there in slots: the stream before the block, the products of queries,
+// keys and values, the queries and keys that were turned, and what the slots hold.
+double slots_bytes(const BlockPart& block, const BlockRows& rows) {
+  const double width = block.heads * block.head_size;
+  const double kv_width = block.kv_heads * block.head_size;
+  const double products = width + (block.values_are_keys ? 1 : 2) * kv_width;
+  const double query_slots = rows.spans * rows.longest_queries;
+  const double key_slots = rows.spans * rows.longest_keys;
+  const double scores = block.capped ? 2 * block.heads * query_slots * rows.longest_keys : 0;
+  return kActivationBytes * (rows.tokens * (block.hidden + products + width + kv_width) +
+                             2 * (query_slots + key_slots) * width + scores);
 }
 
 }  // namespace
+
+bool BlockRows::are_within(const BlockRows& others) const {
+  return tokens <= others.tokens && spans <= others.spans &&
+         longest_queries <= others.longest_queries && longest_keys <= others.longest_keys;
+}
+
+void BlockRows::raise_to(const BlockRows& others) {
+  tokens = std::max(tokens, others.tokens);
+  spans = std::max(spans, others.spans);
+  longest_queries = std::max(longest_queries, others.longest_queries);
+  longest_keys = std::max(longest_keys, others.longest_keys);
+}
+
+std::vector<double> least_block_bytes(const ModelConfig& config, std::int64_t tp,
+                                      const ElementBytes& bytes, const BlockRows& rows,
+                                      bool flash) {
+  std::vector<double> least;
+  for (const BlockPart& block : largest_part(config, tp).blocks) {
+    const bool has_slots = !block.is_recurrent() && (block.capped || !flash);
+    least.push_back(
+        std::max(mlp_bytes(block, bytes, rows.tokens), has_slots ? slots_bytes(block, rows) : 0));
+  }
+  return least;
+}
+
+double least_logits_bytes(const ModelConfig& config, std::int64_t tp, double rows) {
+  const RankPart part = largest_part(config, tp);
+  // Parts of several ranks are there side by side before they are joined.
+  const double whole = tp > 1 ? 2 * static_cast<double>(config.vocabulary) : 0;
+  return rows * kActivationBytes * (part.hidden + part.head / part.hidden + whole);
+}
 
 double least_scoring_bytes(const ModelConfig& config, std::int64_t tp, const ElementBytes& bytes,
                            const ForwardBatch& batch) {
@@ -33,7 +80,7 @@ double least_scoring_bytes(const ModelConfig& config, std::int64_t tp, const Ele
   if (config.blocks < 2) {  // the last block runs over the rows that predict
     return head;
   }
-  return std::max(head, block_bytes(part, {0, config.blocks - 1}, bytes, batch.tokens));
+  return std::max(head, most_mlp_bytes(part, {0, config.blocks - 1}, bytes, batch.tokens));
 }
 
 double least_divergence_bytes(const ModelConfig& config, std::int64_t tp, const ElementBytes& bytes,
@@ -43,7 +90,8 @@ double least_divergence_bytes(const ModelConfig& config, std::int64_t tp, const 
   }
   const RankPart part = largest_part(config, tp);
   const double stream = tokens * part.hidden * kActivationBytes;
-  const double in_blocks = settings * stream + block_bytes(part, {0, config.blocks}, bytes, tokens);
+  const double in_blocks =
+      settings * stream + most_mlp_bytes(part, {0, config.blocks}, bytes, tokens);
   constexpr double kWide = 8;  // float64
   const double logits = 5 * kWide * tokens * columns_of_head(part);
   const double normed = tokens * part.hidden * bytes.block;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "trainer/cost/cost.hpp"
 
@@ -13,9 +14,35 @@ struct ForwardBatch {
   double scored = 0;
 };
 
-// Return bytes of one of `tp` ranks, weights aside, that tensors of the pass hold at one time
-// whatever kernels compute it: a device with less has certainly no room, one with more may have
-// none.  On a real device attention's slots and what the allocator loses come on top.
+// Rows that go through a block together, in spans of queries that see the same keys before them:
+// attention in slots pads every span to the longest.
+struct BlockRows {
+  double tokens = 0;
+  double spans = 0;
+  double longest_queries = 0;
+  double longest_keys = 0;
+
+  // Whether a pass of these takes no more than one of the others.
+  bool are_within(const BlockRows& others) const;
+  // Raises each count to that of the others.
+  void raise_to(const BlockRows& others);
+};
+
+// The functions below return bytes of one of `tp` ranks, weights aside, that tensors of the pass
+// hold at one time whatever kernels compute it: a device with less has certainly no room, one with
+// more may have none.  On a real device tables and what the allocator loses come on top.
+
+// A pass of these rows through each block [N], which returns all of them: in attention the rows,
+// their products, and queries, keys, values and result in slots for each head of queries, with a
+// cap of scores these and the weights; or three rows of the residual stream and what the MLP makes
+// of them.  `flash`: blocks without a cap may attend without slots, which is then not counted.
+std::vector<double> least_block_bytes(const ModelConfig& config, std::int64_t tp,
+                                      const ElementBytes& bytes, const BlockRows& rows, bool flash);
+
+// The logits of the tokens that follow so many rows, whole on every rank, beside the rows.
+double least_logits_bytes(const ModelConfig& config, std::int64_t tp, double rows);
+
+// Attention's slots are not counted in these two.
 //
 // Scores of a batch, as score_continuations() makes them: three rows of the residual stream for
 // each token, and what the MLP makes of it; or the logits of one block of the head's rows.

@@ -10,6 +10,7 @@
 
 #include "collectives/foundation/errors.hpp"
 #include "datasets/batches/philox.hpp"
+#include "datasets/batches/prefix_packs.hpp"
 
 namespace bipo {
 namespace {
@@ -281,6 +282,14 @@ TEST(ConsecutiveGroups, CutsInOrder) {
             (std::vector<std::vector<std::int64_t>>{{0, 1}, {2, 3}, {4}}));
   EXPECT_TRUE(consecutive_groups(0, 2).empty());
   EXPECT_THROW(consecutive_groups(5, 0), BugError);
+}
+
+TEST(DevicePacks, CountEveryItemAsTheLongest) {
+  using Packs = std::vector<std::vector<std::int64_t>>;
+  EXPECT_EQ(device_packs({3, 4, 4, 5, 1, 1}, 12), (Packs{{0, 1, 2}, {3, 4}, {5}}));
+  EXPECT_EQ(device_packs({2, 13, 2, 2}, 12), (Packs{{0}, {1}, {2, 3}}));
+  EXPECT_EQ(device_packs({2, 3}, 1), (Packs{{0}, {1}}));
+  EXPECT_TRUE(device_packs({}, 12).empty());
 }
 
 TEST(SignRule, NamesRoundTripAndOthersAreRefused) {

@@ -200,32 +200,22 @@ DecoderCache Decoder::make_cache(Range blocks, std::int64_t rows, std::int64_t r
   return cache;
 }
 
-std::uint64_t Decoder::cache_bytes_per_row(const ModelConfig& config, std::int64_t tp,
-                                           std::int64_t tp_rank) {
+std::uint64_t Decoder::cache_bytes(const ModelConfig& config, std::int64_t tp, std::int64_t tp_rank,
+                                   Range blocks, std::int64_t rows, std::int64_t regions) {
   const ShardPlan shard = plan_shard(config, tp, tp_rank);
+  std::int64_t of_region = 0;  // in a recurrent block
+  if (config.delta_net) {
+    const DeltaNetSizes& sizes = *config.delta_net;
+    const std::int64_t keys = delta_key_part(sizes, shard).size() * sizes.key_size;
+    const std::int64_t values = shard.delta_values.size() * sizes.value_size;
+    of_region = values * sizes.key_size + (sizes.taps - 1) * (2 * keys + values);
+  }
   std::int64_t elements = 0;
-  for (std::int64_t i = 0; i < config.blocks; ++i) {
+  for (std::int64_t i = blocks.begin; i < blocks.end; ++i) {
     const AttentionKind& kind = attention_of(config, i);
-    if (!kind.is_recurrent) {
-      elements += 2 * kv_part(config, shard, kind).size() * head_size_of(config, kind);
-    }
-  }
-  return static_cast<std::uint64_t>(elements) * sizeof(float);
-}
-
-std::uint64_t Decoder::cache_bytes_per_region(const ModelConfig& config, std::int64_t tp,
-                                              std::int64_t tp_rank) {
-  if (!config.delta_net) {
-    return 0;
-  }
-  const DeltaNetSizes& sizes = *config.delta_net;
-  const ShardPlan shard = plan_shard(config, tp, tp_rank);
-  const std::int64_t keys = delta_key_part(sizes, shard).size() * sizes.key_size;
-  const std::int64_t values = shard.delta_values.size() * sizes.value_size;
-  const std::int64_t of_block = values * sizes.key_size + (sizes.taps - 1) * (2 * keys + values);
-  std::int64_t elements = 0;
-  for (std::int64_t i = 0; i < config.blocks; ++i) {
-    elements += attention_of(config, i).is_recurrent ? of_block : 0;
+    elements += kind.is_recurrent
+                    ? regions * of_region
+                    : rows * 2 * kv_part(config, shard, kind).size() * head_size_of(config, kind);
   }
   return static_cast<std::uint64_t>(elements) * sizeof(float);
 }

@@ -125,11 +125,9 @@ class Decoder {
   // take them in at most `regions` regions at the same time, see CachedPart.
   DecoderCache make_cache(Range blocks, std::int64_t rows, std::int64_t regions) const;
 
-  // Return the bytes of one row, and of one region, in all blocks of such a cache.
-  static std::uint64_t cache_bytes_per_row(const ModelConfig& config, std::int64_t tp,
-                                           std::int64_t tp_rank);
-  static std::uint64_t cache_bytes_per_region(const ModelConfig& config, std::int64_t tp,
-                                              std::int64_t tp_rank);
+  // Returns the bytes of such a cache.
+  static std::uint64_t cache_bytes(const ModelConfig& config, std::int64_t tp, std::int64_t tp_rank,
+                                   Range blocks, std::int64_t rows, std::int64_t regions);
 
   // Returns the layout of new rows, which `parts` cover in order.
   CachedLayout cached_layout(const std::vector<CachedPart>& parts) const {

@@ -1,0 +1,180 @@
+#include "experiments/generation_run/generation_room.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include "collectives/foundation/errors.hpp"
+#include "datasets/batches/batch_plan.hpp"
+#include "datasets/batches/prefix_packs.hpp"
+#include "experiments/generation/generation.hpp"
+#include "experiments/progress/progress.hpp"
+#include "trainer/cost/forward_memory.hpp"
+#include "trainer/intervention/site.hpp"
+#include "trainer/model/operators/operators.hpp"
+
+namespace bipo {
+namespace {
+
+class TextRoom {
+ public:
+  explicit TextRoom(const GenerationJob& job)
+      : job_(job), settings_(std::ssize(job.settings.multipliers)) {
+    const Computation& computation = job.model.computation;
+    bytes_ = element_bytes(computation.product_type == c10::kBFloat16, computation.emulated,
+                           keeps_float_head(computation.device), /*bf16_cache=*/false);
+    std::vector<SteeredPlace> places;
+    for (const VectorInUse& vector : job.vectors) {
+      places.push_back(vector.stored.place());
+    }
+    shared_ = shared_blocks(config().blocks, places, job.settings.positions);
+  }
+
+  // Bytes of keys and values of so many prompts at work together.
+  double kept(std::int64_t batch) const {
+    const GenerationRoom room = generation_room(config(), job_.tokens, batch, job_.settings);
+    return static_cast<double>(
+        generation_cache_bytes(config(), job_.model.computation.topology, room, shared_));
+  }
+
+  // Bytes that their passes hold on a device at least; 0 on a CPU.
+  double work(std::int64_t batch) const {
+    if (job_.model.computation.device.is_cpu()) {
+      return 0;
+    }
+    LargestPass shared{shared_};
+    LargestPass own{{shared_.end, config().blocks}};
+    LargestPass texts{{0, config().blocks}};
+    std::int64_t most_texts = 0;
+    for (const std::vector<std::int64_t>& group :
+         consecutive_groups(std::ssize(job_.tokens), batch)) {
+      add_prompts(group, shared, own);
+      add_texts(group, texts);
+      most_texts = std::max(most_texts, settings_ * std::ssize(group));
+    }
+    return std::max({shared.bytes, own.bytes, texts.bytes,
+                     least_logits_bytes(config(), tp(), static_cast<double>(most_texts))});
+  }
+
+  double all(std::int64_t batch) const { return kept(batch) + work(batch); }
+
+ private:
+  const ModelConfig& config() const { return job_.model.files.config; }
+  std::int64_t tp() const { return job_.model.computation.topology.tp(); }
+
+  std::int64_t length_of(std::int64_t prompt) const {
+    return std::ssize(job_.tokens[static_cast<std::size_t>(prompt)].tokens);
+  }
+
+  // The pass through some blocks that takes most.
+  struct LargestPass {
+    Range blocks;
+    BlockRows seen = {};
+    double bytes = 0;
+  };
+
+  // Sequences attend to rows of a cache, never by flash attention.
+  void add(const BlockRows& rows, LargestPass& largest) const {
+    if (rows.are_within(largest.seen)) {
+      return;
+    }
+    largest.seen.raise_to(rows);
+    const std::vector<double> least =
+        least_block_bytes(config(), tp(), bytes_, rows, /*flash=*/false);
+    for (std::int64_t block = largest.blocks.begin; block < largest.blocks.end; ++block) {
+      largest.bytes = std::max(largest.bytes, least[static_cast<std::size_t>(block)]);
+    }
+  }
+
+  // Adds the packs of prompts with these lengths; returns the lengths in each.
+  std::vector<std::vector<std::int64_t>> add_packs(const std::vector<std::int64_t>& lengths,
+                                                   LargestPass& largest) const {
+    std::vector<std::vector<std::int64_t>> packs = device_packs(lengths, kTokensPerDevicePack);
+    for (std::vector<std::int64_t>& pack : packs) {
+      BlockRows rows;
+      for (std::int64_t& item : pack) {
+        item = lengths[static_cast<std::size_t>(item)];
+        const auto length = static_cast<double>(item);
+        rows.raise_to({rows.tokens + length, rows.spans + 1, length, length});
+      }
+      add(rows, largest);
+    }
+    return packs;
+  }
+
+  // Prompts go through the shared blocks in packs, through the others those of each pack at every
+  // setting, in packs again.
+  void add_prompts(const std::vector<std::int64_t>& group, LargestPass& shared,
+                   LargestPass& own) const {
+    std::vector<std::int64_t> lengths;
+    for (const std::int64_t prompt : group) {
+      lengths.push_back(length_of(prompt));
+    }
+    for (const std::vector<std::int64_t>& pack : add_packs(lengths, shared)) {
+      std::vector<std::int64_t> at_settings;
+      for (const std::int64_t length : pack) {
+        at_settings.insert(at_settings.end(), static_cast<std::size_t>(settings_), length);
+      }
+      add_packs(at_settings, own);
+    }
+  }
+
+  // One more token of each text: the second, unless all texts are over with the first; where
+  // nothing stops a text, the last.
+  void add_texts(const std::vector<std::int64_t>& group, LargestPass& largest) const {
+    std::int64_t longest = 0;
+    for (const std::int64_t prompt : group) {
+      const std::int64_t limit =
+          std::min(job_.settings.max_new_tokens, config().context - length_of(prompt));
+      if (limit > 1) {
+        const std::int64_t grown = job_.settings.stop_tokens.empty() ? limit - 1 : 1;
+        longest = std::max(longest, length_of(prompt) + grown);
+      }
+    }
+    if (longest > 0) {
+      const auto texts = static_cast<double>(settings_ * std::ssize(group));
+      add({texts, texts, 1, static_cast<double>(longest)}, largest);
+    }
+  }
+
+  const GenerationJob& job_;
+  std::int64_t settings_;
+  ElementBytes bytes_;
+  Range shared_;
+};
+
+}  // namespace
+
+void require_generation_room(const GenerationJob& job, std::uint64_t left) {
+  const TextRoom room(job);
+  const auto available = static_cast<double>(left);
+  const std::int64_t given = job.batch;
+  if (room.all(given) <= available) {
+    return;
+  }
+  std::int64_t most = 0;  // that may have room
+  for (std::int64_t too_large = given; too_large - most > 1;) {
+    const std::int64_t middle = most + (too_large - most) / 2;
+    (room.all(middle) <= available ? most : too_large) = middle;
+  }
+  const double work = room.work(given);
+  const bool has_conceptors =
+      std::any_of(job.vectors.begin(), job.vectors.end(),
+                  [](const VectorInUse& vector) { return vector.is_conceptor(); });
+  throw UserError(fmt::format(
+      "keys and values of {} prompts at {} multipliers take {} per rank{}, but {} are free beside "
+      "the weights{}; {}lower --max-new-tokens, {}or raise --tp",
+      std::min(given, job.prompt_count()), job.settings.multipliers.size(),
+      gib_text(room.kept(given)),
+      work > 0 ? fmt::format(", and passes over them at least {}", gib_text(work)) : "",
+      gib_text(available), has_conceptors ? " and the conceptors" : "",
+      most > 0 ? fmt::format("use --batch-size {}{}, ", most, most > 1 ? " or less" : "")
+               : std::string("not even one prompt has room; use shorter ones, "),
+      job.model.computation.product_type == c10::kBFloat16 ? "" : "use --dtype bf16, "));
+}
+
+}  // namespace bipo
