@@ -23,6 +23,7 @@
 #include "experiments/sweeps/sweep_directory.hpp"
 #include "experiments/training/micro_batch_room.hpp"
 #include "experiments/training/plan_warnings.hpp"
+#include "experiments/training/prefix_room.hpp"
 #include "experiments/training/run_record.hpp"
 #include "trainer/cache/activation_cache.hpp"
 #include "trainer/cost/cost.hpp"
@@ -294,6 +295,9 @@ SweepPreparation prepare_sweep(const SweepOptions& options, const Session& sessi
                    std::pair(b.model != inputs.model.name, b.layer);
           });
       choose_cache_budget(inputs.job, {lowest->layer}, session);
+      choose_prefix_packs(
+          inputs.job,
+          {{lowest->layer}, options.eval_every > 0, /*budget=*/0, uses_reference(sweep)});
     }
     require_room(sweep);
     add_warnings(sweep);

@@ -80,13 +80,28 @@ void agree_on_graphs(const Ranks& ranks, ProgressDisplay& display) {
   }
 }
 
+// Last bits depend on what is packed together.  Collective over: world
+std::int64_t agreed_pack(std::int64_t mine, const Ranks& ranks, ProgressDisplay& display) {
+  const std::int64_t agreed = all_reduced(mine, ReduceOp::kMin, *ranks.world);
+  if (agreed < mine) {
+    display.warn(fmt::format(
+        "the prefix pass takes packs of {} tokens, because another rank's device has no room for "
+        "larger ones; the last digits of activations may differ from those of devices with more "
+        "memory",
+        agreed));
+  }
+  return agreed;
+}
+
 PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const DataRequest& request,
                           const Ranks& ranks, ProgressDisplay& display) {
   const EndAtOnce nothing_to_save(remove_temporary_files);
   const TrainingInputs& inputs = job.inputs;
   const TrainOptions& options = job.options;
+  std::int64_t device_pack = job.device_pack;
   if (!decoder.device().is_cpu()) {
     agree_on_graphs(ranks, display);
+    device_pack = agreed_pack(job.device_pack, ranks, display);
   }
   std::uint64_t budget = all_reduced(request.budget, ReduceOp::kMin, *ranks.world);
   const auto make_cache = [&](const std::vector<TokenPair>& pairs, std::uint64_t tokens_hash,
@@ -99,6 +114,8 @@ PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const Dat
     cache.type = cache_type(options.cache_dtype);
     cache.place = cache_place(options.cache_device);
     cache.work_bytes = job.work_bytes;
+    cache.device_pack = device_pack;
+    cache.pack_bytes = job.pack_bytes;
     cache.directory = options.cache_dir;
     cache.trusts_others = options.cache_shared;
     cache.warn = [&display](const std::string& text) { display.warn(text); };

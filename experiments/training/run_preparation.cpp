@@ -28,6 +28,7 @@
 #include "experiments/settings/warmup.hpp"
 #include "experiments/training/micro_batch_room.hpp"
 #include "experiments/training/plan_warnings.hpp"
+#include "experiments/training/prefix_room.hpp"
 #include "experiments/training/prepared_model.hpp"
 #include "experiments/training/run_record.hpp"
 #include "trainer/cache/activation_cache.hpp"
@@ -403,6 +404,10 @@ RunPreparation prepare_run(const TrainOptions& given, const std::string& now,
   }
   if (!options.dry_run) {  // its plan says how much memory the run takes, elsewhere perhaps
     choose_cache_budget(run.job, {options.layer.lowest()}, session);
+    choose_prefix_packs(run.job, {{options.layer.lowest()},
+                                  options.eval_every > 0,
+                                  /*budget=*/0,
+                                  uses_reference(options.objective)});
     require_micro_batch_room(run.job, {run.job.options});
   }
   run.plan = plan_settings(run.job.options, run.job.inputs.train);

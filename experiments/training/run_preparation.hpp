@@ -8,6 +8,7 @@
 
 #include "collectives/session.hpp"
 #include "datasets/batches/batch_plan.hpp"
+#include "datasets/batches/prefix_packs.hpp"
 #include "experiments/files/atomic_file.hpp"
 #include "experiments/job/computation.hpp"
 #include "experiments/runs/run_file.hpp"
@@ -26,6 +27,10 @@ struct JobPreparation {
   std::vector<std::string> warnings;
   std::uint64_t work_bytes = 0;  // of a device, that the work on a micro-batch may take
   std::string unrecorded;        // why it is not recorded as a graph where it could be
+  // Tokens of a pack of the prefix pass on a device, and the bytes that one takes there at least:
+  // see choose_prefix_packs().
+  std::int64_t device_pack = kTokensPerDevicePack;
+  std::uint64_t pack_bytes = 0;
 };
 
 struct RunPreparation {

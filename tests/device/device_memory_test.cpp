@@ -3,10 +3,14 @@
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstdio>
+#include <numeric>
 #include <optional>
 #include <ostream>
 #include <regex>
+#include <sstream>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -14,7 +18,9 @@
 #include "collectives/foundation/errors.hpp"
 #include "experiments/evaluation_run/evaluation_room.hpp"
 #include "experiments/generation_run/generation_room.hpp"
+#include "experiments/progress/progress.hpp"
 #include "experiments/training/micro_batch_room.hpp"
+#include "experiments/training/prefix_room.hpp"
 #include "tests/device/block_counts.hpp"
 #include "tests/device/device_scenario.hpp"
 #include "tests/support/device_communicator.hpp"
@@ -23,6 +29,7 @@
 #include "tests/support/simulated_memory.hpp"
 #include "tests/support/training_world.hpp"
 #include "trainer/cost/cost.hpp"
+#include "trainer/cost/forward_memory.hpp"
 #include "trainer/extraction/extraction_pass.hpp"
 #include "trainer/model/architecture/shapes.hpp"
 #include "trainer/model/device_kernels/kernel_runner.hpp"
@@ -675,11 +682,13 @@ struct FilledCache {
   DeviceCounts counts;
 };
 
-// `room` bytes are left beside all weights; 0: any number.  `pack`: tokens that go together.
+// `room` bytes are left beside all weights; 0: any number.  `pack`: tokens that go together, which
+// takes at least `pack_bytes`.
 FilledCache fill_with_room(const std::vector<TokenPair>& pairs, std::int64_t room,
                            std::int64_t pack, const Ranks& ranks = lone_ranks(),
                            std::optional<at::Device> device = std::nullopt,
-                           const ModelConfig& config = enlarged(llama_config())) {
+                           const ModelConfig& config = enlarged(llama_config()),
+                           std::uint64_t pack_bytes = 0) {
   const RandomWeights weights(config);
   Decoder decoder(config, weights, at::kFloat,
                   device.value_or(simulated_device(ranks.topology.rank())), *ranks.tp);
@@ -688,6 +697,7 @@ FilledCache fill_with_room(const std::vector<TokenPair>& pairs, std::int64_t roo
   settings.layers = {kLayer};
   settings.type = at::kFloat;
   settings.device_pack = pack;
+  settings.pack_bytes = pack_bytes;
   ActivationCache cache(decoder, pairs, settings, ranks);
   const auto bytes_of = [&](Range blocks, bool embedding) {
     return static_cast<std::int64_t>(
@@ -728,6 +738,23 @@ TEST(PrefixPass, GoesInPortionsOfWhatIsFree) {
   EXPECT_TRUE(at::equal(in_portions.rows, at_once.rows));
 }
 
+TEST(PrefixPass, LeavesToAPackWhatItTakes) {
+  at::set_num_threads(1);
+  const std::vector<TokenPair> pairs = pairs_of({12, 6, 4, 2}, 40);
+  const ModelConfig config = enlarged(llama_config());
+  const auto rows =
+      static_cast<std::int64_t>(ActivationCache::bytes_needed(config.hidden, pairs, at::kFloat));
+  const auto fill = [&](std::int64_t pack_bytes) {
+    return fill_with_room(pairs, 2 * rows, /*pack=*/64, lone_ranks(), std::nullopt, config,
+                          static_cast<std::uint64_t>(pack_bytes));
+  };
+  const FilledCache half = fill(0);
+  const FilledCache less = fill(2 * rows - rows / 4);
+  EXPECT_GT(less.streams, half.streams);
+  EXPECT_TRUE(at::equal(less.all_rows, half.all_rows));
+  EXPECT_EQ(less.reference, half.reference);
+}
+
 // The host asks for as much whatever the number of pairs in a pack.
 TEST(PrefixPass, AsksForManyPairsAtOnce) {
   at::set_num_threads(1);
@@ -740,8 +767,7 @@ TEST(PrefixPass, AsksForManyPairsAtOnce) {
 }
 
 // The most bytes that the pass has on the device, weights among them.
-double bytes_of_pass(const std::vector<TokenPair>& pairs) {
-  const ModelConfig config = enlarged(gemma_config());  // whose capped scores are kept
+double bytes_of_pass(const std::vector<TokenPair>& pairs, const ModelConfig& config) {
   const RandomWeights weights(config);
   const Ranks ranks = lone_ranks();
   Decoder decoder(config, weights, at::kFloat, simulated_device(), *ranks.tp);
@@ -762,7 +788,125 @@ TEST(PrefixPass, DoesNotPadShortPairsToALongOne) {
   std::vector<TokenPair> pairs = pairs_of({12, 6, 4, 0}, 30);
   const std::vector<TokenPair> longer = pairs_of({200, 6, 4, 0}, 1);
   pairs.insert(pairs.begin() + 15, longer.front());
-  EXPECT_LT(bytes_of_pass(pairs), 1.5 * bytes_of_pass(longer));
+  const ModelConfig config = enlarged(gemma_config());  // whose scores are there whole
+  EXPECT_LT(bytes_of_pass(pairs, config), 1.5 * bytes_of_pass(longer, config));
+}
+
+TEST(RowsOfPack, AreThoseOfThePacking) {
+  const ModelConfig config = llama_config();
+  const RandomWeights weights(config);
+  const Ranks ranks = lone_ranks();
+  const Decoder decoder(config, weights, at::kFloat, at::kCPU, *ranks.tp);
+  // Answers of one token have no rows, and prompts that are alike no rests.
+  for (const auto& [lengths, count] :
+       {std::pair(Lengths{12, 6, 4, 2}, 5), std::pair(Lengths{12, 6, 0, 2}, 4),
+        std::pair(Lengths{12, 1, 4, 0}, 3), std::pair(Lengths{9, 12, 9, 0}, 3),
+        std::pair(Lengths{12, 6, 4, 0}, 1)}) {
+    const std::vector<TokenPair> pairs = pairs_of(lengths, static_cast<std::size_t>(count));
+    std::vector<std::int64_t> all(pairs.size());
+    std::iota(all.begin(), all.end(), 0);
+    const PackedPairs packed = pack_alike(pairs, all, decoder);
+    const std::vector<QuerySpan>& spans = packed.layout.kinds.front().all->spans;
+    double longest_queries = 0;
+    double longest_keys = 0;
+    for (const QuerySpan& span : spans) {
+      const std::int64_t keys = context_size(span) + span.visible + span.queries.size() - 1;
+      longest_queries = std::max(longest_queries, static_cast<double>(span.queries.size()));
+      longest_keys = std::max(longest_keys, static_cast<double>(keys));
+    }
+    const BlockRows rows = rows_of_pack(pairs);
+    EXPECT_EQ(rows.tokens, static_cast<double>(packed.tokens()));
+    EXPECT_EQ(rows.spans, static_cast<double>(spans.size()));
+    EXPECT_EQ(rows.longest_queries, longest_queries);
+    EXPECT_EQ(rows.longest_keys, longest_keys);
+  }
+}
+
+// What choose_prefix_packs() says of a device with so much memory for weights and work.
+struct ChosenPacks {
+  JobPreparation job;
+  std::string error;
+};
+
+ChosenPacks packs_within(const ModelConfig& config, const std::vector<TokenPair>& pairs,
+                         std::uint64_t bytes) {
+  ChosenPacks chosen{job_of(config, pairs), ""};
+  set_device_memory(device_bytes_in_use() + static_cast<std::int64_t>(bytes));
+  chosen.error = refusal([&] { choose_prefix_packs(chosen.job, {.layers = {kLayer}}); });
+  set_device_memory(kAllMemory);
+  return chosen;
+}
+
+// What is refused would fail.
+TEST(PrefixRoom, RefusesAPairThatHasCertainlyNone) {
+  at::set_num_threads(1);
+  const std::vector<TokenPair> pairs = pairs_of({200, 6, 4, 0}, 1);
+  for (const ModelConfig& config : {enlarged(llama_config()), enlarged(gemma_config())}) {
+    const std::uint64_t little = most_with(
+        [&](std::uint64_t bytes) { return !packs_within(config, pairs, bytes).error.empty(); });
+    const std::string error = packs_within(config, pairs, little).error;
+    EXPECT_NE(error.find("made up:1: the prefix pass over this pair alone, 210 tokens,"),
+              std::string::npos)
+        << error;
+    EXPECT_GT(static_cast<double>(little), 0.3 * bytes_of_pass(pairs, config));
+    set_device_memory(device_bytes_in_use() + static_cast<std::int64_t>(little));
+    EXPECT_THROW(bytes_of_pass(pairs, config), c10::OutOfMemoryError);
+    set_device_memory(kAllMemory);
+  }
+}
+
+// Packs become smaller only where the usual ones would fail.
+TEST(PrefixRoom, TakesSmallerPacksWhereOthersHaveNone) {
+  at::set_num_threads(1);
+  const ModelConfig config = enlarged(llama_config());
+  const std::vector<TokenPair> pairs = pairs_of({12, 6, 4, 2}, 80);
+  const std::uint64_t little = most_with([&](std::uint64_t bytes) {
+    const ChosenPacks chosen = packs_within(config, pairs, bytes);
+    return !chosen.error.empty() || chosen.job.device_pack < kTokensPerDevicePack;
+  });
+  const JobPreparation job = packs_within(config, pairs, little).job;
+  ASSERT_EQ(job.warnings.size(), 1U);
+  EXPECT_NE(job.warnings.front().find("the prefix pass takes packs of"), std::string::npos);
+  EXPECT_GE(job.device_pack, 64);
+  EXPECT_GT(job.pack_bytes, 0U);
+  const auto fill = [&](std::int64_t pack, std::uint64_t pack_bytes) {
+    set_device_memory(device_bytes_in_use() + static_cast<std::int64_t>(little));
+    return fill_with_room(pairs, 0, pack, lone_ranks(), std::nullopt, config, pack_bytes);
+  };
+  EXPECT_THROW(fill(kTokensPerDevicePack, 0), c10::OutOfMemoryError);
+  set_device_memory(kAllMemory);
+  const FilledCache found = fill(job.device_pack, job.pack_bytes);  // throws if it does not fit
+  const FilledCache usual = fill_with_room(pairs, 0, kTokensPerDevicePack);
+  EXPECT_TRUE(at::allclose(found.all_rows, usual.all_rows, 1e-4, 1e-5));
+
+  const JobPreparation enough = packs_within(config, pairs, little + 1).job;
+  EXPECT_EQ(enough.device_pack, kTokensPerDevicePack);
+  EXPECT_TRUE(enough.warnings.empty());
+}
+
+// No row's last bits depend on the rank that computes it.
+TEST(PrefixRoom, RanksTakeTheSmallestPacksOfAny) {
+  at::set_num_threads(1);
+  const ModelConfig config = enlarged(llama_config());
+  const RandomWeights weights(config);
+  const std::vector<TokenPair> pairs = pairs_of({12, 6, 4, 2}, 6);
+  run_on_devices(/*tp=*/1, /*dp=*/2, [&](Ranks& ranks) {
+    Decoder decoder(config, weights, at::kFloat, simulated_device(ranks.topology.rank()),
+                    *ranks.tp);
+    JobPreparation job = job_of(config, pairs);
+    job.device_pack = ranks.topology.rank() == 0 ? kTokensPerDevicePack : 64;
+    std::ostringstream shown;
+    ProgressDisplay display(shown, {false,
+                                    [] {
+                                      return TerminalSize{80, 24};
+                                    },
+                                    [] { return std::chrono::steady_clock::time_point(); }});
+    const PreparedData data = prepare_data(
+        decoder, job, {.layers = {kLayer}, .budget = std::uint64_t{1} << 30}, ranks, display);
+    EXPECT_EQ(data.train->settings().device_pack, 64);
+    EXPECT_EQ(shown.str().find("packs of 64 tokens") != std::string::npos,
+              ranks.topology.rank() == 0);
+  });
 }
 
 // Packs are the same whatever the replicas, and their rows those of pairs by themselves but for

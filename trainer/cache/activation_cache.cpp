@@ -440,24 +440,35 @@ class PrefixPass {
                                  decoder_.product_type(), decoder_.device(), blocks, embedding);
   }
 
-  // Returns the bytes that the device has left beside the head when `blocks` and the embedding are
-  // loaded; the least of all ranks.
-  std::uint64_t left_beside(Range blocks) const {
+  // Returns the bytes that the device has left beside the head and `more` bytes when `blocks` and
+  // the embedding are loaded; the least of all ranks.
+  std::uint64_t left_beside(Range blocks, std::uint64_t more = 0) const {
     const std::uint64_t free = free_device_memory(decoder_.device());
-    const std::uint64_t weights =
-        bytes_of_blocks(blocks, /*embedding=*/true) - bytes_of_blocks({0, 0}, /*embedding=*/false);
-    return all_reduced(free - std::min(free, weights), ReduceOp::kMin, *ranks_.world);
+    const std::uint64_t taken = bytes_of_blocks(blocks, /*embedding=*/true) -
+                                bytes_of_blocks({0, 0}, /*embedding=*/false) + more;
+    return all_reduced(free - std::min(free, taken), ReduceOp::kMin, *ranks_.world);
   }
 
-  // Whether the device has room for the whole model and, in as much again as a tenth of it, for a
-  // pack.  In host memory the caller has seen to that.
+  // Returns what the work on a pack certainly takes on this rank.
+  std::uint64_t pack_bytes() const {
+    std::uint64_t most = 0;
+    for (const Task& task : tasks_) {
+      most = std::max(most, task.cache.settings_.pack_bytes);
+    }
+    return most;
+  }
+
+  // Whether the device has room for the whole model and for a pack, in as much again as a tenth of
+  // the model, or in what it certainly takes.  In host memory the caller has seen to that.
   bool holds_all_blocks() const {
     const Range all = {0, decoder_.config().blocks};
-    return decoder_.device().is_cpu() || left_beside(all) > bytes_of_blocks(all, true) / 10;
+    return decoder_.device().is_cpu() ||
+           left_beside(all, std::max(bytes_of_blocks(all, true) / 10, pack_bytes())) > 0;
   }
 
   // Returns the bytes that the pairs under way may take: half of what is left beside the blocks
-  // that stay and two below; the other half is for the work on a pack.
+  // that stay and two below; the other half is for the work on a pack, which gets more where it
+  // certainly takes more.
   std::uint64_t choose_portion() const {
     if (decoder_.device().is_cpu()) {
       return std::numeric_limits<std::uint64_t>::max();
@@ -465,9 +476,10 @@ class PrefixPass {
     std::uint64_t least = std::numeric_limits<std::uint64_t>::max();
     for (const std::int64_t below : {1, 2}) {
       const std::int64_t first = std::max<std::int64_t>(0, first_ - below);
-      least = std::min(least, left_beside({first, decoder_.config().blocks}));
+      const Range blocks = {first, decoder_.config().blocks};
+      least = std::min({least, left_beside(blocks) / 2, left_beside(blocks, pack_bytes())});
     }
-    return least / 2;
+    return least;
   }
 
   bool is_mine(std::size_t share) const {

@@ -47,6 +47,8 @@ struct CacheSettings {
   ActivationPlace place = ActivationPlace::kAuto;
   std::uint64_t work_bytes = 0;  // of the device, which kAuto leaves to the work on a micro-batch
   std::int64_t device_pack = kTokensPerDevicePack;  // see fit_into_device_pack()
+  // Bytes of the device that the pairs under way leave to the work on such a pack, at least.
+  std::uint64_t pack_bytes = 0;
   std::filesystem::path directory;  // of files that the next run opens; empty: in memory
   bool trusts_others = false;       // opens files of other users too
   std::function<void(const std::string&)> warn;  // about files; called alike on every rank
@@ -167,12 +169,12 @@ std::vector<double> median_rms_of_layers(const Decoder& decoder, const Activatio
 // Fills the caches that are not filled, all of the same layers and site; a reference-free one runs
 // no block behind its activations.  Where activations are kept and the blocks before those of the
 // lowest layer are larger than the pairs' hidden states, all pairs go through a block before the
-// next block is loaded, on an accelerator in portions of half of its free memory; else pack after
-// pack goes through all blocks, with the same bits.  These blocks are released after use.  Each
-// layer's file gets its name as soon as the layer is complete; where none can be written, a warning
-// says so and the values stay in memory.  Afterwards the suffix of the lowest layer is loaded;
-// everything else is too if a cache does not keep activations.  Throws AgreedFailure (1) when a
-// reference log-probability is not finite.  Collective over: world
+// next block is loaded, on an accelerator in portions of half of its free memory (less beside packs
+// that take more); else pack after pack goes through all blocks, with the same bits.  These blocks
+// are released after use.  Each layer's file gets its name as soon as the layer is complete; where
+// none can be written, a warning says so and the values stay in memory.  Afterwards the suffix of
+// the lowest layer is loaded; everything else is too if a cache does not keep activations.  Throws
+// AgreedFailure (1) when a reference log-probability is not finite.  Collective over: world
 void fill_caches(Decoder& decoder, const std::vector<ActivationCache*>& caches, const Ranks& ranks,
                  const PassProgress& progress);
 

@@ -1,6 +1,7 @@
 #include "trainer/cost/forward_memory.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 #include "trainer/cost/rank_part.hpp"
 
@@ -50,6 +51,29 @@ void BlockRows::raise_to(const BlockRows& others) {
   spans = std::max(spans, others.spans);
   longest_queries = std::max(longest_queries, others.longest_queries);
   longest_keys = std::max(longest_keys, others.longest_keys);
+}
+
+BlockRows rows_of_pack(const std::vector<TokenPair>& pairs) {
+  const TokenCounts mean = mean_pair(pairs);
+  const auto count = static_cast<double>(pairs.size());
+  BlockRows rows;
+  rows.tokens = std::round(count * mean.tokens - (count - 1) * mean.shared);
+  // A span is what the pairs share, the rest of a prompt, and an answer without its last token.
+  const auto add_span = [&](double queries, double keys) {
+    rows.spans += queries > 0 ? 1 : 0;
+    rows.longest_queries = std::max(rows.longest_queries, queries);
+    rows.longest_keys = std::max(rows.longest_keys, keys);
+  };
+  add_span(mean.shared, mean.shared);
+  for (const TokenPair& pair : pairs) {
+    const auto prompt = static_cast<double>(pair.prompt.size());
+    add_span(prompt - mean.shared, prompt);
+    for (const std::vector<TokenId>* answer : {&pair.chosen, &pair.rejected}) {
+      const double queries = static_cast<double>(answer->size()) - 1;
+      add_span(queries, queries > 0 ? prompt + queries : 0);
+    }
+  }
+  return rows;
 }
 
 std::vector<double> least_block_bytes(const ModelConfig& config, std::int64_t tp,

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "datasets/tokens/token_pair.hpp"
 #include "trainer/cost/cost.hpp"
 
 namespace bipo {
@@ -27,6 +28,9 @@ struct BlockRows {
   // Raises each count to that of the others.
   void raise_to(const BlockRows& others);
 };
+
+// Returns the rows of pairs that are steered alike and packed together; `pairs` must not be empty.
+BlockRows rows_of_pack(const std::vector<TokenPair>& pairs);
 
 // The functions below return bytes of one of `tp` ranks, weights aside, that tensors of the pass
 // hold at one time whatever kernels compute it: a device with less has certainly no room, one with
