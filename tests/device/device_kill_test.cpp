@@ -74,15 +74,9 @@ RunAttributes attributes_of(const ModelConfig& config) {
 // Trains two epochs of three steps into a run file, or goes on from it; saves after every step.
 void train_into(const fs::path& out, const Death& death) {
   at::set_num_threads(1);
-  const ModelConfig config = llama_config();
-  const RandomWeights weights(config);
-  const Ranks ranks = lone_ranks();
-  const std::vector<TokenPair> pairs = varied_pairs(11);
-  Decoder decoder(config, weights, at::kFloat, simulated_device(), *ranks.tp);
   CacheSettings cache_settings;
   cache_settings.layers = {kLayer};
-  ActivationCache cache(decoder, pairs, cache_settings, ranks);
-  fill_caches(decoder, {&cache}, ranks, [](const std::string&, std::int64_t, std::int64_t) {});
+  const FilledWorld world(llama_config(), at::kFloat, simulated_device(), cache_settings);
 
   TrainingSettings settings = training_settings(2, 11, 0.05, 0.1, SignRule::kBatch);
   settings.save_every = 0;
@@ -94,7 +88,7 @@ void train_into(const fs::path& out, const Death& death) {
                                   [] { return std::chrono::steady_clock::time_point(); }});
   RunObserver::Context context;
   context.out = out;
-  context.attributes = attributes_of(config);
+  context.attributes = attributes_of(world.config);
   context.total_steps = 6;
   context.steps_per_epoch = 3;
   context.epochs = 2;
@@ -114,8 +108,9 @@ void train_into(const fs::path& out, const Death& death) {
   RunObserver run(std::move(context), display);
   MortalObserver observer(run, death);
   TrainingRecord record = fs::exists(out) ? TrainingRecord(read_run_to_continue(out))
-                                          : starting_record(config.hidden, 11);
-  train(decoder, cache, &cache, kLayer, {{settings, record, observer}}, ranks);
+                                          : starting_record(world.config.hidden, 11);
+  train(world.decoder, world.cache, &world.cache, kLayer, {{settings, record, observer}},
+        world.ranks);
 }
 
 // Returns the status of a child that does so, as waitpid() gives it.

@@ -40,9 +40,6 @@ namespace {
 
 constexpr std::int64_t kLayer = 1;
 
-void ignore_progress(const std::string&, std::int64_t, std::int64_t) {
-}
-
 // Gives a tiny model the proportions of a real one.
 ModelConfig enlarged(ModelConfig config) {
   config.hidden = 96;

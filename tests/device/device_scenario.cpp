@@ -19,9 +19,6 @@
 namespace bipo::testing {
 namespace {
 
-void ignore_progress(const std::string&, std::int64_t, std::int64_t) {
-}
-
 std::vector<float> random_vector(std::int64_t hidden, std::uint64_t seed) {
   const at::Tensor values = at::randn({hidden}, at::detail::createCPUGenerator(seed)) * 0.3;
   return {values.const_data_ptr<float>(), values.const_data_ptr<float>() + hidden};

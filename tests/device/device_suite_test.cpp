@@ -390,9 +390,6 @@ TEST(DeviceFlash, RunsWhereItIsChosen) {
 
 // --- what is asked of the device -----------------------------------------------------------------
 
-void ignore_progress(const std::string&, std::int64_t, std::int64_t) {
-}
-
 TEST(DeviceBudget, OfABlock) {
   struct Budget {
     const char* name;
@@ -429,19 +426,12 @@ TEST(DeviceBudget, OfABlock) {
 }
 
 // A model on the device with a filled cache.
-struct World {
+struct World : FilledWorld<> {
   explicit World(const ModelConfig& model, ActivationPlace place = ActivationPlace::kAuto)
       : World(model, lone_ranks(), place) {}
 
   World(const ModelConfig& model, Ranks of_world, ActivationPlace place)
-      : config(model),
-        weights(config),
-        ranks(std::move(of_world)),
-        decoder(config, weights, at::kFloat, simulated_device(ranks.topology.rank()), *ranks.tp),
-        pairs(varied_pairs(11)),
-        cache(decoder, pairs, settings(place), ranks) {
-    fill_caches(decoder, {&cache}, ranks, ignore_progress);
-  }
+      : World(model, simulated_device(of_world.topology.rank()), std::move(of_world), place) {}
 
   static CacheSettings settings(ActivationPlace place) {
     CacheSettings result;
@@ -473,13 +463,11 @@ struct World {
     return plan;
   }
 
-  ModelConfig config;
-  RandomWeights weights;
-  Ranks ranks;
-  Decoder decoder;
-  std::vector<TokenPair> pairs;
-  ActivationCache cache;
   std::vector<float> vector;  // of the last training
+
+ private:
+  World(const ModelConfig& model, at::Device device, Ranks&& of_world, ActivationPlace place)
+      : FilledWorld(model, at::kFloat, device, settings(place), std::move(of_world)) {}
 };
 
 constexpr int kSteps = 3;  // of an epoch

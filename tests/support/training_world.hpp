@@ -1,13 +1,18 @@
 // Ranks, pairs and an observer for training the tiny model inside a test.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "collectives/self_communicator.hpp"
 #include "collectives/session.hpp"
 #include "tests/support/tiny_model.hpp"
+#include "trainer/cache/activation_cache.hpp"
 #include "trainer/loop/training.hpp"
+#include "trainer/model/decoder/decoder.hpp"
 
 namespace bipo::testing {
 
@@ -52,6 +57,34 @@ inline TrainingSettings training_settings(std::int64_t epochs, std::uint64_t see
   settings.warmup_steps = 2;
   return settings;
 }
+
+// For passes over the data.
+inline void ignore_progress(const std::string&, std::int64_t, std::int64_t) {
+}
+
+// A model of random weights with a filled cache of eleven pairs.
+template <class Weights = RandomWeights>
+struct FilledWorld {
+  FilledWorld(const ModelConfig& of, at::ScalarType type, at::Device device,
+              const CacheSettings& settings, Ranks of_world = lone_ranks())
+      : config(of),
+        weights(config),
+        ranks(std::move(of_world)),
+        decoder(config, weights, type, device, *ranks.tp),
+        pairs(varied_pairs(11)),
+        cache(decoder, pairs, settings, ranks),
+        was_filled(cache.is_filled()) {
+    fill_caches(decoder, {&cache}, ranks, ignore_progress);
+  }
+
+  ModelConfig config;
+  Weights weights;
+  Ranks ranks;
+  Decoder decoder;
+  std::vector<TokenPair> pairs;
+  ActivationCache cache;
+  bool was_filled;  // by the files of an earlier one
+};
 
 // Listens, and stops the training after `last_step` steps where that is not negative.
 class QuietObserver final : public TrainingObserver {

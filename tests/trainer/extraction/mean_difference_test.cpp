@@ -22,13 +22,11 @@ namespace {
 using testing::BorrowedCommunicator;
 using testing::error_of;
 using testing::expect_parts;
+using testing::ignore_progress;
 using testing::lone_ranks;
 using testing::RandomWeights;
 using testing::tiny_config;
 using testing::varied_pairs;
-
-void ignore_progress(const std::string&, std::int64_t, std::int64_t) {
-}
 
 // varied_pairs() has answers of one token; these end with one more, as with an end of sequence.
 std::vector<TokenPair> ended_pairs(int count) {

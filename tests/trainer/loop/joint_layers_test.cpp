@@ -24,27 +24,19 @@
 namespace bipo {
 namespace {
 
-using testing::lone_ranks;
+using testing::FilledWorld;
+using testing::ignore_progress;
 using testing::QuietObserver;
-using testing::RandomWeights;
 using testing::tiny_config;
 using testing::training_settings;
-using testing::varied_pairs;
 
 constexpr std::int64_t kHidden = 20;
 
 // A decoder with filled caches of the activations of each layer.
-struct LayeredWorld {
+struct LayeredWorld : FilledWorld<> {
   explicit LayeredWorld(at::ScalarType type = at::kDouble, Site site = Site::kBlock,
                         const ModelConfig& of = tiny_config())
-      : config(of),
-        weights(config),
-        ranks(lone_ranks()),
-        decoder(config, weights, type, at::kCPU, *ranks.tp),
-        pairs(varied_pairs(11)),
-        cache(decoder, pairs, settings(type, site), ranks) {
-    fill_caches(decoder, {&cache}, ranks, [](const std::string&, std::int64_t, std::int64_t) {});
-  }
+      : FilledWorld(of, type, at::kCPU, settings(type, site)) {}
 
   static CacheSettings settings(at::ScalarType type, Site site) {
     CacheSettings settings;
@@ -54,13 +46,6 @@ struct LayeredWorld {
     settings.type = type == at::kDouble ? type : at::kFloat;
     return settings;
   }
-
-  ModelConfig config;
-  RandomWeights weights;
-  Ranks ranks;
-  Decoder decoder;
-  std::vector<TokenPair> pairs;
-  ActivationCache cache;
 };
 
 // Numbers that float32 holds exactly.
@@ -332,8 +317,7 @@ TEST(MlpSite, CachesHoldWhatTheBlocksTake) {
   CacheSettings settings = LayeredWorld::settings(at::kDouble, Site::kMlp);
   settings.keep = false;
   ActivationCache unkept(world.decoder, world.pairs, settings, world.ranks);
-  fill_caches(world.decoder, {&unkept}, world.ranks,
-              [](const std::string&, std::int64_t, std::int64_t) {});
+  fill_caches(world.decoder, {&unkept}, world.ranks, ignore_progress);
   const PackedPairs packed = pack_alike(world.pairs, {0, 3, 4, 9}, world.decoder);
   for (const std::int64_t layer : {0, 1, 2}) {
     const at::Tensor expected = run_prefix(world.decoder, packed, layer - 1);
@@ -353,8 +337,7 @@ TEST(MlpSite, CachesWithoutReferenceEndBeforeTheirLastBlock) {
   settings.reference = false;
   Decoder decoder(whole.config, whole.weights, at::kDouble, at::kCPU, *whole.ranks.tp);
   ActivationCache cache(decoder, whole.pairs, settings, whole.ranks);
-  fill_caches(decoder, {&cache}, whole.ranks,
-              [](const std::string&, std::int64_t, std::int64_t) {});
+  fill_caches(decoder, {&cache}, whole.ranks, ignore_progress);
   for (const std::int64_t layer : {0, 1, 2}) {
     EXPECT_TRUE(at::equal(cache.kept_activations(layer), whole.cache.kept_activations(layer)));
     EXPECT_EQ(cache.median_rms(layer), whole.cache.median_rms(layer));

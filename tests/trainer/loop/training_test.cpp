@@ -23,15 +23,14 @@
 namespace bipo {
 namespace {
 
+using testing::FilledWorld;
+using testing::ignore_progress;
 using testing::lone_ranks;
 using testing::QuietObserver;
 using testing::RandomWeights;
 using testing::tiny_config;
 using testing::training_settings;
 using testing::varied_pairs;
-
-void ignore_progress(const std::string&, std::int64_t, std::int64_t) {
-}
 
 // Random weights that remember what was read of them.
 class WatchedWeights final : public WeightSource {
@@ -54,25 +53,9 @@ class WatchedWeights final : public WeightSource {
 };
 
 // A decoder with a filled cache for `layers`.
-struct World {
+struct World : FilledWorld<WatchedWeights> {
   explicit World(const CacheSettings& settings, at::ScalarType type = at::kFloat)
-      : config(tiny_config()),
-        weights(config),
-        ranks(lone_ranks()),
-        decoder(config, weights, type, at::kCPU, *ranks.tp),
-        pairs(varied_pairs(11)),
-        cache(decoder, pairs, settings, ranks) {
-    was_filled = cache.is_filled();
-    fill_caches(decoder, {&cache}, ranks, ignore_progress);
-  }
-
-  ModelConfig config;
-  WatchedWeights weights;
-  Ranks ranks;
-  Decoder decoder;
-  std::vector<TokenPair> pairs;
-  ActivationCache cache;
-  bool was_filled = false;
+      : FilledWorld(tiny_config(), type, at::kCPU, settings) {}
 };
 
 CacheSettings for_layers(const std::vector<std::int64_t>& layers) {
