@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -43,9 +44,12 @@ class PrefixRoom {
         SteeredPlace{request.layers.front(), job.options.site}.blocks_before();
     // The last block computes fewer rows.
     const std::int64_t before_last = std::max(before, job.inputs.config.blocks - 1);
-    add(job.inputs.train, request.reference ? before_last : before);
+    std::uint64_t budget =
+        job.options.cache_budget.value_or(std::numeric_limits<std::uint64_t>::max());
+    const std::uint64_t layers = request.layers.size();
+    add(job.inputs.train, request.reference ? before_last : before, layers, budget);
     if (request.evaluates) {
-      add(job.inputs.test, before_last);
+      add(job.inputs.test, before_last, layers, budget);
     }
     for (std::int64_t block = 0; block < before_last; ++block) {
       // Blocks before the layer's are there by themselves, those behind it stay.
@@ -58,7 +62,8 @@ class PrefixRoom {
     PackMoment most;
     for (const Data& data : data_) {
       BlockRows seen;
-      for (const std::vector<std::int64_t>& pack : device_packs(data.tokens, tokens_of_pack)) {
+      for (const std::vector<std::int64_t>& pack :
+           device_packs(data.tokens, data.is_kept ? tokens_of_pack : 1)) {
         const std::vector<TokenPair> pairs = pairs_of(data, pack);
         const BlockRows rows = rows_of_pack(pairs);
         if (rows.are_within(seen)) {
@@ -83,10 +88,19 @@ class PrefixRoom {
     const std::vector<TokenPair>& pairs;
     std::vector<std::int64_t> tokens;  // of each pair
     std::int64_t blocks = 0;           // through which all rows of a pack go
+    bool is_kept = false;              // and packed; else pairs go one by one
   };
 
-  void add(const std::vector<TokenPair>& pairs, std::int64_t blocks) {
-    data_.push_back({pairs, packed_sizes(pairs), blocks});
+  // `budget`: for the activations of these pairs; less what they take afterwards, as in
+  // prepare_data().
+  void add(const std::vector<TokenPair>& pairs, std::int64_t blocks, std::uint64_t layers,
+           std::uint64_t& budget) {
+    const std::uint64_t bytes =
+        layers * ActivationCache::bytes_needed(job_.inputs.config.hidden, pairs,
+                                               cache_type(job_.options.cache_dtype));
+    const bool is_kept = bytes <= budget;
+    budget -= is_kept ? bytes : 0;
+    data_.push_back({pairs, packed_sizes(pairs), blocks, is_kept});
   }
 
   double weights(Range blocks) const {
@@ -110,15 +124,6 @@ class PrefixRoom {
   std::vector<double> weights_;  // while each block runs
 };
 
-// Whether the activations of the training pairs are kept; else pairs go one by one.
-bool packs_pairs(const JobPreparation& job, const DataRequest& request) {
-  const std::uint64_t rows =
-      ActivationCache::bytes_needed(job.inputs.config.hidden, job.inputs.train,
-                                    cache_type(job.options.cache_dtype)) *
-      request.layers.size();
-  return rows <= job.options.cache_budget.value_or(rows);
-}
-
 }  // namespace
 
 void choose_prefix_packs(JobPreparation& job, const DataRequest& request) {
@@ -128,7 +133,7 @@ void choose_prefix_packs(JobPreparation& job, const DataRequest& request) {
   }
   const PrefixRoom room(job, request);
   const auto free = static_cast<double>(free_device_memory(job.computation.device));
-  PackMoment moment = room.most(packs_pairs(job, request) ? job.device_pack : 1);
+  PackMoment moment = room.most(job.device_pack);
   if (moment.bytes() > free) {
     const double wanted = moment.work;
     const double left = free - moment.weights;
@@ -150,8 +155,9 @@ void choose_prefix_packs(JobPreparation& job, const DataRequest& request) {
     do {
       job.device_pack /= 2;
       moment = room.most(job.device_pack);
-    } while (job.device_pack > 1 &&
-             moment.work > std::max((free - moment.weights) / 2, alone.work));
+    } while (
+        job.device_pack > 1 &&
+        (moment.bytes() > free || moment.work > std::max((free - moment.weights) / 2, alone.work)));
     job.warnings.push_back(fmt::format(
         "the prefix pass takes packs of {} tokens, because one of {} takes at least {} per rank, "
         "and {} are free beside the weights; the last digits of activations may differ from those "

@@ -8,8 +8,8 @@
 namespace bipo {
 
 // Chooses job.device_pack for the data of `request` (its budget is not read): kTokensPerDevicePack,
-// or less where activations are kept and the largest of these packs has certainly no room beside
-// the weights that are loaded at that time, which a warning says, because last bits depend on the
+// or less where, by what is counted of the packs, the largest has certainly no room beside the
+// weights that are loaded at that time, which a warning says, because last bits depend on the
 // packs.  Notes in job.pack_bytes what the work on the largest one takes at least.  Throws
 // UserError where a pair by itself has certainly no room.  After choose_cache_budget().  Does
 // nothing on a CPU.  Local: ranks whose devices have other room may come to another result, on

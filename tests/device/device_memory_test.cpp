@@ -1,11 +1,15 @@
 // The plan of a step's memory on a device against what the simulated device's allocator counts.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
+#include <memory>
 #include <numeric>
 #include <optional>
 #include <ostream>
@@ -752,6 +756,40 @@ TEST(PrefixPass, LeavesToAPackWhatItTakes) {
   EXPECT_EQ(less.reference, half.reference);
 }
 
+// A device that has room for smaller packs only now does not compute again what is there.
+TEST(PrefixPass, TakesWhatTheUsualPacksLeftInADirectory) {
+  at::set_num_threads(1);
+  const std::filesystem::path directory =
+      std::filesystem::path(::testing::TempDir()) / fmt::format("usual_packs_{}", ::getpid());
+  const std::vector<TokenPair> pairs = pairs_of({12, 6, 4, 2}, 10);
+  const ModelConfig config = enlarged(llama_config());
+  const RandomWeights weights(config);
+  const Ranks ranks = lone_ranks();
+  Decoder decoder(config, weights, at::kFloat, simulated_device(), *ranks.tp);
+  CacheSettings settings;
+  settings.place = ActivationPlace::kHost;
+  settings.layers = {kLayer};
+  settings.directory = directory;
+  const auto begin = [&](std::int64_t pack) {
+    settings.device_pack = pack;
+    return std::make_unique<ActivationCache>(decoder, pairs, settings, ranks);
+  };
+  {
+    const auto smaller = begin(128);
+    ASSERT_FALSE(smaller->is_filled());
+    fill_caches(decoder, {smaller.get()}, ranks, ignore_progress);
+  }
+  EXPECT_TRUE(begin(128)->is_filled());
+  EXPECT_FALSE(begin(64)->is_filled());
+  const auto usual = begin(kTokensPerDevicePack);
+  ASSERT_FALSE(usual->is_filled());
+  fill_caches(decoder, {usual.get()}, ranks, ignore_progress);
+  const auto found = begin(64);
+  ASSERT_TRUE(found->is_filled());
+  EXPECT_TRUE(at::equal(found->kept_activations(kLayer), usual->kept_activations(kLayer)));
+  std::filesystem::remove_all(directory);
+}
+
 // The host asks for as much whatever the number of pairs in a pack.
 TEST(PrefixPass, AsksForManyPairsAtOnce) {
   at::set_num_threads(1);
@@ -879,6 +917,28 @@ TEST(PrefixRoom, TakesSmallerPacksWhereOthersHaveNone) {
   const JobPreparation enough = packs_within(config, pairs, little + 1).job;
   EXPECT_EQ(enough.device_pack, kTokensPerDevicePack);
   EXPECT_TRUE(enough.warnings.empty());
+}
+
+// Pairs whose activations are not kept go one by one, and shrink no packs of those that are.
+TEST(PrefixRoom, CountsNoPacksOfPairsThatAreNotKept) {
+  at::set_num_threads(1);
+  const ModelConfig config = enlarged(llama_config());
+  const std::vector<TokenPair> pairs = pairs_of({12, 6, 4, 2}, 4);
+  const auto pack_with = [&](std::uint64_t bytes, std::uint64_t budget) {
+    JobPreparation job = job_of(config, pairs);
+    job.inputs.test = pairs_of({12, 6, 4, 2}, 80);
+    job.options.cache_budget = budget;
+    set_device_memory(device_bytes_in_use() + static_cast<std::int64_t>(bytes));
+    const std::string error = refusal([&] { choose_prefix_packs(job, {.layers = {kLayer}}); });
+    set_device_memory(kAllMemory);
+    return error.empty() ? job.device_pack : 0;
+  };
+  const std::uint64_t of_training = ActivationCache::bytes_needed(config.hidden, pairs, at::kFloat);
+  const std::uint64_t all = std::uint64_t{1} << 30;
+  const std::uint64_t little =
+      most_with([&](std::uint64_t bytes) { return pack_with(bytes, all) < kTokensPerDevicePack; });
+  EXPECT_LT(pack_with(little, all), kTokensPerDevicePack);
+  EXPECT_EQ(pack_with(little, of_training), kTokensPerDevicePack);
 }
 
 // No row's last bits depend on the rank that computes it.

@@ -25,7 +25,7 @@ namespace {
 
 // Values from products of another kind have other last bits.
 std::uint64_t layer_key(const CacheSettings& settings, std::int64_t layer, bool independent_rows,
-                        bool has_device_packs, bool with_reference) {
+                        std::optional<std::int64_t> device_pack, bool with_reference) {
   ContentHash hash;
   hash.add(settings.key);
   hash.add(static_cast<std::uint64_t>(independent_rows));
@@ -38,8 +38,8 @@ std::uint64_t layer_key(const CacheSettings& settings, std::int64_t layer, bool 
   if (settings.site != Site::kBlock) {
     hash.add(to_string(settings.site));
   }
-  if (has_device_packs) {
-    hash.add(static_cast<std::uint64_t>(settings.device_pack));
+  if (device_pack) {
+    hash.add(static_cast<std::uint64_t>(*device_pack));
   }
   return hash.value();
 }
@@ -142,23 +142,40 @@ Range ActivationCache::rows_of(std::int64_t pair) const {
   return {first_token_[index], first_token_[index + 1]};
 }
 
-// Where no reference is needed, a file with one serves as well.
+// Where no reference is needed, a file with one serves as well; where packs are smaller, because
+// the device has no room for the usual ones, what these gave does.  The file that is tried last is
+// the one that is written.
 void ActivationCache::read_file(Layer& layer, const Ranks& ranks) {
-  try_file(layer, /*with_reference=*/true, ranks);
-  if (!layer.filled && !settings_.reference) {
-    try_file(layer, /*with_reference=*/false, ranks);
+  std::vector<std::optional<std::int64_t>> packs;
+  if (!has_device_packs_) {
+    packs.emplace_back();
+  } else {
+    if (settings_.device_pack < kTokensPerDevicePack) {
+      packs.emplace_back(kTokensPerDevicePack);
+    }
+    packs.emplace_back(settings_.device_pack);
+  }
+  for (const std::optional<std::int64_t>& pack : packs) {
+    try_file(layer, /*with_reference=*/true, pack, ranks);
+    if (!layer.filled && !settings_.reference) {
+      try_file(layer, /*with_reference=*/false, pack, ranks);
+    }
+    if (layer.filled) {
+      return;
+    }
   }
 }
 
 // A file counts only if it is whole, and the same, for every rank of the world.
-void ActivationCache::try_file(Layer& layer, bool with_reference, const Ranks& ranks) {
+void ActivationCache::try_file(Layer& layer, bool with_reference,
+                               std::optional<std::int64_t> device_pack, const Ranks& ranks) {
   const auto worst = [](FileFlaw flaw, Communicator& group) {
     return static_cast<FileFlaw>(
         all_reduced(static_cast<std::int64_t>(flaw), ReduceOp::kMax, group));
   };
   layer.file = std::make_unique<ActivationFile>(
       layer.store->shape(), settings_.directory,
-      layer_key(settings_, layer.layer, independent_rows_, has_device_packs_, with_reference),
+      layer_key(settings_, layer.layer, independent_rows_, device_pack, with_reference),
       settings_.trusts_others);
   FileFlaw own = layer.file->flaw();
   FileFlaw agreed = worst(own, *ranks.world);

@@ -131,7 +131,9 @@ class ActivationCache {
 
   const Layer& at(std::int64_t layer) const;
   void read_file(Layer& layer, const Ranks& ranks);
-  void try_file(Layer& layer, bool with_reference, const Ranks& ranks);
+  // `device_pack`: tokens of the packs that made the file, where they go into its key.
+  void try_file(Layer& layer, bool with_reference, std::optional<std::int64_t> device_pack,
+                const Ranks& ranks);
   void read_back(Layer& layer);
   std::optional<WriteProblem> write_file(const Layer& layer, const Ranks& ranks) const;
   Range rows_of(std::int64_t pair) const;
