@@ -107,8 +107,10 @@ double factor_of_export(const VectorChoice& choice, const std::vector<StoredVect
   if (!factor && is_imported(stored)) {
     throw UserError(fmt::format(
         "{}: its vector is added to what {} {}, and the programs that read such files add to the "
-        "block's output; whether something added there does the same depends on the model, which "
-        "is not known: import the vector again with --model, the model's directory",
+        "block's output; whether something added there does the same depends on the model, and the "
+        "import found no model of this hidden size in which it does: import the vector again with "
+        "--model, the model's directory; if that was given, the model has a norm or a scale behind "
+        "its MLPs, and nothing added to the block's output does the same",
         choice.file.string(), where, verb));
   }
   if (!factor) {

@@ -639,7 +639,7 @@ CommandTable import_table(ImportOptions& o) {
       "files only.\n",
       {{"Options",
         {field("layer", "N",
-               "block, from 0, to whose output the vector is added; of several vectors in the file "
+               "block, from 0, to which the vector is added; of several vectors in the file "
                "it chooses one",
                o.layer, at_least(0))
              .with_fallback("all that the file has"),
