@@ -77,7 +77,8 @@ std::optional<Command> light_command(const Words& words) {
 // Whether a launcher started this process, or may have: MPI must ask it for the other ranks.
 bool may_have_launcher() {
   constexpr std::array kVariables = {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK",      "PMI_RANK",
-                                     "SLURM_PROCID",         "FLUX_TASK_RANK", "PALS_RANKID"};
+                                     "SLURM_PROCID",         "FLUX_TASK_RANK", "PALS_RANKID",
+                                     "ALPS_APP_PE",          "PMI_FORK_RANK"};
   return std::any_of(kVariables.begin(), kVariables.end(),
                      [](const char* name) { return std::getenv(name) != nullptr; });
 }
