@@ -220,7 +220,7 @@ def holder(job) -> Path:
     return job.out.parent / f".{job.out.name}.claim"
 
 
-@pytest.mark.parametrize("option", ["--resume", seldom("--overwrite")])
+@pytest.mark.parametrize("option", ["--resume", "--overwrite"])
 def test_a_second_job_on_one_file_is_refused(endless, option):
     with program.start(endless.arguments()) as first:
         program.wait_until(lambda: run_files.steps_saved(endless.out) >= 2, first)

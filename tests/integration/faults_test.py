@@ -1,8 +1,8 @@
 """A file system that fails: at every call of every command the outcome is the right result, or an error that names the
 file, with the earlier file whole and nothing left behind.
 
-BIPO_ALL_FAULTS=1 lets every call end in every way; otherwise one call of each kind on every second file ends in
-one way, in turn a failure or a harmless one, and half of those that only read are left out too.
+BIPO_ALL_FAULTS=1 lets every call end in every way; otherwise, of the telling calls of each kind, every second one
+ends in one way, in turn a failure or a harmless one, and of those that only read every fourth one.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import signal
 import tempfile
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -41,9 +42,11 @@ def plan(command: faults.Command, calls: list[faults.Call]) -> list[tuple[faults
     if ALL:
         return [(call, error) for call in calls for error in faults.faults_at(call)]
     chosen = []
-    for turn, call in enumerate(faults.telling_calls(command, calls)):
-        only_reads = call.name in ("open", "read", "pread", "mmap")
-        if turn % (4 if only_reads else 2):
+    seen: Counter[str] = Counter()
+    for call in faults.telling_calls(command, calls):
+        turn = seen[call.name]
+        seen[call.name] += 1
+        if turn % (4 if call.name in ("open", "read", "pread", "mmap") else 2):
             continue
         failures, harmless = (ways.get(call.name, ()) for ways in (faults.FAILURES, faults.HARMLESS))
         errors = harmless if len(chosen) % 3 == 2 and harmless else failures
