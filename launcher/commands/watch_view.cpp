@@ -312,21 +312,28 @@ class LogView final : public WatchView {
     return step;
   }
 
+  [[noreturn]] void throw_unreadable() const {
+    throw UserError(fmt::format("{}: cannot be read: {}", path_.string(),
+                                std::generic_category().message(errno)));
+  }
+
   // Returns the last whole lines, and when the file was written.
   std::vector<nlohmann::json> last_steps(std::int64_t& written) const {
     constexpr off_t kTail = 64 * 1024;  // more than the steps that are averaged take
     const FileDescriptor file = open_file(path_, O_RDONLY | O_CLOEXEC);
     struct stat status {};
     if (!file.is_open() || ::fstat(file.get(), &status) != 0) {
-      throw UserError(fmt::format("{}: cannot be read: {}", path_.string(),
-                                  std::generic_category().message(errno)));
+      throw_unreadable();
     }
     written = std::int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec;
     const off_t begin = std::max<off_t>(0, status.st_size - kTail);
     std::string text(static_cast<std::size_t>(status.st_size - begin), '\0');
     const ssize_t size = read_at(file.get(), std::as_writable_bytes(std::span(text)),
                                  static_cast<std::uint64_t>(begin));
-    text.resize(static_cast<std::size_t>(std::max<ssize_t>(0, size)));
+    if (size < 0) {
+      throw_unreadable();
+    }
+    text.resize(static_cast<std::size_t>(size));
     text.resize(text.rfind('\n') == std::string::npos ? 0 : text.rfind('\n') + 1);
     std::vector<nlohmann::json> steps;
     std::istringstream lines(text);
