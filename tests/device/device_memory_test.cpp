@@ -761,6 +761,7 @@ TEST(PrefixPass, TakesWhatTheUsualPacksLeftInADirectory) {
   at::set_num_threads(1);
   const std::filesystem::path directory =
       std::filesystem::path(::testing::TempDir()) / fmt::format("usual_packs_{}", ::getpid());
+  std::filesystem::create_directories(directory);
   const std::vector<TokenPair> pairs = pairs_of({12, 6, 4, 2}, 10);
   const ModelConfig config = enlarged(llama_config());
   const RandomWeights weights(config);
