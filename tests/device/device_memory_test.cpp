@@ -101,6 +101,16 @@ std::vector<TokenPair> pairs_of(const Lengths& lengths, std::size_t count) {
   return pairs;
 }
 
+// Activations in host memory, in float32.  `pack`: tokens that go together.
+CacheSettings host_cache(std::int64_t pack = kTokensPerDevicePack) {
+  CacheSettings settings;
+  settings.place = ActivationPlace::kHost;
+  settings.layers = {kLayer};
+  settings.type = at::kFloat;
+  settings.device_pack = pack;
+  return settings;
+}
+
 // The most bytes that a step over `pairs` in one micro-batch, or in those of `micro_batch`, has on
 // the device, weights aside, if it trains so many vectors at once.  `room` bytes are there for it;
 // 0: any number.
@@ -110,11 +120,7 @@ double bytes_of_step(const ModelConfig& config, at::ScalarType type,
   const RandomWeights weights(config);
   const Ranks ranks = lone_ranks();
   Decoder decoder(config, weights, type, simulated_device(), *ranks.tp);
-  CacheSettings settings;
-  settings.place = ActivationPlace::kHost;
-  settings.layers = {kLayer};
-  settings.type = at::kFloat;
-  ActivationCache cache(decoder, pairs, settings, ranks);
+  ActivationCache cache(decoder, pairs, host_cache(), ranks);
   fill_caches(decoder, {&cache}, ranks, ignore_progress);
   TrainingSettings training = training_settings(1, 11, 0.05, 0.1, SignRule::kBatch);
   training.plan.pairs = static_cast<std::int64_t>(pairs.size());
@@ -693,11 +699,7 @@ FilledCache fill_with_room(const std::vector<TokenPair>& pairs, std::int64_t roo
   const RandomWeights weights(config);
   Decoder decoder(config, weights, at::kFloat,
                   device.value_or(simulated_device(ranks.topology.rank())), *ranks.tp);
-  CacheSettings settings;
-  settings.place = ActivationPlace::kHost;
-  settings.layers = {kLayer};
-  settings.type = at::kFloat;
-  settings.device_pack = pack;
+  CacheSettings settings = host_cache(pack);
   settings.pack_bytes = pack_bytes;
   ActivationCache cache(decoder, pairs, settings, ranks);
   const auto bytes_of = [&](Range blocks, bool embedding) {
@@ -767,12 +769,9 @@ TEST(PrefixPass, TakesWhatTheUsualPacksLeftInADirectory) {
   const RandomWeights weights(config);
   const Ranks ranks = lone_ranks();
   Decoder decoder(config, weights, at::kFloat, simulated_device(), *ranks.tp);
-  CacheSettings settings;
-  settings.place = ActivationPlace::kHost;
-  settings.layers = {kLayer};
-  settings.directory = directory;
   const auto begin = [&](std::int64_t pack) {
-    settings.device_pack = pack;
+    CacheSettings settings = host_cache(pack);
+    settings.directory = directory;
     return std::make_unique<ActivationCache>(decoder, pairs, settings, ranks);
   };
   {
@@ -807,12 +806,7 @@ double bytes_of_pass(const std::vector<TokenPair>& pairs, const ModelConfig& con
   const RandomWeights weights(config);
   const Ranks ranks = lone_ranks();
   Decoder decoder(config, weights, at::kFloat, simulated_device(), *ranks.tp);
-  CacheSettings settings;
-  settings.place = ActivationPlace::kHost;
-  settings.layers = {kLayer};
-  settings.type = at::kFloat;
-  settings.device_pack = 256;
-  ActivationCache cache(decoder, pairs, settings, ranks);
+  ActivationCache cache(decoder, pairs, host_cache(256), ranks);
   SimulatedMemory::get().reset_peak(0);
   const std::int64_t before = device_bytes_in_use();
   fill_caches(decoder, {&cache}, ranks, ignore_progress);
