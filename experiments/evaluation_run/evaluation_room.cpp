@@ -13,7 +13,6 @@
 #include "experiments/evaluation_run/evaluation_measures.hpp"
 #include "experiments/progress/progress.hpp"
 #include "trainer/cost/forward_memory.hpp"
-#include "trainer/model/operators/operators.hpp"
 
 namespace bipo {
 namespace {
@@ -57,10 +56,8 @@ struct Measured {
 
 class BatchRoom {
  public:
-  explicit BatchRoom(const EvaluationJob& job) : job_(job) {
-    const Computation& computation = job.model.computation;
-    bytes_ = element_bytes(computation.product_type == c10::kBFloat16, computation.emulated,
-                           keeps_float_head(computation.device), /*bf16_cache=*/false);
+  explicit BatchRoom(const EvaluationJob& job)
+      : job_(job), bytes_(element_bytes(job.model.computation)) {
     add_scores("--test", items_of(job.pairs));
     for (const ChoiceQuestions& questions : job.choices) {
       add_scores(fmt::format("the {} questions", choice_kind_name(questions.set.kind)),

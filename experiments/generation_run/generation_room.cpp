@@ -15,7 +15,6 @@
 #include "experiments/progress/progress.hpp"
 #include "trainer/cost/forward_memory.hpp"
 #include "trainer/intervention/site.hpp"
-#include "trainer/model/operators/operators.hpp"
 
 namespace bipo {
 namespace {
@@ -23,10 +22,9 @@ namespace {
 class TextRoom {
  public:
   explicit TextRoom(const GenerationJob& job)
-      : job_(job), settings_(std::ssize(job.settings.multipliers)) {
-    const Computation& computation = job.model.computation;
-    bytes_ = element_bytes(computation.product_type == c10::kBFloat16, computation.emulated,
-                           keeps_float_head(computation.device), /*bf16_cache=*/false);
+      : job_(job),
+        settings_(std::ssize(job.settings.multipliers)),
+        bytes_(element_bytes(job.model.computation)) {
     std::vector<SteeredPlace> places;
     for (const VectorInUse& vector : job.vectors) {
       places.push_back(vector.stored.place());

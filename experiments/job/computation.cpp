@@ -155,6 +155,11 @@ Computation choose_computation(const MachineOptions& options, const ModelConfig&
   return computation;
 }
 
+ElementBytes element_bytes(const Computation& computation, bool bf16_cache) {
+  return element_bytes(computation.product_type == c10::kBFloat16, computation.emulated,
+                       keeps_float_head(computation.device), bf16_cache);
+}
+
 void resolve(const Computation& computation, MachineOptions& options) {
   options.dtype = computation.dtype;
   options.device = computation.kind;

@@ -11,6 +11,7 @@
 #include "collectives/topology.hpp"
 #include "experiments/job/machine.hpp"
 #include "experiments/settings/settings.hpp"
+#include "trainer/cost/cost.hpp"
 #include "trainer/model/architecture/config.hpp"
 
 namespace bipo {
@@ -47,6 +48,9 @@ c10::ScalarType cache_type(Dtype cache_dtype);
 // device or model do not allow it.
 Computation choose_computation(const MachineOptions& options, const ModelConfig& config,
                                const Topology& topology, const Session& session);
+
+// Returns the storage of a model that is computed so; `bf16_cache`: kept activations are bfloat16.
+ElementBytes element_bytes(const Computation& computation, bool bf16_cache = false);
 
 // Writes the resolved values back into `options`, so that they describe the computation.
 void resolve(const Computation& computation, MachineOptions& options);

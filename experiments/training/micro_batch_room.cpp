@@ -17,7 +17,6 @@
 #include "trainer/cost/micro_batch_memory.hpp"
 #include "trainer/loop/device_step.hpp"
 #include "trainer/model/decoder/decoder.hpp"
-#include "trainer/model/operators/operators.hpp"
 
 namespace bipo {
 namespace {
@@ -36,9 +35,7 @@ RunShape shape_of(const JobPreparation& job, const std::vector<TrainOptions>& me
   run.dp = computation.topology.dp();
   run.cuda = true;
   run.flash = computation.flash;
-  run.bytes =
-      element_bytes(computation.product_type == c10::kBFloat16, computation.emulated,
-                    keeps_float_head(computation.device), options.cache_dtype == Dtype::kBf16);
+  run.bytes = element_bytes(computation, options.cache_dtype == Dtype::kBf16);
   run.pair = mean_pair(job.inputs.train);
   run.ways = 0;
   for (const TrainOptions& member : members) {

@@ -18,7 +18,6 @@
 #include "trainer/cost/forward_memory.hpp"
 #include "trainer/intervention/site.hpp"
 #include "trainer/model/decoder/decoder.hpp"
-#include "trainer/model/operators/operators.hpp"
 #include "trainer/passes/packing.hpp"
 
 namespace bipo {
@@ -36,10 +35,8 @@ struct PackMoment {
 
 class PrefixRoom {
  public:
-  PrefixRoom(const JobPreparation& job, const DataRequest& request) : job_(job) {
-    const Computation& computation = job.computation;
-    bytes_ = element_bytes(computation.product_type == c10::kBFloat16, computation.emulated,
-                           keeps_float_head(computation.device), /*bf16_cache=*/false);
+  PrefixRoom(const JobPreparation& job, const DataRequest& request)
+      : job_(job), bytes_(element_bytes(job.computation)) {
     const std::int64_t before =
         SteeredPlace{request.layers.front(), job.options.site}.blocks_before();
     // The last block computes fewer rows.

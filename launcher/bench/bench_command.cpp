@@ -26,7 +26,6 @@
 #include "trainer/loop/training.hpp"
 #include "trainer/model/decoder/decoder.hpp"
 #include "trainer/model/model_files.hpp"
-#include "trainer/model/operators/operators.hpp"
 #include "trainer/model/weights/weights.hpp"
 
 namespace bipo {
@@ -100,9 +99,7 @@ RunShape run_shape(const BenchSetup& setup) {
   run.packs_prefix =
       run.cuda || Decoder::has_independent_rows(setup.config, setup.computation.product_type,
                                                 setup.computation.device, run.tp);
-  run.bytes = element_bytes(
-      setup.computation.dtype == Dtype::kBf16, emulates_bfloat16(setup.computation.device),
-      keeps_float_head(setup.computation.device), setup.options.cache_dtype == Dtype::kBf16);
+  run.bytes = element_bytes(setup.computation, setup.options.cache_dtype == Dtype::kBf16);
   return run;
 }
 
