@@ -25,7 +25,6 @@
 #include "experiments/training/plan_warnings.hpp"
 #include "experiments/training/prefix_room.hpp"
 #include "experiments/training/run_record.hpp"
-#include "trainer/cache/activation_cache.hpp"
 #include "trainer/cost/cost.hpp"
 
 namespace bipo {
@@ -409,10 +408,9 @@ std::uint64_t run_file_bytes(const SweepPreparation& sweep, const Cell& cell) {
 }
 
 std::uint64_t cache_bytes_per_layer(const SweepPreparation& sweep, const SweepInputs& inputs) {
-  const c10::ScalarType type = cache_type(inputs.job.options.cache_dtype);
   const TrainingInputs& read = inputs.job.inputs;
   const auto bytes = [&](const std::vector<TokenPair>& pairs) {
-    return pairs.empty() ? 0 : ActivationCache::bytes_needed(read.config.hidden, pairs, type);
+    return pairs.empty() ? 0 : activation_bytes(inputs.job, pairs);
   };
   return bytes(read.train) + (sweep.options.eval_every > 0 ? bytes(read.test) : 0);
 }

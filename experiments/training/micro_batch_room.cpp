@@ -4,6 +4,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cstdint>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,7 +15,6 @@
 #include "collectives/foundation/errors.hpp"
 #include "experiments/progress/progress.hpp"
 #include "experiments/training/run_record.hpp"
-#include "trainer/cache/activation_cache.hpp"
 #include "trainer/cost/micro_batch_memory.hpp"
 #include "trainer/loop/device_step.hpp"
 #include "trainer/model/decoder/decoder.hpp"
@@ -46,17 +47,18 @@ RunShape shape_of(const JobPreparation& job, const std::vector<TrainOptions>& me
   return run;
 }
 
-bool keeps_activations(const JobPreparation& job, const TrainOptions& options) {
-  const std::uint64_t rows = ActivationCache::bytes_needed(
-      job.inputs.config.hidden, job.inputs.train, cache_type(options.cache_dtype));
-  return rows <= options.cache_budget.value_or(rows);
+// Whether the activations of the training pairs at a layer are kept.
+bool keeps_training_pairs(const JobPreparation& job) {
+  std::uint64_t budget =
+      job.options.cache_budget.value_or(std::numeric_limits<std::uint64_t>::max());
+  return keeps_activations(job, job.inputs.train, /*layers=*/1, budget);
 }
 
 // Whether nothing keeps the device from recording.
-bool can_record(const JobPreparation& job, const TrainOptions& options) {
+bool can_record(const JobPreparation& job) {
   return records_graphs() &&
          graph_obstacle(job.inputs.config, job.computation.device, job.computation.topology.tp(),
-                        keeps_activations(job, options))
+                        keeps_training_pairs(job))
              .empty();
 }
 
@@ -69,18 +71,17 @@ class TrainingRoom {
       plans_.push_back(plan_settings(member, job.inputs.train));
     }
     const TrainOptions& options = members.front();
-    run_.graphs = can_record(job, options);
+    run_.graphs = can_record(job);
     const ModelConfig& config = job.inputs.config;
     const Computation& computation = job.computation;
-    const bool keeps = keeps_activations(job, options);
+    const bool keeps = keeps_training_pairs(job);
     const Range blocks = {keeps ? steered_layers(options).blocks_before() : 0, config.blocks};
     beside_ = Decoder::weight_bytes(config, computation.topology.tp(),
                                     computation.topology.tp_rank(), computation.product_type,
                                     computation.device, blocks, /*embedding=*/!keeps);
     keeps_on_device_ = keeps && options.cache_device == CacheDevice::kDevice;
     if (keeps_on_device_) {
-      beside_ += ActivationCache::bytes_needed(config.hidden, job.inputs.train,
-                                               cache_type(options.cache_dtype));
+      beside_ += activation_bytes(job, job.inputs.train);
     }
   }
 
@@ -154,8 +155,7 @@ std::string reason_not_to_record(const JobPreparation& job,
                                  const std::vector<TrainOptions>& members) {
   const TrainOptions& options = members.front();
   const bool pays = job.computation.device.is_cpu() || options.cuda_graphs == CudaGraphs::kOn ||
-                    !can_record(job, options) ||
-                    graphs_pay(job.inputs.config, shape_of(job, members));
+                    !can_record(job) || graphs_pay(job.inputs.config, shape_of(job, members));
   return pays ? ""
               : "the device's work on a micro-batch takes longer than the host needs to ask for it";
 }

@@ -14,7 +14,6 @@
 #include "datasets/batches/prefix_packs.hpp"
 #include "experiments/job/computation.hpp"
 #include "experiments/progress/progress.hpp"
-#include "trainer/cache/activation_cache.hpp"
 #include "trainer/cost/forward_memory.hpp"
 #include "trainer/intervention/site.hpp"
 #include "trainer/model/decoder/decoder.hpp"
@@ -43,7 +42,7 @@ class PrefixRoom {
     const std::int64_t before_last = std::max(before, job.inputs.config.blocks - 1);
     std::uint64_t budget =
         job.options.cache_budget.value_or(std::numeric_limits<std::uint64_t>::max());
-    const std::uint64_t layers = request.layers.size();
+    const std::size_t layers = request.layers.size();
     add(job.inputs.train, request.reference ? before_last : before, layers, budget);
     if (request.evaluates) {
       add(job.inputs.test, before_last, layers, budget);
@@ -88,15 +87,10 @@ class PrefixRoom {
     bool is_kept = false;              // and packed; else pairs go one by one
   };
 
-  // `budget`: for the activations of these pairs; less what they take afterwards, as in
-  // prepare_data().
-  void add(const std::vector<TokenPair>& pairs, std::int64_t blocks, std::uint64_t layers,
+  // `budget`: see keeps_activations().
+  void add(const std::vector<TokenPair>& pairs, std::int64_t blocks, std::size_t layers,
            std::uint64_t& budget) {
-    const std::uint64_t bytes =
-        layers * ActivationCache::bytes_needed(job_.inputs.config.hidden, pairs,
-                                               cache_type(job_.options.cache_dtype));
-    const bool is_kept = bytes <= budget;
-    budget -= is_kept ? bytes : 0;
+    const bool is_kept = keeps_activations(job_, pairs, layers, budget);
     data_.push_back({pairs, packed_sizes(pairs), blocks, is_kept});
   }
 

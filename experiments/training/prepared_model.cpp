@@ -121,13 +121,9 @@ PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const Dat
     cache.warn = [&display](const std::string& text) { display.warn(text); };
     cache.key = cache_key({inputs.model_fingerprint, inputs.weights_hash, tokens_hash,
                            job.computation, options.deterministic, ranks.topology.tp()});
-    const std::uint64_t bytes =
-        ActivationCache::bytes_needed(inputs.config.hidden, pairs, cache.type) *
-        static_cast<std::uint64_t>(request.layers.size());
-    cache.keep = bytes <= budget;
-    if (cache.keep) {
-      budget -= bytes;
-    } else {
+    cache.keep = keeps_activations(job, pairs, request.layers.size(), budget);
+    if (!cache.keep) {
+      const std::uint64_t bytes = activation_bytes(job, pairs) * request.layers.size();
       display.warn(
           fmt::format("the activations of the {} take {} per node, more than the cache budget "
                       "leaves: every step runs {} again; raise --cache-budget",

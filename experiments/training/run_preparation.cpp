@@ -255,6 +255,19 @@ std::vector<std::string> unsteered_warnings(const TrainingInputs& inputs,
       all - steered, all)};
 }
 
+std::uint64_t activation_bytes(const JobPreparation& job, const std::vector<TokenPair>& pairs) {
+  return ActivationCache::bytes_needed(job.inputs.config.hidden, pairs,
+                                       cache_type(job.options.cache_dtype));
+}
+
+bool keeps_activations(const JobPreparation& job, const std::vector<TokenPair>& pairs,
+                       std::size_t layers, std::uint64_t& budget) {
+  const std::uint64_t bytes = activation_bytes(job, pairs) * layers;
+  const bool fits = bytes <= budget;
+  budget -= fits ? bytes : 0;
+  return fits;
+}
+
 // Weights come first; caches get half of the node's remaining memory unless the user sets a budget.
 // If the caches do not fit, every block stays loaded.
 void choose_cache_budget(JobPreparation& job, const std::vector<std::int64_t>& layers,
@@ -284,10 +297,8 @@ void choose_cache_budget(JobPreparation& job, const std::vector<std::int64_t>& l
   const std::uint64_t free = host - std::min(host, on_host);
   job.options.cache_budget = std::min(job.options.cache_budget.value_or(free / 2), free);
 
-  const std::uint64_t needed = ActivationCache::bytes_needed(config.hidden, job.inputs.train,
-                                                             cache_type(job.options.cache_dtype)) *
-                               static_cast<std::uint64_t>(layers.size());
-  if (needed > *job.options.cache_budget) {
+  std::uint64_t budget = *job.options.cache_budget;
+  if (!keeps_activations(job, job.inputs.train, layers.size(), budget)) {
     require(weights({0, config.blocks}),
             "the activations do not fit into the cache, and the model's weights take");
   }

@@ -1,6 +1,7 @@
 // Decides and checks everything about a training run before the ranks begin to work together.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -56,6 +57,14 @@ JobPreparation prepare_job(const TrainOptions& options, const Topology& topology
 // has one, so that nothing could be trained.
 std::vector<std::string> unsteered_warnings(const TrainingInputs& inputs,
                                             const SteeredPositions& positions);
+
+// Returns the bytes of each node that activations of `pairs` at one layer take where they are kept.
+std::uint64_t activation_bytes(const JobPreparation& job, const std::vector<TokenPair>& pairs);
+
+// Returns whether activations of `pairs` at so many layers are kept: whether they fit into `budget`
+// (bytes of a node), from which they then take what they need.  Training pairs come first.
+bool keeps_activations(const JobPreparation& job, const std::vector<TokenPair>& pairs,
+                       std::size_t layers, std::uint64_t& budget);
 
 // Decides how much may be cached for training at `layers` (ascending), and checks that weights and
 // everything else fit.  Throws UserError.
