@@ -7,13 +7,10 @@
 
 namespace bipo {
 
-// Chooses job.device_pack for the data of `request` (its budget is not read): kTokensPerDevicePack,
-// or less where, by what is counted of the packs, the largest has certainly no room beside the
-// weights that are loaded at that time, which a warning says, because last bits depend on the
-// packs.  Notes in job.pack_bytes what the work on the largest one takes at least.  Throws
-// UserError where a pair by itself has certainly no room.  After choose_cache_budget().  Does
-// nothing on a CPU.  Local: ranks whose devices have other room may come to another result, on
-// which prepare_data() agrees.
+constexpr const char* kPrefixPass = "the prefix pass";
+
+// Chooses job.device_pack and job.pack_bytes for the data of `request` (its budget is not read) as
+// choose_packs() does.  After choose_cache_budget().  Does nothing on a CPU.  Local.
 void choose_prefix_packs(JobPreparation& job, const DataRequest& request);
 
 }  // namespace bipo

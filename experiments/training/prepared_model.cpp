@@ -17,6 +17,7 @@
 #include "experiments/runs/run_file.hpp"
 #include "experiments/settings/field.hpp"
 #include "experiments/settings/version.hpp"
+#include "experiments/training/prefix_room.hpp"
 #include "trainer/cache/activation_file.hpp"
 #include "trainer/cache/temporary_files.hpp"
 #include "trainer/loop/training.hpp"
@@ -80,15 +81,15 @@ void agree_on_graphs(const Ranks& ranks, ProgressDisplay& display) {
   }
 }
 
-// Last bits depend on what is packed together.  Collective over: world
-std::int64_t agreed_pack(std::int64_t mine, const Ranks& ranks, ProgressDisplay& display) {
+std::int64_t agreed_pack(const std::string& pass, std::int64_t mine, const Ranks& ranks,
+                         ProgressDisplay& display) {
   const std::int64_t agreed = all_reduced(mine, ReduceOp::kMin, *ranks.world);
   if (agreed < mine) {
-    display.warn(fmt::format(
-        "the prefix pass takes packs of {} tokens, because another rank's device has no room for "
-        "larger ones; the last digits of activations may differ from those of devices with more "
-        "memory",
-        agreed));
+    display.warn(
+        fmt::format("{} takes packs of {} tokens, because another rank's device has no room for "
+                    "larger ones; the "
+                    "last digits of activations may differ from those of devices with more memory",
+                    pass, agreed));
   }
   return agreed;
 }
@@ -101,7 +102,7 @@ PreparedData prepare_data(Decoder& decoder, const JobPreparation& job, const Dat
   std::int64_t device_pack = job.device_pack;
   if (!decoder.device().is_cpu()) {
     agree_on_graphs(ranks, display);
-    device_pack = agreed_pack(job.device_pack, ranks, display);
+    device_pack = agreed_pack(kPrefixPass, job.device_pack, ranks, display);
   }
   std::uint64_t budget = all_reduced(request.budget, ReduceOp::kMin, *ranks.world);
   const auto make_cache = [&](const std::vector<TokenPair>& pairs, std::uint64_t tokens_hash,

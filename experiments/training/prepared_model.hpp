@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "collectives/session.hpp"
@@ -43,6 +44,11 @@ ActivationPlace cache_place(CacheDevice cache_device);
 // later steps.  Collective over: world
 void run_prefix_pass(Decoder& decoder, const std::vector<ActivationCache*>& caches,
                      const Ranks& ranks, ProgressDisplay& display);
+
+// Returns the smallest of the packs that ranks have chosen, see choose_packs(): last bits depend on
+// what is packed together.  Warns where it is another's.  `pass`: its name.  Collective over: world
+std::int64_t agreed_pack(const std::string& pass, std::int64_t mine, const Ranks& ranks,
+                         ProgressDisplay& display);
 
 // Fills the caches of the job's pairs in one pass over the data for all layers, and checks that
 // training begins at the reference, on held-out pairs where the others have none.  The pairs must

@@ -28,8 +28,8 @@ struct JobPreparation {
   std::vector<std::string> warnings;
   std::uint64_t work_bytes = 0;  // of a device, that the work on a micro-batch may take
   std::string unrecorded;        // why it is not recorded as a graph where it could be
-  // Tokens of a pack of the prefix pass on a device, and the bytes that one takes there at least:
-  // see choose_prefix_packs().
+  // Tokens of a pack of the pass over all pairs on a device, and the bytes that one takes there at
+  // least: see choose_packs().
   std::int64_t device_pack = kTokensPerDevicePack;
   std::uint64_t pack_bytes = 0;
 };

@@ -12,6 +12,7 @@
 #include "experiments/job/job.hpp"
 #include "experiments/progress/stop_signals.hpp"
 #include "experiments/runs/run_file.hpp"
+#include "experiments/training/extraction_room.hpp"
 #include "experiments/training/prepared_model.hpp"
 #include "experiments/training/run_record.hpp"
 #include "experiments/training/training_inputs.hpp"
@@ -168,8 +169,12 @@ int run_extract_command(const ExtractOptions& options, Session& session) {
   const auto progress = [&](const std::string& what, std::int64_t done, std::int64_t total) {
     job.display().phase(what, done, total);
   };
+  ExtractionSettings pass = preparation.pass;
+  if (!decoder->device().is_cpu()) {
+    pass.device_pack = agreed_pack(kExtractionPass, pass.device_pack, ranks, job.display());
+  }
   std::vector<ExtractedDirection> found = extract_directions(
-      *decoder, preparation.pairs, preparation.pass, statistics_of(preparation), ranks, progress);
+      *decoder, preparation.pairs, pass, statistics_of(preparation), ranks, progress);
   const bool has_conceptors = makes_conceptor(options.method);
   if (has_conceptors) {
     session.together([&] {

@@ -20,6 +20,7 @@
 #include "experiments/settings/stored_settings.hpp"
 #include "experiments/settings/template_dates.hpp"
 #include "experiments/sweeps/sweep_plan.hpp"
+#include "experiments/training/extraction_room.hpp"
 #include "launcher/commands/conceptor_results.hpp"
 #include "trainer/extraction/second_moments.hpp"
 #include "trainer/model/architecture/config.hpp"
@@ -288,6 +289,7 @@ ExtractPreparation prepare_extraction(const ExtractOptions& given, const std::st
     run.pairs = last_tokens_alone(std::move(run.pairs), run.pass.answers_end_with_eos);
   }
   run.pass.block_by_block = goes_block_by_block(run, session);
+  choose_extraction_packs(run.job, run.pairs, run.pass);
   if (static_cast<std::int64_t>(run.pairs.size()) < run.job.computation.topology.dp()) {
     run.job.warnings.push_back(fmt::format(
         "{} pairs for {} replicas: {} of them idle; start fewer ranks", run.pairs.size(),

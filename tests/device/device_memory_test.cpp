@@ -23,6 +23,7 @@
 #include "experiments/evaluation_run/evaluation_room.hpp"
 #include "experiments/generation_run/generation_room.hpp"
 #include "experiments/progress/progress.hpp"
+#include "experiments/training/extraction_room.hpp"
 #include "experiments/training/micro_batch_room.hpp"
 #include "experiments/training/prefix_room.hpp"
 #include "tests/device/block_counts.hpp"
@@ -986,14 +987,19 @@ struct Extraction {
   DeviceCounts counts;
 };
 
+ExtractionSettings extraction_settings(bool block_by_block) {
+  ExtractionSettings settings;
+  settings.layers = {0, kLayer};
+  settings.block_by_block = block_by_block;
+  return settings;
+}
+
 Extraction extract_on(at::Device device, const std::vector<TokenPair>& pairs, std::int64_t pack,
                       bool block_by_block, const Ranks& ranks = lone_ranks()) {
   const ModelConfig config = enlarged(llama_config());
   const RandomWeights weights(config);
   Decoder decoder(config, weights, at::kFloat, device, *ranks.tp);
-  ExtractionSettings settings;
-  settings.layers = {0, kLayer};
-  settings.block_by_block = block_by_block;
+  ExtractionSettings settings = extraction_settings(block_by_block);
   settings.device_pack = pack;
   const DeviceCounts before = device_counts();
   Extraction extraction;
@@ -1043,6 +1049,99 @@ TEST(ExtractionPass, HasTheSameBitsOverReplicas) {
       }
     }
   }
+}
+
+// Calls `work` with so many bytes left on the device.
+template <class Work>
+auto with_device_memory(std::uint64_t bytes, const Work& work) {
+  struct Limit {
+    ~Limit() { set_device_memory(kAllMemory); }
+  } const limit;
+  set_device_memory(device_bytes_in_use() + static_cast<std::int64_t>(bytes));
+  return work();
+}
+
+// What choose_extraction_packs() says of a device with so much memory for weights and work.
+ChosenPacks extraction_packs_within(const std::vector<TokenPair>& pairs, bool block_by_block,
+                                    std::uint64_t bytes) {
+  ChosenPacks chosen{job_of(enlarged(llama_config()), pairs), ""};
+  ExtractionSettings settings = extraction_settings(block_by_block);
+  chosen.error = with_device_memory(bytes, [&] {
+    return refusal([&] { choose_extraction_packs(chosen.job, pairs, settings); });
+  });
+  EXPECT_EQ(settings.device_pack, chosen.job.device_pack);
+  return chosen;
+}
+
+// What is refused would fail.
+TEST(ExtractionRoom, RefusesAPairThatHasCertainlyNone) {
+  at::set_num_threads(1);
+  const std::vector<TokenPair> pairs = pairs_of({200, 6, 4, 0}, 1);
+  for (const bool block_by_block : {true, false}) {
+    const auto extract = [&] {
+      extract_on(simulated_device(), pairs, kTokensPerDevicePack, block_by_block);
+    };
+    const std::uint64_t little = most_with([&](std::uint64_t bytes) {
+      return !extraction_packs_within(pairs, block_by_block, bytes).error.empty();
+    });
+    const std::string error = extraction_packs_within(pairs, block_by_block, little).error;
+    EXPECT_NE(error.find("made up:1: the extraction's pass over this pair alone, 210 tokens,"),
+              std::string::npos)
+        << error;
+    SimulatedMemory::get().reset_peak(0);
+    const std::int64_t before = device_bytes_in_use();
+    extract();
+    EXPECT_GT(static_cast<double>(little),
+              0.2 * static_cast<double>(device_bytes_at_peak() - before));
+    EXPECT_THROW(with_device_memory(little, extract), c10::OutOfMemoryError);
+  }
+}
+
+// Packs become smaller only where the usual ones would fail.
+TEST(ExtractionRoom, TakesSmallerPacksWhereOthersHaveNone) {
+  at::set_num_threads(1);
+  const std::vector<TokenPair> pairs = pairs_of({12, 6, 4, 2}, 80);
+  for (const bool block_by_block : {true, false}) {
+    const auto extract = [&](std::int64_t pack) {
+      return extract_on(simulated_device(), pairs, pack, block_by_block).found;
+    };
+    const std::uint64_t little = most_with([&](std::uint64_t bytes) {
+      const ChosenPacks chosen = extraction_packs_within(pairs, block_by_block, bytes);
+      return !chosen.error.empty() || chosen.job.device_pack < kTokensPerDevicePack;
+    });
+    const JobPreparation job = extraction_packs_within(pairs, block_by_block, little).job;
+    ASSERT_EQ(job.warnings.size(), 1U);
+    EXPECT_NE(job.warnings.front().find("the extraction's pass takes packs of"), std::string::npos);
+    EXPECT_GE(job.device_pack, 64);
+    EXPECT_THROW(with_device_memory(little, [&] { return extract(kTokensPerDevicePack); }),
+                 c10::OutOfMemoryError);
+    const std::vector<ExtractedDirection> found = with_device_memory(
+        little, [&] { return extract(job.device_pack); });  // throws if it does not fit
+    const std::vector<ExtractedDirection> usual = extract(kTokensPerDevicePack);
+    for (std::size_t layer = 0; layer < 2; ++layer) {
+      EXPECT_TRUE(at::allclose(at::tensor(found[layer].value, at::kDouble),
+                               at::tensor(usual[layer].value, at::kDouble), 1e-4, 1e-5));
+    }
+
+    const JobPreparation enough = extraction_packs_within(pairs, block_by_block, little + 1).job;
+    EXPECT_EQ(enough.device_pack, kTokensPerDevicePack);
+    EXPECT_TRUE(enough.warnings.empty());
+  }
+}
+
+// Block by block, the rows of all pairs stay.
+TEST(ExtractionRoom, CountsThePairsThatWait) {
+  at::set_num_threads(1);
+  const auto least = [](std::size_t count, bool block_by_block) {
+    const std::vector<TokenPair> pairs = pairs_of({12, 6, 0, 0}, count);
+    return most_with([&](std::uint64_t bytes) {
+      return !extraction_packs_within(pairs, block_by_block, bytes).error.empty();
+    });
+  };
+  const auto rows =
+      static_cast<std::uint64_t>(enlarged(llama_config()).hidden) * 22 * sizeof(float);
+  EXPECT_EQ(least(9, true), least(1, true) + 8 * rows);
+  EXPECT_EQ(least(9, false), least(1, false));
 }
 
 TEST(PlannedKernels, AreThoseOfFlashAttention) {

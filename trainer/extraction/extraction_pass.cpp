@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <iterator>
 #include <memory>
 #include <utility>
 
@@ -30,18 +31,67 @@ struct Pack {
 // Consecutive shares, with their packs, that one replica computes.
 using Turn = std::vector<Pack>;
 
-// Lengthens every answer by a token for packing to leave out.
-std::vector<TokenPair> with_token_to_leave_out(std::vector<TokenPair> pairs) {
-  for (TokenPair& pair : pairs) {
-    pair.chosen.push_back(pair.chosen.back());
-    pair.rejected.push_back(pair.rejected.back());
-    for (ScoredTokens* scored : {&pair.chosen_scored, &pair.rejected_scored}) {
-      if (!scored->empty()) {
-        scored->push_back(true);
+std::int64_t shares_of(std::int64_t pairs) {
+  return std::min(pairs, kMostShares);
+}
+
+// Cuts pairs into turns: a function of the data alone.
+class TurnMaker {
+ public:
+  // `tokens_of_pack`: at most, see fit_into_device_pack(); 0: pairs go one by one.
+  TurnMaker(const std::vector<TokenPair>& pairs, std::int64_t tokens_of_pack)
+      : tokens_(packed_sizes(pairs)), tokens_of_pack_(tokens_of_pack) {}
+
+  // A turn has one share, or as many as are one pack; a share that is more is cut into packs.
+  std::vector<Turn> make() const {
+    std::vector<Turn> turns;
+    for (std::int64_t share = 0; share < shares_of(count()); ++share) {
+      if (turns.empty() || !are_a_pack({turns.back().front().pairs.front(), pairs_of(share).end})) {
+        turns.emplace_back();
       }
+      add_share(share, turns.back());
+    }
+    return turns;
+  }
+
+ private:
+  std::int64_t count() const { return static_cast<std::int64_t>(tokens_.size()); }
+
+  // Returns the pairs of a share.
+  Range pairs_of(std::int64_t share) const {
+    return {share * count() / shares_of(count()), (share + 1) * count() / shares_of(count())};
+  }
+
+  bool are_a_pack(Range pairs) const {
+    const std::int64_t longest =
+        *std::max_element(tokens_.begin() + pairs.begin, tokens_.begin() + pairs.end);
+    return fit_into_device_pack(pairs.size(), longest, tokens_of_pack_);
+  }
+
+  void add_share(std::int64_t share, Turn& turn) const {
+    const Range pairs = pairs_of(share);
+    for (std::int64_t pair = pairs.begin; pair < pairs.end; ++pair) {
+      const bool has_room = !turn.empty() && are_a_pack({turn.back().pairs.front(), pair + 1});
+      Pack& pack = has_room ? turn.back() : turn.emplace_back();
+      pack.pairs.push_back(pair);
+      pack.shares.push_back(share);
     }
   }
-  return pairs;
+
+  std::vector<std::int64_t> tokens_;  // of each pair
+  std::int64_t tokens_of_pack_;
+};
+
+// Returns the packs of a replica's turns; turns are dealt to the replicas one after another.
+std::vector<Pack> packs_of_replica(const std::vector<TokenPair>& pairs, std::int64_t tokens_of_pack,
+                                   const Topology& topology) {
+  std::vector<Turn> turns = TurnMaker(pairs, tokens_of_pack).make();
+  std::vector<Pack> packs;
+  for (auto turn = static_cast<std::size_t>(topology.dp_rank()); turn < turns.size();
+       turn += static_cast<std::size_t>(topology.dp())) {
+    std::move(turns[turn].begin(), turns[turn].end(), std::back_inserter(packs));
+  }
+  return packs;
 }
 
 // The mean over the scored tokens of an answer's rows [N, D], which lack its last token.
@@ -70,13 +120,12 @@ class ExtractionPass {
         layers_(settings.layers),
         site_(settings.site),
         block_by_block_(settings.block_by_block),
-        tokens_of_pack_(decoder.device().is_cpu() ? 0 : settings.device_pack),
         ranks_(ranks),
         progress_(progress),
         count_(static_cast<std::int64_t>(pairs.size())),
-        shares_(std::min(count_, kMostShares)),
         first_token_(packed_offsets(pairs)),
-        turns_(make_turns()),
+        packs_(packs_of_replica(pairs, decoder.device().is_cpu() ? 0 : settings.device_pack,
+                                ranks.topology)),
         found_(settings.layers.size()) {}
 
   std::vector<ExtractedDirection> run() {
@@ -108,7 +157,9 @@ class ExtractionPass {
 
   void run_block_by_block() {
     std::vector<Passenger> passengers;
-    for_each_own_pack([&](const Pack& pack) { passengers.push_back(board(pack)); });
+    for (const Pack& pack : packs_) {
+      passengers.push_back(board(pack));
+    }
     decoder_.release_embedding();
     for (std::int64_t block = 0; block < blocks(); ++block) {
       progress_("pairs through the model, block", block + 1, blocks());
@@ -125,65 +176,17 @@ class ExtractionPass {
 
   void run_pack_by_pack() {
     decoder_.load_blocks({0, blocks()});
-    for_each_own_pack([&](const Pack& pack) {
+    for (const Pack& pack : packs_) {
       progress_("pairs through the model, pair", pack.pairs.back() + 1, count_);
       Passenger passenger = board(pack);
       for (std::int64_t block = 0; block < blocks(); ++block) {
         pass(passenger, block);
       }
-    });
+    }
     decoder_.release_blocks({0, blocks()});
     decoder_.release_embedding();
     for (std::size_t place = 0; place < layers_.size(); ++place) {
       reduce(place);
-    }
-  }
-
-  // Returns the pairs of a share.
-  Range pairs_of(std::int64_t share) const {
-    return {share * count_ / shares_, (share + 1) * count_ / shares_};
-  }
-
-  bool are_a_pack(Range pairs) const {
-    std::int64_t longest = 0;
-    for (auto pair = static_cast<std::size_t>(pairs.begin);
-         pair < static_cast<std::size_t>(pairs.end); ++pair) {
-      longest = std::max(longest, first_token_[pair + 1] - first_token_[pair]);
-    }
-    return fit_into_device_pack(pairs.size(), longest, tokens_of_pack_);
-  }
-
-  // A function of the data alone.  A turn has one share, or as many as are one pack; a share that
-  // is more is cut into packs.
-  std::vector<Turn> make_turns() const {
-    std::vector<Turn> turns;
-    for (std::int64_t share = 0; share < shares_; ++share) {
-      if (turns.empty() || !are_a_pack({turns.back().front().pairs.front(), pairs_of(share).end})) {
-        turns.emplace_back();
-      }
-      add_share(share, turns.back());
-    }
-    return turns;
-  }
-
-  void add_share(std::int64_t share, Turn& turn) const {
-    const Range pairs = pairs_of(share);
-    for (std::int64_t pair = pairs.begin; pair < pairs.end; ++pair) {
-      const bool has_room = !turn.empty() && are_a_pack({turn.back().pairs.front(), pair + 1});
-      Pack& pack = has_room ? turn.back() : turn.emplace_back();
-      pack.pairs.push_back(pair);
-      pack.shares.push_back(share);
-    }
-  }
-
-  template <typename Visit>
-  void for_each_own_pack(Visit visit) const {
-    const auto replicas = static_cast<std::size_t>(ranks_.topology.dp());
-    for (auto turn = static_cast<std::size_t>(ranks_.topology.dp_rank()); turn < turns_.size();
-         turn += replicas) {
-      for (const Pack& pack : turns_[turn]) {
-        visit(pack);
-      }
     }
   }
 
@@ -254,8 +257,8 @@ class ExtractionPass {
   LayerStatistics& statistics_of(std::size_t place) {
     Found& found = found_[place];
     if (!found.statistics) {
-      found.statistics = method_(
-          {layers_[place], decoder_.config().hidden, count_, shares_, decoder_.device(), &ranks_});
+      found.statistics = method_({layers_[place], decoder_.config().hidden, count_,
+                                  shares_of(count_), decoder_.device(), &ranks_});
     }
     return *found.statistics;
   }
@@ -293,13 +296,11 @@ class ExtractionPass {
   const std::vector<std::int64_t>& layers_;
   Site site_;
   bool block_by_block_;
-  std::int64_t tokens_of_pack_;  // at most, see fit_into_device_pack(); 0: pairs go one by one
   const Ranks& ranks_;
   const PassProgress& progress_;
-  std::int64_t count_;  // P
-  std::int64_t shares_;
+  std::int64_t count_;                     // P
   std::vector<std::int64_t> first_token_;  // [P + 1] of each pair among all packed tokens
-  std::vector<Turn> turns_;                // dealt to the replicas in turn
+  std::vector<Pack> packs_;                // of this replica
   std::vector<Found> found_;               // by layer
   std::vector<ExtractedDirection> results_;
 };
@@ -325,6 +326,29 @@ std::vector<TokenPair> last_tokens_alone(std::vector<TokenPair> pairs, bool answ
     keep_last(pair.rejected, pair.rejected_scored);
   }
   return pairs;
+}
+
+std::vector<TokenPair> with_token_to_leave_out(std::vector<TokenPair> pairs) {
+  for (TokenPair& pair : pairs) {
+    pair.chosen.push_back(pair.chosen.back());
+    pair.rejected.push_back(pair.rejected.back());
+    for (ScoredTokens* scored : {&pair.chosen_scored, &pair.rejected_scored}) {
+      if (!scored->empty()) {
+        scored->push_back(true);
+      }
+    }
+  }
+  return pairs;
+}
+
+std::vector<std::vector<std::int64_t>> extraction_packs(const std::vector<TokenPair>& pairs,
+                                                        std::int64_t device_pack,
+                                                        const Topology& topology) {
+  std::vector<std::vector<std::int64_t>> packs;
+  for (Pack& pack : packs_of_replica(pairs, device_pack, topology)) {
+    packs.push_back(std::move(pack.pairs));
+  }
+  return packs;
 }
 
 void require_answer_positions(const std::vector<TokenPair>& pairs, bool answers_end_with_eos) {

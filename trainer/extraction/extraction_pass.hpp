@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "collectives/session.hpp"
+#include "collectives/topology.hpp"
 #include "datasets/batches/prefix_packs.hpp"
 #include "datasets/tokens/token_pair.hpp"
 #include "trainer/cache/activation_cache.hpp"
@@ -44,6 +45,15 @@ struct ExtractedDirection {
 
 // Returns the pairs with the last token of each answer's text as the only one that counts.  Local.
 std::vector<TokenPair> last_tokens_alone(std::vector<TokenPair> pairs, bool answers_end_with_eos);
+
+// Lengthens every answer by a token for packing to leave out.  Local.
+std::vector<TokenPair> with_token_to_leave_out(std::vector<TokenPair> pairs);
+
+// Returns the packs, one after another, in which a replica takes pairs through the model on an
+// accelerator.  Each answer ends with a token that is left out.  Local.
+std::vector<std::vector<std::int64_t>> extraction_packs(const std::vector<TokenPair>& pairs,
+                                                        std::int64_t device_pack,
+                                                        const Topology& topology);
 
 // Throws UserError for an answer without a position to take the mean over.  Local.
 void require_answer_positions(const std::vector<TokenPair>& pairs, bool answers_end_with_eos);

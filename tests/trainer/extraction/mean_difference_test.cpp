@@ -6,9 +6,12 @@
 #include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <numeric>
+#include <optional>
 
 #include "collectives/foundation/errors.hpp"
 #include "tests/support/borrowed_communicator.hpp"
@@ -222,6 +225,36 @@ TEST(MeanDifference, LeavesHeadAndFinalNormOnly) {
                        mean_difference_statistics(), ranks, ignore_progress);
     EXPECT_EQ(decoder.loaded_bytes(), before);
   }
+}
+
+// Replicas have the packs of one by itself, whole shares each.
+TEST(ExtractionPacks, AreDealtToReplicas) {
+  const std::vector<TokenPair> pairs = ended_pairs(600);
+  constexpr std::int64_t kTokens = 64;
+  using Packs = std::vector<std::vector<std::int64_t>>;
+  const Packs alone = extraction_packs(pairs, kTokens, Topology());
+  std::vector<std::int64_t> in_order(pairs.size());
+  std::iota(in_order.begin(), in_order.end(), 0);
+  std::vector<std::int64_t> found;
+  for (const std::vector<std::int64_t>& pack : alone) {
+    std::int64_t longest = 0;
+    for (const std::int64_t pair : pack) {
+      longest = std::max(longest, packed_size(pairs[static_cast<std::size_t>(pair)]));
+    }
+    EXPECT_TRUE(pack.size() == 1 || fit_into_device_pack(std::ssize(pack), longest, kTokens));
+    found.insert(found.end(), pack.begin(), pack.end());
+  }
+  EXPECT_EQ(found, in_order);
+  EXPECT_LT(alone.size(), pairs.size() / 2);
+  Packs dealt;
+  for (int replica = 0; replica < 3; ++replica) {
+    const Packs own = extraction_packs(pairs, kTokens, Topology(3, replica, 1, std::nullopt));
+    EXPECT_FALSE(own.empty());
+    dealt.insert(dealt.end(), own.begin(), own.end());
+  }
+  std::sort(dealt.begin(), dealt.end());
+  EXPECT_EQ(dealt, alone);
+  EXPECT_EQ(extraction_packs(pairs, 1, Topology()).size(), pairs.size());
 }
 
 TEST(MeanDifference, AnAnswerThatOnlyEndsIsRefused) {
