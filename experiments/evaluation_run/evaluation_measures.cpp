@@ -113,12 +113,7 @@ class Measurement {
                                const std::vector<std::vector<double>>& coefficients,
                                const std::string& what) {
     SteeringSettings settings{coefficients, *job_.options.positions};
-    const bool is_steered =
-        std::any_of(coefficients.begin(), coefficients.end(), [](const auto& of_setting) {
-          return std::any_of(of_setting.begin(), of_setting.end(),
-                             [](double coefficient) { return coefficient != 0; });
-        });
-    if (job_.gate && is_steered) {
+    if (job_.gate && steers(coefficients)) {
       settings.is_open =
           open_gates({decoder_, ranks_, scoring.group_size, {}}, prompts, *job_.gate);
       if (is_root()) {
@@ -306,6 +301,13 @@ std::vector<Continuations> items_of(const ChoiceQuestions& questions) {
     items.push_back(item.tokens);
   }
   return items;
+}
+
+bool steers(const std::vector<std::vector<double>>& coefficients) {
+  return std::any_of(coefficients.begin(), coefficients.end(), [](const auto& of_setting) {
+    return std::any_of(of_setting.begin(), of_setting.end(),
+                       [](double coefficient) { return coefficient != 0; });
+  });
 }
 
 Evaluation measure(const EvaluationJob& job, const Decoder& decoder, const Ranks& ranks,

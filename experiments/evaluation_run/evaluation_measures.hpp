@@ -15,6 +15,9 @@ namespace bipo {
 std::vector<Continuations> items_of(const std::vector<TokenPair>& pairs);
 std::vector<Continuations> items_of(const ChoiceQuestions& questions);
 
+// Returns whether vectors act at any of the settings [S][M]: whether prompts' gates are decided.
+bool steers(const std::vector<std::vector<double>>& coefficients);
+
 // Returns the tables of `job` under `decoder`, whose weights are all loaded; the caller sets the
 // attributes.  The tables stay empty on ranks other than the root.  Collective over: dp x tp
 Evaluation measure(const EvaluationJob& job, const Decoder& decoder, const Ranks& ranks,

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <functional>
 #include <string>
 #include <utility>
@@ -11,6 +12,7 @@
 #include "collectives/foundation/errors.hpp"
 #include "datasets/batches/batch_plan.hpp"
 #include "experiments/evaluation_run/evaluation_measures.hpp"
+#include "experiments/job/gate_room.hpp"
 #include "experiments/progress/progress.hpp"
 #include "trainer/cost/forward_memory.hpp"
 
@@ -54,23 +56,57 @@ struct Measured {
   std::function<ForwardBatch(const Group& group)> batch;
 };
 
+// Prompts whose gates are decided, in a pass of their own.
+struct GatedPrompts {
+  std::string of;                     // the measure, by its name for users
+  std::vector<std::int64_t> lengths;  // in tokens
+};
+
+// The pass over a batch that takes most.
+struct LargestBatch {
+  std::string what;
+  double bytes = 0;
+
+  void raise_to(const std::string& other, double bytes_of_other) {
+    if (bytes_of_other > bytes) {
+      *this = {other, bytes_of_other};
+    }
+  }
+};
+
+const std::vector<TokenId>& prompt_of(const Continuations& item) {
+  return item.prompt;
+}
+
+const std::vector<TokenId>& prompt_of(const PromptTokens& prompt) {
+  return prompt.ids;
+}
+
 class BatchRoom {
  public:
   explicit BatchRoom(const EvaluationJob& job)
       : job_(job), bytes_(element_bytes(job.model.computation)) {
-    add_scores("--test", items_of(job.pairs));
+    const auto all = job.plan.coefficients.begin();
+    const auto of_directions = std::min(job.plan.direction_settings, job.plan.coefficients.size());
+    const bool pairs_are_steered = steers(job.plan.coefficients);
+    const bool are_steered = steers({all, all + static_cast<std::ptrdiff_t>(of_directions)});
+    add_scores("--test", items_of(job.pairs), pairs_are_steered);
     for (const ChoiceQuestions& questions : job.choices) {
       add_scores(fmt::format("the {} questions", choice_kind_name(questions.set.kind)),
-                 items_of(questions));
+                 items_of(questions), are_steered);
     }
-    add_scores("--reference-text", job.reference_text);
-    add_scores("--generations", job.generation_tokens.items);
-    add_divergences();
+    add_scores("--reference-text", job.reference_text, are_steered);
+    add_scores("--generations", job.generation_tokens.items, /*are_steered=*/false);
+    add_divergences(are_steered);
   }
 
-  // Returns the measure that takes most with batches of so many items, and its bytes.
-  std::pair<const Measured*, double> largest(std::int64_t batch_size) const {
-    std::pair<const Measured*, double> most{nullptr, 0};
+  // Returns what takes most with batches of so many items.
+  LargestBatch largest(std::int64_t batch_size) const {
+    LargestBatch most;
+    for (const GatedPrompts& gated : gated_) {
+      most.raise_to(fmt::format("prompts of {}, for --gate,", gated.of),
+                    least_gate_bytes(job_.model, *job_.gate, gated.lengths, batch_size));
+    }
     for (const Measured& measured : measured_) {
       ForwardBatch seen;
       for (const Group& group : consecutive_groups(measured.items, batch_size)) {
@@ -79,9 +115,7 @@ class BatchRoom {
           continue;  // takes no more
         }
         seen = {std::max(seen.tokens, batch.tokens), std::max(seen.scored, batch.scored)};
-        if (const double bytes = bytes_of(measured, batch); bytes > most.second) {
-          most = {&measured, bytes};
-        }
+        most.raise_to(measured.what, bytes_of(measured, batch));
       }
     }
     return most;
@@ -96,7 +130,19 @@ class BatchRoom {
                : least_scoring_bytes(config, tp, bytes_, batch);
   }
 
-  void add_scores(const std::string& what, std::vector<Continuations> items) {
+  template <class Items>
+  void add_gates(const std::string& what, const Items& items, bool are_steered) {
+    if (!job_.gate || !are_steered) {
+      return;
+    }
+    GatedPrompts& gated = gated_.emplace_back(GatedPrompts{what, {}});
+    for (const auto& item : items) {
+      gated.lengths.push_back(std::ssize(prompt_of(item)));
+    }
+  }
+
+  void add_scores(const std::string& what, std::vector<Continuations> items, bool are_steered) {
+    add_gates(what, items, are_steered);
     const auto count = std::ssize(items);
     measured_.push_back({what, count, 0, [items = std::move(items)](const Group& group) {
                            return batch_of(items, group);
@@ -104,11 +150,13 @@ class BatchRoom {
   }
 
   // Prompts stand side by side there.
-  void add_divergences() {
+  void add_divergences(bool are_steered) {
     const std::vector<PromptTokens>& prompts = job_.neutral_prompts;
+    const std::string what = "--neutral-prompts";
+    add_gates(what, prompts, are_steered);
     measured_.push_back(
-        {"--neutral-prompts", std::ssize(prompts),
-         static_cast<double>(job_.plan.direction_settings), [&prompts](const Group& group) {
+        {what, std::ssize(prompts), static_cast<double>(job_.plan.direction_settings),
+         [&prompts](const Group& group) {
            ForwardBatch batch;
            for (const std::int64_t index : group) {
              batch.tokens +=
@@ -121,6 +169,7 @@ class BatchRoom {
   const EvaluationJob& job_;
   ElementBytes bytes_;
   std::vector<Measured> measured_;
+  std::vector<GatedPrompts> gated_;
 };
 
 }  // namespace
@@ -132,7 +181,7 @@ void require_batch_room(const EvaluationJob& job, std::uint64_t left) {
   }
   const BatchRoom room(job);
   const auto has_room = [&](std::int64_t batch_size) {
-    return room.largest(batch_size).second <= static_cast<double>(left);
+    return room.largest(batch_size).bytes <= static_cast<double>(left);
   };
   const std::int64_t given = job.options.batch_size;
   if (has_room(given)) {
@@ -143,14 +192,14 @@ void require_batch_room(const EvaluationJob& job, std::uint64_t left) {
     const std::int64_t middle = most + (too_large - most) / 2;
     (has_room(middle) ? most : too_large) = middle;
   }
-  const auto [measured, bytes] = room.largest(given);
+  const LargestBatch largest = room.largest(given);
   const std::string remedy =
       most > 0 ? fmt::format("use --batch-size {}{}, ", most, most > 1 ? " or less" : "")
                : std::string("not even one item has room; use shorter ones (--max-length), ");
   throw UserError(fmt::format(
       "--batch-size {}: the pass over a batch of {} takes at least {} per rank, and {} are free "
       "beside the weights; {}{}a larger --tp",
-      given, measured->what, gib_text(bytes), gib_text(static_cast<double>(left)), remedy,
+      given, largest.what, gib_text(largest.bytes), gib_text(static_cast<double>(left)), remedy,
       computation.product_type == c10::kBFloat16 ? "or " : "--dtype bf16 or "));
 }
 

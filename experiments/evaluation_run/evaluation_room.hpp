@@ -8,8 +8,9 @@
 namespace bipo {
 
 // Throws UserError, with the --batch-size that may have room, where the pass over a batch of some
-// measure has certainly none in the `left` bytes beside the weights.  What is let through may still
-// have none: only what a pass surely holds is counted.  Does nothing on a CPU.  Local.
+// measure, or the one that decides its prompts' gates, has certainly none in the `left` bytes
+// beside the weights.  What is let through may still have none: only what a pass surely holds is
+// counted.  Does nothing on a CPU.  Local.
 void require_batch_room(const EvaluationJob& job, std::uint64_t left);
 
 }  // namespace bipo

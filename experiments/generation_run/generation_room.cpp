@@ -12,6 +12,7 @@
 #include "datasets/batches/batch_plan.hpp"
 #include "datasets/batches/prefix_packs.hpp"
 #include "experiments/generation/generation.hpp"
+#include "experiments/job/gate_room.hpp"
 #include "experiments/progress/progress.hpp"
 #include "trainer/cost/forward_memory.hpp"
 #include "trainer/intervention/site.hpp"
@@ -58,7 +59,20 @@ class TextRoom {
                      least_logits_bytes(config(), tp(), static_cast<double>(most_texts))});
   }
 
-  double all(std::int64_t batch) const { return kept(batch) + work(batch); }
+  // Bytes that the pass which decides their gates holds there at least, before any are kept.
+  double gates(std::int64_t batch) const {
+    if (!job_.gate) {
+      return 0;
+    }
+    std::vector<std::int64_t> lengths;
+    for (std::int64_t prompt = 0; prompt < std::ssize(job_.tokens); ++prompt) {
+      lengths.push_back(length_of(prompt));
+    }
+    return least_gate_bytes(job_.model, *job_.gate, lengths, batch);
+  }
+
+  double at_work(std::int64_t batch) const { return kept(batch) + work(batch); }
+  double all(std::int64_t batch) const { return std::max(gates(batch), at_work(batch)); }
 
  private:
   const ModelConfig& config() const { return job_.model.files.config; }
@@ -96,8 +110,7 @@ class TextRoom {
       BlockRows rows;
       for (std::int64_t& item : pack) {
         item = lengths[static_cast<std::size_t>(item)];
-        const auto length = static_cast<double>(item);
-        rows.raise_to({rows.tokens + length, rows.spans + 1, length, length});
+        rows.add_sequence(static_cast<double>(item));
       }
       add(rows, largest);
     }
@@ -154,25 +167,34 @@ void require_generation_room(const GenerationJob& job, std::uint64_t left) {
   if (room.all(given) <= available) {
     return;
   }
-  std::int64_t most = 0;  // that may have room
-  for (std::int64_t too_large = given; too_large - most > 1;) {
-    const std::int64_t middle = most + (too_large - most) / 2;
-    (room.all(middle) <= available ? most : too_large) = middle;
+  std::int64_t fits = 0;  // that may have room
+  for (std::int64_t too_large = given; too_large - fits > 1;) {
+    const std::int64_t middle = fits + (too_large - fits) / 2;
+    (room.all(middle) <= available ? fits : too_large) = middle;
   }
-  const double work = room.work(given);
   const bool has_conceptors =
       std::any_of(job.vectors.begin(), job.vectors.end(),
                   [](const VectorInUse& vector) { return vector.is_conceptor(); });
+  const std::string beside = has_conceptors ? "the weights and the conceptors" : "the weights";
+  const std::string remedy =
+      fits > 0 ? fmt::format("use --batch-size {}{}, ", fits, fits > 1 ? " or less" : "")
+               : std::string("not even one prompt has room; use shorter ones, ");
+  const char* const narrow =
+      job.model.computation.product_type == c10::kBFloat16 ? "" : "use --dtype bf16, ";
+  const std::int64_t prompts = std::min(given, job.prompt_count());
+  if (room.at_work(given) <= available) {
+    throw UserError(fmt::format(
+        "--gate: the pass over {} prompts that decides their gates takes at least {} per rank, but "
+        "{} are free beside {}; {}{}or raise --tp",
+        prompts, gib_text(room.gates(given)), gib_text(available), beside, remedy, narrow));
+  }
+  const double work = room.work(given);
   throw UserError(fmt::format(
       "keys and values of {} prompts at {} multipliers take {} per rank{}, but {} are free beside "
-      "the weights{}; {}lower --max-new-tokens, {}or raise --tp",
-      std::min(given, job.prompt_count()), job.settings.multipliers.size(),
-      gib_text(room.kept(given)),
+      "{}; {}lower --max-new-tokens, {}or raise --tp",
+      prompts, job.settings.multipliers.size(), gib_text(room.kept(given)),
       work > 0 ? fmt::format(", and passes over them at least {}", gib_text(work)) : "",
-      gib_text(available), has_conceptors ? " and the conceptors" : "",
-      most > 0 ? fmt::format("use --batch-size {}{}, ", most, most > 1 ? " or less" : "")
-               : std::string("not even one prompt has room; use shorter ones, "),
-      job.model.computation.product_type == c10::kBFloat16 ? "" : "use --dtype bf16, "));
+      gib_text(available), beside, remedy, narrow));
 }
 
 }  // namespace bipo

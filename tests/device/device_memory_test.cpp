@@ -545,6 +545,62 @@ TEST(EvaluationRoom, SaysWhichBatchMayHaveIt) {
   EXPECT_EQ(error_within(1), "");
 }
 
+// --- gates ---------------------------------------------------------------------------------------
+
+Gate gate_at(const ModelConfig& config, std::int64_t layer) {
+  return {{layer, std::vector<float>(static_cast<std::size_t>(config.hidden), 0.1F)}, 0};
+}
+
+// The most bytes that deciding the gates of all prompts in one batch has on the device beside the
+// weights.
+double bytes_of_gates(const ModelConfig& config, at::ScalarType type,
+                      const std::vector<TokenPair>& pairs, const Gate& gate) {
+  const RandomWeights weights(config);
+  const Ranks ranks = lone_ranks();
+  Decoder decoder(config, weights, type, simulated_device(), *ranks.tp);
+  decoder.load_embedding();
+  decoder.load_blocks({0, config.blocks});
+  SimulatedMemory::get().reset_peak(0);
+  const std::int64_t before = device_bytes_in_use();
+  open_gates({decoder, ranks, std::ssize(pairs), {}}, prompts_to_compare(pairs), gate);
+  return static_cast<double>(device_bytes_at_peak() - before);
+}
+
+// Scores compute what prompts share once, gates do not.
+TEST(EvaluationRoom, CountsThePassOfAGate) {
+  at::set_num_threads(1);
+  choose_attention(AttentionChoice::kComposed, simulated_device(), at::kBFloat16);
+  const std::vector<TokenPair> pairs = pairs_of({64, 2, 60, 0}, 8);
+  for (const ModelConfig& config : {enlarged(llama_config()), enlarged(gemma_config())}) {
+    for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+      EvaluationJob job = evaluation_of(config, type, pairs, /*divergences=*/false);
+      job.gate = gate_at(config, kLayer);
+      const auto error_within = [&](std::uint64_t bytes) {
+        return refusal([&] { require_batch_room(job, bytes); });
+      };
+      const auto refused = [&] {
+        return static_cast<double>(
+            most_with([&](std::uint64_t bytes) { return !error_within(bytes).empty(); }));
+      };
+      const double found = bytes_of_gates(config, type, pairs, *job.gate);
+      job.plan.coefficients = {{0.0}};
+      const double unsteered = refused();
+      job.plan.coefficients = {{0.0}, {1.0}};
+      EXPECT_GT(refused(), 1.5 * unsteered);
+      EXPECT_LT(refused(), found);
+      EXPECT_GT(refused(), 0.2 * found);
+      const std::string error = error_within(static_cast<std::uint64_t>(refused()));
+      EXPECT_NE(
+          error.find("--batch-size 8: the pass over a batch of prompts of --test, for --gate, "
+                     "takes at least"),
+          std::string::npos)
+          << error;
+      EXPECT_NE(error.find("use --batch-size 7 or less"), std::string::npos) << error;
+    }
+  }
+  choose_attention(AttentionChoice::kAuto, simulated_device(), at::kBFloat16);
+}
+
 // --- generation ----------------------------------------------------------------------------------
 
 // Six prompts at two settings, all at work together.
@@ -646,6 +702,40 @@ TEST(GenerationRoom, CountsTheWorkOfPasses) {
   ++job.batch;
   EXPECT_NE(refusal_within(job, little), "");
   EXPECT_NE(refusal_within(job, 1).find("not even one prompt has room"), std::string::npos);
+}
+
+// Prompts go through the model in packs, but all of a batch at once where their gates are decided.
+TEST(GenerationRoom, CountsThePassOfAGate) {
+  at::set_num_threads(1);
+  ModelConfig config = enlarged(llama_config());
+  config.blocks = 2;
+  const std::vector<TokenPair> pairs = pairs_of({40, 2, 0, 0}, 200);
+  GenerationJob job = generation_of(config, at::kFloat, SteeredPositions::kAll);
+  job.settings.multipliers = {{1.0}};
+  job.settings.max_new_tokens = 1;
+  job.tokens.clear();
+  for (const TokenPair& pair : pairs) {
+    job.tokens.push_back({std::ssize(job.tokens), pair.prompt});
+  }
+  job.prompts.resize(job.tokens.size());
+  job.batch = std::ssize(job.tokens);
+  const auto refused = [&] {
+    return most_with([&](std::uint64_t bytes) { return !refusal_within(job, bytes).empty(); });
+  };
+  const auto without = static_cast<double>(refused());
+  job.gate = gate_at(config, /*layer=*/1);
+  const std::uint64_t little = refused();
+  const double found = bytes_of_gates(config, at::kFloat, pairs, *job.gate);
+  EXPECT_GT(static_cast<double>(little), 1.2 * without);
+  EXPECT_LT(static_cast<double>(little), found);
+  EXPECT_GT(static_cast<double>(little), 0.25 * found);
+  const std::string error = refusal_within(job, little);
+  EXPECT_NE(error.find("--gate: the pass over 200 prompts that decides their gates takes at least"),
+            std::string::npos)
+      << error;
+  EXPECT_NE(error.find("use --batch-size 199 or less, use --dtype bf16, or raise --tp"),
+            std::string::npos)
+      << error;
 }
 
 // --- kernels -------------------------------------------------------------------------------------

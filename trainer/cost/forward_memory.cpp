@@ -53,6 +53,13 @@ void BlockRows::raise_to(const BlockRows& others) {
   longest_keys = std::max(longest_keys, others.longest_keys);
 }
 
+void BlockRows::add_sequence(double length) {
+  tokens += length;
+  ++spans;
+  longest_queries = std::max(longest_queries, length);
+  longest_keys = std::max(longest_keys, length);
+}
+
 BlockRows rows_of_pack(const std::vector<TokenPair>& pairs) {
   const TokenCounts mean = mean_pair(pairs);
   const auto count = static_cast<double>(pairs.size());

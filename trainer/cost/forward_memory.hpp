@@ -27,6 +27,8 @@ struct BlockRows {
   bool are_within(const BlockRows& others) const;
   // Raises each count to that of the others.
   void raise_to(const BlockRows& others);
+  // Adds a sequence of so many tokens that shares none with others.
+  void add_sequence(double length);
 };
 
 // Returns the rows of pairs that are steered alike and packed together; `pairs` must not be empty.
