@@ -93,6 +93,22 @@ def test_p_is_even_where_nothing_differs():
     assert small / 400 == pytest.approx(0.1, abs=4 * math.sqrt(0.09 / 400))
 
 
+def test_few_pairs_show_no_more_than_their_signs_and_students_t():
+    """Of 3 pairs with one sign 2 of 8 changes of signs lie as far from 0; t of 2 degrees is 4.302653."""
+    found = paired_bootstrap(numpy.array([1.0, 2.0, 3.0]))
+    assert found.probability == 0.25
+    assert found.interval == pytest.approx((2 - 4.302653 / math.sqrt(3), 2 + 4.302653 / math.sqrt(3)), abs=1e-5)
+    assert paired_bootstrap(numpy.zeros(4)).probability == 1
+    # Both seeds have the same pairs, whose signs change together.
+    assert paired_bootstrap(numpy.array([[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]])).probability == 0.25
+    generator = numpy.random.default_rng(8)
+    for pairs in (2, 3, 6, 12):
+        findings = [paired_bootstrap(generator.normal(size=pairs), resamples=499) for _ in range(300)]
+        for share in (sum(found.probability < 0.05 for found in findings) / 300,
+                      sum(not found.interval.low <= 0 <= found.interval.high for found in findings) / 300):
+            assert share <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / 300)
+
+
 def test_the_same_differences_give_the_same_result():
     differences = numpy.random.default_rng(1).normal(size=(3, 12))
     assert paired_bootstrap(differences) == paired_bootstrap(differences.copy())

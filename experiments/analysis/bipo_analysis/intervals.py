@@ -94,7 +94,7 @@ def student_quantile(probability: float, degrees: int) -> float:
 def _student_cdf(t: float, degrees: int) -> float:
     """For t >= 0, by the finite sums of Abramowitz and Stegun, 26.7.3 and 26.7.4."""
     if degrees > 2000:
-        # Cornish and Fisher's first terms: a relative error below 1e-9 at so many degrees.
+        # Cornish and Fisher's first terms: a relative error of quantiles below 1e-6 at so many degrees.
         return NormalDist().cdf(t * (1 - 1 / (4 * degrees)) / math.sqrt(1 + t * t / (2 * degrees)))
     angle = math.atan2(t, math.sqrt(degrees))
     square = math.cos(angle) ** 2

@@ -13,6 +13,8 @@ from .intervals import UNKNOWN, Interval, student_interval
 from .wording import NO_BREAK, counted, percent
 
 RESAMPLES = 10000
+# Up to this number of pairs resamples vary too little, and the tests of normal differences and of signs are heard, too.
+FEW_PAIRS = 12
 # From this number of seeds on, their range is wider than a 95 % interval, and Student's t is taken.
 ENOUGH_SEEDS = 6
 
@@ -48,9 +50,10 @@ def paired_bootstrap(differences: numpy.ndarray, confidence: float = 0.95, resam
     evaluated on the same pairs (the pigeonhole bootstrap: A. B. Owen, Ann. Appl. Stat. 1 (2007), 386-411).  Of n seeds
     n - 1 are drawn, which makes the variance of their mean unbiased (J. N. K. Rao, C. F. J. Wu, J. Am. Stat. Assoc. 83
     (1988), 231-241); a single seed is kept, so that nothing is said of others.  The interval is of percentiles; p is
-    twice the smaller share of resamples on one side of 0, each share as (count + 1) / (resamples + 1).  The same
-    differences give the same result.  Pairs that are not finite for every seed are left out; fewer than two give
-    neither interval nor p.
+    twice the smaller share of resamples on one side of 0, each share as (count + 1) / (resamples + 1).  Of up to
+    FEW_PAIRS pairs, of which resamples vary too little, the interval holds Student's t interval of the pairs' means,
+    too, and p is at least that of all changes of their signs.  The same differences give the same result.  Pairs that
+    are not finite for every seed are left out; fewer than two give neither interval nor p.
     """
     table = numpy.atleast_2d(numpy.asarray(differences, dtype=numpy.float64))
     table = table[:, numpy.isfinite(table).all(axis=0)]
@@ -65,7 +68,19 @@ def paired_bootstrap(differences: numpy.ndarray, confidence: float = 0.95, resam
     low, high = (float(bound) for bound in numpy.quantile(means, [tail, 1 - tail]))
     smaller = min(int((means <= 0).sum()), int((means >= 0).sum()))
     probability = min(1.0, 2 * (smaller + 1) / (resamples + 1))
+    if pairs <= FEW_PAIRS:
+        by_pair = table.mean(axis=0)
+        wider = student_interval(by_pair, confidence)
+        low, high = min(low, wider.low), max(high, wider.high)
+        probability = max(probability, _sign_probability(by_pair))
     return Difference(float(table.mean()), Interval(low, high), probability, pairs, by_seed)
+
+
+def _sign_probability(values: numpy.ndarray) -> float:
+    """The share of all changes of signs whose mean lies at least as far from 0 (R. A. Fisher, 1935)."""
+    signs = 1 - 2 * ((numpy.arange(2 ** len(values))[:, None] >> numpy.arange(len(values))) & 1)
+    totals = abs(signs @ values)
+    return float((totals >= totals[0] * (1 - 1e-12)).mean())
 
 
 def resampled_means(table: numpy.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> numpy.ndarray:
