@@ -23,6 +23,9 @@ import numpy
 import pandas
 import program
 import pytest
+from bipo_analysis.errors import AnalysisError
+from bipo_analysis.paper.__main__ import _parser
+from bipo_analysis.paper.layout import attacked_questions, mmlu_files, read_rows, table_text
 from lora_adapters import make_adapter, matrix_shapes
 from paper_study import DRIVER, REFUSALS, write_behaviour, write_csv, write_settings, write_study
 from safetensors.torch import load_file
@@ -308,6 +311,40 @@ def test_two_behaviours_of_ones_own_are_added_up(inputs, tmp_path):
     assert "wealth-seeking" not in finished.stdout
 
 
+def test_a_behaviour_that_is_named_twice_counts_once():
+    options = _parser().parse_args(["personas", "--models", "tiny", "--out", "out", "--behaviours", "warm,calm, warm"])
+    assert options.behaviours == ["warm", "calm"]
+
+
+def test_repeated_questions_under_attack_are_asked_once(tmp_path):
+    path = write_csv(tmp_path / "attacked.csv", ("id", "question"), [("1", 'Why, "x"?'), ("2", "How?"), ("3", "How?")])
+    asked, files, repeated = attacked_questions(path, tmp_path / "data")
+    assert repeated == 1 and files == {asked: 'question\n"Why, ""x""?"\nHow?\n'}
+    write_csv(path, ("question",), [("How?",)])
+    assert attacked_questions(path, tmp_path / "data") == (path, {}, 0)
+    write_csv(path, ("prompt",), [("How?",), ("How?",)])  # a form that only the program knows
+    assert attacked_questions(path, tmp_path / "data") == (path, {}, 0)
+
+
+def test_first_rows_of_mmlu(tmp_path):
+    """A byte order mark is no part of the first question, and an empty line is no question."""
+    for name, content in (("test", '\ufeff"Is it, now?",a,b,c,d,A\r\n\r\nSo?,a,b,c,d,B\r\nNo?,a,b,c,d,C\r\n'),
+                          ("dev", "Q,a,b,c,d,A\r\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"tea_{name}.csv").write_bytes(content.encode())
+    written = mmlu_files(tmp_path, Path("out"), 2)
+    assert written[Path("out/test/tea_test.csv")] == '"Is it, now?",a,b,c,d,A\nSo?,a,b,c,d,B\n'
+    (tmp_path / "test" / "tea_test.csv").write_bytes(b"")
+    with pytest.raises(AnalysisError, match="tea_test.csv: holds no rows"):
+        mmlu_files(tmp_path, Path("out"), 2)
+
+
+def test_written_rows_are_read_back(tmp_path):
+    fields = {"question": "one\rtwo", "matching": 'say "x", y\r\n', "not_matching": " z "}
+    (tmp_path / "rows.csv").write_text(table_text(tuple(fields), [fields]), encoding="utf-8", newline="")
+    assert read_rows(tmp_path / "rows.csv", tuple(fields)) == [fields]
+
+
 def test_names_of_models_are_those_of_sweep(inputs, tmp_path):
     """A name ends at the first '='; one that is made of a path has '-' for what file names should not have."""
     finished = inputs.run("transfer", out=tmp_path / "out", models="some/my model.gguf", sister="new=x/lr=1/sister",
@@ -404,6 +441,9 @@ def test_refusals(inputs, tmp_path):
     refused(inputs.run("transfer", out=out, sister="a/new,b/new"), "--sister a/new,b/new: two models are called new")
     refused(inputs.run("personas", out=out, models="my tiny=a", adapter=None), "--models my tiny=a: 'my tiny'")
     refused(inputs.run("personas", out=out, models="name=", adapter=None), "--models name=: names no model")
+    refused(inputs.run("personas", out=out, models=f"sweep={inputs.folder}/tiny"), "--models sweep=", "give another")
+    refused(inputs.run("transfer", out=out, sister="new=elsewhere"), "--sister elsewhere: no such file or directory")
+    refused(inputs.run("jailbreak", out=out, attacked=inputs.folder), "--attacked", "no such file")
     refused(inputs.run("transfer", out=out, sister=None, adapter=None), "transfer: takes another model by --sister")
     refused(inputs.run("personas", out=out, program=tmp_path / "none"), "none cannot be started", "--program")
     refused(inputs.run("personas", out=out, settings=tmp_path / "empty"), "lacks behaviours.ini")

@@ -18,8 +18,8 @@ from ..evaluation import CAA, VECTOR, Evaluation, load_evaluation
 from ..run import Run
 from ..sweep import load_sweep
 from ..wording import joined
-from .layout import (HALLUCINATION, JAILBREAK, PERSONAS, SAMPLE, TRUTHFULQA, Parts, behaviour_parts, find_behaviours,
-                     mmlu_files, truthfulqa_parts)
+from .layout import (HALLUCINATION, JAILBREAK, PERSONAS, SAMPLE, TRUTHFULQA, Parts, attacked_questions,
+                     behaviour_parts, find_behaviours, mmlu_files, truthfulqa_parts)
 from .measured import AB, MC1, MC2, Measured, Rows
 from .published import ATTACKS, DEFENDED, KEYWORD_ATTACKS, KEYWORD_DEFENDED, MMLU, SCORE, SUMMED
 from .steps import Runner, Step
@@ -28,6 +28,8 @@ NAMES = ("personas", "synergy", "transfer", "truthfulness", "hallucination", "ja
 # Vectors that the paper adds up.
 SUMS = (("power-seeking", "wealth-seeking"), ("corrigible-less-HHH", HALLUCINATION))
 OTHER_CHARACTERS = re.compile("[^A-Za-z0-9._-]")  # than those of names
+# Files and folders that lie, here or below steps/, beside those of the models.
+TAKEN = ("sweep", "sweep.h5", "sweep.json", "sweep.log", "collect.json", "collect.log")
 CHOSEN = "CHOSEN"  # in printed commands, the vector that training has yet to give
 RECIPES = ("behaviours", "truthfulness", JAILBREAK, "synergy", "mmlu", "study")
 STUDY_SETTINGS = {"answers": 0, "truthfulqa-questions": 0, "mmlu-questions": 30}
@@ -99,9 +101,13 @@ class Study:
         names_here = {model.name for model in self.models}
         if own := [sister.name for sister in self._sisters if sister.name in names_here]:
             raise AnalysisError(f"--sister {own[0]}: --models has a model of this name; give another, NAME=DIR")
-        for option, path in (("--adapter", options.adapter), ("--attacked", options.attacked)):
+        # What is not there when work begins would be missed after hours.
+        moved_to = [("--sister", sister.path) for sister in self._sisters if not self._runner.dry_run]
+        for option, path in (("--adapter", options.adapter), *moved_to):
             if path and not Path(path).exists():
                 raise AnalysisError(f"{option} {path}: no such file or directory")
+        if options.attacked:
+            attacked_questions(options.attacked, self._out)
         for name in names:
             self._needs(name)
         for behaviour in self._behaviours.values():
@@ -224,7 +230,14 @@ class Study:
     def _jailbreak(self) -> None:
         parts = self._parts(JAILBREAK)
         self._result.notes += _left_out(parts)
-        if not self._options.attacked:
+        attacked = None
+        if self._options.attacked:
+            attacked, files, repeated = attacked_questions(self._options.attacked, self._out / "data" / JAILBREAK)
+            self._runner.write(files)
+            if repeated:
+                self._result.notes.append(f"{self._options.attacked}: {repeated} rows repeat a question; each question "
+                                          "is computed and counted once.")
+        else:
             self._result.notes.append("Defence under an attack was not measured: the project has no attacking "
                                       "suffixes; --attacked FILE takes questions that carry yours.")
         for model in self.models:
@@ -233,8 +246,8 @@ class Study:
                                                                               caa, "-caa")}
             for direction, (vector, source, suffix) in vectors.items():
                 asked = {(KEYWORD_ATTACKS, ATTACKS): (parts.prompts, "plain")}
-                if self._options.attacked:
-                    asked[KEYWORD_DEFENDED, DEFENDED] = (Path(self._options.attacked), "attacked")
+                if attacked is not None:
+                    asked[KEYWORD_DEFENDED, DEFENDED] = (attacked, "attacked")
                 for (listed, judge), (prompts, name) in asked.items():
                     answers = folder / f"answers-{name}{suffix}.jsonl"
                     self._do("generate", answers, model, "jailbreak",
@@ -481,6 +494,9 @@ def models_of(listed: str, option: str) -> list[Model]:
         if not name or name.startswith(".") or OTHER_CHARACTERS.search(name):
             raise AnalysisError(f"{option} {word}: '{name}' is to be part of file names, and has to be of letters, "
                                 "digits, '.', '_' and '-'; give NAME=DIR, also where DIR itself has a '='")
+        if name in TAKEN:
+            raise AnalysisError(f"{option} {word}: '{name}' is what the driver's own files are called; give another "
+                                "name, NAME=DIR")
         found.append(Model(name, path))
     names = [model.name for model in found]
     if len(set(names)) < len(names):

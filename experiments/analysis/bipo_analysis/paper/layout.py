@@ -23,6 +23,7 @@ HALLUCINATION, JAILBREAK, TRUTHFULQA, SAMPLE = "hallucination", "jailbreak", "tr
 KNOWN = (*PERSONAS, HALLUCINATION, JAILBREAK)
 PAIR_COLUMNS, CHOICE_COLUMNS = ("question", "matching", "not_matching"), ("question", "A", "B", "matching")
 QUESTION = ("question",)  # two rows of the authors' power-seeking/train.csv have none
+OTHER_PROMPTS = ("prompt", "prompt_arr", "messages", "instruction", "system")  # what else `generate` asks in a row
 TRUTHFULQA_COLUMNS = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers")
 # The shares of TruthfulQA that train and choose; the paper trains on 327 of the 817 questions and reports on 409.
 TRAIN_SHARE, CHOOSING_SHARE = 0.4, 0.1
@@ -123,6 +124,29 @@ def truthfulqa_parts(path: Path, folder: Path, seed: int, most_questions: int) -
                  folder / "prompts.csv", None, 0, 0, files, folder / "mc.jsonl")
 
 
+def attacked_questions(path: Path, folder: Path) -> tuple[Path, dict[Path, str], int]:
+    """The file of questions under attack that is to be answered, what is to be written of it below `folder`, and how
+    many of its rows repeat a question.
+
+    It is `path` itself where none does, and where it is of another form that `generate --prompts` takes than a CSV file
+    of questions.  Raises AnalysisError for what cannot be read.
+    """
+    if not path.is_file():
+        raise AnalysisError(f"--attacked {path}: no such file")
+    if path.suffix.lower() != ".csv":
+        return path, {}, 0
+    rows = read_rows(path, ())
+    if not rows[0].keys().isdisjoint(OTHER_PROMPTS) or "question" not in rows[0]:
+        return path, {}, 0
+    questions = [row["question"] for row in rows if row["question"]]
+    different = list(dict.fromkeys(questions))
+    if len(different) == len(questions):
+        return path, {}, 0
+    asked = folder / "attacked.csv"
+    return asked, {asked: table_text(QUESTION, [{"question": text} for text in different])}, \
+        len(questions) - len(different)
+
+
 def mmlu_files(directory: Path, folder: Path, most: int) -> dict[Path, str]:
     """The first `most` (0: all) questions of each subject below `folder`, and the subjects' worked examples."""
     tests = sorted(directory.glob("*_test.csv")) or sorted((directory / "test").glob("*_test.csv"))
@@ -182,19 +206,26 @@ def read_rows(path: Path, columns: Sequence[str], may_be_empty: Sequence[str] = 
 
 def table_text(columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> str:
     """Rows as CSV."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
+    return _csv_text([columns, *([row[name] for name in columns] for row in rows)])
+
+
+def _csv_text(rows: Iterable[Sequence[str]]) -> str:
+    """Rows that end in a line feed; fields with a carriage return are quoted, too, lest one end there."""
+    lines = []
+    for row in rows:
+        buffer = io.StringIO()
+        csv.writer(buffer, lineterminator="\r\n").writerow(row)
+        lines.append(buffer.getvalue().removesuffix("\r\n") + "\n")
+    return "".join(lines)
 
 
 def write_files(files: Mapping[Path, str]) -> None:
     """Writes what is not there already."""
     for path, text in files.items():
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        content = text.encode()
+        if not path.is_file() or path.read_bytes() != content:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            path.write_bytes(content)
 
 
 def _checked(behaviour: Behaviour) -> Behaviour:
@@ -224,10 +255,10 @@ def _answers(text: str) -> list[str]:
 
 def _first_rows(path: Path, most: int) -> str:
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file))
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = [row for row in csv.reader(file) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise AnalysisError(f"{path}: cannot be read as CSV: {error}") from error
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows[:most or None])
-    return buffer.getvalue()
+    if not rows:
+        raise AnalysisError(f"{path}: holds no rows")
+    return _csv_text(rows[:most or None])
