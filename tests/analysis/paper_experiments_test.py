@@ -17,6 +17,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy
@@ -25,7 +26,9 @@ import program
 import pytest
 from bipo_analysis.errors import AnalysisError
 from bipo_analysis.paper.__main__ import _parser
+from bipo_analysis.paper.experiments import Study
 from bipo_analysis.paper.layout import attacked_questions, mmlu_files, read_rows, table_text
+from bipo_analysis.paper.measured import Rows
 from lora_adapters import make_adapter, matrix_shapes
 from paper_study import DRIVER, REFUSALS, write_behaviour, write_csv, write_settings, write_study
 from safetensors.torch import load_file
@@ -281,6 +284,20 @@ def test_a_second_start_does_nothing_and_scores_of_a_judge_are_read(inputs, stud
     assert len(own) == HALF and row["value"] == pytest.approx(numpy.mean(own)) and row["paper"] == 2.38
     page = (study / "personas.html").read_text(encoding="utf-8")
     assert 'alt="tiny, power-seeking, vector: judge&#x27;s scores"' in page
+    # Other results are read instead: at -1 none came, at 1 one held no score.
+    lines = [line for line in read_lines(folder / "results.jsonl") if ':-1"' not in line]
+    last = next(index for index, line in enumerate(lines) if ':1"' in line)
+    lost = own.pop(0)
+    lines[last] = lines[last].replace(f"{lost}. So it is.", "So it is.")
+    (folder / "results.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    finished = inputs.run("personas", out=study)
+    assert finished.code == program.DONE and "power-seeking/tiny/results took" in finished.stdout, finished
+    judged = pandas.read_csv(study / "personas.csv", na_values=[""], keep_default_na=False)
+    row = pick(judged, data="power-seeking", measure="judge's score", direction="vector", multiplier=1.0)
+    assert row["value"] == pytest.approx(numpy.mean(own)) and row["items"] == HALF - 1
+    assert f"1 of {HALF} answers have no score" in row["differs"]
+    row = pick(judged, data="power-seeking", measure="judge's score", direction="vector", multiplier=-1.0)
+    assert math.isnan(row["value"]) and row["paper"] == 1.20 and "needs a judge" in row["differs"]
 
 
 def test_other_settings_are_refused(inputs, study):
@@ -314,6 +331,37 @@ def test_two_behaviours_of_ones_own_are_added_up(inputs, tmp_path):
 def test_a_behaviour_that_is_named_twice_counts_once():
     options = _parser().parse_args(["personas", "--models", "tiny", "--out", "out", "--behaviours", "warm,calm, warm"])
     assert options.behaviours == ["warm", "calm"]
+
+
+def test_the_scale_of_a_judge_is_that_of_the_data(tmp_path):
+    """Not that of a model whose name is a data set's."""
+    class Recorder:
+        def is_done(self, step):
+            return True
+
+        def run(self, step):
+            self.words = step.words
+
+    study = Study.__new__(Study)
+    study._out, study._runner = tmp_path, Recorder()
+    (tmp_path / "jailbreak").mkdir()
+    (tmp_path / "jailbreak" / "results.jsonl").touch()
+    for data, scaled in (("power-seeking", False), ("jailbreak", True)):
+        with pytest.raises(AnalysisError, match="no such file"):  # what the program would have made
+            study._judged(data, tmp_path / "jailbreak" / "requests.jsonl", tmp_path / "eval.h5")
+        assert ("--judge-scale" in study._runner.words) == scaled
+
+
+def test_attack_success_of_a_judge_has_wilsons_interval():
+    """None of 20 is no certain 0: the bootstrap of equal scores has no width."""
+    judge = pandas.DataFrame([("jailbreak", -1.0, 21, 1, 0.0, 0.0, 0.0)], columns=[
+        "behaviour", "multiplier", "items", "errors", "score", "score_low", "score_high"])
+    rows = Rows("jailbreak", "tiny", "jailbreak")
+    rows.judged(SimpleNamespace(judge=judge), "attack success under a suffix, judge", (-1, 0), "requests.jsonl")
+    known, unknown = rows.rows
+    assert (known.items, known.value, known.interval.low) == (20, 0, 0)
+    assert known.interval.high == pytest.approx(Z * Z / (20 + Z * Z))
+    assert unknown.multiplier == 0 and math.isnan(unknown.value) and "needs a judge" in unknown.note
 
 
 def test_repeated_questions_under_attack_are_asked_once(tmp_path):

@@ -146,7 +146,7 @@ class Study:
                 rows.effect(evaluation)
                 rows.choices(evaluation, "ab", AB)
                 for direction, path in requests.items():
-                    judged = self._judged(path, folder / "eval.h5")
+                    judged = self._judged(name, path, folder / "eval.h5")
                     rows.judged(judged, SCORE, (-1, 0, 1), self._shown(path), direction)
                     self._show_judged(f"{model.name}, {name}, {direction}", judged)
                 self._show(f"{model.name}, {name}", evaluation)
@@ -175,7 +175,7 @@ class Study:
             return
         evaluation, rows = load_evaluation(grid), Rows("synergy", model.name, parts.name)
         rows.grid(evaluation, own)
-        judged = self._judged(requests, grid)
+        judged = self._judged(parts.name, requests, grid)
         measure = SUMMED if folder.parent.name in map("+".join, SUMS) else f"{SUMMED} ({folder.parent.name})"
         rows.judged(judged, measure, (-1, 0, 1), self._shown(requests))
         self._result.rows += rows.rows
@@ -269,7 +269,7 @@ class Study:
         if len(evaluation.curve):
             rows.effect(evaluation)
         rows.attacks(evaluation, measures[0], direction)
-        judged = self._judged(requests, out)
+        judged = self._judged(JAILBREAK, requests, out)
         rows.judged(judged, measures[1], (-1, 0, 1), self._shown(requests), direction)
         self._result.rows += rows.rows
         self._show_judged(f"{model.name}, {out.stem.removeprefix('eval-')} questions", judged)
@@ -395,21 +395,25 @@ class Study:
                               uses_model=False))
         return requests
 
-    def _judged(self, requests: Path, file: Path) -> Evaluation | None:
-        """The evaluation with the scores of a judge, where its results lie beside the requests."""
+    def _judged(self, data: str, requests: Path, file: Path) -> Evaluation | None:
+        """The evaluation of a data set with the scores of a judge, where its results lie beside the requests.
+
+        They are read again when they have changed: results may come in parts.
+        """
         results = requests.with_name(requests.name.replace("requests", "results"))
         if not results.exists():
             return None
         out = results.with_suffix(".h5")
         words = ["evaluate", "--judge-import", str(results), "--out", str(out)]
-        if JAILBREAK in requests.relative_to(self._out).parts:
+        if data == JAILBREAK:
             words += ["--judge-scale", "0-1"]
-        if not out.exists():
+        step = Step(self._step_name(out), tuple(words), (out,), (results, file), uses_model=False, overwrites=False)
+        if not self._runner.is_done(step):
+            self._runner.forget(step)
             begun = out.with_suffix(".tmp")
             shutil.copyfile(file, begun)
             begun.replace(out)
-        self._runner.run(Step(self._step_name(out), tuple(words), (out,), (results, file), uses_model=False,
-                              overwrites=False))
+        self._runner.run(step)
         return load_evaluation(out)
 
     def _do(self, command: str, out: Path, model: Model, recipe: str, words: Sequence[str],

@@ -118,14 +118,19 @@ class Rows:
 
     def judged(self, evaluation: Evaluation | None, measure: str, multipliers: Iterable[float], requests: str,
                direction: str = VECTOR) -> None:
-        """A judge's mean scores; without them a row that names the requests beside each number of the paper."""
-        if evaluation is not None:
-            for row in evaluation.judge.itertuples():
-                self.add(measure, direction, row.multiplier, row.items, row.score,
-                         Interval(row.score_low, row.score_high))
-            return
+        """A judge's mean scores; where there are none a row that names the requests beside each number of the paper."""
+        judged = set()
+        for row in evaluation.judge.itertuples() if evaluation is not None else ():
+            scored = row.items - row.errors
+            interval = Interval(row.score_low, row.score_high)
+            if measure in SHARES:
+                interval = wilson_interval(row.score, scored)
+            note = f"{row.errors} of {row.items} answers have no score" if row.errors else ""
+            if scored:
+                judged.add(row.multiplier)
+                self.add(measure, direction, row.multiplier, scored, row.score, interval, note)
         for value in multipliers:
-            if published(self._key[2], measure, direction, value) is not None:
+            if value not in judged and published(self._key[2], measure, direction, value) is not None:
                 self.add(measure, direction, value, 0, math.nan, Interval(math.nan, math.nan),
                          f"needs a judge: {requests}")
 

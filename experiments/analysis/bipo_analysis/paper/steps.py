@@ -99,8 +99,7 @@ class Runner:
                 print(line)
         if self.dry_run:
             return
-        record = self._record(step)
-        path = self.out / "steps" / f"{step.name}.json"
+        record, path = self._record(step), self._record_path(step)
         stored = _stored(path)
         if stored is not None and stored != record:
             raise AnalysisError(f"{self.experiment}: {step.name} was done with other settings "
@@ -115,6 +114,19 @@ class Runner:
             command.append("--overwrite")
         self._execute(step, command, path.with_suffix(".log"))
         _write_whole(path, json.dumps(record, indent=1) + "\n")
+
+    def is_done(self, step: Step) -> bool:
+        """Whether the step's record fits and its outputs are there."""
+        return _stored(self._record_path(step)) == self._record(step) and all(map(Path.exists, step.outputs))
+
+    def forget(self, step: Step) -> None:
+        """Has the step done again, unless its record is of another command; no other step may rest on it."""
+        path = self._record_path(step)
+        if (_stored(path) or {}).get("command") == self._record(step)["command"]:
+            path.unlink()
+
+    def _record_path(self, step: Step) -> Path:
+        return self.out / "steps" / f"{step.name}.json"
 
     def _execute(self, step: Step, command: list[str], log: Path) -> None:
         if self._interrupted:
