@@ -21,7 +21,7 @@ from bipo_analysis.cells import LeftOut, load_cells, panels
 from bipo_analysis.effects import (Settings, cell_table, choice_table, compare_choices, difference_table,
                                    multiplier_at_kl, price_of, settings_of)
 from bipo_analysis.label_placement import place_labels
-from bipo_analysis.tradeoff_command import left_out_words, tradeoff_markdown
+from bipo_analysis.tradeoff_command import left_out_words, tradeoff_markdown, unmeasured_words
 
 SEEDS = (1, 2, 3)
 # Mean slope, KL at multiplier 1 and how much seeds differ, of each learning rate; 0.0005 is the reference.
@@ -384,6 +384,13 @@ def test_command_refuses_what_it_cannot_use(folder, tmp_path, capsys):
         assert main(["tradeoffs", *map(str, arguments), "--out", str(tmp_path / "out")]) == 2
         assert reason in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
+
+
+def test_multipliers_that_nobody_measured_are_named(folder, capsys):
+    found = panels(load_cells([folder]))
+    assert unmeasured_words(found, 1.0) == unmeasured_words([], 3.0) == []
+    (sentence,) = unmeasured_words(found, 3.0)
+    assert sentence.startswith("no evaluation has +3 and −3") and "--at takes one of 1, 2" in sentence
 
 
 def test_labels_hide_neither_each_other_nor_a_point():

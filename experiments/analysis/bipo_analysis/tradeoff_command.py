@@ -13,6 +13,7 @@ from .cells import BASE, LeftOut, Panel, left_out, load_cells, panels, passed_ov
 from .effects import (AT, AT_ITS_KL, AT_REFERENCE_KL, COMPARED, EFFECTS, PRICES, Settings, cell_table, choice_table,
                       difference_table, left_out_multipliers, settings_of)
 from .errors import AnalysisError
+from .evaluation import VECTOR, of_direction
 from .resampling import RESAMPLES, few_seeds_words
 from .tradeoff_figures import write_tradeoff_figures
 from .wording import counted, joined, multiplier, number, percent, plain, signed
@@ -60,6 +61,7 @@ def run_tradeoff_command(options: argparse.Namespace) -> tuple[str, list[str]]:
     if evaluated == 0:
         raise AnalysisError("none of these cells was evaluated; name the files of `bipo-dist evaluate --vector` on "
                             "their run files, too")
+    unmeasured = unmeasured_words(found, options.at)
     choices = choice_table(found, options.at, options.equal_kl)
     differences = difference_table(found, options.at, options.equal_kl)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -71,7 +73,21 @@ def run_tradeoff_command(options: argparse.Namespace) -> tuple[str, list[str]]:
     (options.out / "tradeoffs.md").write_text(text, encoding="utf-8")
     line = (f"{options.out}: {counted(len(cells), 'cell')}, {evaluated} evaluated, {counted(len(choices), 'choice')}, "
             f"{counted(len(pictures), 'picture')}")
-    return (f"{line}, {len(omitted)} left out" if omitted else line), left_out_words(omitted, MOST_NAMED)
+    warnings = [*unmeasured, *left_out_words(omitted, MOST_NAMED)]
+    return (f"{line}, {len(omitted)} left out" if omitted else line), warnings
+
+
+def unmeasured_words(found: Sequence[Panel], at: float) -> list[str]:
+    """A sentence where no evaluation has the multipliers at which costs and accuracies are to be compared."""
+    measured = [set(of_direction(cell.evaluation.curve, VECTOR)["multiplier"]) for panel in found
+                for choice in panel.choices for cell in choice.cells if cell.evaluation is not None]
+    if not any(measured) or any({at, -at} <= own for own in measured):
+        return []
+    known = sorted({float(value) for own in measured for value in own if value > 0 and -value in own})
+    takes = f"--at takes one of {', '.join(f'{value:g}' for value in known)}" if known else \
+        "nor has one others on both sides"
+    return [f"no evaluation has {multiplier(at)} and {multiplier(-at)}, so that costs and swings of accuracy are not "
+            f"known; {takes}"]
 
 
 def left_out_words(omitted: Sequence[LeftOut], most: int | None = None) -> list[str]:
