@@ -194,13 +194,28 @@ void add_new(std::vector<std::string>& lines, const std::vector<std::string>& mo
   }
 }
 
-// Adds what the positions of cells leave unsteered.  Throws UserError as unsteered_warnings() does.
+// Returns all layers of the cells that read these inputs.
+SteeredLayers all_layers(const SweepPreparation& sweep, std::size_t inputs) {
+  std::set<std::int64_t> layers;
+  for (const Cell& cell : sweep.plan.cells) {
+    if (inputs_of(sweep, cell) == inputs) {
+      const SteeredLayers of_cell = steered_layers(cell);
+      layers.insert(of_cell.blocks().begin(), of_cell.blocks().end());
+    }
+  }
+  return SteeredLayers(std::vector<std::int64_t>(layers.begin(), layers.end()));
+}
+
+// Adds what the positions of cells leave unsteered.  Throws UserError as unsteered_warnings() does,
+// that is, where no cell of such positions could train.
 void check_steered_pairs(SweepPreparation& sweep) {
-  for (SweepInputs& inputs : sweep.inputs) {
+  for (std::size_t i = 0; i < sweep.inputs.size(); ++i) {
+    SweepInputs& inputs = sweep.inputs[i];
+    const SteeredLayers layers = all_layers(sweep, i);
     for (const std::string& text : sweep.options.axes.positions) {
       SteeredPositions positions = parse_positions(text);
       positions.left_out_bos = inputs.job.options.positions.left_out_bos;
-      add_new(inputs.job.warnings, unsteered_warnings(inputs.job.inputs, positions));
+      add_new(inputs.job.warnings, unsteered_warnings(inputs.job.inputs, positions, layers));
     }
   }
 }

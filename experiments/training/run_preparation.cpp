@@ -234,15 +234,15 @@ JobPreparation prepare_job(const TrainOptions& options, const Topology& topology
 }
 
 std::vector<std::string> unsteered_warnings(const TrainingInputs& inputs,
-                                            const SteeredPositions& positions) {
+                                            const SteeredPositions& positions,
+                                            const SteeredLayers& layers) {
   const auto all = static_cast<std::int64_t>(inputs.train.size());
-  const std::int64_t steered =
-      std::count_if(inputs.train.begin(), inputs.train.end(),
-                    [&](const TokenPair& pair) { return has_steered_row(pair, positions); });
-  if (steered == all) {
-    return {};
-  }
+  const auto count = [&](const auto& is_steered) {
+    return std::count_if(inputs.train.begin(), inputs.train.end(),
+                         [&](const TokenPair& pair) { return is_steered(pair, positions); });
+  };
   const std::string text = to_string(positions);
+  const std::int64_t steered = count(has_steered_row);
   if (steered == 0) {
     throw UserError(
         fmt::format("--positions {}: no pair of --train has a token there (the last token of an "
@@ -250,9 +250,39 @@ std::vector<std::string> unsteered_warnings(const TrainingInputs& inputs,
                     "train; choose other positions",
                     text));
   }
-  return {fmt::format(
-      "--positions {}: {} of {} pairs have no token there, and teach the vector nothing", text,
-      all - steered, all)};
+  std::vector<std::string> warnings;
+  if (steered < all) {
+    warnings.push_back(
+        fmt::format("--positions {}: {} of {} pairs have no token there, and teach the vector "
+                    "nothing",
+                    text, all - steered, all));
+  }
+  const std::int64_t last = inputs.config.blocks - 1;
+  const std::int64_t predicting =
+      layers.highest() == last ? count(has_steered_prediction) : steered;
+  if (predicting >= steered) {
+    return warnings;
+  }
+  const std::string reason = fmt::format(
+      "--positions {}: layer {} is the model's last, where a token's activations predict the next "
+      "token and nothing else",
+      text, last);
+  if (predicting > 0) {
+    warnings.push_back(
+        fmt::format("{}; in {} of {} pairs no scored token follows one there, so that they teach "
+                    "the vector of this layer nothing",
+                    reason, all - predicting, all));
+    return warnings;
+  }
+  if (layers.count() == 1) {
+    throw UserError(
+        fmt::format("{}, and no scored token of --train follows one there: there would be nothing "
+                    "to train; choose a lower layer, or positions with last:1 or the answers",
+                    reason));
+  }
+  warnings.push_back(fmt::format(
+      "{}, and no scored token of --train follows one there: its vector is not trained", reason));
+  return warnings;
 }
 
 std::uint64_t activation_bytes(const JobPreparation& job, const std::vector<TokenPair>& pairs) {
@@ -401,7 +431,8 @@ RunPreparation prepare_run(const TrainOptions& given, const std::string& now,
   run.job =
       prepare_job(options, arrange_ranks(options, std::nullopt, session), micro_batch, session);
   check_layer(options.layer.highest(), run.job.inputs.config);
-  for (std::string& warning : unsteered_warnings(run.job.inputs, run.job.options.positions)) {
+  for (std::string& warning : unsteered_warnings(run.job.inputs, run.job.options.positions,
+                                                 steered_layers(run.job.options))) {
     run.job.warnings.push_back(std::move(warning));
   }
   if (!run.previous && !options.continue_from.empty()) {

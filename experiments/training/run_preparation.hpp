@@ -53,10 +53,12 @@ struct RunPreparation {
 JobPreparation prepare_job(const TrainOptions& options, const Topology& topology,
                            std::optional<std::int64_t> micro_batch, const Session& session);
 
-// Says how many training pairs have no token that `positions` steer.  Throws UserError where none
-// has one, so that nothing could be trained.
+// Says how many training pairs have no token that `positions` steer, and which teach the vector of
+// the model's last block nothing, where that is among `layers`.  Throws UserError where nothing
+// could be trained.
 std::vector<std::string> unsteered_warnings(const TrainingInputs& inputs,
-                                            const SteeredPositions& positions);
+                                            const SteeredPositions& positions,
+                                            const SteeredLayers& layers);
 
 // Returns the bytes of each node that activations of `pairs` at one layer take where they are kept.
 std::uint64_t activation_bytes(const JobPreparation& job, const std::vector<TokenPair>& pairs);

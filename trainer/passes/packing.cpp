@@ -317,6 +317,24 @@ bool has_steered_row(const TokenPair& pair, const SteeredPositions& positions) {
                                          has_row(pair.rejected, pair.rejected_scored)));
 }
 
+bool has_steered_prediction(const TokenPair& pair, const SteeredPositions& positions) {
+  const bool is_end_steered =
+      steered_rows_of_prompt(std::ssize(pair.prompt), pair.prompt.front(), positions).back();
+  // Token i of an answer has the row that predicts token i + 1.
+  const auto predicts = [&](const std::vector<TokenId>& answer, const ScoredTokens& scored) {
+    bool is_steered = is_end_steered;
+    for (std::size_t i = 0; i < answer.size(); ++i) {
+      if (is_steered && is_scored(scored, i)) {
+        return true;
+      }
+      is_steered = positions.kind == SteeredPositions::Kind::kAll ||
+                   (positions.steers_answers() && is_scored(scored, i));
+    }
+    return false;
+  };
+  return predicts(pair.chosen, pair.chosen_scored) || predicts(pair.rejected, pair.rejected_scored);
+}
+
 std::vector<std::int64_t> packed_sizes(const std::vector<TokenPair>& pairs) {
   std::vector<std::int64_t> sizes(pairs.size());
   std::transform(pairs.begin(), pairs.end(), sizes.begin(), packed_size);

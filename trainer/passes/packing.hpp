@@ -109,6 +109,10 @@ std::shared_ptr<UnsentPairs> pack_unsent(const std::vector<TokenPair>& pairs,
 // Returns whether packing gives the pair a row at `positions`.
 bool has_steered_row(const TokenPair& pair, const SteeredPositions& positions);
 
+// Returns whether one of these rows predicts a scored token.  Behind the last block no row sees
+// another, so that there only these rows matter.
+bool has_steered_prediction(const TokenPair& pair, const SteeredPositions& positions);
+
 // Packs the pairs (or continuations) `indices`, all steered alike.
 PackedPairs pack_alike(const std::vector<TokenPair>& pairs,
                        const std::vector<std::int64_t>& indices, const Decoder& decoder,

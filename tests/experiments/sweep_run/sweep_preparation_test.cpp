@@ -383,6 +383,24 @@ TEST_F(SweepPreparationTest, EachCellHasTheWarmUpOfItsOwnSteps) {
   EXPECT_EQ(nlohmann::json::parse(as_before.plan_text)["settings"]["warmup_steps"], 100);
 }
 
+// Other cells can train at such positions.
+TEST_F(SweepPreparationTest, WarnsOfPositionsBehindWhichNothingIsRead) {
+  SweepOptions given = options();
+  const auto warnings = [&] {
+    std::string about_positions;
+    for (const std::string& warning : prepare(given).warnings()) {
+      about_positions += warning.starts_with("--positions") ? warning + "\n" : "";
+    }
+    return about_positions;
+  };
+  given.axes.positions = {"all", "first:1"};
+  EXPECT_EQ(warnings(), "");
+  given.axes.layers = {{0, 2, 1}};
+  expect_parts(warnings(), {"--positions first:1", "layer 2 is the model's last"});
+  given.axes.layers = {{2, 2, 1}};
+  expect_parts(error_of<UserError>([&] { prepare(given); }), {"first:1", "nothing to train"});
+}
+
 TEST_F(SweepPreparationTest, WarningsComeOnce) {
   SweepOptions given = options();
   given.warmup_steps = 100;

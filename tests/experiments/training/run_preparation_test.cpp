@@ -400,6 +400,28 @@ TEST_F(RunPreparationTest, RefusesALayerThatTheModelDoesNotHave) {
             "--layer 3: the model has 3 blocks, so layers go from 0 to 2");
 }
 
+// The activations of the last block's tokens predict the next token, and no other token sees them.
+TEST_F(RunPreparationTest, PositionsBehindWhichNothingIsReadAreRefused) {
+  TrainOptions given = options();
+  const auto warnings = [&] {
+    std::string about_positions;
+    for (const std::string& warning : prepare(given).job.warnings) {
+      about_positions += warning.starts_with("--positions") ? warning + "\n" : "";
+    }
+    return about_positions;
+  };
+  given.positions = parse_positions("first:1");
+  EXPECT_EQ(warnings(), "");
+  given.layer = testing::kModelBlocks - 1;
+  expect_parts(error_of<UserError>([&] { prepare(given); }),
+               {"--positions first:1", "layer 2 is the model's last", "nothing to train", "lower"});
+  given.layer = SteeredLayers(std::vector<std::int64_t>{0, 2});
+  expect_parts(warnings(), {"layer 2 is the model's last", "its vector is not trained"});
+  given.layer = 2;
+  given.positions = parse_positions("first:1,last:1");
+  EXPECT_EQ(warnings(), "");
+}
+
 TEST_F(RunPreparationTest, SeveralLayersAreOneRun) {
   TrainOptions given = options();
   given.layer = SteeredLayers(std::vector<std::int64_t>{0, 2});

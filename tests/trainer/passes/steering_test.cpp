@@ -68,6 +68,34 @@ TEST(Positions, ALastTokenHasNoRow) {
   EXPECT_FALSE(has_steered_row(pair, first));
 }
 
+TEST(Positions, OnlyRowsThatPredictMatterBehindTheLastBlock) {
+  TokenPair pair{{1, 5, 6}, {7}, {8}, "here"};
+  const auto predicts = [&](const char* positions) {
+    return has_steered_prediction(pair, parse_positions(positions));
+  };
+  EXPECT_TRUE(predicts("all"));
+  EXPECT_TRUE(predicts("prompt"));
+  EXPECT_TRUE(predicts("last:1"));
+  EXPECT_TRUE(predicts("first:3"));  // the whole prompt
+  EXPECT_FALSE(predicts("first:2"));
+  EXPECT_FALSE(predicts("answer"));
+  EXPECT_FALSE(has_steered_prediction(pair, SteeredPositions::kNone));
+  pair.rejected = {8, 9};
+  EXPECT_TRUE(predicts("answer"));
+  pair.rejected_scored = {true, false};  // what the steered row predicts is not scored
+  EXPECT_FALSE(predicts("answer"));
+  pair.rejected = {8, 9, 4};
+  pair.rejected_scored = {false, false, true};
+  EXPECT_FALSE(predicts("answer"));
+  pair.chosen_scored = {false};
+  EXPECT_FALSE(predicts("prompt"));
+  EXPECT_TRUE(predicts("all"));
+  SteeredPositions all;
+  all.left_out_bos = 1;
+  pair = {{1}, {7}, {8}, "here"};
+  EXPECT_FALSE(has_steered_prediction(pair, all));
+}
+
 TEST(Positions, AreReadAsTheyAreWritten) {
   for (const char* text : {"all", "answer", "prompt", "first:2,last:3", "first:1", "last:4"}) {
     EXPECT_EQ(to_string(parse_positions(text)), text);
