@@ -281,11 +281,36 @@ class Member {
     if (zero_gradients_ >= std::min(plan_.steps_per_epoch(), plan_.total_steps())) {
       return fmt::format(
           "step {}: the gradient was exactly 0 in each of the last {} steps, a whole epoch, so "
-          "that "
-          "nothing is learned: {}; or a lower --beta, where the loss is 0",
-          row.step, zero_gradients_, kAdvice);
+          "that nothing is learned: {}",
+          row.step, zero_gradients_, advice_without_gradient(row));
     }
     return "";
+  }
+
+  // Why no gradient came, and what to change.
+  std::string advice_without_gradient(const StepRow& row) const {
+    // In float32 nothing is left of a sigmoid that is 0 or 1.
+    constexpr double kSaturatedLoss = 1e-12;
+    const ObjectiveKind kind = settings().objective.kind;
+    if (row.loss < kSaturatedLoss && has_sigmoid(kind)) {
+      return projects_out(kind)
+                 ? "the loss is 0, because the trained answers are far the likelier ones already"
+                 : "the loss is 0, because the margins are far above what it wants; train again "
+                   "with a lower --beta";
+    }
+    const std::vector<StepRow>& steps = record_.get().steps;
+    if (std::any_of(steps.begin(), steps.end(),
+                    [](const StepRow& step) { return step.grad_norm != 0; })) {
+      return kAdvice;
+    }
+    return fmt::format(
+        "it was 0 from the first step on: no scored token of an answer sees a steered one "
+        "(--positions {}), as where sliding windows of attention end before it; train again at "
+        "other positions or a lower --layer{}",
+        to_string(settings().positions),
+        projects_out(kind) ? ", or from a vector (--init random:1%), because at 0 there is nothing "
+                             "to project out"
+                           : "");
   }
 
   std::reference_wrapper<const TrainingSettings> settings_;

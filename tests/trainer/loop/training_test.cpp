@@ -784,6 +784,21 @@ TEST(Training, AnEpochOfZeroGradientsHasDiverged) {
   EXPECT_EQ(record.steps.back().grad_norm, 0);
 }
 
+// Nothing sees the output of the last block but the head.
+TEST(Training, PositionsThatNoAnswerSeesAreSaidToBeThat) {
+  const std::int64_t last = tiny_config().blocks - 1;
+  const World world(for_layers({last}));
+  TrainingSettings settings = three_members().front();
+  settings.positions = parse_positions("first:1");
+  TrainingRecord record = starting_record(world.config.hidden, settings.plan.seed);
+  QuietObserver observer;
+  train(world.decoder, world.cache, nullptr, last, {{settings, record, observer}}, world.ranks);
+  const std::string& reason = observer.failure();
+  EXPECT_NE(reason.find("--positions first:1"), std::string::npos) << reason;
+  EXPECT_EQ(reason.find("lower --lr"), std::string::npos) << reason;
+  EXPECT_EQ(record.steps.size(), 3U);
+}
+
 TEST(Training, APackContinuesWhereItStopped) {
   const World world(for_layers({1}));
   const auto settings = three_members();
