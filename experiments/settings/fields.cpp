@@ -79,6 +79,7 @@ Field train_start_field(TrainOptions& o) {
   made.set = [&o](const std::string& text) {
     const bool names_file = text != "zero" && !text.starts_with("random:");
     o.continue_from = names_file ? parse_vector_choice(text) : VectorChoice();
+    o.starts_by_init = names_file;
     o.start = names_file ? RandomStart() : parse_start(text);
   };
   made.text = [&o] {

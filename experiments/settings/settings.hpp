@@ -217,7 +217,8 @@ struct TrainOptions : TrainingOptions {
   std::filesystem::path out;
   bool resume = false;
   bool overwrite = false;
-  VectorChoice continue_from;  // empty: the vector starts at zero
+  VectorChoice continue_from;   // empty: the vector starts at zero
+  bool starts_by_init = false;  // --init names continue_from, as --continue-from does otherwise
   double lr = 3e-3;
   ObjectiveKind objective = ObjectiveKind::kBipo;
   double beta = 0.1;
@@ -233,6 +234,11 @@ struct TrainOptions : TrainingOptions {
 // Returns the layers with their site.
 inline SteeredLayers steered_layers(const TrainOptions& options) {
   return options.layer.at(options.site);
+}
+
+// Returns the option that names the run file whose vector a run starts from.
+inline const char* start_option(const TrainOptions& options) {
+  return options.starts_by_init ? "--init" : "--continue-from";
 }
 
 // The objective's own reduction, or the given one.

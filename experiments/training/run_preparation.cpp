@@ -124,26 +124,30 @@ SteeredLayers layers_of(const std::vector<StoredVector>& vectors) {
 
 // Reads the vector, of one layer or several, and checks that it fits the run; adds what there is to
 // say about it to the job.
-Start read_start(const VectorChoice& choice, const SteeredLayers& layers, JobPreparation& job) {
-  const std::vector<StoredVector> vectors =
-      read_layer_vectors(choice, job.inputs.config, "--continue-from");
+Start read_start(const TrainOptions& options, JobPreparation& job) {
+  const VectorChoice& choice = options.continue_from;
+  const SteeredLayers layers = steered_layers(options);
+  const char* const option = start_option(options);
+  const std::vector<StoredVector> vectors = read_layer_vectors(choice, job.inputs.config, option);
   const StoredVector& stored = vectors.front();
   const std::string file = choice.file.string();
   if (stored.site != layers.site()) {
     throw UserError(fmt::format(
-        "--continue-from {}: its vector was made with --site {}, but --site is {}; a vector means "
-        "something at its own site only",
-        file, to_string(stored.site), to_string(layers.site())));
+        "{} {}: its vector was made with --site {}, but --site is {}; a vector means something at "
+        "its own site only",
+        option, file, to_string(stored.site), to_string(layers.site())));
   }
   if (layers_of(vectors) != layers) {
+    const bool is_one = vectors.size() == 1;
     throw UserError(fmt::format(
-        "--continue-from {}: its vector belongs to layer {}, but --layer is {}; a vector "
-        "means something at its own layer only{}",
-        file, to_string(layers_of(vectors)), to_string(layers),
-        vectors.size() == 1 || stored.site != Site::kBlock
+        "{} {}: its vector{} to {}, but --layer is {}; a vector means something at its own layer "
+        "only: give --layer {}{}",
+        option, file, is_one ? " belongs" : "s belong", layers_text(layers_of(vectors)),
+        to_string(layers), to_string(layers_of(vectors)),
+        is_one || stored.site != Site::kBlock
             ? ""
-            : "; `bipo-dist export --layer` and `bipo-dist import` make a file of "
-              "one of several layers"));
+            : "; `bipo-dist export --layer` and `bipo-dist import` make a file of one of several "
+              "layers"));
   }
   if (const auto warning = unfinished_warning(choice.file, stored)) {
     job.warnings.push_back(*warning);
@@ -160,9 +164,9 @@ Start read_start(const VectorChoice& choice, const SteeredLayers& layers, JobPre
                         trained.steers_bos == job.options.steer_bos;
   if (!limited.empty() && !is_alike) {
     job.warnings.push_back(
-        fmt::format("{}: trained at the positions {}, which --continue-from does not take over; "
-                    "--positions and --steer-bos choose those of this run",
-                    file, limited));
+        fmt::format("{}: trained at the positions {}, which {} does not take over; --positions "
+                    "and --steer-bos choose those of this run",
+                    file, limited, option));
   }
   Start start;
   for (const StoredVector& vector : vectors) {
@@ -174,7 +178,7 @@ Start read_start(const VectorChoice& choice, const SteeredLayers& layers, JobPre
   }
   if (!std::isfinite(vector_norm(start.vector))) {
     throw UserError(
-        fmt::format("--continue-from {}: its vector times {} is not finite", file, choice.weight));
+        fmt::format("{} {}: its vector times {} is not finite", option, file, choice.weight));
   }
   ContentHash hash;
   hash.add_bytes(start.vector.data(), start.vector.size() * sizeof(float));
@@ -188,28 +192,29 @@ Start read_start(const VectorChoice& choice, const SteeredLayers& layers, JobPre
 
 // Returns what the run that goes on began with, which needs no file any more.  Throws UserError
 // where the options name something else.
-Json continued_start(const VectorChoice& given, const std::string& config,
-                     const std::filesystem::path& out) {
+Json continued_start(const TrainOptions& options, const std::string& config) {
+  const VectorChoice& given = options.continue_from;
   const Json stored = Json::parse(config, nullptr, /*allow_exceptions=*/false);
   const Json start = stored.is_object() ? stored.value(kContinueFromKey, Json()) : Json();
   if (given.empty()) {
     return start;
   }
+  const char* const option = start_option(options);
+  const std::string named = choice_text(given, given.file.string());
   if (!start.is_object()) {
-    throw UserError(
-        fmt::format("--resume: {} did not start from --continue-from {}, but at zero; leave "
-                    "--continue-from out, or write another --out",
-                    out.string(), choice_text(given, given.file.string())));
+    throw UserError(fmt::format(
+        "--resume: {} did not start from {} {}, nor from any other run's vector; leave {} out, or "
+        "write another --out",
+        options.out.string(), option, named, option));
   }
   const bool is_same = start.value("file", Json()) == absolute_text(given.file) &&
                        start.value("selected", Json()) == to_string(given.selection) &&
                        start.value("weight", Json()) == given.weight;
   if (!is_same) {
-    throw UserError(
-        fmt::format("--resume: {} started from another vector ({}) than --continue-from {} names; "
-                    "leave --continue-from out, which a run that goes on does not need, or write "
-                    "another --out",
-                    out.string(), start.dump(), choice_text(given, given.file.string())));
+    throw UserError(fmt::format(
+        "--resume: {} started from another vector ({}) than {} {} names; leave {} out, which a run "
+        "that goes on does not need, or write another --out",
+        options.out.string(), start.dump(), option, named, option));
   }
   return start;
 }
@@ -422,9 +427,8 @@ RunPreparation prepare_run(const TrainOptions& given, const std::string& now,
         "--out", options.out,
         {options.model, options.adapter, options.train, options.test, options.continue_from.file});
   }
-  Json provenance = run.previous ? continued_start(options.continue_from,
-                                                   run.previous->attributes.config, options.out)
-                                 : Json();
+  Json provenance =
+      run.previous ? continued_start(options, run.previous->attributes.config) : Json();
   const auto micro_batch =
       run.previous ? std::optional(stored_integer(run.previous->attributes.config, "micro_batch"))
                    : std::nullopt;
@@ -436,7 +440,7 @@ RunPreparation prepare_run(const TrainOptions& given, const std::string& now,
     run.job.warnings.push_back(std::move(warning));
   }
   if (!run.previous && !options.continue_from.empty()) {
-    Start start = read_start(options.continue_from, steered_layers(options), run.job);
+    Start start = read_start(options, run.job);
     run.start = std::move(start.vector);
     provenance = std::move(start.provenance);
   }

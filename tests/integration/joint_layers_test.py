@@ -83,7 +83,7 @@ def test_what_is_refused(job, tiny_model, tmp_path):
     refused = {
         "0 is given twice": job.writing("a.h5").but(layer="0,1,0").arguments(),
         "--layer 9": job.writing("a.h5").but(layer="0,9").arguments(),
-        "belongs to layer 0,2,3, but --layer is 0,2": job.writing("a.h5").but(layer="0,2",
+        "belong to layers 0,2,3, but --layer is 0,2": job.writing("a.h5").but(layer="0,2",
                                                                                continue_from=job.out).arguments(),
         "holds a vector for each of 3 layers": ["generate", "--model", tiny_model, "--vector", job.out, "--gate",
                                                 f"{job.out}:0", "--prompt", "red"],

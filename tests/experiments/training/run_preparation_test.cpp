@@ -400,6 +400,37 @@ TEST_F(RunPreparationTest, RefusesALayerThatTheModelDoesNotHave) {
             "--layer 3: the model has 3 blocks, so layers go from 0 to 2");
 }
 
+// Messages name the option that was given.
+TEST_F(RunPreparationTest, AStartThatDoesNotFitIsRefusedByTheOptionsName) {
+  const TrainOptions first = options();
+  const RunPreparation run = prepare(first);
+  RunRecord record{starting_record(testing::kModelHidden, first.seed),
+                   run_attributes(run.job.options, run.job, lone_session(), run.config, kNow),
+                   nullptr};
+  record.vectors.push_back({std::vector<float>(testing::kModelHidden, 1), /*step=*/1, /*epoch=*/0});
+  record.attributes.status = RunStatus::kComplete;
+  ASSERT_TRUE(write_run_file(first.out, record));
+  TrainOptions given = options();
+  given.out = directory_ / "second.h5";
+  given.continue_from.file = first.out;
+  given.layer = SteeredLayers(std::vector<std::int64_t>{0, 1});
+  for (const bool by_init : {false, true}) {
+    given.starts_by_init = by_init;
+    const std::string option = by_init ? "--init" : "--continue-from";
+    EXPECT_TRUE(
+        error_of<UserError>([&] { prepare(given); })
+            .ends_with(": its vector belongs to layer 1, but --layer is 0,1; a vector means "
+                       "something at its own layer only: give --layer 1"));
+    EXPECT_TRUE(error_of<UserError>([&] { prepare(given); }).starts_with(option + " "));
+    TrainOptions resumed = options();
+    resumed.resume = true;
+    resumed.continue_from.file = "other.h5";
+    resumed.starts_by_init = by_init;
+    expect_parts(error_of<UserError>([&] { prepare(resumed); }),
+                 {"did not start from " + option + " other.h5", "leave " + option + " out"});
+  }
+}
+
 // The activations of the last block's tokens predict the next token, and no other token sees them.
 TEST_F(RunPreparationTest, PositionsBehindWhichNothingIsReadAreRefused) {
   TrainOptions given = options();

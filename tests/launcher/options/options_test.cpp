@@ -485,6 +485,8 @@ TEST(TrainOptions, TakeNormScheduleAndStart) {
   const TrainOptions file = parsed({"--init", "run.h5:best@0.5"});
   EXPECT_EQ(file.continue_from.file, "run.h5");
   EXPECT_EQ(file.continue_from.weight, 0.5);
+  EXPECT_TRUE(file.starts_by_init);
+  EXPECT_FALSE(parsed({"--continue-from", "run.h5"}).starts_by_init);
   EXPECT_EQ(file.start, RandomStart());
   const IniFile ini("init = run.h5\n");
   EXPECT_TRUE(parsed({"--config", ini.path(), "--init", "zero"}).continue_from.empty());
