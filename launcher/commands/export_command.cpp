@@ -64,10 +64,11 @@ void keep_chosen_layers(const std::filesystem::path& file, const std::vector<std
     return std::count(chosen.begin(), chosen.end(), vector.layer) == 0;
   });
   if (vectors.empty()) {
-    throw UserError(fmt::format("{}: it holds the vector{} of layer {}, and --layer {} names {}",
-                                file.string(), found.size() == 1 ? "" : "s", fmt::join(found, ", "),
-                                fmt::join(chosen, ","),
-                                found.size() == 1 ? "another" : "none of them"));
+    const bool is_one = found.size() == 1;
+    throw UserError(fmt::format("{}: it holds the vector{} of {}, and --layer {} names {}",
+                                file.string(), is_one ? "" : "s",
+                                layers_text(SteeredLayers(std::move(found))),
+                                fmt::join(chosen, ","), is_one ? "another" : "none of them"));
   }
 }
 

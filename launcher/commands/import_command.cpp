@@ -20,6 +20,7 @@
 #include "experiments/settings/stored_settings.hpp"
 #include "launcher/commands/commands.hpp"
 #include "launcher/commands/lone_process.hpp"
+#include "trainer/intervention/layers.hpp"
 #include "trainer/intervention/site.hpp"
 #include "trainer/model/architecture/config.hpp"
 #include "trainer/model/model_files.hpp"
@@ -199,12 +200,19 @@ void write_one(const VectorFile& file, const ImportOptions& options) {
       options.file.string(), file.format, options.out.string());
 }
 
-std::string layer_list(const VectorFile& file) {
+// Returns "layers 1,4", "the MLPs of layers 1,4", or, where some are of MLPs, each place.
+std::string places_of(const VectorFile& file) {
+  const Site site = file.vectors.front().site;
   std::vector<std::int64_t> layers;
+  std::vector<std::string> places;
+  bool has_one_site = true;
   for (const LayerVector& vector : file.vectors) {
     layers.push_back(vector.layer);
+    places.push_back(place_text({vector.layer, vector.site}));
+    has_one_site = has_one_site && vector.site == site;
   }
-  return fmt::format("{}", fmt::join(layers, ", "));
+  return has_one_site ? layers_text(SteeredLayers(std::move(layers)).at(site))
+                      : fmt::format("{}", fmt::join(places, ", "));
 }
 
 void require_one_size(const VectorFile& file, const ImportOptions& options) {
@@ -224,9 +232,9 @@ void require_one_size(const VectorFile& file, const ImportOptions& options) {
 void check_directory(const VectorFile& file, const ImportOptions& options) {
   if (!fs::is_directory(options.out) && fs::exists(options.out)) {
     throw UserError(fmt::format(
-        "{}: holds the vectors of layers {}; choose one by --layer, or let --out name a directory "
+        "{}: holds the vectors of {}; choose one by --layer, or let --out name a directory "
         "for a run file of each, or an .h5 file for one run of all, not {}",
-        options.file.string(), layer_list(file), options.out.string()));
+        options.file.string(), places_of(file), options.out.string()));
   }
   require_one_size(file, options);
 }
@@ -238,10 +246,10 @@ void write_together(const VectorFile& file, const ImportOptions& options) {
   check_new_file("--out", options.out, options.overwrite, {options.file});
   write_run_file(options.out, run_of(file, file.vectors, options));
   std::cout << fmt::format(
-      "{}: a run of {} vectors of {} numbers for the layers {}, from {} ({}); --vector {} steers "
-      "all of these layers together\n",
-      options.out.string(), file.vectors.size(), file.vectors.front().value.size(),
-      layer_list(file), options.file.string(), file.format, options.out.string());
+      "{}: a run of {} vectors of {} numbers for {}, from {} ({}); --vector {} steers all of these "
+      "together\n",
+      options.out.string(), file.vectors.size(), file.vectors.front().value.size(), places_of(file),
+      options.file.string(), file.format, options.out.string());
 }
 
 // Removes the files and the directory that an import which fails has made.
@@ -299,9 +307,9 @@ void write_several(const VectorFile& file, const ImportOptions& options) {
   }
   made.keep();
   std::cout << fmt::format(
-      "{}: {} vectors of {} numbers for the layers {}, from {} ({}); use one by --vector {}\n",
-      options.out.string(), file.vectors.size(), file.vectors.front().value.size(),
-      layer_list(file), options.file.string(), file.format, path_of(file.vectors.front()).string());
+      "{}: {} vectors of {} numbers for {}, from {} ({}); use one by --vector {}\n",
+      options.out.string(), file.vectors.size(), file.vectors.front().value.size(), places_of(file),
+      options.file.string(), file.format, path_of(file.vectors.front()).string());
 }
 
 WantedVectors choice_of(const ImportOptions& options) {

@@ -413,6 +413,8 @@ def test_psyctls_layers(tmp_path):
         assert found[layer].attributes["site"] == "mlp"
     finished = program.run(["import", tmp_path / "v.safetensors", "--layer", 14, "--out", tmp_path / "one.h5"])
     assert finished.code == program.DONE and "mlp.down_proj" in finished.stderr
+    together = program.run_successfully(["import", tmp_path / "v.safetensors", "--out", tmp_path / "all.h5"]).stdout
+    assert "2 vectors of " in together and "for the MLPs of layers 13,14, from" in together, together
     unknown = refusal(["export", tmp_path / "one.h5", "--format", "npy", "--out", tmp_path / "v.npy"])
     assert "import the vector again with --model" in unknown, unknown
 
@@ -472,7 +474,7 @@ def test_gguf_of_several_layers(tmp_path):
     assert_bits(bring(tmp_path / "v.gguf", tmp_path / "run.h5", "--layer", 9).final_vector, numbers(9))
     (tmp_path / "notes.txt").touch()
     message = refusal(["import", tmp_path / "v.gguf", "--out", tmp_path / "notes.txt"])
-    assert "4, 9" in message and "--layer" in message
+    assert "layers 4,9" in message and "--layer" in message
 
 
 def test_one_run_of_several_layers(tmp_path):

@@ -90,7 +90,7 @@ def test_what_is_refused(job, tiny_model, tmp_path):
         "the vectors of 3 layers; export one of them, of a run of several layers by --layer 3": [
             "export", job.out, "--format", "npy", "--out", tmp_path / "v.npy"],
         "leave it out, of a run of several layers by --layer 2,3": ["export", job.out, "--format", "gguf", "--out", tmp_path / "v.gguf"],
-        "it holds the vectors of layer 0, 2, 3, and --layer 1,4 names none of them": [
+        "it holds the vectors of layers 0,2,3, and --layer 1,4 names none of them": [
             "export", job.out, "--format", "pt", "--layer", "1,4", "--out", tmp_path / "v.pt"],
         "--layer 2,1: none of the files has a vector of layer 1": [
             "export", job.out, "--format", "pt", "--layer", "2,1", "--out", tmp_path / "v.pt"],
