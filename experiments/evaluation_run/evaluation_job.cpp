@@ -323,7 +323,7 @@ EvaluationJob prepare_evaluation(const EvaluateOptions& options, const std::stri
   if (!options.caa.empty()) {
     job.caa = read_stored_vector(options.caa.file, options.caa.selection);
   }
-  check_weights_of(job.vectors, options.intervention);
+  check_intervention(job.vectors, options.intervention);
   if (const std::uint64_t bytes = conceptor_device_bytes(job.vectors, options.random_directions(),
                                                          job.model.computation.device);
       bytes > 0) {

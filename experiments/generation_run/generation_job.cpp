@@ -134,7 +134,7 @@ GenerationJob prepare_generation(const GenerateOptions& given, const std::string
   const ModelConfig& config = job.model.files.config;
   job.weights_hash = hash_of_weights(*job.model.files.weights);
   job.vectors = read_vectors(given.vectors, config);
-  check_weights_of(job.vectors, given.intervention);
+  check_intervention(job.vectors, given.intervention);
   job.gate = read_gate(given.gate, config);
   TokenizeOptions tokenize = tokenize_options(job.options, config.context);
   tokenize.max_length = std::numeric_limits<std::int64_t>::max();  // see read_prompts_of()

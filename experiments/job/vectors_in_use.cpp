@@ -216,7 +216,7 @@ std::vector<std::string> resolve_positions(const std::vector<VectorInUse>& vecto
   return warnings;
 }
 
-void check_weights_of(const std::vector<VectorInUse>& vectors, const Intervention& intervention) {
+void check_intervention(const std::vector<VectorInUse>& vectors, const Intervention& intervention) {
   for (const VectorInUse& vector : vectors) {
     if (intervention.kind != Intervention::Kind::kAdd && vector.is_conceptor()) {
       throw UserError(fmt::format(
@@ -229,6 +229,15 @@ void check_weights_of(const std::vector<VectorInUse>& vectors, const Interventio
           "--vector {}: a weight ({}) belongs to vectors that are added; --intervention {} knows "
           "their directions only, and --multipliers say how much of it is done",
           vector.choice.file.string(), vector.choice.weight, to_string(intervention)));
+    }
+    const bool is_zero = std::all_of(vectors.begin(), vectors.end(), [&](const VectorInUse& other) {
+      return other.choice_index != vector.choice_index || vector_norm(other.stored.value) == 0;
+    });
+    if (intervention.kind != Intervention::Kind::kAdd && is_zero) {
+      throw UserError(fmt::format(
+          "--vector {}: its vector is zero and has no direction, which --intervention {} needs; "
+          "name a run that has moved",
+          vector.choice.file.string(), to_string(intervention)));
     }
   }
 }

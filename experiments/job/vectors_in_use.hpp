@@ -82,9 +82,10 @@ void leave_out_bos(bool steer_bos, std::optional<TokenId> bos, SteeredPositions&
 std::vector<std::string> resolve_positions(const std::vector<VectorInUse>& vectors,
                                            std::optional<TokenId> bos, SteeringOptions& options);
 
-// Throws UserError where a vector has a weight that the intervention has no meaning for, and where
-// it is given for a conceptor, which acts in its own way.
-void check_weights_of(const std::vector<VectorInUse>& vectors, const Intervention& intervention);
+// Throws UserError where a vector has a weight that the intervention has no meaning for, where it
+// needs a direction and all vectors of a --vector are zero, and where it is given for a conceptor,
+// which acts in its own way.
+void check_intervention(const std::vector<VectorInUse>& vectors, const Intervention& intervention);
 
 // Returns the vectors in the same order, without their weights; conceptors with theirs, and with
 // their own intervention.

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <iostream>
 #include <memory>
 #include <optional>
 
@@ -20,6 +22,7 @@
 #include "launcher/commands/conceptor_results.hpp"
 #include "launcher/commands/extract_preparation.hpp"
 #include "launcher/commands/output_claims.hpp"
+#include "trainer/intervention/layers.hpp"
 #include "trainer/records/records.hpp"
 
 namespace bipo {
@@ -67,7 +70,8 @@ FoundDirection scaled(const ExtractedDirection& found, std::optional<double> nor
   direction.norms.residual = found.median_rms * std::sqrt(static_cast<double>(found.value.size()));
   if (norm && direction.norms.found == 0) {
     throw AgreedFailure(
-        fmt::format("layer {}: the direction is zero, so that it has no length to scale",
+        fmt::format("layer {}: the direction is zero, so that it has no length to scale; leave "
+                    "--norm and --match-norm out, or give pairs whose answers differ there",
                     found.layer),
         kExitFailure);
   }
@@ -115,6 +119,25 @@ void print_result(const ExtractOptions& options, const std::vector<FoundDirectio
   }
 }
 
+// A vector of zeros is a run file like others, and does nothing.
+void warn_of_zeros(const std::vector<FoundDirection>& directions, ExtractMethod method) {
+  std::vector<std::int64_t> layers;
+  for (const FoundDirection& direction : directions) {
+    if (direction.norms.written == 0) {
+      layers.push_back(direction.layer);
+    }
+  }
+  if (layers.empty()) {
+    return;
+  }
+  std::cerr << fmt::format(
+      "warning: the direction of {} is zero, so that its file steers nothing: {}\n",
+      layers_text(SteeredLayers(std::move(layers))),
+      method == ExtractMethod::kEnsemble
+          ? "the vectors of the ensemble cancel; leave some out, or change their weights"
+          : "the activations do not differ there; give pairs whose answers do");
+}
+
 // Writes what the pass found at each layer, and prints it; for the root.
 void write_directions(const ExtractPreparation& preparation,
                       const std::vector<FoundDirection>& directions, const Session& session) {
@@ -124,6 +147,7 @@ void write_directions(const ExtractPreparation& preparation,
     write_run_file(file, run_record(preparation, direction, session));
   }
   print_result(preparation.options, directions);
+  warn_of_zeros(directions, preparation.options.method);
 }
 
 // One matrix is put together and written at a time: each may take some hundred MiB.

@@ -319,6 +319,14 @@ def test_a_vector_of_zeros_has_no_length_to_match(settings, tmp_path, job):
     assert finished.code == program.BAD_INPUT and "zero" in finished.stderr, finished
 
 
+def test_a_direction_of_zeros_is_told(settings, tmp_path):
+    alike = tmp_path / "alike.csv"
+    alike.write_text("question,matching,not_matching\nIs it warm?,yes,yes\n")
+    said = program.run_successfully(["extract", *program.options({**settings, "train": alike,
+                                                                  "out": tmp_path / "zero.h5"})]).stderr
+    assert re.search(r"warning: the direction of layer \d+ is zero, so that its file steers nothing", said), said
+
+
 def test_one_message_however_many_ranks(settings, tmp_path):
     finished = program.run(["extract", *program.options({**settings, "out": tmp_path / "caa.h5", "layer": 44})], 2)
     assert finished.code == program.BAD_INPUT, finished

@@ -344,6 +344,16 @@ TEST(PlanSteering, VectorsThatAddNothingAreRefused) {
   }
 }
 
+TEST(CheckIntervention, AVectorOfZerosHasNoDirection) {
+  std::vector<VectorInUse> vectors = {in_use({3, 4}, 1, 1), in_use({0, 0}, 1, 2)};
+  const Intervention null = parse_intervention("null");
+  check_intervention(vectors, null);  // another layer of the same run has moved
+  vectors[1].choice_index = 1;
+  expect_parts(error_of<UserError>([&] { check_intervention(vectors, null); }),
+               {"--vector v.h5", "zero", "--intervention null"});
+  check_intervention(vectors, Intervention());
+}
+
 TEST(PlanSteering, AMeanDifferenceThatDoesNotFitIsRefused) {
   const auto refusal = [](const std::vector<VectorInUse>& vectors, const StoredVector& caa) {
     return error_of<UserError>([&] { plan_steering(vectors, caa, options_of({1})); });
