@@ -16,6 +16,7 @@ from synthetic_sweep import CellSpec, SyntheticSweep
 
 from bipo_analysis import AnalysisError, Evaluation, combined_table, load_evaluation, tradeoffs
 from bipo_analysis.evaluation import COLUMNS, directions_in
+from bipo_analysis.held_out_findings import steerability_findings
 from bipo_analysis.names import labels, single_vector_names, vector_names
 from bipo_analysis.pareto import UNSTEERED
 from bipo_analysis.vectors_in_use import VectorInUse, vector_words, vectors_in_use
@@ -37,6 +38,21 @@ def test_tables_are_what_was_written(path, table):
     expected = pandas.DataFrame(WHOLE.rows(table))
     assert list(expected.columns) == list(COLUMNS[table]), "the writer of these tests has the documented columns"
     pandas.testing.assert_frame_equal(load_evaluation(path).tables[table], expected, check_dtype=False, rtol=1e-12)
+
+
+def test_steerability_of_few_pairs_has_students_bounds(tmp_path):
+    """t of 2 degrees is 4.302653; the file's bounds of so few leave 0 out."""
+    written = SyntheticEvaluation(pairs=3, slopes={"vector": 0.6}, spread=0.4)
+    few = load_evaluation(written.write(tmp_path / "few.h5"))
+    own = few.slopes["slope"].to_numpy()
+    assert len(own) == 3 and written.steerability()[0]["steerability_low"] > 0
+    half = 4.302653 * own.std(ddof=1) / 3**0.5
+    assert few.steerability.loc[0, ["steerability_low", "steerability_high"]].to_list() == pytest.approx(
+        [own.mean() - half, own.mean() + half], abs=1e-5)
+    assert "no effect of the vector is shown" in steerability_findings(few)[0]
+    # Without their slopes the file's stay.
+    bare = load_evaluation(dataclasses.replace(written, absent=frozenset({"samples"})).write(tmp_path / "bare.h5"))
+    assert bare.steerability["steerability_low"][0] == written.steerability()[0]["steerability_low"]
 
 
 def test_attributes_and_settings(path):

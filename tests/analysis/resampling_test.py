@@ -8,6 +8,7 @@ import math
 import numpy
 import pytest
 
+from bipo_analysis.method_comparisons import comparison_note, corrected
 from bipo_analysis.resampling import (few_seeds_words, holm, paired_bootstrap, range_coverage, resampled_means,
                                       seed_interval)
 
@@ -101,6 +102,9 @@ def test_few_pairs_show_no_more_than_their_signs_and_students_t():
     assert paired_bootstrap(numpy.zeros(4)).probability == 1
     # Both seeds have the same pairs, whose signs change together.
     assert paired_bootstrap(numpy.array([[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]])).probability == 0.25
+    assert "Of up to 12 pairs" in comparison_note(corrected({"CAA": found}), "the vector", "Steerability")
+    many = corrected({"CAA": paired_bootstrap(numpy.arange(13.0))})
+    assert "Of up to" not in comparison_note(many, "the vector", "Steerability")
     generator = numpy.random.default_rng(8)
     for pairs in (2, 3, 6, 12):
         findings = [paired_bootstrap(generator.normal(size=pairs), resamples=499) for _ in range(300)]

@@ -13,6 +13,7 @@ import pandas
 
 from .checksums import require_checked_attributes
 from .errors import AnalysisError
+from .intervals import FEW_PAIRS, student_interval
 from .stored import plain_value, read_stored, read_table, require_schema
 from .wording import last_part
 
@@ -65,8 +66,9 @@ class Evaluation:
     """The content of one evaluation file, in memory.
 
     The tables have the columns of COLUMNS (ITEM_COLUMNS the last three) and may each be empty: what was not asked for
-    was not measured.  Of several random directions the first is RANDOM in all tables; `other_draws` holds the rows of
-    the others, by table.  `settings` is every effective setting, the attribute config.
+    was not measured.  Of up to FEW_PAIRS pairs the bounds of steerability are Student's t where these are wider than
+    the file's bootstrap, whose resamples of few vary too little.  Of several random directions the first is RANDOM in
+    all tables; `other_draws` holds the rows of the others, by table.  `settings` is every effective setting, the attribute config.
     """
 
     name: str
@@ -135,10 +137,27 @@ def _read(file: h5py.File, name: str) -> Evaluation:
     if not isinstance(settings, dict):
         raise ValueError("the attribute config is not a JSON object")
     tables = {table: _table(file, table, columns) for table, columns in COLUMNS.items()}
+    tables["steerability"] = _with_students_bounds(tables["steerability"], tables["samples"])
     items = {table: _table(file, table, columns) if table in file else pandas.DataFrame(columns=list(columns))
              for table, columns in ITEM_COLUMNS.items()}
     shown, others = _split_draws({**tables, **items})
     return Evaluation(name, attributes, settings, **shown, other_draws=others)
+
+
+def _with_students_bounds(steerability: pandas.DataFrame, samples: pandas.DataFrame) -> pandas.DataFrame:
+    """/steerability, with wider bounds where there are few pairs and /samples tells their slopes."""
+    few = steerability.index[steerability["pairs"] <= FEW_PAIRS]
+    if few.empty:
+        return steerability
+    table = steerability.copy()
+    slopes = samples[numpy.isfinite(samples["slope"])].drop_duplicates(["direction", "pair"])
+    bounds = ["steerability_low", "steerability_high"]
+    for index in few:
+        own = slopes.loc[slopes["direction"] == table.at[index, "direction"], "slope"]
+        if len(own) == table.at[index, "pairs"] and len(own) > 1:
+            low, high = student_interval(own.to_numpy())
+            table.loc[index, bounds] = [min(low, table.at[index, bounds[0]]), max(high, table.at[index, bounds[1]])]
+    return table
 
 
 def _split_draws(tables: Tables) -> tuple[Tables, Tables]:

@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 import numpy
 
+# Up to this number of pairs resamples vary too little, and tests of normal differences and of signs are heard, too.
+FEW_PAIRS = 12
+
 
 class Interval(NamedTuple):
     """Bounds of a confidence interval; both NaN where the data allow none."""

@@ -10,6 +10,7 @@ import numpy
 import pandas
 
 from .evaluation import CONTROLS, VECTOR, Evaluation, directions_in, short_name
+from .intervals import FEW_PAIRS
 from .resampling import NO_DIFFERENCE_KNOWN, Difference, few_seeds_words, holm, paired_bootstrap
 from .run import Run
 from .sections import Section, Variant
@@ -138,4 +139,7 @@ def comparison_note(compared: Sequence[Compared], reference: str, what: str) -> 
     over = "pairs and seeds" if seeds > 1 else "pairs"
     text = (f"{what}, less that of {reference}, on the same pairs. Intervals (95{NO_BREAK}%) and p: paired bootstrap "
             f"over {over}; p is corrected by Holm's method for {counted(tested, 'comparison')}.")
+    if any(0 < one.difference.pairs <= FEW_PAIRS for one in compared):
+        text += (f" Of up to {FEW_PAIRS} pairs the intervals hold Student's t, too, and p is at least that of all "
+                 "changes of signs.")
     return f"{text} {few_seeds_words(seeds)}" if seeds > 1 else text

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 
 import numpy
 
-from .intervals import UNKNOWN, Interval, student_interval
+from .intervals import FEW_PAIRS, UNKNOWN, Interval, student_interval
 from .wording import NO_BREAK, counted, percent
 
 RESAMPLES = 10000
-# Up to this number of pairs resamples vary too little, and the tests of normal differences and of signs are heard, too.
-FEW_PAIRS = 12
 # From this number of seeds on, their range is wider than a 95 % interval, and Student's t is taken.
 ENOUGH_SEEDS = 6
 
