@@ -510,6 +510,21 @@ def test_tensor_parallel_ranks_agree(evaluate, everything):
                                   atol=2 * LOG_PROB_TOLERANCE)
 
 
+def test_tensor_parallel_ranks_open_the_same_gates(evaluate, runs):
+    gated = {"vectors": [runs["own"]], "gate": f"{runs['later']}:0"}
+    alone, split = evaluate("alone.h5", **gated), evaluate("tp2.h5", ranks=2, tp=2, **gated)
+
+    def is_open(evaluation: evaluations.EvaluationFile) -> numpy.ndarray:
+        steered, plain = (evaluation.rows("samples", direction="vector", multiplier=multiplier)["chosen_logp"]
+                          for multiplier in (2.0, 0.0))
+        return steered.to_numpy() != plain.to_numpy()
+
+    assert 0 < is_open(alone).sum() < is_open(alone).size, "all gates are alike: the comparison says nothing"
+    assert list(is_open(split)) == list(is_open(alone))
+    numpy.testing.assert_allclose(split.samples["chosen_logp"], alone.samples["chosen_logp"], rtol=0,
+                                  atol=LOG_PROB_TOLERANCE)
+
+
 def test_transfer_to_a_model_with_an_adapter(evaluate, runs, tiny_model, tmp_path):
     weights = load_file(tiny_model / "model.safetensors")
     adapter = lora_adapters.make_adapter(lora_adapters.matrix_shapes(weights)).write(tmp_path / "lora")
