@@ -85,7 +85,7 @@ def unmeasured_words(found: Sequence[Panel], at: float) -> list[str]:
         return []
     known = sorted({float(value) for own in measured for value in own if value > 0 and -value in own})
     takes = f"--at takes one of {', '.join(f'{value:g}' for value in known)}" if known else \
-        "nor has one others on both sides"
+        "none has others on both sides either"
     return [f"no evaluation has {multiplier(at)} and {multiplier(-at)}, so that costs and swings of accuracy are not "
             f"known; {takes}"]
 
