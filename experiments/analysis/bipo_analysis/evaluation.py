@@ -68,7 +68,8 @@ class Evaluation:
     The tables have the columns of COLUMNS (ITEM_COLUMNS the last three) and may each be empty: what was not asked for
     was not measured.  Of up to FEW_PAIRS pairs the bounds of steerability are Student's t where these are wider than
     the file's bootstrap, whose resamples of few vary too little.  Of several random directions the first is RANDOM in
-    all tables; `other_draws` holds the rows of the others, by table.  `settings` is every effective setting, the attribute config.
+    all tables; `other_draws` holds the rows of the others, by table.  `settings` is every effective setting, the
+    attribute config.
     """
 
     name: str
