@@ -29,6 +29,7 @@ from bipo_analysis.paper.__main__ import _parser
 from bipo_analysis.paper.experiments import Study
 from bipo_analysis.paper.layout import attacked_questions, mmlu_files, read_rows, table_text
 from bipo_analysis.paper.measured import Rows
+from bipo_analysis.paper.steps import Runner
 from lora_adapters import make_adapter, matrix_shapes
 from paper_study import DRIVER, REFUSALS, write_behaviour, write_csv, write_settings, write_study
 from safetensors.torch import load_file
@@ -350,6 +351,19 @@ def test_the_scale_of_a_judge_is_that_of_the_data(tmp_path):
         with pytest.raises(AnalysisError, match="no such file"):  # what the program would have made
             study._judged(data, tmp_path / "jailbreak" / "requests.jsonl", tmp_path / "eval.h5")
         assert ("--judge-scale" in study._runner.words) == scaled
+
+
+def test_scores_that_another_command_read_stay(tmp_path):
+    """As those of another version, with other words: the refusal leaves them as they were."""
+    (tmp_path / "steps").mkdir()
+    (tmp_path / "steps" / "results.json").write_text('{"command": ["earlier"], "inputs": {}}', encoding="utf-8")
+    for name in ("results.jsonl", "results.h5", "eval.h5"):
+        (tmp_path / name).write_text(name, encoding="utf-8")
+    study = Study.__new__(Study)
+    study._out, study._runner = tmp_path, Runner(tmp_path, "bipo-dist")
+    with pytest.raises(AnalysisError, match="other settings"):
+        study._judged("power-seeking", tmp_path / "requests.jsonl", tmp_path / "eval.h5")
+    assert (tmp_path / "results.h5").read_text(encoding="utf-8") == "results.h5"
 
 
 def test_attack_success_of_a_judge_has_wilsons_interval():

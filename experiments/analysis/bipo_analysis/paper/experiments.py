@@ -408,8 +408,7 @@ class Study:
         if data == JAILBREAK:
             words += ["--judge-scale", "0-1"]
         step = Step(self._step_name(out), tuple(words), (out,), (results, file), uses_model=False, overwrites=False)
-        if not self._runner.is_done(step):
-            self._runner.forget(step)
+        if not self._runner.is_done(step) and self._runner.forget(step):
             begun = out.with_suffix(".tmp")
             shutil.copyfile(file, begun)
             begun.replace(out)

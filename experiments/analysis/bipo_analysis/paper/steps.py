@@ -119,11 +119,14 @@ class Runner:
         """Whether the step's record fits and its outputs are there."""
         return _stored(self._record_path(step)) == self._record(step) and all(map(Path.exists, step.outputs))
 
-    def forget(self, step: Step) -> None:
-        """Has the step done again, unless its record is of another command; no other step may rest on it."""
+    def forget(self, step: Step) -> bool:
+        """Has the step done again; no other step may rest on it. False where its record is of another command."""
         path = self._record_path(step)
-        if (_stored(path) or {}).get("command") == self._record(step)["command"]:
-            path.unlink()
+        stored = _stored(path)
+        if stored is not None and stored.get("command") != self._record(step)["command"]:
+            return False
+        path.unlink(missing_ok=True)
+        return True
 
     def _record_path(self, step: Step) -> Path:
         return self.out / "steps" / f"{step.name}.json"
