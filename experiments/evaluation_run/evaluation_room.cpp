@@ -108,14 +108,12 @@ class BatchRoom {
                     least_gate_bytes(job_.model, *job_.gate, gated.lengths, batch_size));
     }
     for (const Measured& measured : measured_) {
-      ForwardBatch seen;
+      SeenPasses<ForwardBatch> seen;
       for (const Group& group : consecutive_groups(measured.items, batch_size)) {
         const ForwardBatch batch = measured.batch(group);
-        if (batch.tokens <= seen.tokens && batch.scored <= seen.scored) {
-          continue;  // takes no more
+        if (seen.add(batch)) {
+          most.raise_to(measured.what, bytes_of(measured, batch));
         }
-        seen = {std::max(seen.tokens, batch.tokens), std::max(seen.scored, batch.scored)};
-        most.raise_to(measured.what, bytes_of(measured, batch));
       }
     }
     return most;

@@ -85,16 +85,15 @@ class TextRoom {
   // The pass through some blocks that takes most.
   struct LargestPass {
     Range blocks;
-    BlockRows seen = {};
+    SeenPasses<BlockRows> seen = {};
     double bytes = 0;
   };
 
   // Sequences attend to rows of a cache, never by flash attention.
   void add(const BlockRows& rows, LargestPass& largest) const {
-    if (rows.are_within(largest.seen)) {
+    if (!largest.seen.add(rows)) {
       return;
     }
-    largest.seen.raise_to(rows);
     const std::vector<double> least =
         least_block_bytes(config(), tp(), bytes_, rows, /*flash=*/false);
     for (std::int64_t block = largest.blocks.begin; block < largest.blocks.end; ++block) {

@@ -16,7 +16,7 @@ double least_gate_bytes(const WholeModel& model, const Gate& gate,
     return 0;
   }
   double most = 0;
-  BlockRows seen;
+  SeenPasses<BlockRows> seen;
   for (const std::vector<std::int64_t>& group :
        consecutive_groups(std::ssize(prompts), batch_size)) {
     // Prompts stand side by side there.
@@ -24,10 +24,9 @@ double least_gate_bytes(const WholeModel& model, const Gate& gate,
     for (const std::int64_t prompt : group) {
       rows.add_sequence(static_cast<double>(prompts[static_cast<std::size_t>(prompt)]));
     }
-    if (rows.are_within(seen)) {
+    if (!seen.add(rows)) {
       continue;
     }
-    seen.raise_to(rows);
     const std::vector<double> least =
         least_block_bytes(model.files.config, computation.topology.tp(), element_bytes(computation),
                           rows, computation.flash);

@@ -43,10 +43,9 @@ class PackRoom {
     }
     PackMoment most;
     for (std::size_t data = 0; data < packs.size(); ++data) {
-      BlockRows seen;
+      SeenPasses<BlockRows> seen;
       for (const Pack& pack : packs[data]) {
-        if (!pack.rows.are_within(seen)) {
-          seen.raise_to(pack.rows);
+        if (seen.add(pack.rows)) {
           raise(most, pack, pass_.data[data].blocks, waiting);
         }
       }

@@ -601,6 +601,26 @@ TEST(EvaluationRoom, CountsThePassOfAGate) {
   choose_attention(AttentionChoice::kAuto, simulated_device(), at::kBFloat16);
 }
 
+// The last batch is within what the others have together, and takes more than each of them.
+TEST(EvaluationRoom, LooksAtEveryBatchThatMayTakeMost) {
+  const ModelConfig config = enlarged(gemma_config());
+  const auto refused = [&](const std::vector<std::size_t>& prompts) {
+    std::vector<TokenPair> pairs;
+    for (const std::size_t prompt : prompts) {
+      pairs.push_back(pairs_of({prompt, 2, 0, 0}, 1).front());
+    }
+    EvaluationJob job = evaluation_of(config, at::kFloat, pairs, /*divergences=*/false);
+    job.gate = gate_at(config, kLayer);
+    job.plan.coefficients = {{1.0}};
+    job.options.batch_size = 2;
+    return most_with([&](std::uint64_t bytes) {
+      return !refusal([&] { require_batch_room(job, bytes); }).empty();
+    });
+  };
+  EXPECT_EQ(refused({60, 60, 100, 10, 100, 20}), refused({100, 20}));
+  EXPECT_LT(refused({60, 60, 100, 10}), refused({100, 20}));
+}
+
 // --- generation ----------------------------------------------------------------------------------
 
 // Six prompts at two settings, all at work together.

@@ -41,16 +41,13 @@ double slots_bytes(const BlockPart& block, const BlockRows& rows) {
 
 }  // namespace
 
-bool BlockRows::are_within(const BlockRows& others) const {
-  return tokens <= others.tokens && spans <= others.spans &&
-         longest_queries <= others.longest_queries && longest_keys <= others.longest_keys;
+bool ForwardBatch::is_within(const ForwardBatch& other) const {
+  return tokens <= other.tokens && scored <= other.scored;
 }
 
-void BlockRows::raise_to(const BlockRows& others) {
-  tokens = std::max(tokens, others.tokens);
-  spans = std::max(spans, others.spans);
-  longest_queries = std::max(longest_queries, others.longest_queries);
-  longest_keys = std::max(longest_keys, others.longest_keys);
+bool BlockRows::is_within(const BlockRows& others) const {
+  return tokens <= others.tokens && spans <= others.spans &&
+         longest_queries <= others.longest_queries && longest_keys <= others.longest_keys;
 }
 
 void BlockRows::add_sequence(double length) {

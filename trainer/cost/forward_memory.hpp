@@ -1,6 +1,7 @@
 // What a forward pass without a backward one takes on an accelerator at least.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -13,6 +14,9 @@ namespace bipo {
 struct ForwardBatch {
   double tokens = 0;
   double scored = 0;
+
+  // Whether a pass over this takes no more than one over the other.
+  bool is_within(const ForwardBatch& other) const;
 };
 
 // Rows that go through a block together, in spans of queries that see the same keys before them:
@@ -24,11 +28,29 @@ struct BlockRows {
   double longest_keys = 0;
 
   // Whether a pass of these takes no more than one of the others.
-  bool are_within(const BlockRows& others) const;
-  // Raises each count to that of the others.
-  void raise_to(const BlockRows& others);
+  bool is_within(const BlockRows& others) const;
   // Adds a sequence of so many tokens that shares none with others.
   void add_sequence(double length);
+};
+
+// Remembers passes, to tell which may take more than all before: one that is within what several
+// have together may take more than each of them.
+template <typename Counts>  // ForwardBatch or BlockRows
+class SeenPasses {
+ public:
+  // Returns whether the pass may take more than each one before, and remembers it then.
+  bool add(const Counts& pass) {
+    if (std::any_of(passes_.begin(), passes_.end(),
+                    [&](const Counts& other) { return pass.is_within(other); })) {
+      return false;
+    }
+    std::erase_if(passes_, [&](const Counts& other) { return other.is_within(pass); });
+    passes_.push_back(pass);
+    return true;
+  }
+
+ private:
+  std::vector<Counts> passes_;  // none is within another
 };
 
 // Returns the rows of pairs that are steered alike and packed together; `pairs` must not be empty.
