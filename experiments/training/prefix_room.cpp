@@ -25,7 +25,6 @@ PackedData packed_data(const std::vector<TokenPair>& pairs, bool is_kept, std::i
 }  // namespace
 
 void choose_prefix_packs(JobPreparation& job, const DataRequest& request) {
-  job.device_pack = kTokensPerDevicePack;
   if (job.computation.device.is_cpu()) {
     return;
   }

@@ -87,8 +87,8 @@ std::int64_t agreed_pack(const std::string& pass, std::int64_t mine, const Ranks
   if (agreed < mine) {
     display.warn(
         fmt::format("{} takes packs of {} tokens, because another rank's device has no room for "
-                    "larger ones; the "
-                    "last digits of activations may differ from those of devices with more memory",
+                    "larger ones; the last digits of activations may differ from those of devices "
+                    "with more memory",
                     pass, agreed));
   }
   return agreed;

@@ -35,7 +35,7 @@ std::int64_t shares_of(std::int64_t pairs) {
   return std::min(pairs, kMostShares);
 }
 
-// Cuts pairs into turns: a function of the data alone.
+// Cuts pairs into turns, alike for any number of replicas.
 class TurnMaker {
  public:
   // `tokens_of_pack`: at most, see fit_into_device_pack(); 0: pairs go one by one.
