@@ -73,12 +73,9 @@ class TrainingRoom {
     const TrainOptions& options = members.front();
     run_.graphs = can_record(job);
     const ModelConfig& config = job.inputs.config;
-    const Computation& computation = job.computation;
     const bool keeps = keeps_training_pairs(job);
     const Range blocks = {keeps ? steered_layers(options).blocks_before() : 0, config.blocks};
-    beside_ = Decoder::weight_bytes(config, computation.topology.tp(),
-                                    computation.topology.tp_rank(), computation.product_type,
-                                    computation.device, blocks, /*embedding=*/!keeps);
+    beside_ = weight_bytes(job, blocks, /*embedding=*/!keeps);
     keeps_on_device_ = keeps && options.cache_device == CacheDevice::kDevice;
     if (keeps_on_device_) {
       beside_ += activation_bytes(job, job.inputs.train);

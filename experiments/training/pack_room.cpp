@@ -120,11 +120,8 @@ std::optional<ChosenPack> smaller_packs(const PackRoom& room, const PackMoment& 
 
 }  // namespace
 
-std::uint64_t weight_bytes(const JobPreparation& job, Range blocks, bool embedding) {
-  const Computation& computation = job.computation;
-  return Decoder::weight_bytes(job.inputs.config, computation.topology.tp(),
-                               computation.topology.tp_rank(), computation.product_type,
-                               computation.device, blocks, embedding);
+std::string packs_text(std::int64_t tokens) {
+  return tokens == 1 ? "pairs one by one" : fmt::format("packs of {} tokens", tokens);
 }
 
 void choose_packs(JobPreparation& job, const PackedPass& pass) {
@@ -157,11 +154,12 @@ void choose_packs(JobPreparation& job, const PackedPass& pass) {
   }
   job.device_pack = chosen->tokens;
   job.pack_bytes = static_cast<std::uint64_t>(chosen->moment.work);
-  job.warnings.push_back(fmt::format(
-      "{} takes packs of {} tokens, because one of {} takes at least {} per rank, and {} are free "
-      "beside {}; the last digits of activations may differ from those of a device with more "
-      "memory",
-      pass.name, job.device_pack, kTokensPerDevicePack, gib_text(usual.work), left(usual), beside));
+  job.warnings.push_back(
+      fmt::format("{} takes {}, because a pack of {} takes at least {} per rank, and {} are free "
+                  "beside {}; the "
+                  "last digits of activations may differ from those of a device with more memory",
+                  pass.name, packs_text(job.device_pack), kTokensPerDevicePack,
+                  gib_text(usual.work), left(usual), beside));
 }
 
 }  // namespace bipo

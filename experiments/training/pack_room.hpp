@@ -29,8 +29,8 @@ struct PackedPass {
   std::string remedy;       // of a pair without room: "shorter pairs (--max-length) or ..."
 };
 
-// Returns the bytes on this rank's device of the weights of `blocks` with head and final norm.
-std::uint64_t weight_bytes(const JobPreparation& job, Range blocks, bool embedding);
+// Names packs of so many tokens in messages.
+std::string packs_text(std::int64_t tokens);
 
 // Chooses job.device_pack: kTokensPerDevicePack, or less where, by what is counted of the packs,
 // the largest has certainly no room beside what is on the device at that time, which a warning

@@ -17,6 +17,7 @@
 #include "experiments/runs/run_file.hpp"
 #include "experiments/settings/field.hpp"
 #include "experiments/settings/version.hpp"
+#include "experiments/training/pack_room.hpp"
 #include "experiments/training/prefix_room.hpp"
 #include "trainer/cache/activation_file.hpp"
 #include "trainer/cache/temporary_files.hpp"
@@ -86,10 +87,9 @@ std::int64_t agreed_pack(const std::string& pass, std::int64_t mine, const Ranks
   const std::int64_t agreed = all_reduced(mine, ReduceOp::kMin, *ranks.world);
   if (agreed < mine) {
     display.warn(
-        fmt::format("{} takes packs of {} tokens, because another rank's device has no room for "
-                    "larger ones; the last digits of activations may differ from those of devices "
-                    "with more memory",
-                    pass, agreed));
+        fmt::format("{} takes {}, because another rank's device has no room for larger packs; the "
+                    "last digits of activations may differ from those of devices with more memory",
+                    pass, packs_text(agreed)));
   }
   return agreed;
 }

@@ -290,6 +290,13 @@ std::vector<std::string> unsteered_warnings(const TrainingInputs& inputs,
   return warnings;
 }
 
+std::uint64_t weight_bytes(const JobPreparation& job, Range blocks, bool embedding) {
+  const Computation& computation = job.computation;
+  return Decoder::weight_bytes(job.inputs.config, computation.topology.tp(),
+                               computation.topology.tp_rank(), computation.product_type,
+                               computation.device, blocks, embedding);
+}
+
 std::uint64_t activation_bytes(const JobPreparation& job, const std::vector<TokenPair>& pairs) {
   return ActivationCache::bytes_needed(job.inputs.config.hidden, pairs,
                                        cache_type(job.options.cache_dtype));
@@ -311,11 +318,7 @@ void choose_cache_budget(JobPreparation& job, const std::vector<std::int64_t>& l
   const Topology& topology = job.computation.topology;
   const auto local_ranks = static_cast<std::uint64_t>(session.local_size());
   const std::uint64_t available = memory_per_rank(job.computation.device, session.local_size());
-  const auto weights = [&](Range blocks) {
-    return Decoder::weight_bytes(config, topology.tp(), topology.tp_rank(),
-                                 job.computation.product_type, job.computation.device, blocks,
-                                 /*embedding=*/true);
-  };
+  const auto weights = [&](Range blocks) { return weight_bytes(job, blocks, /*embedding=*/true); };
   const auto require = [&](std::uint64_t bytes, const char* what) {
     require_memory(what, bytes, available, topology.tp());
   };

@@ -60,6 +60,10 @@ std::vector<std::string> unsteered_warnings(const TrainingInputs& inputs,
                                             const SteeredPositions& positions,
                                             const SteeredLayers& layers);
 
+// Returns the bytes on this rank's device of the weights of `blocks` with head and final norm, and
+// with the embedding where that is loaded.
+std::uint64_t weight_bytes(const JobPreparation& job, Range blocks, bool embedding);
+
 // Returns the bytes of each node that activations of `pairs` at one layer take where they are kept.
 std::uint64_t activation_bytes(const JobPreparation& job, const std::vector<TokenPair>& pairs);
 

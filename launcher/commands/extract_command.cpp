@@ -62,17 +62,29 @@ MakeStatistics statistics_of(const ExtractPreparation& preparation) {
   throw BugError("a method of extract without statistics");
 }
 
+// Why a direction is zero, and what to change.
+std::string reason_for_zero(ExtractMethod method) {
+  if (method == ExtractMethod::kEnsemble) {
+    return "the vectors of the ensemble cancel; leave some out, or change their weights";
+  }
+  if (method == ExtractMethod::kMeanCentring) {
+    return "the mean of the chosen answers of --train is that of --background; give other data";
+  }
+  return "the activations of the answers do not differ there; give pairs whose answers do";
+}
+
 // Every rank holds the same values.
-FoundDirection scaled(const ExtractedDirection& found, std::optional<double> norm) {
+FoundDirection scaled(const ExtractedDirection& found, ExtractMethod method,
+                      std::optional<double> norm) {
   FoundDirection direction{found.layer, {}, {}};
   direction.norms.figure = found.figure;
   direction.norms.found = vector_norm(found.value);
   direction.norms.residual = found.median_rms * std::sqrt(static_cast<double>(found.value.size()));
   if (norm && direction.norms.found == 0) {
     throw AgreedFailure(
-        fmt::format("layer {}: the direction is zero, so that it has no length to scale; leave "
-                    "--norm and --match-norm out, or give pairs whose answers differ there",
-                    found.layer),
+        fmt::format("layer {}: the direction is zero and has no length that --norm or --match-norm "
+                    "could scale: {}",
+                    found.layer, reason_for_zero(method)),
         kExitFailure);
   }
   direction.norms.written = norm.value_or(direction.norms.found);
@@ -132,10 +144,7 @@ void warn_of_zeros(const std::vector<FoundDirection>& directions, ExtractMethod 
   }
   std::cerr << fmt::format(
       "warning: the direction of {} is zero, so that its file steers nothing: {}\n",
-      layers_text(SteeredLayers(std::move(layers))),
-      method == ExtractMethod::kEnsemble
-          ? "the vectors of the ensemble cancel; leave some out, or change their weights"
-          : "the activations do not differ there; give pairs whose answers do");
+      layers_text(SteeredLayers(std::move(layers))), reason_for_zero(method));
 }
 
 // Writes what the pass found at each layer, and prints it; for the root.
@@ -211,7 +220,7 @@ int run_extract_command(const ExtractOptions& options, Session& session) {
   std::vector<FoundDirection> directions;
   if (!has_conceptors) {
     for (const ExtractedDirection& of_layer : found) {
-      directions.push_back(scaled(of_layer, preparation.norm));
+      directions.push_back(scaled(of_layer, preparation.options.method, preparation.norm));
     }
   }
   stop_when_asked();  // the results are written whole

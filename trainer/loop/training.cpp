@@ -304,9 +304,10 @@ class Member {
       return kAdvice;
     }
     return fmt::format(
-        "it was 0 from the first step on: no scored token of an answer sees a steered one "
-        "(--positions {}), as where sliding windows of attention end before it; train again at "
-        "other positions or a lower --layer{}",
+        "it was 0 from the first step on, as where no scored token of an answer sees a steered one "
+        "(--positions {}; sliding windows of attention may end before it) or both answers of all "
+        "pairs are the same; train again at other positions, at a lower --layer or on other "
+        "pairs{}",
         to_string(settings().positions),
         projects_out(kind) ? ", or from a vector (--init random:1%), because at 0 there is nothing "
                              "to project out"
