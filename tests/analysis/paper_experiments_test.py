@@ -337,9 +337,6 @@ def test_a_behaviour_that_is_named_twice_counts_once():
 def test_the_scale_of_a_judge_is_that_of_the_data(tmp_path):
     """Not that of a model whose name is a data set's."""
     class Recorder:
-        def is_done(self, step):
-            return True
-
         def run(self, step):
             self.words = step.words
 

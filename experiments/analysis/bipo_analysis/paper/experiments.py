@@ -7,7 +7,6 @@ import configparser
 import math
 import os
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -407,12 +406,8 @@ class Study:
         words = ["evaluate", "--judge-import", str(results), "--out", str(out)]
         if data == JAILBREAK:
             words += ["--judge-scale", "0-1"]
-        step = Step(self._step_name(out), tuple(words), (out,), (results, file), uses_model=False, overwrites=False)
-        if not self._runner.is_done(step) and self._runner.forget(step):
-            begun = out.with_suffix(".tmp")
-            shutil.copyfile(file, begun)
-            begun.replace(out)
-        self._runner.run(step)
+        self._runner.run(Step(self._step_name(out), tuple(words), (out,), (results, file), uses_model=False,
+                              overwrites=False, adds_to=file))
         return load_evaluation(out)
 
     def _do(self, command: str, out: Path, model: Model, recipe: str, words: Sequence[str],

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -50,6 +51,7 @@ class Step:
     inputs: tuple[Path, ...] = ()
     uses_model: bool = True  # under the launcher
     overwrites: bool = True  # takes --overwrite, for what a step that was cut short may have left
+    adds_to: Path | None = None  # its only output begins as a copy of this; new inputs have it made anew
 
 
 @dataclass
@@ -99,37 +101,25 @@ class Runner:
                 print(line)
         if self.dry_run:
             return
-        record, path = self._record(step), self._record_path(step)
+        record, path = self._record(step), self.out / "steps" / f"{step.name}.json"
         stored = _stored(path)
-        if stored is not None and stored != record:
+        differs = stored is not None and stored != record
+        if differs and not (step.adds_to and stored.get("command") == record["command"]):
             raise AnalysisError(f"{self.experiment}: {step.name} was done with other settings "
                                 f"({_difference(stored, record)}); give the earlier ones, or another --out, or remove "
                                 f"{path} and its results")
-        if stored is not None and all(output.exists() for output in step.outputs):
+        if stored == record and all(output.exists() for output in step.outputs):
             return
         for output in step.outputs:
             output.parent.mkdir(parents=True, exist_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         if step.overwrites and any(output.exists() for output in step.outputs):
             command.append("--overwrite")
+        if step.adds_to:
+            path.unlink(missing_ok=True)  # lest it vouch for a copy that nothing was added to
+            _copy_whole(step.adds_to, *step.outputs)
         self._execute(step, command, path.with_suffix(".log"))
         _write_whole(path, json.dumps(record, indent=1) + "\n")
-
-    def is_done(self, step: Step) -> bool:
-        """Whether the step's record fits and its outputs are there."""
-        return _stored(self._record_path(step)) == self._record(step) and all(map(Path.exists, step.outputs))
-
-    def forget(self, step: Step) -> bool:
-        """Has the step done again; no other step may rest on it. False where its record is of another command."""
-        path = self._record_path(step)
-        stored = _stored(path)
-        if stored is not None and stored.get("command") != self._record(step)["command"]:
-            return False
-        path.unlink(missing_ok=True)
-        return True
-
-    def _record_path(self, step: Step) -> Path:
-        return self.out / "steps" / f"{step.name}.json"
 
     def _execute(self, step: Step, command: list[str], log: Path) -> None:
         if self._interrupted:
@@ -217,6 +207,12 @@ def _difference(stored: dict[str, object], record: dict[str, object]) -> str:
             "the same words in another order"
     changed = [path for path, value in record["inputs"].items() if stored.get("inputs", {}).get(path) != value]
     return f"{', '.join(changed) or 'an input'} has changed"
+
+
+def _copy_whole(source: Path, target: Path) -> None:
+    temporary = target.with_suffix(".tmp")
+    shutil.copyfile(source, temporary)
+    os.replace(temporary, target)
 
 
 def _write_whole(path: Path, text: str) -> None:
