@@ -14,6 +14,7 @@
 #include "experiments/evaluation_run/evaluation_measures.hpp"
 #include "experiments/job/gate_room.hpp"
 #include "experiments/progress/progress.hpp"
+#include "trainer/cost/fitting_size.hpp"
 #include "trainer/cost/forward_memory.hpp"
 
 namespace bipo {
@@ -87,9 +88,9 @@ class BatchRoom {
   explicit BatchRoom(const EvaluationJob& job)
       : job_(job), bytes_(element_bytes(job.model.computation)) {
     const auto all = job.plan.coefficients.begin();
-    const auto of_directions = std::min(job.plan.direction_settings, job.plan.coefficients.size());
+    const auto of_directions = static_cast<std::ptrdiff_t>(job.plan.direction_settings);
     const bool pairs_are_steered = steers(job.plan.coefficients);
-    const bool are_steered = steers({all, all + static_cast<std::ptrdiff_t>(of_directions)});
+    const bool are_steered = steers({all, all + of_directions});
     add_scores("--test", items_of(job.pairs), pairs_are_steered);
     for (const ChoiceQuestions& questions : job.choices) {
       add_scores(fmt::format("the {} questions", choice_kind_name(questions.set.kind)),
@@ -185,14 +186,10 @@ void require_batch_room(const EvaluationJob& job, std::uint64_t left) {
   if (has_room(given)) {
     return;
   }
-  std::int64_t most = 0;  // that may have room
-  for (std::int64_t too_large = given; too_large - most > 1;) {
-    const std::int64_t middle = most + (too_large - most) / 2;
-    (has_room(middle) ? most : too_large) = middle;
-  }
+  const std::int64_t fits = largest_fitting_size(given, has_room);
   const LargestBatch largest = room.largest(given);
   const std::string remedy =
-      most > 0 ? fmt::format("use --batch-size {}{}, ", most, most > 1 ? " or less" : "")
+      fits > 0 ? fmt::format("use --batch-size {}{}, ", fits, fits > 1 ? " or less" : "")
                : std::string("not even one item has room; use shorter ones (--max-length), ");
   throw UserError(fmt::format(
       "--batch-size {}: the pass over a batch of {} takes at least {} per rank, and {} are free "

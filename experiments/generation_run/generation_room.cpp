@@ -14,6 +14,7 @@
 #include "experiments/generation/generation.hpp"
 #include "experiments/job/gate_room.hpp"
 #include "experiments/progress/progress.hpp"
+#include "trainer/cost/fitting_size.hpp"
 #include "trainer/cost/forward_memory.hpp"
 #include "trainer/intervention/site.hpp"
 
@@ -163,14 +164,11 @@ void require_generation_room(const GenerationJob& job, std::uint64_t left) {
   const TextRoom room(job);
   const auto available = static_cast<double>(left);
   const std::int64_t given = job.batch;
-  if (room.all(given) <= available) {
+  const auto has_room = [&](std::int64_t batch) { return room.all(batch) <= available; };
+  if (has_room(given)) {
     return;
   }
-  std::int64_t fits = 0;  // that may have room
-  for (std::int64_t too_large = given; too_large - fits > 1;) {
-    const std::int64_t middle = fits + (too_large - fits) / 2;
-    (room.all(middle) <= available ? fits : too_large) = middle;
-  }
+  const std::int64_t fits = largest_fitting_size(given, has_room);
   const bool has_conceptors =
       std::any_of(job.vectors.begin(), job.vectors.end(),
                   [](const VectorInUse& vector) { return vector.is_conceptor(); });

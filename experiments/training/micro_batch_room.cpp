@@ -15,6 +15,7 @@
 #include "collectives/foundation/errors.hpp"
 #include "experiments/progress/progress.hpp"
 #include "experiments/training/run_record.hpp"
+#include "trainer/cost/fitting_size.hpp"
 #include "trainer/cost/micro_batch_memory.hpp"
 #include "trainer/loop/device_step.hpp"
 #include "trainer/model/decoder/decoder.hpp"
@@ -94,12 +95,7 @@ class TrainingRoom {
 
   // Returns the largest size below `too_large` whose work takes `left` bytes at most; 0: none.
   std::int64_t largest_within(double left, std::int64_t too_large) const {
-    std::int64_t fits = 0;
-    while (too_large - fits > 1) {
-      const std::int64_t middle = fits + (too_large - fits) / 2;
-      (work(middle) <= left ? fits : too_large) = middle;
-    }
-    return fits;
+    return largest_fitting_size(too_large, [&](std::int64_t size) { return work(size) <= left; });
   }
 
   // Whether micro-batches are filled up and recorded; their graphs take as much again.

@@ -272,6 +272,16 @@ TEST(PlannedMemoryOfAStep, IsNearThatOfComposedKernels) {
 
 constexpr std::int64_t kAllMemory = std::int64_t{1} << 40;
 
+// Calls `work` with so many bytes left on the device.
+template <class Work>
+auto with_device_memory(std::uint64_t bytes, const Work& work) {
+  struct Limit {
+    ~Limit() { set_device_memory(kAllMemory); }
+  } const limit;
+  set_device_memory(device_bytes_in_use() + static_cast<std::int64_t>(bytes));
+  return work();
+}
+
 // A training of these pairs in one step, before its weights are loaded.
 JobPreparation job_of(const ModelConfig& config, const std::vector<TokenPair>& pairs) {
   JobPreparation job;
@@ -491,7 +501,8 @@ EvaluationJob evaluation_of(const ModelConfig& config, at::ScalarType type,
   } else {
     job.pairs = pairs;
   }
-  job.plan.direction_settings = 2;
+  job.plan.coefficients = {{0.0}, {0.0}};
+  job.plan.direction_settings = job.plan.coefficients.size();
   return job;
 }
 
@@ -583,7 +594,7 @@ TEST(EvaluationRoom, CountsThePassOfAGate) {
             most_with([&](std::uint64_t bytes) { return !error_within(bytes).empty(); }));
       };
       const double found = bytes_of_gates(config, type, pairs, *job.gate);
-      job.plan.coefficients = {{0.0}};
+      job.plan.coefficients = {{0.0}, {0.0}};
       const double unsteered = refused();
       job.plan.coefficients = {{0.0}, {1.0}};
       EXPECT_GT(refused(), 1.5 * unsteered);
@@ -611,7 +622,7 @@ TEST(EvaluationRoom, LooksAtEveryBatchThatMayTakeMost) {
     }
     EvaluationJob job = evaluation_of(config, at::kFloat, pairs, /*divergences=*/false);
     job.gate = gate_at(config, kLayer);
-    job.plan.coefficients = {{1.0}};
+    job.plan.coefficients = {{1.0}, {1.0}};
     job.options.batch_size = 2;
     return most_with([&](std::uint64_t bytes) {
       return !refusal([&] { require_batch_room(job, bytes); }).empty();
@@ -972,9 +983,9 @@ struct ChosenPacks {
 ChosenPacks packs_within(const ModelConfig& config, const std::vector<TokenPair>& pairs,
                          std::uint64_t bytes) {
   ChosenPacks chosen{job_of(config, pairs), ""};
-  set_device_memory(device_bytes_in_use() + static_cast<std::int64_t>(bytes));
-  chosen.error = refusal([&] { choose_prefix_packs(chosen.job, {.layers = {kLayer}}); });
-  set_device_memory(kAllMemory);
+  chosen.error = with_device_memory(bytes, [&] {
+    return refusal([&] { choose_prefix_packs(chosen.job, {.layers = {kLayer}}); });
+  });
   return chosen;
 }
 
@@ -990,9 +1001,8 @@ TEST(PrefixRoom, RefusesAPairThatHasCertainlyNone) {
               std::string::npos)
         << error;
     EXPECT_GT(static_cast<double>(little), 0.3 * bytes_of_pass(pairs, config));
-    set_device_memory(device_bytes_in_use() + static_cast<std::int64_t>(little));
-    EXPECT_THROW(bytes_of_pass(pairs, config), c10::OutOfMemoryError);
-    set_device_memory(kAllMemory);
+    EXPECT_THROW(with_device_memory(little, [&] { return bytes_of_pass(pairs, config); }),
+                 c10::OutOfMemoryError);
   }
 }
 
@@ -1011,11 +1021,11 @@ TEST(PrefixRoom, TakesSmallerPacksWhereOthersHaveNone) {
   EXPECT_GE(job.device_pack, 64);
   EXPECT_GT(job.pack_bytes, 0U);
   const auto fill = [&](std::int64_t pack, std::uint64_t pack_bytes) {
-    set_device_memory(device_bytes_in_use() + static_cast<std::int64_t>(little));
-    return fill_with_room(pairs, 0, pack, lone_ranks(), std::nullopt, config, pack_bytes);
+    return with_device_memory(little, [&] {
+      return fill_with_room(pairs, 0, pack, lone_ranks(), std::nullopt, config, pack_bytes);
+    });
   };
   EXPECT_THROW(fill(kTokensPerDevicePack, 0), c10::OutOfMemoryError);
-  set_device_memory(kAllMemory);
   const FilledCache found = fill(job.device_pack, job.pack_bytes);  // throws if it does not fit
   const FilledCache usual = fill_with_room(pairs, 0, kTokensPerDevicePack);
   EXPECT_TRUE(at::allclose(found.all_rows, usual.all_rows, 1e-4, 1e-5));
@@ -1034,9 +1044,8 @@ TEST(PrefixRoom, CountsNoPacksOfPairsThatAreNotKept) {
     JobPreparation job = job_of(config, pairs);
     job.inputs.test = pairs_of({12, 6, 4, 2}, 80);
     job.options.cache_budget = budget;
-    set_device_memory(device_bytes_in_use() + static_cast<std::int64_t>(bytes));
-    const std::string error = refusal([&] { choose_prefix_packs(job, {.layers = {kLayer}}); });
-    set_device_memory(kAllMemory);
+    const std::string error = with_device_memory(
+        bytes, [&] { return refusal([&] { choose_prefix_packs(job, {.layers = {kLayer}}); }); });
     return error.empty() ? job.device_pack : 0;
   };
   const std::uint64_t of_training = ActivationCache::bytes_needed(config.hidden, pairs, at::kFloat);
@@ -1159,16 +1168,6 @@ TEST(ExtractionPass, HasTheSameBitsOverReplicas) {
       }
     }
   }
-}
-
-// Calls `work` with so many bytes left on the device.
-template <class Work>
-auto with_device_memory(std::uint64_t bytes, const Work& work) {
-  struct Limit {
-    ~Limit() { set_device_memory(kAllMemory); }
-  } const limit;
-  set_device_memory(device_bytes_in_use() + static_cast<std::int64_t>(bytes));
-  return work();
 }
 
 // What choose_extraction_packs() says of a device with so much memory for weights and work.
